@@ -1,0 +1,200 @@
+"""The one tree of errors.
+
+TollbridgeError
+├── ApiError                    a request cannot be answered; knows its HTTP status, type and code
+│   ├── InvalidRequest          400  the caller's mistake; `param` names the field
+│   │   ├── CostCapExceeded     400
+│   │   └── ContextTooLong      400
+│   ├── InvalidApiKey           401
+│   ├── PaymentRequired         402  insufficient_credits, in_flight_budget_exhausted, key_limit_exceeded
+│   ├── Forbidden               403  account_frozen, model_not_allowed, email_not_verified
+│   ├── NotFound                404  model_not_found, unknown path
+│   ├── MethodNotAllowed        405
+│   ├── RequestTimedOut         408  the caller was too slow to send
+│   ├── PayloadTooLarge         413
+│   ├── UnsupportedMediaType    415
+│   ├── RateLimited             429
+│   ├── InternalError           500
+│   ├── UpstreamFailed          502  upstream_unavailable, upstream_invalid_response, upstream_auth
+│   ├── Unavailable             503  no_available_provider, ledger_unavailable, overloaded
+│   └── UpstreamTimedOut        504
+├── UpstreamError               a call to a provider went wrong (never shown as it is: gateway.relay decides)
+│   ├── ConnectError            no connection: nothing was sent, so another try is safe
+│   ├── PoolBusy                the upstream's connection limit and its queue are full: nothing was sent
+│   ├── UpstreamTimeout         connect, first_byte, gap or total (`kind` says which)
+│   ├── ConnectionLost          the peer closed or reset before the answer was whole
+│   └── ProtocolError           what came back is not acceptable HTTP (caps, framing, encodings)
+└── ConfigError                 the operator's mistake; the message says where and what would be right
+
+A message is safe to show: no secret, no text that a provider sent.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class TollbridgeError(Exception):
+    """Anything that Tollbridge itself raises."""
+
+
+class ApiError(TollbridgeError):
+    """An answer that is an error: `{"error": {message, type, param, code}, "detail": message}`.
+
+    `headers` are sent as they are; `extra` is merged into the top level of the body, its values already JSON
+    (`{"balance_usd": b"0.25"}`), so that money stays printed from integers.
+    """
+
+    status: ClassVar[int] = 500
+    type: str = "api_error"
+    code: str = "internal_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        extra: Mapping[str, bytes] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        if code is not None:
+            self.code = code
+        self.param = param
+        self.headers = dict(headers or {})
+        self.extra = dict(extra or {})
+
+
+class InvalidRequest(ApiError):
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request_error"
+
+
+class CostCapExceeded(InvalidRequest):
+    code = "cost_cap_exceeded"
+
+
+class ContextTooLong(InvalidRequest):
+    code = "context_length_exceeded"
+
+
+class InvalidApiKey(ApiError):
+    """In OpenAI's own words: clients look for "Incorrect API key provided"."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class PaymentRequired(ApiError):
+    status = 402
+    type = "insufficient_quota"
+    code = "insufficient_credits"
+
+
+class Forbidden(ApiError):
+    status = 403
+    type = "permission_error"
+    code = "account_frozen"
+
+
+class NotFound(ApiError):
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class MethodNotAllowed(ApiError):
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
+
+
+class RequestTimedOut(ApiError):
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+
+
+class PayloadTooLarge(ApiError):
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class UnsupportedMediaType(ApiError):
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_media_type"
+
+
+class RateLimited(ApiError):
+    """`type` says what ran out: requests, tokens or concurrency."""
+
+    status = 429
+    type = "requests"
+    code = "rate_limit_exceeded"
+
+
+class InternalError(ApiError):
+    status = 500
+    type = "server_error"
+    code = "internal_error"
+
+
+class UpstreamFailed(ApiError):
+    status = 502
+    type = "upstream_error"
+    code = "upstream_unavailable"
+
+
+class Unavailable(ApiError):
+    """Nothing was charged; `Retry-After` is always set."""
+
+    status = 503
+    type = "server_error"
+    code = "overloaded"
+
+    def __init__(self, message: str, *, code: str | None = None, retry_after: int = 2) -> None:
+        super().__init__(message, code=code, headers={"retry-after": str(retry_after)})
+
+
+class UpstreamTimedOut(ApiError):
+    status = 504
+    type = "upstream_error"
+    code = "upstream_timeout"
+
+
+class UpstreamError(TollbridgeError):
+    """A call to a provider went wrong. `sent` tells whether the provider may have begun to work on it."""
+
+    sent: bool = True
+
+
+class ConnectError(UpstreamError):
+    sent = False
+
+
+class PoolBusy(UpstreamError):
+    sent = False
+
+
+class UpstreamTimeout(UpstreamError):
+    def __init__(self, kind: str, seconds: float) -> None:
+        super().__init__(f"upstream {kind} time-out after {seconds:g} s")
+        self.kind = kind
+        self.sent = kind != "connect"
+
+
+class ConnectionLost(UpstreamError):
+    pass
+
+
+class ProtocolError(UpstreamError):
+    pass
+
+
+class ConfigError(TollbridgeError):
+    pass

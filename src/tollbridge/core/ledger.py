@@ -1,0 +1,569 @@
+"""What an operation does to the books.
+
+Both databases load the rows that a batch of operations needs, call `decide`, and write what it says in one
+transaction. The rules, all of them here:
+
+Rule 1  An amount is an integer of nano-USD. A customer's balance is `paid` + `promo`; `held` of it is reserved for
+        calls that run; what is left is *available*. Promo is spent first.
+Rule 2  A hold reserves between `least` and `want`, atomically, or is refused and changes nothing.
+Rule 3  A hold ends at most once. A second end changes nothing and returns the first result.
+Rule 4  No hold, no effect: what an end moves is what the stored hold says.
+Rule 5  Usage never makes a balance negative and never spends more of a key than its limit: what cannot be charged
+        goes to the loss account. Only refunds and disputes may overdraw.
+Rule 6  A hold that was swept (its process had gone) may still have a true end: the difference is a transaction of its
+        own, `late/<hold>`, and only ever a further charge.
+Rule 7  Everything but usage is a journal transaction whose entries sum to zero and whose idempotency key is unique.
+"""
+
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+
+import msgspec
+
+from tollbridge.values import Outcome
+
+MAX_AMOUNT = 1 << 62
+COUNTER_BITS = 40
+
+
+class Book(StrEnum):
+    """The ledger accounts. Credits are positive: what we owe a customer, earn, or owe a provider."""
+
+    CUSTOMER_PAID = "customer_paid"
+    CUSTOMER_PROMO = "customer_promo"
+    CLEARING = "processor_clearing"
+    FEES = "fees"
+    REVENUE = "revenue"
+    PROMO_EXPENSE = "promo_expense"
+    PROVIDER_PAYABLE = "provider_payable"
+    PROVIDER_COST = "provider_cost"
+    TAX = "tax"
+    LOSS = "loss"
+
+
+class Kind(StrEnum):
+    """What a journal transaction is."""
+
+    TOP_UP = "top_up"
+    GRANT = "grant"
+    REFUND = "refund"
+    DISPUTE = "dispute"
+    ADJUSTMENT = "adjustment"
+    LATE = "late"
+
+
+OVERDRAWING = frozenset({Kind.REFUND, Kind.DISPUTE})
+
+
+class Refusal(StrEnum):
+    """Why an operation was refused. The first three are 402, the others 401, 403 or a fault of ours."""
+
+    INSUFFICIENT = "insufficient_credits"
+    IN_FLIGHT = "in_flight_budget_exhausted"
+    KEY_LIMIT = "key_limit_exceeded"
+    KEY_GONE = "invalid_api_key"
+    FROZEN = "account_frozen"
+    FENCED = "fenced"
+    NO_HOLD = "no_hold"
+
+
+# --- operations ---------------------------------------------------------------------------------------------------
+
+
+class Hold(msgspec.Struct, frozen=True, kw_only=True):
+    """Reserve at least `least` and at most `want`. `id` is new: epoch of the process and a counter (`hold_id`)."""
+
+    id: int
+    account_id: int
+    key_id: int
+    want: int
+    least: int
+    ttl_ms: int = 1_000_000
+
+
+class Extend(msgspec.Struct, frozen=True, kw_only=True):
+    """Reserve more for a hold that runs. `step` counts the extensions of one hold from 1."""
+
+    hold: int
+    account_id: int
+    key_id: int
+    step: int
+    want: int
+    least: int
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """What is remembered of one request: the usage row less its amounts. Never a prompt or an answer."""
+
+    started_at: int
+    duration_ms: int
+    first_byte_ms: int | None = None
+    price_version: int
+    input: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    cache_write_1h: int = 0
+    output: int = 0
+    reasoning: int = 0
+    cost: int = 0
+    outcome: Outcome
+    status: int = 200
+    streamed: bool = False
+    estimated: bool = False
+    suspect: bool = False
+    finish: str | None = None
+    raw: bytes | None = None
+    # JSON list of the attempts that went before the one that answered (route, status, cost); None when there was none.
+    attempts: bytes | None = None
+
+
+class End(msgspec.Struct, frozen=True, kw_only=True):
+    """End a hold: `charge` is what the customer should pay; 0 gives all of it back."""
+
+    hold: int
+    account_id: int
+    key_id: int
+    charge: int
+    record: Record
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """What a running stream would be charged if its process died now."""
+
+    hold: int
+    account_id: int
+    key_id: int
+    charge: int
+    record: Record
+
+
+class Entry(msgspec.Struct, frozen=True):
+    book: Book
+    amount: int
+
+
+class Post(msgspec.Struct, frozen=True, kw_only=True):
+    """A journal transaction on one customer's account; made by `top_up`, `grant`, `refund` … below."""
+
+    idempotency_key: str
+    kind: Kind
+    account_id: int
+    entries: tuple[Entry, ...]
+    reason: str = ""
+    actor: str = ""
+
+
+Operation = Hold | Extend | End | Checkpoint | Post
+
+
+# --- verdicts -----------------------------------------------------------------------------------------------------
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """`amount` is the whole of the hold so far, extensions included; `available` what is left beside it."""
+
+    amount: int
+    available: int
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """`charged` = `promo` + what came from paid credit; `loss` is what could not be charged."""
+
+    charged: int
+    promo: int
+    loss: int
+    available: int
+    repeated: bool = False
+
+
+class Posted(msgspec.Struct, frozen=True, kw_only=True):
+    available: int
+    repeated: bool = False
+
+
+class Noted(msgspec.Struct, frozen=True):
+    """A checkpoint was taken (or was not needed any more)."""
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True):
+    """`available` and `posted` (available + held) of whatever refused: the account, or the key's limit."""
+
+    why: Refusal
+    available: int = 0
+    posted: int = 0
+
+
+Verdict = Held | Ended | Posted | Noted | Refused
+
+
+# --- rows ---------------------------------------------------------------------------------------------------------
+
+
+class Balance(msgspec.Struct):
+    """A row of `balance`."""
+
+    account_id: int
+    paid: int
+    promo: int
+    held: int
+    frozen: bool = False
+
+    @property
+    def posted(self) -> int:
+        return self.paid + self.promo
+
+    @property
+    def available(self) -> int:
+        return self.paid + self.promo - self.held
+
+
+class KeyState(msgspec.Struct):
+    """What a hold must know of a key. `limit` None: no limit, and then no spend is kept."""
+
+    key_id: int
+    account_id: int
+    live: bool
+    limit: int | None = None
+    spent: int = 0
+    held: int = 0
+
+
+class OpenHold(msgspec.Struct):
+    """A row of `hold` with its extensions. `limited`: the key's spend carries this hold too."""
+
+    id: int
+    account_id: int
+    key_id: int
+    amount: int
+    limited: bool
+    steps: dict[int, int]
+    checkpointed: bool = False
+
+
+class EndRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `usage`: the end of a hold, its journal and its usage record in one."""
+
+    hold: int
+    account_id: int
+    key_id: int
+    ended_at: int
+    held: int
+    charge: int
+    promo: int
+    loss: int
+    record: Record
+
+
+class State(msgspec.Struct, kw_only=True):
+    """The rows that a batch needs, as stored. `decide` changes them in place: a state serves one batch.
+
+    `ends` holds the ends already stored of the batch's holds; `posted` the idempotency keys already used.
+    `fenced`: another process has swept this one's holds.
+    """
+
+    balances: dict[int, Balance]
+    keys: dict[int, KeyState]
+    holds: dict[int, OpenHold]
+    ends: dict[int, EndRow]
+    posted: set[str]
+    fenced: bool = False
+
+
+class Decision(msgspec.Struct):
+    """What to write, in any order, in one transaction; and one verdict per operation, in the order they came."""
+
+    verdicts: list[Verdict]
+    holds: list[tuple[OpenHold, int]]  # with expires_at
+    steps: list[tuple[int, int, int]]  # hold, step, amount
+    ends: list[EndRow]
+    checkpoints: dict[int, Checkpoint]
+    posts: list[Post]
+    balances: dict[int, Balance]
+    keys: dict[int, KeyState]
+
+
+# --- the decision -------------------------------------------------------------------------------------------------
+
+
+def hold_id(epoch: int, counter: int) -> int:
+    """64-bit id of a hold: who made it in the high bits, so that a dead process's holds are one range."""
+    return (epoch << COUNTER_BITS) | counter
+
+
+def epoch_of(hold: int) -> int:
+    return hold >> COUNTER_BITS
+
+
+def decide(state: State, operations: Sequence[Operation], now: int) -> Decision:
+    """Apply `operations` in order of arrival. `now` is the database's time in milliseconds."""
+    decision = Decision([], [], [], [], {}, [], {}, {})
+    for operation in operations:
+        if isinstance(operation, Hold):
+            verdict = _hold(state, operation, now, decision)
+        elif isinstance(operation, End):
+            verdict = _end(state, operation, now, decision)
+        elif isinstance(operation, Checkpoint):
+            verdict = _checkpoint(state, operation, decision)
+        elif isinstance(operation, Extend):
+            verdict = _extend(state, operation, decision)
+        else:
+            verdict = _post(state, operation, decision)
+        decision.verdicts.append(verdict)
+    return decision
+
+
+def _hold(state: State, op: Hold, now: int, out: Decision) -> Verdict:
+    _check_amounts(op.want, op.least)
+    balance = state.balances.get(op.account_id)
+    known = state.holds.get(op.id)
+    if known is not None and balance is not None:
+        return Held(amount=known.amount, available=balance.available)
+    key = state.keys.get(op.key_id)
+    if state.fenced or op.id in state.ends:
+        return Refused(why=Refusal.FENCED)
+    if key is None or not key.live or balance is None or key.account_id != op.account_id:
+        return Refused(why=Refusal.KEY_GONE)
+    amount = _reserve(balance, key, op.want, op.least)
+    if isinstance(amount, Refused):
+        return amount
+    hold = OpenHold(op.id, op.account_id, op.key_id, amount, key.limit is not None, {})
+    state.holds[op.id] = hold
+    out.holds.append((hold, now + op.ttl_ms))
+    _move_held(balance, key if hold.limited else None, amount, out)
+    return Held(amount=amount, available=balance.available)
+
+
+def _extend(state: State, op: Extend, out: Decision) -> Verdict:
+    _check_amounts(op.want, op.least)
+    hold = _open_hold(state, op.hold, op.account_id)
+    if hold is None:
+        return Refused(why=Refusal.NO_HOLD)
+    balance = state.balances[hold.account_id]
+    if op.step in hold.steps:
+        return Held(amount=hold.amount, available=balance.available)
+    key = state.keys.get(hold.key_id)
+    limiting = key if hold.limited else None
+    amount = _reserve(balance, limiting, op.want, op.least)
+    if isinstance(amount, Refused):
+        return amount
+    hold.steps[op.step] = amount
+    hold.amount += amount
+    out.steps.append((hold.id, op.step, amount))
+    _move_held(balance, limiting, amount, out)
+    return Held(amount=hold.amount, available=balance.available)
+
+
+def _end(state: State, op: End, now: int, out: Decision) -> Verdict:
+    _check_amounts(op.charge, 0)
+    stored = state.ends.get(op.hold)
+    if stored is not None:
+        return _end_again(state, op, stored, out)
+    hold = _open_hold(state, op.hold, op.account_id)
+    if hold is None:
+        return Refused(why=Refusal.NO_HOLD)
+    balance = state.balances[hold.account_id]
+    key = state.keys.get(hold.key_id) if hold.limited else None
+    _move_held(balance, key, -hold.amount, out)
+    charge = min(op.charge, _chargeable(balance, key, hold.amount))
+    promo = min(charge, balance.promo)
+    balance.promo -= promo
+    balance.paid -= charge - promo
+    if key is not None:
+        key.spent += charge
+    row = EndRow(
+        hold=hold.id,
+        account_id=hold.account_id,
+        key_id=hold.key_id,
+        ended_at=now,
+        held=hold.amount,
+        charge=charge,
+        promo=promo,
+        loss=op.charge - charge,
+        record=op.record,
+    )
+    del state.holds[hold.id]
+    state.ends[hold.id] = row
+    out.checkpoints.pop(hold.id, None)
+    out.ends.append(row)
+    return Ended(charged=charge, promo=promo, loss=row.loss, available=balance.available)
+
+
+def _end_again(state: State, op: End, stored: EndRow, out: Decision) -> Verdict:
+    balance = state.balances[stored.account_id]
+    first = Ended(
+        charged=stored.charge,
+        promo=stored.promo,
+        loss=stored.loss,
+        available=balance.available,
+        repeated=True,
+    )
+    more = op.charge - stored.charge
+    swept = stored.record.outcome is Outcome.SWEPT and op.record.outcome is not Outcome.SWEPT
+    if not swept or more <= 0 or op.account_id != stored.account_id:
+        return first
+    late = f"late/{op.hold}"
+    if late in state.posted:
+        return first
+    charge = max(0, min(more, balance.available))
+    promo = min(charge, balance.promo)
+    entries = _entries(
+        (Book.CUSTOMER_PROMO, -promo),
+        (Book.PROMO_EXPENSE, promo),
+        (Book.CUSTOMER_PAID, promo - charge),
+        (Book.REVENUE, charge - promo),
+        (Book.REVENUE, more - charge),
+        (Book.LOSS, charge - more),
+    )
+    post = Post(
+        idempotency_key=late, kind=Kind.LATE, account_id=stored.account_id, entries=entries, reason="ended after sweep"
+    )
+    _apply(balance, post, out)
+    state.posted.add(late)
+    return Ended(
+        charged=stored.charge + charge,
+        promo=stored.promo + promo,
+        loss=more - charge,
+        available=balance.available,
+    )
+
+
+def _checkpoint(state: State, op: Checkpoint, out: Decision) -> Verdict:
+    _check_amounts(op.charge, 0)
+    hold = _open_hold(state, op.hold, op.account_id)
+    if hold is not None:
+        hold.checkpointed = True
+        out.checkpoints[op.hold] = op
+    return Noted()
+
+
+def _post(state: State, op: Post, out: Decision) -> Verdict:
+    if sum(entry.amount for entry in op.entries) != 0:
+        raise ValueError(f"the entries of {op.idempotency_key} do not sum to zero")
+    for entry in op.entries:
+        if abs(entry.amount) >= MAX_AMOUNT:
+            raise ValueError(f"an amount of {op.idempotency_key} is out of range")
+    balance = state.balances.get(op.account_id)
+    if balance is None:
+        return Refused(why=Refusal.NO_HOLD)
+    if op.idempotency_key in state.posted:
+        return Posted(available=balance.available, repeated=True)
+    paid, promo = _effect(op.entries)
+    takes_more_than_is_free = paid + promo < 0 and balance.available + paid + promo < 0
+    takes_more_than_was_paid = paid < 0 and balance.paid + paid < 0
+    overdraws = takes_more_than_is_free or takes_more_than_was_paid
+    if balance.promo + promo < 0 or (overdraws and op.kind not in OVERDRAWING):
+        return Refused(why=Refusal.INSUFFICIENT, available=balance.available, posted=balance.posted)
+    _apply(balance, op, out)
+    state.posted.add(op.idempotency_key)
+    return Posted(available=balance.available)
+
+
+def _reserve(balance: Balance, key: KeyState | None, want: int, least: int) -> int | Refused:
+    """The amount that can be held, or why none can."""
+    if balance.frozen:
+        return Refused(why=Refusal.FROZEN, available=balance.available, posted=balance.posted)
+    if least > balance.available or balance.posted <= 0 < want:
+        why = Refusal.IN_FLIGHT if 0 < least <= balance.posted else Refusal.INSUFFICIENT
+        return Refused(why=why, available=balance.available, posted=balance.posted)
+    amount = min(want, max(0, balance.available))
+    if key is not None and key.limit is not None:
+        left = key.limit - key.spent - key.held
+        if least > left:
+            return Refused(why=Refusal.KEY_LIMIT, available=left, posted=key.limit - key.spent)
+        amount = min(amount, max(0, left))
+    return amount
+
+
+def _chargeable(balance: Balance, key: KeyState | None, held: int) -> int:
+    """The most that an end may take, its own hold already given back: never a negative balance, never past a limit.
+
+    A refund may have taken the balance below what is held; then the money that is there is the bound.
+    """
+    others = balance.held
+    most = min(max(held, balance.posted - others), max(0, balance.posted))
+    if key is not None and key.limit is not None:
+        most = min(most, max(held, key.limit - key.spent - key.held), max(0, key.limit - key.spent))
+    return most
+
+
+def _move_held(balance: Balance, key: KeyState | None, amount: int, out: Decision) -> None:
+    balance.held += amount
+    out.balances[balance.account_id] = balance
+    if key is not None:
+        key.held += amount
+        out.keys[key.key_id] = key
+
+
+def _apply(balance: Balance, post: Post, out: Decision) -> None:
+    paid, promo = _effect(post.entries)
+    balance.paid += paid
+    balance.promo += promo
+    out.balances[balance.account_id] = balance
+    out.posts.append(post)
+
+
+def _effect(entries: Iterable[Entry]) -> tuple[int, int]:
+    """What entries do to (paid, promo) of the customer."""
+    paid = sum(entry.amount for entry in entries if entry.book is Book.CUSTOMER_PAID)
+    promo = sum(entry.amount for entry in entries if entry.book is Book.CUSTOMER_PROMO)
+    return paid, promo
+
+
+def _open_hold(state: State, hold: int, account_id: int) -> OpenHold | None:
+    found = state.holds.get(hold)
+    return found if found is not None and found.account_id == account_id and hold not in state.ends else None
+
+
+def _check_amounts(*amounts: int) -> None:
+    for amount in amounts:
+        if not 0 <= amount < MAX_AMOUNT:
+            raise ValueError(f"amount {amount} is out of range")
+
+
+# --- journal transactions -----------------------------------------------------------------------------------------
+
+
+def _entries(*lines: tuple[Book, int]) -> tuple[Entry, ...]:
+    return tuple(Entry(book, amount) for book, amount in lines if amount)
+
+
+def grant(account_id: int, amount: int, *, idempotency_key: str, reason: str, actor: str) -> Post:
+    """Promotional credit from the operator."""
+    entries = _entries((Book.PROMO_EXPENSE, -amount), (Book.CUSTOMER_PROMO, amount))
+    return _made(Kind.GRANT, account_id, amount, entries, idempotency_key, reason, actor)
+
+
+def top_up(account_id: int, amount: int, *, fee: int = 0, idempotency_key: str, reason: str, actor: str) -> Post:
+    """Credit that was paid for: `amount` reaches the customer, `fee` of it stays with the payment processor."""
+    if not 0 <= fee <= amount:
+        raise ValueError("a fee is between nothing and the amount")
+    entries = _entries((Book.CLEARING, fee - amount), (Book.FEES, -fee), (Book.CUSTOMER_PAID, amount))
+    return _made(Kind.TOP_UP, account_id, amount, entries, idempotency_key, reason, actor)
+
+
+def refund(account_id: int, amount: int, *, idempotency_key: str, reason: str, actor: str) -> Post:
+    """Paid credit given back in money. May overdraw: the customer may have spent it."""
+    entries = _entries((Book.CUSTOMER_PAID, -amount), (Book.CLEARING, amount))
+    return _made(Kind.REFUND, account_id, amount, entries, idempotency_key, reason, actor)
+
+
+def _made(
+    kind: Kind, account_id: int, amount: int, entries: tuple[Entry, ...], key: str, reason: str, actor: str
+) -> Post:
+    if not 0 < amount < MAX_AMOUNT:
+        raise ValueError("an amount is above zero and below 2^62 nano-USD")
+    return Post(idempotency_key=key, kind=kind, account_id=account_id, entries=entries, reason=reason, actor=actor)
+
+
+def usage_entries(end: EndRow) -> tuple[Entry, ...]:
+    """The ledger entries that a usage row stands for; they sum to zero like any transaction's."""
+    paid = end.charge - end.promo
+    return _entries(
+        (Book.CUSTOMER_PROMO, -end.promo),
+        (Book.PROMO_EXPENSE, end.promo),
+        (Book.CUSTOMER_PAID, -paid),
+        (Book.REVENUE, paid + end.loss),
+        (Book.LOSS, -end.loss),
+        (Book.PROVIDER_PAYABLE, end.record.cost),
+        (Book.PROVIDER_COST, -end.record.cost),
+    )

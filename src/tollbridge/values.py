@@ -82,6 +82,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     price: Price
     cost: Price
     multiplier_ppm: int = 1_000_000
+    order: int = 0
     weight: int = 1
     version: int = 0
 

@@ -1,0 +1,158 @@
+"""What a call may cost before it runs, and what it is charged when it has ended.
+
+`bound` gives the hold its two numbers; `bill` is the table "What is charged" of docs/billing.md, one branch a row.
+Amounts are nano-USD, tokens are counts.
+"""
+
+from enum import Enum
+
+import msgspec
+
+from tollbridge.core import money, tokens
+from tollbridge.values import Outcome, Price, Route, Usage
+
+# The least that a call is let run with: below this a refusal helps the caller more than a stump of an answer.
+LEAST_OUTPUT_TOKENS = 256
+
+# A caller who leaves before the first token pays for the prompt, unless the provider had been silent for this long.
+SILENCE_IS_UPSTREAMS_FAULT_MS = 30_000
+
+
+class Bound(msgspec.Struct, frozen=True, kw_only=True):
+    """`want` is what should be held, `least` what must be; `limit`: the output limit that both assume, per choice."""
+
+    want: int
+    least: int
+    prompt: int
+    limit: int
+
+
+class Demand(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request asks for, as far as money goes. `prompt`: estimated tokens, the hold's margin not yet added.
+
+    `output_limit` is the caller's, per choice; `choices` how many answers. `produces`: False for embeddings.
+    """
+
+    prompt: int
+    output_limit: int | None
+    choices: int = 1
+    produces: bool = True
+
+
+def bound(demand: Demand, route: Route, *, model_limit: int, default_hold: int, strict: bool) -> Bound:
+    """The bound of `demand` on one route.
+
+    `model_limit` is the most that the model writes; `default_hold` how many tokens are held when the caller set no
+    limit (all of them when `strict`).
+    """
+    prompt = tokens.with_margin(demand.prompt)
+    if not demand.produces:
+        price = _price(route, prompt, 0)
+        return Bound(want=price, least=price, prompt=prompt, limit=0)
+    if demand.output_limit is not None:
+        limit = min(demand.output_limit, model_limit)
+        held = limit * demand.choices
+    else:
+        limit = model_limit
+        whole = limit * demand.choices
+        held = whole if strict else min(whole, default_hold)
+    least = min(held, LEAST_OUTPUT_TOKENS * demand.choices)
+    return Bound(
+        want=_price(route, prompt, held),
+        least=_price(route, prompt, least),
+        prompt=prompt,
+        limit=limit,
+    )
+
+
+def affordable_output(route: Route, amount: int, prompt: int, choices: int) -> int:
+    """Output tokens per choice that `amount` pays for beside a prompt of `prompt` tokens; 0 when it pays for none."""
+    price = route.price.output * route.multiplier_ppm
+    if price == 0:
+        return 1 << 31
+    left = amount - _price(route, prompt, 0)
+    return max(0, left * 1_000 * 1_000_000 // (price * choices))
+
+
+def charge(usage: Usage, route: Route) -> int:
+    """What the customer pays for `usage`."""
+    return money.charge(usage, route.price, route.multiplier_ppm)
+
+
+def cost(usage: Usage, route: Route) -> int:
+    """What the provider bills for `usage`."""
+    return money.charge(usage, route.cost)
+
+
+def _price(route: Route, prompt: int, output: int) -> int:
+    dearest = max(route.price.input, route.price.cache_write)
+    price = Price(
+        input=dearest,
+        output=route.price.output,
+        cache_read=dearest,
+        cache_write=dearest,
+        cache_write_1h=dearest,
+    )
+    return money.charge(Usage(input=prompt, output=output), price, route.multiplier_ppm)
+
+
+class Cause(Enum):
+    """Why a call came to its end."""
+
+    FINISHED = "finished"
+    CLIENT_LEFT = "client_left"
+    UPSTREAM_FAILED = "upstream_failed"
+    MONEY_RAN_OUT = "money_ran_out"
+    CUT = "cut"  # ended by us at a limit of size or time
+    OUR_FAULT = "our_fault"
+
+
+class Ending(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known when a call ends.
+
+    `reported` is the provider's usage, already through its gate (None: none, or none that can be believed);
+    `counted` the local count of prompt and output. `produced`: the provider sent output. `delivered`: some of it was
+    written to the caller. `silent_ms`: how long the provider had been silent when it ended.
+    """
+
+    cause: Cause
+    reported: Usage | None
+    counted: Usage
+    produced: bool
+    delivered: bool = True
+    silent_ms: int = 0
+    finish: str | None = None
+
+
+class Bill(msgspec.Struct, frozen=True, kw_only=True):
+    """`usage` is what is priced; `charged` False: the customer pays nothing for it; `outcome` goes on the record."""
+
+    usage: Usage
+    charged: bool
+    outcome: Outcome
+    # Nothing was charged although the provider may bill it: counts against the account's allowance of free losses.
+    free_loss: bool = False
+
+
+def bill(ending: Ending, *, charge_partial: bool) -> Bill:
+    """What is charged. `charge_partial`: the operator charges output that came before an upstream died."""
+    usage = ending.reported or ending.counted
+    if ending.cause is Cause.OUR_FAULT:
+        return Bill(usage=usage, charged=ending.delivered and ending.produced, outcome=Outcome.OUR_FAULT)
+    if ending.cause is Cause.CLIENT_LEFT:
+        return _bill_client_left(ending, usage)
+    if ending.cause is Cause.UPSTREAM_FAILED:
+        if not ending.produced:
+            return Bill(usage=usage, charged=False, outcome=Outcome.NO_OUTPUT)
+        return Bill(usage=usage, charged=charge_partial, outcome=Outcome.UPSTREAM_DIED, free_loss=not charge_partial)
+    if not ending.produced and ending.reported is None:
+        return Bill(usage=ending.counted, charged=False, outcome=Outcome.NO_OUTPUT)
+    if not ending.produced and ending.finish in (None, "error"):
+        return Bill(usage=usage, charged=False, outcome=Outcome.NO_OUTPUT)
+    return Bill(usage=usage, charged=True, outcome=Outcome.COMPLETED)
+
+
+def _bill_client_left(ending: Ending, usage: Usage) -> Bill:
+    if not ending.produced and ending.reported is None and ending.silent_ms > SILENCE_IS_UPSTREAMS_FAULT_MS:
+        return Bill(usage=usage, charged=False, outcome=Outcome.NO_OUTPUT)
+    return Bill(usage=usage, charged=True, outcome=Outcome.CLIENT_LEFT)

@@ -1,0 +1,149 @@
+"""Whether a failed attempt is tried again, and where. Pure; clock and counts are arguments.
+
+Rule 1  Nothing is tried again once output has reached the caller (the caller of this module sees to it).
+Rule 2  What the caller did wrong (400, 413, 422) is the same everywhere: it is passed on at once.
+Rule 3  Our own credential's trouble (401, 402, 403) and a limit (429) are never tried again on the same route.
+Rule 4  A request is tried at most twice more, and all retries together stay within 20 % of the traffic (at least
+        3 a window), so that a failing provider is not hit by our own storm.
+"""
+
+from collections import deque
+from enum import Enum
+
+import msgspec
+
+MAX_RETRIES = 2
+BUDGET_PERCENT = 20
+BUDGET_LEAST = 3
+BUDGET_WINDOW_S = 60.0
+
+
+class Kind(Enum):
+    """What went wrong with one attempt."""
+
+    UNREACHED = "unreached"  # nothing was sent
+    LOST = "lost"  # sent, and the answer never came or was not whole
+    TIMED_OUT = "timed_out"
+    SERVER_ERROR = "server_error"
+    LIMITED = "limited"
+    CREDENTIAL = "credential"
+    OUT_OF_CREDIT = "out_of_credit"
+    UNKNOWN_MODEL = "unknown_model"
+    INVALID_RESPONSE = "invalid_response"
+    REJECTED = "rejected"  # the caller's request, in the provider's opinion
+
+
+class Step(Enum):
+    SAME_ROUTE = "same_route"
+    NEXT_ROUTE = "next_route"
+    GIVE_UP = "give_up"
+
+
+_AGAIN_HERE = frozenset({Kind.UNREACHED, Kind.LOST, Kind.SERVER_ERROR})
+COUNTS_AGAINST_UPSTREAM = frozenset(
+    {Kind.UNREACHED, Kind.LOST, Kind.TIMED_OUT, Kind.SERVER_ERROR, Kind.INVALID_RESPONSE}
+)
+
+
+def decide(kind: Kind, *, retries: int, more_routes: bool, budget_left: bool) -> Step:
+    """The next step after an attempt failed in the way of `kind`, `retries` of this request having been made."""
+    if kind is Kind.REJECTED or retries >= MAX_RETRIES or not budget_left:
+        return Step.GIVE_UP
+    if more_routes:
+        return Step.NEXT_ROUTE
+    return Step.SAME_ROUTE if kind in _AGAIN_HERE else Step.GIVE_UP
+
+
+class Budget(msgspec.Struct):
+    """Retries allowed: `BUDGET_PERCENT` of the requests of the last minute, at least `BUDGET_LEAST`."""
+
+    requests: int = 0
+    retries: int = 0
+    window_start: float = 0.0
+    last_requests: int = 0
+
+    def request(self, now: float) -> None:
+        self._turn(now)
+        self.requests += 1
+
+    def take(self, now: float) -> bool:
+        """Take one retry if the budget allows it."""
+        self._turn(now)
+        allowed = max(BUDGET_LEAST, max(self.requests, self.last_requests) * BUDGET_PERCENT // 100)
+        if self.retries >= allowed:
+            return False
+        self.retries += 1
+        return True
+
+    def _turn(self, now: float) -> None:
+        if now - self.window_start >= BUDGET_WINDOW_S:
+            self.last_requests = self.requests if now - self.window_start < 2 * BUDGET_WINDOW_S else 0
+            self.requests = self.retries = 0
+            self.window_start = now
+
+
+class Breaker(msgspec.Struct):
+    """Whether an upstream may be called: a breaker on failures, and a cool-down on limits. `now` is monotonic seconds.
+
+    Opens for 10 s after 5 failures in a row, or when at least half of at least 20 calls of the last 30 s failed; then
+    one probe decides. Refusals of our own (no money, our limits) never reach it.
+    """
+
+    in_a_row: int = 0
+    open_until: float = 0.0
+    cool_until: float = 0.0
+    probing_until: float = 0.0
+    recent: deque[tuple[float, bool]] = msgspec.field(default_factory=deque)
+
+    def usable(self, now: float) -> bool:
+        if now < self.cool_until or now < self.open_until:
+            return False
+        return not self.open_until or now >= self.probing_until
+
+    def begin(self, now: float) -> None:
+        """A call starts. When the breaker is half open it is the probe, and others wait for what it finds."""
+        if self.open_until:
+            self.probing_until = now + PROBE_S
+
+    def succeeded(self, now: float) -> None:
+        self.in_a_row = 0
+        if self.open_until:
+            self.open_until = self.probing_until = 0.0
+            self.recent.clear()
+        if self.recent:
+            self._note(now, failed=False)
+
+    def failed(self, now: float) -> None:
+        self.in_a_row += 1
+        self._note(now, failed=True)
+        failures = sum(failed for _, failed in self.recent)
+        mostly = len(self.recent) >= WINDOW_CALLS and failures * 2 >= len(self.recent)
+        if self.open_until or self.in_a_row >= FAILURES_IN_A_ROW or mostly:
+            self.open_until = now + OPEN_S
+            self.probing_until = 0.0
+
+    def cool(self, now: float, seconds: float) -> None:
+        self.cool_until = max(self.cool_until, now + min(seconds, MAX_COOL_S))
+
+    def abandoned(self) -> None:
+        """The call ended without telling anything about the upstream: let another be the probe."""
+        self.probing_until = 0.0
+
+    def opens_in(self, now: float) -> float:
+        """Seconds until it may be called again; 0 when it may be now."""
+        return max(0.0, self.cool_until - now, self.open_until - now, self.probing_until - now)
+
+    def _note(self, now: float, *, failed: bool) -> None:
+        recent = self.recent
+        recent.append((now, failed))
+        while recent[0][0] < now - WINDOW_S or len(recent) > WINDOW_MOST:
+            recent.popleft()
+
+
+FAILURES_IN_A_ROW = 5
+WINDOW_S = 30.0
+WINDOW_CALLS = 20
+WINDOW_MOST = 1_000
+OPEN_S = 10.0
+PROBE_S = 10.0
+MAX_COOL_S = 60.0

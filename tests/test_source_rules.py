@@ -1,0 +1,200 @@
+"""Rules of the product's sources that a reader should never have to check by eye."""
+
+import ast
+import re
+from collections.abc import Iterator
+
+import pytest
+from tests.syntax import Source, last_name, parse, product
+
+# Nothing that runs what it was given. `serve` runs the migration as a process of its own, from one place.
+RUNNERS = {"subprocess", "pickle", "shelve", "marshal", "ctypes", "runpy", "code", "pty", "multiprocessing"}
+RUNNER_CALLS = {
+    *("eval", "exec", "compile", "__import__", "system", "popen", "spawnv", "execv", "execve", "execvp"),
+    *("create_subprocess_exec", "create_subprocess_shell", "subprocess_exec", "subprocess_shell"),
+}
+MAY_RUN = {"store/migrations/__init__.py": {"subprocess", "create_subprocess_exec"}}
+# Whose tenant a request is travels in arguments, never in the context of a task.
+HIDDEN_STATE = {"ContextVar", "local"}
+
+SECRET_WORDS = {"digest", "secret", "password", "pepper", "mac", "hmac", "signature", "token", "credential"}
+SQL_START = re.compile(
+    r"\s*(SELECT|INSERT (OR \w+ )?INTO|UPDATE|DELETE FROM|WITH|CREATE|ALTER|DROP|TRUNCATE|PRAGMA|COPY|LOCK|NOTIFY"
+    r"|SET (LOCAL )?\w+|BEGIN|ATTACH)\b"
+)
+MUTATORS = {
+    *("append", "extend", "insert", "add", "update", "setdefault", "pop", "popitem", "remove", "discard", "clear"),
+    *("appendleft", "popleft", "sort", "reverse"),
+}
+CONTAINERS = {
+    *("list", "dict", "set", "bytearray", "defaultdict", "deque", "Counter", "OrderedDict"),
+    *("WeakKeyDictionary", "WeakValueDictionary", "WeakSet"),
+}
+# No name makes a constant of these.
+STATEFUL = {"Lock", "RLock", "Event", "Queue", "Semaphore", "count", "local", "ContextVar"}
+MOST_LINES = 600
+# Longer than that, up to 800, for a reason.
+LONG_FILES: dict[str, str] = {}
+
+
+def runners(source: Source) -> Iterator[str]:
+    allowed = MAY_RUN.get(str(source.path), set())
+    for line, name in source.imports():
+        if name.partition(".")[0] in RUNNERS - allowed:
+            yield source.at(line, f"{name} runs other code")
+    for node in ast.walk(source.tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = last_name(node.func)
+        builtin = name in {"eval", "exec", "compile"}
+        if name in RUNNER_CALLS - allowed and (not builtin or isinstance(node.func, ast.Name)):
+            yield source.at(node.lineno, f"{name}() runs other code")
+        if name in HIDDEN_STATE:
+            yield source.at(node.lineno, f"{name}() is state that nobody sees")
+
+
+def compared_secrets(source: Source) -> Iterator[str]:
+    """`==` takes longer the more of a secret is right: compare by `hmac.compare_digest`, or look up by digest."""
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Compare) and any(isinstance(op, ast.Eq | ast.NotEq) for op in node.ops):
+            sides = [node.left, *node.comparators]
+            if any(isinstance(side, ast.Constant) for side in sides):
+                continue  # empty or not, a kind of token: nothing to guess
+            for side in sides:
+                if last_name(side).lower().rsplit("_", 1)[-1] in SECRET_WORDS:
+                    yield source.at(node.lineno, f"compares a secret with ==: {ast.unparse(node)}")
+
+
+def built_sql(source: Source) -> Iterator[str]:
+    """SQL put together from anything but constants of the module, which are written in capitals."""
+    for node in ast.walk(source.tree):
+        match node:
+            case ast.JoinedStr(values=parts):
+                first = parts[0].value if parts and isinstance(parts[0], ast.Constant) else None
+                holes = [part.value for part in parts if isinstance(part, ast.FormattedValue)]
+            case ast.BinOp(left=left, op=ast.Mod() | ast.Add(), right=right):
+                first = left.value if isinstance(left, ast.Constant) else None
+                holes = [right]
+            case ast.Call(func=ast.Attribute(value=ast.Constant(value=first), attr="format"), args=args):
+                holes = [*args, *(keyword.value for keyword in node.keywords)]
+            case _:
+                continue
+        if isinstance(first, str) and SQL_START.match(first) and not all(map(is_constant, holes)):
+            yield source.at(node.lineno, f"SQL from variables: {ast.unparse(node)[:80]}")
+
+
+def is_constant(node: ast.AST) -> bool:
+    if isinstance(node, ast.Constant):
+        return True
+    if isinstance(node, ast.BinOp):
+        return is_constant(node.left) and is_constant(node.right)
+    return last_name(node).isupper() and isinstance(node, ast.Name | ast.Attribute)
+
+
+def module_state(source: Source) -> Iterator[str]:
+    """Anything that outlives a call and is not made in `app.build()`."""
+    constants = set()
+    for statement in source.tree.body:
+        match statement:
+            case ast.Assign(targets=targets, value=value):
+                pass
+            case ast.AnnAssign(target=target, value=ast.expr() as value):
+                targets = [target]
+            case _:
+                continue
+        for name in map(last_name, targets):
+            if name.isupper() and is_container(value):
+                constants.add(name)
+            elif not name.startswith("__") and (is_container(value) or last_name(value) in STATEFUL):
+                yield source.at(statement.lineno, f"module-level state: {name}")
+    for node in ast.walk(source.tree):
+        match node:
+            case ast.Global():
+                yield source.at(node.lineno, f"global {', '.join(node.names)}")
+            case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr=method)):
+                if name in constants and method in MUTATORS:
+                    yield source.at(node.lineno, f"changes the constant {name}")
+            case ast.Subscript(value=ast.Name(id=name), ctx=ast.Store() | ast.Del()):
+                if name in constants:
+                    yield source.at(node.lineno, f"changes the constant {name}")
+
+
+def is_container(value: ast.expr) -> bool:
+    displays = ast.List | ast.Dict | ast.Set | ast.ListComp | ast.DictComp | ast.SetComp
+    return isinstance(value, displays) or (isinstance(value, ast.Call) and last_name(value.func) in CONTAINERS)
+
+
+def too_long(source: Source) -> Iterator[str]:
+    lines = source.text.count("\n")
+    if lines > 800 or (lines > MOST_LINES and str(source.path) not in LONG_FILES):
+        yield source.at(lines, f"{lines} lines: split it by direction, or give a reason in LONG_FILES")
+
+
+def unfinished(source: Source) -> Iterator[str]:
+    for number, line in enumerate(source.text.splitlines(), 1):
+        if re.search(r"\b(TODO|FIXME|XXX|HACK)\b|NotImplementedError", line):
+            yield source.at(number, "finish it, or file an issue")
+
+
+RULES = (runners, compared_secrets, built_sql, module_state, too_long, unfinished)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_sources_keep_the_rule(rule: object) -> None:
+    assert callable(rule)
+    assert [complaint for source in product() for complaint in rule(source)] == []
+
+
+def test_no_exception_outlives_its_file() -> None:
+    paths = {str(source.path) for source in product()}
+    assert set(LONG_FILES) <= paths
+    assert set(MAY_RUN) <= paths
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["import subprocess", "from pickle import loads", "x = eval(y)", "os.system(y)", "import ctypes.util"],
+)
+def test_what_runs_other_code_is_found(text: str) -> None:
+    assert list(runners(parse("services/keys.py", text)))
+    assert not list(runners(parse("services/keys.py", "x = re.compile(y)")))
+
+
+@pytest.mark.parametrize("text", ["ok = key.digest == digest", "ok = row.password != hash(x)", "a.secret == b"])
+def test_a_compared_secret_is_found(text: str) -> None:
+    assert list(compared_secrets(parse("services/keys.py", text)))
+    assert not list(compared_secrets(parse("services/keys.py", "ok = max_tokens == n or digest == b''")))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'f"SELECT * FROM hold WHERE id = {key}"',
+        '"DELETE FROM hold WHERE id = %s" % key',
+        '"UPDATE account SET name = \'" + name',
+        '"SELECT {} FROM hold".format(column)',
+    ],
+)
+def test_sql_from_variables_is_found(text: str) -> None:
+    assert list(built_sql(parse("store/keys.py", f"sql = {text}")))
+    assert not list(built_sql(parse("store/keys.py", 'sql = f"SELECT {COLUMNS} FROM hold"')))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cache = {}",
+        "LOCK = threading.Lock()",
+        "_seen: set[int] = set()",
+        "CACHE = {}\ndef f(k, v):\n    CACHE[k] = v",
+        "NAMES = []\ndef f(v):\n    NAMES.append(v)",
+        "n = 0\ndef f():\n    global n\n    n += 1",
+    ],
+)
+def test_module_state_is_found(text: str) -> None:
+    assert list(module_state(parse("services/keys.py", text)))
+    assert not list(module_state(parse("services/keys.py", "TABLE = {'a': 1}\nx = TABLE['a']")))
+
+
+def test_a_long_file_is_found() -> None:
+    assert list(too_long(parse("core/rules.py", "x = 1\n" * 601)))

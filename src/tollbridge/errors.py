@@ -14,6 +14,7 @@ TollbridgeError
 │   ├── PayloadTooLarge         413
 │   ├── UnsupportedMediaType    415
 │   ├── RateLimited             429
+│   ├── HeadersTooLarge         431
 │   ├── InternalError           500
 │   ├── UpstreamFailed          502  upstream_unavailable, upstream_invalid_response, upstream_auth
 │   ├── Unavailable             503  no_available_provider, ledger_unavailable, overloaded
@@ -24,6 +25,7 @@ TollbridgeError
 │   ├── UpstreamTimeout         connect, first_byte, gap or total (`kind` says which)
 │   ├── ConnectionLost          the peer closed or reset before the answer was whole
 │   └── ProtocolError           what came back is not acceptable HTTP (caps, framing, encodings)
+├── ClientGone                  the caller hung up: nobody is left to answer
 └── ConfigError                 the operator's mistake; the message says where and what would be right
 
 A message is safe to show: no secret, no text that a provider sent.
@@ -138,6 +140,12 @@ class RateLimited(ApiError):
     code = "rate_limit_exceeded"
 
 
+class HeadersTooLarge(ApiError):
+    status = 431
+    type = "invalid_request_error"
+    code = "headers_too_large"
+
+
 class InternalError(ApiError):
     status = 500
     type = "server_error"
@@ -193,6 +201,10 @@ class ConnectionLost(UpstreamError):
 
 
 class ProtocolError(UpstreamError):
+    pass
+
+
+class ClientGone(TollbridgeError):
     pass
 
 

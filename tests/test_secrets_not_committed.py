@@ -32,7 +32,7 @@ SHAPES = {
 MADE_UP = re.compile(r"test|example|fake|dummy|canary|made.?up|wrong|secret|password|0123|abc|(.)\1{5,}", re.IGNORECASE)
 # Made up, but so that they pass for real: by their SHA-256, so that they do not stand here too.
 KNOWN = {
-    "a709aba97ece6b88f51ed0a5b556fd74fb425fc2f5c98932c96b11615a5cec0d": "bench: LiteLLM refuses a key that looks made up",
+    "a709aba97ece6b88f51ed0a5b556fd74fb425fc2f5c98932c96b11615a5cec0d": "bench: LiteLLM refuses what looks made up",
 }
 # Put together here, so that this file does not name them either.
 REGISTRIES = [

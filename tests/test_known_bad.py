@@ -1,0 +1,138 @@
+"""What went wrong in other gateways, one regression test each.
+
+`KNOWN_BAD` lists public advisories and issues. A row names the tests that would fail if the same mistake were made
+here (`tests/<file>.py::<test>`), or the unit of the product without which it cannot be made at all. As soon as that
+unit has code, the row must name its tests.
+"""
+
+import ast
+from functools import cache
+from typing import NamedTuple
+
+import pytest
+from tests.syntax import PRODUCT, ROOT
+
+
+class Row(NamedTuple):
+    number: int
+    source: str
+    mistake: str
+    tests: tuple[str, ...] = ()
+    later: str = ""  # relative to src/tollbridge
+
+
+# Units that do not exist yet.
+WEB = "web"
+PAYMENTS = "payments"
+MAIL = "mail"
+REDIS = "limits/redis.py"
+ANTHROPIC = "wire/anthropic.py"
+
+RULES = "tests/test_source_rules.py::test_the_sources_keep_the_rule"
+FENCES = "tests/test_imports.py::test_foreign_packages_stay_behind_their_fences"
+
+KNOWN_BAD = (
+    Row(1, "CVE-2026-42208", "SQL in the Authorization header reached the database", (RULES,)),
+    Row(2, "CVE-2026-42271", "any key could have commands run through a test endpoint", (RULES,)),
+    Row(3, "CVE-2026-49468", "the path that access was decided by came from the Host header", later=WEB),
+    Row(4, "CVE-2026-35030", "a truncated cache key gave one user another's session", ()),
+    Row(5, "CVE-2026-47101", "a user made a key with more rights than their own", later=WEB),
+    Row(6, "CVE-2026-47102", "a user could write their own role", later=WEB),
+    Row(7, "CVE-2026-40217", "code that an administrator pasted left its sandbox", (RULES,)),
+    Row(8, "CVE-2024-6587", "a client's api_base sent the provider's key elsewhere", ()),
+    Row(9, "GHSA-qqcv-vg9f-5rr3", "team management without access control", later=WEB),
+    Row(10, "litellm#28864", "spending of every tenant shown to any key", later=WEB),
+    Row(
+        11,
+        "LiteLLM 1.82.7",
+        "a stolen release with a .pth file",
+        (
+            "tests/test_dependencies.py::test_no_installed_package_runs_code_at_every_start",
+            "tests/test_dependencies.py::test_a_lock_pins_every_package_by_hash_and_names_no_place",
+            "tests/test_dependencies.py::test_the_wheel_holds_the_sources_and_nothing_else",
+        ),
+    ),
+    Row(12, "litellm#34732", "budget checked, then added: a race", ()),
+    Row(13, "litellm#40095", "the first requests of an unknown user had no limits", ()),
+    Row(14, "litellm#26672", "the budget was only looked at afterwards", ()),
+    Row(15, "litellm#28247", "a lost counter was set anew by every node", (FENCES,)),
+    Row(16, "litellm#30460", "counters grew on time-outs", (FENCES,)),
+    Row(17, "litellm#33872", "taken from the queue, then the commit failed: spending lost", ()),
+    Row(18, "litellm#30039", "an error in reconciling skipped the charge", ()),
+    Row(19, "litellm#34238", "each process fell back to its own stale figure", ()),
+    Row(20, "litellm#27639", "reservations leaked, and requests were refused for nothing", ()),
+    Row(21, "litellm#14457", "a client that left was billed nothing, or too little", ()),
+    Row(22, "litellm#13245", "the same without a stream", ()),
+    Row(23, "litellm#37992", "a usage of zero was replaced by an estimate", ()),
+    Row(24, "litellm#41379", "fell over from a free model to a paid one without looking at the budget", ()),
+    Row(25, "litellm#25015", "reading a stored result was billed again", ()),
+    Row(26, "litellm#40002", "reserved at the base price where a dearer tier applied", ()),
+    Row(27, "litellm#10973", "a model that costs nothing was refused for want of budget", ()),
+    Row(28, "litellm#40291", "each replica counted tokens per minute for itself", later=REDIS),
+    Row(29, "litellm#35273", "a hung Redis hung every request", later=REDIS),
+    Row(30, "litellm#20288", "keys in the text of errors", ()),
+    Row(31, "CVE-2026-41432", "an empty webhook secret verified everything", later=PAYMENTS),
+    Row(32, "new-api#4353", "an order of one payment method completed through another", later=PAYMENTS),
+    Row(33, "CVE-2026-30886", "another user's task by its id", later=WEB),
+    Row(34, "CVE-2026-25591", "wildcards in a search kept the database busy", later=WEB),
+    Row(35, "new-api#6609", "quota checked, then taken: a race", ()),
+    Row(36, "new-api#4302", "one voucher redeemed twice at once", later=PAYMENTS),
+    Row(37, "new-api#5556", "refunded twice: state and amount in two transactions", later=PAYMENTS),
+    Row(38, "new-api#4211", "a refund raised the total, which was a second counter", later=PAYMENTS),
+    Row(39, "new-api#7062", "client gone, so charged nothing although it was delivered", ()),
+    Row(40, "new-api#4168", "no output, and the prompt was charged whoever's fault it was", ()),
+    Row(41, "new-api#5288", "the text of an error was billed as output", ()),
+    Row(42, "new-api#4344", "a client that left without a stream", ()),
+    Row(43, "new-api#7486", "billed at the end of a broken stream, and again for the retry", ()),
+    Row(44, "one-api#2440", "no reservation for those who are rich", ()),
+    Row(45, "one-api#2397", "FOR UPDATE silently left out on one of the databases", ()),
+    Row(46, "CVE-2026-45339", "a second header with a key skipped the restrictions", later=ANTHROPIC),
+    Row(47, "CVE-2026-45349", "another user's chat by its id", later=WEB),
+    Row(48, "CVE-2026-45400", "two parsers read one URL differently", ()),
+    Row(49, "CVE-2026-45401", "a redirect after the address had been checked", ()),
+    Row(50, "CVE-2026-27812", "the link to reset a password pointed where the Host header said", later=MAIL),
+    Row(51, "CVE-2026-48746", "access decided by a path taken from the request's URL", ()),
+    Row(52, "CVE-2025-62727", "a Range header that took quadratic time", later=WEB),
+    Row(53, "otari#128", "a stream that failed before its first chunk kept its hold", ()),
+    Row(54, "litellm-rs#720", "our own refusals counted as the provider's failures", ()),
+    Row(55, "fail-open limiters", "no limits while the shared counters were away", later=REDIS),
+    Row(56, "uvicorn#157", "no deadline for a client that sends its request slowly", ()),
+)
+
+
+@cache
+def names_in(file: str) -> frozenset[str]:
+    path = ROOT / file
+    if not path.is_file():
+        return frozenset()
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return frozenset(
+        node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    )
+
+
+def exists(test: str) -> bool:
+    file, *names = test.split("::")
+    return bool(names) and set(names) <= names_in(file)
+
+
+def test_the_list_is_whole() -> None:
+    assert [row.number for row in KNOWN_BAD] == list(range(1, 57))
+
+
+@pytest.mark.parametrize("row", KNOWN_BAD, ids=lambda row: f"{row.number}-{row.source}")
+def test_a_known_mistake_has_its_test(row: Row) -> None:
+    if row.later:
+        assert not row.tests, "covered: it is not for later"
+        unit = PRODUCT / row.later
+        sources = [unit] if unit.is_file() else list(unit.glob("**/*.py"))
+        assert not sources, f"{row.later} exists: name the test that would find “{row.mistake}”"
+    else:
+        assert row.tests, f"name the test that would find “{row.mistake}”"
+        assert [test for test in row.tests if not exists(test)] == []
+
+
+def test_a_test_that_does_not_exist_is_found() -> None:
+    assert exists("tests/test_known_bad.py::test_the_list_is_whole")
+    assert not exists("tests/test_known_bad.py::test_nothing_of_the_kind")
+    assert not exists("tests/no_such_file.py::test_the_list_is_whole")

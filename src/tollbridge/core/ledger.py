@@ -218,7 +218,10 @@ class Balance(msgspec.Struct):
 
 
 class KeyState(msgspec.Struct):
-    """What a hold must know of a key. `limit` None: no limit, and then no spend is kept."""
+    """What a hold must know of a key. `limit` None: no limit, and then no spend is kept.
+
+    `live`: not revoked. `expires_at` may be left out where `live` has been read with the time already in it.
+    """
 
     key_id: int
     account_id: int
@@ -226,6 +229,10 @@ class KeyState(msgspec.Struct):
     limit: int | None = None
     spent: int = 0
     held: int = 0
+    expires_at: int | None = None
+
+    def allows(self, now: int) -> bool:
+        return self.live and (self.expires_at is None or now < self.expires_at)
 
 
 class OpenHold(msgspec.Struct):
@@ -241,7 +248,10 @@ class OpenHold(msgspec.Struct):
 
 
 class EndRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `usage`: the end of a hold, its journal and its usage record in one."""
+    """A row of `usage`: the end of a hold, its journal and its usage record in one.
+
+    `limited`: the key's spend carried the hold, and carries the charge.
+    """
 
     hold: int
     account_id: int
@@ -252,6 +262,7 @@ class EndRow(msgspec.Struct, frozen=True, kw_only=True):
     promo: int
     loss: int
     record: Record
+    limited: bool = False
 
 
 class State(msgspec.Struct, kw_only=True):
@@ -280,6 +291,8 @@ class Decision(msgspec.Struct):
     posts: list[Post]
     balances: dict[int, Balance]
     keys: dict[int, KeyState]
+    # Holds that have ended and whose stored checkpoint, if there is one, goes.
+    forgotten: list[int]
 
 
 # --- the decision -------------------------------------------------------------------------------------------------
@@ -296,7 +309,7 @@ def epoch_of(hold: int) -> int:
 
 def decide(state: State, operations: Sequence[Operation], now: int) -> Decision:
     """Apply `operations` in order of arrival. `now` is the database's time in milliseconds."""
-    decision = Decision([], [], [], [], {}, [], {}, {})
+    decision = Decision([], [], [], [], {}, [], {}, {}, [])
     for operation in operations:
         if isinstance(operation, Hold):
             verdict = _hold(state, operation, now, decision)
@@ -321,7 +334,7 @@ def _hold(state: State, op: Hold, now: int, out: Decision) -> Verdict:
     key = state.keys.get(op.key_id)
     if state.fenced or op.id in state.ends:
         return Refused(why=Refusal.FENCED)
-    if key is None or not key.live or balance is None or key.account_id != op.account_id:
+    if key is None or not key.allows(now) or balance is None or key.account_id != op.account_id:
         return Refused(why=Refusal.KEY_GONE)
     amount = _reserve(balance, key, op.want, op.least)
     if isinstance(amount, Refused):
@@ -380,10 +393,13 @@ def _end(state: State, op: End, now: int, out: Decision) -> Verdict:
         promo=promo,
         loss=op.charge - charge,
         record=op.record,
+        limited=hold.limited,
     )
     del state.holds[hold.id]
     state.ends[hold.id] = row
-    out.checkpoints.pop(hold.id, None)
+    if hold.checkpointed:
+        out.checkpoints.pop(hold.id, None)
+        out.forgotten.append(hold.id)
     out.ends.append(row)
     return Ended(charged=charge, promo=promo, loss=row.loss, available=balance.available)
 
@@ -406,6 +422,7 @@ def _end_again(state: State, op: End, stored: EndRow, out: Decision) -> Verdict:
         return first
     charge = max(0, min(more, balance.available))
     promo = min(charge, balance.promo)
+    cost = max(0, op.record.cost - stored.record.cost)
     entries = _entries(
         (Book.CUSTOMER_PROMO, -promo),
         (Book.PROMO_EXPENSE, promo),
@@ -413,6 +430,8 @@ def _end_again(state: State, op: End, stored: EndRow, out: Decision) -> Verdict:
         (Book.REVENUE, charge - promo),
         (Book.REVENUE, more - charge),
         (Book.LOSS, charge - more),
+        (Book.PROVIDER_PAYABLE, cost),
+        (Book.PROVIDER_COST, -cost),
     )
     post = Post(
         idempotency_key=late, kind=Kind.LATE, account_id=stored.account_id, entries=entries, reason="ended after sweep"

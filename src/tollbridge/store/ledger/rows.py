@@ -1,0 +1,78 @@
+"""How a record becomes a row of `usage` or of `checkpoint`, and back. The same for both engines."""
+
+from typing import Any
+
+import msgspec
+
+from tollbridge.core.ledger import EndRow, Record
+from tollbridge.values import Outcome
+
+STREAMED, ESTIMATED, SUSPECT, LIMITED = 1, 2, 4, 8
+
+# All columns of `usage`, in the order of `usage_row`.
+USAGE_COLUMNS = (
+    "hold_id, account_id, key_id, ended_at, held, charge, promo, loss, cost, price_version, "
+    "input, cache_read, cache_write, cache_write_1h, output, reasoning, "
+    "started_at, duration_ms, first_byte_ms, outcome, status, flags, finish, raw, attempts"
+)
+
+
+def usage_row(end: EndRow) -> tuple[Any, ...]:
+    record = end.record
+    flags = record.streamed * STREAMED + record.estimated * ESTIMATED + record.suspect * SUSPECT + end.limited * LIMITED
+    return (
+        *(end.hold, end.account_id, end.key_id, end.ended_at, end.held, end.charge, end.promo, end.loss),
+        *(record.cost, record.price_version),
+        *(record.input, record.cache_read, record.cache_write, record.cache_write_1h, record.output, record.reasoning),
+        *(record.started_at, record.duration_ms, record.first_byte_ms, int(record.outcome), record.status, flags),
+        *(record.finish, record.raw, record.attempts),
+    )
+
+
+def end_row(row: tuple[Any, ...]) -> EndRow:
+    """ValueError: not a row that was written by `usage_row`."""
+    hold, account_id, key_id, ended_at, held, charge, promo, loss, *rest = row
+    cost, price_version, input_, cache_read, cache_write, cache_write_1h, output, reasoning, *rest = rest
+    started_at, duration_ms, first_byte_ms, outcome, status, flags, finish, raw, attempts = rest
+    record = Record(
+        started_at=started_at,
+        duration_ms=duration_ms,
+        first_byte_ms=first_byte_ms,
+        price_version=price_version,
+        input=input_,
+        cache_read=cache_read,
+        cache_write=cache_write,
+        cache_write_1h=cache_write_1h,
+        output=output,
+        reasoning=reasoning,
+        cost=cost,
+        outcome=Outcome(outcome),
+        status=status,
+        streamed=bool(flags & STREAMED),
+        estimated=bool(flags & ESTIMATED),
+        suspect=bool(flags & SUSPECT),
+        finish=finish,
+        raw=raw,
+        attempts=attempts,
+    )
+    return EndRow(
+        hold=hold,
+        account_id=account_id,
+        key_id=key_id,
+        ended_at=ended_at,
+        held=held,
+        charge=charge,
+        promo=promo,
+        loss=loss,
+        record=record,
+        limited=bool(flags & LIMITED),
+    )
+
+
+def encode_record(record: Record) -> bytes:
+    """`checkpoint.record`."""
+    return msgspec.json.encode(record)
+
+
+def decode_record(stored: bytes) -> Record:
+    return msgspec.json.decode(stored, type=Record)

@@ -1,0 +1,69 @@
+"""Which schema a database has, and bringing it to the one that this code needs."""
+
+import asyncio
+import os
+import sys
+from contextlib import suppress
+
+from tollbridge.errors import TollbridgeError
+from tollbridge.store.db import Database, open_database, sqlite_path
+
+HEAD = "0001"
+URL_VARIABLE = "TOLLBRIDGE_DATABASE_URL"
+
+SQLITE_TABLE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'alembic_version'"
+POSTGRES_TABLE = "SELECT 1 WHERE to_regclass('alembic_version') IS NOT NULL"
+REVISION = "SELECT version_num FROM alembic_version"
+
+
+class MigrationFailed(TollbridgeError):
+    """The database could not be brought to the schema that this version needs; it is as it was before."""
+
+
+async def current(database: Database) -> str | None:
+    """The revision of a started database; None where there is no schema yet."""
+    if not await database.fetch(SQLITE_TABLE if database.dialect == "sqlite" else POSTGRES_TABLE):
+        return None
+    rows = await database.fetch(REVISION)
+    return rows[0][0] if rows else None
+
+
+async def migrate(url: str) -> bool:
+    """Bring the database at `url` to `HEAD`, creating the file of SQLite; whether there was anything to do.
+
+    Safe to call from many processes at once, and to be killed. MigrationFailed: with one line that says why.
+    """
+    if url.startswith("sqlite:"):
+        _create(url)
+    database = open_database(url)
+    await database.start()
+    try:
+        if await current(database) == HEAD:
+            return False
+    finally:
+        await database.close()
+    # By the environment, not as an argument: the URL may hold a password, and arguments are for all to see.
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tollbridge.store.migrations"),
+        env={**os.environ, URL_VARIABLE: url},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        _, complaint = await process.communicate()
+    except BaseException:
+        with suppress(ProcessLookupError):
+            process.kill()
+        raise
+    if process.returncode:
+        lines = complaint.decode(errors="replace").strip().splitlines() or [f"it ended with {process.returncode}"]
+        raise MigrationFailed(f"the database could not be migrated: {lines[-1]}")
+    return True
+
+
+def _create(url: str) -> None:
+    """The file for its owner alone; SQLite gives its log the same rights."""
+    path = sqlite_path(url)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))

@@ -52,7 +52,20 @@ PURE_UNITS = {"core", "wire", "values", "errors"}
 # Time and ids are arguments there. What is not on this list does I/O, reads a clock, or has state.
 PURE_LIBRARY = {
     *("abc", "base64", "binascii", "bisect", "codecs", "collections", "dataclasses", "datetime", "decimal", "enum"),
-    *("fractions", "functools", "hashlib", "heapq", "hmac", "itertools", "json", "math", "operator", "re", "string"),
+    *(
+        "fnmatch",
+        "fractions",
+        "functools",
+        "hashlib",
+        "heapq",
+        "hmac",
+        "itertools",
+        "json",
+        "math",
+        "operator",
+        "re",
+        "string",
+    ),
     *("struct", "types", "typing", "unicodedata", "urllib.parse", "zlib", "msgspec", "tollbridge", "__future__"),
 }
 IMPURE_CALLS = {"open", "print", "input", "now", "utcnow", "today", "breakpoint"}

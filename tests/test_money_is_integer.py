@@ -48,12 +48,22 @@ def floats(source: Source) -> Iterator[str]:
 
 
 def mixtures(source: Source) -> Iterator[str]:
-    """Simple statements, arguments and fields in which a float meets an amount of money."""
+    """Calculations, comparisons, assignments and arguments in which a float meets an amount of money."""
+    if source.unit == "limits":
+        return  # its amounts are counts of requests and tokens: money is only in the database
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.BinOp | ast.Compare | ast.arg):
-            inside = list(ast.walk(node))
+            inside = list(calculation(node))
             if any(map(is_float, inside)) and any(map(is_money, inside)):
-                yield source.at(node.lineno, f"a float meets money: {ast.unparse(node)}")
+                yield source.at(node.lineno, f"a float meets money: {ast.unparse(node)[:100]}")
+
+
+def calculation(node: ast.AST) -> Iterator[ast.AST]:
+    """The node and what its value is made of: not what stands in arguments, lists and subscripts."""
+    yield node
+    if not isinstance(node, ast.Call | ast.Subscript | ast.Attribute | ast.List | ast.Tuple | ast.Dict | ast.Lambda):
+        for child in ast.iter_child_nodes(node):
+            yield from calculation(child)
 
 
 def rounding_columns(source: Source) -> Iterator[str]:

@@ -60,9 +60,14 @@ def compared_secrets(source: Source) -> Iterator[str]:
             sides = [node.left, *node.comparators]
             if any(isinstance(side, ast.Constant) for side in sides):
                 continue  # empty or not, a kind of token: nothing to guess
-            for side in sides:
-                if last_name(side).lower().rsplit("_", 1)[-1] in SECRET_WORDS:
-                    yield source.at(node.lineno, f"compares a secret with ==: {ast.unparse(node)}")
+            if any(map(is_secret, sides)):
+                yield source.at(node.lineno, f"compares a secret with ==: {ast.unparse(node)}")
+
+
+def is_secret(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call):
+        return last_name(node.func) in {"digest", "hexdigest"}
+    return last_name(node).lower().rsplit("_", 1)[-1] in SECRET_WORDS
 
 
 def built_sql(source: Source) -> Iterator[str]:

@@ -1,0 +1,76 @@
+"""`python -m bench`: measure, print the tables, write the report."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from bench import gateways, measure, native, parts, process, report
+from bench.peers import NotRunError
+
+HERE = Path(__file__).parent
+NAMES = tuple(gateway.name for gateway in gateways.GATEWAYS)
+
+
+def main() -> int:
+    wanted = _arguments()
+    load_before = os.getloadavg()
+    allowed = sorted(os.sched_getaffinity(0))
+    cores = (allowed[0], allowed[-1])
+    os.sched_setaffinity(0, {cores[1]})
+    only = wanted.only or NAMES
+    rows: dict[str, measure.Row] = {}
+    not_run: dict[str, str] = {}
+    with measure.bench(native.BIN / "run", cores) as on:
+        fsync_us = process.fsync_us(on.scratch)
+        for gateway in gateways.GATEWAYS:
+            if gateway.name not in only:
+                continue
+            _say(f"{gateway.name} …")
+            try:
+                soak = wanted.memory or gateway.name == "tollbridge"
+                rows[gateway.name] = measure.run(gateway, on, seconds=wanted.seconds, soak=soak)
+            except NotRunError as why:
+                not_run[gateway.name] = str(why)
+                _say(f"{gateway.name}: not run: {why}")
+        measured = parts.run_all(on) if "tollbridge" in only else []
+    results = report.Results(rows, not_run, measured, fsync_us, load_before, wanted.seconds)
+    text = report.render(results)
+    print(text)
+    if wanted.out or not wanted.only:
+        (wanted.out or HERE / "results.md").write_text(text)
+    return 0 if rows else 1
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measure Tollbridge beside other gateways, in front of one mock upstream. About six minutes.",
+        epilog="example: python -m bench --only nginx,tollbridge --seconds 2",
+    )
+    parser.add_argument("--only", type=_names, metavar="NAMES", help=f"some of {','.join(NAMES)} (default: all)")
+    parser.add_argument(
+        "--seconds", type=float, default=4.0, help="seconds for each number of connections (default: 4)"
+    )
+    parser.add_argument(
+        "--memory", action="store_true", help="the long load (100,000 requests) for every gateway, not Tollbridge alone"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="where to write the report (default: bench/results.md after a whole run)"
+    )
+    return parser.parse_args()
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if unknown := sorted(set(names) - set(NAMES)):
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    return names
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

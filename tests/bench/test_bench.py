@@ -1,0 +1,191 @@
+"""The instruments of `bench/`: they answer, they count, and the load generator believes nothing."""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+from bench.gateways import CHAT, GATEWAYS
+from bench.measure import LEVELS, Cost, Memory, Row
+
+from bench import native, process, report
+
+CORE = min(os.sched_getaffinity(0))
+JSON_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+WHOLE = b'{"choices":[{"finish_reason":"stop"}]}'
+SSE_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+EVENTS = b'data: {"choices":[]}\n\n' * (native.CHUNKS + 2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs() -> None:
+    native.build()
+
+
+@pytest.fixture(scope="module")
+def mock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[process.Tree, native.Target]]:
+    tree, port = native.start_mock(core=CORE, log=tmp_path_factory.mktemp("mock") / "log")
+    yield tree, native.Target(port, CHAT, ())
+    tree.stop()
+
+
+def body(directory: Path, *, stream: bool = False) -> Path:
+    path = directory / "body.json"
+    path.write_bytes(msgspec.json.encode({"model": "gpt-4o-mini", "stream": stream, "messages": []}))
+    return path
+
+
+def test_a_load_of_a_second_is_answered_whole(mock: tuple[process.Tree, native.Target], tmp_path: Path) -> None:
+    tree, target = mock
+    before = tree.cpu_seconds()
+    load = native.requests(target, body(tmp_path), core=CORE, connections=8, seconds=1)
+    spent_us = (tree.cpu_seconds() - before) * 1e6
+    assert (load.errors, load.first_error) == (0, "")
+    assert load.answered == load.asked > 1_000
+    assert load.latency_p50 <= load.latency_p99 <= load.latency_max
+    assert spent_us / load.answered < 200
+    assert load.cpu_us / load.answered < 200
+
+
+def test_streams_are_paced_and_whole(mock: tuple[process.Tree, native.Target], tmp_path: Path) -> None:
+    paced_seconds = native.CHUNKS * native.PACE_US / 1e6
+    load = native.streams(
+        mock[1], body(tmp_path, stream=True), core=CORE, concurrency=16, count=16, spread_us=native.PACE_US
+    )
+    assert (load.answered, load.errors, load.first_error) == (16, 0, "")
+    assert load.events == 16 * (native.CHUNKS + native.TAIL_EVENTS)
+    assert load.latency_p50 / 1e6 == pytest.approx(paced_seconds, rel=0.2)
+
+
+def test_the_mock_waits_for_the_body_and_answers_pipelined_requests_in_order(
+    mock: tuple[process.Tree, native.Target],
+) -> None:
+    with socket.create_connection(("127.0.0.1", mock[1].port), timeout=5) as client:
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\n".encode()
+        client.sendall(head + b"content-length: 2\r\n\r\n{")
+        client.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+        client.settimeout(5)
+        chunked = head + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+        client.sendall(b"}" + chunked + b"GET /none HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        answers = b"".join(iter(lambda: client.recv(65536), b""))
+    assert [part[:3] for part in answers.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200", b"404"]
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[native.Target]:
+    """A server that says `answer`, whatever it is asked, and closes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+                connection.shutdown(socket.SHUT_WR)
+                connection.recv(65536)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield native.Target(listener.getsockname()[1], CHAT, ())
+        thread.join()
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (JSON_HEAD + b"content-length: 38\r\n\r\n" + WHOLE, ""),
+        (JSON_HEAD + b"transfer-encoding: chunked\r\n\r\n" + chunk(WHOLE[:9]) + chunk(WHOLE[9:]) + chunk(b""), ""),
+        (JSON_HEAD + b"content-length: 39\r\n\r\n" + WHOLE, "answer cut short"),
+        (JSON_HEAD + b"transfer-encoding: chunked\r\n\r\n" + chunk(WHOLE), "answer cut short"),
+        (JSON_HEAD + b"transfer-encoding: chunked\r\n\r\nzz\r\n", "malformed answer"),
+        (JSON_HEAD + b"content-length: 38\r\n\r\n" + WHOLE + b"more", "malformed answer"),
+        (JSON_HEAD + b"content-length: 14\r\n\r\n" + b'{"choices":[]}', "incomplete body"),
+        (b"HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nbusy", "status 503"),
+        (b"", "closed without an answer"),
+    ],
+)
+def test_only_a_whole_answer_counts(answer: bytes, problem: str, tmp_path: Path) -> None:
+    with answering(answer) as target:
+        load = native.requests(target, body(tmp_path), core=CORE, connections=1, count=1)
+    assert load.first_error.partition(":")[0] == problem
+    assert (load.answered, load.errors) == ((0, 1) if problem else (1, 0))
+
+
+@pytest.mark.parametrize(
+    ("events", "problem"),
+    [
+        (EVENTS + b"data: [DONE]\n\n", ""),
+        (EVENTS.replace(b"\n", b"\r\n") + b": comment\r\n\r\ndata: [DONE]\r\n\r\n", ""),
+        (EVENTS, "incomplete stream"),
+        (EVENTS[:400] + b"data: [DONE]\n\n", "incomplete stream"),
+        (EVENTS + b'data: {"error":{"message":"no"}}\n\ndata: [DONE]\n\n', "incomplete stream"),
+        (EVENTS + b'data: [DONE]\n\ndata: {"choices":[]}\n\n', "incomplete stream"),
+    ],
+)
+def test_only_a_whole_stream_counts(events: bytes, problem: str, tmp_path: Path) -> None:
+    pieces = [events[at : at + 97] for at in range(0, len(events), 97)]
+    answer = SSE_HEAD + b"".join(map(chunk, pieces)) + chunk(b"")
+    with answering(answer) as target:
+        load = native.streams(target, body(tmp_path, stream=True), core=CORE, concurrency=1, count=1)
+    assert load.first_error.partition(":")[0] == problem
+    assert (load.answered, load.errors) == ((0, 1) if problem else (1, 0))
+
+
+def test_cpu_counts_children_that_live_and_children_that_ended(tmp_path: Path) -> None:
+    burn = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done"
+    for script in (f"sh -c '{burn}; sleep 60'", f"sh -c '{burn}'; sleep 60"):
+        tree = process.start(["sh", "-c", f"{script}; true"], core=CORE, log=tmp_path / "log")
+        try:
+            deadline = time.monotonic() + 10
+            while tree.cpu_seconds() < 0.05 and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert tree.cpu_seconds() >= 0.05
+            assert tree.memory_mb() > 0
+        finally:
+            tree.stop()
+        assert not tree.running
+
+
+def row(name: str, *, request_us: float, chunk_us: float) -> Row:
+    """A row of a gateway that answered 1,000 requests at each level."""
+    fields: dict[str, float | str] = dict.fromkeys(native.Load.__struct_fields__, 0)
+    load = msgspec.convert(fields | {"asked": 1000, "answered": 1000, "seconds": 1, "first_error": ""}, native.Load)
+    levels = {connections: Cost(load, request_us * 1000, 5000) for connections in LEVELS}
+    streams = Cost(load, chunk_us * native.CHUNKS * 1000, 5000)
+    gateway = next(gateway for gateway in GATEWAYS if gateway.name == name)
+    return Row(gateway, "1.0", 0.5, 50, 60, levels, streams, streams, None)
+
+
+def test_the_report_says_which_targets_were_met_and_what_was_not_run() -> None:
+    rows = {
+        "direct": row("direct", request_us=5, chunk_us=5),
+        "nginx": row("nginx", request_us=16, chunk_us=14),
+        "tollbridge": row("tollbridge", request_us=96, chunk_us=42),
+    }
+    results = report.Results(rows, {"litellm": "no network"}, [], 100.0, (0.0, 0.0, 0.0), 4.0)
+    met = {check.name: check.met for check in report.checks(results)}
+    assert met["CPU per request ÷ nginx's"] is True
+    assert met["CPU per chunk ÷ nginx's, chunks spread"] is False
+    assert met["CPU per request ÷ LiteLLM's"] is None
+    assert met["memory after the load"] is True
+    text = report.render(results)
+    assert "6.00 × (96.0 µs to 16.0 µs)" in text
+    assert "litellm was not run: no network" in text
+
+
+def test_memory_that_keeps_growing_is_seen_and_caches_that_fill_are_not() -> None:
+    flat = Memory(100_000, (50, 58, *[60.0] * 9))
+    assert flat.growth == 0
+    assert replace(flat, samples=(50, *[60.0 + n for n in range(10)])).growth > 0.1

@@ -1,0 +1,11 @@
+"""The configuration, read once: `read(Source(path))` gives one frozen `Settings` or a `ConfigError` with its line.
+
+`settings` the table of all settings and the Structs that they become · `kinds` what a value may look like ·
+`reading` file, environment and command line into one · `lines` where each value of a TOML file stands.
+"""
+
+from tollbridge.config.kinds import Secret
+from tollbridge.config.reading import DEFAULT_FILE, read
+from tollbridge.config.settings import SETTINGS, Entry, ProviderSettings, Settings, Source
+
+__all__ = ["DEFAULT_FILE", "SETTINGS", "Entry", "ProviderSettings", "Secret", "Settings", "Source", "read"]

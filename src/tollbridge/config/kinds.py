@@ -1,0 +1,344 @@
+"""What the value of a setting may look like: each kind reads it from TOML and says what would be right."""
+
+import ipaddress
+import json
+import re
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+import msgspec
+
+from tollbridge.core import money
+from tollbridge.core.catalog import PriceRow
+
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SIZE = re.compile(r"([0-9]+)\s*(B|KiB|MiB|GiB)")
+_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_PERCENT = re.compile(r"([0-9]{1,4})(?:\.([0-9]{1,4}))?")
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# The pool sends these itself; another one would change where a request ends or what comes back.
+_OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding", "te"})
+# Links within a cloud machine hand out its credentials.
+_LINK_LOCAL_NAMES = frozenset({"metadata.google.internal", "metadata", "instance-data"})
+
+
+class Wrong(ValueError):
+    """A value is not of its kind; the message says what would be right and never quotes a secret.
+
+    `inside`: the key within the value, where it is a table.
+    """
+
+    def __init__(self, message: str, *inside: str) -> None:
+        super().__init__(message)
+        self.inside = inside
+
+
+class Secret:
+    """A text that is shown by nobody by accident: not by `repr`, `str`, a format or a traceback's locals."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+class Kind(msgspec.Struct, frozen=True, kw_only=True):
+    """`name` as the documentation calls it. `parse` takes what TOML gave or raises `Wrong`.
+
+    `plain`: an environment variable holds the text itself; otherwise it holds what would stand in the file
+    (`8000`, `true`, `["*"]`). `secret`: masked wherever it is shown, and may be a reference (`env:NAME`, `file:PATH`).
+    """
+
+    name: str
+    parse: Callable[[Any], Any]
+    plain: bool = True
+    secret: bool = False
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """What to say after an unknown name."""
+    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(sorted(known))}"
+
+
+def toml(value: Any) -> str:
+    """`value` as it is written in TOML."""
+    if isinstance(value, dict):
+        return (
+            "{ " + ", ".join(f"{_key(name)} = {toml(each)}" for name, each in value.items()) + " }" if value else "{}"
+        )
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(toml(each) for each in value) + "]"
+    return (
+        json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool | int | float) else json.dumps(f"{value}")
+    )
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
+
+
+# --- texts --------------------------------------------------------------------------------------------------------
+
+
+def _string(raw: Any, like: str) -> str:
+    if not isinstance(raw, str):
+        raise Wrong(f"expected a text in quotes, {like}")
+    return raw
+
+
+def text(like: str, pattern: str = r"[^\x00-\x1f\x7f]+", most: int = 500) -> Kind:
+    """A text of at most `most` characters that matches `pattern`; `like` describes it: `such as "…"`."""
+    compiled = re.compile(pattern)
+
+    def parse(raw: Any) -> str:
+        read = _string(raw, like)
+        if compiled.fullmatch(read) is None or len(read) > most:
+            raise Wrong(f"expected a text of 1 to {most} characters, {like}")
+        return read
+
+    return Kind(name="text", parse=parse)
+
+
+def choice(*allowed: str) -> Kind:
+    listed = ", ".join(f'"{each}"' for each in allowed)
+
+    def parse(raw: Any) -> str:
+        if raw not in allowed:
+            hint = nearest(raw, list(allowed)) if isinstance(raw, str) and len(allowed) > 1 else ""
+            raise Wrong(f"expected one of {listed}" + (f"; {hint}" if "did you" in hint else ""))
+        return str(raw)
+
+    return Kind(name="one of " + ", ".join(f"`{each}`" for each in allowed), parse=parse)
+
+
+def _texts(raw: Any) -> tuple[str, ...]:
+    if not isinstance(raw, list) or not all(isinstance(each, str) and each for each in raw):
+        raise Wrong('expected a list of texts such as ["a", "b"]')
+    return tuple(raw)
+
+
+def _text_by_name(raw: Any) -> dict[str, str]:
+    if not isinstance(raw, dict) or not all(isinstance(each, str) and each for each in raw.values()):
+        raise Wrong('expected names with texts such as { max_tokens = "max_completion_tokens" }')
+    return raw
+
+
+def _headers(raw: Any) -> dict[str, Secret]:
+    for name, value in _text_by_name(raw).items():
+        if _HEADER.fullmatch(name) is None:
+            raise Wrong("that is no name of a header", name)
+        if name.lower() in _OWN_HEADERS:
+            raise Wrong("the gateway sets this header itself", name)
+        if re.fullmatch(r"[\x20-\x7e]+", value) is None:
+            raise Wrong("expected printable ASCII in one line", name)
+    return {name: Secret(value) for name, value in raw.items()}
+
+
+def _secret(raw: Any) -> Secret:
+    read = _string(raw, 'best "env:NAME" or "file:PATH"')
+    if re.fullmatch(r"[\x21-\x7e]{1,4096}", read) is None:
+        raise Wrong("a secret is printable ASCII without spaces, and not empty")
+    return Secret(read)
+
+
+TEXTS = Kind(name="list of texts", parse=_texts, plain=False)
+TEXT_BY_NAME = Kind(name="table of texts", parse=_text_by_name, plain=False)
+HEADERS = Kind(name="table of texts", parse=_headers, plain=False, secret=True)
+SECRET = Kind(name="secret", parse=_secret, secret=True)
+PATH = Kind(name="path", parse=lambda raw: Path(text('such as "data"').parse(raw)))
+
+# --- numbers ------------------------------------------------------------------------------------------------------
+
+
+def whole(least: int, most: int) -> Kind:
+    def parse(raw: Any) -> int:
+        if not isinstance(raw, int) or isinstance(raw, bool) or not least <= raw <= most:
+            raise Wrong(f"expected a whole number from {least} to {most}, without quotes")
+        return raw
+
+    return Kind(name="whole number", parse=parse, plain=False)
+
+
+def _flag(raw: Any) -> bool:
+    if not isinstance(raw, bool):
+        raise Wrong("expected true or false, without quotes")
+    return raw
+
+
+def duration(least: float, most: float) -> Kind:
+    """Seconds, from a text with a unit."""
+
+    def parse(raw: Any) -> float:
+        match = _DURATION.fullmatch(raw) if isinstance(raw, str) else None
+        seconds = float(match[1]) * _SECONDS[match[2]] if match else -1.0
+        if not least <= seconds <= most:
+            raise Wrong(f'expected a duration from "{least:g}s" to "{most:g}s", such as "500ms", "30s" or "2m"')
+        return seconds
+
+    return Kind(name="duration", parse=parse)
+
+
+def size(least: int, most: int) -> Kind:
+    """Bytes, from a text with a unit."""
+
+    def parse(raw: Any) -> int:
+        match = _SIZE.fullmatch(raw) if isinstance(raw, str) else None
+        count = int(match[1]) * _BYTES[match[2]] if match else -1
+        if not least <= count <= most:
+            raise Wrong(f'expected a size from "{least}B" to "{most}B", such as "512KiB" or "10MiB"')
+        return count
+
+    return Kind(name="size", parse=parse)
+
+
+def _usd(raw: Any) -> int:
+    try:
+        return money.parse_usd(_string(raw, 'an amount in USD such as "5.00"'))
+    except ValueError as error:
+        raise Wrong(str(error)) from None
+
+
+def _percent(raw: Any) -> int:
+    """Parts per million on top of one: "20" is 1,200,000."""
+    match = _PERCENT.fullmatch(_string(raw, 'a percentage such as "20"'))
+    share = int(match[1]) * 10_000 + int((match[2] or "").ljust(4, "0")) if match else -1
+    if not 0 <= share <= 1000 * 10_000:
+        raise Wrong('expected a percentage from "0" to "1000" with at most four decimal places, such as "20" or "7.5"')
+    return money.PPM + share
+
+
+def _prices(raw: Any) -> PriceRow:
+    meters = list(PriceRow.__struct_fields__)
+    if not isinstance(raw, dict):
+        raise Wrong('expected prices such as { input = "0.50", output = "1.50" }')
+    for meter, price in raw.items():
+        if meter not in meters:
+            raise Wrong(f"unknown meter; {nearest(meter, meters)}", meter)
+        try:
+            money.parse_price(_string(price, 'a price in USD per million tokens such as "0.50"'))
+        except ValueError as error:
+            raise Wrong(str(error), meter) from None
+    if "input" not in raw:
+        raise Wrong('input is missing: write input = "0.50", or "0" for nothing')
+    return PriceRow(**raw)
+
+
+FLAG = Kind(name="true or false", parse=_flag, plain=False)
+USD = Kind(name="USD", parse=_usd)
+PERCENT = Kind(name="percentage", parse=_percent)
+PRICES = Kind(name="prices", parse=_prices, plain=False)
+
+# --- addresses ----------------------------------------------------------------------------------------------------
+
+
+def split_url(raw: Any, like: str) -> SplitResult:
+    """The parts of a URL of http or https that holds no credential, query or fragment."""
+    try:
+        parts = urlsplit(_string(raw, like))
+        parts.port  # noqa: B018 (raises for a port that is none)
+    except ValueError:
+        raise Wrong(f"expected a URL, {like}") from None
+    if parts.scheme not in {"http", "https"} or not parts.hostname or re.search(r"[\x00-\x20\x7f\\]", raw):
+        raise Wrong(f"expected a URL with http:// or https://, {like}")
+    if "@" in parts.netloc:
+        raise Wrong("a URL holds no user and no password here: they would be shown")
+    if parts.query or parts.fragment:
+        raise Wrong("a URL ends before ? and # here")
+    return parts
+
+
+def _host(raw: Any) -> str:
+    like = 'such as "127.0.0.1", "::1" or "gateway.local"'
+    read = _string(raw, like)
+    if _address(read) is None and re.fullmatch(r"[A-Za-z0-9._-]{1,253}", read) is None:
+        raise Wrong(f"expected an address, {like}")
+    return read
+
+
+def _addresses(raw: Any) -> tuple[str, ...]:
+    for each in _texts(raw):
+        if _address(each) is None:
+            raise Wrong('expected a list of addresses such as ["127.0.0.1", "::1"]')
+    return tuple(raw)
+
+
+def _base_url(raw: Any) -> str:
+    parts = split_url(raw, 'such as "https://api.example.com/v1"')
+    address = _address(parts.hostname or "")
+    if (address is not None and address.is_link_local) or parts.hostname in _LINK_LOCAL_NAMES:
+        raise Wrong("an address of a cloud's metadata service is no provider")
+    return str(raw).rstrip("/")
+
+
+def _public_url(raw: Any) -> str:
+    parts = split_url(raw, 'such as "https://api.example.com"')
+    if parts.path not in {"", "/"}:
+        raise Wrong("the gateway lives at the root of its host: leave the path out")
+    return str(raw).rstrip("/")
+
+
+def _database_url(raw: Any) -> Secret:
+    like = 'expected "sqlite:///path/of/a/file.db" or "postgresql://user:password@host/name"'
+    read = _string(raw, like)
+    if read.startswith("sqlite:///"):
+        if len(read) > len("sqlite:///") and "?" not in read and ":memory:" not in read:
+            return Secret(read)
+    elif read.startswith(("postgresql://", "postgres://")):
+        parts = urlsplit(read)
+        if parts.path.strip("/"):
+            return Secret(read)
+    raise Wrong(like)
+
+
+HOST = Kind(name="address", parse=_host)
+ADDRESSES = Kind(name="list of addresses", parse=_addresses, plain=False)
+BASE_URL = Kind(name="URL", parse=_base_url)
+PUBLIC_URL = Kind(name="URL", parse=_public_url)
+DATABASE_URL = Kind(name="URL", parse=_database_url, secret=True)
+
+
+def without_password(url: str) -> str:
+    """A database's URL as it may be shown."""
+    scheme, found, rest = url.partition("://")
+    user, at, place = rest.rpartition("@")
+    name, colon, _ = user.partition(":")
+    shown = place.partition("?")[0]
+    return f"{scheme}{found}{name}{':***' if colon else ''}{at}{shown}"
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def is_loopback(host: str) -> bool:
+    address = _address(host)
+    return address.is_loopback if address else host == "localhost" or host.endswith(".localhost")
+
+
+def is_private(host: str) -> bool:
+    """Whether a call to `host` stays within one's own network, as far as its name tells."""
+    address = _address(host)
+    if address is not None:
+        return not address.is_global
+    ours = (".localhost", ".local", ".internal", ".lan", ".home.arpa", ".test", ".invalid")
+    return "." not in host or host.endswith(ours)

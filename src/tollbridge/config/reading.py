@@ -1,0 +1,393 @@
+"""From a file, the environment and the command line to one frozen `Settings`.
+
+Rule 1  What stands later wins: default, shipped row of a provider, file, environment, command line.
+Rule 2  Everything is read once, here; nothing else in the program looks at the environment.
+Rule 3  A mistake names its line (or variable, or option) and what would be right. The first one ends the reading.
+Rule 4  What is shown of a secret is where it comes from, or `***`.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path as File
+from typing import Any
+
+import msgspec
+
+from tollbridge.config import kinds
+from tollbridge.config.lines import Path, line_numbers
+from tollbridge.config.settings import GROUPS, SETTINGS, Entry, Group, Setting, Settings, Source
+from tollbridge.core.catalog import ModelRow
+from tollbridge.core.plans import Plan
+from tollbridge.errors import ConfigError
+
+PREFIX = "TOLLBRIDGE_"
+DEFAULT_FILE = File("tollbridge.toml")
+SHIPPED_PROVIDERS = File(__file__).parent.parent / "data" / "providers.toml"
+LEAST_SECRET = 32
+# An account's plan when nothing else was said; without limits unless the operator sets some.
+DEFAULT_PLAN = "default"
+
+# Says where the file is, so it cannot stand in it.
+_NOT_SETTINGS = frozenset({"TOLLBRIDGE_CONFIG"})
+# What a cluster sets in every container beside a service of this name.
+_CLUSTER = re.compile(
+    r"TOLLBRIDGE_(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_[0-9]+_(?:TCP|UDP)(?:_[A-Z]+)?)"
+)
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,59}")
+_TOML_LINE = re.compile(r" \(at (?:line ([0-9]+), column [0-9]+|end of document)\)$")
+
+_ROOT = GROUPS[0]
+_SETTINGS = {
+    group.name: {
+        setting.name.rpartition(".")[2]: setting
+        for setting in SETTINGS
+        if setting.name.rpartition(".")[0] == group.name
+    }
+    for group in GROUPS
+}
+_INNER = {group.name: {inner.key: inner for inner in GROUPS[1:] if inner.parent == group.name} for group in GROUPS}
+
+
+def read(source: Source, environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings of `source`, or ConfigError."""
+    return _Reader(source, environ).settings()
+
+
+def shown_path(path: Path) -> str:
+    """`models[0].routes[1].provider`"""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
+
+
+class _Reader:
+    def __init__(self, source: Source, environ: Mapping[str, str]) -> None:
+        self._source = source
+        self._environ = environ
+        self._document: dict[str, Any] = {}
+        self._lines: dict[Path, int] = {}
+        # Where a value that stands in no file comes from.
+        self._elsewhere: dict[Path, str] = {}
+        self._entries: list[Entry] = []
+        self._warnings: list[str] = []
+        self._shipped = tomllib.loads(SHIPPED_PROVIDERS.read_text("utf-8"))
+
+    def settings(self) -> Settings:
+        self._read_file()
+        self._read_environment()
+        for name, value in self._source.options:
+            self._put((name,), value, f"--{name.replace('_', '-')}")
+        self._add_places()
+        self._add_shipped()
+        values = self._group(_ROOT, self._document, ())
+        values["plans"].setdefault(DEFAULT_PLAN, Plan(name=DEFAULT_PLAN))
+        settings = Settings(**values, source=self._source, entries=tuple(self._entries), warnings=tuple(self._warnings))
+        self._check_urls(settings)
+        self._check_models(settings)
+        return msgspec.structs.replace(settings, warnings=tuple(self._warnings))
+
+    # --- gathering ------------------------------------------------------------------------------------------------
+
+    def _read_file(self) -> None:
+        path = self._source.path
+        if path is None:
+            return
+        try:
+            text = path.read_text("utf-8")
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            line = error.object[: error.start].count(b"\n") + 1
+            raise ConfigError(f"{path}:{line}: the file is not UTF-8 text") from error
+        try:
+            self._document = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            found = _TOML_LINE.search(str(error))
+            line = int(found[1]) if found and found[1] else text.count("\n") + 1
+            raise ConfigError(f"{path}:{line}: this is not TOML: {_TOML_LINE.sub('', str(error))}") from None
+        self._lines = line_numbers(text)
+
+    def _read_environment(self) -> None:
+        for variable in sorted(self._environ):
+            text = self._environ[variable]
+            if not variable.startswith(PREFIX) or variable in _NOT_SETTINGS or _CLUSTER.fullmatch(variable):
+                continue
+            if variable == "TOLLBRIDGE_PORT" and "://" in text:
+                continue  # a cluster again
+            self._read_variable(variable, text)
+
+    def _read_variable(self, variable: str, text: str) -> None:
+        group, path = _ROOT, Path()
+        parts = variable.removeprefix(PREFIX).lower().split("__")
+        while parts:
+            part = parts.pop(0)
+            setting = _SETTINGS[group.name].get(part)
+            inner = _INNER[group.name].get(part)
+            if setting is not None and not parts:
+                self._put((*path, part), text if setting.kind.plain else self._value_of(variable, text), variable)
+                return
+            if inner is None or (parts and inner.listed):
+                break
+            group, path = inner, (*path, part)
+            if parts and inner.named:
+                path = (*path, self._existing_name(path, parts.pop(0)))
+            if not parts:
+                self._put(path, self._value_of(variable, text), variable)
+                return
+        known = [PREFIX + each.name.replace(".", "__").upper() for each in SETTINGS if "[" not in each.name]
+        hint = kinds.nearest(variable, known)
+        raise ConfigError(f"{variable}: unknown setting" + (f"; {hint}" if "did you" in hint else ""))
+
+    def _existing_name(self, path: Path, part: str) -> str:
+        """A variable cannot tell `my-box` from `my_box`: the name in the file decides."""
+        there = self._document.get(str(path[-1]))
+        names = [*(there if isinstance(there, dict) else ()), *(self._shipped if path == ("providers",) else ())]
+        return next((name for name in names if re.sub(r"[^a-z0-9]", "_", name.lower()) == part), part)
+
+    @staticmethod
+    def _value_of(variable: str, text: str) -> Any:
+        try:
+            read = tomllib.loads(f"value = {text}")
+        except tomllib.TOMLDecodeError:
+            read = {}
+        # Otherwise its kind will say what it should have been.
+        return read["value"] if len(read) == 1 else text
+
+    def _put(self, path: Path, value: Any, origin: str) -> None:
+        table = self._document
+        for step in path[:-1]:
+            inner = table.setdefault(str(step), {})
+            if not isinstance(inner, dict):
+                return  # the mistake in the file is found where it is read
+            table = inner
+        table[str(path[-1])] = value
+        self._elsewhere[path] = origin
+        self._lines = {each: line for each, line in self._lines.items() if each[: len(path)] != path}
+
+    def _add_places(self) -> None:
+        """What follows from other settings."""
+        document = self._document
+        if "database_url" not in document:
+            self._put(("database_url",), f"sqlite:///{document.get('data_dir', 'data')}/tollbridge.db", "default")
+        if "public_url" not in document:
+            host, port = str(document.get("host", "127.0.0.1")), document.get("port", 8000)
+            host = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104
+            self._put(("public_url",), f"http://{f'[{host}]' if ':' in host else host}:{port}", "default")
+
+    def _add_shipped(self) -> None:
+        """Under each provider its shipped row; and those whose credential lies ready in the environment."""
+        providers = self._document.setdefault("providers", {})
+        if not isinstance(providers, dict):
+            return
+        for name, row in self._shipped.items():
+            variables = row.get("env", [])
+            ready = next((each for each in variables if self._environ.get(each)), None)
+            if ready is None and name not in providers:
+                continue
+            given = providers.setdefault(name, {})
+            if not isinstance(given, dict):
+                continue
+            for key, value in row.items():
+                if key not in {"env", "source"} and key not in given:
+                    self._put(("providers", name, key), value, "shipped")
+            if "api_key" not in given and ready is not None:
+                self._put(("providers", name, "api_key"), f"env:{ready}", ready)
+            elif "api_key" not in given and variables:
+                raise self._mistake(
+                    ("providers", name),
+                    f'api_key is missing: write api_key = "env:{variables[0]}", or set {variables[0]}',
+                )
+
+    # --- deciding -------------------------------------------------------------------------------------------------
+
+    def _group(self, group: Group, raw: Any, path: Path) -> dict[str, Any]:
+        """The values of one table, by the names of its Struct's fields."""
+        if not isinstance(raw, dict):
+            raise self._mistake(path, f"expected a table: write [{shown_path(path)}] and its settings under it")
+        settings, inner = _SETTINGS[group.name], _INNER[group.name]
+        for key in raw:
+            if key not in settings and key not in inner:
+                hint = kinds.nearest(key, [*settings, *inner])
+                raise ConfigError(f"{self._origin((*path, key))}: unknown setting {shown_path((*path, key))}; {hint}")
+        values = {key: self._setting(setting, raw, (*path, key)) for key, setting in settings.items()}
+        for key, each in inner.items():
+            values[key] = self._inner(each, raw.get(key), (*path, key))
+        names = {field.encode_name: field.name for field in msgspec.structs.fields(group.type)}
+        return {names[key]: value for key, value in values.items() if value is not None}
+
+    def _inner(self, group: Group, raw: Any, path: Path) -> Any:
+        if group.listed:
+            rows = [] if raw is None else raw
+            if not isinstance(rows, list):
+                raise self._mistake(path, f"expected a list: write [[{group.key}]] before each of them")
+            return tuple(group.type(**self._group(group, row, (*path, index))) for index, row in enumerate(rows))
+        tables = {} if raw is None else raw
+        if not group.named:
+            return group.type(**self._group(group, tables, path))
+        if not isinstance(tables, dict):
+            raise self._mistake(path, f"expected tables: write [{group.key}.NAME] and the settings under it")
+        made = {}
+        for name, row in tables.items():
+            if _NAME.fullmatch(name) is None:
+                raise self._mistake((*path, name), "a name has small letters, digits, - and _, such as my-box")
+            values = self._group(group, row, (*path, name))
+            if "name" in group.type.__struct_fields__:
+                values["name"] = name
+            made[name] = group.type(**values)
+        return made
+
+    def _setting(self, setting: Setting, raw: dict[str, Any], path: Path) -> Any:
+        value = raw.get(str(path[-1]), setting.default)
+        if value is None:
+            if setting.required:
+                raise self._mistake(path, self._missing(path))
+            return None
+        kind = setting.kind
+        try:
+            parsed = kind.parse(self._resolved(value) if kind.secret else value)
+        except kinds.Wrong as error:
+            raise self._mistake((*path, *error.inside), str(error)) from None
+        if path == ("secret",):
+            self._check_secret(parsed.reveal())
+        origin = self._origin(path) if str(path[-1]) in raw else "default"
+        self._entries.append(Entry(shown_path(path), _shown(setting, value), origin))
+        if self._is_written_out(setting, path, value):
+            self._warnings.append(
+                f"{origin}: {shown_path(path)} is written out in the file: env:NAME or file:PATH keeps it elsewhere"
+            )
+        return parsed
+
+    def _resolved(self, raw: Any) -> Any:
+        """References replaced by what they stand for."""
+        if isinstance(raw, dict):
+            return {name: self._resolved(value) for name, value in raw.items()}
+        if not isinstance(raw, str):
+            return raw
+        scheme, _, rest = raw.partition(":")
+        if scheme == "env":
+            value = self._environ.get(rest, "")
+            if not value:
+                raise kinds.Wrong(f"the environment variable {rest!r} is not set")
+            return value
+        if scheme == "file":
+            base = self._source.path.parent if self._source.path else File()
+            try:
+                value = (base / rest).read_text("utf-8").strip()
+            except (OSError, ValueError) as error:
+                why = error.strerror if isinstance(error, OSError) else "it is not text"
+                raise kinds.Wrong(f"the file {rest!r} cannot be read: {why}") from None
+            if not value:
+                raise kinds.Wrong(f"the file {rest!r} is empty")
+            return value
+        return raw
+
+    def _is_written_out(self, setting: Setting, path: Path, value: Any) -> bool:
+        if path not in self._lines or not isinstance(value, str) or _is_reference(value):
+            return False
+        if setting.kind is kinds.DATABASE_URL:
+            return kinds.without_password(value) != value.partition("?")[0]
+        return setting.kind is kinds.SECRET
+
+    def _missing(self, path: Path) -> str:
+        examples = {"base_url": "https://api.example.com/v1", "id": "my-model", "provider": "deepseek"}
+        what = f'it is missing: write {path[-1]} = "{examples.get(str(path[-1]), "…")}"'
+        if path[0] == "providers":
+            hint = kinds.nearest(str(path[1]), list(self._shipped))
+            what += f" ({path[1]} is none of the shipped providers; {hint})"
+        return what
+
+    # --- checking -------------------------------------------------------------------------------------------------
+
+    def _check_secret(self, secret: str) -> None:
+        if (
+            len(secret) < LEAST_SECRET
+            or len(set(secret)) < 10
+            or re.search("change.?me|example|default", secret.lower())
+        ):
+            raise self._mistake(
+                ("secret",), f"it must be at least {LEAST_SECRET} random characters: openssl rand -hex 32 makes some"
+            )
+
+    def _check_urls(self, settings: Settings) -> None:
+        if settings.allow_plain_http:
+            return
+        what = "https:// is needed here: {} (allow_plain_http = true accepts it)"
+        parts = kinds.split_url(settings.public_url, "")
+        stated = self._elsewhere.get(("public_url",)) != "default"
+        if stated and parts.scheme == "http" and not kinds.is_loopback(parts.hostname or ""):
+            raise self._mistake(("public_url",), what.format("over http:// API keys can be read on their way"))
+        for name, provider in settings.providers.items():
+            parts = kinds.split_url(provider.base_url, "")
+            if parts.scheme == "http" and not kinds.is_private(parts.hostname or ""):
+                raise self._mistake(
+                    ("providers", name, "base_url"), what.format("over http:// your key can be read on its way")
+                )
+
+    def _check_models(self, settings: Settings) -> None:
+        seen: set[str] = set()
+        for index, model in enumerate(settings.models):
+            path: Path = ("models", index)
+            if model.id in seen:
+                raise self._mistake((*path, "id"), f"{model.id} is there twice: write each model once")
+            seen.add(model.id)
+            if model.output_limit is not None and model.output_limit > model.context_window:
+                raise self._mistake(
+                    (*path, "output_limit"), f"it is above the context_window of {model.context_window}"
+                )
+            if not model.routes:
+                raise self._mistake((*path, "routes"), 'write routes = [{ provider = "…", model = "…" }]')
+            self._check_routes(settings, model, path)
+
+    def _check_routes(self, settings: Settings, model: ModelRow, path: Path) -> None:
+        for number, route in enumerate(model.routes):
+            at: Path = (*path, "routes", number)
+            price = route.price or model.price
+            if price is None:
+                raise self._mistake(at, 'no price: write price = { input = "0.50", output = "1.50" } for the model')
+            holder: Path = (*(at if route.price else path), "price")
+            if model.type == "chat" and "output" not in self._written(holder):
+                raise self._mistake(holder, 'output is missing: write output = "1.50", or "0" for nothing')
+            if route.provider in settings.providers:
+                continue
+            if route.provider not in self._shipped:
+                hint = kinds.nearest(route.provider, [*settings.providers, *self._shipped])
+                raise self._mistake((*at, "provider"), f"there is no provider {route.provider}; {hint}")
+            self._warnings.append(
+                f"{self._origin(at)}: {shown_path(at)} is left out: provider {route.provider} has no credential"
+            )
+
+    def _written(self, path: Path) -> Any:
+        value: Any = self._document
+        for step in path:
+            value = value[step]
+        return value
+
+    def _mistake(self, path: Path, message: str) -> ConfigError:
+        return ConfigError(f"{self._origin(path)}: {shown_path(path)}: {message}")
+
+    def _origin(self, path: Path) -> str:
+        for length in range(len(path), 0, -1):
+            if path[:length] in self._elsewhere:
+                return self._elsewhere[path[:length]]
+            if path[:length] in self._lines:
+                return f"{self._source.path}:{self._lines[path[:length]]}"
+        return str(self._source.path or "configuration")
+
+
+def _is_reference(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith(("env:", "file:"))
+
+
+def _shown(setting: Setting, value: Any) -> str:
+    if not setting.kind.secret or _is_reference(value):
+        return kinds.toml(value)
+    if setting.kind is kinds.DATABASE_URL:
+        return kinds.toml(kinds.without_password(str(value)))
+    if isinstance(value, dict):
+        return kinds.toml({name: each if _is_reference(each) else "***" for name, each in value.items()})
+    return kinds.toml("***")
+
+
+def masked(entries: Iterable[Entry]) -> list[str]:
+    """One line for each effective value, as `config show` prints it."""
+    return [f"{entry.name} = {entry.shown}  # {entry.origin}" for entry in entries]

@@ -1,0 +1,328 @@
+"""Every setting there is: SETTINGS is the table, the Structs below it are what the rest of the program reads.
+
+Values in the Structs are in the program's own units: amounts in nano-USD (their names lose the `_usd`), shares in
+parts per million, durations in seconds, sizes in bytes. None means that nothing was set.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tollbridge.config import kinds
+from tollbridge.config.kinds import Kind, Secret, choice, duration, size, text, whole
+from tollbridge.core.catalog import ModelRow, RouteRow
+from tollbridge.core.plans import Plan
+
+MANY = 1_000_000_000
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """A row of the table. `default` as it would be written in the file; None: not set."""
+
+    name: str
+    kind: Kind
+    default: Any
+    help: str
+    required: bool = False
+
+
+class Group(msgspec.Struct, frozen=True):
+    """A table of the file, and the Struct that it becomes. `x.NAME` is many by name, `x[]` many in order."""
+
+    name: str
+    type: type[msgspec.Struct]
+    help: str
+
+    @property
+    def parent(self) -> str:
+        return self._base.rpartition(".")[0]
+
+    @property
+    def key(self) -> str:
+        return self._base.rpartition(".")[2]
+
+    @property
+    def named(self) -> bool:
+        return self.name.endswith(".NAME")
+
+    @property
+    def listed(self) -> bool:
+        return self.name.endswith("[]")
+
+    @property
+    def _base(self) -> str:
+        return self.name.removesuffix(".NAME").removesuffix("[]")
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Where settings were read from, beside the environment. `options`: (setting, value) of the command line."""
+
+    path: Path | None = None
+    options: tuple[tuple[str, str | int], ...] = ()
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One effective value as it may be shown, and where it comes from."""
+
+    name: str
+    shown: str
+    origin: str
+
+
+class Brand(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    key_prefix: str
+    header_prefix: str
+
+
+class Billing(msgspec.Struct, frozen=True, kw_only=True):
+    """`markup_ppm`: what prices are multiplied by, 1,000,000 is no markup."""
+
+    cost_cap: int = msgspec.field(name="cost_cap_usd")
+    markup_ppm: int = msgspec.field(name="markup_percent")
+    signup_grant: int = msgspec.field(name="signup_grant_usd")
+    default_hold_tokens: int
+    strict_holds: bool
+    charge_on_upstream_error: str
+    free_loss_per_day: int = msgspec.field(name="free_loss_per_day_usd")
+
+
+class Server(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds, bytes and counts; named as in `edge.connection.ServerLimits`."""
+
+    head_timeout: float
+    body_timeout: float
+    keep_alive: float
+    stall: float
+    drain: float
+    max_body: int
+    max_connections: int
+    max_connections_per_client: int
+    exempt_clients: tuple[str, ...]
+
+
+class ProviderSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """A provider that can be called: the shipped row of its name, if there is one, overlaid by the operator's."""
+
+    dialect: str
+    base_url: str
+    auth: str
+    api_key: Secret | None = None
+    headers: dict[str, Secret]
+    renames: dict[str, str]
+    drops: tuple[str, ...]
+    stream_usage: bool
+    cancel_stops_billing: bool
+    connect_timeout: float
+    first_byte_timeout: float = msgspec.field(name="timeout")
+    gap_timeout: float
+    total_timeout: float
+    max_connections: int
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings, frozen. `entries` has what `config show` prints, `warnings` what the operator should know."""
+
+    public_url: str
+    database_url: Secret
+    data_dir: Path
+    host: str
+    port: int
+    secret: Secret | None = None
+    allow_plain_http: bool
+    brand: Brand
+    billing: Billing
+    server: Server
+    providers: dict[str, ProviderSettings]
+    models: tuple[ModelRow, ...]
+    plans: dict[str, Plan]
+    source: Source
+    entries: tuple[Entry, ...]
+    warnings: tuple[str, ...]
+
+
+GROUPS = (
+    Group("", Settings, "The top level of the file."),
+    Group("brand", Brand, "What customers see."),
+    Group("billing", Billing, "Money."),
+    Group("server", Server, "What one caller may take of the server."),
+    Group(
+        "providers.NAME",
+        ProviderSettings,
+        "Where models are called. A shipped provider needs only its credential, here or in its usual environment "
+        "variable; any other OpenAI-compatible server needs a `base_url`.",
+    ),
+    Group("models[]", ModelRow, "Models of your own, or a shipped model in your own words."),
+    Group("models[].routes[]", RouteRow, "Where a model is called, in the order in which routes are tried."),
+    Group("plans.NAME", Plan, "What accounts may do. An account without a plan of its own has the plan `default`."),
+)
+
+SETTINGS = (
+    Setting("host", kinds.HOST, "127.0.0.1", "The address to listen on."),
+    Setting("port", whole(0, 65535), 8000, "The port to listen on; 0 takes a free one."),
+    Setting("data_dir", kinds.PATH, "data", "Where files are kept: the SQLite database, the master secret, the spool."),
+    Setting(
+        "public_url", kinds.PUBLIC_URL, None, "Where customers reach the gateway. By default its own host and port."
+    ),
+    Setting(
+        "database_url",
+        kinds.DATABASE_URL,
+        None,
+        "`sqlite:///path` or `postgresql://user:password@host/name`. By default `tollbridge.db` in `data_dir`.",
+    ),
+    Setting(
+        "secret",
+        kinds.SECRET,
+        None,
+        "The master secret, at least 32 random characters; all machines of one gateway share it. By default the file "
+        "`secret` in `data_dir`, made at the first start. Without it no key works any more.",
+    ),
+    Setting(
+        "allow_plain_http",
+        kinds.FLAG,
+        False,
+        "Accept URLs of other networks without TLS: keys and prompts can then be read on their way.",
+    ),
+    Setting("brand.name", text('such as "Tollbridge"', most=60), "Tollbridge", "The name of your service."),
+    Setting(
+        "brand.key_prefix",
+        text('such as "tb_live_" (letters, digits, - and _, the last - or _)', r"[A-Za-z][A-Za-z0-9_-]{0,22}[_-]", 24),
+        "tb_live_",
+        "How API keys begin. Keys made under another prefix stop working.",
+    ),
+    Setting(
+        "brand.header_prefix",
+        text('such as "X-Tollbridge" (letters, digits and -)', r"[A-Za-z][A-Za-z0-9-]{0,30}[A-Za-z0-9]", 32),
+        "X-Tollbridge",
+        "How the names of money headers begin.",
+    ),
+    Setting("billing.cost_cap_usd", kinds.USD, "5.00", "The most that one request may cost."),
+    Setting("billing.markup_percent", kinds.PERCENT, "0", "What customers pay on top of every price."),
+    Setting(
+        "billing.signup_grant_usd", kinds.USD, "0.50", "Promotional credit of the account made at the first start."
+    ),
+    Setting(
+        "billing.default_hold_tokens",
+        whole(1, MANY),
+        16384,
+        "How many output tokens are reserved at first when the caller set no limit.",
+    ),
+    Setting(
+        "billing.strict_holds",
+        kinds.FLAG,
+        False,
+        "Reserve the most that a request can cost, instead of a part that grows while it runs.",
+    ),
+    Setting(
+        "billing.charge_on_upstream_error",
+        choice("none", "partial"),
+        "none",
+        "What an answer that a provider broke off costs: nothing, or the part that was delivered.",
+    ),
+    Setting(
+        "billing.free_loss_per_day_usd",
+        kinds.USD,
+        "1.00",
+        "How much an account may receive a day in answers that were broken off and not charged.",
+    ),
+    Setting("server.head_timeout", duration(0.1, 300), "10s", "How long the head of a request may take to arrive."),
+    Setting("server.body_timeout", duration(0.1, 3600), "60s", "How long the body of a request may take to arrive."),
+    Setting("server.keep_alive", duration(0.1, 3600), "75s", "How long an idle connection stays open."),
+    Setting("server.stall", duration(0.1, 3600), "60s", "How long a caller may take nothing of an answer."),
+    Setting("server.drain", duration(0, 3600), "120s", "How long running requests may go on when the server stops."),
+    Setting("server.max_body", size(1 << 10, 64 << 20), "10MiB", "The largest body of a request."),
+    Setting(
+        "server.max_connections",
+        whole(0, MANY),
+        0,
+        "How many connections may be open; 0: as many as half of the process's open files allow.",
+    ),
+    Setting(
+        "server.max_connections_per_client",
+        whole(0, MANY),
+        200,
+        "How many of them may come from one IPv4 address or IPv6 /64; 0: no such limit.",
+    ),
+    Setting(
+        "server.exempt_clients",
+        kinds.ADDRESSES,
+        ["127.0.0.1", "::1"],
+        "Addresses without that limit: your reverse proxy.",
+    ),
+    Setting("providers.NAME.dialect", choice("openai_chat"), "openai_chat", "The protocol that it speaks."),
+    Setting(
+        "providers.NAME.base_url",
+        kinds.BASE_URL,
+        None,
+        "Where it is, with the version: `https://host/v1`. A shipped provider has one.",
+        required=True,
+    ),
+    Setting("providers.NAME.auth", choice("bearer", "api-key", "x-api-key", "none"), "bearer", "How it takes the key."),
+    Setting(
+        "providers.NAME.api_key", kinds.SECRET, None, "Its key: `env:NAME`, `file:PATH` or, with a warning, the key."
+    ),
+    Setting("providers.NAME.headers", kinds.HEADERS, {}, "Further headers of each call; values as of `api_key`."),
+    Setting("providers.NAME.renames", kinds.TEXT_BY_NAME, {}, "Fields of a request that it calls otherwise."),
+    Setting("providers.NAME.drops", kinds.TEXTS, [], "Fields of a request that it refuses and that may be left out."),
+    Setting("providers.NAME.stream_usage", kinds.FLAG, True, "Whether it takes `stream_options.include_usage`."),
+    Setting(
+        "providers.NAME.cancel_stops_billing",
+        kinds.FLAG,
+        False,
+        "Whether it stops its bill when a call is cut off. If not, a call whose caller left is read to its end.",
+    ),
+    Setting("providers.NAME.connect_timeout", duration(0.01, 300), "5s", "How long connecting may take."),
+    Setting("providers.NAME.timeout", duration(0.01, 3600), "120s", "How long the first byte of an answer may take."),
+    Setting("providers.NAME.gap_timeout", duration(0.01, 3600), "60s", "How long it may be silent within an answer."),
+    Setting("providers.NAME.total_timeout", duration(0.01, 86400), "900s", "How long a call may take as a whole."),
+    Setting("providers.NAME.max_connections", whole(1, 100_000), 256, "How many calls may run at once."),
+    Setting(
+        "models[].id",
+        text('such as "my-model"', r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*", 128),
+        None,
+        "Its public name. Required.",
+        required=True,
+    ),
+    Setting("models[].type", choice("chat", "embedding"), "chat", "What it does."),
+    Setting("models[].context_window", whole(1, MANY), 8192, "How many tokens it takes, question and answer together."),
+    Setting("models[].output_limit", whole(1, MANY), None, "How many tokens it writes. By default `context_window`."),
+    Setting("models[].best_for", text('such as "long documents"'), None, "What customers are told about it."),
+    Setting("models[].owned_by", text('such as "deepseek"', most=60), None, "Whose it is. By default its provider's."),
+    Setting(
+        "models[].price",
+        kinds.PRICES,
+        None,
+        "What customers pay before the markup, in USD per million tokens: `input`, `output`, `cache_read`, "
+        "`cache_write`, `cache_write_1h`. A kind of input left out costs what `input` costs.",
+    ),
+    Setting("models[].cost", kinds.PRICES, None, "What the provider bills, for your books. By default the price."),
+    Setting(
+        "models[].routes[].provider",
+        text('such as "deepseek"', most=60),
+        None,
+        "A name from `providers`. Required.",
+        required=True,
+    ),
+    Setting(
+        "models[].routes[].model",
+        text('such as "deepseek-chat"', most=200),
+        None,
+        "Its name at that provider. Required.",
+        required=True,
+    ),
+    Setting("models[].routes[].price", kinds.PRICES, None, "As of the model, for this route."),
+    Setting("models[].routes[].cost", kinds.PRICES, None, "As of the model, for this route."),
+    Setting(
+        "models[].routes[].order",
+        whole(0, 1000),
+        None,
+        "Routes of the same order share the calls; the next order is tried when they fail. By default as written.",
+    ),
+    Setting("models[].routes[].weight", whole(0, MANY), 1, "Its share of the calls among routes of the same order."),
+    Setting("plans.NAME.rpm", whole(1, MANY), None, "Requests a minute. None: no limit, as with the next two."),
+    Setting("plans.NAME.tpm", whole(1, MANY), None, "Tokens a minute."),
+    Setting("plans.NAME.concurrency", whole(1, MANY), None, "Calls at once."),
+    Setting("plans.NAME.strict", kinds.FLAG, False, "Never more than the limits in any 60 seconds, bursts included."),
+    Setting("plans.NAME.models", kinds.TEXTS, ["*"], "Patterns of the models that may be called."),
+)

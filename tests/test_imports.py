@@ -67,6 +67,7 @@ PURE_LIBRARY = {
         "string",
     ),
     *("struct", "types", "typing", "unicodedata", "urllib.parse", "zlib", "msgspec", "tollbridge", "__future__"),
+    "cryptography",
 }
 IMPURE_CALLS = {"open", "print", "input", "now", "utcnow", "today", "breakpoint"}
 

@@ -1,0 +1,43 @@
+"""Public ids of requests: what a stranger sees of a hold's id.
+
+A hold's id counts, so that it would tell how many requests there are. The public one is that number and as many zero
+bits, encrypted as one block of AES-128: a permutation that only the key's owner can walk, in either direction. It
+needs no column and no index, and a made-up id is known as such by its missing zeros (2⁻⁶⁴ of them pass).
+"""
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+KEY_BYTES = 16
+# Clients know the kind of an answer by these.
+PREFIXES = {"chat": "chatcmpl-", "completions": "cmpl-", "embeddings": "embd-"}
+
+_KNOWN_PREFIXES = frozenset(PREFIXES.values())
+_ZEROS = bytes(8)
+_DIGITS = 32
+
+
+class Ids:
+    """Not for several threads at once: the cipher's context is reused."""
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"a key of {KEY_BYTES} bytes")
+        cipher = Cipher(algorithms.AES(key), modes.ECB())  # noqa: S305 (one block, a permutation is what is wanted)
+        self._encrypt = cipher.encryptor().update
+        self._decrypt = cipher.decryptor().update
+
+    def encode(self, endpoint: str, hold: int) -> str:
+        """`chatcmpl-` or the endpoint's own prefix, and 32 hexadecimal digits."""
+        return PREFIXES[endpoint] + self._encrypt(hold.to_bytes(8) + _ZEROS).hex()
+
+    def decode(self, text: str) -> int | None:
+        """The hold that `text` names, whatever its prefix; None: it is no id of ours."""
+        if text[:-_DIGITS] not in _KNOWN_PREFIXES:
+            return None
+        try:
+            block = bytes.fromhex(text[-_DIGITS:])
+        except ValueError:
+            return None
+        # Blanks between digits are accepted above, and make it too short.
+        plain = self._decrypt(block) if len(block) == KEY_BYTES else b""
+        return int.from_bytes(plain[:8]) if plain[8:] == _ZEROS else None

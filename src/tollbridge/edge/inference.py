@@ -1,0 +1,481 @@
+"""The inference edge: `/v1/…`, without a framework.
+
+Bytes come in as a `Downstream` (edge.downstream); every answer goes out here, errors included, in the form that
+OpenAI's clients know. What happens in between is `gateway`'s.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+import msgspec
+
+from tollbridge.core import money, pricing
+from tollbridge.core.catalog import Catalog
+from tollbridge.edge.downstream import Downstream
+from tollbridge.errors import (
+    ApiError,
+    ClientGone,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    Unavailable,
+    UnsupportedMediaType,
+)
+from tollbridge.gateway.admission import Admission, Caller, Ticket, limit_headers
+from tollbridge.gateway.callers import Callers
+from tollbridge.gateway.relay import AllFailed, Answered, Relay
+from tollbridge.gateway.settlement import Attempt, Closed, Settlement
+from tollbridge.gateway.streams import SSE_HEADERS, LiveStreams, StreamCall, failed_midway
+from tollbridge.telemetry import RequestIds, RequestLine, RequestLog, now_ms
+from tollbridge.values import Model, Price, Route, Usage
+from tollbridge.wire import errors as wire_errors
+from tollbridge.wire import openai_chat, openai_completions, openai_embeddings
+from tollbridge.wire.request import Request
+from tollbridge.wire.translate import Answer, Exchange
+
+JSON = (b"content-type", b"application/json")
+NO_STORE = (b"cache-control", b"no-store")
+
+Parse = Callable[[bytes], Request]
+
+# An endpoint of a known shape is one row.
+ENDPOINTS: dict[str, Parse] = {
+    "/v1/chat/completions": openai_chat.parse,
+    "/v1/completions": openai_completions.parse,
+    "/v1/embeddings": openai_embeddings.parse,
+}
+
+
+class Head(NamedTuple):
+    """The headers that decide something."""
+
+    authorization: bytes | None
+    api_key: bytes | None
+    content_type: bytes | None
+    content_encoding: bytes | None
+    max_cost: bytes | None
+    origin: bytes | None
+
+
+class Names(msgspec.Struct, frozen=True):
+    """The names of our own headers, in the operator's brand."""
+
+    cost: bytes
+    charged: bytes
+    balance: bytes
+    basis: bytes
+    generation: bytes
+    limit: bytes
+    route: bytes
+    max_cost: bytes
+
+    @classmethod
+    def of(cls, prefix: str) -> "Names":
+        def name(end: str) -> bytes:
+            return f"{prefix}-{end}".encode()
+
+        return cls(
+            cost=name("Upstream-Cost-USD"),
+            charged=name("Charged-USD"),
+            balance=name("Balance-USD"),
+            basis=name("Cost-Basis"),
+            generation=name("Generation-Id"),
+            limit=name("Max-Tokens-Applied"),
+            route=name("Provider"),
+            max_cost=name("Max-Cost-USD").lower(),
+        )
+
+
+class Vital(msgspec.Struct, frozen=True):
+    """What tells whether paid work may be taken. `lag`: seconds that the event loop is behind."""
+
+    lag: Callable[[], float]
+    draining: Callable[[], bool]
+    ledger_failed: Callable[[], bool]
+
+
+MOST_LAG_S = 1.0
+
+
+class Inference:
+    """A raw ASGI application under `edge.server`; `other` answers every path that is not its own."""
+
+    def __init__(
+        self,
+        *,
+        callers: Callers,
+        admission: Admission,
+        relay: Relay,
+        settlement: Settlement,
+        live: LiveStreams,
+        catalog: Callable[[], Catalog],
+        vital: Vital,
+        log: RequestLog,
+        header_prefix: str,
+        other: Callable[..., Awaitable[None]] | None = None,
+    ) -> None:
+        self._callers = callers
+        self._admission = admission
+        self._relay = relay
+        self._settlement = settlement
+        self._live = live
+        self._catalog = catalog
+        self._vital = vital
+        self._log = log
+        self._names = Names.of(header_prefix)
+        self._other = other
+        self._request_id = RequestIds()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        path: str = scope["path"]
+        parse = ENDPOINTS.get(path)
+        if parse is None and self._other is not None and not path.startswith("/v1") and path not in PROBES:
+            await self._other(scope, receive, send)
+            return
+        call = _Call(scope["extensions"]["tollbridge"], self._request_id(), path)
+        head = _read_head(scope["headers"], self._names.max_cost)
+        if head.origin is not None:
+            call.headers.extend(CORS)
+        try:
+            if scope["method"] == "OPTIONS" and head.origin is not None:
+                call.respond(204, PREFLIGHT, b"")
+            elif parse is not None:
+                _require(scope["method"], "POST")
+                await self._infer(call, head, parse)
+            else:
+                await self._get(call, head, scope)
+        except ApiError as error:
+            call.refuse(error)
+            self._note(call, error.status, code=error.code)
+        except ClientGone:
+            self._note(call, 499, code="client_gone")
+
+    # --- paid calls ---
+
+    async def _infer(self, call: "_Call", head: Head, parse: Parse) -> None:
+        caller = await self._callers.of(head.authorization, head.api_key)
+        call.caller = caller
+        self._check_vital()
+        _check_media(head)
+        cap = _read_cap(head.max_cost, self._names.max_cost)
+        request = parse(await call.downstream.read_body())
+        ticket = await self._admission.admit(caller, request, cap)
+        call.ticket = ticket
+        call.headers += _limit_headers(ticket)
+        call.headers.append((self._names.generation, ticket.id.encode()))
+        if ticket.limit is not None:
+            call.headers.append((self._names.limit, b"%d" % ticket.limit))
+        try:
+            if request.stream:
+                await self._stream(call, ticket)
+            else:
+                await self._answer(call, ticket)
+        finally:
+            if not call.closed:
+                # Whatever kept it from being closed is no fault of the caller's: the hold goes back whole.
+                fault = pricing.Ending(
+                    cause=pricing.Cause.OUR_FAULT, reported=None, counted=Usage(), produced=False, delivered=False
+                )
+                self._settlement.close(ticket, None, fault, status=500)
+
+    async def _answer(self, call: "_Call", ticket: Ticket) -> None:
+        try:
+            answered = await self._relay.run(ticket, self._whole)
+        except AllFailed as failed:
+            self._close_failed(call, failed)
+            raise failed.error from failed
+        answer = answered.result
+        ending = pricing.Ending(
+            cause=pricing.Cause.FINISHED,
+            reported=answer.usage,
+            counted=Usage(input=ticket.demand.prompt, output=answer.output.tokens, estimated=True),
+            produced=not ticket.demand.produces or answer.output.tokens > 0,
+            finish=answer.finish,
+        )
+        closed = call.close(self._settlement, answered, ending, call.elapsed_ms())
+        receipt = await self._settlement.receipt(closed)
+        headers = [JSON, *self._money(receipt.cost, receipt.charge, receipt.balance, b"final")]
+        headers.append((self._names.route, answered.route.upstream.name.encode("latin-1")))
+        call.respond(200, headers, answer.render(receipt))
+        self._note(call, 200, closed, answered)
+
+    async def _whole(self, route: Route, exchange: Exchange) -> Answer:
+        response = await self._relay.open(route, exchange)
+        return exchange.response(await response.read())
+
+    async def _stream(self, call: "_Call", ticket: Ticket) -> None:
+        def headers(route: Route) -> list[tuple[bytes, bytes]]:
+            held = money.format_usd(ticket.held).encode()
+            balance = money.format_usd(ticket.available).encode()
+            named = (self._names.route, route.upstream.name.encode("latin-1"))
+            return [*SSE_HEADERS, *call.headers, *self._money(held, held, balance, b"hold"), named]
+
+        stream = StreamCall(ticket, call.downstream, headers, self._live)
+        answered: Answered[None] | None = None
+        try:
+            answered = await self._relay.run(ticket, stream.attempt)
+            ending = await stream.finished()
+        except AllFailed as failed:
+            stream.give_up()
+            self._close_failed(call, failed)
+            if not stream.started or stream.stream is None:
+                raise failed.error from failed
+            call.downstream.end(stream.stream.fail(failed.error))
+            self._note(call, 200, code=failed.error.code)
+            return
+        except BaseException:
+            if not stream.left:
+                stream.give_up()
+                raise
+            ending = stream.abandon()
+        route = stream.route
+        closed = call.close(
+            self._settlement,
+            answered or Answered(None, route or ticket.routes[0], []),
+            ending,
+            stream.first_byte_ms,
+            reached=route is not None,
+        )
+        if stream.left:
+            self._note(call, 499, closed, answered)
+            return
+        assert stream.stream is not None
+        assert route is not None
+        if ending.cause is pricing.Cause.UPSTREAM_FAILED:
+            call.downstream.end(stream.stream.fail(failed_midway(route)))
+        else:
+            if ending.cause is pricing.Cause.MONEY_RAN_OUT:
+                call.downstream.write(stream.stream.stop("the credit for this request ran out"))
+            stream.ensure_started()
+            receipt = await self._settlement.receipt(closed)
+            call.downstream.end(stream.stream.end(receipt))
+        self._note(call, 200, closed, answered, stream.first_byte_ms)
+
+    def _close_failed(self, call: "_Call", failed: AllFailed) -> None:
+        ticket = call.ticket
+        assert ticket is not None
+        ending = pricing.Ending(
+            cause=pricing.Cause.UPSTREAM_FAILED,
+            reported=None,
+            counted=Usage(),
+            produced=False,
+            delivered=False,
+        )
+        call.closed = True
+        self._settlement.close(ticket, failed.route, ending, status=failed.error.status, attempts=failed.attempts)
+
+    def _check_vital(self) -> None:
+        vital = self._vital
+        if vital.ledger_failed():
+            raise Unavailable("The ledger is not available. Nothing was charged.", code="ledger_unavailable")
+        if vital.draining():
+            raise Unavailable("This server is shutting down. Please try again.")
+        if vital.lag() > MOST_LAG_S:
+            raise Unavailable("This server is overloaded. Nothing was charged; please try again.")
+
+    def _money(self, cost: bytes, charged: bytes, balance: bytes | None, basis: bytes) -> list[tuple[bytes, bytes]]:
+        names = self._names
+        headers = [(names.cost, cost), (names.charged, charged), (names.basis, basis)]
+        if balance is not None:
+            headers.append((names.balance, balance))
+        return headers
+
+    # --- everything else ---
+
+    async def _get(self, call: "_Call", head: Head, scope: Any) -> None:
+        path = call.path
+        if path in PROBES:
+            _require(scope["method"], "GET")
+            self._probe(call)
+        elif path == "/v1/models" or path.startswith("/v1/models/"):
+            _require(scope["method"], "GET")
+            call.caller = await self._callers.of(head.authorization, head.api_key)
+            self._models(call, call.caller, unquote(path.removeprefix("/v1/models").removeprefix("/")))
+        else:
+            if path.startswith("/v1"):
+                call.caller = await self._callers.of(head.authorization, head.api_key)
+            raise NotFound(f"There is no {scope['method']} {path[:200]} here. The API is described under /docs.")
+        self._note(call, 200)
+
+    def _probe(self, call: "_Call") -> None:
+        if call.path != "/ready":
+            call.respond(200, [JSON, NO_STORE], b'{"status":"ok"}')
+            return
+        self._check_vital()
+        call.respond(200, [JSON, NO_STORE], b'{"status":"ready"}')
+
+    def _models(self, call: "_Call", caller: Caller, wanted: str) -> None:
+        catalog = self._catalog()
+        if wanted:
+            model = catalog.resolve(wanted)
+            if not caller.plan.allows(model.id):
+                catalog.resolve("")
+            call.respond(200, [JSON], msgspec.json.encode(_listed(model)))
+            return
+        data = [_listed(model) for model in catalog.models.values() if caller.plan.allows(model.id)]
+        call.respond(200, [JSON], msgspec.json.encode({"object": "list", "data": data}))
+
+    def _note(
+        self,
+        call: "_Call",
+        status: int,
+        closed: Closed | None = None,
+        answered: Answered[Any] | None = None,
+        first_byte_ms: int | None = None,
+        code: str = "",
+    ) -> None:
+        ticket, caller = call.ticket, call.caller
+        usage = closed.bill.usage if closed is not None else None
+        self._log.add(
+            RequestLine(
+                ts=now_ms(),
+                request_id=call.request_id,
+                status=status,
+                ms=call.elapsed_ms(),
+                path=call.path,
+                id=ticket.id if ticket is not None else "",
+                account=caller.account_id if caller is not None else 0,
+                key=caller.key_id if caller is not None else 0,
+                model=ticket.model.id if ticket is not None else "",
+                route=answered.route.upstream.name if answered is not None else "",
+                outcome=closed.bill.outcome.name.lower() if closed is not None else "",
+                charge=closed.charge if closed is not None else 0,
+                cost=closed.cost if closed is not None else 0,
+                prompt_tokens=usage.prompt if usage is not None else 0,
+                output_tokens=usage.output if usage is not None else 0,
+                first_byte_ms=first_byte_ms,
+                attempts=len(answered.attempts) if answered is not None else 0,
+                code=code,
+            )
+        )
+
+
+class _Call:
+    """One request while it is answered."""
+
+    __slots__ = ("caller", "closed", "downstream", "headers", "path", "request_id", "started", "ticket")
+
+    def __init__(self, downstream: Downstream, request_id: str, path: str) -> None:
+        self.downstream = downstream
+        self.request_id = request_id
+        self.path = path
+        self.caller: Caller | None = None
+        self.ticket: Ticket | None = None
+        self.closed = False
+        self.headers: list[tuple[bytes, bytes]] = [(b"x-request-id", request_id.encode())]
+        self.started = time.monotonic()
+
+    def elapsed_ms(self) -> int:
+        return int((time.monotonic() - self.started) * 1000)
+
+    def close(
+        self,
+        settlement: Settlement,
+        answered: Answered[Any],
+        ending: pricing.Ending,
+        first_byte_ms: int | None,
+        *,
+        reached: bool = True,
+    ) -> Closed:
+        assert self.ticket is not None
+        self.closed = True
+        attempts: list[Attempt] = answered.attempts
+        return settlement.close(
+            self.ticket,
+            answered.route if reached else None,
+            ending,
+            first_byte_ms=first_byte_ms,
+            attempts=attempts,
+        )
+
+    def respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        self.downstream.respond(status, self.headers + headers, body)
+
+    def refuse(self, error: ApiError) -> None:
+        own = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in error.headers.items()]
+        if error.status == 401:
+            own.append((b"www-authenticate", b"Bearer"))
+        self.respond(error.status, [JSON, *own], wire_errors.render(error))
+
+
+PROBES = frozenset({"/health", "/v1/health", "/ready"})
+CORS = ((b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", b"*"))
+PREFLIGHT = [
+    (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
+    (b"access-control-allow-headers", b"*, Authorization"),
+    (b"access-control-max-age", b"86400"),
+]
+
+
+def _read_head(headers: list[tuple[bytes, bytes]], max_cost: bytes) -> Head:
+    found: dict[bytes, bytes] = dict(headers)
+    get = found.get
+    return Head(
+        get(b"authorization"),
+        get(b"x-api-key"),
+        get(b"content-type"),
+        get(b"content-encoding"),
+        get(max_cost),
+        get(b"origin"),
+    )
+
+
+def _require(method: str, allowed: str) -> None:
+    if method != allowed and not (method == "HEAD" and allowed == "GET"):
+        raise MethodNotAllowed(f"Use {allowed} here, not {method}.", headers={"allow": allowed})
+
+
+def _check_media(head: Head) -> None:
+    kind = head.content_type
+    if kind is None or kind.partition(b";")[0].strip().lower() != b"application/json":
+        raise UnsupportedMediaType("Send the body as JSON, with `Content-Type: application/json`.")
+    if head.content_encoding is not None and head.content_encoding.lower() != b"identity":
+        raise UnsupportedMediaType("Send the body as it is, without Content-Encoding.")
+
+
+def _read_cap(value: bytes | None, name: bytes) -> int | None:
+    if value is None:
+        return None
+    try:
+        return money.parse_usd(value.decode("latin-1").strip())
+    except ValueError as error:
+        raise InvalidRequest(f"{name.decode()}: {error}", param=name.decode()) from error
+
+
+def _limit_headers(ticket: Ticket) -> list[tuple[bytes, bytes]]:
+    grant = ticket.grant
+    if grant.requests_room is None and grant.tokens_room is None:
+        return []
+    named = limit_headers(grant.requests_room, grant.tokens_room)
+    return [(name.encode(), value.encode()) for name, value in named.items()]
+
+
+def _listed(model: Model) -> dict[str, Any]:
+    """A model as `/v1/models` shows it. Prices are what the customer pays: USD per million tokens."""
+    cheapest = model.routes[0]
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": model.created,
+        "owned_by": model.owned_by,
+        "type": model.type,
+        "context_window": model.context_window,
+        "max_output_tokens": model.output_limit,
+        "best_for": model.best_for,
+        "price": _listed_price(cheapest.price, cheapest.multiplier_ppm),
+    }
+
+
+def _listed_price(price: Price, multiplier_ppm: int) -> dict[str, str]:
+    def shown(pico: int) -> str:
+        return money.format_price(-(-pico * multiplier_ppm // 1_000_000))
+
+    return {
+        "unit": "USD per 1M tokens",
+        "input": shown(price.input),
+        "output": shown(price.output),
+        "cache_read": shown(price.cache_read),
+        "cache_write": shown(price.cache_write),
+    }

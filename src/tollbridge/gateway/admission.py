@@ -1,0 +1,314 @@
+"""May this request run, and what may it cost? Everything that can refuse it, before anything is sent anywhere.
+
+In this order, so that a refusal costs as little as possible: the model, what the request alone makes too dear, the
+limits (one atomic take), the money (one durable hold). What comes out is a `Ticket`; what was taken is given back
+when it is settled, and here when the next step refuses.
+"""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from tollbridge.core import pricing, routing, tokens
+from tollbridge.core.catalog import Catalog
+from tollbridge.core.ledger import Held, Hold, Refusal, Refused
+from tollbridge.core.money import format_usd
+from tollbridge.core.plans import Plan
+from tollbridge.errors import (
+    ApiError,
+    ContextTooLong,
+    CostCapExceeded,
+    Forbidden,
+    InvalidApiKey,
+    InvalidRequest,
+    PaymentRequired,
+    RateLimited,
+    Unavailable,
+)
+from tollbridge.limits.base import Exceeded, Grant, Limiter, Room, Scope
+from tollbridge.store.ledger import Ledger
+from tollbridge.values import Model, Route
+from tollbridge.wire.request import Request
+
+# Below this share of the estimate a prompt is certainly longer than the window: the estimate is not that wrong.
+_CERTAIN_PERCENT = 50
+# How much of a key's running mean the latest answer makes up.
+_MEAN_SHARE = 8
+_MEANS_KEPT = 10_000
+_ENDPOINT_OF_TYPE = {"embedding": "embeddings"}
+MAX_RETRY_AFTER_S = 10
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose request it is: a key of an account, with the account's plan and the scopes that limit it."""
+
+    key_id: int
+    account_id: int
+    plan: Plan
+    scopes: tuple[Scope, ...]
+
+
+class Ticket(msgspec.Struct, kw_only=True):
+    """Leave to run one request: its hold, its routes in order, and the output limit that money sets (None: none).
+
+    `held` and `step` grow when the hold is extended. `started` is monotonic seconds, `started_at` epoch milliseconds.
+    """
+
+    id: str
+    hold: int
+    caller: Caller
+    request: Request
+    model: Model
+    routes: Sequence[Route]
+    demand: pricing.Demand
+    held: int
+    available: int
+    limit: int | None
+    grant: Grant
+    started: float
+    started_at: int
+    step: int = 0
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operator decided about money. Amounts are nano-USD."""
+
+    cost_cap: int
+    default_hold_tokens: int
+    strict_holds: bool = False
+    charge_partial: bool = False
+    free_loss_per_day: int = 0
+
+
+class Usability(Protocol):
+    """What admission asks about upstreams: may one be called now, and in how many seconds could one be."""
+
+    def usable(self, route: Route) -> bool: ...
+
+    def usable_in(self, routes: Sequence[Route]) -> float: ...
+
+
+class Admission:
+    def __init__(
+        self,
+        catalog: Callable[[], Catalog],
+        policy: Policy,
+        limiter: Limiter,
+        ledger: Ledger,
+        upstreams: Usability,
+        public_id: Callable[[str, int], str],
+    ) -> None:
+        self._catalog = catalog
+        self._policy = policy
+        self._limiter = limiter
+        self._ledger = ledger
+        self._upstreams = upstreams
+        self._public_id = public_id
+        self._mean_output: dict[int, int] = {}
+
+    async def admit(self, caller: Caller, request: Request, cap: int | None) -> Ticket:
+        """A ticket, or the `ApiError` that says why not. `cap`: the caller's own bound for this request, nano-USD."""
+        started, started_at = time.monotonic(), time.time_ns() // 1_000_000
+        model = self._catalog().resolve(request.model)
+        _check_model(caller, model, request)
+        routes = self._routes(model)
+        demand = _demand(request)
+        if demand.prompt * _CERTAIN_PERCENT > model.context_window * 100:
+            raise ContextTooLong(
+                f"The prompt is about {demand.prompt:,} tokens; {model.id} reads at most {model.context_window:,}.",
+                param="messages" if request.endpoint == "chat" else None,
+            )
+        bound = self._plain_bound(demand, routes[0], model)
+        want = self._capped(bound, demand, cap)
+        hold = self._ledger.next_id()
+        grant = await self._take(hold, caller, demand)
+        try:
+            held = await self._hold(hold, caller, want, bound.least)
+        except BaseException:
+            self._limiter.give_back(grant, 0)
+            raise
+        return Ticket(
+            id=self._public_id(request.endpoint, hold),
+            hold=hold,
+            caller=caller,
+            request=request,
+            model=model,
+            routes=routes,
+            demand=demand,
+            held=held.amount,
+            available=held.available,
+            limit=_limit(demand, routes[0], held.amount, bound),
+            grant=grant,
+            started=started,
+            started_at=started_at,
+        )
+
+    def bound_on(self, route: Route, ticket: Ticket) -> pricing.Bound:
+        """What the ticket's request must hold to be sent on `route`, with the limit that the ticket has by now."""
+        demand = ticket.demand
+        if ticket.limit is not None:
+            demand = msgspec.structs.replace(demand, output_limit=ticket.limit)
+        return self._plain_bound(demand, route, ticket.model)
+
+    def remember(self, ticket: Ticket, output: int) -> None:
+        """Learn how much this key's answers are, for the token limits of requests that set no limit."""
+        means = self._mean_output
+        key = ticket.caller.key_id
+        mean = means.pop(key, None)
+        if mean is None and len(means) >= _MEANS_KEPT:
+            del means[next(iter(means))]
+        means[key] = output if mean is None else mean + (output - mean) // _MEAN_SHARE
+
+    def _routes(self, model: Model) -> Sequence[Route]:
+        chance = random.random() if len(model.routes) > 1 else 0.0  # noqa: S311
+        routes = routing.order(model.routes, self._upstreams.usable, chance)
+        if not routes:
+            wait = min(MAX_RETRY_AFTER_S, max(1, round(self._upstreams.usable_in(model.routes) + 0.5)))
+            raise Unavailable(
+                f"No provider of {model.id} can be called right now. Nothing was charged; try again in {wait} s.",
+                code="no_available_provider",
+                retry_after=wait,
+            )
+        return routes
+
+    def _plain_bound(self, demand: pricing.Demand, route: Route, model: Model) -> pricing.Bound:
+        policy = self._policy
+        return pricing.bound(
+            demand,
+            route,
+            model_limit=model.output_limit,
+            default_hold=policy.default_hold_tokens,
+            strict=policy.strict_holds,
+        )
+
+    def _capped(self, bound: pricing.Bound, demand: pricing.Demand, cap: int | None) -> int:
+        """What to hold of `bound` under the cost caps; refuses a request that asks for more than its cap by itself."""
+        cap = self._policy.cost_cap if cap is None else min(cap, self._policy.cost_cap)
+        if bound.want > cap and (bound.least > cap or demand.output_limit is not None):
+            raise CostCapExceeded(
+                f"This request could cost up to {format_usd(bound.want)} USD, more than its cap of {format_usd(cap)}"
+                " USD. Set a smaller max_tokens or send a shorter prompt.",
+                param="max_tokens" if demand.produces else None,
+            )
+        return min(bound.want, cap)
+
+    async def _take(self, hold: int, caller: Caller, demand: pricing.Demand) -> Grant:
+        output = demand.output_limit
+        if output is None:
+            output = self._mean_output.get(caller.key_id, 0) if demand.produces else 0
+        taken = await self._limiter.take(hold, caller.scopes, demand.prompt, demand.prompt + output * demand.choices)
+        if isinstance(taken, Exceeded):
+            raise limited(taken)
+        return taken
+
+    async def _hold(self, hold: int, caller: Caller, want: int, least: int) -> Held:
+        verdict = await self._ledger.submit(
+            Hold(id=hold, account_id=caller.account_id, key_id=caller.key_id, want=want, least=least)
+        )
+        if isinstance(verdict, Held):
+            return verdict
+        if isinstance(verdict, Refused):
+            raise refused(verdict, least)
+        raise TypeError(f"a hold was answered with {type(verdict).__name__}")
+
+
+def _check_model(caller: Caller, model: Model, request: Request) -> None:
+    if not caller.plan.allows(model.id):
+        raise Forbidden(
+            f"Your plan ({caller.plan.name}) does not include {model.id}.", code="model_not_allowed", param="model"
+        )
+    embeds = request.endpoint == "embeddings"
+    if embeds != (model.type == "embedding"):
+        right = "/v1/embeddings" if model.type == "embedding" else "/v1/chat/completions"
+        raise InvalidRequest(f"{model.id} is a model of type {model.type}: call {right} with it.", param="model")
+
+
+def _demand(request: Request) -> pricing.Demand:
+    prompt = request.prompt()
+    return pricing.Demand(
+        prompt=prompt.tokens + tokens.count_prompt(prompt.text, prompt.messages, prompt.images),
+        output_limit=request.max_tokens,
+        choices=request.choices,
+        produces=request.endpoint != "embeddings",
+    )
+
+
+def _limit(demand: pricing.Demand, route: Route, held: int, bound: pricing.Bound) -> int | None:
+    """The output limit to send because of money: only when less could be held than the request may cost.
+
+    Otherwise nothing is capped: a stream's hold grows with it, and what an answer costs beyond its hold is taken from
+    the rest of the balance.
+    """
+    if not demand.produces or held >= bound.want:
+        return None
+    affordable = pricing.affordable_output(route, held, bound.prompt, demand.choices)
+    return affordable if demand.output_limit is None else min(affordable, demand.output_limit)
+
+
+def refused(verdict: Refused, least: int) -> ApiError:
+    """The error for a hold that was not given."""
+    balance = {"balance_usd": format_usd(max(0, verdict.available)).encode()}
+    needed = f"at least {format_usd(least)} USD"
+    match verdict.why:
+        case Refusal.INSUFFICIENT:
+            return PaymentRequired(
+                f"Insufficient credits: this request needs {needed}, and {format_usd(max(0, verdict.available))} USD"
+                " are left. Add credit, or set a smaller max_tokens.",
+                extra=balance,
+            )
+        case Refusal.IN_FLIGHT:
+            return PaymentRequired(
+                f"Your running requests hold the rest of your credit: this one needs {needed} and would fit once they"
+                " end. Try again in a moment.",
+                code=Refusal.IN_FLIGHT.value,
+                headers={"retry-after": "2"},
+                extra=balance,
+            )
+        case Refusal.KEY_LIMIT:
+            return PaymentRequired(
+                f"This API key has reached its spend limit: this request needs {needed}, and"
+                f" {format_usd(max(0, verdict.available))} USD of the limit are left.",
+                code=Refusal.KEY_LIMIT.value,
+                extra=balance,
+            )
+        case Refusal.FROZEN:
+            return Forbidden("This account is frozen. Please contact support.", code=Refusal.FROZEN.value)
+        case Refusal.KEY_GONE:
+            return InvalidApiKey("Incorrect API key provided: it was revoked or has expired.")
+        case _:
+            return Unavailable("The ledger is not available. Nothing was charged.", code="ledger_unavailable")
+
+
+def limited(exceeded: Exceeded) -> RateLimited:
+    """The error for a limit that was reached, with headers that are true."""
+    what = {"requests": "requests per minute", "tokens": "tokens per minute", "concurrency": "calls at one time"}
+    headers = limit_headers(exceeded.requests_room, exceeded.tokens_room)
+    if exceeded.hopeless:
+        message = (
+            f"Request too large: its input alone is more than your limit of {exceeded.limit:,} tokens per minute."
+            " It cannot succeed; send less."
+        )
+        headers["x-should-retry"] = "false"
+    else:
+        message = (
+            f"Rate limit reached: {exceeded.limit:,} {what[exceeded.type]}. Try again in {exceeded.retry_after:.3g} s."
+        )
+        headers["retry-after"] = str(max(1, int(exceeded.retry_after + 0.999)))
+        headers["retry-after-ms"] = str(int(exceeded.retry_after * 1000) + 1)
+    error = RateLimited(message, headers=headers)
+    error.type = exceeded.type
+    return error
+
+
+def limit_headers(requests: Room | None, used_tokens: Room | None) -> dict[str, str]:
+    """OpenAI's six headers, of the tightest scope."""
+    headers = {}
+    for name, room in (("requests", requests), ("tokens", used_tokens)):
+        if room is not None:
+            headers[f"x-ratelimit-limit-{name}"] = str(room.limit)
+            headers[f"x-ratelimit-remaining-{name}"] = str(room.remaining)
+            headers[f"x-ratelimit-reset-{name}"] = f"{room.reset:.3f}s"
+    return headers

@@ -1,0 +1,112 @@
+"""Who is calling: the key of a request, looked up once and then remembered for a few seconds.
+
+The cache only saves work. A key that was revoked stops at its next paid call, because the hold checks it; and
+whatever else changed is seen when `forget` is called (the cache epoch moved) or after `TTL_S`.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
+
+from tollbridge.core.plans import Plan
+from tollbridge.errors import ConfigError, InvalidApiKey, InvalidRequest
+from tollbridge.gateway.admission import Caller
+from tollbridge.limits.base import Rule, Scope
+
+TTL_S = 5.0
+MOST_REMEMBERED = 20_000
+DEFAULT_PLAN = "default"
+
+
+class KnownKey(Protocol):
+    """What the database knows of a key that may be used now."""
+
+    @property
+    def key_id(self) -> int: ...
+
+    @property
+    def account_id(self) -> int: ...
+
+    @property
+    def plan(self) -> str: ...
+
+    @property
+    def live(self) -> bool:
+        """Neither revoked nor expired."""
+
+
+class Callers:
+    def __init__(
+        self,
+        find: Callable[[bytes], Awaitable[KnownKey | None]],
+        well_formed: Callable[[str], bool],
+        digest: Callable[[str], bytes],
+        plans: Callable[[], Mapping[str, Plan]],
+    ) -> None:
+        self._find = find
+        self._well_formed = well_formed
+        self._digest = digest
+        self._plans = plans
+        self._known: dict[bytes, tuple[float, Caller | None]] = {}
+
+    async def of(self, authorization: bytes | None, api_key: bytes | None) -> Caller:
+        """The caller of a request with this `Authorization` header, or this `x-api-key`; raises `InvalidApiKey`."""
+        key = _credential(authorization, api_key)
+        if not self._well_formed(key):
+            raise InvalidApiKey(
+                "Incorrect API key provided: this is not a key of this service. Find yours on your dashboard."
+            )
+        digest = self._digest(key)
+        now = time.monotonic()
+        known = self._known.get(digest)
+        if known is None or known[0] <= now:
+            known = (now + TTL_S, await self._look_up(digest))
+            if len(self._known) >= MOST_REMEMBERED:
+                self._known.clear()
+            self._known[digest] = known
+        caller = known[1]
+        if caller is None:
+            raise InvalidApiKey("Incorrect API key provided: it is unknown, was revoked or has expired.")
+        return caller
+
+    def forget(self) -> None:
+        """Something about keys, accounts or plans has changed."""
+        self._known.clear()
+
+    async def _look_up(self, digest: bytes) -> Caller | None:
+        row = await self._find(digest)
+        if row is None or not row.live:
+            return None
+        plan = self._plan(row.plan)
+        rule = Rule(requests=plan.rpm, tokens=plan.tpm, concurrency=plan.concurrency, strict=plan.strict)
+        unlimited = plan.rpm is None and plan.tpm is None and plan.concurrency is None
+        scopes = () if unlimited else (Scope(f"account/{row.account_id}", rule),)
+        return Caller(key_id=row.key_id, account_id=row.account_id, plan=plan, scopes=scopes)
+
+    def _plan(self, name: str) -> Plan:
+        plans = self._plans()
+        plan = plans.get(name) or plans.get(DEFAULT_PLAN)
+        if plan is None:
+            raise ConfigError(f"plan {name} is not configured, nor is the plan {DEFAULT_PLAN}")
+        return plan
+
+
+def _credential(authorization: bytes | None, api_key: bytes | None) -> str:
+    """The one key of a request. Two different ones are refused: which of them counts must never be a guess."""
+    bearer = None
+    if authorization is not None:
+        scheme, _, value = authorization.partition(b" ")
+        if scheme.lower() != b"bearer":
+            raise InvalidApiKey("Incorrect API key provided: send it as `Authorization: Bearer YOUR_API_KEY`.")
+        bearer = value.strip()
+    if bearer and api_key and bearer != api_key:
+        raise InvalidRequest(
+            "Two different API keys were sent, in Authorization and in x-api-key. Send one.",
+            code="ambiguous_credentials",
+        )
+    key = bearer or api_key
+    if not key:
+        raise InvalidApiKey(
+            "Incorrect API key provided: there is none. Send it as `Authorization: Bearer YOUR_API_KEY`."
+        )
+    return key.decode("latin-1")

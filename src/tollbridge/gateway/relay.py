@@ -1,0 +1,250 @@
+"""One attempt after another, until a route answers.
+
+Rule 1  A route is called only when the hold covers what the request may cost on it; for a dearer one the hold is
+        extended first, and where it cannot be, the route is left out.
+Rule 2  Every failure before output may move on to the next route; `core.retry` says whether and where.
+Rule 3  What a provider says of its own troubles is for the operator: the caller learns what it means for them.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Generic, TypeVar
+
+import msgspec
+
+from tollbridge.core import retry
+from tollbridge.core.ledger import Extend, Held
+from tollbridge.core.retry import Kind, Step
+from tollbridge.errors import (
+    ApiError,
+    ConnectError,
+    InvalidRequest,
+    NotFound,
+    PayloadTooLarge,
+    PoolBusy,
+    ProtocolError,
+    RateLimited,
+    TollbridgeError,
+    Unavailable,
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamTimedOut,
+    UpstreamTimeout,
+)
+from tollbridge.gateway.admission import Admission, Ticket
+from tollbridge.gateway.settlement import Attempt
+from tollbridge.store.ledger import Ledger
+from tollbridge.upstream.auth import Headers
+from tollbridge.upstream.health import Health
+from tollbridge.upstream.pool import Pool, Response
+from tollbridge.values import Route
+from tollbridge.wire import errors as wire_errors
+from tollbridge.wire import translate
+from tollbridge.wire.errors import UpstreamSaid
+from tollbridge.wire.translate import Exchange
+
+T = TypeVar("T")
+
+# Before the same route is tried again; never longer than a caller would notice.
+BACK_OFF_S = (0.05, 0.2)
+MAX_RETRY_AFTER_S = 60
+
+
+class Upstream(msgspec.Struct, frozen=True):
+    """How to call one upstream: its connections, and the headers of every call."""
+
+    pool: Pool
+    headers: Headers
+
+
+class Answered(msgspec.Struct, Generic[T]):
+    """`result` of the attempt that answered, on `route`, after the failed `attempts`."""
+
+    result: T
+    route: Route
+    attempts: list[Attempt]
+
+
+class AllFailed(TollbridgeError):
+    """No route answered. `error` is for the caller; `route` the last one that was tried, None when none was."""
+
+    def __init__(self, error: ApiError, route: Route | None, attempts: list[Attempt]) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.route = route
+        self.attempts = attempts
+
+
+class _Failure(msgspec.Struct, frozen=True):
+    kind: Kind
+    error: ApiError
+    status: int = 0
+    retry_after: float | None = None
+
+
+class Relay:
+    def __init__(
+        self,
+        upstreams: Callable[[], Mapping[str, Upstream]],
+        health: Health,
+        admission: Admission,
+        ledger: Ledger,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._upstreams = upstreams
+        self._health = health
+        self._admission = admission
+        self._ledger = ledger
+        self._clock = clock
+        self._budget = retry.Budget()
+
+    async def run(self, ticket: Ticket, call: Callable[[Route, Exchange], Awaitable[T]]) -> Answered[T]:
+        """Call the ticket's routes in turn until `call` returns; raises `AllFailed`.
+
+        `call` sends the exchange and returns once there is output; what it raises (`UpstreamError`, `UpstreamSaid`)
+        is an attempt that failed before any.
+        """
+        self._budget.request(self._clock())
+        attempts: list[Attempt] = []
+        routes = iter(ticket.routes)
+        following = next(routes, None)
+        route: Route | None = None
+        failure = _Failure(Kind.UNREACHED, Unavailable("No provider can be called.", code="no_available_provider"))
+        while following is not None:
+            if following is not route:
+                route, following = following, next(routes, None)
+                if attempts and not await self._covers(ticket, route):
+                    continue
+            started = self._clock()
+            self._health.begin(route)
+            try:
+                exchange = translate.exchange(ticket.request, route, ticket.id, ticket.started_at // 1000, ticket.limit)
+                result = await call(route, exchange)
+            except (UpstreamError, UpstreamSaid) as error:
+                failure = _failure(error, route)
+            except BaseException:
+                self._health.abandoned(route)
+                raise
+            else:
+                self._health.succeeded(route)
+                return Answered(result, route, attempts)
+            self._health.failed(route, failure.kind, failure.retry_after)
+            attempts.append(_attempt(route, failure, self._clock() - started))
+            step = self._next(failure.kind, len(attempts) - 1, more_routes=following is not None)
+            if step is Step.GIVE_UP:
+                break
+            if step is Step.SAME_ROUTE:
+                await asyncio.sleep(BACK_OFF_S[len(attempts) - 1])
+                following = route
+        raise AllFailed(failure.error, route, attempts)
+
+    async def open(self, route: Route, exchange: Exchange) -> Response:
+        """Send `exchange` and return the provider's 200; raises `UpstreamSaid` for any other answer."""
+        upstream = self._upstreams()[route.upstream.name]
+        target, body = exchange.request()
+        response = await upstream.pool.open(b"POST", target, upstream.headers, body)
+        if response.status == 200:
+            return response
+        if 300 <= response.status < 400:
+            response.close()
+            raise ProtocolError("the provider answered with a redirect")
+        raise wire_errors.classify(response.status, response.headers, await response.read(), time.time())
+
+    def _next(self, kind: Kind, retries: int, *, more_routes: bool) -> Step:
+        step = retry.decide(kind, retries=retries, more_routes=more_routes, budget_left=True)
+        if step is Step.GIVE_UP or self._budget.take(self._clock()):
+            return step
+        return Step.GIVE_UP
+
+    async def _covers(self, ticket: Ticket, route: Route) -> bool:
+        """Whether the hold covers the request on `route`, after extending it where that is needed and possible."""
+        bound = self._admission.bound_on(route, ticket)
+        if bound.want <= ticket.held:
+            return True
+        return await self.extend(ticket, bound.want - ticket.held, max(0, bound.least - ticket.held))
+
+    async def extend(self, ticket: Ticket, want: int, least: int) -> bool:
+        """Hold up to `want` more, at least `least`; False when that much is not there."""
+        ticket.step += 1
+        verdict = await self._ledger.submit(
+            Extend(
+                hold=ticket.hold,
+                account_id=ticket.caller.account_id,
+                key_id=ticket.caller.key_id,
+                step=ticket.step,
+                want=want,
+                least=least,
+            )
+        )
+        if not isinstance(verdict, Held):
+            return False
+        ticket.held = verdict.amount
+        ticket.available = verdict.available
+        return True
+
+
+def _attempt(route: Route, failure: _Failure, seconds: float) -> Attempt:
+    return Attempt(
+        route=f"{route.upstream.name}/{route.upstream_model}",
+        failed=failure.kind.value,
+        status=failure.status,
+        ms=int(seconds * 1000),
+    )
+
+
+def _failure(error: UpstreamError | UpstreamSaid, route: Route) -> _Failure:
+    if isinstance(error, UpstreamSaid):
+        return _said(error, route)
+    if isinstance(error, UpstreamTimeout):
+        kind = Kind.UNREACHED if error.kind == "connect" else Kind.TIMED_OUT
+        return _Failure(kind, UpstreamTimedOut(f"The provider of {route.model} did not answer in time."))
+    if isinstance(error, ProtocolError):
+        return _Failure(
+            Kind.INVALID_RESPONSE,
+            UpstreamFailed(
+                f"The provider of {route.model} sent an answer that makes no sense.", code="upstream_invalid_response"
+            ),
+        )
+    if isinstance(error, PoolBusy):
+        return _Failure(
+            Kind.LIMITED,
+            Unavailable(f"All connections to the provider of {route.model} are busy.", retry_after=1),
+            retry_after=0.0,
+        )
+    kind = Kind.UNREACHED if isinstance(error, ConnectError) else Kind.LOST
+    return _Failure(kind, UpstreamFailed(f"The provider of {route.model} cannot be reached."))
+
+
+def _said(said: UpstreamSaid, route: Route) -> _Failure:
+    """What an error status of a provider means: to us, and to the caller."""
+    status = said.status
+    if status in (401, 403):
+        error: ApiError = UpstreamFailed(
+            f"The provider of {route.model} refused this gateway's credential. Your key is fine.", code="upstream_auth"
+        )
+        return _Failure(Kind.CREDENTIAL, error, status)
+    if status == 402:
+        error = UpstreamFailed(f"The provider of {route.model} refused this gateway's account.", code="upstream_auth")
+        return _Failure(Kind.OUT_OF_CREDIT, error, status)
+    if status == 429:
+        seconds = min(MAX_RETRY_AFTER_S, int((said.retry_after or 1) + 0.999))
+        limited = RateLimited(
+            f"The provider of {route.model} is limiting requests. Try again in {seconds} s.",
+            headers={"retry-after": str(seconds)},
+        )
+        return _Failure(Kind.LIMITED, limited, status, said.retry_after)
+    if status == 404:
+        error = NotFound(f"The provider does not know {route.model}.", code="model_not_found", param="model")
+        return _Failure(Kind.UNKNOWN_MODEL, error, status)
+    if status == 413:
+        return _Failure(Kind.REJECTED, PayloadTooLarge(said.message), status)
+    if 400 <= status < 500 and status != 408:
+        return _Failure(Kind.REJECTED, InvalidRequest(said.message, param=said.param, code=said.code), status)
+    if status in (408, 504):
+        return _Failure(
+            Kind.TIMED_OUT, UpstreamTimedOut(f"The provider of {route.model} did not answer in time."), status
+        )
+    return _Failure(
+        Kind.SERVER_ERROR, UpstreamFailed(f"The provider of {route.model} failed. You were not charged."), status
+    )

@@ -1,0 +1,194 @@
+"""What a request cost, on the books: exactly once, whatever happened to it.
+
+`close` decides the bill and hands it to the ledger before it returns, so that nothing that is awaited later (a client
+that leaves, a task that is cancelled) can come between an answer and its charge.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from tollbridge.core import pricing
+from tollbridge.core.ledger import Checkpoint, End, Ended, Record, Verdict
+from tollbridge.core.money import format_usd
+from tollbridge.gateway.admission import Admission, Policy, Ticket
+from tollbridge.limits.base import Limiter
+from tollbridge.store.ledger import Ledger
+from tollbridge.values import Outcome, Route, Usage
+from tollbridge.wire.translate import Receipt
+
+# How long an answer waits to tell the balance after it. The charge itself is safe by then.
+SETTLE_WAIT_S = 0.25
+DAY_MS = 86_400_000
+_ACCOUNTS_REMEMBERED = 100_000
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One try of one route that did not answer: kept with the request's record."""
+
+    route: str
+    failed: str
+    status: int = 0
+    ms: int = 0
+    # What the provider bills for it, as far as can be known; nano-USD.
+    cost: int = 0
+
+
+class Closed(msgspec.Struct, kw_only=True):
+    """A bill that is with the ledger. `verdict` resolves once it is durable."""
+
+    ticket: Ticket
+    bill: pricing.Bill
+    charge: int
+    cost: int
+    verdict: asyncio.Future[Verdict]
+
+
+class Settlement:
+    def __init__(self, ledger: Ledger, limiter: Limiter, admission: Admission, policy: Policy) -> None:
+        self._ledger = ledger
+        self._limiter = limiter
+        self._admission = admission
+        self._policy = policy
+        self._free_losses: dict[int, tuple[int, int]] = {}  # account: day, nano-USD
+
+    def close(
+        self,
+        ticket: Ticket,
+        route: Route | None,
+        ending: pricing.Ending,
+        *,
+        status: int = 200,
+        first_byte_ms: int | None = None,
+        attempts: Sequence[Attempt] = (),
+    ) -> Closed:
+        """Settle `ticket` as `ending` says. `route`: the one that answered or was last tried; None: none was."""
+        bill = pricing.bill(self._believable(ticket, ending), charge_partial=self._policy.charge_partial)
+        priced_by = route or ticket.routes[0]
+        cost = pricing.cost(bill.usage, priced_by) if route is not None else 0
+        charge = pricing.charge(bill.usage, priced_by)
+        if bill.free_loss and not self._may_lose(ticket, charge):
+            bill = msgspec.structs.replace(bill, charged=True)
+        charge = charge if bill.charged else 0
+        record = self._record(ticket, priced_by, bill, ending, status, first_byte_ms, cost, attempts)
+        verdict = self._ledger.submit(
+            End(
+                hold=ticket.hold,
+                account_id=ticket.caller.account_id,
+                key_id=ticket.caller.key_id,
+                charge=charge,
+                record=record,
+            )
+        )
+        self._limiter.give_back(ticket.grant, bill.usage.prompt + bill.usage.output if bill.charged else 0)
+        if bill.outcome is Outcome.COMPLETED and ticket.demand.produces:
+            self._admission.remember(ticket, bill.usage.output)
+        return Closed(ticket=ticket, bill=bill, charge=charge, cost=cost, verdict=verdict)
+
+    def checkpoint(self, ticket: Ticket, route: Route, counted: Usage) -> None:
+        """Note what a running stream would be charged if this process died now."""
+        ending = pricing.Ending(cause=pricing.Cause.OUR_FAULT, reported=None, counted=counted, produced=True)
+        bill = pricing.bill(ending, charge_partial=True)
+        self._ledger.submit(
+            Checkpoint(
+                hold=ticket.hold,
+                account_id=ticket.caller.account_id,
+                key_id=ticket.caller.key_id,
+                charge=pricing.charge(counted, route),
+                record=self._record(ticket, route, bill, ending, 200, None, pricing.cost(counted, route), ()),
+            )
+        )
+
+    async def receipt(self, closed: Closed) -> Receipt:
+        """What the caller is told. Waits for the books, but not for long: then the balance is left out."""
+        verdict = closed.verdict
+        if not verdict.done():
+            await _wait(verdict, SETTLE_WAIT_S)
+        charge, balance = closed.charge, None
+        if verdict.done() and not verdict.cancelled() and verdict.exception() is None:
+            ended = verdict.result()
+            if isinstance(ended, Ended):
+                charge, balance = ended.charged, format_usd(ended.available).encode()
+        return Receipt(charge=format_usd(charge).encode(), cost=format_usd(closed.cost).encode(), balance=balance)
+
+    def _believable(self, ticket: Ticket, ending: pricing.Ending) -> pricing.Ending:
+        """The last gate of reported usage: no more than what was sent and asked for allows."""
+        reported = ending.reported
+        if reported is None:
+            return ending
+        demand, model = ticket.demand, ticket.model
+        most_read = max(len(ticket.request.body), model.context_window)
+        limit = ticket.limit if ticket.limit is not None else demand.output_limit
+        asked = model.output_limit if limit is None else max(limit, model.output_limit)
+        most_written = max(ending.counted.output * 8, asked * demand.choices * 2, 4096)
+        if reported.prompt <= most_read and reported.output <= most_written:
+            return ending
+        counted = msgspec.structs.replace(ending.counted, suspect=True, estimated=True, raw=reported.raw)
+        return msgspec.structs.replace(ending, reported=None, counted=counted)
+
+    def _may_lose(self, ticket: Ticket, charge: int) -> bool:
+        """Whether this account may be given one more answer whose upstream died, today."""
+        day = ticket.started_at // DAY_MS
+        account = ticket.caller.account_id
+        known_day, lost = self._free_losses.get(account, (day, 0))
+        lost = lost + charge if known_day == day else charge
+        if lost > self._policy.free_loss_per_day:
+            return False
+        if len(self._free_losses) >= _ACCOUNTS_REMEMBERED:
+            self._free_losses = {a: entry for a, entry in self._free_losses.items() if entry[0] == day}
+        self._free_losses[account] = (day, lost)
+        return True
+
+    def _record(
+        self,
+        ticket: Ticket,
+        route: Route,
+        bill: pricing.Bill,
+        ending: pricing.Ending,
+        status: int,
+        first_byte_ms: int | None,
+        cost: int,
+        attempts: Sequence[Attempt],
+    ) -> Record:
+        usage = bill.usage
+        return Record(
+            started_at=ticket.started_at,
+            duration_ms=int((time.monotonic() - ticket.started) * 1000),
+            first_byte_ms=first_byte_ms,
+            price_version=route.version,
+            input=usage.input,
+            cache_read=usage.cache_read,
+            cache_write=usage.cache_write,
+            cache_write_1h=usage.cache_write_1h,
+            output=usage.output,
+            reasoning=usage.reasoning,
+            cost=cost,
+            outcome=bill.outcome,
+            status=status,
+            streamed=ticket.request.stream,
+            estimated=usage.estimated,
+            suspect=usage.suspect,
+            finish=ending.finish,
+            raw=usage.raw or None,
+            attempts=msgspec.json.encode(attempts) if attempts else None,
+        )
+
+
+async def _wait(future: asyncio.Future[Verdict], seconds: float) -> None:
+    """Wait for `future`, at most so long. Cheaper than asyncio.wait_for, and never cancels what it waits for."""
+    loop = asyncio.get_running_loop()
+    waiter: asyncio.Future[None] = loop.create_future()
+
+    def wake(_: object = None) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    timer = loop.call_later(seconds, wake)
+    future.add_done_callback(wake)
+    try:
+        await waiter
+    finally:
+        timer.cancel()
+        future.remove_done_callback(wake)

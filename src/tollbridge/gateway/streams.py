@@ -1,0 +1,335 @@
+"""Answers that are still running: from the provider's socket to the caller's, by callbacks alone.
+
+A `StreamCall` is one streamed answer. The pool calls it for each read of the provider's socket; what it writes goes
+to the caller's transport in the same turn of the loop. It decides nothing about money but when to ask for more of it.
+`LiveStreams` is the one timer that looks after all of them.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from tollbridge.core import pricing
+from tollbridge.core.pricing import Cause
+from tollbridge.errors import ApiError, ConnectionLost, ProtocolError, UpstreamError, UpstreamFailed
+from tollbridge.gateway.admission import Ticket
+from tollbridge.gateway.relay import Relay
+from tollbridge.gateway.settlement import Settlement
+from tollbridge.upstream.pool import Response
+from tollbridge.values import Route, Usage
+from tollbridge.wire.errors import UpstreamSaid
+from tollbridge.wire.translate import Exchange, Stream
+
+TICK_S = 1.0
+SILENCE_S = 15.0
+CHECKPOINT_S = 5.0
+DRAIN_S = 60.0
+MAX_DRAINS = 64
+KEEP_ALIVE = b": keep-alive\n\n"
+# A hold is extended when this share of it is used, by so many tokens more.
+EXTEND_AT_PERCENT = 75
+# A provider that was told a limit and goes on regardless is cut here.
+CUT_AT_PERCENT = 120
+CUT_SLACK_TOKENS = 64
+
+SSE_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+)
+
+
+class Downstream(Protocol):
+    """The caller's side of an exchange (edge.server)."""
+
+    @property
+    def paused(self) -> bool: ...
+
+    def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None: ...
+
+    def write(self, data: bytes) -> None: ...
+
+    def end(self, data: bytes = b"") -> None: ...
+
+    def on_disconnect(self, callback: Callable[[], None]) -> None: ...
+
+    def on_resume(self, callback: Callable[[], None]) -> None: ...
+
+
+class StreamCall:
+    """One streamed answer.
+
+    `begun`: output has been sent, so that no other route may be tried. `started`: the head has been sent (it may go
+    out before any output, to keep a silent line open). `finished` resolves to the ending.
+    """
+
+    def __init__(
+        self,
+        ticket: Ticket,
+        downstream: Downstream,
+        headers: Callable[[Route], list[tuple[bytes, bytes]]],
+        live: "LiveStreams",
+    ) -> None:
+        self.ticket = ticket
+        self.route: Route | None = None
+        self.stream: Stream | None = None
+        self.begun = False
+        self.started = False
+        self.left = False
+        self.first_byte_ms: int | None = None
+        self._downstream = downstream
+        self._headers = headers
+        self._live = live
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._response: Response | None = None
+        self._ready: asyncio.Future[None] | None = None
+        self._ending: asyncio.Future[pricing.Ending] = self._loop.create_future()
+        self._last_data = self._last_write = self._checkpointed = time.monotonic()
+        self._drain_until: float | None = None
+        self._extending = False
+        self._cut_at = _cut_at(ticket)
+        downstream.on_disconnect(self._client_left)
+        downstream.on_resume(self._resume)
+        live.add(self)
+
+    async def attempt(self, route: Route, exchange: Exchange) -> None:
+        """Try one route: returns when output has begun, or the answer ended well; raises when it failed before."""
+        self.route = route
+        self.stream = exchange.stream()
+        self._last_data = time.monotonic()
+        self._ready = self._loop.create_future()
+        response = self._response = await self._live.relay.open(route, exchange)
+        response.pipe(self._on_data, self._on_end)
+        if not self._ready.done() and self._downstream.paused:
+            response.pause()
+        await self._ready
+
+    @property
+    def is_draining(self) -> bool:
+        return self._drain_until is not None
+
+    def ensure_started(self) -> None:
+        """Send the head if nothing was to be said before the tail."""
+        self._start()
+
+    async def finished(self) -> pricing.Ending:
+        """The ending; never before `attempt` returned."""
+        return await self._ending
+
+    def give_up(self) -> pricing.Ending:
+        """No route answered: the ending of a call that produced nothing."""
+        self._live.discard(self)
+        return pricing.Ending(
+            cause=Cause.UPSTREAM_FAILED, reported=None, counted=self.counted(), produced=False, delivered=False
+        )
+
+    def abandon(self) -> pricing.Ending:
+        """The caller left while a route was being opened, and the provider stops its bill when we hang up."""
+        self._live.discard(self)
+        return self._end_as(Cause.CLIENT_LEFT)
+
+    def counted(self) -> Usage:
+        """What was read and produced so far, counted here."""
+        output = self.stream.output.tokens if self.stream is not None else 0
+        return Usage(input=self.ticket.demand.prompt, output=output, estimated=True)
+
+    # --- the provider's side ---
+
+    def _on_data(self, data: bytes) -> None:
+        stream = self.stream
+        assert stream is not None
+        self._last_data = time.monotonic()
+        try:
+            out = stream.feed(data)
+        except ProtocolError as error:
+            self._stop(error)
+            return
+        if out and not self.left:
+            if not self.begun:
+                self._begin()
+            self._last_write = self._last_data
+            self._downstream.write(out)
+            if self._downstream.paused and self._response is not None:
+                self._response.pause()
+        elif out:
+            self.begun = True
+            self._set_ready()
+        if stream.failed is not None:
+            self._stop(stream.failed)
+        elif stream.chunks >= self._cut_at:
+            self._finish(Cause.CUT)
+
+    def _on_end(self, error: UpstreamError | None) -> None:
+        self._response = None
+        stream = self.stream
+        assert stream is not None
+        if stream.complete:
+            self._finish(Cause.FINISHED)
+        else:
+            self._stop(error or ConnectionLost("the stream ended in the middle"))
+
+    def _begin(self) -> None:
+        self.begun = True
+        self.first_byte_ms = int((time.monotonic() - self.ticket.started) * 1000)
+        self._start()
+        self._set_ready()
+
+    def _start(self) -> None:
+        if not self.started:
+            self.started = True
+            assert self.route is not None
+            self._downstream.start(200, self._headers(self.route))
+
+    def _set_ready(self) -> None:
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_result(None)
+
+    def _stop(self, error: UpstreamError | UpstreamSaid) -> None:
+        """The provider failed: another route may be tried unless output has begun."""
+        if self._response is not None:
+            self._response.close()
+            self._response = None
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_exception(error)
+        else:
+            self._finish(Cause.UPSTREAM_FAILED)
+
+    def _finish(self, cause: Cause) -> None:
+        if self._response is not None:
+            self._response.close()
+            self._response = None
+        if self._ending.done():
+            return
+        self._live.discard(self)
+        self._ending.set_result(self._end_as(Cause.CLIENT_LEFT if self.left else cause))
+        self._set_ready()
+
+    def _end_as(self, cause: Cause) -> pricing.Ending:
+        stream = self.stream
+        return pricing.Ending(
+            cause=cause,
+            reported=stream.usage if stream is not None else None,
+            counted=self.counted(),
+            produced=stream is not None and (stream.output.tokens > 0 or self.begun),
+            delivered=self.begun,
+            silent_ms=int((time.monotonic() - self._last_data) * 1000),
+            finish=stream.finish if stream is not None else None,
+        )
+
+    # --- the caller's side ---
+
+    def _client_left(self) -> None:
+        if self.left or self._ending.done():
+            return
+        self.left = True
+        route = self.route
+        stops = route is None or route.upstream.cancel_stops_billing
+        if stops or not self._live.may_drain():
+            if self._response is None:
+                if self._task is not None:
+                    self._task.cancel()
+            else:
+                self._finish(Cause.CLIENT_LEFT)
+        else:
+            self._drain_until = time.monotonic() + DRAIN_S
+            self._live.drains += 1
+            self._resume()
+
+    def _resume(self) -> None:
+        if self._response is not None:
+            self._response.resume()
+
+    # --- looked at every second ---
+
+    def tick(self, now: float) -> None:
+        if self._drain_until is not None:
+            if now >= self._drain_until:
+                self._finish(Cause.CLIENT_LEFT)
+            return
+        if now - self._last_write >= SILENCE_S and self.route is not None and not self.left:
+            self._start()
+            self._downstream.write(KEEP_ALIVE)
+            self._last_write = now
+        if self.begun and now - self._checkpointed >= CHECKPOINT_S:
+            self._checkpointed = now
+            assert self.route is not None
+            self._live.settlement.checkpoint(self.ticket, self.route, self.counted())
+        if self.begun and self.stream is not None and self.stream.done:
+            self._finish(Cause.FINISHED)
+        elif self.begun and not self._extending and self._is_near_hold():
+            self._extending = True
+            task = self._loop.create_task(self._extend())
+            self._live.keep(task)
+
+    def _is_near_hold(self) -> bool:
+        """Whether the hold is nearly used up. With a limit that money set, the provider stops by itself."""
+        ticket = self.ticket
+        if ticket.limit is not None or ticket.demand.output_limit is not None or self.route is None:
+            return False
+        return pricing.charge(self.counted(), self.route) * 100 >= ticket.held * EXTEND_AT_PERCENT
+
+    async def _extend(self) -> None:
+        assert self.route is not None
+        more = pricing.charge(Usage(output=self._live.extend_by), self.route)
+        least = pricing.charge(Usage(output=pricing.LEAST_OUTPUT_TOKENS), self.route)
+        try:
+            extended = await self._live.relay.extend(self.ticket, more, least)
+        except ApiError:
+            # The ledger cannot be asked just now: the running answer goes on, and the next tick asks again.
+            self._extending = False
+            return
+        self._extending = False
+        if not extended and pricing.charge(self.counted(), self.route) >= self.ticket.held * 95 // 100:
+            self._finish(Cause.MONEY_RAN_OUT)
+
+
+class LiveStreams:
+    """All streams that run, and the timer that looks after them. `extend_by`: tokens of one extension of a hold."""
+
+    def __init__(self, relay: Relay, settlement: Settlement, extend_by: int) -> None:
+        self.relay = relay
+        self.settlement = settlement
+        self.extend_by = extend_by
+        self.drains = 0  # of callers who left, read on because the provider bills anyway
+        self._calls: set[StreamCall] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def add(self, call: StreamCall) -> None:
+        self._calls.add(call)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    def discard(self, call: StreamCall) -> None:
+        self._calls.discard(call)
+        if call.is_draining:
+            self.drains -= 1
+
+    def may_drain(self) -> bool:
+        return self.drains < MAX_DRAINS
+
+    def keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        for call in list(self._calls):
+            call.tick(now)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(TICK_S, self._tick) if self._calls else None
+
+
+def _cut_at(ticket: Ticket) -> int:
+    limit = ticket.limit if ticket.limit is not None else ticket.demand.output_limit
+    most = limit if limit is not None else ticket.model.output_limit
+    return (most * CUT_AT_PERCENT // 100 + CUT_SLACK_TOKENS) * ticket.demand.choices
+
+
+def failed_midway(route: Route) -> ApiError:
+    return UpstreamFailed(f"The provider of {route.model} broke off in the middle of its answer.")

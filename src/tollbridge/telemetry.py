@@ -1,0 +1,80 @@
+"""What the operator can see of requests: an id for each, and one structured line each, written in batches.
+
+A line is a JSON object with a fixed list of fields. There is no prompt, answer, key or provider's text among them.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+
+import msgspec
+
+FLUSH_S = 0.5
+MOST_WAITING = 10_000
+
+
+class RequestLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One answered request. `ts`: epoch milliseconds; amounts in nano-USD, times in milliseconds."""
+
+    ts: int
+    request_id: str
+    status: int
+    ms: int
+    path: str = ""
+    id: str = ""
+    account: int = 0
+    key: int = 0
+    model: str = ""
+    route: str = ""
+    outcome: str = ""
+    charge: int = 0
+    cost: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    first_byte_ms: int | None = None
+    attempts: int = 0
+    code: str = ""
+
+
+class RequestIds:
+    """`req_` + 16 hexadecimal digits of chance, one process's, + a counter: unique, and made in half a microsecond."""
+
+    def __init__(self) -> None:
+        self._prefix = f"req_{secrets.token_hex(8)}"
+        self._count = 0
+
+    def __call__(self) -> str:
+        self._count += 1
+        return f"{self._prefix}{self._count:08x}"
+
+
+class RequestLog:
+    """Lines on their way to `write`. When it cannot keep up, lines are dropped and counted, requests never wait."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write = write
+        self._lines: list[RequestLine] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self.dropped = 0
+        self.written = 0
+
+    def add(self, line: RequestLine) -> None:
+        if len(self._lines) >= MOST_WAITING:
+            self.dropped += 1
+            return
+        self._lines.append(line)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+
+    def flush(self) -> None:
+        self._timer = None
+        if self._lines:
+            lines, self._lines = self._lines, []
+            self._write(msgspec.json.Encoder().encode_lines(lines))
+            self.written += len(lines)
+
+
+def now_ms() -> int:
+    """Epoch milliseconds."""
+    return time.time_ns() // 1_000_000

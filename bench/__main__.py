@@ -50,7 +50,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--only", type=_names, metavar="NAMES", help=f"some of {','.join(NAMES)} (default: all)")
     parser.add_argument(
-        "--seconds", type=float, default=4.0, help="seconds for each number of connections (default: 4)"
+        "--seconds", type=float, default=6.0, help="seconds for each number of connections (default: 6)"
     )
     parser.add_argument(
         "--memory", action="store_true", help="the long load (100,000 requests) for every gateway, not Tollbridge alone"

@@ -17,7 +17,8 @@ from bench.peers import NotRunError
 
 LEVELS = (1, 8, 64)
 STREAMS_AT_ONCE = 64
-STREAM_ROUNDS = 3
+STREAM_ROUNDS = 5
+WARM_UP_S = 4.0  # a just-in-time compiler needs as long
 START_LIMIT_S = 120.0
 SOAK_REQUESTS = 100_000
 SOAK_LIMIT_S = 60.0
@@ -128,7 +129,7 @@ def run(gateway: Gateway, on: Bench, *, seconds: float, soak: bool) -> Row:
     launch = gateway.prepare(place)
     with _started(launch, place, on) as (trial, start_seconds):
         memory_start = trial.tree.memory_mb()
-        warm = trial.requests(connections=max(LEVELS), seconds=min(2.0, seconds))
+        warm = trial.requests(connections=max(LEVELS), seconds=WARM_UP_S)
         if not warm.load.answered:
             raise NotRunError(f"{gateway.name} answers, but not wholly: {warm.load.first_error}")
         levels = {connections: trial.requests(connections=connections, seconds=seconds) for connections in LEVELS}

@@ -1,0 +1,505 @@
+"""The books in one SQLite file: one thread writes, and each transaction takes what queued while the last one ran.
+
+Rule 1  A verdict is told only after COMMIT has returned, which is after the disk has it (WAL, synchronous=FULL).
+Rule 2  What the writer remembers of the database is dropped when anybody else has written to it (PRAGMA data_version)
+        and when anything went wrong. Holds stay remembered: nobody else ends them, and unique keys guard.
+Rule 3  A transaction that fails is undone, and each of its operations tried alone, reading all that it needs: one bad
+        operation fails nobody else's.
+Rule 4  Disk full, database locked: holds are refused, ends wait in memory and are tried again until there is room.
+Rule 5  COMMIT reports an I/O error, the file is damaged, or an amount came out impossible: fail-stop. Nothing is
+        written any more; the next start finds out from the file what happened, and sweeps what was open.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from tollbridge.core.ledger import (
+    Balance,
+    Decision,
+    End,
+    Extend,
+    Held,
+    Hold,
+    KeyState,
+    OpenHold,
+    Operation,
+    Post,
+    Record,
+    State,
+    Verdict,
+    decide,
+    hold_id,
+)
+from tollbridge.errors import InternalError, Unavailable
+from tollbridge.store.db import connect_sqlite
+from tollbridge.store.ledger import MOST_IN_BATCH, MOST_WAITING, MOST_WAITING_MS, Counters
+from tollbridge.store.ledger.rows import USAGE_COLUMNS, encode_record, end_row, usage_row
+from tollbridge.values import Outcome
+
+_log = logging.getLogger(__name__)
+
+_Item = tuple[Operation, "asyncio.Future[Verdict]", float]
+
+# What waits for room, and what is kept until there is some.
+_RESERVING = (Hold, Extend)
+_KEPT = (End, Post)
+
+_MOST_REMEMBERED = 20_000
+_MOST_WAITING_S = MOST_WAITING_MS / 1000
+_BUSY_TIMEOUT_S = 0.2
+_BUSY_TRIES = 5
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
+# How long `stop` tries to write on a full disk.
+_LAST_TRIES_S = 5.0
+
+_CHECKPOINT_EVERY_S = 1.0
+_CHECKPOINT_BYTES = 4 << 20
+
+# Primary result codes of SQLite that say that nothing was written, and that it may work later.
+_AWAY = frozenset({5, 6, 7, 8, 9, 10, 13, 14, 15})  # BUSY LOCKED NOMEM READONLY INTERRUPT IOERR FULL CANTOPEN PROTOCOL
+_BROKEN = frozenset({11, 26})  # CORRUPT NOTADB
+_IOERR, _IOERR_WRITE, _CONSTRAINT_CHECK = 10, 778, 275
+
+_FENCED = "SELECT fenced_at FROM process WHERE epoch = ?"
+_BALANCE = "SELECT account_id, paid, promo, held, frozen FROM balance WHERE account_id = ?"
+_KEY = (
+    "SELECT api_key.id, account_id, revoked_at, limit_nano, spent, held, expires_at "
+    "FROM api_key LEFT JOIN key_spend ON key_id = api_key.id WHERE api_key.id = ?"
+)
+_HOLD = (
+    "SELECT hold.id, account_id, key_id, amount, limited, checkpoint.hold_id "
+    "FROM hold LEFT JOIN checkpoint ON checkpoint.hold_id = hold.id WHERE hold.id = ?"
+)
+_STEPS = "SELECT step, amount FROM hold_step WHERE hold_id = ?"
+_USAGE = f"SELECT {USAGE_COLUMNS} FROM usage WHERE hold_id = ?"  # noqa: S608 - a constant
+_POSTED = "SELECT 1 FROM journal WHERE idempotency_key = ?"
+
+_ADD_HOLD = "INSERT INTO hold (id, account_id, key_id, amount, limited, expires_at) VALUES (?, ?, ?, ?, ?, ?)"
+_ADD_STEP = "INSERT INTO hold_step (hold_id, step, amount) VALUES (?, ?, ?)"
+_ADD_USAGE = f"INSERT INTO usage ({USAGE_COLUMNS}) VALUES ({', '.join('?' * 25)})"  # noqa: S608 - a constant
+_ADD_JOURNAL = (
+    "INSERT INTO journal (idempotency_key, kind, account_id, reason, actor, created_at) VALUES (?, ?, ?, ?, ?, ?)"
+)
+_ADD_ENTRY = "INSERT INTO entry (journal_id, line, book, amount) VALUES (?, ?, ?, ?)"
+_SET_BALANCE = "UPDATE balance SET paid = ?, promo = ?, held = ? WHERE account_id = ?"
+_SET_SPEND = (
+    "INSERT INTO key_spend (key_id, spent, held) VALUES (?, ?, ?) "
+    "ON CONFLICT (key_id) DO UPDATE SET spent = excluded.spent, held = excluded.held"
+)
+_SET_CHECKPOINT = (
+    "INSERT INTO checkpoint (hold_id, charge, record) VALUES (?, ?, ?) "
+    "ON CONFLICT (hold_id) DO UPDATE SET charge = excluded.charge, record = excluded.record"
+)
+_DROP_CHECKPOINT = "DELETE FROM checkpoint WHERE hold_id = ?"
+
+
+class MoneyError(AssertionError):
+    """A balance came out that no operation may lead to."""
+
+
+class UnknownCommitError(Exception):
+    """COMMIT failed in a way that leaves open whether the transaction is on the disk."""
+
+
+class SqliteLedger:
+    """See `Ledger`. `epoch` is this process's row in `process`; nobody else may serve from this file."""
+
+    def __init__(self, path: Path, epoch: int) -> None:
+        self.epoch = epoch
+        self.counters = Counters()
+        self._path = path
+        self._first_id = hold_id(epoch, 0)
+        self._last_id = self._first_id
+        self._waiting: deque[_Item] = deque()
+        self._wake: SimpleQueue[None] = SimpleQueue()
+        self._sleeping = False
+        self._stopping = False
+        self._failed = True
+        self._stalled = False
+        self._balances: dict[int, Balance] = {}
+        self._keys: dict[int, KeyState] = {}
+        self._holds: dict[int, OpenHold] = {}
+        self._fenced = False
+        self._version = -1
+        self._log_is_long = threading.Event()
+        self._ended = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def failed(self) -> bool:
+        return self._failed
+
+    def depth(self) -> int:
+        return len(self._waiting)
+
+    def next_id(self) -> int:
+        self._last_id += 1
+        return self._last_id
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._connection = connect_sqlite(self._path, busy_timeout=_BUSY_TIMEOUT_S)
+        # The file's own thread does that: no commit waits for it.
+        self._connection.execute("PRAGMA wal_autocheckpoint=0")
+        self._failed = False
+        for work in (self._write_for_ever, self._checkpoint_for_ever):
+            thread = threading.Thread(target=work, name=f"ledger{work.__name__}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    async def stop(self) -> None:
+        if not self._threads:
+            return
+        self._stopping = True
+        self._ended.set()
+        self._wake.put(None)
+        for thread in self._threads:
+            await self._loop.run_in_executor(None, thread.join)
+        self._threads.clear()
+        self._failed = True
+        self._connection.close()
+
+    def submit(self, op: Operation) -> asyncio.Future[Verdict]:
+        future: asyncio.Future[Verdict] = self._loop.create_future()
+        if isinstance(op, _RESERVING):
+            self._require_room()
+        elif self._failed or self._stopping:
+            _refuse(future, _away())
+            return future
+        self._waiting.append((op, future, time.monotonic()))
+        if self._sleeping:
+            self._sleeping = False
+            self._wake.put(None)
+        return future
+
+    def _require_room(self) -> None:
+        if self._failed or self._stalled or self._stopping:
+            raise _away()
+        try:
+            behind = time.monotonic() - self._waiting[0][2] > _MOST_WAITING_S
+        except IndexError:
+            return
+        if behind or len(self._waiting) >= MOST_WAITING:
+            raise Unavailable("Too many requests are waiting. Try again shortly.", code="overloaded")
+
+    # --- back on the loop ---
+
+    def _resolve(self, batch: Sequence[_Item], verdicts: Sequence[Verdict]) -> None:
+        for (op, future, _), verdict in zip(batch, verdicts, strict=True):
+            if not future.done():
+                future.set_result(verdict)
+            elif isinstance(op, Hold) and isinstance(verdict, Held):
+                self.submit(_given_back(op))
+
+    def _reject(self, batch: Sequence[_Item], error: Exception) -> None:
+        for _, future, _ in batch:
+            if not future.done():
+                _refuse(future, error)
+
+    # --- the writer's thread ---
+
+    def _write_for_ever(self) -> None:
+        pause, give_up = _FIRST_PAUSE_S, None
+        while True:
+            batch = self._take()
+            if not batch:
+                return
+            if self._failed:
+                self._tell(self._reject, batch, _away())
+                continue
+            self._serve(batch)
+            if not self._stalled:
+                pause, give_up = _FIRST_PAUSE_S, None
+                continue
+            if self._stopping:
+                give_up = give_up or time.monotonic() + _LAST_TRIES_S
+                self._failed = time.monotonic() > give_up
+            time.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_S)
+            self._stalled = bool(self._waiting)
+
+    def _take(self) -> list[_Item]:
+        """What has queued, as soon as there is anything; nothing when it is over."""
+        waiting = self._waiting
+        while not waiting:
+            if self._stopping:
+                return []
+            if self._log_is_long.is_set():
+                self._finish_checkpoint()
+            self._sleeping = True
+            if waiting:
+                self._sleeping = False
+                break
+            self._wake.get()
+        return [waiting.popleft() for _ in range(min(len(waiting), MOST_IN_BATCH))]
+
+    def _serve(self, batch: list[_Item]) -> None:
+        batch = [item for item in batch if not (item[1].cancelled() and isinstance(item[0], _RESERVING))]
+        if not batch:
+            return
+        try:
+            verdicts = self._transact([item[0] for item in batch], careful=False)
+        except Exception as error:
+            self._sort_out(batch, error)
+        else:
+            self._stalled = False
+            self._tell(self._resolve, batch, verdicts)
+        if self._log_is_long.is_set():
+            self._finish_checkpoint()
+
+    def _sort_out(self, batch: list[_Item], error: Exception) -> None:
+        """After a failed transaction: wait, stop for good, or find whose fault it was."""
+        for number, item in enumerate(batch):
+            if self._stop_or_wait(batch[number:], error):
+                return
+            try:
+                verdicts = self._transact([item[0]], careful=True)
+            except Exception as own_error:
+                if self._stop_or_wait(batch[number:], own_error):
+                    return
+                _log.exception("operation refused: %s", type(item[0]).__name__)
+                self._tell(self._reject, [item], own_error if isinstance(own_error, ValueError) else InternalError(""))
+                if _is_impossible(own_error):
+                    self._fail(own_error)
+            else:
+                self._tell(self._resolve, [item], verdicts)
+
+    def _stop_or_wait(self, batch: list[_Item], error: Exception) -> bool:
+        code = getattr(error, "sqlite_errorcode", 0) if isinstance(error, sqlite3.Error) else 0
+        if self._failed or isinstance(error, UnknownCommitError) or code & 0xFF in _BROKEN:
+            self._fail(error)
+            self._tell(self._reject, batch, _away())
+            return True
+        if code & 0xFF in _AWAY:
+            self._stalled = True
+            self.counters.retries += 1
+            kept = [item for item in batch if isinstance(item[0], _KEPT)]
+            self._tell(self._reject, [item for item in batch if not isinstance(item[0], _KEPT)], _away())
+            self._waiting.extendleft(reversed(kept))
+            return True
+        return False
+
+    def _fail(self, error: Exception) -> None:
+        if not self._failed:
+            _log.critical("the ledger stops: %s", error or type(error).__name__, exc_info=error)
+        self._failed = True
+
+    def _tell(self, what: Any, batch: Sequence[_Item], outcome: Any) -> None:
+        # The loop may be gone when a test or a crash ends it first; then nobody waits for an answer.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(what, batch, outcome)
+
+    # --- one transaction ---
+
+    def _transact(self, operations: list[Operation], careful: bool) -> list[Verdict]:
+        """The verdicts of `operations`, which are durable. Any exception: nothing was changed, nothing is remembered.
+
+        `careful`: look into the database even for what can only be there when something has gone wrong before.
+        """
+        self._begin()
+        try:
+            state = self._load(operations, careful)
+            now = time.time_ns() // 1_000_000
+            decision = decide(state, operations, now)
+            self._write(decision, now)
+            started = time.perf_counter_ns()
+            self._commit()
+        except BaseException:
+            self._undo()
+            raise
+        counters = self.counters
+        counters.batches += 1
+        counters.operations += len(operations)
+        counters.commit_us = (time.perf_counter_ns() - started) // 1000
+        return decision.verdicts
+
+    def _begin(self) -> None:
+        for attempt in range(1, _BUSY_TRIES + 1):
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or attempt == _BUSY_TRIES:
+                    raise
+                self.counters.retries += 1
+                time.sleep(random.random() * 0.002 * (1 << attempt))  # noqa: S311
+            else:
+                return
+
+    def _commit(self) -> None:
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            code = error.sqlite_errorcode
+            # A write that was cut short (quota, file size limit) is a full disk; a failed fsync is not.
+            if code & 0xFF == _IOERR and code != _IOERR_WRITE:
+                raise UnknownCommitError(str(error)) from error
+            raise
+
+    def _undo(self) -> None:
+        self._version = -1
+        self._holds.clear()
+        try:
+            self._connection.rollback()
+        except sqlite3.Error as error:
+            raise UnknownCommitError(str(error)) from error
+
+    def _load(self, operations: list[Operation], careful: bool) -> State:
+        version = self._connection.execute("PRAGMA data_version").fetchone()[0]
+        if version != self._version or len(self._balances) > _MOST_REMEMBERED or len(self._keys) > _MOST_REMEMBERED:
+            self._version = version
+            self._balances.clear()
+            self._keys.clear()
+            row = self._connection.execute(_FENCED, (self.epoch,)).fetchone()
+            self._fenced = row is None or row[0] is not None
+        state = State(
+            balances=self._balances, keys=self._keys, holds=self._holds, ends={}, posted=set(), fenced=self._fenced
+        )
+        for op in operations:
+            if isinstance(op, Hold):
+                if careful:
+                    self._load_hold(state, op.id)
+                self._load_key(op.key_id)
+            elif isinstance(op, Post):
+                if self._connection.execute(_POSTED, (op.idempotency_key,)).fetchone():
+                    state.posted.add(op.idempotency_key)
+            else:
+                hold = self._holds.get(op.hold) or self._load_hold(state, op.hold)
+                if hold is not None:
+                    self._load_balance(hold.account_id)
+                    if hold.limited:
+                        self._load_key(hold.key_id)
+            self._load_balance(op.account_id)
+        return state
+
+    def _load_balance(self, account_id: int) -> None:
+        if account_id not in self._balances:
+            row = self._connection.execute(_BALANCE, (account_id,)).fetchone()
+            if row is not None:
+                self._balances[account_id] = Balance(row[0], row[1], row[2], row[3], bool(row[4]))
+
+    def _load_key(self, key_id: int) -> None:
+        if key_id not in self._keys:
+            row = self._connection.execute(_KEY, (key_id,)).fetchone()
+            if row is not None:
+                _, account_id, revoked_at, limit, spent, held, expires_at = row
+                self._keys[key_id] = KeyState(
+                    key_id, account_id, revoked_at is None, limit, spent or 0, held or 0, expires_at
+                )
+
+    def _load_hold(self, state: State, hold: int) -> OpenHold | None:
+        """The hold if it is open; else its end, if it has one, is in `state`."""
+        ended = self._connection.execute(_USAGE, (hold,)).fetchone()
+        if ended is not None:
+            end = state.ends[hold] = end_row(ended)
+            self._load_balance(end.account_id)
+            late = f"late/{hold}"
+            if end.record.outcome is Outcome.SWEPT and self._connection.execute(_POSTED, (late,)).fetchone():
+                state.posted.add(late)
+            return None
+        row = self._connection.execute(_HOLD, (hold,)).fetchone()
+        if row is None:
+            return None
+        _, account_id, key_id, amount, limited, checkpointed = row
+        steps = dict(self._connection.execute(_STEPS, (hold,)).fetchall())
+        opened = OpenHold(
+            hold, account_id, key_id, amount + sum(steps.values()), bool(limited), steps, checkpointed is not None
+        )
+        self._holds[hold] = opened
+        return opened
+
+    def _write(self, decision: Decision, now: int) -> None:
+        many = self._connection.executemany
+        if decision.holds:
+            many(_ADD_HOLD, [_hold_row(hold, expires_at) for hold, expires_at in decision.holds])
+        if decision.steps:
+            many(_ADD_STEP, decision.steps)
+        if decision.ends:
+            many(_ADD_USAGE, [usage_row(end) for end in decision.ends])
+        if decision.checkpoints:
+            many(
+                _SET_CHECKPOINT,
+                [(at.hold, at.charge, encode_record(at.record)) for at in decision.checkpoints.values()],
+            )
+        if decision.forgotten:
+            many(_DROP_CHECKPOINT, [(hold,) for hold in decision.forgotten])
+        for post in decision.posts:
+            self._write_post(post, now)
+        if decision.keys:
+            _require_possible(min(min(key.spent, key.held) for key in decision.keys.values()))
+            many(_SET_SPEND, [(key.key_id, key.spent, key.held) for key in decision.keys.values()])
+        if decision.balances:
+            balances = decision.balances.values()
+            _require_possible(min(min(balance.promo, balance.held) for balance in balances))
+            rows = [(balance.paid, balance.promo, balance.held, balance.account_id) for balance in balances]
+            if many(_SET_BALANCE, rows).rowcount != len(rows):
+                raise MoneyError("a balance is missing")
+
+    def _write_post(self, post: Post, now: int) -> None:
+        journal = self._connection.execute(
+            _ADD_JOURNAL, (post.idempotency_key, post.kind, post.account_id, post.reason, post.actor, now)
+        ).lastrowid
+        entries = [(journal, line, entry.book, entry.amount) for line, entry in enumerate(post.entries)]
+        self._connection.executemany(_ADD_ENTRY, entries)
+
+    # --- moving the log into the file ---
+
+    def _checkpoint_for_ever(self) -> None:
+        """Copies most of the log while the writer goes on, then asks it to finish, so that the log starts over."""
+        log = self._path.with_name(f"{self._path.name}-wal")
+        connection = connect_sqlite(self._path)
+        try:
+            while not self._ended.wait(_CHECKPOINT_EVERY_S):
+                with contextlib.suppress(sqlite3.Error, OSError):
+                    if log.stat().st_size >= _CHECKPOINT_BYTES and not self._log_is_long.is_set():
+                        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                        self._log_is_long.set()
+        finally:
+            connection.close()
+
+    def _finish_checkpoint(self) -> None:
+        self._log_is_long.clear()
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+
+def _hold_row(hold: OpenHold, expires_at: int) -> tuple[int, ...]:
+    # An extension in the same transaction has its row in `hold_step`.
+    first = hold.amount - sum(hold.steps.values())
+    return (hold.id, hold.account_id, hold.key_id, first, hold.limited, expires_at)
+
+
+def _require_possible(least: int) -> None:
+    if least < 0:
+        raise MoneyError("an amount that cannot be negative came out negative")
+
+
+def _is_impossible(error: Exception) -> bool:
+    check_failed = isinstance(error, sqlite3.IntegrityError) and error.sqlite_errorcode == _CONSTRAINT_CHECK
+    return check_failed or isinstance(error, AssertionError)
+
+
+def _away() -> Unavailable:
+    return Unavailable("The ledger cannot be written at the moment. Nothing was charged.", code="ledger_unavailable")
+
+
+def _refuse(future: asyncio.Future[Verdict], error: Exception) -> None:
+    future.set_exception(error)
+    # Not every end is waited for: do not complain that nobody looked.
+    future.exception()
+
+
+def _given_back(op: Hold) -> End:
+    record = Record(
+        started_at=time.time_ns() // 1_000_000, duration_ms=0, price_version=0, outcome=Outcome.CLIENT_LEFT, status=499
+    )
+    return End(hold=op.id, account_id=op.account_id, key_id=op.key_id, charge=0, record=record)

@@ -77,6 +77,9 @@ class Database(Protocol):
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
         """A write transaction (BEGIN IMMEDIATE, READ COMMITTED): committed at the end, rolled back by an exception."""
 
+    def snapshot(self) -> AbstractAsyncContextManager[Transaction]:
+        """The whole database as it is at this moment, to read only; nobody has to wait for it, however long it takes."""
+
     async def now(self) -> int:
         """The database's time in milliseconds since the epoch."""
 
@@ -207,6 +210,19 @@ class SqliteDatabase:
                 with contextlib.suppress(Exception):
                     await self._call(self._roll_back)
                 raise
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Transaction]:
+        # On a connection of its own, so that everybody else goes on.
+        beside = SqliteDatabase(self.path)
+        await beside.start()
+        try:
+            await beside.execute("BEGIN")
+            # It is at its first read that SQLite takes the view.
+            await beside.fetch("SELECT 1 FROM sqlite_master LIMIT 1")
+            yield _SqliteTransaction(beside)
+        finally:
+            await beside.close()
 
     async def _fetch(self, sql: str, args: Row) -> list[Row]:
         return await self._call(lambda: self._cursor(sql, args).fetchall())
@@ -340,6 +356,14 @@ class PostgresDatabase:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         async with self._connection() as connection, connection.transaction():
+            yield _PostgresTransaction(connection)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Transaction]:
+        async with (
+            self._connection() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
             yield _PostgresTransaction(connection)
 
     @asynccontextmanager

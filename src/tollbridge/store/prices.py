@@ -1,0 +1,66 @@
+"""Price versions: the exact terms of a route, written once and referred to by every request that was charged by them."""
+
+import hashlib
+from collections.abc import Sequence
+
+import msgspec
+
+from tollbridge.store.db import Database, Transaction, run
+from tollbridge.values import Price, Route
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """What a customer pays and what the provider bills: the customer pays `price` × `multiplier_ppm` / 10⁶."""
+
+    model: str
+    provider: str
+    upstream_model: str
+    price: Price
+    cost: Price
+    multiplier_ppm: int = 1_000_000
+
+
+def terms_of(route: Route) -> Terms:
+    return Terms(
+        model=route.model,
+        provider=route.upstream.provider,
+        upstream_model=route.upstream_model,
+        price=route.price,
+        cost=route.cost,
+        multiplier_ppm=route.multiplier_ppm,
+    )
+
+
+def digest(terms: str) -> bytes:
+    """`price_version.digest` of the text in `price_version.terms`."""
+    return hashlib.sha256(terms.encode()).digest()
+
+
+async def register(database: Database, terms: Sequence[Terms]) -> list[int]:
+    """The version of each of `terms`, in their order. The same terms are the same version, whoever asks."""
+    texts = [msgspec.json.encode(each, order="deterministic").decode() for each in terms]
+    known = dict(await _known(database))
+    missing = {digest(text): text for text in texts if digest(text) not in known}
+    if missing:
+        now = await database.now()
+
+        async def add(transaction: Transaction) -> None:
+            for key, text in missing.items():
+                await transaction.execute(
+                    "INSERT INTO price_version (digest, terms, created_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+                    *(key, text, now),
+                )
+
+        await run(database, add)
+        known = dict(await _known(database))
+    return [known[digest(text)] for text in texts]
+
+
+async def read(database: Transaction) -> dict[int, Terms]:
+    """All versions. ValueError: a row is not what was written."""
+    rows = await database.fetch("SELECT id, terms FROM price_version")
+    return {id_: msgspec.json.decode(text, type=Terms) for id_, text in rows}
+
+
+async def _known(database: Transaction) -> list[tuple[bytes, int]]:
+    return [(bytes(key), id_) for key, id_ in await database.fetch("SELECT digest, id FROM price_version")]

@@ -1,0 +1,88 @@
+"""Accounts: who may buy and use, and who must stop."""
+
+import re
+import secrets
+import unicodedata
+from collections.abc import AsyncIterator, Container
+
+from tollbridge.core.keys import ALPHABET
+from tollbridge.core.ledger import Posted, grant
+from tollbridge.errors import InvalidRequest, NotFound
+from tollbridge.store import accounts, journal
+from tollbridge.store.accounts import Account
+from tollbridge.store.db import Database, Duplicate, Transaction, run
+
+DEFAULT_PLAN = "default"
+
+_EMAIL = re.compile(r"[^@\s\x00-\x1f\x7f<>\"(),:;\\]{1,64}@[^@\s\x00-\x1f\x7f<>\"(),:;\\]{1,189}")
+_PAGE = 500
+# More than 128 bits of chance.
+_ID_LENGTH = 22
+
+
+def new_id(kind: str) -> str:
+    """A public id that nobody can guess: `acct_…`, `key_…`."""
+    return kind + "_" + "".join(secrets.choice(ALPHABET) for _ in range(_ID_LENGTH))
+
+
+def normalise(email: str) -> str:
+    """The one form of an address in which it is stored and looked for; raises `InvalidRequest`."""
+    read = unicodedata.normalize("NFC", email.strip()).lower()
+    if _EMAIL.fullmatch(read) is None or not read.isprintable():
+        raise InvalidRequest(f"{email[:80]!r} is not an e-mail address such as you@example.com", param="email")
+    return read
+
+
+async def create(
+    database: Database, email: str, *, plan: str = DEFAULT_PLAN, plans: Container[str], credit: int = 0, actor: str
+) -> Account:
+    """A new account on one of `plans`, with `credit` nano-USD of promotional credit. InvalidRequest: it cannot be."""
+    address = normalise(email)
+    if plan not in plans:
+        raise InvalidRequest(
+            f"there is no plan {plan[:60]!r}: the configuration names them under [plans]", param="plan"
+        )
+    now = await database.now()
+    try:
+        await run(database, lambda transaction: add(database, transaction, address, plan, credit, actor, now))
+    except Duplicate:
+        raise InvalidRequest(f"{address} has an account already", param="email") from None
+    return await get(database, address)
+
+
+async def add(
+    database: Database, transaction: Transaction, email: str, plan: str, credit: int, actor: str, now: int
+) -> int:
+    """The id of a new account with its first credit, within `transaction`. `Duplicate`: the address has one."""
+    public_id = new_id("acct")
+    account_id = await accounts.create(transaction, public_id=public_id, email=email, plan=plan, now=now)
+    if credit:
+        gift = grant(account_id, credit, idempotency_key=f"grant/start/{public_id}", reason="first credit", actor=actor)
+        verdict = await journal.post(database, transaction, gift, now)
+        assert isinstance(verdict, Posted), verdict
+    return account_id
+
+
+async def get(database: Database, email: str) -> Account:
+    """The account of an address; raises `NotFound`."""
+    address = normalise(email)
+    account = await accounts.by_email(database, address)
+    if account is None:
+        raise NotFound(f"{address} has no account", param="email")
+    return account
+
+
+async def every(database: Database) -> AsyncIterator[Account]:
+    """All accounts, the oldest first."""
+    after = 0
+    while found := await accounts.page(database, after, _PAGE):
+        for account in found:
+            yield account
+        after = found[-1].id
+
+
+async def set_frozen(database: Database, email: str, frozen: bool) -> Account:
+    """Stop an account's calls from the next one on, or let it call again. Repeating it changes nothing."""
+    account = await get(database, email)
+    await run(database, lambda transaction: accounts.set_frozen(transaction, account.id, frozen))
+    return await get(database, email)

@@ -1,0 +1,42 @@
+"""Credit that the operator gives."""
+
+from tollbridge.core import ledger
+from tollbridge.core.ledger import MAX_AMOUNT, Posted
+from tollbridge.errors import InvalidRequest
+from tollbridge.store import journal
+from tollbridge.store.accounts import Account
+from tollbridge.store.db import Database, Duplicate, Transaction, run
+
+_LONGEST = 500
+
+
+async def grant(
+    database: Database, account: Account, amount: int, *, reason: str, actor: str, idempotency_key: str
+) -> Posted:
+    """Give promotional credit, once for each idempotency key: a repetition changes nothing and says `repeated`.
+
+    InvalidRequest: the amount or reason cannot be, or (`idempotency_key_reused`) the key was used for something else.
+    """
+    if not 0 < amount < MAX_AMOUNT - account.paid - account.promo:
+        raise InvalidRequest("an amount is above zero and keeps the balance below 4 billion USD", param="amount")
+    for name, text in (("reason", reason), ("idempotency_key", idempotency_key)):
+        if not text.strip() or len(text) > _LONGEST or not text.isprintable():
+            raise InvalidRequest(f"{name} is 1 to {_LONGEST} characters in one line", param=name)
+    now = await database.now()
+    gift = ledger.grant(
+        account.id, amount, idempotency_key=f"grant/{idempotency_key}", reason=reason.strip(), actor=actor
+    )
+
+    async def use_case(transaction: Transaction) -> ledger.Verdict | None:
+        return await journal.post(database, transaction, gift, now)
+
+    try:
+        verdict = await run(database, use_case)
+    except Duplicate:
+        verdict = None  # another account's, at this very moment
+    if verdict is None:
+        raise InvalidRequest(
+            "this idempotency key was used for another grant", code="idempotency_key_reused", param="idempotency_key"
+        )
+    assert isinstance(verdict, Posted), verdict
+    return verdict

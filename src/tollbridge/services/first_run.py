@@ -1,0 +1,63 @@
+"""What a new gateway begins with: an account of its operator and a key, so that the first call can be made at once."""
+
+import msgspec
+
+from tollbridge.config import Settings
+from tollbridge.core.money import format_usd
+from tollbridge.services.accounts import DEFAULT_PLAN, add
+from tollbridge.services.keys import MadeKey, make
+from tollbridge.services.secrets import Secrets, belongs_to
+from tollbridge.store import accounts, keys
+from tollbridge.store.db import Database, Duplicate, Transaction, run
+
+EMAIL = "operator@localhost"
+ACTOR = "first start"
+LABEL = "first"
+
+
+class First(msgspec.Struct, frozen=True):
+    """What was made. `credit` in nano-USD."""
+
+    key: MadeKey
+    credit: int
+
+
+async def begin(database: Database, settings: Settings, master: Secrets) -> First | None:
+    """Make the first account and key in one transaction; None when there is an account already.
+
+    ConfigError: the database's keys were made with another master secret.
+    """
+    await belongs_to(database, master)
+    if await accounts.page(database, 0, 1):
+        return None
+    now = await database.now()
+    credit = settings.billing.signup_grant
+
+    async def use_case(transaction: Transaction) -> MadeKey:
+        account_id = await add(database, transaction, EMAIL, DEFAULT_PLAN, credit, ACTOR, now)
+        made, row = make(master, account_id, settings.brand.key_prefix, LABEL)
+        await keys.create(transaction, row, now)
+        return made
+
+    try:
+        return First(await run(database, use_case), credit)
+    except Duplicate:
+        return None  # another process was quicker
+
+
+def welcome(first: First, url: str, model: str) -> str:
+    """What is printed of it, once: the key, and a call that works as pasted."""
+    body = msgspec.json.encode({"model": model, "messages": [{"role": "user", "content": "Hello!"}]}).decode()
+    return f"""\
+This is the first start. {EMAIL} has an account with ${format_usd(first.credit)} of credit and this API key,
+which is shown only now:
+
+    {first.key.text}
+
+Try it:
+
+    curl {url}/v1/chat/completions \\
+      -H 'Authorization: Bearer {first.key.text}' \\
+      -H 'Content-Type: application/json' \\
+      -d '{body}'
+"""

@@ -1,0 +1,82 @@
+"""API keys: made once, shown once, revoked for good."""
+
+import secrets
+
+import msgspec
+
+from tollbridge.core import keys as form
+from tollbridge.core.ledger import MAX_AMOUNT
+from tollbridge.errors import InvalidRequest, NotFound
+from tollbridge.services.accounts import new_id
+from tollbridge.services.secrets import PEPPER_ID, Secrets, belongs_to
+from tollbridge.store import keys
+from tollbridge.store.accounts import Account
+from tollbridge.store.db import Database, run
+from tollbridge.store.keys import NewKey
+
+_LONGEST_LABEL = 100
+
+
+class MadeKey(msgspec.Struct, frozen=True):
+    """A new key; `text` is the key itself, which nobody can show again."""
+
+    public_id: str
+    text: str
+
+    def __repr__(self) -> str:
+        return f"MadeKey({self.public_id})"
+
+
+async def create(
+    database: Database,
+    master: Secrets,
+    account: Account,
+    prefix: str,
+    *,
+    label: str = "",
+    limit: int | None = None,
+    expires_at: int | None = None,
+) -> MadeKey:
+    """A key that may spend `limit` nano-USD in all, until `expires_at` (milliseconds); None: no end.
+
+    InvalidRequest: the label, limit or time cannot be. ConfigError: the database is not of this master secret.
+    """
+    if len(label) > _LONGEST_LABEL or not (label.isprintable() or not label):
+        raise InvalidRequest(f"a label is at most {_LONGEST_LABEL} characters in one line", param="label")
+    if limit is not None and not 0 < limit < MAX_AMOUNT:
+        raise InvalidRequest("a limit is above zero", param="limit")
+    now = await database.now()
+    if expires_at is not None and expires_at <= now:
+        raise InvalidRequest("a key expires in the future", param="expires")
+    await belongs_to(database, master)
+    made, row = make(master, account.id, prefix, label, limit, expires_at)
+    await run(database, lambda transaction: keys.create(transaction, row, now))
+    return made
+
+
+def make(
+    master: Secrets, account_id: int, prefix: str, label: str, limit: int | None = None, expires_at: int | None = None
+) -> tuple[MadeKey, NewKey]:
+    """A new key, and the row that it is known by."""
+    text = form.make(prefix, secrets.token_bytes(form.RANDOM_BYTES))
+    row = NewKey(
+        public_id=new_id("key"),
+        account_id=account_id,
+        digest=master.digest(text),
+        pepper_id=PEPPER_ID,
+        hint=form.hint(prefix, text),
+        label=label,
+        limit=limit,
+        expires_at=expires_at,
+    )
+    return MadeKey(row.public_id, text), row
+
+
+async def revoke(database: Database, account_id: int | None, public_id: str) -> None:
+    """The key's next call is refused. `account_id`: whose keys are within reach; None: everybody's (the operator).
+
+    Raises `NotFound`. Revoking again changes nothing.
+    """
+    now = await database.now()
+    if not await run(database, lambda transaction: keys.revoke(transaction, account_id, public_id, now)):
+        raise NotFound(f"there is no key {public_id[:60]!r}", param="id")

@@ -1,0 +1,65 @@
+"""Accounts and their balances."""
+
+import msgspec
+
+from tollbridge.store.db import Transaction
+from tollbridge.store.meta import raise_cache_epoch
+
+_SELECT = """
+SELECT account.id, public_id, email, plan, created_at, paid, promo, held, frozen
+FROM account JOIN balance ON balance.account_id = account.id
+"""
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `account` with its `balance`."""
+
+    id: int
+    public_id: str
+    email: str
+    plan: str
+    created_at: int
+    paid: int
+    promo: int
+    held: int
+    frozen: bool
+
+    @property
+    def available(self) -> int:
+        return self.paid + self.promo - self.held
+
+
+async def create(transaction: Transaction, *, public_id: str, email: str, plan: str, now: int) -> int:
+    """The id of a new account with nothing in its balance. `Duplicate`: the address has one."""
+    rows = await transaction.fetch(
+        "INSERT INTO account (public_id, email, plan, created_at) VALUES ($1, $2, $3, $4) RETURNING id",
+        *(public_id, email, plan, now),
+    )
+    account_id = int(rows[0][0])
+    await transaction.execute(
+        "INSERT INTO balance (account_id, paid, promo, held, frozen) VALUES ($1, 0, 0, 0, $2)", account_id, False
+    )
+    await raise_cache_epoch(transaction)
+    return account_id
+
+
+async def by_email(database: Transaction, email: str) -> Account | None:
+    rows = await database.fetch(f"{_SELECT} WHERE email = $1", email)
+    return _account(rows[0]) if rows else None
+
+
+async def page(database: Transaction, after: int, count: int) -> list[Account]:
+    """Up to `count` accounts in the order in which they came, from the one behind id `after`."""
+    rows = await database.fetch(f"{_SELECT} WHERE account.id > $1 ORDER BY account.id LIMIT $2", after, count)
+    return [_account(row) for row in rows]
+
+
+async def set_frozen(transaction: Transaction, account_id: int, frozen: bool) -> None:
+    """A frozen account's next hold is refused."""
+    await transaction.execute("UPDATE balance SET frozen = $2 WHERE account_id = $1", account_id, frozen)
+    await raise_cache_epoch(transaction)
+
+
+def _account(row: tuple[object, ...]) -> Account:
+    names = Account.__struct_fields__
+    return msgspec.convert(dict(zip(names, row, strict=True)), Account, strict=False)

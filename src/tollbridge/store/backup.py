@@ -1,0 +1,122 @@
+"""Copies of a SQLite database: taken while it is in use, and put back while it is not."""
+
+import os
+import secrets
+import sqlite3
+from pathlib import Path
+
+from tollbridge.errors import ConfigError
+from tollbridge.store.db import connect_sqlite, sqlite_path
+
+
+def back_up(url: str, target: Path) -> None:
+    """Write the database at `url`, as it is at this moment, into the new file `target`. Writers are not held up.
+
+    ConfigError: it is no SQLite database, `target` exists or cannot be written, or the copy is not whole.
+    """
+    source = _file(url)
+    if not source.exists():
+        raise ConfigError(f"{source}: there is no database to back up")
+    if target.exists():
+        raise ConfigError(f"{target} exists already: choose another name")
+    draft = _beside(target)
+    try:
+        _copy(source, draft)
+        _check(draft)
+        _sync(draft)
+        draft.rename(target)
+        _sync(target.parent)
+    except (OSError, sqlite3.Error) as error:
+        raise ConfigError(f"{target}: the backup could not be written: {error}") from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def stage(source: Path, url: str) -> Path:
+    """A checked copy of the backup `source` beside the database at `url`, to be looked at before it is put there.
+
+    ConfigError: it cannot be read or written, or is no whole database of Tollbridge.
+    """
+    place = _file(url)
+    if not source.is_file():
+        raise ConfigError(f"{source}: there is no such file")
+    draft = _beside(place)
+    try:
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _copy(source, draft)
+        _check(draft)
+        _sync(draft)
+    except (OSError, sqlite3.Error, ConfigError) as error:
+        draft.unlink(missing_ok=True)
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{source}: it cannot be restored: {error}") from error
+    return draft
+
+
+def put_in_place(draft: Path, url: str) -> Path | None:
+    """Make `draft` the database at `url`, which nobody may have open; where the old one went, if there was one."""
+    place = _file(url)
+    kept = None
+    if place.exists():
+        # Whole again, without the log that would be applied to the new one.
+        connection = connect_sqlite(place)
+        try:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            connection.close()
+        kept = place.with_name(f"{place.name}.before-restore-{secrets.token_hex(4)}")
+        place.rename(kept)
+    for end in ("-wal", "-shm"):
+        place.with_name(place.name + end).unlink(missing_ok=True)
+    draft.rename(place)
+    _sync(place.parent)
+    return kept
+
+
+def _file(url: str) -> Path:
+    if not url.startswith("sqlite:"):
+        raise ConfigError(
+            "backup and restore are for SQLite: use pg_dump --format=custom and pg_restore for a PostgreSQL database"
+        )
+    return sqlite_path(url)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+
+
+def _copy(source: Path, target: Path) -> None:
+    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    reader = sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)
+    try:
+        writer = sqlite3.connect(target)
+        try:
+            reader.backup(writer)
+            # The copy stands alone in one file.
+            writer.execute("PRAGMA journal_mode=DELETE")
+        finally:
+            writer.close()
+    finally:
+        reader.close()
+
+
+def _check(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    try:
+        found = connection.execute("PRAGMA integrity_check").fetchone()[0]
+        if found != "ok":
+            raise ConfigError(f"the copy is damaged: {str(found).splitlines()[0]}")
+        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    finally:
+        connection.close()
+    if not {"alembic_version", "journal", "usage"} <= tables:
+        raise ConfigError("this is no database of Tollbridge")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,106 @@
+"""Journal transactions beside the running ledger: grants and corrections, made by whoever, by the ledger's own rules.
+
+The hot writers take `Post` too; here is the way for those who are not the server: the command line, a page.
+"""
+
+import msgspec
+
+from tollbridge.core.ledger import Balance, Book, Entry, Kind, Post, Posted, Refused, State, decide
+from tollbridge.store.db import Database, Transaction
+
+_CUSTOMER = (Book.CUSTOMER_PAID, Book.CUSTOMER_PROMO)
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """What one journal transaction did to a customer's balance."""
+
+    id: int
+    at: int
+    kind: str
+    reason: str
+    amount: int
+
+
+async def post(database: Database, transaction: Transaction, op: Post, now: int) -> Posted | Refused | None:
+    """Decide and write `op` within `transaction`; None: its idempotency key was used for something else.
+
+    The balance is locked until the transaction ends (SQLite: the whole database is), so that no hold is granted on
+    what it was before.
+    """
+    lock = " FOR UPDATE" if database.dialect == "postgresql" else ""
+    balances = await transaction.fetch(
+        f"SELECT account_id, paid, promo, held, frozen FROM balance WHERE account_id = $1{lock}",  # noqa: S608
+        op.account_id,
+    )
+    stored = await _stored(transaction, op.idempotency_key)
+    if stored is not None and stored != _content(op):
+        return None
+    state = State(
+        balances={id_: Balance(id_, paid, promo, held, bool(frozen)) for id_, paid, promo, held, frozen in balances},
+        keys={},
+        holds={},
+        ends={},
+        posted=set() if stored is None else {op.idempotency_key},
+    )
+    decision = decide(state, [op], now)
+    for each in decision.posts:
+        await _write(transaction, each, now)
+    for balance in decision.balances.values():
+        await transaction.execute(
+            "UPDATE balance SET paid = $2, promo = $3 WHERE account_id = $1",
+            *(balance.account_id, balance.paid, balance.promo),
+        )
+    verdict = decision.verdicts[0]
+    assert isinstance(verdict, Posted | Refused)
+    return verdict
+
+
+async def lines(database: Transaction, account_id: int, after: tuple[int, int], until: int, count: int) -> list[Line]:
+    """Up to `count` transactions of an account before the time `until`, in order, behind (time, id) `after`."""
+    rows = await database.fetch(
+        "SELECT journal.id, created_at, kind, reason, "
+        "CAST(COALESCE(SUM(CASE WHEN book IN ($5, $6) THEN amount ELSE 0 END), 0) AS BIGINT) "
+        "FROM journal JOIN entry ON entry.journal_id = journal.id "
+        "WHERE account_id = $1 AND (created_at, journal.id) > ($2, $3) AND created_at < $4 "
+        "GROUP BY journal.id, created_at, kind, reason ORDER BY created_at, journal.id LIMIT $7",
+        *(account_id, *after, until, *(book.value for book in _CUSTOMER), count),
+    )
+    return [Line(id=row[0], at=row[1], kind=row[2], reason=row[3], amount=row[4]) for row in rows]
+
+
+async def total(database: Transaction, account_id: int, until: int) -> int:
+    """What all transactions of an account before `until` did to its balance."""
+    rows = await database.fetch(
+        "SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM journal JOIN entry ON entry.journal_id = journal.id "
+        "WHERE account_id = $1 AND created_at < $2 AND book IN ($3, $4)",
+        *(account_id, until, *(book.value for book in _CUSTOMER)),
+    )
+    return int(rows[0][0])
+
+
+async def _stored(transaction: Transaction, idempotency_key: str) -> tuple[int, str, tuple[Entry, ...]] | None:
+    rows = await transaction.fetch(
+        "SELECT account_id, kind, book, amount FROM journal JOIN entry ON entry.journal_id = journal.id "
+        "WHERE idempotency_key = $1 ORDER BY line",
+        idempotency_key,
+    )
+    if not rows:
+        return None
+    return rows[0][0], Kind(rows[0][1]), tuple(Entry(Book(row[2]), row[3]) for row in rows)
+
+
+def _content(op: Post) -> tuple[int, str, tuple[Entry, ...]]:
+    return op.account_id, op.kind, op.entries
+
+
+async def _write(transaction: Transaction, op: Post, now: int) -> None:
+    rows = await transaction.fetch(
+        "INSERT INTO journal (idempotency_key, kind, account_id, reason, actor, created_at) "
+        "VALUES ($1, $2, $3, $4, $5, $6) RETURNING id",
+        *(op.idempotency_key, op.kind.value, op.account_id, op.reason, op.actor, now),
+    )
+    for line, entry in enumerate(op.entries):
+        await transaction.execute(
+            "INSERT INTO entry (journal_id, line, book, amount) VALUES ($1, $2, $3, $4)",
+            *(rows[0][0], line, entry.book.value, entry.amount),
+        )

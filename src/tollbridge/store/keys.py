@@ -1,0 +1,95 @@
+"""API keys. The key itself is never here: only its digest, and a hint of what it looks like."""
+
+import msgspec
+
+from tollbridge.store.db import Database, Transaction
+from tollbridge.store.meta import raise_cache_epoch
+
+
+class KnownKey(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request must know of its key. `live`: neither revoked nor expired, when it was asked."""
+
+    key_id: int
+    account_id: int
+    plan: str
+    live: bool
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """What may be shown of a key. `spent` and `held` are kept for a key with a limit only."""
+
+    public_id: str
+    hint: str
+    label: str
+    limit: int | None
+    spent: int | None
+    held: int | None
+    created_at: int
+    expires_at: int | None
+    revoked_at: int | None
+
+
+class NewKey(msgspec.Struct, frozen=True, kw_only=True):
+    """`limit` in nano-USD and `expires_at` in milliseconds; None: none."""
+
+    public_id: str
+    account_id: int
+    digest: bytes
+    pepper_id: int
+    hint: str
+    label: str
+    limit: int | None
+    expires_at: int | None
+
+
+async def find_key(database: Database, digest: bytes) -> KnownKey | None:
+    """The key with this digest, in one statement."""
+    rows = await database.fetch(
+        "SELECT api_key.id, account_id, plan, expires_at, revoked_at "
+        "FROM api_key JOIN account ON account.id = api_key.account_id WHERE digest = $1",
+        digest,
+    )
+    if not rows:
+        return None
+    key_id, account_id, plan, expires_at, revoked_at = rows[0]
+    expired = expires_at is not None and expires_at <= await database.now()
+    return KnownKey(key_id=key_id, account_id=account_id, plan=plan, live=revoked_at is None and not expired)
+
+
+async def create(transaction: Transaction, key: NewKey, now: int) -> None:
+    rows = await transaction.fetch(
+        "INSERT INTO api_key "
+        "(public_id, account_id, digest, pepper_id, hint, label, limit_nano, created_at, expires_at) "
+        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id",
+        *(key.public_id, key.account_id, key.digest, key.pepper_id, key.hint, key.label),
+        *(key.limit, now, key.expires_at),
+    )
+    if key.limit is not None:
+        await transaction.execute("INSERT INTO key_spend (key_id, spent, held) VALUES ($1, 0, 0)", rows[0][0])
+    # Its digest may be remembered as that of no key.
+    await raise_cache_epoch(transaction)
+
+
+async def of_account(database: Transaction, account_id: int) -> list[Key]:
+    """All keys of an account, the revoked ones too, in the order in which they were made."""
+    rows = await database.fetch(
+        "SELECT public_id, hint, label, limit_nano, spent, held, created_at, expires_at, revoked_at "
+        "FROM api_key LEFT JOIN key_spend ON key_spend.key_id = api_key.id "
+        "WHERE account_id = $1 ORDER BY api_key.id",
+        account_id,
+    )
+    return [Key(**dict(zip(Key.__struct_fields__, row, strict=True))) for row in rows]
+
+
+async def revoke(transaction: Transaction, account_id: int | None, public_id: str, now: int) -> bool:
+    """Whether there is such a key within reach of `account_id` (None: the operator, who reaches all).
+
+    Revoking again changes nothing. The key's next hold is refused.
+    """
+    found = await transaction.execute(
+        "UPDATE api_key SET revoked_at = COALESCE(revoked_at, $3) "
+        "WHERE public_id = $1 AND (account_id = $2 OR CAST($2 AS BIGINT) IS NULL)",
+        *(public_id, account_id, now),
+    )
+    await raise_cache_epoch(transaction)
+    return bool(found)

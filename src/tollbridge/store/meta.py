@@ -1,0 +1,21 @@
+"""Single numbers that all processes share."""
+
+from tollbridge.store.db import Transaction
+
+CACHE_EPOCH = "cache_epoch"
+
+
+async def value(database: Transaction, name: str) -> int | None:
+    rows = await database.fetch("SELECT value FROM meta WHERE name = $1", name)
+    return int(rows[0][0]) if rows else None
+
+
+async def raise_cache_epoch(transaction: Transaction) -> None:
+    """A key, an account or a plan changes in this transaction: whoever caches them will see it, once it is true."""
+    await transaction.execute("UPDATE meta SET value = value + 1 WHERE name = $1", CACHE_EPOCH)
+
+
+async def first_value(transaction: Transaction, name: str, number: int) -> int:
+    """The number under `name`, which is `number` when there was none before."""
+    await transaction.execute("INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING", name, number)
+    return await value(transaction, name) or 0

@@ -78,7 +78,7 @@ class Database(Protocol):
         """A write transaction (BEGIN IMMEDIATE, READ COMMITTED): committed at the end, rolled back by an exception."""
 
     def snapshot(self) -> AbstractAsyncContextManager[Transaction]:
-        """The whole database as it is at this moment, to read only; nobody has to wait for it, however long it takes."""
+        """The whole database as it is at this moment, to read only; nobody waits for it, however long it takes."""
 
     async def now(self) -> int:
         """The database's time in milliseconds since the epoch."""
@@ -155,7 +155,9 @@ def translate_sqlite(error: sqlite3.Error) -> Exception:
         return Contended("The database is busy. Try again shortly.")
     if code in {_CONSTRAINT_UNIQUE, _CONSTRAINT_PRIMARYKEY, _CONSTRAINT_ROWID}:
         return Duplicate(str(error))
-    if primary in {_READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB}:
+    if primary in {_CORRUPT, _NOTADB}:
+        return Unavailable("The database file is damaged. Restore a backup.", code="ledger_unavailable")
+    if primary in {_READONLY, _IOERR, _FULL, _CANTOPEN}:
         return Unavailable("The database cannot be used.", code="ledger_unavailable")
     return error
 

@@ -1,4 +1,4 @@
-"""Price versions: the exact terms of a route, written once and referred to by every request that was charged by them."""
+"""Price versions: the exact terms of a route, written once; what was charged by them refers to them."""
 
 import hashlib
 from collections.abc import Sequence

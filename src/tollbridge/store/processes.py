@@ -1,0 +1,257 @@
+"""Processes, and the holds that they leave behind.
+
+Rule 1  A process has a row with an epoch of its own, and says every `BEAT_S` seconds, in the database's time, that it
+        lives. The ids of its holds begin with the epoch.
+Rule 2  A dead process's epoch is fenced before its holds are ended: should it live after all, it is given no more.
+        A hold that it left ends at its last checkpoint; where there is none, nothing is charged.
+Rule 3  Dead is who stopped, whose process on this machine has gone, or who has not been heard of for `TTL_MS`. The last
+        is believed only by who has been heard itself all that time: an outage of the database kills nobody's holds.
+Rule 4  A SQLite file has one server, which holds a lock beside it: at its start everybody before it is dead.
+Rule 5  The lock's file remembers the latest heartbeat that reached the disk. A database that does not know it has lost
+        something (its write-ahead log, or all since a backup), and is not served from.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import socket
+import time
+from pathlib import Path
+
+import msgspec
+
+from tollbridge.core.ledger import End, Record, hold_id
+from tollbridge.errors import ConfigError, TollbridgeError
+from tollbridge.store.db import Database, Transaction
+from tollbridge.store.ledger import Ledger
+from tollbridge.store.ledger.rows import decode_record
+from tollbridge.values import Outcome
+
+BEAT_S = 5.0
+# The longest that a hold lives (`Hold.ttl_ms`).
+TTL_MS = 1_000_000
+# Clocks that disagree by more than this have jumped.
+_JUMP_MS = 30_000
+_PAGE = 256
+_SMALL_FILE = 64 << 20
+
+_OPEN = (
+    "SELECT hold.id, hold.account_id, hold.key_id, hold.expires_at, checkpoint.charge, checkpoint.record "
+    "FROM hold LEFT JOIN usage ON usage.hold_id = hold.id LEFT JOIN checkpoint ON checkpoint.hold_id = hold.id "
+    "WHERE hold.id > $1 AND hold.id < $2 AND usage.hold_id IS NULL AND hold.expires_at < $3 ORDER BY hold.id LIMIT $4"
+)
+_NEVER = 1 << 62
+
+
+class Fenced(TollbridgeError):
+    """Others took this process for dead and end its holds: it must stop."""
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """The latest heartbeat that is known to be on the disk."""
+
+    epoch: int
+    heartbeat_at: int
+
+
+class FileLock:
+    """The lock beside a SQLite file (`<file>-lock`) that its one server holds, with the mark of Rule 5 in it."""
+
+    def __init__(self, database: Path) -> None:
+        self.path = database.with_name(f"{database.name}-lock")
+        self._file: int | None = None
+
+    def acquire(self) -> None:
+        """ConfigError: another server has it. The lock goes with the process, however that ends."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(file)
+            raise ConfigError(
+                f"another Tollbridge serves from {self.path.parent}: stop it, or use another data directory"
+            ) from error
+        self._file = file
+
+    def release(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    @property
+    def mark(self) -> Mark | None:
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            return msgspec.json.decode(self.path.read_bytes(), type=Mark)
+        return None
+
+    def write_mark(self, mark: Mark) -> None:
+        if self._file is not None:
+            # Of one length, so that a mark is replaced whole.
+            os.pwrite(self._file, msgspec.json.encode(mark).ljust(64), 0)
+
+
+class Process:
+    """This process's row. `lock` for SQLite; None on PostgreSQL."""
+
+    def __init__(self, database: Database, epoch: int, lock: FileLock | None) -> None:
+        self.epoch = epoch
+        self._database = database
+        self._lock = lock
+        self._heard_since = time.monotonic()
+        self._last: tuple[float, int] | None = None
+
+    async def beat(self) -> None:
+        """Say that this process lives. Fenced: nobody believes it any more."""
+        now = await self._database.now()
+        beaten = await self._database.execute(
+            "UPDATE process SET heartbeat_at = $2 WHERE epoch = $1 AND fenced_at IS NULL", self.epoch, now
+        )
+        if not beaten:
+            raise Fenced("this process was taken for dead: its holds are being ended, and it must be started again")
+        if self._lock is not None:
+            self._lock.write_mark(Mark(self.epoch, now))
+        at = time.monotonic()
+        if self._last is not None and self._missed(at, now, *self._last):
+            self._heard_since = at
+        self._last = at, now
+
+    def _missed(self, at: float, now: int, last_at: float, last_now: int) -> bool:
+        """Whether a beat is missing since the last one, or a clock jumped."""
+        waited = int((at - last_at) * 1000)
+        return waited > _JUMP_MS or abs(now - last_now - waited) > _JUMP_MS
+
+    async def recover(self, ledger: Ledger) -> int:
+        """End, before anybody is served, what processes left that are certainly dead; how many holds."""
+        count = 0
+        for epoch, host, pid, stopped_at, _ in await self._others():
+            if self._lock is not None or stopped_at is not None or _gone(host, pid):
+                count += await self._bury(ledger, epoch)
+        return count
+
+    async def sweep(self, ledger: Ledger) -> int:
+        """End the holds of the dead, and those that have expired of the living, our own included; how many."""
+        count = await self.recover(ledger)
+        # An expired hold is believed by Rule 3 too: where time jumped, all of them look expired.
+        if time.monotonic() - self._heard_since < TTL_MS // 1000:
+            return count
+        now = await self._database.now()
+        for epoch, _, _, _, heartbeat_at in await self._others():
+            if heartbeat_at < now - TTL_MS:
+                count += await self._bury(ledger, epoch, unless_heard_since=now - TTL_MS)
+            else:
+                count += await sweep(self._database, ledger, epoch, now)
+        return count + await sweep(self._database, ledger, self.epoch, now)
+
+    async def finish(self) -> None:
+        """This process ends in order; nothing of it is open."""
+        now = await self._database.now()
+        await self._database.execute(
+            "UPDATE process SET heartbeat_at = $2, stopped_at = $2 WHERE epoch = $1", self.epoch, now
+        )
+        if self._lock is not None:
+            self._lock.write_mark(Mark(self.epoch, now))
+            self._lock.release()
+
+    async def _others(self) -> list[tuple[int, str, int, int | None, int]]:
+        return [
+            (row[0], row[1], row[2], row[3], row[4])
+            for row in await self._database.fetch(
+                "SELECT epoch, host, pid, stopped_at, heartbeat_at FROM process "
+                "WHERE swept_at IS NULL AND epoch <> $1 ORDER BY epoch",
+                self.epoch,
+            )
+        ]
+
+    async def _bury(self, ledger: Ledger, epoch: int, unless_heard_since: int = _NEVER) -> int:
+        now = await self._database.now()
+        await self._database.execute(
+            "UPDATE process SET fenced_at = $2 WHERE epoch = $1 AND fenced_at IS NULL AND heartbeat_at < $3",
+            *(epoch, now, unless_heard_since),
+        )
+        fenced = await self._database.fetch("SELECT fenced_at FROM process WHERE epoch = $1", epoch)
+        if fenced[0][0] is None:
+            return 0
+        count = await sweep(self._database, ledger, epoch, _NEVER)
+        await self._database.execute("UPDATE process SET swept_at = $2 WHERE epoch = $1", epoch, now)
+        return count
+
+
+async def begin(database: Database, lock: FileLock | None = None) -> Process:
+    """Register this process. `lock` is that of a SQLite file, already acquired.
+
+    ConfigError: the file is damaged, or not the one that was used last (Rule 5).
+    """
+    if lock is not None:
+        await _require_sound(database)
+    if lock is not None and lock.mark is not None:
+        rows = await database.fetch("SELECT heartbeat_at FROM process WHERE epoch = $1", lock.mark.epoch)
+        if not rows or rows[0][0] < lock.mark.heartbeat_at:
+            raise ConfigError(
+                "the database is older than when it was last used: its write-ahead log (the file that ends in -wal) "
+                "is missing or damaged. Put it back, or restore a backup"
+            )
+    now = await database.now()
+    rows = await database.fetch(
+        "INSERT INTO process (host, pid, started_at, heartbeat_at) VALUES ($1, $2, $3, $3) RETURNING epoch",
+        *(_identity(), os.getpid(), now),
+    )
+    return Process(database, int(rows[0][0]), lock)
+
+
+async def _require_sound(database: Database) -> None:
+    """A file that can be looked through in an instant is; a larger one is when its books are verified."""
+    pages = await database.fetch("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
+    if pages[0][0] > _SMALL_FILE:
+        return
+    found = await database.fetch("PRAGMA quick_check(1)")
+    if found[0][0] != "ok":
+        raise ConfigError(f"the database file is damaged: {found[0][0]}. Restore a backup")
+
+
+async def sweep(database: Database, ledger: Ledger, epoch: int, now: int) -> int:
+    """End the holds of `epoch` that expired before `now`, each at its last checkpoint; how many."""
+    count, after = 0, await _closed_until(database, epoch)
+    while rows := await database.fetch(_OPEN, after, hold_id(epoch + 1, 0), now, _PAGE):
+        ends = [ledger.submit(_swept(*row)) for row in rows]
+        await asyncio.gather(*ends)
+        count += len(ends)
+        after = rows[-1][0]
+    return count
+
+
+async def _closed_until(database: Transaction, epoch: int) -> int:
+    """Below this id nothing of `epoch` is open: it is sealed."""
+    rows = await database.fetch("SELECT MAX(last_id) FROM seal WHERE chain = $1", f"usage/{epoch}")
+    return max(rows[0][0] or 0, hold_id(epoch, 0))
+
+
+def _swept(id_: int, account_id: int, key_id: int, expires_at: int, charge: int | None, record: bytes | None) -> End:
+    if charge is None or record is None:
+        made_at = expires_at - TTL_MS
+        last = Record(started_at=made_at, duration_ms=0, price_version=0, outcome=Outcome.SWEPT, status=500)
+    else:
+        last = msgspec.structs.replace(decode_record(record), outcome=Outcome.SWEPT)
+    return End(hold=id_, account_id=account_id, key_id=key_id, charge=charge or 0, record=last)
+
+
+def _identity() -> str:
+    """Where process ids mean the same: the machine since it was started, and the name space of its processes."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(parts)
+
+
+def _gone(host: str, pid: int) -> bool:
+    if host.count(" ") != 2 or host != _identity():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False

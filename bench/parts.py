@@ -1,7 +1,7 @@
 """Tollbridge's parts, each alone in a process of its own: CPU per operation beside the whole.
 
-`run_all` starts one child per part (`python -m bench.parts NAME …`) on the gateway's core; a child exercises its part
-with 64 operations at a time and prints what one cost it.
+`run` starts a child (`python -m bench.parts NAME …`) on the gateway's core; it exercises its part with 64 operations at
+a time and prints what one cost it.
 """
 
 import asyncio
@@ -20,9 +20,16 @@ from bench import native, process
 from bench.gateways import CHAT
 from bench.measure import Bench
 from bench.peers import NotRunError
+from tollbridge.core.ledger import End, Ended, Held, Hold, Record
 from tollbridge.edge.downstream import Downstream
 from tollbridge.edge.server import Server, listen
+from tollbridge.services import accounts
+from tollbridge.store import keys, processes, schema
+from tollbridge.store.db import open_database
+from tollbridge.store.keys import NewKey
+from tollbridge.store.ledger.sqlite import SqliteLedger
 from tollbridge.upstream.pool import Limits, Pool
+from tollbridge.values import Outcome
 
 AT_ONCE = 64
 OPERATIONS = 64_000
@@ -32,6 +39,7 @@ ANSWER = b'{"choices":[{"index":0,"message":{"role":"assistant","content":"%s"},
     b"x" * 450
 )
 ANSWER_HEADERS = ((b"content-type", b"application/json"), (b"x-request-id", b"req_8f31c2"))
+USAGE = b'{"prompt_tokens":31,"completion_tokens":24,"total_tokens":55,"prompt_tokens_details":{"cached_tokens":0}}'
 
 
 @dataclass(frozen=True)
@@ -53,10 +61,11 @@ class Setting(msgspec.Struct, frozen=True):
     scratch: str
 
 
-def run_all(on: Bench) -> list[Part]:
-    """Measures every part. Raises NotRunError when a child fails."""
+def run(name: str, on: Bench) -> Part:
+    """Measures one of `PARTS`. Raises NotRunError when its process fails."""
+    what, budget_us, _ = PARTS[name]
     setting = Setting(on.mock_port, on.load_core, str(on.body), str(on.scratch))
-    return [Part(name, what, budget, _run_child(name, setting, on)) for name, (what, budget, _) in PARTS.items()]
+    return Part(name, what, budget_us, _run_child(name, setting, on))
 
 
 def _run_child(name: str, setting: Setting, on: Bench) -> float:
@@ -71,7 +80,7 @@ def _run_child(name: str, setting: Setting, on: Bench) -> float:
     finally:
         child.stop()
     if child.process.returncode != 0:
-        raise NotRunError(f"part {name}: {child.last_words()}")
+        raise NotRunError(child.last_words())
     return float(child.last_words())
 
 
@@ -120,9 +129,67 @@ def _upstream(setting: Setting) -> float:
     return used
 
 
+def _ledger(setting: Setting) -> float:
+    path = Path(setting.scratch) / "ledger" / "tollbridge.db"
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        ledger, account_id, key_id = runner.run(_open_books(path))
+
+        async def call() -> None:
+            hold = Hold(id=ledger.next_id(), account_id=account_id, key_id=key_id, want=200_000, least=200_000)
+            held = await ledger.submit(hold)
+            assert isinstance(held, Held), held
+            record = Record(
+                started_at=1_800_000_000_000,
+                duration_ms=1,
+                price_version=1,
+                input=31,
+                output=24,
+                cost=19_050,
+                outcome=Outcome.COMPLETED,
+                finish="stop",
+                raw=USAGE,
+            )
+            end = End(hold=hold.id, account_id=account_id, key_id=key_id, charge=19_050, record=record)
+            ended = await ledger.submit(end)
+            assert isinstance(ended, Ended), ended
+
+        used = _cpu_us(lambda count: runner.run(_at_once(call, count)))
+        runner.run(ledger.stop())
+    return used
+
+
+async def _open_books(path: Path) -> tuple[SqliteLedger, int, int]:
+    """A new database with one rich account and its key: the ledger, the account's and the key's id."""
+    url = f"sqlite:///{path}"
+    await schema.migrate(url)
+    database = open_database(url)
+    await database.start()
+    account = await accounts.create(
+        database, "bench@example.com", plan="bench", plans=("bench",), credit=10**15, actor="bench"
+    )
+    key = NewKey(
+        public_id="key_bench",
+        account_id=account.id,
+        digest=bytes(32),
+        pepper_id=1,
+        hint="tb_live_…",
+        label="",
+        limit=None,
+        expires_at=None,
+    )
+    await keys.create(database, key, account.created_at)
+    known = await keys.find_key(database, key.digest)
+    assert known is not None
+    ledger = SqliteLedger(path, (await processes.begin(database)).epoch)
+    await ledger.start()
+    await database.close()
+    return ledger, account.id, known.key_id
+
+
 # name → (what it is, its budget in µs, how it is measured)
 PARTS: dict[str, tuple[str, float, Callable[[Setting], float]]] = {
     "server": ("a request read whole, a fixed answer written", 41, _server),
+    "ledger": ("hold and settle, each awaited until it is on the disk", 26, _ledger),
     "upstream client": ("a call over a kept connection, its answer read whole", 19, _upstream),
 }
 

@@ -172,22 +172,6 @@ def _route(row: ModelRow, route: RouteRow, position: int, upstream: Upstream, mu
         raise ConfigError(f"model {row.id}: {error}") from error
 
 
-def terms(route: Route) -> bytes:
-    """What a price version holds: canonical JSON of all that decides the charge and the cost of a route."""
-    return msgspec.json.encode(
-        {
-            "model": route.model,
-            "provider": route.upstream.provider,
-            "upstream": route.upstream.name,
-            "upstream_model": route.upstream_model,
-            "price": route.price,
-            "cost": route.cost,
-            "multiplier_ppm": route.multiplier_ppm,
-        },
-        order="deterministic",
-    )
-
-
 def with_versions(catalog: Catalog, versions: Sequence[int]) -> Catalog:
     """The catalog with the id of its price version on each route, `versions` in the order of `catalog.routes()`."""
     ids = iter(versions)

@@ -52,15 +52,11 @@ class Callers:
     async def of(self, authorization: bytes | None, api_key: bytes | None) -> Caller:
         """The caller of a request with this `Authorization` header, or this `x-api-key`; raises `InvalidApiKey`."""
         key = _credential(authorization, api_key)
-        if not self._well_formed(key):
-            raise InvalidApiKey(
-                "Incorrect API key provided: this is not a key of this service. Find yours on your dashboard."
-            )
         digest = self._digest(key)
         now = time.monotonic()
         known = self._known.get(digest)
         if known is None or known[0] <= now:
-            known = (now + TTL_S, await self._look_up(digest))
+            known = (now + TTL_S, await self._look_up(key, digest))
             if len(self._known) >= MOST_REMEMBERED:
                 self._known.clear()
             self._known[digest] = known
@@ -73,7 +69,9 @@ class Callers:
         """Something about keys, accounts or plans has changed."""
         self._known.clear()
 
-    async def _look_up(self, digest: bytes) -> Caller | None:
+    async def _look_up(self, key: str, digest: bytes) -> Caller | None:
+        if not self._well_formed(key):
+            raise InvalidApiKey("Incorrect API key provided: this is not a key of this service.")
         row = await self._find(digest)
         if row is None or not row.live:
             return None

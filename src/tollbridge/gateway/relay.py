@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from tollbridge import values
 from tollbridge.core import retry
 from tollbridge.core.ledger import Extend, Held
 from tollbridge.core.retry import Kind, Step
@@ -52,8 +53,9 @@ MAX_RETRY_AFTER_S = 60
 
 
 class Upstream(msgspec.Struct, frozen=True):
-    """How to call one upstream: its connections, and the headers of every call."""
+    """How to call one upstream: what it is, its connections, and the headers of every call."""
 
+    value: values.Upstream
     pool: Pool
     headers: Headers
 

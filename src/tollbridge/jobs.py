@@ -1,0 +1,75 @@
+"""Periodic work beside the requests. Each job runs alone; one that fails is logged and tried again at its next turn."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from tollbridge.errors import TollbridgeError
+from tollbridge.store import meta, seal
+from tollbridge.store.db import Database
+from tollbridge.store.ledger import Ledger
+from tollbridge.store.processes import BEAT_S, Fenced, Process
+
+log = logging.getLogger("tollbridge")
+
+POLL_S = 0.5
+SWEEP_S = 30.0
+SEAL_S = 3_600.0
+
+
+class Jobs:
+    """Heartbeat, sweep, seals, and the poll that notices changed keys and accounts.
+
+    `on_change`: what was cached may be stale. `on_fatal`: this process must not take any more paid work.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        process: Process,
+        ledger: Ledger,
+        *,
+        on_change: Callable[[], None],
+        on_fatal: Callable[[TollbridgeError], None],
+    ) -> None:
+        self._database = database
+        self._process = process
+        self._ledger = ledger
+        self._on_change = on_change
+        self._on_fatal = on_fatal
+        self._cache_epoch: int | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        jobs: tuple[tuple[str, float, Callable[[], Awaitable[object]]], ...] = (
+            ("heartbeat", BEAT_S, self._process.beat),
+            ("changes", POLL_S, self._look_for_changes),
+            ("sweep", SWEEP_S, lambda: self._process.sweep(self._ledger)),
+            ("seal", SEAL_S, lambda: seal.seal(self._database)),
+        )
+        self._tasks = [asyncio.create_task(self._repeat(*job)) for job in jobs]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _repeat(self, name: str, seconds: float, job: Callable[[], Awaitable[object]]) -> None:
+        while True:
+            try:
+                await job()
+            except Fenced as error:
+                log.critical("%s", error)
+                self._on_fatal(error)
+                return
+            except TollbridgeError as error:
+                log.warning("%s: %s", name, error)
+            except Exception:
+                log.exception("%s failed", name)
+            await asyncio.sleep(seconds)
+
+    async def _look_for_changes(self) -> None:
+        epoch = await meta.value(self._database, meta.CACHE_EPOCH)
+        if epoch != self._cache_epoch:
+            self._cache_epoch = epoch
+            self._on_change()

@@ -185,6 +185,10 @@ class Noted(msgspec.Struct, frozen=True):
     """A checkpoint was taken (or was not needed any more)."""
 
 
+class Spooled(msgspec.Struct, frozen=True):
+    """The database is away. The end or checkpoint is safe on this machine's disk and is written when it is back."""
+
+
 class Refused(msgspec.Struct, frozen=True, kw_only=True):
     """`available` and `posted` (available + held) of whatever refused: the account, or the key's limit."""
 
@@ -193,7 +197,7 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
     posted: int = 0
 
 
-Verdict = Held | Ended | Posted | Noted | Refused
+Verdict = Held | Ended | Posted | Noted | Spooled | Refused
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,473 @@
+"""The ledger on PostgreSQL: one writer, one direct connection, one transaction for all that has queued.
+
+Rule 1  The writer takes what waited while the last transaction ran and never sleeps for more. Verdicts are given after
+        COMMIT. The order of arrival is the order of effect.
+Rule 2  Whoever asks for money waits at most `MOST_PATIENCE_S` and is then refused. What was granted to somebody who no
+        longer waits is given back.
+Rule 3  An end is never refused. One that is not in the database after `SPOOL_AFTER_S` goes to the spool and counts as
+        safe from its fsync on (`Spooled`); it stays in the queue until it is committed.
+Rule 4  After a COMMIT whose answer never came, the same operations are sent again with the same ids, and nothing that
+        is remembered is believed: what is stored decides.
+Rule 5  The first trouble with a connection is met by a new one at once, any further by going away: those who wait for
+        money are refused until a connection is up again.
+
+The connection is direct, never through a transaction pooler: statements are prepared, locks are held over several.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import asyncpg
+
+from tollbridge.core.ledger import (
+    Checkpoint,
+    End,
+    Extend,
+    Held,
+    Hold,
+    OpenHold,
+    Operation,
+    Record,
+    Spooled,
+    Verdict,
+    hold_id,
+)
+from tollbridge.errors import ConfigError, InternalError, Unavailable
+from tollbridge.store.db import TRIES, Contended, jitter, translate_postgres
+from tollbridge.store.ledger import MOST_IN_BATCH, MOST_WAITING, MOST_WAITING_MS, Counters
+from tollbridge.store.ledger.postgres_books import Books, Swallowed
+from tollbridge.store.ledger.spool import Leftover, Spool, leftovers
+from tollbridge.values import Outcome
+
+MOST_PATIENCE_S = 1.8
+SPOOL_AFTER_S = 0.15
+TICK_S = 0.1
+STATEMENT_S = 2.0
+CONNECT_S = 2.0
+MOST_BACK_OFF_S = 1.0
+
+SESSION = {
+    "application_name": "tollbridge ledger",
+    "timezone": "UTC",
+    "synchronous_commit": "on",
+    # Clean and early: a batch that cannot have its locks is rolled back and tried again.
+    "lock_timeout": "500",
+    # A process that stops in the middle of a batch must not keep its accounts locked.
+    "idle_in_transaction_session_timeout": "1000",
+    # A hanging server is found out here (`STATEMENT_S`). There it would cut short a COMMIT that waits for a standby,
+    # and report success.
+    "statement_timeout": "0",
+    # Every row is reached by its primary key, however small or unknown to the planner a table is.
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "jit": "off",
+}
+
+_STARTED = "SELECT epoch, started_at FROM process WHERE epoch = ANY($1::bigint[])"
+
+_log = logging.getLogger(__name__)
+
+
+class _Waiting:
+    """An operation and whoever waits for it."""
+
+    __slots__ = ("future", "op", "over", "since", "spooled", "unknown")
+
+    def __init__(self, op: Operation, future: asyncio.Future[Verdict], since: float) -> None:
+        self.op = op
+        self.future = future
+        self.since = since
+        self.spooled = False
+        # Whether it is committed, or never will be.
+        self.over = False
+        # Whether it was in a transaction of which nobody knows if it was committed.
+        self.unknown = False
+
+    @property
+    def asks_for_money(self) -> bool:
+        return not isinstance(self.op, End | Checkpoint)
+
+
+class PostgresLedger:
+    """See `Ledger`. `epoch` is a row of `process`. `directory` keeps the spool, and is the same at the next start."""
+
+    def __init__(self, url: str, epoch: int, directory: Path) -> None:
+        self.epoch = epoch
+        self.failed = False
+        self.counters = Counters()
+        self._url = url
+        self._directory = directory
+        self._last_id = 0
+        self._queue: deque[_Waiting] = deque()
+        self._batch: list[_Waiting] = []
+        # Holds made here that have not ended, as they are stored.
+        self._open: dict[int, OpenHold] = {}
+        self._books: Books | None = None
+        self._troubles = 0  # since the last COMMIT
+        self._away = False
+        self._stopping = False
+        self._spooled = 0  # in the spool, not yet in the database
+        self._parked: dict[int, _Waiting] = {}  # the newest checkpoint of each hold, while away
+        self._leftovers: list[Leftover] = []
+        self._writer: asyncio.Task[None] | None = None
+        self._asleep: asyncio.Future[None] | None = None
+        self._ticking: asyncio.TimerHandle | None = None
+
+    def next_id(self) -> int:
+        self._last_id += 1
+        return hold_id(self.epoch, self._last_id)
+
+    def depth(self) -> int:
+        return len(self._queue) + len(self._batch)
+
+    async def start(self) -> None:
+        """Connect, and replay what processes that have gone left behind. Raises `Unavailable`, or `ConfigError`."""
+        self._loop = asyncio.get_running_loop()
+        found = await self._loop.run_in_executor(None, lambda: list(leftovers(self._directory)))
+        try:
+            self._books = await self._connected()
+            epochs = [self.epoch, *(leftover.epoch for leftover in found)]
+            known = dict(await self._books.connection.fetch(_STARTED, epochs))
+        except Exception as error:
+            await self._disconnect()
+            raise translate_postgres(error) from error
+        try:
+            self._spool = Spool(self._directory, self.epoch, known[self.epoch])
+        except OSError as error:
+            await self._disconnect()
+            raise ConfigError(f"{self._directory}: the spool of the ledger cannot be kept here: {error}") from error
+        self._writer = self._loop.create_task(self._write_forever(), name="ledger")
+        for leftover in found:
+            if known.get(leftover.epoch) == leftover.started_at:
+                self._replay(leftover)
+            else:
+                _log.warning("%s belongs to another database and is left alone", leftover.path)
+                leftover.release()
+
+    async def stop(self) -> None:
+        if self._writer is None:
+            return
+        self._stopping = True
+        self._wake()
+        await self._writer
+        self._writer = None
+        if self._ticking is not None:
+            self._ticking.cancel()
+        await self._disconnect()
+        await self._loop.run_in_executor(None, self._spool.close)
+        # What the spool's thread has just told.
+        await asyncio.sleep(0)
+
+    # --- taking operations ----------------------------------------------------------------------------------------
+
+    def submit(self, op: Operation) -> asyncio.Future[Verdict]:
+        now = self._loop.time()
+        if isinstance(op, Hold | Extend):
+            self._require_room(now)
+        waiting = _Waiting(op, self._loop.create_future(), now)
+        if self._writer is None or self._writer.done():
+            _refuse(waiting, _unavailable())
+        elif self._away:
+            self._submit_away(waiting)
+        else:
+            self._enqueue(waiting)
+        return waiting.future
+
+    def _enqueue(self, waiting: _Waiting) -> None:
+        self._queue.append(waiting)
+        if self._asleep is not None:
+            self._wake()
+        if self._ticking is None:
+            self._ticking = self._loop.call_later(TICK_S, self._tick)
+
+    def _require_room(self, now: float) -> None:
+        if self._away or self._stopping or self.failed:
+            raise _unavailable()
+        queue = self._queue
+        if queue and (len(queue) >= MOST_WAITING or (now - queue[0].since) * 1000 > MOST_WAITING_MS):
+            raise Unavailable("Too many requests are waiting. Try again shortly.")
+
+    def _submit_away(self, waiting: _Waiting) -> None:
+        if waiting.asks_for_money:
+            _refuse(waiting, _unavailable())
+            return
+        if isinstance(waiting.op, Checkpoint):
+            parked = self._parked.setdefault(waiting.op.hold, waiting)
+            if parked is not waiting:
+                # Only the newest checkpoint is worth writing, and an outage may be long.
+                parked.op = waiting.op
+                self._spool.append([waiting.op], _Safe([waiting]))
+                return
+        self._enqueue(waiting)
+        self._keep([waiting])
+
+    def _tick(self) -> None:
+        """Rules 2 and 3, and the deadline of a statement: only while something waits."""
+        self._ticking = None
+        if not self._queue and not self._batch:
+            return
+        now = self._loop.time()
+        late: list[_Waiting] = []
+        for waiting in (*self._batch, *self._queue):
+            age = now - waiting.since
+            if age < SPOOL_AFTER_S:
+                break
+            if not waiting.asks_for_money:
+                if not waiting.spooled and not waiting.over:
+                    late.append(waiting)
+            elif age >= MOST_PATIENCE_S:
+                _refuse(waiting, _unavailable())
+        if late:
+            self._keep(late)
+        books = self._books
+        if books is not None and books.sent_at is not None and time.monotonic() - books.sent_at > STATEMENT_S:
+            books.connection.terminate()
+        self._ticking = self._loop.call_later(TICK_S, self._tick)
+
+    def _keep(self, waiting: Sequence[_Waiting]) -> None:
+        """Into the spool. The queue keeps it too: this disk is where it survives this process."""
+        if not waiting:
+            return
+        for one in waiting:
+            one.spooled = True
+        self._spooled += len(waiting)
+        kept = [one.op for one in waiting if isinstance(one.op, End | Checkpoint)]
+        self._spool.append(kept, _Safe(waiting))
+
+    def _wake(self) -> None:
+        if self._asleep is not None and not self._asleep.done():
+            self._asleep.set_result(None)
+
+    # --- writing them ---------------------------------------------------------------------------------------------
+
+    async def _write_forever(self) -> None:
+        while not (self._stopping and (self._away or not self._queue)):
+            books = self._books
+            if books is None or books.closed:
+                await self._reconnect()
+            elif batch := self._take():
+                self._batch = batch
+                try:
+                    await self._write(books, batch)
+                except Exception as error:
+                    self._put_back(books, batch, error)
+                self._batch = []
+            elif not self._queue:
+                await self._sleep(books)
+        self._give_up()
+
+    async def _sleep(self, books: Books) -> None:
+        with contextlib.suppress(Exception):
+            await books.rollback()  # of a transaction that was begun too early
+        if not self._queue and not self._stopping and not books.closed:
+            self._asleep = self._loop.create_future()
+            await self._asleep
+            self._asleep = None
+
+    def _take(self) -> list[_Waiting]:
+        queue = self._queue
+        batch: list[_Waiting] = []
+        while queue and len(batch) < MOST_IN_BATCH:
+            waiting = queue.popleft()
+            if waiting.asks_for_money and waiting.future.done():
+                if not (waiting.unknown and isinstance(waiting.op, Hold)):
+                    continue
+                waiting.op = _release(waiting.op)
+            batch.append(waiting)
+        return batch
+
+    async def _write(self, books: Books, batch: list[_Waiting]) -> None:
+        """Raises `Unavailable` or `Contended`: nobody has been told anything."""
+        try:
+            await self._commit(books, batch)
+        except Unavailable:
+            raise
+        except Exception as error:
+            # One operation that cannot be done must not fail its neighbours.
+            if len(batch) > 1:
+                for waiting in batch:
+                    await self._write(books, [waiting])
+                return
+            if isinstance(error, asyncpg.IntegrityConstraintViolationError):
+                self.failed = True
+            _log.exception("the ledger cannot do this: %s", type(batch[0].op).__name__)
+            batch[0].over = True
+            _refuse(batch[0], error if isinstance(error, ValueError) else InternalError("The ledger failed."))
+
+    async def _commit(self, books: Books, batch: list[_Waiting]) -> None:
+        operations = [waiting.op for waiting in batch]
+        remembered = None if any(waiting.unknown for waiting in batch) else self._open
+        started = time.perf_counter_ns()
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                decision, holds = await books.apply(operations, remembered)
+                await books.commit(chain=bool(self._queue))
+                break
+            except Exception as error:
+                # A value that the driver cannot send is an `InterfaceError` too, but no trouble with the connection.
+                trouble = error if isinstance(error, ValueError) else translate_postgres(error)
+                if isinstance(trouble, Unavailable) and not isinstance(trouble, Contended):
+                    raise trouble from error
+                await _roll_back(books)
+                if not isinstance(trouble, Contended | Swallowed) or attempt > TRIES:
+                    raise trouble from error
+                remembered = None if isinstance(trouble, Swallowed) else remembered
+                self.counters.retries += 1
+                await asyncio.sleep(jitter(attempt))
+        self._troubles = 0
+        self.counters.batches += 1
+        self.counters.operations += len(batch)
+        self.counters.commit_us = (time.perf_counter_ns() - started) // 1_000
+        for hold, _ in decision.holds:
+            self._open[hold.id] = hold
+        for id_, _, _ in decision.steps:
+            if id_ in holds:
+                self._open[id_] = holds[id_]
+        self._deliver(batch, decision.verdicts)
+
+    def _deliver(self, batch: list[_Waiting], verdicts: list[Verdict]) -> None:
+        settled = 0
+        for waiting, verdict in zip(batch, verdicts, strict=True):
+            op = waiting.op
+            waiting.over = True
+            settled += waiting.spooled
+            if isinstance(op, End):
+                self._open.pop(op.hold, None)
+            if not waiting.future.done():
+                waiting.future.set_result(verdict)
+            elif isinstance(op, Hold) and isinstance(verdict, Held):
+                self._enqueue(_Waiting(_release(op), self._loop.create_future(), self._loop.time()))
+        if settled:
+            self._spooled -= settled
+            if not self._spooled:
+                self._spool.clear()
+
+    # --- losing the database and finding it again -----------------------------------------------------------------
+
+    def _put_back(self, books: Books, batch: list[_Waiting], error: Exception) -> None:
+        """The whole batch again, on another connection: those that were committed already will say so."""
+        self._troubles += 1
+        if self._troubles == 1:
+            _log.warning("the ledger lost its connection: %r", error.__cause__ or error)
+        for waiting in batch:
+            waiting.unknown |= books.committing and not waiting.over
+        self._queue.extendleft(waiting for waiting in reversed(batch) if not waiting.over)
+        books.connection.terminate()
+        self._books = None
+        if self._troubles > 1:
+            self._go_away()
+
+    async def _reconnect(self) -> None:
+        await self._disconnect()
+        if self._troubles > 1:
+            await asyncio.sleep(min(MOST_BACK_OFF_S, 0.02 * 2 ** min(self._troubles, 10)))
+        try:
+            self._books = await self._connected()
+        except Exception as error:
+            if not self._away:
+                _log.warning("the ledger cannot reach its database: %r", error)
+            self._troubles += 1
+            self._go_away()
+            return
+        if self._away:
+            _log.warning("the ledger has its database again")
+        self._away = False
+        self._parked.clear()
+
+    async def _connected(self) -> Books:
+        async with asyncio.timeout(CONNECT_S):
+            connection = await asyncpg.connect(self._url, server_settings=SESSION)
+            try:
+                books = await Books.open(connection, self.epoch)
+            except BaseException:
+                connection.terminate()
+                raise
+        connection.add_termination_listener(lambda _: self._wake())
+        return books
+
+    async def _disconnect(self) -> None:
+        books, self._books = self._books, None
+        if books is None or books.closed:
+            return
+        try:
+            await books.connection.close(timeout=CONNECT_S)
+        except Exception:  # it is closed anyhow
+            books.connection.terminate()
+
+    def _go_away(self) -> None:
+        self._away = True
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Refuse whoever asks for money, and make the rest safe."""
+        for waiting in self._queue:
+            if waiting.asks_for_money:
+                _refuse(waiting, _unavailable())
+        self._keep([waiting for waiting in self._queue if not waiting.asks_for_money and not waiting.spooled])
+
+    def _replay(self, leftover: Leftover) -> None:
+        futures = [self.submit(op) for op in leftover.operations]
+        asyncio.gather(*futures, return_exceptions=True).add_done_callback(partial(_replayed, leftover))
+
+
+def _release(op: Hold) -> End:
+    """The end of a hold that nobody waits for."""
+    record = Record(
+        started_at=time.time_ns() // 1_000_000,
+        duration_ms=0,
+        price_version=0,
+        outcome=Outcome.CLIENT_LEFT,
+        status=499,
+    )
+    return End(hold=op.id, account_id=op.account_id, key_id=op.key_id, charge=0, record=record)
+
+
+async def _roll_back(books: Books) -> None:
+    """Unavailable: the connection is in no state to be used any more."""
+    try:
+        await books.rollback()
+    except Exception as error:
+        raise _unavailable() from error
+
+
+class _Safe:
+    """Tells those who wait that the spool has what they handed over."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self, waiting: Sequence[_Waiting]) -> None:
+        self._waiting = waiting
+
+    def __call__(self, error: OSError | None) -> None:
+        if error is not None:
+            _log.error("the spool cannot be written: %s", error)
+            return
+        for waiting in self._waiting:
+            if not waiting.future.done():
+                waiting.future.set_result(Spooled())
+
+
+def _refuse(waiting: _Waiting, error: Exception) -> None:
+    if not waiting.future.done():
+        waiting.future.set_exception(error)
+        # Not everything is waited for: do not complain that nobody looked.
+        waiting.future.exception()
+
+
+def _replayed(leftover: Leftover, outcomes: "asyncio.Future[list[object]]") -> None:
+    if outcomes.cancelled() or any(isinstance(outcome, BaseException) for outcome in outcomes.result()):
+        leftover.release()
+    else:
+        leftover.remove()
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("The ledger is not available. Nothing was charged.", code="ledger_unavailable")

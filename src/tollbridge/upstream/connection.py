@@ -1,0 +1,443 @@
+"""One exchange on one socket: the parser, the time-outs, the caps and the back-pressure of an HTTP/1.1 call.
+
+Rules of this file
+1. A connection carries one exchange at a time. It is released only when the response has been read whole, nothing
+   followed it and the request was sent whole; otherwise it is aborted. So nobody reads another call's bytes.
+2. What arrives on a connection that nobody asked anything drops it.
+3. A slot of the pool is given back when the socket is closed, so that `max_connections` bounds sockets.
+4. The caller's callbacks run after the parser has returned, once per read of the socket, never inside it.
+5. A chunk only leaves a mark that it came; the pool's tick looks at the clock. A time-out is never early and at most
+   two ticks late.
+6. Strict parsing is httptools' (llhttp): obs-fold, bare LF, control characters, a Content-Length that is repeated, a
+   list or beside Transfer-Encoding. What it lets pass is refused here: codings, foreign statuses, sizes.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Protocol, cast
+
+import msgspec
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from tollbridge.errors import ConnectionLost, ProtocolError, UpstreamError, UpstreamTimeout
+
+# Bytes that wait in memory for a caller who has not said yet what to do with the body.
+_UNCLAIMED_BYTES = 64 * 1024
+# A body up to this size leaves in one write together with its head; a larger one leaves in pieces of it.
+_PIECE_BYTES = 64 * 1024
+# A reused connection that dies within this time had been closed by the peer before it saw the request (one round trip);
+# one that dies later was at work on it, and a second try would make the provider bill twice.
+_STALE_SECONDS = 2.0
+# Dead peers of silent streams are found after 30 + 4 × 15 s.
+_KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+
+# Phases of an exchange, in order.
+_HEAD, _BODY, _ENDED, _OVERFULL = range(4)
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one upstream may take: seconds, connections, bytes."""
+
+    connect: float = 5.0  # look-up, TCP and TLS together
+    first_byte: float = 120.0  # from the request being sent to the whole head of the answer
+    gap: float = 60.0  # between two reads of the body, and between two writes of a large request
+    total: float = 900.0  # one exchange, its pauses included
+    idle: float = 55.0  # an unused connection is kept
+    queue: float = 10.0  # waiting for a connection when all are busy
+    max_connections: int = 256
+    max_waiting: int = 256
+    max_head: int = 32 * 1024  # also any other run of bytes that brings no body: chunk lines, trailers, interim answers
+    max_headers: int = 128
+    max_body: int = 32 * 1024 * 1024
+
+
+class Keeper(Protocol):
+    """Who owns connections."""
+
+    limits: Limits
+
+    def add(self, connection: "Connection") -> None:
+        """Its socket is open."""
+
+    def release(self, connection: "Connection") -> None:
+        """Its exchange is over, and it is fit for another one."""
+
+    def remove(self, connection: "Connection") -> None:
+        """Its socket is closed."""
+
+
+class Response:
+    """The answer of an upstream whose head is in. The body is read whole, piped, or abandoned with `close()`.
+
+    Header names are lower-case; values are bytes without control characters, stripped of surrounding white space.
+    Whoever gets a Response reads it to its end or closes it: until then it occupies a connection.
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_connection",
+        "_ended",
+        "_error",
+        "_max_body",
+        "_on_data",
+        "_on_end",
+        "_received",
+        "_waiter",
+        "_whole",
+        "headers",
+        "status",
+    )
+
+    def __init__(self, connection: "Connection", waiter: asyncio.Future[None], max_body: int) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self._connection: Connection | None = connection
+        self._waiter = waiter
+        self._max_body = max_body
+        self._chunks: list[bytes] = []
+        self._received = 0
+        self._whole = False
+        self._on_data: Callable[[bytes], None] | None = None
+        self._on_end: Callable[[UpstreamError | None], None] | None = None
+        self._ended = False
+        self._error: UpstreamError | None = None
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of the header `name` (lower-case)."""
+        for known, value in self.headers:
+            if known == name:
+                return value
+        return None
+
+    async def read(self) -> bytes:
+        """The whole body. Raises UpstreamError; when cancelled, the response is closed."""
+        connection = self._connection
+        if connection is not None:
+            self._whole = True
+            self._waiter = connection.loop.create_future()
+            connection.resume()
+            try:
+                await self._waiter
+            except BaseException:
+                self.close()
+                raise
+        if self._error is not None:
+            raise self._error
+        return b"".join(self._chunks)
+
+    def pipe(self, on_data: Callable[[bytes], None], on_end: Callable[[UpstreamError | None], None]) -> None:
+        """Call `on_data` for each read of the socket, then `on_end` exactly once, with None when the body is whole.
+
+        What came earlier is delivered before this returns. `on_end` may come during a pause, when nothing was left
+        to read.
+        """
+        self._on_data, self._on_end = on_data, on_end
+        if self._chunks:
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+            if self._connection is not None:
+                self._connection.resume()
+            on_data(data)
+        if self._ended and self._on_end is not None:
+            on_end(self._error)
+
+    def pause(self) -> None:
+        """Stop reading the socket: the peer is slowed down by TCP, and the gap time-out rests."""
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        if self._connection is not None:
+            self._connection.resume()
+
+    def close(self) -> None:
+        """Abandon the rest. The connection is closed unless the body had been read whole; `on_end` is not called."""
+        self._on_data = self._on_end = None
+        connection = self._connection
+        if connection is not None:
+            self._connection = None
+            self._ended = True
+            self._error = ConnectionLost("the response was abandoned")
+            connection.response = None
+            connection.drop()
+
+    def _receive(self, data: bytes) -> None:
+        self._received += len(data)
+        connection = self._connection
+        if connection is None:
+            return
+        if self._received > self._max_body:
+            connection.fail(ProtocolError(f"the upstream's answer is larger than {self._max_body} bytes"))
+        elif self._on_data is not None:
+            self._on_data(data)
+        else:
+            self._chunks.append(data)
+            if self._received > _UNCLAIMED_BYTES and not self._whole:
+                connection.pause()
+
+    def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self.status = status
+        self.headers = headers
+        if not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _end(self, error: UpstreamError | None) -> None:
+        self._connection = None
+        self._ended = True
+        self._error = error
+        if not self._waiter.done():
+            self._waiter.set_result(None)
+        if self._on_end is not None:
+            self._on_end(error)
+
+    @property
+    def _failure(self) -> UpstreamError | None:
+        """What kept the head from coming."""
+        return None if self.status else self._error
+
+
+class Connection(asyncio.Protocol):
+    """One socket and, while it is busy, the exchange on it. The methods named `on_…` are the parser's."""
+
+    def __init__(self, keeper: Keeper, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.response: Response | None = None
+        self.closed = False
+        self.served = 0
+        self.stale = False
+        self.idle_since = 0.0
+        self._keeper = keeper
+        self._limits = keeper.limits
+        self._transport: asyncio.Transport | None = None
+        self._parts: list[bytes] = []
+        # The parser looks its callbacks up once: this one then costs no Python frame per chunk.
+        self.on_body = self._parts.append
+        self._parser = HttpResponseParser(self)
+        self._feed = self._parser.feed_data
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._paused = False
+        self._write_paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE:
+            if hasattr(socket, option):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        self._keeper.add(self)
+        if self.closed:  # given up while it was connecting
+            self._transport.abort()
+
+    def start(self, response: Response, head: bytes, body: bytes, bodiless: bool) -> None:
+        """Send a request; the response learns of everything else."""
+        assert self._transport is not None
+        limits = self._limits
+        self._bodiless = bodiless
+        self.response = response
+        self.served += 1
+        self._phase = _HEAD
+        self._headers = []
+        self._until_close = False
+        self._barren = 0
+        self._upload: memoryview | None = None
+        self._started = now = self.loop.time()
+        self._end_at = now + limits.total
+        self._first_byte_at = now + limits.first_byte
+        self._gap_at = now + limits.gap
+        self._progress = False
+        if len(body) <= _PIECE_BYTES:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
+            self._upload = memoryview(body)
+            self._send_on()
+
+    def _send_on(self) -> None:
+        assert self._transport is not None
+        while self._upload is not None and not self._write_paused:
+            piece, rest = self._upload[:_PIECE_BYTES], self._upload[_PIECE_BYTES:]
+            self._upload = rest if rest else None
+            self._transport.write(piece)
+        if self._upload is None:
+            self._first_byte_at = self.loop.time() + self._limits.first_byte
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        if self.response is not None and self._upload is not None:
+            self._progress = True
+            self._send_on()
+
+    def data_received(self, data: bytes) -> None:
+        response = self.response
+        if response is None:
+            self.drop()
+            return
+        self._progress = True
+        error = None
+        try:
+            if self._phase == _HEAD and self._barren + len(data) > self._limits.max_head:
+                self._feed_capped(data)
+            else:
+                self._feed(data)
+        except (HttpParserError, HttpParserUpgrade, ProtocolError) as refusal:
+            error = _as_protocol_error(refusal)
+        parts = self._parts
+        if self._phase == _OVERFULL:
+            del parts[self._surplus_at :]
+        if parts:
+            self._barren = 0
+            chunk = parts[0] if len(parts) == 1 else b"".join(parts)
+            parts.clear()
+            response._receive(chunk)
+            if self.response is not response:
+                return
+        else:
+            self._barren += len(data)
+        if self._phase >= _ENDED:
+            self._finish(response, clean=error is None)
+        elif error is not None:
+            self.fail(error)
+        elif self._barren >= self._limits.max_head:
+            self.fail(ProtocolError(f"the upstream sent {self._barren} bytes without any body"))
+
+    def _feed_capped(self, data: bytes) -> None:
+        """A head is refused by its size, however it was cut into reads."""
+        room = self._limits.max_head - self._barren
+        self._feed(data[:room])
+        if self._phase == _HEAD:
+            raise ProtocolError(f"the head of the upstream's answer is larger than {self._limits.max_head} bytes")
+        self._feed(data[room:])
+
+    def on_message_begin(self) -> None:
+        if self._phase == _ENDED:
+            self._refuse_the_rest()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._phase == _HEAD:  # else a trailer
+            self._headers.append((name.lower(), value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        response = self.response
+        if self._phase != _HEAD or response is None:
+            return
+        status = self._parser.get_status_code()
+        headers = self._headers
+        if not 100 <= status <= 599 or status == 101:
+            raise ProtocolError(f"the upstream answered with status {status}")
+        if status < 200:
+            self._headers = []
+            return
+        if len(headers) > self._limits.max_headers:
+            raise ProtocolError(f"the upstream sent {len(headers)} headers")
+        sized = chunked = False
+        for name, value in headers:
+            if name == b"content-length":
+                sized = True
+            elif name == b"transfer-encoding":
+                if chunked or value.lower() != b"chunked":
+                    raise ProtocolError("the upstream's Transfer-Encoding is not plain chunked")
+                chunked = True
+            elif name == b"content-encoding" and value.lower() not in {b"", b"identity"}:
+                raise ProtocolError("the upstream compressed its answer though it was asked not to")
+        self._until_close = not (sized or chunked)
+        self._reusable = self._parser.should_keep_alive()
+        self._phase = _BODY
+        if self._bodiless:  # the parser cannot be told, and would wait for the length that HEAD only states
+            self._refuse_the_rest()
+        if self._upload is not None and status >= 400:
+            self._upload = None
+            self._reusable = False
+        response._begin(status, headers)
+
+    def _refuse_the_rest(self) -> None:
+        """The answer is whole: what else came in the same read belongs to nobody."""
+        self._phase = _OVERFULL
+        self._surplus_at = len(self._parts)
+
+    def on_message_complete(self) -> None:
+        if self._phase == _BODY:  # else an interim answer
+            self._phase = _ENDED
+
+    def eof_received(self) -> None:
+        response = self.response
+        if response is not None and self._phase == _BODY and self._until_close:
+            self._finish(response, clean=False)
+        else:
+            self._lose()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._keeper.remove(self)
+        self.closed = True
+        self._lose()
+
+    def _lose(self) -> None:
+        response = self.response
+        if response is None:
+            self.drop()
+            return
+        unheard = self._phase == _HEAD and not self._barren
+        self.stale = unheard and self.served > 1 and self.loop.time() - self._started < _STALE_SECONDS
+        self.fail(ConnectionLost("the upstream closed the connection before its answer was whole"))
+
+    def _finish(self, response: Response, clean: bool) -> None:
+        self.response = None
+        if clean and self._phase == _ENDED and self._reusable and self._upload is None and not self.closed:
+            self.resume()
+            self._keeper.release(self)
+        else:
+            self.drop()
+        response._end(None)
+
+    def fail(self, error: UpstreamError) -> None:
+        response = self.response
+        self.response = None
+        self.drop()
+        if response is not None:
+            response._end(error)
+
+    def drop(self) -> None:
+        """Close the socket now, without regard to what is on its way."""
+        if not self.closed:
+            self.closed = True
+            if self._transport is not None:
+                self._transport.abort()
+
+    def pause(self) -> None:
+        if not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._progress = True
+            self._transport.resume_reading()
+
+    def check(self, now: float) -> None:
+        """End an exchange whose time is over."""
+        if self.response is None:
+            return
+        limits = self._limits
+        if now >= self._end_at:
+            self.fail(UpstreamTimeout("total", limits.total))
+        elif self._phase == _HEAD and self._upload is None:
+            if now >= self._first_byte_at:
+                self.fail(UpstreamTimeout("first_byte", limits.first_byte))
+        elif self._progress or self._paused:
+            self._progress = False
+            self._gap_at = now + limits.gap
+        elif now >= self._gap_at:
+            self.fail(UpstreamTimeout("gap", limits.gap))
+
+
+def _as_protocol_error(refusal: Exception) -> ProtocolError:
+    """The parser's reasons are fixed texts of its own; an error of a callback hangs below the parser's."""
+    for error in (refusal, refusal.__context__):
+        if isinstance(error, ProtocolError):
+            return error
+    return ProtocolError(f"the upstream's answer is not acceptable HTTP: {refusal}")

@@ -1,0 +1,314 @@
+"""HTTP/1.1 to one origin, for the hot half of the data path: keep-alive connections, callbacks, and no task per call.
+
+    pool = Pool("https://api.example.com/v1", Limits())
+    response = await pool.open(b"POST", b"/chat/completions", [(b"authorization", b"Bearer …")], body)
+    data = await response.read()                 # or response.pipe(on_data, on_end)
+
+Redirects are answers like any other, nothing is decompressed, and no proxy is read from the environment.
+"""
+
+import asyncio
+import re
+import ssl
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from tollbridge import __version__
+from tollbridge.errors import ConfigError, ConnectError, PoolBusy, UpstreamTimeout
+from tollbridge.upstream.connection import Connection, Limits, Response
+from tollbridge.upstream.dial import dial, reason, tls_context
+
+__all__ = ["Limits", "Pool", "Response", "tls_context"]
+
+_TICK_SECONDS = 0.5
+_TICKS_PER_LIMIT = 8
+
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_OWN_HEADERS = frozenset(
+    {b"host", b"content-length", b"transfer-encoding", b"connection", b"accept-encoding", b"user-agent", b"te"}
+    | {b"trailer", b"upgrade", b"keep-alive", b"proxy-connection", b"expect"}
+)
+_WITHOUT_BODY = frozenset({b"GET", b"HEAD"})
+_KNOWN_NAMES = 256
+
+
+# The next one to serve stands first. Its result is a connection, or None: a slot to connect on.
+_Waiter = asyncio.Future[Connection | None]
+
+
+class _Wish(NamedTuple):
+    until: float
+    fresh: bool  # only a connection that nobody has used before will do
+
+
+class Pool:
+    """Connections to one upstream origin. It belongs to the event loop of its first call.
+
+    `base_url` is http or https with a host, perhaps a port, and a path (`path_prefix`) that stands before each target;
+    anything else is a ConfigError.
+    """
+
+    def __init__(self, base_url: str, limits: Limits, *, ssl_context: ssl.SSLContext | None = None) -> None:
+        self.limits = limits
+        self.opened_total = 0
+        self.reused_total = 0
+        self._secure, self._host, self._port, self.path_prefix = _split(base_url)
+        self._context = ssl_context
+        self.origin = f"[{self._host}]" if ":" in self._host else self._host
+        if self._port != (443 if self._secure else 80):
+            self.origin += f":{self._port}"
+        # Between the target and the caller's headers.
+        self._fixed = (
+            f" HTTP/1.1\r\nHost: {self.origin}\r\nUser-Agent: tollbridge/{__version__}\r\n"
+            "Accept-Encoding: identity\r\nConnection: keep-alive\r\n"
+        ).encode("ascii")
+        self._names: set[bytes] = set()
+        self._connections: set[Connection] = set()
+        self._connecting = 0
+        self._idle: list[Connection] = []
+        self._waiters: OrderedDict[_Waiter, _Wish] = OrderedDict()
+        self._timer: asyncio.TimerHandle | None = None
+        shortest = min(limits.first_byte, limits.gap, limits.total, limits.idle, limits.queue)
+        self._tick_seconds = min(_TICK_SECONDS, shortest / _TICKS_PER_LIMIT)
+        self._closed = False
+        self._emptied: asyncio.Future[None] | None = None
+
+    @property
+    def connections(self) -> int:
+        """Open sockets, busy or idle."""
+        return len(self._connections)
+
+    @property
+    def idle(self) -> int:
+        return len(self._idle)
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a connection."""
+        return len(self._waiters)
+
+    async def open(self, method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> Response:
+        """Send a request and return when the final head of its answer is in.
+
+        `target` starts with `/` and is put below `base_url`. The headers about connection, length, coding and agent are
+        the pool's; those of the caller may not contain CR, LF or NUL (ValueError, before anything is sent).
+        Raises ConnectError, PoolBusy, UpstreamTimeout, ConnectionLost, ProtocolError. Cancelling closes the connection.
+        """
+        head = self._head(method, target, headers, len(body))
+        idle = self._idle
+        connection = idle.pop() if idle else None
+        if connection is None or connection.closed:
+            connection = await self._acquire()
+        for last_try in (False, True):
+            if connection.served:
+                self.reused_total += 1
+            response = Response(connection, connection.loop.create_future(), self.limits.max_body)
+            connection.start(response, head, body, method == b"HEAD")
+            try:
+                await response._waiter
+            except BaseException:
+                response.close()
+                raise
+            error = response._failure
+            if error is None:
+                return response
+            if last_try or not connection.stale:
+                raise error
+            connection = await self._acquire(fresh=True)
+        raise AssertionError("unreachable")
+
+    async def close(self) -> None:
+        """Abort every connection, busy or idle, and refuse further calls. Returns when the sockets are closed."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(PoolBusy("the pool is closed"))
+        self._waiters.clear()
+        for connection in tuple(self._connections):
+            connection.drop()
+        while self._connections:
+            self._emptied = asyncio.get_running_loop().create_future()
+            await self._emptied
+
+    def _head(self, method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]], length: int) -> bytes:
+        names = self._names
+        parts = [method, b" ", self.path_prefix, target, self._fixed]
+        for name, value in headers:
+            if name not in names:
+                self._learn(name)
+            parts += (name, b": ", value, b"\r\n")
+        lines = 6 + len(headers)
+        if length or method not in _WITHOUT_BODY:
+            parts.append(b"Content-Length: %d\r\n" % length)
+            lines += 1
+        parts.append(b"\r\n")
+        head = b"".join(parts)
+        # Every line ends once: whatever a caller smuggled in changes the count.
+        if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
+            raise ValueError("a request's target and header values may not contain CR, LF or NUL")
+        if b" " in target or target[:1] != b"/":
+            raise ValueError("a request's target starts with / and has no spaces")
+        return head
+
+    def _learn(self, name: bytes) -> None:
+        if _TOKEN.fullmatch(name) is None or name.lower() in _OWN_HEADERS:
+            raise ValueError(f"callers may not send the header {name!r}")
+        if len(self._names) < _KNOWN_NAMES:
+            self._names.add(name)
+
+    async def _acquire(self, *, fresh: bool = False) -> Connection:
+        """A connection that is the caller's alone."""
+        while True:
+            if self._closed:
+                raise PoolBusy("the pool is closed")
+            while self._idle and not fresh:
+                connection = self._idle.pop()
+                if not connection.closed:
+                    return connection
+            if self._connecting + len(self._connections) < self.limits.max_connections:
+                self._connecting += 1
+                return await self._connect()
+            if self._idle:  # a fresh one was asked for: one of these makes room for it
+                self._idle.pop(0).drop()
+            turn = await self._turn(fresh)
+            if turn is None:
+                return await self._connect()
+            if not turn.closed:
+                return turn
+
+    async def _turn(self, fresh: bool) -> Connection | None:
+        """Wait for a connection, or for a slot to connect on. Who wants a fresh one goes first: it had its turn."""
+        if len(self._waiters) >= self.limits.max_waiting:
+            raise PoolBusy(f"the {self.limits.max_connections} connections to {self.origin} and their queue are full")
+        loop = asyncio.get_running_loop()
+        waiter: _Waiter = loop.create_future()
+        self._waiters[waiter] = _Wish(loop.time() + self.limits.queue, fresh)
+        if fresh:
+            self._waiters.move_to_end(waiter, last=False)
+        try:
+            return await waiter
+        except BaseException:
+            self._waiters.pop(waiter, None)
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._give_back(waiter.result())
+            raise
+
+    def _first_waiter(self) -> _Waiter | None:
+        while self._waiters:
+            waiter = next(iter(self._waiters))
+            if not waiter.done():
+                return waiter
+            del self._waiters[waiter]
+        return None
+
+    def _give_back(self, turn: Connection | None) -> None:
+        """What a cancelled waiter had been given goes to the next one."""
+        if turn is None:
+            self._connecting -= 1
+            self._pass_on_slot()
+        elif not turn.closed:
+            self.release(turn)
+
+    def _pass_on_slot(self) -> None:
+        if self._connecting + len(self._connections) < self.limits.max_connections:
+            waiter = self._first_waiter()
+            if waiter is not None:
+                del self._waiters[waiter]
+                self._connecting += 1
+                waiter.set_result(None)
+
+    async def _connect(self) -> Connection:
+        """Connect on the slot that the caller took (it is counted in `_connecting`)."""
+        loop = asyncio.get_running_loop()
+        connection = Connection(self, loop)
+        if self._secure and self._context is None:
+            self._context = tls_context()
+        if self._timer is None:
+            self._timer = loop.call_later(self._tick_seconds, self._tick, loop)
+        try:
+            async with asyncio.timeout(self.limits.connect):
+                sock = await dial(loop, self._host, self._port)
+                await loop.create_connection(
+                    lambda: connection,
+                    sock=sock,
+                    ssl=self._context if self._secure else None,
+                    server_hostname=self._host if self._secure else None,
+                )
+        except BaseException as error:
+            connection.drop()
+            self._connections.discard(connection)  # uvloop forgets connection_lost when it is cancelled here
+            if isinstance(error, TimeoutError):
+                raise UpstreamTimeout("connect", self.limits.connect) from error
+            if isinstance(error, OSError):
+                raise ConnectError(f"cannot connect to {self.origin}: {reason(error)}") from error
+            raise
+        finally:
+            self._connecting -= 1
+            self._pass_on_slot()
+        if self._closed:
+            connection.drop()
+        if connection.closed:
+            raise ConnectError(f"{self.origin} closed the connection at once")
+        self.opened_total += 1
+        return connection
+
+    def add(self, connection: Connection) -> None:
+        self._connections.add(connection)
+
+    def remove(self, connection: Connection) -> None:
+        """Its socket is closed."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+        self._connections.discard(connection)
+        self._pass_on_slot()
+        if not self._connections and self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
+
+    def release(self, connection: Connection) -> None:
+        """It is clean and free: for the first in the queue, else for the next call."""
+        waiter = self._first_waiter()
+        if waiter is None:
+            connection.idle_since = connection.loop.time()
+            self._idle.append(connection)
+        elif self._waiters[waiter].fresh:
+            connection.drop()
+        else:
+            del self._waiters[waiter]
+            waiter.set_result(connection)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._connections and not self._connecting:
+            self._timer = None
+            return
+        # First of all, so that an error of somebody's callback cannot stop the clock.
+        self._timer = loop.call_later(self._tick_seconds, self._tick, loop)
+        now = loop.time()
+        while self._idle and now - self._idle[0].idle_since >= self.limits.idle:
+            self._idle.pop(0).drop()
+        for waiter, wish in tuple(self._waiters.items()):
+            if now >= wish.until and not waiter.done():
+                del self._waiters[waiter]
+                waiter.set_exception(PoolBusy(f"no connection to {self.origin} became free in {self.limits.queue:g} s"))
+        for connection in tuple(self._connections):
+            connection.check(now)
+
+
+def _split(base_url: str) -> tuple[bool, str, int, bytes]:
+    """(https?, host, port, path without a slash at its end). The URL is not quoted in errors: it may hold a secret."""
+    try:
+        parts = urlsplit(base_url)
+        host = (parts.hostname or "").encode("idna").decode("ascii")
+        port = parts.port
+        path = parts.path.rstrip("/").encode("ascii")
+    except ValueError as error:
+        raise ConfigError("an upstream's base_url is not a URL in ASCII") from error
+    if parts.scheme not in {"http", "https"} or not host or b" " in path:
+        raise ConfigError("an upstream's base_url starts with http:// or https://, names a host and has no spaces")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ConfigError("an upstream's base_url has no user, password, query or fragment")
+    secure = parts.scheme == "https"
+    return secure, host, port or (443 if secure else 80), path

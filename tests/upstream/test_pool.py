@@ -1,0 +1,512 @@
+"""Connections: how they are made, shared, waited for, reused and thrown away."""
+
+import asyncio
+import random
+
+import pytest
+from tests.upstream.bad_server import (
+    LOOPS,
+    BadServer,
+    Peer,
+    always,
+    eventually,
+    once,
+    response,
+    run,
+    silent,
+)
+from tests.upstream.callers import BRISK, ask, post, serving
+
+from tollbridge import __version__
+from tollbridge.errors import ConfigError, ConnectError, ConnectionLost, PoolBusy
+from tollbridge.upstream import connection as connection_module
+from tollbridge.upstream.pool import Limits, Pool
+
+both_loops = pytest.mark.parametrize("loop", LOOPS)
+OK = response(body=b"ok")
+
+
+def named(peer: Peer) -> bytes:
+    return response(body=b"%d" % peer.number)
+
+
+# ── Requests ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@both_loops
+def test_a_request_is_written_as_one_head_and_its_body(loop: str) -> None:
+    seen: list[tuple[bytes, bytes]] = []
+
+    async def script(peer: Peer) -> None:
+        request = await peer.request()
+        seen.append((request.head, request.body))
+        await peer.send(OK)
+
+    async def main() -> None:
+        async with serving(script, path="/v1/") as (server, pool):
+            assert await ask(pool, b'{"a":1}', b"/chat/completions") == (200, b"ok")
+            assert pool.path_prefix == b"/v1"
+            lines = [
+                b"POST /v1/chat/completions HTTP/1.1",
+                b"Host: 127.0.0.1:%d" % server.port,
+                b"User-Agent: tollbridge/" + __version__.encode(),
+                b"Accept-Encoding: identity",
+                b"Connection: keep-alive",
+                b"authorization: Bearer sk-secret",
+                b"content-type: application/json",
+                b"Content-Length: 7",
+            ]
+            assert seen == [(b"\r\n".join(lines), b'{"a":1}')]
+
+    run(loop, main())
+
+
+@both_loops
+def test_a_get_states_no_length(loop: str) -> None:
+    async def script(peer: Peer) -> None:
+        request = await peer.request()
+        await peer.send(response(body=b"%d" % (b"content-length" in request.headers)))
+
+    async def main() -> None:
+        async with serving(script) as (_, pool):
+            got = await pool.open(b"GET", b"/models?limit=1", [], b"")
+            assert await got.read() == b"0"
+
+    run(loop, main())
+
+
+@both_loops
+@pytest.mark.parametrize(
+    ("target", "name", "value"),
+    [
+        (b"/x", b"authorization", b"Bearer a\r\nX-Injected: 1"),
+        (b"/x", b"authorization", b"Bearer a\n"),
+        (b"/x", b"authorization", b"Bearer a\r"),
+        (b"/x", b"authorization", b"Bearer \0a"),
+        (b"/x", b"bad name", b"a"),
+        (b"/x", b"bad:name", b"a"),
+        (b"/x", b"bad\r\nname", b"a"),
+        (b"/x", b"", b"a"),
+        (b"/x", b"Content-Length", b"0"),
+        (b"/x", b"transfer-encoding", b"chunked"),
+        (b"/x", b"Host", b"elsewhere"),
+        (b"/x HTTP/1.1\r\nHost: elsewhere\r\n\r\n", b"a", b"a"),
+        (b"/x HTTP/1.0", b"a", b"a"),
+        (b"//elsewhere\n", b"a", b"a"),
+        (b"x", b"a", b"a"),
+        (b"", b"a", b"a"),
+    ],
+)
+def test_what_could_split_a_request_is_refused_before_anything_is_sent(
+    loop: str, target: bytes, name: bytes, value: bytes
+) -> None:
+    async def main() -> None:
+        async with serving(once(OK)) as (server, pool):
+            with pytest.raises(ValueError, match=r"target|header") as caught:
+                await pool.open(b"POST", target, [(name, value)], b"{}")
+            assert b"Bearer" not in str(caught.value).encode()
+            assert pool.opened_total == server.accepted == 0
+
+    run(loop, main())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "host", "ftp://host", "http://", "http://user:secret@host", "http://host/?key=secret"),
+        *("http://host/#secret", "http://host:99999", "http://host:x", "http://[::1", "http://" + "a" * 64),
+        *("http://host/ö", "http://host/a b"),
+    ],
+)
+def test_a_base_url_that_cannot_be_called_is_the_operators_mistake(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Pool(url, Limits())
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "origin", "prefix"),
+    [
+        ("https://api.example.com/v1/", "api.example.com", b"/v1"),
+        ("https://api.example.com:443", "api.example.com", b""),
+        ("http://api.example.com:443/a/b", "api.example.com:443", b"/a/b"),
+        ("http://[::1]:8080/", "[::1]:8080", b""),
+        ("http://BÜCHER.example", "xn--bcher-kva.example", b""),
+    ],
+)
+def test_a_base_url_gives_the_origin_and_the_prefix(url: str, origin: str, prefix: bytes) -> None:
+    pool = Pool(url, Limits())
+    assert (pool.origin, pool.path_prefix) == (origin, prefix)
+
+
+@both_loops
+def test_proxies_of_the_environment_are_not_used(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+
+    async def main() -> None:
+        async with serving(always(OK)) as (_, pool):
+            assert await ask(pool) == (200, b"ok")
+
+    run(loop, main())
+
+
+# ── Reuse ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@both_loops
+def test_requests_one_after_the_other_share_a_connection(loop: str) -> None:
+    async def main() -> None:
+        async with serving(always(OK)) as (server, pool):
+            for _ in range(5):
+                assert await ask(pool) == (200, b"ok")
+            assert (server.accepted, pool.opened_total, pool.reused_total) == (1, 1, 4)
+            assert (pool.connections, pool.idle, pool.waiting) == (1, 1, 0)
+
+    run(loop, main())
+
+
+@both_loops
+def test_the_connection_used_last_is_reused_first(loop: str) -> None:
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.send(named(peer))
+
+    async def main() -> None:
+        async with serving(script) as (_, pool):
+            await asyncio.gather(*(ask(pool) for _ in range(3)))
+            assert pool.idle == 3
+            used = {(await ask(pool))[1] for _ in range(6)}
+            assert len(used) == 1
+
+    run(loop, main())
+
+
+@both_loops
+def test_an_idle_connection_that_the_server_closes_is_forgotten(loop: str) -> None:
+    async def main() -> None:
+        async with serving(once(OK)) as (server, pool):
+            for number in range(1, 4):
+                assert await ask(pool) == (200, b"ok")
+                await eventually(lambda: pool.connections == 0)
+                assert server.accepted == number
+                assert pool.idle == 0
+
+    run(loop, main())
+
+
+@both_loops
+def test_an_idle_connection_on_which_something_arrives_is_dropped(loop: str) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        await asyncio.sleep(0.01)
+        await peer.send(response(408, b"too late"))
+        await peer.closed()
+
+    async def main() -> None:
+        async with serving(script) as (server, pool):
+            for number in (1, 2):
+                assert await ask(pool) == (200, b"ok")
+                await eventually(lambda: pool.connections == 0)
+                assert server.accepted == number
+
+    run(loop, main())
+
+
+@both_loops
+def test_bytes_behind_an_answer_keep_its_connection_from_being_reused(loop: str) -> None:
+    for extra in (b"H", b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nforeign", b"\0", b"garbage" * 5000):
+
+        async def script(peer: Peer, extra: bytes = extra) -> None:
+            await peer.request()
+            await peer.send(named(peer) + extra)
+            await peer.closed()
+
+        async def main() -> None:
+            async with serving(script) as (_, pool):
+                for number in range(3):
+                    assert await ask(pool) == (200, b"%d" % number)
+                assert pool.reused_total == 0
+
+        run(loop, main())
+
+
+@both_loops
+def test_an_unused_connection_is_closed_after_its_idle_time(loop: str) -> None:
+    async def main() -> None:
+        async with serving(always(OK), BRISK) as (_, pool):
+            await ask(pool)
+            begin = asyncio.get_running_loop().time()
+            assert pool.idle == 1
+            await eventually(lambda: pool.connections == 0)
+            assert BRISK.idle <= asyncio.get_running_loop().time() - begin < BRISK.idle * 3
+            assert pool.idle == 0
+            assert await ask(pool) == (200, b"ok")  # and the clock starts again
+            await eventually(lambda: pool.connections == 0)
+
+    run(loop, main())
+
+
+@both_loops
+@pytest.mark.parametrize("ending", ["close", "reset"])
+def test_a_reused_connection_that_dies_unheard_is_replaced_once(loop: str, ending: str) -> None:
+    requests: list[tuple[int, bytes]] = []
+
+    async def script(peer: Peer) -> None:
+        requests.append((peer.number, (await peer.request()).body))
+        await peer.send(OK)
+        requests.append((peer.number, (await peer.request()).body))
+        if ending == "reset":
+            await peer.reset()
+
+    async def main() -> None:
+        async with serving(script) as (_, pool):
+            assert await ask(pool, b"1") == (200, b"ok")
+            assert await ask(pool, b"2") == (200, b"ok")
+            assert requests == [(0, b"1"), (0, b"2"), (1, b"2")]
+
+    run(loop, main())
+
+
+@both_loops
+def test_a_replaced_connection_that_dies_too_is_an_error(loop: str) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        if peer.number == 0:
+            await peer.send(OK)
+            await peer.request()
+
+    async def main() -> None:
+        async with serving(script) as (server, pool):
+            await ask(pool)
+            with pytest.raises(ConnectionLost):
+                await ask(pool)
+            assert server.accepted == 2
+
+    run(loop, main())
+
+
+@both_loops
+@pytest.mark.parametrize("said", [b"", b"H", b"HTTP/1.1 100 Continue\r\n\r\n"])
+def test_a_request_that_may_have_been_worked_on_is_not_sent_twice(
+    loop: str, said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Either the server had said something, or it was silent for longer than a dead connection takes to be seen."""
+    monkeypatch.setattr(connection_module, "_STALE_SECONDS", 0.02)
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        await peer.request()
+        await peer.send(said)
+        await asyncio.sleep(0 if said else 0.05)
+
+    async def main() -> None:
+        async with serving(script) as (server, pool):
+            await ask(pool)
+            with pytest.raises(ConnectionLost) as caught:
+                await ask(pool)
+            assert caught.value.sent
+            assert server.accepted == 1
+
+    run(loop, main())
+
+
+@both_loops
+def test_a_first_request_on_a_connection_is_not_sent_twice(loop: str) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+
+    async def main() -> None:
+        async with serving(script) as (server, pool):
+            with pytest.raises(ConnectionLost):
+                await ask(pool)
+            assert server.accepted == 1
+
+    run(loop, main())
+
+
+@both_loops
+def test_when_all_idle_connections_are_dead_each_call_gets_a_fresh_one(loop: str) -> None:
+    """A restarted server: every pooled connection is stale at once, and the pool is full of them."""
+    size = 8
+    together = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        if peer.number < size:
+            if peer.number == size - 1:
+                together.set()
+            await together.wait()
+            await peer.send(OK)
+            await peer.request()
+        else:
+            await peer.send(OK)
+            await peer.closed()
+
+    async def main() -> None:
+        async with serving(script, Limits(max_connections=size)) as (_, pool):
+            await asyncio.gather(*(ask(pool) for _ in range(size)))
+            assert pool.idle == size
+            assert await asyncio.gather(*(ask(pool) for _ in range(size))) == [(200, b"ok")] * size
+
+    run(loop, main())
+
+
+# ── Limits and the queue ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@both_loops
+def test_never_more_connections_than_allowed(loop: str) -> None:
+    now, most = 0, 0
+
+    async def script(peer: Peer) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        try:
+            for _ in range(random.randint(1, 3)):
+                await peer.request()
+                await asyncio.sleep(0.001)
+                await peer.send(OK)
+        finally:
+            now -= 1
+
+    async def main() -> None:
+        async with serving(script, Limits(max_connections=3)) as (_, pool):
+            assert await asyncio.gather(*(ask(pool) for _ in range(100))) == [(200, b"ok")] * 100
+            assert most <= 3
+
+    run(loop, main())
+
+
+@both_loops
+def test_waiting_calls_are_served_in_order(loop: str) -> None:
+    order: list[bytes] = []
+
+    async def script(peer: Peer) -> None:
+        while True:
+            order.append((await peer.request()).body)
+            await peer.send(OK)
+
+    async def main() -> None:
+        async with serving(script, Limits(max_connections=1)) as (server, pool):
+            bodies = [b"%d" % number for number in range(10)]
+            await asyncio.gather(*(ask(pool, body) for body in bodies))
+            assert order == bodies
+            assert server.accepted == 1
+
+    run(loop, main())
+
+
+@both_loops
+def test_a_full_queue_refuses_at_once(loop: str) -> None:
+    async def main() -> None:
+        async with serving(silent, Limits(max_connections=2, max_waiting=3)) as (server, pool):
+            calls = [asyncio.create_task(post(pool)) for _ in range(5)]
+            await eventually(lambda: (server.accepted, pool.waiting) == (2, 3))
+            with pytest.raises(PoolBusy) as caught:
+                await post(pool)
+            assert not caught.value.sent
+            for call in calls:
+                call.cancel()
+            await asyncio.wait(calls)
+
+    run(loop, main())
+
+
+@both_loops
+def test_waiting_for_a_connection_has_an_end(loop: str) -> None:
+    async def main() -> None:
+        limits = Limits(max_connections=1, queue=0.1)
+        async with serving(silent, limits) as (_, pool):
+            first = asyncio.create_task(post(pool))
+            await eventually(lambda: pool.connections == 1)
+            begin = asyncio.get_running_loop().time()
+            with pytest.raises(PoolBusy):
+                await post(pool)
+            assert 0.1 <= asyncio.get_running_loop().time() - begin < 0.3
+            assert pool.waiting == 0
+            first.cancel()
+            await asyncio.wait([first])
+
+    run(loop, main())
+
+
+@both_loops
+def test_a_cancelled_waiter_passes_its_turn_on(loop: str) -> None:
+    """Cancelled at any moment around being served, the next in the queue is served all the same."""
+
+    async def main() -> None:
+        for turns in range(12):
+            gate = asyncio.Event()
+
+            async def script(peer: Peer, gate: asyncio.Event = gate) -> None:
+                while True:
+                    body = (await peer.request()).body
+                    if body == b"first":
+                        await gate.wait()
+                    await peer.send(OK)
+
+            async with serving(script, Limits(max_connections=1)) as (_, pool):
+                first = asyncio.create_task(ask(pool, b"first"))
+                await eventually(lambda pool=pool: pool.connections == 1)  # type: ignore[misc]
+                second = asyncio.create_task(ask(pool, b"second"))
+                third = asyncio.create_task(ask(pool, b"third"))
+                await eventually(lambda pool=pool: pool.waiting == 2)  # type: ignore[misc]
+                gate.set()
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                second.cancel()
+                assert await first == (200, b"ok")
+                async with asyncio.timeout(5):
+                    assert await third == (200, b"ok")
+                await asyncio.wait([second])
+
+    run(loop, main())
+
+
+@both_loops
+def test_a_waiter_gets_the_slot_of_a_connection_that_died(loop: str) -> None:
+    async def main() -> None:
+        async with serving(once(OK), Limits(max_connections=1)) as (server, pool):
+            assert await asyncio.gather(*(ask(pool) for _ in range(10))) == [(200, b"ok")] * 10
+            assert server.accepted == 10
+
+    run(loop, main())
+
+
+@both_loops
+def test_a_waiter_gets_the_slot_of_a_failed_connect(loop: str) -> None:
+    async def main() -> None:
+        async with BadServer(silent) as server:
+            server.stop_listening()
+            pool = Pool(server.url, Limits(max_connections=1))
+            errors = await asyncio.gather(*(post(pool) for _ in range(5)), return_exceptions=True)
+            assert [type(error) for error in errors] == [ConnectError] * 5
+            await pool.close()
+
+    run(loop, main())
+
+
+@both_loops
+def test_a_slow_upstream_does_not_slow_another_ones_pool(loop: str) -> None:
+    """E20: each upstream has connections of its own."""
+
+    async def main() -> None:
+        async with (
+            serving(silent, Limits(max_connections=4, max_waiting=4)) as (_, slow),
+            serving(always(OK)) as (_, good),
+        ):
+            stuck = [asyncio.create_task(post(slow)) for _ in range(8)]
+            await eventually(lambda: slow.waiting == 4)
+            async with asyncio.timeout(5):
+                for _ in range(50):
+                    assert await ask(good) == (200, b"ok")
+            for call in stuck:
+                call.cancel()
+            await asyncio.wait(stuck)
+
+    run(loop, main())

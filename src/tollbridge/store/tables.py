@@ -218,6 +218,7 @@ seal = Table(
     Column("row_count", Int64, nullable=False),
     Column("digest", LargeBinary(32), nullable=False),
     Column("created_at", Int64, nullable=False),
-    Index("seal_by_chain", "chain", "last_id", unique=True),
+    # Two that seal at once begin at the same row: one of them is refused.
+    Index("seal_by_chain", "chain", "first_id", unique=True),
     sqlite_strict=True,
 )

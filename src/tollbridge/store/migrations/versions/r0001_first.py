@@ -183,4 +183,4 @@ def books() -> None:
     )
     op.create_index("usage_by_account", "usage", ["account_id", "ended_at"])
     op.create_index("ix_journal_account_id", "journal", ["account_id"])
-    op.create_index("seal_by_chain", "seal", ["chain", "last_id"], unique=True)
+    op.create_index("seal_by_chain", "seal", ["chain", "first_id"], unique=True)

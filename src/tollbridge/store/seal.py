@@ -1,0 +1,142 @@
+"""Seals: digests over rows that will not change any more, each over the one before it.
+
+A seal covers a range of one chain: `journal` (transactions with their entries), or `usage/<epoch>` (the holds of one
+process with their extensions and ends). Whoever edits a sealed row by hand is found out by `verify`.
+
+Rule 1  A range is closed when all in it has ended, so long ago that no slow transaction can still add to it.
+Rule 2  The digest is over the seal before, the range, the time, and one line of JSON per row in the order of ids.
+Rule 3  Sealing twice, or from two processes, seals once.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import msgspec
+
+from tollbridge.core.ledger import hold_id
+from tollbridge.store.db import Database, Duplicate, Row, Transaction
+from tollbridge.store.ledger.rows import USAGE_COLUMNS
+
+# No statement and no batch lasts this long.
+SETTLED_MS = 15 * 60_000
+JOURNAL = "journal"
+USAGE = "usage/"
+
+_PAGE = 1_000
+_ALL_USAGE = ", ".join(f"usage.{name}" for name in USAGE_COLUMNS.split(", "))
+_HOLDS = (
+    "SELECT hold.id, hold.account_id, hold.key_id, hold.amount, CAST(hold.limited AS INTEGER), hold.expires_at, "  # noqa: S608 - constants
+    f"{_ALL_USAGE} FROM hold LEFT JOIN usage ON usage.hold_id = hold.id "
+    "WHERE hold.id > $1 AND hold.id <= $2 ORDER BY hold.id LIMIT $3"
+)
+_STEPS = "SELECT hold_id, step, amount FROM hold_step WHERE hold_id >= $1 AND hold_id <= $2 ORDER BY hold_id, step"
+_JOURNAL = (
+    "SELECT id, idempotency_key, kind, account_id, reason, actor, created_at FROM journal "
+    "WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3"
+)
+_ENTRIES = (
+    "SELECT journal_id, line, book, amount FROM entry WHERE journal_id >= $1 AND journal_id <= $2 "
+    "ORDER BY journal_id, line"
+)
+_SEALS = "SELECT chain, first_id, last_id, row_count, digest, created_at FROM seal ORDER BY chain, first_id"
+HOLD_WIDTH = 6
+
+
+class Seal(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `seal`."""
+
+    chain: str
+    first: int
+    last: int
+    count: int
+    digest: bytes
+    at: int
+
+
+class Digest:
+    """The digest of one range, fed with its rows in order."""
+
+    def __init__(self, chain: str, first: int, before: bytes) -> None:
+        self.chain = chain
+        self.first = first
+        self.before = before
+        self.count = 0
+        self._hash = hashlib.sha256()
+
+    def add(self, row: Row, parts: Iterable[Row]) -> None:
+        self.count += 1
+        self._hash.update(msgspec.json.encode((row, list(parts))))
+        self._hash.update(b"\n")
+
+    def close(self, last: int, at: int) -> bytes:
+        head = msgspec.json.encode((self.chain, self.before, self.first, last, self.count, at))
+        return hashlib.sha256(head + self._hash.digest()).digest()
+
+
+async def holds(database: Transaction, after: int, until: int) -> AsyncIterator[tuple[Row, list[Row]]]:
+    """Each hold with its end (empty columns: it is open) and its extensions, in the order of ids."""
+    async for pair in _walk(database, _HOLDS, _STEPS, after, until):
+        yield pair
+
+
+async def transactions(database: Transaction, after: int, until: int) -> AsyncIterator[tuple[Row, list[Row]]]:
+    """Each journal transaction with its entries, in the order of ids."""
+    async for pair in _walk(database, _JOURNAL, _ENTRIES, after, until):
+        yield pair
+
+
+async def read(database: Transaction) -> dict[str, list[Seal]]:
+    """All seals of each chain, in their order."""
+    chains: dict[str, list[Seal]] = {}
+    for chain, first, last, count, digest, at in await database.fetch(_SEALS):
+        sealed = Seal(chain=chain, first=first, last=last, count=count, digest=bytes(digest), at=at)
+        chains.setdefault(chain, []).append(sealed)
+    return chains
+
+
+async def seal(database: Database, settled_ms: int = SETTLED_MS) -> int:
+    """Seal all that is closed by now; how many seals were set. Runs hourly, beside everything else."""
+    now = await database.now()
+    count = await _seal_chain(database, JOURNAL, (0, 1 << 62), now, settled_ms)
+    for (epoch,) in await database.fetch("SELECT epoch FROM process ORDER BY epoch"):
+        bounds = hold_id(epoch, 0), hold_id(epoch + 1, 0) - 1
+        count += await _seal_chain(database, f"{USAGE}{epoch}", bounds, now, settled_ms)
+    return count
+
+
+async def _seal_chain(database: Database, chain: str, bounds: tuple[int, int], now: int, settled_ms: int) -> int:
+    rows = await database.fetch(
+        "SELECT last_id, digest FROM seal WHERE chain = $1 ORDER BY first_id DESC LIMIT 1", chain
+    )
+    after, before = (rows[0][0], bytes(rows[0][1])) if rows else (bounds[0], b"")
+    digest, last = Digest(chain, after + 1, before), after
+    walk = transactions if chain == JOURNAL else holds
+    async for row, parts in walk(database, after, bounds[1]):
+        ended_at = row[6] if chain == JOURNAL else row[HOLD_WIDTH + 3]
+        if ended_at is None or ended_at > now - settled_ms:
+            break
+        digest.add(row, parts)
+        last = row[0]
+    if not digest.count:
+        return 0
+    try:
+        return await database.execute(
+            "INSERT INTO seal (chain, first_id, last_id, row_count, digest, created_at) "
+            "VALUES ($1, $2, $3, $4, $5, $6)",
+            *(chain, digest.first, last, digest.count, digest.close(last, now), now),
+        )
+    except Duplicate:
+        return 0
+
+
+async def _walk(
+    database: Transaction, heads: str, parts: str, after: int, until: int
+) -> AsyncIterator[tuple[Row, list[Row]]]:
+    while rows := await database.fetch(heads, after, until, _PAGE):
+        after = rows[-1][0]
+        by_head: dict[Any, list[Row]] = {}
+        for part in await database.fetch(parts, rows[0][0], after):
+            by_head.setdefault(part[0], []).append(part)
+        for row in rows:
+            yield row, by_head.get(row[0], [])

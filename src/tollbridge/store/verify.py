@@ -1,0 +1,339 @@
+"""The proof of the books: everything that is kept for speed is computed again from the rows that never change.
+
+    report = await verify(database)
+    report.ok or print(*report.problems, sep="\\n")
+
+It reads one moment of the database from end to end, a page at a time, so that ten million requests need time but no
+memory: what it keeps is one entry per account and per key with a limit.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Iterator
+
+import msgspec
+
+from tollbridge.core import money
+from tollbridge.core.ledger import Book, EndRow, Kind, epoch_of, hold_id, usage_entries
+from tollbridge.store import seal
+from tollbridge.store.db import Database, Row, Transaction
+from tollbridge.store.ledger.rows import end_row
+from tollbridge.store.prices import Terms
+from tollbridge.store.seal import HOLD_WIDTH, Digest, Seal
+from tollbridge.values import Outcome, Usage
+
+# More are counted, not named.
+MOST_NAMED = 1_000
+_PAGE = 2_000
+_EVERYTHING = (0, 1 << 62)
+
+_BALANCES = "SELECT account_id, paid, promo, held FROM balance WHERE account_id > $1 ORDER BY account_id LIMIT $2"
+_SPENDS = "SELECT key_id, spent, held FROM key_spend WHERE key_id > $1 ORDER BY key_id LIMIT $2"
+# What is said of the first column of a row whose second is empty.
+_ORPHANS = {
+    "usage row of hold {} has no hold": """
+        SELECT hold_id, hold.id FROM usage LEFT JOIN hold ON hold.id = hold_id
+        WHERE hold_id > $1 ORDER BY hold_id LIMIT $2
+    """,
+    "extension of hold {} has no hold": """
+        SELECT hold_id, MAX(hold.id) FROM hold_step LEFT JOIN hold ON hold.id = hold_id
+        WHERE hold_id > $1 GROUP BY hold_id ORDER BY hold_id LIMIT $2
+    """,
+    "checkpoint of hold {} has no open hold": """
+        SELECT checkpoint.hold_id, CASE WHEN usage.hold_id IS NULL THEN hold.id END FROM checkpoint
+        LEFT JOIN hold ON hold.id = checkpoint.hold_id LEFT JOIN usage ON usage.hold_id = checkpoint.hold_id
+        WHERE checkpoint.hold_id > $1 ORDER BY checkpoint.hold_id LIMIT $2
+    """,
+    "entries of transaction {} have no transaction": """
+        SELECT journal_id, MAX(journal.id) FROM entry LEFT JOIN journal ON journal.id = journal_id
+        WHERE journal_id > $1 GROUP BY journal_id ORDER BY journal_id LIMIT $2
+    """,
+    "account {} has no balance": """
+        SELECT account.id, balance.account_id FROM account LEFT JOIN balance ON balance.account_id = account.id
+        WHERE account.id > $1 ORDER BY account.id LIMIT $2
+    """,
+}
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """What `verify` found. `problems` names each broken invariant with its ids; `found` counts them all."""
+
+    problems: list[str] = []
+    found: int = 0
+    accounts: int = 0
+    holds: int = 0
+    open_holds: int = 0
+    transactions: int = 0
+    seals: int = 0
+    # Nano-USD by ledger account; credits are positive, and all of them together are zero.
+    trial_balance: dict[Book, int] = {}
+
+    @property
+    def ok(self) -> bool:
+        return self.found == 0
+
+    def add(self, problem: str) -> None:
+        self.found += 1
+        if self.found <= MOST_NAMED:
+            self.problems.append(problem)
+
+
+class Effect(msgspec.Struct):
+    """What the rows say that a customer's balance is."""
+
+    paid: int = 0
+    promo: int = 0
+    held: int = 0
+
+
+class Spend(msgspec.Struct):
+    """What the rows say that a key with a limit has spent."""
+
+    spent: int = 0
+    held: int = 0
+
+
+async def verify(database: Database) -> Report:
+    """Check every invariant of the books. `Unavailable` when the database cannot be read."""
+    report = Report()
+    async with database.snapshot() as view:
+        if database.dialect == "sqlite":
+            await _check_file(view, report)
+        await _Audit(view, report).run()
+    return report
+
+
+async def _check_file(view: Transaction, report: Report) -> None:
+    for (line,) in await view.fetch("PRAGMA integrity_check(100)"):
+        if line != "ok":
+            report.add(f"the file is damaged: {line}")
+    for table, row, parent, _ in await view.fetch("PRAGMA foreign_key_check"):
+        report.add(f"row {row} of {table} refers to a row of {parent} that is not there")
+
+
+class _Audit:
+    def __init__(self, view: Transaction, report: Report) -> None:
+        self._view = view
+        self._report = report
+        self._effects: dict[int, Effect] = {}
+        self._spends: dict[int, Spend] = {}
+        self._trial = dict.fromkeys(Book, 0)
+        self._prices: dict[int, Terms | None] = {0: None}
+        self._swept: dict[int, bool] = {}
+        self._chains: dict[str, _Chain] = {}
+
+    async def run(self) -> None:
+        await self._read_prices()
+        processes = await self._view.fetch("SELECT epoch, swept_at FROM process")
+        self._swept = {epoch: swept_at is not None for epoch, swept_at in processes}
+        for chain, seals in (await seal.read(self._view)).items():
+            self._chains[chain] = _Chain(chain, seals, self._report)
+        await self._check_holds()
+        await self._check_journal()
+        for checked in self._chains.values():
+            checked.finish()
+        for problem, sql in _ORPHANS.items():
+            async for id_, found in _pages(self._view, sql):
+                if found is None:
+                    self._report.add(problem.format(id_))
+        await self._check_balances()
+        await self._check_spends()
+        self._report.trial_balance = self._trial
+        if sum(self._trial.values()):
+            self._report.add(f"the trial balance is {sum(self._trial.values())} nano-USD, not zero")
+
+    async def _read_prices(self) -> None:
+        for id_, digest, terms in await self._view.fetch("SELECT id, digest, terms FROM price_version"):
+            try:
+                self._prices[id_] = msgspec.json.decode(terms, type=Terms)
+            except (msgspec.MsgspecError, UnicodeError):
+                self._report.add(f"price version {id_} cannot be read")
+            if hashlib.sha256(terms.encode()).digest() != bytes(digest):
+                self._report.add(f"price version {id_} is not what its digest says")
+
+    # --- what happened ---
+
+    async def _check_holds(self) -> None:
+        chain, epoch = None, -1
+        async for row, steps in seal.holds(self._view, *_EVERYTHING):
+            if epoch_of(row[0]) != epoch:
+                epoch = epoch_of(row[0])
+                chain = self._chains.get(f"{seal.USAGE}{epoch}")
+                if epoch not in self._swept:
+                    self._report.add(f"hold {row[0]} belongs to no process")
+            if chain is not None:
+                chain.add(row, steps)
+            self._report.holds += 1
+            self._check_hold(row, sum(step[2] for step in steps))
+
+    def _check_hold(self, row: Row, extended: int) -> None:
+        id_, account_id, key_id, first, limited, _ = row[:HOLD_WIDTH]
+        if row[HOLD_WIDTH] is None:
+            self._report.open_holds += 1
+            if self._swept.get(epoch_of(id_)):
+                self._report.add(f"hold {id_} is open, but its process is dead and was swept")
+            self._effect(account_id).held += first + extended
+            if limited:
+                self._spend(key_id).held += first + extended
+            return
+        try:
+            end = end_row(row[HOLD_WIDTH:])
+        except ValueError:
+            self._report.add(f"usage row of hold {id_} cannot be read")
+            return
+        if (end.account_id, end.key_id, end.limited) != (account_id, key_id, bool(limited)):
+            self._report.add(f"usage row of hold {id_} names another account or key than the hold")
+        if end.held != first + extended:
+            self._report.add(f"usage row of hold {id_} gave back {end.held}, but {first + extended} was held")
+        for problem in self._wrong_amounts(end):
+            self._report.add(f"usage row of hold {id_} {problem}")
+        effect = self._effect(end.account_id)
+        effect.promo -= end.promo
+        effect.paid -= end.charge - end.promo
+        if end.limited:
+            self._spend(end.key_id).spent += end.charge
+        for entry in usage_entries(end):
+            self._trial[entry.book] += entry.amount
+
+    def _wrong_amounts(self, end: EndRow) -> Iterator[str]:
+        record = end.record
+        if not 0 <= end.promo <= end.charge or end.loss < 0 or record.cost < 0:
+            yield f"has impossible amounts: charge {end.charge}, promo {end.promo}, loss {end.loss}"
+        if record.price_version not in self._prices:
+            yield f"refers to price version {record.price_version}, which there is not"
+            return
+        terms = self._prices[record.price_version]
+        due = end.charge + end.loss
+        if terms is None:
+            if due or record.cost:
+                yield f"charges {due} and costs {record.cost} without a price"
+            return
+        usage = Usage(
+            input=record.input,
+            cache_read=record.cache_read,
+            cache_write=record.cache_write,
+            cache_write_1h=record.cache_write_1h,
+            output=record.output,
+        )
+        try:
+            full = money.charge(usage, terms.price, terms.multiplier_ppm)
+        except ValueError:
+            yield "has impossible meters"
+            return
+        # Whoever is not charged in full is charged nothing; what could not be charged is the loss.
+        if due != full and (due or record.outcome is Outcome.COMPLETED):
+            yield f"charges {end.charge} and loses {end.loss}, but what was used is worth {full}"
+
+    async def _check_journal(self) -> None:
+        chain = self._chains.get(seal.JOURNAL)
+        async for row, entries in seal.transactions(self._view, *_EVERYTHING):
+            if chain is not None:
+                chain.add(row, entries)
+            self._report.transactions += 1
+            self._check_transaction(row, entries)
+
+    def _check_transaction(self, row: Row, entries: list[Row]) -> None:
+        id_, key, kind, account_id = row[:4]
+        if kind not in set(Kind):
+            self._report.add(f"transaction {id_} ({key}) is of the unknown kind {kind!r}")
+        if not entries or sum(amount for *_, amount in entries):
+            self._report.add(f"the entries of transaction {id_} ({key}) do not sum to zero")
+        if [line for _, line, _, _ in entries] != list(range(len(entries))):
+            self._report.add(f"transaction {id_} ({key}) lacks an entry")
+        effect = self._effect(account_id)
+        for _, _, book, amount in entries:
+            if book not in self._trial:
+                self._report.add(f"transaction {id_} ({key}) has an entry in the unknown account {book!r}")
+                continue
+            self._trial[Book(book)] += amount
+            if book == Book.CUSTOMER_PAID:
+                effect.paid += amount
+            elif book == Book.CUSTOMER_PROMO:
+                effect.promo += amount
+
+    # --- what is kept of it ---
+
+    async def _check_balances(self) -> None:
+        async for account_id, *kept in _pages(self._view, _BALANCES):
+            self._report.accounts += 1
+            effect = self._effects.pop(account_id, None) or Effect()
+            for name, value in zip(("paid", "promo", "held"), kept, strict=True):
+                if value != getattr(effect, name):
+                    self._report.add(
+                        f"account {account_id}: {name} is {value}, but the rows say {getattr(effect, name)}"
+                    )
+        for account_id in self._effects:
+            self._report.add(f"account {account_id} has transactions, but no balance")
+
+    async def _check_spends(self) -> None:
+        async for key_id, *kept in _pages(self._view, _SPENDS):
+            spend = self._spends.pop(key_id, None) or Spend()
+            for name, value in zip(("spent", "held"), kept, strict=True):
+                if value != getattr(spend, name):
+                    self._report.add(f"key {key_id}: {name} is {value}, but the rows say {getattr(spend, name)}")
+        for key_id, spend in self._spends.items():
+            if spend.spent or spend.held:
+                self._report.add(f"key {key_id} has spent under a limit, but its spend is not kept")
+
+    def _effect(self, account_id: int) -> Effect:
+        return self._effects.setdefault(account_id, Effect())
+
+    def _spend(self, key_id: int) -> Spend:
+        return self._spends.setdefault(key_id, Spend())
+
+
+class _Chain:
+    """The seals of one chain, compared with the rows as they come by."""
+
+    def __init__(self, chain: str, seals: list[Seal], report: Report) -> None:
+        self._chain = chain
+        self._seals = iter(seals)
+        self._report = report
+        self._before = b""
+        self._next = _first_of(chain)
+        self._seal: Seal | None = None
+        self._digest = Digest(chain, 0, b"")
+        self._advance()
+
+    def add(self, row: Row, parts: list[Row]) -> None:
+        while self._seal is not None and row[0] > self._seal.last:
+            self._close(self._seal)
+        if self._seal is not None and row[0] >= self._seal.first:
+            self._digest.add(row, parts)
+
+    def finish(self) -> None:
+        while self._seal is not None:
+            self._close(self._seal)
+
+    def _close(self, sealed: Seal) -> None:
+        self._report.seals += 1
+        name = f"the seal over {sealed.first} to {sealed.last} of {self._chain}"
+        if sealed.first != self._next:
+            self._report.add(f"{name} does not follow on the one before it: a seal is missing")
+        if self._digest.count != sealed.count:
+            self._report.add(f"{name} counted {sealed.count} rows, now there are {self._digest.count}")
+        if self._digest.close(sealed.last, sealed.at) != sealed.digest:
+            self._report.add(f"{name} is broken: a row in it was changed, or the seal was")
+        self._before, self._next = sealed.digest, sealed.last + 1
+        self._advance()
+
+    def _advance(self) -> None:
+        self._seal = next(self._seals, None)
+        if self._seal is not None:
+            self._digest = Digest(self._chain, self._seal.first, self._before)
+
+
+def _first_of(chain: str) -> int:
+    """The first id that a chain's first seal covers; of a chain that there cannot be, none."""
+    if chain == seal.JOURNAL:
+        return 1
+    epoch = chain.removeprefix(seal.USAGE)
+    return hold_id(int(epoch), 0) + 1 if epoch.isdecimal() and epoch != chain else -1
+
+
+async def _pages(view: Transaction, sql: str) -> AsyncIterator[Row]:
+    """The rows of a query with the bounds `> $1` on its first column and `LIMIT $2`."""
+    after = 0
+    while rows := await view.fetch(sql, after, _PAGE):
+        for row in rows:
+            yield row
+        after = rows[-1][0]

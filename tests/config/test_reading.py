@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 from tollbridge.config import Secret, Settings, Source, read
-from tollbridge.config.reading import masked
 from tollbridge.core.catalog import PriceRow
 from tollbridge.errors import ConfigError
 
@@ -405,7 +404,7 @@ SECRET_PLACES = [
 @pytest.mark.parametrize("text", SECRET_PLACES)
 def test_no_secret_is_ever_shown(file: Path, text: str) -> None:
     settings = load(file, text)
-    shown = [repr(settings), str(settings), f"{settings}", *masked(settings.entries), *settings.warnings]
+    shown = [repr(settings), str(settings), f"{settings}", *map(str, settings.entries), *settings.warnings]
     shown += [repr(each) for provider in settings.providers.values() for each in (provider, provider.api_key)]
     assert not [each for each in shown if CANARY in each]
     with pytest.raises(TypeError):

@@ -9,7 +9,7 @@ Rule 4  What is shown of a secret is where it comes from, or `***`.
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path as File
 from typing import Any
 
@@ -386,8 +386,3 @@ def _shown(setting: Setting, value: Any) -> str:
     if isinstance(value, dict):
         return kinds.toml({name: each if _is_reference(each) else "***" for name, each in value.items()})
     return kinds.toml("***")
-
-
-def masked(entries: Iterable[Entry]) -> list[str]:
-    """One line for each effective value, as `config show` prints it."""
-    return [f"{entry.name} = {entry.shown}  # {entry.origin}" for entry in entries]

@@ -78,5 +78,7 @@ async def revoke(database: Database, account_id: int | None, public_id: str) -> 
     Raises `NotFound`. Revoking again changes nothing.
     """
     now = await database.now()
-    if not await run(database, lambda transaction: keys.revoke(transaction, account_id, public_id, now)):
+    # PostgreSQL takes no NUL in a text.
+    known = public_id.isascii() and public_id.isprintable()
+    if not known or not await run(database, lambda transaction: keys.revoke(transaction, account_id, public_id, now)):
         raise NotFound(f"there is no key {public_id[:60]!r}", param="id")

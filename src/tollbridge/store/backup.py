@@ -6,7 +6,10 @@ import sqlite3
 from pathlib import Path
 
 from tollbridge.errors import ConfigError
-from tollbridge.store.db import connect_sqlite, sqlite_path
+from tollbridge.store.db import sqlite_path
+
+# A database in use is three files.
+_ENDS = ("", "-wal", "-shm")
 
 
 def back_up(url: str, target: Path) -> None:
@@ -14,7 +17,7 @@ def back_up(url: str, target: Path) -> None:
 
     ConfigError: it is no SQLite database, `target` exists or cannot be written, or the copy is not whole.
     """
-    source = _file(url)
+    source = file_of(url)
     if not source.exists():
         raise ConfigError(f"{source}: there is no database to back up")
     if target.exists():
@@ -29,52 +32,55 @@ def back_up(url: str, target: Path) -> None:
     except (OSError, sqlite3.Error) as error:
         raise ConfigError(f"{target}: the backup could not be written: {error}") from error
     finally:
-        draft.unlink(missing_ok=True)
+        discard(draft)
 
 
-def stage(source: Path, url: str) -> Path:
-    """A checked copy of the backup `source` beside the database at `url`, to be looked at before it is put there.
+def stage(source: Path, place: Path) -> Path:
+    """A checked copy of the backup `source` beside `place`, to be looked at before it is put there; or `discard` it.
 
     ConfigError: it cannot be read or written, or is no whole database of Tollbridge.
     """
-    place = _file(url)
     if not source.is_file():
         raise ConfigError(f"{source}: there is no such file")
     draft = _beside(place)
     try:
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _copy(source, draft)
         _check(draft)
-        _sync(draft)
-    except (OSError, sqlite3.Error, ConfigError) as error:
-        draft.unlink(missing_ok=True)
-        if isinstance(error, ConfigError):
-            raise
+    except (OSError, sqlite3.Error) as error:
+        discard(draft)
         raise ConfigError(f"{source}: it cannot be restored: {error}") from error
+    except ConfigError:
+        discard(draft)
+        raise
     return draft
 
 
-def put_in_place(draft: Path, url: str) -> Path | None:
-    """Make `draft` the database at `url`, which nobody may have open; where the old one went, if there was one."""
-    place = _file(url)
-    kept = None
-    if place.exists():
-        # Whole again, without the log that would be applied to the new one.
-        connection = connect_sqlite(place)
-        try:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        finally:
-            connection.close()
-        kept = place.with_name(f"{place.name}.before-restore-{secrets.token_hex(4)}")
+def discard(draft: Path) -> None:
+    for end in _ENDS:
+        draft.with_name(draft.name + end).unlink(missing_ok=True)
+
+
+def put_in_place(draft: Path, place: Path) -> Path | None:
+    """Make `draft` the database at `place`, which nobody may have open; where the old one went, if there was one."""
+    if draft.with_name(f"{draft.name}-wal").exists():
+        raise ConfigError(f"{draft} is still in use")
+    _sync(draft)
+    kept = place.with_name(f"{place.name}.before-restore-{secrets.token_hex(4)}") if place.exists() else None
+    if kept is not None:
         place.rename(kept)
-    for end in ("-wal", "-shm"):
-        place.with_name(place.name + end).unlink(missing_ok=True)
+    log = place.with_name(f"{place.name}-wal")
+    if log.exists():
+        # It belongs to the old database, and would be applied to the new one.
+        log.rename(f"{kept or draft}-wal")
+    place.with_name(f"{place.name}-shm").unlink(missing_ok=True)
+    _sync(place.parent)
     draft.rename(place)
     _sync(place.parent)
     return kept
 
 
-def _file(url: str) -> Path:
+def file_of(url: str) -> Path:
+    """The file of a SQLite URL; ConfigError for any other."""
     if not url.startswith("sqlite:"):
         raise ConfigError(
             "backup and restore are for SQLite: use pg_dump --format=custom and pg_restore for a PostgreSQL database"

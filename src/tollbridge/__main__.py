@@ -1,0 +1,5 @@
+"""`python -m tollbridge`"""
+
+from tollbridge.cli import main
+
+main(prog_name="tollbridge")

@@ -1,0 +1,32 @@
+"""The command line. What a command needs is imported when it runs, so that `--help` and the start of `serve` are quick.
+
+Rule 1  Data go to standard output, everything else to standard error; a new key stands alone on standard output.
+Rule 2  A mistake is one line on standard error and an exit code above zero.
+Rule 3  Every command works while the server runs; the one that cannot, `restore`, says so.
+
+`shell` what commands share · `accounts` accounts, keys and credit · `books` the ledger and the catalog · `operations`
+serving, and keeping it running.
+"""
+
+import click
+
+from tollbridge import __version__
+from tollbridge.cli import accounts, books, operations
+from tollbridge.cli.shell import Commands
+
+__all__ = ["main"]
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="tollbridge")
+def main() -> None:
+    """Run a gateway to language models, and keep its books.
+
+    \b
+    Example:
+      tollbridge serve --port 8000
+    """
+
+
+for command in (*operations.COMMANDS, *accounts.COMMANDS, *books.COMMANDS):
+    main.add_command(command)

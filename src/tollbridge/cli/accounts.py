@@ -1,0 +1,307 @@
+"""`tollbridge account`, `key` and `credit`."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tollbridge.cli.shell import (
+    DATE,
+    USD,
+    as_json,
+    configured,
+    print_fields,
+    print_json,
+    print_table,
+    say,
+    time,
+    with_database,
+)
+
+if TYPE_CHECKING:
+    from tollbridge.config import Settings
+    from tollbridge.store.accounts import Account
+    from tollbridge.store.db import Database
+    from tollbridge.store.keys import Key
+
+_KEY_COLUMNS = ("id", "key", "status", "limit_usd", "spent_usd", "expires_at", "label")
+
+
+@click.group()
+def account() -> None:
+    """Who may buy and use."""
+
+
+@account.command("create")
+@click.argument("email")
+@click.option("--plan", default="default", show_default=True, help="A plan of the configuration.")
+@click.option("--credit", type=USD, metavar="USD", help="Promotional credit to begin with.")
+@as_json
+@configured
+def account_create(settings: "Settings", email: str, plan: str, credit: int | None, as_json: bool) -> None:
+    """Make an account for an e-mail address.
+
+    \b
+    Example:
+      tollbridge account create ada@example.com --credit 5.00
+    """
+    from tollbridge.services import accounts
+
+    async def make(database: "Database") -> "Account":
+        return await accounts.create(
+            database, email, plan=plan, plans=settings.plans, credit=credit or 0, actor=_actor()
+        )
+
+    _print_account(with_database(settings, make), as_json)
+
+
+@account.command("list")
+@as_json
+@configured
+def account_list(settings: "Settings", as_json: bool) -> None:
+    """All accounts and what they have left.
+
+    \b
+    Example:
+      tollbridge account list
+    """
+    from tollbridge.services import accounts
+
+    async def read(database: "Database") -> list[dict[str, Any]]:
+        return [_account_fields(each) async for each in accounts.every(database)]
+
+    found = with_database(settings, read)
+    if as_json:
+        print_json(found)
+        return
+    columns = ("email", "plan", "status", "available_usd", "id")
+    print_table(
+        ("email", "plan", "status", "available USD", "id"), [[each[name] for name in columns] for each in found]
+    )
+
+
+@account.command("show")
+@click.argument("email")
+@as_json
+@configured
+def account_show(settings: "Settings", email: str, as_json: bool) -> None:
+    """One account, its balance and its keys.
+
+    \b
+    Example:
+      tollbridge account show ada@example.com
+    """
+    from tollbridge.services import accounts
+    from tollbridge.store import keys
+
+    async def read(database: "Database") -> "tuple[Account, list[dict[str, Any]]]":
+        found, now = await accounts.get(database, email), await database.now()
+        return found, [_key_fields(each, now) for each in await keys.of_account(database, found.id)]
+
+    found, its_keys = with_database(settings, read)
+    if as_json:
+        print_json({**_account_fields(found), "keys": its_keys})
+        return
+    _print_account(found, False)
+    click.echo()
+    _print_keys(its_keys)
+
+
+@account.command("freeze")
+@click.argument("email")
+@configured
+def account_freeze(settings: "Settings", email: str) -> None:
+    """Refuse an account's calls from the next one on.
+
+    \b
+    Example:
+      tollbridge account freeze ada@example.com
+    """
+    from tollbridge.services import accounts
+
+    with_database(settings, lambda database: accounts.set_frozen(database, email, True))
+    say(f"{email} is frozen: its calls are refused from the next one on")
+
+
+@account.command("unfreeze")
+@click.argument("email")
+@configured
+def account_unfreeze(settings: "Settings", email: str) -> None:
+    """Take an account's calls again.
+
+    \b
+    Example:
+      tollbridge account unfreeze ada@example.com
+    """
+    from tollbridge.services import accounts
+
+    with_database(settings, lambda database: accounts.set_frozen(database, email, False))
+    say(f"{email} is active")
+
+
+@click.group()
+def key() -> None:
+    """What calls are made with."""
+
+
+@key.command("create")
+@click.option("--account", "email", required=True, metavar="EMAIL", help="Whose key it is.")
+@click.option("--label", default="", help="What it is for.")
+@click.option("--limit", type=USD, metavar="USD", help="The most that it may spend in all.")
+@click.option("--expires", type=DATE, metavar="DATE", help="When it ends: 2027-01-31 is that day's first moment, UTC.")
+@configured
+def key_create(settings: "Settings", email: str, label: str, limit: int | None, expires: int | None) -> None:
+    """Make an API key. It is printed alone, and never again.
+
+    \b
+    Example:
+      KEY=$(tollbridge key create --account ada@example.com --label laptop --limit 10)
+    """
+    from tollbridge.services import accounts, keys, secrets
+
+    async def make(database: "Database") -> keys.MadeKey:
+        owner = await accounts.get(database, email)
+        master, prefix = secrets.load(settings), settings.brand.key_prefix
+        return await keys.create(database, master, owner, prefix, label=label, limit=limit, expires_at=expires)
+
+    made = with_database(settings, make)
+    say(f"{made.public_id} for {email}; keep the key safe, it is shown only now:")
+    click.echo(made.text)
+
+
+@key.command("list")
+@click.option("--account", "email", required=True, metavar="EMAIL", help="Whose keys.")
+@as_json
+@configured
+def key_list(settings: "Settings", email: str, as_json: bool) -> None:
+    """An account's keys, the id first on each line.
+
+    \b
+    Example:
+      tollbridge key list --account ada@example.com
+    """
+    from tollbridge.services import accounts
+    from tollbridge.store import keys
+
+    async def read(database: "Database") -> list[dict[str, Any]]:
+        found, now = await accounts.get(database, email), await database.now()
+        return [_key_fields(each, now) for each in await keys.of_account(database, found.id)]
+
+    found = with_database(settings, read)
+    if as_json:
+        print_json(found)
+    else:
+        _print_keys(found)
+
+
+@key.command("revoke")
+@click.argument("id_", metavar="ID")
+@configured
+def key_revoke(settings: "Settings", id_: str) -> None:
+    """End a key for good, from its next call on.
+
+    \b
+    Example:
+      tollbridge key revoke key_7Hq0sZkT2mWb9XcLpR4vNe
+    """
+    from tollbridge.services import keys
+
+    with_database(settings, lambda database: keys.revoke(database, None, id_))
+    say(f"{id_} is revoked")
+
+
+@click.group()
+def credit() -> None:
+    """What the operator gives."""
+
+
+@credit.command("grant")
+@click.argument("email")
+@click.argument("amount", type=USD, metavar="USD")
+@click.option("--reason", required=True, help="Why, as the account's statement will say.")
+@click.option("--idempotency-key", metavar="TEXT", help="A grant repeated with the same text changes nothing.")
+@as_json
+@configured
+def credit_grant(
+    settings: "Settings", email: str, amount: int, reason: str, idempotency_key: str | None, as_json: bool
+) -> None:
+    """Give an account promotional credit.
+
+    \b
+    Example:
+      tollbridge credit grant ada@example.com 5.00 --reason "welcome"
+    """
+    import secrets
+
+    from tollbridge.services import accounts
+    from tollbridge.services.credit import grant
+
+    once = idempotency_key if idempotency_key is not None else secrets.token_hex(16)
+
+    async def give(database: "Database") -> "Account":
+        owner = await accounts.get(database, email)
+        posted = await grant(database, owner, amount, reason=reason, actor=_actor(), idempotency_key=once)
+        if posted.repeated:
+            say("this grant was made before: nothing was changed")
+        return await accounts.get(database, email)
+
+    _print_account(with_database(settings, give), as_json)
+
+
+def _actor() -> str:
+    """Who is at the keyboard, as the journal remembers it."""
+    import getpass
+
+    try:
+        return f"cli/{getpass.getuser()}"
+    except (OSError, KeyError):  # a user id without a name, as in containers
+        return "cli"
+
+
+def _account_fields(account: "Account") -> dict[str, Any]:
+    from tollbridge.core.money import format_usd
+
+    return {
+        "email": account.email,
+        "id": account.public_id,
+        "plan": account.plan,
+        "status": "frozen" if account.frozen else "active",
+        "available_usd": format_usd(account.available),
+        "paid_usd": format_usd(account.paid),
+        "promo_usd": format_usd(account.promo),
+        "held_usd": format_usd(account.held),
+        "created_at": time(account.created_at),
+    }
+
+
+def _key_fields(key: "Key", now: int) -> dict[str, Any]:
+    from tollbridge.core.money import format_usd
+
+    expired = key.expires_at is not None and key.expires_at <= now
+    return {
+        "id": key.public_id,
+        "key": key.hint,
+        "label": key.label,
+        "status": "revoked" if key.revoked_at is not None else "expired" if expired else "active",
+        "limit_usd": None if key.limit is None else format_usd(key.limit),
+        "spent_usd": None if key.spent is None else format_usd(key.spent),
+        "created_at": time(key.created_at),
+        "expires_at": None if key.expires_at is None else time(key.expires_at),
+    }
+
+
+def _print_account(account: "Account", json: bool) -> None:
+    fields = _account_fields(account)
+    if json:
+        print_json(fields)
+    else:
+        print_fields(fields)
+
+
+def _print_keys(keys: list[dict[str, Any]]) -> None:
+    print_table(
+        ("id", "key", "status", "limit USD", "spent USD", "expires", "label"),
+        [[each[name] or "-" for name in _KEY_COLUMNS] for each in keys],
+    )
+
+
+COMMANDS = (account, key, credit)

@@ -1,0 +1,133 @@
+"""`tollbridge serve`, and the commands that keep it running."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tollbridge.cli.shell import as_json, configured, places, print_json, print_table, read_settings, say
+
+if TYPE_CHECKING:
+    from tollbridge.config import Settings
+
+
+@click.command()
+@places
+@click.option("--host", help="The address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), help="The port to listen on; 0 takes a free one.")
+def serve(config: Path | None, data_dir: str | None, host: str | None, port: int | None) -> None:
+    """Start the gateway.
+
+    \b
+    Example:
+      tollbridge serve --config tollbridge.toml --port 8000
+    """
+    settings = read_settings(config, data_dir, host=host, port=port)
+    from tollbridge.app import serve as run
+
+    run(settings)
+
+
+@click.command()
+@configured
+def migrate(settings: "Settings") -> None:
+    """Bring the database to the schema that this version needs.
+
+    \b
+    Example:
+      tollbridge migrate
+    """
+    from tollbridge.store import schema
+
+    changed = asyncio.run(schema.migrate(settings.database_url.reveal()))
+    say(f"the schema is {schema.HEAD}{' now' if changed else ' already'}")
+
+
+@click.command()
+@as_json
+@configured
+def doctor(settings: "Settings", as_json: bool) -> None:
+    """Look whether a gateway can work here. Exits with 1 when it cannot.
+
+    \b
+    Example:
+      tollbridge doctor
+    """
+    from tollbridge.services.doctor import examine
+
+    findings = asyncio.run(examine(settings))
+    if as_json:
+        print_json(findings)
+    else:
+        rows = [(each.name, "ok" if each.ok else "BAD", each.detail) for each in findings]
+        print_table(("what", "", "found"), rows)
+    if not all(each.ok for each in findings):
+        sys.exit(1)
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@configured
+def backup(settings: "Settings", file: Path) -> None:
+    """Copy the SQLite database into a new file, while the gateway runs.
+
+    The master secret is not in it: keep the file `secret` of the data directory too.
+
+    \b
+    Example:
+      tollbridge backup /backups/tollbridge-2027-01-31.db
+    """
+    from tollbridge.services import secrets
+    from tollbridge.store.backup import back_up
+
+    back_up(settings.database_url.reveal(), file)
+    say(f"{file} is a whole copy of the database")
+    if settings.secret is None:
+        say(f"keep {settings.data_dir / secrets.FILE} too: without it no key in the copy works")
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@configured
+def restore(settings: "Settings", file: Path) -> None:
+    """Put a backup in the place of the SQLite database. The gateway must not run.
+
+    The backup is looked through first, its books too. What was there before is kept beside it.
+
+    \b
+    Example:
+      tollbridge restore /backups/tollbridge-2027-01-31.db
+    """
+    from tollbridge.services.restore import restore as put_back
+
+    kept = asyncio.run(put_back(settings, file))
+    say(f"{file} is the database now")
+    if kept is not None:
+        say(f"what was there before is {kept}")
+
+
+@click.group("config")
+def configuration() -> None:
+    """The settings."""
+
+
+@configuration.command("show")
+@as_json
+@configured
+def config_show(settings: "Settings", as_json: bool) -> None:
+    """All settings in effect and where each comes from, secrets masked.
+
+    \b
+    Example:
+      tollbridge config show
+    """
+    if as_json:
+        print_json([{"name": each.name, "value": each.shown, "origin": each.origin} for each in settings.entries])
+    else:
+        for each in settings.entries:
+            click.echo(f"{each.name} = {each.shown}  # {each.origin}")
+
+
+COMMANDS = (serve, migrate, doctor, backup, restore, configuration)

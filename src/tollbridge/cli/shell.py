@@ -1,0 +1,195 @@
+"""What commands share: their options, the way to the database, how things are printed and mistakes told."""
+
+import asyncio
+import functools
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from tollbridge.errors import ConfigError, TollbridgeError
+
+if TYPE_CHECKING:
+    from tollbridge.config import Settings
+    from tollbridge.store.db import Database
+
+T = TypeVar("T")
+Function = Callable[..., Any]
+
+INTERRUPTED = 130
+# Longer than a gateway would wait: a whole history may be read.
+PATIENCE_S = 60.0
+
+
+class Commands(click.Group):
+    """Mistakes in one line, whoever makes them."""
+
+    def main(self, *args: Any, **extra: Any) -> NoReturn:
+        extra["standalone_mode"] = False
+        try:
+            code = super().main(*args, **extra)
+        except click.ClickException as error:
+            where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+            _complain(error.format_message() + (f" (see {where} --help)" if where else ""))
+            sys.exit(error.exit_code)
+        except TollbridgeError as error:
+            _complain(str(error))
+            sys.exit(1)
+        except click.Abort:
+            sys.exit(INTERRUPTED)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str) -> None:
+    click.echo(f"tollbridge: {' '.join(message.split())}", err=True)
+
+
+# --- options ------------------------------------------------------------------------------------------------------
+
+
+def places(function: Function) -> Function:
+    """`--config` and `--data-dir`, which every command takes."""
+    data_dir = click.option(
+        "--data-dir", metavar="DIR", help="Where files are kept (also TOLLBRIDGE_DATA_DIR).  [default: data]"
+    )
+    config = click.option(
+        "--config",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        envvar="TOLLBRIDGE_CONFIG",
+        help="The configuration file (also TOLLBRIDGE_CONFIG).  [default: tollbridge.toml, if there is one]",
+    )
+    return config(data_dir(function))
+
+
+def configured(function: Function) -> Function:
+    """A command that takes `places` and is called with the `Settings` that they lead to."""
+
+    @functools.wraps(function)
+    def run(config: Path | None, data_dir: str | None, **arguments: Any) -> Any:
+        return function(read_settings(config, data_dir), **arguments)
+
+    return places(run)
+
+
+def read_settings(config: Path | None, data_dir: str | None, **options: str | int | None) -> "Settings":
+    """The settings of this run; warnings go to standard error."""
+    from tollbridge.config import DEFAULT_FILE, Source, read
+
+    if config is None and DEFAULT_FILE.exists():
+        config = DEFAULT_FILE
+    given = {"data_dir": data_dir, **options}
+    settings = read(Source(config, tuple((name, value) for name, value in given.items() if value is not None)))
+    for warning in settings.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    return settings
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+class _Usd(click.ParamType[int]):
+    name = "usd"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from tollbridge.core.money import parse_usd
+
+        if isinstance(value, int):
+            return value
+        try:
+            amount = parse_usd(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if amount == 0:
+            self.fail("an amount is above zero", param, ctx)
+        return amount
+
+
+class _Date(click.ParamType[int]):
+    name = "date"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from datetime import UTC, datetime
+
+        if isinstance(value, int):
+            return value
+        try:
+            read = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"a date is like 2027-01-31 or 2027-01-31T18:00Z, not {value[:40]!r}", param, ctx)
+        return int((read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+# Nano-USD above zero, from a plain decimal.
+USD = _Usd()
+# Milliseconds since the epoch, from a day (its first moment) or a time, in UTC unless it says otherwise.
+DATE = _Date()
+
+
+# --- the database -------------------------------------------------------------------------------------------------
+
+
+def with_database(settings: "Settings", use: "Callable[[Database], Awaitable[T]]") -> T:
+    """What `use` returns, run with a database that is ready; a new one is made. ConfigError: another schema."""
+
+    async def run() -> T:
+        async with _opened(settings.database_url.reveal()) as database:
+            return await use(database)
+
+    return asyncio.run(run())
+
+
+@asynccontextmanager
+async def _opened(url: str) -> "AsyncIterator[Database]":
+    from tollbridge.store import schema
+    from tollbridge.store.db import open_database, sqlite_path
+
+    if url.startswith("sqlite:") and not sqlite_path(url).exists():
+        await schema.migrate(url)
+    database = open_database(url, statement_timeout=PATIENCE_S)
+    await database.start()
+    try:
+        revision = await schema.current(database)
+        if revision is None:
+            await schema.migrate(url)
+        elif revision != schema.HEAD:
+            raise ConfigError(f"the database has schema {revision}, not {schema.HEAD}: run tollbridge migrate")
+        yield database
+    finally:
+        await database.close()
+
+
+# --- printing -----------------------------------------------------------------------------------------------------
+
+
+def say(message: str) -> None:
+    """What is no data."""
+    click.echo(message, err=True)
+
+
+def print_json(data: Any) -> None:
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(data)).decode())
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as their longest cell; nothing but the head when there are no rows."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def print_fields(fields: dict[str, Any]) -> None:
+    width = max(map(len, fields))
+    for name, value in fields.items():
+        click.echo(f"{name.ljust(width)}  {'-' if value is None else value}")
+
+
+def time(milliseconds: int) -> str:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(milliseconds // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

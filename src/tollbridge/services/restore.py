@@ -1,0 +1,49 @@
+"""Putting a backup back: looked through before it takes the place of anything."""
+
+from pathlib import Path
+
+from tollbridge.config import Settings
+from tollbridge.errors import ConfigError
+from tollbridge.services import secrets
+from tollbridge.store import backup, schema
+from tollbridge.store.db import open_database
+from tollbridge.store.processes import FileLock
+from tollbridge.store.verify import verify
+
+
+async def restore(settings: Settings, source: Path) -> Path | None:
+    """Make the backup `source` the SQLite database; where the one before it was put, if there was one.
+
+    A backup of an older version is brought to this one's schema. ConfigError: a gateway runs on the database, or the
+    backup is damaged, newer, of another master secret, or its books are wrong. Then nothing has changed.
+    """
+    url = settings.database_url.reveal()
+    place = backup.file_of(url)
+    lock = FileLock(place)
+    lock.acquire()
+    try:
+        draft = backup.stage(source, place)
+        try:
+            await _look_through(f"sqlite:///{draft}", settings)
+            kept = backup.put_in_place(draft, place)
+            # What it says of the latest heartbeat is true of the old database only.
+            lock.path.write_bytes(b"")
+        finally:
+            backup.discard(draft)
+    finally:
+        lock.release()
+    return kept
+
+
+async def _look_through(url: str, settings: Settings) -> None:
+    await schema.migrate(url)
+    database = open_database(url)
+    await database.start()
+    try:
+        if not await secrets.known_to(database, secrets.load(settings)):
+            raise ConfigError(secrets.FOREIGN)
+        report = await verify(database)
+        if not report.ok:
+            raise ConfigError(f"the books of the backup are wrong in {report.found} places: {report.problems[0]}")
+    finally:
+        await database.close()

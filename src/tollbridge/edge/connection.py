@@ -1,0 +1,463 @@
+"""One client connection: uvicorn's protocol on httptools, with the deadlines and caps that it lacks.
+
+Rules
+1. A connection is idle, inside a head, or inside a body (`_phase`); each has a deadline, moved only when the phase
+   changes, so that a client that drips bytes gains nothing. While an answer is being made there is none.
+2. All deadlines are looked at by one sweep for all connections (`edge.server`), not by a timer each.
+3. What cannot be parsed, is too large or too late ends the connection: nothing more of it is parsed (`_deaf`), answers
+   under way are finished, then comes the error. A request whose body fails is answered by the application that asked
+   for the body.
+4. After such an error the connection lingers: what the client still sends is thrown away for `linger` seconds, because
+   closing with unread bytes makes the kernel send a reset, which can overtake the answer.
+5. A client that has to read (`pause_writing`) and takes nothing for `stall` seconds is cut.
+"""
+
+import asyncio
+import logging
+import math
+import urllib.parse
+from ipaddress import IPv6Address
+from typing import Any
+
+import httptools
+import msgspec
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from tollbridge.edge.downstream import Downstream, error_answer, render_head
+from tollbridge.errors import ApiError, HeadersTooLarge, InvalidRequest, PayloadTooLarge, RequestTimedOut, Unavailable
+
+__all__ = ["Connection", "ServerLimits", "Shared"]
+
+_IDLE, _HEAD, _BODY = range(3)
+_FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
+_UPGRADE_TOKENS = frozenset({b"upgrade", b"http2-settings"})
+_KNOWN_TARGETS = 256
+_KNOWN_LENGTH = 128
+_FRAMING_BYTES = 64 * 1024  # that a chunked body may spend on top of twice its size
+_SPARE = 64  # connections above a cap that still get their 503; the next ones are cut
+_LOGGER = logging.getLogger("tollbridge.edge")
+
+
+class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds, bytes and counts (docs/design.md, security requirements 3.7)."""
+
+    head_timeout: float = 10.0
+    body_timeout: float = 60.0
+    keep_alive: float = 75.0
+    stall: float = 60.0
+    linger: float = 2.0
+    drain: float = 120.0
+    sweep: float = 0.5
+    max_head: int = 32 * 1024
+    max_headers: int = 100
+    max_body: int = 10 * 1024 * 1024
+    max_pipelined: int = 16
+    high_water: int = 64 * 1024
+    max_unsent: int = 256 * 1024
+    # 0: as many as half of the process's open files allow.
+    max_connections: int = 0
+    # Per IPv4 address or IPv6 /64. A reverse proxy is one address: exempt it. 0: no such cap.
+    max_connections_per_client: int = 200
+    exempt_clients: frozenset[str] = frozenset({"127.0.0.1", "::1"})
+
+
+class Shared:
+    """What all connections of one server share."""
+
+    def __init__(self, limits: ServerLimits, max_connections: int) -> None:
+        self.limits = limits
+        self.max_connections = max_connections
+        self.connections = 0
+        self.per_client: dict[str, int] = {}
+        self.draining = False
+        self.date_line = b""
+        self.targets: dict[bytes, tuple[str, bytes, bytes]] = {}
+
+    def target(self, url: bytes) -> tuple[str, bytes, bytes]:
+        """Path, raw path and query of a request target. Few different ones are asked for, again and again."""
+        known = self.targets.get(url)
+        if known is None:
+            parsed = httptools.parse_url(url)
+            if not parsed.path:
+                raise InvalidRequest("The request target has no path.")
+            path = parsed.path.decode("ascii")
+            known = (urllib.parse.unquote(path) if "%" in path else path), parsed.path, parsed.query or b""
+            if len(self.targets) < _KNOWN_TARGETS and len(url) < _KNOWN_LENGTH:
+                self.targets[url] = known
+        return known
+
+    def enter(self, client: str) -> int:
+        """Counts a connection in. How many are too many: 0, or the excess over the cap that is exceeded most."""
+        self.connections += 1
+        excess = self.connections - self.max_connections
+        if client:
+            count = self.per_client[client] = self.per_client.get(client, 0) + 1
+            excess = max(excess, count - self.limits.max_connections_per_client)
+        return max(excess, 0)
+
+    def leave(self, client: str) -> None:
+        self.connections -= 1
+        if client:
+            count = self.per_client[client] - 1
+            if count:
+                self.per_client[client] = count
+            else:
+                del self.per_client[client]
+
+    def counted_as(self, address: str) -> str:
+        """Whose connection it is: the IPv4 address, the /64 of an IPv6 address, or "" for one that is not counted."""
+        if address in self.limits.exempt_clients or not self.limits.max_connections_per_client:
+            return ""
+        if ":" not in address:
+            return address
+        parsed = IPv6Address(address.partition("%")[0])
+        return str(parsed.ipv4_mapped or IPv6Address(int(parsed) >> 64 << 64))
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's `HttpToolsProtocol`, made by its server for each accepted socket."""
+
+    cycle: Downstream
+
+    def __init__(
+        self,
+        shared: Shared,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        # uvicorn is lenient here; data behind a request that closes is not a request.
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=False)
+        self.shared = shared
+        self.peer = ""
+        self.deadline = math.inf
+        self._counted = ""
+        self._phase = _IDLE
+        self._deaf = False
+        self._lingering = False
+        self._farewell: ApiError | None = None
+        self._active: Downstream | None = None
+        self._fed = 0
+        self._head_size = 0
+        self._body_size = 0
+        self._body_wire_size = 0
+        self._content_length = 0
+        self._hosts = 0
+        self._unsent = 0
+        self._stalled_at = math.inf
+
+    # The transport's calls
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        limits = self.shared.limits
+        transport.set_write_buffer_limits(limits.high_water)
+        self.peer = self.client[0] if self.client else ""
+        self._counted = self.shared.counted_as(self.peer)
+        self.deadline = self.loop.time() + limits.head_timeout
+        excess = self.shared.enter(self._counted)
+        if excess > _SPARE:
+            transport.abort()
+        elif excess:
+            self._stop(Unavailable("Too many connections. Please try again."))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.connections.discard(self)
+        self.shared.leave(self._counted)
+        self.parser = None  # type: ignore[assignment]
+        self._deaf = True
+        self.pipeline.clear()
+        self.flow.resume_writing()
+        active, self._active = self._active, None
+        self.cycle = None  # type: ignore[assignment]
+        if active is not None:
+            active.lost()
+
+    def eof_received(self) -> None:
+        if self._active is not None:
+            self.transport.abort()
+            self._active.lost()
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        phase, cycle = self._phase, self.cycle
+        if not self._feed(data):
+            return
+        if self._phase == _HEAD:
+            # Still the same head, so all of `data` belongs to it.
+            if phase != _BODY and self.cycle is cycle:
+                self._head_size += len(data)
+                if self._head_size > self.shared.limits.max_head:
+                    self._stop(HeadersTooLarge("The request head is too large."))
+        elif phase == _BODY and self._phase == _BODY:
+            self._body_wire_size += len(data)
+            # Chunk extensions and trailers never reach on_body.
+            if self._body_wire_size > 2 * self.shared.limits.max_body + _FRAMING_BYTES:
+                self._stop(PayloadTooLarge("The request body is too large."))
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unsent = self.transport.get_write_buffer_size()
+        self._stalled_at = self.loop.time() + self.shared.limits.stall
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stalled_at = math.inf
+        if self._active is not None:
+            self._active.resumed()
+
+    def _feed(self, data: bytes) -> bool:
+        """Parses. Whether what follows can be parsed too."""
+        while data:
+            self._fed = len(data)
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if self.parser.get_method() == b"CONNECT":
+                    self._stop(InvalidRequest("This server is not a proxy."))
+                else:
+                    data = self._without_upgrade() + data[upgrade.args[0] :]
+                    self.parser = httptools.HttpRequestParser(self)
+                    continue
+            except httptools.HttpParserError as error:
+                self._parse_failed(error)
+            break
+        return not self._deaf
+
+    def _parse_failed(self, error: httptools.HttpParserError) -> None:
+        cause = error.__context__
+        if isinstance(cause, ApiError):  # raised by a callback below
+            self._stop(cause)
+            return
+        if cause is not None and not isinstance(cause, httptools.HttpParserError):
+            _LOGGER.error("a request could not be taken", exc_info=cause)
+        if self.cycle is None or self.cycle.keep_alive or self._phase != _IDLE:
+            self._stop(InvalidRequest("This is not a well-formed HTTP/1.1 request."))
+        else:
+            self._deaf = True  # bytes behind the last request
+
+    def _without_upgrade(self) -> bytes:
+        """The head of a request that offers an upgrade (JDK's HTTP client does, on each), without the offer.
+
+        httptools would skip the request's body.
+        """
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        for name, value in self.headers:
+            if name == b"connection":
+                tokens = [token.strip() for token in value.lower().split(b",")]
+                value = b", ".join(token for token in tokens if token not in _UPGRADE_TOKENS)
+            if name != b"upgrade" and value:
+                lines.append(name + b": " + value)
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+    # The parser's calls
+
+    def on_message_begin(self) -> None:
+        self._phase = _HEAD
+        self._head_size = self._body_size = self._body_wire_size = self._content_length = self._hosts = 0
+        self.deadline = self.loop.time() + self.shared.limits.head_timeout
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._phase != _HEAD:
+            return  # a trailer
+        name = name.lower()
+        if name in _FRAMING:
+            self._on_framing(name, value)
+        self.headers.append((name, value))
+
+    def _on_framing(self, name: bytes, value: bytes) -> None:
+        # httptools has refused what is ambiguous: both lengths, two lengths, a transfer coding after `chunked`.
+        if name == b"host":
+            self._hosts += 1
+        elif name == b"content-length":
+            self._content_length = int(value)
+        elif name == b"transfer-encoding":
+            if value.lower() != b"chunked" or self._content_length < 0:
+                raise InvalidRequest("The only transfer coding is chunked.")
+            self._content_length = -1
+        elif value.lower() == b"100-continue":
+            self.expect_100_continue = True
+
+    def on_headers_complete(self) -> None:
+        parser = self.parser
+        if parser.should_upgrade():
+            return
+        limits = self.shared.limits
+        version = parser.get_http_version()
+        self._check_head(version)
+        path, raw_path, query = self.shared.target(self.url)
+        keep_alive = version == "1.1" and not self.shared.draining and parser.should_keep_alive()
+        scope: Any = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+            "method": parser.get_method().decode("ascii"),
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": self.headers,
+            "state": self.app_state.copy(),
+        }
+        cycle = Downstream(self, scope, keep_alive=keep_alive, expects_continue=self.expect_100_continue)
+        scope["extensions"] = {"tollbridge": cycle}
+        self.cycle = cycle
+        self._phase = _BODY
+        self.deadline = math.inf if self.expect_100_continue else self.loop.time() + limits.body_timeout
+        if self._active is None:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.pipeline.appendleft((cycle, self.app))
+            # Not at the first one: who does not read does not see the client leave.
+            if len(self.pipeline) >= limits.max_pipelined // 2:
+                self.flow.pause_reading()
+
+    def _check_head(self, version: str) -> None:
+        limits = self.shared.limits
+        if len(self.headers) > limits.max_headers:
+            raise HeadersTooLarge(f"The request has more than {limits.max_headers} headers.")
+        if self._head_size + self._fed > limits.max_head:
+            size = len(self.url) + 16 + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > limits.max_head:
+                raise HeadersTooLarge("The request head is too large.")
+        if version == "1.1":
+            if self._hosts != 1:
+                raise InvalidRequest("A request has exactly one Host header.")
+        elif version != "1.0" or self._hosts > 1 or self._content_length < 0:
+            raise InvalidRequest("This is not a well-formed HTTP/1.1 request.")
+        if len(self.pipeline) >= limits.max_pipelined:
+            raise Unavailable("Too many requests at once on one connection.")
+        if self._content_length > limits.max_body:
+            raise PayloadTooLarge(f"The request body is larger than {limits.max_body} bytes.")
+
+    def on_body(self, body: bytes) -> None:
+        self._body_size += len(body)
+        if self._body_size > self.shared.limits.max_body:
+            raise PayloadTooLarge(f"The request body is larger than {self.shared.limits.max_body} bytes.")
+        self.cycle.feed(body)
+
+    def on_message_complete(self) -> None:
+        if self._phase != _BODY:
+            return  # the head of a declined upgrade
+        self._phase = _IDLE
+        self.cycle.body_complete()
+        self.deadline = math.inf if self._active is not None else self.loop.time() + self.shared.limits.keep_alive
+
+    # The application's calls
+
+    def _start_asgi_task(self, cycle: Downstream, app: Any) -> None:  # type: ignore[override]
+        self._active = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def expect_body(self) -> None:
+        """The client has been told to send its body."""
+        self.deadline = self.loop.time() + self.shared.limits.body_timeout
+
+    def overrun(self, size: int) -> None:
+        """`size` more bytes were written to a client that is behind."""
+        self._unsent += size
+        if self.transport.get_write_buffer_size() > self.shared.limits.max_unsent:
+            self._cut()
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        done, self._active = self._active, None
+        if self.transport.is_closing():
+            self.deadline = self.loop.time() + self.shared.limits.stall
+            return
+        self.flow.resume_reading()
+        if done is not None and done.closes:
+            self._part()
+        elif self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())  # type: ignore[arg-type]
+        elif self._deaf:
+            self._part()
+        elif self._phase == _IDLE:
+            self.deadline = self.loop.time() + self.shared.limits.keep_alive
+
+    # The server's calls
+
+    def sweep(self, now: float) -> None:
+        """Acts on what is late."""
+        if self._stalled_at <= now:
+            unsent = self.transport.get_write_buffer_size()
+            if unsent >= self._unsent:
+                self._cut()
+                return
+            self._unsent = unsent
+            self._stalled_at = now + self.shared.limits.stall
+        if self.deadline <= now:
+            self._late(now)
+
+    def shutdown(self) -> None:
+        """The server is going away: nothing new begins here."""
+        if self._active is not None:
+            self._active.keep_alive = self.cycle.keep_alive = False
+        elif self._phase == _IDLE:
+            self._close()
+
+    def _late(self, now: float) -> None:
+        limits = self.shared.limits
+        if self.flow.write_paused:
+            self.deadline = now + limits.stall  # it is still taking an answer, watched by _stalled_at
+        elif self._lingering or self.transport.is_closing():
+            self._cut()
+        elif self._phase == _IDLE:
+            self._close()
+        elif self._phase == _HEAD:
+            self._stop(RequestTimedOut(f"The request head did not arrive within {limits.head_timeout:g} seconds."))
+        elif self.flow.read_paused:
+            self.deadline = now + limits.body_timeout  # it is the application that does not read
+        else:
+            self._stop(RequestTimedOut(f"The request body did not arrive within {limits.body_timeout:g} seconds."))
+
+    # Endings
+
+    def _stop(self, error: ApiError) -> None:
+        """Follows the client's bytes no further."""
+        self._deaf = True
+        self.deadline = math.inf
+        self.flow.resume_reading()  # to see the client leave
+        if self._phase == _BODY:
+            self.cycle.fail(error)
+        else:
+            self._farewell = error
+        if self._active is None:
+            self._part()
+
+    def _part(self) -> None:
+        """After the last answer: the error that ended the connection, if any, and the close."""
+        if self._farewell is not None:
+            headers, body = error_answer(self._farewell)
+            lines = [self.shared.date_line, *map(b": ".join, headers)]
+            lines += (b"content-length: %d" % len(body), b"connection: close")
+            self.transport.write(render_head(self._farewell.status, lines) + body)
+        limits = self.shared.limits
+        if self.transport.is_closing() or not (self._deaf or self._phase == _BODY):
+            self._close()
+            return
+        self._deaf = self._lingering = True
+        unsent = self.transport.get_write_buffer_size()
+        self.deadline = self.loop.time() + (limits.stall if unsent else limits.linger)
+        self.transport.write_eof()
+
+    def _close(self) -> None:
+        self.transport.close()
+        self.deadline = self.loop.time() + self.shared.limits.stall
+
+    def _cut(self) -> None:
+        self.transport.abort()
+        if self._active is not None:
+            self._active.lost()

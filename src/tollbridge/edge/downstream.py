@@ -1,0 +1,357 @@
+"""One request as the inference application sees it: `scope["extensions"]["tollbridge"]` is a `Downstream`.
+
+It stands beside ASGI's `receive` and `send`, which go on working for everything else, because awaiting `send` costs
+several µs for each streamed chunk and says nothing once the client has gone.
+
+Rules
+1. An answer is `respond()`; or `start()`, any number of `write()`, and `end()`. `abort()` cuts it short.
+2. Nothing here waits but `read_body()`. While `paused`, the client is behind: the application stops reading its
+   upstream and goes on at `on_resume`. Who writes on regardless is cut at `max_unsent` bytes.
+3. A client is gone when its socket closes, fails, or reports the end of its sending side: no HTTP client in use closes
+   only that half. `on_disconnect` is called at once, at most once, and only while the answer is unfinished. After that
+   `disconnected` is true and writing does nothing.
+4. Back-pressure, deadlines and keep-alive are the connection's (`edge.connection`).
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from tollbridge.errors import ApiError, ClientGone, InternalError, Unavailable
+
+if TYPE_CHECKING:
+    from tollbridge.edge.connection import Connection
+
+__all__ = ["Downstream", "Headers", "error_answer", "render_head"]
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+_WITHOUT_BODY = frozenset({204, 304})
+# From this size on copying the body behind its head costs more than a second buffer in the same system call.
+_LARGE = 64 * 1024
+_FAILED = "The server had an error while processing your request."
+_LOGGER = logging.getLogger("tollbridge.edge")
+
+
+def error_answer(error: ApiError) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Headers and body, in OpenAI's shape and with an `x-request-id` of its own, of an error without an application."""
+    body = msgspec.json.encode(
+        {
+            "error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code},
+            "detail": error.message,
+            **{name: msgspec.Raw(value) for name, value in error.extra.items()},
+        }
+    )
+    headers = [(b"content-type", b"application/json"), (b"x-request-id", b"req_" + secrets.token_hex(12).encode())]
+    headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in error.headers.items()]
+    return headers, body
+
+
+def render_head(status: int, lines: Sequence[bytes]) -> bytes:
+    """The head of a response of these header lines. ValueError when one of them holds CR, LF or NUL."""
+    head = b"%b%b\r\n\r\n" % (STATUS_LINE[status], b"\r\n".join(lines))
+    if len(head) - len(head.translate(None, b"\r\n\0")) != 2 * len(lines) + 4:
+        raise ValueError("a response header holds CR, LF or NUL")
+    return head
+
+
+class Downstream(RequestResponseCycle):
+    """The client's side of one request. See the rules above.
+
+    `client` is the address of the peer ("" when unknown; no forwarding header is believed). Headers are pairs of bytes,
+    names in lower case; content-length, transfer-encoding, connection and date are added here. A head with CR, LF or
+    NUL inside a name or value is a ValueError and nothing of it is sent.
+    """
+
+    # What RequestResponseCycle.__init__ sets by eleven keyword arguments per request: here it costs nothing until it
+    # changes. tests/edge/test_server_asgi.py holds the two in step.
+    logger = _LOGGER
+    access_logger = _LOGGER
+    access_log = False
+    disconnected = False
+    response_started = False
+    response_complete = False
+    more_body = True
+    chunked_encoding: bool | None = None
+    expected_content_length = 0
+    message_event: asyncio.Event | None = None  # type: ignore[assignment]
+
+    _last = False
+    _chunked = False
+    _whole = False
+    _failure: ApiError | None = None
+    _gone_callback: Callable[[], None] | None = None
+    _resume_callback: Callable[[], None] | None = None
+
+    def __init__(self, connection: "Connection", scope: Any, *, keep_alive: bool, expects_continue: bool) -> None:
+        self.connection = connection
+        self.transport = connection.transport
+        self.flow = connection.flow
+        self.default_headers = connection.server_state.default_headers
+        self.scope = scope
+        self.keep_alive = keep_alive
+        self.waiting_for_100_continue = expects_continue
+        self.body = bytearray()
+
+    # What the application asks
+
+    @property
+    def client(self) -> str:
+        return self.connection.peer
+
+    @property
+    def paused(self) -> bool:
+        """Whether more than `high_water` bytes wait for the client."""
+        return self.flow.write_paused
+
+    async def read_body(self) -> bytes:
+        """The whole body, once; at most `max_body` bytes. A client that waits for `100 Continue` gets it now.
+
+        Raises PayloadTooLarge, RequestTimedOut, InvalidRequest (framing) or ClientGone.
+        """
+        if self.more_body and not self.disconnected and self._failure is None:
+            await self._whole_body()
+        if self._failure is not None:
+            raise self._failure
+        if self.disconnected:
+            raise ClientGone
+        body, self.body = bytes(self.body), bytearray()
+        return body
+
+    def on_disconnect(self, callback: Callable[[], None]) -> None:
+        """Called when the client leaves before the answer is finished; at once, here, when it has already left."""
+        if self.disconnected:
+            callback()
+        elif not self.response_complete:
+            self._gone_callback = callback
+
+    def on_resume(self, callback: Callable[[], None]) -> None:
+        """Called each time `paused` turns false while the answer is unfinished. One callback: the last one."""
+        self._resume_callback = callback
+
+    # What it answers
+
+    def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
+        """The whole answer in one write."""
+        if self._begins():
+            framing = b"" if status in _WITHOUT_BODY else b"content-length: %d" % len(body)
+            head = self._head(status, headers, framing)
+            self.response_started = True
+            if not framing or self.scope["method"] == "HEAD":
+                self.transport.write(head)
+            elif len(body) < _LARGE:
+                self.transport.write(head + body)
+            else:
+                self.transport.writelines((head, body))
+            self._finish()
+
+    def start(self, status: int, headers: Headers, data: bytes = b"") -> None:
+        """The head of a stream, and its first bytes in the same write.
+
+        To HTTP/1.1 it is chunked; to HTTP/1.0, which knows no chunks, it ends with the connection.
+        """
+        if self._begins():
+            chunked = self.scope["http_version"] == "1.1"
+            self.keep_alive = self.keep_alive and chunked
+            head = self._head(status, headers, b"transfer-encoding: chunked" if chunked else b"")
+            self.response_started = True
+            self._chunked = chunked and self.scope["method"] != "HEAD"
+            if self._chunked and data:
+                self.transport.write(b"%b%x\r\n%b\r\n" % (head, len(data), data))
+            else:
+                self.transport.write(head)
+                self.write(data)
+
+    def write(self, data: bytes) -> None:
+        """One piece of a stream, in one write. Empty data is nothing."""
+        if self._chunked and data:
+            self._send(b"%x\r\n%b\r\n" % (len(data), data))
+        elif data:
+            self._write_unframed(data)
+
+    def end(self, data: bytes = b"") -> None:
+        """The last piece of a stream, and its end, in one write."""
+        if self._chunked:
+            self._chunked = False
+            self.transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n")
+        else:
+            self._write_unframed(data)
+        if not self.disconnected:
+            self._finish()
+
+    def abort(self) -> None:
+        """Cuts the connection, what is still unsent included: to the client, an answer that broke off."""
+        self._forget()
+        if not self.response_complete:
+            self.disconnected = True
+            self.transport.abort()
+
+    def refuse(self, error: ApiError) -> None:
+        """The whole answer is this error, in OpenAI's shape."""
+        self.respond(error.status, *error_answer(error))
+
+    # What the connection tells
+
+    @property
+    def closes(self) -> bool:
+        """Whether this is the last request of its connection."""
+        return self._last or not self.keep_alive
+
+    def feed(self, data: bytes) -> None:
+        """A piece of the body has come."""
+        if self.response_complete or self.disconnected:
+            return
+        self.body += data
+        if not self._whole:
+            if len(self.body) > self.connection.shared.limits.high_water:
+                self.flow.pause_reading()
+            if self.message_event is not None:
+                self.message_event.set()
+
+    def body_complete(self) -> None:
+        self.more_body = False
+        if self.message_event is not None:
+            self.message_event.set()
+
+    def fail(self, error: ApiError) -> None:
+        """The body cannot be had. Whoever asks for it learns why; the connection ends with the answer."""
+        self._failure = error
+        self.keep_alive = False
+        if self.message_event is not None:
+            self.message_event.set()
+
+    def resumed(self) -> None:
+        if self._resume_callback is not None:
+            self._resume_callback()
+
+    def lost(self) -> None:
+        """The client has gone."""
+        if self.response_complete or self.disconnected:
+            return
+        callback = self._gone_callback
+        self.disconnected = True
+        self._forget()
+        if callback is not None:
+            callback()
+
+    # ASGI
+
+    async def run_asgi(self, app: ASGI3Application) -> None:
+        """One request of the application, kept from harming the connection whatever it does."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except asyncio.CancelledError:  # the time for a graceful shutdown is over
+            self._give_up(Unavailable("The server is shutting down."))
+            raise
+        except Exception:
+            if not self.disconnected:
+                _LOGGER.exception("the application failed")
+            self._give_up(InternalError(_FAILED))
+        else:
+            if not self.response_complete and not self.disconnected:
+                _LOGGER.error("the application returned without finishing its answer")
+                self._give_up(InternalError(_FAILED))
+        finally:
+            # Or scope and self keep each other until the next garbage collection.
+            self.scope.pop("extensions", None)
+
+    async def receive(self) -> ASGIReceiveEvent:
+        self._arrival()
+        self._continue()
+        message = await super().receive()
+        if self._failure is None or self.disconnected or self.response_complete:
+            return message
+        if not self.response_started:
+            self.refuse(self._failure)
+        self.disconnected = True
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: ASGISendEvent) -> None:
+        self._arrival()
+        if self.waiting_for_100_continue:
+            self.keep_alive = False
+        await super().send(message)
+        if self.response_started and not self.keep_alive:
+            self._last = self.keep_alive = True  # or uvicorn closes at the end, on unread bytes, which resets
+
+    def on_response(self) -> None:
+        self._resume_callback = self._gone_callback = None
+        self.connection.on_response_complete()
+
+    # Inside
+
+    def _begins(self) -> bool:
+        """Whether there is anybody to answer. Decides, before the head is written, whether the connection goes on."""
+        if self.disconnected:
+            return False
+        if self.response_started:
+            raise RuntimeError("this request has been answered")
+        if self.waiting_for_100_continue:  # the client may now send its body or not: it cannot be told apart
+            self.waiting_for_100_continue = self.keep_alive = False
+        return True
+
+    def _head(self, status: int, headers: Headers, framing: bytes) -> bytes:
+        own = [framing] if framing else []
+        if not self.keep_alive:
+            own.append(b"connection: close")
+        return render_head(status, (self.connection.shared.date_line, *map(b": ".join, headers), *own))
+
+    def _write_unframed(self, data: bytes) -> None:
+        if self.disconnected:
+            return
+        if not self.response_started or self.response_complete:
+            raise RuntimeError("no answer is being streamed")
+        if self.scope["method"] != "HEAD" and data:
+            self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        self.transport.write(data)
+        if self.flow.write_paused:
+            self.connection.overrun(len(data))
+
+    def _finish(self) -> None:
+        self.response_complete = True
+        if self.message_event is not None:
+            self.message_event.set()
+        self.on_response()
+
+    def _forget(self) -> None:
+        self._chunked = False
+        self._resume_callback = self._gone_callback = None
+        if self.message_event is not None:
+            self.message_event.set()
+
+    def _give_up(self, error: ApiError) -> None:
+        if self.response_started:
+            self.abort()
+        else:
+            self.refuse(error)
+
+    def _arrival(self) -> asyncio.Event:
+        """What tells that something came, made when it is first asked for: most requests never wait."""
+        if self.message_event is None:
+            self.message_event = asyncio.Event()
+            if self.body or not self.more_body or self.disconnected or self._failure is not None:
+                self.message_event.set()
+        return self.message_event
+
+    def _continue(self) -> None:
+        if self.waiting_for_100_continue and not self.disconnected:
+            self.waiting_for_100_continue = False
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.connection.expect_body()
+
+    async def _whole_body(self) -> None:
+        self._whole = True
+        self._continue()
+        self.flow.resume_reading()
+        arrival = self._arrival()
+        while self.more_body and not self.disconnected and self._failure is None:
+            await arrival.wait()
+            arrival.clear()

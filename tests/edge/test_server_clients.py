@@ -1,0 +1,348 @@
+"""Clients that leave, clients that do not read, and too many of them (F1–F4, F6, F7)."""
+
+import asyncio
+import resource
+import socket
+import struct
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import pytest
+from tests.edge.raw import GET, HEADERS, Client, ask, echo, eventually, post, running
+
+from tollbridge.edge.connection import ServerLimits, Shared
+from tollbridge.edge.downstream import Downstream
+from tollbridge.errors import ClientGone
+
+
+def reset(client: Client) -> None:
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+def close(client: Client) -> None:
+    client.close()
+
+
+def half_close(client: Client) -> None:
+    client.socket.shutdown(socket.SHUT_WR)
+
+
+LEAVING = pytest.mark.parametrize("leave", [close, reset, half_close])
+
+
+class Watched:
+    """An application that streams `before` pieces, then waits to see its client leave."""
+
+    def __init__(self, before: int) -> None:
+        self.before = before
+        self.begun = False
+        self.left: list[float] = []
+        self.after: list[bool] = []
+
+    async def __call__(self, downstream: Downstream, _scope: Any) -> None:
+        gone = asyncio.Event()
+
+        def note() -> None:
+            self.left.append(time.monotonic())
+            gone.set()
+
+        await downstream.read_body()
+        downstream.on_disconnect(note)
+        if self.before:
+            downstream.start(200, HEADERS)
+        for _ in range(self.before):
+            downstream.write(b"data: x\n\n")
+        self.begun = True
+        await asyncio.wait_for(gone.wait(), 5)
+        self.after.append(downstream.disconnected)
+        downstream.write(b"into the void") if self.before else downstream.respond(200, HEADERS, b"nobody")
+        downstream.end()
+
+
+@LEAVING
+@pytest.mark.parametrize("before", [0, 3], ids=["before the answer", "in the middle of it"])
+def test_a_client_that_leaves_is_noticed_once_and_at_once(leave: Callable[[Client], None], before: int) -> None:
+    app = Watched(before)
+    with running(app) as server:
+        client = Client(server)
+        client.send(post(b"abc"))
+        eventually(lambda: app.begun)
+        left = time.monotonic()
+        leave(client)
+        eventually(lambda: app.after)
+        eventually(lambda: not server.server_state.connections)
+        client.close()
+    assert len(app.left) == 1
+    assert app.left[0] - left < 0.5
+    assert app.after == [True]
+
+
+@LEAVING
+def test_a_client_that_leaves_after_its_answer_is_nobodys_business(leave: Callable[[Client], None]) -> None:
+    called: list[int] = []
+
+    async def answer(downstream: Downstream, _scope: Any) -> None:
+        downstream.on_disconnect(lambda: called.append(1))
+        downstream.respond(200, HEADERS, b"done")
+
+    with running(answer) as server, Client(server) as client:
+        assert client.send(GET).response().body == b"done"
+        leave(client)
+        eventually(lambda: not server.server_state.connections)
+    assert called == []
+
+
+def test_who_asks_late_is_told_at_once() -> None:
+    called: list[str] = []
+
+    async def late(downstream: Downstream, _scope: Any) -> None:
+        with suppress(ClientGone):
+            await downstream.read_body()
+        downstream.on_disconnect(lambda: called.append("left"))
+        called.append("asked")
+
+    with running(late) as server:
+        client = Client(server)
+        client.send(post(b"abc")[:-1])
+        eventually(lambda: server.server_state.tasks)
+        client.close()
+        eventually(lambda: "asked" in called)
+    assert called == ["left", "asked"]
+
+
+@LEAVING
+def test_a_client_that_leaves_in_the_middle_of_its_body_raises_client_gone(leave: Callable[[Client], None]) -> None:
+    raised: list[type[Exception]] = []
+
+    async def reading(downstream: Downstream, _scope: Any) -> None:
+        try:
+            await downstream.read_body()
+        except ClientGone as error:
+            raised.append(type(error))
+
+    with running(reading) as server:
+        client = Client(server)
+        client.send(post(b"x" * 100)[:-1])
+        eventually(lambda: server.server_state.tasks)
+        leave(client)
+        eventually(lambda: raised)
+        client.close()
+    assert raised == [ClientGone]
+
+
+@LEAVING
+def test_the_running_request_is_told_also_when_others_wait_behind_it(leave: Callable[[Client], None]) -> None:
+    app = Watched(3)
+    with running(app) as server:
+        client = Client(server)
+        client.send(GET + GET + GET)
+        eventually(lambda: app.begun)
+        leave(client)
+        eventually(lambda: app.after)
+        client.close()
+    assert len(app.left) == 1
+
+
+class Pump:
+    """An application that streams pieces of 4 KiB for as long as it may, as the gateway does."""
+
+    def __init__(self, total: int, *, obeys: bool = True) -> None:
+        self.total = total
+        self.obeys = obeys
+        self.sent = 0
+        self.most_unsent = 0
+        self.pauses = 0
+        self.resumes = 0
+        self.left = 0
+
+    async def __call__(self, downstream: Downstream, _scope: Any) -> None:
+        go_on = asyncio.Event()
+
+        def resume() -> None:
+            self.resumes += 1
+            go_on.set()
+
+        def leave() -> None:
+            self.left += 1
+            go_on.set()
+
+        downstream.on_disconnect(leave)
+        downstream.on_resume(resume)
+        downstream.start(200, HEADERS)
+        while self.sent < self.total and not downstream.disconnected:
+            downstream.write(b"x" * 4096)
+            self.sent += 4096
+            self.most_unsent = max(self.most_unsent, downstream.transport.get_write_buffer_size())
+            if downstream.paused and self.obeys:
+                self.pauses += 1
+                go_on.clear()
+                await go_on.wait()
+            await asyncio.sleep(0)
+        downstream.end()
+
+
+def test_a_slow_reader_pauses_the_application_and_resumes_it() -> None:
+    pump = Pump(20_000_000)
+    with running(pump) as server, Client(server, receive_buffer=4096) as client:
+        client.send(GET)
+        eventually(lambda: pump.pauses)
+        sent = pump.sent
+        time.sleep(0.1)
+        assert pump.sent == sent, "it went on while its client was behind"
+        body = client.response().body
+    assert len(body) == pump.total // 4096 * 4096 + 4096 * (pump.total % 4096 > 0)
+    assert pump.resumes >= 1
+    assert pump.most_unsent <= 64 * 1024 + 8192
+    assert pump.left == 0
+
+
+def test_a_reader_that_takes_nothing_is_cut() -> None:
+    pump = Pump(50_000_000)
+    with running(pump, stall=0.4) as server, Client(server, receive_buffer=4096) as client:
+        client.send(GET)
+        eventually(lambda: pump.left)
+        eventually(lambda: not server.server_state.connections)
+        assert pump.left == 1
+        data = client.file.read()
+        assert not data.endswith(b"0\r\n\r\n")
+
+
+def test_a_reader_that_takes_a_little_now_and_then_is_not() -> None:
+    pump = Pump(8_000_000)
+    with running(pump, stall=0.5) as server, Client(server, receive_buffer=65536) as client:
+        client.send(GET)
+        eventually(lambda: pump.pauses)
+        for _ in range(4):
+            time.sleep(0.3)
+            taken = 0
+            while taken < 1_000_000:
+                taken += len(client.socket.recv(65536))
+        assert pump.left == 0
+        while not client.socket.recv(1 << 20).endswith(b"0\r\n\r\n"):
+            pass
+    assert pump.left == 0
+
+
+def test_who_writes_on_to_a_client_that_is_behind_is_cut_at_the_limit() -> None:
+    pump = Pump(50_000_000, obeys=False)
+    with running(pump) as server, Client(server, receive_buffer=4096) as client:
+        client.send(GET)
+        eventually(lambda: pump.left)
+    assert pump.left == 1
+    assert pump.most_unsent <= 256 * 1024 + 8192
+
+
+def test_slow_readers_cost_bounded_memory() -> None:
+    pumps: list[Pump] = []
+
+    async def each(downstream: Downstream, scope: Any) -> None:
+        pump = Pump(20_000_000)
+        pumps.append(pump)
+        await pump(downstream, scope)
+
+    with running(each) as server, ExitStack() as stack:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for _ in range(100):
+            stack.enter_context(Client(server, receive_buffer=4096)).send(GET)
+        eventually(lambda: len(pumps) == 100 and all(pump.pauses for pump in pumps), 20)
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        assert grown < 64 * 1024  # KiB
+        stack.close()
+        eventually(lambda: all(pump.left for pump in pumps))
+
+
+def test_a_large_whole_answer_reaches_a_slow_reader_beyond_every_deadline() -> None:
+    async def large(downstream: Downstream, _scope: Any) -> None:
+        downstream.respond(200, HEADERS, b"x" * 20_000_000)
+
+    with running(large, stall=0.5, keep_alive=0.2, linger=0.2) as server:
+        for request in (GET, GET[:-2] + b"Connection: close\r\n\r\n"):
+            with Client(server, receive_buffer=65536) as client:
+                client.send(request)
+                received = b""
+                for _ in range(4):
+                    time.sleep(0.3)
+                    received += client.file.read(4_000_000)
+                received += client.file.read()
+                assert len(received.partition(b"\r\n\r\n")[2]) == 20_000_000
+
+
+def test_a_whole_answer_that_nobody_reads_is_dropped() -> None:
+    async def large(downstream: Downstream, _scope: Any) -> None:
+        downstream.respond(200, HEADERS, b"x" * 20_000_000)
+
+    with running(large, stall=0.3, keep_alive=0.2) as server, Client(server, receive_buffer=4096) as client:
+        client.send(GET)
+        eventually(lambda: server.server_state.connections)
+        eventually(lambda: not server.server_state.connections)
+
+
+def test_connections_of_one_client_are_capped_and_counted_down() -> None:
+    with running(echo, max_connections_per_client=3) as server, ExitStack() as stack:
+        held = [stack.enter_context(Client(server, source="127.0.0.2")) for _ in range(3)]
+        assert [client.send(GET).response().status for client in held] == [200] * 3
+        with Client(server, source="127.0.0.2") as fourth:
+            answer = fourth.send(post(b"x" * 1000)).response()
+            assert (answer.status, answer.error["code"]) == (503, "overloaded")
+            assert int(answer.headers["retry-after"]) >= 1
+            assert fourth.closed()
+        with Client(server, source="127.0.0.3") as other:
+            assert other.send(GET).response().status == 200
+        held[0].close()
+        eventually(lambda: server.shared.per_client == {"127.0.0.2": 2})
+        with Client(server, source="127.0.0.2") as again:
+            assert again.send(GET).response().status == 200
+        stack.close()
+        eventually(lambda: not server.shared.per_client)
+
+
+def test_a_local_reverse_proxy_is_not_capped() -> None:
+    with running(echo, max_connections_per_client=3) as server, ExitStack() as stack:
+        for _ in range(10):
+            assert stack.enter_context(Client(server)).send(GET).response().status == 200
+
+
+def test_connections_are_capped_in_all_and_beyond_the_answer_too() -> None:
+    with running(echo, max_connections=5, linger=30.0) as server, ExitStack() as stack:
+        held = [stack.enter_context(Client(server)) for _ in range(5)]
+        assert [client.send(GET).response().status for client in held] == [200] * 5
+        refused = [stack.enter_context(Client(server)) for _ in range(64)]
+        assert {client.response().status for client in refused} == {503}
+        with Client(server) as cut, pytest.raises((ConnectionError, IndexError)):
+            cut.send(GET).response()
+        assert held[0].send(GET).response().status == 200
+        for client in refused:
+            client.close()
+        eventually(lambda: server.shared.connections == 5)
+        held[1].close()
+        eventually(lambda: server.shared.connections == 4)
+        assert ask(server).status == 200
+
+
+def test_thousands_of_idle_connections_cost_nothing_but_themselves() -> None:
+    with running(echo, max_connections=600) as server, ExitStack() as stack:
+        for _ in range(600):
+            stack.enter_context(Client(server))
+        eventually(lambda: server.shared.connections == 600)
+        with Client(server) as late:
+            assert late.response().status == 503
+
+
+@pytest.mark.parametrize(
+    ("address", "counted"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ("2001:db8:1:2:ffff::1", "2001:db8:1:2::"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("fe80::1%eth0", "fe80::"),
+        ("127.0.0.1", ""),
+        ("::1", ""),
+    ],
+)
+def test_whom_a_connection_is_counted_for(address: str, counted: str) -> None:
+    assert Shared(ServerLimits(), 10).counted_as(address) == counted
+    assert Shared(ServerLimits(max_connections_per_client=0), 10).counted_as(address) == ""

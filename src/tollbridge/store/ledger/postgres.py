@@ -283,26 +283,32 @@ class PostgresLedger:
         return batch
 
     async def _write(self, books: Books, batch: list[_Waiting]) -> None:
-        """Raises `Unavailable` or `Contended`: nobody has been told anything."""
+        """Raises `Unavailable`, `Contended` included: those who are not over have been told nothing."""
         try:
-            await self._commit(books, batch)
+            unknown = any(waiting.unknown for waiting in batch)
+            await self._commit(books, batch, None if unknown else self._open)
+        except Unavailable:
+            raise
+        except Exception:
+            # One operation that cannot be done must not fail its neighbours.
+            for waiting in batch:
+                await self._write_alone(books, waiting)
+
+    async def _write_alone(self, books: Books, waiting: _Waiting) -> None:
+        try:
+            await self._commit(books, [waiting], None)
         except Unavailable:
             raise
         except Exception as error:
-            # One operation that cannot be done must not fail its neighbours.
-            if len(batch) > 1:
-                for waiting in batch:
-                    await self._write(books, [waiting])
-                return
             if isinstance(error, asyncpg.IntegrityConstraintViolationError):
                 self.failed = True
-            _log.exception("the ledger cannot do this: %s", type(batch[0].op).__name__)
-            batch[0].over = True
-            _refuse(batch[0], error if isinstance(error, ValueError) else InternalError("The ledger failed."))
+            _log.exception("the ledger cannot do this: %s", type(waiting.op).__name__)
+            # An end that is in the spool stays there, for a start that knows better.
+            waiting.over = True
+            _refuse(waiting, error if isinstance(error, ValueError) else InternalError("The ledger failed."))
 
-    async def _commit(self, books: Books, batch: list[_Waiting]) -> None:
+    async def _commit(self, books: Books, batch: list[_Waiting], remembered: dict[int, OpenHold] | None) -> None:
         operations = [waiting.op for waiting in batch]
-        remembered = None if any(waiting.unknown for waiting in batch) else self._open
         started = time.perf_counter_ns()
         attempt = 0
         while True:
@@ -317,9 +323,12 @@ class PostgresLedger:
                 if isinstance(trouble, Unavailable) and not isinstance(trouble, Contended):
                     raise trouble from error
                 await _roll_back(books)
-                if not isinstance(trouble, Contended | Swallowed) or attempt > TRIES:
+                hopeless = remembered is None and not isinstance(trouble, Contended | Swallowed)
+                if hopeless or attempt > TRIES:
                     raise trouble from error
-                remembered = None if isinstance(trouble, Swallowed) else remembered
+                if not isinstance(trouble, Contended):
+                    # Somebody else may have ended a hold of ours: the second decision is on what is stored.
+                    remembered = None
                 self.counters.retries += 1
                 await asyncio.sleep(jitter(attempt))
         self._troubles = 0

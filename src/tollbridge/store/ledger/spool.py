@@ -179,18 +179,20 @@ def _record(operation: Kept) -> bytes:
 def _read(data: bytes) -> tuple[list[Kept], bool]:
     """The whole records of a file, and whether any but the last was damaged."""
     operations: list[Kept] = []
-    bad_before = damaged = False
-    offset = 0
-    while len(data) - offset >= _HEAD.size:
-        damaged |= bad_before
+    offset, damaged, bad = 0, False, False
+    # A torn append may leave zeros: they say nothing.
+    written = len(data.rstrip(b"\0"))
+    while offset < written:
+        damaged |= bad
+        if len(data) - offset < _HEAD.size:
+            break
         length, checksum = _HEAD.unpack_from(data, offset)
         if not 0 < length <= _MAX_RECORD:
-            # Not a length at all, so that nothing behind it can be found. Zeros are what a torn append may leave.
-            return operations, damaged or any(data[offset:])
+            return operations, True  # not a length, so that nothing behind it can be found
         start, offset = offset + _HEAD.size, offset + _HEAD.size + length
         body = data[start:offset]
         decoder = _DECODERS.get(body[0]) if len(body) == length and zlib.crc32(body) == checksum else None
-        bad_before = decoder is None
+        bad = decoder is None
         if decoder is not None:
             operations.append(decoder.decode(body[1:]))
     return operations, damaged

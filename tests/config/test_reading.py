@@ -40,7 +40,7 @@ def entry(settings: Settings, name: str) -> tuple[str, str]:
 
 def test_without_any_file_everything_has_its_default() -> None:
     settings = read(Source(), {})
-    assert settings.public_url == "http://127.0.0.1:8000"
+    assert settings.public_url is None
     assert settings.database_url == Secret("sqlite:///data/tollbridge.db")
     assert settings.billing.cost_cap == 5_000_000_000
     assert settings.billing.markup_ppm == 1_000_000
@@ -360,14 +360,6 @@ def test_plain_http_can_be_accepted(file: Path) -> None:
 @pytest.mark.parametrize("url", ["http://localhost:1", "http://127.0.0.1", "http://[::1]:8000", "http://a.localhost"])
 def test_plain_http_is_fine_on_this_machine(file: Path, url: str) -> None:
     assert load(file, f'public_url = "{url}"\n').public_url == url
-
-
-@pytest.mark.parametrize(
-    ("host", "url"),
-    [("0.0.0.0", "http://127.0.0.1:8000"), ("::1", "http://[::1]:8000"), ("10.0.0.5", "http://10.0.0.5:8000")],
-)
-def test_the_public_url_follows_the_address_unless_it_is_said(file: Path, host: str, url: str) -> None:
-    assert load(file, f'host = "{host}"\n').public_url == url
 
 
 # --- secrets ------------------------------------------------------------------------------------------------------

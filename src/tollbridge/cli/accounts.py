@@ -300,7 +300,7 @@ def _print_account(account: "Account", json: bool) -> None:
 def _print_keys(keys: list[dict[str, Any]]) -> None:
     print_table(
         ("id", "key", "status", "limit USD", "spent USD", "expires", "label"),
-        [[each[name] or "-" for name in _KEY_COLUMNS] for each in keys],
+        [[each[name] for name in _KEY_COLUMNS] for each in keys],
     )
 
 

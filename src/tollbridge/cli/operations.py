@@ -27,7 +27,7 @@ def serve(config: Path | None, data_dir: str | None, host: str | None, port: int
     settings = read_settings(config, data_dir, host=host, port=port)
     from tollbridge.app import serve as run
 
-    run(settings)
+    sys.exit(run(settings))
 
 
 @click.command()

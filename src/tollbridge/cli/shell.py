@@ -70,22 +70,22 @@ def configured(function: Function) -> Function:
 
     @functools.wraps(function)
     def run(config: Path | None, data_dir: str | None, **arguments: Any) -> Any:
-        return function(read_settings(config, data_dir), **arguments)
+        settings = read_settings(config, data_dir)
+        for warning in settings.warnings:
+            say(f"warning: {warning}")
+        return function(settings, **arguments)
 
     return places(run)
 
 
 def read_settings(config: Path | None, data_dir: str | None, **options: str | int | None) -> "Settings":
-    """The settings of this run; warnings go to standard error."""
+    """The settings of this run. `options`: what the command line says of top-level settings; None: nothing."""
     from tollbridge.config import DEFAULT_FILE, Source, read
 
     if config is None and DEFAULT_FILE.exists():
         config = DEFAULT_FILE
     given = {"data_dir": data_dir, **options}
-    settings = read(Source(config, tuple((name, value) for name, value in given.items() if value is not None)))
-    for warning in settings.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    return settings
+    return read(Source(config, tuple((name, value) for name, value in given.items() if value is not None)))
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -176,17 +176,24 @@ def print_json(data: Any) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(data)).decode())
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Columns as wide as their longest cell; nothing but the head when there are no rows."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
+    cells = [head, *([_cell(value) for value in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def print_fields(fields: dict[str, Any]) -> None:
     width = max(map(len, fields))
     for name, value in fields.items():
-        click.echo(f"{name.ljust(width)}  {'-' if value is None else value}")
+        click.echo(f"{name.ljust(width)}  {_cell(value)}")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else value or "-"
 
 
 def time(milliseconds: int) -> str:

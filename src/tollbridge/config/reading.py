@@ -169,10 +169,6 @@ class _Reader:
         document = self._document
         if "database_url" not in document:
             self._put(("database_url",), f"sqlite:///{document.get('data_dir', 'data')}/tollbridge.db", "default")
-        if "public_url" not in document:
-            host, port = str(document.get("host", "127.0.0.1")), document.get("port", 8000)
-            host = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104
-            self._put(("public_url",), f"http://{f'[{host}]' if ':' in host else host}:{port}", "default")
 
     def _add_shipped(self) -> None:
         """Under each provider its shipped row; and those whose credential lies ready in the environment."""
@@ -312,9 +308,8 @@ class _Reader:
         if settings.allow_plain_http:
             return
         what = "https:// is needed here: {} (allow_plain_http = true accepts it)"
-        parts = kinds.split_url(settings.public_url, "")
-        stated = self._elsewhere.get(("public_url",)) != "default"
-        if stated and parts.scheme == "http" and not kinds.is_loopback(parts.hostname or ""):
+        public = kinds.split_url(settings.public_url, "") if settings.public_url is not None else None
+        if public is not None and public.scheme == "http" and not kinds.is_loopback(public.hostname or ""):
             raise self._mistake(("public_url",), what.format("over http:// API keys can be read on their way"))
         for name, provider in settings.providers.items():
             parts = kinds.split_url(provider.base_url, "")
@@ -345,7 +340,7 @@ class _Reader:
             if price is None:
                 raise self._mistake(at, 'no price: write price = { input = "0.50", output = "1.50" } for the model')
             holder: Path = (*(at if route.price else path), "price")
-            if model.type == "chat" and "output" not in self._written(holder):
+            if model.type != "embedding" and "output" not in self._written(holder):
                 raise self._mistake(holder, 'output is missing: write output = "1.50", or "0" for nothing')
             if route.provider in settings.providers:
                 continue

@@ -124,7 +124,7 @@ class ProviderSettings(msgspec.Struct, frozen=True, kw_only=True):
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All settings, frozen. `entries` has what `config show` prints, `warnings` what the operator should know."""
 
-    public_url: str
+    public_url: str | None = None
     database_url: Secret
     data_dir: Path
     host: str
@@ -284,7 +284,7 @@ SETTINGS = (
         "Its public name. Required.",
         required=True,
     ),
-    Setting("models[].type", choice("chat", "embedding"), "chat", "What it does."),
+    Setting("models[].type", choice("chat", "reasoning", "coding", "embedding"), "chat", "What it does."),
     Setting("models[].context_window", whole(1, MANY), 8192, "How many tokens it takes, question and answer together."),
     Setting("models[].output_limit", whole(1, MANY), None, "How many tokens it writes. By default `context_window`."),
     Setting("models[].best_for", text('such as "long documents"'), None, "What customers are told about it."),

@@ -15,7 +15,7 @@ T = TypeVar("T", journal.Line, usage.Charge)
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """`at` in milliseconds; `amount` (below zero: spent) and `balance` in nano-USD. The first line brings forward."""
+    """`at` in milliseconds; `amount` (below zero: spent) and `balance` in nano-USD."""
 
     at: int
     what: str
@@ -24,13 +24,15 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def statement(database: Database, account_id: int, since: int = 0) -> AsyncIterator[Line]:
-    """All that changed an account's balance from the time `since` until now, oldest first.
+    """All that changed an account's balance from the time `since` (milliseconds) until now, oldest first.
 
-    Read in pages, so that a long history needs little memory; requests that were free are left out.
+    With `since` the first line brings forward what was there. Read in pages, so that a long history needs little
+    memory; requests that were free are left out.
     """
     until = await database.now() + 1
     balance = await journal.total(database, account_id, since) - await usage.total(database, account_id, since)
-    yield Line(at=since, what="brought forward", amount=0, balance=balance)
+    if since:
+        yield Line(at=since, what="brought forward", amount=0, balance=balance)
     start = (since, -1)
 
     async def journal_page(after: tuple[int, int]) -> list[journal.Line]:

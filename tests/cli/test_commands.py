@@ -1,0 +1,276 @@
+"""What every command promises: help with an example, JSON where there are data, one line for a mistake."""
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import msgspec
+import pytest
+from tests.cli.conftest import Shell
+
+from tollbridge.cli import main
+from tollbridge.core.keys import well_formed
+
+
+def leaves(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    if isinstance(command, click.Group):
+        for name, each in command.commands.items():
+            yield from leaves(each, (*path, name))
+    else:
+        yield path, command
+
+
+COMMANDS = dict(leaves(main))
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself_with_an_example(shell: Shell, path: tuple[str, ...]) -> None:
+    out = shell.ok(*path, "--help").out
+    assert "--config FILE" in out
+    assert "--data-dir DIR" in out
+    example = out.split("Example:")[1].split("Options:")[0]
+    assert f"tollbridge {' '.join(path)}" in example
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_says_a_mistake_in_one_line(shell: Shell, path: tuple[str, ...]) -> None:
+    (shell.directory / "bad.toml").write_text("\nprot = 1\n")
+    arguments = {"amount": "5", "email": "a@b.c"}
+    words = [
+        *(arguments.get(each.name or "", "x") for each in COMMANDS[path].params if isinstance(each, click.Argument)),
+        *(word for each in COMMANDS[path].params if isinstance(each, click.Option) and each.required
+          for word in (each.opts[0], "x")),
+    ]  # fmt: skip
+    done = shell(*path, *words, "--config", "bad.toml")
+    assert done.code == 1
+    assert done.err == "tollbridge: bad.toml:2: unknown setting prot; did you mean port?\n"
+    assert shell(*path, "--nonsense").err.startswith("tollbridge: No such option")
+
+
+def test_the_documented_commands_are_there() -> None:
+    documented = """serve migrate doctor backup restore
+        account create, account list, account show, account freeze, key create, key list, key revoke, credit grant,
+        ledger verify, ledger statement, catalog list, catalog check, catalog show, config show"""
+    first, *others = documented.split("\n", 1)
+    wanted = {(name,) for name in first.split()} | {tuple(name.split()) for name in "".join(others).split(",")}
+    assert wanted <= set(COMMANDS)
+
+
+def test_an_account_from_its_first_credit_to_its_statement(shell: Shell) -> None:
+    made = msgspec.json.decode(shell.ok("account", "create", "Ada@Example.com", "--credit", "0.25", "--json").out)
+    assert (made["email"], made["promo_usd"], made["plan"]) == ("ada@example.com", "0.25", "default")
+    after = shell.ok("credit", "grant", "ada@example.com", "0.000000001", "--reason", "a nano", "--json").out
+    assert msgspec.json.decode(after)["available_usd"] == "0.250000001"
+    lines = msgspec.json.decode(shell.ok("ledger", "statement", "ada@example.com", "--json").out)
+    assert [(line["amount_usd"], line["balance_usd"], line["what"]) for line in lines] == [
+        ("0.25", "0.25", "grant: first credit"),
+        ("0.000000001", "0.250000001", "grant: a nano"),
+    ]
+    (listed,) = msgspec.json.decode(shell.ok("account", "list", "--json").out)
+    assert (listed["email"], listed["id"]) == ("ada@example.com", made["id"])
+    assert shell.ok("account", "list").lines[1].split()[:4] == ["ada@example.com", "default", "active", "0.250000001"]
+    verified = msgspec.json.decode(shell.ok("ledger", "verify", "--json").out)
+    assert verified["ok"]
+    assert verified["trial_balance_usd"]["customer_promo"] == "0.250000001"
+
+
+def test_a_new_key_stands_alone_on_standard_output(shell: Shell) -> None:
+    shell.ok("account", "create", "ada@example.com")
+    done = shell.ok("key", "create", "--account", "ada@example.com", "--label", "laptop", "--limit", "2.5")
+    (key,) = done.lines
+    assert well_formed("tb_live_", key)
+    assert key not in done.err
+    assert done.out == f"{key}\n"
+
+
+def test_a_list_of_keys_begins_each_line_with_the_id_and_shows_no_key(shell: Shell) -> None:
+    """B20."""
+    shell.ok("account", "create", "ada@example.com")
+    (key,) = shell.ok("key", "create", "--account", "ada@example.com", "--expires", "2999-01-31").lines
+    (row,) = msgspec.json.decode(shell.ok("key", "list", "--account", "ada@example.com", "--json").out)
+    assert row["expires_at"] == "2999-01-31T00:00:00Z"
+    for command in (("key", "list", "--account", "ada@example.com"), ("account", "show", "ada@example.com")):
+        for extra in ((), ("--json",)):
+            out = shell.ok(*command, *extra).out
+            assert key not in out
+            assert row["id"] in out
+    _, line = shell.ok("key", "list", "--account", "ada@example.com").lines
+    assert line.split()[:3] == [row["id"], row["key"], "active"]
+    shell.ok("key", "revoke", row["id"])
+    (row,) = msgspec.json.decode(shell.ok("key", "list", "--account", "ada@example.com", "--json").out)
+    assert row["status"] == "revoked"
+
+
+def test_freezing_is_seen_and_undone(shell: Shell) -> None:
+    shell.ok("account", "create", "ada@example.com")
+    for command, status in (("freeze", "frozen"), ("freeze", "frozen"), ("unfreeze", "active")):
+        shell.ok("account", command, "ADA@example.com")
+        assert msgspec.json.decode(shell.ok("account", "show", "ada@example.com", "--json").out)["status"] == status
+
+
+def test_a_grant_with_the_same_text_is_made_once(shell: Shell) -> None:
+    shell.ok("account", "create", "ada@example.com")
+    words = ("credit", "grant", "ada@example.com", "5", "--reason", "x", "--idempotency-key", "invoice 7")
+    assert shell.ok(*words).err == ""
+    assert "nothing was changed" in shell.ok(*words).err
+    assert "5" in shell.ok("account", "show", "ada@example.com").out
+    assert "used for another grant" in shell.refused(
+        "credit", "grant", "ada@example.com", "6", "--reason", "x", "--idempotency-key", "invoice 7"
+    )
+
+
+BAD_AMOUNTS = [
+    *("", " ", "0", "0.0", "0.000000000", "00", "-0", "-1", "-0.01", "+1", "+0.5", " 1", "1 ", "1 000", "1_000", "1,5"),
+    *("1,000", "1.", ".5", "1..5", "1.5.5", "1e3", "1E3", "1e309", "1e-9", "1e", "nan", "NaN", "inf", "-inf"),
+    *("Infinity", "0x10", "0b1", "0o7", "1/2", "½", "٣", "１", "五", "$5", "5$", "5 USD", "USD 5", "5%", "five"),
+    *("null", "None", "true", "[5]", "{}", "'5'", '"5"', "5\n", "\t5", "5\x00", "0.0000000001", "1.0000000001"),
+    *("4611686018.427387904", "9223372036.854775808", "99999999999999999999", "1" * 400, "1." + "0" * 400 + "1"),
+    *("--5", "5;", "5'--", "01", "-", ".", "e"),
+]  # fmt: skip
+
+
+def test_there_are_enough_bad_amounts() -> None:
+    assert len(set(BAD_AMOUNTS)) >= 60
+
+
+@pytest.mark.parametrize("amount", BAD_AMOUNTS, ids=repr)
+def test_an_amount_that_is_none_is_refused(shell: Shell, amount: str) -> None:
+    """A17."""
+    shell.ok("account", "create", "ada@example.com")
+    shell.refused("credit", "grant", "--reason", "x", "--", "ada@example.com", amount)
+    shell.refused("credit", "grant", "ada@example.com", amount, "--reason", "x")
+    shell.refused("account", "create", "bob@example.com", f"--credit={amount}")
+    shell.refused("key", "create", "--account", "ada@example.com", f"--limit={amount}")
+    (only,) = msgspec.json.decode(shell.ok("account", "list", "--json").out)
+    assert only["available_usd"] == "0"
+    assert msgspec.json.decode(shell.ok("key", "list", "--account", "ada@example.com", "--json").out) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("account", "show", "bob@example.com"), "bob@example.com has no account"),
+        (("account", "create", "nobody"), "'nobody' is not an e-mail address"),
+        (("account", "create", "ada@example.com"), "has an account already"),
+        (("account", "create", "b@example.com", "--plan", "gold"), "there is no plan 'gold'"),
+        (("account", "create"), "Missing argument 'EMAIL'. (see tollbridge account create --help)"),
+        (("key", "create"), "Missing option '--account'"),
+        (("key", "create", "--account", "ada@example.com", "--expires", "soon"), "a date is like 2027-01-31"),
+        (("key", "create", "--account", "ada@example.com", "--expires", "2001-01-31"), "expires in the future"),
+        (("key", "revoke", "key_unknown"), "there is no key 'key_unknown'"),
+        (("credit", "grant", "ada@example.com", "5", "--reason", " "), "reason is 1 to 500 characters"),
+        (("catalog", "show", "gpt-99"), "there is no model 'gpt-99'"),
+        (("serve", "--port", "99999"), "99999 is not in the range"),
+        (("serve", "--host", "a b"), "--host: host: expected an address"),
+        (("doctor", "--config", "nowhere.toml"), "nowhere.toml: cannot be read"),
+        (("backup", "data/tollbridge.db"), "exists already"),
+        (("restore", "nowhere.db"), "there is no such file"),
+        (("nonsense",), "No such command 'nonsense'"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(shell: Shell, words: tuple[str, ...], says: str) -> None:
+    shell.ok("account", "create", "ada@example.com")
+    assert says in shell.refused(*words)
+
+
+def change_by_hand(statement: str) -> None:
+    connection = sqlite3.connect("data/tollbridge.db")
+    connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
+def test_books_that_are_wrong_are_told(shell: Shell) -> None:
+    shell.ok("account", "create", "ada@example.com", "--credit", "5")
+    change_by_hand("UPDATE balance SET promo = promo + 1")
+    done = shell("ledger", "verify")
+    assert done.code == 1
+    assert "the books are wrong in 1 places" in done.err
+    assert "account 1" in done.out
+    assert not msgspec.json.decode(shell("ledger", "verify", "--json").out)["ok"]
+
+
+def test_a_backup_is_put_back(shell: Shell) -> None:
+    shell.ok("account", "create", "ada@example.com")
+    shell.ok("key", "create", "--account", "ada@example.com")
+    assert "secret" in shell.ok("backup", "copy.db").err
+    shell.ok("account", "create", "bob@example.com")
+    assert "what was there before is data/tollbridge.db.before-restore-" in shell.ok("restore", "copy.db").err
+    assert [each["email"] for each in msgspec.json.decode(shell.ok("account", "list", "--json").out)] == [
+        "ada@example.com"
+    ]
+
+
+def test_the_configuration_is_found_where_it_is_said(shell: Shell) -> None:
+    (shell.directory / "tollbridge.toml").write_text('[brand]\nname = "Here"\n')
+    (shell.directory / "other.toml").write_text('[brand]\nname = "There"\n')
+
+    def name(*words: str, **env: str) -> tuple[str, str]:
+        entries = msgspec.json.decode(shell.ok("config", "show", "--json", *words, env=env).out)
+        return next((each["value"], each["origin"]) for each in entries if each["name"] == "brand.name")
+
+    assert name() == ('"Here"', "tollbridge.toml:2")
+    assert name("--config", "other.toml") == ('"There"', "other.toml:2")
+    assert name(TOLLBRIDGE_CONFIG="other.toml") == ('"There"', "other.toml:2")
+    assert name(TOLLBRIDGE_BRAND__NAME="Everywhere") == ('"Everywhere"', "TOLLBRIDGE_BRAND__NAME")
+    assert 'data_dir = "elsewhere"  # --data-dir' in shell.ok("config", "show", "--data-dir", "elsewhere").lines
+    assert 'data_dir = "there"  # TOLLBRIDGE_DATA_DIR' in shell.ok(
+        "config", "show", env={"TOLLBRIDGE_DATA_DIR": "there"}
+    ).lines  # fmt: skip
+
+
+def test_the_catalog_tells_what_customers_pay(shell: Shell) -> None:
+    env = {"DEEPSEEK_API_KEY": "canary", "TOLLBRIDGE_BILLING__MARKUP_PERCENT": "10"}
+    listed = msgspec.json.decode(shell.ok("catalog", "list", "--json", env=env).out)
+    assert {route["provider"] for model in listed for route in model["routes"] if route["open"]} == {"deepseek"}
+    assert len(msgspec.json.decode(shell.ok("catalog", "list", "--all", "--json", env=env).out)) > len(listed)
+    (route, *_) = msgspec.json.decode(shell.ok("catalog", "show", "deepseek-chat", "--json", env=env).out)["routes"]
+    assert (route["price_usd_per_million"]["input"], route["cost_usd_per_million"]["input"]) == ("0.297", "0.27")
+    assert "deepseek-chat at deepseek" in shell.ok("catalog", "show", "deepseek-chat", env=env).out
+
+
+def test_the_catalog_is_checked_for_sales_below_cost(shell: Shell) -> None:
+    (shell.directory / "tollbridge.toml").write_text(
+        '[providers.box]\nbase_url = "http://10.0.0.5/v1"\n[[models]]\nid = "m"\n'
+        'price = { input = "1", output = "2" }\ncost = { input = "1", output = "3" }\n'
+        'routes = [{ provider = "box", model = "x" }]\n'
+    )
+    done = shell("catalog", "check")
+    assert (done.code, done.lines) == (1, ["BAD  m at box: the price of output is below its cost"])
+
+
+def test_migrating_again_changes_nothing(shell: Shell) -> None:
+    assert shell.ok("migrate").err.endswith(" already\n")
+
+
+def test_a_command_makes_a_new_database_by_itself(tmp_path: Path) -> None:
+    fresh = Shell(tmp_path)
+    done = fresh.process("account", "create", "ada@example.com")
+    assert done.code == 0, done.err
+    assert (tmp_path / "data" / "tollbridge.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_database_of_another_version_is_left_alone(shell: Shell) -> None:
+    change_by_hand("UPDATE alembic_version SET version_num = 'other'")
+    assert "the database has schema other" in shell.refused("account", "list")
+
+
+def test_everything_works_as_a_process_of_its_own(shell: Shell) -> None:
+    assert shell.process("--version").out.startswith("tollbridge")
+    assert shell.process("account", "create", "ada@example.com", "--credit", "5").code == 0
+    done = shell.process("key", "create", "--account", "ada@example.com")
+    assert well_formed("tb_live_", done.out.strip())
+    assert shell.process("credit", "grant", "ada@example.com", "-5", "--reason", "x").code == 2
+    assert shell.process("doctor").code == 0
+    assert shell.process("ledger", "verify").code == 0
+
+
+def test_help_is_quick(shell: Shell) -> None:
+    """Nothing heavy is imported for it."""
+    program = "import sys, tollbridge.cli; print(*sorted(name for name in sys.modules if '.' not in name))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    heavy = {"sqlalchemy", "alembic", "asyncpg", "uvicorn", "uvloop", "httptools", "cryptography", "msgspec", "sqlite3"}
+    assert not heavy & set(done.stdout.split())

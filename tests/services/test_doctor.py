@@ -1,0 +1,72 @@
+"""What the doctor finds, and that looking changes nothing."""
+
+import asyncio
+from pathlib import Path
+
+from tests.services.conftest import World
+
+from tollbridge.config import Settings, Source, read
+from tollbridge.services import secrets
+from tollbridge.services.doctor import Finding, examine
+from tollbridge.store.db import Database
+
+
+def found(settings: Settings) -> dict[str, Finding]:
+    return {each.name: each for each in asyncio.run(examine(settings))}
+
+
+def settings(world: World, **environ: str) -> Settings:
+    return read(Source(None, (("data_dir", str(world.directory)), ("database_url", world.url))), environ)
+
+
+def test_a_gateway_that_can_work_is_well(world: World) -> None:
+    findings = found(settings(world, DEEPSEEK_API_KEY="canary-key"))
+    assert [name for name, each in findings.items() if not each.ok] == []
+    assert findings["providers"].detail == "deepseek"
+    assert "fsync p50 " in findings["disk"].detail
+    assert findings["schema"].detail
+    assert "canary" not in repr(findings)
+
+
+def test_before_the_first_start_nothing_is_made(tmp_path: Path) -> None:
+    findings = found(read(Source(None, (("data_dir", str(tmp_path / "data")),)), {}))
+    assert not findings["data directory"].ok
+    assert "the first start makes it" in findings["database"].detail
+    assert "demo" in findings["providers"].detail
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_that_cannot_be_reached_is_found(tmp_path: Path) -> None:
+    options = (("data_dir", str(tmp_path)), ("database_url", "postgresql://me:canary@127.0.0.1:1/x"))
+    findings = found(read(Source(None, options), {}))
+    assert not findings["database"].ok
+    assert "canary" not in repr(findings)
+
+
+def test_a_database_without_a_schema_is_found(tmp_path: Path, postgres_url: str) -> None:
+    findings = found(read(Source(None, (("data_dir", str(tmp_path)), ("database_url", postgres_url))), {}))
+    assert findings["schema"].detail == "none yet: the first start makes it"
+
+
+def test_another_schema_is_found(sqlite_world: World) -> None:
+    async def use(database: Database) -> None:
+        await database.execute("UPDATE alembic_version SET version_num = 'old'")
+
+    sqlite_world.run(use)
+    assert not found(settings(sqlite_world))["schema"].ok
+
+
+def test_another_master_secret_is_found(world: World) -> None:
+    mine = settings(world)
+    world.run(lambda database: secrets.belongs_to(database, secrets.load(mine)))
+    assert found(mine)["master secret"].ok
+    (world.directory / "secret").unlink()
+    secrets.load(mine)
+    assert not found(mine)["master secret"].ok
+
+
+def test_a_directory_that_cannot_be_written_is_found(tmp_path: Path) -> None:
+    (tmp_path / "data").touch()
+    findings = found(read(Source(None, (("data_dir", str(tmp_path / "data")),)), {}))
+    assert not findings["data directory"].ok
+    assert "disk" not in findings

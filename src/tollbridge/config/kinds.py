@@ -51,12 +51,6 @@ class Secret:
     def __repr__(self) -> str:
         return "Secret('***')"
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._text == self._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """`name` as the documentation calls it. `parse` takes what TOML gave or raises `Wrong`.

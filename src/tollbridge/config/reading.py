@@ -19,15 +19,13 @@ from tollbridge.config import kinds
 from tollbridge.config.lines import Path, line_numbers
 from tollbridge.config.settings import GROUPS, SETTINGS, Entry, Group, Setting, Settings, Source
 from tollbridge.core.catalog import ModelRow
-from tollbridge.core.plans import Plan
+from tollbridge.core.plans import DEFAULT_PLAN, Plan
 from tollbridge.errors import ConfigError
 
 PREFIX = "TOLLBRIDGE_"
 DEFAULT_FILE = File("tollbridge.toml")
 SHIPPED_PROVIDERS = File(__file__).parent.parent / "data" / "providers.toml"
 LEAST_SECRET = 32
-# An account's plan when nothing else was said; without limits unless the operator sets some.
-DEFAULT_PLAN = "default"
 
 # Says where the file is, so it cannot stand in it.
 _NOT_SETTINGS = frozenset({"TOLLBRIDGE_CONFIG"})
@@ -80,6 +78,7 @@ class _Reader:
         self._add_places()
         self._add_shipped()
         values = self._group(_ROOT, self._document, ())
+        # Without limits unless the operator sets some.
         values["plans"].setdefault(DEFAULT_PLAN, Plan(name=DEFAULT_PLAN))
         settings = Settings(**values, source=self._source, entries=tuple(self._entries), warnings=tuple(self._warnings))
         self._check_urls(settings)

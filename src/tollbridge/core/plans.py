@@ -4,6 +4,9 @@ from fnmatch import fnmatchcase
 
 import msgspec
 
+# An account's plan when nothing else was said.
+DEFAULT_PLAN = "default"
+
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """`rpm`, `tpm`, `concurrency`: None is no limit. `models`: patterns (`*`, `deepseek-*`) of what may be called."""

@@ -7,12 +7,11 @@ from collections.abc import AsyncIterator, Container
 
 from tollbridge.core.keys import ALPHABET
 from tollbridge.core.ledger import Posted, grant
+from tollbridge.core.plans import DEFAULT_PLAN
 from tollbridge.errors import InvalidRequest, NotFound
 from tollbridge.store import accounts, journal
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database, Duplicate, Transaction, run
-
-DEFAULT_PLAN = "default"
 
 _EMAIL = re.compile(r"[^@\s\x00-\x1f\x7f<>\"(),:;\\]{1,64}@[^@\s\x00-\x1f\x7f<>\"(),:;\\]{1,189}")
 _PAGE = 500

@@ -4,7 +4,8 @@ import msgspec
 
 from tollbridge.config import Settings
 from tollbridge.core.money import format_usd
-from tollbridge.services.accounts import DEFAULT_PLAN, add
+from tollbridge.core.plans import DEFAULT_PLAN
+from tollbridge.services.accounts import add
 from tollbridge.services.keys import MadeKey, make
 from tollbridge.services.secrets import Secrets, belongs_to
 from tollbridge.store import accounts, keys

@@ -15,6 +15,7 @@ from tollbridge.core.ledger import Checkpoint, End, Record
 from tollbridge.store.ledger.spool import Kept, Spool, leftovers
 from tollbridge.values import Outcome
 
+ROOT = Path(__file__).resolve().parents[3]
 EPOCH, STARTED_AT = 3, 1_700_000_000_000
 
 
@@ -38,7 +39,8 @@ async def kept(spool: Spool, *operations: Kept) -> OSError | None:
 
 def with_spool(directory: Path, scenario: Callable[[Spool], Awaitable[None]]) -> None:
     async def main() -> None:
-        spool = Spool(directory, EPOCH, STARTED_AT)
+        spool = Spool(directory, ROOT = Path(__file__).resolve().parents[3]
+EPOCH, STARTED_AT)
         try:
             await scenario(spool)
         finally:
@@ -65,7 +67,8 @@ def test_what_was_kept_comes_back_as_it_was(tmp_path: Path) -> None:
 
     with_spool(tmp_path, scenario)
     (leftover,) = leftovers(tmp_path)
-    assert (leftover.epoch, leftover.started_at) == (EPOCH, STARTED_AT)
+    assert (leftover.epoch, leftover.started_at) == (ROOT = Path(__file__).resolve().parents[3]
+EPOCH, STARTED_AT)
     assert leftover.operations == operations
     assert not leftover.damaged
     leftover.remove()
@@ -174,6 +177,7 @@ def test_nothing_counts_as_safe_after_an_fsync_that_failed(tmp_path: Path, monke
         assert isinstance(await kept(spool, end(3)), OSError)  # the kernel may have dropped the pages
 
     with_spool(tmp_path, scenario)
+    assert end(1) in found(tmp_path)
 
 
 CHILD = """
@@ -193,7 +197,7 @@ asyncio.run(main())
 
 
 def test_what_was_told_to_be_safe_survives_a_kill(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", CHILD, str(tmp_path)], env={**os.environ, "PYTHONPATH": "."})
+    done = subprocess.run([sys.executable, "-c", CHILD, str(tmp_path)], env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == -signal.SIGKILL
     survived = found(tmp_path)
     assert survived[:20] == [end(number) for number in range(20)]

@@ -8,8 +8,8 @@ Rule 3  An end is never refused. One that is not in the database after `SPOOL_AF
         safe from its fsync on (`Spooled`); it stays in the queue until it is committed.
 Rule 4  After a COMMIT whose answer never came, the same operations are sent again with the same ids, and nothing that
         is remembered is believed: what is stored decides.
-Rule 5  The first trouble with a connection is met by a new one at once, any further by going away: those who wait for
-        money are refused until a connection is up again.
+Rule 5  A connection that breaks is replaced at once. Where that fails, or the server hangs, the ledger is away: those
+        who ask for money are refused until a connection is up again.
 
 The connection is direct, never through a transaction pooler: statements are prepared, locks are held over several.
 """
@@ -50,7 +50,7 @@ SPOOL_AFTER_S = 0.15
 TICK_S = 0.1
 STATEMENT_S = 2.0
 CONNECT_S = 2.0
-MOST_BACK_OFF_S = 1.0
+MOST_BACK_OFF_S = 0.5
 
 SESSION = {
     "application_name": "tollbridge ledger",
@@ -227,6 +227,7 @@ class PostgresLedger:
             self._keep(late)
         books = self._books
         if books is not None and books.sent_at is not None and time.monotonic() - books.sent_at > STATEMENT_S:
+            self._troubles += 1
             books.connection.terminate()
         self._ticking = self._loop.call_later(TICK_S, self._tick)
 
@@ -364,7 +365,7 @@ class PostgresLedger:
     def _put_back(self, books: Books, batch: list[_Waiting], error: Exception) -> None:
         """The whole batch again, on another connection: those that were committed already will say so."""
         self._troubles += 1
-        if self._troubles == 1:
+        if not self._away:
             _log.warning("the ledger lost its connection: %r", error.__cause__ or error)
         for waiting in batch:
             waiting.unknown |= books.committing and not waiting.over

@@ -60,8 +60,7 @@ class Spool:
         unnamed = self.path.with_suffix(f".{os.getpid()}")
         self._file = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)
-        os.link(unnamed, self.path)
-        unnamed.unlink()
+        unnamed.rename(self.path)
         _sync_directory(directory)
         self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
         self._thread.start()
@@ -77,7 +76,7 @@ class Spool:
         """Wait until all is written and let the file go; an empty one is removed. Blocks for as long as the disk."""
         self._work.put(None)
         self._thread.join()
-        if not self._size:
+        if not self._size and self._broken is None:
             self.path.unlink(missing_ok=True)
         os.close(self._file)
 

@@ -1,6 +1,7 @@
 """The composition root: `Gateway(settings)` puts everything together; the only place that knows every adapter."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -268,6 +269,7 @@ def _limits(upstream: values.Upstream) -> pool.Limits:
 
 def serve(settings: Settings) -> int:
     """Serve until told to stop; the exit status."""
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     limits = ServerLimits(
         **{
@@ -283,7 +285,7 @@ def serve(settings: Settings) -> int:
         raise ConfigError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
     host, port = sock.getsockname()[:2]
     url = settings.public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    gateway = Gateway(settings, sys.stderr.buffer.write, announce=partial(print, flush=True), url=url)
+    gateway = Gateway(settings, partial(os.write, sys.stderr.fileno()), announce=partial(print, flush=True), url=url)
     Server(gateway, sock, limits, on_drain=gateway.drain).run()
     if gateway.failure is not None:
         raise gateway.failure

@@ -10,6 +10,7 @@ Everything runs on one event loop. `Site` checks the books with `verify` when it
 
 import asyncio
 import contextlib
+import itertools
 import json
 import re
 import socket
@@ -26,7 +27,8 @@ from tests.upstream.bad_server import BadServer, Peer, Request
 from tollbridge.app import Gateway
 from tollbridge.config import Source, read
 from tollbridge.edge.server import Server, listen
-from tollbridge.services import accounts, credit, keys
+from tollbridge.core import money
+from tollbridge.services import accounts, credit, keys, secrets
 from tollbridge.store.db import Database, open_database
 from tollbridge.store.verify import verify
 
@@ -34,6 +36,7 @@ T = TypeVar("T")
 Json = dict[str, Any]
 
 # 1 USD per million input tokens, 2 per million output tokens: 1,000 and 2,000 nano-USD a token.
+EMAIL = "someone@example.com"
 INPUT_NANO = 1_000
 OUTPUT_NANO = 2_000
 
@@ -229,6 +232,7 @@ class Site:
         self._others = dict(others or {})
         self._database_url = database_url
         self._stack = contextlib.AsyncExitStack()
+        self._counter = itertools.count()
 
     async def __aenter__(self) -> Self:
         stack = self._stack
@@ -253,7 +257,8 @@ class Site:
         self.database: Database = open_database(self.settings.database_url.reveal())
         await self.database.start()
         stack.push_async_callback(self.database.close)
-        await accounts.create(self.database, "someone@example.com", plan="default")
+        self._master = secrets.load(self.settings)
+        self.account = await accounts.create(self.database, EMAIL, plans=self.settings.plans, actor="test")
         await self.grant(self._credit)
         self.key = await self.make_key()
         return self
@@ -272,11 +277,14 @@ class Site:
 
     async def grant(self, usd: str) -> None:
         if usd != "0":
-            await credit.grant(self.database, "someone@example.com", usd, reason="test", actor="test")
+            amount = money.parse_usd(usd)
+            key = f"test/{next(self._counter)}"
+            await credit.grant(self.database, self.account, amount, reason="test", actor="test", idempotency_key=key)
 
     async def make_key(self, **options: Any) -> str:
-        made = await keys.create(self.database, self.settings, "someone@example.com", **options)
-        return made.key
+        prefix = self.settings.brand.key_prefix
+        made = await keys.create(self.database, self._master, self.account, prefix, **options)
+        return made.text
 
     async def usage(self) -> list[Json]:
         """The rows of the ended requests, in order, with `outcome` and meters by name."""

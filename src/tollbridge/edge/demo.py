@@ -9,6 +9,7 @@ import base64
 import contextlib
 import hashlib
 import struct
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -126,7 +127,7 @@ def _chunk(asked: _Asked, part: dict[str, Any], finish: str | None, *, chat: boo
     return {
         "id": "demo-1",
         "object": "chat.completion.chunk" if chat else "text_completion",
-        "created": 0,
+        "created": int(time.time()),
         "model": asked.model,
         "choices": [{"index": 0, **part, "finish_reason": finish}],
     }
@@ -139,7 +140,7 @@ def _completion(asked: _Asked, *, chat: bool) -> dict[str, Any]:
     return {
         "id": "demo-1",
         "object": "chat.completion" if chat else "text_completion",
-        "created": 0,
+        "created": int(time.time()),
         "model": asked.model,
         "choices": [{"index": 0, **part, "finish_reason": finish}],
         "usage": _usage(asked, words),

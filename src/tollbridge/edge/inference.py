@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from tollbridge.core import money, pricing
+from tollbridge.core import money, pricing, tokens
 from tollbridge.core.catalog import Catalog
 from tollbridge.edge.downstream import Downstream
 from tollbridge.errors import (
@@ -33,7 +33,7 @@ from tollbridge.values import Model, Price, Route, Usage
 from tollbridge.wire import errors as wire_errors
 from tollbridge.wire import openai_chat, openai_completions, openai_embeddings
 from tollbridge.wire.request import Request
-from tollbridge.wire.translate import Answer, Exchange
+from tollbridge.wire.exchange import Answer, Exchange
 
 JSON = (b"content-type", b"application/json")
 NO_STORE = (b"cache-control", b"no-store")
@@ -187,19 +187,32 @@ class Inference:
             self._close_failed(call, failed)
             raise failed.error from failed
         answer = answered.result
-        ending = pricing.Ending(
-            cause=pricing.Cause.FINISHED,
-            reported=answer.usage,
-            counted=Usage(input=ticket.demand.prompt, output=answer.output.tokens, estimated=True),
-            produced=not ticket.demand.produces or answer.output.tokens > 0,
-            finish=answer.finish,
-        )
+        ending = self._ending(ticket, answer)
         closed = call.close(self._settlement, answered, ending, call.elapsed_ms())
         receipt = await self._settlement.receipt(closed)
         headers = [JSON, *self._money(receipt.cost, receipt.charge, receipt.balance, b"final")]
         headers.append((self._names.route, answered.route.upstream.name.encode("latin-1")))
         call.respond(200, headers, answer.render(receipt))
         self._note(call, 200, closed, answered)
+
+    def _ending(self, ticket: Ticket, answer: Answer) -> pricing.Ending:
+        reported, suspect, counted = answer.usage, answer.suspect, Usage()
+        if reported is not None and not self._settlement.believes(ticket, reported):
+            reported, suspect = None, True
+        produced = not ticket.demand.produces or (reported is not None and reported.output > 0)
+        if reported is None:
+            text = answer.text()
+            counted = Usage(
+                input=ticket.demand.prompt,
+                output=tokens.count(text) if ticket.demand.produces else 0,
+                estimated=True,
+                suspect=suspect,
+                raw=answer.reported,
+            )
+            produced = produced or bool(text)
+        return pricing.Ending(
+            cause=pricing.Cause.FINISHED, reported=reported, counted=counted, produced=produced, finish=answer.finish
+        )
 
     async def _whole(self, route: Route, exchange: Exchange) -> Answer:
         response = await self._relay.open(route, exchange)

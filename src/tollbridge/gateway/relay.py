@@ -43,7 +43,7 @@ from tollbridge.values import Route
 from tollbridge.wire import errors as wire_errors
 from tollbridge.wire import translate
 from tollbridge.wire.errors import UpstreamSaid
-from tollbridge.wire.translate import Exchange
+from tollbridge.wire.exchange import Exchange
 
 T = TypeVar("T")
 

@@ -12,14 +12,14 @@ from typing import Protocol
 
 from tollbridge.core import pricing
 from tollbridge.core.pricing import Cause
-from tollbridge.errors import ApiError, ConnectionLost, ProtocolError, UpstreamError, UpstreamFailed
+from tollbridge.core.tokens import TextClasses
+from tollbridge.errors import ApiError, ConnectionLost, UpstreamError, UpstreamFailed
 from tollbridge.gateway.admission import Ticket
 from tollbridge.gateway.relay import Relay
 from tollbridge.gateway.settlement import Settlement
 from tollbridge.upstream.pool import Response
 from tollbridge.values import Route, Usage
-from tollbridge.wire.errors import UpstreamSaid
-from tollbridge.wire.translate import Exchange, Stream
+from tollbridge.wire.exchange import Exchange, Stream
 
 TICK_S = 1.0
 SILENCE_S = 15.0
@@ -97,7 +97,7 @@ class StreamCall:
     async def attempt(self, route: Route, exchange: Exchange) -> None:
         """Try one route: returns when output has begun, or the answer ended well; raises when it failed before."""
         self.route = route
-        self.stream = exchange.stream()
+        self.stream = exchange.stream(TextClasses())
         self._last_data = time.monotonic()
         self._ready = self._loop.create_future()
         response = self._response = await self._live.relay.open(route, exchange)
@@ -130,10 +130,12 @@ class StreamCall:
         self._live.discard(self)
         return self._end_as(Cause.CLIENT_LEFT)
 
-    def counted(self) -> Usage:
+    def counted(self, *, suspect: bool = False) -> Usage:
         """What was read and produced so far, counted here."""
-        output = self.stream.output.tokens if self.stream is not None else 0
-        return Usage(input=self.ticket.demand.prompt, output=output, estimated=True)
+        stream = self.stream
+        output = stream.output.tokens if stream is not None else 0
+        raw = stream.reported if stream is not None and suspect else b""
+        return Usage(input=self.ticket.demand.prompt, output=output, estimated=True, suspect=suspect, raw=raw)
 
     # --- the provider's side ---
 
@@ -141,11 +143,13 @@ class StreamCall:
         stream = self.stream
         assert stream is not None
         self._last_data = time.monotonic()
-        try:
-            out = stream.feed(data)
-        except ProtocolError as error:
-            self._stop(error)
-            return
+        self._pass_on(stream.feed(data))
+        if stream.failed is not None:
+            self._stop(stream.failed)
+        elif stream.chunks >= self._cut_at:
+            self._finish(Cause.CUT)
+
+    def _pass_on(self, out: bytes) -> None:
         if out and not self.left:
             if not self.begun:
                 self._begin()
@@ -156,16 +160,16 @@ class StreamCall:
         elif out:
             self.begun = True
             self._set_ready()
-        if stream.failed is not None:
-            self._stop(stream.failed)
-        elif stream.chunks >= self._cut_at:
-            self._finish(Cause.CUT)
 
     def _on_end(self, error: UpstreamError | None) -> None:
         self._response = None
         stream = self.stream
         assert stream is not None
-        if stream.complete:
+        if error is None:
+            self._pass_on(stream.eof())
+        if stream.failed is not None:
+            self._stop(stream.failed)
+        elif stream.complete:
             self._finish(Cause.FINISHED)
         else:
             self._stop(error or ConnectionLost("the stream ended in the middle"))
@@ -186,7 +190,7 @@ class StreamCall:
         if self._ready is not None and not self._ready.done():
             self._ready.set_result(None)
 
-    def _stop(self, error: UpstreamError | UpstreamSaid) -> None:
+    def _stop(self, error: UpstreamError) -> None:
         """The provider failed: another route may be tried unless output has begun."""
         if self._response is not None:
             self._response.close()
@@ -208,11 +212,14 @@ class StreamCall:
 
     def _end_as(self, cause: Cause) -> pricing.Ending:
         stream = self.stream
+        reported, suspect = (stream.usage, stream.suspect) if stream is not None else (None, False)
+        if reported is not None and not self._live.settlement.believes(self.ticket, reported):
+            reported, suspect = None, True
         return pricing.Ending(
             cause=cause,
-            reported=stream.usage if stream is not None else None,
-            counted=self.counted(),
-            produced=stream is not None and (stream.output.tokens > 0 or self.begun),
+            reported=reported,
+            counted=self.counted(suspect=suspect),
+            produced=stream is not None and stream.output.tokens > 0,
             delivered=self.begun,
             silent_ms=int((time.monotonic() - self._last_data) * 1000),
             finish=stream.finish if stream is not None else None,

@@ -286,7 +286,12 @@ def serve(settings: Settings) -> int:
     host, port = sock.getsockname()[:2]
     url = settings.public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
     gateway = Gateway(settings, partial(os.write, sys.stderr.fileno()), announce=partial(print, flush=True), url=url)
-    Server(gateway, sock, limits, on_drain=gateway.drain).run()
+    try:
+        Server(gateway, sock, limits, on_drain=gateway.drain).run()
+    except SystemExit:
+        # uvicorn ends so when the start failed; why is in `failure`.
+        if gateway.failure is None:
+            raise
     if gateway.failure is not None:
         raise gateway.failure
     return 0

@@ -80,7 +80,7 @@ def test_another_master_secret_ends_the_start(world: World) -> None:
 
 def test_what_is_printed_works_as_pasted() -> None:
     text = welcome(First(MadeKey("key_1", "tb_live_abc"), 500_000_000), "http://127.0.0.1:8000", "deepseek-chat")
-    assert "$0.5 of credit" in text
+    assert "$0.50 of credit" in text
     assert "\n    tb_live_abc\n" in text
     command = shlex.split(text[text.index("curl") :].replace("\\\n", " "))
     assert command[:2] == ["curl", "http://127.0.0.1:8000/v1/chat/completions"]

@@ -50,7 +50,7 @@ def welcome(first: First, url: str, model: str) -> str:
     """What is printed of it, once: the key, and a call that works as pasted."""
     body = msgspec.json.encode({"model": model, "messages": [{"role": "user", "content": "Hello!"}]}).decode()
     return f"""\
-This is the first start. {EMAIL} has an account with ${format_usd(first.credit)} of credit and this API key,
+This is the first start. {EMAIL} has an account with ${_dollars(first.credit)} of credit and this API key,
 which is shown only now:
 
     {first.key.text}
@@ -62,3 +62,9 @@ Try it:
       -H 'Content-Type: application/json' \\
       -d '{body}'
 """
+
+
+def _dollars(nano: int) -> str:
+    """`0.50`, and as many places as it takes."""
+    whole, _, fraction = format_usd(nano).partition(".")
+    return f"{whole}.{fraction.ljust(2, '0')}"

@@ -9,11 +9,14 @@ Everything runs on one event loop. `Site` checks the books with `verify` when it
 """
 
 import asyncio
+import atexit
 import contextlib
 import itertools
 import json
 import re
+import shutil
 import socket
+import sqlite3
 import struct
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -26,9 +29,10 @@ from tests.upstream.bad_server import BadServer, Peer, Request
 
 from tollbridge.app import Gateway
 from tollbridge.config import Source, read
-from tollbridge.edge.server import Server, listen
 from tollbridge.core import money
+from tollbridge.edge.server import Server, listen
 from tollbridge.services import accounts, credit, keys, secrets
+from tollbridge.store import schema
 from tollbridge.store.db import Database, open_database
 from tollbridge.store.verify import verify
 
@@ -245,11 +249,13 @@ class Site:
         file.write_text(self._config(folder))
         stack.enter_context(_environment(TEST_UPSTREAM_KEY="upstream-secret"))
         self.settings = read(Source(path=file))
+        if self._database_url is None:
+            shutil.copy(await migrated_file(), folder / "tollbridge.db")
         self.gateway = Gateway(self.settings, self.log.append)
         self._server = Server(self.gateway, listen("127.0.0.1", 0))
         self.port = self._server.port
         serving = asyncio.create_task(self._server.serve([self._server._sock]))
-        while not self._server.started and not serving.done():
+        while not self._server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no other sign
             await asyncio.sleep(0.002)
         if serving.done():
             await serving
@@ -360,6 +366,23 @@ class Site:
                 more=rest,
             )
         )
+
+
+async def migrated_file() -> Path:
+    """An empty database of the newest schema: migrating takes longer than most tests."""
+    global _migrated
+    if _migrated is None:
+        folder = Path(tempfile.mkdtemp())
+        atexit.register(shutil.rmtree, folder)
+        path = folder / "empty.db"
+        await schema.migrate(f"sqlite:///{path}")
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        _migrated = path
+    return _migrated
+
+
+_migrated: Path | None = None
 
 
 class Call:

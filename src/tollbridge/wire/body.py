@@ -1,0 +1,93 @@
+"""JSON from outside that nobody has looked at yet: what it may be, and what is wrong with it, in plain words."""
+
+import re
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import Raw
+
+from tollbridge.errors import InvalidRequest
+
+MAX_DEPTH = 64
+NULL = Raw(b"null")
+# A member that is not there, where a type has it as its default.
+NOTHING = Raw(b"")
+
+_decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
+
+# What is left of a document of which only the nesting matters: brackets, quotes, and whatever may follow a backslash,
+# so that an escaped quote is not mistaken for the end of a string.
+_UNSTRUCTURAL = bytes(set(range(256)) - set(b'{}[]"\\/bfnrtu'))
+_UNBRACKETED = bytes(set(range(256)) - set(b"()"))
+_AS_ONE_KIND = bytes.maketrans(b"{[}]", b"(())")
+
+_MEMBER_START = re.compile(rb'[ \t\r\n]*"((?:[^"\\]|\\.)*)"[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
+_MEMBER_END = re.compile(rb"[ \t\r\n]*([,}])")
+
+
+def read_object(body: bytes) -> dict[str, Raw]:
+    """The top-level members of a request's body, the last one of a name; raises `InvalidRequest`.
+
+    Every value is valid JSON in valid UTF-8; how deep it nests has not been looked at.
+    """
+    if not body.isascii():
+        try:
+            body.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(f"The request body is not UTF-8: byte {error.start} is wrong.") from None
+    try:
+        return _decode_fields(body)
+    except msgspec.ValidationError:
+        raise InvalidRequest("The request body must be a JSON object, like {…}.") from None
+    except msgspec.DecodeError as error:
+        if not body.strip():
+            raise InvalidRequest("The request body is empty; it must be a JSON object.") from None
+        raise InvalidRequest(f"The request body is not JSON that can be read: {error}.") from None
+    except RecursionError:
+        raise too_deep() from None
+
+
+def check_depth(body: bytes, siblings: int) -> None:
+    """Refuse valid JSON that nests deeper than `MAX_DEPTH`.
+
+    `siblings`: how many of its containers are known to stand beside another one. A document cannot be deeper than its
+    brackets are many, less those that stand side by side: few need a closer look.
+    """
+    if body.count(b"{") + body.count(b"[") - siblings > MAX_DEPTH and _is_deeper(body, MAX_DEPTH):
+        raise too_deep()
+
+
+def too_deep() -> InvalidRequest:
+    return InvalidRequest(f"The request body nests deeper than {MAX_DEPTH} levels.")
+
+
+def _is_deeper(body: bytes, levels: int) -> bool:
+    structure = body.translate(_AS_ONE_KIND, _UNSTRUCTURAL).replace(b"\\\\", b"").replace(b'\\"', b"")
+    brackets = b"".join(structure.split(b'"')[::2]).translate(None, _UNBRACKETED)
+    for _ in range(levels):
+        if not brackets:
+            return False
+        # Takes away all innermost pairs, also those that the removal of a neighbour makes innermost: at least a level.
+        brackets = brackets.replace(b"()", b"")
+    return bool(brackets)
+
+
+def has_each_member_once(body: bytes, fields: Mapping[str, Raw]) -> bool:
+    """Whether `body`, read as `fields`, names every member once and plainly, so that every reader sees the same in it.
+
+    With a name twice, some take the first and some the last.
+    """
+    compact = len(msgspec.json.encode(fields))
+    if len(body) == compact:
+        return True
+    position = body.index(b"{") + 1
+    separator = b","
+    for name, value in fields.items():
+        start = _MEMBER_START.match(body, position)
+        if separator != b"," or start is None or start[1] != name.encode() or not body.startswith(value, start.end()):
+            return False
+        end = _MEMBER_END.match(body, start.end() + len(value))
+        if end is None:
+            return False
+        separator, position = end[1], end.end()
+    return not body[position:].strip()

@@ -1,0 +1,262 @@
+"""Errors in both directions: ours, as OpenAI's clients read them, and a provider's, as this gateway reads them.
+
+Nothing that a provider says reaches a caller but for the mistakes of the caller's own request (400, 404, 413, 422 …),
+and then only what `redact` leaves: no credential, address, host or account of the operator.
+"""
+
+import math
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from tollbridge.errors import ApiError, ProtocolError, UpstreamError
+from tollbridge.wire.openai_reply import read_any
+
+MAX_RETRY_AFTER_S = 60.0
+MAX_MESSAGE = 300
+
+
+class UpstreamSaid(UpstreamError):
+    """The provider answered, and its answer is an error.
+
+    `status`: what it means, as an HTTP status: 401 a credential that is not accepted (also where the provider says 400
+    for it), 402 an account without credit (also where it says 429). `message`: safe to show. `param`, `code`: short
+    identifiers, where given. `retry_after`: seconds, at most 60.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.retry_after = retry_after
+
+
+class _Details(msgspec.Struct):
+    """An error object, whoever's: OpenAI-like, Anthropic's, Gemini's, FastAPI's, or a bare string."""
+
+    message: str = ""
+    type: str = ""
+    code: str = ""
+    param: str | None = None
+    status: int | None = None
+    retry_after: float | None = None
+
+
+def members(error: ApiError) -> dict[str, Any]:
+    """The top-level members of an error's body; with all four keys in `error`, as OpenAI's schema has it."""
+    return {
+        "error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code},
+        "detail": error.message,
+        **{name: Raw(value) for name, value in error.extra.items()},
+    }
+
+
+def render(error: ApiError) -> bytes:
+    """The body of an error."""
+    return msgspec.json.encode(members(error))
+
+
+def classify(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, now: float) -> UpstreamSaid:
+    """What an answer that is not a 200 means. Header names are lower-case; `now` is epoch seconds."""
+    try:
+        details = _read(read_any(body))
+    except ProtocolError:
+        details = _Details()
+    given = dict(headers)
+    retry_after = _milliseconds(given.get(b"retry-after-ms"))
+    if retry_after is None:
+        retry_after = _retry_after(given.get(b"retry-after"), now)
+    if retry_after is None:
+        retry_after = details.retry_after
+    return _said(status, details, retry_after)
+
+
+def said_in(error: Any) -> UpstreamSaid:
+    """What an error object means that came with a 200: in a stream, or instead of an answer."""
+    details = _read({"error": error})
+    return _said(details.status or _status_of(details), details, details.retry_after)
+
+
+def _said(status: int, details: _Details, retry_after: float | None) -> UpstreamSaid:
+    status = _meaning(status, details)
+    if retry_after is not None:
+        retry_after = min(retry_after, MAX_RETRY_AFTER_S)
+    if not 400 <= status < 500 or status in _NOT_FOR_CALLERS:
+        return UpstreamSaid(status, f"The provider answered with status {status}.", retry_after=retry_after)
+    message = redact(details.message) or f"The provider refused the request with status {status}."
+    code = "context_length_exceeded" if _is_too_long(details) else _identifier(details.code)
+    return UpstreamSaid(status, message, param=_identifier(details.param), code=code, retry_after=retry_after)
+
+
+# --- What it means ---
+
+# Between the provider and the operator.
+_NOT_FOR_CALLERS = frozenset({401, 402, 403, 407, 408, 429})
+
+_OUT_OF_CREDIT = frozenset(
+    {
+        *("insufficient_quota", "billing_hard_limit_reached", "insufficient_balance", "billing_error"),
+        *("exceeded_current_quota_error", "Arrearage", "AccountOverdue", "1113", "credit_balance_too_low"),
+    }
+)
+_NO_CREDIT_TEXT = re.compile(r"credit balance is too low|insufficient (balance|credit|quota)|余额不足", re.IGNORECASE)
+_BAD_KEY = re.compile(
+    r"\b(incorrect|invalid|no|missing|expired) (x-)?api[ _-]?key|api[ _-]?key (not valid|is invalid|expired|not found)"
+    r"|API_KEY_INVALID|invalid_api_key|InvalidApiKey|invalid_authentication|authentication_error|UNAUTHENTICATED",
+    re.IGNORECASE,
+)
+_TOO_LONG = re.compile(
+    r"context[ _](length|window)|maximum context|prompt is too long|too many (input )?tokens|input is too long"
+    r"|exceeds the available context|exceed(s|ed)? (the )?(max(imum)?|model'?s?) (input|context|token)",
+    re.IGNORECASE,
+)
+_STATUS_OF_WORD = {
+    "rate_limit": 429,
+    "resource_exhausted": 429,
+    "overloaded": 529,
+    "unavailable": 503,
+    "timeout": 504,
+    "deadline_exceeded": 504,
+    "invalid_request": 400,
+    "invalid_argument": 400,
+    "tool_use_failed": 400,
+    "content_filter": 400,
+    "authentication": 401,
+    "permission": 403,
+    "not_found": 404,
+    "too_large": 413,
+}
+
+
+def _meaning(status: int, details: _Details) -> int:
+    if {details.code, details.type} & _OUT_OF_CREDIT or _NO_CREDIT_TEXT.search(details.message):
+        return 402 if status in (400, 402, 403, 429, 502) else status
+    if status == 400 and _BAD_KEY.search(f"{details.code} {details.type} {details.message}"):
+        return 401
+    return status
+
+
+def _is_too_long(details: _Details) -> bool:
+    return details.code == "context_length_exceeded" or bool(_TOO_LONG.search(details.message))
+
+
+def _status_of(details: _Details) -> int:
+    words = f"{details.type} {details.code}".lower()
+    return next((status for word, status in _STATUS_OF_WORD.items() if word in words), 502)
+
+
+# --- Reading ---
+
+
+def _read(document: Any) -> _Details:
+    if isinstance(document, list) and document:  # Gemini without alt=sse
+        document = document[0]
+    if not isinstance(document, dict):
+        return _Details(message=document if isinstance(document, str) else "")
+    error = document.get("error", document)
+    if isinstance(error, str):
+        return _Details(message=error, code=_text(document.get("code")))
+    if not isinstance(error, dict):
+        return _Details()
+    code = error.get("code")
+    return _Details(
+        message=_text(error.get("message") or error.get("msg") or error.get("detail")),
+        type=_text(error.get("type") or error.get("status")),
+        code=_text(code),
+        param=_text(error.get("param")) or None,
+        status=code if isinstance(code, int) and 400 <= code < 600 else None,
+        retry_after=_retry_delay(error.get("details")),
+    )
+
+
+def _text(value: Any) -> str:
+    return str(value) if isinstance(value, str | int) else ""
+
+
+def _retry_delay(details: Any) -> float | None:
+    """Gemini has no Retry-After: `{"@type": "…RetryInfo", "retryDelay": "34.4s"}` stands among the details."""
+    for detail in details if isinstance(details, list) else ():
+        if isinstance(detail, dict) and isinstance(delay := detail.get("retryDelay"), str):
+            return _seconds(delay.removesuffix("s"))
+    return None
+
+
+_NUMBER = re.compile(r"\d{1,30}(\.\d{1,30})?([eE]\+?\d{1,3})?", re.ASCII)
+_DATE = re.compile(r"[A-Z][a-z]{2}, (\d\d) ([A-Z][a-z]{2}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT", re.ASCII)
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def _seconds(text: str) -> float | None:
+    value = float(text) if _NUMBER.fullmatch(text) else math.inf
+    return min(value, MAX_RETRY_AFTER_S) if math.isfinite(value) else None
+
+
+def _milliseconds(value: bytes | None) -> float | None:
+    text = (value or b"").decode("latin-1").strip()
+    return float(text) / 1000 if _NUMBER.fullmatch(text) and math.isfinite(float(text)) else None
+
+
+def _retry_after(value: bytes | None, now: float) -> float | None:
+    """Seconds of a Retry-After header: a number, or an HTTP date (RFC 9110, 5.6.7); None when it is neither."""
+    text = (value or b"").decode("latin-1").strip()
+    date = _DATE.fullmatch(text)
+    if date is None:
+        return _seconds(text)
+    day, month, year, hour, minute, second = date.groups()
+    try:
+        number = _MONTHS.index(month) + 1
+        until = datetime(int(year), number, int(day), int(hour), int(minute), int(second), tzinfo=UTC)
+    except ValueError:
+        return None
+    return min(MAX_RETRY_AFTER_S, max(0.0, until.timestamp() - now))
+
+
+# --- Redacting ---
+
+_HIDDEN = "[…]"
+_SECRETS = re.compile(
+    r"""
+      \b[a-z][a-z0-9+.-]*://\S+                                             # addresses
+    | [\w.+-]+@[\w-]+(\.[\w-]+)+                                            # mail addresses
+    | \b(bearer|basic)\s+[\w.+/=~-]{8,}                                    # credentials that say so …
+    | \b(api[ _-]?key|access[ _-]?token|secret|password|authorization)\b["']?\s*[:=]\s*\S+
+    | \b(sk|pk|rk|gsk|xai|hf|nvapi|ghp|whsec|pplx|fw|tgp|r8|key|AQ)[-_.][\w*-]{6,}           # … or look like it
+    | \b(AIza|AKIA|ASIA)[\w-]{12,}
+    | \b(org|proj|req)[-_][A-Za-z0-9]{6,}
+    | \b(organization|project|request|acct|account|user|team|ws|workspace)[-_](?=\w*\d)\w{6,}
+    | \b\d{1,3}(\.\d{1,3}){3}(:\d+)?\b                                      # hosts
+    | \[?[0-9a-f]{0,4}(:[0-9a-f]{0,4}){3,7}\]?(:\d+)?
+    | \blocalhost(:\d+)?\b
+    | \b([a-z0-9_-]+\.)+(com|net|org|io|ai|cn|dev|app|cloud|co|eu|de|us|uk|fr|jp|kr|ru|in|sh|so|xyz|gg|me|tech|info
+        |local|localdomain|internal|intranet|lan|svc|corp|home|test|invalid)\b(:\d+)?(/\S*)?
+    | \b(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[A-Za-z0-9_-]{24,}                    # whatever is long and random
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_UNPRINTABLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+")
+_IDENTIFIER = re.compile(r"[A-Za-z_][\w.\[\]-]{0,63}", re.ASCII)
+
+
+def redact(message: str) -> str:
+    """A provider's message without anything that is the operator's, in one line of at most `MAX_MESSAGE` characters."""
+    line = _UNPRINTABLE.sub(" ", message[: MAX_MESSAGE * 4]).strip()
+    line = _SECRETS.sub(_HIDDEN, line)
+    return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 1].rstrip() + "…"
+
+
+def _identifier(text: str | None) -> str | None:
+    return text if text and _IDENTIFIER.fullmatch(text) and redact(text) == text else None

@@ -1,0 +1,136 @@
+"""One call of one route: what is sent, and what its answer means. The same for every dialect."""
+
+from typing import Protocol
+
+import msgspec
+
+from tollbridge.errors import ApiError, UpstreamError
+from tollbridge.values import Usage
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """What the caller is told about money: JSON numbers, USD. `balance`: None when it is not known in time.
+
+    `usage`: what was charged for, where it was counted here; None: what the provider reported.
+    """
+
+    charge: bytes
+    cost: bytes
+    balance: bytes | None = None
+    usage: Usage | None = None
+
+
+class Counter(Protocol):
+    """Takes the text that a model produced, in order, in pieces of any size (UTF-8)."""
+
+    def add(self, text: bytes) -> None: ...
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens that is, as near as can be told here."""
+        ...
+
+
+class Answer(Protocol):
+    """An answer that came whole.
+
+    `usage`: what the provider reported; None when it did not, or when it reported what cannot be true (`suspect`).
+    `reported`: its own words, JSON, at most 1 KiB. `finish`: the first choice's finish reason.
+    """
+
+    @property
+    def usage(self) -> Usage | None: ...
+
+    @property
+    def suspect(self) -> bool: ...
+
+    @property
+    def reported(self) -> bytes: ...
+
+    @property
+    def finish(self) -> str | None: ...
+
+    def text(self) -> bytes:
+        """What was produced, for counting it here. Computed at each call."""
+        ...
+
+    def render(self, receipt: Receipt | None) -> bytes:
+        """The body for the caller."""
+        ...
+
+
+class Stream(Protocol):
+    """An answer that comes in pieces.
+
+    `usage`, `suspect`, `reported`, `finish`: as of `Answer`, so far. `complete`: every choice has finished, or the end
+    was announced; `done`: it was announced. `chunks`: events that brought text. `failed`: the provider said that it
+    failed (`UpstreamSaid`), or sent what makes no sense (`ProtocolError`); nothing is read any more then.
+    """
+
+    @property
+    def usage(self) -> Usage | None: ...
+
+    @property
+    def suspect(self) -> bool: ...
+
+    @property
+    def reported(self) -> bytes: ...
+
+    @property
+    def finish(self) -> str | None: ...
+
+    @property
+    def complete(self) -> bool: ...
+
+    @property
+    def done(self) -> bool: ...
+
+    @property
+    def chunks(self) -> int: ...
+
+    @property
+    def failed(self) -> UpstreamError | None: ...
+
+    @property
+    def output(self) -> Counter:
+        """All text that was produced: reasoning and the arguments of tool calls included, errors never."""
+        ...
+
+    def feed(self, data: bytes) -> bytes:
+        """Whole events for the caller that `data` of the provider completes. What belongs to the tail is withheld.
+
+        Raises nothing: look at `failed` afterwards.
+        """
+        ...
+
+    def eof(self) -> bytes:
+        """The provider's body is over: as `feed`, with what was still incomplete. Look at `failed` and `complete`."""
+        ...
+
+    def end(self, receipt: Receipt | None) -> bytes:
+        """The tail: what was withheld, the usage where this caller expects it, and the end."""
+        ...
+
+    def stop(self, reason: str) -> bytes:
+        """End it before its time, as if a length limit had been reached, and say why. `end` follows."""
+        ...
+
+    def fail(self, error: ApiError) -> bytes:
+        """The end of an answer that broke off: an event that says so. Nothing follows."""
+        ...
+
+
+class Exchange(Protocol):
+    """A request on its way to one route, and the reader of its answer."""
+
+    def request(self) -> tuple[bytes, bytes]:
+        """The target below the upstream's base URL, and the body."""
+        ...
+
+    def response(self, body: bytes) -> Answer:
+        """Read the body of a 200. Raises `UpstreamSaid` (an error in it) or `ProtocolError` (it makes no sense)."""
+        ...
+
+    def stream(self, output: Counter) -> Stream:
+        """A reader for the body of a 200 to a request that streams; `output` gets the text."""
+        ...

@@ -1,0 +1,122 @@
+"""Whole answers of chat and completions, from an OpenAI-like server to an OpenAI client."""
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from tollbridge.errors import ProtocolError
+from tollbridge.values import Usage
+from tollbridge.wire.body import NULL
+from tollbridge.wire.errors import said_in
+from tollbridge.wire.exchange import Receipt
+from tollbridge.wire.openai_reply import read_any, read_completion, read_fields, words
+from tollbridge.wire.usage import Meter
+
+
+class Shape(msgspec.Struct, frozen=True, kw_only=True):
+    """How chat and completions differ. Members are JSON: `object`, a stream's `chunk`, and a choice without text."""
+
+    object: Raw
+    chunk: Raw
+    empty: dict[str, Raw]
+    is_chat: bool
+
+
+CHAT = Shape(
+    object=Raw(b'"chat.completion"'),
+    chunk=Raw(b'"chat.completion.chunk"'),
+    empty={"delta": Raw(b"{}")},
+    is_chat=True,
+)
+COMPLETIONS = Shape(
+    object=Raw(b'"text_completion"'),
+    chunk=Raw(b'"text_completion"'),
+    empty={"text": Raw(b'""')},
+    is_chat=False,
+)
+
+
+class Names(msgspec.Struct, frozen=True):
+    """What this gateway calls an answer, as JSON: its public id, its model, and when it was made."""
+
+    id: bytes
+    model: bytes
+    created: bytes
+
+    def put_on(self, fields: dict[str, Raw]) -> None:
+        fields["id"] = Raw(self.id)
+        fields.setdefault("created", Raw(self.created))
+        fields["model"] = Raw(self.model)
+
+
+class CompletionAnswer:
+    """See `exchange.Answer`."""
+
+    def __init__(self, shape: Shape, names: Names, body: bytes) -> None:
+        completion, self._body = read_completion(body)
+        choices = completion.choices or []
+        for error in (completion.error, *(choice.error for choice in choices)):
+            if error:
+                raise said_in(error)
+        if not choices:
+            raise ProtocolError("the upstream's answer has no choices")
+        for choice in choices:
+            if choice.finish_reason == "error":
+                raise said_in(None)
+            if (choice.message if shape.is_chat else choice.text) is None:
+                raise ProtocolError("the upstream's answer has a choice without an answer")
+        self._meter = Meter(produces=True)
+        for raw in (*(choice.usage for choice in choices), completion.usage):
+            if raw != NULL:
+                self._meter.read(raw)
+        finish = choices[0].finish_reason
+        self.finish = None if finish is UNSET else finish
+        self._shape = shape
+        self._names = names
+        self._is_whole = all(choice.is_whole for choice in choices)
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._meter.usage
+
+    @property
+    def suspect(self) -> bool:
+        return self._meter.suspect
+
+    @property
+    def reported(self) -> bytes:
+        return self._meter.reported
+
+    def text(self) -> bytes:
+        member = "message" if self._shape.is_chat else "text"
+        try:
+            found = [text for choice in read_any(self._body)["choices"] for text in words(choice.get(member))]
+        except RecursionError:
+            raise ProtocolError("the upstream's answer nests too deep") from None
+        return "\n".join(found).encode("utf-8", "surrogatepass")
+
+    def render(self, receipt: Receipt | None) -> bytes:
+        fields = read_fields(self._body)
+        fields.setdefault("object", self._shape.object)
+        self._names.put_on(fields)
+        if not self._is_whole:
+            fields["choices"] = _whole(fields["choices"])
+        usage = self._meter.render(receipt)
+        if usage is not None:
+            fields["usage"] = usage
+        return msgspec.json.encode(fields)
+
+
+def _whole(raw: Raw) -> Raw:
+    """The choices with the members that clients need, where the server left them out."""
+    choices: list[dict[str, Any]] = msgspec.json.decode(raw, type=list[dict[str, Raw]])
+    for index, choice in enumerate(choices):
+        choice.setdefault("index", index)
+        choice.setdefault("finish_reason", "stop")
+        if choice.get("message", NULL) != NULL:
+            message = msgspec.json.decode(choice["message"], type=dict[str, Raw])
+            message.setdefault("role", Raw(b'"assistant"'))
+            message.setdefault("content", NULL)
+            choice["message"] = message
+    return Raw(msgspec.json.encode(choices))

@@ -1,0 +1,102 @@
+"""POST /v1/chat/completions, as a caller sends it."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from tollbridge.wire.body import check_depth
+from tollbridge.wire.request import (
+    RULES,
+    Choices,
+    ModelName,
+    Penalty,
+    Request,
+    Stop,
+    StreamOptions,
+    Temperature,
+    TokenLimit,
+    TopP,
+    check_model,
+    read_fields,
+    read_typed,
+    wrong,
+)
+
+MAX_MESSAGES = 4_096
+MAX_TOOLS = 256
+
+
+class _Part(msgspec.Struct, gc=False):
+    type: str | None = None
+
+
+class _Message(msgspec.Struct, gc=False):
+    role: Literal["developer", "system", "user", "assistant", "tool", "function"]
+    content: str | list[_Part] | UnsetType | None = UNSET
+
+
+class _Tool(msgspec.Struct, gc=False):
+    pass
+
+
+class _Body(msgspec.Struct, gc=False):
+    model: ModelName
+    messages: Annotated[list[_Message], Meta(min_length=1, max_length=MAX_MESSAGES)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    max_tokens: TokenLimit | None = None
+    max_completion_tokens: TokenLimit | None = None
+    n: Choices | None = None
+    stop: Stop | None = None
+    tools: Annotated[list[_Tool], Meta(max_length=MAX_TOOLS)] | None = None
+
+
+_DECODER = msgspec.json.Decoder(_Body)
+_RULES = RULES | {
+    "messages": f"must be an array of 1 to {MAX_MESSAGES:,} messages with role and content",
+    "messages[]": 'must be an object, like {"role": "user", "content": "Hello!"}',
+    "messages[].role": "must be developer, system, user, assistant, tool or function",
+    "messages[].content": "must be a string, an array of content parts, or null",
+    "messages[].content[]": 'must be an object with a type, like {"type": "text", "text": "Hello!"}',
+    "messages[].content[].type": "must be a string",
+    "tools": f"must be an array of at most {MAX_TOOLS} tools",
+    "tools[]": "must be an object with a type",
+}
+
+
+def parse(body: bytes) -> Request:
+    """A chat request; raises `InvalidRequest`, and nothing else, whatever `body` is."""
+    fields = read_fields(body)
+    typed = read_typed(body, _DECODER, _RULES)
+    messages = typed.messages
+    check_depth(body, len(messages) - 1)
+    check_model(typed.model)
+    has_parts = False
+    for index, message in enumerate(messages):
+        content = message.content
+        if content is UNSET and message.role != "assistant":
+            raise wrong(f"messages[{index}].content", _RULES, "Missing")
+        if type(content) is list:
+            has_parts = True
+    limit, other = typed.max_tokens, typed.max_completion_tokens
+    if limit is None or (other is not None and other < limit):
+        limit = other
+    options = typed.stream_options
+    return Request(
+        endpoint="chat",
+        model=typed.model,
+        stream=bool(typed.stream),
+        max_tokens=limit,
+        choices=typed.n or 1,
+        include_usage=None if options is None else options.include_usage,
+        encoding_format=None,
+        inputs=len(messages),
+        has_parts=has_parts,
+        fields=fields,
+        body=body,
+    )

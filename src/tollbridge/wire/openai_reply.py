@@ -1,0 +1,209 @@
+"""What OpenAI-like servers send, read carefully: as little as is needed, and nothing that is not as it should be."""
+
+import json
+from typing import Any, NoReturn
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from tollbridge.errors import ProtocolError
+from tollbridge.wire.body import NOTHING, NULL
+
+
+class _Function(msgspec.Struct, gc=False):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolCall(msgspec.Struct, gc=False):
+    function: _Function | None = None
+
+
+class Delta(msgspec.Struct, gc=False):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+    function_call: _Function | None = None
+
+
+class ChunkChoice(msgspec.Struct, gc=False):
+    index: int | UnsetType = UNSET
+    delta: Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    usage: Raw = NULL
+    error: Any = None
+
+
+class _XGroq(msgspec.Struct, gc=False):
+    usage: Raw = NULL
+
+
+class Chunk(msgspec.Struct, gc=False):
+    """One event of a stream. Members that are missing are `NOTHING`; a usage that is missing is null."""
+
+    id: Raw = NOTHING
+    object: Raw = NOTHING
+    created: Raw = NOTHING
+    model: Raw = NOTHING
+    choices: list[ChunkChoice] | None = None
+    usage: Raw = NULL
+    error: Any = None
+    x_groq: _XGroq | None = None
+
+
+class _Message(msgspec.Struct, gc=False):
+    role: Raw = NOTHING
+    content: Raw = NOTHING
+
+
+class AnswerChoice(msgspec.Struct, gc=False):
+    index: int | UnsetType = UNSET
+    message: _Message | None = None
+    text: str | None = None
+    finish_reason: str | UnsetType | None = UNSET
+    usage: Raw = NULL
+    error: Any = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Nothing that clients need is missing."""
+        if self.index is UNSET or self.finish_reason is UNSET:
+            return False
+        return self.message is None or (self.message.role is not NOTHING and self.message.content is not NOTHING)
+
+
+class Completion(msgspec.Struct, gc=False):
+    """A whole answer of chat or completions."""
+
+    choices: list[AnswerChoice] | None = None
+    usage: Raw = NULL
+    error: Any = None
+
+
+_decode_chunk = msgspec.json.Decoder(Chunk).decode
+_decode_completion = msgspec.json.Decoder(Completion).decode
+_decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
+
+# Where a model's words stand in a message or a delta, whatever its shape. `reasoning` repeats `reasoning_content`
+# where both are sent; `reasoning_details` repeats either.
+_WORDS = frozenset(
+    {
+        *("content", "text", "thinking", "reasoning_content", "refusal", "audio", "transcript"),
+        *("tool_calls", "function_call", "function", "name", "arguments"),
+    }
+)
+
+
+def read_chunk(data: bytes) -> Chunk:
+    """One event; raises `ProtocolError`. Shapes that only some servers use (content in parts) become plain text."""
+    try:
+        if not data.isascii():
+            data.decode()  # what is passed on unread is UTF-8 too
+        return _decode_chunk(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _chunk_of_another_shape(data)
+
+
+def read_completion(body: bytes) -> tuple[Completion, bytes]:
+    """A whole answer, and the body that it was read from; raises `ProtocolError` unless it is a JSON object."""
+    try:
+        if not body.isascii():
+            body.decode()
+        return _decode_completion(body), body
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        document = read_any(body)
+    if isinstance(document, dict) and document.get("error"):
+        return Completion(error=document["error"]), body
+    try:
+        # Half of a surrogate pair: an answer cut in the middle of a character, which becomes a question mark.
+        body = json.dumps(document, ensure_ascii=False).encode(errors="replace")
+        return _decode_completion(body), body
+    except (msgspec.DecodeError, RecursionError):
+        raise ProtocolError("the upstream's answer is not a completion") from None
+
+
+def read_fields(data: bytes) -> dict[str, Raw]:
+    """The members of a JSON object; raises `ProtocolError`."""
+    try:
+        return _decode_fields(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # Half of a surrogate pair is JSON by its grammar, and some servers cut characters in two.
+        document = read_any(data)
+        if not isinstance(document, dict):
+            raise ProtocolError("the upstream sent JSON that is not an object") from None
+        return {str(name): Raw(json.dumps(value).encode()) for name, value in document.items()}
+
+
+def read_any(data: bytes) -> Any:
+    """Any JSON; raises `ProtocolError`."""
+    try:
+        return json.loads(data.decode(), parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        raise ProtocolError("the upstream sent something that is not JSON") from None
+
+
+def words(value: Any) -> list[str]:
+    """The text in a message or delta that was read as any JSON."""
+    found: list[str] = []
+    _gather(value, found)
+    return found
+
+
+def _gather(value: Any, found: list[str]) -> None:
+    if isinstance(value, str):
+        found.append(value)
+    elif isinstance(value, list):
+        for item in value:
+            _gather(item, found)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if name in _WORDS or (name == "reasoning" and not value.get("reasoning_content")):
+                _gather(item, found)
+
+
+def _chunk_of_another_shape(data: bytes) -> Chunk:
+    document = read_any(data)
+    if not isinstance(document, dict):
+        raise ProtocolError("the upstream sent an event that is not an object")
+    fields = read_fields(data)
+    chunk = Chunk(
+        id=fields.get("id", NOTHING),
+        object=fields.get("object", NOTHING),
+        created=fields.get("created", NOTHING),
+        model=fields.get("model", NOTHING),
+        usage=fields.get("usage", NULL),
+        error=document.get("error"),
+    )
+    choices = document.get("choices")
+    if choices is not None:
+        if not isinstance(choices, list):
+            raise ProtocolError("the upstream sent choices that are not an array")
+        chunk.choices = [_choice_of_another_shape(choice) for choice in choices]
+    return chunk
+
+
+def _choice_of_another_shape(choice: Any) -> ChunkChoice:
+    if not isinstance(choice, dict):
+        raise ProtocolError("the upstream sent a choice that is not an object")
+    index, finish, delta, text = (choice.get(name) for name in ("index", "finish_reason", "delta", "text"))
+    if not isinstance(finish, str | None) or not isinstance(delta, dict | None) or not isinstance(text, str | None):
+        raise ProtocolError("the upstream sent a choice of the wrong shape")
+    try:
+        content = "".join(words(delta))
+    except RecursionError:
+        raise ProtocolError("the upstream sent an event that nests too deep") from None
+    return ChunkChoice(
+        index=index if isinstance(index, int) and not isinstance(index, bool) else UNSET,
+        delta=None if delta is None else Delta(content=content),
+        text=text,
+        finish_reason=finish,
+        usage=Raw(json.dumps(choice.get("usage")).encode()),
+        error=choice.get("error"),
+    )
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(constant)

@@ -1,0 +1,365 @@
+"""Streams of chat and completions, from an OpenAI-like server to an OpenAI client.
+
+Rule 1  An event passes as it came, but for the id and the model; what clients need and the server left out is added.
+Rule 2  To a caller who did not ask for usage no event goes without a choice (the published quickstart reads
+        `chunk.choices[0]`): what such an event says besides joins the next one.
+Rule 3  Usage is where the caller expects it. Asked for: on an event of its own at the end, with no choices. Nothing
+        said: on the event with the finish reason, which is withheld until the end. Refused: nowhere.
+Rule 4  After the end was announced only usage counts. An error never counts as output and is never passed on.
+"""
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from tollbridge.errors import ApiError, ProtocolError, UpstreamError
+from tollbridge.values import Usage
+from tollbridge.wire import errors, sse
+from tollbridge.wire.body import NOTHING, NULL
+from tollbridge.wire.exchange import Counter, Receipt
+from tollbridge.wire.openai_answer import Names, Shape
+from tollbridge.wire.openai_reply import Chunk, ChunkChoice, read_any, read_chunk, read_fields
+from tollbridge.wire.usage import Meter
+
+# Pieces of text are counted together, so many at a time.
+_PIECES = 128
+# An answer that is no stream at all may be an error in JSON; more than this is not.
+_MAX_HEAD = 16_384
+# The announcement of the end, with all the white space that anyone puts around it. No chunk is as short.
+_SHORT = 12
+_ENVELOPE = frozenset({"id", "object", "created", "model", "choices", "usage"})
+
+
+class CompletionStream:
+    """See `exchange.Stream`. `asked`: the caller's `include_usage`. `choices`: how many answers will come."""
+
+    def __init__(self, shape: Shape, names: Names, asked: bool | None, choices: int, output: Counter) -> None:
+        self.finish: str | None = None
+        self.chunks = 0
+        self.done = False
+        self.failed: UpstreamError | None = None
+        self._shape = shape
+        self._names = names
+        self._created = Raw(names.created)
+        self._asked = asked
+        self._choices = choices
+        self._decoder = sse.Decoder()
+        self._meter = Meter(produces=True)
+        self._output = output
+        self._pieces: list[str] = []
+        self._finished: set[int] = set()
+        self._stopped = False
+        self._held: dict[str, Raw] | None = None  # the event that usage will ride on
+        self._tail: dict[str, Raw] | None = None  # the server's own event with usage alone
+        self._joining: dict[str, Raw] = {}
+        self._head: bytes | None = b""  # until the first event
+        self._start = self._start_for_caller = b""  # of the last event that was spliced, up to the later of two names
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._meter.usage
+
+    @property
+    def suspect(self) -> bool:
+        return self._meter.suspect
+
+    @property
+    def reported(self) -> bytes:
+        return self._meter.reported
+
+    @property
+    def complete(self) -> bool:
+        return self.done or self._stopped or len(self._finished) >= self._choices
+
+    @property
+    def output(self) -> Counter:
+        if self._pieces:
+            self._output.add("".join(self._pieces).encode("utf-8", "surrogatepass"))
+            self._pieces.clear()
+        return self._output
+
+    def feed(self, data: bytes) -> bytes:
+        if self.failed is not None:
+            return b""
+        if self._head is not None and len(self._head) < _MAX_HEAD:
+            self._head += data[:_MAX_HEAD]
+        out: list[bytes] = []
+        for name, payload in self._decoder.feed(data):
+            self.failed = self._take(name, payload, out)
+            if self.failed is not None:
+                return b"".join(out)
+        self.failed = self._decoder.broken
+        return b"".join(out)
+
+    def eof(self) -> bytes:
+        if self.failed is not None:
+            return b""
+        out: list[bytes] = []
+        event = self._decoder.end()
+        if event is not None and _is_whole(event[1]):
+            self.failed = self._take(*event, out)
+        if self._head is not None:
+            self.failed = _no_stream(self._head)
+        return b"".join(out)
+
+    def end(self, receipt: Receipt | None) -> bytes:
+        usage = None if self._asked is False else self._meter.render(receipt)
+        fields, self._held = self._held, None
+        if usage is not None:
+            if self._asked:
+                fields = self._tail or self._event([])
+            elif fields is None:
+                fields = self._event([self._empty(0, self.finish or "stop")])
+            fields["usage"] = usage
+        if fields is None:
+            return sse.DONE
+        self._join(fields)
+        return _encode(fields) + sse.DONE
+
+    def stop(self, reason: str) -> bytes:
+        unfinished = [index for index in range(self._choices) if index not in self._finished]
+        self._stopped = True
+        self.finish = "length"
+        fields = self._event([self._empty(index, "length") for index in unfinished or [0]])
+        fields["detail"] = Raw(msgspec.json.encode(reason))
+        out = self._release()
+        if self._asked is None:
+            self._held = fields
+        else:
+            out.append(_encode(fields))
+        return b"".join(out)
+
+    def fail(self, error: ApiError) -> bytes:
+        choice = self._empty(0, "error")
+        if self._shape.is_chat:
+            choice["delta"] = {"content": ""}
+        fields: dict[str, Any] = self._event([choice])
+        return b"".join(self._release()) + _encode(fields | errors.members(error))
+
+    # --- One event ---
+
+    def _take(self, name: bytes, data: bytes, out: list[bytes]) -> UpstreamError | None:
+        """Read an event and put what the caller gets of it now into `out`; what is wrong with it."""
+        if len(data) <= _SHORT and (word := data.strip()) in (b"", b"[DONE]"):
+            if word:
+                self.done, self._head = True, None
+            return None
+        self._head = None
+        try:
+            chunk = read_chunk(data)
+        except ProtocolError as error:
+            return None if self.done else error
+        choices = chunk.choices or []
+        has_usage = self._read_usage(chunk, choices)
+        if self.done or self._stopped:
+            return None
+        failure = _failure(name, chunk, choices)
+        if failure is not None:
+            return failure
+        if choices:
+            self._pass(data, chunk, choices, has_usage, out)
+        elif chunk.choices is not None or has_usage:
+            self._pass_without_choices(data, chunk, has_usage, out)
+        elif not name or name == b"message":
+            return ProtocolError("the upstream sent an event without choices")
+        return None
+
+    def _pass(self, data: bytes, chunk: Chunk, choices: list[ChunkChoice], has_usage: bool, out: list[bytes]) -> None:
+        is_last = self._read_choices(choices)
+        if self._held is not None:
+            out.extend(self._release())
+        needs_work = has_usage and (is_last or self._asked is False)
+        if not needs_work and not self._joining and not (is_last and self._asked is None):
+            event = self._spliced(data, chunk, choices)
+            if event is not None:
+                out.append(event)
+                return
+        fields = self._fields(data, chunk, choices)
+        self._join(fields)
+        if needs_work:
+            self._strip_usage(fields)
+        if is_last and self._asked is None:
+            fields.pop("usage", None)
+            self._held = fields
+        else:
+            out.append(_encode(fields))
+
+    def _pass_without_choices(self, data: bytes, chunk: Chunk, has_usage: bool, out: list[bytes]) -> None:
+        fields = self._fields(data, chunk, [])
+        if not self._asked:
+            self._joining.update((name, value) for name, value in fields.items() if name not in _ENVELOPE)
+        elif has_usage:
+            fields["choices"] = Raw(b"[]")
+            self._tail = fields
+        else:
+            out.append(_encode(fields))
+
+    def _read_usage(self, chunk: Chunk, choices: list[ChunkChoice]) -> bool:
+        """Take every report in an event, the one that counts last; whether there is one."""
+        found = False
+        if chunk.x_groq is not None and chunk.x_groq.usage != NULL:
+            self._meter.read(chunk.x_groq.usage)
+            found = True
+        for choice in choices:
+            if choice.usage != NULL:
+                self._meter.read(choice.usage)
+                found = True
+        if chunk.usage != NULL:
+            self._meter.read(chunk.usage)
+            found = True
+        return found
+
+    def _read_choices(self, choices: list[ChunkChoice]) -> bool:
+        """Count the text of an event; whether a choice finishes in it."""
+        pieces = self._pieces
+        before = len(pieces)
+        is_last = False
+        for position, choice in enumerate(choices):
+            if choice.finish_reason:
+                is_last = True
+                self.finish = choice.finish_reason
+                self._finished.add(position if choice.index is UNSET else choice.index)
+            if choice.text:
+                pieces.append(choice.text)
+            delta = choice.delta
+            if delta is None:
+                continue
+            if delta.content:
+                pieces.append(delta.content)
+            if delta.reasoning_content or delta.reasoning:
+                pieces.append(delta.reasoning_content or delta.reasoning or "")
+            if delta.refusal:
+                pieces.append(delta.refusal)
+            for call in delta.tool_calls or ():
+                if call.function is not None:
+                    pieces.extend(filter(None, (call.function.name, call.function.arguments)))
+            if delta.function_call is not None:
+                pieces.extend(filter(None, (delta.function_call.name, delta.function_call.arguments)))
+        if len(pieces) > before:
+            self.chunks += 1
+            if len(pieces) >= _PIECES:
+                _ = self.output
+        return is_last
+
+    # --- Bytes ---
+
+    def _spliced(self, data: bytes, chunk: Chunk, choices: list[ChunkChoice]) -> bytes | None:
+        """The event with our names in it; None where that takes more than replacing two strings.
+
+        A value that stands in the event once stands where it was read, so that nothing else can be changed. Nearly
+        all events of a stream begin with the same bytes, names included: what they become is remembered.
+        """
+        if not self._is_whole(chunk, choices):
+            return None
+        if self._start and data.startswith(self._start):
+            return sse.encode(self._start_for_caller + data[len(self._start) :])
+        if chunk.id is NOTHING or chunk.model is NOTHING or data.count(chunk.id) != 1 or data.count(chunk.model) != 1:
+            return None
+        end = max(data.index(chunk.id) + len(bytes(chunk.id)), data.index(chunk.model) + len(bytes(chunk.model)))
+        start = data[:end]
+        around_model = start.replace(chunk.id, self._names.id).split(chunk.model)
+        if len(around_model) != 2:
+            return None
+        self._start, self._start_for_caller = start, self._names.model.join(around_model)
+        self._created = chunk.created
+        return sse.encode(self._start_for_caller + data[end:])
+
+    def _is_whole(self, chunk: Chunk, choices: list[ChunkChoice]) -> bool:
+        """Nothing that clients need is missing."""
+        if chunk.object is NOTHING or chunk.created is NOTHING:
+            return False
+        for choice in choices:
+            if choice.index is UNSET or (choice.delta is None if self._shape.is_chat else choice.text is None):
+                return False
+        return True
+
+    def _fields(self, data: bytes, chunk: Chunk, choices: list[ChunkChoice]) -> dict[str, Raw]:
+        """The event's members, with our names and all that clients need."""
+        fields = read_fields(data)
+        fields.setdefault("object", self._shape.chunk)
+        self._created = fields.setdefault("created", self._created)
+        self._names.put_on(fields)
+        if not self._is_whole(chunk, choices) and choices:
+            whole = []
+            for position, raw in enumerate(msgspec.json.decode(fields["choices"], type=list[Raw])):
+                choice = read_fields(raw)
+                choice.setdefault("index", Raw(str(position).encode()))
+                for name, value in self._shape.empty.items():
+                    if choice.get(name, NULL) == NULL:
+                        choice[name] = value
+                whole.append(choice)
+            fields["choices"] = Raw(msgspec.json.encode(whole))
+        return fields
+
+    def _strip_usage(self, fields: dict[str, Raw]) -> None:
+        """Take out reports where they do not belong; to callers who asked, null says that it is still to come."""
+        if self._asked:
+            fields["usage"] = NULL
+            return
+        for name in ("usage", "x_groq"):
+            fields.pop(name, None)
+        choices = [read_fields(raw) for raw in msgspec.json.decode(fields["choices"], type=list[Raw])]
+        if any(choice.pop("usage", None) is not None for choice in choices):
+            fields["choices"] = Raw(msgspec.json.encode(choices))
+
+    def _join(self, fields: dict[str, Raw]) -> None:
+        for name, value in self._joining.items():
+            fields.setdefault(name, value)
+        self._joining.clear()
+
+    def _event(self, choices: list[dict[str, Any]]) -> dict[str, Raw]:
+        """An event of our own."""
+        return {
+            "id": Raw(self._names.id),
+            "object": self._shape.chunk,
+            "created": self._created,
+            "model": Raw(self._names.model),
+            "choices": Raw(msgspec.json.encode(choices)),
+        }
+
+    def _empty(self, index: int, finish: str) -> dict[str, Any]:
+        return {"index": index, **self._shape.empty, "finish_reason": finish}
+
+    def _release(self) -> list[bytes]:
+        """What was withheld, without usage: another event will carry it."""
+        held, self._held = self._held, None
+        return [] if held is None else [_encode(held)]
+
+
+def _encode(fields: dict[str, Any]) -> bytes:
+    return sse.encode(msgspec.json.encode(fields))
+
+
+def _failure(name: bytes, chunk: Chunk, choices: list[ChunkChoice]) -> UpstreamError | None:
+    """What the provider says went wrong."""
+    error = chunk.error
+    for choice in choices:
+        error = error or choice.error
+        if choice.finish_reason == "error":
+            return errors.said_in(error)
+    if error or name == b"error":
+        return errors.said_in(error)
+    return None
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether an event that nothing closed came to its end."""
+    if data.strip() == b"[DONE]":
+        return True
+    try:
+        read_any(data)
+    except ProtocolError:
+        return False
+    return True
+
+
+def _no_stream(head: bytes) -> UpstreamError:
+    """Not one event came: an error in JSON with a 200, a page of HTML, nothing."""
+    try:
+        document = read_any(head)
+    except ProtocolError:
+        document = None
+    if isinstance(document, dict) and document.get("error"):
+        return errors.said_in(document["error"])
+    return ProtocolError("the upstream's answer is not a stream of events")

@@ -1,0 +1,67 @@
+"""What one provider wants otherwise than its dialect says, by its catalog row: the body of the same dialect, changed
+where it must be and nowhere else.
+
+Rule 1  A body that needs no change goes out byte for byte. A changed one has the caller's members, their values byte
+        for byte, but for those that had to change; a name that stood twice stands once, as it was checked.
+Rule 2  No default that the caller did not send. A limit is sent only where the caller set one or money sets one, in
+        every name that the caller used, so that no provider reads a larger one; `max_tokens` where they used none.
+Rule 3  Usage is asked for on every stream, unless this provider refuses to be asked.
+"""
+
+import msgspec
+from msgspec import Raw
+
+from tollbridge.values import Route, Upstream
+from tollbridge.wire.body import NULL, has_each_member_once
+from tollbridge.wire.request import Request
+
+_LIMITS = ("max_completion_tokens", "max_tokens")
+_ASK_USAGE = Raw(b'{"include_usage":true}')
+_TRUE = Raw(b"true")
+
+
+def body_for(request: Request, route: Route, max_tokens: int | None) -> bytes:
+    """The body to send on `route`. `max_tokens`: the limit that money sets, None where it sets none."""
+    upstream = route.upstream
+    fields = dict(request.fields)
+    if route.upstream_model != request.model:
+        fields["model"] = Raw(msgspec.json.encode(route.upstream_model))
+    if request.stream:
+        _ask_for_usage(fields, request, upstream)
+    if request.endpoint != "embeddings":
+        _limit(fields, request, max_tokens)
+    _rename(fields, upstream)
+    if fields == request.fields and has_each_member_once(request.body, fields):
+        return request.body
+    return msgspec.json.encode(fields)
+
+
+def _ask_for_usage(fields: dict[str, Raw], request: Request, upstream: Upstream) -> None:
+    if not upstream.stream_usage:
+        fields.pop("stream_options", None)
+    elif not request.include_usage:
+        options = fields.get("stream_options", NULL)
+        if options == NULL:
+            fields["stream_options"] = _ASK_USAGE
+        else:
+            members = msgspec.json.decode(options, type=dict[str, Raw]) | {"include_usage": _TRUE}
+            fields["stream_options"] = Raw(msgspec.json.encode(members))
+
+
+def _limit(fields: dict[str, Raw], request: Request, max_tokens: int | None) -> None:
+    names = [name for name in _LIMITS if fields.get(name, NULL) != NULL]
+    limits = [limit for limit in (request.max_tokens, max_tokens) if limit is not None]
+    if not limits or (max_tokens is None and len(names) < 2):
+        return
+    value = Raw(str(min(limits)).encode())
+    for name in names or ("max_tokens",):
+        fields[name] = value
+
+
+def _rename(fields: dict[str, Raw], upstream: Upstream) -> None:
+    for old, new in upstream.renames:
+        value = fields.pop(old, NULL)
+        if value != NULL:
+            fields[new] = value
+    for name in upstream.drops:
+        fields.pop(name, None)

@@ -1,0 +1,154 @@
+"""What a caller asks for, the same for every endpoint, and how a body is read into it.
+
+Rule 1  What the published contracts name is checked by type and range, and refused with the field's name and what
+        would be right. Everything else passes as it came.
+Rule 2  `null` means: not given.
+Rule 3  Fields by which a caller would choose where the request goes, whose credential pays or what it costs belong to
+        the operator.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta, Raw
+
+from tollbridge.errors import InvalidRequest
+from tollbridge.wire import prompt
+from tollbridge.wire.body import read_object, too_deep
+from tollbridge.wire.prompt import Prompt
+
+T = TypeVar("T")
+
+MAX_INPUTS = 2048
+
+# Types of fields that endpoints share.
+ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
+TokenLimit = Annotated[int, Meta(ge=1, lt=2**31)]
+Choices = Annotated[int, Meta(ge=1, le=8)]
+Temperature = Annotated[float, Meta(ge=0, le=2)]
+TopP = Annotated[float, Meta(ge=0, le=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Stop = str | Annotated[list[str], Meta(max_length=4)]
+
+
+class StreamOptions(msgspec.Struct, gc=False):
+    include_usage: bool | None = None
+
+
+# What would be right, by path. Endpoints add their own.
+RULES: dict[str, str] = {
+    "model": "must be the name of a model: a string of 1 to 256 characters without control characters",
+    "stream": "must be true or false",
+    "stream_options": 'must be an object, like {"include_usage": true}',
+    "stream_options.include_usage": "must be true or false",
+    "temperature": "must be a number from 0 to 2",
+    "top_p": "must be a number from 0 to 1",
+    "presence_penalty": "must be a number from -2 to 2",
+    "frequency_penalty": "must be a number from -2 to 2",
+    "stop": "must be a string or an array of at most 4 strings",
+    "stop[]": "must be a string",
+    "max_tokens": "must be a whole number of at least 1 and below 2147483648",
+    "max_completion_tokens": "must be a whole number of at least 1 and below 2147483648",
+    "n": "must be a whole number from 1 to 8",
+}
+
+# Known parameters of LiteLLM-like servers (CVE-2024-6587; fault J3) and of OpenRouter.
+_OPERATORS = frozenset(
+    {
+        *("api_base", "api_key", "api_type", "api_version", "base_model", "base_url", "client", "client_id"),
+        *("client_secret", "content_policy_fallbacks", "context_window_fallbacks"),
+        *("context_window_fallback_dict", "custom_llm_provider", "default_headers", "default_query"),
+        *("deployment_id", "endpoint_url", "extra_body", "extra_headers", "extra_query", "fallbacks"),
+        *("headers", "http_client", "input_cost_per_second", "input_cost_per_token", "mock_response"),
+        *("mock_tool_calls", "model_list", "models", "num_retries", "organization", "output_cost_per_second"),
+        *("output_cost_per_token", "plugins", "preset", "provider", "proxies", "proxy", "region_name", "route"),
+        *("rpm", "ssl_verify", "tenant_id", "tpm", "user_config"),
+    }
+)
+_OPERATORS_PREFIXES = ("aws_", "azure_", "bedrock_", "gcs_", "litellm_", "oci_", "sagemaker_", "vertex_", "watsonx_")
+
+# Most requests name nothing else, and need no closer look.
+_USUAL = frozenset(
+    {
+        *("dimensions", "encoding_format", "frequency_penalty", "input", "logprobs", "max_completion_tokens"),
+        *("max_tokens", "messages", "model", "n", "parallel_tool_calls", "presence_penalty", "prompt"),
+        *("reasoning_effort", "response_format", "seed", "stop", "stream", "stream_options", "temperature"),
+        *("tool_choice", "tools", "top_logprobs", "top_p", "user"),
+    }
+)
+
+_WHERE = re.compile(r" - at `\$\.?(.*)`$", re.DOTALL)
+_MISSING = re.compile(r"missing required field `(.*?)`")
+_INDEX = re.compile(r"\[\d+\]")
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that may be sent on.
+
+    `endpoint`: chat, completions or embeddings. `max_tokens`: the caller's limit per choice, the smaller where two
+    names give one. `choices`: how many answers may be written (at most). `inputs`: messages, prompts or texts.
+    `include_usage`: None when the caller said nothing of it. `fields`: every top-level member of `body`, the last one
+    of a name. `input_tokens`: tokens given as ids. `has_parts`: some message is more than a text.
+    """
+
+    endpoint: str
+    model: str
+    stream: bool
+    max_tokens: int | None
+    choices: int
+    include_usage: bool | None
+    encoding_format: str | None
+    inputs: int
+    input_tokens: int = 0
+    has_parts: bool = False
+    fields: dict[str, Raw]
+    body: bytes
+
+    def prompt(self) -> Prompt:
+        """What its tokens are estimated from. Computed at each call."""
+        if self.endpoint == "chat":
+            return prompt.of_chat(self.fields, self.inputs, has_parts=self.has_parts)
+        return prompt.of_inputs(self.fields, ("prompt", "suffix", "input"), self.input_tokens)
+
+
+def read_fields(body: bytes) -> dict[str, Raw]:
+    """The members of a body that none but the caller has to answer for; raises `InvalidRequest`."""
+    fields = read_object(body)
+    for name in () if _USUAL.issuperset(fields) else fields:
+        if name in _OPERATORS or name.startswith(_OPERATORS_PREFIXES):
+            raise InvalidRequest(f"'{name[:64]}' is set by the operator; leave it out.", param=name[:64])
+    return fields
+
+
+def read_typed(body: bytes, decoder: "msgspec.json.Decoder[T]", rules: Mapping[str, str]) -> T:
+    """`body` as the decoder's type; raises `InvalidRequest` naming the field."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _explain(str(error), rules) from None
+    except RecursionError:
+        raise too_deep() from None
+
+
+def check_model(name: str) -> None:
+    """A name goes into headers, logs and pages: nothing in it may be invisible."""
+    if not name.isprintable() or name.isspace():
+        raise wrong("model", RULES)
+
+
+def wrong(param: str, rules: Mapping[str, str], what: str = "Invalid value for") -> InvalidRequest:
+    general = _INDEX.sub("[]", param)
+    while general not in rules and general:
+        general = general[: max(general.rfind("."), general.rfind("["), 0)]
+    return InvalidRequest(f"{what} '{param}': it {rules.get(general, 'is not right')}.", param=param)
+
+
+def _explain(reason: str, rules: Mapping[str, str]) -> InvalidRequest:
+    where = _WHERE.search(reason)
+    param = where[1] if where else ""
+    missing = _MISSING.search(reason)
+    if missing:
+        return wrong(f"{param}.{missing[1]}" if param else missing[1], rules, "Missing")
+    return wrong(param, rules)

@@ -1,0 +1,120 @@
+"""Server-sent events, as far as answers need them.
+
+Rule 1  Lines end with CR, LF or CRLF, mixed as it comes; an empty line ends an event; a cut may fall anywhere, between
+        CR and LF and within a character too.
+Rule 2  `data` lines are joined by LF; one space after the colon goes; comments and fields that nobody asked for go;
+        so does a byte order mark at the start.
+Rule 3  An event above `MAX_EVENT` bytes breaks the decoder: what came before it stands, nothing comes after it.
+
+From https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
+"""
+
+from typing import TypeAlias
+
+from tollbridge.errors import ProtocolError
+
+MAX_EVENT = 1 << 20
+DONE = b"data: [DONE]\n\n"
+
+# Its name (empty: none), and its data.
+Event: TypeAlias = tuple[bytes, bytes]
+
+_MARK = b"\xef\xbb\xbf"
+
+
+def encode(data: bytes) -> bytes:
+    """One event of JSON `data`, in the form that even the simplest reader takes: one line, a space after the colon."""
+    if b"\n" in data:
+        data = data.replace(b"\n", b" ")  # between tokens: within a string JSON has no line feed
+    return b"data: %b\n\n" % data
+
+
+class Decoder:
+    """Bytes in, events out. `broken` says why nothing more will come."""
+
+    def __init__(self) -> None:
+        self.broken: ProtocolError | None = None
+        self._start: bytes | None = b""  # what could still become a byte order mark
+        self._pending = bytearray()  # never holds the end of an event
+        self._after_cr = False
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that `data` completes."""
+        if self.broken is not None:
+            return []
+        if self._start is not None:
+            data = self._start + data
+            if len(data) < len(_MARK) and _MARK.startswith(data):
+                self._start = data
+                return []
+            self._start = None
+            data = data.removeprefix(_MARK)
+        if self._after_cr or b"\r" in data:
+            data = self._with_plain_ends(data)
+        pending = self._pending
+        if not pending:
+            last = len(data) - 2
+            if data.find(b"\n") == last and data.startswith(b"data: ") and data.endswith(b"\n") and last <= MAX_EVENT:
+                return [(b"", data[6:last])]  # what nearly every read brings
+            end = data.rfind(b"\n\n")
+            if end < 0:
+                pending += data
+                return self._nothing_yet()
+            ready = data[:end]
+            if end + 2 < len(data):
+                pending += data[end + 2 :]
+        else:
+            searched = len(pending) - 1
+            pending += data
+            end = pending.rfind(b"\n\n", searched)
+            if end < 0:
+                return self._nothing_yet()
+            ready = bytes(pending[:end])
+            del pending[: end + 2]
+        events: list[Event] = []
+        for block in ready.split(b"\n\n"):
+            if len(block) > MAX_EVENT:
+                return self._break(events)
+            if block.startswith(b"data: ") and b"\n" not in block:
+                events.append((b"", block[6:]))
+            elif (event := _read(block)) is not None:
+                events.append(event)
+        if len(pending) > MAX_EVENT + 1:
+            return self._break(events)
+        return events
+
+    def end(self) -> Event | None:
+        """The event that the end of the bytes cut off before its empty line, if there is one. It may be truncated."""
+        if self.broken is not None:
+            return None
+        return _read(bytes(self._pending))
+
+    def _nothing_yet(self) -> list[Event]:
+        return self._break([]) if len(self._pending) > MAX_EVENT + 1 else []
+
+    def _break(self, events: list[Event]) -> list[Event]:
+        self.broken = ProtocolError(f"the upstream sent an event of more than {MAX_EVENT} bytes")
+        self._pending.clear()
+        return events
+
+    def _with_plain_ends(self, data: bytes) -> bytes:
+        if self._after_cr and data.startswith(b"\n"):
+            data = data[1:]
+            if not data:
+                self._after_cr = False
+                return data
+        if data:
+            self._after_cr = data.endswith(b"\r")
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+def _read(block: bytes) -> Event | None:
+    name = b""
+    parts = []
+    for line in block.split(b"\n"):
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            parts.append(value.removeprefix(b" "))
+        elif field == b"event":
+            name = value.removeprefix(b" ")
+    return (name, b"\n".join(parts)) if parts else None

@@ -1,0 +1,209 @@
+"""Usage as OpenAI-like servers report it: numbers that somebody else counted, and that money depends on.
+
+Rule 1  One gate: a count is a whole number from 0 to `MOST`. Where prompt, completion or total is anything else
+        (negative, NaN, a string, a bool, absurdly large), the report is not believed at all.
+Rule 2  Zero is a count. Absent and null are not: a report without `prompt_tokens` or `completion_tokens` is none.
+Rule 3  `prompt_tokens` includes what was read from a cache and written to one; `completion_tokens` includes reasoning.
+        Meters are made disjoint here. A part that is no count is 0, one that is larger than its whole is cut to it,
+        and the usage is marked suspect.
+Rule 4  xAI leaves reasoning out of `completion_tokens` and counts it in `total_tokens` (docs.x.ai: "counted separately
+        from completion_tokens"). Where the total holds exactly the reasoning beyond prompt and completion, it is
+        output. A total that holds anything else beyond them marks the usage suspect.
+"""
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Raw
+
+from tollbridge.values import Usage
+from tollbridge.wire.exchange import Receipt
+
+# Ten times the largest context window there is: a single answer that used more did not.
+MOST = 100_000_000
+MAX_RAW = 1024
+
+# A provider's own money is no business of the caller's; ours stands under the same names.
+_MONEY = ("cost", "cost_details", "is_byok", "balance")
+
+_Count = Annotated[int, Meta(ge=0, le=MOST)]
+
+
+class _PromptDetails(msgspec.Struct, gc=False):
+    cached_tokens: _Count | None = None
+    cache_write_tokens: _Count | None = None  # OpenRouter
+    cache_creation_input_tokens: _Count | None = None  # Qwen
+
+
+class _CompletionDetails(msgspec.Struct, gc=False):
+    reasoning_tokens: _Count | None = None
+
+
+class _Report(msgspec.Struct, gc=False):
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
+    total_tokens: _Count | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+    prompt_cache_hit_tokens: _Count | None = None  # DeepSeek
+    cached_tokens: _Count | None = None  # Moonshot
+
+
+_decode_report = msgspec.json.Decoder(_Report | None).decode
+_decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
+
+
+class _Unbelievable(Exception):
+    """A report that cannot be true."""
+
+
+class Meter:
+    """What one answer's provider reported, as often as it did: the last report that can be believed counts.
+
+    `produces`: whether there is output to report (not with embeddings).
+    """
+
+    def __init__(self, *, produces: bool) -> None:
+        self.usage: Usage | None = None
+        self.reported = b""
+        self._full = b"{}"
+        self._produces = produces
+        self._has_unbelievable = False
+
+    @property
+    def suspect(self) -> bool:
+        """Something was reported, and none of it can be believed."""
+        return self._has_unbelievable and self.usage is None
+
+    def read(self, raw: Raw) -> None:
+        """Take a report: any JSON value."""
+        text = bytes(raw)
+        short = text if len(text) <= MAX_RAW else b""
+        try:
+            usage = _usage(text, short, produces=self._produces)
+        except _Unbelievable:
+            self._has_unbelievable = True
+            if self.usage is None:
+                self.reported = short
+            return
+        if usage is not None:
+            self.usage = usage
+            self.reported = short
+            self._full = text
+
+    def render(self, receipt: Receipt | None) -> Raw | None:
+        """The usage object for the caller; None when nothing is known of it.
+
+        The provider's own members stay as they came, but for its counts (ours, by OpenAI's convention) and its money.
+        """
+        usage = self.usage if receipt is None or receipt.usage is None else receipt.usage
+        if usage is None and receipt is None:
+            return None
+        fields: dict[str, Any] = {}
+        if usage is not None:
+            if not usage.estimated:
+                fields.update(_decode_fields(self._full))
+            fields["prompt_tokens"] = usage.prompt
+            if self._produces:
+                fields["completion_tokens"] = usage.output
+            fields["total_tokens"] = usage.prompt + usage.output
+            written = usage.cache_write + usage.cache_write_1h
+            _add(fields, "prompt_tokens_details", {"cached_tokens": usage.cache_read, "cache_write_tokens": written})
+            _add(fields, "completion_tokens_details", {"reasoning_tokens": usage.reasoning})
+        for name in _MONEY:
+            fields.pop(name, None)
+        if receipt is not None:
+            fields["cost"] = Raw(receipt.charge)
+            fields["cost_details"] = {"upstream_inference_cost": Raw(receipt.cost)}
+            if receipt.balance is not None:
+                fields["balance"] = Raw(receipt.balance)
+        return Raw(msgspec.json.encode(fields))
+
+
+def _add(fields: dict[str, Any], name: str, counts: dict[str, int]) -> None:
+    """What a provider says of cache and reasoning in words of its own, in OpenAI's."""
+    known = {key: count for key, count in counts.items() if count}
+    if not known:
+        return
+    try:
+        given = _decode_fields(fields[name])
+    except (KeyError, msgspec.ValidationError):
+        given = {}
+    fields[name] = {**given, **known}
+
+
+def _usage(text: bytes, raw: bytes, *, produces: bool) -> Usage | None:
+    try:
+        report, is_suspect = _decode_report(text), False
+    except msgspec.ValidationError:
+        report, is_suspect = _leniently(text)
+    if report is None:
+        return None
+    prompt, completion, total = report.prompt_tokens, report.completion_tokens, report.total_tokens
+    if not produces:
+        prompt, completion = (total if prompt is None else prompt), 0
+    elif completion is None and prompt is not None and total is not None and total >= prompt:
+        completion = total - prompt
+    if prompt is None or completion is None:
+        return None
+    beyond = max(0, total - prompt - completion) if produces and total is not None else 0
+    inner = report.prompt_tokens_details or _PromptDetails()
+    read = inner.cached_tokens or report.prompt_cache_hit_tokens or report.cached_tokens or 0
+    written = inner.cache_write_tokens or inner.cache_creation_input_tokens or 0
+    thought = (report.completion_tokens_details and report.completion_tokens_details.reasoning_tokens) or 0
+    is_apart = 0 < beyond == thought
+    output = completion + thought if is_apart else completion
+    return Usage(
+        input=max(0, prompt - read - written),
+        cache_read=min(read, prompt),
+        cache_write=min(written, max(0, prompt - read)),
+        output=output,
+        reasoning=min(thought, output),
+        raw=raw,
+        suspect=is_suspect or read + written > prompt or thought > output or (beyond > 0 and not is_apart),
+    )
+
+
+def _leniently(text: bytes) -> tuple[_Report, bool]:
+    """A report that is not all counts, and whether a part of it had to be left out."""
+    try:
+        document = msgspec.json.decode(text)
+    except msgspec.MsgspecError:
+        raise _Unbelievable from None
+    if not isinstance(document, dict):
+        raise _Unbelievable
+    report = _Report(
+        prompt_tokens=_count(document.get("prompt_tokens")),
+        completion_tokens=_count(document.get("completion_tokens")),
+        total_tokens=_count(document.get("total_tokens")),
+    )
+    is_suspect = False
+    for part in ("prompt_cache_hit_tokens", "cached_tokens"):
+        is_suspect |= _set(report, part, document)
+    read, written = document.get("prompt_tokens_details"), document.get("completion_tokens_details")
+    if isinstance(read, dict):
+        report.prompt_tokens_details = _PromptDetails()
+        for part in _PromptDetails.__struct_fields__:
+            is_suspect |= _set(report.prompt_tokens_details, part, read)
+    if isinstance(written, dict):
+        report.completion_tokens_details = _CompletionDetails()
+        is_suspect |= _set(report.completion_tokens_details, "reasoning_tokens", written)
+    return report, is_suspect
+
+
+def _set(target: msgspec.Struct, name: str, source: dict[str, Any]) -> bool:
+    """Set a part; whether what the source says of it is no count."""
+    try:
+        setattr(target, name, _count(source.get(name)))
+    except _Unbelievable:
+        return True
+    return False
+
+
+def _count(value: Any) -> int | None:
+    """The gate. None stays None; a float that is a whole number is one."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST):
+        return value
+    raise _Unbelievable

@@ -32,10 +32,23 @@ RULES = "tests/test_source_rules.py::test_the_sources_keep_the_rule"
 FENCES = "tests/test_imports.py::test_foreign_packages_stay_behind_their_fences"
 
 KNOWN_BAD = (
-    Row(1, "CVE-2026-42208", "SQL in the Authorization header reached the database", (RULES,)),
+    Row(
+        1,
+        "CVE-2026-42208",
+        "SQL in the Authorization header reached the database",
+        (RULES, "tests/services/test_keys.py::test_sql_in_an_id_or_address_is_text"),
+    ),
     Row(2, "CVE-2026-42271", "any key could have commands run through a test endpoint", (RULES,)),
     Row(3, "CVE-2026-49468", "the path that access was decided by came from the Host header", later=WEB),
-    Row(4, "CVE-2026-35030", "a truncated cache key gave one user another's session", ()),
+    Row(
+        4,
+        "CVE-2026-35030",
+        "a truncated cache key gave one user another's session",
+        (
+            "tests/services/test_keys.py::test_keys_that_share_their_beginning_are_strangers",
+            "tests/services/test_keys.py::test_ten_thousand_digests_of_similar_keys_differ",
+        ),
+    ),
     Row(5, "CVE-2026-47101", "a user made a key with more rights than their own", later=WEB),
     Row(6, "CVE-2026-47102", "a user could write their own role", later=WEB),
     Row(7, "CVE-2026-40217", "code that an administrator pasted left its sandbox", (RULES,)),
@@ -52,20 +65,68 @@ KNOWN_BAD = (
             "tests/test_dependencies.py::test_the_wheel_holds_the_sources_and_nothing_else",
         ),
     ),
-    Row(12, "litellm#34732", "budget checked, then added: a race", ()),
+    Row(
+        12,
+        "litellm#34732",
+        "budget checked, then added: a race",
+        (
+            "tests/store/ledger/test_contract.py::test_fifty_at_once_with_money_for_ten",
+            "tests/store/ledger/test_postgres_races.py::test_fifty_at_once_with_money_for_ten",
+        ),
+    ),
     Row(
         13,
         "litellm#40095",
         "the first requests of an unknown user had no limits",
         ("tests/limits/test_limits.py::test_no_minute_brings_more_than_its_bound",),
     ),
-    Row(14, "litellm#26672", "the budget was only looked at afterwards", ()),
+    Row(
+        14,
+        "litellm#26672",
+        "the budget was only looked at afterwards",
+        (
+            "tests/store/ledger/test_contract.py::test_fifty_at_once_with_money_for_ten",
+            "tests/store/ledger/test_contract.py::test_a_limited_key_spends_no_more_than_its_limit",
+        ),
+    ),
     Row(15, "litellm#28247", "a lost counter was set anew by every node", (FENCES,)),
     Row(16, "litellm#30460", "counters grew on time-outs", (FENCES,)),
-    Row(17, "litellm#33872", "taken from the queue, then the commit failed: spending lost", ()),
-    Row(18, "litellm#30039", "an error in reconciling skipped the charge", ()),
-    Row(19, "litellm#34238", "each process fell back to its own stale figure", ()),
-    Row(20, "litellm#27639", "reservations leaked, and requests were refused for nothing", ()),
+    Row(
+        17,
+        "litellm#33872",
+        "taken from the queue, then the commit failed: spending lost",
+        (
+            "tests/store/ledger/test_postgres_outages.py::test_a_database_killed_under_load_loses_no_end_and_doubles_none",
+        ),
+    ),
+    Row(
+        18,
+        "litellm#30039",
+        "an error in reconciling skipped the charge",
+        (
+            "tests/store/ledger/test_postgres_outages.py::test_ends_outlive_both_the_database_and_the_process",
+            "tests/store/ledger/test_contract.py::test_one_bad_operation_fails_nobody_else",
+        ),
+    ),
+    Row(
+        19,
+        "litellm#34238",
+        "each process fell back to its own stale figure",
+        (
+            "tests/store/ledger/test_postgres_races.py::test_fifty_at_once_with_money_for_ten",
+            "tests/store/ledger/test_postgres_races.py::test_a_fenced_process_gets_no_more_and_its_true_ends_are_charged_once",
+        ),
+    ),
+    Row(
+        20,
+        "litellm#27639",
+        "reservations leaked, and requests were refused for nothing",
+        (
+            "tests/store/ledger/test_contract.py::test_whoever_no_longer_waits_holds_nothing",
+            "tests/store/ledger/test_contract.py::test_a_process_that_died_has_its_holds_ended_before_the_next_one_serves",
+            "tests/store/ledger/test_postgres_races.py::test_what_a_node_that_never_returns_had_open_is_ended_once",
+        ),
+    ),
     Row(
         21,
         "litellm#14457",
@@ -96,12 +157,29 @@ KNOWN_BAD = (
     Row(27, "litellm#10973", "a model that costs nothing was refused for want of budget", ()),
     Row(28, "litellm#40291", "each replica counted tokens per minute for itself", later=REDIS),
     Row(29, "litellm#35273", "a hung Redis hung every request", later=REDIS),
-    Row(30, "litellm#20288", "keys in the text of errors", ()),
+    Row(
+        30,
+        "litellm#20288",
+        "keys in the text of errors",
+        (
+            "tests/upstream/test_pool_connecting.py::test_an_error_carries_no_credential",
+            "tests/cli/test_canary.py::test_no_command_prints_a_secret_of_the_configuration",
+            "tests/cli/test_serve.py::test_a_running_gateway_prints_no_secret",
+        ),
+    ),
     Row(31, "CVE-2026-41432", "an empty webhook secret verified everything", later=PAYMENTS),
     Row(32, "new-api#4353", "an order of one payment method completed through another", later=PAYMENTS),
     Row(33, "CVE-2026-30886", "another user's task by its id", later=WEB),
     Row(34, "CVE-2026-25591", "wildcards in a search kept the database busy", later=WEB),
-    Row(35, "new-api#6609", "quota checked, then taken: a race", ()),
+    Row(
+        35,
+        "new-api#6609",
+        "quota checked, then taken: a race",
+        (
+            "tests/store/ledger/test_contract.py::test_fifty_at_once_with_money_for_ten",
+            "tests/store/ledger/test_postgres_races.py::test_fifty_at_once_with_money_for_ten",
+        ),
+    ),
     Row(36, "new-api#4302", "one voucher redeemed twice at once", later=PAYMENTS),
     Row(37, "new-api#5556", "refunded twice: state and amount in two transactions", later=PAYMENTS),
     Row(38, "new-api#4211", "a refund raised the total, which was a second counter", later=PAYMENTS),
@@ -123,19 +201,58 @@ KNOWN_BAD = (
     Row(41, "new-api#5288", "the text of an error was billed as output", ()),
     Row(42, "new-api#4344", "a client that left without a stream", ()),
     Row(43, "new-api#7486", "billed at the end of a broken stream, and again for the retry", ()),
-    Row(44, "one-api#2440", "no reservation for those who are rich", ()),
-    Row(45, "one-api#2397", "FOR UPDATE silently left out on one of the databases", ()),
+    Row(
+        44,
+        "one-api#2440",
+        "no reservation for those who are rich",
+        ("tests/store/ledger/test_contract.py::test_the_rich_hold_like_everybody",),
+    ),
+    Row(
+        45,
+        "one-api#2397",
+        "FOR UPDATE silently left out on one of the databases",
+        (
+            "tests/services/test_credit.py::test_grants_and_calls_at_once_lose_nothing",
+            "tests/store/ledger/test_contract.py::test_fifty_at_once_with_money_for_ten",
+        ),
+    ),
     Row(46, "CVE-2026-45339", "a second header with a key skipped the restrictions", later=ANTHROPIC),
     Row(47, "CVE-2026-45349", "another user's chat by its id", later=WEB),
-    Row(48, "CVE-2026-45400", "two parsers read one URL differently", ()),
-    Row(49, "CVE-2026-45401", "a redirect after the address had been checked", ()),
+    Row(
+        48,
+        "CVE-2026-45400",
+        "two parsers read one URL differently",
+        (
+            "tests/gateway/test_request.py::test_provider_gets_the_body_as_it_came_but_for_its_own_model_name_and_credential",
+        ),
+    ),
+    Row(
+        49,
+        "CVE-2026-45401",
+        "a redirect after the address had been checked",
+        ("tests/upstream/test_connection.py::test_answers",),
+    ),
     Row(50, "CVE-2026-27812", "the link to reset a password pointed where the Host header said", later=MAIL),
-    Row(51, "CVE-2026-48746", "access decided by a path taken from the request's URL", ()),
+    Row(
+        51,
+        "CVE-2026-48746",
+        "access decided by a path taken from the request's URL",
+        ("tests/edge/test_server_answers.py::test_targets_are_split_and_decoded",),
+    ),
     Row(52, "CVE-2025-62727", "a Range header that took quadratic time", later=WEB),
     Row(53, "otari#128", "a stream that failed before its first chunk kept its hold", ()),
     Row(54, "litellm-rs#720", "our own refusals counted as the provider's failures", ()),
     Row(55, "fail-open limiters", "no limits while the shared counters were away", later=REDIS),
-    Row(56, "uvicorn#157", "no deadline for a client that sends its request slowly", ()),
+    Row(
+        56,
+        "uvicorn#157",
+        "no deadline for a client that sends its request slowly",
+        (
+            "tests/edge/test_server_deadlines.py::test_a_head_that_is_not_whole_in_time_is_a_408",
+            "tests/edge/test_server_deadlines.py::test_dripping_gains_no_time_for_a_head",
+            "tests/edge/test_server_deadlines.py::test_slow_clients_do_not_slow_the_others_and_are_all_closed",
+        ),
+    ),
 )
 
 

@@ -19,6 +19,8 @@ MAY_RUN = {"store/schema.py": {"create_subprocess_exec"}}
 HIDDEN_STATE = {"ContextVar", "local"}
 
 SECRET_WORDS = {"digest", "secret", "password", "pepper", "mac", "hmac", "signature", "token", "credential"}
+# Digests that are recomputed from rows, to find changed ones: there is nothing to guess.
+PUBLIC_DIGESTS = {"store/verify.py"}
 SQL_START = re.compile(
     r"\s*(SELECT|INSERT (OR \w+ )?INTO|UPDATE|DELETE FROM|WITH|CREATE|ALTER|DROP|TRUNCATE|PRAGMA|COPY|LOCK|NOTIFY"
     r"|SET (LOCAL )?\w+|BEGIN|ATTACH)\b"
@@ -56,6 +58,8 @@ def runners(source: Source) -> Iterator[str]:
 
 def compared_secrets(source: Source) -> Iterator[str]:
     """`==` takes longer the more of a secret is right: compare by `hmac.compare_digest`, or look up by digest."""
+    if str(source.path) in PUBLIC_DIGESTS:
+        return
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Compare) and any(isinstance(op, ast.Eq | ast.NotEq) for op in node.ops):
             sides = [node.left, *node.comparators]
@@ -175,7 +179,7 @@ def test_the_sources_keep_the_rule(rule: object) -> None:
 def test_no_exception_outlives_its_file() -> None:
     paths = {str(source.path) for source in product()}
     assert set(LONG_FILES) <= paths
-    assert set(MAY_RUN) <= paths
+    assert set(MAY_RUN) | PUBLIC_DIGESTS <= paths
 
 
 @pytest.mark.parametrize(

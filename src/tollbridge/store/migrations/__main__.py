@@ -100,7 +100,8 @@ async def _migrate_postgres(url: str) -> None:
                 async with connection.transaction():
                     found = await connection.fetchval(schema.POSTGRES_TABLE)
                     revision = await connection.fetchval(schema.REVISION) if found else None
-                    await connection.execute(steps("postgresql", revision))
+                    if text := steps("postgresql", revision):
+                        await connection.execute(text)
             except asyncpg.LockNotAvailableError:
                 if time.monotonic() > deadline:
                     raise

@@ -1,0 +1,456 @@
+"""A5–A9: any interleaving of what can happen to the books, against a model that is written another way.
+
+The model knows nothing of `decide`: it keeps one list of what happened and computes everything from it each time.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
+
+from tollbridge.core.ledger import (
+    MAX_AMOUNT,
+    Balance,
+    Book,
+    Checkpoint,
+    Decision,
+    End,
+    Ended,
+    EndRow,
+    Entry,
+    Extend,
+    Held,
+    Hold,
+    KeyState,
+    Kind,
+    Noted,
+    OpenHold,
+    Operation,
+    Post,
+    Posted,
+    Record,
+    Refusal,
+    Refused,
+    State,
+    Verdict,
+    decide,
+    epoch_of,
+    grant,
+    hold_id,
+    refund,
+    top_up,
+    usage_entries,
+)
+from tollbridge.values import Outcome
+
+ACCOUNTS = (1, 2)
+# Key → account, limit.
+KEYS = {10: (1, None), 11: (1, 300), 20: (2, None), 21: (2, 40)}
+amounts = st.integers(0, 120)
+
+
+def record(outcome: Outcome = Outcome.COMPLETED, cost: int = 0) -> Record:
+    return Record(started_at=0, duration_ms=0, price_version=0, outcome=outcome, cost=cost)
+
+
+class Store:
+    """What a database does: keep the rows of decisions, and give out copies of them."""
+
+    def __init__(self) -> None:
+        self.state = State(
+            balances={account: Balance(account, 0, 0, 0) for account in ACCOUNTS},
+            keys={key: KeyState(key, account, live=True, limit=limit) for key, (account, limit) in KEYS.items()},
+            holds={},
+            ends={},
+            posted=set(),
+        )
+        self.usage: dict[int, EndRow] = {}
+        self.journal: dict[str, Post] = {}
+        self.hold_rows: dict[int, int] = {}
+        self.checkpoints: dict[int, Checkpoint] = {}
+
+    def apply(self, operations: list[Operation], now: int) -> list[Verdict]:
+        """One batch. Only what the decision says reaches the rows."""
+        state = copy.deepcopy(self.state)
+        decision = decide(state, operations, now)
+        self.write(decision)
+        # An engine loads what is stored: so does the next batch here.
+        state.balances = {**self.state.balances, **copy.deepcopy(decision.balances)}
+        state.keys = {**self.state.keys, **copy.deepcopy(decision.keys)}
+        self.state = state
+        return decision.verdicts
+
+    def write(self, decision: Decision) -> None:
+        for hold, _ in decision.holds:
+            assert hold.id not in self.hold_rows, "a hold was written twice"
+            self.hold_rows[hold.id] = hold.amount - sum(hold.steps.values())
+        for hold_id_, step, amount in decision.steps:
+            assert amount >= 0
+            assert step > 0
+            assert hold_id_ in self.hold_rows
+        for end in decision.ends:
+            assert end.hold not in self.usage, "a hold ended twice"
+            self.usage[end.hold] = end
+        for post in decision.posts:
+            assert post.idempotency_key not in self.journal, "a transaction happened twice"
+            self.journal[post.idempotency_key] = post
+        self.checkpoints.update(decision.checkpoints)
+        for hold_id_ in decision.forgotten:
+            self.checkpoints.pop(hold_id_, None)
+
+
+class Books(RuleBasedStateMachine):
+    """Batches of one operation or of many; the same operations again, late, for the wrong account, out of order."""
+
+    holds: Bundle[Hold] = Bundle("holds")
+    done: Bundle[Operation] = Bundle("done")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = Store()
+        self.now = 1_000
+        self.counter = 0
+        self.steps: dict[int, int] = {}
+        # The model: amounts by hold, in the order in which they were granted.
+        self.held: dict[int, int] = {}
+        self.open: set[int] = set()
+        self.of: dict[int, Hold] = {}
+        self.first: dict[int, Ended] = {}
+        self.overdrawn: set[int] = set()
+
+    # --- what the model says ---
+
+    def balance(self, account: int) -> tuple[int, int, int]:
+        """(paid, promo, held) from everything that ever happened."""
+        paid = promo = 0
+        posts = [post for post in self.store.journal.values() if post.account_id == account]
+        ends = [end for end in self.store.usage.values() if end.account_id == account]
+        for entries in [*(post.entries for post in posts), *map(usage_entries, ends)]:
+            paid += sum(entry.amount for entry in entries if entry.book is Book.CUSTOMER_PAID)
+            promo += sum(entry.amount for entry in entries if entry.book is Book.CUSTOMER_PROMO)
+        return paid, promo, sum(self.held[hold] for hold in self.open if self.of[hold].account_id == account)
+
+    def available(self, account: int) -> int:
+        paid, promo, held = self.balance(account)
+        return paid + promo - held
+
+    def left(self, key: int) -> int | None:
+        limit = KEYS[key][1]
+        if limit is None:
+            return None
+        spent = sum(end.charge for end in self.store.usage.values() if end.key_id == key)
+        return limit - spent - sum(self.held[hold] for hold in self.open if self.of[hold].key_id == key)
+
+    def one(self, op: Operation) -> Verdict:
+        (verdict,) = self.store.apply([op], self.now)
+        return verdict
+
+    # --- what can happen ---
+
+    @rule(target=holds, key=st.sampled_from(sorted(KEYS)), want=amounts, least=amounts)
+    def hold(self, key: int, want: int, least: int) -> Any:
+        want, least = max(want, least), min(want, least)
+        account = KEYS[key][0]
+        self.counter += 1
+        op = Hold(id=hold_id(1, self.counter), account_id=account, key_id=key, want=want, least=least)
+        available, left = self.available(account), self.left(key)
+        verdict = self.one(op)
+        if isinstance(verdict, Held):
+            expected = min(want, max(0, available), *([] if left is None else [max(0, left)]))
+            assert least <= verdict.amount == expected
+            self.held[op.id] = verdict.amount
+            self.open.add(op.id)
+            self.of[op.id] = op
+            assert verdict.available == self.available(account)
+            return op
+        assert isinstance(verdict, Refused)
+        posted = sum(self.balance(account)[:2])
+        if verdict.why is Refusal.KEY_LIMIT:
+            assert left is not None
+            assert least > left
+        else:
+            assert least > available or posted <= 0
+            assert verdict.why is (Refusal.IN_FLIGHT if 0 < least <= posted else Refusal.INSUFFICIENT)
+        return multiple()
+
+    @rule(target=done, hold=holds, want=amounts, least=amounts, again=st.booleans())
+    def extend(self, hold: Hold, want: int, least: int, again: bool) -> Any:
+        want, least = max(want, least), min(want, least)
+        step = self.steps.get(hold.id, 0) + (not again or not self.steps.get(hold.id))
+        op = Extend(hold=hold.id, account_id=hold.account_id, key_id=hold.key_id, step=step, want=want, least=least)
+        available, left, before = self.available(hold.account_id), self.left(hold.key_id), self.held[hold.id]
+        verdict = self.one(op)
+        if hold.id not in self.open:
+            assert verdict == Refused(why=Refusal.NO_HOLD)
+        elif step == self.steps.get(hold.id):
+            assert verdict == Held(amount=before, available=available)
+        elif isinstance(verdict, Held):
+            more = verdict.amount - before
+            assert least <= more <= min(want, max(0, available), *([] if left is None else [max(0, left)]))
+            self.held[hold.id] = verdict.amount
+            self.steps[hold.id] = step
+        else:
+            assert least > available or (left is not None and least > left) or available <= 0
+        return op
+
+    @rule(target=done, hold=holds, charge=st.integers(0, 400), cost=st.integers(0, 50))
+    def end(self, hold: Hold, charge: int, cost: int) -> Any:
+        """Settle (a charge) or release (0): the first time it counts."""
+        op = End(hold=hold.id, account_id=hold.account_id, key_id=hold.key_id, charge=charge, record=record(cost=cost))
+        stored = self.store.usage.get(hold.id)
+        paid, promo, held = self.balance(hold.account_id)
+        own, left = self.held[hold.id], self.left(hold.key_id)
+        verdict = self.one(op)
+        assert isinstance(verdict, Ended)
+        if stored is None:
+            self.open.remove(hold.id)
+            self.first[hold.id] = verdict
+            assert verdict.charged + verdict.loss == charge
+            assert not verdict.repeated
+            assert verdict.promo == min(verdict.charged, promo)
+            if hold.account_id not in self.overdrawn:
+                # A7: its own hold and what is available; of a limited key no more than is left.
+                most = own + max(0, paid + promo - held)
+                if left is not None:
+                    most = min(most, own + max(0, left))
+                assert verdict.charged == min(charge, most)
+        elif verdict.repeated:
+            assert (verdict.charged, verdict.promo, verdict.loss) == (stored.charge, stored.promo, stored.loss)
+            assert self.balance(hold.account_id) == (paid, promo, held)
+        else:
+            # A6: swept before it ended; only ever more.
+            assert stored.record.outcome is Outcome.SWEPT
+            more = verdict.charged - stored.charge
+            assert more + verdict.loss == charge - stored.charge > 0
+            assert more == max(0, min(charge - stored.charge, paid + promo - held))
+            assert f"late/{hold.id}" in self.store.journal
+        assert verdict.available == self.available(hold.account_id)
+        return op
+
+    @rule(hold=holds, charge=st.integers(0, 200))
+    def checkpoint(self, hold: Hold, charge: int) -> None:
+        op = Checkpoint(hold=hold.id, account_id=hold.account_id, key_id=hold.key_id, charge=charge, record=record())
+        before = self.balance(hold.account_id)
+        assert self.one(op) == Noted()
+        assert self.balance(hold.account_id) == before
+        assert (hold.id in self.store.checkpoints) == (hold.id in self.open)
+
+    @rule(target=done, hold=holds)
+    def sweep(self, hold: Hold) -> Any:
+        """Its process has gone: at the last checkpoint, else for nothing."""
+        noted = self.store.checkpoints.get(hold.id)
+        op = End(
+            hold=hold.id,
+            account_id=hold.account_id,
+            key_id=hold.key_id,
+            charge=noted.charge if noted else 0,
+            record=record(Outcome.SWEPT),
+        )
+        was_open = hold.id in self.open
+        verdict = self.one(op)
+        assert isinstance(verdict, Ended)
+        assert verdict.repeated != was_open
+        if was_open:
+            self.open.remove(hold.id)
+            self.first[hold.id] = verdict
+        return op
+
+    @rule(target=done, account=st.sampled_from(ACCOUNTS), amount=st.integers(1, 500), fee=st.integers(0, 3))
+    def top_up(self, account: int, amount: int, fee: int) -> Any:
+        op = top_up(account, amount, fee=min(fee, amount), idempotency_key=self.key(), reason="", actor="")
+        return self.post(op, amount, 0)
+
+    @rule(target=done, account=st.sampled_from(ACCOUNTS), amount=st.integers(1, 200))
+    def grant(self, account: int, amount: int) -> Any:
+        return self.post(grant(account, amount, idempotency_key=self.key(), reason="", actor=""), 0, amount)
+
+    @rule(target=done, account=st.sampled_from(ACCOUNTS), amount=st.integers(1, 300))
+    def refund(self, account: int, amount: int) -> Any:
+        op = refund(account, amount, idempotency_key=self.key(), reason="", actor="")
+        self.post(op, -amount, 0)
+        if self.available(account) < 0 or self.balance(account)[0] < 0:
+            self.overdrawn.add(account)
+        return op
+
+    @rule(account=st.sampled_from(ACCOUNTS), paid=st.integers(-200, 200), promo=st.integers(-200, 200))
+    def adjust(self, account: int, paid: int, promo: int) -> None:
+        lines = ((Book.CUSTOMER_PAID, paid), (Book.CUSTOMER_PROMO, promo), (Book.LOSS, -paid - promo))
+        entries = tuple(Entry(book, amount) for book, amount in lines)
+        op = Post(idempotency_key=self.key(), kind=Kind.ADJUSTMENT, account_id=account, entries=entries)
+        before = self.balance(account)
+        verdict = self.one(op)
+        after = (before[0] + paid, before[1] + promo, before[2])
+        if isinstance(verdict, Posted):
+            assert self.balance(account) == after
+            assert sum(after[:2]) - after[2] >= 0 or paid + promo >= 0
+            assert after[0] >= 0 or paid >= 0
+        else:
+            assert self.balance(account) == before
+            assert min(after[0], after[1], after[0] + after[1] - after[2]) < 0
+
+    @rule(op=done)
+    def again(self, op: Operation) -> None:
+        """Anything sent twice: nothing moves."""
+        before = [self.balance(account) for account in ACCOUNTS]
+        late = set(self.store.journal)
+        self.one(op)
+        if set(self.store.journal) == late:
+            assert [self.balance(account) for account in ACCOUNTS] == before
+
+    @rule(hold=holds, charge=amounts)
+    def end_for_another(self, hold: Hold, charge: int) -> None:
+        other = 3 - hold.account_id
+        op = End(hold=hold.id, account_id=other, key_id=20, charge=charge, record=record())
+        before = [self.balance(account) for account in ACCOUNTS]
+        self.one(op)
+        assert [self.balance(account) for account in ACCOUNTS] == before
+
+    @rule(ops=st.lists(st.tuples(st.sampled_from(sorted(KEYS)), amounts), min_size=2, max_size=6))
+    def batch(self, ops: list[tuple[int, int]]) -> None:
+        """Many in one transaction are as many one after the other."""
+        holds = []
+        for key, want in ops:
+            self.counter += 1
+            holds.append(Hold(id=hold_id(1, self.counter), account_id=KEYS[key][0], key_id=key, want=want, least=want))
+        alone = copy.deepcopy(self.store)
+        one_by_one = [alone.apply([op], self.now)[0] for op in holds]
+        assert self.store.apply(list(holds), self.now) == one_by_one
+        ends: list[Operation] = []
+        for op, verdict in zip(holds, one_by_one, strict=True):
+            if isinstance(verdict, Held):
+                self.held[op.id], self.of[op.id] = verdict.amount, op
+                ends += [
+                    End(hold=op.id, account_id=op.account_id, key_id=op.key_id, charge=op.want, record=record())
+                ] * 2
+        for verdict in self.store.apply(ends, self.now)[1::2]:
+            assert isinstance(verdict, Ended)
+            assert verdict.repeated
+
+    def post(self, op: Post, paid: int, promo: int) -> Post:
+        before = self.balance(op.account_id)
+        assert isinstance(self.one(op), Posted)
+        assert self.balance(op.account_id) == (before[0] + paid, before[1] + promo, before[2])
+        return op
+
+    def key(self) -> str:
+        self.counter += 1
+        return f"key-{self.counter}"
+
+    # --- what is always true ---
+
+    @invariant()
+    def the_rows_are_what_happened(self) -> None:
+        for account in ACCOUNTS:
+            row = self.store.state.balances[account]
+            assert (row.paid, row.promo, row.held) == self.balance(account)
+            assert row.promo >= 0
+            assert row.held >= 0
+            if account not in self.overdrawn:
+                assert row.available >= 0
+                assert row.paid >= 0
+        for key, (_, limit) in KEYS.items():
+            spend = self.store.state.keys[key]
+            mine = [hold for hold in self.open if self.of[hold].key_id == key]
+            if limit is not None:
+                assert spend.held == sum(self.held[hold] for hold in mine)
+                assert spend.spent == sum(end.charge for end in self.store.usage.values() if end.key_id == key)
+                assert spend.spent <= limit
+
+    @invariant()
+    def every_hold_is_open_or_ended_once(self) -> None:
+        assert set(self.store.state.holds) == self.open
+        assert set(self.store.usage) | self.open == set(self.store.hold_rows)
+        assert not set(self.store.usage) & self.open
+        for hold, end in self.store.usage.items():
+            assert end.held == self.held[hold]
+
+    @invariant()
+    def everything_sums_to_zero(self) -> None:
+        transactions = [post.entries for post in self.store.journal.values()]
+        transactions += [usage_entries(end) for end in self.store.usage.values()]
+        for entries in transactions:
+            assert sum(entry.amount for entry in entries) == 0
+
+
+@pytest.mark.parametrize(
+    "examples", [pytest.param(150, id="short"), pytest.param(10_000, id="long", marks=pytest.mark.soak)]
+)
+def test_any_interleaving_keeps_the_books(examples: int) -> None:
+    run_state_machine_as_test(
+        Books, settings=settings(max_examples=examples, stateful_step_count=50, deadline=None, print_blob=True)
+    )
+
+
+# --- single rules -------------------------------------------------------------------------------------------------
+
+
+def state(paid: int = 0, promo: int = 0, **key: Any) -> State:
+    return State(
+        balances={1: Balance(1, paid, promo, 0)},
+        keys={10: KeyState(10, 1, **{"live": True, **key})},
+        holds={},
+        ends={},
+        posted=set(),
+    )
+
+
+def test_an_id_names_the_process_and_counts() -> None:
+    assert epoch_of(hold_id(7, 12345)) == 7
+    assert hold_id(7, 1) < hold_id(7, 2) < hold_id(8, 0) < 1 << 63
+
+
+def test_a_key_that_has_expired_gets_nothing() -> None:
+    op = Hold(id=1, account_id=1, key_id=10, want=1, least=1)
+    for now, allowed in ((99, True), (100, False), (101, False)):
+        (verdict,) = decide(state(paid=10, expires_at=100), [op], now).verdicts
+        assert isinstance(verdict, Held) == allowed
+
+
+def test_a_hold_expires_after_its_time_to_live() -> None:
+    op = Hold(id=1, account_id=1, key_id=10, want=1, least=1, ttl_ms=500)
+    ((_, expires_at),) = decide(state(paid=10), [op], 1_000).holds
+    assert expires_at == 1_500
+
+
+@pytest.mark.parametrize("amount", [-1, MAX_AMOUNT, 1 << 63, 1 << 200])
+def test_an_amount_out_of_range_is_refused_everywhere(amount: int) -> None:
+    """A9: nothing wraps, because nothing of that size comes in."""
+    running = OpenHold(1, 1, 10, 5, limited=False, steps={})
+    operations: list[Callable[[], Operation]] = [
+        lambda: Hold(id=2, account_id=1, key_id=10, want=amount, least=0),
+        lambda: Hold(id=2, account_id=1, key_id=10, want=0, least=amount),
+        lambda: Extend(hold=1, account_id=1, key_id=10, step=1, want=amount, least=0),
+        lambda: End(hold=1, account_id=1, key_id=10, charge=amount, record=record()),
+        lambda: Checkpoint(hold=1, account_id=1, key_id=10, charge=amount, record=record()),
+        lambda: top_up(1, amount, idempotency_key="k", reason="", actor=""),
+        lambda: grant(1, amount, idempotency_key="k", reason="", actor=""),
+        lambda: refund(1, amount, idempotency_key="k", reason="", actor=""),
+    ]
+    for make in operations:
+        rows = state(paid=100)
+        rows.holds[1] = copy.deepcopy(running)
+        rows.balances[1].held = 5
+        with pytest.raises(ValueError):
+            decide(rows, [make()], 0)
+
+
+def test_a_sum_out_of_range_is_refused() -> None:
+    rows = state(paid=MAX_AMOUNT - 10)
+    with pytest.raises(ValueError):
+        decide(rows, [top_up(1, 11, idempotency_key="k", reason="", actor="")], 0)
+    assert rows.balances[1].paid == MAX_AMOUNT - 10
+
+
+@pytest.mark.parametrize("entries", [(), (Entry(Book.LOSS, 1),), (Entry(Book.LOSS, 1), Entry(Book.FEES, -2))])
+def test_a_transaction_that_does_not_sum_to_zero_is_a_mistake(entries: tuple[Entry, ...]) -> None:
+    with pytest.raises(ValueError):
+        decide(state(), [Post(idempotency_key="k", kind=Kind.ADJUSTMENT, account_id=1, entries=entries)], 0)
+
+
+def test_whose_fee_is_more_than_the_payment_is_a_mistake() -> None:
+    with pytest.raises(ValueError):
+        top_up(1, 10, fee=11, idempotency_key="k", reason="", actor="")

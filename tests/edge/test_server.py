@@ -23,11 +23,15 @@ import asyncio, resource, sys
 from tests.edge.raw import Asgi, echo
 from tollbridge.edge.server import listen, serve
 
-if sys.argv[1] != "0":
-    resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[1])))
+soft, hard = int(sys.argv[1]), int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 async def app(downstream, scope):
-    if scope["path"] == "/stream":
+    if scope["path"] == "/files":
+        downstream.respond(200, [], b"%d %d" % (
+            resource.getrlimit(resource.RLIMIT_NOFILE)[0], downstream.connection.shared.max_connections
+        ))
+    elif scope["path"] == "/stream":
         downstream.start(200, [], b"first ")
         await asyncio.sleep(0.6)
         downstream.end(b"last")
@@ -51,8 +55,8 @@ print("imported", *names, flush=True)
 class Process:
     """`serve` in a process of its own. `port` is where it listens."""
 
-    def __init__(self, open_files: int) -> None:
-        command = [sys.executable, "-c", APPLICATION, str(open_files)]
+    def __init__(self, soft: int, hard: int) -> None:
+        command = [sys.executable, "-c", APPLICATION, str(soft), str(hard)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["src", "."])}
         self.process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -78,8 +82,9 @@ class Process:
 
 
 @contextmanager
-def process(open_files: int = 0) -> Iterator[Process]:
-    started = Process(open_files)
+def process(soft: int = 1024, hard: int = 1024) -> Iterator[Process]:
+    """With these limits of open files."""
+    started = Process(soft, hard)
     try:
         yield started
     finally:
@@ -193,7 +198,7 @@ def test_what_does_not_finish_in_time_is_cancelled_and_settled_before_the_lifesp
 
 
 def test_running_out_of_files_neither_ends_nor_blocks_the_server() -> None:
-    with process(open_files=64) as serving, ExitStack() as stack:
+    with process(64, 64) as serving, ExitStack() as stack:
         held = stack.enter_context(Client(serving.server))
         assert held.send(GET).response().status == 200
         clients = []
@@ -213,6 +218,11 @@ def test_running_out_of_files_neither_ends_nor_blocks_the_server() -> None:
         for client in clients:
             client.close()
         eventually(serving.answers)
+
+
+def test_more_files_are_opened_where_that_is_allowed_and_half_are_for_clients() -> None:
+    with process(100, 900) as serving:
+        assert ask(serving.server, b"GET /files HTTP/1.1\r\nHost: a\r\n\r\n").body == b"900 450"
 
 
 def cpu_seconds(pid: int) -> float:

@@ -1,6 +1,7 @@
 """One request and its answer, through `Downstream`."""
 
 import asyncio
+import json
 import logging
 import re
 import socket
@@ -11,6 +12,7 @@ import pytest
 from tests.edge.raw import GET, HEADERS, Asgi, Client, ask, echo, eventually, post, running
 
 from tollbridge.edge.downstream import Downstream
+from tollbridge.errors import PaymentRequired
 
 
 def test_an_answer_leaves_in_one_segment_with_length_and_date() -> None:
@@ -292,6 +294,19 @@ def test_an_exception_is_a_500_that_tells_nothing_and_the_connection_goes_on(
         assert b"Traceback" not in answer.body
         assert client.send(post(b"abc", "/fine")).response().body == b"fine"
     assert "a secret from the inside" in caplog.text
+
+
+def test_an_error_of_ours_that_the_application_lets_through_is_its_answer(caplog: pytest.LogCaptureFixture) -> None:
+    async def refuses(_downstream: Downstream, _scope: Any) -> None:
+        raise PaymentRequired("Too little credit.", extra={"balance_usd": b"0.25"}, headers={"retry-after": "3"})
+
+    with running(refuses) as server, Client(server) as client:
+        for _ in range(2):
+            answer = client.send(GET).response()
+            assert (answer.status, answer.headers["retry-after"]) == (402, "3")
+            assert answer.error["code"] == "insufficient_credits"
+            assert json.loads(answer.body)["balance_usd"] == 0.25
+    assert not caplog.records
 
 
 def test_an_exception_in_the_middle_of_an_answer_cuts_it(caplog: pytest.LogCaptureFixture) -> None:

@@ -80,6 +80,22 @@ def test_a_client_that_leaves_is_noticed_once_and_at_once(leave: Callable[[Clien
     assert app.after == [True]
 
 
+def test_a_callback_that_fails_harms_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+    async def fails(downstream: Downstream, _scope: Any) -> None:
+        downstream.on_disconnect(lambda: 1 / 0)  # type: ignore[arg-type]
+        downstream.start(200, HEADERS, b"x")
+        while not downstream.paused:
+            downstream.write(b"x" * 65536)
+        await asyncio.sleep(1.5)
+
+    with running(fails, stall=0.2) as server, Client(server, receive_buffer=4096) as client:
+        client.send(GET)  # and cut by the sweep
+        eventually(lambda: "ZeroDivisionError" in caplog.text)
+        assert server.started
+        with Client(server) as other:
+            assert other.send(GET).file.readline() == b"HTTP/1.1 200 OK\r\n"
+
+
 @LEAVING
 def test_a_client_that_leaves_after_its_answer_is_nobodys_business(leave: Callable[[Client], None]) -> None:
     called: list[int] = []

@@ -10,16 +10,8 @@ import pytest
 from tests.edge.raw import GET, HEADERS, Client, echo, eventually, post, running
 
 from tollbridge.edge.downstream import Downstream
-from tollbridge.errors import RequestTimedOut
 
 BODY_HEAD = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n"
-
-
-async def tell(downstream: Downstream, scope: Any) -> None:
-    try:
-        await echo(downstream, scope)
-    except RequestTimedOut as error:
-        downstream.refuse(error)
 
 
 def seconds_until_close(client: Client) -> float:
@@ -29,7 +21,7 @@ def seconds_until_close(client: Client) -> float:
 
 
 def test_a_head_that_is_not_whole_in_time_is_a_408() -> None:
-    with running(tell, head_timeout=0.3) as server, Client(server) as client:
+    with running(echo, head_timeout=0.3) as server, Client(server) as client:
         client.send(GET[:20])
         answer = client.response()
         assert (answer.status, answer.error["code"]) == (408, "request_timeout")
@@ -38,7 +30,7 @@ def test_a_head_that_is_not_whole_in_time_is_a_408() -> None:
 
 
 def test_dripping_gains_no_time_for_a_head() -> None:
-    with running(tell, head_timeout=0.4) as server, Client(server) as client:
+    with running(echo, head_timeout=0.4) as server, Client(server) as client:
         started = time.monotonic()
         client.send(b"GET / HTTP/1.1\r\n")
         client.socket.settimeout(0.05)
@@ -52,20 +44,20 @@ def test_dripping_gains_no_time_for_a_head() -> None:
 
 
 def test_a_connection_without_a_byte_is_closed_without_one() -> None:
-    with running(tell, head_timeout=0.3) as server, Client(server) as client:
+    with running(echo, head_timeout=0.3) as server, Client(server) as client:
         started = time.monotonic()
         assert client.closed()
         assert 0.2 < time.monotonic() - started < 2
 
 
 def test_empty_lines_gain_no_time() -> None:
-    with running(tell, head_timeout=0.3) as server, Client(server) as client:
+    with running(echo, head_timeout=0.3) as server, Client(server) as client:
         client.send(b"\r\n" * 100)
         assert client.closed()
 
 
 def test_a_body_that_is_not_whole_in_time_is_a_408_from_the_application_that_waits_for_it() -> None:
-    with running(tell, body_timeout=0.3, head_timeout=60.0) as server, Client(server) as client:
+    with running(echo, body_timeout=0.3, head_timeout=60.0) as server, Client(server) as client:
         client.send(BODY_HEAD)
         for _ in range(3):
             client.send(b"x")
@@ -80,7 +72,7 @@ def test_a_body_that_is_not_whole_in_time_is_a_408_from_the_application_that_wai
 def test_the_time_for_a_body_begins_when_it_is_asked_for() -> None:
     async def late(downstream: Downstream, scope: Any) -> None:
         await asyncio.sleep(0.5)
-        await tell(downstream, scope)
+        await echo(downstream, scope)
 
     with running(late, body_timeout=0.3) as server, Client(server) as client:
         client.send(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n")
@@ -102,7 +94,7 @@ def test_an_answered_request_whose_body_never_ends_is_closed() -> None:
 
 
 def test_an_idle_connection_is_closed_and_a_used_one_is_not() -> None:
-    with running(tell, keep_alive=0.6) as server, Client(server) as client:
+    with running(echo, keep_alive=0.6) as server, Client(server) as client:
         for _ in range(4):
             time.sleep(0.3)
             assert client.send(GET).response().status == 200
@@ -112,7 +104,7 @@ def test_an_idle_connection_is_closed_and_a_used_one_is_not() -> None:
 def test_no_deadline_runs_while_the_answer_is_made() -> None:
     async def slow(downstream: Downstream, scope: Any) -> None:
         await asyncio.sleep(0.8)
-        await tell(downstream, scope)
+        await echo(downstream, scope)
 
     with running(slow, head_timeout=0.2, body_timeout=0.2, keep_alive=0.2) as server, Client(server) as client:
         assert client.send(post(b"abc")).response().body == b"POST / abc"
@@ -121,7 +113,7 @@ def test_no_deadline_runs_while_the_answer_is_made() -> None:
 def test_a_late_second_head_waits_for_the_first_answer() -> None:
     async def slow(downstream: Downstream, scope: Any) -> None:
         await asyncio.sleep(0.8)
-        await tell(downstream, scope)
+        await echo(downstream, scope)
 
     with running(slow, head_timeout=0.3) as server, Client(server) as client:
         client.send(GET + GET[:10])
@@ -133,7 +125,7 @@ def test_a_blocked_loop_does_not_punish_those_who_were_in_time() -> None:
     async def block(downstream: Downstream, scope: Any) -> None:
         if scope["path"] == "/block":
             time.sleep(2.0)  # noqa: ASYNC251
-        await tell(downstream, scope)
+        await echo(downstream, scope)
 
     with running(block, head_timeout=0.5, sweep=0.1) as server, Client(server) as one, Client(server) as other:
         one.send(post(b"", "/block"))
@@ -155,7 +147,7 @@ def latencies(client: Client, count: int) -> list[float]:
 
 @pytest.mark.parametrize(("sockets", "requests"), [(500, 400), pytest.param(500, 20_000, marks=pytest.mark.soak)])
 def test_slow_clients_do_not_slow_the_others_and_are_all_closed(sockets: int, requests: int) -> None:
-    with running(tell, head_timeout=3.0, body_timeout=3.0) as server, ExitStack() as stack:
+    with running(echo, head_timeout=3.0, body_timeout=3.0) as server, ExitStack() as stack:
         fast = stack.enter_context(Client(server))
         latencies(fast, 50)
         before = latencies(fast, requests)

@@ -238,17 +238,25 @@ class Downstream(RequestResponseCycle):
         self.disconnected = True
         self._forget()
         if callback is not None:
-            callback()
+            try:
+                callback()
+            except Exception:  # it must not take the sweep over the other connections down
+                _LOGGER.exception("the application failed to let a client go")
 
     # ASGI
 
     async def run_asgi(self, app: ASGI3Application) -> None:
-        """One request of the application, kept from harming the connection whatever it does."""
+        """One request of the application, kept from harming the connection whatever it does.
+
+        An ApiError that it lets through is its answer, in OpenAI's shape.
+        """
         try:
             await app(self.scope, self.receive, self.send)
         except asyncio.CancelledError:  # the time for a graceful shutdown is over
             self._give_up(Unavailable("The server is shutting down."))
             raise
+        except ApiError as error:
+            self._give_up(error)
         except Exception:
             if not self.disconnected:
                 _LOGGER.exception("the application failed")

@@ -25,6 +25,7 @@ from tollbridge.edge.connection import Connection, ServerLimits, Shared
 __all__ = ["LoopLag", "Server", "ServerLimits", "listen", "serve"]
 
 _BACKLOG = 2048
+_MOST_FILES = 65_536
 _LAG_TICK = 0.25
 _DRAIN_TICK = 0.05
 # After cancelling what did not end in time: seconds to settle it.
@@ -50,6 +51,7 @@ def serve(
     `on_drain` is called once, when no more connections are taken; `on_reload` at each SIGHUP. A second SIGTERM or
     SIGINT does not wait. SystemExit(3) when the application's start-up failed. Nothing is printed.
     """
+    _open_more_files()
     Server(app, sock, limits, on_drain=on_drain, on_reload=on_reload).run()
 
 
@@ -169,7 +171,15 @@ class LoopLag:
         self._timer = loop.call_at(now + _LAG_TICK, self._tick, loop, now + _LAG_TICK)
 
 
+def _open_more_files() -> None:
+    """Raises the soft limit of open files, 1024 by custom for programs that use select(), as far as is allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < enough:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
+
+
 def _affordable_connections() -> int:
     """Half of the files that the process may open: each request may need a connection to an upstream too."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 1 << 20 if soft == resource.RLIM_INFINITY else max(soft // 2, 16)
+    return max(soft if soft != resource.RLIM_INFINITY else _MOST_FILES, 32) // 2

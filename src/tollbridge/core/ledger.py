@@ -460,7 +460,7 @@ def _checkpoint(state: State, op: Checkpoint, out: Decision) -> Verdict:
 
 
 def _post(state: State, op: Post, out: Decision) -> Verdict:
-    if sum(entry.amount for entry in op.entries) != 0:
+    if not op.entries or sum(entry.amount for entry in op.entries) != 0:
         raise ValueError(f"the entries of {op.idempotency_key} do not sum to zero")
     for entry in op.entries:
         if abs(entry.amount) >= MAX_AMOUNT:
@@ -471,6 +471,8 @@ def _post(state: State, op: Post, out: Decision) -> Verdict:
     if op.idempotency_key in state.posted:
         return Posted(available=balance.available, repeated=True)
     paid, promo = _effect(op.entries)
+    if max(abs(balance.paid + paid), abs(balance.promo + promo)) >= MAX_AMOUNT:
+        raise ValueError(f"{op.idempotency_key} takes the balance out of range")
     takes_more_than_is_free = paid + promo < 0 and balance.available + paid + promo < 0
     takes_more_than_was_paid = paid < 0 and balance.paid + paid < 0
     overdraws = takes_more_than_is_free or takes_more_than_was_paid

@@ -17,7 +17,7 @@ import msgspec
 import uvloop
 
 from bench import native, process
-from bench.gateways import CHAT
+from bench.gateways import CHAT, MODEL
 from bench.measure import Bench
 from bench.peers import NotRunError
 from tollbridge.core.ledger import End, Ended, Held, Hold, Record
@@ -29,7 +29,9 @@ from tollbridge.store.db import open_database
 from tollbridge.store.keys import NewKey
 from tollbridge.store.ledger.sqlite import SqliteLedger
 from tollbridge.upstream.pool import Limits, Pool
-from tollbridge.values import Outcome
+from tollbridge.values import Outcome, Price, Route, Upstream
+from tollbridge.wire import openai_chat, translate
+from tollbridge.wire.exchange import Receipt
 
 AT_ONCE = 64
 OPERATIONS = 64_000
@@ -44,11 +46,12 @@ USAGE = b'{"prompt_tokens":31,"completion_tokens":24,"total_tokens":55,"prompt_t
 
 @dataclass(frozen=True)
 class Part:
-    """A measured part. `budget_us` and `cpu_us` are microseconds of CPU per request."""
+    """A measured part. `budget_us` and `cpu_us` are microseconds of CPU per request; without a budget of its own it is
+    a share of what the others leave."""
 
     name: str
     what: str
-    budget_us: float
+    budget_us: float | None
     cpu_us: float
 
 
@@ -186,11 +189,40 @@ async def _open_books(path: Path) -> tuple[SqliteLedger, int, int]:
     return ledger, account.id, known.key_id
 
 
+def _wire(setting: Setting) -> float:
+    body, answer = Path(setting.body).read_bytes(), ANSWER.replace(b"}]}", b'}],"usage":%s}' % USAGE)
+    price = Price(input=150_000, output=600_000, cache_read=150_000, cache_write=150_000, cache_write_1h=150_000)
+    upstream = Upstream(
+        name="mock",
+        provider="mock",
+        dialect="openai_chat",
+        base_url="http://mock/v1",
+        auth="bearer",
+        credential="sk-mock",
+    )
+    route = Route(model=MODEL, upstream=upstream, upstream_model=MODEL, price=price, cost=price)
+    receipt = Receipt(charge=b"0.00001905", cost=b"0.00001905", balance=b"999999.99998095")
+
+    def call(count: int) -> None:
+        for _ in range(count):
+            request = openai_chat.parse(body)
+            exchange = translate.exchange(
+                request, route, "chatcmpl-6be84cfe244d86e8d042f4100f635387", 1_800_000_000, None
+            )
+            exchange.request()
+            reply = exchange.response(answer)
+            assert reply.usage is not None
+            reply.render(receipt)
+
+    return _cpu_us(call)
+
+
 # name → (what it is, its budget in µs, how it is measured)
-PARTS: dict[str, tuple[str, float, Callable[[Setting], float]]] = {
+PARTS: dict[str, tuple[str, float | None, Callable[[Setting], float]]] = {
     "server": ("a request read whole, a fixed answer written", 41, _server),
     "ledger": ("hold and settle, each awaited until it is on the disk", 26, _ledger),
     "upstream client": ("a call over a kept connection, its answer read whole", 19, _upstream),
+    "wire": ("of all else: parsing the request, reading the answer, writing the receipt into it", None, _wire),
 }
 
 

@@ -230,18 +230,19 @@ def _footprint(results: Results) -> str:
 
 def _parts(results: Results) -> str:
     ours = results.rows.get("tollbridge")
-    rows = [[part.name, f"{part.budget_us:g}", _micros(part.cpu_us), part.what] for part in results.parts]
+
+    def cells(part: Part) -> list[str]:
+        budget = "–" if part.budget_us is None else f"{part.budget_us:g}"
+        return [part.name, budget, _micros(part.cpu_us), part.what]
+
+    main = [part for part in results.parts if part.budget_us is not None]
+    rows = [cells(part) for part in main]
     if ours:
-        whole = ours.levels[FULL].per_request_us
-        known = sum(part.cpu_us for part in results.parts)
-        rows.append(
-            [
-                "all else",
-                "30",
-                _micros(whole - known),
-                "the whole less the parts above: catalog, admission, relay, settlement, headers",
-            ]
-        )
+        whole = _request(ours)
+        rest = whole - sum(part.cpu_us for part in main)
+        rows.append(["all else", "30", _micros(rest), "the whole less the parts above"])
+    rows += [cells(part) for part in results.parts if part.budget_us is None]
+    if ours:
         rows.append(["the whole", "115", _micros(whole), f"per request at {FULL} connections"])
     return _table(("part", "budget µs", "CPU µs", "what"), rows)
 

@@ -14,7 +14,7 @@ import pytest
 from bench.gateways import CHAT, GATEWAYS
 from bench.measure import LEVELS, Cost, Memory, Row
 
-from bench import native, process, report
+from bench import native, parts, process, report
 
 CORE = min(os.sched_getaffinity(0))
 JSON_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
@@ -37,7 +37,11 @@ def mock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[process.Tre
 
 def body(directory: Path, *, stream: bool = False) -> Path:
     path = directory / "body.json"
-    path.write_bytes(msgspec.json.encode({"model": "gpt-4o-mini", "stream": stream, "messages": []}))
+    path.write_bytes(
+        msgspec.json.encode(
+            {"model": "gpt-4o-mini", "stream": stream, "messages": [{"role": "user", "content": "Hello"}]}
+        )
+    )
     return path
 
 
@@ -156,6 +160,17 @@ def test_cpu_counts_children_that_live_and_children_that_ended(tmp_path: Path) -
         finally:
             tree.stop()
         assert not tree.running
+
+
+@pytest.mark.parametrize("name", parts.PARTS)
+def test_each_part_can_be_measured_alone(
+    name: str, mock: tuple[process.Tree, native.Target], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "OPERATIONS", 640)
+    monkeypatch.setattr(parts, "WARM_UP", 64)
+    _, _, measurement = parts.PARTS[name]
+    used_us = measurement(parts.Setting(mock[1].port, CORE, str(body(tmp_path)), str(tmp_path)))
+    assert 1 < used_us < 5_000
 
 
 def row(name: str, *, request_us: float, chunk_us: float) -> Row:

@@ -46,9 +46,12 @@ class Crew:
                 pipe.send(None)
         for member, pipe in self._members:
             member.join(20)
+            hangs = member.exitcode is None
+            member.kill()
+            member.join()
             pipe.close()
-            assert member.exitcode is not None, "a member hangs"
             member.close()
+            assert not hangs, "a member hangs"
 
     def run(self, script: Script, *args: Any) -> list[Any]:
         """In each member that lives, at one moment."""

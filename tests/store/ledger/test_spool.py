@@ -39,8 +39,7 @@ async def kept(spool: Spool, *operations: Kept) -> OSError | None:
 
 def with_spool(directory: Path, scenario: Callable[[Spool], Awaitable[None]]) -> None:
     async def main() -> None:
-        spool = Spool(directory, ROOT = Path(__file__).resolve().parents[3]
-EPOCH, STARTED_AT)
+        spool = Spool(directory, EPOCH, STARTED_AT)
         try:
             await scenario(spool)
         finally:
@@ -67,8 +66,7 @@ def test_what_was_kept_comes_back_as_it_was(tmp_path: Path) -> None:
 
     with_spool(tmp_path, scenario)
     (leftover,) = leftovers(tmp_path)
-    assert (leftover.epoch, leftover.started_at) == (ROOT = Path(__file__).resolve().parents[3]
-EPOCH, STARTED_AT)
+    assert (leftover.epoch, leftover.started_at) == (EPOCH, STARTED_AT)
     assert leftover.operations == operations
     assert not leftover.damaged
     leftover.remove()

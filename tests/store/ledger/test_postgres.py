@@ -1,0 +1,244 @@
+"""The ledger on PostgreSQL, where it can do what no other engine can do wrong."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import uvloop
+from tests.servers import HOST, free_port
+from tests.store.books import Books, Customer, Engine, serving, with_books
+from tests.store.ledger.crew import Crew, proved, query
+
+from tollbridge.core.ledger import Checkpoint, Ended, Held, Noted, Operation, Refusal, Refused
+from tollbridge.errors import ConfigError, InternalError, Unavailable
+from tollbridge.store.ledger.postgres import PostgresLedger
+
+BACKENDS = "FROM pg_stat_activity WHERE application_name = 'tollbridge ledger' AND datname = current_database()"
+
+
+@asynccontextmanager
+async def locked(engine: Engine, customer: Customer) -> AsyncIterator[None]:
+    """Somebody else has the account's row."""
+    database = engine.database()
+    await database.start()
+    async with database.transaction() as tx:
+        await tx.fetch("SELECT 1 FROM balance WHERE account_id = $1 FOR UPDATE", customer.account_id)
+        yield
+    await database.close()
+
+
+def test_what_has_queued_is_one_transaction(postgres_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        customer = await books.customer(paid=10_000)
+        before = books.ledger.counters.batches
+        holds = [books.hold_op(customer, 10) for _ in range(300)]
+        verdicts = await asyncio.gather(*map(books.ledger.submit, holds))
+        assert all(isinstance(verdict, Held) for verdict in verdicts)
+        await asyncio.gather(*(books.end(op.id, customer, 3) for op in holds))
+        assert books.ledger.counters.batches - before == 2
+        assert books.ledger.counters.commit_us > 0
+
+    with_books(postgres_engine, scenario)
+
+
+def test_a_value_that_cannot_be_stored_fails_alone(postgres_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        customer = await books.customer(paid=1_000)
+        ids = [await books.held(customer, 10) for _ in range(6)]
+        ends = [books.end_op(id_, customer, 5) for id_ in ids]
+        # The server takes no NUL in a text, the driver no number above 64 bits.
+        broken: list[dict[str, Any]] = [{"finish": "st\0op"}, {"duration_ms": 1 << 70}, {"finish": "\ud800"}]
+        for place, fields in zip((1, 3, 4), broken, strict=True):
+            record = msgspec.structs.replace(ends[place].record, **fields)
+            ends[place] = msgspec.structs.replace(ends[place], record=record)
+        results = await asyncio.gather(*map(books.ledger.submit, ends), return_exceptions=True)
+        assert [isinstance(result, Ended) for result in results] == [True, False, True, False, False, True]
+        assert all(isinstance(results[place], InternalError | ValueError) for place in (1, 3, 4))
+        assert not books.ledger.failed
+        for place in (1, 3, 4):
+            await books.end(ids[place], customer, 5)
+
+    with_books(postgres_engine, scenario)
+
+
+def test_a_row_that_others_have_locked_is_waited_for(postgres_engine: Engine) -> None:
+    """Longer than one statement may wait, so that the batch is rolled back and tried again."""
+
+    async def scenario(books: Books) -> None:
+        customer, other = await books.customer(paid=100), await books.customer(paid=100)
+        async with locked(postgres_engine, customer):
+            asked = [books.ledger.submit(books.hold_op(each, 10)) for each in (customer, other)]
+            await asyncio.sleep(0.8)
+        assert await asyncio.gather(*asked) == [Held(amount=10, available=90)] * 2
+        assert books.ledger.counters.retries > 0
+
+    with_books(postgres_engine, scenario)
+
+
+def test_a_ledger_that_is_behind_refuses_holds_and_takes_ends(postgres_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        customer = await books.customer(paid=100)
+        running = await books.held(customer, 10)
+        async with locked(postgres_engine, customer):
+            first = books.ledger.submit(books.hold_op(customer, 10))
+            await asyncio.sleep(0.02)
+            second = books.ledger.submit(books.hold_op(customer, 10))
+            await asyncio.sleep(0.3)
+            with pytest.raises(Unavailable) as refused:
+                books.ledger.submit(books.hold_op(customer, 10))
+            assert refused.value.code == "overloaded"
+            ended = books.ledger.submit(books.end_op(running, customer, 10))
+            assert books.ledger.depth() == 3
+        assert isinstance(await first, Held)
+        assert isinstance(await second, Held)
+        await ended
+        await books.held(customer, 10)
+
+    with_books(postgres_engine, scenario)
+
+
+def test_a_hold_that_somebody_else_ended_takes_no_extension_and_no_checkpoint(postgres_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        customer = await books.customer(paid=100)
+        extended, noted, ended = [await books.held(customer, 10) for _ in range(3)]
+        async with serving(postgres_engine) as others:
+            for id_ in (extended, noted, ended):
+                await others.end(id_, customer, 4)
+        refusal = await books.ledger.submit(books.extend_op(extended, customer, 1, 10))
+        assert refusal == Refused(why=Refusal.NO_HOLD)
+        note = Checkpoint(
+            hold=noted, account_id=customer.account_id, key_id=customer.key_id, charge=9, record=books.record(9)
+        )
+        assert await books.ledger.submit(note) == Noted()
+        again = await books.end(ended, customer, 9)
+        assert (again.repeated, again.charged) == (True, 4)
+        assert await books.count("hold_step") == await books.count("checkpoint") == 0
+        assert await books.balance(customer) == (88, 0, 0)
+
+    with_books(postgres_engine, scenario)
+
+
+@pytest.mark.parametrize("when", ["idle", "under load"])
+def test_a_connection_that_is_cut_off_is_replaced_without_a_refusal(postgres_engine: Engine, when: str) -> None:
+    async def scenario(books: Books) -> None:
+        customer = await books.customer(paid=1 << 40)
+        over = False
+
+        async def client() -> None:
+            while not over:
+                await books.end(await books.held(customer, 10), customer, 1)
+
+        clients = [asyncio.create_task(client()) for _ in range(8 if when == "under load" else 0)]
+        for _ in range(5):
+            assert await books.database.fetch(f"SELECT pg_terminate_backend(pid) {BACKENDS}") == [(True,)]
+            await asyncio.sleep(0.1)
+            await books.end(await books.held(customer, 10), customer, 1)
+        over = True
+        await asyncio.gather(*clients)
+
+    with_books(postgres_engine, scenario)
+
+
+def test_a_newer_version_may_add_a_column_beside_it(postgres_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        customer = await books.customer(paid=100, limit=100)
+        for table in ("hold", "usage", "balance", "key_spend", "api_key", "process"):
+            running = await books.held(customer, 10)
+            await books.database.execute(f"ALTER TABLE {table} ADD COLUMN new_in_{table} bigint")
+            await books.end(running, customer, 1)
+
+    with_books(postgres_engine, scenario)
+
+
+def test_an_amount_that_cannot_be_stops_all_paid_work(postgres_engine: Engine) -> None:
+    async def scenario() -> None:
+        async with serving(postgres_engine) as books:
+            customer = await books.customer(paid=100)
+            running = await books.held(customer, 10)
+            await books.database.execute("UPDATE balance SET held = 3")  # by hand
+            with pytest.raises(InternalError):
+                await books.ledger.submit(books.end_op(running, customer, 10))
+            assert books.ledger.failed
+            with pytest.raises(Unavailable):
+                books.ledger.submit(books.hold_op(customer, 1))
+
+    asyncio.run(scenario())
+
+
+def test_an_operation_that_comes_after_the_stop_is_told(postgres_engine: Engine) -> None:
+    async def scenario() -> None:
+        async with serving(postgres_engine) as books:
+            customer = await books.customer(paid=100)
+            running = await books.held(customer, 10)
+            await books.ledger.stop()
+            end: Operation = books.end_op(running, customer, 1)
+            with pytest.raises(Unavailable):
+                await books.ledger.submit(end)
+            with pytest.raises(Unavailable):
+                books.ledger.submit(books.hold_op(customer, 1))
+
+    asyncio.run(scenario())
+
+
+def test_a_start_that_cannot_be_says_why(postgres_engine: Engine, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with pytest.raises(Unavailable):
+            await PostgresLedger(f"postgresql://postgres@{HOST}:{free_port()}/x", 1, tmp_path).start()
+        async with serving(postgres_engine) as books:
+            (tmp_path / "file").touch()
+            ledger = PostgresLedger(postgres_engine.url, books.process.epoch, tmp_path / "file")
+            with pytest.raises(ConfigError, match="file"):
+                await ledger.start()
+            await ledger.stop()
+
+    asyncio.run(scenario())
+
+
+async def keep_busy(books: Books, customer: Customer, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        await books.end(await books.held(customer, 10), customer, 1)
+
+
+async def process_id(_: Books) -> int:
+    return os.getpid()
+
+
+def test_a_process_that_stops_in_the_middle_of_a_batch_does_not_keep_its_accounts_locked(
+    postgres_engine: Engine,
+) -> None:
+    async def stop_inside_a_transaction(books: Books, pid: int) -> None:
+        for _ in range(500):
+            os.kill(pid, signal.SIGSTOP)
+            await asyncio.sleep(0.01)
+            if await books.database.fetch(f"SELECT 1 {BACKENDS} AND state = 'idle in transaction'"):
+                return
+            os.kill(pid, signal.SIGCONT)
+            await asyncio.sleep(0.004)
+        pytest.fail("it was never met inside a transaction")
+
+    async def scenario() -> None:
+        async with serving(postgres_engine) as books:
+            customer = await books.customer(paid=1 << 40)
+            with Crew(postgres_engine, 1) as crew:
+                pid = crew.run_on(0, process_id)
+                busy = asyncio.create_task(asyncio.to_thread(crew.run_on, 0, keep_busy, customer, 4.0))
+                await asyncio.sleep(0.1)
+                try:
+                    await stop_inside_a_transaction(books, pid)
+                    async with asyncio.timeout(1.6):
+                        await keep_busy(books, customer, 0.1)
+                finally:
+                    os.kill(pid, signal.SIGCONT)
+                await busy
+
+    uvloop.run(scenario())
+    assert uvloop.run(proved(postgres_engine)).open_holds == 0
+    assert uvloop.run(query(postgres_engine, "SELECT count(*) FROM usage WHERE charge <> 1")) == [(0,)]

@@ -267,10 +267,10 @@ class SqliteLedger:
             except Exception as own_error:
                 if self._stop_or_wait(batch[number:], own_error):
                     return
-                _log.exception("operation refused: %s", type(item[0]).__name__)
-                self._tell(self._reject, [item], own_error if isinstance(own_error, ValueError) else InternalError(""))
                 if _is_impossible(own_error):
                     self._fail(own_error)
+                _log.exception("the ledger cannot do this: %s", type(item[0]).__name__)
+                self._tell(self._reject, [item], own_error if isinstance(own_error, ValueError) else _broken())
             else:
                 self._tell(self._resolve, [item], verdicts)
 
@@ -490,6 +490,10 @@ def _is_impossible(error: Exception) -> bool:
 
 def _away() -> Unavailable:
     return Unavailable("The ledger cannot be written at the moment. Nothing was charged.", code="ledger_unavailable")
+
+
+def _broken() -> InternalError:
+    return InternalError("The ledger failed.")
 
 
 def _refuse(future: asyncio.Future[Verdict], error: Exception) -> None:

@@ -47,19 +47,19 @@ class Callers:
         self._well_formed = well_formed
         self._digest = digest
         self._plans = plans
-        self._known: dict[bytes, tuple[float, Caller | None]] = {}
+        # By the whole of what was presented: no two keys can ever share an entry.
+        self._known: dict[tuple[bytes | None, bytes | None], tuple[float, Caller | None]] = {}
 
     async def of(self, authorization: bytes | None, api_key: bytes | None) -> Caller:
         """The caller of a request with this `Authorization` header, or this `x-api-key`; raises `InvalidApiKey`."""
-        key = _credential(authorization, api_key)
-        digest = self._digest(key)
+        presented = (authorization, api_key)
         now = time.monotonic()
-        known = self._known.get(digest)
+        known = self._known.get(presented)
         if known is None or known[0] <= now:
-            known = (now + TTL_S, await self._look_up(key, digest))
+            known = (now + TTL_S, await self._look_up(_credential(authorization, api_key)))
             if len(self._known) >= MOST_REMEMBERED:
                 self._known.clear()
-            self._known[digest] = known
+            self._known[presented] = known
         caller = known[1]
         if caller is None:
             raise InvalidApiKey("Incorrect API key provided: it is unknown, was revoked or has expired.")
@@ -69,10 +69,10 @@ class Callers:
         """Something about keys, accounts or plans has changed."""
         self._known.clear()
 
-    async def _look_up(self, key: str, digest: bytes) -> Caller | None:
+    async def _look_up(self, key: str) -> Caller | None:
         if not self._well_formed(key):
             raise InvalidApiKey("Incorrect API key provided: this is not a key of this service.")
-        row = await self._find(digest)
+        row = await self._find(self._digest(key))
         if row is None or not row.live:
             return None
         plan = self._plan(row.plan)

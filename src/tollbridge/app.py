@@ -5,16 +5,13 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib.resources import files
 from typing import Any
-
-import msgspec
 
 from tollbridge import __version__, values
 from tollbridge.config import ProviderSettings, Settings
 from tollbridge.core import catalog as catalogs
 from tollbridge.core import keys
-from tollbridge.core.catalog import Catalog, ModelRow
+from tollbridge.core.catalog import Catalog
 from tollbridge.edge import demo
 from tollbridge.edge.inference import Inference, Vital
 from tollbridge.edge.server import LoopLag, Server, ServerLimits, listen
@@ -27,6 +24,7 @@ from tollbridge.gateway.streams import LiveStreams
 from tollbridge.jobs import Jobs
 from tollbridge.limits.memory import MemoryLimiter
 from tollbridge.services import first_run, secrets
+from tollbridge.services.catalog import shipped_models
 from tollbridge.services.secrets import Secrets
 from tollbridge.store import keys as key_rows
 from tollbridge.store import prices, processes, schema
@@ -39,10 +37,6 @@ from tollbridge.upstream import auth, pool
 from tollbridge.upstream.health import Health
 
 log = logging.getLogger("tollbridge")
-
-
-class _ShippedModels(msgspec.Struct, forbid_unknown_fields=True):
-    models: tuple[ModelRow, ...]
 
 
 class Gateway:
@@ -226,8 +220,7 @@ class Gateway:
 
     async def _read_catalog(self, settings: Settings) -> Catalog:
         """The catalog with the price versions that it has in the database."""
-        shipped = msgspec.json.decode((files("tollbridge") / "data" / "catalog.json").read_bytes(), type=_ShippedModels)
-        rows = catalogs.overlay(shipped.models, settings.models)
+        rows = catalogs.overlay(shipped_models(), settings.models)
         if self._demo is not None:
             rows = catalogs.serve_all_by(rows, demo.NAME)
         upstreams = {name: each.value for name, each in self._upstreams.items()}

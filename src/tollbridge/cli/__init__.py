@@ -17,7 +17,7 @@ from tollbridge.cli.shell import Commands
 __all__ = ["main"]
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings={"max_content_width": 100})
 @click.version_option(__version__, prog_name="tollbridge")
 def main() -> None:
     """Run a gateway to language models, and keep its books.

@@ -253,6 +253,20 @@ def test_a_command_makes_a_new_database_by_itself(tmp_path: Path) -> None:
     assert (tmp_path / "data" / "tollbridge.db").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_place_where_nothing_can_be_made_is_said(shell: Shell) -> None:
+    (shell.directory / "file").touch()
+    says = "tollbridge: file/data/tollbridge.db: the database cannot be made: Not a directory"
+    assert shell.refused("account", "list", "--data-dir", "file/data") == says
+    done = shell.process("serve", "--port", "0", "--data-dir", "file/data")
+    assert (done.code, done.out, done.err.splitlines()[-1]) == (1, "", says)
+
+
+def test_a_file_that_is_no_database_is_said(shell: Shell) -> None:
+    (shell.directory / "data" / "tollbridge.db").write_text("no database, whatever its name says")
+    assert "damaged" in shell.refused("account", "list")
+    assert shell("doctor").code == 1
+
+
 def test_a_database_of_another_version_is_left_alone(shell: Shell) -> None:
     change_by_hand("UPDATE alembic_version SET version_num = 'other'")
     assert "the database has schema other" in shell.refused("account", "list")

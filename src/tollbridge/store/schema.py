@@ -5,7 +5,7 @@ import os
 import sys
 from contextlib import suppress
 
-from tollbridge.errors import TollbridgeError
+from tollbridge.errors import ConfigError, TollbridgeError
 from tollbridge.store.db import Database, open_database, sqlite_path
 
 HEAD = "0001"
@@ -65,5 +65,8 @@ async def migrate(url: str) -> bool:
 def _create(url: str) -> None:
     """The file for its owner alone; SQLite gives its log the same rights."""
     path = sqlite_path(url)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise ConfigError(f"{path}: the database cannot be made: {error.strerror}") from error

@@ -19,6 +19,7 @@ from tests.store.ledger.crew import Crew, proved, query
 from tollbridge.core.ledger import Checkpoint, Ended, Held, Noted, Operation, Refusal, Refused
 from tollbridge.errors import ConfigError, InternalError, Unavailable
 from tollbridge.store.ledger.postgres import PostgresLedger
+from tollbridge.values import Outcome
 
 BACKENDS = "FROM pg_stat_activity WHERE application_name = 'tollbridge ledger' AND datname = current_database()"
 
@@ -82,6 +83,20 @@ def test_a_row_that_others_have_locked_is_waited_for(postgres_engine: Engine) ->
     with_books(postgres_engine, scenario)
 
 
+def test_a_hold_whose_caller_leaves_while_it_is_made_is_given_back(postgres_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        customer = await books.customer(paid=100)
+        async with locked(postgres_engine, customer):
+            asked = books.ledger.submit(books.hold_op(customer, 10))
+            await asyncio.sleep(0.1)
+            asked.cancel()
+        await books.end(await books.held(customer, 10), customer, 1)
+        assert await books.balance(customer) == (99, 0, 0)
+        assert await books.database.fetch("SELECT charge FROM usage WHERE outcome = $1", Outcome.CLIENT_LEFT) == [(0,)]
+
+    with_books(postgres_engine, scenario)
+
+
 def test_a_ledger_that_is_behind_refuses_holds_and_takes_ends(postgres_engine: Engine) -> None:
     async def scenario(books: Books) -> None:
         customer = await books.customer(paid=100)
@@ -107,7 +122,8 @@ def test_a_ledger_that_is_behind_refuses_holds_and_takes_ends(postgres_engine: E
 def test_a_hold_that_somebody_else_ended_takes_no_extension_and_no_checkpoint(postgres_engine: Engine) -> None:
     async def scenario(books: Books) -> None:
         customer = await books.customer(paid=100)
-        extended, noted, ended = [await books.held(customer, 10) for _ in range(3)]
+        # One more that runs: the account's `held` alone would not show that something is wrong.
+        extended, noted, ended, running = [await books.held(customer, 10) for _ in range(4)]
         async with serving(postgres_engine) as others:
             for id_ in (extended, noted, ended):
                 await others.end(id_, customer, 4)
@@ -120,7 +136,26 @@ def test_a_hold_that_somebody_else_ended_takes_no_extension_and_no_checkpoint(po
         again = await books.end(ended, customer, 9)
         assert (again.repeated, again.charged) == (True, 4)
         assert await books.count("hold_step") == await books.count("checkpoint") == 0
-        assert await books.balance(customer) == (88, 0, 0)
+        assert await books.balance(customer) == (88, 0, 10)
+        await books.end(running, customer, 0)
+
+    with_books(postgres_engine, scenario)
+
+
+def test_whoever_fences_a_process_waits_for_its_batch(postgres_engine: Engine) -> None:
+    """So that a sweep that follows finds every hold that was granted."""
+
+    async def scenario(books: Books) -> None:
+        customer = await books.customer(paid=100)
+        async with locked(postgres_engine, customer):
+            asked = books.ledger.submit(books.hold_op(customer, 10))
+            await asyncio.sleep(0.1)
+            fence = asyncio.create_task(books.database.execute("UPDATE process SET fenced_at = 1"))
+            await asyncio.sleep(0.1)
+            assert not fence.done()
+        assert isinstance(await asked, Held)
+        await fence
+        assert await books.ledger.submit(books.hold_op(customer, 10)) == Refused(why=Refusal.FENCED)
 
     with_books(postgres_engine, scenario)
 

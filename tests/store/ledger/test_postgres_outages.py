@@ -197,6 +197,7 @@ class Cutter:
     def __init__(self, port: int) -> None:
         self.cut: int | None = None
         self.cuts = 0
+        self.refuses = False
         self._port = port
 
     @asynccontextmanager
@@ -206,11 +207,10 @@ class Cutter:
             yield server.sockets[0].getsockname()[1]
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            up_reader, up_writer = await asyncio.open_connection(HOST, self._port)
-        except OSError:
+        if self.refuses:
             writer.transport.abort()
             return
+        up_reader, up_writer = await asyncio.open_connection(HOST, self._port)
         down = asyncio.create_task(self._copy(up_reader, writer))
         try:
             while data := await reader.read(65_536):
@@ -244,42 +244,68 @@ class Cutter:
 class Through(Engine):
     """Everything reaches the database directly, but for the ledger."""
 
-    ledger_url = ""
+    def __init__(self, engine: Engine, port: int) -> None:
+        super().__init__(engine.url, engine.directory)
+        self._ledger_url = engine.url.replace(f":{port_of(engine)}/", f":{port}/") + "?sslmode=disable"
 
     def ledger(self, epoch: int) -> Ledger:
-        return PostgresLedger(self.ledger_url, epoch, self.directory)
+        return PostgresLedger(self._ledger_url, epoch, self.directory)
+
+
+def port_of(engine: Engine) -> int:
+    return int(engine.url.partition("@")[2].partition(":")[2].partition("/")[0])
+
+
+@asynccontextmanager
+async def serving_through_cutter(engine: Engine) -> AsyncIterator[tuple[Books, Cutter]]:
+    cutter = Cutter(port_of(engine))
+    async with cutter.listening() as port, serving(Through(engine, port)) as books:
+        yield books, cutter
 
 
 @pytest.mark.parametrize("trials", [50, pytest.param(200, marks=pytest.mark.soak)])
 def test_a_commit_that_nobody_answered_is_neither_lost_nor_done_twice(postgres_engine: Engine, trials: int) -> None:
-    host_and_database = postgres_engine.url.partition("@")[2]
-    port = int(host_and_database.partition(":")[2].partition("/")[0])
-
     async def scenario() -> int:
-        cutter = Cutter(port)
         charged = 0
-        async with cutter.listening() as own_port:
-            engine = Through(postgres_engine.url, postgres_engine.directory)
-            engine.ledger_url = postgres_engine.url.replace(f":{port}/", f":{own_port}/") + "?sslmode=disable"
-            async with serving(engine) as books:
-                customer = await books.customer(paid=PLENTY)
-                for trial in range(trials):
-                    cutter.cut = trial % 3
-                    id_ = await books.held(customer, AMOUNT)
-                    extended = books.ledger.submit(books.extend_op(id_, customer, 1, AMOUNT))
-                    assert await extended == Held(amount=2 * AMOUNT, available=PLENTY - charged - 2 * AMOUNT)
-                    cutter.cut = (trial // 3) % 3
-                    ended = await books.end(id_, customer, trial)
-                    assert (ended.charged, ended.loss) == (trial, 0)
-                    charged += trial
-                    assert ended.available == PLENTY - charged
-                assert cutter.cuts == 2 * trials
+        async with serving_through_cutter(postgres_engine) as (books, cutter):
+            customer = await books.customer(paid=PLENTY)
+            for trial in range(trials):
+                cutter.cut = trial % 3
+                id_ = await books.held(customer, AMOUNT)
+                extended = books.ledger.submit(books.extend_op(id_, customer, 1, AMOUNT))
+                assert await extended == Held(amount=2 * AMOUNT, available=PLENTY - charged - 2 * AMOUNT)
+                cutter.cut = (trial // 3) % 3
+                ended = await books.end(id_, customer, trial)
+                assert (ended.charged, ended.loss) == (trial, 0)
+                charged += trial
+                assert ended.available == PLENTY - charged
+            assert cutter.cuts == 2 * trials
         return charged
 
     charged = uvloop.run(scenario())
     assert uvloop.run(proved(postgres_engine)).open_holds == 0
     rows = uvloop.run(query(postgres_engine, "SELECT count(*), sum(charge)::bigint FROM usage"))
     assert rows == [(trials, charged)]
+
+
+@pytest.mark.parametrize(("cut", "made"), [(Cutter.LOST, 0), (Cutter.SENT, 1), (Cutter.DONE, 1)])
+def test_a_hold_that_was_refused_and_committed_all_the_same_is_given_back(
+    postgres_engine: Engine, cut: int, made: int
+) -> None:
+    async def scenario() -> None:
+        async with serving_through_cutter(postgres_engine) as (books, cutter):
+            customer = await books.customer(paid=PLENTY)
+            cutter.cut, cutter.refuses = cut, True
+            id_, refusal = await ask(books, customer)
+            assert isinstance(refusal, Unavailable)
+            cutter.refuses = False
+            await recovered(books, customer)
+            for table, column in (("hold", "id"), ("usage", "hold_id")):
+                rows = await books.database.fetch(f"SELECT count(*) FROM {table} WHERE {column} = $1", id_)
+                assert rows == [(made,)]
+
+    uvloop.run(scenario())
+    assert uvloop.run(proved(postgres_engine)).open_holds == 0
 
 
 async def open_some(books: Books, customer: Customer, count: int) -> list[int]:

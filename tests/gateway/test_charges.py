@@ -1,0 +1,289 @@
+"""The table "What is charged" of docs/billing.md, end to end: one test a row, asserted on the books."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from tests.gateway.site import (
+    DONE,
+    INPUT_NANO,
+    OUTPUT_NANO,
+    STREAM_HEAD,
+    Site,
+    always,
+    chat,
+    chunk,
+    completion,
+    event,
+    framed,
+    run,
+    says,
+    stream,
+    streams,
+    usage_chunk,
+)
+from tests.upstream.bad_server import Peer, Request
+
+from tollbridge.values import Outcome
+
+PRICE = 10 * INPUT_NANO + 5 * OUTPUT_NANO
+
+
+def holding(*events: bytes, seconds: float = 30.0) -> Any:
+    """Streams `events` and then says nothing for long."""
+
+    async def answer(request: Request, peer: Peer) -> None:
+        await peer.send(STREAM_HEAD + b"".join(framed(each) for each in events))
+        await asyncio.sleep(seconds)
+
+    return answer
+
+
+def breaking(*events: bytes) -> Any:
+    """Streams `events` and resets the connection."""
+
+    async def answer(request: Request, peer: Peer) -> None:
+        await peer.send(STREAM_HEAD + b"".join(framed(each) for each in events))
+        await asyncio.sleep(0.05)
+        await peer.reset()
+        await peer.request()
+
+    return answer
+
+
+def test_finished_with_usage_is_charged_as_reported() -> None:
+    async def test() -> None:
+        async with Site(always(streams(stream()))) as site:
+            await site.post("/v1/chat/completions", chat(stream=True))
+            [row] = await site.settled(1)
+            assert (row["charge"], row["outcome"], row["flags"] & 6) == (PRICE, Outcome.COMPLETED, 0)
+
+    run(test())
+
+
+def test_finished_without_usage_is_counted_here() -> None:
+    async def test() -> None:
+        async with Site(always(streams(stream(["word "] * 100, usage=None)))) as site:
+            await site.post("/v1/chat/completions", chat(stream=True))
+            [row] = await site.settled(1)
+            assert 90 <= row["output"] <= 135
+            assert row["charge"] == row["input"] * INPUT_NANO + row["output"] * OUTPUT_NANO
+            assert row["flags"] & 2
+
+    run(test())
+
+
+def test_caller_who_left_pays_for_what_was_produced_when_the_provider_stops() -> None:
+    gone = asyncio.Event()
+
+    async def answer(request: Request, peer: Peer) -> None:
+        await peer.send(STREAM_HEAD + framed(chunk("Hello there, this is some output. ")))
+        await peer.closed()
+        gone.set()
+
+    async def test() -> None:
+        async with Site(always(answer)) as site:
+            call = await site.open("/v1/chat/completions", chat(stream=True))
+            await call.head()
+            await anext(call.pieces())
+            call.reset()
+            [row] = await site.settled(1)
+            assert row["outcome"] == Outcome.CLIENT_LEFT
+            assert row["output"] > 0
+            assert row["charge"] == row["input"] * INPUT_NANO + row["output"] * OUTPUT_NANO
+            await asyncio.wait_for(gone.wait(), 2)
+
+    run(test())
+
+
+def test_caller_who_left_before_the_first_token_pays_for_the_prompt() -> None:
+    asked = asyncio.Event()
+
+    async def answer(request: Request, peer: Peer) -> None:
+        asked.set()
+        await peer.closed()
+
+    async def test() -> None:
+        async with Site(always(answer)) as site:
+            call = await site.open("/v1/chat/completions", chat("word " * 200, stream=True))
+            await asyncio.wait_for(asked.wait(), 5)
+            call.reset()
+            [row] = await site.settled(1)
+            assert row["outcome"] == Outcome.CLIENT_LEFT
+            assert row["output"] == 0
+            assert row["input"] > 150
+            assert row["charge"] == row["input"] * INPUT_NANO
+
+    run(test())
+
+
+def test_caller_who_left_is_charged_the_real_usage_where_the_provider_bills_anyway() -> None:
+    async def test() -> None:
+        script = always(streams(stream(["a", "b", "c"]), pause=0.1))
+        async with Site(script, cancel_stops_billing=False) as site:
+            call = await site.open("/v1/chat/completions", chat(stream=True))
+            await call.head()
+            await anext(call.pieces())
+            call.reset()
+            [row] = await site.settled(1)
+            assert (row["charge"], row["outcome"]) == (PRICE, Outcome.CLIENT_LEFT)
+            assert not row["flags"] & 2
+
+    run(test())
+
+
+def test_caller_who_left_a_whole_answer_is_charged_as_used() -> None:
+    async def answer(request: Request, peer: Peer) -> None:
+        await asyncio.sleep(0.3)
+        await says(completion())(request, peer)
+
+    async def test() -> None:
+        async with Site(always(answer)) as site:
+            call = await site.open("/v1/chat/completions", chat())
+            await asyncio.sleep(0.1)
+            call.reset()
+            [row] = await site.settled(1)
+            assert row["charge"] == PRICE
+
+    run(test())
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_answer_that_the_provider_broke_off_costs_what_the_operator_says(partial: bool) -> None:
+    config = f'[billing]\ncharge_on_upstream_error = "{"partial" if partial else "none"}"\n'
+
+    async def test() -> None:
+        async with Site(always(breaking(chunk("Some words. "), chunk("More words."))), config=config) as site:
+            reply = await site.post("/v1/chat/completions", chat(stream=True))
+            assert reply.status == 200
+            assert reply.text == "Some words. More words."
+            assert "[DONE]" not in reply.events
+            assert reply.chunks[-1]["choices"][0]["finish_reason"] == "error"
+            assert reply.chunks[-1]["error"]["code"] == "upstream_unavailable"
+            [row] = await site.settled(1)
+            assert row["outcome"] == Outcome.UPSTREAM_DIED
+            assert (row["charge"] > 0) is partial
+            assert row["cost"] > 0
+
+    run(test())
+
+
+def test_free_answers_of_broken_providers_are_capped_by_account_and_day() -> None:
+    config = '[billing]\nfree_loss_per_day_usd = "0.0001"\n'
+
+    async def test() -> None:
+        async with Site(always(breaking(chunk("word " * 30))), config=config) as site:
+            for _ in range(3):
+                await site.post("/v1/chat/completions", chat(stream=True))
+            rows = await site.settled(3)
+            assert [row["charge"] > 0 for row in rows] == [False, True, True]
+
+    run(test())
+
+
+def test_error_of_the_provider_in_the_middle_is_never_counted_as_output() -> None:
+    async def test() -> None:
+        said = event({"error": {"message": "the secret is sk-12345 " * 50, "type": "server_error"}})
+        config = '[billing]\ncharge_on_upstream_error = "partial"\n'
+        async with Site(always(streams([chunk("Hi"), said])), config=config) as site:
+            reply = await site.post("/v1/chat/completions", chat(stream=True))
+            assert b"sk-12345" not in reply.body
+            [row] = await site.settled(1)
+            assert row["output"] == 1
+
+    run(test())
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 529])
+def test_failure_without_output_is_free(status: int) -> None:
+    async def test() -> None:
+        async with Site(always(says({"error": {"message": "no"}}, status))) as site:
+            reply = await site.post("/v1/chat/completions", chat())
+            assert reply.status == 502
+            assert reply.json["error"]["code"] == "upstream_unavailable"
+            [row] = await site.settled(1)
+            assert (row["charge"], row["outcome"], row["status"]) == (0, Outcome.NO_OUTPUT, 502)
+
+    run(test())
+
+
+def test_empty_answer_without_a_finish_is_free() -> None:
+    async def test() -> None:
+        async with Site(always(says(completion("", usage=(10, 0), finish=None)))) as site:
+            assert (await site.post("/v1/chat/completions", chat())).status == 200
+            [row] = await site.settled(1)
+            assert (row["charge"], row["outcome"]) == (0, Outcome.NO_OUTPUT)
+
+    run(test())
+
+
+def test_usage_of_zero_costs_nothing_in_a_stream_too() -> None:
+    async def test() -> None:
+        events = [chunk("Hi"), chunk(finish="stop"), usage_chunk(0, 0), DONE]
+        async with Site(always(streams(events))) as site:
+            await site.post("/v1/chat/completions", chat(stream=True))
+            [row] = await site.settled(1)
+            assert (row["charge"], row["outcome"]) == (0, Outcome.COMPLETED)
+
+    run(test())
+
+
+def test_what_goes_beyond_hold_and_balance_is_our_loss() -> None:
+    async def test() -> None:
+        # 0.003 USD holds about 1,470 tokens of answer; 4,000 are reported.
+        async with Site(always(says(completion(usage=(10, 4000)))), credit_usd="0.003") as site:
+            reply = await site.post("/v1/chat/completions", chat())
+            assert reply.status == 200
+            [row] = await site.settled(1)
+            assert row["charge"] == 3_000_000
+            assert row["loss"] == 10 * INPUT_NANO + 4000 * OUTPUT_NANO - 3_000_000
+            assert await site.balance() == 0
+
+    run(test())
+
+
+def test_answer_above_its_hold_is_paid_from_the_rest_of_the_balance() -> None:
+    config = "[billing]\ndefault_hold_tokens = 100\n"
+
+    async def test() -> None:
+        async with Site(always(says(completion(usage=(10, 4000)))), config=config) as site:
+            await site.post("/v1/chat/completions", chat())
+            [row] = await site.settled(1)
+            assert row["held"] < row["charge"] == 10 * INPUT_NANO + 4000 * OUTPUT_NANO
+            assert row["loss"] == 0
+
+    run(test())
+
+
+def test_stream_is_charged_once_however_often_usage_is_reported() -> None:
+    async def test() -> None:
+        events = [
+            chunk("a", usage={"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11}),
+            chunk("b", usage={"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}),
+            chunk(finish="stop"),
+            usage_chunk(10, 5),
+            DONE,
+        ]
+        async with Site(always(streams(events))) as site:
+            await site.post("/v1/chat/completions", chat(stream=True))
+            [row] = await site.settled(1)
+            assert row["charge"] == PRICE
+
+    run(test())
+
+
+def test_silent_provider_gets_a_second_chance_elsewhere_and_one_charge() -> None:
+    async def test() -> None:
+        script = always(says({"error": {"message": "down"}}, 503))
+        async with Site(script, others={"second": always(says(completion()))}) as site:
+            reply = await site.post("/v1/chat/completions", chat())
+            assert reply.status == 200
+            assert reply.headers["x-tollbridge-provider"] == "second"
+            [row] = await site.settled(1)
+            assert row["charge"] == PRICE
+            [attempt] = json.loads(row["attempts"])
+            assert attempt["route"] == "up/upstream-m"
+            assert attempt["status"] == 503
+
+    run(test())

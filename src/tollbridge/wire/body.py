@@ -21,6 +21,9 @@ _UNSTRUCTURAL = bytes(set(range(256)) - set(b'{}[]"\\/bfnrtu'))
 _UNBRACKETED = bytes(set(range(256)) - set(b"()"))
 _AS_ONE_KIND = bytes.maketrans(b"{[}]", b"(())")
 
+_HALF_A_PAIR = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]"
+)
 _MEMBER_START = re.compile(rb'[ \t\r\n]*"((?:[^"\\]|\\.)*)"[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
 _MEMBER_END = re.compile(rb"[ \t\r\n]*([,}])")
 
@@ -42,6 +45,8 @@ def read_object(body: bytes) -> dict[str, Raw]:
     except msgspec.DecodeError as error:
         if not body.strip():
             raise InvalidRequest("The request body is empty; it must be a JSON object.") from None
+        if _HALF_A_PAIR.search(body):
+            raise InvalidRequest("The request body holds half of a surrogate pair, like \\ud83d alone.") from None
         raise InvalidRequest(f"The request body is not JSON that can be read: {error}.") from None
     except RecursionError:
         raise too_deep() from None

@@ -121,7 +121,7 @@ _BAD_KEY = re.compile(
 )
 _TOO_LONG = re.compile(
     r"context[ _](length|window)|maximum context|prompt is too long|too many (input )?tokens|input is too long"
-    r"|exceeds the available context|exceed(s|ed)? (the )?(max(imum)?|model'?s?) (input|context|token)",
+    r"|exceeds the available context|exceed(s|ed)? (the )?(maximum( number of)?|model'?s?) (input|context|token)",
     re.IGNORECASE,
 )
 _STATUS_OF_WORD = {
@@ -247,14 +247,13 @@ _SECRETS = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-_UNPRINTABLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+")
 _IDENTIFIER = re.compile(r"[A-Za-z_][\w.\[\]-]{0,63}", re.ASCII)
 
 
 def redact(message: str) -> str:
     """A provider's message without anything that is the operator's, in one line of at most `MAX_MESSAGE` characters."""
-    line = _UNPRINTABLE.sub(" ", message[: MAX_MESSAGE * 4]).strip()
-    line = _SECRETS.sub(_HIDDEN, line)
+    visible = "".join(char if char.isprintable() else " " for char in message[: MAX_MESSAGE * 4])
+    line = _SECRETS.sub(_HIDDEN, " ".join(visible.split()))
     return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 1].rstrip() + "…"
 
 

@@ -12,13 +12,11 @@ import msgspec
 from tollbridge.errors import ConfigError
 from tollbridge.values import Route
 from tollbridge.wire import quirks
-from tollbridge.wire.exchange import Answer, Counter, Exchange, Receipt, Stream
+from tollbridge.wire.exchange import Answer, Counter, Exchange, Stream
 from tollbridge.wire.openai_answer import CHAT, COMPLETIONS, CompletionAnswer, Names, Shape
 from tollbridge.wire.openai_embeddings import EmbeddingsAnswer
 from tollbridge.wire.openai_stream import CompletionStream
 from tollbridge.wire.request import Request
-
-__all__ = ["Answer", "Counter", "Exchange", "Receipt", "Stream", "exchange"]
 
 
 class _PassThrough:

@@ -1,0 +1,159 @@
+import json
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tollbridge.errors import InvalidRequest
+from tollbridge.wire.body import MAX_DEPTH, check_depth, has_each_member_once, read_object
+
+
+def depth(value: Any) -> int:
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return 1 + max(map(depth, inner), default=0)
+    return 0
+
+
+def is_too_deep(body: bytes, siblings: int = 0) -> bool:
+    try:
+        check_depth(body, siblings)
+    except InvalidRequest:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "empty"),
+        (b" \n", "empty"),
+        (b"{", "not JSON"),
+        (b"hello", "not JSON"),
+        (b"{'a': 1}", "not JSON"),
+        (b'{"a": 1,}', "not JSON"),
+        (b'{"a": 1} {"b": 2}', "not JSON"),
+        (b'{"a": 1}x', "not JSON"),
+        (b'{"a": NaN}', "not JSON"),
+        (b'{"a": [Infinity]}', "not JSON"),
+        (b'{"a": 01}', "not JSON"),
+        (b'{"a": "\x00"}', "not JSON"),
+        (b'{"a": "\n"}', "not JSON"),
+        (b'{"a": "\\x"}', "not JSON"),
+        (b'{"a": "\\ud800"}', "surrogate"),
+        (b'{"a": ["\\ude00 and more"]}', "surrogate"),
+        (b'{"\\ud800": 1}', "surrogate"),
+        (b'\xef\xbb\xbf{"a": 1}', "not JSON"),
+        (b'{"a": "\xff"}', "not UTF-8: byte 7"),
+        (b'{"a": "\xed\xa0\x80"}', "not UTF-8"),
+        ('{"a": 1}'.encode("utf-16"), "not UTF-8"),
+        (b"[]", "must be a JSON object"),
+        (b"7", "must be a JSON object"),
+        (b"null", "must be a JSON object"),
+        (b'"text"', "must be a JSON object"),
+        (b'{"a":' * 100_000, "64 levels"),
+        (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "64 levels"),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_refused_in_plain_words(body: bytes, says: str) -> None:
+    with pytest.raises(InvalidRequest, match=says) as raised:
+        read_object(body)
+    assert raised.value.param is None
+    assert "expected ident" not in raised.value.message
+
+
+def test_members_are_kept_byte_for_byte() -> None:
+    fields = read_object(
+        b' {"a": 1e400, "b" : [ 1.0 ,"\\u00e9"],\n"\\u0063": "\xc3\xa9", "d": 123456789012345678901234567890} '
+    )
+    assert {name: bytes(raw) for name, raw in fields.items()} == {
+        "a": b"1e400",
+        "b": b'[ 1.0 ,"\\u00e9"]',
+        "c": b'"\xc3\xa9"',
+        "d": b"123456789012345678901234567890",
+    }
+
+
+def test_the_last_of_a_name_counts() -> None:
+    assert bytes(read_object(b'{"a": 1, "b": 2, "a": 3}')["a"]) == b"3"
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":', '[{"[{":'])
+def test_depth_is_counted_exactly(opening: str) -> None:
+    closing = opening.replace('"a":', "").replace('"[{":', "").translate(str.maketrans("[{", "]}"))[::-1]
+    levels = len(closing)
+    for count in range(MAX_DEPTH - 3, MAX_DEPTH + 4):
+        times = count // levels
+        body = opening * times + '"]}\\"[{\\\\"' + closing * times
+        assert is_too_deep(body.encode()) == (times * levels > MAX_DEPTH)
+
+
+def test_brackets_in_strings_are_no_levels() -> None:
+    text = '{[\\"[{\\\\' * 200
+    assert not is_too_deep(f'{{"a": "{text}", "{text}": ["{text}"]}}'.encode())
+
+
+def test_many_neighbours_are_not_deep() -> None:
+    assert not is_too_deep(json.dumps([[[{"a": [{}, {}]}]] * 50] * 50).encode())
+
+
+values = st.recursive(
+    st.none() | st.text('{}[]"\\nu/x', max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('{["\\', max_size=3), inner, max_size=3),
+)
+
+
+@given(values, st.integers(0, 70), st.randoms())
+def test_depth_is_what_a_reader_finds(value: Any, more: int, choose: random.Random) -> None:
+    for _ in range(more):
+        value = choose.choice([[value], {"k": value}, [{}, value], {'"]': value, "[": []}])
+    body = json.dumps(value).encode()
+    assert is_too_deep(body) == (depth(value) > MAX_DEPTH)
+    if isinstance(value, list) and value:
+        assert is_too_deep(body, sum(isinstance(item, dict | list) for item in value) - 1) == (depth(value) > MAX_DEPTH)
+
+
+@pytest.mark.parametrize(
+    ("body", "is_plain"),
+    [
+        (b"{}", True),
+        (b" { } ", False),
+        (b'{"a":1,"b":"x"}', True),
+        (b'{"a": 1, "b": "x"}', True),
+        (b'\n{\t"a" :\r\n1 ,"b": "x" } ', True),
+        (b'{"a":1,"a":1}', False),
+        (b'{"a":1,"b":2,"a":3}', False),
+        (b'{"a":3,"b":2,"a":1}', False),
+        (b'{"a":1, "\\u0061":1}', False),
+        (b'{"a":1 ,"b":"\\u0061\\"}"}', True),
+        (b'{"a":"\\",\\"a\\":1", "b": {"a": 1, "a": 2}}', True),
+        (b'{"a":1,"b":[1,2],"b":[1,2]}', False),
+        (b'{"a": [1], "a":"[1], \\"a\\": 2"}', False),
+    ],
+)
+def test_a_name_that_stands_twice_is_noticed(body: bytes, is_plain: bool) -> None:
+    assert has_each_member_once(body, read_object(body)) == is_plain
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["a", "b", '"', "\\", "é", "c d"]), st.text('",:{}a\\ ', max_size=4) | st.integers())
+    ),
+    st.sampled_from([(", ", ": "), (",", ":"), (" ,\n", "\t: ")]),
+    st.booleans(),
+)
+def test_names_are_counted_whatever_stands_between(
+    members: list[tuple[str, Any]], separators: tuple[str, str], ascii_only: bool
+) -> None:
+    def encode(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=ascii_only)
+
+    body = "{" + separators[0].join(encode(name) + separators[1] + encode(value) for name, value in members) + "}"
+    names = [name for name, _ in members]
+    seen = has_each_member_once(body.encode(), read_object(body.encode()))
+    if len(set(names)) < len(names):
+        assert not seen
+    elif not set(names) & {'"', "\\", "é"} and names:
+        assert seen

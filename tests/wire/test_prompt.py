@@ -1,0 +1,143 @@
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from tollbridge.wire import openai_chat, openai_completions, openai_embeddings
+from tollbridge.wire.prompt import MEDIA_BYTES_PER_TOKEN, Prompt
+
+PICTURE = "data:image/png;base64," + base64.b64encode(b"\x89PNG" * 5000).decode()
+SOUND = base64.b64encode(b"RIFF" * 4000).decode()
+
+
+def chat(*contents: Any, **more: Any) -> Prompt:
+    messages = [{"role": "user", "content": content} for content in contents]
+    return openai_chat.parse(json.dumps({"model": "m", "messages": messages, **more}).encode()).prompt()
+
+
+def picture(url: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url, "detail": "high"}}
+
+
+def test_text_is_the_messages_as_they_came() -> None:
+    prompt = chat("Hello", "there")
+    assert (prompt.messages, prompt.images, prompt.tokens) == (2, 0, 0)
+    assert json.loads(prompt.text) == [{"role": "user", "content": "Hello"}, {"role": "user", "content": "there"}]
+
+
+def test_nothing_hides_from_the_count() -> None:
+    message = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"function": {"arguments": "ARGUMENTS"}}],
+        "x": {"y": "UNKNOWN"},
+    }
+    body = {
+        "model": "m",
+        "messages": [message, {"role": "user", "content": [{"type": "mystery", "deep": {"er": ["PART"]}}]}],
+        "tools": [{"type": "function", "function": {"description": "TOOL"}}],
+        "functions": [{"name": "FUNCTION"}],
+        "response_format": {"type": "json_schema", "json_schema": {"name": "SCHEMA"}},
+    }
+    text = openai_chat.parse(json.dumps(body).encode()).prompt().text
+    for word in (b"ARGUMENTS", b"UNKNOWN", b"PART", b"TOOL", b"FUNCTION", b"SCHEMA"):
+        assert word in text
+
+
+def test_escapes_do_not_spoil_the_estimate() -> None:
+    text = '中文 "quoted"\nline\\' * 50
+    assert len(chat(text).text) <= len(text.encode()) + 60
+    assert "中文".encode() in chat(text).text
+
+
+def test_a_number_that_no_float_holds_does_not_spoil_it() -> None:
+    body = b'{"model":"m","messages":[{"role":"user","content":"\\u00e9","x":1e999}]}'
+    assert b"1e999" in openai_chat.parse(body).prompt().text
+
+
+@pytest.mark.parametrize("escaped", [False, True])
+def test_pictures_are_counted_and_their_data_is_not_text(escaped: bool) -> None:
+    parts = [
+        {"type": "text", "text": "What is this?"},
+        picture(PICTURE),
+        picture("https://x.test/a.png"),
+        picture(PICTURE),
+    ]
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": parts}]})
+    if escaped:
+        body = body.replace("/", r"\/")
+    prompt = openai_chat.parse(body.encode()).prompt()
+    assert prompt.images == 3
+    assert prompt.tokens == 0
+    assert b"What is this?" in prompt.text
+    assert b"x.test" in prompt.text
+    assert len(prompt.text) < 500
+
+
+def test_picture_given_as_a_plain_string_counts() -> None:
+    prompt = chat([{"type": "image_url", "image_url": PICTURE}])
+    assert prompt.images == 1
+    assert len(prompt.text) < 200
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        PICTURE,
+        [{"type": "text", "text": PICTURE}],
+        [picture("data:text/plain;base64," + PICTURE)],
+        [{"type": "file", "file": {"file_data": PICTURE}}],
+        [picture("x"), {"type": "text", "text": PICTURE}],
+    ],
+)
+def test_base64_anywhere_else_is_text(content: Any) -> None:
+    assert len(chat(content).text) > len(PICTURE)
+
+
+def test_a_twin_of_a_picture_in_a_text_is_still_counted_once() -> None:
+    twice = [{"type": "text", "text": PICTURE}, picture(PICTURE)]
+    prompt = chat(twice, [picture(PICTURE)])
+    assert prompt.images == 2
+    assert len(PICTURE) < len(prompt.text) < len(PICTURE) + 500
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "input_audio", "input_audio": {"data": SOUND, "format": "wav"}},
+        {"type": "video_url", "video_url": {"url": "data:video/mp4;base64," + SOUND}},
+    ],
+)
+def test_sound_and_film_are_bounded_by_their_size(part: dict[str, Any]) -> None:
+    prompt = chat([part, {"type": "text", "text": "Listen!"}])
+    assert prompt.images == 0
+    assert prompt.tokens >= len(SOUND) // MEDIA_BYTES_PER_TOKEN
+    assert b"Listen!" in prompt.text
+    assert len(prompt.text) < 300
+
+
+@pytest.mark.parametrize("odd", [None, 7, [], {}, {"url": 7}, {"data": None}, "", {"url": ""}])
+@pytest.mark.parametrize("name", ["image_url", "input_audio", "video_url"])
+def test_odd_parts_are_counted_as_text(name: str, odd: Any) -> None:
+    prompt = chat([{"type": name, name: odd, "text": "words"}])
+    assert b"words" in prompt.text
+
+
+def test_parts_with_two_media_in_any_order_are_read() -> None:
+    part = {"input_audio": {"data": SOUND}, "image_url": {"url": PICTURE}, "type": "both"}
+    prompt = chat([part, dict(reversed(part.items()))])
+    assert prompt.images == 2
+    assert len(prompt.text) > 2 * len(SOUND)
+
+
+def test_token_ids_are_counted_exactly() -> None:
+    body = {"model": "m", "prompt": [[1, 2, 3], [4]], "suffix": "ignored"}
+    assert openai_completions.parse(json.dumps(body).encode()).prompt() == Prompt(text=b"", tokens=4)
+    assert openai_embeddings.parse(b'{"model":"m","input":[1,2,3]}').prompt() == Prompt(text=b"", tokens=3)
+
+
+def test_plain_inputs_are_text_without_a_template() -> None:
+    body = {"model": "m", "prompt": "Once", "suffix": "end"}
+    assert openai_completions.parse(json.dumps(body).encode()).prompt() == Prompt(text=b'"Once"\n"end"')
+    assert openai_embeddings.parse(b'{"model":"m","input":["a","b"]}').prompt() == Prompt(text=b'["a","b"]')

@@ -1,0 +1,151 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.wire.streams import MODEL, route
+
+from tollbridge.wire import openai_chat, openai_completions, openai_embeddings
+from tollbridge.wire.quirks import body_for
+
+USER = {"role": "user", "content": 'Say "model":"x" and "stream_options"'}
+
+
+def sent(fields: dict[str, Any], *, money: int | None = None, **quirks: Any) -> dict[str, Any]:
+    """What goes out of a chat with these fields beside model and messages: the same members, as far as they differ."""
+    body = {"model": MODEL, "messages": [USER], **fields}
+    out: dict[str, Any] = json.loads(
+        body_for(openai_chat.parse(json.dumps(body).encode()), route(upstream_model=MODEL, **quirks), money)
+    )
+    assert out.pop("messages") == [USER]
+    assert out.pop("model") == MODEL
+    return out
+
+
+BODIES = [
+    b'{"model":"m","messages":[{"role":"user","content":"a"}]}',
+    b' {\n  "model": "m" ,\n\t"messages": [ {"role":"user","content":"\\u00e9 \xc3\xa9"} ],\r\n"seed": 1e2 }\n',
+    b'{"messages":[{"role":"user","content":"a"}],"stream":false,"stream_options":null,"max_tokens":5,"model":"m"}',
+    b'{"model":"m","messages":[{"role":"user","content":"a"}],"stream":true,"stream_options":{"include_usage":true}}',
+]
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_a_body_that_needs_no_change_goes_out_byte_for_byte(body: bytes) -> None:
+    assert body_for(openai_chat.parse(body), route(upstream_model="m"), None) is body
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_another_model_name_is_all_that_changes(body: bytes) -> None:
+    before = openai_chat.parse(body)
+    after = openai_chat.parse(body_for(before, route(upstream_model='their/"name"'), None))
+    assert after.model == 'their/"name"'
+    assert list(after.fields) == list(before.fields)
+    assert {n: bytes(v) for n, v in after.fields.items() if n != "model"} == {
+        n: bytes(v) for n, v in before.fields.items() if n != "model"
+    }
+
+
+def test_a_name_that_stood_twice_is_sent_once_as_it_was_checked() -> None:
+    body = b'{"model":"m","max_tokens":7,"messages":[{"role":"user","content":"a"}],"max_tokens":5}'
+    out = body_for(openai_chat.parse(body), route(upstream_model="m"), None)
+    assert out == b'{"model":"m","max_tokens":5,"messages":[{"role":"user","content":"a"}]}'
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"include_usage": True}),
+        ({"stream_options": None}, {"include_usage": True}),
+        ({"stream_options": {}}, {"include_usage": True}),
+        ({"stream_options": {"include_usage": False}}, {"include_usage": True}),
+        (
+            {"stream_options": {"include_usage": None, "include_obfuscation": False}},
+            {"include_usage": True, "include_obfuscation": False},
+        ),
+        ({"stream_options": {"x": [1]}}, {"include_usage": True, "x": [1]}),
+    ],
+)
+def test_usage_is_asked_for_on_every_stream(given: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert sent({"stream": True, **given}) == {"stream": True, "stream_options": expected}
+    assert sent({"stream": True, **given}, stream_usage=False) == {"stream": True}
+    assert sent({"stream": False, **given}) == {"stream": False, **given}
+    assert sent(given) == given
+
+
+@pytest.mark.parametrize(
+    ("given", "money", "expected"),
+    [
+        ({}, None, {}),
+        ({"max_tokens": 50}, None, {"max_tokens": 50}),
+        ({"max_completion_tokens": 50}, None, {"max_completion_tokens": 50}),
+        ({}, 40, {"max_tokens": 40}),
+        ({"max_tokens": None}, 40, {"max_tokens": 40}),
+        ({"max_tokens": 50}, 40, {"max_tokens": 40}),
+        ({"max_tokens": 30}, 40, {"max_tokens": 30}),
+        ({"max_completion_tokens": 50}, 40, {"max_completion_tokens": 40}),
+        ({"max_tokens": 50, "max_completion_tokens": 60}, None, {"max_tokens": 50, "max_completion_tokens": 50}),
+        ({"max_tokens": 50, "max_completion_tokens": 60}, 40, {"max_tokens": 40, "max_completion_tokens": 40}),
+    ],
+)
+def test_a_limit_is_sent_where_the_caller_or_money_sets_one(
+    given: dict[str, Any], money: int | None, expected: dict[str, Any]
+) -> None:
+    assert sent(given, money=money) == expected
+    renamed = sent(given, money=money, renames=(("max_tokens", "max_completion_tokens"),))
+    limits = set(expected.values())
+    assert renamed == ({"max_completion_tokens": limits.pop()} if limits else {})
+    renamed = sent(given, money=money, renames=(("max_completion_tokens", "max_tokens"),))
+    assert renamed == ({"max_tokens": max(expected.values())} if expected else {})
+
+
+def test_members_are_renamed_and_dropped() -> None:
+    assert sent(
+        {"user": "u", "seed": 1, "top_k": None}, renames=(("seed", "random_seed"), ("top_k", "k")), drops=("user",)
+    ) == {"random_seed": 1}
+
+
+def test_completions_and_embeddings_go_out_too() -> None:
+    completion = openai_completions.parse(b'{"model":"m","prompt":"a","stream":true}')
+    assert json.loads(body_for(completion, route(), 9)) == {
+        "model": "upstream-name",
+        "prompt": "a",
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "max_tokens": 9,
+    }
+    embedding = openai_embeddings.parse(b'{"model":"m","input":"a","encoding_format":"base64"}')
+    assert body_for(embedding, route(drops=("encoding_format",)), 9) == b'{"model":"upstream-name","input":"a"}'
+
+
+names = st.sampled_from(["seed", "user", "x", 'odd"name', "é", "model_", "metadata"])
+values = st.recursive(
+    st.none() | st.integers() | st.text() | st.sampled_from(["m", '"model":"m"', '","model":"x"']),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["model", "stream", "m"]), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@given(
+    st.dictionaries(names, values), values, st.booleans(), st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", " : ")])
+)
+def test_splices_change_nothing_but_what_they_should(
+    fields: dict[str, Any], content: Any, stream: bool, separators: tuple[str, str]
+) -> None:
+    body = {"model": "m", **fields, "messages": [{"role": "user", "content": json.dumps(content), "x": content}]}
+    if stream:
+        body["stream"] = True
+    raw = json.dumps(body, separators=separators).encode()
+    request = openai_chat.parse(raw)
+    if not stream:
+        same = body_for(request, route(upstream_model="m"), None)
+        assert same is raw or (json.loads(same) == body and any(not name.isascii() or '"' in name for name in fields))
+    out = json.loads(body_for(request, route(), 5))
+    assert out.pop("model") == "upstream-name"
+    assert out.pop("max_tokens") == 5
+    assert out.pop("stream_options", None) == ({"include_usage": True} if stream else None)
+    del body["model"]
+    assert out == body

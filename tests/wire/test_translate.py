@@ -1,0 +1,34 @@
+import json
+
+import pytest
+from tests.wire.streams import CREATED, ID, MODEL, route
+
+from tollbridge.errors import ConfigError
+from tollbridge.wire import openai_chat, openai_completions, openai_embeddings, translate
+from tollbridge.wire.request import Request
+
+REQUESTS: list[tuple[Request, bytes]] = [
+    (openai_chat.parse(b'{"model":"m","messages":[{"role":"user","content":"a"}]}'), b"/chat/completions"),
+    (openai_completions.parse(b'{"model":"m","prompt":"a"}'), b"/completions"),
+    (openai_embeddings.parse(b'{"model":"m","input":"a"}'), b"/embeddings"),
+]
+
+
+@pytest.mark.parametrize(("request_", "path"), REQUESTS, ids=["chat", "completions", "embeddings"])
+def test_each_endpoint_has_its_path_below_the_base_url(request_: Request, path: bytes) -> None:
+    target, body = translate.exchange(request_, route(), ID, CREATED, None).request()
+    assert target == path
+    assert json.loads(body)["model"] == "upstream-name"
+
+
+@pytest.mark.parametrize(("request_", "path"), REQUESTS, ids=["chat", "completions", "embeddings"])
+def test_a_dialect_that_nobody_speaks_is_the_operator_s_mistake(request_: Request, path: bytes) -> None:
+    with pytest.raises(ConfigError, match="telepathy"):
+        translate.exchange(request_, route(dialect="telepathy"), ID, CREATED, None)
+
+
+def test_the_caller_gets_the_name_that_they_asked_for() -> None:
+    request = openai_chat.parse(json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "a"}]}).encode())
+    body = b'{"id":"x","model":"dated-2026-01-02","choices":[{"index":0,"message":{"role":"assistant","content":"a"}}]}'
+    shown = json.loads(translate.exchange(request, route(), ID, CREATED, None).response(body).render(None))
+    assert (shown["id"], shown["model"], shown["created"]) == (ID, MODEL, CREATED)

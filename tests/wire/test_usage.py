@@ -1,0 +1,257 @@
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tollbridge.values import Usage
+from tollbridge.wire.exchange import Receipt
+from tollbridge.wire.usage import MOST, Meter
+
+RECEIPT = Receipt(charge=b"0.000000001", cost=b"0", balance=b"12.5")
+
+
+def metered(report: Any, *, produces: bool = True) -> Meter:
+    meter = Meter(produces=produces)
+    meter.read(msgspec.Raw(json.dumps(report).encode()))
+    return meter
+
+
+def shown(meter: Meter, receipt: Receipt | None = RECEIPT) -> Any:
+    raw = meter.render(receipt)
+    assert raw is not None
+    return json.loads(bytes(raw))
+
+
+def plain(prompt: Any, completion: Any, **more: Any) -> dict[str, Any]:
+    return {"prompt_tokens": prompt, "completion_tokens": completion, **more}
+
+
+@pytest.mark.parametrize(
+    ("report", "expected"),
+    [
+        (plain(9, 7, total_tokens=16), Usage(input=9, output=7)),
+        (plain(9, 7), Usage(input=9, output=7)),
+        (plain(9, None, total_tokens=16), Usage(input=9, output=7)),
+        ({"prompt_tokens": 9, "total_tokens": 9}, Usage(input=9, output=0)),
+        (plain(9, 7, prompt_tokens_details={"cached_tokens": 4}), Usage(input=5, cache_read=4, output=7)),
+        (plain(9, 7, prompt_cache_hit_tokens=4, prompt_cache_miss_tokens=5), Usage(input=5, cache_read=4, output=7)),
+        (plain(9, 7, cached_tokens=4), Usage(input=5, cache_read=4, output=7)),
+        (plain(9, 7, cached_tokens=4, prompt_tokens_details=None), Usage(input=5, cache_read=4, output=7)),
+        (
+            plain(9, 7, prompt_cache_hit_tokens=4, prompt_tokens_details={"cached_tokens": 4}),
+            Usage(input=5, cache_read=4, output=7),
+        ),
+        (
+            plain(9, 7, prompt_tokens_details={"cached_tokens": 4, "cache_write_tokens": 3}),
+            Usage(input=2, cache_read=4, cache_write=3, output=7),
+        ),
+        (
+            plain(9, 7, prompt_tokens_details={"cached_tokens": 0, "cache_creation_input_tokens": 9}),
+            Usage(input=0, cache_write=9, output=7),
+        ),
+        (plain(9, 7, completion_tokens_details={"reasoning_tokens": 5}), Usage(input=9, output=7, reasoning=5)),
+        (
+            plain(9, 7, completion_tokens_details={"reasoning_tokens": 5}, total_tokens=16),
+            Usage(input=9, output=7, reasoning=5),
+        ),
+        # xAI: 32 + 9 + 94 = 135
+        (
+            plain(32, 9, completion_tokens_details={"reasoning_tokens": 94}, total_tokens=135),
+            Usage(input=32, output=103, reasoning=94),
+        ),
+        (plain(9.0, 7.0, total_tokens=16.0), Usage(input=9, output=7)),
+        (plain(MOST, 0), Usage(input=MOST)),
+        (plain(9, 7, prompt_tokens_details="many", x={"y": [1]}), Usage(input=9, output=7)),
+    ],
+)
+def test_meters_are_disjoint_by_openai_s_convention(report: Any, expected: Usage) -> None:
+    meter = metered(report)
+    assert meter.usage is not None
+    assert msgspec.structs.replace(meter.usage, raw=b"") == expected
+    assert meter.usage.prompt == int(report["prompt_tokens"])
+    assert json.loads(meter.usage.raw) == report
+    assert not meter.suspect
+
+
+def test_explicit_zero_is_a_count() -> None:
+    meter = metered(plain(0, 0, total_tokens=0))
+    assert meter.usage is not None
+    assert (meter.usage.prompt, meter.usage.output, meter.usage.estimated) == (0, 0, False)
+
+
+@pytest.mark.parametrize(
+    "report", [None, {}, {"prompt_tokens": None}, plain(None, 7), plain(9, None), {"total_tokens": 5}, {"cost": 1}]
+)
+def test_what_says_no_counts_is_no_usage(report: Any) -> None:
+    meter = metered(report)
+    assert meter.usage is None
+    assert not meter.suspect
+
+
+BAD = [-1, -0.5, 1.5, "9", "", True, False, MOST + 1, 1e12, 10**30, [], {}, [9], {"a": 1}]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=repr)
+@pytest.mark.parametrize("name", ["prompt_tokens", "completion_tokens", "total_tokens"])
+def test_a_count_that_is_none_makes_the_report_unbelievable(name: str, bad: Any) -> None:
+    meter = metered({"prompt_tokens": 9, "completion_tokens": 7, "total_tokens": 16, name: bad})
+    assert meter.usage is None
+    assert meter.suspect
+    assert json.loads(meter.reported)[name] == bad
+
+
+@pytest.mark.parametrize("raw", [b"7", b'"many"', b"[]", b"true", b'{"prompt_tokens": 1e999, "completion_tokens": 1}'])
+def test_what_is_no_report_is_unbelievable(raw: bytes) -> None:
+    meter = Meter(produces=True)
+    meter.read(msgspec.Raw(raw))
+    assert meter.usage is None
+    assert meter.suspect
+
+
+@pytest.mark.parametrize("bad", BAD, ids=repr)
+@pytest.mark.parametrize(
+    "where", ["prompt_tokens_details.cached_tokens", "completion_tokens_details.reasoning_tokens", "cached_tokens"]
+)
+def test_a_part_that_is_no_count_is_left_out_and_marked(where: str, bad: Any) -> None:
+    outer, _, inner = where.partition(".")
+    usage = metered(plain(9, 7, **{outer: {inner: bad} if inner else bad})).usage
+    assert usage is not None
+    assert usage.suspect
+    assert (usage.input, usage.output, usage.cache_read, usage.reasoning) == (9, 7, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("more", "read", "written", "reasoning"),
+    [
+        ({"prompt_tokens_details": {"cached_tokens": 10}}, 9, 0, 0),
+        ({"prompt_tokens_details": {"cached_tokens": 5, "cache_write_tokens": 5}}, 5, 4, 0),
+        ({"completion_tokens_details": {"reasoning_tokens": 8}}, 0, 0, 7),
+    ],
+)
+def test_a_part_larger_than_its_whole_is_cut_and_marked(
+    more: dict[str, Any], read: int, written: int, reasoning: int
+) -> None:
+    usage = metered(plain(9, 7, **more)).usage
+    assert usage is not None
+    assert usage.suspect
+    assert (usage.prompt, usage.output) == (9, 7)
+    assert (usage.cache_read, usage.cache_write, usage.reasoning) == (read, written, reasoning)
+
+
+def test_a_total_that_nothing_explains_is_marked_and_not_charged() -> None:
+    usage = metered(plain(6, 9, total_tokens=58)).usage
+    assert usage is not None
+    assert usage.suspect
+    assert (usage.prompt, usage.output) == (6, 9)
+
+
+def test_the_last_report_that_can_be_believed_counts() -> None:
+    meter = Meter(produces=True)
+    for report in (plain(9, 1), plain(9, 5), plain(9, -1), None, {}, plain("x", 5)):
+        meter.read(msgspec.Raw(json.dumps(report).encode()))
+    assert meter.usage is not None
+    assert meter.usage.output == 5
+    assert not meter.suspect
+    assert json.loads(meter.reported) == plain(9, 5)
+
+
+def test_raw_usage_is_kept_up_to_a_kilobyte() -> None:
+    assert len(metered(plain(9, 7, x="x" * 900)).reported) > 900
+    meter = metered(plain(9, 7, x="x" * 1100))
+    assert meter.usage is not None
+    assert meter.usage.raw == meter.reported == b""
+    assert shown(meter)["x"] == "x" * 1100
+
+
+def test_embeddings_produce_nothing() -> None:
+    for report in ({"prompt_tokens": 9, "total_tokens": 9}, {"total_tokens": 9}, plain(9, 5, total_tokens=14)):
+        meter = metered(report, produces=False)
+        assert meter.usage is not None
+        assert (meter.usage.input, meter.usage.output) == (9, 0)
+        assert shown(meter)["total_tokens"] == 9
+    assert "completion_tokens" not in shown(metered({"total_tokens": 9}, produces=False))
+    assert metered({}, produces=False).usage is None
+
+
+# --- Shown ---
+
+
+def test_money_is_printed_as_it_was_given() -> None:
+    meter = metered(plain(9, 7))
+    assert meter.render(RECEIPT) == msgspec.Raw(
+        b'{"prompt_tokens":9,"completion_tokens":7,"total_tokens":16,'
+        b'"cost":0.000000001,"cost_details":{"upstream_inference_cost":0},"balance":12.5}'
+    )
+
+
+def test_balance_is_left_out_when_it_is_not_known() -> None:
+    assert "balance" not in shown(metered(plain(9, 7)), Receipt(charge=b"1", cost=b"1"))
+
+
+def test_members_of_the_provider_stay_but_for_its_money() -> None:
+    report = plain(9, 7, total_tokens=99, queue_time=0.25, cost=5, cost_details={"x": 1}, is_byok=True, balance=7)
+    assert shown(metered(report), None) == plain(9, 7, total_tokens=16, queue_time=0.25)
+    assert shown(metered(report))["cost"] == 1e-9
+
+
+def test_cache_and_reasoning_are_said_in_openai_s_words_too() -> None:
+    usage = shown(metered(plain(9, 7, cached_tokens=4)))
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 4}
+    assert usage["cached_tokens"] == 4
+    usage = shown(metered(plain(9, 7, prompt_cache_hit_tokens=4, prompt_tokens_details={"audio_tokens": 1})))
+    assert usage["prompt_tokens_details"] == {"audio_tokens": 1, "cached_tokens": 4}
+    usage = shown(metered(plain(32, 9, completion_tokens_details={"reasoning_tokens": 94}, total_tokens=135)))
+    assert (usage["completion_tokens"], usage["total_tokens"]) == (103, 135)
+
+
+def test_what_was_counted_here_replaces_what_cannot_be_believed() -> None:
+    meter = metered(plain(-5, 7, junk=1))
+    counted = Usage(input=3, output=2, estimated=True, suspect=True)
+    assert shown(meter, Receipt(charge=b"0", cost=b"0", usage=counted)) == {
+        **plain(3, 2, total_tokens=5),
+        "cost": 0,
+        "cost_details": {"upstream_inference_cost": 0},
+    }
+
+
+def test_nothing_known_is_nothing_shown() -> None:
+    assert metered(None).render(None) is None
+
+
+counts = st.one_of(st.integers(), st.floats(), st.booleans(), st.none(), st.text(max_size=3), st.integers(0, 1000))
+details = st.dictionaries(
+    st.sampled_from(["cached_tokens", "cache_write_tokens", "reasoning_tokens", "cache_creation_input_tokens", "x"]),
+    counts,
+)
+reports = st.dictionaries(
+    st.sampled_from(
+        [
+            *("prompt_tokens", "completion_tokens", "total_tokens", "prompt_cache_hit_tokens", "cached_tokens", "cost"),
+            *("prompt_tokens_details", "completion_tokens_details"),
+        ]
+    ),
+    counts | details,
+)
+
+
+@given(reports, st.booleans())
+def test_whatever_is_reported_meters_are_counts_that_add_up(report: dict[str, Any], produces: bool) -> None:
+    try:
+        raw = json.dumps(report, allow_nan=False).encode()
+    except ValueError:
+        return
+    meter = Meter(produces=produces)
+    meter.read(msgspec.Raw(raw))
+    usage = meter.usage
+    if usage is not None:
+        parts = [usage.input, usage.cache_read, usage.cache_write, usage.output, usage.reasoning]
+        assert all(type(part) is int and 0 <= part <= 2 * MOST for part in parts)
+        assert usage.reasoning <= usage.output
+        prompt = report.get("prompt_tokens")
+        assert usage.prompt == (report["total_tokens"] if prompt is None else prompt)
+    rendered = meter.render(RECEIPT)
+    assert rendered is not None
+    json.loads(bytes(rendered))

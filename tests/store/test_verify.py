@@ -1,0 +1,290 @@
+"""A18: whatever is edited by hand in the books is named, and what is right is not complained of."""
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+
+import pytest
+from msgspec.structs import replace
+from tests.store.books import Books, Engine, assert_verified, serving
+
+from tollbridge.core.ledger import Book, Checkpoint, refund
+from tollbridge.store import verify as verify_module
+from tollbridge.store.db import sqlite_path
+from tollbridge.store.processes import sweep
+from tollbridge.store.seal import seal
+from tollbridge.store.tables import metadata
+from tollbridge.store.verify import Report, verify
+from tollbridge.values import Outcome
+
+BOOKS = ("hold", "hold_step", "usage", "journal", "entry", "balance", "key_spend", "price_version", "seal")
+# Not of the books: who is frozen is the operator's word, when a price came is nobody's.
+FREE = {("balance", "frozen"), ("price_version", "created_at"), ("seal", "id"), ("price_version", "id")}
+COLUMNS = [
+    (table, column.name)
+    for table in BOOKS
+    for column in metadata.tables[table].columns
+    if (table, column.name) not in FREE
+]
+
+
+async def fill(books: Books) -> None:
+    """Something of everything, and all of it sealed."""
+    rich = await books.customer(paid=10**6, promo=1000)
+    limited = await books.customer(paid=10**6, limit=10**5)
+    for number in range(12):
+        customer = (rich, limited)[number % 2]
+        hold = await books.held(customer, 500)
+        if number % 3 == 0:
+            await books.ledger.submit(books.extend_op(hold, customer, 1, 100))
+        end = books.end_op(hold, customer, 100 * number)
+        # Something in every column.
+        record = replace(end.record, first_byte_ms=5, finish="stop", attempts=b"[]", streamed=True)
+        await books.ledger.submit(replace(end, record=record))
+    swept = await books.held(rich, 50)
+    await sweep(books.database, books.ledger, books.process.epoch, 1 << 62)
+    await books.end(swept, rich, 20)
+    await books.ledger.submit(refund(rich.account_id, 10, idempotency_key="refund", reason="because", actor="me"))
+    assert await seal(books.database, settled_ms=-1) == 2
+
+
+@pytest.fixture
+def filled(sqlite_engine: Engine) -> Engine:
+    async def main() -> None:
+        async with serving(sqlite_engine) as books:
+            await fill(books)
+            report = await assert_verified(books.database)
+            assert report.seals == 2
+
+    asyncio.run(main())
+    return sqlite_engine
+
+
+def verified(engine: Engine) -> Report:
+    async def main() -> Report:
+        database = engine.database()
+        await database.start()
+        try:
+            return await verify(database)
+        finally:
+            await database.close()
+
+    return asyncio.run(main())
+
+
+def edit(engine: Engine, *statements: str) -> None:
+    """As a hand with the database's own tools, which no rule of the schema stops."""
+    connection = sqlite3.connect(sqlite_path(engine.url), isolation_level=None)
+    for pragma in ("foreign_keys=OFF", "ignore_check_constraints=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+    for statement in statements:
+        assert connection.execute(statement).rowcount >= 1, statement
+    connection.close()
+
+
+@pytest.mark.parametrize(("table", "column"), COLUMNS, ids=lambda each: str(each))
+def test_an_edit_of_any_column_is_found(filled: Engine, table: str, column: str) -> None:
+    """One byte, or 1, more."""
+    kind = str(metadata.tables[table].columns[column].type)
+    change = {
+        "TEXT": f"{column} || 'x'",
+        "BLOB": f"CAST(x'00' || {column} AS BLOB)",
+    }.get(kind, f"{column} + 1")
+    key = metadata.tables[table].primary_key.columns.keys()[-1]
+    at = f"(SELECT MAX({key}) FROM {table} WHERE {column} IS NOT NULL)"
+    edit(filled, f"UPDATE {table} SET {column} = {change} WHERE {key} = {at}")
+    report = verified(filled)
+    assert not report.ok
+    assert report.problems
+
+
+@pytest.mark.parametrize("table", [table for table in BOOKS if table != "seal"])
+def test_a_row_that_was_taken_away_is_found(filled: Engine, table: str) -> None:
+    key = metadata.tables[table].primary_key.columns.keys()[0]
+    edit(filled, f"DELETE FROM {table} WHERE {key} = (SELECT MIN({key}) FROM {table})")
+    assert not verified(filled).ok
+
+
+def test_a_seal_that_was_taken_out_of_its_chain_is_found(sqlite_engine: Engine) -> None:
+    async def main() -> None:
+        async with serving(sqlite_engine) as books:
+            customer = await books.customer(paid=1000)
+            for _ in range(3):
+                await books.end(await books.held(customer, 10), customer, 1)
+                await seal(books.database, settled_ms=-1)
+
+    asyncio.run(main())
+    edit(sqlite_engine, "DELETE FROM seal WHERE chain = 'usage/1' AND first_id = 1099511627778")
+    assert any("a seal is missing" in problem for problem in verified(sqlite_engine).problems)
+
+
+def test_what_was_edited_is_named(filled: Engine) -> None:
+    edit(
+        filled,
+        "UPDATE usage SET charge = charge + 1 WHERE hold_id = (SELECT MAX(hold_id) FROM usage WHERE charge > 0)",
+        "UPDATE entry SET amount = amount + 5 WHERE journal_id = 1 AND line = 0",
+    )
+    text = "\n".join(verified(filled).problems)
+    for part in (
+        "charges",
+        "the entries of transaction 1 (",
+        "account 2: paid is",
+        "the seal over 1 to",
+        "of usage/1 is broken",
+        "of journal is broken",
+        "the trial balance is",
+    ):
+        assert part in text
+
+
+def test_only_the_first_broken_range_is_named(sqlite_engine: Engine) -> None:
+    async def main() -> None:
+        async with serving(sqlite_engine) as books:
+            customer = await books.customer(paid=1000)
+            for _ in range(4):
+                await books.end(await books.held(customer, 10), customer, 1)
+                await seal(books.database, settled_ms=-1)
+
+    asyncio.run(main())
+    edit(sqlite_engine, "UPDATE usage SET status = 299 WHERE hold_id = (SELECT MIN(hold_id) FROM usage)")
+    assert verified(sqlite_engine).found == 1
+
+
+def test_an_open_hold_of_a_process_that_was_swept_is_found(sqlite_engine: Engine) -> None:
+    async def main() -> None:
+        async with serving(sqlite_engine) as books:
+            customer = await books.customer(paid=1000)
+            await books.held(customer, 10)
+
+    asyncio.run(main())
+    edit(sqlite_engine, "UPDATE process SET swept_at = 1")
+    assert any("is open, but its process is dead" in problem for problem in verified(sqlite_engine).problems)
+
+
+def test_prices_are_compared_with_their_digest_and_charges_with_their_price(sqlite_engine: Engine) -> None:
+    async def main() -> None:
+        async with serving(sqlite_engine) as books:
+            customer = await books.customer(paid=1000)
+            good, wrong, unknown = [await books.held(customer, 100) for _ in range(3)]
+            await books.end(good, customer, 10)
+            for hold, change in ((wrong, {"output": 11}), (unknown, {"price_version": 77})):
+                end = books.end_op(hold, customer, 10)
+                await books.ledger.submit(replace(end, record=replace(end.record, **change)))
+            report = await verify(books.database)
+            assert [problem.split("hold ")[1] for problem in report.problems] == [
+                f"{wrong} charges 10 and loses 0, but what was used is worth 11",
+                f"{unknown} refers to price version 77, which there is not",
+            ]
+
+    asyncio.run(main())
+
+
+def test_what_is_open_is_not_wrong(ledger_engine: Engine) -> None:
+    """While calls run, and while others write, the books are in balance at every moment."""
+
+    async def main() -> None:
+        async with serving(ledger_engine) as books:
+            customer = await books.customer(paid=10**6, promo=5000, limit=10**6)
+            stop = asyncio.Event()
+
+            async def work() -> None:
+                while not stop.is_set():
+                    hold = await books.held(customer, 100)
+                    await books.ledger.submit(books.extend_op(hold, customer, 1, 10))
+                    note = Checkpoint(
+                        hold=hold,
+                        account_id=customer.account_id,
+                        key_id=customer.key_id,
+                        charge=4,
+                        record=books.record(4, Outcome.OUR_FAULT),
+                    )
+                    await books.ledger.submit(note)
+                    await books.end(hold, customer, 3)
+
+            working = [asyncio.ensure_future(work()) for _ in range(10)]
+            seen_open = 0
+            for _ in range(10):
+                report = await assert_verified(books.database)
+                seen_open += report.open_holds
+                assert sum(report.trial_balance.values()) == 0
+                await seal(books.database, settled_ms=-1)
+            stop.set()
+            await asyncio.gather(*working)
+            report = await assert_verified(books.database)
+            assert seen_open > 0
+            assert report.seals > 0
+            assert report.holds > 10
+            paid, promo, _ = await books.balance(customer)
+            assert (report.trial_balance[Book.CUSTOMER_PAID], report.trial_balance[Book.CUSTOMER_PROMO]) == (
+                paid,
+                promo,
+            )
+
+    asyncio.run(main())
+
+
+def test_the_same_is_found_on_both_databases(ledger_engine: Engine) -> None:
+    async def main() -> None:
+        async with serving(ledger_engine) as books:
+            await fill(books)
+            await assert_verified(books.database)
+            for statement in (
+                "UPDATE balance SET paid = paid + 1 WHERE account_id = 1",
+                "UPDATE key_spend SET spent = spent + 1 WHERE key_id = 2",
+                "UPDATE usage SET raw = NULL WHERE hold_id = (SELECT MIN(hold_id) FROM usage)",
+                "DELETE FROM entry WHERE journal_id = 2 AND line = 1",
+                "UPDATE price_version SET terms = '{}' WHERE id = 1",
+            ):
+                assert await books.database.execute(statement) == 1
+            found = "\n".join((await verify(books.database)).problems)
+            for part in (
+                "account 1: paid is",
+                "key 2: spent is",
+                "of usage/1 is broken",
+                "of journal is broken",
+                "the entries of transaction 2 (",
+                "price version 1 cannot be read",
+                "price version 1 is not what its digest says",
+            ):
+                assert part in found
+
+    asyncio.run(main())
+
+
+def test_many_rows_are_read_in_pages(ledger_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No page loses or repeats a row, however small it is."""
+    monkeypatch.setattr(verify_module, "_PAGE", 3)
+    monkeypatch.setattr("tollbridge.store.seal._PAGE", 2)
+
+    async def main() -> None:
+        async with serving(ledger_engine) as books:
+            await fill(books)
+            monkeypatch.undo()
+            whole = await assert_verified(books.database)
+            monkeypatch.setattr(verify_module, "_PAGE", 1)
+            monkeypatch.setattr("tollbridge.store.seal._PAGE", 5)
+            assert await assert_verified(books.database) == whole
+
+    asyncio.run(main())
+
+
+def test_problems_are_named_up_to_a_number_and_counted_beyond() -> None:
+    report = Report()
+    for number in range(verify_module.MOST_NAMED + 5):
+        report.add(str(number))
+    assert len(report.problems) == verify_module.MOST_NAMED
+    assert report.found == verify_module.MOST_NAMED + 5
+    assert not report.ok
+
+
+def columns_of_the_books() -> Iterator[tuple[str, str]]:
+    for table in metadata.tables.values():
+        for column in table.columns:
+            yield table.name, column.name
+
+
+def test_enough_columns_were_tried() -> None:
+    assert len(COLUMNS) >= 50
+    tried = {*COLUMNS, *FREE}
+    rest = {table for table, _ in set(columns_of_the_books()) - tried}
+    assert rest == {"meta", "process", "account", "api_key", "checkpoint"}

@@ -1,0 +1,256 @@
+"""Both databases behind the same few statements."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from tests.servers import Postgres
+from tests.store.books import Engine
+
+from tollbridge.errors import ConfigError, Unavailable
+from tollbridge.store import db
+from tollbridge.store.db import Contended, Database, Duplicate, Transaction, open_database, run
+
+SET = "UPDATE meta SET value = $2 WHERE name = $1"
+ADD = "INSERT INTO meta (name, value) VALUES ($1, $2)"
+GET = "SELECT value FROM meta WHERE name = $1"
+
+
+def with_database(engine: Engine, scenario: Callable[[Database], Awaitable[Any]]) -> None:
+    async def main() -> None:
+        database = engine.database()
+        await database.start()
+        try:
+            await scenario(database)
+        finally:
+            await database.close()
+
+    asyncio.run(main())
+
+
+def test_statements_take_numbered_arguments(ledger_engine: Engine) -> None:
+    async def scenario(database: Database) -> None:
+        assert await database.execute(ADD, "a", 1) == 1
+        assert await database.fetch("INSERT INTO meta (name, value) VALUES ($1, $2) RETURNING value", "b", 2) == [(2,)]
+        assert await database.fetch(
+            "SELECT name, value FROM meta WHERE name = $1 OR value = $2 OR name = $1 ORDER BY name", "a", 2
+        ) == [("a", 1), ("b", 2)]
+        assert await database.execute("UPDATE meta SET value = value + $1", 5) == 3
+        assert await database.execute("DELETE FROM meta WHERE value > $1", 100) == 0
+        assert await database.fetch(GET, "none") == []
+
+    with_database(ledger_engine, scenario)
+
+
+def test_now_is_in_milliseconds(ledger_engine: Engine) -> None:
+    async def scenario(database: Database) -> None:
+        assert abs(await database.now() - time.time() * 1000) < 5_000
+
+    with_database(ledger_engine, scenario)
+
+
+def test_a_unique_value_that_is_there_is_a_duplicate(ledger_engine: Engine) -> None:
+    async def scenario(database: Database) -> None:
+        await database.execute(ADD, "a", 1)
+        with pytest.raises(Duplicate):
+            await database.execute(ADD, "a", 2)
+
+        async def both(transaction: Transaction) -> None:
+            await transaction.execute(ADD, "b", 2)
+            await transaction.execute(ADD, "a", 2)
+
+        with pytest.raises(Duplicate):
+            await run(database, both)
+        assert await database.fetch(GET, "b") == []
+
+    with_database(ledger_engine, scenario)
+
+
+def test_a_mistake_in_a_statement_is_raised_as_it_is(ledger_engine: Engine) -> None:
+    async def scenario(database: Database) -> None:
+        for statement in ("SELEC 1", "SELECT nothing FROM meta", "INSERT INTO balance VALUES (1, 0, -1, 0, NULL)"):
+            with pytest.raises(Exception, match=r"syntax|nothing|failed|violates|NOT NULL") as raised:
+                await database.fetch(statement)
+            assert not isinstance(raised.value, Unavailable | Duplicate)
+
+    with_database(ledger_engine, scenario)
+
+
+def test_a_transaction_is_all_or_nothing(ledger_engine: Engine) -> None:
+    async def scenario(database: Database) -> None:
+        await database.execute(ADD, "a", 1)
+
+        async def failing(transaction: Transaction) -> None:
+            await transaction.execute(SET, "a", 2)
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await run(database, failing)
+        assert await database.fetch(GET, "a") == [(1,)]
+        async with database.transaction() as transaction:
+            await transaction.execute(SET, "a", 3)
+            assert await transaction.fetch(GET, "a") == [(3,)]
+        assert await database.fetch(GET, "a") == [(3,)]
+
+    with_database(ledger_engine, scenario)
+
+
+def test_whoever_is_cancelled_leaves_no_transaction_behind(ledger_engine: Engine) -> None:
+    """At any point of it."""
+
+    async def scenario(database: Database) -> None:
+        await database.execute(ADD, "a", 0)
+
+        async def work() -> None:
+            async with database.transaction() as transaction:
+                for _ in range(5):
+                    await transaction.execute("UPDATE meta SET value = value + 1 WHERE name = $1", "a")
+
+        for number in range(30):
+            task = asyncio.ensure_future(work())
+            await asyncio.sleep(number * 0.0003)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            ((value,),) = await database.fetch(GET, "a")
+            assert value % 5 == 0
+        await work()
+
+    with_database(ledger_engine, scenario)
+
+
+def test_those_in_each_others_way_try_again(ledger_engine: Engine) -> None:
+    async def scenario(database: Database) -> None:
+        await database.execute(ADD, "a", 0)
+        tries = 0
+
+        async def unlucky(transaction: Transaction) -> str:
+            nonlocal tries
+            tries += 1
+            await transaction.execute("UPDATE meta SET value = value + 1 WHERE name = $1", "a")
+            if tries < db.TRIES:
+                raise Contended("as if another had been first")
+            return "done"
+
+        assert await run(database, unlucky) == "done"
+        assert await database.fetch(GET, "a") == [(1,)]
+
+        async def hopeless(transaction: Transaction) -> None:
+            nonlocal tries
+            tries += 1
+            raise Contended("again")
+
+        tries = 0
+        with pytest.raises(Unavailable) as refused:
+            await run(database, hopeless)
+        assert (tries, refused.value.code) == (db.TRIES, "ledger_unavailable")
+
+    with_database(ledger_engine, scenario)
+
+
+def test_writers_at_once_lose_nothing(ledger_engine: Engine) -> None:
+    """H5: from several connections, each one read and then write."""
+
+    async def main() -> None:
+        databases = [ledger_engine.database() for _ in range(4)]
+        for database in databases:
+            await database.start()
+        await databases[0].execute(ADD, "a", 0)
+        lock = " FOR UPDATE" if ledger_engine.dialect == "postgresql" else ""
+
+        async def work(transaction: Transaction) -> None:
+            ((value,),) = await transaction.fetch(GET + lock, "a")
+            await transaction.execute(SET, "a", value + 1)
+
+        await asyncio.gather(*(run(database, work) for database in databases * 25))
+        assert await databases[0].fetch(GET, "a") == [(100,)]
+        for database in databases:
+            await database.close()
+
+    asyncio.run(main())
+
+
+def test_a_snapshot_stays_as_it_is_and_nobody_waits_for_it(ledger_engine: Engine) -> None:
+    async def scenario(database: Database) -> None:
+        await database.execute(ADD, "a", 1)
+        async with database.snapshot() as view:
+            await view.fetch(GET, "a")
+            await database.execute(SET, "a", 2)
+            assert await view.fetch(GET, "a") == [(1,)]
+            assert await database.fetch(GET, "a") == [(2,)]
+
+    with_database(ledger_engine, scenario)
+
+
+def test_a_closed_database_is_unavailable(ledger_engine: Engine) -> None:
+    async def main() -> None:
+        database = ledger_engine.database()
+        for _ in range(2):
+            with pytest.raises(Unavailable) as refused:
+                await database.fetch("SELECT 1")
+            assert refused.value.code == "ledger_unavailable"
+            await database.start()
+            await database.close()
+        await database.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "url", ["", "mysql://x", "sqlite:tollbridge.db", "sqlite:///", "sqlite:///:memory:", "sqlite:///a.db?mode=ro"]
+)
+def test_a_url_that_is_none_says_what_would_be_right(url: str) -> None:
+    with pytest.raises(ConfigError, match="sqlite:///"):
+        open_database(url)
+
+
+def test_a_file_that_cannot_be_opened_is_unavailable(tmp_path: Any) -> None:
+    async def main() -> None:
+        database = open_database(f"sqlite:///{tmp_path / 'missing' / 'file.db'}")
+        with pytest.raises(Unavailable) as refused:
+            await database.start()
+        assert refused.value.code == "ledger_unavailable"
+
+    asyncio.run(main())
+
+
+def test_a_server_that_hangs_or_is_gone_is_unavailable_in_time_and_found_again() -> None:
+    """H1, H3, G11: within 2.5 s, and no connection of the pool is lost to it."""
+
+    async def main(server: Postgres, url: str) -> None:
+        database = open_database(url)
+        await database.start()
+
+        async def refused(work: Awaitable[Any]) -> None:
+            started = time.monotonic()
+            with pytest.raises(Unavailable) as error:
+                await work
+            assert error.value.code == "ledger_unavailable"
+            assert time.monotonic() - started < 3.5
+
+        async def inside() -> None:
+            async with database.transaction() as transaction:
+                await transaction.fetch("SELECT 1")
+                server.suspend()
+                await transaction.fetch("SELECT 1")
+
+        await refused(database.fetch("SELECT pg_sleep(10)"))
+        server.suspend()
+        await asyncio.gather(*(refused(database.fetch("SELECT 1")) for _ in range(12)))
+        server.resume()
+        assert await database.fetch("SELECT 1") == [(1,)]
+        await refused(inside())
+        server.resume()
+        server.kill()
+        await refused(database.fetch("SELECT 1"))
+        other = open_database(url)
+        await refused(other.start())
+        server.start()
+        assert await database.fetch("SELECT 1") == [(1,)]
+        await database.close()
+
+    with Postgres() as server, server.database() as url:
+        asyncio.run(main(server, url))

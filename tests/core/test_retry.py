@@ -55,6 +55,24 @@ def test_breaker_opens_after_five_failures_in_a_row_and_lets_one_probe_through()
     assert breaker.usable(10.2)
 
 
+def test_upstream_that_fails_thrice_is_shaky_for_a_minute() -> None:
+    breaker = Breaker()
+    for _ in range(3):
+        assert not breaker.shaky(0.0)
+        breaker.failed(0.0)
+    assert breaker.shaky(59.9)
+    assert not breaker.shaky(60.0)
+    breaker.failed(61.0)
+    assert breaker.shaky(120.0)
+
+
+def test_rare_failures_do_not_make_an_upstream_shaky() -> None:
+    breaker = Breaker()
+    for call in range(1000):
+        (breaker.succeeded if call % 50 else breaker.failed)(call * 0.02)
+    assert not breaker.shaky(20.0)
+
+
 def test_probe_that_fails_opens_the_breaker_again() -> None:
     breaker = Breaker()
     for _ in range(5):

@@ -17,6 +17,18 @@ BUDGET_PERCENT = 20
 BUDGET_LEAST = 3
 BUDGET_WINDOW_S = 60.0
 
+# Of a breaker: seconds and calls.
+FAILURES_IN_A_ROW = 5
+WINDOW_S = 30.0
+WINDOW_CALLS = 20
+WINDOW_MOST = 1_000
+OPEN_S = 10.0
+PROBE_S = 10.0
+MAX_COOL_S = 60.0
+SHAKY_FAILURES = 3
+SHAKY_SHARE = 10
+SHAKY_S = 60.0
+
 
 class Kind(Enum):
     """What went wrong with one attempt."""
@@ -86,19 +98,26 @@ class Breaker(msgspec.Struct):
     """Whether an upstream may be called: a breaker on failures, and a cool-down on limits. `now` is monotonic seconds.
 
     Opens for 10 s after 5 failures in a row, or when at least half of at least 20 calls of the last 30 s failed; then
-    one probe decides. Refusals of our own (no money, our limits) never reach it.
+    one probe decides. Long before that it is *shaky*: after three failures that are a tenth of its calls others go
+    first for a minute, so that what it fails costs few retries. Refusals of our own (no money, our limits) never
+    reach it.
     """
 
     in_a_row: int = 0
     open_until: float = 0.0
     cool_until: float = 0.0
     probing_until: float = 0.0
+    shaky_until: float = 0.0
     recent: deque[tuple[float, bool]] = msgspec.field(default_factory=deque)
 
     def usable(self, now: float) -> bool:
         if now < self.cool_until or now < self.open_until:
             return False
         return not self.open_until or now >= self.probing_until
+
+    def shaky(self, now: float) -> bool:
+        """Whether others should be asked first."""
+        return now < self.shaky_until
 
     def begin(self, now: float) -> None:
         """A call starts. When the breaker is half open it is the probe, and others wait for what it finds."""
@@ -117,6 +136,10 @@ class Breaker(msgspec.Struct):
         self.in_a_row += 1
         self._note(now, failed=True)
         failures = sum(failed for _, failed in self.recent)
+        if self.in_a_row >= SHAKY_FAILURES or (
+            failures >= SHAKY_FAILURES and failures * SHAKY_SHARE >= len(self.recent)
+        ):
+            self.shaky_until = now + SHAKY_S
         mostly = len(self.recent) >= WINDOW_CALLS and failures * 2 >= len(self.recent)
         if self.open_until or self.in_a_row >= FAILURES_IN_A_ROW or mostly:
             self.open_until = now + OPEN_S
@@ -138,12 +161,3 @@ class Breaker(msgspec.Struct):
         recent.append((now, failed))
         while recent[0][0] < now - WINDOW_S or len(recent) > WINDOW_MOST:
             recent.popleft()
-
-
-FAILURES_IN_A_ROW = 5
-WINDOW_S = 30.0
-WINDOW_CALLS = 20
-WINDOW_MOST = 1_000
-OPEN_S = 10.0
-PROBE_S = 10.0
-MAX_COOL_S = 60.0

@@ -5,17 +5,20 @@ from collections.abc import Callable, Sequence
 from tollbridge.values import Route
 
 
-def order(routes: Sequence[Route], usable: Callable[[Route], bool], chance: float) -> list[Route]:
-    """The usable routes in the order to try them: by `order`, and among equals by weighted chance.
+def order(routes: Sequence[Route], rank: Callable[[Route], int | None], chance: float) -> list[Route]:
+    """The usable routes in the order to try them.
 
-    `chance` is a random number in [0, 1). Routes of weight 0 come after their equals.
+    `rank`: None for a route that cannot be called now; the lower ones first, then by `order`, and among equals by
+    weighted chance. `chance` is a random number in [0, 1). Routes of weight 0 come after their equals.
     """
-    candidates = [route for route in routes if usable(route)]
-    if len(candidates) < 2:
-        return candidates
-    tiers: dict[int, list[Route]] = {}
-    for route in candidates:
-        tiers.setdefault(route.order, []).append(route)
+    tiers: dict[tuple[int, int], list[Route]] = {}
+    for route in routes:
+        ranked = rank(route)
+        if ranked is not None:
+            tiers.setdefault((ranked, route.order), []).append(route)
+    if len(tiers) == 1:
+        (tier,) = tiers.values()
+        return _shuffled(tier, chance)
     return [route for _, tier in sorted(tiers.items()) for route in _shuffled(tier, chance)]
 
 

@@ -84,9 +84,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usability(Protocol):
-    """What admission asks about upstreams: may one be called now, and in how many seconds could one be."""
+    """What admission asks about upstreams: how good one is now, and in how many seconds one can be called."""
 
-    def usable(self, route: Route) -> bool: ...
+    def rank(self, route: Route) -> int | None: ...
 
     def usable_in(self, routes: Sequence[Route]) -> float: ...
 
@@ -164,7 +164,7 @@ class Admission:
 
     def _routes(self, model: Model) -> Sequence[Route]:
         chance = random.random() if len(model.routes) > 1 else 0.0  # noqa: S311
-        routes = routing.order(model.routes, self._upstreams.usable, chance)
+        routes = routing.order(model.routes, self._upstreams.rank, chance)
         if not routes:
             wait = min(MAX_RETRY_AFTER_S, max(1, round(self._upstreams.usable_in(model.routes) + 0.5)))
             raise Unavailable(

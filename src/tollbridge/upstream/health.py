@@ -18,9 +18,13 @@ class Health:
         self._clock = clock
         self._breakers: dict[str, Breaker] = {}
 
-    def usable(self, route: Route) -> bool:
+    def rank(self, route: Route) -> int | None:
+        """None: it may not be called now; 0: it may; 1: it may, but others should be asked first."""
         breaker = self._breakers.get(route.upstream.name)
-        return breaker is None or breaker.usable(self._clock())
+        if breaker is None:
+            return 0
+        now = self._clock()
+        return int(breaker.shaky(now)) if breaker.usable(now) else None
 
     def usable_in(self, routes: Sequence[Route]) -> float:
         """Seconds until the first of `routes` may be called."""

@@ -1,0 +1,474 @@
+"""What callers and the books see when providers fail: rows E1 to E22 of the catalogue of faults."""
+
+import asyncio
+import json
+import random
+import time
+from typing import Any
+
+import pytest
+from tests.gateway.site import (
+    DONE,
+    INPUT_NANO,
+    OUTPUT_NANO,
+    STREAM_HEAD,
+    Site,
+    always,
+    chat,
+    chunk,
+    completion,
+    event,
+    framed,
+    http,
+    run,
+    says,
+    stream,
+    streams,
+    usage_chunk,
+)
+from tests.upstream.bad_server import Peer, Request
+
+from tollbridge.values import Outcome
+
+PRICE = 10 * INPUT_NANO + 5 * OUTPUT_NANO
+ERROR = {"error": {"message": "Your key sk-proj-abcdef1234567890abcdef is bad. See https://internal.example/x"}}
+
+
+async def hang_up(peer: Peer) -> None:
+    await peer.request()
+    await peer.reset()
+
+
+async def say_nothing(request: Request, peer: Peer) -> None:
+    await asyncio.sleep(30)
+
+
+def raw(data: bytes) -> Any:
+    async def answer(request: Request, peer: Peer) -> None:
+        await peer.send(data)
+
+    return answer
+
+
+async def refused(site: Site, status: int, code: str, **fields: Any) -> None:
+    reply = await site.post("/v1/chat/completions", chat(**fields))
+    assert (reply.status, reply.json["error"]["code"]) == (status, code)
+    assert set(reply.json["error"]) == {"message", "type", "param", "code"}
+    assert reply.json["detail"] == reply.json["error"]["message"]
+    assert b"sk-proj" not in reply.body
+    assert b"internal.example" not in reply.body
+    rows = await site.settled(1)
+    assert [row["charge"] for row in rows] == [0] * len(rows)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_provider_that_hangs_up_is_unavailable_and_free(streamed: bool) -> None:
+    """E1, and a stream that fails before its first chunk keeps no hold (otari #128)."""
+
+    async def test() -> None:
+        async with Site(hang_up) as site:
+            await refused(site, 502, "upstream_unavailable", stream=streamed)
+
+    run(test())
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_provider_that_cannot_be_reached_is_left_for_the_next(streamed: bool) -> None:
+    async def test() -> None:
+        async with Site(
+            hang_up, others={"second": always(streams(stream()) if streamed else says(completion()))}
+        ) as site:
+            site.upstream._server.close()
+            for _ in range(10):
+                reply = await site.post("/v1/chat/completions", chat(stream=streamed))
+                assert reply.status == 200
+            rows = await site.settled(10)
+            assert [row["charge"] for row in rows] == [PRICE] * 10
+
+    run(test())
+
+
+def test_silent_provider_times_out_and_is_free() -> None:
+    """E2, at a fortieth of the time."""
+
+    async def test() -> None:
+        async with Site(always(say_nothing)) as site:
+            await refused(site, 504, "upstream_timeout")
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "least", "most"), [("7", 7, 7), ("1000000000", 60, 60), ("soon", 1, 60), (None, 1, 60)]
+)
+def test_providers_limit_is_passed_on_within_bounds(retry_after: str | None, least: int, most: int) -> None:
+    """E3."""
+
+    async def test() -> None:
+        headers = {} if retry_after is None else {"Retry-After": retry_after}
+        async with Site(always(says(ERROR, 429, headers))) as site:
+            reply = await site.post("/v1/chat/completions", chat())
+            assert reply.status == 429
+            assert least <= int(reply.headers["retry-after"]) <= most
+            second = await site.post("/v1/chat/completions", chat())
+            assert second.status == 503
+            assert second.json["error"]["code"] == "no_available_provider"
+            assert 1 <= int(second.headers["retry-after"]) <= 10
+            rows = await site.settled(1)
+            assert [row["charge"] for row in rows] == [0]
+
+    run(test())
+
+
+def test_limited_provider_is_left_alone_while_it_cools() -> None:
+    calls = 0
+
+    async def limited(request: Request, peer: Peer) -> None:
+        nonlocal calls
+        calls += 1
+        await says(ERROR, 429, {"Retry-After": "30"})(request, peer)
+
+    async def test() -> None:
+        async with Site(always(limited), others={"second": always(says(completion()))}) as site:
+            for _ in range(20):
+                assert (await site.post("/v1/chat/completions", chat())).status == 200
+        assert calls == 1
+
+    run(test())
+
+
+@pytest.mark.parametrize("status", [401, 403, 402])
+def test_trouble_with_our_credential_is_not_the_callers(status: int) -> None:
+    """E5: never a 401, which would make the caller doubt a good key; and no second try of the same."""
+    calls = 0
+
+    async def answer(request: Request, peer: Peer) -> None:
+        nonlocal calls
+        calls += 1
+        await says(ERROR, status)(request, peer)
+
+    async def test() -> None:
+        async with Site(always(answer)) as site:
+            await refused(site, 502, "upstream_auth")
+        assert calls == 1
+
+    run(test())
+
+
+@pytest.mark.parametrize(("status", "expected"), [(400, 400), (404, 404), (413, 413), (422, 400)])
+def test_what_the_provider_rejects_is_passed_on_redacted(status: int, expected: int) -> None:
+    """E6."""
+
+    async def test() -> None:
+        async with Site(always(says(ERROR, status))) as site:
+            reply = await site.post("/v1/chat/completions", chat())
+            assert reply.status == expected
+            assert b"sk-proj" not in reply.body
+            assert b"internal.example" not in reply.body
+            [row] = await site.settled(1)
+            assert row["charge"] == 0
+
+    run(test())
+
+
+def test_failing_provider_is_asked_at_most_three_times() -> None:
+    """E4."""
+    calls = 0
+
+    async def answer(request: Request, peer: Peer) -> None:
+        nonlocal calls
+        calls += 1
+        await says(ERROR, 503)(request, peer)
+
+    async def test() -> None:
+        async with Site(always(answer)) as site:
+            await refused(site, 502, "upstream_unavailable")
+        assert calls == 3
+
+    run(test())
+
+
+def test_retries_stay_within_a_fifth_of_the_traffic() -> None:
+    """E4: with every second call failing once, retries are bounded by the budget."""
+    calls = 0
+
+    async def answer(request: Request, peer: Peer) -> None:
+        nonlocal calls
+        calls += 1
+        await says(completion() if calls % 2 else ERROR, 200 if calls % 2 else 500)(request, peer)
+
+    async def test() -> None:
+        async with Site(always(answer)) as site:
+            for _ in range(60):
+                await site.post("/v1/chat/completions", chat())
+        assert calls <= 60 + max(3, 60 // 5)
+
+    run(test())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_stream_that_is_reset_anywhere_ends_in_an_error_and_is_free(seed: int) -> None:
+    """E7: cut after a random number of bytes, the head of the answer included."""
+    chance = random.Random(seed)
+    whole = b"".join(framed(each) for each in stream(["word "] * 20)[:-2])
+    cut = chance.randrange(len(whole) - 200)
+
+    async def answer(request: Request, peer: Peer) -> None:
+        await peer.send(STREAM_HEAD + whole[:cut])
+        await asyncio.sleep(0.03)
+        await peer.reset()
+        await peer.request()
+
+    async def test() -> None:
+        async with Site(always(answer)) as site:
+            reply = await site.post("/v1/chat/completions", chat(stream=True))
+            assert "[DONE]" not in reply.body.decode()
+            if reply.status == 200:
+                assert reply.chunks[-1]["choices"][0]["finish_reason"] == "error"
+            else:
+                assert reply.status == 502
+            rows = await site.settled(1)
+            assert [row["charge"] for row in rows] == [0] * len(rows)
+
+    run(test())
+
+
+def test_error_event_before_any_output_moves_on_to_the_next_route() -> None:
+    """E8."""
+
+    async def test() -> None:
+        async with Site(always(streams([event(ERROR)])), others={"second": always(streams(stream()))}) as site:
+            reply = await site.post("/v1/chat/completions", chat(stream=True))
+            assert reply.text == "Hello!"
+            assert reply.headers["x-tollbridge-provider"] == "second"
+            [row] = await site.settled(1)
+            assert row["charge"] == PRICE
+
+    run(test())
+
+
+def test_error_in_a_200_is_an_error() -> None:
+    async def test() -> None:
+        async with Site(always(says(ERROR))) as site:
+            reply = await site.post("/v1/chat/completions", chat())
+            assert reply.status >= 500
+            assert b"sk-proj" not in reply.body
+
+    run(test())
+
+
+@pytest.mark.parametrize("tail", [[], [usage_chunk(10, 5)]])
+def test_stream_without_its_end_mark_is_whole_when_it_finished(tail: list[bytes]) -> None:
+    """E9."""
+
+    async def test() -> None:
+        async with Site(always(streams([chunk("Hello"), chunk(finish="stop"), *tail]))) as site:
+            reply = await site.post("/v1/chat/completions", chat(stream=True))
+            assert reply.events[-1] == "[DONE]"
+            [row] = await site.settled(1)
+            assert row["outcome"] == Outcome.COMPLETED
+            assert row["charge"] > 0
+            assert bool(row["flags"] & 2) is not bool(tail)
+
+    run(test())
+
+
+def test_endless_stream_is_cut_and_charged_within_its_hold() -> None:
+    """E14: told to write 50 tokens, it writes for ever."""
+
+    async def answer(request: Request, peer: Peer) -> None:
+        await peer.send(STREAM_HEAD)
+        while True:
+            await peer.send(framed(chunk("word ")))
+
+    async def test() -> None:
+        async with Site(always(answer)) as site:
+            reply = await site.post("/v1/chat/completions", chat(stream=True, max_tokens=50))
+            assert reply.events[-1] == "[DONE]"
+            [row] = await site.settled(1)
+            assert row["charge"] > 0
+            assert row["output"] < 1000
+
+    run(test())
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "zstd"])
+def test_compressed_answers_are_refused_unread(encoding: str) -> None:
+    """E16: nothing is ever decompressed, so that nothing can swell."""
+
+    async def test() -> None:
+        bomb = http(200, b"\x1f\x8b" + bytes(1000), {"Content-Encoding": encoding})
+        async with Site(always(raw(bomb))) as site:
+            await refused(site, 502, "upstream_invalid_response")
+
+    run(test())
+
+
+def test_headers_of_the_provider_stay_behind() -> None:
+    """E17."""
+
+    async def test() -> None:
+        headers = {"Set-Cookie": "a=b", "X-Evil": "1", "OpenAI-Organization": "org-123", "Server": "x"}
+        async with Site(always(says(completion(), 200, headers))) as site:
+            reply = await site.post("/v1/chat/completions", chat())
+            assert reply.status == 200
+            assert not {"set-cookie", "x-evil", "openai-organization", "server"} & set(reply.headers)
+
+    run(test())
+
+
+def test_redirect_is_not_followed() -> None:
+    """E18."""
+
+    async def test() -> None:
+        script = always(says(b"", 302, {"Location": "http://127.0.0.1:1/"}))
+        async with Site(script) as site:
+            await refused(site, 502, "upstream_invalid_response")
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>Busy</html>",
+        b"[]",
+        b"null",
+        b"",
+        b'{"choices":"none"}',
+        b'{"object":"chat.completion"}',
+        b'{"choices":[]}',
+    ],
+)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_answer_that_makes_no_sense_is_said_to(body: bytes, streamed: bool) -> None:
+    """E19."""
+
+    async def test() -> None:
+        async with Site(always(says(body, 200, {"Content-Type": "text/html"}))) as site:
+            await refused(site, 502, "upstream_invalid_response", stream=streamed)
+
+    run(test())
+
+
+def test_flapping_provider_is_left_alone_and_our_own_refusals_never_count() -> None:
+    """E21."""
+    calls = 0
+
+    async def answer(request: Request, peer: Peer) -> None:
+        nonlocal calls
+        calls += 1
+        await peer.reset()
+        await peer.request()
+
+    async def test() -> None:
+        async with Site(always(answer), others={"second": always(says(completion()))}) as site:
+            poor = site.key
+            for _ in range(50):
+                assert (await site.post("/v1/chat/completions", chat(max_tokens=0))).status == 400
+            site.key = poor
+            for _ in range(30):
+                assert (await site.post("/v1/chat/completions", chat())).status == 200
+        assert calls <= 6
+
+    run(test())
+
+
+def test_when_all_providers_are_down_the_answer_is_quick() -> None:
+    """E22."""
+
+    async def test() -> None:
+        async with Site(hang_up, others={"second": hang_up}) as site:
+            for _ in range(12):
+                await site.post("/v1/chat/completions", chat())
+            before = time.monotonic()
+            reply = await site.post("/v1/chat/completions", chat())
+            assert time.monotonic() - before < 1
+            assert reply.status == 503
+            assert reply.json["error"]["code"] == "no_available_provider"
+            assert 1 <= int(reply.headers["retry-after"]) <= 10
+
+    run(test())
+
+
+def test_most_requests_succeed_through_chaos_when_a_healthy_provider_exists() -> None:
+    """G16: 30 % mixed faults on the first provider."""
+    chance = random.Random(7)
+
+    async def flaky(request: Request, peer: Peer) -> None:
+        fault = chance.random()
+        if fault < 0.1:
+            await peer.reset()
+            await peer.request()
+        elif fault < 0.2:
+            await says(ERROR, chance.choice([500, 502, 503, 529, 429]))(request, peer)
+        elif fault < 0.3:
+            await says(b"<html>", 200)(request, peer)
+        else:
+            await says(completion())(request, peer)
+
+    async def test() -> None:
+        async with Site(always(flaky), others={"healthy": always(says(completion()))}) as site:
+            statuses = [(await site.post("/v1/chat/completions", chat())).status for _ in range(300)]
+            assert statuses.count(200) >= 299
+            rows = await site.settled(300)
+            assert sum(row["charge"] for row in rows) == statuses.count(200) * PRICE
+
+    run(test())
+
+
+def test_dearer_route_is_called_only_after_the_hold_covers_it() -> None:
+    """A11: falling over to a route at fifty times the price."""
+    dear = """
+[[models]]
+id = "d"
+output_limit = 4096
+price = { input = "1", output = "2" }
+routes = [
+  { provider = "up", model = "cheap" },
+  { provider = "dear", model = "dear", price = { input = "50", output = "100" } },
+]
+"""
+    asked: list[str] = []
+
+    async def cheap(request: Request, peer: Peer) -> None:
+        await says(ERROR, 500)(request, peer)
+
+    async def expensive(request: Request, peer: Peer) -> None:
+        asked.append(json.loads(request.body)["model"])
+        await says(completion())(request, peer)
+
+    async def test() -> None:
+        script, others = always(cheap), {"dear": always(expensive)}
+        async with Site(script, others=others, config=dear, credit_usd="1") as site:
+            reply = await site.post("/v1/chat/completions", {**chat(max_tokens=1000), "model": "d"})
+            assert reply.status == 200
+            [row] = await site.settled(1)
+            assert row["held"] >= 100_000_000
+            assert row["charge"] == 10 * 50 * INPUT_NANO + 5 * 50 * OUTPUT_NANO
+        asked.clear()
+        async with Site(script, others=others, config=dear, credit_usd="0.01") as site:
+            reply = await site.post("/v1/chat/completions", {**chat(max_tokens=1000), "model": "d"})
+            assert reply.status == 502
+            assert asked == []
+
+    run(test())
+
+
+def test_events_split_anywhere_arrive_whole() -> None:
+    """E13: split in the middle of characters, CRLF, comments."""
+    text = "Grüße 🎉 " * 5
+    data = b": hi\r\n\r\n" + chunk(text).replace(b"\n\n", b"\r\n\r\n") + chunk(finish="stop") + DONE
+
+    async def answer(request: Request, peer: Peer) -> None:
+        await peer.send(STREAM_HEAD)
+        for start in range(0, len(data), 7):
+            await peer.send(framed(data[start : start + 7]))
+        await peer.send(b"0\r\n\r\n")
+
+    async def test() -> None:
+        async with Site(always(answer)) as site:
+            reply = await site.post("/v1/chat/completions", chat(stream=True))
+            assert reply.text == text
+
+    run(test())

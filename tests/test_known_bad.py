@@ -136,14 +136,24 @@ KNOWN_BAD = (
             "tests/core/test_pricing.py::test_client_who_left_without_usage_pays_what_was_produced",
         ),
     ),
-    Row(22, "litellm#13245", "the same without a stream", ()),
+    Row(
+        22,
+        "litellm#13245",
+        "the same without a stream",
+        ("tests/gateway/test_charges.py::test_caller_who_left_a_whole_answer_is_charged_as_used",),
+    ),
     Row(
         23,
         "litellm#37992",
         "a usage of zero was replaced by an estimate",
         ("tests/core/test_pricing.py::test_usage_that_is_explicitly_zero_charges_nothing",),
     ),
-    Row(24, "litellm#41379", "fell over from a free model to a paid one without looking at the budget", ()),
+    Row(
+        24,
+        "litellm#41379",
+        "fell over from a free model to a paid one without looking at the budget",
+        ("tests/gateway/test_upstream_faults.py::test_dearer_route_is_called_only_after_the_hold_covers_it",),
+    ),
     Row(25, "litellm#25015", "reading a stored result was billed again", ()),
     Row(
         26,
@@ -198,9 +208,30 @@ KNOWN_BAD = (
             "tests/core/test_pricing.py::test_failure_before_any_output_is_free",
         ),
     ),
-    Row(41, "new-api#5288", "the text of an error was billed as output", ()),
-    Row(42, "new-api#4344", "a client that left without a stream", ()),
-    Row(43, "new-api#7486", "billed at the end of a broken stream, and again for the retry", ()),
+    Row(
+        41,
+        "new-api#5288",
+        "the text of an error was billed as output",
+        (
+            "tests/gateway/test_charges.py::test_error_of_the_provider_in_the_middle_is_never_counted_as_output",
+            "tests/wire/test_openai_stream.py::test_error_text_is_never_output",
+        ),
+    ),
+    Row(
+        42,
+        "new-api#4344",
+        "a client that left without a stream",
+        ("tests/gateway/test_charges.py::test_caller_who_left_a_whole_answer_is_charged_as_used",),
+    ),
+    Row(
+        43,
+        "new-api#7486",
+        "billed at the end of a broken stream, and again for the retry",
+        (
+            "tests/gateway/test_upstream_faults.py::test_stream_that_is_reset_anywhere_ends_in_an_error_and_is_free",
+            "tests/gateway/test_charges.py::test_stream_is_charged_once_however_often_usage_is_reported",
+        ),
+    ),
     Row(
         44,
         "one-api#2440",
@@ -240,8 +271,23 @@ KNOWN_BAD = (
         ("tests/edge/test_server_answers.py::test_targets_are_split_and_decoded",),
     ),
     Row(52, "CVE-2025-62727", "a Range header that took quadratic time", later=WEB),
-    Row(53, "otari#128", "a stream that failed before its first chunk kept its hold", ()),
-    Row(54, "litellm-rs#720", "our own refusals counted as the provider's failures", ()),
+    Row(
+        53,
+        "otari#128",
+        "a stream that failed before its first chunk kept its hold",
+        (
+            "tests/gateway/test_upstream_faults.py::test_provider_that_hangs_up_is_unavailable_and_free",
+            "tests/gateway/test_upstream_faults.py::test_error_event_before_any_output_moves_on_to_the_next_route",
+        ),
+    ),
+    Row(
+        54,
+        "litellm-rs#720",
+        "our own refusals counted as the provider's failures",
+        (
+            "tests/gateway/test_upstream_faults.py::test_flapping_provider_is_left_alone_and_our_own_refusals_never_count",
+        ),
+    ),
     Row(55, "fail-open limiters", "no limits while the shared counters were away", later=REDIS),
     Row(
         56,

@@ -23,6 +23,7 @@ serve: $(VENV)/.run  ## a gateway on http://127.0.0.1:8000 (PORT= changes it, AR
 	@exec $(VENV)/bin/tollbridge serve --port $(PORT) $(ARGS)
 
 test: $(VENV)/.dev $(NODE)  ## the whole suite (ARGS= goes to pytest)
+	@tools/need.sh curl=curl
 	$(PY) -m pytest $(ARGS)
 
 lint: $(VENV)/.dev  ## style, format and types

@@ -35,6 +35,8 @@ async def app(downstream, scope):
         downstream.start(200, [], b"first ")
         await asyncio.sleep(0.6)
         downstream.end(b"last")
+    elif scope["path"] == "/endless":
+        await asyncio.sleep(60)
     else:
         await echo(downstream, scope)
 
@@ -106,8 +108,8 @@ def test_sigterm_drains_sighup_reloads_and_nothing_else_is_printed() -> None:
 
 
 def test_a_second_signal_does_not_wait() -> None:
-    with process() as serving, Client(serving.server) as streaming:
-        streaming.send(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
+    with process() as serving, Client(serving.server) as waiting:
+        waiting.send(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
         started = time.monotonic()
         status, lines, _ = serving.end(signal.SIGINT, signal.SIGINT)
         assert status == 0

@@ -156,9 +156,10 @@ def test_http_1_0_gets_a_stream_that_ends_with_the_connection() -> None:
     assert "transfer-encoding" not in answer.headers
 
 
-def test_connection_close_is_honoured() -> None:
+@pytest.mark.parametrize("behind", [b"", GET, b"nonsense\r\n\r\n"])
+def test_connection_close_is_honoured_whatever_stands_behind_it(behind: bytes) -> None:
     with running(echo) as server, Client(server) as client:
-        client.send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" + GET)
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" + behind)
         assert client.response().headers["connection"] == "close"
         assert client.closed()
 
@@ -338,7 +339,7 @@ def test_an_application_that_returns_early_does_not_hang_its_client(
 
 def test_an_offered_upgrade_is_passed_over_and_the_body_read() -> None:
     # JDK's HTTP client offers h2c on each plain request.
-    offer = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"
+    offer = "X-Empty:\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIA\r\n"
     head = f"POST /c HTTP/1.1\r\nHost: a\r\n{offer}Transfer-Encoding: chunked\r\n\r\n".encode()
     with running(echo) as server, Client(server) as client:
         client.send(post(b"one", "/1", offer) + post(b"two", "/2", offer) + GET)

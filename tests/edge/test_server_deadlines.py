@@ -121,21 +121,6 @@ def test_a_late_second_head_waits_for_the_first_answer() -> None:
         assert client.closed()
 
 
-def test_a_blocked_loop_does_not_punish_those_who_were_in_time() -> None:
-    async def block(downstream: Downstream, scope: Any) -> None:
-        if scope["path"] == "/block":
-            time.sleep(2.0)  # noqa: ASYNC251
-        await echo(downstream, scope)
-
-    with running(block, head_timeout=0.5, sweep=0.1) as server, Client(server) as one, Client(server) as other:
-        one.send(post(b"", "/block"))
-        other.send(GET[:10])
-        time.sleep(0.3)
-        other.send(GET[10:])
-        assert other.response().status == 200
-        assert one.response().status == 200
-
-
 def latencies(client: Client, count: int) -> list[float]:
     taken = []
     for _ in range(count):
@@ -145,9 +130,10 @@ def latencies(client: Client, count: int) -> list[float]:
     return taken
 
 
-@pytest.mark.parametrize(("sockets", "requests"), [(500, 400), pytest.param(500, 20_000, marks=pytest.mark.soak)])
-def test_slow_clients_do_not_slow_the_others_and_are_all_closed(sockets: int, requests: int) -> None:
-    with running(echo, head_timeout=3.0, body_timeout=3.0) as server, ExitStack() as stack:
+@pytest.mark.parametrize(("requests", "deadline"), [(400, 2.5), pytest.param(20_000, 30.0, marks=pytest.mark.soak)])
+def test_slow_clients_do_not_slow_the_others_and_are_all_closed(requests: int, deadline: float) -> None:
+    sockets = 500
+    with running(echo, head_timeout=deadline, body_timeout=deadline) as server, ExitStack() as stack:
         fast = stack.enter_context(Client(server))
         latencies(fast, 50)
         before = latencies(fast, requests)
@@ -158,12 +144,12 @@ def test_slow_clients_do_not_slow_the_others_and_are_all_closed(sockets: int, re
         began = time.monotonic()
         eventually(lambda: len(server.server_state.connections) == sockets + 1)
         beside = latencies(fast, requests)
-        # One worst case of a shared machine is no measure: the 99th per cent is G15's, the median is steadier still.
-        quantile = 99 if requests > 1000 else 90
-        for percent in (50, quantile):
+        # The 99th per cent of few requests is the worst moment of the machine.
+        for percent in (50, 99 if requests > 1000 else 90):
             normal = statistics.quantiles(before, n=100)[percent - 1]
             assert statistics.quantiles(beside, n=100)[percent - 1] <= 2 * normal + 0.002
         for client in slow:
+            client.socket.settimeout(deadline + 15)
             client.file.read()
-        assert time.monotonic() - began < 3 + 15
+        assert time.monotonic() - began < deadline + 15
         eventually(lambda: len(server.server_state.connections) <= 1)

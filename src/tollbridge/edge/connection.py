@@ -130,8 +130,6 @@ class Connection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        # uvicorn is lenient here; data behind a request that closes is not a request.
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=False)
         self.shared = shared
         self.peer = ""
         self.deadline = math.inf
@@ -252,7 +250,7 @@ class Connection(HttpToolsProtocol):
             if name == b"connection":
                 tokens = [token.strip() for token in value.lower().split(b",")]
                 value = b", ".join(token for token in tokens if token not in _UPGRADE_TOKENS)
-            if name != b"upgrade" and value:
+            if name != b"upgrade":
                 lines.append(name + b": " + value)
         return b"\r\n".join(lines) + b"\r\n\r\n"
 

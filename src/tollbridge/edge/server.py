@@ -140,12 +140,9 @@ class Server(uvicorn.Server):
         now = asyncio.get_running_loop().time()
         if now < self._next_sweep:
             return
-        late = now - self._next_sweep
         self._next_sweep = now + self.limits.sweep
-        # A loop that was blocked has not read what came in time: it looks again before it judges.
-        if late < 1.0:
-            for connection in list(self.server_state.connections):
-                connection.sweep(now)  # type: ignore[union-attr]
+        for connection in list(self.server_state.connections):
+            connection.sweep(now)  # type: ignore[union-attr]
 
 
 class LoopLag:

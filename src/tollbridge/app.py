@@ -20,7 +20,7 @@ from tollbridge.gateway.admission import Admission, Policy
 from tollbridge.gateway.callers import Callers
 from tollbridge.gateway.relay import Relay, Upstream
 from tollbridge.gateway.settlement import Settlement
-from tollbridge.gateway.streams import LiveStreams
+from tollbridge.gateway.streams import LiveStreams, Timing
 from tollbridge.jobs import Jobs
 from tollbridge.limits.memory import MemoryLimiter
 from tollbridge.services import first_run, secrets
@@ -49,8 +49,10 @@ class Gateway:
         *,
         url: str = "",
         announce: Callable[[str], object] | None = None,
+        timing: Timing | None = None,
     ) -> None:
         self.settings = settings
+        self._timing = timing or Timing()
         self._url = url
         self._announce = announce
         self.catalog = Catalog({})
@@ -173,6 +175,7 @@ class Gateway:
             strict_holds=billing.strict_holds,
             charge_partial=billing.charge_on_upstream_error == "partial",
             free_loss_per_day=billing.free_loss_per_day,
+            silence_ms=int(self._timing.silent_provider * 1000),
         )
         callers = Callers(
             find=lambda digest: key_rows.find_key(self._database, digest),
@@ -189,7 +192,7 @@ class Gateway:
             admission=admission,
             relay=relay,
             settlement=settlement,
-            live=LiveStreams(relay, settlement, extend_by=billing.default_hold_tokens),
+            live=LiveStreams(relay, settlement, billing.default_hold_tokens, self._timing),
             catalog=lambda: self.catalog,
             vital=Vital(lag=lambda: self._lag.lag, draining=lambda: self.draining, ledger_failed=lambda: ledger.failed),
             log=self._log,

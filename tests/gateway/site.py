@@ -30,7 +30,8 @@ from tests.upstream.bad_server import BadServer, Peer, Request
 from tollbridge.app import Gateway
 from tollbridge.config import Source, read
 from tollbridge.core import money
-from tollbridge.edge.server import Server, listen
+from tollbridge.edge.server import Server, ServerLimits, listen
+from tollbridge.gateway.streams import Timing
 from tollbridge.services import accounts, credit, keys, secrets
 from tollbridge.store import schema
 from tollbridge.store.db import Database, open_database
@@ -226,6 +227,8 @@ class Site:
         config: str = "",
         others: Mapping[str, Callable[[Peer], Coroutine[Any, Any, None]]] | None = None,
         database_url: str | None = None,
+        timing: Timing | None = None,
+        limits: ServerLimits | None = None,
     ) -> None:
         self.requests: list[Request] = []
         self.log: list[bytes] = []
@@ -235,6 +238,8 @@ class Site:
         self._more = config
         self._others = dict(others or {})
         self._database_url = database_url
+        self._timing = timing
+        self._limits = limits
         self._stack = contextlib.AsyncExitStack()
         self._counter = itertools.count()
 
@@ -251,8 +256,8 @@ class Site:
         self.settings = read(Source(path=file))
         if self._database_url is None:
             shutil.copy(await migrated_file(), folder / "tollbridge.db")
-        self.gateway = Gateway(self.settings, self.log.append)
-        self._server = Server(self.gateway, listen("127.0.0.1", 0))
+        self.gateway = Gateway(self.settings, self.log.append, timing=self._timing)
+        self._server = Server(self.gateway, listen("127.0.0.1", 0), self._limits)
         self.port = self._server.port
         serving = asyncio.create_task(self._server.serve([self._server._sock]))
         while not self._server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no other sign

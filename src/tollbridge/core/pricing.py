@@ -134,13 +134,17 @@ class Bill(msgspec.Struct, frozen=True, kw_only=True):
     free_loss: bool = False
 
 
-def bill(ending: Ending, *, charge_partial: bool) -> Bill:
-    """What is charged. `charge_partial`: the operator charges output that came before an upstream died."""
+def bill(ending: Ending, *, charge_partial: bool, silence_ms: int = SILENCE_IS_UPSTREAMS_FAULT_MS) -> Bill:
+    """What is charged.
+
+    `charge_partial`: the operator charges output that came before an upstream died. `silence_ms`: a caller who leaves
+    before the first token owes nothing after a longer silence of the provider.
+    """
     usage = ending.reported or ending.counted
     if ending.cause is Cause.OUR_FAULT:
         return Bill(usage=usage, charged=ending.delivered and ending.produced, outcome=Outcome.OUR_FAULT)
     if ending.cause is Cause.CLIENT_LEFT:
-        return _bill_client_left(ending, usage)
+        return _bill_client_left(ending, usage, silence_ms)
     if ending.cause is Cause.UPSTREAM_FAILED:
         if not ending.produced:
             return Bill(usage=usage, charged=False, outcome=Outcome.NO_OUTPUT)
@@ -152,7 +156,7 @@ def bill(ending: Ending, *, charge_partial: bool) -> Bill:
     return Bill(usage=usage, charged=True, outcome=Outcome.COMPLETED)
 
 
-def _bill_client_left(ending: Ending, usage: Usage) -> Bill:
-    if not ending.produced and ending.reported is None and ending.silent_ms > SILENCE_IS_UPSTREAMS_FAULT_MS:
+def _bill_client_left(ending: Ending, usage: Usage, silence_ms: int) -> Bill:
+    if not ending.produced and ending.reported is None and ending.silent_ms > silence_ms:
         return Bill(usage=usage, charged=False, outcome=Outcome.NO_OUTPUT)
     return Bill(usage=usage, charged=True, outcome=Outcome.CLIENT_LEFT)

@@ -7,7 +7,6 @@ OpenAI's clients know. What happens in between is `gateway`'s.
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
-from urllib.parse import unquote
 
 import msgspec
 
@@ -163,6 +162,8 @@ class Inference:
         request = parse(await call.downstream.read_body())
         ticket = await self._admission.admit(caller, request, cap)
         call.ticket = ticket
+        if call.downstream.disconnected:
+            self._leave(call, ticket)
         call.headers += _limit_headers(ticket)
         call.headers.append((self._names.generation, ticket.id.encode()))
         if ticket.limit is not None:
@@ -239,17 +240,18 @@ class Inference:
             self._note(call, 200, code=failed.error.code)
             return
         except BaseException:
-            if not stream.left:
-                stream.give_up()
-                raise
             ending = stream.abandon()
+            if not stream.left:
+                asked = Answered(None, stream.route or ticket.routes[0], [])
+                call.close(self._settlement, asked, ending, stream.first_byte_ms, reached=stream.asked)
+                raise
         route = stream.route
         closed = call.close(
             self._settlement,
             answered or Answered(None, route or ticket.routes[0], []),
             ending,
             stream.first_byte_ms,
-            reached=route is not None,
+            reached=stream.asked,
         )
         if stream.left:
             self._note(call, 499, closed, answered)
@@ -265,6 +267,15 @@ class Inference:
             receipt = await self._settlement.receipt(closed)
             call.downstream.end(stream.stream.end(receipt))
         self._note(call, 200, closed, answered, stream.first_byte_ms)
+
+    def _leave(self, call: "_Call", ticket: Ticket) -> None:
+        """The caller has gone before anything was sent anywhere."""
+        ending = pricing.Ending(
+            cause=pricing.Cause.CLIENT_LEFT, reported=None, counted=Usage(), produced=False, delivered=False
+        )
+        call.closed = True
+        self._settlement.close(ticket, None, ending, status=499)
+        raise ClientGone
 
     def _close_failed(self, call: "_Call", failed: AllFailed) -> None:
         ticket = call.ticket
@@ -305,7 +316,7 @@ class Inference:
         elif path == "/v1/models" or path.startswith("/v1/models/"):
             _require(scope["method"], "GET")
             call.caller = await self._callers.of(head.authorization, head.api_key)
-            self._models(call, call.caller, unquote(path.removeprefix("/v1/models").removeprefix("/")))
+            self._models(call, call.caller, path.removeprefix("/v1/models").removeprefix("/"))
         else:
             if path.startswith("/v1"):
                 call.caller = await self._callers.of(head.authorization, head.api_key)
@@ -322,9 +333,8 @@ class Inference:
     def _models(self, call: "_Call", caller: Caller, wanted: str) -> None:
         catalog = self._catalog()
         if wanted:
-            model = catalog.resolve(wanted)
-            if not caller.plan.allows(model.id):
-                catalog.resolve("")
+            shown = catalog if caller.plan.allows(wanted) else Catalog({})
+            model = shown.resolve(wanted)
             call.respond(200, [JSON], msgspec.json.encode(_listed(model)))
             return
         data = [_listed(model) for model in catalog.models.values() if caller.plan.allows(model.id)]

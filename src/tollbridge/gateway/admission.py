@@ -5,6 +5,7 @@ limits (one atomic take), the money (one durable hold). What comes out is a `Tic
 when it is settled, and here when the next step refuses.
 """
 
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from typing import Protocol
 import msgspec
 
 from tollbridge.core import pricing, routing, tokens
+from tollbridge.core.abuse import Cuts
 from tollbridge.core.catalog import Catalog
 from tollbridge.core.ledger import Held, Hold, Refusal, Refused
 from tollbridge.core.money import format_usd
@@ -81,6 +83,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     strict_holds: bool = False
     charge_partial: bool = False
     free_loss_per_day: int = 0
+    silence_ms: int = pricing.SILENCE_IS_UPSTREAMS_FAULT_MS
 
 
 class Usability(Protocol):
@@ -108,10 +111,12 @@ class Admission:
         self._upstreams = upstreams
         self._public_id = public_id
         self._mean_output: dict[int, int] = {}
+        self._cuts = Cuts()
 
     async def admit(self, caller: Caller, request: Request, cap: int | None) -> Ticket:
         """A ticket, or the `ApiError` that says why not. `cap`: the caller's own bound for this request, nano-USD."""
         started, started_at = time.monotonic(), time.time_ns() // 1_000_000
+        self._check_cuts(caller, started)
         model = self._catalog().resolve(request.model)
         _check_model(caller, model, request)
         routes = self._routes(model)
@@ -161,6 +166,20 @@ class Admission:
         if mean is None and len(means) >= _MEANS_KEPT:
             del means[next(iter(means))]
         means[key] = output if mean is None else mean + (output - mean) // _MEAN_SHARE
+
+    def cut(self, ticket: Ticket) -> None:
+        """The caller left before the first token."""
+        self._cuts.note(ticket.caller.account_id, ticket.demand.prompt, time.monotonic())
+
+    def _check_cuts(self, caller: Caller, now: float) -> None:
+        wait = self._cuts.cool_down(caller.account_id, now)
+        if wait > 0:
+            raise RateLimited(
+                "Too many long prompts of this account were cut off before their first token. Read the answers, or"
+                f" send less; try again in {math.ceil(wait)} s.",
+                code="abuse_cooldown",
+                headers={"retry-after": str(math.ceil(wait))},
+            )
 
     def _routes(self, model: Model) -> Sequence[Route]:
         chance = random.random() if len(model.routes) > 1 else 0.0  # noqa: S311

@@ -15,6 +15,8 @@ from tollbridge.limits.base import Rule, Scope
 
 TTL_S = 5.0
 MOST_REMEMBERED = 20_000
+# Padded with spaces, a good key has as many forms as one likes, as long as a head may be.
+LONGEST_REMEMBERED = 256
 DEFAULT_PLAN = "default"
 
 
@@ -59,7 +61,8 @@ class Callers:
             known = (now + TTL_S, await self._look_up(_credential(authorization, api_key)))
             if len(self._known) >= MOST_REMEMBERED:
                 self._known.clear()
-            self._known[presented] = known
+            if len(authorization or b"") + len(api_key or b"") <= LONGEST_REMEMBERED:
+                self._known[presented] = known
         caller = known[1]
         if caller is None:
             raise InvalidApiKey("Incorrect API key provided: it is unknown, was revoked or has expired.")

@@ -141,11 +141,14 @@ class Relay:
                 following = route
         raise AllFailed(failure.error, route, attempts)
 
-    async def open(self, route: Route, exchange: Exchange) -> Response:
-        """Send `exchange` and return the provider's 200; raises `UpstreamSaid` for any other answer."""
+    async def open(self, route: Route, exchange: Exchange, on_sent: Callable[[], None] | None = None) -> Response:
+        """Send `exchange` and return the provider's 200; raises `UpstreamSaid` for any other answer.
+
+        `on_sent` is called when the request leaves: from then on the provider may bill it.
+        """
         upstream = self._upstreams()[route.upstream.name]
         target, body = exchange.request()
-        response = await upstream.pool.open(b"POST", target, upstream.headers, body)
+        response = await upstream.pool.open(b"POST", target, upstream.headers, body, on_sent)
         if response.status == 200:
             return response
         if 300 <= response.status < 400:

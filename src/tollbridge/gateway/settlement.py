@@ -66,8 +66,11 @@ class Settlement:
         first_byte_ms: int | None = None,
         attempts: Sequence[Attempt] = (),
     ) -> Closed:
-        """Settle `ticket` as `ending` says. `route`: the one that answered or was last tried; None: none was."""
-        bill = pricing.bill(ending, charge_partial=self._policy.charge_partial)
+        """Settle `ticket` as `ending` says. `route`: the one that was asked last; None: nothing was sent, no charge."""
+        policy = self._policy
+        bill = pricing.bill(ending, charge_partial=policy.charge_partial, silence_ms=policy.silence_ms)
+        if route is None:
+            bill = msgspec.structs.replace(bill, charged=False)
         priced_by = route or ticket.routes[0]
         cost = pricing.cost(bill.usage, priced_by) if route is not None else 0
         charge = pricing.charge(bill.usage, priced_by)
@@ -87,6 +90,8 @@ class Settlement:
         self._limiter.give_back(ticket.grant, bill.usage.prompt + bill.usage.output if bill.charged else 0)
         if bill.outcome is Outcome.COMPLETED and ticket.demand.produces:
             self._admission.remember(ticket, bill.usage.output)
+        elif ending.cause is pricing.Cause.CLIENT_LEFT and route is not None and not ending.produced:
+            self._admission.cut(ticket)
         return Closed(ticket=ticket, bill=bill, charge=charge, cost=cost, verdict=verdict)
 
     def checkpoint(self, ticket: Ticket, route: Route, counted: Usage) -> None:

@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from tollbridge.core import pricing
 from tollbridge.core.pricing import Cause
 from tollbridge.core.tokens import TextClasses
-from tollbridge.errors import ApiError, ConnectionLost, UpstreamError, UpstreamFailed
+from tollbridge.errors import ApiError, ClientGone, ConnectionLost, UpstreamError, UpstreamFailed
 from tollbridge.gateway.admission import Ticket
 from tollbridge.gateway.relay import Relay
 from tollbridge.gateway.settlement import Settlement
@@ -21,11 +23,6 @@ from tollbridge.upstream.pool import Response
 from tollbridge.values import Route, Usage
 from tollbridge.wire.exchange import Exchange, Stream
 
-TICK_S = 1.0
-SILENCE_S = 15.0
-CHECKPOINT_S = 5.0
-DRAIN_S = 60.0
-MAX_DRAINS = 64
 KEEP_ALIVE = b": keep-alive\n\n"
 # A hold is extended when this share of it is used, by so many tokens more.
 EXTEND_AT_PERCENT = 75
@@ -38,6 +35,17 @@ SSE_HEADERS = (
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),
 )
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds, and how many callers who left are read on for at one time."""
+
+    tick: float = 1.0
+    keep_alive: float = 15.0
+    checkpoint: float = 5.0
+    drain: float = 60.0
+    max_drains: int = 64
+    silent_provider: float = 30.0  # after that a caller who leaves before the first token owes nothing
 
 
 class Downstream(Protocol):
@@ -61,7 +69,8 @@ class StreamCall:
     """One streamed answer.
 
     `begun`: output has been sent, so that no other route may be tried. `started`: the head has been sent (it may go
-    out before any output, to keep a silent line open). `finished` resolves to the ending.
+    out before any output, to keep a silent line open). `asked`: a provider has the request and has not refused it.
+    `finished` resolves to the ending.
     """
 
     def __init__(
@@ -77,6 +86,7 @@ class StreamCall:
         self.begun = False
         self.started = False
         self.left = False
+        self.asked = False
         self.first_byte_ms: int | None = None
         self._downstream = downstream
         self._headers = headers
@@ -96,15 +106,21 @@ class StreamCall:
 
     async def attempt(self, route: Route, exchange: Exchange) -> None:
         """Try one route: returns when output has begun, or the answer ended well; raises when it failed before."""
+        if self.left:
+            raise ClientGone
         self.route = route
         self.stream = exchange.stream(TextClasses())
         self._last_data = time.monotonic()
         self._ready = self._loop.create_future()
-        response = self._response = await self._live.relay.open(route, exchange)
-        response.pipe(self._on_data, self._on_end)
-        if not self._ready.done() and self._downstream.paused:
-            response.pause()
-        await self._ready
+        try:
+            response = self._response = await self._live.relay.open(route, exchange, self._sent)
+            response.pipe(self._on_data, self._on_end)
+            if not self._ready.done() and self._downstream.paused:
+                response.pause()
+            await self._ready
+        except UpstreamError:
+            self.asked = False
+            raise
 
     @property
     def is_draining(self) -> bool:
@@ -126,9 +142,10 @@ class StreamCall:
         )
 
     def abandon(self) -> pricing.Ending:
-        """The caller left while a route was being opened, and the provider stops its bill when we hang up."""
+        """The caller left, or we must stop, before the end: what has come so far, and nothing more."""
+        self._hang_up()
         self._live.discard(self)
-        return self._end_as(Cause.CLIENT_LEFT)
+        return self._end_as(Cause.CLIENT_LEFT if self.left else Cause.OUR_FAULT)
 
     def counted(self, *, suspect: bool = False) -> Usage:
         """What was read and produced so far, counted here."""
@@ -138,6 +155,9 @@ class StreamCall:
         return Usage(input=self.ticket.demand.prompt, output=output, estimated=True, suspect=suspect, raw=raw)
 
     # --- the provider's side ---
+
+    def _sent(self) -> None:
+        self.asked = True
 
     def _on_data(self, data: bytes) -> None:
         stream = self.stream
@@ -192,18 +212,19 @@ class StreamCall:
 
     def _stop(self, error: UpstreamError) -> None:
         """The provider failed: another route may be tried unless output has begun."""
-        if self._response is not None:
-            self._response.close()
-            self._response = None
+        self._hang_up()
         if self._ready is not None and not self._ready.done():
             self._ready.set_exception(error)
         else:
             self._finish(Cause.UPSTREAM_FAILED)
 
-    def _finish(self, cause: Cause) -> None:
+    def _hang_up(self) -> None:
         if self._response is not None:
             self._response.close()
             self._response = None
+
+    def _finish(self, cause: Cause) -> None:
+        self._hang_up()
         if self._ending.done():
             return
         self._live.discard(self)
@@ -215,11 +236,14 @@ class StreamCall:
         reported, suspect = (stream.usage, stream.suspect) if stream is not None else (None, False)
         if reported is not None and not self._live.settlement.believes(self.ticket, reported):
             reported, suspect = None, True
+        output = stream.output.tokens if stream is not None else 0
+        if reported is not None and stream is not None and not stream.complete and reported.output * 2 < output:
+            reported = None  # a report from the beginning, or the zeros that some send until the last one
         return pricing.Ending(
             cause=cause,
             reported=reported,
             counted=self.counted(suspect=suspect),
-            produced=stream is not None and stream.output.tokens > 0,
+            produced=output > 0,
             delivered=self.begun,
             silent_ms=int((time.monotonic() - self._last_data) * 1000),
             finish=stream.finish if stream is not None else None,
@@ -233,16 +257,19 @@ class StreamCall:
         self.left = True
         route = self.route
         stops = route is None or route.upstream.cancel_stops_billing
-        if stops or not self._live.may_drain():
-            if self._response is None:
-                if self._task is not None:
-                    self._task.cancel()
-            else:
-                self._finish(Cause.CLIENT_LEFT)
+        if stops or not self.asked or not self._live.may_drain():
+            self._let_go()
         else:
-            self._drain_until = time.monotonic() + DRAIN_S
+            self._drain_until = time.monotonic() + self._live.timing.drain
             self._live.drains += 1
             self._resume()
+
+    def _let_go(self) -> None:
+        """Nobody waits for this any more, nor for a provider that has not answered yet."""
+        if self._response is not None:
+            self._finish(Cause.CLIENT_LEFT)
+        elif self._task is not None:
+            self._task.cancel()
 
     def _resume(self) -> None:
         if self._response is not None:
@@ -253,13 +280,14 @@ class StreamCall:
     def tick(self, now: float) -> None:
         if self._drain_until is not None:
             if now >= self._drain_until:
-                self._finish(Cause.CLIENT_LEFT)
+                self._let_go()
             return
-        if now - self._last_write >= SILENCE_S and self.route is not None and not self.left:
+        timing = self._live.timing
+        if now - self._last_write >= timing.keep_alive and self.route is not None and not self.left:
             self._start()
             self._downstream.write(KEEP_ALIVE)
             self._last_write = now
-        if self.begun and now - self._checkpointed >= CHECKPOINT_S:
+        if self.begun and now - self._checkpointed >= timing.checkpoint:
             self._checkpointed = now
             assert self.route is not None
             self._live.settlement.checkpoint(self.ticket, self.route, self.counted())
@@ -295,10 +323,11 @@ class StreamCall:
 class LiveStreams:
     """All streams that run, and the timer that looks after them. `extend_by`: tokens of one extension of a hold."""
 
-    def __init__(self, relay: Relay, settlement: Settlement, extend_by: int) -> None:
+    def __init__(self, relay: Relay, settlement: Settlement, extend_by: int, timing: Timing) -> None:
         self.relay = relay
         self.settlement = settlement
         self.extend_by = extend_by
+        self.timing = timing
         self.drains = 0  # of callers who left, read on because the provider bills anyway
         self._calls: set[StreamCall] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -310,15 +339,15 @@ class LiveStreams:
     def add(self, call: StreamCall) -> None:
         self._calls.add(call)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+            self._timer = asyncio.get_running_loop().call_later(self.timing.tick, self._tick)
 
     def discard(self, call: StreamCall) -> None:
-        self._calls.discard(call)
-        if call.is_draining:
-            self.drains -= 1
+        if call in self._calls:
+            self._calls.remove(call)
+            self.drains -= call.is_draining
 
     def may_drain(self) -> bool:
-        return self.drains < MAX_DRAINS
+        return self.drains < self.timing.max_drains
 
     def keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
@@ -329,7 +358,7 @@ class LiveStreams:
         for call in list(self._calls):
             call.tick(now)
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(TICK_S, self._tick) if self._calls else None
+        self._timer = loop.call_later(self.timing.tick, self._tick) if self._calls else None
 
 
 def _cut_at(ticket: Ticket) -> int:

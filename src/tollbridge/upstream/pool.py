@@ -11,7 +11,7 @@ import asyncio
 import re
 import ssl
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -89,11 +89,19 @@ class Pool:
         """Calls that wait for a connection."""
         return len(self._waiters)
 
-    async def open(self, method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> Response:
+    async def open(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: bytes,
+        on_sent: Callable[[], None] | None = None,
+    ) -> Response:
         """Send a request and return when the final head of its answer is in.
 
         `target` starts with `/` and is put below `base_url`. The headers about connection, length, coding and agent are
         the pool's; those of the caller may not contain CR, LF or NUL (ValueError, before anything is sent).
+        `on_sent` is called when there is a connection and the request leaves on it.
         Raises ConnectError, PoolBusy, UpstreamTimeout, ConnectionLost, ProtocolError. Cancelling closes the connection.
         """
         head = self._head(method, target, headers, len(body))
@@ -106,6 +114,8 @@ class Pool:
                 self.reused_total += 1
             response = Response(connection, connection.loop.create_future(), self.limits.max_body)
             connection.start(response, head, body, method == b"HEAD")
+            if on_sent is not None:
+                on_sent()
             try:
                 await response._waiter
             except BaseException:

@@ -1,0 +1,41 @@
+"""Accounts that cut long prompts before the first token."""
+
+from tollbridge.core.abuse import LONG_PROMPT_TOKENS, MOST_CUTS, WINDOW_S, Cuts
+
+
+def cut(cuts: Cuts, times: int, *, account: int = 1, prompt: int = LONG_PROMPT_TOKENS, start: float = 0.0) -> float:
+    for second in range(times):
+        cuts.note(account, prompt, start + second)
+    return start + times
+
+
+def test_some_cuts_are_let_pass_and_one_more_is_too_many() -> None:
+    cuts = Cuts()
+    now = cut(cuts, MOST_CUTS)
+    assert cuts.cool_down(1, now) == 0
+    now = cut(cuts, 1, start=now)
+    assert cuts.cool_down(1, now) == WINDOW_S - now
+    assert cuts.cool_down(2, now) == 0
+
+
+def test_cool_down_ends_when_the_first_of_the_cuts_is_old() -> None:
+    cuts = Cuts()
+    cut(cuts, MOST_CUTS + 1)
+    assert cuts.cool_down(1, WINDOW_S - 1) == 1
+    assert cuts.cool_down(1, WINDOW_S) == 0
+    cut(cuts, 1, start=WINDOW_S)
+    assert cuts.cool_down(1, WINDOW_S) == 1
+
+
+def test_short_prompts_are_never_counted() -> None:
+    cuts = Cuts()
+    now = cut(cuts, 1000, prompt=LONG_PROMPT_TOKENS - 1)
+    assert cuts.cool_down(1, now) == 0
+
+
+def test_old_accounts_are_forgotten_when_there_are_many() -> None:
+    cuts = Cuts()
+    for account in range(10_000):
+        cuts.note(account, LONG_PROMPT_TOKENS, 0.0)
+    cuts.note(10_001, LONG_PROMPT_TOKENS, WINDOW_S)
+    assert len(cuts._latest) == 1

@@ -14,14 +14,15 @@ FLUSH_S = 0.5
 MOST_WAITING = 10_000
 
 
-class RequestLine(msgspec.Struct, frozen=True, omit_defaults=True):
+class RequestLine(msgspec.Struct, omit_defaults=True):
     """One answered request. `ts`: epoch milliseconds; amounts in nano-USD, times in milliseconds."""
 
     ts: int
     request_id: str
     status: int
     ms: int
-    path: str = ""
+    path: str
+    code: str = ""
     id: str = ""
     account: int = 0
     key: int = 0
@@ -34,7 +35,6 @@ class RequestLine(msgspec.Struct, frozen=True, omit_defaults=True):
     output_tokens: int = 0
     first_byte_ms: int | None = None
     attempts: int = 0
-    code: str = ""
 
 
 class RequestIds:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tollbridge.errors import InvalidRequest
-from tollbridge.wire.body import MAX_DEPTH, check_depth, has_each_member_once, read_object
+from tollbridge.wire.body import MAX_DEPTH, check_depth, read_object
 
 
 def depth(value: Any) -> int:
@@ -113,47 +113,3 @@ def test_depth_is_what_a_reader_finds(value: Any, more: int, choose: random.Rand
     assert is_too_deep(body) == (depth(value) > MAX_DEPTH)
     if isinstance(value, list) and value:
         assert is_too_deep(body, sum(isinstance(item, dict | list) for item in value) - 1) == (depth(value) > MAX_DEPTH)
-
-
-@pytest.mark.parametrize(
-    ("body", "is_plain"),
-    [
-        (b"{}", True),
-        (b" { } ", False),
-        (b'{"a":1,"b":"x"}', True),
-        (b'{"a": 1, "b": "x"}', True),
-        (b'\n{\t"a" :\r\n1 ,"b": "x" } ', True),
-        (b'{"a":1,"a":1}', False),
-        (b'{"a":1,"b":2,"a":3}', False),
-        (b'{"a":3,"b":2,"a":1}', False),
-        (b'{"a":1, "\\u0061":1}', False),
-        (b'{"a":1 ,"b":"\\u0061\\"}"}', True),
-        (b'{"a":"\\",\\"a\\":1", "b": {"a": 1, "a": 2}}', True),
-        (b'{"a":1,"b":[1,2],"b":[1,2]}', False),
-        (b'{"a": [1], "a":"[1], \\"a\\": 2"}', False),
-    ],
-)
-def test_a_name_that_stands_twice_is_noticed(body: bytes, is_plain: bool) -> None:
-    assert has_each_member_once(body, read_object(body)) == is_plain
-
-
-@given(
-    st.lists(
-        st.tuples(st.sampled_from(["a", "b", '"', "\\", "é", "c d"]), st.text('",:{}a\\ ', max_size=4) | st.integers())
-    ),
-    st.sampled_from([(", ", ": "), (",", ":"), (" ,\n", "\t: ")]),
-    st.booleans(),
-)
-def test_names_are_counted_whatever_stands_between(
-    members: list[tuple[str, Any]], separators: tuple[str, str], ascii_only: bool
-) -> None:
-    def encode(value: Any) -> str:
-        return json.dumps(value, ensure_ascii=ascii_only)
-
-    body = "{" + separators[0].join(encode(name) + separators[1] + encode(value) for name, value in members) + "}"
-    names = [name for name, _ in members]
-    seen = has_each_member_once(body.encode(), read_object(body.encode()))
-    if len(set(names)) < len(names):
-        assert not seen
-    elif not set(names) & {'"', "\\", "é"} and names:
-        assert seen

@@ -1,6 +1,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,8 +33,11 @@ BODIES = [
 
 
 @pytest.mark.parametrize("body", BODIES)
-def test_a_body_that_needs_no_change_goes_out_byte_for_byte(body: bytes) -> None:
-    assert body_for(openai_chat.parse(body), route(upstream_model="m"), None) is body
+def test_a_body_that_needs_no_change_keeps_every_member_byte_for_byte(body: bytes) -> None:
+    request = openai_chat.parse(body)
+    sent = body_for(request, route(upstream_model="m"), None)
+    assert msgspec.json.decode(sent, type=dict[str, msgspec.Raw]) == request.fields
+    assert sent == body or b" " in body
 
 
 @pytest.mark.parametrize("body", BODIES)
@@ -141,8 +145,7 @@ def test_splices_change_nothing_but_what_they_should(
     raw = json.dumps(body, separators=separators).encode()
     request = openai_chat.parse(raw)
     if not stream:
-        same = body_for(request, route(upstream_model="m"), None)
-        assert same is raw or (json.loads(same) == body and any(not name.isascii() or '"' in name for name in fields))
+        assert json.loads(body_for(request, route(upstream_model="m"), None)) == body
     out = json.loads(body_for(request, route(), 5))
     assert out.pop("model") == "upstream-name"
     assert out.pop("max_tokens") == 5

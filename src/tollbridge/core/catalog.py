@@ -157,13 +157,15 @@ def _route(row: ModelRow, route: RouteRow, position: int, upstream: Upstream, mu
     priced = route.price or row.price
     if priced is None:
         return None
+    own_cost = route.cost or row.cost
     try:
+        sold_at = price(priced)
         return Route(
             model=row.id,
             upstream=upstream,
             upstream_model=route.model,
-            price=price(priced),
-            cost=price(route.cost or row.cost or priced),
+            price=sold_at,
+            cost=sold_at if own_cost is None else price(own_cost),
             multiplier_ppm=multiplier_ppm,
             order=position if route.order is None else route.order,
             weight=route.weight,

@@ -26,13 +26,20 @@ def charge(usage: Usage, price: Price, multiplier_ppm: int = PPM) -> int:
 
     ValueError: a meter, a price or the result is out of range.
     """
-    meters = (usage.input, usage.cache_read, usage.cache_write, usage.cache_write_1h, usage.output)
-    prices = (price.input, price.cache_read, price.cache_write, price.cache_write_1h, price.output)
-    if min(meters) < 0 or min(prices) < 0 or multiplier_ppm < 0:
-        raise ValueError("neither a count of tokens nor a price is negative")
-    pico = sum(count * each for count, each in zip(meters, prices, strict=True))
+    read, output = usage.input, usage.output
+    cached, written, written_1h = usage.cache_read, usage.cache_write, usage.cache_write_1h
+    if read < 0 or cached < 0 or written < 0 or written_1h < 0 or output < 0:
+        raise ValueError("a count of tokens is not negative")
+    pico = read * price.input + output * price.output
+    if cached or written or written_1h:
+        pico += cached * price.cache_read + written * price.cache_write + written_1h * price.cache_write_1h
+    return round_up(pico, multiplier_ppm)
+
+
+def round_up(pico: int, multiplier_ppm: int = PPM) -> int:
+    """Whole nano-USD of `pico` × `multiplier_ppm` / 10⁶. ValueError: below zero or out of range."""
     nano = -(-pico * multiplier_ppm // (_PICO_PER_NANO * PPM))
-    if nano >= MAX_AMOUNT:
+    if not 0 <= nano < MAX_AMOUNT:
         raise ValueError("the charge is out of range")
     return nano
 

@@ -9,7 +9,7 @@ from enum import Enum
 import msgspec
 
 from tollbridge.core import money, tokens
-from tollbridge.values import Outcome, Price, Route, Usage
+from tollbridge.values import Outcome, Route, Usage
 
 # The least that a call is let run with: below this a refusal helps the caller more than a stump of an answer.
 LEAST_OUTPUT_TOKENS = 256
@@ -84,16 +84,17 @@ def cost(usage: Usage, route: Route) -> int:
     return money.charge(usage, route.cost)
 
 
+def charge_and_cost(usage: Usage, route: Route) -> tuple[int, int]:
+    """Both at once: most routes are sold at cost."""
+    charged = charge(usage, route)
+    at_cost = route.cost is route.price and route.multiplier_ppm == money.PPM
+    return charged, charged if at_cost else cost(usage, route)
+
+
 def _price(route: Route, prompt: int, output: int) -> int:
-    dearest = max(route.price.input, route.price.cache_write)
-    price = Price(
-        input=dearest,
-        output=route.price.output,
-        cache_read=dearest,
-        cache_write=dearest,
-        cache_write_1h=dearest,
-    )
-    return money.charge(Usage(input=prompt, output=output), price, route.multiplier_ppm)
+    price = route.price
+    dearest = max(price.input, price.cache_write)
+    return money.round_up(prompt * dearest + output * price.output, route.multiplier_ppm)
 
 
 class Cause(Enum):

@@ -28,11 +28,11 @@ from tollbridge.gateway.relay import AllFailed, Answered, Relay
 from tollbridge.gateway.settlement import Attempt, Closed, Settlement
 from tollbridge.gateway.streams import SSE_HEADERS, LiveStreams, StreamCall, failed_midway
 from tollbridge.telemetry import RequestIds, RequestLine, RequestLog, now_ms
-from tollbridge.values import Model, Price, Route, Usage
+from tollbridge.values import Model, Outcome, Price, Route, Usage
 from tollbridge.wire import errors as wire_errors
 from tollbridge.wire import openai_chat, openai_completions, openai_embeddings
-from tollbridge.wire.request import Request
 from tollbridge.wire.exchange import Answer, Exchange
+from tollbridge.wire.request import Request
 
 JSON = (b"content-type", b"application/json")
 NO_STORE = (b"cache-control", b"no-store")
@@ -164,7 +164,7 @@ class Inference:
         call.ticket = ticket
         if call.downstream.disconnected:
             self._leave(call, ticket)
-        call.headers += _limit_headers(ticket)
+        call.headers += limit_headers(ticket.grant.requests_room, ticket.grant.tokens_room)
         call.headers.append((self._names.generation, ticket.id.encode()))
         if ticket.limit is not None:
             call.headers.append((self._names.limit, b"%d" % ticket.limit))
@@ -350,29 +350,19 @@ class Inference:
         code: str = "",
     ) -> None:
         ticket, caller = call.ticket, call.caller
-        usage = closed.bill.usage if closed is not None else None
-        self._log.add(
-            RequestLine(
-                ts=now_ms(),
-                request_id=call.request_id,
-                status=status,
-                ms=call.elapsed_ms(),
-                path=call.path,
-                id=ticket.id if ticket is not None else "",
-                account=caller.account_id if caller is not None else 0,
-                key=caller.key_id if caller is not None else 0,
-                model=ticket.model.id if ticket is not None else "",
-                route=answered.route.upstream.name if answered is not None else "",
-                outcome=closed.bill.outcome.name.lower() if closed is not None else "",
-                charge=closed.charge if closed is not None else 0,
-                cost=closed.cost if closed is not None else 0,
-                prompt_tokens=usage.prompt if usage is not None else 0,
-                output_tokens=usage.output if usage is not None else 0,
-                first_byte_ms=first_byte_ms,
-                attempts=len(answered.attempts) if answered is not None else 0,
-                code=code,
-            )
-        )
+        line = RequestLine(now_ms(), call.request_id, status, call.elapsed_ms(), call.path, code)
+        if caller is not None:
+            line.account, line.key = caller.account_id, caller.key_id
+        if ticket is not None:
+            line.id, line.model = ticket.id, ticket.model.id
+        if answered is not None:
+            line.route, line.attempts = answered.route.upstream.name, len(answered.attempts)
+        if closed is not None:
+            bill = closed.bill
+            line.outcome, line.charge, line.cost = OUTCOMES[bill.outcome], closed.charge, closed.cost
+            line.prompt_tokens, line.output_tokens = bill.usage.prompt, bill.usage.output
+            line.first_byte_ms = first_byte_ms
+        self._log.add(line)
 
 
 class _Call:
@@ -423,6 +413,7 @@ class _Call:
         self.respond(error.status, [JSON, *own], wire_errors.render(error))
 
 
+OUTCOMES = {outcome: outcome.name.lower() for outcome in Outcome}
 PROBES = frozenset({"/health", "/v1/health", "/ready"})
 CORS = ((b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", b"*"))
 PREFLIGHT = [
@@ -465,14 +456,6 @@ def _read_cap(value: bytes | None, name: bytes) -> int | None:
         return money.parse_usd(value.decode("latin-1").strip())
     except ValueError as error:
         raise InvalidRequest(f"{name.decode()}: {error}", param=name.decode()) from error
-
-
-def _limit_headers(ticket: Ticket) -> list[tuple[bytes, bytes]]:
-    grant = ticket.grant
-    if grant.requests_room is None and grant.tokens_room is None:
-        return []
-    named = limit_headers(grant.requests_room, grant.tokens_room)
-    return [(name.encode(), value.encode()) for name, value in named.items()]
 
 
 def _listed(model: Model) -> dict[str, Any]:

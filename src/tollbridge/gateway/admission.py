@@ -185,7 +185,7 @@ class Admission:
         chance = random.random() if len(model.routes) > 1 else 0.0  # noqa: S311
         routes = routing.order(model.routes, self._upstreams.rank, chance)
         if not routes:
-            wait = min(MAX_RETRY_AFTER_S, max(1, round(self._upstreams.usable_in(model.routes) + 0.5)))
+            wait = min(MAX_RETRY_AFTER_S, 1 + int(self._upstreams.usable_in(model.routes)))
             raise Unavailable(
                 f"No provider of {model.id} can be called right now. Nothing was charged; try again in {wait} s.",
                 code="no_available_provider",
@@ -304,7 +304,8 @@ def refused(verdict: Refused, least: int) -> ApiError:
 def limited(exceeded: Exceeded) -> RateLimited:
     """The error for a limit that was reached, with headers that are true."""
     what = {"requests": "requests per minute", "tokens": "tokens per minute", "concurrency": "calls at one time"}
-    headers = limit_headers(exceeded.requests_room, exceeded.tokens_room)
+    rooms = limit_headers(exceeded.requests_room, exceeded.tokens_room)
+    headers = {name.decode(): value.decode() for name, value in rooms}
     if exceeded.hopeless:
         message = (
             f"Request too large: its input alone is more than your limit of {exceeded.limit:,} tokens per minute."
@@ -322,12 +323,19 @@ def limited(exceeded: Exceeded) -> RateLimited:
     return error
 
 
-def limit_headers(requests: Room | None, used_tokens: Room | None) -> dict[str, str]:
+def limit_headers(requests: Room | None, used_tokens: Room | None) -> list[tuple[bytes, bytes]]:
     """OpenAI's six headers, of the tightest scope."""
-    headers = {}
-    for name, room in (("requests", requests), ("tokens", used_tokens)):
-        if room is not None:
-            headers[f"x-ratelimit-limit-{name}"] = str(room.limit)
-            headers[f"x-ratelimit-remaining-{name}"] = str(room.remaining)
-            headers[f"x-ratelimit-reset-{name}"] = f"{room.reset:.3f}s"
+    headers = []
+    if requests is not None:
+        headers = [
+            (b"x-ratelimit-limit-requests", b"%d" % requests.limit),
+            (b"x-ratelimit-remaining-requests", b"%d" % requests.remaining),
+            (b"x-ratelimit-reset-requests", b"%.3fs" % requests.reset),
+        ]
+    if used_tokens is not None:
+        headers += (
+            (b"x-ratelimit-limit-tokens", b"%d" % used_tokens.limit),
+            (b"x-ratelimit-remaining-tokens", b"%d" % used_tokens.remaining),
+            (b"x-ratelimit-reset-tokens", b"%.3fs" % used_tokens.reset),
+        )
     return headers

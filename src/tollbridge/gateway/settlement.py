@@ -72,8 +72,9 @@ class Settlement:
         if route is None:
             bill = msgspec.structs.replace(bill, charged=False)
         priced_by = route or ticket.routes[0]
-        cost = pricing.cost(bill.usage, priced_by) if route is not None else 0
-        charge = pricing.charge(bill.usage, priced_by)
+        charge, cost = pricing.charge_and_cost(bill.usage, priced_by)
+        if route is None:
+            cost = 0
         if bill.free_loss and not self._may_lose(ticket, charge):
             bill = msgspec.structs.replace(bill, charged=True)
         charge = charge if bill.charged else 0
@@ -119,9 +120,10 @@ class Settlement:
             if isinstance(ended, Ended):
                 charge, balance = ended.charged, format_usd(ended.available).encode()
         usage = closed.bill.usage
+        charged = format_usd(charge).encode()
         return Receipt(
-            charge=format_usd(charge).encode(),
-            cost=format_usd(closed.cost).encode(),
+            charge=charged,
+            cost=charged if closed.cost == charge else format_usd(closed.cost).encode(),
             balance=balance,
             usage=usage if usage.estimated else None,
         )

@@ -1,6 +1,5 @@
 """Limits of one process. Never waits, so that `take` is atomic on the event loop."""
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -77,7 +76,7 @@ class _Bucket:
 
     def room(self, now: float) -> Room:
         empty = max(0.0, self.full_at - now)
-        return Room(self.limit, max(0, math.floor((WINDOW_S - empty) / self.per_unit + 1e-6)), empty)
+        return Room(self.limit, max(0, int((WINDOW_S - empty) / self.per_unit + 1e-6)), empty)
 
     def idle(self, now: float) -> bool:
         return self.full_at <= now
@@ -174,6 +173,12 @@ class MemoryLimiter:
         return None
 
     def _rooms(self, counters: list[_Counters], now: float) -> tuple[Room | None, Room | None]:
+        if len(counters) == 1:
+            requests_only, tokens_only = counters[0].requests, counters[0].tokens
+            return (
+                requests_only.room(now) if requests_only is not None else None,
+                tokens_only.room(now) if tokens_only is not None else None,
+            )
         requests = [each.requests.room(now) for each in counters if each.requests is not None]
         tokens = [each.tokens.room(now) for each in counters if each.tokens is not None]
         return _tightest(requests), _tightest(tokens)

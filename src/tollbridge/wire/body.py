@@ -1,7 +1,6 @@
 """JSON from outside that nobody has looked at yet: what it may be, and what is wrong with it, in plain words."""
 
 import re
-from collections.abc import Mapping
 
 import msgspec
 from msgspec import Raw
@@ -24,8 +23,6 @@ _AS_ONE_KIND = bytes.maketrans(b"{[}]", b"(())")
 _HALF_A_PAIR = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]"
 )
-_MEMBER_START = re.compile(rb'[ \t\r\n]*"((?:[^"\\]|\\.)*)"[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
-_MEMBER_END = re.compile(rb"[ \t\r\n]*([,}])")
 
 
 def read_object(body: bytes) -> dict[str, Raw]:
@@ -75,24 +72,3 @@ def _is_deeper(body: bytes, levels: int) -> bool:
         # Takes away all innermost pairs, also those that the removal of a neighbour makes innermost: at least a level.
         brackets = brackets.replace(b"()", b"")
     return bool(brackets)
-
-
-def has_each_member_once(body: bytes, fields: Mapping[str, Raw]) -> bool:
-    """Whether `body`, read as `fields`, names every member once and plainly, so that every reader sees the same in it.
-
-    With a name twice, some take the first and some the last.
-    """
-    compact = len(msgspec.json.encode(fields))
-    if len(body) == compact:
-        return True
-    position = body.index(b"{") + 1
-    separator = b","
-    for name, value in fields.items():
-        start = _MEMBER_START.match(body, position)
-        if separator != b"," or start is None or start[1] != name.encode() or not body.startswith(value, start.end()):
-            return False
-        end = _MEMBER_END.match(body, start.end() + len(value))
-        if end is None:
-            return False
-        separator, position = end[1], end.end()
-    return not body[position:].strip()

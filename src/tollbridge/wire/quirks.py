@@ -1,8 +1,9 @@
 """What one provider wants otherwise than its dialect says, by its catalog row: the body of the same dialect, changed
 where it must be and nowhere else.
 
-Rule 1  A body that needs no change goes out byte for byte. A changed one has the caller's members, their values byte
-        for byte, but for those that had to change; a name that stood twice stands once, as it was checked.
+Rule 1  What goes out has the caller's members in their order, their values byte for byte, but for those that had to
+        change. White space between members goes, and a name that stood twice stands once, as it was checked: what was
+        checked is what every reader sees.
 Rule 2  No default that the caller did not send. A limit is sent only where the caller set one or money sets one, in
         every name that the caller used, so that no provider reads a larger one; `max_tokens` where they used none.
 Rule 3  Usage is asked for on every stream, unless this provider refuses to be asked.
@@ -12,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from tollbridge.values import Route, Upstream
-from tollbridge.wire.body import NULL, has_each_member_once
+from tollbridge.wire.body import NULL
 from tollbridge.wire.request import Request
 
 _LIMITS = ("max_completion_tokens", "max_tokens")
@@ -31,8 +32,6 @@ def body_for(request: Request, route: Route, max_tokens: int | None) -> bytes:
     if request.endpoint != "embeddings":
         _limit(fields, request, max_tokens)
     _rename(fields, upstream)
-    if fields == request.fields and has_each_member_once(request.body, fields):
-        return request.body
     return msgspec.json.encode(fields)
 
 

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from bench import gateways, measure, native, parts, process, report
+from bench import gateways, measure, parts, process, report
 from bench.peers import NotRunError
 
 HERE = Path(__file__).parent
@@ -21,7 +21,7 @@ def main() -> int:
     only = wanted.only or NAMES
     rows: dict[str, measure.Row] = {}
     not_run: dict[str, str] = {}
-    with measure.bench(native.BIN / "run", cores) as on:
+    with measure.bench(cores) as on:
         fsync_us = process.fsync_us(on.scratch)
         for gateway in gateways.GATEWAYS:
             if gateway.name not in only:
@@ -33,14 +33,22 @@ def main() -> int:
             except NotRunError as why:
                 not_run[gateway.name] = str(why)
                 _say(f"{gateway.name}: not run: {why}")
-        measured = []
+        measured, failed_parts = [], {}
         for name in parts.PARTS if "tollbridge" in rows else ():
             _say(f"part {name} …")
             try:
                 measured.append(parts.run(name, on))
             except NotRunError as why:
-                not_run[f"part {name}"] = str(why)
-    results = report.Results(rows, not_run, measured, fsync_us, load_before, wanted.seconds)
+                failed_parts[name] = str(why)
+    results = report.Results(
+        rows=rows,
+        not_run=not_run,
+        parts=measured,
+        failed_parts=failed_parts,
+        fsync_us=fsync_us,
+        load_before=load_before,
+        seconds_per_level=wanted.seconds,
+    )
     text = report.render(results)
     print(text)
     if wanted.out or not wanted.only:

@@ -16,11 +16,12 @@ FULL = max(LEVELS)
 
 @dataclass(frozen=True)
 class Results:
-    """All that one run found out. `not_run`: gateway → why. `fsync_us`: this disk's, in this run."""
+    """All that one run found out. `not_run`, `failed_parts`: name → why. `fsync_us`: this disk's, in this run."""
 
     rows: Mapping[str, Row]
     not_run: Mapping[str, str]
     parts: Sequence[Part]
+    failed_parts: Mapping[str, str]
     fsync_us: float
     load_before: tuple[float, float, float]
     seconds_per_level: float
@@ -237,18 +238,19 @@ def _parts(results: Results) -> str:
 
     main = [part for part in results.parts if part.budget_us is not None]
     rows = [cells(part) for part in main]
-    if ours:
+    if ours and not results.failed_parts:
         whole = _request(ours)
         rest = whole - sum(part.cpu_us for part in main)
         rows.append(["all else", "30", _micros(rest), "the whole less the parts above"])
     rows += [cells(part) for part in results.parts if part.budget_us is None]
     if ours:
-        rows.append(["the whole", "115", _micros(whole), f"per request at {FULL} connections"])
+        rows.append(["the whole", "115", _micros(_request(ours)), f"per request at {FULL} connections"])
     return _table(("part", "budget µs", "CPU µs", "what"), rows)
 
 
 def _problems(results: Results) -> Iterable[str]:
     found = [f"- {name} was not run: {why}" for name, why in results.not_run.items()]
+    found += [f"- part {name} was not measured: {why}" for name, why in results.failed_parts.items()]
     found += [f"- {name}, {load}: {what}" for name, row in results.rows.items() for load, what in row.errors.items()]
     return found or ["Nothing: every gateway ran, and every answer was whole."]
 

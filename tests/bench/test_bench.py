@@ -189,7 +189,15 @@ def test_the_report_says_which_targets_were_met_and_what_was_not_run() -> None:
         "nginx": row("nginx", request_us=16, chunk_us=14),
         "tollbridge": row("tollbridge", request_us=96, chunk_us=42),
     }
-    results = report.Results(rows, {"litellm": "no network"}, [], 100.0, (0.0, 0.0, 0.0), 4.0)
+    results = report.Results(
+        rows=rows,
+        not_run={"litellm": "no network"},
+        parts=[parts.Part("server", "", 41, 20.0), parts.Part("wire", "", None, 12.0)],
+        failed_parts={},
+        fsync_us=100.0,
+        load_before=(0.0, 0.0, 0.0),
+        seconds_per_level=4.0,
+    )
     met = {check.name: check.met for check in report.checks(results)}
     assert met["CPU per request ÷ nginx's"] is True
     assert met["CPU per chunk ÷ nginx's, chunks spread"] is False
@@ -198,6 +206,7 @@ def test_the_report_says_which_targets_were_met_and_what_was_not_run() -> None:
     text = report.render(results)
     assert "6.00 × (96.0 µs to 16.0 µs)" in text
     assert "litellm was not run: no network" in text
+    assert [line.split("|")[3].strip() for line in text.splitlines() if line.startswith("| all else")] == ["76.0"]
 
 
 def test_memory_that_keeps_growing_is_seen_and_caches_that_fill_are_not() -> None:

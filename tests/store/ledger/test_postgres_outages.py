@@ -342,18 +342,22 @@ def test_ends_outlive_both_the_database_and_the_process(breakable: Breakable, en
     assert rows == [(1, 3, 27), (7, 2, 0)]
 
 
-def test_stopping_while_the_database_is_away_keeps_the_ends(breakable: Breakable, engine: Engine) -> None:
+@pytest.mark.parametrize("how", ["is gone", "hangs"])
+def test_stopping_without_a_database_keeps_the_ends(breakable: Breakable, engine: Engine, how: str) -> None:
+    server = breakable.server
+
     async def scenario() -> None:
         async with serving(engine) as books:
             customer = await books.customer(paid=PLENTY)
             ids = await open_some(books, customer, 3)
             ledger = books.ledger
-            await breakable.do(breakable.server.kill)
+            await breakable.do(server.kill if how == "is gone" else server.suspend)
             futures = [ledger.submit(books.end_op(id_, customer, 5)) for id_ in ids]
-            await ledger.stop()
+            async with asyncio.timeout(8):
+                await ledger.stop()
             assert [future.result() for future in futures] == [Spooled()] * 3
             assert spool_size(engine) > 0
-            await breakable.do(breakable.server.start)
+            await breakable.do(server.start if how == "is gone" else server.resume)
         async with serving(engine) as books:
             await settled(books, engine)
 

@@ -114,7 +114,6 @@ class PostgresLedger:
         self._stopping = False
         self._spooled = 0  # in the spool, not yet in the database
         self._parked: dict[int, _Waiting] = {}  # the newest checkpoint of each hold, while away
-        self._leftovers: list[Leftover] = []
         self._writer: asyncio.Task[None] | None = None
         self._asleep: asyncio.Future[None] | None = None
         self._ticking: asyncio.TimerHandle | None = None
@@ -131,17 +130,12 @@ class PostgresLedger:
         self._loop = asyncio.get_running_loop()
         found = await self._loop.run_in_executor(None, lambda: list(leftovers(self._directory)))
         try:
-            self._books = await self._connected()
-            epochs = [self.epoch, *(leftover.epoch for leftover in found)]
-            known = dict(await self._books.connection.fetch(_STARTED, epochs))
-        except Exception as error:
+            known = await self._open_all([leftover.epoch for leftover in found])
+        except BaseException:
+            for leftover in found:
+                leftover.release()
             await self._disconnect()
-            raise translate_postgres(error) from error
-        try:
-            self._spool = Spool(self._directory, self.epoch, known[self.epoch])
-        except OSError as error:
-            await self._disconnect()
-            raise ConfigError(f"{self._directory}: the spool of the ledger cannot be kept here: {error}") from error
+            raise
         self._writer = self._loop.create_task(self._write_forever(), name="ledger")
         for leftover in found:
             if known.get(leftover.epoch) == leftover.started_at:
@@ -150,11 +144,25 @@ class PostgresLedger:
                 _log.warning("%s belongs to another database and is left alone", leftover.path)
                 leftover.release()
 
+    async def _open_all(self, epochs: list[int]) -> dict[int, int]:
+        """Connection and spool; when each of the processes `epochs` was started, as the database knows it."""
+        try:
+            self._books = await self._connected()
+            known = dict(await self._books.connection.fetch(_STARTED, [self.epoch, *epochs]))
+        except Exception as error:
+            raise translate_postgres(error) from error
+        try:
+            self._spool = Spool(self._directory, self.epoch, known[self.epoch])
+        except OSError as error:
+            raise ConfigError(f"{self._directory}: the spool of the ledger cannot be kept here: {error}") from error
+        return known
+
     async def stop(self) -> None:
         if self._writer is None:
             return
         self._stopping = True
         self._wake()
+        self._watch()
         await self._writer
         self._writer = None
         if self._ticking is not None:
@@ -183,8 +191,7 @@ class PostgresLedger:
         self._queue.append(waiting)
         if self._asleep is not None:
             self._wake()
-        if self._ticking is None:
-            self._ticking = self._loop.call_later(TICK_S, self._tick)
+        self._watch()
 
     def _require_room(self, now: float) -> None:
         if self._away or self._stopping or self.failed:
@@ -202,15 +209,20 @@ class PostgresLedger:
             if parked is not waiting:
                 # Only the newest checkpoint is worth writing, and an outage may be long.
                 parked.op = waiting.op
-                self._spool.append([waiting.op], _Safe([waiting]))
+                self._spool.append([waiting.op], partial(_kept, [waiting]))
                 return
         self._enqueue(waiting)
         self._keep([waiting])
 
+    def _watch(self) -> None:
+        if self._ticking is None:
+            self._ticking = self._loop.call_later(TICK_S, self._tick)
+
     def _tick(self) -> None:
-        """Rules 2 and 3, and the deadline of a statement: only while something waits."""
+        """Rules 2 and 3, and the deadline of a statement: while something waits for the database."""
         self._ticking = None
-        if not self._queue and not self._batch:
+        sent_at = None if self._books is None else self._books.sent_at
+        if self._away or not (self._queue or self._batch or sent_at):
             return
         now = self._loop.time()
         late: list[_Waiting] = []
@@ -225,11 +237,10 @@ class PostgresLedger:
                 _refuse(waiting, _unavailable())
         if late:
             self._keep(late)
-        books = self._books
-        if books is not None and books.sent_at is not None and time.monotonic() - books.sent_at > STATEMENT_S:
+        if self._books is not None and sent_at is not None and time.monotonic() - sent_at > STATEMENT_S:
             self._troubles += 1
-            books.connection.terminate()
-        self._ticking = self._loop.call_later(TICK_S, self._tick)
+            self._books.connection.terminate()
+        self._watch()
 
     def _keep(self, waiting: Sequence[_Waiting]) -> None:
         """Into the spool. The queue keeps it too: this disk is where it survives this process."""
@@ -239,7 +250,7 @@ class PostgresLedger:
             one.spooled = True
         self._spooled += len(waiting)
         kept = [one.op for one in waiting if isinstance(one.op, End | Checkpoint)]
-        self._spool.append(kept, _Safe(waiting))
+        self._spool.append(kept, partial(_kept, waiting))
 
     def _wake(self) -> None:
         if self._asleep is not None and not self._asleep.done():
@@ -248,6 +259,15 @@ class PostgresLedger:
     # --- writing them ---------------------------------------------------------------------------------------------
 
     async def _write_forever(self) -> None:
+        try:
+            await self._write_all()
+        except Exception:
+            _log.critical("the ledger stops", exc_info=True)
+            self.failed = True
+            self._queue.extendleft(waiting for waiting in reversed(self._batch) if not waiting.over)
+        self._give_up()
+
+    async def _write_all(self) -> None:
         while not (self._stopping and (self._away or not self._queue)):
             books = self._books
             if books is None or books.closed:
@@ -261,7 +281,6 @@ class PostgresLedger:
                 self._batch = []
             elif not self._queue:
                 await self._sleep(books)
-        self._give_up()
 
     async def _sleep(self, books: Books) -> None:
         with contextlib.suppress(Exception):
@@ -391,6 +410,7 @@ class PostgresLedger:
             _log.warning("the ledger has its database again")
         self._away = False
         self._parked.clear()
+        self._watch()
 
     async def _connected(self) -> Books:
         async with asyncio.timeout(CONNECT_S):
@@ -448,21 +468,14 @@ async def _roll_back(books: Books) -> None:
         raise _unavailable() from error
 
 
-class _Safe:
-    """Tells those who wait that the spool has what they handed over."""
-
-    __slots__ = ("_waiting",)
-
-    def __init__(self, waiting: Sequence[_Waiting]) -> None:
-        self._waiting = waiting
-
-    def __call__(self, error: OSError | None) -> None:
-        if error is not None:
-            _log.error("the spool cannot be written: %s", error)
-            return
-        for waiting in self._waiting:
-            if not waiting.future.done():
-                waiting.future.set_result(Spooled())
+def _kept(those: Sequence[_Waiting], error: OSError | None) -> None:
+    """The spool has what they handed over, or cannot have it."""
+    if error is not None:
+        _log.error("the spool cannot be written: %s", error)
+        return
+    for waiting in those:
+        if not waiting.future.done():
+            waiting.future.set_result(Spooled())
 
 
 def _refuse(waiting: _Waiting, error: Exception) -> None:

@@ -1,5 +1,7 @@
 """The composition root: `Gateway(settings)` puts everything together; the only place that knows every adapter."""
 
+import asyncio
+import gc
 import logging
 import os
 import sys
@@ -7,8 +9,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from tollbridge import __version__, values
 from tollbridge.config import ProviderSettings, Settings
+from tollbridge.config import read as read_settings
 from tollbridge.core import catalog as catalogs
 from tollbridge.core import keys
 from tollbridge.core.catalog import Catalog
@@ -38,9 +43,32 @@ from tollbridge.upstream.health import Health
 
 log = logging.getLogger("tollbridge")
 
+# What a reload cannot change: it takes a restart.
+FIXED = ("host", "port", "data_dir", "database_url", "secret", "server", "brand")
+
+
+# New containers, in number, before the garbage collector looks for cycles: requests make almost none.
+GC_EVERY = 10_000
+
+
+class Line(msgspec.Struct, frozen=True):
+    """All that follows from the configuration: replaced as a whole when it is read again.
+
+    Requests that run keep the line that they started on.
+    """
+
+    settings: Settings
+    upstreams: dict[str, Upstream]
+    catalog: Catalog
+    callers: Callers
+    edge: Inference
+
 
 class Gateway:
-    """A gateway as an ASGI application: its lifespan starts and stops everything, its requests go to the edge."""
+    """A gateway as an ASGI application: its lifespan starts and stops everything, its requests go to the edge.
+
+    `write_log` takes the lines of answered requests; `announce` what the operator should read at the start.
+    """
 
     def __init__(
         self,
@@ -52,32 +80,30 @@ class Gateway:
         timing: Timing | None = None,
     ) -> None:
         self.settings = settings
-        self._timing = timing or Timing()
-        self._url = url
-        self._announce = announce
-        self.catalog = Catalog({})
         self.draining = False
         self.ledger: Ledger | None = None
         self.failure: TollbridgeError | None = None
+        self._timing = timing or Timing()
+        self._url = url
+        self._announce = announce
         self._log = RequestLog(write_log)
         self._lag = LoopLag()
-        self._demo = None if settings.providers else demo.DemoProvider()
-        self._upstreams: dict[str, Upstream] = {}
+        self._limiter = MemoryLimiter()
+        self._health = Health()
+        self._demo: demo.DemoProvider | None = None
         self._database: Database = open_database(settings.database_url.reveal())
         self._process: Process | None = None
         self._jobs: Jobs | None = None
-        self._edge: Inference | None = None
-
-    @property
-    def has_demo(self) -> bool:
-        return self._demo is not None
+        self._line: Line | None = None
+        self._pools: list[pool.Pool] = []
+        self._reloading: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         else:
-            assert self._edge is not None
-            await self._edge(scope, receive, send)
+            assert self._line is not None
+            await self._line.edge(scope, receive, send)
 
     async def start(self) -> None:
         """Everything that must be true before the first request: schema, secret, books, prices."""
@@ -85,19 +111,15 @@ class Gateway:
         await self._database.start()
         master = secrets.load(self.settings)
         await secrets.belongs_to(self._database, master)
-        if self._demo is not None:
-            await self._demo.start()
-        self._upstreams = self._open_upstreams(self._upstream_values(self.settings))
-        self.catalog = await self._read_catalog(self.settings)
         self._process, self.ledger = await self._open_ledger()
-        self._edge, callers = self._build_edge(self.ledger, master)
+        self._line = await self._lay_line(self.settings, self.ledger, master)
         self._jobs = Jobs(
-            self._database, self._process, self.ledger, on_change=callers.forget, on_fatal=lambda _: self.drain()
+            self._database, self._process, self.ledger, on_change=self._forget, on_fatal=lambda _: self.drain()
         )
         self._jobs.start()
         self._lag.start()
         if self._announce is not None:
-            await self._welcome(master, self._announce)
+            await self._welcome(self._line, master, self._announce)
 
     async def stop(self) -> None:
         """After the last request: write what waits, then let go of everything."""
@@ -108,8 +130,8 @@ class Gateway:
             await self.ledger.stop()
         if self._process is not None:
             await self._process.finish()
-        for upstream in self._upstreams.values():
-            await upstream.pool.close()
+        for each in self._pools:
+            await each.close()
         if self._demo is not None:
             await self._demo.stop()
         self._log.flush()
@@ -118,6 +140,32 @@ class Gateway:
     def drain(self) -> None:
         """No more paid work is taken; what runs goes on."""
         self.draining = True
+
+    def reload(self) -> None:
+        """Read the configuration again. A mistake in it is logged, and what there was stays."""
+        if self._reloading is None or self._reloading.done():
+            self._reloading = asyncio.get_running_loop().create_task(self._reload())
+
+    async def _reload(self) -> None:
+        assert self.ledger is not None
+        try:
+            settings = read_settings(self.settings.source)
+            for name in FIXED:
+                if getattr(settings, name) != getattr(self.settings, name):
+                    log.warning("%s has changed: that takes a restart", name)
+            settings = msgspec.structs.replace(settings, **{name: getattr(self.settings, name) for name in FIXED})
+            self._line = await self._lay_line(settings, self.ledger, secrets.load(settings))
+        except TollbridgeError as error:
+            log.error("the configuration was not read again: %s", error)  # noqa: TRY400 - the message says it all
+            return
+        self.settings = settings
+        for warning in settings.warnings:
+            log.warning("%s", warning)
+        log.info("the configuration was read again: %d models", len(self._line.catalog.models))
+
+    def _forget(self) -> None:
+        if self._line is not None:
+            self._line.callers.forget()
 
     async def _lifespan(self, receive: Any, send: Any) -> None:
         await receive()
@@ -133,14 +181,12 @@ class Gateway:
         await self.stop()
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _welcome(self, master: Secrets, announce: Callable[[str], object]) -> None:
+    async def _welcome(self, line: Line, master: Secrets, announce: Callable[[str], object]) -> None:
         """Say where this is served, and on the first start give the operator a key."""
-        models = self.catalog.models
+        models = line.catalog.models
         if not models:
-            log.warning(
-                "no model can be called: no configured provider serves any. See `tollbridge catalog list --all`"
-            )
-        if self._demo is not None:
+            log.warning("no model can be called: none of the configured providers serves any of the catalog's")
+        if demo.NAME in line.upstreams:
             log.warning("no provider is configured: the built-in demo provider answers for every model")
         for warning in self.settings.warnings:
             log.warning("%s", warning)
@@ -148,6 +194,9 @@ class Gateway:
         if first is not None:
             chats = (model.id for model in models.values() if model.type != "embedding")
             announce(first_run.welcome(first, self._url, next(chats, "a-model")))
+        # What is there now stays: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
         announce(f"Tollbridge {__version__} serves {len(models)} models on {self._url} (Ctrl+C stops it)")
 
     async def _open_ledger(self) -> tuple[Process, Ledger]:
@@ -167,8 +216,10 @@ class Gateway:
         await process.recover(ledger)
         return process, ledger
 
-    def _build_edge(self, ledger: Ledger, master: Secrets) -> tuple[Inference, Callers]:
-        settings, billing, prefix = self.settings, self.settings.billing, self.settings.brand.key_prefix
+    async def _lay_line(self, settings: Settings, ledger: Ledger, master: Secrets) -> Line:
+        upstreams = self._open_upstreams(await self._upstream_values(settings))
+        catalog = await self._read_catalog(settings, upstreams)
+        billing, prefix = settings.billing, settings.brand.key_prefix
         policy = Policy(
             cost_cap=billing.cost_cap,
             default_hold_tokens=billing.default_hold_tokens,
@@ -181,53 +232,63 @@ class Gateway:
             find=lambda digest: key_rows.find_key(self._database, digest),
             well_formed=lambda text: keys.well_formed(prefix, text),
             digest=master.digest,
-            plans=lambda: self.settings.plans,
+            plans=settings.plans,
         )
-        limiter, health = MemoryLimiter(), Health()
-        admission = Admission(lambda: self.catalog, policy, limiter, ledger, health, master.ids().encode)
-        relay = Relay(lambda: self._upstreams, health, admission, ledger)
-        settlement = Settlement(ledger, limiter, admission, policy)
+        admission = Admission(catalog, policy, self._limiter, ledger, self._health, master.ids().encode)
+        relay = Relay(upstreams, self._health, admission, ledger)
+        settlement = Settlement(ledger, self._limiter, admission, policy)
         edge = Inference(
             callers=callers,
             admission=admission,
             relay=relay,
             settlement=settlement,
             live=LiveStreams(relay, settlement, billing.default_hold_tokens, self._timing),
-            catalog=lambda: self.catalog,
+            catalog=catalog,
             vital=Vital(lag=lambda: self._lag.lag, draining=lambda: self.draining, ledger_failed=lambda: ledger.failed),
             log=self._log,
             header_prefix=settings.brand.header_prefix,
         )
-        return edge, callers
+        return Line(settings, upstreams, catalog, callers, edge)
 
-    def _upstream_values(self, settings: Settings) -> dict[str, values.Upstream]:
-        if self._demo is not None:
-            demonstration = values.Upstream(
-                name=demo.NAME,
-                provider=demo.NAME,
-                dialect="openai_chat",
-                base_url=self._demo.base_url,
-                auth="none",
-                credential="",
-                cancel_stops_billing=True,
-            )
-            return {demo.NAME: demonstration}
-        return {name: _upstream(name, row) for name, row in settings.providers.items()}
+    async def _upstream_values(self, settings: Settings) -> dict[str, values.Upstream]:
+        """What can be called: the configured providers, or the demo provider where there is none."""
+        if settings.providers:
+            return {name: _upstream(name, row) for name, row in settings.providers.items()}
+        if self._demo is None:
+            self._demo = demo.DemoProvider()
+            await self._demo.start()
+        demonstration = values.Upstream(
+            name=demo.NAME,
+            provider=demo.NAME,
+            dialect="openai_chat",
+            base_url=self._demo.base_url,
+            auth="none",
+            credential="",
+            cancel_stops_billing=True,
+        )
+        return {demo.NAME: demonstration}
 
-    def _open_upstreams(self, upstreams: Mapping[str, values.Upstream]) -> dict[str, Upstream]:
-        tls = pool.tls_context() if any(each.base_url.startswith("https") for each in upstreams.values()) else None
-        return {
-            name: Upstream(each, pool.Pool(each.base_url, _limits(each), ssl_context=tls), auth.headers(each))
-            for name, each in upstreams.items()
-        }
+    def _open_upstreams(self, wanted: Mapping[str, values.Upstream]) -> dict[str, Upstream]:
+        """A pool for each; those that have not changed keep theirs. A pool that is not wanted any more runs dry."""
+        known = self._line.upstreams if self._line is not None else {}
+        tls = pool.tls_context() if any(each.base_url.startswith("https") for each in wanted.values()) else None
+        opened = {}
+        for name, each in wanted.items():
+            before = known.get(name)
+            if before is not None and before.value == each:
+                opened[name] = before
+                continue
+            opened[name] = Upstream(each, pool.Pool(each.base_url, _limits(each), ssl_context=tls), auth.headers(each))
+            self._pools.append(opened[name].pool)
+        return opened
 
-    async def _read_catalog(self, settings: Settings) -> Catalog:
+    async def _read_catalog(self, settings: Settings, upstreams: Mapping[str, Upstream]) -> Catalog:
         """The catalog with the price versions that it has in the database."""
         rows = catalogs.overlay(shipped_models(), settings.models)
-        if self._demo is not None:
+        if demo.NAME in upstreams:
             rows = catalogs.serve_all_by(rows, demo.NAME)
-        upstreams = {name: each.value for name, each in self._upstreams.items()}
-        built = catalogs.build(rows, upstreams, settings.billing.markup_ppm)
+        callable_now = {name: each.value for name, each in upstreams.items()}
+        built = catalogs.build(rows, callable_now, settings.billing.markup_ppm)
         versions = await prices.register(self._database, [prices.terms_of(route) for route in built.routes()])
         return catalogs.with_versions(built, versions)
 
@@ -267,14 +328,7 @@ def serve(settings: Settings) -> int:
     """Serve until told to stop; the exit status."""
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    limits = ServerLimits(
-        **{
-            name: getattr(settings.server, name)
-            for name in settings.server.__struct_fields__
-            if name != "exempt_clients"
-        },
-        exempt_clients=frozenset(settings.server.exempt_clients),
-    )
+    limits = msgspec.convert(settings.server, ServerLimits, from_attributes=True)
     try:
         sock = listen(settings.host, settings.port)
     except OSError as error:
@@ -282,8 +336,9 @@ def serve(settings: Settings) -> int:
     host, port = sock.getsockname()[:2]
     url = settings.public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
     gateway = Gateway(settings, partial(os.write, sys.stderr.fileno()), announce=partial(print, flush=True), url=url)
+    gc.set_threshold(GC_EVERY)
     try:
-        Server(gateway, sock, limits, on_drain=gateway.drain).run()
+        Server(gateway, sock, limits, on_drain=gateway.drain, on_reload=gateway.reload).run()
     except SystemExit:
         # uvicorn ends so when the start failed; why is in `failure`.
         if gateway.failure is None:

@@ -250,7 +250,7 @@ class Site:
         self.others = {
             name: await stack.enter_async_context(BadServer(script)) for name, script in self._others.items()
         }
-        file = folder / "tollbridge.toml"
+        self.file = file = folder / "tollbridge.toml"
         file.write_text(self._config(folder))
         stack.enter_context(_environment(TEST_UPSTREAM_KEY="upstream-secret"))
         self.settings = read(Source(path=file))

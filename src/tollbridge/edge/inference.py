@@ -109,7 +109,7 @@ class Inference:
         relay: Relay,
         settlement: Settlement,
         live: LiveStreams,
-        catalog: Callable[[], Catalog],
+        catalog: Catalog,
         vital: Vital,
         log: RequestLog,
         header_prefix: str,
@@ -331,7 +331,7 @@ class Inference:
         call.respond(200, [JSON, NO_STORE], b'{"status":"ready"}')
 
     def _models(self, call: "_Call", caller: Caller, wanted: str) -> None:
-        catalog = self._catalog()
+        catalog = self._catalog
         if wanted:
             shown = catalog if caller.plan.allows(wanted) else Catalog({})
             model = shown.resolve(wanted)

@@ -97,7 +97,7 @@ class Usability(Protocol):
 class Admission:
     def __init__(
         self,
-        catalog: Callable[[], Catalog],
+        catalog: Catalog,
         policy: Policy,
         limiter: Limiter,
         ledger: Ledger,
@@ -117,7 +117,7 @@ class Admission:
         """A ticket, or the `ApiError` that says why not. `cap`: the caller's own bound for this request, nano-USD."""
         started, started_at = time.monotonic(), time.time_ns() // 1_000_000
         self._check_cuts(caller, started)
-        model = self._catalog().resolve(request.model)
+        model = self._catalog.resolve(request.model)
         _check_model(caller, model, request)
         routes = self._routes(model)
         demand = _demand(request)

@@ -43,7 +43,7 @@ class Callers:
         find: Callable[[bytes], Awaitable[KnownKey | None]],
         well_formed: Callable[[str], bool],
         digest: Callable[[str], bytes],
-        plans: Callable[[], Mapping[str, Plan]],
+        plans: Mapping[str, Plan],
     ) -> None:
         self._find = find
         self._well_formed = well_formed
@@ -85,8 +85,7 @@ class Callers:
         return Caller(key_id=row.key_id, account_id=row.account_id, plan=plan, scopes=scopes)
 
     def _plan(self, name: str) -> Plan:
-        plans = self._plans()
-        plan = plans.get(name) or plans.get(DEFAULT_PLAN)
+        plan = self._plans.get(name) or self._plans.get(DEFAULT_PLAN)
         if plan is None:
             raise ConfigError(f"plan {name} is not configured, nor is the plan {DEFAULT_PLAN}")
         return plan

@@ -88,7 +88,7 @@ class _Failure(msgspec.Struct, frozen=True):
 class Relay:
     def __init__(
         self,
-        upstreams: Callable[[], Mapping[str, Upstream]],
+        upstreams: Mapping[str, Upstream],
         health: Health,
         admission: Admission,
         ledger: Ledger,
@@ -146,7 +146,7 @@ class Relay:
 
         `on_sent` is called when the request leaves: from then on the provider may bill it.
         """
-        upstream = self._upstreams()[route.upstream.name]
+        upstream = self._upstreams[route.upstream.name]
         target, body = exchange.request()
         response = await upstream.pool.open(b"POST", target, upstream.headers, body, on_sent)
         if response.status == 200:

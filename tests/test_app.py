@@ -1,0 +1,63 @@
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+from tests.gateway.site import INPUT_NANO, Site, always, chat, completion, run, says
+
+
+async def reloaded(site: Site) -> None:
+    site.gateway.reload()
+    while not site.gateway._reloading.done():  # type: ignore[union-attr]
+        await asyncio.sleep(0.01)
+    await site.gateway._reloading  # type: ignore[misc]
+
+
+def test_configuration_is_read_again_while_requests_run() -> None:
+    async def answer(request: Any, peer: Any) -> None:
+        await asyncio.sleep(0.3)
+        await says(completion(usage=(10, 0)))(request, peer)
+
+    async def test() -> None:
+        async with Site(always(answer)) as site:
+            running = asyncio.create_task(site.post("/v1/chat/completions", chat()))
+            await asyncio.sleep(0.1)
+            text = site.file.read_text()
+            site.file.write_text(text.replace('input = "1", output = "2"', 'input = "3", output = "2"'))
+            await reloaded(site)
+            assert (await running).status == 200
+            assert (await site.post("/v1/chat/completions", chat())).status == 200
+            rows = await site.settled(2)
+            assert [row["charge"] for row in rows] == [10 * INPUT_NANO, 30 * INPUT_NANO]
+
+    run(test())
+
+
+def test_mistake_in_the_configuration_leaves_the_old_one_running(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        async with Site(always(says(completion()))) as site:
+            site.file.write_text(site.file.read_text() + "\n[billing]\ncost_cap_us = 3\n")
+            with caplog.at_level(logging.ERROR):
+                await reloaded(site)
+            assert "cost_cap_us" in caplog.text
+            assert (await site.post("/v1/chat/completions", chat())).status == 200
+
+    run(test())
+
+
+def test_new_models_and_plans_are_served_after_a_reload() -> None:
+    more = '\n[[models]]\nid = "new"\nprice = { input = "1" }\nroutes = [{ provider = "up", model = "x" }]\n'
+
+    async def test() -> None:
+        async with Site(always(says(completion()))) as site:
+            assert (await site.post("/v1/chat/completions", {**chat(), "model": "new"})).status == 404
+            site.file.write_text(site.file.read_text() + more + "[plans.default]\nrpm = 1\nstrict = true\n")
+            await reloaded(site)
+            assert (await site.post("/v1/chat/completions", {**chat(), "model": "new"})).status == 200
+            limited = await site.post("/v1/chat/completions", chat())
+            assert limited.status == 429
+            assert limited.json["error"]["type"] == "requests"
+            assert int(limited.headers["retry-after"]) > 50
+            assert limited.headers["x-ratelimit-remaining-requests"] == "0"
+
+    run(test())

@@ -6,13 +6,6 @@ import pytest
 from tests.gateway.site import INPUT_NANO, Site, always, chat, completion, run, says
 
 
-async def reloaded(site: Site) -> None:
-    site.gateway.reload()
-    while not site.gateway._reloading.done():  # type: ignore[union-attr]
-        await asyncio.sleep(0.01)
-    await site.gateway._reloading  # type: ignore[misc]
-
-
 def test_configuration_is_read_again_while_requests_run() -> None:
     async def answer(request: Any, peer: Any) -> None:
         await asyncio.sleep(0.3)
@@ -24,7 +17,7 @@ def test_configuration_is_read_again_while_requests_run() -> None:
             await asyncio.sleep(0.1)
             text = site.file.read_text()
             site.file.write_text(text.replace('input = "1", output = "2"', 'input = "3", output = "2"'))
-            await reloaded(site)
+            await site.gateway.reload()
             assert (await running).status == 200
             assert (await site.post("/v1/chat/completions", chat())).status == 200
             rows = await site.settled(2)
@@ -38,7 +31,7 @@ def test_mistake_in_the_configuration_leaves_the_old_one_running(caplog: pytest.
         async with Site(always(says(completion()))) as site:
             site.file.write_text(site.file.read_text() + "\n[billing]\ncost_cap_us = 3\n")
             with caplog.at_level(logging.ERROR):
-                await reloaded(site)
+                await site.gateway.reload()
             assert "cost_cap_us" in caplog.text
             assert (await site.post("/v1/chat/completions", chat())).status == 200
 
@@ -46,13 +39,13 @@ def test_mistake_in_the_configuration_leaves_the_old_one_running(caplog: pytest.
 
 
 def test_new_models_and_plans_are_served_after_a_reload() -> None:
-    more = '\n[[models]]\nid = "new"\nprice = { input = "1" }\nroutes = [{ provider = "up", model = "x" }]\n'
+    more = '\n[[models]]\nid = "new"\nprice = { input = "1", output = "1" }\nroutes = [{ provider = "up", model = "x" }]\n'
 
     async def test() -> None:
         async with Site(always(says(completion()))) as site:
             assert (await site.post("/v1/chat/completions", {**chat(), "model": "new"})).status == 404
             site.file.write_text(site.file.read_text() + more + "[plans.default]\nrpm = 1\nstrict = true\n")
-            await reloaded(site)
+            await site.gateway.reload()
             assert (await site.post("/v1/chat/completions", {**chat(), "model": "new"})).status == 200
             limited = await site.post("/v1/chat/completions", chat())
             assert limited.status == 429

@@ -141,10 +141,11 @@ class Gateway:
         """No more paid work is taken; what runs goes on."""
         self.draining = True
 
-    def reload(self) -> None:
+    def reload(self) -> asyncio.Task[None]:
         """Read the configuration again. A mistake in it is logged, and what there was stays."""
         if self._reloading is None or self._reloading.done():
             self._reloading = asyncio.get_running_loop().create_task(self._reload())
+        return self._reloading
 
     async def _reload(self) -> None:
         assert self.ledger is not None

@@ -44,7 +44,7 @@ def serve(
     limits: ServerLimits | None = None,
     *,
     on_drain: Callable[[], None] | None = None,
-    on_reload: Callable[[], None] | None = None,
+    on_reload: Callable[[], object] | None = None,
 ) -> None:
     """Serves an ASGI application until SIGTERM or SIGINT, finishes what is under way, and returns.
 
@@ -65,7 +65,7 @@ class Server(uvicorn.Server):
         limits: ServerLimits | None = None,
         *,
         on_drain: Callable[[], None] | None = None,
-        on_reload: Callable[[], None] | None = None,
+        on_reload: Callable[[], object] | None = None,
     ) -> None:
         self.limits = limits or ServerLimits()
         self.shared = Shared(self.limits, self.limits.max_connections or _affordable_connections())

@@ -22,6 +22,7 @@ from tollbridge.upstream.dial import dial, reason, tls_context
 
 __all__ = ["Limits", "Pool", "Response", "tls_context"]
 
+_BUFFER_BYTES = 64 * 1024
 _TICK_SECONDS = 0.5
 _TICKS_PER_LIMIT = 8
 
@@ -52,6 +53,7 @@ class Pool:
 
     def __init__(self, base_url: str, limits: Limits, *, ssl_context: ssl.SSLContext | None = None) -> None:
         self.limits = limits
+        self.buffer = memoryview(bytearray(_BUFFER_BYTES))
         self.opened_total = 0
         self.reused_total = 0
         self._secure, self._host, self._port, self.path_prefix = _split(base_url)
@@ -109,7 +111,7 @@ class Pool:
         connection = idle.pop() if idle else None
         if connection is None or connection.closed:
             connection = await self._acquire()
-        for last_try in (False, True):
+        while True:
             if connection.served:
                 self.reused_total += 1
             response = Response(connection, connection.loop.create_future(), self.limits.max_body)
@@ -124,10 +126,9 @@ class Pool:
             error = response._failure
             if error is None:
                 return response
-            if last_try or not connection.stale:
+            if not connection.stale:
                 raise error
             connection = await self._acquire(fresh=True)
-        raise AssertionError("unreachable")
 
     async def close(self) -> None:
         """Abort every connection, busy or idle, and refuse further calls. Returns when the sockets are closed."""

@@ -8,6 +8,8 @@ from msgspec import Raw
 from tollbridge.errors import InvalidRequest
 
 MAX_DEPTH = 64
+MAX_CONTAINERS = 100_000
+MAX_MEMBERS = 1_000
 NULL = Raw(b"null")
 # A member that is not there, where a type has it as its default.
 NOTHING = Raw(b"")
@@ -36,7 +38,7 @@ def read_object(body: bytes) -> dict[str, Raw]:
         except UnicodeDecodeError as error:
             raise InvalidRequest(f"The request body is not UTF-8: byte {error.start} is wrong.") from None
     try:
-        return _decode_fields(body)
+        fields = _decode_fields(body)
     except msgspec.ValidationError:
         raise InvalidRequest("The request body must be a JSON object, like {…}.") from None
     except msgspec.DecodeError as error:
@@ -47,28 +49,31 @@ def read_object(body: bytes) -> dict[str, Raw]:
         raise InvalidRequest(f"The request body is not JSON that can be read: {error}.") from None
     except RecursionError:
         raise too_deep() from None
+    if len(fields) > MAX_MEMBERS:
+        raise InvalidRequest(f"The request body has more than {MAX_MEMBERS:,} fields.")
+    return fields
 
 
-def check_depth(body: bytes, siblings: int) -> None:
-    """Refuse valid JSON that nests deeper than `MAX_DEPTH`.
+def check_nesting(body: bytes, siblings: int) -> None:
+    """Refuse valid JSON that nests deeper than `MAX_DEPTH`, or is made of more than `MAX_CONTAINERS`.
 
     `siblings`: how many of its containers are known to stand beside another one. A document cannot be deeper than its
     brackets are many, less those that stand side by side: few need a closer look.
     """
-    if body.count(b"{") + body.count(b"[") - siblings > MAX_DEPTH and _is_deeper(body, MAX_DEPTH):
+    if body.count(b"{") + body.count(b"[") - siblings <= MAX_DEPTH:
+        return
+    structure = body.translate(_AS_ONE_KIND, _UNSTRUCTURAL).replace(b"\\\\", b"").replace(b'\\"', b"")
+    brackets = b"".join(structure.split(b'"')[::2]).translate(None, _UNBRACKETED)
+    if len(brackets) > 2 * MAX_CONTAINERS:
+        raise InvalidRequest(f"The request body is made of more than {MAX_CONTAINERS:,} arrays and objects.")
+    for _ in range(MAX_DEPTH):
+        if not brackets:
+            return
+        # Takes away all innermost pairs, also those that the removal of a neighbour makes innermost: at least a level.
+        brackets = brackets.replace(b"()", b"")
+    if brackets:
         raise too_deep()
 
 
 def too_deep() -> InvalidRequest:
     return InvalidRequest(f"The request body nests deeper than {MAX_DEPTH} levels.")
-
-
-def _is_deeper(body: bytes, levels: int) -> bool:
-    structure = body.translate(_AS_ONE_KIND, _UNSTRUCTURAL).replace(b"\\\\", b"").replace(b'\\"', b"")
-    brackets = b"".join(structure.split(b'"')[::2]).translate(None, _UNBRACKETED)
-    for _ in range(levels):
-        if not brackets:
-            return False
-        # Takes away all innermost pairs, also those that the removal of a neighbour makes innermost: at least a level.
-        brackets = brackets.replace(b"()", b"")
-    return bool(brackets)

@@ -230,8 +230,8 @@ def _retry_after(value: bytes | None, now: float) -> float | None:
 _HIDDEN = "[…]"
 _SECRETS = re.compile(
     r"""
-      \b[a-z][a-z0-9+.-]*://\S+                                             # addresses
-    | [\w.+-]+@[\w-]+(\.[\w-]+)+                                            # mail addresses
+      \b[a-z][a-z0-9+.-]{1,15}://\S+                                        # addresses
+    | [\w.+-]{1,64}@[\w-]{1,63}(\.[\w-]{1,63})+                             # mail addresses
     | \b(bearer|basic)\s+[\w.+/=~-]{8,}                                    # credentials that say so …
     | \b(api[ _-]?key|access[ _-]?token|secret|password|authorization)\b["']?\s*[:=]\s*\S+
     | \b(sk|pk|rk|gsk|xai|hf|nvapi|ghp|whsec|pplx|fw|tgp|r8|key|AQ)[-_.][\w*-]{6,}           # … or look like it
@@ -241,7 +241,7 @@ _SECRETS = re.compile(
     | \b\d{1,3}(\.\d{1,3}){3}(:\d+)?\b                                      # hosts
     | \[?[0-9a-f]{0,4}(:[0-9a-f]{0,4}){3,7}\]?(:\d+)?
     | \blocalhost(:\d+)?\b
-    | \b([a-z0-9_-]+\.)+(com|net|org|io|ai|cn|dev|app|cloud|co|eu|de|us|uk|fr|jp|kr|ru|in|sh|so|xyz|gg|me|tech|info
+    | \b([a-z0-9_-]{1,63}\.){1,9}(com|net|org|io|ai|cn|dev|app|cloud|co|eu|de|us|uk|fr|jp|kr|ru|in|sh|so|xyz|gg|me|tech|info
         |local|localdomain|internal|intranet|lan|svc|corp|home|test|invalid)\b(:\d+)?(/\S*)?
     | \b(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[A-Za-z0-9_-]{24,}                    # whatever is long and random
     """,

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from tollbridge.wire.body import check_depth
+from tollbridge.wire.body import check_nesting
 from tollbridge.wire.request import (
     RULES,
     Choices,
@@ -74,7 +74,7 @@ def parse(body: bytes) -> Request:
     fields = read_fields(body)
     typed = read_typed(body, _DECODER, _RULES)
     messages = typed.messages
-    check_depth(body, len(messages) - 1)
+    check_nesting(body, len(messages) - 1)
     check_model(typed.model)
     has_parts = False
     for index, message in enumerate(messages):

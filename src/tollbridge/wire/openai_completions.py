@@ -4,7 +4,7 @@ import msgspec
 from msgspec import Raw
 
 from tollbridge.wire import inputs
-from tollbridge.wire.body import NULL, check_depth
+from tollbridge.wire.body import NULL, check_nesting
 from tollbridge.wire.request import (
     RULES,
     Choices,
@@ -52,7 +52,7 @@ def parse(body: bytes) -> Request:
     if typed.prompt == NULL:
         raise wrong("prompt", _RULES, "Missing")
     prompts, tokens = inputs.read("prompt", typed.prompt, empty=True)
-    check_depth(body, prompts - 1 if tokens else 0)
+    check_nesting(body, prompts - 1 if tokens else 0)
     check_model(typed.model)
     options = typed.stream_options
     return Request(

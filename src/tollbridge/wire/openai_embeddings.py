@@ -15,7 +15,7 @@ from msgspec import Raw
 from tollbridge.errors import ProtocolError
 from tollbridge.values import Usage
 from tollbridge.wire import inputs
-from tollbridge.wire.body import NULL, check_depth
+from tollbridge.wire.body import NULL, check_nesting
 from tollbridge.wire.errors import said_in
 from tollbridge.wire.exchange import Receipt
 from tollbridge.wire.openai_answer import Names
@@ -56,7 +56,7 @@ def parse(body: bytes) -> Request:
     if typed.input == NULL:
         raise wrong("input", _RULES, "Missing")
     count, tokens = inputs.read("input", typed.input, empty=False)
-    check_depth(body, count - 1 if tokens else 0)
+    check_nesting(body, count - 1 if tokens else 0)
     check_model(typed.model)
     return Request(
         endpoint="embeddings",

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tollbridge.errors import InvalidRequest
-from tollbridge.wire.body import MAX_DEPTH, check_depth, read_object
+from tollbridge.wire.body import MAX_CONTAINERS, MAX_DEPTH, check_nesting, read_object
 
 
 def depth(value: Any) -> int:
@@ -19,7 +19,7 @@ def depth(value: Any) -> int:
 
 def is_too_deep(body: bytes, siblings: int = 0) -> bool:
     try:
-        check_depth(body, siblings)
+        check_nesting(body, siblings)
     except InvalidRequest:
         return True
     return False
@@ -97,6 +97,23 @@ def test_brackets_in_strings_are_no_levels() -> None:
 
 def test_many_neighbours_are_not_deep() -> None:
     assert not is_too_deep(json.dumps([[[{"a": [{}, {}]}]] * 50] * 50).encode())
+
+
+@pytest.mark.parametrize("levels", [1, 2, 60])
+def test_a_body_of_too_many_containers_is_refused_before_it_costs_much(levels: int) -> None:
+    inner = b"[" * levels + b"]" * levels
+    times = MAX_CONTAINERS // levels - 1
+    check_nesting(b"[" + b",".join([inner] * times) + b"]", 0)
+    with pytest.raises(InvalidRequest, match="100,000 arrays and objects"):
+        check_nesting(b"[" + b",".join([inner] * (times + 2)) + b"]", 0)
+    check_nesting(b'["' + inner * (times + 2) + b'"]', 0)
+
+
+def test_a_body_of_too_many_fields_is_refused() -> None:
+    fields = {str(number): number for number in range(1000)}
+    assert len(read_object(json.dumps(fields).encode())) == 1000
+    with pytest.raises(InvalidRequest, match="1,000 fields"):
+        read_object(json.dumps(fields | {"one": "more"}).encode())
 
 
 values = st.recursive(

@@ -1,4 +1,5 @@
 import json
+import time
 from typing import Any
 
 import pytest
@@ -342,6 +343,13 @@ def test_a_message_is_one_short_line_of_visible_text() -> None:
     long = redact("word " * 1000)
     assert len(long) <= MAX_MESSAGE
     assert long.endswith("…")
+
+
+@pytest.mark.parametrize("piece", ["a.", "a@", "a-1", "a1_", "1", ":", "[", "http:/", "1.", "a ", "sk-", "é."])
+def test_hostile_messages_are_read_in_little_time(piece: str) -> None:
+    started = time.process_time()
+    redact(piece * 5000)
+    assert time.process_time() - started < 0.5
 
 
 @pytest.mark.parametrize("name", ["code", "param"])

@@ -241,8 +241,8 @@ _SECRETS = re.compile(
     | \b\d{1,3}(\.\d{1,3}){3}(:\d+)?\b                                      # hosts
     | \[?[0-9a-f]{0,4}(:[0-9a-f]{0,4}){3,7}\]?(:\d+)?
     | \blocalhost(:\d+)?\b
-    | \b([a-z0-9_-]{1,63}\.){1,9}(com|net|org|io|ai|cn|dev|app|cloud|co|eu|de|us|uk|fr|jp|kr|ru|in|sh|so|xyz|gg|me|tech|info
-        |local|localdomain|internal|intranet|lan|svc|corp|home|test|invalid)\b(:\d+)?(/\S*)?
+    | \b([a-z0-9_-]{1,63}\.){1,9}(com|net|org|io|ai|cn|dev|app|cloud|co|eu|de|us|uk|fr|jp|kr|ru|in|sh|so|xyz|gg|me
+        |tech|info|local|localdomain|internal|intranet|lan|svc|corp|home|test|invalid)\b(:\d+)?(/\S*)?
     | \b(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[A-Za-z0-9_-]{24,}                    # whatever is long and random
     """,
     re.IGNORECASE | re.VERBOSE,

@@ -39,7 +39,8 @@ def test_mistake_in_the_configuration_leaves_the_old_one_running(caplog: pytest.
 
 
 def test_new_models_and_plans_are_served_after_a_reload() -> None:
-    more = '\n[[models]]\nid = "new"\nprice = { input = "1", output = "1" }\nroutes = [{ provider = "up", model = "x" }]\n'
+    more = '\n[[models]]\nid = "new"\nprice = { input = "1", output = "1" }\n'
+    more += 'routes = [{ provider = "up", model = "x" }]\n'
 
     async def test() -> None:
         async with Site(always(says(completion()))) as site:

@@ -24,7 +24,8 @@ TollbridgeError
 │   ├── PoolBusy                the upstream's connection limit and its queue are full: nothing was sent
 │   ├── UpstreamTimeout         connect, first_byte, gap or total (`kind` says which)
 │   ├── ConnectionLost          the peer closed or reset before the answer was whole
-│   └── ProtocolError           what came back is not acceptable HTTP (caps, framing, encodings)
+│   ├── ProtocolError           what came back makes no sense (framing, caps, encodings, shape)
+│   └── UpstreamSaid            it answered, and its answer is an error (in wire.errors, which reads it)
 ├── ClientGone                  the caller hung up: nobody is left to answer
 └── ConfigError                 the operator's mistake; the message says where and what would be right
 

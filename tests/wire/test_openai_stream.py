@@ -230,8 +230,26 @@ def test_null_id_and_model_are_replaced() -> None:
 
 
 def test_numbers_as_id_do_not_touch_other_numbers() -> None:
-    (event,) = events(stream_of().feed(chunk("a", id=5, created=15)))
-    assert (event["id"], event["created"]) == (ID, 15)
+    stream = stream_of()
+    for number in (5, 9, 97, 976, 9):
+        event = {"created": 15, "object": "o", "model": "m1", "id": number}
+        choice = {"index": 0, "delta": {"content": "a"}, "finish_reason": None}
+        assert events(stream.feed(sse(event | {"choices": [choice]}))) == [
+            event | {"id": ID, "model": MODEL, "choices": [choice]}
+        ]
+
+
+def test_usage_is_refused_in_every_choice() -> None:
+    choices = [{"index": index, "delta": {"content": "a"}, "usage": USAGE} for index in range(3)]
+    (event,) = events(stream_of(asked=False, n=3).feed(chunk(choices=choices, x_groq={"usage": USAGE}, usage=USAGE)))
+    assert "usage" not in json.dumps(event)
+
+
+def test_events_without_choices_do_not_pile_up() -> None:
+    stream = stream_of()
+    for number in range(1000):
+        assert stream.feed(sse({"choices": [], f"x{number}": "x" * 1000})) == b""
+    assert len(stream.feed(chunk("a"))) < 50_000
 
 
 @pytest.mark.parametrize("asked", [None, False])

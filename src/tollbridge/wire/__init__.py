@@ -1,7 +1,8 @@
 """Protocols, without the world: bytes and values in, bytes and values out.
 
 A request: `openai_chat`, `openai_completions`, `openai_embeddings` turn a body into a `request.Request` or refuse it in
-plain words (`body` JSON that nobody has looked at yet · `prompt` what a request gives a model to read).
+plain words (`body` JSON that nobody has looked at yet · `inputs` the forms of a plain input · `prompt` what a request
+gives a model to read).
 A call: `translate.exchange(request, route, …)` gives the `exchange.Exchange` for the route's dialect: the body to send
 (`quirks`: what this provider wants otherwise), and readers of what comes back: `openai_answer` a whole answer,
 `openai_stream` a stream, `openai_embeddings` vectors (`openai_reply` what such servers send, read carefully · `sse`

@@ -28,6 +28,8 @@ _PIECES = 128
 _MAX_HEAD = 16_384
 # The announcement of the end, with all the white space that anyone puts around it. No chunk is as short.
 _SHORT = 12
+_MOST_JOINING = 32
+_EMPTY = Raw(b'""')
 _ENVELOPE = frozenset({"id", "object", "created", "model", "choices", "usage"})
 
 
@@ -189,6 +191,8 @@ class CompletionStream:
         fields = self._fields(data, chunk, [])
         if not self._asked:
             self._joining.update((name, value) for name, value in fields.items() if name not in _ENVELOPE)
+            if len(self._joining) > _MOST_JOINING:
+                self._joining.clear()
         elif has_usage:
             fields["choices"] = Raw(b"[]")
             self._tail = fields
@@ -256,7 +260,8 @@ class CompletionStream:
             return sse.encode(self._start_for_caller + data[len(self._start) :])
         if chunk.id is NOTHING or chunk.model is NOTHING or data.count(chunk.id) != 1 or data.count(chunk.model) != 1:
             return None
-        end = max(data.index(chunk.id) + len(bytes(chunk.id)), data.index(chunk.model) + len(bytes(chunk.model)))
+        # One byte more than the later name: a number could go on after it.
+        end = 1 + max(data.index(chunk.id) + len(bytes(chunk.id)), data.index(chunk.model) + len(bytes(chunk.model)))
         start = data[:end]
         around_model = start.replace(chunk.id, self._names.id).split(chunk.model)
         if len(around_model) != 2:
@@ -277,7 +282,8 @@ class CompletionStream:
     def _fields(self, data: bytes, chunk: Chunk, choices: list[ChunkChoice]) -> dict[str, Raw]:
         """The event's members, with our names and all that clients need."""
         fields = read_fields(data)
-        fields.setdefault("object", self._shape.chunk)
+        if fields.get("object", _EMPTY) == _EMPTY:
+            fields["object"] = self._shape.chunk
         self._created = fields.setdefault("created", self._created)
         self._names.put_on(fields)
         if not self._is_whole(chunk, choices) and choices:
@@ -300,8 +306,9 @@ class CompletionStream:
         for name in ("usage", "x_groq"):
             fields.pop(name, None)
         choices = [read_fields(raw) for raw in msgspec.json.decode(fields["choices"], type=list[Raw])]
-        if any(choice.pop("usage", None) is not None for choice in choices):
-            fields["choices"] = Raw(msgspec.json.encode(choices))
+        for choice in choices:
+            choice.pop("usage", None)
+        fields["choices"] = Raw(msgspec.json.encode(choices))
 
     def _join(self, fields: dict[str, Raw]) -> None:
         for name, value in self._joining.items():

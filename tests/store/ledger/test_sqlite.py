@@ -453,7 +453,7 @@ def test_a_clock_that_jumps_moves_no_money(
 def test_the_log_does_not_grow_for_ever(sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under steady load it starts over again, and is copied into the file on the way."""
     monkeypatch.setattr(engine_module, "_CHECKPOINT_EVERY_S", 0.05)
-    monkeypatch.setattr(engine_module, "_CHECKPOINT_BYTES", 1 << 20)
+    monkeypatch.setattr(engine_module, "_LONG_LOG", 256)
     log = sqlite_path(sqlite_engine.url).with_name("tollbridge.db-wal")
 
     async def scenario(books: Books) -> None:
@@ -468,8 +468,9 @@ def test_the_log_does_not_grow_for_ever(sqlite_engine: Engine, monkeypatch: pyte
                 written += 1
 
         await asyncio.gather(*map(work, customers))
-        assert written * 200 > 1 << 20, "too slow to tell"
-        assert log.stat().st_size < 24 << 20
+        assert written > 500, "too slow to tell"
+        # Each call adds at least a page; without starting over, all of them would be there.
+        assert log.stat().st_size < max(written * 4096 // 2, 8 << 20)
 
     with_books(sqlite_engine, scenario)
 

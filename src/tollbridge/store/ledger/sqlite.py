@@ -62,8 +62,11 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
 # How long `stop` tries to write on a full disk.
 _LAST_TRIES_S = 5.0
 
-_CHECKPOINT_EVERY_S = 1.0
-_CHECKPOINT_BYTES = 4 << 20
+# How often the log is copied into the file, when so much has been written since; and from how many pages on the writer
+# helps to finish that, so that the log starts over.
+_CHECKPOINT_EVERY_S = 0.25
+_CHECKPOINT_OPERATIONS = 250
+_LONG_LOG = 2_048
 
 # Primary result codes of SQLite that say that nothing was written, and that it may work later.
 _AWAY = frozenset({5, 6, 7, 8, 9, 10, 13, 14, 15})  # BUSY LOCKED NOMEM READONLY INTERRUPT IOERR FULL CANTOPEN PROTOCOL
@@ -149,7 +152,7 @@ class SqliteLedger:
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._connection = connect_sqlite(self._path, busy_timeout=_BUSY_TIMEOUT_S)
-        # The file's own thread does that: no commit waits for it.
+        # A thread of its own does that, so that no commit waits for it.
         self._connection.execute("PRAGMA wal_autocheckpoint=0")
         self._failed = False
         for work in (self._write_for_ever, self._checkpoint_for_ever):
@@ -455,13 +458,16 @@ class SqliteLedger:
 
     def _checkpoint_for_ever(self) -> None:
         """Copies most of the log while the writer goes on, then asks it to finish, so that the log starts over."""
-        log = self._path.with_name(f"{self._path.name}-wal")
         connection = connect_sqlite(self._path)
+        copied = 0
         try:
             while not self._ended.wait(_CHECKPOINT_EVERY_S):
-                with contextlib.suppress(sqlite3.Error, OSError):
-                    if log.stat().st_size >= _CHECKPOINT_BYTES and not self._log_is_long.is_set():
-                        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                if self.counters.operations - copied < _CHECKPOINT_OPERATIONS:
+                    continue
+                copied = self.counters.operations
+                with contextlib.suppress(sqlite3.Error):
+                    _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                    if pages >= _LONG_LOG:
                         self._log_is_long.set()
         finally:
             connection.close()

@@ -74,6 +74,8 @@ class Peer:
 
     async def send(self, data: bytes) -> None:
         """Returns when the kernel (or a buffer of at most 64 KiB) has taken the bytes."""
+        if self._writer.is_closing():  # uvloop's RuntimeError is nothing to catch
+            raise Gone
         with _gone():
             self._writer.write(data)
             await self._writer.drain()

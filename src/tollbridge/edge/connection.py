@@ -177,8 +177,7 @@ class Connection(HttpToolsProtocol):
 
     def eof_received(self) -> None:
         if self._active is not None:
-            self.transport.abort()
-            self._active.lost()
+            self.transport.abort()  # not close(), which would first wait for what is unsent
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
@@ -367,7 +366,7 @@ class Connection(HttpToolsProtocol):
         """`size` more bytes were written to a client that is behind."""
         self._unsent += size
         if self.transport.get_write_buffer_size() > self.shared.limits.max_unsent:
-            self._cut()
+            self.transport.abort()
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
@@ -392,7 +391,7 @@ class Connection(HttpToolsProtocol):
         if self._stalled_at <= now:
             unsent = self.transport.get_write_buffer_size()
             if unsent >= self._unsent:
-                self._cut()
+                self.transport.abort()
                 return
             self._unsent = unsent
             self._stalled_at = now + self.shared.limits.stall
@@ -411,7 +410,7 @@ class Connection(HttpToolsProtocol):
         if self.flow.write_paused:
             self.deadline = now + limits.stall  # it is still taking an answer, watched by _stalled_at
         elif self._lingering or self.transport.is_closing():
-            self._cut()
+            self.transport.abort()
         elif self._phase == _IDLE:
             self._close()
         elif self._phase == _HEAD:
@@ -427,7 +426,6 @@ class Connection(HttpToolsProtocol):
         """Follows the client's bytes no further."""
         self._deaf = True
         self.deadline = math.inf
-        self.flow.resume_reading()  # to see the client leave
         if self._phase == _BODY:
             self.cycle.fail(error)
         else:
@@ -454,8 +452,3 @@ class Connection(HttpToolsProtocol):
     def _close(self) -> None:
         self.transport.close()
         self.deadline = self.loop.time() + self.shared.limits.stall
-
-    def _cut(self) -> None:
-        self.transport.abort()
-        if self._active is not None:
-            self._active.lost()

@@ -70,7 +70,7 @@ class Downstream(RequestResponseCycle):
     """
 
     # What RequestResponseCycle.__init__ sets by eleven keyword arguments per request: here it costs nothing until it
-    # changes. tests/edge/test_server_asgi.py holds the two in step.
+    # changes. tests/edge/test_downstream_asgi.py holds the two in step.
     logger = _LOGGER
     access_logger = _LOGGER
     access_log = False
@@ -238,10 +238,7 @@ class Downstream(RequestResponseCycle):
         self.disconnected = True
         self._forget()
         if callback is not None:
-            try:
-                callback()
-            except Exception:  # it must not take the sweep over the other connections down
-                _LOGGER.exception("the application failed to let a client go")
+            callback()
 
     # ASGI
 

@@ -80,22 +80,6 @@ def test_a_client_that_leaves_is_noticed_once_and_at_once(leave: Callable[[Clien
     assert app.after == [True]
 
 
-def test_a_callback_that_fails_harms_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
-    async def fails(downstream: Downstream, _scope: Any) -> None:
-        downstream.on_disconnect(lambda: 1 / 0)  # type: ignore[arg-type]
-        downstream.start(200, HEADERS, b"x")
-        while not downstream.paused:
-            downstream.write(b"x" * 65536)
-        await asyncio.sleep(1.5)
-
-    with running(fails, stall=0.2) as server, Client(server, receive_buffer=4096) as client:
-        client.send(GET)  # and cut by the sweep
-        eventually(lambda: "ZeroDivisionError" in caplog.text)
-        assert server.started
-        with Client(server) as other:
-            assert other.send(GET).file.readline() == b"HTTP/1.1 200 OK\r\n"
-
-
 @LEAVING
 def test_a_client_that_leaves_after_its_answer_is_nobodys_business(leave: Callable[[Client], None]) -> None:
     called: list[int] = []
@@ -284,6 +268,17 @@ def test_a_large_whole_answer_reaches_a_slow_reader_beyond_every_deadline() -> N
                     received += client.file.read(4_000_000)
                 received += client.file.read()
                 assert len(received.partition(b"\r\n\r\n")[2]) == 20_000_000
+
+
+def test_an_error_behind_a_large_answer_waits_until_that_is_taken() -> None:
+    async def large(downstream: Downstream, _scope: Any) -> None:
+        downstream.respond(200, HEADERS, b"x" * 20_000_000)
+
+    with running(large, high_water=1 << 30, linger=0.2) as server, Client(server, receive_buffer=65536) as client:
+        client.send(GET + b"nonsense\r\n\r\n")
+        time.sleep(0.8)
+        assert len(client.response().body) == 20_000_000
+        assert client.response().status == 400
 
 
 def test_a_whole_answer_that_nobody_reads_is_dropped() -> None:

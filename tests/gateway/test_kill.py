@@ -1,0 +1,302 @@
+"""A real server process is killed, stopped and started again: rows G-1, G5 and what operators do."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.gateway.site import (
+    INPUT_NANO,
+    OUTPUT_NANO,
+    STREAM_HEAD,
+    Call,
+    Reply,
+    _request,
+    always,
+    chat,
+    chunk,
+    completion,
+    framed,
+    run,
+    says,
+)
+from tests.upstream.bad_server import BadServer, Peer, Request
+
+from tollbridge.store.db import open_database
+from tollbridge.store.verify import verify
+from tollbridge.values import Outcome
+
+CONFIG = """
+[providers.up]
+base_url = "{url}/v1"
+cancel_stops_billing = true
+
+[[models]]
+id = "m"
+context_window = 100000
+output_limit = 4096
+price = {{ input = "1", output = "2" }}
+routes = [{{ provider = "up", model = "m" }}]
+"""
+PRICE = 10 * INPUT_NANO + 5 * OUTPUT_NANO
+
+
+class Instance:
+    """`tollbridge serve` in a process of its own; `folder` outlives it."""
+
+    def __init__(self, folder: Path, upstream: str) -> None:
+        self.folder = folder
+        (folder / "tollbridge.toml").write_text(CONFIG.format(url=upstream))
+        self.where = ("--config", str(folder / "tollbridge.toml"), "--data-dir", str(folder))
+        self.key = ""
+
+    async def command(self, *words: str) -> str:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tollbridge", *words, *self.where),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        said, complained = await process.communicate()
+        assert process.returncode == 0, complained.decode()
+        return said.decode().strip()
+
+    async def start(self) -> None:
+        self.process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tollbridge", "serve", "--port", "0", *self.where),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        assert self.process.stdout is not None
+        while True:
+            line = (await self.process.stdout.readline()).decode()
+            assert line, "the server did not start"
+            if line.startswith("Tollbridge ") and " models on " in line:
+                break
+        self.port = int(line.split(" models on ")[1].split()[0].rstrip("/").rpartition(":")[2])
+
+    async def kill(self) -> None:
+        self.process.kill()
+        await self.process.wait()
+
+    async def open(self, **fields: Any) -> Call:
+        call = Call(*await asyncio.open_connection("127.0.0.1", self.port))
+        body = json.dumps(chat(**fields)).encode()
+        headers = {"authorization": f"Bearer {self.key}", "content-type": "application/json"}
+        call.writer.write(_request("POST", "/v1/chat/completions", body, headers))
+        return call
+
+    async def post(self, **fields: Any) -> Reply:
+        call = await self.open(**fields)
+        try:
+            return await call.rest()
+        finally:
+            call.close()
+
+    async def books(self) -> list[dict[str, Any]]:
+        """The usage rows, once nothing is held any more; and the books are right."""
+        database = open_database(f"sqlite:///{self.folder / 'tollbridge.db'}")
+        await database.start()
+        try:
+            report = await verify(database)
+            assert not report.problems, report.problems
+            assert report.open_holds == 0
+            rows = await database.fetch("SELECT outcome, charge, output FROM usage ORDER BY hold_id")
+            return [dict(zip(("outcome", "charge", "output"), row, strict=True)) for row in rows]
+        finally:
+            await database.close()
+
+
+@contextlib.asynccontextmanager
+async def instance(tmp_path: Path, script: Callable[[Peer], Any]) -> AsyncIterator[Instance]:
+    async with BadServer(script) as upstream:
+        made = Instance(tmp_path, upstream.url)
+        await made.command("account", "create", "a@example.com", "--credit", "1")
+        made.key = await made.command("key", "create", "--account", "a@example.com")
+        await made.start()
+        try:
+            yield made
+        finally:
+            if made.process.returncode is None:
+                await made.kill()
+
+
+async def killed_and_restarted(made: Instance) -> list[dict[str, Any]]:
+    await made.kill()
+    await made.start()
+    return await made.books()
+
+
+TRIALS = [0, *[pytest.param(trial, marks=pytest.mark.soak) for trial in range(1, 50)]]
+
+
+@pytest.mark.parametrize("trial", TRIALS)
+def test_kill_while_the_provider_works_gives_the_hold_back(tmp_path: Path, trial: int) -> None:
+    asked = asyncio.Event()
+
+    async def answer(request: Request, peer: Peer) -> None:
+        asked.set()
+        await peer.closed()
+
+    async def test() -> None:
+        async with instance(tmp_path, always(answer)) as made:
+            call = await made.open()
+            await asyncio.wait_for(asked.wait(), 10)
+            rows = await killed_and_restarted(made)
+            assert [(row["outcome"], row["charge"]) for row in rows] == [(Outcome.SWEPT, 0)]
+            call.close()
+
+    run(test())
+
+
+@pytest.mark.parametrize("trial", TRIALS)
+def test_kill_in_the_middle_of_a_stream_charges_its_last_checkpoint(tmp_path: Path, trial: int) -> None:
+    async def answer(request: Request, peer: Peer) -> None:
+        await peer.send(STREAM_HEAD)
+        while True:
+            await peer.send(framed(chunk("word ")))
+            await asyncio.sleep(0.02)
+
+    async def test() -> None:
+        async with instance(tmp_path, always(answer)) as made:
+            call = await made.open(stream=True)
+            await call.head()
+            pieces = call.pieces()
+            end = asyncio.get_running_loop().time() + 7
+            delivered = 0
+            while asyncio.get_running_loop().time() < end:
+                delivered += (await anext(pieces)).count(b"word ")
+            [row] = await killed_and_restarted(made)
+            assert row["outcome"] == Outcome.SWEPT
+            assert 0 < row["output"] <= delivered * 1.3
+            assert row["charge"] > row["output"] * OUTPUT_NANO
+            call.close()
+
+    run(test())
+
+
+@pytest.mark.parametrize("trial", TRIALS)
+def test_kill_after_answers_loses_none_of_their_charges(tmp_path: Path, trial: int) -> None:
+    """Whoever read an answer's receipt has been charged, however the process ended."""
+
+    async def test() -> None:
+        async with instance(tmp_path, always(says(completion()))) as made:
+            answered = 0
+
+            async def call_on() -> None:
+                nonlocal answered
+                with contextlib.suppress(asyncio.IncompleteReadError, OSError):
+                    while (await made.post()).status == 200:
+                        answered += 1
+
+            callers = [asyncio.create_task(call_on()) for _ in range(8)]
+            await asyncio.sleep(0.4 + trial * 0.013)
+            rows = await killed_and_restarted(made)
+            await asyncio.gather(*callers)
+            charged = [row for row in rows if row["outcome"] == Outcome.COMPLETED]
+            assert answered > 0
+            assert answered <= len(charged)
+            assert all(row["charge"] == PRICE for row in charged)
+            assert all(row["charge"] == 0 for row in rows if row["outcome"] == Outcome.SWEPT)
+
+    run(test())
+
+
+def test_kill_between_charge_and_answer_charges_once(tmp_path: Path) -> None:
+    """The caller never reads its answer; the books have it once, and the restart does not add to it."""
+
+    async def test() -> None:
+        async with instance(tmp_path, always(says(completion()))) as made:
+            call = await made.open()
+            while not (rows := await _usage(made)):  # noqa: ASYNC110 - another process's database
+                await asyncio.sleep(0.005)
+            assert rows == 1
+            rows_after = await killed_and_restarted(made)
+            assert [row["charge"] for row in rows_after] == [PRICE]
+            call.close()
+
+    run(test())
+
+
+async def _usage(made: Instance) -> int:
+    database = open_database(f"sqlite:///{made.folder / 'tollbridge.db'}")
+    await database.start()
+    try:
+        [(count,)] = await database.fetch("SELECT COUNT(*) FROM usage")
+        return int(count)
+    finally:
+        await database.close()
+
+
+def test_stop_lets_a_running_stream_end_and_takes_nothing_new(tmp_path: Path) -> None:
+    async def answer(request: Request, peer: Peer) -> None:
+        await peer.send(STREAM_HEAD)
+        for word in range(20):
+            await peer.send(framed(chunk(f"{word} ")))
+            await asyncio.sleep(0.05)
+        await peer.send(framed(chunk(finish="stop")) + framed(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+
+    async def test() -> None:
+        async with instance(tmp_path, always(answer)) as made:
+            call = await made.open(stream=True)
+            await asyncio.sleep(0.2)
+            made.process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.3)
+            with pytest.raises(OSError):
+                await asyncio.open_connection("127.0.0.1", made.port)
+            reply = await call.rest()
+            call.close()
+            assert reply.events[-1] == "[DONE]"
+            assert reply.text == "".join(f"{word} " for word in range(20))
+            # uvicorn lets a drained process end by the signal that asked for it.
+            assert await asyncio.wait_for(made.process.wait(), 10) in (0, -signal.SIGTERM)
+            [row] = await made.books()
+            assert row["outcome"] == Outcome.COMPLETED
+
+    run(test())
+
+
+def test_second_server_on_the_same_data_is_refused(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with instance(tmp_path, always(says(completion()))) as made:
+            second = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "tollbridge", "serve", "--port", "0", *made.where),
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            _, complained = await asyncio.wait_for(second.communicate(), 20)
+            assert second.returncode != 0
+            assert b"another Tollbridge serves" in complained
+            assert (await made.post()).status == 200
+
+    run(test())
+
+
+@pytest.mark.parametrize("requests", [3_000, pytest.param(100_000, marks=pytest.mark.soak)])
+def test_memory_stays_flat(tmp_path: Path, requests: int) -> None:
+    def resident(pid: int) -> int:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    async def test() -> None:
+        async with instance(tmp_path, always(says(completion()))) as made:
+            await made.command("credit", "grant", "a@example.com", "1000", "--reason", "test")
+
+            async def call_on(count: int) -> None:
+                for _ in range(count):
+                    assert (await made.post()).status == 200
+
+            await asyncio.gather(*(call_on(requests // 40) for _ in range(8)))
+            before = resident(made.process.pid)
+            await asyncio.gather(*(call_on(requests // 10) for _ in range(8)))
+            assert resident(made.process.pid) - before < 8 * 2**20
+
+    if requests > 10_000:
+        asyncio.run(test())
+    else:
+        run(test())

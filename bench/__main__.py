@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -14,6 +15,8 @@ NAMES = tuple(gateway.name for gateway in gateways.GATEWAYS)
 
 def main() -> int:
     wanted = _arguments()
+    # Who is told to end takes the gateways along.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     load_before = os.getloadavg()
     allowed = sorted(os.sched_getaffinity(0))
     cores = (allowed[0], allowed[-1])

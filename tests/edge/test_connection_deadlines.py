@@ -84,6 +84,15 @@ def test_the_time_for_a_body_begins_when_it_is_asked_for() -> None:
         assert client.response().status == 408
 
 
+def test_a_client_is_not_late_while_the_application_keeps_it_waiting() -> None:
+    async def late(downstream: Downstream, scope: Any) -> None:
+        await asyncio.sleep(1.0)
+        await echo(downstream, scope)
+
+    with running(late, body_timeout=0.3) as server, Client(server) as client:
+        assert client.send(post(b"x" * 8_000_000)).response().status == 200
+
+
 def test_an_answered_request_whose_body_never_ends_is_closed() -> None:
     async def early(downstream: Downstream, _scope: Any) -> None:
         downstream.respond(401, HEADERS)

@@ -16,12 +16,12 @@ import pytest
 from tests.edge.raw import GET, HEADERS, Asgi, Client, ask, echo, eventually, running
 
 from tollbridge.edge.downstream import Downstream
-from tollbridge.edge.server import LoopLag, Server, listen, serve
+from tollbridge.edge.server import LoopLag, Server, listen
 
 APPLICATION = """
 import asyncio, resource, sys
 from tests.edge.raw import Asgi, echo
-from tollbridge.edge.server import listen, serve
+from tollbridge.edge.server import Server, listen
 
 soft, hard = int(sys.argv[1]), int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -43,11 +43,11 @@ async def app(downstream, scope):
 sock = listen("127.0.0.1", 0)
 print(sock.getsockname()[1], flush=True)
 asgi = Asgi(app)
-serve(
+Server(
     asgi, sock,
     on_drain=lambda: print("draining", flush=True),
     on_reload=lambda: print("reload", flush=True),
-)
+).run()
 print("stopped" if asgi.stopped else "cut off", flush=True)
 names = {name.partition(".")[0] for name in sys.modules} & {"h11", "websockets", "wsproto", "starlette", "sqlalchemy"}
 print("imported", *names, flush=True)
@@ -55,7 +55,7 @@ print("imported", *names, flush=True)
 
 
 class Process:
-    """`serve` in a process of its own. `port` is where it listens."""
+    """A server in a process of its own. `port` is where it listens."""
 
     def __init__(self, soft: int, hard: int) -> None:
         command = [sys.executable, "-c", APPLICATION, str(soft), str(hard)]
@@ -137,7 +137,7 @@ def test_a_failed_start_of_the_application_is_a_system_exit() -> None:
         await send({"type": "lifespan.startup.failed"})
 
     with listen("127.0.0.1", 0) as sock, pytest.raises(SystemExit) as exit_:
-        serve(fails, sock)
+        Server(fails, sock).run()
     assert exit_.value.code == 3
 
 

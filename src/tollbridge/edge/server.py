@@ -1,4 +1,4 @@
-"""Running the edge: `serve(app, listen(host, port))`.
+"""Running the edge: `Server(app, listen(host, port)).run()`.
 
 uvicorn's server on uvloop and httptools, with connections of `edge.connection`, one sweep over their deadlines, and a
 shutdown that lets the application finish what is paid for before its lifespan ends.
@@ -22,7 +22,7 @@ from uvicorn.config import Config
 
 from tollbridge.edge.connection import Connection, ServerLimits, Shared
 
-__all__ = ["LoopLag", "Server", "ServerLimits", "listen", "serve"]
+__all__ = ["LoopLag", "Server", "ServerLimits", "listen"]
 
 _BACKLOG = 2048
 _MOST_FILES = 65_536
@@ -38,25 +38,13 @@ def listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=host == "::")
 
 
-def serve(
-    app: Callable[..., Any],
-    sock: socket.socket,
-    limits: ServerLimits | None = None,
-    *,
-    on_drain: Callable[[], None] | None = None,
-    on_reload: Callable[[], object] | None = None,
-) -> None:
-    """Serves an ASGI application until SIGTERM or SIGINT, finishes what is under way, and returns.
-
-    `on_drain` is called once, when no more connections are taken; `on_reload` at each SIGHUP. A second SIGTERM or
-    SIGINT does not wait. SystemExit(3) when the application's start-up failed. Nothing is printed.
-    """
-    _open_more_files()
-    Server(app, sock, limits, on_drain=on_drain, on_reload=on_reload).run()
-
-
 class Server(uvicorn.Server):
-    """One process's server. `run()` in any thread; elsewhere than in the main one `should_exit = True` ends it."""
+    """One process's server of an ASGI application.
+
+    `run()` serves until SIGTERM or SIGINT (in another thread than the main one: until `should_exit` is set), finishes
+    what is under way, and returns; SystemExit(3) when the application's start-up failed. A second signal does not wait.
+    `on_drain` is called once, when no more connections are taken; `on_reload` at each SIGHUP. Nothing is printed.
+    """
 
     def __init__(
         self,
@@ -68,7 +56,8 @@ class Server(uvicorn.Server):
         on_reload: Callable[[], object] | None = None,
     ) -> None:
         self.limits = limits or ServerLimits()
-        self.shared = Shared(self.limits, self.limits.max_connections or _affordable_connections())
+        affordable = _open_more_files() // 2  # each request may need a connection to an upstream too
+        self.shared = Shared(self.limits, self.limits.max_connections or affordable)
         self.port: int = sock.getsockname()[1]
         self._sock = sock
         self._on_drain = on_drain
@@ -168,15 +157,12 @@ class LoopLag:
         self._timer = loop.call_at(now + _LAG_TICK, self._tick, loop, now + _LAG_TICK)
 
 
-def _open_more_files() -> None:
-    """Raises the soft limit of open files, 1024 by custom for programs that use select(), as far as is allowed."""
+def _open_more_files() -> int:
+    """Raises the limit of open files, 1024 by custom for programs that use select(), as far as allowed; the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    enough = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
-    if soft != resource.RLIM_INFINITY and soft < enough:
+    unlimited = resource.RLIM_INFINITY
+    enough = _MOST_FILES if hard == unlimited else min(hard, _MOST_FILES)
+    if soft != unlimited and soft < enough:
         resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
-
-
-def _affordable_connections() -> int:
-    """Half of the files that the process may open: each request may need a connection to an upstream too."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(soft if soft != resource.RLIM_INFINITY else _MOST_FILES, 32) // 2
+        return enough
+    return _MOST_FILES if soft == unlimited else soft

@@ -75,12 +75,19 @@ class Store:
 
     def apply(self, operations: list[Operation], now: int) -> list[Verdict]:
         """One batch. Only what the decision says reaches the rows."""
-        state = copy.deepcopy(self.state)
+        stored = self.state
+        state = State(
+            balances={id_: copy.copy(balance) for id_, balance in stored.balances.items()},
+            keys={id_: copy.copy(key) for id_, key in stored.keys.items()},
+            holds={id_: copy.deepcopy(hold) for id_, hold in stored.holds.items()},
+            ends=dict(stored.ends),
+            posted=set(stored.posted),
+        )
         decision = decide(state, operations, now)
         self.write(decision)
         # An engine loads what is stored: so does the next batch here.
-        state.balances = {**self.state.balances, **copy.deepcopy(decision.balances)}
-        state.keys = {**self.state.keys, **copy.deepcopy(decision.keys)}
+        state.balances = {**stored.balances, **decision.balances}
+        state.keys = {**stored.keys, **decision.keys}
         self.state = state
         return decision.verdicts
 
@@ -121,6 +128,9 @@ class Books(RuleBasedStateMachine):
         self.of: dict[int, Hold] = {}
         self.first: dict[int, Ended] = {}
         self.overdrawn: set[int] = set()
+        for account in ACCOUNTS:
+            self.top_up(account, 300, 0)
+            self.grant(account, 50)
 
     # --- what the model says ---
 
@@ -212,7 +222,9 @@ class Books(RuleBasedStateMachine):
             assert verdict.charged + verdict.loss == charge
             assert not verdict.repeated
             assert verdict.promo == min(verdict.charged, promo)
-            if hold.account_id not in self.overdrawn:
+            # Rule 5: of a balance that a refund has overdrawn, what there is.
+            assert verdict.charged <= max(0, paid + promo)
+            if paid >= 0 and paid + promo >= held:
                 # A7: its own hold and what is available; of a limited key no more than is left.
                 most = own + max(0, paid + promo - held)
                 if left is not None:
@@ -268,12 +280,11 @@ class Books(RuleBasedStateMachine):
     def grant(self, account: int, amount: int) -> Any:
         return self.post(grant(account, amount, idempotency_key=self.key(), reason="", actor=""), 0, amount)
 
-    @rule(target=done, account=st.sampled_from(ACCOUNTS), amount=st.integers(1, 300))
+    @rule(target=done, account=st.sampled_from(ACCOUNTS), amount=st.integers(1, 150))
     def refund(self, account: int, amount: int) -> Any:
         op = refund(account, amount, idempotency_key=self.key(), reason="", actor="")
         self.post(op, -amount, 0)
-        if self.available(account) < 0 or self.balance(account)[0] < 0:
-            self.overdrawn.add(account)
+        self.overdrawn.add(account)
         return op
 
     @rule(account=st.sampled_from(ACCOUNTS), paid=st.integers(-200, 200), promo=st.integers(-200, 200))
@@ -349,6 +360,8 @@ class Books(RuleBasedStateMachine):
             assert (row.paid, row.promo, row.held) == self.balance(account)
             assert row.promo >= 0
             assert row.held >= 0
+            if row.available >= 0 and row.paid >= 0:
+                self.overdrawn.discard(account)
             if account not in self.overdrawn:
                 assert row.available >= 0
                 assert row.paid >= 0
@@ -454,3 +467,52 @@ def test_a_transaction_that_does_not_sum_to_zero_is_a_mistake(entries: tuple[Ent
 def test_whose_fee_is_more_than_the_payment_is_a_mistake() -> None:
     with pytest.raises(ValueError):
         top_up(1, 10, fee=11, idempotency_key="k", reason="", actor="")
+
+
+def applied(rows: State, *operations: Operation) -> list[Verdict]:
+    return decide(rows, operations, 0).verdicts
+
+
+def test_who_would_have_enough_if_nothing_ran_is_told_so() -> None:
+    hold = Hold(id=1, account_id=1, key_id=10, want=60, least=60)
+    again = Hold(id=2, account_id=1, key_id=10, want=60, least=60)
+    more = Hold(id=3, account_id=1, key_id=10, want=101, least=101)
+    verdicts = applied(state(paid=100), hold, again, more)
+    assert verdicts[1] == Refused(why=Refusal.IN_FLIGHT, available=40, posted=100)
+    assert verdicts[2] == Refused(why=Refusal.INSUFFICIENT, available=40, posted=100)
+
+
+def test_what_is_held_for_others_is_not_charged_nor_taken_back() -> None:
+    rows = state(paid=100)
+    first, second = (Hold(id=id_, account_id=1, key_id=10, want=40, least=40) for id_ in (1, 2))
+    end = End(hold=1, account_id=1, key_id=10, charge=500, record=record())
+    taken = (Entry(Book.CUSTOMER_PAID, -61), Entry(Book.CLEARING, 61))
+    back = Post(idempotency_key="k", kind=Kind.ADJUSTMENT, account_id=1, entries=taken)
+    verdicts = applied(rows, first, second, back, end)
+    assert verdicts[2] == Refused(why=Refusal.INSUFFICIENT, available=20, posted=100)
+    assert verdicts[3] == Ended(charged=60, promo=0, loss=440, available=0)
+
+
+def test_a_late_end_is_charged_once() -> None:
+    rows = state(paid=100)
+    swept = End(hold=1, account_id=1, key_id=10, charge=5, record=record(Outcome.SWEPT))
+    true = End(hold=1, account_id=1, key_id=10, charge=30, record=record(cost=9))
+    truer = End(hold=1, account_id=1, key_id=10, charge=60, record=record())
+    verdicts = applied(rows, Hold(id=1, account_id=1, key_id=10, want=50, least=50), swept, true, true, truer)
+    assert verdicts[2] == Ended(charged=30, promo=0, loss=0, available=70)
+    assert verdicts[3] == verdicts[4] == Ended(charged=5, promo=0, loss=0, available=70, repeated=True)
+    assert rows.balances[1].posted == 70
+
+
+def test_promotional_credit_is_never_revenue_and_a_loss_is() -> None:
+    end = EndRow(hold=1, account_id=1, key_id=10, ended_at=0, held=9, charge=7, promo=4, loss=2, record=record(cost=5))
+    entries = {(entry.book, entry.amount) for entry in usage_entries(end)}
+    assert entries == {
+        (Book.CUSTOMER_PROMO, -4),
+        (Book.PROMO_EXPENSE, 4),
+        (Book.CUSTOMER_PAID, -3),
+        (Book.REVENUE, 5),
+        (Book.LOSS, -2),
+        (Book.PROVIDER_PAYABLE, 5),
+        (Book.PROVIDER_COST, -5),
+    }

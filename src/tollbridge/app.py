@@ -114,7 +114,12 @@ class Gateway:
         self._process, self.ledger = await self._open_ledger()
         self._line = await self._lay_line(self.settings, self.ledger, master)
         self._jobs = Jobs(
-            self._database, self._process, self.ledger, on_change=self._forget, on_fatal=lambda _: self.drain()
+            self._database,
+            self._process,
+            self.ledger,
+            url=self.settings.database_url.reveal(),
+            on_change=self._forget,
+            on_fatal=lambda _: self.drain(),
         )
         self._jobs.start()
         self._lag.start()

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from tollbridge.errors import TollbridgeError
 from tollbridge.store import meta, seal
+from tollbridge.store.audit import audit
 from tollbridge.store.db import Database
 from tollbridge.store.ledger import Ledger
 from tollbridge.store.processes import BEAT_S, Fenced, Process
@@ -15,12 +16,14 @@ log = logging.getLogger("tollbridge")
 POLL_S = 0.5
 SWEEP_S = 30.0
 SEAL_S = 3_600.0
+AUDIT_S = 3_600.0
 
 
 class Jobs:
-    """Heartbeat, sweep, seals, and the poll that notices changed keys and accounts.
+    """Heartbeat, sweep, seals, the proof of the books, and the poll that notices changed keys and accounts.
 
-    `on_change`: what was cached may be stale. `on_fatal`: this process must not take any more paid work.
+    `url` is the database's. `on_change`: what was cached may be stale. `on_fatal`: this process must not take any
+    more paid work.
     """
 
     def __init__(
@@ -29,9 +32,11 @@ class Jobs:
         process: Process,
         ledger: Ledger,
         *,
+        url: str,
         on_change: Callable[[], None],
         on_fatal: Callable[[TollbridgeError], None],
     ) -> None:
+        self._url = url
         self._database = database
         self._process = process
         self._ledger = ledger
@@ -48,6 +53,7 @@ class Jobs:
             ("seal", SEAL_S, lambda: seal.seal(self._database)),
         )
         self._tasks = [asyncio.create_task(self._repeat(*job)) for job in jobs]
+        self._tasks.append(asyncio.create_task(self._audit()))
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -67,6 +73,16 @@ class Jobs:
             except Exception:
                 log.exception("%s failed", name)
             await asyncio.sleep(seconds)
+
+    async def _audit(self) -> None:
+        """Prove the books every hour. What is wrong is for people: nothing is mended, and nothing is hidden."""
+        while True:
+            await asyncio.sleep(AUDIT_S)
+            try:
+                for problem in await audit(self._url):
+                    log.critical("the books are wrong: %s", problem)
+            except TollbridgeError as error:
+                log.warning("audit: %s", error)
 
     async def _look_for_changes(self) -> None:
         epoch = await meta.value(self._database, meta.CACHE_EPOCH)

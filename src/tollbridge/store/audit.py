@@ -1,0 +1,67 @@
+"""The books are proved beside a serving gateway, in a process of their own: reading all of them takes a core.
+
+`python -m tollbridge.store.audit` proves those of the database named by `TOLLBRIDGE_DATABASE_URL` and prints what is
+wrong, a line each.
+"""
+
+import asyncio
+import os
+import sys
+
+from tollbridge.errors import TollbridgeError
+from tollbridge.store.db import open_database
+from tollbridge.store.schema import URL_VARIABLE
+from tollbridge.store.verify import verify
+
+# Behind everything that serves.
+NICENESS = 15
+PATIENCE_S = 60.0
+# Exit statuses: the books are wrong; they could not be read.
+WRONG, UNREADABLE = 1, 2
+
+
+class AuditFailed(TollbridgeError):
+    """The books could not be read to their end, which says nothing about them."""
+
+
+async def audit(url: str) -> list[str]:
+    """What is wrong with the books at `url`; nothing, most of the time."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tollbridge.store.audit"),
+        env={**os.environ, URL_VARIABLE: url},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        said, complaint = await process.communicate()
+    except BaseException:
+        if process.returncode is None:
+            process.kill()
+        raise
+    if process.returncode not in (0, WRONG):
+        lines = complaint.decode(errors="replace").strip().splitlines() or [f"it ended with {process.returncode}"]
+        raise AuditFailed(f"the books could not be read: {lines[-1]}")
+    return said.decode(errors="replace").splitlines()
+
+
+async def _main(url: str) -> int:
+    database = open_database(url, statement_timeout=PATIENCE_S)
+    await database.start()
+    try:
+        report = await verify(database)
+    finally:
+        await database.close()
+    for problem in report.problems:
+        sys.stdout.write(f"{' '.join(problem.split())}\n")
+    return 0 if report.ok else WRONG
+
+
+if __name__ == "__main__":
+    os.nice(NICENESS)
+    try:
+        status = asyncio.run(_main(os.environ.get(URL_VARIABLE, "")))
+    except TollbridgeError as failure:
+        sys.stderr.write(f"{' '.join(str(failure).split())}\n")
+        status = UNREADABLE
+    sys.exit(status)

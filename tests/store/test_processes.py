@@ -174,7 +174,38 @@ def test_a_sweep_begins_behind_what_is_sealed(sqlite_engine: Engine) -> None:
                 await books.end(await books.held(customer, 10), customer, 1)
             await seal(books.database, settled_ms=-1)
             last = await books.held(customer, 10)
-            assert await processes._closed_until(books.database, books.process.epoch) == last - 1
+            assert await processes._sealed_until(books.database, books.process.epoch) == last - 1
             assert await processes.sweep(books.database, books.ledger, books.process.epoch, 1 << 62) == 1
+
+    asyncio.run(main())
+
+
+def test_a_sweep_looks_again_where_something_may_still_come(
+    ledger_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An id that was given out before a sweep is used after it; it is found by the next, in whichever window it is."""
+    monkeypatch.setattr(processes, "_WINDOW", 2)
+    monkeypatch.setattr(processes, "_PAGE", 2)
+
+    async def main() -> None:
+        async with serving(ledger_engine) as books:
+            process = peer(ledger_engine, books)
+            heard_all_the_time(process)
+            customer = await books.customer(paid=1000)
+            late = books.hold_op(customer, 1)
+            for _ in range(7):
+                await books.end(await books.held(customer, 1), customer, 1)
+            kept = await books.held(customer, 1)
+            for _ in range(5):
+                await books.held(customer, 1)
+            await books.database.execute("UPDATE hold SET expires_at = 0 WHERE id > $1", kept)
+            assert await process.sweep(books.ledger) == 5
+            await books.ledger.submit(late)
+            await books.database.execute("UPDATE hold SET expires_at = 0 WHERE id = $1", late.id)
+            assert await process.sweep(books.ledger) == 1
+            assert process._closed[process.epoch] == (kept - 1, kept - 1)
+            assert await process.sweep(books.ledger) == 0
+            await books.end(kept, customer, 1)
+            await assert_verified(books.database)
 
     asyncio.run(main())

@@ -34,12 +34,14 @@ TTL_MS = 1_000_000
 # Clocks that disagree by more than this have jumped.
 _JUMP_MS = 30_000
 _PAGE = 256
+# How many ids one statement looks through: so many never take long.
+_WINDOW = 100_000
 _SMALL_FILE = 64 << 20
 
 _OPEN = (
     "SELECT hold.id, hold.account_id, hold.key_id, hold.expires_at, checkpoint.charge, checkpoint.record "
     "FROM hold LEFT JOIN usage ON usage.hold_id = hold.id LEFT JOIN checkpoint ON checkpoint.hold_id = hold.id "
-    "WHERE hold.id > $1 AND hold.id < $2 AND usage.hold_id IS NULL AND hold.expires_at < $3 ORDER BY hold.id LIMIT $4"
+    "WHERE hold.id > $1 AND hold.id <= $2 AND usage.hold_id IS NULL ORDER BY hold.id LIMIT $3"
 )
 _NEVER = 1 << 62
 
@@ -101,6 +103,8 @@ class Process:
         self._lock = lock
         self._heard_since = time.monotonic()
         self._last: tuple[float, int] | None = None
+        # Of each living epoch, below which ids nothing was open at the sweep before the last one, and at the last one.
+        self._closed: dict[int, tuple[int, int]] = {}
 
     async def beat(self) -> None:
         """Say that this process lives. Fenced: nobody believes it any more."""
@@ -141,8 +145,8 @@ class Process:
             if heartbeat_at < now - TTL_MS:
                 count += await self._bury(ledger, epoch, unless_heard_since=now - TTL_MS)
             else:
-                count += await sweep(self._database, ledger, epoch, now)
-        return count + await sweep(self._database, ledger, self.epoch, now)
+                count += await self._sweep_living(ledger, epoch, now)
+        return count + await self._sweep_living(ledger, self.epoch, now)
 
     async def finish(self) -> None:
         """This process ends in order; nothing of it is open."""
@@ -153,6 +157,17 @@ class Process:
         if self._lock is not None:
             self._lock.write_mark(Mark(self.epoch, now))
             self._lock.release()
+
+    async def _sweep_living(self, ledger: Ledger, epoch: int, now: int) -> int:
+        """End what has expired, looking only behind what was closed the time before.
+
+        Not behind what was closed the last time: an id may be given out just before and be used just after.
+        """
+        before = await _sealed_until(self._database, epoch)
+        older, newer = self._closed.get(epoch, (before, before))
+        count, closed = await _sweep(self._database, ledger, epoch, now, max(older, before))
+        self._closed[epoch] = newer, closed
+        return count
 
     async def _others(self) -> list[tuple[int, str, int, int | None, int]]:
         return [
@@ -212,17 +227,29 @@ async def _require_sound(database: Database) -> None:
 
 async def sweep(database: Database, ledger: Ledger, epoch: int, now: int) -> int:
     """End the holds of `epoch` that expired before `now`, each at its last checkpoint; how many."""
-    count, after = 0, await _closed_until(database, epoch)
-    while rows := await database.fetch(_OPEN, after, hold_id(epoch + 1, 0), now, _PAGE):
-        ends = [ledger.submit(_swept(*row)) for row in rows]
-        await asyncio.gather(*ends)
-        count += len(ends)
-        after = rows[-1][0]
+    count, _ = await _sweep(database, ledger, epoch, now, await _sealed_until(database, epoch))
     return count
 
 
-async def _closed_until(database: Transaction, epoch: int) -> int:
-    """Below this id nothing of `epoch` is open: it is sealed."""
+async def _sweep(database: Database, ledger: Ledger, epoch: int, now: int, after: int) -> tuple[int, int]:
+    """How many of the holds behind id `after` were ended, and up to which id none is open."""
+    ends = hold_id(epoch + 1, 0)
+    newest = await database.fetch("SELECT MAX(id) FROM hold WHERE id > $1 AND id < $2", after, ends)
+    last: int = newest[0][0] or after
+    count, first_open = 0, last + 1
+    while after < last:
+        until = min(after + _WINDOW, last)
+        rows = await database.fetch(_OPEN, after, until, _PAGE)
+        expired = [row for row in rows if row[3] < now]
+        first_open = min([first_open, *(row[0] for row in rows if row[3] >= now)])
+        await asyncio.gather(*(ledger.submit(_swept(*row)) for row in expired))
+        count += len(expired)
+        after = rows[-1][0] if len(rows) == _PAGE else until
+    return count, first_open - 1
+
+
+async def _sealed_until(database: Transaction, epoch: int) -> int:
+    """Up to this id nothing of `epoch` is open: it is sealed."""
     rows = await database.fetch("SELECT MAX(last_id) FROM seal WHERE chain = $1", f"usage/{epoch}")
     return max(rows[0][0] or 0, hold_id(epoch, 0))
 

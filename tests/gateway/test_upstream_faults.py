@@ -188,6 +188,23 @@ def test_failing_provider_is_asked_at_most_three_times() -> None:
     run(test())
 
 
+def test_second_try_that_is_refused_is_not_followed_by_a_third() -> None:
+    """What the second attempt says decides about a third, not what the first one said."""
+    calls = 0
+
+    async def answer(request: Request, peer: Peer) -> None:
+        nonlocal calls
+        calls += 1
+        await says(ERROR, 503 if calls == 1 else 401)(request, peer)
+
+    async def test() -> None:
+        async with Site(always(answer)) as site:
+            await refused(site, 502, "upstream_auth")
+        assert calls == 2
+
+    run(test())
+
+
 def test_retries_stay_within_a_fifth_of_the_traffic() -> None:
     """E4: with every second call failing once, retries are bounded by the budget."""
     calls = 0

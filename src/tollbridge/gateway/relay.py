@@ -109,15 +109,10 @@ class Relay:
         """
         self._budget.request(self._clock())
         attempts: list[Attempt] = []
-        routes = iter(ticket.routes)
-        following = next(routes, None)
-        route: Route | None = None
-        failure = _Failure(Kind.UNREACHED, Unavailable("No provider can be called.", code="no_available_provider"))
-        while following is not None:
-            if following is not route:
-                route, following = following, next(routes, None)
-                if attempts and not await self._covers(ticket, route):
-                    continue
+        routes, index = ticket.routes, 0
+        failure: _Failure | None = None
+        while index < len(routes):
+            route = routes[index]
             started = self._clock()
             self._health.begin(route)
             try:
@@ -133,12 +128,16 @@ class Relay:
                 return Answered(result, route, attempts)
             self._health.failed(route, failure.kind, failure.retry_after)
             attempts.append(_attempt(route, failure, self._clock() - started))
-            step = self._next(failure.kind, len(attempts) - 1, more_routes=following is not None)
+            step = self._next(failure.kind, len(attempts) - 1, more_routes=index + 1 < len(routes))
             if step is Step.GIVE_UP:
                 break
             if step is Step.SAME_ROUTE:
                 await asyncio.sleep(BACK_OFF_S[len(attempts) - 1])
-                following = route
+            else:
+                index += 1
+                while index < len(routes) and not await self._covers(ticket, routes[index]):
+                    index += 1
+        assert failure is not None, "a ticket has routes"
         raise AllFailed(failure.error, route, attempts)
 
     async def open(self, route: Route, exchange: Exchange, on_sent: Callable[[], None] | None = None) -> Response:

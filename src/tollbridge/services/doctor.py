@@ -34,7 +34,7 @@ async def examine(settings: Settings) -> list[Finding]:
     """One finding for each thing that a gateway needs, in the order in which to mend them."""
     findings = [_python(), _configuration(settings), _data_directory(settings.data_dir)]
     if findings[-1].ok:
-        findings.append(_disk(settings.data_dir))
+        findings.append(_disk(_existing(settings.data_dir)))
     findings += await _database(settings)
     return [*findings, _providers(settings)]
 
@@ -49,13 +49,18 @@ def _configuration(settings: Settings) -> Finding:
 
 
 def _data_directory(path: Path) -> Finding:
-    if not path.exists():
-        return Finding("data directory", False, f"{path} does not exist: the first start makes it")
+    there = _existing(path)
     try:
-        with tempfile.NamedTemporaryFile(dir=path, prefix=".doctor-"):
-            return Finding("data directory", True, f"{path.resolve()} can be written")
+        with tempfile.NamedTemporaryFile(dir=there, prefix=".doctor-"):
+            found = "can be written" if there == path else "does not exist: the first start makes it"
+            return Finding("data directory", True, f"{path.resolve()} {found}")
     except OSError as error:
-        return Finding("data directory", False, f"{path.resolve()} cannot be written: {error.strerror}")
+        return Finding("data directory", False, f"{there.resolve()} cannot be written: {error.strerror}")
+
+
+def _existing(path: Path) -> Path:
+    """`path`, or the nearest directory above it that exists."""
+    return next(each for each in (path, *path.absolute().parents) if each.exists())
 
 
 def _disk(path: Path) -> Finding:

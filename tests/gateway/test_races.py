@@ -148,7 +148,8 @@ def test_hot_account_makes_no_deadlock(databases: Databases) -> None:
                     statuses[(await site.post("/v1/chat/completions", chat(max_tokens=LIMIT))).status] += 1
 
             await asyncio.gather(*(call_on() for _ in range(40)))
-            assert set(statuses) == {200}
+            # A machine that is busy with something else may make it shed some; never an error, never a wait for ever.
+            assert set(statuses) <= {200, 503}
             assert statuses[200] > 100
             await site.settled(statuses[200])
 

@@ -68,5 +68,5 @@ def test_another_master_secret_is_found(world: World) -> None:
 def test_a_directory_that_cannot_be_written_is_found(tmp_path: Path) -> None:
     (tmp_path / "data").touch()
     findings = found(read(Source(None, (("data_dir", str(tmp_path / "data")),)), {}))
-    assert findings["data directory"].ok
+    assert not findings["data directory"].ok
     assert "disk" not in findings

@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 from tests.syntax import PRODUCT, ROOT
+
 from tools import locks, sbom
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

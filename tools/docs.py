@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
-from tollbridge.cli import main
 from tools.locks import ROOT
 
+from tollbridge.cli import main
 from tollbridge.config import kinds
 from tollbridge.config.settings import GROUPS, SETTINGS, Group, Setting
 

@@ -27,7 +27,7 @@ test: $(VENV)/.dev $(NODE)  ## the whole suite (ARGS= goes to pytest)
 	$(PY) -m pytest $(ARGS)
 
 lint: $(VENV)/.dev  ## style, format and types
-	$(PY) -m ruff check
+	$(PY) -m ruff check --no-cache
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 

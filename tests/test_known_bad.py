@@ -26,7 +26,6 @@ WEB = "web"
 PAYMENTS = "payments"
 MAIL = "mail"
 REDIS = "limits/redis.py"
-ANTHROPIC = "wire/anthropic.py"
 
 RULES = "tests/test_source_rules.py::test_the_sources_keep_the_rule"
 FENCES = "tests/test_imports.py::test_foreign_packages_stay_behind_their_fences"
@@ -52,7 +51,12 @@ KNOWN_BAD = (
     Row(5, "CVE-2026-47101", "a user made a key with more rights than their own", later=WEB),
     Row(6, "CVE-2026-47102", "a user could write their own role", later=WEB),
     Row(7, "CVE-2026-40217", "code that an administrator pasted left its sandbox", (RULES,)),
-    Row(8, "CVE-2024-6587", "a client's api_base sent the provider's key elsewhere", ()),
+    Row(
+        8,
+        "CVE-2024-6587",
+        "a client's api_base sent the provider's key elsewhere",
+        ("tests/gateway/test_input_faults.py::test_callers_cannot_choose_host_credential_price_or_answer",),
+    ),
     Row(9, "GHSA-qqcv-vg9f-5rr3", "team management without access control", later=WEB),
     Row(10, "litellm#28864", "spending of every tenant shown to any key", later=WEB),
     Row(
@@ -78,7 +82,7 @@ KNOWN_BAD = (
         13,
         "litellm#40095",
         "the first requests of an unknown user had no limits",
-        ("tests/limits/test_limits.py::test_no_minute_brings_more_than_its_bound",),
+        ("tests/gateway/test_races.py::test_first_requests_of_a_new_account_are_limited_like_all_others",),
     ),
     Row(
         14,
@@ -154,7 +158,12 @@ KNOWN_BAD = (
         "fell over from a free model to a paid one without looking at the budget",
         ("tests/gateway/test_upstream_faults.py::test_dearer_route_is_called_only_after_the_hold_covers_it",),
     ),
-    Row(25, "litellm#25015", "reading a stored result was billed again", ()),
+    Row(
+        25,
+        "litellm#25015",
+        "reading a stored result was billed again",
+        ("tests/gateway/test_races.py::test_reading_costs_nothing",),
+    ),
     Row(
         26,
         "litellm#40002",
@@ -164,7 +173,12 @@ KNOWN_BAD = (
             "tests/core/test_pricing.py::test_bound_of_an_explicit_limit_covers_all_choices",
         ),
     ),
-    Row(27, "litellm#10973", "a model that costs nothing was refused for want of budget", ()),
+    Row(
+        27,
+        "litellm#10973",
+        "a model that costs nothing was refused for want of budget",
+        ("tests/gateway/test_free_models.py::test_model_that_costs_nothing_answers_an_empty_account",),
+    ),
     Row(28, "litellm#40291", "each replica counted tokens per minute for itself", later=REDIS),
     Row(29, "litellm#35273", "a hung Redis hung every request", later=REDIS),
     Row(
@@ -247,7 +261,12 @@ KNOWN_BAD = (
             "tests/store/ledger/test_contract.py::test_fifty_at_once_with_money_for_ten",
         ),
     ),
-    Row(46, "CVE-2026-45339", "a second header with a key skipped the restrictions", later=ANTHROPIC),
+    Row(
+        46,
+        "CVE-2026-45339",
+        "a second header with a key skipped the restrictions",
+        ("tests/gateway/test_input_faults.py::test_two_different_keys_are_refused_and_the_same_one_twice_is_fine",),
+    ),
     Row(47, "CVE-2026-45349", "another user's chat by its id", later=WEB),
     Row(
         48,

@@ -287,7 +287,7 @@ KNOWN_BAD = (
         51,
         "CVE-2026-48746",
         "access decided by a path taken from the request's URL",
-        ("tests/edge/test_server_answers.py::test_targets_are_split_and_decoded",),
+        ("tests/edge/test_downstream.py::test_targets_are_split_and_decoded",),
     ),
     Row(52, "CVE-2025-62727", "a Range header that took quadratic time", later=WEB),
     Row(
@@ -313,9 +313,9 @@ KNOWN_BAD = (
         "uvicorn#157",
         "no deadline for a client that sends its request slowly",
         (
-            "tests/edge/test_server_deadlines.py::test_a_head_that_is_not_whole_in_time_is_a_408",
-            "tests/edge/test_server_deadlines.py::test_dripping_gains_no_time_for_a_head",
-            "tests/edge/test_server_deadlines.py::test_slow_clients_do_not_slow_the_others_and_are_all_closed",
+            "tests/edge/test_connection_deadlines.py::test_a_head_that_is_not_whole_in_time_is_a_408",
+            "tests/edge/test_connection_deadlines.py::test_dripping_gains_no_time_for_a_head",
+            "tests/edge/test_connection_deadlines.py::test_slow_clients_do_not_slow_the_others_and_are_all_closed",
         ),
     ),
 )

@@ -493,6 +493,13 @@ def test_what_is_held_for_others_is_not_charged_nor_taken_back() -> None:
     assert verdicts[3] == Ended(charged=60, promo=0, loss=440, available=0)
 
 
+def test_what_a_limited_key_holds_for_other_calls_is_not_charged_to_this_one() -> None:
+    first, second = (Hold(id=id_, account_id=1, key_id=10, want=40, least=40) for id_ in (1, 2))
+    end = End(hold=1, account_id=1, key_id=10, charge=500, record=record())
+    verdicts = applied(state(paid=1000, limit=100), first, second, end)
+    assert verdicts[2] == Ended(charged=60, promo=0, loss=440, available=900)
+
+
 def test_a_late_end_is_charged_once() -> None:
     rows = state(paid=100)
     swept = End(hold=1, account_id=1, key_id=10, charge=5, record=record(Outcome.SWEPT))

@@ -142,7 +142,7 @@ class Talker:
         for number in range(self.WORDS):
             word = self._chance.choice(("a ", "word ", "again ", "nothing "))
             said.append(word)
-            usage = {"usage": used(10, number + 1)} if user.startswith("running") else {}
+            usage: Json = {"usage": used(10, number + 1)} if user.startswith("running") else {}
             await peer.send(framed(chunk(word, **usage)))
             if self._chance.random() < 0.3:
                 await asyncio.sleep(self._chance.random() * 0.004)

@@ -350,7 +350,9 @@ class Inference:
         code: str = "",
     ) -> None:
         ticket, caller = call.ticket, call.caller
-        line = RequestLine(now_ms(), call.request_id, status, call.elapsed_ms(), call.path, code)
+        # Any other path is the caller's own text, and may be a key that was pasted into the wrong place.
+        path = call.path if call.path in LOGGED_PATHS else ""
+        line = RequestLine(now_ms(), call.request_id, status, call.elapsed_ms(), path, code)
         if caller is not None:
             line.account, line.key = caller.account_id, caller.key_id
         if ticket is not None:
@@ -415,6 +417,7 @@ class _Call:
 
 OUTCOMES = {outcome: outcome.name.lower() for outcome in Outcome}
 PROBES = frozenset({"/health", "/v1/health", "/ready"})
+LOGGED_PATHS = PROBES | ENDPOINTS.keys() | {"/v1/models"}
 CORS = ((b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", b"*"))
 PREFLIGHT = [
     (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
@@ -438,7 +441,8 @@ def _read_head(headers: list[tuple[bytes, bytes]], max_cost: bytes) -> Head:
 
 def _require(method: str, allowed: str) -> None:
     if method != allowed and not (method == "HEAD" and allowed == "GET"):
-        raise MethodNotAllowed(f"Use {allowed} here, not {method}.", headers={"allow": allowed})
+        allow = "GET, HEAD" if allowed == "GET" else allowed
+        raise MethodNotAllowed(f"Use {allowed} here, not {method}.", headers={"allow": allow})
 
 
 def _check_media(head: Head) -> None:

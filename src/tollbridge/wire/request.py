@@ -61,13 +61,16 @@ _OPERATORS = frozenset(
         *("client_secret", "content_policy_fallbacks", "context_window_fallbacks"),
         *("context_window_fallback_dict", "custom_llm_provider", "default_headers", "default_query"),
         *("deployment_id", "endpoint_url", "extra_body", "extra_headers", "extra_query", "fallbacks"),
-        *("headers", "http_client", "input_cost_per_second", "input_cost_per_token", "mock_response"),
-        *("mock_tool_calls", "model_list", "models", "num_retries", "organization", "output_cost_per_second"),
+        *("headers", "http_client", "input_cost_per_second", "input_cost_per_token", "max_retries"),
+        *("configurable_clientside_auth_params", "default_fallbacks", "proxy_server_request", "use_litellm_proxy"),
+        *("model_list", "models", "num_retries", "organization", "output_cost_per_second"),
         *("output_cost_per_token", "plugins", "preset", "provider", "proxies", "proxy", "region_name", "route"),
         *("rpm", "ssl_verify", "tenant_id", "tpm", "user_config"),
     }
 )
-_OPERATORS_PREFIXES = ("aws_", "azure_", "bedrock_", "gcs_", "litellm_", "oci_", "sagemaker_", "vertex_", "watsonx_")
+_OPERATORS_PREFIXES = (
+    *("aws_", "azure_", "bedrock_", "gcs_", "litellm_", "mock_", "oci_", "s3_", "sagemaker_", "vertex_", "watsonx_"),
+)
 
 # Most requests name nothing else, and need no closer look.
 _USUAL = frozenset(

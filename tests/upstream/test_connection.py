@@ -158,7 +158,7 @@ def test_a_head_request_has_no_body(loop: str) -> None:
         pytest.param(b"GET / HTTP/1.1\r\n\r\n", id="a request"),
         pytest.param(b"HTTP/1.1 20 OK\r\n\r\n", id="short status"),
         pytest.param(b"HTTP/1.1 2000 OK\r\n\r\n", id="long status"),
-        pytest.param(response(99), id="status 99"),
+        pytest.param(b"HTTP/1.1 099 OK\r\nContent-Length: 0\r\n\r\n", id="status 99"),
         pytest.param(response(600), id="status 600"),
         pytest.param(b"HTTP/1.1 101 Switching\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n", id="101"),
         pytest.param(b"HTTP/1.1 101 Switching\r\n\r\n", id="bare 101"),
@@ -291,6 +291,25 @@ def test_what_brings_no_body_cannot_go_on_for_ever(loop: str, begin: bytes, more
                 with pytest.raises(ProtocolError):
                     await ask(pool)
         assert sent < 8 * MEBIBYTE
+
+    run(loop, main())
+
+
+@both_loops
+def test_chunk_lines_between_pieces_of_body_do_not_add_up(loop: str) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(STREAM)
+        for _ in range(40):
+            await peer.send(b"1;extension=x\r\n")
+            await asyncio.sleep(0.001)
+            await peer.send(b".\r\n")
+            await asyncio.sleep(0.001)
+        await peer.send(chunk(b""))
+
+    async def main() -> None:
+        async with serving(script, Limits(max_head=200)) as (_, pool):
+            assert await ask(pool) == (200, b"." * 40)
 
     run(loop, main())
 

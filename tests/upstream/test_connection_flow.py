@@ -26,7 +26,7 @@ from tests.upstream.bad_server import (
 )
 from tests.upstream.callers import Sink, ask, post, serving, trusting
 
-from tollbridge.errors import ConnectionLost, UpstreamError
+from tollbridge.errors import ConnectionLost, ProtocolError, UpstreamError
 from tollbridge.upstream.pool import Limits, Pool
 
 both_loops = pytest.mark.parametrize("loop", LOOPS)
@@ -421,6 +421,34 @@ def test_a_response_closed_by_its_consumer_is_heard_no_more(loop: str) -> None:
 
 
 @both_loops
+def test_a_whole_response_closed_by_its_consumer_has_no_end(loop: str) -> None:
+    async def main() -> None:
+        async with serving(always(OK)) as (_, pool):
+            got = await post(pool)
+            await eventually(lambda: pool.idle == 1)
+            ends: list[UpstreamError | None] = []
+            got.pipe(lambda data: got.close(), ends.append)
+            assert ends == []
+
+    run(loop, main())
+
+
+@both_loops
+def test_what_was_good_before_the_error_is_delivered(loop: str) -> None:
+    """Also when both came in one read, together with the head."""
+
+    async def main() -> None:
+        async with serving(always(STREAM + chunk(b"good") + b"no size\r\n")) as (_, pool):
+            got = await post(pool)
+            assert got.status == 200
+            sink = Sink(got)
+            assert isinstance(await sink.end(), ProtocolError)
+            assert sink.data == b"good"
+
+    run(loop, main())
+
+
+@both_loops
 def test_a_response_closed_unread_is_not_reused_and_one_read_whole_is(loop: str) -> None:
     async def script(peer: Peer) -> None:
         while True:
@@ -500,7 +528,7 @@ def test_reading_can_be_cancelled(loop: str) -> None:
 
     async def main() -> None:
         async with serving(script) as (_, pool):
-            for turns in range(5):
+            for turns in range(1, 6):
                 got = await post(pool)
                 reading = asyncio.create_task(got.read())
                 for _ in range(turns):
@@ -508,7 +536,6 @@ def test_reading_can_be_cancelled(loop: str) -> None:
                 reading.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await reading
-                got.close()
                 await eventually(lambda: pool.connections == 0)
 
     run(loop, main())

@@ -243,7 +243,8 @@ def test_an_unused_connection_is_closed_after_its_idle_time(loop: str) -> None:
             await eventually(lambda: pool.connections == 0)
             assert BRISK.idle <= asyncio.get_running_loop().time() - begin < BRISK.idle * 3
             assert pool.idle == 0
-            assert await ask(pool) == (200, b"ok")  # and the clock starts again
+            await asyncio.sleep(BRISK.idle / 2)  # the clock stops when nothing is open
+            assert await ask(pool) == (200, b"ok")
             await eventually(lambda: pool.connections == 0)
 
     run(loop, main())
@@ -355,6 +356,33 @@ def test_when_all_idle_connections_are_dead_each_call_gets_a_fresh_one(loop: str
     run(loop, main())
 
 
+@both_loops
+def test_a_connection_that_has_just_been_dropped_is_not_reused(loop: str) -> None:
+    """Its socket is closed one turn of the loop later, and a call may come between."""
+
+    async def main() -> None:
+        async with serving(always(OK)) as (server, pool):
+            await ask(pool)
+            pool._idle[0].drop()
+            assert await ask(pool) == (200, b"ok")
+            assert (server.accepted, pool.reused_total) == (2, 0)
+
+    run(loop, main())
+
+
+@both_loops
+def test_a_fresh_connection_takes_the_place_of_an_idle_one(loop: str) -> None:
+    async def main() -> None:
+        async with serving(always(OK), Limits(max_connections=1)) as (_, pool):
+            await ask(pool)
+            async with asyncio.timeout(5):
+                connection = await pool._acquire(fresh=True)
+            assert connection.served == 0
+            connection.drop()
+
+    run(loop, main())
+
+
 # ── Limits and the queue ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -402,6 +430,29 @@ def test_waiting_calls_are_served_in_order(loop: str) -> None:
 
 
 @both_loops
+def test_a_call_whose_connection_was_dead_comes_before_those_that_wait(loop: str) -> None:
+    order: list[bytes] = []
+
+    async def script(peer: Peer) -> None:
+        while True:
+            body = (await peer.request()).body
+            order.append(body)
+            if body == b"2" and peer.number == 0:
+                return
+            await asyncio.sleep(0.01)
+            await peer.send(OK)
+
+    async def main() -> None:
+        async with serving(script, Limits(max_connections=1)) as (server, pool):
+            await ask(pool, b"1")
+            assert await asyncio.gather(*(ask(pool, body) for body in (b"2", b"3", b"4"))) == [(200, b"ok")] * 3
+            assert order == [b"1", b"2", b"3", b"2", b"4"]
+            assert server.accepted == 3
+
+    run(loop, main())
+
+
+@both_loops
 def test_a_full_queue_refuses_at_once(loop: str) -> None:
     async def main() -> None:
         async with serving(silent, Limits(max_connections=2, max_waiting=3)) as (server, pool):
@@ -413,6 +464,7 @@ def test_a_full_queue_refuses_at_once(loop: str) -> None:
             for call in calls:
                 call.cancel()
             await asyncio.wait(calls)
+            assert pool.waiting == 0
 
     run(loop, main())
 
@@ -474,6 +526,31 @@ def test_a_waiter_gets_the_slot_of_a_connection_that_died(loop: str) -> None:
         async with serving(once(OK), Limits(max_connections=1)) as (server, pool):
             assert await asyncio.gather(*(ask(pool) for _ in range(10))) == [(200, b"ok")] * 10
             assert server.accepted == 10
+
+    run(loop, main())
+
+
+@both_loops
+def test_a_waiter_does_not_use_a_connection_that_was_dropped_on_its_way(loop: str) -> None:
+    gate = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.send(OK[:-1])
+            await gate.wait()
+            await peer.send(OK[-1:])
+
+    async def main() -> None:
+        async with serving(script, Limits(max_connections=1)) as (server, pool):
+            first = await post(pool)
+            second = asyncio.create_task(ask(pool))
+            await eventually(lambda: pool.waiting == 1)
+            connection = next(iter(pool._connections))
+            first.pipe(lambda _: None, lambda _: connection.drop())
+            gate.set()
+            assert await second == (200, b"ok")
+            assert (server.accepted, pool.reused_total) == (2, 0)
 
     run(loop, main())
 

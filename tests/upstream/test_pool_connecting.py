@@ -5,10 +5,12 @@ import contextlib
 import socket
 import ssl
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from tests.upstream.bad_server import (
+    CHUNKED,
     LOOPS,
     BadServer,
     Peer,
@@ -106,6 +108,27 @@ def test_sockets_send_at_once_and_notice_dead_peers(loop: str, secure: bool, tmp
                 assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
                 assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             await pool.close()
+
+    run(loop, main())
+
+
+@both_loops
+def test_a_connection_that_is_lost_before_its_first_request_is_not_used(
+    loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        kind = type(asyncio.get_running_loop())
+        create = kind.create_connection
+
+        async def create_and_lose(*arguments: Any, **options: Any) -> Any:
+            transport, connection = await create(*arguments, **options)
+            connection.drop()
+            return transport, connection
+
+        monkeypatch.setattr(kind, "create_connection", create_and_lose)
+        async with serving(always(OK)) as (_, pool):
+            with pytest.raises(ConnectError):
+                await post(pool)
 
     run(loop, main())
 
@@ -263,23 +286,20 @@ def test_a_call_cancelled_while_the_name_is_looked_up_leaks_nothing(loop: str) -
 
 @both_loops
 def test_closing_the_pool_ends_every_call(loop: str) -> None:
+    asked: list[bytes] = []
+
     async def script(peer: Peer) -> None:
-        await peer.request()
-        if peer.number == 0:
-            await peer.send(OK)
-        if peer.number <= 1:
-            await peer.send(response(headers=[(b"Transfer-Encoding", b"chunked")]) + chunk(b"part"))
+        asked.append((await peer.request()).body)
+        if asked[-1] == b"piped":
+            await peer.send(response(headers=CHUNKED) + chunk(b"part"))
         await peer.closed()
 
     async def main() -> None:
         async with BadServer(script) as server:
             pool = Pool(server.url, Limits(max_connections=3))
-            idle = await post(pool)
-            piped = await post(pool)
-            sink = Sink(piped)
-            await idle.read()
+            sink = Sink(await post(pool, b"piped"))
             begun = [asyncio.create_task(post(pool)) for _ in range(3)]
-            await eventually(lambda: pool.waiting == 1)
+            await eventually(lambda: pool.waiting == 1 and len(asked) == 3)
             before = open_files()
             await pool.close()
             assert (pool.connections, pool.idle, pool.waiting) == (0, 0, 0)

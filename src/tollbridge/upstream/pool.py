@@ -115,10 +115,10 @@ class Pool:
             if connection.served:
                 self.reused_total += 1
             response = Response(connection, connection.loop.create_future(), self.limits.max_body)
-            connection.start(response, head, body, method == b"HEAD")
-            if on_sent is not None:
-                on_sent()
             try:
+                connection.start(response, head, body, method == b"HEAD")
+                if on_sent is not None:
+                    on_sent()
                 await response._waiter
             except BaseException:
                 response.close()

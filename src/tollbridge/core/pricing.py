@@ -19,10 +19,14 @@ SILENCE_IS_UPSTREAMS_FAULT_MS = 30_000
 
 
 class Bound(msgspec.Struct, frozen=True, kw_only=True):
-    """`want` is what should be held, `least` what must be; `limit`: the output limit that both assume, per choice."""
+    """`want` is what should be held, `least` what must be, `whole` what it may cost in all.
+
+    `limit`: the output limit per choice that `whole` assumes.
+    """
 
     want: int
     least: int
+    whole: int
     prompt: int
     limit: int
 
@@ -48,18 +52,20 @@ def bound(demand: Demand, route: Route, *, model_limit: int, default_hold: int, 
     prompt = tokens.with_margin(demand.prompt)
     if not demand.produces:
         price = _price(route, prompt, 0)
-        return Bound(want=price, least=price, prompt=prompt, limit=0)
+        return Bound(want=price, least=price, whole=price, prompt=prompt, limit=0)
     if demand.output_limit is not None:
         limit = min(demand.output_limit, model_limit)
-        held = limit * demand.choices
+        held = output = limit * demand.choices
     else:
         limit = model_limit
-        whole = limit * demand.choices
-        held = whole if strict else min(whole, default_hold)
+        output = limit * demand.choices
+        held = output if strict else min(output, default_hold)
+    want = _price(route, prompt, held)
     least = min(held, LEAST_OUTPUT_TOKENS * demand.choices)
     return Bound(
-        want=_price(route, prompt, held),
-        least=_price(route, prompt, least),
+        want=want,
+        least=want if least == held else _price(route, prompt, least),
+        whole=want if output == held else _price(route, prompt, output),
         prompt=prompt,
         limit=limit,
     )

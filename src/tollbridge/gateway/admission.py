@@ -56,6 +56,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 class Ticket(msgspec.Struct, kw_only=True):
     """Leave to run one request: its hold, its routes in order, and the output limit that money sets (None: none).
 
+    `cap` is the most that it may cost, nano-USD.
     `held` and `step` grow when the hold is extended. `started` is monotonic seconds, `started_at` epoch milliseconds.
     """
 
@@ -68,6 +69,7 @@ class Ticket(msgspec.Struct, kw_only=True):
     demand: pricing.Demand
     held: int
     available: int
+    cap: int
     limit: int | None
     grant: Grant
     started: float
@@ -127,7 +129,8 @@ class Admission:
                 param="messages" if request.endpoint == "chat" else None,
             )
         bound = self._plain_bound(demand, routes[0], model)
-        want = self._capped(bound, demand, cap)
+        cap = self._policy.cost_cap if cap is None else min(cap, self._policy.cost_cap)
+        want = _capped(bound, demand, cap)
         hold = self._ledger.next_id()
         grant = await self._take(hold, caller, demand)
         try:
@@ -145,18 +148,27 @@ class Admission:
             demand=demand,
             held=held.amount,
             available=held.available,
-            limit=_limit(demand, routes[0], held.amount, bound),
+            cap=cap,
+            limit=_limit(demand, routes[0], bound, held.amount, cap),
             grant=grant,
             started=started,
             started_at=started_at,
         )
 
     def bound_on(self, route: Route, ticket: Ticket) -> pricing.Bound:
-        """What the ticket's request must hold to be sent on `route`, with the limit that the ticket has by now."""
+        """What the ticket's request must hold to be sent on `route`."""
+        return self._plain_bound(ticket.demand, route, ticket.model)
+
+    def limit_on(self, route: Route, ticket: Ticket, bound: pricing.Bound) -> int | None:
+        """The output limit that the ticket's money sets on `route`."""
+        return _limit(ticket.demand, route, bound, ticket.held, ticket.cap)
+
+    def ceiling(self, route: Route, ticket: Ticket) -> int:
+        """The most that need ever be held for the ticket's request on `route`, with the limit that it was sent with."""
         demand = ticket.demand
         if ticket.limit is not None:
             demand = msgspec.structs.replace(demand, output_limit=ticket.limit)
-        return self._plain_bound(demand, route, ticket.model)
+        return min(ticket.cap, self._plain_bound(demand, route, ticket.model).whole)
 
     def remember(self, ticket: Ticket, output: int) -> None:
         """Learn how much this key's answers are, for the token limits of requests that set no limit."""
@@ -203,17 +215,6 @@ class Admission:
             strict=policy.strict_holds,
         )
 
-    def _capped(self, bound: pricing.Bound, demand: pricing.Demand, cap: int | None) -> int:
-        """What to hold of `bound` under the cost caps; refuses a request that asks for more than its cap by itself."""
-        cap = self._policy.cost_cap if cap is None else min(cap, self._policy.cost_cap)
-        if bound.want > cap and (bound.least > cap or demand.output_limit is not None):
-            raise CostCapExceeded(
-                f"This request could cost up to {format_usd(bound.want)} USD, more than its cap of {format_usd(cap)}"
-                " USD. Set a smaller max_tokens or send a shorter prompt.",
-                param="max_tokens" if demand.produces else None,
-            )
-        return min(bound.want, cap)
-
     async def _take(self, hold: int, caller: Caller, demand: pricing.Demand) -> Grant:
         output = demand.output_limit
         if output is None:
@@ -255,15 +256,26 @@ def _demand(request: Request) -> pricing.Demand:
     )
 
 
-def _limit(demand: pricing.Demand, route: Route, held: int, bound: pricing.Bound) -> int | None:
-    """The output limit to send because of money: only when less could be held than the request may cost.
+def _capped(bound: pricing.Bound, demand: pricing.Demand, cap: int) -> int:
+    """What to hold of `bound` under the cost cap; refuses a request that asks for more than its cap by itself."""
+    if bound.want > cap and (bound.least > cap or demand.output_limit is not None):
+        raise CostCapExceeded(
+            f"This request could cost up to {format_usd(bound.want)} USD, more than its cap of {format_usd(cap)}"
+            " USD. Set a smaller max_tokens or send a shorter prompt.",
+            param="max_tokens" if demand.produces else None,
+        )
+    return min(bound.want, cap)
+
+
+def _limit(demand: pricing.Demand, route: Route, bound: pricing.Bound, held: int, cap: int) -> int | None:
+    """The output limit to send because of money: when less could be held than asked, or the whole is above the cap.
 
     Otherwise nothing is capped: a stream's hold grows with it, and what an answer costs beyond its hold is taken from
     the rest of the balance.
     """
-    if not demand.produces or held >= bound.want:
+    if not demand.produces or (held >= bound.want and bound.whole <= cap):
         return None
-    affordable = pricing.affordable_output(route, held, bound.prompt, demand.choices)
+    affordable = pricing.affordable_output(route, held if held < bound.want else cap, bound.prompt, demand.choices)
     return affordable if demand.output_limit is None else min(affordable, demand.output_limit)
 
 

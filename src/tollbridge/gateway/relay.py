@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from tollbridge import values
-from tollbridge.core import retry
+from tollbridge.core import pricing, retry
 from tollbridge.core.ledger import Extend, Held
 from tollbridge.core.retry import Kind, Step
 from tollbridge.errors import (
@@ -39,7 +39,7 @@ from tollbridge.store.ledger import Ledger
 from tollbridge.upstream.auth import Headers
 from tollbridge.upstream.health import Health
 from tollbridge.upstream.pool import Pool, Response
-from tollbridge.values import Route
+from tollbridge.values import Route, Usage
 from tollbridge.wire import errors as wire_errors
 from tollbridge.wire import translate
 from tollbridge.wire.errors import UpstreamSaid
@@ -164,9 +164,19 @@ class Relay:
     async def _covers(self, ticket: Ticket, route: Route) -> bool:
         """Whether the hold covers the request on `route`, after extending it where that is needed and possible."""
         bound = self._admission.bound_on(route, ticket)
-        if bound.want <= ticket.held:
-            return True
-        return await self.extend(ticket, bound.want - ticket.held, max(0, bound.least - ticket.held))
+        if bound.least > ticket.cap:
+            return False
+        more = min(bound.want, ticket.cap) - ticket.held
+        if more > 0 and not await self.extend(ticket, more, max(0, bound.least - ticket.held)):
+            return False
+        ticket.limit = self._admission.limit_on(route, ticket, bound)
+        return True
+
+    async def grow(self, ticket: Ticket, route: Route, tokens: int) -> bool:
+        """Hold `tokens` more of output, as far as the request may still use them; False: they cannot be paid."""
+        more = min(pricing.charge(Usage(output=tokens), route), self._admission.ceiling(route, ticket) - ticket.held)
+        least = min(more, pricing.charge(Usage(output=pricing.LEAST_OUTPUT_TOKENS), route))
+        return more <= 0 or await self.extend(ticket, more, least)
 
     async def extend(self, ticket: Ticket, want: int, least: int) -> bool:
         """Hold up to `want` more, at least `least`; False when that much is not there."""

@@ -26,6 +26,8 @@ from tollbridge.wire.exchange import Exchange, Stream
 KEEP_ALIVE = b": keep-alive\n\n"
 # A hold is extended when this share of it is used, by so many tokens more.
 EXTEND_AT_PERCENT = 75
+# An answer whose hold cannot be extended is ended when so much of it is used.
+END_AT_PERCENT = 95
 # A provider that was told a limit and goes on regardless is cut here.
 CUT_AT_PERCENT = 120
 CUT_SLACK_TOKENS = 64
@@ -299,24 +301,18 @@ class StreamCall:
             self._live.keep(task)
 
     def _is_near_hold(self) -> bool:
-        """Whether the hold is nearly used up. With a limit that money set, the provider stops by itself."""
-        ticket = self.ticket
-        if ticket.limit is not None or ticket.demand.output_limit is not None or self.route is None:
-            return False
-        return pricing.charge(self.counted(), self.route) * 100 >= ticket.held * EXTEND_AT_PERCENT
+        assert self.route is not None
+        return pricing.charge(self.counted(), self.route) * 100 >= self.ticket.held * EXTEND_AT_PERCENT
 
     async def _extend(self) -> None:
         assert self.route is not None
-        more = pricing.charge(Usage(output=self._live.extend_by), self.route)
-        least = pricing.charge(Usage(output=pricing.LEAST_OUTPUT_TOKENS), self.route)
         try:
-            extended = await self._live.relay.extend(self.ticket, more, least)
+            extended = await self._live.relay.grow(self.ticket, self.route, self._live.extend_by)
         except ApiError:
             # The ledger cannot be asked just now: the running answer goes on, and the next tick asks again.
-            self._extending = False
-            return
+            extended = True
         self._extending = False
-        if not extended and pricing.charge(self.counted(), self.route) >= self.ticket.held * 95 // 100:
+        if not extended and pricing.charge(self.counted(), self.route) * 100 >= self.ticket.held * END_AT_PERCENT:
             self._finish(Cause.MONEY_RAN_OUT)
 
 

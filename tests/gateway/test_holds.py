@@ -1,0 +1,237 @@
+"""Money before and while a request runs: caps, holds that fit, holds that grow."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from tests.gateway.site import (
+    DONE,
+    INPUT_NANO,
+    OUTPUT_NANO,
+    STREAM_HEAD,
+    Site,
+    always,
+    chat,
+    chunk,
+    completion,
+    framed,
+    nano,
+    run,
+    says,
+    stream,
+    streams,
+)
+from tests.upstream.bad_server import Peer, Request
+
+from tollbridge.gateway.streams import Timing
+from tollbridge.services import accounts
+from tollbridge.values import Outcome
+
+
+def seeing(bodies: list[Any], answer: Any = None) -> Any:
+    async def script(request: Request, peer: Peer) -> None:
+        bodies.append(json.loads(request.body))
+        await (answer or says(completion()))(request, peer)
+
+    return always(script)
+
+
+def test_request_above_the_operators_cap_is_refused_unsent() -> None:
+    bodies: list[Any] = []
+
+    async def test() -> None:
+        config = '[billing]\ncost_cap_usd = "0.001"\n'
+        async with Site(seeing(bodies), config=config) as site:
+            reply = await site.post("/v1/chat/completions", chat(max_tokens=1000))
+            assert reply.status == 400
+            assert reply.json["error"]["code"] == "cost_cap_exceeded"
+            assert (await site.post("/v1/chat/completions", chat(max_tokens=100))).status == 200
+            assert len(bodies) == 1
+
+    run(test())
+
+
+def test_callers_own_cap_bounds_their_request() -> None:
+    async def test() -> None:
+        async with Site(always(says(completion()))) as site:
+            cap = {"X-Tollbridge-Max-Cost-USD": "0.001"}
+            assert (await site.post("/v1/chat/completions", chat(max_tokens=1000), cap)).status == 400
+            assert (await site.post("/v1/chat/completions", chat(max_tokens=100), cap)).status == 200
+            for garbage in ("1e-3", "-1", "NaN", "", " ", "0.0000000001", "one"):
+                reply = await site.post("/v1/chat/completions", chat(), {"X-Tollbridge-Max-Cost-USD": garbage})
+                assert reply.status in (200, 400)
+                assert reply.status == 400 or not garbage.strip()
+
+    run(test())
+
+
+def test_request_without_a_limit_is_limited_to_what_its_cap_pays_for() -> None:
+    bodies: list[Any] = []
+
+    async def test() -> None:
+        async with Site(seeing(bodies)) as site:
+            reply = await site.post("/v1/chat/completions", chat(), {"X-Tollbridge-Max-Cost-USD": "0.002"})
+            assert reply.status == 200
+            applied = int(reply.headers["x-tollbridge-max-tokens-applied"])
+            assert bodies[0]["max_tokens"] == applied
+            assert 900 < applied <= 1000
+            [row] = await site.settled(1)
+            assert row["held"] <= 2_000_000
+
+    run(test())
+
+
+def test_request_without_a_limit_is_sent_without_one_when_money_allows() -> None:
+    bodies: list[Any] = []
+
+    async def test() -> None:
+        async with Site(seeing(bodies)) as site:
+            reply = await site.post("/v1/chat/completions", chat())
+            assert "x-tollbridge-max-tokens-applied" not in reply.headers
+            assert "max_tokens" not in bodies[0]
+
+    run(test())
+
+
+@pytest.mark.parametrize("asked", [None, 4000])
+def test_what_the_balance_affords_is_what_may_be_written(asked: int | None) -> None:
+    bodies: list[Any] = []
+
+    async def test() -> None:
+        async with Site(seeing(bodies), credit_usd="0.004") as site:
+            fields = {} if asked is None else {"max_tokens": asked}
+            reply = await site.post("/v1/chat/completions", chat(**fields))
+            assert reply.status == 200
+            applied = int(reply.headers["x-tollbridge-max-tokens-applied"])
+            assert bodies[0]["max_tokens"] == applied
+            assert 1900 < applied <= 2000
+            [row] = await site.settled(1)
+            assert row["held"] == 4_000_000
+
+    run(test())
+
+
+def test_balance_that_is_too_small_is_said_with_what_is_there() -> None:
+    async def test() -> None:
+        async with Site(always(says(completion())), credit_usd="0.0001") as site:
+            reply = await site.post("/v1/chat/completions", chat())
+            assert reply.status == 402
+            assert reply.json["error"]["code"] == "insufficient_credits"
+            assert reply.json["balance_usd"] == 0.0001
+            assert "retry-after" not in reply.headers
+            assert await site.usage() == []
+
+    run(test())
+
+
+def test_credit_that_running_calls_hold_comes_back_and_the_error_says_so() -> None:
+    async def answer(request: Request, peer: Peer) -> None:
+        await asyncio.sleep(0.5)
+        await says(completion())(request, peer)
+
+    async def test() -> None:
+        async with Site(always(answer), credit_usd="0.0009") as site:
+            running = asyncio.create_task(site.post("/v1/chat/completions", chat(max_tokens=400)))
+            await asyncio.sleep(0.2)
+            refused = await site.post("/v1/chat/completions", chat(max_tokens=400))
+            assert refused.status == 402
+            assert refused.json["error"]["code"] == "in_flight_budget_exhausted"
+            assert int(refused.headers["retry-after"]) > 0
+            assert (await running).status == 200
+            assert (await site.post("/v1/chat/completions", chat(max_tokens=400))).status == 200
+
+    run(test())
+
+
+def test_revoked_key_and_frozen_account_stop_at_their_next_call() -> None:
+    async def test() -> None:
+        async with Site(always(says(completion()))) as site:
+            assert (await site.post("/v1/chat/completions", chat())).status == 200
+            await accounts.set_frozen(site.database, site.account.email, True)
+            frozen = await site.post("/v1/chat/completions", chat())
+            assert (frozen.status, frozen.json["error"]["code"]) == (403, "account_frozen")
+            await accounts.set_frozen(site.database, site.account.email, False)
+            await site.database.execute("UPDATE api_key SET revoked_at = 1")
+            revoked = await site.post("/v1/chat/completions", chat())
+            assert (revoked.status, revoked.json["error"]["code"]) == (401, "invalid_api_key")
+
+    run(test())
+
+
+def long_stream(words: int, pause: float) -> Any:
+    async def answer(request: Request, peer: Peer) -> None:
+        await peer.send(STREAM_HEAD)
+        for _ in range(words):
+            await peer.send(framed(chunk("word ")))
+            await asyncio.sleep(pause)
+        await peer.send(framed(chunk(finish="stop")) + framed(DONE) + b"0\r\n\r\n")
+
+    return always(answer)
+
+
+QUICK = Timing(tick=0.05, checkpoint=0.1)
+
+
+def test_hold_of_a_long_stream_grows_with_it() -> None:
+    async def test() -> None:
+        config = "[billing]\ndefault_hold_tokens = 100\n"
+        async with Site(long_stream(400, 0.003), config=config, timing=QUICK) as site:
+            reply = await site.post("/v1/chat/completions", chat(stream=True))
+            assert reply.events[-1] == "[DONE]"
+            [row] = await site.settled(1)
+            assert row["held"] >= row["charge"] > 400 * OUTPUT_NANO
+            [(steps,)] = await site.database.fetch("SELECT COUNT(*) FROM hold_step")
+            assert steps >= 2
+
+    run(test())
+
+
+def test_stream_whose_hold_cannot_grow_ends_with_length_and_says_why() -> None:
+    async def test() -> None:
+        config = "[billing]\ndefault_hold_tokens = 300\n"
+        # Enough for the first hold and one step of 256 tokens, not for a second.
+        async with Site(long_stream(4000, 0.002), config=config, credit_usd="0.0013", timing=QUICK) as site:
+            reply = await site.post("/v1/chat/completions", chat(stream=True))
+            last = reply.chunks[-1]
+            assert reply.events[-1] == "[DONE]"
+            assert last["choices"][0]["finish_reason"] == "length"
+            assert "credit" in json.dumps(last)
+            [row] = await site.settled(1)
+            assert row["outcome"] == Outcome.COMPLETED
+            assert row["charge"] <= 1_300_000
+            assert await site.balance() >= 0
+
+    run(test())
+
+
+def test_stream_never_grows_beyond_its_cap() -> None:
+    async def test() -> None:
+        config = '[billing]\ndefault_hold_tokens = 100\ncost_cap_usd = "0.001"\n'
+        async with Site(long_stream(600, 0.002), config=config, timing=QUICK) as site:
+            await site.post("/v1/chat/completions", chat(stream=True))
+            [row] = await site.settled(1)
+            assert row["held"] <= 1_000_000
+
+    run(test())
+
+
+def test_strict_holds_cover_all_that_the_model_may_write() -> None:
+    async def test() -> None:
+        async with Site(always(streams(stream())), config="[billing]\nstrict_holds = true\n") as site:
+            await site.post("/v1/chat/completions", chat(stream=True))
+            [row] = await site.settled(1)
+            assert row["held"] >= 4096 * OUTPUT_NANO
+
+    run(test())
+
+
+def test_balance_in_a_streams_head_is_what_is_left_beside_its_hold() -> None:
+    async def test() -> None:
+        async with Site(always(streams(stream()))) as site:
+            reply = await site.post("/v1/chat/completions", chat(stream=True, max_tokens=100))
+            held = nano(reply.headers["x-tollbridge-charged-usd"])
+            assert held > 100 * OUTPUT_NANO + INPUT_NANO
+            assert nano(reply.headers["x-tollbridge-balance-usd"]) == 10**9 - held
+
+    run(test())

@@ -355,7 +355,7 @@ def test_callers_cannot_choose_host_credential_price_or_answer(path: str) -> Non
     async def never(peer: Peer) -> None:
         await peer.request()
 
-    config = "[[models]]\nid = 'other'\nprice = { input = '1', output = '1' }\nroutes = [{ provider = 'other', model = 'o' }]\n"
+    config = SLASHED.replace('"up"', '"other"')
 
     async def test() -> None:
         async with Site(always(noted), others={"other": never}, config=config) as site:

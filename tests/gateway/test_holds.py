@@ -10,6 +10,7 @@ from tests.gateway.site import (
     INPUT_NANO,
     OUTPUT_NANO,
     STREAM_HEAD,
+    Json,
     Site,
     always,
     chat,
@@ -100,7 +101,7 @@ def test_what_the_balance_affords_is_what_may_be_written(asked: int | None) -> N
 
     async def test() -> None:
         async with Site(seeing(bodies), credit_usd="0.004") as site:
-            fields = {} if asked is None else {"max_tokens": asked}
+            fields: Json = {} if asked is None else {"max_tokens": asked}
             reply = await site.post("/v1/chat/completions", chat(**fields))
             assert reply.status == 200
             applied = int(reply.headers["x-tollbridge-max-tokens-applied"])

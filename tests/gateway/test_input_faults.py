@@ -601,3 +601,25 @@ def test_draining_server_is_alive_and_not_ready() -> None:
                 assert int(reply.headers["retry-after"]) > 0
 
     run(test())
+
+
+def test_mistake_of_ours_is_a_500_that_says_nothing_and_costs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """G-8: whatever fails in the middle, the hold goes back, and the log has the id that the caller was told."""
+
+    async def test() -> None:
+        async with Site(always(says(completion()))) as site:
+            line = site.gateway._line
+            assert line is not None
+            line.edge._relay.run = broken  # type: ignore[method-assign]
+            reply = await site.post("/v1/chat/completions", chat())
+            assert reply.status == 500
+            assert reply.json["error"]["code"] == "internal_error"
+            assert b"secret detail" not in reply.body
+            assert reply.headers["x-request-id"] in caplog.text
+            [row] = await site.settled(1)
+            assert row["charge"] == 0
+
+    async def broken(*_: object) -> None:
+        raise RuntimeError("secret detail")
+
+    run(test())

@@ -4,8 +4,9 @@ Bytes come in as a `Downstream` (edge.downstream); every answer goes out here, e
 OpenAI's clients know. What happens in between is `gateway`'s.
 """
 
+import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,6 +17,7 @@ from tollbridge.edge.downstream import Downstream
 from tollbridge.errors import (
     ApiError,
     ClientGone,
+    InternalError,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
@@ -33,6 +35,8 @@ from tollbridge.wire import errors as wire_errors
 from tollbridge.wire import openai_chat, openai_completions, openai_embeddings
 from tollbridge.wire.exchange import Answer, Exchange
 from tollbridge.wire.request import Request
+
+_LOGGER = logging.getLogger("tollbridge")
 
 JSON = (b"content-type", b"application/json")
 NO_STORE = (b"cache-control", b"no-store")
@@ -99,7 +103,7 @@ MOST_LAG_S = 1.0
 
 
 class Inference:
-    """A raw ASGI application under `edge.server`; `other` answers every path that is not its own."""
+    """A raw ASGI application under `edge.server`: everything under `/v1`, and the probes."""
 
     def __init__(
         self,
@@ -113,7 +117,6 @@ class Inference:
         vital: Vital,
         log: RequestLog,
         header_prefix: str,
-        other: Callable[..., Awaitable[None]] | None = None,
     ) -> None:
         self._callers = callers
         self._admission = admission
@@ -124,15 +127,11 @@ class Inference:
         self._vital = vital
         self._log = log
         self._names = Names.of(header_prefix)
-        self._other = other
         self._request_id = RequestIds()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         path: str = scope["path"]
         parse = ENDPOINTS.get(path)
-        if parse is None and self._other is not None and not path.startswith("/v1") and path not in PROBES:
-            await self._other(scope, receive, send)
-            return
         call = _Call(scope["extensions"]["tollbridge"], self._request_id(), path)
         head = _read_head(scope["headers"], self._names.max_cost)
         if head.origin is not None:
@@ -150,6 +149,9 @@ class Inference:
             self._note(call, error.status, code=error.code)
         except ClientGone:
             self._note(call, 499, code="client_gone")
+        except Exception:
+            _LOGGER.exception("request %s failed", call.request_id)
+            self._fail(call)
 
     # --- paid calls ---
 
@@ -166,8 +168,6 @@ class Inference:
             self._leave(call, ticket)
         call.headers += limit_headers(ticket.grant.requests_room, ticket.grant.tokens_room)
         call.headers.append((self._names.generation, ticket.id.encode()))
-        if ticket.limit is not None:
-            call.headers.append((self._names.limit, b"%d" % ticket.limit))
         try:
             if request.stream:
                 await self._stream(call, ticket)
@@ -191,8 +191,8 @@ class Inference:
         ending = self._ending(ticket, answer)
         closed = call.close(self._settlement, answered, ending, call.elapsed_ms())
         receipt = await self._settlement.receipt(closed)
-        headers = [JSON, *self._money(receipt.cost, receipt.charge, receipt.balance, b"final")]
-        headers.append((self._names.route, answered.route.upstream.name.encode("latin-1")))
+        money_headers = self._money(receipt.cost, receipt.charge, receipt.balance, b"final")
+        headers = [JSON, *money_headers, *self._sent(ticket, answered.route)]
         call.respond(200, headers, answer.render(receipt))
         self._note(call, 200, closed, answered)
 
@@ -223,8 +223,8 @@ class Inference:
         def headers(route: Route) -> list[tuple[bytes, bytes]]:
             held = money.format_usd(ticket.held).encode()
             balance = money.format_usd(ticket.available).encode()
-            named = (self._names.route, route.upstream.name.encode("latin-1"))
-            return [*SSE_HEADERS, *call.headers, *self._money(held, held, balance, b"hold"), named]
+            money_headers = self._money(held, held, balance, b"hold")
+            return [*SSE_HEADERS, *call.headers, *money_headers, *self._sent(ticket, route)]
 
         stream = StreamCall(ticket, call.downstream, headers, self._live)
         answered: Answered[None] | None = None
@@ -277,6 +277,15 @@ class Inference:
         self._settlement.close(ticket, None, ending, status=499)
         raise ClientGone
 
+    def _fail(self, call: "_Call") -> None:
+        """Something here is wrong: the log has it, the caller learns no more than that."""
+        error = InternalError("The server had an error while processing your request. Please try again.")
+        if call.downstream.response_started:
+            call.downstream.abort()
+        else:
+            call.refuse(error)
+        self._note(call, error.status, code=error.code)
+
     def _close_failed(self, call: "_Call", failed: AllFailed) -> None:
         ticket = call.ticket
         assert ticket is not None
@@ -305,6 +314,11 @@ class Inference:
         if balance is not None:
             headers.append((names.balance, balance))
         return headers
+
+    def _sent(self, ticket: Ticket, route: Route) -> list[tuple[bytes, bytes]]:
+        """Who answered, and the output limit that money set."""
+        named = (self._names.route, route.upstream.name.encode("latin-1"))
+        return [named] if ticket.limit is None else [named, (self._names.limit, b"%d" % ticket.limit)]
 
     # --- everything else ---
 

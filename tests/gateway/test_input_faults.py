@@ -610,7 +610,7 @@ def test_mistake_of_ours_is_a_500_that_says_nothing_and_costs_nothing(caplog: py
         async with Site(always(says(completion()))) as site:
             line = site.gateway._line
             assert line is not None
-            line.edge._relay.run = broken  # type: ignore[method-assign]
+            line.edge._relay.run = broken  # type: ignore[method-assign, assignment]
             reply = await site.post("/v1/chat/completions", chat())
             assert reply.status == 500
             assert reply.json["error"]["code"] == "internal_error"

@@ -182,7 +182,6 @@ class CompletionStream:
         if needs_work:
             self._strip_usage(fields)
         if is_last and self._asked is None:
-            fields.pop("usage", None)
             self._held = fields
         else:
             out.append(_encode(fields))

@@ -39,7 +39,13 @@ def postgres_engine(tmp_path: Path, postgres_server: Postgres) -> Iterator[Engin
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def ledger_engine(request: pytest.FixtureRequest) -> Engine:
-    """Each engine in turn: what is asserted with it is what `Ledger` promises."""
+def ledger_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """Each engine in turn: what is asserted with it is what `Ledger` promises.
+
+    However slow the machine is: what an engine does when it is behind has tests of its own.
+    """
     engine: Engine = request.getfixturevalue(f"{request.param}_engine")
+    monkeypatch.setattr("tollbridge.store.ledger.sqlite._MOST_WAITING_S", 30.0)
+    for name, value in {"MOST_WAITING_MS": 30_000, "MOST_PATIENCE_S": 30.0, "SPOOL_AFTER_S": 30.0}.items():
+        monkeypatch.setattr(f"tollbridge.store.ledger.postgres.{name}", value)
     return engine

@@ -459,7 +459,7 @@ def test_a_hold_is_refused_while_too_many_wait_but_an_end_is_taken(ledger_engine
         futures = []
 
         def flood() -> None:
-            for _ in range(6_000):
+            for _ in range(20_000):
                 futures.append(books.ledger.submit(books.hold_op(customer, 1)))
 
         with pytest.raises(Unavailable) as refused:

@@ -199,6 +199,15 @@ def test_a_slow_reader_pauses_the_application_and_resumes_it() -> None:
     assert pump.left == 0
 
 
+def test_how_much_may_wait_for_a_client_is_a_setting() -> None:
+    pump = Pump(20_000_000)
+    with running(pump, high_water=16 * 1024) as server, Client(server, receive_buffer=4096) as client:
+        client.send(GET)
+        eventually(lambda: pump.pauses)
+        client.response()
+    assert pump.most_unsent <= 16 * 1024 + 8192
+
+
 def test_a_reader_that_takes_nothing_is_cut() -> None:
     pump = Pump(50_000_000)
     with running(pump, stall=0.4) as server, Client(server, receive_buffer=4096) as client:

@@ -1,11 +1,13 @@
 """One request and its answer, through `Downstream`."""
 
 import asyncio
+import gc
 import json
 import logging
 import re
 import socket
 import time
+import weakref
 from typing import Any
 
 import pytest
@@ -157,9 +159,18 @@ def test_http_1_0_gets_a_stream_that_ends_with_the_connection() -> None:
 
 
 @pytest.mark.parametrize("behind", [b"", GET, b"nonsense\r\n\r\n"])
-def test_connection_close_is_honoured_whatever_stands_behind_it(behind: bytes) -> None:
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close, Upgrade\r\nUpgrade: h2c\r\n\r\n",
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+    ],
+)
+def test_the_last_request_of_a_connection_is_the_last_whatever_stands_behind_it(head: bytes, behind: bytes) -> None:
     with running(echo) as server, Client(server) as client:
-        client.send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" + behind)
+        client.send(head + behind)
         assert client.response().headers["connection"] == "close"
         assert client.closed()
 
@@ -382,6 +393,24 @@ def test_no_forwarding_header_is_believed() -> None:
     claims = "X-Forwarded-For: 8.8.8.8\r\nX-Forwarded-Proto: https\r\nForwarded: for=8.8.8.8\r\n"
     with running(who) as server:
         assert ask(server, post(b"", headers=claims)).body == b"127.0.0.1 127.0.0.1 http"
+
+
+def test_a_finished_request_leaves_nothing_to_the_garbage_collector() -> None:
+    seen: list[weakref.ref[Downstream]] = []
+
+    async def note(downstream: Downstream, scope: Any) -> None:
+        seen.append(weakref.ref(downstream))
+        downstream.on_disconnect(lambda: downstream.abort())
+        await echo(downstream, scope)
+
+    gc.disable()
+    try:
+        with running(note) as server, Client(server) as client:
+            for _ in range(3):
+                client.send(post(b"x")).response()
+            eventually(lambda: [each() for each in seen[:2]] == [None, None])
+    finally:
+        gc.enable()
 
 
 def test_nothing_is_logged_for_ordinary_requests(caplog: pytest.LogCaptureFixture) -> None:

@@ -168,7 +168,6 @@ class Connection(HttpToolsProtocol):
         self.shared.leave(self._counted)
         self.parser = None  # type: ignore[assignment]
         self._deaf = True
-        self.pipeline.clear()
         self.flow.resume_writing()
         active, self._active = self._active, None
         self.cycle = None  # type: ignore[assignment]
@@ -220,6 +219,7 @@ class Connection(HttpToolsProtocol):
                 else:
                     data = self._without_upgrade() + data[upgrade.args[0] :]
                     self.parser = httptools.HttpRequestParser(self)
+                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn: it is ignored
                     continue
             except httptools.HttpParserError as error:
                 self._parse_failed(error)
@@ -233,10 +233,7 @@ class Connection(HttpToolsProtocol):
             return
         if cause is not None and not isinstance(cause, httptools.HttpParserError):
             _LOGGER.error("a request could not be taken", exc_info=cause)
-        if self.cycle is None or self.cycle.keep_alive or self._phase != _IDLE:
-            self._stop(InvalidRequest("This is not a well-formed HTTP/1.1 request."))
-        else:
-            self._deaf = True  # bytes behind the last request
+        self._stop(InvalidRequest("This is not a well-formed HTTP/1.1 request."))
 
     def _without_upgrade(self) -> bytes:
         """The head of a request that offers an upgrade (JDK's HTTP client does, on each), without the offer.
@@ -278,7 +275,7 @@ class Connection(HttpToolsProtocol):
         elif name == b"content-length":
             self._content_length = int(value)
         elif name == b"transfer-encoding":
-            if value.lower() != b"chunked" or self._content_length < 0:
+            if value.lower() != b"chunked":
                 raise InvalidRequest("The only transfer coding is chunked.")
             self._content_length = -1
         elif value.lower() == b"100-continue":
@@ -359,7 +356,7 @@ class Connection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def expect_body(self) -> None:
-        """The client has been told to send its body."""
+        """The client may send its body from now on."""
         self.deadline = self.loop.time() + self.shared.limits.body_timeout
 
     def overrun(self, size: int) -> None:
@@ -376,6 +373,7 @@ class Connection(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if done is not None and done.closes:
+            self._farewell = None  # the client was told that there is no more
             self._part()
         elif self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())  # type: ignore[arg-type]

@@ -232,7 +232,7 @@ class Downstream(RequestResponseCycle):
 
     def lost(self) -> None:
         """The client has gone."""
-        if self.response_complete or self.disconnected:
+        if self.response_complete:
             return
         callback = self._gone_callback
         self.disconnected = True
@@ -355,7 +355,9 @@ class Downstream(RequestResponseCycle):
     async def _whole_body(self) -> None:
         self._whole = True
         self._continue()
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
+            self.connection.expect_body()
         arrival = self._arrival()
         while self.more_body and not self.disconnected and self._failure is None:
             await arrival.wait()

@@ -14,7 +14,7 @@ FLUSH_S = 0.5
 MOST_WAITING = 10_000
 
 
-class RequestLine(msgspec.Struct, omit_defaults=True):
+class RequestLine(msgspec.Struct, omit_defaults=True, gc=False):
     """One answered request. `ts`: epoch milliseconds; amounts in nano-USD, times in milliseconds."""
 
     ts: int

@@ -9,7 +9,7 @@ from enum import IntEnum
 import msgspec
 
 
-class Usage(msgspec.Struct, frozen=True, kw_only=True):
+class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Metered counts of one answer, in disjoint meters: no token stands in two of them.
 
     `reasoning` is the part of `output` that was spent on reasoning and is never billed on its own. `raw` is the

@@ -70,7 +70,7 @@ class Refusal(StrEnum):
 # --- operations ---------------------------------------------------------------------------------------------------
 
 
-class Hold(msgspec.Struct, frozen=True, kw_only=True):
+class Hold(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Reserve at least `least` and at most `want`. `id` is new: epoch of the process and a counter (`hold_id`)."""
 
     id: int
@@ -92,7 +92,7 @@ class Extend(msgspec.Struct, frozen=True, kw_only=True):
     least: int
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is remembered of one request: the usage row less its amounts. Never a prompt or an answer."""
 
     started_at: int
@@ -117,7 +117,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     attempts: bytes | None = None
 
 
-class End(msgspec.Struct, frozen=True, kw_only=True):
+class End(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """End a hold: `charge` is what the customer should pay; 0 gives all of it back."""
 
     hold: int
@@ -159,14 +159,14 @@ Operation = Hold | Extend | End | Checkpoint | Post
 # --- verdicts -----------------------------------------------------------------------------------------------------
 
 
-class Held(msgspec.Struct, frozen=True, kw_only=True):
+class Held(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """`amount` is the whole of the hold so far, extensions included; `available` what is left beside it."""
 
     amount: int
     available: int
 
 
-class Ended(msgspec.Struct, frozen=True, kw_only=True):
+class Ended(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """`charged` = `promo` + what came from paid credit; `loss` is what could not be charged."""
 
     charged: int
@@ -203,7 +203,7 @@ Verdict = Held | Ended | Posted | Noted | Spooled | Refused
 # --- rows ---------------------------------------------------------------------------------------------------------
 
 
-class Balance(msgspec.Struct):
+class Balance(msgspec.Struct, gc=False):
     """A row of `balance`."""
 
     account_id: int
@@ -221,7 +221,7 @@ class Balance(msgspec.Struct):
         return self.paid + self.promo - self.held
 
 
-class KeyState(msgspec.Struct):
+class KeyState(msgspec.Struct, gc=False):
     """What a hold must know of a key. `limit` None: no limit, and then no spend is kept.
 
     `live`: not revoked. `expires_at` may be left out where `live` has been read with the time already in it.
@@ -251,7 +251,7 @@ class OpenHold(msgspec.Struct):
     checkpointed: bool = False
 
 
-class EndRow(msgspec.Struct, frozen=True, kw_only=True):
+class EndRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A row of `usage`: the end of a hold, its journal and its usage record in one.
 
     `limited`: the key's spend carried the hold, and carries the charge.

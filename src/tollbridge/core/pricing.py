@@ -18,7 +18,7 @@ LEAST_OUTPUT_TOKENS = 256
 SILENCE_IS_UPSTREAMS_FAULT_MS = 30_000
 
 
-class Bound(msgspec.Struct, frozen=True, kw_only=True):
+class Bound(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """`want` is what should be held, `least` what must be, `whole` what it may cost in all.
 
     `limit`: the output limit per choice that `whole` assumes.
@@ -31,7 +31,7 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True):
     limit: int
 
 
-class Demand(msgspec.Struct, frozen=True, kw_only=True):
+class Demand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a request asks for, as far as money goes. `prompt`: estimated tokens, the hold's margin not yet added.
 
     `output_limit` is the caller's, per choice; `choices` how many answers. `produces`: False for embeddings.
@@ -114,7 +114,7 @@ class Cause(Enum):
     OUR_FAULT = "our_fault"
 
 
-class Ending(msgspec.Struct, frozen=True, kw_only=True):
+class Ending(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is known when a call ends.
 
     `reported` is the provider's usage, already through its gate (None: none, or none that can be believed);
@@ -131,7 +131,7 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     finish: str | None = None
 
 
-class Bill(msgspec.Struct, frozen=True, kw_only=True):
+class Bill(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """`usage` is what is priced; `charged` False: the customer pays nothing for it; `outcome` goes on the record."""
 
     usage: Usage

@@ -6,7 +6,9 @@ that leaves, a task that is cancelled) can come between an answer and its charge
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
@@ -54,6 +56,7 @@ class Settlement:
         self._limiter = limiter
         self._admission = admission
         self._policy = policy
+        self._patience = _Patience(SETTLE_WAIT_S)
         self._free_losses: dict[int, tuple[int, int]] = {}  # account: day, nano-USD
 
     def close(
@@ -113,7 +116,7 @@ class Settlement:
         """What the caller is told. Waits for the books, but not for long: then the balance is left out."""
         verdict = closed.verdict
         if not verdict.done():
-            await _wait(verdict, SETTLE_WAIT_S)
+            await self._patience.wait(verdict)
         charge, balance = closed.charge, None
         if verdict.done() and not verdict.cancelled() and verdict.exception() is None:
             ended = verdict.result()
@@ -183,19 +186,33 @@ class Settlement:
         )
 
 
-async def _wait(future: asyncio.Future[Verdict], seconds: float) -> None:
-    """Wait for `future`, at most so long. Cheaper than asyncio.wait_for, and never cancels what it waits for."""
-    loop = asyncio.get_running_loop()
-    waiter: asyncio.Future[None] = loop.create_future()
+class _Patience:
+    """Wakes those who have waited long enough for something: one timer for all of them, none while nobody waits."""
 
-    def wake(_: object = None) -> None:
-        if not waiter.done():
-            waiter.set_result(None)
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
 
-    timer = loop.call_later(seconds, wake)
-    future.add_done_callback(wake)
-    try:
+    async def wait(self, future: asyncio.Future[Verdict]) -> None:
+        """Until `future` is done, or for so long at most; it is never cancelled."""
+        loop = future.get_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        future.add_done_callback(partial(_wake, waiter))
+        self._waiting.append((loop.time() + self._seconds, waiter))
+        if self._timer is None:
+            self._timer = loop.call_later(self._seconds, self._wake, loop)
         await waiter
-    finally:
-        timer.cancel()
-        future.remove_done_callback(wake)
+
+    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
+        waiting, now = self._waiting, loop.time()
+        while waiting and (waiting[0][0] <= now or waiting[0][1].done()):
+            _, waiter = waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+        self._timer = loop.call_at(waiting[0][0], self._wake, loop) if waiting else None
+
+
+def _wake(waiter: asyncio.Future[None], _: object) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -27,7 +27,7 @@ class Scope(msgspec.Struct, frozen=True):
     rule: Rule
 
 
-class Room(msgspec.Struct, frozen=True):
+class Room(msgspec.Struct, frozen=True, gc=False):
     """What the tightest scope has left: limit, remaining, and seconds until it is whole again."""
 
     limit: int

@@ -53,6 +53,9 @@ _decode_report = msgspec.json.Decoder(_Report | None).decode
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
+_OF_MONEY = tuple(b'"%b' % name.encode() for name in _MONEY)
+
+
 class _Unbelievable(Exception):
     """A report that cannot be true."""
 
@@ -99,6 +102,8 @@ class Meter:
         usage = self.usage if receipt is None or receipt.usage is None else receipt.usage
         if usage is None and receipt is None:
             return None
+        if usage is not None and usage is self.usage and receipt is not None and _is_plain(usage, self._full):
+            return _with_money(self._full, receipt)
         fields: dict[str, Any] = {}
         if usage is not None:
             if not usage.estimated:
@@ -118,6 +123,22 @@ class Meter:
             if receipt.balance is not None:
                 fields["balance"] = Raw(receipt.balance)
         return Raw(msgspec.json.encode(fields))
+
+
+def _is_plain(usage: Usage, text: bytes) -> bool:
+    """Whether a report already says all of it by OpenAI's convention, and nothing of money."""
+    if usage.cache_read or usage.cache_write or usage.reasoning or any(name in text for name in _OF_MONEY):
+        return False
+    total = b'"total_tokens":%d' % (usage.prompt + usage.output)
+    return total + b"," in text or total + b"}" in text
+
+
+def _with_money(text: bytes, receipt: Receipt) -> Raw:
+    balance = b"" if receipt.balance is None else b',"balance":' + receipt.balance
+    return Raw(
+        b'%b,"cost":%b,"cost_details":{"upstream_inference_cost":%b}%b}'
+        % (text[:-1], receipt.charge, receipt.cost, balance)
+    )
 
 
 def _add(fields: dict[str, Any], name: str, counts: dict[str, int]) -> None:

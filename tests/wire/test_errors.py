@@ -202,6 +202,12 @@ def test_an_error_that_came_with_a_200_has_the_status_that_it_means(error: Any, 
     assert said_in(error).status == status
 
 
+def test_other_statuses_keep_their_meaning() -> None:
+    assert classified(500, {"error": {"message": "no API key configured", "code": "invalid_api_key"}}).status == 500
+    assert classified(422, {"error": {"message": "the field 'x' holds an invalid api key"}}).status == 422
+    assert classified(500, {"error": {"message": "x", "code": "insufficient_quota"}}).status == 500
+
+
 # --- When to come back (E3) ---
 
 

@@ -19,11 +19,11 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from tollbridge.errors import ApiError, ClientGone, InternalError, Unavailable
+from tollbridge.wire.errors import render
 
 if TYPE_CHECKING:
     from tollbridge.edge.connection import Connection
@@ -41,16 +41,9 @@ _LOGGER = logging.getLogger("tollbridge.edge")
 
 def error_answer(error: ApiError) -> tuple[list[tuple[bytes, bytes]], bytes]:
     """Headers and body, in OpenAI's shape and with an `x-request-id` of its own, of an error without an application."""
-    body = msgspec.json.encode(
-        {
-            "error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code},
-            "detail": error.message,
-            **{name: msgspec.Raw(value) for name, value in error.extra.items()},
-        }
-    )
     headers = [(b"content-type", b"application/json"), (b"x-request-id", b"req_" + secrets.token_hex(12).encode())]
     headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in error.headers.items()]
-    return headers, body
+    return headers, render(error)
 
 
 def render_head(status: int, lines: Sequence[bytes]) -> bytes:

@@ -56,7 +56,7 @@ class Downstream(Protocol):
     @property
     def paused(self) -> bool: ...
 
-    def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None: ...
+    def start(self, status: int, headers: list[tuple[bytes, bytes]], data: bytes = b"") -> None: ...
 
     def write(self, data: bytes) -> None: ...
 
@@ -173,10 +173,11 @@ class StreamCall:
 
     def _pass_on(self, out: bytes) -> None:
         if out and not self.left:
-            if not self.begun:
-                self._begin()
             self._last_write = self._last_data
-            self._downstream.write(out)
+            if self.begun:
+                self._downstream.write(out)
+            else:
+                self._begin(out)
             if self._downstream.paused and self._response is not None:
                 self._response.pause()
         elif out:
@@ -196,17 +197,20 @@ class StreamCall:
         else:
             self._stop(error or ConnectionLost("the stream ended in the middle"))
 
-    def _begin(self) -> None:
+    def _begin(self, out: bytes) -> None:
         self.begun = True
         self.first_byte_ms = int((time.monotonic() - self.ticket.started) * 1000)
-        self._start()
+        self._start(out)
         self._set_ready()
 
-    def _start(self) -> None:
-        if not self.started:
-            self.started = True
-            assert self.route is not None
-            self._downstream.start(200, self._headers(self.route))
+    def _start(self, data: bytes = b"") -> None:
+        """The head, if it has not been sent, and `data` in the same write."""
+        if self.started:
+            self._downstream.write(data)
+            return
+        self.started = True
+        assert self.route is not None
+        self._downstream.start(200, self._headers(self.route), data)
 
     def _set_ready(self) -> None:
         if self._ready is not None and not self._ready.done():
@@ -285,9 +289,9 @@ class StreamCall:
                 self._let_go()
             return
         timing = self._live.timing
-        if now - self._last_write >= timing.keep_alive and self.route is not None and not self.left:
-            self._start()
-            self._downstream.write(KEEP_ALIVE)
+        is_silent = now - self._last_write >= timing.keep_alive and not self._downstream.paused
+        if is_silent and self.route is not None and not self.left:
+            self._start(KEEP_ALIVE)
             self._last_write = now
         if self.begun and now - self._checkpointed >= timing.checkpoint:
             self._checkpointed = now

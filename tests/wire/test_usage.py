@@ -15,7 +15,7 @@ RECEIPT = Receipt(charge=b"0.000000001", cost=b"0", balance=b"12.5")
 
 def metered(report: Any, *, produces: bool = True) -> Meter:
     meter = Meter(produces=produces)
-    meter.read(msgspec.Raw(json.dumps(report).encode()))
+    meter.read(msgspec.Raw(json.dumps(report, separators=(",", ":")).encode()))
     return meter
 
 
@@ -172,11 +172,33 @@ def test_embeddings_produce_nothing() -> None:
         assert meter.usage is not None
         assert (meter.usage.input, meter.usage.output) == (9, 0)
         assert shown(meter)["total_tokens"] == 9
-    assert "completion_tokens" not in shown(metered({"total_tokens": 9}, produces=False))
+    told = shown(metered({"total_tokens": 9}, produces=False))
+    assert told["prompt_tokens"] == told["total_tokens"] == 9
+    assert "completion_tokens" not in told
     assert metered({}, produces=False).usage is None
 
 
 # --- Shown ---
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        plain(9, 7),
+        plain(9, 7, total_tokens=16),
+        plain(9, None, total_tokens=16),
+        {"prompt_tokens": 9, "total_tokens": 16},
+        plain(9, 7, total_tokens=1),
+        plain(9, 7, total_tokens=161),
+        plain(9, 7, x={"total_tokens": 16}),
+        plain(9.0, 7.0, total_tokens=16.0),
+        {"total_tokens": 16, "completion_tokens": 7, "prompt_tokens": 9},
+    ],
+)
+def test_all_three_counts_are_always_shown(report: Any) -> None:
+    usage = shown(metered(report))
+    assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (9, 7, 16)
+    assert usage["balance"] == 12.5
 
 
 def test_money_is_printed_as_it_was_given() -> None:

@@ -51,8 +51,6 @@ class _Report(msgspec.Struct, gc=False):
 
 _decode_report = msgspec.json.Decoder(_Report | None).decode
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
-
-
 _OF_MONEY = tuple(b'"%b' % name.encode() for name in _MONEY)
 
 
@@ -70,6 +68,7 @@ class Meter:
         self.usage: Usage | None = None
         self.reported = b""
         self._full = b"{}"
+        self._is_plain = False  # `_full` needs nothing but our money
         self._produces = produces
         self._has_unbelievable = False
 
@@ -83,7 +82,7 @@ class Meter:
         text = bytes(raw)
         short = text if len(text) <= MAX_RAW else b""
         try:
-            usage = _usage(text, short, produces=self._produces)
+            usage, says_all = _usage(text, short, produces=self._produces)
         except _Unbelievable:
             self._has_unbelievable = True
             if self.usage is None:
@@ -93,6 +92,7 @@ class Meter:
             self.usage = usage
             self.reported = short
             self._full = text
+            self._is_plain = says_all and not any(name in text for name in _OF_MONEY)
 
     def render(self, receipt: Receipt | None) -> Raw | None:
         """The usage object for the caller; None when nothing is known of it.
@@ -102,7 +102,7 @@ class Meter:
         usage = self.usage if receipt is None or receipt.usage is None else receipt.usage
         if usage is None and receipt is None:
             return None
-        if usage is not None and usage is self.usage and receipt is not None and _is_plain(usage, self._full):
+        if usage is not None and usage is self.usage and receipt is not None and self._is_plain:
             return _with_money(self._full, receipt)
         fields: dict[str, Any] = {}
         if usage is not None:
@@ -125,14 +125,6 @@ class Meter:
         return Raw(msgspec.json.encode(fields))
 
 
-def _is_plain(usage: Usage, text: bytes) -> bool:
-    """Whether a report already says all of it by OpenAI's convention, and nothing of money."""
-    if usage.cache_read or usage.cache_write or usage.reasoning or any(name in text for name in _OF_MONEY):
-        return False
-    total = b'"total_tokens":%d' % (usage.prompt + usage.output)
-    return total + b"," in text or total + b"}" in text
-
-
 def _with_money(text: bytes, receipt: Receipt) -> Raw:
     balance = b"" if receipt.balance is None else b',"balance":' + receipt.balance
     return Raw(
@@ -153,20 +145,21 @@ def _add(fields: dict[str, Any], name: str, counts: dict[str, int]) -> None:
     fields[name] = {**given, **known}
 
 
-def _usage(text: bytes, raw: bytes, *, produces: bool) -> Usage | None:
+def _usage(text: bytes, raw: bytes, *, produces: bool) -> tuple[Usage | None, bool]:
+    """The usage that `text` reports, and whether it says all of it by OpenAI's convention."""
     try:
         report, is_suspect = _decode_report(text), False
     except msgspec.ValidationError:
         report, is_suspect = _leniently(text)
     if report is None:
-        return None
+        return None, False
     prompt, completion, total = report.prompt_tokens, report.completion_tokens, report.total_tokens
     if not produces:
         prompt, completion = (total if prompt is None else prompt), 0
     elif completion is None and prompt is not None and total is not None and total >= prompt:
         completion = total - prompt
     if prompt is None or completion is None:
-        return None
+        return None, False
     beyond = max(0, total - prompt - completion) if produces and total is not None else 0
     inner = report.prompt_tokens_details or _PromptDetails()
     read = inner.cached_tokens or report.prompt_cache_hit_tokens or report.cached_tokens or 0
@@ -174,7 +167,7 @@ def _usage(text: bytes, raw: bytes, *, produces: bool) -> Usage | None:
     thought = (report.completion_tokens_details and report.completion_tokens_details.reasoning_tokens) or 0
     is_apart = 0 < beyond == thought
     output = completion + thought if is_apart else completion
-    return Usage(
+    usage = Usage(
         input=max(0, prompt - read - written),
         cache_read=min(read, prompt),
         cache_write=min(written, max(0, prompt - read)),
@@ -183,6 +176,8 @@ def _usage(text: bytes, raw: bytes, *, produces: bool) -> Usage | None:
         raw=raw,
         suspect=is_suspect or read + written > prompt or thought > output or (beyond > 0 and not is_apart),
     )
+    has_all = report.prompt_tokens is not None and (report.completion_tokens is not None or not produces)
+    return usage, has_all and total == prompt + output and not (read or written or thought)
 
 
 def _leniently(text: bytes) -> tuple[_Report, bool]:

@@ -205,6 +205,7 @@ class Books(RuleBasedStateMachine):
             self.steps[hold.id] = step
         else:
             assert least > available or (left is not None and least > left) or available <= 0
+            return multiple()
         return op
 
     @rule(target=done, hold=holds, charge=st.integers(0, 400), cost=st.integers(0, 50))

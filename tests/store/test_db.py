@@ -217,6 +217,15 @@ def test_a_file_that_cannot_be_opened_is_unavailable(tmp_path: Any) -> None:
     asyncio.run(main())
 
 
+def test_a_row_that_cannot_be_read_is_a_damaged_file(sqlite_engine: Engine) -> None:
+    async def scenario(database: Database) -> None:
+        await database.execute("INSERT INTO meta (name, value) VALUES (CAST(x'ff' AS TEXT), 1)")
+        with pytest.raises(Unavailable, match="damaged"):
+            await database.fetch("SELECT name FROM meta")
+
+    with_database(sqlite_engine, scenario)
+
+
 def test_a_server_that_hangs_or_is_gone_is_unavailable_in_time_and_found_again() -> None:
     """H1, H3, G11: within 2.5 s, and no connection of the pool is lost to it."""
 

@@ -147,7 +147,7 @@ def connect_sqlite(path: Path, *, busy_timeout: float = BUSY_TIMEOUT_S) -> sqlit
     return connection
 
 
-def translate_sqlite(error: sqlite3.Error) -> Exception:
+def translate_sqlite(error: sqlite3.Error | UnicodeDecodeError) -> Exception:
     """The error of this module that `error` is, or itself where it is a mistake in a statement."""
     code: int = getattr(error, "sqlite_errorcode", 0)
     primary = code & 0xFF
@@ -155,7 +155,9 @@ def translate_sqlite(error: sqlite3.Error) -> Exception:
         return Contended("The database is busy. Try again shortly.")
     if code in {_CONSTRAINT_UNIQUE, _CONSTRAINT_PRIMARYKEY, _CONSTRAINT_ROWID}:
         return Duplicate(str(error))
-    if primary in {_CORRUPT, _NOTADB}:
+    # Text that is none, in a row or in SQLite's own complaint, comes without a code.
+    unreadable = isinstance(error, UnicodeDecodeError) or (isinstance(error, sqlite3.OperationalError) and not code)
+    if unreadable or primary in {_CORRUPT, _NOTADB}:
         return Unavailable("The database file is damaged. Restore a backup.", code="ledger_unavailable")
     if primary in {_READONLY, _IOERR, _FULL, _CANTOPEN}:
         return Unavailable("The database cannot be used.", code="ledger_unavailable")
@@ -246,7 +248,7 @@ class SqliteDatabase:
             raise Unavailable("The database is closed.", code="ledger_unavailable")
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise translate_sqlite(error) from error
 
 

@@ -8,6 +8,7 @@ memory: what it keeps is one entry per account and per key with a limit.
 """
 
 import hashlib
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 
 import msgspec
@@ -98,7 +99,10 @@ async def verify(database: Database) -> Report:
     async with database.snapshot() as view:
         if database.dialect == "sqlite":
             await _check_file(view, report)
-        await _Audit(view, report).run()
+        try:
+            await _Audit(view, report).run()
+        except sqlite3.OperationalError as error:
+            report.add(f"the schema is damaged: {error}")
     return report
 
 

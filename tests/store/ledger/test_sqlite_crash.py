@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -298,7 +299,7 @@ def test_a_flipped_bit_is_found_or_changes_no_money(sqlite_engine: Engine, flips
         try:
             asyncio.run(refuse_or_verify(sqlite_engine))
             assert rows_of(path) == truth, f"bit {place} changed a row and nobody noticed"
-        except (ConfigError, Unavailable, Damaged):
+        except (ConfigError, Unavailable, Damaged, sqlite3.OperationalError):  # the last one names a lost column
             found += 1
     assert found > flips // 3
 

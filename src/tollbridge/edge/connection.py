@@ -41,7 +41,7 @@ _LOGGER = logging.getLogger("tollbridge.edge")
 
 
 class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds, bytes and counts (docs/design.md, security requirements 3.7)."""
+    """Seconds, bytes and counts. The operator sets some of them: docs/reference/settings.md."""
 
     head_timeout: float = 10.0
     body_timeout: float = 60.0

@@ -152,3 +152,9 @@ def test_splices_change_nothing_but_what_they_should(
     assert out.pop("stream_options", None) == ({"include_usage": True} if stream else None)
     del body["model"]
     assert out == body
+
+
+def test_older_endpoints_keep_their_names() -> None:
+    body = b'{"model":"m","prompt":"a","max_tokens":5}'
+    renaming = route(upstream_model="m", renames=(("max_tokens", "max_completion_tokens"),))
+    assert body_for(openai_completions.parse(body), renaming, None) == body

@@ -6,6 +6,7 @@ Rule 1  What goes out has the caller's members in their order, their values byte
         checked is what every reader sees.
 Rule 2  No default that the caller did not send. A limit is sent only where the caller set one or money sets one, in
         every name that the caller used, so that no provider reads a larger one; `max_tokens` where they used none.
+        Renames are of chat: the older endpoints have one name for everything.
 Rule 3  Usage is asked for on every stream, unless this provider refuses to be asked.
 """
 
@@ -31,7 +32,10 @@ def body_for(request: Request, route: Route, max_tokens: int | None) -> bytes:
         _ask_for_usage(fields, request, upstream)
     if request.endpoint != "embeddings":
         _limit(fields, request, max_tokens)
-    _rename(fields, upstream)
+    if request.endpoint == "chat":
+        _rename(fields, upstream)
+    for name in upstream.drops:
+        fields.pop(name, None)
     return msgspec.json.encode(fields)
 
 
@@ -62,5 +66,3 @@ def _rename(fields: dict[str, Raw], upstream: Upstream) -> None:
         value = fields.pop(old, NULL)
         if value != NULL:
             fields[new] = value
-    for name in upstream.drops:
-        fields.pop(name, None)

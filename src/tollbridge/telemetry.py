@@ -57,7 +57,6 @@ class RequestLog:
         self._lines: list[RequestLine] = []
         self._timer: asyncio.TimerHandle | None = None
         self.dropped = 0
-        self.written = 0
 
     def add(self, line: RequestLine) -> None:
         if len(self._lines) >= MOST_WAITING:
@@ -72,7 +71,6 @@ class RequestLog:
         if self._lines:
             lines, self._lines = self._lines, []
             self._write(msgspec.json.Encoder().encode_lines(lines))
-            self.written += len(lines)
 
 
 def now_ms() -> int:

@@ -1,11 +1,12 @@
 import tomllib
 from importlib.resources import files
+from typing import Any
 
 import msgspec
 import pytest
 
 from tollbridge.core import catalog
-from tollbridge.core.catalog import ModelRow, PriceRow, ProviderRow, RouteRow
+from tollbridge.core.catalog import ModelRow, PriceRow, RouteRow
 from tollbridge.errors import ConfigError, NotFound
 from tollbridge.values import Upstream
 
@@ -42,9 +43,8 @@ def shipped_models() -> tuple[ModelRow, ...]:
     return msgspec.json.decode((DATA / "catalog.json").read_bytes(), type=Shipped).models
 
 
-def shipped_providers() -> dict[str, ProviderRow]:
-    rows = tomllib.loads((DATA / "providers.toml").read_text())
-    return {name: msgspec.convert(row, ProviderRow) for name, row in rows.items()}
+def shipped_providers() -> dict[str, dict[str, Any]]:
+    return tomllib.loads((DATA / "providers.toml").read_text())
 
 
 def test_every_shipped_model_is_whole() -> None:
@@ -81,9 +81,9 @@ def test_promised_providers_are_shipped_with_their_variables() -> None:
         "fireworks",
         "openrouter",
     ]
-    assert all(rows[name].env and rows[name].base_url.startswith("https://") for name in hosted)
-    assert all(rows[name].base_url.startswith("http://127.0.0.1") for name in ("ollama", "vllm", "llamacpp"))
-    assert all(row.source for row in rows.values())
+    assert all(rows[name]["env"] and rows[name]["base_url"].startswith("https://") for name in hosted)
+    assert all(rows[name]["base_url"].startswith("http://127.0.0.1") for name in ("ollama", "vllm", "llamacpp"))
+    assert all(row["source"] for row in rows.values())
 
 
 def test_model_is_listed_when_one_of_its_routes_is_configured() -> None:

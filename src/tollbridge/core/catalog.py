@@ -13,25 +13,6 @@ from tollbridge.errors import ConfigError, NotFound
 from tollbridge.values import Model, Price, Route, Upstream
 
 
-class ProviderRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A row of `data/providers.toml`: everything about a provider but the operator's credential.
-
-    `env`: the environment variables that may hold the credential; a provider without any (a server of one's own)
-    is switched on by configuration alone. `source`: where the row's facts stand, and when they were read.
-    """
-
-    base_url: str = ""
-    env: tuple[str, ...] = ()
-    dialect: str = "openai_chat"
-    auth: str = "bearer"
-    cancel_stops_billing: bool = False
-    stream_usage: bool = True
-    renames: dict[str, str] = {}
-    drops: tuple[str, ...] = ()
-    headers: dict[str, str] = {}
-    source: str = ""
-
-
 class PriceRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """USD per million tokens; a meter left out costs what input costs."""
 

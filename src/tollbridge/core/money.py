@@ -12,7 +12,6 @@ from tollbridge.core.ledger import MAX_AMOUNT
 from tollbridge.values import Price, Usage
 
 PPM = 1_000_000
-NANO = 1_000_000_000
 
 _PICO_PER_NANO = 1_000
 _USD_PLACES = 9

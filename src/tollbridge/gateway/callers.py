@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
-from tollbridge.core.plans import Plan
+from tollbridge.core.plans import DEFAULT_PLAN, Plan
 from tollbridge.errors import ConfigError, InvalidApiKey, InvalidRequest
 from tollbridge.gateway.admission import Caller
 from tollbridge.limits.base import Rule, Scope
@@ -17,7 +17,6 @@ TTL_S = 5.0
 MOST_REMEMBERED = 20_000
 # Padded with spaces, a good key has as many forms as one likes, as long as a head may be.
 LONGEST_REMEMBERED = 256
-DEFAULT_PLAN = "default"
 
 
 class KnownKey(Protocol):

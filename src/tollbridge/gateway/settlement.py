@@ -21,7 +21,7 @@ from tollbridge.store.ledger import Ledger
 from tollbridge.values import Outcome, Route, Usage
 from tollbridge.wire.exchange import Receipt
 
-# How long an answer waits to tell the balance after it. The charge itself is safe by then.
+# How long an answer waits to tell the balance after it. The charge goes on to the books, waited for or not.
 SETTLE_WAIT_S = 0.25
 # Providers count hidden tokens too, and some overshoot a limit; nobody writes several times what a model can.
 SLACK = 2

@@ -4,7 +4,8 @@ TollbridgeError
 ├── ApiError                    a request cannot be answered; knows its HTTP status, type and code
 │   ├── InvalidRequest          400  the caller's mistake; `param` names the field
 │   │   ├── CostCapExceeded     400
-│   │   └── ContextTooLong      400
+│   │   ├── ContextTooLong      400
+│   │   └── UnsupportedField    400  another route may be able to do it
 │   ├── InvalidApiKey           401
 │   ├── PaymentRequired         402  insufficient_credits, in_flight_budget_exhausted, key_limit_exceeded
 │   ├── Forbidden               403  account_frozen, model_not_allowed, email_not_verified
@@ -81,6 +82,10 @@ class CostCapExceeded(InvalidRequest):
 
 class ContextTooLong(InvalidRequest):
     code = "context_length_exceeded"
+
+
+class UnsupportedField(InvalidRequest):
+    """A field that this route's provider cannot do; another one may."""
 
 
 class InvalidApiKey(ApiError):

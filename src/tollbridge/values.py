@@ -1,7 +1,8 @@
 """Frozen values shared by `wire`, `core` and everything above them.
 
-Units: tokens are plain counts; prices are integer pico-USD per token (= micro-USD per million tokens); amounts of
-money are integer nano-USD. Times are integer milliseconds since the Unix epoch unless a name says otherwise.
+Units: tokens and calls are plain counts; prices are integer pico-USD for one of them (pico-USD per token = micro-USD
+per million tokens); amounts of money are integer nano-USD. Times are integer milliseconds since the Unix epoch unless
+a name says otherwise.
 """
 
 from enum import IntEnum
@@ -12,6 +13,9 @@ import msgspec
 class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Metered counts of one answer, in disjoint meters: no token stands in two of them.
 
+    `cache_write` was written to a cache for five minutes (or for however long the provider keeps it), `cache_write_1h`
+    for an hour. `audio_input`, `audio_output` and `image_output` are tokens that stand neither in `input` nor in
+    `output`; pictures that were read stand in `input`. `searches` counts calls of the provider's own search.
     `reasoning` is the part of `output` that was spent on reasoning and is never billed on its own. `raw` is the
     provider's own usage object as received (JSON, at most 1 KiB; empty when there was none). `estimated`: counted
     here, because the provider reported nothing; `suspect`: it reported something that cannot be true, so that it was
@@ -24,6 +28,10 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cache_write_1h: int = 0
     output: int = 0
     reasoning: int = 0
+    audio_input: int = 0
+    audio_output: int = 0
+    image_output: int = 0
+    searches: int = 0
     raw: bytes = b""
     estimated: bool = False
     suspect: bool = False
@@ -31,17 +39,40 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def prompt(self) -> int:
         """All tokens that were read: OpenAI's `prompt_tokens`."""
-        return self.input + self.cache_read + self.cache_write + self.cache_write_1h
+        return self.input + self.cache_read + self.cache_write + self.cache_write_1h + self.audio_input
+
+    @property
+    def completion(self) -> int:
+        """All tokens that were written: OpenAI's `completion_tokens`."""
+        return self.output + self.audio_output + self.image_output
 
 
-class Price(msgspec.Struct, frozen=True, kw_only=True):
-    """Pico-USD per token of each meter. A meter without a price of its own costs what input costs."""
+class Price(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Pico-USD for one of each meter.
+
+    None: `audio_input` costs what `input` costs, `audio_output` and `image_output` what `output` costs. `searches` is
+    for one call; where nobody says what a call costs it is free, for there is no other meter to take its price from.
+    `tiers`, in ascending order: a request whose prompt is longer than a tier's `above` is charged by that tier as a
+    whole.
+    """
 
     input: int
     output: int
     cache_read: int
     cache_write: int
     cache_write_1h: int
+    audio_input: int | None = None
+    audio_output: int | None = None
+    image_output: int | None = None
+    searches: int = 0
+    tiers: "tuple[Tier, ...]" = ()
+
+
+class Tier(msgspec.Struct, frozen=True, kw_only=True):
+    """`price` (itself without tiers) is for requests that read more than `above` tokens in all (`Usage.prompt`)."""
+
+    above: int
+    price: Price
 
 
 class Upstream(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +104,8 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """One way to serve a model. `cost` is what the provider bills; the customer pays `price` × `multiplier_ppm` / 10⁶.
 
-    `version` is the id of the row in table `price_version` that holds exactly these terms.
+    `version` is the id of the row in table `price_version` that holds exactly these terms. `output_limit`: the most
+    tokens that the model writes, for dialects that must be told one.
     """
 
     model: str
@@ -85,6 +117,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     order: int = 0
     weight: int = 1
     version: int = 0
+    output_limit: int = 4096
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):

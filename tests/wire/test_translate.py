@@ -16,9 +16,9 @@ REQUESTS: list[tuple[Request, bytes]] = [
 
 @pytest.mark.parametrize(("request_", "path"), REQUESTS, ids=["chat", "completions", "embeddings"])
 def test_each_endpoint_has_its_path_below_the_base_url(request_: Request, path: bytes) -> None:
-    target, body = translate.exchange(request_, route(), ID, CREATED, None).request()
-    assert target == path
-    assert json.loads(body)["model"] == "upstream-name"
+    outgoing = translate.exchange(request_, route(), ID, CREATED, None).request()
+    assert outgoing.target == path
+    assert json.loads(outgoing.body)["model"] == "upstream-name"
 
 
 @pytest.mark.parametrize(("request_", "path"), REQUESTS, ids=["chat", "completions", "embeddings"])

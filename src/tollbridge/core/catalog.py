@@ -150,6 +150,7 @@ def _route(row: ModelRow, route: RouteRow, position: int, upstream: Upstream, mu
             multiplier_ppm=multiplier_ppm,
             order=position if route.order is None else route.order,
             weight=route.weight,
+            output_limit=row.output_limit or row.context_window,
         )
     except ValueError as error:
         raise ConfigError(f"model {row.id}: {error}") from error

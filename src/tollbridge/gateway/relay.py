@@ -146,8 +146,8 @@ class Relay:
         `on_sent` is called when the request leaves: from then on the provider may bill it.
         """
         upstream = self._upstreams[route.upstream.name]
-        target, body = exchange.request()
-        response = await upstream.pool.open(b"POST", target, upstream.headers, body, on_sent)
+        outgoing = exchange.request()
+        response = await upstream.pool.open(b"POST", outgoing.target, upstream.headers, outgoing.body, on_sent)
         if response.status == 200:
             return response
         if 300 <= response.status < 400:

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 import msgspec
+from msgspec import Raw
 
 from tollbridge.errors import ApiError, UpstreamError
 from tollbridge.values import Usage
@@ -18,6 +19,27 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cost: bytes
     balance: bytes | None = None
     usage: Usage | None = None
+
+
+class Names(msgspec.Struct, frozen=True):
+    """What this gateway calls an answer, as JSON: its public id, its model, and when it was made."""
+
+    id: bytes
+    model: bytes
+    created: bytes
+
+    def put_on(self, fields: dict[str, Raw]) -> None:
+        fields["id"] = Raw(self.id)
+        fields.setdefault("created", Raw(self.created))
+        fields["model"] = Raw(self.model)
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """What is sent: the target below the upstream's base URL, the body, and the caller's fields that were left out."""
+
+    target: bytes
+    body: bytes
+    dropped: tuple[str, ...] = ()
 
 
 class Counter(Protocol):
@@ -123,8 +145,8 @@ class Stream(Protocol):
 class Exchange(Protocol):
     """A request on its way to one route, and the reader of its answer."""
 
-    def request(self) -> tuple[bytes, bytes]:
-        """The target below the upstream's base URL, and the body."""
+    def request(self) -> Outgoing:
+        """What is sent. Raises `UnsupportedField` when this route cannot do what the caller asks for."""
         ...
 
     def response(self, body: bytes) -> Answer:

@@ -9,7 +9,7 @@ from tollbridge.errors import ProtocolError
 from tollbridge.values import Usage
 from tollbridge.wire.body import NULL
 from tollbridge.wire.errors import said_in
-from tollbridge.wire.exchange import Receipt
+from tollbridge.wire.exchange import Names, Receipt
 from tollbridge.wire.openai_reply import read_any, read_completion, read_fields, words
 from tollbridge.wire.usage import Meter
 
@@ -35,19 +35,6 @@ COMPLETIONS = Shape(
     empty={"text": Raw(b'""')},
     is_chat=False,
 )
-
-
-class Names(msgspec.Struct, frozen=True):
-    """What this gateway calls an answer, as JSON: its public id, its model, and when it was made."""
-
-    id: bytes
-    model: bytes
-    created: bytes
-
-    def put_on(self, fields: dict[str, Raw]) -> None:
-        fields["id"] = Raw(self.id)
-        fields.setdefault("created", Raw(self.created))
-        fields["model"] = Raw(self.model)
 
 
 class CompletionAnswer:

@@ -17,8 +17,7 @@ from tollbridge.values import Usage
 from tollbridge.wire import inputs
 from tollbridge.wire.body import NULL, check_nesting
 from tollbridge.wire.errors import said_in
-from tollbridge.wire.exchange import Receipt
-from tollbridge.wire.openai_answer import Names
+from tollbridge.wire.exchange import Names, Receipt
 from tollbridge.wire.openai_reply import read_any, read_fields
 from tollbridge.wire.request import RULES, ModelName, Request, check_model, read_typed, wrong
 from tollbridge.wire.request import read_fields as read_request

@@ -17,8 +17,8 @@ from tollbridge.errors import ApiError, ProtocolError, UpstreamError
 from tollbridge.values import Usage
 from tollbridge.wire import errors, sse
 from tollbridge.wire.body import NOTHING, NULL
-from tollbridge.wire.exchange import Counter, Receipt
-from tollbridge.wire.openai_answer import Names, Shape
+from tollbridge.wire.exchange import Counter, Names, Receipt
+from tollbridge.wire.openai_answer import Shape
 from tollbridge.wire.openai_reply import Chunk, ChunkChoice, read_any, read_chunk, read_fields
 from tollbridge.wire.usage import Meter
 

@@ -17,6 +17,7 @@ from msgspec import Meta, Raw
 from tollbridge.errors import InvalidRequest
 from tollbridge.wire import prompt
 from tollbridge.wire.body import read_object, too_deep
+from tollbridge.wire.conversation import Conversation
 from tollbridge.wire.prompt import Prompt
 
 T = TypeVar("T")
@@ -108,6 +109,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     has_parts: bool = False
     fields: dict[str, Raw]
     body: bytes
+
+    def conversation(self) -> Conversation:
+        """It in nobody's dialect, for a provider that speaks another one. Raises `UnsupportedField`."""
+        raise TypeError(f"{self.endpoint} is no conversation")
 
     def prompt(self) -> Prompt:
         """What its tokens are estimated from. Computed at each call."""

@@ -1,7 +1,7 @@
-"""Which exchange carries a request to a route: one row for each pair of an endpoint and the upstream's dialect.
+"""Which exchange carries a request to a route.
 
-Where both sides speak the same dialect the bytes pass (`_PassThrough`). A dialect that differs brings a module of its
-own with an `Exchange`, and a row here for each endpoint that it can serve.
+Where both sides speak the same dialect the bytes pass: a row of `_MAKERS`. Any other pair of a caller's dialect
+(`_CLIENTS`) and a provider's (`_PROVIDERS`) meets in a `conversation`.
 """
 
 from collections.abc import Callable
@@ -12,11 +12,13 @@ import msgspec
 from tollbridge.errors import ConfigError
 from tollbridge.values import Route
 from tollbridge.wire import quirks
-from tollbridge.wire.exchange import Answer, Counter, Exchange, Stream
-from tollbridge.wire.openai_answer import CHAT, COMPLETIONS, CompletionAnswer, Names, Shape
+from tollbridge.wire.dialect import Client, Provider
+from tollbridge.wire.exchange import Answer, Counter, Exchange, Names, Outgoing, Stream
+from tollbridge.wire.openai_answer import CHAT, COMPLETIONS, CompletionAnswer, Shape
 from tollbridge.wire.openai_embeddings import EmbeddingsAnswer
 from tollbridge.wire.openai_stream import CompletionStream
 from tollbridge.wire.request import Request
+from tollbridge.wire.translated import TranslatedAnswer, TranslatedStream
 
 
 class _PassThrough:
@@ -30,8 +32,8 @@ class _PassThrough:
         self._names = names
         self._max_tokens = max_tokens
 
-    def request(self) -> tuple[bytes, bytes]:
-        return self.target, quirks.body_for(self._request, self._route, self._max_tokens)
+    def request(self) -> Outgoing:
+        return Outgoing(self.target, quirks.body_for(self._request, self._route, self._max_tokens))
 
 
 class _Completion(_PassThrough):
@@ -65,6 +67,28 @@ class _Embeddings(_PassThrough):
         raise TypeError("embeddings do not stream")
 
 
+class _Translated:
+    """Another dialect on each side."""
+
+    def __init__(
+        self, sides: tuple[Client, Provider], request: Request, route: Route, names: Names, max_tokens: int | None
+    ) -> None:
+        self._client, self._provider = sides
+        self._request = request
+        self._route = route
+        self._names = names
+        self._max_tokens = max_tokens
+
+    def request(self) -> Outgoing:
+        return self._provider.outgoing(self._request.conversation(), self._route, self._max_tokens)
+
+    def response(self, body: bytes) -> Answer:
+        return TranslatedAnswer(self._client, self._request, self._names, self._provider.reply(body))
+
+    def stream(self, output: Counter) -> Stream:
+        return TranslatedStream(self._provider.reader(), self._client.writer(self._request, self._names), output)
+
+
 _Maker: TypeAlias = Callable[[Request, Route, Names, int | None], Exchange]
 
 _MAKERS: dict[tuple[str, str], _Maker] = {
@@ -72,6 +96,9 @@ _MAKERS: dict[tuple[str, str], _Maker] = {
     ("completions", "openai_chat"): _Completions,
     ("embeddings", "openai_chat"): _Embeddings,
 }
+
+_CLIENTS: dict[str, Client] = {}
+_PROVIDERS: dict[str, Provider] = {}
 
 
 def exchange(request: Request, route: Route, public_id: str, created: int, max_tokens: int | None) -> Exchange:
@@ -81,11 +108,14 @@ def exchange(request: Request, route: Route, public_id: str, created: int, max_t
     sets, per choice (None: as the caller said).
     """
     make = _MAKERS.get((request.endpoint, route.upstream.dialect))
-    if make is None:
-        raise ConfigError(f"{route.upstream.name} speaks {route.upstream.dialect}, which has no {request.endpoint}")
     names = Names(
         id=msgspec.json.encode(public_id),
         model=msgspec.json.encode(request.model),
         created=str(created).encode(),
     )
-    return make(request, route, names, max_tokens)
+    if make is not None:
+        return make(request, route, names, max_tokens)
+    client, provider = _CLIENTS.get(request.endpoint), _PROVIDERS.get(route.upstream.dialect)
+    if client is None or provider is None:
+        raise ConfigError(f"{route.upstream.name} speaks {route.upstream.dialect}, which has no {request.endpoint}")
+    return _Translated((client, provider), request, route, names, max_tokens)

@@ -1,0 +1,315 @@
+"""What is said between a caller and a model, in nobody's dialect: the values that translators meet in.
+
+A caller's dialect (`*_client`) reads a body into a `Conversation` and writes a `Reply` or `Event`s for its clients; a
+provider's dialect (`*_provider`) writes a `Conversation` and reads a `Reply` or `Event`s. So each dialect is written
+once for each side, and none knows another.
+
+Rule 1  What both sides can express survives. What only one dialect has (`Opaque`, `extras`, a signature of somebody
+        else's) goes back to that dialect alone.
+Rule 2  What a target cannot do is said to its `Fit`: an error that names the caller's field, or a note when the caller
+        allowed it to be left out. Nothing is dropped in silence but hints (see `Fit.hint`).
+Rule 3  JSON stays text: arguments of tools, schemas and unknown members pass byte for byte.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
+
+import msgspec
+from msgspec import Raw
+
+from tollbridge.errors import UnsupportedField
+from tollbridge.values import Usage
+
+# A prompt-cache marker: how long what stands up to here may be kept.
+Cache: TypeAlias = Literal["5m", "1h"]
+Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
+# `stop_sequence`: the sequence stands beside it. `filtered`: the provider withheld it. `refused`: the model did.
+# `paused`: the provider wants to be called again with what it said (Anthropic's server tools).
+Reason: TypeAlias = Literal["stop", "stop_sequence", "length", "tool_calls", "filtered", "refused", "paused"]
+
+
+class Citation(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a piece of text comes from. `start`, `end`: characters of the text that it is about, where known."""
+
+    url: str
+    title: str = ""
+    quote: str = ""
+    start: int | None = None
+    end: int | None = None
+
+
+class Text(msgspec.Struct, frozen=True, kw_only=True):
+    text: str
+    cache: Cache | None = None
+    citations: tuple[Citation, ...] = ()
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture: at `url`, or `data` (base64) of `media_type`. `detail`: OpenAI's low, high or auto."""
+
+    url: str = ""
+    data: str = ""
+    media_type: str = ""
+    detail: str | None = None
+    cache: Cache | None = None
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """A file: at `url`, as `data` (base64) of `media_type`, or as plain `text`."""
+
+    url: str = ""
+    data: str = ""
+    text: str = ""
+    media_type: str = ""
+    title: str = ""
+    cache: Cache | None = None
+
+
+class Audio(msgspec.Struct, frozen=True, kw_only=True):
+    """`data`: base64. `format`: wav, mp3 …"""
+
+    data: str
+    format: str
+
+
+class Thinking(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model thought. `signature` proves it to the dialect `origin`, which wants it back as it was.
+
+    `redacted`: encrypted by the provider; then `text` is empty.
+    """
+
+    text: str = ""
+    signature: str = ""
+    redacted: str = ""
+    origin: str = ""
+
+
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
+    """`arguments`: JSON as the model wrote it, not necessarily good JSON. `signature`: as of `Thinking` (Gemini)."""
+
+    id: str
+    name: str
+    arguments: str
+    signature: str = ""
+    origin: str = ""
+    cache: Cache | None = None
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    text: str
+
+
+class Opaque(msgspec.Struct, frozen=True, kw_only=True):
+    """A part that only the dialect `origin` knows; `param`: where the caller wrote it."""
+
+    origin: str
+    json: Raw
+    param: str
+
+
+class ToolResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a tool answered to the call `id`. `name`: the tool's, where the caller or the call above says it."""
+
+    id: str
+    name: str = ""
+    parts: tuple[Text | Image | Document | Opaque, ...] = ()
+    is_error: bool = False
+    cache: Cache | None = None
+
+
+Part: TypeAlias = Text | Image | Document | Audio | Thinking | ToolCall | ToolResult | Refusal | Opaque
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """One message. Results of tools stand in turns of role `tool`, one after another, and nowhere else."""
+
+    role: Role
+    parts: tuple[Part, ...]
+    name: str = ""
+
+
+class Tool(msgspec.Struct, frozen=True, kw_only=True):
+    """A function that the caller runs. `parameters`: JSON schema, None when the caller gave none."""
+
+    name: str
+    description: str = ""
+    parameters: Raw | None = None
+    strict: bool | None = None
+    cache: Cache | None = None
+
+
+class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """`required`: some tool; `one`: the tool `name`."""
+
+    mode: Literal["auto", "none", "required", "one"]
+    name: str = ""
+
+
+class Format(msgspec.Struct, frozen=True, kw_only=True):
+    """What the answer must be: `json` any JSON object; `schema` JSON by `schema`."""
+
+    kind: Literal["text", "json", "schema"]
+    name: str = ""
+    description: str = ""
+    schema: Raw | None = None
+    strict: bool | None = None
+
+
+class Reasoning(msgspec.Struct, frozen=True, kw_only=True):
+    """How much to think. `effort`: none, minimal, low, medium, high, xhigh …; `budget`: tokens (0: not at all).
+
+    `shown`: whether the caller wants to see it (None: as the provider does by itself).
+    """
+
+    effort: str | None = None
+    budget: int | None = None
+    shown: bool | None = None
+
+
+class Conversation(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a caller asks for. A member that is None or empty was not given.
+
+    `tools` are functions; tools that a provider runs itself stand in `extras` or are `Opaque`. `parallel_tools`: may
+    several be called at once. `choices`: how many answers. `end_user`: the caller's own name for its user, a hint.
+    `extras`: members that only the caller's dialect `origin` knows, by the caller's name. `names`: the caller's name
+    of a member of this class where it is another one. `lenient`: what a target cannot do may be left out.
+    """
+
+    origin: str
+    turns: tuple[Turn, ...]
+    stream: bool = False
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    parallel_tools: bool | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    choices: int = 1
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    logit_bias: Raw | None = None
+    format: Format | None = None
+    reasoning: Reasoning | None = None
+    verbosity: str | None = None
+    end_user: str = ""
+    extras: Mapping[str, Raw] = {}
+    names: Mapping[str, str] = {}
+    lenient: bool = False
+
+
+class Fit:
+    """What of a conversation the target `target` (a dialect in words, for the message) cannot do."""
+
+    def __init__(self, conversation: Conversation, target: str) -> None:
+        self.dropped: list[str] = []
+        self._names = conversation.names
+        self._lenient = conversation.lenient
+        self._target = target
+
+    def lacks(self, param: str, why: str = "") -> None:
+        """`param`, a member's name here or a path of the caller's, cannot be done; raises unless it may be left out."""
+        param = self._names.get(param, param)
+        if self._lenient:
+            self.dropped.append(param)
+            return
+        raise UnsupportedField(
+            f"'{param}' cannot be sent to {self._target}{': ' + why if why else ''}. Leave it out, or let it be left"
+            ' out with "provider": {"require_parameters": false}.',
+            param=param,
+        )
+
+    def hint(self, param: str) -> None:
+        """`param` cannot be sent, which changes nothing of what the answer says or does: only noted."""
+        self.dropped.append(self._names.get(param, param))
+
+
+# --- An answer that came whole ---
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """`native`: the provider's own word for the reason. `logprobs`: in OpenAI's form."""
+
+    parts: tuple[Part, ...]
+    reason: Reason
+    stop_sequence: str | None = None
+    native: str = ""
+    logprobs: Raw | None = None
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """`usage`, `suspect`, `reported`: as of `exchange.Answer`."""
+
+    choices: tuple[Choice, ...]
+    usage: Usage | None
+    suspect: bool = False
+    reported: bytes = b""
+
+
+# --- An answer that comes in pieces ---
+#
+# Pieces of one kind belong together until another kind comes, in the same choice: a writer opens and closes its blocks
+# by that. Tool calls are told apart by `index`, from 0.
+
+
+class TextDelta(msgspec.Struct, frozen=True, gc=False):
+    text: str
+    choice: int = 0
+    logprobs: Raw | None = None
+
+
+class ThinkingDelta(msgspec.Struct, frozen=True, gc=False):
+    text: str
+    choice: int = 0
+
+
+class ThinkingEnd(msgspec.Struct, frozen=True, gc=False):
+    """The thought is over: its `signature`, or all of it as `redacted`; as of `Thinking`."""
+
+    signature: str = ""
+    redacted: str = ""
+    origin: str = ""
+    choice: int = 0
+
+
+class RefusalDelta(msgspec.Struct, frozen=True, gc=False):
+    text: str
+    choice: int = 0
+
+
+class Cited(msgspec.Struct, frozen=True, gc=False):
+    """The text so far is backed by `citation`."""
+
+    citation: Citation
+    choice: int = 0
+
+
+class ToolStart(msgspec.Struct, frozen=True, gc=False):
+    index: int
+    id: str
+    name: str
+    choice: int = 0
+    signature: str = ""
+    origin: str = ""
+
+
+class ToolDelta(msgspec.Struct, frozen=True, gc=False):
+    index: int
+    arguments: str
+    choice: int = 0
+
+
+class Finish(msgspec.Struct, frozen=True, gc=False):
+    reason: Reason
+    stop_sequence: str | None = None
+    native: str = ""
+    choice: int = 0
+
+
+Event: TypeAlias = (
+    TextDelta | ThinkingDelta | ThinkingEnd | RefusalDelta | Cited | ToolStart | ToolDelta | Finish
+)

@@ -1,0 +1,98 @@
+"""The two sides of a dialect. Modules that speak one have a class for each side that makes sense (see `translate`).
+
+Both are stateless; what remembers something is made for one answer (`Reader`, `Writer`).
+"""
+
+from typing import Protocol
+
+import msgspec
+
+from tollbridge.errors import ApiError, UpstreamError
+from tollbridge.values import Route, Usage
+from tollbridge.wire.conversation import Conversation, Event, Finish, Reply
+from tollbridge.wire.exchange import Names, Outgoing, Receipt
+from tollbridge.wire.request import Request
+
+
+class Tail(msgspec.Struct, frozen=True, kw_only=True):
+    """How a stream ended. `usage`: None when nothing is known. `detail`: why it was ended before its time, or ""."""
+
+    finishes: tuple[Finish, ...]
+    usage: Usage | None
+    receipt: Receipt | None
+    detail: str = ""
+
+
+class Writer(Protocol):
+    """Writes one stream for a caller."""
+
+    def write(self, events: list[Event]) -> bytes:
+        """Whole events of the caller's dialect. Never gets a `Finish`: that is for `end`."""
+        ...
+
+    def end(self, tail: Tail) -> bytes:
+        """Close what is open, then finish, usage and the end."""
+        ...
+
+    def fail(self, error: ApiError) -> bytes:
+        """The end of an answer that broke off: an event that says so. Nothing follows."""
+        ...
+
+
+class Client(Protocol):
+    """A caller's dialect: how answers are written for it."""
+
+    def render(self, request: Request, names: Names, reply: Reply, receipt: Receipt | None) -> bytes:
+        """A whole answer. The usage is `receipt.usage` where it was counted here, else `reply.usage`."""
+        ...
+
+    def writer(self, request: Request, names: Names) -> Writer: ...
+
+
+class Reader(Protocol):
+    """Reads one stream of a provider.
+
+    `usage`, `suspect`, `reported`: as of `exchange.Answer`, so far. `done`: the provider announced the end. `failed`:
+    it said that it failed (`UpstreamSaid`), or sent what makes no sense (`ProtocolError`); nothing is read any more.
+    """
+
+    @property
+    def usage(self) -> Usage | None: ...
+
+    @property
+    def suspect(self) -> bool: ...
+
+    @property
+    def reported(self) -> bytes: ...
+
+    @property
+    def done(self) -> bool: ...
+
+    @property
+    def failed(self) -> UpstreamError | None: ...
+
+    def feed(self, data: bytes) -> list[Event]:
+        """What `data` completes. Raises nothing: look at `failed` afterwards. Cut anywhere, the events are the same
+        but for where text is cut.
+        """
+        ...
+
+    def eof(self) -> list[Event]:
+        """The body is over: what was still incomplete."""
+        ...
+
+
+class Provider(Protocol):
+    """A provider's dialect: how it is asked, and how its answers are read."""
+
+    def outgoing(self, conversation: Conversation, route: Route, limit: int | None) -> Outgoing:
+        """The call. `limit`: the output limit that money sets, None where it sets none; the smaller of it and the
+        caller's is sent. Raises `UnsupportedField`.
+        """
+        ...
+
+    def reply(self, body: bytes) -> Reply:
+        """Read the body of a 200. Raises `UpstreamSaid` (an error in it) or `ProtocolError` (it makes no sense)."""
+        ...
+
+    def reader(self) -> Reader: ...

@@ -1,0 +1,158 @@
+"""Answers that come in one dialect and go out in another."""
+
+from tollbridge.errors import ApiError, UpstreamError
+from tollbridge.values import Usage
+from tollbridge.wire.conversation import (
+    Event,
+    Finish,
+    Refusal,
+    RefusalDelta,
+    Reply,
+    Text,
+    TextDelta,
+    Thinking,
+    ThinkingDelta,
+    ToolCall,
+    ToolDelta,
+    ToolStart,
+)
+from tollbridge.wire.dialect import Client, Reader, Tail, Writer
+from tollbridge.wire.exchange import Counter, Names, Receipt
+from tollbridge.wire.request import Request
+
+# Pieces of text are counted together, so many at a time.
+_PIECES = 128
+
+
+class TranslatedAnswer:
+    """See `exchange.Answer`."""
+
+    def __init__(self, client: Client, request: Request, names: Names, reply: Reply) -> None:
+        self._client = client
+        self._request = request
+        self._names = names
+        self._reply = reply
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._reply.usage
+
+    @property
+    def suspect(self) -> bool:
+        return self._reply.suspect
+
+    @property
+    def reported(self) -> bytes:
+        return self._reply.reported
+
+    @property
+    def finish(self) -> str | None:
+        return self._reply.choices[0].reason if self._reply.choices else None
+
+    def text(self) -> bytes:
+        found: list[str] = []
+        for choice in self._reply.choices:
+            for part in choice.parts:
+                if isinstance(part, Text | Thinking | Refusal):
+                    found.append(part.text)
+                elif isinstance(part, ToolCall):
+                    found += (part.name, part.arguments)
+        return "\n".join(found).encode("utf-8", "surrogatepass")
+
+    def render(self, receipt: Receipt | None) -> bytes:
+        return self._client.render(self._request, self._names, self._reply, receipt)
+
+
+class TranslatedStream:
+    """See `exchange.Stream`. The finish is withheld for the end, where the usage stands beside it."""
+
+    def __init__(self, reader: Reader, writer: Writer, output: Counter) -> None:
+        self.chunks = 0
+        self.finish: str | None = None
+        self._reader = reader
+        self._writer = writer
+        self._output = output
+        self._pieces: list[str] = []
+        self._finishes: list[Finish] = []
+        self._detail = ""
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._reader.usage
+
+    @property
+    def suspect(self) -> bool:
+        return self._reader.suspect
+
+    @property
+    def reported(self) -> bytes:
+        return self._reader.reported
+
+    @property
+    def failed(self) -> UpstreamError | None:
+        return self._reader.failed
+
+    @property
+    def done(self) -> bool:
+        return self._reader.done
+
+    @property
+    def complete(self) -> bool:
+        return bool(self._finishes) or self._reader.done
+
+    @property
+    def output(self) -> Counter:
+        if self._pieces:
+            self._output.add("".join(self._pieces).encode("utf-8", "surrogatepass"))
+            self._pieces.clear()
+        return self._output
+
+    def feed(self, data: bytes) -> bytes:
+        return self._write(self._reader.feed(data))
+
+    def eof(self) -> bytes:
+        return self._write(self._reader.eof())
+
+    def end(self, receipt: Receipt | None) -> bytes:
+        usage = self.usage if receipt is None or receipt.usage is None else receipt.usage
+        finishes = tuple(self._finishes) or (Finish("stop"),)
+        return self._writer.end(Tail(finishes=finishes, usage=usage, receipt=receipt, detail=self._detail))
+
+    def stop(self, reason: str) -> bytes:
+        self.finish = "length"
+        self._detail = reason
+        self._finishes = [Finish("length")]
+        return b""
+
+    def fail(self, error: ApiError) -> bytes:
+        return self._writer.fail(error)
+
+    def _write(self, events: list[Event]) -> bytes:
+        if not events or self._detail:
+            return b""
+        shown = []
+        for event in events:
+            if type(event) is Finish:
+                self._finishes.append(event)
+                if event.choice == 0:
+                    self.finish = event.reason
+            else:
+                shown.append(event)
+                self._count(event)
+        return self._writer.write(shown) if shown else b""
+
+    def _count(self, event: Event) -> None:
+        match event:
+            case TextDelta() | ThinkingDelta() | RefusalDelta():
+                piece = event.text
+            case ToolDelta():
+                piece = event.arguments
+            case ToolStart():
+                piece = event.name
+            case _:
+                return
+        if piece:
+            self.chunks += 1
+            self._pieces.append(piece)
+            if len(self._pieces) >= _PIECES:
+                _ = self.output

@@ -179,6 +179,8 @@ usage = Table(
     Column("finish", Text),
     Column("raw", LargeBinary),
     Column("attempts", LargeBinary),
+    # JSON: counts of `audio_input`, `audio_output`, `image_output` (tokens) and `searches` (calls); NULL: none of them.
+    Column("meters", Text),
     CheckConstraint("charge >= 0 AND promo >= 0 AND loss >= 0 AND promo <= charge", name="usage_amounts"),
     Index("usage_by_account", "account_id", "ended_at"),
     sqlite_strict=True,
@@ -220,5 +222,165 @@ seal = Table(
     Column("created_at", Int64, nullable=False),
     # Two that seal at once begin at the same row: one of them is refused.
     Index("seal_by_chain", "chain", "first_id", unique=True),
+    sqlite_strict=True,
+)
+
+user = Table(
+    "user",
+    metadata,
+    Column("id", Int64, primary_key=True, autoincrement=True),
+    Column("public_id", Text, nullable=False, unique=True),
+    Column("email", Text, nullable=False, unique=True),
+    # An argon2id hash in PHC form; none: logs in by other means, or not yet.
+    Column("password", Text),
+    Column("operator", Flag, nullable=False),
+    Column("created_at", Int64, nullable=False),
+    Column("verified_at", Int64),
+    Column("consented_at", Int64),
+    # Sealed. In use from `totp_since` on; `totp_step` is the last time step whose code was taken.
+    Column("totp_secret", LargeBinary),
+    Column("totp_since", Int64),
+    Column("totp_step", Int64, nullable=False),
+    sqlite_strict=True,
+)
+
+session = Table(
+    "session",
+    metadata,
+    Column("id", Int64, primary_key=True, autoincrement=True),
+    Column("public_id", Text, nullable=False, unique=True),
+    # SHA-256 of what the cookie holds.
+    Column("digest", LargeBinary(32), nullable=False, unique=True),
+    Column("user_id", Int64, ForeignKey("user.id"), nullable=False, index=True),
+    # The account that is looked at, of those that the user is a member of.
+    Column("account_id", Int64, ForeignKey("account.id")),
+    Column("created_at", Int64, nullable=False),
+    Column("seen_at", Int64, nullable=False),
+    # When the user last proved who they are by password, code or passkey.
+    Column("proved_at", Int64, nullable=False),
+    Column("factors", Integer, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("agent", Text, nullable=False),
+    sqlite_strict=True,
+)
+
+throttle = Table(
+    "throttle",
+    metadata,
+    # What is counted (`login/<digest>`), how often since when, and the last time.
+    Column("name", Text, primary_key=True),
+    Column("count", Int64, nullable=False),
+    Column("since", Int64, nullable=False),
+    Column("last", Int64, nullable=False, index=True),
+    sqlite_strict=True,
+)
+
+recovery_code = Table(
+    "recovery_code",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("user_id", Int64, ForeignKey("user.id"), nullable=False, index=True),
+    sqlite_strict=True,
+)
+
+passkey = Table(
+    "passkey",
+    metadata,
+    Column("id", Int64, primary_key=True, autoincrement=True),
+    Column("user_id", Int64, ForeignKey("user.id"), nullable=False, index=True),
+    Column("credential", LargeBinary, nullable=False, unique=True),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("counter", Int64, nullable=False),
+    Column("label", Text, nullable=False),
+    Column("created_at", Int64, nullable=False),
+    Column("used_at", Int64),
+    sqlite_strict=True,
+)
+
+identity = Table(
+    "identity",
+    metadata,
+    # Who somebody is at a log-in provider.
+    Column("issuer", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("user_id", Int64, ForeignKey("user.id"), nullable=False, index=True),
+    Column("created_at", Int64, nullable=False),
+    sqlite_strict=True,
+)
+
+membership = Table(
+    "membership",
+    metadata,
+    Column("account_id", Int64, ForeignKey("account.id"), primary_key=True, autoincrement=False),
+    Column("user_id", Int64, ForeignKey("user.id"), primary_key=True, autoincrement=False),
+    Column("role", Text, nullable=False),
+    Column("created_at", Int64, nullable=False),
+    Index("membership_by_user", "user_id"),
+    sqlite_strict=True,
+)
+
+invitation = Table(
+    "invitation",
+    metadata,
+    Column("id", Int64, primary_key=True, autoincrement=True),
+    Column("public_id", Text, nullable=False, unique=True),
+    Column("account_id", Int64, ForeignKey("account.id"), nullable=False, index=True),
+    Column("email", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("digest", LargeBinary(32), nullable=False, unique=True),
+    Column("created_at", Int64, nullable=False),
+    Column("expires_at", Int64, nullable=False),
+    sqlite_strict=True,
+)
+
+key_copy = Table(
+    "key_copy",
+    metadata,
+    # A key that may be shown again, sealed; gone once it was shown, unless `keys.reveal` is "always".
+    Column("key_id", Int64, ForeignKey("api_key.id"), primary_key=True, autoincrement=False),
+    Column("sealed", LargeBinary, nullable=False),
+    sqlite_strict=True,
+)
+
+activity = Table(
+    "activity",
+    metadata,
+    # What was done in an account, for its members to read.
+    Column("id", Int64, primary_key=True, autoincrement=True),
+    Column("account_id", Int64, nullable=False),
+    Column("at", Int64, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Index("activity_by_account", "account_id", "id"),
+    sqlite_strict=True,
+)
+
+mail_token = Table(
+    "mail_token",
+    metadata,
+    # SHA-256 of what the link holds; the row goes when the link is used.
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("user_id", Int64, ForeignKey("user.id"), nullable=False, index=True),
+    Column("email", Text, nullable=False),
+    Column("expires_at", Int64, nullable=False),
+    sqlite_strict=True,
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    # A mail, its text sealed and gone once it was sent: it holds a link that lets somebody in.
+    Column("id", Int64, primary_key=True, autoincrement=True),
+    Column("recipient", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("sealed", LargeBinary),
+    Column("created_at", Int64, nullable=False),
+    Column("next_at", Int64, nullable=False),
+    Column("sent_at", Int64),
+    Column("tries", Int64, nullable=False),
+    Column("error", Text, nullable=False),
     sqlite_strict=True,
 )

@@ -105,6 +105,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cache_write_1h: int = 0
     output: int = 0
     reasoning: int = 0
+    audio_input: int = 0
+    audio_output: int = 0
+    image_output: int = 0
+    searches: int = 0
     cost: int = 0
     outcome: Outcome
     status: int = 200

@@ -1,6 +1,6 @@
 """Money as integers: the one place where it is rounded, read and written.
 
-Rule 1  Prices are pico-USD per token (10⁻¹² USD), amounts nano-USD (10⁻⁹ USD). There is no float.
+Rule 1  Prices are pico-USD (10⁻¹² USD) per token or call, amounts nano-USD (10⁻⁹ USD). There is no float.
 Rule 2  A request is rounded once, up, after everything is multiplied and summed: by less than one nano-USD.
 Rule 3  Every amount is below 2⁶² in size, so that sums of a few still fit a 64-bit column.
 Rule 4  Text is a plain decimal: no sign, exponent, space or separator comes in; none of them but a minus goes out.
@@ -25,6 +25,8 @@ def charge(usage: Usage, price: Price, multiplier_ppm: int = PPM) -> int:
 
     ValueError: a meter, a price or the result is out of range.
     """
+    if price.tiers:
+        price = tier(price, usage.prompt)
     read, output = usage.input, usage.output
     cached, written, written_1h = usage.cache_read, usage.cache_write, usage.cache_write_1h
     if read < 0 or cached < 0 or written < 0 or written_1h < 0 or output < 0:
@@ -32,7 +34,30 @@ def charge(usage: Usage, price: Price, multiplier_ppm: int = PPM) -> int:
     pico = read * price.input + output * price.output
     if cached or written or written_1h:
         pico += cached * price.cache_read + written * price.cache_write + written_1h * price.cache_write_1h
+    if usage.audio_input or usage.audio_output or usage.image_output or usage.searches:
+        pico += _of_rare_meters(usage, price)
     return round_up(pico, multiplier_ppm)
+
+
+def tier(price: Price, prompt: int) -> Price:
+    """What a request with a prompt of so many tokens is charged by, all of it."""
+    reached = price
+    for step in price.tiers:
+        if prompt > step.above:
+            reached = step.price
+    return reached
+
+
+def _of_rare_meters(usage: Usage, price: Price) -> int:
+    heard, spoken, drawn, searches = usage.audio_input, usage.audio_output, usage.image_output, usage.searches
+    if heard < 0 or spoken < 0 or drawn < 0 or searches < 0:
+        raise ValueError("a count of tokens or calls is not negative")
+    return (
+        heard * (price.input if price.audio_input is None else price.audio_input)
+        + spoken * (price.output if price.audio_output is None else price.audio_output)
+        + drawn * (price.output if price.image_output is None else price.image_output)
+        + searches * price.searches
+    )
 
 
 def round_up(pico: int, multiplier_ppm: int = PPM) -> int:

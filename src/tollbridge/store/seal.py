@@ -5,6 +5,8 @@ process with their extensions and ends). Whoever edits a sealed row by hand is f
 
 Rule 1  A range is closed when all in it has ended, so long ago that no slow transaction can still add to it.
 Rule 2  The digest is over the seal before, the range, the time, and one line of JSON per row in the order of ids.
+        Columns that later versions added stand last and are no part of the line while they are empty: what was sealed
+        before there were any is sealed still.
 Rule 3  Sealing twice, or from two processes, seals once.
 """
 
@@ -43,6 +45,8 @@ _ENTRIES = (
 )
 _SEALS = "SELECT chain, first_id, last_id, row_count, digest, created_at FROM seal ORDER BY chain, first_id"
 HOLD_WIDTH = 6
+# Columns of a hold and its end in the first version of the schema.
+_FIRST_WIDTH = HOLD_WIDTH + 25
 
 
 class Seal(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +72,8 @@ class Digest:
 
     def add(self, row: Row, parts: Iterable[Row]) -> None:
         self.count += 1
+        while len(row) > _FIRST_WIDTH and row[-1] is None:
+            row = row[:-1]
         self._hash.update(msgspec.json.encode((row, list(parts))))
         self._hash.update(b"\n")
 

@@ -3,10 +3,14 @@
 import msgspec
 
 from tollbridge.store.db import Transaction
+from tollbridge.store.ledger.rows import read_meters
 
 
 class Charge(msgspec.Struct, frozen=True, kw_only=True):
-    """One charged request: `amount` in nano-USD, `terms` the JSON of its price version."""
+    """One charged request: `amount` in nano-USD, `terms` the JSON of its price version.
+
+    `prompt` and `output` are all tokens that were read and written.
+    """
 
     hold: int
     at: int
@@ -21,16 +25,26 @@ async def charges(
 ) -> list[Charge]:
     """Up to `count` requests of an account charged before the time `until`, in order, behind (time, hold) `after`."""
     rows = await database.fetch(
-        "SELECT hold_id, ended_at, charge, input + cache_read + cache_write + cache_write_1h, output, terms "
+        "SELECT hold_id, ended_at, charge, input + cache_read + cache_write + cache_write_1h, output, terms, meters "
         "FROM usage LEFT JOIN price_version ON price_version.id = usage.price_version "
         "WHERE account_id = $1 AND (ended_at, hold_id) > ($2, $3) AND ended_at < $4 AND charge > 0 "
         "ORDER BY ended_at, hold_id LIMIT $5",
         *(account_id, *after, until, count),
     )
-    return [
-        Charge(hold=row[0], at=row[1], amount=row[2], prompt=row[3], output=row[4], terms=row[5] or "{}")
-        for row in rows
-    ]
+    return [_charge(*row) for row in rows]
+
+
+def _charge(hold: int, at: int, amount: int, prompt: int, output: int, *rest: str | None) -> Charge:
+    terms, meters = rest
+    rare = read_meters(meters) if meters else {}
+    return Charge(
+        hold=hold,
+        at=at,
+        amount=amount,
+        prompt=prompt + rare.get("audio_input", 0),
+        output=output + rare.get("audio_output", 0) + rare.get("image_output", 0),
+        terms=terms or "{}",
+    )
 
 
 async def total(database: Transaction, account_id: int, until: int) -> int:

@@ -217,6 +217,10 @@ class _Audit:
             cache_write=record.cache_write,
             cache_write_1h=record.cache_write_1h,
             output=record.output,
+            audio_input=record.audio_input,
+            audio_output=record.audio_output,
+            image_output=record.image_output,
+            searches=record.searches,
         )
         try:
             full = money.charge(usage, terms.price, terms.multiplier_ppm)

@@ -79,7 +79,7 @@ _RECALL_POSTS = "SELECT idempotency_key FROM journal WHERE idempotency_key = ANY
 
 _SMALL = frozenset({"outcome", "status", "flags"})
 # The last columns of `usage`, which are no numbers.
-_OTHERS = {"finish": "text", "raw": "bytea", "attempts": "bytea"}
+_OTHERS = {"finish": "text", "raw": "bytea", "attempts": "bytea", "meters": "text"}
 _USAGE_ARRAYS = ", ".join(
     f"${place}::{_OTHERS.get(column) or ('text::smallint' if column in _SMALL else 'text::bigint')}[]"
     for place, column in enumerate(USAGE_COLUMNS.split(", "), 14)

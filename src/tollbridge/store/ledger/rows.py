@@ -9,12 +9,14 @@ from tollbridge.values import Outcome
 
 STREAMED, ESTIMATED, SUSPECT, LIMITED = 1, 2, 4, 8
 
-# All columns of `usage`, in the order of `usage_row`.
+# All columns of `usage`, in the order of `usage_row`. Those that came with later migrations stand at the end, where
+# they are nullable, and new rows leave them empty wherever they can: see `store.seal`.
 USAGE_COLUMNS = (
     "hold_id, account_id, key_id, ended_at, held, charge, promo, loss, cost, price_version, "
     "input, cache_read, cache_write, cache_write_1h, output, reasoning, "
-    "started_at, duration_ms, first_byte_ms, outcome, status, flags, finish, raw, attempts"
+    "started_at, duration_ms, first_byte_ms, outcome, status, flags, finish, raw, attempts, meters"
 )
+_RARE_METERS = ("audio_input", "audio_output", "image_output", "searches")
 
 
 def usage_row(end: EndRow) -> tuple[Any, ...]:
@@ -25,7 +27,7 @@ def usage_row(end: EndRow) -> tuple[Any, ...]:
         *(record.cost, record.price_version),
         *(record.input, record.cache_read, record.cache_write, record.cache_write_1h, record.output, record.reasoning),
         *(record.started_at, record.duration_ms, record.first_byte_ms, int(record.outcome), record.status, flags),
-        *(record.finish, record.raw, record.attempts),
+        *(record.finish, record.raw, record.attempts, _rare_meters(record)),
     )
 
 
@@ -33,7 +35,7 @@ def end_row(row: tuple[Any, ...]) -> EndRow:
     """ValueError: not a row that was written by `usage_row`."""
     hold, account_id, key_id, ended_at, held, charge, promo, loss, *rest = row
     cost, price_version, input_, cache_read, cache_write, cache_write_1h, output, reasoning, *rest = rest
-    started_at, duration_ms, first_byte_ms, outcome, status, flags, finish, raw, attempts = rest
+    started_at, duration_ms, first_byte_ms, outcome, status, flags, finish, raw, attempts, meters = rest
     record = Record(
         started_at=started_at,
         duration_ms=duration_ms,
@@ -54,6 +56,7 @@ def end_row(row: tuple[Any, ...]) -> EndRow:
         finish=finish,
         raw=raw,
         attempts=attempts,
+        **({} if meters is None else read_meters(meters)),
     )
     return EndRow(
         hold=hold,
@@ -67,6 +70,22 @@ def end_row(row: tuple[Any, ...]) -> EndRow:
         record=record,
         limited=bool(flags & LIMITED),
     )
+
+
+def _rare_meters(record: Record) -> str | None:
+    """`usage.meters`: the counts of seldom used meters as a JSON object, None when all of them are 0."""
+    if not (record.audio_input or record.audio_output or record.image_output or record.searches):
+        return None
+    counts = {name: count for name in _RARE_METERS if (count := getattr(record, name))}
+    return msgspec.json.encode(counts).decode()
+
+
+def read_meters(meters: str) -> dict[str, int]:
+    """The counts in `usage.meters` by meter. ValueError: that is not what stands in it."""
+    counts = msgspec.json.decode(meters, type=dict[str, int])
+    if not counts.keys() <= set(_RARE_METERS):
+        raise ValueError(f"meters of usage that there are not: {meters[:100]}")
+    return counts
 
 
 def encode_record(record: Record) -> bytes:

@@ -384,3 +384,152 @@ outbox = Table(
     Column("error", Text, nullable=False),
     sqlite_strict=True,
 )
+
+payment = Table(
+    "payment",
+    metadata,
+    # An order for credit: what was agreed, against which all that a processor says is checked.
+    Column("id", Int64, primary_key=True, autoincrement=True),
+    Column("public_id", Text, nullable=False, unique=True),
+    Column("account_id", Int64, ForeignKey("account.id"), nullable=False),
+    # Unique per account: an order asked for again with the same text is the same order.
+    Column("once", Text, nullable=False),
+    Column("method", Text, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("amount", Int64, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    # The processor's id of the order (a session), the reference of a transfer; then its id of the payment.
+    Column("external_id", Text, unique=True),
+    Column("intent", Text, unique=True),
+    Column("url", Text),
+    Column("save_card", Flag, nullable=False),
+    Column("tax", Int64, nullable=False),
+    Column("fee", Int64, nullable=False),
+    # Why it failed, or what a person should look at.
+    Column("note", Text, nullable=False),
+    Column("created_at", Int64, nullable=False),
+    Column("paid_at", Int64),
+    # When to ask the processor next; none: nothing is waited for.
+    Column("check_at", Int64),
+    CheckConstraint("amount > 0 AND tax >= 0 AND fee >= 0", name="payment_amounts"),
+    Index("payment_by_account", "account_id", "once", unique=True),
+    Index("payment_by_check", "check_at"),
+    sqlite_strict=True,
+)
+
+payment_event = Table(
+    "payment_event",
+    metadata,
+    # The inbox: what a processor told us about, and whether it was seen to. Never its text.
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("object_id", Text, nullable=False),
+    Column("intent", Text),
+    Column("received_at", Int64, nullable=False),
+    Column("done_at", Int64),
+    # When to try again; none: it was seen to.
+    Column("retry_at", Int64, index=True),
+    Column("tries", Int64, nullable=False),
+    sqlite_strict=True,
+)
+
+reversal = Table(
+    "reversal",
+    metadata,
+    # Money of a payment that went back: a refund or a dispute. `amount` with tax, `credit` what the customer lost.
+    Column("id", Int64, primary_key=True, autoincrement=True),
+    Column("public_id", Text, nullable=False, unique=True),
+    Column("payment_id", Int64, ForeignKey("payment.id"), nullable=False, index=True),
+    Column("kind", Text, nullable=False),
+    Column("external_id", Text, unique=True),
+    Column("amount", Int64, nullable=False),
+    Column("credit", Int64, nullable=False),
+    Column("fee", Int64, nullable=False),
+    Column("state", Text, nullable=False),
+    # Whether the account was frozen for it, and not before.
+    Column("froze", Flag, nullable=False),
+    Column("created_at", Int64, nullable=False),
+    CheckConstraint("amount > 0 AND credit >= 0 AND credit <= amount AND fee >= 0", name="reversal_amounts"),
+    sqlite_strict=True,
+)
+
+invoice = Table(
+    "invoice",
+    metadata,
+    # Numbers without gaps. `seller` and `buyer` are JSON as they were on that day.
+    Column("number", Int64, primary_key=True, autoincrement=False),
+    Column("kind", Text, nullable=False),
+    Column("payment_id", Int64, ForeignKey("payment.id"), nullable=False),
+    Column("reversal_id", Int64, ForeignKey("reversal.id"), unique=True),
+    Column("account_id", Int64, ForeignKey("account.id"), nullable=False, index=True),
+    Column("issued_at", Int64, nullable=False),
+    Column("amount", Int64, nullable=False),
+    Column("tax", Int64, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("seller", Text, nullable=False),
+    Column("buyer", Text, nullable=False),
+    Index("invoice_by_payment", "payment_id", "kind"),
+    sqlite_strict=True,
+)
+
+buyer = Table(
+    "buyer",
+    metadata,
+    # Whom invoices are for, and the card that may be charged while nobody is there.
+    Column("account_id", Int64, ForeignKey("account.id"), primary_key=True, autoincrement=False),
+    Column("name", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("tax_id", Text, nullable=False),
+    Column("customer", Text, unique=True),
+    Column("card", Text),
+    Column("card_hint", Text),
+    sqlite_strict=True,
+)
+
+auto_top_up = Table(
+    "auto_top_up",
+    metadata,
+    Column("account_id", Int64, ForeignKey("account.id"), primary_key=True, autoincrement=False),
+    Column("threshold", Int64, nullable=False),
+    Column("amount", Int64, nullable=False),
+    Column("daily_cap", Int64, nullable=False),
+    # The payment that runs: one at a time.
+    Column("payment_id", Int64, ForeignKey("payment.id")),
+    Column("failures", Int64, nullable=False),
+    # Why it does nothing until the customer switches it on again; none: it works.
+    Column("stopped", Text),
+    CheckConstraint("threshold >= 0 AND amount > 0 AND daily_cap >= amount", name="auto_top_up_amounts"),
+    sqlite_strict=True,
+)
+
+voucher = Table(
+    "voucher",
+    metadata,
+    Column("id", Int64, primary_key=True, autoincrement=True),
+    Column("digest", LargeBinary(32), nullable=False, unique=True),
+    Column("hint", Text, nullable=False),
+    # `promo` or `paid`: whether somebody has paid for it.
+    Column("kind", Text, nullable=False),
+    Column("amount", Int64, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("created_at", Int64, nullable=False),
+    Column("expires_at", Int64),
+    Column("withdrawn_at", Int64),
+    Column("redeemed_at", Int64),
+    Column("account_id", Int64, ForeignKey("account.id")),
+    CheckConstraint("amount > 0", name="voucher_amount"),
+    CheckConstraint("(redeemed_at IS NULL) = (account_id IS NULL)", name="voucher_redeemed"),
+    sqlite_strict=True,
+)
+
+low_balance = Table(
+    "low_balance",
+    metadata,
+    # The lowest threshold that an account was told of; gone when its balance is above all of them.
+    Column("account_id", Int64, ForeignKey("account.id"), primary_key=True, autoincrement=False),
+    Column("threshold", Int64, nullable=False),
+    Column("told_at", Int64, nullable=False),
+    sqlite_strict=True,
+)

@@ -209,6 +209,22 @@ def _usd(raw: Any) -> int:
         raise Wrong(str(error)) from None
 
 
+def _cents(raw: Any) -> int:
+    amount = _usd(str(raw) if isinstance(raw, int) and not isinstance(raw, bool) else raw)
+    if amount % money.NANO_PER_CENT or amount == 0:
+        raise Wrong("what is paid is above zero, in whole cents")
+    return amount
+
+
+def _packs(raw: Any) -> tuple[int, ...]:
+    if not isinstance(raw, list):
+        raise Wrong("expected a list of amounts in USD such as [10, 50, 200]")
+    packs = tuple(map(_cents, raw))
+    if list(packs) != sorted(set(packs)):
+        raise Wrong("expected each amount once, the smallest first, such as [10, 50, 200]")
+    return packs
+
+
 def _percent(raw: Any) -> int:
     """Parts per million on top of one: "20" is 1,200,000."""
     match = _PERCENT.fullmatch(_string(raw, 'a percentage such as "20"'))
@@ -236,6 +252,8 @@ def _prices(raw: Any) -> PriceRow:
 
 FLAG = Kind(name="true or false", parse=_flag, plain=False)
 USD = Kind(name="USD", parse=_usd)
+CENTS = Kind(name="USD", parse=_cents)
+PACKS = Kind(name="list of USD", parse=_packs, plain=False)
 PERCENT = Kind(name="percentage", parse=_percent)
 PRICES = Kind(name="prices", parse=_prices, plain=False)
 

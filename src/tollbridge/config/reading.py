@@ -33,6 +33,9 @@ _NOT_SETTINGS = frozenset({"TOLLBRIDGE_CONFIG"})
 _CLUSTER = re.compile(
     r"TOLLBRIDGE_(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_[0-9]+_(?:TCP|UDP)(?:_[A-Z]+)?)"
 )
+# From Stripe's documentation of keys; what is shorter, or repeats itself, is a placeholder.
+_STRIPE_KEY = re.compile(r"[sr]k_(live|test)_[A-Za-z0-9_]{16,}")
+_STRIPE_SIGNING = re.compile(r"whsec_[A-Za-z0-9+/=_-]{24,}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,59}")
 _TOML_LINE = re.compile(r" \(at (?:line ([0-9]+), column [0-9]+|end of document)\)$")
 
@@ -83,6 +86,7 @@ class _Reader:
         settings = Settings(**values, source=self._source, entries=tuple(self._entries), warnings=tuple(self._warnings))
         self._check_urls(settings)
         self._check_models(settings)
+        self._check_stripe(settings)
         return msgspec.structs.replace(settings, warnings=tuple(self._warnings))
 
     # --- gathering ------------------------------------------------------------------------------------------------
@@ -316,6 +320,29 @@ class _Reader:
                 raise self._mistake(
                     ("providers", name, "base_url"), what.format("over http:// your key can be read on its way")
                 )
+
+    def _check_stripe(self, settings: Settings) -> None:
+        """Half of it is none: a key without the webhook's secret sells what is never credited, or worse."""
+        stripe = settings.stripe
+        given = {
+            "secret_key": (stripe.secret_key, _STRIPE_KEY),
+            "webhook_secret": (stripe.webhook_secret, _STRIPE_SIGNING),
+            "old_webhook_secret": (stripe.old_webhook_secret, _STRIPE_SIGNING),
+        }
+        for name, (secret, form) in given.items():
+            if secret is not None and (form.fullmatch(secret.reveal()) is None or len(set(secret.reveal())) < 12):
+                raise self._mistake(("stripe", name), "that is none of Stripe's: copy it from your Stripe dashboard")
+        if (stripe.secret_key is None) != (stripe.webhook_secret is None):
+            missing = "secret_key" if stripe.secret_key is None else "webhook_secret"
+            raise self._mistake(("stripe",), f"{missing} is missing: both are needed, or none")
+        if stripe.old_webhook_secret is not None and stripe.webhook_secret is None:
+            raise self._mistake(("stripe", "old_webhook_secret"), "webhook_secret is missing: both keys are needed")
+        billing = settings.billing
+        if billing.least_top_up > billing.most_top_up:
+            raise self._mistake(("billing", "least_top_up_usd"), "it is above most_top_up_usd")
+        parts = kinds.split_url(stripe.base_url, "")
+        if parts.scheme == "http" and not kinds.is_loopback(parts.hostname or ""):
+            raise self._mistake(("stripe", "base_url"), "https:// is needed here: your key could be read on its way")
 
     def _check_models(self, settings: Settings) -> None:
         seen: set[str] = set()

@@ -86,6 +86,36 @@ class Billing(msgspec.Struct, frozen=True, kw_only=True):
     strict_holds: bool
     charge_on_upstream_error: str
     free_loss_per_day: int = msgspec.field(name="free_loss_per_day_usd")
+    packs: tuple[int, ...] = msgspec.field(name="packs_usd")
+    least_top_up: int = msgspec.field(name="least_top_up_usd")
+    most_top_up: int = msgspec.field(name="most_top_up_usd")
+    low_balance: tuple[int, ...] = msgspec.field(name="low_balance_usd")
+
+
+class Stripe(msgspec.Struct, frozen=True, kw_only=True):
+    """Payments by card; off without a key."""
+
+    secret_key: Secret | None = None
+    webhook_secret: Secret | None = None
+    old_webhook_secret: Secret | None = None
+    automatic_tax: bool
+    base_url: str
+
+
+class Invoices(msgspec.Struct, frozen=True, kw_only=True):
+    """Who sells."""
+
+    seller: str | None = None
+    address: str | None = None
+    tax_id: str | None = None
+    prefix: str
+    note: str | None = None
+
+
+class BankTransfer(msgspec.Struct, frozen=True, kw_only=True):
+    """Payments that the operator confirms; off without instructions."""
+
+    instructions: str | None = None
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,6 +163,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allow_plain_http: bool
     brand: Brand
     billing: Billing
+    stripe: Stripe
+    bank_transfer: BankTransfer
+    invoices: Invoices
     server: Server
     providers: dict[str, ProviderSettings]
     models: tuple[ModelRow, ...]
@@ -146,6 +179,9 @@ GROUPS = (
     Group("", Settings, "The top level of the file."),
     Group("brand", Brand, "What customers see."),
     Group("billing", Billing, "Money."),
+    Group("stripe", Stripe, "Payment by card through Stripe. Without a key there is none."),
+    Group("bank_transfer", BankTransfer, "Payment by bank transfer, which the operator confirms."),
+    Group("invoices", Invoices, "What invoices say of you."),
     Group("server", Server, "What one caller may take of the server."),
     Group(
         "providers.NAME",
@@ -226,6 +262,56 @@ SETTINGS = (
         "1.00",
         "How much an account may receive a day in answers that were broken off and not charged.",
     ),
+    Setting("billing.packs_usd", kinds.PACKS, [10, 50, 200], "The credit packs that customers can buy."),
+    Setting("billing.least_top_up_usd", kinds.CENTS, "5", "The least that a customer may pay of their own choice."),
+    Setting("billing.most_top_up_usd", kinds.CENTS, "1000", "The most that a customer may pay at once."),
+    Setting(
+        "billing.low_balance_usd",
+        kinds.PACKS,
+        [1, 5],
+        "A customer who has bought credit is told when less than this is left; an empty list tells nobody.",
+    ),
+    Setting(
+        "stripe.secret_key",
+        kinds.SECRET,
+        None,
+        "The key of your Stripe account, `sk_live_…`, `sk_test_…` or a restricted `rk_…`: `env:STRIPE_SECRET_KEY`.",
+    ),
+    Setting(
+        "stripe.webhook_secret",
+        kinds.SECRET,
+        None,
+        "What Stripe signs its webhooks with, `whsec_…`. Needed beside the key: payments are credited by webhook.",
+    ),
+    Setting(
+        "stripe.old_webhook_secret",
+        kinds.SECRET,
+        None,
+        "The one before it, accepted too while Stripe rolls over from one to the other.",
+    ),
+    Setting("stripe.automatic_tax", kinds.FLAG, False, "Let Stripe add the tax that is due where the customer is."),
+    Setting("stripe.base_url", kinds.BASE_URL, "https://api.stripe.com", "Where Stripe's API is."),
+    Setting(
+        "bank_transfer.instructions",
+        text("what customers are to do", r"[^\x00-\x09\x0b-\x1f\x7f]+", 2000),
+        None,
+        "Where to send the money: bank, account, holder. The reference of the order is shown beside it.",
+    ),
+    Setting("invoices.seller", text('such as "Example Ltd"', most=200), None, "Your name. By default the brand's."),
+    Setting(
+        "invoices.address",
+        text("your address", r"[^\x00-\x09\x0b-\x1f\x7f]+", 500),
+        None,
+        "Your address, in as many lines as it has.",
+    ),
+    Setting("invoices.tax_id", text('such as "DE123456789"', most=60), None, "Your tax number."),
+    Setting(
+        "invoices.prefix",
+        text('such as "INV-" (letters, digits, - and /)', r"[A-Za-z0-9/-]{1,12}", 12),
+        "INV-",
+        "How the numbers of invoices begin.",
+    ),
+    Setting("invoices.note", text('such as "Reverse charge"', most=500), None, "A line at the end of each invoice."),
     Setting("server.head_timeout", duration(0.1, 300), "10s", "How long the head of a request may take to arrive."),
     Setting("server.body_timeout", duration(0.1, 3600), "60s", "How long the body of a request may take to arrive."),
     Setting("server.keep_alive", duration(0.1, 3600), "75s", "How long an idle connection stays open."),

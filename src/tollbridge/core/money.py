@@ -12,6 +12,7 @@ from tollbridge.core.ledger import MAX_AMOUNT
 from tollbridge.values import Price, Usage
 
 PPM = 1_000_000
+NANO_PER_CENT = 10_000_000
 
 _PICO_PER_NANO = 1_000
 _USD_PLACES = 9

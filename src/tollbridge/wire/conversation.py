@@ -172,7 +172,9 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     `tools` are functions; tools that a provider runs itself stand in `extras` or are `Opaque`. `parallel_tools`: may
     several be called at once. `choices`: how many answers. `end_user`: the caller's own name for its user, a hint.
     `extras`: members that only the caller's dialect `origin` knows, by the caller's name. `names`: the caller's name
-    of a member of this class where it is another one. `lenient`: what a target cannot do may be left out.
+    of a member of this class where it is another one. `hints`: as `extras`, but they change nothing of what an answer
+    says or does: a target takes those that it knows and leaves the others. `lenient`: what a target cannot do may be
+    left out.
     """
 
     origin: str
@@ -198,6 +200,7 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     verbosity: str | None = None
     end_user: str = ""
     extras: Mapping[str, Raw] = {}
+    hints: Mapping[str, Raw] = {}
     names: Mapping[str, str] = {}
     lenient: bool = False
 

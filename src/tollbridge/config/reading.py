@@ -87,6 +87,7 @@ class _Reader:
         self._check_urls(settings)
         self._check_models(settings)
         self._check_stripe(settings)
+        self._check_mail(settings)
         return msgspec.structs.replace(settings, warnings=tuple(self._warnings))
 
     # --- gathering ------------------------------------------------------------------------------------------------
@@ -320,6 +321,17 @@ class _Reader:
                 raise self._mistake(
                     ("providers", name, "base_url"), what.format("over http:// your key can be read on its way")
                 )
+
+    def _check_mail(self, settings: Settings) -> None:
+        mail = settings.mail
+        if mail.host is None:
+            return
+        if mail.sender is None:
+            raise self._mistake(("mail", "from"), 'write from = "Name <no-reply@example.com>"')
+        if settings.public_url is None:
+            raise self._mistake(("mail", "host"), "public_url is missing: the links in mails need it")
+        if mail.security == "none" and not (settings.allow_plain_http or kinds.is_private(mail.host)):
+            raise self._mistake(("mail", "security"), "links that let users in could be read on their way")
 
     def _check_stripe(self, settings: Settings) -> None:
         """Half of it is none: a key without the webhook's secret sells what is never credited, or worse."""

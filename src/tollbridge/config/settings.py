@@ -118,6 +118,23 @@ class BankTransfer(msgspec.Struct, frozen=True, kw_only=True):
     instructions: str | None = None
 
 
+class Keys(msgspec.Struct, frozen=True, kw_only=True):
+    """`reveal`: `once` or `always`."""
+
+    reveal: str
+
+
+class Mail(msgspec.Struct, frozen=True, kw_only=True):
+    """How mail is sent. Without a host it waits in the outbox for the operator."""
+
+    host: str | None = None
+    port: int
+    security: str
+    username: str | None = None
+    password: Secret | None = None
+    sender: str | None = msgspec.field(name="from", default=None)
+
+
 class Server(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds, bytes and counts; named as in `edge.connection.ServerLimits`."""
 
@@ -130,6 +147,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: int
     max_connections_per_client: int
     exempt_clients: tuple[str, ...]
+    trusted_proxies: tuple[str, ...]
 
 
 class ProviderSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,8 +179,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     secret: Secret | None = None
     allow_plain_http: bool
+    require_verified_email: str
     brand: Brand
+    keys: Keys
     billing: Billing
+    mail: Mail
     stripe: Stripe
     bank_transfer: BankTransfer
     invoices: Invoices
@@ -178,7 +199,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 GROUPS = (
     Group("", Settings, "The top level of the file."),
     Group("brand", Brand, "What customers see."),
+    Group("keys", Keys, "API keys."),
     Group("billing", Billing, "Money."),
+    Group("mail", Mail, "How mail is sent to users. Without a `host` it waits in the outbox, for the operator to read."),
     Group("stripe", Stripe, "Payment by card through Stripe. Without a key there is none."),
     Group("bank_transfer", BankTransfer, "Payment by bank transfer, which the operator confirms."),
     Group("invoices", Invoices, "What invoices say of you."),
@@ -220,6 +243,12 @@ SETTINGS = (
         False,
         "Accept URLs of other networks without TLS: keys and prompts can then be read on their way.",
     ),
+    Setting(
+        "require_verified_email",
+        choice("auto", "always", "never"),
+        "auto",
+        "Whether users must follow a link sent to their address before they can log in. `auto`: when mail can be sent.",
+    ),
     Setting("brand.name", text('such as "Tollbridge"', most=60), "Tollbridge", "The name of your service."),
     Setting(
         "brand.key_prefix",
@@ -232,6 +261,12 @@ SETTINGS = (
         text('such as "X-Tollbridge" (letters, digits and -)', r"[A-Za-z][A-Za-z0-9-]{0,30}[A-Za-z0-9]", 32),
         "X-Tollbridge",
         "How the names of money headers begin.",
+    ),
+    Setting(
+        "keys.reveal",
+        choice("once", "always"),
+        "once",
+        "How often a key is shown in full. `always`: an encrypted copy is kept for the dashboard.",
     ),
     Setting("billing.cost_cap_usd", kinds.USD, "5.00", "The most that one request may cost."),
     Setting("billing.markup_percent", kinds.PERCENT, "0", "What customers pay on top of every price."),
@@ -312,6 +347,19 @@ SETTINGS = (
         "How the numbers of invoices begin.",
     ),
     Setting("invoices.note", text('such as "Reverse charge"', most=500), None, "A line at the end of each invoice."),
+    Setting("mail.host", kinds.HOST, None, "The SMTP server. None: mail waits in the outbox."),
+    Setting("mail.port", whole(1, 65535), 587, "Its port."),
+    Setting(
+        "mail.security",
+        choice("starttls", "tls", "none"),
+        "starttls",
+        "How the connection is encrypted: after it began (usual for port 587), from its first byte (465), or not at all.",
+    ),
+    Setting("mail.username", text('such as "mailer"'), None, "Whom to log in as. None: nobody."),
+    Setting("mail.password", kinds.SECRET, None, "The password to log in with."),
+    Setting(
+        "mail.from", text('such as "Example <no-reply@example.com>"'), None, "Who mail comes from. Required with a host."
+    ),
     Setting("server.head_timeout", duration(0.1, 300), "10s", "How long the head of a request may take to arrive."),
     Setting("server.body_timeout", duration(0.1, 3600), "60s", "How long the body of a request may take to arrive."),
     Setting("server.keep_alive", duration(0.1, 3600), "75s", "How long an idle connection stays open."),
@@ -335,6 +383,12 @@ SETTINGS = (
         kinds.ADDRESSES,
         ["127.0.0.1", "::1"],
         "Addresses without that limit: your reverse proxy.",
+    ),
+    Setting(
+        "server.trusted_proxies",
+        kinds.ADDRESSES,
+        [],
+        "Reverse proxies whose `X-Forwarded-For` says who a visitor of the pages is. Nobody else's is believed.",
     ),
     Setting("providers.NAME.dialect", choice("openai_chat"), "openai_chat", "The protocol that it speaks."),
     Setting(

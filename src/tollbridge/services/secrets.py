@@ -10,6 +10,9 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 from tollbridge.config import Settings
 from tollbridge.core.ids import KEY_BYTES, Ids
 from tollbridge.errors import ConfigError
@@ -25,6 +28,7 @@ FOREIGN = (
     f"bring back the file {FILE} of its data directory, or the setting secret"
 )
 
+_NONCE_BYTES = 12
 _FINGERPRINT = "secret_fingerprint"
 _FINGERPRINT_BITS = 62
 
@@ -42,6 +46,22 @@ class Secrets:
 
     def ids(self) -> Ids:
         return Ids(self._derived("ids")[:KEY_BYTES])
+
+    def seal(self, use: str, text: bytes) -> bytes:
+        """`text` so that only `open` with the same `use` (which row, which column) gets it back: AES-256-GCM."""
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        return nonce + AESGCM(self._derived("seal/1")).encrypt(nonce, text, use.encode())
+
+    def open(self, use: str, sealed: bytes) -> bytes:
+        """What was sealed for this `use`; raises `ConfigError` when it was not, or by another secret."""
+        try:
+            return AESGCM(self._derived("seal/1")).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], use.encode())
+        except InvalidTag:
+            raise ConfigError(f"what is stored for {use} cannot be read with this master secret") from None
+
+    def sign(self, use: str, text: str) -> str:
+        """A text that nobody else can make of `text` for this `use`."""
+        return hmac.digest(self._derived(f"sign/{use}"), text.encode(), "sha256").hex()
 
     def fingerprint(self) -> int:
         """A number that tells two secrets apart, and nothing about either."""

@@ -1,0 +1,109 @@
+"""Mail: links that are good once, and the outbox."""
+
+import msgspec
+
+from tollbridge.store.db import Transaction
+
+
+class Letter(msgspec.Struct, frozen=True, kw_only=True):
+    """A mail in the outbox. `sealed`: its text, until it was sent. Times in milliseconds."""
+
+    id: int
+    recipient: str
+    subject: str
+    sealed: bytes | None
+    created_at: int
+    next_at: int
+    sent_at: int | None
+    tries: int
+    error: str
+
+
+_LETTER = "SELECT id, recipient, subject, sealed, created_at, next_at, sent_at, tries, error FROM outbox"
+
+
+async def add_token(
+    transaction: Transaction, digest: bytes, kind: str, holder: tuple[int, str], expires_at: int
+) -> None:
+    """A link for `holder`: a user's id, and the address that it is sent to. Earlier links of the kind are void."""
+    user_id, email = holder
+    await transaction.execute("DELETE FROM mail_token WHERE user_id = $1 AND kind = $2", user_id, kind)
+    await transaction.execute(
+        "INSERT INTO mail_token (digest, kind, user_id, email, expires_at) VALUES ($1, $2, $3, $4, $5)",
+        *(digest, kind, user_id, email, expires_at),
+    )
+
+
+async def find_token(database: Transaction, digest: bytes, kind: str, now: int) -> tuple[int, str] | None:
+    """Whose link it is and which address it went to, if it is good; it stays good."""
+    rows = await database.fetch(
+        "SELECT user_id, email FROM mail_token WHERE digest = $1 AND kind = $2 AND expires_at > $3", digest, kind, now
+    )
+    return (int(rows[0][0]), str(rows[0][1])) if rows else None
+
+
+async def take_token(transaction: Transaction, digest: bytes, kind: str, now: int) -> tuple[int, str] | None:
+    """As `find_token`, and the link is used up: of many at once, one gets it."""
+    rows = await transaction.fetch(
+        "DELETE FROM mail_token WHERE digest = $1 AND kind = $2 AND expires_at > $3 RETURNING user_id, email",
+        *(digest, kind, now),
+    )
+    return (int(rows[0][0]), str(rows[0][1])) if rows else None
+
+
+# --- the outbox ---------------------------------------------------------------------------------------------------
+
+
+async def put(transaction: Transaction, recipient: str, subject: str, now: int) -> int:
+    """The id of a new mail, whose text is to follow."""
+    rows = await transaction.fetch(
+        "INSERT INTO outbox (recipient, subject, created_at, next_at, tries, error) "
+        "VALUES ($1, $2, $3, $3, 0, '') RETURNING id",
+        *(recipient, subject, now),
+    )
+    return int(rows[0][0])
+
+
+async def fill(transaction: Transaction, letter_id: int, sealed: bytes) -> None:
+    await transaction.execute("UPDATE outbox SET sealed = $2 WHERE id = $1", letter_id, sealed)
+
+
+async def due(database: Transaction, now: int, count: int) -> list[Letter]:
+    """Unsent mails whose time has come, the oldest first."""
+    rows = await database.fetch(
+        f"{_LETTER} WHERE sent_at IS NULL AND sealed IS NOT NULL AND next_at <= $1 ORDER BY id LIMIT $2", now, count
+    )
+    return [_letter(row) for row in rows]
+
+
+async def latest(database: Transaction, count: int) -> list[Letter]:
+    """The newest first."""
+    rows = await database.fetch(f"{_LETTER} ORDER BY id DESC LIMIT $1", count)
+    return [_letter(row) for row in rows]
+
+
+async def claim(transaction: Transaction, letter_id: int, tries: int, next_at: int) -> bool:
+    """Try number `tries` + 1 is ours; nobody else begins one before `next_at`."""
+    return bool(
+        await transaction.execute(
+            "UPDATE outbox SET tries = $2 + 1, next_at = $3 WHERE id = $1 AND tries = $2 AND sent_at IS NULL",
+            *(letter_id, tries, next_at),
+        )
+    )
+
+
+async def sent(database: Transaction, letter_id: int, now: int) -> None:
+    await database.execute("UPDATE outbox SET sent_at = $2, sealed = NULL, error = '' WHERE id = $1", letter_id, now)
+
+
+async def failed(database: Transaction, letter_id: int, error: str) -> None:
+    await database.execute("UPDATE outbox SET error = $2 WHERE id = $1", letter_id, error)
+
+
+async def forget(database: Transaction, before: int) -> None:
+    """Mails of an earlier time, sent or not: their links are void."""
+    await database.execute("DELETE FROM outbox WHERE created_at < $1", before)
+
+
+def _letter(row: tuple[object, ...]) -> Letter:
+    return msgspec.convert(dict(zip(Letter.__struct_fields__, row, strict=True)), Letter)

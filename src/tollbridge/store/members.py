@@ -1,0 +1,148 @@
+"""Who belongs to an account, and who is invited to."""
+
+import msgspec
+
+from tollbridge.core.roles import Role
+from tollbridge.store.db import Transaction
+
+
+class Member(msgspec.Struct, frozen=True, kw_only=True):
+    """A user of an account. `two_factor`: whether they log in with a second factor."""
+
+    public_id: str
+    email: str
+    role: Role
+    since: int
+    two_factor: bool
+
+
+class Belonging(msgspec.Struct, frozen=True, kw_only=True):
+    """An account of a user."""
+
+    account_id: int
+    public_id: str
+    email: str
+    role: Role
+
+
+class Invitation(msgspec.Struct, frozen=True, kw_only=True):
+    """`email`: who is invited to `account_id` as `role`, until `expires_at` (milliseconds)."""
+
+    public_id: str
+    account_id: int
+    email: str
+    role: Role
+    created_at: int
+    expires_at: int
+
+
+async def add(transaction: Transaction, account_id: int, user_id: int, role: Role, now: int) -> None:
+    """`Duplicate`: the user is a member already."""
+    await transaction.execute(
+        "INSERT INTO membership (account_id, user_id, role, created_at) VALUES ($1, $2, $3, $4)",
+        *(account_id, user_id, role.value, now),
+    )
+
+
+async def role_of(database: Transaction, account_id: int, user_id: int) -> Role | None:
+    rows = await database.fetch(
+        "SELECT role FROM membership WHERE account_id = $1 AND user_id = $2", account_id, user_id
+    )
+    return Role(rows[0][0]) if rows else None
+
+
+async def of_account(database: Transaction, account_id: int) -> list[Member]:
+    """In the order in which they came."""
+    rows = await database.fetch(
+        'SELECT "user".public_id, "user".email, role, membership.created_at, totp_since '
+        'FROM membership JOIN "user" ON "user".id = membership.user_id '
+        "WHERE account_id = $1 ORDER BY membership.created_at, membership.user_id",
+        account_id,
+    )
+    return [
+        Member(public_id=row[0], email=row[1], role=Role(row[2]), since=row[3], two_factor=row[4] is not None)
+        for row in rows
+    ]
+
+
+async def of_user(database: Transaction, user_id: int) -> list[Belonging]:
+    """The accounts of a user, the first one first."""
+    rows = await database.fetch(
+        "SELECT account.id, account.public_id, account.email, role "
+        "FROM membership JOIN account ON account.id = membership.account_id "
+        "WHERE user_id = $1 ORDER BY membership.created_at, account.id",
+        user_id,
+    )
+    return [Belonging(account_id=row[0], public_id=row[1], email=row[2], role=Role(row[3])) for row in rows]
+
+
+async def find(transaction: Transaction, account_id: int, public_id: str) -> tuple[int, Role] | None:
+    """A member's user id and role."""
+    rows = await transaction.fetch(
+        "SELECT user_id, role FROM membership "
+        'WHERE account_id = $1 AND user_id = (SELECT id FROM "user" WHERE public_id = $2)',
+        *(account_id, public_id),
+    )
+    return (int(rows[0][0]), Role(rows[0][1])) if rows else None
+
+
+async def owners(transaction: Transaction, account_id: int) -> int:
+    rows = await transaction.fetch(
+        "SELECT count(*) FROM membership WHERE account_id = $1 AND role = $2", account_id, Role.OWNER.value
+    )
+    return int(rows[0][0])
+
+
+async def set_role(transaction: Transaction, account_id: int, user_id: int, role: Role) -> None:
+    await transaction.execute(
+        "UPDATE membership SET role = $3 WHERE account_id = $1 AND user_id = $2", account_id, user_id, role.value
+    )
+
+
+async def remove(transaction: Transaction, account_id: int, user_id: int) -> None:
+    """Their sessions look at no account then."""
+    await transaction.execute(
+        "UPDATE session SET account_id = NULL WHERE account_id = $1 AND user_id = $2", account_id, user_id
+    )
+    await transaction.execute("DELETE FROM membership WHERE account_id = $1 AND user_id = $2", account_id, user_id)
+
+
+# --- invitations --------------------------------------------------------------------------------------------------
+
+_INVITATION = "SELECT public_id, account_id, email, role, created_at, expires_at FROM invitation"
+
+
+async def invite(transaction: Transaction, invitation: Invitation, digest: bytes) -> None:
+    """In the place of an earlier invitation of the same address."""
+    await transaction.execute(
+        "DELETE FROM invitation WHERE account_id = $1 AND email = $2", invitation.account_id, invitation.email
+    )
+    await transaction.execute(
+        "INSERT INTO invitation (public_id, account_id, email, role, digest, created_at, expires_at) "
+        "VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        *(invitation.public_id, invitation.account_id, invitation.email, invitation.role.value),
+        *(digest, invitation.created_at, invitation.expires_at),
+    )
+
+
+async def invitations(database: Transaction, account_id: int) -> list[Invitation]:
+    rows = await database.fetch(f"{_INVITATION} WHERE account_id = $1 ORDER BY id", account_id)
+    return [_invitation(row) for row in rows]
+
+
+async def find_invitation(database: Transaction, digest: bytes, now: int) -> Invitation | None:
+    rows = await database.fetch(f"{_INVITATION} WHERE digest = $1 AND expires_at > $2", digest, now)
+    return _invitation(rows[0]) if rows else None
+
+
+async def take_back(transaction: Transaction, account_id: int, public_id: str) -> bool:
+    """Whether there was such an invitation; it is gone now."""
+    return bool(
+        await transaction.execute(
+            "DELETE FROM invitation WHERE account_id = $1 AND public_id = $2", account_id, public_id
+        )
+    )
+
+
+def _invitation(row: tuple[object, ...]) -> Invitation:
+    return msgspec.convert(dict(zip(Invitation.__struct_fields__, row, strict=True)), Invitation)

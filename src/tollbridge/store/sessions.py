@@ -1,0 +1,95 @@
+"""Sessions: browsers that are logged in. The cookie itself is never here, only its digest."""
+
+import msgspec
+
+from tollbridge.store.db import Transaction
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """A session as its user may see it. `factors`: how many ways they proved who they are. Times in milliseconds."""
+
+    id: int
+    public_id: str
+    user_id: int
+    account_id: int | None
+    created_at: int
+    seen_at: int
+    proved_at: int
+    factors: int
+    address: str
+    agent: str
+
+
+class NewSession(msgspec.Struct, frozen=True, kw_only=True):
+    public_id: str
+    digest: bytes
+    user_id: int
+    account_id: int | None
+    factors: int
+    address: str
+    agent: str
+
+
+_COLUMNS = "id, public_id, user_id, account_id, created_at, seen_at, proved_at, factors, address, agent"
+
+
+async def create(transaction: Transaction, session: NewSession, now: int) -> None:
+    await transaction.execute(
+        "INSERT INTO session "
+        "(public_id, digest, user_id, account_id, created_at, seen_at, proved_at, factors, address, agent) "
+        "VALUES ($1, $2, $3, $4, $5, $5, $5, $6, $7, $8)",
+        *(session.public_id, session.digest, session.user_id, session.account_id, now),
+        *(session.factors, session.address, session.agent),
+    )
+
+
+async def find(database: Transaction, digest: bytes) -> Session | None:
+    rows = await database.fetch(f"SELECT {_COLUMNS} FROM session WHERE digest = $1", digest)
+    return _session(rows[0]) if rows else None
+
+
+async def of_user(database: Transaction, user_id: int) -> list[Session]:
+    """The latest seen first."""
+    rows = await database.fetch(
+        f"SELECT {_COLUMNS} FROM session WHERE user_id = $1 ORDER BY seen_at DESC, id DESC", user_id
+    )
+    return [_session(row) for row in rows]
+
+
+async def touch(database: Transaction, session_id: int, now: int) -> None:
+    await database.execute("UPDATE session SET seen_at = $2 WHERE id = $1", session_id, now)
+
+
+async def move(transaction: Transaction, session_id: int, account_id: int) -> None:
+    """Look at another account from now on."""
+    await transaction.execute("UPDATE session SET account_id = $2 WHERE id = $1", session_id, account_id)
+
+
+async def end(transaction: Transaction, user_id: int, public_id: str) -> bool:
+    """Whether the user had such a session."""
+    return bool(
+        await transaction.execute("DELETE FROM session WHERE user_id = $1 AND public_id = $2", user_id, public_id)
+    )
+
+
+async def end_all(transaction: Transaction, user_id: int, *, but: int = 0) -> int:
+    """How many there were, the one with the id `but` left alone."""
+    return await transaction.execute("DELETE FROM session WHERE user_id = $1 AND id <> $2", user_id, but)
+
+
+async def end_oldest(transaction: Transaction, user_id: int, keep: int) -> None:
+    """All but the `keep` that were seen last."""
+    await transaction.execute(
+        "DELETE FROM session WHERE user_id = $1 AND id NOT IN "
+        "(SELECT id FROM session WHERE user_id = $1 ORDER BY seen_at DESC, id DESC LIMIT $2)",
+        *(user_id, keep),
+    )
+
+
+async def end_older(database: Transaction, before: int) -> None:
+    """Those that began before."""
+    await database.execute("DELETE FROM session WHERE created_at < $1", before)
+
+
+def _session(row: tuple[object, ...]) -> Session:
+    return msgspec.convert(dict(zip(Session.__struct_fields__, row, strict=True)), Session)

@@ -1,0 +1,140 @@
+"""Users: people with a login, and what they log in with."""
+
+import msgspec
+
+from tollbridge.store.db import Transaction
+
+_COLUMNS = "id, public_id, email, password, operator, created_at, verified_at, totp_since, totp_step"
+_SELECT = f'SELECT {_COLUMNS} FROM "user"'
+
+
+class User(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `user`. `password`: an argon2id hash; None: logs in by other means. Times in milliseconds."""
+
+    id: int
+    public_id: str
+    email: str
+    password: str | None
+    operator: bool
+    created_at: int
+    verified_at: int | None
+    totp_since: int | None
+    totp_step: int
+
+    def __repr__(self) -> str:
+        return f"User({self.public_id})"
+
+
+class NewUser(msgspec.Struct, frozen=True, kw_only=True):
+    public_id: str
+    email: str
+    password: str | None = None
+    operator: bool = False
+    verified_at: int | None = None
+    consented_at: int | None = None
+
+
+async def create(transaction: Transaction, user: NewUser, now: int) -> int:
+    """The new user's id. `Duplicate`: the address has one."""
+    rows = await transaction.fetch(
+        'INSERT INTO "user" '
+        "(public_id, email, password, operator, created_at, verified_at, consented_at, totp_step) "
+        "VALUES ($1, $2, $3, $4, $5, $6, $7, 0) RETURNING id",
+        *(user.public_id, user.email, user.password, user.operator, now, user.verified_at, user.consented_at),
+    )
+    return int(rows[0][0])
+
+
+async def by_email(database: Transaction, email: str) -> User | None:
+    return _user(await database.fetch(f"{_SELECT} WHERE email = $1", email))
+
+
+async def by_id(database: Transaction, user_id: int) -> User | None:
+    return _user(await database.fetch(f"{_SELECT} WHERE id = $1", user_id))
+
+
+async def any_operator(database: Transaction) -> bool:
+    return bool(await database.fetch('SELECT 1 FROM "user" WHERE operator = $1 LIMIT 1', True))
+
+
+async def set_password(transaction: Transaction, user_id: int, password: str) -> None:
+    await transaction.execute('UPDATE "user" SET password = $2 WHERE id = $1', user_id, password)
+
+
+async def set_verified(transaction: Transaction, user_id: int, now: int) -> bool:
+    """Whether this was the first time."""
+    return bool(
+        await transaction.execute(
+            'UPDATE "user" SET verified_at = $2 WHERE id = $1 AND verified_at IS NULL', user_id, now
+        )
+    )
+
+
+async def set_email(transaction: Transaction, user_id: int, email: str) -> None:
+    """`Duplicate`: somebody else has the address."""
+    await transaction.execute('UPDATE "user" SET email = $2 WHERE id = $1', user_id, email)
+
+
+async def delete(transaction: Transaction, user_id: int) -> None:
+    """The user and all that they log in with. Their memberships must be gone already."""
+    await transaction.execute("DELETE FROM session WHERE user_id = $1", user_id)
+    await transaction.execute("DELETE FROM mail_token WHERE user_id = $1", user_id)
+    await transaction.execute("DELETE FROM recovery_code WHERE user_id = $1", user_id)
+    await transaction.execute("DELETE FROM passkey WHERE user_id = $1", user_id)
+    await transaction.execute("DELETE FROM identity WHERE user_id = $1", user_id)
+    await transaction.execute('DELETE FROM "user" WHERE id = $1', user_id)
+
+
+# --- the second factor --------------------------------------------------------------------------------------------
+
+
+async def totp_secret(database: Transaction, user_id: int) -> bytes | None:
+    """Sealed, in use or about to be."""
+    rows = await database.fetch('SELECT totp_secret FROM "user" WHERE id = $1', user_id)
+    return bytes(rows[0][0]) if rows and rows[0][0] is not None else None
+
+
+async def propose_totp(transaction: Transaction, user_id: int, sealed: bytes) -> None:
+    """A secret that is not in use before its first code was given."""
+    await transaction.execute(
+        'UPDATE "user" SET totp_secret = $2, totp_step = 0 WHERE id = $1 AND totp_since IS NULL', user_id, sealed
+    )
+
+
+async def begin_totp(transaction: Transaction, user_id: int, now: int) -> None:
+    await transaction.execute('UPDATE "user" SET totp_since = $2 WHERE id = $1', user_id, now)
+
+
+async def end_totp(transaction: Transaction, user_id: int) -> None:
+    await transaction.execute('UPDATE "user" SET totp_secret = NULL, totp_since = NULL WHERE id = $1', user_id)
+    await transaction.execute("DELETE FROM recovery_code WHERE user_id = $1", user_id)
+
+
+async def take_step(transaction: Transaction, user_id: int, step: int) -> bool:
+    """Use up the code of a time step. False: it, or a later one, has been used."""
+    return bool(
+        await transaction.execute('UPDATE "user" SET totp_step = $2 WHERE id = $1 AND totp_step < $2', user_id, step)
+    )
+
+
+async def replace_recovery_codes(transaction: Transaction, user_id: int, digests: list[bytes]) -> None:
+    await transaction.execute("DELETE FROM recovery_code WHERE user_id = $1", user_id)
+    for digest in digests:
+        await transaction.execute("INSERT INTO recovery_code (digest, user_id) VALUES ($1, $2)", digest, user_id)
+
+
+async def take_recovery_code(transaction: Transaction, user_id: int, digest: bytes) -> bool:
+    return bool(
+        await transaction.execute("DELETE FROM recovery_code WHERE digest = $1 AND user_id = $2", digest, user_id)
+    )
+
+
+async def count_recovery_codes(database: Transaction, user_id: int) -> int:
+    rows = await database.fetch("SELECT count(*) FROM recovery_code WHERE user_id = $1", user_id)
+    return int(rows[0][0])
+
+
+def _user(rows: list[tuple[object, ...]]) -> User | None:
+    if not rows:
+        return None
+    return msgspec.convert(dict(zip(User.__struct_fields__, rows[0], strict=True)), User, strict=False)

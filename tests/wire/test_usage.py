@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tollbridge.values import Usage
 from tollbridge.wire.exchange import Receipt
-from tollbridge.wire.usage import MOST, Meter
+from tollbridge.wire.usage import MOST, Meter, render
 
 RECEIPT = Receipt(charge=b"0.000000001", cost=b"0", balance=b"12.5")
 
@@ -277,3 +277,43 @@ def test_whatever_is_reported_meters_are_counts_that_add_up(report: dict[str, An
     rendered = meter.render(RECEIPT)
     assert rendered is not None
     json.loads(bytes(rendered))
+
+
+def test_sound_and_drawn_pictures_are_metered_apart_and_written_back() -> None:
+    report = {
+        "prompt_tokens": 100,
+        "completion_tokens": 50,
+        "total_tokens": 150,
+        "prompt_tokens_details": {"cached_tokens": 20, "audio_tokens": 30},
+        "completion_tokens_details": {"reasoning_tokens": 5, "audio_tokens": 10, "image_tokens": 15},
+    }
+    meter = Meter(produces=True)
+    meter.read(msgspec.Raw(json.dumps(report).encode()))
+    usage = meter.usage
+    assert usage is not None
+    assert (usage.input, usage.cache_read, usage.audio_input, usage.prompt) == (50, 20, 30, 100)
+    assert (usage.output, usage.reasoning, usage.audio_output, usage.image_output) == (25, 5, 10, 15)
+    assert not usage.suspect
+    shown = json.loads(meter.render(None) or b"")
+    assert shown == report
+    assert json.loads(render(usage, None) or b"") == report
+
+
+def test_more_sound_than_there_was_of_anything_is_suspect() -> None:
+    meter = Meter(produces=True)
+    meter.read(msgspec.Raw(b'{"prompt_tokens":1,"completion_tokens":2,"completion_tokens_details":{"audio_tokens":3}}'))
+    assert meter.usage is not None
+    assert (meter.usage.suspect, meter.usage.completion) == (True, 2)
+
+
+def test_an_answer_of_another_dialect_says_its_money_too() -> None:
+    receipt = Receipt(charge=b"0.5", cost=b"0.25", balance=b"1.75", usage=Usage(input=3, output=4, estimated=True))
+    assert json.loads(render(Usage(input=1), receipt) or b"") == {
+        "prompt_tokens": 3,
+        "completion_tokens": 4,
+        "total_tokens": 7,
+        "cost": 0.5,
+        "cost_details": {"upstream_inference_cost": 0.25},
+        "balance": 1.75,
+    }
+    assert render(None, None) is None

@@ -3,9 +3,9 @@
 Rule 1  One gate: a count is a whole number from 0 to `MOST`. Where prompt, completion or total is anything else
         (negative, NaN, a string, a bool, absurdly large), the report is not believed at all.
 Rule 2  Zero is a count. Absent and null are not: a report without `prompt_tokens` or `completion_tokens` is none.
-Rule 3  `prompt_tokens` includes what was read from a cache and written to one; `completion_tokens` includes reasoning.
-        Meters are made disjoint here. A part that is no count is 0, one that is larger than its whole is cut to it,
-        and the usage is marked suspect.
+Rule 3  `prompt_tokens` includes what was read from a cache and written to one, and sound; `completion_tokens` includes
+        reasoning, sound and drawn pictures. Meters are made disjoint here. A part that is no count is 0, one that is
+        larger than its whole is cut to it, and the usage is marked suspect.
 Rule 4  xAI leaves reasoning out of `completion_tokens` and counts it in `total_tokens` (docs.x.ai: "counted separately
         from completion_tokens"). Where the total holds exactly the reasoning beyond prompt and completion, it is
         output. A total that holds anything else beyond them marks the usage suspect.
@@ -33,10 +33,13 @@ class _PromptDetails(msgspec.Struct, gc=False):
     cached_tokens: _Count | None = None
     cache_write_tokens: _Count | None = None  # OpenRouter
     cache_creation_input_tokens: _Count | None = None  # Qwen
+    audio_tokens: _Count | None = None
 
 
 class _CompletionDetails(msgspec.Struct, gc=False):
     reasoning_tokens: _Count | None = None
+    audio_tokens: _Count | None = None
+    image_tokens: _Count | None = None  # OpenRouter
 
 
 class _Report(msgspec.Struct, gc=False):
@@ -108,21 +111,54 @@ class Meter:
         if usage is not None:
             if not usage.estimated:
                 fields.update(_decode_fields(self._full))
-            fields["prompt_tokens"] = usage.prompt
-            if self._produces:
-                fields["completion_tokens"] = usage.output
-            fields["total_tokens"] = usage.prompt + usage.output
-            written = usage.cache_write + usage.cache_write_1h
-            _add(fields, "prompt_tokens_details", {"cached_tokens": usage.cache_read, "cache_write_tokens": written})
-            _add(fields, "completion_tokens_details", {"reasoning_tokens": usage.reasoning})
+            _count_into(fields, usage, produces=self._produces)
         for name in _MONEY:
             fields.pop(name, None)
         if receipt is not None:
-            fields["cost"] = Raw(receipt.charge)
-            fields["cost_details"] = {"upstream_inference_cost": Raw(receipt.cost)}
-            if receipt.balance is not None:
-                fields["balance"] = Raw(receipt.balance)
+            fields.update(money(receipt))
         return Raw(msgspec.json.encode(fields))
+
+
+def render(usage: Usage | None, receipt: Receipt | None) -> Raw | None:
+    """The usage object of chat for an answer that was read in another dialect; None when nothing is known of it."""
+    if receipt is not None and receipt.usage is not None:
+        usage = receipt.usage
+    if usage is None and receipt is None:
+        return None
+    fields: dict[str, Any] = {}
+    if usage is not None:
+        _count_into(fields, usage, produces=True)
+    if receipt is not None:
+        fields.update(money(receipt))
+    return Raw(msgspec.json.encode(fields))
+
+
+def money(receipt: Receipt) -> dict[str, Any]:
+    """What the usage object of every dialect says of money besides its counts: JSON numbers, USD."""
+    fields: dict[str, Any] = {
+        "cost": Raw(receipt.charge),
+        "cost_details": {"upstream_inference_cost": Raw(receipt.cost)},
+    }
+    if receipt.balance is not None:
+        fields["balance"] = Raw(receipt.balance)
+    return fields
+
+
+def _count_into(fields: dict[str, Any], usage: Usage, *, produces: bool) -> None:
+    """Our counts in OpenAI's words, over what stands in `fields`."""
+    fields["prompt_tokens"] = usage.prompt
+    if produces:
+        fields["completion_tokens"] = usage.completion
+    fields["total_tokens"] = usage.prompt + usage.completion
+    written = usage.cache_write + usage.cache_write_1h
+    read = {"cached_tokens": usage.cache_read, "cache_write_tokens": written, "audio_tokens": usage.audio_input}
+    _add(fields, "prompt_tokens_details", read)
+    made = {
+        "reasoning_tokens": usage.reasoning,
+        "audio_tokens": usage.audio_output,
+        "image_tokens": usage.image_output,
+    }
+    _add(fields, "completion_tokens_details", made)
 
 
 def _with_money(text: bytes, receipt: Receipt) -> Raw:
@@ -134,7 +170,7 @@ def _with_money(text: bytes, receipt: Receipt) -> Raw:
 
 
 def _add(fields: dict[str, Any], name: str, counts: dict[str, int]) -> None:
-    """What a provider says of cache and reasoning in words of its own, in OpenAI's."""
+    """What a provider says of parts in words of its own, in OpenAI's."""
     known = {key: count for key, count in counts.items() if count}
     if not known:
         return
@@ -164,20 +200,36 @@ def _usage(text: bytes, raw: bytes, *, produces: bool) -> tuple[Usage | None, bo
     inner = report.prompt_tokens_details or _PromptDetails()
     read = inner.cached_tokens or report.prompt_cache_hit_tokens or report.cached_tokens or 0
     written = inner.cache_write_tokens or inner.cache_creation_input_tokens or 0
-    thought = (report.completion_tokens_details and report.completion_tokens_details.reasoning_tokens) or 0
+    heard = inner.audio_tokens or 0
+    made = report.completion_tokens_details or _CompletionDetails()
+    thought, spoken, drawn = made.reasoning_tokens or 0, made.audio_tokens or 0, made.image_tokens or 0
     is_apart = 0 < beyond == thought
     output = completion + thought if is_apart else completion
+    # Sound and text are read from the cache alike, and `audio_tokens` counts both: only what is left can be dearer.
+    uncached = max(0, prompt - read - written)
+    audio_input = min(heard, uncached)
+    audio_output = min(spoken, output)
+    image_output = min(drawn, output - audio_output)
+    plain = output - audio_output - image_output
     usage = Usage(
-        input=max(0, prompt - read - written),
+        input=uncached - audio_input,
         cache_read=min(read, prompt),
         cache_write=min(written, max(0, prompt - read)),
-        output=output,
-        reasoning=min(thought, output),
+        output=plain,
+        reasoning=min(thought, plain),
+        audio_input=audio_input,
+        audio_output=audio_output,
+        image_output=image_output,
         raw=raw,
-        suspect=is_suspect or read + written > prompt or thought > output or (beyond > 0 and not is_apart),
+        suspect=(
+            is_suspect
+            or max(read + written, heard) > prompt
+            or thought + spoken + drawn > output
+            or (beyond > 0 and not is_apart)
+        ),
     )
     has_all = report.prompt_tokens is not None and (report.completion_tokens is not None or not produces)
-    return usage, has_all and total == prompt + output and not (read or written or thought)
+    return usage, has_all and total == prompt + output and not (read or written or thought or heard or spoken or drawn)
 
 
 def _leniently(text: bytes) -> tuple[_Report, bool]:
@@ -203,7 +255,8 @@ def _leniently(text: bytes) -> tuple[_Report, bool]:
             is_suspect |= _set(report.prompt_tokens_details, part, read)
     if isinstance(written, dict):
         report.completion_tokens_details = _CompletionDetails()
-        is_suspect |= _set(report.completion_tokens_details, "reasoning_tokens", written)
+        for part in _CompletionDetails.__struct_fields__:
+            is_suspect |= _set(report.completion_tokens_details, part, written)
     return report, is_suspect
 
 

@@ -294,9 +294,9 @@ def test_sound_and_drawn_pictures_are_metered_apart_and_written_back() -> None:
     assert (usage.input, usage.cache_read, usage.audio_input, usage.prompt) == (50, 20, 30, 100)
     assert (usage.output, usage.reasoning, usage.audio_output, usage.image_output) == (25, 5, 10, 15)
     assert not usage.suspect
-    shown = json.loads(meter.render(None) or b"")
+    shown = json.loads(bytes(meter.render(None) or b""))
     assert shown == report
-    assert json.loads(render(usage, None) or b"") == report
+    assert json.loads(bytes(render(usage, None) or b"")) == report
 
 
 def test_more_sound_than_there_was_of_anything_is_suspect() -> None:
@@ -308,7 +308,7 @@ def test_more_sound_than_there_was_of_anything_is_suspect() -> None:
 
 def test_an_answer_of_another_dialect_says_its_money_too() -> None:
     receipt = Receipt(charge=b"0.5", cost=b"0.25", balance=b"1.75", usage=Usage(input=3, output=4, estimated=True))
-    assert json.loads(render(Usage(input=1), receipt) or b"") == {
+    assert json.loads(bytes(render(Usage(input=1), receipt) or b"")) == {
         "prompt_tokens": 3,
         "completion_tokens": 4,
         "total_tokens": 7,

@@ -5,7 +5,9 @@ Rule 2  To a caller who did not ask for usage no event goes without a choice (th
         `chunk.choices[0]`): what such an event says besides joins the next one.
 Rule 3  Usage is where the caller expects it. Asked for: on an event of its own at the end, with no choices. Nothing
         said: on the event with the finish reason, which is withheld until the end. Refused: nowhere.
-Rule 4  After the end was announced only usage counts. An error never counts as output and is never passed on.
+Rule 4  After the end was announced only usage counts; once output comes after all, only if there was none before. An
+        error never counts as output and is never passed on.
+Rule 5  A report that output followed did not count that output: it is none unless it is near to what was received.
 """
 
 from typing import Any
@@ -52,6 +54,8 @@ class CompletionStream:
         self._pieces: list[str] = []
         self._finished: set[int] = set()
         self._stopped = False
+        self._over = False  # output came after the end: what follows may not be about this answer
+        self._reported_at = 0  # chunks of output when usage was last reported
         self._held: dict[str, Raw] | None = None  # the event that usage will ride on
         self._tail: dict[str, Raw] | None = None  # the server's own event with usage alone
         self._joining: dict[str, Raw] = {}
@@ -60,7 +64,10 @@ class CompletionStream:
 
     @property
     def usage(self) -> Usage | None:
-        return self._meter.usage
+        usage = self._meter.usage
+        if usage is not None and self.chunks > self._reported_at and usage.completion * 2 < self.output.tokens:
+            return None
+        return usage
 
     @property
     def suspect(self) -> bool:
@@ -151,10 +158,15 @@ class CompletionStream:
         try:
             chunk = read_chunk(data)
         except ProtocolError as error:
-            return None if self.done else error
+            return None if self.complete else error
         choices = chunk.choices or []
+        if self.done:
+            self._over = self._over or bool(choices)
+            if self._over and self._meter.usage is not None:
+                return None
         has_usage = self._read_usage(chunk, choices)
         if self.done or self._stopped:
+            self._reported_at = self.chunks
             return None
         failure = _failure(name, chunk, choices)
         if failure is not None:
@@ -165,6 +177,8 @@ class CompletionStream:
             self._pass_without_choices(data, chunk, has_usage, out)
         elif not name or name == b"message":
             return ProtocolError("the upstream sent an event without choices")
+        if has_usage:
+            self._reported_at = self.chunks
         return None
 
     def _pass(self, data: bytes, chunk: Chunk, choices: list[ChunkChoice], has_usage: bool, out: list[bytes]) -> None:

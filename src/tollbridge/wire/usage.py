@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from tollbridge.values import Usage
+from tollbridge.wire.body import NULL
 from tollbridge.wire.exchange import Receipt
 
 # Ten times the largest context window there is: a single answer that used more did not.
@@ -95,7 +96,8 @@ class Meter:
             self.usage = usage
             self.reported = short
             self._full = text
-            self._is_plain = says_all and not any(name in text for name in _OF_MONEY)
+            # A point: numbers that were read as whole ones, and that strict clients would not read.
+            self._is_plain = says_all and b"." not in text and not any(name in text for name in _OF_MONEY)
 
     def render(self, receipt: Receipt | None) -> Raw | None:
         """The usage object for the caller; None when nothing is known of it.
@@ -170,23 +172,26 @@ def _with_money(text: bytes, receipt: Receipt) -> Raw:
 
 
 def _add(fields: dict[str, Any], name: str, counts: dict[str, int]) -> None:
-    """What a provider says of parts in words of its own, in OpenAI's."""
-    known = {key: count for key, count in counts.items() if count}
-    if not known:
-        return
+    """What a provider says of parts in words of its own, in OpenAI's; what it says in OpenAI's, as it was believed."""
     try:
         given = _decode_fields(fields[name])
     except (KeyError, msgspec.ValidationError):
         given = {}
-    fields[name] = {**given, **known}
+        if fields.get(name, NULL) != NULL:
+            del fields[name]  # no object: strict clients would not read it
+    believed = {key: count for key, count in counts.items() if count or given.get(key, NULL) != NULL}
+    if believed:
+        fields[name] = {**given, **believed}
 
 
 def _usage(text: bytes, raw: bytes, *, produces: bool) -> tuple[Usage | None, bool]:
     """The usage that `text` reports, and whether it says all of it by OpenAI's convention."""
+    is_suspect = is_odd = False
     try:
-        report, is_suspect = _decode_report(text), False
+        report = _decode_report(text)
     except msgspec.ValidationError:
         report, is_suspect = _leniently(text)
+        is_odd = True
     if report is None:
         return None, False
     prompt, completion, total = report.prompt_tokens, report.completion_tokens, report.total_tokens
@@ -229,7 +234,9 @@ def _usage(text: bytes, raw: bytes, *, produces: bool) -> tuple[Usage | None, bo
         ),
     )
     has_all = report.prompt_tokens is not None and (report.completion_tokens is not None or not produces)
-    return usage, has_all and total == prompt + output and not (read or written or thought or heard or spoken or drawn)
+    return usage, not is_odd and has_all and total == prompt + output and not (
+        read or written or thought or heard or spoken or drawn
+    )
 
 
 def _leniently(text: bytes) -> tuple[_Report, bool]:

@@ -50,6 +50,7 @@ class Kind(StrEnum):
     DISPUTE = "dispute"
     ADJUSTMENT = "adjustment"
     LATE = "late"
+    FEE = "fee"
 
 
 OVERDRAWING = frozenset({Kind.REFUND, Kind.DISPUTE})

@@ -461,7 +461,7 @@ invoice = Table(
     Column("number", Int64, primary_key=True, autoincrement=False),
     Column("kind", Text, nullable=False),
     Column("payment_id", Int64, ForeignKey("payment.id"), nullable=False),
-    Column("reversal_id", Int64, ForeignKey("reversal.id"), unique=True),
+    Column("reversal_id", Int64, ForeignKey("reversal.id")),
     Column("account_id", Int64, ForeignKey("account.id"), nullable=False, index=True),
     Column("issued_at", Int64, nullable=False),
     Column("amount", Int64, nullable=False),
@@ -470,6 +470,7 @@ invoice = Table(
     Column("seller", Text, nullable=False),
     Column("buyer", Text, nullable=False),
     Index("invoice_by_payment", "payment_id", "kind"),
+    Index("invoice_by_reversal", "reversal_id", "kind", unique=True),
     sqlite_strict=True,
 )
 
@@ -531,5 +532,22 @@ low_balance = Table(
     Column("account_id", Int64, ForeignKey("account.id"), primary_key=True, autoincrement=False),
     Column("threshold", Int64, nullable=False),
     Column("told_at", Int64, nullable=False),
+    sqlite_strict=True,
+)
+
+byok = Table(
+    "byok",
+    metadata,
+    Column("id", Int64, primary_key=True, autoincrement=True),
+    Column("public_id", Text, nullable=False, unique=True),
+    Column("account_id", Int64, ForeignKey("account.id"), nullable=False, index=True),
+    Column("provider", Text, nullable=False),
+    Column("label", Text, nullable=False),
+    Column("hint", Text, nullable=False),
+    # The credential, by `services.secrets.Secrets.seal`.
+    Column("sealed", LargeBinary, nullable=False),
+    # Models that it serves are never called with the operator's credential.
+    Column("exclusive", Flag, nullable=False),
+    Column("created_at", Int64, nullable=False),
     sqlite_strict=True,
 )

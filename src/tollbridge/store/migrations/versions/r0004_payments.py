@@ -85,7 +85,7 @@ def papers() -> None:
         sa.Column("number", Int64, primary_key=True, autoincrement=False),
         sa.Column("kind", sa.Text, nullable=False),
         sa.Column("payment_id", Int64, sa.ForeignKey("payment.id"), nullable=False),
-        sa.Column("reversal_id", Int64, sa.ForeignKey("reversal.id"), unique=True),
+        sa.Column("reversal_id", Int64, sa.ForeignKey("reversal.id")),
         sa.Column("account_id", Int64, sa.ForeignKey("account.id"), nullable=False),
         sa.Column("issued_at", Int64, nullable=False),
         sa.Column("amount", Int64, nullable=False),
@@ -97,6 +97,7 @@ def papers() -> None:
     )
     op.create_index("ix_invoice_account_id", "invoice", ["account_id"])
     op.create_index("invoice_by_payment", "invoice", ["payment_id", "kind"])
+    op.create_index("invoice_by_reversal", "invoice", ["reversal_id", "kind"], unique=True)
     op.create_table(
         "buyer",
         sa.Column("account_id", Int64, sa.ForeignKey("account.id"), primary_key=True, autoincrement=False),

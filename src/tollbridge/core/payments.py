@@ -1,0 +1,356 @@
+"""What a payment does to the books, whatever order its news arrive in.
+
+A processor's webhooks come twice, late, in any order, or never. So a webhook is only a hint that something changed:
+whoever gets one asks the processor for the whole truth of that payment (`Report`), and `settle` compares it with our
+own order and with what has been booked.
+
+Rule 1  Our row says what was ordered. Credit is given when the processor has the same amount, currency, order and
+        customer; anything else is for a person to look at (`Status.REVIEW`) and gives nothing.
+Rule 2  Each effect has one idempotency key, made of the processor's ids: whoever books it second changes nothing.
+Rule 3  States only go forward (pending → paid; taken → returned), so that an old report undoes nothing.
+Rule 4  Credit is what was paid before tax. What goes back takes tax with it in proportion.
+"""
+
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+
+import msgspec
+
+from tollbridge.core.ledger import Book, Entry, Kind, Post
+
+CURRENCY = "usd"
+ACTOR = "payments"
+
+
+class Status(StrEnum):
+    """How far an order is. The last three wait for nothing."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"  # the customer did their part; a slow payment method does not say yet
+    REVIEW = "review"
+    PAID = "paid"
+    FAILED = "failed"
+    EXPIRED = "expired"
+
+
+class Origin(StrEnum):
+    CHECKOUT = "checkout"
+    AUTO = "auto"
+
+
+class Return(StrEnum):
+    """Why money goes back. Values are also what journal keys begin with."""
+
+    REFUND = "refund"
+    DISPUTE = "dispute"
+
+
+class State(StrEnum):
+    """Of money that goes back: asked for by us and already debited; gone; given back to us after all."""
+
+    REQUESTED = "requested"
+    TAKEN = "taken"
+    RETURNED = "returned"
+
+
+class Payment(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `payment`: an order for credit. Amounts in nano-USD."""
+
+    id: int
+    public_id: str
+    account_id: int
+    once: str
+    method: str
+    origin: Origin
+    amount: int
+    currency: str
+    status: Status
+    external_id: str | None
+    intent: str | None
+    url: str | None
+    save_card: bool
+    tax: int
+    fee: int
+    note: str
+    created_at: int
+    paid_at: int | None
+    check_at: int | None
+
+    @property
+    def total(self) -> int:
+        """What the customer paid, tax included."""
+        return self.amount + self.tax
+
+
+class Reversal(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `reversal`; `id` 0: not stored yet. `amount` with tax, `credit` what the customer loses of it."""
+
+    id: int = 0
+    public_id: str
+    payment_id: int
+    kind: Return
+    external_id: str | None
+    amount: int
+    credit: int
+    fee: int = 0
+    state: State
+    froze: bool = False
+    created_at: int
+
+
+class Card(msgspec.Struct, frozen=True):
+    """A saved card: the processor's ids, and what may be shown."""
+
+    customer: str
+    id: str
+    hint: str
+
+
+class Buyer(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom an invoice is for."""
+
+    name: str = ""
+    address: str = ""
+    tax_id: str = ""
+
+
+class Reported(msgspec.Struct, frozen=True, kw_only=True):
+    """Money that went back, as the processor has it. `ours`: the id that we asked for it with.
+
+    `fee`: what it cost us so far, below zero when that came back.
+    """
+
+    id: str
+    kind: Return
+    amount: int
+    currency: str
+    returned: bool
+    fee: int = 0
+    ours: str | None = None
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole truth of one payment as its processor has it now. Amounts in nano-USD; `amount` is before tax.
+
+    `order` and `account` are the public ids that we gave the processor with the order, `customer` its id of them.
+    """
+
+    status: Status
+    external_id: str
+    intent: str | None = None
+    amount: int
+    tax: int = 0
+    currency: str
+    order: str | None
+    account: str | None
+    customer: str | None = None
+    fee: int = 0
+    reversals: tuple[Reported, ...] = ()
+    card: Card | None = None
+    buyer: Buyer | None = None
+    note: str = ""
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """Who ordered, to be found again in the report: the account's public id, its customer id at the processor."""
+
+    account: str
+    customer: str | None
+
+
+class Settlement(msgspec.Struct, frozen=True, kw_only=True):
+    """What to write in one transaction. `reversals`: new ones and changed ones."""
+
+    payment: Payment
+    credited: bool
+    posts: tuple[Post, ...]
+    reversals: tuple[Reversal, ...]
+    freeze: bool = False
+    thaw: bool = False
+
+
+def settle(payment: Payment, known: Sequence[Reversal], report: Report, expected: Expected, now: int) -> Settlement:
+    """Compare an order with what its processor says of it. `now` in milliseconds."""
+    after, credited = _progress(payment, report, _mismatch(payment, report, expected), now)
+    if after.status is not Status.PAID:
+        return Settlement(payment=after, credited=False, posts=(), reversals=())
+    posts = [_top_up(after)] if credited else []
+    if after.fee and not payment.fee:
+        posts.append(_fee(after, after.fee, f"fee/{after.method}/{after.intent or after.public_id}"))
+    changed: list[Reversal] = []
+    disputed = False
+    for reported in report.reversals:
+        before = next((each for each in known if _same(each, reported)), None)
+        reversal = _reversal(after, before, reported, now)
+        if reversal == before:
+            continue
+        changed.append(reversal)
+        disputed |= before is None and reversal.kind is Return.DISPUTE and reversal.state is State.TAKEN
+        posts.extend(_reversal_posts(after, before, reversal))
+    return Settlement(
+        payment=after,
+        credited=credited,
+        posts=tuple(posts),
+        reversals=tuple(changed),
+        freeze=disputed,
+        thaw=any(each.kind is Return.DISPUTE and each.state is State.RETURNED for each in changed),
+    )
+
+
+def _progress(payment: Payment, report: Report, mismatch: str | None, now: int) -> tuple[Payment, bool]:
+    """The order as it stands after the report, and whether it is now to be credited."""
+    if payment.status is Status.PAID:
+        fee = payment.fee or report.fee
+        return msgspec.structs.replace(payment, fee=fee), False
+    if report.status is not Status.PAID:
+        settled = payment.status in {Status.FAILED, Status.EXPIRED, Status.REVIEW}
+        known = {} if mismatch else {"external_id": report.external_id, "intent": report.intent or payment.intent}
+        backwards = payment.status is Status.PROCESSING and report.status is Status.PENDING
+        if settled or mismatch or backwards:
+            return msgspec.structs.replace(payment, **known), False
+        return msgspec.structs.replace(payment, status=report.status, note=report.note, **known), False
+    if mismatch is not None:
+        return msgspec.structs.replace(payment, status=Status.REVIEW, note=mismatch), False
+    paid = msgspec.structs.replace(
+        payment,
+        status=Status.PAID,
+        note="",
+        external_id=report.external_id,
+        intent=report.intent,
+        tax=report.tax,
+        fee=report.fee,
+        paid_at=now,
+    )
+    return paid, True
+
+
+def _mismatch(payment: Payment, report: Report, expected: Expected) -> str | None:
+    """What of the report is not what was ordered; None: all of it is."""
+    checks = (
+        ("amount", payment.amount, report.amount),
+        ("currency", payment.currency, report.currency.lower()),
+        ("order", payment.public_id, report.order),
+        ("account", expected.account, report.account),
+        ("session", payment.external_id or report.external_id, report.external_id),
+        ("payment", payment.intent or report.intent, report.intent),
+        ("customer", expected.customer or report.customer, report.customer),
+    )
+    wrong = [name for name, ordered, said in checks if ordered != said]
+    if report.tax < 0 or report.fee < 0:
+        wrong.append("tax or fee")
+    return f"the processor has another {' and '.join(wrong)} than was ordered" if wrong else None
+
+
+def _same(known: Reversal, reported: Reported) -> bool:
+    if known.external_id is not None or reported.ours is None:
+        return known.external_id == reported.id
+    # Asked for by us, and the processor's id not heard yet: it must be what we asked for.
+    return (known.public_id, known.kind, known.amount) == (reported.ours, reported.kind, reported.amount)
+
+
+def _reversal(payment: Payment, before: Reversal | None, reported: Reported, now: int) -> Reversal:
+    state = State.RETURNED if reported.returned else State.TAKEN
+    if before is not None:
+        if before.state is State.RETURNED:
+            return before
+        fee = reported.fee if state is State.RETURNED else max(before.fee, reported.fee, 0)
+        return msgspec.structs.replace(before, external_id=reported.id, state=state, fee=max(0, fee))
+    return Reversal(
+        public_id=reported.id,
+        payment_id=payment.id,
+        kind=reported.kind,
+        external_id=reported.id,
+        amount=reported.amount,
+        credit=credit_of(payment, reported.amount),
+        fee=max(0, reported.fee),
+        state=state,
+        created_at=now,
+    )
+
+
+def credit_of(payment: Payment, amount: int) -> int:
+    """How much credit goes with `amount` of a payment's total, whose tax goes in proportion."""
+    return min(amount, amount * payment.amount // payment.total)
+
+
+# --- journal transactions -----------------------------------------------------------------------------------------
+
+
+def _top_up(payment: Payment) -> Post:
+    """Paid credit. The processor owes us all of it; its fee is a transaction of its own, known later."""
+    return Post(
+        idempotency_key=f"top-up/{payment.method}/{payment.intent or payment.public_id}",
+        kind=Kind.TOP_UP,
+        account_id=payment.account_id,
+        entries=_entries(
+            (Book.CLEARING, -payment.total), (Book.TAX, payment.tax), (Book.CUSTOMER_PAID, payment.amount)
+        ),
+        reason=f"{_METHODS.get(payment.method, payment.method)} {payment.public_id}",
+        actor=ACTOR,
+    )
+
+
+_METHODS = {"stripe": "card payment", "bank_transfer": "bank transfer", "demo": "demo payment"}
+
+
+def _reversal_posts(payment: Payment, before: Reversal | None, after: Reversal) -> Iterable[Post]:
+    """The steps that `after` is ahead of `before`: money gone, money back, and what that cost."""
+    if before is None:
+        yield taken(payment, after)
+    if after.state is State.RETURNED:
+        yield given_back(payment, after)
+    name = f"{after.kind}/{after.public_id}"
+    charged = 0 if before is None else before.fee
+    if after.fee != charged:
+        step = "fee" if after.fee > charged else "fee/returned"
+        yield _fee(payment, after.fee - charged, f"{name}/{step}")
+
+
+def taken(payment: Payment, reversal: Reversal) -> Post:
+    """Money of a payment goes back to where it came from, and the credit with it; this may overdraw."""
+    entries = _reversal_entries(reversal, 1)
+    return _reversal_post(payment, reversal, f"{reversal.kind}/{reversal.public_id}", entries)
+
+
+def given_back(payment: Payment, reversal: Reversal) -> Post:
+    """A refund that failed, a dispute that was won."""
+    entries = _reversal_entries(reversal, -1)
+    return _reversal_post(payment, reversal, f"{reversal.kind}/{reversal.public_id}/returned", entries)
+
+
+def _reversal_entries(reversal: Reversal, sign: int) -> tuple[Entry, ...]:
+    return _entries(
+        (Book.CUSTOMER_PAID, -sign * reversal.credit),
+        (Book.TAX, -sign * (reversal.amount - reversal.credit)),
+        (Book.CLEARING, sign * reversal.amount),
+    )
+
+
+def _reversal_post(payment: Payment, reversal: Reversal, key: str, entries: tuple[Entry, ...]) -> Post:
+    what = {Return.REFUND: "refund of", Return.DISPUTE: "dispute of"}[reversal.kind]
+    if key.endswith("/returned"):
+        what = {Return.REFUND: "failed refund of", Return.DISPUTE: "dispute won:"}[reversal.kind]
+    return Post(
+        idempotency_key=key,
+        kind=Kind.REFUND if reversal.kind is Return.REFUND else Kind.DISPUTE,
+        account_id=payment.account_id,
+        entries=entries,
+        reason=f"{what} {payment.public_id}",
+        actor=ACTOR,
+    )
+
+
+def _fee(payment: Payment, fee: int, key: str) -> Post:
+    """What the processor keeps. No customer's balance moves."""
+    return Post(
+        idempotency_key=key,
+        kind=Kind.FEE,
+        account_id=payment.account_id,
+        entries=_entries((Book.CLEARING, fee), (Book.FEES, -fee)),
+        reason=f"fee of {payment.public_id}",
+        actor=ACTOR,
+    )
+
+
+def _entries(*lines: tuple[Book, int]) -> tuple[Entry, ...]:
+    return tuple(Entry(book, amount) for book, amount in lines if amount)

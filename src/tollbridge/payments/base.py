@@ -1,0 +1,62 @@
+"""What every payment method takes and gives."""
+
+from typing import Protocol
+
+import msgspec
+
+from tollbridge.core.payments import Payment
+from tollbridge.errors import TollbridgeError, Unavailable
+
+
+class ProcessorUnavailable(Unavailable):
+    """The processor could not be asked, or its answer makes no sense: whether it did something is not known."""
+
+    code = "payments_unavailable"
+
+    def __init__(self, message: str = "Payments cannot be reached just now. Try again shortly.") -> None:
+        super().__init__(message, retry_after=30)
+
+
+class ProcessorRefused(TollbridgeError):
+    """The processor said no, for good: a card was declined, or the call was wrong.
+
+    `code` is the processor's word for it (`card_declined`); the message is ours and safe to show.
+    """
+
+    def __init__(self, message: str, code: str = "", *, status: int = 400) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """An order on its way to a method. `account` is the public id; the URLs are where the customer comes back to."""
+
+    payment: Payment
+    account: str
+    email: str
+    customer: str | None
+    product: str
+    success_url: str
+    cancel_url: str
+
+
+class Started(msgspec.Struct, frozen=True):
+    """Where the customer pays. `external_id` is what the method calls the order."""
+
+    external_id: str
+    url: str
+
+
+class Method(Protocol):
+    """One way to pay."""
+
+    @property
+    def name(self) -> str:
+        """As stored in `payment.method`."""
+
+    async def start(self, order: Order) -> Started:
+        """Begin a payment; the same order again is the same payment.
+
+        ProcessorUnavailable: it may have begun. ProcessorRefused: it has not.
+        """

@@ -1,0 +1,110 @@
+"""Invoices, numbered without gaps, and whom they are for."""
+
+import msgspec
+
+from tollbridge.core.payments import Buyer, Card
+from tollbridge.store import meta
+from tollbridge.store.db import Transaction
+
+# The row of `meta` that holds the last number: whoever takes the next one keeps others out until it is written.
+LAST_NUMBER = "last_invoice"
+_COLUMNS = (
+    "number, kind, payment_id, reversal_id, invoice.account_id, issued_at, invoice.amount, invoice.tax, "
+    "invoice.currency, seller, buyer, payment.public_id, payment.method"
+)
+_FROM = "FROM invoice JOIN payment ON payment.id = payment_id"
+
+
+class Invoice(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `invoice`. `kind`: invoice, credit_note, or correction of a credit note. `seller`, `buyer`: JSON.
+
+    `amount` and `tax` in nano-USD, below zero on a credit note.
+    """
+
+    number: int
+    kind: str
+    payment_id: int
+    reversal_id: int | None
+    account_id: int
+    issued_at: int
+    amount: int
+    tax: int
+    currency: str
+    seller: str
+    buyer: str
+    payment: str = ""
+    method: str = ""
+
+
+async def issue(transaction: Transaction, draft: Invoice) -> int:
+    """Write an invoice under the next number, which it returns; the draft's own number counts for nothing."""
+    await meta.first_value(transaction, LAST_NUMBER, 0)
+    rows = await transaction.fetch("UPDATE meta SET value = value + 1 WHERE name = $1 RETURNING value", LAST_NUMBER)
+    number = int(rows[0][0])
+    await transaction.execute(
+        "INSERT INTO invoice (number, kind, payment_id, reversal_id, account_id, issued_at, amount, tax, currency, "
+        "seller, buyer) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        *(number, draft.kind, draft.payment_id, draft.reversal_id, draft.account_id, draft.issued_at, draft.amount),
+        *(draft.tax, draft.currency, draft.seller, draft.buyer),
+    )
+    return number
+
+
+async def by_number(database: Transaction, number: int) -> Invoice | None:
+    rows = await database.fetch(f"SELECT {_COLUMNS} {_FROM} WHERE number = $1", number)
+    return Invoice(**dict(zip(Invoice.__struct_fields__, rows[0], strict=True))) if rows else None
+
+
+async def of_account(database: Transaction, account_id: int, before: int, count: int) -> list[Invoice]:
+    """Up to `count` invoices of an account below number `before`, the newest first."""
+    rows = await database.fetch(
+        f"SELECT {_COLUMNS} {_FROM} WHERE invoice.account_id = $1 AND number < $2 ORDER BY number DESC LIMIT $3",
+        *(account_id, before, count),
+    )
+    return [Invoice(**dict(zip(Invoice.__struct_fields__, row, strict=True))) for row in rows]
+
+
+async def buyer(database: Transaction, account_id: int) -> Buyer | None:
+    rows = await database.fetch("SELECT name, address, tax_id FROM buyer WHERE account_id = $1", account_id)
+    return Buyer(name=rows[0][0], address=rows[0][1], tax_id=rows[0][2]) if rows else None
+
+
+async def put_buyer(transaction: Transaction, account_id: int, details: Buyer) -> None:
+    await transaction.execute(
+        "INSERT INTO buyer (account_id, name, address, tax_id) VALUES ($1, $2, $3, $4) "
+        "ON CONFLICT (account_id) DO UPDATE SET name = excluded.name, address = excluded.address, "
+        "tax_id = excluded.tax_id",
+        *(account_id, details.name, details.address, details.tax_id),
+    )
+
+
+async def customer(database: Transaction, account_id: int) -> str | None:
+    """What the processor calls an account; None: it does not know it."""
+    rows = await database.fetch("SELECT customer FROM buyer WHERE account_id = $1", account_id)
+    return str(rows[0][0]) if rows and rows[0][0] is not None else None
+
+
+async def put_customer(transaction: Transaction, account_id: int, customer: str) -> None:
+    await transaction.execute(
+        "INSERT INTO buyer (account_id, name, address, tax_id, customer) VALUES ($1, '', '', '', $2) "
+        "ON CONFLICT (account_id) DO UPDATE SET customer = excluded.customer",
+        *(account_id, customer),
+    )
+
+
+async def card(database: Transaction, account_id: int) -> Card | None:
+    """The saved card of an account."""
+    rows = await database.fetch(
+        "SELECT customer, card, card_hint FROM buyer WHERE account_id = $1 AND card IS NOT NULL AND customer IS NOT "
+        "NULL",
+        account_id,
+    )
+    return Card(*rows[0]) if rows else None
+
+
+async def put_card(transaction: Transaction, account_id: int, card: Card | None) -> None:
+    """Keep a card in the place of the one before, or none. The account has a customer id already."""
+    await transaction.execute(
+        "UPDATE buyer SET card = $2, card_hint = $3 WHERE account_id = $1",
+        *(account_id, None if card is None else card.id, None if card is None else card.hint),
+    )

@@ -1,0 +1,205 @@
+"""Orders for credit, the inbox of what processors say, and what went back."""
+
+from typing import Any
+
+import msgspec
+
+from tollbridge.core.payments import CURRENCY, Payment, Reversal, State
+from tollbridge.store.db import Database, Row, Transaction
+
+_SELECT = (
+    "SELECT id, public_id, account_id, once, method, origin, amount, currency, status, external_id, intent, url, save_card, "
+    "tax, fee, note, created_at, paid_at, check_at FROM payment"
+)
+_REVERSALS = (
+    "SELECT id, public_id, payment_id, kind, external_id, amount, credit, fee, state, froze, created_at FROM reversal"
+)
+
+
+class New(msgspec.Struct, frozen=True, kw_only=True):
+    """An order that is to be written down. `once`: what makes it the same order when it is asked for again."""
+
+    public_id: str
+    account_id: int
+    once: str
+    method: str
+    origin: str
+    amount: int
+    save_card: bool = False
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """An event that was not seen to yet."""
+
+    id: str
+    kind: str
+    object_id: str
+    intent: str | None
+    tries: int
+
+
+# --- orders -------------------------------------------------------------------------------------------------------
+
+
+async def create(transaction: Transaction, new: New, now: int, check_at: int | None) -> Payment:
+    """The order, or the one that this account made with the same `once`."""
+    await transaction.execute(
+        "INSERT INTO payment (public_id, account_id, once, method, origin, amount, currency, status, save_card, tax, "
+        "fee, note, created_at, check_at) VALUES ($1, $2, $3, $4, $5, $6, $7, 'pending', $8, 0, 0, '', $9, $10) "
+        "ON CONFLICT (account_id, once) DO NOTHING",
+        *(new.public_id, new.account_id, new.once, new.method, new.origin, new.amount, CURRENCY, new.save_card, now),
+        check_at,
+    )
+    rows = await transaction.fetch(f"{_SELECT} WHERE account_id = $1 AND once = $2", new.account_id, new.once)
+    return _payment(rows[0])
+
+
+async def by_public_id(database: Transaction, public_id: str) -> Payment | None:
+    rows = await database.fetch(f"{_SELECT} WHERE public_id = $1", public_id)
+    return _payment(rows[0]) if rows else None
+
+
+async def by_external_id(database: Transaction, external_id: str) -> Payment | None:
+    """The order that its processor calls so: by the order's own id, or the payment's."""
+    rows = await database.fetch(f"{_SELECT} WHERE external_id = $1 OR intent = $1", external_id)
+    return _payment(rows[0]) if rows else None
+
+
+async def locked(database: Database, transaction: Transaction, id_: int) -> Payment:
+    """The order as it is, and as nobody else changes it until the transaction ends."""
+    lock = " FOR UPDATE" if database.dialect == "postgresql" else ""
+    rows = await transaction.fetch(f"{_SELECT} WHERE id = $1{lock}", id_)
+    return _payment(rows[0])
+
+
+async def of_account(database: Transaction, account_id: int, before: int, count: int) -> list[Payment]:
+    """Up to `count` orders of an account before id `before`, the newest first."""
+    rows = await database.fetch(
+        f"{_SELECT} WHERE account_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
+        *(account_id, before, count),
+    )
+    return [_payment(row) for row in rows]
+
+
+async def of_status(database: Transaction, status: str, before: int, count: int) -> list[Payment]:
+    """Up to `count` orders in a status (all of them: empty), before id `before`, the newest first."""
+    rows = await database.fetch(
+        f"{_SELECT} WHERE ($1 = '' OR status = $1) AND id < $2 ORDER BY id DESC LIMIT $3",
+        *(status, before, count),
+    )
+    return [_payment(row) for row in rows]
+
+
+async def due(database: Transaction, now: int, count: int) -> list[Payment]:
+    """Up to `count` orders whose processor should be asked by now, the longest overdue first."""
+    rows = await database.fetch(f"{_SELECT} WHERE check_at <= $1 ORDER BY check_at LIMIT $2", now, count)
+    return [_payment(row) for row in rows]
+
+
+async def update(transaction: Transaction, payment: Payment) -> None:
+    """Write what may change of an order."""
+    await transaction.execute(
+        "UPDATE payment SET status = $2, external_id = $3, intent = $4, url = $5, tax = $6, fee = $7, note = $8, "
+        "paid_at = $9, check_at = $10 WHERE id = $1",
+        *(payment.id, payment.status.value, payment.external_id, payment.intent, payment.url, payment.tax),
+        *(payment.fee, payment.note, payment.paid_at, payment.check_at),
+    )
+
+
+async def spent_automatically(database: Transaction, account_id: int, since: int) -> int:
+    """What automatic top-ups since a time took, or may still take."""
+    rows = await database.fetch(
+        "SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM payment "
+        "WHERE account_id = $1 AND origin = 'auto' AND created_at >= $2 AND status <> 'failed'",
+        *(account_id, since),
+    )
+    return int(rows[0][0])
+
+
+# --- what went back -----------------------------------------------------------------------------------------------
+
+
+async def reversals(transaction: Transaction, payment_id: int) -> list[Reversal]:
+    rows = await transaction.fetch(f"{_REVERSALS} WHERE payment_id = $1 ORDER BY id", payment_id)
+    return [_reversal(row) for row in rows]
+
+
+async def requested(database: Transaction, before: int) -> list[Reversal]:
+    """Refunds that were asked for before a time, and of which the processor has not said that it heard."""
+    rows = await database.fetch(
+        f"{_REVERSALS} WHERE state = $1 AND created_at < $2 ORDER BY id LIMIT 100",
+        *(State.REQUESTED.value, before),
+    )
+    return [_reversal(row) for row in rows]
+
+
+async def put_reversal(transaction: Transaction, reversal: Reversal) -> int:
+    """Write a new one, or what changed of one; its id."""
+    if reversal.id:
+        await transaction.execute(
+            "UPDATE reversal SET external_id = $2, fee = $3, state = $4, froze = $5 WHERE id = $1",
+            *(reversal.id, reversal.external_id, reversal.fee, reversal.state.value, reversal.froze),
+        )
+        return reversal.id
+    rows = await transaction.fetch(
+        "INSERT INTO reversal (public_id, payment_id, kind, external_id, amount, credit, fee, state, froze, "
+        "created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING id",
+        *(reversal.public_id, reversal.payment_id, reversal.kind.value, reversal.external_id, reversal.amount),
+        *(reversal.credit, reversal.fee, reversal.state.value, reversal.froze, reversal.created_at),
+    )
+    return int(rows[0][0])
+
+
+async def frozen_by_disputes_that_are_over(transaction: Transaction, account_id: int) -> bool:
+    """Whether a dispute froze this account, and none of its disputes holds money any more."""
+    rows = await transaction.fetch(
+        "SELECT state, froze FROM reversal JOIN payment ON payment.id = payment_id "
+        "WHERE payment.account_id = $1 AND kind = 'dispute'",
+        account_id,
+    )
+    return any(bool(froze) for _, froze in rows) and all(state == State.RETURNED for state, _ in rows)
+
+
+# --- the inbox ----------------------------------------------------------------------------------------------------
+
+
+async def receive(transaction: Transaction, event: Waiting, now: int) -> bool:
+    """Write an event down, to be seen to at once; whether it is new."""
+    changed = await transaction.execute(
+        "INSERT INTO payment_event (id, kind, object_id, intent, received_at, retry_at, tries) "
+        "VALUES ($1, $2, $3, $4, $5, $5, 0) ON CONFLICT (id) DO NOTHING",
+        *(event.id, event.kind, event.object_id, event.intent, now),
+    )
+    return changed == 1
+
+
+async def waiting(database: Transaction, now: int, count: int) -> list[Waiting]:
+    rows = await database.fetch(
+        "SELECT id, kind, object_id, intent, tries FROM payment_event WHERE retry_at <= $1 ORDER BY retry_at LIMIT $2",
+        *(now, count),
+    )
+    return [Waiting(*row) for row in rows]
+
+
+async def seen_to(transaction: Transaction, event_id: str, now: int) -> None:
+    await transaction.execute(
+        "UPDATE payment_event SET done_at = $2, retry_at = NULL WHERE id = $1 AND done_at IS NULL", event_id, now
+    )
+
+
+async def try_again(transaction: Transaction, event_id: str, at: int) -> None:
+    await transaction.execute(
+        "UPDATE payment_event SET retry_at = $2, tries = tries + 1 WHERE id = $1 AND done_at IS NULL", event_id, at
+    )
+
+
+def _payment(row: Row) -> Payment:
+    return msgspec.convert(_named(row, Payment.__struct_fields__), Payment, strict=False)
+
+
+def _reversal(row: Row) -> Reversal:
+    return msgspec.convert(_named(row, Reversal.__struct_fields__), Reversal, strict=False)
+
+
+def _named(row: Row, names: tuple[str, ...]) -> dict[str, Any]:
+    return dict(zip(names, row, strict=True))

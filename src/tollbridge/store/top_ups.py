@@ -1,0 +1,118 @@
+"""Automatic top-ups, and who was told that little is left."""
+
+import msgspec
+
+from tollbridge.store.db import Transaction
+
+_SELECT = "SELECT account_id, threshold, amount, daily_cap, payment_id, failures, stopped FROM auto_top_up"
+
+
+class AutoTopUp(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `auto_top_up`, amounts in nano-USD. `payment_id`: one that runs. `stopped`: why it does nothing."""
+
+    account_id: int
+    threshold: int
+    amount: int
+    daily_cap: int
+    payment_id: int | None = None
+    failures: int = 0
+    stopped: str | None = None
+
+
+class Low(msgspec.Struct, frozen=True, kw_only=True):
+    """An account with less than `threshold` left that was not told of it yet."""
+
+    account_id: int
+    email: str
+    available: int
+    threshold: int
+
+
+async def get(database: Transaction, account_id: int) -> AutoTopUp | None:
+    rows = await database.fetch(f"{_SELECT} WHERE account_id = $1", account_id)
+    return AutoTopUp(**dict(zip(AutoTopUp.__struct_fields__, rows[0], strict=True))) if rows else None
+
+
+async def put(transaction: Transaction, wanted: AutoTopUp) -> None:
+    """Switch it on, or on again; a payment that runs goes on."""
+    await transaction.execute(
+        "INSERT INTO auto_top_up (account_id, threshold, amount, daily_cap, failures) VALUES ($1, $2, $3, $4, 0) "
+        "ON CONFLICT (account_id) DO UPDATE SET threshold = excluded.threshold, amount = excluded.amount, "
+        "daily_cap = excluded.daily_cap, failures = 0, stopped = NULL",
+        *(wanted.account_id, wanted.threshold, wanted.amount, wanted.daily_cap),
+    )
+
+
+async def remove(transaction: Transaction, account_id: int) -> None:
+    await transaction.execute("DELETE FROM auto_top_up WHERE account_id = $1", account_id)
+
+
+async def due(database: Transaction, count: int) -> list[int]:
+    """Up to `count` accounts below their threshold that have a card, and for which no payment runs."""
+    rows = await database.fetch(
+        "SELECT auto_top_up.account_id FROM auto_top_up JOIN balance ON balance.account_id = auto_top_up.account_id "
+        "JOIN buyer ON buyer.account_id = auto_top_up.account_id "
+        "WHERE stopped IS NULL AND payment_id IS NULL AND card IS NOT NULL AND frozen = $1 "
+        "AND paid + promo - held < threshold ORDER BY auto_top_up.account_id LIMIT $2",
+        *(False, count),
+    )
+    return [int(row[0]) for row in rows]
+
+
+async def claim(transaction: Transaction, account_id: int, payment_id: int) -> bool:
+    """Let a payment run for an account; False: another one runs, or it was switched off."""
+    changed = await transaction.execute(
+        "UPDATE auto_top_up SET payment_id = $2 WHERE account_id = $1 AND payment_id IS NULL AND stopped IS NULL",
+        *(account_id, payment_id),
+    )
+    return changed == 1
+
+
+async def succeeded(transaction: Transaction, payment_id: int) -> None:
+    await transaction.execute(
+        "UPDATE auto_top_up SET payment_id = NULL, failures = 0 WHERE payment_id = $1", payment_id
+    )
+
+
+async def failed(transaction: Transaction, payment_id: int, most: int, why: str) -> None:
+    """Count a failure; at `most` in a row it stops and says why."""
+    await transaction.execute(
+        "UPDATE auto_top_up SET payment_id = NULL, failures = failures + 1, "
+        "stopped = CASE WHEN failures + 1 >= $2 THEN $3 ELSE stopped END WHERE payment_id = $1",
+        *(payment_id, most, why),
+    )
+
+
+# --- little is left -----------------------------------------------------------------------------------------------
+
+
+async def low(database: Transaction, threshold: int, count: int) -> list[Low]:
+    """Accounts that have bought credit, have less than `threshold` left, and were not told of it or of less."""
+    rows = await database.fetch(
+        "SELECT account.id, email, paid + promo - held FROM account "
+        "JOIN balance ON balance.account_id = account.id LEFT JOIN low_balance ON low_balance.account_id = account.id "
+        "WHERE paid + promo - held < $1 AND (threshold IS NULL OR threshold > $1) AND EXISTS "
+        "(SELECT 1 FROM payment WHERE payment.account_id = account.id AND status = 'paid') "
+        "ORDER BY account.id LIMIT $2",
+        *(threshold, count),
+    )
+    return [Low(account_id=row[0], email=row[1], available=row[2], threshold=threshold) for row in rows]
+
+
+async def told(transaction: Transaction, account_id: int, threshold: int, now: int) -> bool:
+    """Remember that an account was told; False: somebody else has told it meanwhile."""
+    changed = await transaction.execute(
+        "INSERT INTO low_balance (account_id, threshold, told_at) VALUES ($1, $2, $3) ON CONFLICT (account_id) "
+        "DO UPDATE SET threshold = excluded.threshold, told_at = excluded.told_at "
+        "WHERE low_balance.threshold > excluded.threshold",
+        *(account_id, threshold, now),
+    )
+    return changed == 1
+
+
+async def forget_told(transaction: Transaction, highest: int) -> None:
+    """Whoever has more than all thresholds again will be told again."""
+    await transaction.execute(
+        "DELETE FROM low_balance WHERE account_id IN (SELECT account_id FROM balance WHERE paid + promo - held >= $1)",
+        highest,
+    )

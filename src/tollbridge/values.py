@@ -75,6 +75,23 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True):
     price: Price
 
 
+DAY_MS = 86_400_000
+
+
+class When(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A stretch of time that may recur, in UTC.
+
+    From `since` to before `until` (milliseconds since the epoch), on the days of the bits in `days` (1 is Monday, 64
+    Sunday), from `start` to before `end` (milliseconds of the day; over midnight where `end` comes first).
+    """
+
+    since: int = 0
+    until: int = 1 << 62
+    days: int = 127
+    start: int = 0
+    end: int = DAY_MS
+
+
 class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     """A provider plus the operator's credential: somewhere that can be called."""
 
@@ -84,6 +101,8 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     base_url: str
     auth: str
     credential: str
+    # Whose credential it is: the row of a customer's own one, 0 for the operator's.
+    owner: int = 0
     headers: tuple[tuple[str, str], ...] = ()
     # "Does cancelling stop this provider's bill?": decides what a caller who leaves is charged.
     cancel_stops_billing: bool = False
@@ -91,6 +110,10 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     renames: tuple[tuple[str, str], ...] = ()
     drops: tuple[str, ...] = ()
     stream_usage: bool = True
+    # Where an endpoint (chat, stream, embeddings …) is called below the base URL, where that is not as the dialect has
+    # it; `{model}` is the upstream's name of the model. And members that every body gets, values in JSON.
+    paths: tuple[tuple[str, str], ...] = ()
+    adds: tuple[tuple[str, str], ...] = ()
     connect_timeout: float = 5.0
     first_byte_timeout: float = 120.0
     gap_timeout: float = 60.0
@@ -105,7 +128,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """One way to serve a model. `cost` is what the provider bills; the customer pays `price` × `multiplier_ppm` / 10⁶.
 
     `version` is the id of the row in table `price_version` that holds exactly these terms. `output_limit`: the most
-    tokens that the model writes, for dialects that must be told one.
+    tokens that the model writes, for dialects that must be told one. `variants` are the same route on other terms at
+    other times (`core.pricing.at`): the first that applies is taken, this one where none does.
     """
 
     model: str
@@ -118,10 +142,22 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     weight: int = 1
     version: int = 0
     output_limit: int = 4096
+    variants: "tuple[Variant, ...]" = ()
+
+
+class Variant(msgspec.Struct, frozen=True, kw_only=True):
+    """`route` (itself without variants) is taken when all of `when` cover the moment at which a request comes."""
+
+    when: tuple[When, ...]
+    route: Route
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """A public name that a customer asks for."""
+    """A public name that a customer asks for.
+
+    Modalities are `text`, `image`, `audio`, `video` and `file`; what stands in `capabilities` is in
+    `core.catalog.CAPABILITIES`.
+    """
 
     id: str
     type: str
@@ -131,6 +167,31 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     best_for: str = ""
     owned_by: str = "tollbridge"
     created: int = 0
+    aliases: tuple[str, ...] = ()
+    input_modalities: tuple[str, ...] = ("text",)
+    output_modalities: tuple[str, ...] = ("text",)
+    capabilities: tuple[str, ...] = ()
+
+
+class Preferences(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller wants of the routes, in OpenRouter's terms.
+
+    `models`: tried in this order after the one that is asked for. `order`, `only`, `ignore`: names of providers or
+    upstreams in lower case; None: nothing was said of it. `sort`: price, throughput or latency. `max_prompt`,
+    `max_completion`: the dearest price that will do, pico-USD per token. `require_parameters`: True, only routes that
+    take every field; False, a field that a route cannot express may be dropped. `allow_fallbacks`: whether providers
+    may be tried that the caller did not name (of `order`), or any but the first.
+    """
+
+    models: tuple[str, ...] = ()
+    order: tuple[str, ...] | None = None
+    only: frozenset[str] | None = None
+    ignore: frozenset[str] = frozenset()
+    sort: str | None = None
+    max_prompt: int | None = None
+    max_completion: int | None = None
+    require_parameters: bool | None = None
+    allow_fallbacks: bool = True
 
 
 class Outcome(IntEnum):

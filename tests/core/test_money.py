@@ -39,7 +39,7 @@ def exact(usage: Usage, price: Price, ppm: int) -> Fraction:
 @example((1, 0, 0, 0, 0), (1,) * 5, 1)
 def test_charge_is_the_exact_value_rounded_up_once(counts: tuple[int, ...], each: tuple[int, ...], ppm: int) -> None:
     usage = used(**dict(zip(METERS, counts, strict=True)))
-    price = Price(**dict(zip(METERS, each, strict=True)))
+    price = msgspec.convert(dict(zip(METERS, each, strict=True)), Price)
     truth = exact(usage, price, ppm)
     assert 0 <= charge(usage, price, ppm) - truth < 1
 
@@ -56,7 +56,7 @@ def test_charge_agrees_with_fractions_on_real_looking_prices(cases: int) -> None
             cache_write=chance.choice([0, chance.randrange(9_000)]),
             output=chance.randrange(30_000),
         )
-        price = Price(**{meter: chance.choice([0, chance.randrange(10**8)]) for meter in METERS})
+        price = msgspec.convert({meter: chance.choice([0, chance.randrange(10**8)]) for meter in METERS}, Price)
         ppm = chance.choice([1_000_000, 1_050_000, 1_333_333, chance.randrange(2_000_000)])
         difference = charge(usage, price, ppm) - exact(usage, price, ppm)
         assert 0 <= difference < 1, (usage, price, ppm)
@@ -65,6 +65,24 @@ def test_charge_agrees_with_fractions_on_real_looking_prices(cases: int) -> None
 def test_reasoning_is_inside_output_and_never_billed_again() -> None:
     price = Price(input=1000, output=1000, cache_read=1000, cache_write=1000, cache_write_1h=1000)
     assert charge(Usage(output=10, reasoning=7), price) == charge(Usage(output=10), price) == 10
+
+
+def test_meters_without_a_price_of_their_own_cost_what_input_or_output_costs() -> None:
+    price = Price(input=1000, output=3000, cache_read=1, cache_write=1, cache_write_1h=1)
+    heard, spoken, drawn = Usage(audio_input=7), Usage(audio_output=7), Usage(image_output=7)
+    assert [charge(usage, price) for usage in (heard, spoken, drawn)] == [7, 21, 21]
+    dear = msgspec.structs.replace(price, audio_input=2000, audio_output=0, image_output=9000, searches=10**10)
+    assert [charge(usage, dear) for usage in (heard, spoken, drawn)] == [14, 0, 63]
+    assert charge(Usage(searches=3), price) == 0
+    assert charge(Usage(input=1, audio_input=1, searches=3), dear) == 1 + 2 + 30_000_000
+
+
+@pytest.mark.parametrize("meter", ["audio_input", "audio_output", "image_output", "searches"])
+def test_a_seldom_used_meter_below_zero_is_an_error(meter: str) -> None:
+    price = Price(input=1000, output=1000, cache_read=1000, cache_write=1000, cache_write_1h=1000, searches=1000)
+    assert charge(used(**{meter: 5}), price) == 5
+    with pytest.raises(ValueError, match="not negative"):
+        charge(used(**{meter: -1}), price)
 
 
 @pytest.mark.parametrize("meter", METERS)

@@ -7,12 +7,14 @@ from hypothesis import strategies as st
 
 from tollbridge.core import pricing
 from tollbridge.core.pricing import Cause, Demand, Ending, bill
-from tollbridge.values import Outcome, Price, Route, Upstream, Usage
+from tollbridge.values import DAY_MS, Outcome, Price, Route, Tier, Upstream, Usage, Variant, When
 
 HERE = Upstream(
     name="here", provider="here", dialect="openai_chat", base_url="http://h/v1", auth="bearer", credential=""
 )
 PRICE = Price(input=500_000, output=1_500_000, cache_read=50_000, cache_write=500_000, cache_write_1h=500_000)
+DEARER = Price(input=1_000_000, output=2_250_000, cache_read=100_000, cache_write=1_000_000, cache_write_1h=1_000_000)
+LONG = msgspec.structs.replace(PRICE, tiers=(Tier(above=200_000, price=DEARER),))
 ROUTE = Route(model="m", upstream=HERE, upstream_model="m", price=PRICE, cost=PRICE)
 
 REPORTED = Usage(input=100, output=50, raw=b"{}")
@@ -133,13 +135,96 @@ def test_bound_of_an_embedding_is_its_prompt() -> None:
     prompt=st.integers(0, 10**6),
     choices=st.integers(1, 8),
     multiplier=st.integers(1, 3_000_000),
+    price=st.sampled_from([PRICE, LONG]),
 )
 def test_affordable_output_never_costs_more_than_the_amount(
-    amount: int, prompt: int, choices: int, multiplier: int
+    amount: int, prompt: int, choices: int, multiplier: int, price: Price
 ) -> None:
-    route = msgspec.structs.replace(ROUTE, multiplier_ppm=multiplier)
-    output = pricing.affordable_output(route, amount, prompt, choices)
+    route = msgspec.structs.replace(ROUTE, price=price, multiplier_ppm=multiplier)
+    demand = Demand(prompt=prompt, output_limit=None, choices=choices)
+    bound = pricing.bound(demand, route, model_limit=4096, default_hold=4096, strict=False)
+    output = pricing.affordable_output(route, amount, bound, choices)
     if output:
-        assert pricing.charge(Usage(input=prompt, output=output * choices), route) <= amount
-    more = Usage(input=prompt, output=(output + 1) * choices)
-    assert pricing.charge(more, route) >= min(amount, pricing.charge(more, route))
+        assert pricing.charge(Usage(input=bound.prompt, output=output * choices), route) <= amount
+    longest = Usage(input=bound.prompt, output=(output + 1) * choices)
+    assert pricing.charge(longest, route) >= amount
+
+
+counts = st.integers(0, 400_000)
+rates = st.integers(0, 10**8)
+maybe = st.none() | rates
+METERS = ("cache_read", "cache_write", "cache_write_1h", "audio_input")
+priced = st.builds(
+    Price,
+    **dict.fromkeys(("input", "output", *METERS[:3]), rates),
+    **dict.fromkeys(("audio_input", "audio_output", "image_output"), maybe),
+)
+
+
+@given(price=priced, dearer=priced, above=st.integers(1, 400_000), parts=st.tuples(*[counts] * 5), written=counts)
+def test_no_request_within_its_demand_costs_more_than_its_bound(
+    price: Price, dearer: Price, above: int, parts: tuple[int, ...], written: int
+) -> None:
+    tiered = msgspec.structs.replace(price, tiers=(Tier(above=above, price=dearer),))
+    route = msgspec.structs.replace(ROUTE, price=tiered)
+    read = msgspec.convert(dict(zip(("input", *METERS), parts, strict=True)), Usage)
+    third = written // 3
+    usage = msgspec.structs.replace(read, output=written - 2 * third, audio_output=third, image_output=third)
+    demand = Demand(prompt=usage.prompt, output_limit=written)
+    bound = pricing.bound(demand, route, model_limit=written, default_hold=0, strict=True)
+    assert pricing.charge(usage, route) <= bound.want
+    assert pricing.charge(Usage(output=written), route) <= pricing.further_output(route, usage.prompt, written)
+
+
+def test_a_prompt_is_held_at_the_price_of_what_the_request_may_use() -> None:
+    price = msgspec.structs.replace(PRICE, cache_write_1h=900_000, audio_input=2_000_000)
+    route = msgspec.structs.replace(ROUTE, price=price)
+
+    def held(body: bytes | None) -> int:
+        demand = Demand(prompt=1000, output_limit=None, produces=False, body=body)
+        return pricing.bound(demand, route, model_limit=1, default_hold=0, strict=False).want
+
+    assert held(b'{"messages":[]}') == 1300 * 500
+    assert held(b'{"cache_control":{"ttl":"1h"}}') == 1300 * 900
+    assert held(b'{"type":"input_audio"}') == held(rb'{"type":"input_\u0061udio"}') == held(None) == 1300 * 2000
+
+
+def test_a_long_prompt_is_held_and_charged_by_its_tier_as_a_whole() -> None:
+    route = msgspec.structs.replace(ROUTE, price=LONG)
+    short, long = Usage(input=150_000, cache_read=50_000, output=10), Usage(input=150_001, cache_read=50_000, output=10)
+    assert pricing.charge(short, route) == 150_000 * 500 + 50_000 * 50 + 10 * 1500
+    assert pricing.charge(long, route) == 150_001 * 1000 + 50_000 * 100 + 10 * 2250
+    demand = Demand(prompt=200_000, output_limit=10)
+    assert pricing.bound(demand, route, model_limit=10, default_hold=0, strict=True).want == 260_000 * 1000 + 10 * 2250
+
+
+MONDAY = 1_795_392_000_000  # 2026-11-23 00:00 UTC
+HOUR = 3_600_000
+
+
+def test_a_route_is_taken_on_the_terms_of_the_moment() -> None:
+    peak = msgspec.structs.replace(ROUTE, price=LONG, version=2)
+    later = msgspec.structs.replace(ROUTE, price=LONG, version=3)
+    morning = When(days=0b11111, start=HOUR, end=4 * HOUR)
+    route = msgspec.structs.replace(
+        ROUTE,
+        version=1,
+        variants=(Variant(when=(When(since=MONDAY + 70 * DAY_MS),), route=later), Variant(when=(morning,), route=peak)),
+    )
+
+    def version(moment: int) -> int:
+        return pricing.at(route, moment).version
+
+    assert [version(MONDAY + hour * HOUR) for hour in range(5)] == [1, 2, 2, 2, 1]
+    assert [version(MONDAY + day * DAY_MS + HOUR) for day in range(8)] == [2, 2, 2, 2, 2, 1, 1, 2]
+    assert version(MONDAY + 70 * DAY_MS - 1) == 1
+    assert version(MONDAY + 70 * DAY_MS) == 3
+
+
+def test_hours_may_go_over_midnight_and_dates_end_before_their_until() -> None:
+    night = When(start=16 * HOUR + HOUR // 2, end=HOUR // 2)
+    halves = [pricing.covers(night, MONDAY + half * HOUR // 2) for half in range(48)]
+    assert halves == [half < 1 or half >= 33 for half in range(48)]
+    dated = When(since=MONDAY, until=MONDAY + DAY_MS)
+    moments = (MONDAY - 1, MONDAY, MONDAY + DAY_MS - 1, MONDAY + DAY_MS)
+    assert [pricing.covers(dated, moment) for moment in moments] == [False, True, True, False]

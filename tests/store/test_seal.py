@@ -1,11 +1,12 @@
 """What is sealed, and what is not yet."""
 
 import asyncio
+from typing import Any
 
 from tests.store.books import Books, Engine, assert_verified, serving, with_books
 
 from tollbridge.core.ledger import hold_id
-from tollbridge.store.seal import read, seal
+from tollbridge.store.seal import Digest, read, seal
 
 
 def test_only_what_ended_long_ago_is_sealed(ledger_engine: Engine) -> None:
@@ -58,3 +59,16 @@ def test_sealing_from_two_places_at_once_seals_once(ledger_engine: Engine) -> No
             await beside.close()
 
     asyncio.run(main())
+
+
+def test_columns_that_came_later_leave_the_seals_before_them_as_they_were() -> None:
+    """Both widths: a hold with its end as the first version of the schema had it, and an open hold."""
+
+    def sealed(row: tuple[Any, ...]) -> bytes:
+        digest = Digest("usage/1", 1, b"")
+        digest.add(row, [])
+        return digest.close(1, 0)
+
+    first = (*range(30), None)
+    assert sealed(first) == sealed((*first, None)) == sealed((*first, None, None))
+    assert len({sealed(first), sealed((*first, "x")), sealed((*first, None, "x")), sealed(first[:30])}) == 4

@@ -6,16 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 from msgspec.structs import replace
-from tests.store.books import Books, Engine, assert_verified, serving
+from tests.store.books import TERMS, Books, Engine, assert_verified, serving
 
 from tollbridge.core.ledger import Book, Checkpoint, refund
+from tollbridge.store import prices, usage
 from tollbridge.store import verify as verify_module
 from tollbridge.store.db import sqlite_path
 from tollbridge.store.processes import sweep
 from tollbridge.store.seal import seal
 from tollbridge.store.tables import metadata
 from tollbridge.store.verify import Report, verify
-from tollbridge.values import Outcome
+from tollbridge.values import Outcome, Price, Tier
 
 BOOKS = ("hold", "hold_step", "usage", "journal", "entry", "balance", "key_spend", "price_version", "seal")
 # Not of the books: who is frozen is the operator's word, when a price came is nobody's.
@@ -39,7 +40,7 @@ async def fill(books: Books) -> None:
             await books.ledger.submit(books.extend_op(hold, customer, 1, 100))
         end = books.end_op(hold, customer, 100 * number)
         # Something in every column.
-        record = replace(end.record, first_byte_ms=5, finish="stop", attempts=b"[]", streamed=True)
+        record = replace(end.record, first_byte_ms=5, finish="stop", attempts=b"[]", streamed=True, searches=1)
         await books.ledger.submit(replace(end, record=record))
     swept = await books.held(rich, 50)
     await sweep(books.database, books.ledger, books.process.epoch, 1 << 62)
@@ -175,6 +176,41 @@ def test_prices_are_compared_with_their_digest_and_charges_with_their_price(sqli
                 f"{wrong} charges 10 and loses 0, but what was used is worth 11",
                 f"{unknown} refers to price version 77, which there is not",
             ]
+
+    asyncio.run(main())
+
+
+def test_charges_are_computed_again_from_seldom_used_meters_and_tiers(ledger_engine: Engine) -> None:
+    own = Price(input=1000, output=1000, cache_read=1000, cache_write=1000, cache_write_1h=1000, audio_input=5000)
+    price = replace(own, searches=7000, tiers=(Tier(above=30, price=replace(own, audio_input=9000)),))
+
+    async def main() -> None:
+        async with serving(ledger_engine) as books:
+            (version,) = await prices.register(books.database, [replace(TERMS, price=price, cost=price)])
+            customer = await books.customer(paid=10_000)
+            due = {
+                (10, 0): 10 * 5,
+                (30, 2): 30 * 5 + 2 * 7,
+                (31, 0): 31 * 9,
+            }
+            for (heard, searches), charge in due.items():
+                end = books.end_op(await books.held(customer, 500), customer, charge)
+                record = replace(end.record, price_version=version, output=0, audio_input=heard, searches=searches)
+                await books.ledger.submit(replace(end, record=record))
+            assert (await verify(books.database)).problems == []
+            charged = await usage.charges(books.database, customer.account_id, (0, -1), 1 << 62, 10)
+            assert [each.prompt for each in charged] == [10, 30, 31]
+            rows = await books.database.fetch("SELECT meters FROM usage ORDER BY hold_id")
+            assert [meters for (meters,) in rows] == [
+                '{"audio_input":10}',
+                '{"audio_input":30,"searches":2}',
+                '{"audio_input":31}',
+            ]
+            await books.database.execute("UPDATE usage SET meters = $1 WHERE charge = 50", '{"audio_input":11}')
+            (problem,) = (await verify(books.database)).problems
+            assert "but what was used is worth 55" in problem
+            await books.database.execute("UPDATE usage SET meters = $1 WHERE charge = 50", '{"pictures":11}')
+            assert "cannot be read" in (await verify(books.database)).problems[0]
 
     asyncio.run(main())
 

@@ -9,7 +9,7 @@ from enum import Enum
 import msgspec
 
 from tollbridge.core import money, tokens
-from tollbridge.values import Outcome, Route, Usage
+from tollbridge.values import DAY_MS, Outcome, Price, Route, Usage, When
 
 # The least that a call is let run with: below this a refusal helps the caller more than a stump of an answer.
 LEAST_OUTPUT_TOKENS = 256
@@ -17,11 +17,39 @@ LEAST_OUTPUT_TOKENS = 256
 # A caller who leaves before the first token pays for the prompt, unless the provider had been silent for this long.
 SILENCE_IS_UPSTREAMS_FAULT_MS = 30_000
 
+# What a request says when it wants its prompt cached for an hour, or sends sound. Either may be spelled with escapes.
+_HOUR = b'1h"'
+_AUDIO = b"audio"
+_ESCAPE = b"\\u"
+# 1 January 1970 was a Thursday, the fourth day of its week.
+_FIRST_DAY = 3
+
+
+def at(route: Route, moment: int) -> Route:
+    """`route` on the terms that apply to a request that comes at `moment` (milliseconds since the epoch)."""
+    for variant in route.variants:
+        if all(covers(when, moment) for when in variant.when):
+            return variant.route
+    return route
+
+
+def covers(when: When, moment: int) -> bool:
+    """Whether `moment` (milliseconds since the epoch) is in it."""
+    if not when.since <= moment < when.until:
+        return False
+    day, time = divmod(moment, DAY_MS)
+    if not when.days >> (day + _FIRST_DAY) % 7 & 1:
+        return False
+    if when.start < when.end:
+        return when.start <= time < when.end
+    return time >= when.start or time < when.end
+
 
 class Bound(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """`want` is what should be held, `least` what must be, `whole` what it may cost in all.
 
-    `limit`: the output limit per choice that `whole` assumes.
+    `limit`: the output limit per choice that `whole` assumes. `prompt_price` is what the prompt alone may cost;
+    `output_price` pico-USD per token written, before the multiplier, at the dearest.
     """
 
     want: int
@@ -29,30 +57,44 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     whole: int
     prompt: int
     limit: int
+    prompt_price: int
+    output_price: int
 
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a request asks for, as far as money goes. `prompt`: estimated tokens, the hold's margin not yet added.
 
-    `output_limit` is the caller's, per choice; `choices` how many answers. `produces`: False for embeddings.
+    `output_limit` is the caller's, per choice; `choices` how many answers. `produces`: False for embeddings. `body` is
+    the request as it came, in which is looked for what makes a prompt dearer; None: whatever can, may.
     """
 
     prompt: int
     output_limit: int | None
     choices: int = 1
     produces: bool = True
+    body: bytes | None = None
 
 
 def bound(demand: Demand, route: Route, *, model_limit: int, default_hold: int, strict: bool) -> Bound:
-    """The bound of `demand` on one route.
+    """The bound of `demand` on one route, at the dearest meters that it may use and the dearest tier that it may reach.
 
     `model_limit` is the most that the model writes; `default_hold` how many tokens are held when the caller set no
     limit (all of them when `strict`).
     """
     prompt = tokens.with_margin(demand.prompt)
+    read, written = _dearest(route.price, prompt, demand.body)
+    pico, multiplier = prompt * read, route.multiplier_ppm
+    prompt_price = money.round_up(pico, multiplier)
     if not demand.produces:
-        price = _price(route, prompt, 0)
-        return Bound(want=price, least=price, whole=price, prompt=prompt, limit=0)
+        return Bound(
+            want=prompt_price,
+            least=prompt_price,
+            whole=prompt_price,
+            prompt=prompt,
+            limit=0,
+            prompt_price=prompt_price,
+            output_price=written,
+        )
     if demand.output_limit is not None:
         limit = min(demand.output_limit, model_limit)
         held = output = limit * demand.choices
@@ -60,24 +102,32 @@ def bound(demand: Demand, route: Route, *, model_limit: int, default_hold: int, 
         limit = model_limit
         output = limit * demand.choices
         held = output if strict else min(output, default_hold)
-    want = _price(route, prompt, held)
+    want = money.round_up(pico + held * written, multiplier)
     least = min(held, LEAST_OUTPUT_TOKENS * demand.choices)
     return Bound(
         want=want,
-        least=want if least == held else _price(route, prompt, least),
-        whole=want if output == held else _price(route, prompt, output),
+        least=want if least == held else money.round_up(pico + least * written, multiplier),
+        whole=want if output == held else money.round_up(pico + output * written, multiplier),
         prompt=prompt,
         limit=limit,
+        prompt_price=prompt_price,
+        output_price=written,
     )
 
 
-def affordable_output(route: Route, amount: int, prompt: int, choices: int) -> int:
-    """Output tokens per choice that `amount` pays for beside a prompt of `prompt` tokens; 0 when it pays for none."""
-    price = route.price.output * route.multiplier_ppm
+def affordable_output(route: Route, amount: int, bound: Bound, choices: int) -> int:
+    """Output tokens per choice that `amount` pays for beside the prompt of `bound`; 0 when it pays for none."""
+    price = bound.output_price * route.multiplier_ppm
     if price == 0:
         return 1 << 31
-    left = amount - _price(route, prompt, 0)
+    left = amount - bound.prompt_price
     return max(0, left * 1_000 * 1_000_000 // (price * choices))
+
+
+def further_output(route: Route, prompt: int, output: int) -> int:
+    """What `output` tokens more may cost of an answer to a prompt of about `prompt` tokens."""
+    _, written = _dearest(route.price, tokens.with_margin(prompt), b"")
+    return money.round_up(output * written, route.multiplier_ppm)
 
 
 def charge(usage: Usage, route: Route) -> int:
@@ -97,10 +147,29 @@ def charge_and_cost(usage: Usage, route: Route) -> tuple[int, int]:
     return charged, charged if at_cost else cost(usage, route)
 
 
-def _price(route: Route, prompt: int, output: int) -> int:
-    price = route.price
-    dearest = max(price.input, price.cache_write)
-    return money.round_up(prompt * dearest + output * price.output, route.multiplier_ppm)
+def _dearest(price: Price, prompt: int, body: bytes | None) -> tuple[int, int]:
+    """The most that a token read, and that a token written, may cost of a request with a prompt of so many tokens."""
+    read, written = _dearest_meters(price, body)
+    for tier in price.tiers:
+        if prompt > tier.above:
+            tier_read, tier_written = _dearest_meters(tier.price, body)
+            read, written = max(read, tier_read), max(written, tier_written)
+    return read, written
+
+
+def _dearest_meters(price: Price, body: bytes | None) -> tuple[int, int]:
+    read, written = max(price.input, price.cache_read, price.cache_write), price.output
+    if price.cache_write_1h > read and _may_say(body, _HOUR):
+        read = price.cache_write_1h
+    if price.audio_input is not None and price.audio_input > read and _may_say(body, _AUDIO):
+        read = price.audio_input
+    if price.audio_output is not None or price.image_output is not None:
+        written = max(written, price.audio_output or 0, price.image_output or 0)
+    return read, written
+
+
+def _may_say(body: bytes | None, what: bytes) -> bool:
+    return body is None or what in body or _ESCAPE in body
 
 
 class Cause(Enum):

@@ -106,10 +106,10 @@ class CompletionStream:
             return b""
         out: list[bytes] = []
         event = self._decoder.end()
-        if event is not None and _is_whole(event[1]):
+        if event is not None and is_whole(event[1]):
             self.failed = self._take(*event, out)
         if self._head is not None:
-            self.failed = _no_stream(self._head)
+            self.failed = no_stream(self._head)
         return b"".join(out)
 
     def end(self, receipt: Receipt | None) -> bytes:
@@ -363,7 +363,7 @@ def _failure(name: bytes, chunk: Chunk, choices: list[ChunkChoice]) -> UpstreamE
     return None
 
 
-def _is_whole(data: bytes) -> bool:
+def is_whole(data: bytes) -> bool:
     """Whether an event that nothing closed came to its end."""
     if data.strip() == b"[DONE]":
         return True
@@ -374,7 +374,7 @@ def _is_whole(data: bytes) -> bool:
     return True
 
 
-def _no_stream(head: bytes) -> UpstreamError:
+def no_stream(head: bytes) -> UpstreamError:
     """Not one event came: an error in JSON with a 200, a page of HTML, nothing."""
     try:
         document = read_any(head)

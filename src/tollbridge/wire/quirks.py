@@ -10,6 +10,9 @@ Rule 2  No default that the caller did not send. A limit is sent only where the 
 Rule 3  Usage is asked for on every stream, unless this provider refuses to be asked.
 """
 
+from typing import Any
+from urllib.parse import quote
+
 import msgspec
 from msgspec import Raw
 
@@ -34,9 +37,31 @@ def body_for(request: Request, route: Route, max_tokens: int | None) -> bytes:
         _limit(fields, request, max_tokens)
     if request.endpoint == "chat":
         _rename(fields, upstream)
+    change(fields, upstream)
+    return msgspec.json.encode(fields)
+
+
+def change(fields: dict[str, Any], upstream: Upstream) -> None:
+    """What every body to `upstream` lacks, and what every one has, whatever its dialect."""
     for name in upstream.drops:
         fields.pop(name, None)
-    return msgspec.json.encode(fields)
+    for name, value in upstream.adds:
+        fields[name] = Raw(value.encode())
+
+
+def target_for(route: Route, endpoint: str, usual: str) -> bytes:
+    """Where `endpoint` is called below the base URL: `usual`, unless the provider's row says otherwise.
+
+    `{model}` becomes the upstream's name of the model. A stream is called like an answer that comes whole where there
+    is no row for `stream`.
+    """
+    template = usual
+    if route.upstream.paths:
+        paths = dict(route.upstream.paths)
+        template = paths.get(endpoint) or (paths.get("chat") if endpoint == "stream" else None) or usual
+    if "{model}" in template:
+        template = template.replace("{model}", quote(route.upstream_model, safe="@"))
+    return template.encode("ascii")
 
 
 def _ask_for_usage(fields: dict[str, Raw], request: Request, upstream: Upstream) -> None:

@@ -1,0 +1,403 @@
+"""Gemini as a provider, on AI Studio and on Vertex: generateContent and streamGenerateContent.
+
+What is sent is in `gemini_request`, what usage means in `gemini_usage`. What comes back:
+
+Rule 1  A stream is events that are whole answers by their shape; text in them is a piece, everything else whole. There
+        is no announcement of the end: it is over when the body is, and complete when a finish reason came.
+Rule 2  `STOP` is also the end of an answer that calls tools: that is told by looking at the parts. A blocked prompt
+        has no candidates and a `blockReason`: an answer that was filtered. Where the model's call of a tool could not
+        be read, or it called one that is not there, the provider failed.
+Rule 3  A signature stands on any part. On a function call it goes with the call; elsewhere it is a thought without
+        text, behind its part.
+Rule 4  A call without an id gets one that follows from the answer, so that it is the same however the bytes are cut.
+
+Shapes: https://ai.google.dev/api/generate-content#GenerateContentResponse, googleapis/python-genai types.py.
+"""
+
+import json
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from tollbridge.errors import ProtocolError, UpstreamError
+from tollbridge.values import Route, Usage
+from tollbridge.wire import errors, gemini_request, quirks, sse
+from tollbridge.wire.body import NOTHING, NULL
+from tollbridge.wire.conversation import (
+    Choice,
+    Conversation,
+    Event,
+    Finish,
+    Fit,
+    Image,
+    Part,
+    Reason,
+    Reply,
+    Text,
+    TextDelta,
+    Thinking,
+    ThinkingDelta,
+    ThinkingEnd,
+    ToolCall,
+    ToolDelta,
+    ToolStart,
+)
+from tollbridge.wire.errors import UpstreamSaid
+from tollbridge.wire.exchange import Outgoing
+from tollbridge.wire.gemini_request import ORIGIN, OWN_ID
+from tollbridge.wire.gemini_usage import Meter
+from tollbridge.wire.openai_reply import read_any
+
+# Where it is called below the base URL, unless the provider's row says otherwise.
+PATHS = {
+    "chat": "/models/{model}:generateContent",
+    "stream": "/models/{model}:streamGenerateContent?alt=sse",
+    "embeddings": "/models/{model}:batchEmbedContents",
+}
+
+# Whatever is not here is a stop: OTHER, LANGUAGE, NO_IMAGE, and words that come later.
+_REASONS: dict[str, Reason] = {
+    "MAX_TOKENS": "length",
+    **dict.fromkeys(("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"), "filtered"),
+    **dict.fromkeys(("IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION"), "filtered"),
+}
+_FAILED = frozenset({"MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "MALFORMED_RESPONSE"})
+# An answer that is no stream at all may be an error in JSON; more than this is not.
+_MAX_HEAD = 16_384
+
+
+class _Function(msgspec.Struct, gc=False):
+    name: str | None = None
+    args: Raw = NOTHING
+    id: str | None = None
+
+
+class _Blob(msgspec.Struct, rename="camel", gc=False):
+    mime_type: str | None = None
+    data: str | None = None
+
+
+class _Part(msgspec.Struct, rename="camel", gc=False):
+    text: str | None = None
+    thought: bool | None = None
+    thought_signature: str | None = None
+    function_call: _Function | None = None
+    inline_data: _Blob | None = None
+
+
+class _Content(msgspec.Struct, gc=False):
+    parts: list[_Part] | None = None
+
+
+class _Candidate(msgspec.Struct, rename="camel", gc=False):
+    content: _Content | None = None
+    finish_reason: str | None = None
+    index: int | None = None
+    logprobs_result: Raw = NULL
+
+
+class _Feedback(msgspec.Struct, rename="camel", gc=False):
+    block_reason: str | None = None
+
+
+class _Answer(msgspec.Struct, rename="camel", gc=False):
+    """A whole answer, or one event of a stream."""
+
+    candidates: list[_Candidate] | None = None
+    prompt_feedback: _Feedback | None = None
+    usage_metadata: Raw = NULL
+    response_id: str | None = None
+    error: Any = None
+
+
+class _Token(msgspec.Struct, rename="camel", gc=False):
+    token: str = ""
+    log_probability: float = 0.0
+
+
+class _Top(msgspec.Struct, gc=False):
+    candidates: list[_Token] | None = None
+
+
+class _Logprobs(msgspec.Struct, rename="camel", gc=False):
+    chosen_candidates: list[_Token] | None = None
+    top_candidates: list[_Top] | None = None
+
+
+_decode_answer = msgspec.json.Decoder(_Answer).decode
+_decode_logprobs = msgspec.json.Decoder(_Logprobs | None).decode
+
+
+class GeminiProvider:
+    """See `dialect.Provider`."""
+
+    def outgoing(self, conversation: Conversation, route: Route, limit: int | None) -> Outgoing:
+        fit = Fit(conversation, "Gemini")
+        model = route.upstream_model
+        fields = gemini_request.fields(conversation, model, limit, fit)
+        quirks.change(fields, route.upstream)
+        endpoint = "stream" if conversation.stream else "chat"
+        target = quirks.target_for(route, endpoint, PATHS[endpoint])
+        return Outgoing(target, msgspec.json.encode(fields), tuple(fit.dropped))
+
+    def reply(self, body: bytes) -> Reply:
+        answer = _read(body)
+        meter = Meter()
+        if answer.usage_metadata != NULL:
+            meter.read(answer.usage_metadata)
+        if answer.candidates:
+            choices = tuple(_choice(candidate, answer.response_id or "") for candidate in answer.candidates)
+        else:
+            choices = (Choice(parts=(), reason="filtered", native=_blocked(answer)),)
+        return Reply(choices=choices, usage=meter.usage, suspect=meter.suspect, reported=meter.reported)
+
+    def reader(self) -> "GeminiReader":
+        return GeminiReader()
+
+
+class GeminiReader:
+    """See `dialect.Reader`."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.failed: UpstreamError | None = None
+        self._decoder = sse.Decoder()
+        self._meter = Meter()
+        self._head: bytes | None = b""  # until the first event
+        self._calls: dict[int, int] = {}  # by choice
+        self._has_finish = False
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._meter.usage
+
+    @property
+    def suspect(self) -> bool:
+        return self._meter.suspect
+
+    @property
+    def reported(self) -> bytes:
+        return self._meter.reported
+
+    def feed(self, data: bytes) -> list[Event]:
+        out: list[Event] = []
+        if self.failed is not None:
+            return out
+        if self._head is not None and len(self._head) < _MAX_HEAD:
+            self._head += data[:_MAX_HEAD]
+        for _, payload in self._decoder.feed(data):
+            self.failed = self._take(payload, out)
+            if self.failed is not None:
+                return out
+        self.failed = self._decoder.broken
+        return out
+
+    def eof(self) -> list[Event]:
+        out: list[Event] = []
+        if self.failed is not None:
+            return out
+        event = self._decoder.end()
+        if event is not None and _is_whole(event[1]):
+            self.failed = self._take(event[1], out)
+        elif self._head is not None:
+            self.failed = _no_stream(self._head)
+        self.done = self._has_finish and self.failed is None
+        return out
+
+    def _take(self, data: bytes, out: list[Event]) -> UpstreamError | None:
+        self._head = None
+        try:
+            answer = _read(data)
+            if answer.usage_metadata != NULL:
+                self._meter.read(answer.usage_metadata)
+            for candidate in answer.candidates or ():
+                self._candidate(candidate, answer.response_id or "", out)
+            if not answer.candidates and not self._has_finish and answer.prompt_feedback is not None:
+                out.append(Finish("filtered", native=_blocked(answer)))
+                self._has_finish = True
+        except (ProtocolError, UpstreamSaid) as error:
+            return error
+        return None
+
+    def _candidate(self, candidate: _Candidate, response: str, out: list[Event]) -> None:
+        choice = candidate.index or 0
+        probabilities = _logprobs(candidate.logprobs_result)
+        if candidate.content is not None:
+            for part in candidate.content.parts or ():
+                if part.function_call is not None:
+                    self._call(part, part.function_call, choice, response, out)
+                    continue
+                if part.text:
+                    if part.thought:
+                        out.append(ThinkingDelta(part.text, choice))
+                    else:
+                        out.append(TextDelta(part.text, choice, probabilities))
+                        probabilities = None
+                elif part.inline_data is not None:
+                    raise ProtocolError("the upstream sent a picture in a stream, where none can be passed on")
+                if part.thought_signature:
+                    out.append(ThinkingEnd(part.thought_signature, "", ORIGIN, choice))
+        if candidate.finish_reason:
+            self._has_finish = True
+            reason, stop = _reason(candidate.finish_reason, has_calls=choice in self._calls), None
+            out.append(Finish(reason, stop, candidate.finish_reason, choice))
+
+    def _call(self, part: _Part, call: _Function, choice: int, response: str, out: list[Event]) -> None:
+        # Calls of a choice are counted on their own for the id, which is then the same as in a whole answer.
+        position = self._calls.get(choice, 0)
+        self._calls[choice] = position + 1
+        arguments = _arguments(call)
+        name = call.name or ""
+        identity = call.id or _own_id(f"{response}/{choice}/{position}/{name}/{arguments}")
+        signature = part.thought_signature or ""
+        out.append(ToolStart(position, identity, name, choice, signature, ORIGIN if signature else ""))
+        out.append(ToolDelta(position, arguments, choice))
+
+
+def _choice(candidate: _Candidate, response: str) -> Choice:
+    parts: list[Part] = []
+    position = 0
+    choice = candidate.index or 0
+    content = candidate.content
+    for part in (content.parts or ()) if content is not None else ():
+        signature = part.thought_signature or ""
+        if part.function_call is not None:
+            call = part.function_call
+            name, arguments = call.name or "", _arguments(call)
+            identity = call.id or _own_id(f"{response}/{choice}/{position}/{name}/{arguments}")
+            origin = ORIGIN if signature else ""
+            parts.append(ToolCall(id=identity, name=name, arguments=arguments, signature=signature, origin=origin))
+            position += 1
+            continue
+        if part.text:
+            _append(parts, part.text, is_thought=bool(part.thought))
+        elif part.inline_data is not None:
+            blob = part.inline_data
+            parts.append(Image(data=blob.data or "", media_type=blob.mime_type or ""))
+        if signature:
+            _sign(parts, signature)
+    native = candidate.finish_reason or ""
+    return Choice(
+        parts=tuple(parts),
+        reason=_reason(native, has_calls=position > 0),
+        native=native,
+        logprobs=_logprobs(candidate.logprobs_result),
+    )
+
+
+def _append(parts: list[Part], text: str, *, is_thought: bool) -> None:
+    """Pieces of one kind side by side become one, as they do in a stream."""
+    last = parts[-1] if parts else None
+    if is_thought:
+        if isinstance(last, Thinking) and not last.signature:
+            parts[-1] = Thinking(text=last.text + text)
+        else:
+            parts.append(Thinking(text=text))
+    elif isinstance(last, Text):
+        parts[-1] = Text(text=last.text + text)
+    else:
+        parts.append(Text(text=text))
+
+
+def _sign(parts: list[Part], signature: str) -> None:
+    last = parts[-1] if parts else None
+    if isinstance(last, Thinking) and not last.signature:
+        parts[-1] = Thinking(text=last.text, signature=signature, origin=ORIGIN)
+    else:
+        parts.append(Thinking(signature=signature, origin=ORIGIN))
+
+
+def _reason(native: str, *, has_calls: bool) -> Reason:
+    """Raises `UpstreamSaid` where the model's call of a tool went wrong."""
+    if native in _FAILED:
+        raise UpstreamSaid(502, "The model called a tool in a way that cannot be read.")
+    reason = _REASONS.get(native, "stop")
+    return "tool_calls" if has_calls and reason == "stop" else reason
+
+
+def _blocked(answer: _Answer) -> str:
+    """Why there is nothing; raises `ProtocolError` where nobody says so."""
+    if answer.prompt_feedback is None:
+        raise ProtocolError("the upstream's answer has no candidates")
+    return answer.prompt_feedback.block_reason or "BLOCKED_REASON_UNSPECIFIED"
+
+
+def _arguments(call: _Function) -> str:
+    text = bytes(call.args)
+    if not text.startswith(b"{"):
+        return "{}"
+    return (msgspec.json.format(text, indent=-1) if b"\n" in text else text).decode()
+
+
+def _own_id(seed: str) -> str:
+    return OWN_ID + blake2b(seed.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+def _logprobs(raw: Raw) -> Raw | None:
+    """Log-probabilities in OpenAI's form; None where there are none that can be read."""
+    if raw == NULL:
+        return None
+    try:
+        read = _decode_logprobs(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    if read is None or not read.chosen_candidates:
+        return None
+    tops = read.top_candidates or []
+    content = []
+    for position, chosen in enumerate(read.chosen_candidates):
+        top = tops[position].candidates if position < len(tops) else None
+        content.append({**_probability(chosen), "top_logprobs": [_probability(each) for each in top or ()]})
+    return Raw(msgspec.json.encode({"content": content, "refusal": None}))
+
+
+def _probability(token: _Token) -> dict[str, Any]:
+    return {"token": token.token, "logprob": token.log_probability, "bytes": list(token.token.encode())}
+
+
+def _read(data: bytes) -> _Answer:
+    """A whole answer or an event; raises `UpstreamSaid` (an error) or `ProtocolError`."""
+    try:
+        if not data.isascii():
+            data.decode()
+        answer = _decode_answer(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        answer = _of_another_shape(data)
+    if answer.error:
+        raise errors.said_in(answer.error)
+    return answer
+
+
+def _of_another_shape(data: bytes) -> _Answer:
+    document = read_any(data)
+    if isinstance(document, list) and document:  # an error of a call that did not ask for events
+        document = document[0]
+    if isinstance(document, dict) and document.get("error"):
+        return _Answer(error=document["error"])
+    try:
+        # Half of a surrogate pair: an answer cut in the middle of a character, which becomes a question mark.
+        return _decode_answer(json.dumps(document, ensure_ascii=False).encode(errors="replace"))
+    except (msgspec.DecodeError, RecursionError):
+        raise ProtocolError("the upstream's answer is none of Gemini's") from None
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether an event that nothing closed came to its end."""
+    try:
+        read_any(data)
+    except ProtocolError:
+        return False
+    return True
+
+
+def _no_stream(head: bytes) -> UpstreamError:
+    """Not one event came: an error in JSON with a 200, a page of HTML, nothing."""
+    try:
+        _read(head)
+    except UpstreamSaid as error:
+        return error
+    except ProtocolError:
+        pass
+    return ProtocolError("the upstream's answer is not a stream of events")

@@ -1,0 +1,407 @@
+"""A conversation as Gemini reads it: the body of generateContent.
+
+Rule 1  All system and developer messages go to `systemInstruction`, in order, also those from the middle: they keep
+        their authority, which a user's words would not have.
+Rule 2  Turns of one side that stand side by side become one; so do the results of parallel calls, as Gemini wants
+        them. A result has the name of its call. Results stay text, for numbers in Gemini's own form are floats.
+Rule 3  A signature goes back where it stood: on its function call, or on a part of its own. Since generation 3 a step
+        without one is refused; for a history that another model wrote Google documents `SKIP_SIGNATURE`
+        (https://ai.google.dev/gemini-api/docs/thought-signatures). Thoughts themselves need not go back.
+Rule 4  Gemini fetches https addresses of files whose kind is told (since 2.5,
+        https://ai.google.dev/gemini-api/docs/file-input-methods); any other address is refused here.
+
+Fields: https://ai.google.dev/api/generate-content; thinking: https://ai.google.dev/gemini-api/docs/thinking.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from tollbridge.wire.conversation import (
+    Audio,
+    Conversation,
+    Document,
+    Fit,
+    Format,
+    Image,
+    Opaque,
+    Part,
+    Reasoning,
+    Refusal,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+    Turn,
+)
+
+ORIGIN = "gemini"
+SKIP_SIGNATURE = "skip_thought_signature_validator"
+# Gemini's older models give calls no ids; those that we give begin so, and are not sent back.
+OWN_ID = "call_gemini_"
+MAX_STOPS = 5
+
+_Json = dict[str, Any]
+
+_MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY", "one": "ANY"}
+_SOUNDS = {"wav": "audio/wav", "mp3": "audio/mp3", "flac": "audio/flac", "ogg": "audio/ogg", "aac": "audio/aac"}
+_SOUNDS |= {"aiff": "audio/aiff", "opus": "audio/opus", "m4a": "audio/m4a"}
+_KINDS = {"png": "image/png", "jpg": "image/jpeg", "jpeg": "image/jpeg", "webp": "image/webp", "heic": "image/heic"}
+_KINDS |= {"heif": "image/heif", "gif": "image/gif", "pdf": "application/pdf", "txt": "text/plain", "html": "text/html"}
+_KINDS |= {"md": "text/markdown", "csv": "text/csv", "json": "application/json", "xml": "text/xml"}
+_SUFFIX = re.compile(r"https://[^?#]*/[^?#/]*\.([A-Za-z0-9]{2,5})(?:[?#].*)?", re.DOTALL)
+_GENERATION = re.compile(r"gemini-(\d{1,2})(?:\.(\d{1,2}))?")
+
+# Google's own table for its OpenAI-compatible endpoint.
+_BUDGETS = {"minimal": 1024, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 24576, "max": 24576}
+_LEVELS = {"low": "LOW", "medium": "MEDIUM", "high": "HIGH", "xhigh": "HIGH", "max": "HIGH"}
+_MOST_BUDGET = 24576
+_MOST_BUDGET_PRO = 32768
+_LEAST_BUDGET_PRO = 128
+_LEAST_BUDGET_LITE = 512
+
+_decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_names = msgspec.json.Decoder(list[str]).decode
+
+
+class Generation(msgspec.Struct, frozen=True):
+    """Which Gemini a model is: (3, 1) for `gemini-3.1-pro`. Names without a number (`gemini-flash-latest`) are taken
+    for the third; what is no Gemini is (0, 0).
+    """
+
+    model: str
+    number: tuple[int, int]
+
+    @property
+    def is_signed(self) -> bool:
+        return self.number >= (3, 0)
+
+
+def generation(model: str) -> Generation:
+    name = model.rpartition("/")[2]
+    found = _GENERATION.match(name)
+    if found is not None:
+        return Generation(name, (int(found[1]), int(found[2] or 0)))
+    return Generation(name, (3, 0) if name.startswith("gemini") else (0, 0))
+
+
+def fields(conversation: Conversation, model: str, limit: int | None, fit: Fit) -> _Json:
+    """The body's members. `limit`: as of `dialect.Provider.outgoing`. What cannot be done is said to `fit`."""
+    version = generation(model)
+    if conversation.stream and "-image" in model:
+        fit.lacks("stream", "pictures come whole only")
+    system, contents = _Turns(fit, version).write(conversation.turns)
+    members: _Json = {"contents": contents}
+    if system:
+        members["systemInstruction"] = {"parts": system}
+    _put_tools(members, conversation, fit)
+    config = _config(conversation, version, limit, fit)
+    if config:
+        members["generationConfig"] = config
+    return members
+
+
+# --- What is said ---
+
+
+class _Turns:
+    def __init__(self, fit: Fit, version: Generation) -> None:
+        self._fit = fit
+        self._version = version
+        self._names: dict[str, str] = {}
+
+    def write(self, turns: tuple[Turn, ...]) -> tuple[list[_Json], list[_Json]]:
+        """(parts of the system instruction, contents)"""
+        system: list[_Json] = []
+        contents: list[_Json] = []
+        before = ""
+        for turn in turns:
+            role = turn.role
+            if role in ("system", "developer"):
+                system += self._system(turn)
+                continue
+            parts = self._model(turn.parts) if role == "assistant" else self._said(turn.parts)
+            if not parts and role == "assistant":
+                continue
+            if role == before:
+                contents[-1]["parts"] += parts
+            else:
+                contents.append({"role": "model" if role == "assistant" else "user", "parts": parts})
+            before = role
+        for content in contents:
+            if not content["parts"]:
+                content["parts"] = [{"text": ""}]
+        if not contents:  # Gemini wants something to answer
+            return [], [{"role": "user", "parts": system}]
+        return system, contents
+
+    def _system(self, turn: Turn) -> list[_Json]:
+        parts = []
+        for part in turn.parts:
+            if isinstance(part, Text):
+                parts.append({"text": part.text})
+            else:
+                self._fit.lacks("messages", "its system messages are text")
+        return [part for part in parts if part["text"]]
+
+    def _said(self, parts: Iterable[Part]) -> list[_Json]:
+        """The parts of a user, or results of tools."""
+        written: list[_Json] = []
+        for part in parts:
+            if isinstance(part, ToolResult):
+                written += self._result(part)
+            else:
+                written += self._plain(part)
+        return written
+
+    def _model(self, parts: tuple[Part, ...]) -> list[_Json]:
+        written: list[_Json] = []
+        signature = ""  # of a thought; for the call that follows, if that has none
+        has_calls = False
+        for part in parts:
+            if isinstance(part, ToolCall):
+                own = part.signature if part.origin == ORIGIN else ""
+                written.append(self._call(part, own or signature, is_first=not has_calls))
+                has_calls, signature = True, ""
+                continue
+            if signature:
+                written.append({"text": "", "thoughtSignature": signature})
+                signature = ""
+            if isinstance(part, Thinking):
+                signature = part.signature if part.origin == ORIGIN else ""
+            else:
+                written += self._plain(part)
+        if signature:
+            written.append({"text": "", "thoughtSignature": signature})
+        return written
+
+    def _call(self, call: ToolCall, signature: str, *, is_first: bool) -> _Json:
+        self._names[call.id] = call.name
+        function: _Json = {"name": call.name, "args": _arguments(call.arguments)}
+        if call.id and not call.id.startswith(OWN_ID):
+            function["id"] = call.id
+        part: _Json = {"functionCall": function}
+        if signature:
+            part["thoughtSignature"] = signature
+        elif is_first and self._version.is_signed:
+            part["thoughtSignature"] = SKIP_SIGNATURE
+        return part
+
+    def _result(self, result: ToolResult) -> list[_Json]:
+        name = result.name or self._names.get(result.id, "")
+        if not name:
+            self._fit.lacks("messages", "a tool's result answers no call above it")
+            return []
+        texts, files = [], []
+        for part in result.parts:
+            if isinstance(part, Text):
+                texts.append(part.text)
+            else:
+                files += self._plain(part)
+        response: _Json = {"name": name, "response": {"error" if result.is_error else "output": "\n".join(texts)}}
+        if result.id and not result.id.startswith(OWN_ID):
+            response["id"] = result.id
+        inline = [part for part in files if "inlineData" in part]
+        if inline and self._version.is_signed:  # Gemini 3 reads files within a result, older ones only beside it
+            response["parts"] = inline
+            files = [part for part in files if "inlineData" not in part]
+        return [{"functionResponse": response}, *files]
+
+    def _plain(self, part: Part) -> list[_Json]:
+        match part:
+            case Text() | Refusal():
+                return [{"text": part.text}] if part.text else []
+            case Image():
+                return self._file(part.url, part.data, part.media_type, "image/*")
+            case Document():
+                if part.text:
+                    return [{"text": f"{part.title}\n\n{part.text}" if part.title else part.text}]
+                return self._file(part.url, part.data, part.media_type, "")
+            case Audio():
+                kind = _SOUNDS.get(part.format.lower())
+                if kind is not None:
+                    return [{"inlineData": {"mimeType": kind, "data": part.data}}]
+                self._fit.lacks("messages", f"it reads no sound in the format {part.format[:20]!r}")
+            case Opaque():
+                self._fit.lacks(part.param)
+            case Thinking():
+                pass
+            case ToolCall() | ToolResult():
+                self._fit.lacks("messages", "calls of tools stand in an assistant's turn, their results in a tool's")
+        return []
+
+    def _file(self, url: str, data: str, kind: str, default: str) -> list[_Json]:
+        if data:
+            if not kind and not default:
+                self._fit.lacks("messages", "a file needs its media type")
+                return []
+            return [{"inlineData": {"mimeType": kind or "image/png", "data": data}}]
+        suffix = _SUFFIX.fullmatch(url)
+        kind = kind or (_KINDS.get(suffix[1].lower(), "") if suffix else "")
+        if url.startswith("gs://") and kind:
+            return [{"fileData": {"mimeType": kind, "fileUri": url}}]
+        if not url.startswith("https://") or not kind:
+            self._fit.lacks(
+                "messages",
+                "it takes https addresses that end in the kind of the file, like .png or .pdf; send the file as data",
+            )
+        elif self._version.number < (2, 5):
+            self._fit.lacks("messages", "this model takes no addresses; send the file as data")
+        else:
+            return [{"fileData": {"mimeType": kind, "fileUri": url}}]
+        return []
+
+
+def _arguments(text: str) -> Raw | _Json:
+    """A call's arguments as the object that Gemini wants; what a model wrote and is none stays, as text."""
+    try:
+        _decode_object(text.encode())
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return {"arguments": text} if text.strip() else {}
+    return Raw(text.encode())
+
+
+# --- Tools ---
+
+
+def _put_tools(fields: _Json, conversation: Conversation, fit: Fit) -> None:
+    if not conversation.tools:
+        return
+    declarations = []
+    for tool in conversation.tools:
+        declaration: _Json = {"name": tool.name}
+        if tool.description:
+            declaration["description"] = tool.description
+        if tool.parameters is not None:
+            declaration["parametersJsonSchema"] = tool.parameters
+        declarations.append(declaration)
+    fields["tools"] = [{"functionDeclarations": declarations}]
+    if any(tool.strict for tool in conversation.tools):
+        fit.hint("strict")
+    if conversation.parallel_tools is False:
+        fit.lacks("parallel_tools", "it cannot be kept from calling several tools at once")
+    choice = conversation.tool_choice
+    if choice is not None:
+        fields["toolConfig"] = {"functionCallingConfig": _calling(choice)}
+
+
+def _calling(choice: ToolChoice) -> _Json:
+    config: _Json = {"mode": _MODES[choice.mode]}
+    if choice.mode == "one":
+        config["allowedFunctionNames"] = [choice.name]
+    return config
+
+
+# --- How it is to be answered ---
+
+
+def _config(conversation: Conversation, version: Generation, limit: int | None, fit: Fit) -> _Json:
+    limits = [each for each in (conversation.max_tokens, limit) if each is not None]
+    known = {
+        "maxOutputTokens": min(limits) if limits else None,
+        "temperature": conversation.temperature,
+        "topP": conversation.top_p,
+        "topK": conversation.top_k,
+        "seed": conversation.seed,
+        "presencePenalty": conversation.presence_penalty,
+        "frequencyPenalty": conversation.frequency_penalty,
+        "candidateCount": conversation.choices if conversation.choices > 1 else None,
+        "responseLogprobs": conversation.logprobs or None,
+        "logprobs": (conversation.top_logprobs or None) if conversation.logprobs else None,
+        "thinkingConfig": _thinking(conversation.reasoning, version, fit),
+    }
+    config: _Json = {name: value for name, value in known.items() if value is not None}
+    if conversation.stop:
+        if len(conversation.stop) > MAX_STOPS:
+            fit.lacks("stop", f"it takes at most {MAX_STOPS}")
+        config["stopSequences"] = conversation.stop[:MAX_STOPS]
+    if conversation.format is not None:
+        _put_format(config, conversation.format, fit)
+    if conversation.logit_bias is not None:
+        fit.lacks("logit_bias")
+    if conversation.verbosity is not None:
+        fit.lacks("verbosity")
+    if conversation.end_user:
+        fit.hint("end_user")
+    for name in conversation.hints:
+        fit.hint(name)
+    _put_extras(config, conversation.extras, fit)
+    return config
+
+
+def _put_format(config: _Json, wanted: Format, fit: Fit) -> None:
+    if wanted.kind == "text":
+        return
+    config["responseMimeType"] = "application/json"
+    if wanted.schema is not None:
+        config["responseJsonSchema"] = wanted.schema
+    if wanted.description:
+        fit.hint("format")
+
+
+def _put_extras(config: _Json, extras: Mapping[str, Raw], fit: Fit) -> None:
+    for name, value in extras.items():
+        if name == "modalities":
+            try:
+                wanted = {each.lower() for each in _decode_names(value)}
+            except msgspec.DecodeError:
+                wanted = {name}
+            if not wanted <= {"text", "image"}:
+                fit.lacks(name, "it answers in text, and some models in pictures")
+            elif "image" in wanted:
+                config["responseModalities"] = sorted(each.upper() for each in wanted)
+        else:
+            fit.lacks(name)
+
+
+def _thinking(reasoning: Reasoning | None, version: Generation, fit: Fit) -> _Json | None:
+    if reasoning is None or (reasoning.effort is None and reasoning.budget is None and reasoning.shown is None):
+        return None
+    effort = reasoning.effort
+    if effort is not None and effort != "none" and effort not in _BUDGETS:
+        fit.lacks("reasoning", f"it knows no effort {effort[:20]!r}")
+        return None
+    if version.number < (2, 5):
+        if effort not in (None, "none") or reasoning.budget:
+            fit.lacks("reasoning", "this model does not think")
+        return None
+    config: _Json = {}
+    if reasoning.shown is not None:
+        config["includeThoughts"] = reasoning.shown
+    if effort is not None or reasoning.budget is not None:
+        if version.number >= (3, 0):
+            config["thinkingLevel"] = _level(effort, reasoning.budget, version, fit)
+        else:
+            config["thinkingBudget"] = _budget(effort, reasoning.budget, version, fit)
+    return config
+
+
+def _budget(effort: str | None, wanted: int | None, version: Generation, fit: Fit) -> int:
+    """Tokens for a model of generation 2.5."""
+    is_pro = "pro" in version.model
+    budget = wanted if wanted is not None else _BUDGETS.get(effort or "", 0)
+    if wanted is None and is_pro and effort in ("xhigh", "max"):
+        budget = _MOST_BUDGET_PRO
+    least = _LEAST_BUDGET_PRO if is_pro else _LEAST_BUDGET_LITE if "lite" in version.model and budget else 0
+    fitting = max(least, min(budget, _MOST_BUDGET_PRO if is_pro else _MOST_BUDGET))
+    if fitting != budget:
+        fit.hint("reasoning")
+    return fitting
+
+
+def _level(effort: str | None, budget: int | None, version: Generation, fit: Fit) -> str:
+    """The nearest level that a model has since generation 3, none of which can be kept from thinking."""
+    if effort is None and budget is not None:
+        effort = "none" if budget <= 0 else "low" if budget <= 1024 else "medium" if budget <= 8192 else "high"
+    if effort == "none":
+        fit.hint("reasoning")
+    if effort in ("none", "minimal"):
+        has_minimal = "lite" in version.model or ("flash" in version.model and version.number <= (3, 6))
+        return "MINIMAL" if has_minimal else "LOW"
+    if effort == "medium" and version.number == (3, 0) and "pro" in version.model:
+        return "HIGH"  # it has LOW and HIGH only
+    return _LEVELS[effort or "high"]

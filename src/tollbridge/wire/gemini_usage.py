@@ -1,0 +1,120 @@
+"""Usage as Gemini reports it: `usageMetadata`, on every event of a stream, cumulative; the last report counts.
+
+Rule 1  `promptTokenCount` includes what was read from a cache (`cachedContentTokenCount`), and leaves out what Gemini's
+        own tools read (`toolUsePromptTokenCount`), which is input too. `candidatesTokenCount` leaves out thoughts,
+        and is absent where nothing was written.
+Rule 2  `…TokensDetails` split those counts by what was read or written: sound that was read is `audio_input` but for
+        its cached part, sound and pictures that were written are no `output`. Pictures that were read are `input`.
+Rule 3  The total is prompt, tools, candidates and thoughts. Where it holds prompt and candidates alone although there
+        are thoughts, candidates include them (seen on Vertex). Any other total marks the usage suspect; so does a
+        part that is larger than its whole, which is cut to it.
+Rule 4  The gate of `usage`: a count is a whole number from 0 to `MOST`; any other thing where prompt, candidates,
+        thoughts or tools should stand, and the report is not believed at all.
+
+From https://ai.google.dev/api/generate-content#UsageMetadata and googleapis/python-genai, types.py.
+"""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Raw
+
+from tollbridge.values import Usage
+from tollbridge.wire.usage import MAX_RAW, MOST
+
+_Count = Annotated[int, Meta(ge=0, le=MOST)]
+
+
+class _Part(msgspec.Struct, rename="camel", gc=False):
+    modality: str | None = None
+    token_count: _Count | None = None
+
+
+class _Report(msgspec.Struct, rename="camel", gc=False):
+    prompt_token_count: _Count | None = None
+    cached_content_token_count: _Count | None = None
+    candidates_token_count: _Count | None = None
+    thoughts_token_count: _Count | None = None
+    tool_use_prompt_token_count: _Count | None = None
+    total_token_count: _Count | None = None
+    prompt_tokens_details: list[_Part] | None = None
+    cache_tokens_details: list[_Part] | None = None
+    candidates_tokens_details: list[_Part] | None = None
+
+
+_decode = msgspec.json.Decoder(_Report | None).decode
+
+
+class Meter:
+    """What one answer's provider reported: the last report that can be believed counts.
+
+    `usage`, `suspect`, `reported`: as of `exchange.Answer`.
+    """
+
+    def __init__(self) -> None:
+        self.usage: Usage | None = None
+        self.reported = b""
+        self._has_unbelievable = False
+
+    @property
+    def suspect(self) -> bool:
+        """Something was reported, and none of it can be believed."""
+        return self._has_unbelievable and self.usage is None
+
+    def read(self, raw: Raw) -> None:
+        """Take a report: any JSON value."""
+        text = bytes(raw)
+        short = text if len(text) <= MAX_RAW else b""
+        try:
+            report = _decode(text)
+        except (msgspec.DecodeError, RecursionError):
+            self._has_unbelievable = True
+            if self.usage is None:
+                self.reported = short
+            return
+        if report is not None and report.prompt_token_count is not None:
+            self.usage = _usage(report, short)
+            self.reported = short
+
+
+def _usage(report: _Report, raw: bytes) -> Usage:
+    prompt, cached = report.prompt_token_count or 0, report.cached_content_token_count or 0
+    by_tools, thought = report.tool_use_prompt_token_count or 0, report.thoughts_token_count or 0
+    total, written = report.total_token_count, report.candidates_token_count
+    if written is None:
+        # Also where the count is only left out: the total has it.
+        written = 0 if total is None else max(0, total - prompt - by_tools - thought)
+    output = written + thought
+    is_suspect = total is not None and total != prompt + by_tools + output
+    if is_suspect and total == prompt + by_tools + written:
+        output, is_suspect = written, thought > written
+    heard = 0
+    if report.prompt_tokens_details is not None:
+        heard = _of(report.prompt_tokens_details, "AUDIO")
+        if heard and report.cache_tokens_details is not None:
+            heard = max(0, heard - _of(report.cache_tokens_details, "AUDIO"))
+    spoken, drawn = 0, 0
+    if report.candidates_tokens_details is not None:
+        spoken = _of(report.candidates_tokens_details, "AUDIO")
+        drawn = _of(report.candidates_tokens_details, "IMAGE")
+    is_suspect = is_suspect or cached + heard > prompt or spoken + drawn > output
+    cached = min(cached, prompt)
+    heard = min(heard, prompt - cached)
+    spoken = min(spoken, output)
+    drawn = min(drawn, output - spoken)
+    output -= spoken + drawn
+    return Usage(
+        input=prompt - cached - heard + by_tools,
+        cache_read=cached,
+        output=output,
+        reasoning=min(thought, output),
+        audio_input=heard,
+        audio_output=spoken,
+        image_output=drawn,
+        raw=raw,
+        suspect=is_suspect,
+    )
+
+
+def _of(parts: list[_Part], modality: str) -> int:
+    return sum(part.token_count or 0 for part in parts if part.modality == modality)

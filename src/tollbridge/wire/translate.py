@@ -14,6 +14,8 @@ from tollbridge.values import Route
 from tollbridge.wire import quirks
 from tollbridge.wire.dialect import Client, Provider
 from tollbridge.wire.exchange import Answer, Counter, Exchange, Names, Outgoing, Stream
+from tollbridge.wire.gemini_embeddings import GeminiEmbeddings
+from tollbridge.wire.gemini_provider import GeminiProvider
 from tollbridge.wire.openai_answer import CHAT, COMPLETIONS, CompletionAnswer, Shape
 from tollbridge.wire.openai_embeddings import EmbeddingsAnswer
 from tollbridge.wire.openai_stream import CompletionStream
@@ -24,7 +26,7 @@ from tollbridge.wire.translated import TranslatedAnswer, TranslatedStream
 class _PassThrough:
     """OpenAI's dialect on both sides."""
 
-    target: bytes
+    target: str
 
     def __init__(self, request: Request, route: Route, names: Names, max_tokens: int | None) -> None:
         self._request = request
@@ -33,7 +35,8 @@ class _PassThrough:
         self._max_tokens = max_tokens
 
     def request(self) -> Outgoing:
-        return Outgoing(self.target, quirks.body_for(self._request, self._route, self._max_tokens))
+        target = quirks.target_for(self._route, self._request.endpoint, self.target)
+        return Outgoing(target, quirks.body_for(self._request, self._route, self._max_tokens))
 
 
 class _Completion(_PassThrough):
@@ -48,17 +51,17 @@ class _Completion(_PassThrough):
 
 
 class _Chat(_Completion):
-    target = b"/chat/completions"
+    target = "/chat/completions"
     shape = CHAT
 
 
 class _Completions(_Completion):
-    target = b"/completions"
+    target = "/completions"
     shape = COMPLETIONS
 
 
 class _Embeddings(_PassThrough):
-    target = b"/embeddings"
+    target = "/embeddings"
 
     def response(self, body: bytes) -> Answer:
         return EmbeddingsAnswer(self._request, self._names, body)
@@ -95,10 +98,13 @@ _MAKERS: dict[tuple[str, str], _Maker] = {
     ("chat", "openai_chat"): _Chat,
     ("completions", "openai_chat"): _Completions,
     ("embeddings", "openai_chat"): _Embeddings,
+    ("embeddings", "gemini"): GeminiEmbeddings,
 }
 
 _CLIENTS: dict[str, Client] = {}
-_PROVIDERS: dict[str, Provider] = {}
+_PROVIDERS: dict[str, Provider] = {
+    "gemini": GeminiProvider(),
+}
 
 
 def exchange(request: Request, route: Route, public_id: str, created: int, max_tokens: int | None) -> Exchange:

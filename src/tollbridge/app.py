@@ -15,7 +15,7 @@ from tollbridge import __version__, values
 from tollbridge.config import ProviderSettings, Settings
 from tollbridge.config import read as read_settings
 from tollbridge.core import catalog as catalogs
-from tollbridge.core import keys
+from tollbridge.core import keys, money
 from tollbridge.core.catalog import Catalog
 from tollbridge.edge import demo
 from tollbridge.edge.inference import Inference, Vital
@@ -23,12 +23,13 @@ from tollbridge.edge.server import LoopLag, Server, ServerLimits, listen
 from tollbridge.errors import ConfigError, TollbridgeError
 from tollbridge.gateway.admission import Admission, Policy
 from tollbridge.gateway.callers import Callers
+from tollbridge.gateway.own import OwnCredential, OwnRoutes
 from tollbridge.gateway.relay import Relay, Upstream
 from tollbridge.gateway.settlement import Settlement
 from tollbridge.gateway.streams import LiveStreams, Timing
 from tollbridge.jobs import Jobs
 from tollbridge.limits.memory import MemoryLimiter
-from tollbridge.services import first_run, secrets
+from tollbridge.services import byok, first_run, secrets
 from tollbridge.services.catalog import shipped_models
 from tollbridge.services.secrets import Secrets
 from tollbridge.store import keys as key_rows
@@ -236,11 +237,24 @@ class Gateway:
         )
         callers = Callers(
             find=lambda digest: key_rows.find_key(self._database, digest),
+            own=partial(self._own_credentials, master),
             well_formed=lambda text: keys.well_formed(prefix, text),
             digest=master.digest,
             plans=settings.plans,
         )
-        admission = Admission(catalog, policy, self._limiter, ledger, self._health, master.ids().encode)
+        own = OwnRoutes(
+            billing.byok_fee_ppm - money.PPM,
+            lambda routes: prices.register(self._database, [prices.terms_of(route) for route in routes]),
+        )
+        admission = Admission(
+            catalog=catalog,
+            policy=policy,
+            limiter=self._limiter,
+            ledger=ledger,
+            upstreams=self._health,
+            own=own,
+            public_id=master.ids().encode,
+        )
         relay = Relay(upstreams, self._health, admission, ledger)
         settlement = Settlement(ledger, self._limiter, admission, policy)
         edge = Inference(
@@ -287,6 +301,10 @@ class Gateway:
             opened[name] = Upstream(each, pool.Pool(each.base_url, _limits(each), ssl_context=tls), auth.headers(each))
             self._pools.append(opened[name].pool)
         return opened
+
+    async def _own_credentials(self, master: Secrets, account_id: int) -> list[OwnCredential]:
+        opened = await byok.opened(self._database, master, account_id)
+        return [OwnCredential(each.id, each.provider, text, each.exclusive) for each, text in opened]
 
     async def _read_catalog(self, settings: Settings, upstreams: Mapping[str, Upstream]) -> Catalog:
         """The catalog with the price versions that it has in the database."""

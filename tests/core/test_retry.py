@@ -7,19 +7,19 @@ from tollbridge.core.retry import Breaker, Budget, Kind, Step, decide
 
 @pytest.mark.parametrize("kind", list(Kind))
 def test_what_the_provider_rejects_is_never_tried_again(kind: Kind) -> None:
-    step = decide(kind, retries=0, more_routes=True, budget_left=True)
+    step = decide(kind, retries=0, more_routes=True, more_models=False)
     assert step is (Step.GIVE_UP if kind is Kind.REJECTED else Step.NEXT_ROUTE)
 
 
 @pytest.mark.parametrize("kind", [Kind.LIMITED, Kind.CREDENTIAL, Kind.OUT_OF_CREDIT, Kind.TIMED_OUT])
 def test_a_lone_route_is_not_asked_again_when_that_cannot_help(kind: Kind) -> None:
-    assert decide(kind, retries=0, more_routes=False, budget_left=True) is Step.GIVE_UP
+    assert decide(kind, retries=0, more_routes=False, more_models=False) is Step.GIVE_UP
 
 
 @pytest.mark.parametrize("kind", [Kind.UNREACHED, Kind.LOST, Kind.SERVER_ERROR])
 def test_a_lone_route_that_stumbled_is_asked_again_twice(kind: Kind) -> None:
-    assert decide(kind, retries=1, more_routes=False, budget_left=True) is Step.SAME_ROUTE
-    assert decide(kind, retries=2, more_routes=False, budget_left=True) is Step.GIVE_UP
+    assert decide(kind, retries=1, more_routes=False, more_models=False) is Step.SAME_ROUTE
+    assert decide(kind, retries=2, more_routes=False, more_models=False) is Step.GIVE_UP
 
 
 def test_budget_allows_three_retries_or_a_fifth_of_the_traffic() -> None:

@@ -338,7 +338,7 @@ watsonx_region_name oci_region oci_user oci_fingerprint oci_key gcs_bucket_name 
 litellm_params litellm_credential_name litellm_call_id litellm_metadata litellm_logging_obj litellm_proxy
 use_litellm_proxy proxy_server_request configurable_clientside_auth_params user_config mock_response mock_tool_calls
 mock_timeout mock_testing_fallbacks mock_testing_rate_limit_error num_retries max_retries input_cost_per_token
-output_cost_per_token input_cost_per_second output_cost_per_second base_model rpm tpm provider models route preset
+output_cost_per_token input_cost_per_second output_cost_per_second base_model rpm tpm route preset
 plugins
 """.split()  # noqa: SIM905 - a hundred quotes would hide them
 

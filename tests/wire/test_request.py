@@ -54,7 +54,7 @@ OPERATORS = [
         "oci_key",
     ),
     *("mock_response", "input_cost_per_token", "output_cost_per_token", "input_cost_per_second", "rpm", "tpm"),
-    *("ssl_verify", "user_config", "num_retries", "endpoint_url", "models", "provider", "route", "preset", "plugins"),
+    *("ssl_verify", "user_config", "num_retries", "endpoint_url", "route", "preset", "plugins"),
 ]
 
 

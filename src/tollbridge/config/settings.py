@@ -77,10 +77,11 @@ class Brand(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Billing(msgspec.Struct, frozen=True, kw_only=True):
-    """`markup_ppm`: what prices are multiplied by, 1,000,000 is no markup."""
+    """`markup_ppm`: what prices are multiplied by, 1,000,000 is no markup; `byok_fee_ppm` in the same way."""
 
     cost_cap: int = msgspec.field(name="cost_cap_usd")
     markup_ppm: int = msgspec.field(name="markup_percent")
+    byok_fee_ppm: int = msgspec.field(name="byok_fee_percent")
     signup_grant: int = msgspec.field(name="signup_grant_usd")
     default_hold_tokens: int
     strict_holds: bool
@@ -270,6 +271,12 @@ SETTINGS = (
     ),
     Setting("billing.cost_cap_usd", kinds.USD, "5.00", "The most that one request may cost."),
     Setting("billing.markup_percent", kinds.PERCENT, "0", "What customers pay on top of every price."),
+    Setting(
+        "billing.byok_fee_percent",
+        kinds.PERCENT,
+        "5",
+        "What customers pay of the price for a call that their own credential at the provider pays for.",
+    ),
     Setting(
         "billing.signup_grant_usd", kinds.USD, "0.50", "Promotional credit of the account made at the first start."
     ),

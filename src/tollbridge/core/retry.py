@@ -1,10 +1,11 @@
 """Whether a failed attempt is tried again, and where. Pure; clock and counts are arguments.
 
 Rule 1  Nothing is tried again once output has reached the caller (the caller of this module sees to it).
-Rule 2  What the caller did wrong (400, 413, 422) is the same everywhere: it is passed on at once.
-Rule 3  Our own credential's trouble (401, 402, 403) and a limit (429) are never tried again on the same route.
-Rule 4  A request is tried at most twice more, and all retries together stay within 20 % of the traffic (at least
-        3 a window), so that a failing provider is not hit by our own storm.
+Rule 2  What the caller did wrong (400, 413, 422) is the same everywhere: it is passed on at once, unless the caller
+        named another model for that case, which may have a longer context or other rules.
+Rule 3  A credential's trouble (401, 402, 403) and a limit (429) are never tried again on the same route.
+Rule 4  A request is tried at most twice more for each model, and all retries together stay within 20 % of the traffic
+        (at least 3 a window), so that a failing provider is not hit by our own storm.
 """
 
 from collections import deque
@@ -25,6 +26,8 @@ WINDOW_MOST = 1_000
 OPEN_S = 10.0
 PROBE_S = 10.0
 MAX_COOL_S = 60.0
+# An upstream that is out of credit stays so until somebody pays: one probe each time this is over.
+EXHAUSTED_S = 300.0
 SHAKY_FAILURES = 3
 SHAKY_SHARE = 10
 SHAKY_S = 60.0
@@ -43,11 +46,13 @@ class Kind(Enum):
     UNKNOWN_MODEL = "unknown_model"
     INVALID_RESPONSE = "invalid_response"
     REJECTED = "rejected"  # the caller's request, in the provider's opinion
+    UNSUPPORTED = "unsupported"  # nothing was sent: this route cannot do what is asked for
 
 
 class Step(Enum):
     SAME_ROUTE = "same_route"
     NEXT_ROUTE = "next_route"
+    NEXT_MODEL = "next_model"
     GIVE_UP = "give_up"
 
 
@@ -57,10 +62,20 @@ COUNTS_AGAINST_UPSTREAM = frozenset(
 )
 
 
-def decide(kind: Kind, *, retries: int, more_routes: bool, budget_left: bool) -> Step:
-    """The next step after an attempt failed in the way of `kind`, `retries` of this request having been made."""
-    if kind is Kind.REJECTED or retries >= MAX_RETRIES or not budget_left:
-        return Step.GIVE_UP
+# What these cost nobody anything, or hits another provider than the one that failed, at the caller's own wish.
+NEEDS_NO_BUDGET = frozenset({Kind.REJECTED, Kind.UNSUPPORTED})
+
+
+def decide(kind: Kind, *, retries: int, more_routes: bool, more_models: bool) -> Step:
+    """The next step after an attempt failed in the way of `kind`.
+
+    `retries`: how often the request had been tried again on this model. `more_routes`, `more_models`: whether there
+    are further ones, of whatever model, and ones of another model.
+    """
+    if kind is Kind.UNSUPPORTED:
+        return Step.NEXT_ROUTE if more_routes else Step.GIVE_UP
+    if kind is Kind.REJECTED or retries >= MAX_RETRIES:
+        return Step.NEXT_MODEL if more_models else Step.GIVE_UP
     if more_routes:
         return Step.NEXT_ROUTE
     return Step.SAME_ROUTE if kind in _AGAIN_HERE else Step.GIVE_UP
@@ -132,6 +147,15 @@ class Breaker(msgspec.Struct):
         if self.recent:
             self._note(now, failed=False)
 
+    def doubt(self, now: float) -> None:
+        """It refused in a way that it may refuse again: others go first for a while."""
+        self.shaky_until = now + SHAKY_S
+
+    def exhausted(self, now: float) -> None:
+        """It is out of credit."""
+        self.open_until = now + EXHAUSTED_S
+        self.probing_until = 0.0
+
     def failed(self, now: float) -> None:
         self.in_a_row += 1
         self._note(now, failed=True)
@@ -142,7 +166,7 @@ class Breaker(msgspec.Struct):
             self.shaky_until = now + SHAKY_S
         mostly = len(self.recent) >= WINDOW_CALLS and failures * 2 >= len(self.recent)
         if self.open_until or self.in_a_row >= FAILURES_IN_A_ROW or mostly:
-            self.open_until = now + OPEN_S
+            self.open_until = max(self.open_until, now + OPEN_S)
             self.probing_until = 0.0
 
     def cool(self, now: float, seconds: float) -> None:

@@ -32,7 +32,7 @@ from tollbridge.gateway.streams import SSE_HEADERS, LiveStreams, StreamCall, fai
 from tollbridge.telemetry import RequestIds, RequestLine, RequestLog, now_ms
 from tollbridge.values import Model, Outcome, Price, Route, Usage
 from tollbridge.wire import errors as wire_errors
-from tollbridge.wire import openai_chat, openai_completions, openai_embeddings
+from tollbridge.wire import openai_chat, openai_completions, openai_embeddings, preferences
 from tollbridge.wire.exchange import Answer, Exchange
 from tollbridge.wire.request import Request
 
@@ -161,7 +161,7 @@ class Inference:
         self._check_vital()
         _check_media(head)
         cap = _read_cap(head.max_cost, self._names.max_cost)
-        request = parse(await call.downstream.read_body())
+        request = preferences.read(parse(await call.downstream.read_body()))
         ticket = await self._admission.admit(caller, request, cap)
         call.ticket = ticket
         if call.downstream.disconnected:

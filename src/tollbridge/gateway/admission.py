@@ -1,8 +1,10 @@
 """May this request run, and what may it cost? Everything that can refuse it, before anything is sent anywhere.
 
-In this order, so that a refusal costs as little as possible: the model, what the request alone makes too dear, the
-limits (one atomic take), the money (one durable hold). What comes out is a `Ticket`; what was taken is given back
-when it is settled, and here when the next step refuses.
+In this order, so that a refusal costs as little as possible: the models and their routes, what the request alone makes
+too dear, the limits (one atomic take), the money (one durable hold). What comes out is a `Ticket`; what was taken is
+given back when it is settled, and here when the next step refuses.
+
+A route that the money does not cover is left out where a cheaper one follows it: the refusal is that of the first.
 """
 
 import math
@@ -26,13 +28,15 @@ from tollbridge.errors import (
     Forbidden,
     InvalidApiKey,
     InvalidRequest,
+    NotFound,
     PaymentRequired,
     RateLimited,
     Unavailable,
 )
+from tollbridge.gateway.own import OwnCredential, OwnRoutes
 from tollbridge.limits.base import Exceeded, Grant, Limiter, Room, Scope
 from tollbridge.store.ledger import Ledger
-from tollbridge.values import Model, Route
+from tollbridge.values import Model, Preferences, Route
 from tollbridge.wire.request import Request
 
 # Below this share of the estimate a prompt is certainly longer than the window: the estimate is not that wrong.
@@ -44,18 +48,29 @@ _ENDPOINT_OF_TYPE = {"embedding": "embeddings"}
 MAX_RETRY_AFTER_S = 10
 
 
+_SUFFIXES = tuple(routing.SUFFIXES)
+_NO_WISHES = Preferences()
+# Refusals of a hold that a cheaper route may not meet.
+_TOO_DEAR = frozenset({Refusal.INSUFFICIENT, Refusal.IN_FLIGHT, Refusal.KEY_LIMIT})
+
+
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose request it is: a key of an account, with the account's plan and the scopes that limit it."""
+    """Whose request it is: a key of an account, with the account's plan and the scopes that limit it.
+
+    `own`: the account's credentials at providers.
+    """
 
     key_id: int
     account_id: int
     plan: Plan
     scopes: tuple[Scope, ...]
+    own: tuple[OwnCredential, ...] = ()
 
 
 class Ticket(msgspec.Struct, kw_only=True):
     """Leave to run one request: its hold, its routes in order, and the output limit that money sets (None: none).
 
+    The routes may be of several models, in the caller's order; `model` is that of the route that is being tried.
     `cap` is the most that it may cost, nano-USD.
     `held` and `step` grow when the hold is extended. `started` is monotonic seconds, `started_at` epoch milliseconds.
     """
@@ -88,22 +103,42 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     silence_ms: int = pricing.SILENCE_IS_UPSTREAMS_FAULT_MS
 
 
-class Usability(Protocol):
-    """What admission asks about upstreams: how good one is now, and in how many seconds one can be called."""
+class Upstreams(Protocol):
+    """What admission asks about upstreams (`upstream.health.Health`)."""
 
     def rank(self, route: Route) -> int | None: ...
 
     def usable_in(self, routes: Sequence[Route]) -> float: ...
 
+    def latency(self, route: Route) -> float: ...
+
+    def throughput(self, route: Route) -> float: ...
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """What a request asks for, and the routes that may answer it, in the order to try them."""
+
+    demand: pricing.Demand
+    routes: Sequence[Route]
+
+
+class Offer(msgspec.Struct, frozen=True, gc=False):
+    """A route that may be held for, by its place, and what must be."""
+
+    place: int
+    bound: pricing.Bound
+
 
 class Admission:
     def __init__(
         self,
+        *,
         catalog: Catalog,
         policy: Policy,
         limiter: Limiter,
         ledger: Ledger,
-        upstreams: Usability,
+        upstreams: Upstreams,
+        own: OwnRoutes,
         public_id: Callable[[str, int], str],
     ) -> None:
         self._catalog = catalog
@@ -111,6 +146,7 @@ class Admission:
         self._limiter = limiter
         self._ledger = ledger
         self._upstreams = upstreams
+        self._own = own
         self._public_id = public_id
         self._mean_output: dict[int, int] = {}
         self._cuts = Cuts()
@@ -119,45 +155,41 @@ class Admission:
         """A ticket, or the `ApiError` that says why not. `cap`: the caller's own bound for this request, nano-USD."""
         started, started_at = time.monotonic(), time.time_ns() // 1_000_000
         self._check_cuts(caller, started)
-        model = self._catalog.resolve(request.model)
-        _check_model(caller, model, request)
-        routes = self._routes(model)
-        demand = _demand(request)
-        if demand.prompt * _CERTAIN_PERCENT > model.context_window * 100:
-            raise ContextTooLong(
-                f"The prompt is about {demand.prompt:,} tokens; {model.id} reads at most {model.context_window:,}.",
-                param="messages" if request.endpoint == "chat" else None,
-            )
-        bound = self._plain_bound(demand, routes[0], model)
+        choice = self._plain_choice(caller, request, started_at) or await self._choice(caller, request, started_at)
+        demand, routes = choice.demand, choice.routes
         cap = self._policy.cost_cap if cap is None else min(cap, self._policy.cost_cap)
-        want = _capped(bound, demand, cap)
+        first = self._first_within(cap, choice)
         hold = self._ledger.next_id()
         grant = await self._take(hold, caller, demand)
         try:
-            held = await self._hold(hold, caller, want, bound.least)
+            offer, held = await self._reserve(hold, caller, choice, first, cap)
         except BaseException:
             self._limiter.give_back(grant, 0)
             raise
+        route = routes[offer.place]
         return Ticket(
             id=self._public_id(request.endpoint, hold),
             hold=hold,
             caller=caller,
             request=request,
-            model=model,
-            routes=routes,
+            model=self.model_of(route),
+            routes=routes[offer.place :] if offer.place else routes,
             demand=demand,
             held=held.amount,
             available=held.available,
             cap=cap,
-            limit=_limit(demand, routes[0], bound, held.amount, cap),
+            limit=_limit(demand, route, offer.bound, held.amount, cap),
             grant=grant,
             started=started,
             started_at=started_at,
         )
 
+    def model_of(self, route: Route) -> Model:
+        return self._catalog.models[route.model]
+
     def bound_on(self, route: Route, ticket: Ticket) -> pricing.Bound:
         """What the ticket's request must hold to be sent on `route`."""
-        return self._plain_bound(ticket.demand, route, ticket.model)
+        return self._bound(ticket.demand, route)
 
     def limit_on(self, route: Route, ticket: Ticket, bound: pricing.Bound) -> int | None:
         """The output limit that the ticket's money sets on `route`."""
@@ -168,7 +200,7 @@ class Admission:
         demand = ticket.demand
         if ticket.limit is not None:
             demand = msgspec.structs.replace(demand, output_limit=ticket.limit)
-        return min(ticket.cap, self._plain_bound(demand, route, ticket.model).whole)
+        return min(ticket.cap, self._bound(demand, route).whole)
 
     def remember(self, ticket: Ticket, output: int) -> None:
         """Learn how much this key's answers are, for the token limits of requests that set no limit."""
@@ -193,27 +225,117 @@ class Admission:
                 headers={"retry-after": str(math.ceil(wait))},
             )
 
-    def _routes(self, model: Model) -> Sequence[Route]:
-        chance = random.random() if len(model.routes) > 1 else 0.0  # noqa: S311
-        routes = routing.order(model.routes, self._upstreams.rank, chance)
+    # --- which routes ---
+
+    def _plain_choice(self, caller: Caller, request: Request, moment: int) -> Choice | None:
+        """The choice for nearly every request: one model, no wishes, no credential of the caller's. Else None."""
+        if request.preferences is not None or caller.own or request.model.endswith(_SUFFIXES):
+            return None
+        model = self._catalog.resolve(request.model)
+        _check_model(caller, model, request)
+        routes = self._ordered(_at(model.routes, moment))
         if not routes:
-            wait = min(MAX_RETRY_AFTER_S, 1 + int(self._upstreams.usable_in(model.routes)))
-            raise Unavailable(
-                f"No provider of {model.id} can be called right now. Nothing was charged; try again in {wait} s.",
-                code="no_available_provider",
-                retry_after=wait,
+            raise self._none_usable(model, model.routes)
+        demand = _demand(request)
+        _check_length(model, demand, request)
+        return Choice(demand, routes)
+
+    async def _choice(self, caller: Caller, request: Request, moment: int) -> Choice:
+        """The routes of all models that the caller names. What keeps one of them out is told when there is no other."""
+        wishes = request.preferences or _NO_WISHES
+        demand = _demand(request)
+        routes: list[Route] = []
+        refusal: ApiError | None = None
+        for name in dict.fromkeys((request.model, *wishes.models)):
+            try:
+                routes += await self._routes_of(name, caller, request, demand, moment)
+            except ApiError as error:
+                refusal = refusal or error
+        if not routes:
+            assert refusal is not None, "a request names a model"
+            raise refusal
+        return Choice(demand, routes)
+
+    async def _routes_of(
+        self, name: str, caller: Caller, request: Request, demand: pricing.Demand, moment: int
+    ) -> list[Route]:
+        wishes = request.preferences or _NO_WISHES
+        model, sort = self._resolve(name)
+        _check_model(caller, model, request)
+        _check_length(model, demand, request)
+        configured = _at(model.routes, moment)
+        if caller.own:
+            configured = await self._own.of(caller.own, configured)
+        allowed = routing.allowed(configured, wishes)
+        if wishes.require_parameters:
+            allowed = [route for route in allowed if request.fields.keys().isdisjoint(route.upstream.drops)]
+        if not allowed:
+            known = ", ".join(dict.fromkeys(route.upstream.name for route in model.routes))
+            raise NotFound(
+                f"No provider of {model.id} is left by what `provider` asks for. Its providers are: {known}.",
+                code="no_allowed_provider",
+                param="provider",
             )
+        routes = routing.prefer(self._ordered(allowed), wishes, self._measure(wishes.sort or sort, demand))
+        if not routes:
+            raise self._none_usable(model, allowed)
         return routes
 
-    def _plain_bound(self, demand: pricing.Demand, route: Route, model: Model) -> pricing.Bound:
+    def _resolve(self, name: str) -> tuple[Model, str | None]:
+        """The model of a name, and how its suffix wants the routes sorted. A model's own name may end like a suffix."""
+        try:
+            return self._catalog.resolve(name), None
+        except NotFound:
+            base, sort = routing.split_suffix(name)
+            if sort is None:
+                raise
+            return self._catalog.resolve(base), sort
+
+    def _ordered(self, routes: Sequence[Route]) -> Sequence[Route]:
+        chance = random.random() if len(routes) > 1 else 0.0  # noqa: S311
+        return routing.order(routes, self._upstreams.rank, chance)
+
+    def _measure(self, sort: str | None, demand: pricing.Demand) -> Callable[[Route], float] | None:
+        """What routes are sorted by: among those that are as healthy, the caller's own credential first."""
+        upstreams = self._upstreams
+        match sort:
+            case "price":
+                return lambda route: self._bound(demand, route).want
+            case "latency":
+                return upstreams.latency
+            case "throughput":
+                return lambda route: -upstreams.throughput(route)
+            case _:
+                return None
+
+    def _none_usable(self, model: Model, routes: Sequence[Route]) -> Unavailable:
+        wait = min(MAX_RETRY_AFTER_S, 1 + int(self._upstreams.usable_in(routes)))
+        return Unavailable(
+            f"No provider of {model.id} can be called right now. Nothing was charged; try again in {wait} s.",
+            code="no_available_provider",
+            retry_after=wait,
+        )
+
+    # --- limits and money ---
+
+    def _bound(self, demand: pricing.Demand, route: Route) -> pricing.Bound:
         policy = self._policy
         return pricing.bound(
             demand,
             route,
-            model_limit=model.output_limit,
+            model_limit=self._catalog.models[route.model].output_limit,
             default_hold=policy.default_hold_tokens,
             strict=policy.strict_holds,
         )
+
+    def _first_within(self, cap: int, choice: Choice) -> Offer:
+        """The first route on which the request stays within its cap; raises `CostCapExceeded`."""
+        demand = choice.demand
+        for place, route in enumerate(choice.routes):
+            bound = self._bound(demand, route)
+            if _fits(bound, demand, cap):
+                return Offer(place, bound)
+        raise _too_dear(self._bound(demand, choice.routes[0]), demand, cap)
 
     async def _take(self, hold: int, caller: Caller, demand: pricing.Demand) -> Grant:
         output = demand.output_limit
@@ -224,15 +346,37 @@ class Admission:
             raise limited(taken)
         return taken
 
-    async def _hold(self, hold: int, caller: Caller, want: int, least: int) -> Held:
-        verdict = await self._ledger.submit(
-            Hold(id=hold, account_id=caller.account_id, key_id=caller.key_id, want=want, least=least)
-        )
-        if isinstance(verdict, Held):
-            return verdict
-        if isinstance(verdict, Refused):
-            raise refused(verdict, least)
-        raise TypeError(f"a hold was answered with {type(verdict).__name__}")
+    async def _reserve(self, hold: int, caller: Caller, choice: Choice, first: Offer, cap: int) -> tuple[Offer, Held]:
+        """Hold for the first offer, or where the money does not cover it for the first cheaper one that it covers."""
+        offer: Offer | None = first
+        refusal: ApiError | None = None
+        while offer is not None:
+            bound = offer.bound
+            verdict = await self._ledger.submit(
+                Hold(
+                    id=hold,
+                    account_id=caller.account_id,
+                    key_id=caller.key_id,
+                    want=min(bound.want, cap),
+                    least=bound.least,
+                )
+            )
+            if isinstance(verdict, Held):
+                return offer, verdict
+            if not isinstance(verdict, Refused):
+                raise TypeError(f"a hold was answered with {type(verdict).__name__}")
+            refusal = refusal or refused(verdict, bound.least)
+            offer = self._cheaper(offer, choice, cap) if verdict.why in _TOO_DEAR else None
+        assert refusal is not None
+        raise refusal
+
+    def _cheaper(self, refused: Offer, choice: Choice, cap: int) -> Offer | None:
+        """The next route for which less must be held."""
+        for place in range(refused.place + 1, len(choice.routes)):
+            bound = self._bound(choice.demand, choice.routes[place])
+            if bound.least < refused.bound.least and _fits(bound, choice.demand, cap):
+                return Offer(place, bound)
+        return None
 
 
 def _check_model(caller: Caller, model: Model, request: Request) -> None:
@@ -246,6 +390,22 @@ def _check_model(caller: Caller, model: Model, request: Request) -> None:
         raise InvalidRequest(f"{model.id} is a model of type {model.type}: call {right} with it.", param="model")
 
 
+def _at(routes: Sequence[Route], moment: int) -> Sequence[Route]:
+    """`routes` on the terms of this moment (epoch milliseconds)."""
+    for route in routes:
+        if route.variants:
+            return [pricing.at(each, moment) for each in routes]
+    return routes
+
+
+def _check_length(model: Model, demand: pricing.Demand, request: Request) -> None:
+    if demand.prompt * _CERTAIN_PERCENT > model.context_window * 100:
+        raise ContextTooLong(
+            f"The prompt is about {demand.prompt:,} tokens; {model.id} reads at most {model.context_window:,}.",
+            param="messages" if request.endpoint == "chat" else None,
+        )
+
+
 def _demand(request: Request) -> pricing.Demand:
     prompt = request.prompt()
     return pricing.Demand(
@@ -253,18 +413,21 @@ def _demand(request: Request) -> pricing.Demand:
         output_limit=request.max_tokens,
         choices=request.choices,
         produces=request.endpoint != "embeddings",
+        body=request.body,
     )
 
 
-def _capped(bound: pricing.Bound, demand: pricing.Demand, cap: int) -> int:
-    """What to hold of `bound` under the cost cap; refuses a request that asks for more than its cap by itself."""
-    if bound.want > cap and (bound.least > cap or demand.output_limit is not None):
-        raise CostCapExceeded(
-            f"This request could cost up to {format_usd(bound.want)} USD, more than its cap of {format_usd(cap)}"
-            " USD. Set a smaller max_tokens or send a shorter prompt.",
-            param="max_tokens" if demand.produces else None,
-        )
-    return min(bound.want, cap)
+def _fits(bound: pricing.Bound, demand: pricing.Demand, cap: int) -> bool:
+    """Whether the request stays within its cap: what it asks for, or where it sets no limit at least a short answer."""
+    return bound.want <= cap or (bound.least <= cap and demand.output_limit is None)
+
+
+def _too_dear(bound: pricing.Bound, demand: pricing.Demand, cap: int) -> CostCapExceeded:
+    return CostCapExceeded(
+        f"This request could cost up to {format_usd(bound.want)} USD, more than its cap of {format_usd(cap)}"
+        " USD. Set a smaller max_tokens or send a shorter prompt.",
+        param="max_tokens" if demand.produces else None,
+    )
 
 
 def _limit(demand: pricing.Demand, route: Route, bound: pricing.Bound, held: int, cap: int) -> int | None:
@@ -275,7 +438,7 @@ def _limit(demand: pricing.Demand, route: Route, bound: pricing.Bound, held: int
     """
     if not demand.produces or (held >= bound.want and bound.whole <= cap):
         return None
-    affordable = pricing.affordable_output(route, held if held < bound.want else cap, bound.prompt, demand.choices)
+    affordable = pricing.affordable_output(route, held if held < bound.want else cap, bound, demand.choices)
     return affordable if demand.output_limit is None else min(affordable, demand.output_limit)
 
 

@@ -5,12 +5,13 @@ whatever else changed is seen when `forget` is called (the cache epoch moved) or
 """
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from tollbridge.core.plans import DEFAULT_PLAN, Plan
 from tollbridge.errors import ConfigError, InvalidApiKey, InvalidRequest
 from tollbridge.gateway.admission import Caller
+from tollbridge.gateway.own import OwnCredential
 from tollbridge.limits.base import Rule, Scope
 
 TTL_S = 5.0
@@ -35,16 +36,23 @@ class KnownKey(Protocol):
     def live(self) -> bool:
         """Neither revoked nor expired."""
 
+    @property
+    def has_own(self) -> bool:
+        """Whether its account has credentials of its own at providers."""
+
 
 class Callers:
     def __init__(
         self,
+        *,
         find: Callable[[bytes], Awaitable[KnownKey | None]],
+        own: Callable[[int], Awaitable[Sequence[OwnCredential]]],
         well_formed: Callable[[str], bool],
         digest: Callable[[str], bytes],
         plans: Mapping[str, Plan],
     ) -> None:
         self._find = find
+        self._own = own
         self._well_formed = well_formed
         self._digest = digest
         self._plans = plans
@@ -81,7 +89,8 @@ class Callers:
         rule = Rule(requests=plan.rpm, tokens=plan.tpm, concurrency=plan.concurrency, strict=plan.strict)
         unlimited = plan.rpm is None and plan.tpm is None and plan.concurrency is None
         scopes = () if unlimited else (Scope(f"account/{row.account_id}", rule),)
-        return Caller(key_id=row.key_id, account_id=row.account_id, plan=plan, scopes=scopes)
+        own = tuple(await self._own(row.account_id)) if row.has_own else ()
+        return Caller(key_id=row.key_id, account_id=row.account_id, plan=plan, scopes=scopes, own=own)
 
     def _plan(self, name: str) -> Plan:
         plan = self._plans.get(name) or self._plans.get(DEFAULT_PLAN)

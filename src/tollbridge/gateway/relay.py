@@ -8,7 +8,7 @@ Rule 3  What a provider says of its own troubles is for the operator: the caller
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
@@ -20,6 +20,7 @@ from tollbridge.core.retry import Kind, Step
 from tollbridge.errors import (
     ApiError,
     ConnectError,
+    Forbidden,
     InvalidRequest,
     NotFound,
     PayloadTooLarge,
@@ -28,6 +29,7 @@ from tollbridge.errors import (
     RateLimited,
     TollbridgeError,
     Unavailable,
+    UnsupportedField,
     UpstreamError,
     UpstreamFailed,
     UpstreamTimedOut,
@@ -36,10 +38,11 @@ from tollbridge.errors import (
 from tollbridge.gateway.admission import Admission, Ticket
 from tollbridge.gateway.settlement import Attempt
 from tollbridge.store.ledger import Ledger
+from tollbridge.upstream import auth
 from tollbridge.upstream.auth import Headers
 from tollbridge.upstream.health import Health
 from tollbridge.upstream.pool import Pool, Response
-from tollbridge.values import Route, Usage
+from tollbridge.values import Route
 from tollbridge.wire import errors as wire_errors
 from tollbridge.wire import translate
 from tollbridge.wire.errors import UpstreamSaid
@@ -109,7 +112,7 @@ class Relay:
         """
         self._budget.request(self._clock())
         attempts: list[Attempt] = []
-        routes, index = ticket.routes, 0
+        routes, index, first_of_model = ticket.routes, 0, 0
         failure: _Failure | None = None
         while index < len(routes):
             route = routes[index]
@@ -118,25 +121,27 @@ class Relay:
             try:
                 exchange = translate.exchange(ticket.request, route, ticket.id, ticket.started_at // 1000, ticket.limit)
                 result = await call(route, exchange)
-            except (UpstreamError, UpstreamSaid) as error:
-                failure = _failure(error, route)
+            except (UpstreamError, UpstreamSaid, UnsupportedField) as error:
+                failed = _failure(error, route)
             except BaseException:
                 self._health.abandoned(route)
                 raise
             else:
                 self._health.succeeded(route)
                 return Answered(result, route, attempts)
-            self._health.failed(route, failure.kind, failure.retry_after)
-            attempts.append(_attempt(route, failure, self._clock() - started))
-            step = self._next(failure.kind, len(attempts) - 1, more_routes=index + 1 < len(routes))
+            if failure is None or failed.kind is not Kind.UNSUPPORTED:
+                failure = failed
+            self._health.failed(route, failed.kind, failed.retry_after)
+            attempts.append(_attempt(route, failed, self._clock() - started))
+            step = self._next(failed.kind, len(attempts) - 1 - first_of_model, routes, index)
             if step is Step.GIVE_UP:
                 break
             if step is Step.SAME_ROUTE:
-                await asyncio.sleep(BACK_OFF_S[len(attempts) - 1])
-            else:
-                index += 1
-                while index < len(routes) and not await self._covers(ticket, routes[index]):
-                    index += 1
+                await asyncio.sleep(BACK_OFF_S[len(attempts) - 1 - first_of_model])
+                continue
+            index = await self._next_route(ticket, index, other_model=step is Step.NEXT_MODEL)
+            if index < len(routes) and routes[index].model != route.model:
+                first_of_model = len(attempts)
         assert failure is not None, "a ticket has routes"
         raise AllFailed(failure.error, route, attempts)
 
@@ -146,8 +151,9 @@ class Relay:
         `on_sent` is called when the request leaves: from then on the provider may bill it.
         """
         upstream = self._upstreams[route.upstream.name]
+        headers = auth.headers(route.upstream) if route.upstream.owner else upstream.headers
         outgoing = exchange.request()
-        response = await upstream.pool.open(b"POST", outgoing.target, upstream.headers, outgoing.body, on_sent)
+        response = await upstream.pool.open(b"POST", outgoing.target, headers, outgoing.body, on_sent)
         if response.status == 200:
             return response
         if 300 <= response.status < 400:
@@ -155,11 +161,23 @@ class Relay:
             raise ProtocolError("the provider answered with a redirect")
         raise wire_errors.classify(response.status, response.headers, await response.read(), time.time())
 
-    def _next(self, kind: Kind, retries: int, *, more_routes: bool) -> Step:
-        step = retry.decide(kind, retries=retries, more_routes=more_routes, budget_left=True)
-        if step is Step.GIVE_UP or self._budget.take(self._clock()):
+    def _next(self, kind: Kind, retries: int, routes: Sequence[Route], index: int) -> Step:
+        """What to do after the route at `index` failed."""
+        more_models = routes[-1].model != routes[index].model
+        step = retry.decide(kind, retries=retries, more_routes=index + 1 < len(routes), more_models=more_models)
+        if step is Step.GIVE_UP or kind in retry.NEEDS_NO_BUDGET or self._budget.take(self._clock()):
             return step
         return Step.GIVE_UP
+
+    async def _next_route(self, ticket: Ticket, index: int, *, other_model: bool) -> int:
+        """The place of the next route that the hold covers; as many as there are routes when there is none."""
+        routes, left = ticket.routes, ticket.routes[index].model
+        index += 1
+        while index < len(routes) and (
+            (other_model and routes[index].model == left) or not await self._covers(ticket, routes[index])
+        ):
+            index += 1
+        return index
 
     async def _covers(self, ticket: Ticket, route: Route) -> bool:
         """Whether the hold covers the request on `route`, after extending it where that is needed and possible."""
@@ -170,12 +188,14 @@ class Relay:
         if more > 0 and not await self.extend(ticket, more, max(0, bound.least - ticket.held)):
             return False
         ticket.limit = self._admission.limit_on(route, ticket, bound)
+        ticket.model = self._admission.model_of(route)
         return True
 
     async def grow(self, ticket: Ticket, route: Route, tokens: int) -> bool:
         """Hold `tokens` more of output, as far as the request may still use them; False: they cannot be paid."""
-        more = min(pricing.charge(Usage(output=tokens), route), self._admission.ceiling(route, ticket) - ticket.held)
-        least = min(more, pricing.charge(Usage(output=pricing.LEAST_OUTPUT_TOKENS), route))
+        more = pricing.further_output(route, ticket.demand.prompt, tokens)
+        more = min(more, self._admission.ceiling(route, ticket) - ticket.held)
+        least = min(more, pricing.further_output(route, ticket.demand.prompt, pricing.LEAST_OUTPUT_TOKENS))
         return more <= 0 or await self.extend(ticket, more, least)
 
     async def extend(self, ticket: Ticket, want: int, least: int) -> bool:
@@ -207,9 +227,11 @@ def _attempt(route: Route, failure: _Failure, seconds: float) -> Attempt:
     )
 
 
-def _failure(error: UpstreamError | UpstreamSaid, route: Route) -> _Failure:
+def _failure(error: UpstreamError | UpstreamSaid | UnsupportedField, route: Route) -> _Failure:
     if isinstance(error, UpstreamSaid):
         return _said(error, route)
+    if isinstance(error, UnsupportedField):
+        return _Failure(Kind.UNSUPPORTED, error)
     if isinstance(error, UpstreamTimeout):
         kind = Kind.UNREACHED if error.kind == "connect" else Kind.TIMED_OUT
         return _Failure(kind, UpstreamTimedOut(f"The provider of {route.model} did not answer in time."))
@@ -233,6 +255,9 @@ def _failure(error: UpstreamError | UpstreamSaid, route: Route) -> _Failure:
 def _said(said: UpstreamSaid, route: Route) -> _Failure:
     """What an error status of a provider means: to us, and to the caller."""
     status = said.status
+    if status in (401, 402, 403) and route.upstream.owner:
+        kind = Kind.OUT_OF_CREDIT if status == 402 else Kind.CREDENTIAL
+        return _Failure(kind, _own_refused(status, route), status)
     if status in (401, 403):
         error: ApiError = UpstreamFailed(
             f"The provider of {route.model} refused this gateway's credential. Your key is fine.", code="upstream_auth"
@@ -261,4 +286,13 @@ def _said(said: UpstreamSaid, route: Route) -> _Failure:
         )
     return _Failure(
         Kind.SERVER_ERROR, UpstreamFailed(f"The provider of {route.model} failed. You were not charged."), status
+    )
+
+
+def _own_refused(status: int, route: Route) -> ApiError:
+    why = "is out of credit there" if status == 402 else "was refused"
+    return Forbidden(
+        f"Your own credential at {route.upstream.provider} {why} (status {status}). Mend or remove it; your key here is"
+        " fine, and nothing was charged.",
+        code="own_credential_refused",
     )

@@ -101,7 +101,7 @@ class StreamCall:
         self._last_data = self._last_write = self._checkpointed = time.monotonic()
         self._drain_until: float | None = None
         self._extending = False
-        self._cut_at = _cut_at(ticket)
+        self._cut_at = 0
         downstream.on_disconnect(self._client_left)
         downstream.on_resume(self._resume)
         live.add(self)
@@ -112,6 +112,7 @@ class StreamCall:
             raise ClientGone
         self.route = route
         self.stream = exchange.stream(TextClasses())
+        self._cut_at = _cut_at(self.ticket)
         self._last_data = time.monotonic()
         self._ready = self._loop.create_future()
         try:

@@ -7,12 +7,16 @@ from tollbridge.store.meta import raise_cache_epoch
 
 
 class KnownKey(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request must know of its key. `live`: neither revoked nor expired, when it was asked."""
+    """What a request must know of its key. `live`: neither revoked nor expired, when it was asked.
+
+    `has_own`: its account has credentials of its own at providers.
+    """
 
     key_id: int
     account_id: int
     plan: str
     live: bool
+    has_own: bool
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,15 +49,17 @@ class NewKey(msgspec.Struct, frozen=True, kw_only=True):
 async def find_key(database: Database, digest: bytes) -> KnownKey | None:
     """The key with this digest, in one statement."""
     rows = await database.fetch(
-        "SELECT api_key.id, account_id, plan, expires_at, revoked_at "
+        "SELECT api_key.id, account_id, plan, expires_at, revoked_at, "
+        "EXISTS (SELECT 1 FROM byok WHERE byok.account_id = api_key.account_id) "
         "FROM api_key JOIN account ON account.id = api_key.account_id WHERE digest = $1",
         digest,
     )
     if not rows:
         return None
-    key_id, account_id, plan, expires_at, revoked_at = rows[0]
+    key_id, account_id, plan, expires_at, revoked_at, has_own = rows[0]
     expired = expires_at is not None and expires_at <= await database.now()
-    return KnownKey(key_id=key_id, account_id=account_id, plan=plan, live=revoked_at is None and not expired)
+    live = revoked_at is None and not expired
+    return KnownKey(key_id=key_id, account_id=account_id, plan=plan, live=live, has_own=bool(has_own))
 
 
 async def create(transaction: Transaction, key: NewKey, now: int) -> None:

@@ -1,14 +1,33 @@
-"""Which upstreams may be called now: one breaker each, told of every attempt."""
+"""Which upstreams may be called now, and how fast they are: told of every attempt.
+
+Rule 1  A breaker belongs to one upstream with one credential: what is wrong with a customer's own key opens none but
+        its own.
+Rule 2  A speed belongs to a model at an upstream, whoever pays. It is a running mean, in which the latest answer makes
+        up an eighth.
+"""
 
 import time
 from collections.abc import Callable, Sequence
+
+import msgspec
 
 from tollbridge.core.retry import COUNTS_AGAINST_UPSTREAM, Breaker, Kind
 from tollbridge.values import Route
 
 DEFAULT_COOL_S = 5.0
-# An upstream that is out of credit stays so until somebody pays; asked again this often.
-OUT_OF_CREDIT_COOL_S = 60.0
+# Customers' credentials, each of which may have a breaker.
+OWNERS_REMEMBERED = 10_000
+# Below that an answer says nothing about how fast others come.
+LEAST_TOKENS = 16
+
+_SHARE = 0.125
+
+
+class Speed(msgspec.Struct, gc=False):
+    """Running means of one route; None: nothing was measured yet. Milliseconds, and tokens a second."""
+
+    first_byte_ms: float | None = None
+    tokens_per_s: float | None = None
 
 
 class Health:
@@ -17,10 +36,13 @@ class Health:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._breakers: dict[str, Breaker] = {}
+        self._own: dict[int, Breaker] = {}
+        self._speeds: dict[tuple[str, str], Speed] = {}
 
     def rank(self, route: Route) -> int | None:
         """None: it may not be called now; 0: it may; 1: it may, but others should be asked first."""
-        breaker = self._breakers.get(route.upstream.name)
+        upstream = route.upstream
+        breaker = self._own.get(upstream.owner) if upstream.owner else self._breakers.get(upstream.name)
         if breaker is None:
             return 0
         now = self._clock()
@@ -38,24 +60,59 @@ class Health:
         self._breaker(route).succeeded(self._clock())
 
     def failed(self, route: Route, kind: Kind, retry_after: float | None = None) -> None:
-        """An attempt failed. What the caller or our own money did wrong is no failure of the upstream."""
+        """An attempt failed. What the caller or our own money did wrong is no failure of the upstream.
+
+        A customer's credential that was refused or is out of credit is not closed: it may be all that they want to
+        use, and then they are told what is wrong with it each time. Where there are other routes those go first.
+        """
         breaker, now = self._breaker(route), self._clock()
         if kind in COUNTS_AGAINST_UPSTREAM:
             breaker.failed(now)
             return
         if kind is Kind.LIMITED:
             breaker.cool(now, DEFAULT_COOL_S if retry_after is None else retry_after)
-        elif kind is Kind.OUT_OF_CREDIT:
-            breaker.cool(now, OUT_OF_CREDIT_COOL_S)
+        elif kind is Kind.OUT_OF_CREDIT and not route.upstream.owner:
+            breaker.exhausted(now)
+        elif kind in (Kind.CREDENTIAL, Kind.OUT_OF_CREDIT):
+            breaker.doubt(now)
         breaker.abandoned()
 
     def abandoned(self, route: Route) -> None:
         """An attempt ended without telling anything (the caller left)."""
         self._breaker(route).abandoned()
 
+    def measured(self, route: Route, *, first_byte_ms: int | None, tokens: int, ms: int) -> None:
+        """An answer came. `tokens` of it took `ms`, counted from the first byte where there is one."""
+        key = (route.upstream.name, route.upstream_model)
+        speed = self._speeds.get(key)
+        if speed is None:
+            speed = self._speeds[key] = Speed()
+        if first_byte_ms is not None:
+            known = speed.first_byte_ms
+            speed.first_byte_ms = float(first_byte_ms if known is None else known + (first_byte_ms - known) * _SHARE)
+        if tokens >= LEAST_TOKENS and ms > 0:
+            latest, before = tokens * 1000 / ms, speed.tokens_per_s
+            speed.tokens_per_s = latest if before is None else before + (latest - before) * _SHARE
+
+    def latency(self, route: Route) -> float:
+        """Milliseconds to the first byte; below zero where none was measured: those are tried, to know theirs."""
+        speed = self._speeds.get((route.upstream.name, route.upstream_model))
+        return -1.0 if speed is None or speed.first_byte_ms is None else speed.first_byte_ms
+
+    def throughput(self, route: Route) -> float:
+        """Tokens a second; without end where none were measured: those are tried, to know theirs."""
+        speed = self._speeds.get((route.upstream.name, route.upstream_model))
+        return float("inf") if speed is None or speed.tokens_per_s is None else speed.tokens_per_s
+
     def _breaker(self, route: Route) -> Breaker:
-        name = route.upstream.name
-        found = self._breakers.get(name)
+        name, owner = route.upstream.name, route.upstream.owner
+        found = self._own.get(owner) if owner else self._breakers.get(name)
         if found is None:
-            found = self._breakers[name] = Breaker()
+            found = Breaker()
+            if owner:
+                if len(self._own) >= OWNERS_REMEMBERED:
+                    del self._own[next(iter(self._own))]
+                self._own[owner] = found
+            else:
+                self._breakers[name] = found
         return found

@@ -4,7 +4,7 @@ Rule 1  What the published contracts name is checked by type and range, and refu
         would be right. Everything else passes as it came.
 Rule 2  `null` means: not given.
 Rule 3  Fields by which a caller would choose where the request goes, whose credential pays or what it costs belong to
-        the operator.
+        the operator. Among what the operator has configured callers may choose (`wire.preferences`).
 """
 
 import re
@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from tollbridge.errors import InvalidRequest
+from tollbridge.values import Preferences
 from tollbridge.wire import prompt
 from tollbridge.wire.body import read_object, too_deep
 from tollbridge.wire.conversation import Conversation
@@ -64,8 +65,8 @@ _OPERATORS = frozenset(
         *("deployment_id", "endpoint_url", "extra_body", "extra_headers", "extra_query", "fallbacks"),
         *("headers", "http_client", "input_cost_per_second", "input_cost_per_token", "max_retries"),
         *("configurable_clientside_auth_params", "default_fallbacks", "proxy_server_request", "use_litellm_proxy"),
-        *("model_list", "models", "num_retries", "organization", "output_cost_per_second"),
-        *("output_cost_per_token", "plugins", "preset", "provider", "proxies", "proxy", "region_name", "route"),
+        *("model_list", "num_retries", "organization", "output_cost_per_second"),
+        *("output_cost_per_token", "plugins", "preset", "proxies", "proxy", "region_name", "route"),
         *("rpm", "ssl_verify", "tenant_id", "tpm", "user_config"),
     }
 )
@@ -95,6 +96,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     names give one. `choices`: how many answers may be written (at most). `inputs`: messages, prompts or texts.
     `include_usage`: None when the caller said nothing of it. `fields`: every top-level member of `body`, the last one
     of a name. `input_tokens`: tokens given as ids. `has_parts`: some message is more than a text.
+    `preferences`: what was said of routes (`wire.preferences`); None: nothing.
     """
 
     endpoint: str
@@ -109,6 +111,14 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     has_parts: bool = False
     fields: dict[str, Raw]
     body: bytes
+    preferences: Preferences | None = None
+
+    @property
+    def require_parameters(self) -> bool | None:
+        """True: only routes that take every field. False: what a target cannot express may be left out. None: neither
+        was said, and a field that cannot be expressed is an error.
+        """
+        return None if self.preferences is None else self.preferences.require_parameters
 
     def conversation(self) -> Conversation:
         """It in nobody's dialect, for a provider that speaks another one. Raises `UnsupportedField`."""

@@ -1,0 +1,85 @@
+"""Bring your own key: a customer's credential at a provider, which pays for the customer's calls there."""
+
+from collections.abc import Container
+
+from tollbridge.errors import InvalidRequest, NotFound
+from tollbridge.services.accounts import new_id
+from tollbridge.services.secrets import Secrets, belongs_to
+from tollbridge.store import byok
+from tollbridge.store.accounts import Account
+from tollbridge.store.byok import NewOwn, Own
+from tollbridge.store.db import Database, Transaction, run
+
+MOST = 20
+_LONGEST_LABEL = 100
+_LONGEST_CREDENTIAL = 4_096
+# So long at least, or its last characters tell too much of it.
+_LEAST_HINTED = 16
+
+
+async def add(
+    database: Database,
+    master: Secrets,
+    account: Account,
+    *,
+    provider: str,
+    credential: str,
+    providers: Container[str],
+    label: str = "",
+    exclusive: bool = False,
+) -> Own:
+    """Keep `credential` for the account's calls to `provider`, one of the configured `providers`, from the next one on.
+
+    `exclusive`: models that it serves are not called with the operator's credential when it fails. InvalidRequest: it
+    cannot be. ConfigError: the database is not of this master secret.
+    """
+    text = credential.strip()
+    if provider not in providers:
+        raise InvalidRequest(f"there is no provider {provider[:60]!r} in the configuration", param="provider")
+    if not text or len(text) > _LONGEST_CREDENTIAL or not (text.isascii() and text.isprintable()):
+        raise InvalidRequest(
+            f"a credential is 1 to {_LONGEST_CREDENTIAL:,} visible characters of ASCII in one line", param="credential"
+        )
+    if len(label) > _LONGEST_LABEL or not (label.isprintable() or not label):
+        raise InvalidRequest(f"a label is at most {_LONGEST_LABEL} characters in one line", param="label")
+    await belongs_to(database, master)
+    public_id = new_id("byok")
+    row = NewOwn(
+        public_id=public_id,
+        account_id=account.id,
+        provider=provider,
+        label=label,
+        hint=f"…{text[-4:]}" if len(text) >= _LEAST_HINTED else "…",
+        sealed=master.seal(_use(public_id, account.id), text.encode()),
+        exclusive=exclusive,
+    )
+    now = await database.now()
+
+    async def keep(transaction: Transaction) -> list[Own]:
+        if len(await byok.of_account(transaction, account.id)) >= MOST:
+            raise InvalidRequest(f"an account has at most {MOST} credentials of its own; remove one first")
+        await byok.add(transaction, row, now)
+        return await byok.of_account(transaction, account.id)
+
+    [kept] = [each for each in await run(database, keep) if each.public_id == public_id]
+    return kept
+
+
+async def opened(database: Database, master: Secrets, account_id: int) -> list[tuple[Own, str]]:
+    """An account's credentials with what they are, in the order to try them. ConfigError: another master secret."""
+    return [
+        (own, master.open(_use(own.public_id, account_id), own.sealed).decode())
+        for own in await byok.of_account(database, account_id)
+    ]
+
+
+async def remove(database: Database, account_id: int | None, public_id: str) -> None:
+    """Forget a credential; the next call is made without it. `account_id`: as of `keys.revoke`. Raises `NotFound`."""
+    known = public_id.isascii() and public_id.isprintable()
+    if not known or not await run(database, lambda transaction: byok.remove(transaction, account_id, public_id)):
+        raise NotFound(f"there is no credential {public_id[:60]!r}", param="id")
+
+
+def _use(public_id: str, account_id: int) -> str:
+    """What a sealed credential is bound to, so that a row that was moved to another account cannot be opened."""
+    return f"byok/{account_id}/{public_id}"

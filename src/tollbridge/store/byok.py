@@ -1,0 +1,66 @@
+"""Customers' own credentials at providers. What is stored of one is sealed; a hint tells them apart."""
+
+import msgspec
+
+from tollbridge.store.db import Transaction
+from tollbridge.store.meta import raise_cache_epoch
+
+
+class Own(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `byok`. `exclusive`: models that it serves are never called with the operator's credential."""
+
+    id: int
+    public_id: str
+    account_id: int
+    provider: str
+    label: str
+    hint: str
+    sealed: bytes
+    exclusive: bool
+    created_at: int
+
+    def __repr__(self) -> str:
+        return f"Own({self.public_id}, {self.provider})"
+
+
+class NewOwn(msgspec.Struct, frozen=True, kw_only=True):
+    public_id: str
+    account_id: int
+    provider: str
+    label: str
+    hint: str
+    sealed: bytes
+    exclusive: bool
+
+    def __repr__(self) -> str:
+        return f"NewOwn({self.public_id}, {self.provider})"
+
+
+async def add(transaction: Transaction, own: NewOwn, now: int) -> None:
+    await transaction.execute(
+        "INSERT INTO byok (public_id, account_id, provider, label, hint, sealed, exclusive, created_at) "
+        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        *(own.public_id, own.account_id, own.provider, own.label, own.hint, own.sealed, own.exclusive, now),
+    )
+    await raise_cache_epoch(transaction)
+
+
+async def of_account(database: Transaction, account_id: int) -> list[Own]:
+    """All of an account's, in the order in which they are tried: the oldest first."""
+    rows = await database.fetch(
+        "SELECT id, public_id, account_id, provider, label, hint, sealed, exclusive, created_at "
+        "FROM byok WHERE account_id = $1 ORDER BY id",
+        account_id,
+    )
+    names = Own.__struct_fields__
+    return [msgspec.convert(dict(zip(names, row, strict=True)), Own, strict=False) for row in rows]
+
+
+async def remove(transaction: Transaction, account_id: int | None, public_id: str) -> bool:
+    """Delete one within reach of `account_id` (None: the operator, who reaches all); whether there was one."""
+    found = await transaction.execute(
+        "DELETE FROM byok WHERE public_id = $1 AND (account_id = $2 OR CAST($2 AS BIGINT) IS NULL)",
+        *(public_id, account_id),
+    )
+    await raise_cache_epoch(transaction)
+    return bool(found)

@@ -5,7 +5,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from tollbridge.wire import openai_chat_conversation, prompt
 from tollbridge.wire.body import check_nesting
+from tollbridge.wire.conversation import Conversation
+from tollbridge.wire.prompt import Prompt
 from tollbridge.wire.request import (
     RULES,
     Choices,
@@ -69,7 +72,17 @@ _RULES = RULES | {
 }
 
 
-def parse(body: bytes) -> Request:
+class ChatRequest(Request, frozen=True, kw_only=True):
+    """See `request.Request`."""
+
+    def conversation(self) -> Conversation:
+        return openai_chat_conversation.conversation_of(self)
+
+    def prompt(self) -> Prompt:
+        return prompt.of_chat(self.fields, self.inputs, has_parts=self.has_parts)
+
+
+def parse(body: bytes) -> ChatRequest:
     """A chat request; raises `InvalidRequest`, and nothing else, whatever `body` is."""
     fields = read_fields(body)
     typed = read_typed(body, _DECODER, _RULES)
@@ -87,7 +100,7 @@ def parse(body: bytes) -> Request:
     if limit is None or (other is not None and other < limit):
         limit = other
     options = typed.stream_options
-    return Request(
+    return ChatRequest(
         endpoint="chat",
         model=typed.model,
         stream=bool(typed.stream),

@@ -17,6 +17,8 @@ from tollbridge.wire.exchange import Answer, Counter, Exchange, Names, Outgoing,
 from tollbridge.wire.gemini_embeddings import GeminiEmbeddings
 from tollbridge.wire.gemini_provider import GeminiProvider
 from tollbridge.wire.openai_answer import CHAT, COMPLETIONS, CompletionAnswer, Shape
+from tollbridge.wire.openai_chat_client import ChatClient
+from tollbridge.wire.openai_chat_provider import OpenAiChat
 from tollbridge.wire.openai_embeddings import EmbeddingsAnswer
 from tollbridge.wire.openai_stream import CompletionStream
 from tollbridge.wire.request import Request
@@ -101,8 +103,9 @@ _MAKERS: dict[tuple[str, str], _Maker] = {
     ("embeddings", "gemini"): GeminiEmbeddings,
 }
 
-_CLIENTS: dict[str, Client] = {}
+_CLIENTS: dict[str, Client] = {"chat": ChatClient()}
 _PROVIDERS: dict[str, Provider] = {
+    "openai_chat": OpenAiChat(),
     "gemini": GeminiProvider(),
 }
 
@@ -116,7 +119,7 @@ def exchange(request: Request, route: Route, public_id: str, created: int, max_t
     make = _MAKERS.get((request.endpoint, route.upstream.dialect))
     names = Names(
         id=msgspec.json.encode(public_id),
-        model=msgspec.json.encode(request.model),
+        model=msgspec.json.encode(route.model),
         created=str(created).encode(),
     )
     if make is not None:

@@ -1,0 +1,310 @@
+"""Answers of other dialects, written for clients of OpenAI's chat.
+
+Rule 1  Thoughts go out twice, as DeepSeek's clients read them (`reasoning_content`) and as OpenRouter's do
+        (`reasoning_details`, whose pieces are joined by `index`): only the latter hold the signatures without which
+        some models refuse to go on, so callers send them back.
+Rule 2  A stream begins with a chunk that says the role, for each choice.
+Rule 3  Usage is where the caller expects it: see rule 3 of `openai_stream`.
+"""
+
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from tollbridge.errors import ApiError
+from tollbridge.wire import errors, sse, usage
+from tollbridge.wire.conversation import (
+    Choice,
+    Cited,
+    Event,
+    Finish,
+    Reason,
+    Refusal,
+    RefusalDelta,
+    Reply,
+    Text,
+    TextDelta,
+    Thinking,
+    ThinkingDelta,
+    ThinkingEnd,
+    ToolCall,
+    ToolDelta,
+    ToolStart,
+)
+from tollbridge.wire.dialect import Tail
+from tollbridge.wire.exchange import Names, Receipt
+from tollbridge.wire.openai_chat_conversation import FORMATS, hides_reasoning, is_legacy
+from tollbridge.wire.openai_parts import url_citation
+from tollbridge.wire.request import Request
+
+_FINISH: dict[Reason, str] = {
+    "stop": "stop",
+    "stop_sequence": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "filtered": "content_filter",
+    "refused": "content_filter",
+    "paused": "stop",
+}
+
+_encode = msgspec.json.encode
+
+
+class ChatClient:
+    """See `dialect.Client`."""
+
+    def render(self, request: Request, names: Names, reply: Reply, receipt: Receipt | None) -> bytes:
+        legacy, hides = is_legacy(request.fields), hides_reasoning(request.fields)
+        choices = [
+            {"index": index, **_choice(choice, legacy=legacy, hides=hides)}
+            for index, choice in enumerate(reply.choices)
+        ]
+        body: dict[str, Any] = {
+            "id": Raw(names.id),
+            "object": "chat.completion",
+            "created": Raw(names.created),
+            "model": Raw(names.model),
+            "choices": choices,
+        }
+        counted = usage.render(reply.usage, receipt)
+        if counted is not None:
+            body["usage"] = counted
+        return _encode(body)
+
+    def writer(self, request: Request, names: Names) -> "ChatWriter":
+        return ChatWriter(request, names)
+
+
+def _choice(choice: Choice, *, legacy: bool, hides: bool) -> dict[str, Any]:
+    texts: list[str] = []
+    refusals: list[str] = []
+    thoughts: list[str] = []
+    details: list[dict[str, Any]] = []
+    calls: list[ToolCall] = []
+    annotations: list[dict[str, Any]] = []
+    length = 0
+    for part in choice.parts:
+        match part:
+            case Text():
+                start, length = length, length + len(part.text)
+                texts.append(part.text)
+                annotations += (_annotation(url_citation(found, start, length)) for found in part.citations)
+            case Refusal():
+                refusals.append(part.text)
+            case Thinking() if not hides:
+                thoughts.append(part.text)
+                details.append(_detail(part, len(details)))
+            case ToolCall():
+                calls.append(part)
+    if not hides:
+        details += (_call_detail(call.id, call.signature, call.origin, at) for at, call in _signed(calls, len(details)))
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": "".join(texts) if texts else None,
+        "refusal": "".join(refusals) if refusals else None,
+    }
+    if annotations:
+        message["annotations"] = annotations
+    if any(thoughts):
+        message["reasoning_content"] = "\n".join(thoughts)
+    if details:
+        message["reasoning_details"] = details
+    if calls and legacy:
+        message["function_call"] = {"name": calls[0].name, "arguments": calls[0].arguments}
+    elif calls:
+        message["tool_calls"] = [_call(call) for call in calls]
+    shown: dict[str, Any] = {
+        "message": message,
+        "logprobs": choice.logprobs,
+        "finish_reason": _finish_reason(choice.reason, has_refusal=bool(refusals), legacy=legacy),
+    }
+    if choice.native:
+        shown["native_finish_reason"] = choice.native
+    return shown
+
+
+def _finish_reason(reason: Reason, *, has_refusal: bool, legacy: bool) -> str:
+    if reason == "refused" and has_refusal:
+        return "stop"  # OpenAI's own: the refusal says it
+    if reason == "tool_calls" and legacy:
+        return "function_call"
+    return _FINISH[reason]
+
+
+def _annotation(citation: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "url_citation", "url_citation": citation}
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    }
+    if call.signature and call.origin == "gemini":
+        shown["extra_content"] = {"google": {"thought_signature": call.signature}}
+    return shown
+
+
+def _signed(calls: list[ToolCall], first: int) -> enumerate[ToolCall]:
+    return enumerate((call for call in calls if call.signature), first)
+
+
+def _detail(thought: Thinking, index: int) -> dict[str, Any]:
+    detail: dict[str, Any] = {"type": "reasoning.text", "text": thought.text}
+    if thought.redacted:
+        detail = {"type": "reasoning.encrypted", "data": thought.redacted}
+    elif thought.signature:
+        detail["signature"] = thought.signature
+    return {**detail, "format": FORMATS.get(thought.origin, thought.origin or "unknown"), "index": index}
+
+
+def _call_detail(id_: str, signature: str, origin: str, index: int) -> dict[str, Any]:
+    word = FORMATS.get(origin, origin or "unknown")
+    return {"type": "reasoning.encrypted", "data": signature, "id": id_, "format": word, "index": index}
+
+
+class _State:
+    """What a choice of a stream has come to."""
+
+    def __init__(self) -> None:
+        self.length = 0  # of its text, and up to where it was cited
+        self.cited = 0
+        self.details = 0
+        self.is_thinking = False
+        self.has_refusal = False
+
+
+class ChatWriter:
+    """See `dialect.Writer`."""
+
+    def __init__(self, request: Request, names: Names) -> None:
+        self._asked = request.include_usage
+        self._legacy = is_legacy(request.fields)
+        self._hides = hides_reasoning(request.fields)
+        self._states: dict[int, _State] = {}
+        self._head = b'data: {"id":%b,"object":"chat.completion.chunk","created":%b,"model":%b,"choices":[' % (
+            names.id,
+            names.created,
+            names.model,
+        )
+        self._end = b'],"usage":null}\n\n' if self._asked else b"]}\n\n"
+
+    def write(self, events: list[Event]) -> bytes:
+        return b"".join([self._event(event) for event in events])
+
+    def _event(self, event: Event) -> bytes:
+        state = self._states.get(event.choice)
+        begin = b""
+        if state is None:
+            state = self._states[event.choice] = _State()
+            begin = self._chunk(event.choice, b'{"role":"assistant","content":"","refusal":null}')
+        match event:
+            case TextDelta():
+                state.length += len(event.text)
+                state.is_thinking = False
+                delta = b'{"content":%b}' % _encode(event.text)
+                return begin + self._chunk(event.choice, delta, event.logprobs)
+            case ThinkingDelta():
+                return begin if self._hides else begin + self._thought(event, state)
+            case ThinkingEnd():
+                return begin if self._hides else begin + self._end_of_thought(event, state)
+            case ToolDelta():
+                return begin + self._arguments(event)
+            case ToolStart():
+                return begin + self._call(event, state)
+            case RefusalDelta():
+                state.has_refusal = True
+                return begin + self._chunk(event.choice, b'{"refusal":%b}' % _encode(event.text))
+            case Cited():
+                citation = url_citation(event.citation, state.cited, state.length)
+                state.cited = state.length
+                return begin + self._chunk(event.choice, _encode({"annotations": [_annotation(citation)]}))
+            case _:
+                return begin
+
+    def end(self, tail: Tail) -> bytes:
+        counted = None if self._asked is False else usage.render(tail.usage, tail.receipt)
+        more: dict[str, Any] = {}
+        if tail.detail:
+            more["detail"] = tail.detail
+        out = []
+        for position, finish in enumerate(tail.finishes):
+            is_last = position == len(tail.finishes) - 1
+            if self._asked:
+                more["usage"] = None
+            elif is_last and counted is not None:
+                more["usage"] = counted
+            out.append(self._own([self._finish(finish)], more))
+        if self._asked and counted is not None:
+            out.append(self._own([], {"usage": counted}))
+        out.append(sse.DONE)
+        return b"".join(out)
+
+    def fail(self, error: ApiError) -> bytes:
+        choice = {"index": 0, "delta": {"content": ""}, "logprobs": None, "finish_reason": "error"}
+        return self._own([choice], errors.members(error))
+
+    # --- One event ---
+
+    def _chunk(self, choice: int, delta: bytes, logprobs: Raw | None = None) -> bytes:
+        said = b"null" if logprobs is None else bytes(logprobs).replace(b"\n", b" ")
+        return b'%b{"index":%d,"delta":%b,"logprobs":%b,"finish_reason":null}%b' % (
+            self._head,
+            choice,
+            delta,
+            said,
+            self._end,
+        )
+
+    def _own(self, choices: list[dict[str, Any]], more: dict[str, Any]) -> bytes:
+        """An event with members of its own."""
+        tail = _encode(more)[1:-1]
+        return b"%b%b]%b}\n\n" % (self._head, _encode(choices)[1:-1], b"," + tail if tail else b"")
+
+    def _thought(self, event: ThinkingDelta, state: _State) -> bytes:
+        if not state.is_thinking:
+            state.is_thinking = True
+            state.details += 1
+        text = _encode(event.text)
+        delta = b'{"reasoning_content":%b,"reasoning_details":[{"type":"reasoning.text","text":%b,"index":%d}]}'
+        return self._chunk(event.choice, delta % (text, text, state.details - 1))
+
+    def _end_of_thought(self, event: ThinkingEnd, state: _State) -> bytes:
+        was_thinking, state.is_thinking = state.is_thinking, False
+        if not event.redacted and not event.signature:
+            return b""
+        if event.redacted or not was_thinking:
+            state.details += 1
+        detail = _detail(
+            Thinking(signature=event.signature, redacted=event.redacted, origin=event.origin), state.details - 1
+        )
+        return self._chunk(event.choice, _encode({"reasoning_details": [detail]}))
+
+    def _call(self, event: ToolStart, state: _State) -> bytes:
+        state.is_thinking = False
+        if self._legacy:
+            return self._chunk(event.choice, _encode({"function_call": {"name": event.name, "arguments": ""}}))
+        call = ToolCall(id=event.id, name=event.name, arguments="", signature=event.signature, origin=event.origin)
+        delta: dict[str, Any] = {"tool_calls": [{"index": event.index, **_call(call)}]}
+        if event.signature and not self._hides:
+            delta["reasoning_details"] = [_call_detail(event.id, event.signature, event.origin, state.details)]
+            state.details += 1
+        return self._chunk(event.choice, _encode(delta))
+
+    def _arguments(self, event: ToolDelta) -> bytes:
+        text = _encode(event.arguments)
+        if self._legacy:
+            return self._chunk(event.choice, b'{"function_call":{"arguments":%b}}' % text)
+        delta = b'{"tool_calls":[{"index":%d,"function":{"arguments":%b}}]}' % (event.index, text)
+        return self._chunk(event.choice, delta)
+
+    def _finish(self, finish: Finish) -> dict[str, Any]:
+        state = self._states.get(finish.choice)
+        has_refusal = state is not None and state.has_refusal
+        reason = _finish_reason(finish.reason, has_refusal=has_refusal, legacy=self._legacy)
+        choice: dict[str, Any] = {"index": finish.choice, "delta": {}, "logprobs": None, "finish_reason": reason}
+        if finish.native:
+            choice["native_finish_reason"] = finish.native
+        return choice

@@ -1,0 +1,442 @@
+"""OpenAI-like servers, for callers that speak another dialect.
+
+Rule 1  Servers differ in how they tell calls of tools apart: by `index`, by `id`, by neither; in pieces or whole. A
+        call begins where an index is new, or where an id or a name comes that is another one's.
+Rule 2  A call without an id gets one, made of the chunk that it began in: the same bytes give the same id.
+Rule 3  After the end was announced only usage counts.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from tollbridge.errors import ProtocolError, UpstreamError
+from tollbridge.values import Route, Usage
+from tollbridge.wire import quirks, sse
+from tollbridge.wire.body import NULL
+from tollbridge.wire.conversation import (
+    Choice,
+    Citation,
+    Cited,
+    Conversation,
+    Event,
+    Finish,
+    Part,
+    Reason,
+    Refusal,
+    RefusalDelta,
+    Reply,
+    Text,
+    TextDelta,
+    Thinking,
+    ThinkingDelta,
+    ToolCall,
+    ToolDelta,
+    ToolStart,
+)
+from tollbridge.wire.errors import said_in
+from tollbridge.wire.exchange import Outgoing
+from tollbridge.wire.openai_chat_body import body_of
+from tollbridge.wire.openai_chat_conversation import ORIGIN
+from tollbridge.wire.openai_reply import read_any, read_completion
+from tollbridge.wire.openai_stream import is_whole, no_stream
+from tollbridge.wire.usage import Meter
+
+_MAX_HEAD = 16_384
+_SHORT = 12
+_MOST_CALLS = 1024
+_REASONS: dict[str, Reason] = {
+    "stop": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "filtered",
+    "sensitive": "filtered",  # Zhipu
+    "insufficient_system_resource": "length",  # DeepSeek: cut off
+}
+
+
+class _Function(msgspec.Struct, gc=False):
+    name: str | None = None
+    arguments: Raw = NULL
+
+
+class _Call(msgspec.Struct, gc=False):
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _UrlCitation(msgspec.Struct, gc=False):
+    url: str | None = None
+    title: str | None = None
+    content: str | None = None
+    start_index: int | None = None
+    end_index: int | None = None
+
+
+class _Annotation(msgspec.Struct, gc=False):
+    url_citation: _UrlCitation | None = None
+
+
+class _Piece(msgspec.Struct, gc=False):
+    """Content in parts (Mistral): a text, or a thought made of texts."""
+
+    text: str | None = None
+    thinking: "str | list[_Piece] | None" = None
+
+
+class _Message(msgspec.Struct, gc=False):
+    """A message, or what a chunk adds to one."""
+
+    content: str | list[_Piece] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: list[_Call] | None = None
+    function_call: _Function | None = None
+    annotations: list[_Annotation] | None = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    index: int | None = None
+    message: _Message | None = None
+    delta: _Message | None = None
+    finish_reason: str | None = None
+    logprobs: Raw = NULL
+    usage: Raw = NULL
+    error: Any = None
+
+
+class _XGroq(msgspec.Struct, gc=False):
+    usage: Raw = NULL
+
+
+class _Body(msgspec.Struct, gc=False):
+    """A whole answer, or a chunk."""
+
+    choices: list[_Choice] | None = None
+    usage: Raw = NULL
+    error: Any = None
+    x_groq: _XGroq | None = None
+
+
+_decode_body = msgspec.json.Decoder(_Body).decode
+_decode_text = msgspec.json.Decoder(str).decode
+
+
+class OpenAiChat:
+    """See `dialect.Provider`."""
+
+    def outgoing(self, conversation: Conversation, route: Route, limit: int | None) -> Outgoing:
+        body, dropped = body_of(conversation, route, limit)
+        return Outgoing(quirks.target_for(route, "chat", "/chat/completions"), body, dropped)
+
+    def reply(self, body: bytes) -> Reply:
+        completion, body = read_completion(body)
+        for error in (completion.error, *(choice.error for choice in completion.choices or ())):
+            if error:
+                raise said_in(error)
+        try:
+            choices = _decode_body(body).choices or []
+        except (msgspec.DecodeError, RecursionError):
+            raise ProtocolError("the upstream's answer is not a completion") from None
+        if not choices:
+            raise ProtocolError("the upstream's answer has no choices")
+        meter = Meter(produces=True)
+        for raw in (*(choice.usage for choice in choices), completion.usage):
+            if raw != NULL:
+                meter.read(raw)
+        found = tuple(_whole_choice(choice, body) for choice in choices)
+        return Reply(choices=found, usage=meter.usage, suspect=meter.suspect, reported=meter.reported)
+
+    def reader(self) -> "ChatReader":
+        return ChatReader()
+
+
+def _whole_choice(choice: _Choice, body: bytes) -> Choice:
+    message, native = choice.message, choice.finish_reason or ""
+    if native == "error":
+        raise said_in(None)
+    if message is None:
+        raise ProtocolError("the upstream's answer has a choice without an answer")
+    parts: list[Part] = []
+    thought = message.reasoning_content or message.reasoning
+    if thought:
+        parts.append(Thinking(text=thought, origin=ORIGIN))
+    texts = [message.content] if isinstance(message.content, str) else []
+    for is_thought, text in _pieces(message.content):
+        if is_thought:
+            parts.append(Thinking(text=text, origin=ORIGIN))
+        else:
+            texts.append(text)
+    if any(texts):
+        citations = tuple(map(_citation, _cited(message.annotations)))
+        parts.append(Text(text="".join(texts), citations=citations))
+    if message.refusal:
+        parts.append(Refusal(text=message.refusal))
+    calls = [(call.id, call.function) for call in message.tool_calls or () if call.function is not None]
+    if message.function_call is not None:
+        calls.append((None, message.function_call))
+    for index, (id_, function) in enumerate(calls):
+        if not function.name:
+            raise ProtocolError("the upstream called a tool without a name")
+        parts.append(
+            ToolCall(
+                id=id_ or _made_up_id(body, choice.index or 0, index),
+                name=function.name,
+                arguments=_arguments(function.arguments) or "{}",
+            )
+        )
+    return Choice(
+        parts=tuple(parts),
+        reason=_reason(native, has_calls=bool(calls), has_refusal=bool(message.refusal)),
+        native=native,
+        logprobs=None if choice.logprobs == NULL else choice.logprobs,
+    )
+
+
+def _pieces(content: str | list[_Piece] | None) -> Iterator[tuple[bool, str]]:
+    """Content in parts: whether a part is a thought, and its text."""
+    for piece in content if isinstance(content, list) else ():
+        if piece.thinking:
+            inner = piece.thinking
+            yield True, inner if isinstance(inner, str) else "".join(part.text or "" for part in inner)
+        elif piece.text:
+            yield False, piece.text
+
+
+def _cited(annotations: list[_Annotation] | None) -> Iterator[_UrlCitation]:
+    for annotation in annotations or ():
+        if annotation.url_citation is not None and annotation.url_citation.url:
+            yield annotation.url_citation
+
+
+def _citation(found: _UrlCitation) -> Citation:
+    return Citation(
+        url=found.url or "",
+        title=found.title or "",
+        quote=found.content or "",
+        start=found.start_index,
+        end=found.end_index,
+    )
+
+
+def _arguments(raw: Raw) -> str:
+    """Arguments as text. Some servers send the object itself."""
+    text = bytes(raw)
+    if not text.startswith(b'"'):
+        return "" if raw == NULL else text.decode()
+    try:
+        return _decode_text(text)
+    except msgspec.DecodeError:
+        return str(read_any(text)).encode(errors="replace").decode()
+
+
+def _reason(native: str, *, has_calls: bool, has_refusal: bool) -> Reason:
+    reason = _REASONS.get(native, "stop")
+    if reason == "stop" and has_refusal:
+        return "refused"
+    return "tool_calls" if reason == "stop" and has_calls else reason
+
+
+def _made_up_id(data: bytes, choice: int, index: int) -> str:
+    return f"call_{hashlib.blake2s(data, digest_size=9).hexdigest()}{choice:x}{index:02x}"
+
+
+class _OpenCall:
+    """A call of a tool that is being written. `name`: empty until it has begun for the caller."""
+
+    def __init__(self, index: int, given_id: str) -> None:
+        self.index = index
+        self.given_id = given_id
+        self.name = ""
+        self.early = ""  # arguments that came before the name
+
+
+class _State:
+    """What the choice `index` of a stream has come to."""
+
+    def __init__(self, index: int) -> None:
+        self.calls: list[_OpenCall] = []
+        self.has_refusal = False
+        self.is_finished = False
+        self._index = index
+        self._by_index: dict[int, _OpenCall] = {}
+
+    def take(self, call: _Call, function: _Function, data: bytes, events: list[Event]) -> None:
+        """Take a piece of a call from the chunk `data`."""
+        name, arguments = function.name or "", _arguments(function.arguments)
+        found = self._find(call.index, call.id or "", name)
+        if found is None:
+            if len(self.calls) >= _MOST_CALLS:
+                raise ProtocolError(f"the upstream called more than {_MOST_CALLS} tools")
+            found = _OpenCall(len(self.calls), call.id or "")
+            self.calls.append(found)
+        if call.index is not None:
+            self._by_index[call.index] = found
+        if not found.name and name:
+            found.name = name
+            id_ = found.given_id or _made_up_id(data, self._index, found.index)
+            events.append(ToolStart(found.index, id_, name, self._index))
+            arguments = found.early + arguments
+        if not found.name:
+            found.early += arguments
+        elif arguments:
+            events.append(ToolDelta(found.index, arguments, self._index))
+
+    def _find(self, index: int | None, id_: str, name: str) -> _OpenCall | None:
+        """The call that a piece belongs to; None: it begins another one."""
+        by_id = next((call for call in self.calls if call.given_id == id_), None) if id_ else None
+        last = self.calls[-1] if self.calls else None
+        known = (by_id or last) if index is None else self._by_index.get(index)
+        if known is None or not name or not known.name:
+            return known
+        if id_ and id_ != known.given_id:
+            return by_id
+        if index is None and not id_:
+            return None
+        return known if name == known.name else None
+
+
+class ChatReader:
+    """See `dialect.Reader`."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.failed: UpstreamError | None = None
+        self._meter = Meter(produces=True)
+        self._decoder = sse.Decoder()
+        self._states: dict[int, _State] = {}
+        self._head: bytes | None = b""  # until the first event
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._meter.usage
+
+    @property
+    def suspect(self) -> bool:
+        return self._meter.suspect
+
+    @property
+    def reported(self) -> bytes:
+        return self._meter.reported
+
+    def feed(self, data: bytes) -> list[Event]:
+        events: list[Event] = []
+        if self.failed is not None:
+            return events
+        if self._head is not None and len(self._head) < _MAX_HEAD:
+            self._head += data[:_MAX_HEAD]
+        for name, payload in self._decoder.feed(data):
+            self.failed = self._take(name, payload, events)
+            if self.failed is not None:
+                return events
+        self.failed = self._decoder.broken
+        return events
+
+    def eof(self) -> list[Event]:
+        events: list[Event] = []
+        if self.failed is not None:
+            return events
+        event = self._decoder.end()
+        if event is not None and is_whole(event[1]):
+            self.failed = self._take(*event, events)
+        if self._head is not None:
+            self.failed = no_stream(self._head)
+        return events
+
+    def _take(self, name: bytes, data: bytes, events: list[Event]) -> UpstreamError | None:
+        if len(data) <= _SHORT and (word := data.strip()) in (b"", b"[DONE]"):
+            if word:
+                self.done, self._head = True, None
+            return None
+        self._head = None
+        try:
+            chunk = _read_chunk(data)
+        except ProtocolError as error:
+            return None if self.done else error
+        choices = chunk.choices or []
+        has_usage = self._read_usage(chunk, choices)
+        if self.done:
+            return None
+        said = chunk.error or next((choice.error for choice in choices if choice.error), None)
+        if said or name == b"error" or any(choice.finish_reason == "error" for choice in choices):
+            return said_in(said)
+        if chunk.choices is None and not has_usage and name in (b"", b"message"):
+            return ProtocolError("the upstream sent an event without choices")
+        try:
+            for position, choice in enumerate(choices):
+                self._choice(position if choice.index is None else choice.index, choice, data, events)
+        except ProtocolError as error:
+            return error
+        return None
+
+    def _read_usage(self, chunk: _Body, choices: list[_Choice]) -> bool:
+        found = [choice.usage for choice in choices if choice.usage != NULL]
+        if chunk.x_groq is not None and chunk.x_groq.usage != NULL:
+            found.append(chunk.x_groq.usage)
+        if chunk.usage != NULL:
+            found.append(chunk.usage)
+        for raw in found:
+            self._meter.read(raw)
+        return bool(found)
+
+    def _choice(self, index: int, choice: _Choice, data: bytes, events: list[Event]) -> None:
+        state = self._states.get(index)
+        if state is None:
+            state = self._states[index] = _State(index)
+        if state.is_finished:
+            return
+        delta = choice.delta if choice.delta is not None else choice.message
+        if delta is not None:
+            thought = delta.reasoning_content or delta.reasoning
+            if thought:
+                events.append(ThinkingDelta(thought, index))
+            logprobs = None if choice.logprobs == NULL else choice.logprobs
+            if type(delta.content) is str and (delta.content or logprobs is not None):
+                events.append(TextDelta(delta.content, index, logprobs))
+            self._rarer(index, state, delta, events)
+            calls = delta.tool_calls or ()
+            if delta.function_call is not None:
+                calls = (*calls, _Call(function=delta.function_call))
+            for call in calls:
+                if call.function is not None:
+                    state.take(call, call.function, data, events)
+        if choice.finish_reason:
+            state.is_finished = True
+            if any(call.early and not call.name for call in state.calls):
+                raise ProtocolError("the upstream called a tool without a name")
+            native = choice.finish_reason
+            has_calls = any(call.name for call in state.calls)
+            reason = _reason(native, has_calls=has_calls, has_refusal=state.has_refusal)
+            events.append(Finish(reason, native=native, choice=index))
+
+    def _rarer(self, index: int, state: _State, delta: _Message, events: list[Event]) -> None:
+        for is_thought, text in _pieces(delta.content):
+            events.append(ThinkingDelta(text, index) if is_thought else TextDelta(text, index))
+        if delta.refusal:
+            state.has_refusal = True
+            events.append(RefusalDelta(delta.refusal, index))
+        events.extend(Cited(_citation(found), index) for found in _cited(delta.annotations))
+
+
+def _read_chunk(data: bytes) -> _Body:
+    try:
+        if not data.isascii():
+            data.decode()  # what is passed on unread is UTF-8 too
+        return _decode_body(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        document = read_any(data)
+    if isinstance(document, dict) and document.get("error"):
+        return _Body(error=document["error"])
+    try:
+        # Half of a surrogate pair: a server cut a character in two.
+        return _decode_body(json.dumps(document, ensure_ascii=False).encode(errors="replace"))
+    except (msgspec.DecodeError, RecursionError):
+        raise ProtocolError("the upstream sent an event of the wrong shape") from None

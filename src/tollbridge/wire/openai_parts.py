@@ -1,0 +1,117 @@
+"""What OpenAI's two dialects, Chat and Responses, write alike: pictures, files, formats, and reasons to end."""
+
+import re
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from tollbridge.errors import InvalidRequest
+from tollbridge.wire.body import NULL
+from tollbridge.wire.conversation import Cache, Citation, Document, Format, Image
+
+# Base64 is checked by whoever decodes it.
+_DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[^;,]*)*;base64,", re.ASCII | re.IGNORECASE)
+_MEDIA_TYPES = {
+    "pdf": "application/pdf",
+    "txt": "text/plain",
+    "md": "text/markdown",
+    "csv": "text/csv",
+    "html": "text/html",
+    "json": "application/json",
+    "docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+}
+
+# Providers say these under their own names too: `reasoning_effort` may stand beside `reasoning`.
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+
+
+class CacheMark(msgspec.Struct, gc=False):
+    """A prompt-cache marker: `cache_control` as OpenRouter has it, `prompt_cache_breakpoint` as OpenAI has it."""
+
+    type: str | None = None
+    mode: str | None = None
+    ttl: str | None = None
+
+
+def cache_of(control: CacheMark | None, mark: CacheMark | None) -> Cache | None:
+    """OpenAI keeps what stands before a breakpoint for at least half an hour: five minutes would be too short."""
+    if control is not None:
+        return "1h" if control.ttl == "1h" else "5m"
+    return None if mark is None else "1h"
+
+
+def split_data_url(url: str) -> tuple[str, str] | None:
+    """Media type and base64 of a data URL; None for any other."""
+    found = _DATA_URL.match(url)
+    return None if found is None else ((found[1] or "").lower(), url[found.end() :])
+
+
+def image_of(url: str, detail: str | None, cache: Cache | None, param: str) -> Image:
+    found = split_data_url(url)
+    if found is not None:
+        return Image(data=found[1], media_type=found[0] or "image/png", detail=detail, cache=cache)
+    if url.startswith(("https://", "http://")):
+        return Image(url=url, detail=detail, cache=cache)
+    raise InvalidRequest(
+        f"Invalid value for '{param}': it must be an address (https://…) or a data URL with base64"
+        " (data:image/png;base64,…).",
+        param=param,
+    )
+
+
+def document_of(data: str, title: str, cache: Cache | None) -> Document:
+    """A file's data: a data URL, base64 alone (then the name says what it is), or an address."""
+    found = split_data_url(data)
+    if found is not None:
+        return Document(data=found[1], media_type=found[0] or _media_type(title), title=title, cache=cache)
+    if data.startswith(("https://", "http://")):
+        return Document(url=data, title=title, cache=cache)
+    return Document(data=data, media_type=_media_type(title), title=title, cache=cache)
+
+
+def _media_type(title: str) -> str:
+    return _MEDIA_TYPES.get(title.rpartition(".")[2].lower(), "application/pdf")
+
+
+def image_url(image: Image) -> str:
+    return image.url or f"data:{image.media_type};base64,{image.data}"
+
+
+def url_citation(citation: Citation, start: int, end: int) -> dict[str, Any]:
+    """`start`, `end`: characters of the text that it is about, where the citation does not say them."""
+    members: dict[str, Any] = {
+        "start_index": start if citation.start is None else citation.start,
+        "end_index": end if citation.end is None else citation.end,
+        "url": citation.url,
+        "title": citation.title,
+    }
+    if citation.quote:
+        members["content"] = citation.quote
+    return members
+
+
+class JsonSchema(msgspec.Struct, gc=False):
+    """`json_schema` of Chat; of Responses it stands in `text.format` itself, with a type."""
+
+    type: str | None = None
+    name: str | None = None
+    description: str | None = None
+    schema: Raw = NULL
+    strict: bool | None = None
+
+
+def schema_format(schema: JsonSchema) -> Format:
+    return Format(
+        kind="schema",
+        name=schema.name or "",
+        description=schema.description or "",
+        schema=None if schema.schema == NULL else schema.schema,
+        strict=schema.strict,
+    )
+
+
+def given(raw: Raw) -> Raw | None:
+    """A member's JSON; None where it was not given."""
+    return None if raw == NULL else raw

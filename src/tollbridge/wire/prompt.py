@@ -59,7 +59,7 @@ def of_chat(fields: Mapping[str, Raw], messages: int, *, has_parts: bool) -> Pro
             text = bytes(raw)
             if name == "messages" and has_parts:
                 text, images, tokens = _without_media(text)
-            texts.append(_unescaped(text))
+            texts.append(unescaped(text))
     return Prompt(text=b"\n".join(texts), messages=messages, images=images, tokens=tokens)
 
 
@@ -67,10 +67,10 @@ def of_inputs(fields: Mapping[str, Raw], names: tuple[str, ...], tokens: int) ->
     """The prompt of plain inputs, of which `tokens` are given as ids: then they are all of it."""
     if tokens:
         return Prompt(text=b"", tokens=tokens)
-    return Prompt(text=b"\n".join(_unescaped(bytes(fields[name])) for name in names if name in fields))
+    return Prompt(text=b"\n".join(unescaped(bytes(fields[name])) for name in names if name in fields))
 
 
-def _unescaped(text: bytes) -> bytes:
+def unescaped(text: bytes) -> bytes:
     """`text` without escapes, which would spoil the estimate: it need not be JSON any more."""
     if b"\\" not in text:
         return text

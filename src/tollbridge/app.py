@@ -24,6 +24,7 @@ from tollbridge.errors import ConfigError, TollbridgeError
 from tollbridge.gateway.admission import Admission, Policy
 from tollbridge.gateway.callers import Callers
 from tollbridge.gateway.own import OwnCredential, OwnRoutes
+from tollbridge.gateway.recent import Recent
 from tollbridge.gateway.relay import Relay, Upstream
 from tollbridge.gateway.settlement import Settlement
 from tollbridge.gateway.streams import LiveStreams, Timing
@@ -91,6 +92,7 @@ class Gateway:
         self._lag = LoopLag()
         self._limiter = MemoryLimiter()
         self._health = Health()
+        self._recent = Recent()
         self._demo: demo.DemoProvider | None = None
         self._database: Database = open_database(settings.database_url.reveal())
         self._process: Process | None = None
@@ -256,7 +258,14 @@ class Gateway:
             public_id=master.ids().encode,
         )
         relay = Relay(upstreams, self._health, admission, ledger)
-        settlement = Settlement(ledger, self._limiter, admission, policy)
+        settlement = Settlement(
+            ledger=ledger,
+            limiter=self._limiter,
+            admission=admission,
+            policy=policy,
+            health=self._health,
+            recent=self._recent,
+        )
         edge = Inference(
             callers=callers,
             admission=admission,

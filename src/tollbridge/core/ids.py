@@ -9,7 +9,13 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 KEY_BYTES = 16
 # Clients know the kind of an answer by these.
-PREFIXES = {"chat": "chatcmpl-", "completions": "cmpl-", "embeddings": "embd-"}
+PREFIXES = {
+    "chat": "chatcmpl-",
+    "completions": "cmpl-",
+    "embeddings": "embd-",
+    "messages": "msg_",
+    "responses": "resp_",
+}
 
 _KNOWN_PREFIXES = frozenset(PREFIXES.values())
 _ZEROS = bytes(8)

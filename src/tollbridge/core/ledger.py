@@ -116,6 +116,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     streamed: bool = False
     estimated: bool = False
     suspect: bool = False
+    # A customer's own credential paid the provider; the charge is the fee.
+    byok: bool = False
     finish: str | None = None
     raw: bytes | None = None
     # JSON list of the attempts that went before the one that answered (route, status, cost); None when there was none.

@@ -16,8 +16,10 @@ from tollbridge.core import pricing
 from tollbridge.core.ledger import Checkpoint, End, Ended, Record, Verdict
 from tollbridge.core.money import format_usd
 from tollbridge.gateway.admission import Admission, Policy, Ticket
+from tollbridge.gateway.recent import Recent
 from tollbridge.limits.base import Limiter
 from tollbridge.store.ledger import Ledger
+from tollbridge.upstream.health import Health
 from tollbridge.values import Outcome, Route, Usage
 from tollbridge.wire.exchange import Receipt
 
@@ -47,15 +49,20 @@ class Closed(msgspec.Struct, kw_only=True):
     bill: pricing.Bill
     charge: int
     cost: int
+    byok: bool
     verdict: asyncio.Future[Verdict]
 
 
 class Settlement:
-    def __init__(self, ledger: Ledger, limiter: Limiter, admission: Admission, policy: Policy) -> None:
+    def __init__(
+        self, *, ledger: Ledger, limiter: Limiter, admission: Admission, policy: Policy, health: Health, recent: Recent
+    ) -> None:
         self._ledger = ledger
         self._limiter = limiter
         self._admission = admission
         self._policy = policy
+        self._health = health
+        self._recent = recent
         self._patience = _Patience(SETTLE_WAIT_S)
         self._free_losses: dict[int, tuple[int, int]] = {}  # account: day, nano-USD
 
@@ -82,21 +89,28 @@ class Settlement:
             bill = msgspec.structs.replace(bill, charged=True)
         charge = charge if bill.charged else 0
         record = self._record(ticket, priced_by, bill, ending, status, first_byte_ms, cost, attempts)
-        verdict = self._ledger.submit(
-            End(
-                hold=ticket.hold,
-                account_id=ticket.caller.account_id,
-                key_id=ticket.caller.key_id,
-                charge=charge,
-                record=record,
-            )
+        end = End(
+            hold=ticket.hold,
+            account_id=ticket.caller.account_id,
+            key_id=ticket.caller.key_id,
+            charge=charge,
+            record=record,
         )
+        verdict = self._ledger.submit(end)
+        self._recent.keep(end, priced_by)
         self._limiter.give_back(ticket.grant, bill.usage.prompt + bill.usage.output if bill.charged else 0)
         if bill.outcome is Outcome.COMPLETED and ticket.demand.produces:
             self._admission.remember(ticket, bill.usage.output)
+            if not attempts:
+                self._measure(priced_by, record)
         elif ending.cause is pricing.Cause.CLIENT_LEFT and route is not None and not ending.produced:
             self._admission.cut(ticket)
-        return Closed(ticket=ticket, bill=bill, charge=charge, cost=cost, verdict=verdict)
+        return Closed(ticket=ticket, bill=bill, charge=charge, cost=cost, byok=record.byok, verdict=verdict)
+
+    def _measure(self, route: Route, record: Record) -> None:
+        """Tell how fast this answer was: of one that came whole only how long all of it took."""
+        first = record.first_byte_ms if record.streamed else None
+        self._health.measured(route, first_byte_ms=first, tokens=record.output, ms=record.duration_ms - (first or 0))
 
     def checkpoint(self, ticket: Ticket, route: Route, counted: Usage) -> None:
         """Note what a running stream would be charged if this process died now."""
@@ -129,6 +143,7 @@ class Settlement:
             cost=charged if closed.cost == charge else format_usd(closed.cost).encode(),
             balance=balance,
             usage=usage if usage.estimated else None,
+            byok=closed.byok,
         )
 
     def believes(self, ticket: Ticket, reported: Usage) -> bool:
@@ -184,6 +199,7 @@ class Settlement:
             streamed=ticket.request.stream,
             estimated=usage.estimated,
             suspect=usage.suspect,
+            byok=route.upstream.owner != 0,
             finish=ending.finish,
             raw=usage.raw or None,
             attempts=msgspec.json.encode(attempts) if attempts else None,

@@ -174,7 +174,7 @@ usage = Table(
     Column("first_byte_ms", Int64),
     Column("outcome", Int16, nullable=False),
     Column("status", Int16, nullable=False),
-    # Bits: 1 streamed, 2 estimated, 4 suspect, 8 the key's spend carried it.
+    # Bits: 1 streamed, 2 estimated, 4 suspect, 8 the key's spend carried it, 16 the customer's own credential paid.
     Column("flags", Int16, nullable=False),
     Column("finish", Text),
     Column("raw", LargeBinary),

@@ -12,13 +12,15 @@ from tollbridge.values import Usage
 class Receipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the caller is told about money: JSON numbers, USD. `balance`: None when it is not known in time.
 
-    `usage`: what was charged for, where it was counted here; None: what the provider reported.
+    `usage`: what was charged for, where it was counted here; None: what the provider reported. `byok`: the caller's own
+    credential paid the provider, and the charge is the fee.
     """
 
     charge: bytes
     cost: bytes
     balance: bytes | None = None
     usage: Usage | None = None
+    byok: bool = False
 
 
 class Names(msgspec.Struct, frozen=True):

@@ -107,7 +107,7 @@ class Meter:
         usage = self.usage if receipt is None or receipt.usage is None else receipt.usage
         if usage is None and receipt is None:
             return None
-        if usage is not None and usage is self.usage and receipt is not None and self._is_plain:
+        if usage is not None and usage is self.usage and receipt is not None and self._is_plain and not receipt.byok:
             return _with_money(self._full, receipt)
         fields: dict[str, Any] = {}
         if usage is not None:
@@ -143,6 +143,8 @@ def money(receipt: Receipt) -> dict[str, Any]:
     }
     if receipt.balance is not None:
         fields["balance"] = Raw(receipt.balance)
+    if receipt.byok:
+        fields["is_byok"] = True
     return fields
 
 

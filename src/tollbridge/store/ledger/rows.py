@@ -7,7 +7,7 @@ import msgspec
 from tollbridge.core.ledger import EndRow, Record
 from tollbridge.values import Outcome
 
-STREAMED, ESTIMATED, SUSPECT, LIMITED = 1, 2, 4, 8
+STREAMED, ESTIMATED, SUSPECT, LIMITED, BYOK = 1, 2, 4, 8, 16
 
 # All columns of `usage`, in the order of `usage_row`. Those that came with later migrations stand at the end, where
 # they are nullable, and new rows leave them empty wherever they can: see `store.seal`.
@@ -22,6 +22,7 @@ _RARE_METERS = ("audio_input", "audio_output", "image_output", "searches")
 def usage_row(end: EndRow) -> tuple[Any, ...]:
     record = end.record
     flags = record.streamed * STREAMED + record.estimated * ESTIMATED + record.suspect * SUSPECT + end.limited * LIMITED
+    flags += record.byok * BYOK
     return (
         *(end.hold, end.account_id, end.key_id, end.ended_at, end.held, end.charge, end.promo, end.loss),
         *(record.cost, record.price_version),
@@ -53,6 +54,7 @@ def end_row(row: tuple[Any, ...]) -> EndRow:
         streamed=bool(flags & STREAMED),
         estimated=bool(flags & ESTIMATED),
         suspect=bool(flags & SUSPECT),
+        byok=bool(flags & BYOK),
         finish=finish,
         raw=raw,
         attempts=attempts,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from tollbridge.limits.base import Exceeded, Grant, Limiter, Rule, Scope
+from tollbridge.limits.base import Exceeded, Free, Grant, Limiter, Rule, Scope
 from tollbridge.limits.memory import MemoryLimiter
 
 
@@ -127,6 +127,21 @@ def test_places_are_bounded_and_come_back(limiter: Limiter) -> None:
     limiter.give_back(first, 0)
     assert isinstance(take(limiter, 4, rule), Grant)
     assert isinstance(take(limiter, 5, rule), Exceeded)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_looking_says_what_a_request_would_find_and_takes_nothing(limiter: Limiter, strict: bool) -> None:
+    rule = scope(requests=2, tokens=100, concurrency=2, strict=strict)
+    for _ in range(10):
+        found = asyncio.run(limiter.look([rule], 10, 60))
+        assert isinstance(found, Free)
+        assert found.requests_room is not None
+        assert found.requests_room.remaining == 2
+    assert isinstance(take(limiter, 1, rule, least=10, tokens=60), Grant)
+    refused = asyncio.run(limiter.look([rule], 10, 60))
+    assert isinstance(refused, Exceeded)
+    assert refused.type == "tokens"
+    assert isinstance(take(limiter, 2, rule, least=10, tokens=40), Grant)
 
 
 def test_scope_without_limits_admits_everything(limiter: Limiter) -> None:

@@ -58,12 +58,22 @@ class Exceeded(msgspec.Struct, frozen=True):
     tokens_room: Room | None
 
 
+class Free(msgspec.Struct, frozen=True):
+    """What a request would find: it would be admitted."""
+
+    requests_room: Room | None
+    tokens_room: Room | None
+
+
 class Limiter(Protocol):
     async def take(self, request: int, scopes: Sequence[Scope], least: int, tokens: int) -> Grant | Exceeded:
         """Take one request, `tokens` tokens and one place among the running calls, in every scope or in none.
 
         `least` of the tokens are certain (the input): when they alone exceed a whole limit, it is hopeless.
         """
+
+    async def look(self, scopes: Sequence[Scope], least: int, tokens: int) -> Free | Exceeded:
+        """What `take` would say now. Takes nothing."""
 
     def give_back(self, grant: Grant, used: int) -> None:
         """The call ended and used `used` tokens: return the difference (or owe it), and the place."""

@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from tollbridge.limits.base import WINDOW_S, Exceeded, Grant, Room, Rule, Scope
+from tollbridge.limits.base import WINDOW_S, Exceeded, Free, Grant, Room, Rule, Scope
 
 # A place whose call never gave it back (it should not happen) is free again after this long.
 PLACE_TTL_S = 1_800.0
@@ -135,6 +135,15 @@ class MemoryLimiter:
             if each.rule.concurrency is not None:
                 each.places[request] = now + PLACE_TTL_S
         return Grant(request, scopes, tokens, *self._rooms(counters, now), notes)
+
+    async def look(self, scopes: Sequence[Scope], least: int, tokens: int) -> Free | Exceeded:
+        now = self._clock()
+        counters = [self._counters(scope) for scope in scopes]
+        for each in counters:
+            refused = self._refuse(each, counters, least, tokens, now)
+            if refused is not None:
+                return refused
+        return Free(*self._rooms(counters, now))
 
     def give_back(self, grant: Grant, used: int) -> None:
         now = self._clock()

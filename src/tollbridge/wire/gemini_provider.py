@@ -138,9 +138,9 @@ class GeminiProvider:
         model = route.upstream_model
         fields = gemini_request.fields(conversation, model, limit, fit)
         quirks.change(fields, route.upstream)
-        endpoint = "stream" if conversation.stream else "chat"
-        target = quirks.target_for(route, endpoint, PATHS[endpoint])
-        return Outgoing(target, msgspec.json.encode(fields), tuple(fit.dropped))
+        stream = conversation.stream
+        target = quirks.target_for(route, "chat", PATHS["stream" if stream else "chat"], stream=stream)
+        return Outgoing(target, msgspec.json.encode(fields), tuple(dict.fromkeys(fit.dropped)))
 
     def reply(self, body: bytes) -> Reply:
         answer = _read(body)

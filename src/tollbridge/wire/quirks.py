@@ -49,16 +49,15 @@ def change(fields: dict[str, Any], upstream: Upstream) -> None:
         fields[name] = Raw(value.encode())
 
 
-def target_for(route: Route, endpoint: str, usual: str) -> bytes:
+def target_for(route: Route, endpoint: str, usual: str, *, stream: bool = False) -> bytes:
     """Where `endpoint` is called below the base URL: `usual`, unless the provider's row says otherwise.
 
-    `{model}` becomes the upstream's name of the model. A stream is called like an answer that comes whole where there
-    is no row for `stream`.
+    A row may have another place for streams, `stream`. `{model}` becomes the upstream's name of the model.
     """
     template = usual
     if route.upstream.paths:
         paths = dict(route.upstream.paths)
-        template = paths.get(endpoint) or (paths.get("chat") if endpoint == "stream" else None) or usual
+        template = (paths.get("stream") if stream else None) or paths.get(endpoint) or usual
     if "{model}" in template:
         template = template.replace("{model}", quote(route.upstream_model, safe="@"))
     return template.encode("ascii")

@@ -6,7 +6,7 @@ OpenAI's clients know. What happens in between is `gateway`'s.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -33,7 +33,7 @@ from tollbridge.telemetry import RequestIds, RequestLine, RequestLog, now_ms
 from tollbridge.values import Model, Outcome, Price, Route, Usage
 from tollbridge.wire import errors as wire_errors
 from tollbridge.wire import openai_chat, openai_completions, openai_embeddings, preferences
-from tollbridge.wire.exchange import Answer, Exchange
+from tollbridge.wire.exchange import Answer, Exchange, Outgoing
 from tollbridge.wire.request import Request
 
 _LOGGER = logging.getLogger("tollbridge")
@@ -41,13 +41,19 @@ _LOGGER = logging.getLogger("tollbridge")
 JSON = (b"content-type", b"application/json")
 NO_STORE = (b"cache-control", b"no-store")
 
-Parse = Callable[[bytes], Request]
+
+class Endpoint(NamedTuple):
+    """How a body is read, and how an error is written for its callers: of the error and the request's id."""
+
+    parse: Callable[[bytes], Request]
+    error: Callable[[ApiError, str], bytes] = lambda error, _: wire_errors.render(error)
+
 
 # An endpoint of a known shape is one row.
-ENDPOINTS: dict[str, Parse] = {
-    "/v1/chat/completions": openai_chat.parse,
-    "/v1/completions": openai_completions.parse,
-    "/v1/embeddings": openai_embeddings.parse,
+ENDPOINTS = {
+    "/v1/chat/completions": Endpoint(openai_chat.parse),
+    "/v1/completions": Endpoint(openai_completions.parse),
+    "/v1/embeddings": Endpoint(openai_embeddings.parse),
 }
 
 
@@ -71,6 +77,7 @@ class Names(msgspec.Struct, frozen=True):
     basis: bytes
     generation: bytes
     limit: bytes
+    dropped: bytes
     route: bytes
     max_cost: bytes
 
@@ -86,6 +93,7 @@ class Names(msgspec.Struct, frozen=True):
             basis=name("Cost-Basis"),
             generation=name("Generation-Id"),
             limit=name("Max-Tokens-Applied"),
+            dropped=name("Dropped-Fields"),
             route=name("Provider"),
             max_cost=name("Max-Cost-USD").lower(),
         )
@@ -131,7 +139,7 @@ class Inference:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         path: str = scope["path"]
-        parse = ENDPOINTS.get(path)
+        endpoint = ENDPOINTS.get(path)
         call = _Call(scope["extensions"]["tollbridge"], self._request_id(), path)
         head = _read_head(scope["headers"], self._names.max_cost)
         if head.origin is not None:
@@ -139,9 +147,9 @@ class Inference:
         try:
             if scope["method"] == "OPTIONS" and head.origin is not None:
                 call.respond(204, PREFLIGHT, b"")
-            elif parse is not None:
+            elif endpoint is not None:
                 _require(scope["method"], "POST")
-                await self._infer(call, head, parse)
+                await self._infer(call, head, endpoint.parse)
             else:
                 await self._get(call, head, scope)
         except ApiError as error:
@@ -155,7 +163,7 @@ class Inference:
 
     # --- paid calls ---
 
-    async def _infer(self, call: "_Call", head: Head, parse: Parse) -> None:
+    async def _infer(self, call: "_Call", head: Head, parse: Callable[[bytes], Request]) -> None:
         caller = await self._callers.of(head.authorization, head.api_key)
         call.caller = caller
         self._check_vital()
@@ -215,8 +223,8 @@ class Inference:
             cause=pricing.Cause.FINISHED, reported=reported, counted=counted, produced=produced, finish=answer.finish
         )
 
-    async def _whole(self, route: Route, exchange: Exchange) -> Answer:
-        response = await self._relay.open(route, exchange)
+    async def _whole(self, route: Route, exchange: Exchange, outgoing: Outgoing) -> Answer:
+        response = await self._relay.open(route, outgoing)
         return exchange.response(await response.read())
 
     async def _stream(self, call: "_Call", ticket: Ticket) -> None:
@@ -316,9 +324,13 @@ class Inference:
         return headers
 
     def _sent(self, ticket: Ticket, route: Route) -> list[tuple[bytes, bytes]]:
-        """Who answered, and the output limit that money set."""
-        named = (self._names.route, route.upstream.name.encode("latin-1"))
-        return [named] if ticket.limit is None else [named, (self._names.limit, b"%d" % ticket.limit)]
+        """Who answered, the output limit that money set, and the fields that could not be sent."""
+        headers = [(self._names.route, route.upstream.name.encode("latin-1"))]
+        if ticket.limit is not None:
+            headers.append((self._names.limit, b"%d" % ticket.limit))
+        if ticket.dropped:
+            headers.append((self._names.dropped, _listable(ticket.dropped)))
+        return headers
 
     # --- everything else ---
 
@@ -426,7 +438,9 @@ class _Call:
         own = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in error.headers.items()]
         if error.status == 401:
             own.append((b"www-authenticate", b"Bearer"))
-        self.respond(error.status, [JSON, *own], wire_errors.render(error))
+        endpoint = ENDPOINTS.get(self.path)
+        body = wire_errors.render(error) if endpoint is None else endpoint.error(error, self.request_id)
+        self.respond(error.status, [JSON, *own], body)
 
 
 OUTCOMES = {outcome: outcome.name.lower() for outcome in Outcome}
@@ -440,6 +454,11 @@ PREFLIGHT = [
 ]
 
 
+def is_inference(path: str) -> bool:
+    """Whether a path belongs here; the others are pages."""
+    return path.startswith("/v1/") or path == "/v1" or path in PROBES
+
+
 def _read_head(headers: list[tuple[bytes, bytes]], max_cost: bytes) -> Head:
     found: dict[bytes, bytes] = dict(headers)
     get = found.get
@@ -451,6 +470,12 @@ def _read_head(headers: list[tuple[bytes, bytes]], max_cost: bytes) -> Head:
         get(max_cost),
         get(b"origin"),
     )
+
+
+def _listable(names: Sequence[str]) -> bytes:
+    """The caller's names of fields as a header: nothing in it but what a header may hold."""
+    text = ", ".join(dict.fromkeys(names)).encode("ascii", "replace")[:512]
+    return bytes(char if 32 <= char < 127 else 63 for char in text)
 
 
 def _require(method: str, allowed: str) -> None:

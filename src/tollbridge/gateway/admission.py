@@ -72,7 +72,8 @@ class Ticket(msgspec.Struct, kw_only=True):
 
     The routes may be of several models, in the caller's order; `model` is that of the route that is being tried.
     `cap` is the most that it may cost, nano-USD.
-    `held` and `step` grow when the hold is extended. `started` is monotonic seconds, `started_at` epoch milliseconds.
+    `held` and `step` grow when the hold is extended. `dropped`: the caller's fields that could not be sent.
+    `started` is monotonic seconds, `started_at` epoch milliseconds.
     """
 
     id: str
@@ -90,6 +91,7 @@ class Ticket(msgspec.Struct, kw_only=True):
     started: float
     started_at: int
     step: int = 0
+    dropped: tuple[str, ...] = ()
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):

@@ -46,7 +46,7 @@ from tollbridge.values import Route
 from tollbridge.wire import errors as wire_errors
 from tollbridge.wire import translate
 from tollbridge.wire.errors import UpstreamSaid
-from tollbridge.wire.exchange import Exchange
+from tollbridge.wire.exchange import Exchange, Outgoing
 
 T = TypeVar("T")
 
@@ -104,11 +104,11 @@ class Relay:
         self._clock = clock
         self._budget = retry.Budget()
 
-    async def run(self, ticket: Ticket, call: Callable[[Route, Exchange], Awaitable[T]]) -> Answered[T]:
+    async def run(self, ticket: Ticket, call: Callable[[Route, Exchange, Outgoing], Awaitable[T]]) -> Answered[T]:
         """Call the ticket's routes in turn until `call` returns; raises `AllFailed`.
 
-        `call` sends the exchange and returns once there is output; what it raises (`UpstreamError`, `UpstreamSaid`)
-        is an attempt that failed before any.
+        `call` sends what the exchange wants sent and returns once there is output; what it raises (`UpstreamError`,
+        `UpstreamSaid`) is an attempt that failed before any.
         """
         self._budget.request(self._clock())
         attempts: list[Attempt] = []
@@ -120,7 +120,9 @@ class Relay:
             self._health.begin(route)
             try:
                 exchange = translate.exchange(ticket.request, route, ticket.id, ticket.started_at // 1000, ticket.limit)
-                result = await call(route, exchange)
+                outgoing = exchange.request()
+                ticket.dropped = outgoing.dropped
+                result = await call(route, exchange, outgoing)
             except (UpstreamError, UpstreamSaid, UnsupportedField) as error:
                 failed = _failure(error, route)
             except BaseException:
@@ -145,14 +147,13 @@ class Relay:
         assert failure is not None, "a ticket has routes"
         raise AllFailed(failure.error, route, attempts)
 
-    async def open(self, route: Route, exchange: Exchange, on_sent: Callable[[], None] | None = None) -> Response:
-        """Send `exchange` and return the provider's 200; raises `UpstreamSaid` for any other answer.
+    async def open(self, route: Route, outgoing: Outgoing, on_sent: Callable[[], None] | None = None) -> Response:
+        """Send `outgoing` and return the provider's 200; raises `UpstreamSaid` for any other answer.
 
         `on_sent` is called when the request leaves: from then on the provider may bill it.
         """
         upstream = self._upstreams[route.upstream.name]
         headers = auth.headers(route.upstream) if route.upstream.owner else upstream.headers
-        outgoing = exchange.request()
         response = await upstream.pool.open(b"POST", outgoing.target, headers, outgoing.body, on_sent)
         if response.status == 200:
             return response

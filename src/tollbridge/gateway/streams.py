@@ -21,7 +21,7 @@ from tollbridge.gateway.relay import Relay
 from tollbridge.gateway.settlement import Settlement
 from tollbridge.upstream.pool import Response
 from tollbridge.values import Route, Usage
-from tollbridge.wire.exchange import Exchange, Stream
+from tollbridge.wire.exchange import Exchange, Outgoing, Stream
 
 KEEP_ALIVE = b": keep-alive\n\n"
 # A hold is extended when this share of it is used, by so many tokens more.
@@ -106,7 +106,7 @@ class StreamCall:
         downstream.on_resume(self._resume)
         live.add(self)
 
-    async def attempt(self, route: Route, exchange: Exchange) -> None:
+    async def attempt(self, route: Route, exchange: Exchange, outgoing: Outgoing) -> None:
         """Try one route: returns when output has begun, or the answer ended well; raises when it failed before."""
         if self.left:
             raise ClientGone
@@ -116,7 +116,7 @@ class StreamCall:
         self._last_data = time.monotonic()
         self._ready = self._loop.create_future()
         try:
-            response = self._response = await self._live.relay.open(route, exchange, self._sent)
+            response = self._response = await self._live.relay.open(route, outgoing, self._sent)
             response.pipe(self._on_data, self._on_end)
             if not self._ready.done() and self._downstream.paused:
                 response.pause()

@@ -21,13 +21,17 @@ from tools import locks, sbom
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # Each is a decision: what it is for, and why it is worth having.
 RUNTIME = {
+    "aiosmtplib": "mail",
     "alembic": "migrations of the schema",
+    "argon2-cffi": "hashes of passwords",
     "asyncpg": "PostgreSQL",
     "click": "the command line",
     "cryptography": "encryption at rest",
     "httptools": "parses HTTP/1.1 on both sides",
+    "jinja2": "templates of pages",
     "msgspec": "JSON and frozen values",
     "sqlalchemy": "the schema and what is not hot",
+    "starlette": "requests and answers of pages",
     "uvicorn": "the HTTP server",
     "uvloop": "the event loop",
 }

@@ -2,12 +2,13 @@
 
 import asyncio
 import gc
+import importlib
 import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -18,7 +19,7 @@ from tollbridge.core import catalog as catalogs
 from tollbridge.core import keys, money
 from tollbridge.core.catalog import Catalog
 from tollbridge.edge import demo
-from tollbridge.edge.inference import Inference, Vital
+from tollbridge.edge.inference import PROBES, Inference, Vital
 from tollbridge.edge.server import LoopLag, Server, ServerLimits, listen
 from tollbridge.errors import ConfigError, TollbridgeError
 from tollbridge.gateway.admission import Admission, Policy
@@ -30,8 +31,11 @@ from tollbridge.gateway.settlement import Settlement
 from tollbridge.gateway.streams import LiveStreams, Timing
 from tollbridge.jobs import Jobs
 from tollbridge.limits.memory import MemoryLimiter
-from tollbridge.services import byok, first_run, secrets
+from tollbridge.mail.smtp import Smtp
+from tollbridge.services import byok, first_run, mail, secrets
 from tollbridge.services.catalog import shipped_models
+from tollbridge.services.desk import Desk
+from tollbridge.services.passwords import Passwords
 from tollbridge.services.secrets import Secrets
 from tollbridge.store import keys as key_rows
 from tollbridge.store import prices, processes, schema
@@ -42,6 +46,9 @@ from tollbridge.store.processes import FileLock, Process
 from tollbridge.telemetry import RequestLog
 from tollbridge.upstream import auth, pool
 from tollbridge.upstream.health import Health
+
+if TYPE_CHECKING:
+    from tollbridge.web.app import Web
 
 log = logging.getLogger("tollbridge")
 
@@ -100,13 +107,17 @@ class Gateway:
         self._line: Line | None = None
         self._pools: list[pool.Pool] = []
         self._reloading: asyncio.Task[None] | None = None
+        self._web: Web | None = None
+        self._desk: Desk | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
-        else:
+        elif _is_inference(scope["path"]):
             assert self._line is not None
             await self._line.edge(scope, receive, send)
+        else:
+            await (self._web or await self._open_web())(scope, receive, send)
 
     async def start(self) -> None:
         """Everything that must be true before the first request: schema, secret, books, prices."""
@@ -125,6 +136,9 @@ class Gateway:
             on_fatal=lambda _: self.drain(),
         )
         self._jobs.start()
+        post = mail.Post(self._database, master, _carrier(self.settings))
+        self._desk = Desk(self._database, master, Passwords(), post, self._url, lambda: self.settings)
+        post.start()
         self._lag.start()
         if self._announce is not None:
             await self._welcome(self._line, master, self._announce)
@@ -132,6 +146,8 @@ class Gateway:
     async def stop(self) -> None:
         """After the last request: write what waits, then let go of everything."""
         self._lag.stop()
+        if self._desk is not None:
+            await self._desk.post.stop()
         if self._jobs is not None:
             await self._jobs.stop()
         if self.ledger is not None:
@@ -144,6 +160,18 @@ class Gateway:
             await self._demo.stop()
         self._log.flush()
         await self._database.close()
+
+    async def _open_web(self) -> "Web":
+        """The pages: what they need is imported when the first one is asked for, and nobody's call waits for it."""
+        module = await asyncio.to_thread(importlib.import_module, "tollbridge.web.app")
+        if self._web is None:
+            assert self._desk is not None
+            self._web = module.Web(self._desk, self._catalog, self._log)
+        return self._web
+
+    def _catalog(self) -> Catalog:
+        assert self._line is not None
+        return self._line.catalog
 
     def drain(self) -> None:
         """No more paid work is taken; what runs goes on."""
@@ -324,6 +352,26 @@ class Gateway:
         built = catalogs.build(rows, callable_now, settings.billing.markup_ppm)
         versions = await prices.register(self._database, [prices.terms_of(route) for route in built.routes()])
         return catalogs.with_versions(built, versions)
+
+
+def _is_inference(path: str) -> bool:
+    """Whether a path is the edge's; the others are pages."""
+    return path.startswith("/v1/") or path == "/v1" or path in PROBES
+
+
+def _carrier(settings: Settings) -> Smtp | None:
+    smtp = settings.mail
+    if smtp.host is None:
+        return None
+    assert smtp.sender is not None
+    return Smtp(
+        host=smtp.host,
+        port=smtp.port,
+        security=smtp.security,
+        username=smtp.username,
+        password=smtp.password.reveal() if smtp.password is not None else None,
+        sender=smtp.sender,
+    )
 
 
 def _upstream(name: str, row: ProviderSettings) -> values.Upstream:

@@ -48,6 +48,16 @@ async def by_email(database: Transaction, email: str) -> Account | None:
     return _account(rows[0]) if rows else None
 
 
+async def by_id(database: Transaction, account_id: int) -> Account | None:
+    rows = await database.fetch(f"{_SELECT} WHERE account.id = $1", account_id)
+    return _account(rows[0]) if rows else None
+
+
+async def set_email(transaction: Transaction, account_id: int, email: str) -> None:
+    """`Duplicate`: another account has the address."""
+    await transaction.execute("UPDATE account SET email = $2 WHERE id = $1", account_id, email)
+
+
 async def page(database: Transaction, after: int, count: int) -> list[Account]:
     """Up to `count` accounts in the order in which they came, from the one behind id `after`."""
     rows = await database.fetch(f"{_SELECT} WHERE account.id > $1 ORDER BY account.id LIMIT $2", after, count)

@@ -1,0 +1,87 @@
+"""The mails that are sent, as text. Links are built from the gateway's own address alone."""
+
+from urllib.parse import quote
+
+from tollbridge.services.desk import Desk
+from tollbridge.services.mail import Mail
+
+
+def verify(desk: Desk, recipient: str, token: str) -> Mail:
+    return _mail(
+        desk,
+        recipient,
+        "Confirm your e-mail address",
+        f"Welcome to {_name(desk)}. Confirm that this address is yours:",
+        _link(desk, "/auth/verify", token),
+        "The link is good for 24 hours. If you did not register, do nothing: without you no account is opened.",
+    )
+
+
+def already_registered(desk: Desk, recipient: str) -> Mail:
+    return _mail(
+        desk,
+        recipient,
+        "You have an account already",
+        f"Somebody, probably you, tried to register at {_name(desk)} with this address, which has an account already. "
+        "Log in, or have your password reset there:",
+        f"{desk.url}/auth/login",
+        "If it was not you, there is nothing to do.",
+    )
+
+
+def reset(desk: Desk, recipient: str, token: str) -> Mail:
+    return _mail(
+        desk,
+        recipient,
+        "Reset your password",
+        f"Choose a new password for {_name(desk)}:",
+        _link(desk, "/auth/reset", token),
+        "The link is good for 15 minutes and once. If you did not ask for it, do nothing.",
+    )
+
+
+def confirm_email(desk: Desk, recipient: str, token: str) -> Mail:
+    return _mail(
+        desk,
+        recipient,
+        "Confirm your new e-mail address",
+        f"Use this address for {_name(desk)} from now on:",
+        _link(desk, "/auth/email", token),
+        "The link is good for 24 hours. If you did not ask for it, do nothing.",
+    )
+
+
+def changed(desk: Desk, recipient: str, what: str) -> Mail:
+    """Tells the owner of an account what was changed, in case that it was not them."""
+    return _mail(
+        desk,
+        recipient,
+        f"Your {what} was changed",
+        f"Your {what} at {_name(desk)} was changed. If it was not you, reset your password now:",
+        f"{desk.url}/auth/forgot",
+        "",
+    )
+
+
+def invitation(desk: Desk, recipient: str, inviter: str, token: str) -> Mail:
+    return _mail(
+        desk,
+        recipient,
+        f"{inviter} invites you",
+        f"{inviter} invites you to their account at {_name(desk)}:",
+        _link(desk, "/auth/invitation", token),
+        "The link is good for 7 days.",
+    )
+
+
+def _mail(desk: Desk, recipient: str, subject: str, opening: str, link: str, closing: str) -> Mail:
+    text = "\n\n".join(part for part in ("Hello,", opening, f"    {link}", closing, _name(desk)) if part)
+    return Mail(recipient, f"{_name(desk)}: {subject}", f"{text}\n")
+
+
+def _link(desk: Desk, path: str, token: str) -> str:
+    return f"{desk.url}{path}?token={quote(token)}"
+
+
+def _name(desk: Desk) -> str:
+    return desk.settings.brand.name

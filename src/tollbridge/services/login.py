@@ -1,0 +1,124 @@
+"""Logging in: a password, then a second factor where there is one."""
+
+import hmac
+
+import msgspec
+
+from tollbridge.core import totp
+from tollbridge.errors import InvalidRequest
+from tollbridge.services import accounts, register, sessions, throttle
+from tollbridge.services.desk import Desk
+from tollbridge.services.mail import verification_required
+from tollbridge.services.sessions import Client, Presence
+from tollbridge.services.throttle import Door
+from tollbridge.store import activity, members, users
+from tollbridge.store.activity import NewDeed
+from tollbridge.store.db import Transaction, run
+from tollbridge.store.users import User
+
+WRONG = "The e-mail address or the password is wrong."
+
+
+class Entered(msgspec.Struct, frozen=True):
+    """A session's token, and a mark by which this browser is known later. `half`: a second factor is still needed.
+
+    No token: the address is not verified yet, and a new link went to it.
+    """
+
+    token: str = ""
+    device: str = ""
+    half: bool = False
+
+
+async def log_in(desk: Desk, email: str, password: str, client: Client, device: str = "") -> Entered:
+    """InvalidRequest: wrong, and nobody learns which of the two. RateLimited: after too many failures."""
+    try:
+        address = accounts.normalise(email)
+    except InvalidRequest:
+        address = ""
+    now = await desk.database.now()
+    user = await users.by_email(desk.database, address) if address else None
+    door = Door(account=address, client=client.address, device=user is not None and is_known(desk, user, device))
+    await throttle.check_door(desk.database, door, now)
+    right = await desk.passwords.matches(user.password if user else None, password)
+    if user is None or not right:
+        await throttle.failed(desk.database, door, now)
+        raise InvalidRequest(WRONG, param="password")
+    await throttle.opened(desk.database, door)
+    assert user.password is not None
+    if desk.passwords.is_old(user.password):
+        renewed = await desk.passwords.hash(password)
+        await run(desk.database, lambda transaction: users.set_password(transaction, user.id, renewed))
+    return await enter(desk, user, client)
+
+
+async def enter(desk: Desk, user: User, client: Client) -> Entered:
+    """Let in who proved in one way to be `user`."""
+    if user.verified_at is None and (
+        verification_required(desk.settings) or not await members.of_user(desk.database, user.id)
+    ):
+        await register.send_link(desk, user)
+        return Entered()
+    now = await desk.database.now()
+
+    async def use_case(transaction: Transaction) -> str:
+        token = await sessions.begin(transaction, user, client, 1, now)
+        for each in await members.of_user(transaction, user.id):
+            deed = NewDeed(account_id=each.account_id, actor=user.email, action="login", address=client.address)
+            await activity.add(transaction, deed, now)
+        return token
+
+    token = await run(desk.database, use_case)
+    return Entered(token, device_mark(desk, user), half=user.totp_since is not None)
+
+
+async def prove(desk: Desk, presence: Presence, code: str, client: Client) -> str:
+    """The token of a whole session for who gives the right code, or one of their recovery codes.
+
+    InvalidRequest: wrong, or used already. RateLimited: after too many failures.
+    """
+    user, now = presence.user, await desk.database.now()
+    door = Door(account=f"totp/{user.public_id}", client=client.address)
+    await throttle.check_door(desk.database, door, now)
+    if not await _takes(desk, user, code, now):
+        await throttle.failed(desk.database, door, now)
+        raise InvalidRequest("This code is wrong or has been used. Wait for the next one.", param="code")
+    await throttle.opened(desk.database, door)
+    return await sessions.renew(desk.database, presence, client, factors=2)
+
+
+async def prove_again(desk: Desk, presence: Presence, password: str, client: Client) -> str:
+    """The token of a fresh session for who gives their password once more. InvalidRequest, RateLimited: as above."""
+    user, now = presence.user, await desk.database.now()
+    door = Door(account=user.email, client=client.address, device=True)
+    await throttle.check_door(desk.database, door, now)
+    if not await desk.passwords.matches(user.password, password):
+        await throttle.failed(desk.database, door, now)
+        raise InvalidRequest("This is not your password.", param="password")
+    await throttle.opened(desk.database, door)
+    return await sessions.renew(desk.database, presence, client, factors=presence.session.factors)
+
+
+async def log_out(desk: Desk, presence: Presence) -> None:
+    await sessions.end(desk.database, presence.user, presence.session.public_id)
+
+
+async def _takes(desk: Desk, user: User, code: str, now: int) -> bool:
+    sealed = await users.totp_secret(desk.database, user.id)
+    if sealed is None or user.totp_since is None:
+        return False
+    secret = desk.master.open(f"totp/{user.public_id}", sealed)
+    step = totp.matching_step(secret, code, now, user.totp_step)
+    if step is not None:
+        return await run(desk.database, lambda transaction: users.take_step(transaction, user.id, step))
+    digest = sessions.digest(code.strip().lower().replace("-", "").replace(" ", ""))
+    return await run(desk.database, lambda transaction: users.take_recovery_code(transaction, user.id, digest))
+
+
+def device_mark(desk: Desk, user: User) -> str:
+    """What a browser keeps that this user has logged in with."""
+    return desk.master.sign("device", user.public_id)
+
+
+def is_known(desk: Desk, user: User, device: str) -> bool:
+    return hmac.compare_digest(device_mark(desk, user).encode(), device.encode())

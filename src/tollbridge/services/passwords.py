@@ -1,0 +1,97 @@
+"""Passwords: argon2id in threads, as many at once as there are cores, so that logging in never slows down calls."""
+
+import asyncio
+import os
+import unicodedata
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from tollbridge.errors import InvalidRequest, Unavailable
+
+if TYPE_CHECKING:
+    from argon2 import PasswordHasher
+
+T = TypeVar("T")
+
+LEAST, MOST = 12, 128
+# OWASP's password storage sheet: 19 MiB, two passes, one lane.
+MEMORY_KIB, PASSES, LANES = 19_456, 2, 1
+MOST_WAITING = 32
+# Those of the most used passwords that are long enough to be accepted otherwise, one a line.
+COMMON = Path(__file__).parent.parent / "data" / "common_passwords.txt"
+
+
+class Passwords:
+    """Makes and checks hashes in PHC form (`$argon2id$…`)."""
+
+    def __init__(self) -> None:
+        self._cores = asyncio.Semaphore(os.cpu_count() or 1)
+        self._waiting = 0
+
+    async def hash(self, password: str) -> str:
+        """Unavailable: too many are at it."""
+        return await self._run(self._hasher.hash, _normal(password))
+
+    async def matches(self, hashed: str | None, password: str) -> bool:
+        """Whether it is the password; for None it never is, which takes just as long."""
+        return await self._run(self._verify, hashed, _normal(password))
+
+    def is_old(self, hashed: str) -> bool:
+        """Whether it was made with less effort than is made now."""
+        return self._hasher.check_needs_rehash(hashed)
+
+    @cached_property
+    def _hasher(self) -> "PasswordHasher":
+        from argon2 import PasswordHasher
+
+        return PasswordHasher(time_cost=PASSES, memory_cost=MEMORY_KIB, parallelism=LANES, hash_len=32, salt_len=16)
+
+    @cached_property
+    def _nobodys(self) -> str:
+        return self._hasher.hash(os.urandom(16).hex())
+
+    def _verify(self, hashed: str | None, password: str) -> bool:
+        from argon2.exceptions import InvalidHashError, VerificationError
+
+        try:
+            return self._hasher.verify(hashed or self._nobodys, password) and hashed is not None
+        except (VerificationError, InvalidHashError):
+            return False
+
+    async def _run(self, work: Callable[..., T], *args: object) -> T:
+        if self._waiting >= MOST_WAITING:
+            raise Unavailable("Too many people are logging in right now. Please try again in a moment.")
+        self._waiting += 1
+        try:
+            async with self._cores:
+                return await asyncio.to_thread(work, *args)
+        finally:
+            self._waiting -= 1
+
+
+def check(password: str, *known: str) -> str:
+    """The password, if it will do; `known` is what a guesser tries first: the address, the service's name.
+
+    InvalidRequest says what would be right.
+    """
+    normal = _normal(password)
+    if len(normal) < LEAST:
+        raise InvalidRequest(f"Use at least {LEAST} characters: a few words are easy to remember.", param="password")
+    if len(normal) > MOST:
+        raise InvalidRequest(f"Use at most {MOST} characters.", param="password")
+    folded = normal.casefold()
+    bare = folded.strip("0123456789!?.*_-# ")
+    words = {word for text in known for word in (text.casefold(), text.casefold().partition("@")[0]) if word}
+    if len(set(folded)) < 5 or bare in words or folded in words or folded in _common():
+        raise InvalidRequest("This password is among the first that are tried. Use another one.", param="password")
+    return normal
+
+
+def _common() -> frozenset[str]:
+    return frozenset(COMMON.read_text("utf-8").split())
+
+
+def _normal(password: str) -> str:
+    return unicodedata.normalize("NFC", password)

@@ -1,0 +1,214 @@
+"""Becoming a customer: a user, then an account with a key and the first credit.
+
+A user who has to verify their address first has nothing but a row until they do.
+"""
+
+from ipaddress import ip_address
+
+import msgspec
+
+from tollbridge.core import ledger
+from tollbridge.core.plans import DEFAULT_PLAN
+from tollbridge.core.roles import Role
+from tollbridge.errors import InvalidRequest
+from tollbridge.services import accounts, letters, passwords, reveal, sessions, throttle
+from tollbridge.services.desk import Desk
+from tollbridge.services.keys import make
+from tollbridge.services.mail import Mail, verification_required
+from tollbridge.services.sessions import Client
+from tollbridge.services.throttle import DAY_MS, Limit
+from tollbridge.store import accounts as account_rows
+from tollbridge.store import activity, journal, keys, mail, members, users
+from tollbridge.store.activity import NewDeed
+from tollbridge.store.db import Duplicate, Transaction, run
+from tollbridge.store.users import NewUser, User
+
+KEY_LABEL = "default"
+LINK = "verify"
+LINK_MS = DAY_MS
+# First credit is given to so many new accounts a day.
+GRANTS_TO_CLIENT = Limit(3, DAY_MS)
+GRANTS_TO_DOMAIN = Limit(200, DAY_MS)
+GRANTS_TO_MAILBOX = Limit(1, 3650 * DAY_MS)
+
+
+class SignUp(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody fills in."""
+
+    email: str
+    password: str
+    consent: bool
+
+    def __repr__(self) -> str:
+        return "SignUp(…)"
+
+
+async def register(desk: Desk, form: SignUp, client: Client) -> str | None:
+    """A session's token; None: a link went to the address, and nobody learns whether it was known already.
+
+    InvalidRequest: a field is wrong. RateLimited: too many sign-ups from there.
+    """
+    email = accounts.normalise(form.email)
+    password = passwords.check(form.password, email, desk.settings.brand.name)
+    if not form.consent:
+        raise InvalidRequest("Please agree to the terms to go on.", param="consent")
+    now = await desk.database.now()
+    if not is_local(client.address) and not await throttle.spend(
+        desk.database, "sign-up", client.address, throttle.SIGN_UPS, now
+    ):
+        raise throttle.too_many("Too many sign-ups from your network", throttle.HOUR_MS)
+    hashed = await desk.passwords.hash(password)
+    must_verify = verification_required(desk.settings)
+    # Whose account was made by the operator proves that they are meant.
+    if not must_verify and await account_rows.by_email(desk.database, email) is not None:
+        must_verify = await users.by_email(desk.database, email) is None
+    if not must_verify:
+        return await _register_now(desk, email, hashed, client)
+    if await throttle.spend(desk.database, "mail-to", email, throttle.MAILS_TO_ADDRESS, now):
+        await _register_later(desk, email, hashed, now)
+    return None
+
+
+async def _register_now(desk: Desk, email: str, hashed: str, client: Client) -> str:
+    now = await desk.database.now()
+    gift = await _first_credit(desk, email, client, now)
+
+    async def use_case(transaction: Transaction) -> str:
+        row = NewUser(public_id=accounts.new_id("user"), email=email, password=hashed, consented_at=now)
+        user = await users.by_id(transaction, await users.create(transaction, row, now))
+        assert user is not None
+        await open_account(desk, transaction, user, gift, now)
+        return await sessions.begin(transaction, user, client, 1, now)
+
+    try:
+        return await run(desk.database, use_case)
+    except Duplicate:
+        raise InvalidRequest("This address has an account already: log in instead.", param="email") from None
+
+
+async def _register_later(desk: Desk, email: str, hashed: str, now: int) -> None:
+    token = sessions.new_token()
+
+    async def use_case(transaction: Transaction) -> Mail:
+        user = await users.by_email(transaction, email)
+        if user is not None and user.verified_at is not None:
+            letter = letters.already_registered(desk, email)
+        else:
+            letter = letters.verify(desk, email, token)
+            if user is None:
+                row = NewUser(public_id=accounts.new_id("user"), email=email, password=hashed, consented_at=now)
+                user_id = await users.create(transaction, row, now)
+            else:
+                user_id = user.id
+                # Whoever was here before has not shown that the address is theirs.
+                await users.set_password(transaction, user_id, hashed)
+            await mail.add_token(transaction, sessions.digest(token), LINK, (user_id, email), now + LINK_MS)
+        await desk.post.put(transaction, letter, now)
+        return letter
+
+    desk.post.hurry(await run(desk.database, use_case))
+
+
+async def send_link(desk: Desk, user: User) -> None:
+    """The link once more, to somebody who has just given the right password."""
+    now = await desk.database.now()
+    if not await throttle.spend(desk.database, "mail-to", user.email, throttle.MAILS_TO_ADDRESS, now):
+        return
+    token = sessions.new_token()
+    letter = letters.verify(desk, user.email, token)
+
+    async def use_case(transaction: Transaction) -> None:
+        await mail.add_token(transaction, sessions.digest(token), LINK, (user.id, user.email), now + LINK_MS)
+        await desk.post.put(transaction, letter, now)
+
+    await run(desk.database, use_case)
+    desk.post.hurry(letter)
+
+
+async def verify(desk: Desk, token: str, password: str, client: Client) -> str:
+    """A session's token for who follows the link and knows the password that was chosen with it.
+
+    The password keeps a stranger from opening an account in somebody's name and have them confirm it.
+    InvalidRequest: the link is not good (any more), or the password is wrong.
+    """
+    now = await desk.database.now()
+    found = await mail.find_token(desk.database, sessions.digest(token), LINK, now)
+    user = await users.by_id(desk.database, found[0]) if found else None
+    if user is None:
+        raise InvalidRequest("This link is no longer good. Log in to get a new one.", param="token")
+    door = throttle.Door(account=user.email, client=client.address)
+    await throttle.check_door(desk.database, door, now)
+    if not await desk.passwords.matches(user.password, password):
+        await throttle.failed(desk.database, door, now)
+        raise InvalidRequest("This is not the password that you chose when you registered.", param="password")
+    gift = await _first_credit(desk, user.email, client, now)
+
+    async def use_case(transaction: Transaction) -> str | None:
+        if await mail.take_token(transaction, sessions.digest(token), LINK, now) is None:
+            return None
+        await admit(desk, transaction, user, gift, now)
+        return await sessions.begin(transaction, user, client, 1, now)
+
+    session = await run(desk.database, use_case)
+    if session is None:
+        raise InvalidRequest("This link has been used already. Log in.", param="token")
+    return session
+
+
+async def admit(desk: Desk, transaction: Transaction, user: User, gift: int, now: int) -> None:
+    """The address is theirs: it gets an account, or the one that the operator made for it."""
+    await users.set_verified(transaction, user.id, now)
+    if await members.of_user(transaction, user.id):
+        return
+    waiting = await account_rows.by_email(transaction, user.email)
+    if waiting is None:
+        await open_account(desk, transaction, user, gift, now)
+    elif not await members.of_account(transaction, waiting.id):
+        await members.add(transaction, waiting.id, user.id, Role.OWNER, now)
+        await activity.add(transaction, NewDeed(account_id=waiting.id, actor=user.email, action="account.claimed"), now)
+
+
+async def open_account(desk: Desk, transaction: Transaction, user: User, gift: int, now: int) -> int:
+    """The id of a new account of `user` with a key labelled `default`, which can be shown once."""
+    account_id = await accounts.add(desk.database, transaction, user.email, DEFAULT_PLAN, 0, user.email, now)
+    await members.add(transaction, account_id, user.id, Role.OWNER, now)
+    made, row = make(desk.master, account_id, desk.settings.brand.key_prefix, KEY_LABEL)
+    await keys.create(transaction, row, now)
+    await reveal.keep_copy(desk, transaction, made.public_id, made.text)
+    if gift:
+        first = ledger.grant(
+            account_id, gift, idempotency_key=f"grant/sign-up/{user.public_id}", reason="first credit", actor="sign-up"
+        )
+        await journal.post(desk.database, transaction, first, now)
+    await activity.add(transaction, NewDeed(account_id=account_id, actor=user.email, action="account.opened"), now)
+    return account_id
+
+
+async def _first_credit(desk: Desk, email: str, client: Client, now: int) -> int:
+    """Nano-USD that a new account of this address begins with; nothing where somebody makes many."""
+    amount = desk.settings.billing.signup_grant
+    if not amount:
+        return 0
+    counted = [("grant-mailbox", mailbox(email), GRANTS_TO_MAILBOX)]
+    counted.append(("grant-domain", email.rpartition("@")[2], GRANTS_TO_DOMAIN))
+    if not is_local(client.address):
+        counted.append(("grant-client", client.address, GRANTS_TO_CLIENT))
+    allowed = [await throttle.spend(desk.database, what, who, limit, now) for what, who, limit in counted]
+    return amount if all(allowed) else 0
+
+
+def mailbox(email: str) -> str:
+    """The same text for addresses that mostly lead to one mailbox: without `+tag`, and without Google's dots."""
+    name, _, domain = email.rpartition("@")
+    name = name.partition("+")[0]
+    if domain in {"gmail.com", "googlemail.com"}:
+        name, domain = name.replace(".", ""), "gmail.com"
+    return f"{name}@{domain}"
+
+
+def is_local(address: str) -> bool:
+    """Whether it is this machine: a proxy that is not named in `server.trusted_proxies`, or somebody trying it out."""
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return True

@@ -1,0 +1,100 @@
+"""How often something may be tried: log-ins, sign-ups and mails, counted in the database for all processes.
+
+Nobody is locked out for good by somebody else: what a stranger's failures delay is counted per address and account,
+and a browser that has logged in before is counted by itself (`Door.device`).
+"""
+
+import hashlib
+
+import msgspec
+
+from tollbridge.errors import RateLimited
+from tollbridge.store import throttle
+from tollbridge.store.db import Database
+
+MINUTE_MS = 60_000
+HOUR_MS = 60 * MINUTE_MS
+DAY_MS = 24 * HOUR_MS
+
+FREE_FAILURES = 5
+LONGEST_DELAY_S = 900
+FAILURES_A_MINUTE = 20
+# Of one account, over all addresses.
+FAILURES_A_DAY = 100
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """At most `count` within `window_ms` from the first one on."""
+
+    count: int
+    window_ms: int
+
+
+SIGN_UPS = Limit(20, HOUR_MS)
+MAILS_TO_ADDRESS = Limit(3, HOUR_MS)
+MAILS_FROM_ADDRESS = Limit(10, HOUR_MS)
+
+
+class Door(msgspec.Struct, frozen=True, kw_only=True):
+    """Where somebody tries to get in. `account`: the address or id that they give; `client`: their network address.
+
+    `device`: they come with a browser that this account has logged in with before.
+    """
+
+    account: str
+    client: str
+    device: bool = False
+
+    def names(self) -> tuple[str, str, str]:
+        """The counters: of this account from here, of this account from anywhere, of everything from here."""
+        pair = f"device/{self.account}" if self.device else f"pair/{self.account}/{self.client}"
+        return _name("login", pair), _name("login", f"account/{self.account}"), _name("login", f"from/{self.client}")
+
+
+def delay_s(failures: int) -> int:
+    """Seconds to wait after so many failures in a row: none for the first five, then 1, 2, 4 … 900."""
+    excess = failures - FREE_FAILURES
+    return min(LONGEST_DELAY_S, 1 << min(excess, 30)) if excess >= 0 else 0
+
+
+async def check_door(database: Database, door: Door, now: int) -> None:
+    """RateLimited, with the seconds to wait, when it is too early for another try."""
+    pair, account, client = door.names()
+    failures, last = await throttle.count(database, pair, DAY_MS, now)
+    wait = last + delay_s(failures) * 1000 - now if failures else 0
+    from_here, _ = await throttle.count(database, client, MINUTE_MS, now)
+    if from_here >= FAILURES_A_MINUTE:
+        wait = max(wait, MINUTE_MS)
+    if not door.device:
+        anywhere, _ = await throttle.count(database, account, DAY_MS, now)
+        if anywhere >= FAILURES_A_DAY:
+            wait = max(wait, HOUR_MS)
+    if wait > 0:
+        raise too_many("Too many failed log-ins", wait)
+
+
+async def failed(database: Database, door: Door, now: int) -> None:
+    pair, account, client = door.names()
+    await throttle.add(database, pair, DAY_MS, now)
+    await throttle.add(database, client, MINUTE_MS, now)
+    if not door.device:
+        await throttle.add(database, account, DAY_MS, now)
+
+
+async def opened(database: Database, door: Door) -> None:
+    await throttle.clear(database, door.names()[0])
+
+
+async def spend(database: Database, what: str, who: str, limit: Limit, now: int) -> bool:
+    """Count one more `what` of `who`; whether it is within the limit."""
+    return await throttle.add(database, _name(what, who), limit.window_ms, now) <= limit.count
+
+
+def too_many(what: str, wait_ms: int) -> RateLimited:
+    seconds = -(-wait_ms // 1000)
+    shown = f"{seconds} seconds" if seconds < 120 else f"{-(-seconds // 60)} minutes"
+    return RateLimited(f"{what}. Please try again in {shown}.", headers={"retry-after": str(seconds)})
+
+
+def _name(what: str, who: str) -> str:
+    return f"{what}/{hashlib.sha256(who.encode()).hexdigest()[:32]}"

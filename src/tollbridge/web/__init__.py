@@ -1,0 +1,13 @@
+"""Pages: everything that is not `/v1`, on Starlette and Jinja2. Imported when the first page is asked for.
+
+A page is a function and a template. `pages.PAGES` lists all of them with who may see each; nothing else decides that.
+
+app      `Web`, the ASGI application: host, session, who may, CSRF, the page, errors, headers, in this order
+page     `Page`, a row of the list, and `Who`: ANYONE, USER, MEMBER …, OPERATOR
+visit    `Visit`, what a page's function is given: who asks, the form, `render`, `redirect`
+forms    the fields of a form and what is wrong with them
+render   Jinja2, its filters, the static files
+guard    origin, CSRF, Content-Security-Policy and the other headers
+menu     what the side bar shows
+login, account, members, outbox: pages of people; each has a tuple PAGES
+"""

@@ -1,0 +1,39 @@
+"""Who may: the one place that decides it."""
+
+from tollbridge.errors import Forbidden, TollbridgeError
+from tollbridge.services.sessions import Presence
+from tollbridge.web.page import Page, Who
+
+FACTORS_OF_OPERATORS = 2
+
+
+class Elsewhere(TollbridgeError):
+    """The visitor has to go to `path` first, and comes back from there."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+
+def allows(who: Who, presence: Presence | None) -> bool:
+    """Whether somebody may; operators need their second factor."""
+    if presence is None:
+        return not who.user
+    if who.operator and not (presence.user.operator and presence.session.factors >= FACTORS_OF_OPERATORS):
+        return False
+    return not who.roles or presence.role in who.roles
+
+
+def require(page: Page, presence: Presence | None, now: int) -> None:
+    """Raises `Forbidden`, or `Elsewhere` for who has to log in, set up a second factor, or give their password."""
+    who = page.who
+    if who.user and presence is None:
+        raise Elsewhere("/auth/login")
+    if presence is not None and who.operator and presence.user.operator and presence.user.totp_since is None:
+        raise Elsewhere("/dashboard/settings/two-factor")
+    if presence is not None and who.roles and presence.account is None:
+        raise Elsewhere("/dashboard/no-account")
+    if not allows(who, presence):
+        raise Forbidden("Your role in this account does not allow that. An owner or admin can change it.", code="role")
+    if page.fresh and presence is not None and not presence.fresh(now):
+        raise Elsewhere("/auth/confirm")

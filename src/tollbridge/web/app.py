@@ -1,0 +1,134 @@
+"""The ASGI application of all pages.
+
+In this order: is it our host, which page, who asks, may they, is it really them (CSRF), the page itself. Whatever goes
+wrong becomes a page that says so, or JSON where no browser shows it.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match, Route
+
+from tollbridge.core.catalog import Catalog
+from tollbridge.errors import ApiError, InternalError, MethodNotAllowed, NotFound
+from tollbridge.services import sessions
+from tollbridge.services.desk import Desk
+from tollbridge.telemetry import RequestIds, RequestLine, RequestLog, now_ms
+from tollbridge.web import access, guard, render
+from tollbridge.web.page import Page
+from tollbridge.web.pages import PAGES
+from tollbridge.web.static import Static
+from tollbridge.web.visit import Shared, Visit
+from tollbridge.wire import errors as wire_errors
+
+_LOGGER = logging.getLogger("tollbridge")
+_STATIC = "/static/"
+
+
+class Web:
+    """Everything that is not `/v1`. `catalog` gives what can be called at this moment."""
+
+    def __init__(self, desk: Desk, catalog: Callable[[], Catalog], log: RequestLog) -> None:
+        static = Static()
+        self._shared = Shared(desk, catalog, render.environment(static), static)
+        self._log = log
+        self._request_id = RequestIds()
+        self._routes = [(Route(page.path, _unused, methods=[page.method]), page) for page in PAGES]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        started = time.monotonic()
+        visit = Visit(self._shared, Request(scope, receive), self._request_id())
+        response = visit.finish(await self._answer(visit))
+        response.headers["x-request-id"] = visit.request_id
+        for name, value in guard.HEADERS.items():
+            response.headers.setdefault(name, value)
+        if (self._shared.settings.public_url or "").startswith("https:"):
+            response.headers.setdefault(*guard.HSTS)
+        response.headers.setdefault("cache-control", "no-store")
+        await response(scope, receive, send)
+        self._note(visit, response.status_code, started)
+
+    async def _answer(self, visit: Visit) -> Response:
+        try:
+            return await self._page(visit)
+        except access.Elsewhere as elsewhere:
+            return self._elsewhere(visit, elsewhere)
+        except ApiError as error:
+            return self._refuse(visit, error)
+        except Exception:
+            _LOGGER.exception("request %s failed", visit.request_id)
+            return self._refuse(visit, InternalError("Something went wrong here. We have a record of it."))
+
+    async def _page(self, visit: Visit) -> Response:
+        shared, request = self._shared, visit.request
+        guard.check_host(request.headers.get("host", ""), shared.settings.public_url)
+        if request.scope["path"].startswith(_STATIC) and request.method in guard.SAFE_METHODS:
+            version, _, name = request.scope["path"].removeprefix(_STATIC).partition("/")
+            return shared.static.answer(name, version, request.headers.get("accept-encoding", ""))
+        visit.now = await shared.database.now()
+        token = visit.cookie("sid")
+        presence = await sessions.find(shared.database, token) if token else None
+        if presence is not None and presence.half:
+            visit.half = presence
+        else:
+            visit.presence = presence
+        visit.page = page = self._find(request)
+        access.require(page, visit.presence, visit.now)
+        if request.method not in guard.SAFE_METHODS:
+            await visit.check_csrf()
+        return await page.handler(visit)
+
+    def _find(self, request: Request) -> Page:
+        others = set()
+        for route, page in self._routes:
+            match, child = route.matches(request.scope)
+            if match is Match.FULL:
+                request.scope.update(child)
+                return page
+            if match is Match.PARTIAL:
+                others.add(page.method)
+        if others:
+            allow = ", ".join(sorted(others | ({"HEAD"} if "GET" in others else set())))
+            raise MethodNotAllowed(f"Use {allow} here, not {request.method}.", headers={"allow": allow})
+        path = request.scope["path"][:200]
+        raise NotFound(f"There is no {request.method} {path} here. The API is described under /docs.")
+
+    def _elsewhere(self, visit: Visit, elsewhere: access.Elsewhere) -> Response:
+        request = visit.request
+        back = request.scope["path"] if request.method in guard.SAFE_METHODS else "/dashboard"
+        if request.url.query and request.method in guard.SAFE_METHODS:
+            back += f"?{request.url.query}"
+        return visit.redirect(f"{elsewhere.path}?next={quote(back, safe='/')}")
+
+    def _refuse(self, visit: Visit, error: ApiError) -> Response:
+        if visit.wants_html:
+            try:
+                response = visit.render("error.html", status=error.status, error=error)
+            except Exception:
+                _LOGGER.exception("request %s: the error page failed", visit.request_id)
+                response = Response(error.message, error.status, media_type="text/plain")
+        else:
+            response = Response(wire_errors.render(error), error.status, media_type="application/json")
+        for name, value in error.headers.items():
+            response.headers[name] = value
+        return response
+
+    def _note(self, visit: Visit, status: int, started: float) -> None:
+        if visit.page is None and status < 500:
+            return  # a file, or a path that is the visitor's own text
+        path = visit.page.path if visit.page is not None else ""
+        elapsed = int((time.monotonic() - started) * 1000)
+        line = RequestLine(now_ms(), visit.request_id, status, elapsed, path)
+        if visit.presence is not None and visit.presence.account is not None:
+            line.account = visit.presence.account.id
+        self._log.add(line)
+
+
+async def _unused(request: Request) -> Response:
+    """Starlette's routes match here; `Web` calls the page itself."""
+    raise AssertionError(request.scope["path"])

@@ -1,0 +1,92 @@
+"""What keeps other sites, and scripts that are not ours, from doing anything with a visitor's session.
+
+Rules
+1. A page that changes something is a POST, from our own origin, with a token that only our own pages hold.
+2. No script, style, picture or connection comes from anywhere but here, and none is inline.
+3. Links are built from the configured address. A Host that we do not know is refused: it may be another site's name
+   that leads to us (DNS rebinding).
+"""
+
+import hmac
+from collections.abc import Mapping
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from tollbridge.errors import Forbidden
+
+# Where the payment provider takes over: a form of ours may lead there.
+CHECKOUT = "https://checkout.stripe.com https://billing.stripe.com"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    f"font-src 'self'; manifest-src 'self'; form-action 'self' {CHECKOUT}; base-uri 'none'; object-src 'none'; "
+    "frame-ancestors 'none'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=()",
+}
+HSTS = ("strict-transport-security", "max-age=31536000; includeSubDomains")
+SAFE_METHODS = frozenset({"GET", "HEAD"})
+_LOCAL_NAMES = frozenset({"localhost"})
+
+
+class Unknown(Forbidden):
+    """The Host of a request is none of ours."""
+
+    status = 421
+    code = "unknown_host"
+
+
+class CrossSite(Forbidden):
+    code = "csrf"
+
+
+def check_host(host: str, public_url: str | None) -> None:
+    """Raises `Unknown`. An address that is a number cannot be another site's name."""
+    if public_url is not None and host == urlsplit(public_url).netloc:
+        return
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        name = ""
+    if name in _LOCAL_NAMES or name.endswith(".localhost") or _is_address(name):
+        return
+    raise Unknown("This gateway does not know itself by this name. Its operator sets it as public_url.")
+
+
+def check_origin(headers: Mapping[str, str], public_url: str | None) -> None:
+    """Raises `CrossSite` when a browser says that the request comes from another site."""
+    site = headers.get("sec-fetch-site")
+    if site not in {None, "same-origin"}:
+        raise CrossSite("This form was sent from another site. Open the page here and try again.")
+    origin = headers.get("origin")
+    host = headers.get("host", "")
+    ours = {f"http://{host}"} if public_url is None else {public_url}
+    if public_url is not None and host != urlsplit(public_url).netloc:
+        ours.add(f"http://{host}")
+    if origin is not None and origin not in ours:
+        raise CrossSite("This form was sent from another site. Open the page here and try again.")
+
+
+def check_token(expected: str, given: str) -> None:
+    if not given or not hmac.compare_digest(expected.encode(), given.encode()):
+        raise CrossSite("This form has expired. Open the page anew and try again.")
+
+
+def client_address(peer: str, forwarded: str, trusted: tuple[str, ...]) -> str:
+    """Who a visitor is: the last of `X-Forwarded-For` that is no trusted proxy, when the peer is one."""
+    chain = [*(part.strip() for part in forwarded.split(",") if part.strip()), peer]
+    while len(chain) > 1 and chain[-1] in trusted:
+        chain.pop()
+    return chain[-1] if _is_address(chain[-1]) else peer
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True

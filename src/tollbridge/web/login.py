@@ -1,0 +1,148 @@
+"""Register, log in, prove, log out."""
+
+from starlette.responses import Response
+
+from tollbridge.errors import InvalidRequest, RateLimited
+from tollbridge.services import login, register, sessions
+from tollbridge.services.register import SignUp
+from tollbridge.web.forms import Form
+from tollbridge.web.page import ANYONE, USER, Page
+from tollbridge.web.visit import Visit
+
+NOTICES = {
+    "password": "Your password is changed. Log in with it.",
+    "out": "You are logged out.",
+    "email": "Your new e-mail address is confirmed.",
+    "deleted": "Your account is deleted.",
+}
+
+
+async def register_form(visit: Visit) -> Response:
+    if visit.presence is not None:
+        return visit.redirect("/dashboard")
+    return _register_page(visit, Form({"email": visit.query("email")}))
+
+
+async def register_now(visit: Visit) -> Response:
+    form = await visit.form()
+    sign_up = SignUp(email=form["email"], password=form["password"], consent=form.flag("consent"))
+    try:
+        token = await register.register(visit.shared.desk, sign_up, visit.client)
+    except (InvalidRequest, RateLimited) as error:
+        return _register_page(visit, form.refused(error, "email", "password", "consent"), error.status)
+    if token is None:
+        return _look_into_mail(visit, form["email"])
+    visit.log_in(token)
+    return visit.redirect(visit.next_path())
+
+
+def _register_page(visit: Visit, form: Form, status: int = 200) -> Response:
+    shared = visit.shared
+    gift = shared.settings.billing.signup_grant
+    return visit.render("login/register.html", status=status, form=form, gift=gift)
+
+
+def _look_into_mail(visit: Visit, email: str) -> Response:
+    return visit.render("login/look_into_mail.html", email=email, sends=visit.shared.desk.post.sends)
+
+
+async def verify_form(visit: Visit) -> Response:
+    return visit.render("login/verify.html", form=Form(), token=visit.query("token"))
+
+
+async def verify(visit: Visit) -> Response:
+    form = await visit.form()
+    try:
+        token = await register.verify(visit.shared.desk, form["token"], form["password"], visit.client)
+    except (InvalidRequest, RateLimited) as error:
+        form = form.refused(error, "password")
+        return visit.render("login/verify.html", status=error.status, form=form, token=form["token"])
+    visit.log_in(token)
+    return visit.redirect("/dashboard")
+
+
+async def login_form(visit: Visit) -> Response:
+    if visit.presence is not None:
+        return visit.redirect(visit.next_path())
+    return _login_page(visit, Form())
+
+
+async def log_in(visit: Visit) -> Response:
+    form = await visit.form()
+    try:
+        entered = await login.log_in(
+            visit.shared.desk, form["email"], form["password"], visit.client, visit.cookie("device")
+        )
+    except (InvalidRequest, RateLimited) as error:
+        return _login_page(visit, form.refused(error), error.status, error.headers)
+    if not entered.token:
+        return _look_into_mail(visit, form["email"])
+    visit.log_in(entered.token, entered.device)
+    query = f"?{visit.request.url.query}" if visit.request.url.query else ""
+    return visit.redirect(f"/auth/second{query}" if entered.half else visit.next_path())
+
+
+def _login_page(visit: Visit, form: Form, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    notice = NOTICES.get(visit.query("notice"), "")
+    response = visit.render("login/login.html", status=status, form=form, notice=notice)
+    response.headers.update(headers or {})
+    return response
+
+
+async def second_form(visit: Visit) -> Response:
+    if visit.half is None:
+        return visit.redirect("/auth/login")
+    return visit.render("login/second.html", form=Form())
+
+
+async def second(visit: Visit) -> Response:
+    form = await visit.form()
+    if visit.half is None:
+        return visit.redirect("/auth/login")
+    try:
+        token = await login.prove(visit.shared.desk, visit.half, form["code"], visit.client)
+    except (InvalidRequest, RateLimited) as error:
+        return visit.render("login/second.html", status=error.status, form=form.refused(error, "code"))
+    visit.log_in(token)
+    return visit.redirect(visit.next_path())
+
+
+async def confirm_form(visit: Visit) -> Response:
+    return visit.render("login/confirm.html", form=Form())
+
+
+async def confirm(visit: Visit) -> Response:
+    """The password once more, before what cannot be undone."""
+    form = await visit.form()
+    assert visit.presence is not None
+    try:
+        token = await login.prove_again(visit.shared.desk, visit.presence, form["password"], visit.client)
+    except (InvalidRequest, RateLimited) as error:
+        return visit.render("login/confirm.html", status=error.status, form=form.refused(error, "password"))
+    visit.log_in(token)
+    return visit.redirect(visit.next_path())
+
+
+async def log_out(visit: Visit) -> Response:
+    presence = visit.presence or visit.half
+    if presence is not None:
+        await sessions.end(visit.shared.database, presence.user, presence.session.public_id)
+    visit.log_out()
+    return visit.redirect("/auth/login?notice=out")
+
+
+PAGES = (
+    Page("GET", "/auth/register", ANYONE, register_form),
+    Page("GET", "/auth/register.html", ANYONE, register_form),
+    Page("POST", "/auth/register", ANYONE, register_now),
+    Page("POST", "/auth/register.html", ANYONE, register_now),
+    Page("GET", "/auth/verify", ANYONE, verify_form),
+    Page("POST", "/auth/verify", ANYONE, verify),
+    Page("GET", "/auth/login", ANYONE, login_form),
+    Page("POST", "/auth/login", ANYONE, log_in),
+    Page("GET", "/auth/second", ANYONE, second_form),
+    Page("POST", "/auth/second", ANYONE, second),
+    Page("GET", "/auth/confirm", USER, confirm_form),
+    Page("POST", "/auth/confirm", USER, confirm),
+    Page("POST", "/auth/logout", ANYONE, log_out),
+)

@@ -1,0 +1,35 @@
+"""What the side bar shows: groups of links, each visitor only what they may open."""
+
+import msgspec
+
+from tollbridge.services.sessions import Presence
+from tollbridge.web import access
+from tollbridge.web.page import ADMIN, MEMBER, OPERATOR, USER, Who
+
+
+class Link(msgspec.Struct, frozen=True):
+    """`icon` is a file in templates/icons."""
+
+    path: str
+    label: str
+    icon: str
+    who: Who
+
+
+MENU: tuple[tuple[str, tuple[Link, ...]], ...] = (
+    (
+        "",
+        (
+            Link("/dashboard", "Overview", "layout-dashboard", MEMBER),
+            Link("/dashboard/settings", "Profile and security", "shield", USER),
+            Link("/dashboard/members", "Members", "users", ADMIN),
+            Link("/dashboard/activity", "Activity", "history", ADMIN),
+        ),
+    ),
+    ("Operator", (Link("/admin/outbox", "Outbox", "mail", OPERATOR),)),
+)
+
+
+def menu(presence: Presence) -> tuple[tuple[str, tuple[Link, ...]], ...]:
+    groups = ((name, tuple(link for link in links if access.allows(link.who, presence))) for name, links in MENU)
+    return tuple((name, links) for name, links in groups if links)

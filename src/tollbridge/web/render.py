@@ -1,0 +1,73 @@
+"""Templates: Jinja2 with everything escaped, nothing undefined, and filters for what pages show."""
+
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from tollbridge.core import money
+from tollbridge.web.static import Static
+
+FOLDER = Path(__file__).parent / "templates"
+_NANO = 1_000_000_000
+
+
+def environment(static: Static) -> Environment:
+    """The templates, which know `asset("app.css")` and `icon("key")` and the filters below."""
+    made = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    made.globals |= {"asset": static.url, "icon": icon}
+    made.filters |= {"usd": usd, "exact_usd": money.format_usd, "number": number}
+    made.filters |= {"time": time, "date": date, "ago": ago}
+    return made
+
+
+@cache
+def icon(name: str) -> Markup:
+    """A picture from `templates/icons`, which says nothing to a screen reader."""
+    return Markup((FOLDER / "icons" / f"{name}.svg").read_text("utf-8").strip())  # noqa: S704 - our own files
+
+
+def usd(nano: int) -> str:
+    """`$1,234.50`: cents, and as many more places as it takes to show the first three digits of what is small."""
+    sign, size = ("-" if nano < 0 else ""), abs(nano)
+    places = 2
+    while places < 9 and 0 < size < 10 ** (9 - places) * 100:
+        places += 1
+    unit = 10 ** (9 - places)
+    # Down: nobody is shown more than there is.
+    whole, fraction = divmod(size // unit, 10**places)
+    text = f"{fraction:0{places}d}"
+    shown = text[:2] + text[2:].rstrip("0")
+    return f"{sign}${whole:,}.{shown}"
+
+
+def number(value: int) -> str:
+    return f"{value:,}"
+
+
+def time(milliseconds: int) -> str:
+    """`2027-01-31 18:00 UTC`."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def date(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d")
+
+
+def ago(milliseconds: int, now: int) -> str:
+    """`3 minutes ago`."""
+    seconds = max(0, now - milliseconds) // 1000
+    for size, name in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
+        if seconds >= size:
+            count = seconds // size
+            return f"{count} {name}{'s' if count > 1 else ''} ago"
+    return "just now"

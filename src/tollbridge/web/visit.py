@@ -1,0 +1,238 @@
+"""What a page's function is given."""
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from jinja2 import Environment
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from tollbridge.config import Settings
+from tollbridge.core.catalog import Catalog
+from tollbridge.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from tollbridge.services.desk import Desk
+from tollbridge.services.secrets import Secrets
+from tollbridge.services.sessions import Client, Presence, new_token
+from tollbridge.store.accounts import Account
+from tollbridge.store.db import Database
+from tollbridge.store.users import User
+from tollbridge.web import forms, guard
+from tollbridge.web.forms import Form
+from tollbridge.web.menu import Link, menu
+from tollbridge.web.page import Page
+from tollbridge.web.static import Static
+
+MOST_BODY = 256 * 1024
+FORM = "application/x-www-form-urlencoded"
+JSON = "application/json"
+COOKIE_AGE_S = 14 * 86_400
+DEVICE_AGE_S = 365 * 86_400
+
+
+class Shared(msgspec.Struct, frozen=True):
+    """What all pages share. `catalog` is what can be called at this moment."""
+
+    desk: Desk
+    catalog: Callable[[], Catalog]
+    templates: Environment
+    static: Static
+
+    @property
+    def database(self) -> Database:
+        return self.desk.database
+
+    @property
+    def master(self) -> Secrets:
+        return self.desk.master
+
+    @property
+    def settings(self) -> Settings:
+        return self.desk.settings
+
+
+class Visit:
+    """One request for a page: who asks (`presence`, None for a stranger), for what, and the ways to answer.
+
+    `half`: who has given a password, and not yet the second factor; nobody, for every page but that one.
+    """
+
+    def __init__(self, shared: Shared, request: Request, request_id: str) -> None:
+        self.shared = shared
+        self.request = request
+        self.request_id = request_id
+        self.presence: Presence | None = None
+        self.half: Presence | None = None
+        self.now = 0
+        self.page: Page | None = None
+        self._cookies: list[tuple[str, str, int]] = []
+
+    # --- who asks -------------------------------------------------------------------------------------------------
+
+    @property
+    def user(self) -> User:
+        """Who is logged in; for pages that are for users."""
+        assert self.presence is not None
+        return self.presence.user
+
+    @property
+    def account(self) -> Account:
+        """The account that they look at; for pages that are for members."""
+        assert self.presence is not None
+        assert self.presence.account is not None
+        return self.presence.account
+
+    @property
+    def client(self) -> Client:
+        headers = self.request.headers
+        peer = self.request.client.host if self.request.client else ""
+        trusted = self.shared.settings.server.trusted_proxies
+        address = guard.client_address(peer, headers.get("x-forwarded-for", ""), trusted)
+        agent = headers.get("user-agent", "")
+        return Client(address, "".join(each for each in agent if each.isprintable()))
+
+    # --- what they send -------------------------------------------------------------------------------------------
+
+    def query(self, name: str) -> str:
+        value = self.request.query_params.get(name, "")
+        if "\0" in value:
+            raise InvalidRequest("This address cannot be read.")
+        return value
+
+    def path(self, name: str) -> str:
+        """The part of the path that the page's `{name}` stands for."""
+        value = str(self.request.path_params[name])
+        if "\0" in value:
+            raise InvalidRequest("This address cannot be read.")
+        return value
+
+    async def body(self) -> bytes:
+        """At most 256 KiB; raises `PayloadTooLarge`."""
+        data = b""
+        async for piece in self.request.stream():
+            data += piece
+            if len(data) > MOST_BODY:
+                raise PayloadTooLarge("This is more than a form can hold.")
+        return data
+
+    async def form(self) -> Form:
+        """What was filled in; the same object each time. Raises `InvalidRequest`."""
+        known: Form | None = getattr(self.request.state, "form", None)
+        if known is None:
+            if self.content_type != FORM:
+                raise UnsupportedMediaType("Send the form as browsers do.")
+            known = self.request.state.form = forms.parse(await self.body())
+        return known
+
+    async def json(self) -> Any:
+        """A JSON body; raises `InvalidRequest`. The same each time."""
+        if not hasattr(self.request.state, "json"):
+            if self.content_type != JSON:
+                raise UnsupportedMediaType("Send the body as JSON, with `Content-Type: application/json`.")
+            try:
+                self.request.state.json = msgspec.json.decode(await self.body())
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                raise InvalidRequest("The body is not JSON.") from None
+        return self.request.state.json
+
+    @property
+    def content_type(self) -> str:
+        return self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    @property
+    def wants_html(self) -> bool:
+        """Whether it is a browser that shows the answer."""
+        return "text/html" in self.request.headers.get("accept", "")
+
+    @property
+    def by_htmx(self) -> bool:
+        """Whether a part of a page is asked for."""
+        return "hx-request" in self.request.headers
+
+    # --- what they get --------------------------------------------------------------------------------------------
+
+    def render(self, template: str, *, status: int = 200, **values: Any) -> Response:
+        """A page from `templates/`. Every template knows `visit`, `brand`, `user`, `account`, `csrf`, `menu`, `now`."""
+        text = self.shared.templates.get_template(template).render(self._known() | values)
+        return Response(text, status, media_type="text/html; charset=utf-8")
+
+    def redirect(self, path: str) -> Response:
+        """On to another page of ours, by GET."""
+        if self.by_htmx:
+            return Response(status_code=204, headers={"hx-redirect": path})
+        return RedirectResponse(path, 303)
+
+    def next_path(self, default: str = "/dashboard") -> str:
+        """Where the visitor wanted to go before they had to log in: a path of ours, or `default`."""
+        path = self.query("next")
+        parts = urlsplit(path)
+        ours = path.startswith("/") and not path.startswith("//") and "\\" not in path and path.isprintable()
+        return path if ours and not parts.scheme and not parts.netloc else default
+
+    # --- cookies --------------------------------------------------------------------------------------------------
+
+    @property
+    def _secure(self) -> bool:
+        return (self.shared.settings.public_url or "").startswith("https:")
+
+    def cookie(self, name: str) -> str:
+        return self.request.cookies.get(self._cookie_name(name), "")
+
+    def set_cookie(self, name: str, value: str, age_s: int) -> None:
+        """Sent with the answer. Age 0 takes it away."""
+        self._cookies.append((self._cookie_name(name), value, age_s))
+
+    def log_in(self, token: str, device: str = "") -> None:
+        """The browser has this session from now on."""
+        self.set_cookie("sid", token, COOKIE_AGE_S)
+        if device:
+            self.set_cookie("device", device, DEVICE_AGE_S)
+
+    def log_out(self) -> None:
+        self.set_cookie("sid", "", 0)
+
+    def finish(self, response: Response) -> Response:
+        """The answer with its cookies."""
+        for name, value, age in self._cookies:
+            response.set_cookie(name, value, max_age=age, path="/", secure=self._secure, httponly=True, samesite="lax")
+        return response
+
+    def _cookie_name(self, name: str) -> str:
+        # Browsers take a `__Host-` cookie from nobody but this host over TLS.
+        return f"__Host-{name}" if self._secure else name
+
+    # --- CSRF -----------------------------------------------------------------------------------------------------
+
+    def csrf_token(self) -> str:
+        """What a form of this visitor must hold: bound to the session, or to a cookie of a stranger's own."""
+        sid = self.cookie("sid") if self.presence or self.half else ""
+        if not sid:
+            sid = self.cookie("visitor") or next((value for name, value, _ in self._cookies if "visitor" in name), "")
+            if not sid:
+                sid = new_token()
+                self.set_cookie("visitor", sid, COOKIE_AGE_S)
+        return self.shared.master.sign("csrf", sid)
+
+    async def check_csrf(self) -> None:
+        """Raises `CrossSite`. A form carries the token in `csrf`, anything else in the header `X-CSRF-Token`."""
+        guard.check_origin(self.request.headers, self.shared.settings.public_url)
+        given = self.request.headers.get("x-csrf-token", "")
+        if not given and self.content_type == FORM:
+            given = (await self.form())["csrf"]
+        guard.check_token(self.csrf_token(), given)
+
+    def _known(self) -> dict[str, Any]:
+        presence = self.presence
+        links: tuple[tuple[str, tuple[Link, ...]], ...] = menu(presence) if presence is not None else ()
+        return {
+            "visit": self,
+            "brand": self.shared.settings.brand,
+            "user": presence.user if presence else None,
+            "account": presence.account if presence else None,
+            "role": presence.role if presence else None,
+            "csrf": self.csrf_token,
+            "menu": links,
+            "path": self.request.scope["path"],
+            "now": self.now,
+        }

@@ -64,6 +64,12 @@ async def of_account(database: Transaction, account_id: int, before: int, count:
     return [Invoice(**dict(zip(Invoice.__struct_fields__, row, strict=True))) for row in rows]
 
 
+async def of_reversal(transaction: Transaction, reversal_id: int) -> set[str]:
+    """The kinds of papers that a refund has."""
+    rows = await transaction.fetch("SELECT kind FROM invoice WHERE reversal_id = $1", reversal_id)
+    return {str(row[0]) for row in rows}
+
+
 async def buyer(database: Transaction, account_id: int) -> Buyer | None:
     rows = await database.fetch("SELECT name, address, tax_id FROM buyer WHERE account_id = $1", account_id)
     return Buyer(name=rows[0][0], address=rows[0][1], tax_id=rows[0][2]) if rows else None

@@ -8,12 +8,14 @@ from tollbridge.core.payments import CURRENCY, Payment, Reversal, State
 from tollbridge.store.db import Database, Row, Transaction
 
 _SELECT = (
-    "SELECT id, public_id, account_id, once, method, origin, amount, currency, status, external_id, intent, url, save_card, "
-    "tax, fee, note, created_at, paid_at, check_at FROM payment"
+    "SELECT id, public_id, account_id, once, method, origin, amount, currency, status, external_id, intent, url, "
+    "save_card, tax, fee, note, created_at, paid_at, check_at FROM payment"
 )
 _REVERSALS = (
     "SELECT id, public_id, payment_id, kind, external_id, amount, credit, fee, state, froze, created_at FROM reversal"
 )
+
+_BALANCE = "SELECT paid, promo, held FROM balance"
 
 
 class New(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +61,11 @@ async def by_public_id(database: Transaction, public_id: str) -> Payment | None:
     return _payment(rows[0]) if rows else None
 
 
+async def by_id(database: Transaction, id_: int) -> Payment:
+    rows = await database.fetch(f"{_SELECT} WHERE id = $1", id_)
+    return _payment(rows[0])
+
+
 async def by_external_id(database: Transaction, external_id: str) -> Payment | None:
     """The order that its processor calls so: by the order's own id, or the payment's."""
     rows = await database.fetch(f"{_SELECT} WHERE external_id = $1 OR intent = $1", external_id)
@@ -96,6 +103,14 @@ async def due(database: Transaction, now: int, count: int) -> list[Payment]:
     return [_payment(row) for row in rows]
 
 
+async def postpone(database: Transaction, payment: Payment, check_at: int) -> bool:
+    """Take the turn to ask for an order that was read as due; False: somebody else has."""
+    changed = await database.execute(
+        "UPDATE payment SET check_at = $2 WHERE id = $1 AND check_at = $3", payment.id, check_at, payment.check_at
+    )
+    return changed == 1
+
+
 async def update(transaction: Transaction, payment: Payment) -> None:
     """Write what may change of an order."""
     await transaction.execute(
@@ -104,6 +119,11 @@ async def update(transaction: Transaction, payment: Payment) -> None:
         *(payment.id, payment.status.value, payment.external_id, payment.intent, payment.url, payment.tax),
         *(payment.fee, payment.note, payment.paid_at, payment.check_at),
     )
+
+
+async def remove(transaction: Transaction, id_: int) -> None:
+    """Take back an order of this very transaction."""
+    await transaction.execute("DELETE FROM payment WHERE id = $1", id_)
 
 
 async def spent_automatically(database: Transaction, account_id: int, since: int) -> int:
@@ -150,6 +170,14 @@ async def put_reversal(transaction: Transaction, reversal: Reversal) -> int:
     return int(rows[0][0])
 
 
+async def refundable(database: Database, transaction: Transaction, account_id: int) -> int:
+    """How much paid credit an account has that no running call has reserved; it stays so within the transaction."""
+    lock = " FOR UPDATE" if database.dialect == "postgresql" else ""
+    rows = await transaction.fetch(f"{_BALANCE} WHERE account_id = $1{lock}", account_id)
+    paid, promo, held = rows[0]
+    return int(min(paid, paid + promo - held))
+
+
 async def frozen_by_disputes_that_are_over(transaction: Transaction, account_id: int) -> bool:
     """Whether a dispute froze this account, and none of its disputes holds money any more."""
     rows = await transaction.fetch(
@@ -179,6 +207,10 @@ async def waiting(database: Transaction, now: int, count: int) -> list[Waiting]:
         *(now, count),
     )
     return [Waiting(*row) for row in rows]
+
+
+async def is_waiting(database: Transaction, event_id: str) -> bool:
+    return bool(await database.fetch("SELECT 1 FROM payment_event WHERE id = $1 AND done_at IS NULL", event_id))
 
 
 async def seen_to(transaction: Transaction, event_id: str, now: int) -> None:

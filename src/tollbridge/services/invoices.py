@@ -1,0 +1,159 @@
+"""Invoices: what was bought, of whom, by whom. Drafts are made here and numbered in the transaction of the payment."""
+
+import msgspec
+
+from tollbridge.config.settings import Invoices as Seller
+from tollbridge.core.payments import Buyer, Payment, Reversal
+from tollbridge.errors import InvalidRequest, NotFound
+from tollbridge.store import invoices
+from tollbridge.store.accounts import Account
+from tollbridge.store.db import Database, run
+from tollbridge.store.invoices import Invoice
+
+_EVERYTHING = 1 << 62
+_MOST_NAME, _MOST_ADDRESS, _MOST_TAX_ID = 200, 500, 60
+
+
+class Party(msgspec.Struct, frozen=True, kw_only=True):
+    """One side of an invoice, as kept in it. `note` is the seller's last line."""
+
+    name: str
+    address: str = ""
+    tax_id: str = ""
+    email: str = ""
+    note: str = ""
+
+
+class Paper(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a page to print shows. Amounts in nano-USD, below zero where money went back.
+
+    `title`: "Invoice", "Credit note", or "Invoice" again where a credited sum came back.
+    """
+
+    number: str
+    title: str
+    issued_at: int
+    seller: Party
+    buyer: Party
+    item: str
+    net: int
+    tax: int
+    currency: str
+    paid_by: str
+    payment: str
+
+    @property
+    def total(self) -> int:
+        return self.net + self.tax
+
+
+_TITLES = {"invoice": "Invoice", "credit_note": "Credit note", "correction": "Correction"}
+_METHODS = {"stripe": "card", "bank_transfer": "bank transfer", "demo": "demo payment (no money was paid)"}
+
+
+class Issuer(msgspec.Struct, frozen=True):
+    """Who sells: the operator's settings, and the brand for want of a name."""
+
+    settings: Seller
+    brand: str
+
+    def draft(self, kind: str, payment: Payment, account: Account, buyer: Buyer | None, now: int) -> Invoice:
+        """The invoice of a payment, not yet numbered."""
+        seller = Party(
+            name=self.settings.seller or self.brand,
+            address=self.settings.address or "",
+            tax_id=self.settings.tax_id or "",
+            note=self.settings.note or "",
+        )
+        details = buyer or Buyer()
+        customer = Party(
+            name=details.name or account.email,
+            address=details.address,
+            tax_id=details.tax_id,
+            email=account.email,
+        )
+        return Invoice(
+            number=0,
+            kind=kind,
+            payment_id=payment.id,
+            reversal_id=None,
+            account_id=payment.account_id,
+            issued_at=now,
+            amount=payment.amount,
+            tax=payment.tax,
+            currency=payment.currency,
+            seller=msgspec.json.encode(seller).decode(),
+            buyer=msgspec.json.encode(customer).decode(),
+        )
+
+    def paper(self, invoice: Invoice) -> Paper:
+        """What an invoice says; its number as customers see it."""
+        bought = invoice.kind == "invoice"
+        return Paper(
+            number=f"{self.settings.prefix}{invoice.number:06d}",
+            title=_TITLES[invoice.kind],
+            issued_at=invoice.issued_at,
+            seller=msgspec.json.decode(invoice.seller, type=Party),
+            buyer=msgspec.json.decode(invoice.buyer, type=Party),
+            item="Prepaid credit" if bought else f"Prepaid credit, refund of payment {invoice.payment}",
+            net=invoice.amount,
+            tax=invoice.tax,
+            currency=invoice.currency,
+            paid_by=_METHODS.get(invoice.method, invoice.method),
+            payment=invoice.payment,
+        )
+
+
+def reversed_draft(draft: Invoice, kind: str, reversal: Reversal, reversal_id: int) -> Invoice:
+    """The credit note of a refund or, where a refund failed, the correction of it."""
+    sign = -1 if kind == "credit_note" else 1
+    return msgspec.structs.replace(
+        draft,
+        kind=kind,
+        reversal_id=reversal_id,
+        amount=sign * reversal.credit,
+        tax=sign * (reversal.amount - reversal.credit),
+    )
+
+
+async def papers(database: Database, issuer: Issuer, account: Account, count: int = 100) -> list[Paper]:
+    """An account's invoices and credit notes, the newest first."""
+    found = await invoices.of_account(database, account.id, _EVERYTHING, count)
+    return [issuer.paper(each) for each in found]
+
+
+async def paper(database: Database, issuer: Issuer, account: Account, number: str) -> Paper:
+    """One of an account's invoices, by the number that it shows. NotFound: it has none of that number."""
+    digits = number.removeprefix(issuer.settings.prefix)
+    found = None
+    if digits.isascii() and digits.isdecimal() and len(digits) < 16:
+        found = await invoices.by_number(database, int(digits))
+    if found is None or found.account_id != account.id:
+        raise NotFound(f"there is no invoice {number[:40]!r} in this account", param="number")
+    return issuer.paper(found)
+
+
+async def buyer(database: Database, account: Account) -> Buyer:
+    """Whom invoices of an account are for; empty where nobody said."""
+    return await invoices.buyer(database, account.id) or Buyer()
+
+
+async def set_buyer(database: Database, account: Account, details: Buyer) -> Buyer:
+    """Name, address (in lines) and tax id on invoices from now on. InvalidRequest: one of them cannot be."""
+    clean = Buyer(
+        name=_text("name", details.name, _MOST_NAME),
+        address="\n".join(
+            line for each in details.address.splitlines() if (line := _text("address", each, _MOST_ADDRESS))
+        ),
+        tax_id=_text("tax_id", details.tax_id, _MOST_TAX_ID),
+    )
+    if len(clean.address) > _MOST_ADDRESS:
+        raise InvalidRequest(f"address has at most {_MOST_ADDRESS} characters", param="address")
+    await run(database, lambda transaction: invoices.put_buyer(transaction, account.id, clean))
+    return clean
+
+
+def _text(name: str, text: str, most: int) -> str:
+    if len(text) > most or not text.isprintable():
+        raise InvalidRequest(f"{name} has at most {most} printable characters", param=name)
+    return text.strip()

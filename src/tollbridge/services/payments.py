@@ -1,0 +1,508 @@
+"""Buying credit.
+
+    payments = open_payments(database, settings, url)
+    payments.methods, payments.packs, payments.bounds                 what can be bought, and how
+    checkout = await payments.start_checkout(account, amount, method="stripe", once=form_token)   → checkout.url
+    await payments.order(account, checkout.payment.public_id)         how far it is
+    status = await payments.receive(signature_header, body)           Stripe's webhook: the HTTP status to answer with
+    await payments.reconcile()                                        every minute: what webhooks did not tell
+
+Rule 1  An order is written down before a processor hears of it, and a processor is asked before anything is credited.
+Rule 2  A webhook is written down before it is answered. What then fails is tried again from the inbox.
+Rule 3  All that one report does happens in one transaction, the order locked first, then the balance.
+"""
+
+import logging
+import time
+
+import msgspec
+
+from tollbridge.config import Settings
+from tollbridge.config import kinds as hosts
+from tollbridge.core import payments as rules
+from tollbridge.core.ledger import Posted
+from tollbridge.core.money import NANO_PER_CENT, format_usd
+from tollbridge.core.payments import Expected, Origin, Payment, Report, Return, Reversal, Settlement, State, Status
+from tollbridge.errors import InvalidRequest, NotFound, TollbridgeError, Unavailable
+from tollbridge.payments import manual, webhook
+from tollbridge.payments.base import Method, Order, ProcessorRefused, ProcessorUnavailable
+from tollbridge.payments.stripe import EVENTS, Stripe
+from tollbridge.payments.stripe import NAME as STRIPE
+from tollbridge.services.accounts import new_id
+from tollbridge.services.invoices import Issuer, reversed_draft
+from tollbridge.store import accounts, invoices, journal, meta, payments, top_ups
+from tollbridge.store.accounts import Account
+from tollbridge.store.db import Database, Transaction, run
+from tollbridge.store.payments import Waiting
+
+log = logging.getLogger("tollbridge")
+
+MOST_FAILURES = 3
+_MINUTE, _HOUR = 60_000, 3_600_000
+# Stripe closes an unpaid session after 24 hours, and says so when asked then.
+_ASK_AGAIN, _ASK_SLOW = 5 * _MINUTE, _HOUR
+_GIVE_UP_BEGINNING = 23 * _HOUR
+# Missed events are looked for as far back as a listing may be late.
+_OVERLAP_S = 3_600
+_SINCE = "stripe_events_since"
+_BATCH = 100
+_LONGEST_ONCE = 200
+
+
+class Checkout(msgspec.Struct, frozen=True):
+    """An order that was begun, and where its customer goes next."""
+
+    payment: Payment
+    url: str
+
+
+class _Conflict(TollbridgeError):
+    """An idempotency key of the journal stands for something else."""
+
+
+def open_payments(database: Database, settings: Settings, url: str) -> "Payments":
+    """Payments as configured; `url` is where customers reach the gateway when `public_url` is not set."""
+    stripe = None
+    if settings.stripe.secret_key is not None:
+        stripe = Stripe(
+            settings.stripe.secret_key.reveal(),
+            base_url=settings.stripe.base_url,
+            automatic_tax=settings.stripe.automatic_tax,
+        )
+    return Payments(database, settings, settings.public_url or url, stripe)
+
+
+class Payments:
+    """All ways to pay of one gateway."""
+
+    def __init__(self, database: Database, settings: Settings, url: str, stripe: Stripe | None) -> None:
+        self.database = database
+        self.stripe = stripe
+        self.issuer = Issuer(settings.invoices, settings.brand.name)
+        self.packs = settings.billing.packs
+        self.bounds = (settings.billing.least_top_up, settings.billing.most_top_up)
+        self.instructions = settings.bank_transfer.instructions
+        self._brand = settings.brand.name
+        self._url = url
+        signing = (settings.stripe.webhook_secret, settings.stripe.old_webhook_secret)
+        self._signing = tuple(secret.reveal() for secret in signing if secret is not None)
+        self._methods: dict[str, Method] = {}
+        if stripe is not None and self._signing:
+            self._methods[STRIPE] = stripe
+        if self.instructions is not None:
+            self._methods[manual.BANK_TRANSFER] = manual.BankTransfer()
+        if stripe is None and _is_private(settings):
+            self._methods[manual.DEMO] = manual.Demo()
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """How can be paid here, the best way first: stripe, bank_transfer, demo. Empty: nothing can be bought."""
+        return tuple(self._methods)
+
+    async def close(self) -> None:
+        if self.stripe is not None:
+            await self.stripe.close()
+
+    # --- the customer -------------------------------------------------------------------------------------------
+
+    async def start_checkout(
+        self, account: Account, amount: int, *, method: str, once: str = "", save_card: bool = False
+    ) -> Checkout:
+        """Order `amount` nano-USD of credit. `once`: a text of the form that was sent; sent again it is one order.
+
+        InvalidRequest: the amount or method cannot be. ProcessorUnavailable (503): nothing was paid, try again.
+        """
+        self.check_amount(amount)
+        way = self._method(method)
+        if len(once) > _LONGEST_ONCE or not once.isprintable():
+            raise InvalidRequest(f"once has at most {_LONGEST_ONCE} printable characters", param="once")
+        public_id = new_id("pay")
+        new = payments.New(
+            public_id=public_id,
+            account_id=account.id,
+            once=f"checkout/{once or public_id}",
+            method=method,
+            origin=Origin.CHECKOUT,
+            amount=amount,
+            save_card=save_card and method == STRIPE,
+        )
+        payment = await self.write_down(new)
+        if (payment.amount, payment.method, payment.save_card) != (amount, method, new.save_card):
+            raise InvalidRequest("this form was sent before with other values", code="idempotency_key_reused")
+        if payment.url is None:
+            payment = await self._begin(way, payment, account)
+        assert payment.url is not None
+        return Checkout(payment, payment.url)
+
+    async def order(self, account: Account, public_id: str) -> Payment:
+        """One of an account's orders. NotFound: it has none of that id."""
+        found = await payments.by_public_id(self.database, public_id)
+        if found is None or found.account_id != account.id:
+            raise NotFound("there is no such payment in this account", param="payment")
+        return found
+
+    async def orders(self, account: Account, count: int = 100) -> list[Payment]:
+        """An account's orders, the newest first."""
+        return await payments.of_account(self.database, account.id, 1 << 62, count)
+
+    async def look(self, account: Account, public_id: str) -> Payment:
+        """The order, its processor asked anew if it waits: for the page that a customer comes back to.
+
+        When the processor cannot be asked, what is known.
+        """
+        payment = await self.order(account, public_id)
+        if payment.method == STRIPE and payment.status in {Status.PENDING, Status.PROCESSING}:
+            try:
+                return await self.ask(payment)
+            except (ProcessorUnavailable, ProcessorRefused) as error:
+                log.warning("payment %s could not be looked at: %s", public_id, error)
+        return payment
+
+    async def pay_demo(self, account: Account, public_id: str) -> Payment:
+        """Pay an order with nothing. NotFound: demo payments are not offered here, or it is none."""
+        payment = await self.order(account, public_id)
+        if manual.DEMO not in self._methods or payment.method != manual.DEMO:
+            raise NotFound("there is no such demo payment", param="payment")
+        return await self.settle(payment, manual.received(payment, account.public_id))
+
+    # --- the operator -------------------------------------------------------------------------------------------
+
+    async def confirm(self, reference: str, amount: int) -> Payment:
+        """Credit a bank transfer of `amount` nano-USD that has arrived. InvalidRequest: another sum was ordered.
+
+        Repeating it changes nothing.
+        """
+        wanted = reference.strip().upper()
+        payment = await payments.by_external_id(self.database, wanted)
+        if payment is None or payment.method != manual.BANK_TRANSFER:
+            raise NotFound(f"no order has the reference {wanted[:40]!r}", param="reference")
+        if payment.amount != amount:
+            raise InvalidRequest(
+                "another amount was ordered: send the difference back, or grant it, and confirm what was ordered",
+                param="amount",
+            )
+        account = await self._account(payment)
+        return await self.settle(payment, manual.received(payment, account.public_id))
+
+    async def dismiss(self, public_id: str) -> Payment:
+        """Close an order that waits, or that a person was to look at: nothing is credited. InvalidRequest: paid."""
+
+        async def use_case(transaction: Transaction) -> Payment:
+            found = await payments.by_public_id(transaction, public_id)
+            if found is None:
+                raise NotFound(f"there is no payment {public_id[:40]!r}", param="payment")
+            payment = await payments.locked(self.database, transaction, found.id)
+            if payment.status is Status.PAID:
+                raise InvalidRequest("it is paid: refund it instead", param="payment")
+            note = payment.note if payment.status is Status.REVIEW else "dismissed by the operator"
+            closed = msgspec.structs.replace(payment, status=Status.FAILED, note=note, check_at=None)
+            await payments.update(transaction, closed)
+            return closed
+
+        return await run(self.database, use_case)
+
+    # --- what processors say ------------------------------------------------------------------------------------
+
+    async def receive(self, signature: str, body: bytes) -> int:
+        """Stripe's webhook: the status to answer with. `signature` is the header `Stripe-Signature`, `body` raw.
+
+        404: there is no Stripe here. 400: not from Stripe, nothing was done. 503: send it again.
+        """
+        if STRIPE not in self._methods or self.stripe is None:
+            return 404
+        try:
+            event = webhook.read(
+                signature, body, self._signing, live=self.stripe.live, now=time.time_ns() // 1_000_000_000
+            )
+        except webhook.Forged as error:
+            log.warning("a webhook was refused: %s", error)
+            return 400
+        if event.kind not in EVENTS:
+            return 200
+        try:
+            await self._take(event)
+        except Unavailable as error:
+            log.warning("a webhook could not be written down: %s", error)
+            return 503
+        return 200
+
+    async def reconcile(self) -> None:
+        """Ask for whatever should have been heard of by now. Runs every minute; several processes may."""
+        now = await self.database.now()
+        for event in await payments.waiting(self.database, now, _BATCH):
+            await self._see_to(event)
+        for payment in await payments.due(self.database, now, _BATCH):
+            if not await payments.postpone(self.database, payment, now + _wait(payment.status)):
+                continue  # another process asks
+            try:
+                await self._catch_up(payment, now)
+            except (ProcessorUnavailable, ProcessorRefused) as error:
+                log.warning("payment %s could not be asked for: %s", payment.public_id, error)
+
+    async def find_missed(self) -> int:
+        """Take the events that Stripe has and we never heard of; how many. Runs every ten minutes."""
+        if self.stripe is None:
+            return 0
+        now = await self.database.now() // 1000
+        since = await run(self.database, lambda transaction: meta.first_value(transaction, _SINCE, now - _OVERLAP_S))
+        missed = 0
+        for event, _ in reversed(await self.stripe.events(since)):
+            missed += await self._take(event)
+        await self.database.execute(
+            "UPDATE meta SET value = $2 WHERE name = $1 AND value < $2", _SINCE, now - _OVERLAP_S
+        )
+        return missed
+
+    async def settle(self, payment: Payment, report: Report, event: str | None = None) -> Payment:
+        """Do what a report says, once; the order after it."""
+        now = await self.database.now()
+        try:
+            return await run(self.database, lambda transaction: self._settle(transaction, payment, report, event, now))
+        except _Conflict as error:
+            why = str(error)
+        log.critical("payment %s: %s", payment.public_id, why)
+        return await run(self.database, lambda transaction: self._set_aside(transaction, payment, why))
+
+    async def ask(self, payment: Payment, event: str | None = None) -> Payment:
+        """Ask Stripe for all of a payment, and do what it says."""
+        assert self.stripe is not None
+        known = await payments.reversals(self.database, payment.id)
+        report = await self.stripe.report(payment, known=bool(known))
+        if report is None:
+            return payment
+        return await self.settle(payment, report, event)
+
+    async def write_down(self, new: payments.New) -> Payment:
+        """The order, in the database, before anybody else hears of it."""
+        now = await self.database.now()
+        waits = now + _ASK_AGAIN if new.method == STRIPE else None
+        return await run(self.database, lambda transaction: payments.create(transaction, new, now, waits))
+
+    # --- within -------------------------------------------------------------------------------------------------
+
+    def _method(self, name: str) -> Method:
+        way = self._methods.get(name)
+        if way is None:
+            raise InvalidRequest(
+                f"payment by {name[:40]!r} is not offered here; there is: {', '.join(self.methods) or 'none'}",
+                param="method",
+            )
+        return way
+
+    def check_amount(self, amount: int) -> None:
+        """InvalidRequest: `amount` nano-USD cannot be bought at once."""
+        least, most = self.bounds
+        if amount not in self.packs and (not least <= amount <= most or amount % NANO_PER_CENT):
+            raise InvalidRequest(
+                f"an amount is from {format_usd(least)} to {format_usd(most)} USD, in whole cents", param="amount"
+            )
+
+    async def _begin(self, way: Method, payment: Payment, account: Account) -> Payment:
+        customer = await self.customer(account) if way.name == STRIPE else None
+        back = f"{self._url}/dashboard/billing?payment={payment.public_id}"
+        order = Order(
+            payment=payment,
+            account=account.public_id,
+            email=account.email,
+            customer=customer,
+            product=f"{self._brand} credit",
+            success_url=back,
+            cancel_url=f"{back}&canceled=1",
+        )
+        try:
+            started = await way.start(order)
+        except ProcessorRefused as error:
+            log.warning("payment %s could not be begun: %s (%s)", payment.public_id, error, error.code)
+            raise ProcessorUnavailable from error
+
+        async def use_case(transaction: Transaction) -> Payment:
+            current = await payments.locked(self.database, transaction, payment.id)
+            begun = msgspec.structs.replace(
+                current, url=started.url, external_id=current.external_id or started.external_id
+            )
+            await payments.update(transaction, begun)
+            return begun
+
+        return await run(self.database, use_case)
+
+    async def customer(self, account: Account) -> str:
+        """What Stripe calls an account; it is told of it when it does not know it."""
+        assert self.stripe is not None
+        known = await invoices.customer(self.database, account.id)
+        if known is not None:
+            return known
+        made = await self.stripe.create_customer(account.public_id, account.email)
+        await run(self.database, lambda transaction: invoices.put_customer(transaction, account.id, made))
+        return made
+
+    async def _take(self, event: webhook.Event) -> bool:
+        """Write an event down and see to it; whether it was new."""
+        now = await self.database.now()
+        written = Waiting(event.id, event.kind, event.object_id, event.intent, 0)
+        new = await run(self.database, lambda transaction: payments.receive(transaction, written, now))
+        if new or await payments.is_waiting(self.database, event.id):
+            await self._see_to(written)
+        return new
+
+    async def _see_to(self, event: Waiting) -> None:
+        """Ask for the payment that an event is about. What fails is tried again later, and not told."""
+        try:
+            payment = await self._payment_of(event)
+            if payment is None:
+                now = await self.database.now()
+                await run(self.database, lambda transaction: payments.seen_to(transaction, event.id, now))
+            else:
+                await self.ask(payment, event.id)
+        except (ProcessorUnavailable, ProcessorRefused) as error:
+            log.warning("event %s (%s) waits: %s", event.id, event.kind, error)
+            at = await self.database.now() + min(_HOUR, _MINUTE << min(event.tries, 6))
+            await run(self.database, lambda transaction: payments.try_again(transaction, event.id, at))
+
+    async def _payment_of(self, event: Waiting) -> Payment | None:
+        """The order that an event is about; None: it is about nothing of ours."""
+        assert self.stripe is not None
+        for name in (event.object_id, event.intent):
+            found = await payments.by_external_id(self.database, name) if name is not None else None
+            if found is not None:
+                return found
+        external_id, ours = await self.stripe.order_of(
+            webhook.Event(event.id, event.kind, event.object_id, event.intent)
+        )
+        found = await payments.by_external_id(self.database, external_id)
+        if found is None and ours is not None:
+            # We died between making the session and writing its id down. All else of it must be as ordered.
+            lost = await payments.by_public_id(self.database, ours)
+            if lost is not None and lost.method == STRIPE and lost.external_id is None:
+                found = msgspec.structs.replace(lost, external_id=external_id)
+        return found
+
+    async def _catch_up(self, payment: Payment, now: int) -> None:
+        if self.stripe is None:
+            return
+        if payment.external_id is not None:
+            await self.ask(payment)
+        elif payment.created_at < now - _GIVE_UP_BEGINNING:
+            # The processor forgets our key after a day: from now on the same call would be another one.
+            note = "the processor could not be reached"
+            closed = msgspec.structs.replace(payment, status=Status.FAILED, note=note, check_at=None)
+            await run(self.database, lambda transaction: self._close(transaction, closed))
+        elif payment.origin is Origin.CHECKOUT:
+            await self._begin(self.stripe, payment, await self._account(payment))
+        else:
+            await self.charge(payment, await self._account(payment))
+
+    async def charge(self, payment: Payment, account: Account) -> Payment:
+        """Charge the saved card for an order; a decline is the end of it."""
+        assert self.stripe is not None
+        card = await invoices.card(self.database, account.id)
+        if card is None:
+            closed = msgspec.structs.replace(payment, status=Status.FAILED, note="no card is saved", check_at=None)
+            return await run(self.database, lambda transaction: self._close(transaction, closed))
+        try:
+            report = await self.stripe.charge(payment, account.public_id, card)
+        except ProcessorRefused as error:
+            note = f"{error} ({error.code})" if error.code else str(error)
+            closed = msgspec.structs.replace(payment, status=Status.FAILED, note=note, check_at=None)
+            return await run(self.database, lambda transaction: self._close(transaction, closed))
+        return await self.settle(payment, report)
+
+    async def _close(self, transaction: Transaction, closed: Payment) -> Payment:
+        current = await payments.locked(self.database, transaction, closed.id)
+        if current.status in {Status.PAID, Status.REVIEW}:
+            return current
+        await payments.update(transaction, closed)
+        await top_ups.failed(transaction, closed.id, MOST_FAILURES, closed.note)
+        return closed
+
+    async def _settle(
+        self, transaction: Transaction, payment: Payment, report: Report, event: str | None, now: int
+    ) -> Payment:
+        current = await payments.locked(self.database, transaction, payment.id)
+        account = await accounts.by_id(transaction, current.account_id)
+        assert account is not None
+        customer = await invoices.customer(transaction, account.id) if current.method == STRIPE else None
+        known = await payments.reversals(transaction, current.id)
+        done = rules.settle(current, known, report, Expected(account.public_id, customer), now)
+        for post in done.posts:
+            verdict = await journal.post(self.database, transaction, post, now)
+            if not isinstance(verdict, Posted):
+                raise _Conflict(f"{post.idempotency_key} stands for something else")
+        after = msgspec.structs.replace(done.payment, check_at=_next(done.payment, now))
+        if after != current:
+            await payments.update(transaction, after)
+        await self._keep(transaction, done, account, report, now)
+        if event is not None:
+            await payments.seen_to(transaction, event, now)
+        return after
+
+    async def _keep(
+        self, transaction: Transaction, done: Settlement, account: Account, report: Report, now: int
+    ) -> None:
+        """What follows from a settlement: papers, the freeze, the card, the standing order."""
+        payment = done.payment
+        buyer = await invoices.buyer(transaction, account.id)
+        if buyer is None or not buyer.name:
+            buyer = report.buyer
+        draft = self.issuer.draft("invoice", payment, account, buyer, now)
+        if done.credited:
+            await invoices.issue(transaction, draft)
+            if report.card is not None:
+                await invoices.put_card(transaction, account.id, report.card)
+            await top_ups.succeeded(transaction, payment.id)
+        elif payment.status is Status.FAILED:
+            await top_ups.failed(transaction, payment.id, MOST_FAILURES, payment.note)
+        froze = False
+        if done.freeze:
+            current = await accounts.by_id(transaction, account.id)
+            froze = current is not None and not current.frozen
+            if froze:
+                await accounts.set_frozen(transaction, account.id, True)
+        for reversal in done.reversals:
+            marked = reversal
+            if froze and reversal.kind is Return.DISPUTE and not reversal.id:
+                marked = msgspec.structs.replace(reversal, froze=True)
+            id_ = await payments.put_reversal(transaction, marked)
+            if reversal.kind is Return.REFUND:
+                await self._note(transaction, draft, reversal, id_)
+        if done.thaw and await payments.frozen_by_disputes_that_are_over(transaction, account.id):
+            await accounts.set_frozen(transaction, account.id, False)
+
+    async def _note(self, transaction: Transaction, draft: invoices.Invoice, reversal: Reversal, id_: int) -> None:
+        """The credit note of a refund, once; the correction of one that failed."""
+        issued = await invoices.of_reversal(transaction, id_)
+        kind = "correction" if reversal.state is State.RETURNED else "credit_note"
+        if kind == "correction" and "credit_note" not in issued:
+            return
+        if kind not in issued:
+            await invoices.issue(transaction, reversed_draft(draft, kind, reversal, id_))
+
+    async def _set_aside(self, transaction: Transaction, payment: Payment, note: str) -> Payment:
+        current = await payments.locked(self.database, transaction, payment.id)
+        if current.status is Status.PAID:
+            return current
+        aside = msgspec.structs.replace(current, status=Status.REVIEW, note=note, check_at=None)
+        await payments.update(transaction, aside)
+        return aside
+
+    async def _account(self, payment: Payment) -> Account:
+        account = await accounts.by_id(self.database, payment.account_id)
+        assert account is not None
+        return account
+
+
+def _wait(status: Status) -> int:
+    return _ASK_SLOW if status is Status.PROCESSING else _ASK_AGAIN
+
+
+def _next(payment: Payment, now: int) -> int | None:
+    """When to ask again; None: nothing more is waited for."""
+    if payment.method != STRIPE or payment.status not in {Status.PENDING, Status.PROCESSING}:
+        return None
+    return now + _wait(payment.status)
+
+
+def _is_private(settings: Settings) -> bool:
+    """Whether nobody but the operator can reach this gateway."""
+    if settings.public_url is not None:
+        return hosts.is_loopback(hosts.split_url(settings.public_url, "").hostname or "")
+    return hosts.is_loopback(settings.host)

@@ -1,0 +1,118 @@
+"""Automatic top-ups: when little is left, the saved card is charged while nobody is there.
+
+One payment at a time, never more than the daily cap in any 24 hours, and after three failures in a row none until the
+customer switches it on again.
+"""
+
+import logging
+
+from tollbridge.core.money import format_usd
+from tollbridge.core.payments import Card, Origin, Payment
+from tollbridge.errors import InvalidRequest
+from tollbridge.payments.base import ProcessorRefused, ProcessorUnavailable
+from tollbridge.payments.stripe import NAME as STRIPE
+from tollbridge.services.accounts import new_id
+from tollbridge.services.payments import Payments
+from tollbridge.store import accounts, invoices, payments, top_ups
+from tollbridge.store.accounts import Account
+from tollbridge.store.db import Database, Transaction, run
+from tollbridge.store.top_ups import AutoTopUp
+
+log = logging.getLogger("tollbridge")
+
+_DAY_MS = 24 * 3_600_000
+_ASK_AFTER_MS = 5 * 60_000
+_BATCH = 100
+
+
+async def card(database: Database, account: Account) -> Card | None:
+    """The card that an account has saved, its `hint` to be shown."""
+    return await invoices.card(database, account.id)
+
+
+async def current(database: Database, account: Account) -> AutoTopUp | None:
+    """What is switched on; `stopped` says why it does nothing any more."""
+    return await top_ups.get(database, account.id)
+
+
+async def switch_on(ways: Payments, account: Account, *, threshold: int, amount: int, daily_cap: int) -> AutoTopUp:
+    """Buy `amount` whenever less than `threshold` is left, for at most `daily_cap` a day (nano-USD).
+
+    InvalidRequest: an amount cannot be, or no card is saved.
+    """
+    ways.check_amount(amount)
+    if not 0 < threshold <= ways.bounds[1]:
+        raise InvalidRequest(f"a threshold is above 0 and at most {format_usd(ways.bounds[1])} USD", param="threshold")
+    if not amount <= daily_cap <= 100 * ways.bounds[1]:
+        raise InvalidRequest("the daily cap is at least what one top-up buys", param="daily_cap")
+    if await card(ways.database, account) is None:
+        raise InvalidRequest("no card is saved: save one with the next payment", param="card")
+    wanted = AutoTopUp(account_id=account.id, threshold=threshold, amount=amount, daily_cap=daily_cap)
+    await run(ways.database, lambda transaction: top_ups.put(transaction, wanted))
+    return wanted
+
+
+async def switch_off(database: Database, account: Account) -> None:
+    await run(database, lambda transaction: top_ups.remove(transaction, account.id))
+
+
+async def forget_card(ways: Payments, account: Account) -> None:
+    """Remove the saved card, here and at Stripe, and with it automatic top-ups."""
+    saved = await card(ways.database, account)
+
+    async def use_case(transaction: Transaction) -> None:
+        await top_ups.remove(transaction, account.id)
+        await invoices.put_card(transaction, account.id, None)
+
+    await run(ways.database, use_case)
+    if saved is not None and ways.stripe is not None:
+        try:
+            await ways.stripe.forget(saved)
+        except (ProcessorRefused, ProcessorUnavailable) as error:
+            log.warning("a card of account %s is still at Stripe: %s", account.public_id, error)
+
+
+async def run_due(ways: Payments) -> int:
+    """Charge the cards of all that have too little left; how many. Runs every minute; several processes may."""
+    if ways.stripe is None or STRIPE not in ways.methods:
+        return 0
+    charged = 0
+    for account_id in await top_ups.due(ways.database, _BATCH):
+        now = await ways.database.now()
+        payment = await run(ways.database, lambda transaction: _order(transaction, account_id, now))  # noqa: B023
+        if payment is None:
+            continue
+        account = await accounts.by_id(ways.database, account_id)
+        assert account is not None
+        charged += 1
+        try:
+            await ways.charge(payment, account)
+        except ProcessorUnavailable as error:
+            # Whether it was charged is not known: the reconciler asks, under the same key.
+            log.warning("top-up %s waits: %s", payment.public_id, error)
+    return charged
+
+
+async def _order(transaction: Transaction, account_id: int, now: int) -> Payment | None:
+    """The next top-up of an account, claimed; None: the cap is reached, or somebody else was quicker."""
+    wanted = await top_ups.get(transaction, account_id)
+    if wanted is None or wanted.stopped is not None or wanted.payment_id is not None:
+        return None
+    spent = await payments.spent_automatically(transaction, account_id, now - _DAY_MS)
+    if spent + wanted.amount > wanted.daily_cap:
+        return None
+    public_id = new_id("pay")
+    new = payments.New(
+        public_id=public_id,
+        account_id=account_id,
+        once=f"auto/{public_id}",
+        method=STRIPE,
+        origin=Origin.AUTO,
+        amount=wanted.amount,
+    )
+    payment = await payments.create(transaction, new, now, now + _ASK_AFTER_MS)
+    if not await top_ups.claim(transaction, account_id, payment.id):
+        # Two at once: this one has never been heard of by anybody.
+        await payments.remove(transaction, payment.id)
+        return None
+    return payment

@@ -1,0 +1,109 @@
+"""Vouchers: codes that are worth credit once. Promotional ones are a gift, paid ones were sold elsewhere."""
+
+import hashlib
+import secrets
+
+import msgspec
+
+from tollbridge.core import ledger
+from tollbridge.core.ledger import MAX_AMOUNT, Book, Entry, Kind, Post, Posted
+from tollbridge.errors import InvalidRequest
+from tollbridge.store import journal, vouchers
+from tollbridge.store.accounts import Account
+from tollbridge.store.db import Database, Transaction, run
+from tollbridge.store.vouchers import Voucher
+
+PROMO, PAID = "promo", "paid"
+# Nothing that is taken for something else when it is read aloud or typed: 32 signs, 5 bits each.
+_ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
+_GROUPS, _GROUP = 5, 4
+_MOST = 1_000
+_MOST_NOTE = 200
+
+
+class MadeVoucher(msgspec.Struct, frozen=True):
+    """A new code, which is shown only now."""
+
+    code: str
+    id: int
+
+
+async def create(
+    database: Database, amount: int, *, kind: str = PROMO, count: int = 1, expires_at: int | None = None,
+    note: str = "", actor: str,
+) -> list[MadeVoucher]:  # fmt: skip
+    """New codes worth `amount` nano-USD each. `expires_at` in milliseconds. InvalidRequest: it cannot be."""
+    if not 0 < amount < MAX_AMOUNT:
+        raise InvalidRequest("an amount is above zero", param="amount")
+    if kind not in {PROMO, PAID} or not 0 < count <= _MOST:
+        raise InvalidRequest(f"vouchers are {PROMO} or {PAID}, 1 to {_MOST} at once", param="kind")
+    if len(note) > _MOST_NOTE or not note.isprintable():
+        raise InvalidRequest(f"a note has at most {_MOST_NOTE} printable characters", param="note")
+    now = await database.now()
+    if expires_at is not None and expires_at <= now:
+        raise InvalidRequest("it would have expired already", param="expires_at")
+
+    async def use_case(transaction: Transaction) -> list[MadeVoucher]:
+        made = []
+        for _ in range(count):
+            code = "-".join("".join(secrets.choice(_ALPHABET) for _ in range(_GROUP)) for _ in range(_GROUPS))
+            row = Voucher(
+                id=0, hint=f"…{code[-_GROUP:]}", kind=kind, amount=amount, note=note, actor=actor, created_at=now,
+                expires_at=expires_at, withdrawn_at=None, redeemed_at=None, account_id=None,
+            )  # fmt: skip
+            made.append(MadeVoucher(code, await vouchers.create(transaction, row, _digest(code))))
+        return made
+
+    return await run(database, use_case)
+
+
+async def redeem(database: Database, account: Account, code: str) -> Voucher:
+    """Credit a voucher, once and for all. InvalidRequest, always in the same words: it is worth nothing (any more)."""
+    now = await database.now()
+    digest = _digest(code)
+
+    async def use_case(transaction: Transaction) -> Voucher | None:
+        voucher = await vouchers.redeem(transaction, digest, account.id, now)
+        if voucher is not None:
+            verdict = await journal.post(database, transaction, _credit(voucher, account), now)
+            assert isinstance(verdict, Posted), verdict
+        return voucher
+
+    voucher = await run(database, use_case)
+    if voucher is None:
+        raise InvalidRequest("this code is not valid, has expired, or was used before", param="code")
+    return voucher
+
+
+async def withdraw(database: Database, id_: int) -> None:
+    """Make a voucher worthless. InvalidRequest: it was redeemed or withdrawn before, or there is none."""
+    now = await database.now()
+    if not await run(database, lambda transaction: vouchers.withdraw(transaction, id_, now)):
+        raise InvalidRequest(f"there is no open voucher {id_}", param="id")
+
+
+async def listed(database: Database, count: int = 200) -> list[Voucher]:
+    """The vouchers that were made, the newest first."""
+    return await vouchers.page(database, 1 << 62, count)
+
+
+def _credit(voucher: Voucher, account: Account) -> Post:
+    once, reason = f"voucher/{voucher.id}", f"voucher {voucher.hint}"
+    if voucher.kind == PROMO:
+        return ledger.grant(
+            account.id, voucher.amount, idempotency_key=once, reason=reason, actor=f"account/{account.public_id}"
+        )
+    return Post(
+        idempotency_key=once,
+        kind=Kind.TOP_UP,
+        account_id=account.id,
+        entries=(Entry(Book.CLEARING, -voucher.amount), Entry(Book.CUSTOMER_PAID, voucher.amount)),
+        reason=reason,
+        actor=f"account/{account.public_id}",
+    )
+
+
+def _digest(code: str) -> bytes:
+    """However it was typed. The codes have 100 bits of chance: their digest needs no salt."""
+    plain = "".join(sign for sign in code[:200].upper() if sign.isalnum())
+    return hashlib.sha256(plain.encode()).digest()

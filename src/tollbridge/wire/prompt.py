@@ -5,7 +5,7 @@ Rule 2  Only what a model does not read as text is left out: pictures (counted),
         where the protocol has its place for them. The same base64 in a text is text.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 from msgspec import Raw
@@ -58,7 +58,7 @@ def of_chat(fields: Mapping[str, Raw], messages: int, *, has_parts: bool) -> Pro
         if raw != NULL:
             text = bytes(raw)
             if name == "messages" and has_parts:
-                text, images, tokens = _without_media(text)
+                text, images, tokens = without_media(text, _media(text))
             texts.append(unescaped(text))
     return Prompt(text=b"\n".join(texts), messages=messages, images=images, tokens=tokens)
 
@@ -82,26 +82,29 @@ def unescaped(text: bytes) -> bytes:
     return text.translate(None, b"\\")
 
 
-def _without_media(messages: bytes) -> tuple[bytes, int, int]:
-    """`messages` without inline pictures, sound and film; the number of pictures; tokens for the rest."""
+def without_media(text: bytes, media: Iterable[tuple[bytes, bool]]) -> tuple[bytes, int, int]:
+    """`text` without inline pictures, sound and film; the number of pictures; tokens for the rest.
+
+    `media`, in order: its JSON string (empty for a picture that stands elsewhere), and whether it is a picture.
+    """
     images, tokens, position = 0, 0, 0
     pieces = []
-    for data, is_image in _media(messages):
+    for data, is_image in media:
         images += is_image
         size = len(data)
         if size and not is_image:
             tokens += size // MEDIA_BYTES_PER_TOKEN + 1
         if size:
             # The first place at or after the last one may be a twin of it in a text: as long, so as good.
-            start = messages.index(data, position)
-            pieces.append(messages[position:start])
+            start = text.index(data, position)
+            pieces.append(text[position:start])
             position = start + size
-    pieces.append(messages[position:])
+    pieces.append(text[position:])
     return b"".join(pieces), images, tokens
 
 
 def _media(messages: bytes) -> Iterator[tuple[bytes, bool]]:
-    """Each inline medium in order: its JSON string (empty for a picture that stands elsewhere), is it a picture."""
+    """Each inline medium of a chat's messages, as of `without_media`."""
     for message in _decode_messages(messages):
         if not isinstance(message.content, list):
             continue

@@ -579,12 +579,10 @@ def refund(account_id: int, amount: int, *, idempotency_key: str, reason: str, a
     return _made(Kind.REFUND, account_id, amount, entries, idempotency_key, reason, actor)
 
 
-def _made(
-    kind: Kind, account_id: int, amount: int, entries: tuple[Entry, ...], key: str, reason: str, actor: str
-) -> Post:
+def _made(kind: Kind, account: int, amount: int, entries: tuple[Entry, ...], key: str, reason: str, actor: str) -> Post:
     if not 0 < amount < MAX_AMOUNT:
         raise ValueError("an amount is above zero and below 2^62 nano-USD")
-    return Post(idempotency_key=key, kind=kind, account_id=account_id, entries=entries, reason=reason, actor=actor)
+    return Post(idempotency_key=key, kind=kind, account_id=account, entries=entries, reason=reason, actor=actor)
 
 
 def usage_entries(end: EndRow) -> tuple[Entry, ...]:

@@ -6,7 +6,7 @@ import secrets
 import msgspec
 
 from tollbridge.core import ledger
-from tollbridge.core.ledger import MAX_AMOUNT, Book, Entry, Kind, Post, Posted
+from tollbridge.core.ledger import MAX_AMOUNT, Post, Posted
 from tollbridge.errors import InvalidRequest
 from tollbridge.store import journal, vouchers
 from tollbridge.store.accounts import Account
@@ -88,17 +88,13 @@ async def listed(database: Database, count: int = 200) -> list[Voucher]:
 
 
 def _credit(voucher: Voucher, account: Account) -> Post:
-    once, reason = f"voucher/{voucher.id}", f"voucher {voucher.hint}"
-    if voucher.kind == PROMO:
-        return ledger.grant(
-            account.id, voucher.amount, idempotency_key=once, reason=reason, actor=f"account/{account.public_id}"
-        )
-    return Post(
-        idempotency_key=once,
-        kind=Kind.TOP_UP,
-        account_id=account.id,
-        entries=(Entry(Book.CLEARING, -voucher.amount), Entry(Book.CUSTOMER_PAID, voucher.amount)),
-        reason=reason,
+    """A gift, or what somebody has paid for elsewhere."""
+    make = ledger.grant if voucher.kind == PROMO else ledger.top_up
+    return make(
+        account.id,
+        voucher.amount,
+        idempotency_key=f"voucher/{voucher.id}",
+        reason=f"voucher {voucher.hint}",
         actor=f"account/{account.public_id}",
     )
 

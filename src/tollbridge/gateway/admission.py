@@ -10,7 +10,7 @@ A route that the money does not cover is left out where a cheaper one follows it
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -18,7 +18,7 @@ import msgspec
 from tollbridge.core import pricing, routing, tokens
 from tollbridge.core.abuse import Cuts
 from tollbridge.core.catalog import Catalog
-from tollbridge.core.ledger import Held, Hold, Refusal, Refused
+from tollbridge.core.ledger import Held, Hold, Refusal, Refused, Verdict
 from tollbridge.core.money import format_usd
 from tollbridge.core.plans import Plan
 from tollbridge.errors import (
@@ -105,6 +105,25 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     silence_ms: int = pricing.SILENCE_IS_UPSTREAMS_FAULT_MS
 
 
+class Estimate(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request would cost, and whether it would be admitted now (`refusal` says why not).
+
+    `routes` in the order to try them, each with the bound of what may be spent on it. `cap` is the most that the
+    request may cost, `held` what would be held at first; nano-USD. `limit`: the output limit that money would set.
+    """
+
+    demand: pricing.Demand
+    routes: Sequence[tuple[Route, pricing.Bound]]
+    cap: int
+    held: int | None = None
+    limit: int | None = None
+    refusal: ApiError | None = None
+
+
+# What the ledger says of a hold of (want, least).
+Ask = Callable[[int, int], Awaitable[Verdict]]
+
+
 class Upstreams(Protocol):
     """What admission asks about upstreams (`upstream.health.Health`)."""
 
@@ -163,8 +182,14 @@ class Admission:
         first = self._first_within(cap, choice)
         hold = self._ledger.next_id()
         grant = await self._take(hold, caller, demand)
+
+        def ask(want: int, least: int) -> Awaitable[Verdict]:
+            return self._ledger.submit(
+                Hold(id=hold, account_id=caller.account_id, key_id=caller.key_id, want=want, least=least)
+            )
+
         try:
-            offer, held = await self._reserve(hold, caller, choice, first, cap)
+            offer, held = await self._reserve(choice, first, cap, ask)
         except BaseException:
             self._limiter.give_back(grant, 0)
             raise
@@ -185,6 +210,28 @@ class Admission:
             started=started,
             started_at=started_at,
         )
+
+    async def estimate(self, caller: Caller, request: Request, cap: int | None, ask: Ask) -> Estimate:
+        """What `admit` would say now, and what the request may cost. Takes nothing: `ask` must not either.
+
+        Raises the `ApiError` of a request of which no price can be told, because there is no route for it.
+        """
+        choice = await self._choice(caller, request, time.time_ns() // 1_000_000)
+        demand = choice.demand
+        cap = self._policy.cost_cap if cap is None else min(cap, self._policy.cost_cap)
+        routes = [(route, self._bound(demand, route)) for route in choice.routes]
+        try:
+            self._check_cuts(caller, time.monotonic())
+            first = self._first_within(cap, choice)
+            found = await self._limiter.look(caller.scopes, demand.prompt, self._tokens(caller, demand))
+            if isinstance(found, Exceeded):
+                raise limited(found)
+            offer, held = await self._reserve(choice, first, cap, ask)
+        except ApiError as refusal:
+            return Estimate(demand=demand, routes=routes, cap=cap, refusal=refusal)
+        route, bound = routes[offer.place]
+        limit = _limit(demand, route, bound, held.amount, cap)
+        return Estimate(demand=demand, routes=routes[offer.place :], cap=cap, held=held.amount, limit=limit)
 
     def model_of(self, route: Route) -> Model:
         return self._catalog.models[route.model]
@@ -340,29 +387,25 @@ class Admission:
         raise _too_dear(self._bound(demand, choice.routes[0]), demand, cap)
 
     async def _take(self, hold: int, caller: Caller, demand: pricing.Demand) -> Grant:
-        output = demand.output_limit
-        if output is None:
-            output = self._mean_output.get(caller.key_id, 0) if demand.produces else 0
-        taken = await self._limiter.take(hold, caller.scopes, demand.prompt, demand.prompt + output * demand.choices)
+        taken = await self._limiter.take(hold, caller.scopes, demand.prompt, self._tokens(caller, demand))
         if isinstance(taken, Exceeded):
             raise limited(taken)
         return taken
 
-    async def _reserve(self, hold: int, caller: Caller, choice: Choice, first: Offer, cap: int) -> tuple[Offer, Held]:
+    def _tokens(self, caller: Caller, demand: pricing.Demand) -> int:
+        """What is taken of the token limits: where the caller set no limit, what its answers are on average."""
+        output = demand.output_limit
+        if output is None:
+            output = self._mean_output.get(caller.key_id, 0) if demand.produces else 0
+        return demand.prompt + output * demand.choices
+
+    async def _reserve(self, choice: Choice, first: Offer, cap: int, ask: Ask) -> tuple[Offer, Held]:
         """Hold for the first offer, or where the money does not cover it for the first cheaper one that it covers."""
         offer: Offer | None = first
         refusal: ApiError | None = None
         while offer is not None:
             bound = offer.bound
-            verdict = await self._ledger.submit(
-                Hold(
-                    id=hold,
-                    account_id=caller.account_id,
-                    key_id=caller.key_id,
-                    want=min(bound.want, cap),
-                    least=bound.least,
-                )
-            )
+            verdict = await ask(min(bound.want, cap), bound.least)
             if isinstance(verdict, Held):
                 return offer, verdict
             if not isinstance(verdict, Refused):

@@ -256,9 +256,11 @@ class Site:
         self.settings = read(Source(path=file))
         if self._database_url is None:
             shutil.copy(await migrated_file(), folder / "tollbridge.db")
-        self.gateway = Gateway(self.settings, self.log.append, timing=self._timing)
-        self._server = Server(self.gateway, listen("127.0.0.1", 0), self._limits)
-        self.port = self._server.port
+        sock = listen("127.0.0.1", 0)
+        self.port = sock.getsockname()[1]
+        self.url = self.settings.public_url or f"http://127.0.0.1:{self.port}"
+        self.gateway = Gateway(self.settings, self.log.append, timing=self._timing, url=self.url)
+        self._server = Server(self.gateway, sock, self._limits)
         serving = asyncio.create_task(self._server.serve([self._server._sock]))
         while not self._server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no other sign
             await asyncio.sleep(0.002)

@@ -1,0 +1,103 @@
+"""A real browser: an installed Chromium, driven by Playwright.
+
+    async with browser() as chromium:
+        page = await chromium.open(site.url + "/auth/login")
+        await page.fill("#email", "ada@example.com")
+
+Each page fails the test that opened it when the browser complains about anything (`Page.complaints`): a script that
+throws, a file that is missing, a request to somebody else, something that the Content-Security-Policy forbids.
+"""
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Request, async_playwright
+
+PICTURES = Path(__file__).parent / "pictures"
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
+PHONE = {"width": 390, "height": 844}
+DESKTOP = {"width": 1280, "height": 832}
+
+
+def executable() -> str:
+    """The path of an installed Chromium."""
+    for name in NAMES:
+        if found := shutil.which(name):
+            return found
+    raise AssertionError("browser tests need Chromium (Debian: apt-get install chromium)")
+
+
+class Chromium:
+    """A browser, and what its pages have complained about."""
+
+    def __init__(self, browser: Browser) -> None:
+        self._browser = browser
+        self.complaints: list[str] = []
+
+    async def context(self, **options: Any) -> BrowserContext:
+        """A person's browser: cookies of its own."""
+        return await self._browser.new_context(**{"viewport": DESKTOP, **options})
+
+    async def open(self, url: str, context: BrowserContext | None = None) -> Page:
+        page = await (context or await self.context()).new_page()
+        own = urlsplit(url).netloc
+
+        def on_console(message: ConsoleMessage) -> None:
+            if message.type in {"error", "warning"} and "status of 4" not in message.text:
+                self.complaints.append(f"{page.url}: {message.text}")
+
+        def on_request(request: Request) -> None:
+            parts = urlsplit(request.url)
+            if parts.scheme in {"http", "https"} and parts.netloc != own:
+                self.complaints.append(f"{page.url} asks {request.url}")
+
+        page.on("console", on_console)
+        page.on("pageerror", lambda error: self.complaints.append(f"{page.url}: {error}"))
+        page.on("request", on_request)
+        await page.goto(url)
+        return page
+
+
+@asynccontextmanager
+async def browser() -> AsyncIterator[Chromium]:
+    """Complaints of its pages fail the test at the end."""
+    async with async_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        launched = await playwright.chromium.launch(executable_path=executable(), args=arguments)
+        chromium = Chromium(launched)
+        try:
+            yield chromium
+        finally:
+            await launched.close()
+    assert chromium.complaints == []
+
+
+async def picture(page: Page, name: str) -> None:
+    """Pictures of a page into tests/web/pictures: light, dark, and on a phone."""
+    PICTURES.mkdir(exist_ok=True)
+    for scheme in ("light", "dark"):
+        await page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        await page.screenshot(path=PICTURES / f"{name}-{scheme}.png", full_page=True)
+    await page.emulate_media(color_scheme="light")
+    await page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    await page.screenshot(path=PICTURES / f"{name}-phone.png", full_page=True)
+    await page.set_viewport_size(DESKTOP)  # type: ignore[arg-type]
+
+
+async def axe(page: Page) -> list[str]:
+    """What axe-core finds wrong with the page for people who do not see it or use no mouse."""
+    # Not a script of the page: its policy would forbid that.
+    await page.evaluate(AXE.read_text())
+    found = await page.evaluate("async () => (await axe.run()).violations")
+    return [f"{each['id']}: {node['html'][:160]} {node['failureSummary'][:200]}" for each in found for node in each["nodes"]]
+
+
+def pictures_wanted() -> bool:
+    """`PICTURES=1` has them taken; they cost seconds."""
+    return bool(os.environ.get("PICTURES"))

@@ -86,8 +86,12 @@ async def picture(page: Page, name: str) -> None:
         await page.screenshot(path=PICTURES / f"{name}-{scheme}.png", full_page=True)
     await page.emulate_media(color_scheme="light")
     await page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    # As on a phone, where it begins closed; then its movement ends.
+    await page.evaluate("document.getElementById('sidebar')?.close?.()")
+    await page.wait_for_timeout(400)
     await page.screenshot(path=PICTURES / f"{name}-phone.png", full_page=True)
     await page.set_viewport_size(DESKTOP)  # type: ignore[arg-type]
+    await page.evaluate("document.getElementById('sidebar')?.open?.()")
 
 
 async def axe(page: Page) -> list[str]:

@@ -397,7 +397,7 @@ SETTINGS = (
         [],
         "Reverse proxies whose `X-Forwarded-For` says who a visitor of the pages is. Nobody else's is believed.",
     ),
-    Setting("providers.NAME.dialect", choice("openai_chat"), "openai_chat", "The protocol that it speaks."),
+    Setting("providers.NAME.dialect", choice("openai_chat", "anthropic"), "openai_chat", "The protocol that it speaks."),
     Setting(
         "providers.NAME.base_url",
         kinds.BASE_URL,

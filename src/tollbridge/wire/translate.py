@@ -12,6 +12,9 @@ import msgspec
 from tollbridge.errors import ConfigError
 from tollbridge.values import Route
 from tollbridge.wire import quirks
+from tollbridge.wire.anthropic_client import AnthropicClient
+from tollbridge.wire.anthropic_passing import AnthropicPassing
+from tollbridge.wire.anthropic_provider import AnthropicProvider
 from tollbridge.wire.dialect import Client, Provider
 from tollbridge.wire.exchange import Answer, Counter, Exchange, Names, Outgoing, Stream
 from tollbridge.wire.gemini_embeddings import GeminiEmbeddings
@@ -101,12 +104,14 @@ _MAKERS: dict[tuple[str, str], _Maker] = {
     ("completions", "openai_chat"): _Completions,
     ("embeddings", "openai_chat"): _Embeddings,
     ("embeddings", "gemini"): GeminiEmbeddings,
+    ("messages", "anthropic"): AnthropicPassing,
 }
 
-_CLIENTS: dict[str, Client] = {"chat": ChatClient()}
+_CLIENTS: dict[str, Client] = {"chat": ChatClient(), "messages": AnthropicClient()}
 _PROVIDERS: dict[str, Provider] = {
     "openai_chat": OpenAiChat(),
     "gemini": GeminiProvider(),
+    "anthropic": AnthropicProvider(),
 }
 
 

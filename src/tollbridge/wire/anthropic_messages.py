@@ -1,0 +1,160 @@
+"""POST /v1/messages and /v1/messages/count_tokens, as a caller sends them."""
+
+from collections.abc import Iterator
+
+import msgspec
+from msgspec import Raw
+
+from tollbridge.wire import anthropic_conversation
+from tollbridge.wire.anthropic_body import BODY_RULES, Body, Counted
+from tollbridge.wire.body import NOTHING, NULL, check_nesting
+from tollbridge.wire.conversation import Conversation
+from tollbridge.wire.prompt import Prompt, unescaped
+from tollbridge.wire.request import Request, check_model, read_fields, read_typed, wrong
+
+# A page of a PDF takes 3 to 5 KB and costs 1,500 to 3,000 tokens as text and as much again as a picture.
+_PDF_BYTES_PER_TOKEN = 4
+# A document that stands elsewhere: nobody fetches it to look. About ten pages.
+_TOKENS_ELSEWHERE = 20_000
+
+_BODY = msgspec.json.Decoder(Body)
+_COUNTED = msgspec.json.Decoder(Counted)
+_NEEDED = {
+    "text": ("text",),
+    "image": ("source",),
+    "document": ("source",),
+    "tool_use": ("id", "name", "input"),
+    "tool_result": ("tool_use_id",),
+    "thinking": ("thinking",),
+    "redacted_thinking": ("data",),
+}
+
+
+class MessagesRequest(Request, frozen=True, kw_only=True):
+    """See `request.Request`."""
+
+    def conversation(self) -> Conversation:
+        typed = read_typed(self.body, _BODY, BODY_RULES)
+        return anthropic_conversation.read(typed, self.fields, lenient=self.require_parameters is False)
+
+    def prompt(self) -> Prompt:
+        texts, images, tokens = [], 0, 0
+        for name in ("system", "messages", "tools", "output_config", "output_format"):
+            raw = self.fields.get(name, NULL)
+            if raw != NULL:
+                text = bytes(raw)
+                if name == "messages" and self.has_parts:
+                    text, images, tokens = _without_media(text)
+                texts.append(unescaped(text))
+        return Prompt(text=b"\n".join(texts), messages=self.inputs, images=images, tokens=tokens)
+
+
+def parse(body: bytes) -> MessagesRequest:
+    """A request for a message; raises `InvalidRequest`, and nothing else, whatever `body` is."""
+    fields = read_fields(body)
+    typed = read_typed(body, _BODY, BODY_RULES)
+    return _request(fields, body, typed, typed.max_tokens, stream=bool(typed.stream))
+
+
+def parse_count(body: bytes) -> MessagesRequest:
+    """A request to count what it would read; raises `InvalidRequest`. Only its `prompt` is of use."""
+    fields = read_fields(body)
+    return _request(fields, body, read_typed(body, _COUNTED, BODY_RULES), None, stream=False)
+
+
+def _request(
+    fields: dict[str, Raw], body: bytes, typed: Counted, max_tokens: int | None, *, stream: bool
+) -> MessagesRequest:
+    check_model(typed.model)
+    siblings = len(typed.messages) - 1
+    has_parts = False
+    for index, message in enumerate(typed.messages):
+        if isinstance(message.content, str):
+            continue
+        has_parts = True
+        siblings += max(0, len(message.content) - 1)
+        for position, block in enumerate(message.content):
+            for name in _NEEDED.get(block.type, ()):
+                if getattr(block, name) in (None, NOTHING):
+                    raise wrong(f"messages[{index}].content[{position}].{name}", BODY_RULES, "Missing")
+    check_nesting(body, siblings)
+    for index, tool in enumerate(typed.tools or ()):
+        if tool.is_function and (tool.name is None or not bytes(tool.input_schema).startswith(b"{")):
+            raise wrong(f"tools[{index}].{'name' if tool.name is None else 'input_schema'}", BODY_RULES)
+    if typed.tool_choice is not None and typed.tool_choice.type == "tool" and not typed.tool_choice.name:
+        raise wrong("tool_choice.name", BODY_RULES, "Missing")
+    return MessagesRequest(
+        endpoint="messages",
+        model=typed.model,
+        stream=stream,
+        max_tokens=max_tokens,
+        choices=1,
+        include_usage=True,
+        encoding_format=None,
+        inputs=len(typed.messages),
+        has_parts=has_parts,
+        fields=fields,
+        body=body,
+    )
+
+
+# --- What is no text ---
+
+
+class _Medium(msgspec.Struct, gc=False):
+    type: str = ""
+    source: Raw = NOTHING
+    content: Raw = NOTHING
+
+
+class _MediaMessage(msgspec.Struct, gc=False):
+    content: str | list[_Medium]
+
+
+class _Inline(msgspec.Struct, gc=False):
+    type: str = ""
+    data: Raw = NOTHING
+
+
+_decode_media = msgspec.json.Decoder(list[_MediaMessage]).decode
+_decode_results = msgspec.json.Decoder(list[_Medium]).decode
+_decode_inline = msgspec.json.Decoder(_Inline).decode
+
+
+def _without_media(messages: bytes) -> tuple[bytes, int, int]:
+    """`messages` without inline pictures and files; the number of pictures; tokens for files."""
+    images, tokens, position = 0, 0, 0
+    pieces = []
+    for block in _media(messages):
+        try:
+            source = _decode_inline(block.source)
+        except msgspec.DecodeError:
+            continue
+        data = bytes(source.data) if source.type == "base64" else b""
+        if block.type == "image":
+            images += 1
+        elif source.type in ("url", "file"):
+            tokens += _TOKENS_ELSEWHERE
+        else:
+            tokens += len(data) // _PDF_BYTES_PER_TOKEN
+        if data.startswith(b'"'):
+            # The first place at or after the last one may be a twin of it in a text: as long, so as good.
+            start = messages.index(data, position)
+            pieces.append(messages[position:start])
+            position = start + len(data)
+    pieces.append(messages[position:])
+    return b"".join(pieces), images, tokens
+
+
+def _media(messages: bytes) -> Iterator[_Medium]:
+    """Each picture and document in order, those in results of tools too."""
+    for message in _decode_media(messages):
+        for block in () if isinstance(message.content, str) else message.content:
+            if block.type in ("image", "document"):
+                yield block
+            elif block.type == "tool_result" and bytes(block.content).startswith(b"["):
+                try:
+                    inner = _decode_results(block.content)
+                except msgspec.DecodeError:
+                    continue
+                yield from (each for each in inner if each.type in ("image", "document"))

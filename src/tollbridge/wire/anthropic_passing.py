@@ -1,0 +1,257 @@
+"""Anthropic's Messages on both sides: bytes pass, but for the model's name, the id, and money.
+
+Rule 1  Of a request only the model, the limit and what this provider refuses change. Members that nobody here knows
+        pass.
+Rule 2  An event passes as it came. `message_start` gets our names; `message_delta` and `message_stop` are withheld for
+        the end, where the usage is known that is charged.
+Rule 3  After `message_stop` nothing counts. An error never counts as output and is never passed on.
+"""
+
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from tollbridge.errors import ApiError, ProtocolError, UpstreamError
+from tollbridge.values import Route, Usage
+from tollbridge.wire import sse
+from tollbridge.wire.anthropic_client import MESSAGE_STOP, block_stop, error_event, event_of, message_delta
+from tollbridge.wire.anthropic_provider import TARGET, failure, is_whole, no_stream, read_answer
+from tollbridge.wire.anthropic_reply import REASONS, Event, read_event
+from tollbridge.wire.anthropic_usage import Meter
+from tollbridge.wire.body import NOTHING
+from tollbridge.wire.exchange import Answer, Counter, Names, Outgoing, Receipt, Stream
+from tollbridge.wire.openai_reply import read_fields
+from tollbridge.wire.request import Request
+
+# Pieces of text are counted together, so many at a time.
+_PIECES = 128
+# An answer that is no stream at all may be an error in JSON; more than this is not.
+_MAX_HEAD = 16_384
+
+
+class AnthropicPassing:
+    """See `exchange.Exchange`."""
+
+    def __init__(self, request: Request, route: Route, names: Names, max_tokens: int | None) -> None:
+        self._request = request
+        self._route = route
+        self._names = names
+        self._max_tokens = max_tokens
+
+    def request(self) -> Outgoing:
+        request, route = self._request, self._route
+        fields = dict(request.fields)
+        if route.upstream_model != request.model:
+            fields["model"] = Raw(msgspec.json.encode(route.upstream_model))
+        if self._max_tokens is not None and (request.max_tokens is None or self._max_tokens < request.max_tokens):
+            fields["max_tokens"] = Raw(b"%d" % self._max_tokens)
+        for name in route.upstream.drops:
+            fields.pop(name, None)
+        return Outgoing(TARGET, msgspec.json.encode(fields))
+
+    def response(self, body: bytes) -> Answer:
+        return PassedAnswer(self._names, body)
+
+    def stream(self, output: Counter) -> Stream:
+        return PassedStream(self._names, output)
+
+
+class PassedAnswer:
+    """See `exchange.Answer`."""
+
+    def __init__(self, names: Names, body: bytes) -> None:
+        self._message, self._body = read_answer(body)
+        self._names = names
+        self._meter = Meter()
+        self._meter.read(self._message.usage)
+        self.finish: str | None = REASONS.get(self._message.stop_reason or "", "stop")
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._meter.usage
+
+    @property
+    def suspect(self) -> bool:
+        return self._meter.suspect
+
+    @property
+    def reported(self) -> bytes:
+        return self._meter.reported
+
+    def text(self) -> bytes:
+        found: list[str] = []
+        for block in self._message.content or ():
+            found += filter(None, (block.text, block.thinking, block.name))
+            if block.input is not NOTHING:
+                found.append(bytes(block.input).decode())
+        return "\n".join(found).encode("utf-8", "surrogatepass")
+
+    def render(self, receipt: Receipt | None) -> bytes:
+        fields: dict[str, Any] = dict(read_fields(self._body))
+        fields["id"] = Raw(self._names.id)
+        fields["model"] = Raw(self._names.model)
+        if receipt is not None or self.usage is not None:
+            fields["usage"] = self._meter.render(receipt)
+        return msgspec.json.encode(fields)
+
+
+class PassedStream:
+    """See `exchange.Stream`."""
+
+    def __init__(self, names: Names, output: Counter) -> None:
+        self.finish: str | None = None
+        self.chunks = 0
+        self.done = False
+        self.failed: UpstreamError | None = None
+        self._names = names
+        self._decoder = sse.Decoder()
+        self._meter = Meter()
+        self._output = output
+        self._pieces: list[str] = []
+        self._open: set[int] = set()  # blocks that have not stopped
+        self._held: dict[str, Any] | None = None  # the message_delta that usage will ride on
+        self._detail = ""
+        self._head: bytes | None = b""  # until the first event
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._meter.usage
+
+    @property
+    def suspect(self) -> bool:
+        return self._meter.suspect
+
+    @property
+    def reported(self) -> bytes:
+        return self._meter.reported
+
+    @property
+    def complete(self) -> bool:
+        return self.done or self.finish is not None
+
+    @property
+    def output(self) -> Counter:
+        if self._pieces:
+            self._output.add("".join(self._pieces).encode("utf-8", "surrogatepass"))
+            self._pieces.clear()
+        return self._output
+
+    def feed(self, data: bytes) -> bytes:
+        if self.failed is not None:
+            return b""
+        if self._head is not None and len(self._head) < _MAX_HEAD:
+            self._head += data[:_MAX_HEAD]
+        out: list[bytes] = []
+        for name, payload in self._decoder.feed(data):
+            self.failed = self._take(name, payload, out)
+            if self.failed is not None:
+                return b"".join(out)
+        self.failed = self._decoder.broken
+        return b"".join(out)
+
+    def eof(self) -> bytes:
+        if self.failed is not None:
+            return b""
+        out: list[bytes] = []
+        event = self._decoder.end()
+        if event is not None and is_whole(event[1]):
+            self.failed = self._take(*event, out)
+        if self._head is not None and self.failed is None:
+            self.failed = no_stream(self._head)
+        return b"".join(out)
+
+    def end(self, receipt: Receipt | None) -> bytes:
+        fields, self._held = self._held, None
+        if fields is None:
+            reason = "max_tokens" if self._detail else "end_turn"
+            usage = self._meter.render(receipt)
+            return message_delta({"stop_reason": reason, "stop_sequence": None}, usage, self._detail) + MESSAGE_STOP
+        if receipt is not None or self.usage is not None:
+            fields["usage"] = self._meter.render(receipt)
+        return event_of(b"message_delta", msgspec.json.encode(fields)) + MESSAGE_STOP
+
+    def stop(self, reason: str) -> bytes:
+        self.finish = "length"
+        self._detail = reason
+        self._held = None
+        unfinished, self._open = sorted(self._open), set()
+        return b"".join(map(block_stop, unfinished))
+
+    def fail(self, error: ApiError) -> bytes:
+        return error_event(error)
+
+    def _take(self, name: bytes, data: bytes, out: list[bytes]) -> UpstreamError | None:
+        """Read an event and put what the caller gets of it now into `out`; what is wrong with it."""
+        if not data or data.isspace() or self.done:
+            return None
+        self._head = None
+        try:
+            event = read_event(data)
+        except ProtocolError as error:
+            return error
+        kind = event.type
+        if kind == "message_delta":
+            return self._hold(event, data, out)
+        if kind == "message_stop":
+            self.done = True
+            return None
+        if kind == "message_start":
+            return self._start(event, data, out)
+        if kind == "content_block_delta":
+            self._count(event)
+        elif kind == "content_block_start":
+            self._open.add(event.index)
+            self._count(event)
+        elif kind == "content_block_stop":
+            self._open.discard(event.index)
+        elif (failed := failure(name, event)) is not None:
+            return failed
+        if not self._detail:
+            out.append(event_of(kind.encode(), data))
+        return None
+
+    def _start(self, event: Event, data: bytes, out: list[bytes]) -> UpstreamError | None:
+        if event.message is None or self._detail:
+            return None
+        self._meter.start(event.message.usage)
+        try:
+            fields: dict[str, Any] = dict(read_fields(data))
+            message = read_fields(fields["message"])
+        except ProtocolError as error:
+            return error
+        message["id"] = Raw(self._names.id)
+        message["model"] = Raw(self._names.model)
+        fields["message"] = message
+        out.append(event_of(b"message_start", msgspec.json.encode(fields)))
+        return None
+
+    def _hold(self, event: Event, data: bytes, out: list[bytes]) -> UpstreamError | None:
+        self._meter.read(event.usage)
+        if event.delta is not None and event.delta.stop_reason and not self._detail:
+            self.finish = REASONS.get(event.delta.stop_reason, "stop")
+        if self._detail:
+            return None
+        if self._held is not None:
+            out.append(event_of(b"message_delta", msgspec.json.encode(self._held)))
+        try:
+            self._held = dict(read_fields(data))
+        except ProtocolError as error:
+            return error
+        return None
+
+    def _count(self, event: Event) -> None:
+        """Count the text of an event."""
+        delta, block = event.delta, event.content_block
+        pieces = self._pieces
+        before = len(pieces)
+        if delta is not None:
+            piece = delta.text or delta.partial_json or delta.thinking
+            if piece:
+                pieces.append(piece)
+        elif block is not None:
+            pieces.extend(filter(None, (block.text, block.thinking, block.name)))
+        if len(pieces) > before:
+            self.chunks += 1
+            if len(pieces) >= _PIECES:
+                _ = self.output

@@ -1,0 +1,255 @@
+"""Providers that speak Anthropic's Messages, for callers who speak another dialect."""
+
+from collections.abc import Iterator
+
+import msgspec
+from msgspec import Raw
+
+from tollbridge.errors import ProtocolError, UpstreamError
+from tollbridge.values import Route, Usage
+from tollbridge.wire import anthropic_request, sse
+from tollbridge.wire.anthropic_reply import REASONS, Block, Event, Message, read_event, read_message
+from tollbridge.wire.anthropic_request import ORIGIN
+from tollbridge.wire.anthropic_usage import Meter
+from tollbridge.wire.body import NOTHING, NULL
+from tollbridge.wire.conversation import (
+    Choice,
+    Cited,
+    Conversation,
+    Finish,
+    Fit,
+    Part,
+    Refusal,
+    RefusalDelta,
+    Reply,
+    Text,
+    TextDelta,
+    Thinking,
+    ThinkingDelta,
+    ThinkingEnd,
+    ToolCall,
+    ToolDelta,
+    ToolStart,
+)
+from tollbridge.wire.conversation import Event as Said
+from tollbridge.wire.errors import said_in
+from tollbridge.wire.exchange import Outgoing
+
+TARGET = b"/messages"
+# An answer that is no stream at all may be an error in JSON; more than this is not.
+_MAX_HEAD = 16_384
+_NO_INPUT = (NOTHING, NULL, Raw(b"{}"))
+
+
+class AnthropicProvider:
+    """See `dialect.Provider`."""
+
+    def outgoing(self, conversation: Conversation, route: Route, limit: int | None) -> Outgoing:
+        fit = Fit(conversation, "Anthropic")
+        limits = [each for each in (conversation.max_tokens, limit) if each is not None]
+        fields = anthropic_request.body(
+            conversation, route.upstream_model, min(limits, default=route.output_limit), fit
+        )
+        for name in route.upstream.drops:
+            fields.pop(name, None)
+        return Outgoing(TARGET, msgspec.json.encode(fields), tuple(dict.fromkeys(fit.dropped)))
+
+    def reply(self, body: bytes) -> Reply:
+        message, _ = read_answer(body)
+        meter = Meter()
+        meter.read(message.usage)
+        return Reply(choices=(_choice(message),), usage=meter.usage, suspect=meter.suspect, reported=meter.reported)
+
+    def reader(self) -> "AnthropicReader":
+        return AnthropicReader()
+
+
+class AnthropicReader:
+    """See `dialect.Reader`."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.failed: UpstreamError | None = None
+        self._decoder = sse.Decoder()
+        self._meter = Meter()
+        self._tools: dict[int, int] = {}  # block → its number among the calls
+        self._signatures: dict[int, str] = {}  # of thoughts that are not over
+        self._is_finished = False
+        self._head: bytes | None = b""  # until the first event
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._meter.usage
+
+    @property
+    def suspect(self) -> bool:
+        return self._meter.suspect
+
+    @property
+    def reported(self) -> bytes:
+        return self._meter.reported
+
+    def feed(self, data: bytes) -> list[Said]:
+        if self.failed is not None:
+            return []
+        if self._head is not None and len(self._head) < _MAX_HEAD:
+            self._head += data[:_MAX_HEAD]
+        out: list[Said] = []
+        for name, payload in self._decoder.feed(data):
+            self.failed = self._take(name, payload, out)
+            if self.failed is not None:
+                return out
+        self.failed = self._decoder.broken
+        return out
+
+    def eof(self) -> list[Said]:
+        if self.failed is not None:
+            return []
+        out: list[Said] = []
+        event = self._decoder.end()
+        if event is not None and is_whole(event[1]):
+            self.failed = self._take(*event, out)
+        if self._head is not None and self.failed is None:
+            self.failed = no_stream(self._head)
+        return out
+
+    def _take(self, name: bytes, data: bytes, out: list[Said]) -> UpstreamError | None:
+        """Read an event; what is wrong with it."""
+        if not data or data.isspace() or self.done:
+            return None
+        self._head = None
+        try:
+            event = read_event(data)
+        except ProtocolError as error:
+            return error
+        kind = event.type
+        if kind == "content_block_delta":
+            self._delta(event, out)
+        elif kind == "content_block_start":
+            self._start(event, out)
+        elif kind == "content_block_stop":
+            if event.index in self._signatures:
+                out.append(ThinkingEnd(signature=self._signatures.pop(event.index), origin=ORIGIN))
+        elif kind == "message_start":
+            if event.message is not None:
+                self._meter.start(event.message.usage)
+        elif kind == "message_delta":
+            self._finish(event, out)
+        elif kind == "message_stop":
+            self.done = True
+        else:
+            return failure(name, event)
+        return None
+
+    def _start(self, event: Event, out: list[Said]) -> None:
+        block = event.content_block
+        if block is None:
+            return
+        if block.type == "tool_use":
+            number = self._tools[event.index] = len(self._tools)
+            out.append(ToolStart(number, block.id or "", block.name or ""))
+            if block.input not in _NO_INPUT:  # servers of others send all of it at once
+                out.append(ToolDelta(number, bytes(block.input).decode()))
+        elif block.type == "redacted_thinking":
+            out.append(ThinkingEnd(redacted=block.data or "", origin=ORIGIN))
+        elif block.type == "thinking":
+            if block.thinking:
+                out.append(ThinkingDelta(block.thinking))
+            if block.signature:
+                self._signatures[event.index] = block.signature
+        elif block.type == "text" and block.text:
+            out.append(TextDelta(block.text))
+
+    def _delta(self, event: Event, out: list[Said]) -> None:
+        delta = event.delta
+        if delta is None:
+            return
+        kind = delta.type
+        if kind == "text_delta":
+            if delta.text:
+                out.append(TextDelta(delta.text))
+        elif kind == "input_json_delta":
+            if delta.partial_json and event.index in self._tools:
+                out.append(ToolDelta(self._tools[event.index], delta.partial_json))
+        elif kind == "thinking_delta":
+            if delta.thinking:
+                out.append(ThinkingDelta(delta.thinking))
+        elif kind == "signature_delta":
+            self._signatures[event.index] = self._signatures.get(event.index, "") + (delta.signature or "")
+        elif kind == "citations_delta" and delta.citation is not None:
+            citation = delta.citation.citation
+            if citation is not None:
+                out.append(Cited(citation))
+
+    def _finish(self, event: Event, out: list[Said]) -> None:
+        self._meter.read(event.usage)
+        delta = event.delta
+        if delta is None or not delta.stop_reason or self._is_finished:
+            return
+        self._is_finished = True
+        reason = REASONS.get(delta.stop_reason, "stop")
+        if reason == "refused" and delta.stop_details is not None and delta.stop_details.explanation:
+            out.append(RefusalDelta(delta.stop_details.explanation))
+        out.append(Finish(reason, delta.stop_sequence, delta.stop_reason))
+
+
+def read_answer(body: bytes) -> tuple[Message, bytes]:
+    """A whole answer, and the body that it was read from. Raises `UpstreamSaid` or `ProtocolError`."""
+    message, body = read_message(body)
+    if message.error or message.type == "error":
+        raise said_in(message.error)
+    if message.content is None:
+        raise ProtocolError("the upstream's answer has no content")
+    return message, body
+
+
+def failure(name: bytes, event: Event) -> UpstreamError | None:
+    """What an event means that is none of an answer's: the provider's failure, or nothing (a ping, what is to come)."""
+    if event.type == "error" or event.error or name == b"error":
+        return said_in(event.error)
+    if not event.type:
+        return ProtocolError("the upstream sent an event without a type")
+    return None
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether an event that nothing closed came to its end."""
+    try:
+        read_event(data)
+    except ProtocolError:
+        return False
+    return True
+
+
+def no_stream(head: bytes) -> UpstreamError:
+    """Not one event came: an error in JSON with a 200, a page of HTML, nothing."""
+    try:
+        message, _ = read_message(head)
+    except ProtocolError:
+        message = Message()
+    if message.error:
+        return said_in(message.error)
+    return ProtocolError("the upstream's answer is not a stream of events")
+
+
+def _choice(message: Message) -> Choice:
+    parts = [part for block in message.content or () for part in _parts(block)]
+    reason = REASONS.get(message.stop_reason or "", "stop")
+    if reason == "refused" and message.stop_details is not None and message.stop_details.explanation:
+        parts.append(Refusal(text=message.stop_details.explanation))
+    return Choice(
+        parts=tuple(parts), reason=reason, stop_sequence=message.stop_sequence, native=message.stop_reason or ""
+    )
+
+
+def _parts(block: Block) -> Iterator[Part]:
+    if block.type == "text":
+        sources = [source.citation for source in block.citations or ()]
+        yield Text(text=block.text or "", citations=tuple(source for source in sources if source is not None))
+    elif block.type == "thinking":
+        yield Thinking(text=block.thinking or "", signature=block.signature or "", origin=ORIGIN)
+    elif block.type == "redacted_thinking":
+        yield Thinking(redacted=block.data or "", origin=ORIGIN)
+    elif block.type == "tool_use":
+        given = "{}" if block.input in _NO_INPUT else bytes(block.input).decode()
+        yield ToolCall(id=block.id or "", name=block.name or "", arguments=given)

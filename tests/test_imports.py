@@ -66,7 +66,18 @@ PURE_LIBRARY = {
         "re",
         "string",
     ),
-    *("struct", "types", "typing", "unicodedata", "urllib.parse", "zlib", "msgspec", "tollbridge", "__future__"),
+    *(
+        "ipaddress",
+        "struct",
+        "types",
+        "typing",
+        "unicodedata",
+        "urllib.parse",
+        "zlib",
+        "msgspec",
+        "tollbridge",
+        "__future__",
+    ),
     "cryptography",
 }
 IMPURE_CALLS = {"open", "print", "input", "now", "utcnow", "today", "breakpoint"}

@@ -151,6 +151,15 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     trusted_proxies: tuple[str, ...]
 
 
+class Fetch(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes and seconds of one fetch; named as in `upstream.fetch.FetchLimits`. `hosts`: none are all."""
+
+    allow: bool
+    max_bytes: int
+    timeout: float
+    hosts: tuple[str, ...]
+
+
 class ProviderSettings(msgspec.Struct, frozen=True, kw_only=True):
     """A provider that can be called: the shipped row of its name, if there is one, overlaid by the operator's."""
 
@@ -161,6 +170,12 @@ class ProviderSettings(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, Secret]
     renames: dict[str, str]
     drops: tuple[str, ...]
+    paths: dict[str, str]
+    adds: dict[str, str]
+    region: str | None = None
+    project: str | None = None
+    resource: str | None = None
+    api_version: str | None = None
     stream_usage: bool
     cancel_stops_billing: bool
     connect_timeout: float
@@ -189,6 +204,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     bank_transfer: BankTransfer
     invoices: Invoices
     server: Server
+    fetch: Fetch
     providers: dict[str, ProviderSettings]
     models: tuple[ModelRow, ...]
     plans: dict[str, Plan]
@@ -202,11 +218,19 @@ GROUPS = (
     Group("brand", Brand, "What customers see."),
     Group("keys", Keys, "API keys."),
     Group("billing", Billing, "Money."),
-    Group("mail", Mail, "How mail is sent to users. Without a `host` it waits in the outbox, for the operator to read."),
+    Group(
+        "mail", Mail, "How mail is sent to users. Without a `host` it waits in the outbox, for the operator to read."
+    ),
     Group("stripe", Stripe, "Payment by card through Stripe. Without a key there is none."),
     Group("bank_transfer", BankTransfer, "Payment by bank transfer, which the operator confirms."),
     Group("invoices", Invoices, "What invoices say of you."),
     Group("server", Server, "What one caller may take of the server."),
+    Group(
+        "fetch",
+        Fetch,
+        "URLs in messages (pictures, documents, sound). They are passed on and never fetched by this gateway unless "
+        "you allow it; then only for providers that take no URLs, and only from the public internet.",
+    ),
     Group(
         "providers.NAME",
         ProviderSettings,
@@ -365,7 +389,10 @@ SETTINGS = (
     Setting("mail.username", text('such as "mailer"'), None, "Whom to log in as. None: nobody."),
     Setting("mail.password", kinds.SECRET, None, "The password to log in with."),
     Setting(
-        "mail.from", text('such as "Example <no-reply@example.com>"'), None, "Who mail comes from. Required with a host."
+        "mail.from",
+        text('such as "Example <no-reply@example.com>"'),
+        None,
+        "Who mail comes from. Required with a host.",
     ),
     Setting("server.head_timeout", duration(0.1, 300), "10s", "How long the head of a request may take to arrive."),
     Setting("server.body_timeout", duration(0.1, 3600), "60s", "How long the body of a request may take to arrive."),
@@ -397,7 +424,13 @@ SETTINGS = (
         [],
         "Reverse proxies whose `X-Forwarded-For` says who a visitor of the pages is. Nobody else's is believed.",
     ),
-    Setting("providers.NAME.dialect", choice("openai_chat", "anthropic"), "openai_chat", "The protocol that it speaks."),
+    Setting("fetch.allow", kinds.FLAG, False, "Fetch what URLs in messages point to where the provider takes no URLs."),
+    Setting("fetch.max_bytes", size(1 << 10, 64 << 20), "10MiB", "The most that one URL may point to."),
+    Setting("fetch.timeout", duration(0.1, 300), "10s", "How long fetching one URL may take, redirects included."),
+    Setting("fetch.hosts", kinds.TEXTS, [], "Fetch from these hosts only. None: from any of the public internet."),
+    Setting(
+        "providers.NAME.dialect", choice("openai_chat", "anthropic"), "openai_chat", "The protocol that it speaks."
+    ),
     Setting(
         "providers.NAME.base_url",
         kinds.BASE_URL,
@@ -405,13 +438,30 @@ SETTINGS = (
         "Where it is, with the version: `https://host/v1`. A shipped provider has one.",
         required=True,
     ),
-    Setting("providers.NAME.auth", choice("bearer", "api-key", "x-api-key", "none"), "bearer", "How it takes the key."),
+    Setting(
+        "providers.NAME.auth",
+        choice("bearer", "api-key", "x-api-key", "x-goog-api-key", "google-service-account", "none"),
+        "bearer",
+        "How it takes the key. With `google-service-account` the key is a service account's, as JSON in a file.",
+    ),
     Setting(
         "providers.NAME.api_key", kinds.SECRET, None, "Its key: `env:NAME`, `file:PATH` or, with a warning, the key."
     ),
     Setting("providers.NAME.headers", kinds.HEADERS, {}, "Further headers of each call; values as of `api_key`."),
     Setting("providers.NAME.renames", kinds.TEXT_BY_NAME, {}, "Fields of a request that it calls otherwise."),
     Setting("providers.NAME.drops", kinds.TEXTS, [], "Fields of a request that it refuses and that may be left out."),
+    Setting(
+        "providers.NAME.paths",
+        kinds.TEXT_BY_NAME,
+        {},
+        "Where it is called below `base_url` otherwise than usual, by endpoint (`chat`, `stream`, `completions`, "
+        "`embeddings`, `messages`); `{model}` stands for its name of the model.",
+    ),
+    Setting("providers.NAME.adds", kinds.JSON_BY_NAME, {}, "Fields that every request to it gets, values in JSON."),
+    Setting("providers.NAME.region", kinds.PLACE, None, "What `{region}` in `base_url` and `paths` stands for."),
+    Setting("providers.NAME.project", kinds.PLACE, None, "What `{project}` stands for (Google Cloud)."),
+    Setting("providers.NAME.resource", kinds.PLACE, None, "What `{resource}` stands for (Azure)."),
+    Setting("providers.NAME.api_version", kinds.PLACE, None, "What `{api_version}` stands for (Azure)."),
     Setting("providers.NAME.stream_usage", kinds.FLAG, True, "Whether it takes `stream_options.include_usage`."),
     Setting(
         "providers.NAME.cancel_stops_billing",

@@ -48,15 +48,23 @@ class Pool:
     """Connections to one upstream origin. It belongs to the event loop of its first call.
 
     `base_url` is http or https with a host, perhaps a port, and a path (`path_prefix`) that stands before each target;
-    anything else is a ConfigError.
+    anything else is a ConfigError. `address`: where to connect, so that the host is not looked up.
     """
 
-    def __init__(self, base_url: str, limits: Limits, *, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        limits: Limits,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        address: str | None = None,
+    ) -> None:
         self.limits = limits
         self.buffer = memoryview(bytearray(_BUFFER_BYTES))
         self.opened_total = 0
         self.reused_total = 0
         self._secure, self._host, self._port, self.path_prefix = _split(base_url)
+        self._address = address or self._host
         self._context = ssl_context
         self.origin = f"[{self._host}]" if ":" in self._host else self._host
         if self._port != (443 if self._secure else 80):
@@ -242,7 +250,7 @@ class Pool:
             self._timer = loop.call_later(self._tick_seconds, self._tick, loop)
         try:
             async with asyncio.timeout(self.limits.connect):
-                sock = await dial(loop, self._host, self._port)
+                sock = await dial(loop, self._address, self._port)
                 await loop.create_connection(
                     lambda: connection,
                     sock=sock,

@@ -1,0 +1,180 @@
+"""Getting what a caller's URL points to, for targets that take no URLs. Off unless the operator switches it on.
+
+Rule 1  The host is looked up once. All of its addresses must be public; the connection goes to one of those that were
+        judged, and to nothing that is looked up again. TLS is verified against the name.
+Rule 2  A redirect is a URL like any other: read, looked up and judged anew, at most `MAX_REDIRECTS` times, and never
+        from https to http.
+Rule 3  One deadline over all of it, one cap of bytes, no cookies, no credentials, nothing decompressed, and only media
+        that a model can read.
+Rule 4  Why it failed is said without what would help to map the operator's network: a name that leads inside and a name
+        that leads nowhere read the same.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from urllib.parse import urljoin
+
+import msgspec
+
+from tollbridge.core import addresses
+from tollbridge.core.addresses import BadUrl, Place
+from tollbridge.errors import InvalidRequest, ProtocolError, UpstreamError
+from tollbridge.upstream.pool import Limits, Pool, Response
+
+MAX_REDIRECTS = 3
+AT_ONCE = 16
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_KINDS = ("image/", "audio/", "video/")
+_TYPES = frozenset({"application/pdf", "text/plain", "text/csv", "text/markdown"})
+# It can run programs and name further files.
+_NOT_TYPES = frozenset({"image/svg+xml"})
+# For servers that do not know what they serve.
+_UNKNOWN = frozenset({"", "application/octet-stream", "binary/octet-stream"})
+_STARTS = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+    (b"%PDF-", "application/pdf"),
+)
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    """`media_type` without parameters, in lower case."""
+
+    media_type: str
+    data: bytes
+
+
+class FetchLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes and seconds of one fetch, redirects included. `hosts`: nothing but these, when there are any."""
+
+    max_bytes: int = 10 << 20
+    timeout: float = 10.0
+    hosts: tuple[str, ...] = ()
+
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+Connect = Callable[[Place, str, Limits], Pool]
+
+
+async def resolve(host: str, port: int) -> Sequence[str]:
+    """The addresses of a host; OSError when it has none."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(peer[0]) for *_, peer in found]
+
+
+class Fetcher:
+    """`resolve` looks hosts up; `connect` makes the pool that calls a place at one of its addresses."""
+
+    def __init__(
+        self,
+        limits: FetchLimits,
+        *,
+        resolve: Resolve = resolve,
+        connect: Connect | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._limits = limits
+        self._resolve = resolve
+        self._connect = connect or self._pool
+        self._ssl = ssl_context
+        self._turns = asyncio.Semaphore(AT_ONCE)
+
+    async def fetch(self, url: str, param: str | None = None) -> Fetched:
+        """What `url` points to. Raises `InvalidRequest`, with `param`, in words for whoever wrote the URL."""
+        try:
+            async with asyncio.timeout(self._limits.timeout), self._turns:
+                return await self._follow(url)
+        except BadUrl as error:
+            reason = str(error)
+        except TimeoutError:
+            reason = f"did not answer within {self._limits.timeout:g} s"
+        except ProtocolError:
+            reason = f"gave no plain answer of at most {self._limits.max_bytes:,} bytes"
+        except (UpstreamError, OSError, ValueError):
+            reason = "cannot be reached"
+        raise InvalidRequest(f"A URL in the request cannot be fetched: it {reason}.", code="invalid_url", param=param)
+
+    async def _follow(self, url: str) -> Fetched:
+        place = addresses.place(url)
+        for _ in range(1 + MAX_REDIRECTS):
+            fetched, location = await self._get(place)
+            if fetched is not None:
+                return fetched
+            url = urljoin(f"{place.origin}{place.target.decode()}", location)
+            further = addresses.place(url)
+            if place.secure and not further.secure:
+                raise BadUrl("redirects from https to http")
+            place = further
+        raise BadUrl(f"redirects more than {MAX_REDIRECTS} times")
+
+    async def _get(self, place: Place) -> tuple[Fetched | None, str]:
+        """What is there, or the location that it points to instead."""
+        address = await self._address(place)
+        limits = self._limits
+        pool = self._connect(
+            place,
+            address,
+            Limits(
+                connect=limits.timeout,
+                first_byte=limits.timeout,
+                gap=limits.timeout,
+                total=limits.timeout,
+                max_connections=1,
+                max_body=limits.max_bytes,
+            ),
+        )
+        try:
+            response = await pool.open(b"GET", place.target, [(b"accept", b"*/*")], b"")
+            if response.status in _REDIRECTS:
+                return None, (response.header(b"location") or b"").decode("latin-1")
+            if response.status != 200:
+                raise BadUrl(f"answers with status {response.status}")
+            if int(response.header(b"content-length") or b"0") > limits.max_bytes:
+                raise BadUrl(f"points to more than {limits.max_bytes:,} bytes")
+            return await _read(response), ""
+        finally:
+            await pool.close()
+
+    async def _address(self, place: Place) -> str:
+        """The address to call, one that the look-up gave and that was judged."""
+        hosts = self._limits.hosts
+        if hosts and place.host not in hosts:
+            raise BadUrl("names a host that this gateway does not fetch from")
+        try:
+            found = await self._resolve(place.host, place.port)
+        except OSError:
+            found = ()
+        if not found or not all(map(addresses.is_public, found)):
+            raise BadUrl("names no host of the public internet")
+        return found[0]
+
+    def _pool(self, place: Place, address: str, limits: Limits) -> Pool:
+        return Pool(place.origin, limits, ssl_context=self._ssl, address=address)
+
+
+async def _read(response: Response) -> Fetched:
+    named = (response.header(b"content-type") or b"").decode("latin-1").partition(";")[0].strip().lower()
+    if named not in _UNKNOWN and not _is_media(named):
+        raise BadUrl("points to something that is no picture, sound, film, PDF or plain text")
+    data = await response.read()
+    if named in _UNKNOWN:
+        named = _type_of(data)
+    return Fetched(named, data)
+
+
+def _is_media(name: str) -> bool:
+    return name in _TYPES or (name.startswith(_KINDS) and name not in _NOT_TYPES)
+
+
+def _type_of(data: bytes) -> str:
+    for start, name in _STARTS:
+        if data.startswith(start):
+            return name
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    raise BadUrl("points to something of which nobody says what it is")

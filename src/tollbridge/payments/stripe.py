@@ -328,10 +328,11 @@ class Stripe:
         tax = session.total_details.amount_tax if session.total_details is not None else 0
         total = session.amount_total or 0
         status = _session_status(session, intent)
-        if status is Status.PAID and intent is not None:
-            # What arrived, whatever the page showed.
-            total = intent.amount_received
         ours = session.livemode is self.live and session.client_reference_id == marks.get(ORDER)
+        if status is Status.PAID and intent is not None:
+            # What the page showed must be what arrived.
+            ours &= (total, session.currency) == (intent.amount_received, intent.currency)
+            total = intent.amount_received
         return Report(
             status=status,
             external_id=session.id,

@@ -1,0 +1,351 @@
+"""Buying credit by card, from the order to the balance, and everything that can go wrong between."""
+
+import contextlib
+from typing import Any
+
+import pytest
+from tests.payments.conftest import USD, Till, at_till
+from tests.services.conftest import World
+
+from tollbridge.core.payments import Status
+from tollbridge.errors import InvalidRequest, NotFound
+from tollbridge.payments.base import ProcessorUnavailable
+from tollbridge.services import invoices
+from tollbridge.services.accounts import create
+
+CENT = USD // 100
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tollbridge.payments.stripe._PAUSE_S", 0.001)
+
+
+def test_a_paid_session_is_credited_with_its_fee_and_an_invoice(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        payment = await till.paid(10 * USD)
+        assert (payment.status, payment.fee, payment.tax) == (Status.PAID, 59 * CENT, 0)
+        account = await till.state()
+        assert (account.paid, account.promo) == (10 * USD, 0)
+        assert await till.books() == {
+            "customer_paid": 10 * USD,
+            "processor_clearing": -10 * USD + 59 * CENT,
+            "fees": -59 * CENT,
+        }
+        (paper,) = await invoices.papers(till.database, till.ways.issuer, account)
+        assert (paper.number, paper.title, paper.net, paper.total) == ("INV-000001", "Invoice", 10 * USD, 10 * USD)
+        assert (paper.buyer.name, paper.seller.name, paper.paid_by) == ("Ada Lovelace", "Tollbridge", "card")
+
+    at_till(world, scenario)
+
+
+def test_every_event_twice_is_one_credit(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        payment = await till.paid()
+        await till.send(*till.stripe.events, *till.stripe.events)
+        assert (await till.state()).paid == 10 * USD
+        assert await till.count("invoice") == 1
+        assert payment.status is Status.PAID
+
+    at_till(world, scenario)
+
+
+def test_a_slow_payment_is_credited_when_it_has_arrived(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        checkout = await till.order()
+        session = till.session(checkout)
+        till.stripe.pay(session, slowly=True)
+        await till.send(*till.stripe.events)
+        order = await till.ways.order(till.account, checkout.payment.public_id)
+        assert (order.status, (await till.state()).paid) == (Status.PROCESSING, 0)
+        till.stripe.slow_success(session)
+        await till.send(till.stripe.events[-1])
+        assert (await till.state()).paid == 10 * USD
+
+    at_till(world, scenario)
+
+
+def test_a_slow_payment_that_fails_gives_nothing(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        checkout = await till.order()
+        till.stripe.pay(till.session(checkout), slowly=True)
+        till.stripe.slow_failure(till.session(checkout))
+        await till.send(*till.stripe.events)
+        order = await till.ways.order(till.account, checkout.payment.public_id)
+        assert (order.status, (await till.state()).paid) == (Status.FAILED, 0)
+
+    at_till(world, scenario)
+
+
+def test_tax_is_owed_and_no_credit(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        till.stripe.tax_percent = 19
+        payment = await till.paid(10 * USD)
+        assert (payment.tax, (await till.state()).paid) == (190 * CENT, 10 * USD)
+        assert (await till.books())["tax"] == 190 * CENT
+        assert payment.intent is not None
+        till.stripe.refund(payment.intent, 1190)
+        await till.send(*till.stripe.events[-2:])
+        assert (await till.state()).paid == 0
+        assert "tax" not in await till.books()
+
+    at_till(world, scenario, stripe__automatic_tax="true")
+
+
+def test_an_order_asked_for_twice_is_one_session(world: World) -> None:
+    """I11."""
+
+    async def scenario(till: Till) -> None:
+        first = await till.order(once="form-1")
+        again = await till.order(once="form-1")
+        assert (first.payment.public_id, first.url) == (again.payment.public_id, again.url)
+        assert [path for _, path in till.stripe.calls].count("/v1/checkout/sessions") == 1
+        with pytest.raises(InvalidRequest, match="other values"):
+            await till.order(20 * USD, once="form-1")
+
+    at_till(world, scenario)
+
+
+@pytest.mark.parametrize("fault", ["500", "drop", "lost"])
+@pytest.mark.parametrize("times", [1, 2, 3, 5])
+def test_stripe_in_trouble_at_checkout_is_a_503_and_one_session(sqlite_world: World, fault: str, times: int) -> None:
+    """I11: our key is sent again, so that whatever got lost, there is one session."""
+
+    async def scenario(till: Till) -> None:
+        await till.order()  # Stripe knows the account
+        till.stripe.faults = [fault] * times
+        for _ in range(3):
+            with contextlib.suppress(ProcessorUnavailable):
+                checkout = await till.order(once="form")
+                break
+        assert ProcessorUnavailable.status == 503
+        sessions = [each for each in till.stripe.objects if each.startswith("cs_")]
+        assert len(sessions) == 2
+        till.stripe.pay(till.session(checkout))
+        await till.send(*till.stripe.events)
+        assert (await till.state()).paid == 10 * USD
+        assert await till.count("payment") == 2
+
+    at_till(sqlite_world, scenario)
+
+
+@pytest.mark.parametrize(
+    "amount", [0, 499 * CENT, 1000 * USD + CENT, 10 * USD + 1, 50 * USD + CENT // 2, -10 * USD], ids=str
+)
+def test_an_amount_that_is_not_sold_is_refused(sqlite_world: World, amount: int) -> None:
+    async def scenario(till: Till) -> None:
+        with pytest.raises(InvalidRequest, match="from 5 to 1000 USD"):
+            await till.order(amount)
+        assert await till.count("payment") == 0
+
+    at_till(sqlite_world, scenario)
+
+
+def test_a_pack_may_be_outside_of_the_bounds(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        assert till.ways.packs == (2 * USD, 5000 * USD)
+        assert (await till.paid(5000 * USD)).status is Status.PAID
+
+    at_till(sqlite_world, scenario, billing__packs_usd="[2, 5000]")
+
+
+def change(name: str, value: Any, where: str = "cs_") -> Any:
+    def tamper(till: Till) -> None:
+        for id_, each in till.stripe.objects.items():
+            if id_.startswith(where) and name in each:
+                each[name] = value(each[name]) if callable(value) else value
+
+    return tamper
+
+
+TAMPERED = {
+    "amount of the session": change("amount_total", 5000),
+    "amount received": change("amount_received", 999, "pi_"),
+    "amount received is nothing": change("amount_received", 0, "pi_"),
+    "currency": change("currency", "jpy"),
+    "currency of another case": change("currency", "eur"),
+    "order": change("client_reference_id", "pay_somebodyelses"),
+    "order is gone": change("client_reference_id", None),
+    "order in the metadata": change("metadata", lambda marks: {**marks, "tollbridge_payment": "pay_x"}),
+    "account in the metadata": change("metadata", lambda marks: {**marks, "tollbridge_account": "acct_x"}),
+    "no metadata": change("metadata", {}),
+    "customer": change("customer", "cus_somebodyelse"),
+    "mode": change("livemode", True),
+}
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_what_was_not_ordered_is_for_people_to_look_at(sqlite_world: World, what: str) -> None:
+    """I3, I4: nothing is credited unless Stripe's own record agrees with our row."""
+
+    async def scenario(till: Till) -> None:
+        checkout = await till.order()
+        till.stripe.pay(till.session(checkout))
+        TAMPERED[what](till)
+        await till.send(*till.stripe.events)
+        order = await till.ways.order(till.account, checkout.payment.public_id)
+        assert (order.status, (await till.state()).paid) == (Status.REVIEW, 0)
+        assert order.note.startswith("the processor has another")
+        await till.ways.reconcile()
+        assert (await till.state()).paid == 0
+        closed = await till.ways.dismiss(order.public_id)
+        assert closed.status is Status.FAILED
+
+    at_till(sqlite_world, scenario)
+
+
+@pytest.mark.parametrize("status", ["unpaid", "no_payment_required", "paid?"])
+def test_a_session_that_is_not_paid_is_not_credited(sqlite_world: World, status: str) -> None:
+    async def scenario(till: Till) -> None:
+        checkout = await till.order()
+        till.stripe.pay(till.session(checkout))
+        change("payment_status", status)(till)
+        await till.send(*till.stripe.events)
+        assert (await till.state()).paid == 0
+        order = await till.ways.order(till.account, checkout.payment.public_id)
+        assert order.status is Status.PROCESSING
+
+    at_till(sqlite_world, scenario)
+
+
+def test_a_payment_by_another_method_is_not_completed_through_stripe(world: World) -> None:
+    """I3, new-api#4353: an order for a bank transfer, and a session that claims it."""
+
+    async def scenario(till: Till) -> None:
+        transfer = await till.ways.start_checkout(till.account, 10 * USD, method="bank_transfer")
+        checkout = await till.order()
+        session = till.stripe.objects[till.session(checkout)]
+        till.stripe.pay(session["id"])
+        theirs = transfer.payment.public_id
+        session["client_reference_id"] = theirs
+        session["metadata"] = {"tollbridge_payment": theirs, "tollbridge_account": till.account.public_id}
+        await till.send(*till.stripe.events)
+        assert (await till.state()).paid == 0
+        assert (await till.ways.order(till.account, theirs)).status is Status.PENDING
+
+    at_till(world, scenario, bank_transfer__instructions="Example Bank")
+
+
+def test_a_session_of_somebody_else_in_the_same_stripe_account_is_none_of_ours(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        checkout = await till.order()
+        ours = till.stripe.objects[till.session(checkout)]
+        theirs = {**ours, "id": "cs_test_theirs"}
+        till.stripe.objects["cs_test_theirs"] = theirs
+        till.stripe.pay("cs_test_theirs")
+        await till.send(*till.stripe.events)
+        assert (await till.state()).paid == 0
+        assert await till.database.fetch("SELECT 1 FROM payment_event WHERE done_at IS NULL") == []
+
+    at_till(sqlite_world, scenario)
+
+
+def test_a_webhook_that_never_came_is_made_up_for(world: World) -> None:
+    """I9."""
+
+    async def scenario(till: Till) -> None:
+        checkout = await till.order()
+        till.stripe.pay(till.session(checkout))
+        await till.ways.reconcile()
+        assert (await till.state()).paid == 0  # not due yet: five minutes
+        await till.database.execute("UPDATE payment SET check_at = 1")
+        await till.ways.reconcile()
+        assert (await till.state()).paid == 10 * USD
+        assert await till.database.fetch("SELECT check_at FROM payment") == [(None,)]
+
+    at_till(world, scenario)
+
+
+def test_the_page_that_the_customer_comes_back_to_need_not_wait_for_the_webhook(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        checkout = await till.order()
+        till.stripe.pay(till.session(checkout))
+        seen = await till.ways.look(till.account, checkout.payment.public_id)
+        assert (seen.status, (await till.state()).paid) == (Status.PAID, 10 * USD)
+
+    at_till(sqlite_world, scenario)
+
+
+def test_events_that_were_missed_are_found(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        payment = await till.paid()
+        assert payment.intent is not None
+        till.stripe.refund(payment.intent, 400)
+        assert await till.ways.find_missed() == 2
+        assert (await till.state()).paid == 6 * USD
+        assert await till.ways.find_missed() == 0
+
+    at_till(world, scenario)
+
+
+def test_an_unpaid_session_expires(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        checkout = await till.order()
+        till.stripe.expire(till.session(checkout))
+        await till.send(*till.stripe.events)
+        order = await till.ways.order(till.account, checkout.payment.public_id)
+        assert (order.status, order.check_at) == (Status.EXPIRED, None)
+
+    at_till(sqlite_world, scenario)
+
+
+def test_what_stripe_could_not_be_asked_for_waits_in_the_inbox(world: World) -> None:
+    """I8."""
+
+    async def scenario(till: Till) -> None:
+        checkout = await till.order()
+        till.stripe.pay(till.session(checkout))
+        till.stripe.faults = ["500"] * 100
+        await till.send(*till.stripe.events)
+        assert (await till.state()).paid == 0
+        till.stripe.faults = []
+        await till.database.execute("UPDATE payment_event SET retry_at = 1 WHERE done_at IS NULL")
+        await till.ways.reconcile()
+        assert (await till.state()).paid == 10 * USD
+        assert await till.database.fetch("SELECT 1 FROM payment_event WHERE done_at IS NULL") == []
+
+    at_till(world, scenario)
+
+
+def test_a_session_whose_id_we_never_learned_is_still_ours(world: World) -> None:
+    """We died between making it and writing it down."""
+
+    async def scenario(till: Till) -> None:
+        checkout = await till.order()
+        await till.database.execute("UPDATE payment SET external_id = NULL, url = NULL")
+        till.stripe.pay(till.session(checkout))
+        await till.send(*till.stripe.events)
+        assert (await till.state()).paid == 10 * USD
+
+    at_till(world, scenario)
+
+
+def test_an_order_that_stripe_never_heard_of_is_begun_again_and_then_given_up(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        till.stripe.faults = ["drop"] * 100
+        with pytest.raises(ProcessorUnavailable):
+            await till.order()
+        till.stripe.faults = []
+        await till.database.execute("UPDATE payment SET check_at = 1")
+        await till.ways.reconcile()
+        ((url,),) = await till.database.fetch("SELECT url FROM payment")
+        assert url.startswith(till.stripe.url)
+        await till.database.execute("UPDATE payment SET check_at = 1, created_at = 1, external_id = NULL")
+        await till.ways.reconcile()
+        assert await till.database.fetch("SELECT status FROM payment") == [("failed",)]
+
+    at_till(sqlite_world, scenario)
+
+
+def test_an_order_is_its_accounts_alone(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        checkout = await till.order()
+        other = await create(till.database, "eve@example.com", plans=("default",), actor="test")
+        with pytest.raises(NotFound):
+            await till.ways.order(other, checkout.payment.public_id)
+        await till.paid()
+        with pytest.raises(NotFound):
+            await invoices.paper(till.database, till.ways.issuer, other, "INV-000001")
+        assert (await invoices.paper(till.database, till.ways.issuer, till.account, "INV-000001")).net == 10 * USD
+
+    at_till(sqlite_world, scenario)

@@ -19,7 +19,8 @@ from tollbridge.core import catalog as catalogs
 from tollbridge.core import keys, money
 from tollbridge.core.catalog import Catalog
 from tollbridge.edge import demo
-from tollbridge.edge.inference import PROBES, Inference, Vital
+from tollbridge.edge.inference import ENDPOINTS, PROBES, Inference, Vital
+from tollbridge.edge.lookups import Lookups
 from tollbridge.edge.server import LoopLag, Server, ServerLimits, listen
 from tollbridge.errors import ConfigError, TollbridgeError
 from tollbridge.gateway.admission import Admission, Policy
@@ -31,6 +32,7 @@ from tollbridge.gateway.settlement import Settlement
 from tollbridge.gateway.streams import LiveStreams, Timing
 from tollbridge.jobs import Jobs
 from tollbridge.limits.memory import MemoryLimiter
+from tollbridge.limits.redis import RedisLimiter
 from tollbridge.mail.smtp import Smtp
 from tollbridge.services import byok, first_run, mail, secrets
 from tollbridge.services.catalog import shipped_models
@@ -97,7 +99,7 @@ class Gateway:
         self._announce = announce
         self._log = RequestLog(write_log)
         self._lag = LoopLag()
-        self._limiter = MemoryLimiter()
+        self._limiter: MemoryLimiter | RedisLimiter = MemoryLimiter()
         self._health = Health()
         self._recent = Recent()
         self._demo: demo.DemoProvider | None = None
@@ -126,6 +128,9 @@ class Gateway:
         master = secrets.load(self.settings)
         await secrets.belongs_to(self._database, master)
         self._process, self.ledger = await self._open_ledger()
+        if self.settings.redis_url is not None:
+            self._limiter = RedisLimiter(self.settings.redis_url.reveal(), f"{self.ledger.epoch}")
+            await self._limiter.start()
         self._line = await self._lay_line(self.settings, self.ledger, master)
         self._jobs = Jobs(
             self._database,
@@ -152,6 +157,8 @@ class Gateway:
             await self._jobs.stop()
         if self.ledger is not None:
             await self.ledger.stop()
+        if isinstance(self._limiter, RedisLimiter):
+            await self._limiter.stop()
         if self._process is not None:
             await self._process.finish()
         for each in self._pools:
@@ -301,6 +308,14 @@ class Gateway:
             settlement=settlement,
             live=LiveStreams(relay, settlement, billing.default_hold_tokens, self._timing),
             catalog=catalog,
+            lookups=Lookups(
+                database=self._database,
+                admission=admission,
+                limiter=self._limiter,
+                recent=self._recent,
+                decode=master.ids().decode,
+                parsers={path: endpoint.parse for path, endpoint in ENDPOINTS.items()},
+            ),
             vital=Vital(lag=lambda: self._lag.lag, draining=lambda: self.draining, ledger_failed=lambda: ledger.failed),
             log=self._log,
             header_prefix=settings.brand.header_prefix,
@@ -335,8 +350,9 @@ class Gateway:
             if before is not None and before.value == each:
                 opened[name] = before
                 continue
-            opened[name] = Upstream(each, pool.Pool(each.base_url, _limits(each), ssl_context=tls), auth.headers(each))
-            self._pools.append(opened[name].pool)
+            own, token = pool.Pool(each.base_url, _limits(each), ssl_context=tls), auth.access_token(each)
+            opened[name] = Upstream(each, own, auth.headers(each), token)
+            self._pools += [own] if token is None else [own, token.pool]
         return opened
 
     async def _own_credentials(self, master: Secrets, account_id: int) -> list[OwnCredential]:
@@ -387,6 +403,8 @@ def _upstream(name: str, row: ProviderSettings) -> values.Upstream:
         renames=tuple(row.renames.items()),
         drops=row.drops,
         stream_usage=row.stream_usage,
+        paths=tuple(row.paths.items()),
+        adds=tuple(row.adds.items()),
         connect_timeout=row.connect_timeout,
         first_byte_timeout=row.first_byte_timeout,
         gap_timeout=row.gap_timeout,

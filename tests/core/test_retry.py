@@ -136,3 +136,35 @@ def test_flapping_upstream_is_called_little_while_down_and_again_soon_after(seed
     assert calls_down <= 5 + down_until / 10 + 1
     assert recovered is not None
     assert recovered - down_until <= 11
+
+
+def test_what_one_model_rejects_another_may_take() -> None:
+    assert decide(Kind.REJECTED, retries=0, more_routes=True, more_models=True) is Step.NEXT_MODEL
+    assert decide(Kind.SERVER_ERROR, retries=2, more_routes=True, more_models=True) is Step.NEXT_MODEL
+    assert decide(Kind.SERVER_ERROR, retries=0, more_routes=True, more_models=True) is Step.NEXT_ROUTE
+
+
+def test_a_route_that_cannot_do_it_is_passed_over_however_many_there_are() -> None:
+    assert decide(Kind.UNSUPPORTED, retries=9, more_routes=True, more_models=False) is Step.NEXT_ROUTE
+    assert decide(Kind.UNSUPPORTED, retries=0, more_routes=False, more_models=False) is Step.GIVE_UP
+
+
+def test_upstream_without_credit_stays_closed_for_five_minutes_and_is_probed_once() -> None:
+    breaker = Breaker()
+    breaker.exhausted(0.0)
+    assert not breaker.usable(299.0)
+    assert breaker.usable(300.0)
+    breaker.begin(300.0)
+    assert not breaker.usable(300.1)
+    breaker.exhausted(300.2)
+    assert not breaker.usable(599.0)
+    breaker.begin(601.0)
+    breaker.succeeded(601.1)
+    assert breaker.usable(601.2)
+
+
+def test_a_late_failure_does_not_shorten_how_long_a_breaker_is_open() -> None:
+    breaker = Breaker()
+    breaker.exhausted(0.0)
+    breaker.failed(1.0)
+    assert not breaker.usable(100.0)

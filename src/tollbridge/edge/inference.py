@@ -14,6 +14,7 @@ import msgspec
 from tollbridge.core import money, pricing, tokens
 from tollbridge.core.catalog import Catalog
 from tollbridge.edge.downstream import Downstream
+from tollbridge.edge.lookups import PATHS, Lookups
 from tollbridge.errors import (
     ApiError,
     ClientGone,
@@ -39,6 +40,7 @@ from tollbridge.wire.request import Request
 _LOGGER = logging.getLogger("tollbridge")
 
 JSON = (b"content-type", b"application/json")
+DEGRADED = (b"x-ratelimit-mode", b"degraded")
 NO_STORE = (b"cache-control", b"no-store")
 
 
@@ -122,6 +124,7 @@ class Inference:
         settlement: Settlement,
         live: LiveStreams,
         catalog: Catalog,
+        lookups: Lookups,
         vital: Vital,
         log: RequestLog,
         header_prefix: str,
@@ -132,6 +135,7 @@ class Inference:
         self._settlement = settlement
         self._live = live
         self._catalog = catalog
+        self._lookups = lookups
         self._vital = vital
         self._log = log
         self._names = Names.of(header_prefix)
@@ -175,6 +179,8 @@ class Inference:
         if call.downstream.disconnected:
             self._leave(call, ticket)
         call.headers += limit_headers(ticket.grant.requests_room, ticket.grant.tokens_room)
+        if ticket.grant.degraded:
+            call.headers.append(DEGRADED)
         call.headers.append((self._names.generation, ticket.id.encode()))
         try:
             if request.stream:
@@ -343,11 +349,23 @@ class Inference:
             _require(scope["method"], "GET")
             call.caller = await self._callers.of(head.authorization, head.api_key)
             self._models(call, call.caller, path.removeprefix("/v1/models").removeprefix("/"))
+        elif path in PATHS:
+            await self._look_up(call, head, scope)
         else:
             if path.startswith("/v1"):
                 call.caller = await self._callers.of(head.authorization, head.api_key)
             raise NotFound(f"There is no {scope['method']} {path[:200]} here. The API is described under /docs.")
         self._note(call, 200)
+
+    async def _look_up(self, call: "_Call", head: Head, scope: Any) -> None:
+        _require(scope["method"], PATHS[call.path])
+        caller = call.caller = await self._callers.of(head.authorization, head.api_key)
+        if scope["method"] == "POST":
+            _check_media(head)
+        cap = _read_cap(head.max_cost, self._names.max_cost)
+        read_body = call.downstream.read_body
+        body = await self._lookups.answer(call.path, scope["query_string"], caller, read_body, cap)
+        call.respond(200, [JSON, NO_STORE], body)
 
     def _probe(self, call: "_Call") -> None:
         if call.path != "/ready":
@@ -445,18 +463,13 @@ class _Call:
 
 OUTCOMES = {outcome: outcome.name.lower() for outcome in Outcome}
 PROBES = frozenset({"/health", "/v1/health", "/ready"})
-LOGGED_PATHS = PROBES | ENDPOINTS.keys() | {"/v1/models"}
+LOGGED_PATHS = PROBES | ENDPOINTS.keys() | PATHS.keys() | {"/v1/models"}
 CORS = ((b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", b"*"))
 PREFLIGHT = [
     (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
     (b"access-control-allow-headers", b"*, Authorization"),
     (b"access-control-max-age", b"86400"),
 ]
-
-
-def is_inference(path: str) -> bool:
-    """Whether a path belongs here; the others are pages."""
-    return path.startswith("/v1/") or path == "/v1" or path in PROBES
 
 
 def _read_head(headers: list[tuple[bytes, bytes]], max_cost: bytes) -> Head:

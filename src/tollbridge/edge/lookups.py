@@ -1,0 +1,347 @@
+"""What a customer may ask of this gateway itself: one request, its credit, its key, and what a request would cost.
+
+Rule 1  A key sees what belongs to its account, and nothing else exists for it.
+Rule 2  Reading: no answer here makes a hold, takes of a limit or writes to the books.
+Rule 3  Amounts are JSON numbers, USD, printed from integers of nano-USD.
+
+Field names are OpenRouter's where it has one for the thing, and ours beside them.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qs
+
+import msgspec
+from msgspec import Raw
+
+from tollbridge.core import pricing
+from tollbridge.core.ledger import Hold, Record, Verdict
+from tollbridge.core.money import format_usd
+from tollbridge.errors import ApiError, InvalidRequest, NotFound, Unavailable
+from tollbridge.gateway.admission import Admission, Caller, Estimate
+from tollbridge.gateway.recent import Recent
+from tollbridge.limits.base import Limiter, Room
+from tollbridge.store import lookups
+from tollbridge.store.db import Database
+from tollbridge.values import Outcome, Route, Usage
+from tollbridge.wire import errors as wire_errors
+from tollbridge.wire import preferences
+from tollbridge.wire.body import read_object
+from tollbridge.wire.request import Request
+
+Parse = Callable[[bytes], Request]
+ReadBody = Callable[[], Awaitable[bytes]]
+
+# Which method each path takes.
+PATHS = {"/v1/generation": "GET", "/v1/credits": "GET", "/v1/key": "GET", "/v1/estimate": "POST"}
+
+OUTCOMES = {
+    Outcome.COMPLETED: "completed",
+    Outcome.CLIENT_LEFT: "the caller left before the end",
+    Outcome.UPSTREAM_DIED: "the provider broke off in the middle of its answer",
+    Outcome.NO_OUTPUT: "the provider answered nothing",
+    Outcome.FAILED: "no provider answered",
+    Outcome.OUR_FAULT: "this gateway failed",
+    Outcome.SWEPT: "this gateway stopped in the middle of the answer",
+}
+# What providers of other dialects call the ends that OpenAI has a word for.
+_FINISHES = {
+    **dict.fromkeys(("end_turn", "stop_sequence", "STOP", "COMPLETE", "completed"), "stop"),
+    **dict.fromkeys(("max_tokens", "MAX_TOKENS", "model_context_window_exceeded", "incomplete"), "length"),
+    "tool_use": "tool_calls",
+    **dict.fromkeys(("refusal", "SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"), "content_filter"),
+}
+_METERS = (
+    *("input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning"),
+    *("audio_input", "audio_output", "image_output", "searches"),
+)
+
+
+class Lookups:
+    """`decode` leads from a public id to its hold; `parsers` read the body of each inference endpoint by its path."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        admission: Admission,
+        limiter: Limiter,
+        recent: Recent,
+        decode: Callable[[str], int | None],
+        parsers: Mapping[str, Parse],
+    ) -> None:
+        self._database = database
+        self._admission = admission
+        self._limiter = limiter
+        self._recent = recent
+        self._decode = decode
+        self._parsers = parsers
+
+    async def answer(self, path: str, query: bytes, caller: Caller, read_body: ReadBody, cap: int | None) -> bytes:
+        """The body of a 200 for one of `PATHS`; raises `ApiError`. `cap`: the caller's own bound of an estimate."""
+        match path:
+            case "/v1/generation":
+                answer = await self._generation(query, caller)
+            case "/v1/credits":
+                answer = await self._credits(caller)
+            case "/v1/key":
+                answer = await self._key(caller)
+            case _:
+                answer = await self._estimate(await read_body(), caller, cap)
+        return msgspec.json.encode(answer)
+
+    # --- one request ---
+
+    async def _generation(self, query: bytes, caller: Caller) -> dict[str, Any]:
+        asked = parse_qs(query.decode("latin-1")).get("id")
+        if not asked:
+            raise InvalidRequest("Missing 'id': ask for /v1/generation?id=chatcmpl-….", param="id")
+        hold = self._decode(asked[-1])
+        found = None if hold is None else await self._find(hold, asked[-1], caller)
+        if found is None:
+            raise NotFound("There is no request with this id.", code="generation_not_found", param="id")
+        return {"data": found}
+
+    async def _find(self, hold: int, id_: str, caller: Caller) -> dict[str, Any] | None:
+        """From the books; what they do not have yet, from this process's own memory."""
+        kept = self._recent.find(hold)
+        if kept is not None and kept.end.account_id != caller.account_id:
+            return None
+        try:
+            ended = await lookups.ended(self._database, caller.account_id, hold)
+        except Unavailable:
+            if kept is None:
+                raise
+            ended = None
+        if ended is not None:
+            terms = ended.terms
+            names = ("", "", "") if terms is None else (terms.model, terms.provider, terms.upstream_model)
+            return _generation(id_, names, ended.end.record, ended.end.charge, settled=True)
+        if kept is not None:
+            route = kept.route
+            names = (route.model, route.upstream.provider, route.upstream_model)
+            return _generation(id_, names, kept.end.record, kept.end.charge, settled=False)
+        if await lookups.running(self._database, caller.account_id, hold):
+            raise NotFound("This request has not ended yet.", code="generation_not_ended", param="id")
+        return None
+
+    # --- credit and key ---
+
+    async def _credits(self, caller: Caller) -> dict[str, Any]:
+        credit = await lookups.credit(self._database, caller.account_id)
+        return {
+            "data": {
+                "total_credits": _usd(credit.given),
+                "total_usage": _usd(credit.given - credit.paid - credit.promo),
+            },
+            "balance_usd": _usd(credit.available),
+            "held_usd": _usd(credit.held),
+            "paid_usd": _usd(credit.paid),
+            "promo_usd": _usd(credit.promo),
+            "frozen": credit.frozen,
+        }
+
+    async def _key(self, caller: Caller) -> dict[str, Any]:
+        key = await lookups.key(self._database, caller.key_id)
+        credit = await lookups.credit(self._database, caller.account_id)
+        now = await self._database.now()
+        spent = await lookups.spending(self._database, caller.account_id, caller.key_id, _begins(now))
+        left = None
+        if key.limit is not None:
+            left = _usd(max(0, key.limit - (key.spent or 0) - (key.held or 0)))
+        found = await self._limiter.look(caller.scopes, 0, 0)
+        plan = caller.plan
+        return {
+            "data": {
+                "id": key.public_id,
+                "key": key.hint,
+                "label": key.label or key.hint,
+                "limit": None if key.limit is None else _usd(key.limit),
+                "limit_remaining": left,
+                "limit_reset": None,
+                "include_byok_in_limit": True,
+                "usage": _usd(spent.total),
+                "usage_daily": _usd(spent.daily),
+                "usage_weekly": _usd(spent.weekly),
+                "usage_monthly": _usd(spent.monthly),
+                "byok_usage": _usd(spent.byok_total),
+                "byok_usage_daily": _usd(spent.byok_daily),
+                "byok_usage_weekly": _usd(spent.byok_weekly),
+                "byok_usage_monthly": _usd(spent.byok_monthly),
+                "is_free_tier": not credit.has_paid,
+                "is_management_key": False,
+                "is_provisioning_key": False,
+                "created_at": _time(key.created_at),
+                "expires_at": None if key.expires_at is None else _time(key.expires_at),
+                "rate_limit": {"requests": -1 if plan.rpm is None else plan.rpm, "interval": "60s"},
+                "plan": plan.name,
+                "limits": {
+                    "requests": _room(found.requests_room),
+                    "tokens": _room(found.tokens_room),
+                    "concurrency": plan.concurrency,
+                },
+                "balance_usd": _usd(credit.available),
+            }
+        }
+
+    # --- what it would cost ---
+
+    async def _estimate(self, body: bytes, caller: Caller, cap: int | None) -> dict[str, Any]:
+        parse, inner = self._asked_for(body)
+        request = preferences.read(parse(inner))
+        now = await self._database.now()
+
+        async def ask(want: int, least: int) -> Verdict:
+            hold = Hold(id=0, account_id=caller.account_id, key_id=caller.key_id, want=want, least=least)
+            return await lookups.would_hold(self._database, hold, now)
+
+        try:
+            estimate = await self._admission.estimate(caller, request, cap, ask)
+        except ApiError as refusal:
+            return {"object": "estimate", "model": request.model, **_refusal(refusal)}
+        return _estimated(request, estimate)
+
+    def _asked_for(self, body: bytes) -> tuple[Parse, bytes]:
+        """The endpoint that is meant, and its body: `{endpoint, body}`, or a body of chat as it is."""
+        fields = read_object(body)
+        if "body" not in fields or "endpoint" not in fields:
+            return self._parsers["/v1/chat/completions"], body
+        try:
+            path = msgspec.json.decode(fields["endpoint"], type=str)
+        except msgspec.ValidationError:
+            path = ""
+        path = path if path.startswith("/v1/") else f"/v1/{'chat/completions' if path == 'chat' else path}"
+        parse = self._parsers.get(path)
+        if parse is None:
+            known = ", ".join(each.removeprefix("/v1/") for each in self._parsers)
+            raise InvalidRequest(f"Invalid value for 'endpoint': it must be one of {known}.", param="endpoint")
+        return parse, bytes(fields["body"])
+
+
+def _generation(id_: str, names: tuple[str, str, str], record: Record, charge: int, *, settled: bool) -> dict[str, Any]:
+    """`names`: of the model, its provider and what that calls it. `settled`: the charge is in the books."""
+    model, provider, upstream_model = names
+    prompt = record.input + record.cache_read + record.cache_write + record.cache_write_1h + record.audio_input
+    completion = record.output + record.audio_output + record.image_output
+    first = record.first_byte_ms if record.streamed else None
+    attempts = [] if record.attempts is None else msgspec.json.decode(record.attempts)
+    return {
+        "id": id_,
+        "model": model,
+        "provider_name": provider,
+        "route": f"{provider}/{upstream_model}",
+        "created_at": _time(record.started_at),
+        "total_cost": _usd(charge),
+        "usage": _usd(charge),
+        "charge": _usd(charge),
+        "cost": _usd(record.cost),
+        "upstream_inference_cost": _usd(record.cost),
+        "is_byok": record.byok,
+        "settled": settled,
+        "streamed": record.streamed,
+        "cancelled": record.outcome is Outcome.CLIENT_LEFT,
+        "outcome": record.outcome.name.lower(),
+        "outcome_text": OUTCOMES[record.outcome],
+        "status": record.status,
+        "finish_reason": _FINISHES.get(record.finish or "", record.finish),
+        "native_finish_reason": record.finish,
+        "latency": record.duration_ms,
+        "generation_time": record.duration_ms - (first or 0),
+        "time_to_first_token": first,
+        "tokens_prompt": prompt,
+        "tokens_completion": completion,
+        "native_tokens_prompt": prompt,
+        "native_tokens_completion": completion,
+        "native_tokens_reasoning": record.reasoning,
+        "native_tokens_cached": record.cache_read,
+        "native_tokens_completion_images": record.image_output,
+        "num_search_results": record.searches,
+        "tokens": {meter: getattr(record, meter) for meter in _METERS},
+        "estimated": record.estimated,
+        "suspect": record.suspect,
+        "attempts": [_attempt(each) for each in attempts],
+    }
+
+
+def _attempt(stored: dict[str, Any]) -> dict[str, Any]:
+    """A try that did not answer (`gateway.settlement.Attempt`, as it is stored)."""
+    return {
+        "route": stored["route"],
+        "error": stored["failed"],
+        "status": stored.get("status", 0) or None,
+        "ms": stored.get("ms", 0),
+    }
+
+
+def _estimated(request: Request, estimate: Estimate) -> dict[str, Any]:
+    demand = estimate.demand
+    (route, bound), *_ = estimate.routes
+    most = bound.limit if estimate.limit is None else min(bound.limit, estimate.limit)
+    return {
+        "object": "estimate",
+        "model": route.model,
+        "endpoint": request.endpoint,
+        "provider": route.upstream.name,
+        "tokens": {
+            "prompt": demand.prompt,
+            "max_output": most * demand.choices if demand.produces else 0,
+            "choices": demand.choices,
+        },
+        "least_usd": _usd(_least(demand, route)),
+        "greatest_usd": _usd(min(bound.whole, estimate.cap)),
+        "held_usd": None if estimate.held is None else _usd(estimate.held),
+        "cap_usd": _usd(estimate.cap),
+        "routes": [
+            {
+                "model": each.model,
+                "provider": each.upstream.name,
+                "is_byok": each.upstream.owner != 0,
+                "least_usd": _usd(_least(demand, each)),
+                "greatest_usd": _usd(min(its.whole, estimate.cap)),
+            }
+            for each, its in estimate.routes
+        ],
+        **_refusal(estimate.refusal),
+    }
+
+
+def _least(demand: pricing.Demand, route: Route) -> int:
+    """A prompt that was read from the cache, where that is cheaper, and no word of an answer."""
+    return min(
+        pricing.charge(Usage(input=demand.prompt), route), pricing.charge(Usage(cache_read=demand.prompt), route)
+    )
+
+
+def _refusal(error: ApiError | None) -> dict[str, Any]:
+    """Whether it would be admitted, and if not what the answer would be."""
+    if error is None:
+        return {"admitted": True, "status": 200, "error": None}
+    retry_after = error.headers.get("retry-after")
+    return {
+        "admitted": False,
+        "status": error.status,
+        **wire_errors.members(error),
+        "retry_after": None if retry_after is None else int(retry_after),
+    }
+
+
+def _room(room: Room | None) -> dict[str, Any] | None:
+    if room is None:
+        return None
+    return {"limit": room.limit, "remaining": room.remaining, "reset_seconds": round(room.reset, 3)}
+
+
+def _begins(now: int) -> tuple[int, int, int]:
+    """When this day, this week (on Monday) and this month began, UTC; milliseconds."""
+    day = datetime.fromtimestamp(now / 1000, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    week, month = day - timedelta(days=day.weekday()), day.replace(day=1)
+    return int(day.timestamp()) * 1000, int(week.timestamp()) * 1000, int(month.timestamp()) * 1000
+
+
+def _usd(nano: int) -> Raw:
+    return Raw(format_usd(nano).encode())
+
+
+def _time(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")

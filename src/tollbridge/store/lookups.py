@@ -1,0 +1,158 @@
+"""What a customer may ask about: one request, its credit, its key. Reading only; nothing here is on the hot path."""
+
+import msgspec
+
+from tollbridge.core.ledger import Balance, EndRow, Hold, KeyState, State, Verdict, decide
+from tollbridge.store.db import Transaction
+from tollbridge.store.ledger.rows import USAGE_COLUMNS, end_row
+from tollbridge.store.prices import Terms
+
+_USAGE = ", ".join(f"usage.{column}" for column in USAGE_COLUMNS.split(", "))
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """A request that has ended, and the terms by which it was priced (None: the row names none that there is)."""
+
+    end: EndRow
+    terms: Terms | None
+
+
+class Credit(msgspec.Struct, frozen=True, kw_only=True):
+    """Nano-USD. `given`: all that ever was credited, less what went back; what is left of it is `paid` + `promo`.
+
+    `has_paid`: the account has ever been topped up.
+    """
+
+    paid: int
+    promo: int
+    held: int
+    frozen: bool
+    given: int
+    has_paid: bool
+
+    @property
+    def available(self) -> int:
+        return self.paid + self.promo - self.held
+
+
+class KeyFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What may be shown of a key. `spent` and `held` (nano-USD) are kept for a key with a limit only."""
+
+    public_id: str
+    hint: str
+    label: str
+    limit: int | None
+    spent: int | None
+    held: int | None
+    created_at: int
+    expires_at: int | None
+
+
+class Spending(msgspec.Struct, frozen=True, kw_only=True):
+    """What a key has spent: in all, and since the three times that were asked for; nano-USD.
+
+    `byok_…`: the part of it that was a fee for calls which the customer's own credential paid for.
+    """
+
+    total: int
+    daily: int
+    weekly: int
+    monthly: int
+    byok_total: int
+    byok_daily: int
+    byok_weekly: int
+    byok_monthly: int
+
+
+async def ended(database: Transaction, account_id: int, hold: int) -> Ended | None:
+    """The end of a request of this account; None when the books have none (yet)."""
+    rows = await database.fetch(
+        f"SELECT {_USAGE}, terms FROM usage LEFT JOIN price_version ON price_version.id = usage.price_version "  # noqa: S608
+        "WHERE hold_id = $1 AND account_id = $2",
+        *(hold, account_id),
+    )
+    if not rows:
+        return None
+    *row, terms = rows[0]
+    return Ended(end_row(tuple(row)), msgspec.json.decode(terms, type=Terms) if terms else None)
+
+
+async def running(database: Transaction, account_id: int, hold: int) -> bool:
+    """Whether this account has a request that has not ended, by the books."""
+    return bool(await database.fetch("SELECT 1 FROM hold WHERE id = $1 AND account_id = $2", hold, account_id))
+
+
+async def credit(database: Transaction, account_id: int) -> Credit:
+    """In one statement, so that the numbers agree with each other."""
+    rows = await database.fetch(
+        "SELECT paid, promo, held, frozen, (SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) "
+        "FROM journal JOIN entry ON entry.journal_id = journal.id WHERE journal.account_id = $1 "
+        "AND kind <> 'late' AND book IN ('customer_paid', 'customer_promo')), "
+        "EXISTS (SELECT 1 FROM journal WHERE journal.account_id = $1 AND kind = 'top_up') "
+        "FROM balance WHERE balance.account_id = $1",
+        account_id,
+    )
+    paid, promo, held, frozen, given, has_paid = rows[0]
+    return Credit(paid=paid, promo=promo, held=held, frozen=bool(frozen), given=int(given), has_paid=bool(has_paid))
+
+
+async def key(database: Transaction, key_id: int) -> KeyFacts:
+    rows = await database.fetch(
+        "SELECT public_id, hint, label, limit_nano, spent, held, created_at, expires_at "
+        "FROM api_key LEFT JOIN key_spend ON key_spend.key_id = api_key.id WHERE api_key.id = $1",
+        key_id,
+    )
+    return KeyFacts(**dict(zip(KeyFacts.__struct_fields__, rows[0], strict=True)))
+
+
+async def spending(database: Transaction, account_id: int, key_id: int, since: tuple[int, int, int]) -> Spending:
+    """`since`: when the day, the week and the month began, in milliseconds."""
+    rows = await database.fetch(
+        "SELECT CAST(COALESCE(SUM(charge), 0) AS BIGINT), "
+        "CAST(COALESCE(SUM(CASE WHEN ended_at >= $3 THEN charge END), 0) AS BIGINT), "
+        "CAST(COALESCE(SUM(CASE WHEN ended_at >= $4 THEN charge END), 0) AS BIGINT), "
+        "CAST(COALESCE(SUM(CASE WHEN ended_at >= $5 THEN charge END), 0) AS BIGINT), flags & 16 "
+        "FROM usage WHERE account_id = $1 AND key_id = $2 GROUP BY flags & 16",
+        *(account_id, key_id, *since),
+    )
+    sums = [[0] * 4, [0] * 4]
+    for *amounts, byok in rows:
+        sums[bool(byok)] = [int(amount) for amount in amounts]
+    own = sums[1]
+    total, daily, weekly, monthly = (ours + theirs for ours, theirs in zip(*sums, strict=True))
+    return Spending(
+        total=total,
+        daily=daily,
+        weekly=weekly,
+        monthly=monthly,
+        byok_total=own[0],
+        byok_daily=own[1],
+        byok_weekly=own[2],
+        byok_monthly=own[3],
+    )
+
+
+async def would_hold(database: Transaction, hold: Hold, now: int) -> Verdict:
+    """What the ledger would say of `hold`, by the same rules. Nothing is held."""
+    balances = await database.fetch(
+        "SELECT paid, promo, held, frozen FROM balance WHERE account_id = $1", hold.account_id
+    )
+    keys = await database.fetch(
+        "SELECT account_id, revoked_at, limit_nano, spent, held, expires_at "
+        "FROM api_key LEFT JOIN key_spend ON key_spend.key_id = api_key.id WHERE api_key.id = $1",
+        hold.key_id,
+    )
+    state = State(balances={}, keys={}, holds={}, ends={}, posted=set())
+    for paid, promo, held, frozen in balances:
+        state.balances[hold.account_id] = Balance(hold.account_id, paid, promo, held, bool(frozen))
+    for account_id, revoked_at, limit, spent, held, expires_at in keys:
+        state.keys[hold.key_id] = KeyState(
+            key_id=hold.key_id,
+            account_id=account_id,
+            live=revoked_at is None,
+            limit=limit,
+            spent=spent or 0,
+            held=held or 0,
+            expires_at=expires_at,
+        )
+    return decide(state, [hold], now).verdicts[0]

@@ -1,0 +1,108 @@
+import msgspec
+import pytest
+
+from tollbridge.core.retry import Kind
+from tollbridge.upstream.health import OWNERS_REMEMBERED, Health
+from tollbridge.values import Price, Route, Upstream
+
+PRICE = Price(input=1, output=1, cache_read=1, cache_write=1, cache_write_1h=1)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def route(name: str = "a", *, owner: int = 0) -> Route:
+    upstream = Upstream(
+        name=name, provider=name, dialect="openai_chat", base_url="", auth="none", credential="", owner=owner
+    )
+    return Route(model="m", upstream=upstream, upstream_model="m", price=PRICE, cost=PRICE)
+
+
+OURS, OWN = route(), route(owner=7)
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_a_customers_credential_opens_no_breaker_of_ours(kind: Kind) -> None:
+    health = Health(Clock())
+    for _ in range(20):
+        health.failed(OWN, kind)
+    assert health.rank(OURS) == 0
+    assert health.rank(route(owner=8)) == 0
+
+
+@pytest.mark.parametrize("kind", [Kind.CREDENTIAL, Kind.OUT_OF_CREDIT])
+def test_a_customers_credential_that_is_refused_goes_last_for_a_minute(kind: Kind) -> None:
+    clock = Clock()
+    health = Health(clock)
+    health.failed(OWN, kind)
+    assert health.rank(OWN) == 1
+    clock.now += 61
+    assert health.rank(OWN) == 0
+
+
+def test_our_credential_that_is_refused_goes_last_and_one_without_credit_is_not_called() -> None:
+    clock = Clock()
+    health = Health(clock)
+    health.failed(OURS, Kind.CREDENTIAL)
+    health.failed(route("b"), Kind.OUT_OF_CREDIT)
+    assert (health.rank(OURS), health.rank(route("b"))) == (1, None)
+    clock.now += 299
+    assert health.rank(route("b")) is None
+    clock.now += 2
+    assert health.rank(route("b")) == 0
+
+
+def test_a_limit_cools_what_was_limited_for_as_long_as_it_says() -> None:
+    clock = Clock()
+    health = Health(clock)
+    health.failed(OURS, Kind.LIMITED, 7.0)
+    assert (health.rank(OURS), health.rank(OWN)) == (None, 0)
+    assert health.usable_in([OURS]) == 7.0
+    clock.now += 7
+    assert health.rank(OURS) == 0
+
+
+def test_breakers_of_customers_are_bounded() -> None:
+    health = Health(Clock())
+    for owner in range(1, OWNERS_REMEMBERED + 10):
+        health.failed(route(owner=owner), Kind.CREDENTIAL)
+    assert len(health._own) == OWNERS_REMEMBERED
+    assert health.rank(route(owner=OWNERS_REMEMBERED + 9)) == 1
+
+
+def test_a_route_without_a_measure_is_tried_before_others() -> None:
+    health = Health(Clock())
+    assert health.latency(OURS) < 0
+    assert health.throughput(OURS) == float("inf")
+
+
+def test_speeds_follow_the_latest_answers() -> None:
+    health = Health(Clock())
+    health.measured(OURS, first_byte_ms=800, tokens=100, ms=1000)
+    assert (health.latency(OURS), health.throughput(OURS)) == (800.0, 100.0)
+    health.measured(OURS, first_byte_ms=0, tokens=180, ms=1000)
+    assert (health.latency(OURS), health.throughput(OURS)) == (700.0, 110.0)
+    for _ in range(100):
+        health.measured(OURS, first_byte_ms=50, tokens=50, ms=1000)
+    assert health.latency(OURS) == pytest.approx(50, abs=1)
+    assert health.throughput(OURS) == pytest.approx(50, abs=1)
+
+
+def test_speed_is_the_routes_whoever_pays() -> None:
+    health = Health(Clock())
+    health.measured(OWN, first_byte_ms=300, tokens=100, ms=1000)
+    assert health.latency(OURS) == 300.0
+    other = msgspec.structs.replace(OURS, upstream_model="larger")
+    assert health.latency(other) < 0
+
+
+def test_a_few_tokens_and_a_whole_answer_say_nothing_of_what_they_cannot() -> None:
+    health = Health(Clock())
+    health.measured(OURS, first_byte_ms=None, tokens=3, ms=1)
+    assert health.latency(OURS) < 0
+    assert health.throughput(OURS) == float("inf")

@@ -1,5 +1,6 @@
 """What the configuration says, where it comes from, and what an operator is told about a mistake."""
 
+import json
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -430,3 +431,70 @@ def test_no_secret_stands_in_a_complaint(file: Path, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read(Source(file), {})
     assert CANARY not in "".join(traceback.format_exception(caught.value))
+
+
+# --- places of a provider -----------------------------------------------------------------------------------------
+
+BEDROCK = {"AWS_BEARER_TOKEN_BEDROCK": CANARY}
+
+
+def test_a_region_of_the_environment_completes_an_address() -> None:
+    providers = read(Source(), BEDROCK | {"AWS_DEFAULT_REGION": "eu-central-1"}).providers
+    assert {name: row.base_url for name, row in providers.items()} == {
+        "bedrock": "https://bedrock-runtime.eu-central-1.amazonaws.com/openai/v1",
+        "bedrock-mantle": "https://bedrock-mantle.eu-central-1.api.aws/v1",
+        "bedrock-anthropic": "https://bedrock-runtime.eu-central-1.amazonaws.com/anthropic/v1",
+    }
+
+
+def test_a_credential_without_its_region_switches_nothing_on_and_says_so() -> None:
+    settings = read(Source(), BEDROCK)
+    assert settings.providers == {}
+    assert settings.warnings == (
+        "AWS_BEARER_TOKEN_BEDROCK is set, but not AWS_REGION or AWS_DEFAULT_REGION: a provider that needs both stays"
+        " off",
+    )
+
+
+def test_a_provider_that_was_asked_for_misses_its_region(file: Path) -> None:
+    with pytest.raises(ConfigError, match=r':1: .*region is missing: write region = "…", or set AWS_REGION'):
+        load(file, "[providers.bedrock]\n", BEDROCK)
+    settings = load(file, '[providers.bedrock]\nregion = "us-east-2"\n', BEDROCK)
+    assert settings.providers["bedrock"].base_url == "https://bedrock-runtime.us-east-2.amazonaws.com/openai/v1"
+
+
+def test_paths_are_completed_too_but_for_the_model(file: Path) -> None:
+    text = '[providers.azure-deployments]\nresource = "mine"\napi_version = "2024-10-21"\n'
+    azure = load(file, text, {"AZURE_OPENAI_API_KEY": CANARY}).providers["azure-deployments"]
+    assert azure.base_url == "https://mine.openai.azure.com/openai/deployments"
+    assert azure.paths["chat"] == "/{model}/chat/completions?api-version=2024-10-21"
+
+
+@pytest.mark.parametrize("path", ["chat", "/a b", "/{town}", "/{", "http://a"])
+def test_a_path_that_is_none_is_told(file: Path, path: str) -> None:
+    with pytest.raises(ConfigError, match=r":\d+: .*expected a path"):
+        load(file, f'[providers.x]\nbase_url = "https://a.com"\npaths = {{ chat = "{path}" }}\n')
+
+
+@pytest.mark.parametrize("place", ["a/b", "a.example.com:8080", "a@b", "", "ä"])
+def test_a_place_is_one_name(file: Path, place: str) -> None:
+    with pytest.raises(ConfigError, match="expected a text"):
+        load(file, f'[providers.azure]\nresource = "{place}"\n', {"AZURE_OPENAI_API_KEY": CANARY})
+
+
+def test_members_for_every_body_are_json(file: Path) -> None:
+    good = load(file, '[providers.x]\nbase_url = "https://a.com"\nadds = { a = \'"v"\', b = "[1]" }\n')
+    assert good.providers["x"].adds == {"a": '"v"', "b": "[1]"}
+    with pytest.raises(ConfigError, match="expected JSON in quotes"):
+        load(file, '[providers.x]\nbase_url = "https://a.com"\nadds = { a = "v" }\n')
+
+
+def test_a_service_account_s_key_is_a_secret(file: Path) -> None:
+    written = '{\n "client_email": "a@b",\n "private_key": "-----BEGIN PRIVATE KEY-----\\nx\\n"\n}\n'
+    (file.parent / "key.json").write_text(written)
+    settings = load(file, '[providers.vertex]\nproject = "p"\napi_key = "file:key.json"\n')
+    assert json.loads(key_of(settings, "vertex")) == json.loads(written)
+    assert "BEGIN" not in repr(settings)
+    (file.parent / "key.json").write_text("{nonsense")
+    with pytest.raises(ConfigError, match="service account's key as it was downloaded"):
+        load(file, '[providers.vertex]\nproject = "p"\napi_key = "file:key.json"\n')

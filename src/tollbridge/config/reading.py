@@ -17,7 +17,7 @@ import msgspec
 
 from tollbridge.config import kinds
 from tollbridge.config.lines import Path, line_numbers
-from tollbridge.config.settings import GROUPS, SETTINGS, Entry, Group, Setting, Settings, Source
+from tollbridge.config.settings import GROUPS, SETTINGS, Entry, Group, ProviderSettings, Setting, Settings, Source
 from tollbridge.core.catalog import ModelRow
 from tollbridge.core.plans import DEFAULT_PLAN, Plan
 from tollbridge.errors import ConfigError
@@ -37,6 +37,7 @@ _CLUSTER = re.compile(
 _STRIPE_KEY = re.compile(r"[sr]k_(live|test)_[A-Za-z0-9_]{16,}")
 _STRIPE_SIGNING = re.compile(r"whsec_[A-Za-z0-9+/=_-]{24,}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,59}")
+_PLACE = re.compile(r"\{(region|project|resource|api_version)\}")
 _TOML_LINE = re.compile(r" \(at (?:line ([0-9]+), column [0-9]+|end of document)\)$")
 
 _ROOT = GROUPS[0]
@@ -84,6 +85,9 @@ class _Reader:
         # Without limits unless the operator sets some.
         values["plans"].setdefault(DEFAULT_PLAN, Plan(name=DEFAULT_PLAN))
         settings = Settings(**values, source=self._source, entries=tuple(self._entries), warnings=tuple(self._warnings))
+        settings = msgspec.structs.replace(
+            settings, providers={name: self._placed(name, row) for name, row in settings.providers.items()}
+        )
         self._check_urls(settings)
         self._check_models(settings)
         self._check_stripe(settings)
@@ -182,14 +186,19 @@ class _Reader:
         for name, row in self._shipped.items():
             variables = row.get("env", [])
             ready = next((each for each in variables if self._environ.get(each)), None)
-            if ready is None and name not in providers:
+            places = row.get("places", {})
+            if name not in providers and (ready is None or not self._are_known(ready, places)):
                 continue
             given = providers.setdefault(name, {})
             if not isinstance(given, dict):
                 continue
             for key, value in row.items():
-                if key not in {"env", "source"} and key not in given:
+                if key not in {"env", "source", "places"} and key not in given:
                     self._put(("providers", name, key), value, "shipped")
+            for key, known in places.items():
+                variable = next((each for each in known if self._environ.get(each)), None)
+                if key not in given and variable is not None:
+                    self._put(("providers", name, key), self._environ[variable], variable)
             if "api_key" not in given and ready is not None:
                 self._put(("providers", name, "api_key"), f"env:{ready}", ready)
             elif "api_key" not in given and variables:
@@ -197,6 +206,16 @@ class _Reader:
                     ("providers", name),
                     f'api_key is missing: write api_key = "env:{variables[0]}", or set {variables[0]}',
                 )
+
+    def _are_known(self, credential: str, places: Mapping[str, list[str]]) -> bool:
+        """Whether the environment says all that a provider's address needs, whose credential it has."""
+        for known in places.values():
+            if not any(self._environ.get(each) for each in known):
+                warning = f"{credential} is set, but not {' or '.join(known)}: a provider that needs both stays off"
+                if warning not in self._warnings:
+                    self._warnings.append(warning)
+                return False
+        return True
 
     # --- deciding -------------------------------------------------------------------------------------------------
 
@@ -321,6 +340,28 @@ class _Reader:
                 raise self._mistake(
                     ("providers", name, "base_url"), what.format("over http:// your key can be read on its way")
                 )
+
+    def _placed(self, name: str, provider: ProviderSettings) -> ProviderSettings:
+        """The provider with its region, project … where its addresses have their names in braces."""
+
+        def fill(text: str) -> str:
+            for place in _PLACE.findall(text):
+                value = getattr(provider, place)
+                if value is None:
+                    known = self._shipped.get(name, {}).get("places", {}).get(place, [])
+                    what = f'{place} is missing: write {place} = "…"' + (f", or set {known[0]}" if known else "")
+                    raise self._mistake(("providers", name), what)
+                text = text.replace(f"{{{place}}}", value)
+            return text
+
+        base_url = fill(provider.base_url)
+        paths = {endpoint: fill(path) for endpoint, path in provider.paths.items()}
+        for endpoint, path in paths.items():
+            if re.fullmatch(r"/[\x21-\x7e]*", path) is None or set("{}") & set(path.replace("{model}", "")):
+                raise self._mistake(
+                    ("providers", name, "paths", endpoint), 'expected a path such as "/{model}/chat?api-version=1"'
+                )
+        return msgspec.structs.replace(provider, base_url=base_url, paths=paths)
 
     def _check_mail(self, settings: Settings) -> None:
         mail = settings.mail

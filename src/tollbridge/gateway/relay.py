@@ -39,7 +39,7 @@ from tollbridge.gateway.admission import Admission, Ticket
 from tollbridge.gateway.settlement import Attempt
 from tollbridge.store.ledger import Ledger
 from tollbridge.upstream import auth
-from tollbridge.upstream.auth import Headers
+from tollbridge.upstream.auth import AccessToken, Headers
 from tollbridge.upstream.health import Health
 from tollbridge.upstream.pool import Pool, Response
 from tollbridge.values import Route
@@ -56,11 +56,12 @@ MAX_RETRY_AFTER_S = 60
 
 
 class Upstream(msgspec.Struct, frozen=True):
-    """How to call one upstream: what it is, its connections, and the headers of every call."""
+    """How to call one upstream: what it is, its connections, the headers of every call, and those that change."""
 
     value: values.Upstream
     pool: Pool
     headers: Headers
+    token: AccessToken | None = None
 
 
 class Answered(msgspec.Struct, Generic[T]):
@@ -153,7 +154,12 @@ class Relay:
         `on_sent` is called when the request leaves: from then on the provider may bill it.
         """
         upstream = self._upstreams[route.upstream.name]
-        headers = auth.headers(route.upstream) if route.upstream.owner else upstream.headers
+        if route.upstream.owner:
+            headers = auth.headers(route.upstream)
+        else:
+            headers = upstream.headers
+            if upstream.token is not None:
+                headers = (*headers, *await upstream.token.headers())
         response = await upstream.pool.open(b"POST", outgoing.target, headers, outgoing.body, on_sent)
         if response.status == 200:
             return response

@@ -134,6 +134,15 @@ def _text_by_name(raw: Any) -> dict[str, str]:
     return raw
 
 
+def _json_by_name(raw: Any) -> dict[str, str]:
+    for name, value in _text_by_name(raw).items():
+        try:
+            json.loads(value)
+        except ValueError:
+            raise Wrong('expected JSON in quotes, such as "true" or \'"a text"\'', name) from None
+    return dict(raw)
+
+
 def _headers(raw: Any) -> dict[str, Secret]:
     for name, value in _text_by_name(raw).items():
         if _HEADER.fullmatch(name) is None:
@@ -147,6 +156,11 @@ def _headers(raw: Any) -> dict[str, Secret]:
 
 def _secret(raw: Any) -> Secret:
     read = _string(raw, 'best "env:NAME" or "file:PATH"')
+    if read.startswith("{"):  # a service account's key
+        try:
+            return Secret(json.dumps(json.loads(read), separators=(",", ":")))
+        except ValueError:
+            raise Wrong("a secret in braces is JSON: a service account's key as it was downloaded") from None
     if re.fullmatch(r"[\x21-\x7e]{1,4096}", read) is None:
         raise Wrong("a secret is printable ASCII without spaces, and not empty")
     return Secret(read)
@@ -155,6 +169,8 @@ def _secret(raw: Any) -> Secret:
 TEXTS = Kind(name="list of texts", parse=_texts, plain=False)
 TEXT_BY_NAME = Kind(name="table of texts", parse=_text_by_name, plain=False)
 HEADERS = Kind(name="table of texts", parse=_headers, plain=False, secret=True)
+JSON_BY_NAME = Kind(name="table of texts", parse=_json_by_name, plain=False)
+PLACE = text('such as "eu-central-1" (letters, digits, ., _ and -)', r"[A-Za-z0-9][A-Za-z0-9._-]*", 100)
 SECRET = Kind(name="secret", parse=_secret, secret=True)
 PATH = Kind(name="path", parse=lambda raw: Path(text('such as "data"').parse(raw)))
 

@@ -429,7 +429,10 @@ SETTINGS = (
     Setting("fetch.timeout", duration(0.1, 300), "10s", "How long fetching one URL may take, redirects included."),
     Setting("fetch.hosts", kinds.TEXTS, [], "Fetch from these hosts only. None: from any of the public internet."),
     Setting(
-        "providers.NAME.dialect", choice("openai_chat", "anthropic"), "openai_chat", "The protocol that it speaks."
+        "providers.NAME.dialect",
+        choice("openai_chat", "anthropic", "gemini"),
+        "openai_chat",
+        "The protocol that it speaks.",
     ),
     Setting(
         "providers.NAME.base_url",

@@ -53,6 +53,7 @@ _NAMES = {
     "parallel_tools": "tool_choice.disable_parallel_tool_use",
     "reasoning": "thinking",
     "stop": "stop_sequences",
+    "turns": "messages",
 }
 _NAMES_OF_EFFORT = _NAMES | {"reasoning": "output_config.effort"}
 _CHOICES: dict[str, Literal["auto", "none", "required", "one"]] = {

@@ -207,7 +207,7 @@ class PassedStream:
             self._open.discard(event.index)
         elif (failed := failure(name, event)) is not None:
             return failed
-        if not self._detail:
+        if not self._detail and kind.isidentifier():
             out.append(event_of(kind.encode(), data))
         return None
 

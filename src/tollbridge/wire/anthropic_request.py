@@ -321,7 +321,7 @@ class _Messages:
 
     def _medium(self, part: Image | Document | Audio, role: str) -> Iterator[_Json]:
         if role not in ("user", "tool"):
-            self._fit.lacks("messages", f"only users can show it pictures and documents, not the role {role}")
+            self._fit.lacks("turns", f"only users can show it pictures and documents, not the role {role}")
         elif isinstance(part, Image):
             if part.detail not in (None, "auto"):
                 self._fit.hint("messages[].content[].image_url.detail")
@@ -333,14 +333,14 @@ class _Messages:
         elif isinstance(part, Document):
             read = _document(part)
             if read is None:
-                self._fit.lacks("messages", f"it reads PDF and plain text, not {part.media_type}")
+                self._fit.lacks("turns", f"it reads PDF and plain text, not {part.media_type}")
                 return
             block: _Json = {"type": "document", "source": read}
             if part.title:
                 block["title"] = part.title
             yield _marked(block, part.cache)
         else:
-            self._fit.lacks("messages", "it does not hear sound")
+            self._fit.lacks("turns", "it does not hear sound")
 
     def _result(self, part: ToolResult) -> _Json:
         blocks = [block for inner in part.parts for block in self._blocks(inner, "tool")]

@@ -197,6 +197,7 @@ def _meters(given: _Counts, raw: bytes) -> tuple[Usage, bool]:
     written = given.cache_creation_input_tokens
     if written is None:
         written = short + long
+    is_odd = short + long > written
     long = min(long, written)
     usage = Usage(
         input=given.input_tokens or 0,
@@ -206,7 +207,7 @@ def _meters(given: _Counts, raw: bytes) -> tuple[Usage, bool]:
         output=given.output_tokens or 0,
         raw=raw,
     )
-    return usage, short + long > written
+    return usage, is_odd
 
 
 def _sum(one: Usage, other: Usage) -> Usage:

@@ -30,6 +30,7 @@ RUNTIME = {
     "httptools": "parses HTTP/1.1 on both sides",
     "jinja2": "templates of pages",
     "msgspec": "JSON and frozen values",
+    "redis": "limits of several processes",
     "sqlalchemy": "the schema and what is not hot",
     "starlette": "requests and answers of pages",
     "uvicorn": "the HTTP server",

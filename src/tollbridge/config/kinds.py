@@ -335,11 +335,20 @@ def _database_url(raw: Any) -> Secret:
     raise Wrong(like)
 
 
+def _redis_url(raw: Any) -> Secret:
+    like = 'expected "redis://:password@host:6379/0", or rediss:// with TLS'
+    read = _string(raw, like)
+    if read.startswith(("redis://", "rediss://")) and urlsplit(read).hostname:
+        return Secret(read)
+    raise Wrong(like)
+
+
 HOST = Kind(name="address", parse=_host)
 ADDRESSES = Kind(name="list of addresses", parse=_addresses, plain=False)
 BASE_URL = Kind(name="URL", parse=_base_url)
 PUBLIC_URL = Kind(name="URL", parse=_public_url)
 DATABASE_URL = Kind(name="URL", parse=_database_url, secret=True)
+REDIS_URL = Kind(name="URL", parse=_redis_url, secret=True)
 
 
 def without_password(url: str) -> str:

@@ -190,6 +190,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     public_url: str | None = None
     database_url: Secret
+    redis_url: Secret | None = None
     data_dir: Path
     host: str
     port: int
@@ -254,6 +255,13 @@ SETTINGS = (
         kinds.DATABASE_URL,
         None,
         "`sqlite:///path` or `postgresql://user:password@host/name`. By default `tollbridge.db` in `data_dir`.",
+    ),
+    Setting(
+        "redis_url",
+        kinds.REDIS_URL,
+        None,
+        "`redis://host:6379/0` of a Redis or Valkey that holds the rate limits of all processes of one gateway. Without "
+        "it each process limits for itself, which is right for one.",
     ),
     Setting(
         "secret",

@@ -45,6 +45,8 @@ class Grant(msgspec.Struct):
     tokens_room: Room | None
     # The limiter's own notes on what it must correct later.
     notes: list[Any]
+    # Limited by a process's share, because the shared counters are away.
+    degraded: bool = False
 
 
 class Exceeded(msgspec.Struct, frozen=True):

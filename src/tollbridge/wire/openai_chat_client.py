@@ -174,6 +174,7 @@ class _State:
         self.details = 0
         self.is_thinking = False
         self.has_refusal = False
+        self.bare: set[int] = set()  # calls without arguments so far
 
 
 class ChatWriter:
@@ -211,7 +212,7 @@ class ChatWriter:
             case ThinkingEnd():
                 return begin if self._hides else begin + self._end_of_thought(event, state)
             case ToolDelta():
-                return begin + self._arguments(event)
+                return begin + self._arguments(event, state)
             case ToolStart():
                 return begin + self._call(event, state)
             case RefusalDelta():
@@ -229,7 +230,9 @@ class ChatWriter:
         more: dict[str, Any] = {}
         if tail.detail:
             more["detail"] = tail.detail
-        out = []
+        # Clients read arguments as JSON, and a call without any came without a piece of them.
+        bare = [ToolDelta(call, "{}", at) for at, state in self._states.items() for call in sorted(state.bare)]
+        out = [self.write(list[Event](bare))]
         for position, finish in enumerate(tail.finishes):
             is_last = position == len(tail.finishes) - 1
             if self._asked:
@@ -284,6 +287,7 @@ class ChatWriter:
 
     def _call(self, event: ToolStart, state: _State) -> bytes:
         state.is_thinking = False
+        state.bare.add(event.index)
         if self._legacy:
             return self._chunk(event.choice, _encode({"function_call": {"name": event.name, "arguments": ""}}))
         call = ToolCall(id=event.id, name=event.name, arguments="", signature=event.signature, origin=event.origin)
@@ -293,7 +297,8 @@ class ChatWriter:
             state.details += 1
         return self._chunk(event.choice, _encode(delta))
 
-    def _arguments(self, event: ToolDelta) -> bytes:
+    def _arguments(self, event: ToolDelta, state: _State) -> bytes:
+        state.bare.discard(event.index)
         text = _encode(event.arguments)
         if self._legacy:
             return self._chunk(event.choice, b'{"function_call":{"arguments":%b}}' % text)

@@ -25,6 +25,7 @@ from tollbridge.wire.openai_chat_provider import OpenAiChat
 from tollbridge.wire.openai_embeddings import EmbeddingsAnswer
 from tollbridge.wire.openai_stream import CompletionStream
 from tollbridge.wire.request import Request
+from tollbridge.wire.responses_client import ResponsesClient
 from tollbridge.wire.translated import TranslatedAnswer, TranslatedStream
 
 
@@ -107,7 +108,11 @@ _MAKERS: dict[tuple[str, str], _Maker] = {
     ("messages", "anthropic"): AnthropicPassing,
 }
 
-_CLIENTS: dict[str, Client] = {"chat": ChatClient(), "messages": AnthropicClient()}
+_CLIENTS: dict[str, Client] = {
+    "chat": ChatClient(),
+    "messages": AnthropicClient(),
+    "responses": ResponsesClient(),
+}
 _PROVIDERS: dict[str, Provider] = {
     "openai_chat": OpenAiChat(),
     "gemini": GeminiProvider(),

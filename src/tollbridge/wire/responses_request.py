@@ -1,0 +1,122 @@
+"""POST /v1/responses, as a caller sends it.
+
+Nothing is kept between requests: what refers to something that OpenAI would have kept (a response before, a
+conversation, an item or a prompt by its id) is refused in plain words, and `store` changes nothing.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+from msgspec import Raw
+
+from tollbridge.errors import InvalidRequest
+from tollbridge.wire import prompt, responses_conversation
+from tollbridge.wire.body import NOTHING, NULL, check_nesting
+from tollbridge.wire.conversation import Conversation
+from tollbridge.wire.prompt import Prompt
+from tollbridge.wire.request import Request, check_model, read_fields, read_typed, wrong
+from tollbridge.wire.responses_body import BODY_RULES, Body
+
+_DECODER = msgspec.json.Decoder(Body)
+_KEPT = {
+    "conversation": "Nothing is kept here: send the whole conversation as 'input'.",
+    "prompt": "No prompts are kept here: send the prompt itself as 'instructions' and 'input'.",
+}
+
+
+class ResponsesRequest(Request, frozen=True, kw_only=True):
+    """See `request.Request`. `asked`: the body as it was read."""
+
+    asked: Body
+
+    def conversation(self) -> Conversation:
+        return responses_conversation.conversation_of(self, self.asked)
+
+    def prompt(self) -> Prompt:
+        return _prompt(self.fields, self.inputs)
+
+
+def parse(body: bytes) -> ResponsesRequest:
+    """A request; raises `InvalidRequest`, and nothing else, whatever `body` is."""
+    fields = read_fields(body)
+    typed = read_typed(body, _DECODER, BODY_RULES)
+    items = typed.input if isinstance(typed.input, list) else ()
+    check_nesting(body, max(0, len(items) - 1))
+    check_model(typed.model)
+    if typed.previous_response_id is not None:
+        raise wrong("previous_response_id", BODY_RULES)
+    if typed.background:
+        raise wrong("background", BODY_RULES)
+    for name, why in _KEPT.items():
+        if fields.get(name, NULL) != NULL:
+            raise InvalidRequest(f"'{name}' cannot be used. {why}", param=name)
+    for index, item in enumerate(items):
+        if item.type == "item_reference" or (item.type is None and item.role is None):
+            what = "It refers to an item by its id, and nothing is kept here: send the item itself."
+            raise InvalidRequest(f"Invalid value for 'input[{index}]'. {what}", param=f"input[{index}]")
+    return ResponsesRequest(
+        endpoint="responses",
+        model=typed.model,
+        stream=bool(typed.stream),
+        max_tokens=typed.max_output_tokens,
+        choices=1,
+        include_usage=None,
+        encoding_format=None,
+        inputs=len(items) or 1,
+        has_parts=bool(items),
+        fields=fields,
+        body=body,
+        asked=typed,
+    )
+
+
+class _Sound(msgspec.Struct, gc=False):
+    data: Raw = NOTHING
+
+
+class _Part(msgspec.Struct, gc=False):
+    image_url: Raw = NOTHING
+    input_audio: _Sound | None = None
+
+
+class _Item(msgspec.Struct, gc=False):
+    content: Raw = NOTHING
+    output: Raw = NOTHING
+
+
+_decode_items = msgspec.json.Decoder(list[_Item]).decode
+_decode_parts = msgspec.json.Decoder(list[_Part]).decode
+
+
+def _prompt(fields: Mapping[str, Raw], items: int) -> Prompt:
+    images, tokens = 0, 0
+    texts = []
+    for name in ("instructions", "input", "tools", "text"):
+        raw = fields.get(name, NULL)
+        if raw != NULL:
+            text = bytes(raw)
+            if name == "input" and text.startswith(b"["):
+                text, images, tokens = prompt.without_media(text, _media(text))
+            texts.append(prompt.unescaped(text))
+    return Prompt(text=b"\n".join(texts), messages=items, images=images, tokens=tokens)
+
+
+def _media(items: bytes) -> Iterator[tuple[bytes, bool]]:
+    """Each inline medium of the input, as of `prompt.without_media`."""
+    for item in _decode_items(items):
+        for part in _parts(item.content) or _parts(item.output):
+            if part.image_url not in (NOTHING, NULL):
+                url = bytes(part.image_url)
+                yield url if url.startswith((b'"data:image/', rb'"data:image\/')) else b"", True
+            elif part.input_audio is not None and bytes(part.input_audio.data).startswith(b'"'):
+                yield bytes(part.input_audio.data), False
+
+
+def _parts(raw: Raw) -> list[_Part]:
+    """Content in parts; nothing where it is something else, which is refused later."""
+    if not bytes(raw).startswith(b"["):
+        return []
+    try:
+        return _decode_parts(raw)
+    except msgspec.ValidationError:
+        return []

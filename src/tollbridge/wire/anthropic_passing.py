@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from tollbridge.errors import ApiError, ProtocolError, UpstreamError
 from tollbridge.values import Route, Usage
-from tollbridge.wire import sse
+from tollbridge.wire import quirks, sse
 from tollbridge.wire.anthropic_client import MESSAGE_STOP, block_stop, error_event, event_of, message_delta
 from tollbridge.wire.anthropic_provider import TARGET, failure, is_whole, no_stream, read_answer
 from tollbridge.wire.anthropic_reply import REASONS, Event, read_event
@@ -46,9 +46,9 @@ class AnthropicPassing:
             fields["model"] = Raw(msgspec.json.encode(route.upstream_model))
         if self._max_tokens is not None and (request.max_tokens is None or self._max_tokens < request.max_tokens):
             fields["max_tokens"] = Raw(b"%d" % self._max_tokens)
-        for name in route.upstream.drops:
-            fields.pop(name, None)
-        return Outgoing(TARGET, msgspec.json.encode(fields))
+        quirks.change(fields, route.upstream)
+        target = quirks.target_for(route, "messages", TARGET, stream=request.stream)
+        return Outgoing(target, msgspec.json.encode(fields))
 
     def response(self, body: bytes) -> Answer:
         return PassedAnswer(self._names, body)

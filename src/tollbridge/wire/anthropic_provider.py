@@ -7,7 +7,7 @@ from msgspec import Raw
 
 from tollbridge.errors import ProtocolError, UpstreamError
 from tollbridge.values import Route, Usage
-from tollbridge.wire import anthropic_request, sse
+from tollbridge.wire import anthropic_request, quirks, sse
 from tollbridge.wire.anthropic_reply import REASONS, Block, Event, Message, read_event, read_message
 from tollbridge.wire.anthropic_request import ORIGIN
 from tollbridge.wire.anthropic_usage import Meter
@@ -35,7 +35,7 @@ from tollbridge.wire.conversation import Event as Said
 from tollbridge.wire.errors import said_in
 from tollbridge.wire.exchange import Outgoing
 
-TARGET = b"/messages"
+TARGET = "/messages"
 # An answer that is no stream at all may be an error in JSON; more than this is not.
 _MAX_HEAD = 16_384
 _NO_INPUT = (NOTHING, NULL, Raw(b"{}"))
@@ -50,9 +50,9 @@ class AnthropicProvider:
         fields = anthropic_request.body(
             conversation, route.upstream_model, min(limits, default=route.output_limit), fit
         )
-        for name in route.upstream.drops:
-            fields.pop(name, None)
-        return Outgoing(TARGET, msgspec.json.encode(fields), tuple(dict.fromkeys(fit.dropped)))
+        quirks.change(fields, route.upstream)
+        target = quirks.target_for(route, "messages", TARGET, stream=conversation.stream)
+        return Outgoing(target, msgspec.json.encode(fields), tuple(dict.fromkeys(fit.dropped)))
 
     def reply(self, body: bytes) -> Reply:
         message, _ = read_answer(body)

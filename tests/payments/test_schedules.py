@@ -1,13 +1,15 @@
 """I5–I8: whatever order a payment's events come in, how often, how many at once, and whoever dies: one credit.
 
 Each schedule takes one payment through a random life (paid at once or slowly, refunded, disputed, won or lost), and
-delivers the events shuffled, doubled, some never, in parallel, through two gateways on one database, with crashes and
-a Stripe that fails at random. Then the reconciler runs. The end must be what Stripe's own record says, to the nano-USD.
+delivers the events while it happens: shuffled, doubled, some never, in parallel, through two gateways on one database,
+with crashes, answers that are old when they are acted upon, and a Stripe that fails at random. Then the reconciler
+runs. The end must be what Stripe's own record says, to the nano-USD.
 """
 
 import asyncio
 import os
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -56,27 +58,37 @@ class Mortal(Payments):
         return settled
 
     async def settle(self, payment: Payment, report: Report, event: str | None = None) -> Payment:
+        if self._chance is not None:
+            # The report grows old, and others act on newer ones.
+            await asyncio.sleep(self._chance.choice([0, 0, 0.01, 0.03]))
         settled = await super().settle(payment, report, event)
         self._risk()
         return settled
 
 
-def live(stripe: FakeStripe, session: str, chance: random.Random) -> None:
-    """What customer, bank and merchant do with one payment."""
+def live(stripe: FakeStripe, session: str, chance: random.Random) -> Iterator[None]:
+    """What customer, bank and merchant do with one payment, step by step."""
     slowly = chance.random() < 0.4
     stripe.pay(session, slowly=slowly)
+    yield
     if slowly:
         if chance.random() < 0.2:
             stripe.slow_failure(session)
             return
         stripe.slow_success(session)
+        yield
     intent = stripe.objects[session]["payment_intent"]
-    refunds = [stripe.refund(intent, chance.choice([100, 250])) for _ in range(chance.choice([0, 0, 1, 2]))]
+    refunds = []
+    for _ in range(chance.choice([0, 0, 1, 2])):
+        refunds.append(stripe.refund(intent, chance.choice([100, 250])))
+        yield
     for refund in refunds:
         if chance.random() < 0.3:
             stripe.fail_refund(refund["id"])
+            yield
     if chance.random() < 0.4:
         dispute = stripe.dispute(intent, chance.choice([None, 500]), inquiry=chance.random() < 0.2)
+        yield
         if dispute["balance_transactions"] and chance.random() < 0.7:
             stripe.close_dispute(dispute["id"], won=chance.random() < 0.5)
 
@@ -117,15 +129,20 @@ async def schedule(till: Till, nodes: list[Mortal], seed: int) -> None:
     session = till.session(checkout)
     if chance.random() < 0.15:
         await till.database.execute("UPDATE payment SET external_id = NULL WHERE id = $1", checkout.payment.id)
-    live(stripe, session, chance)
-    deliveries = [event for event in stripe.events for _ in range(chance.choice([0, 1, 1, 2, 3]))]
-    chance.shuffle(deliveries)
     for node in nodes:
         node.arm(chance)
     stripe.faults = [chance.choice(["", "", "", "500", "drop", "lost"]) for _ in range(chance.choice([0, 0, 20]))]
-    while deliveries:
+    life, deliveries, seen, steps = live(stripe, session, chance), list[Object](), 0, True
+    while steps or deliveries:
         batch = [deliveries.pop() for _ in range(min(len(deliveries), chance.choice([1, 1, 2, 4])))]
-        await asyncio.gather(*(deliver(chance.choice(nodes), stripe, event) for event in batch))
+        under_way = asyncio.gather(*(deliver(chance.choice(nodes), stripe, event) for event in batch))
+        if chance.random() < 0.5 or not batch:
+            await asyncio.sleep(chance.choice([0, 0.005]))
+            steps = next(life, life) is None
+            deliveries += [each for each in stripe.events[seen:] for _ in range(chance.choice([0, 1, 1, 2, 3]))]
+            seen = len(stripe.events)
+            chance.shuffle(deliveries)
+        await under_way
     stripe.faults = []
     for node in nodes:
         node.arm(None)
@@ -151,6 +168,11 @@ async def check(till: Till, stripe: FakeStripe, session: str, email: str) -> Non
     )
     assert top_ups == [(1 if stripe.objects[session]["payment_status"] == "paid" else 0,)]
     (payment,) = await rows.of_account(till.database, after.id, 1 << 62, 9)
+    papers = await till.database.fetch(
+        "SELECT kind, COALESCE(reversal_id, 0) FROM invoice WHERE account_id = $1", after.id
+    )
+    assert len(papers) == len(set(papers))
+    assert [kind for kind, _ in papers].count("invoice") == top_ups[0][0]
     assert payment.status is (Status.PAID if top_ups[0][0] else Status.FAILED)
     open_disputes = [
         each

@@ -125,6 +125,12 @@ async def end(database: Database, user: User, public_id: str) -> None:
         raise NotFound("There is no such session.")
 
 
+async def end_others(database: Database, presence: Presence) -> None:
+    """Log all other browsers of the user out."""
+    session = presence.session
+    await run(database, lambda transaction: sessions.end_all(transaction, presence.user.id, but=session.id))
+
+
 async def look_at(database: Database, presence: Presence, account: str) -> None:
     """Turn to another account of the same user; raises `NotFound`."""
     ids = {each.public_id: each.account_id for each in await members.of_user(database, presence.user.id)}

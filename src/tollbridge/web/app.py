@@ -8,14 +8,14 @@ import logging
 import time
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from tollbridge.core.catalog import Catalog
-from tollbridge.errors import ApiError, InternalError, MethodNotAllowed, NotFound
+from tollbridge.errors import ApiError, InternalError, MethodNotAllowed, NotFound, TollbridgeError
 from tollbridge.services import sessions
 from tollbridge.services.desk import Desk
 from tollbridge.telemetry import RequestIds, RequestLine, RequestLog, now_ms
@@ -52,6 +52,11 @@ class Web:
         response.headers.setdefault("cache-control", "no-store")
         await response(scope, receive, send)
         self._note(visit, response.status_code, started)
+        for work in visit.afterwards:
+            try:
+                await work
+            except TollbridgeError as error:
+                _LOGGER.warning("request %s, afterwards: %s", visit.request_id, error)
 
     async def _answer(self, visit: Visit) -> Response:
         try:
@@ -100,9 +105,11 @@ class Web:
 
     def _elsewhere(self, visit: Visit, elsewhere: access.Elsewhere) -> Response:
         request = visit.request
-        back = request.scope["path"] if request.method in guard.SAFE_METHODS else "/dashboard"
-        if request.url.query and request.method in guard.SAFE_METHODS:
-            back += f"?{request.url.query}"
+        # What was filled in is not kept: back to the page that it stood on.
+        asked = urlsplit(request.headers.get("referer", "/dashboard"))
+        if request.method in guard.SAFE_METHODS:
+            asked = urlsplit(f"{request.scope['path']}?{request.url.query}")
+        back = asked.path + (f"?{asked.query}" if asked.query else "")
         return visit.redirect(f"{elsewhere.path}?next={quote(back, safe='/')}")
 
     def _refuse(self, visit: Visit, error: ApiError) -> Response:

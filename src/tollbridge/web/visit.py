@@ -1,6 +1,6 @@
 """What a page's function is given."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -66,6 +66,7 @@ class Visit:
         self.half: Presence | None = None
         self.now = 0
         self.page: Page | None = None
+        self.afterwards: list[Coroutine[Any, Any, object]] = []
         self._cookies: list[tuple[str, str, int]] = []
 
     # --- who asks -------------------------------------------------------------------------------------------------
@@ -162,6 +163,10 @@ class Visit:
         if self.by_htmx:
             return Response(status_code=204, headers={"hx-redirect": path})
         return RedirectResponse(path, 303)
+
+    def later(self, work: Coroutine[Any, Any, object]) -> None:
+        """Have this done once the answer is on its way."""
+        self.afterwards.append(work)
 
     def next_path(self, default: str = "/dashboard") -> str:
         """Where the visitor wanted to go before they had to log in: a path of ours, or `default`."""

@@ -1,0 +1,154 @@
+"""Changing what one logs in with: a forgotten password, a new password, a new e-mail address."""
+
+from tollbridge.errors import InvalidRequest
+from tollbridge.services import accounts, letters, passwords, register, sessions, throttle
+from tollbridge.services.desk import Desk
+from tollbridge.services.mail import Mail
+from tollbridge.services.sessions import Client, Presence
+from tollbridge.store import accounts as account_rows
+from tollbridge.store import activity, mail, members, users
+from tollbridge.store import sessions as session_rows
+from tollbridge.store.activity import NewDeed
+from tollbridge.store.db import Duplicate, Transaction, run
+from tollbridge.store.users import User
+
+RESET = "reset"
+EMAIL = "email"
+RESET_MS = 15 * 60_000
+EMAIL_MS = throttle.DAY_MS
+SPENT = "This link is no longer good. Ask for a new one."
+
+
+async def forgot(desk: Desk, email: str, client: Client) -> None:
+    """A link to choose a new password goes to the address, if it is somebody's. Who asks does not learn it."""
+    try:
+        address = accounts.normalise(email)
+    except InvalidRequest:
+        return
+    now = await desk.database.now()
+    to_them = await throttle.spend(desk.database, "mail-to", address, throttle.MAILS_TO_ADDRESS, now)
+    from_here = register.is_local(client.address) or await throttle.spend(
+        desk.database, "mail-from", client.address, throttle.MAILS_FROM_ADDRESS, now
+    )
+    if to_them and from_here:
+        user = await users.by_email(desk.database, address)
+        if user is not None:
+            await _put(desk, letters.reset(desk, address, await reset_token(desk, user, RESET_MS)), now)
+
+
+async def reset_token(desk: Desk, user: User, good_for_ms: int) -> str:
+    """What a link to choose a new password holds. Earlier ones are void."""
+    now = await desk.database.now()
+    token = sessions.new_token()
+    holder = (user.id, user.email)
+    await run(
+        desk.database,
+        lambda transaction: mail.add_token(transaction, sessions.digest(token), RESET, holder, now + good_for_ms),
+    )
+    return token
+
+
+async def reset(desk: Desk, token: str, password: str, client: Client) -> None:
+    """Choose a new password by the link. All sessions end. InvalidRequest: the link or the password is not good."""
+    now = await desk.database.now()
+    digest = sessions.digest(token)
+    found = await mail.find_token(desk.database, digest, RESET, now)
+    user = await users.by_id(desk.database, found[0]) if found else None
+    if user is None:
+        raise InvalidRequest(SPENT, param="token")
+    checked = passwords.check(password, user.email, desk.settings.brand.name)
+    hashed = await desk.passwords.hash(checked)
+
+    async def use_case(transaction: Transaction) -> bool:
+        if await mail.take_token(transaction, digest, RESET, now) is None:
+            return False
+        await users.set_password(transaction, user.id, hashed)
+        await session_rows.end_all(transaction, user.id)
+        # Whoever has the link has the mailbox.
+        await register.admit(desk, transaction, user, 0, now)
+        await _note(transaction, user, "password.reset", client, now)
+        return True
+
+    if not await run(desk.database, use_case):
+        raise InvalidRequest(SPENT, param="token")
+
+
+async def change_password(desk: Desk, presence: Presence, password: str, client: Client) -> str:
+    """The token of the session that goes on; all others end. InvalidRequest: the new password will not do."""
+    user, now = presence.user, await desk.database.now()
+    checked = passwords.check(password, user.email, desk.settings.brand.name)
+    hashed = await desk.passwords.hash(checked)
+    letter = letters.changed(desk, user.email, "password")
+
+    async def use_case(transaction: Transaction) -> None:
+        await users.set_password(transaction, user.id, hashed)
+        await session_rows.end_all(transaction, user.id, but=presence.session.id)
+        await _note(transaction, user, "password.changed", client, now)
+        await desk.post.put(transaction, letter, now)
+
+    await run(desk.database, use_case)
+    desk.post.hurry(letter)
+    return await sessions.renew(desk.database, presence, client, factors=presence.session.factors)
+
+
+async def change_email(desk: Desk, presence: Presence, email: str) -> None:
+    """A link goes to the new address, and a word of it to the old one. Nothing changes until the link is followed.
+
+    InvalidRequest: that is no address. RateLimited: too many.
+    """
+    user, now = presence.user, await desk.database.now()
+    address = accounts.normalise(email)
+    if address == user.email:
+        raise InvalidRequest("This is your address already.", param="email")
+    if not await throttle.spend(desk.database, "mail-to", address, throttle.MAILS_TO_ADDRESS, now):
+        raise throttle.too_many("Too many mails to this address", throttle.HOUR_MS)
+    token = sessions.new_token()
+    taken = await users.by_email(desk.database, address) is not None
+    letter = letters.already_registered(desk, address) if taken else letters.confirm_email(desk, address, token)
+
+    async def use_case(transaction: Transaction) -> None:
+        if not taken:
+            await mail.add_token(transaction, sessions.digest(token), EMAIL, (user.id, address), now + EMAIL_MS)
+        await desk.post.put(transaction, letter, now)
+
+    await run(desk.database, use_case)
+    desk.post.hurry(letter)
+
+
+async def confirm_email(desk: Desk, token: str, client: Client) -> None:
+    """The new address is theirs. InvalidRequest: the link is not good (any more), or somebody else has the address."""
+    now = await desk.database.now()
+
+    async def use_case(transaction: Transaction) -> Mail | None:
+        found = await mail.take_token(transaction, sessions.digest(token), EMAIL, now)
+        user = await users.by_id(transaction, found[0]) if found else None
+        if found is None or user is None:
+            return None
+        await users.set_email(transaction, user.id, found[1])
+        await users.set_verified(transaction, user.id, now)
+        own = await account_rows.by_email(transaction, user.email)
+        if own is not None and await members.role_of(transaction, own.id, user.id) is not None:
+            await account_rows.set_email(transaction, own.id, found[1])
+        await _note(transaction, user, "email.changed", client, now)
+        letter = letters.changed(desk, user.email, "e-mail address")
+        await desk.post.put(transaction, letter, now)
+        return letter
+
+    try:
+        letter = await run(desk.database, use_case)
+    except Duplicate:
+        raise InvalidRequest("Somebody else has this address by now.", param="token") from None
+    if letter is None:
+        raise InvalidRequest(SPENT, param="token")
+    desk.post.hurry(letter)
+
+
+async def _put(desk: Desk, letter: Mail, now: int) -> None:
+    await run(desk.database, lambda transaction: desk.post.put(transaction, letter, now))
+    desk.post.hurry(letter)
+
+
+async def _note(transaction: Transaction, user: User, action: str, client: Client, now: int) -> None:
+    for each in await members.of_user(transaction, user.id):
+        deed = NewDeed(account_id=each.account_id, actor=user.email, action=action, address=client.address)
+        await activity.add(transaction, deed, now)

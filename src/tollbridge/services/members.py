@@ -1,0 +1,170 @@
+"""Who belongs to an account: inviting, changing roles, parting."""
+
+from tollbridge.core.roles import Role, may_give
+from tollbridge.errors import Forbidden, InvalidRequest, NotFound
+from tollbridge.services import accounts, letters, sessions, throttle
+from tollbridge.services.desk import Desk
+from tollbridge.services.sessions import Client, Presence
+from tollbridge.store import activity, members
+from tollbridge.store import sessions as session_rows
+from tollbridge.store.activity import NewDeed
+from tollbridge.store.db import Duplicate, Transaction, run
+from tollbridge.store.members import Invitation
+
+INVITATION_MS = 7 * throttle.DAY_MS
+MOST_INVITATIONS = 50
+
+
+async def invite(desk: Desk, presence: Presence, email: str, role: str, client: Client) -> None:
+    """InvalidRequest: no address, no role, a member already. Forbidden: more than the inviter may give."""
+    account, giver = _account(presence)
+    address, wanted = accounts.normalise(email), read_role(role)
+    _allow(giver, wanted)
+    now = await desk.database.now()
+    if any(each.email == address for each in await members.of_account(desk.database, account)):
+        raise InvalidRequest("They are a member already.", param="email")
+    if len(await members.invitations(desk.database, account)) >= MOST_INVITATIONS:
+        raise InvalidRequest("Too many invitations are open. Take some back first.", param="email")
+    if not await throttle.spend(desk.database, "mail-to", address, throttle.MAILS_TO_ADDRESS, now):
+        raise throttle.too_many("Too many mails to this address", throttle.HOUR_MS)
+    token = sessions.new_token()
+    letter = letters.invitation(desk, address, presence.user.email, token)
+    row = Invitation(
+        public_id=accounts.new_id("inv"),
+        account_id=account,
+        email=address,
+        role=wanted,
+        created_at=now,
+        expires_at=now + INVITATION_MS,
+    )
+
+    async def use_case(transaction: Transaction) -> None:
+        await members.invite(transaction, row, sessions.digest(token))
+        await _note(transaction, presence, "member.invited", f"{address} as {wanted}", client)
+        await desk.post.put(transaction, letter, now)
+
+    await run(desk.database, use_case)
+    desk.post.hurry(letter)
+
+
+async def find_invitation(desk: Desk, token: str) -> Invitation:
+    """Raises `InvalidRequest` when the link is not good (any more)."""
+    found = await members.find_invitation(desk.database, sessions.digest(token), await desk.database.now())
+    if found is None:
+        raise InvalidRequest("This invitation is no longer good. Ask for a new one.", param="token")
+    return found
+
+
+async def accept(desk: Desk, presence: Presence, token: str) -> None:
+    """The user belongs to the account from now on, and looks at it. The link is the proof of the address.
+
+    InvalidRequest: the link is not good, or went to another address than the user's.
+    """
+    invitation = await find_invitation(desk, token)
+    if invitation.email != presence.user.email:
+        raise InvalidRequest(f"This invitation is for {invitation.email}: log in with that address.", param="token")
+    now = await desk.database.now()
+
+    async def use_case(transaction: Transaction) -> bool:
+        if not await members.take_back(transaction, invitation.account_id, invitation.public_id):
+            return False
+        await members.add(transaction, invitation.account_id, presence.user.id, invitation.role, now)
+        await session_rows.move(transaction, presence.session.id, invitation.account_id)
+        deed = NewDeed(
+            account_id=invitation.account_id,
+            actor=presence.user.email,
+            action="member.joined",
+            detail=f"as {invitation.role}",
+        )
+        await activity.add(transaction, deed, now)
+        return True
+
+    try:
+        joined = await run(desk.database, use_case)
+    except Duplicate:
+        raise InvalidRequest("You are a member already.", param="token") from None
+    if not joined:
+        raise InvalidRequest("This invitation is no longer good. Ask for a new one.", param="token")
+
+
+async def take_back(desk: Desk, presence: Presence, invitation: str, client: Client) -> None:
+    """Raises `NotFound`."""
+    account, _ = _account(presence)
+
+    async def use_case(transaction: Transaction) -> bool:
+        await _note(transaction, presence, "member.uninvited", "", client)
+        return await members.take_back(transaction, account, invitation)
+
+    if not await run(desk.database, use_case):
+        raise NotFound("There is no such invitation.")
+
+
+async def set_role(desk: Desk, presence: Presence, member: str, role: str, client: Client) -> None:
+    """NotFound, InvalidRequest (the last owner stays one), Forbidden (nobody gives or takes more than they have)."""
+    account, giver = _account(presence)
+    wanted = read_role(role)
+
+    async def use_case(transaction: Transaction) -> None:
+        user_id, current = await _find(transaction, account, member)
+        _allow(giver, current)
+        _allow(giver, wanted)
+        if current is Role.OWNER and wanted is not Role.OWNER:
+            await _keep_an_owner(transaction, account)
+        await members.set_role(transaction, account, user_id, wanted)
+        await _note(transaction, presence, "member.role", f"{current} → {wanted}", client)
+
+    await run(desk.database, use_case)
+
+
+async def remove(desk: Desk, presence: Presence, member: str, client: Client) -> None:
+    """Somebody belongs to the account no longer; their sessions look at no account. Raises as `set_role`."""
+    account, giver = _account(presence)
+
+    async def use_case(transaction: Transaction) -> None:
+        user_id, current = await _find(transaction, account, member)
+        if user_id != presence.user.id:
+            _allow(giver, current)
+        if current is Role.OWNER:
+            await _keep_an_owner(transaction, account)
+        await members.remove(transaction, account, user_id)
+        await _note(transaction, presence, "member.removed", "", client)
+
+    await run(desk.database, use_case)
+
+
+def read_role(text: str) -> Role:
+    try:
+        return Role(text)
+    except ValueError:
+        raise InvalidRequest(f"A role is one of {', '.join(Role)}.", param="role") from None
+
+
+def _account(presence: Presence) -> tuple[int, Role]:
+    assert presence.account is not None
+    assert presence.role is not None
+    return presence.account.id, presence.role
+
+
+def _allow(giver: Role, role: Role) -> None:
+    if not may_give(giver, role):
+        raise Forbidden("Only an owner can do that.", code="role")
+
+
+async def _find(transaction: Transaction, account: int, member: str) -> tuple[int, Role]:
+    found = await members.find(transaction, account, member)
+    if found is None:
+        raise NotFound("There is no such member.")
+    return found
+
+
+async def _keep_an_owner(transaction: Transaction, account: int) -> None:
+    if await members.owners(transaction, account) <= 1:
+        raise InvalidRequest("An account has an owner: make somebody else one first.")
+
+
+async def _note(transaction: Transaction, presence: Presence, action: str, detail: str, client: Client) -> None:
+    account, _ = _account(presence)
+    deed = NewDeed(
+        account_id=account, actor=presence.user.email, action=action, detail=detail, address=client.address
+    )
+    await activity.add(transaction, deed, presence.session.seen_at)

@@ -1,0 +1,80 @@
+"""A second factor: a secret that an authenticator shares with us, and codes for the day on which it is lost."""
+
+import secrets
+
+import msgspec
+
+from tollbridge.core import totp
+from tollbridge.errors import InvalidRequest
+from tollbridge.services import sessions
+from tollbridge.services.desk import Desk
+from tollbridge.services.sessions import Client, Presence
+from tollbridge.store import users
+from tollbridge.store.db import Transaction, run
+
+RECOVERY_CODES = 10
+_CODE_LENGTH = 10
+# Without those that look alike.
+_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
+
+
+class Proposal(msgspec.Struct, frozen=True):
+    """What an authenticator needs: as people type it, and as a link."""
+
+    secret: str
+    uri: str
+
+    def __repr__(self) -> str:
+        return "Proposal(…)"
+
+
+async def propose(desk: Desk, presence: Presence) -> Proposal:
+    """A secret for this user, the same until its first code was given."""
+    user = presence.user
+    use = f"totp/{user.public_id}"
+    sealed = await users.totp_secret(desk.database, user.id)
+    if sealed is None:
+        fresh = desk.master.seal(use, secrets.token_bytes(totp.SECRET_BYTES))
+        await run(desk.database, lambda transaction: users.propose_totp(transaction, user.id, fresh))
+        sealed = await users.totp_secret(desk.database, user.id)
+    assert sealed is not None
+    secret = desk.master.open(use, sealed)
+    return Proposal(totp.base32(secret), totp.uri(secret, desk.settings.brand.name, user.email))
+
+
+async def begin(desk: Desk, presence: Presence, code: str, client: Client) -> tuple[str, list[str]]:
+    """A session's token in the place of the present one, and recovery codes, which nobody can show again.
+
+    InvalidRequest: the code is not the one of the proposed secret.
+    """
+    user, now = presence.user, await desk.database.now()
+    sealed = await users.totp_secret(desk.database, user.id)
+    step = None
+    if sealed is not None and user.totp_since is None:
+        secret = desk.master.open(f"totp/{user.public_id}", sealed)
+        step = totp.matching_step(secret, code, now, user.totp_step)
+    if step is None:
+        raise InvalidRequest("This is not the code that it shows now. Wait for the next one.", param="code")
+    codes, used = new_codes(), step
+
+    async def use_case(transaction: Transaction) -> None:
+        await users.take_step(transaction, user.id, used)
+        await users.begin_totp(transaction, user.id, now)
+        await users.replace_recovery_codes(transaction, user.id, [sessions.digest(each) for each in codes])
+
+    await run(desk.database, use_case)
+    token = await sessions.renew(desk.database, presence, client, factors=2)
+    return token, [f"{each[:5]}-{each[5:]}" for each in codes]
+
+
+async def end(desk: Desk, presence: Presence, client: Client) -> str:
+    """Log in by password alone from now on; the token of the session that goes on. Operators cannot."""
+    if presence.user.operator:
+        raise InvalidRequest("Operators keep their second factor.")
+    await run(desk.database, lambda transaction: users.end_totp(transaction, presence.user.id))
+    return await sessions.renew(desk.database, presence, client, factors=1)
+
+
+def new_codes() -> list[str]:
+    """More than 49 bits of chance each, behind a throttle."""
+    return ["".join(secrets.choice(_LETTERS) for _ in range(_CODE_LENGTH)) for _ in range(RECOVERY_CODES)]

@@ -1,0 +1,27 @@
+"""Closing an account: the books stay as they are, and who they were kept for is forgotten."""
+
+from tollbridge.store.db import Transaction
+from tollbridge.store.meta import raise_cache_epoch
+
+
+async def close_account(transaction: Transaction, account_id: int, pseudonym: str, now: int) -> None:
+    """Its calls are refused from the next one on, and nobody belongs to it. Charges, grants and payments stay."""
+    await transaction.execute("UPDATE balance SET frozen = $2 WHERE account_id = $1", account_id, True)
+    await transaction.execute(
+        "UPDATE api_key SET revoked_at = COALESCE(revoked_at, $2), label = '' WHERE account_id = $1", account_id, now
+    )
+    await transaction.execute(
+        "DELETE FROM key_copy WHERE key_id IN (SELECT id FROM api_key WHERE account_id = $1)", account_id
+    )
+    await transaction.execute("UPDATE session SET account_id = NULL WHERE account_id = $1", account_id)
+    await transaction.execute("DELETE FROM membership WHERE account_id = $1", account_id)
+    await transaction.execute("DELETE FROM invitation WHERE account_id = $1", account_id)
+    await transaction.execute("DELETE FROM activity WHERE account_id = $1", account_id)
+    await transaction.execute(
+        "UPDATE account SET email = $2, email_verified_at = NULL WHERE id = $1", account_id, pseudonym
+    )
+    await raise_cache_epoch(transaction)
+
+
+async def forget_letters(transaction: Transaction, recipient: str) -> None:
+    await transaction.execute("DELETE FROM outbox WHERE recipient = $1", recipient)

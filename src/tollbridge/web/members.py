@@ -1,0 +1,120 @@
+"""Members of an account, invitations, and what was done."""
+
+from starlette.responses import Response
+
+from tollbridge.core.roles import Role, may_give
+from tollbridge.errors import ApiError, Forbidden, InvalidRequest, RateLimited
+from tollbridge.services import members as service
+from tollbridge.store import activity, members
+from tollbridge.web.forms import Form
+from tollbridge.web.page import ADMIN, ANYONE, MEMBER, USER, Page
+from tollbridge.web.visit import Visit
+
+MEMBERS = "/dashboard/members"
+ACTIVITY_PAGE = 50
+_NEWEST = (1 << 62) - 1
+ROLES = {
+    Role.OWNER: "Owner: everything, closing the account too",
+    Role.ADMIN: "Admin: members, keys and money",
+    Role.DEVELOPER: "Developer: keys, usage, playground",
+    Role.BILLING: "Billing: usage and money",
+    Role.VIEWER: "Viewer: looks at usage",
+}
+
+
+async def list_members(visit: Visit) -> Response:
+    return await _members(visit, Form({"role": Role.DEVELOPER}))
+
+
+async def _members(visit: Visit, form: Form, status: int = 200) -> Response:
+    shared, presence = visit.shared, visit.presence
+    assert presence is not None
+    assert presence.role is not None
+    return visit.render(
+        "account/members.html",
+        status=status,
+        form=form,
+        members=await members.of_account(shared.database, visit.account.id),
+        invitations=await members.invitations(shared.database, visit.account.id),
+        roles=[(role.value, label) for role, label in ROLES.items() if may_give(presence.role, role)],
+    )
+
+
+async def invite(visit: Visit) -> Response:
+    form = await visit.form()
+    assert visit.presence is not None
+    try:
+        await service.invite(visit.shared.desk, visit.presence, form["email"], form["role"], visit.client)
+    except (InvalidRequest, RateLimited) as error:
+        return await _members(visit, form.refused(error, "email", "role"), error.status)
+    return visit.redirect(MEMBERS)
+
+
+async def take_back(visit: Visit) -> Response:
+    assert visit.presence is not None
+    await service.take_back(visit.shared.desk, visit.presence, visit.path("invitation"), visit.client)
+    return visit.redirect(MEMBERS)
+
+
+async def set_role(visit: Visit) -> Response:
+    form = await visit.form()
+    assert visit.presence is not None
+    try:
+        await service.set_role(visit.shared.desk, visit.presence, visit.path("member"), form["role"], visit.client)
+    except (InvalidRequest, Forbidden) as error:
+        return await _refused(visit, error)
+    return visit.redirect(MEMBERS)
+
+
+async def remove(visit: Visit) -> Response:
+    assert visit.presence is not None
+    try:
+        await service.remove(visit.shared.desk, visit.presence, visit.path("member"), visit.client)
+    except (InvalidRequest, Forbidden) as error:
+        return await _refused(visit, error)
+    return visit.redirect(MEMBERS)
+
+
+async def _refused(visit: Visit, error: ApiError) -> Response:
+    return await _members(visit, Form({"role": Role.DEVELOPER}).refused(error), error.status)
+
+
+async def leave(visit: Visit) -> Response:
+    """Belong to this account no longer."""
+    assert visit.presence is not None
+    await service.remove(visit.shared.desk, visit.presence, visit.user.public_id, visit.client)
+    return visit.redirect("/dashboard/accounts")
+
+
+async def invitation(visit: Visit) -> Response:
+    found = await service.find_invitation(visit.shared.desk, visit.query("token"))
+    return visit.render("login/invitation.html", form=Form(), token=visit.query("token"), invitation=found)
+
+
+async def accept(visit: Visit) -> Response:
+    form = await visit.form()
+    assert visit.presence is not None
+    await service.accept(visit.shared.desk, visit.presence, form["token"])
+    return visit.redirect("/dashboard")
+
+
+async def deeds(visit: Visit) -> Response:
+    text = visit.query("before")
+    if text and not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise InvalidRequest("This page does not exist.", param="before")
+    before = int(text) if text else _NEWEST
+    found = await activity.page(visit.shared.database, visit.account.id, before, ACTIVITY_PAGE)
+    return visit.render("account/activity.html", deeds=found, more=len(found) == ACTIVITY_PAGE, first=not text)
+
+
+PAGES = (
+    Page("GET", MEMBERS, ADMIN, list_members),
+    Page("POST", MEMBERS, ADMIN, invite),
+    Page("POST", f"{MEMBERS}/{{member}}/role", ADMIN, set_role),
+    Page("POST", f"{MEMBERS}/{{member}}/remove", ADMIN, remove),
+    Page("POST", f"{MEMBERS}/invitations/{{invitation}}", ADMIN, take_back),
+    Page("POST", "/dashboard/leave", MEMBER, leave),
+    Page("GET", "/dashboard/activity", ADMIN, deeds),
+    Page("GET", "/auth/invitation", ANYONE, invitation),
+    Page("POST", "/auth/invitation", USER, accept),
+)

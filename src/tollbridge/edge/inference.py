@@ -33,7 +33,7 @@ from tollbridge.gateway.streams import SSE_HEADERS, LiveStreams, StreamCall, fai
 from tollbridge.telemetry import RequestIds, RequestLine, RequestLog, now_ms
 from tollbridge.values import Model, Outcome, Price, Route, Usage
 from tollbridge.wire import errors as wire_errors
-from tollbridge.wire import openai_chat, openai_completions, openai_embeddings, preferences
+from tollbridge.wire import openai_chat, openai_completions, openai_embeddings, preferences, responses_request
 from tollbridge.wire.exchange import Answer, Exchange, Outgoing
 from tollbridge.wire.request import Request
 
@@ -54,6 +54,7 @@ class Endpoint(NamedTuple):
 # An endpoint of a known shape is one row.
 ENDPOINTS = {
     "/v1/chat/completions": Endpoint(openai_chat.parse),
+    "/v1/responses": Endpoint(responses_request.parse),
     "/v1/completions": Endpoint(openai_completions.parse),
     "/v1/embeddings": Endpoint(openai_embeddings.parse),
 }

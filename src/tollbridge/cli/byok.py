@@ -1,0 +1,131 @@
+"""`tollbridge byok`: customers' own credentials at providers. One is read from a pipe, a prompt or the environment,
+never from the command line, where everybody on the machine could read it; and none is ever shown.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tollbridge.cli.shell import as_json, configured, print_json, print_table, say, time, with_database
+
+if TYPE_CHECKING:
+    from tollbridge.config import Settings
+    from tollbridge.store.byok import Own
+    from tollbridge.store.db import Database
+
+_COLUMNS = ("id", "provider", "credential", "only", "created_at", "label")
+
+
+@click.group()
+def byok() -> None:
+    """Credentials that customers bring along."""
+
+
+@byok.command("add")
+@click.argument("provider")
+@click.option("--account", "email", required=True, metavar="EMAIL", help="Whose credential it is.")
+@click.option("--label", default="", help="What it is for.")
+@click.option("--only", is_flag=True, help="Never fall back to the operator's credential for what it serves.")
+@click.option("--env", "variable", metavar="NAME", help="Read it from this environment variable, not from the input.")
+@as_json
+@configured
+def byok_add(
+    settings: "Settings", provider: str, email: str, label: str, only: bool, variable: str | None, as_json: bool
+) -> None:
+    """Keep a customer's credential at a provider: their calls there go on their own bill, for a fee.
+
+    \b
+    Example:
+      tollbridge byok add deepseek --account ada@example.com --only < credential.txt
+    """
+    from tollbridge.services import accounts, byok, secrets
+
+    async def keep(database: "Database") -> "Own":
+        owner = await accounts.get(database, email)
+        return await byok.add(
+            database,
+            secrets.load(settings),
+            owner,
+            provider=provider,
+            credential=credential,
+            providers=settings.providers,
+            label=label,
+            exclusive=only,
+        )
+
+    credential = _read(variable)
+    kept = with_database(settings, keep)
+    if as_json:
+        print_json(_fields(kept))
+    else:
+        say(f"{kept.public_id}: {email} calls {provider} with {kept.hint} from the next call on")
+
+
+@byok.command("list")
+@click.option("--account", "email", required=True, metavar="EMAIL", help="Whose credentials.")
+@as_json
+@configured
+def byok_list(settings: "Settings", email: str, as_json: bool) -> None:
+    """An account's own credentials in the order in which they are tried, the id first on each line.
+
+    \b
+    Example:
+      tollbridge byok list --account ada@example.com
+    """
+    from tollbridge.services import accounts
+    from tollbridge.store import byok
+
+    async def read(database: "Database") -> list[dict[str, Any]]:
+        owner = await accounts.get(database, email)
+        return [_fields(each) for each in await byok.of_account(database, owner.id)]
+
+    found = with_database(settings, read)
+    if as_json:
+        print_json(found)
+        return
+    head = ("id", "provider", "credential", "only", "created", "label")
+    print_table(head, [[each[name] for name in _COLUMNS] for each in found])
+
+
+@byok.command("remove")
+@click.argument("id_", metavar="ID")
+@configured
+def byok_remove(settings: "Settings", id_: str) -> None:
+    """Forget a credential; the next call is made without it.
+
+    \b
+    Example:
+      tollbridge byok remove byok_7Hq0sZkT2mWb9XcLpR4vNe
+    """
+    from tollbridge.services import byok
+
+    with_database(settings, lambda database: byok.remove(database, None, id_))
+    say(f"{id_} is forgotten")
+
+
+def _read(variable: str | None) -> str:
+    import os
+    import sys
+
+    if variable is not None:
+        found = os.environ.get(variable)
+        if not found:
+            raise click.ClickException(f"the environment variable {variable} is not set")
+        return found
+    if sys.stdin.isatty():
+        return str(click.prompt("Credential", hide_input=True, err=True))
+    return sys.stdin.read()
+
+
+def _fields(own: "Own") -> dict[str, Any]:
+    return {
+        "id": own.public_id,
+        "provider": own.provider,
+        "credential": own.hint,
+        "label": own.label,
+        "only": own.exclusive,
+        "created_at": time(own.created_at),
+    }
+
+
+COMMANDS = (byok,)

@@ -1,0 +1,68 @@
+"""A provider that has a scripted model: calls a tool that it is given, writes JSON where it must, else talks."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from tests.gateway.site import DONE, Json, chunk, completion, says, streams, usage_chunk
+from tests.upstream.bad_server import Peer, Request
+
+TEXT = "It is sunny in Paris."
+ARGUMENTS = {"city": "Paris"}
+VECTOR = [0.25, -0.5, 1.0]
+USED = (20, 7)
+
+
+async def openai_provider(request: Request, peer: Peer) -> None:
+    """Chat and embeddings as OpenAI has them, whole and streamed."""
+    body = json.loads(request.body)
+    if request.target.endswith(b"/embeddings"):
+        await says(_vectors(body))(request, peer)
+        return
+    tool = _tool(body)
+    text = json.dumps(ARGUMENTS) if _wants_json(body) else TEXT
+    if not body.get("stream"):
+        await says(completion(text, USED) if tool is None else _called(tool))(request, peer)
+    else:
+        await streams(_spoken(text) if tool is None else _calling(tool))(request, peer)
+
+
+def _vectors(body: Json) -> Json:
+    count = len(body["input"]) if isinstance(body["input"], list) else 1
+    data = [{"object": "embedding", "index": index, "embedding": VECTOR} for index in range(count)]
+    return {"object": "list", "data": data, "model": "e", "usage": {"prompt_tokens": 2, "total_tokens": 2}}
+
+
+def _tool(body: Json) -> str | None:
+    """The tool to call: the first one, until it has been answered."""
+    if not body.get("tools") or any(message["role"] == "tool" for message in body["messages"]):
+        return None
+    return str(body["tools"][0]["function"]["name"])
+
+
+def _wants_json(body: Json) -> bool:
+    return str((body.get("response_format") or {}).get("type", "")).startswith("json")
+
+
+def _called(tool: str) -> Json:
+    call = {"id": "call_1", "type": "function", "function": {"name": tool, "arguments": json.dumps(ARGUMENTS)}}
+    answer = completion("", USED, "tool_calls")
+    answer["choices"][0]["message"] = {"role": "assistant", "content": None, "tool_calls": [call]}
+    return answer
+
+
+def _spoken(text: str) -> Sequence[bytes]:
+    words = [word + " " for word in text.split(" ")]
+    words[-1] = words[-1].strip()
+    return [*map(chunk, words), chunk(finish="stop"), usage_chunk(*USED), DONE]
+
+
+def _calling(tool: str) -> Sequence[bytes]:
+    def delta(**call: Any) -> bytes:
+        choice = {"index": 0, "delta": {"tool_calls": [{"index": 0, **call}]}, "finish_reason": None}
+        return chunk(choices=[choice])
+
+    text = json.dumps(ARGUMENTS)
+    start = delta(id="call_1", type="function", function={"name": tool, "arguments": ""})
+    parts = [delta(function={"arguments": text[at : at + 4]}) for at in range(0, len(text), 4)]
+    return [start, *parts, chunk(finish="tool_calls"), usage_chunk(*USED), DONE]

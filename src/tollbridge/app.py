@@ -34,7 +34,7 @@ from tollbridge.jobs import Jobs
 from tollbridge.limits.memory import MemoryLimiter
 from tollbridge.limits.redis import RedisLimiter
 from tollbridge.mail.smtp import Smtp
-from tollbridge.services import byok, first_run, mail, secrets
+from tollbridge.services import byok, first_run, mail, operators, secrets
 from tollbridge.services.catalog import shipped_models
 from tollbridge.services.desk import Desk
 from tollbridge.services.passwords import Passwords
@@ -238,6 +238,9 @@ class Gateway:
         if first is not None:
             chats = (model.id for model in models.values() if model.type != "embedding")
             announce(first_run.welcome(first, self._url, next(chats, "a-model")))
+        token = await operators.first_link(self._database)
+        if token is not None:
+            announce(operators.welcome(self._url, token))
         # What is there now stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()

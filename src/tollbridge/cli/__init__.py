@@ -4,14 +4,14 @@ Rule 1  Data go to standard output, everything else to standard error; a new key
 Rule 2  A mistake is one line on standard error and an exit code above zero.
 Rule 3  Every command works while the server runs; the one that cannot, `restore`, says so.
 
-`shell` what commands share · `accounts` accounts, keys and credit · `byok` customers' own credentials · `books` the
-ledger and the catalog · `operations` serving, and keeping it running.
+`shell` what commands share · `accounts` accounts, keys and credit · `people` operators · `byok` customers' own
+credentials · `books` the ledger and the catalog · `operations` serving, and keeping it running.
 """
 
 import click
 
 from tollbridge import __version__
-from tollbridge.cli import accounts, books, byok, operations
+from tollbridge.cli import accounts, books, byok, operations, people
 from tollbridge.cli.shell import Commands
 
 __all__ = ["main"]
@@ -28,5 +28,5 @@ def main() -> None:
     """
 
 
-for command in (*operations.COMMANDS, *accounts.COMMANDS, *byok.COMMANDS, *books.COMMANDS):
+for command in (*operations.COMMANDS, *accounts.COMMANDS, *people.COMMANDS, *byok.COMMANDS, *books.COMMANDS):
     main.add_command(command)

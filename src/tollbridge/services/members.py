@@ -164,7 +164,5 @@ async def _keep_an_owner(transaction: Transaction, account: int) -> None:
 
 async def _note(transaction: Transaction, presence: Presence, action: str, detail: str, client: Client) -> None:
     account, _ = _account(presence)
-    deed = NewDeed(
-        account_id=account, actor=presence.user.email, action=action, detail=detail, address=client.address
-    )
+    deed = NewDeed(account_id=account, actor=presence.user.email, action=action, detail=detail, address=client.address)
     await activity.add(transaction, deed, presence.session.seen_at)

@@ -30,7 +30,9 @@ class NewSession(msgspec.Struct, frozen=True, kw_only=True):
     agent: str
 
 
-_COLUMNS = "id, public_id, user_id, account_id, created_at, seen_at, proved_at, factors, address, agent"
+_SELECT = (
+    "SELECT id, public_id, user_id, account_id, created_at, seen_at, proved_at, factors, address, agent FROM session"
+)
 
 
 async def create(transaction: Transaction, session: NewSession, now: int) -> None:
@@ -44,15 +46,13 @@ async def create(transaction: Transaction, session: NewSession, now: int) -> Non
 
 
 async def find(database: Transaction, digest: bytes) -> Session | None:
-    rows = await database.fetch(f"SELECT {_COLUMNS} FROM session WHERE digest = $1", digest)
+    rows = await database.fetch(f"{_SELECT} WHERE digest = $1", digest)
     return _session(rows[0]) if rows else None
 
 
 async def of_user(database: Transaction, user_id: int) -> list[Session]:
     """The latest seen first."""
-    rows = await database.fetch(
-        f"SELECT {_COLUMNS} FROM session WHERE user_id = $1 ORDER BY seen_at DESC, id DESC", user_id
-    )
+    rows = await database.fetch(f"{_SELECT} WHERE user_id = $1 ORDER BY seen_at DESC, id DESC", user_id)
     return [_session(row) for row in rows]
 
 

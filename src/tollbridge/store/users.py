@@ -4,8 +4,7 @@ import msgspec
 
 from tollbridge.store.db import Transaction
 
-_COLUMNS = "id, public_id, email, password, operator, created_at, verified_at, totp_since, totp_step"
-_SELECT = f'SELECT {_COLUMNS} FROM "user"'
+_SELECT = 'SELECT id, public_id, email, password, operator, created_at, verified_at, totp_since, totp_step FROM "user"'
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,8 +52,14 @@ async def by_id(database: Transaction, user_id: int) -> User | None:
     return _user(await database.fetch(f"{_SELECT} WHERE id = $1", user_id))
 
 
-async def any_operator(database: Transaction) -> bool:
-    return bool(await database.fetch('SELECT 1 FROM "user" WHERE operator = $1 LIMIT 1', True))
+async def operators(database: Transaction) -> list[User]:
+    """The first one first."""
+    rows = await database.fetch(f"{_SELECT} WHERE operator = $1 ORDER BY id", True)
+    return [user for row in rows if (user := _user([row])) is not None]
+
+
+async def set_operator(transaction: Transaction, user_id: int) -> None:
+    await transaction.execute('UPDATE "user" SET operator = $2 WHERE id = $1', user_id, True)
 
 
 async def set_password(transaction: Transaction, user_id: int, password: str) -> None:

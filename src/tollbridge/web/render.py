@@ -26,7 +26,7 @@ def environment(static: Static) -> Environment:
     )
     made.globals |= {"asset": static.url, "icon": icon}
     made.filters |= {"usd": usd, "exact_usd": money.format_usd, "number": number}
-    made.filters |= {"time": time, "date": date, "ago": ago}
+    made.filters |= {"time": time, "date": date, "ago": ago, "browser": browser}
     return made
 
 
@@ -71,3 +71,18 @@ def ago(milliseconds: int, now: int) -> str:
             count = seconds // size
             return f"{count} {name}{'s' if count > 1 else ''} ago"
     return "just now"
+
+
+# What browsers call themselves, the more telling names first: all of them claim to be others too.
+_BROWSERS = (("Edg/", "Edge"), ("OPR/", "Opera"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"))
+_SYSTEMS = (
+    *(("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("Windows", "Windows")),
+    *(("Mac OS", "macOS"), ("CrOS", "ChromeOS"), ("Linux", "Linux")),
+)
+
+
+def browser(agent: str) -> str:
+    """`Chrome on Linux`, or the first words of what it calls itself."""
+    name = next((shown for mark, shown in _BROWSERS if mark in agent), "")
+    system = next((shown for mark, shown in _SYSTEMS if mark in agent), "")
+    return " on ".join(part for part in (name, system) if part) or agent[:40] or "Unknown"

@@ -1,12 +1,11 @@
 """The official Node client and curl, as the published documentation calls them."""
 
-import asyncio
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from tests.gateway.site import Site, always, by_kind, completion, run, says, stream, streams
+from tests.sdk.programs import output
 
 HERE = Path(__file__).parent
 VECTORS = {
@@ -20,18 +19,6 @@ VECTORS = {
 async def provider(request: Any, peer: Any) -> None:
     kind = says(VECTORS) if request.target.endswith(b"/embeddings") else by_kind(says(completion()), streams(stream()))
     await kind(request, peer)
-
-
-async def output(*command: str, **environment: str) -> str:
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        env={**os.environ, **environment},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    said, complained = await process.communicate()
-    assert process.returncode == 0, complained.decode()
-    return said.decode()
 
 
 def test_node_client_makes_the_published_calls(node_modules: Path) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import openai
 import pytest
 from tests.gateway.site import Site, always, run
+from tests.sdk.programs import output
 from tests.sdk.scripted import ARGUMENTS, TEXT, USED, VECTOR, openai_provider
 
 QUESTION = "What is the weather in Paris?"
@@ -122,13 +122,5 @@ def test_llm_command_chats_whole_and_streamed(tmp_path: Path) -> None:
 
 
 async def _llm(folder: Path, *options: str) -> str:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "llm", "-m", "bridge", *options, QUESTION),
-        env={**os.environ, "LLM_USER_PATH": str(folder)},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    said, complained = await process.communicate()
-    assert process.returncode == 0, complained.decode()
-    return said.decode().strip()
+    command = (sys.executable, "-m", "llm", "-m", "bridge", *options, QUESTION)
+    return (await output(*command, LLM_USER_PATH=str(folder))).strip()

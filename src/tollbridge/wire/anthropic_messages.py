@@ -77,6 +77,8 @@ def _request(
             for name in _NEEDED.get(block.type, ()):
                 if getattr(block, name) in (None, NOTHING):
                     raise wrong(f"messages[{index}].content[{position}].{name}", BODY_RULES, "Missing")
+            if block.type == "tool_use" and not bytes(block.input).startswith(b"{"):
+                raise wrong(f"messages[{index}].content[{position}].input", BODY_RULES)
     check_nesting(body, siblings)
     for index, tool in enumerate(typed.tools or ()):
         if tool.is_function and (tool.name is None or not bytes(tool.input_schema).startswith(b"{")):

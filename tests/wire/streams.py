@@ -8,6 +8,7 @@ from tollbridge.core.tokens import TextClasses
 from tollbridge.values import Price, Route, Upstream
 from tollbridge.wire import openai_chat, openai_completions, translate
 from tollbridge.wire.exchange import Receipt, Stream
+from tollbridge.wire.request import Request
 
 ID = "chatcmpl-ours-0123456789"
 MODEL = "acme/public-name"
@@ -59,6 +60,7 @@ def stream_of(endpoint: str = "chat", asked: bool | None = None, n: int = 1, out
     body: dict[str, Any] = {"model": MODEL, "stream": True, "n": n}
     if asked is not None:
         body["stream_options"] = {"include_usage": asked}
+    request: Request
     if endpoint == "chat":
         request = openai_chat.parse(json.dumps(body | {"messages": [{"role": "user", "content": "Hi"}]}).encode())
     else:

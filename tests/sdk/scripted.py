@@ -22,7 +22,7 @@ async def openai_provider(request: Request, peer: Peer) -> None:
     tool = _tool(body)
     text = json.dumps(ARGUMENTS) if _wants_json(body) else TEXT
     if not body.get("stream"):
-        await says(completion(text, USED) if tool is None else _called(tool))(request, peer)
+        await says(_whole(text, tool))(request, peer)
     else:
         await streams(_spoken(text) if tool is None else _calling(tool))(request, peer)
 
@@ -44,10 +44,18 @@ def _wants_json(body: Json) -> bool:
     return str((body.get("response_format") or {}).get("type", "")).startswith("json")
 
 
-def _called(tool: str) -> Json:
-    call = {"id": "call_1", "type": "function", "function": {"name": tool, "arguments": json.dumps(ARGUMENTS)}}
-    answer = completion("", USED, "tool_calls")
-    answer["choices"][0]["message"] = {"role": "assistant", "content": None, "tool_calls": [call]}
+def _whole(text: str, tool: str | None) -> Json:
+    """An answer with all that OpenAI's own schema demands."""
+    answer = completion(text, USED, "stop" if tool is None else "tool_calls")
+    choice = answer["choices"][0]
+    choice["logprobs"] = None
+    choice["message"] |= {"refusal": None, "annotations": []}
+    if tool is not None:
+        function = {"name": tool, "arguments": json.dumps(ARGUMENTS)}
+        choice["message"] |= {
+            "content": None,
+            "tool_calls": [{"id": "call_1", "type": "function", "function": function}],
+        }
     return answer
 
 

@@ -26,7 +26,7 @@ from tollbridge.values import Outcome, Price
 T = TypeVar("T")
 
 MASTER = Secrets("0123456789abcdef" * 4)
-NANO_A_TOKEN = Price(**dict.fromkeys(Price.__struct_fields__, 1000))
+NANO_A_TOKEN = Price(input=1000, output=1000, cache_read=1000, cache_write=1000, cache_write_1h=1000)
 TERMS = Terms(model="deepseek-chat", provider="p", upstream_model="m", price=NANO_A_TOKEN, cost=NANO_A_TOKEN)
 PLANS = frozenset({"default", "gold"})
 

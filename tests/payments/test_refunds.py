@@ -1,0 +1,275 @@
+"""Money that goes back: refunds by the operator and by Stripe's dashboard, disputes lost and won (I7, I10)."""
+
+import pytest
+from tests.payments.conftest import USD, Till, at_till
+from tests.services.conftest import World, spend
+from tests.services.test_accounts import a_key
+
+from tollbridge.core.ledger import Ended, Refusal, Refused
+from tollbridge.core.payments import Payment, State, Status
+from tollbridge.errors import InvalidRequest
+from tollbridge.payments.base import ProcessorUnavailable
+from tollbridge.services import invoices
+from tollbridge.services.refunds import refund, retry
+
+CENT = USD // 100
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tollbridge.payments.stripe._PAUSE_S", 0.001)
+
+
+async def give_back(till: Till, payment: Payment, amount: int | None = None) -> None:
+    await refund(till.ways, payment.public_id, amount, actor="test")
+
+
+def test_a_refund_takes_the_credit_and_has_a_credit_note(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        payment = await till.paid()
+        await give_back(till, payment, 4 * USD)
+        await till.send(*till.stripe.events)
+        assert (await till.state()).paid == 6 * USD
+        await give_back(till, payment)
+        await till.send(*till.stripe.events)
+        assert (await till.state()).paid == 0
+        papers = await invoices.papers(till.database, till.ways.issuer, till.account)
+        assert [(each.number, each.title, each.total) for each in papers] == [
+            ("INV-000003", "Credit note", -6 * USD),
+            ("INV-000002", "Credit note", -4 * USD),
+            ("INV-000001", "Invoice", 10 * USD),
+        ]
+        rows = await till.database.fetch("SELECT state, external_id FROM reversal ORDER BY id")
+        assert [state for state, _ in rows] == ["taken", "taken"]
+        assert all(external_id.startswith("re_") for _, external_id in rows)
+        with pytest.raises(InvalidRequest, match="0 USD of it can be refunded"):
+            await give_back(till, payment)
+
+    at_till(world, scenario)
+
+
+def test_what_was_spent_is_not_refunded(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        payment = await till.paid()
+        key = await a_key(till.database, till.account)
+        async with world.serving(till.database) as ledger:
+            assert isinstance(await spend(ledger, till.account.id, key, 3 * USD), Ended)
+            with pytest.raises(InvalidRequest, match="not that much paid credit left"):
+                await give_back(till, payment)
+            await give_back(till, payment, 7 * USD)
+        assert (await till.state()).paid == 0
+        assert [each for each in till.stripe.objects if each.startswith("re_")] != []
+
+    at_till(world, scenario)
+
+
+@pytest.mark.parametrize("amount", [0, 1, 10 * USD + CENT, -USD])
+def test_a_refund_that_cannot_be_is_refused(sqlite_world: World, amount: int) -> None:
+    async def scenario(till: Till) -> None:
+        payment = await till.paid()
+        with pytest.raises(InvalidRequest, match="10 USD of it can be refunded"):
+            await give_back(till, payment, amount)
+        assert (await till.state()).paid == 10 * USD
+
+    at_till(sqlite_world, scenario)
+
+
+def test_what_is_not_paid_is_not_refunded(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        checkout = await till.order()
+        with pytest.raises(InvalidRequest, match="pending, not paid"):
+            await give_back(till, checkout.payment)
+
+    at_till(sqlite_world, scenario)
+
+
+@pytest.mark.parametrize("fault", ["drop", "lost"])
+def test_a_refund_that_stripe_did_not_answer_happens_once(sqlite_world: World, fault: str) -> None:
+    async def scenario(till: Till) -> None:
+        payment = await till.paid()
+        till.stripe.faults = [fault] * 3
+        with pytest.raises(ProcessorUnavailable, match="will be asked for"):
+            await give_back(till, payment, 4 * USD)
+        assert (await till.state()).paid == 6 * USD
+        await till.database.execute("UPDATE reversal SET created_at = created_at - 3600000")
+        await retry(till.ways)
+        await till.send(*till.stripe.events)
+        assert (await till.state()).paid == 6 * USD
+        assert await till.database.fetch("SELECT state FROM reversal") == [("taken",)]
+        assert len([each for each in till.stripe.objects if each.startswith("re_")]) == 1
+
+    at_till(sqlite_world, scenario)
+
+
+def test_a_refund_that_stripe_refuses_is_given_back(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        payment = await till.paid()
+        assert payment.intent is not None
+        till.stripe.refund(payment.intent, 1000)  # on the dashboard; its events are on their way
+        with pytest.raises(InvalidRequest, match="Nothing was refunded"):
+            await give_back(till, payment, 4 * USD)
+        assert (await till.state()).paid == 10 * USD
+        await till.send(*till.stripe.events)
+        assert (await till.state()).paid == 0
+        papers = await invoices.papers(till.database, till.ways.issuer, till.account)
+        assert sum(each.total for each in papers) == 0
+
+    at_till(world, scenario)
+
+
+def test_a_refund_never_answered_is_given_up_after_a_day(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        payment = await till.paid()
+        till.stripe.faults = ["drop"] * 3
+        with pytest.raises(ProcessorUnavailable):
+            await give_back(till, payment, 4 * USD)
+        await till.database.execute("UPDATE reversal SET created_at = 1")
+        await retry(till.ways)
+        assert (await till.state()).paid == 10 * USD
+        assert [each for each in till.stripe.objects if each.startswith("re_")] == []
+
+    at_till(sqlite_world, scenario)
+
+
+def test_a_refund_that_comes_back_is_credit_again(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        payment = await till.paid()
+        assert payment.intent is not None
+        made = till.stripe.refund(payment.intent, 400)
+        await till.send(*till.stripe.events)
+        till.stripe.fail_refund(made["id"])
+        await till.send(*till.stripe.events, *till.stripe.events)
+        assert (await till.state()).paid == 10 * USD
+        papers = await invoices.papers(till.database, till.ways.issuer, till.account)
+        assert [each.title for each in papers] == ["Correction", "Credit note", "Invoice"]
+
+    at_till(world, scenario)
+
+
+def test_a_refund_heard_of_before_its_payment_is_settled_with_it(world: World) -> None:
+    """I7: nothing waits for anything: whoever hears first asks for all."""
+
+    async def scenario(till: Till) -> None:
+        checkout = await till.order()
+        session = till.stripe.pay(till.session(checkout))
+        till.stripe.refund(session["payment_intent"], 1000)
+        await till.send(*reversed(till.stripe.events))
+        assert (await till.state()).paid == 0
+        assert await till.database.fetch("SELECT kind FROM journal WHERE kind <> 'fee' ORDER BY id") == [
+            ("top_up",),
+            ("refund",),
+        ]
+
+    at_till(world, scenario)
+
+
+def test_only_what_goes_back_takes_a_balance_below_zero_and_then_calls_are_refused(world: World) -> None:
+    """I10."""
+
+    async def scenario(till: Till) -> None:
+        payment = await till.paid()
+        assert payment.intent is not None
+        key = await a_key(till.database, till.account)
+        async with world.serving(till.database) as ledger:
+            assert isinstance(await spend(ledger, till.account.id, key, 7 * USD), Ended)
+            till.stripe.refund(payment.intent, 1000)
+            await till.send(*till.stripe.events)
+            assert (await till.state()).paid == -7 * USD
+            refused = await spend(ledger, till.account.id, key, 1)
+            assert isinstance(refused, Refused)
+            assert refused.why is Refusal.INSUFFICIENT
+
+    at_till(world, scenario)
+
+
+def test_a_dispute_freezes_the_account_and_takes_the_credit(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        payment = await till.paid()
+        assert payment.intent is not None
+        key = await a_key(till.database, till.account)
+        dispute = till.stripe.dispute(payment.intent)
+        await till.send(*till.stripe.events)
+        account = await till.state()
+        assert (account.paid, account.frozen) == (0, True)
+        assert (await till.books())["fees"] == -(59 + 1500) * CENT
+        async with world.serving(till.database) as ledger:
+            refused = await spend(ledger, till.account.id, key, 1)
+            assert isinstance(refused, Refused)
+            assert refused.why is Refusal.FROZEN
+        till.stripe.close_dispute(dispute["id"], won=True)
+        await till.send(*till.stripe.events)
+        account = await till.state()
+        assert (account.paid, account.frozen) == (10 * USD, False)
+        assert (await till.books())["fees"] == -59 * CENT
+
+    at_till(world, scenario)
+
+
+def test_a_lost_dispute_stays_lost_and_the_account_frozen(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        payment = await till.paid()
+        assert payment.intent is not None
+        dispute = till.stripe.dispute(payment.intent)
+        till.stripe.close_dispute(dispute["id"], won=False)
+        await till.send(*till.stripe.events, *till.stripe.events)
+        account = await till.state()
+        assert (account.paid, account.frozen) == (0, True)
+
+    at_till(sqlite_world, scenario)
+
+
+def test_an_account_with_two_disputes_is_free_when_both_are_won(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        payments = [await till.paid(), await till.paid()]
+        disputes = [till.stripe.dispute(str(each.intent)) for each in payments]
+        await till.send(*till.stripe.events)
+        assert (await till.state()).frozen
+        till.stripe.close_dispute(disputes[0]["id"], won=True)
+        await till.send(*till.stripe.events)
+        assert (await till.state()).frozen
+        till.stripe.close_dispute(disputes[1]["id"], won=True)
+        await till.send(*till.stripe.events)
+        account = await till.state()
+        assert (account.paid, account.frozen) == (20 * USD, False)
+
+    at_till(sqlite_world, scenario)
+
+
+def test_an_account_that_the_operator_froze_stays_frozen(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        payment = await till.paid()
+        await till.database.execute("UPDATE balance SET frozen = $1", True)
+        dispute = till.stripe.dispute(str(payment.intent))
+        till.stripe.close_dispute(dispute["id"], won=True)
+        await till.send(*till.stripe.events)
+        assert (await till.state()).frozen
+
+    at_till(sqlite_world, scenario)
+
+
+def test_an_inquiry_takes_nothing(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        payment = await till.paid()
+        till.stripe.dispute(str(payment.intent), inquiry=True)
+        await till.send(*till.stripe.events)
+        account = await till.state()
+        assert (account.paid, account.frozen) == (10 * USD, False)
+
+    at_till(sqlite_world, scenario)
+
+
+def test_a_bank_transfer_is_confirmed_once_and_refunded_by_hand(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        checkout = await till.ways.start_checkout(till.account, 50 * USD, method="bank_transfer")
+        reference = checkout.payment.external_id
+        assert reference is not None
+        assert reference.startswith("TB-")
+        with pytest.raises(InvalidRequest, match="another amount"):
+            await till.ways.confirm(reference, 49 * USD)
+        for _ in range(2):
+            payment = await till.ways.confirm(reference.lower(), 50 * USD)
+        assert (payment.status, (await till.state()).paid) == (Status.PAID, 50 * USD)
+        made = await refund(till.ways, payment.public_id, 20 * USD, actor="test")
+        assert (made.state, (await till.state()).paid) == (State.TAKEN, 30 * USD)
+
+    at_till(world, scenario, bank_transfer__instructions="Example Bank, 12-34")

@@ -182,7 +182,7 @@ def test_addresses_of_a_known_kind_are_passed_on(part: Image | Document, kind: s
 )
 def test_what_gemini_cannot_read_is_refused(part: Part, to: str) -> None:
     turn = tool(part) if isinstance(part, ToolResult) else user(part)
-    assert refused(turn, to=to) == "messages"
+    assert refused(turn, to=to) == "turns"
 
 
 def test_parts_that_nobody_else_knows_are_refused_by_their_place() -> None:
@@ -254,7 +254,7 @@ def test_tools_are_declared_by_json_schema() -> None:
             ]
         }
     ]
-    assert result.dropped == ("strict",)
+    assert result.dropped == ("tools[0].strict",)
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ class _Turns:
             if isinstance(part, Text):
                 parts.append({"text": part.text})
             else:
-                self._fit.lacks("messages", "its system messages are text")
+                self._fit.lacks("turns", "its system messages are text")
         return [part for part in parts if part["text"]]
 
     def _said(self, parts: Iterable[Part]) -> list[_Json]:
@@ -194,7 +194,7 @@ class _Turns:
     def _result(self, result: ToolResult) -> list[_Json]:
         name = result.name or self._names.get(result.id, "")
         if not name:
-            self._fit.lacks("messages", "a tool's result answers no call above it")
+            self._fit.lacks("turns", "a tool's result answers no call above it")
             return []
         texts, files = [], []
         for part in result.parts:
@@ -216,6 +216,8 @@ class _Turns:
             case Text() | Refusal():
                 return [{"text": part.text}] if part.text else []
             case Image():
+                if part.detail not in (None, "auto"):
+                    self._fit.hint("messages[].content[].image_url.detail")
                 return self._file(part.url, part.data, part.media_type, "image/*")
             case Document():
                 if part.text:
@@ -225,19 +227,19 @@ class _Turns:
                 kind = _SOUNDS.get(part.format.lower())
                 if kind is not None:
                     return [{"inlineData": {"mimeType": kind, "data": part.data}}]
-                self._fit.lacks("messages", f"it reads no sound in the format {part.format[:20]!r}")
+                self._fit.lacks("turns", f"it reads no sound in the format {part.format[:20]!r}")
             case Opaque():
                 self._fit.lacks(part.param)
             case Thinking():
                 pass
             case ToolCall() | ToolResult():
-                self._fit.lacks("messages", "calls of tools stand in an assistant's turn, their results in a tool's")
+                self._fit.lacks("turns", "calls of tools stand in an assistant's turn, their results in a tool's")
         return []
 
     def _file(self, url: str, data: str, kind: str, default: str) -> list[_Json]:
         if data:
             if not kind and not default:
-                self._fit.lacks("messages", "a file needs its media type")
+                self._fit.lacks("turns", "a file needs its media type")
                 return []
             return [{"inlineData": {"mimeType": kind or "image/png", "data": data}}]
         suffix = _SUFFIX.fullmatch(url)
@@ -246,11 +248,11 @@ class _Turns:
             return [{"fileData": {"mimeType": kind, "fileUri": url}}]
         if not url.startswith("https://") or not kind:
             self._fit.lacks(
-                "messages",
+                "turns",
                 "it takes https addresses that end in the kind of the file, like .png or .pdf; send the file as data",
             )
         elif self._version.number < (2, 5):
-            self._fit.lacks("messages", "this model takes no addresses; send the file as data")
+            self._fit.lacks("turns", "this model takes no addresses; send the file as data")
         else:
             return [{"fileData": {"mimeType": kind, "fileUri": url}}]
         return []
@@ -272,16 +274,16 @@ def _put_tools(fields: _Json, conversation: Conversation, fit: Fit) -> None:
     if not conversation.tools:
         return
     declarations = []
-    for tool in conversation.tools:
+    for index, tool in enumerate(conversation.tools):
         declaration: _Json = {"name": tool.name}
         if tool.description:
             declaration["description"] = tool.description
         if tool.parameters is not None:
             declaration["parametersJsonSchema"] = tool.parameters
+        if tool.strict:
+            fit.hint(f"tools[{index}].strict")
         declarations.append(declaration)
     fields["tools"] = [{"functionDeclarations": declarations}]
-    if any(tool.strict for tool in conversation.tools):
-        fit.hint("strict")
     if conversation.parallel_tools is False:
         fit.lacks("parallel_tools", "it cannot be kept from calling several tools at once")
     choice = conversation.tool_choice

@@ -22,7 +22,7 @@ async def openai_provider(request: Request, peer: Peer) -> None:
     tool = _tool(body)
     text = json.dumps(ARGUMENTS) if _wants_json(body) else TEXT
     if not body.get("stream"):
-        await says(_whole(text, tool))(request, peer)
+        await says(_whole(text, tool, thinks="reasoning_effort" in body))(request, peer)
     else:
         await streams(_spoken(text) if tool is None else _calling(tool))(request, peer)
 
@@ -44,12 +44,15 @@ def _wants_json(body: Json) -> bool:
     return str((body.get("response_format") or {}).get("type", "")).startswith("json")
 
 
-def _whole(text: str, tool: str | None) -> Json:
+def _whole(text: str, tool: str | None, *, thinks: bool) -> Json:
     """An answer with all that OpenAI's own schema demands."""
     answer = completion(text, USED, "stop" if tool is None else "tool_calls")
     choice = answer["choices"][0]
     choice["logprobs"] = None
     choice["message"] |= {"refusal": None, "annotations": []}
+    if thinks:
+        choice["message"]["reasoning_content"] = "Paris is often sunny."
+        answer["usage"]["completion_tokens_details"] = {"reasoning_tokens": 4}
     if tool is not None:
         function = {"name": tool, "arguments": json.dumps(ARGUMENTS)}
         choice["message"] |= {

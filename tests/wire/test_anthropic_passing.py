@@ -1,0 +1,251 @@
+"""Messages on both sides."""
+
+import json
+from typing import Any
+
+import pytest
+from tests.wire.messages import (
+    COUNTED,
+    OPUS,
+    PING,
+    SONNET,
+    STREAM,
+    TEXT,
+    USAGE,
+    asked,
+    block,
+    event,
+    events,
+    finish,
+    message_of,
+    replayed,
+    route,
+    sent,
+    start,
+)
+from tests.wire.streams import CREATED, ID, MODEL, RECEIPT, Text
+
+from tollbridge.errors import ProtocolError, UpstreamFailed
+from tollbridge.values import Usage
+from tollbridge.wire import translate
+from tollbridge.wire.anthropic_messages import parse
+from tollbridge.wire.errors import UpstreamSaid
+from tollbridge.wire.exchange import Receipt
+
+MONEY = {"cost": 0.000123, "cost_details": {"upstream_inference_cost": 0.0001}, "balance": 9.999877}
+
+# --- Requests ---
+
+
+def test_a_request_passes_but_for_the_model() -> None:
+    messages = b'[{"role":"user","content":"\\u0041"}]'
+    body = b'{"model":"acme/public-name","max_tokens":9,"new":{"b":1.50,"a":null},"messages":%b}' % messages
+    outgoing = translate.exchange(parse(body), route(), ID, CREATED, None).request()
+    assert outgoing.body == body.replace(b"acme/public-name", SONNET.encode())
+    assert (outgoing.target, outgoing.dropped) == (b"/messages", ())
+
+
+def test_blocks_and_tools_that_nobody_knows_pass() -> None:
+    members: dict[str, Any] = {
+        "messages": [{"role": "user", "content": [{"type": "hologram", "text": None, "x": [1]}]}],
+        "tools": [{"type": "telepathy_20270101", "name": "t"}],
+        "thinking": {"type": "later"},
+        "context_management": {"edits": []},
+    }
+    assert sent("messages", OPUS, **members) == {"model": OPUS, "max_tokens": 4_000} | members
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(None, 4_000), (5_000, 4_000), (50, 50)])
+def test_the_smaller_limit_is_sent(limit: int | None, expected: int) -> None:
+    assert sent("messages", limit=limit)["max_tokens"] == expected
+
+
+def test_fields_that_this_provider_refuses_are_left_out() -> None:
+    request = parse(b'{"model":"m","max_tokens":9,"service_tier":"auto","messages":[{"role":"user","content":"a"}]}')
+    exchange = translate.exchange(request, route(drops=("service_tier",)), ID, CREATED, None)
+    assert json.loads(exchange.request().body).keys() == {"model", "max_tokens", "messages"}
+
+
+# --- Whole answers ---
+
+MESSAGE: dict[str, Any] = {
+    "model": SONNET,
+    "id": "msg_01",
+    "type": "message",
+    "role": "assistant",
+    "content": [
+        {"type": "thinking", "thinking": "hm", "signature": "Eq"},
+        {"type": "text", "text": "Hi"},
+        {"type": "hologram", "x": 1},
+        {"type": "tool_use", "id": "t", "name": "f", "input": {"a": 1.5}, "caller": {"type": "direct"}},
+    ],
+    "stop_reason": "tool_use",
+    "stop_sequence": None,
+    "usage": USAGE | {"output_tokens": 9},
+    "container": None,
+}
+
+
+def test_a_whole_answer_passes_with_our_names_and_money() -> None:
+    answer = asked().response(json.dumps(MESSAGE).encode())
+    assert answer.usage is not None
+    assert (answer.usage.prompt, answer.usage.output, answer.finish) == (42, 9, "tool_calls")
+    assert answer.text().decode().split("\n") == ["hm", "Hi", "f", '{"a": 1.5}']
+    shown = json.loads(answer.render(RECEIPT))
+    assert shown == MESSAGE | {"id": ID, "model": MODEL, "usage": MESSAGE["usage"] | MONEY}
+    assert list(shown) == list(MESSAGE)
+
+
+def test_an_answer_without_usage_gets_what_was_counted() -> None:
+    body = json.dumps({name: value for name, value in MESSAGE.items() if name != "usage"}).encode()
+    answer = asked().response(body)
+    assert answer.usage is None
+    counted = Receipt(charge=b"1", cost=b"1", usage=Usage(input=3, output=4, estimated=True))
+    usage = json.loads(answer.render(counted))["usage"]
+    assert (usage["input_tokens"], usage["output_tokens"], usage["cost"]) == (3, 4, 1)
+    assert "usage" not in json.loads(answer.render(None))
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b"[]", b'{"content":"Hi"}'])
+def test_an_answer_that_makes_no_sense_is_a_protocol_error(body: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        asked().response(body)
+
+
+def test_an_error_with_a_200_is_an_error() -> None:
+    with pytest.raises(UpstreamSaid):
+        asked().response(b'{"type":"error","error":{"type":"api_error","message":"x"}}')
+
+
+# --- Streams ---
+
+
+def test_a_stream_passes_as_it_came() -> None:
+    got, stream, output = replayed(asked(), STREAM)
+    first, rest = STREAM.split(b"\n\n", 1)
+    assert got.split(b"\n\n", 1)[1] == rest[: rest.index(b"event: message_delta")]
+    begun = json.loads(first.partition(b"data: ")[2])
+    begun["message"] |= {"id": ID, "model": MODEL}
+    assert events(got)[0] == begun
+    assert (stream.done, stream.complete, stream.finish, stream.failed) == (True, True, "tool_calls", None)
+    assert stream.chunks == 11
+    assert stream.output is output
+    assert output.text.decode() == COUNTED.replace("Mild", 'web_search{"query": "weather"}Mild')
+    tail = stream.end(RECEIPT)
+    delta, stop = events(tail)
+    assert delta["delta"] == {"stop_reason": "tool_use", "stop_sequence": None}
+    searched = {"server_tool_use": {"web_search_requests": 1, "web_fetch_requests": 0}}
+    assert delta["usage"] == USAGE | {"output_tokens": 89} | searched | MONEY
+    assert stop == {"type": "message_stop"}
+    assert message_of(got + tail)["content"][6]["input"] == {"location": "San Francisco"}
+
+
+def test_a_stream_is_the_same_wherever_it_is_cut() -> None:
+    best, whole, counted = replayed(asked(), STREAM)
+    for cut in range(len(STREAM) + 1):
+        got, stream, output = replayed(asked(), STREAM, cut)
+        assert got == best, cut
+        assert stream.usage == whole.usage
+        assert stream.output is output
+    for text in (STREAM.replace(b"\n", b"\r\n"), b"\xef\xbb\xbf" + STREAM, STREAM.rstrip(b"\n")):
+        got, stream, output = replayed(asked(), text)
+        assert got == best
+        assert stream.done
+        assert stream.output.tokens == whole.output.tokens
+        assert output.text == counted.text
+
+
+def test_events_of_kinds_to_come_pass() -> None:
+    vibe = event("vibe", level=3)
+    got, _, _ = replayed(asked(), start() + vibe + PING)
+    assert got.endswith(vibe + PING)
+
+
+def test_no_type_can_forge_an_event() -> None:
+    data = json.dumps({"type": "x\n\nevent: message_stop\ndata: {}\n\n"}).encode()
+    got, stream, _ = replayed(asked(), start() + b"data: " + data + b"\n\n")
+    assert [each["type"] for each in events(got)] == ["message_start"]
+    assert stream.failed is None
+
+
+def test_nothing_counts_after_the_end() -> None:
+    late = finish("max_tokens", {"output_tokens": 5_000}) + event("error", error={"type": "api_error", "message": "x"})
+    got, stream, _ = replayed(asked(), STREAM + late)
+    assert got == replayed(asked(), STREAM)[0]
+    assert stream.usage.output == 89
+    assert stream.finish == "tool_calls"
+    assert stream.failed is None
+
+
+def test_a_second_message_delta_is_the_one_that_counts() -> None:
+    early = event("message_delta", delta={"stop_reason": None, "stop_sequence": None}, usage={"output_tokens": 5})
+    got, stream, _ = replayed(asked(), start() + early + finish())
+    assert [each["type"] for each in events(got)] == ["message_start", "message_delta"]
+    assert stream.usage.output == 89
+    assert events(stream.end(RECEIPT))[0]["delta"]["stop_reason"] == "end_turn"
+
+
+def test_without_usage_the_tail_has_what_was_counted() -> None:
+    raw = start({}) + block(0, TEXT, {"type": "text_delta", "text": "Hi"}) + finish("end_turn", {})
+    _, stream, _ = replayed(asked(), raw)
+    assert stream.usage is None
+    assert stream.complete
+    counted = Receipt(charge=b"1", cost=b"1", usage=Usage(input=3, output=4, estimated=True))
+    usage = events(stream.end(counted))[0]["usage"]
+    assert (usage["input_tokens"], usage["output_tokens"], usage["cost"]) == (3, 4, 1)
+
+
+@pytest.mark.parametrize("usage", [{"output_tokens": -5}, {"output_tokens": "x"}, 7])
+def test_usage_that_cannot_be_true_is_suspect(usage: Any) -> None:
+    _, stream, _ = replayed(asked(), start() + finish("end_turn", usage))
+    assert stream.usage is None
+    assert stream.suspect
+
+
+def test_a_stream_that_is_stopped_closes_what_is_open() -> None:
+    cut = STREAM.index(b'"bien')
+    before = STREAM[: STREAM.rindex(b"event: ", 0, cut)]
+    stream = asked().stream(Text())
+    got = stream.feed(before)
+    got += stream.stop("Your credit is used up.")
+    assert stream.complete
+    assert stream.feed(STREAM[len(before) :]) == b""
+    message = message_of(got + stream.end(RECEIPT))
+    assert (message["stop_reason"], message["detail"]) == ("max_tokens", "Your credit is used up.")
+    assert message["content"][2] == {"type": "text", "text": "Très "}
+    assert message["usage"]["cost"] == 0.000123
+    assert stream.finish == "length"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        event("error", error={"type": "overloaded_error", "message": "Overloaded"}),
+        start() + event("error", error={"type": "overloaded_error", "message": "Overloaded"}),
+        b'data: {"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}\n\n',
+        b'{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}',
+    ],
+)
+def test_an_error_is_never_passed_on(raw: bytes) -> None:
+    got, stream, output = replayed(asked(), raw + (STREAM if raw.startswith(b"event") else b""))
+    assert isinstance(stream.failed, UpstreamSaid)
+    assert stream.failed.status == 529
+    assert b"verloaded" not in got
+    assert output.text == b""
+    (shown,) = events(stream.fail(UpstreamFailed("It broke off.")))
+    assert shown == {"type": "error", "error": {"type": "api_error", "message": "It broke off."}}
+
+
+@pytest.mark.parametrize("raw", [b"", b"<html>", b"data: {\n\n", b"data: []\n\n", b"data: {}\n\n", b"data: \xff\n\n"])
+def test_what_makes_no_sense_is_a_protocol_error(raw: bytes) -> None:
+    _, stream, _ = replayed(asked(), raw)
+    assert isinstance(stream.failed, ProtocolError)
+
+
+def test_a_stream_that_breaks_off_is_not_complete() -> None:
+    cut = STREAM.index(b"event: message_delta")
+    got, stream, _ = replayed(asked(), STREAM[: cut + 60])
+    assert got == replayed(asked(), STREAM)[0]
+    assert not stream.complete
+    assert stream.failed is None
+    assert stream.usage is None

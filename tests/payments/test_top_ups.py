@@ -1,0 +1,211 @@
+"""Automatic top-ups: one at a time, within the cap, with a stop; and the card that pays for them."""
+
+import asyncio
+
+import pytest
+from tests.payments.conftest import USD, Till, at_till, with_stripe
+from tests.services.conftest import World
+
+from tollbridge.core.payments import Origin, Status
+from tollbridge.errors import InvalidRequest
+from tollbridge.services import top_ups
+from tollbridge.services.credit import grant
+from tollbridge.services.payments import open_payments
+from tollbridge.store import top_ups as rows
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tollbridge.payments.stripe._PAUSE_S", 0.001)
+
+
+async def ready(till: Till, *, cap: int = 100 * USD) -> None:
+    """A card is saved, and 50 USD are bought whenever less than 20 are left."""
+    await till.paid(10 * USD, save_card=True)
+    await top_ups.switch_on(till.ways, till.account, threshold=20 * USD, amount=50 * USD, daily_cap=cap)
+
+
+def refuse(till: Till, why: str) -> None:
+    for each in till.stripe.objects.values():
+        if each["object"] == "payment_method":
+            each["refuses"] = why
+
+
+def test_a_card_is_saved_with_a_payment_and_charged_below_the_threshold(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        await ready(till)
+        card = await top_ups.card(till.database, till.account)
+        assert card is not None
+        assert card.hint == "visa 4242"
+        assert await top_ups.run_due(till.ways) == 1
+        assert (await till.state()).paid == 60 * USD
+        assert await top_ups.run_due(till.ways) == 0
+        await till.send(*till.stripe.events)
+        assert (await till.state()).paid == 60 * USD
+        latest, _ = await till.ways.orders(till.account)
+        assert (latest.origin, latest.status) == (Origin.AUTO, Status.PAID)
+        assert await till.count("invoice") == 2
+
+    at_till(world, scenario)
+
+
+def test_a_payment_without_leave_saves_no_card(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        await till.paid()
+        assert await top_ups.card(till.database, till.account) is None
+        with pytest.raises(InvalidRequest, match="no card is saved"):
+            await top_ups.switch_on(till.ways, till.account, threshold=USD, amount=10 * USD, daily_cap=10 * USD)
+
+    at_till(sqlite_world, scenario)
+
+
+def test_two_gateways_at_once_charge_once(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        await ready(till)
+        async with world.opened() as other:
+            twin = open_payments(other, with_stripe(till.stripe), "http://x")
+            await asyncio.gather(*(top_ups.run_due(each) for each in (till.ways, twin, till.ways, twin)))
+            await twin.close()
+        assert (await till.state()).paid == 60 * USD
+
+    at_till(world, scenario)
+
+
+def test_the_daily_cap_holds(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        await ready(till, cap=120 * USD)
+        for _ in range(5):
+            await till.database.execute("UPDATE auto_top_up SET threshold = 900000000000")
+            await top_ups.run_due(till.ways)
+        assert (await till.state()).paid == 110 * USD
+        await till.database.execute("UPDATE payment SET created_at = created_at - 90000000")
+        await top_ups.run_due(till.ways)
+        assert (await till.state()).paid == 160 * USD
+
+    at_till(sqlite_world, scenario)
+
+
+def test_it_stops_after_three_declines_and_says_why(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        await ready(till)
+        refuse(till, "insufficient_funds")
+        for _ in range(5):
+            await top_ups.run_due(till.ways)
+        state = await top_ups.current(till.database, till.account)
+        assert state is not None
+        assert (state.failures, state.stopped) == (3, "The card was declined. (insufficient_funds)")
+        assert len(await till.ways.orders(till.account)) == 4
+        await till.send(*till.stripe.events)
+        assert (await till.state()).paid == 10 * USD
+        refuse(till, "")
+        await top_ups.switch_on(till.ways, till.account, threshold=20 * USD, amount=50 * USD, daily_cap=200 * USD)
+        await top_ups.run_due(till.ways)
+        assert (await till.state()).paid == 60 * USD
+
+    at_till(world, scenario)
+
+
+def test_a_bank_that_wants_its_customer_is_a_decline(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        await ready(till)
+        refuse(till, "authentication_required")
+        await top_ups.run_due(till.ways)
+        latest, _ = await till.ways.orders(till.account)
+        assert (latest.status, latest.note) == (Status.FAILED, "The card was declined. (authentication_required)")
+
+    at_till(sqlite_world, scenario)
+
+
+@pytest.mark.parametrize("fault", ["500", "drop", "lost"])
+def test_a_charge_that_was_not_answered_happens_once(sqlite_world: World, fault: str) -> None:
+    async def scenario(till: Till) -> None:
+        await ready(till)
+        till.stripe.faults = [fault] * 3
+        await top_ups.run_due(till.ways)
+        assert await top_ups.run_due(till.ways) == 0  # that one still runs
+        await till.database.execute("UPDATE payment SET check_at = 1 WHERE check_at IS NOT NULL")
+        await till.ways.reconcile()
+        await till.send(*till.stripe.events)
+        assert (await till.state()).paid == 60 * USD
+        state = await top_ups.current(till.database, till.account)
+        assert state is not None
+        assert (state.payment_id, state.failures) == (None, 0)
+
+    at_till(sqlite_world, scenario)
+
+
+def test_a_charge_whose_answer_got_lost_is_credited_by_its_webhook(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        await ready(till)
+        till.stripe.faults = ["lost"] * 3
+        await top_ups.run_due(till.ways)
+        await till.send(till.stripe.events[-1])
+        assert (await till.state()).paid == 60 * USD
+
+    at_till(sqlite_world, scenario)
+
+
+def test_a_card_that_is_forgotten_is_not_charged(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        await ready(till)
+        await top_ups.forget_card(till.ways, till.account)
+        assert await top_ups.run_due(till.ways) == 0
+        assert await top_ups.card(till.database, till.account) is None
+        (method,) = [each for each in till.stripe.objects.values() if each["object"] == "payment_method"]
+        assert method["customer"] is None
+
+    at_till(sqlite_world, scenario)
+
+
+def test_a_frozen_account_is_not_charged(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        await ready(till)
+        await till.database.execute("UPDATE balance SET frozen = $1", True)
+        assert await top_ups.run_due(till.ways) == 0
+
+    at_till(sqlite_world, scenario)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "amount", "cap"),
+    [(0, 10, 10), (-1, 10, 10), (2000, 10, 10), (5, 1, 10), (5, 10, 9), (5, 10, 10**9), (5, 2000, 2000)],
+)
+def test_amounts_that_cannot_be_are_refused(sqlite_world: World, threshold: int, amount: int, cap: int) -> None:
+    async def scenario(till: Till) -> None:
+        await till.paid(save_card=True)
+        with pytest.raises(InvalidRequest):
+            await top_ups.switch_on(
+                till.ways, till.account, threshold=threshold * USD, amount=amount * USD, daily_cap=cap * USD
+            )
+
+    at_till(sqlite_world, scenario)
+
+
+def test_who_has_little_left_is_told_once_for_each_threshold(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        async def told(threshold: int) -> list[tuple[str, int]]:
+            found = await rows.low(till.database, threshold * USD, 10)
+            now = await till.database.now()
+            for each in found:
+                async with till.database.transaction() as transaction:
+                    assert await rows.told(transaction, each.account_id, each.threshold, now)
+                async with till.database.transaction() as transaction:
+                    assert not await rows.told(transaction, each.account_id, each.threshold, now)
+            return [(each.email, each.available) for each in found]
+
+        assert await told(5) == []  # who never bought is nobody to be told
+        await till.paid(10 * USD)
+        assert await told(5) == []
+        await till.database.execute("UPDATE balance SET held = 6000000000")
+        assert await told(5) == [("ada@example.com", 4 * USD)]
+        assert await told(5) == []
+        await till.database.execute("UPDATE balance SET held = 9500000000")
+        assert await told(1) == [("ada@example.com", USD // 2)]
+        assert await told(5) == []
+        await till.database.execute("UPDATE balance SET held = 0")
+        await grant(till.database, till.account, USD, reason="x", actor="x", idempotency_key="x")
+        async with till.database.transaction() as transaction:
+            await rows.forget_told(transaction, 5 * USD)
+        assert await till.count("low_balance") == 0
+
+    at_till(world, scenario)

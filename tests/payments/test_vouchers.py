@@ -1,0 +1,86 @@
+"""Vouchers: worth credit once, to one account, until they expire."""
+
+import asyncio
+
+import pytest
+from tests.services.conftest import World
+from tests.services.test_accounts import make
+
+from tollbridge.errors import InvalidRequest
+from tollbridge.services import accounts, vouchers
+from tollbridge.store.db import Database
+
+USD = 1_000_000_000
+
+
+def test_a_code_is_credited_however_it_is_typed(world: World) -> None:
+    async def use(database: Database) -> None:
+        account = await make(database)
+        promo, _ = await vouchers.create(database, 5 * USD, count=2, actor="test")
+        (paid,) = await vouchers.create(database, 7 * USD, kind="paid", actor="test")
+        await vouchers.redeem(database, account, f" {promo.code.lower().replace('-', ' ')} ")
+        await vouchers.redeem(database, account, paid.code)
+        after = await accounts.get(database, account.email)
+        assert (after.promo, after.paid) == (5 * USD, 7 * USD)
+        listed = await vouchers.listed(database)
+        assert [each.redeemed_at is not None for each in listed] == [True, False, True]
+        assert all(promo.code not in str(row) for row in await database.fetch("SELECT * FROM voucher"))
+
+    world.run(use)
+
+
+def test_of_many_at_once_one_gets_it(world: World) -> None:
+    async def use(database: Database) -> None:
+        people = [await make(database, f"{name}@example.com") for name in "abc"]
+        (made,) = await vouchers.create(database, 5 * USD, actor="test")
+        async with world.opened() as other:
+            tries = [vouchers.redeem(each, who, made.code) for each in (database, other) for who in people * 2]
+            ended = await asyncio.gather(*tries, return_exceptions=True)
+        assert len([each for each in ended if isinstance(each, InvalidRequest)]) == 11
+        credited = [(await accounts.get(database, each.email)).promo for each in people]
+        assert sorted(credited) == [0, 0, 5 * USD]
+
+    world.run(use)
+
+
+@pytest.mark.parametrize("why", ["unknown", "used", "expired", "withdrawn", "empty"])
+def test_a_code_that_is_worth_nothing_says_so_in_the_same_words(sqlite_world: World, why: str) -> None:
+    async def use(database: Database) -> None:
+        account = await make(database)
+        later = await database.now() + 60_000
+        (made,) = await vouchers.create(database, 5 * USD, expires_at=later, actor="test")
+        if why == "used":
+            await vouchers.redeem(database, account, made.code)
+        if why == "expired":
+            await database.execute("UPDATE voucher SET expires_at = 1")
+        if why == "withdrawn":
+            await vouchers.withdraw(database, made.id)
+        code = {"unknown": "AAAA-BBBB-CCCC-DDDD-EEEE", "empty": ""}.get(why, made.code)
+        with pytest.raises(InvalidRequest, match="not valid, has expired, or was used before"):
+            await vouchers.redeem(database, account, code)
+        assert (await accounts.get(database, account.email)).promo == (5 * USD if why == "used" else 0)
+
+    sqlite_world.run(use)
+
+
+def test_what_was_redeemed_is_not_withdrawn(sqlite_world: World) -> None:
+    async def use(database: Database) -> None:
+        account = await make(database)
+        (made,) = await vouchers.create(database, 5 * USD, actor="test")
+        await vouchers.redeem(database, account, made.code)
+        with pytest.raises(InvalidRequest, match="no open voucher"):
+            await vouchers.withdraw(database, made.id)
+
+    sqlite_world.run(use)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"amount": 0}, {"amount": -1}, {"kind": "gold"}, {"count": 0}, {"count": 1001}, {"expires_at": 1}, {"note": "\n"}],
+)
+def test_a_voucher_that_cannot_be_is_not_made(sqlite_world: World, wrong: dict[str, object]) -> None:
+    async def use(database: Database) -> None:
+        with pytest.raises(InvalidRequest):
+            await vouchers.create(database, **{"amount": USD, "actor": "test", **wrong})  # type: ignore[arg-type]
+
+    sqlite_world.run(use)

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.wire.streams import CREATED, MODEL, route
+from tests.wire.streams import ID as OURS
 
 from tollbridge.errors import ProtocolError, UpstreamError
+from tollbridge.wire import openai_chat, translate
 from tollbridge.wire.conversation import (
     Choice,
     Event,
@@ -454,3 +457,20 @@ def test_any_cuts_say_the_same(cuts: list[int]) -> None:
     places = sorted({0, len(whole), *(cut % len(whole) for cut in cuts)})
     pieces = [whole[start:end] for start, end in pairwise(places)]
     assert read(*pieces)[0] == read(whole)[0]
+
+
+def test_a_drawn_picture_reaches_a_caller_of_chat() -> None:
+    event = answer(
+        candidate({"text": "Here:"}, {"inlineData": {"mimeType": "image/png", "data": "iVBOR"}}, finish="STOP"),
+        usage=counted(5, 1290) | {"candidatesTokensDetails": [{"modality": "IMAGE", "tokenCount": 1288}]},
+    )
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "Draw"}], "modalities": ["text", "image"]}
+    gemini = route(dialect="gemini", upstream_model="gemini-2.5-flash-image")
+    exchange = translate.exchange(openai_chat.parse(json.dumps(body).encode()), gemini, OURS, CREATED, None)
+    assert json.loads(exchange.request().body)["generationConfig"] == {"responseModalities": ["IMAGE", "TEXT"]}
+    read = exchange.response(json.dumps(event).encode())
+    assert read.usage is not None
+    assert (read.usage.output, read.usage.image_output) == (2, 1288)
+    message = json.loads(read.render(None))["choices"][0]["message"]
+    assert message["content"] == "Here:"
+    assert message["images"] == [{"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBOR"}, "index": 0}]

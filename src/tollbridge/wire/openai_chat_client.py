@@ -19,6 +19,7 @@ from tollbridge.wire.conversation import (
     Cited,
     Event,
     Finish,
+    Image,
     Reason,
     Refusal,
     RefusalDelta,
@@ -83,6 +84,7 @@ def _choice(choice: Choice, *, legacy: bool, hides: bool) -> dict[str, Any]:
     details: list[dict[str, Any]] = []
     calls: list[ToolCall] = []
     annotations: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
     length = 0
     for part in choice.parts:
         match part:
@@ -97,6 +99,9 @@ def _choice(choice: Choice, *, legacy: bool, hides: bool) -> dict[str, Any]:
                 details.append(_detail(part, len(details)))
             case ToolCall():
                 calls.append(part)
+            case Image():
+                url = part.url or f"data:{part.media_type};base64,{part.data}"
+                images.append({"type": "image_url", "image_url": {"url": url}, "index": len(images)})
     if not hides:
         details += (_call_detail(call.id, call.signature, call.origin, at) for at, call in _signed(calls, len(details)))
     message: dict[str, Any] = {
@@ -106,6 +111,8 @@ def _choice(choice: Choice, *, legacy: bool, hides: bool) -> dict[str, Any]:
     }
     if annotations:
         message["annotations"] = annotations
+    if images:
+        message["images"] = images  # OpenRouter's place for drawn pictures
     if any(thoughts):
         message["reasoning_content"] = "\n".join(thoughts)
     if details:

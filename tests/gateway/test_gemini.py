@@ -1,0 +1,208 @@
+"""Models of Gemini through the whole gateway: what the caller sees, what the provider got, what the books say."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from tests.gateway.site import INPUT_NANO, OUTPUT_NANO, Site, always, chat, run, says, streams
+from tests.upstream.bad_server import BadServer, Peer
+from tests.upstream.test_auth import account, granted
+
+from tollbridge.values import Outcome
+
+# cache_read = "0.1"
+CACHED_NANO = 100
+USAGE = {
+    "promptTokenCount": 40,
+    "cachedContentTokenCount": 16,
+    "candidatesTokenCount": 3,
+    "thoughtsTokenCount": 7,
+    "totalTokenCount": 50,
+}
+CHARGE = 24 * INPUT_NANO + 16 * CACHED_NANO + 10 * OUTPUT_NANO
+
+
+def answer(*parts: dict[str, Any], finish: str | None = None, usage: dict[str, int] | None = None) -> dict[str, Any]:
+    candidate: dict[str, Any] = {"content": {"role": "model", "parts": list(parts)}, "index": 0}
+    if finish is not None:
+        candidate["finishReason"] = finish
+    return {"candidates": [candidate], "responseId": "r-1", **({"usageMetadata": usage} if usage else {})}
+
+
+def event(document: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(document).encode() + b"\r\n\r\n"
+
+
+CALL = {"functionCall": {"name": "weather", "args": {"city": "Zürich"}}, "thoughtSignature": "c2ln"}
+
+
+@pytest.fixture(autouse=True)
+def _gemini(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The site's provider speaks Gemini."""
+    monkeypatch.setenv("TOLLBRIDGE_PROVIDERS__UP__DIALECT", "gemini")
+    monkeypatch.setenv("TOLLBRIDGE_PROVIDERS__UP__AUTH", "x-goog-api-key")
+
+
+def test_a_stream_is_translated_and_charged_to_the_token() -> None:
+    events = [
+        event(answer({"text": "Hel"}, usage={"promptTokenCount": 40, "totalTokenCount": 40})),
+        event(answer({"text": "lo!"}, finish="STOP", usage=USAGE)),
+    ]
+    halves = [each[at : at + 40] for each in events for at in range(0, len(each), 40)]
+    seen: list[tuple[bytes, bytes]] = []
+
+    async def script(peer: Peer) -> None:
+        request = await peer.request()
+        seen.append((request.target, request.headers[b"x-goog-api-key"]))
+        await streams(halves)(request, peer)
+
+    async def test() -> None:
+        async with Site(script) as site:
+            reply = await site.post("/v1/chat/completions", chat(stream=True, max_tokens=50))
+            assert (reply.status, reply.text) == (200, "Hello!")
+            assert seen == [(b"/v1/models/upstream-m:streamGenerateContent?alt=sse", b"upstream-secret")]
+            usage = reply.chunks[-1]["usage"]
+            assert (usage["prompt_tokens"], usage["completion_tokens"]) == (40, 10)
+            assert usage["prompt_tokens_details"]["cached_tokens"] == 16
+            [row] = await site.settled(1)
+            assert (row["charge"], row["outcome"], row["finish"]) == (CHARGE, Outcome.COMPLETED, "stop")
+            assert (row["input"], row["cache_read"], row["output"], row["reasoning"]) == (24, 16, 10, 7)
+
+    run(test())
+
+
+def test_a_call_of_a_tool_comes_back_with_its_signature() -> None:
+    bodies: list[dict[str, Any]] = []
+
+    async def script(peer: Peer) -> None:
+        while True:
+            request = await peer.request()
+            bodies.append(json.loads(request.body))
+            finished = answer(CALL if len(bodies) == 1 else {"text": "7 degrees"}, finish="STOP", usage=USAGE)
+            await says(finished)(request, peer)
+
+    async def test() -> None:
+        async with Site(script) as site:
+            tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+            first = await site.post("/v1/chat/completions", chat(tools=tools))
+            choice = first.json["choices"][0]
+            assert choice["finish_reason"] == "tool_calls"
+            (call,) = choice["message"]["tool_calls"]
+            assert json.loads(call["function"]["arguments"]) == {"city": "Zürich"}
+            result = {"role": "tool", "tool_call_id": call["id"], "content": "7"}
+            messages = [*chat()["messages"], choice["message"], result]
+            second = await site.post("/v1/chat/completions", {"model": "m", "tools": tools, "messages": messages})
+            assert second.json["choices"][0]["message"]["content"] == "7 degrees"
+            _, said, answered = bodies[1]["contents"]
+            assert said["parts"] == [CALL]
+            assert answered["parts"] == [{"functionResponse": {"name": "weather", "response": {"output": "7"}}}]
+            rows = await site.settled(2)
+            assert [row["charge"] for row in rows] == [CHARGE, CHARGE]
+
+    run(test())
+
+
+def test_a_blocked_prompt_is_an_answer_that_was_filtered() -> None:
+    blocked = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": {"promptTokenCount": 9}}
+
+    async def test() -> None:
+        async with Site(always(says(blocked))) as site:
+            reply = await site.post("/v1/chat/completions", chat())
+            assert reply.status == 200
+            assert reply.json["choices"][0]["finish_reason"] == "content_filter"
+            await site.settled(1)
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (400, {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT"}, (502, "upstream_auth")),
+        (400, {"code": 400, "message": "Invalid value at 'x'", "status": "INVALID_ARGUMENT"}, (400, None)),
+        (404, {"code": 404, "message": "models/x is not found", "status": "NOT_FOUND"}, (404, "model_not_found")),
+        (
+            429,
+            {
+                "code": 429,
+                "message": "quota",
+                "status": "RESOURCE_EXHAUSTED",
+                "details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34.4s"}],
+            },
+            (429, "rate_limit_exceeded"),
+        ),
+    ],
+    ids=["key", "argument", "model", "quota"],
+)
+def test_errors_mean_what_they_say_and_cost_nothing(
+    status: int, body: dict[str, Any], expected: tuple[int, str | None]
+) -> None:
+    async def test() -> None:
+        async with Site(always(says({"error": body}, status))) as site:
+            reply = await site.post("/v1/chat/completions", chat())
+            assert reply.status == expected[0]
+            if expected[1] is not None:
+                assert reply.json["error"]["code"] == expected[1]
+            if status == 429:
+                assert reply.headers["retry-after"] == "35"
+            [row] = await site.settled(1)
+            assert row["charge"] == 0
+
+    run(test())
+
+
+def test_a_field_that_gemini_lacks_is_refused_by_name_or_left_out_when_allowed() -> None:
+    async def test() -> None:
+        async with Site(always(says(answer({"text": "Hi"}, finish="STOP", usage=USAGE)))) as site:
+            refused = await site.post("/v1/chat/completions", chat(logit_bias={"5": 1}))
+            assert (refused.status, refused.json["error"]["param"]) == (400, "logit_bias")
+            allowed = await site.post(
+                "/v1/chat/completions", chat(logit_bias={"5": 1}, provider={"require_parameters": False})
+            )
+            assert allowed.status == 200
+
+    run(test())
+
+
+def test_embeddings_are_counted_here() -> None:
+    vectors = {"embeddings": [{"values": [0.5, -0.5]}, {"values": [1.0, 0.0]}]}
+
+    async def test() -> None:
+        async with Site(always(says(vectors))) as site:
+            reply = await site.post("/v1/embeddings", {"model": "e", "input": ["a word", "another"]})
+            assert reply.status == 200
+            assert [each["embedding"] for each in reply.json["data"]] == [[0.5, -0.5], [1.0, 0.0]]
+            [row] = await site.settled(1)
+            assert row["charge"] == row["input"] * INPUT_NANO > 0
+            assert reply.json["usage"]["prompt_tokens"] == row["input"]
+
+    run(test())
+
+
+def test_a_service_account_s_token_stands_in_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[bytes] = []
+
+    async def script(peer: Peer) -> None:
+        while True:
+            request = await peer.request()
+            shown.append(request.headers[b"authorization"])
+            await says(answer({"text": "Hi"}, finish="STOP", usage=USAGE))(request, peer)
+
+    async def tokens(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(granted("token-1"))
+        await peer.closed()
+
+    async def test() -> None:
+        async with BadServer(tokens) as google:
+            key = msgspec.json.encode(account(f"{google.url}/token")).decode()
+            monkeypatch.setenv("TOLLBRIDGE_PROVIDERS__UP__API_KEY", key)
+            monkeypatch.setenv("TOLLBRIDGE_PROVIDERS__UP__AUTH", "google-service-account")
+            async with Site(script) as site:
+                for _ in range(2):
+                    assert (await site.post("/v1/chat/completions", chat())).status == 200
+                assert shown == [b"Bearer token-1"] * 2
+                assert google.accepted == 1
+
+    run(test())

@@ -1,0 +1,244 @@
+import json
+from typing import Any
+
+import pytest
+from msgspec import Raw
+
+from tollbridge.errors import InvalidRequest
+from tollbridge.wire import responses_request
+from tollbridge.wire.conversation import (
+    Audio,
+    Conversation,
+    Document,
+    Format,
+    Image,
+    Opaque,
+    Reasoning,
+    Refusal,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+    Turn,
+)
+from tollbridge.wire.responses_conversation import sealed
+
+FUNCTION = {"type": "function", "name": "f", "description": "d", "parameters": {"type": "object"}, "strict": True}
+
+
+def conversation(input_: Any = "Hi", **fields: Any) -> Conversation:
+    return responses_request.parse(json.dumps({"model": "m", "input": input_, **fields}).encode()).conversation()
+
+
+def turns(*items: dict[str, Any], **fields: Any) -> tuple[Turn, ...]:
+    return conversation(list(items), **fields).turns
+
+
+def test_a_text_is_what_the_user_says() -> None:
+    assert conversation("Hi", instructions="Be brief").turns == (
+        Turn(role="system", parts=(Text(text="Be brief"),)),
+        Turn(role="user", parts=(Text(text="Hi"),)),
+    )
+
+
+def test_items_of_every_kind_become_turns() -> None:
+    found = turns(
+        {"type": "message", "role": "developer", "content": "Be brief"},
+        {
+            "role": "user",
+            "content": [
+                {"type": "input_text", "text": "Look"},
+                {"type": "input_image", "image_url": "data:image/png;base64,AAAA", "detail": "low"},
+                {"type": "input_image", "image_url": "https://a.b/c.png"},
+                {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf;base64,BBBB"},
+                {"type": "input_file", "file_url": "https://a.b/d.pdf"},
+                {"type": "input_audio", "input_audio": {"data": "CCCC", "format": "mp3"}},
+            ],
+        },
+        {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "Hm"}]},
+        {
+            "type": "message",
+            "role": "assistant",
+            "content": [{"type": "output_text", "text": "Wait", "annotations": []}],
+        },
+        {"type": "function_call", "call_id": "c1", "name": "f", "arguments": '{"a":1}'},
+        {"type": "function_call", "call_id": "c2", "name": "f", "arguments": ""},
+        {"type": "function_call_output", "call_id": "c1", "output": "1"},
+        {"type": "function_call_output", "call_id": "c2", "output": [{"type": "input_text", "text": "2"}]},
+        {"type": "message", "role": "assistant", "content": [{"type": "refusal", "refusal": "No"}]},
+    )
+    assert found == (
+        Turn(role="developer", parts=(Text(text="Be brief"),)),
+        Turn(
+            role="user",
+            parts=(
+                Text(text="Look"),
+                Image(data="AAAA", media_type="image/png", detail="low"),
+                Image(url="https://a.b/c.png"),
+                Document(data="BBBB", media_type="application/pdf", title="a.pdf"),
+                Document(url="https://a.b/d.pdf"),
+                Audio(data="CCCC", format="mp3"),
+            ),
+        ),
+        Turn(
+            role="assistant",
+            parts=(
+                Thinking(text="Hm"),
+                Text(text="Wait"),
+                ToolCall(id="c1", name="f", arguments='{"a":1}'),
+                ToolCall(id="c2", name="f", arguments="{}"),
+            ),
+        ),
+        Turn(role="tool", parts=(ToolResult(id="c1", name="f", parts=(Text(text="1"),)),)),
+        Turn(role="tool", parts=(ToolResult(id="c2", name="f", parts=(Text(text="2"),)),)),
+        Turn(role="assistant", parts=(Refusal(text="No"),)),
+    )
+
+
+def test_settings_have_their_places() -> None:
+    found = conversation(
+        tools=[FUNCTION],
+        tool_choice={"type": "function", "name": "f"},
+        parallel_tool_calls=False,
+        text={"format": {"type": "json_schema", "name": "s", "schema": {"a": 1}, "strict": True}, "verbosity": "low"},
+        reasoning={"effort": "high", "summary": "auto"},
+        max_output_tokens=9,
+        temperature=0.5,
+        top_p=0.9,
+        include=["message.output_text.logprobs", "reasoning.encrypted_content"],
+        top_logprobs=3,
+        safety_identifier="u1",
+        metadata={"a": "b"},
+        store=True,
+        truncation="disabled",
+        service_tier="auto",
+    )
+    assert found.tools == (Tool(name="f", description="d", parameters=Raw(b'{"type": "object"}'), strict=True),)
+    assert found.tool_choice == ToolChoice(mode="one", name="f")
+    assert found.format == Format(kind="schema", name="s", schema=Raw(b'{"a": 1}'), strict=True)
+    assert found.reasoning == Reasoning(effort="high", shown=True)
+    assert (found.parallel_tools, found.verbosity, found.end_user) == (False, "low", "u1")
+    assert (found.max_tokens, found.temperature, found.top_p) == (9, 0.5, 0.9)
+    assert (found.logprobs, found.top_logprobs) == (True, 3)
+    assert found.extras == {}
+    assert set(found.hints) >= {"metadata", "store", "service_tier"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"tools": [{"type": "web_search"}]}, "tools[0]"),
+        ({"tools": [FUNCTION, {"type": "mcp", "server_label": "x"}]}, "tools[1]"),
+        ({"tools": [{"type": "namespace", "name": "n", "tools": [{"type": "file_search"}]}]}, "tools[0].tools[0]"),
+        ({"tool_choice": {"type": "web_search"}}, "tool_choice"),
+        ({"truncation": "auto"}, "truncation"),
+        ({"service_tier": "priority"}, "service_tier"),
+        ({"context_management": [{"type": "compaction"}]}, "context_management"),
+    ],
+)
+def test_what_only_openai_does_is_an_extra_by_its_place(fields: dict[str, Any], name: str) -> None:
+    assert set(conversation(**fields).extras) == {name}
+
+
+def test_a_search_that_codex_offers_with_every_request_is_a_hint() -> None:
+    found = conversation(tools=[{"type": "web_search", "external_web_access": False}, FUNCTION])
+    assert (found.extras, len(found.tools)) == ({}, 1)
+    assert "tools[0]" in found.hints
+
+
+def test_custom_tools_and_namespaces_are_functions() -> None:
+    found = conversation(
+        [
+            {"type": "custom_tool_call", "call_id": "c1", "name": "apply_patch", "input": "*** Begin"},
+            {"type": "custom_tool_call_output", "call_id": "c1", "output": "done"},
+            {"type": "function_call", "call_id": "c2", "namespace": "mcp__files__", "name": "read", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "c2", "output": "text"},
+            {"type": "local_shell_call", "call_id": "c3", "action": {"type": "exec", "command": ["ls"], "env": {}}},
+            {"type": "local_shell_call_output", "id": "c3", "output": "a b"},
+        ],
+        tools=[
+            {
+                "type": "custom",
+                "name": "apply_patch",
+                "description": "Patches",
+                "format": {"type": "grammar", "syntax": "lark", "definition": "start: x"},
+            },
+            {"type": "namespace", "name": "mcp__files__", "description": "Files", "tools": [FUNCTION]},
+            {"type": "local_shell"},
+        ],
+    )
+    assert [tool.name for tool in found.tools] == ["apply_patch", "mcp__files__f", "local_shell"]
+    assert "start: x" in found.tools[0].description
+    said = [part for turn in found.turns for part in turn.parts]
+    assert [part.name for part in said if isinstance(part, ToolCall | ToolResult)] == [
+        *("apply_patch", "apply_patch", "mcp__files__read", "mcp__files__read", "local_shell", "local_shell"),
+    ]
+    patch = said[0]
+    assert isinstance(patch, ToolCall)
+    assert json.loads(patch.arguments) == {"input": "*** Begin"}
+
+
+def test_names_that_grow_too_long_stay_different() -> None:
+    tools = [{"type": "function", "name": f"{'x' * 60}{end}"} for end in "ab"]
+    found = conversation(tools=[{"type": "namespace", "name": "mcp__server__", "tools": tools}])
+    assert len({tool.name for tool in found.tools}) == 2
+    assert all(len(tool.name) <= 64 for tool in found.tools)
+
+
+def test_what_was_thought_comes_back_with_its_signature() -> None:
+    thought = Thinking(text="Hm", signature="sig", origin="anthropic")
+    item = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": sealed(thought)}
+    [turn] = turns(item)
+    assert turn.parts == (thought,)
+
+
+def test_a_signature_of_a_call_comes_back_to_the_call() -> None:
+    seal = sealed(Thinking(signature="sig", origin="gemini"), "c1")
+    [turn] = turns(
+        {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": seal},
+        {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
+    )
+    assert turn.parts == (ToolCall(id="c1", name="f", arguments="{}", signature="sig", origin="gemini"),)
+
+
+@pytest.mark.parametrize("encrypted", ["gAAAA", "tb1.", "tb1.!!!", "tb1.AAAA", "tb1.W10="])
+def test_what_others_encrypted_goes_back_to_them_alone(encrypted: str) -> None:
+    [turn] = turns({"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": encrypted})
+    assert turn.parts == (Thinking(redacted=encrypted, origin="openai_responses"),)
+
+
+def test_items_that_a_model_would_have_to_understand_are_opaque_and_others_are_left_out() -> None:
+    [turn] = turns(
+        {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search"}},
+        {"type": "compaction", "encrypted_content": "x"},
+    )
+    [part] = turn.parts
+    assert isinstance(part, Opaque)
+    assert part.param == "input[1]"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"input_": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
+        ({"input_": [{"type": "function_call", "call_id": "c", "arguments": "{}"}]}, "input[0].name"),
+        ({"input_": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": 5}]}, "input[0].arguments"),
+        ({"input_": [{"type": "function_call", "call_id": "c", "name": "f"}]}, "input[0].arguments"),
+        ({"input_": [{"type": "custom_tool_call", "call_id": "c", "name": "f"}]}, "input[0].input"),
+        ({"input_": [{"type": "function_call_output", "output": "a"}]}, "input[0].call_id"),
+        ({"input_": [{"type": "function_call_output", "call_id": "c"}]}, "input[0].output"),
+        ({"input_": [{"type": "function_call_output", "call_id": "c", "output": [5]}]}, "input[0].output"),
+        ({"input_": [{"role": "user"}]}, "input[0].content"),
+        ({"input_": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content[0].text"),
+        ({"tools": [{"type": "function"}]}, "tools[0].name"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice.name"),
+        ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
+        ({"text": {"format": {"type": "yaml"}}}, "text.format"),
+    ],
+)
+def test_what_is_wrong_is_named(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        conversation(**fields)
+    assert caught.value.param == param

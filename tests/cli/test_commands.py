@@ -228,8 +228,11 @@ def test_the_catalog_tells_what_customers_pay(shell: Shell) -> None:
     assert {route["provider"] for model in listed for route in model["routes"] if route["open"]} == {"deepseek"}
     assert len(msgspec.json.decode(shell.ok("catalog", "list", "--all", "--json", env=env).out)) > len(listed)
     (route, *_) = msgspec.json.decode(shell.ok("catalog", "show", "deepseek-chat", "--json", env=env).out)["routes"]
-    assert (route["price_usd_per_million"]["input"], route["cost_usd_per_million"]["input"]) == ("0.297", "0.27")
-    assert "deepseek-chat at deepseek" in shell.ok("catalog", "show", "deepseek-chat", env=env).out
+    assert (route["price_usd_per_million"]["input"], route["cost_usd_per_million"]["input"]) == ("0.165", "0.15")
+    shown = shell.ok("catalog", "show", "deepseek/deepseek-chat", env=env).out
+    assert "deepseek-chat at deepseek" in shown
+    assert "mon-fri, 01:00-04:00 UTC:" in shown
+    assert "above 200,000 tokens of prompt:" in shell.ok("catalog", "show", "gemini-2.5-pro", env=env).out
 
 
 def test_the_catalog_is_checked_for_sales_below_cost(shell: Shell) -> None:
@@ -239,7 +242,7 @@ def test_the_catalog_is_checked_for_sales_below_cost(shell: Shell) -> None:
         'routes = [{ provider = "box", model = "x" }]\n'
     )
     done = shell("catalog", "check")
-    assert (done.code, done.lines) == (1, ["BAD  m at box: the price of output is below its cost"])
+    assert (done.code, done.lines) == (1, ["loss     m at box: the price of output is below its cost"])
 
 
 def test_migrating_again_changes_nothing(shell: Shell) -> None:

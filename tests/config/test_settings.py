@@ -12,6 +12,7 @@ from tollbridge.upstream.auth import SCHEMES
 BESIDE = {
     "": {"source", "entries", "warnings"},
     "models[]": {"created", "source", "checked"},
+    "models[].routes[]": {"source", "doubt"},
     "plans.NAME": {"name"},
 }
 

@@ -19,9 +19,8 @@ from tollbridge.cli.shell import (
 
 if TYPE_CHECKING:
     from tollbridge.config import Settings
-    from tollbridge.services.catalog import Offer
+    from tollbridge.services.catalog import Offer, Terms
     from tollbridge.store.db import Database
-    from tollbridge.values import Price
 
 _COUNTS = ("accounts", "holds", "open_holds", "transactions", "seals")
 
@@ -112,7 +111,8 @@ def catalog_list(settings: "Settings", everything: bool, as_json: bool) -> None:
     """
     from tollbridge.services.catalog import offers
 
-    found = [_offer_fields(each) for each in offers(settings) if each.listed or everything]
+    markup = settings.billing.markup_ppm
+    found = [_offer_fields(each, markup) for each in offers(settings) if each.listed or everything]
     if as_json:
         print_json(found)
         return
@@ -121,8 +121,9 @@ def catalog_list(settings: "Settings", everything: bool, as_json: bool) -> None:
         price = each["routes"][0]["price_usd_per_million"] or {}
         providers = ", ".join(route["provider"] for route in each["routes"])
         facts = [each[name] for name in ("id", "listed", "type", "context_window")]
-        rows.append([*facts, price.get("input"), price.get("output"), providers])
-    print_table(("model", "listed", "type", "context", "USD/M in", "USD/M out", "providers"), rows)
+        changes = " ".join(name for name in ("tiers", "periods") if price.get(name))
+        rows.append([*facts, price.get("input"), price.get("output"), changes, providers])
+    print_table(("model", "listed", "type", "context", "USD/M in", "USD/M out", "and", "providers"), rows)
 
 
 @catalog.command("show")
@@ -130,7 +131,7 @@ def catalog_list(settings: "Settings", everything: bool, as_json: bool) -> None:
 @as_json
 @configured
 def catalog_show(settings: "Settings", model: str, as_json: bool) -> None:
-    """One model: its limits, its routes, and what each costs.
+    """One model, by any of its names: what it can do, its routes, and what each costs.
 
     \b
     Example:
@@ -138,54 +139,75 @@ def catalog_show(settings: "Settings", model: str, as_json: bool) -> None:
     """
     from tollbridge.services.catalog import offer
 
-    fields = _offer_fields(offer(settings, model))
+    fields = _offer_fields(offer(settings, model), settings.billing.markup_ppm)
     if as_json:
         print_json(fields)
         return
     routes = fields.pop("routes")
-    print_fields(fields)
+    print_fields({name: ", ".join(value) if isinstance(value, tuple) else value for name, value in fields.items()})
     for number, route in enumerate(routes, 1):
         state = "" if route["open"] else " (no credential)"
         click.echo(f"\nroute {number}: {route['model']} at {route['provider']}{state}")
-        prices, costs = route["price_usd_per_million"] or {}, route["cost_usd_per_million"] or {}
-        print_table(
-            ("USD per million tokens", "price", "cost"), [(meter, prices[meter], costs[meter]) for meter in prices]
-        )
+        if route["doubt"]:
+            click.echo(f"in doubt: {route['doubt']}")
+        price, cost = route["price_usd_per_million"] or {}, route["cost_usd_per_million"] or {}
+        _print_prices("", price, cost)
+        for tier in price.get("tiers", []):
+            _print_prices(f"above {tier['above']:,} tokens of prompt", tier, {})
+        for period in price.get("periods", []):
+            _print_prices(period["when"], period, {})
+            for tier in period.get("tiers", []):
+                _print_prices(f"{period['when']}, above {tier['above']:,} tokens of prompt", tier, {})
+
+
+def _print_prices(when: str, prices: dict[str, Any], costs: dict[str, Any]) -> None:
+    if when:
+        click.echo(f"\n{when}:")
+    meters = [meter for meter, value in prices.items() if isinstance(value, str) and meter != "when"]
+    columns = ("USD per million tokens", "price", *(("cost",) if costs else ()))
+    print_table(columns, [(meter, prices[meter], *((costs.get(meter, ""),) if costs else ())) for meter in meters])
 
 
 @catalog.command("check")
+@click.option("--days", type=click.IntRange(1), default=180, show_default=True, help="How old a price may be.")
 @as_json
 @configured
-def catalog_check(settings: "Settings", as_json: bool) -> None:
-    """Look for models sold below their cost, and for prices read long ago. Exits with 1 when money is lost.
+def catalog_check(settings: "Settings", days: int, as_json: bool) -> None:
+    """Look for models sold below their cost and for missing, conflicting, doubtful and old prices.
+
+    Exits with 1 when money or a sale is lost.
 
     \b
     Example:
-      tollbridge catalog check
+      tollbridge catalog check --days 90
     """
     from datetime import UTC, datetime
 
     from tollbridge.services.catalog import complaints
 
-    found = list(complaints(settings, datetime.now(UTC).date()))
+    found = list(complaints(settings, datetime.now(UTC).date(), days))
     if as_json:
-        print_json([{"serious": serious, "complaint": complaint} for serious, complaint in found])
+        print_json([{"kind": each.kind, "serious": each.serious, "complaint": each.text} for each in found])
     else:
-        for serious, complaint in found:
-            click.echo(f"{'BAD ' if serious else 'old '} {complaint}")
+        for each in found:
+            click.echo(f"{each.kind:<8} {each.text}")
         say("the catalog is right" if not found else f"{len(found):,} to look at")
-    if any(serious for serious, _ in found):
+    if any(each.serious for each in found):
         sys.exit(1)
 
 
-def _offer_fields(offer: "Offer") -> dict[str, Any]:
+def _offer_fields(offer: "Offer", markup_ppm: int) -> dict[str, Any]:
     row = offer.row
     return {
         "id": row.id,
+        "aliases": row.aliases,
         "listed": offer.listed,
         "type": row.type,
         "context_window": row.context_window,
         "output_limit": row.output_limit or row.context_window,
+        "input_modalities": row.input_modalities,
+        "output_modalities": row.output_modalities,
+        "capabilities": row.capabilities,
         "best_for": row.best_for,
         "source": row.source,
         "checked": row.checked,
@@ -194,20 +216,27 @@ def _offer_fields(offer: "Offer") -> dict[str, Any]:
                 "provider": way.provider,
                 "model": way.model,
                 "open": way.open,
-                "price_usd_per_million": _meters(way.price),
+                "price_usd_per_million": _meters(way.sold, markup_ppm),
                 "cost_usd_per_million": _meters(way.cost),
+                "source": way.source,
+                "doubt": way.doubt,
             }
             for way in offer.ways
         ],
     }
 
 
-def _meters(price: "Price | None") -> dict[str, str] | None:
-    from tollbridge.core.money import format_price
+def _meters(terms: "Terms | None", markup_ppm: int = 1_000_000) -> dict[str, Any] | None:
+    from tollbridge.core.listing import price_fields, when_text
 
-    if price is None:
+    if terms is None:
         return None
-    return {meter: format_price(getattr(price, meter)) for meter in price.__struct_fields__}
+    fields = price_fields(terms.price, markup_ppm)
+    if terms.periods:
+        fields["periods"] = [
+            {"when": when_text(when), **price_fields(price, markup_ppm)} for when, price in terms.periods
+        ]
+    return fields
 
 
 COMMANDS = (ledger, catalog)

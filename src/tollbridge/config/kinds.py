@@ -11,8 +11,8 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
-from tollbridge.core import money
-from tollbridge.core.catalog import PriceRow
+from tollbridge.core import catalog, money
+from tollbridge.core.catalog import PeriodRow, PriceRow, TierRow
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -22,6 +22,8 @@ _PERCENT = re.compile(r"([0-9]{1,4})(?:\.([0-9]{1,4}))?")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # The pool sends these itself; another one would change where a request ends or what comes back.
 _OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding", "te"})
+_INNER_PRICES: dict[str, type[msgspec.Struct]] = {"tiers": TierRow, "periods": PeriodRow}
+_TIMES = {"since": '"2027-01-31"', "until": '"2027-01-31"', "days": '"mon-fri"', "hours": '"01:00-04:00"'}
 # Links within a cloud machine hand out its credentials.
 _LINK_LOCAL_NAMES = frozenset({"metadata.google.internal", "metadata", "instance-data"})
 
@@ -120,6 +122,19 @@ def choice(*allowed: str) -> Kind:
         return str(raw)
 
     return Kind(name="one of " + ", ".join(f"`{each}`" for each in allowed), parse=parse)
+
+
+def some(*allowed: str) -> Kind:
+    """A list of them, in the order in which they are written here."""
+    one = choice(*allowed)
+
+    def parse(raw: Any) -> tuple[str, ...]:
+        if not isinstance(raw, list) or not raw:
+            raise Wrong(f'expected a list such as ["{allowed[0]}"]')
+        given = {one.parse(each) for each in raw}
+        return tuple(each for each in allowed if each in given)
+
+    return Kind(name="some of " + ", ".join(f"`{each}`" for each in allowed), parse=parse, plain=False)
 
 
 def _texts(raw: Any) -> tuple[str, ...]:
@@ -251,19 +266,48 @@ def _percent(raw: Any) -> int:
 
 
 def _prices(raw: Any) -> PriceRow:
-    meters = list(PriceRow.__struct_fields__)
+    _check_rates(raw, PriceRow)
+    try:
+        row = msgspec.convert(raw, PriceRow)
+        catalog.price(row)
+        catalog.periods(row)
+    except ValueError as error:
+        raise Wrong(str(error)) from None
+    return row
+
+
+def _check_rates(raw: Any, form: type[msgspec.Struct]) -> None:
+    """Each meter a price, each other member what it should be; tiers and periods have such members themselves."""
+    known = list(form.__struct_fields__)
     if not isinstance(raw, dict):
         raise Wrong('expected prices such as { input = "0.50", output = "1.50" }')
-    for meter, price in raw.items():
-        if meter not in meters:
-            raise Wrong(f"unknown meter; {nearest(meter, meters)}", meter)
-        try:
-            money.parse_price(_string(price, 'a price in USD per million tokens such as "0.50"'))
-        except ValueError as error:
-            raise Wrong(str(error), meter) from None
-    if "input" not in raw:
-        raise Wrong('input is missing: write input = "0.50", or "0" for nothing')
-    return PriceRow(**raw)
+    for name, value in raw.items():
+        if name not in known:
+            raise Wrong(f"unknown meter; {nearest(name, known)}", name)
+        if name in _INNER_PRICES:
+            if not isinstance(value, list):
+                raise Wrong(f"expected a list: {name} = [{{ … }}]", name)
+            for each in value:
+                _check_rates(each, _INNER_PRICES[name])
+        elif name == "above":
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise Wrong("expected a number of tokens, such as 200000", name)
+        elif name in _TIMES:
+            if not isinstance(value, str):
+                raise Wrong(f"expected a text in quotes, such as {_TIMES[name]}", name)
+        else:
+            _check_rate(value, name)
+    for name in ("input", "above"):
+        if name in known and name not in raw:
+            example = "200000" if name == "above" else '"0.50", or "0" for nothing'
+            raise Wrong(f"{name} is missing: write {name} = {example}")
+
+
+def _check_rate(value: Any, meter: str) -> None:
+    try:
+        money.parse_price(_string(value, 'a price in USD per million tokens such as "0.50"'))
+    except ValueError as error:
+        raise Wrong(str(error), meter) from None
 
 
 FLAG = Kind(name="true or false", parse=_flag, plain=False)

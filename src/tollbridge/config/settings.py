@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from tollbridge.config import kinds
-from tollbridge.config.kinds import Kind, Secret, choice, duration, size, text, whole
-from tollbridge.core.catalog import ModelRow, RouteRow
+from tollbridge.config.kinds import Kind, Secret, choice, duration, size, some, text, whole
+from tollbridge.core.catalog import CAPABILITIES, MODALITIES, TYPES, ModelRow, RouteRow
 from tollbridge.core.plans import Plan
 
 MANY = 1_000_000_000
@@ -492,17 +492,23 @@ SETTINGS = (
         "Its public name. Required.",
         required=True,
     ),
-    Setting("models[].type", choice("chat", "reasoning", "coding", "embedding"), "chat", "What it does."),
+    Setting("models[].aliases", kinds.TEXTS, None, "Other names of it. The id of a model goes before an alias."),
+    Setting("models[].type", choice(*TYPES), "chat", "What it does."),
     Setting("models[].context_window", whole(1, MANY), 8192, "How many tokens it takes, question and answer together."),
     Setting("models[].output_limit", whole(1, MANY), None, "How many tokens it writes. By default `context_window`."),
     Setting("models[].best_for", text('such as "long documents"'), None, "What customers are told about it."),
     Setting("models[].owned_by", text('such as "deepseek"', most=60), None, "Whose it is. By default its provider's."),
+    Setting("models[].input_modalities", some(*MODALITIES), ["text"], "What it reads."),
+    Setting("models[].output_modalities", some(*MODALITIES), ["text"], "What it writes."),
+    Setting("models[].capabilities", some(*CAPABILITIES), None, "What else it can do, for customers to know."),
     Setting(
         "models[].price",
         kinds.PRICES,
         None,
         "What customers pay before the markup, in USD per million tokens: `input`, `output`, `cache_read`, "
-        "`cache_write`, `cache_write_1h`. A kind of input left out costs what `input` costs.",
+        "`cache_write`, `cache_write_1h`, `audio_input`, `audio_output`, `image_output`; and per thousand `searches`. "
+        "A kind of input left out costs what `input` costs, a kind of output what `output` costs, a search nothing. "
+        "`tiers` and `periods` change it with the length of a prompt and with time: see docs/catalog.md.",
     ),
     Setting("models[].cost", kinds.PRICES, None, "What the provider bills, for your books. By default the price."),
     Setting(

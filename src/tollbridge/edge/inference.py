@@ -13,6 +13,7 @@ import msgspec
 
 from tollbridge.core import money, pricing, tokens
 from tollbridge.core.catalog import Catalog
+from tollbridge.core.listing import model_fields
 from tollbridge.edge.downstream import Downstream
 from tollbridge.edge.lookups import PATHS, Lookups
 from tollbridge.errors import (
@@ -31,32 +32,36 @@ from tollbridge.gateway.relay import AllFailed, Answered, Relay
 from tollbridge.gateway.settlement import Attempt, Closed, Settlement
 from tollbridge.gateway.streams import SSE_HEADERS, LiveStreams, StreamCall, failed_midway
 from tollbridge.telemetry import RequestIds, RequestLine, RequestLog, now_ms
-from tollbridge.values import Model, Outcome, Price, Route, Usage
+from tollbridge.values import Model, Outcome, Route, Usage
+from tollbridge.wire import (
+    anthropic_client,
+    anthropic_messages,
+    openai_chat,
+    openai_completions,
+    openai_embeddings,
+    preferences,
+    responses_request,
+)
 from tollbridge.wire import errors as wire_errors
-from tollbridge.wire import openai_chat, openai_completions, openai_embeddings, preferences, responses_request
 from tollbridge.wire.exchange import Answer, Exchange, Outgoing
 from tollbridge.wire.request import Request
 
 _LOGGER = logging.getLogger("tollbridge")
 
 JSON = (b"content-type", b"application/json")
+# Callers below this path speak Anthropic's dialect.
+ANTHROPIC = "/v1/messages"
 DEGRADED = (b"x-ratelimit-mode", b"degraded")
 NO_STORE = (b"cache-control", b"no-store")
 
 
-class Endpoint(NamedTuple):
-    """How a body is read, and how an error is written for its callers: of the error and the request's id."""
-
-    parse: Callable[[bytes], Request]
-    error: Callable[[ApiError, str], bytes] = lambda error, _: wire_errors.render(error)
-
-
 # An endpoint of a known shape is one row.
-ENDPOINTS = {
-    "/v1/chat/completions": Endpoint(openai_chat.parse),
-    "/v1/responses": Endpoint(responses_request.parse),
-    "/v1/completions": Endpoint(openai_completions.parse),
-    "/v1/embeddings": Endpoint(openai_embeddings.parse),
+ENDPOINTS: dict[str, Callable[[bytes], Request]] = {
+    "/v1/chat/completions": openai_chat.parse,
+    "/v1/responses": responses_request.parse,
+    "/v1/messages": anthropic_messages.parse,
+    "/v1/completions": openai_completions.parse,
+    "/v1/embeddings": openai_embeddings.parse,
 }
 
 
@@ -136,6 +141,7 @@ class Inference:
         self._settlement = settlement
         self._live = live
         self._catalog = catalog
+        self._listings: dict[str, msgspec.Raw] = {}
         self._lookups = lookups
         self._vital = vital
         self._log = log
@@ -144,17 +150,19 @@ class Inference:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         path: str = scope["path"]
-        endpoint = ENDPOINTS.get(path)
+        parse = ENDPOINTS.get(path)
         call = _Call(scope["extensions"]["tollbridge"], self._request_id(), path)
         head = _read_head(scope["headers"], self._names.max_cost)
         if head.origin is not None:
             call.headers.extend(CORS)
+        if path.startswith(ANTHROPIC):
+            call.headers.append((b"request-id", call.headers[0][1]))
         try:
             if scope["method"] == "OPTIONS" and head.origin is not None:
                 call.respond(204, PREFLIGHT, b"")
-            elif endpoint is not None:
+            elif parse is not None:
                 _require(scope["method"], "POST")
-                await self._infer(call, head, endpoint.parse)
+                await self._infer(call, head, parse)
             else:
                 await self._get(call, head, scope)
         except ApiError as error:
@@ -378,12 +386,20 @@ class Inference:
     def _models(self, call: "_Call", caller: Caller, wanted: str) -> None:
         catalog = self._catalog
         if wanted:
-            shown = catalog if caller.plan.allows(wanted) else Catalog({})
-            model = shown.resolve(wanted)
-            call.respond(200, [JSON], msgspec.json.encode(_listed(model)))
+            model = catalog.resolve(wanted)
+            if not caller.plan.allows(model.id):
+                Catalog({}).resolve(wanted)
+            call.respond(200, [JSON], bytes(self._listing(model)))
             return
-        data = [_listed(model) for model in catalog.models.values() if caller.plan.allows(model.id)]
+        data = [self._listing(model) for model in catalog.models.values() if caller.plan.allows(model.id)]
         call.respond(200, [JSON], msgspec.json.encode({"object": "list", "data": data}))
+
+    def _listing(self, model: Model) -> msgspec.Raw:
+        """A model as it is listed, written once: there are hundreds."""
+        listing = self._listings.get(model.id)
+        if listing is None:
+            listing = self._listings[model.id] = msgspec.Raw(msgspec.json.encode(model_fields(model)))
+        return listing
 
     def _note(
         self,
@@ -457,8 +473,10 @@ class _Call:
         own = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in error.headers.items()]
         if error.status == 401:
             own.append((b"www-authenticate", b"Bearer"))
-        endpoint = ENDPOINTS.get(self.path)
-        body = wire_errors.render(error) if endpoint is None else endpoint.error(error, self.request_id)
+        if self.path.startswith(ANTHROPIC):
+            body = anthropic_client.render_error(error, self.request_id)
+        else:
+            body = wire_errors.render(error)
         self.respond(error.status, [JSON, *own], body)
 
 
@@ -513,32 +531,3 @@ def _read_cap(value: bytes | None, name: bytes) -> int | None:
         return money.parse_usd(value.decode("latin-1").strip())
     except ValueError as error:
         raise InvalidRequest(f"{name.decode()}: {error}", param=name.decode()) from error
-
-
-def _listed(model: Model) -> dict[str, Any]:
-    """A model as `/v1/models` shows it. Prices are what the customer pays: USD per million tokens."""
-    cheapest = model.routes[0]
-    return {
-        "id": model.id,
-        "object": "model",
-        "created": model.created,
-        "owned_by": model.owned_by,
-        "type": model.type,
-        "context_window": model.context_window,
-        "max_output_tokens": model.output_limit,
-        "best_for": model.best_for,
-        "price": _listed_price(cheapest.price, cheapest.multiplier_ppm),
-    }
-
-
-def _listed_price(price: Price, multiplier_ppm: int) -> dict[str, str]:
-    def shown(pico: int) -> str:
-        return money.format_price(-(-pico * multiplier_ppm // 1_000_000))
-
-    return {
-        "unit": "USD per 1M tokens",
-        "input": shown(price.input),
-        "output": shown(price.output),
-        "cache_read": shown(price.cache_read),
-        "cache_write": shown(price.cache_write),
-    }

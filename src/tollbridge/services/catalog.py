@@ -1,42 +1,80 @@
 """What is for sale: the shipped models and the operator's own, as an operator wants to see them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date
+from enum import StrEnum
 from pathlib import Path
 
 import msgspec
 
 from tollbridge.config import Settings
-from tollbridge.core import catalog, money
+from tollbridge.core import catalog, money, pricing
 from tollbridge.core.catalog import ModelRow, PriceRow, RouteRow
+from tollbridge.core.listing import when_text
 from tollbridge.errors import NotFound
-from tollbridge.values import Price
+from tollbridge.values import DAY_MS, Price, When
 
 SHIPPED = Path(__file__).parent.parent / "data" / "catalog.json"
 # A price that was read longer ago may have changed.
 FRESH_DAYS = 180
+
+_EPOCH = date(1970, 1, 1)
+_METERS = ("input", "output", "cache_read", "cache_write", "cache_write_1h")
+_OWN_METERS = {"audio_input": "input", "audio_output": "output", "image_output": "output"}
 
 
 class _Shipped(msgspec.Struct, forbid_unknown_fields=True):
     models: tuple[ModelRow, ...]
 
 
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """A price with the times at which another one applies, the first that applies first."""
+
+    price: Price
+    periods: tuple[tuple[When, Price], ...] = ()
+
+    def at(self, moment: int) -> Price:
+        return next((price for when, price in self.periods if pricing.covers(when, moment)), self.price)
+
+
 class Way(msgspec.Struct, frozen=True, kw_only=True):
-    """A route. `open`: its provider is configured. `price` is what customers pay, the markup in it."""
+    """A route. `open`: its provider is configured. `sold`: what customers pay before the markup; None: no price."""
 
     provider: str
     model: str
     open: bool
-    price: Price | None
-    cost: Price | None
+    sold: Terms | None
+    cost: Terms | None
+    source: str
+    doubt: str
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
-    """A model. `listed`: customers can call it."""
+    """A model. `listed`: customers can call it. `own`: it is the operator's row."""
 
     row: ModelRow
     ways: tuple[Way, ...]
     listed: bool
+    own: bool
+
+
+class Kind(StrEnum):
+    """What is wrong. The first two lose money or a sale."""
+
+    LOSS = "loss"
+    MISSING = "missing"
+    CONFLICT = "conflict"
+    DOUBT = "doubt"
+    STALE = "stale"
+
+
+class Complaint(msgspec.Struct, frozen=True, kw_only=True):
+    kind: Kind
+    text: str
+
+    @property
+    def serious(self) -> bool:
+        return self.kind in (Kind.LOSS, Kind.MISSING)
 
 
 def shipped_models() -> tuple[ModelRow, ...]:
@@ -45,58 +83,135 @@ def shipped_models() -> tuple[ModelRow, ...]:
 
 def offers(settings: Settings) -> list[Offer]:
     """All models, the callable ones and the others. Without any provider the demo provider serves all of them."""
-    return [
-        _offer(row, settings, demo=not settings.providers) for row in catalog.overlay(shipped_models(), settings.models)
-    ]
+    own = {row.id for row in settings.models}
+    return [_offer(row, settings, own=row.id in own) for row in catalog.overlay(shipped_models(), settings.models)]
 
 
 def offer(settings: Settings, model: str) -> Offer:
-    """One of `offers`; raises `NotFound`."""
-    found = next((each for each in offers(settings) if each.row.id == model), None)
-    if found is None:
-        raise NotFound(f"there is no model {model[:100]!r}: tollbridge catalog list --all names them", param="model")
-    return found
+    """One of `offers`, by its id or another name of it; raises `NotFound`."""
+    found = offers(settings)
+    for each in found:
+        if each.row.id == model:
+            return each
+    for each in reversed(found):
+        if model in each.row.aliases:
+            return each
+    raise NotFound(f"there is no model {model[:100]!r}: tollbridge catalog list --all names them", param="model")
 
 
-def complaints(settings: Settings, today: date) -> Iterator[tuple[bool, str]]:
-    """What an operator should look at: (whether money is lost by it, what it is)."""
-    listed = [each for each in offers(settings) if each.listed]
-    if not listed:
-        yield True, "no model can be called: no configured provider serves any"
-    for each in listed:
+def complaints(settings: Settings, today: date, fresh_days: int = FRESH_DAYS) -> Iterator[Complaint]:
+    """What an operator should look at."""
+    found = offers(settings)
+    if not any(each.listed for each in found):
+        yield Complaint(kind=Kind.MISSING, text="no model can be called: no configured provider serves any")
+    shipped = {row.id: row for row in shipped_models()} if settings.models else {}
+    for each in found:
         for way in each.ways:
-            if way.open and way.price is not None and way.cost is not None:
-                for meter in _below(way.price, way.cost):
-                    yield True, f"{each.row.id} at {way.provider}: the price of {meter} is below its cost"
-        if each.row.checked:
-            age = (today - date.fromisoformat(each.row.checked)).days
-            if age > FRESH_DAYS:
-                yield False, f"{each.row.id}: its price was read {age} days ago ({each.row.source})"
+            if way.open:
+                yield from _of_way(each.row.id, way, settings.billing.markup_ppm, today)
+        if not each.listed:
+            continue
+        if each.own and each.row.id in shipped:
+            yield from _conflicts(each, _offer(shipped[each.row.id], settings, own=False))
+        age = (today - date.fromisoformat(each.row.checked)).days if each.row.checked else 0
+        if age > fresh_days:
+            yield Complaint(
+                kind=Kind.STALE, text=f"{each.row.id}: its price was read {age} days ago ({each.row.source})"
+            )
 
 
-def _offer(row: ModelRow, settings: Settings, demo: bool) -> Offer:
+def _of_way(model: str, way: Way, markup_ppm: int, today: date) -> Iterator[Complaint]:
+    name = f"{model} at {way.provider}"
+    if way.sold is None or way.cost is None:
+        yield Complaint(kind=Kind.MISSING, text=f"{name}: no price, so that it is not served there")
+        return
+    if way.doubt:
+        yield Complaint(kind=Kind.DOUBT, text=f"{name}: {way.source or 'one list'} is believed, but {way.doubt}")
+    if way.cost is way.sold:
+        return
+    whens = [when for when, _ in (*way.sold.periods, *way.cost.periods)]
+    reported = set()
+    for moment in _moments(whens, today):
+        for meter in _below(way.sold.at(moment), way.cost.at(moment), markup_ppm):
+            if meter not in reported:
+                reported.add(meter)
+                at = _said(whens, moment)
+                yield Complaint(kind=Kind.LOSS, text=f"{name}: the price of {meter} is below its cost{at}")
+
+
+def _conflicts(own: Offer, shipped: Offer) -> Iterator[Complaint]:
+    """Where the operator's row says that a provider bills something else than the shipped row does."""
+    known = {(way.provider, way.model): way for way in shipped.ways}
+    for way in own.ways:
+        theirs = known.get((way.provider, way.model))
+        if not way.open or theirs is None or way.cost is None or theirs.cost is None or way.cost == theirs.cost:
+            continue
+        ours, listed = way.cost.price, theirs.cost.price
+        differing = [meter for meter in _METERS if getattr(ours, meter) != getattr(listed, meter)]
+        said = ", ".join(
+            f"{meter} {money.format_price(getattr(ours, meter))} and {money.format_price(getattr(listed, meter))}"
+            for meter in differing
+        )
+        yield Complaint(
+            kind=Kind.CONFLICT,
+            text=f"{own.row.id} at {way.provider}: your cost and the shipped one differ: "
+            f"{said or 'in tiers, periods or seldom used meters'} ({shipped.row.source})",
+        )
+
+
+def _moments(whens: Iterable[When], today: date) -> list[int]:
+    """A moment in every combination of periods from today on: each begins at one of these, or ends there."""
+    now = (today - _EPOCH).days * DAY_MS
+    days = {now, *(edge for when in whens for edge in (when.since, when.until) if now < edge < 1 << 62)}
+    times = {0, *(edge % DAY_MS for when in whens for edge in (when.start, when.end))}
+    return sorted(day + number * DAY_MS + time for day in days for number in range(7) for time in times)
+
+
+def _said(whens: Iterable[When], moment: int) -> str:
+    covering = [when_text(when) for when in whens if pricing.covers(when, moment)]
+    return f" ({'; '.join(dict.fromkeys(covering))})" if covering else ""
+
+
+def _below(price: Price, cost: Price, markup_ppm: int) -> Iterator[str]:
+    """The meters, of all tiers, that cost more than they bring in."""
+    for above in sorted({0, *(tier.above + 1 for tier in (*price.tiers, *cost.tiers))}):
+        sold, bought = money.tier(price, above), money.tier(cost, above)
+        apart = [meter for meter in _OWN_METERS if _has(sold, meter) or _has(bought, meter)]
+        for meter in (*_METERS, *apart, "searches"):
+            if _of(sold, meter) * markup_ppm < _of(bought, meter) * money.PPM:
+                yield meter if not above else f"{meter} above {above - 1:,} tokens"
+
+
+def _has(price: Price, meter: str) -> bool:
+    return getattr(price, meter) is not None
+
+
+def _of(price: Price, meter: str) -> int:
+    of: int = getattr(price, meter if _has(price, meter) else _OWN_METERS[meter])
+    return of
+
+
+def _offer(row: ModelRow, settings: Settings, *, own: bool) -> Offer:
     ways = tuple(_way(row, route, settings) for route in row.routes)
-    return Offer(row=row, ways=ways, listed=demo or any(way.open and way.price is not None for way in ways))
+    listed = not settings.providers or any(way.open and way.sold is not None for way in ways)
+    return Offer(row=row, ways=ways, listed=listed, own=own)
 
 
 def _way(row: ModelRow, route: RouteRow, settings: Settings) -> Way:
-    price = route.price or row.price
+    sold = _terms(route.price or row.price)
+    own_cost = route.cost or row.cost
     return Way(
         provider=route.provider,
         model=route.model,
         open=route.provider in settings.providers,
-        price=_marked_up(price, settings.billing.markup_ppm),
-        cost=_marked_up(route.cost or row.cost or price, money.PPM),
+        sold=sold,
+        cost=sold if own_cost is None else _terms(own_cost),
+        source=route.source or row.source,
+        doubt=route.doubt,
     )
 
 
-def _marked_up(row: PriceRow | None, ppm: int) -> Price | None:
-    """Rounded up to a pico-USD per token, to be looked at: what is charged is rounded once per request."""
+def _terms(row: PriceRow | None) -> Terms | None:
     if row is None:
         return None
-    price = catalog.price(row)
-    return Price(**{meter: -(-getattr(price, meter) * ppm // money.PPM) for meter in Price.__struct_fields__})
-
-
-def _below(price: Price, cost: Price) -> Iterator[str]:
-    return (meter for meter in Price.__struct_fields__ if getattr(price, meter) < getattr(cost, meter))
+    return Terms(price=catalog.price(row), periods=tuple(catalog.periods(row)))

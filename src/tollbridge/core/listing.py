@@ -1,0 +1,95 @@
+"""Models, prices and times as people read them: decimal strings in USD, dates and hours in UTC."""
+
+from datetime import date, timedelta
+from typing import Any
+
+from tollbridge.core import money
+from tollbridge.values import DAY_MS, Model, Price, Route, When
+
+_EPOCH = date(1970, 1, 1)
+_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_ALWAYS = ("input", "output", "cache_read", "cache_write", "cache_write_1h")
+_OWN = ("audio_input", "audio_output", "image_output")
+_SEARCHES = 1_000
+
+
+def model_fields(model: Model) -> dict[str, Any]:
+    """A model as `/v1/models` shows it, at the price of its first route: what the customer pays, the markup in it."""
+    first = model.routes[0]
+    price = {"unit": "USD per 1M tokens", **price_fields(first.price, first.multiplier_ppm)}
+    if first.variants:
+        price["periods"] = periods_of(first)
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": model.created,
+        "owned_by": model.owned_by,
+        "type": model.type,
+        "context_window": model.context_window,
+        "max_output_tokens": model.output_limit,
+        "best_for": model.best_for,
+        "input_modalities": model.input_modalities,
+        "output_modalities": model.output_modalities,
+        "capabilities": model.capabilities,
+        "aliases": model.aliases,
+        "price": price,
+    }
+
+
+def price_fields(price: Price, multiplier_ppm: int = money.PPM) -> dict[str, Any]:
+    """USD per million tokens by meter, times the multiplier, and per thousand searches; `tiers` with their bounds.
+
+    Rounded up to a pico-USD per token, to be looked at: a charge is rounded once per request. A meter that has no price
+    of its own is left out.
+    """
+
+    def shown(pico: int) -> str:
+        return money.format_price(-(-pico * multiplier_ppm // money.PPM))
+
+    fields: dict[str, Any] = {meter: shown(getattr(price, meter)) for meter in _ALWAYS}
+    fields |= {meter: shown(pico) for meter in _OWN if (pico := getattr(price, meter)) is not None}
+    if price.searches:
+        fields["searches_per_thousand"] = shown(-(-price.searches // _SEARCHES))
+    if price.tiers:
+        fields["tiers"] = [{"above": tier.above, **price_fields(tier.price, multiplier_ppm)} for tier in price.tiers]
+    return fields
+
+
+def periods_of(route: Route) -> list[dict[str, Any]]:
+    """When customers pay another price than the route's, the first that applies first: `when`, and the price."""
+    return [
+        {"when": when_text(variant.when[0]), **price_fields(variant.route.price, route.multiplier_ppm)}
+        for variant in route.variants
+        if variant.route.price is not route.price
+    ]
+
+
+def when_text(when: When) -> str:
+    """`from 2027-01-01, mon-fri, 01:00-04:00 UTC`."""
+    parts = []
+    if when.since:
+        parts.append(f"from {_date(when.since)}")
+    if when.until < 1 << 62:
+        parts.append(f"until {_date(when.until)}")
+    if when.days != 127:
+        parts.append(_days(when.days))
+    if (when.start, when.end) != (0, DAY_MS):
+        parts.append(f"{_time(when.start)}-{_time(when.end)} UTC")
+    return ", ".join(parts) or "always"
+
+
+def _date(moment: int) -> str:
+    return (_EPOCH + timedelta(days=moment // DAY_MS)).isoformat()
+
+
+def _days(bits: int) -> str:
+    """Days in a row begin after one that is not among them."""
+    on = [bits >> day & 1 for day in range(7)]
+    first = next(day for day in range(7) if on[day] and not on[day - 1])
+    last = next(day for day in range(first, first + 7) if not on[(day + 1) % 7]) % 7
+    return _DAYS[first] if first == last else f"{_DAYS[first]}-{_DAYS[last]}"
+
+
+def _time(milliseconds: int) -> str:
+    hours, minutes = divmod(milliseconds // 60_000, 60)
+    return f"{hours:02}:{minutes:02}"

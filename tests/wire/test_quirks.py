@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.wire.streams import MODEL, route
 
 from tollbridge.wire import openai_chat, openai_completions, openai_embeddings
-from tollbridge.wire.quirks import body_for
+from tollbridge.wire.quirks import body_for, target_for
 
 USER = {"role": "user", "content": 'Say "model":"x" and "stream_options"'}
 
@@ -158,3 +158,26 @@ def test_older_endpoints_keep_their_names() -> None:
     body = b'{"model":"m","prompt":"a","max_tokens":5}'
     renaming = route(upstream_model="m", renames=(("max_tokens", "max_completion_tokens"),))
     assert body_for(openai_completions.parse(body), renaming, None) == body
+
+
+def test_members_are_added_to_every_body() -> None:
+    out = sent({"user": "u"}, drops=("user",), adds=(("a", '{"b":[1]}'), ("seed", "7")))
+    assert out == {"a": {"b": [1]}, "seed": 7}
+
+
+PATHS = (("chat", "/{model}/chat?v=1"), ("stream", "/{model}/stream"))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "stream", "model", "expected"),
+    [
+        ("chat", False, "m", b"/m/chat?v=1"),
+        ("chat", True, "m", b"/m/stream"),
+        ("embeddings", False, "m", b"/usual"),
+        ("chat", False, "a/b c:1@2", b"/a%2Fb%20c%3A1@2/chat?v=1"),
+        ("chat", False, "é?x=1#y", b"/%C3%A9%3Fx%3D1%23y/chat?v=1"),
+    ],
+)
+def test_an_endpoint_is_called_where_the_row_says(endpoint: str, stream: bool, model: str, expected: bytes) -> None:
+    assert target_for(route(upstream_model=model, paths=PATHS), endpoint, "/usual", stream=stream) == expected
+    assert target_for(route(upstream_model=model), endpoint, "/usual", stream=stream) == b"/usual"

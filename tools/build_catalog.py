@@ -47,7 +47,7 @@ class Source(NamedTuple):
     prefix: str = ""
     own: bool = False
     days: str = ""
-    only: str = ""
+    only: tuple[str, ...] = ("",)
 
 
 # In the order in which routes of the same price are tried.
@@ -55,7 +55,15 @@ SOURCES = (
     Source("openai", "openai", ("openai",)),
     Source("anthropic", "anthropic", ("anthropic",)),
     Source("gemini", "google", ("gemini",), "gemini/"),
-    Source("deepseek", "deepseek", ("deepseek",), "deepseek/", own=True, days="mon-fri"),
+    Source(
+        "deepseek",
+        "deepseek",
+        ("deepseek",),
+        "deepseek/",
+        own=True,
+        days="mon-fri",
+        only=("deepseek-chat", "deepseek-reasoner", "deepseek-coder", "deepseek-v4", "deepseek-flash"),
+    ),
     Source("mistral", "mistral", ("mistral",), "mistral/"),
     Source("xai", "x-ai", ("xai",), "xai/"),
     Source("cohere", "cohere", ("cohere_chat", "cohere")),
@@ -66,11 +74,11 @@ SOURCES = (
     Source("qwen", "", ("dashscope",), "dashscope/"),
     Source("perplexity", "perplexity", ("perplexity",), "perplexity/"),
     Source("azure", "azure", ("azure",), "azure/"),
-    Source("bedrock", "aws", ("bedrock_converse",), only="openai."),
+    Source("bedrock", "aws", ("bedrock_converse",), only=("openai.",)),
     Source("bedrock-mantle", "aws", ("bedrock_mantle",), "bedrock_mantle/"),
     # Without a region in the name calls would fail, with one they cost a tenth more.
-    Source("bedrock-anthropic", "aws", ("bedrock_converse",), only="global.anthropic."),
-    Source("vertex", "google", ("vertex_ai-language-models",), only="gemini-"),
+    Source("bedrock-anthropic", "aws", ("bedrock_converse",), only=("global.anthropic.",)),
+    Source("vertex", "google", ("vertex_ai-language-models",), only=("gemini-",)),
     Source("vertex-anthropic", "google", ("vertex_ai-anthropic_models",), "vertex_ai/"),
     Source("groq", "groq", ("groq",), "groq/", own=True),
     Source("cerebras", "cerebras", ("cerebras",), "cerebras/", own=True),
@@ -206,7 +214,9 @@ class Lists:
         if model is not None and ours is None:
             return None  # what one list knows of it cannot be held: the other leaves something out
         named = model is not None and model.id.lower() == name.lower()
-        chosen, other = (ours, theirs) if ours is not None and (named or theirs is None) else (theirs, ours)
+        # Where LiteLLM knows of other hours it is asked for their days only, in `SOURCES`.
+        is_timed = entry is not None and "off_peak_pricing" in entry
+        chosen, other = (ours, theirs) if ours is not None and (named or is_timed or theirs is None) else (theirs, ours)
         if chosen is None or _is_free(chosen):
             return None
         lists = (f"genai-prices {version('genai-prices')}", "LiteLLM")

@@ -1,4 +1,4 @@
-"""What the page about the configuration shows, works."""
+"""What the pages about the configuration show, works."""
 
 import re
 from pathlib import Path
@@ -8,15 +8,20 @@ import pytest
 from tollbridge.config import Source, read
 from tollbridge.errors import ConfigError
 
-PAGE = (Path(__file__).parents[2] / "docs" / "operate" / "configuration.md").read_text()
-NEEDED = {"DEEPSEEK_API_KEY": "k", "GROQ_API_KEY": "k", "DATABASE_URL": "postgresql://db/x"}
+OPERATE = Path(__file__).parents[2] / "docs" / "operate"
+PAGE = (OPERATE / "configuration.md").read_text()
+PROVIDERS = (OPERATE / "providers.md").read_text()
+NEEDED = {
+    **dict.fromkeys(("DEEPSEEK_API_KEY", "GROQ_API_KEY", "AZURE_OPENAI_API_KEY", "AWS_BEARER_TOKEN_BEDROCK"), "k"),
+    "DATABASE_URL": "postgresql://db/x",
+}
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+def blocks(language: str, page: str = PAGE) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
-@pytest.mark.parametrize("text", blocks("toml"))
+@pytest.mark.parametrize("text", [*blocks("toml"), *blocks("toml", PROVIDERS)])
 def test_every_example_can_be_read(tmp_path: Path, text: str) -> None:
     (tmp_path / "secret").write_text("0123456789abcdefghijklmnopqrstuv")
     file = tmp_path / "tollbridge.toml"

@@ -317,7 +317,7 @@ class Gateway:
                 limiter=self._limiter,
                 recent=self._recent,
                 decode=master.ids().decode,
-                parsers={path: endpoint.parse for path, endpoint in ENDPOINTS.items()},
+                parsers=ENDPOINTS,
             ),
             vital=Vital(lag=lambda: self._lag.lag, draining=lambda: self.draining, ledger_failed=lambda: ledger.failed),
             log=self._log,

@@ -47,6 +47,7 @@ OUTPUT_NANO = 2_000
 
 CONFIG = """
 [providers.up]
+dialect = "{dialect}"
 base_url = "{url}/v1"
 api_key = "env:TEST_UPSTREAM_KEY"
 cancel_stops_billing = {cancel_stops_billing}
@@ -224,6 +225,7 @@ class Site:
         *,
         credit_usd: str = "1",
         cancel_stops_billing: bool = True,
+        dialect: str = "openai_chat",
         config: str = "",
         others: Mapping[str, Callable[[Peer], Coroutine[Any, Any, None]]] | None = None,
         database_url: str | None = None,
@@ -235,6 +237,7 @@ class Site:
         self._script = script
         self._credit = credit_usd
         self._cancel = cancel_stops_billing
+        self._dialect = dialect
         self._more = config
         self._others = dict(others or {})
         self._database_url = database_url
@@ -367,6 +370,7 @@ class Site:
             + more_top
             + CONFIG.format(
                 url=self.upstream.url,
+                dialect=self._dialect,
                 cancel_stops_billing=str(self._cancel).lower(),
                 more_providers=providers,
                 more_routes=routes,

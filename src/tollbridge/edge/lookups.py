@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 import msgspec
 from msgspec import Raw
 
-from tollbridge.core import pricing
+from tollbridge.core import pricing, tokens
 from tollbridge.core.ledger import Hold, Record, Verdict
 from tollbridge.core.money import format_usd
 from tollbridge.errors import ApiError, InvalidRequest, NotFound, Unavailable
@@ -25,16 +25,17 @@ from tollbridge.limits.base import Limiter, Room
 from tollbridge.store import lookups
 from tollbridge.store.db import Database
 from tollbridge.values import Outcome, Route, Usage
+from tollbridge.wire import anthropic_client, anthropic_messages, preferences
 from tollbridge.wire import errors as wire_errors
-from tollbridge.wire import preferences
 from tollbridge.wire.body import read_object
 from tollbridge.wire.request import Request
 
 Parse = Callable[[bytes], Request]
 ReadBody = Callable[[], Awaitable[bytes]]
 
+COUNT = "/v1/messages/count_tokens"
 # Which method each path takes.
-PATHS = {"/v1/generation": "GET", "/v1/credits": "GET", "/v1/key": "GET", "/v1/estimate": "POST"}
+PATHS = {"/v1/generation": "GET", "/v1/credits": "GET", "/v1/key": "GET", "/v1/estimate": "POST", COUNT: "POST"}
 
 OUTCOMES = {
     Outcome.COMPLETED: "completed",
@@ -82,11 +83,13 @@ class Lookups:
         """The body of a 200 for one of `PATHS`; raises `ApiError`. `cap`: the caller's own bound of an estimate."""
         match path:
             case "/v1/generation":
-                answer = await self._generation(query, caller)
+                answer: dict[str, Any] | Raw = await self._generation(query, caller)
             case "/v1/credits":
                 answer = await self._credits(caller)
             case "/v1/key":
                 answer = await self._key(caller)
+            case _ if path == COUNT:
+                answer = _count(await read_body())
             case _:
                 answer = await self._estimate(await read_body(), caller, cap)
         return msgspec.json.encode(answer)
@@ -345,3 +348,10 @@ def _usd(nano: int) -> Raw:
 
 def _time(milliseconds: int) -> str:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+def _count(body: bytes) -> Raw:
+    """Anthropic's count_tokens: the estimate that a hold is made from, without its margin."""
+    prompt = anthropic_messages.parse_count(body).prompt()
+    counted = tokens.count_prompt(prompt.text, prompt.messages, prompt.images)
+    return Raw(anthropic_client.render_count(prompt.tokens + counted))

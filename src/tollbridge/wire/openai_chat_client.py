@@ -175,7 +175,8 @@ def _call_detail(id_: str, signature: str, origin: str, index: int) -> dict[str,
 class _State:
     """What a choice of a stream has come to."""
 
-    def __init__(self) -> None:
+    def __init__(self, before_text: bytes) -> None:
+        self.before_text = before_text
         self.length = 0  # of its text, and up to where it was cited
         self.cited = 0
         self.details = 0
@@ -198,6 +199,7 @@ class ChatWriter:
             names.model,
         )
         self._end = b'],"usage":null}\n\n' if self._asked else b"]}\n\n"
+        self._after_text = b'},"logprobs":null,"finish_reason":null}' + self._end
 
     def write(self, events: list[Event]) -> bytes:
         return b"".join([self._event(event) for event in events])
@@ -206,12 +208,15 @@ class ChatWriter:
         state = self._states.get(event.choice)
         begin = b""
         if state is None:
-            state = self._states[event.choice] = _State()
+            before_text = b'%b{"index":%d,"delta":{"content":' % (self._head, event.choice)
+            state = self._states[event.choice] = _State(before_text)
             begin = self._chunk(event.choice, b'{"role":"assistant","content":"","refusal":null}')
         match event:
             case TextDelta():
                 state.length += len(event.text)
                 state.is_thinking = False
+                if event.logprobs is None and not begin:  # nearly all events are such
+                    return b"%b%b%b" % (state.before_text, _encode(event.text), self._after_text)
                 delta = b'{"content":%b}' % _encode(event.text)
                 return begin + self._chunk(event.choice, delta, event.logprobs)
             case ThinkingDelta():

@@ -27,6 +27,8 @@ from tollbridge.wire.exchange import Receipt
 SETTLE_WAIT_S = 0.25
 # Providers count hidden tokens too, and some overshoot a limit; nobody writes several times what a model can.
 SLACK = 2
+# A model that searches gives up after tens of calls.
+MOST_SEARCHES = 1_000
 DAY_MS = 86_400_000
 _ACCOUNTS_REMEMBERED = 100_000
 
@@ -151,7 +153,11 @@ class Settlement:
         model, demand = ticket.model, ticket.demand
         most_read = max(len(ticket.request.body), model.context_window)
         limit = max(model.output_limit, ticket.limit or 0, demand.output_limit or 0)
-        return reported.prompt <= most_read and reported.output <= limit * demand.choices * SLACK
+        return (
+            reported.prompt <= most_read
+            and reported.completion <= limit * demand.choices * SLACK
+            and reported.searches <= MOST_SEARCHES
+        )
 
     def _may_lose(self, ticket: Ticket, charge: int) -> bool:
         """Whether this account may be given one more answer whose upstream died, today."""

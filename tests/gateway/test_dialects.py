@@ -1,4 +1,4 @@
-"""Every caller's dialect to every provider's, whole and streamed: one answer, one charge, the usage that was reported."""
+"""Every dialect of callers to every one of providers: one answer, one charge, the usage that was reported."""
 
 import asyncio
 import json

@@ -313,8 +313,15 @@ def test_problems_are_named_up_to_a_number_and_counted_beyond() -> None:
     assert not report.ok
 
 
+# The rest of the schema moves no money by itself.
+BOOKS = {
+    *("meta", "process", "account", "balance", "api_key", "key_spend", "price_version", "hold", "hold_step"),
+    *("checkpoint", "usage", "journal", "entry", "seal"),
+}
+
+
 def columns_of_the_books() -> Iterator[tuple[str, str]]:
-    for table in metadata.tables.values():
+    for table in (each for each in metadata.tables.values() if each.name in BOOKS):
         for column in table.columns:
             yield table.name, column.name
 

@@ -1,0 +1,105 @@
+"""The proof of money in: orders, refunds, vouchers and invoices against the journal, a page at a time.
+
+What the journal holds twice over (that entries sum to zero, that balances follow from them) is `verify`'s.
+"""
+
+from collections.abc import AsyncIterator, Callable
+
+from tollbridge.core.payments import State, Status
+from tollbridge.store.db import Row, Transaction
+from tollbridge.store.invoices import LAST_NUMBER
+from tollbridge.store.meta import value
+
+_PAGE = 2_000
+Complain = Callable[[str], None]
+
+_PAYMENTS = """
+SELECT payment.id, payment.public_id, payment.status, payment.amount, payment.tax, payment.fee, payment.account_id,
+  journal.account_id,
+  (SELECT CAST(SUM(entry.amount) AS BIGINT) FROM entry WHERE journal_id = journal.id AND book = 'customer_paid'),
+  (SELECT CAST(COALESCE(SUM(entry.amount), 0) AS BIGINT) FROM entry WHERE journal_id = journal.id AND book = 'tax'),
+  (SELECT CAST(COALESCE(SUM(entry.amount), 0) AS BIGINT) FROM entry JOIN journal AS booked ON booked.id = journal_id
+   WHERE booked.idempotency_key = 'fee/' || method || '/' || COALESCE(intent, payment.public_id) AND book = 'fees'),
+  (SELECT COUNT(*) FROM invoice WHERE payment_id = payment.id AND invoice.kind = 'invoice'
+   AND invoice.amount = payment.amount AND invoice.tax = payment.tax)
+FROM payment LEFT JOIN journal
+  ON idempotency_key = 'top-up/' || method || '/' || COALESCE(intent, payment.public_id)
+WHERE payment.id > $1 ORDER BY payment.id LIMIT $2
+"""
+_REVERSALS = """
+SELECT reversal.id, reversal.public_id, reversal.state, reversal.credit, payment.account_id, journal.account_id,
+  (SELECT CAST(COALESCE(SUM(entry.amount), 0) AS BIGINT) FROM entry
+   WHERE journal_id = journal.id AND book = 'customer_paid'),
+  (SELECT CAST(COALESCE(SUM(entry.amount), 0) AS BIGINT) FROM entry JOIN journal AS back ON back.id = journal_id
+   WHERE back.idempotency_key = reversal.kind || '/' || reversal.public_id || '/returned' AND book = 'customer_paid')
+FROM reversal JOIN payment ON payment.id = payment_id LEFT JOIN journal
+  ON idempotency_key = reversal.kind || '/' || reversal.public_id
+WHERE reversal.id > $1 ORDER BY reversal.id LIMIT $2
+"""
+_VOUCHERS = """
+SELECT voucher.id, voucher.amount, voucher.account_id, journal.account_id,
+  (SELECT CAST(SUM(entry.amount) AS BIGINT) FROM entry WHERE journal_id = journal.id
+   AND book = CASE WHEN voucher.kind = 'paid' THEN 'customer_paid' ELSE 'customer_promo' END)
+FROM voucher LEFT JOIN journal ON idempotency_key = 'voucher/' || CAST(voucher.id AS TEXT)
+WHERE voucher.id > $1 ORDER BY voucher.id LIMIT $2
+"""
+_PAID = "SELECT method, COUNT(*) FROM payment WHERE status = 'paid' GROUP BY method"
+_BOOKED = "SELECT COUNT(*) FROM journal WHERE idempotency_key LIKE $1"
+_NUMBERS = "SELECT COUNT(*), COALESCE(MIN(number), 1), COALESCE(MAX(number), 0) FROM invoice"
+
+
+async def check(view: Transaction, complain: Complain) -> None:
+    """Name every order, refund, voucher and invoice that the journal does not bear out."""
+    async for row in _pages(view, _PAYMENTS):
+        for problem in _of_payment(row):
+            complain(f"payment {row[1]} {problem}")
+    for method, count in await view.fetch(_PAID):
+        booked = (await view.fetch(_BOOKED, f"top-up/{method}/%"))[0][0]
+        if booked != count:
+            complain(f"{count} payments by {method} are paid, but {booked} are in the journal")
+    async for row in _pages(view, _REVERSALS):
+        for problem in _of_reversal(row):
+            complain(f"what went back as {row[1]} {problem}")
+    async for id_, amount, account, credited, entered in _pages(view, _VOUCHERS):
+        if (account, amount if account is not None else None) != (credited, entered):
+            complain(f"voucher {id_} is not credited as it was redeemed")
+    (count, least, most), = await view.fetch(_NUMBERS)  # fmt: skip
+    last = await value(view, LAST_NUMBER) or 0
+    if (least, most) != (1, count) or last != most:
+        complain(f"the invoices are numbered {least} to {most} and the last number is {last}, but there are {count}")
+
+
+def _of_payment(row: Row) -> list[str]:
+    _, _, status, amount, tax, fee, account, booked_for, paid, booked_tax, fees, invoices = row
+    if status != Status.PAID:
+        return ["is not paid, but in the journal"] if booked_for is not None else []
+    if booked_for is None:
+        return ["is paid, but not in the journal"]
+    problems = []
+    if (account, amount, tax) != (booked_for, paid, booked_tax):
+        problems.append(f"is of {amount} and {tax} tax, but the journal has {paid} and {booked_tax}")
+    if fees != -fee:
+        problems.append(f"cost a fee of {fee}, but the journal has {-fees}")
+    if invoices != 1:
+        problems.append(f"has {invoices} invoices over its amount")
+    return problems
+
+
+def _of_reversal(row: Row) -> list[str]:
+    _, _, state, credit, account, booked_for, taken, returned = row
+    if booked_for is None:
+        return ["is not in the journal"]
+    problems = []
+    if (account, -credit) != (booked_for, taken):
+        problems.append(f"took {credit}, but the journal has {-taken}")
+    if returned != (credit if state == State.RETURNED else 0):
+        problems.append(f"is {state}, but the journal gave {returned} back")
+    return problems
+
+
+async def _pages(view: Transaction, sql: str) -> AsyncIterator[Row]:
+    after = 0
+    while rows := await view.fetch(sql, after, _PAGE):
+        for row in rows:
+            yield row
+        after = rows[-1][0]

@@ -1,0 +1,81 @@
+"""What does not agree between payments and books is found, and named."""
+
+import asyncio
+import contextlib
+
+from tests.payments.conftest import USD, Till, opened_till
+from tests.services.conftest import World
+
+from tollbridge.services import vouchers
+from tollbridge.services.refunds import refund
+from tollbridge.store.verify import verify
+from tollbridge.store.verify_payments import check
+
+TAMPERINGS = {
+    "UPDATE payment SET amount = amount + 1 WHERE id = 1": "is of 10000000001 and 0 tax",
+    "UPDATE payment SET tax = 5 WHERE id = 1": "and 5 tax",
+    "UPDATE payment SET fee = 0 WHERE id = 1": "cost a fee of 0",
+    "UPDATE payment SET account_id = 2 WHERE id = 1": "but the journal has",
+    "UPDATE payment SET status = 'failed' WHERE id = 1": "is not paid, but in the journal",
+    "UPDATE payment SET status = 'paid' WHERE id = 2": "is paid, but not in the journal",
+    "UPDATE payment SET intent = 'pi_other' WHERE id = 1": "is paid, but not in the journal",
+    "UPDATE payment SET method = 'demo' WHERE id = 1": "1 payments by demo are paid, but 0 are in the journal",
+    "UPDATE reversal SET credit = credit - 1": "took 3999999999, but the journal has 4000000000",
+    "UPDATE reversal SET state = 'returned'": "is returned, but the journal gave 0 back",
+    "UPDATE reversal SET public_id = 'refund_x'": "is not in the journal",
+    "UPDATE voucher SET redeemed_at = NULL, account_id = NULL": "voucher 1 is not credited as it was redeemed",
+    "UPDATE voucher SET amount = 1": "voucher 1 is not credited as it was redeemed",
+    "UPDATE voucher SET kind = 'paid'": "voucher 1 is not credited as it was redeemed",
+    "UPDATE voucher SET account_id = 2": "voucher 1 is not credited as it was redeemed",
+    "UPDATE invoice SET number = 7 WHERE number = 2": "numbered 1 to 7",
+    "DELETE FROM invoice WHERE number = 1": "has 0 invoices over its amount",
+    "UPDATE meta SET value = 9 WHERE name = 'last_invoice'": "the last number is 9",
+    "UPDATE invoice SET amount = 1 WHERE number = 1": "has 0 invoices over its amount",
+}
+
+
+async def live(till: Till) -> None:
+    payment = await till.paid()
+    await till.order()
+    await refund(till.ways, payment.public_id, 4 * USD, actor="test")
+    (made,) = await vouchers.create(till.database, USD, actor="test")
+    await vouchers.redeem(till.database, till.account, made.code)
+
+
+def test_books_of_an_honest_life_are_right(world: World) -> None:
+    async def main() -> None:
+        async with opened_till(world) as till:
+            await live(till)
+            report = await verify(till.database)
+            assert report.ok, report.problems
+
+    asyncio.run(main())
+
+
+class Enough(Exception):
+    """Rolls back."""
+
+
+async def problems_after(till: Till, statement: str) -> list[str]:
+    problems: list[str] = []
+    with contextlib.suppress(Enough):
+        async with till.database.transaction() as transaction:
+            assert await transaction.execute(statement) == 1, statement
+            await check(transaction, problems.append)
+            raise Enough
+    return problems
+
+
+def test_each_tampering_is_named(world: World) -> None:
+    async def main() -> None:
+        async with opened_till(world) as till:
+            await live(till)
+            await till.database.execute(
+                "INSERT INTO account (id, public_id, email, plan, created_at) VALUES (2, 'x', 'x', 'x', 1)"
+            )
+            await till.database.execute("INSERT INTO balance VALUES (2, 0, 0, 0, $1)", False)
+            for statement, complaint in TAMPERINGS.items():
+                problems = await problems_after(till, statement)
+                assert any(complaint in problem for problem in problems), (statement, problems)
+
+    asyncio.run(main())

@@ -314,14 +314,14 @@ def test_problems_are_named_up_to_a_number_and_counted_beyond() -> None:
 
 
 # The rest of the schema moves no money by itself.
-BOOKS = {
+OF_MONEY = {
     *("meta", "process", "account", "balance", "api_key", "key_spend", "price_version", "hold", "hold_step"),
     *("checkpoint", "usage", "journal", "entry", "seal"),
 }
 
 
 def columns_of_the_books() -> Iterator[tuple[str, str]]:
-    for table in (each for each in metadata.tables.values() if each.name in BOOKS):
+    for table in (each for each in metadata.tables.values() if each.name in OF_MONEY):
         for column in table.columns:
             yield table.name, column.name
 

@@ -2,10 +2,14 @@
 
 from functools import cache
 
-from tests.bad_provider import openai_faults, openai_usage
+from tests.bad_provider import anthropic_cases, gemini_cases, openai_faults, openai_usage
 from tests.bad_provider.case import Case
 
-DIALECTS = {"openai": (openai_usage.cases, openai_faults.cases)}
+DIALECTS = {
+    "openai": (openai_usage.cases, openai_faults.cases),
+    "anthropic": (anthropic_cases.cases,),
+    "gemini": (gemini_cases.cases,),
+}
 
 
 @cache

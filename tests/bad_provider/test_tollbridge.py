@@ -20,11 +20,16 @@ CASES = cases()
 # Nano-USD per token.
 INPUT, CACHED, OUTPUT = 1_000, 100, 2_000
 AT_ONCE = 8
-PATHS = {"openai": ("openai_chat", "/v1")}
+PATHS = {
+    "openai": ("openai_chat", "/v1", "bearer"),
+    "anthropic": ("anthropic", "/v1", "x-api-key"),
+    "gemini": ("gemini", "/v1beta", "x-goog-api-key"),
+}
 
 CONFIG = """
 [providers.p{number}]
 dialect = "{dialect}"
+auth = "{auth}"
 base_url = "http://127.0.0.1:{port}{path}"
 api_key = "env:TEST_UPSTREAM_KEY"
 cancel_stops_billing = true
@@ -63,20 +68,26 @@ class Shown(NamedTuple):
 def _config(port: int) -> str:
     parts = []
     for number, trial in enumerate(TRIALS):
-        dialect, path = PATHS[trial.case.dialect]
-        parts.append(CONFIG.format(number=number, dialect=dialect, port=port, path=path))
+        dialect, path, auth = PATHS[trial.case.dialect]
+        parts.append(CONFIG.format(number=number, dialect=dialect, auth=auth, port=port, path=path))
     return "".join(parts)
 
 
 def _charge(rows: list[Json]) -> Charge:
-    charged = [row for row in rows if row["charge"]]
-    return Charge(
-        Tokens(
-            sum(row["input"] + row["cache_read"] for row in charged),
-            sum(row["output"] for row in charged),
-            sum(row["cache_read"] for row in charged),
-        )
-    )
+    return Charge(_tokens([row for row in rows if row["charge"]]))
+
+
+async def _rows(site: Site) -> list[Json]:
+    columns = "key_id, charge, input, cache_read, cache_write, cache_write_1h, output, outcome, flags, finish"
+    rows = await site.database.fetch(f"SELECT {columns} FROM usage ORDER BY hold_id")
+    return [dict(zip(columns.split(", "), row, strict=True)) for row in rows]
+
+
+def _tokens(rows: list[Json]) -> Tokens:
+    """What stands in the rows. What was written to a cache is part of the prompt like any other."""
+    cached = sum(row["cache_read"] for row in rows)
+    written = sum(row["cache_write"] + row["cache_write_1h"] for row in rows)
+    return Tokens(sum(row["input"] for row in rows) + cached + written, sum(row["output"] for row in rows), cached)
 
 
 class _Customer:
@@ -96,7 +107,7 @@ class _Customer:
     async def _rows(self) -> list[Json]:
         """The new rows, once there is one."""
         for _ in range(1000):
-            rows = [row for row in await self._site.usage() if row["key_id"] == self._number]
+            rows = [row for row in await _rows(self._site) if row["key_id"] == self._number]
             if len(rows) > self._seen:
                 new, self._seen = rows[self._seen :], len(rows)
                 return new
@@ -145,9 +156,10 @@ def test_bad_provider(shown: dict[str, Shown], trial: Trial) -> None:
     assert not verdict.problems, f"{trial.case.why}: {verdict.problems} {rows}"
     assert verdict.best, f"acceptable, but not the best: {trial.case.right[0]}"
     [row] = rows
-    tokens = row["input"] * INPUT + row["cache_read"] * CACHED + row["output"] * OUTPUT
-    assert row["charge"] in (0, tokens)
+    tokens = _tokens(rows)
+    price = (tokens.prompt - tokens.cached) * INPUT + tokens.cached * CACHED + tokens.output * OUTPUT
+    assert row["charge"] in (0, price)
     if told is not None and row["charge"]:
-        assert told == Tokens(row["input"] + row["cache_read"], row["output"], row["cache_read"])
+        assert told == tokens
     if follow_up is not None:
         assert not follow_up.problems

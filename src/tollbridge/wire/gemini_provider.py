@@ -142,6 +142,9 @@ class GeminiProvider:
         target = quirks.target_for(route, "chat", PATHS["stream" if stream else "chat"], stream=stream)
         return Outgoing(target, msgspec.json.encode(fields), tuple(dict.fromkeys(fit.dropped)))
 
+    def takes_url(self, part: Image | Document, route: Route) -> bool:
+        return gemini_request.reads_url(part, route.upstream_model)
+
     def reply(self, body: bytes) -> Reply:
         answer = _read(body)
         meter = Meter()
@@ -168,10 +171,12 @@ class GeminiReader:
         self._head: bytes | None = b""  # until the first event
         self._calls: dict[int, int] = {}  # by choice
         self._has_finish = False
+        self._covered = self._uncovered = 0  # pieces of output that came before the last report, and after it
 
     @property
     def usage(self) -> Usage | None:
-        return self._meter.usage
+        # A report that most of the output followed did not count it.
+        return self._meter.usage if self._uncovered <= self._covered else None
 
     @property
     def suspect(self) -> bool:
@@ -208,12 +213,18 @@ class GeminiReader:
 
     def _take(self, data: bytes, out: list[Event]) -> UpstreamError | None:
         self._head = None
+        if data.strip() == b"[DONE]":  # not Gemini's own, but that of some who stand before it
+            return None
+        before = len(out)
         try:
             answer = _read(data)
             if answer.usage_metadata != NULL:
                 self._meter.read(answer.usage_metadata)
             for candidate in answer.candidates or ():
                 self._candidate(candidate, answer.response_id or "", out)
+            self._uncovered += len(out) - before
+            if answer.usage_metadata != NULL:
+                self._covered, self._uncovered = self._covered + self._uncovered, 0
             if not answer.candidates and not self._has_finish and answer.prompt_feedback is not None:
                 out.append(Finish("filtered", native=_blocked(answer)))
                 self._has_finish = True

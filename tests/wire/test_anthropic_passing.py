@@ -1,6 +1,7 @@
 """Messages on both sides."""
 
 import json
+import random
 from typing import Any
 
 import pytest
@@ -58,6 +59,23 @@ def test_blocks_and_tools_that_nobody_knows_pass() -> None:
 @pytest.mark.parametrize(("limit", "expected"), [(None, 4_000), (5_000, 4_000), (50, 50)])
 def test_the_smaller_limit_is_sent(limit: int | None, expected: int) -> None:
     assert sent("messages", limit=limit)["max_tokens"] == expected
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        (None, {"type": "enabled", "budget_tokens": 3_000}),
+        (3_500, {"type": "enabled", "budget_tokens": 3_000}),
+        (2_000, {"type": "enabled", "budget_tokens": 1_999}),
+        (1_024, None),
+    ],
+)
+def test_money_limits_thinking_too(limit: int | None, expected: dict[str, Any] | None) -> None:
+    outgoing = asked(limit=limit, thinking={"type": "enabled", "budget_tokens": 3_000}).request()
+    assert json.loads(outgoing.body).get("thinking") == expected
+    assert outgoing.dropped == (() if expected else ("thinking",))
+    adaptive = {"type": "adaptive"}
+    assert sent("messages", OPUS, limit=10, thinking=adaptive)["thinking"] == adaptive
 
 
 def test_fields_that_this_provider_refuses_are_left_out() -> None:
@@ -249,3 +267,49 @@ def test_a_stream_that_breaks_off_is_not_complete() -> None:
     assert not stream.complete
     assert stream.failed is None
     assert stream.usage is None
+
+
+def test_garbage_never_raises() -> None:
+    chance = random.Random(5)
+    words = (
+        b'"',
+        b"{",
+        b"}",
+        b"[",
+        b"\n\n",
+        b"data: ",
+        b"null",
+        b"-1",
+        b"1e999",
+        b'"x"',
+        b"\\",
+        b"\xff",
+        b"\\ud800",
+        b"",
+    )
+    whole = json.dumps(MESSAGE).encode()
+
+    def damaged(raw: bytes) -> bytes:
+        for _ in range(chance.randint(1, 4)):
+            at = chance.randrange(len(raw) + 1)
+            raw = raw[:at] + chance.choice(words) + raw[at + chance.randint(0, 9) :]
+        return raw
+
+    failed = 0
+    for number in range(1_500):
+        raw = damaged(STREAM)
+        for endpoint in ("messages", "chat"):
+            got, stream, _ = replayed(asked(endpoint), raw, chance.randrange(len(raw)))
+            got += stream.stop("x") + stream.end(RECEIPT) if number % 2 else stream.end(None)
+            assert b"data: " in got
+            failed += stream.failed is not None
+        body = damaged(whole)
+        for endpoint in ("messages", "chat"):
+            try:
+                answer = asked(endpoint).response(body)
+            except (ProtocolError, UpstreamSaid):
+                failed += 1
+            else:
+                answer.text()
+                json.loads(answer.render(RECEIPT))
+    assert failed > 1_000

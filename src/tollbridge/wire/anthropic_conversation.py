@@ -145,6 +145,9 @@ class _Reading:
 
     def _members(self) -> dict[str, Raw]:
         """Put top-level members that only Anthropic knows among the extras; return those that are hints."""
+        for name, raw in _members_of(self._fields.get("output_config", NULL)).items():
+            if name not in ("effort", "format") and raw != NULL:
+                self._extras[f"output_config.{name}"] = raw
         hints = {}
         for name, raw in self._fields.items():
             if name in _KNOWN or raw == NULL:
@@ -279,6 +282,10 @@ class _Reading:
             messages = msgspec.json.decode(self._fields["messages"], type=list[_RawMessage])
             self._raw_blocks = [[] if isinstance(each.content, str) else each.content for each in messages]
         return self._raw_blocks[index][position]
+
+
+def _members_of(raw: Raw) -> dict[str, Raw]:
+    return {} if raw == NULL else msgspec.json.decode(raw, type=dict[str, Raw])
 
 
 def _only_forgets(name: str, raw: Raw) -> bool:

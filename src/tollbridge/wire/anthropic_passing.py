@@ -15,9 +15,11 @@ from msgspec import Raw
 from tollbridge.errors import ApiError, ProtocolError, UpstreamError
 from tollbridge.values import Route, Usage
 from tollbridge.wire import quirks, sse
+from tollbridge.wire.anthropic_body import ThinkingParam
 from tollbridge.wire.anthropic_client import MESSAGE_STOP, block_stop, error_event, event_of, message_delta
 from tollbridge.wire.anthropic_provider import TARGET, failure, is_whole, no_stream, read_answer
 from tollbridge.wire.anthropic_reply import REASONS, Event, read_event
+from tollbridge.wire.anthropic_request import budget_within
 from tollbridge.wire.anthropic_usage import Meter
 from tollbridge.wire.body import NOTHING
 from tollbridge.wire.exchange import Answer, Counter, Names, Outgoing, Receipt, Stream
@@ -44,17 +46,38 @@ class AnthropicPassing:
         fields = dict(request.fields)
         if route.upstream_model != request.model:
             fields["model"] = Raw(msgspec.json.encode(route.upstream_model))
+        dropped: tuple[str, ...] = ()
         if self._max_tokens is not None and (request.max_tokens is None or self._max_tokens < request.max_tokens):
             fields["max_tokens"] = Raw(b"%d" % self._max_tokens)
+            dropped = _think_within(self._max_tokens, fields)
         quirks.change(fields, route.upstream)
         target = quirks.target_for(route, "messages", TARGET, stream=request.stream)
-        return Outgoing(target, msgspec.json.encode(fields))
+        return Outgoing(target, msgspec.json.encode(fields), dropped)
 
     def response(self, body: bytes) -> Answer:
         return PassedAnswer(self._names, body)
 
     def stream(self, output: Counter) -> Stream:
         return PassedStream(self._names, output)
+
+
+def _think_within(limit: int, fields: dict[str, Raw]) -> tuple[str, ...]:
+    """Lower the budget of thinking below the limit that money sets: above it the request would be refused. Returns what
+    had to be left out.
+    """
+    try:
+        thinking = msgspec.json.decode(fields["thinking"], type=ThinkingParam)
+    except (KeyError, msgspec.ValidationError):
+        return ()
+    if thinking.type != "enabled" or thinking.budget_tokens is None or thinking.budget_tokens < limit:
+        return ()
+    budget = budget_within(thinking.budget_tokens, limit)
+    if not budget:
+        del fields["thinking"]
+        return ("thinking",)
+    members = msgspec.json.decode(fields["thinking"], type=dict[str, Raw]) | {"budget_tokens": Raw(b"%d" % budget)}
+    fields["thinking"] = Raw(msgspec.json.encode(members))
+    return ()
 
 
 class PassedAnswer:
@@ -217,7 +240,7 @@ class PassedStream:
         self._meter.start(event.message.usage)
         try:
             fields: dict[str, Any] = dict(read_fields(data))
-            message = read_fields(fields["message"])
+            message = read_fields(bytes(fields["message"]))
         except ProtocolError as error:
             return error
         message["id"] = Raw(self._names.id)

@@ -149,12 +149,14 @@ def _put_thinking(fields: _Json, conversation: Conversation, able: Abilities, fi
     if able.adapts and not (wanted.budget and able.budgets):
         display = {} if wanted.shown is None else {"display": "summarized" if wanted.shown else "omitted"}
         fields["thinking"] = {"type": "adaptive", **display}
+        if wanted.budget:
+            fit.hint("reasoning")  # it has no bound there
         level = _level(wanted, able.efforts)
         if level:
             fields["output_config"] = {"effort": level}
         return True
     budget = _budget(wanted, fields["max_tokens"])
-    if budget is None:
+    if not budget:
         fit.hint("reasoning")
         return False
     fields["thinking"] = {"type": "enabled", "budget_tokens": budget}
@@ -175,11 +177,15 @@ def _level(wanted: Reasoning, efforts: Sequence[str]) -> str | None:
     return known[-1] if known else efforts[0] if efforts else None
 
 
-def _budget(wanted: Reasoning, max_tokens: int) -> int | None:
-    """Tokens to think with: less than all that may be written; None where there is no room for any."""
+def _budget(wanted: Reasoning, max_tokens: int) -> int:
     budget = wanted.budget or int(max_tokens * _SHARES.get(wanted.effort or "high", 0.5))
-    budget = min(max(budget, MIN_BUDGET), _MAX_BUDGET, max_tokens - 1)
-    return budget if budget >= MIN_BUDGET else None
+    return budget_within(min(budget, _MAX_BUDGET), max_tokens)
+
+
+def budget_within(budget: int, max_tokens: int) -> int:
+    """Tokens to think with: less than all that may be written; 0 where there is no room for any."""
+    budget = min(max(budget, MIN_BUDGET), max_tokens - 1)
+    return budget if budget >= MIN_BUDGET else 0
 
 
 def _put_tools(fields: _Json, conversation: Conversation, able: Abilities, fit: Fit) -> None:

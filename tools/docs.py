@@ -1,11 +1,13 @@
-"""Write the pages of docs/reference/ that follow from the program: every setting, every command.
+"""Write the pages of docs/reference/ that follow from the program: every setting, every command, every provider.
 
     python -m tools.docs
 
 A test fails when a page is not what this writes.
 """
 
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Callable, Iterable, Iterator
+from importlib.resources import files
 from pathlib import Path
 
 import click
@@ -75,7 +77,44 @@ def _walk(command: click.Command, context: click.Context) -> Iterator[tuple[clic
                 yield from _walk(child, click.Context(child, info_name=name, parent=context))
 
 
-PAGES: dict[str, Callable[[], str]] = {"settings.md": settings, "commands.md": commands}
+PROVIDERS_HEAD = """\
+# Providers
+
+What is known of each provider in `src/tollbridge/data/providers.toml`. *Stops*: cancelling a call stops its bill;
+elsewhere an answer whose caller leaves is read to its end and charged as used. *Usage in streams*: asked for with
+`stream_options.include_usage`, or reported unasked. *Never sent*: fields that it refuses, or that change what it bills;
+what else it refuses it says itself.
+
+| provider | variables | dialect | stops | usage in streams | called otherwise | never sent | source |
+|---|---|---|---|---|---|---|---|
+"""
+
+
+def providers() -> str:
+    """One row for each shipped provider."""
+    rows = tomllib.loads((files("tollbridge") / "data" / "providers.toml").read_text("utf-8"))
+    lines = []
+    for name, row in rows.items():
+        dialect = row.get("dialect", "openai_chat")
+        cells = (
+            f"`{name}`",
+            _listed(row.get("env", [])),
+            f"`{dialect}`",
+            "yes" if row.get("cancel_stops_billing") else "no",
+            "asked for" if row.get("stream_usage", True) and dialect == "openai_chat" else "unasked",
+            _listed(f"{theirs} for {ours}" for ours, theirs in row.get("renames", {}).items()),
+            _listed(row.get("drops", [])),
+            row["source"],
+        )
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
+    return NOTE + "\n" + PROVIDERS_HEAD + "".join(lines)
+
+
+def _listed(texts: Iterable[str]) -> str:
+    return ", ".join(f"`{text}`" for text in texts)
+
+
+PAGES: dict[str, Callable[[], str]] = {"settings.md": settings, "commands.md": commands, "providers.md": providers}
 
 
 def write(place: Path = PLACE) -> None:

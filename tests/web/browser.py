@@ -100,7 +100,9 @@ async def axe(page: Page) -> list[str]:
     # Not a script of the page: its policy would forbid that.
     await page.evaluate(AXE.read_text())
     found = await page.evaluate("async () => (await axe.run()).violations")
-    return [f"{each['id']}: {node['html'][:160]} {node['failureSummary'][:200]}" for each in found for node in each["nodes"]]
+    return [
+        f"{each['id']}: {node['html'][:160]} {node['failureSummary'][:200]}" for each in found for node in each["nodes"]
+    ]
 
 
 def pictures_wanted() -> bool:

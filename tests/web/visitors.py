@@ -1,8 +1,8 @@
 """Visitors of the pages: a whole gateway (`tests.gateway.site`), and people with cookies who fill in its forms.
 
-    async with house() as site:
-        ada = await registered(site, "ada@example.com")
-        reply = await ada.post("/dashboard/settings/password", {"password": "…"})
+async with house() as site:
+    ada = await registered(site, "ada@example.com")
+    reply = await ada.post("/dashboard/settings/password", {"password": "…"})
 """
 
 import asyncio
@@ -33,6 +33,7 @@ class Visitor:
         self.site = site
         self.url = f"http://127.0.0.1:{site.port}"
         self.client = httpx.AsyncClient(base_url=self.url, headers={**HTML, **headers}, timeout=30, trust_env=False)
+        site._stack.push_async_callback(self.client.aclose)
         self._token = ""
 
     async def __aenter__(self) -> Self:
@@ -47,9 +48,11 @@ class Visitor:
         return response
 
     async def post(self, path: str, fields: Mapping[str, str] | None = None, **headers: str) -> httpx.Response:
-        """Fill in a form. Whoever has no token yet opens the log-in page for one."""
+        """Fill in a form. Whoever has no token yet opens a page for one."""
         if not self._token:
-            await self.get("/auth/confirm" if "sid" in self.client.cookies else "/auth/login")
+            await self.get("/auth/confirm")
+        if not self._token:
+            await self.get("/auth/login")
         response = await self.raw_post(path, {"csrf": self._token, **(fields or {})}, **headers)
         self._learn(response)
         return response

@@ -49,7 +49,8 @@ def check_host(host: str, public_url: str | None) -> None:
     if public_url is not None and host == urlsplit(public_url).netloc:
         return
     try:
-        name = urlsplit(f"//{host}").hostname or ""
+        parts = urlsplit(f"//{host}")
+        name = (parts.hostname or "") if parts.netloc == host and "@" not in host else ""
     except ValueError:
         name = ""
     if name in _LOCAL_NAMES or name.endswith(".localhost") or _is_address(name):

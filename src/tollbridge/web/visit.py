@@ -211,12 +211,15 @@ class Visit:
 
     def csrf_token(self) -> str:
         """What a form of this visitor must hold: bound to the session, or to a cookie of a stranger's own."""
-        sid = self.cookie("sid") if self.presence or self.half else ""
+        # Cookies that this answer sets come first: what it shows is sent with them.
+        pending = {name: value for name, value, _ in self._cookies}
+        known = self.cookie("sid") if self.presence or self.half else ""
+        sid = pending.get(self._cookie_name("sid"), known)
         if not sid:
-            sid = self.cookie("visitor") or next((value for name, value, _ in self._cookies if "visitor" in name), "")
-            if not sid:
-                sid = new_token()
-                self.set_cookie("visitor", sid, COOKIE_AGE_S)
+            sid = pending.get(self._cookie_name("visitor")) or self.cookie("visitor")
+        if not sid:
+            sid = new_token()
+            self.set_cookie("visitor", sid, COOKIE_AGE_S)
         return self.shared.master.sign("csrf", sid)
 
     async def check_csrf(self) -> None:

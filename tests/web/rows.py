@@ -1,0 +1,75 @@
+"""Every page with who may open it, written down a second time: a page without a row here fails the test.
+
+`ROWS["POST /dashboard/members/{member}/role"] = Row("owner admin", {"role": "viewer"}, theirs="member")`
+"""
+
+import msgspec
+
+EVERY_ROLE = "owner admin developer billing viewer"
+USERS = f"{EVERY_ROLE} operator"
+DEVELOPERS = "owner admin developer operator"
+PAYERS = "owner admin billing operator"
+ADMINS = "owner admin operator"
+OWNERS = "owner operator"
+# Each of these is a visitor of the matrix. The operator owns an account of their own.
+EVERYBODY = f"anonymous {USERS}"
+
+
+class Row(msgspec.Struct, frozen=True):
+    """`may`: whom the page lets in. `fields`: a form that would do something, with ids of somebody else's account.
+
+    `theirs`: which object of another account the path can name (a key of `Objects`); then it is 404.
+    `leaves`: sending it takes a visitor's session or membership, so that the matrix sends it to nobody who may.
+    """
+
+    may: str
+    fields: dict[str, str] = {}
+    theirs: str = ""
+    leaves: bool = False
+
+
+ROWS: dict[str, Row] = {
+    "GET /auth/register": Row(EVERYBODY),
+    "GET /auth/register.html": Row(EVERYBODY),
+    "POST /auth/register": Row(EVERYBODY),
+    "POST /auth/register.html": Row(EVERYBODY),
+    "GET /auth/verify": Row(EVERYBODY),
+    "POST /auth/verify": Row(EVERYBODY),
+    "GET /auth/login": Row(EVERYBODY),
+    "POST /auth/login": Row(EVERYBODY),
+    "GET /auth/second": Row(EVERYBODY),
+    "POST /auth/second": Row(EVERYBODY),
+    "GET /auth/confirm": Row(USERS),
+    "POST /auth/confirm": Row(USERS),
+    "POST /auth/logout": Row(EVERYBODY, leaves=True),
+    "GET /auth/forgot": Row(EVERYBODY),
+    "POST /auth/forgot": Row(EVERYBODY),
+    "GET /auth/reset": Row(EVERYBODY),
+    "POST /auth/reset": Row(EVERYBODY, leaves=True),
+    "GET /auth/email": Row(EVERYBODY),
+    "POST /auth/email": Row(EVERYBODY),
+    "GET /auth/invitation": Row(EVERYBODY),
+    "POST /auth/invitation": Row(USERS),
+    "GET /dashboard": Row(USERS),
+    "GET /dashboard/no-account": Row(USERS),
+    "GET /dashboard/accounts": Row(USERS),
+    "POST /dashboard/accounts/{account}": Row(USERS, theirs="account"),
+    "GET /dashboard/settings": Row(USERS),
+    "POST /dashboard/settings/password": Row(USERS),
+    "POST /dashboard/settings/email": Row(USERS),
+    "GET /dashboard/settings/two-factor": Row(USERS),
+    "POST /dashboard/settings/two-factor": Row(USERS),
+    "POST /dashboard/settings/two-factor/off": Row(USERS),
+    "POST /dashboard/settings/sessions/others": Row(USERS),
+    "POST /dashboard/settings/sessions/{session}": Row(USERS, theirs="session"),
+    "GET /dashboard/settings/export": Row(USERS),
+    "POST /dashboard/settings/close": Row(OWNERS),
+    "GET /dashboard/members": Row(ADMINS),
+    "POST /dashboard/members": Row(ADMINS),
+    "POST /dashboard/members/{member}/role": Row(ADMINS, {"role": "viewer"}, theirs="member"),
+    "POST /dashboard/members/{member}/remove": Row(ADMINS, theirs="member"),
+    "POST /dashboard/members/invitations/{invitation}": Row(ADMINS, theirs="invitation"),
+    "POST /dashboard/leave": Row(USERS, leaves=True),
+    "GET /dashboard/activity": Row(ADMINS),
+    "GET /admin/outbox": Row("operator"),
+}

@@ -1,0 +1,354 @@
+"""What users change of their own: password, address, second factor, sessions; and members of accounts."""
+
+import asyncio
+import re
+
+from tests.gateway.site import Site, chat, run
+from tests.web.town import operator, secret_of
+from tests.web.visitors import PASSWORD, Visitor, house, letters, link_to, registered, shown
+
+from tollbridge.core import totp
+
+NEW = "another fine password"
+SETTINGS = "/dashboard/settings"
+
+
+async def token_to(site: Site, email: str) -> str:
+    return (await link_to(site, email)).partition("token=")[2]
+
+
+# --- passwords and links ------------------------------------------------------------------------------------------
+
+
+def test_a_reset_link_is_good_once_ends_all_sessions_and_lets_the_new_password_in() -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as visitor:
+            ada = await registered(site, "ada@example.com")
+            await visitor.post("/auth/forgot", {"email": "Ada@Example.com "})
+            token = await token_to(site, "ada@example.com")
+            assert (await visitor.get(f"/auth/reset?token={token}")).status_code == 200
+            short = await visitor.post("/auth/reset", {"token": token, "password": "short"})
+            assert short.status_code == 400
+            answers = [visitor.post("/auth/reset", {"token": token, "password": NEW}) for _ in range(5)]
+            statuses = sorted(response.status_code for response in await asyncio.gather(*answers))
+            assert statuses == [303, 400, 400, 400, 400]
+            assert (await ada.get("/dashboard")).status_code == 303
+            assert (await visitor.log_in("ada@example.com")).status_code == 400
+            assert (await visitor.log_in("ada@example.com", NEW)).status_code == 303
+
+    run(test())
+
+
+def test_links_end_with_their_time_and_are_not_in_the_database_as_they_are() -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as visitor:
+            await registered(site, "ada@example.com")
+            await visitor.post("/auth/forgot", {"email": "ada@example.com"})
+            token = await token_to(site, "ada@example.com")
+            for table in ("mail_token", "outbox"):
+                for row in await site.database.fetch(f"SELECT * FROM {table}"):
+                    assert token not in str(row)
+                    assert token.encode() not in b"".join(bytes(cell) for cell in row if isinstance(cell, bytes))
+            await site.database.execute("UPDATE mail_token SET expires_at = $1", await site.database.now())
+            response = await visitor.post("/auth/reset", {"token": token, "password": NEW})
+            assert "no longer good" in shown(response)
+
+    run(test())
+
+
+def test_no_header_changes_where_links_lead() -> None:
+    """B12."""
+    names = (
+        "host",
+        "x-forwarded-host",
+        "x-host",
+        "forwarded",
+        "x-original-host",
+        "x-forwarded-server",
+        "origin",
+        "referer",
+    )
+
+    async def test() -> None:
+        async with house('public_url = "http://127.0.0.1:1"\n') as site, Visitor(site) as visitor:
+            await registered(site, "ada@example.com")
+            token = await visitor.token()
+            for name in names:
+                for value in ("evil.example", "http://evil.example/", "127.0.0.1:1@evil.example", "host=evil.example"):
+                    await site.database.execute("DELETE FROM throttle")
+                    fields = {"csrf": token, "email": "ada@example.com"}
+                    await visitor.raw_post("/auth/forgot", fields, **{name: value})
+            await visitor.raw_post("/auth/forgot", {"csrf": token, "email": "ada@example.com"})
+            await asyncio.sleep(0.05)
+            found = re.findall(r"\w+://\S+", " ".join(text for _, _, text in await letters(site)))
+            assert found
+            assert all(link.startswith("http://127.0.0.1:1/auth/") for link in found)
+
+    run(test())
+
+
+def test_a_new_password_ends_the_other_sessions_and_is_told() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            async with Visitor(site) as elsewhere:
+                await elsewhere.log_in("ada@example.com")
+                before = ada.client.cookies["sid"]
+                assert (await ada.post(f"{SETTINGS}/password", {"password": NEW})).status_code == 303
+                assert ada.client.cookies["sid"] != before
+                assert (await ada.get("/dashboard")).status_code == 200
+                assert (await elsewhere.get("/dashboard")).status_code == 303
+            assert "password was changed" in (await letters(site))[0][1]
+
+    run(test())
+
+
+def test_what_cannot_be_undone_asks_for_the_password_when_it_was_long_ago() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            await site.database.execute("UPDATE session SET proved_at = proved_at - 700000")
+            asked = await ada.post(f"{SETTINGS}/password", {"password": NEW}, referer=f"{site.url}{SETTINGS}")
+            assert asked.headers["location"] == f"/auth/confirm?next={SETTINGS}"
+            assert (await ada.post("/auth/confirm", {"password": "wrong"})).status_code == 400
+            confirmed = await ada.post(f"/auth/confirm?next={SETTINGS}", {"password": PASSWORD})
+            assert confirmed.headers["location"] == SETTINGS
+            assert (await ada.post(f"{SETTINGS}/password", {"password": NEW})).headers["location"].startswith(SETTINGS)
+
+    run(test())
+
+
+def test_a_new_address_is_theirs_once_its_link_is_followed() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            await registered(site, "eve@example.com")
+            taken = await ada.post(f"{SETTINGS}/email", {"email": "eve@example.com"})
+            free = await ada.post(f"{SETTINGS}/email", {"email": "new@example.com"})
+            assert taken.headers["location"] == free.headers["location"]
+            assert "tried to register" in (await letters(site))[1][2]
+            token = await token_to(site, "new@example.com")
+            assert "ada@example.com" in shown(await ada.get(SETTINGS))
+            assert (await ada.post("/auth/email", {"token": token})).status_code == 303
+            assert "new@example.com" in shown(await ada.get(SETTINGS))
+            assert (await ada.post("/auth/email", {"token": token})).status_code == 400
+            async with Visitor(site) as visitor:
+                assert (await visitor.log_in("ada@example.com")).status_code == 400
+                assert (await visitor.log_in("new@example.com")).status_code == 303
+
+    run(test())
+
+
+# --- sessions -----------------------------------------------------------------------------------------------------
+
+
+def test_a_session_has_a_new_id_at_each_log_in_and_a_cookie_that_scripts_and_other_sites_cannot_use() -> None:
+    """B14."""
+
+    async def test() -> None:
+        async with house('public_url = "https://ours.example"\n') as site, Visitor(site) as visitor:
+            host = {"host": "ours.example", "origin": "https://ours.example", "sec-fetch-site": "same-origin"}
+            page = await visitor.client.get("/auth/register", headers=host)
+            token = re.findall(r'name="csrf" value="(\w+)"', page.text)[0]
+            [cookie] = page.headers.get_list("set-cookie")
+            fields = {"csrf": token, "email": "ada@example.com", "password": PASSWORD, "consent": "1"}
+            headers = {**host, "cookie": cookie.partition(";")[0] + "; __Host-sid=chosen-by-somebody-else"}
+            response = await visitor.client.post("/auth/register", data=fields, headers=headers)
+            assert response.status_code == 303, response.text
+            [cookie] = [each for each in response.headers.get_list("set-cookie") if each.startswith("__Host-sid=")]
+            assert "chosen-by-somebody-else" not in cookie
+            parts = {part.strip().lower() for part in cookie.split(";")[1:]}
+            assert {"secure", "httponly", "samesite=lax", "path=/"} <= parts
+            assert not any(part.startswith("domain") for part in parts)
+            assert response.headers["strict-transport-security"] == "max-age=31536000; includeSubDomains"
+
+    run(test())
+
+
+def test_sessions_are_listed_and_can_be_ended() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            others = [
+                Visitor(site, **{"user-agent": "Mozilla/5.0 (X11; Linux x86_64) Firefox/140.0"}) for _ in range(2)
+            ]
+            for each in others:
+                await each.log_in("ada@example.com")
+            page = await ada.get(SETTINGS)
+            assert shown(page).count("Firefox on Linux") == 2
+            ids = re.findall(r"/settings/sessions/(ses_\w+)", page.text)
+            assert (await ada.post(f"{SETTINGS}/sessions/{ids[0]}")).status_code == 303
+            alive = [(await each.get("/dashboard")).status_code for each in others]
+            assert sorted(alive) == [200, 303]
+            await ada.post(f"{SETTINGS}/sessions/others")
+            assert [(await each.get("/dashboard")).status_code for each in others] == [303, 303]
+            assert (await ada.get("/dashboard")).status_code == 200
+
+    run(test())
+
+
+def test_sessions_end_by_themselves() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            boss = await operator(site)
+            for hours, visitor, column, status in (
+                (0.6, ada, "seen_at", 200),
+                (0.6, boss, "seen_at", 303),
+                (25, ada, "seen_at", 303),
+            ):
+                now = await site.database.now()
+                await site.database.execute(f"UPDATE session SET {column} = $1", now - int(hours * 3_600_000))
+                assert (await visitor.get("/dashboard")).status_code == status
+            for days, status in ((13, 200), (15, 303)):
+                await ada.log_in("ada@example.com")
+                await site.database.execute("UPDATE session SET created_at = created_at - $1", days * 86_400_000)
+                assert (await ada.get("/dashboard")).status_code == status
+
+    run(test())
+
+
+def test_a_user_has_at_most_twenty_sessions() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            for _ in range(22):
+                await site.database.execute(
+                    "INSERT INTO session "
+                    "(public_id, digest, user_id, created_at, seen_at, proved_at, factors, address, agent) "
+                    "SELECT hex(randomblob(8)), randomblob(32), user_id, created_at, seen_at, proved_at, 1, '', '' "
+                    "FROM session LIMIT 1"
+                )
+            await ada.post("/auth/confirm", {"password": PASSWORD})
+            assert await site.database.fetch("SELECT count(*) FROM session") == [(20,)]
+            assert (await ada.get("/dashboard")).status_code == 200
+
+    run(test())
+
+
+# --- the second factor --------------------------------------------------------------------------------------------
+
+
+def test_a_second_factor_is_asked_for_and_each_code_is_good_once() -> None:
+    """B16."""
+
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            secret = secret_of(await ada.get(f"{SETTINGS}/two-factor"))
+            assert secret_of(await ada.get(f"{SETTINGS}/two-factor")) == secret
+            assert (await ada.post(f"{SETTINGS}/two-factor", {"code": "000000"})).status_code == 400
+            step = await site.database.now() // 1000 // totp.STEP_S
+            page = await ada.post(f"{SETTINGS}/two-factor", {"code": totp.code(secret, step - 1)})
+            codes = re.findall(r"[a-z2-9]{5}-[a-z2-9]{5}", shown(page))
+            assert len(set(codes)) == 10
+            async with Visitor(site) as visitor:
+                assert (await visitor.log_in("ada@example.com")).headers["location"] == "/auth/second"
+                assert (await visitor.get("/dashboard")).headers["location"].startswith("/auth/login")
+                await visitor.get("/auth/second")
+                for code in (totp.code(secret, step - 1), "123456", ""):
+                    assert (await visitor.post("/auth/second", {"code": code})).status_code == 400
+                code = totp.code(secret, step)
+                assert (await visitor.post("/auth/second", {"code": code})).headers["location"] == "/dashboard"
+                assert (await visitor.get("/dashboard")).status_code == 200
+            for code, status in (
+                (totp.code(secret, step), 400),
+                (codes[0], 303),
+                (codes[0], 400),
+                (codes[1].upper(), 303),
+            ):
+                async with Visitor(site) as visitor:
+                    await visitor.log_in("ada@example.com")
+                    await visitor.get("/auth/second")
+                    assert (await visitor.post("/auth/second", {"code": code})).status_code == status
+
+    run(test())
+
+
+def test_operators_work_with_a_second_factor_only_and_keep_it() -> None:
+    async def test() -> None:
+        async with house() as site:
+            boss = await operator(site)
+            assert (await boss.get("/admin/outbox")).status_code == 200
+            assert (await boss.post(f"{SETTINGS}/two-factor/off")).status_code == 400
+            await site.database.execute('UPDATE "user" SET totp_since = NULL WHERE operator')
+            asked = await boss.get("/admin/outbox")
+            assert asked.headers["location"].startswith(f"{SETTINGS}/two-factor")
+
+    run(test())
+
+
+# --- members ------------------------------------------------------------------------------------------------------
+
+
+def test_who_is_invited_joins_with_their_role_and_can_be_removed() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            bob = await registered(site, "bob@example.com")
+            await ada.post("/dashboard/members", {"email": "bob@example.com", "role": "billing"})
+            token = await token_to(site, "bob@example.com")
+            wrong = await registered(site, "eve@example.com")
+            assert (await wrong.post("/auth/invitation", {"token": token})).status_code == 400
+            assert "billing" in shown(await bob.get(f"/auth/invitation?token={token}"))
+            assert (await bob.post("/auth/invitation", {"token": token})).status_code == 303
+            assert "ada@example.com" in shown(await bob.get("/dashboard"))
+            assert (await bob.get("/dashboard/members")).status_code == 403
+            page = await ada.get("/dashboard/members")
+            [member] = [each for each in re.findall(r"/members/(user_\w+)/role", page.text) if each in page.text][1:]
+            await ada.post(f"/dashboard/members/{member}/role", {"role": "admin"})
+            assert (await bob.get("/dashboard/members")).status_code == 200
+            takeover = await bob.post("/dashboard/members", {"email": "x@example.com", "role": "owner"})
+            assert takeover.status_code == 403
+            own = await bob.post(f"/dashboard/members/{member}/role", {"role": "owner"})
+            assert own.status_code == 403
+            await ada.post(f"/dashboard/members/{member}/remove")
+            assert (await bob.get("/dashboard")).headers["location"].startswith("/dashboard/no-account")
+            assert "bob@example.com" in shown(await bob.get("/dashboard/accounts"))
+            words = shown(await ada.get("/dashboard/activity"))
+            assert all(word in words for word in ("opened the account", "invited", "joined", "changed a role"))
+
+    run(test())
+
+
+def test_an_account_keeps_an_owner() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            [member] = set(re.findall(r"/members/(user_\w+)/role", (await ada.get("/dashboard/members")).text))
+            assert (await ada.post(f"/dashboard/members/{member}/role", {"role": "viewer"})).status_code == 400
+            assert (await ada.post(f"/dashboard/members/{member}/remove")).status_code == 400
+            assert (await ada.post("/dashboard/leave")).status_code == 400
+
+    run(test())
+
+
+# --- leaving ------------------------------------------------------------------------------------------------------
+
+
+def test_who_leaves_takes_their_data_along_and_is_forgotten_but_for_the_books() -> None:
+    """C7, J18."""
+
+    async def test() -> None:
+        async with house(credit_usd="0") as site:
+            ada = await registered(site, "ada@example.com")
+            [key] = [word for word in shown(await ada.get("/dashboard")).split() if word.startswith("tb_live_")]
+            bearer = {"authorization": f"Bearer {key}"}
+            assert (await site.post("/v1/chat/completions", chat(), bearer)).status == 200
+            await site.settled(1)
+            export = await ada.get(f"{SETTINGS}/export")
+            kinds = {line.partition('"kind":"')[2].partition('"')[0] for line in export.text.splitlines()}
+            assert kinds == {"user", "session", "membership", "account", "member", "key", "activity", "statement"}
+            assert key not in export.text
+            assert (await ada.post(f"{SETTINGS}/close", {"typed": "yes"})).status_code == 400
+            assert (await ada.post(f"{SETTINGS}/close", {"typed": "ada@example.com"})).status_code == 303
+            assert (await ada.get("/dashboard")).status_code == 303
+            assert (await site.post("/v1/chat/completions", chat(), bearer)).status in {401, 403}
+            tables = await site.database.fetch("SELECT name FROM sqlite_master WHERE type = 'table'")
+            for (table,) in tables:
+                text = str(await site.database.fetch(f'SELECT * FROM "{table}"'))
+                assert "ada@example.com" not in text, table
+            assert len(await site.usage()) == 1
+            assert (await registered(site, "ada@example.com")) is not None
+
+    run(test())

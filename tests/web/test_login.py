@@ -1,0 +1,296 @@
+"""Registering, logging in and out: what it takes, what it tells, how often it may be tried."""
+
+import asyncio
+import statistics
+import time
+
+import pytest
+from tests.gateway.site import run
+from tests.web.visitors import PASSWORD, Visitor, house, link_to, registered, shown
+
+MAIL = 'require_verified_email = "always"\n'
+PROXIED = '[server]\ntrusted_proxies = ["127.0.0.1"]\n'
+SIGN_UP = {"email": "ada@example.com", "password": PASSWORD, "consent": "1"}
+
+
+def test_who_registers_has_an_account_with_credit_and_a_key_shown_once() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            first = await ada.get("/dashboard")
+            [key] = [word for word in shown(first).split() if word.startswith("tb_live_")]
+            reply = await site.post(
+                "/v1/chat/completions", {"model": "m", "messages": []}, {"authorization": f"Bearer {key}"}
+            )
+            assert reply.status in {200, 400}
+            assert "$0.50" in shown(first)
+            second = await ada.get("/dashboard")
+            assert key not in second.text
+            assert key[-4:] in second.text
+
+    run(test())
+
+
+def test_a_key_is_shown_again_where_the_operator_allows_it() -> None:
+    async def test() -> None:
+        async with house('[keys]\nreveal = "always"\n') as site:
+            ada = await registered(site, "ada@example.com")
+            pages = [shown(await ada.get("/dashboard")) for _ in range(2)]
+            keys = {word for page in pages for word in page.split() if word.startswith("tb_live_")}
+            assert len(keys) == 1
+
+    run(test())
+
+
+def test_what_is_wrong_stands_beside_its_field() -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as visitor:
+            for change, words in (
+                ({"email": "nobody"}, "is not an e-mail address"),
+                ({"password": "short"}, "at least 12 characters"),
+                ({"password": "q1w2e3r4t5y6"}, "first that are tried"),
+                ({"password": "ada@example.com"}, "first that are tried"),
+                ({"password": "x" * 129}, "at most 128 characters"),
+                ({"consent": ""}, "agree to the terms"),
+            ):
+                response = await visitor.post("/auth/register", {**SIGN_UP, **change})
+                assert response.status_code == 400
+                assert words in shown(response)
+                [(field, _)] = change.items()
+                assert f'id="{field}-note" class="field-error"' in response.text
+                assert 'value="ada@example.com"' in response.text or field == "email"
+            assert (await visitor.post("/auth/register", SIGN_UP)).status_code == 303
+
+    run(test())
+
+
+def test_who_must_verify_logs_in_only_after_the_link_and_gets_credit_only_then() -> None:
+    async def test() -> None:
+        async with house(MAIL, credit_usd="0") as site, Visitor(site) as visitor:
+            response = await visitor.post("/auth/register", SIGN_UP)
+            assert "Look into your mail" in shown(response)
+            assert await site.database.fetch("SELECT 1 FROM account WHERE email = $1", "ada@example.com") == []
+            assert "Look into your mail" in shown(await visitor.log_in("ada@example.com"))
+            assert (await visitor.get("/dashboard")).status_code == 303
+            token = (await link_to(site, "ada@example.com")).partition("token=")[2]
+            wrong = await visitor.post("/auth/verify", {"token": token, "password": "somebody else's"})
+            assert wrong.status_code == 400
+            right = await visitor.post("/auth/verify", {"token": token, "password": PASSWORD})
+            assert right.status_code == 303
+            [(promo,)] = await site.database.fetch(
+                "SELECT promo FROM balance JOIN account ON account.id = account_id WHERE email = $1", "ada@example.com"
+            )
+            assert promo == 500_000_000
+            again = await visitor.post("/auth/verify", {"token": token, "password": PASSWORD})
+            assert again.status_code == 400
+
+    run(test())
+
+
+def test_a_stranger_cannot_register_somebody_elses_address_before_them() -> None:
+    async def test() -> None:
+        async with house(MAIL) as site, Visitor(site) as thief, Visitor(site) as ada:
+            await thief.post("/auth/register", {**SIGN_UP, "password": "the thief's password"})
+            stale = (await link_to(site, "ada@example.com")).partition("token=")[2]
+            await ada.post("/auth/register", SIGN_UP)
+            token = (await link_to(site, "ada@example.com")).partition("token=")[2]
+            assert (await ada.post("/auth/verify", {"token": stale, "password": PASSWORD})).status_code == 400
+            assert (await ada.post("/auth/verify", {"token": token, "password": PASSWORD})).status_code == 303
+            assert (await thief.log_in("ada@example.com", "the thief's password")).status_code == 400
+
+    run(test())
+
+
+def test_an_account_that_the_operator_made_is_for_who_has_the_mailbox() -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as visitor:
+            fields = {**SIGN_UP, "email": "someone@example.com"}
+            assert "Look into your mail" in shown(await visitor.post("/auth/register", fields))
+            token = (await link_to(site, "someone@example.com")).partition("token=")[2]
+            assert (await visitor.post("/auth/verify", {"token": token, "password": PASSWORD})).status_code == 303
+            assert "$1.00" in shown(await visitor.get("/dashboard"))
+
+    run(test())
+
+
+def test_first_credit_goes_to_a_mailbox_once() -> None:
+    """B19."""
+
+    async def test() -> None:
+        async with house(PROXIED) as site:
+            for index, email in enumerate(("ada@gmail.com", "a.da+1@gmail.com", "ada+2@googlemail.com")):
+                async with Visitor(site, **{"x-forwarded-for": f"10.0.0.{index}"}) as visitor:
+                    assert (await visitor.post("/auth/register", {**SIGN_UP, "email": email})).status_code == 303
+            for index in range(5):
+                async with Visitor(site, **{"x-forwarded-for": "10.9.9.9"}) as visitor:
+                    await visitor.post("/auth/register", {**SIGN_UP, "email": f"u{index}@example.com"})
+            rows = await site.database.fetch(
+                "SELECT email FROM account JOIN balance ON account_id = account.id WHERE promo > 0 ORDER BY account.id"
+            )
+            assert [row[0] for row in rows][1:] == ["ada@gmail.com", *(f"u{index}@example.com" for index in range(3))]
+
+    run(test())
+
+
+# --- what a log-in tells ------------------------------------------------------------------------------------------
+
+
+def test_nobody_learns_who_has_an_account() -> None:
+    """B11: log-in, reset and (where addresses are verified) registration answer alike for known and unknown."""
+
+    async def test() -> None:
+        async with house(MAIL) as site:
+            await (await registered(site, "ada@example.com")).client.aclose()
+            async with Visitor(site) as visitor:
+                for path, fields in (
+                    ("/auth/login", {"password": "not the password"}),
+                    ("/auth/forgot", {}),
+                    ("/auth/register", {"password": PASSWORD, "consent": "1"}),
+                ):
+                    answers = set()
+                    for email in ("ada@example.com", "eve@example.com"):
+                        response = await visitor.post(path, {"email": email, **fields})
+                        headers = {
+                            name: value
+                            for name, value in response.headers.items()
+                            if name not in {"date", "x-request-id"}
+                        }
+                        text = response.text.replace(email, "EMAIL").replace(email.replace("@", "%40"), "EMAIL")
+                        headers["content-length"] = str(len(text))
+                        answers.add((response.status_code, text, tuple(headers.items())))
+                    assert len(answers) == 1, path
+
+    run(test())
+
+
+@pytest.mark.parametrize(("pairs", "most"), [(15, 0.02), pytest.param(300, 0.003, marks=pytest.mark.soak)])
+def test_time_does_not_tell_either(pairs: int, most: float) -> None:
+    """G21: 3 ms in the median of 300 pairs; fewer are less exact."""
+
+    async def test() -> None:
+        async with house(PROXIED) as site:
+            await (await registered(site, "ada@example.com")).client.aclose()
+            async with Visitor(site) as visitor:
+                token = await visitor.token()
+                taken: dict[str, list[float]] = {"ada@example.com": [], "eve@example.com": []}
+                for index in range(pairs):
+                    for email, times in taken.items():
+                        fields = {"csrf": token, "email": email, "password": "not the password"}
+                        started = time.perf_counter()
+                        # As many addresses as tries: none is throttled.
+                        response = await visitor.raw_post(
+                            "/auth/login", fields, **{"x-forwarded-for": f"10.0.{index}.1"}
+                        )
+                        times.append(time.perf_counter() - started)
+                        assert response.status_code == 400
+            known, unknown = (statistics.median(times) for times in taken.values())
+            assert abs(known - unknown) < most
+
+    run(test())
+
+
+def test_guessing_is_slowed_and_the_owner_gets_in_from_elsewhere() -> None:
+    """B9."""
+
+    async def test() -> None:
+        async with house(PROXIED) as site:
+            ada = await registered(site, "ada@example.com")
+            async with Visitor(site, **{"x-forwarded-for": "10.6.6.6"}) as guesser:
+                statuses = [
+                    (await guesser.log_in("ada@example.com", f"guess {index}")).status_code for index in range(8)
+                ]
+                assert statuses == [400] * 5 + [429] * 3
+                refused = await guesser.log_in("ada@example.com")
+                assert refused.status_code == 429
+                assert int(refused.headers["retry-after"]) >= 1
+                assert "Please try again in" in shown(refused)
+            async with Visitor(site, **{"x-forwarded-for": "10.1.1.1"}) as owner:
+                assert (await owner.log_in("ada@example.com")).status_code == 303
+            await ada.client.aclose()
+
+    run(test())
+
+
+def test_one_address_cannot_try_many_accounts() -> None:
+    async def test() -> None:
+        async with house(PROXIED) as site, Visitor(site, **{"x-forwarded-for": "10.6.6.6"}) as guesser:
+            token = await guesser.token()
+            tries = [
+                guesser.raw_post("/auth/login", {"csrf": token, "email": f"u{index}@example.com", "password": "guess"})
+                for index in range(25)
+            ]
+            statuses = [(await each).status_code for each in tries]
+            assert statuses == [400] * 20 + [429] * 5
+
+    run(test())
+
+
+def test_many_log_ins_at_once_leave_room_for_calls() -> None:
+    """B10: what is too much is refused, and a paid call in the middle of it is answered."""
+
+    async def test() -> None:
+        async with house(PROXIED) as site, Visitor(site) as visitor:
+            token = await visitor.token()
+            fields = {"csrf": token, "email": "ada@example.com", "password": "guess"}
+            storm = [
+                asyncio.create_task(
+                    visitor.raw_post(
+                        "/auth/login", fields, **{"x-forwarded-for": f"10.0.{index}.1"}, connection="close"
+                    )
+                )
+                for index in range(60)
+            ]
+            await asyncio.sleep(0.05)
+            reply = await site.post(
+                "/v1/chat/completions", {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+            )
+            assert reply.status == 200
+            statuses = {(await each).status_code for each in storm}
+            assert statuses <= {400, 429, 503}
+            assert 503 in statuses
+
+    run(test())
+
+
+# --- where a log-in leads -----------------------------------------------------------------------------------------
+
+
+def test_a_log_in_leads_back_to_where_one_wanted_to_go_and_nowhere_else() -> None:
+    """J6."""
+
+    async def test() -> None:
+        async with house() as site:
+            await (await registered(site, "ada@example.com")).client.aclose()
+            async with Visitor(site) as visitor:
+                asked = await visitor.get("/dashboard/members?x=1")
+                assert asked.headers["location"] == "/auth/login?next=/dashboard/members%3Fx%3D1"
+                token = await visitor.token()
+                fields = {"csrf": token, "email": "ada@example.com", "password": PASSWORD}
+                for wanted, led in (
+                    ("/dashboard/members%3Fx%3D1", "/dashboard/members?x=1"),
+                    ("https://evil.example/", "/dashboard"),
+                    ("//evil.example/", "/dashboard"),
+                    ("/%5Cevil.example/", "/dashboard"),
+                    ("/%0d%0aset-cookie: x=1", "/dashboard"),
+                    ("javascript:alert(1)", "/dashboard"),
+                    ("/%09/evil.example", "/dashboard"),
+                ):
+                    response = await visitor.raw_post(f"/auth/login?next={wanted}", fields)
+                    assert (response.status_code, response.headers["location"]) == (303, led)
+                    assert "x" not in response.cookies
+                    visitor.client.cookies.delete("sid")
+
+    run(test())
+
+
+def test_logging_out_ends_the_session_for_good() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            stolen = ada.client.cookies["sid"]
+            await ada.get("/dashboard")
+            assert (await ada.post("/auth/logout")).status_code == 303
+            ada.client.cookies.set("sid", stolen)
+            assert (await ada.get("/dashboard")).headers["location"].startswith("/auth/login")
+
+    run(test())

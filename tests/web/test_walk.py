@@ -1,0 +1,185 @@
+"""A stranger becomes a customer, in a real browser: register, follow the link in the mail, log in, read the key."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from email.message import Message
+from pathlib import Path
+from typing import Any
+
+from aiosmtpd.controller import UnthreadedController
+from aiosmtpd.handlers import Message as MessageHandler
+from tests.gateway.site import chat, run
+from tests.web.browser import axe, browser, picture, pictures_wanted
+from tests.web.town import operator
+from tests.web.visitors import PASSWORD, house, registered
+
+
+class Mailbox(MessageHandler):
+    """A mail server's end: what arrived."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.letters: list[Message] = []
+
+    def handle_message(self, message: Message) -> None:
+        self.letters.append(message)
+
+
+@asynccontextmanager
+async def mail_server() -> AsyncIterator[tuple[Mailbox, int]]:
+    import asyncio
+
+    mailbox = Mailbox()
+    controller: Any = UnthreadedController(mailbox, hostname="127.0.0.1", port=0, loop=asyncio.get_running_loop())
+    server = await asyncio.get_running_loop().create_server(controller._factory_invoker, "127.0.0.1", 0)
+    try:
+        yield mailbox, server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+def test_from_a_stranger_to_the_first_answer(axe_core: Path) -> None:
+    async def test() -> None:
+        async with mail_server() as (mailbox, port):
+            config = (
+                f'public_url = "http://localhost:1"\n[mail]\nhost = "127.0.0.1"\nport = {port}\nsecurity = "none"\n'
+            )
+            async with house(config + 'from = "Tollbridge <no-reply@example.com>"\n') as site, browser() as chromium:
+                page = await chromium.open(f"http://127.0.0.1:{site.port}/auth/register.html")
+                await page.fill("#email", "ada@example.com")
+                await page.fill("#password", "short")
+                await page.click("text=Create account")
+                assert "at least 12 characters" in await page.inner_text("#password-note")
+                await page.fill("#password", PASSWORD)
+                await page.check("#consent")
+                await page.click("text=Create account")
+                await page.wait_for_selector("text=Look into your mail")
+                for _ in range(100):
+                    if mailbox.letters:
+                        break
+                    await page.wait_for_timeout(20)
+                [letter] = mailbox.letters
+                assert letter["To"] == "ada@example.com"
+                link = re.findall(r"http://localhost:1(\S+)", str(letter.get_payload()))[0]
+                await page.goto(f"http://127.0.0.1:{site.port}{link}")
+                await page.fill("#password", PASSWORD)
+                await page.click("text=Confirm and log in")
+                await page.wait_for_url("**/dashboard")
+                key = await page.inner_text(".copyable code")
+                answer = await site.post("/v1/chat/completions", chat(), {"authorization": f"Bearer {key}"})
+                assert answer.status == 200
+                await page.reload()
+                assert key not in await page.content()
+                await page.click("text=Log out")
+                await page.wait_for_selector("text=You are logged out")
+                await page.fill("#email", "ada@example.com")
+                await page.fill("#password", PASSWORD)
+                await page.click("button:has-text('Log in')")
+                await page.wait_for_url("**/dashboard")
+
+    run(test())
+
+
+STRANGERS = ("/auth/register", "/auth/login", "/auth/forgot", "/auth/reset?token=x", "/auth/verify?token=x", "/nothing")
+OURS = (
+    *("/dashboard", "/dashboard/settings", "/dashboard/members", "/dashboard/activity", "/dashboard/accounts"),
+    *("/auth/confirm", "/dashboard/settings/two-factor", "/admin/outbox"),
+)
+
+
+def test_every_page_can_be_used_by_everybody_and_is_small(axe_core: Path) -> None:
+    """No violation for axe-core, light and dark; at most 150 KB on the way; nothing from elsewhere, nothing inline."""
+
+    async def test() -> None:
+        async with house() as site, browser() as chromium:
+            boss = await operator(site)
+            await boss.post("/dashboard/members", {"email": "guest@example.com", "role": "viewer"})
+            await registered(site, "ada@example.com")
+            context = await chromium.context()
+            problems = []
+            for paths in (STRANGERS, OURS):
+                for path in paths:
+                    page = await chromium.open(site.url + path, context)
+                    for scheme in ("dark", "light"):
+                        await page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+                        problems += [f"{path} {scheme}: {problem}" for problem in await axe(page)]
+                    size = await page.evaluate(
+                        "() => performance.getEntries().reduce((sum, each) => sum + (each.transferSize || 0), 0)"
+                    )
+                    assert size < 150_000, (path, size)
+                    if pictures_wanted():
+                        await picture(page, re.sub(r"\W+", "-", path.partition("?")[0]).strip("-"))
+                    await page.close()
+                cookie = {"name": "sid", "value": boss.client.cookies["sid"], "url": site.url}
+                await context.add_cookies([cookie])  # type: ignore[list-item]
+            assert problems == []
+
+    run(test())
+
+
+PAYLOADS = (
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    '"><svg onload=alert(1)>',
+    "' onmouseover='alert(1)",
+    '" autofocus onfocus="alert(1)',
+    "javascript:alert(1)",
+    "{{ 7 * 7 }}{% raw %}",
+    "${alert(1)}",
+    "</title><script>alert(1)</script>",
+    "<iframe srcdoc='<script>parent.alert(1)</script>'>",
+    "<a href='javascript:alert(1)'>x</a>",
+    "<style>@import 'http://127.0.0.1:9/x'</style>",
+    "<base href='http://127.0.0.1:9/'>",
+    "<form action='http://127.0.0.1:9/'><input name=csrf>",
+    "\u202ereversed\u202c \u0000".replace("\u0000", ""),
+    "<math><mtext><table><mglyph><style><img src=x onerror=alert(1)>",
+    "--><!--><script>alert(1)</script>",
+    "<svg><animate onbegin=alert(1) attributeName=x dur=1s>",
+    "<details open ontoggle=alert(1)>",
+    "<meta http-equiv=refresh content='0;url=http://127.0.0.1:9/'>",
+)
+
+
+def test_what_people_write_is_shown_as_text() -> None:
+    """J7: in the browser's name, in what was done, in addresses and mail; nothing runs, nothing is asked elsewhere."""
+
+    async def test() -> None:
+        async with house() as site, browser() as chromium:
+            boss = await operator(site)
+            now, database = await site.database.now(), site.database
+            [(user, account)] = await database.fetch("SELECT user_id, account_id FROM session WHERE factors = 2")
+            for index, payload in enumerate(PAYLOADS):
+                await database.execute(
+                    "INSERT INTO session "
+                    "(public_id, digest, user_id, created_at, seen_at, proved_at, factors, address, agent) "
+                    "VALUES ($1, $2, $3, $4, $4, $4, 1, $5, $5)",
+                    *(f"ses_{index}", bytes([index]) * 32, user, now, payload),
+                )
+                await database.execute(
+                    "INSERT INTO activity (account_id, at, actor, action, detail, address) VALUES ($1, $2, $3, $3, $3, $3)",
+                    *(account, now, payload),
+                )
+                await database.execute(
+                    "INSERT INTO outbox (recipient, subject, created_at, next_at, tries, error) VALUES ($1, $1, $2, $2, 1, $1)",
+                    *(payload, now),
+                )
+            await database.execute("UPDATE account SET email = $1 WHERE id = $2", PAYLOADS[0] + PAYLOADS[3], account)
+            context = await chromium.context()
+            await context.add_cookies([{"name": "sid", "value": boss.client.cookies["sid"], "url": site.url}])
+            for path in OURS:
+                page = await chromium.open(site.url + path, context)
+                page.on("dialog", lambda dialog: chromium.complaints.append(f"{dialog.message}: a script ran"))
+                await page.wait_for_timeout(20)
+                assert (
+                    await page.evaluate("document.querySelectorAll('main script, main iframe, main base').length") == 0
+                )
+                shown = await page.inner_text("main")
+                if path in {"/dashboard/activity", "/admin/outbox"}:
+                    assert PAYLOADS[0] in shown
+                    assert "49" not in shown.replace("-", " ").split()
+                await page.close()
+
+    run(test())

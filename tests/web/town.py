@@ -1,0 +1,110 @@
+"""An account with a member of each role, an account of somebody else, and an operator; each logged in.
+
+async with town() as people:
+    response = await people["viewer"].get("/dashboard")
+"""
+
+import base64
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import msgspec
+from tests.gateway.site import Site
+from tests.web.visitors import PASSWORD, Visitor, house, registered
+
+from tollbridge.core import totp
+from tollbridge.core.roles import Role
+from tollbridge.services import accounts, operators
+from tollbridge.store import members, sessions, users
+from tollbridge.store.db import Transaction, run
+from tollbridge.store.users import NewUser
+
+OTHER = "other@elsewhere.example"
+
+
+class Objects(msgspec.Struct, frozen=True):
+    """Public ids of what belongs to `other`'s account, and a text that is in all that is theirs."""
+
+    account: str
+    session: str
+    member: str
+    invitation: str
+    marker: str
+
+
+class Town(msgspec.Struct, frozen=True):
+    site: Site
+    people: dict[str, Visitor]
+    theirs: Objects
+
+    def __getitem__(self, name: str) -> Visitor:
+        return self.people[name]
+
+
+@asynccontextmanager
+async def town(config: str = "") -> AsyncIterator[Town]:
+    async with house(config) as site:
+        people = {"anonymous": Visitor(site)}
+        people["owner"] = await registered(site, "owner@example.com")
+        await _hire(site, people)
+        people["operator"] = await operator(site)
+        people["other"] = other = await registered(site, OTHER)
+        await other.post("/dashboard/members", {"email": "guest@elsewhere.example", "role": "viewer"})
+        yield Town(site, people, await _objects(site))
+
+
+async def _hire(site: Site, people: dict[str, Visitor]) -> None:
+    """A member of every other role. One hash of a password serves them all."""
+    database = site.database
+    owner = await users.by_email(database, "owner@example.com")
+    assert owner is not None
+    [home] = await members.of_user(database, owner.id)
+    now = await database.now()
+    for role in (Role.ADMIN, Role.DEVELOPER, Role.BILLING, Role.VIEWER):
+        row = NewUser(
+            public_id=accounts.new_id("user"),
+            email=f"{role}@example.com",
+            password=owner.password,
+            verified_at=now,
+            consented_at=now,
+        )
+
+        async def use_case(transaction: Transaction, row: NewUser = row, role: Role = role) -> None:
+            user_id = await users.create(transaction, row, now)
+            await members.add(transaction, home.account_id, user_id, role, now)
+
+        await run(database, use_case)
+        people[role] = Visitor(site)
+        assert (await people[role].log_in(row.email)).status_code == 303
+
+
+async def operator(site: Site, email: str = "boss@example.com") -> Visitor:
+    """An operator with an account and a second factor, logged in with both."""
+    visitor = await registered(site, email)
+    token = await operators.link(site.database, email)
+    assert (await visitor.post("/auth/reset", {"token": token, "password": PASSWORD})).status_code == 303
+    assert (await visitor.log_in(email)).status_code == 303
+    secret = secret_of(await visitor.get("/dashboard/settings/two-factor"))
+    now = await site.database.now()
+    code = totp.code(secret, now // 1000 // totp.STEP_S)
+    response = await visitor.post("/dashboard/settings/two-factor", {"code": code})
+    assert response.status_code == 200, response.text
+    return visitor
+
+
+def secret_of(response: httpx.Response) -> bytes:
+    """The secret that the page for setting up a second factor shows."""
+    text = re.findall(r'data-copy="([A-Z2-7]{32})"', response.text)[0]
+    return base64.b32decode(text)
+
+
+async def _objects(site: Site) -> Objects:
+    database = site.database
+    user = await users.by_email(database, OTHER)
+    assert user is not None
+    [home] = await members.of_user(database, user.id)
+    [session, *_] = await sessions.of_user(database, user.id)
+    [invitation] = await members.invitations(database, home.account_id)
+    return Objects(home.public_id, session.public_id, user.public_id, invitation.public_id, OTHER)

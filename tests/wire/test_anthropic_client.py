@@ -102,7 +102,7 @@ SAID: list[tuple[list[Event], tuple[Part, ...], list[dict[str, Any]]]] = [
     ),
     (
         [ThinkingDelta("hm"), TextDelta("a"), ThinkingDelta("hm")],
-        (Thinking(text="hm"), Text(text="a"), Thinking(text="hm")),
+        (Thinking(text="hm"), Text(text="a"), Thinking(text="hm", origin="openai_chat")),
         [
             {"type": "thinking", "thinking": "hm", "signature": ""},
             {"type": "text", "text": "a"},

@@ -87,7 +87,7 @@ def sealed(origin: str, proof: str, *, of_call: bool = False) -> str:
 
     `of_call`: it is not of a thought but of the call that follows.
     """
-    return proof if origin in ("", ORIGIN) else f"{origin}:{'call:' if of_call else ''}{proof}"
+    return proof if not proof or origin in ("", ORIGIN) else f"{origin}:{'call:' if of_call else ''}{proof}"
 
 
 def _unsealed(text: str) -> tuple[str, str, bool]:

@@ -474,3 +474,17 @@ def test_a_drawn_picture_reaches_a_caller_of_chat() -> None:
     message = json.loads(read.render(None))["choices"][0]["message"]
     assert message["content"] == "Here:"
     assert message["images"] == [{"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBOR"}, "index": 0}]
+
+
+def test_a_report_that_most_of_the_answer_followed_does_not_count() -> None:
+    early = answer(candidate({"text": "a"}), usage=counted(11, 1))
+    more = [answer(candidate({"text": "b"})), answer(candidate({"text": "c"}, finish="STOP"))]
+    assert read(body(early, *more))[1].usage is None
+    late = answer(candidate({"text": "c"}, finish="STOP"), usage=counted(11, 3))
+    assert read(body(early, more[0], late))[1].usage is not None
+
+
+def test_an_announced_end_is_no_event_of_gemini_s_and_does_no_harm() -> None:
+    events, reader = read(body(*CASES[0].events) + b"data: [DONE]\n\n")
+    assert (reader.failed, reader.done) == (None, True)
+    assert events == read(body(*CASES[0].events))[0]

@@ -18,10 +18,11 @@ from tollbridge.config import read as read_settings
 from tollbridge.core import catalog as catalogs
 from tollbridge.core import keys, money
 from tollbridge.core.catalog import Catalog
-from tollbridge.edge import demo
+from tollbridge.edge import demo, webhooks
 from tollbridge.edge.inference import ENDPOINTS, PROBES, Inference, Vital
 from tollbridge.edge.lookups import Lookups
 from tollbridge.edge.server import LoopLag, Server, ServerLimits, listen
+from tollbridge.edge.webhooks import Webhooks
 from tollbridge.errors import ConfigError, TollbridgeError
 from tollbridge.gateway.admission import Admission, Policy
 from tollbridge.gateway.callers import Callers
@@ -30,7 +31,7 @@ from tollbridge.gateway.recent import Recent
 from tollbridge.gateway.relay import Relay, Upstream
 from tollbridge.gateway.settlement import Settlement
 from tollbridge.gateway.streams import LiveStreams, Timing
-from tollbridge.jobs import Jobs
+from tollbridge.jobs import Jobs, of_money
 from tollbridge.limits.memory import MemoryLimiter
 from tollbridge.limits.redis import RedisLimiter
 from tollbridge.mail.smtp import Smtp
@@ -38,6 +39,7 @@ from tollbridge.services import byok, first_run, mail, operators, secrets
 from tollbridge.services.catalog import shipped_models
 from tollbridge.services.desk import Desk
 from tollbridge.services.passwords import Passwords
+from tollbridge.services.payments import Payments, open_payments
 from tollbridge.services.secrets import Secrets
 from tollbridge.store import keys as key_rows
 from tollbridge.store import prices, processes, schema
@@ -47,6 +49,7 @@ from tollbridge.store.ledger.sqlite import SqliteLedger
 from tollbridge.store.processes import FileLock, Process
 from tollbridge.telemetry import RequestLog
 from tollbridge.upstream import auth, pool
+from tollbridge.upstream.fetch import Fetcher, FetchLimits
 from tollbridge.upstream.health import Health
 
 if TYPE_CHECKING:
@@ -111,10 +114,15 @@ class Gateway:
         self._reloading: asyncio.Task[None] | None = None
         self._web: Web | None = None
         self._desk: Desk | None = None
+        # The last one is in use; what runs on one before it goes on.
+        self._tills: list[Payments] = []
+        self._webhooks = Webhooks(lambda signature, body: self._payments().receive(signature, body))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
+        elif scope["path"] == webhooks.PATH:
+            await self._webhooks(scope, receive, send)
         elif _is_inference(scope["path"]):
             assert self._line is not None
             await self._line.edge(scope, receive, send)
@@ -132,6 +140,9 @@ class Gateway:
             self._limiter = RedisLimiter(self.settings.redis_url.reveal(), f"{self.ledger.epoch}")
             await self._limiter.start()
         self._line = await self._lay_line(self.settings, self.ledger, master)
+        post = mail.Post(self._database, master, _carrier(self.settings))
+        self._desk = Desk(self._database, master, Passwords(), post, self._url, lambda: self.settings)
+        self._tills.append(open_payments(self._database, self.settings, self._url, post))
         self._jobs = Jobs(
             self._database,
             self._process,
@@ -139,10 +150,9 @@ class Gateway:
             url=self.settings.database_url.reveal(),
             on_change=self._forget,
             on_fatal=lambda _: self.drain(),
+            more=of_money(self._payments, self._desk),
         )
         self._jobs.start()
-        post = mail.Post(self._database, master, _carrier(self.settings))
-        self._desk = Desk(self._database, master, Passwords(), post, self._url, lambda: self.settings)
         post.start()
         self._lag.start()
         if self._announce is not None:
@@ -155,6 +165,8 @@ class Gateway:
             await self._desk.post.stop()
         if self._jobs is not None:
             await self._jobs.stop()
+        for till in self._tills:
+            await till.close()
         if self.ledger is not None:
             await self.ledger.stop()
         if isinstance(self._limiter, RedisLimiter):
@@ -175,6 +187,9 @@ class Gateway:
             assert self._desk is not None
             self._web = module.Web(self._desk, self._catalog, self._log)
         return self._web
+
+    def _payments(self) -> Payments:
+        return self._tills[-1]
 
     def _catalog(self) -> Catalog:
         assert self._line is not None
@@ -203,6 +218,8 @@ class Gateway:
             log.error("the configuration was not read again: %s", error)  # noqa: TRY400 - the message says it all
             return
         self.settings = settings
+        if self._desk is not None:
+            self._tills.append(open_payments(self._database, settings, self._url, self._desk.post))
         for warning in settings.warnings:
             log.warning("%s", warning)
         log.info("the configuration was read again: %d models", len(self._line.catalog.models))
@@ -295,7 +312,7 @@ class Gateway:
             own=own,
             public_id=master.ids().encode,
         )
-        relay = Relay(upstreams, self._health, admission, ledger)
+        relay = Relay(upstreams, self._health, admission, ledger, _fetcher(settings))
         settlement = Settlement(
             ledger=ledger,
             limiter=self._limiter,
@@ -391,6 +408,13 @@ def _carrier(settings: Settings) -> Smtp | None:
         password=smtp.password.reveal() if smtp.password is not None else None,
         sender=smtp.sender,
     )
+
+
+def _fetcher(settings: Settings) -> Fetcher | None:
+    fetch = settings.fetch
+    if not fetch.allow:
+        return None
+    return Fetcher(FetchLimits(max_bytes=fetch.max_bytes, timeout=fetch.timeout, hosts=fetch.hosts))
 
 
 def _upstream(name: str, row: ProviderSettings) -> values.Upstream:

@@ -1,6 +1,7 @@
 """Every dialect of callers to every one of providers: one answer, one charge, the usage that was reported."""
 
 import asyncio
+import base64
 import json
 from collections.abc import Sequence
 
@@ -23,6 +24,9 @@ from tests.gateway.site import (
     says,
 )
 from tests.upstream.bad_server import Peer, Request
+
+from tollbridge.errors import InvalidRequest
+from tollbridge.upstream.fetch import Fetched, Fetcher
 
 # Each provider below reports 10 tokens of input, of which 4 were cached (a tenth of the price), and 5 of output.
 CHARGE = 6 * INPUT_NANO + 4 * INPUT_NANO // 10 + 5 * OUTPUT_NANO
@@ -246,5 +250,59 @@ def test_another_route_does_what_the_first_one_cannot() -> None:
             reply = await site.post("/v1/chat/completions", {"model": "m", **ASKED["/v1/chat/completions"], "seed": 7})
             assert reply.status == 200
             assert reply.headers["x-tollbridge-provider"] == "other"
+
+    run(test())
+
+
+PICTURE = "http://pictures.example/one"
+FETCHING = '[fetch]\nallow = true\nhosts = ["pictures.example"]\n'
+
+
+def _with_picture() -> Json:
+    content = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": PICTURE}}]
+    return {"model": "m", "messages": [{"role": "user", "content": content}]}
+
+
+def test_an_address_that_the_provider_does_not_take_is_refused_unless_the_operator_lets_it_be_fetched() -> None:
+    """J4: passed on where it can be, else an error; nothing is fetched by itself."""
+
+    async def test() -> None:
+        async with Site(always(_provider("gemini")), dialect="gemini") as site:
+            refused = await site.post("/v1/chat/completions", _with_picture())
+            assert refused.status == 400
+            assert "data" in refused.json["error"]["message"]
+            assert (await site.settled(1))[0]["charge"] == 0
+
+    run(test())
+
+
+def test_what_an_address_points_to_is_sent_as_data_where_the_operator_allows_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent: list[Json] = []
+
+    async def fetch(self: Fetcher, url: str, param: str | None = None) -> Fetched:
+        if url != PICTURE:
+            raise InvalidRequest("A URL in the request cannot be fetched.", code="invalid_url", param=param)
+        return Fetched("image/png", b"\x89PNG")
+
+    monkeypatch.setattr(Fetcher, "fetch", fetch)  # what it may reach is tested in tests/upstream/test_fetch.py
+
+    async def answer(request: Request, peer: Peer) -> None:
+        sent.append(json.loads(request.body))
+        await peer.send(http(200, WHOLE["gemini"]))
+
+    async def test() -> None:
+        async with Site(always(answer), dialect="gemini", config=FETCHING) as site:
+            reply = await site.post("/v1/chat/completions", _with_picture())
+            assert reply.status == 200
+            parts = sent[0]["contents"][0]["parts"]
+            assert parts[1]["inlineData"] == {"mimeType": "image/png", "data": base64.b64encode(b"\x89PNG").decode()}
+            [row] = await site.settled(1)
+            assert row["charge"] == CHARGE
+            body = json.loads(json.dumps(_with_picture()).replace("one", "two"))
+            refused = await site.post("/v1/chat/completions", body)
+            assert (refused.status, refused.json["error"]["code"]) == (400, "invalid_url")
+            assert [each["charge"] for each in await site.settled(2)] == [CHARGE, 0]
 
     run(test())

@@ -7,6 +7,7 @@ Rule 3  What a provider says of its own troubles is for the operator: the caller
 """
 
 import asyncio
+import base64
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Generic, TypeVar
@@ -40,6 +41,7 @@ from tollbridge.gateway.settlement import Attempt
 from tollbridge.store.ledger import Ledger
 from tollbridge.upstream import auth
 from tollbridge.upstream.auth import AccessToken, Headers
+from tollbridge.upstream.fetch import Fetcher
 from tollbridge.upstream.health import Health
 from tollbridge.upstream.pool import Pool, Response
 from tollbridge.values import Route
@@ -47,12 +49,15 @@ from tollbridge.wire import errors as wire_errors
 from tollbridge.wire import translate
 from tollbridge.wire.errors import UpstreamSaid
 from tollbridge.wire.exchange import Exchange, Outgoing
+from tollbridge.wire.translate import Translated
 
 T = TypeVar("T")
 
 # Before the same route is tried again; never longer than a caller would notice.
 BACK_OFF_S = (0.05, 0.2)
 MAX_RETRY_AFTER_S = 60
+# Addresses of one request that are fetched at most.
+MOST_URLS = 16
 
 
 class Upstream(msgspec.Struct, frozen=True):
@@ -96,8 +101,11 @@ class Relay:
         health: Health,
         admission: Admission,
         ledger: Ledger,
+        fetcher: Fetcher | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`fetcher`: gets what addresses in messages point to, where the operator allows that."""
+        self._fetcher = fetcher
         self._upstreams = upstreams
         self._health = health
         self._admission = admission
@@ -121,10 +129,12 @@ class Relay:
             self._health.begin(route)
             try:
                 exchange = translate.exchange(ticket.request, route, ticket.id, ticket.started_at // 1000, ticket.limit)
+                if self._fetcher is not None and isinstance(exchange, Translated):
+                    await self._supply(exchange)
                 outgoing = exchange.request()
                 ticket.dropped = outgoing.dropped
                 result = await call(route, exchange, outgoing)
-            except (UpstreamError, UpstreamSaid, UnsupportedField) as error:
+            except (UpstreamError, UpstreamSaid, InvalidRequest) as error:
                 failed = _failure(error, route)
             except BaseException:
                 self._health.abandoned(route)
@@ -167,6 +177,16 @@ class Relay:
             response.close()
             raise ProtocolError("the provider answered with a redirect")
         raise wire_errors.classify(response.status, response.headers, await response.read(), time.time())
+
+    async def _supply(self, exchange: Translated) -> None:
+        """Get what the provider would not get by itself."""
+        assert self._fetcher is not None
+        urls = exchange.urls()
+        if len(urls) > MOST_URLS:
+            raise InvalidRequest(f"At most {MOST_URLS} addresses of a request are fetched; send the rest as data.")
+        fetched = await asyncio.gather(*(self._fetcher.fetch(url, "messages") for url in urls))
+        data = ((each.media_type, base64.b64encode(each.data).decode()) for each in fetched)
+        exchange.supply(dict(zip(urls, data, strict=True)))
 
     def _next(self, kind: Kind, retries: int, routes: Sequence[Route], index: int) -> Step:
         """What to do after the route at `index` failed."""
@@ -234,11 +254,13 @@ def _attempt(route: Route, failure: _Failure, seconds: float) -> Attempt:
     )
 
 
-def _failure(error: UpstreamError | UpstreamSaid | UnsupportedField, route: Route) -> _Failure:
+def _failure(error: UpstreamError | UpstreamSaid | InvalidRequest, route: Route) -> _Failure:
     if isinstance(error, UpstreamSaid):
         return _said(error, route)
     if isinstance(error, UnsupportedField):
         return _Failure(Kind.UNSUPPORTED, error)
+    if isinstance(error, InvalidRequest):
+        return _Failure(Kind.REJECTED, error)
     if isinstance(error, UpstreamTimeout):
         kind = Kind.UNREACHED if error.kind == "connect" else Kind.TIMED_OUT
         return _Failure(kind, UpstreamTimedOut(f"The provider of {route.model} did not answer in time."))

@@ -16,8 +16,10 @@ from tollbridge.wire.conversation import (
     Choice,
     Cited,
     Conversation,
+    Document,
     Finish,
     Fit,
+    Image,
     Part,
     Refusal,
     RefusalDelta,
@@ -53,6 +55,9 @@ class AnthropicProvider:
         quirks.change(fields, route.upstream)
         target = quirks.target_for(route, "messages", TARGET, stream=conversation.stream)
         return Outgoing(target, msgspec.json.encode(fields), tuple(dict.fromkeys(fit.dropped)))
+
+    def takes_url(self, part: Image | Document, route: Route) -> bool:
+        return part.url.startswith("https://")
 
     def reply(self, body: bytes) -> Reply:
         message, _ = read_answer(body)

@@ -11,7 +11,7 @@ Rule 2  What a target cannot do is said to its `Fit`: an error that names the ca
 Rule 3  JSON stays text: arguments of tools, schemas and unknown members pass byte for byte.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -205,6 +205,35 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     lenient: bool = False
 
 
+def urls(conversation: Conversation, taken: Callable[[Image | Document], bool]) -> list[str]:
+    """The addresses in `conversation` that the target does not take, each once."""
+    found = [part.url for part in _files(conversation) if part.url and not taken(part)]
+    return list(dict.fromkeys(found))
+
+
+def with_data(conversation: Conversation, data: Mapping[str, tuple[str, str]]) -> Conversation:
+    """`conversation` with what some addresses point to in their place: of each its media type, and base64."""
+
+    def filled(part: Part) -> Part:
+        if isinstance(part, Image | Document) and part.url in data:
+            media_type, text = data[part.url]
+            return msgspec.structs.replace(part, url="", data=text, media_type=media_type)
+        if isinstance(part, ToolResult):
+            return msgspec.structs.replace(part, parts=tuple(map(filled, part.parts)))
+        return part
+
+    turns = tuple(msgspec.structs.replace(turn, parts=tuple(map(filled, turn.parts))) for turn in conversation.turns)
+    return msgspec.structs.replace(conversation, turns=turns)
+
+
+def _files(conversation: Conversation) -> Iterator[Image | Document]:
+    for turn in conversation.turns:
+        for part in turn.parts:
+            for inner in part.parts if isinstance(part, ToolResult) else (part,):
+                if isinstance(inner, Image | Document):
+                    yield inner
+
+
 class Fit:
     """What of a conversation the target `target` (a dialect in words, for the message) cannot do."""
 
@@ -313,6 +342,4 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
     choice: int = 0
 
 
-Event: TypeAlias = (
-    TextDelta | ThinkingDelta | ThinkingEnd | RefusalDelta | Cited | ToolStart | ToolDelta | Finish
-)
+Event: TypeAlias = TextDelta | ThinkingDelta | ThinkingEnd | RefusalDelta | Cited | ToolStart | ToolDelta | Finish

@@ -9,7 +9,7 @@ import msgspec
 
 from tollbridge.errors import ApiError, UpstreamError
 from tollbridge.values import Route, Usage
-from tollbridge.wire.conversation import Conversation, Event, Finish, Reply
+from tollbridge.wire.conversation import Conversation, Document, Event, Finish, Image, Reply
 from tollbridge.wire.exchange import Names, Outgoing, Receipt
 from tollbridge.wire.request import Request
 
@@ -89,6 +89,10 @@ class Provider(Protocol):
         """The call. `limit`: the output limit that money sets, None where it sets none; the smaller of it and the
         caller's is sent. Raises `UnsupportedField`.
         """
+        ...
+
+    def takes_url(self, part: Image | Document, route: Route) -> bool:
+        """Whether it reads what the URL of `part` points to by itself; otherwise it wants the data."""
         ...
 
     def reply(self, body: bytes) -> Reply:

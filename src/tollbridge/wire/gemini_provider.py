@@ -28,6 +28,7 @@ from tollbridge.wire.body import NOTHING, NULL
 from tollbridge.wire.conversation import (
     Choice,
     Conversation,
+    Document,
     Event,
     Finish,
     Fit,

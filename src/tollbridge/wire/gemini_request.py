@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from tollbridge.errors import UnsupportedField
 from tollbridge.wire.conversation import (
     Audio,
     Conversation,
@@ -90,10 +91,13 @@ def generation(model: str) -> Generation:
 
 
 def fields(conversation: Conversation, model: str, limit: int | None, fit: Fit) -> _Json:
-    """The body's members. `limit`: as of `dialect.Provider.outgoing`. What cannot be done is said to `fit`."""
+    """The body's members. `limit`: as of `dialect.Provider.outgoing`. What cannot be done is said to `fit`.
+
+    Raises `UnsupportedField`.
+    """
     version = generation(model)
     if conversation.stream and "-image" in model:
-        fit.lacks("stream", "pictures come whole only")
+        raise UnsupportedField("'stream' cannot be had of a model that draws: pictures come whole.", param="stream")
     system, contents = _Turns(fit, version).write(conversation.turns)
     members: _Json = {"contents": contents}
     if system:
@@ -242,8 +246,7 @@ class _Turns:
                 self._fit.lacks("turns", "a file needs its media type")
                 return []
             return [{"inlineData": {"mimeType": kind or "image/png", "data": data}}]
-        suffix = _SUFFIX.fullmatch(url)
-        kind = kind or (_KINDS.get(suffix[1].lower(), "") if suffix else "")
+        kind = _kind_of(url, kind)
         if url.startswith("gs://") and kind:
             return [{"fileData": {"mimeType": kind, "fileUri": url}}]
         if not url.startswith("https://") or not kind:
@@ -256,6 +259,19 @@ class _Turns:
         else:
             return [{"fileData": {"mimeType": kind, "fileUri": url}}]
         return []
+
+
+def reads_url(part: Image | Document, model: str) -> bool:
+    """Whether Gemini gets what the part's URL points to by itself."""
+    if not _kind_of(part.url, part.media_type):
+        return False
+    return part.url.startswith("gs://") or (part.url.startswith("https://") and generation(model).number >= (2, 5))
+
+
+def _kind_of(url: str, kind: str) -> str:
+    """The media type that was given, or that the end of the address tells."""
+    suffix = _SUFFIX.fullmatch(url)
+    return kind or (_KINDS.get(suffix[1].lower(), "") if suffix else "")
 
 
 def _arguments(text: str) -> Raw | _Json:

@@ -23,8 +23,10 @@ from tollbridge.wire.conversation import (
     Citation,
     Cited,
     Conversation,
+    Document,
     Event,
     Finish,
+    Image,
     Part,
     Reason,
     Refusal,
@@ -136,6 +138,9 @@ class OpenAiChat:
     def outgoing(self, conversation: Conversation, route: Route, limit: int | None) -> Outgoing:
         body, dropped = body_of(conversation, route, limit)
         return Outgoing(quirks.target_for(route, "chat", "/chat/completions"), body, dropped)
+
+    def takes_url(self, part: Image | Document, route: Route) -> bool:
+        return isinstance(part, Image)
 
     def reply(self, body: bytes) -> Reply:
         completion, body = read_completion(body)

@@ -4,14 +4,14 @@ Where both sides speak the same dialect the bytes pass: a row of `_MAKERS`. Any 
 (`_CLIENTS`) and a provider's (`_PROVIDERS`) meets in a `conversation`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import msgspec
 
 from tollbridge.errors import ConfigError
 from tollbridge.values import Route
-from tollbridge.wire import quirks
+from tollbridge.wire import conversation, quirks
 from tollbridge.wire.anthropic_client import AnthropicClient
 from tollbridge.wire.anthropic_passing import AnthropicPassing
 from tollbridge.wire.anthropic_provider import AnthropicProvider
@@ -76,8 +76,8 @@ class _Embeddings(_PassThrough):
         raise TypeError("embeddings do not stream")
 
 
-class _Translated:
-    """Another dialect on each side."""
+class Translated:
+    """Another dialect on each side: an `Exchange` that may want to be given what addresses point to."""
 
     def __init__(
         self, sides: tuple[Client, Provider], request: Request, route: Route, names: Names, max_tokens: int | None
@@ -87,9 +87,18 @@ class _Translated:
         self._route = route
         self._names = names
         self._max_tokens = max_tokens
+        self._conversation = request.conversation()
+
+    def urls(self) -> list[str]:
+        """Addresses in the request that the provider does not take."""
+        return conversation.urls(self._conversation, lambda part: self._provider.takes_url(part, self._route))
+
+    def supply(self, data: Mapping[str, tuple[str, str]]) -> None:
+        """What some of them point to: the media type and base64 of each."""
+        self._conversation = conversation.with_data(self._conversation, data)
 
     def request(self) -> Outgoing:
-        return self._provider.outgoing(self._request.conversation(), self._route, self._max_tokens)
+        return self._provider.outgoing(self._conversation, self._route, self._max_tokens)
 
     def response(self, body: bytes) -> Answer:
         return TranslatedAnswer(self._client, self._request, self._names, self._provider.reply(body))
@@ -137,4 +146,4 @@ def exchange(request: Request, route: Route, public_id: str, created: int, max_t
     client, provider = _CLIENTS.get(request.endpoint), _PROVIDERS.get(route.upstream.dialect)
     if client is None or provider is None:
         raise ConfigError(f"{route.upstream.name} speaks {route.upstream.dialect}, which has no {request.endpoint}")
-    return _Translated((client, provider), request, route, names, max_tokens)
+    return Translated((client, provider), request, route, names, max_tokens)

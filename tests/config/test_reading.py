@@ -451,9 +451,14 @@ def test_a_credential_without_its_region_switches_nothing_on_and_says_so() -> No
     settings = read(Source(), BEDROCK)
     assert settings.providers == {}
     assert settings.warnings == (
-        "AWS_BEARER_TOKEN_BEDROCK is set, but not AWS_REGION or AWS_DEFAULT_REGION: a provider that needs both stays"
-        " off",
+        "AWS_BEARER_TOKEN_BEDROCK is set, but not AWS_REGION or AWS_DEFAULT_REGION: no provider uses it",
     )
+
+
+def test_a_credential_that_some_provider_uses_is_no_reason_to_warn() -> None:
+    settings = read(Source(), {"AZURE_OPENAI_API_KEY": CANARY, "AZURE_RESOURCE_NAME": "mine"})
+    assert list(settings.providers) == ["azure"]
+    assert settings.warnings == ()
 
 
 def test_a_provider_that_was_asked_for_misses_its_region(file: Path) -> None:

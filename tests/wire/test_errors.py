@@ -387,3 +387,68 @@ def test_no_answer_breaks_the_reader(status: int, body: bytes, header: str) -> N
     assert len(said.message) <= MAX_MESSAGE
     assert said.message.isprintable()
     assert said.retry_after is None or 0 <= said.retry_after <= 60
+
+
+GOOGLE = "type.googleapis.com/google.rpc."
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "meaning"),
+    [
+        (
+            400,
+            {
+                "code": 400,
+                "message": "API key not valid. Please pass a valid API key.",
+                "status": "INVALID_ARGUMENT",
+                "details": [{"@type": f"{GOOGLE}ErrorInfo", "reason": "API_KEY_INVALID"}],
+            },
+            401,
+        ),
+        (400, {"code": 400, "message": "API key expired. Please renew it.", "status": "INVALID_ARGUMENT"}, 401),
+        (
+            400,
+            {
+                "code": 400,
+                "message": "User location is not supported for the API use.",
+                "status": "FAILED_PRECONDITION",
+            },
+            403,
+        ),
+        (
+            429,
+            {"code": 429, "message": "Your prepayment credits are depleted.", "status": "RESOURCE_EXHAUSTED"},
+            402,
+        ),
+        (403, {"code": 403, "message": "Your API key was reported as leaked.", "status": "PERMISSION_DENIED"}, 403),
+        (400, {"code": 400, "message": "Invalid JSON payload received.", "status": "INVALID_ARGUMENT"}, 400),
+    ],
+)
+def test_what_google_s_errors_mean(status: int, body: dict[str, Any], meaning: int) -> None:
+    for document in ({"error": body}, [{"error": body}]):
+        assert classify(status, [], json.dumps(document).encode(), 0).status == meaning
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "meaning", "code"),
+    [
+        (401, {"error": {"code": "401", "message": "Access denied due to invalid subscription key."}}, 401, None),
+        (404, {"error": {"code": "DeploymentNotFound", "message": "It does not exist."}}, 404, "DeploymentNotFound"),
+        (
+            400,
+            {"error": {"message": "The response was filtered.", "code": "content_filter", "status": 400}},
+            400,
+            "content_filter",
+        ),
+        (403, {"Message": "Authentication failed: the bearer token is not valid."}, 403, None),
+        (429, {"message": "Too many requests, please wait before trying again."}, 429, None),
+        (400, {"message": "The provided model identifier is invalid."}, 400, None),
+    ],
+    ids=["azure key", "azure deployment", "azure filter", "bedrock key", "bedrock limit", "bedrock model"],
+)
+def test_what_errors_of_clouds_mean(status: int, body: dict[str, Any], meaning: int, code: str | None) -> None:
+    said = classify(status, [], json.dumps(body).encode(), 0)
+    assert said.status == meaning
+    assert said.code == code
+    if meaning == 400:
+        assert said.message.startswith("The ")

@@ -390,7 +390,10 @@ def test_pictures_can_be_asked_for_but_not_in_a_stream() -> None:
         "responseModalities": ["IMAGE", "TEXT"]
     }
     assert config(extras={"modalities": Raw(b'["text"]')}) == {}
-    assert refused(to=image, stream=True) == "stream"
+    for lenient in (True, False):
+        with pytest.raises(UnsupportedField, match="pictures come whole") as caught:
+            outgoing(to=image, stream=True, lenient=lenient)
+        assert caught.value.param == "stream"
 
 
 THINKING = [

@@ -183,12 +183,20 @@ class _Reader:
         providers = self._document.setdefault("providers", {})
         if not isinstance(providers, dict):
             return
+        lacking: dict[str, list[str]] = {}  # by credential, for providers that stay off
+        used = set()
         for name, row in self._shipped.items():
             variables = row.get("env", [])
             ready = next((each for each in variables if self._environ.get(each)), None)
             places = row.get("places", {})
-            if name not in providers and (ready is None or not self._are_known(ready, places)):
-                continue
+            if name not in providers:
+                if ready is None:
+                    continue
+                unknown = [known for known in places.values() if not any(map(self._environ.get, known))]
+                if unknown:
+                    lacking[ready] = unknown[0]
+                    continue
+            used.add(ready)
             given = providers.setdefault(name, {})
             if not isinstance(given, dict):
                 continue
@@ -206,16 +214,9 @@ class _Reader:
                     ("providers", name),
                     f'api_key is missing: write api_key = "env:{variables[0]}", or set {variables[0]}',
                 )
-
-    def _are_known(self, credential: str, places: Mapping[str, list[str]]) -> bool:
-        """Whether the environment says all that a provider's address needs, whose credential it has."""
-        for known in places.values():
-            if not any(self._environ.get(each) for each in known):
-                warning = f"{credential} is set, but not {' or '.join(known)}: a provider that needs both stays off"
-                if warning not in self._warnings:
-                    self._warnings.append(warning)
-                return False
-        return True
+        for credential, known in lacking.items():
+            if credential not in used:
+                self._warnings.append(f"{credential} is set, but not {' or '.join(known)}: no provider uses it")
 
     # --- deciding -------------------------------------------------------------------------------------------------
 

@@ -113,7 +113,9 @@ _OUT_OF_CREDIT = frozenset(
         *("exceeded_current_quota_error", "Arrearage", "AccountOverdue", "1113", "credit_balance_too_low"),
     }
 )
-_NO_CREDIT_TEXT = re.compile(r"credit balance is too low|insufficient (balance|credit|quota)|余额不足", re.IGNORECASE)
+_NO_CREDIT_TEXT = re.compile(
+    r"credit balance is too low|credits are depleted|insufficient (balance|credit|quota)|余额不足", re.IGNORECASE
+)
 _BAD_KEY = re.compile(
     r"\b(incorrect|invalid|no|missing|expired) (x-)?api[ _-]?key|api[ _-]?key (not valid|is invalid|expired|not found)"
     r"|API_KEY_INVALID|invalid_api_key|InvalidApiKey|invalid_authentication|authentication_error|UNAUTHENTICATED",
@@ -147,6 +149,8 @@ def _meaning(status: int, details: _Details) -> int:
         return 402 if status in (400, 402, 403, 429, 502) else status
     if status == 400 and _BAD_KEY.search(f"{details.code} {details.type} {details.message}"):
         return 401
+    if status == 400 and details.type == "FAILED_PRECONDITION":
+        return 403  # Gemini: the account's country, or its billing (ai.google.dev/gemini-api/docs/troubleshooting)
     return status
 
 

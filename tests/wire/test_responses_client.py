@@ -191,6 +191,15 @@ def test_a_shell_on_the_caller_s_machine_is_called_in_its_own_words() -> None:
     assert item["action"] == {"type": "exec", "command": ["ls", "-l"], "env": {}, "timeout_ms": 5}
 
 
+def test_a_search_for_tools_is_the_caller_s() -> None:
+    search = {"type": "tool_search", "execution": "client", "parameters": {"type": "object"}}
+    call = ToolCall(id="c1", name="tool_search", arguments='{"query": "files"}')
+    [item] = rendered(call, asked={"tools": [search]})["output"]
+    assert (item["type"], item["execution"], item["arguments"]) == ("tool_search_call", "client", {"query": "files"})
+    read = streamed([ToolStart(0, "c1", "tool_search"), ToolDelta(0, '{"query": '), ToolDelta(0, "1}")], tools=[search])
+    assert read[-1]["response"]["output"][0]["arguments"] == {"query": 1}
+
+
 def test_thoughts_are_summaries_to_those_who_asked_for_them() -> None:
     [item] = rendered(Thinking(text="Hm"), asked={"reasoning": {"summary": "auto"}})["output"]
     assert item["summary"] == [{"type": "summary_text", "text": "Hm"}]

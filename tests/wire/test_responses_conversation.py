@@ -180,6 +180,52 @@ def test_custom_tools_and_namespaces_are_functions() -> None:
     assert json.loads(patch.arguments) == {"input": "*** Begin"}
 
 
+SEARCH = {"type": "tool_search", "execution": "client", "description": "Finds tools", "parameters": {"type": "object"}}
+
+
+def test_tools_that_a_search_found_are_offered_from_then_on() -> None:
+    found = conversation(
+        [
+            {"type": "tool_search_call", "call_id": "c1", "execution": "client", "arguments": {"query": "files"}},
+            {
+                "type": "tool_search_output",
+                "call_id": "c1",
+                "execution": "client",
+                "status": "completed",
+                "tools": [{"type": "namespace", "name": "mcp__files__", "tools": [FUNCTION]}, FUNCTION],
+            },
+        ],
+        tools=[SEARCH, FUNCTION],
+    )
+    assert [tool.name for tool in found.tools] == ["tool_search", "f", "mcp__files__f"]
+    call, result = found.turns[0].parts[0], found.turns[1].parts[0]
+    assert isinstance(call, ToolCall)
+    assert isinstance(result, ToolResult)
+    assert (call.name, json.loads(call.arguments)) == ("tool_search", {"query": "files"})
+    assert result.parts == (Text(text="You can call these now: mcp__files__f, f"),)
+
+
+def test_what_codex_sends_can_be_said_to_any_model() -> None:
+    strict = {"type": "function", "name": "exec_command", "description": "d", "strict": False, "parameters": {}}
+    patch = {"type": "custom", "name": "apply_patch", "description": "d", "format": {"type": "grammar"}}
+    web = {"type": "web_search", "external_web_access": True, "search_content_types": ["text", "image"]}
+    found = conversation(
+        [{"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "Rules"}]}],
+        instructions="You are a coding agent",
+        tools=[strict, patch, {"type": "namespace", "name": "multi_agent", "tools": [FUNCTION]}, SEARCH, web],
+        tool_choice="auto",
+        parallel_tool_calls=True,
+        reasoning={"effort": "medium"},
+        store=False,
+        include=["reasoning.encrypted_content"],
+        prompt_cache_key="01a2009f",
+        text={"verbosity": "low"},
+        client_metadata={"session_id": "x", "turn_id": "y"},
+    )
+    assert found.extras == {}
+    assert len(found.tools) == 4
+
+
 def test_names_that_grow_too_long_stay_different() -> None:
     tools = [{"type": "function", "name": f"{'x' * 60}{end}"} for end in "ab"]
     found = conversation(tools=[{"type": "namespace", "name": "mcp__server__", "tools": tools}])

@@ -51,6 +51,8 @@ class Item(msgspec.Struct, gc=False):
     input: Raw = NULL
     output: Raw = NULL
     action: Raw = NULL
+    execution: str | None = None
+    tools: "list[Tool] | None" = None
     summary: list[Part] | None = None
     encrypted_content: str | None = None
 
@@ -71,6 +73,7 @@ class Tool(msgspec.Struct, gc=False):
     strict: bool | None = None
     format: Grammar | None = None
     tools: "list[Tool] | None" = None
+    execution: str | None = None
     external_web_access: bool | None = None
 
 
@@ -134,6 +137,7 @@ BODY_RULES = RULES | {
     "input[].arguments": "must be a string of JSON",
     "input[].input": "must be a string",
     "input[].output": "must be a string or an array of content parts",
+    "input[].tools": "must be an array of tools with a type",
     "input[].summary": "must be an array of parts of type summary_text",
     "input[].encrypted_content": "must be a string",
     "instructions": "must be a string",

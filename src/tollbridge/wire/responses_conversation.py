@@ -34,7 +34,7 @@ from tollbridge.wire.conversation import (
 from tollbridge.wire.openai_parts import JsonSchema, cache_of, document_of, image_of, schema_format
 from tollbridge.wire.request import Request, wrong
 from tollbridge.wire.responses_body import BODY_RULES, Body, Item, Part
-from tollbridge.wire.responses_tools import LOCAL_SHELL, Tools, custom_arguments
+from tollbridge.wire.responses_tools import LOCAL_SHELL, TOOL_SEARCH, Tools, custom_arguments, found_tools
 
 ORIGIN = "openai_responses"
 
@@ -205,6 +205,10 @@ class _Turns:
                 self._call(index, item, self._tools.function_of(item.name or "", item.namespace or ""), arguments)
             case "local_shell_call":
                 self._call(index, item, LOCAL_SHELL, "{}" if item.action == NULL else bytes(item.action).decode())
+            case "tool_search_call" if item.execution == "client":
+                self._call(index, item, TOOL_SEARCH, "{}" if item.arguments == NULL else bytes(item.arguments).decode())
+            case "tool_search_output" if item.execution == "client":
+                self._answer(index, item, (Text(text=found_tools(item.tools or [])),))
             case "function_call_output" | "custom_tool_call_output" | "local_shell_call_output":
                 self._result(index, item)
             case kind if kind in _TOLD:
@@ -264,9 +268,6 @@ class _Turns:
         )
 
     def _result(self, index: int, item: Item) -> None:
-        call = item.call_id or item.id
-        if not call:
-            raise wrong(f"input[{index}].call_id", BODY_RULES, "Missing")
         raw = bytes(item.output)
         parts: list[conversation.Part] = []
         if raw.startswith(b"["):
@@ -277,7 +278,12 @@ class _Turns:
             parts += (self._part(f"input[{index}].output[{at}]", index, part) for at, part in enumerate(content))
         else:
             parts.append(Text(text=self._text(index, "output", item.output)))
-        shown = tuple(part for part in parts if isinstance(part, Text | Image | Document | Opaque))
+        self._answer(index, item, tuple(part for part in parts if isinstance(part, Text | Image | Document | Opaque)))
+
+    def _answer(self, index: int, item: Item, shown: tuple[Text | Image | Document | Opaque, ...]) -> None:
+        call = item.call_id or item.id
+        if not call:
+            raise wrong(f"input[{index}].call_id", BODY_RULES, "Missing")
         self._end_turn()
         result = ToolResult(id=call, name=self._names.get(call) or item.name or "", parts=shown)
         self._turns.append(Turn(role="tool", parts=(result,)))

@@ -16,7 +16,7 @@ from tollbridge.wire.conversation import Finish, Reason, Thinking
 from tollbridge.wire.exchange import Names, Receipt
 from tollbridge.wire.responses_body import Body
 from tollbridge.wire.responses_conversation import sealed
-from tollbridge.wire.responses_tools import Known, custom_input, shell_action
+from tollbridge.wire.responses_tools import Known, custom_input, search_arguments, shell_action
 
 # Members that are said back as they were asked for, and what they are where nothing was asked.
 _ECHOED = {
@@ -174,6 +174,7 @@ def call_signature(id_: str, signature: str, origin: str, call: str) -> dict[str
 
 
 def tool_call(id_: str, call: str, known: Known, arguments: str, status: str) -> dict[str, Any]:
+    item: dict[str, Any]
     if known.kind == "custom":
         item = {"type": "custom_tool_call", "id": id_, "call_id": call, "name": known.name}
         item["input"] = custom_input(arguments) if arguments else ""
@@ -183,13 +184,16 @@ def tool_call(id_: str, call: str, known: Known, arguments: str, status: str) ->
     if known.kind == "local_shell":
         action = shell_action(arguments or '{"command":[]}')
         return {"type": "local_shell_call", "id": id_, "call_id": call, "action": action, "status": status}
+    if known.kind == "tool_search":
+        item = {"type": "tool_search_call", "id": id_, "call_id": call, "execution": "client"}
+        return {**item, "arguments": search_arguments(arguments), "status": status}
     item = {"type": "function_call", "id": id_, "call_id": call, "name": known.name, "arguments": arguments}
     if known.namespace:
         item["namespace"] = known.namespace
     return {**item, "status": status}
 
 
-PREFIXES = {"function": "fc", "custom": "ctc", "local_shell": "lsh"}
+PREFIXES = {"function": "fc", "custom": "ctc", "local_shell": "lsh", "tool_search": "tsc"}
 
 
 def logprobs_of(raw: Raw | None) -> list[Raw]:

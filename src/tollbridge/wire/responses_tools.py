@@ -2,7 +2,8 @@
 
 A custom tool takes any text (Codex patches files with one): a function of one member, `input`. A namespace holds
 functions under a name of its own (Codex has one for each MCP server): `namespace__name`. `local_shell` runs a command
-on the caller's machine: a function as OpenAI's models were told of it.
+on the caller's machine: a function as OpenAI's models were told of it. `tool_search`, where the caller runs it, finds
+tools that were not offered yet: those in what it answered are offered from then on.
 """
 
 import hashlib
@@ -16,9 +17,10 @@ from tollbridge.wire.openai_parts import given
 from tollbridge.wire.request import wrong
 from tollbridge.wire.responses_body import BODY_RULES, Body, Tool
 
-Kind = Literal["function", "custom", "local_shell"]
+Kind = Literal["function", "custom", "local_shell", "tool_search"]
 
 LOCAL_SHELL = "local_shell"
+TOOL_SEARCH = "tool_search"
 # What models of every provider take as the name of a function.
 _MAX_NAME = 64
 _INPUT_SCHEMA = Raw(
@@ -50,6 +52,7 @@ class _Exec(msgspec.Struct):
 
 
 _decode_input = msgspec.json.Decoder(_Input).decode
+_decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_exec = msgspec.json.Decoder(_Exec).decode
 
 
@@ -66,6 +69,9 @@ class Tools:
         self._known: dict[str, Known] = {}
         for index, tool in enumerate(body.tools or ()):
             self._add(f"tools[{index}]", tool, "")
+        for index, item in enumerate(body.input if isinstance(body.input, list) else ()):
+            for at, tool in enumerate(item.tools or ()):
+                self._add(f"input[{index}].tools[{at}]", tool, "")
 
     def known(self, function: str) -> Known:
         """The tool that a call of `function` means."""
@@ -87,6 +93,9 @@ class Tools:
             case "local_shell":
                 about = "Runs a command on the user's machine and returns what it printed."
                 self._put(LOCAL_SHELL, Known("local_shell", LOCAL_SHELL), about, _SHELL_SCHEMA)
+            case "tool_search" if tool.execution == "client":
+                known = Known("tool_search", TOOL_SEARCH)
+                self._put(TOOL_SEARCH, known, tool.description or "", given(tool.parameters))
             case _:
                 is_offered = tool.external_web_access is not None
                 (self.offered if is_offered else self.others)[where] = Raw(msgspec.json.encode(tool.type))
@@ -101,8 +110,19 @@ class Tools:
         self._put(self.function_of(name, namespace), Known(kind, name, namespace), about, parameters, tool.strict)
 
     def _put(self, function: str, known: Known, about: str, parameters: Raw | None, strict: bool | None = None) -> None:
+        if function in self._known:
+            return
         self._known[function] = known
         self.functions.append(conversation.Tool(name=function, description=about, parameters=parameters, strict=strict))
+
+
+def found_tools(tools: list[Tool]) -> str:
+    """What a search for tools found, as a model reads it."""
+    names = []
+    for tool in tools:
+        inner = [_joined(tool.name or "", one.name or "") for one in tool.tools or ()]
+        names += inner or [tool.name or tool.type]
+    return "You can call these now: " + ", ".join(names) if names else "Nothing was found."
 
 
 def custom_arguments(text: str) -> str:
@@ -129,6 +149,14 @@ def shell_action(arguments: str) -> dict[str, Any]:
     if wanted.timeout_ms is not None:
         action["timeout_ms"] = wanted.timeout_ms
     return action
+
+
+def search_arguments(arguments: str) -> dict[str, Raw]:
+    """The arguments of a search for tools: an object, unlike a function's; of no good JSON, a query."""
+    try:
+        return _decode_members(arguments) if arguments else {}
+    except msgspec.DecodeError:
+        return {"query": Raw(msgspec.json.encode(arguments))}
 
 
 def _joined(namespace: str, name: str) -> str:

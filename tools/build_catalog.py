@@ -177,9 +177,9 @@ class Offer(NamedTuple):
 class Lists:
     """Both lists, asked together."""
 
-    def __init__(self, litellm: LiteLLM, day: date) -> None:
+    def __init__(self, genai: GenaiPrices, litellm: LiteLLM, day: date) -> None:
+        self._genai = genai
         self._litellm = litellm
-        self._genai = GenaiPrices(day)
         self._day = day
 
     def offers(self) -> Iterator[Offer]:
@@ -459,7 +459,8 @@ def main() -> None:
     arguments = parser.parse_args()
     document = json.loads(arguments.litellm.read_text())
     hand = msgspec.convert(tomllib.loads(BY_HAND.read_text())["models"], list[ModelRow])
-    rows = build(Lists(LiteLLM(document), arguments.checked), hand, arguments.checked.isoformat())
+    day = arguments.checked
+    rows = build(Lists(GenaiPrices(day), LiteLLM(document), day), hand, day.isoformat())
     lines = ",\n".join(msgspec.json.encode(row).decode() for row in rows)
     CATALOG.write_text(f'{{"models":[\n{lines}\n]}}\n')
     providers = {route.provider for row in rows for route in row.routes}

@@ -13,7 +13,14 @@ from typing import Any
 
 import msgspec
 from genai_prices import data as genai
-from genai_prices.types import ConditionalPrice, ModelInfo, ModelPrice, StartDateConstraint, TimeOfDateConstraint
+from genai_prices.types import (
+    ConditionalPrice,
+    ModelInfo,
+    ModelPrice,
+    Provider,
+    StartDateConstraint,
+    TimeOfDateConstraint,
+)
 
 from tollbridge.core.catalog import PeriodRow, PriceRow
 
@@ -93,20 +100,20 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GenaiPrices:
-    """The models of the installed genai-prices."""
+    """The models of genai-prices: those of the installed package."""
 
-    def __init__(self, day: date) -> None:
+    def __init__(self, day: date, providers: Iterable[Provider] = genai.providers) -> None:
         self._day = day
-        self._models = {provider.id: provider.models for provider in genai.providers}
+        self._models = {provider.id: provider.models for provider in providers}
 
     def names(self, provider: str) -> Iterator[str]:
-        for model in self._models[provider]:
+        for model in self._models.get(provider, ()):
             if not model.deprecated:
                 yield model.id
 
     def find(self, provider: str, name: str) -> ModelInfo | None:
         """The model that the list means by a provider's name."""
-        return next((model for model in self._models[provider] if model.is_match(name)), None)
+        return next((model for model in self._models.get(provider, ()) if model.is_match(name)), None)
 
     def price(self, model: ModelInfo, days: str = "") -> PriceRow | None:
         """What it costs from the day on, by the hour on `days` only; None: not what the catalog can hold."""

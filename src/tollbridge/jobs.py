@@ -2,9 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from tollbridge.errors import TollbridgeError
+from tollbridge.services import notices, refunds, top_ups
+from tollbridge.services.desk import Desk
+from tollbridge.services.payments import Payments
 from tollbridge.store import meta, seal
 from tollbridge.store.audit import audit
 from tollbridge.store.db import Database
@@ -15,15 +18,31 @@ log = logging.getLogger("tollbridge")
 
 POLL_S = 0.5
 SWEEP_S = 30.0
+MONEY_S = 60.0
+MISSED_S = 600.0
 SEAL_S = 3_600.0
 AUDIT_S = 3_600.0
+
+# What it is called, how many seconds lie between two turns, and what is done.
+Job = tuple[str, float, Callable[[], Awaitable[object]]]
+
+
+def of_money(till: Callable[[], Payments], desk: Desk) -> tuple[Job, ...]:
+    """What payments need done. `till` gives them as they are configured at that moment."""
+    return (
+        ("payments", MONEY_S, lambda: till().reconcile()),
+        ("refunds", MONEY_S, lambda: refunds.retry(till())),
+        ("top-ups", MONEY_S, lambda: top_ups.run_due(till())),
+        ("missed payments", MISSED_S, lambda: till().find_missed()),
+        ("low balances", MONEY_S, lambda: notices.tell_low_balances(desk)),
+    )
 
 
 class Jobs:
     """Heartbeat, sweep, seals, the proof of the books, and the poll that notices changed keys and accounts.
 
     `url` is the database's. `on_change`: what was cached may be stale. `on_fatal`: this process must not take any
-    more paid work.
+    more paid work. `more`: further jobs, run like these.
     """
 
     def __init__(
@@ -35,6 +54,7 @@ class Jobs:
         url: str,
         on_change: Callable[[], None],
         on_fatal: Callable[[TollbridgeError], None],
+        more: Sequence[Job] = (),
     ) -> None:
         self._url = url
         self._database = database
@@ -42,15 +62,17 @@ class Jobs:
         self._ledger = ledger
         self._on_change = on_change
         self._on_fatal = on_fatal
+        self._more = more
         self._cache_epoch: int | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        jobs: tuple[tuple[str, float, Callable[[], Awaitable[object]]], ...] = (
+        jobs: tuple[Job, ...] = (
             ("heartbeat", BEAT_S, self._process.beat),
             ("changes", POLL_S, self._look_for_changes),
             ("sweep", SWEEP_S, lambda: self._process.sweep(self._ledger)),
             ("seal", SEAL_S, lambda: seal.seal(self._database)),
+            *self._more,
         )
         self._tasks = [asyncio.create_task(self._repeat(*job)) for job in jobs]
         self._tasks.append(asyncio.create_task(self._audit()))

@@ -86,11 +86,15 @@ class Issuer(msgspec.Struct, frozen=True):
             buyer=msgspec.json.encode(customer).decode(),
         )
 
+    def number(self, number: int) -> str:
+        """The number of an invoice as customers see it."""
+        return f"{self.settings.prefix}{number:06d}"
+
     def paper(self, invoice: Invoice) -> Paper:
         """What an invoice says; its number as customers see it."""
         bought = invoice.kind == "invoice"
         return Paper(
-            number=f"{self.settings.prefix}{invoice.number:06d}",
+            number=self.number(invoice.number),
             title=_TITLES[invoice.kind],
             issued_at=invoice.issued_at,
             seller=msgspec.json.decode(invoice.seller, type=Party),

@@ -28,8 +28,10 @@ from tollbridge.payments import manual, webhook
 from tollbridge.payments.base import Method, Order, ProcessorRefused, ProcessorUnavailable
 from tollbridge.payments.stripe import EVENTS, Stripe
 from tollbridge.payments.stripe import NAME as STRIPE
+from tollbridge.services import notices
 from tollbridge.services.accounts import new_id
 from tollbridge.services.invoices import Issuer, reversed_draft
+from tollbridge.services.mail import Mail, Post
 from tollbridge.store import accounts, invoices, journal, meta, payments, top_ups
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database, Transaction, run
@@ -60,8 +62,11 @@ class _Conflict(TollbridgeError):
     """An idempotency key of the journal stands for something else."""
 
 
-def open_payments(database: Database, settings: Settings, url: str) -> "Payments":
-    """Payments as configured; `url` is where customers reach the gateway when `public_url` is not set."""
+def open_payments(database: Database, settings: Settings, url: str, post: Post | None = None) -> "Payments":
+    """Payments as configured; `url` is where customers reach the gateway when `public_url` is not set.
+
+    `post` takes receipts and warnings; without one nobody is written to.
+    """
     stripe = None
     if settings.stripe.secret_key is not None:
         stripe = Stripe(
@@ -69,14 +74,17 @@ def open_payments(database: Database, settings: Settings, url: str) -> "Payments
             base_url=settings.stripe.base_url,
             automatic_tax=settings.stripe.automatic_tax,
         )
-    return Payments(database, settings, settings.public_url or url, stripe)
+    return Payments(database, settings, settings.public_url or url, stripe, post)
 
 
 class Payments:
     """All ways to pay of one gateway."""
 
-    def __init__(self, database: Database, settings: Settings, url: str, stripe: Stripe | None) -> None:
+    def __init__(
+        self, database: Database, settings: Settings, url: str, stripe: Stripe | None, post: Post | None
+    ) -> None:
         self.database = database
+        self._post = post
         self.stripe = stripe
         self.issuer = Issuer(settings.invoices, settings.brand.name)
         self.packs = settings.billing.packs
@@ -228,6 +236,8 @@ class Payments:
 
     async def reconcile(self) -> None:
         """Ask for whatever should have been heard of by now. Runs every minute; several processes may."""
+        if self.stripe is None:
+            return
         now = await self.database.now()
         for event in await payments.waiting(self.database, now, _BATCH):
             await self._see_to(event)
@@ -383,9 +393,7 @@ class Payments:
             await self.ask(payment)
         elif payment.created_at < now - _GIVE_UP_BEGINNING:
             # The processor forgets our key after a day: from now on the same call would be another one.
-            note = "the processor could not be reached"
-            closed = msgspec.structs.replace(payment, status=Status.FAILED, note=note, check_at=None)
-            await run(self.database, lambda transaction: self._close(transaction, closed))
+            await self._fail(payment, "the processor could not be reached")
         elif payment.origin is Origin.CHECKOUT:
             await self._begin(self.stripe, payment, await self._account(payment))
         else:
@@ -396,30 +404,44 @@ class Payments:
         assert self.stripe is not None
         card = await invoices.card(self.database, account.id)
         if card is None:
-            closed = msgspec.structs.replace(payment, status=Status.FAILED, note="no card is saved", check_at=None)
-            return await run(self.database, lambda transaction: self._close(transaction, closed))
+            return await self._fail(payment, "no card is saved")
         try:
             report = await self.stripe.charge(payment, account.public_id, card)
         except ProcessorRefused as error:
-            note = f"{error} ({error.code})" if error.code else str(error)
-            closed = msgspec.structs.replace(payment, status=Status.FAILED, note=note, check_at=None)
-            return await run(self.database, lambda transaction: self._close(transaction, closed))
+            return await self._fail(payment, f"{error} ({error.code})" if error.code else str(error))
         return await self.settle(payment, report)
 
-    async def _close(self, transaction: Transaction, closed: Payment) -> Payment:
-        current = await payments.locked(self.database, transaction, closed.id)
-        if current.status in {Status.PAID, Status.REVIEW}:
-            return current
-        await payments.update(transaction, closed)
-        await top_ups.failed(transaction, closed.id, MOST_FAILURES, closed.note)
-        return closed
+    async def _fail(self, payment: Payment, why: str) -> Payment:
+        """Close an order that comes to nothing, unless it has come to something meanwhile."""
+        now = await self.database.now()
+
+        async def use_case(transaction: Transaction) -> Payment:
+            current = await payments.locked(self.database, transaction, payment.id)
+            if current.status in {Status.PAID, Status.REVIEW}:
+                return current
+            closed = msgspec.structs.replace(current, status=Status.FAILED, note=why, check_at=None)
+            await payments.update(transaction, closed)
+            await self._count_failure(transaction, closed, await self._account(closed, transaction), now)
+            return closed
+
+        return await run(self.database, use_case)
+
+    async def _count_failure(self, transaction: Transaction, payment: Payment, account: Account, now: int) -> None:
+        """Of automatic top-ups too many failures in a row are the end, and the customer hears of it."""
+        if await top_ups.failed(transaction, payment.id, MOST_FAILURES, payment.note):
+            letter = notices.stopped(self._brand, self._url, account.email, payment.note)
+            await self._write(transaction, letter, now)
+
+    async def _write(self, transaction: Transaction, letter: Mail, now: int) -> None:
+        """Have a mail sent if the transaction comes true: it leaves with the post's next round."""
+        if self._post is not None:
+            await self._post.put(transaction, letter, now)
 
     async def _settle(
         self, transaction: Transaction, payment: Payment, report: Report, event: str | None, now: int
     ) -> Payment:
         current = await payments.locked(self.database, transaction, payment.id)
-        account = await accounts.by_id(transaction, current.account_id)
-        assert account is not None
+        account = await self._account(current, transaction)
         customer = await invoices.customer(transaction, account.id) if current.method == STRIPE else None
         known = await payments.reversals(transaction, current.id)
         done = rules.settle(current, known, report, Expected(account.public_id, customer), now)
@@ -445,12 +467,14 @@ class Payments:
             buyer = report.buyer
         draft = self.issuer.draft("invoice", payment, account, buyer, now)
         if done.credited:
-            await invoices.issue(transaction, draft)
+            number = await invoices.issue(transaction, draft)
+            shown = self.issuer.number(number)
+            await self._write(transaction, notices.receipt(self._brand, self._url, account.email, payment, shown), now)
             if report.card is not None:
                 await invoices.put_card(transaction, account.id, report.card)
             await top_ups.succeeded(transaction, payment.id)
         elif payment.status is Status.FAILED:
-            await top_ups.failed(transaction, payment.id, MOST_FAILURES, payment.note)
+            await self._count_failure(transaction, payment, account, now)
         froze = False
         if done.freeze:
             current = await accounts.by_id(transaction, account.id)
@@ -484,8 +508,8 @@ class Payments:
         await payments.update(transaction, aside)
         return aside
 
-    async def _account(self, payment: Payment) -> Account:
-        account = await accounts.by_id(self.database, payment.account_id)
+    async def _account(self, payment: Payment, within: Transaction | None = None) -> Account:
+        account = await accounts.by_id(within or self.database, payment.account_id)
         assert account is not None
         return account
 

@@ -74,13 +74,14 @@ async def succeeded(transaction: Transaction, payment_id: int) -> None:
     )
 
 
-async def failed(transaction: Transaction, payment_id: int, most: int, why: str) -> None:
-    """Count a failure; at `most` in a row it stops and says why."""
-    await transaction.execute(
+async def failed(transaction: Transaction, payment_id: int, most: int, why: str) -> bool:
+    """Count a failure; at `most` in a row it stops and says why. Whether it has stopped."""
+    rows = await transaction.fetch(
         "UPDATE auto_top_up SET payment_id = NULL, failures = failures + 1, "
-        "stopped = CASE WHEN failures + 1 >= $2 THEN $3 ELSE stopped END WHERE payment_id = $1",
+        "stopped = CASE WHEN failures + 1 >= $2 THEN $3 ELSE stopped END WHERE payment_id = $1 RETURNING stopped",
         *(payment_id, most, why),
     )
+    return bool(rows) and rows[0][0] is not None
 
 
 # --- little is left -----------------------------------------------------------------------------------------------

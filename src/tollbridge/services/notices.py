@@ -1,0 +1,71 @@
+"""What customers are told about their money: a receipt, a top-up that stopped, little left."""
+
+from tollbridge.core.money import format_usd
+from tollbridge.core.payments import Payment
+from tollbridge.services.desk import Desk
+from tollbridge.services.mail import Mail
+from tollbridge.store import top_ups
+from tollbridge.store.db import Transaction, run
+from tollbridge.store.top_ups import Low
+
+_BATCH = 200
+_PAGE = "/dashboard/billing"
+
+
+def receipt(name: str, url: str, recipient: str, payment: Payment, number: str) -> Mail:
+    """Credit was bought."""
+    return Mail(
+        recipient,
+        f"{name}: Receipt {number}",
+        f"Hello,\n\nyour payment has arrived: {format_usd(payment.amount)} USD of credit"
+        + (f", and {format_usd(payment.tax)} USD of tax" if payment.tax else "")
+        + f". Credit never expires. Your invoice {number} is here:\n\n    {url}{_PAGE}\n\n{name}\n",
+    )
+
+
+def stopped(name: str, url: str, recipient: str, why: str) -> Mail:
+    """Automatic top-ups do nothing any more."""
+    return Mail(
+        recipient,
+        f"{name}: Automatic top-ups have stopped",
+        f"Hello,\n\nyour card could not be charged three times in a row, so automatic top-ups have stopped. {why} "
+        f"Switch them on again here, with another card if need be:\n\n    {url}{_PAGE}\n\n{name}\n",
+    )
+
+
+def low(name: str, url: str, account: Low) -> Mail:
+    """Less is left than a threshold."""
+    left = format_usd(max(0, account.available))
+    return Mail(
+        account.email,
+        f"{name}: {left} USD of credit left",
+        f"Hello,\n\nyou have {left} USD of credit left. Calls are refused when it is used up. Buy more here, or switch "
+        f"on automatic top-ups:\n\n    {url}{_PAGE}\n\n{name}\n",
+    )
+
+
+async def tell_low_balances(desk: Desk) -> int:
+    """Write to whoever has bought credit and has little left, once for each threshold; how many. Runs every minute.
+
+    Who has more than all thresholds again is told again the next time.
+    """
+    thresholds = desk.settings.billing.low_balance
+    if not thresholds:
+        return 0
+    now, count = await desk.database.now(), 0
+    # The lowest first: who has almost nothing is not told of the higher ones too.
+    for threshold in thresholds:
+        for account in await top_ups.low(desk.database, threshold, _BATCH):
+            letter = low(desk.settings.brand.name, desk.url, account)
+
+            async def use_case(transaction: Transaction, account: Low = account, letter: Mail = letter) -> bool:
+                new = await top_ups.told(transaction, account.account_id, account.threshold, now)
+                if new:
+                    await desk.post.put(transaction, letter, now)
+                return new
+
+            if await run(desk.database, use_case):
+                desk.post.hurry(letter)
+                count += 1
+    await run(desk.database, lambda transaction: top_ups.forget_told(transaction, thresholds[-1]))
+    return count

@@ -19,6 +19,7 @@ from tollbridge.wire.anthropic_conversation import sealed
 from tollbridge.wire.anthropic_reply import arguments
 from tollbridge.wire.anthropic_usage import counts
 from tollbridge.wire.conversation import (
+    Choice,
     Citation,
     Cited,
     Event,
@@ -42,7 +43,6 @@ from tollbridge.wire.prompt import Prompt
 from tollbridge.wire.request import Request
 from tollbridge.wire.usage import money
 
-PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 MESSAGE_STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
 _STOP_REASONS: dict[Reason, str] = {
@@ -75,7 +75,7 @@ class AnthropicClient:
     """See `dialect.Client`."""
 
     def render(self, request: Request, names: Names, reply: Reply, receipt: Receipt | None) -> bytes:
-        choice = reply.choices[0]
+        choice = reply.choices[0] if reply.choices else Choice(parts=(), reason="stop")
         fields: dict[str, Any] = {
             "id": Raw(names.id),
             "type": "message",

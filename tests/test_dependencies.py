@@ -29,6 +29,7 @@ RUNTIME = {
     "cryptography": "encryption at rest",
     "httptools": "parses HTTP/1.1 on both sides",
     "jinja2": "templates of pages",
+    "httpx2": "calls payment processors and log-in providers, imported with the first call",
     "msgspec": "JSON and frozen values",
     "redis": "limits of several processes",
     "sqlalchemy": "the schema and what is not hot",

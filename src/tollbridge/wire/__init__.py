@@ -7,8 +7,8 @@ A call: `translate.exchange(request, route, …)` gives the `exchange.Exchange` 
 (`quirks`: what this provider wants otherwise), and readers of what comes back: `openai_answer` a whole answer,
 `openai_stream` a stream, `openai_embeddings` vectors (`openai_reply` what such servers send, read carefully · `sse`
 events · `usage` the one gate for numbers that somebody else counted).
-Anthropic's Messages: `anthropic_messages` a request (`anthropic_body` its types) · `anthropic_conversation` what it says,
-`anthropic_request` the same said to a provider (`anthropic_models` what each model takes) · `anthropic_provider` answers
-read (`anthropic_reply` carefully), `anthropic_client` written, `anthropic_passing` passed on, `anthropic_usage` counted.
+Anthropic: `anthropic_messages` a request (`anthropic_body` its types), `anthropic_conversation` what it says,
+`anthropic_request` the same said to a provider (`anthropic_models` what each model takes), `anthropic_provider` answers
+read (`anthropic_reply` carefully), `anthropic_client` written, `anthropic_passing` passed on, and `anthropic_usage`.
 `errors`: our errors as OpenAI's clients read them, and providers' errors as this gateway reads them.
 """

@@ -161,7 +161,7 @@ def test_pictures_documents_and_sound_are_inline() -> None:
         (Image(url="https://example.com/a/b.PNG?x=1"), "image/png"),
         (Image(url="https://example.com/a", media_type="image/webp"), "image/webp"),
         (Document(url="https://example.com/paper.v2.pdf#page=2"), "application/pdf"),
-        (Image(url="gs://bucket/a.png", media_type="image/png"), "image/png"),
+        (Image(url="https://storage.googleapis.com/public/a.png"), "image/png"),
     ],
 )
 def test_addresses_of_a_known_kind_are_passed_on(part: Image | Document, kind: str) -> None:
@@ -174,6 +174,9 @@ def test_addresses_of_a_known_kind_are_passed_on(part: Image | Document, kind: s
         (Image(url="https://example.com/picture"), FLASH),
         (Image(url="https://example.png"), FLASH),
         (Image(url="http://example.com/a.png"), FLASH),
+        (Image(url="gs://the-operator-s/a.png", media_type="image/png"), FLASH),
+        (Image(url="https://generativelanguage.googleapis.com/v1beta/files/a", media_type="image/png"), FLASH),
+        (Image(url="https://x@GenerativeLanguage.googleapis.com:443/a.png"), FLASH),
         (Image(url="https://example.com/a.png"), "gemini-2.0-flash"),
         (Document(data="JVBER"), FLASH),
         (Audio(data="x", format="speex"), FLASH),

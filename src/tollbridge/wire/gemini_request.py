@@ -8,7 +8,8 @@ Rule 3  A signature goes back where it stood: on its function call, or on a part
         without one is refused; for a history that another model wrote Google documents `SKIP_SIGNATURE`
         (https://ai.google.dev/gemini-api/docs/thought-signatures). Thoughts themselves need not go back.
 Rule 4  Gemini fetches https addresses of files whose kind is told (since 2.5,
-        https://ai.google.dev/gemini-api/docs/file-input-methods); any other address is refused here.
+        https://ai.google.dev/gemini-api/docs/file-input-methods); any other address is refused here, above all those
+        that Google reads as the operator: gs://, and files of the Files API.
 
 Fields: https://ai.google.dev/api/generate-content; thinking: https://ai.google.dev/gemini-api/docs/thinking.
 """
@@ -55,6 +56,7 @@ _KINDS = {"png": "image/png", "jpg": "image/jpeg", "jpeg": "image/jpeg", "webp":
 _KINDS |= {"heif": "image/heif", "gif": "image/gif", "pdf": "application/pdf", "txt": "text/plain", "html": "text/html"}
 _KINDS |= {"md": "text/markdown", "csv": "text/csv", "json": "application/json", "xml": "text/xml"}
 _SUFFIX = re.compile(r"https://[^?#]*/[^?#/]*\.([A-Za-z0-9]{2,5})(?:[?#].*)?", re.DOTALL)
+_UPLOADS = re.compile(r"https://[^/?#]*generativelanguage\.googleapis\.com\b", re.IGNORECASE)
 _GENERATION = re.compile(r"gemini-(\d{1,2})(?:\.(\d{1,2}))?")
 
 # Google's own table for its OpenAI-compatible endpoint.
@@ -247,9 +249,7 @@ class _Turns:
                 return []
             return [{"inlineData": {"mimeType": kind or "image/png", "data": data}}]
         kind = _kind_of(url, kind)
-        if url.startswith("gs://") and kind:
-            return [{"fileData": {"mimeType": kind, "fileUri": url}}]
-        if not url.startswith("https://") or not kind:
+        if not _is_anyone_s(url) or not kind:
             self._fit.lacks(
                 "turns",
                 "it takes https addresses that end in the kind of the file, like .png or .pdf; send the file as data",
@@ -263,9 +263,13 @@ class _Turns:
 
 def reads_url(part: Image | Document, model: str) -> bool:
     """Whether Gemini gets what the part's URL points to by itself."""
-    if not _kind_of(part.url, part.media_type):
-        return False
-    return part.url.startswith("gs://") or (part.url.startswith("https://") and generation(model).number >= (2, 5))
+    is_known = bool(_kind_of(part.url, part.media_type))
+    return is_known and _is_anyone_s(part.url) and generation(model).number >= (2, 5)
+
+
+def _is_anyone_s(url: str) -> bool:
+    """Whether Google fetches it as anyone could, and not as the operator: not from their buckets and uploads."""
+    return url.startswith("https://") and _UPLOADS.match(url) is None
 
 
 def _kind_of(url: str, kind: str) -> str:

@@ -95,11 +95,13 @@ async def picture(page: Page, name: str) -> None:
     await page.evaluate("document.getElementById('sidebar')?.open?.()")
 
 
-async def axe(page: Page) -> list[str]:
-    """What axe-core finds wrong with the page for people who do not see it or use no mouse."""
+async def axe(page: Page, *rules: str) -> list[str]:
+    """What axe-core finds wrong with the page for people who do not see it or use no mouse. `rules`: only these."""
     # Not a script of the page: its policy would forbid that.
     await page.evaluate(AXE.read_text())
-    found = await page.evaluate("async () => (await axe.run()).violations")
+    found = await page.evaluate(
+        "async (rules) => (await axe.run(rules.length ? {runOnly: rules} : {})).violations", rules
+    )
     return [
         f"{each['id']}: {node['html'][:160]} {node['failureSummary'][:200]}" for each in found for node in each["nodes"]
     ]

@@ -1,0 +1,67 @@
+"""B8, B10 and what a password must be."""
+
+import asyncio
+
+import pytest
+
+from tollbridge.errors import InvalidRequest, Unavailable
+from tollbridge.services.passwords import COMMON, MOST_WAITING, Passwords, check
+
+
+def test_a_hash_is_argon2id_with_the_parameters_of_the_rules_and_matches_its_password_alone() -> None:
+    async def test() -> None:
+        passwords = Passwords()
+        hashed = await passwords.hash("correct horse battery")
+        assert hashed.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+        assert await passwords.matches(hashed, "correct horse battery")
+        assert not await passwords.matches(hashed, "correct horse batterY")
+        assert not await passwords.matches(None, "correct horse battery")
+        assert not await passwords.matches("no hash", "correct horse battery")
+        assert not passwords.is_old(hashed)
+        assert passwords.is_old(hashed.replace("m=19456", "m=9728"))
+
+    asyncio.run(test())
+
+
+def test_the_same_letters_are_the_same_password_however_they_were_typed() -> None:
+    async def test() -> None:
+        passwords = Passwords()
+        hashed = await passwords.hash("caf\u00e9 caf\u00e9 caf\u00e9")
+        assert await passwords.matches(hashed, "cafe\u0301 cafe\u0301 cafe\u0301")
+
+    asyncio.run(test())
+
+
+def test_more_than_can_wait_are_refused() -> None:
+    async def test() -> None:
+        passwords = Passwords()
+        tries = [passwords.matches(None, "x") for _ in range(MOST_WAITING + 8)]
+        results = await asyncio.gather(*tries, return_exceptions=True)
+        refused = [each for each in results if isinstance(each, Unavailable)]
+        assert len(refused) == 8
+        assert await passwords.matches(None, "x") is False
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize(
+    ("password", "words"),
+    [
+        ("eleven char", "at least 12"),
+        ("x" * 129, "at most 128"),
+        ("aaaaaaaaaaaaaa", "first that are tried"),
+        ("ada.lovelace@example.com", "first that are tried"),
+        ("Ada.Lovelace2027!", "first that are tried"),
+        ("Tollbridge-Gateway", "first that are tried"),
+        (COMMON.read_text().split()[7].upper(), "first that are tried"),
+    ],
+)
+def test_what_is_guessed_first_is_refused(password: str, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words) as refused:
+        check(password, "ada.lovelace@example.com", "Tollbridge-Gateway")
+    assert refused.value.param == "password"
+
+
+@pytest.mark.parametrize("password", ["twelve chars", "x1y2z3" * 21, "пароль из слов", "a b c d e f g h"])
+def test_any_other_is_taken(password: str) -> None:
+    assert check(password, "ada@example.com", "Tollbridge")

@@ -82,7 +82,7 @@ async def picture(page: Page, name: str) -> None:
     """Pictures of a page into tests/web/pictures: light, dark, and on a phone."""
     PICTURES.mkdir(exist_ok=True)
     for scheme in ("light", "dark"):
-        await page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        await page.emulate_media(color_scheme=scheme)
         await page.wait_for_timeout(250)
         await page.screenshot(path=PICTURES / f"{name}-{scheme}.png", full_page=True)
     await page.emulate_media(color_scheme="light")

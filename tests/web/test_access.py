@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from tests.gateway.site import run
 from tests.web.rows import EVERYBODY, ROWS, Row
 from tests.web.town import Objects, Town, town
@@ -56,9 +57,12 @@ async def check(people: Town, page: Page, row: Row) -> list[str]:
     return problems
 
 
-def test_every_page_lets_in_whom_it_should_and_nobody_else() -> None:
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_every_page_lets_in_whom_it_should_and_nobody_else(database: str, request: pytest.FixtureRequest) -> None:
+    url = request.getfixturevalue("postgres_url") if database == "postgresql" else None
+
     async def test() -> None:
-        async with town() as people:
+        async with town(database_url=url) as people:
             problems = [problem for page in PAGES for problem in await check(people, page, ROWS[name(page)])]
             assert problems == []
 

@@ -8,6 +8,7 @@ import base64
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import msgspec
@@ -44,8 +45,8 @@ class Town(msgspec.Struct, frozen=True):
 
 
 @asynccontextmanager
-async def town(config: str = "") -> AsyncIterator[Town]:
-    async with house(config) as site:
+async def town(config: str = "", **options: Any) -> AsyncIterator[Town]:
+    async with house(config, **options) as site:
         people = {"anonymous": Visitor(site)}
         people["owner"] = await registered(site, "owner@example.com")
         await _hire(site, people)

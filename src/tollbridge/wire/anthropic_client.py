@@ -66,6 +66,10 @@ _ERRORS = {
     504: "timeout_error",
     529: "overloaded_error",
 }
+# Members that Anthropic's own schema demands of a whole answer's usage.
+_UNKNOWN = dict.fromkeys(
+    ("cache_creation", "inference_geo", "output_tokens_details", "server_tool_use", "service_tier")
+)
 _BYTES_PER_TOKEN = 4
 _TOKENS_PER_IMAGE = 1_600
 _encode = msgspec.json.encode
@@ -84,11 +88,13 @@ class AnthropicClient:
             "content": [block for part in choice.parts for block in _blocks(part)],
             "stop_reason": _STOP_REASONS[choice.reason],
             "stop_sequence": choice.stop_sequence,
+            "stop_details": None,
+            "container": None,
         }
         refusals = [part.text for part in choice.parts if isinstance(part, Refusal)]
         if choice.reason in ("refused", "filtered"):
             fields["stop_details"] = _stop_details("".join(refusals))
-        fields["usage"] = _usage(reply.usage, receipt)
+        fields["usage"] = _UNKNOWN | _usage(reply.usage, receipt)
         return _encode(fields)
 
     def writer(self, request: Request, names: Names) -> "AnthropicWriter":
@@ -265,12 +271,10 @@ def _delta(index: int, delta: bytes) -> bytes:
 def _blocks(part: Part) -> list[dict[str, Any]]:
     match part:
         case Text():
-            block: dict[str, Any] = {"type": "text", "text": part.text}
-            if part.citations:
-                block["citations"] = [_citation(citation) for citation in part.citations]
-            return [block]
+            cited = [_citation(citation) for citation in part.citations] or None
+            return [{"type": "text", "text": part.text, "citations": cited}]
         case Refusal():
-            return [{"type": "text", "text": part.text}]
+            return [{"type": "text", "text": part.text, "citations": None}]
         case Thinking(redacted=""):
             return [
                 {"type": "thinking", "thinking": part.text, "signature": sealed(part.origin, part.signature)},
@@ -278,7 +282,8 @@ def _blocks(part: Part) -> list[dict[str, Any]]:
         case Thinking():
             return [{"type": "redacted_thinking", "data": sealed(part.origin, part.redacted)}]
         case ToolCall():
-            call = {"type": "tool_use", "id": part.id, "name": part.name, "input": arguments(part.arguments)}
+            call: dict[str, Any] = {"type": "tool_use", "id": part.id, "name": part.name}
+            call |= {"input": arguments(part.arguments), "caller": {"type": "direct"}}
             if not part.signature:
                 return [call]
             proof = sealed(part.origin, part.signature, of_call=True)

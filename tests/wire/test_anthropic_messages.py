@@ -134,6 +134,9 @@ def wrong(**members: Any) -> str | None:
         ({"output_config": {"format": {"type": "xml"}}}, "output_config.format"),
         ({"cache_control": "5m"}, "cache_control"),
         ({"api_base": "http://x"}, "api_base"),
+        ({"fallbacks": [{"model": "claude-fable-5"}]}, "fallbacks"),
+        ({"inference_geo": "us"}, "inference_geo"),
+        ({"speed": "fast"}, "speed"),
     ],
 )
 def test_what_is_wrong_is_named(members: dict[str, Any], param: str) -> None:
@@ -345,7 +348,7 @@ def test_a_round_trip_keeps_every_field() -> None:
         ({"top_p": 0.5}, SONNET),
         ({"tools": FULL["tools"][:1], "tool_choice": {"type": "tool", "name": "f"}}, SONNET),
         ({"tools": FULL["tools"][:1], "tool_choice": {"type": "none"}}, SONNET),
-        ({"system": "Be brief.", "inference_geo": "us", "container": "c"}, SONNET),
+        ({"system": "Be brief.", "inference_geo": "global", "container": "c"}, SONNET),
         ({"context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}}, OPUS),
         ({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}, OPUS),
         (
@@ -365,7 +368,7 @@ def test_hints_say_nothing_to_others_and_extras_are_named() -> None:
     assert not conversation.extras
     assert conversation.hints.keys() == {"service_tier", "speed", "diagnostics", "context_management"}
     other = {"edits": [{"type": "clear_tool_uses_20250919"}]}
-    assert said(speed="fast", context_management=other, new=1).extras.keys() == {"speed", "context_management", "new"}
+    assert said(context_management=other, new=1).extras.keys() == {"context_management", "new"}
 
 
 def test_members_of_blocks_that_others_lack_are_named_by_their_place() -> None:

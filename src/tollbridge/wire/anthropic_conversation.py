@@ -45,8 +45,7 @@ from tollbridge.wire.conversation import (
 from tollbridge.wire.request import wrong
 
 _KNOWN = frozenset(Body.__struct_fields__) - {"cache_control"}
-_HINTS = frozenset({"cache_control", "diagnostics", "service_tier", "user_profile_id", "betas"})
-_STANDARD = Raw(b'"standard"')
+_HINTS = frozenset({"cache_control", "diagnostics", "inference_geo", "service_tier", "speed", "user_profile_id"})
 _NAMES = {
     "choices": "n",
     "end_user": "metadata.user_id",
@@ -152,7 +151,7 @@ class _Reading:
         for name, raw in self._fields.items():
             if name in _KNOWN or raw == NULL:
                 continue
-            if name in _HINTS or (name == "speed" and raw == _STANDARD) or _only_forgets(name, raw):
+            if name in _HINTS or _only_forgets(name, raw):
                 hints[name] = raw
             else:
                 self._extras[name] = raw

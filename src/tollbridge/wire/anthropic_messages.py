@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import msgspec
 from msgspec import Raw
 
+from tollbridge.errors import InvalidRequest
 from tollbridge.wire import anthropic_conversation
 from tollbridge.wire.anthropic_body import BODY_RULES, Body, Counted
 from tollbridge.wire.body import NOTHING, NULL, check_nesting
@@ -16,6 +17,9 @@ from tollbridge.wire.request import Request, check_model, read_fields, read_type
 _PDF_BYTES_PER_TOKEN = 4
 # A document that stands elsewhere: nobody fetches it to look. About ten pages.
 _TOKENS_ELSEWHERE = 20_000
+
+# Members that multiply Anthropic's price, which no catalog price can follow, and the value that does not.
+_PRICED = {"inference_geo": Raw(b'"global"'), "speed": Raw(b'"standard"')}
 
 _BODY = msgspec.json.Decoder(Body)
 _COUNTED = msgspec.json.Decoder(Counted)
@@ -66,6 +70,9 @@ def _request(
     fields: dict[str, Raw], body: bytes, typed: Counted, max_tokens: int | None, *, stream: bool
 ) -> MessagesRequest:
     check_model(typed.model)
+    for name, free in _PRICED.items():
+        if fields.get(name, NULL) not in (NULL, free):
+            raise InvalidRequest(f"'{name}' changes the price and is set by the operator; leave it out.", param=name)
     siblings = len(typed.messages) - 1
     has_parts = False
     for index, message in enumerate(typed.messages):

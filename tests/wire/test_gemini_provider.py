@@ -288,7 +288,7 @@ REASONS = {
     **dict.fromkeys(
         (
             *("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY"),
-            *("IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION"),
+            *("IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "MODEL_ARMOR"),
         ),
         "filtered",
     ),
@@ -314,6 +314,13 @@ def test_a_call_that_went_wrong_is_the_provider_s_failure(native: str) -> None:
     assert isinstance(reader.failed, UpstreamSaid)
     assert reader.usage is not None
     assert not reader.done
+
+
+def test_a_call_of_a_tool_that_is_not_there_is_for_the_caller() -> None:
+    event = answer(candidate(CALL, finish="UNEXPECTED_TOOL_CALL"), usage=counted(5, 9))
+    (choice,) = GeminiProvider().reply(json.dumps(event).encode()).choices
+    assert (choice.reason, choice.native, len(choice.parts)) == ("tool_calls", "UNEXPECTED_TOOL_CALL", 1)
+    assert gathered(read(body(event))[0])[0].reason == "tool_calls"
 
 
 def test_several_choices_are_kept_apart() -> None:

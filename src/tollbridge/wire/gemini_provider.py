@@ -6,7 +6,8 @@ Rule 1  A stream is events that are whole answers by their shape; text in them i
         is no announcement of the end: it is over when the body is, and complete when a finish reason came.
 Rule 2  `STOP` is also the end of an answer that calls tools: that is told by looking at the parts. A blocked prompt
         has no candidates and a `blockReason`: an answer that was filtered. Where the model's call of a tool could not
-        be read, or it called one that is not there, the provider failed.
+        be read the provider failed; where it called one that is not there and the call is shown, that is for the
+        caller, as with other models.
 Rule 3  A signature stands on any part. On a function call it goes with the call; elsewhere it is a thought without
         text, behind its part.
 Rule 4  A call without an id gets one that follows from the answer, so that it is the same however the bytes are cut.
@@ -61,7 +62,7 @@ PATHS = {
 # Whatever is not here is a stop: OTHER, LANGUAGE, NO_IMAGE, and words that come later.
 _REASONS: dict[str, Reason] = {
     "MAX_TOKENS": "length",
-    **dict.fromkeys(("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"), "filtered"),
+    **dict.fromkeys(("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MODEL_ARMOR"), "filtered"),
     **dict.fromkeys(("IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION"), "filtered"),
 }
 _FAILED = frozenset({"MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "MALFORMED_RESPONSE"})
@@ -323,7 +324,7 @@ def _sign(parts: list[Part], signature: str) -> None:
 
 def _reason(native: str, *, has_calls: bool) -> Reason:
     """Raises `UpstreamSaid` where the model's call of a tool went wrong."""
-    if native in _FAILED:
+    if native in _FAILED and not has_calls:
         raise UpstreamSaid(502, "The model called a tool in a way that cannot be read.")
     reason = _REASONS.get(native, "stop")
     return "tool_calls" if has_calls and reason == "stop" else reason

@@ -80,6 +80,12 @@ SOURCES = (
     Source("bedrock-anthropic", "aws", ("bedrock_converse",), only=("global.anthropic.",)),
     Source("vertex", "google", ("vertex_ai-language-models",), only=("gemini-",)),
     Source("vertex-anthropic", "google", ("vertex_ai-anthropic_models",), "vertex_ai/"),
+    Source(
+        "vertex-openai",
+        "",
+        tuple(f"vertex_ai-{maker}_models" for maker in ("llama", "qwen", "deepseek", "zai", "openai", "minimax")),
+        "vertex_ai/",
+    ),
     Source("groq", "groq", ("groq",), "groq/", own=True),
     Source("cerebras", "cerebras", ("cerebras",), "cerebras/", own=True),
     Source("fireworks", "fireworks", ("fireworks_ai",), "fireworks_ai/"),
@@ -88,11 +94,15 @@ SOURCES = (
     Source("novita", "novita", ("novita",), "novita/", own=True),
     Source("nebius", "", ("nebius",), "nebius/"),
     Source("sambanova", "", ("sambanova",), "sambanova/"),
+    Source("baseten", "baseten", ("baseten",), "baseten/", own=True),
+    Source("friendli", "", ("friendliai",), "friendliai/"),
     Source("hyperbolic", "", ("hyperbolic",), "hyperbolic/"),
     Source("openrouter", "openrouter", ("openrouter",), "openrouter/", own=True),
 )
 _PLACES = {source.provider: place for place, source in enumerate(SOURCES)}
-_CLOUDS = frozenset({"azure", "bedrock", "bedrock-mantle", "bedrock-anthropic", "vertex", "vertex-anthropic"})
+_CLOUDS = frozenset(
+    {"azure", "bedrock", "bedrock-mantle", "bedrock-anthropic", "vertex", "vertex-anthropic", "vertex-openai"}
+)
 
 # Whose model it is, by how its name begins; and the provider that the maker itself is.
 _MAKERS = (

@@ -180,13 +180,33 @@ def test_a_prompt_is_held_at_the_price_of_what_the_request_may_use() -> None:
     price = msgspec.structs.replace(PRICE, cache_write_1h=900_000, audio_input=2_000_000)
     route = msgspec.structs.replace(ROUTE, price=price)
 
-    def held(body: bytes | None) -> int:
-        demand = Demand(prompt=1000, output_limit=None, produces=False, body=body)
+    def held(body: bytes | None, *, audio: bool) -> int:
+        demand = Demand(prompt=1000, output_limit=None, produces=False, body=body, audio=audio)
         return pricing.bound(demand, route, model_limit=1, default_hold=0, strict=False).want
 
-    assert held(b'{"messages":[]}') == 1300 * 500
-    assert held(b'{"cache_control":{"ttl":"1h"}}') == 1300 * 900
-    assert held(b'{"type":"input_audio"}') == held(rb'{"type":"input_\u0061udio"}') == held(None) == 1300 * 2000
+    assert held(b'{"messages":[]}', audio=False) == 1300 * 500
+    assert held(b'{"cache_control":{"ttl":"1h"}}', audio=False) == held(None, audio=False) == 1300 * 900
+    assert held(b'{"messages":[]}', audio=True) == held(b'{"ttl":"1h"}', audio=True) == 1300 * 2000
+
+
+@pytest.mark.parametrize(
+    ("tools", "searches"),
+    [
+        (b'[{"type":"web_search_20250305","name":"web_search"}]', 10),
+        (b'[{"type": "web_search"}]', 10),
+        (b'[{"googleSearch":{}}]', 10),
+        (b'[{"type":"function","function":{"name":"web_search"}}]', 0),
+        (b"", 0),
+    ],
+)
+def test_what_lets_a_model_search_is_held_for_some_searches(tools: bytes, searches: int) -> None:
+    route = msgspec.structs.replace(ROUTE, price=msgspec.structs.replace(PRICE, searches=10**10))
+    demand = Demand(prompt=1000, output_limit=10, tools=tools)
+    bound = pricing.bound(demand, route, model_limit=10, default_hold=0, strict=False)
+    assert bound.prompt_price == 1300 * 500 + searches * 10**7
+    assert bound.least == bound.want == bound.prompt_price + 10 * 1500
+    free = pricing.bound(demand, ROUTE, model_limit=10, default_hold=0, strict=False)
+    assert free.prompt_price == 1300 * 500
 
 
 def test_a_long_prompt_is_held_and_charged_by_its_tier_as_a_whole() -> None:

@@ -17,10 +17,12 @@ LEAST_OUTPUT_TOKENS = 256
 # A caller who leaves before the first token pays for the prompt, unless the provider had been silent for this long.
 SILENCE_IS_UPSTREAMS_FAULT_MS = 30_000
 
-# What a request says when it wants its prompt cached for an hour, or sends sound. Either may be spelled with escapes.
+# What a request says when it wants its prompt cached for an hour.
 _HOUR = b'1h"'
-_AUDIO = b"audio"
-_ESCAPE = b"\\u"
+# How tools offer a provider's own search to the model, and how many calls of it a hold covers then. A function of the
+# caller's that is called so is none.
+_SEARCH = (b'"type":"web_search', b'"type": "web_search', b'"google_search"', b'"googleSearch"')
+SEARCHES_HELD = 10
 # 1 January 1970 was a Thursday, the fourth day of its week.
 _FIRST_DAY = 3
 
@@ -48,8 +50,8 @@ def covers(when: When, moment: int) -> bool:
 class Bound(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """`want` is what should be held, `least` what must be, `whole` what it may cost in all.
 
-    `limit`: the output limit per choice that `whole` assumes. `prompt_price` is what the prompt alone may cost;
-    `output_price` pico-USD per token written, before the multiplier, at the dearest.
+    `limit`: the output limit per choice that `whole` assumes. `prompt_price` is what the prompt and the
+    searches may cost; `output_price` pico-USD per token written, before the multiplier, at the dearest.
     """
 
     want: int
@@ -64,15 +66,18 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Demand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a request asks for, as far as money goes. `prompt`: estimated tokens, the hold's margin not yet added.
 
-    `output_limit` is the caller's, per choice; `choices` how many answers. `produces`: False for embeddings. `body` is
-    the request as it came, in which is looked for what makes a prompt dearer; None: whatever can, may.
+    `output_limit` is the caller's, per choice; `choices` how many answers. `produces`: False for embeddings. What may
+    make it dearer: `audio`, it may hold sound; `body`, the request as it came, in which is looked for caching by the
+    hour (None: it may be asked for); `tools`, JSON.
     """
 
     prompt: int
     output_limit: int | None
     choices: int = 1
     produces: bool = True
+    audio: bool = True
     body: bytes | None = None
+    tools: bytes = b""
 
 
 def bound(demand: Demand, route: Route, *, model_limit: int, default_hold: int, strict: bool) -> Bound:
@@ -82,8 +87,10 @@ def bound(demand: Demand, route: Route, *, model_limit: int, default_hold: int, 
     limit (all of them when `strict`).
     """
     prompt = tokens.with_margin(demand.prompt)
-    read, written = _dearest(route.price, prompt, demand.body)
+    read, written = _dearest(route.price, prompt, demand)
     pico, multiplier = prompt * read, route.multiplier_ppm
+    if route.price.searches and demand.tools and any(each in demand.tools for each in _SEARCH):
+        pico += SEARCHES_HELD * route.price.searches
     prompt_price = money.round_up(pico, multiplier)
     if not demand.produces:
         return Bound(
@@ -126,8 +133,11 @@ def affordable_output(route: Route, amount: int, bound: Bound, choices: int) -> 
 
 def further_output(route: Route, prompt: int, output: int) -> int:
     """What `output` tokens more may cost of an answer to a prompt of about `prompt` tokens."""
-    _, written = _dearest(route.price, tokens.with_margin(prompt), b"")
-    return money.round_up(output * written, route.multiplier_ppm)
+    price = _dearest_written(route.price)
+    for tier in route.price.tiers:
+        if tokens.with_margin(prompt) > tier.above:
+            price = max(price, _dearest_written(tier.price))
+    return money.round_up(output * price, route.multiplier_ppm)
 
 
 def charge(usage: Usage, route: Route) -> int:
@@ -147,29 +157,28 @@ def charge_and_cost(usage: Usage, route: Route) -> tuple[int, int]:
     return charged, charged if at_cost else cost(usage, route)
 
 
-def _dearest(price: Price, prompt: int, body: bytes | None) -> tuple[int, int]:
+def _dearest(price: Price, prompt: int, demand: Demand) -> tuple[int, int]:
     """The most that a token read, and that a token written, may cost of a request with a prompt of so many tokens."""
-    read, written = _dearest_meters(price, body)
+    read, written = _dearest_read(price, demand), _dearest_written(price)
     for tier in price.tiers:
         if prompt > tier.above:
-            tier_read, tier_written = _dearest_meters(tier.price, body)
-            read, written = max(read, tier_read), max(written, tier_written)
+            read, written = max(read, _dearest_read(tier.price, demand)), max(written, _dearest_written(tier.price))
     return read, written
 
 
-def _dearest_meters(price: Price, body: bytes | None) -> tuple[int, int]:
-    read, written = max(price.input, price.cache_read, price.cache_write), price.output
-    if price.cache_write_1h > read and _may_say(body, _HOUR):
-        read = price.cache_write_1h
-    if price.audio_input is not None and price.audio_input > read and _may_say(body, _AUDIO):
+def _dearest_read(price: Price, demand: Demand) -> int:
+    read = max(price.input, price.cache_read, price.cache_write)
+    if price.audio_input is not None and price.audio_input > read and demand.audio:
         read = price.audio_input
-    if price.audio_output is not None or price.image_output is not None:
-        written = max(written, price.audio_output or 0, price.image_output or 0)
-    return read, written
+    if price.cache_write_1h > read and (demand.body is None or _HOUR in demand.body):
+        read = price.cache_write_1h
+    return read
 
 
-def _may_say(body: bytes | None, what: bytes) -> bool:
-    return body is None or what in body or _ESCAPE in body
+def _dearest_written(price: Price) -> int:
+    if price.audio_output is None and price.image_output is None:
+        return price.output
+    return max(price.output, price.audio_output or 0, price.image_output or 0)
 
 
 class Cause(Enum):

@@ -458,7 +458,9 @@ def _demand(request: Request) -> pricing.Demand:
         output_limit=request.max_tokens,
         choices=request.choices,
         produces=request.endpoint != "embeddings",
+        audio=prompt.tokens > 0,
         body=request.body,
+        tools=bytes(request.fields.get("tools", b"")),
     )
 
 

@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from bench import gateways, measure, parts, process, report
+from bench import gateways, measure, parts, process, report, translation
 from bench.peers import NotRunError
 
 HERE = Path(__file__).parent
@@ -43,10 +43,18 @@ def main() -> int:
                 measured.append(parts.run(name, on))
             except NotRunError as why:
                 failed_parts[name] = str(why)
+        pairs = []
+        if "tollbridge" in rows:
+            _say("translating …")
+            try:
+                pairs = translation.run(on)
+            except NotRunError as why:
+                failed_parts["translating"] = str(why)
     results = report.Results(
         rows=rows,
         not_run=not_run,
         parts=measured,
+        pairs=pairs,
         failed_parts=failed_parts,
         fsync_us=fsync_us,
         load_before=load_before,

@@ -10,6 +10,7 @@ from pathlib import Path
 from bench.measure import LEVELS, SOAK_REQUESTS, STREAMS_AT_ONCE, Row
 from bench.native import CHUNKS, PACE_US
 from bench.parts import Part
+from bench.translation import Pair
 
 FULL = max(LEVELS)
 
@@ -21,6 +22,7 @@ class Results:
     rows: Mapping[str, Row]
     not_run: Mapping[str, str]
     parts: Sequence[Part]
+    pairs: Sequence[Pair]
     failed_parts: Mapping[str, str]
     fsync_us: float
     load_before: tuple[float, float, float]
@@ -50,6 +52,8 @@ def render(results: Results) -> str:
     ]
     if results.parts:
         sections.append("## Where Tollbridge's time goes\n\n" + _parts(results))
+    if results.pairs:
+        sections.append("## What translating adds\n\n" + _translating(results))
     sections.append("## Not as it should be\n\n" + "\n".join(_problems(results)))
     return "\n\n".join(sections) + "\n"
 
@@ -72,6 +76,8 @@ def checks(results: Results) -> list[Check]:
         _most("start to first answer", 1.5, _of(ours, lambda row: row.start_seconds), "s"),
         _most("memory after the load", 90, _of(ours, lambda row: row.memory_end_mb), "MB"),
         _most(soak, 5, growth, "%"),
+        _most("translating adds per request, dearest pair", 150, _dearest(results, lambda p: p.request_us), "µs"),
+        _most("translating adds per chunk, dearest pair", 8, _dearest(results, lambda p: p.chunk_us), "µs"),
     ]
 
 
@@ -105,6 +111,10 @@ def _most(name: str, limit: float, reached: float | None, unit: str) -> Check:
     if reached is None:
         return Check(name, f"≤ {limit:.3g} {unit}", "not measured", None)
     return Check(name, f"≤ {limit:.3g} {unit}", f"{reached:.3g} {unit}", reached <= limit)
+
+
+def _dearest(results: Results, figure: Callable[[Pair], float]) -> float | None:
+    return max(map(figure, results.pairs), default=None)
 
 
 def _check_cells(check: Check) -> tuple[str, ...]:
@@ -246,6 +256,12 @@ def _parts(results: Results) -> str:
     if ours:
         rows.append(["the whole", "115", _micros(_request(ours)), f"per request at {FULL} connections"])
     return _table(("part", "budget µs", "CPU µs", "what"), rows)
+
+
+def _translating(results: Results) -> str:
+    rows = [(pair.endpoint, pair.dialect, _micros(pair.request_us), _micros(pair.chunk_us)) for pair in results.pairs]
+    table = _table(("callers of", "a provider's dialect", "CPU µs per request", "CPU µs per chunk"), rows)
+    return f"{table}\n\nOver OpenAI's dialect on both sides, where the bytes pass; requests with a tool, answers of 450 bytes."
 
 
 def _problems(results: Results) -> Iterable[str]:

@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.gateway.site import DONE, Json, chunk, completion, says, streams, usage_chunk
 from tests.upstream.bad_server import Peer, Request
 
 TEXT = "It is sunny in Paris."
 ARGUMENTS = {"city": "Paris"}
+# What the model puts into the parameters that a tool demands.
+_WORTH = {**ARGUMENTS, "location": "Paris", "cmd": "echo toll", "command": "echo toll", "description": "Say a word"}
 VECTOR = [0.25, -0.5, 1.0]
 USED = (20, 7)
 
@@ -33,18 +35,28 @@ def _vectors(body: Json) -> Json:
     return {"object": "list", "data": data, "model": "e", "usage": {"prompt_tokens": 2, "total_tokens": 2}}
 
 
-def _tool(body: Json) -> str | None:
-    """The tool to call: the first one, until it has been answered."""
-    if not body.get("tools") or any(message["role"] == "tool" for message in body["messages"]):
+class Call(NamedTuple):
+    name: str
+    arguments: str  # JSON
+
+
+def _tool(body: Json) -> Call | None:
+    """The call to make: of the first tool whose parameters are understood, until it has been answered."""
+    if any(message["role"] == "tool" for message in body["messages"]):
         return None
-    return str(body["tools"][0]["function"]["name"])
+    for tool in body.get("tools") or ():
+        function = tool["function"]
+        required = function["parameters"].get("required", ())
+        if required and all(name in _WORTH for name in required):
+            return Call(function["name"], json.dumps({name: _WORTH[name] for name in required}))
+    return None
 
 
 def _wants_json(body: Json) -> bool:
     return str((body.get("response_format") or {}).get("type", "")).startswith("json")
 
 
-def _whole(text: str, tool: str | None, *, thinks: bool) -> Json:
+def _whole(text: str, tool: Call | None, *, thinks: bool) -> Json:
     """An answer with all that OpenAI's own schema demands."""
     answer = completion(text, USED, "stop" if tool is None else "tool_calls")
     choice = answer["choices"][0]
@@ -54,7 +66,7 @@ def _whole(text: str, tool: str | None, *, thinks: bool) -> Json:
         choice["message"]["reasoning_content"] = "Paris is often sunny."
         answer["usage"]["completion_tokens_details"] = {"reasoning_tokens": 4}
     if tool is not None:
-        function = {"name": tool, "arguments": json.dumps(ARGUMENTS)}
+        function = tool._asdict()
         choice["message"] |= {
             "content": None,
             "tool_calls": [{"id": "call_1", "type": "function", "function": function}],
@@ -68,12 +80,12 @@ def _spoken(text: str) -> Sequence[bytes]:
     return [*map(chunk, words), chunk(finish="stop"), usage_chunk(*USED), DONE]
 
 
-def _calling(tool: str) -> Sequence[bytes]:
+def _calling(tool: Call) -> Sequence[bytes]:
     def delta(**call: Any) -> bytes:
         choice = {"index": 0, "delta": {"tool_calls": [{"index": 0, **call}]}, "finish_reason": None}
         return chunk(choices=[choice])
 
-    text = json.dumps(ARGUMENTS)
-    start = delta(id="call_1", type="function", function={"name": tool, "arguments": ""})
+    text = tool.arguments
+    start = delta(id="call_1", type="function", function={"name": tool.name, "arguments": ""})
     parts = [delta(function={"arguments": text[at : at + 4]}) for at in range(0, len(text), 4)]
     return [start, *parts, chunk(finish="tool_calls"), usage_chunk(*USED), DONE]

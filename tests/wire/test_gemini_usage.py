@@ -149,6 +149,100 @@ def test_a_report_becomes_disjoint_meters(report: Report, expected: dict[str, An
     assert not meter.suspect
 
 
+def details(**counts: int) -> list[Report]:
+    return [{"modality": modality.upper(), "tokenCount": count} for modality, count in counts.items()]
+
+
+# As the service itself wrote them (recordings in tests of public clients, 2025-2026).
+RECORDED: list[tuple[str, Report, dict[str, Any]]] = [
+    (
+        "gemini-3-flash-preview with a search in files",
+        {
+            "candidatesTokenCount": 66,
+            "promptTokenCount": 95,
+            "promptTokensDetails": details(text=95),
+            "serviceTier": "standard",
+            "thoughtsTokenCount": 132,
+            "toolUsePromptTokenCount": 439,
+            "toolUsePromptTokensDetails": details(text=439),
+            "totalTokenCount": 732,
+        },
+        {"input": 534, "output": 198, "reasoning": 132},
+    ),
+    (
+        "gemini-2.5-flash on a film that was cached",
+        {
+            "cacheTokensDetails": details(audio=1881, text=15, video=15483),
+            "cachedContentTokenCount": 17379,
+            "candidatesTokenCount": 68,
+            "promptTokenCount": 17713,
+            "promptTokensDetails": details(text=16, video=15780, audio=1917),
+            "serviceTier": "standard",
+            "thoughtsTokenCount": 821,
+            "totalTokenCount": 18602,
+        },
+        {"input": 298, "cache_read": 17379, "audio_input": 36, "output": 889, "reasoning": 821},
+    ),
+    (
+        "gemini-3-flash-preview on Vertex, hearing",
+        {
+            "candidatesTokenCount": 34,
+            "candidatesTokensDetails": details(text=34),
+            "promptTokenCount": 281,
+            "promptTokensDetails": details(text=168, audio=113),
+            "thoughtsTokenCount": 124,
+            "totalTokenCount": 439,
+            "trafficType": "ON_DEMAND",
+        },
+        {"input": 168, "audio_input": 113, "output": 158, "reasoning": 124},
+    ),
+    (
+        "gemini-3-pro-image",
+        {
+            "candidatesTokenCount": 1216,
+            "candidatesTokensDetails": details(image=1120),
+            "promptTokenCount": 22,
+            "promptTokensDetails": details(text=22),
+            "thoughtsTokenCount": 179,
+            "totalTokenCount": 1417,
+        },
+        {"input": 22, "output": 275, "reasoning": 179, "image_output": 1120},
+    ),
+    (
+        "gemini-2.5-pro, cut while it thought",
+        {
+            "promptTokenCount": 15,
+            "promptTokensDetails": details(text=15),
+            "serviceTier": "standard",
+            "thoughtsTokenCount": 2,
+            "totalTokenCount": 17,
+        },
+        {"input": 15, "output": 2, "reasoning": 2},
+    ),
+    (
+        "a modality without a count",
+        {
+            "candidatesTokenCount": 162,
+            "candidatesTokensDetails": details(text=162),
+            "promptTokenCount": 268,
+            "promptTokensDetails": [{"modality": "AUDIO"}, *details(text=10, video=258)],
+            "totalTokenCount": 430,
+        },
+        {"input": 268, "output": 162},
+    ),
+    (
+        "gemini-embedding-2",
+        {"promptTokenCount": 7, "promptTokenDetails": details(text=7)},
+        {"input": 7},
+    ),
+]
+
+
+@pytest.mark.parametrize(("report", "expected"), [each[1:] for each in RECORDED], ids=[each[0] for each in RECORDED])
+def test_recorded_reports_become_exact_meters(report: Report, expected: dict[str, Any]) -> None:
+    assert counts(metered(report).usage) == expected
+
+
 def test_reports_are_cumulative_and_the_last_one_counts() -> None:
     first = {"promptTokenCount": 8, "totalTokenCount": 8}
     last = {"promptTokenCount": 8, "candidatesTokenCount": 30, "totalTokenCount": 38}

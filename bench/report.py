@@ -261,7 +261,8 @@ def _parts(results: Results) -> str:
 def _translating(results: Results) -> str:
     rows = [(pair.endpoint, pair.dialect, _micros(pair.request_us), _micros(pair.chunk_us)) for pair in results.pairs]
     table = _table(("callers of", "a provider's dialect", "CPU µs per request", "CPU µs per chunk"), rows)
-    return f"{table}\n\nOver OpenAI's dialect on both sides, where the bytes pass; requests with a tool, answers of 450 bytes."
+    explained = "Over OpenAI's dialect on both sides, where the bytes pass; requests with a tool, answers of 450 bytes."
+    return f"{table}\n\n{explained}"
 
 
 def _problems(results: Results) -> Iterable[str]:

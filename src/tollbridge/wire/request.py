@@ -92,8 +92,8 @@ _INDEX = re.compile(r"\[\d+\]")
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """A request that may be sent on.
 
-    `endpoint`: chat, completions or embeddings. `max_tokens`: the caller's limit per choice, the smaller where two
-    names give one. `choices`: how many answers may be written (at most). `inputs`: messages, prompts or texts.
+    `endpoint`: chat, completions, embeddings, responses or messages. `max_tokens`: the caller's limit per choice, the
+    smaller where two names give one. `choices`: how many answers may be written (at most). `inputs`: messages, prompts or texts.
     `include_usage`: None when the caller said nothing of it. `fields`: every top-level member of `body`, the last one
     of a name. `input_tokens`: tokens given as ids. `has_parts`: some message is more than a text.
     `preferences`: what was said of routes (`wire.preferences`); None: nothing.
@@ -126,8 +126,6 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     def prompt(self) -> Prompt:
         """What its tokens are estimated from. Computed at each call."""
-        if self.endpoint == "chat":
-            return prompt.of_chat(self.fields, self.inputs, has_parts=self.has_parts)
         return prompt.of_inputs(self.fields, ("prompt", "suffix", "input"), self.input_tokens)
 
 

@@ -63,7 +63,6 @@ def parse(body: bytes) -> ResponsesRequest:
         include_usage=None,
         encoding_format=None,
         inputs=len(items) or 1,
-        has_parts=bool(items),
         fields=fields,
         body=body,
         asked=typed,

@@ -93,9 +93,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """A request that may be sent on.
 
     `endpoint`: chat, completions, embeddings, responses or messages. `max_tokens`: the caller's limit per choice, the
-    smaller where two names give one. `choices`: how many answers may be written (at most). `inputs`: messages, prompts or texts.
-    `include_usage`: None when the caller said nothing of it. `fields`: every top-level member of `body`, the last one
-    of a name. `input_tokens`: tokens given as ids. `has_parts`: some message is more than a text.
+    smaller where two names give one. `choices`: how many answers may be written (at most). `inputs`: messages, items,
+    prompts or texts. `include_usage`: None when the caller said nothing of it. `fields`: every top-level member of
+    `body`, the last one of a name. `input_tokens`: tokens given as ids. `has_parts`: some message is more than a text.
     `preferences`: what was said of routes (`wire.preferences`); None: nothing.
     """
 

@@ -246,7 +246,7 @@ def test_pictures_of_a_tool_stand_in_its_result_since_generation_3_and_beside_it
 
 def test_tools_are_declared_by_json_schema() -> None:
     schema = b'{"type":"object","properties":{"a":{"type":["string","null"]}},"additionalProperties":false}'
-    tools = (Tool(name="a", description="does a", parameters=Raw(schema), strict=True), Tool(name="b"))
+    tools = (Tool(name="a", description="does a", parameters=Raw(schema)), Tool(name="b"))
     result = outgoing(tools=tools)
     assert b'"parametersJsonSchema":' + schema in result.body
     assert json.loads(result.body)["tools"] == [
@@ -257,7 +257,7 @@ def test_tools_are_declared_by_json_schema() -> None:
             ]
         }
     ]
-    assert result.dropped == ("tools[0].strict",)
+    assert "toolConfig" not in json.loads(result.body)
 
 
 @pytest.mark.parametrize(
@@ -272,6 +272,20 @@ def test_tools_are_declared_by_json_schema() -> None:
 def test_the_choice_of_tools(choice: ToolChoice, expected: Json) -> None:
     body = sent(tools=(Tool(name="b"),), tool_choice=choice)
     assert body["toolConfig"] == {"functionCallingConfig": expected}
+
+
+def test_a_strict_tool_has_calls_that_keep_to_its_schema() -> None:
+    def mode(to: str = FLASH, **fields: Any) -> str:
+        found: str = sent(to=to, tools=(Tool(name="a"), Tool(name="b", strict=True)), **fields)["toolConfig"][
+            "functionCallingConfig"
+        ]["mode"]
+        return found
+
+    assert mode() == mode(tool_choice=ToolChoice(mode="auto")) == mode(to=THREE) == "VALIDATED"
+    assert mode(tool_choice=ToolChoice(mode="required")) == "ANY"
+    assert mode(tool_choice=ToolChoice(mode="none")) == "NONE"
+    assert refused(to="gemini-2.0-flash", tools=(Tool(name="b", strict=True),)) == "tools"
+    assert "toolConfig" not in sent(tools=(Tool(name="b", strict=False),))
 
 
 def test_one_call_at_a_time_cannot_be_had() -> None:

@@ -36,7 +36,6 @@ from tollbridge.wire.conversation import (
     Text,
     Thinking,
     ToolCall,
-    ToolChoice,
     ToolResult,
     Turn,
 )
@@ -104,7 +103,7 @@ def fields(conversation: Conversation, model: str, limit: int | None, fit: Fit) 
     members: _Json = {"contents": contents}
     if system:
         members["systemInstruction"] = {"parts": system}
-    _put_tools(members, conversation, fit)
+    _put_tools(members, conversation, version, fit)
     config = _config(conversation, version, limit, fit)
     if config:
         members["generationConfig"] = config
@@ -290,32 +289,38 @@ def _arguments(text: str) -> Raw | _Json:
 # --- Tools ---
 
 
-def _put_tools(fields: _Json, conversation: Conversation, fit: Fit) -> None:
+def _put_tools(members: _Json, conversation: Conversation, version: Generation, fit: Fit) -> None:
+    """`VALIDATED` is `AUTO` with calls that keep to the schema, since 2.5; `ANY` always keeps to it
+    (https://ai.google.dev/gemini-api/docs/function-calling).
+    """
     if not conversation.tools:
         return
     declarations = []
-    for index, tool in enumerate(conversation.tools):
+    has_strict = False
+    for tool in conversation.tools:
         declaration: _Json = {"name": tool.name}
         if tool.description:
             declaration["description"] = tool.description
         if tool.parameters is not None:
             declaration["parametersJsonSchema"] = tool.parameters
-        if tool.strict:
-            fit.hint(f"tools[{index}].strict")
         declarations.append(declaration)
-    fields["tools"] = [{"functionDeclarations": declarations}]
+        has_strict = has_strict or tool.strict is True
+    members["tools"] = [{"functionDeclarations": declarations}]
     if conversation.parallel_tools is False:
         fit.lacks("parallel_tools", "it cannot be kept from calling several tools at once")
     choice = conversation.tool_choice
-    if choice is not None:
-        fields["toolConfig"] = {"functionCallingConfig": _calling(choice)}
-
-
-def _calling(choice: ToolChoice) -> _Json:
-    config: _Json = {"mode": _MODES[choice.mode]}
-    if choice.mode == "one":
+    if choice is None and not has_strict:
+        return
+    mode = _MODES["auto" if choice is None else choice.mode]
+    if has_strict and mode == "AUTO":
+        if version.number >= (2, 5):
+            mode = "VALIDATED"
+        else:
+            fit.lacks("tools", "this model cannot promise to keep to a schema")
+    config: _Json = {"mode": mode}
+    if choice is not None and choice.mode == "one":
         config["allowedFunctionNames"] = [choice.name]
-    return config
+    members["toolConfig"] = {"functionCallingConfig": config}
 
 
 # --- How it is to be answered ---

@@ -1,0 +1,356 @@
+"""What customers may ask: one request, their credit, their key, and what a request would cost."""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.gateway.site import (
+    INPUT_NANO,
+    OUTPUT_NANO,
+    STREAM_HEAD,
+    Json,
+    Site,
+    always,
+    by_kind,
+    chat,
+    chunk,
+    completion,
+    framed,
+    nano,
+    run,
+    says,
+    stream,
+    streams,
+)
+from tests.upstream.bad_server import Peer, Request
+
+from tollbridge.services import accounts
+from tollbridge.store.db import sqlite_path
+
+PRICE = 10 * INPUT_NANO + 5 * OUTPUT_NANO
+OK = always(by_kind(says(completion()), streams(stream())))
+CHAT = "/v1/chat/completions"
+LIMITED = """
+[plans.default]
+rpm = 5
+tpm = 1000
+concurrency = 3
+strict = true
+"""
+
+
+async def generation(site: Site, id_: str) -> Json:
+    reply = await site.get(f"/v1/generation?id={id_}")
+    assert reply.status == 200, reply.body
+    return dict(reply.json["data"])
+
+
+@contextlib.contextmanager
+def books_locked(site: Site) -> Iterator[None]:
+    """Nobody else can write meanwhile."""
+    with contextlib.closing(sqlite3.connect(sqlite_path(site.settings.database_url.reveal()))) as database:
+        database.execute("BEGIN IMMEDIATE")
+        yield
+        database.rollback()
+
+
+async def nothing_taken(site: Site) -> None:
+    rows = await site.database.fetch("SELECT (SELECT COUNT(*) FROM hold), (SELECT SUM(held) FROM balance)")
+    assert rows == [(0, 0)]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_request_is_known_the_moment_it_has_ended(streamed: bool) -> None:
+    async def test() -> None:
+        async with Site(OK) as site:
+            for _ in range(20):
+                reply = await site.post(CHAT, chat(stream=streamed, stream_options={"include_usage": True}))
+                answer = reply.chunks[-1] if streamed else reply.json
+                found = await generation(site, reply.headers["x-tollbridge-generation-id"])
+                assert found["id"] == answer["id"]
+                assert (
+                    found["total_cost"] == found["usage"] == found["charge"] == answer["usage"]["cost"] == PRICE / 1e9
+                )
+                assert found["upstream_inference_cost"] == found["cost"] == PRICE / 1e9
+                assert (found["model"], found["provider_name"], found["route"]) == ("m", "up", "up/upstream-m")
+                assert (found["native_tokens_prompt"], found["native_tokens_completion"]) == (10, 5)
+                assert (found["tokens"]["input"], found["tokens"]["output"]) == (10, 5)
+                assert (found["streamed"], found["cancelled"], found["is_byok"]) == (streamed, False, False)
+                assert (found["outcome"], found["status"], found["finish_reason"]) == ("completed", 200, "stop")
+                assert (found["time_to_first_token"] is not None) == streamed
+                assert found["attempts"] == []
+
+    run(test())
+
+
+def test_it_is_known_while_the_books_are_behind_and_the_same_when_they_are_not() -> None:
+    locks = contextlib.ExitStack()
+    sites: list[Site] = []
+
+    async def answer(request: Request, peer: Peer) -> None:
+        locks.enter_context(books_locked(sites[0]))
+        await says(completion())(request, peer)
+
+    async def test() -> None:
+        async with Site(always(answer)) as site:
+            sites.append(site)
+            with locks:
+                reply = await site.post(CHAT, chat())
+                before = await generation(site, reply.json["id"])
+            assert "x-tollbridge-balance-usd" not in reply.headers
+            await site.settled(1)
+            after = await generation(site, reply.json["id"])
+            assert (before.pop("settled"), after.pop("settled")) == (False, True)
+            assert before == after
+
+    run(test())
+
+
+def test_nobody_sees_the_request_of_another_account() -> None:
+    async def test() -> None:
+        async with Site(OK) as site:
+            reply = await site.post(CHAT, chat())
+            id_ = reply.json["id"]
+            second_key = await site.make_key()
+            of_same = await site.get(f"/v1/generation?id={id_}", {"authorization": f"Bearer {second_key}"})
+            assert of_same.status == 200
+            site.account = await accounts.create(
+                site.database, "other@example.com", plans=site.settings.plans, actor="test"
+            )
+            stranger = {"authorization": f"Bearer {await site.make_key()}"}
+            unknown = await site.get(f"/v1/generation?id=chatcmpl-{'0' * 32}", stranger)
+            foreign = await site.get(f"/v1/generation?id={id_}", stranger)
+            assert (foreign.status, foreign.json) == (unknown.status, unknown.json)
+            assert (foreign.status, foreign.json["error"]["code"]) == (404, "generation_not_found")
+            assert (await site.get("/v1/generation?id=" + id_, {"authorization": ""})).status == 401
+
+    run(test())
+
+
+@pytest.mark.parametrize("query", ["", "?id=", "?ID=x"])
+def test_an_id_must_be_given(query: str) -> None:
+    async def test() -> None:
+        async with Site(OK) as site:
+            reply = await site.get(f"/v1/generation{query}")
+            assert (reply.status, reply.json["error"]["param"]) == (400, "id")
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    "id_", ["x", "chatcmpl-", "msg_" + "f" * 32, "%00", "'; DROP TABLE usage; --".replace(" ", "+")]
+)
+def test_made_up_ids_lead_nowhere(id_: str) -> None:
+    async def test() -> None:
+        async with Site(OK) as site:
+            reply = await site.get(f"/v1/generation?id={id_}")
+            assert (reply.status, reply.json["error"]["code"]) == (404, "generation_not_found")
+
+    run(test())
+
+
+def test_what_was_tried_before_stands_with_it() -> None:
+    async def test() -> None:
+        fails = always(says({"error": {"message": "sk-secret down"}}, 503))
+        async with Site(fails, others={"second": OK}) as site:
+            found = await generation(site, (await site.post(CHAT, chat())).json["id"])
+            assert found["provider_name"] == "second"
+            [attempt] = found["attempts"]
+            assert attempt.pop("ms") >= 0
+            assert attempt == {"route": "up/upstream-m", "error": "server_error", "status": 503}
+
+    run(test())
+
+
+def test_a_failed_request_is_known_too() -> None:
+    async def test() -> None:
+        async with Site(always(says({"error": {"message": "down"}}, 500))) as site:
+            reply = await site.post(CHAT, chat())
+            assert reply.status == 502
+            found = await generation(site, reply.headers["x-tollbridge-generation-id"])
+            assert (found["status"], found["charge"], found["outcome"]) == (502, 0, "no_output")
+            assert len(found["attempts"]) == 3
+
+    run(test())
+
+
+def test_a_running_request_has_not_ended_and_one_that_was_left_is_cancelled() -> None:
+    async def endless(request: Request, peer: Peer) -> None:
+        await peer.send(STREAM_HEAD + framed(chunk("word")))
+        await asyncio.sleep(20)
+
+    async def test() -> None:
+        async with Site(always(endless)) as site:
+            call = await site.open(CHAT, chat(stream=True))
+            _, headers = await call.head()
+            id_ = headers["x-tollbridge-generation-id"]
+            running = await site.get(f"/v1/generation?id={id_}")
+            assert (running.status, running.json["error"]["code"]) == (404, "generation_not_ended")
+            call.reset()
+            await site.settled(1)
+            found = await generation(site, id_)
+            assert (found["cancelled"], found["outcome"], found["estimated"]) == (True, "client_left", True)
+            assert found["charge"] > 0
+
+    run(test())
+
+
+def test_credit_is_what_was_given_less_what_was_used() -> None:
+    async def test() -> None:
+        async with Site(OK, credit_usd="0.25") as site:
+            await site.grant("1")
+            for number in range(4):
+                reply = await site.post(CHAT, chat())
+                credit = (await site.get("/v1/credits")).json
+                assert credit["data"] == {"total_credits": 1.25, "total_usage": (number + 1) * PRICE / 1e9}
+                assert nano(reply.headers["x-tollbridge-balance-usd"]) == round(credit["balance_usd"] * 1e9)
+                assert credit["held_usd"] == 0
+
+    run(test())
+
+
+def test_a_key_knows_its_limit_its_use_and_what_is_left_of_its_plan() -> None:
+    async def test() -> None:
+        async with Site(OK, config=LIMITED) as site:
+            key = await site.make_key(limit=10**9, label="laptop")
+            own = {"authorization": f"Bearer {key}"}
+            for _ in range(2):
+                assert (await site.post(CHAT, chat(max_tokens=10), own)).status == 200
+            assert (await site.post(CHAT, chat(max_tokens=10))).status == 200
+            data = (await site.get("/v1/key", own)).json["data"]
+            spent = 2 * PRICE / 1e9
+            assert (data["label"], data["limit"], data["limit_remaining"]) == ("laptop", 1, 1 - spent)
+            for name in ("usage", "usage_daily", "usage_weekly", "usage_monthly"):
+                assert data[name] == spent
+            assert data["byok_usage"] == 0
+            assert data["limits"]["requests"]["limit"] == 5
+            assert data["limits"]["requests"]["remaining"] == 2
+            assert data["limits"]["tokens"]["remaining"] == 1000 - 3 * 15
+            assert data["limits"]["concurrency"] == 3
+            assert data["rate_limit"] == {"requests": 5, "interval": "60s"}
+            assert (data["is_free_tier"], data["plan"]) == (True, "default")
+            assert key not in str(data)
+            for _ in range(10):
+                data = (await site.get("/v1/key", own)).json["data"]
+            assert data["limits"]["requests"]["remaining"] == 2
+            unlimited = (await site.get("/v1/key")).json["data"]
+            assert (unlimited["limit"], unlimited["limit_remaining"]) == (None, None)
+            assert unlimited["usage"] == PRICE / 1e9
+
+    run(test())
+
+
+@pytest.mark.parametrize("fields", [{"max_tokens": 100}, {}, {"n": 3, "max_tokens": 7}])
+def test_an_estimate_is_what_the_request_then_holds(fields: Json) -> None:
+    async def test() -> None:
+        async with Site(OK) as site:
+            estimate = (await site.post("/v1/estimate", chat(**fields))).json
+            await nothing_taken(site)
+            assert (estimate["admitted"], estimate["error"], estimate["provider"]) == (True, None, "up")
+            assert (await site.post(CHAT, chat(**fields))).status == 200
+            [row] = await site.settled(1)
+            assert round(estimate["held_usd"] * 1e9) == row["held"]
+            assert estimate["least_usd"] <= row["charge"] / 1e9 <= estimate["greatest_usd"]
+
+    run(test())
+
+
+def test_an_estimate_says_why_not_in_the_words_of_the_refusal() -> None:
+    async def test() -> None:
+        async with Site(OK, config=LIMITED, credit_usd="0.0003") as site:
+            for body, headers in (
+                ({**chat(), "model": "nothing"}, {}),
+                ({**chat(), "provider": {"only": ["nobody"]}}, {}),
+                (chat(max_tokens=4096), {}),
+                (chat("word " * 4000, max_tokens=1), {}),
+                (chat(max_tokens=100), {"X-Tollbridge-Max-Cost-USD": "0.0001"}),
+                ({"model": "e", "messages": [{"role": "user", "content": "x"}]}, {}),
+            ):
+                estimate = (await site.post("/v1/estimate", body, headers)).json
+                real = await site.post(CHAT, body, headers)
+                assert estimate["admitted"] is False
+                assert estimate["status"] == real.status, body
+                wanted, found = real.json["error"], estimate["error"]
+                assert (found["code"], found["type"], found["param"]) == (
+                    wanted["code"],
+                    wanted["type"],
+                    wanted["param"],
+                )
+            assert await site.usage() == []
+
+    run(test())
+
+
+def test_estimates_take_nothing_of_limits() -> None:
+    async def test() -> None:
+        async with Site(OK, config=LIMITED) as site:
+            for _ in range(20):
+                assert (await site.post("/v1/estimate", chat(max_tokens=100))).json["admitted"] is True
+            for _ in range(5):
+                assert (await site.post(CHAT, chat(max_tokens=5))).status == 200
+            estimate = (await site.post("/v1/estimate", chat(max_tokens=5))).json
+            assert (estimate["status"], estimate["error"]["type"]) == (429, "requests")
+            assert 1 <= estimate["retry_after"] <= 60
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("body", "endpoint"),
+    [
+        ({"endpoint": "chat/completions", "body": chat()}, "chat"),
+        ({"endpoint": "/v1/completions", "body": {"model": "m", "prompt": "x"}}, "completions"),
+        ({"endpoint": "embeddings", "body": {"model": "e", "input": ["x", "y"]}}, "embeddings"),
+    ],
+)
+def test_any_endpoint_can_be_estimated(body: Json, endpoint: str) -> None:
+    async def test() -> None:
+        async with Site(OK) as site:
+            estimate = (await site.post("/v1/estimate", body)).json
+            assert (estimate["admitted"], estimate["endpoint"]) == (True, endpoint)
+            assert estimate["greatest_usd"] >= estimate["least_usd"] > 0
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"endpoint": "images", "body": {}}, "endpoint"),
+        ({"endpoint": 1, "body": {}}, "endpoint"),
+        ({"endpoint": "chat", "body": []}, None),
+        ({"model": "m"}, "messages"),
+        (b"{", None),
+    ],
+)
+def test_what_cannot_be_estimated_is_refused(body: Any, param: str | None) -> None:
+    async def test() -> None:
+        async with Site(OK) as site:
+            reply = await site.post("/v1/estimate", body)
+            assert (reply.status, reply.json["error"]["param"]) == (400, param)
+
+    run(test())
+
+
+def test_asking_never_writes() -> None:
+    """A13: no answer here makes a journal transaction, a hold or a usage row."""
+
+    async def test() -> None:
+        async with Site(OK) as site:
+            id_ = (await site.post(CHAT, chat())).json["id"]
+            await site.settled(1)
+            query = "SELECT (SELECT COUNT(*) FROM journal), (SELECT COUNT(*) FROM usage), (SELECT COUNT(*) FROM hold)"
+            before = await site.database.fetch(query)
+            for _ in range(20):
+                for path in (f"/v1/generation?id={id_}", "/v1/credits", "/v1/key"):
+                    assert (await site.get(path)).status == 200
+                assert (await site.post("/v1/estimate", chat())).status == 200
+            assert await site.database.fetch(query) == before
+            for path in ("/v1/credits", "/v1/key", "/v1/generation"):
+                assert (await site.post(path, {})).status == 405
+            assert (await site.get("/v1/estimate")).status == 405
+
+    run(test())

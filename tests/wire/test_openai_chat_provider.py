@@ -27,6 +27,7 @@ from tollbridge.wire.conversation import (
     TextDelta,
     Thinking,
     ThinkingDelta,
+    ThinkingEnd,
     Tool,
     ToolCall,
     ToolDelta,
@@ -354,6 +355,38 @@ def test_refusals_citations_and_logprobs_are_read() -> None:
     assert json.loads(bytes(text.logprobs)) == {"content": []}
     assert cited == Cited(Citation(url="https://a", title="T", start=0, end=1))
     assert (refusal, finish) == (RefusalDelta("No"), Finish("refused", native="stop"))
+
+
+DETAILS = [
+    {"type": "reasoning.text", "text": "Hm", "signature": "sig", "format": "anthropic-claude-v1", "index": 0},
+    {"type": "reasoning.encrypted", "data": "xyz", "id": "c1", "index": 1},
+]
+
+
+def test_signatures_of_thoughts_come_back_as_the_server_wants_them() -> None:
+    first, second = DETAILS
+    events, _ = read(
+        chunk({"reasoning": "H", "reasoning_details": [{**first, "text": "H", "signature": None}]}),
+        chunk({"reasoning": "m", "reasoning_details": [{**first, "text": "m", "signature": None}]}),
+        chunk({"reasoning_details": [{**first, "text": None}]}),
+        chunk({"reasoning_details": [second]}),
+        chunk({"content": "a"}),
+        chunk({}, "stop"),
+    )
+    thought, end, text, _ = merged(events)
+    assert (thought, text) == (ThinkingDelta("Hm"), TextDelta("a"))
+    assert isinstance(end, ThinkingEnd)
+    assert json.loads(end.signature) == DETAILS
+    whole = reply({"content": "a", "reasoning": "Hm", "reasoning_details": DETAILS}).parts[0]
+    assert whole == Thinking(text="Hm", signature=end.signature, origin="openai_chat")
+    [_, message] = messages(USER, Turn(role="assistant", parts=(whole, Text(text="a"))))
+    assert (message["reasoning_content"], message["reasoning_details"]) == ("Hm", DETAILS)
+
+
+def test_thoughts_that_stand_in_details_alone_are_read() -> None:
+    details = [{"type": "reasoning.summary", "summary": "Hm"}]
+    assert read(chunk({"reasoning_details": details}))[0] == [ThinkingDelta("Hm")]
+    assert read(chunk({"reasoning_details": "odd", "content": "a"}))[0] == [TextDelta("a")]
 
 
 def test_half_a_character_becomes_a_question_mark() -> None:

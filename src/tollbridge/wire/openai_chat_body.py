@@ -1,7 +1,8 @@
 """A conversation of another dialect as the body of OpenAI's chat, for OpenAI and for servers that do as it does.
 
-Rule 1  Only what OpenAI publishes for chat is sent, and `reasoning_content`, which servers whose models think between
-        calls of tools want back within one turn of the user (api-docs.deepseek.com/guides/thinking_mode).
+Rule 1  Only what OpenAI publishes for chat is sent, and what servers whose models think between calls of tools want
+        back within one turn of the user: `reasoning_content` (api-docs.deepseek.com/guides/thinking_mode), and
+        `reasoning_details` where they gave some (openrouter.ai/docs/guides/best-practices/reasoning-tokens).
 Rule 2  System and developer are one role: OpenAI reads both as the model wants them, other servers know only `system`.
 Rule 3  A tool's message holds text alone: pictures and files that a tool answered with follow in a user's message.
 """
@@ -161,6 +162,16 @@ def _format(wanted: Format) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": schema}
 
 
+def _proofs(thought: Thinking) -> list[Raw]:
+    """The `reasoning_details` in a signature; nothing where it is another one's."""
+    if thought.origin != ORIGIN or not thought.signature:
+        return []
+    try:
+        return msgspec.json.decode(thought.signature, type=list[Raw])
+    except msgspec.DecodeError:
+        return []
+
+
 class _Messages:
     """The messages of a conversation, in order."""
 
@@ -212,6 +223,7 @@ class _Messages:
     def _assistant(self, message: dict[str, Any], parts: tuple[Part, ...], *, is_open: bool) -> None:
         texts: list[str] = []
         thoughts: list[str] = []
+        proofs: list[Raw] = []
         refusals: list[str] = []
         calls: list[dict[str, Any]] = []
         for part in parts:
@@ -221,6 +233,7 @@ class _Messages:
                 case Thinking():
                     if part.origin in ("", ORIGIN):
                         thoughts.append(part.text)
+                        proofs += _proofs(part)
                 case Refusal():
                     refusals.append(part.text)
                 case ToolCall():
@@ -237,6 +250,8 @@ class _Messages:
             message["tool_calls"] = calls
         if is_open and self._takes_thoughts and any(thoughts):
             message["reasoning_content"] = "\n".join(thoughts)
+        if is_open and self._takes_thoughts and proofs:
+            message["reasoning_details"] = proofs
 
     def _content(self, parts: tuple[Part, ...]) -> str | list[dict[str, Any]]:
         if len(parts) == 1 and isinstance(parts[0], Text):

@@ -3,7 +3,9 @@
 Rule 1  Servers differ in how they tell calls of tools apart: by `index`, by `id`, by neither; in pieces or whole. A
         call begins where an index is new, or where an id or a name comes that is another one's.
 Rule 2  A call without an id gets one, made of the chunk that it began in: the same bytes give the same id.
-Rule 3  After the end was announced only usage counts.
+Rule 3  Signatures of thoughts, where a server has them (OpenRouter's `reasoning_details`), are kept as the JSON that it
+        wants back, its pieces joined: nobody else could read them.
+Rule 4  After the end was announced only usage counts.
 """
 
 import hashlib
@@ -36,6 +38,7 @@ from tollbridge.wire.conversation import (
     TextDelta,
     Thinking,
     ThinkingDelta,
+    ThinkingEnd,
     ToolCall,
     ToolDelta,
     ToolStart,
@@ -93,6 +96,19 @@ class _Piece(msgspec.Struct, gc=False):
     thinking: "str | list[_Piece] | None" = None
 
 
+class _Detail(msgspec.Struct, gc=False, omit_defaults=True):
+    """A piece of `reasoning_details`; those of one index belong together."""
+
+    type: str = ""
+    text: str | None = None
+    summary: str | None = None
+    data: str | None = None
+    signature: str | None = None
+    id: str | None = None
+    format: str | None = None
+    index: int | None = None
+
+
 class _Message(msgspec.Struct, gc=False):
     """A message, or what a chunk adds to one."""
 
@@ -103,6 +119,7 @@ class _Message(msgspec.Struct, gc=False):
     tool_calls: list[_Call] | None = None
     function_call: _Function | None = None
     annotations: list[_Annotation] | None = None
+    reasoning_details: Raw = NULL
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -129,6 +146,7 @@ class _Body(msgspec.Struct, gc=False):
 
 
 _decode_body = msgspec.json.Decoder(_Body).decode
+_decode_details = msgspec.json.Decoder(list[_Detail] | None).decode
 _decode_text = msgspec.json.Decoder(str).decode
 
 
@@ -171,9 +189,11 @@ def _whole_choice(choice: _Choice, body: bytes) -> Choice:
     if message is None:
         raise ProtocolError("the upstream's answer has a choice without an answer")
     parts: list[Part] = []
-    thought = message.reasoning_content or message.reasoning
-    if thought:
-        parts.append(Thinking(text=thought, origin=ORIGIN))
+    details = _Details()
+    thought = details.take(message) or message.reasoning_content or message.reasoning or ""
+    proof = details.proof()
+    if thought or proof:
+        parts.append(Thinking(text=thought, signature=proof, origin=ORIGIN))
     texts = [message.content] if isinstance(message.content, str) else []
     for is_thought, text in _pieces(message.content):
         if is_thought:
@@ -250,6 +270,48 @@ def _reason(native: str, *, has_calls: bool, has_refusal: bool) -> Reason:
     return "tool_calls" if reason == "stop" and has_calls else reason
 
 
+class _Details:
+    """The `reasoning_details` of a choice, joined."""
+
+    def __init__(self) -> None:
+        self._joined: list[_Detail] = []
+
+    def take(self, message: _Message) -> str:
+        """Take what a message or a piece of one has; its text, where it is said nowhere else."""
+        if message.reasoning_details == NULL:
+            return ""
+        try:
+            details = _decode_details(message.reasoning_details) or []
+        except msgspec.DecodeError:
+            return ""
+        text = "".join(detail.text or detail.summary or "" for detail in details)
+        for detail in details:
+            self._join(detail)
+        return "" if message.reasoning_content or message.reasoning else text
+
+    def proof(self) -> str:
+        """All of it as JSON, and a new start; empty where nothing of it is signed or encrypted."""
+        if not self._joined:
+            return ""
+        joined, self._joined = self._joined, []
+        if not any(detail.signature or detail.data for detail in joined):
+            return ""
+        return msgspec.json.encode(joined).decode()
+
+    def _join(self, detail: _Detail) -> None:
+        last = self._joined[-1] if self._joined else None
+        if last is None or (last.index, last.type) != (detail.index, detail.type) or detail.index is None:
+            self._joined.append(detail)
+            return
+        for name in ("text", "summary", "data"):
+            piece = getattr(detail, name)
+            if piece:
+                setattr(last, name, (getattr(last, name) or "") + piece)
+        last.signature = detail.signature or last.signature
+        last.id = last.id or detail.id
+        last.format = last.format or detail.format
+
+
 def _made_up_id(data: bytes, choice: int, index: int) -> str:
     return f"call_{hashlib.blake2s(data, digest_size=9).hexdigest()}{choice:x}{index:02x}"
 
@@ -269,6 +331,7 @@ class _State:
 
     def __init__(self, index: int) -> None:
         self.calls: list[_OpenCall] = []
+        self.details = _Details()
         self.has_refusal = False
         self.is_finished = False
         self._index = index
@@ -401,8 +464,12 @@ class ChatReader:
         delta = choice.delta if choice.delta is not None else choice.message
         if delta is not None:
             thought = delta.reasoning_content or delta.reasoning
+            if delta.reasoning_details != NULL:
+                thought = state.details.take(delta) or thought
             if thought:
                 events.append(ThinkingDelta(thought, index))
+            if delta.content or delta.tool_calls:
+                self._prove(index, state, events)
             logprobs = None if choice.logprobs == NULL else choice.logprobs
             if type(delta.content) is str and (delta.content or logprobs is not None):
                 events.append(TextDelta(delta.content, index, logprobs))
@@ -414,6 +481,7 @@ class ChatReader:
                 if call.function is not None:
                     state.take(call, call.function, data, events)
         if choice.finish_reason:
+            self._prove(index, state, events)
             state.is_finished = True
             if any(call.early and not call.name for call in state.calls):
                 raise ProtocolError("the upstream called a tool without a name")
@@ -421,6 +489,11 @@ class ChatReader:
             has_calls = any(call.name for call in state.calls)
             reason = _reason(native, has_calls=has_calls, has_refusal=state.has_refusal)
             events.append(Finish(reason, native=native, choice=index))
+
+    def _prove(self, index: int, state: _State, events: list[Event]) -> None:
+        proof = state.details.proof()
+        if proof:
+            events.append(ThinkingEnd(signature=proof, origin=ORIGIN, choice=index))
 
     def _rarer(self, index: int, state: _State, delta: _Message, events: list[Event]) -> None:
         for is_thought, text in _pieces(delta.content):

@@ -95,3 +95,10 @@ def test_a_model_is_found_by_its_other_names(tmp_path: Path) -> None:
     assert [each.own for each in offers(here) if each.listed] == [True]
     with pytest.raises(NotFound, match="there is no model 'nothing'"):
         offer(here, "nothing")
+
+
+def test_an_alias_that_is_an_id_is_named(tmp_path: Path) -> None:
+    own = '[[models]]\nid = "mine"\naliases = ["deepseek-chat"]\nprice = { input = "1", output = "1" }\n'
+    complaint = (Kind.CONFLICT, "mine: its alias deepseek-chat is the id of another model")
+    assert complaint in found(tmp_path, BOX + own + ROUTES, DEEPSEEK_API_KEY="canary")
+    assert complaint not in found(tmp_path, BOX + own + ROUTES)

@@ -2,11 +2,12 @@
 
 import asyncio
 
+import msgspec
 from msgspec.structs import replace
 from tests.store.books import TERMS, Books, Engine, with_books
 
 from tollbridge.store import prices
-from tollbridge.values import Price
+from tollbridge.values import Price, Tier
 
 
 def test_the_same_terms_are_the_same_version(ledger_engine: Engine) -> None:
@@ -25,6 +26,29 @@ def test_the_same_terms_are_the_same_version(ledger_engine: Engine) -> None:
             first[1]: other,
             again[0][0]: dearer,
         }
+
+    with_books(ledger_engine, scenario)
+
+
+def test_plain_terms_are_written_as_the_first_version_wrote_them() -> None:
+    """Else every price would get a second version, and the old text another meaning."""
+    plain = (
+        '{"model":"m","provider":"p","upstream_model":"u",'
+        '"price":{"input":1000,"output":1000,"cache_read":1000,"cache_write":1000,"cache_write_1h":1000},'
+        '"cost":{"input":1000,"output":1000,"cache_read":1000,"cache_write":1000,"cache_write_1h":1000},'
+        '"multiplier_ppm":1000000}'
+    )
+    assert msgspec.json.encode(TERMS, order="deterministic").decode() == plain
+    assert msgspec.json.decode(plain, type=prices.Terms) == TERMS
+
+
+def test_terms_with_tiers_and_all_meters_are_read_as_they_were_written(ledger_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        tier = Tier(above=200_000, price=replace(TERMS.price, output=7))
+        rich = replace(TERMS.price, audio_input=0, audio_output=5, image_output=6, searches=7, tiers=(tier,))
+        terms = replace(TERMS, price=rich)
+        (version,) = await prices.register(books.database, [terms])
+        assert (await prices.read(books.database))[version] == terms
 
     with_books(ledger_engine, scenario)
 

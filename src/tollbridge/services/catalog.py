@@ -105,6 +105,10 @@ def complaints(settings: Settings, today: date, fresh_days: int = FRESH_DAYS) ->
     if not any(each.listed for each in found):
         yield Complaint(kind=Kind.MISSING, text="no model can be called: no configured provider serves any")
     shipped = {row.id: row for row in shipped_models()} if settings.models else {}
+    ids = {each.row.id for each in found if each.listed}
+    for row in settings.models:
+        for alias in ids.intersection(row.aliases):
+            yield Complaint(kind=Kind.CONFLICT, text=f"{row.id}: its alias {alias} is the id of another model")
     for each in found:
         for way in each.ways:
             if way.open:

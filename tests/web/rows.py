@@ -50,6 +50,8 @@ ROWS: dict[str, Row] = {
     "POST /auth/email": Row(EVERYBODY),
     "GET /auth/invitation": Row(EVERYBODY),
     "POST /auth/invitation": Row(USERS),
+    "GET /auth/with/{provider}": Row(EVERYBODY),
+    "GET /auth/with/{provider}/back": Row(EVERYBODY),
     "GET /dashboard": Row(USERS),
     "GET /dashboard/no-account": Row(USERS),
     "GET /dashboard/accounts": Row(USERS),

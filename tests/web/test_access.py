@@ -76,6 +76,8 @@ def test_nobody_reaches_what_is_somebody_elses() -> None:
             for page in PAGES:
                 row = ROWS[name(page)]
                 if not row.theirs:
+                    if row.may == EVERYBODY:
+                        continue
                     assert "{" not in page.path, f"{name(page)}: say whose object it names (`theirs`)"
                     if page.method == "GET":
                         _, _, text = await visit(people["owner"], page, row)

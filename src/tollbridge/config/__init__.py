@@ -6,6 +6,16 @@
 
 from tollbridge.config.kinds import Secret
 from tollbridge.config.reading import DEFAULT_FILE, read
-from tollbridge.config.settings import SETTINGS, Entry, ProviderSettings, Settings, Source
+from tollbridge.config.settings import SETTINGS, Entry, LoginSettings, ProviderSettings, Settings, Source
 
-__all__ = ["DEFAULT_FILE", "SETTINGS", "Entry", "ProviderSettings", "Secret", "Settings", "Source", "read"]
+__all__ = [
+    "DEFAULT_FILE",
+    "SETTINGS",
+    "Entry",
+    "LoginSettings",
+    "ProviderSettings",
+    "Secret",
+    "Settings",
+    "Source",
+    "read",
+]

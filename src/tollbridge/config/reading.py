@@ -335,6 +335,10 @@ class _Reader:
         public = kinds.split_url(settings.public_url, "") if settings.public_url is not None else None
         if public is not None and public.scheme == "http" and not kinds.is_loopback(public.hostname or ""):
             raise self._mistake(("public_url",), what.format("over http:// API keys can be read on their way"))
+        for name, login in settings.login.items():
+            issuer = kinds.split_url(login.issuer, "")
+            if issuer.scheme == "http" and not kinds.is_loopback(issuer.hostname or ""):
+                raise self._mistake(("login", name, "issuer"), what.format("who logs in could be read on its way"))
         for name, provider in settings.providers.items():
             parts = kinds.split_url(provider.base_url, "")
             if parts.scheme == "http" and not kinds.is_private(parts.hostname or ""):

@@ -136,6 +136,16 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
     sender: str | None = msgspec.field(name="from", default=None)
 
 
+class LoginSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Another service whose word lets users in. `kind`: oidc or github."""
+
+    label: str
+    kind: str
+    issuer: str
+    client_id: str
+    client_secret: Secret
+
+
 class Server(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds, bytes and counts; named as in `edge.connection.ServerLimits`."""
 
@@ -206,6 +216,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     invoices: Invoices
     server: Server
     fetch: Fetch
+    login: dict[str, LoginSettings]
     providers: dict[str, ProviderSettings]
     models: tuple[ModelRow, ...]
     plans: dict[str, Plan]
@@ -225,6 +236,11 @@ GROUPS = (
     Group("stripe", Stripe, "Payment by card through Stripe. Without a key there is none."),
     Group("bank_transfer", BankTransfer, "Payment by bank transfer, which the operator confirms."),
     Group("invoices", Invoices, "What invoices say of you."),
+    Group(
+        "login.NAME",
+        LoginSettings,
+        "Other services by which users can log in. Its redirect address is `{public_url}/auth/with/NAME/back`.",
+    ),
     Group("server", Server, "What one caller may take of the server."),
     Group(
         "fetch",
@@ -392,7 +408,7 @@ SETTINGS = (
         "mail.security",
         choice("starttls", "tls", "none"),
         "starttls",
-        "How the connection is encrypted: after it began (usual for port 587), from its first byte (465), or not at all.",
+        "How the connection is encrypted: after it began (usual for port 587), from its first byte (465), or never.",
     ),
     Setting("mail.username", text('such as "mailer"'), None, "Whom to log in as. None: nobody."),
     Setting("mail.password", kinds.SECRET, None, "The password to log in with."),
@@ -402,6 +418,30 @@ SETTINGS = (
         None,
         "Who mail comes from. Required with a host.",
     ),
+    Setting(
+        "login.NAME.label", text('such as "Google"', most=40), None, "Its name on the button. Required.", required=True
+    ),
+    Setting(
+        "login.NAME.kind",
+        choice("oidc", "github"),
+        "oidc",
+        "What it speaks: OpenID Connect, or what GitHub does (an OAuth App, also of GitHub Enterprise).",
+    ),
+    Setting(
+        "login.NAME.issuer",
+        kinds.BASE_URL,
+        None,
+        'Who it is: `"https://accounts.google.com"`, `"https://github.com"`. Required.',
+        required=True,
+    ),
+    Setting(
+        "login.NAME.client_id",
+        text('such as "1234.apps.example.com"'),
+        None,
+        "Whom it knows you as. Required.",
+        required=True,
+    ),
+    Setting("login.NAME.client_secret", kinds.SECRET, None, "What it knows you by. Required.", required=True),
     Setting("server.head_timeout", duration(0.1, 300), "10s", "How long the head of a request may take to arrive."),
     Setting("server.body_timeout", duration(0.1, 3600), "60s", "How long the body of a request may take to arrive."),
     Setting("server.keep_alive", duration(0.1, 3600), "75s", "How long an idle connection stays open."),

@@ -71,7 +71,7 @@ async def register(desk: Desk, form: SignUp, client: Client) -> str | None:
 
 async def _register_now(desk: Desk, email: str, hashed: str, client: Client) -> str:
     now = await desk.database.now()
-    gift = await _first_credit(desk, email, client, now)
+    gift = await first_credit(desk, email, client, now)
 
     async def use_case(transaction: Transaction) -> str:
         row = NewUser(public_id=accounts.new_id("user"), email=email, password=hashed, consented_at=now)
@@ -141,7 +141,7 @@ async def verify(desk: Desk, token: str, password: str, client: Client) -> str:
     if not await desk.passwords.matches(user.password, password):
         await throttle.failed(desk.database, door, now)
         raise InvalidRequest("This is not the password that you chose when you registered.", param="password")
-    gift = await _first_credit(desk, user.email, client, now)
+    gift = await first_credit(desk, user.email, client, now)
 
     async def use_case(transaction: Transaction) -> str | None:
         if await mail.take_token(transaction, sessions.digest(token), LINK, now) is None:
@@ -184,7 +184,7 @@ async def open_account(desk: Desk, transaction: Transaction, user: User, gift: i
     return account_id
 
 
-async def _first_credit(desk: Desk, email: str, client: Client, now: int) -> int:
+async def first_credit(desk: Desk, email: str, client: Client, now: int) -> int:
     """Nano-USD that a new account of this address begins with; nothing where somebody makes many."""
     amount = desk.settings.billing.signup_grant
     if not amount:

@@ -66,6 +66,10 @@ async def set_password(transaction: Transaction, user_id: int, password: str) ->
     await transaction.execute('UPDATE "user" SET password = $2 WHERE id = $1', user_id, password)
 
 
+async def drop_password(transaction: Transaction, user_id: int) -> None:
+    await transaction.execute('UPDATE "user" SET password = NULL WHERE id = $1', user_id)
+
+
 async def set_verified(transaction: Transaction, user_id: int, now: int) -> bool:
     """Whether this was the first time."""
     return bool(

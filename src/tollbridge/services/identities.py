@@ -1,0 +1,69 @@
+"""Logging in by what another service says of somebody."""
+
+import msgspec
+
+from tollbridge.errors import InvalidRequest
+from tollbridge.services import accounts, login, register
+from tollbridge.services.desk import Desk
+from tollbridge.services.login import Entered
+from tollbridge.services.sessions import Client
+from tollbridge.store import identities, users
+from tollbridge.store import sessions as session_rows
+from tollbridge.store.db import Duplicate, Transaction, run
+from tollbridge.store.users import NewUser, User
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """What `issuer` says: who it was (`subject`, for ever the same), and an address if it knows that it is theirs."""
+
+    issuer: str
+    subject: str
+    email: str | None
+
+
+async def enter(desk: Desk, claim: Claim, client: Client) -> Entered:
+    """Let in whom the issuer has recognised; a new user gets an account.
+
+    InvalidRequest: the issuer knows no verified address, which a new user needs.
+    """
+    user_id = await identities.find(desk.database, claim.issuer, claim.subject)
+    if user_id is None:
+        user_id = await _introduce(desk, claim, client)
+    user = await users.by_id(desk.database, user_id)
+    assert user is not None
+    return await login.enter(desk, user, client)
+
+
+async def _introduce(desk: Desk, claim: Claim, client: Client) -> int:
+    """The id of the user, found by the address or made."""
+    if claim.email is None:
+        raise InvalidRequest("You have no verified e-mail address there. Verify it, or register with a password.")
+    email = accounts.normalise(claim.email)
+    now = await desk.database.now()
+    known = await users.by_email(desk.database, email)
+    if known is not None and known.operator:
+        # Who runs the gateway is not for another service to say.
+        raise InvalidRequest("Operators log in with their password.")
+    gift = 0 if known is not None else await register.first_credit(desk, email, client, now)
+
+    async def use_case(transaction: Transaction) -> int:
+        user = await users.by_email(transaction, email) or await _new_user(transaction, email, now)
+        if user.verified_at is None:
+            # Whoever chose a password before has not shown that the address is theirs.
+            await users.drop_password(transaction, user.id)
+            await session_rows.end_all(transaction, user.id)
+        await register.admit(desk, transaction, user, gift, now)
+        await identities.add(transaction, claim.issuer, claim.subject, user.id, now)
+        return user.id
+
+    try:
+        return await run(desk.database, use_case)
+    except Duplicate:
+        raise InvalidRequest("Somebody is logging in with this just now. Please try again.") from None
+
+
+async def _new_user(transaction: Transaction, email: str, now: int) -> User:
+    row = NewUser(public_id=accounts.new_id("user"), email=email, verified_at=now, consented_at=now)
+    user = await users.by_id(transaction, await users.create(transaction, row, now))
+    assert user is not None
+    return user

@@ -16,8 +16,9 @@ from tollbridge.core.money import PPM
 from tollbridge.values import Price, Route
 
 NOTHING = Price(input=0, output=0, cache_read=0, cache_write=0, cache_write_1h=0)
-# Before all routes that cost the full price.
+# Before all routes that cost the full price, and each credential before the next. Routes have orders up to 1,000.
 _FIRST = -1_000_000
+_APART = 10_000
 
 
 class OwnCredential(msgspec.Struct, frozen=True):
@@ -45,10 +46,11 @@ class OwnRoutes:
         """`routes`, and before them those that one of `own` pays for; these alone where a credential is the `only`."""
         made: list[Route] = []
         only = False
-        for credential in own:
+        for place, credential in enumerate(own):
             for route in routes:
                 if route.upstream.provider == credential.provider:
-                    made.append(_with(await self._price(route), credential))
+                    order = _FIRST + place * _APART + route.order
+                    made.append(_with(await self._price(route), credential, order))
                     only = only or credential.only
         return made if only else (*made, *routes)
 
@@ -56,14 +58,12 @@ class OwnRoutes:
         known = self._priced.get(route.version)
         if known is None:
             fee = -(-route.multiplier_ppm * self._fee_ppm // PPM)
-            priced = msgspec.structs.replace(
-                route, cost=NOTHING, multiplier_ppm=fee, order=_FIRST + route.order, variants=()
-            )
+            priced = msgspec.structs.replace(route, cost=NOTHING, multiplier_ppm=fee, variants=())
             [version] = await self._register([priced])
             known = self._priced[route.version] = msgspec.structs.replace(priced, version=version)
         return known
 
 
-def _with(route: Route, own: OwnCredential) -> Route:
+def _with(route: Route, own: OwnCredential, order: int) -> Route:
     upstream = msgspec.structs.replace(route.upstream, credential=own.credential, owner=own.id)
-    return msgspec.structs.replace(route, upstream=upstream)
+    return msgspec.structs.replace(route, upstream=upstream, order=order)

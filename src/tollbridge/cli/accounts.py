@@ -7,6 +7,7 @@ import click
 from tollbridge.cli.shell import (
     DATE,
     USD,
+    actor,
     as_json,
     configured,
     print_fields,
@@ -48,7 +49,7 @@ def account_create(settings: "Settings", email: str, plan: str, credit: int | No
 
     async def make(database: "Database") -> "Account":
         return await accounts.create(
-            database, email, plan=plan, plans=settings.plans, credit=credit or 0, actor=_actor()
+            database, email, plan=plan, plans=settings.plans, credit=credit or 0, actor=actor()
         )
 
     _print_account(with_database(settings, make), as_json)
@@ -239,22 +240,12 @@ def credit_grant(
 
     async def give(database: "Database") -> "Account":
         owner = await accounts.get(database, email)
-        posted = await grant(database, owner, amount, reason=reason, actor=_actor(), idempotency_key=once)
+        posted = await grant(database, owner, amount, reason=reason, actor=actor(), idempotency_key=once)
         if posted.repeated:
             say("this grant was made before: nothing was changed")
         return await accounts.get(database, email)
 
     _print_account(with_database(settings, give), as_json)
-
-
-def _actor() -> str:
-    """Who is at the keyboard, as the journal remembers it."""
-    import getpass
-
-    try:
-        return f"cli/{getpass.getuser()}"
-    except (OSError, KeyError):  # a user id without a name, as in containers
-        return "cli"
 
 
 def _account_fields(account: "Account") -> dict[str, Any]:

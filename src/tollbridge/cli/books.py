@@ -61,15 +61,24 @@ def ledger_verify(settings: "Settings", as_json: bool) -> None:
 @ledger.command("statement")
 @click.argument("email")
 @click.option("--since", type=DATE, default=0, metavar="DATE", help="From this day on, UTC.")
+@click.option("--month", metavar="MONTH", help="A calendar month such as 2026-11, with its sums.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV (of a month).")
 @as_json
 @configured
-def ledger_statement(settings: "Settings", email: str, since: int, as_json: bool) -> None:
+def ledger_statement(
+    settings: "Settings", email: str, since: int, month: str | None, as_csv: bool, as_json: bool
+) -> None:
     """All that changed an account's balance, and what was left after each.
 
     \b
     Example:
-      tollbridge ledger statement ada@example.com --since 2027-01-01
+      tollbridge ledger statement ada@example.com --month 2026-11 --csv
     """
+    if month is not None:
+        _print_month(settings, email, month, as_csv, as_json)
+        return
+    if as_csv:
+        raise click.UsageError("--csv is of a month: add --month")
     from tollbridge.core.money import format_usd
     from tollbridge.services import accounts
     from tollbridge.services.statement import statement
@@ -91,6 +100,30 @@ def ledger_statement(settings: "Settings", email: str, since: int, as_json: bool
         print_json(lines)
     else:
         print_table(("at", "amount USD", "balance USD", "what"), [list(line.values()) for line in lines])
+
+
+def _print_month(settings: "Settings", email: str, month: str, as_csv: bool, as_json: bool) -> None:
+    from tollbridge.core.money import format_usd
+    from tollbridge.services import accounts, statements
+
+    async def read(database: "Database") -> statements.Statement:
+        found = await accounts.get(database, email)
+        return await statements.account_statement(database, found, statements.parse_month(month))
+
+    made = with_database(settings, read)
+    if as_csv:
+        sys.stdout.write(statements.statement_csv(made))
+    elif as_json:
+        print_json(statements.statement_json(made))
+    else:
+        print_fields({
+            "opening USD": format_usd(made.opening),
+            **{f"{each.kind.replace('_', ' ')} USD": format_usd(each.amount) for each in made.movements},
+            "closing USD": format_usd(made.closing),
+        })  # fmt: skip
+        click.echo()
+        rows = [(time(line.at), format_usd(line.amount), format_usd(line.balance), line.what) for line in made.lines]
+        print_table(("at", "amount USD", "balance USD", "what"), rows)
 
 
 @click.group()

@@ -48,7 +48,7 @@ def byok_add(
             owner,
             provider=provider,
             credential=credential,
-            providers=settings.providers,
+            providers=byok.providers(settings),
             label=label,
             exclusive=only,
         )

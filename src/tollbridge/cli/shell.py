@@ -129,6 +129,16 @@ USD = _Usd()
 DATE = _Date()
 
 
+def actor() -> str:
+    """Who is at the keyboard, as the journal remembers it."""
+    import getpass
+
+    try:
+        return f"cli/{getpass.getuser()}"
+    except (OSError, KeyError):  # a user id without a name, as in containers
+        return "cli"
+
+
 # --- the database -------------------------------------------------------------------------------------------------
 
 

@@ -23,13 +23,15 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     balance: int
 
 
-async def statement(database: Database, account_id: int, since: int = 0) -> AsyncIterator[Line]:
-    """All that changed an account's balance from the time `since` (milliseconds) until now, oldest first.
+async def statement(
+    database: Database, account_id: int, since: int = 0, before: int | None = None
+) -> AsyncIterator[Line]:
+    """All that changed an account's balance from the time `since` (milliseconds) until now or `before`, oldest first.
 
     With `since` the first line brings forward what was there. Read in pages, so that a long history needs little
     memory; requests that were free are left out.
     """
-    until = await database.now() + 1
+    until = await database.now() + 1 if before is None else before
     balance = await journal.total(database, account_id, since) - await usage.total(database, account_id, since)
     if since:
         yield Line(at=since, what="brought forward", amount=0, balance=balance)

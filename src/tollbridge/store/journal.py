@@ -56,13 +56,17 @@ async def post(database: Database, transaction: Transaction, op: Post, now: int)
 
 
 async def lines(database: Transaction, account_id: int, after: tuple[int, int], until: int, count: int) -> list[Line]:
-    """Up to `count` transactions of an account before the time `until`, in order, behind (time, id) `after`."""
+    """Up to `count` transactions of an account before the time `until`, in order, behind (time, id) `after`.
+
+    Those that leave its balance as it is (what a processor keeps) are none of its business.
+    """
     rows = await database.fetch(
         "SELECT journal.id, created_at, kind, reason, "
         "CAST(COALESCE(SUM(CASE WHEN book IN ($5, $6) THEN amount ELSE 0 END), 0) AS BIGINT) "
         "FROM journal JOIN entry ON entry.journal_id = journal.id "
         "WHERE account_id = $1 AND (created_at, journal.id) > ($2, $3) AND created_at < $4 "
-        "GROUP BY journal.id, created_at, kind, reason ORDER BY created_at, journal.id LIMIT $7",
+        "GROUP BY journal.id, created_at, kind, reason "
+        "HAVING SUM(CASE WHEN book IN ($5, $6) THEN amount ELSE 0 END) <> 0 ORDER BY created_at, journal.id LIMIT $7",
         *(account_id, *after, until, *(book.value for book in _CUSTOMER), count),
     )
     return [Line(id=row[0], at=row[1], kind=row[2], reason=row[3], amount=row[4]) for row in rows]

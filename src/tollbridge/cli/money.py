@@ -1,0 +1,374 @@
+"""`tollbridge payment`, `voucher` and `report`."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from tollbridge.cli.shell import (
+    DATE,
+    USD,
+    actor,
+    as_json,
+    configured,
+    print_json,
+    print_table,
+    say,
+    time,
+    with_database,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tollbridge.config import Settings
+    from tollbridge.core.payments import Payment
+    from tollbridge.services.payments import Payments
+    from tollbridge.services.statements import Period
+    from tollbridge.store.db import Database
+
+T = TypeVar("T")
+
+_COLUMNS = ("payment", "status", "amount_usd", "method", "reference", "created_at", "note")
+_month = click.option("--month", required=True, metavar="MONTH", help="A calendar month such as 2026-11, UTC.")
+_csv = click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+
+
+@click.group()
+def payment() -> None:
+    """Money that customers pay."""
+
+
+@payment.command("list")
+@click.option("--status", default="", metavar="STATUS", help="Only these: pending, processing, review, paid, …")
+@as_json
+@configured
+def payment_list(settings: "Settings", status: str, as_json: bool) -> None:
+    """The latest payments. Those in `review` are not what was ordered: look at them in the processor's dashboard.
+
+    \b
+    Example:
+      tollbridge payment list --status review
+    """
+    from tollbridge.store import payments
+
+    async def read(database: "Database") -> list[dict[str, Any]]:
+        return [_fields(each) for each in await payments.of_status(database, status, 1 << 62, 200)]
+
+    found = with_database(settings, read)
+    if as_json:
+        print_json(found)
+    else:
+        print_table(_COLUMNS, [[each[name] for name in _COLUMNS] for each in found])
+
+
+@payment.command("confirm")
+@click.argument("reference")
+@click.argument("amount", type=USD, metavar="USD")
+@configured
+def payment_confirm(settings: "Settings", reference: str, amount: int) -> None:
+    """Credit a bank transfer that has arrived. USD is what arrived: it must be what was ordered.
+
+    \b
+    Example:
+      tollbridge payment confirm TB-7HQ0SZKT2M 50
+    """
+    done = _at_till(settings, lambda till: till.confirm(reference, amount))
+    say(f"{done.public_id} is {done.status.value}")
+
+
+@payment.command("refund")
+@click.argument("payment", metavar="PAYMENT")
+@click.option("--amount", type=USD, metavar="USD", help="A part of it, tax included.  [default: all that is left]")
+@configured
+def payment_refund(settings: "Settings", payment: str, amount: int | None) -> None:
+    """Give money back, out of paid credit that was not spent. A bank transfer is only booked: send it yourself.
+
+    \b
+    Example:
+      tollbridge payment refund pay_7Hq0sZkT2mWb9XcLpR4vNe --amount 5
+    """
+    from tollbridge.core.money import format_usd
+    from tollbridge.services.refunds import refund
+
+    made = _at_till(settings, lambda till: refund(till, payment, amount, actor=actor()))
+    say(f"{format_usd(made.amount)} USD of {payment} go back as {made.public_id}")
+
+
+@payment.command("dismiss")
+@click.argument("payment", metavar="PAYMENT")
+@configured
+def payment_dismiss(settings: "Settings", payment: str) -> None:
+    """Close a payment that waits, or that is in review: nothing is credited.
+
+    \b
+    Example:
+      tollbridge payment dismiss pay_7Hq0sZkT2mWb9XcLpR4vNe
+    """
+    _at_till(settings, lambda till: till.dismiss(payment))
+    say(f"{payment} is closed, and nothing was credited")
+
+
+@click.group()
+def voucher() -> None:
+    """Codes that are worth credit once."""
+
+
+@voucher.command("create")
+@click.argument("amount", type=USD, metavar="USD")
+@click.option("--count", type=int, default=1, show_default=True, help="How many.")
+@click.option("--paid", is_flag=True, help="Somebody has paid for them: paid credit, not a gift.")
+@click.option("--expires", type=DATE, metavar="DATE", help="When they end: that day's first moment, UTC.")
+@click.option("--note", default="", help="What they are for; only you see it.")
+@configured
+def voucher_create(settings: "Settings", amount: int, count: int, paid: bool, expires: int | None, note: str) -> None:
+    """Make codes worth USD each. They are printed one a line, and never again.
+
+    \b
+    Example:
+      tollbridge voucher create 10 --count 50 --expires 2027-01-01
+    """
+    from tollbridge.services import vouchers
+
+    kind = vouchers.PAID if paid else vouchers.PROMO
+    made = with_database(
+        settings,
+        lambda database: vouchers.create(
+            database, amount, kind=kind, count=count, expires_at=expires, note=note, actor=actor()
+        ),
+    )
+    for each in made:
+        click.echo(each.code)
+
+
+@voucher.command("list")
+@as_json
+@configured
+def voucher_list(settings: "Settings", as_json: bool) -> None:
+    """The latest vouchers: of a code only its end is kept.
+
+    \b
+    Example:
+      tollbridge voucher list
+    """
+    from tollbridge.core.money import format_usd
+    from tollbridge.services import vouchers
+
+    found = [
+        {
+            "id": each.id,
+            "code": each.hint,
+            "kind": each.kind,
+            "amount_usd": format_usd(each.amount),
+            "status": "redeemed" if each.redeemed_at else "withdrawn" if each.withdrawn_at else "open",
+            "expires_at": time(each.expires_at) if each.expires_at else None,
+            "note": each.note,
+        }
+        for each in with_database(settings, vouchers.listed)
+    ]
+    if as_json:
+        print_json(found)
+    else:
+        head = ("id", "code", "kind", "amount USD", "status", "expires", "note")
+        print_table(head, [[str(value or "") for value in each.values()] for each in found])
+
+
+@voucher.command("withdraw")
+@click.argument("id_", metavar="ID")
+@configured
+def voucher_withdraw(settings: "Settings", id_: str) -> None:
+    """Make a voucher worthless that was not redeemed.
+
+    \b
+    Example:
+      tollbridge voucher withdraw 17
+    """
+    from tollbridge.errors import InvalidRequest
+    from tollbridge.services import vouchers
+
+    if not id_.isascii() or not id_.isdecimal() or len(id_) > 15:
+        raise InvalidRequest(f"an id is a number of `voucher list`, not {id_[:20]!r}", param="id")
+    with_database(settings, lambda database: vouchers.withdraw(database, int(id_)))
+    say(f"voucher {id_} is worth nothing any more")
+
+
+@click.group()
+def report() -> None:
+    """What the operator earns and owes."""
+
+
+@report.command("margin")
+@_month
+@click.option("--by", default="model", show_default=True, metavar="WHAT", help="day, model, provider or account.")
+@_csv
+@as_json
+@configured
+def report_margin(settings: "Settings", month: str, by: str, as_csv: bool, as_json: bool) -> None:
+    """Revenue, cost and margin of a month.
+
+    \b
+    Example:
+      tollbridge report margin --month 2026-11 --by provider
+    """
+    from tollbridge.core.money import format_usd
+    from tollbridge.services.margins import margins
+
+    rows = [
+        {
+            by: row.name,
+            "requests": row.requests,
+            "tokens_in": row.prompt,
+            "tokens_out": row.output,
+            "charged_usd": format_usd(row.charged),
+            "of_it_promo_usd": format_usd(row.promo),
+            "lost_usd": format_usd(row.lost),
+            "cost_usd": format_usd(row.cost),
+            "margin_usd": format_usd(row.margin),
+        }
+        for row in with_database(settings, lambda database: margins(database, _period(month), by))
+    ]
+    _print(rows, as_csv, as_json)
+
+
+@report.command("drift")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--provider", required=True, metavar="NAME", help="Whose invoice it is: a name from `providers`.")
+@_month
+@_csv
+@as_json
+@configured
+def report_drift(settings: "Settings", file: Path, provider: str, month: str, as_csv: bool, as_json: bool) -> None:
+    """Compare a provider's invoice with the books, model by model.
+
+    FILE is CSV whose first line names the columns `model` (the provider's name of it) and `amount_usd`.
+
+    \b
+    Example:
+      tollbridge report drift invoice.csv --provider deepseek --month 2026-11
+    """
+    from tollbridge.core.money import format_usd
+    from tollbridge.errors import ConfigError
+    from tollbridge.services.margins import drift
+
+    try:
+        text = file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read as text") from error
+    rows = [
+        {
+            "model": row.model,
+            "invoiced_usd": format_usd(row.invoiced),
+            "recorded_usd": format_usd(row.recorded),
+            "difference_usd": format_usd(row.difference),
+            "percent": "" if row.ppm is None else f"{format_usd(row.ppm * 100_000)}",
+        }
+        for row in with_database(settings, lambda database: drift(database, _period(month), provider, text))
+    ]
+    _print(rows, as_csv, as_json)
+
+
+@report.command("trial-balance")
+@_month
+@_csv
+@as_json
+@configured
+def report_trial_balance(settings: "Settings", month: str, as_csv: bool, as_json: bool) -> None:
+    """Every ledger account before, during and after a month. Credits are positive.
+
+    \b
+    Example:
+      tollbridge report trial-balance --month 2026-11
+    """
+    from tollbridge.core.money import format_usd
+    from tollbridge.services.statements import trial_balance
+
+    rows = [
+        {
+            "book": line.book.value,
+            "opening_usd": format_usd(line.opening),
+            "moved_usd": format_usd(line.moved),
+            "closing_usd": format_usd(line.closing),
+        }
+        for line in with_database(settings, lambda database: trial_balance(database, _period(month)))
+    ]
+    _print(rows, as_csv, as_json)
+
+
+@report.command("journal")
+@_month
+@configured
+def report_journal(settings: "Settings", month: str) -> None:
+    """Every entry of a month as CSV, for accountants: the journal's, and those that requests stand for.
+
+    \b
+    Example:
+      tollbridge report journal --month 2026-11 > journal.csv
+    """
+    from tollbridge.services.statements import JOURNAL_HEAD, journal_lines, journal_row, to_csv
+
+    async def write(database: "Database") -> None:
+        sys.stdout.write(to_csv([JOURNAL_HEAD]))
+        async for line in journal_lines(database, _period(month)):
+            sys.stdout.write(to_csv([journal_row(line)]))
+
+    with_database(settings, write)
+
+
+def _period(month: str) -> "Period":
+    from tollbridge.services.statements import parse_month
+
+    return parse_month(month)
+
+
+def _print(rows: list[dict[str, Any]], as_csv: bool, as_json: bool) -> None:
+    from tollbridge.services.statements import to_csv
+
+    head = list(rows[0]) if rows else []
+    if as_json:
+        print_json(rows)
+    elif as_csv:
+        sys.stdout.write(to_csv([head, *([str(value) for value in row.values()] for row in rows)]))
+    elif rows:
+        print_table(head, [list(row.values()) for row in rows])
+    else:
+        say("there is nothing in this month")
+
+
+def _at_till(settings: "Settings", use: "Callable[[Payments], Awaitable[T]]") -> T:
+    """What `use` returns, given the payments of this gateway. Receipts are left to the serving process to send."""
+    from tollbridge.services import secrets
+    from tollbridge.services.mail import Post
+    from tollbridge.services.payments import open_payments
+
+    url = f"http://{settings.host}:{settings.port}"
+
+    async def run(database: "Database") -> T:
+        till = open_payments(database, settings, url, Post(database, secrets.load(settings), None))
+        try:
+            return await use(till)
+        finally:
+            await till.close()
+
+    return with_database(settings, run)
+
+
+def _fields(each: "Payment") -> dict[str, Any]:
+    from tollbridge.core.money import format_usd
+
+    return {
+        "payment": each.public_id,
+        "status": each.status.value,
+        "amount_usd": format_usd(each.amount),
+        "tax_usd": format_usd(each.tax),
+        "fee_usd": format_usd(each.fee),
+        "method": each.method,
+        "origin": each.origin.value,
+        "reference": each.external_id or "",
+        "created_at": time(each.created_at),
+        "paid_at": time(each.paid_at) if each.paid_at else None,
+        "note": each.note,
+    }
+
+
+COMMANDS = (payment, voucher, report)

@@ -1,0 +1,169 @@
+"""What the operator earns: revenue, cost and margin, and whether providers bill what the books say they do."""
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from tollbridge.core.money import PPM, parse_usd
+from tollbridge.errors import InvalidRequest
+from tollbridge.services.statements import Period, model_of
+from tollbridge.store import reports
+from tollbridge.store.db import Database, Transaction
+from tollbridge.store.reports import Late, Sums
+
+BY = ("day", "model", "provider", "account")
+_MOST_LINES = 1_000_000
+
+
+class Margin(msgspec.Struct, frozen=True, kw_only=True):
+    """One group's requests in a period. `charged` is what customers were charged, `promo` the gifts in it.
+
+    `lost`: used, but not to be charged any more. Tokens are counts, amounts nano-USD.
+    """
+
+    name: str
+    requests: int = 0
+    prompt: int = 0
+    output: int = 0
+    charged: int = 0
+    promo: int = 0
+    lost: int = 0
+    cost: int = 0
+
+    @property
+    def revenue(self) -> int:
+        """What was charged and paid for."""
+        return self.charged - self.promo
+
+    @property
+    def margin(self) -> int:
+        return self.revenue - self.cost
+
+
+class Drift(msgspec.Struct, frozen=True, kw_only=True):
+    """One model at one provider: what it billed, and what the books say it should have. nano-USD.
+
+    `ppm`: the difference in parts per million of the books; None: the books have nothing.
+    """
+
+    model: str
+    invoiced: int
+    recorded: int
+
+    @property
+    def difference(self) -> int:
+        return self.invoiced - self.recorded
+
+    @property
+    def ppm(self) -> int | None:
+        return self.difference * PPM // self.recorded if self.recorded else None
+
+
+async def margins(database: Database, period: Period, by: str) -> list[Margin]:
+    """Revenue, cost and margin of a period by `day`, `model`, `provider` or `account`; late ends included."""
+    if by not in BY:
+        raise InvalidRequest(f"a report is by {', '.join(BY)}", param="by")
+    async with database.snapshot() as view:
+        name = await _names(view, by)
+        sums = await _sums(view, period, by)
+        late = await reports.late(view, period.since, period.until)
+    found: dict[str, Margin] = {}
+    for each in sums:
+        _add(found, name(each.group), each, requests=each.requests, prompt=each.prompt, output=each.output)
+    for more in late:
+        _add(found, name(_group(more, by)), more)
+    ordered = sorted(found.values(), key=lambda row: row.name)
+    return ordered if by == "day" else sorted(ordered, key=lambda row: -row.charged)
+
+
+async def drift(database: Database, period: Period, provider: str, invoice: str) -> list[Drift]:
+    """Compare a provider's invoice with the books, model by model, the largest difference first.
+
+    `invoice` is CSV with a head: a column `model` (the provider's own name of it) and a column `amount_usd`, `cost`
+    or `amount`; lines of one model are added up. InvalidRequest: it is no such file, or the provider is not known.
+    """
+    billed = read_invoice(invoice)
+    async with database.snapshot() as view:
+        terms = await reports.price_terms(view)
+        sums = await reports.by_price(view, period.since, period.until)
+        late = await reports.late(view, period.since, period.until)
+    theirs = {id_: each for id_, each in terms.items() if model_of(each, "provider") == provider}
+    if not theirs:
+        raise InvalidRequest(f"no request was ever priced for the provider {provider[:60]!r}", param="provider")
+    recorded: dict[str, int] = {}
+    costs = [*((each.group, each.cost) for each in sums), *((each.price_version, each.cost) for each in late)]
+    for version, cost in costs:
+        if version in theirs:
+            model = model_of(theirs[version], "upstream_model")
+            recorded[model] = recorded.get(model, 0) + cost
+    rows = [
+        Drift(model=model, invoiced=billed.get(model, 0), recorded=recorded.get(model, 0))
+        for model in {*billed, *(model for model, cost in recorded.items() if cost)}
+    ]
+    return sorted(rows, key=lambda row: (-abs(row.difference), row.model))
+
+
+def read_invoice(text: str) -> dict[str, int]:
+    """Nano-USD by model, from a provider's CSV. InvalidRequest names the line."""
+    reader = csv.reader(io.StringIO(text.removeprefix("\ufeff")))
+    head = [name.strip().lower() for name in next(reader, [])]
+    amount = next((name for name in ("amount_usd", "cost_usd", "cost", "amount") if name in head), None)
+    if "model" not in head or amount is None:
+        raise InvalidRequest("the first line names the columns: model and amount_usd", param="file")
+    model_at, amount_at = head.index("model"), head.index(amount)
+    billed: dict[str, int] = {}
+    for row in reader:
+        if not any(row):
+            continue
+        if reader.line_num > _MOST_LINES or len(row) <= max(model_at, amount_at):
+            raise InvalidRequest(f"line {reader.line_num} has too few columns", param="file")
+        model = row[model_at].strip()
+        billed[model] = billed.get(model, 0) + _amount(row[amount_at], reader.line_num)
+    return billed
+
+
+def _amount(text: str, line: int) -> int:
+    """An amount as invoices write it: with a sign of currency or of credit, and with commas between thousands."""
+    plain = text.strip().replace("$", "").replace(",", "").strip()
+    sign = -1 if plain.startswith("-") else 1
+    try:
+        return sign * parse_usd(plain.removeprefix("-"))
+    except ValueError as error:
+        raise InvalidRequest(f"line {line}: {error}", param="file") from None
+
+
+async def _names(view: Transaction, by: str) -> Callable[[int], str]:
+    if by == "day":
+        return lambda day: datetime.fromtimestamp(day * 86_400, UTC).strftime("%Y-%m-%d")
+    if by == "account":
+        emails = await reports.emails(view)
+        return lambda account: emails.get(account, f"account {account}")
+    terms = await reports.price_terms(view)
+    return lambda version: model_of(terms.get(version), by)
+
+
+async def _sums(view: Transaction, period: Period, by: str) -> Sequence[Sums]:
+    if by == "day":
+        return await reports.by_day(view, period.since, period.until)
+    if by == "account":
+        return await reports.by_account(view, period.since, period.until)
+    return await reports.by_price(view, period.since, period.until)
+
+
+def _group(late: Late, by: str) -> int:
+    return {"day": late.day, "account": late.account_id}.get(by, late.price_version)
+
+
+def _add(found: dict[str, Margin], name: str, more: Sums | Late, **counts: int) -> None:
+    before = found.get(name, Margin(name=name))
+    added: Mapping[str, int] = {
+        "charged": before.charged + more.charge,
+        "promo": before.promo + more.promo,
+        "lost": before.lost + more.loss,
+        "cost": before.cost + more.cost,
+        **{field: getattr(before, field) + count for field, count in counts.items()},
+    }
+    found[name] = msgspec.structs.replace(before, **added)

@@ -1,0 +1,297 @@
+"""Books on paper: an account's month, the trial balance of a period, the journal as lines.
+
+    month = parse_month("2026-11")
+    statement = await account_statement(database, account, month)     # opening + all movements = closing
+    text = statement_csv(statement)
+
+Amounts are nano-USD; in CSV they are decimal USD to the last digit. Months and days are UTC.
+"""
+
+import csv
+import io
+import re
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from tollbridge.core.ledger import Book, EndRow, Kind, Record, usage_entries
+from tollbridge.core.money import format_usd
+from tollbridge.errors import InvalidRequest
+from tollbridge.services.statement import statement
+from tollbridge.store import journal, reports, usage
+from tollbridge.store.accounts import Account
+from tollbridge.store.db import Database, Transaction
+from tollbridge.store.reports import Sums
+from tollbridge.values import Outcome
+
+_MONTH = re.compile(r"(20[0-9]{2})-(0[1-9]|1[0-2])")
+_PAGE = 1_000
+# What a spreadsheet would take for a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+class Period(msgspec.Struct, frozen=True):
+    """From a time on and before another, in milliseconds; `name` is how it was asked for."""
+
+    name: str
+    since: int
+    until: int
+
+
+class Movement(msgspec.Struct, frozen=True):
+    """What one kind of transaction, or usage, did to the balance in all."""
+
+    kind: str
+    amount: int
+
+
+class ModelUse(msgspec.Struct, frozen=True):
+    """What one model was used for."""
+
+    model: str
+    requests: int
+    prompt: int
+    output: int
+    charge: int
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One change of the balance, and what was left after it."""
+
+    at: int
+    what: str
+    amount: int
+    balance: int
+
+
+class Statement(msgspec.Struct, frozen=True, kw_only=True):
+    """An account's month: `opening` plus all `movements` is `closing`, and so it is with the lines."""
+
+    email: str
+    period: Period
+    opening: int
+    closing: int
+    movements: tuple[Movement, ...]
+    models: tuple[ModelUse, ...]
+    lines: tuple[Line, ...]
+
+
+class TrialLine(msgspec.Struct, frozen=True):
+    """One ledger account over a period: credits are positive. All lines together are zero in each column."""
+
+    book: Book
+    opening: int
+    moved: int
+
+    @property
+    def closing(self) -> int:
+        return self.opening + self.moved
+
+
+class JournalLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry. `id` is the transaction's: its number, or `usage/` and the number of a request's hold."""
+
+    id: str
+    at: int
+    kind: str
+    email: str
+    book: str
+    amount: int
+    reason: str = ""
+    actor: str = ""
+
+
+def parse_month(text: str) -> Period:
+    """A calendar month such as `2026-11`. InvalidRequest: it is none."""
+    found = _MONTH.fullmatch(text)
+    if found is None:
+        raise InvalidRequest(f"a month is like 2026-11, not {text[:20]!r}", param="month")
+    year, month = int(found[1]), int(found[2])
+    following = (year + 1, 1) if month == 12 else (year, month + 1)
+    return Period(text, _start(year, month), _start(*following))
+
+
+def month_of(at: int) -> str:
+    """The month of a time in milliseconds, as `parse_month` reads it."""
+    return datetime.fromtimestamp(at // 1000, UTC).strftime("%Y-%m")
+
+
+def _start(year: int, month: int) -> int:
+    return int(datetime(year, month, 1, tzinfo=UTC).timestamp()) * 1000
+
+
+# --- one account --------------------------------------------------------------------------------------------------
+
+
+async def account_statement(database: Database, account: Account, period: Period) -> Statement:
+    """What came, what went and what was left, with each change in its order."""
+    async with database.snapshot() as view:
+        opening = await journal.total(view, account.id, period.since) - await usage.total(
+            view, account.id, period.since
+        )
+        kinds = await reports.kinds(view, account.id, period.since, period.until)
+        used = await reports.of_account(view, account.id, period.since, period.until)
+        terms = await reports.price_terms(view)
+    late = kinds.pop(Kind.LATE, 0)
+    spent = late - sum(each.charge for each in used)
+    movements = [Movement(kind, amount) for kind, amount in sorted(kinds.items()) if amount]
+    movements.append(Movement("usage", spent))
+    lines = tuple(
+        [
+            Line(line.at, line.what, line.amount, line.balance)
+            async for line in statement(database, account.id, period.since, period.until)
+        ]
+    )
+    return Statement(
+        email=account.email,
+        period=period,
+        opening=opening,
+        closing=opening + sum(each.amount for each in movements),
+        movements=tuple(movements),
+        models=_models(used, terms),
+        lines=lines,
+    )
+
+
+def _models(used: Iterable[Sums], terms: dict[int, str]) -> tuple[ModelUse, ...]:
+    by_model: dict[str, ModelUse] = {}
+    for each in used:
+        name = model_of(terms.get(each.group))
+        before = by_model.get(name, ModelUse(name, 0, 0, 0, 0))
+        by_model[name] = ModelUse(
+            name,
+            before.requests + each.requests,
+            before.prompt + each.prompt,
+            before.output + each.output,
+            before.charge + each.charge,
+        )
+    return tuple(sorted(by_model.values(), key=lambda use: -use.charge))
+
+
+def model_of(terms: str | None, name: str = "model") -> str:
+    """A field of a price version's terms; requests that cost nothing may have none."""
+    return str(msgspec.json.decode(terms, type=dict[str, object]).get(name, "")) if terms else "(no price)"
+
+
+def statement_csv(made: Statement) -> str:
+    """The statement as CSV, for spreadsheets: its lines between the opening and the closing balance."""
+    rows: list[Sequence[str]] = [("at", "what", "amount_usd", "balance_usd")]
+    rows.append((_time(made.period.since), "opening balance", "", format_usd(made.opening)))
+    rows += [
+        (_time(line.at), _text(line.what), format_usd(line.amount), format_usd(line.balance)) for line in made.lines
+    ]
+    rows.append((_time(made.period.until), "closing balance", "", format_usd(made.closing)))
+    return to_csv(rows)
+
+
+def statement_json(made: Statement) -> dict[str, object]:
+    """The statement as it stands in JSON: amounts as decimal texts."""
+    return {
+        "account": made.email,
+        "month": made.period.name,
+        "opening_usd": format_usd(made.opening),
+        "closing_usd": format_usd(made.closing),
+        "movements": [{"kind": each.kind, "amount_usd": format_usd(each.amount)} for each in made.movements],
+        "models": [
+            {
+                "model": each.model,
+                "requests": each.requests,
+                "tokens_in": each.prompt,
+                "tokens_out": each.output,
+                "charged_usd": format_usd(each.charge),
+            }
+            for each in made.models
+        ],
+        "lines": [
+            {
+                "at": _time(line.at),
+                "what": line.what,
+                "amount_usd": format_usd(line.amount),
+                "balance_usd": format_usd(line.balance),
+            }
+            for line in made.lines
+        ],
+    }
+
+
+# --- the operator's books -----------------------------------------------------------------------------------------
+
+
+async def trial_balance(database: Database, period: Period) -> list[TrialLine]:
+    """Every ledger account at the beginning of a period, what moved, and so at its end."""
+    async with database.snapshot() as view:
+        opening = await _moved(view, 0, period.since)
+        moved = await _moved(view, period.since, period.until)
+    return [TrialLine(book, opening.get(book, 0), moved.get(book, 0)) for book in Book]
+
+
+async def _moved(view: Transaction, since: int, until: int) -> dict[Book, int]:
+    moved = await reports.books(view, since, until)
+    for each in await reports.by_account(view, since, until):
+        for entry in _entries(each.charge, each.promo, each.loss, each.cost):
+            moved[entry[0]] = moved.get(entry[0], 0) + entry[1]
+    return moved
+
+
+async def journal_lines(database: Database, period: Period) -> AsyncIterator[JournalLine]:
+    """Every entry of a period: the journal's in its order, then those that requests stand for."""
+    async with database.snapshot() as view:
+        after = (0, -1)
+        while rows := await reports.entries(view, period.since, period.until, after, _PAGE):
+            for id_, _, at, kind, email, book, amount, reason, actor, _ in rows:
+                yield JournalLine(
+                    id=str(id_),
+                    at=at,
+                    kind=kind,
+                    email=email or "",
+                    book=book,
+                    amount=amount,
+                    reason=reason,
+                    actor=actor,
+                )
+            after = (rows[-1][0], rows[-1][1])
+        last = 0
+        while rows := await reports.ends(view, period.since, period.until, last, _PAGE):
+            for hold, at, email, charge, promo, loss, cost in rows:
+                for book, amount in _entries(charge, promo, loss, cost):
+                    yield JournalLine(
+                        id=f"usage/{hold}", at=at, kind="usage", email=email or "", book=book, amount=amount
+                    )
+            last = rows[-1][0]
+
+
+def journal_row(line: JournalLine) -> tuple[str, ...]:
+    """A line of the journal for CSV, under JOURNAL_HEAD."""
+    return (
+        *(line.id, _time(line.at), line.kind, line.email, line.book, format_usd(line.amount)),
+        *(_text(line.reason), _text(line.actor)),
+    )
+
+
+JOURNAL_HEAD = ("transaction", "at", "kind", "account", "book", "amount_usd", "reason", "actor")
+
+
+def to_csv(rows: Iterable[Sequence[str]]) -> str:
+    """RFC 4180, with line ends as it wants them."""
+    out = io.StringIO()
+    csv.writer(out).writerows(rows)
+    return out.getvalue()
+
+
+def _entries(charge: int, promo: int, loss: int, cost: int) -> list[tuple[Book, int]]:
+    """The entries of a request, or of many in one."""
+    record = Record(started_at=0, duration_ms=0, price_version=0, cost=cost, outcome=Outcome.COMPLETED)
+    end = EndRow(
+        hold=0, account_id=0, key_id=0, ended_at=0, held=0, charge=charge, promo=promo, loss=loss, record=record
+    )
+    return [(entry.book, entry.amount) for entry in usage_entries(end)]
+
+
+def _time(at: int) -> str:
+    return datetime.fromtimestamp(at // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _text(text: str) -> str:
+    """Free text that no spreadsheet computes."""
+    return f"'{text}" if text.startswith(_FORMULA) else text

@@ -1,0 +1,130 @@
+"""Sums over the books for reports. A period is from a time on (milliseconds) and before another.
+
+They read all rows of the period: ask within `Database.snapshot()`, where nobody waits for it.
+"""
+
+import msgspec
+
+from tollbridge.core.ledger import Book
+from tollbridge.store.db import Row, Transaction
+
+DAY_MS = 86_400_000
+
+# Requests by what they are grouped by. First column: the group.
+_SUMS = (
+    "COUNT(*), CAST(SUM(input + cache_read + cache_write + cache_write_1h) AS BIGINT), CAST(SUM(output) AS BIGINT), "
+    "CAST(SUM(charge) AS BIGINT), CAST(SUM(promo) AS BIGINT), CAST(SUM(loss) AS BIGINT), CAST(SUM(cost) AS BIGINT)"
+)
+_WITHIN = "FROM usage WHERE ended_at >= $1 AND ended_at < $2"
+_BY_DAY = f"SELECT ended_at / 86400000, {_SUMS} {_WITHIN} GROUP BY ended_at / 86400000"
+_BY_PRICE = f"SELECT price_version, {_SUMS} {_WITHIN} GROUP BY price_version"
+_BY_ACCOUNT = f"SELECT account_id, {_SUMS} {_WITHIN} GROUP BY account_id"
+_OF_ACCOUNT = f"SELECT price_version, {_SUMS} {_WITHIN} AND account_id = $3 GROUP BY price_version"
+# Ends that came after the sweep: the difference to what the usage row says.
+_LATE = """
+SELECT journal.created_at / 86400000, usage.price_version, journal.account_id,
+  CAST(-SUM(CASE WHEN book IN ('customer_paid', 'customer_promo') THEN amount ELSE 0 END) AS BIGINT),
+  CAST(-SUM(CASE WHEN book = 'customer_promo' THEN amount ELSE 0 END) AS BIGINT),
+  CAST(-SUM(CASE WHEN book = 'loss' THEN amount ELSE 0 END) AS BIGINT),
+  CAST(-SUM(CASE WHEN book = 'provider_cost' THEN amount ELSE 0 END) AS BIGINT)
+FROM journal JOIN entry ON journal_id = journal.id
+JOIN usage ON usage.hold_id = CAST(SUBSTR(idempotency_key, 6) AS BIGINT)
+WHERE journal.kind = 'late' AND journal.created_at >= $1 AND journal.created_at < $2
+GROUP BY journal.id, journal.created_at, usage.price_version, journal.account_id
+"""
+_KINDS = """
+SELECT kind, CAST(SUM(amount) AS BIGINT) FROM journal JOIN entry ON journal_id = journal.id
+WHERE account_id = $3 AND created_at >= $1 AND created_at < $2 AND book IN ('customer_paid', 'customer_promo')
+GROUP BY kind
+"""
+_BOOKS = """
+SELECT book, CAST(SUM(amount) AS BIGINT) FROM journal JOIN entry ON journal_id = journal.id
+WHERE created_at >= $1 AND created_at < $2 GROUP BY book
+"""
+_ENTRIES = """
+SELECT journal.id, line, journal.created_at, kind, email, book, amount, reason, actor, idempotency_key
+FROM journal JOIN entry ON journal_id = journal.id LEFT JOIN account ON account.id = journal.account_id
+WHERE journal.created_at >= $1 AND journal.created_at < $2 AND (journal.id, line) > ($3, $4) ORDER BY journal.id, line LIMIT $5
+"""
+_USAGE = """
+SELECT hold_id, ended_at, email, charge, promo, loss, cost FROM usage LEFT JOIN account ON account.id = account_id
+WHERE ended_at >= $1 AND ended_at < $2 AND hold_id > $3 ORDER BY hold_id LIMIT $4
+"""
+
+
+class Sums(msgspec.Struct, frozen=True):
+    """What requests of one group add up to: tokens, and nano-USD."""
+
+    group: int
+    requests: int
+    prompt: int
+    output: int
+    charge: int
+    promo: int
+    loss: int
+    cost: int
+
+
+class Late(msgspec.Struct, frozen=True):
+    """What one late end added."""
+
+    day: int
+    price_version: int
+    account_id: int
+    charge: int
+    promo: int
+    loss: int
+    cost: int
+
+
+async def by_day(view: Transaction, since: int, until: int) -> list[Sums]:
+    """By the day's number since the epoch, UTC."""
+    return [Sums(*row) for row in await view.fetch(_BY_DAY, since, until)]
+
+
+async def by_price(view: Transaction, since: int, until: int) -> list[Sums]:
+    """By price version."""
+    return [Sums(*row) for row in await view.fetch(_BY_PRICE, since, until)]
+
+
+async def by_account(view: Transaction, since: int, until: int) -> list[Sums]:
+    """By account id."""
+    return [Sums(*row) for row in await view.fetch(_BY_ACCOUNT, since, until)]
+
+
+async def of_account(view: Transaction, account_id: int, since: int, until: int) -> list[Sums]:
+    """One account's requests by price version."""
+    return [Sums(*row) for row in await view.fetch(_OF_ACCOUNT, since, until, account_id)]
+
+
+async def late(view: Transaction, since: int, until: int) -> list[Late]:
+    return [Late(*row) for row in await view.fetch(_LATE, since, until)]
+
+
+async def kinds(view: Transaction, account_id: int, since: int, until: int) -> dict[str, int]:
+    """What each kind of journal transaction did to an account's balance."""
+    return {kind: int(amount) for kind, amount in await view.fetch(_KINDS, since, until, account_id)}
+
+
+async def books(view: Transaction, since: int, until: int) -> dict[Book, int]:
+    """What the journal moved on each ledger account, requests left out."""
+    return {Book(book): int(amount) for book, amount in await view.fetch(_BOOKS, since, until)}
+
+
+async def entries(view: Transaction, since: int, until: int, after: tuple[int, int], count: int) -> list[Row]:
+    """Lines of the journal behind (transaction, line): id, line, at, kind, email, book, amount, reason, actor, key."""
+    return await view.fetch(_ENTRIES, since, until, *after, count)
+
+
+async def ends(view: Transaction, since: int, until: int, after: int, count: int) -> list[Row]:
+    """Requests behind hold `after`: hold, at, email, charge, promo, loss, cost."""
+    return await view.fetch(_USAGE, since, until, after, count)
+
+
+async def price_terms(view: Transaction) -> dict[int, str]:
+    """The terms (JSON) of every price version."""
+    return dict(await view.fetch("SELECT id, terms FROM price_version"))
+
+
+async def emails(view: Transaction) -> dict[int, str]:
+    return dict(await view.fetch("SELECT id, email FROM account"))

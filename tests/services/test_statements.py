@@ -1,0 +1,206 @@
+"""A month on paper: every figure is the ledger's, to the last digit, whatever the month held."""
+
+import asyncio
+import csv
+import io
+import json
+import random
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import pytest
+from tests.payments.conftest import USD, Till, opened_till
+from tests.services.conftest import World, spend
+from tests.services.test_accounts import a_key
+
+from tollbridge.core.ledger import Book, End, Held, Hold, Record
+from tollbridge.errors import InvalidRequest
+from tollbridge.services import accounts, margins, statements, vouchers
+from tollbridge.services.credit import grant
+from tollbridge.services.refunds import refund
+from tollbridge.services.statements import Period
+from tollbridge.store.db import Database
+from tollbridge.store.ledger import Ledger
+from tollbridge.store.verify import verify
+from tollbridge.values import Outcome
+
+ALL = Period("all", 0, 1 << 62)
+DAY = 86_400_000
+
+
+async def busy(till: Till, ledger: Ledger, chance: random.Random) -> None:
+    """Some of everything that can happen to an account."""
+    key = await a_key(till.database, till.account)
+    payment = await till.paid(50 * USD)
+    await grant(till.database, till.account, 3 * USD + 7, reason="=welcome", actor="test", idempotency_key="g")
+    (code,) = await vouchers.create(till.database, USD, kind="paid", actor="test")
+    await vouchers.redeem(till.database, till.account, code.code)
+    for _ in range(20):
+        await spend(ledger, till.account.id, key, chance.randrange(1, USD // 3))
+    await late(ledger, till.account.id, key)
+    await refund(till.ways, payment.public_id, 5 * USD, actor="test")
+    dispute = till.stripe.dispute((await till.ways.orders(till.account))[0].intent or "", 500)
+    await till.send(*till.stripe.events)
+    till.stripe.close_dispute(dispute["id"], won=True)
+    await till.send(*till.stripe.events)
+
+
+async def late(ledger: Ledger, account: int, key: int) -> None:
+    """A request that was swept, and whose true end came after that."""
+    op = Hold(id=ledger.next_id(), account_id=account, key_id=key, want=1000, least=1000)
+    assert isinstance(await ledger.submit(op), Held)
+    for charge, outcome in ((400, Outcome.SWEPT), (1000, Outcome.COMPLETED)):
+        record = Record(started_at=0, duration_ms=1, price_version=1, input=charge, outcome=outcome, cost=charge // 2)
+        await ledger.submit(End(hold=op.id, account_id=account, key_id=key, charge=charge, record=record))
+
+
+def in_a_busy_world(world: World, look: Callable[[Till], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with opened_till(world) as till, world.serving(till.database) as ledger:
+            await busy(till, ledger, random.Random(4))
+            await look(till)
+
+    asyncio.run(main())
+
+
+def test_opening_and_movements_make_the_closing_and_the_lines_agree(world: World) -> None:
+    async def look(till: Till) -> None:
+        account = await till.state()
+        now = await till.database.now()
+        month = statements.parse_month(statements.month_of(now))
+        made = await statements.account_statement(till.database, account, month)
+        assert made.opening == 0
+        assert made.closing == account.paid + account.promo
+        assert made.lines[-1].balance == made.closing
+        assert sum(line.amount for line in made.lines) == made.closing
+        sums = {each.kind: each.amount for each in made.movements}
+        assert sums["top_up"] == 51 * USD
+        assert sums["grant"] == 3 * USD + 7
+        assert sums["refund"] == -5 * USD
+        assert "dispute" not in sums  # won: nothing moved
+        charged = await till.database.fetch("SELECT CAST(SUM(charge) AS BIGINT) FROM usage")
+        assert sums["usage"] == -charged[0][0] - 600
+        (use,) = made.models
+        assert (use.model, use.requests, use.charge) == ("deepseek-chat", 21, charged[0][0])
+        assert not any("fee" in line.what for line in made.lines)
+        following = statements.parse_month("2099-01")
+        after = await statements.account_statement(till.database, account, following)
+        assert (after.opening, after.closing, len(after.lines)) == (made.closing, made.closing, 1)
+
+    in_a_busy_world(world, look)
+
+
+def test_csv_and_json_say_the_same(sqlite_world: World) -> None:
+    async def look(till: Till) -> None:
+        period = Period("all", 0, await till.database.now() + DAY)
+        made = await statements.account_statement(till.database, till.account, period)
+        rows = list(csv.DictReader(io.StringIO(statements.statement_csv(made))))
+        data = json.loads(msgspec.json.encode(statements.statement_json(made)))
+        assert rows[0]["what"] == "opening balance"
+        assert rows[-1]["balance_usd"] == data["closing_usd"]
+        assert [row["amount_usd"] for row in rows[1:-1]] == [line["amount_usd"] for line in data["lines"]]
+
+    in_a_busy_world(sqlite_world, look)
+
+
+def test_what_people_wrote_is_no_formula(sqlite_world: World) -> None:
+    async def use(database: Database) -> None:
+        account = await accounts.create(database, "a@example.com", plans=("default",), actor="test")
+        for number, text in enumerate(("=1+1", "+1", "-1", "@x")):
+            await grant(database, account, USD, reason=text, actor=text, idempotency_key=str(number))
+        until = await database.now() + DAY
+        lines = [line async for line in statements.journal_lines(database, Period("x", 0, until))]
+        cells = [cell for line in lines for cell in statements.journal_row(line)[-2:]]
+        assert set(cells) == {"'=1+1", "'+1", "'-1", "'@x"}
+
+    sqlite_world.run(use)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "2026", "2026-13", "2026-00", "26-11", "2026-1", "2026-11-01", " 2026-11", "２０26-11"],
+    ids=repr,
+)
+def test_what_is_no_month_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="a month is like 2026-11"):
+        statements.parse_month(text)
+
+
+def test_a_month_ends_where_the_next_begins() -> None:
+    for year in (2026, 2027, 2028):
+        for month in range(1, 13):
+            name = f"{year}-{month:02d}"
+            following = f"{year + month // 12}-{month % 12 + 1:02d}"
+            assert statements.parse_month(name).until == statements.parse_month(following).since
+            assert statements.month_of(statements.parse_month(name).since) == name
+            assert statements.month_of(statements.parse_month(name).until - 1) == name
+
+
+def test_the_trial_balance_is_zero_and_is_what_verify_finds(world: World) -> None:
+    async def look(till: Till) -> None:
+        until = await till.database.now() + DAY
+        lines = await statements.trial_balance(till.database, Period("x", 0, until))
+        report = await verify(till.database)
+        assert {line.book: line.closing for line in lines} == report.trial_balance
+        assert sum(line.moved for line in lines) == 0
+        later = await statements.trial_balance(till.database, Period("y", until, until + DAY))
+        assert {line.book: line.opening for line in later} == report.trial_balance
+        assert all(line.moved == 0 for line in later)
+        journal = [line async for line in statements.journal_lines(till.database, Period("x", 0, until))]
+        by_book = dict.fromkeys(Book, 0)
+        for line in journal:
+            by_book[Book(line.book)] += line.amount
+        assert by_book == report.trial_balance
+        by_transaction: dict[str, int] = {}
+        for line in journal:
+            by_transaction[line.id] = by_transaction.get(line.id, 0) + line.amount
+        assert set(by_transaction.values()) == {0}
+
+    in_a_busy_world(world, look)
+
+
+def test_margins_are_the_ledgers_however_they_are_grouped(world: World) -> None:
+    async def look(till: Till) -> None:
+        until = await till.database.now() + DAY
+        report = await verify(till.database)
+        for by in margins.BY:
+            rows = await margins.margins(till.database, Period("x", 0, until), by)
+            assert sum(row.revenue + row.lost for row in rows) == report.trial_balance[Book.REVENUE]
+            assert sum(row.cost for row in rows) == report.trial_balance[Book.PROVIDER_PAYABLE]
+            assert sum(row.requests for row in rows) == 21
+        (model,) = await margins.margins(till.database, Period("x", 0, until), "model")
+        (provider,) = await margins.margins(till.database, Period("x", 0, until), "provider")
+        (account,) = await margins.margins(till.database, Period("x", 0, until), "account")
+        assert (model.name, provider.name, account.name) == ("deepseek-chat", "p", "ada@example.com")
+        with pytest.raises(InvalidRequest, match="by day, model, provider, account"):
+            await margins.margins(till.database, ALL, "moon")
+
+    in_a_busy_world(world, look)
+
+
+def test_an_invoice_of_a_provider_is_compared_model_by_model(sqlite_world: World) -> None:
+    async def look(till: Till) -> None:
+        period = Period("x", 0, await till.database.now() + DAY)
+        (row,) = await margins.drift(till.database, period, "p", "model,amount_usd\nm,$1.50\n")
+        recorded = (await verify(till.database)).trial_balance[Book.PROVIDER_PAYABLE]
+        assert (row.model, row.invoiced, row.recorded) == ("m", 3 * USD // 2, recorded)
+        assert row.difference == 3 * USD // 2 - recorded
+        text = '\ufeffDate,Model,Cost\n2026-11-01,other,"1,000.25"\n2026-11-02,other,-0.25\n\n'
+        rows = await margins.drift(till.database, period, "p", text)
+        assert [(each.model, each.invoiced, each.ppm) for each in rows] == [
+            ("other", 1000 * USD, None),
+            ("m", 0, -1_000_000),
+        ]
+        for wrong, why in {
+            "": "first line names the columns",
+            "a,b\n1,2\n": "first line names the columns",
+            "model,cost\nm\n": "line 2 has too few columns",
+            "model,cost\nm,1e9\n": "line 2",
+            "model,cost\nm,1.5\nm,NaN\n": "line 3",
+        }.items():
+            with pytest.raises(InvalidRequest, match=why):
+                await margins.drift(till.database, period, "p", wrong)
+        with pytest.raises(InvalidRequest, match="no request was ever priced"):
+            await margins.drift(till.database, period, "nobody", "model,cost\n")
+
+    in_a_busy_world(sqlite_world, look)

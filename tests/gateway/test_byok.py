@@ -21,6 +21,7 @@ from tests.gateway.site import (
 )
 from tests.upstream.bad_server import Peer, Request
 
+from tollbridge.errors import InvalidRequest
 from tollbridge.services import accounts, byok
 
 PRICE = 10 * INPUT_NANO + 5 * OUTPUT_NANO
@@ -62,7 +63,7 @@ async def bring(site: Site, **options: Any) -> str:
         site.database,
         site._master,
         site.account,
-        **{"provider": "up", "credential": credential, "providers": site.settings.providers, **options},
+        **{"provider": "up", "credential": credential, "providers": byok.providers(site.settings), **options},
     )
     site.gateway._forget()
     return kept.public_id
@@ -222,6 +223,45 @@ def test_the_fee_is_a_share_of_what_the_customer_would_have_paid(monkeypatch: py
             assert (await site.post(CHAT, chat())).status == 200
             [row] = await site.settled(1)
             assert row["charge"] == PRICE * 15 // 100
+
+    run(test())
+
+
+def test_nothing_of_the_operators_account_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "TOLLBRIDGE_PROVIDERS__UP__HEADERS",
+        '{ "OpenAI-Organization" = "org-ours", "X-Api-Key" = "ours", "X-Plain" = "1" }',
+    )
+    seen: list[dict[bytes, bytes]] = []
+
+    async def answer(request: Request, peer: Peer) -> None:
+        seen.append(request.headers)
+        await says(completion())(request, peer)
+
+    async def test() -> None:
+        async with Site(always(answer)) as site:
+            await site.post(CHAT, chat())
+            await bring(site)
+            await site.post(CHAT, chat())
+            ours, theirs = seen
+            assert (ours[b"openai-organization"], ours[b"x-api-key"], ours[b"x-plain"]) == (b"org-ours", b"ours", b"1")
+            assert (b"openai-organization" in theirs, b"x-api-key" in theirs) == (False, False)
+            assert theirs[b"x-plain"] == b"1"
+
+    run(test())
+
+
+def test_a_provider_that_is_shown_no_key_takes_none_of_a_customers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its calls would go on the operator's bill, for the fee alone."""
+    monkeypatch.setenv("TOLLBRIDGE_PROVIDERS__UP__AUTH", "none")
+
+    async def test() -> None:
+        async with Site(always(says(completion()))) as site:
+            with pytest.raises(InvalidRequest, match="takes a key"):
+                await bring(site)
+            await bring(site, providers=["up"])  # kept before the configuration changed
+            assert "is_byok" not in (await site.post(CHAT, chat())).json["usage"]
+            assert [row["charge"] for row in await site.settled(1)] == [PRICE]
 
     run(test())
 

@@ -5,7 +5,8 @@ the customer pays a share of the route's price as a fee. Its terms are a price v
 books can be checked in the same way.
 
 Rule 1  Connections are shared with the operator's own calls: a credential stands in the headers of one call alone.
-Rule 2  What is wrong with the credential is the customer's to mend, and opens no breaker of ours (`upstream.health`).
+Rule 2  Nothing of the operator's account goes with such a call: no header that may name or prove it.
+Rule 3  What is wrong with the credential is the customer's to mend, and opens no breaker of ours (`upstream.health`).
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,12 +14,17 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from tollbridge.core.money import PPM
+from tollbridge.upstream.auth import takes_key
 from tollbridge.values import Price, Route
 
 NOTHING = Price(input=0, output=0, cache_read=0, cache_write=0, cache_write_1h=0)
 # Before all routes that cost the full price, and each credential before the next. Routes have orders up to 1,000.
 _FIRST = -1_000_000
 _APART = 10_000
+
+
+# In the names of configured headers that say whose call it is.
+_OF_ACCOUNTS = ("auth", "key", "token", "secret", "cookie", "organization", "project", "account")
 
 
 class OwnCredential(msgspec.Struct, frozen=True):
@@ -39,8 +45,8 @@ class OwnRoutes:
     def __init__(self, fee_ppm: int, register: Callable[[Sequence[Route]], Awaitable[Sequence[int]]]) -> None:
         self._fee_ppm = fee_ppm
         self._register = register
-        # By the version of the terms that they were made of: as many as the catalog has routes.
-        self._priced: dict[int, Route] = {}
+        # By the version of the full price: as many as the catalog has.
+        self._versions: dict[int, int] = {}
 
     async def of(self, own: Sequence[OwnCredential], routes: Sequence[Route]) -> Sequence[Route]:
         """`routes`, and before them those that one of `own` pays for; these alone where a credential is the `only`."""
@@ -48,22 +54,31 @@ class OwnRoutes:
         only = False
         for place, credential in enumerate(own):
             for route in routes:
-                if route.upstream.provider == credential.provider:
-                    order = _FIRST + place * _APART + route.order
-                    made.append(_with(await self._price(route), credential, order))
+                if route.upstream.provider == credential.provider and takes_key(route.upstream.auth):
+                    made.append(await self._paid_by(credential, route, _FIRST + place * _APART + route.order))
                     only = only or credential.only
         return made if only else (*made, *routes)
 
-    async def _price(self, route: Route) -> Route:
-        known = self._priced.get(route.version)
-        if known is None:
-            fee = -(-route.multiplier_ppm * self._fee_ppm // PPM)
-            priced = msgspec.structs.replace(route, cost=NOTHING, multiplier_ppm=fee, variants=())
-            [version] = await self._register([priced])
-            known = self._priced[route.version] = msgspec.structs.replace(priced, version=version)
-        return known
+    async def _paid_by(self, own: OwnCredential, route: Route, order: int) -> Route:
+        made = msgspec.structs.replace(
+            route,
+            upstream=msgspec.structs.replace(
+                route.upstream,
+                credential=own.credential,
+                owner=own.id,
+                headers=tuple(header for header in route.upstream.headers if not _is_operators(header[0])),
+            ),
+            cost=NOTHING,
+            multiplier_ppm=-(-route.multiplier_ppm * self._fee_ppm // PPM),
+            order=order,
+            variants=(),
+        )
+        version = self._versions.get(route.version)
+        if version is None:
+            [version] = await self._register([made])
+            self._versions[route.version] = version
+        return msgspec.structs.replace(made, version=version)
 
 
-def _with(route: Route, own: OwnCredential, order: int) -> Route:
-    upstream = msgspec.structs.replace(route.upstream, credential=own.credential, owner=own.id)
-    return msgspec.structs.replace(route, upstream=upstream, order=order)
+def _is_operators(name: str) -> bool:
+    return any(word in name.lower() for word in _OF_ACCOUNTS)

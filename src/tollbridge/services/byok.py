@@ -2,6 +2,7 @@
 
 from collections.abc import Container
 
+from tollbridge.config import Settings
 from tollbridge.errors import InvalidRequest, NotFound
 from tollbridge.services.accounts import new_id
 from tollbridge.services.secrets import Secrets, belongs_to
@@ -9,12 +10,18 @@ from tollbridge.store import byok
 from tollbridge.store.accounts import Account
 from tollbridge.store.byok import NewOwn, Own
 from tollbridge.store.db import Database, Transaction, run
+from tollbridge.upstream.auth import takes_key
 
 MOST = 20
 _LONGEST_LABEL = 100
 _LONGEST_CREDENTIAL = 4_096
 # So long at least, or its last characters tell too much of it.
 _LEAST_HINTED = 16
+
+
+def providers(settings: Settings) -> list[str]:
+    """Those that a customer may bring a credential for: the configured ones that are shown a key."""
+    return [name for name, row in settings.providers.items() if takes_key(row.auth)]
 
 
 async def add(
@@ -28,14 +35,16 @@ async def add(
     label: str = "",
     exclusive: bool = False,
 ) -> Own:
-    """Keep `credential` for the account's calls to `provider`, one of the configured `providers`, from the next one on.
+    """Keep `credential` for the account's calls to `provider`, one of `providers`, from the next one on.
 
     `exclusive`: models that it serves are not called with the operator's credential when it fails. InvalidRequest: it
     cannot be. ConfigError: the database is not of this master secret.
     """
     text = credential.strip()
     if provider not in providers:
-        raise InvalidRequest(f"there is no provider {provider[:60]!r} in the configuration", param="provider")
+        raise InvalidRequest(
+            f"there is no provider {provider[:60]!r} in the configuration that takes a key", param="provider"
+        )
     if not text or len(text) > _LONGEST_CREDENTIAL or not (text.isascii() and text.isprintable()):
         raise InvalidRequest(
             f"a credential is 1 to {_LONGEST_CREDENTIAL:,} visible characters of ASCII in one line", param="credential"

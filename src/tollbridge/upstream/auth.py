@@ -75,6 +75,11 @@ def headers(upstream: Upstream) -> Headers:
     return ((b"content-type", b"application/json"), *signed, *extra)
 
 
+def takes_key(scheme: str) -> bool:
+    """Whether `scheme` shows a credential as it is, so that a customer's own can stand in its place."""
+    return scheme not in (GOOGLE, "none")
+
+
 def access_token(upstream: Upstream) -> "AccessToken | None":
     """What makes the headers of `upstream` that change; None where none do. Raises `ConfigError`."""
     if upstream.auth != GOOGLE:

@@ -141,6 +141,7 @@ async def account_statement(database: Database, account: Account, period: Period
         [
             Line(line.at, line.what, line.amount, line.balance)
             async for line in statement(database, account.id, period.since, period.until)
+            if line.amount  # what was brought forward is the opening
         ]
     )
     return Statement(

@@ -1,0 +1,119 @@
+"""Payments, vouchers and reports on the command line."""
+
+import asyncio
+import csv
+import io
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from tests.cli.conftest import Shell
+from tests.payments.conftest import USD, settings
+
+from tollbridge.core.payments import Payment
+from tollbridge.services import accounts, vouchers
+from tollbridge.services.payments import open_payments
+from tollbridge.store.db import open_database
+
+MONTH = datetime.now(UTC).strftime("%Y-%m")
+
+
+@pytest.fixture
+def bought(shell: Shell) -> Payment:
+    """Ada has ordered 50 USD by bank transfer."""
+    (shell.directory / "tollbridge.toml").write_text('[bank_transfer]\ninstructions = "Example Bank"\n')
+    shell.ok("account", "create", "ada@example.com")
+
+    async def main() -> Payment:
+        database = open_database(f"sqlite:///{shell.directory}/data/tollbridge.db")
+        await database.start()
+        account = await accounts.get(database, "ada@example.com")
+        till = open_payments(database, settings(bank_transfer__instructions="x"), "http://127.0.0.1")
+        checkout = await till.start_checkout(account, 50 * USD, method="bank_transfer")
+        await database.close()
+        return checkout.payment
+
+    return asyncio.run(main())
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_a_transfer_from_its_arrival_to_its_refund(shell: Shell, bought: Payment) -> None:
+    assert bought.external_id is not None
+    (listed,) = json.loads(shell.ok("payment", "list", "--json").out)
+    assert (listed["status"], listed["amount_usd"], listed["reference"]) == ("pending", "50", bought.external_id)
+    assert "another amount" in shell.refused("payment", "confirm", bought.external_id, "49")
+    assert "is paid" in shell.ok("payment", "confirm", bought.external_id, "50").err
+    assert "no order has the reference" in shell.refused("payment", "confirm", "TB-NONE", "50")
+    assert "5 USD of pay_" in shell.ok("payment", "refund", bought.public_id, "--amount", "5").err
+    assert "it is paid" in shell.refused("payment", "dismiss", bought.public_id)
+    assert json.loads(shell.ok("account", "show", "ada@example.com", "--json").out)["paid_usd"] == "45"
+    assert shell.ok("payment", "list", "--status", "review").out.count("\n") == 1
+    assert json.loads(shell.ok("ledger", "verify", "--json").out)["ok"]
+
+
+def test_an_order_that_was_never_paid_is_dismissed(shell: Shell, bought: Payment) -> None:
+    shell.ok("payment", "dismiss", bought.public_id)
+    (listed,) = json.loads(shell.ok("payment", "list", "--json").out)
+    assert (listed["status"], listed["note"]) == ("failed", "dismissed by the operator")
+
+
+def test_vouchers_are_made_listed_and_withdrawn(shell: Shell) -> None:
+    codes = shell.ok("voucher", "create", "10", "--count", "3", "--note", "fair", "--expires", "2099-01-01").lines
+    assert len(set(codes)) == 3
+    found = json.loads(shell.ok("voucher", "list", "--json").out)
+    assert [each["status"] for each in found] == ["open"] * 3
+    assert not any(code in shell.ok("voucher", "list").out for code in codes)
+    shell.ok("voucher", "withdraw", str(found[0]["id"]))
+    assert "no open voucher" in shell.refused("voucher", "withdraw", str(found[0]["id"]))
+    assert "an id is a number" in shell.refused("voucher", "withdraw", "x")
+
+    async def redeem() -> None:
+        database = open_database(f"sqlite:///{shell.directory}/data/tollbridge.db")
+        await database.start()
+        account = await accounts.create(database, "eve@example.com", plans=("default",), actor="test")
+        await vouchers.redeem(database, account, codes[0])
+        await database.close()
+
+    asyncio.run(redeem())
+    assert {each["status"] for each in json.loads(shell.ok("voucher", "list", "--json").out)} == {
+        "open",
+        "redeemed",
+        "withdrawn",
+    }
+
+
+def test_a_month_is_printed_in_three_ways(shell: Shell, bought: Payment) -> None:
+    shell.ok("payment", "confirm", str(bought.external_id), "50")
+    command = ("ledger", "statement", "ada@example.com", "--month", MONTH)
+    table = shell.ok(*command).out
+    assert "closing USD  50" in table
+    data: dict[str, Any] = json.loads(shell.ok(*command, "--json").out)
+    assert (data["closing_usd"], data["movements"][0]) == ("50", {"kind": "top_up", "amount_usd": "50"})
+    assert [row["balance_usd"] for row in rows(shell.ok(*command, "--csv").out)] == ["0", "50", "50"]
+    assert "add --month" in shell.refused("ledger", "statement", "ada@example.com", "--csv")
+    assert "a month is like 2026-11" in shell.refused("ledger", "statement", "ada@example.com", "--month", "May")
+
+
+def test_reports_of_a_month(shell: Shell, bought: Payment) -> None:
+    shell.ok("payment", "confirm", str(bought.external_id), "50")
+    balance = {row["book"]: row for row in rows(shell.ok("report", "trial-balance", "--month", MONTH, "--csv").out)}
+    assert balance["customer_paid"]["closing_usd"] == "50"
+    assert balance["processor_clearing"]["moved_usd"] == "-50"
+    journal = rows(shell.ok("report", "journal", "--month", MONTH).out)
+    assert {(row["book"], row["amount_usd"]) for row in journal} == {
+        ("processor_clearing", "-50"),
+        ("customer_paid", "50"),
+    }
+    assert "nothing in this month" in shell.ok("report", "margin", "--month", MONTH).err
+    assert json.loads(shell.ok("report", "margin", "--month", MONTH, "--by", "day", "--json").out) == []
+    (shell.directory / "invoice.csv").write_text("model,amount_usd\nx,1\n")
+    assert "no request was ever priced" in shell.refused(
+        "report", "drift", "invoice.csv", "--provider", "deepseek", "--month", MONTH
+    )
+    assert "cannot be read" in shell.refused(
+        "report", "drift", "nothing.csv", "--provider", "deepseek", "--month", MONTH
+    )

@@ -1,4 +1,8 @@
-"""What OpenAI's two dialects, Chat and Responses, write alike: pictures, files, formats, and reasons to end."""
+"""What OpenAI's two dialects, Chat and Responses, have alike: pictures, files, formats, citations, custom tools.
+
+A custom tool takes any text, or what a grammar allows. For models that know functions alone it is a function of one
+member, `input`.
+"""
 
 import re
 from typing import Any
@@ -8,7 +12,7 @@ from msgspec import Raw
 
 from tollbridge.errors import InvalidRequest
 from tollbridge.wire.body import NULL
-from tollbridge.wire.conversation import Cache, Citation, Document, Format, Image
+from tollbridge.wire.conversation import Cache, Citation, Document, Format, Image, Tool
 
 # Base64 is checked by whoever decodes it.
 _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[^;,]*)*;base64,", re.ASCII | re.IGNORECASE)
@@ -22,9 +26,6 @@ _MEDIA_TYPES = {
     "docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
     "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
 }
-
-# Providers say these under their own names too: `reasoning_effort` may stand beside `reasoning`.
-EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
 class CacheMark(msgspec.Struct, gc=False):
@@ -115,3 +116,45 @@ def schema_format(schema: JsonSchema) -> Format:
 def given(raw: Raw) -> Raw | None:
     """A member's JSON; None where it was not given."""
     return None if raw == NULL else raw
+
+
+# --- Custom tools ---
+
+
+class Grammar(msgspec.Struct, gc=False):
+    """What a custom tool takes. Responses has the members of `grammar` in the format itself."""
+
+    type: str | None = None
+    syntax: str | None = None
+    definition: str | None = None
+    grammar: "Grammar | None" = None
+
+
+class _Input(msgspec.Struct):
+    input: str
+
+
+_decode_input = msgspec.json.Decoder(_Input).decode
+_INPUT_SCHEMA = Raw(
+    b'{"type":"object","properties":{"input":{"type":"string"}},"required":["input"],"additionalProperties":false}'
+)
+
+
+def custom_tool(name: str, description: str, taken: Grammar | None) -> Tool:
+    rules = taken if taken is None or taken.grammar is None else taken.grammar
+    if rules is not None and rules.definition:
+        description += f"\n\n`input` must follow this {rules.syntax or ''} grammar:\n{rules.definition}"
+    return Tool(name=name, description=description, parameters=_INPUT_SCHEMA)
+
+
+def custom_arguments(text: str) -> str:
+    """A custom tool's input as the arguments of its function."""
+    return msgspec.json.encode({"input": text}).decode()
+
+
+def custom_input(arguments: str) -> str:
+    """The input of a custom tool in what a model wrote: where that is no good JSON, all of it."""
+    try:
+        return _decode_input(arguments).input
+    except msgspec.DecodeError:
+        return arguments

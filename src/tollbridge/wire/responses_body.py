@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from tollbridge.wire.body import NULL
-from tollbridge.wire.openai_parts import CacheMark, JsonSchema
+from tollbridge.wire.openai_parts import CacheMark, Grammar, JsonSchema
 from tollbridge.wire.request import RULES, ModelName, Temperature, TokenLimit, TopP
 
 MAX_ITEMS = 8_192
@@ -55,14 +55,6 @@ class Item(msgspec.Struct, gc=False):
     tools: "list[Tool] | None" = None
     summary: list[Part] | None = None
     encrypted_content: str | None = None
-
-
-class Grammar(msgspec.Struct, gc=False):
-    """What a custom tool takes: any text, or what a grammar allows."""
-
-    type: str | None = None
-    syntax: str | None = None
-    definition: str | None = None
 
 
 class Tool(msgspec.Struct, gc=False):

@@ -31,10 +31,10 @@ from tollbridge.wire.conversation import (
     ToolResult,
     Turn,
 )
-from tollbridge.wire.openai_parts import JsonSchema, cache_of, document_of, image_of, schema_format
+from tollbridge.wire.openai_parts import JsonSchema, cache_of, custom_arguments, document_of, image_of, schema_format
 from tollbridge.wire.request import Request, wrong
 from tollbridge.wire.responses_body import BODY_RULES, Body, Item, Part
-from tollbridge.wire.responses_tools import LOCAL_SHELL, TOOL_SEARCH, Tools, custom_arguments, found_tools
+from tollbridge.wire.responses_tools import LOCAL_SHELL, TOOL_SEARCH, Tools, found_tools
 
 ORIGIN = "openai_responses"
 

@@ -14,9 +14,10 @@ from tollbridge.wire import usage
 from tollbridge.wire.body import NULL
 from tollbridge.wire.conversation import Finish, Reason, Thinking
 from tollbridge.wire.exchange import Names, Receipt
+from tollbridge.wire.openai_parts import custom_input
 from tollbridge.wire.responses_body import Body
 from tollbridge.wire.responses_conversation import sealed
-from tollbridge.wire.responses_tools import Known, custom_input, search_arguments, shell_action
+from tollbridge.wire.responses_tools import Known, search_arguments, shell_action
 
 # Members that are said back as they were asked for, and what they are where nothing was asked.
 _ECHOED = {

@@ -1,31 +1,26 @@
 """Tools of Responses that are no functions, as functions, and their calls back again.
 
-A custom tool takes any text (Codex patches files with one): a function of one member, `input`. A namespace holds
+A custom tool takes any text (Codex patches files with one): see `openai_parts`. A namespace holds
 functions under a name of its own (Codex has one for each MCP server): `namespace__name`. `local_shell` runs a command
 on the caller's machine: a function as OpenAI's models were told of it. `tool_search`, where the caller runs it, finds
 tools that were not offered yet: those in what it answered are offered from then on.
 """
 
 import hashlib
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec import Raw
 
 from tollbridge.wire import conversation
-from tollbridge.wire.openai_parts import given
+from tollbridge.wire.openai_parts import custom_tool, given
 from tollbridge.wire.request import wrong
 from tollbridge.wire.responses_body import BODY_RULES, Body, Tool
-
-Kind = Literal["function", "custom", "local_shell", "tool_search"]
 
 LOCAL_SHELL = "local_shell"
 TOOL_SEARCH = "tool_search"
 # What models of every provider take as the name of a function.
 _MAX_NAME = 64
-_INPUT_SCHEMA = Raw(
-    b'{"type":"object","properties":{"input":{"type":"string"}},"required":["input"],"additionalProperties":false}'
-)
 _SHELL_SCHEMA = Raw(
     b'{"type":"object","properties":{"command":{"type":"array","items":{"type":"string"}},'
     b'"working_directory":{"type":"string"},"timeout_ms":{"type":"integer"}},"required":["command"]}'
@@ -33,15 +28,11 @@ _SHELL_SCHEMA = Raw(
 
 
 class Known(msgspec.Struct, frozen=True):
-    """A tool as the caller knows it."""
+    """A tool as the caller knows it. `kind`: function, custom, local_shell or tool_search."""
 
-    kind: Kind
+    kind: str
     name: str
     namespace: str = ""
-
-
-class _Input(msgspec.Struct):
-    input: str
 
 
 class _Exec(msgspec.Struct):
@@ -51,7 +42,6 @@ class _Exec(msgspec.Struct):
     env: dict[str, str] = {}
 
 
-_decode_input = msgspec.json.Decoder(_Input).decode
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_exec = msgspec.json.Decoder(_Exec).decode
 
@@ -92,28 +82,32 @@ class Tools:
                     self._add(f"{where}.tools[{index}]", inner, tool.name or "")
             case "local_shell":
                 about = "Runs a command on the user's machine and returns what it printed."
-                self._put(LOCAL_SHELL, Known("local_shell", LOCAL_SHELL), about, _SHELL_SCHEMA)
+                shell = conversation.Tool(name=LOCAL_SHELL, description=about, parameters=_SHELL_SCHEMA)
+                self._put(Known(LOCAL_SHELL, LOCAL_SHELL), shell)
             case "tool_search" if tool.execution == "client":
-                known = Known("tool_search", TOOL_SEARCH)
-                self._put(TOOL_SEARCH, known, tool.description or "", given(tool.parameters))
+                about, parameters = tool.description or "", given(tool.parameters)
+                search = conversation.Tool(name=TOOL_SEARCH, description=about, parameters=parameters)
+                self._put(Known(TOOL_SEARCH, TOOL_SEARCH), search)
             case _:
                 is_offered = tool.external_web_access is not None
                 (self.offered if is_offered else self.others)[where] = Raw(msgspec.json.encode(tool.type))
 
     def _function(self, tool: Tool, name: str, namespace: str) -> None:
-        about, parameters = tool.description or "", given(tool.parameters)
-        kind: Kind = "function"
+        function = self.function_of(name, namespace)
+        about, known = tool.description or "", Known(tool.type, name, namespace)
         if tool.type == "custom":
-            kind, parameters = "custom", _INPUT_SCHEMA
-            if tool.format is not None and tool.format.definition:
-                about += f"\n\n`input` must follow this {tool.format.syntax or ''} grammar:\n{tool.format.definition}"
-        self._put(self.function_of(name, namespace), Known(kind, name, namespace), about, parameters, tool.strict)
-
-    def _put(self, function: str, known: Known, about: str, parameters: Raw | None, strict: bool | None = None) -> None:
-        if function in self._known:
+            self._put(known, custom_tool(function, about, tool.format))
             return
-        self._known[function] = known
-        self.functions.append(conversation.Tool(name=function, description=about, parameters=parameters, strict=strict))
+        parameters = given(tool.parameters)
+        self._put(
+            known,
+            conversation.Tool(name=function, description=about, parameters=parameters, strict=tool.strict),
+        )
+
+    def _put(self, known: Known, function: conversation.Tool) -> None:
+        if function.name not in self._known:
+            self._known[function.name] = known
+            self.functions.append(function)
 
 
 def found_tools(tools: list[Tool]) -> str:
@@ -123,18 +117,6 @@ def found_tools(tools: list[Tool]) -> str:
         inner = [_joined(tool.name or "", one.name or "") for one in tool.tools or ()]
         names += inner or [tool.name or tool.type]
     return "You can call these now: " + ", ".join(names) if names else "Nothing was found."
-
-
-def custom_arguments(text: str) -> str:
-    return msgspec.json.encode({"input": text}).decode()
-
-
-def custom_input(arguments: str) -> str:
-    """The input of a custom tool in what a model wrote: where that is no good JSON, all of it."""
-    try:
-        return _decode_input(arguments).input
-    except msgspec.DecodeError:
-        return arguments
 
 
 def shell_action(arguments: str) -> dict[str, Any]:

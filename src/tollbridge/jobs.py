@@ -11,6 +11,7 @@ from tollbridge.services.payments import Payments
 from tollbridge.store import meta, seal
 from tollbridge.store.audit import audit
 from tollbridge.store.db import Database
+from tollbridge.store.forgetting import forget
 from tollbridge.store.ledger import Ledger
 from tollbridge.store.processes import BEAT_S, Fenced, Process
 
@@ -22,6 +23,7 @@ MONEY_S = 60.0
 MISSED_S = 600.0
 SEAL_S = 3_600.0
 AUDIT_S = 3_600.0
+FORGET_S = 3_600.0
 
 # What it is called, how many seconds lie between two turns, and what is done.
 Job = tuple[str, float, Callable[[], Awaitable[object]]]
@@ -72,6 +74,7 @@ class Jobs:
             ("changes", POLL_S, self._look_for_changes),
             ("sweep", SWEEP_S, lambda: self._process.sweep(self._ledger)),
             ("seal", SEAL_S, lambda: seal.seal(self._database)),
+            ("forget", FORGET_S, lambda: forget(self._database)),
             *self._more,
         )
         self._tasks = [asyncio.create_task(self._repeat(*job)) for job in jobs]

@@ -15,10 +15,6 @@ from tollbridge.store.mail import Letter
 
 log = logging.getLogger("tollbridge")
 
-DAY_MS = 24 * 3_600_000
-# An outbox is no archive: after that the links are void anyway.
-KEPT_MS = 7 * DAY_MS
-
 _BATCH = 20
 _POLL_S = 30.0
 _FIRST_DELAY_MS = 60_000
@@ -83,7 +79,6 @@ class Post:
         while True:
             try:
                 await self.deliver(carrier)
-                await mail.forget(self._database, await self._database.now() - KEPT_MS)
             except TollbridgeError as error:
                 log.warning("mail: %s", error)
             except Exception:

@@ -100,10 +100,5 @@ async def failed(database: Transaction, letter_id: int, error: str) -> None:
     await database.execute("UPDATE outbox SET error = $2 WHERE id = $1", letter_id, error)
 
 
-async def forget(database: Transaction, before: int) -> None:
-    """Mails of an earlier time, sent or not: their links are void."""
-    await database.execute("DELETE FROM outbox WHERE created_at < $1", before)
-
-
 def _letter(row: tuple[object, ...]) -> Letter:
     return msgspec.convert(dict(zip(Letter.__struct_fields__, row, strict=True)), Letter)

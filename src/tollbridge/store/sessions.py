@@ -86,10 +86,5 @@ async def end_oldest(transaction: Transaction, user_id: int, keep: int) -> None:
     )
 
 
-async def end_older(database: Transaction, before: int) -> None:
-    """Those that began before."""
-    await database.execute("DELETE FROM session WHERE created_at < $1", before)
-
-
 def _session(row: tuple[object, ...]) -> Session:
     return msgspec.convert(dict(zip(Session.__struct_fields__, row, strict=True)), Session)

@@ -26,8 +26,3 @@ async def add(database: Transaction, name: str, window_ms: int, now: int) -> int
 
 async def clear(database: Transaction, name: str) -> None:
     await database.execute("DELETE FROM throttle WHERE name = $1", name)
-
-
-async def forget(database: Transaction, before: int) -> None:
-    """Counts that nobody adds to any more."""
-    await database.execute("DELETE FROM throttle WHERE last < $1", before)

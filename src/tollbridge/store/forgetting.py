@@ -1,0 +1,21 @@
+"""What nobody needs any more: sessions that are over, links that are void, counts of long ago, old mail."""
+
+from tollbridge.store.db import Database
+
+DAY_MS = 86_400_000
+SESSIONS_MS = 14 * DAY_MS
+THROTTLES_MS = 2 * DAY_MS
+# An outbox is no archive: after that the links in it are void anyway.
+LETTERS_MS = 7 * DAY_MS
+# A mailbox gets its first credit once.
+KEPT = "grant-mailbox/%"
+
+
+async def forget(database: Database) -> None:
+    """Delete it, one kind after the other."""
+    now = await database.now()
+    await database.execute("DELETE FROM session WHERE created_at < $1", now - SESSIONS_MS)
+    await database.execute("DELETE FROM mail_token WHERE expires_at < $1", now)
+    await database.execute("DELETE FROM invitation WHERE expires_at < $1", now)
+    await database.execute("DELETE FROM outbox WHERE created_at < $1", now - LETTERS_MS)
+    await database.execute("DELETE FROM throttle WHERE last < $1 AND name NOT LIKE $2", now - THROTTLES_MS, KEPT)

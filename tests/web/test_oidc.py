@@ -1,0 +1,195 @@
+"""Logging in elsewhere: by a real OpenID Connect provider, and as GitHub does it."""
+
+import asyncio
+import html
+import os
+import re
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import parse_qs, urljoin, urlsplit
+
+import httpx
+import pytest
+from tests.gateway.site import Site, http, run
+from tests.upstream.bad_server import BadServer, Peer
+from tests.web.visitors import PASSWORD, Visitor, house, letters, registered, shown
+from tools.npm_install import install
+
+HERE = Path(__file__).parent / "oidc"
+
+
+@pytest.fixture(scope="session")
+def oidc_provider() -> Path:
+    """The installed `oidc-provider`."""
+    return install(HERE)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@asynccontextmanager
+async def provider(redirect: str, port: int) -> AsyncIterator[None]:
+    environment = {**os.environ, "PORT": str(port), "REDIRECT": redirect}
+    process = await asyncio.create_subprocess_exec(
+        *("node", "provider.mjs"),
+        cwd=HERE,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    try:
+        assert await process.stdout.readline() == b"ready\n"
+        yield
+    finally:
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+
+
+def config(port: int) -> str:
+    return (
+        f'[login.test]\nlabel = "Test"\nissuer = "http://127.0.0.1:{port}"\n'
+        'client_id = "tollbridge"\nclient_secret = "a-secret-of-the-test"\n'
+    )
+
+
+async def walk(visitor: Visitor, login: str, start: str = "/auth/with/test") -> httpx.Response:
+    """Through the provider's own pages and back; our answer to where it sent the visitor."""
+    response = await visitor.get(start)
+    assert response.status_code == 303
+    async with httpx.AsyncClient(trust_env=False, timeout=10) as there:
+        url = response.headers["location"]
+        response = await there.get(url)
+        for _ in range(12):
+            if "location" in response.headers:
+                url = urljoin(url, response.headers["location"])
+                if url.startswith(visitor.url):
+                    return await visitor.get(url.removeprefix(visitor.url))
+                response = await there.get(url)
+                continue
+            action = re.findall(r'action="([^"]+)"', response.text)[0]
+            fields = dict(re.findall(r'name="(\w+)" value="([^"]*)"', response.text))
+            fields |= {"login": login, "password": "x"} if fields.get("prompt") == "login" else {}
+            url = urljoin(url, html.unescape(action))
+            response = await there.post(url, data=fields)
+    raise AssertionError("the provider sends nobody back")
+
+
+@asynccontextmanager
+async def site_with_provider() -> AsyncIterator[Site]:
+    port = free_port()
+    async with house(config(port)) as site, provider(f"{site.url}/auth/with/test/back", port):
+        yield site
+
+
+def test_a_new_user_has_an_account_and_comes_back_to_it(oidc_provider: Path) -> None:
+    async def test() -> None:
+        async with site_with_provider() as site:
+            async with Visitor(site) as ada:
+                assert "Continue with Test" in shown(await ada.get("/auth/login"))
+                assert (await walk(ada, "ada", "/auth/with/test?next=/dashboard/settings")).headers["location"] == (
+                    "/dashboard/settings"
+                )
+                page = shown(await ada.get("/dashboard"))
+                assert "ada@example.com" in page
+                assert "$0.50" in page
+            async with Visitor(site) as again:
+                assert (await walk(again, "ada")).headers["location"] == "/dashboard"
+            assert await site.database.fetch('SELECT count(*) FROM "user"') == [(1,)]
+            async with Visitor(site) as unverified:
+                assert "no verified e-mail address" in shown(await walk(unverified, "unverified-eve"))
+
+    run(test())
+
+
+def test_a_verified_address_leads_to_the_user_who_has_it_but_never_to_an_operator(oidc_provider: Path) -> None:
+    async def test() -> None:
+        async with site_with_provider() as site:
+            await registered(site, "ada@example.com")
+            await registered(site, "boss@example.com")
+            await site.database.execute('UPDATE "user" SET operator = 1 WHERE email = $1', "boss@example.com")
+            async with Visitor(site) as ada, Visitor(site) as boss, Visitor(site) as thief:
+                assert (await walk(ada, "ada")).headers["location"] == "/dashboard"
+                assert (await walk(boss, "boss")).status_code == 400
+                # Nobody had shown that the address was theirs: the password that was chosen then is void.
+                assert (await thief.log_in("ada@example.com", PASSWORD)).status_code == 400
+            assert await letters(site) == []
+
+    run(test())
+
+
+def test_an_answer_counts_once_for_the_browser_that_asked(oidc_provider: Path) -> None:
+    async def test() -> None:
+        async with site_with_provider() as site, Visitor(site) as ada, Visitor(site) as eve:
+            asked = parse_qs(urlsplit((await ada.get("/auth/with/test")).headers["location"]).query)
+            assert asked["code_challenge_method"] == ["S256"]
+            assert asked["redirect_uri"] == [f"{site.url}/auth/with/test/back"]
+            assert len(asked["state"][0]) > 40
+            for visitor, state in ((eve, asked["state"][0]), (ada, "another"), (ada, "")):
+                response = await visitor.get(f"/auth/with/test/back?code=x&state={state}")
+                assert response.status_code == 400
+                assert "sid" not in visitor.client.cookies
+            await ada.get("/auth/with/test")
+            wrong = await ada.get(f"/auth/with/test/back?code=made-up&state={asked['state'][0]}")
+            assert wrong.status_code in {400, 502}
+            assert (await ada.get("/auth/with/nobody")).status_code == 404
+
+    run(test())
+
+
+def test_a_provider_that_is_away_or_talks_nonsense_is_a_page_that_says_so() -> None:
+    async def nonsense(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(
+            http(200, b'{"issuer": "http://somebody.else", "authorization_endpoint": "x", "token_endpoint": "y"}')
+        )
+
+    async def test() -> None:
+        async with house(config(free_port())) as site, Visitor(site) as visitor:
+            response = await visitor.get("/auth/with/test")
+            assert response.status_code == 502
+            assert "cannot be reached" in shown(response)
+        async with BadServer(nonsense) as server, house(config(server.port)) as site, Visitor(site) as visitor:
+            response = await visitor.get("/auth/with/test")
+            assert response.status_code == 502
+            assert "says that it is http://somebody.else" in shown(response)
+
+    run(test())
+
+
+def test_github_says_who_by_number_and_address_by_its_list() -> None:
+    mails = '[{"email":"old@example.com","primary":false,"verified":true},'
+    mails += '{"email":"ada@example.com","primary":true,"verified":true}]'
+    answers = {
+        b"/login/oauth/access_token": b'{"access_token":"gho_1","token_type":"bearer"}',
+        b"/api/v3/user": b'{"id":7,"login":"ada","email":null}',
+        b"/api/v3/user/emails": mails.encode(),
+    }
+    asked = []
+
+    async def hub(peer: Peer) -> None:
+        while True:
+            request = await peer.request()
+            asked.append(request)
+            await peer.send(http(200, answers[request.target]))
+
+    async def test() -> None:
+        async with BadServer(hub) as server:
+            settings = config(server.port).replace('label = "Test"', 'label = "GitHub"\nkind = "github"')
+            async with house(settings) as site, Visitor(site) as ada:
+                there = urlsplit((await ada.get("/auth/with/test")).headers["location"])
+                assert there.path == "/login/oauth/authorize"
+                state = parse_qs(there.query)["state"][0]
+                back = await ada.get(f"/auth/with/test/back?code=abc&state={state}")
+                assert back.headers["location"] == "/dashboard"
+                assert "ada@example.com" in shown(await ada.get("/dashboard"))
+                assert await site.database.fetch("SELECT subject FROM identity") == [("7",)]
+            assert b"code_verifier=" in asked[0].body
+            assert b"code=abc" in asked[0].body
+
+    run(test())

@@ -231,10 +231,48 @@ def test_reasoning_is_read_in_the_words_of_several_providers(fields: dict[str, A
     assert conversation(**fields).reasoning == expected
 
 
-def test_what_only_openai_runs_is_an_extra_by_its_place() -> None:
-    found = conversation(tools=[{"type": "custom", "custom": {"name": "x"}}])
-    assert set(found.extras) == {"tools[0]"}
+def test_what_a_provider_runs_itself_is_an_extra_by_its_place() -> None:
+    found = conversation(tools=[{"type": "web_search"}], tool_choice={"type": "web_search"})
+    assert set(found.extras) == {"tools[0]", "tool_choice"}
     assert found.tools == ()
+
+
+PATCH = {
+    "type": "custom",
+    "custom": {
+        "name": "patch",
+        "description": "Patches",
+        "format": {"type": "grammar", "grammar": {"syntax": "lark", "definition": "start: x"}},
+    },
+}
+
+
+def test_custom_tools_are_functions_to_the_model_and_custom_tools_to_the_caller() -> None:
+    said = {
+        "role": "assistant",
+        "tool_calls": [{"id": "c1", "type": "custom", "custom": {"name": "patch", "input": "x"}}],
+    }
+    choice = {"type": "custom", "custom": {"name": "patch"}}
+    found = conversation(
+        [said, {"role": "tool", "tool_call_id": "c1", "content": "ok"}], tools=[PATCH], tool_choice=choice
+    )
+    assert found.tools[0].name == "patch"
+    assert "start: x" in found.tools[0].description
+    assert found.tool_choice == ToolChoice(mode="one", name="patch")
+    assert found.turns[0].parts == (ToolCall(id="c1", name="patch", arguments='{"input":"x"}'),)
+    shown = rendered(*found.turns[0].parts, reason="tool_calls", asked={"tools": [PATCH]})
+    assert shown["message"]["tool_calls"] == said["tool_calls"]
+
+
+def test_a_custom_tool_s_input_is_streamed_whole() -> None:
+    writer = ChatClient().writer(request(stream=True, tools=[PATCH]), NAMES)
+    data = writer.write([ToolStart(0, "c1", "patch"), ToolDelta(0, '{"input":'), ToolDelta(0, '"x"}')])
+    read = events(data + writer.end(Tail(finishes=(Finish("tool_calls"),), usage=None, receipt=None)))
+    calls = [event["choices"][0]["delta"].get("tool_calls") for event in read[1:-2]]
+    assert calls == [
+        [{"index": 0, "id": "c1", "type": "custom", "custom": {"name": "patch", "input": ""}}],
+        [{"index": 0, "custom": {"input": "x"}}],
+    ]
 
 
 def test_parts_that_nobody_knows_keep_their_words_and_place() -> None:

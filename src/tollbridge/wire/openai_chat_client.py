@@ -4,7 +4,8 @@ Rule 1  Thoughts go out twice, as DeepSeek's clients read them (`reasoning_conte
         (`reasoning_details`, whose pieces are joined by `index`): only the latter hold the signatures without which
         some models refuse to go on, so callers send them back.
 Rule 2  A stream begins with a chunk that says the role, for each choice.
-Rule 3  Usage is where the caller expects it: see rule 3 of `openai_stream`.
+Rule 3  Calls of custom tools are told in their own form, whatever they were to the model.
+Rule 4  Usage is where the caller expects it: see rule 3 of `openai_stream`.
 """
 
 from typing import Any
@@ -35,8 +36,8 @@ from tollbridge.wire.conversation import (
 )
 from tollbridge.wire.dialect import Tail
 from tollbridge.wire.exchange import Names, Receipt
-from tollbridge.wire.openai_chat_conversation import FORMATS, hides_reasoning, is_legacy
-from tollbridge.wire.openai_parts import url_citation
+from tollbridge.wire.openai_chat_conversation import FORMATS, custom_names, hides_reasoning, is_legacy
+from tollbridge.wire.openai_parts import custom_input, url_citation
 from tollbridge.wire.request import Request
 
 _FINISH: dict[Reason, str] = {
@@ -56,11 +57,8 @@ class ChatClient:
     """See `dialect.Client`."""
 
     def render(self, request: Request, names: Names, reply: Reply, receipt: Receipt | None) -> bytes:
-        legacy, hides = is_legacy(request.fields), hides_reasoning(request.fields)
-        choices = [
-            {"index": index, **_choice(choice, legacy=legacy, hides=hides)}
-            for index, choice in enumerate(reply.choices)
-        ]
+        told = _Told(request)
+        choices = [{"index": index, **_choice(choice, told)} for index, choice in enumerate(reply.choices)]
         body: dict[str, Any] = {
             "id": Raw(names.id),
             "object": "chat.completion",
@@ -77,7 +75,16 @@ class ChatClient:
         return ChatWriter(request, names)
 
 
-def _choice(choice: Choice, *, legacy: bool, hides: bool) -> dict[str, Any]:
+class _Told:
+    """How this caller wants to be told things. `customs`: the names of its custom tools."""
+
+    def __init__(self, request: Request) -> None:
+        self.legacy = is_legacy(request.fields)
+        self.hides = hides_reasoning(request.fields)
+        self.customs = custom_names(request.fields)
+
+
+def _choice(choice: Choice, told: _Told) -> dict[str, Any]:
     texts: list[str] = []
     refusals: list[str] = []
     thoughts: list[str] = []
@@ -94,7 +101,7 @@ def _choice(choice: Choice, *, legacy: bool, hides: bool) -> dict[str, Any]:
                 annotations += (_annotation(url_citation(found, start, length)) for found in part.citations)
             case Refusal():
                 refusals.append(part.text)
-            case Thinking() if not hides:
+            case Thinking() if not told.hides:
                 thoughts.append(part.text)
                 details.append(_detail(part, len(details)))
             case ToolCall():
@@ -102,7 +109,7 @@ def _choice(choice: Choice, *, legacy: bool, hides: bool) -> dict[str, Any]:
             case Image():
                 url = part.url or f"data:{part.media_type};base64,{part.data}"
                 images.append({"type": "image_url", "image_url": {"url": url}, "index": len(images)})
-    if not hides:
+    if not told.hides:
         details += (_call_detail(call.id, call.signature, call.origin, at) for at, call in _signed(calls, len(details)))
     message: dict[str, Any] = {
         "role": "assistant",
@@ -117,14 +124,14 @@ def _choice(choice: Choice, *, legacy: bool, hides: bool) -> dict[str, Any]:
         message["reasoning_content"] = "\n".join(thoughts)
     if details:
         message["reasoning_details"] = details
-    if calls and legacy:
+    if calls and told.legacy:
         message["function_call"] = {"name": calls[0].name, "arguments": calls[0].arguments}
     elif calls:
-        message["tool_calls"] = [_call(call) for call in calls]
+        message["tool_calls"] = [_call(call, told) for call in calls]
     shown: dict[str, Any] = {
         "message": message,
         "logprobs": choice.logprobs,
-        "finish_reason": _finish_reason(choice.reason, has_refusal=bool(refusals), legacy=legacy),
+        "finish_reason": _finish_reason(choice.reason, has_refusal=bool(refusals), legacy=told.legacy),
     }
     if choice.native:
         shown["native_finish_reason"] = choice.native
@@ -143,7 +150,10 @@ def _annotation(citation: dict[str, Any]) -> dict[str, Any]:
     return {"type": "url_citation", "url_citation": citation}
 
 
-def _call(call: ToolCall) -> dict[str, Any]:
+def _call(call: ToolCall, told: _Told) -> dict[str, Any]:
+    if call.name in told.customs:
+        text = custom_input(call.arguments) if call.arguments else ""
+        return {"id": call.id, "type": "custom", "custom": {"name": call.name, "input": text}}
     shown: dict[str, Any] = {
         "id": call.id,
         "type": "function",
@@ -183,6 +193,7 @@ class _State:
         self.is_thinking = False
         self.has_refusal = False
         self.bare: set[int] = set()  # calls without arguments so far
+        self.customs: dict[int, list[str]] = {}  # arguments of calls whose input stands inside them
 
 
 class ChatWriter:
@@ -190,8 +201,7 @@ class ChatWriter:
 
     def __init__(self, request: Request, names: Names) -> None:
         self._asked = request.include_usage
-        self._legacy = is_legacy(request.fields)
-        self._hides = hides_reasoning(request.fields)
+        self._told = _Told(request)
         self._states: dict[int, _State] = {}
         self._head = b'data: {"id":%b,"object":"chat.completion.chunk","created":%b,"model":%b,"choices":[' % (
             names.id,
@@ -220,9 +230,9 @@ class ChatWriter:
                 delta = b'{"content":%b}' % _encode(event.text)
                 return begin + self._chunk(event.choice, delta, event.logprobs)
             case ThinkingDelta():
-                return begin if self._hides else begin + self._thought(event, state)
+                return begin if self._told.hides else begin + self._thought(event, state)
             case ThinkingEnd():
-                return begin if self._hides else begin + self._end_of_thought(event, state)
+                return begin if self._told.hides else begin + self._end_of_thought(event, state)
             case ToolDelta():
                 return begin + self._arguments(event, state)
             case ToolStart():
@@ -244,7 +254,7 @@ class ChatWriter:
             more["detail"] = tail.detail
         # Clients read arguments as JSON, and a call without any came without a piece of them.
         bare = [ToolDelta(call, "{}", at) for at, state in self._states.items() for call in sorted(state.bare)]
-        out = [self.write(list[Event](bare))]
+        out = [self.write(list[Event](bare)), *self._custom_inputs()]
         for position, finish in enumerate(tail.finishes):
             is_last = position == len(tail.finishes) - 1
             if self._asked:
@@ -256,6 +266,16 @@ class ChatWriter:
             out.append(self._own([], {"usage": counted}))
         out.append(sse.DONE)
         return b"".join(out)
+
+    def _custom_inputs(self) -> list[bytes]:
+        """What custom tools take goes out whole: it stands inside JSON that came in pieces."""
+        calls = [
+            (at, call, "".join(text)) for at, state in self._states.items() for call, text in state.customs.items()
+        ]
+        return [
+            self._chunk(at, _encode({"tool_calls": [{"index": call, "custom": {"input": custom_input(text)}}]}))
+            for at, call, text in calls
+        ]
 
     def fail(self, error: ApiError) -> bytes:
         choice = {"index": 0, "delta": {"content": ""}, "logprobs": None, "finish_reason": "error"}
@@ -299,20 +319,26 @@ class ChatWriter:
 
     def _call(self, event: ToolStart, state: _State) -> bytes:
         state.is_thinking = False
-        state.bare.add(event.index)
-        if self._legacy:
+        if event.name in self._told.customs:
+            state.customs[event.index] = []
+        else:
+            state.bare.add(event.index)
+        if self._told.legacy:
             return self._chunk(event.choice, _encode({"function_call": {"name": event.name, "arguments": ""}}))
         call = ToolCall(id=event.id, name=event.name, arguments="", signature=event.signature, origin=event.origin)
-        delta: dict[str, Any] = {"tool_calls": [{"index": event.index, **_call(call)}]}
-        if event.signature and not self._hides:
+        delta: dict[str, Any] = {"tool_calls": [{"index": event.index, **_call(call, self._told)}]}
+        if event.signature and not self._told.hides:
             delta["reasoning_details"] = [_call_detail(event.id, event.signature, event.origin, state.details)]
             state.details += 1
         return self._chunk(event.choice, _encode(delta))
 
     def _arguments(self, event: ToolDelta, state: _State) -> bytes:
+        if event.index in state.customs:
+            state.customs[event.index].append(event.arguments)
+            return b""
         state.bare.discard(event.index)
         text = _encode(event.arguments)
-        if self._legacy:
+        if self._told.legacy:
             return self._chunk(event.choice, b'{"function_call":{"arguments":%b}}' % text)
         delta = b'{"tool_calls":[{"index":%d,"function":{"arguments":%b}}]}' % (event.index, text)
         return self._chunk(event.choice, delta)
@@ -320,7 +346,7 @@ class ChatWriter:
     def _finish(self, finish: Finish) -> dict[str, Any]:
         state = self._states.get(finish.choice)
         has_refusal = state is not None and state.has_refusal
-        reason = _finish_reason(finish.reason, has_refusal=has_refusal, legacy=self._legacy)
+        reason = _finish_reason(finish.reason, has_refusal=has_refusal, legacy=self._told.legacy)
         choice: dict[str, Any] = {"index": finish.choice, "delta": {}, "logprobs": None, "finish_reason": reason}
         if finish.native:
             choice["native_finish_reason"] = finish.native

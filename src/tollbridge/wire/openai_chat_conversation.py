@@ -32,8 +32,11 @@ from tollbridge.wire.conversation import (
 )
 from tollbridge.wire.openai_parts import (
     CacheMark,
+    Grammar,
     JsonSchema,
     cache_of,
+    custom_arguments,
+    custom_tool,
     document_of,
     given,
     image_of,
@@ -104,10 +107,16 @@ class _ExtraContent(msgspec.Struct, gc=False):
     google: _Google | None = None
 
 
+class _Custom(msgspec.Struct, gc=False):
+    name: str
+    input: str | None = None
+
+
 class _Call(msgspec.Struct, gc=False):
     id: str | None = None
     type: str | None = None
     function: _Function | None = None
+    custom: _Custom | None = None
     extra_content: _ExtraContent | None = None
 
 
@@ -145,9 +154,16 @@ class _ToolFunction(msgspec.Struct, gc=False):
     strict: bool | None = None
 
 
+class _CustomTool(msgspec.Struct, gc=False):
+    name: str
+    description: str | None = None
+    format: Grammar | None = None
+
+
 class _Tool(msgspec.Struct, gc=False):
     type: str | None = None
     function: _ToolFunction | None = None
+    custom: _CustomTool | None = None
     cache_control: CacheMark | None = None
 
 
@@ -157,6 +173,12 @@ class _Name(msgspec.Struct, gc=False):
 
 class _Named(msgspec.Struct, gc=False):
     function: _Name | None = None
+    custom: _Name | None = None
+
+    @property
+    def name(self) -> str | None:
+        named = self.function or self.custom
+        return None if named is None else named.name
 
 
 class _Allowed(msgspec.Struct, gc=False):
@@ -164,9 +186,8 @@ class _Allowed(msgspec.Struct, gc=False):
     tools: list[_Named]
 
 
-class _ToolChoice(msgspec.Struct, gc=False):
+class _ToolChoice(_Named, gc=False):
     type: str | None = None
-    function: _Name | None = None
     allowed_tools: _Allowed | None = None
 
 
@@ -219,6 +240,7 @@ class _Body(msgspec.Struct, gc=False):
 
 
 _DECODER = msgspec.json.Decoder(_Body)
+_TOOLS = msgspec.json.Decoder(list[_Tool])
 _REASONING = msgspec.json.Decoder(_Reasoning)
 _KNOWN = frozenset(_Body.__struct_fields__) | {"model", "stream", "n", "max_tokens", "max_completion_tokens"}
 _RULES = RULES | {
@@ -233,6 +255,7 @@ _RULES = RULES | {
     "messages[].tool_calls[].function": "must be an object with name and arguments, both strings",
     "messages[].name": "must be a string",
     "tools[].function": "must be an object with a name",
+    "tools[].custom": "must be an object with a name",
     "tool_choice": 'must be "none", "auto", "required" or {"type": "function", "function": {"name": …}}',
     "parallel_tool_calls": "must be true or false",
     "response_format": 'must be an object of type "text", "json_object" or "json_schema"',
@@ -294,6 +317,14 @@ def conversation_of(request: Request) -> Conversation:
     )
 
 
+def custom_names(fields: Mapping[str, Raw]) -> frozenset[str]:
+    """The names of the caller's custom tools."""
+    raw = bytes(fields.get("tools", NULL))
+    if b'"custom"' not in raw:
+        return frozenset()
+    return frozenset(tool.custom.name for tool in _TOOLS.decode(raw) if tool.custom is not None)
+
+
 def hides_reasoning(fields: Mapping[str, Raw]) -> bool:
     """Whether the caller does not want to see what the model thought."""
     raw = fields.get("reasoning", NULL)
@@ -319,10 +350,13 @@ def _rest(fields: Mapping[str, Raw]) -> tuple[dict[str, Raw], dict[str, Raw]]:
 def _tools(body: _Body, extras: dict[str, Raw]) -> tuple[Tool, ...]:
     found = []
     for index, tool in enumerate(body.tools or ()):
+        if tool.custom is not None:
+            found.append(custom_tool(tool.custom.name, tool.custom.description or "", tool.custom.format))
+            continue
         if tool.function is None:
             if tool.type in (None, "function"):
                 raise wrong(f"tools[{index}].function", _RULES, "Missing")
-            # OpenAI's custom tools, and whatever a provider runs itself.
+            # Whatever a provider runs itself.
             extras[f"tools[{index}]"] = Raw(msgspec.json.encode(tool.type))
             continue
         found.append(_tool(tool.function, tool.cache_control))
@@ -351,10 +385,10 @@ def _choice(body: _Body, tools: tuple[Tool, ...], extras: dict[str, Raw]) -> tup
         return ToolChoice(mode="one", name=legacy.name), tools
     if isinstance(choice, str):
         return ToolChoice(mode=choice), tools
-    if choice.function is not None:
-        return ToolChoice(mode="one", name=choice.function.name), tools
+    if choice.name is not None:
+        return ToolChoice(mode="one", name=choice.name), tools
     if choice.allowed_tools is not None:
-        allowed = {tool.function.name for tool in choice.allowed_tools.tools if tool.function is not None}
+        allowed = {tool.name for tool in choice.allowed_tools.tools}
         return ToolChoice(mode=choice.allowed_tools.mode), tuple(tool for tool in tools if tool.name in allowed)
     if choice.type in (None, "function"):
         raise wrong("tool_choice", _RULES)
@@ -442,16 +476,19 @@ class _Turns:
 
     def _call(self, index: int, position: int, call: _Call, signatures: Mapping[str, str]) -> Part:
         where = f"messages[{index}].tool_calls[{position}]"
-        if call.function is None:
+        function = call.function
+        if call.custom is not None:
+            function = _Function(name=call.custom.name, arguments=custom_arguments(call.custom.input or ""))
+        if function is None:
             if call.type in (None, "function"):
                 raise wrong(f"{where}.function", _RULES, "Missing")
             return Opaque(origin=ORIGIN, json=self._raw(index, "tool_calls", position), param=where)
         if not call.id:
             raise wrong(f"{where}.id", _RULES, "Missing")
-        self._names[call.id] = call.function.name
+        self._names[call.id] = function.name
         google = None if call.extra_content is None else call.extra_content.google
         signature = (google and google.thought_signature) or signatures.get(call.id, "")
-        return _call(call.id, call.function, signature)
+        return _call(call.id, function, signature)
 
     def _content(self, index: int, message: _Message) -> tuple[Part, ...]:
         content = message.content

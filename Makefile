@@ -6,6 +6,9 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 LOCK = $(VENV)/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate $(UPGRADE)
 NODE := tests/sdk/node_modules/.installed
+# Coding agents: 350 MB of programs for one platform, and one that wants packages and a Python of its own.
+AGENTS := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),tests/sdk/cli/node_modules/.installed)
+AIDER := tests/sdk/aider/.venv/.installed
 PORT ?= 8000
 ARGS ?=
 
@@ -22,7 +25,7 @@ install-dev: $(VENV)/.dev  ## what developing needs on top of it
 serve: $(VENV)/.run  ## a gateway on http://127.0.0.1:8000 (PORT= changes it, ARGS= adds options)
 	@exec $(VENV)/bin/tollbridge serve --port $(PORT) $(ARGS)
 
-test: $(VENV)/.dev $(NODE)  ## the whole suite (ARGS= goes to pytest)
+test: $(VENV)/.dev $(NODE) $(AGENTS) $(AIDER)  ## the whole suite (ARGS= goes to pytest)
 	@tools/need.sh curl=curl
 	$(PY) -m pytest $(ARGS)
 
@@ -75,3 +78,15 @@ $(VENV)/.real: requirements/real.lock $(VENV)/.dev
 $(NODE): tests/sdk/package.json tools/npm_install.py | $(VENV)/.run
 	@tools/need.sh node=nodejs npm=npm
 	@$(PY) tools/npm_install.py tests/sdk
+
+tests/sdk/cli/node_modules/.installed: tests/sdk/cli/package.json tools/npm_install.py | $(VENV)/.run
+	@tools/need.sh node=nodejs npm=npm
+	@$(PY) tools/npm_install.py tests/sdk/cli
+
+$(AIDER): tests/sdk/aider/requirements.lock | $(VENV)/.dev
+	@echo "Installing aider into $(@D) (once) ..."
+	@if $(PY) -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; then \
+		rm -rf $(@D) && PYTHON=$(abspath $(PY)) tools/make_venv.sh $(@D) && \
+		$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $<; \
+	else mkdir -p $(@D); fi
+	@touch $@

@@ -1,0 +1,52 @@
+"""B18: the first operator gets in by a link that is printed; there is no known password."""
+
+import asyncio
+
+from tests.services.conftest import MASTER, World
+
+from tollbridge.config import Source, read
+from tollbridge.core.roles import Role
+from tollbridge.services import first_run, operators, sessions
+from tollbridge.store import accounts, mail, members, users
+from tollbridge.store.db import Database
+
+
+def test_the_first_start_has_a_link_until_there_is_a_password(world: World) -> None:
+    async def use(database: Database) -> None:
+        await first_run.begin(database, read(Source(), {}), MASTER)
+        first, second = await operators.first_link(database), await operators.first_link(database)
+        assert first is not None
+        assert second is not None
+        assert first != second
+        now = await database.now()
+        assert await mail.find_token(database, sessions.digest(first), "reset", now) is None
+        assert await mail.find_token(database, sessions.digest(second), "reset", now) is not None
+        [operator] = await users.operators(database)
+        assert (operator.email, operator.password) == (first_run.EMAIL, None)
+        account = await accounts.by_email(database, first_run.EMAIL)
+        assert account is not None
+        assert await members.role_of(database, account.id, operator.id) is Role.OWNER
+        await database.execute('UPDATE "user" SET password = $1', "$argon2id$…")
+        assert await operators.first_link(database) is None
+
+    world.run(use)
+
+
+def test_of_several_starts_at_once_none_fails(world: World) -> None:
+    async def use(database: Database) -> None:
+        async with world.opened() as second, world.opened() as third:
+            await asyncio.gather(*(operators.first_link(each) for each in (database, second, third)))
+        assert len(await users.operators(database)) == 1
+
+    world.run(use)
+
+
+def test_a_user_becomes_an_operator(sqlite_world: World) -> None:
+    async def use(database: Database) -> None:
+        await operators.link(database, "Ada@Example.com")
+        await operators.link(database, "ada@example.com")
+        [operator] = await users.operators(database)
+        assert operator.email == "ada@example.com"
+        assert "\n    http://here/auth/reset?token=abc\n" in operators.welcome("http://here", "abc")
+
+    sqlite_world.run(use)

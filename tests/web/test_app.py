@@ -1,0 +1,123 @@
+"""What every page has in common: headers, errors, files, and who is asked for what."""
+
+import asyncio
+import logging
+
+import pytest
+from tests.gateway.site import run
+from tests.web.town import operator
+from tests.web.visitors import Visitor, house, registered, shown
+
+from tollbridge.web.guard import HEADERS
+
+
+def test_every_answer_has_the_headers_of_the_rules() -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as visitor:
+            ada = await registered(site, "ada@example.com")
+            for who, path, status in ((visitor, "/auth/login", 200), (visitor, "/no", 404), (ada, "/dashboard", 200)):
+                response = await who.get(path)
+                assert response.status_code == status
+                for name, value in HEADERS.items():
+                    assert response.headers[name] == value
+                assert "unsafe" not in response.headers["content-security-policy"]
+                assert response.headers["cache-control"] == "no-store"
+                assert "strict-transport-security" not in response.headers
+                assert "access-control-allow-origin" not in response.headers
+
+    run(test())
+
+
+def test_programs_get_json_and_people_get_pages() -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as visitor:
+            program = await visitor.get("/nothing", accept="*/*")
+            assert program.json()["error"]["code"] == "not_found"
+            person = await visitor.get("/nothing")
+            assert person.headers["content-type"].startswith("text/html")
+            assert "Nothing here" in shown(person)
+            wrong = await visitor.client.put("/auth/login", headers={"accept": "*/*"})
+            assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, HEAD, POST")
+            head = await visitor.client.head("/auth/login")
+            assert (head.status_code, head.content) == (200, b"")
+
+    run(test())
+
+
+def test_our_own_mistakes_are_a_page_with_a_number_and_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("the reason of it")
+
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            monkeypatch.setattr("tollbridge.store.sessions.of_user", broken)
+            with caplog.at_level(logging.ERROR):
+                response = await ada.get("/dashboard/settings")
+            assert response.status_code == 500
+            assert "Our mistake" in shown(response)
+            assert response.headers["x-request-id"] in shown(response)
+            assert "the reason of it" not in response.text
+            assert "the reason of it" in caplog.text
+
+    run(test())
+
+
+def test_too_much_and_what_is_no_form_is_refused() -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as visitor:
+            large = await visitor.post("/auth/login", {"email": "x" * 300_000})
+            assert large.status_code == 413
+            token = await visitor.token()
+            odd = await visitor.client.post(
+                "/auth/login", content=b"{}", headers={"content-type": "application/json", "x-csrf-token": token}
+            )
+            assert odd.status_code == 415
+            nul = await visitor.client.post(
+                "/auth/login",
+                content=f"csrf={token}&email=%00".encode(),
+                headers={"content-type": "application/x-www-form-urlencoded"},
+            )
+            assert nul.status_code == 400
+
+    run(test())
+
+
+def test_pages_of_two_people_at_once_are_not_mixed_up() -> None:
+    """C4."""
+
+    async def test() -> None:
+        async with house() as site:
+            people = {email: await registered(site, email) for email in ("ada@example.com", "eve@example.com")}
+
+            async def look(email: str) -> None:
+                text = shown(await people[email].get("/dashboard/settings"))
+                assert email in text
+                assert not any(other in text for other in people if other != email)
+
+            await asyncio.gather(*(look(email) for _ in range(50) for email in people))
+
+    run(test())
+
+
+def test_a_part_of_a_page_is_sent_on_by_a_header() -> None:
+    """htmx follows redirects by itself, and would put the log-in page into a table."""
+
+    async def test() -> None:
+        async with house() as site, Visitor(site) as visitor:
+            response = await visitor.get("/dashboard", **{"hx-request": "true"})
+            assert (response.status_code, response.headers["hx-redirect"]) == (204, "/auth/login?next=/dashboard")
+
+    run(test())
+
+
+def test_the_menu_shows_what_one_may_open() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada, boss = await registered(site, "ada@example.com"), await operator(site)
+            assert "Outbox" not in shown(await ada.get("/dashboard"))
+            assert "Outbox" in shown(await boss.get("/dashboard"))
+
+    run(test())

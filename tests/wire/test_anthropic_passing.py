@@ -28,7 +28,7 @@ from tests.wire.streams import CREATED, ID, MODEL, RECEIPT, Text
 
 from tollbridge.errors import ProtocolError, UpstreamFailed
 from tollbridge.values import Usage
-from tollbridge.wire import translate
+from tollbridge.wire import anthropic_messages, translate
 from tollbridge.wire.anthropic_messages import parse
 from tollbridge.wire.errors import UpstreamSaid
 from tollbridge.wire.exchange import Receipt
@@ -313,3 +313,14 @@ def test_garbage_never_raises() -> None:
                 answer.text()
                 json.loads(answer.render(RECEIPT))
     assert failed > 1_000
+
+
+def test_trials_pass_where_they_change_a_form_and_are_named_where_they_cost_or_reach_something() -> None:
+    asked = b"interleaved-thinking-2025-05-14, claude-code-20250219,files-api-2025-04-14, context-1m-2025-08-07, x: y"
+    body = b'{"model":"m","max_tokens":5,"messages":[{"role":"user","content":"a"}]}'
+    request = anthropic_messages.with_betas(anthropic_messages.parse(body), asked)
+    outgoing = translate.exchange(request, route(SONNET), "msg_1", 1, None).request()
+    assert outgoing.headers == (
+        (b"anthropic-beta", b"interleaved-thinking-2025-05-14,claude-code-20250219,context-1m-2025-08-07"),
+    )
+    assert outgoing.dropped == ("anthropic-beta: files-api-2025-04-14", "anthropic-beta: x: y")

@@ -650,3 +650,15 @@ def test_no_bytes_break_the_reader(asked: bool | None, pieces: list[bytes]) -> N
 @given(st.sampled_from([None, True, False]), st.lists(lines, max_size=10))
 def test_no_bytes_break_the_reader_soak(asked: bool | None, pieces: list[bytes]) -> None:
     survives(asked, pieces)
+
+
+def test_half_of_a_character_does_not_break_a_stream_whatever_else_its_event_lacks() -> None:
+    for choice in (
+        r'{"delta":{"content":"x\ud83d"}}',
+        r'{"index":0,"delta":{"content":"x\ud83d"},"usage":{"note":"\ud83d","prompt_tokens":1,"completion_tokens":1}}',
+    ):
+        stream = stream_of()
+        out = stream.feed(b'data: {"id":"1","choices":[%b]}\n\n' % choice.encode())
+        assert stream.failed is None
+        assert b'"x?"' in out or b"x\\ud83d" in out
+        assert stream.output.tokens > 0

@@ -74,6 +74,7 @@ class Head(NamedTuple):
     content_encoding: bytes | None
     max_cost: bytes | None
     origin: bytes | None
+    beta: bytes | None
 
 
 class Names(msgspec.Struct, frozen=True):
@@ -183,6 +184,8 @@ class Inference:
         _check_media(head)
         cap = _read_cap(head.max_cost, self._names.max_cost)
         request = preferences.read(parse(await call.downstream.read_body()))
+        if head.beta is not None:
+            request = anthropic_messages.with_betas(request, head.beta)
         ticket = await self._admission.admit(caller, request, cap)
         call.ticket = ticket
         if call.downstream.disconnected:
@@ -501,6 +504,7 @@ def _read_head(headers: list[tuple[bytes, bytes]], max_cost: bytes) -> Head:
         get(b"content-encoding"),
         get(max_cost),
         get(b"origin"),
+        get(b"anthropic-beta"),
     )
 
 

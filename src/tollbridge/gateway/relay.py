@@ -170,6 +170,8 @@ class Relay:
             headers = upstream.headers
             if upstream.token is not None:
                 headers = (*headers, *await upstream.token.headers())
+        if outgoing.headers:
+            headers = (*headers, *outgoing.headers)
         response = await upstream.pool.open(b"POST", outgoing.target, headers, outgoing.body, on_sent)
         if response.status == 200:
             return response

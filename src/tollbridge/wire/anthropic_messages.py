@@ -1,5 +1,6 @@
 """POST /v1/messages and /v1/messages/count_tokens, as a caller sends them."""
 
+import re
 from collections.abc import Iterator
 
 import msgspec
@@ -34,8 +35,25 @@ _NEEDED = {
 }
 
 
+# What `anthropic-beta` may ask for, without its date: changes of form, and tools that the caller runs. What costs more
+# than a token's price, or reaches what the operator keeps at Anthropic (files, skills, sandboxes), is not among them.
+_BETAS = frozenset(
+    {
+        *("adaptive-thinking", "advanced-tool-use", "claude-code", "compact", "computer-use", "context-1m"),
+        *("context-management", "effort", "extended-cache-ttl", "fine-grained-tool-streaming", "interleaved-thinking"),
+        *("model-context-window-exceeded", "output-128k", "pdfs", "prompt-caching", "prompt-caching-scope"),
+        *("redact-thinking", "structured-outputs", "task-budgets", "token-counting", "token-efficient-tools"),
+        *("tool-examples", "tool-search-tool"),
+    }
+)
+_BETA = re.compile(r"([a-z0-9-]{1,48}?)-?(20\d\d-?\d\d-?\d\d)", re.ASCII)
+
+
 class MessagesRequest(Request, frozen=True, kw_only=True):
-    """See `request.Request`."""
+    """See `request.Request`. `betas`: what of Anthropic's trials the caller asks for; `refused_betas`: and may not."""
+
+    betas: tuple[str, ...] = ()
+    refused_betas: tuple[str, ...] = ()
 
     def conversation(self) -> Conversation:
         typed = read_typed(self.body, _BODY, BODY_RULES)
@@ -58,6 +76,16 @@ def parse(body: bytes) -> MessagesRequest:
     fields = read_fields(body)
     typed = read_typed(body, _BODY, BODY_RULES)
     return _request(fields, body, typed, typed.max_tokens, stream=bool(typed.stream))
+
+
+def with_betas(request: Request, header: bytes) -> Request:
+    """`request` with what its `anthropic-beta` header asks for."""
+    if not isinstance(request, MessagesRequest):
+        return request
+    names = [name for part in header.decode("latin-1").split(",")[:32] if (name := part.strip())]
+    allowed = tuple(name for name in names if (known := _BETA.fullmatch(name)) and known[1] in _BETAS)
+    refused = tuple(name for name in names if name not in allowed)
+    return msgspec.structs.replace(request, betas=allowed, refused_betas=refused)
 
 
 def parse_count(body: bytes) -> MessagesRequest:

@@ -17,6 +17,7 @@ from tollbridge.values import Route, Usage
 from tollbridge.wire import quirks, sse
 from tollbridge.wire.anthropic_body import ThinkingParam
 from tollbridge.wire.anthropic_client import MESSAGE_STOP, block_stop, error_event, event_of, message_delta
+from tollbridge.wire.anthropic_messages import MessagesRequest
 from tollbridge.wire.anthropic_provider import TARGET, failure, is_whole, no_stream, read_answer
 from tollbridge.wire.anthropic_reply import REASONS, Event, read_event
 from tollbridge.wire.anthropic_request import budget_within
@@ -52,7 +53,12 @@ class AnthropicPassing:
             dropped = _think_within(self._max_tokens, fields)
         quirks.change(fields, route.upstream)
         target = quirks.target_for(route, "messages", TARGET, stream=request.stream)
-        return Outgoing(target, msgspec.json.encode(fields), dropped)
+        headers: tuple[tuple[bytes, bytes], ...] = ()
+        if isinstance(request, MessagesRequest):
+            dropped += tuple(f"anthropic-beta: {name}" for name in request.refused_betas)
+            if request.betas:
+                headers = ((b"anthropic-beta", ",".join(request.betas).encode()),)
+        return Outgoing(target, msgspec.json.encode(fields), dropped, headers)
 
     def response(self, body: bytes) -> Answer:
         return PassedAnswer(self._names, body)

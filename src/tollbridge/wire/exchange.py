@@ -37,11 +37,14 @@ class Names(msgspec.Struct, frozen=True):
 
 
 class Outgoing(msgspec.Struct, frozen=True):
-    """What is sent: the target below the upstream's base URL, the body, and the caller's fields that were left out."""
+    """What is sent: the target below the upstream's base URL, the body, headers beside the upstream's own, and the
+    caller's fields that were left out.
+    """
 
     target: bytes
     body: bytes
     dropped: tuple[str, ...] = ()
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class Counter(Protocol):

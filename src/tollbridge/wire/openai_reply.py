@@ -134,7 +134,7 @@ def read_fields(data: bytes) -> dict[str, Raw]:
         document = read_any(data)
         if not isinstance(document, dict):
             raise ProtocolError("the upstream sent JSON that is not an object") from None
-        return {str(name): Raw(json.dumps(value).encode()) for name, value in document.items()}
+        return {str(name): _plain(value) for name, value in document.items()}
 
 
 def read_any(data: bytes) -> Any:
@@ -200,9 +200,14 @@ def _choice_of_another_shape(choice: Any) -> ChunkChoice:
         delta=None if delta is None else Delta(content=content),
         text=text,
         finish_reason=finish,
-        usage=Raw(json.dumps(choice.get("usage")).encode()),
+        usage=_plain(choice.get("usage")),
         error=choice.get("error"),
     )
+
+
+def _plain(value: Any) -> Raw:
+    """JSON that every reader takes: half of a surrogate pair becomes a question mark."""
+    return Raw(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
 
 
 def _refuse(constant: str) -> NoReturn:

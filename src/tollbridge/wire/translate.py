@@ -104,7 +104,8 @@ class Translated:
         return TranslatedAnswer(self._client, self._request, self._names, self._provider.reply(body))
 
     def stream(self, output: Counter) -> Stream:
-        return TranslatedStream(self._provider.reader(), self._client.writer(self._request, self._names), output)
+        writer = self._client.writer(self._request, self._names)
+        return TranslatedStream(self._provider.reader(), writer, self._request.choices, output)
 
 
 _Maker: TypeAlias = Callable[[Request, Route, Names, int | None], Exchange]

@@ -66,14 +66,16 @@ class TranslatedAnswer:
 class TranslatedStream:
     """See `exchange.Stream`. The finish is withheld for the end, where the usage stands beside it."""
 
-    def __init__(self, reader: Reader, writer: Writer, output: Counter) -> None:
+    def __init__(self, reader: Reader, writer: Writer, choices: int, output: Counter) -> None:
+        """`choices`: how many answers will come."""
         self.chunks = 0
         self.finish: str | None = None
         self._reader = reader
         self._writer = writer
         self._output = output
         self._pieces: list[str] = []
-        self._finishes: list[Finish] = []
+        self._finishes: dict[int, Finish] = {}
+        self._choices = choices
         self._detail = ""
 
     @property
@@ -98,7 +100,7 @@ class TranslatedStream:
 
     @property
     def complete(self) -> bool:
-        return bool(self._finishes) or self._reader.done
+        return self._reader.done or bool(self._detail) or len(self._finishes) >= self._choices
 
     @property
     def output(self) -> Counter:
@@ -115,13 +117,14 @@ class TranslatedStream:
 
     def end(self, receipt: Receipt | None) -> bytes:
         usage = self.usage if receipt is None or receipt.usage is None else receipt.usage
-        finishes = tuple(self._finishes) or (Finish("stop"),)
+        finishes = tuple(self._finishes.values()) or (Finish("stop"),)
         return self._writer.end(Tail(finishes=finishes, usage=usage, receipt=receipt, detail=self._detail))
 
     def stop(self, reason: str) -> bytes:
         self.finish = "length"
         self._detail = reason
-        self._finishes = [Finish("length")]
+        for choice in range(self._choices):
+            self._finishes.setdefault(choice, Finish("length", choice=choice))
         return b""
 
     def fail(self, error: ApiError) -> bytes:
@@ -133,7 +136,7 @@ class TranslatedStream:
         shown = []
         for event in events:
             if type(event) is Finish:
-                self._finishes.append(event)
+                self._finishes[event.choice] = event
                 if event.choice == 0:
                     self.finish = event.reason
             else:

@@ -382,10 +382,13 @@ class ChatReader:
         self._decoder = sse.Decoder()
         self._states: dict[int, _State] = {}
         self._head: bytes | None = b""  # until the first event
+        self._over = False  # output came after the end: what follows may not be about this answer
+        self._covered = self._uncovered = 0  # pieces of output that came before the last report, and after it
 
     @property
     def usage(self) -> Usage | None:
-        return self._meter.usage
+        # A report that most of the output followed did not count it.
+        return self._meter.usage if self._uncovered <= self._covered else None
 
     @property
     def suspect(self) -> bool:
@@ -428,10 +431,16 @@ class ChatReader:
         try:
             chunk = _read_chunk(data)
         except ProtocolError as error:
-            return None if self.done else error
+            return None if self._is_said() else error
         choices = chunk.choices or []
+        if self.done:
+            self._over = self._over or bool(choices)
+            if self._over and self._meter.usage is not None:
+                return None
+        before = len(events)
         has_usage = self._read_usage(chunk, choices)
         if self.done:
+            self._uncovered = 0 if has_usage else self._uncovered
             return None
         said = chunk.error or next((choice.error for choice in choices if choice.error), None)
         if said or name == b"error" or any(choice.finish_reason == "error" for choice in choices):
@@ -443,7 +452,14 @@ class ChatReader:
                 self._choice(position if choice.index is None else choice.index, choice, data, events)
         except ProtocolError as error:
             return error
+        self._uncovered += len(events) - before
+        if has_usage:
+            self._covered, self._uncovered = self._covered + self._uncovered, 0
         return None
+
+    def _is_said(self) -> bool:
+        """All that was begun has been finished."""
+        return self.done or (bool(self._states) and all(state.is_finished for state in self._states.values()))
 
     def _read_usage(self, chunk: _Body, choices: list[_Choice]) -> bool:
         found = [choice.usage for choice in choices if choice.usage != NULL]

@@ -25,9 +25,10 @@ from tests.gateway.site import (
     stream,
     streams,
 )
+from tests.servers import Postgres
 from tests.upstream.bad_server import Peer, Request
 
-from tollbridge.services import accounts
+from tollbridge.services import accounts, byok
 from tollbridge.store.db import sqlite_path
 
 PRICE = 10 * INPUT_NANO + 5 * OUTPUT_NANO
@@ -331,6 +332,43 @@ def test_what_cannot_be_estimated_is_refused(body: Any, param: str | None) -> No
         async with Site(OK) as site:
             reply = await site.post("/v1/estimate", body)
             assert (reply.status, reply.json["error"]["param"]) == (400, param)
+
+    run(test())
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    if request.param == "sqlite":
+        yield None
+    else:
+        server: Postgres = request.getfixturevalue("postgres_server")
+        with server.database() as url:
+            yield url
+
+
+def test_either_database_tells_the_same(database_url: str | None) -> None:
+    async def test() -> None:
+        async with Site(OK, database_url=database_url) as site:
+            own = {"authorization": f"Bearer {await site.make_key(limit=10**9)}"}
+            providers = byok.providers(site.settings)
+            await byok.add(
+                site.database, site._master, site.account, provider="up", credential="sk-own", providers=providers
+            )
+            site.gateway._forget()
+            first = await site.post(CHAT, chat(), own)
+            second = await site.post(CHAT, {**chat(), "model": "e", "messages": [], "input": "x"}, own)
+            assert (first.status, second.status) == (200, 400)
+            found = await generation(site, first.json["id"])
+            assert (found["charge"], found["is_byok"], found["provider_name"]) == (PRICE / 20 / 1e9, True, "up")
+            credit = (await site.get("/v1/credits", own)).json
+            assert credit["data"] == {"total_credits": 1, "total_usage": PRICE / 20 / 1e9}
+            data = (await site.get("/v1/key", own)).json["data"]
+            assert data["usage_monthly"] == data["byok_usage"] == PRICE / 20 / 1e9
+            assert data["limit_remaining"] == 1 - PRICE / 20 / 1e9
+            estimate = (await site.post("/v1/estimate", chat(max_tokens=10), own)).json
+            assert (estimate["admitted"], [each["is_byok"] for each in estimate["routes"]]) == (True, [True, False])
+            missing = await site.get(f"/v1/generation?id=msg_{'0' * 32}", own)
+            assert missing.status == 404
 
     run(test())
 

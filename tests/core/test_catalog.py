@@ -37,7 +37,6 @@ def test_promised_providers_are_shipped_with_their_variables() -> None:
         "fireworks",
         "zai",
         "minimax",
-        "perplexity",
         "cerebras",
         "deepinfra",
         "novita",

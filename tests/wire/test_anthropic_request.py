@@ -388,7 +388,6 @@ def test_sampling_within_its_range_is_kept() -> None:
         ({"logprobs": True}, SONNET, "logprobs"),
         ({"top_logprobs": 3}, SONNET, "top_logprobs"),
         ({"logit_bias": Raw(b'{"50256":-100}')}, SONNET, "logit_bias"),
-        ({"verbosity": "low"}, SONNET, "verbosity"),
         ({"extras": {"modalities": Raw(b'["audio"]')}}, SONNET, "modalities"),
     ],
 )
@@ -415,6 +414,10 @@ def test_defaults_are_no_mistake() -> None:
 
 def test_the_end_user_is_named() -> None:
     assert body(end_user="u-1")["metadata"] == {"user_id": "u-1"}
+
+
+def test_how_wordy_an_answer_should_be_is_a_hint_that_is_named() -> None:
+    assert outgoing(verbosity="low").dropped == ("verbosity",)
 
 
 def test_hints_of_others_stay_behind() -> None:

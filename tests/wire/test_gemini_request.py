@@ -379,7 +379,6 @@ def test_formats() -> None:
     "fields",
     [
         {"logit_bias": Raw(b'{"5":1}')},
-        {"verbosity": "low"},
         {"stop": ("a", "b", "c", "d", "e", "f")},
         {"extras": {"web_search_options": Raw(b"{}")}},
         {"extras": {"modalities": Raw(b'["text","audio"]')}},
@@ -396,8 +395,8 @@ def test_a_field_is_refused_by_the_caller_s_name_of_it() -> None:
 
 
 def test_hints_are_noted() -> None:
-    result = outgoing(end_user="u", hints={"metadata": Raw(b"{}"), "store": Raw(b"true")})
-    assert set(result.dropped) == {"end_user", "metadata", "store"}
+    result = outgoing(end_user="u", verbosity="low", hints={"metadata": Raw(b"{}"), "store": Raw(b"true")})
+    assert set(result.dropped) == {"end_user", "verbosity", "metadata", "store"}
     assert json.loads(result.body) == sent()
 
 

@@ -98,11 +98,12 @@ def _refuse_unknown(conversation: Conversation, fit: Fit) -> None:
         "logprobs": bool(c.logprobs),
         "top_logprobs": bool(c.top_logprobs),
         "logit_bias": c.logit_bias is not None and c.logit_bias not in (NULL, Raw(b"{}")),
-        "verbosity": c.verbosity is not None and c.verbosity != "medium",
     }
     for name, is_lacking in lacking.items():
         if is_lacking:
             fit.lacks(name)
+    if c.verbosity not in (None, "medium"):
+        fit.hint("verbosity")
     for name in c.extras:
         if c.origin != ORIGIN or not _TOP_OR_TOOL.fullmatch(name):
             fit.lacks(name)

@@ -351,7 +351,7 @@ def _config(conversation: Conversation, version: Generation, limit: int | None, 
     if conversation.logit_bias is not None:
         fit.lacks("logit_bias")
     if conversation.verbosity is not None:
-        fit.lacks("verbosity")
+        fit.hint("verbosity")
     if conversation.end_user:
         fit.hint("end_user")
     for name in conversation.hints:

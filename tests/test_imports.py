@@ -42,6 +42,8 @@ FENCES = {
     "uvicorn": {"upstream", "edge"},
     "starlette": {"web", "app"},
     "jinja2": {"web", "app"},
+    "markdown_it": {"web"},
+    "pygments": {"web"},
     "httpx": {"payments", "web/oidc.py"},
     "httpx2": {"payments", "web/oidc.py"},
     "requests": set[str](),

@@ -185,8 +185,12 @@ class Gateway:
         module = await asyncio.to_thread(importlib.import_module, "tollbridge.web.app")
         if self._web is None:
             assert self._desk is not None
-            self._web = module.Web(self._desk, self._catalog, self._log)
+            self._web = module.Web(self._desk, self._catalog, self._health, self._call_edge, self._log)
         return self._web
+
+    async def _call_edge(self, scope: Any, receive: Any, send: Any) -> None:
+        assert self._line is not None
+        await self._line.edge(scope, receive, send)
 
     def _payments(self) -> Payments:
         return self._tills[-1]

@@ -181,12 +181,23 @@ def _secret(raw: Any) -> Secret:
     return Secret(read)
 
 
+def _file(raw: Any) -> str:
+    path = Path(_string(raw, 'such as "terms.md"'))
+    try:
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise Wrong(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise Wrong(f"{path} is not UTF-8 text") from None
+
+
 TEXTS = Kind(name="list of texts", parse=_texts, plain=False)
 TEXT_BY_NAME = Kind(name="table of texts", parse=_text_by_name, plain=False)
 HEADERS = Kind(name="table of texts", parse=_headers, plain=False, secret=True)
 JSON_BY_NAME = Kind(name="table of texts", parse=_json_by_name, plain=False)
 PLACE = text('such as "eu-central-1" (letters, digits, ., _ and -)', r"[A-Za-z0-9][A-Za-z0-9._-]*", 100)
 SECRET = Kind(name="secret", parse=_secret, secret=True)
+FILE = Kind(name="path of a text", parse=_file)
 PATH = Kind(name="path", parse=lambda raw: Path(text('such as "data"').parse(raw)))
 
 # --- numbers ------------------------------------------------------------------------------------------------------

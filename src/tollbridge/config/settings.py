@@ -119,6 +119,15 @@ class BankTransfer(msgspec.Struct, frozen=True, kw_only=True):
     instructions: str | None = None
 
 
+class Pages(msgspec.Struct, frozen=True, kw_only=True):
+    """The operator's own texts, in Markdown."""
+
+    terms: str | None = None
+    privacy: str | None = None
+    refunds: str | None = None
+    contact: str | None = None
+
+
 class Keys(msgspec.Struct, frozen=True, kw_only=True):
     """`reveal`: `once` or `always`."""
 
@@ -214,6 +223,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stripe: Stripe
     bank_transfer: BankTransfer
     invoices: Invoices
+    pages: Pages
     server: Server
     fetch: Fetch
     login: dict[str, LoginSettings]
@@ -236,6 +246,7 @@ GROUPS = (
     Group("stripe", Stripe, "Payment by card through Stripe. Without a key there is none."),
     Group("bank_transfer", BankTransfer, "Payment by bank transfer, which the operator confirms."),
     Group("invoices", Invoices, "What invoices say of you."),
+    Group("pages", Pages, "Your own texts: files in Markdown. Without one its page says what is missing."),
     Group(
         "login.NAME",
         LoginSettings,
@@ -402,6 +413,10 @@ SETTINGS = (
         "How the numbers of invoices begin.",
     ),
     Setting("invoices.note", text('such as "Reverse charge"', most=500), None, "A line at the end of each invoice."),
+    Setting("pages.terms", kinds.FILE, None, "Your terms of service: `/terms`."),
+    Setting("pages.privacy", kinds.FILE, None, "What you do with personal data: `/privacy`."),
+    Setting("pages.refunds", kinds.FILE, None, "When you give money back: `/refunds`."),
+    Setting("pages.contact", kinds.FILE, None, "How you are reached: `/contact`."),
     Setting("mail.host", kinds.HOST, None, "The SMTP server. None: mail waits in the outbox."),
     Setting("mail.port", whole(1, 65535), 587, "Its port."),
     Setting(

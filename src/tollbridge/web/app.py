@@ -19,11 +19,12 @@ from tollbridge.errors import ApiError, InternalError, MethodNotAllowed, NotFoun
 from tollbridge.services import sessions
 from tollbridge.services.desk import Desk
 from tollbridge.telemetry import RequestIds, RequestLine, RequestLog, now_ms
+from tollbridge.upstream.health import Health
 from tollbridge.web import access, guard, render
 from tollbridge.web.page import Page
 from tollbridge.web.pages import PAGES
 from tollbridge.web.static import Static
-from tollbridge.web.visit import Shared, Visit
+from tollbridge.web.visit import Edge, Shared, Visit
 from tollbridge.wire import errors as wire_errors
 
 _LOGGER = logging.getLogger("tollbridge")
@@ -31,11 +32,11 @@ _STATIC = "/static/"
 
 
 class Web:
-    """Everything that is not `/v1`. `catalog` gives what can be called at this moment."""
+    """Everything that is not `/v1`. `catalog`, `health` and `edge` as in `Shared`."""
 
-    def __init__(self, desk: Desk, catalog: Callable[[], Catalog], log: RequestLog) -> None:
+    def __init__(self, desk: Desk, catalog: Callable[[], Catalog], health: Health, edge: Edge, log: RequestLog) -> None:
         static = Static()
-        self._shared = Shared(desk, catalog, render.environment(static), static)
+        self._shared = Shared(desk, catalog, health, edge, render.environment(static), static)
         self._log = log
         self._request_id = RequestIds()
         self._routes = [(Route(page.path, _unused, methods=[page.method]), page) for page in PAGES]

@@ -1,6 +1,6 @@
 """What a page's function is given."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +18,7 @@ from tollbridge.services.sessions import Client, Presence, new_token
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database
 from tollbridge.store.users import User
+from tollbridge.upstream.health import Health
 from tollbridge.web import forms, guard
 from tollbridge.web.forms import Form
 from tollbridge.web.menu import Link, menu
@@ -31,11 +32,19 @@ COOKIE_AGE_S = 14 * 86_400
 DEVICE_AGE_S = 365 * 86_400
 
 
+Edge = Callable[[Any, Any, Any], Awaitable[None]]
+
+
 class Shared(msgspec.Struct, frozen=True):
-    """What all pages share. `catalog` is what can be called at this moment."""
+    """What all pages share. `catalog` is what can be called at this moment, `health` what is known of its routes.
+
+    `edge` is the application below `/v1`, for the playground, which calls it as any client does.
+    """
 
     desk: Desk
     catalog: Callable[[], Catalog]
+    health: Health
+    edge: Edge
     templates: Environment
     static: Static
 

@@ -43,7 +43,7 @@ class _Tool(msgspec.Struct, gc=False):
     pass
 
 
-class _Body(msgspec.Struct, gc=False):
+class Body(msgspec.Struct, gc=False):
     model: ModelName
     messages: Annotated[list[_Message], Meta(min_length=1, max_length=MAX_MESSAGES)]
     stream: bool | None = None
@@ -59,8 +59,8 @@ class _Body(msgspec.Struct, gc=False):
     tools: Annotated[list[_Tool], Meta(max_length=MAX_TOOLS)] | None = None
 
 
-_DECODER = msgspec.json.Decoder(_Body)
-_RULES = RULES | {
+_DECODER = msgspec.json.Decoder(Body)
+BODY_RULES = RULES | {
     "messages": f"must be an array of 1 to {MAX_MESSAGES:,} messages with role and content",
     "messages[]": 'must be an object, like {"role": "user", "content": "Hello!"}',
     "messages[].role": "must be developer, system, user, assistant, tool or function",
@@ -85,7 +85,7 @@ class ChatRequest(Request, frozen=True, kw_only=True):
 def parse(body: bytes) -> ChatRequest:
     """A chat request; raises `InvalidRequest`, and nothing else, whatever `body` is."""
     fields = read_fields(body)
-    typed = read_typed(body, _DECODER, _RULES)
+    typed = read_typed(body, _DECODER, BODY_RULES)
     messages = typed.messages
     check_nesting(body, len(messages) - 1)
     check_model(typed.model)
@@ -93,7 +93,7 @@ def parse(body: bytes) -> ChatRequest:
     for index, message in enumerate(messages):
         content = message.content
         if content is UNSET and message.role != "assistant":
-            raise wrong(f"messages[{index}].content", _RULES, "Missing")
+            raise wrong(f"messages[{index}].content", BODY_RULES, "Missing")
         if type(content) is list:
             has_parts = True
     limit, other = typed.max_tokens, typed.max_completion_tokens

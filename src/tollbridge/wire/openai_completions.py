@@ -23,7 +23,7 @@ from tollbridge.wire.request import (
 )
 
 
-class _Body(msgspec.Struct, gc=False):
+class Body(msgspec.Struct, gc=False):
     model: ModelName
     prompt: Raw = NULL
     stream: bool | None = None
@@ -38,8 +38,8 @@ class _Body(msgspec.Struct, gc=False):
     stop: Stop | None = None
 
 
-_DECODER = msgspec.json.Decoder(_Body)
-_RULES = RULES | {"prompt": inputs.rule(empty=True), "best_of": RULES["n"]}
+_DECODER = msgspec.json.Decoder(Body)
+BODY_RULES = RULES | {"prompt": inputs.rule(empty=True), "best_of": RULES["n"]}
 
 
 def parse(body: bytes) -> Request:
@@ -48,9 +48,9 @@ def parse(body: bytes) -> Request:
     Each prompt is answered `n` times, and `best_of` are written where that is more: `choices` counts all of them.
     """
     fields = read_fields(body)
-    typed = read_typed(body, _DECODER, _RULES)
+    typed = read_typed(body, _DECODER, BODY_RULES)
     if typed.prompt == NULL:
-        raise wrong("prompt", _RULES, "Missing")
+        raise wrong("prompt", BODY_RULES, "Missing")
     prompts, tokens = inputs.read("prompt", typed.prompt, empty=True)
     check_nesting(body, prompts - 1 if tokens else 0)
     check_model(typed.model)

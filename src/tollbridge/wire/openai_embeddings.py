@@ -24,7 +24,7 @@ from tollbridge.wire.request import read_fields as read_request
 from tollbridge.wire.usage import Meter
 
 
-class _Body(msgspec.Struct, gc=False):
+class Body(msgspec.Struct, gc=False):
     model: ModelName
     input: Raw = NULL
     encoding_format: Literal["float", "base64"] | None = None
@@ -40,8 +40,8 @@ class _Reply(msgspec.Struct, gc=False):
     error: Any = None
 
 
-_DECODER = msgspec.json.Decoder(_Body)
-_RULES = {"model": RULES["model"], "input": inputs.rule(empty=False), "encoding_format": "must be float or base64"}
+_DECODER = msgspec.json.Decoder(Body)
+BODY_RULES = {"model": RULES["model"], "input": inputs.rule(empty=False), "encoding_format": "must be float or base64"}
 
 _decode_reply = msgspec.json.Decoder(_Reply).decode
 _decode_items = msgspec.json.Decoder(list[dict[str, Raw]]).decode
@@ -51,9 +51,9 @@ _decode_vector = msgspec.json.Decoder(list[float]).decode
 def parse(body: bytes) -> Request:
     """A request for embeddings; raises `InvalidRequest`, and nothing else, whatever `body` is."""
     fields = read_request(body)
-    typed = read_typed(body, _DECODER, _RULES)
+    typed = read_typed(body, _DECODER, BODY_RULES)
     if typed.input == NULL:
-        raise wrong("input", _RULES, "Missing")
+        raise wrong("input", BODY_RULES, "Missing")
     count, tokens = inputs.read("input", typed.input, empty=False)
     check_nesting(body, count - 1 if tokens else 0)
     check_model(typed.model)

@@ -157,6 +157,15 @@ def test_a_card_that_is_forgotten_is_not_charged(sqlite_world: World) -> None:
     at_till(sqlite_world, scenario)
 
 
+def test_where_tax_is_added_there_are_no_automatic_top_ups(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        await till.paid(save_card=True)
+        with pytest.raises(InvalidRequest, match="not offered here"):
+            await top_ups.switch_on(till.ways, till.account, threshold=USD, amount=10 * USD, daily_cap=10 * USD)
+
+    at_till(sqlite_world, scenario, stripe__automatic_tax="true")
+
+
 def test_a_frozen_account_is_not_charged(sqlite_world: World) -> None:
     async def scenario(till: Till) -> None:
         await ready(till)

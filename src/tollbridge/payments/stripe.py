@@ -51,7 +51,7 @@ TRIES = 3
 TIMEOUT_S = 10.0
 _PAUSE_S = 0.2
 _PAGE = 100
-_MOST_PAGES = 50
+_MOST_PAGES = 200
 _CODE = re.compile(r"[a-z_]{1,60}")
 _EXPAND_CHARGE = ("latest_charge.balance_transaction", "payment_method")
 
@@ -200,7 +200,7 @@ class Stripe:
         self.live = "_live_" in secret_key[:9]
         self._key = secret_key
         self._base_url = base_url
-        self._automatic_tax = automatic_tax
+        self.automatic_tax = automatic_tax
         self._client: httpx2.AsyncClient | None = None
 
     async def close(self) -> None:
@@ -237,8 +237,8 @@ class Stripe:
             ],
             # The amount that we ordered is the amount that is paid.
             "adaptive_pricing": {"enabled": False},
-            "automatic_tax": {"enabled": self._automatic_tax},
-            "billing_address_collection": "required" if self._automatic_tax else "auto",
+            "automatic_tax": {"enabled": self.automatic_tax},
+            "billing_address_collection": "required" if self.automatic_tax else "auto",
             "tax_id_collection": {"enabled": True},
             "success_url": order.success_url,
             "cancel_url": order.cancel_url,

@@ -375,9 +375,13 @@ class Payments:
             found = await payments.by_external_id(self.database, name) if name is not None else None
             if found is not None:
                 return found
-        external_id, ours = await self.stripe.order_of(
-            webhook.Event(event.id, event.kind, event.object_id, event.intent)
-        )
+        about = webhook.Event(event.id, event.kind, event.object_id, event.intent)
+        try:
+            external_id, ours = await self.stripe.order_of(about)
+        except ProcessorRefused as error:
+            if error.status == 404:
+                return None  # gone, or not within reach of our key
+            raise
         found = await payments.by_external_id(self.database, external_id)
         if found is None and ours is not None:
             # We died between making the session and writing its id down. All else of it must be as ordered.

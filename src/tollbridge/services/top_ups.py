@@ -38,8 +38,10 @@ async def current(database: Database, account: Account) -> AutoTopUp | None:
 async def switch_on(ways: Payments, account: Account, *, threshold: int, amount: int, daily_cap: int) -> AutoTopUp:
     """Buy `amount` whenever less than `threshold` is left, for at most `daily_cap` a day (nano-USD).
 
-    InvalidRequest: an amount cannot be, or no card is saved.
+    InvalidRequest: an amount cannot be, no card is saved, or it is not offered here.
     """
+    if not _offered(ways):
+        raise InvalidRequest("automatic top-ups are not offered here")
     ways.check_amount(amount)
     if not 0 < threshold <= ways.bounds[1]:
         raise InvalidRequest(f"a threshold is above 0 and at most {format_usd(ways.bounds[1])} USD", param="threshold")
@@ -74,7 +76,7 @@ async def forget_card(ways: Payments, account: Account) -> None:
 
 async def run_due(ways: Payments) -> int:
     """Charge the cards of all that have too little left; how many. Runs every minute; several processes may."""
-    if ways.stripe is None or STRIPE not in ways.methods:
+    if not _offered(ways):
         return 0
     charged = 0
     for account_id in await top_ups.due(ways.database, _BATCH):
@@ -91,6 +93,11 @@ async def run_due(ways: Payments) -> int:
             # Whether it was charged is not known: the reconciler asks, under the same key.
             log.warning("top-up %s waits: %s", payment.public_id, error)
     return charged
+
+
+def _offered(ways: Payments) -> bool:
+    # Stripe computes tax on its pages only: nobody could add it to a charge without one.
+    return ways.stripe is not None and STRIPE in ways.methods and not ways.stripe.automatic_tax
 
 
 async def _order(transaction: Transaction, account_id: int, now: int) -> Payment | None:

@@ -17,6 +17,12 @@ async def close_account(transaction: Transaction, account_id: int, pseudonym: st
     await transaction.execute("DELETE FROM membership WHERE account_id = $1", account_id)
     await transaction.execute("DELETE FROM invitation WHERE account_id = $1", account_id)
     await transaction.execute("DELETE FROM activity WHERE account_id = $1", account_id)
+    await transaction.execute("DELETE FROM auto_top_up WHERE account_id = $1", account_id)
+    # Invoices keep what they said on their day: the law wants them kept.
+    await transaction.execute(
+        "UPDATE buyer SET name = '', address = '', tax_id = '', card = NULL, card_hint = NULL WHERE account_id = $1",
+        account_id,
+    )
     await transaction.execute(
         "UPDATE account SET email = $2, email_verified_at = NULL WHERE id = $1", account_id, pseudonym
     )

@@ -1,0 +1,219 @@
+"""The rules of payments, without anything around them: reports in any order, twice, and old ones, end the same."""
+
+import itertools
+import random
+from collections.abc import Iterable
+
+import msgspec
+import pytest
+
+from tollbridge.core.ledger import Book
+from tollbridge.core.payments import (
+    Expected,
+    Origin,
+    Payment,
+    Report,
+    Reported,
+    Return,
+    Reversal,
+    State,
+    Status,
+    credit_of,
+    settle,
+)
+
+CENT = 10_000_000
+WHO = Expected("acct_1", "cus_1")
+ORDER = Payment(
+    id=1,
+    public_id="pay_1",
+    account_id=7,
+    once="x",
+    method="stripe",
+    origin=Origin.CHECKOUT,
+    amount=1000 * CENT,
+    currency="usd",
+    status=Status.PENDING,
+    external_id="cs_1",
+    intent=None,
+    url="http://x",
+    save_card=False,
+    tax=0,
+    fee=0,
+    note="",
+    created_at=1,
+    paid_at=None,
+    check_at=None,
+)
+OPEN = Report(
+    status=Status.PENDING,
+    external_id="cs_1",
+    amount=1000 * CENT,
+    currency="usd",
+    order="pay_1",
+    account="acct_1",
+    customer="cus_1",
+)
+PAID = msgspec.structs.replace(OPEN, status=Status.PAID, intent="pi_1", tax=190 * CENT, fee=60 * CENT)
+REFUND = Reported(id="re_1", kind=Return.REFUND, amount=400 * CENT, currency="usd", returned=False)
+DISPUTE = Reported(id="dp_1", kind=Return.DISPUTE, amount=790 * CENT, currency="usd", returned=False, fee=15 * CENT)
+
+
+def with_(*reversals: Reported) -> Report:
+    return msgspec.structs.replace(PAID, reversals=reversals)
+
+
+def back(reported: Reported, fee: int = 0) -> Reported:
+    return msgspec.structs.replace(reported, returned=True, fee=fee)
+
+
+class Books:
+    """What a database would hold: the order, what went back, and each idempotency key once."""
+
+    def __init__(self) -> None:
+        self.payment = ORDER
+        self.reversals: dict[str, Reversal] = {}
+        self.posted: dict[str, dict[Book, int]] = {}
+        self.credits = 0
+
+    def take(self, report: Report) -> None:
+        done = settle(self.payment, list(self.reversals.values()), report, WHO, 5)
+        self.payment = done.payment
+        self.credits += done.credited
+        for each in done.reversals:
+            self.reversals[each.public_id] = msgspec.structs.replace(each, id=each.id or len(self.reversals) + 1)
+        for post in done.posts:
+            assert sum(entry.amount for entry in post.entries) == 0
+            self.posted.setdefault(post.idempotency_key, {entry.book: entry.amount for entry in post.entries})
+
+    def totals(self) -> dict[Book, int]:
+        found = dict.fromkeys(Book, 0)
+        for entries in self.posted.values():
+            for book, amount in entries.items():
+                found[book] += amount
+        return {book: amount for book, amount in found.items() if amount}
+
+
+def after(reports: Iterable[Report]) -> Books:
+    books = Books()
+    for report in reports:
+        books.take(report)
+    return books
+
+
+def test_a_paid_order_is_credited_with_tax_and_fee() -> None:
+    books = after([PAID])
+    assert books.payment.status is Status.PAID
+    assert books.totals() == {
+        Book.CUSTOMER_PAID: 1000 * CENT,
+        Book.TAX: 190 * CENT,
+        Book.CLEARING: (60 - 1190) * CENT,
+        Book.FEES: -60 * CENT,
+    }
+
+
+LIVES = {
+    "refunded": [PAID, with_(REFUND)],
+    "refund failed": [PAID, with_(REFUND), with_(back(REFUND))],
+    "dispute lost": [PAID, with_(REFUND), with_(REFUND, DISPUTE)],
+    "dispute won": [PAID, with_(DISPUTE), with_(back(DISPUTE))],
+    "dispute won, its fee kept": [PAID, with_(DISPUTE), with_(back(DISPUTE, fee=15 * CENT))],
+    "all of it": [PAID, with_(REFUND), with_(REFUND, DISPUTE), with_(back(REFUND), back(DISPUTE))],
+}
+
+
+@pytest.mark.parametrize("name", LIVES)
+def test_reports_may_be_missed_doubled_and_old(name: str) -> None:
+    """What has been seen last and newest counts; whatever came before it, and however often, changes nothing."""
+    life = [OPEN, *LIVES[name]]
+    end = after(life).totals()
+    for count in range(len(life)):
+        for seen in itertools.combinations(life[:-1], count):
+            assert after([*seen, life[-1]]).totals() == end
+    chance = random.Random(name)
+    for _ in range(200):
+        noise = [chance.choice(life) for _ in range(6)]
+        books = after([*noise, life[-1], *noise])
+        assert books.totals() == end
+        assert books.credits == 1
+
+
+def test_an_account_is_frozen_when_a_dispute_is_first_heard_of_and_freed_when_it_is_won() -> None:
+    books = after([PAID])
+
+    def effect(report: Report) -> tuple[bool, bool]:
+        done = settle(books.payment, list(books.reversals.values()), report, WHO, 5)
+        books.take(report)
+        return done.freeze, done.thaw
+
+    assert effect(with_(DISPUTE)) == (True, False)
+    assert effect(with_(msgspec.structs.replace(DISPUTE, fee=16 * CENT))) == (False, False)
+    assert effect(with_(back(DISPUTE))) == (False, True)
+    assert effect(with_(back(DISPUTE))) == (False, False)
+    assert effect(with_(DISPUTE)) == (False, False)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"amount": 999 * CENT},
+        {"amount": 1001 * CENT},
+        {"amount": 0},
+        {"amount": -1000 * CENT},
+        {"currency": "eur"},
+        {"order": "pay_2"},
+        {"order": None},
+        {"account": "acct_2"},
+        {"account": None},
+        {"customer": "cus_2"},
+        {"customer": None},
+        {"external_id": "cs_2"},
+        {"tax": -1},
+        {"fee": -1},
+    ],
+    ids=str,
+)
+def test_what_was_not_ordered_is_not_credited(wrong: dict[str, object]) -> None:
+    books = after([msgspec.structs.replace(with_(REFUND), **wrong)])
+    assert (books.payment.status, books.posted, books.reversals) == (Status.REVIEW, {}, {})
+    assert books.payment.note
+
+
+def test_an_order_goes_forward_only() -> None:
+    processing = msgspec.structs.replace(OPEN, status=Status.PROCESSING, intent="pi_1")
+    assert after([processing, OPEN]).payment.status is Status.PROCESSING
+    assert after([PAID, OPEN, processing]).payment.status is Status.PAID
+    failed = msgspec.structs.replace(OPEN, status=Status.FAILED)
+    assert after([failed, OPEN]).payment.status is Status.FAILED
+    assert after([failed, PAID]).payment.status is Status.PAID
+
+
+def test_a_refund_that_we_asked_for_is_known_again_by_its_amount_too() -> None:
+    asked = Reversal(
+        id=1,
+        public_id="refund_1",
+        payment_id=1,
+        kind=Return.REFUND,
+        external_id=None,
+        amount=400 * CENT,
+        credit=400 * CENT,
+        state=State.REQUESTED,
+        created_at=1,
+    )
+    paid = after([PAID]).payment
+    ours = msgspec.structs.replace(REFUND, ours="refund_1")
+    (known,) = settle(paid, [asked], with_(ours), WHO, 5).reversals
+    assert (known.id, known.external_id, known.state) == (1, "re_1", State.TAKEN)
+    other = msgspec.structs.replace(ours, amount=401 * CENT)
+    (stranger,) = settle(paid, [asked], with_(other), WHO, 5).reversals
+    assert (stranger.id, stranger.public_id) == (0, "re_1")
+
+
+@pytest.mark.parametrize("tax", [0, 1, 190 * CENT, 333_333_333])
+def test_all_refunds_together_never_take_more_than_the_credit(tax: int) -> None:
+    payment = msgspec.structs.replace(ORDER, tax=tax)
+    assert credit_of(payment, payment.total) == payment.amount
+    parts = [payment.total // 7] * 6
+    parts.append(payment.total - sum(parts))
+    taken = sum(credit_of(payment, part) for part in parts)
+    assert payment.amount - len(parts) <= taken <= payment.amount

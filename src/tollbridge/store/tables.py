@@ -551,3 +551,34 @@ byok = Table(
     Column("created_at", Int64, nullable=False),
     sqlite_strict=True,
 )
+
+usage_rollup = Table(
+    "usage_rollup",
+    metadata,
+    # Sums of `usage` up to the time `meta.rolled_up`, twice: by the hour and by the day (`span` in milliseconds).
+    Column("account_id", Int64, primary_key=True, autoincrement=False),
+    Column("span", Int64, primary_key=True, autoincrement=False),
+    Column("start", Int64, primary_key=True, autoincrement=False),
+    Column("key_id", Int64, primary_key=True, autoincrement=False),
+    Column("price_version", Int64, primary_key=True, autoincrement=False),
+    Column("requests", Int64, nullable=False),
+    Column("errors", Int64, nullable=False),
+    Column("charge", Int64, nullable=False),
+    Column("cost", Int64, nullable=False),
+    Column("input", Int64, nullable=False),
+    Column("cache_read", Int64, nullable=False),
+    Column("cache_write", Int64, nullable=False),
+    Column("cache_write_1h", Int64, nullable=False),
+    Column("output", Int64, nullable=False),
+    Column("reasoning", Int64, nullable=False),
+    Column("duration_ms", Int64, nullable=False),
+    # Only of requests that said when their first byte came: `first_bytes` of them.
+    Column("first_byte_ms", Int64, nullable=False),
+    Column("first_bytes", Int64, nullable=False),
+    Column("audio_input", Int64, nullable=False),
+    Column("audio_output", Int64, nullable=False),
+    Column("image_output", Int64, nullable=False),
+    Column("searches", Int64, nullable=False),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)

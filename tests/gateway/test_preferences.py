@@ -164,6 +164,27 @@ def test_the_next_model_answers_under_its_own_name_and_price(streamed: bool) -> 
     run(test())
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_models_that_the_caller_named_are_no_storm_of_retries(streamed: bool) -> None:
+    """Also while little is going on, and before the breaker opens."""
+
+    async def test() -> None:
+        async with three(other=FAILS) as site:
+            for _ in range(12):
+                body = {
+                    **chat(stream=streamed),
+                    "model": "dear",
+                    "models": ["m"],
+                    "provider": {"only": ["up", "other"]},
+                }
+                reply = await site.post("/v1/chat/completions", body)
+                assert reply.status == 200
+            rows = await site.settled(12)
+            assert [row["charge"] for row in rows] == [PRICE] * 12
+
+    run(test())
+
+
 @pytest.mark.parametrize("first", ["nowhere", "e", "dear"])
 def test_a_model_that_cannot_be_served_is_passed_over(first: str) -> None:
     """Unknown, of another type, or with no provider that can be called."""

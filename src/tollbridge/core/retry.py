@@ -5,7 +5,8 @@ Rule 2  What the caller did wrong (400, 413, 422) is the same everywhere: it is 
         named another model for that case, which may have a longer context or other rules.
 Rule 3  A credential's trouble (401, 402, 403) and a limit (429) are never tried again on the same route.
 Rule 4  A request is tried at most twice more for each model, and all retries together stay within 20 % of the traffic
-        (at least 3 a window), so that a failing provider is not hit by our own storm.
+        (at least 3 a window), so that a failing provider is not hit by our own storm. Going on to another model that
+        the caller named is no retry.
 """
 
 from collections import deque
@@ -62,8 +63,8 @@ COUNTS_AGAINST_UPSTREAM = frozenset(
 )
 
 
-# What these cost nobody anything, or hits another provider than the one that failed, at the caller's own wish.
-NEEDS_NO_BUDGET = frozenset({Kind.REJECTED, Kind.UNSUPPORTED})
+# Nothing was sent.
+NEEDS_NO_BUDGET = frozenset({Kind.UNSUPPORTED})
 
 
 def decide(kind: Kind, *, retries: int, more_routes: bool, more_models: bool) -> Step:

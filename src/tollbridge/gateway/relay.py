@@ -194,9 +194,11 @@ class Relay:
         """What to do after the route at `index` failed."""
         more_models = routes[-1].model != routes[index].model
         step = retry.decide(kind, retries=retries, more_routes=index + 1 < len(routes), more_models=more_models)
-        if step is Step.GIVE_UP or kind in retry.NEEDS_NO_BUDGET or self._budget.take(self._clock()):
+        if step is Step.NEXT_ROUTE and routes[index + 1].model != routes[index].model:
+            step = Step.NEXT_MODEL
+        if step in (Step.GIVE_UP, Step.NEXT_MODEL) or kind in retry.NEEDS_NO_BUDGET or self._budget.take(self._clock()):
             return step
-        return Step.GIVE_UP
+        return Step.NEXT_MODEL if more_models else Step.GIVE_UP
 
     async def _next_route(self, ticket: Ticket, index: int, *, other_model: bool) -> int:
         """The place of the next route that the hold covers; as many as there are routes when there is none."""

@@ -46,10 +46,10 @@ def question(case: Case, model: str, *, asked: bool) -> dict[str, Any]:
 async def ask(target: Target, case: Case, *, asked: bool = True, model: str | None = None) -> Seen:
     body = json.dumps(question(case, model or target.models[case.dialect], asked=asked)).encode()
     async with asyncio.timeout(SECONDS):
-        return await _post(target, "/chat/completions", body)
+        return await post(target, "/chat/completions", body)
 
 
-async def _post(target: Target, path: str, body: bytes) -> Seen:
+async def post(target: Target, path: str, body: bytes) -> Seen:
     parts = urlsplit(target.url)
     is_secure = parts.scheme == "https"
     port = parts.port or (443 if is_secure else 80)

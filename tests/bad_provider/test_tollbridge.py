@@ -6,11 +6,14 @@ the price of the row's tokens, and the usage that the caller was shown with the 
 """
 
 import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
 import pytest
-from tests.bad_provider.case import Case
-from tests.bad_provider.client import Seen, Target, ask
+from tests.bad_provider.case import QUESTION, Case
+from tests.bad_provider.client import Seen, Target, ask, post
 from tests.bad_provider.judge import Charge, Tokens, Verdict, judge, read
 from tests.bad_provider.provider import Provider
 from tests.bad_provider.suites import cases, control
@@ -65,10 +68,10 @@ class Shown(NamedTuple):
     follow_up: Verdict | None
 
 
-def _config(port: int) -> str:
+def _config(cases: Sequence[Case], port: int) -> str:
     parts = []
-    for number, trial in enumerate(TRIALS):
-        dialect, path, auth = PATHS[trial.case.dialect]
+    for number, case in enumerate(cases):
+        dialect, path, auth = PATHS[case.dialect]
         parts.append(CONFIG.format(number=number, dialect=dialect, auth=auth, port=port, path=path))
     return "".join(parts)
 
@@ -77,9 +80,11 @@ def _charge(rows: list[Json]) -> Charge:
     return Charge(_tokens([row for row in rows if row["charge"]]))
 
 
-async def _rows(site: Site) -> list[Json]:
-    columns = "key_id, charge, input, cache_read, cache_write, cache_write_1h, output, outcome, flags, finish"
-    rows = await site.database.fetch(f"SELECT {columns} FROM usage ORDER BY hold_id")
+async def _rows(site: Site, key: int, seen: int) -> list[Json]:
+    """The rows of a key beyond those that were seen."""
+    columns = "charge, input, cache_read, cache_write, cache_write_1h, output, outcome, flags, finish"
+    sql = f"SELECT {columns} FROM usage WHERE key_id = {key} ORDER BY hold_id LIMIT 9 OFFSET {seen}"
+    rows = await site.database.fetch(sql)
     return [dict(zip(columns.split(", "), row, strict=True)) for row in rows]
 
 
@@ -104,24 +109,47 @@ class _Customer:
         rows = await self._rows()
         return seen, judge(case, seen, _charge(rows), asked=asked), rows
 
+    async def elsewhere(self, case: Case, model: str, path: str) -> tuple[Seen, list[Json]]:
+        """Ask at an endpoint that is not chat's."""
+        text = f"[[{case.name}]] {QUESTION}"
+        body: Json = {"model": model, "stream": case.stream}
+        if path == "/messages":
+            body |= {"max_tokens": 200, "messages": [{"role": "user", "content": text}]}
+        else:
+            body |= {"max_output_tokens": 200, "input": text}
+        seen = await post(self._target, path, json.dumps(body).encode())
+        return seen, await self._rows()
+
     async def _rows(self) -> list[Json]:
         """The new rows, once there is one."""
         for _ in range(1000):
-            rows = [row for row in await _rows(self._site) if row["key_id"] == self._number]
-            if len(rows) > self._seen:
-                new, self._seen = rows[self._seen :], len(rows)
-                return new
+            if rows := await _rows(self._site, self._number, self._seen):
+                self._seen += len(rows)
+                return rows
             await asyncio.sleep(0.005)
         return []
+
+
+@contextlib.asynccontextmanager
+async def _open(cases: Sequence[Case]) -> AsyncIterator[tuple[Site, list[_Customer]]]:
+    """A site with a provider and a model for each of `cases`, and its customers."""
+    async with (
+        Provider(CASES) as provider,
+        Site(always(says({})), config=_config(cases, provider.port), credit_usd="20") as site,
+    ):
+        customers = []
+        for number in range(AT_ONCE):
+            key = await site.make_key(label=f"customer {number}")
+            [(row,)] = await site.database.fetch("SELECT MAX(id) FROM api_key")
+            customers.append(_Customer(site, key, row))
+        yield site, customers
+        assert provider.trapped == 0
 
 
 async def _try_all() -> dict[str, Shown]:
     found: dict[str, Shown] = {}
     waiting = iter(list(enumerate(TRIALS)))
-    async with (
-        Provider(CASES) as provider,
-        Site(always(says({})), config=_config(provider.port), credit_usd="20") as site,
-    ):
+    async with _open([trial.case for trial in TRIALS]) as (site, customers):
 
         async def work(customer: _Customer) -> None:
             for number, trial in waiting:
@@ -134,14 +162,8 @@ async def _try_all() -> dict[str, Shown]:
                     _, again, _ = await customer.attempt(honest, f"m{number}", asked=True)
                 found[str(trial)] = Shown(verdict, rows, told, again)
 
-        customers = []
-        for number in range(AT_ONCE):
-            key = await site.make_key(label=f"customer {number}")
-            [(row,)] = await site.database.fetch("SELECT MAX(id) FROM api_key")
-            customers.append(_Customer(site, key, row))
         await asyncio.gather(*map(work, customers))
         assert len(await site.settled(len(found))) == len(found) + sum(trial.case.again for trial in TRIALS)
-        assert provider.trapped == 0
     return found
 
 
@@ -163,3 +185,33 @@ def test_bad_provider(shown: dict[str, Shown], trial: Trial) -> None:
         assert told == tokens
     if follow_up is not None:
         assert not follow_up.problems
+
+
+# What callers of the other endpoints are shown is tested elsewhere; what they are billed must be the same.
+ELSEWHERE = [(path, case) for path in ("/messages", "/responses") for case in CASES]
+
+
+async def _bill_elsewhere() -> dict[str, str]:
+    """What is wrong with each bill; empty when nothing is."""
+    found: dict[str, str] = {}
+    waiting = iter(list(enumerate(ELSEWHERE)))
+    async with _open([case for _, case in ELSEWHERE]) as (_, customers):
+
+        async def work(customer: _Customer) -> None:
+            for number, (path, case) in waiting:
+                seen, rows = await customer.elsewhere(case, f"m{number}", path)
+                wrong = [_charge(rows).fits(outcome.bill) for outcome in case.right]
+                found[f"{path}/{case.name}"] = "the answer was cut" if seen.cut else min(wrong, key=len)
+
+        await asyncio.gather(*map(work, customers))
+    return found
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> dict[str, str]:
+    return run(_bill_elsewhere())
+
+
+@pytest.mark.parametrize("name", [f"{path}/{case.name}" for path, case in ELSEWHERE])
+def test_bill_is_the_same_at_other_endpoints(elsewhere: dict[str, str], name: str) -> None:
+    assert not elsewhere[name]

@@ -47,7 +47,9 @@ class TranslatedAnswer:
 
     @property
     def finish(self) -> str | None:
-        return self._reply.choices[0].reason if self._reply.choices else None
+        """None where the provider gave no reason, whatever the caller is told."""
+        choice = self._reply.choices[0] if self._reply.choices else None
+        return choice.reason if choice is not None and choice.native else None
 
     def text(self) -> bytes:
         found: list[str] = []

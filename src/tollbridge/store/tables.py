@@ -61,6 +61,21 @@ account = Table(
     sqlite_strict=True,
 )
 
+account_plan = Table(
+    "account_plan",
+    metadata,
+    # What was agreed with one account: counts where its plan says otherwise.
+    Column("account_id", Int64, ForeignKey("account.id"), primary_key=True, autoincrement=False),
+    Column("rpm", Int64),
+    Column("tpm", Int64),
+    Column("concurrency", Int64),
+    Column("included_tokens", Int64),
+    Column("cost_cap", Int64),
+    Column("since", Int64, nullable=False),
+    Column("until", Int64, nullable=False),
+    sqlite_strict=True,
+)
+
 balance = Table(
     "balance",
     metadata,
@@ -89,6 +104,16 @@ api_key = Table(
     Column("created_at", Int64, nullable=False),
     Column("expires_at", Int64),
     Column("revoked_at", Int64),
+    # JSON lists: patterns of the models, and networks of the callers, that are allowed; none: all.
+    Column("models", Text),
+    Column("addresses", Text),
+    Column("rpm", Int64),
+    Column("tpm", Int64),
+    Column("concurrency", Int64),
+    Column("cost_cap", Int64),
+    # `daily`, `weekly` or `monthly`: the limit is for each of them; none: it is for good.
+    Column("limit_reset", Text),
+    Column("disabled_at", Int64),
     sqlite_strict=True,
 )
 
@@ -99,6 +124,8 @@ key_spend = Table(
     Column("key_id", Int64, ForeignKey("api_key.id"), primary_key=True, autoincrement=False),
     Column("spent", Int64, nullable=False),
     Column("held", Int64, nullable=False),
+    # `spent` is what ended from this moment on; none: all.
+    Column("since", Int64),
     CheckConstraint("held >= 0", name="key_spend_held_not_negative"),
     sqlite_strict=True,
 )
@@ -115,6 +142,19 @@ price_version = Table(
     sqlite_strict=True,
 )
 
+allowance = Table(
+    "allowance",
+    metadata,
+    # Tokens that an account's plan includes in one month (YYYYMM, UTC): as many as at the last hold, used, reserved.
+    Column("account_id", Int64, ForeignKey("account.id"), primary_key=True, autoincrement=False),
+    Column("period", Int64, primary_key=True, autoincrement=False),
+    Column("included", Int64, nullable=False),
+    Column("used", Int64, nullable=False),
+    Column("held", Int64, nullable=False),
+    CheckConstraint("used >= 0 AND held >= 0", name="allowance_not_negative"),
+    sqlite_strict=True,
+)
+
 hold = Table(
     "hold",
     metadata,
@@ -125,6 +165,10 @@ hold = Table(
     Column("amount", Int64, nullable=False),
     Column("limited", Flag, nullable=False),
     Column("expires_at", Int64, nullable=False),
+    # Of a hold on included tokens: how many at first, of which month (YYYYMM). Its `amount` is 0 and its steps are
+    # tokens too.
+    Column("tokens", Int64),
+    Column("period", Int64),
     CheckConstraint("amount >= 0", name="hold_amount_not_negative"),
     sqlite_strict=True,
 )
@@ -181,8 +225,32 @@ usage = Table(
     Column("attempts", LargeBinary),
     # JSON: counts of `audio_input`, `audio_output`, `image_output` (tokens) and `searches` (calls); NULL: none of them.
     Column("meters", Text),
+    # Tokens that were taken of those which the plan includes: then nothing was charged. NULL: the hold was of money.
+    Column("allowance", Int64),
     CheckConstraint("charge >= 0 AND promo >= 0 AND loss >= 0 AND promo <= charge", name="usage_amounts"),
     Index("usage_by_account", "account_id", "ended_at"),
+    sqlite_strict=True,
+)
+
+claim = Table(
+    "claim",
+    metadata,
+    # Whose `Idempotency-Key` it is (SHA-256), of which request (SHA-256 of path and body), and the hold that ran it.
+    Column("account_id", Int64, primary_key=True, autoincrement=False),
+    Column("name", LargeBinary(32), primary_key=True),
+    Column("digest", LargeBinary(32), nullable=False),
+    Column("hold_id", Int64, nullable=False),
+    Column("created_at", Int64, nullable=False),
+    sqlite_strict=True,
+)
+
+kept_answer = Table(
+    "kept_answer",
+    metadata,
+    # What a claimed request was answered, sealed.
+    Column("hold_id", Int64, primary_key=True, autoincrement=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("created_at", Int64, nullable=False),
     sqlite_strict=True,
 )
 

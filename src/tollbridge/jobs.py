@@ -8,7 +8,7 @@ from tollbridge.errors import TollbridgeError
 from tollbridge.services import notices, refunds, top_ups
 from tollbridge.services.desk import Desk
 from tollbridge.services.payments import Payments
-from tollbridge.store import meta, seal
+from tollbridge.store import meta, rollups, seal
 from tollbridge.store.audit import audit
 from tollbridge.store.db import Database
 from tollbridge.store.forgetting import forget
@@ -41,7 +41,7 @@ def of_money(till: Callable[[], Payments], desk: Desk) -> tuple[Job, ...]:
 
 
 class Jobs:
-    """Heartbeat, sweep, seals, the proof of the books, and the poll that notices changed keys and accounts.
+    """Heartbeat, sweep, sums of usage, seals, the proof of the books, the poll that notices changed keys and accounts.
 
     `url` is the database's. `on_change`: what was cached may be stale. `on_fatal`: this process must not take any
     more paid work. `more`: further jobs, run like these.
@@ -73,6 +73,7 @@ class Jobs:
             ("heartbeat", BEAT_S, self._process.beat),
             ("changes", POLL_S, self._look_for_changes),
             ("sweep", SWEEP_S, lambda: self._process.sweep(self._ledger)),
+            ("roll-ups", rollups.EVERY_S, lambda: rollups.roll_up(self._database)),
             ("seal", SEAL_S, lambda: seal.seal(self._database)),
             ("forget", FORGET_S, lambda: forget(self._database)),
             *self._more,

@@ -647,6 +647,25 @@ usage_rollup = Table(
     Column("audio_output", Int64, nullable=False),
     Column("image_output", Int64, nullable=False),
     Column("searches", Int64, nullable=False),
+    # When the last of them ended.
+    Column("last_at", Int64, nullable=False),
     sqlite_strict=True,
     sqlite_with_rowid=False,
+)
+
+management_key = Table(
+    "management_key",
+    metadata,
+    # A key that manages an account's API keys, and can call no model: /v1 does not know it.
+    Column("id", Int64, primary_key=True, autoincrement=True),
+    Column("public_id", Text, nullable=False, unique=True),
+    Column("account_id", Int64, ForeignKey("account.id"), nullable=False, index=True),
+    Column("digest", LargeBinary(32), nullable=False, unique=True),
+    Column("hint", Text, nullable=False),
+    Column("label", Text, nullable=False),
+    Column("created_at", Int64, nullable=False),
+    # By the minute.
+    Column("used_at", Int64),
+    Column("revoked_at", Int64),
+    sqlite_strict=True,
 )

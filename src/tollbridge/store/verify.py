@@ -15,7 +15,7 @@ import msgspec
 
 from tollbridge.core import money
 from tollbridge.core.ledger import Book, EndRow, Kind, epoch_of, hold_id, usage_entries
-from tollbridge.store import seal, verify_payments
+from tollbridge.store import rollups, seal, verify_payments
 from tollbridge.store.db import Database, Row, Transaction
 from tollbridge.store.ledger.rows import end_row
 from tollbridge.store.prices import Terms
@@ -142,6 +142,7 @@ class _Audit:
         await self._check_balances()
         await self._check_spends()
         await verify_payments.check(self._view, self._report.add)
+        await rollups.check(self._view, self._report.add)
         self._report.trial_balance = self._trial
         if sum(self._trial.values()):
             self._report.add(f"the trial balance is {sum(self._trial.values())} nano-USD, not zero")

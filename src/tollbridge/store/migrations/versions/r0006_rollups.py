@@ -1,4 +1,4 @@
-"""Sums of usage by the hour and by the day.
+"""Sums of usage by the hour and by the day; keys that manage keys.
 
 Revision 0006.
 """
@@ -37,6 +37,20 @@ def upgrade() -> None:
         sa.Column("audio_output", Int64, nullable=False),
         sa.Column("image_output", Int64, nullable=False),
         sa.Column("searches", Int64, nullable=False),
+        sa.Column("last_at", Int64, nullable=False),
         sqlite_strict=True,
         sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "management_key",
+        sa.Column("id", Int64, primary_key=True, autoincrement=True),
+        sa.Column("public_id", sa.Text, nullable=False, unique=True),
+        sa.Column("account_id", Int64, sa.ForeignKey("account.id"), nullable=False, index=True),
+        sa.Column("digest", sa.LargeBinary(32), nullable=False, unique=True),
+        sa.Column("hint", sa.Text, nullable=False),
+        sa.Column("label", sa.Text, nullable=False),
+        sa.Column("created_at", Int64, nullable=False),
+        sa.Column("used_at", Int64),
+        sa.Column("revoked_at", Int64),
+        sqlite_strict=True,
     )

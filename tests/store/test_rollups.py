@@ -1,0 +1,159 @@
+"""Sums of usage are those of its rows at every moment, wherever the watermark stands, and are proved to be."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+from msgspec.structs import replace
+from tests.store.books import Books, Customer, Engine, with_books
+
+from tollbridge.store import rollups
+from tollbridge.store.meta import value
+from tollbridge.store.rollups import DAY_MS, HOUR_MS, Cell, Sums
+from tollbridge.store.verify import verify
+from tollbridge.values import Outcome
+
+
+async def spend(books: Books, customer: Customer, charge: int, **fields: object) -> None:
+    hold = await books.held(customer, 10_000)
+    end = books.end_op(hold, customer, charge)
+    await books.ledger.submit(replace(end, record=replace(end.record, **fields)))
+
+
+async def age(books: Books, milliseconds: int) -> None:
+    """All requests so far ended so much earlier."""
+    await books.database.execute("UPDATE usage SET ended_at = ended_at - $1", milliseconds)
+
+
+async def cells(books: Books, customer: Customer, span: int) -> list[Cell]:
+    return await rollups.read(books.database, customer.account_id, span, 0, 1 << 60)
+
+
+async def totals(books: Books, customer: Customer, span: int = HOUR_MS) -> Sums:
+    total = Sums()
+    for cell in await cells(books, customer, span):
+        assert cell.start % span == 0
+        total.add(cell.sums)
+    return total
+
+
+async def by_rows(books: Books, customer: Customer) -> tuple[int, int, int]:
+    rows = await books.database.fetch(
+        "SELECT COUNT(*), CAST(COALESCE(SUM(charge), 0) AS BIGINT), CAST(COALESCE(SUM(input), 0) AS BIGINT) "
+        "FROM usage WHERE account_id = $1",
+        customer.account_id,
+    )
+    return rows[0][0], rows[0][1], rows[0][2]
+
+
+async def assert_exact(books: Books, customer: Customer) -> None:
+    for span in (HOUR_MS, DAY_MS):
+        sums = await totals(books, customer, span)
+        assert (sums.requests, sums.charge, sums.input) == await by_rows(books, customer)
+
+
+def test_sums_are_exact_before_and_after_the_watermark(ledger_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        ada, other = await books.customer(paid=10**9), await books.customer(paid=10**9)
+        assert await cells(books, ada, HOUR_MS) == []
+        for days in (40, 3, 1, 0):
+            for number in range(4):
+                await spend(books, ada, 100 + number, searches=2, audio_input=0, first_byte_ms=7, duration_ms=30)
+            await spend(books, other, 7)
+            await assert_exact(books, ada)
+            if days:
+                await age(books, days * DAY_MS)
+        before = await totals(books, ada)
+        await rollups.roll_up(books.database)
+        assert await value(books.database, rollups.WATERMARK) is not None
+        rolled = await books.count("usage_rollup")
+        assert rolled > 0
+        assert await totals(books, ada) == before
+        assert before.searches == 2 * before.requests
+        assert before.first_bytes == before.requests == 16
+        assert before.duration_ms == 30 * 16
+        await rollups.roll_up(books.database)
+        await assert_exact(books, ada)
+        await spend(books, ada, 5)
+        await assert_exact(books, ada)
+
+    with_books(ledger_engine, scenario)
+
+
+def test_what_ended_later_is_added_to_the_hour_that_was_begun(
+    sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollups, "SETTLED_MS", -1)
+
+    async def scenario(books: Books) -> None:
+        ada = await books.customer(paid=10**9)
+        for number in range(6):
+            await spend(books, ada, 10, outcome=Outcome.FAILED if number % 2 else Outcome.COMPLETED, searches=1)
+            await rollups.roll_up(books.database)
+            await asyncio.sleep(0.005)
+        sums = await totals(books, ada)
+        assert (sums.requests, sums.errors, sums.charge, sums.searches) == (6, 3, 60, 6)
+        assert len(await cells(books, ada, DAY_MS)) <= 2
+        tail = await books.database.fetch(
+            "SELECT COUNT(*) FROM usage WHERE ended_at > $1", await value(books.database, rollups.WATERMARK)
+        )
+        assert tail == [(0,)]
+
+    with_books(sqlite_engine, scenario)
+
+
+def test_several_processes_roll_up_once(ledger_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollups, "SETTLED_MS", -1)
+
+    async def scenario(books: Books) -> None:
+        ada = await books.customer(paid=10**9)
+        for _ in range(5):
+            await spend(books, ada, 10)
+            await asyncio.gather(*(rollups.roll_up(books.database) for _ in range(4)))
+        await assert_exact(books, ada)
+
+    with_books(ledger_engine, scenario)
+
+
+def test_a_clock_that_is_set_back_loses_nothing(sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(books: Books) -> None:
+        ada = await books.customer(paid=10**9)
+        await spend(books, ada, 10)
+        now = await books.database.now()
+        ahead = now + 10 * HOUR_MS
+
+        async def later() -> int:
+            return ahead
+
+        monkeypatch.setattr(books.database, "now", later)
+        await rollups.roll_up(books.database)
+        monkeypatch.undo()
+        await spend(books, ada, 20)
+        await rollups.roll_up(books.database)
+        await assert_exact(books, ada)
+        assert (await totals(books, ada)).charge == 30
+
+    with_books(sqlite_engine, scenario)
+
+
+def test_wrong_sums_are_named(sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollups, "SETTLED_MS", -1)
+
+    async def scenario(books: Books) -> None:
+        ada = await books.customer(paid=10**9)
+        await spend(books, ada, 10)
+        await asyncio.sleep(0.005)
+        await rollups.roll_up(books.database)
+        for change in (
+            "UPDATE usage_rollup SET output = output + 1 WHERE span = 86400000",
+            "UPDATE usage_rollup SET key_id = key_id + 1 WHERE span = 3600000",
+            "DELETE FROM usage_rollup",
+        ):
+            await books.database.execute(change)
+            report = await verify(books.database)
+            kinds = Counter("day" if "the day" in problem else "hour" for problem in report.problems)
+            assert kinds["day"] == 1, report.problems
+        await books.database.execute("DELETE FROM meta WHERE name = $1", rollups.WATERMARK)
+        await rollups.roll_up(books.database)
+
+    with_books(sqlite_engine, scenario)

@@ -36,7 +36,7 @@ from tollbridge.limits.memory import MemoryLimiter
 from tollbridge.limits.redis import RedisLimiter
 from tollbridge.mail.smtp import Smtp
 from tollbridge.services import byok, first_run, mail, operators, secrets
-from tollbridge.services.catalog import shipped_models
+from tollbridge.services import catalog as offered
 from tollbridge.services.desk import Desk
 from tollbridge.services.passwords import Passwords
 from tollbridge.services.payments import Payments, open_payments
@@ -257,8 +257,9 @@ class Gateway:
             log.warning("%s", warning)
         first = await first_run.begin(self._database, self.settings, master)
         if first is not None:
+            example = self.settings.brand.example_model
             chats = (model.id for model in models.values() if model.type != "embedding")
-            announce(first_run.welcome(first, self._url, next(chats, "a-model")))
+            announce(first_run.welcome(first, self._url, example if example in models else next(chats, "a-model")))
         token = await operators.first_link(self._database)
         if token is not None:
             announce(operators.welcome(self._url, token))
@@ -295,6 +296,8 @@ class Gateway:
             charge_partial=billing.charge_on_upstream_error == "partial",
             free_loss_per_day=billing.free_loss_per_day,
             silence_ms=int(self._timing.silent_provider * 1000),
+            upstream_failed_status=settings.errors.upstream_failed,
+            no_provider_status=settings.errors.no_available_provider,
         )
         callers = Callers(
             find=lambda digest: key_rows.find_key(self._database, digest),
@@ -385,7 +388,7 @@ class Gateway:
 
     async def _read_catalog(self, settings: Settings, upstreams: Mapping[str, Upstream]) -> Catalog:
         """The catalog with the price versions that it has in the database."""
-        rows = catalogs.overlay(shipped_models(), settings.models)
+        rows = offered.rows(settings)
         if demo.NAME in upstreams:
             rows = catalogs.serve_all_by(rows, demo.NAME)
         callable_now = {name: each.value for name, each in upstreams.items()}

@@ -34,7 +34,6 @@ A message is safe to show: no secret, no text that a provider sent.
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 
 class TollbridgeError(Exception):
@@ -48,7 +47,7 @@ class ApiError(TollbridgeError):
     (`{"balance_usd": b"0.25"}`), so that money stays printed from integers.
     """
 
-    status: ClassVar[int] = 500
+    status: int = 500
     type: str = "api_error"
     code: str = "internal_error"
 
@@ -56,6 +55,7 @@ class ApiError(TollbridgeError):
         self,
         message: str,
         *,
+        status: int | None = None,
         code: str | None = None,
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
@@ -63,6 +63,8 @@ class ApiError(TollbridgeError):
     ) -> None:
         super().__init__(message)
         self.message = message
+        if status is not None:
+            self.status = status
         if code is not None:
             self.code = code
         self.param = param
@@ -171,8 +173,10 @@ class Unavailable(ApiError):
     type = "server_error"
     code = "overloaded"
 
-    def __init__(self, message: str, *, code: str | None = None, retry_after: int = 2) -> None:
-        super().__init__(message, code=code, headers={"retry-after": str(retry_after)})
+    def __init__(
+        self, message: str, *, status: int | None = None, code: str | None = None, retry_after: int = 2
+    ) -> None:
+        super().__init__(message, status=status, code=code, headers={"retry-after": str(retry_after)})
 
 
 class UpstreamTimedOut(ApiError):

@@ -15,16 +15,18 @@ if TYPE_CHECKING:
 
 @click.command()
 @places
+@click.option("--preset", metavar="NAME", help="A product to start from: model-database or modelbridge.")
 @click.option("--host", help="The address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), help="The port to listen on; 0 takes a free one.")
-def serve(config: Path | None, data_dir: str | None, host: str | None, port: int | None) -> None:
+def serve(config: Path | None, data_dir: str | None, preset: str | None, host: str | None, port: int | None) -> None:
     """Start the gateway.
 
     \b
     Example:
       tollbridge serve --config tollbridge.toml --port 8000
+      tollbridge serve --preset modelbridge
     """
-    settings = read_settings(config, data_dir, host=host, port=port)
+    settings = read_settings(config, data_dir, preset=preset, host=host, port=port)
     from tollbridge.app import serve as run
 
     sys.exit(run(settings))

@@ -124,6 +124,17 @@ def choice(*allowed: str) -> Kind:
     return Kind(name="one of " + ", ".join(f"`{each}`" for each in allowed), parse=parse)
 
 
+def one_of(*allowed: int) -> Kind:
+    listed = " or ".join(map(str, allowed))
+
+    def parse(raw: Any) -> int:
+        if isinstance(raw, bool) or raw not in allowed:
+            raise Wrong(f"expected {listed}, without quotes")
+        return int(raw)
+
+    return Kind(name="one of " + ", ".join(f"`{each}`" for each in allowed), parse=parse, plain=False)
+
+
 def some(*allowed: str) -> Kind:
     """A list of them, in the order in which they are written here."""
     one = choice(*allowed)
@@ -191,6 +202,14 @@ def _file(raw: Any) -> str:
         raise Wrong(f"{path} is not UTF-8 text") from None
 
 
+def _lines(raw: Any) -> tuple[str, ...]:
+    lines = _texts(raw)
+    if len(lines) > 9 or any(len(line) > 300 or not line.isprintable() for line in lines):
+        raise Wrong("expected at most nine texts of one line, up to 300 characters each")
+    return lines
+
+
+LINES = Kind(name="list of texts", parse=_lines, plain=False)
 TEXTS = Kind(name="list of texts", parse=_texts, plain=False)
 TEXT_BY_NAME = Kind(name="table of texts", parse=_text_by_name, plain=False)
 HEADERS = Kind(name="table of texts", parse=_headers, plain=False, secret=True)

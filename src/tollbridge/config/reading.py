@@ -1,6 +1,6 @@
 """From a file, the environment and the command line to one frozen `Settings`.
 
-Rule 1  What stands later wins: default, shipped row of a provider, file, environment, command line.
+Rule 1  What stands later wins: default, shipped row of a provider, preset, file, environment, command line.
 Rule 2  Everything is read once, here; nothing else in the program looks at the environment.
 Rule 3  A mistake names its line (or variable, or option) and what would be right. The first one ends the reading.
 Rule 4  What is shown of a secret is where it comes from, or `***`.
@@ -17,7 +17,17 @@ import msgspec
 
 from tollbridge.config import kinds
 from tollbridge.config.lines import Path, line_numbers
-from tollbridge.config.settings import GROUPS, SETTINGS, Entry, Group, ProviderSettings, Setting, Settings, Source
+from tollbridge.config.settings import (
+    GROUPS,
+    PRESETS,
+    SETTINGS,
+    Entry,
+    Group,
+    ProviderSettings,
+    Setting,
+    Settings,
+    Source,
+)
 from tollbridge.core.catalog import ModelRow
 from tollbridge.core.plans import DEFAULT_PLAN, Plan
 from tollbridge.errors import ConfigError
@@ -25,6 +35,7 @@ from tollbridge.errors import ConfigError
 PREFIX = "TOLLBRIDGE_"
 DEFAULT_FILE = File("tollbridge.toml")
 SHIPPED_PROVIDERS = File(__file__).parent.parent / "data" / "providers.toml"
+SHIPPED_PRESETS = File(__file__).parent.parent / "data" / "presets"
 LEAST_SECRET = 32
 
 # Says where the file is, so it cannot stand in it.
@@ -79,6 +90,7 @@ class _Reader:
         self._read_environment()
         for name, value in self._source.options:
             self._put((name,), value, f"--{name.replace('_', '-')}")
+        self._add_preset()
         self._add_places()
         self._add_shipped()
         values = self._group(_ROOT, self._document, ())
@@ -90,6 +102,7 @@ class _Reader:
         )
         self._check_urls(settings)
         self._check_models(settings)
+        self._check_signup(settings)
         self._check_stripe(settings)
         self._check_mail(settings)
         return msgspec.structs.replace(settings, warnings=tuple(self._warnings))
@@ -171,6 +184,29 @@ class _Reader:
         table[str(path[-1])] = value
         self._elsewhere[path] = origin
         self._lines = {each: line for each, line in self._lines.items() if each[: len(path)] != path}
+
+    def _add_preset(self) -> None:
+        """Under everything that was said, what the preset says."""
+        name = self._document.get("preset")
+        if name in PRESETS:
+            preset = tomllib.loads((SHIPPED_PRESETS / f"{name}.toml").read_text("utf-8"))
+            self._lay_under(_ROOT, preset, (), f"preset {name}")
+
+    def _lay_under(self, group: Group, table: dict[str, Any], path: Path, origin: str) -> None:
+        """Each setting of `table` that nobody has set."""
+        there: Any = self._document
+        for step in path:
+            there = there.get(step, {}) if isinstance(there, dict) else {}
+        for key, value in table.items():
+            inner = _INNER[group.name].get(key)
+            if inner is None:
+                if key not in there:
+                    self._put((*path, key), value, origin)
+            elif inner.named:
+                for name, row in value.items():
+                    self._lay_under(inner, row, (*path, key, name), origin)
+            else:
+                self._lay_under(inner, value, (*path, key), origin)
 
     def _add_places(self) -> None:
         """What follows from other settings."""
@@ -401,6 +437,13 @@ class _Reader:
         parts = kinds.split_url(stripe.base_url, "")
         if parts.scheme == "http" and not kinds.is_loopback(parts.hostname or ""):
             raise self._mistake(("stripe", "base_url"), "https:// is needed here: your key could be read on its way")
+
+    def _check_signup(self, settings: Settings) -> None:
+        plan = settings.billing.signup_plan
+        if plan not in settings.plans:
+            raise self._mistake(
+                ("billing", "signup_plan"), f"there is no plan {plan}; {kinds.nearest(plan, list(settings.plans))}"
+            )
 
     def _check_models(self, settings: Settings) -> None:
         seen: set[str] = set()

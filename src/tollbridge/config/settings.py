@@ -10,11 +10,13 @@ from typing import Any
 import msgspec
 
 from tollbridge.config import kinds
-from tollbridge.config.kinds import Kind, Secret, choice, duration, size, some, text, whole
+from tollbridge.config.kinds import Kind, Secret, choice, duration, one_of, size, some, text, whole
 from tollbridge.core.catalog import CAPABILITIES, MODALITIES, TYPES, ModelRow, RouteRow
-from tollbridge.core.plans import Plan
+from tollbridge.core.plans import DEFAULT_PLAN, Plan
 
 MANY = 1_000_000_000
+# Each a file of `data/presets`.
+PRESETS = ("model-database", "modelbridge")
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -71,9 +73,28 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Brand(msgspec.Struct, frozen=True, kw_only=True):
+    """`steps`: the way to a first call, a sentence each. `example_model`: the id that examples call."""
+
     name: str
+    tagline: str
+    lead: str
+    steps: tuple[str, ...]
+    example_model: str
     key_prefix: str
     header_prefix: str
+
+
+class CatalogSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`models`: patterns (`*`, `deepseek-*`) of the shipped models that are for sale."""
+
+    models: tuple[str, ...]
+
+
+class Errors(msgspec.Struct, frozen=True, kw_only=True):
+    """Statuses of failures that are not the caller's."""
+
+    upstream_failed: int
+    no_available_provider: int
 
 
 class Billing(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +104,7 @@ class Billing(msgspec.Struct, frozen=True, kw_only=True):
     markup_ppm: int = msgspec.field(name="markup_percent")
     byok_fee_ppm: int = msgspec.field(name="byok_fee_percent")
     signup_grant: int = msgspec.field(name="signup_grant_usd")
+    signup_plan: str
     default_hold_tokens: int
     strict_holds: bool
     charge_on_upstream_error: str
@@ -207,6 +229,7 @@ class ProviderSettings(msgspec.Struct, frozen=True, kw_only=True):
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All settings, frozen. `entries` has what `config show` prints, `warnings` what the operator should know."""
 
+    preset: str | None = None
     public_url: str | None = None
     database_url: Secret
     redis_url: Secret | None = None
@@ -217,6 +240,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allow_plain_http: bool
     require_verified_email: str
     brand: Brand
+    catalog: CatalogSettings
+    errors: Errors
     keys: Keys
     billing: Billing
     mail: Mail
@@ -239,6 +264,8 @@ GROUPS = (
     Group("", Settings, "The top level of the file."),
     Group("brand", Brand, "What customers see."),
     Group("keys", Keys, "API keys."),
+    Group("catalog", CatalogSettings, "Which of the shipped models are for sale. Models of your own always are."),
+    Group("errors", Errors, "The HTTP statuses of failures that are a provider's."),
     Group("billing", Billing, "Money."),
     Group(
         "mail", Mail, "How mail is sent to users. Without a `host` it waits in the outbox, for the operator to read."
@@ -271,6 +298,12 @@ GROUPS = (
 )
 
 SETTINGS = (
+    Setting(
+        "preset",
+        choice(*PRESETS),
+        None,
+        "A whole product to start from: brand, plans, packs, catalog and errors as one. What you set beside it wins.",
+    ),
     Setting("host", kinds.HOST, "127.0.0.1", "The address to listen on."),
     Setting("port", whole(0, 65535), 8000, "The port to listen on; 0 takes a free one."),
     Setting("data_dir", kinds.PATH, "data", "Where files are kept: the SQLite database, the master secret, the spool."),
@@ -311,6 +344,34 @@ SETTINGS = (
     ),
     Setting("brand.name", text('such as "Tollbridge"', most=60), "Tollbridge", "The name of your service."),
     Setting(
+        "brand.tagline",
+        text('such as "One key for every model"', most=120),
+        "Every model behind one key",
+        "The headline of the home page.",
+    ),
+    Setting(
+        "brand.lead",
+        text('such as "Keep your code, change the base URL."', most=400),
+        "Keep the SDK that you have and change its base URL. Each answer says what it cost, to the last digit.",
+        "What stands below the headline.",
+    ),
+    Setting(
+        "brand.steps",
+        kinds.LINES,
+        [
+            "Sign up with your e-mail address. No card is needed to begin.",
+            "Copy your API key from the dashboard.",
+            "Send your first request to the address below.",
+        ],
+        "The way to a first call, for the home page and the documentation.",
+    ),
+    Setting(
+        "brand.example_model",
+        text('such as "deepseek-chat"', r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*", 128),
+        "deepseek-chat",
+        "The model that examples call, where it is for sale.",
+    ),
+    Setting(
         "brand.key_prefix",
         text('such as "tb_live_" (letters, digits, - and _, the last - or _)', r"[A-Za-z][A-Za-z0-9_-]{0,22}[_-]", 24),
         "tb_live_",
@@ -328,6 +389,11 @@ SETTINGS = (
         "once",
         "How often a key is shown in full. `always`: an encrypted copy is kept for the dashboard.",
     ),
+    Setting(
+        "catalog.models", kinds.TEXTS, ["*"], "Patterns of the shipped models that are for sale, such as `deepseek-*`."
+    ),
+    Setting("errors.upstream_failed", one_of(502, 500), 502, "When a provider answers with a server error of its own."),
+    Setting("errors.no_available_provider", one_of(503, 502), 503, "When none of a model's providers can be called."),
     Setting("billing.cost_cap_usd", kinds.USD, "5.00", "The most that one request may cost."),
     Setting("billing.markup_percent", kinds.PERCENT, "0", "What customers pay on top of every price."),
     Setting(
@@ -338,6 +404,12 @@ SETTINGS = (
     ),
     Setting(
         "billing.signup_grant_usd", kinds.USD, "0.50", "Promotional credit of the account made at the first start."
+    ),
+    Setting(
+        "billing.signup_plan",
+        text('such as "free"', r"[a-z0-9][a-z0-9_.-]*", 60),
+        DEFAULT_PLAN,
+        "The plan that a new customer begins with.",
     ),
     Setting(
         "billing.default_hold_tokens",

@@ -32,6 +32,7 @@ from tollbridge.errors import (
     PaymentRequired,
     RateLimited,
     Unavailable,
+    UpstreamFailed,
 )
 from tollbridge.gateway.own import OwnCredential, OwnRoutes
 from tollbridge.limits.base import Exceeded, Grant, Limiter, Room, Scope
@@ -95,7 +96,7 @@ class Ticket(msgspec.Struct, kw_only=True):
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """What the operator decided about money. Amounts are nano-USD."""
+    """What the operator decided about money, in nano-USD, and about failures of providers, as HTTP statuses."""
 
     cost_cap: int
     default_hold_tokens: int
@@ -103,6 +104,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     charge_partial: bool = False
     free_loss_per_day: int = 0
     silence_ms: int = pricing.SILENCE_IS_UPSTREAMS_FAULT_MS
+    upstream_failed_status: int = UpstreamFailed.status
+    no_provider_status: int = Unavailable.status
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -233,6 +236,10 @@ class Admission:
         limit = _limit(demand, route, bound, held.amount, cap)
         return Estimate(demand=demand, routes=routes[offer.place :], cap=cap, held=held.amount, limit=limit)
 
+    @property
+    def policy(self) -> Policy:
+        return self._policy
+
     def model_of(self, route: Route) -> Model:
         return self._catalog.models[route.model]
 
@@ -361,6 +368,7 @@ class Admission:
         wait = min(MAX_RETRY_AFTER_S, 1 + int(self._upstreams.usable_in(routes)))
         return Unavailable(
             f"No provider of {model.id} can be called right now. Nothing was charged; try again in {wait} s.",
+            status=self._policy.no_provider_status,
             code="no_available_provider",
             retry_after=wait,
         )

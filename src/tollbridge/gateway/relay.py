@@ -156,6 +156,8 @@ class Relay:
             if index < len(routes) and routes[index].model != route.model:
                 first_of_model = len(attempts)
         assert failure is not None, "a ticket has routes"
+        if failure.kind is Kind.SERVER_ERROR:
+            failure.error.status = self._admission.policy.upstream_failed_status
         raise AllFailed(failure.error, route, attempts)
 
     async def open(self, route: Route, outgoing: Outgoing, on_sent: Callable[[], None] | None = None) -> Response:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from datetime import date
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import msgspec
@@ -81,10 +82,17 @@ def shipped_models() -> tuple[ModelRow, ...]:
     return msgspec.json.decode(SHIPPED.read_bytes(), type=_Shipped).models
 
 
+def rows(settings: Settings) -> list[ModelRow]:
+    """What is for sale where somebody serves it: the shipped models that the operator chose, and the operator's."""
+    chosen = settings.catalog.models
+    shipped = (row for row in shipped_models() if any(fnmatchcase(row.id, pattern) for pattern in chosen))
+    return catalog.overlay(shipped, settings.models)
+
+
 def offers(settings: Settings) -> list[Offer]:
     """All models, the callable ones and the others. Without any provider the demo provider serves all of them."""
     own = {row.id for row in settings.models}
-    return [_offer(row, settings, own=row.id in own) for row in catalog.overlay(shipped_models(), settings.models)]
+    return [_offer(row, settings, own=row.id in own) for row in rows(settings)]
 
 
 def offer(settings: Settings, model: str) -> Offer:

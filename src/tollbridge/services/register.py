@@ -8,7 +8,6 @@ from ipaddress import ip_address
 import msgspec
 
 from tollbridge.core import ledger
-from tollbridge.core.plans import DEFAULT_PLAN
 from tollbridge.core.roles import Role
 from tollbridge.errors import InvalidRequest
 from tollbridge.services import accounts, letters, passwords, reveal, sessions, throttle
@@ -170,7 +169,8 @@ async def admit(desk: Desk, transaction: Transaction, user: User, gift: int, now
 
 async def open_account(desk: Desk, transaction: Transaction, user: User, gift: int, now: int) -> int:
     """The id of a new account of `user` with a key labelled `default`, which can be shown once."""
-    account_id = await accounts.add(desk.database, transaction, user.email, DEFAULT_PLAN, 0, user.email, now)
+    plan = desk.settings.billing.signup_plan
+    account_id = await accounts.add(desk.database, transaction, user.email, plan, 0, user.email, now)
     await members.add(transaction, account_id, user.id, Role.OWNER, now)
     made, row = make(desk.master, account_id, desk.settings.brand.key_prefix, KEY_LABEL)
     await keys.create(transaction, row, now)

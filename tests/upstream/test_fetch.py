@@ -290,6 +290,12 @@ def test_only_hosts_that_the_operator_named_are_fetched_from() -> None:
     assert not world.dialled
     assert not world.lookups
 
+    async def named(world: World) -> None:
+        limits = FetchLimits(hosts=("Files.Example",))
+        assert (await world.fetcher(limits).fetch("http://FILES.example./a.png")).data == PNG
+
+    trial(picture(), named)
+
 
 def test_no_more_than_so_many_run_at_once() -> None:
     running = most = 0

@@ -79,6 +79,7 @@ class Fetcher:
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._limits = limits
+        self._hosts = frozenset(host.lower() for host in limits.hosts)
         self._resolve = resolve
         self._connect = connect or self._pool
         self._ssl = ssl_context
@@ -142,8 +143,7 @@ class Fetcher:
 
     async def _address(self, place: Place) -> str:
         """The address to call, one that the look-up gave and that was judged."""
-        hosts = self._limits.hosts
-        if hosts and place.host not in hosts:
+        if self._hosts and place.host not in self._hosts:
             raise BadUrl("names a host that this gateway does not fetch from")
         try:
             found = await self._resolve(place.host, place.port)

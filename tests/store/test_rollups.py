@@ -9,7 +9,7 @@ from tests.store.books import Books, Customer, Engine, with_books
 
 from tollbridge.store import rollups
 from tollbridge.store.meta import value
-from tollbridge.store.rollups import DAY_MS, HOUR_MS, Cell, Sums
+from tollbridge.store.rollups import DAY_MS, HOUR_MS, Period, Sums, Used
 from tollbridge.store.verify import verify
 from tollbridge.values import Outcome
 
@@ -25,16 +25,19 @@ async def age(books: Books, milliseconds: int) -> None:
     await books.database.execute("UPDATE usage SET ended_at = ended_at - $1", milliseconds)
 
 
-async def cells(books: Books, customer: Customer, span: int) -> list[Cell]:
-    return await rollups.read(books.database, customer.account_id, span, 0, 1 << 60)
+async def read(books: Books, customer: Customer, step: int) -> Used:
+    return await rollups.read(books.database, customer.account_id, Period(0, 1 << 60, step))
 
 
 async def totals(books: Books, customer: Customer, span: int = HOUR_MS) -> Sums:
-    total = Sums()
-    for cell in await cells(books, customer, span):
-        assert cell.start % span == 0
-        total.add(cell.sums)
-    return total
+    used = await read(books, customer, span)
+    totals = Sums(), Sums()
+    for total, cells in zip(totals, (used.by_price, used.by_key), strict=True):
+        for (start, _), sums in cells.items():
+            assert start % span == 0
+            total.add(sums)
+    assert totals[0] == totals[1]
+    return totals[0]
 
 
 async def by_rows(books: Books, customer: Customer) -> tuple[int, int, int]:
@@ -47,7 +50,7 @@ async def by_rows(books: Books, customer: Customer) -> tuple[int, int, int]:
 
 
 async def assert_exact(books: Books, customer: Customer) -> None:
-    for span in (HOUR_MS, DAY_MS):
+    for span in (HOUR_MS, 6 * HOUR_MS, DAY_MS):
         sums = await totals(books, customer, span)
         assert (sums.requests, sums.charge, sums.input) == await by_rows(books, customer)
 
@@ -55,7 +58,8 @@ async def assert_exact(books: Books, customer: Customer) -> None:
 def test_sums_are_exact_before_and_after_the_watermark(ledger_engine: Engine) -> None:
     async def scenario(books: Books) -> None:
         ada, other = await books.customer(paid=10**9), await books.customer(paid=10**9)
-        assert await cells(books, ada, HOUR_MS) == []
+        assert await read(books, ada, HOUR_MS) == Used({}, {})
+        assert await rollups.last_uses(books.database, ada.account_id) == {}
         for days in (40, 3, 1, 0):
             for number in range(4):
                 await spend(books, ada, 100 + number, searches=2, audio_input=0, first_byte_ms=7, duration_ms=30)
@@ -76,6 +80,8 @@ def test_sums_are_exact_before_and_after_the_watermark(ledger_engine: Engine) ->
         await assert_exact(books, ada)
         await spend(books, ada, 5)
         await assert_exact(books, ada)
+        [(last,)] = await books.database.fetch("SELECT MAX(ended_at) FROM usage WHERE key_id = $1", ada.key_id)
+        assert await rollups.last_uses(books.database, ada.account_id) == {ada.key_id: last}
 
     with_books(ledger_engine, scenario)
 
@@ -93,7 +99,7 @@ def test_what_ended_later_is_added_to_the_hour_that_was_begun(
             await asyncio.sleep(0.005)
         sums = await totals(books, ada)
         assert (sums.requests, sums.errors, sums.charge, sums.searches) == (6, 3, 60, 6)
-        assert len(await cells(books, ada, DAY_MS)) <= 2
+        assert len((await read(books, ada, DAY_MS)).by_key) <= 2
         tail = await books.database.fetch(
             "SELECT COUNT(*) FROM usage WHERE ended_at > $1", await value(books.database, rollups.WATERMARK)
         )

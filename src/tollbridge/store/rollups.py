@@ -11,6 +11,7 @@ Rule 5  All hours and days are UTC. What a swept request cost more than it was c
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import msgspec
 
@@ -36,6 +37,8 @@ _RARE = "audio_input, audio_output, image_output, searches"
 _NAMES = f"{_SUMMED}, {_RARE}".split(", ")
 # Outcomes above 2 are failures that are not the caller's doing (`values.Outcome`).
 _ADDED = ", ".join(f"{name} = usage_rollup.{name} + excluded.{name}" for name in _SUMMED.split(", ")[:-1])
+_SUMS = ", ".join(f"CAST(SUM({name}) AS BIGINT)" for name in _SUMMED.split(", ")[:-1])
+_RARE_SUMS = ", ".join(f"CAST(SUM({name}) AS BIGINT)" for name in _RARE.split(", "))
 _OF_USAGE = (
     "COUNT(*), CAST(SUM(CASE WHEN outcome > 2 THEN 1 ELSE 0 END) AS BIGINT), CAST(SUM(charge) AS BIGINT), "
     "CAST(SUM(cost) AS BIGINT), CAST(SUM(input) AS BIGINT), CAST(SUM(cache_read) AS BIGINT), "
@@ -66,19 +69,17 @@ WHERE account_id = $1 AND span = $2 AND start = $3 AND key_id = $4 AND price_ver
 _FIRST = """
 SELECT MIN((SELECT MIN(ended_at) FROM usage WHERE usage.account_id = account.id AND ended_at > $1)) FROM account
 """
-_READ = f"""
-SELECT start, key_id, price_version, {_SUMMED}, {_RARE} FROM usage_rollup
-WHERE account_id = $1 AND span = $2 AND start >= $3 AND start < $4
-"""  # noqa: S608 - constants
-_READ_TAIL = f"""
-SELECT ended_at / $2 * $2, key_id, price_version, {_OF_USAGE} FROM usage
-WHERE account_id = $1 AND ended_at > $5 AND ended_at >= $3 AND ended_at < $4
-GROUP BY ended_at / $2 * $2, key_id, price_version
-"""  # noqa: S608 - constants
-_READ_TAIL_RARE = """
-SELECT ended_at / $2 * $2, key_id, price_version, meters FROM usage
-WHERE account_id = $1 AND ended_at > $5 AND ended_at >= $3 AND ended_at < $4 AND meters IS NOT NULL
-"""
+# Sums by step of time and by price version, or by key; then what has not been summed yet.
+_OF_ROLLUPS = f"{_SUMS}, MAX(last_at), {_RARE_SUMS}"
+_KEPT = "FROM usage_rollup WHERE account_id = $1 AND span = $2 AND start >= $3 AND start < $4"
+_TAIL = "FROM usage WHERE account_id = $1 AND ended_at > $2 AND ended_at >= $3 AND ended_at < $4"
+_BY_PRICE = f"SELECT start / $5 * $5, price_version, {_OF_ROLLUPS} {_KEPT} GROUP BY 1, 2"
+_BY_KEY = f"SELECT start / $5 * $5, key_id, {_OF_ROLLUPS} {_KEPT} GROUP BY 1, 2"
+_TAIL_BY_PRICE = f"SELECT ended_at / $5 * $5, price_version, {_OF_USAGE} {_TAIL} GROUP BY 1, 2"
+_TAIL_BY_KEY = f"SELECT ended_at / $5 * $5, key_id, {_OF_USAGE} {_TAIL} GROUP BY 1, 2"
+_TAIL_RARE = f"SELECT ended_at / $5 * $5, price_version, key_id, meters {_TAIL} AND meters IS NOT NULL"
+_LAST_USES = "SELECT key_id, MAX(last_at) FROM usage_rollup WHERE account_id = $1 AND span = 86400000 GROUP BY key_id"
+_LATER_USES = "SELECT key_id, MAX(ended_at) FROM usage WHERE account_id = $1 AND ended_at > $2 GROUP BY key_id"
 
 
 class Sums(msgspec.Struct, kw_only=True):
@@ -123,28 +124,48 @@ class Sums(msgspec.Struct, kw_only=True):
         self.last_at = last
 
 
-class Cell(msgspec.Struct, frozen=True):
-    """The sums of one hour or day (from `start` on), key and price version."""
+class Period(msgspec.Struct, frozen=True):
+    """From `since` on and before `until`, cut into steps of `step` milliseconds. `since` begins a step.
 
-    start: int
-    key_id: int
-    price_version: int
-    sums: Sums
-
-
-async def read(database: Database, account_id: int, span: int, since: int, until: int) -> list[Cell]:
-    """What an account used from `since` on and before `until`, by hours or days (`span`), keys and prices.
-
-    `since` is the beginning of a span.
+    A step is some hours or some days, of which those from 1970 on are counted.
     """
+
+    since: int
+    until: int
+    step: int
+
+
+class Used(msgspec.Struct, frozen=True):
+    """What an account used in a period, twice over: by (start of the step, price version) and by (start, key)."""
+
+    by_price: dict[tuple[int, int], Sums]
+    by_key: dict[tuple[int, int], Sums]
+
+
+async def read(database: Database, account_id: int, period: Period) -> Used:
+    span = HOUR_MS if period.step % DAY_MS else DAY_MS
     async with database.snapshot() as view:
         watermark = await value(view, WATERMARK) or 0
-        period = (account_id, span, since, until)
-        cells = await _rolled(view, period)
-        tail = _tail(await view.fetch(_READ_TAIL, *period, watermark))
-        _add_rare(tail, await view.fetch(_READ_TAIL_RARE, *period, watermark))
-    cells += [Cell(start, key_id, version, sums) for (start, key_id, version), sums in tail.items()]
-    return cells
+        kept = (account_id, span, period.since, period.until, period.step)
+        late = (account_id, watermark, period.since, period.until, period.step)
+        used = Used(_keyed(await view.fetch(_BY_PRICE, *kept)), _keyed(await view.fetch(_BY_KEY, *kept)))
+        tail = Used(_keyed(await view.fetch(_TAIL_BY_PRICE, *late)), _keyed(await view.fetch(_TAIL_BY_KEY, *late)))
+        for start, version, key_id, meters in await view.fetch(_TAIL_RARE, *late):
+            rare = Sums(**read_meters(meters))
+            tail.by_price[start, version].add(rare)
+            tail.by_key[start, key_id].add(rare)
+    for sums, more in ((used.by_price, tail.by_price), (used.by_key, tail.by_key)):
+        for place, each in more.items():
+            sums.setdefault(place, Sums()).add(each)
+    return used
+
+
+async def last_uses(database: Database, account_id: int) -> dict[int, int]:
+    """When each key of an account was last used, in milliseconds; those never used are not there."""
+    async with database.snapshot() as view:
+        watermark = await value(view, WATERMARK) or 0
+        uses = await view.fetch(_LAST_USES, account_id)
+        return dict([*uses, *await view.fetch(_LATER_USES, account_id, watermark)])
 
 
 async def roll_up(database: Database) -> None:
@@ -195,27 +216,9 @@ async def _moved(transaction: Transaction, before: int, after: int) -> bool:
     )
 
 
-async def _rolled(view: Transaction, period: tuple[int, int, int, int]) -> list[Cell]:
-    return [_cell(row) for row in await view.fetch(_READ, *period)]
-
-
-def _cell(row: Row) -> Cell:
-    start, key_id, version, *sums = row
-    return Cell(start, key_id, version, _sums(sums))
-
-
-def _sums(values: Iterable[int]) -> Sums:
-    return Sums(**dict(zip(_NAMES, values, strict=False)))
-
-
-def _tail(rows: Iterable[Row]) -> dict[Row, Sums]:
-    """Sums by start, key and price version."""
-    return {row[:3]: _sums(row[3:]) for row in rows}
-
-
-def _add_rare(sums: dict[Row, Sums], rows: Iterable[Row]) -> None:
-    for *place, meters in rows:
-        sums[tuple(place)].add(Sums(**read_meters(meters)))
+def _keyed(rows: Iterable[Row], width: int = 2) -> dict[Any, Sums]:
+    """Sums by the first `width` columns."""
+    return {row[:width]: Sums(**dict(zip(_NAMES, row[width:], strict=False))) for row in rows}
 
 
 # --- the proof ----------------------------------------------------------------------------------------------------
@@ -226,6 +229,10 @@ SELECT account.id, (SELECT MIN(ended_at) FROM usage WHERE usage.account_id = acc
   (SELECT MIN(start) FROM usage_rollup WHERE usage_rollup.account_id = account.id)
 FROM account WHERE id > $1 ORDER BY id LIMIT $2
 """
+_ALL_KEPT = f"SELECT start, key_id, price_version, {_SUMMED}, {_RARE} {_KEPT}"
+_ROWS = "FROM usage WHERE account_id = $1 AND ended_at >= $3 AND ended_at < $4"
+_ALL_ROWS = f"SELECT ended_at / $2 * $2, key_id, price_version, {_OF_USAGE} {_ROWS} GROUP BY 1, 2, 3"
+_ALL_RARE = f"SELECT ended_at / $2 * $2, key_id, price_version, meters {_ROWS} AND meters IS NOT NULL"
 _PAGE = 2_000
 _WINDOW = 32 * DAY_MS
 
@@ -250,16 +257,16 @@ async def _compare(
     view: Transaction, period: tuple[int, int, int, int], watermark: int, complain: Callable[[str], None]
 ) -> None:
     account_id, span, since, until = period
-    kept = {(cell.start, cell.key_id, cell.price_version): cell.sums for cell in await _rolled(view, period)}
-    summed = (account_id, span, since, min(until, watermark + 1), -1)
-    actual = _tail(await view.fetch(_READ_TAIL, *summed))
-    _add_rare(actual, await view.fetch(_READ_TAIL_RARE, *summed))
-    for start, key_id, version in sorted(kept.keys() | actual.keys()):
-        place = (start, key_id, version)
+    kept = _keyed(await view.fetch(_ALL_KEPT, *period), 3)
+    rows = (account_id, span, since, min(until, watermark + 1))
+    actual = _keyed(await view.fetch(_ALL_ROWS, *rows), 3)
+    for start, key_id, version, meters in await view.fetch(_ALL_RARE, *rows):
+        actual[start, key_id, version].add(Sums(**read_meters(meters)))
+    for place in sorted(kept.keys() | actual.keys()):
         if kept.get(place) != actual.get(place):
-            name = "day" if span == DAY_MS else "hour"
+            start, key_id, version = place
             complain(
-                f"account {account_id}: the sums of the {name} from {start} on for key {key_id} and price version "
-                f"{version} are not those of its requests; delete usage_rollup and meta.{WATERMARK} to have all "
-                "sums made anew"
+                f"account {account_id}: the sums of the {'day' if span == DAY_MS else 'hour'} from {start} on for key "
+                f"{key_id} and price version {version} are not those of its requests; delete usage_rollup and "
+                f"meta.{WATERMARK} to have all sums made anew"
             )

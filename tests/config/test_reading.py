@@ -132,7 +132,7 @@ MISTAKES = [
     ("\nprot = 8000\n", 2, "unknown setting prot; did you mean port?"),
     ("[biling]\n", 1, "unknown setting biling; did you mean billing?"),
     ('[billing]\n\ncost_cap = "5"\n', 3, "unknown setting billing.cost_cap; did you mean cost_cap_usd?"),
-    ("[brand]\nzzzzzzzz = 1\n", 2, "known here: header_prefix, key_prefix, name"),
+    ("[keys]\nzzzzzzzz = 1\n", 2, "known here: reveal"),
     ("[plans.free]\nrpn = 20\n", 2, "did you mean rpm?"),
     (BOX + 'base_ur = "x"\n', 3, "did you mean base_url?"),
     (MODEL + "context = 1\n", 4, "did you mean context_window?"),

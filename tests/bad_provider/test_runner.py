@@ -5,6 +5,8 @@ import socket
 import sys
 from pathlib import Path
 
+import pytest
+from tests.bad_provider.bills import BillError, source
 from tests.bad_provider.case import ANSWER, Bill, End, Kind, Span, answered, broken, exactly
 from tests.bad_provider.client import Seen
 from tests.bad_provider.judge import Charge, Price, Tokens, judge
@@ -137,3 +139,28 @@ def test_amount_is_compared_within_what_a_bill_may_cost() -> None:
     assert not Charge().fits(counted)
     assert answered(counted).bill == counted
     assert broken()[0].bill == exactly(0, 0)
+
+
+def test_bill_is_read_where_the_gateway_keeps_it(tmp_path: Path) -> None:
+    seen = Seen(200, {"x-cost": "$0.25"}, b'data: {"usage":null}\n\ndata: {"usage":{"cost":0.5}}\n\ndata: [DONE]\n\n')
+    spent = tmp_path / "spent"
+
+    async def read_by(line: str) -> Charge:
+        bill = source(line, PRICE, 0)
+        spent.write_text("1.5")
+        before = await bill.before()
+        spent.write_text("1.75")
+        return await bill.after(seen, before)
+
+    program = f"{sys.executable} -c \"print(open('{spent}').read())\""
+    assert asyncio.run(read_by("usage")).usd is None
+    assert asyncio.run(read_by("header:X-Cost")).usd == 0.25
+    assert asyncio.run(read_by("header:X-Other")).usd is None
+    assert asyncio.run(read_by("field:cost")).usd == 0.5
+    assert asyncio.run(read_by(f"command:{program}")).usd == 0.25
+
+
+@pytest.mark.parametrize("line", ["", "header", "ledger:x", "command:false", "command:echo much"])
+def test_bill_that_cannot_be_read_is_said_to_be(line: str) -> None:
+    with pytest.raises(BillError):
+        asyncio.run(source(line, PRICE, 0).before())

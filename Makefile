@@ -50,6 +50,7 @@ lock: $(VENV)/.dev  ## resolve requirements/*.lock anew (UPGRADE=--upgrade takes
 	$(LOCK) -o requirements/run.lock
 	$(LOCK) --group dev -c requirements/run.lock -o requirements/dev.lock
 	$(LOCK) --group dev --group real -c requirements/dev.lock -o requirements/real.lock
+	$(subst pyproject.toml,tests/sdk/aider/requirements.in,$(LOCK)) -o tests/sdk/aider/requirements.lock
 
 dist: $(VENV)/.dev  ## wheel, source archive and bill of materials, into dist/
 	rm -rf dist

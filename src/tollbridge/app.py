@@ -287,7 +287,7 @@ class Gateway:
 
     async def _lay_line(self, settings: Settings, ledger: Ledger, master: Secrets) -> Line:
         upstreams = self._open_upstreams(await self._upstream_values(settings))
-        catalog = await self._read_catalog(settings, upstreams)
+        by_markup = await self._read_catalogs(settings, upstreams)
         billing, prefix = settings.billing, settings.brand.key_prefix
         policy = Policy(
             cost_cap=billing.cost_cap,
@@ -311,7 +311,7 @@ class Gateway:
             lambda routes: prices.register(self._database, [prices.terms_of(route) for route in routes]),
         )
         admission = Admission(
-            catalog=catalog,
+            catalogs=by_markup,
             policy=policy,
             limiter=self._limiter,
             ledger=ledger,
@@ -334,7 +334,7 @@ class Gateway:
             relay=relay,
             settlement=settlement,
             live=LiveStreams(relay, settlement, billing.default_hold_tokens, self._timing),
-            catalog=catalog,
+            catalogs=by_markup,
             lookups=Lookups(
                 database=self._database,
                 admission=admission,
@@ -346,8 +346,9 @@ class Gateway:
             vital=Vital(lag=lambda: self._lag.lag, draining=lambda: self.draining, ledger_failed=lambda: ledger.failed),
             log=self._log,
             header_prefix=settings.brand.header_prefix,
+            trusted_proxies=settings.server.trusted_proxies,
         )
-        return Line(settings, upstreams, catalog, callers, edge)
+        return Line(settings, upstreams, by_markup[None], callers, edge)
 
     async def _upstream_values(self, settings: Settings) -> dict[str, values.Upstream]:
         """What can be called: the configured providers, or the demo provider where there is none."""
@@ -386,15 +387,18 @@ class Gateway:
         opened = await byok.opened(self._database, master, account_id)
         return [OwnCredential(each.id, each.provider, text, each.exclusive) for each, text in opened]
 
-    async def _read_catalog(self, settings: Settings, upstreams: Mapping[str, Upstream]) -> Catalog:
-        """The catalog with the price versions that it has in the database."""
+    async def _read_catalogs(self, settings: Settings, upstreams: Mapping[str, Upstream]) -> dict[int | None, Catalog]:
+        """The catalog by the markup of plans (None: the deployment's), with its price versions in the database."""
         rows = offered.rows(settings)
         if demo.NAME in upstreams:
             rows = catalogs.serve_all_by(rows, demo.NAME)
         callable_now = {name: each.value for name, each in upstreams.items()}
-        built = catalogs.build(rows, callable_now, settings.billing.markup_ppm)
-        versions = await prices.register(self._database, [prices.terms_of(route) for route in built.routes()])
-        return catalogs.with_versions(built, versions)
+        read: dict[int | None, Catalog] = {}
+        for markup in {None, *(plan.markup_ppm for plan in settings.plans.values())}:
+            built = catalogs.build(rows, callable_now, settings.billing.markup_ppm if markup is None else markup)
+            versions = await prices.register(self._database, [prices.terms_of(route) for route in built.routes()])
+            read[markup] = catalogs.with_versions(built, versions)
+        return read
 
 
 def _is_inference(path: str) -> bool:

@@ -35,6 +35,8 @@ class RequestLine(msgspec.Struct, omit_defaults=True, gc=False):
     output_tokens: int = 0
     first_byte_ms: int | None = None
     attempts: int = 0
+    # Which limit of a plan that is only tried out would have refused it: requests, tokens or concurrency.
+    would_refuse: str = ""
 
 
 class RequestIds:

@@ -52,8 +52,12 @@ def test_without_any_file_everything_has_its_default() -> None:
     assert settings.billing.cost_cap == 5_000_000_000
     assert settings.billing.markup_ppm == 1_000_000
     assert settings.server.max_body == 10 << 20
-    assert (settings.providers, settings.models, list(settings.plans)) == ({}, (), ["default"])
-    assert {each.origin for each in settings.entries} == {"default"}
+    assert (settings.providers, settings.models, list(settings.plans)) == (
+        {},
+        (),
+        ["free", "pro", "custom", "default"],
+    )
+    assert {each.origin for each in settings.entries} == {"default", "shipped"}
 
 
 def test_a_whole_file_is_read(file: Path) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tollbridge.core.addresses import client_address
 from tollbridge.errors import NotFound
-from tollbridge.web import forms, guard, render
+from tollbridge.web import forms, render
 from tollbridge.web.static import FOLDER, FOR_EVER, Static
 
 
@@ -126,4 +127,4 @@ def test_a_form_is_read_strictly() -> None:
     ],
 )
 def test_a_visitors_address_is_believed_from_trusted_proxies_alone(peer: str, forwarded: str, client: str) -> None:
-    assert guard.client_address(peer, forwarded, ("127.0.0.1",)) == client
+    assert client_address(peer, forwarded, ("127.0.0.1",)) == client

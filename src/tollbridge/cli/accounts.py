@@ -139,6 +139,43 @@ def account_unfreeze(settings: "Settings", email: str) -> None:
     say(f"{email} is active")
 
 
+@account.command("plan")
+@click.argument("email")
+@click.argument("plan")
+@click.option("--rpm", type=click.IntRange(1), help="Agreed with this account: requests a minute.")
+@click.option("--tpm", type=click.IntRange(1), help="Agreed: tokens a minute.")
+@click.option("--concurrency", type=click.IntRange(1), help="Agreed: calls at once.")
+@click.option("--included-tokens", type=click.IntRange(0), help="Agreed: tokens a month that cost nothing.")
+@click.option("--cost-cap", type=USD, metavar="USD", help="Agreed: the most that one request may cost.")
+@click.option("--from", "since", type=DATE, metavar="DATE", help="When what was agreed begins.  [default: now]")
+@click.option("--until", type=DATE, metavar="DATE", help="When what was agreed ends.  [default: never]")
+@as_json
+@configured
+def account_plan(
+    settings: "Settings", email: str, plan: str, since: int | None, until: int | None, as_json: bool, **agreed: Any
+) -> None:
+    """Put an account on a plan, with limits of its own if any are given. It replaces what was agreed before.
+
+    \b
+    Example:
+      tollbridge account plan ada@example.com custom --rpm 500 --tpm 2000000
+    """
+    from tollbridge.core.plans import FOR_EVER, Agreed
+    from tollbridge.services import accounts
+    from tollbridge.services.plans import change_plan
+
+    own = {name: value for name, value in agreed.items() if value is not None}
+    if not own and (since, until) != (None, None):
+        raise click.UsageError("--from and --until are the dates of limits: give one, such as --rpm")
+
+    async def change(database: "Database") -> "Account":
+        found = await accounts.get(database, email)
+        terms = Agreed(**own, since=since or 0, until=until or FOR_EVER) if own else None
+        return await change_plan(database, found, plan, settings.plans, actor=actor(), agreed=terms)
+
+    _print_account(with_database(settings, change), as_json)
+
+
 @click.group()
 def key() -> None:
     """What calls are made with."""

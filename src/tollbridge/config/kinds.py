@@ -4,6 +4,7 @@ import ipaddress
 import json
 import re
 from collections.abc import Callable
+from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ import msgspec
 
 from tollbridge.core import catalog, money
 from tollbridge.core.catalog import PeriodRow, PriceRow, TierRow
+from tollbridge.values import DAY_MS
+
+_FIRST_DAY = date(1970, 1, 1)
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -237,6 +241,15 @@ def _flag(raw: Any) -> bool:
     return raw
 
 
+def _date(raw: Any) -> int:
+    """Milliseconds since the epoch at the first moment of a day, UTC."""
+    try:
+        day = raw if type(raw) is date else date.fromisoformat(_string(raw, 'a date such as "2027-01-31"'))
+    except ValueError:
+        raise Wrong('expected a date such as "2027-01-31"') from None
+    return (day - _FIRST_DAY).days * DAY_MS
+
+
 def duration(least: float, most: float) -> Kind:
     """Seconds, from a text with a unit."""
 
@@ -340,6 +353,7 @@ def _check_rate(value: Any, meter: str) -> None:
         raise Wrong(str(error), meter) from None
 
 
+DATE = Kind(name="date", parse=_date)
 FLAG = Kind(name="true or false", parse=_flag, plain=False)
 USD = Kind(name="USD", parse=_usd)
 CENTS = Kind(name="USD", parse=_cents)

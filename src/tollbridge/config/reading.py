@@ -35,6 +35,7 @@ from tollbridge.errors import ConfigError
 PREFIX = "TOLLBRIDGE_"
 DEFAULT_FILE = File("tollbridge.toml")
 SHIPPED_PROVIDERS = File(__file__).parent.parent / "data" / "providers.toml"
+SHIPPED_PLANS = File(__file__).parent.parent / "data" / "plans.toml"
 SHIPPED_PRESETS = File(__file__).parent.parent / "data" / "presets"
 LEAST_SECRET = 32
 
@@ -93,6 +94,7 @@ class _Reader:
         self._add_preset()
         self._add_places()
         self._add_shipped()
+        self._add_plans()
         values = self._group(_ROOT, self._document, ())
         # Without limits unless the operator sets some.
         values["plans"].setdefault(DEFAULT_PLAN, Plan(name=DEFAULT_PLAN))
@@ -253,6 +255,17 @@ class _Reader:
         for credential, known in lacking.items():
             if credential not in used:
                 self._warnings.append(f"{credential} is set, but not {' or '.join(known)}: no provider uses it")
+
+    def _add_plans(self) -> None:
+        """Under each plan of the same name what the shipped one says."""
+        plans = self._document.setdefault("plans", {})
+        if not isinstance(plans, dict):
+            return
+        for name, row in tomllib.loads(SHIPPED_PLANS.read_text("utf-8")).items():
+            given = plans.setdefault(name, {})
+            for key, value in row.items() if isinstance(given, dict) else ():
+                if key not in given:
+                    self._put(("plans", name, key), value, "shipped")
 
     # --- deciding -------------------------------------------------------------------------------------------------
 

@@ -294,7 +294,12 @@ GROUPS = (
     ),
     Group("models[]", ModelRow, "Models of your own, or a shipped model in your own words."),
     Group("models[].routes[]", RouteRow, "Where a model is called, in the order in which routes are tried."),
-    Group("plans.NAME", Plan, "What accounts may do. An account without a plan of its own has the plan `default`."),
+    Group(
+        "plans.NAME",
+        Plan,
+        "What accounts may do. `free`, `pro` and `custom` ship: what you write replaces their values one by one. An "
+        "account without a plan of its own has the plan `default`, which has no limits unless you set some.",
+    ),
 )
 
 SETTINGS = (
@@ -661,9 +666,44 @@ SETTINGS = (
         "Routes of the same order share the calls; the next order is tried when they fail. By default as written.",
     ),
     Setting("models[].routes[].weight", whole(0, MANY), 1, "Its share of the calls among routes of the same order."),
+    Setting("plans.NAME.title", text('such as "Pro"', most=60), None, "Its name on pages. By default NAME."),
+    Setting("plans.NAME.description", text('such as "For teams"', most=300), None, "What pages say of it."),
+    Setting("plans.NAME.price_usd", kinds.USD, None, "What it costs a month, for pages to say. None: nothing is said."),
     Setting("plans.NAME.rpm", whole(1, MANY), None, "Requests a minute. None: no limit, as with the next two."),
     Setting("plans.NAME.tpm", whole(1, MANY), None, "Tokens a minute."),
     Setting("plans.NAME.concurrency", whole(1, MANY), None, "Calls at once."),
     Setting("plans.NAME.strict", kinds.FLAG, False, "Never more than the limits in any 60 seconds, bursts included."),
     Setting("plans.NAME.models", kinds.TEXTS, ["*"], "Patterns of the models that may be called."),
+    Setting(
+        "plans.NAME.included_tokens",
+        whole(0, 1000 * MANY),
+        0,
+        "Tokens that cost nothing, each calendar month (UTC). They are used before credit.",
+    ),
+    Setting(
+        "plans.NAME.included_credit_usd",
+        kinds.USD,
+        "0",
+        "Once in each calendar month (UTC) promotional credit is filled up to this.",
+    ),
+    Setting(
+        "plans.NAME.markup_percent",
+        kinds.PERCENT,
+        None,
+        "What prices are raised by, instead of `billing.markup_percent`.",
+    ),
+    Setting(
+        "plans.NAME.cost_cap_usd",
+        kinds.USD,
+        None,
+        "The most that one request may cost, where that is less than `billing.cost_cap_usd`.",
+    ),
+    Setting("plans.NAME.from", kinds.DATE, None, "The day from which it counts, UTC. Before it: the plan `default`."),
+    Setting("plans.NAME.until", kinds.DATE, None, "The day from which it no longer counts."),
+    Setting(
+        "plans.NAME.shadow",
+        kinds.FLAG,
+        False,
+        "Try limits out: the log names the requests that `rpm`, `tpm` and `concurrency` would refuse, and none is.",
+    ),
 )

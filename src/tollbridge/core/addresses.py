@@ -1,4 +1,4 @@
-"""Where a URL that a stranger wrote may lead: to the public internet, and nowhere else.
+"""Where a URL that a stranger wrote may lead: to the public internet, and nowhere else. And who a caller is.
 
 Rule 1  A URL is http or https, names a host, has no user, and no port but 80 and 443. What two readers could take for
         two different hosts (backslashes, white space, control characters, numbers that are no dotted quad) is none.
@@ -104,6 +104,18 @@ def is_public(address: str) -> bool:
             return parsed in _UNICAST_6 and not any(parsed in network for network in _NOT_PUBLIC_6)
         parsed = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
     return not any(parsed in network for network in _NOT_PUBLIC_4)
+
+
+def client_address(peer: str, forwarded: str, trusted: tuple[str, ...]) -> str:
+    """Who calls: the last of `X-Forwarded-For` that is no trusted proxy, when the peer is one."""
+    chain = [*(part.strip() for part in forwarded.split(",") if part.strip()), peer]
+    while len(chain) > 1 and chain[-1] in trusted:
+        chain.pop()
+    try:
+        ipaddress.ip_address(chain[-1])
+    except ValueError:
+        return peer
+    return chain[-1]
 
 
 def _host(host: str) -> str:

@@ -1,4 +1,4 @@
-"""What a plan allows."""
+"""What a plan allows, and what was agreed with one account beside it."""
 
 from fnmatch import fnmatchcase
 
@@ -6,17 +6,73 @@ import msgspec
 
 # An account's plan when nothing else was said.
 DEFAULT_PLAN = "default"
+FOR_EVER = 1 << 62
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """`rpm`, `tpm`, `concurrency`: None is no limit. `models`: patterns (`*`, `deepseek-*`) of what may be called."""
+    """What accounts on it may do, and what they pay. Amounts are nano-USD, times milliseconds since the epoch, UTC.
+
+    `rpm`, `tpm`, `concurrency`: None is no limit. `models`: patterns (`*`, `deepseek-*`) of what may be called.
+    `included_tokens` and `included_credit` are had anew each month. `markup_ppm` is what prices are multiplied by in
+    place of the deployment's; None: that. `cost_cap`: the most that one request may cost. Outside of `since` to
+    `until` the plan is not in effect. `shadow`: who would be limited is counted, and nobody is.
+    `title`, `description` and `price` (a month) are for pages.
+    """
 
     name: str
+    title: str | None = None
+    description: str | None = None
+    price: int | None = msgspec.field(name="price_usd", default=None)
     rpm: int | None = None
     tpm: int | None = None
     concurrency: int | None = None
     strict: bool = False
     models: tuple[str, ...] = ("*",)
+    included_tokens: int = 0
+    included_credit: int = msgspec.field(name="included_credit_usd", default=0)
+    markup_ppm: int | None = msgspec.field(name="markup_percent", default=None)
+    cost_cap: int | None = msgspec.field(name="cost_cap_usd", default=None)
+    since: int = msgspec.field(name="from", default=0)
+    until: int = FOR_EVER
+    shadow: bool = False
 
     def allows(self, model: str) -> bool:
-        return self.models == ("*",) or any(fnmatchcase(model, pattern) for pattern in self.models)
+        return matches(self.models, model)
+
+    def applies(self, now: int) -> bool:
+        return self.since <= now < self.until
+
+
+class Agreed(msgspec.Struct, frozen=True, kw_only=True):
+    """What was agreed with one account: from `since` to `until` this counts where its plan says otherwise."""
+
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+    included_tokens: int | None = None
+    cost_cap: int | None = None
+    since: int = 0
+    until: int = FOR_EVER
+
+    def applies(self, now: int) -> bool:
+        return self.since <= now < self.until
+
+
+def in_effect(plan: Plan, fallback: Plan, agreed: Agreed | None, now: int) -> Plan:
+    """What an account on `plan` may do at `now` (milliseconds): outside of the plan's dates, what `fallback` allows."""
+    if not plan.applies(now):
+        plan = fallback
+    if agreed is None or not agreed.applies(now):
+        return plan
+    return msgspec.structs.replace(
+        plan,
+        rpm=plan.rpm if agreed.rpm is None else agreed.rpm,
+        tpm=plan.tpm if agreed.tpm is None else agreed.tpm,
+        concurrency=plan.concurrency if agreed.concurrency is None else agreed.concurrency,
+        included_tokens=plan.included_tokens if agreed.included_tokens is None else agreed.included_tokens,
+        cost_cap=plan.cost_cap if agreed.cost_cap is None else agreed.cost_cap,
+    )
+
+
+def matches(patterns: tuple[str, ...], model: str) -> bool:
+    return patterns == ("*",) or any(fnmatchcase(model, pattern) for pattern in patterns)

@@ -6,12 +6,13 @@ OpenAI's clients know. What happens in between is `gateway`'s.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from tollbridge.core import money, pricing, tokens
+from tollbridge.core.addresses import client_address
 from tollbridge.core.catalog import Catalog
 from tollbridge.core.listing import model_fields
 from tollbridge.edge.downstream import Downstream
@@ -19,6 +20,7 @@ from tollbridge.edge.lookups import PATHS, Lookups
 from tollbridge.errors import (
     ApiError,
     ClientGone,
+    Forbidden,
     InternalError,
     InvalidRequest,
     MethodNotAllowed,
@@ -26,8 +28,9 @@ from tollbridge.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
-from tollbridge.gateway.admission import Admission, Caller, Ticket, limit_headers
+from tollbridge.gateway.admission import Admission, Caller, Ticket
 from tollbridge.gateway.callers import Callers
+from tollbridge.gateway.refusals import limit_headers
 from tollbridge.gateway.relay import AllFailed, Answered, Relay
 from tollbridge.gateway.settlement import Attempt, Closed, Settlement
 from tollbridge.gateway.streams import SSE_HEADERS, LiveStreams, StreamCall, failed_midway
@@ -74,6 +77,7 @@ class Head(NamedTuple):
     content_encoding: bytes | None
     max_cost: bytes | None
     origin: bytes | None
+    forwarded: bytes | None
     beta: bytes | None
 
 
@@ -130,23 +134,25 @@ class Inference:
         relay: Relay,
         settlement: Settlement,
         live: LiveStreams,
-        catalog: Catalog,
+        catalogs: Mapping[int | None, Catalog],
         lookups: Lookups,
         vital: Vital,
         log: RequestLog,
         header_prefix: str,
+        trusted_proxies: tuple[str, ...],
     ) -> None:
         self._callers = callers
         self._admission = admission
         self._relay = relay
         self._settlement = settlement
         self._live = live
-        self._catalog = catalog
-        self._listings: dict[str, msgspec.Raw] = {}
+        self._catalogs = catalogs
+        self._listings: dict[tuple[int | None, str], msgspec.Raw] = {}
         self._lookups = lookups
         self._vital = vital
         self._log = log
         self._names = Names.of(header_prefix)
+        self._trusted_proxies = trusted_proxies
         self._request_id = RequestIds()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -175,11 +181,21 @@ class Inference:
             _LOGGER.exception("request %s failed", call.request_id)
             self._fail(call)
 
+    async def _identify(self, call: "_Call", head: Head) -> Caller:
+        """Who calls, where the key may be used from there."""
+        caller = call.caller = await self._callers.of(head.authorization, head.api_key)
+        if caller.networks is not None and not caller.may_come_from(self._address(call, head)):
+            raise Forbidden("This API key may not be used from your address.", code="address_not_allowed")
+        return caller
+
+    def _address(self, call: "_Call", head: Head) -> str:
+        forwarded = b"" if head.forwarded is None else head.forwarded
+        return client_address(call.downstream.client, forwarded.decode("latin-1"), self._trusted_proxies)
+
     # --- paid calls ---
 
     async def _infer(self, call: "_Call", head: Head, parse: Callable[[bytes], Request]) -> None:
-        caller = await self._callers.of(head.authorization, head.api_key)
-        call.caller = caller
+        caller = await self._identify(call, head)
         self._check_vital()
         _check_media(head)
         cap = _read_cap(head.max_cost, self._names.max_cost)
@@ -359,19 +375,20 @@ class Inference:
             self._probe(call)
         elif path == "/v1/models" or path.startswith("/v1/models/"):
             _require(scope["method"], "GET")
-            call.caller = await self._callers.of(head.authorization, head.api_key)
+            await self._identify(call, head)
+            assert call.caller is not None
             self._models(call, call.caller, path.removeprefix("/v1/models").removeprefix("/"))
         elif path in PATHS:
             await self._look_up(call, head, scope)
         else:
             if path.startswith("/v1"):
-                call.caller = await self._callers.of(head.authorization, head.api_key)
+                await self._identify(call, head)
             raise NotFound(f"There is no {scope['method']} {path[:200]} here. The API is described under /docs.")
         self._note(call, 200)
 
     async def _look_up(self, call: "_Call", head: Head, scope: Any) -> None:
         _require(scope["method"], PATHS[call.path])
-        caller = call.caller = await self._callers.of(head.authorization, head.api_key)
+        caller = await self._identify(call, head)
         if scope["method"] == "POST":
             _check_media(head)
         cap = _read_cap(head.max_cost, self._names.max_cost)
@@ -387,21 +404,22 @@ class Inference:
         call.respond(200, [JSON, NO_STORE], b'{"status":"ready"}')
 
     def _models(self, call: "_Call", caller: Caller, wanted: str) -> None:
-        catalog = self._catalog
+        markup = caller.plan.markup_ppm
+        catalog = self._catalogs[markup]
         if wanted:
             model = catalog.resolve(wanted)
-            if not caller.plan.allows(model.id):
+            if not caller.may_call(model.id):
                 Catalog({}).resolve(wanted)
-            call.respond(200, [JSON], bytes(self._listing(model)))
+            call.respond(200, [JSON], bytes(self._listing(model, markup)))
             return
-        data = [self._listing(model) for model in catalog.models.values() if caller.plan.allows(model.id)]
+        data = [self._listing(model, markup) for model in catalog.models.values() if caller.may_call(model.id)]
         call.respond(200, [JSON], msgspec.json.encode({"object": "list", "data": data}))
 
-    def _listing(self, model: Model) -> msgspec.Raw:
+    def _listing(self, model: Model, markup: int | None) -> msgspec.Raw:
         """A model as it is listed, written once: there are hundreds."""
-        listing = self._listings.get(model.id)
+        listing = self._listings.get((markup, model.id))
         if listing is None:
-            listing = self._listings[model.id] = msgspec.Raw(msgspec.json.encode(model_fields(model)))
+            listing = self._listings[markup, model.id] = msgspec.Raw(msgspec.json.encode(model_fields(model)))
         return listing
 
     def _note(
@@ -421,6 +439,7 @@ class Inference:
             line.account, line.key = caller.account_id, caller.key_id
         if ticket is not None:
             line.id, line.model = ticket.id, ticket.model.id
+            line.would_refuse = ticket.grant.would_refuse
         if answered is not None:
             line.route, line.attempts = answered.route.upstream.name, len(answered.attempts)
         if closed is not None:
@@ -504,6 +523,7 @@ def _read_head(headers: list[tuple[bytes, bytes]], max_cost: bytes) -> Head:
         get(b"content-encoding"),
         get(max_cost),
         get(b"origin"),
+        get(b"x-forwarded-for"),
         get(b"anthropic-beta"),
     )
 

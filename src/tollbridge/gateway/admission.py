@@ -10,7 +10,8 @@ A route that the money does not cover is left out where a cheaper one follows it
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Protocol
 
 import msgspec
@@ -20,22 +21,21 @@ from tollbridge.core.abuse import Cuts
 from tollbridge.core.catalog import Catalog
 from tollbridge.core.ledger import Held, Hold, Refusal, Refused, Verdict
 from tollbridge.core.money import format_usd
-from tollbridge.core.plans import Plan
+from tollbridge.core.plans import Plan, matches
 from tollbridge.errors import (
     ApiError,
     ContextTooLong,
     CostCapExceeded,
     Forbidden,
-    InvalidApiKey,
     InvalidRequest,
     NotFound,
-    PaymentRequired,
     RateLimited,
     Unavailable,
     UpstreamFailed,
 )
 from tollbridge.gateway.own import OwnCredential, OwnRoutes
-from tollbridge.limits.base import Exceeded, Grant, Limiter, Room, Scope
+from tollbridge.gateway.refusals import limited, refused
+from tollbridge.limits.base import Exceeded, Grant, Limiter, Scope
 from tollbridge.store.ledger import Ledger
 from tollbridge.values import Model, Preferences, Route
 from tollbridge.wire.request import Request
@@ -58,14 +58,34 @@ _TOO_DEAR = frozenset({Refusal.INSUFFICIENT, Refusal.IN_FLIGHT, Refusal.KEY_LIMI
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """Whose request it is: a key of an account, with the account's plan and the scopes that limit it.
 
-    `own`: the account's credentials at providers.
+    `enforced`: those of the scopes that refuse, while the others are only tried out; None: all of them do. `own`: the
+    account's credentials at providers. `models`, `networks`: what and from where the key may call; None: all.
+    `cost_cap`: what plan and key allow one request to cost, nano-USD.
     """
 
     key_id: int
     account_id: int
     plan: Plan
     scopes: tuple[Scope, ...]
+    enforced: tuple[Scope, ...] | None = None
     own: tuple[OwnCredential, ...] = ()
+    models: tuple[str, ...] | None = None
+    networks: tuple[IPv4Network | IPv6Network, ...] | None = None
+    cost_cap: int | None = None
+
+    def may_call(self, model: str) -> bool:
+        return self.plan.allows(model) and (self.models is None or matches(self.models, model))
+
+    def may_come_from(self, address: str) -> bool:
+        if self.networks is None:
+            return True
+        try:
+            at = ip_address(address)
+        except ValueError:
+            return False
+        if isinstance(at, IPv6Address) and at.ipv4_mapped is not None:
+            at = at.ipv4_mapped
+        return any(at in network for network in self.networks)
 
 
 class Ticket(msgspec.Struct, kw_only=True):
@@ -154,10 +174,12 @@ class Offer(msgspec.Struct, frozen=True, gc=False):
 
 
 class Admission:
+    """`catalogs` by the markup of plans (`Plan.markup_ppm`); None: what the deployment's own markup makes of it."""
+
     def __init__(
         self,
         *,
-        catalog: Catalog,
+        catalogs: Mapping[int | None, Catalog],
         policy: Policy,
         limiter: Limiter,
         ledger: Ledger,
@@ -165,7 +187,8 @@ class Admission:
         own: OwnRoutes,
         public_id: Callable[[str, int], str],
     ) -> None:
-        self._catalog = catalog
+        self._catalogs = catalogs
+        self._models = catalogs[None].models
         self._policy = policy
         self._limiter = limiter
         self._ledger = ledger
@@ -181,7 +204,7 @@ class Admission:
         self._check_cuts(caller, started)
         choice = self._plain_choice(caller, request, started_at) or await self._choice(caller, request, started_at)
         demand, routes = choice.demand, choice.routes
-        cap = self._policy.cost_cap if cap is None else min(cap, self._policy.cost_cap)
+        cap = self._cap(caller, cap)
         first = self._first_within(cap, choice)
         hold = self._ledger.next_id()
         grant = await self._take(hold, caller, demand)
@@ -221,12 +244,13 @@ class Admission:
         """
         choice = await self._choice(caller, request, time.time_ns() // 1_000_000)
         demand = choice.demand
-        cap = self._policy.cost_cap if cap is None else min(cap, self._policy.cost_cap)
+        cap = self._cap(caller, cap)
         routes = [(route, self._bound(demand, route)) for route in choice.routes]
         try:
             self._check_cuts(caller, time.monotonic())
             first = self._first_within(cap, choice)
-            found = await self._limiter.look(caller.scopes, demand.prompt, self._tokens(caller, demand))
+            scopes = caller.scopes if caller.enforced is None else caller.enforced
+            found = await self._limiter.look(scopes, demand.prompt, self._tokens(caller, demand))
             if isinstance(found, Exceeded):
                 raise limited(found)
             offer, held = await self._reserve(choice, first, cap, ask)
@@ -241,7 +265,14 @@ class Admission:
         return self._policy
 
     def model_of(self, route: Route) -> Model:
-        return self._catalog.models[route.model]
+        return self._models[route.model]
+
+    def _cap(self, caller: Caller, asked: int | None) -> int:
+        """The most that a request may cost: the smallest of what deployment, plan, key and the request itself say."""
+        cap = self._policy.cost_cap
+        if caller.cost_cap is not None and caller.cost_cap < cap:
+            cap = caller.cost_cap
+        return cap if asked is None or asked > cap else asked
 
     def bound_on(self, route: Route, ticket: Ticket) -> pricing.Bound:
         """What the ticket's request must hold to be sent on `route`."""
@@ -287,7 +318,7 @@ class Admission:
         """The choice for nearly every request: one model, no wishes, no credential of the caller's. Else None."""
         if request.preferences is not None or caller.own or request.model.endswith(_SUFFIXES):
             return None
-        model = self._catalog.resolve(request.model)
+        model = self._catalogs[caller.plan.markup_ppm].resolve(request.model)
         _check_model(caller, model, request)
         routes = self._ordered(_at(model.routes, moment))
         if not routes:
@@ -316,7 +347,7 @@ class Admission:
         self, name: str, caller: Caller, request: Request, demand: pricing.Demand, moment: int
     ) -> list[Route]:
         wishes = request.preferences or _NO_WISHES
-        model, sort = self._resolve(name)
+        model, sort = _resolve(self._catalogs[caller.plan.markup_ppm], name)
         _check_model(caller, model, request)
         _check_length(model, demand, request)
         configured = _at(model.routes, moment)
@@ -336,16 +367,6 @@ class Admission:
         if not routes:
             raise self._none_usable(model, allowed)
         return routes
-
-    def _resolve(self, name: str) -> tuple[Model, str | None]:
-        """The model of a name, and how its suffix wants the routes sorted. A model's own name may end like a suffix."""
-        try:
-            return self._catalog.resolve(name), None
-        except NotFound:
-            base, sort = routing.split_suffix(name)
-            if sort is None:
-                raise
-            return self._catalog.resolve(base), sort
 
     def _ordered(self, routes: Sequence[Route]) -> Sequence[Route]:
         chance = random.random() if len(routes) > 1 else 0.0  # noqa: S311
@@ -380,7 +401,7 @@ class Admission:
         return pricing.bound(
             demand,
             route,
-            model_limit=self._catalog.models[route.model].output_limit,
+            model_limit=self._models[route.model].output_limit,
             default_hold=policy.default_hold_tokens,
             strict=policy.strict_holds,
         )
@@ -395,10 +416,17 @@ class Admission:
         raise _too_dear(self._bound(demand, choice.routes[0]), demand, cap)
 
     async def _take(self, hold: int, caller: Caller, demand: pricing.Demand) -> Grant:
-        taken = await self._limiter.take(hold, caller.scopes, demand.prompt, self._tokens(caller, demand))
-        if isinstance(taken, Exceeded):
+        amount = self._tokens(caller, demand)
+        taken = await self._limiter.take(hold, caller.scopes, demand.prompt, amount)
+        if isinstance(taken, Grant):
+            return taken
+        if caller.enforced is None:
             raise limited(taken)
-        return taken
+        enforced = await self._limiter.take(hold, caller.enforced, demand.prompt, amount)
+        if isinstance(enforced, Exceeded):
+            raise limited(enforced)
+        enforced.would_refuse = taken.type
+        return enforced
 
     def _tokens(self, caller: Caller, demand: pricing.Demand) -> int:
         """What is taken of the token limits: where the caller set no limit, what its answers are on average."""
@@ -432,11 +460,21 @@ class Admission:
         return None
 
 
+def _resolve(catalog: Catalog, name: str) -> tuple[Model, str | None]:
+    """The model of a name, and how its suffix wants the routes sorted. A model's own name may end like a suffix."""
+    try:
+        return catalog.resolve(name), None
+    except NotFound:
+        base, sort = routing.split_suffix(name)
+        if sort is None:
+            raise
+        return catalog.resolve(base), sort
+
+
 def _check_model(caller: Caller, model: Model, request: Request) -> None:
-    if not caller.plan.allows(model.id):
-        raise Forbidden(
-            f"Your plan ({caller.plan.name}) does not include {model.id}.", code="model_not_allowed", param="model"
-        )
+    if not caller.may_call(model.id):
+        whose = "This API key" if caller.plan.allows(model.id) else f"Your plan ({caller.plan.name})"
+        raise Forbidden(f"{whose} does not include {model.id}.", code="model_not_allowed", param="model")
     embeds = request.endpoint == "embeddings"
     if embeds != (model.type == "embedding"):
         right = "/v1/embeddings" if model.type == "embedding" else "/v1/chat/completions"
@@ -495,77 +533,3 @@ def _limit(demand: pricing.Demand, route: Route, bound: pricing.Bound, held: int
         return None
     affordable = pricing.affordable_output(route, held if held < bound.want else cap, bound, demand.choices)
     return affordable if demand.output_limit is None else min(affordable, demand.output_limit)
-
-
-def refused(verdict: Refused, least: int) -> ApiError:
-    """The error for a hold that was not given."""
-    balance = {"balance_usd": format_usd(max(0, verdict.available)).encode()}
-    needed = f"at least {format_usd(least)} USD"
-    match verdict.why:
-        case Refusal.INSUFFICIENT:
-            return PaymentRequired(
-                f"Insufficient credits: this request needs {needed}, and {format_usd(max(0, verdict.available))} USD"
-                " are left. Add credit, or set a smaller max_tokens.",
-                extra=balance,
-            )
-        case Refusal.IN_FLIGHT:
-            return PaymentRequired(
-                f"Your running requests hold the rest of your credit: this one needs {needed} and would fit once they"
-                " end. Try again in a moment.",
-                code=Refusal.IN_FLIGHT.value,
-                headers={"retry-after": "2"},
-                extra=balance,
-            )
-        case Refusal.KEY_LIMIT:
-            return PaymentRequired(
-                f"This API key has reached its spend limit: this request needs {needed}, and"
-                f" {format_usd(max(0, verdict.available))} USD of the limit are left.",
-                code=Refusal.KEY_LIMIT.value,
-                extra=balance,
-            )
-        case Refusal.FROZEN:
-            return Forbidden("This account is frozen. Please contact support.", code=Refusal.FROZEN.value)
-        case Refusal.KEY_GONE:
-            return InvalidApiKey("Incorrect API key provided: it was revoked or has expired.")
-        case _:
-            return Unavailable("The ledger is not available. Nothing was charged.", code="ledger_unavailable")
-
-
-def limited(exceeded: Exceeded) -> RateLimited:
-    """The error for a limit that was reached, with headers that are true."""
-    what = {"requests": "requests per minute", "tokens": "tokens per minute", "concurrency": "calls at one time"}
-    rooms = limit_headers(exceeded.requests_room, exceeded.tokens_room)
-    headers = {name.decode(): value.decode() for name, value in rooms}
-    if exceeded.hopeless:
-        message = (
-            f"Request too large: its input alone is more than your limit of {exceeded.limit:,} tokens per minute."
-            " It cannot succeed; send less."
-        )
-        headers["x-should-retry"] = "false"
-    else:
-        message = (
-            f"Rate limit reached: {exceeded.limit:,} {what[exceeded.type]}. Try again in {exceeded.retry_after:.3g} s."
-        )
-        headers["retry-after"] = str(max(1, int(exceeded.retry_after + 0.999)))
-        headers["retry-after-ms"] = str(int(exceeded.retry_after * 1000) + 1)
-    error = RateLimited(message, headers=headers)
-    error.type = exceeded.type
-    return error
-
-
-def limit_headers(requests: Room | None, used_tokens: Room | None) -> list[tuple[bytes, bytes]]:
-    """OpenAI's six headers, of the tightest scope."""
-    headers = []
-    if requests is not None:
-        headers = [
-            (b"x-ratelimit-limit-requests", b"%d" % requests.limit),
-            (b"x-ratelimit-remaining-requests", b"%d" % requests.remaining),
-            (b"x-ratelimit-reset-requests", b"%.3fs" % requests.reset),
-        ]
-    if used_tokens is not None:
-        headers += (
-            (b"x-ratelimit-limit-tokens", b"%d" % used_tokens.limit),
-            (b"x-ratelimit-remaining-tokens", b"%d" % used_tokens.remaining),
-            (b"x-ratelimit-reset-tokens", b"%.3fs" % used_tokens.reset),
-        )
-    return headers

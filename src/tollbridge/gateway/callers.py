@@ -6,9 +6,10 @@ whatever else changed is seen when `forget` is called (the cache epoch moved) or
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network
 from typing import Protocol
 
-from tollbridge.core.plans import DEFAULT_PLAN, Plan
+from tollbridge.core.plans import DEFAULT_PLAN, Agreed, Plan, in_effect
 from tollbridge.errors import ConfigError, InvalidApiKey, InvalidRequest
 from tollbridge.gateway.admission import Caller
 from tollbridge.gateway.own import OwnCredential
@@ -39,6 +40,28 @@ class KnownKey(Protocol):
     @property
     def has_own(self) -> bool:
         """Whether its account has credentials of its own at providers."""
+
+    @property
+    def agreed(self) -> Agreed | None:
+        """What was agreed with its account beside the plan."""
+
+    @property
+    def models(self) -> tuple[str, ...] | None: ...
+
+    @property
+    def networks(self) -> tuple[IPv4Network | IPv6Network, ...] | None: ...
+
+    @property
+    def rpm(self) -> int | None: ...
+
+    @property
+    def tpm(self) -> int | None: ...
+
+    @property
+    def concurrency(self) -> int | None: ...
+
+    @property
+    def cost_cap(self) -> int | None: ...
 
 
 class Callers:
@@ -85,18 +108,49 @@ class Callers:
         row = await self._find(self._digest(key))
         if row is None or not row.live:
             return None
-        plan = self._plan(row.plan)
-        rule = Rule(requests=plan.rpm, tokens=plan.tpm, concurrency=plan.concurrency, strict=plan.strict)
-        unlimited = plan.rpm is None and plan.tpm is None and plan.concurrency is None
-        scopes = () if unlimited else (Scope(f"account/{row.account_id}", rule),)
+        plan = self._plan(row)
+        of_account = _scope(f"account/{row.account_id}", plan, plan.strict)
+        of_key = _scope(f"key/{row.key_id}", row, plan.strict)
         own = tuple(await self._own(row.account_id)) if row.has_own else ()
-        return Caller(key_id=row.key_id, account_id=row.account_id, plan=plan, scopes=scopes, own=own)
+        caps = [cap for cap in (plan.cost_cap, row.cost_cap) if cap is not None]
+        return Caller(
+            key_id=row.key_id,
+            account_id=row.account_id,
+            plan=plan,
+            scopes=(*of_account, *of_key),
+            enforced=of_key if plan.shadow and of_account else None,
+            own=own,
+            models=row.models,
+            networks=row.networks,
+            cost_cap=min(caps, default=None),
+        )
 
-    def _plan(self, name: str) -> Plan:
-        plan = self._plans.get(name) or self._plans.get(DEFAULT_PLAN)
-        if plan is None:
-            raise ConfigError(f"plan {name} is not configured, nor is the plan {DEFAULT_PLAN}")
-        return plan
+    def _plan(self, row: KnownKey) -> Plan:
+        fallback = self._plans.get(DEFAULT_PLAN)
+        plan = self._plans.get(row.plan) or fallback
+        if plan is None or fallback is None:
+            raise ConfigError(f"plan {row.plan} is not configured, nor is the plan {DEFAULT_PLAN}")
+        return in_effect(plan, fallback, row.agreed, time.time_ns() // 1_000_000)
+
+
+class _Limits(Protocol):
+    """Of a plan or of a key, per minute and at once; None: no limit."""
+
+    @property
+    def rpm(self) -> int | None: ...
+
+    @property
+    def tpm(self) -> int | None: ...
+
+    @property
+    def concurrency(self) -> int | None: ...
+
+
+def _scope(name: str, limits: _Limits, strict: bool) -> tuple[Scope, ...]:
+    if limits.rpm is None and limits.tpm is None and limits.concurrency is None:
+        return ()
+    rule = Rule(requests=limits.rpm, tokens=limits.tpm, concurrency=limits.concurrency, strict=strict)
+    return (Scope(name, rule),)
 
 
 def _credential(authorization: bytes | None, api_key: bytes | None) -> str:

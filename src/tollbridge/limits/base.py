@@ -47,6 +47,8 @@ class Grant(msgspec.Struct):
     notes: list[Any]
     # Limited by a process's share, because the shared counters are away.
     degraded: bool = False
+    # Which limit that is only tried out would have refused it.
+    would_refuse: str = ""
 
 
 class Exceeded(msgspec.Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from tollbridge.core.plans import Agreed
 from tollbridge.store.db import Transaction
 from tollbridge.store.meta import raise_cache_epoch
 
@@ -56,6 +57,29 @@ async def by_id(database: Transaction, account_id: int) -> Account | None:
 async def set_email(transaction: Transaction, account_id: int, email: str) -> None:
     """`Duplicate`: another account has the address."""
     await transaction.execute("UPDATE account SET email = $2 WHERE id = $1", account_id, email)
+
+
+async def set_plan(transaction: Transaction, account_id: int, plan: str, agreed: Agreed | None) -> None:
+    """`agreed` None: nothing beside the plan. Whoever caches it will see it."""
+    await transaction.execute("UPDATE account SET plan = $2 WHERE id = $1", account_id, plan)
+    await transaction.execute("DELETE FROM account_plan WHERE account_id = $1", account_id)
+    if agreed is not None:
+        await transaction.execute(
+            "INSERT INTO account_plan "
+            "(account_id, rpm, tpm, concurrency, included_tokens, cost_cap, since, until) "
+            "VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            *(account_id, *msgspec.structs.astuple(agreed)),
+        )
+    await raise_cache_epoch(transaction)
+
+
+async def agreed_with(database: Transaction, account_id: int) -> Agreed | None:
+    """What was agreed with an account beside its plan."""
+    rows = await database.fetch(
+        "SELECT rpm, tpm, concurrency, included_tokens, cost_cap, since, until FROM account_plan WHERE account_id = $1",
+        account_id,
+    )
+    return Agreed(**dict(zip(Agreed.__struct_fields__, rows[0], strict=True))) if rows else None
 
 
 async def page(database: Transaction, after: int, count: int) -> list[Account]:

@@ -1,15 +1,23 @@
 """API keys. The key itself is never here: only its digest, and a hint of what it looks like."""
 
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
 import msgspec
 
+from tollbridge.core.plans import Agreed
 from tollbridge.store.db import Database, Transaction
 from tollbridge.store.meta import raise_cache_epoch
 
+Network = IPv4Network | IPv6Network
+
+_LIST = msgspec.json.Decoder(tuple[str, ...])
+
 
 class KnownKey(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request must know of its key. `live`: neither revoked nor expired, when it was asked.
+    """What a request must know of its key. `live`: neither revoked, disabled nor expired, when it was asked.
 
-    `has_own`: its account has credentials of its own at providers.
+    `has_own`: its account has credentials of its own at providers. `agreed`: with its account, beside the plan.
+    `models` and `networks`: what and from where it may call; None: all. `cost_cap`: nano-USD of one request.
     """
 
     key_id: int
@@ -17,6 +25,13 @@ class KnownKey(msgspec.Struct, frozen=True, kw_only=True):
     plan: str
     live: bool
     has_own: bool
+    agreed: Agreed | None = None
+    models: tuple[str, ...] | None = None
+    networks: tuple[Network, ...] | None = None
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+    cost_cap: int | None = None
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,17 +64,34 @@ class NewKey(msgspec.Struct, frozen=True, kw_only=True):
 async def find_key(database: Database, digest: bytes) -> KnownKey | None:
     """The key with this digest, in one statement."""
     rows = await database.fetch(
-        "SELECT api_key.id, account_id, plan, expires_at, revoked_at, "
-        "EXISTS (SELECT 1 FROM byok WHERE byok.account_id = api_key.account_id) "
-        "FROM api_key JOIN account ON account.id = api_key.account_id WHERE digest = $1",
+        "SELECT api_key.id, api_key.account_id, plan, expires_at, revoked_at, disabled_at, "
+        "EXISTS (SELECT 1 FROM byok WHERE byok.account_id = api_key.account_id), "
+        "models, addresses, api_key.rpm, api_key.tpm, api_key.concurrency, api_key.cost_cap, "
+        "account_plan.rpm, account_plan.tpm, account_plan.concurrency, included_tokens, account_plan.cost_cap, "
+        "since, until "
+        "FROM api_key JOIN account ON account.id = api_key.account_id "
+        "LEFT JOIN account_plan ON account_plan.account_id = account.id WHERE digest = $1",
         digest,
     )
     if not rows:
         return None
-    key_id, account_id, plan, expires_at, revoked_at, has_own = rows[0]
+    key_id, account_id, plan, expires_at, revoked_at, disabled_at, has_own, *own = rows[0]
+    models, addresses, rpm, tpm, concurrency, cost_cap, *agreed = own
     expired = expires_at is not None and expires_at <= await database.now()
-    live = revoked_at is None and not expired
-    return KnownKey(key_id=key_id, account_id=account_id, plan=plan, live=live, has_own=bool(has_own))
+    return KnownKey(
+        key_id=key_id,
+        account_id=account_id,
+        plan=plan,
+        live=revoked_at is None and disabled_at is None and not expired,
+        has_own=bool(has_own),
+        agreed=None if agreed[-1] is None else Agreed(**dict(zip(Agreed.__struct_fields__, agreed, strict=True))),
+        models=None if models is None else _LIST.decode(models),
+        networks=None if addresses is None else tuple(ip_network(each) for each in _LIST.decode(addresses)),
+        rpm=rpm,
+        tpm=tpm,
+        concurrency=concurrency,
+        cost_cap=cost_cap,
+    )
 
 
 async def create(transaction: Transaction, key: NewKey, now: int) -> None:

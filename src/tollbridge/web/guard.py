@@ -77,14 +77,6 @@ def check_token(expected: str, given: str) -> None:
         raise CrossSite("This form has expired. Open the page anew and try again.")
 
 
-def client_address(peer: str, forwarded: str, trusted: tuple[str, ...]) -> str:
-    """Who a visitor is: the last of `X-Forwarded-For` that is no trusted proxy, when the peer is one."""
-    chain = [*(part.strip() for part in forwarded.split(",") if part.strip()), peer]
-    while len(chain) > 1 and chain[-1] in trusted:
-        chain.pop()
-    return chain[-1] if _is_address(chain[-1]) else peer
-
-
 def _is_address(name: str) -> bool:
     try:
         ip_address(name)

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from tollbridge.config import Settings
+from tollbridge.core.addresses import client_address
 from tollbridge.core.catalog import Catalog
 from tollbridge.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from tollbridge.services.desk import Desk
@@ -98,7 +99,7 @@ class Visit:
         headers = self.request.headers
         peer = self.request.client.host if self.request.client else ""
         trusted = self.shared.settings.server.trusted_proxies
-        address = guard.client_address(peer, headers.get("x-forwarded-for", ""), trusted)
+        address = client_address(peer, headers.get("x-forwarded-for", ""), trusted)
         agent = headers.get("user-agent", "")
         return Client(address, "".join(each for each in agent if each.isprintable()))
 

@@ -1,0 +1,80 @@
+"""What a caller is told whose request the ledger or the limits refuse."""
+
+from tollbridge.core.ledger import Refusal, Refused
+from tollbridge.core.money import format_usd
+from tollbridge.errors import ApiError, Forbidden, InvalidApiKey, PaymentRequired, RateLimited, Unavailable
+from tollbridge.limits.base import Exceeded, Room
+
+
+def refused(verdict: Refused, least: int) -> ApiError:
+    """The error for a hold that was not given."""
+    balance = {"balance_usd": format_usd(max(0, verdict.available)).encode()}
+    needed = f"at least {format_usd(least)} USD"
+    match verdict.why:
+        case Refusal.INSUFFICIENT:
+            return PaymentRequired(
+                f"Insufficient credits: this request needs {needed}, and {format_usd(max(0, verdict.available))} USD"
+                " are left. Add credit, or set a smaller max_tokens.",
+                extra=balance,
+            )
+        case Refusal.IN_FLIGHT:
+            return PaymentRequired(
+                f"Your running requests hold the rest of your credit: this one needs {needed} and would fit once they"
+                " end. Try again in a moment.",
+                code=Refusal.IN_FLIGHT.value,
+                headers={"retry-after": "2"},
+                extra=balance,
+            )
+        case Refusal.KEY_LIMIT:
+            return PaymentRequired(
+                f"This API key has reached its spend limit: this request needs {needed}, and"
+                f" {format_usd(max(0, verdict.available))} USD of the limit are left.",
+                code=Refusal.KEY_LIMIT.value,
+                extra=balance,
+            )
+        case Refusal.FROZEN:
+            return Forbidden("This account is frozen. Please contact support.", code=Refusal.FROZEN.value)
+        case Refusal.KEY_GONE:
+            return InvalidApiKey("Incorrect API key provided: it was revoked or has expired.")
+        case _:
+            return Unavailable("The ledger is not available. Nothing was charged.", code="ledger_unavailable")
+
+
+def limited(exceeded: Exceeded) -> RateLimited:
+    """The error for a limit that was reached, with headers that are true."""
+    what = {"requests": "requests per minute", "tokens": "tokens per minute", "concurrency": "calls at one time"}
+    rooms = limit_headers(exceeded.requests_room, exceeded.tokens_room)
+    headers = {name.decode(): value.decode() for name, value in rooms}
+    if exceeded.hopeless:
+        message = (
+            f"Request too large: its input alone is more than your limit of {exceeded.limit:,} tokens per minute."
+            " It cannot succeed; send less."
+        )
+        headers["x-should-retry"] = "false"
+    else:
+        message = (
+            f"Rate limit reached: {exceeded.limit:,} {what[exceeded.type]}. Try again in {exceeded.retry_after:.3g} s."
+        )
+        headers["retry-after"] = str(max(1, int(exceeded.retry_after + 0.999)))
+        headers["retry-after-ms"] = str(int(exceeded.retry_after * 1000) + 1)
+    error = RateLimited(message, headers=headers)
+    error.type = exceeded.type
+    return error
+
+
+def limit_headers(requests: Room | None, used_tokens: Room | None) -> list[tuple[bytes, bytes]]:
+    """OpenAI's six headers, of the tightest scope."""
+    headers = []
+    if requests is not None:
+        headers = [
+            (b"x-ratelimit-limit-requests", b"%d" % requests.limit),
+            (b"x-ratelimit-remaining-requests", b"%d" % requests.remaining),
+            (b"x-ratelimit-reset-requests", b"%.3fs" % requests.reset),
+        ]
+    if used_tokens is not None:
+        headers += (
+            (b"x-ratelimit-limit-tokens", b"%d" % used_tokens.limit),
+            (b"x-ratelimit-remaining-tokens", b"%d" % used_tokens.remaining),
+            (b"x-ratelimit-reset-tokens", b"%.3fs" % used_tokens.reset),
+        )
+    return headers

@@ -59,6 +59,7 @@ class FakeStripe:
         self._ids = itertools.count(1)
         self._prefix = hashlib.sha256(str(id(self)).encode()).hexdigest()[:6]
         self._server: asyncio.Server | None = None
+        self._serving: set[asyncio.Task[None]] = set()
 
     # --- serving ------------------------------------------------------------------------------------------------
 
@@ -68,8 +69,13 @@ class FakeStripe:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        """Nothing of it is left in the loop: one that is closed would wait for it."""
         assert self._server is not None
         self._server.close()
+        for each in self._serving:
+            each.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+        await self._server.wait_closed()
 
     @classmethod
     @contextmanager
@@ -97,13 +103,19 @@ class FakeStripe:
             thread.join()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
         try:
             while await self._exchange(reader, writer):
                 pass
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
+            self._serving.discard(task)
             writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")

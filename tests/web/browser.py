@@ -8,6 +8,8 @@ Each page fails the test that opened it when the browser complains about anythin
 throws, a file that is missing, a request to somebody else, something that the Content-Security-Policy forbids.
 """
 
+import asyncio
+import contextlib
 import os
 import shutil
 from collections.abc import AsyncIterator
@@ -74,7 +76,9 @@ async def browser() -> AsyncIterator[Chromium]:
         try:
             yield chromium
         finally:
-            await launched.close()
+            # A browser that hangs must not keep the whole suite.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(launched.close(), 10)
     assert chromium.complaints == []
 
 

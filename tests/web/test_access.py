@@ -98,6 +98,7 @@ async def state(people: Town) -> list[object]:
         "SELECT account_id, user_id, role FROM membership ORDER BY account_id, user_id",
         "SELECT public_id FROM invitation ORDER BY id",
         "SELECT public_id, account_id FROM session ORDER BY id",
+        "SELECT id, user_id FROM passkey ORDER BY id",
     )
     return [await people.site.database.fetch(query) for query in queries]
 

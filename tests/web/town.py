@@ -32,6 +32,7 @@ class Objects(msgspec.Struct, frozen=True):
     session: str
     member: str
     invitation: str
+    passkey: str
     marker: str
 
 
@@ -107,5 +108,11 @@ async def _objects(site: Site) -> Objects:
     assert user is not None
     [home] = await members.of_user(database, user.id)
     [session, *_] = await sessions.of_user(database, user.id)
+    rows = await database.fetch(
+        "INSERT INTO passkey (user_id, credential, public_key, counter, label, created_at) "
+        "VALUES ($1, $2, $2, 0, $3, 0) RETURNING id",
+        *(user.id, b"x", OTHER),
+    )
+    passkey = rows[0][0]
     [invitation] = await members.invitations(database, home.account_id)
-    return Objects(home.public_id, session.public_id, user.public_id, invitation.public_id, OTHER)
+    return Objects(home.public_id, session.public_id, user.public_id, invitation.public_id, str(passkey), OTHER)

@@ -52,8 +52,8 @@ async def log_in(desk: Desk, email: str, password: str, client: Client, device: 
     return await enter(desk, user, client)
 
 
-async def enter(desk: Desk, user: User, client: Client) -> Entered:
-    """Let in who proved in one way to be `user`."""
+async def enter(desk: Desk, user: User, client: Client, *, factors: int = 1) -> Entered:
+    """Let in who proved in one way, or two, to be `user`."""
     if user.verified_at is None and (
         verification_required(desk.settings) or not await members.of_user(desk.database, user.id)
     ):
@@ -62,14 +62,14 @@ async def enter(desk: Desk, user: User, client: Client) -> Entered:
     now = await desk.database.now()
 
     async def use_case(transaction: Transaction) -> str:
-        token = await sessions.begin(transaction, user, client, 1, now)
+        token = await sessions.begin(transaction, user, client, factors, now)
         for each in await members.of_user(transaction, user.id):
             deed = NewDeed(account_id=each.account_id, actor=user.email, action="login", address=client.address)
             await activity.add(transaction, deed, now)
         return token
 
     token = await run(desk.database, use_case)
-    return Entered(token, device_mark(desk, user), half=user.totp_since is not None)
+    return Entered(token, device_mark(desk, user), half=user.totp_since is not None and factors < 2)
 
 
 async def prove(desk: Desk, presence: Presence, code: str, client: Client) -> str:

@@ -3,8 +3,6 @@
 A user who has to verify their address first has nothing but a row until they do.
 """
 
-from ipaddress import ip_address
-
 import msgspec
 
 from tollbridge.core import ledger
@@ -52,7 +50,7 @@ async def register(desk: Desk, form: SignUp, client: Client) -> str | None:
     if not form.consent:
         raise InvalidRequest("Please agree to the terms to go on.", param="consent")
     now = await desk.database.now()
-    if not is_local(client.address) and not await throttle.spend(
+    if not throttle.is_local(client.address) and not await throttle.spend(
         desk.database, "sign-up", client.address, throttle.SIGN_UPS, now
     ):
         raise throttle.too_many("Too many sign-ups from your network", throttle.HOUR_MS)
@@ -191,7 +189,7 @@ async def first_credit(desk: Desk, email: str, client: Client, now: int) -> int:
         return 0
     counted = [("grant-mailbox", mailbox(email), GRANTS_TO_MAILBOX)]
     counted.append(("grant-domain", email.rpartition("@")[2], GRANTS_TO_DOMAIN))
-    if not is_local(client.address):
+    if not throttle.is_local(client.address):
         counted.append(("grant-client", client.address, GRANTS_TO_CLIENT))
     allowed = [await throttle.spend(desk.database, what, who, limit, now) for what, who, limit in counted]
     return amount if all(allowed) else 0
@@ -204,11 +202,3 @@ def mailbox(email: str) -> str:
     if domain in {"gmail.com", "googlemail.com"}:
         name, domain = name.replace(".", ""), "gmail.com"
     return f"{name}@{domain}"
-
-
-def is_local(address: str) -> bool:
-    """Whether it is this machine: a proxy that is not named in `server.trusted_proxies`, or somebody trying it out."""
-    try:
-        return ip_address(address).is_loopback
-    except ValueError:
-        return True

@@ -3,8 +3,9 @@
 from starlette.responses import Response, StreamingResponse
 
 from tollbridge.errors import ApiError, InvalidRequest, RateLimited
-from tollbridge.services import credentials, leave, sessions, two_factor
+from tollbridge.services import credentials, leave, passkeys, sessions, two_factor
 from tollbridge.store import members, users
+from tollbridge.store import passkeys as passkey_rows
 from tollbridge.store import sessions as session_rows
 from tollbridge.web.forms import Form
 from tollbridge.web.page import ANYONE, OWNER, USER, Page
@@ -15,6 +16,8 @@ SAVED = {
     "password": "Your password is changed, and all other sessions are logged out.",
     "email": "A link is on its way to the new address. Follow it, and it is yours.",
     "two-factor-off": "Your second factor is off.",
+    "passkey": "Your passkey can be used from now on.",
+    "passkey-removed": "That passkey is removed.",
     "session": "That session is logged out.",
     "sessions": "All other sessions are logged out.",
 }
@@ -36,6 +39,8 @@ async def _settings(visit: Visit, refused: ApiError | None = None, section: str 
         forms=forms,
         saved=SAVED.get(visit.query("saved"), ""),
         sessions=await session_rows.of_user(shared.database, user.id),
+        passkeys=await passkey_rows.of_user(shared.database, user.id),
+        place=passkeys.place(shared.desk)[0],
         codes_left=await users.count_recovery_codes(shared.database, user.id),
         sends=shared.desk.post.sends,
     )

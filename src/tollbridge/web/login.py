@@ -3,7 +3,7 @@
 from starlette.responses import Response
 
 from tollbridge.errors import InvalidRequest, RateLimited
-from tollbridge.services import login, register, sessions
+from tollbridge.services import login, passkeys, register, sessions
 from tollbridge.services.register import SignUp
 from tollbridge.web.forms import Form
 from tollbridge.web.page import ANYONE, USER, Page
@@ -84,7 +84,8 @@ async def log_in(visit: Visit) -> Response:
 
 def _login_page(visit: Visit, form: Form, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     notice = NOTICES.get(visit.query("notice"), "")
-    response = visit.render("login/login.html", status=status, form=form, notice=notice)
+    place, _ = passkeys.place(visit.shared.desk)
+    response = visit.render("login/login.html", status=status, form=form, notice=notice, place=place)
     response.headers.update(headers or {})
     return response
 

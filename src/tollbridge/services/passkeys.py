@@ -1,0 +1,194 @@
+"""Passkeys (WebAuthn): a device proves that it is there and that its owner unlocked it, which counts as two factors.
+
+Each ceremony answers a challenge of ours that is good once and for five minutes; it waits in the browser, sealed.
+"""
+
+import asyncio
+import base64
+import importlib
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from tollbridge.errors import ConfigError, InvalidRequest, NotFound
+from tollbridge.services import login, sessions, throttle
+from tollbridge.services.desk import Desk
+from tollbridge.services.login import Entered
+from tollbridge.services.sessions import Client, Presence
+from tollbridge.services.throttle import Limit
+from tollbridge.store import passkeys, users
+from tollbridge.store.db import Duplicate, Transaction, run
+
+PATIENCE_MS = 5 * throttle.MINUTE_MS
+MOST_PASSKEYS = 20
+_ONCE = Limit(1, throttle.DAY_MS)
+_LONGEST_LABEL = 60
+_REFUSED = "This passkey was not accepted. Please try again."
+
+
+class Challenge(msgspec.Struct, frozen=True):
+    """What the device signs. `user`: whose new passkey it is for; 0: for a log-in."""
+
+    text: str
+    user: int
+    until: int
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What the browser's `navigator.credentials` needs, and what it brings back beside the answer."""
+
+    options: bytes
+    sealed: str
+
+
+def place(desk: Desk) -> tuple[str, str]:
+    """The name that passkeys are bound to, and the origin: this machine is `localhost`, as numbers are not allowed."""
+    parts = urlsplit(desk.url)
+    name = parts.hostname or ""
+    if name in {"127.0.0.1", "::1"}:
+        port = f":{parts.port}" if parts.port else ""
+        return "localhost", f"{parts.scheme}://localhost{port}"
+    return name, desk.url
+
+
+async def ask_new(desk: Desk, presence: Presence) -> Asked:
+    """For a new passkey of a user."""
+    webauthn = await _library()
+    structs = webauthn.helpers.structs
+    known = await passkeys.of_user(desk.database, presence.user.id)
+    if len(known) >= MOST_PASSKEYS:
+        raise InvalidRequest("You have many passkeys: remove one first.")
+    challenge = await _challenge(desk, presence.user.id)
+    options = webauthn.generate_registration_options(
+        rp_id=place(desk)[0],
+        rp_name=desk.settings.brand.name,
+        user_id=presence.user.public_id.encode(),
+        user_name=presence.user.email,
+        challenge=_bytes(challenge),
+        authenticator_selection=structs.AuthenticatorSelectionCriteria(
+            resident_key=structs.ResidentKeyRequirement.REQUIRED,
+            user_verification=structs.UserVerificationRequirement.REQUIRED,
+        ),
+        exclude_credentials=[structs.PublicKeyCredentialDescriptor(id=each.credential) for each in known],
+    )
+    return Asked(webauthn.options_to_json(options).encode(), _seal(desk, challenge))
+
+
+async def add(desk: Desk, presence: Presence, sealed: str, credential: Any, label: str) -> None:
+    """Take a new passkey; raises `InvalidRequest`."""
+    webauthn = await _library()
+    challenge = await _spend(desk, sealed, presence.user.id)
+    name, origin = place(desk)
+    if not isinstance(credential, dict):
+        raise InvalidRequest(_REFUSED)
+    try:
+        made = webauthn.verify_registration_response(
+            credential=credential,
+            expected_challenge=_bytes(challenge),
+            expected_rp_id=name,
+            expected_origin=origin,
+            require_user_verification=True,
+        )
+    except (webauthn.helpers.exceptions.WebAuthnException, ValueError, TypeError, KeyError) as error:
+        raise InvalidRequest(_REFUSED) from error
+    now = await desk.database.now()
+    row = (made.credential_id, made.credential_public_key, made.sign_count)
+    text = "".join(each for each in label if each.isprintable()).strip()[:_LONGEST_LABEL] or "Passkey"
+
+    async def use_case(transaction: Transaction) -> None:
+        await passkeys.add(transaction, presence.user.id, row, text, now)
+
+    try:
+        await run(desk.database, use_case)
+    except Duplicate:
+        raise InvalidRequest("This passkey is known already.") from None
+
+
+async def remove(desk: Desk, presence: Presence, passkey: str) -> None:
+    """Raises `NotFound`."""
+    known = passkey.isascii() and passkey.isdigit() and len(passkey) < 19
+    user_id = presence.user.id
+    if not known or not await run(
+        desk.database, lambda transaction: passkeys.remove(transaction, user_id, int(passkey))
+    ):
+        raise NotFound("There is no such passkey.")
+
+
+async def ask_log_in(desk: Desk) -> Asked:
+    """For a log-in with any passkey that the device has for this place."""
+    webauthn = await _library()
+    challenge = await _challenge(desk, 0)
+    options = webauthn.generate_authentication_options(
+        rp_id=place(desk)[0],
+        challenge=_bytes(challenge),
+        user_verification=webauthn.helpers.structs.UserVerificationRequirement.REQUIRED,
+    )
+    return Asked(webauthn.options_to_json(options).encode(), _seal(desk, challenge))
+
+
+async def log_in(desk: Desk, sealed: str, credential: Any, client: Client) -> Entered:
+    """Let in whose passkey it is; raises `InvalidRequest`."""
+    webauthn = await _library()
+    challenge = await _spend(desk, sealed, 0)
+    known = await passkeys.find(desk.database, _credential_id(credential))
+    if known is None:
+        raise InvalidRequest(_REFUSED)
+    name, origin = place(desk)
+    try:
+        proof = webauthn.verify_authentication_response(
+            credential=credential,
+            expected_challenge=_bytes(challenge),
+            expected_rp_id=name,
+            expected_origin=origin,
+            credential_public_key=known.public_key,
+            credential_current_sign_count=known.counter,
+            require_user_verification=True,
+        )
+    except (webauthn.helpers.exceptions.WebAuthnException, ValueError, TypeError, KeyError) as error:
+        raise InvalidRequest(_REFUSED) from error
+    now = await desk.database.now()
+    await run(desk.database, lambda transaction: passkeys.used(transaction, known.id, proof.new_sign_count, now))
+    user = await users.by_id(desk.database, known.user_id)
+    if user is None:
+        raise InvalidRequest(_REFUSED)
+    return await login.enter(desk, user, client, factors=2)
+
+
+async def _library() -> Any:
+    """Costs a quarter of a second, once, which nobody else should wait for."""
+    return await asyncio.to_thread(importlib.import_module, "webauthn")
+
+
+async def _challenge(desk: Desk, user: int) -> Challenge:
+    return Challenge(sessions.new_token(), user, await desk.database.now() + PATIENCE_MS)
+
+
+def _seal(desk: Desk, challenge: Challenge) -> str:
+    return base64.urlsafe_b64encode(desk.master.seal("passkey", msgspec.json.encode(challenge))).decode()
+
+
+async def _spend(desk: Desk, sealed: str, user: int) -> Challenge:
+    """The challenge, if it is this user's and was not answered before."""
+    try:
+        opened = desk.master.open("passkey", base64.urlsafe_b64decode(sealed))
+        challenge = msgspec.json.decode(opened, type=Challenge)
+    except (ValueError, ConfigError, msgspec.MsgspecError):
+        raise InvalidRequest(_REFUSED) from None
+    now = await desk.database.now()
+    fresh = challenge.user == user and challenge.until > now
+    if not fresh or not await throttle.spend(desk.database, "passkey", challenge.text, _ONCE, now):
+        raise InvalidRequest("This took too long. Please try again.")
+    return challenge
+
+
+def _bytes(challenge: Challenge) -> bytes:
+    return challenge.text.encode()
+
+
+def _credential_id(credential: Any) -> bytes:
+    raw = credential.get("rawId") if isinstance(credential, dict) else None
+    try:
+        return base64.urlsafe_b64decode(raw + "=" * (-len(raw) % 4)) if isinstance(raw, str) else b""
+    except ValueError:
+        return b""

@@ -13,24 +13,23 @@ import msgspec
 from msgspec import Raw
 
 from tollbridge.errors import ApiError, ProtocolError, UpstreamError
-from tollbridge.values import Route, Usage
+from tollbridge.values import Route
 from tollbridge.wire import quirks, sse
 from tollbridge.wire.anthropic_body import ThinkingParam
 from tollbridge.wire.anthropic_client import MESSAGE_STOP, block_stop, error_event, event_of, message_delta
 from tollbridge.wire.anthropic_messages import MessagesRequest
-from tollbridge.wire.anthropic_provider import TARGET, failure, is_whole, no_stream, read_answer
+from tollbridge.wire.anthropic_provider import TARGET, failure, read_answer
 from tollbridge.wire.anthropic_reply import REASONS, Event, read_event
 from tollbridge.wire.anthropic_request import budget_within
 from tollbridge.wire.anthropic_usage import Meter
 from tollbridge.wire.body import NOTHING
+from tollbridge.wire.event_reader import MAX_HEAD, Metered, is_whole, no_stream
 from tollbridge.wire.exchange import Answer, Counter, Names, Outgoing, Receipt, Stream
 from tollbridge.wire.openai_reply import read_fields
 from tollbridge.wire.request import Request
 
 # Pieces of text are counted together, so many at a time.
 _PIECES = 128
-# An answer that is no stream at all may be an error in JSON; more than this is not.
-_MAX_HEAD = 16_384
 
 
 class AnthropicPassing:
@@ -86,27 +85,15 @@ def _think_within(limit: int, fields: dict[str, Raw]) -> tuple[str, ...]:
     return ()
 
 
-class PassedAnswer:
+class PassedAnswer(Metered):
     """See `exchange.Answer`."""
 
     def __init__(self, names: Names, body: bytes) -> None:
         self._message, self._body = read_answer(body)
         self._names = names
-        self._meter = Meter()
+        self._meter: Meter = Meter()
         self._meter.read(self._message.usage)
         self.finish: str | None = REASONS.get(self._message.stop_reason or "", "stop")
-
-    @property
-    def usage(self) -> Usage | None:
-        return self._meter.usage
-
-    @property
-    def suspect(self) -> bool:
-        return self._meter.suspect
-
-    @property
-    def reported(self) -> bytes:
-        return self._meter.reported
 
     def text(self) -> bytes:
         found: list[str] = []
@@ -125,7 +112,7 @@ class PassedAnswer:
         return msgspec.json.encode(fields)
 
 
-class PassedStream:
+class PassedStream(Metered):
     """See `exchange.Stream`."""
 
     def __init__(self, names: Names, output: Counter) -> None:
@@ -135,25 +122,13 @@ class PassedStream:
         self.failed: UpstreamError | None = None
         self._names = names
         self._decoder = sse.Decoder()
-        self._meter = Meter()
+        self._meter: Meter = Meter()
         self._output = output
         self._pieces: list[str] = []
         self._open: set[int] = set()  # blocks that have not stopped
         self._held: dict[str, Any] | None = None  # the message_delta that usage will ride on
         self._detail = ""
         self._head: bytes | None = b""  # until the first event
-
-    @property
-    def usage(self) -> Usage | None:
-        return self._meter.usage
-
-    @property
-    def suspect(self) -> bool:
-        return self._meter.suspect
-
-    @property
-    def reported(self) -> bytes:
-        return self._meter.reported
 
     @property
     def complete(self) -> bool:
@@ -169,8 +144,8 @@ class PassedStream:
     def feed(self, data: bytes) -> bytes:
         if self.failed is not None:
             return b""
-        if self._head is not None and len(self._head) < _MAX_HEAD:
-            self._head += data[:_MAX_HEAD]
+        if self._head is not None and len(self._head) < MAX_HEAD:
+            self._head += data[:MAX_HEAD]
         out: list[bytes] = []
         for name, payload in self._decoder.feed(data):
             self.failed = self._take(name, payload, out)

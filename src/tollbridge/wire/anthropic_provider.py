@@ -6,8 +6,8 @@ import msgspec
 from msgspec import Raw
 
 from tollbridge.errors import ProtocolError, UpstreamError
-from tollbridge.values import Route, Usage
-from tollbridge.wire import anthropic_request, quirks, sse
+from tollbridge.values import Route
+from tollbridge.wire import anthropic_request, quirks
 from tollbridge.wire.anthropic_reply import REASONS, Block, Event, Message, read_event, read_message
 from tollbridge.wire.anthropic_request import ORIGIN
 from tollbridge.wire.anthropic_usage import Meter
@@ -35,11 +35,10 @@ from tollbridge.wire.conversation import (
 )
 from tollbridge.wire.conversation import Event as Said
 from tollbridge.wire.errors import said_in
+from tollbridge.wire.event_reader import EventReader
 from tollbridge.wire.exchange import Outgoing
 
 TARGET = "/messages"
-# An answer that is no stream at all may be an error in JSON; more than this is not.
-_MAX_HEAD = 16_384
 _NO_INPUT = (NOTHING, NULL, Raw(b"{}"))
 
 
@@ -69,54 +68,15 @@ class AnthropicProvider:
         return AnthropicReader()
 
 
-class AnthropicReader:
+class AnthropicReader(EventReader[Said]):
     """See `dialect.Reader`."""
 
     def __init__(self) -> None:
-        self.done = False
-        self.failed: UpstreamError | None = None
-        self._decoder = sse.Decoder()
-        self._meter = Meter()
+        super().__init__()
+        self._meter: Meter = Meter()
         self._tools: dict[int, int] = {}  # block → its number among the calls
         self._signatures: dict[int, str] = {}  # of thoughts that are not over
         self._is_finished = False
-        self._head: bytes | None = b""  # until the first event
-
-    @property
-    def usage(self) -> Usage | None:
-        return self._meter.usage
-
-    @property
-    def suspect(self) -> bool:
-        return self._meter.suspect
-
-    @property
-    def reported(self) -> bytes:
-        return self._meter.reported
-
-    def feed(self, data: bytes) -> list[Said]:
-        if self.failed is not None:
-            return []
-        if self._head is not None and len(self._head) < _MAX_HEAD:
-            self._head += data[:_MAX_HEAD]
-        out: list[Said] = []
-        for name, payload in self._decoder.feed(data):
-            self.failed = self._take(name, payload, out)
-            if self.failed is not None:
-                return out
-        self.failed = self._decoder.broken
-        return out
-
-    def eof(self) -> list[Said]:
-        if self.failed is not None:
-            return []
-        out: list[Said] = []
-        event = self._decoder.end()
-        if event is not None and is_whole(event[1]):
-            self.failed = self._take(*event, out)
-        if self._head is not None and self.failed is None:
-            self.failed = no_stream(self._head)
-        return out
 
     def _take(self, name: bytes, data: bytes, out: list[Said]) -> UpstreamError | None:
         """Read an event; what is wrong with it."""
@@ -215,26 +175,6 @@ def failure(name: bytes, event: Event) -> UpstreamError | None:
     if not event.type:
         return ProtocolError("the upstream sent an event without a type")
     return None
-
-
-def is_whole(data: bytes) -> bool:
-    """Whether an event that nothing closed came to its end."""
-    try:
-        read_event(data)
-    except ProtocolError:
-        return False
-    return True
-
-
-def no_stream(head: bytes) -> UpstreamError:
-    """Not one event came: an error in JSON with a 200, a page of HTML, nothing."""
-    try:
-        message, _ = read_message(head)
-    except ProtocolError:
-        message = Message()
-    if message.error:
-        return said_in(message.error)
-    return ProtocolError("the upstream's answer is not a stream of events")
 
 
 def _choice(message: Message) -> Choice:

@@ -11,10 +11,11 @@ import msgspec
 from msgspec import Raw
 
 from tollbridge.errors import ProtocolError, UnsupportedField
-from tollbridge.values import Route, Usage
+from tollbridge.values import Route
 from tollbridge.wire import quirks, usage
 from tollbridge.wire.body import NULL
 from tollbridge.wire.errors import said_in
+from tollbridge.wire.event_reader import Metered
 from tollbridge.wire.exchange import Answer, Counter, Names, Outgoing, Receipt, Stream
 from tollbridge.wire.gemini_provider import PATHS
 from tollbridge.wire.gemini_usage import Meter
@@ -78,7 +79,7 @@ class GeminiEmbeddings:
         raise TypeError("embeddings do not stream")
 
 
-class GeminiVectors:
+class GeminiVectors(Metered):
     """See `exchange.Answer`."""
 
     finish: str | None = None
@@ -94,21 +95,9 @@ class GeminiVectors:
             raise ProtocolError("the upstream sent an embedding that is no vector")
         self._as_base64 = request.encoding_format == "base64"
         self._names = names
-        self._meter = Meter()
+        self._meter: Meter = Meter()
         if reply.usage_metadata != NULL:
             self._meter.read(reply.usage_metadata)
-
-    @property
-    def usage(self) -> Usage | None:
-        return self._meter.usage
-
-    @property
-    def suspect(self) -> bool:
-        return self._meter.suspect
-
-    @property
-    def reported(self) -> bytes:
-        return self._meter.reported
 
     def text(self) -> bytes:
         return b""

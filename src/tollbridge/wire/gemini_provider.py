@@ -24,7 +24,7 @@ from msgspec import Raw
 
 from tollbridge.errors import ProtocolError, UpstreamError
 from tollbridge.values import Route, Usage
-from tollbridge.wire import errors, gemini_request, quirks, sse
+from tollbridge.wire import errors, gemini_request, quirks
 from tollbridge.wire.body import NOTHING, NULL
 from tollbridge.wire.conversation import (
     Choice,
@@ -47,6 +47,7 @@ from tollbridge.wire.conversation import (
     ToolStart,
 )
 from tollbridge.wire.errors import UpstreamSaid
+from tollbridge.wire.event_reader import EventReader
 from tollbridge.wire.exchange import Outgoing
 from tollbridge.wire.gemini_request import ORIGIN, OWN_ID
 from tollbridge.wire.gemini_usage import Meter
@@ -66,8 +67,6 @@ _REASONS: dict[str, Reason] = {
     **dict.fromkeys(("IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION"), "filtered"),
 }
 _FAILED = frozenset({"MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "MALFORMED_RESPONSE"})
-# An answer that is no stream at all may be an error in JSON; more than this is not.
-_MAX_HEAD = 16_384
 
 
 class _Function(msgspec.Struct, gc=False):
@@ -162,15 +161,12 @@ class GeminiProvider:
         return GeminiReader()
 
 
-class GeminiReader:
+class GeminiReader(EventReader[Event]):
     """See `dialect.Reader`."""
 
     def __init__(self) -> None:
-        self.done = False
-        self.failed: UpstreamError | None = None
-        self._decoder = sse.Decoder()
-        self._meter = Meter()
-        self._head: bytes | None = b""  # until the first event
+        super().__init__()
+        self._meter: Meter = Meter()
         self._calls: dict[int, int] = {}  # by choice
         self._has_finish = False
         self._covered = self._uncovered = 0  # pieces of output that came before the last report, and after it
@@ -180,40 +176,12 @@ class GeminiReader:
         # A report that most of the output followed did not count it.
         return self._meter.usage if self._uncovered <= self._covered else None
 
-    @property
-    def suspect(self) -> bool:
-        return self._meter.suspect
-
-    @property
-    def reported(self) -> bytes:
-        return self._meter.reported
-
-    def feed(self, data: bytes) -> list[Event]:
-        out: list[Event] = []
-        if self.failed is not None:
-            return out
-        if self._head is not None and len(self._head) < _MAX_HEAD:
-            self._head += data[:_MAX_HEAD]
-        for _, payload in self._decoder.feed(data):
-            self.failed = self._take(payload, out)
-            if self.failed is not None:
-                return out
-        self.failed = self._decoder.broken
-        return out
-
     def eof(self) -> list[Event]:
-        out: list[Event] = []
-        if self.failed is not None:
-            return out
-        event = self._decoder.end()
-        if event is not None and _is_whole(event[1]):
-            self.failed = self._take(event[1], out)
-        elif self._head is not None:
-            self.failed = _no_stream(self._head)
+        out = super().eof()
         self.done = self._has_finish and self.failed is None
         return out
 
-    def _take(self, data: bytes, out: list[Event]) -> UpstreamError | None:
+    def _take(self, name: bytes, data: bytes, out: list[Event]) -> UpstreamError | None:
         self._head = None
         if data.strip() == b"[DONE]":  # not Gemini's own, but that of some who stand before it
             return None
@@ -394,23 +362,3 @@ def _of_another_shape(data: bytes) -> _Answer:
         return _decode_answer(json.dumps(document, ensure_ascii=False).encode(errors="replace"))
     except (msgspec.DecodeError, RecursionError):
         raise ProtocolError("the upstream's answer is none of Gemini's") from None
-
-
-def _is_whole(data: bytes) -> bool:
-    """Whether an event that nothing closed came to its end."""
-    try:
-        read_any(data)
-    except ProtocolError:
-        return False
-    return True
-
-
-def _no_stream(head: bytes) -> UpstreamError:
-    """Not one event came: an error in JSON with a 200, a page of HTML, nothing."""
-    try:
-        _read(head)
-    except UpstreamSaid as error:
-        return error
-    except ProtocolError:
-        pass
-    return ProtocolError("the upstream's answer is not a stream of events")

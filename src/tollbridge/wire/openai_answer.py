@@ -6,9 +6,9 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from tollbridge.errors import ProtocolError
-from tollbridge.values import Usage
 from tollbridge.wire.body import NULL
 from tollbridge.wire.errors import said_in
+from tollbridge.wire.event_reader import Metered
 from tollbridge.wire.exchange import Names, Receipt
 from tollbridge.wire.openai_reply import read_any, read_completion, read_fields, words
 from tollbridge.wire.usage import Meter
@@ -37,7 +37,7 @@ COMPLETIONS = Shape(
 )
 
 
-class CompletionAnswer:
+class CompletionAnswer(Metered):
     """See `exchange.Answer`."""
 
     def __init__(self, shape: Shape, names: Names, body: bytes) -> None:
@@ -53,7 +53,7 @@ class CompletionAnswer:
                 raise said_in(None)
             if (choice.message if shape.is_chat else choice.text) is None:
                 raise ProtocolError("the upstream's answer has a choice without an answer")
-        self._meter = Meter(produces=True)
+        self._meter: Meter = Meter(produces=True)
         for raw in (*(choice.usage for choice in choices), completion.usage):
             if raw != NULL:
                 self._meter.read(raw)
@@ -62,18 +62,6 @@ class CompletionAnswer:
         self._shape = shape
         self._names = names
         self._is_whole = all(choice.is_whole for choice in choices)
-
-    @property
-    def usage(self) -> Usage | None:
-        return self._meter.usage
-
-    @property
-    def suspect(self) -> bool:
-        return self._meter.suspect
-
-    @property
-    def reported(self) -> bytes:
-        return self._meter.reported
 
     def text(self) -> bytes:
         member = "message" if self._shape.is_chat else "text"

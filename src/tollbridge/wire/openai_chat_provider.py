@@ -18,7 +18,7 @@ from msgspec import Raw
 
 from tollbridge.errors import ProtocolError, UpstreamError
 from tollbridge.values import Route, Usage
-from tollbridge.wire import quirks, sse
+from tollbridge.wire import quirks
 from tollbridge.wire.body import NULL
 from tollbridge.wire.conversation import (
     Choice,
@@ -44,14 +44,13 @@ from tollbridge.wire.conversation import (
     ToolStart,
 )
 from tollbridge.wire.errors import said_in
+from tollbridge.wire.event_reader import EventReader
 from tollbridge.wire.exchange import Outgoing
 from tollbridge.wire.openai_chat_body import body_of
 from tollbridge.wire.openai_chat_conversation import ORIGIN
 from tollbridge.wire.openai_reply import read_any, read_completion
-from tollbridge.wire.openai_stream import is_whole, no_stream
 from tollbridge.wire.usage import Meter
 
-_MAX_HEAD = 16_384
 _SHORT = 12
 _MOST_CALLS = 1024
 _REASONS: dict[str, Reason] = {
@@ -372,16 +371,13 @@ class _State:
         return known if name == known.name else None
 
 
-class ChatReader:
+class ChatReader(EventReader[Event]):
     """See `dialect.Reader`."""
 
     def __init__(self) -> None:
-        self.done = False
-        self.failed: UpstreamError | None = None
-        self._meter = Meter(produces=True)
-        self._decoder = sse.Decoder()
+        super().__init__()
+        self._meter: Meter = Meter(produces=True)
         self._states: dict[int, _State] = {}
-        self._head: bytes | None = b""  # until the first event
         self._over = False  # output came after the end: what follows may not be about this answer
         self._covered = self._uncovered = 0  # pieces of output that came before the last report, and after it
 
@@ -390,39 +386,7 @@ class ChatReader:
         # A report that most of the output followed did not count it.
         return self._meter.usage if self._uncovered <= self._covered else None
 
-    @property
-    def suspect(self) -> bool:
-        return self._meter.suspect
-
-    @property
-    def reported(self) -> bytes:
-        return self._meter.reported
-
-    def feed(self, data: bytes) -> list[Event]:
-        events: list[Event] = []
-        if self.failed is not None:
-            return events
-        if self._head is not None and len(self._head) < _MAX_HEAD:
-            self._head += data[:_MAX_HEAD]
-        for name, payload in self._decoder.feed(data):
-            self.failed = self._take(name, payload, events)
-            if self.failed is not None:
-                return events
-        self.failed = self._decoder.broken
-        return events
-
-    def eof(self) -> list[Event]:
-        events: list[Event] = []
-        if self.failed is not None:
-            return events
-        event = self._decoder.end()
-        if event is not None and is_whole(event[1]):
-            self.failed = self._take(*event, events)
-        if self._head is not None:
-            self.failed = no_stream(self._head)
-        return events
-
-    def _take(self, name: bytes, data: bytes, events: list[Event]) -> UpstreamError | None:
+    def _take(self, name: bytes, data: bytes, out: list[Event]) -> UpstreamError | None:
         if len(data) <= _SHORT and (word := data.strip()) in (b"", b"[DONE]"):
             if word:
                 self.done, self._head = True, None
@@ -437,7 +401,7 @@ class ChatReader:
             self._over = self._over or bool(choices)
             if self._over and self._meter.usage is not None:
                 return None
-        before = len(events)
+        before = len(out)
         has_usage = self._read_usage(chunk, choices)
         if self.done:
             self._uncovered = 0 if has_usage else self._uncovered
@@ -449,10 +413,10 @@ class ChatReader:
             return ProtocolError("the upstream sent an event without choices")
         try:
             for position, choice in enumerate(choices):
-                self._choice(position if choice.index is None else choice.index, choice, data, events)
+                self._choice(position if choice.index is None else choice.index, choice, data, out)
         except ProtocolError as error:
             return error
-        self._uncovered += len(events) - before
+        self._uncovered += len(out) - before
         if has_usage:
             self._covered, self._uncovered = self._covered + self._uncovered, 0
         return None

@@ -13,10 +13,10 @@ import msgspec
 from msgspec import Raw
 
 from tollbridge.errors import ProtocolError
-from tollbridge.values import Usage
 from tollbridge.wire import inputs
 from tollbridge.wire.body import NULL, check_nesting
 from tollbridge.wire.errors import said_in
+from tollbridge.wire.event_reader import Metered
 from tollbridge.wire.exchange import Names, Receipt
 from tollbridge.wire.openai_reply import read_any, read_fields
 from tollbridge.wire.request import RULES, ModelName, Request, check_model, read_typed, wrong
@@ -72,7 +72,7 @@ def parse(body: bytes) -> Request:
     )
 
 
-class EmbeddingsAnswer:
+class EmbeddingsAnswer(Metered):
     """See `exchange.Answer`. The id is given to an answer that has one: OpenAI's have none."""
 
     finish: str | None = None
@@ -90,23 +90,11 @@ class EmbeddingsAnswer:
         if not starts <= {ord('"'), ord("[")}:
             raise ProtocolError("the upstream sent an embedding that is no vector")
         self._must_convert = starts != {wanted}
-        self._meter = Meter(produces=False)
+        self._meter: Meter = Meter(produces=False)
         if reply.usage != NULL:
             self._meter.read(reply.usage)
         self._names = names
         self._body = body
-
-    @property
-    def usage(self) -> Usage | None:
-        return self._meter.usage
-
-    @property
-    def suspect(self) -> bool:
-        return self._meter.suspect
-
-    @property
-    def reported(self) -> bytes:
-        return self._meter.reported
 
     def text(self) -> bytes:
         return b""

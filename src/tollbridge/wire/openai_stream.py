@@ -19,15 +19,14 @@ from tollbridge.errors import ApiError, ProtocolError, UpstreamError
 from tollbridge.values import Usage
 from tollbridge.wire import errors, sse
 from tollbridge.wire.body import NOTHING, NULL
+from tollbridge.wire.event_reader import MAX_HEAD, Metered, is_whole, no_stream
 from tollbridge.wire.exchange import Counter, Names, Receipt
 from tollbridge.wire.openai_answer import Shape
-from tollbridge.wire.openai_reply import Chunk, ChunkChoice, read_any, read_chunk, read_fields
+from tollbridge.wire.openai_reply import Chunk, ChunkChoice, read_chunk, read_fields
 from tollbridge.wire.usage import Meter
 
 # Pieces of text are counted together, so many at a time.
 _PIECES = 128
-# An answer that is no stream at all may be an error in JSON; more than this is not.
-_MAX_HEAD = 16_384
 # The announcement of the end, with all the white space that anyone puts around it. No chunk is as short.
 _SHORT = 12
 _MOST_JOINING = 32
@@ -35,7 +34,7 @@ _EMPTY = Raw(b'""')
 _ENVELOPE = frozenset({"id", "object", "created", "model", "choices", "usage"})
 
 
-class CompletionStream:
+class CompletionStream(Metered):
     """See `exchange.Stream`. `asked`: the caller's `include_usage`. `choices`: how many answers will come."""
 
     def __init__(self, shape: Shape, names: Names, asked: bool | None, choices: int, output: Counter) -> None:
@@ -49,7 +48,7 @@ class CompletionStream:
         self._asked = asked
         self._choices = choices
         self._decoder = sse.Decoder()
-        self._meter = Meter(produces=True)
+        self._meter: Meter = Meter(produces=True)
         self._output = output
         self._pieces: list[str] = []
         self._finished: set[int] = set()
@@ -91,8 +90,8 @@ class CompletionStream:
     def feed(self, data: bytes) -> bytes:
         if self.failed is not None:
             return b""
-        if self._head is not None and len(self._head) < _MAX_HEAD:
-            self._head += data[:_MAX_HEAD]
+        if self._head is not None and len(self._head) < MAX_HEAD:
+            self._head += data[:MAX_HEAD]
         out: list[bytes] = []
         for name, payload in self._decoder.feed(data):
             self.failed = self._take(name, payload, out)
@@ -361,25 +360,3 @@ def _failure(name: bytes, chunk: Chunk, choices: list[ChunkChoice]) -> UpstreamE
     if error or name == b"error":
         return errors.said_in(error)
     return None
-
-
-def is_whole(data: bytes) -> bool:
-    """Whether an event that nothing closed came to its end."""
-    if data.strip() == b"[DONE]":
-        return True
-    try:
-        read_any(data)
-    except ProtocolError:
-        return False
-    return True
-
-
-def no_stream(head: bytes) -> UpstreamError:
-    """Not one event came: an error in JSON with a 200, a page of HTML, nothing."""
-    try:
-        document = read_any(head)
-    except ProtocolError:
-        document = None
-    if isinstance(document, dict) and document.get("error"):
-        return errors.said_in(document["error"])
-    return ProtocolError("the upstream's answer is not a stream of events")

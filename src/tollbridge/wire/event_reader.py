@@ -1,0 +1,106 @@
+"""What readers of a provider's stream of events have in common, whatever its dialect and what they make of it."""
+
+from typing import Generic, Protocol, TypeVar
+
+from tollbridge.errors import ProtocolError, UpstreamError
+from tollbridge.values import Usage
+from tollbridge.wire import errors, sse
+from tollbridge.wire.openai_reply import read_any
+
+T = TypeVar("T")
+
+# An answer that is no stream at all may be an error in JSON; more than this is not.
+MAX_HEAD = 16_384
+
+
+class Meter(Protocol):
+    """What a dialect's meter tells; see `exchange.Answer`."""
+
+    usage: Usage | None
+    reported: bytes
+
+    @property
+    def suspect(self) -> bool: ...
+
+
+class Metered:
+    """Something whose usage a meter has read."""
+
+    _meter: Meter
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._meter.usage
+
+    @property
+    def suspect(self) -> bool:
+        return self._meter.suspect
+
+    @property
+    def reported(self) -> bytes:
+        return self._meter.reported
+
+
+class EventReader(Metered, Generic[T]):
+    """Takes a body apart into events and lets `_take` make something of each. See `dialect.Reader`.
+
+    `_take` appends to `out` and returns what is wrong with the event, None when nothing is. With the first event that
+    is one it sets `_head` to None.
+    """
+
+    def __init__(self) -> None:
+        self.done = False
+        self.failed: UpstreamError | None = None
+        self._decoder = sse.Decoder()
+        self._head: bytes | None = b""  # until the first event
+
+    def _take(self, name: bytes, data: bytes, out: list[T]) -> UpstreamError | None:
+        raise NotImplementedError
+
+    def feed(self, data: bytes) -> list[T]:
+        out: list[T] = []
+        if self.failed is not None:
+            return out
+        if self._head is not None and len(self._head) < MAX_HEAD:
+            self._head += data[:MAX_HEAD]
+        for name, payload in self._decoder.feed(data):
+            self.failed = self._take(name, payload, out)
+            if self.failed is not None:
+                return out
+        self.failed = self._decoder.broken
+        return out
+
+    def eof(self) -> list[T]:
+        out: list[T] = []
+        if self.failed is not None:
+            return out
+        event = self._decoder.end()
+        if event is not None and is_whole(event[1]):
+            self.failed = self._take(*event, out)
+        if self._head is not None and self.failed is None:
+            self.failed = no_stream(self._head)
+        return out
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether an event that nothing closed came to its end."""
+    if data.strip() == b"[DONE]":
+        return True
+    try:
+        read_any(data)
+    except ProtocolError:
+        return False
+    return True
+
+
+def no_stream(head: bytes) -> UpstreamError:
+    """Not one event came: an error in JSON with a 200, a page of HTML, nothing."""
+    try:
+        document = read_any(head)
+    except ProtocolError:
+        document = None
+    if isinstance(document, list) and document:  # Gemini's, where events are not asked for
+        document = document[0]
+    if isinstance(document, dict) and document.get("error"):
+        return errors.said_in(document["error"])
+    return ProtocolError("the upstream's answer is not a stream of events")

@@ -71,6 +71,25 @@ def test_two_gateways_at_once_charge_once(world: World) -> None:
     at_till(world, scenario)
 
 
+def test_whoever_comes_late_sees_that_it_is_done(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was due when the list was read; since then another gateway has charged the card."""
+
+    async def scenario(till: Till) -> None:
+        await ready(till)
+        (due,) = await rows.due(till.database, 10)
+        assert await top_ups.run_due(till.ways) == 1
+
+        async def old_list(*_: object) -> list[int]:
+            return [due]
+
+        monkeypatch.setattr(rows, "due", old_list)
+        assert await top_ups.run_due(till.ways) == 0
+        assert (await till.state()).paid == 60 * USD
+        assert len(await till.ways.orders(till.account)) == 2
+
+    at_till(world, scenario)
+
+
 def test_the_daily_cap_holds(sqlite_world: World) -> None:
     async def scenario(till: Till) -> None:
         await ready(till, cap=120 * USD)

@@ -8,7 +8,7 @@ import logging
 
 from tollbridge.core.money import format_usd
 from tollbridge.core.payments import Card, Origin, Payment
-from tollbridge.errors import InvalidRequest
+from tollbridge.errors import InvalidRequest, TollbridgeError
 from tollbridge.payments.base import ProcessorRefused, ProcessorUnavailable
 from tollbridge.payments.stripe import NAME as STRIPE
 from tollbridge.services.accounts import new_id
@@ -23,6 +23,10 @@ log = logging.getLogger("tollbridge")
 _DAY_MS = 24 * 3_600_000
 _ASK_AFTER_MS = 5 * 60_000
 _BATCH = 100
+
+
+class _NotNeeded(TollbridgeError):
+    """Somebody else was quicker; what was begun is rolled back."""
 
 
 async def card(database: Database, account: Account) -> Card | None:
@@ -81,7 +85,10 @@ async def run_due(ways: Payments) -> int:
     charged = 0
     for account_id in await top_ups.due(ways.database, _BATCH):
         now = await ways.database.now()
-        payment = await run(ways.database, lambda transaction: _order(transaction, account_id, now))  # noqa: B023
+        try:
+            payment = await run(ways.database, lambda transaction: _order(transaction, account_id, now))  # noqa: B023
+        except _NotNeeded:
+            continue
         if payment is None:
             continue
         account = await accounts.by_id(ways.database, account_id)
@@ -101,7 +108,7 @@ def _offered(ways: Payments) -> bool:
 
 
 async def _order(transaction: Transaction, account_id: int, now: int) -> Payment | None:
-    """The next top-up of an account, claimed; None: the cap is reached, or somebody else was quicker."""
+    """The next top-up of an account, claimed; None: the cap is reached, or another runs. Raises `_NotNeeded`."""
     wanted = await top_ups.get(transaction, account_id)
     if wanted is None or wanted.stopped is not None or wanted.payment_id is not None:
         return None
@@ -118,8 +125,9 @@ async def _order(transaction: Transaction, account_id: int, now: int) -> Payment
         amount=wanted.amount,
     )
     payment = await payments.create(transaction, new, now, now + _ASK_AFTER_MS)
-    if not await top_ups.claim(transaction, account_id, payment.id):
-        # Two at once: this one has never been heard of by anybody.
-        await payments.remove(transaction, payment.id)
-        return None
+    # Whoever was quicker may be done already: only with the claim in hand it is sure that their credit is seen.
+    if not await top_ups.claim(transaction, account_id, payment.id) or not await top_ups.is_low(
+        transaction, account_id
+    ):
+        raise _NotNeeded
     return payment

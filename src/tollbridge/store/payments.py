@@ -121,11 +121,6 @@ async def update(transaction: Transaction, payment: Payment) -> None:
     )
 
 
-async def remove(transaction: Transaction, id_: int) -> None:
-    """Take back an order of this very transaction."""
-    await transaction.execute("DELETE FROM payment WHERE id = $1", id_)
-
-
 async def spent_automatically(database: Transaction, account_id: int, since: int) -> int:
     """What automatic top-ups since a time took, or may still take."""
     rows = await database.fetch(

@@ -68,6 +68,16 @@ async def claim(transaction: Transaction, account_id: int, payment_id: int) -> b
     return changed == 1
 
 
+async def is_low(transaction: Transaction, account_id: int) -> bool:
+    """Whether less than the threshold is left at this moment."""
+    rows = await transaction.fetch(
+        "SELECT 1 FROM auto_top_up JOIN balance ON balance.account_id = auto_top_up.account_id "
+        "WHERE auto_top_up.account_id = $1 AND paid + promo - held < threshold",
+        account_id,
+    )
+    return bool(rows)
+
+
 async def succeeded(transaction: Transaction, payment_id: int) -> None:
     await transaction.execute(
         "UPDATE auto_top_up SET payment_id = NULL, failures = 0 WHERE payment_id = $1", payment_id

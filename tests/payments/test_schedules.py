@@ -24,7 +24,7 @@ from tollbridge.store import payments as rows
 from tollbridge.store.db import Database, Transaction
 
 CENT = USD // 100
-FAST = 25
+FAST = 15
 
 
 class Died(Exception):

@@ -26,7 +26,7 @@ _BATCH = 100
 
 
 class _NotNeeded(TollbridgeError):
-    """Somebody else was quicker; what was begun is rolled back."""
+    """Somebody else was quicker, or the cap is reached; what was begun is rolled back."""
 
 
 async def card(database: Database, account: Account) -> Card | None:
@@ -108,12 +108,9 @@ def _offered(ways: Payments) -> bool:
 
 
 async def _order(transaction: Transaction, account_id: int, now: int) -> Payment | None:
-    """The next top-up of an account, claimed; None: the cap is reached, or another runs. Raises `_NotNeeded`."""
+    """The next top-up of an account, claimed; None: it was switched off, or one runs. `_NotNeeded` rolls it back."""
     wanted = await top_ups.get(transaction, account_id)
     if wanted is None or wanted.stopped is not None or wanted.payment_id is not None:
-        return None
-    spent = await payments.spent_automatically(transaction, account_id, now - _DAY_MS)
-    if spent + wanted.amount > wanted.daily_cap:
         return None
     public_id = new_id("pay")
     new = payments.New(
@@ -125,9 +122,11 @@ async def _order(transaction: Transaction, account_id: int, now: int) -> Payment
         amount=wanted.amount,
     )
     payment = await payments.create(transaction, new, now, now + _ASK_AFTER_MS)
-    # Whoever was quicker may be done already: only with the claim in hand it is sure that their credit is seen.
+    # Whoever was quicker may be done already: only with the claim in hand it is sure that what they did is seen.
     if not await top_ups.claim(transaction, account_id, payment.id) or not await top_ups.is_low(
         transaction, account_id
     ):
+        raise _NotNeeded
+    if await payments.spent_automatically(transaction, account_id, now - _DAY_MS) > wanted.daily_cap:
         raise _NotNeeded
     return payment

@@ -29,6 +29,22 @@ class Row(msgspec.Struct, frozen=True):
 
 
 ROWS: dict[str, Row] = {
+    "GET /": Row(EVERYBODY),
+    "GET /robots.txt": Row(EVERYBODY),
+    "GET /sitemap.xml": Row(EVERYBODY),
+    "GET /models": Row(EVERYBODY),
+    "GET /models/{model:path}": Row(EVERYBODY),
+    "GET /pricing": Row(EVERYBODY),
+    "GET /status": Row(EVERYBODY),
+    "GET /terms": Row(EVERYBODY),
+    "GET /privacy": Row(EVERYBODY),
+    "GET /refunds": Row(EVERYBODY),
+    "GET /contact": Row(EVERYBODY),
+    "GET /docs": Row(EVERYBODY),
+    "GET /docs/search": Row(EVERYBODY),
+    "GET /docs/api": Row(EVERYBODY),
+    "GET /docs/{name}": Row(EVERYBODY),
+    "GET /openapi.json": Row(EVERYBODY),
     "GET /auth/register": Row(EVERYBODY),
     "GET /auth/register.html": Row(EVERYBODY),
     "POST /auth/register": Row(EVERYBODY),

@@ -1,9 +1,35 @@
 """All pages. A path that stands here is served, by whom it says and to whom it says."""
 
-from tollbridge.web import account, dashboard, login, members, oidc, outbox, passkeys
+from tollbridge.web import (
+    account,
+    api,
+    dashboard,
+    docs,
+    home,
+    keys,
+    legal,
+    login,
+    members,
+    models,
+    oidc,
+    openapi,
+    outbox,
+    passkeys,
+    pricing,
+    requests,
+    status,
+    usage,
+)
 from tollbridge.web.page import Page
 
 PAGES: tuple[Page, ...] = (
+    *home.PAGES,
+    *models.PAGES,
+    *pricing.PAGES,
+    *status.PAGES,
+    *legal.PAGES,
+    *docs.PAGES,
+    *openapi.PAGES,
     *login.PAGES,
     *oidc.PAGES,
     *passkeys.PAGES,
@@ -11,4 +37,8 @@ PAGES: tuple[Page, ...] = (
     *members.PAGES,
     *outbox.PAGES,
     *dashboard.PAGES,
+    *usage.PAGES,
+    *requests.PAGES,
+    *keys.PAGES,
+    *api.PAGES,
 )

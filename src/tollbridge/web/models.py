@@ -1,0 +1,241 @@
+"""Models as customers choose them: the list with its filters, and a page for each."""
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import msgspec
+from starlette.responses import Response
+
+from tollbridge.core import money
+from tollbridge.core.catalog import TYPES, Catalog
+from tollbridge.core.listing import periods_of, price_fields
+from tollbridge.errors import NotFound
+from tollbridge.upstream.health import Health
+from tollbridge.values import Model, Route
+from tollbridge.web import markdown, snippets
+from tollbridge.web.page import ANYONE, Page
+from tollbridge.web.visit import Visit
+
+A_PAGE = 50
+PRICES = ("0.1", "0.5", "1", "3", "10")
+WINDOWS = (32_000, 128_000, 200_000, 1_000_000)
+SORTS: dict[str, Callable[[Model], Any]] = {
+    "name": lambda model: model.id.lower(),
+    "context": lambda model: -model.context_window,
+    "input": lambda model: _pico(model, "input"),
+    "output": lambda model: _pico(model, "output"),
+}
+METERS = {
+    "input": "Input",
+    "cache_read": "Input from the cache",
+    "cache_write": "Written to the cache",
+    "cache_write_1h": "Written to the cache for an hour",
+    "audio_input": "Audio input",
+    "output": "Output",
+    "audio_output": "Audio output",
+    "image_output": "Image output",
+    "searches_per_thousand": "Web searches, per thousand",
+}
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A model as the table shows it. Prices are what a customer pays, USD per million tokens."""
+
+    id: str
+    type: str
+    maker: str
+    context: str
+    best_for: str
+    input: str
+    output: str
+    varies: bool
+
+    @property
+    def path(self) -> str:
+        return f"/models/{quote(self.id, safe='/@:')}"
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked of the list; "" is all."""
+
+    q: str = ""
+    type: str = ""
+    provider: str = ""
+    price: str = ""
+    context: str = ""
+    sort: str = ""
+    page: str = ""
+
+    def admits(self, model: Model) -> bool:
+        words = self.q.lower().split()
+        if words:
+            text = " ".join((model.id, model.owned_by, model.type, model.best_for, *model.aliases)).lower()
+            if not all(word in text for word in words):
+                return False
+        if self.price in PRICES and _pico(model, "input") > money.parse_price(self.price):
+            return False
+        if self.context.isdecimal() and model.context_window < int(self.context[:12]):
+            return False
+        return self.type in ("", model.type) and self.provider in ("", model.owned_by)
+
+    def link(self, **changes: str) -> str:
+        """The same list with these changes, on its first page."""
+        fields = {**msgspec.structs.asdict(self), "page": "", **changes}
+        query = urlencode({name: value for name, value in fields.items() if value})
+        return f"/models?{query}" if query else "/models"
+
+
+class Rate(msgspec.Struct, frozen=True):
+    """The price of one meter: at first, then in each column that differs (tiers and periods)."""
+
+    name: str
+    shown: tuple[str, ...]
+
+
+class Way(msgspec.Struct, frozen=True):
+    """A route as its customers see it. `state`: up, shaky or down. Speeds are None where none was measured."""
+
+    provider: str
+    state: str
+    input: str
+    output: str
+    first_byte_ms: int | None
+    tokens_per_s: int | None
+
+
+def row(model: Model) -> Row:
+    fields = price_fields(model.routes[0].price, model.routes[0].multiplier_ppm)
+    return Row(
+        id=model.id,
+        type=model.type,
+        maker=model.owned_by,
+        context=size(model.context_window),
+        best_for=model.best_for,
+        input=dollars(fields["input"]),
+        output="" if model.type == "embedding" else dollars(fields["output"]),
+        varies=bool(model.routes[0].price.tiers or model.routes[0].variants),
+    )
+
+
+def size(tokens: int) -> str:
+    """`128K`, `1M`: as makers write it."""
+    for unit, name in ((1_000_000, "M"), (1_000, "K")):
+        if tokens >= unit:
+            binary = unit == 1_000 and tokens % 1024 == 0 and tokens % 1000 != 0
+            return f"{tokens // 1024}K" if binary else f"{round(tokens / unit, 1):g}{name}"
+    return str(tokens)
+
+
+def dollars(text: str) -> str:
+    """`$0.50` of the decimal `0.5`."""
+    whole, _, fraction = text.partition(".")
+    return f"${whole}.{fraction:0<2}"
+
+
+def chosen(catalog: Catalog, wanted: Wanted) -> list[Model]:
+    """The models that are asked for, in the order that is asked for."""
+    found = [model for model in catalog.models.values() if wanted.admits(model)]
+    name = wanted.sort.removeprefix("-")
+    if name in SORTS:
+        found.sort(key=SORTS[name], reverse=wanted.sort.startswith("-"))
+    return found
+
+
+def first_chat(catalog: Catalog) -> Model | None:
+    """The model of examples."""
+    models = catalog.models.values()
+    return next((model for model in models if model.type != "embedding"), next(iter(models), None))
+
+
+async def index(visit: Visit) -> Response:
+    wanted = Wanted(**{name: visit.query(name)[:200] for name in Wanted.__struct_fields__})
+    catalog = visit.shared.catalog()
+    found = chosen(catalog, wanted)
+    pages = max(1, -(-len(found) // A_PAGE))
+    page = min(int(wanted.page[:6]), pages) if wanted.page.isdecimal() and wanted.page.isascii() else 1
+    page = max(page, 1)
+    makers = sorted({model.owned_by for model in catalog.models.values()})
+    return visit.render(
+        "public/models.html",
+        wanted=wanted,
+        rows=[row(model) for model in found[(page - 1) * A_PAGE : page * A_PAGE]],
+        count=len(found),
+        total=len(catalog.models),
+        page=page,
+        pages=pages,
+        makers=makers,
+        types=[type_ for type_ in TYPES if any(model.type == type_ for model in catalog.models.values())],
+        prices=PRICES,
+        windows=[(str(window), size(window)) for window in WINDOWS],
+    )
+
+
+async def detail(visit: Visit) -> Response:
+    shared, name = visit.shared, visit.path("model")
+    catalog = shared.catalog()
+    try:
+        model = catalog.resolve(name)
+    except NotFound:
+        raise NotFound("There is no model of this name here. The list of models has all that there are.") from None
+    if model.id != name:
+        return visit.redirect(row(model).path)
+    return visit.render(
+        "public/model.html",
+        model=model,
+        row=row(model),
+        output_limit=size(model.output_limit),
+        columns=columns(model.routes[0]),
+        rates=rates(model.routes[0]),
+        ways=[way(route, shared.health) for route in model.routes],
+        code=markdown.tabs("first-call", snippets.first_call(f"{shared.desk.url}/v1", model)),
+    )
+
+
+def columns(route: Route) -> list[str]:
+    """What is said above each column of prices."""
+    tiers = [f"Over {size(tier.above)} tokens" for tier in route.price.tiers]
+    return ["USD per 1M tokens", *tiers, *(period["when"].capitalize() for period in periods_of(route))]
+
+
+def rates(route: Route) -> list[Rate]:
+    first = price_fields(route.price, route.multiplier_ppm)
+    others = [*first.get("tiers", ()), *periods_of(route)]
+    shown = []
+    for meter, name in METERS.items():
+        if meter not in first or (meter.startswith("cache_write") and first[meter] == first["input"]):
+            continue
+        prices = [first[meter], *(other.get(meter, first[meter]) for other in others)]
+        if any(price != "0" for price in prices):
+            shown.append(Rate(name, tuple(map(dollars, prices))))
+    return shown
+
+
+def way(route: Route, health: Health) -> Way:
+    fields = price_fields(route.price, route.multiplier_ppm)
+    latency, throughput = health.latency(route), health.throughput(route)
+    return Way(
+        provider=route.upstream.provider,
+        state=state(route, health),
+        input=dollars(fields["input"]),
+        output=dollars(fields["output"]),
+        first_byte_ms=None if latency < 0 else round(latency),
+        tokens_per_s=None if throughput == float("inf") else round(throughput),
+    )
+
+
+def state(route: Route, health: Health) -> str:
+    return {None: "down", 0: "up", 1: "shaky"}[health.rank(route)]
+
+
+def _pico(model: Model, meter: str) -> int:
+    """Pico-USD per token that a customer pays, before it is rounded."""
+    route = model.routes[0]
+    price: int = getattr(route.price, meter)
+    return price * route.multiplier_ppm // money.PPM
+
+
+PAGES = (
+    Page("GET", "/models", ANYONE, index),
+    Page("GET", "/models/{model:path}", ANYONE, detail),
+)

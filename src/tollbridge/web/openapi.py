@@ -1,0 +1,578 @@
+"""The API as an OpenAPI 3.1 document, made from what the endpoints check: the types and rules of `wire`.
+
+A row of `OPERATIONS` is a path that is served; tests hold it to the tables of the edge.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+from starlette.responses import Response
+
+from tollbridge import __version__
+from tollbridge.config.settings import Brand
+from tollbridge.core.catalog import TYPES
+from tollbridge.web.page import ANYONE, Page
+from tollbridge.web.visit import Visit
+from tollbridge.wire import anthropic_body, openai_chat, openai_completions, openai_embeddings, responses_body
+
+Json = dict[str, Any]
+
+# Deeper than that a schema is only called an object.
+_DEPTH = 4
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """An endpoint. `body` and `rules`: what is checked of its body; `answer`: the name of a schema.
+
+    `streams`: with `stream` true it answers events. `paid`: it is charged, so that its answers have money headers.
+    `query`: parameters of the query and what they are.
+    """
+
+    method: str
+    path: str
+    group: str
+    summary: str
+    text: str
+    answer: str
+    body: type[msgspec.Struct] | None = None
+    rules: Mapping[str, str] = {}
+    example: Json | None = None
+    query: Mapping[str, str] = {}
+    streams: bool = False
+    paid: bool = False
+    public: bool = False
+
+    @property
+    def id(self) -> str:
+        return f"{self.method.lower()}-{self.path.strip('/').replace('/', '-').replace('{', '').replace('}', '')}"
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """An error that an answer can be. `advice`: what to do about it."""
+
+    status: int
+    code: str
+    advice: str
+
+
+_HELLO = [{"role": "user", "content": "Hello!"}]
+OPERATIONS = (
+    Operation(
+        method="POST",
+        path="/v1/chat/completions",
+        group="Inference",
+        summary="Chat completions",
+        text="An answer to a conversation, whole or as a stream of events.",
+        answer="ChatCompletion",
+        body=openai_chat.Body,
+        rules=openai_chat.BODY_RULES,
+        example={"model": "«model»", "messages": _HELLO},
+        streams=True,
+        paid=True,
+    ),
+    Operation(
+        method="POST",
+        path="/v1/completions",
+        group="Inference",
+        summary="Completions",
+        text="The continuation of a text, whole or as a stream of events.",
+        answer="Completion",
+        body=openai_completions.Body,
+        rules=openai_completions.BODY_RULES,
+        example={"model": "«model»", "prompt": "Once upon a time", "max_tokens": 64},
+        streams=True,
+        paid=True,
+    ),
+    Operation(
+        method="POST",
+        path="/v1/embeddings",
+        group="Inference",
+        summary="Embeddings",
+        text="Vectors for texts.",
+        answer="Embeddings",
+        body=openai_embeddings.Body,
+        rules=openai_embeddings.BODY_RULES,
+        example={"model": "«embedding»", "input": "The food was delicious"},
+        paid=True,
+    ),
+    Operation(
+        method="POST",
+        path="/v1/responses",
+        group="Inference",
+        summary="Responses",
+        text="OpenAI's Responses, whole or as its stream of events. Nothing is kept between requests.",
+        answer="Response",
+        body=responses_body.Body,
+        rules=responses_body.BODY_RULES,
+        example={"model": "«model»", "input": "Hello!"},
+        streams=True,
+        paid=True,
+    ),
+    Operation(
+        method="POST",
+        path="/v1/messages",
+        group="Inference",
+        summary="Messages",
+        text="Anthropic's Messages, whole or as its stream of events.",
+        answer="Message",
+        body=anthropic_body.Body,
+        rules=anthropic_body.BODY_RULES,
+        example={"model": "«model»", "max_tokens": 1024, "messages": _HELLO},
+        streams=True,
+        paid=True,
+    ),
+    Operation(
+        method="POST",
+        path="/v1/messages/count_tokens",
+        group="Inference",
+        summary="Count tokens",
+        text="About how many tokens a message would read. It costs nothing.",
+        answer="TokenCount",
+        body=anthropic_body.Counted,
+        rules=anthropic_body.BODY_RULES,
+        example={"model": "«model»", "messages": _HELLO},
+    ),
+    Operation(
+        method="GET",
+        path="/v1/models",
+        group="Models",
+        summary="List models",
+        text="All models that your key may call, with their prices.",
+        answer="ModelList",
+    ),
+    Operation(
+        method="GET",
+        path="/v1/models/{id}",
+        group="Models",
+        summary="Get a model",
+        text="One model. An id with `/` may be written raw or as `%2F`.",
+        answer="Model",
+    ),
+    Operation(
+        method="GET",
+        path="/v1/credits",
+        group="Account",
+        summary="Credit",
+        text="What your account has, and what of it is held for running requests.",
+        answer="Credits",
+    ),
+    Operation(
+        method="GET",
+        path="/v1/key",
+        group="Account",
+        summary="This key",
+        text="The limits of the key that asks, and what it has spent.",
+        answer="Key",
+    ),
+    Operation(
+        method="GET",
+        path="/v1/generation",
+        group="Account",
+        summary="One request",
+        text="What a request used and cost, by the id of its answer.",
+        answer="Generation",
+        query={"id": "The `id` of the answer, which stands in its header `«header»-Generation-Id` too."},
+    ),
+    Operation(
+        method="POST",
+        path="/v1/estimate",
+        group="Account",
+        summary="Estimate",
+        text=(
+            "What a request would cost, and whether it would be admitted. The body is that of a chat, or "
+            '`{"endpoint": "embeddings", "body": {…}}`. It costs nothing and takes nothing of a limit.'
+        ),
+        answer="Estimate",
+        example={"model": "«model»", "messages": _HELLO},
+    ),
+    Operation(
+        method="GET",
+        path="/v1/health",
+        group="Health",
+        summary="Health",
+        text="The process lives. `/health` is the same.",
+        answer="Health",
+        public=True,
+    ),
+    Operation(
+        method="GET",
+        path="/health",
+        group="Health",
+        summary="Health",
+        text="The process lives.",
+        answer="Health",
+        public=True,
+    ),
+    Operation(
+        method="GET",
+        path="/ready",
+        group="Health",
+        summary="Readiness",
+        text="It takes requests: 200; or 503 while it starts or stops, or its ledger is away.",
+        answer="Health",
+        public=True,
+    ),
+)
+
+PROBLEMS = (
+    Problem(400, "invalid_request_error", "mend the request; `param` names the field"),
+    Problem(400, "cost_cap_exceeded", "it may cost more than its cap: a smaller `max_tokens` or prompt"),
+    Problem(400, "context_length_exceeded", "a shorter prompt"),
+    Problem(400, "ambiguous_credentials", "send one key, not two"),
+    Problem(401, "invalid_api_key", "check the key"),
+    Problem(402, "insufficient_credits", "add credit; do not try again before"),
+    Problem(402, "in_flight_budget_exhausted", "your running requests hold the rest: try again after `Retry-After`"),
+    Problem(402, "key_limit_exceeded", "this key has spent its limit"),
+    Problem(403, "account_frozen", "ask the operator"),
+    Problem(403, "model_not_allowed", "your plan or key does not have this model"),
+    Problem(404, "model_not_found", "check the name of the model"),
+    Problem(404, "not_found", "check the path"),
+    Problem(405, "method_not_allowed", "see `Allow`"),
+    Problem(408, "request_timeout", "the request took too long to arrive"),
+    Problem(413, "request_too_large", "a smaller body"),
+    Problem(415, "unsupported_media_type", "JSON, not compressed"),
+    Problem(429, "rate_limit_exceeded", "try again after `Retry-After`; not at all with `x-should-retry: false`"),
+    Problem(429, "abuse_cooldown", "too many long prompts were cut off before their first token: wait"),
+    Problem(431, "headers_too_large", "smaller headers"),
+    Problem(500, "internal_error", "try again; our fault"),
+    Problem(502, "upstream_unavailable", "the provider failed, on every route there was: try again"),
+    Problem(502, "upstream_invalid_response", "the provider answered nonsense: try again"),
+    Problem(502, "upstream_auth", "the provider refused the operator's credential; your key is fine"),
+    Problem(503, "no_available_provider", "no route can be called now: try again after `Retry-After`"),
+    Problem(503, "ledger_unavailable", "the books are away, and nothing is sold: try again after `Retry-After`"),
+    Problem(503, "overloaded", "try again after `Retry-After`"),
+    Problem(504, "upstream_timeout", "the provider did not answer in time"),
+)
+
+_TEXT: Json = {"type": "string"}
+_NUMBER: Json = {"type": "number"}
+_WHOLE: Json = {"type": "integer"}
+
+
+def _object(**properties: Json) -> Json:
+    return {"type": "object", "properties": properties}
+
+
+def _list(items: Json) -> Json:
+    return {"type": "array", "items": items}
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+_MONEY = {
+    "cost": {**_NUMBER, "description": "What this request took from your balance, USD."},
+    "cost_details": _object(upstream_inference_cost={**_NUMBER, "description": "What the provider bills, USD."}),
+    "balance": {**_NUMBER, "description": "What you can spend now, USD."},
+}
+_CHOICE = _object(index=_WHOLE, message=_object(role=_TEXT, content=_TEXT), finish_reason=_TEXT)
+SCHEMAS: Json = {
+    "Error": _object(
+        error=_object(message=_TEXT, type=_TEXT, param={"type": ["string", "null"]}, code=_TEXT),
+        detail={**_TEXT, "description": "The message again."},
+        balance_usd={**_NUMBER, "description": "On 402: what can be spent."},
+    ),
+    "Usage": _object(prompt_tokens=_WHOLE, completion_tokens=_WHOLE, total_tokens=_WHOLE, **_MONEY),
+    "ChatCompletion": _object(
+        id=_TEXT, object=_TEXT, created=_WHOLE, model=_TEXT, choices=_list(_CHOICE), usage=_ref("Usage")
+    ),
+    "Completion": _object(
+        id=_TEXT,
+        object=_TEXT,
+        created=_WHOLE,
+        model=_TEXT,
+        choices=_list(_object(index=_WHOLE, text=_TEXT, finish_reason=_TEXT)),
+        usage=_ref("Usage"),
+    ),
+    "Embeddings": _object(
+        object=_TEXT,
+        model=_TEXT,
+        data=_list(_object(object=_TEXT, index=_WHOLE, embedding=_list(_NUMBER))),
+        usage=_ref("Usage"),
+    ),
+    "Response": _object(
+        id=_TEXT,
+        object=_TEXT,
+        status=_TEXT,
+        model=_TEXT,
+        output=_list({"type": "object"}),
+        usage=_object(input_tokens=_WHOLE, output_tokens=_WHOLE, total_tokens=_WHOLE, **_MONEY),
+    ),
+    "Message": _object(
+        id=_TEXT,
+        type=_TEXT,
+        role=_TEXT,
+        model=_TEXT,
+        content=_list({"type": "object"}),
+        stop_reason=_TEXT,
+        usage=_object(input_tokens=_WHOLE, output_tokens=_WHOLE, **_MONEY),
+    ),
+    "TokenCount": _object(input_tokens=_WHOLE),
+    "Model": _object(
+        id=_TEXT,
+        object=_TEXT,
+        created=_WHOLE,
+        owned_by=_TEXT,
+        type={**_TEXT, "enum": list(TYPES)},
+        context_window=_WHOLE,
+        max_output_tokens=_WHOLE,
+        best_for=_TEXT,
+        input_modalities=_list(_TEXT),
+        output_modalities=_list(_TEXT),
+        capabilities=_list(_TEXT),
+        aliases=_list(_TEXT),
+        price=_object(
+            unit=_TEXT,
+            input={**_TEXT, "description": "A decimal: USD per million tokens, what you pay."},
+            output=_TEXT,
+            cache_read=_TEXT,
+            cache_write=_TEXT,
+            tiers=_list({"type": "object"}),
+            periods=_list({"type": "object"}),
+        ),
+    ),
+    "ModelList": _object(object=_TEXT, data=_list(_ref("Model"))),
+    "Credits": _object(
+        data=_object(total_credits=_NUMBER, total_usage=_NUMBER),
+        balance_usd=_NUMBER,
+        held_usd=_NUMBER,
+        paid_usd=_NUMBER,
+        promo_usd=_NUMBER,
+        frozen={"type": "boolean"},
+    ),
+    "Key": _object(
+        data=_object(
+            id=_TEXT,
+            label=_TEXT,
+            limit={"type": ["number", "null"]},
+            limit_remaining={"type": ["number", "null"]},
+            usage=_NUMBER,
+            usage_daily=_NUMBER,
+            usage_weekly=_NUMBER,
+            usage_monthly=_NUMBER,
+            plan=_TEXT,
+            limits={"type": "object"},
+            balance_usd=_NUMBER,
+        )
+    ),
+    "Generation": _object(
+        data=_object(
+            id=_TEXT,
+            model=_TEXT,
+            provider_name=_TEXT,
+            total_cost=_NUMBER,
+            tokens_prompt=_WHOLE,
+            tokens_completion=_WHOLE,
+            latency={**_WHOLE, "description": "Milliseconds."},
+            outcome=_TEXT,
+            finish_reason=_TEXT,
+            attempts=_list({"type": "object"}),
+        )
+    ),
+    "Estimate": _object(
+        object=_TEXT,
+        model=_TEXT,
+        least_usd=_NUMBER,
+        greatest_usd=_NUMBER,
+        held_usd={"type": ["number", "null"]},
+        cap_usd=_NUMBER,
+        admitted={"type": "boolean"},
+        status=_WHOLE,
+        routes=_list({"type": "object"}),
+    ),
+    "Health": _object(status=_TEXT),
+}
+
+
+def document(brand: Brand, base: str) -> Json:
+    """The whole document; `base` is the address of the gateway without `/v1`. Examples still have their marks."""
+    paths: Json = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, brand.header_prefix)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": brand.name,
+            "version": __version__,
+            "description": f"The API of {brand.name}: OpenAI's and Anthropic's endpoints, and what they cost.",
+        },
+        "servers": [{"url": base}],
+        "security": [{"key": []}],
+        "paths": paths,
+        "components": {
+            "schemas": SCHEMAS,
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer", "bearerFormat": f"{brand.key_prefix}…"},
+            },
+        },
+    }
+
+
+def parameters(operation: Operation) -> list[tuple[str, str, bool, str]]:
+    """The members of a body that are checked: name, type, whether it must be there, what it must be."""
+    if operation.body is None:
+        return []
+    required = set(_schema(operation.body, {})["required"])
+    shown = []
+    for field in msgspec.structs.fields(operation.body):
+        name = field.encode_name
+        schema = _typed(inspect.type_info(field.type), operation.rules, name, _DEPTH - 1)
+        must = name in required or name in _NEEDED.get(operation.path, ())
+        shown.append((name, type_text(schema), must, operation.rules.get(name, "").removeprefix("must be ")))
+    return shown
+
+
+def type_text(schema: Json) -> str:
+    """`string or array`."""
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(type_text(each) for each in schema["anyOf"] if each != {"type": "null"}))
+    if "enum" in schema:
+        return "string"
+    return str(schema.get("type", "any"))
+
+
+# What must be there though its type has a default, for it is read later.
+_NEEDED = {"/v1/completions": ("prompt",), "/v1/embeddings": ("input",)}
+
+
+def _operation(operation: Operation, prefix: str) -> Json:
+    made: Json = {
+        "operationId": operation.id,
+        "tags": [operation.group],
+        "summary": operation.summary,
+        "description": operation.text.replace("«header»", prefix),
+        "responses": _responses(operation, prefix),
+    }
+    inputs = [
+        {
+            "name": name,
+            "in": "query",
+            "required": True,
+            "description": text.replace("«header»", prefix),
+            "schema": _TEXT,
+        }
+        for name, text in operation.query.items()
+    ]
+    if "{id}" in operation.path:
+        inputs.append({"name": "id", "in": "path", "required": True, "schema": _TEXT})
+    if operation.paid:
+        text = "The most that this request may cost you, a decimal in USD."
+        inputs.append({"name": f"{prefix}-Max-Cost-USD", "in": "header", "description": text, "schema": _TEXT})
+    if inputs:
+        made["parameters"] = inputs
+    if operation.method == "POST":
+        body: Json = {"type": "object"}
+        if operation.body is not None:
+            body = _schema(operation.body, operation.rules, operation.path)
+        content: Json = {"schema": body}
+        if operation.example is not None:
+            content["example"] = operation.example
+        made["requestBody"] = {"required": True, "content": {"application/json": content}}
+    if operation.public:
+        made["security"] = []
+    return made
+
+
+def _responses(operation: Operation, prefix: str) -> Json:
+    content: Json = {"application/json": {"schema": _ref(operation.answer)}}
+    if operation.streams:
+        content["text/event-stream"] = {"schema": _TEXT}
+    answer: Json = {"description": operation.summary, "content": content}
+    if operation.paid:
+        answer["headers"] = {
+            f"{prefix}-{name}": {"description": text, "schema": _TEXT}
+            for name, text in (
+                ("Upstream-Cost-USD", "What the provider bills the operator."),
+                ("Charged-USD", "What this request took from your balance."),
+                ("Balance-USD", "What you can spend now."),
+                ("Cost-Basis", "`final`; `hold` on a stream, whose headers leave before its cost is known."),
+                ("Generation-Id", "The `id` of the answer."),
+                ("Provider", "Who answered."),
+            )
+        }
+    made: Json = {"200": answer}
+    if operation.public:
+        return made
+    for problem in PROBLEMS:
+        if problem.status in (400, 402, 413, 415) and operation.method == "GET":
+            continue
+        known = made.setdefault(
+            str(problem.status),
+            {"description": "", "content": {"application/json": {"schema": _ref("Error")}}},
+        )
+        known["description"] = ", ".join(filter(None, (known["description"], f"`{problem.code}`")))
+    return made
+
+
+# --- schemas of what is checked -----------------------------------------------------------------------------------
+
+
+def _schema(body: type[msgspec.Struct], rules: Mapping[str, str], path: str = "") -> Json:
+    made = _typed(inspect.type_info(body), rules, "", _DEPTH)
+    made["required"] = sorted({*made.get("required", ()), *_NEEDED.get(path, ())})
+    made["additionalProperties"] = True
+    return made
+
+
+def _typed(info: inspect.Type, rules: Mapping[str, str], path: str, depth: int) -> Json:
+    """The schema of a type; what `rules` say of `path` is its description."""
+    made = _plain(info, rules, path, depth)
+    if path in rules:
+        made["description"] = f"It {rules[path]}."
+    return made
+
+
+def _plain(info: inspect.Type, rules: Mapping[str, str], path: str, depth: int) -> Json:
+    match info:
+        case inspect.Metadata():
+            return _plain(info.type, rules, path, depth)
+        case inspect.UnionType():
+            kinds = [each for each in info.types if not isinstance(each, inspect.NoneType)]
+            made = [_plain(each, rules, path, depth) for each in kinds]
+            return made[0] if len(made) == 1 else {"anyOf": made}
+        case inspect.StructType() if depth:
+            fields = {
+                field.encode_name: _typed(field.type, rules, f"{path}.{field.encode_name}".lstrip("."), depth - 1)
+                for field in info.fields
+            }
+            return {
+                "type": "object",
+                "properties": fields,
+                "required": [field.encode_name for field in info.fields if field.required],
+            }
+        case inspect.ListType():
+            items = _typed(info.item_type, rules, f"{path}[]", depth - 1) if depth else {}
+            return _bounded({"type": "array", "items": items}, minItems=info.min_length, maxItems=info.max_length)
+        case inspect.StrType():
+            return _bounded({"type": "string"}, minLength=info.min_length, maxLength=info.max_length)
+        case inspect.IntType():
+            return _bounded({"type": "integer"}, minimum=info.ge, exclusiveMaximum=info.lt, maximum=info.le)
+        case inspect.FloatType():
+            return _bounded({"type": "number"}, minimum=info.ge, maximum=info.le)
+        case inspect.BoolType():
+            return {"type": "boolean"}
+        case inspect.LiteralType():
+            return {"type": "string", "enum": list(info.values)}
+        case inspect.StructType() | inspect.DictType():
+            return {"type": "object"}
+        case _:
+            return {}
+
+
+def _bounded(schema: Json, **bounds: Any) -> Json:
+    return schema | {name: value for name, value in bounds.items() if value is not None}
+
+
+async def raw(visit: Visit) -> Response:
+    from tollbridge.web import docs  # the guide shows this document
+
+    fill = docs.fill(visit)
+    text = msgspec.json.encode(document(visit.shared.settings.brand, visit.shared.desk.url)).decode()
+    headers = {"access-control-allow-origin": "*"}
+    return Response(docs.filled(text, fill), media_type="application/json", headers=headers)
+
+
+PAGES = (Page("GET", "/openapi.json", ANYONE, raw),)

@@ -1,0 +1,61 @@
+"""What is paid: plans, credit, prices of models."""
+
+from collections.abc import Iterable
+
+import msgspec
+from starlette.responses import Response
+
+from tollbridge.core import money
+from tollbridge.core.plans import DEFAULT_PLAN, Plan
+from tollbridge.web import models
+from tollbridge.web.page import ANYONE, Page
+from tollbridge.web.visit import Visit
+
+SHOWN = 20
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """A plan in words. `limits`: what, and how much of it."""
+
+    name: str
+    limits: tuple[tuple[str, str], ...]
+
+
+async def pricing(visit: Visit) -> Response:
+    settings, catalog = visit.shared.settings, visit.shared.catalog()
+    shown = list(catalog.models.values())[:SHOWN]
+    return visit.render(
+        "public/pricing.html",
+        offers=offers(settings.plans.values()),
+        billing=settings.billing,
+        fee_percent=f"{(settings.billing.byok_fee_ppm - money.PPM) * 100 / money.PPM:g}",
+        by_card=settings.stripe.secret_key is not None,
+        by_transfer=settings.bank_transfer.instructions is not None,
+        rows=[models.row(model) for model in shown],
+        count=len(catalog.models),
+    )
+
+
+def offers(plans: Iterable[Plan]) -> list[Offer]:
+    """The plan that every account has at first comes first."""
+    return [offer(plan) for plan in sorted(plans, key=lambda plan: plan.name != DEFAULT_PLAN)]
+
+
+def offer(plan: Plan) -> Offer:
+    name = "Pay as you go" if plan.name == DEFAULT_PLAN else plan.name.replace("_", " ").replace("-", " ").capitalize()
+    return Offer(
+        name,
+        (
+            ("Requests a minute", _limit(plan.rpm)),
+            ("Tokens a minute", _limit(plan.tpm)),
+            ("Calls at once", _limit(plan.concurrency)),
+            ("Models", "All" if plan.models == ("*",) else ", ".join(plan.models)),
+        ),
+    )
+
+
+def _limit(number: int | None) -> str:
+    return "No limit" if number is None else f"{number:,}"
+
+
+PAGES = (Page("GET", "/pricing", ANYONE, pricing),)

@@ -173,18 +173,16 @@ def test_time_does_not_tell_either(pairs: int, most: float) -> None:
             async with Visitor(site) as visitor:
                 token = await visitor.token()
                 taken: dict[str, list[float]] = {"ada@example.com": [], "eve@example.com": []}
-                for index in range(pairs):
+                for _ in range(pairs):
+                    await site.database.execute("DELETE FROM throttle")
                     for email, times in taken.items():
                         fields = {"csrf": token, "email": email, "password": "not the password"}
                         started = time.perf_counter()
-                        # As many addresses as tries: none is throttled.
-                        response = await visitor.raw_post(
-                            "/auth/login", fields, **{"x-forwarded-for": f"10.0.{index}.1"}
-                        )
+                        response = await visitor.raw_post("/auth/login", fields)
                         times.append(time.perf_counter() - started)
                         assert response.status_code == 400
             known, unknown = (statistics.median(times) for times in taken.values())
-            assert abs(known - unknown) < most
+            assert abs(known - unknown) < most, (known, unknown)
 
     run(test())
 

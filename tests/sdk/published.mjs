@@ -2,16 +2,17 @@
 import OpenAI from "openai";
 
 const client = new OpenAI({ baseURL: process.env.BASE_URL, apiKey: process.env.API_KEY });
+const { MODEL = "m", EMBEDDING_MODEL = "e" } = process.env;
 const messages = [{ role: "user", content: "Hello!" }];
 
-const whole = await client.chat.completions.create({ model: "m", messages });
+const whole = await client.chat.completions.create({ model: MODEL, messages });
 
 let streamed = "";
-for await (const part of await client.chat.completions.create({ model: "m", messages, stream: true })) {
+for await (const part of await client.chat.completions.create({ model: MODEL, messages, stream: true })) {
   streamed += part.choices[0].delta.content ?? "";
 }
 
-const vectors = await client.embeddings.create({ model: "e", input: "The food was delicious" });
+const vectors = await client.embeddings.create({ model: EMBEDDING_MODEL, input: "The food was delicious" });
 const models = [];
 for await (const model of client.models.list()) models.push(model.id);
 

@@ -198,7 +198,9 @@ class _Reader:
         """Each setting of `table` that nobody has set."""
         there: Any = self._document
         for step in path:
-            there = there.get(step, {}) if isinstance(there, dict) else {}
+            there = there.get(step, {}) if isinstance(there, dict) else None
+        if not isinstance(there, dict):
+            return  # the mistake in the file is found where it is read
         for key, value in table.items():
             inner = _INNER[group.name].get(key)
             if inner is None:

@@ -1,8 +1,7 @@
 """What went wrong in other gateways, one regression test each.
 
 `KNOWN_BAD` lists public advisories and issues. A row names the tests that would fail if the same mistake were made
-here (`tests/<file>.py::<test>`), or the unit of the product without which it cannot be made at all. As soon as that
-unit has code, the row must name its tests.
+here (`tests/<file>.py::<test>`).
 """
 
 import ast
@@ -10,21 +9,15 @@ from functools import cache
 from typing import NamedTuple
 
 import pytest
-from tests.syntax import PRODUCT, ROOT
+from tests.syntax import ROOT
 
 
 class Row(NamedTuple):
     number: int
     source: str
     mistake: str
-    tests: tuple[str, ...] = ()
-    later: str = ""  # relative to src/tollbridge
+    tests: tuple[str, ...]
 
-
-# Units that do not exist yet.
-WEB = "web"
-MAIL = "mail"
-REDIS = "limits/redis.py"
 
 RULES = "tests/test_source_rules.py::test_the_sources_keep_the_rule"
 FENCES = "tests/test_imports.py::test_foreign_packages_stay_behind_their_fences"
@@ -37,7 +30,12 @@ KNOWN_BAD = (
         (RULES, "tests/services/test_keys.py::test_sql_in_an_id_or_address_is_text"),
     ),
     Row(2, "CVE-2026-42271", "any key could have commands run through a test endpoint", (RULES,)),
-    Row(3, "CVE-2026-49468", "the path that access was decided by came from the Host header", later=WEB),
+    Row(
+        3,
+        "CVE-2026-49468",
+        "the path that access was decided by came from the Host header",
+        ("tests/web/test_access.py::test_a_host_that_is_not_ours_is_refused_on_every_page",),
+    ),
     Row(
         4,
         "CVE-2026-35030",
@@ -47,8 +45,21 @@ KNOWN_BAD = (
             "tests/services/test_keys.py::test_ten_thousand_digests_of_similar_keys_differ",
         ),
     ),
-    Row(5, "CVE-2026-47101", "a user made a key with more rights than their own", later=WEB),
-    Row(6, "CVE-2026-47102", "a user could write their own role", later=WEB),
+    Row(
+        5,
+        "CVE-2026-47101",
+        "a user made a key with more rights than their own",
+        ("tests/web/test_access.py::test_every_page_lets_in_whom_it_should_and_nobody_else",),
+    ),
+    Row(
+        6,
+        "CVE-2026-47102",
+        "a user could write their own role",
+        (
+            "tests/web/test_access.py::test_every_page_lets_in_whom_it_should_and_nobody_else",
+            "tests/web/test_account.py::test_who_is_invited_joins_with_their_role_and_can_be_removed",
+        ),
+    ),
     Row(7, "CVE-2026-40217", "code that an administrator pasted left its sandbox", (RULES,)),
     Row(
         8,
@@ -56,8 +67,24 @@ KNOWN_BAD = (
         "a client's api_base sent the provider's key elsewhere",
         ("tests/gateway/test_input_faults.py::test_callers_cannot_choose_host_credential_price_or_answer",),
     ),
-    Row(9, "GHSA-qqcv-vg9f-5rr3", "team management without access control", later=WEB),
-    Row(10, "litellm#28864", "spending of every tenant shown to any key", later=WEB),
+    Row(
+        9,
+        "GHSA-qqcv-vg9f-5rr3",
+        "team management without access control",
+        (
+            "tests/web/test_access.py::test_every_page_lets_in_whom_it_should_and_nobody_else",
+            "tests/web/test_account.py::test_an_account_keeps_an_owner",
+        ),
+    ),
+    Row(
+        10,
+        "litellm#28864",
+        "spending of every tenant shown to any key",
+        (
+            "tests/web/test_access.py::test_nobody_reaches_what_is_somebody_elses",
+            "tests/gateway/test_lookups.py::test_nobody_sees_the_request_of_another_account",
+        ),
+    ),
     Row(
         11,
         "LiteLLM 1.82.7",
@@ -180,8 +207,18 @@ KNOWN_BAD = (
         "a model that costs nothing was refused for want of budget",
         ("tests/gateway/test_free_models.py::test_model_that_costs_nothing_answers_an_empty_account",),
     ),
-    Row(28, "litellm#40291", "each replica counted tokens per minute for itself", later=REDIS),
-    Row(29, "litellm#35273", "a hung Redis hung every request", later=REDIS),
+    Row(
+        28,
+        "litellm#40291",
+        "each replica counted tokens per minute for itself",
+        ("tests/limits/test_redis.py::test_a_limit_is_one_limit_on_four_processes",),
+    ),
+    Row(
+        29,
+        "litellm#35273",
+        "a hung Redis hung every request",
+        ("tests/limits/test_redis.py::test_each_node_limits_its_share_while_the_server_is_away",),
+    ),
     Row(
         30,
         "litellm#20288",
@@ -207,8 +244,21 @@ KNOWN_BAD = (
         "an order of one payment method completed through another",
         ("tests/payments/test_checkout.py::test_a_payment_by_another_method_is_not_completed_through_stripe",),
     ),
-    Row(33, "CVE-2026-30886", "another user's task by its id", later=WEB),
-    Row(34, "CVE-2026-25591", "wildcards in a search kept the database busy", later=WEB),
+    Row(
+        33,
+        "CVE-2026-30886",
+        "another user's task by its id",
+        (
+            "tests/gateway/test_lookups.py::test_nobody_sees_the_request_of_another_account",
+            "tests/web/test_access.py::test_nobody_reaches_what_is_somebody_elses",
+        ),
+    ),
+    Row(
+        34,
+        "CVE-2026-25591",
+        "wildcards in a search kept the database busy",
+        ("tests/web/test_app.py::test_what_is_searched_for_is_text_and_no_pattern",),
+    ),
     Row(
         35,
         "new-api#6609",
@@ -302,7 +352,15 @@ KNOWN_BAD = (
         "a second header with a key skipped the restrictions",
         ("tests/gateway/test_input_faults.py::test_two_different_keys_are_refused_and_the_same_one_twice_is_fine",),
     ),
-    Row(47, "CVE-2026-45349", "another user's chat by its id", later=WEB),
+    Row(
+        47,
+        "CVE-2026-45349",
+        "another user's chat by its id",
+        (
+            "tests/gateway/test_lookups.py::test_nobody_sees_the_request_of_another_account",
+            "tests/web/test_access.py::test_nobody_reaches_what_is_somebody_elses",
+        ),
+    ),
     Row(
         48,
         "CVE-2026-45400",
@@ -317,14 +375,24 @@ KNOWN_BAD = (
         "a redirect after the address had been checked",
         ("tests/upstream/test_connection.py::test_answers",),
     ),
-    Row(50, "CVE-2026-27812", "the link to reset a password pointed where the Host header said", later=MAIL),
+    Row(
+        50,
+        "CVE-2026-27812",
+        "the link to reset a password pointed where the Host header said",
+        ("tests/web/test_account.py::test_no_header_changes_where_links_lead",),
+    ),
     Row(
         51,
         "CVE-2026-48746",
         "access decided by a path taken from the request's URL",
         ("tests/edge/test_downstream.py::test_targets_are_split_and_decoded",),
     ),
-    Row(52, "CVE-2025-62727", "a Range header that took quadratic time", later=WEB),
+    Row(
+        52,
+        "CVE-2025-62727",
+        "a Range header that took quadratic time",
+        ("tests/web/test_app.py::test_parts_of_a_file_are_not_served",),
+    ),
     Row(
         53,
         "otari#128",
@@ -342,7 +410,15 @@ KNOWN_BAD = (
             "tests/gateway/test_upstream_faults.py::test_flapping_provider_is_left_alone_and_our_own_refusals_never_count",
         ),
     ),
-    Row(55, "fail-open limiters", "no limits while the shared counters were away", later=REDIS),
+    Row(
+        55,
+        "fail-open limiters",
+        "no limits while the shared counters were away",
+        (
+            "tests/limits/test_redis.py::test_each_node_limits_its_share_while_the_server_is_away",
+            "tests/limits/test_redis.py::test_a_server_that_was_never_there_does_not_keep_a_process_from_starting",
+        ),
+    ),
     Row(
         56,
         "uvicorn#157",
@@ -378,14 +454,8 @@ def test_the_list_is_whole() -> None:
 
 @pytest.mark.parametrize("row", KNOWN_BAD, ids=lambda row: f"{row.number}-{row.source}")
 def test_a_known_mistake_has_its_test(row: Row) -> None:
-    if row.later:
-        assert not row.tests, "covered: it is not for later"
-        unit = PRODUCT / row.later
-        sources = [unit] if unit.is_file() else list(unit.glob("**/*.py"))
-        assert not sources, f"{row.later} exists: name the test that would find “{row.mistake}”"
-    else:
-        assert row.tests, f"name the test that would find “{row.mistake}”"
-        assert [test for test in row.tests if not exists(test)] == []
+    assert row.tests, f"name the test that would find “{row.mistake}”"
+    assert [test for test in row.tests if not exists(test)] == []
 
 
 def test_a_test_that_does_not_exist_is_found() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 
 import pytest
 from tests.gateway.site import run
@@ -9,6 +10,7 @@ from tests.web.town import operator
 from tests.web.visitors import Visitor, house, registered, shown
 
 from tollbridge.web.guard import HEADERS
+from tollbridge.web.requests import PATH as REQUESTS
 
 
 def test_every_answer_has_the_headers_of_the_rules() -> None:
@@ -119,5 +121,37 @@ def test_the_menu_shows_what_one_may_open() -> None:
             ada, boss = await registered(site, "ada@example.com"), await operator(site)
             assert "Outbox" not in shown(await ada.get("/dashboard"))
             assert "Outbox" in shown(await boss.get("/dashboard"))
+
+    run(test())
+
+
+def test_parts_of_a_file_are_not_served() -> None:
+    """However many are asked for: the file comes whole, and at once."""
+
+    async def test() -> None:
+        async with house() as site, Visitor(site) as visitor:
+            page = await visitor.get("/auth/login")
+            style = re.search(r'href="(/static/[^"]+\.css)"', page.text)
+            assert style is not None
+            whole = await visitor.client.get(style[1])
+            ranges = "bytes=" + ",".join(f"{start}-" for start in range(4_000))
+            asked = await visitor.client.get(style[1], headers={"range": ranges})
+            assert (asked.status_code, asked.content) == (200, whole.content)
+            assert "accept-ranges" not in asked.headers
+
+    run(test())
+
+
+def test_what_is_searched_for_is_text_and_no_pattern() -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as visitor:
+            ada = await registered(site, "ada@example.com")
+            for text in ("%", "_" * 200, "%_" * 500, "*"):
+                found = await ada.client.get(REQUESTS, params={"q": text}, headers={"accept": "text/html"})
+                assert found.status_code == 404
+            everything = await visitor.client.get("/models", headers={"accept": "text/html"})
+            nothing = await visitor.client.get("/models", params={"q": "%_%"}, headers={"accept": "text/html"})
+            assert "/models/m" in everything.text
+            assert "/models/m" not in nothing.text
 
     run(test())

@@ -1,5 +1,6 @@
 """What readers of a provider's stream of events have in common, whatever its dialect and what they make of it."""
 
+from abc import ABC, abstractmethod
 from typing import Generic, Protocol, TypeVar
 
 from tollbridge.errors import ProtocolError, UpstreamError
@@ -41,12 +42,8 @@ class Metered:
         return self._meter.reported
 
 
-class EventReader(Metered, Generic[T]):
-    """Takes a body apart into events and lets `_take` make something of each. See `dialect.Reader`.
-
-    `_take` appends to `out` and returns what is wrong with the event, None when nothing is. With the first event that
-    is one it sets `_head` to None.
-    """
+class EventReader(Metered, ABC, Generic[T]):
+    """Takes a body apart into events and lets `_take` make something of each. See `dialect.Reader`."""
 
     def __init__(self) -> None:
         self.done = False
@@ -54,8 +51,9 @@ class EventReader(Metered, Generic[T]):
         self._decoder = sse.Decoder()
         self._head: bytes | None = b""  # until the first event
 
+    @abstractmethod
     def _take(self, name: bytes, data: bytes, out: list[T]) -> UpstreamError | None:
-        raise NotImplementedError
+        """Append to `out` what an event says; what is wrong with it. The first that is one sets `_head` to None."""
 
     def feed(self, data: bytes) -> list[T]:
         out: list[T] = []

@@ -44,7 +44,8 @@ WHERE created_at >= $1 AND created_at < $2 GROUP BY book
 _ENTRIES = """
 SELECT journal.id, line, journal.created_at, kind, email, book, amount, reason, actor, idempotency_key
 FROM journal JOIN entry ON journal_id = journal.id LEFT JOIN account ON account.id = journal.account_id
-WHERE journal.created_at >= $1 AND journal.created_at < $2 AND (journal.id, line) > ($3, $4) ORDER BY journal.id, line LIMIT $5
+WHERE journal.created_at >= $1 AND journal.created_at < $2 AND (journal.id, line) > ($3, $4)
+ORDER BY journal.id, line LIMIT $5
 """
 _USAGE = """
 SELECT hold_id, ended_at, email, charge, promo, loss, cost FROM usage LEFT JOIN account ON account.id = account_id

@@ -1,12 +1,17 @@
-"""What a plan says, on the way of a request."""
+"""What a plan and a key say, on the way of a request."""
 
 import asyncio
 import json
+from functools import partial
+from typing import Any
 
+import pytest
 from tests.gateway.site import INPUT_NANO, OUTPUT_NANO, Site, always, chat, completion, nano, run, says
 
+from tollbridge.core.periods import Reset
 from tollbridge.core.plans import Agreed
 from tollbridge.services.plans import change_plan
+from tollbridge.store.keys import Rules
 
 OK = always(says(completion()))
 CHAT = "/v1/chat/completions"
@@ -99,5 +104,92 @@ def test_a_model_outside_of_the_plan_is_neither_listed_nor_called() -> None:
             assert (refused.status, refused.json["error"]["code"]) == (403, "model_not_allowed")
             assert [each["id"] for each in (await site.get("/v1/models")).json["data"]] == ["e"]
             assert (await site.get("/v1/models/m")).status == 404
+
+    run(test())
+
+
+# --- keys ---------------------------------------------------------------------------------------------------------
+
+
+async def use_key(site: Site, rules: Rules, **options: Any) -> None:
+    site.key = await site.make_key(rules=rules, **options)
+
+
+def test_a_key_calls_its_own_models_alone() -> None:
+    async def test() -> None:
+        async with Site(OK) as site:
+            await use_key(site, Rules(models=("x-*", "e")))
+            refused = await site.post(CHAT, chat())
+            assert (refused.status, refused.json["error"]["code"]) == (403, "model_not_allowed")
+            assert "API key" in refused.json["error"]["message"]
+            assert [each["id"] for each in (await site.get("/v1/models")).json["data"]] == ["e"]
+            await use_key(site, Rules(models=("m",)))
+            assert (await site.post(CHAT, chat())).status == 200
+
+    run(test())
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/key", "/v1/nothing", CHAT])
+def test_a_key_is_used_from_its_own_addresses_alone(path: str) -> None:
+    async def test() -> None:
+        async with Site(OK, config='[server]\ntrusted_proxies = ["127.0.0.1"]\n') as site:
+            await use_key(site, Rules(addresses=("203.0.113.0/24", "2001:db8::/32")))
+            asks = partial(site.post, path, chat()) if path == CHAT else partial(site.get, path)
+            allowed = 404 if path == "/v1/nothing" else 200
+            for forwarded, status in {
+                "203.0.113.9": allowed,
+                "2001:db8::1": allowed,
+                "::ffff:203.0.113.9": allowed,
+                "203.0.114.1": 403,
+                "203.0.113.9, 198.51.100.1": 403,
+                "": 403,
+            }.items():
+                reply = await asks(headers={"x-forwarded-for": forwarded})
+                assert reply.status == status, forwarded
+                assert status != 403 or reply.json["error"]["code"] == "address_not_allowed"
+
+    run(test())
+
+
+def test_nobody_is_believed_to_come_from_elsewhere() -> None:
+    async def test() -> None:
+        async with Site(OK) as site:
+            await use_key(site, Rules(addresses=("203.0.113.0/24",)))
+            assert (await site.post(CHAT, chat(), {"x-forwarded-for": "203.0.113.9"})).status == 403
+            await use_key(site, Rules(addresses=("127.0.0.0/8",)))
+            assert (await site.post(CHAT, chat())).status == 200
+
+    run(test())
+
+
+def test_a_keys_limits_are_taken_with_its_accounts_or_not_at_all() -> None:
+    """D9: two keys share what the account has, and each has its own bound."""
+
+    async def test() -> None:
+        async with Site(OK, config="[plans.default]\nrpm = 3\nstrict = true\n") as site:
+            other = site.key
+            await use_key(site, Rules(rpm=2))
+            statuses = [(await site.post(CHAT, chat())).status for _ in range(4)]
+            assert statuses == [200, 200, 429, 429]
+            assert (await site.get("/v1/key")).json["data"]["rate_limit"]["requests"] == 2
+            site.key = other
+            assert [(await site.post(CHAT, chat())).status for _ in range(2)] == [200, 429]
+
+    run(test())
+
+
+def test_what_a_key_obeys_is_shown() -> None:
+    async def test() -> None:
+        async with Site(OK) as site:
+            rules = Rules(reset=Reset.MONTHLY, models=("m",), addresses=("127.0.0.1",), tpm=9_000, cost_cap=10**9)
+            await use_key(site, rules, limit=10**9)
+            await site.post(CHAT, chat())
+            shown = (await site.get("/v1/key")).json["data"]
+            assert (shown["limit"], shown["limit_remaining"], shown["limit_reset"]) == (1, 1 - PRICE / 10**9, "monthly")
+            assert shown["limit_resets_at"].endswith("-01T00:00:00.000+00:00")
+            assert (shown["models"], shown["addresses"], shown["cost_cap_usd"]) == (["m"], ["127.0.0.1/32"], 1)
+            assert shown["limits"]["tokens"]["limit"] == 9_000
+            refused = await site.post(CHAT, chat("word " * 20_000, max_tokens=4000))
+            assert refused.json["error"]["type"] == "tokens"
 
     run(test())

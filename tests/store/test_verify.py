@@ -19,8 +19,15 @@ from tollbridge.store.verify import Report, verify
 from tollbridge.values import Outcome, Price, Tier
 
 BOOKS = ("hold", "hold_step", "usage", "journal", "entry", "balance", "key_spend", "price_version", "seal")
-# Not of the books: who is frozen is the operator's word, when a price came is nobody's.
-FREE = {("balance", "frozen"), ("price_version", "created_at"), ("seal", "id"), ("price_version", "id")}
+# Not of the books: who is frozen is the operator's word, when a price came is nobody's, and from when on a key's spend
+# is counted is found once it passes an end.
+FREE = {
+    ("key_spend", "since"),
+    ("balance", "frozen"),
+    ("price_version", "created_at"),
+    ("seal", "id"),
+    ("price_version", "id"),
+}
 COLUMNS = [
     (table, column.name)
     for table in BOOKS

@@ -185,21 +185,37 @@ def key() -> None:
 @click.option("--account", "email", required=True, metavar="EMAIL", help="Whose key it is.")
 @click.option("--label", default="", help="What it is for.")
 @click.option("--limit", type=USD, metavar="USD", help="The most that it may spend in all.")
+@click.option("--reset", type=click.Choice(["daily", "weekly", "monthly"]), help="How often the limit begins anew.")
 @click.option("--expires", type=DATE, metavar="DATE", help="When it ends: 2027-01-31 is that day's first moment, UTC.")
+@click.option("--model", "models", multiple=True, metavar="PATTERN", help="What it may call; again for more.")
+@click.option("--address", "addresses", multiple=True, metavar="NETWORK", help="From where; again for more.")
+@click.option("--rpm", type=click.IntRange(1), help="Requests a minute, of this key alone.")
+@click.option("--tpm", type=click.IntRange(1), help="Tokens a minute.")
+@click.option("--concurrency", type=click.IntRange(1), help="Calls at once.")
+@click.option("--cost-cap", type=USD, metavar="USD", help="The most that one request may cost.")
 @configured
-def key_create(settings: "Settings", email: str, label: str, limit: int | None, expires: int | None) -> None:
+def key_create(
+    settings: "Settings", email: str, label: str, limit: int | None, expires: int | None, **rules: Any
+) -> None:
     """Make an API key. It is printed alone, and never again.
 
     \b
     Example:
-      KEY=$(tollbridge key create --account ada@example.com --label laptop --limit 10)
+      KEY=$(tollbridge key create --account ada@example.com --label laptop --limit 10 --reset monthly)
     """
+    from tollbridge.core.periods import Reset
     from tollbridge.services import accounts, keys, secrets
+    from tollbridge.store.keys import Rules
+
+    reset = rules.pop("reset")
+    obeyed = Rules(reset=reset and Reset(reset), **{name: value or None for name, value in rules.items()})
 
     async def make(database: "Database") -> keys.MadeKey:
         owner = await accounts.get(database, email)
         master, prefix = secrets.load(settings), settings.brand.key_prefix
-        return await keys.create(database, master, owner, prefix, label=label, limit=limit, expires_at=expires)
+        return await keys.create(
+            database, master, owner, prefix, label=label, limit=limit, expires_at=expires, rules=obeyed
+        )
 
     made = with_database(settings, make)
     say(f"{made.public_id} for {email}; keep the key safe, it is shown only now:")
@@ -309,12 +325,27 @@ def _key_fields(key: "Key", now: int) -> dict[str, Any]:
         "id": key.public_id,
         "key": key.hint,
         "label": key.label,
-        "status": "revoked" if key.revoked_at is not None else "expired" if expired else "active",
+        "status": _status(key, expired),
         "limit_usd": None if key.limit is None else format_usd(key.limit),
         "spent_usd": None if key.spent is None else format_usd(key.spent),
+        "limit_reset": key.rules.reset,
+        "models": key.rules.models,
+        "addresses": key.rules.addresses,
+        "rpm": key.rules.rpm,
+        "tpm": key.rules.tpm,
+        "concurrency": key.rules.concurrency,
+        "cost_cap_usd": None if key.rules.cost_cap is None else format_usd(key.rules.cost_cap),
         "created_at": time(key.created_at),
         "expires_at": None if key.expires_at is None else time(key.expires_at),
     }
+
+
+def _status(key: "Key", expired: bool) -> str:
+    if key.revoked_at is not None:
+        return "revoked"
+    if expired:
+        return "expired"
+    return "active" if key.disabled_at is None else "disabled"
 
 
 def _print_account(account: "Account", json: bool) -> None:

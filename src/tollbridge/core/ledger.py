@@ -20,6 +20,7 @@ from enum import StrEnum
 
 import msgspec
 
+from tollbridge.core.periods import Reset, began
 from tollbridge.values import Outcome
 
 MAX_AMOUNT = 1 << 62
@@ -231,7 +232,8 @@ class Balance(msgspec.Struct, gc=False):
 class KeyState(msgspec.Struct, gc=False):
     """What a hold must know of a key. `limit` None: no limit, and then no spend is kept.
 
-    `live`: not revoked. `expires_at` may be left out where `live` has been read with the time already in it.
+    `live`: neither revoked nor disabled. `expires_at` may be left out where `live` has been read with the time already
+    in it. `reset`: the limit is for each day, week or month; `spent` is what ended from `since` on.
     """
 
     key_id: int
@@ -241,6 +243,22 @@ class KeyState(msgspec.Struct, gc=False):
     spent: int = 0
     held: int = 0
     expires_at: int | None = None
+    reset: Reset | None = None
+    since: int = 0
+
+    @property
+    def left(self) -> int:
+        """What may still be held; of a key with a limit only."""
+        assert self.limit is not None
+        return self.limit - self.spent - self.held
+
+    def renew(self, now: int) -> None:
+        """Begin anew when the day, week or month has. A clock that goes back changes nothing.
+
+        What ended before `now` is in the books by now: `since` may stand there, whatever the limit was before.
+        """
+        if self.reset is not None and began(self.reset, now) > self.since:
+            self.since, self.spent = now, 0
 
     def allows(self, now: int) -> bool:
         return self.live and (self.expires_at is None or now < self.expires_at)
@@ -329,7 +347,7 @@ def decide(state: State, operations: Sequence[Operation], now: int) -> Decision:
         elif isinstance(operation, Checkpoint):
             verdict = _checkpoint(state, operation, decision)
         elif isinstance(operation, Extend):
-            verdict = _extend(state, operation, decision)
+            verdict = _extend(state, operation, now, decision)
         else:
             verdict = _post(state, operation, decision)
         decision.verdicts.append(verdict)
@@ -347,6 +365,7 @@ def _hold(state: State, op: Hold, now: int, out: Decision) -> Verdict:
         return Refused(why=Refusal.FENCED)
     if key is None or not key.allows(now) or balance is None or key.account_id != op.account_id:
         return Refused(why=Refusal.KEY_GONE)
+    key.renew(now)
     amount = _reserve(balance, key, op.want, op.least)
     if isinstance(amount, Refused):
         return amount
@@ -357,7 +376,7 @@ def _hold(state: State, op: Hold, now: int, out: Decision) -> Verdict:
     return Held(amount=amount, available=balance.available)
 
 
-def _extend(state: State, op: Extend, out: Decision) -> Verdict:
+def _extend(state: State, op: Extend, now: int, out: Decision) -> Verdict:
     _check_amounts(op.want, op.least)
     hold = _open_hold(state, op.hold, op.account_id)
     if hold is None:
@@ -367,6 +386,8 @@ def _extend(state: State, op: Extend, out: Decision) -> Verdict:
         return Held(amount=hold.amount, available=balance.available)
     key = state.keys.get(hold.key_id)
     limiting = key if hold.limited else None
+    if limiting is not None:
+        limiting.renew(now)
     amount = _reserve(balance, limiting, op.want, op.least)
     if isinstance(amount, Refused):
         return amount
@@ -387,12 +408,14 @@ def _end(state: State, op: End, now: int, out: Decision) -> Verdict:
         return Refused(why=Refusal.NO_HOLD)
     balance = state.balances[hold.account_id]
     key = state.keys.get(hold.key_id) if hold.limited else None
+    if key is not None:
+        key.renew(now)
     _move_held(balance, key, -hold.amount, out)
     charge = min(op.charge, _chargeable(balance, key, hold.amount))
     promo = min(charge, balance.promo)
     balance.promo -= promo
     balance.paid -= charge - promo
-    if key is not None:
+    if key is not None and now >= key.since:
         key.spent += charge
     row = EndRow(
         hold=hold.id,
@@ -499,7 +522,7 @@ def _reserve(balance: Balance, key: KeyState | None, want: int, least: int) -> i
         return Refused(why=why, available=balance.available, posted=balance.posted)
     amount = min(want, max(0, balance.available))
     if key is not None and key.limit is not None:
-        left = key.limit - key.spent - key.held
+        left = key.left
         if least > left:
             return Refused(why=Refusal.KEY_LIMIT, available=left, posted=key.limit - key.spent)
         amount = min(amount, max(0, left))
@@ -514,7 +537,7 @@ def _chargeable(balance: Balance, key: KeyState | None, held: int) -> int:
     others = balance.held
     most = min(max(held, balance.posted - others), max(0, balance.posted))
     if key is not None and key.limit is not None:
-        most = min(most, max(held, key.limit - key.spent - key.held), max(0, key.limit - key.spent))
+        most = min(most, max(held, key.left), max(0, key.limit - key.spent))
     return most
 
 

@@ -8,16 +8,17 @@ Field names are OpenRouter's where it has one for the thing, and ours beside the
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
 from msgspec import Raw
 
-from tollbridge.core import pricing, tokens
+from tollbridge.core import periods, pricing, tokens
 from tollbridge.core.ledger import Hold, Record, Verdict
 from tollbridge.core.money import format_usd
+from tollbridge.core.periods import Reset
 from tollbridge.errors import ApiError, InvalidRequest, NotFound, Unavailable
 from tollbridge.gateway.admission import Admission, Caller, Estimate
 from tollbridge.gateway.recent import Recent
@@ -146,23 +147,27 @@ class Lookups:
         }
 
     async def _key(self, caller: Caller) -> dict[str, Any]:
-        key = await lookups.key(self._database, caller.key_id)
-        credit = await lookups.credit(self._database, caller.account_id)
         now = await self._database.now()
-        spent = await lookups.spending(self._database, caller.account_id, caller.key_id, _begins(now))
-        left = None
-        if key.limit is not None:
-            left = _usd(max(0, key.limit - (key.spent or 0) - (key.held or 0)))
+        key = await lookups.key(self._database, caller.key_id, now)
+        credit = await lookups.credit(self._database, caller.account_id)
+        day, week, month = (periods.began(each, now) for each in Reset)
+        spent = await lookups.spending(self._database, caller.account_id, caller.key_id, (day, week, month))
+        rules = key.rules
         found = await self._limiter.look(caller.scopes, 0, 0)
         plan = caller.plan
+        rpm = _least_of(plan.rpm, rules.rpm)
         return {
             "data": {
                 "id": key.public_id,
                 "key": key.hint,
                 "label": key.label or key.hint,
                 "limit": None if key.limit is None else _usd(key.limit),
-                "limit_remaining": left,
-                "limit_reset": None,
+                "limit_remaining": None if key.limit_left is None else _usd(key.limit_left),
+                "limit_reset": rules.reset,
+                "limit_resets_at": None if rules.reset is None else _time(periods.ends(rules.reset, now)),
+                "models": rules.models,
+                "addresses": rules.addresses,
+                "cost_cap_usd": None if caller.cost_cap is None else _usd(caller.cost_cap),
                 "include_byok_in_limit": True,
                 "usage": _usd(spent.total),
                 "usage_daily": _usd(spent.daily),
@@ -177,12 +182,12 @@ class Lookups:
                 "is_provisioning_key": False,
                 "created_at": _time(key.created_at),
                 "expires_at": None if key.expires_at is None else _time(key.expires_at),
-                "rate_limit": {"requests": -1 if plan.rpm is None else plan.rpm, "interval": "60s"},
+                "rate_limit": {"requests": -1 if rpm is None else rpm, "interval": "60s"},
                 "plan": plan.name,
                 "limits": {
                     "requests": _room(found.requests_room),
                     "tokens": _room(found.tokens_room),
-                    "concurrency": plan.concurrency,
+                    "concurrency": _least_of(plan.concurrency, rules.concurrency),
                 },
                 "balance_usd": _usd(credit.available),
             }
@@ -329,17 +334,14 @@ def _refusal(error: ApiError | None) -> dict[str, Any]:
     }
 
 
+def _least_of(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 def _room(room: Room | None) -> dict[str, Any] | None:
     if room is None:
         return None
     return {"limit": room.limit, "remaining": room.remaining, "reset_seconds": round(room.reset, 3)}
-
-
-def _begins(now: int) -> tuple[int, int, int]:
-    """When this day, this week (on Monday) and this month began, UTC; milliseconds."""
-    day = datetime.fromtimestamp(now / 1000, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    week, month = day - timedelta(days=day.weekday()), day.replace(day=1)
-    return int(day.timestamp()) * 1000, int(week.timestamp()) * 1000, int(month.timestamp()) * 1000
 
 
 def _usd(nano: int) -> Raw:

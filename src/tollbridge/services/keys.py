@@ -1,6 +1,7 @@
 """API keys: made once, shown once, revoked for good."""
 
 import secrets
+from ipaddress import ip_network
 
 import msgspec
 
@@ -12,7 +13,7 @@ from tollbridge.services.secrets import PEPPER_ID, Secrets, belongs_to
 from tollbridge.store import keys
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database, run
-from tollbridge.store.keys import NewKey
+from tollbridge.store.keys import NO_RULES, NewKey, Rules
 
 _LONGEST_LABEL = 100
 
@@ -36,10 +37,11 @@ async def create(
     label: str = "",
     limit: int | None = None,
     expires_at: int | None = None,
+    rules: Rules = NO_RULES,
 ) -> MadeKey:
     """A key that may spend `limit` nano-USD in all, until `expires_at` (milliseconds); None: no end.
 
-    InvalidRequest: the label, limit or time cannot be. ConfigError: the database is not of this master secret.
+    InvalidRequest: the label, limit, time or a rule cannot be. ConfigError: the database is not of this master secret.
     """
     if len(label) > _LONGEST_LABEL or not (label.isprintable() or not label):
         raise InvalidRequest(f"a label is at most {_LONGEST_LABEL} characters in one line", param="label")
@@ -48,10 +50,22 @@ async def create(
     now = await database.now()
     if expires_at is not None and expires_at <= now:
         raise InvalidRequest("a key expires in the future", param="expires")
+    if rules.reset is not None and limit is None:
+        raise InvalidRequest("a limit that begins anew needs an amount", param="limit")
+    if rules.addresses is not None:
+        rules = msgspec.structs.replace(rules, addresses=tuple(map(_network, rules.addresses)))
     await belongs_to(database, master)
     made, row = make(master, account.id, prefix, label, limit, expires_at)
+    row = msgspec.structs.replace(row, rules=rules)
     await run(database, lambda transaction: keys.create(transaction, row, now))
     return made
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ip_network(text, strict=False))
+    except ValueError:
+        raise InvalidRequest(f"{text[:60]!r} is no address or network like 203.0.113.0/24", param="addresses") from None
 
 
 def make(

@@ -1,9 +1,12 @@
 """API keys. The key itself is never here: only its digest, and a hint of what it looks like."""
 
+from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any
 
 import msgspec
 
+from tollbridge.core.periods import Reset
 from tollbridge.core.plans import Agreed
 from tollbridge.store.db import Database, Transaction
 from tollbridge.store.meta import raise_cache_epoch
@@ -34,8 +37,30 @@ class KnownKey(msgspec.Struct, frozen=True, kw_only=True):
     cost_cap: int | None = None
 
 
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """What a key obeys beside its limit and its end; None: nothing.
+
+    `reset`: how often the limit begins anew. `models`: patterns; `addresses`: networks (`10.0.0.0/8`) of the callers.
+    `rpm`, `tpm`, `concurrency`: of this key alone. `cost_cap`: nano-USD of one request.
+    """
+
+    reset: Reset | None = None
+    models: tuple[str, ...] | None = None
+    addresses: tuple[str, ...] | None = None
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+    cost_cap: int | None = None
+
+
+NO_RULES = Rules()
+# The columns of `Rules`, in its order.
+RULES = "limit_reset, models, addresses, rpm, tpm, concurrency, cost_cap"
+RULES_WIDTH = 7
+
+
 class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """What may be shown of a key. `spent` and `held` are kept for a key with a limit only."""
+    """What may be shown of a key. `spent` and `held` are kept for a key with a limit only: `spent` from `since` on."""
 
     public_id: str
     hint: str
@@ -46,6 +71,9 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
     expires_at: int | None
     revoked_at: int | None
+    disabled_at: int | None
+    since: int | None
+    rules: Rules
 
 
 class NewKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +87,7 @@ class NewKey(msgspec.Struct, frozen=True, kw_only=True):
     label: str
     limit: int | None
     expires_at: int | None
+    rules: Rules = NO_RULES
 
 
 async def find_key(database: Database, digest: bytes) -> KnownKey | None:
@@ -97,10 +126,11 @@ async def find_key(database: Database, digest: bytes) -> KnownKey | None:
 async def create(transaction: Transaction, key: NewKey, now: int) -> None:
     rows = await transaction.fetch(
         "INSERT INTO api_key "
-        "(public_id, account_id, digest, pepper_id, hint, label, limit_nano, created_at, expires_at) "
-        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id",
+        "(public_id, account_id, digest, pepper_id, hint, label, limit_nano, created_at, expires_at, "
+        "limit_reset, models, addresses, rpm, tpm, concurrency, cost_cap) "
+        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) RETURNING id",
         *(key.public_id, key.account_id, key.digest, key.pepper_id, key.hint, key.label),
-        *(key.limit, now, key.expires_at),
+        *(key.limit, now, key.expires_at, *_columns(key.rules)),
     )
     if key.limit is not None:
         await transaction.execute("INSERT INTO key_spend (key_id, spent, held) VALUES ($1, 0, 0)", rows[0][0])
@@ -111,12 +141,35 @@ async def create(transaction: Transaction, key: NewKey, now: int) -> None:
 async def of_account(database: Transaction, account_id: int) -> list[Key]:
     """All keys of an account, the revoked ones too, in the order in which they were made."""
     rows = await database.fetch(
-        "SELECT public_id, hint, label, limit_nano, spent, held, created_at, expires_at, revoked_at "
-        "FROM api_key LEFT JOIN key_spend ON key_spend.key_id = api_key.id "
+        "SELECT public_id, hint, label, limit_nano, spent, held, created_at, expires_at, revoked_at, disabled_at, "  # noqa: S608
+        f"since, {RULES} FROM api_key LEFT JOIN key_spend ON key_spend.key_id = api_key.id "
         "WHERE account_id = $1 ORDER BY api_key.id",
         account_id,
     )
-    return [Key(**dict(zip(Key.__struct_fields__, row, strict=True))) for row in rows]
+    names = Key.__struct_fields__[:-1]
+    return [
+        Key(**dict(zip(names, row[:-RULES_WIDTH], strict=True)), rules=rules_of(row[-RULES_WIDTH:])) for row in rows
+    ]
+
+
+def rules_of(columns: Sequence[Any]) -> Rules:
+    """From the columns `RULES`."""
+    reset, models, addresses, rpm, tpm, concurrency, cost_cap = columns
+    return Rules(
+        reset=None if reset is None else Reset(reset),
+        models=None if models is None else _LIST.decode(models),
+        addresses=None if addresses is None else _LIST.decode(addresses),
+        rpm=rpm,
+        tpm=tpm,
+        concurrency=concurrency,
+        cost_cap=cost_cap,
+    )
+
+
+def _columns(rules: Rules) -> list[Any]:
+    reset, models, addresses, *numbers = msgspec.structs.astuple(rules)
+    texts = [None if each is None else msgspec.json.encode(each).decode() for each in (models, addresses)]
+    return [None if reset is None else reset.value, *texts, *numbers]
 
 
 async def revoke(transaction: Transaction, account_id: int | None, public_id: str, now: int) -> bool:

@@ -2,9 +2,10 @@
 
 import msgspec
 
-from tollbridge.core.ledger import Balance, EndRow, Hold, KeyState, State, Verdict, decide
+from tollbridge.core.ledger import Balance, EndRow, Hold, State, Verdict, decide
 from tollbridge.store.db import Transaction
-from tollbridge.store.ledger.rows import USAGE_COLUMNS, end_row
+from tollbridge.store.keys import RULES, RULES_WIDTH, Rules, rules_of
+from tollbridge.store.ledger.rows import USAGE_COLUMNS, end_row, key_state
 from tollbridge.store.prices import Terms
 
 _USAGE = ", ".join(f"usage.{column}" for column in USAGE_COLUMNS.split(", "))
@@ -36,16 +37,16 @@ class Credit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeyFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What may be shown of a key. `spent` and `held` (nano-USD) are kept for a key with a limit only."""
+    """What may be shown of a key. `limit_left` (nano-USD): of a key with a limit."""
 
     public_id: str
     hint: str
     label: str
-    limit: int | None
-    spent: int | None
-    held: int | None
     created_at: int
+    limit: int | None
+    limit_left: int | None
     expires_at: int | None
+    rules: Rules
 
 
 class Spending(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,13 +97,27 @@ async def credit(database: Transaction, account_id: int) -> Credit:
     return Credit(paid=paid, promo=promo, held=held, frozen=bool(frozen), given=int(given), has_paid=bool(has_paid))
 
 
-async def key(database: Transaction, key_id: int) -> KeyFacts:
+async def key(database: Transaction, key_id: int, now: int) -> KeyFacts:
     rows = await database.fetch(
-        "SELECT public_id, hint, label, limit_nano, spent, held, created_at, expires_at "
+        f"SELECT public_id, hint, label, created_at, {RULES}, "  # noqa: S608 - a constant
+        "account_id, revoked_at IS NULL AND disabled_at IS NULL, limit_nano, spent, held, expires_at, "
+        "limit_reset, since "
         "FROM api_key LEFT JOIN key_spend ON key_spend.key_id = api_key.id WHERE api_key.id = $1",
         key_id,
     )
-    return KeyFacts(**dict(zip(KeyFacts.__struct_fields__, rows[0], strict=True)))
+    public_id, hint, label, created_at, *rest = rows[0]
+    rules, state = rules_of(rest[:RULES_WIDTH]), key_state(key_id, *rest[RULES_WIDTH:])
+    state.renew(now)
+    return KeyFacts(
+        public_id=public_id,
+        hint=hint,
+        label=label,
+        created_at=created_at,
+        limit=state.limit,
+        limit_left=None if state.limit is None else max(0, state.left),
+        expires_at=state.expires_at,
+        rules=rules,
+    )
 
 
 async def spending(database: Transaction, account_id: int, key_id: int, since: tuple[int, int, int]) -> Spending:
@@ -138,21 +153,14 @@ async def would_hold(database: Transaction, hold: Hold, now: int) -> Verdict:
         "SELECT paid, promo, held, frozen FROM balance WHERE account_id = $1", hold.account_id
     )
     keys = await database.fetch(
-        "SELECT account_id, revoked_at, limit_nano, spent, held, expires_at "
+        "SELECT account_id, revoked_at IS NULL AND disabled_at IS NULL, limit_nano, spent, held, expires_at, "
+        "limit_reset, since "
         "FROM api_key LEFT JOIN key_spend ON key_spend.key_id = api_key.id WHERE api_key.id = $1",
         hold.key_id,
     )
     state = State(balances={}, keys={}, holds={}, ends={}, posted=set())
     for paid, promo, held, frozen in balances:
         state.balances[hold.account_id] = Balance(hold.account_id, paid, promo, held, bool(frozen))
-    for account_id, revoked_at, limit, spent, held, expires_at in keys:
-        state.keys[hold.key_id] = KeyState(
-            key_id=hold.key_id,
-            account_id=account_id,
-            live=revoked_at is None,
-            limit=limit,
-            spent=spent or 0,
-            held=held or 0,
-            expires_at=expires_at,
-        )
+    for row in keys:
+        state.keys[hold.key_id] = key_state(hold.key_id, *row)
     return decide(state, [hold], now).verdicts[0]

@@ -28,6 +28,7 @@ _PAGE = 2_000
 _EVERYTHING = (0, 1 << 62)
 
 _BALANCES = "SELECT account_id, paid, promo, held FROM balance WHERE account_id > $1 ORDER BY account_id LIMIT $2"
+_SINCE = "SELECT key_id, since FROM key_spend WHERE since IS NOT NULL"
 _SPENDS = "SELECT key_id, spent, held FROM key_spend WHERE key_id > $1 ORDER BY key_id LIMIT $2"
 # What is said of the first column of a row whose second is empty.
 _ORPHANS = {
@@ -120,6 +121,8 @@ class _Audit:
         self._report = report
         self._effects: dict[int, Effect] = {}
         self._spends: dict[int, Spend] = {}
+        # From when on the spend of keys is counted whose limits begin anew.
+        self._since: dict[int, int] = {}
         self._trial = dict.fromkeys(Book, 0)
         self._prices: dict[int, Terms | None] = {0: None}
         self._swept: dict[int, bool] = {}
@@ -127,6 +130,7 @@ class _Audit:
 
     async def run(self) -> None:
         await self._read_prices()
+        self._since = dict(await self._view.fetch(_SINCE))
         processes = await self._view.fetch("SELECT epoch, swept_at FROM process")
         self._swept = {epoch: swept_at is not None for epoch, swept_at in processes}
         for chain, seals in (await seal.read(self._view)).items():
@@ -195,7 +199,7 @@ class _Audit:
         effect = self._effect(end.account_id)
         effect.promo -= end.promo
         effect.paid -= end.charge - end.promo
-        if end.limited:
+        if end.limited and end.ended_at >= self._since.get(end.key_id, 0):
             self._spend(end.key_id).spent += end.charge
         for entry in usage_entries(end):
             self._trial[entry.book] += entry.amount

@@ -225,6 +225,40 @@ def test_a_limited_key_spends_no_more_than_its_limit(ledger_engine: Engine) -> N
     with_books(ledger_engine, scenario)
 
 
+def test_a_limit_that_begins_anew_each_day_counts_what_ended_since(ledger_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        customer = await books.customer(paid=1000, limit=100)
+        await books.database.execute("UPDATE api_key SET limit_reset = 'daily' WHERE id = $1", customer.key_id)
+        running = await books.held(customer, 10)
+        await books.end(await books.held(customer, 80), customer, 80)
+        _, verdict = await books.hold(customer, 20)
+        assert verdict == Refused(why=Refusal.KEY_LIMIT, available=10, posted=20)
+        # A day goes by: the call that runs holds its part of the new day's limit, and is charged to it.
+        await books.database.execute("UPDATE usage SET ended_at = ended_at - 86400000")
+        await books.database.execute("UPDATE key_spend SET since = since - 86400000")
+        await assert_verified(books.database)
+        _, verdict = await books.hold(customer, 91)
+        assert verdict == Refused(why=Refusal.KEY_LIMIT, available=90, posted=100)
+        await books.end(await books.held(customer, 90), customer, 50)
+        await books.end(running, customer, 10)
+        rows = await books.database.fetch("SELECT spent, held FROM key_spend WHERE key_id = $1", customer.key_id)
+        assert rows == [(60, 0)]
+
+    with_books(ledger_engine, scenario)
+
+
+def test_a_disabled_key_gets_nothing_until_it_is_enabled(ledger_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        customer = await books.customer(paid=1000)
+        await books.held(customer, 1)
+        await books.database.execute("UPDATE api_key SET disabled_at = 1 WHERE id = $1", customer.key_id)
+        assert (await books.hold(customer, 1))[1] == Refused(why=Refusal.KEY_GONE)
+        await books.database.execute("UPDATE api_key SET disabled_at = NULL WHERE id = $1", customer.key_id)
+        await books.held(customer, 1)
+
+    with_books(ledger_engine, scenario)
+
+
 def test_a_limit_that_is_lifted_or_set_while_a_call_runs(ledger_engine: Engine) -> None:
     async def scenario(books: Books) -> None:
         limited = await books.customer(paid=1000, limit=100)

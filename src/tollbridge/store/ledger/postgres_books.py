@@ -39,6 +39,7 @@ from tollbridge.core.ledger import (
     State,
     decide,
 )
+from tollbridge.core.periods import Reset
 from tollbridge.errors import TollbridgeError
 from tollbridge.store.ledger.rows import USAGE_COLUMNS, encode_record, end_row, usage_row
 
@@ -49,14 +50,14 @@ WITH own AS MATERIALIZED (
     SELECT account_id, paid, promo, held, frozen FROM balance
     WHERE account_id = ANY($2::text::bigint[]) ORDER BY account_id FOR UPDATE
 ), spend AS MATERIALIZED (
-    SELECT key_id, spent, held FROM key_spend
+    SELECT key_id, spent, held, since FROM key_spend
     WHERE key_id = ANY($3::text::bigint[]) ORDER BY key_id FOR UPDATE
 )
 SELECT 0 AS kind, (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS id,
-    NULL::bigint AS a, NULL::bigint AS b, NULL::bigint AS c, fenced_at IS NOT NULL AS flag FROM own
-UNION ALL SELECT 1, account_id, paid, promo, held, frozen FROM money
-UNION ALL SELECT 2, key_id, spent, held, NULL, NULL FROM spend
-UNION ALL SELECT 3, id, account_id, limit_nano, expires_at, revoked_at IS NULL
+    NULL::bigint AS a, NULL::bigint AS b, NULL::bigint AS c, fenced_at IS NOT NULL AS flag, NULL::text AS reset FROM own
+UNION ALL SELECT 1, account_id, paid, promo, held, frozen, NULL FROM money
+UNION ALL SELECT 2, key_id, spent, held, since, NULL, NULL FROM spend
+UNION ALL SELECT 3, id, account_id, limit_nano, expires_at, revoked_at IS NULL AND disabled_at IS NULL, limit_reset
     FROM api_key WHERE id = ANY($3::text::bigint[])
 """
 
@@ -82,7 +83,7 @@ _SMALL = frozenset({"outcome", "status", "flags"})
 _OTHERS = {"finish": "text", "raw": "bytea", "attempts": "bytea", "meters": "text"}
 _USAGE_ARRAYS = ", ".join(
     f"${place}::{_OTHERS.get(column) or ('text::smallint' if column in _SMALL else 'text::bigint')}[]"
-    for place, column in enumerate(USAGE_COLUMNS.split(", "), 14)
+    for place, column in enumerate(USAGE_COLUMNS.split(", "), 15)
 )
 
 _WRITE = f"""
@@ -97,8 +98,9 @@ WITH held AS (
         AS new(account_id, paid, promo, held)
     WHERE balance.account_id = new.account_id RETURNING 1
 ), spent AS (
-    UPDATE key_spend SET spent = new.spent, held = new.held
-    FROM unnest($11::text::bigint[], $12::text::bigint[], $13::text::bigint[]) AS new(key_id, spent, held)
+    UPDATE key_spend SET spent = new.spent, held = new.held, since = new.since
+    FROM unnest($11::text::bigint[], $12::text::bigint[], $13::text::bigint[], $14::text::bigint[])
+        AS new(key_id, spent, held, since)
     WHERE key_spend.key_id = new.key_id RETURNING 1
 ), ended AS (
     INSERT INTO usage ({USAGE_COLUMNS})
@@ -302,20 +304,20 @@ def _state(rows: Iterable[Any]) -> tuple[State, int, list[int]]:
     """What `_LOCK` returned, the database's time, and the keys that have a limit but no spend yet."""
     balances: dict[int, Balance] = {}
     keys: dict[int, KeyState] = {}
-    spends: dict[int, tuple[int, int]] = {}
+    spends: dict[int, tuple[int, int, int | None]] = {}
     now, fenced = 0, True
-    for kind, id_, a, b, c, flag in rows:
+    for kind, id_, a, b, c, flag, reset in rows:
         if kind == 1:
             balances[id_] = Balance(id_, a, b, c, flag)
         elif kind == 3:
-            keys[id_] = KeyState(id_, a, flag, b, 0, 0, c)
+            keys[id_] = KeyState(id_, a, flag, b, 0, 0, c, reset and Reset(reset))
         elif kind == 0:
             now, fenced = id_, flag
         else:
-            spends[id_] = a, b
-    for key_id, (spent, held) in spends.items():
+            spends[id_] = a, b, c
+    for key_id, (spent, held, since) in spends.items():
         key = keys[key_id]
-        key.spent, key.held = spent, held
+        key.spent, key.held, key.since = spent, held, since or 0
     spendless = sorted(key_id for key_id, key in keys.items() if key.limit is not None and key_id not in spends)
     return State(balances=balances, keys=keys, holds={}, ends={}, posted=set(), fenced=fenced), now, spendless
 
@@ -341,6 +343,7 @@ def _columns(decision: Decision) -> list[Any]:
         decision.keys,
         [key.spent for key in keys],
         [key.held for key in keys],
+        [key.since or None for key in keys],
         *ended[: -len(_OTHERS)],
     ]
     return [*map(_numbers, numbers), *ended[-len(_OTHERS) :]]

@@ -4,7 +4,8 @@ from typing import Any
 
 import msgspec
 
-from tollbridge.core.ledger import EndRow, Record
+from tollbridge.core.ledger import EndRow, KeyState, Record
+from tollbridge.core.periods import Reset
 from tollbridge.values import Outcome
 
 STREAMED, ESTIMATED, SUSPECT, LIMITED, BYOK = 1, 2, 4, 8, 16
@@ -71,6 +72,31 @@ def end_row(row: tuple[Any, ...]) -> EndRow:
         loss=loss,
         record=record,
         limited=bool(flags & LIMITED),
+    )
+
+
+def key_state(
+    key_id: int,
+    account_id: int,
+    live: bool,
+    limit: int | None,
+    spent: int | None,
+    held: int | None,
+    expires_at: int | None,
+    reset: str | None,
+    since: int | None,
+) -> KeyState:
+    """From `api_key` and `key_spend`, of which a key without a limit has no row."""
+    return KeyState(
+        key_id=key_id,
+        account_id=account_id,
+        live=bool(live),
+        limit=limit,
+        spent=spent or 0,
+        held=held or 0,
+        expires_at=expires_at,
+        reset=None if reset is None else Reset(reset),
+        since=since or 0,
     )
 
 

@@ -43,7 +43,7 @@ from tollbridge.core.ledger import (
 from tollbridge.errors import InternalError, Unavailable
 from tollbridge.store.db import connect_sqlite
 from tollbridge.store.ledger import MOST_IN_BATCH, MOST_WAITING, MOST_WAITING_MS, Counters
-from tollbridge.store.ledger.rows import USAGE_COLUMNS, encode_record, end_row, usage_row
+from tollbridge.store.ledger.rows import USAGE_COLUMNS, encode_record, end_row, key_state, usage_row
 from tollbridge.values import Outcome
 
 _log = logging.getLogger(__name__)
@@ -76,7 +76,8 @@ _IOERR, _IOERR_WRITE, _CONSTRAINT_CHECK = 10, 778, 275
 _FENCED = "SELECT fenced_at FROM process WHERE epoch = ?"
 _BALANCE = "SELECT account_id, paid, promo, held, frozen FROM balance WHERE account_id = ?"
 _KEY = (
-    "SELECT api_key.id, account_id, revoked_at, limit_nano, spent, held, expires_at "
+    "SELECT account_id, revoked_at IS NULL AND disabled_at IS NULL, limit_nano, spent, held, expires_at, "
+    "limit_reset, since "
     "FROM api_key LEFT JOIN key_spend ON key_id = api_key.id WHERE api_key.id = ?"
 )
 _HOLD = (
@@ -96,8 +97,8 @@ _ADD_JOURNAL = (
 _ADD_ENTRY = "INSERT INTO entry (journal_id, line, book, amount) VALUES (?, ?, ?, ?)"
 _SET_BALANCE = "UPDATE balance SET paid = ?, promo = ?, held = ? WHERE account_id = ?"
 _SET_SPEND = (
-    "INSERT INTO key_spend (key_id, spent, held) VALUES (?, ?, ?) "
-    "ON CONFLICT (key_id) DO UPDATE SET spent = excluded.spent, held = excluded.held"
+    "INSERT INTO key_spend (key_id, spent, held, since) VALUES (?, ?, ?, ?) "
+    "ON CONFLICT (key_id) DO UPDATE SET spent = excluded.spent, held = excluded.held, since = excluded.since"
 )
 _SET_CHECKPOINT = (
     "INSERT INTO checkpoint (hold_id, charge, record) VALUES (?, ?, ?) "
@@ -394,10 +395,7 @@ class SqliteLedger:
         if key_id not in self._keys:
             row = self._connection.execute(_KEY, (key_id,)).fetchone()
             if row is not None:
-                _, account_id, revoked_at, limit, spent, held, expires_at = row
-                self._keys[key_id] = KeyState(
-                    key_id, account_id, revoked_at is None, limit, spent or 0, held or 0, expires_at
-                )
+                self._keys[key_id] = key_state(key_id, *row)
 
     def _load_hold(self, state: State, hold: int) -> OpenHold | None:
         """The hold if it is open; else its end, if it has one, is in `state`."""
@@ -439,7 +437,7 @@ class SqliteLedger:
             self._write_post(post, now)
         if decision.keys:
             _require_possible(min(min(key.spent, key.held) for key in decision.keys.values()))
-            many(_SET_SPEND, [(key.key_id, key.spent, key.held) for key in decision.keys.values()])
+            many(_SET_SPEND, [(key.key_id, key.spent, key.held, key.since or None) for key in decision.keys.values()])
         if decision.balances:
             balances = decision.balances.values()
             _require_possible(min(min(balance.promo, balance.held) for balance in balances))

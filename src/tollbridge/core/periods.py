@@ -1,0 +1,41 @@
+"""Days, weeks and months of UTC, as what renews itself counts them. Times are milliseconds since the epoch."""
+
+from datetime import date
+from enum import StrEnum
+
+from tollbridge.values import DAY_MS
+
+_EPOCH = date(1970, 1, 1).toordinal()
+# 1 January 1970 was a Thursday, three days after a Monday.
+_AFTER_MONDAY = 3
+
+
+class Reset(StrEnum):
+    """How often a limit begins anew."""
+
+    DAILY = "daily"
+    WEEKLY = "weekly"
+    MONTHLY = "monthly"
+
+
+def began(reset: Reset, now: int) -> int:
+    """When the day, the week (on Monday) or the month of `now` began."""
+    day = now // DAY_MS
+    if reset is Reset.WEEKLY:
+        day -= (day + _AFTER_MONDAY) % 7
+    elif reset is Reset.MONTHLY:
+        day -= date.fromordinal(day + _EPOCH).day - 1
+    return day * DAY_MS
+
+
+def ends(reset: Reset, now: int) -> int:
+    """When the next one begins."""
+    longest = {Reset.DAILY: 1, Reset.WEEKLY: 7, Reset.MONTHLY: 31}[reset]
+    # The first moment of the next one lies within the longest that there is, and within that one's own length.
+    return began(reset, began(reset, now) + longest * DAY_MS)
+
+
+def month(now: int) -> int:
+    """The month of `now` as a number that people can read: 202701."""
+    day = date.fromordinal(now // DAY_MS + _EPOCH)
+    return day.year * 100 + day.month

@@ -1,0 +1,36 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tollbridge.core.periods import Reset, began, ends, month
+
+
+def at(text: str) -> int:
+    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)
+
+
+@pytest.mark.parametrize(
+    ("reset", "now", "begun", "ended"),
+    [
+        (Reset.DAILY, "2024-02-29T23:59:59.999", "2024-02-29", "2024-03-01"),
+        (Reset.WEEKLY, "2026-11-22T23:59:59.999", "2026-11-16", "2026-11-23"),
+        (Reset.WEEKLY, "2026-11-23T00:00:00", "2026-11-23", "2026-11-30"),
+        (Reset.WEEKLY, "1970-01-01T00:00:00", "1969-12-29", "1970-01-05"),
+        (Reset.MONTHLY, "2024-02-29T12:00:00", "2024-02-01", "2024-03-01"),
+        (Reset.MONTHLY, "2026-12-31T23:59:59.999", "2026-12-01", "2027-01-01"),
+        (Reset.MONTHLY, "2026-10-25T02:30:00", "2026-10-01", "2026-11-01"),
+    ],
+)
+def test_a_period_begins_and_ends_at_midnight_in_utc(reset: Reset, now: str, begun: str, ended: str) -> None:
+    assert (began(reset, at(now)), ends(reset, at(now))) == (at(begun), at(ended))
+
+
+def test_a_hundred_years_of_days_agree_with_the_calendar() -> None:
+    day = datetime(1970, 1, 1, tzinfo=UTC)
+    for _ in range(36_525):
+        now = int(day.timestamp()) * 1000 + 86_399_999
+        assert began(Reset.DAILY, now) == int(day.timestamp()) * 1000
+        assert began(Reset.WEEKLY, now) == int((day - timedelta(days=day.weekday())).timestamp()) * 1000
+        assert began(Reset.MONTHLY, now) == int(day.replace(day=1).timestamp()) * 1000
+        assert month(now) == int(f"{day:%Y%m}")
+        day += timedelta(days=1)

@@ -46,6 +46,9 @@ FENCES = {
     "pygments": {"web"},
     "httpx": {"payments", "web/oidc.py"},
     "httpx2": {"payments", "web/oidc.py"},
+    "aiosmtplib": {"mail"},
+    "argon2": {"services/passwords.py"},
+    "webauthn": {"services/passkeys.py"},
     "requests": set[str](),
     "aiohttp": set[str](),
     "click": {"cli"},
@@ -202,7 +205,11 @@ def test_an_impurity_is_found(text: str) -> None:
 
 
 # Heavy, or not to be had while serving: they belong to commands and to a subprocess.
-NOT_WHEN_SERVING = {"sqlalchemy", "alembic", "mako", "httpx", "httpx2", "pydantic", "pytest", "pkg_resources"}
+NOT_WHEN_SERVING = {
+    *("sqlalchemy", "alembic", "mako", "httpx", "httpx2", "pydantic", "pytest", "pkg_resources"),
+    # With the first page, password, mail or passkey.
+    *("starlette", "jinja2", "argon2", "aiosmtplib", "webauthn"),
+}
 SERVING = [name for name in ("app", "cli", "edge/server", "store/db") if (PRODUCT / f"{name}.py").exists()]
 
 

@@ -1,5 +1,6 @@
 """Changing what one logs in with: a forgotten password, a new password, a new e-mail address."""
 
+from tollbridge.core.roles import Role
 from tollbridge.errors import InvalidRequest
 from tollbridge.services import accounts, letters, passwords, register, sessions, throttle
 from tollbridge.services.desk import Desk
@@ -127,7 +128,7 @@ async def confirm_email(desk: Desk, token: str, client: Client) -> None:
         await users.set_email(transaction, user.id, found[1])
         await users.set_verified(transaction, user.id, now)
         own = await account_rows.by_email(transaction, user.email)
-        if own is not None and await members.role_of(transaction, own.id, user.id) is not None:
+        if own is not None and await members.role_of(transaction, own.id, user.id) is Role.OWNER:
             await account_rows.set_email(transaction, own.id, found[1])
         await _note(transaction, user, "email.changed", client, now)
         letter = letters.changed(desk, user.email, "e-mail address")

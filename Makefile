@@ -27,6 +27,7 @@ serve: $(VENV)/.run  ## a gateway on http://127.0.0.1:8000 (PORT= changes it, AR
 
 test: $(VENV)/.dev $(NODE) $(AGENTS) $(AIDER)  ## the whole suite (ARGS= goes to pytest)
 	@tools/need.sh curl=curl
+	@command -v google-chrome >/dev/null || tools/need.sh chromium=chromium
 	$(PY) -m pytest $(ARGS)
 
 lint: $(VENV)/.dev  ## style, format and types

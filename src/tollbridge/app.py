@@ -185,7 +185,9 @@ class Gateway:
         module = await asyncio.to_thread(importlib.import_module, "tollbridge.web.app")
         if self._web is None:
             assert self._desk is not None
-            self._web = module.Web(self._desk, self._catalog, self._health, self._call_edge, self._log)
+            self._web = module.Web(
+                self._desk, self._catalog, self._health, self._call_edge, self._log, payments=self._payments
+            )
         return self._web
 
     async def _call_edge(self, scope: Any, receive: Any, send: Any) -> None:

@@ -18,6 +18,7 @@ from tollbridge.core.catalog import Catalog
 from tollbridge.errors import ApiError, InternalError, MethodNotAllowed, NotFound, TollbridgeError
 from tollbridge.services import sessions
 from tollbridge.services.desk import Desk
+from tollbridge.services.payments import Payments
 from tollbridge.telemetry import RequestIds, RequestLine, RequestLog, now_ms
 from tollbridge.upstream.health import Health
 from tollbridge.web import access, guard, render
@@ -32,11 +33,20 @@ _STATIC = "/static/"
 
 
 class Web:
-    """Everything that is not `/v1`. `catalog`, `health` and `edge` as in `Shared`."""
+    """Everything that is not `/v1`. `catalog`, `health`, `edge` and `payments` as in `Shared`."""
 
-    def __init__(self, desk: Desk, catalog: Callable[[], Catalog], health: Health, edge: Edge, log: RequestLog) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        catalog: Callable[[], Catalog],
+        health: Health,
+        edge: Edge,
+        log: RequestLog,
+        *,
+        payments: Callable[[], Payments],
+    ) -> None:
         static = Static()
-        self._shared = Shared(desk, catalog, health, edge, render.environment(static), static)
+        self._shared = Shared(desk, catalog, health, edge, render.environment(static), static, payments)
         self._log = log
         self._request_id = RequestIds()
         self._routes = [(Route(page.path, _unused, methods=[page.method]), page) for page in PAGES]

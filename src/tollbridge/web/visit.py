@@ -14,6 +14,7 @@ from tollbridge.core.addresses import client_address
 from tollbridge.core.catalog import Catalog
 from tollbridge.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from tollbridge.services.desk import Desk
+from tollbridge.services.payments import Payments
 from tollbridge.services.secrets import Secrets
 from tollbridge.services.sessions import Client, Presence, new_token
 from tollbridge.store.accounts import Account
@@ -39,7 +40,8 @@ Edge = Callable[[Any, Any, Any], Awaitable[None]]
 class Shared(msgspec.Struct, frozen=True):
     """What all pages share. `catalog` is what can be called at this moment, `health` what is known of its routes.
 
-    `edge` is the application below `/v1`, for the playground, which calls it as any client does.
+    `edge` is the application below `/v1`, for the playground, which calls it as any client does. `payments` are the
+    ways to pay at this moment.
     """
 
     desk: Desk
@@ -48,6 +50,7 @@ class Shared(msgspec.Struct, frozen=True):
     edge: Edge
     templates: Environment
     static: Static
+    payments: Callable[[], Payments]
 
     @property
     def database(self) -> Database:

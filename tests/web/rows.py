@@ -45,6 +45,8 @@ ROWS: dict[str, Row] = {
     "GET /docs/api": Row(EVERYBODY),
     "GET /docs/{name}": Row(EVERYBODY),
     "GET /openapi.json": Row(EVERYBODY),
+    "GET /playground": Row(DEVELOPERS),
+    "POST /playground/chat": Row(DEVELOPERS),
     "GET /auth/register": Row(EVERYBODY),
     "GET /auth/register.html": Row(EVERYBODY),
     "POST /auth/register": Row(EVERYBODY),

@@ -141,7 +141,7 @@ async def api(visit: Visit) -> Response:
         groups=groups,
         parameters=openapi.parameters,
         problems=openapi.PROBLEMS,
-        filled=lambda text: filled(text, own),
+        inline=lambda text: markdown.inline(filled(text, own)),
         base_url=own.base_url,
     )
 

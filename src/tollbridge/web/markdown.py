@@ -84,6 +84,11 @@ def render(source: str) -> Text:
     return Text(title, Markup("".join(pieces)), tuple(headings))  # noqa: S704 - escaped by the renderer
 
 
+def inline(source: str) -> Markup:
+    """A line of text, without a paragraph around it."""
+    return Markup(_parser().renderInline(source))  # noqa: S704 - escaped by the renderer
+
+
 def tabs(name: str, codes: Sequence[Code]) -> Markup:
     """One of `codes` is shown, the first at first. `name` is an id that nothing else on the page has."""
     if len(codes) == 1:

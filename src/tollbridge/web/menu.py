@@ -4,7 +4,7 @@ import msgspec
 
 from tollbridge.services.sessions import Presence
 from tollbridge.web import access
-from tollbridge.web.page import ADMIN, MEMBER, OPERATOR, USER, Who
+from tollbridge.web.page import ADMIN, DEVELOPER, MEMBER, OPERATOR, USER, Who
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -21,6 +21,7 @@ MENU: tuple[tuple[str, tuple[Link, ...]], ...] = (
         "",
         (
             Link("/dashboard", "Overview", "layout-dashboard", MEMBER),
+            Link("/playground", "Playground", "flask-conical", DEVELOPER),
             Link("/dashboard/settings", "Profile and security", "shield", USER),
             Link("/dashboard/members", "Members", "users", ADMIN),
             Link("/dashboard/activity", "Activity", "history", ADMIN),

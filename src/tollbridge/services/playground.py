@@ -1,0 +1,59 @@
+"""The key by which an account's playground calls models: it pays and is limited as any other key does and is.
+
+Nobody is ever shown it and nothing is stored of it but its digest, as of all keys: it follows from the master secret
+and its own id, which follows from the account. It is made when the playground is first used, and anew when it was
+revoked.
+"""
+
+from collections.abc import Iterator
+from itertools import count
+
+import msgspec
+
+from tollbridge.core import keys as form
+from tollbridge.services.desk import Desk
+from tollbridge.services.keys import make
+from tollbridge.store import keys
+from tollbridge.store.accounts import Account
+from tollbridge.store.db import Duplicate, run
+
+LABEL = "Playground"
+_ID_LENGTH = 22
+
+
+async def key_of(desk: Desk, account: Account) -> str:
+    """The account's key, good for calls from now on. Never to be sent to anybody."""
+    prefix = desk.settings.brand.key_prefix
+    while True:
+        known = {key.public_id: key for key in await keys.of_account(desk.database, account.id)}
+        for public_id in _ids(desk, account, prefix):
+            if public_id not in known:
+                break
+            if known[public_id].revoked_at is None:
+                return _text(desk, prefix, public_id)
+        try:
+            await _create(desk, account, prefix, public_id)
+        except Duplicate:
+            continue  # another call was quicker
+        return _text(desk, prefix, public_id)
+
+
+def _ids(desk: Desk, account: Account, prefix: str) -> Iterator[str]:
+    """Each the id of the account's next key, once the one before was revoked."""
+    for number in count():
+        chance = int(desk.master.sign("playground/id", f"{account.public_id}/{prefix}/{number}"), 16)
+        yield f"key_{form.base62(chance, _ID_LENGTH)}"
+
+
+def _text(desk: Desk, prefix: str, public_id: str) -> str:
+    return form.make(prefix, bytes.fromhex(desk.master.sign("playground/key", public_id)))
+
+
+async def _create(desk: Desk, account: Account, prefix: str, public_id: str) -> None:
+    text = _text(desk, prefix, public_id)
+    _, row = make(desk.master, account.id, prefix, LABEL)
+    own = msgspec.structs.replace(
+        row, public_id=public_id, digest=desk.master.digest(text), hint=form.hint(prefix, text)
+    )
+    now = await desk.database.now()
+    await run(desk.database, lambda transaction: keys.create(transaction, own, now))

@@ -1,12 +1,14 @@
 """Price versions: the exact terms of a route, written once; what was charged by them refers to them."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from tollbridge.store.db import Database, Transaction, run
 from tollbridge.values import Price, Route
+
+_ALL = "SELECT id, terms FROM price_version"
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,6 +20,10 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     price: Price
     cost: Price
     multiplier_ppm: int = 1_000_000
+
+
+class _Named(msgspec.Struct, frozen=True):
+    model: str
 
 
 def terms_of(route: Route) -> Terms:
@@ -58,8 +64,23 @@ async def register(database: Database, terms: Sequence[Terms]) -> list[int]:
 
 async def read(database: Transaction) -> dict[int, Terms]:
     """All versions. ValueError: a row is not what was written."""
-    rows = await database.fetch("SELECT id, terms FROM price_version")
+    rows = await database.fetch(_ALL)
     return {id_: msgspec.json.decode(text, type=Terms) for id_, text in rows}
+
+
+async def some(database: Transaction, versions: Iterable[int]) -> dict[int, Terms]:
+    """Those of `versions` that there are."""
+    wanted = f",{','.join(map(str, sorted(set(versions))))},"
+    rows = await database.fetch(
+        "SELECT id, terms FROM price_version WHERE CAST($1 AS TEXT) LIKE '%,' || CAST(id AS TEXT) || ',%'", wanted
+    )
+    return {id_: msgspec.json.decode(text, type=Terms) for id_, text in rows}
+
+
+async def of_model(database: Transaction, text: str) -> frozenset[int]:
+    """The versions of all models whose name holds `text`, in whatever case."""
+    names = {id_: msgspec.json.decode(terms, type=_Named).model for id_, terms in await database.fetch(_ALL)}
+    return frozenset(id_ for id_, name in names.items() if text.lower() in name.lower())
 
 
 async def _known(database: Transaction) -> list[tuple[bytes, int]]:

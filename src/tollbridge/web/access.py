@@ -1,6 +1,6 @@
 """Who may: the one place that decides it."""
 
-from tollbridge.errors import Forbidden, TollbridgeError
+from tollbridge.errors import Forbidden, InvalidApiKey, TollbridgeError
 from tollbridge.services.sessions import Presence
 from tollbridge.web.page import Page, Who
 
@@ -25,8 +25,13 @@ def allows(who: Who, presence: Presence | None) -> bool:
 
 
 def require(page: Page, presence: Presence | None, now: int) -> None:
-    """Raises `Forbidden`, or `Elsewhere` for who has to log in, set up a second factor, or give their password."""
+    """Raises `Forbidden`, or `Elsewhere` for who has to log in, set up a second factor, or give their password.
+
+    Programs are not sent anywhere: under `/api/` a stranger is refused with `InvalidApiKey`.
+    """
     who = page.who
+    if who.user and presence is None and page.path.startswith("/api/"):
+        raise InvalidApiKey("Log in, or send a management key of the account as `Authorization: Bearer …`.")
     if who.user and presence is None:
         raise Elsewhere("/auth/login")
     if presence is not None and who.operator and presence.user.operator and presence.user.totp_since is None:

@@ -16,7 +16,7 @@ from starlette.routing import Match, Route
 
 from tollbridge.core.catalog import Catalog
 from tollbridge.errors import ApiError, InternalError, MethodNotAllowed, NotFound, TollbridgeError
-from tollbridge.services import sessions
+from tollbridge.services import management_keys, sessions
 from tollbridge.services.desk import Desk
 from tollbridge.services.payments import Payments
 from tollbridge.telemetry import RequestIds, RequestLine, RequestLog, now_ms
@@ -94,6 +94,10 @@ class Web:
         else:
             visit.presence = presence
         visit.page = page = self._find(request)
+        if page.manage and "authorization" in request.headers:
+            # No browser sends this header by itself: there is no session, and nothing to forge.
+            visit.manager = await management_keys.find(shared.desk, request.headers["authorization"])
+            return await page.handler(visit)
         access.require(page, visit.presence, visit.now)
         if request.method not in guard.SAFE_METHODS:
             await visit.check_csrf()

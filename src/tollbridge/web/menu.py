@@ -21,6 +21,9 @@ MENU: tuple[tuple[str, tuple[Link, ...]], ...] = (
         "",
         (
             Link("/dashboard", "Overview", "layout-dashboard", MEMBER),
+            Link("/dashboard/usage", "Usage", "chart-no-axes-column", MEMBER),
+            Link("/dashboard/requests", "Requests", "activity", MEMBER),
+            Link("/dashboard/keys", "API keys", "key-round", DEVELOPER),
             Link("/playground", "Playground", "flask-conical", DEVELOPER),
             Link("/dashboard/settings", "Profile and security", "shield", USER),
             Link("/dashboard/members", "Members", "users", ADMIN),

@@ -39,6 +39,7 @@ class Page(msgspec.Struct, frozen=True):
     """`path` may hold `{name}` (a segment) and `{name:path}` (the rest). `method`: GET answers HEAD too.
 
     `fresh`: only for who proved a moment ago who they are; others are asked for their password first.
+    `manage`: for programs too that show a management key of the account.
     """
 
     method: str
@@ -46,3 +47,4 @@ class Page(msgspec.Struct, frozen=True):
     who: Who
     handler: Handler
     fresh: bool = False
+    manage: bool = False

@@ -26,6 +26,7 @@ def environment(static: Static) -> Environment:
     )
     made.globals |= {"asset": static.url, "icon": icon}
     made.filters |= {"usd": usd, "exact_usd": money.format_usd, "number": number}
+    made.filters |= {"span": span, "short": short, "second": second}
     made.filters |= {"time": time, "date": date, "ago": ago, "browser": browser}
     return made
 
@@ -54,9 +55,31 @@ def number(value: int) -> str:
     return f"{value:,}"
 
 
+def short(value: int) -> str:
+    """`12,345`, `1.2M`, `34B`: for where there is little room."""
+    for size, unit in ((10**9, "B"), (10**6, "M")):
+        if value >= size:
+            return f"{value * 10 // size / 10:,.1f}".removesuffix(".0") + unit
+    return number(value)
+
+
+def span(milliseconds: int) -> str:
+    """`850 ms`, `12.3 s`, `4 min 10 s`."""
+    if milliseconds < 1_000:
+        return f"{milliseconds} ms"
+    if milliseconds < 60_000:
+        return f"{milliseconds // 100 / 10} s"
+    return f"{milliseconds // 60_000} min {milliseconds % 60_000 // 1_000} s"
+
+
 def time(milliseconds: int) -> str:
     """`2027-01-31 18:00 UTC`."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def second(milliseconds: int) -> str:
+    """`2027-01-31 18:00:59`, UTC."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def date(milliseconds: int) -> str:

@@ -14,6 +14,8 @@ from tollbridge.core.addresses import client_address
 from tollbridge.core.catalog import Catalog
 from tollbridge.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from tollbridge.services.desk import Desk
+from tollbridge.services.key_management import Actor
+from tollbridge.services.management_keys import Manager
 from tollbridge.services.payments import Payments
 from tollbridge.services.secrets import Secrets
 from tollbridge.services.sessions import Client, Presence, new_token
@@ -69,6 +71,7 @@ class Visit:
     """One request for a page: who asks (`presence`, None for a stranger), for what, and the ways to answer.
 
     `half`: who has given a password, and not yet the second factor; nobody, for every page but that one.
+    `manager`: the program that asks in place of a person, by a management key.
     """
 
     def __init__(self, shared: Shared, request: Request, request_id: str) -> None:
@@ -77,6 +80,7 @@ class Visit:
         self.request_id = request_id
         self.presence: Presence | None = None
         self.half: Presence | None = None
+        self.manager: Manager | None = None
         self.now = 0
         self.page: Page | None = None
         self.afterwards: list[Coroutine[Any, Any, object]] = []
@@ -93,9 +97,17 @@ class Visit:
     @property
     def account(self) -> Account:
         """The account that they look at; for pages that are for members."""
+        if self.manager is not None:
+            return self.manager.account
         assert self.presence is not None
         assert self.presence.account is not None
         return self.presence.account
+
+    @property
+    def actor(self) -> Actor:
+        """Who does what is done here, for the account's activity."""
+        name = self.user.email if self.manager is None else f"management key {self.manager.key.hint}"
+        return Actor(name, self.client.address)
 
     @property
     def client(self) -> Client:

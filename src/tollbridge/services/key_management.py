@@ -1,0 +1,217 @@
+"""What people and programs do with the API keys of their account: make, change, rotate, switch off, revoke.
+
+Each deed is noted in the account's activity, and obeyed by the key's next call.
+"""
+
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_network
+from typing import TypeVar
+
+import msgspec
+
+from tollbridge.core.ledger import MAX_AMOUNT
+from tollbridge.errors import InvalidRequest, NotFound
+from tollbridge.services import keys, reveal
+from tollbridge.services.desk import Desk
+from tollbridge.services.keys import MadeKey
+from tollbridge.store import activity, managed_keys
+from tollbridge.store import keys as key_rows
+from tollbridge.store.activity import NewDeed
+from tollbridge.store.db import Transaction, run
+from tollbridge.store.managed_keys import ManagedKey, Rules
+
+T = TypeVar("T")
+
+HOUR_MS = 3_600_000
+RESETS = ("daily", "weekly", "monthly")
+# How long a rotated key lives on: "" for good, until it is revoked.
+OVERLAPS = {"none": 0, "1h": HOUR_MS, "24h": 24 * HOUR_MS, "": None}
+MOST_KEYS = 500
+
+_LONGEST_LABEL = 100
+_MOST_RATE = 1_000_000_000
+_MOST_PATTERNS = 100
+_LONGEST_PATTERN = 200
+
+
+class Actor(msgspec.Struct, frozen=True):
+    """Who does it, and the network address that they do it from."""
+
+    name: str
+    address: str
+
+    def deed(self, account_id: int, action: str, detail: str) -> NewDeed:
+        return NewDeed(account_id=account_id, actor=self.name, action=action, detail=detail, address=self.address)
+
+
+async def create(desk: Desk, account_id: int, label: str, rules: Rules, actor: Actor) -> MadeKey:
+    """A new key. InvalidRequest: the label or a rule cannot be."""
+    now = await desk.database.now()
+    label, rules = check_label(label), check_rules(rules, now)
+
+    async def use_case(transaction: Transaction) -> MadeKey:
+        if sum(key.revoked_at is None for key in await managed_keys.of_account(transaction, account_id)) >= MOST_KEYS:
+            raise InvalidRequest(f"An account has at most {MOST_KEYS} keys. Revoke some first.")
+        made = await _add(desk, transaction, account_id, (label, rules), now)
+        await activity.add(transaction, actor.deed(account_id, "key.created", label), now)
+        return made
+
+    return await run(desk.database, use_case)
+
+
+async def change(desk: Desk, account_id: int, public_id: str, label: str, rules: Rules, actor: Actor) -> None:
+    """Give a key another label and other rules. NotFound; InvalidRequest as for `create`."""
+    now = await desk.database.now()
+    label = check_label(label)
+
+    async def use_case(transaction: Transaction, key: ManagedKey) -> None:
+        # A key that has expired may keep its date.
+        checked = check_rules(rules, 0 if rules.expires_at == key.expires_at else now)
+        await managed_keys.rename(transaction, key.id, label)
+        await managed_keys.set_rules(transaction, key, checked)
+        await activity.add(transaction, actor.deed(account_id, "key.changed", label or key.hint), now)
+
+    await _with_key(desk, account_id, public_id, use_case)
+
+
+async def rotate(desk: Desk, account_id: int, public_id: str, overlap: str, actor: Actor) -> MadeKey:
+    """A new key with the label and the rules of this one, which lives on for as long as `OVERLAPS` says.
+
+    InvalidRequest: no such overlap, or the key does not work any more. What the old key spent of a limit, it spent:
+    the new one begins with the whole of it.
+    """
+    if overlap not in OVERLAPS:
+        names = ", ".join(repr(each) for each in OVERLAPS if each)
+        raise InvalidRequest(f"overlap is one of {names}, or left out", param="overlap")
+    lives = OVERLAPS[overlap]
+    now = await desk.database.now()
+
+    async def use_case(transaction: Transaction, key: ManagedKey) -> MadeKey:
+        if key.state(now) in {"revoked", "expired"}:
+            raise InvalidRequest("This key does not work any more: make a new one.", param="id")
+        rules = Rules(**{name: getattr(key, name) for name in Rules.__struct_fields__})
+        made = await _add(desk, transaction, account_id, (key.label, rules), now)
+        if lives == 0:
+            await key_rows.revoke(transaction, account_id, public_id, now)
+        elif lives is not None:
+            await managed_keys.end(transaction, key.id, now + lives)
+        await activity.add(transaction, actor.deed(account_id, "key.rotated", key.name), now)
+        return made
+
+    return await _with_key(desk, account_id, public_id, use_case)
+
+
+async def set_disabled(desk: Desk, account_id: int, public_id: str, disabled: bool, actor: Actor) -> None:
+    """Refuse the key's calls until it is enabled again. NotFound."""
+    now = await desk.database.now()
+
+    async def use_case(transaction: Transaction, key: ManagedKey) -> None:
+        if (key.disabled_at is not None) == disabled:
+            return
+        await managed_keys.set_disabled(transaction, key.id, now if disabled else None)
+        await activity.add(
+            transaction, actor.deed(account_id, "key.disabled" if disabled else "key.enabled", key.name), now
+        )
+
+    await _with_key(desk, account_id, public_id, use_case)
+
+
+async def revoke(desk: Desk, account_id: int, public_id: str, actor: Actor) -> None:
+    """For good. NotFound. Revoking again changes nothing."""
+    now = await desk.database.now()
+
+    async def use_case(transaction: Transaction, key: ManagedKey) -> None:
+        if key.revoked_at is None:
+            await key_rows.revoke(transaction, account_id, public_id, now)
+            await activity.add(transaction, actor.deed(account_id, "key.revoked", key.name), now)
+
+    await _with_key(desk, account_id, public_id, use_case)
+
+
+async def find(desk: Desk, account_id: int, public_id: str) -> ManagedKey:
+    """Raises `NotFound`."""
+    return await _find(desk.database, account_id, public_id)
+
+
+# --- what may be wished for -----------------------------------------------------------------------------------------
+
+
+def check_label(label: str) -> str:
+    label = label.strip()
+    if len(label) > _LONGEST_LABEL or not (label.isprintable() or not label):
+        raise InvalidRequest(f"A label is at most {_LONGEST_LABEL} characters in one line.", param="label")
+    return label
+
+
+def check_rules(rules: Rules, now: int) -> Rules:
+    """The rules as they are stored. InvalidRequest names what cannot be."""
+    if rules.limit is not None and not 0 < rules.limit < MAX_AMOUNT:
+        raise InvalidRequest("A spend limit is an amount above zero, in USD.", param="limit_usd")
+    if rules.reset is not None and rules.reset not in RESETS:
+        raise InvalidRequest(f"A limit counts anew {', '.join(RESETS[:-1])} or {RESETS[-1]}.", param="limit_reset")
+    if rules.reset is not None and rules.limit is None:
+        raise InvalidRequest("Say how much may be spent in each period.", param="limit_usd")
+    for name in ("rpm", "tpm"):
+        rate = getattr(rules, name)
+        if rate is not None and not 0 < rate <= _MOST_RATE:
+            raise InvalidRequest(f"This is a whole number from 1 to {_MOST_RATE:,}.", param=name)
+    if rules.expires_at is not None and rules.expires_at <= now:
+        raise InvalidRequest("A key expires in the future.", param="expires_at")
+    return msgspec.structs.replace(
+        rules, models=_patterns(rules.models or ()) or None, addresses=_networks(rules.addresses or ()) or None
+    )
+
+
+def _patterns(texts: tuple[str, ...]) -> tuple[str, ...]:
+    wanted = tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
+    for each in wanted:
+        if len(each) > _LONGEST_PATTERN or not each.isprintable() or " " in each:
+            raise InvalidRequest("Write a model's name, or a pattern such as openai/*, on each line.", param="models")
+    if len(wanted) > _MOST_PATTERNS:
+        raise InvalidRequest(f"Name at most {_MOST_PATTERNS} models or patterns.", param="models")
+    return wanted
+
+
+def _networks(texts: tuple[str, ...]) -> tuple[str, ...]:
+    wanted = []
+    for text in texts:
+        if not text.strip():
+            continue
+        try:
+            wanted.append(str(ip_network(text.strip(), strict=False)))
+        except ValueError:
+            raise InvalidRequest(
+                f"{text.strip()[:60]!r} is no address: write 203.0.113.7 or 203.0.113.0/24 on each line.",
+                param="addresses",
+            ) from None
+    if len(wanted) > _MOST_PATTERNS:
+        raise InvalidRequest(f"Name at most {_MOST_PATTERNS} addresses or networks.", param="addresses")
+    return tuple(dict.fromkeys(wanted))
+
+
+async def _add(desk: Desk, transaction: Transaction, account_id: int, wish: tuple[str, Rules], now: int) -> MadeKey:
+    label, rules = wish
+    made, row = keys.make(desk.master, account_id, desk.settings.brand.key_prefix, label)
+    await key_rows.create(transaction, row, now)
+    await managed_keys.set_rules(transaction, await _find(transaction, account_id, made.public_id), rules)
+    if desk.settings.keys.reveal == "always":
+        await reveal.keep_copy(desk, transaction, made.public_id, made.text)
+    return made
+
+
+async def _with_key(
+    desk: Desk, account_id: int, public_id: str, work: Callable[[Transaction, ManagedKey], Awaitable[T]]
+) -> T:
+    async def use_case(transaction: Transaction) -> T:
+        return await work(transaction, await _find(transaction, account_id, public_id))
+
+    return await run(desk.database, use_case)
+
+
+async def _find(database: Transaction, account_id: int, public_id: str) -> ManagedKey:
+    # PostgreSQL takes no NUL in a text.
+    known = public_id.isascii() and public_id.isprintable()
+    key = await managed_keys.find(database, account_id, public_id) if known else None
+    if key is None:
+        raise NotFound("There is no such key in this account.", param="id")
+    return key

@@ -1,0 +1,90 @@
+"""Keys for programs that manage an account's API keys. They call no model, and reach nothing but `/api/`."""
+
+import secrets
+
+import msgspec
+
+from tollbridge.core import keys as form
+from tollbridge.errors import InvalidApiKey, InvalidRequest, NotFound
+from tollbridge.services import key_management
+from tollbridge.services.accounts import new_id
+from tollbridge.services.desk import Desk
+from tollbridge.services.key_management import Actor
+from tollbridge.services.keys import MadeKey
+from tollbridge.store import accounts, activity, management_keys
+from tollbridge.store.accounts import Account
+from tollbridge.store.db import Transaction, run
+from tollbridge.store.management_keys import ManagementKey
+
+MOST_KEYS = 20
+# Behind the brand's own prefix, so that nobody takes one for a key of `/v1`.
+_MARK = "manage_"
+_TOUCH_MS = 60_000
+
+
+class Manager(msgspec.Struct, frozen=True):
+    """A program that shows a management key, and the account that it manages."""
+
+    key: ManagementKey
+    account: Account
+
+
+async def create(desk: Desk, account_id: int, label: str, actor: Actor) -> MadeKey:
+    """The key can be shown now, and never again."""
+    label = key_management.check_label(label)
+    now = await desk.database.now()
+    prefix = desk.settings.brand.key_prefix + _MARK
+    text = form.make(prefix, secrets.token_bytes(form.RANDOM_BYTES))
+    row = ManagementKey(
+        id=0,
+        public_id=new_id("mgmt"),
+        account_id=account_id,
+        hint=form.hint(prefix, text),
+        label=label,
+        created_at=now,
+        used_at=None,
+        revoked_at=None,
+    )
+
+    async def use_case(transaction: Transaction) -> None:
+        if len(await management_keys.of_account(transaction, account_id)) >= MOST_KEYS:
+            raise InvalidRequest(f"An account has at most {MOST_KEYS} management keys. Revoke some first.")
+        await management_keys.create(transaction, row, desk.master.digest(text))
+        await activity.add(transaction, actor.deed(account_id, "management_key.created", label or row.hint), now)
+
+    await run(desk.database, use_case)
+    return MadeKey(row.public_id, text)
+
+
+async def find(desk: Desk, authorization: str) -> Manager:
+    """Who sends this `Authorization` header. Raises `InvalidApiKey`."""
+    scheme, _, text = authorization.partition(" ")
+    text = text.strip()
+    key = None
+    if scheme.lower() == "bearer" and form.well_formed(desk.settings.brand.key_prefix + _MARK, text):
+        key = await management_keys.find(desk.database, desk.master.digest(text))
+    account = None if key is None else await accounts.by_id(desk.database, key.account_id)
+    if key is None or account is None:
+        raise InvalidApiKey(
+            "This takes a management key (`Authorization: Bearer …`), which is made on the dashboard under API keys. "
+            "API keys for /v1 do not do here."
+        )
+    now = await desk.database.now()
+    if key.used_at is None or now - key.used_at > _TOUCH_MS:
+        await management_keys.touch(desk.database, key.id, now)
+    return Manager(key, account)
+
+
+async def revoke(desk: Desk, account_id: int, public_id: str, actor: Actor) -> None:
+    """Raises `NotFound`."""
+    now = await desk.database.now()
+
+    async def use_case(transaction: Transaction) -> bool:
+        if not await management_keys.revoke(transaction, account_id, public_id, now):
+            return False
+        await activity.add(transaction, actor.deed(account_id, "management_key.revoked", public_id), now)
+        return True
+
+    known = public_id.isascii() and public_id.isprintable()
+    if not known or not await run(desk.database, use_case):
+        raise NotFound("There is no such management key in this account.", param="id")

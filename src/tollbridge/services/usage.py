@@ -1,0 +1,124 @@
+"""What an account used: totals, over time, by model and by key. Exact at the moment of asking (`store.rollups`)."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from tollbridge.store import managed_keys, prices, rollups
+from tollbridge.store.db import Database
+from tollbridge.store.managed_keys import ManagedKey
+from tollbridge.store.rollups import DAY_MS, HOUR_MS, Period, Sums, Used
+
+# More series than these are one: the rest.
+MOST_SERIES = 6
+REST = "All others"
+NO_MODEL = "No model"
+GONE_KEY = "A key that is gone"
+
+
+class Range(msgspec.Struct, frozen=True):
+    """`count` steps of `step` milliseconds, the last of which has begun."""
+
+    name: str
+    title: str
+    step: int
+    count: int
+
+    def period(self, now: int) -> Period:
+        until = now // self.step * self.step + self.step
+        return Period(until - self.count * self.step, until, self.step)
+
+
+RANGES = {
+    each.name: each
+    for each in (
+        Range("24h", "24 hours", HOUR_MS, 24),
+        Range("7d", "7 days", 6 * HOUR_MS, 28),
+        Range("30d", "30 days", DAY_MS, 30),
+        Range("90d", "90 days", DAY_MS, 90),
+    )
+}
+
+
+class Series(msgspec.Struct, frozen=True):
+    """One line of a chart: `id` is a model's name or a key's public id, "" for what has none; `steps` in order."""
+
+    id: str
+    label: str
+    total: Sums
+    steps: list[Sums]
+
+
+class Report(msgspec.Struct, frozen=True):
+    """`total` is the sum of `models`, and of `keys`; both the dearest first."""
+
+    period: Period
+    total: Series
+    models: list[Series]
+    keys: list[Series]
+
+    @property
+    def starts(self) -> list[int]:
+        """When each step began, in milliseconds."""
+        return list(range(self.period.since, self.period.until, self.period.step))
+
+
+async def report(database: Database, account_id: int, period: Period) -> Report:
+    used = await rollups.read(database, account_id, period)
+    terms = await prices.some(database, (version for _, version in used.by_price))
+    keys = await managed_keys.of_account(database, account_id)
+    return arrange(
+        used,
+        period,
+        {version: each.model for version, each in terms.items()},
+        {key.id: key for key in keys},
+    )
+
+
+def arrange(used: Used, period: Period, models: dict[int, str], keys: dict[int, ManagedKey]) -> Report:
+    """The report, from sums and the names of price versions and keys."""
+
+    def of_version(version: int) -> tuple[str, str]:
+        model = models.get(version, "")
+        return model, model or NO_MODEL
+
+    def of_key(key_id: int) -> tuple[str, str]:
+        key = keys.get(key_id)
+        return (key.public_id, key.name) if key is not None else ("", GONE_KEY)
+
+    total = _series(used.by_price, period, lambda _: ("", "Total"))
+    return Report(
+        period,
+        total[0] if total else _empty(period),
+        _series(used.by_price, period, of_version),
+        _series(used.by_key, period, of_key),
+    )
+
+
+def fold(series: list[Series]) -> list[Series]:
+    """At most `MOST_SERIES` of them: what is over is one, and the last."""
+    if len(series) <= MOST_SERIES:
+        return series
+    kept, rest = series[: MOST_SERIES - 1], series[MOST_SERIES - 1 :]
+    total, steps = Sums(), [Sums() for _ in rest[0].steps]
+    for each in rest:
+        total.add(each.total)
+        for step, more in zip(steps, each.steps, strict=True):
+            step.add(more)
+    return [*kept, Series("", REST, total, steps)]
+
+
+def _series(sums: dict[tuple[int, int], Sums], period: Period, name: Callable[[int], tuple[str, str]]) -> list[Series]:
+    made: dict[str, Series] = {}
+    for (start, group), each in sums.items():
+        id_, label = name(group)
+        series = made.get(id_)
+        if series is None:
+            series = made[id_] = msgspec.structs.replace(_empty(period), id=id_, label=label)
+        series.total.add(each)
+        series.steps[(start - period.since) // period.step].add(each)
+    return sorted(made.values(), key=lambda each: (-each.total.charge, -each.total.requests, each.label))
+
+
+def _empty(period: Period) -> Series:
+    return Series("", "Total", Sums(), [Sums() for _ in range(period.since, period.until, period.step)])

@@ -1,0 +1,119 @@
+"""API keys as their account manages them: all that may be shown of them, and all that may be changed."""
+
+import msgspec
+
+from tollbridge.store.db import Transaction
+from tollbridge.store.meta import raise_cache_epoch
+
+_SELECT = """
+SELECT api_key.id, public_id, hint, label, limit_nano, limit_reset, spent, held, models, addresses, rpm, tpm,
+  created_at, expires_at, disabled_at, revoked_at
+FROM api_key LEFT JOIN key_spend ON key_spend.key_id = api_key.id
+"""
+_TEXTS = msgspec.json.Decoder(tuple[str, ...])
+
+
+class ManagedKey(msgspec.Struct, frozen=True, kw_only=True):
+    """Amounts in nano-USD, times in milliseconds. `limit` counts anew each `reset` (`daily`, `weekly`, `monthly`).
+
+    `spent` and `held` are kept for a key with a limit only, and are those of the period that was last spent in.
+    `models`: patterns, `addresses`: networks; None: all.
+    """
+
+    id: int
+    public_id: str
+    hint: str
+    label: str
+    limit: int | None
+    reset: str | None
+    spent: int | None
+    held: int | None
+    models: tuple[str, ...] | None
+    addresses: tuple[str, ...] | None
+    rpm: int | None
+    tpm: int | None
+    created_at: int
+    expires_at: int | None
+    disabled_at: int | None
+    revoked_at: int | None
+
+    @property
+    def name(self) -> str:
+        return self.label or self.hint
+
+    def state(self, now: int) -> str:
+        """`live`, or why it does not work: `revoked`, `expired`, `disabled`."""
+        if self.revoked_at is not None and self.revoked_at <= now:
+            return "revoked"
+        if self.expires_at is not None and self.expires_at <= now:
+            return "expired"
+        return "live" if self.disabled_at is None else "disabled"
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """What a key may do; None: no bound of its own."""
+
+    limit: int | None = None
+    reset: str | None = None
+    models: tuple[str, ...] | None = None
+    addresses: tuple[str, ...] | None = None
+    rpm: int | None = None
+    tpm: int | None = None
+    expires_at: int | None = None
+
+
+async def of_account(database: Transaction, account_id: int) -> list[ManagedKey]:
+    """All keys of an account, the newest first."""
+    rows = await database.fetch(f"{_SELECT} WHERE account_id = $1 ORDER BY api_key.id DESC", account_id)
+    return [_key(row) for row in rows]
+
+
+async def find(database: Transaction, account_id: int, public_id: str) -> ManagedKey | None:
+    rows = await database.fetch(f"{_SELECT} WHERE account_id = $1 AND public_id = $2", account_id, public_id)
+    return _key(rows[0]) if rows else None
+
+
+async def rename(transaction: Transaction, key_id: int, label: str) -> None:
+    await transaction.execute("UPDATE api_key SET label = $2 WHERE id = $1", key_id, label)
+
+
+async def set_disabled(transaction: Transaction, key_id: int, since: int | None) -> None:
+    """Its next call is refused; or, with None, taken again."""
+    await transaction.execute("UPDATE api_key SET disabled_at = $2 WHERE id = $1", key_id, since)
+    await raise_cache_epoch(transaction)
+
+
+async def end(transaction: Transaction, key_id: int, at: int) -> None:
+    """The key lives until `at`, and no longer than it would have."""
+    await transaction.execute(
+        "UPDATE api_key SET expires_at = CASE WHEN expires_at < $2 THEN expires_at ELSE $2 END WHERE id = $1",
+        *(key_id, at),
+    )
+    await raise_cache_epoch(transaction)
+
+
+async def set_rules(transaction: Transaction, key: ManagedKey, rules: Rules) -> None:
+    """What the key may do from its next call on. A first limit counts what is spent from now on."""
+    await transaction.execute(
+        "UPDATE api_key SET limit_nano = $2, limit_reset = $3, models = $4, addresses = $5, rpm = $6, tpm = $7, "
+        "expires_at = $8 WHERE id = $1",
+        *(key.id, rules.limit, rules.reset, _texts(rules.models), _texts(rules.addresses), rules.rpm, rules.tpm),
+        rules.expires_at,
+    )
+    if rules.limit is not None:
+        await transaction.execute(
+            "INSERT INTO key_spend (key_id, spent, held) VALUES ($1, 0, 0) ON CONFLICT DO NOTHING", key.id
+        )
+    await raise_cache_epoch(transaction)
+
+
+def _texts(values: tuple[str, ...] | None) -> str | None:
+    return None if values is None else msgspec.json.encode(values).decode()
+
+
+def _key(row: tuple[object, ...]) -> ManagedKey:
+    values = dict(zip(ManagedKey.__struct_fields__, row, strict=True))
+    for name in ("models", "addresses"):
+        if isinstance(text := values[name], str):
+            values[name] = _TEXTS.decode(text)
+    return msgspec.convert(values, ManagedKey)

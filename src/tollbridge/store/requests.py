@@ -1,0 +1,149 @@
+"""Requests of an account, the newest first: a page at a time, filtered, and never a long search in one statement."""
+
+import msgspec
+
+from tollbridge.store.db import Row, Transaction
+from tollbridge.store.ledger.rows import STREAMED, read_meters
+from tollbridge.values import Outcome
+
+# What one statement looks through for what a filter wants.
+WINDOW = 20_000
+
+_COLUMNS = (
+    "hold_id, ended_at, key_id, price_version, charge, cost, input + cache_read + cache_write + cache_write_1h, "
+    "cache_read, output, reasoning, started_at, duration_ms, first_byte_ms, outcome, status, flags, finish, meters"
+)
+_OLDER = "FROM usage WHERE account_id = $1 AND (ended_at, hold_id) < ($2, $3)"
+_ORDER = "ORDER BY ended_at DESC, hold_id DESC"
+_PAGE = f"SELECT {_COLUMNS} {_OLDER} AND ended_at >= $4 {_ORDER} LIMIT $5"
+_BOUND = f"SELECT ended_at, hold_id {_OLDER} AND ended_at >= $4 {_ORDER} LIMIT 1 OFFSET $5"
+# `$8`: ids of price versions as ",3,17,", or NULL for all of them. `$9`: 1, only what failed; 0, only what did not.
+_FILTERED = (
+    f"SELECT {_COLUMNS} {_OLDER} AND (ended_at, hold_id) >= ($4, $5) "
+    "AND (CAST($7 AS BIGINT) IS NULL OR key_id = $7) "
+    "AND (CAST($8 AS TEXT) IS NULL OR $8 LIKE '%,' || CAST(price_version AS TEXT) || ',%') "
+    "AND (CAST($9 AS BIGINT) IS NULL OR (CASE WHEN outcome > 2 THEN 1 ELSE 0 END) = $9) "
+    f"{_ORDER} LIMIT $6"
+)
+# The last day with such requests, of those that are summed already.
+_LAST_DAY = (
+    "SELECT MAX(start) FROM usage_rollup WHERE account_id = $1 AND span = 86400000 AND start <= $2 "
+    "AND (CAST($3 AS BIGINT) IS NULL OR key_id = $3) "
+    "AND (CAST($4 AS TEXT) IS NULL OR $4 LIKE '%,' || CAST(price_version AS TEXT) || ',%') "
+    "AND (CAST($5 AS BIGINT) IS NULL OR (CASE WHEN $5 = 1 THEN errors ELSE requests - errors END) > 0)"
+)
+
+Place = tuple[int, int]
+NEWEST: Place = (1 << 62, 1 << 62)
+
+
+class Filter(msgspec.Struct, frozen=True, kw_only=True):
+    """What is wanted; None: all. `since` in milliseconds. `versions`: prices by which it was charged."""
+
+    since: int = 0
+    key_id: int | None = None
+    versions: frozenset[int] | None = None
+    failed: bool | None = None
+
+    @property
+    def plain(self) -> bool:
+        return self.key_id is None and self.versions is None and self.failed is None
+
+    @property
+    def _arguments(self) -> tuple[int | None, str | None, int | None]:
+        versions = None if self.versions is None else f",{','.join(map(str, sorted(self.versions)))},"
+        return self.key_id, versions, None if self.failed is None else int(self.failed)
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """One request. Nano-USD, tokens, milliseconds. `prompt` and `output` are all tokens that were read and written."""
+
+    hold: int
+    ended_at: int
+    key_id: int
+    price_version: int
+    charge: int
+    cost: int
+    prompt: int
+    cached: int
+    output: int
+    reasoning: int
+    started_at: int
+    duration_ms: int
+    first_byte_ms: int | None
+    outcome: Outcome
+    status: int
+    streamed: bool
+    finish: str | None
+
+    @property
+    def place(self) -> Place:
+        return self.ended_at, self.hold
+
+    @property
+    def failed(self) -> bool:
+        return self.outcome > Outcome.CLIENT_LEFT
+
+
+class Found(msgspec.Struct, frozen=True):
+    """`next`: where to go on; None: there is no more. Few lines with a `next` only say that the search is not over."""
+
+    lines: list[Line]
+    next: Place | None
+
+
+async def page(database: Transaction, account_id: int, wanted: Filter, before: Place, count: int) -> Found:
+    """Up to `count` requests that ended before `before`."""
+    if wanted.plain:
+        rows = await database.fetch(_PAGE, account_id, *before, wanted.since, count + 1)
+        return _found(rows, count, None)
+    end = await _bound(database, account_id, wanted, before)
+    floor = (wanted.since, -1) if end is None else end
+    rows = await database.fetch(_FILTERED, account_id, *before, *floor, count + 1, *wanted._arguments)
+    if rows or end is None:
+        return _found(rows, count, end)
+    # Nothing in so many requests: go on where the sums say that there is something.
+    day = (await database.fetch(_LAST_DAY, account_id, end[0], *wanted._arguments))[0][0]
+    if day is None or day + 86_400_000 <= wanted.since:
+        return Found([], None)
+    before = min(end, (day + 86_400_000, -1))
+    end = await _bound(database, account_id, wanted, before)
+    floor = (wanted.since, -1) if end is None else end
+    rows = await database.fetch(_FILTERED, account_id, *before, *floor, count + 1, *wanted._arguments)
+    return _found(rows, count, end)
+
+
+async def _bound(database: Transaction, account_id: int, wanted: Filter, before: Place) -> Place | None:
+    """The last place that one statement looks at; None: it sees to the end."""
+    rows = await database.fetch(_BOUND, account_id, *before, wanted.since, WINDOW)
+    return (rows[0][0], rows[0][1]) if rows else None
+
+
+def _found(rows: list[Row], count: int, end: Place | None) -> Found:
+    lines = [_line(row) for row in rows[:count]]
+    return Found(lines, lines[-1].place if len(rows) > count else end)
+
+
+def _line(row: Row) -> Line:
+    *plain, outcome, status, flags, finish, meters = row
+    hold, ended_at, key_id, version, charge, cost, prompt, cached, output, reasoning, started, duration, first = plain
+    rare = read_meters(meters) if meters else {}
+    return Line(
+        hold=hold,
+        ended_at=ended_at,
+        key_id=key_id,
+        price_version=version,
+        charge=charge,
+        cost=cost,
+        prompt=prompt + rare.get("audio_input", 0),
+        cached=cached,
+        output=output + rare.get("audio_output", 0) + rare.get("image_output", 0),
+        reasoning=reasoning,
+        started_at=started,
+        duration_ms=duration,
+        first_byte_ms=first,
+        outcome=Outcome(outcome),
+        status=status,
+        streamed=bool(flags & STREAMED),
+        finish=finish,
+    )

@@ -1,0 +1,160 @@
+"""`/api/keys`: what the pages of API keys do, for programs. Who they are is said by a session or a management key."""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from starlette.responses import Response
+
+from tollbridge.core.money import format_usd
+from tollbridge.errors import InvalidRequest
+from tollbridge.services import key_management
+from tollbridge.services.keys import MadeKey
+from tollbridge.store import managed_keys, rollups
+from tollbridge.store.managed_keys import ManagedKey, Rules
+from tollbridge.web.keys import amount
+from tollbridge.web.page import DEVELOPER, Page
+from tollbridge.web.usage import iso, json_response
+from tollbridge.web.visit import Visit
+
+
+class KeyBody(msgspec.Struct, forbid_unknown_fields=True):
+    """What may be said of a key. Left out: as it is; null: no such bound."""
+
+    label: str | UnsetType = UNSET
+    limit_usd: str | UnsetType | None = UNSET
+    limit_reset: str | UnsetType | None = UNSET
+    expires_at: datetime | UnsetType | None = UNSET
+    models: list[str] | UnsetType | None = UNSET
+    addresses: list[str] | UnsetType | None = UNSET
+    rpm: int | UnsetType | None = UNSET
+    tpm: int | UnsetType | None = UNSET
+    disabled: bool | UnsetType = UNSET
+
+
+class RotateBody(msgspec.Struct, forbid_unknown_fields=True):
+    overlap: str = ""
+
+
+async def list_keys(visit: Visit) -> Response:
+    database, account = visit.shared.database, visit.account
+    keys = await managed_keys.of_account(database, account.id)
+    uses = await rollups.last_uses(database, account.id)
+    return json_response({"data": [_key_json(visit, key, uses) for key in keys]})
+
+
+async def one(visit: Visit) -> Response:
+    return json_response(await _shown(visit, visit.path("key")))
+
+
+async def create(visit: Visit) -> Response:
+    body = await _read(visit, KeyBody)
+    label = "" if isinstance(body.label, UnsetType) else body.label
+    desk = visit.shared.desk
+    made = await key_management.create(desk, visit.account.id, label, _rules(body, Rules()), visit.actor)
+    if body.disabled is True:
+        await key_management.set_disabled(desk, visit.account.id, made.public_id, True, visit.actor)
+    return json_response(await _made(visit, made), 201)
+
+
+async def change(visit: Visit) -> Response:
+    body, desk, account = await _read(visit, KeyBody), visit.shared.desk, visit.account
+    key = await key_management.find(desk, account.id, visit.path("key"))
+    before = Rules(**{name: getattr(key, name) for name in Rules.__struct_fields__})
+    label = key.label if isinstance(body.label, UnsetType) else body.label
+    await key_management.change(desk, account.id, key.public_id, label, _rules(body, before), visit.actor)
+    if not isinstance(body.disabled, UnsetType):
+        await key_management.set_disabled(desk, account.id, key.public_id, body.disabled, visit.actor)
+    return json_response(await _shown(visit, key.public_id))
+
+
+async def rotate(visit: Visit) -> Response:
+    body = await _read(visit, RotateBody)
+    made = await key_management.rotate(
+        visit.shared.desk, visit.account.id, visit.path("key"), body.overlap, visit.actor
+    )
+    return json_response(await _made(visit, made), 201)
+
+
+async def revoke(visit: Visit) -> Response:
+    await key_management.revoke(visit.shared.desk, visit.account.id, visit.path("key"), visit.actor)
+    return json_response(await _shown(visit, visit.path("key")))
+
+
+async def _read(visit: Visit, kind: type[key_management.T]) -> key_management.T:
+    try:
+        return msgspec.convert(await visit.json(), kind)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"The body cannot be: {error}") from None
+
+
+def _rules(body: KeyBody, before: Rules) -> Rules:
+    """The rules that were there, with what the body says in their place."""
+
+    def said(value: Any, there: Any) -> Any:
+        return there if isinstance(value, UnsetType) else value
+
+    limit, expires = body.limit_usd, body.expires_at
+    models, addresses = said(body.models, before.models), said(body.addresses, before.addresses)
+    return Rules(
+        limit=before.limit if isinstance(limit, UnsetType) else amount(limit or ""),
+        reset=said(body.limit_reset, before.reset),
+        models=None if models is None else tuple(models),
+        addresses=None if addresses is None else tuple(addresses),
+        rpm=said(body.rpm, before.rpm),
+        tpm=said(body.tpm, before.tpm),
+        expires_at=before.expires_at if isinstance(expires, UnsetType) else _time(expires),
+    )
+
+
+def _time(value: datetime | None) -> int | None:
+    if value is None:
+        return None
+    if value.tzinfo is None:
+        raise InvalidRequest("Write a time with its zone, such as 2027-01-31T00:00:00Z.", param="expires_at")
+    return int(value.timestamp() * 1000)
+
+
+async def _made(visit: Visit, made: MadeKey) -> dict[str, Any]:
+    """A new key with its text, which is shown only now."""
+    return {"key": made.text, **await _shown(visit, made.public_id)}
+
+
+async def _shown(visit: Visit, public_id: str) -> dict[str, Any]:
+    key = await key_management.find(visit.shared.desk, visit.account.id, public_id)
+    return _key_json(visit, key, await rollups.last_uses(visit.shared.database, visit.account.id))
+
+
+def _key_json(visit: Visit, key: ManagedKey, uses: dict[int, int]) -> dict[str, Any]:
+    def time(at: int | None) -> str | None:
+        return None if at is None else iso(at)
+
+    return {
+        "id": key.public_id,
+        "hint": key.hint,
+        "label": key.label,
+        "state": key.state(visit.now),
+        "limit_usd": None if key.limit is None else format_usd(key.limit),
+        "limit_reset": key.reset,
+        "spent_usd": None if key.limit is None else format_usd(key.spent or 0),
+        "models": key.models,
+        "addresses": key.addresses,
+        "rpm": key.rpm,
+        "tpm": key.tpm,
+        "created_at": iso(key.created_at),
+        "last_used_at": time(uses.get(key.id)),
+        "expires_at": time(key.expires_at),
+        "disabled": key.disabled_at is not None,
+        "revoked_at": time(key.revoked_at),
+    }
+
+
+PAGES = (
+    Page("GET", "/api/keys", DEVELOPER, list_keys, manage=True),
+    Page("POST", "/api/keys", DEVELOPER, create, manage=True),
+    Page("GET", "/api/keys/{key}", DEVELOPER, one, manage=True),
+    Page("PATCH", "/api/keys/{key}", DEVELOPER, change, manage=True),
+    Page("DELETE", "/api/keys/{key}", DEVELOPER, revoke, manage=True),
+    Page("POST", "/api/keys/{key}/rotate", DEVELOPER, rotate, manage=True),
+)

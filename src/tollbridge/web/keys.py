@@ -1,0 +1,233 @@
+"""API keys: the list, one key, making, changing, rotating and ending them; and keys for programs that do the same."""
+
+from datetime import UTC, datetime
+
+import msgspec
+from starlette.responses import Response
+
+from tollbridge.core import money
+from tollbridge.errors import ApiError, InvalidRequest
+from tollbridge.services import key_management, management_keys, reveal
+from tollbridge.services.key_management import OVERLAPS, RESETS
+from tollbridge.store import managed_keys, rollups
+from tollbridge.store import management_keys as management_rows
+from tollbridge.store.managed_keys import ManagedKey, Rules
+from tollbridge.store.rollups import DAY_MS
+from tollbridge.web.forms import Form
+from tollbridge.web.page import DEVELOPER, Page
+from tollbridge.web.visit import Visit
+
+PATH = "/dashboard/keys"
+FIELDS = ("label", "limit_usd", "limit_reset", "expires_at", "models", "addresses", "rpm", "tpm")
+RESET_NAMES = [("", "For good"), *((each, each.capitalize()) for each in RESETS)]
+OVERLAP_NAMES = [
+    ("", "Works until you revoke it"),
+    ("24h", "Works for 24 hours more"),
+    ("1h", "Works for an hour more"),
+    ("none", "Stops working at once"),
+]
+SAVED = {
+    "changed": "The key is changed. Its next call obeys.",
+    "disabled": "The key is disabled: its calls are refused.",
+    "enabled": "The key is enabled.",
+    "revoked": "The key is revoked, for good.",
+}
+
+
+async def list_keys(visit: Visit) -> Response:
+    return await _list(visit, Form())
+
+
+async def _list(visit: Visit, form: Form, status: int = 200) -> Response:
+    database, account = visit.shared.database, visit.account
+    keys = await managed_keys.of_account(database, account.id)
+    return visit.render(
+        "keys/list.html",
+        status=status,
+        form=form,
+        keys=[key for key in keys if key.state(visit.now) != "revoked"],
+        gone=[key for key in keys if key.state(visit.now) == "revoked"],
+        uses=await rollups.last_uses(database, account.id),
+        managers=await management_rows.of_account(database, account.id),
+        saved=SAVED.get(visit.query("saved"), ""),
+    )
+
+
+async def new(visit: Visit) -> Response:
+    return visit.render("keys/new.html", form=Form(), resets=RESET_NAMES)
+
+
+async def create(visit: Visit) -> Response:
+    form = await visit.form()
+    try:
+        made = await key_management.create(
+            visit.shared.desk, visit.account.id, form["label"], rules_of(form), visit.actor
+        )
+    except InvalidRequest as error:
+        form = form.refused(error, *FIELDS)
+        return visit.render("keys/new.html", status=error.status, form=form, resets=RESET_NAMES)
+    return visit.render("keys/made.html", made=made, rotated=None, overlap="")
+
+
+async def one(visit: Visit) -> Response:
+    key = await key_management.find(visit.shared.desk, visit.account.id, visit.path("key"))
+    return await _one(visit, key, form_of(key))
+
+
+async def _one(visit: Visit, key: ManagedKey, form: Form, status: int = 200) -> Response:
+    shared, text = visit.shared, ""
+    if shared.settings.keys.reveal == "always":
+        shown = await reveal.keys_to_show(shared.desk, visit.account.id)
+        text = next((each.text for each in shown if each.public_id == key.public_id), "")
+    return visit.render(
+        "keys/key.html",
+        status=status,
+        key=key,
+        text=text,
+        state=key.state(visit.now),
+        form=form,
+        resets=RESET_NAMES,
+        overlaps=OVERLAP_NAMES,
+        used_at=(await rollups.last_uses(shared.database, visit.account.id)).get(key.id),
+        saved=SAVED.get(visit.query("saved"), ""),
+    )
+
+
+async def change(visit: Visit) -> Response:
+    form, account = await visit.form(), visit.account
+    key = await key_management.find(visit.shared.desk, account.id, visit.path("key"))
+    try:
+        rules = rules_of(form)
+        if form["expires_at"] == form_of(key)["expires_at"]:
+            # Shown by the day, kept to the millisecond.
+            rules = msgspec.structs.replace(rules, expires_at=key.expires_at)
+        await key_management.change(visit.shared.desk, account.id, key.public_id, form["label"], rules, visit.actor)
+    except InvalidRequest as error:
+        return await _one(visit, key, form.refused(error, *FIELDS), error.status)
+    return visit.redirect(f"{PATH}/{key.public_id}?saved=changed")
+
+
+async def rotate(visit: Visit) -> Response:
+    form, account, desk = await visit.form(), visit.account, visit.shared.desk
+    key = await key_management.find(desk, account.id, visit.path("key"))
+    try:
+        made = await key_management.rotate(desk, account.id, key.public_id, form["overlap"], visit.actor)
+    except InvalidRequest as error:
+        return await _one(visit, key, form_of(key).refused(error), error.status)
+    assert form["overlap"] in OVERLAPS
+    return visit.render("keys/made.html", made=made, rotated=key, overlap=form["overlap"])
+
+
+async def disable(visit: Visit) -> Response:
+    return await _switch(visit, disabled=True)
+
+
+async def enable(visit: Visit) -> Response:
+    return await _switch(visit, disabled=False)
+
+
+async def _switch(visit: Visit, *, disabled: bool) -> Response:
+    name = visit.path("key")
+    await key_management.set_disabled(visit.shared.desk, visit.account.id, name, disabled, visit.actor)
+    return visit.redirect(f"{PATH}/{name}?saved={'disabled' if disabled else 'enabled'}")
+
+
+async def revoke(visit: Visit) -> Response:
+    await key_management.revoke(visit.shared.desk, visit.account.id, visit.path("key"), visit.actor)
+    return visit.redirect(f"{PATH}?saved=revoked")
+
+
+async def create_manager(visit: Visit) -> Response:
+    form = await visit.form()
+    try:
+        made = await management_keys.create(visit.shared.desk, visit.account.id, form["label"], visit.actor)
+    except ApiError as error:
+        return await _list(visit, form.refused(error, "label"), error.status)
+    return visit.render("keys/made_manager.html", made=made, url=f"{visit.shared.desk.url}/api/keys")
+
+
+async def revoke_manager(visit: Visit) -> Response:
+    await management_keys.revoke(visit.shared.desk, visit.account.id, visit.path("manager"), visit.actor)
+    return visit.redirect(f"{PATH}?saved=revoked")
+
+
+# --- what is filled in ----------------------------------------------------------------------------------------------
+
+
+def rules_of(form: Form) -> Rules:
+    """InvalidRequest: a field cannot be read. What it says may still be refused."""
+    return Rules(
+        limit=amount(form["limit_usd"]),
+        reset=form["limit_reset"] or None,
+        models=tuple(form["models"].replace(",", "\n").splitlines()),
+        addresses=tuple(form["addresses"].replace(",", "\n").splitlines()),
+        rpm=_whole(form["rpm"], "rpm"),
+        tpm=_whole(form["tpm"], "tpm"),
+        expires_at=_day(form["expires_at"]),
+    )
+
+
+def form_of(key: ManagedKey) -> Form:
+    """The form as it was filled in for the key that there is."""
+    return Form(
+        {
+            "label": key.label,
+            "limit_usd": "" if key.limit is None else money.format_usd(key.limit),
+            "limit_reset": key.reset or "",
+            "models": "\n".join(key.models or ()),
+            "addresses": "\n".join(key.addresses or ()),
+            "rpm": "" if key.rpm is None else str(key.rpm),
+            "tpm": "" if key.tpm is None else str(key.tpm),
+            "expires_at": "" if key.expires_at is None else _last_day(key.expires_at),
+        }
+    )
+
+
+def amount(text: str) -> int | None:
+    """Nano-USD; None where nothing is said."""
+    text = text.strip().removeprefix("$")
+    if not text:
+        return None
+    try:
+        return money.parse_usd(text)
+    except ValueError:
+        raise InvalidRequest("Write an amount in USD, such as 25 or 0.50.", param="limit_usd") from None
+
+
+def _whole(text: str, name: str) -> int | None:
+    text = text.strip().replace(",", "")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise InvalidRequest("Write a whole number.", param=name)
+    return int(text)
+
+
+def _day(text: str) -> int | None:
+    """The end of a day."""
+    if not text.strip():
+        return None
+    try:
+        day = datetime.strptime(text.strip(), "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        raise InvalidRequest("Write a day as 2027-01-31.", param="expires_at") from None
+    return int(day.timestamp()) * 1000 + DAY_MS
+
+
+def _last_day(until: int) -> str:
+    return datetime.fromtimestamp((until - 1) / 1000, UTC).strftime("%Y-%m-%d")
+
+
+PAGES = (
+    Page("GET", PATH, DEVELOPER, list_keys),
+    Page("POST", PATH, DEVELOPER, create),
+    Page("GET", f"{PATH}/new", DEVELOPER, new),
+    Page("POST", f"{PATH}/management", DEVELOPER, create_manager),
+    Page("POST", f"{PATH}/management/{{manager}}/revoke", DEVELOPER, revoke_manager),
+    Page("GET", f"{PATH}/{{key}}", DEVELOPER, one),
+    Page("POST", f"{PATH}/{{key}}", DEVELOPER, change),
+    Page("POST", f"{PATH}/{{key}}/rotate", DEVELOPER, rotate),
+    Page("POST", f"{PATH}/{{key}}/disable", DEVELOPER, disable),
+    Page("POST", f"{PATH}/{{key}}/enable", DEVELOPER, enable),
+    Page("POST", f"{PATH}/{{key}}/revoke", DEVELOPER, revoke),
+)

@@ -20,7 +20,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -164,86 +163,37 @@ def translate_sqlite(error: sqlite3.Error | UnicodeDecodeError) -> Exception:
     return error
 
 
-class SqliteDatabase:
-    """One connection in a thread of its own."""
-
-    dialect = "sqlite"
+class _Lane:
+    """One connection in a thread of its own: one thing after another. It is opened when it is first used."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock = asyncio.Lock()
-        self._thread: ThreadPoolExecutor | None = None
+        self.lock = asyncio.Lock()
+        self._path = path
+        self._thread: ThreadPoolExecutor | None = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
         self._connection: sqlite3.Connection | None = None
 
-    async def start(self) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
-        try:
-            self._connection = await self._call(partial(connect_sqlite, self.path))
-        except BaseException:
-            self._thread.shutdown(wait=False)
-            self._thread = None
-            raise
-
     async def close(self) -> None:
-        thread, connection = self._thread, self._connection
-        self._thread = self._connection = None
-        if thread is not None and connection is not None:
-            await asyncio.get_running_loop().run_in_executor(thread, connection.close)
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            await asyncio.get_running_loop().run_in_executor(thread, self._let_go)
             thread.shutdown(wait=False)
 
-    async def now(self) -> int:
-        return time.time_ns() // 1_000_000
-
     async def fetch(self, sql: str, *args: Any) -> list[Row]:
-        async with self._lock:
-            return await self._fetch(sql, args)
+        return await self.call(lambda: self._cursor(sql, args).fetchall())
 
     async def execute(self, sql: str, *args: Any) -> int:
-        async with self._lock:
-            return await self._execute(sql, args)
+        return await self.call(lambda: max(0, self._cursor(sql, args).rowcount))
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
-        async with self._lock:
-            try:
-                await self._execute("BEGIN IMMEDIATE", ())
-                yield _SqliteTransaction(self)
-                await self._execute("COMMIT", ())
-            except BaseException:
-                # Whoever was cancelled has left its statement to the thread, which takes this one after it.
-                with contextlib.suppress(Exception):
-                    await self._call(self._roll_back)
-                raise
-
-    @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[Transaction]:
-        # On a connection of its own, so that everybody else goes on.
-        beside = SqliteDatabase(self.path)
-        await beside.start()
-        try:
-            await beside.execute("BEGIN")
-            # It is at its first read that SQLite takes the view.
-            await beside.fetch("SELECT 1 FROM sqlite_master LIMIT 1")
-            yield _SqliteTransaction(beside)
-        finally:
-            await beside.close()
-
-    async def _fetch(self, sql: str, args: Row) -> list[Row]:
-        return await self._call(lambda: self._cursor(sql, args).fetchall())
-
-    async def _execute(self, sql: str, args: Row) -> int:
-        return await self._call(lambda: max(0, self._cursor(sql, args).rowcount))
-
-    def _cursor(self, sql: str, args: Row) -> sqlite3.Cursor:
-        if self._connection is None:
-            raise Unavailable("The database is closed.", code="ledger_unavailable")
-        return self._connection.execute(sql, {str(number): value for number, value in enumerate(args, 1)})
-
-    def _roll_back(self) -> None:
+    def roll_back(self) -> None:
         if self._connection is not None and self._connection.in_transaction:
             self._connection.rollback()
 
-    async def _call(self, work: Callable[[], T]) -> T:
+    def open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = connect_sqlite(self._path)
+        return self._connection
+
+    async def call(self, work: Callable[[], T]) -> T:
         if self._thread is None:
             raise Unavailable("The database is closed.", code="ledger_unavailable")
         try:
@@ -251,16 +201,93 @@ class SqliteDatabase:
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise translate_sqlite(error) from error
 
+    def _cursor(self, sql: str, args: Row) -> sqlite3.Cursor:
+        return self.open().execute(sql, {str(number): value for number, value in enumerate(args, 1)})
 
-class _SqliteTransaction:
-    def __init__(self, database: SqliteDatabase) -> None:
-        self._database = database
+    def _let_go(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+# A long read (a page over a year of usage) leaves room for the look-up of a key.
+_READERS = 3
+
+
+class SqliteDatabase:
+    """Some connections that read and one that writes, so that nobody's read waits for a write or for a long read."""
+
+    dialect = "sqlite"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._writer: _Lane | None = None
+        self._readers: list[_Lane] = []
+
+    async def start(self) -> None:
+        self._writer = _Lane(self.path)
+        self._readers = [_Lane(self.path) for _ in range(_READERS)]
+        try:
+            await self._readers[0].call(self._readers[0].open)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        lanes = [*self._readers, *([] if self._writer is None else [self._writer])]
+        self._writer, self._readers = None, []
+        for lane in lanes:
+            await lane.close()
+
+    async def now(self) -> int:
+        return time.time_ns() // 1_000_000
 
     async def fetch(self, sql: str, *args: Any) -> list[Row]:
-        return await self._database._fetch(sql, args)
+        lane = next((lane for lane in self._readers if not lane.lock.locked()), None) or self._busy_reader()
+        async with lane.lock:
+            return await lane.fetch(sql, *args)
 
     async def execute(self, sql: str, *args: Any) -> int:
-        return await self._database._execute(sql, args)
+        lane = self._writing()
+        async with lane.lock:
+            return await lane.execute(sql, *args)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        lane = self._writing()
+        async with lane.lock:
+            try:
+                await lane.execute("BEGIN IMMEDIATE")
+                yield lane
+                await lane.execute("COMMIT")
+            except BaseException:
+                # Whoever was cancelled has left its statement to the thread, which takes this one after it.
+                with contextlib.suppress(Exception):
+                    await lane.call(lane.roll_back)
+                raise
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Transaction]:
+        # On a connection of its own, so that everybody else goes on.
+        beside = _Lane(self.path)
+        try:
+            await beside.execute("BEGIN")
+            # It is at its first read that SQLite takes the view.
+            await beside.fetch("SELECT 1 FROM sqlite_master LIMIT 1")
+            yield beside
+        finally:
+            await beside.close()
+
+    def _writing(self) -> _Lane:
+        if self._writer is None:
+            raise Unavailable("The database is closed.", code="ledger_unavailable")
+        return self._writer
+
+    def _busy_reader(self) -> _Lane:
+        """Whichever has the fewest in its queue would need to be known: by chance is as good."""
+        if not self._readers:
+            raise Unavailable("The database is closed.", code="ledger_unavailable")
+        return random.choice(self._readers)  # noqa: S311
 
 
 # --- PostgreSQL ---------------------------------------------------------------------------------------------------

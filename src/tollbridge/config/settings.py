@@ -113,6 +113,7 @@ class Billing(msgspec.Struct, frozen=True, kw_only=True):
     least_top_up: int = msgspec.field(name="least_top_up_usd")
     most_top_up: int = msgspec.field(name="most_top_up_usd")
     low_balance: tuple[int, ...] = msgspec.field(name="low_balance_usd")
+    customer_plans: tuple[str, ...]
 
 
 class Stripe(msgspec.Struct, frozen=True, kw_only=True):
@@ -448,6 +449,12 @@ SETTINGS = (
         kinds.PACKS,
         [1, 5],
         "A customer who has bought credit is told when less than this is left; an empty list tells nobody.",
+    ),
+    Setting(
+        "billing.customer_plans",
+        kinds.TEXTS,
+        ["free", "pro"],
+        "Plans to which customers may change by themselves, where their `price_usd` is none or 0.",
     ),
     Setting(
         "stripe.secret_key",

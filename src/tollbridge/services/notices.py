@@ -1,11 +1,14 @@
 """What customers are told about their money: a receipt, a top-up that stopped, little left."""
 
+from tollbridge.core.ledger import MAX_AMOUNT
 from tollbridge.core.money import format_usd
 from tollbridge.core.payments import Payment
+from tollbridge.errors import InvalidRequest
 from tollbridge.services.desk import Desk
 from tollbridge.services.mail import Mail
 from tollbridge.store import top_ups
-from tollbridge.store.db import Transaction, run
+from tollbridge.store.accounts import Account
+from tollbridge.store.db import Database, Transaction, run
 from tollbridge.store.top_ups import Low
 
 _BATCH = 200
@@ -50,22 +53,48 @@ async def tell_low_balances(desk: Desk) -> int:
     Who has more than all thresholds again is told again the next time.
     """
     thresholds = desk.settings.billing.low_balance
-    if not thresholds:
-        return 0
     now, count = await desk.database.now(), 0
     # The lowest first: who has almost nothing is not told of the higher ones too.
     for threshold in thresholds:
         for account in await top_ups.low(desk.database, threshold, _BATCH):
-            letter = low(desk.settings.brand.name, desk.url, account)
-
-            async def use_case(transaction: Transaction, account: Low = account, letter: Mail = letter) -> bool:
-                new = await top_ups.told(transaction, account.account_id, account.threshold, now)
-                if new:
-                    await desk.post.put(transaction, letter, now)
-                return new
-
-            if await run(desk.database, use_case):
-                desk.post.hurry(letter)
-                count += 1
-    await run(desk.database, lambda transaction: top_ups.forget_told(transaction, thresholds[-1]))
+            count += await _tell(desk, account, now)
+    for account in await top_ups.low_by_choice(desk.database, _BATCH):
+        count += await _tell(desk, account, now)
+    highest = thresholds[-1] if thresholds else 0
+    await run(desk.database, lambda transaction: top_ups.forget_told(transaction, highest))
     return count
+
+
+async def _tell(desk: Desk, account: Low, now: int) -> bool:
+    letter = low(desk.settings.brand.name, desk.url, account)
+
+    async def use_case(transaction: Transaction) -> bool:
+        new = await top_ups.told(transaction, account.account_id, account.threshold, now)
+        if new:
+            await desk.post.put(transaction, letter, now)
+        return new
+
+    told = await run(desk.database, use_case)
+    if told:
+        desk.post.hurry(letter)
+    return told
+
+
+async def choose_threshold(database: Database, account: Account, threshold: int | None) -> None:
+    """Tell this account when less than `threshold` nano-USD is left; 0: never, None: as the operator says.
+
+    InvalidRequest: it is more than an account can hold.
+    """
+    if threshold is not None and not 0 <= threshold < MAX_AMOUNT:
+        raise InvalidRequest("a threshold is 0, for no mail, or an amount in USD", param="threshold")
+    await run(database, lambda transaction: top_ups.choose_threshold(transaction, account.id, threshold))
+
+
+def is_low(account: Account, thresholds: tuple[int, ...]) -> bool:
+    """Whether pages should warn: less is left than the account's own threshold, or than the operator's highest.
+
+    Who never bought any is warned when all is gone: the first credit is a gift, and little.
+    """
+    if account.alert is not None:
+        return account.available < account.alert
+    return account.available <= 0 or (account.paid > 0 and account.available < max(thresholds, default=0))

@@ -7,13 +7,14 @@ from tollbridge.store.db import Transaction
 from tollbridge.store.meta import raise_cache_epoch
 
 _SELECT = """
-SELECT account.id, public_id, email, plan, created_at, paid, promo, held, frozen
+SELECT account.id, public_id, email, plan, created_at, paid, promo, held, frozen, balance_alert.threshold
 FROM account JOIN balance ON balance.account_id = account.id
+LEFT JOIN balance_alert ON balance_alert.account_id = account.id
 """
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `account` with its `balance`."""
+    """A row of `account` with its `balance`. `alert`: below which its owner wants to be told; None: nothing was said."""
 
     id: int
     public_id: str
@@ -24,6 +25,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     promo: int
     held: int
     frozen: bool
+    alert: int | None = None
 
     @property
     def available(self) -> int:
@@ -52,6 +54,22 @@ async def by_email(database: Transaction, email: str) -> Account | None:
 async def by_id(database: Transaction, account_id: int) -> Account | None:
     rows = await database.fetch(f"{_SELECT} WHERE account.id = $1", account_id)
     return _account(rows[0]) if rows else None
+
+
+async def by_public_id(database: Transaction, public_id: str) -> Account | None:
+    rows = await database.fetch(f"{_SELECT} WHERE public_id = $1", public_id)
+    return _account(rows[0]) if rows else None
+
+
+async def search(database: Transaction, text: str, before: int, count: int) -> list[Account]:
+    """Up to `count` accounts whose address or public id holds `text`, before id `before`, the newest first."""
+    pattern = "%" + text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+    rows = await database.fetch(
+        f"{_SELECT} WHERE account.id < $1 AND (email LIKE $2 ESCAPE '\\' OR public_id LIKE $2 ESCAPE '\\') "
+        "ORDER BY account.id DESC LIMIT $3",
+        *(before, pattern, count),
+    )
+    return [_account(row) for row in rows]
 
 
 async def set_email(transaction: Transaction, account_id: int, email: str) -> None:

@@ -18,6 +18,7 @@ async def close_account(transaction: Transaction, account_id: int, pseudonym: st
     await transaction.execute("DELETE FROM invitation WHERE account_id = $1", account_id)
     await transaction.execute("DELETE FROM activity WHERE account_id = $1", account_id)
     await transaction.execute("DELETE FROM auto_top_up WHERE account_id = $1", account_id)
+    await transaction.execute("DELETE FROM balance_alert WHERE account_id = $1", account_id)
     # Invoices keep what they said on their day: the law wants them kept.
     await transaction.execute(
         "UPDATE buyer SET name = '', address = '', tax_id = '', card = NULL, card_hint = NULL WHERE account_id = $1",

@@ -603,6 +603,16 @@ low_balance = Table(
     sqlite_strict=True,
 )
 
+balance_alert = Table(
+    "balance_alert",
+    metadata,
+    # The threshold that a customer chose in the place of the operator's; 0: never.
+    Column("account_id", Int64, ForeignKey("account.id"), primary_key=True, autoincrement=False),
+    Column("threshold", Int64, nullable=False),
+    CheckConstraint("threshold >= 0", name="balance_alert_not_negative"),
+    sqlite_strict=True,
+)
+
 byok = Table(
     "byok",
     metadata,

@@ -98,16 +98,42 @@ async def failed(transaction: Transaction, payment_id: int, most: int, why: str)
 
 
 async def low(database: Transaction, threshold: int, count: int) -> list[Low]:
-    """Accounts that have bought credit, have less than `threshold` left, and were not told of it or of less."""
+    """Accounts that have bought credit, have less than `threshold` left, and were not told of it or of less.
+
+    Without those that chose a threshold of their own.
+    """
     rows = await database.fetch(
         "SELECT account.id, email, paid + promo - held FROM account "
         "JOIN balance ON balance.account_id = account.id LEFT JOIN low_balance ON low_balance.account_id = account.id "
         "WHERE paid + promo - held < $1 AND (threshold IS NULL OR threshold > $1) AND EXISTS "
-        "(SELECT 1 FROM payment WHERE payment.account_id = account.id AND status = 'paid') "
-        "ORDER BY account.id LIMIT $2",
+        "(SELECT 1 FROM payment WHERE payment.account_id = account.id AND status = 'paid') AND NOT EXISTS "
+        "(SELECT 1 FROM balance_alert WHERE balance_alert.account_id = account.id) ORDER BY account.id LIMIT $2",
         *(threshold, count),
     )
     return [Low(account_id=row[0], email=row[1], available=row[2], threshold=threshold) for row in rows]
+
+
+async def low_by_choice(database: Transaction, count: int) -> list[Low]:
+    """Accounts with less left than the threshold that they chose, and that were not told of it."""
+    rows = await database.fetch(
+        "SELECT account.id, email, paid + promo - held, chosen.threshold FROM balance_alert AS chosen "
+        "JOIN account ON account.id = chosen.account_id JOIN balance ON balance.account_id = account.id "
+        "LEFT JOIN low_balance ON low_balance.account_id = account.id WHERE paid + promo - held < chosen.threshold "
+        "AND (low_balance.threshold IS NULL OR low_balance.threshold > chosen.threshold) "
+        "ORDER BY account.id LIMIT $1",
+        count,
+    )
+    return [Low(account_id=row[0], email=row[1], available=row[2], threshold=row[3]) for row in rows]
+
+
+async def choose_threshold(transaction: Transaction, account_id: int, threshold: int | None) -> None:
+    """From how little on this account is told; 0: never, None: as the operator says. It will be told anew."""
+    await transaction.execute("DELETE FROM balance_alert WHERE account_id = $1", account_id)
+    await transaction.execute("DELETE FROM low_balance WHERE account_id = $1", account_id)
+    if threshold is not None:
+        await transaction.execute(
+            "INSERT INTO balance_alert (account_id, threshold) VALUES ($1, $2)", account_id, threshold
+        )
 
 
 async def told(transaction: Transaction, account_id: int, threshold: int, now: int) -> bool:
@@ -122,8 +148,10 @@ async def told(transaction: Transaction, account_id: int, threshold: int, now: i
 
 
 async def forget_told(transaction: Transaction, highest: int) -> None:
-    """Whoever has more than all thresholds again will be told again."""
+    """Whoever has more than all thresholds again, or than the one they chose, will be told again."""
     await transaction.execute(
-        "DELETE FROM low_balance WHERE account_id IN (SELECT account_id FROM balance WHERE paid + promo - held >= $1)",
+        "DELETE FROM low_balance WHERE account_id IN (SELECT balance.account_id FROM balance "
+        "LEFT JOIN balance_alert ON balance_alert.account_id = balance.account_id "
+        "WHERE paid + promo - held >= COALESCE(balance_alert.threshold, $1))",
         highest,
     )

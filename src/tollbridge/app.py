@@ -186,7 +186,13 @@ class Gateway:
         if self._web is None:
             assert self._desk is not None
             self._web = module.Web(
-                self._desk, self._catalog, self._health, self._call_edge, self._log, payments=self._payments
+                self._desk,
+                self._catalog,
+                self._health,
+                self._call_edge,
+                self._log,
+                payments=self._payments,
+                limiter=self._limiter,
             )
         return self._web
 

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from tollbridge.core.ledger import Balance, EndRow, Hold, State, Verdict, decide
+from tollbridge.core.ledger import Allowance, Balance, EndRow, Hold, State, Verdict, decide
 from tollbridge.store.db import Transaction
 from tollbridge.store.keys import RULES, RULES_WIDTH, Rules, rules_of
 from tollbridge.store.ledger.rows import USAGE_COLUMNS, end_row, key_state
@@ -97,6 +97,14 @@ async def credit(database: Transaction, account_id: int) -> Credit:
     return Credit(paid=paid, promo=promo, held=held, frozen=bool(frozen), given=int(given), has_paid=bool(has_paid))
 
 
+async def allowance_used(database: Transaction, account_id: int, month: int) -> int:
+    """Tokens of what the account's plan includes that were used or are reserved in a month (YYYYMM)."""
+    rows = await database.fetch(
+        "SELECT used + held FROM allowance WHERE account_id = $1 AND period = $2", account_id, month
+    )
+    return int(rows[0][0]) if rows else 0
+
+
 async def key(database: Transaction, key_id: int, now: int) -> KeyFacts:
     rows = await database.fetch(
         f"SELECT public_id, hint, label, created_at, {RULES}, "  # noqa: S608 - a constant
@@ -147,6 +155,15 @@ async def spending(database: Transaction, account_id: int, key_id: int, since: t
     )
 
 
+async def allowance(database: Transaction, account_id: int, period: int) -> Allowance | None:
+    """What an account has had of the tokens of a month; None: nothing."""
+    rows = await database.fetch(
+        "SELECT account_id, period, included, used, held FROM allowance WHERE account_id = $1 AND period = $2",
+        *(account_id, period),
+    )
+    return Allowance(*rows[0]) if rows else None
+
+
 async def would_hold(database: Transaction, hold: Hold, now: int) -> Verdict:
     """What the ledger would say of `hold`, by the same rules. Nothing is held."""
     balances = await database.fetch(
@@ -163,4 +180,7 @@ async def would_hold(database: Transaction, hold: Hold, now: int) -> Verdict:
         state.balances[hold.account_id] = Balance(hold.account_id, paid, promo, held, bool(frozen))
     for row in keys:
         state.keys[hold.key_id] = key_state(hold.key_id, *row)
+    of_month = await allowance(database, hold.account_id, hold.period) if hold.period else None
+    if of_month is not None:
+        state.allowances[hold.account_id, hold.period] = of_month
     return decide(state, [hold], now).verdicts[0]

@@ -16,6 +16,7 @@ from starlette.routing import Match, Route
 
 from tollbridge.core.catalog import Catalog
 from tollbridge.errors import ApiError, InternalError, MethodNotAllowed, NotFound, TollbridgeError
+from tollbridge.limits.base import Limiter
 from tollbridge.services import management_keys, sessions
 from tollbridge.services.desk import Desk
 from tollbridge.services.payments import Payments
@@ -33,7 +34,7 @@ _STATIC = "/static/"
 
 
 class Web:
-    """Everything that is not `/v1`. `catalog`, `health`, `edge` and `payments` as in `Shared`."""
+    """Everything that is not `/v1`. `catalog`, `health`, `edge`, `payments` and `limiter` as in `Shared`."""
 
     def __init__(
         self,
@@ -44,9 +45,10 @@ class Web:
         log: RequestLog,
         *,
         payments: Callable[[], Payments],
+        limiter: Limiter,
     ) -> None:
         static = Static()
-        self._shared = Shared(desk, catalog, health, edge, render.environment(static), static, payments)
+        self._shared = Shared(desk, catalog, health, edge, render.environment(static), static, payments, limiter)
         self._log = log
         self._request_id = RequestIds()
         self._routes = [(Route(page.path, _unused, methods=[page.method]), page) for page in PAGES]

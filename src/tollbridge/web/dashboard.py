@@ -1,23 +1,64 @@
-"""The first page behind the log-in."""
+"""The first page behind the log-in: the key, the first call, what is left, and what was used lately."""
 
 from starlette.responses import Response
 
 from tollbridge.core import roles
 from tollbridge.services import reveal
-from tollbridge.store import keys, members
+from tollbridge.services import usage as service
+from tollbridge.services.standing import standing
+from tollbridge.services.usage import RANGES
+from tollbridge.store import managed_keys, members, requests
+from tollbridge.store.requests import NEWEST, Filter
+from tollbridge.values import Model
+from tollbridge.web import markdown, models, snippets
 from tollbridge.web.page import MEMBER, USER, Page
+from tollbridge.web.requests import OUTCOMES, names, public_id
+from tollbridge.web.usage import CHARTS, draw, first_token, latency
 from tollbridge.web.visit import Visit
+
+PERIOD = RANGES["7d"]
+RECENT = 8
+_SHOWN = ("spend", "requests")
 
 
 async def overview(visit: Visit) -> Response:
     shared, account = visit.shared, visit.account
+    database = shared.database
     assert visit.presence is not None
     shown = []
     if visit.presence.role in roles.DEVELOPERS and visit.request.method == "GET":
         shown = await reveal.keys_to_show(shared.desk, account.id)
-    of_account = await keys.of_account(shared.database, account.id)
-    live = [key for key in of_account if key.revoked_at is None]
-    return visit.render("dashboard/overview.html", shown=shown, keys=live, base_url=f"{shared.desk.url}/v1")
+    keys = [key for key in await managed_keys.of_account(database, account.id) if key.state(visit.now) == "live"]
+    report = await service.report(database, account.id, PERIOD.period(visit.now))
+    found = await requests.page(database, account.id, Filter(), NEWEST, RECENT)
+    model = chosen(visit)
+    base_url = f"{shared.desk.url}/v1"
+    code = snippets.first_call(base_url, model, shown[0].text if shown else snippets.KEY)
+    return visit.render(
+        "dashboard/overview.html",
+        shown=shown,
+        keys=keys[::-1],
+        base_url=base_url,
+        model=model,
+        models=[each.id for each in shared.catalog().models.values()],
+        code=markdown.tabs("first-call", code),
+        standing=await standing(database, shared.limiter, shared.settings.plans, account),
+        period=PERIOD,
+        total=report.total.total,
+        drawn=[draw(chart, report, [report.total]) for chart in CHARTS if chart.name in _SHOWN],
+        latency=latency,
+        first_token=first_token,
+        lines=found.lines,
+        ids=[public_id(visit, line.hold) for line in found.lines],
+        names=await names(visit, found.lines),
+        outcomes=OUTCOMES,
+    )
+
+
+def chosen(visit: Visit) -> Model | None:
+    """The model that the example calls: the one that was asked for, or the first that chats."""
+    catalog = visit.shared.catalog()
+    return catalog.models.get(visit.query("model")) or models.first_chat(catalog)
 
 
 async def no_account(visit: Visit) -> Response:

@@ -13,6 +13,7 @@ from tollbridge.config import Settings
 from tollbridge.core.addresses import client_address
 from tollbridge.core.catalog import Catalog
 from tollbridge.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from tollbridge.limits.base import Limiter
 from tollbridge.services.desk import Desk
 from tollbridge.services.key_management import Actor
 from tollbridge.services.management_keys import Manager
@@ -43,7 +44,7 @@ class Shared(msgspec.Struct, frozen=True):
     """What all pages share. `catalog` is what can be called at this moment, `health` what is known of its routes.
 
     `edge` is the application below `/v1`, for the playground, which calls it as any client does. `payments` are the
-    ways to pay at this moment.
+    ways to pay at this moment. `limiter` knows what is left of the limits of plans.
     """
 
     desk: Desk
@@ -53,6 +54,7 @@ class Shared(msgspec.Struct, frozen=True):
     templates: Environment
     static: Static
     payments: Callable[[], Payments]
+    limiter: Limiter
 
     @property
     def database(self) -> Database:

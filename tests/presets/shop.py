@@ -126,5 +126,6 @@ def hello(model: str, **fields: Any) -> Json:
 
 def is_error(body: Json) -> bool:
     """Whether it is an error in OpenAI's form, with the text in `detail` too."""
-    error = body["error"]
-    return error.keys() >= {"message", "type", "param", "code"} and body["detail"] == error["message"] != ""
+    error: Json = body["error"]
+    said: str = error["message"]
+    return error.keys() >= {"message", "type", "param", "code"} and said != "" and body["detail"] == said

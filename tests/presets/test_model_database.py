@@ -147,7 +147,7 @@ def test_an_answer_has_the_documented_form() -> None:
 
 
 def test_other_parameters_are_passed_on_to_the_model() -> None:
-    fields = {"temperature": 0.3, "max_tokens": 50, "top_p": 0.5, "stop": ["."], "presence_penalty": 1, "seed": 7}
+    fields: Any = {"temperature": 0.3, "max_tokens": 50, "top_p": 0.5, "stop": ["."], "presence_penalty": 1, "seed": 7}
 
     async def test() -> None:
         async with Shop("model-database") as shop:

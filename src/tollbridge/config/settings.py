@@ -76,8 +76,8 @@ class Brand(msgspec.Struct, frozen=True, kw_only=True):
     """`steps`: the way to a first call, a sentence each. `example_model`: the id that examples call."""
 
     name: str
-    tagline: str
-    lead: str
+    tagline: str | None = None
+    lead: str | None = None
     steps: tuple[str, ...]
     example_model: str
     key_prefix: str
@@ -326,8 +326,8 @@ SETTINGS = (
         "redis_url",
         kinds.REDIS_URL,
         None,
-        "`redis://host:6379/0` of a Redis or Valkey that holds the rate limits of all processes of one gateway. Without "
-        "it each process limits for itself, which is right for one.",
+        "`redis://host:6379/0` of a Redis or Valkey that holds the rate limits of all processes of one gateway. "
+        "Without it each process limits for itself, which is right for one.",
     ),
     Setting(
         "secret",
@@ -352,24 +352,20 @@ SETTINGS = (
     Setting(
         "brand.tagline",
         text('such as "One key for every model"', most=120),
-        "Every model behind one key",
-        "The headline of the home page.",
+        None,
+        "The headline of the home page. By default it says how many models there are.",
     ),
     Setting(
         "brand.lead",
         text('such as "Keep your code, change the base URL."', most=400),
-        "Keep the SDK that you have and change its base URL. Each answer says what it cost, to the last digit.",
-        "What stands below the headline.",
+        None,
+        "What stands below the headline, by default that the base URL is all that changes.",
     ),
     Setting(
         "brand.steps",
         kinds.LINES,
-        [
-            "Sign up with your e-mail address. No card is needed to begin.",
-            "Copy your API key from the dashboard.",
-            "Send your first request to the address below.",
-        ],
-        "The way to a first call, for the home page and the documentation.",
+        [],
+        "The way to a first call, for the home page: a sentence each. By default the usual three steps.",
     ),
     Setting(
         "brand.example_model",
@@ -713,4 +709,5 @@ SETTINGS = (
         False,
         "Try limits out: the log names the requests that `rpm`, `tpm` and `concurrency` would refuse, and none is.",
     ),
+    Setting("plans.NAME.listed", kinds.FLAG, True, "Whether pages offer it."),
 )

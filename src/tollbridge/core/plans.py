@@ -16,7 +16,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     `included_tokens` and `included_credit` are had anew each month. `markup_ppm` is what prices are multiplied by in
     place of the deployment's; None: that. `cost_cap`: the most that one request may cost. Outside of `since` to
     `until` the plan is not in effect. `shadow`: who would be limited is counted, and nobody is.
-    `title`, `description` and `price` (a month) are for pages.
+    `title`, `description` and `price` (a month) are for pages, which show what is `listed`.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     since: int = msgspec.field(name="from", default=0)
     until: int = FOR_EVER
     shadow: bool = False
+    listed: bool = True
 
     def allows(self, model: str) -> bool:
         return matches(self.models, model)

@@ -6,13 +6,14 @@ a line «parameters PATH» for the table of an endpoint's fields, «errors» for
 
 import html
 import re
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import msgspec
 from markupsafe import Markup
 from starlette.responses import Response
 
+from tollbridge.config.settings import Errors
 from tollbridge.errors import NotFound
 from tollbridge.web import markdown, models, openapi
 from tollbridge.web.markdown import Code, Text
@@ -48,6 +49,7 @@ class Fill(msgspec.Struct, frozen=True):
     header: str
     model: str
     embedding: str
+    errors: Errors
 
     @property
     def base_url(self) -> str:
@@ -87,7 +89,7 @@ def fill(visit: Visit) -> Fill:
     """This gateway's own, with models that it serves."""
     shared = visit.shared
     brand, catalog = shared.settings.brand, shared.catalog()
-    chat = models.first_chat(catalog)
+    chat = models.first_chat(catalog, brand.example_model)
     embedding = next((model.id for model in catalog.models.values() if model.type == "embedding"), "an-embedding-model")
     return Fill(
         name=brand.name,
@@ -96,6 +98,7 @@ def fill(visit: Visit) -> Fill:
         header=brand.header_prefix,
         model="a-model" if chat is None else chat.id,
         embedding=embedding,
+        errors=shared.settings.errors,
     )
 
 
@@ -107,7 +110,7 @@ def filled(text: str, own: Fill) -> str:
 @lru_cache(maxsize=128)
 def rendered(name: str, own: Fill) -> Text:
     source = (FOLDER / f"{name}.md").read_text("utf-8")
-    return markdown.render(filled(_TABLE.sub(_table, source), own))
+    return markdown.render(filled(_TABLE.sub(partial(_table, own), source), own))
 
 
 async def index(visit: Visit) -> Response:
@@ -140,7 +143,7 @@ async def api(visit: Visit) -> Response:
         guides=_groups(),
         groups=groups,
         parameters=openapi.parameters,
-        problems=openapi.PROBLEMS,
+        problems=openapi.problems(own.errors),
         inline=lambda text: markdown.inline(filled(text, own)),
         base_url=own.base_url,
     )
@@ -197,10 +200,10 @@ def _groups() -> dict[str, list[Guide]]:
     return groups
 
 
-def _table(match: re.Match[str]) -> str:
+def _table(own: Fill, match: re.Match[str]) -> str:
     """The table that a mark of a whole line stands for, in Markdown."""
     if match[1] == "errors":
-        rows = [f"| {each.status} | `{each.code}` | {each.advice} |" for each in openapi.PROBLEMS]
+        rows = [f"| {each.status} | `{each.code}` | {each.advice} |" for each in openapi.problems(own.errors)]
         return "\n".join(["| status | code | what to do |", "|---|---|---|", *rows])
     operation = next(each for each in openapi.OPERATIONS if each.path == match[2])
     rows = [

@@ -16,6 +16,7 @@ _PUBLIC = ("/", "/models", "/pricing", "/docs", "/status", "/terms", "/privacy",
 async def home(visit: Visit) -> Response:
     shared = visit.shared
     catalog = shared.catalog()
+    example = models.first_chat(catalog, shared.settings.brand.example_model)
     strip = list(catalog.models.values())[:STRIP]
     return visit.render(
         "public/home.html",
@@ -23,7 +24,7 @@ async def home(visit: Visit) -> Response:
         count=len(catalog.models),
         makers=len({model.owned_by for model in catalog.models.values()}),
         base_url=f"{shared.desk.url}/v1",
-        code=markdown.tabs("first-call", snippets.first_call(f"{shared.desk.url}/v1", models.first_chat(catalog))),
+        code=markdown.tabs("first-call", snippets.first_call(f"{shared.desk.url}/v1", example)),
         gift=shared.settings.billing.signup_grant,
     )
 

@@ -142,10 +142,12 @@ def chosen(catalog: Catalog, wanted: Wanted) -> list[Model]:
     return found
 
 
-def first_chat(catalog: Catalog) -> Model | None:
-    """The model of examples."""
+def first_chat(catalog: Catalog, example: str) -> Model | None:
+    """The model of examples: the operator's, where it is for sale."""
     models = catalog.models.values()
-    return next((model for model in models if model.type != "embedding"), next(iter(models), None))
+    return catalog.models.get(example) or next(
+        (model for model in models if model.type != "embedding"), next(iter(models), None)
+    )
 
 
 async def index(visit: Visit) -> Response:

@@ -3,7 +3,7 @@
 A row of `OPERATIONS` is a path that is served; tests hold it to the tables of the edge.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,7 +11,7 @@ from msgspec import inspect
 from starlette.responses import Response
 
 from tollbridge import __version__
-from tollbridge.config.settings import Brand
+from tollbridge.config.settings import Brand, Errors
 from tollbridge.core.catalog import TYPES
 from tollbridge.web.page import ANYONE, Page
 from tollbridge.web.visit import Visit
@@ -246,6 +246,20 @@ PROBLEMS = (
     Problem(504, "upstream_timeout", "the provider did not answer in time"),
 )
 
+
+def problems(errors: Errors) -> list[Problem]:
+    """All errors, with the statuses that the operator chose."""
+    chosen = []
+    for problem in PROBLEMS:
+        if problem.code == "no_available_provider":
+            problem = msgspec.structs.replace(problem, status=errors.no_available_provider)
+        elif problem.code == "upstream_unavailable" and errors.upstream_failed != problem.status:
+            chosen.append(Problem(errors.upstream_failed, problem.code, "the provider had an error: try again"))
+            problem = msgspec.structs.replace(problem, advice="the provider cannot be reached: try again")
+        chosen.append(problem)
+    return sorted(chosen, key=lambda problem: problem.status)
+
+
 _TEXT: Json = {"type": "string"}
 _NUMBER: Json = {"type": "number"}
 _WHOLE: Json = {"type": "integer"}
@@ -387,11 +401,13 @@ SCHEMAS: Json = {
 }
 
 
-def document(brand: Brand, base: str) -> Json:
+def document(brand: Brand, errors: Errors, base: str) -> Json:
     """The whole document; `base` is the address of the gateway without `/v1`. Examples still have their marks."""
     paths: Json = {}
+    found = problems(errors)
     for operation in OPERATIONS:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, brand.header_prefix)
+        made = _operation(operation, brand.header_prefix, found)
+        paths.setdefault(operation.path, {})[operation.method.lower()] = made
     return {
         "openapi": "3.1.0",
         "info": {
@@ -438,13 +454,13 @@ def type_text(schema: Json) -> str:
 _NEEDED = {"/v1/completions": ("prompt",), "/v1/embeddings": ("input",)}
 
 
-def _operation(operation: Operation, prefix: str) -> Json:
+def _operation(operation: Operation, prefix: str, problems: Sequence[Problem]) -> Json:
     made: Json = {
         "operationId": operation.id,
         "tags": [operation.group],
         "summary": operation.summary,
         "description": operation.text.replace("«header»", prefix),
-        "responses": _responses(operation, prefix),
+        "responses": _responses(operation, prefix, problems),
     }
     inputs = [
         {
@@ -476,7 +492,7 @@ def _operation(operation: Operation, prefix: str) -> Json:
     return made
 
 
-def _responses(operation: Operation, prefix: str) -> Json:
+def _responses(operation: Operation, prefix: str, problems: Sequence[Problem]) -> Json:
     content: Json = {"application/json": {"schema": _ref(operation.answer)}}
     if operation.streams:
         content["text/event-stream"] = {"schema": _TEXT}
@@ -496,7 +512,7 @@ def _responses(operation: Operation, prefix: str) -> Json:
     made: Json = {"200": answer}
     if operation.public:
         return made
-    for problem in PROBLEMS:
+    for problem in problems:
         if problem.status in (400, 402, 413, 415) and operation.method == "GET":
             continue
         known = made.setdefault(
@@ -569,8 +585,8 @@ def _bounded(schema: Json, **bounds: Any) -> Json:
 async def raw(visit: Visit) -> Response:
     from tollbridge.web import docs  # the guide shows this document
 
-    fill = docs.fill(visit)
-    text = msgspec.json.encode(document(visit.shared.settings.brand, visit.shared.desk.url)).decode()
+    fill, settings = docs.fill(visit), visit.shared.settings
+    text = msgspec.json.encode(document(settings.brand, settings.errors, visit.shared.desk.url)).decode()
     headers = {"access-control-allow-origin": "*"}
     return Response(docs.filled(text, fill), media_type="application/json", headers=headers)
 

@@ -26,7 +26,7 @@ async def pricing(visit: Visit) -> Response:
     shown = list(catalog.models.values())[:SHOWN]
     return visit.render(
         "public/pricing.html",
-        offers=offers(settings.plans.values()),
+        offers=offers(settings.plans.values(), settings.billing.signup_plan),
         billing=settings.billing,
         fee_percent=f"{(settings.billing.byok_fee_ppm - money.PPM) * 100 / money.PPM:g}",
         by_card=settings.stripe.secret_key is not None,
@@ -36,9 +36,9 @@ async def pricing(visit: Visit) -> Response:
     )
 
 
-def offers(plans: Iterable[Plan]) -> list[Offer]:
-    """The plan that every account has at first comes first."""
-    return [offer(plan) for plan in sorted(plans, key=lambda plan: plan.name != DEFAULT_PLAN)]
+def offers(plans: Iterable[Plan], first: str) -> list[Offer]:
+    """What is listed. The plan that every account has at first comes first."""
+    return [offer(plan) for plan in sorted(plans, key=lambda plan: plan.name != first) if plan.listed]
 
 
 def offer(plan: Plan) -> Offer:

@@ -35,6 +35,8 @@ async def visit(visitor: Visitor, page: Page, row: Row, objects: Objects | None 
     path = filled(page.path, objects)
     if page.method == "GET":
         response = await visitor.get(path)
+    elif path.startswith("/api/"):
+        response = await visitor.send_json(page.method, path, row.fields if objects is not None else {})
     else:
         response = await visitor.post(path, row.fields if objects is not None else {})
     return response.status_code, response.headers.get("location", ""), response.text
@@ -48,6 +50,8 @@ async def check(people: Town, page: Page, row: Row) -> list[str]:
         status, location, _ = await visit(people[who], page, row)
         if who in row.may.split():
             good = status not in {401, 403} and status < 500 and not (who != "anonymous" and location.startswith(LOGIN))
+        elif who == "anonymous" and page.path.startswith("/api/"):
+            good = status == 401
         elif who == "anonymous":
             good = status == 303 and location.startswith(LOGIN)
         else:
@@ -93,8 +97,10 @@ def test_nobody_reaches_what_is_somebody_elses() -> None:
 
 
 async def state(people: Town) -> list[object]:
-    """All rows that say who belongs where, and who is logged in."""
+    """All rows that say who belongs where, who is logged in, and which keys there are."""
     queries = (
+        "SELECT public_id, label, disabled_at, revoked_at, expires_at, limit_nano FROM api_key ORDER BY id",
+        "SELECT public_id, revoked_at FROM management_key ORDER BY id",
         "SELECT account_id, user_id, role FROM membership ORDER BY account_id, user_id",
         "SELECT public_id FROM invitation ORDER BY id",
         "SELECT public_id, account_id FROM session ORDER BY id",
@@ -129,11 +135,11 @@ def test_no_form_is_taken_from_another_site_or_without_its_token() -> None:
                     for origin in ORIGINS:
                         headers = {key: value for key, value in origin.items() if value} | {"content-type": kind}
                         for body in ("csrf=" + token, "x=1"):
-                            response = await visitor.client.post(path, content=body, headers=headers)
+                            response = await visitor.client.request(page.method, path, content=body, headers=headers)
                             assert response.status_code in {403, 415}, (name(page), headers, body)
                     ours = {"sec-fetch-site": "same-origin", "content-type": kind}
                     for body in ("x=1", "csrf=", "csrf=" + "0" * 64, "csrf=" + somebody_elses):
-                        response = await visitor.client.post(path, content=body, headers=ours)
+                        response = await visitor.client.request(page.method, path, content=body, headers=ours)
                         assert response.status_code == 403, (name(page), kind, body)
             assert await state(people) == before
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import httpx
 import msgspec
-from tests.gateway.site import Site
+from tests.gateway.site import Site, chat
 from tests.web.visitors import PASSWORD, Visitor, house, registered
 
 from tollbridge.core import totp
 from tollbridge.core.roles import Role
 from tollbridge.services import accounts, operators
-from tollbridge.store import members, sessions, users
+from tollbridge.store import keys, management_keys, members, sessions, users
 from tollbridge.store.db import Transaction, run
 from tollbridge.store.users import NewUser
 
@@ -33,6 +33,9 @@ class Objects(msgspec.Struct, frozen=True):
     member: str
     invitation: str
     passkey: str
+    key: str
+    manager: str
+    request: str
     marker: str
 
 
@@ -54,6 +57,7 @@ async def town(config: str = "", **options: Any) -> AsyncIterator[Town]:
         people["operator"] = await operator(site)
         people["other"] = other = await registered(site, OTHER)
         await other.post("/dashboard/members", {"email": "guest@elsewhere.example", "role": "viewer"})
+        await _use_key(site, other)
         yield Town(site, people, await _objects(site))
 
 
@@ -102,6 +106,15 @@ def secret_of(response: httpx.Response) -> bytes:
     return base64.b32decode(text)
 
 
+async def _use_key(site: Site, other: Visitor) -> None:
+    """A call with the other account's key, whose label tells whose it is; and a key that manages it."""
+    [key] = re.findall(r'data-copy="(tb_live_\w+)"', (await other.get("/dashboard")).text)
+    answer = await site.post("/v1/chat/completions", chat(), {"authorization": f"Bearer {key}"})
+    assert answer.status == 200
+    await site.database.execute("UPDATE api_key SET label = $1 WHERE hint LIKE $2", OTHER, f"%{key[-4:]}")
+    assert (await other.post("/dashboard/keys/management", {"label": OTHER})).status_code == 200
+
+
 async def _objects(site: Site) -> Objects:
     database = site.database
     user = await users.by_email(database, OTHER)
@@ -115,4 +128,19 @@ async def _objects(site: Site) -> Objects:
     )
     passkey = rows[0][0]
     [invitation] = await members.invitations(database, home.account_id)
-    return Objects(home.public_id, session.public_id, user.public_id, invitation.public_id, str(passkey), OTHER)
+    [key] = await keys.of_account(database, home.account_id)
+    [manager] = await management_keys.of_account(database, home.account_id)
+    [(hold,)] = await database.fetch("SELECT hold_id FROM usage WHERE account_id = $1", home.account_id)
+    desk = site.gateway._desk
+    assert desk is not None
+    return Objects(
+        account=home.public_id,
+        session=session.public_id,
+        member=user.public_id,
+        invitation=invitation.public_id,
+        passkey=str(passkey),
+        key=key.public_id,
+        manager=manager.public_id,
+        request=desk.master.ids().encode("chat", hold),
+        marker=OTHER,
+    )

@@ -57,6 +57,13 @@ class Visitor:
         self._learn(response)
         return response
 
+    async def send_json(self, method: str, path: str, fields: Mapping[str, object]) -> httpx.Response:
+        """As a script of our own pages does it."""
+        if not self._token:
+            await self.get("/auth/confirm")
+        headers = {"sec-fetch-site": "same-origin", "x-csrf-token": self._token, "accept": "application/json"}
+        return await self.client.request(method, path, json=dict(fields), headers=headers)
+
     async def raw_post(self, path: str, fields: Mapping[str, str], **headers: str) -> httpx.Response:
         """Post exactly this."""
         return await self.client.post(path, data=dict(fields), headers={"sec-fetch-site": "same-origin", **headers})

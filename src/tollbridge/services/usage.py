@@ -65,14 +65,9 @@ class Report(msgspec.Struct, frozen=True):
 
 async def report(database: Database, account_id: int, period: Period) -> Report:
     used = await rollups.read(database, account_id, period)
-    terms = await prices.some(database, (version for _, version in used.by_price))
+    models = await prices.models(database, (version for _, version in used.by_price))
     keys = await managed_keys.of_account(database, account_id)
-    return arrange(
-        used,
-        period,
-        {version: each.model for version, each in terms.items()},
-        {key.id: key for key in keys},
-    )
+    return arrange(used, period, models, {key.id: key for key in keys})
 
 
 def arrange(used: Used, period: Period, models: dict[int, str], keys: dict[int, ManagedKey]) -> Report:

@@ -68,13 +68,13 @@ async def read(database: Transaction) -> dict[int, Terms]:
     return {id_: msgspec.json.decode(text, type=Terms) for id_, text in rows}
 
 
-async def some(database: Transaction, versions: Iterable[int]) -> dict[int, Terms]:
-    """Those of `versions` that there are."""
+async def models(database: Transaction, versions: Iterable[int]) -> dict[int, str]:
+    """The model of each of `versions` that there is."""
     wanted = f",{','.join(map(str, sorted(set(versions))))},"
     rows = await database.fetch(
         "SELECT id, terms FROM price_version WHERE CAST($1 AS TEXT) LIKE '%,' || CAST(id AS TEXT) || ',%'", wanted
     )
-    return {id_: msgspec.json.decode(text, type=Terms) for id_, text in rows}
+    return {id_: msgspec.json.decode(text, type=_Named).model for id_, text in rows}
 
 
 async def of_model(database: Transaction, text: str) -> frozenset[int]:

@@ -126,9 +126,9 @@ def place(visit: Visit) -> Place:
 
 async def names(visit: Visit, lines: list[Line]) -> Names:
     database = visit.shared.database
-    terms = await prices.some(database, (line.price_version for line in lines))
+    models = await prices.models(database, (line.price_version for line in lines))
     keys = {key.id: key for key in await managed_keys.of_account(database, visit.account.id)}
-    return Names({version: each.model for version, each in terms.items()}, keys)
+    return Names(models, keys)
 
 
 async def page(visit: Visit) -> Response:

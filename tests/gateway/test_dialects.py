@@ -239,6 +239,19 @@ def test_what_a_provider_cannot_do_is_named_or_left_out_as_the_caller_says() -> 
     run(test())
 
 
+def test_a_plain_prompt_goes_only_to_who_completes_it() -> None:
+    async def test() -> None:
+        async with Site(always(_provider("anthropic")), dialect="anthropic") as site:
+            refused = await site.post("/v1/completions", {"model": "m", "prompt": "Once upon a time"})
+            assert refused.status == 400
+            assert refused.json["error"]["param"] == "model"
+            assert "/v1/chat/completions" in refused.json["error"]["message"]
+            [row] = await site.settled(1)
+            assert row["charge"] == 0
+
+    run(test())
+
+
 def test_another_route_does_what_the_first_one_cannot() -> None:
     async def test() -> None:
         async def chat_only(request: Request, peer: Peer) -> None:

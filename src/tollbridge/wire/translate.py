@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from tollbridge.errors import ConfigError
+from tollbridge.errors import ConfigError, UnsupportedField
 from tollbridge.values import Route
 from tollbridge.wire import conversation, quirks
 from tollbridge.wire.anthropic_client import AnthropicClient
@@ -145,6 +145,11 @@ def exchange(request: Request, route: Route, public_id: str, created: int, max_t
     if make is not None:
         return make(request, route, names, max_tokens)
     client, provider = _CLIENTS.get(request.endpoint), _PROVIDERS.get(route.upstream.dialect)
-    if client is None or provider is None:
-        raise ConfigError(f"{route.upstream.name} speaks {route.upstream.dialect}, which has no {request.endpoint}")
+    if provider is None:
+        raise ConfigError(f"{route.upstream.name} speaks {route.upstream.dialect}, which nobody here knows")
+    if client is None:
+        raise UnsupportedField(
+            f"{route.model} is not served at this endpoint by its provider. Call /v1/chat/completions with it.",
+            param="model",
+        )
     return Translated((client, provider), request, route, names, max_tokens)

@@ -93,8 +93,8 @@ class CatalogSettings(msgspec.Struct, frozen=True, kw_only=True):
 class Errors(msgspec.Struct, frozen=True, kw_only=True):
     """Statuses of failures that are not the caller's."""
 
-    upstream_failed: int
-    no_available_provider: int
+    upstream_failed: int = 502
+    no_available_provider: int = 503
 
 
 class Billing(msgspec.Struct, frozen=True, kw_only=True):

@@ -56,9 +56,9 @@ async def overview(visit: Visit) -> Response:
 
 
 def chosen(visit: Visit) -> Model | None:
-    """The model that the example calls: the one that was asked for, or the first that chats."""
-    catalog = visit.shared.catalog()
-    return catalog.models.get(visit.query("model")) or models.first_chat(catalog)
+    """The model that the example calls: the one that was asked for, or that of all examples."""
+    catalog, example = visit.shared.catalog(), visit.shared.settings.brand.example_model
+    return catalog.models.get(visit.query("model")) or models.first_chat(catalog, example)
 
 
 async def no_account(visit: Visit) -> Response:

@@ -49,7 +49,7 @@ class Fill(msgspec.Struct, frozen=True):
     header: str
     model: str
     embedding: str
-    errors: Errors
+    errors: Errors = Errors()
 
     @property
     def base_url(self) -> str:

@@ -36,7 +36,7 @@ async def pricing(visit: Visit) -> Response:
     )
 
 
-def offers(plans: Iterable[Plan], first: str) -> list[Offer]:
+def offers(plans: Iterable[Plan], first: str = DEFAULT_PLAN) -> list[Offer]:
     """What is listed. The plan that every account has at first comes first."""
     return [offer(plan) for plan in sorted(plans, key=lambda plan: plan.name != first) if plan.listed]
 

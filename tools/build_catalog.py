@@ -50,6 +50,17 @@ class Source(NamedTuple):
     only: tuple[str, ...] = ("",)
 
 
+# OpenRouter's names of makers where the plain one is another.
+_MAKERS = {
+    "bytedance-seed": "bytedance",
+    "meta-llama": "meta",
+    "mistralai": "mistral",
+    "moonshotai": "moonshot",
+    "stepfun-ai": "stepfun",
+    "x-ai": "xai",
+    "z-ai": "zhipu",
+}
+
 # In the order in which routes of the same price are tried.
 SOURCES = (
     Source("openai", "openai", ("openai",)),
@@ -317,7 +328,7 @@ def _row(key: str, offers: list[Offer], checked: str) -> ModelRow:
         type=_type(key, known),
         context_window=known.context_window,
         output_limit=_output_limit(known),
-        owned_by=maker[0],
+        owned_by=_MAKERS.get(maker[0], maker[0]),
         aliases=_aliases(f"{maker[0]}/{name}", offers),
         input_modalities=known.input_modalities,
         output_modalities=known.output_modalities,

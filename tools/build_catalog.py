@@ -51,7 +51,7 @@ class Source(NamedTuple):
 
 
 # OpenRouter's names of makers where the plain one is another.
-_MAKERS = {
+_PLAIN_NAMES = {
     "bytedance-seed": "bytedance",
     "meta-llama": "meta",
     "mistralai": "mistral",
@@ -328,7 +328,7 @@ def _row(key: str, offers: list[Offer], checked: str) -> ModelRow:
         type=_type(key, known),
         context_window=known.context_window,
         output_limit=_output_limit(known),
-        owned_by=_MAKERS.get(maker[0], maker[0]),
+        owned_by=_PLAIN_NAMES.get(maker[0], maker[0]),
         aliases=_aliases(f"{maker[0]}/{name}", offers),
         input_modalities=known.input_modalities,
         output_modalities=known.output_modalities,

@@ -10,12 +10,10 @@ from tests.gateway.site import Call, Reply, nano, run, says
 from tests.presets.shop import TEXT, VECTOR, Customer, Shop, hello, is_error
 from tests.sdk.programs import output
 from tests.sdk.test_openai_node import HERE as NODE
-from tests.web.visitors import registered
+from tests.web.visitors import registered, shown
 
-from tollbridge.services import keys
 from tollbridge.services.catalog import rows
 from tollbridge.store import tables
-from tollbridge.store.keys import of_account
 
 MODEL = "anthropic/claude-opus-4-8"
 # Its price: 5 USD and 25 USD per million tokens; USED is 9 and 7.
@@ -115,17 +113,34 @@ def test_401_for_a_key_that_is_missing_empty_or_invalid() -> None:
     run(test())
 
 
-def test_a_new_key_leaves_the_old_ones_working_until_they_are_revoked() -> None:
+def test_keys_are_made_labelled_rotated_and_revoked_on_the_dashboard() -> None:
     async def test() -> None:
         async with Shop("model-database") as shop:
-            old, new = shop.key, await shop.make_key(label="production")
-            assert [(await shop.get("/v1/models", Customer(key).bearer)).status for key in (old, new)] == [200, 200]
-            [leaked] = [key for key in await of_account(shop.database, shop.account.id) if key.label != "production"]
-            await keys.revoke(shop.database, shop.account.id, leaked.public_id)
-            assert (await chat(shop, Customer(old).bearer)).status == 401
-            assert (await chat(shop, Customer(new).bearer)).status == 200
+            visitor = await registered(shop, "ada@example.com")
+            [first] = shop.keys_on((await visitor.get("/dashboard")).text)
+            made = await visitor.post("/dashboard/keys", {"label": "production"})
+            [second] = shop.keys_on(made.text)
+            # A key that was made is shown once, as the first one was.
+            listed = await visitor.get("/dashboard/keys")
+            assert shop.keys_on(listed.text) == []
+            assert "production" in shown(listed)
+            ids = re.findall(r"/dashboard/keys/(key_\w+)", (await visitor.get("/dashboard/keys")).text)
+            rotated = [await visitor.post(f"/dashboard/keys/{each}/rotate", {"overlap": ""}) for each in set(ids)]
+            newer = [key for page in rotated for key in shop.keys_on(page.text)]
+            assert len({first, second, *newer}) == 4
+            # Existing keys go on working until they are revoked.
+            assert [await works(shop, key) for key in (first, second, *newer)] == [True] * 4
+            for each in set(ids):
+                assert (await visitor.post(f"/dashboard/keys/{each}/revoke")).status_code == 303
+            assert [await works(shop, key) for key in (first, second, *newer)] == [False, False, True, True]
 
     run(test())
+
+
+async def works(shop: Shop, key: str) -> bool:
+    reply = await chat(shop, Customer(key).bearer)
+    assert reply.status in (200, 401)
+    return reply.status == 200
 
 
 # --- endpoints ----------------------------------------------------------------------------------------------------

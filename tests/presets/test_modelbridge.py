@@ -122,6 +122,10 @@ def test_the_dashboard_tells_what_was_used_and_what_is_left() -> None:
             # Rounded down: nobody is shown money that they do not have.
             assert reply.headers["x-modelbridge-balance-usd"].startswith("0.4999")
             assert "$0.499" in shown(after)
+            assert "19 of 20 requests left" in shown(after)
+            assert re.search(r"49,9\d\d of 50,000 tokens left", shown(after))
+            assert "1 request" in shown(after)
+            assert "16 tokens" in shown(after)
 
     run(test())
 

@@ -36,6 +36,8 @@ class Objects(msgspec.Struct, frozen=True):
     key: str
     manager: str
     request: str
+    payment: str
+    invoice: str
     marker: str
 
 
@@ -58,6 +60,7 @@ async def town(config: str = "", **options: Any) -> AsyncIterator[Town]:
         people["other"] = other = await registered(site, OTHER)
         await other.post("/dashboard/members", {"email": "guest@elsewhere.example", "role": "viewer"})
         await _use_key(site, other)
+        await _buy(other)
         yield Town(site, people, await _objects(site))
 
 
@@ -115,6 +118,18 @@ async def _use_key(site: Site, other: Visitor) -> None:
     assert (await other.post("/dashboard/keys/management", {"label": OTHER})).status_code == 200
 
 
+async def _buy(other: Visitor) -> None:
+    """A payment and its invoice, and an order that waits."""
+    for once in ("paid", "open"):
+        fields = {"pack": "10000000000", "method": "demo", "once": once}
+        response = await other.post("/dashboard/billing/checkout", fields)
+        assert response.status_code == 303, response.text
+        payment = response.headers["location"].partition("payment=")[2]
+        if once == "paid":
+            assert (await other.post(f"/dashboard/billing/payments/{payment}/demo")).status_code == 303
+    assert (await other.post("/dashboard/billing/details", {"name": OTHER})).status_code == 303
+
+
 async def _objects(site: Site) -> Objects:
     database = site.database
     user = await users.by_email(database, OTHER)
@@ -131,6 +146,7 @@ async def _objects(site: Site) -> Objects:
     [key] = await keys.of_account(database, home.account_id)
     [manager] = await management_keys.of_account(database, home.account_id)
     [(hold,)] = await database.fetch("SELECT hold_id FROM usage WHERE account_id = $1", home.account_id)
+    [(order,)] = await database.fetch("SELECT public_id FROM payment WHERE status = 'pending'")
     desk = site.gateway._desk
     assert desk is not None
     return Objects(
@@ -142,5 +158,7 @@ async def _objects(site: Site) -> Objects:
         key=key.public_id,
         manager=manager.public_id,
         request=desk.master.ids().encode("chat", hold),
+        payment=order,
+        invoice="INV-000001",
         marker=OTHER,
     )

@@ -124,8 +124,10 @@ def _start(year: int, month: int) -> int:
 # --- one account --------------------------------------------------------------------------------------------------
 
 
-async def account_statement(database: Database, account: Account, period: Period) -> Statement:
-    """What came, what went and what was left, with each change in its order."""
+async def account_statement(
+    database: Database, account: Account, period: Period, most_lines: int | None = None
+) -> Statement:
+    """What came, what went and what was left, with each change in its order; at most the first `most_lines` of them."""
     async with database.snapshot() as view:
         opening = await journal.total(view, account.id, period.since) - await usage.total(
             view, account.id, period.since
@@ -137,13 +139,12 @@ async def account_statement(database: Database, account: Account, period: Period
     spent = late - sum(each.charge for each in used)
     movements = [Movement(kind, amount) for kind, amount in sorted(kinds.items()) if amount]
     movements.append(Movement("usage", spent))
-    lines = tuple(
-        [
-            Line(line.at, line.what, line.amount, line.balance)
-            async for line in statement(database, account.id, period.since, period.until)
-            if line.amount  # what was brought forward is the opening
-        ]
-    )
+    lines: list[Line] = []
+    async for line in statement(database, account.id, period.since, period.until):
+        if len(lines) == most_lines:
+            break
+        if line.amount:  # what was brought forward is the opening
+            lines.append(Line(line.at, line.what, line.amount, line.balance))
     return Statement(
         email=account.email,
         period=period,
@@ -151,7 +152,7 @@ async def account_statement(database: Database, account: Account, period: Period
         closing=opening + sum(each.amount for each in movements),
         movements=tuple(movements),
         models=_models(used, terms),
-        lines=lines,
+        lines=tuple(lines),
     )
 
 

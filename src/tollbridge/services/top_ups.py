@@ -44,7 +44,7 @@ async def switch_on(ways: Payments, account: Account, *, threshold: int, amount:
 
     InvalidRequest: an amount cannot be, no card is saved, or it is not offered here.
     """
-    if not _offered(ways):
+    if not offered(ways):
         raise InvalidRequest("automatic top-ups are not offered here")
     ways.check_amount(amount)
     if not 0 < threshold <= ways.bounds[1]:
@@ -80,7 +80,7 @@ async def forget_card(ways: Payments, account: Account) -> None:
 
 async def run_due(ways: Payments) -> int:
     """Charge the cards of all that have too little left; how many. Runs every minute; several processes may."""
-    if not _offered(ways):
+    if not offered(ways):
         return 0
     charged = 0
     for account_id in await top_ups.due(ways.database, _BATCH):
@@ -102,7 +102,8 @@ async def run_due(ways: Payments) -> int:
     return charged
 
 
-def _offered(ways: Payments) -> bool:
+def offered(ways: Payments) -> bool:
+    """Whether customers can have their card charged by itself here."""
     # Stripe computes tax on its pages only: nobody could add it to a charge without one.
     return ways.stripe is not None and STRIPE in ways.methods and not ways.stripe.automatic_tax
 

@@ -4,7 +4,7 @@ import msgspec
 
 from tollbridge.services.sessions import Presence
 from tollbridge.web import access
-from tollbridge.web.page import ADMIN, DEVELOPER, MEMBER, OPERATOR, USER, Who
+from tollbridge.web.page import ADMIN, DEVELOPER, MEMBER, OPERATOR, PAYER, USER, Who
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -25,6 +25,7 @@ MENU: tuple[tuple[str, tuple[Link, ...]], ...] = (
             Link("/dashboard/requests", "Requests", "activity", MEMBER),
             Link("/dashboard/keys", "API keys", "key-round", DEVELOPER),
             Link("/playground", "Playground", "flask-conical", DEVELOPER),
+            Link("/dashboard/billing", "Billing", "credit-card", PAYER),
             Link("/dashboard/settings", "Profile and security", "shield", USER),
             Link("/dashboard/members", "Members", "users", ADMIN),
             Link("/dashboard/activity", "Activity", "history", ADMIN),

@@ -3,6 +3,10 @@
 from tollbridge.web import (
     account,
     api,
+    billing,
+    billing_api,
+    billing_papers,
+    billing_plan,
     dashboard,
     docs,
     home,
@@ -43,4 +47,8 @@ PAGES: tuple[Page, ...] = (
     *requests.PAGES,
     *keys.PAGES,
     *api.PAGES,
+    *billing.PAGES,
+    *billing_papers.PAGES,
+    *billing_plan.PAGES,
+    *billing_api.PAGES,
 )

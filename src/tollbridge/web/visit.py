@@ -10,10 +10,12 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from tollbridge.config import Settings
+from tollbridge.core import roles
 from tollbridge.core.addresses import client_address
 from tollbridge.core.catalog import Catalog
 from tollbridge.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from tollbridge.limits.base import Limiter
+from tollbridge.services import notices
 from tollbridge.services.desk import Desk
 from tollbridge.services.key_management import Actor
 from tollbridge.services.management_keys import Manager
@@ -259,13 +261,16 @@ class Visit:
 
     def _known(self) -> dict[str, Any]:
         presence = self.presence
+        account = presence.account if presence is not None else None
         links: tuple[tuple[str, tuple[Link, ...]], ...] = menu(presence) if presence is not None else ()
         return {
             "visit": self,
             "brand": self.shared.settings.brand,
             "user": presence.user if presence else None,
-            "account": presence.account if presence else None,
+            "account": account,
             "role": presence.role if presence else None,
+            "low": account is not None and notices.is_low(account, self.shared.settings.billing.low_balance),
+            "may_pay": presence is not None and presence.role in roles.PAYERS,
             "csrf": self.csrf_token,
             "menu": links,
             "path": self.request.scope["path"],

@@ -1,0 +1,125 @@
+"""`/api/billing`: balance, orders, invoices and statements for programs. Amounts are decimal USD as texts."""
+
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from tollbridge.core.money import format_usd, parse_usd
+from tollbridge.core.payments import Payment
+from tollbridge.errors import InvalidRequest
+from tollbridge.services import deeds, invoices
+from tollbridge.services.invoices import Paper
+from tollbridge.web.billing import reference
+from tollbridge.web.billing_papers import statement_json
+from tollbridge.web.page import PAYER, Page
+from tollbridge.web.usage import iso, json_response
+from tollbridge.web.visit import Visit
+
+API = "/api/billing"
+
+
+class OrderBody(msgspec.Struct, forbid_unknown_fields=True):
+    """`method`: one of `methods` of `/api/billing`."""
+
+    amount_usd: str
+    method: str
+    save_card: bool = False
+
+
+async def billing(visit: Visit) -> Response:
+    account, ways = visit.account, visit.shared.payments()
+    least, most = ways.bounds
+    return json_response(
+        {
+            "balance_usd": format_usd(account.available),
+            "paid_usd": format_usd(account.paid),
+            "promo_usd": format_usd(account.promo),
+            "held_usd": format_usd(account.held),
+            "plan": account.plan,
+            "frozen": account.frozen,
+            "methods": ways.methods,
+            "packs_usd": [format_usd(pack) for pack in ways.packs],
+            "least_usd": format_usd(least),
+            "most_usd": format_usd(most),
+        }
+    )
+
+
+async def payments(visit: Visit) -> Response:
+    found = await visit.shared.payments().orders(visit.account)
+    return json_response({"data": [_payment(each) for each in found]})
+
+
+async def payment(visit: Visit) -> Response:
+    return json_response(_payment(await visit.shared.payments().look(visit.account, visit.path("payment"))))
+
+
+async def order(visit: Visit) -> Response:
+    """Order credit; `url` is where a person pays. `Idempotency-Key`: sent again it is the same order."""
+    try:
+        body = msgspec.convert(await visit.json(), OrderBody)
+        amount = parse_usd(body.amount_usd)
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from None
+    once = visit.request.headers.get("idempotency-key", "")
+    begun = await visit.shared.payments().start_checkout(
+        visit.account, amount, method=body.method, once=once and f"api/{once}", save_card=body.save_card
+    )
+    what = f"{format_usd(amount)} USD by {body.method.replace('_', ' ')}"
+    await deeds.note(visit.shared.database, visit.account, visit.actor, "payment.ordered", what)
+    return json_response(_payment(begun.payment), 201)
+
+
+async def list_invoices(visit: Visit) -> Response:
+    found = await invoices.papers(visit.shared.database, visit.shared.payments().issuer, visit.account)
+    return json_response({"data": [_paper(each) for each in found]})
+
+
+async def invoice(visit: Visit) -> Response:
+    issuer = visit.shared.payments().issuer
+    paper = await invoices.paper(visit.shared.database, issuer, visit.account, visit.path("invoice"))
+    return json_response(_paper(paper))
+
+
+def _payment(payment: Payment) -> dict[str, Any]:
+    return {
+        "id": payment.public_id,
+        "status": payment.status.value,
+        "method": payment.method,
+        "origin": payment.origin.value,
+        "amount_usd": format_usd(payment.amount),
+        "tax_usd": format_usd(payment.tax),
+        "total_usd": format_usd(payment.total),
+        "reference": reference(payment),
+        "url": payment.url,
+        "created_at": iso(payment.created_at),
+        "paid_at": None if payment.paid_at is None else iso(payment.paid_at),
+    }
+
+
+def _paper(paper: Paper) -> dict[str, Any]:
+    return {
+        "number": paper.number,
+        "title": paper.title,
+        "issued_at": iso(paper.issued_at),
+        "seller": msgspec.structs.asdict(paper.seller),
+        "buyer": msgspec.structs.asdict(paper.buyer),
+        "item": paper.item,
+        "net_usd": format_usd(paper.net),
+        "tax_usd": format_usd(paper.tax),
+        "total_usd": format_usd(paper.total),
+        "paid_by": paper.paid_by,
+        "payment": paper.payment,
+    }
+
+
+PAGES = (
+    Page("GET", API, PAYER, billing, manage=True),
+    Page("GET", f"{API}/payments", PAYER, payments, manage=True),
+    Page("POST", f"{API}/payments", PAYER, order, manage=True),
+    Page("GET", f"{API}/payments/{{payment}}", PAYER, payment, manage=True),
+    Page("GET", f"{API}/invoices", PAYER, list_invoices, manage=True),
+    Page("GET", f"{API}/invoices/{{invoice}}", PAYER, invoice, manage=True),
+    Page("GET", f"{API}/statement", PAYER, statement_json, manage=True),
+)

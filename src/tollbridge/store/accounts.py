@@ -14,7 +14,7 @@ LEFT JOIN balance_alert ON balance_alert.account_id = account.id
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `account` with its `balance`. `alert`: below which its owner wants to be told; None: nothing was said."""
+    """A row of `account` with its `balance`. `alert`: below which its owner is told; None: they chose nothing."""
 
     id: int
     public_id: str

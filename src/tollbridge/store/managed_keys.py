@@ -43,7 +43,7 @@ class ManagedKey(msgspec.Struct, frozen=True, kw_only=True):
 
     def state(self, now: int) -> str:
         """`live`, or why it does not work: `revoked`, `expired`, `disabled`."""
-        if self.revoked_at is not None and self.revoked_at <= now:
+        if self.revoked_at is not None:
             return "revoked"
         if self.expires_at is not None and self.expires_at <= now:
             return "expired"

@@ -18,6 +18,8 @@ from tollbridge.web.visit import Visit
 
 PERIOD = RANGES["7d"]
 RECENT = 8
+# What may be chosen beside the quick start; all others are on the page of models.
+MOST_MODELS = 24
 _SHOWN = ("spend", "requests")
 
 
@@ -40,7 +42,7 @@ async def overview(visit: Visit) -> Response:
         keys=keys[::-1],
         base_url=base_url,
         model=model,
-        models=[each.id for each in shared.catalog().models.values()],
+        models=_choices(visit, model, [each.id for each in report.models if each.id]),
         code=markdown.tabs("first-call", code),
         standing=await standing(database, shared.limiter, shared.settings.plans, account),
         period=PERIOD,
@@ -59,6 +61,13 @@ def chosen(visit: Visit) -> Model | None:
     """The model that the example calls: the one that was asked for, or that of all examples."""
     catalog, example = visit.shared.catalog(), visit.shared.settings.brand.example_model
     return catalog.models.get(visit.query("model")) or models.first_chat(catalog, example)
+
+
+def _choices(visit: Visit, model: Model | None, used: list[str]) -> list[str]:
+    """Models to choose from: the one that is shown, those that were used lately, then others."""
+    there = visit.shared.catalog().models
+    wanted = [*([model.id] if model is not None else []), *(each for each in used if each in there), *there]
+    return list(dict.fromkeys(wanted))[:MOST_MODELS]
 
 
 async def no_account(visit: Visit) -> Response:

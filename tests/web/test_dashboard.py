@@ -1,0 +1,303 @@
+"""Usage, requests and keys: in a real browser, and as programs see them."""
+
+import asyncio
+import csv
+import io
+import itertools
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.gateway.site import Site, always, chat, completion, run, says
+from tests.upstream.bad_server import Peer, Request
+from tests.web.browser import axe, browser, picture, pictures_wanted
+from tests.web.visitors import Visitor, house, registered, shown
+
+HOUR_MS = 3_600_000
+COUNTER = itertools.count(1)
+
+
+async def varied(request: Request, peer: Peer) -> None:
+    """Answers of many sizes."""
+    number = next(COUNTER)
+    await says(completion("Hello!", (200 + number * 37 % 900, 20 + number * 13 % 300)))(request, peer)
+
+
+async def key_of(visitor: Visitor) -> str:
+    """The key that the first dashboard shows."""
+    [key] = re.findall(r'data-copy="(tb_live_\w+)"', (await visitor.get("/dashboard")).text)
+    return str(key)
+
+
+async def new_key(visitor: Visitor, **fields: str) -> str:
+    response = await visitor.post("/dashboard/keys", fields)
+    assert response.status_code == 200, shown(response)
+    [key] = re.findall(r'data-copy="(tb_live_\w+)"', response.text)
+    return str(key)
+
+
+async def call(site: Site, key: str, **fields: Any) -> int:
+    return (await site.post("/v1/chat/completions", chat(**fields), {"authorization": f"Bearer {key}"})).status
+
+
+async def management_key(visitor: Visitor) -> str:
+    response = await visitor.post("/dashboard/keys/management", {"label": "ci"})
+    [key] = re.findall(r'data-copy="(tb_live_manage_\w+)"', response.text)
+    return str(key)
+
+
+async def spread(site: Site) -> None:
+    """All calls so far, over the last week."""
+    rows = await site.database.fetch("SELECT hold_id, ended_at FROM usage ORDER BY hold_id")
+    for number, (hold, at) in enumerate(rows):
+        await site.database.execute(
+            "UPDATE usage SET ended_at = $2, started_at = $2 - 900, duration_ms = $3 WHERE hold_id = $1",
+            *(hold, at - (number * 5 % 160) * HOUR_MS, 400 + number * 71 % 1400),
+        )
+
+
+def test_from_the_snippet_to_the_bill_and_a_new_key(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with house('[brand]\nexample_model = "m"\n') as site, browser() as chromium:
+            ada = await registered(site, "ada@example.com")
+            context = await chromium.context()
+            cookie = {"name": "sid", "value": ada.client.cookies["sid"], "url": site.url}
+            await context.add_cookies([cookie])  # type: ignore[list-item]
+            page = await chromium.open(f"{site.url}/dashboard", context)
+            await page.wait_for_selector("text=No requests yet")
+            old = await page.inner_text(".copyable code")
+            snippet = await page.inner_text("[role=tabpanel]:not([hidden]) code")
+            assert old in snippet
+            program = tmp_path / "snippet.py"
+            program.write_text(snippet)
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, str(program)), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            )
+            said, complaint = await process.communicate()
+            assert said.decode().strip() == "Hello!", complaint.decode()
+            await page.reload()
+            # 10 tokens of a dollar a million, 5 of two.
+            assert "$0.00002" in await page.inner_text("section[aria-labelledby=recent-title] tbody tr")
+            assert old not in await page.content()
+            await page.click("section[aria-labelledby=recent-title] tbody a")
+            await page.wait_for_selector("text=What happened")
+            facts = await page.inner_text("main")
+            assert "up / upstream-m" in facts
+            assert "$0.00002" in facts
+            await page.goto(f"{site.url}/dashboard/keys")
+            await page.click("tbody a")
+            await page.select_option("#overlap", "none")
+            await page.click("button:has-text('Rotate')")
+            await page.wait_for_selector("text=does not work any more")
+            new = await page.inner_text(".copyable code")
+            assert new != old
+            assert await call(site, old) == 401
+            assert await call(site, new) == 200
+
+    run(test())
+
+
+PAGES = (
+    *("/dashboard", "/dashboard/usage", "/dashboard/usage?range=24h&by=model", "/dashboard/usage?range=90d&by=key"),
+    *("/dashboard/requests", "/dashboard/requests?status=failed", "/dashboard/keys", "/dashboard/keys/new"),
+)
+
+
+@pytest.mark.parametrize("filled", [True, False], ids=["with usage", "without"])
+def test_every_page_can_be_used_by_everybody_and_is_small(axe_core: Path, filled: bool) -> None:
+    async def test() -> None:
+        async with (
+            Site(always(varied), config="[plans.default]\nrpm = 600\ntpm = 200000\n") as site,
+            browser() as chromium,
+        ):
+            ada = await registered(site, "ada@example.com")
+            paths = list(PAGES)
+            if filled:
+                keys = [await key_of(ada), await new_key(ada, label="A label that somebody made rather long indeed")]
+                keys.append(
+                    await new_key(ada, label="ci", limit_usd="5", limit_reset="monthly", models="m\ne", rpm="60")
+                )
+                for number in range(60):
+                    assert await call(site, keys[number * number % 3]) == 200
+                await spread(site)
+                await management_key(ada)
+                listed = (await ada.get("/dashboard/requests")).text
+                paths.append(re.findall(r'href="(/dashboard/requests/chatcmpl-\w+)"', listed)[0])
+                paths.append(
+                    re.findall(r'href="(/dashboard/keys/key_\w+)"', (await ada.get("/dashboard/keys")).text)[0]
+                )
+            context = await chromium.context()
+            cookie = {"name": "sid", "value": ada.client.cookies["sid"], "url": site.url}
+            await context.add_cookies([cookie])  # type: ignore[list-item]
+            problems = []
+            for path in paths:
+                page = await chromium.open(site.url + path, context)
+                await page.evaluate("document.querySelectorAll('main details').forEach((each) => each.open = true)")
+                problems += [f"{path}: {problem}" for problem in await axe(page)]
+                await page.emulate_media(color_scheme="dark", reduced_motion="reduce")
+                problems += [f"{path} dark: {problem}" for problem in await axe(page, "color-contrast")]
+                await page.evaluate("document.querySelectorAll('main details').forEach((each) => each.open = false)")
+                size = await page.evaluate(
+                    "() => performance.getEntries().reduce((sum, each) => sum + (each.transferSize || 0), 0)"
+                )
+                assert size < 150_000, (path, size)
+                if "usage" in path and filled:
+                    assert await page.locator(".chart canvas").count() == 4
+                if pictures_wanted():
+                    name = re.sub(r"(chatcmpl-|key_)\w+", r"one", path)
+                    await picture(page, re.sub(r"\W+", "-", name).strip("-") + ("" if filled else "-empty"))
+                await page.close()
+            assert problems == []
+
+    run(test())
+
+
+def test_a_program_manages_keys() -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as program:
+            ada = await registered(site, "ada@example.com")
+            first = await key_of(ada)
+            manager = {"authorization": f"Bearer {await management_key(ada)}", "accept": "application/json"}
+
+            async def send(method: str, path: str, body: Any = None, status: int = 200) -> Any:
+                response = await program.client.request(method, path, json=body, headers=manager)
+                assert response.status_code == status, response.text
+                return response.json()
+
+            body = {"label": "ci", "limit_usd": "0.5", "limit_reset": "monthly", "models": ["m"], "rpm": 100}
+            made = await send("POST", "/api/keys", body, 201)
+            assert {name: made[name] for name in body} == body
+            assert await call(site, made["key"]) == 200
+            assert await call(site, made["key"], model="e") != 200
+            listed = (await send("GET", "/api/keys"))["data"]
+            assert [key["label"] for key in listed] == ["ci", "default"]
+            assert made["key"] not in str(listed)
+            assert listed[0]["last_used_at"] is not None
+            assert listed[1]["last_used_at"] is None
+
+            path = f"/api/keys/{made['id']}"
+            changed = await send("PATCH", path, {"models": None, "disabled": True, "addresses": ["10.1.2.3/8"]})
+            assert (changed["models"], changed["state"], changed["addresses"]) == (None, "disabled", ["10.0.0.0/8"])
+            assert changed["limit_usd"] == "0.5"
+            assert await call(site, made["key"]) == 401
+            changed = await send("PATCH", path, {"disabled": False, "addresses": None, "label": "deploy"})
+            assert (changed["state"], changed["label"]) == ("live", "deploy")
+            assert await call(site, made["key"]) == 200
+
+            rotated = await send("POST", f"{path}/rotate", {"overlap": "1h"}, 201)
+            assert (rotated["label"], rotated["limit_usd"]) == ("deploy", "0.5")
+            assert await call(site, made["key"]) == 200
+            assert await call(site, rotated["key"]) == 200
+            assert (await send("GET", path))["expires_at"] is not None
+            assert (await send("DELETE", path))["state"] == "revoked"
+            assert await call(site, made["key"]) == 401
+            assert await call(site, rotated["key"]) == 200
+
+            used = await send("GET", "/api/usage?range=24h")
+            assert used["total"]["requests"] == 5
+            assert used["total"]["charge_usd"] == "0.0001"
+            assert sum(step["requests"] for step in used["steps"]) == 5
+            assert sorted(each["requests"] for each in used["keys"]) == [2, 3]
+            listed = await send("GET", "/api/requests?limit=3")
+            older = await send("GET", f"/api/requests?limit=3&cursor={listed['next_cursor']}")
+            assert len({each["id"] for each in listed["data"] + older["data"]}) == 5
+            assert older["next_cursor"] is None
+            one = await send("GET", f"/api/requests/{older['data'][0]['id']}")
+            assert (one["charge_usd"], one["route"], one["tokens"]["input"]) == ("0.00002", "up/upstream-m", 10)
+
+            for wrong in ({"rpm": 0}, {"limit_usd": "x"}, {"limit_reset": "daily"}, {"models": "m"}, {"nonsense": 1}):
+                await send("POST", "/api/keys", wrong, 400)
+            await send("POST", "/api/keys", {"expires_at": "2020-01-01T00:00:00Z"}, 400)
+            # It calls no model, and no key for models manages.
+            assert (await site.post("/v1/chat/completions", chat(), manager)).status == 401
+            manager["authorization"] = f"Bearer {first}"
+            await send("GET", "/api/keys", status=401)
+
+    run(test())
+
+
+def test_a_revoked_management_key_is_nobodys() -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as program:
+            ada = await registered(site, "ada@example.com")
+            headers = {"authorization": f"Bearer {await management_key(ada)}"}
+            assert (await program.client.get("/api/keys", headers=headers)).status_code == 200
+            [path] = re.findall(
+                r'action="(/dashboard/keys/management/\w+/revoke)"', (await ada.get("/dashboard/keys")).text
+            )
+            assert (await ada.post(path)).status_code == 303
+            assert (await program.client.get("/api/keys", headers=headers)).status_code == 401
+            activity = shown(await ada.get("/dashboard/activity"))
+            assert "revoked a management key" in activity
+
+    run(test())
+
+
+def test_requests_are_found_by_key_model_outcome_and_id() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            first, second = await key_of(ada), await new_key(ada, label="second")
+            for key in (first, first, second):
+                assert await call(site, key) == 200
+            keys = {key["label"]: key["id"] for key in (await ada.get("/api/keys")).json()["data"]}
+
+            async def count(query: str) -> int:
+                return len((await ada.get(f"/api/requests?{query}")).json()["data"])
+
+            assert await count("") == 3
+            assert await count(f"key={keys['second']}") == 1
+            assert await count("model=M&status=ok&range=24h") == 3
+            assert await count("model=other") == 0
+            assert await count("status=failed") == 0
+            assert (await ada.get("/api/requests?cursor=1.x")).status_code == 400
+            assert (await ada.get("/api/requests?key=key_x")).status_code == 400
+            assert (await ada.get("/dashboard/requests?range=1y")).status_code == 400
+            id_ = (await ada.get("/api/requests")).json()["data"][0]["id"]
+            found = await ada.get(f"/dashboard/requests?q={id_}")
+            assert found.headers["location"] == f"/dashboard/requests/{id_}"
+            assert (await ada.get("/dashboard/requests?q=chatcmpl-x")).status_code == 404
+            rows = list(csv.DictReader(io.StringIO((await ada.get("/dashboard/requests.csv")).text)))
+            assert [row["charge_usd"] for row in rows] == ["0.00002"] * 3
+            assert rows[0]["id"] == id_
+
+    run(test())
+
+
+def test_what_is_wrong_with_a_key_stands_beside_the_field() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            for field, value, words in (
+                ("limit_usd", "many", "Write an amount in USD"),
+                ("limit_usd", "0", "above zero"),
+                ("limit_reset", "daily", "Say how much"),
+                ("expires_at", "2020-01-01", "expires in the future"),
+                ("expires_at", "soon", "2027-01-31"),
+                ("rpm", "-1", "whole number"),
+                ("models", "a b", "pattern"),
+                ("addresses", "10.0.0.300", "is no address"),
+                ("label", "x" * 101, "at most 100 characters"),
+            ):
+                response = await ada.post("/dashboard/keys", {field: value})
+                assert response.status_code == 400
+                assert words in shown(response), field
+                assert 'class="field-error"' in response.text
+            assert len((await ada.get("/api/keys")).json()["data"]) == 1
+
+    run(test())
+
+
+def test_a_key_can_be_seen_again_where_the_operator_allows_it() -> None:
+    async def test() -> None:
+        async with house('[keys]\nreveal = "always"\n') as site:
+            ada = await registered(site, "ada@example.com")
+            key = await new_key(ada, label="again")
+            [path] = re.findall(r'href="(/dashboard/keys/key_\w+)">again', (await ada.get("/dashboard/keys")).text)
+            for _ in range(2):
+                assert key in (await ada.get(path)).text
+                assert key in (await ada.get("/dashboard")).text
+
+    run(test())

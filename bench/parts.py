@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from bench.peers import NotRunError
 from tollbridge.core.ledger import End, Ended, Held, Hold, Record
 from tollbridge.edge.downstream import Downstream
 from tollbridge.edge.server import Server, listen
+from tollbridge.limits.base import Grant, Rule, Scope
+from tollbridge.limits.memory import MemoryLimiter
 from tollbridge.services import accounts
 from tollbridge.store import keys, processes, schema
 from tollbridge.store.db import open_database
@@ -36,6 +39,8 @@ from tollbridge.wire.exchange import Receipt
 AT_ONCE = 64
 OPERATIONS = 64_000
 WARM_UP = 8_000
+# Readings of the limits' clock: two a request, so that a minute sees 6,000 of them.
+LIMITED_PER_SECOND = 200
 
 ANSWER = b'{"choices":[{"index":0,"message":{"role":"assistant","content":"%s"},"finish_reason":"stop"}]}' % (
     b"x" * 450
@@ -217,12 +222,41 @@ def _wire(setting: Setting) -> float:
     return _cpu_us(call)
 
 
+def _limits(strict: bool, _: Setting) -> float:
+    limiter = MemoryLimiter(_Clock(1 / LIMITED_PER_SECOND))
+    rule = Rule(requests=12_000, tokens=20_000_000, concurrency=200, strict=strict)
+    scopes = (Scope("account/1", rule), Scope("key/1", rule))
+    requests = iter(range(1 << 62))
+
+    async def call() -> None:
+        grant = await limiter.take(next(requests), scopes, 31, 131)
+        assert isinstance(grant, Grant), grant
+        limiter.give_back(grant, 55)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return _cpu_us(lambda count: runner.run(_at_once(call, count)))
+
+
+class _Clock:
+    """Goes on by `step` seconds when it is read, so that what was taken leaves the minute while this is measured."""
+
+    def __init__(self, step: float) -> None:
+        self._now = 0.0
+        self._step = step
+
+    def __call__(self) -> float:
+        self._now += self._step
+        return self._now
+
+
 # name → (what it is, its budget in µs, how it is measured)
 PARTS: dict[str, tuple[str, float | None, Callable[[Setting], float]]] = {
     "server": ("a request read whole, a fixed answer written", 41, _server),
     "ledger": ("hold and settle, each awaited until it is on the disk", 26, _ledger),
     "upstream client": ("a call over a kept connection, its answer read whole", 19, _upstream),
     "wire": ("of all else: parsing the request, reading the answer, writing the receipt into it", None, _wire),
+    "limits, strict": ("of all else: a plan's and a key's limits, taken and given back", 15, partial(_limits, True)),
+    "limits": ("of all else: the same as even refill", 15, partial(_limits, False)),
 }
 
 

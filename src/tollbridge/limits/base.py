@@ -11,6 +11,10 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 WINDOW_S = 60.0
+# When all places are taken, nobody knows when one is free: this is a guess.
+FULL_RETRY_S = 1.0
+
+Kind = Literal["requests", "tokens", "concurrency"]
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,14 +56,16 @@ class Grant(msgspec.Struct):
 
 
 class Exceeded(msgspec.Struct, frozen=True):
-    """Why nothing was taken. `hopeless`: it will not fit later either."""
+    """Why nothing was taken: the limit that is in the way longest. `hopeless`: it will not fit later either."""
 
-    type: Literal["requests", "tokens", "concurrency"]
+    type: Kind
     limit: int
     retry_after: float
     hopeless: bool
     requests_room: Room | None
     tokens_room: Room | None
+    # As in `Grant`.
+    degraded: bool = False
 
 
 class Free(msgspec.Struct, frozen=True):

@@ -2,9 +2,9 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from tollbridge.limits.base import WINDOW_S, Exceeded, Free, Grant, Room, Rule, Scope
+from tollbridge.limits.base import FULL_RETRY_S, WINDOW_S, Exceeded, Free, Grant, Kind, Room, Rule, Scope
 
 # A place whose call never gave it back (it should not happen) is free again after this long.
 PLACE_TTL_S = 1_800.0
@@ -17,42 +17,47 @@ class _Log:
     __slots__ = ("entries", "limit", "used")
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
         self.used = 0
         self.entries: deque[list[float]] = deque()  # [when, amount]
+        self.resize(limit)
+
+    def resize(self, limit: int) -> None:
+        self.limit = limit
 
     def wait(self, amount: int, now: float) -> float:
         """Seconds until `amount` fits; 0 when it does now."""
-        horizon = now - WINDOW_S
-        entries = self.entries
-        while entries and entries[0][0] <= horizon:
-            self.used -= int(entries.popleft()[1])
-        over = self.used + amount - self.limit
+        over = self.taken(now) + amount - self.limit
         if over <= 0:
             return 0.0
-        for when, taken in entries:
+        for when, taken in self.entries:
             over -= int(taken)
             if over <= 0:
                 return when + WINDOW_S - now
         return WINDOW_S
 
     def take(self, amount: int, now: float) -> list[float]:
-        entry = [now, float(amount)]
+        entry = [now, amount]
         self.entries.append(entry)
         self.used += amount
         return entry
 
-    def correct(self, entry: object, difference: int, now: float) -> None:
-        if isinstance(entry, list) and entry[0] > now - WINDOW_S:
+    def correct(self, entry: list[float] | None, difference: int, now: float) -> None:
+        if entry is not None and entry[0] > now - WINDOW_S:
             entry[1] += difference
             self.used += difference
 
-    def room(self, now: float) -> Room:
-        reset = self.entries[-1][0] + WINDOW_S - now if self.entries else 0.0
-        return Room(self.limit, max(0, self.limit - self.used), max(0.0, reset))
+    def taken(self, now: float) -> int:
+        entries = self.entries
+        horizon = now - WINDOW_S
+        while entries and entries[0][0] <= horizon:
+            self.used -= int(entries.popleft()[1])
+        return self.used
 
-    def idle(self, now: float) -> bool:
-        return not self.entries or self.entries[-1][0] <= now - WINDOW_S
+    def left(self, now: float) -> int:
+        return max(0, self.limit - self.taken(now))
+
+    def reset(self, now: float) -> float:
+        return max(0.0, self.entries[-1][0] + WINDOW_S - now) if self.entries else 0.0
 
 
 class _Bucket:
@@ -61,38 +66,58 @@ class _Bucket:
     __slots__ = ("full_at", "limit", "per_unit")
 
     def __init__(self, limit: int) -> None:
+        self.full_at = 0.0
+        self.resize(limit)
+
+    def resize(self, limit: int) -> None:
+        """What is left stays the same share of the limit."""
         self.limit = limit
         self.per_unit = WINDOW_S / limit
-        self.full_at = 0.0
 
     def wait(self, amount: int, now: float) -> float:
-        return max(0.0, max(self.full_at, now) + amount * self.per_unit - now - WINDOW_S - 1e-9)
+        empty = self.full_at - now
+        # A nanosecond less than nothing is what rounding makes of it.
+        over = (empty if empty > 0 else 0.0) + amount * self.per_unit - WINDOW_S - 1e-9
+        return over if over > 0 else 0.0
 
     def take(self, amount: int, now: float) -> None:
-        self.full_at = max(self.full_at, now) + amount * self.per_unit
+        full_at = self.full_at
+        self.full_at = (full_at if full_at > now else now) + amount * self.per_unit
 
-    def correct(self, entry: object, difference: int, now: float) -> None:
-        self.full_at = max(now, self.full_at + difference * self.per_unit)
+    def correct(self, entry: list[float] | None, difference: int, now: float) -> None:
+        self.full_at = max(now, self.full_at) + difference * self.per_unit
 
-    def room(self, now: float) -> Room:
-        empty = max(0.0, self.full_at - now)
-        return Room(self.limit, max(0, int((WINDOW_S - empty) / self.per_unit + 1e-6)), empty)
+    def taken(self, now: float) -> int:
+        return self.limit - self.left(now)
 
-    def idle(self, now: float) -> bool:
-        return self.full_at <= now
+    def left(self, now: float) -> int:
+        empty = self.full_at - now
+        return max(0, int((WINDOW_S - empty) / self.per_unit + 1e-6)) if empty > 0 else self.limit
+
+    def reset(self, now: float) -> float:
+        return max(0.0, self.full_at - now)
+
+
+_Counter = _Log | _Bucket
+# What was taken of a counter: how much, and its entry where there is one.
+Note = tuple[_Counter, int, list[float] | None]
 
 
 class _Counters:
-    """The state of one scope."""
+    """The state of one scope. It outlives a change of the rule: a new limit is no new minute."""
 
     __slots__ = ("places", "requests", "rule", "tokens")
 
     def __init__(self, rule: Rule) -> None:
-        kind = _Log if rule.strict else _Bucket
-        self.rule = rule
-        self.requests = kind(rule.requests) if rule.requests else None
-        self.tokens = kind(rule.tokens) if rule.tokens else None
+        self.requests: _Counter | None = None
+        self.tokens: _Counter | None = None
         self.places: dict[int, float] = {}
+        self.change(rule)
+
+    def change(self, rule: Rule) -> None:
+        self.rule = rule
+        self.requests = _resized(self.requests, rule.requests, rule.strict)
+        self.tokens = _resized(self.tokens, rule.tokens, rule.strict)
 
     def full(self, now: float) -> bool:
         limit = self.rule.concurrency
@@ -105,7 +130,7 @@ class _Counters:
 
     def idle(self, now: float) -> bool:
         counters = (self.requests, self.tokens)
-        return not self.places and all(counter is None or counter.idle(now) for counter in counters)
+        return not self.places and all(counter is None or not counter.reset(now) for counter in counters)
 
 
 class MemoryLimiter:
@@ -121,76 +146,54 @@ class MemoryLimiter:
         if now >= self._forget_at:
             self._forget(now)
         counters = [self._counters(scope) for scope in scopes]
-        for each in counters:
-            refused = self._refuse(each, counters, least, tokens, now)
-            if refused is not None:
-                return refused
-        notes: list[tuple[_Log | _Bucket, object]] = []
-        taken = tokens
-        for each in counters:
-            if each.requests is not None:
-                each.requests.take(1, now)
-            if each.tokens is not None:
-                notes.append((each.tokens, each.tokens.take(min(taken, each.tokens.limit), now)))
-            if each.rule.concurrency is not None:
-                each.places[request] = now + PLACE_TTL_S
-        return Grant(request, scopes, tokens, *self._rooms(counters, now), notes)
+        refused = _refusal(counters, least, tokens, now)
+        if refused is not None:
+            return refused
+        notes = _taken(counters, request, tokens, now)
+        return Grant(request, scopes, tokens, *_rooms(counters, now), notes)
 
     async def look(self, scopes: Sequence[Scope], least: int, tokens: int) -> Free | Exceeded:
         now = self._clock()
         counters = [self._counters(scope) for scope in scopes]
-        for each in counters:
-            refused = self._refuse(each, counters, least, tokens, now)
-            if refused is not None:
-                return refused
-        return Free(*self._rooms(counters, now))
+        return _refusal(counters, least, tokens, now) or Free(*_rooms(counters, now))
+
+    def record(self, request: int, scopes: Sequence[Scope], tokens: int) -> list[Note]:
+        """Take without asking: for what was admitted elsewhere. The notes belong into its grant."""
+        now = self._clock()
+        if now >= self._forget_at:
+            self._forget(now)
+        return _taken([self._counters(scope) for scope in scopes], request, tokens, now)
 
     def give_back(self, grant: Grant, used: int) -> None:
-        now = self._clock()
-        for counter, entry in grant.notes:
-            counter.correct(entry, used - min(grant.tokens, counter.limit), now)
-        grant.notes.clear()
+        if grant.notes:
+            now = self._clock()
+            for counter, amount, entry in grant.notes:
+                counter.correct(entry, used - amount, now)
+            grant.notes.clear()
         for scope in grant.scopes:
-            counters = self._scopes.get(scope.name)
-            if counters is not None:
-                counters.places.pop(grant.request, None)
+            if scope.rule.concurrency is not None:
+                counters = self._scopes.get(scope.name)
+                if counters is not None:
+                    counters.places.pop(grant.request, None)
+
+    def taken(self) -> list[tuple[Scope, int, int]]:
+        """Of each scope that is in use: requests and tokens that its minute still holds."""
+        now = self._clock()
+        found = []
+        for name, each in self._scopes.items():
+            requests = 0 if each.requests is None else each.requests.taken(now)
+            tokens = 0 if each.tokens is None else each.tokens.taken(now)
+            if requests or tokens:
+                found.append((Scope(name, each.rule), requests, tokens))
+        return found
 
     def _counters(self, scope: Scope) -> _Counters:
         found = self._scopes.get(scope.name)
-        if found is None or (found.rule is not scope.rule and found.rule != scope.rule):
-            running = found.places if found is not None else {}
+        if found is None:
             found = self._scopes[scope.name] = _Counters(scope.rule)
-            found.places = running
+        elif found.rule is not scope.rule and found.rule != scope.rule:
+            found.change(scope.rule)
         return found
-
-    def _refuse(
-        self, each: _Counters, counters: list[_Counters], least: int, tokens: int, now: float
-    ) -> Exceeded | None:
-        if each.tokens is not None:
-            limit = each.tokens.limit
-            if least > limit:
-                return Exceeded("tokens", limit, WINDOW_S, True, *self._rooms(counters, now))
-            wait = each.tokens.wait(min(tokens, limit), now)
-            if wait > 0:
-                return Exceeded("tokens", limit, wait, False, *self._rooms(counters, now))
-        if each.requests is not None:
-            wait = each.requests.wait(1, now)
-            if wait > 0:
-                return Exceeded("requests", each.requests.limit, wait, False, *self._rooms(counters, now))
-        if each.full(now):
-            return Exceeded("concurrency", each.rule.concurrency or 0, 1.0, False, *self._rooms(counters, now))
-        return None
-
-    def _rooms(self, counters: list[_Counters], now: float) -> tuple[Room | None, Room | None]:
-        if len(counters) == 1:
-            requests_only, tokens_only = counters[0].requests, counters[0].tokens
-            return (
-                requests_only.room(now) if requests_only is not None else None,
-                tokens_only.room(now) if tokens_only is not None else None,
-            )
-        requests = [each.requests.room(now) for each in counters if each.requests is not None]
-        tokens = [each.tokens.room(now) for each in counters if each.tokens is not None]
-        return _tightest(requests), _tightest(tokens)
 
     def _forget(self, now: float) -> None:
         self._forget_at = now + FORGET_EVERY_S
@@ -199,5 +202,65 @@ class MemoryLimiter:
                 del self._scopes[name]
 
 
-def _tightest(rooms: list[Room]) -> Room | None:
-    return min(rooms, key=lambda room: room.remaining) if rooms else None
+def _resized(counter: _Counter | None, limit: int | None, strict: bool) -> _Counter | None:
+    if not limit:
+        return None
+    kind = _Log if strict else _Bucket
+    if type(counter) is not kind:
+        return kind(limit)
+    counter.resize(limit)
+    return counter
+
+
+def _refusal(counters: Sequence[_Counters], least: int, tokens: int, now: float) -> Exceeded | None:
+    """By the limit that is in the way longest, so that who waits as long as it says is refused by no other."""
+    longest, limit = 0.0, 0
+    kind: Kind = "requests"
+    for each in counters:
+        counter = each.tokens
+        if counter is not None:
+            if least > counter.limit:
+                return Exceeded("tokens", counter.limit, WINDOW_S, True, *_rooms(counters, now))
+            wait = counter.wait(tokens if tokens < counter.limit else counter.limit, now)
+            if wait > longest:
+                longest, kind, limit = wait, "tokens", counter.limit
+        counter = each.requests
+        if counter is not None:
+            wait = counter.wait(1, now)
+            if wait > longest:
+                longest, kind, limit = wait, "requests", counter.limit
+        places = each.rule.concurrency
+        if places is not None and longest < FULL_RETRY_S and each.full(now):
+            longest, kind, limit = FULL_RETRY_S, "concurrency", places
+    return Exceeded(kind, limit, longest, False, *_rooms(counters, now)) if longest else None
+
+
+def _taken(counters: Sequence[_Counters], request: int, tokens: int, now: float) -> list[Note]:
+    notes: list[Note] = []
+    for each in counters:
+        if each.requests is not None:
+            each.requests.take(1, now)
+        counter = each.tokens
+        if counter is not None:
+            amount = tokens if tokens < counter.limit else counter.limit
+            notes.append((counter, amount, counter.take(amount, now)))
+        if each.rule.concurrency is not None:
+            each.places[request] = now + PLACE_TTL_S
+    return notes
+
+
+def _rooms(counters: Sequence[_Counters], now: float) -> tuple[Room | None, Room | None]:
+    return (
+        _tightest([each.requests for each in counters], now),
+        _tightest([each.tokens for each in counters], now),
+    )
+
+
+def _tightest(counters: Iterable[_Counter | None], now: float) -> Room | None:
+    tightest, least = None, 0
+    for each in counters:
+        if each is not None:
+            left = each.left(now)
+            if tightest is None or left < least:
+                tightest, least = each, left
+    return None if tightest is None else Room(tightest.limit, least, tightest.reset(now))

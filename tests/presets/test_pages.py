@@ -32,8 +32,13 @@ def test_modelbridge_offers_its_three_plans_and_lists_its_statuses() -> None:
         async with Shop("modelbridge") as shop:
             visitor = shop.visitor()
             pricing = shown(await visitor.get("/pricing"))
-            for words in ("Free Requests a minute 20 Tokens a minute 50,000", "Pro Requests a minute 60", "200,000"):
+            for words in (
+                "Requests a minute 20 Tokens a minute 50,000",
+                "Requests a minute 60 Tokens a minute 200,000",
+                "Requests a minute As agreed Tokens a minute As agreed",
+            ):
                 assert words in pricing
+            assert pricing.index("Free To") < pricing.index("Pro For") < pricing.index("Custom Limits")
             assert "Pay as you go" not in pricing
             errors = shown(await visitor.get("/docs/errors"))
             assert "500 upstream_unavailable the provider had an error" in errors
@@ -53,7 +58,7 @@ def test_model_database_sells_credit_in_packs_and_no_plans() -> None:
             pricing = shown(await shop.visitor().get("/pricing"))
             assert "$10 · $50 · $200" in pricing
             assert "Pay as you go" in pricing
-            assert "Pro Requests" not in pricing
+            assert "Custom Limits" not in pricing
             quick_start = shown(await shop.visitor().get("/docs"))
             assert "anthropic/claude-opus-4-8" in quick_start
             assert "X-MDB-Charged-USD" in quick_start

@@ -710,4 +710,10 @@ SETTINGS = (
         "Try limits out: the log names the requests that `rpm`, `tpm` and `concurrency` would refuse, and none is.",
     ),
     Setting("plans.NAME.listed", kinds.FLAG, True, "Whether pages offer it."),
+    Setting(
+        "plans.NAME.by_agreement",
+        kinds.FLAG,
+        False,
+        "Pages say that the limits which it leaves open are agreed with each customer.",
+    ),
 )

@@ -17,6 +17,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     place of the deployment's; None: that. `cost_cap`: the most that one request may cost. Outside of `since` to
     `until` the plan is not in effect. `shadow`: who would be limited is counted, and nobody is.
     `title`, `description` and `price` (a month) are for pages, which show what is `listed`.
+    `by_agreement`: what it leaves open is agreed with each account, and not without limit.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     until: int = FOR_EVER
     shadow: bool = False
     listed: bool = True
+    by_agreement: bool = False
 
     def allows(self, model: str) -> bool:
         return matches(self.models, model)

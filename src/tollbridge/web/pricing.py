@@ -18,6 +18,7 @@ class Offer(msgspec.Struct, frozen=True):
     """A plan in words. `limits`: what, and how much of it."""
 
     name: str
+    description: str
     limits: tuple[tuple[str, str], ...]
 
 
@@ -43,19 +44,22 @@ def offers(plans: Iterable[Plan], first: str = DEFAULT_PLAN) -> list[Offer]:
 
 def offer(plan: Plan) -> Offer:
     name = "Pay as you go" if plan.name == DEFAULT_PLAN else plan.name.replace("_", " ").replace("-", " ").capitalize()
-    return Offer(
-        name,
-        (
-            ("Requests a minute", _limit(plan.rpm)),
-            ("Tokens a minute", _limit(plan.tpm)),
-            ("Calls at once", _limit(plan.concurrency)),
-            ("Models", "All" if plan.models == ("*",) else ", ".join(plan.models)),
-        ),
-    )
+    none = "As agreed" if plan.by_agreement else "No limit"
+    limits = [
+        ("Requests a minute", _limit(plan.rpm, none)),
+        ("Tokens a minute", _limit(plan.tpm, none)),
+        ("Calls at once", _limit(plan.concurrency, none)),
+        ("Models", "All" if plan.models == ("*",) else ", ".join(plan.models)),
+    ]
+    if plan.included_tokens:
+        limits.insert(0, ("Tokens included, a month", f"{plan.included_tokens:,}"))
+    if plan.price is not None:
+        limits.insert(0, ("A month", f"${money.format_usd(plan.price)}" if plan.price else "Free"))
+    return Offer(plan.title or name, plan.description or "", tuple(limits))
 
 
-def _limit(number: int | None) -> str:
-    return "No limit" if number is None else f"{number:,}"
+def _limit(number: int | None, none: str) -> str:
+    return none if number is None else f"{number:,}"
 
 
 PAGES = (Page("GET", "/pricing", ANYONE, pricing),)

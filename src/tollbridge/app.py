@@ -31,11 +31,11 @@ from tollbridge.gateway.recent import Recent
 from tollbridge.gateway.relay import Relay, Upstream
 from tollbridge.gateway.settlement import Settlement
 from tollbridge.gateway.streams import LiveStreams, Timing
-from tollbridge.jobs import Jobs, of_money
+from tollbridge.jobs import Jobs, of_money, of_plans
 from tollbridge.limits.memory import MemoryLimiter
 from tollbridge.limits.redis import RedisLimiter
 from tollbridge.mail.smtp import Smtp
-from tollbridge.services import byok, first_run, mail, operators, secrets
+from tollbridge.services import byok, first_run, mail, operators, plans, secrets
 from tollbridge.services import catalog as offered
 from tollbridge.services.desk import Desk
 from tollbridge.services.passwords import Passwords
@@ -150,7 +150,7 @@ class Gateway:
             url=self.settings.database_url.reveal(),
             on_change=self._forget,
             on_fatal=lambda _: self.drain(),
-            more=of_money(self._payments, self._desk),
+            more=(*of_money(self._payments, self._desk), of_plans(self._database, lambda: self.settings.plans)),
         )
         self._jobs.start()
         post.start()
@@ -326,6 +326,7 @@ class Gateway:
             upstreams=self._health,
             own=own,
             public_id=master.ids().encode,
+            fill_up=lambda account_id, plan: plans.fill_up(self._database, account_id, plan),
         )
         relay = Relay(upstreams, self._health, admission, ledger, _fetcher(settings))
         settlement = Settlement(

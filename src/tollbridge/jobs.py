@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+from tollbridge.core.plans import Plan
 from tollbridge.errors import TollbridgeError
 from tollbridge.services import notices, refunds, top_ups
 from tollbridge.services.desk import Desk
 from tollbridge.services.payments import Payments
+from tollbridge.services.plans import fill_up_all
 from tollbridge.store import meta, rollups, seal
 from tollbridge.store.audit import audit
 from tollbridge.store.db import Database
@@ -21,6 +23,7 @@ POLL_S = 0.5
 SWEEP_S = 30.0
 MONEY_S = 60.0
 MISSED_S = 600.0
+PLANS_S = 600.0
 SEAL_S = 3_600.0
 AUDIT_S = 3_600.0
 FORGET_S = 3_600.0
@@ -38,6 +41,11 @@ def of_money(till: Callable[[], Payments], desk: Desk) -> tuple[Job, ...]:
         ("missed payments", MISSED_S, lambda: till().find_missed()),
         ("low balances", MONEY_S, lambda: notices.tell_low_balances(desk)),
     )
+
+
+def of_plans(database: Database, plans: Callable[[], Mapping[str, Plan]]) -> Job:
+    """The credit that plans include."""
+    return ("included credit", PLANS_S, lambda: fill_up_all(database, plans().values()))
 
 
 class Jobs:

@@ -7,6 +7,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -82,19 +83,21 @@ class Store:
             holds={id_: copy.deepcopy(hold) for id_, hold in stored.holds.items()},
             ends=dict(stored.ends),
             posted=set(stored.posted),
+            allowances={of: copy.copy(allowance) for of, allowance in stored.allowances.items()},
         )
         decision = decide(state, operations, now)
         self.write(decision)
         # An engine loads what is stored: so does the next batch here.
         state.balances = {**stored.balances, **decision.balances}
         state.keys = {**stored.keys, **decision.keys}
+        state.allowances = {**stored.allowances, **decision.allowances}
         self.state = state
         return decision.verdicts
 
     def write(self, decision: Decision) -> None:
         for hold, _ in decision.holds:
             assert hold.id not in self.hold_rows, "a hold was written twice"
-            self.hold_rows[hold.id] = hold.amount - sum(hold.steps.values())
+            self.hold_rows[hold.id] = (hold.amount if hold.tokens is None else hold.tokens) - sum(hold.steps.values())
         for hold_id_, step, amount in decision.steps:
             assert amount >= 0
             assert step > 0
@@ -115,6 +118,8 @@ class Books(RuleBasedStateMachine):
 
     holds: Bundle[Hold] = Bundle("holds")
     done: Bundle[Operation] = Bundle("done")
+    # On tokens where there were enough of them, else on money.
+    calls: Bundle[Hold] = Bundle("calls")
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,6 +133,8 @@ class Books(RuleBasedStateMachine):
         self.of: dict[int, Hold] = {}
         self.first: dict[int, Ended] = {}
         self.overdrawn: set[int] = set()
+        self.tokens: dict[int, int] = {}
+        self.most_included: dict[tuple[int, int], int] = {}
         for account in ACCOUNTS:
             self.top_up(account, 300, 0)
             self.grant(account, 50)
@@ -242,6 +249,116 @@ class Books(RuleBasedStateMachine):
             assert more == max(0, min(charge - stored.charge, paid + promo - held))
             assert f"late/{hold.id}" in self.store.journal
         assert verdict.available == self.available(hold.account_id)
+        return op
+
+    def quota(self, account: int, period: int) -> tuple[int, int]:
+        """(used, held) of the tokens of a month from everything that ever happened."""
+        of = {id_ for id_, hold in self.of.items() if (hold.account_id, hold.period) == (account, period)}
+        used = sum(self.store.usage[id_].allowance or 0 for id_ in of & self.store.usage.keys())
+        return used, sum(self.tokens.get(id_, 0) for id_ in of & self.open)
+
+    @rule(
+        target=calls,
+        key=st.sampled_from(sorted(KEYS)),
+        period=st.sampled_from([202612, 202701]),
+        included=st.integers(0, 300),
+        tokens=st.tuples(amounts, amounts),
+        money=amounts,
+    )
+    def hold_tokens(self, key: int, period: int, included: int, tokens: tuple[int, int], money: int) -> Any:
+        """Tokens that the plan includes go before money."""
+        account = KEYS[key][0]
+        self.counter += 1
+        op = Hold(
+            id=hold_id(1, self.counter),
+            account_id=account,
+            key_id=key,
+            want=money,
+            least=money,
+            period=period,
+            included=included,
+            tokens=max(tokens),
+            least_tokens=min(tokens),
+        )
+        used, held = self.quota(account, period)
+        enough = 0 < min(tokens) <= included - used - held
+        available, left = self.available(account), self.left(key)
+        verdict = self.one(op)
+        if isinstance(verdict, Held):
+            assert verdict.tokens == (min(max(tokens), included - used - held) if enough else 0)
+            assert verdict.amount == 0 or not enough
+            self.held[op.id], self.of[op.id] = verdict.amount, op
+            self.open.add(op.id)
+            if enough:
+                self.tokens[op.id] = verdict.tokens
+                of = (account, period)
+                self.most_included[of] = max(included, self.most_included.get(of, 0))
+            return op
+        assert isinstance(verdict, Refused)
+        assert not enough
+        if verdict.why is Refusal.KEY_LIMIT:
+            assert left is not None
+            assert money > left
+        elif verdict.why is Refusal.QUOTA:
+            assert money > available or available <= 0
+            assert not 0 < min(tokens) <= included - used
+        else:
+            assert verdict.why is Refusal.IN_FLIGHT
+            fits = 0 < min(tokens) <= included - used
+            assert fits or 0 < money <= sum(self.balance(account)[:2])
+        return multiple()
+
+    @rule(target=done, hold=calls, want=amounts, least=amounts)
+    def extend_call(self, hold: Hold, want: int, least: int) -> Any:
+        want, least = max(want, least), min(want, least)
+        step = self.steps.get(hold.id, 0) + 1
+        op = Extend(hold=hold.id, account_id=hold.account_id, key_id=hold.key_id, step=step, want=want, least=least)
+        used, held = self.quota(hold.account_id, hold.period)
+        kept = self.store.state.allowances.get((hold.account_id, hold.period))
+        verdict = self.one(op)
+        if hold.id not in self.open:
+            assert verdict == Refused(why=Refusal.NO_HOLD)
+            return op
+        if hold.id in self.tokens:
+            assert kept is not None
+            left = kept.included - used - held
+            assert isinstance(verdict, Held) == (least <= left)
+            if isinstance(verdict, Held):
+                assert verdict.tokens == self.tokens[hold.id] + min(want, max(0, left))
+                self.tokens[hold.id] = verdict.tokens
+        if not isinstance(verdict, Held):
+            return multiple()
+        self.held[hold.id] = verdict.amount
+        self.steps[hold.id] = step
+        return op
+
+    @rule(target=done, hold=calls, used=st.integers(0, 200), charged=st.booleans(), swept=st.booleans())
+    def end_call(self, hold: Hold, used: int, charged: bool, swept: bool) -> Any:
+        row = record(Outcome.SWEPT if swept else Outcome.COMPLETED)
+        op = End(
+            hold=hold.id,
+            account_id=hold.account_id,
+            key_id=hold.key_id,
+            charge=used if charged else 0,
+            record=msgspec.structs.replace(row, input=used // 2, output=used - used // 2),
+        )
+        before, quota = self.balance(hold.account_id), self.quota(hold.account_id, hold.period)
+        was_open, own = hold.id in self.open, self.tokens.get(hold.id)
+        kept = self.store.state.allowances.get((hold.account_id, hold.period))
+        verdict = self.one(op)
+        assert isinstance(verdict, Ended)
+        self.open.discard(hold.id)
+        if own is None:
+            return op
+        assert (verdict.charged, verdict.promo, verdict.loss) == (0, 0, 0)
+        assert self.balance(hold.account_id) == before
+        assert verdict.repeated != was_open
+        if was_open:
+            assert kept is not None
+            there = max(own, kept.included - quota[0] - (quota[1] - own))
+            assert self.store.usage[hold.id].allowance == (min(used, there) if charged else 0)
+        else:
+            assert self.quota(hold.account_id, hold.period) == quota
         return op
 
     @rule(hold=holds, charge=st.integers(0, 200))
@@ -373,6 +490,15 @@ class Books(RuleBasedStateMachine):
                 assert spend.held == sum(self.held[hold] for hold in mine)
                 assert spend.spent == sum(end.charge for end in self.store.usage.values() if end.key_id == key)
                 assert spend.spent <= limit
+
+    @invariant()
+    def tokens_are_what_happened_and_never_more_than_were_included(self) -> None:
+        for (account, period), row in self.store.state.allowances.items():
+            assert (row.used, row.held) == self.quota(account, period)
+            assert row.used + row.held <= self.most_included.get((account, period), 0)
+        for end in self.store.usage.values():
+            assert (end.allowance is None) == (end.hold not in self.tokens)
+            assert end.allowance is None or end.charge == end.loss == 0
 
     @invariant()
     def every_hold_is_open_or_ended_once(self) -> None:

@@ -6,10 +6,23 @@ from functools import partial
 from typing import Any
 
 import pytest
-from tests.gateway.site import INPUT_NANO, OUTPUT_NANO, Site, always, chat, completion, nano, run, says
+from tests.gateway.site import (
+    INPUT_NANO,
+    OUTPUT_NANO,
+    Site,
+    always,
+    chat,
+    completion,
+    nano,
+    run,
+    says,
+    stream,
+    streams,
+)
 
 from tollbridge.core.periods import Reset
 from tollbridge.core.plans import Agreed
+from tollbridge.gateway.streams import Timing
 from tollbridge.services.plans import change_plan
 from tollbridge.store.keys import Rules
 
@@ -191,5 +204,120 @@ def test_what_a_key_obeys_is_shown() -> None:
             assert shown["limits"]["tokens"]["limit"] == 9_000
             refused = await site.post(CHAT, chat("word " * 20_000, max_tokens=4000))
             assert refused.json["error"]["type"] == "tokens"
+
+    run(test())
+
+
+# --- tokens that are included -------------------------------------------------------------------------------------
+
+INCLUDED = """
+[plans.default]
+included_tokens = {}
+"""
+
+
+async def quota(site: Site) -> tuple[int, int]:
+    """What is used, and what is left."""
+    shown = (await site.get("/v1/key")).json["data"]["included_tokens"]
+    return shown["used"], shown["remaining"]
+
+
+def test_included_tokens_cost_nothing_then_credit_is_used_then_nothing_is_left() -> None:
+    async def test() -> None:
+        async with Site(OK, config=INCLUDED.format(300), credit_usd="0.00085") as site:
+            reply = await site.post(CHAT, chat(max_tokens=260))
+            assert reply.headers["x-tollbridge-charged-usd"] == "0"
+            assert reply.headers["x-tollbridge-upstream-cost-usd"] != "0"
+            assert reply.json["usage"]["cost"] == 0
+            assert await quota(site) == (15, 285)
+            told = await site.get(f"/v1/generation?id={reply.json['id']}")
+            assert told.json["data"]["total_cost"] == 0
+            # More than is left: credit is used.
+            reply = await site.post(CHAT, chat(n=2, max_tokens=200))
+            assert nano(reply.headers["x-tollbridge-charged-usd"]) == PRICE
+            estimated = (await site.post("/v1/estimate", chat(n=2, max_tokens=500))).json
+            assert (estimated["status"], estimated["error"]["code"]) == (429, "insufficient_quota")
+            refused = await site.post(CHAT, chat(n=2, max_tokens=500))
+            assert (refused.status, refused.json["error"]["code"]) == (429, "insufficient_quota")
+            assert refused.json["error"]["type"] == "insufficient_quota"
+            assert refused.headers["x-should-retry"] == "false"
+            assert refused.json["balance_usd"] == 0.00083
+            # What still fits, fits.
+            assert (await site.post(CHAT, chat(max_tokens=100))).status == 200
+            assert await quota(site) == (30, 270)
+            assert [row["charge"] for row in await site.settled(3)] == [0, PRICE, 0]
+
+    run(test())
+
+
+def test_a_stranger_without_credit_calls_on_included_tokens() -> None:
+    async def test() -> None:
+        async with Site(OK, config=INCLUDED.format(1_000), credit_usd="0") as site:
+            reply = await site.post(CHAT, chat())
+            assert (reply.status, reply.headers["x-tollbridge-balance-usd"]) == (200, "0")
+            # An answer is at most as long as tokens are left for.
+            assert 900 < int(reply.headers["x-tollbridge-max-tokens-applied"]) < 1_000
+            assert await quota(site) == (15, 985)
+
+    run(test())
+
+
+@pytest.mark.parametrize("usage", [{"prompt_tokens": 0, "completion_tokens": 0}, None])
+def test_an_answer_that_is_not_charged_takes_no_included_tokens(usage: Any) -> None:
+    answer = completion(usage=usage, text="", finish=None)
+
+    async def test() -> None:
+        async with Site(always(says(answer)), config=INCLUDED.format(1_000), credit_usd="0") as site:
+            await site.post(CHAT, chat())
+            await site.settled(1)
+            assert await quota(site) == (0, 1_000)
+
+    run(test())
+
+
+def test_a_stream_on_included_tokens_grows_and_ends_where_they_do() -> None:
+    words = [f" word{number}" for number in range(1_500)]
+
+    async def test() -> None:
+        script = always(streams(stream(words, usage=None), pause=0.001))
+        config = INCLUDED.format(700) + "[billing]\ndefault_hold_tokens = 300\n"
+        async with Site(script, config=config, credit_usd="0", timing=Timing(tick=0.02)) as site:
+            reply = await site.post(CHAT, chat(stream=True))
+            assert reply.status == 200
+            assert reply.chunks[-1]["usage"]["cost"] == 0
+            [row] = await site.settled(1)
+            assert row["charge"] == 0
+            used, left = await quota(site)
+            assert (used + left, left < 100) == (700, True)
+
+    run(test())
+
+
+def test_what_costs_nothing_takes_no_included_tokens() -> None:
+    free = """
+[[models]]
+id = "free"
+context_window = 1000
+price = { input = "0", output = "0" }
+routes = [{ provider = "up", model = "x" }]
+"""
+
+    async def test() -> None:
+        async with Site(OK, config=INCLUDED.format(1_000) + free, credit_usd="0") as site:
+            assert (await site.post(CHAT, {**chat(), "model": "free"})).status == 200
+            assert await quota(site) == (0, 1_000)
+
+    run(test())
+
+
+def test_credit_that_is_included_comes_at_the_first_refusal_and_once_a_month() -> None:
+    async def test() -> None:
+        config = '[plans.gift]\nincluded_credit_usd = "0.0001"\n'
+        async with Site(OK, config=config, credit_usd="0") as site:
+            assert (await site.post(CHAT, chat(max_tokens=10))).status == 402
+            await put_on(site, "gift")
+            replies = [await site.post(CHAT, chat(max_tokens=10)) for _ in range(6)]
+            assert [reply.status for reply in replies] == [200] * 3 + [402] * 3
+            assert await site.balance() == 100_000 - 3 * PRICE
 
     run(test())

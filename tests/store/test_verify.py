@@ -18,11 +18,15 @@ from tollbridge.store.tables import metadata
 from tollbridge.store.verify import Report, verify
 from tollbridge.values import Outcome, Price, Tier
 
-BOOKS = ("hold", "hold_step", "usage", "journal", "entry", "balance", "key_spend", "price_version", "seal")
-# Not of the books: who is frozen is the operator's word, when a price came is nobody's, and from when on a key's spend
-# is counted is found once it passes an end.
+BOOKS = (
+    *("hold", "hold_step", "usage", "journal", "entry", "balance", "key_spend", "price_version", "seal"),
+    "allowance",
+)
+# Not of the books: who is frozen and what a plan includes is the operator's word, when a price came is nobody's, and
+# from when on a key's spend is counted is found once it passes an end.
 FREE = {
     ("key_spend", "since"),
+    ("allowance", "included"),
     ("balance", "frozen"),
     ("price_version", "created_at"),
     ("seal", "id"),
@@ -49,6 +53,11 @@ async def fill(books: Books) -> None:
         # Something in every column.
         record = replace(end.record, first_byte_ms=5, finish="stop", attempts=b"[]", streamed=True, searches=1)
         await books.ledger.submit(replace(end, record=record))
+    # On included tokens.
+    for used in (10, 0):
+        op = replace(books.hold_op(rich, 1), period=202612, included=100, tokens=40, least_tokens=1)
+        await books.ledger.submit(op)
+        await books.ledger.submit(books.end_op(op.id, rich, used))
     swept = await books.held(rich, 50)
     await sweep(books.database, books.ledger, books.process.epoch, 1 << 62)
     await books.end(swept, rich, 20)
@@ -323,7 +332,7 @@ def test_problems_are_named_up_to_a_number_and_counted_beyond() -> None:
 # The rest of the schema moves no money by itself.
 OF_MONEY = {
     *("meta", "process", "account", "balance", "api_key", "key_spend", "price_version", "hold", "hold_step"),
-    *("checkpoint", "usage", "journal", "entry", "seal"),
+    *("checkpoint", "usage", "journal", "entry", "seal", "allowance"),
 }
 
 

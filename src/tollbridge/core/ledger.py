@@ -12,7 +12,9 @@ Rule 5  Usage never makes a balance negative and never spends more of a key than
         goes to the loss account. Only refunds and disputes may overdraw.
 Rule 6  A hold that was swept (its process had gone) may still have a true end: the difference is a transaction of its
         own, `late/<hold>`, and only ever a further charge.
-Rule 7  Everything but usage is a journal transaction whose entries sum to zero and whose idempotency key is unique.
+Rule 7  A hold may be on tokens that the account's plan includes in this month: then its amount is 0, its end charges 0
+        and takes tokens instead, never more than are left. It is all tokens or all money.
+Rule 8  Everything but usage is a journal transaction whose entries sum to zero and whose idempotency key is unique.
 """
 
 from collections.abc import Iterable, Sequence
@@ -58,11 +60,12 @@ OVERDRAWING = frozenset({Kind.REFUND, Kind.DISPUTE})
 
 
 class Refusal(StrEnum):
-    """Why an operation was refused. The first three are 402, the others 401, 403 or a fault of ours."""
+    """Why an operation was refused. The first three are 402, the next one 429, the others 401, 403 or ours."""
 
     INSUFFICIENT = "insufficient_credits"
     IN_FLIGHT = "in_flight_budget_exhausted"
     KEY_LIMIT = "key_limit_exceeded"
+    QUOTA = "insufficient_quota"
     KEY_GONE = "invalid_api_key"
     FROZEN = "account_frozen"
     FENCED = "fenced"
@@ -73,7 +76,10 @@ class Refusal(StrEnum):
 
 
 class Hold(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Reserve at least `least` and at most `want`. `id` is new: epoch of the process and a counter (`hold_id`)."""
+    """Reserve at least `least` and at most `want`. `id` is new: epoch of the process and a counter (`hold_id`).
+
+    `period` (YYYYMM): before any money, `least_tokens` to `tokens` of the `included` tokens of that month; 0: none.
+    """
 
     id: int
     account_id: int
@@ -81,10 +87,14 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     want: int
     least: int
     ttl_ms: int = 1_000_000
+    period: int = 0
+    included: int = 0
+    tokens: int = 0
+    least_tokens: int = 0
 
 
 class Extend(msgspec.Struct, frozen=True, kw_only=True):
-    """Reserve more for a hold that runs. `step` counts the extensions of one hold from 1."""
+    """Reserve more for a hold that runs, of what it is on. `step` counts the extensions of one hold from 1."""
 
     hold: int
     account_id: int
@@ -126,7 +136,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """End a hold: `charge` is what the customer should pay; 0 gives all of it back."""
+    """End a hold: `charge` is what the customer should pay, by money or by tokens; 0 gives all of it back."""
 
     hold: int
     account_id: int
@@ -168,10 +178,14 @@ Operation = Hold | Extend | End | Checkpoint | Post
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """`amount` is the whole of the hold so far, extensions included; `available` what is left beside it."""
+    """`amount` is the whole of the hold so far, extensions included; `available` what is left beside it.
+
+    `tokens`: it is on so many included tokens; 0: on money.
+    """
 
     amount: int
     available: int
+    tokens: int = 0
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -264,8 +278,25 @@ class KeyState(msgspec.Struct, gc=False):
         return self.live and (self.expires_at is None or now < self.expires_at)
 
 
+class Allowance(msgspec.Struct, gc=False):
+    """A row of `allowance`: of the tokens that a plan includes in one month."""
+
+    account_id: int
+    period: int
+    included: int
+    used: int = 0
+    held: int = 0
+
+    @property
+    def left(self) -> int:
+        return self.included - self.used - self.held
+
+
 class OpenHold(msgspec.Struct):
-    """A row of `hold` with its extensions. `limited`: the key's spend carries this hold too."""
+    """A row of `hold` with its extensions. `limited`: the key's spend carries this hold too.
+
+    `tokens`, of the month `period`: it is on tokens, and its steps are tokens; None: on money.
+    """
 
     id: int
     account_id: int
@@ -274,12 +305,15 @@ class OpenHold(msgspec.Struct):
     limited: bool
     steps: dict[int, int]
     checkpointed: bool = False
+    tokens: int | None = None
+    period: int = 0
 
 
 class EndRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A row of `usage`: the end of a hold, its journal and its usage record in one.
 
-    `limited`: the key's spend carried the hold, and carries the charge.
+    `limited`: the key's spend carried the hold, and carries the charge. `allowance`: included tokens that were taken
+    in place of a charge; None: the hold was on money.
     """
 
     hold: int
@@ -292,6 +326,7 @@ class EndRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     loss: int
     record: Record
     limited: bool = False
+    allowance: int | None = None
 
 
 class State(msgspec.Struct, kw_only=True):
@@ -307,6 +342,8 @@ class State(msgspec.Struct, kw_only=True):
     ends: dict[int, EndRow]
     posted: set[str]
     fenced: bool = False
+    # By account and month.
+    allowances: dict[tuple[int, int], Allowance] = {}
 
 
 class Decision(msgspec.Struct):
@@ -322,6 +359,7 @@ class Decision(msgspec.Struct):
     keys: dict[int, KeyState]
     # Holds that have ended and whose stored checkpoint, if there is one, goes.
     forgotten: list[int]
+    allowances: dict[tuple[int, int], Allowance]
 
 
 # --- the decision -------------------------------------------------------------------------------------------------
@@ -338,7 +376,7 @@ def epoch_of(hold: int) -> int:
 
 def decide(state: State, operations: Sequence[Operation], now: int) -> Decision:
     """Apply `operations` in order of arrival. `now` is the database's time in milliseconds."""
-    decision = Decision([], [], [], [], {}, [], {}, {}, [])
+    decision = Decision([], [], [], [], {}, [], {}, {}, [], {})
     for operation in operations:
         if isinstance(operation, Hold):
             verdict = _hold(state, operation, now, decision)
@@ -359,21 +397,52 @@ def _hold(state: State, op: Hold, now: int, out: Decision) -> Verdict:
     balance = state.balances.get(op.account_id)
     known = state.holds.get(op.id)
     if known is not None and balance is not None:
-        return Held(amount=known.amount, available=balance.available)
+        return Held(amount=known.amount, available=balance.available, tokens=known.tokens or 0)
     key = state.keys.get(op.key_id)
     if state.fenced or op.id in state.ends:
         return Refused(why=Refusal.FENCED)
     if key is None or not key.allows(now) or balance is None or key.account_id != op.account_id:
         return Refused(why=Refusal.KEY_GONE)
     key.renew(now)
-    amount = _reserve(balance, key, op.want, op.least)
+    tokens = _take_tokens(state, op, out) if op.period and not balance.frozen else None
+    amount = 0 if tokens is not None else _reserve(balance, key, op.want, op.least)
     if isinstance(amount, Refused):
-        return amount
+        return _without_tokens(amount, op, state) if op.period else amount
     hold = OpenHold(op.id, op.account_id, op.key_id, amount, key.limit is not None, {})
+    if tokens is not None:
+        hold.tokens, hold.period = tokens, op.period
     state.holds[op.id] = hold
     out.holds.append((hold, now + op.ttl_ms))
     _move_held(balance, key if hold.limited else None, amount, out)
-    return Held(amount=amount, available=balance.available)
+    return Held(amount=amount, available=balance.available, tokens=tokens or 0)
+
+
+def _take_tokens(state: State, op: Hold, out: Decision) -> int | None:
+    """Hold what is left of the month's tokens, up to what is wanted; None when it is too little."""
+    _check_amounts(op.included, op.tokens, op.least_tokens)
+    of = (op.account_id, op.period)
+    allowance = state.allowances.get(of)
+    if allowance is None:
+        allowance = state.allowances[of] = Allowance(op.account_id, op.period, op.included)
+    # The plan may have changed since the last call.
+    allowance.included = op.included
+    if not 0 < op.least_tokens <= allowance.left:
+        return None
+    tokens = min(op.tokens, allowance.left)
+    allowance.held += tokens
+    out.allowances[of] = allowance
+    return tokens
+
+
+def _without_tokens(refused: Refused, op: Hold, state: State) -> Refused:
+    """Neither tokens nor money: the caller is told which of the two would do, and whether waiting helps."""
+    if refused.why is not Refusal.INSUFFICIENT:
+        return refused
+    allowance = state.allowances[op.account_id, op.period]
+    fits_later = 0 < op.least_tokens <= allowance.included - allowance.used
+    return Refused(
+        why=Refusal.IN_FLIGHT if fits_later else Refusal.QUOTA, available=refused.available, posted=refused.posted
+    )
 
 
 def _extend(state: State, op: Extend, now: int, out: Decision) -> Verdict:
@@ -383,7 +452,9 @@ def _extend(state: State, op: Extend, now: int, out: Decision) -> Verdict:
         return Refused(why=Refusal.NO_HOLD)
     balance = state.balances[hold.account_id]
     if op.step in hold.steps:
-        return Held(amount=hold.amount, available=balance.available)
+        return Held(amount=hold.amount, available=balance.available, tokens=hold.tokens or 0)
+    if hold.tokens is not None:
+        return _extend_tokens(state, op, hold, out)
     key = state.keys.get(hold.key_id)
     limiting = key if hold.limited else None
     if limiting is not None:
@@ -396,6 +467,21 @@ def _extend(state: State, op: Extend, now: int, out: Decision) -> Verdict:
     out.steps.append((hold.id, op.step, amount))
     _move_held(balance, limiting, amount, out)
     return Held(amount=hold.amount, available=balance.available)
+
+
+def _extend_tokens(state: State, op: Extend, hold: OpenHold, out: Decision) -> Verdict:
+    assert hold.tokens is not None
+    balance, of = state.balances[hold.account_id], (hold.account_id, hold.period)
+    allowance = state.allowances[of]
+    if op.least > allowance.left:
+        return Refused(why=Refusal.QUOTA, available=balance.available, posted=balance.posted)
+    more = min(op.want, max(0, allowance.left))
+    hold.steps[op.step] = more
+    hold.tokens += more
+    allowance.held += more
+    out.steps.append((hold.id, op.step, more))
+    out.allowances[of] = allowance
+    return Held(amount=hold.amount, available=balance.available, tokens=hold.tokens)
 
 
 def _end(state: State, op: End, now: int, out: Decision) -> Verdict:
@@ -411,7 +497,9 @@ def _end(state: State, op: End, now: int, out: Decision) -> Verdict:
     if key is not None:
         key.renew(now)
     _move_held(balance, key, -hold.amount, out)
-    charge = min(op.charge, _chargeable(balance, key, hold.amount))
+    allowance = None if hold.tokens is None else _use_tokens(state, op, hold, out)
+    due = op.charge if allowance is None else 0
+    charge = min(due, _chargeable(balance, key, hold.amount))
     promo = min(charge, balance.promo)
     balance.promo -= promo
     balance.paid -= charge - promo
@@ -425,9 +513,10 @@ def _end(state: State, op: End, now: int, out: Decision) -> Verdict:
         held=hold.amount,
         charge=charge,
         promo=promo,
-        loss=op.charge - charge,
+        loss=due - charge,
         record=op.record,
         limited=hold.limited,
+        allowance=allowance,
     )
     del state.holds[hold.id]
     state.ends[hold.id] = row
@@ -436,6 +525,24 @@ def _end(state: State, op: End, now: int, out: Decision) -> Verdict:
         out.forgotten.append(hold.id)
     out.ends.append(row)
     return Ended(charged=charge, promo=promo, loss=row.loss, available=balance.available)
+
+
+def _use_tokens(state: State, op: End, hold: OpenHold, out: Decision) -> int:
+    """Take what was used of the month's tokens, as far as there are any; what is beyond them is free."""
+    assert hold.tokens is not None
+    of = (hold.account_id, hold.period)
+    allowance = state.allowances[of]
+    allowance.held -= hold.tokens
+    used = min(tokens_of(op.record), max(hold.tokens, allowance.left)) if op.charge else 0
+    allowance.used += used
+    out.allowances[of] = allowance
+    return used
+
+
+def tokens_of(record: Record) -> int:
+    """How many tokens a request read and wrote."""
+    read = record.input + record.cache_read + record.cache_write + record.cache_write_1h + record.audio_input
+    return read + record.output + record.audio_output + record.image_output
 
 
 def _end_again(state: State, op: End, stored: EndRow, out: Decision) -> Verdict:
@@ -449,7 +556,7 @@ def _end_again(state: State, op: End, stored: EndRow, out: Decision) -> Verdict:
     )
     more = op.charge - stored.charge
     swept = stored.record.outcome is Outcome.SWEPT and op.record.outcome is not Outcome.SWEPT
-    if not swept or more <= 0 or op.account_id != stored.account_id:
+    if not swept or more <= 0 or op.account_id != stored.account_id or stored.allowance is not None:
         return first
     late = f"late/{op.hold}"
     if late in state.posted:

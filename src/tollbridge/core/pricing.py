@@ -122,6 +122,29 @@ def bound(demand: Demand, route: Route, *, model_limit: int, default_hold: int, 
     )
 
 
+class TokenBound(msgspec.Struct, frozen=True, gc=False):
+    """The same two numbers for a hold on tokens; 0: none is asked for."""
+
+    want: int = 0
+    least: int = 0
+
+
+def token_bound(demand: Demand, route: Route, bound: Bound, *, cap: int, default_hold: int) -> TokenBound:
+    """How many included tokens should and must be held for a request with this `bound`, which may cost `cap`.
+
+    Nothing is asked for a call that costs nothing, or that the customer's own credential pays for.
+    """
+    if bound.whole == 0 or route.upstream.owner:
+        return TokenBound()
+    output = bound.limit
+    if demand.output_limit is None and bound.want < bound.whole:
+        output = -(-default_hold // demand.choices)
+    if bound.whole > cap:
+        output = min(output, affordable_output(route, cap, bound, demand.choices))
+    output *= demand.choices
+    return TokenBound(bound.prompt + output, bound.prompt + min(output, LEAST_OUTPUT_TOKENS * demand.choices))
+
+
 def affordable_output(route: Route, amount: int, bound: Bound, choices: int) -> int:
     """Output tokens per choice that `amount` pays for beside the prompt of `bound`; 0 when it pays for none."""
     price = bound.output_price * route.multiplier_ppm

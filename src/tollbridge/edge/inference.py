@@ -28,8 +28,8 @@ from tollbridge.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
-from tollbridge.gateway.admission import Admission, Caller, Ticket
-from tollbridge.gateway.callers import Callers
+from tollbridge.gateway.admission import Admission, Ticket
+from tollbridge.gateway.callers import Caller, Callers
 from tollbridge.gateway.refusals import limit_headers
 from tollbridge.gateway.relay import AllFailed, Answered, Relay
 from tollbridge.gateway.settlement import Attempt, Closed, Settlement

@@ -16,11 +16,13 @@ import msgspec
 from msgspec import Raw
 
 from tollbridge.core import periods, pricing, tokens
-from tollbridge.core.ledger import Hold, Record, Verdict
+from tollbridge.core.ledger import Record, Verdict
 from tollbridge.core.money import format_usd
 from tollbridge.core.periods import Reset
+from tollbridge.core.pricing import TokenBound
 from tollbridge.errors import ApiError, InvalidRequest, NotFound, Unavailable
-from tollbridge.gateway.admission import Admission, Caller, Estimate
+from tollbridge.gateway.admission import Admission, Estimate, hold_of
+from tollbridge.gateway.callers import Caller
 from tollbridge.gateway.recent import Recent
 from tollbridge.limits.base import Limiter, Room
 from tollbridge.store import lookups
@@ -184,6 +186,7 @@ class Lookups:
                 "expires_at": None if key.expires_at is None else _time(key.expires_at),
                 "rate_limit": {"requests": -1 if rpm is None else rpm, "interval": "60s"},
                 "plan": plan.name,
+                "included_tokens": await self._included(caller, now),
                 "limits": {
                     "requests": _room(found.requests_room),
                     "tokens": _room(found.tokens_room),
@@ -193,6 +196,21 @@ class Lookups:
             }
         }
 
+    async def _included(self, caller: Caller, now: int) -> dict[str, Any] | None:
+        """What the plan includes this month, and what is left of it."""
+        included = caller.plan.included_tokens
+        if not included:
+            return None
+        had = await lookups.allowance(self._database, caller.account_id, periods.month(now))
+        used, held = (0, 0) if had is None else (had.used, had.held)
+        return {
+            "limit": included,
+            "used": used,
+            "held": held,
+            "remaining": max(0, included - used - held),
+            "resets_at": _time(periods.ends(Reset.MONTHLY, now)),
+        }
+
     # --- what it would cost ---
 
     async def _estimate(self, body: bytes, caller: Caller, cap: int | None) -> dict[str, Any]:
@@ -200,9 +218,8 @@ class Lookups:
         request = preferences.read(parse(inner))
         now = await self._database.now()
 
-        async def ask(want: int, least: int) -> Verdict:
-            hold = Hold(id=0, account_id=caller.account_id, key_id=caller.key_id, want=want, least=least)
-            return await lookups.would_hold(self._database, hold, now)
+        async def ask(want: int, least: int, included: TokenBound) -> Verdict:
+            return await lookups.would_hold(self._database, hold_of(0, caller, (want, least), included, now), now)
 
         try:
             estimate = await self._admission.estimate(caller, request, cap, ask)

@@ -11,17 +11,17 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Protocol
 
 import msgspec
 
-from tollbridge.core import pricing, routing, tokens
+from tollbridge.core import periods, pricing, routing, tokens
 from tollbridge.core.abuse import Cuts
 from tollbridge.core.catalog import Catalog
 from tollbridge.core.ledger import Held, Hold, Refusal, Refused, Verdict
 from tollbridge.core.money import format_usd
-from tollbridge.core.plans import Plan, matches
+from tollbridge.core.plans import Plan
+from tollbridge.core.pricing import TokenBound
 from tollbridge.errors import (
     ApiError,
     ContextTooLong,
@@ -29,13 +29,15 @@ from tollbridge.errors import (
     Forbidden,
     InvalidRequest,
     NotFound,
+    PaymentRequired,
     RateLimited,
     Unavailable,
     UpstreamFailed,
 )
-from tollbridge.gateway.own import OwnCredential, OwnRoutes
+from tollbridge.gateway.callers import Caller
+from tollbridge.gateway.own import OwnRoutes
 from tollbridge.gateway.refusals import limited, refused
-from tollbridge.limits.base import Exceeded, Grant, Limiter, Scope
+from tollbridge.limits.base import Exceeded, Grant, Limiter
 from tollbridge.store.ledger import Ledger
 from tollbridge.values import Model, Preferences, Route
 from tollbridge.wire.request import Request
@@ -45,47 +47,22 @@ _CERTAIN_PERCENT = 50
 # How much of a key's running mean the latest answer makes up.
 _MEAN_SHARE = 8
 _MEANS_KEPT = 10_000
-_ENDPOINT_OF_TYPE = {"embedding": "embeddings"}
+# Where each endpoint's callers put what is to be read.
+_TEXT = {
+    "chat": "messages",
+    "messages": "messages",
+    "responses": "input",
+    "completions": "prompt",
+    "embeddings": "input",
+}
 MAX_RETRY_AFTER_S = 10
 
 
 _SUFFIXES = tuple(routing.SUFFIXES)
 _NO_WISHES = Preferences()
+_NO_TOKENS = TokenBound()
 # Refusals of a hold that a cheaper route may not meet.
-_TOO_DEAR = frozenset({Refusal.INSUFFICIENT, Refusal.IN_FLIGHT, Refusal.KEY_LIMIT})
-
-
-class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose request it is: a key of an account, with the account's plan and the scopes that limit it.
-
-    `enforced`: those of the scopes that refuse, while the others are only tried out; None: all of them do. `own`: the
-    account's credentials at providers. `models`, `networks`: what and from where the key may call; None: all.
-    `cost_cap`: what plan and key allow one request to cost, nano-USD.
-    """
-
-    key_id: int
-    account_id: int
-    plan: Plan
-    scopes: tuple[Scope, ...]
-    enforced: tuple[Scope, ...] | None = None
-    own: tuple[OwnCredential, ...] = ()
-    models: tuple[str, ...] | None = None
-    networks: tuple[IPv4Network | IPv6Network, ...] | None = None
-    cost_cap: int | None = None
-
-    def may_call(self, model: str) -> bool:
-        return self.plan.allows(model) and (self.models is None or matches(self.models, model))
-
-    def may_come_from(self, address: str) -> bool:
-        if self.networks is None:
-            return True
-        try:
-            at = ip_address(address)
-        except ValueError:
-            return False
-        if isinstance(at, IPv6Address) and at.ipv4_mapped is not None:
-            at = at.ipv4_mapped
-        return any(at in network for network in self.networks)
+_TOO_DEAR = frozenset({Refusal.INSUFFICIENT, Refusal.IN_FLIGHT, Refusal.KEY_LIMIT, Refusal.QUOTA})
 
 
 class Ticket(msgspec.Struct, kw_only=True):
@@ -93,7 +70,8 @@ class Ticket(msgspec.Struct, kw_only=True):
 
     The routes may be of several models, in the caller's order; `model` is that of the route that is being tried.
     `cap` is the most that it may cost, nano-USD.
-    `held` and `step` grow when the hold is extended. `dropped`: the caller's fields that could not be sent.
+    `held` and `step` grow when the hold is extended. `tokens`: it is on so many included tokens, and `held` is 0; 0: it
+    is on money. `dropped`: the caller's fields that could not be sent.
     `started` is monotonic seconds, `started_at` epoch milliseconds.
     """
 
@@ -112,6 +90,7 @@ class Ticket(msgspec.Struct, kw_only=True):
     started: float
     started_at: int
     step: int = 0
+    tokens: int = 0
     dropped: tuple[str, ...] = ()
 
 
@@ -143,8 +122,8 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     refusal: ApiError | None = None
 
 
-# What the ledger says of a hold of (want, least).
-Ask = Callable[[int, int], Awaitable[Verdict]]
+# What the ledger says of a hold of (want, least), and before that of included tokens.
+Ask = Callable[[int, int, TokenBound], Awaitable[Verdict]]
 
 
 class Upstreams(Protocol):
@@ -160,10 +139,14 @@ class Upstreams(Protocol):
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """What a request asks for, and the routes that may answer it, in the order to try them."""
+    """What a request asks for, and the routes that may answer it, in the order to try them.
+
+    `included`: the caller's plan includes tokens.
+    """
 
     demand: pricing.Demand
     routes: Sequence[Route]
+    included: bool
 
 
 class Offer(msgspec.Struct, frozen=True, gc=False):
@@ -174,7 +157,10 @@ class Offer(msgspec.Struct, frozen=True, gc=False):
 
 
 class Admission:
-    """`catalogs` by the markup of plans (`Plan.markup_ppm`); None: what the deployment's own markup makes of it."""
+    """`catalogs` by the markup of plans (`Plan.markup_ppm`); None: what the deployment's own markup makes of it.
+
+    `fill_up` gives an account the credit that its plan includes this month, and says whether there was any to give.
+    """
 
     def __init__(
         self,
@@ -186,6 +172,7 @@ class Admission:
         upstreams: Upstreams,
         own: OwnRoutes,
         public_id: Callable[[str, int], str],
+        fill_up: Callable[[int, Plan], Awaitable[bool]],
     ) -> None:
         self._catalogs = catalogs
         self._models = catalogs[None].models
@@ -195,6 +182,9 @@ class Admission:
         self._upstreams = upstreams
         self._own = own
         self._public_id = public_id
+        self._fill_up = fill_up
+        # Accounts that have had the credit of this month, for all that is known here.
+        self._filled: tuple[int, set[int]] = (0, set())
         self._mean_output: dict[int, int] = {}
         self._cuts = Cuts()
 
@@ -209,13 +199,16 @@ class Admission:
         hold = self._ledger.next_id()
         grant = await self._take(hold, caller, demand)
 
-        def ask(want: int, least: int) -> Awaitable[Verdict]:
-            return self._ledger.submit(
-                Hold(id=hold, account_id=caller.account_id, key_id=caller.key_id, want=want, least=least)
-            )
+        def ask(want: int, least: int, tokens: TokenBound) -> Awaitable[Verdict]:
+            return self._ledger.submit(hold_of(hold, caller, (want, least), tokens, started_at))
 
         try:
-            offer, held = await self._reserve(choice, first, cap, ask)
+            try:
+                offer, held = await self._reserve(choice, first, cap, ask)
+            except (PaymentRequired, RateLimited):
+                if not caller.plan.included_credit or not await self._filled_up(caller, started_at):
+                    raise
+                offer, held = await self._reserve(choice, first, cap, ask)
         except BaseException:
             self._limiter.give_back(grant, 0)
             raise
@@ -231,10 +224,11 @@ class Admission:
             held=held.amount,
             available=held.available,
             cap=cap,
-            limit=_limit(demand, route, offer.bound, held.amount, cap),
+            limit=self._limit(demand, route, offer.bound, held, cap),
             grant=grant,
             started=started,
             started_at=started_at,
+            tokens=held.tokens,
         )
 
     async def estimate(self, caller: Caller, request: Request, cap: int | None, ask: Ask) -> Estimate:
@@ -257,7 +251,7 @@ class Admission:
         except ApiError as refusal:
             return Estimate(demand=demand, routes=routes, cap=cap, refusal=refusal)
         route, bound = routes[offer.place]
-        limit = _limit(demand, route, bound, held.amount, cap)
+        limit = self._limit(demand, route, bound, held, cap)
         return Estimate(demand=demand, routes=routes[offer.place :], cap=cap, held=held.amount, limit=limit)
 
     @property
@@ -279,8 +273,9 @@ class Admission:
         return self._bound(ticket.demand, route)
 
     def limit_on(self, route: Route, ticket: Ticket, bound: pricing.Bound) -> int | None:
-        """The output limit that the ticket's money sets on `route`."""
-        return _limit(ticket.demand, route, bound, ticket.held, ticket.cap)
+        """The output limit that the ticket's money, or its included tokens, set on `route`."""
+        held = Held(amount=ticket.held, available=ticket.available, tokens=ticket.tokens)
+        return self._limit(ticket.demand, route, bound, held, ticket.cap)
 
     def ceiling(self, route: Route, ticket: Ticket) -> int:
         """The most that need ever be held for the ticket's request on `route`, with the limit that it was sent with."""
@@ -288,6 +283,12 @@ class Admission:
         if ticket.limit is not None:
             demand = msgspec.structs.replace(demand, output_limit=ticket.limit)
         return min(ticket.cap, self._bound(demand, route).whole)
+
+    def most_tokens(self, route: Route, ticket: Ticket) -> int:
+        """The most included tokens that need ever be held for the ticket's request on `route`."""
+        bound = self._bound(ticket.demand, route)
+        limit = bound.limit if ticket.limit is None else min(bound.limit, ticket.limit)
+        return bound.prompt + limit * ticket.demand.choices
 
     def remember(self, ticket: Ticket, output: int) -> None:
         """Learn how much this key's answers are, for the token limits of requests that set no limit."""
@@ -325,7 +326,7 @@ class Admission:
             raise self._none_usable(model, model.routes)
         demand = _demand(request)
         _check_length(model, demand, request)
-        return Choice(demand, routes)
+        return Choice(demand, routes, caller.plan.included_tokens > 0)
 
     async def _choice(self, caller: Caller, request: Request, moment: int) -> Choice:
         """The routes of all models that the caller names. What keeps one of them out is told when there is no other."""
@@ -341,7 +342,7 @@ class Admission:
         if not routes:
             assert refusal is not None, "a request names a model"
             raise refusal
-        return Choice(demand, routes)
+        return Choice(demand, routes, caller.plan.included_tokens > 0)
 
     async def _routes_of(
         self, name: str, caller: Caller, request: Request, demand: pricing.Demand, moment: int
@@ -396,6 +397,28 @@ class Admission:
 
     # --- limits and money ---
 
+    def _limit(self, demand: pricing.Demand, route: Route, bound: pricing.Bound, held: Held, cap: int) -> int | None:
+        """The output limit to send because of what is held, or because of the cap; None: what the caller asked for.
+
+        Where all that was wanted is held nothing is capped: a stream's hold grows with it, and what an answer costs
+        beyond its hold is taken from the rest of the balance.
+        """
+        has, want = held.amount, bound.want
+        if held.tokens:
+            has = held.tokens
+            want = pricing.token_bound(
+                demand, route, bound, cap=cap, default_hold=self._policy.default_hold_tokens
+            ).want
+        if not demand.produces or (has >= want and bound.whole <= cap):
+            return None
+        if has >= want:
+            affordable = pricing.affordable_output(route, cap, bound, demand.choices)
+        elif held.tokens:
+            affordable = max(0, has - bound.prompt) // demand.choices
+        else:
+            affordable = pricing.affordable_output(route, has, bound, demand.choices)
+        return affordable if demand.output_limit is None else min(affordable, demand.output_limit)
+
     def _bound(self, demand: pricing.Demand, route: Route) -> pricing.Bound:
         policy = self._policy
         return pricing.bound(
@@ -441,7 +464,7 @@ class Admission:
         refusal: ApiError | None = None
         while offer is not None:
             bound = offer.bound
-            verdict = await ask(min(bound.want, cap), bound.least)
+            verdict = await ask(min(bound.want, cap), bound.least, self._included(choice, offer, cap))
             if isinstance(verdict, Held):
                 return offer, verdict
             if not isinstance(verdict, Refused):
@@ -451,6 +474,28 @@ class Admission:
         assert refusal is not None
         raise refusal
 
+    async def _filled_up(self, caller: Caller, now: int) -> bool:
+        """Whether an account that is out of credit has just got some: asked once a month."""
+        month, filled = self._filled
+        if month != periods.month(now) or len(filled) >= _MEANS_KEPT:
+            month, filled = self._filled = periods.month(now), set()
+        if caller.account_id in filled:
+            return False
+        given = await self._fill_up(caller.account_id, caller.plan)
+        filled.add(caller.account_id)
+        return given
+
+    def _included(self, choice: Choice, offer: Offer, cap: int) -> TokenBound:
+        if not choice.included:
+            return _NO_TOKENS
+        return pricing.token_bound(
+            choice.demand,
+            choice.routes[offer.place],
+            offer.bound,
+            cap=cap,
+            default_hold=self._policy.default_hold_tokens,
+        )
+
     def _cheaper(self, refused: Offer, choice: Choice, cap: int) -> Offer | None:
         """The next route for which less must be held."""
         for place in range(refused.place + 1, len(choice.routes)):
@@ -458,6 +503,23 @@ class Admission:
             if bound.least < refused.bound.least and _fits(bound, choice.demand, cap):
                 return Offer(place, bound)
         return None
+
+
+def hold_of(id_: int, caller: Caller, money: tuple[int, int], tokens: TokenBound, started_at: int) -> Hold:
+    """The hold of `money` (want, least), or before that of `tokens` of the month in which the request began."""
+    if not tokens.want:
+        return Hold(id=id_, account_id=caller.account_id, key_id=caller.key_id, want=money[0], least=money[1])
+    return Hold(
+        id=id_,
+        account_id=caller.account_id,
+        key_id=caller.key_id,
+        want=money[0],
+        least=money[1],
+        period=periods.month(started_at),
+        included=caller.plan.included_tokens,
+        tokens=tokens.want,
+        least_tokens=tokens.least,
+    )
 
 
 def _resolve(catalog: Catalog, name: str) -> tuple[Model, str | None]:
@@ -493,7 +555,7 @@ def _check_length(model: Model, demand: pricing.Demand, request: Request) -> Non
     if demand.prompt * _CERTAIN_PERCENT > model.context_window * 100:
         raise ContextTooLong(
             f"The prompt is about {demand.prompt:,} tokens; {model.id} reads at most {model.context_window:,}.",
-            param="messages" if request.endpoint == "chat" else None,
+            param=_TEXT.get(request.endpoint),
         )
 
 
@@ -521,15 +583,3 @@ def _too_dear(bound: pricing.Bound, demand: pricing.Demand, cap: int) -> CostCap
         " USD. Set a smaller max_tokens or send a shorter prompt.",
         param="max_tokens" if demand.produces else None,
     )
-
-
-def _limit(demand: pricing.Demand, route: Route, bound: pricing.Bound, held: int, cap: int) -> int | None:
-    """The output limit to send because of money: when less could be held than asked, or the whole is above the cap.
-
-    Otherwise nothing is capped: a stream's hold grows with it, and what an answer costs beyond its hold is taken from
-    the rest of the balance.
-    """
-    if not demand.produces or (held >= bound.want and bound.whole <= cap):
-        return None
-    affordable = pricing.affordable_output(route, held if held < bound.want else cap, bound, demand.choices)
-    return affordable if demand.output_limit is None else min(affordable, demand.output_limit)

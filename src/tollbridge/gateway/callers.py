@@ -6,12 +6,13 @@ whatever else changed is seen when `forget` is called (the cache epoch moved) or
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Protocol
 
-from tollbridge.core.plans import DEFAULT_PLAN, Agreed, Plan, in_effect
+import msgspec
+
+from tollbridge.core.plans import DEFAULT_PLAN, Agreed, Plan, in_effect, matches
 from tollbridge.errors import ConfigError, InvalidApiKey, InvalidRequest
-from tollbridge.gateway.admission import Caller
 from tollbridge.gateway.own import OwnCredential
 from tollbridge.limits.base import Rule, Scope
 
@@ -19,6 +20,39 @@ TTL_S = 5.0
 MOST_REMEMBERED = 20_000
 # Padded with spaces, a good key has as many forms as one likes, as long as a head may be.
 LONGEST_REMEMBERED = 256
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose request it is: a key of an account, with the account's plan and the scopes that limit it.
+
+    `enforced`: those of the scopes that refuse, while the others are only tried out; None: all of them do. `own`: the
+    account's credentials at providers. `models`, `networks`: what and from where the key may call; None: all.
+    `cost_cap`: what plan and key allow one request to cost, nano-USD.
+    """
+
+    key_id: int
+    account_id: int
+    plan: Plan
+    scopes: tuple[Scope, ...]
+    enforced: tuple[Scope, ...] | None = None
+    own: tuple[OwnCredential, ...] = ()
+    models: tuple[str, ...] | None = None
+    networks: tuple[IPv4Network | IPv6Network, ...] | None = None
+    cost_cap: int | None = None
+
+    def may_call(self, model: str) -> bool:
+        return self.plan.allows(model) and (self.models is None or matches(self.models, model))
+
+    def may_come_from(self, address: str) -> bool:
+        if self.networks is None:
+            return True
+        try:
+            at = ip_address(address)
+        except ValueError:
+            return False
+        if isinstance(at, IPv6Address) and at.ipv4_mapped is not None:
+            at = at.ipv4_mapped
+        return any(at in network for network in self.networks)
 
 
 class KnownKey(Protocol):

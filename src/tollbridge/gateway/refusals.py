@@ -32,6 +32,16 @@ def refused(verdict: Refused, least: int) -> ApiError:
                 code=Refusal.KEY_LIMIT.value,
                 extra=balance,
             )
+        case Refusal.QUOTA:
+            error = RateLimited(
+                "The tokens that your plan includes this month are used up, and so is your credit. Add credit, or wait"
+                " for the next month (UTC).",
+                code=Refusal.QUOTA.value,
+                headers={"x-should-retry": "false"},
+                extra=balance,
+            )
+            error.type = Refusal.QUOTA.value
+            return error
         case Refusal.FROZEN:
             return Forbidden("This account is frozen. Please contact support.", code=Refusal.FROZEN.value)
         case Refusal.KEY_GONE:

@@ -217,7 +217,8 @@ class Relay:
         bound = self._admission.bound_on(route, ticket)
         if bound.least > ticket.cap:
             return False
-        more = min(bound.want, ticket.cap) - ticket.held
+        # Included tokens are the same on every route; for a longer answer the hold grows.
+        more = 0 if ticket.tokens else min(bound.want, ticket.cap) - ticket.held
         if more > 0 and not await self.extend(ticket, more, max(0, bound.least - ticket.held)):
             return False
         ticket.limit = self._admission.limit_on(route, ticket, bound)
@@ -226,13 +227,16 @@ class Relay:
 
     async def grow(self, ticket: Ticket, route: Route, tokens: int) -> bool:
         """Hold `tokens` more of output, as far as the request may still use them; False: they cannot be paid."""
+        if ticket.tokens:
+            more = min(tokens, self._admission.most_tokens(route, ticket) - ticket.tokens)
+            return more <= 0 or await self.extend(ticket, more, min(more, pricing.LEAST_OUTPUT_TOKENS))
         more = pricing.further_output(route, ticket.demand.prompt, tokens)
         more = min(more, self._admission.ceiling(route, ticket) - ticket.held)
         least = min(more, pricing.further_output(route, ticket.demand.prompt, pricing.LEAST_OUTPUT_TOKENS))
         return more <= 0 or await self.extend(ticket, more, least)
 
     async def extend(self, ticket: Ticket, want: int, least: int) -> bool:
-        """Hold up to `want` more, at least `least`; False when that much is not there."""
+        """Hold up to `want` more, at least `least`, of what it is on; False when that much is not there."""
         ticket.step += 1
         verdict = await self._ledger.submit(
             Extend(
@@ -246,7 +250,7 @@ class Relay:
         )
         if not isinstance(verdict, Held):
             return False
-        ticket.held = verdict.amount
+        ticket.held, ticket.tokens = verdict.amount, verdict.tokens
         ticket.available = verdict.available
         return True
 

@@ -99,6 +99,9 @@ class Settlement:
             record=record,
         )
         verdict = self._ledger.submit(end)
+        if ticket.tokens:
+            # The ledger takes included tokens for it.
+            charge, end = 0, msgspec.structs.replace(end, charge=0)
         self._recent.keep(end, priced_by)
         self._limiter.give_back(ticket.grant, bill.usage.prompt + bill.usage.output if bill.charged else 0)
         if bill.outcome is Outcome.COMPLETED and ticket.demand.produces:

@@ -306,8 +306,15 @@ class StreamCall:
             self._live.keep(task)
 
     def _is_near_hold(self) -> bool:
+        return self._has_used(EXTEND_AT_PERCENT)
+
+    def _has_used(self, percent: int) -> bool:
+        """Whether so much of what is held is used, money or tokens."""
         assert self.route is not None
-        return pricing.charge(self.counted(), self.route) * 100 >= self.ticket.held * EXTEND_AT_PERCENT
+        counted = self.counted()
+        if self.ticket.tokens:
+            return (counted.prompt + counted.output) * 100 >= self.ticket.tokens * percent
+        return pricing.charge(counted, self.route) * 100 >= self.ticket.held * percent
 
     async def _extend(self) -> None:
         assert self.route is not None
@@ -317,7 +324,7 @@ class StreamCall:
             # The ledger cannot be asked just now: the running answer goes on, and the next tick asks again.
             extended = True
         self._extending = False
-        if not extended and pricing.charge(self.counted(), self.route) * 100 >= self.ticket.held * END_AT_PERCENT:
+        if not extended and self._has_used(END_AT_PERCENT):
             self._finish(Cause.MONEY_RAN_OUT)
 
 

@@ -1,15 +1,18 @@
-"""Which plan an account is on, and what was agreed with it beside that."""
+"""Which plan an account is on, what was agreed with it beside that, and the credit that plans include."""
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 
-from tollbridge.core.plans import Agreed
+from tollbridge.core.ledger import Book, Entry, Kind, Post, Posted
+from tollbridge.core.periods import month
+from tollbridge.core.plans import Agreed, Plan
 from tollbridge.errors import InvalidRequest
-from tollbridge.store import accounts, activity
+from tollbridge.store import accounts, activity, journal
 from tollbridge.store.accounts import Account
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Transaction, run
 
 _MOST = 1_000_000_000
+_PAGE = 500
 
 
 async def change_plan(
@@ -40,6 +43,42 @@ async def change_plan(
     changed = await accounts.by_id(database, account.id)
     assert changed is not None
     return changed
+
+
+async def fill_up(database: Database, account_id: int, plan: Plan, now: int | None = None) -> bool:
+    """Raise promotional credit to what `plan` includes, once in the month of `now`; whether there is more of it now.
+
+    Who has that much gets nothing, and has had this month's too.
+    """
+    at = await database.now() if now is None else now
+    once = f"plan/{account_id}/{month(at)}"
+
+    async def fill(transaction: Transaction) -> bool:
+        promo = await accounts.lock_promo(database, transaction, account_id)
+        amount = max(0, plan.included_credit - promo)
+        entries = (Entry(Book.PROMO_EXPENSE, -amount), Entry(Book.CUSTOMER_PROMO, amount))
+        reason = f"credit of the plan {plan.title or plan.name}"
+        gift = Post(
+            idempotency_key=once, kind=Kind.GRANT, account_id=account_id, entries=entries, reason=reason, actor="plan"
+        )
+        verdict = await journal.post(database, transaction, gift, at)
+        return isinstance(verdict, Posted) and not verdict.repeated and amount > 0
+
+    return await run(database, fill)
+
+
+async def fill_up_all(database: Database, plans: Iterable[Plan], now: int | None = None) -> None:
+    """`fill_up` for everybody who has not had this month's."""
+    at = await database.now() if now is None else now
+    for plan in plans:
+        after = 0
+        while plan.included_credit and plan.applies(at):
+            found = await accounts.not_filled_up(database, plan.name, month(at), after, _PAGE)
+            for account_id in found:
+                await fill_up(database, account_id, plan, at)
+            if len(found) < _PAGE:
+                break
+            after = found[-1]
 
 
 def _check(agreed: Agreed) -> None:

@@ -3,7 +3,7 @@
 import msgspec
 
 from tollbridge.core.plans import Agreed
-from tollbridge.store.db import Transaction
+from tollbridge.store.db import Database, Transaction
 from tollbridge.store.meta import raise_cache_epoch
 
 _SELECT = """
@@ -98,6 +98,25 @@ async def agreed_with(database: Transaction, account_id: int) -> Agreed | None:
         account_id,
     )
     return Agreed(**dict(zip(Agreed.__struct_fields__, rows[0], strict=True))) if rows else None
+
+
+async def lock_promo(database: Database, transaction: Transaction, account_id: int) -> int:
+    """An account's promotional credit, which stays what it is until the transaction ends."""
+    lock = " FOR UPDATE" if database.dialect == "postgresql" else ""
+    rows = await transaction.fetch(f"SELECT promo FROM balance WHERE account_id = $1{lock}", account_id)  # noqa: S608
+    return int(rows[0][0])
+
+
+async def not_filled_up(database: Transaction, plan: str, period: int, after: int, count: int) -> list[int]:
+    """Up to `count` accounts on `plan` behind id `after` without the credit that it includes in a month (YYYYMM)."""
+    rows = await database.fetch(
+        "SELECT account.id FROM account JOIN balance ON balance.account_id = account.id "
+        "WHERE plan = $1 AND account.id > $2 AND frozen = $3 AND NOT EXISTS (SELECT 1 FROM journal "
+        "WHERE idempotency_key = 'plan/' || CAST(account.id AS TEXT) || '/' || CAST($4 AS TEXT)) "
+        "ORDER BY account.id LIMIT $5",
+        *(plan, after, False, str(period), count),
+    )
+    return [row[0] for row in rows]
 
 
 async def page(database: Transaction, after: int, count: int) -> list[Account]:

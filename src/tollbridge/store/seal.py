@@ -31,7 +31,7 @@ _PAGE = 200
 _ALL_USAGE = ", ".join(f"usage.{name}" for name in USAGE_COLUMNS.split(", "))
 _HOLDS = (
     "SELECT hold.id, hold.account_id, hold.key_id, hold.amount, CAST(hold.limited AS INTEGER), hold.expires_at, "  # noqa: S608 - constants
-    f"{_ALL_USAGE} FROM hold LEFT JOIN usage ON usage.hold_id = hold.id "
+    f"{_ALL_USAGE}, hold.tokens, hold.period FROM hold LEFT JOIN usage ON usage.hold_id = hold.id "
     "WHERE hold.id > $1 AND hold.id <= $2 ORDER BY hold.id LIMIT $3"
 )
 _STEPS = "SELECT hold_id, step, amount FROM hold_step WHERE hold_id >= $1 AND hold_id <= $2 ORDER BY hold_id, step"
@@ -45,6 +45,8 @@ _ENTRIES = (
 )
 _SEALS = "SELECT chain, first_id, last_id, row_count, digest, created_at FROM seal ORDER BY chain, first_id"
 HOLD_WIDTH = 6
+# Its columns that came later, behind those of its end.
+HOLD_TAIL = 2
 # Columns of a hold and its end in the first version of the schema.
 _FIRST_WIDTH = HOLD_WIDTH + 25
 

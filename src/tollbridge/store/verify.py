@@ -14,12 +14,12 @@ from collections.abc import AsyncIterator, Iterator
 import msgspec
 
 from tollbridge.core import money
-from tollbridge.core.ledger import Book, EndRow, Kind, epoch_of, hold_id, usage_entries
+from tollbridge.core.ledger import Book, EndRow, Kind, epoch_of, hold_id, tokens_of, usage_entries
 from tollbridge.store import rollups, seal, verify_payments
 from tollbridge.store.db import Database, Row, Transaction
 from tollbridge.store.ledger.rows import end_row
 from tollbridge.store.prices import Terms
-from tollbridge.store.seal import HOLD_WIDTH, Digest, Seal
+from tollbridge.store.seal import HOLD_TAIL, HOLD_WIDTH, Digest, Seal
 from tollbridge.values import Outcome, Usage
 
 # More are counted, not named.
@@ -29,6 +29,10 @@ _EVERYTHING = (0, 1 << 62)
 
 _BALANCES = "SELECT account_id, paid, promo, held FROM balance WHERE account_id > $1 ORDER BY account_id LIMIT $2"
 _SINCE = "SELECT key_id, since FROM key_spend WHERE since IS NOT NULL"
+_ALLOWANCES = (
+    "SELECT account_id, period, used, held FROM allowance WHERE (account_id, period) > ($1, $2) "
+    "ORDER BY account_id, period LIMIT $3"
+)
 _SPENDS = "SELECT key_id, spent, held FROM key_spend WHERE key_id > $1 ORDER BY key_id LIMIT $2"
 # What is said of the first column of a row whose second is empty.
 _ORPHANS = {
@@ -94,6 +98,13 @@ class Spend(msgspec.Struct):
     held: int = 0
 
 
+class Quota(msgspec.Struct):
+    """What the rows say that an account has had of the tokens that its plan includes in a month."""
+
+    used: int = 0
+    held: int = 0
+
+
 async def verify(database: Database) -> Report:
     """Check every invariant of the books. `Unavailable` when the database cannot be read."""
     report = Report()
@@ -123,6 +134,7 @@ class _Audit:
         self._spends: dict[int, Spend] = {}
         # From when on the spend of keys is counted whose limits begin anew.
         self._since: dict[int, int] = {}
+        self._quotas: dict[tuple[int, int], Quota] = {}
         self._trial = dict.fromkeys(Book, 0)
         self._prices: dict[int, Terms | None] = {0: None}
         self._swept: dict[int, bool] = {}
@@ -145,6 +157,7 @@ class _Audit:
                     self._report.add(problem.format(id_))
         await self._check_balances()
         await self._check_spends()
+        await self._check_allowances()
         await verify_payments.check(self._view, self._report.add)
         await rollups.check(self._view, self._report.add)
         self._report.trial_balance = self._trial
@@ -177,6 +190,10 @@ class _Audit:
 
     def _check_hold(self, row: Row, extended: int) -> None:
         id_, account_id, key_id, first, limited, _ = row[:HOLD_WIDTH]
+        tokens, period = row[-HOLD_TAIL:]
+        if tokens is not None:
+            # Its extensions are tokens too.
+            tokens, extended = tokens + extended, 0
         if row[HOLD_WIDTH] is None:
             self._report.open_holds += 1
             if self._swept.get(epoch_of(id_)):
@@ -184,9 +201,11 @@ class _Audit:
             self._effect(account_id).held += first + extended
             if limited:
                 self._spend(key_id).held += first + extended
+            if tokens is not None:
+                self._quota(account_id, period).held += tokens
             return
         try:
-            end = end_row(row[HOLD_WIDTH:])
+            end = end_row(row[HOLD_WIDTH:-HOLD_TAIL])
         except ValueError:
             self._report.add(f"usage row of hold {id_} cannot be read")
             return
@@ -194,6 +213,10 @@ class _Audit:
             self._report.add(f"usage row of hold {id_} names another account or key than the hold")
         if end.held != first + extended:
             self._report.add(f"usage row of hold {id_} gave back {end.held}, but {first + extended} was held")
+        if (end.allowance is None) != (tokens is None):
+            self._report.add(f"usage row of hold {id_} and the hold are not on the same, tokens or money")
+        elif end.allowance is not None:
+            self._quota(account_id, period).used += end.allowance
         for problem in self._wrong_amounts(end):
             self._report.add(f"usage row of hold {id_} {problem}")
         effect = self._effect(end.account_id)
@@ -213,6 +236,8 @@ class _Audit:
             return
         terms = self._prices[record.price_version]
         due = end.charge + end.loss
+        if end.allowance is not None and (due or not 0 <= end.allowance <= tokens_of(record)):
+            yield f"charges {due} beside {end.allowance} included tokens, and used {tokens_of(record)}"
         if terms is None:
             if due or record.cost:
                 yield f"charges {due} and costs {record.cost} without a price"
@@ -234,7 +259,7 @@ class _Audit:
             yield "has impossible meters"
             return
         # Whoever is not charged in full is charged nothing; what could not be charged is the loss.
-        if due != full and (due or record.outcome is Outcome.COMPLETED):
+        if end.allowance is None and due != full and (due or record.outcome is Outcome.COMPLETED):
             yield f"charges {end.charge} and loses {end.loss}, but what was used is worth {full}"
 
     async def _check_journal(self) -> None:
@@ -287,6 +312,24 @@ class _Audit:
         for key_id, spend in self._spends.items():
             if spend.spent or spend.held:
                 self._report.add(f"key {key_id} has spent under a limit, but its spend is not kept")
+
+    async def _check_allowances(self) -> None:
+        after = (0, 0)
+        while rows := await self._view.fetch(_ALLOWANCES, *after, _PAGE):
+            for account_id, period, *kept in rows:
+                after = (account_id, period)
+                quota = self._quotas.pop(after, None) or Quota()
+                for name, value in zip(("used", "held"), kept, strict=True):
+                    if value != getattr(quota, name):
+                        self._report.add(
+                            f"account {account_id}: {name} of the tokens of {period} is {value}, but the rows say "
+                            f"{getattr(quota, name)}"
+                        )
+        for account_id, period in self._quotas:
+            self._report.add(f"account {account_id} has used tokens of {period}, but they are not kept")
+
+    def _quota(self, account_id: int, period: int) -> Quota:
+        return self._quotas.setdefault((account_id, period), Quota())
 
     def _effect(self, account_id: int) -> Effect:
         return self._effects.setdefault(account_id, Effect())

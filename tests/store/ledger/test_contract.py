@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import pytest
+from msgspec.structs import replace
 from tests.store.books import Books, Customer, Engine, assert_verified, serving, with_books
 
 from tollbridge.core.ledger import (
@@ -20,6 +21,7 @@ from tollbridge.core.ledger import (
     Posted,
     Refusal,
     Refused,
+    Verdict,
     epoch_of,
     grant,
     refund,
@@ -243,6 +245,74 @@ def test_a_limit_that_begins_anew_each_day_counts_what_ended_since(ledger_engine
         await books.end(running, customer, 10)
         rows = await books.database.fetch("SELECT spent, held FROM key_spend WHERE key_id = $1", customer.key_id)
         assert rows == [(60, 0)]
+
+    with_books(ledger_engine, scenario)
+
+
+def test_tokens_that_are_included_go_before_money(ledger_engine: Engine) -> None:
+    """And come back, are extended, swept at a checkpoint, used up, and are there again in the next month."""
+
+    async def scenario(books: Books) -> None:
+        customer = await books.customer(paid=40)
+
+        async def hold(tokens: int, least: int, period: int = 202612) -> tuple[int, Verdict]:
+            op = replace(books.hold_op(customer, 30), period=period, included=100, tokens=tokens, least_tokens=least)
+            return op.id, await books.ledger.submit(op)
+
+        async def allowance() -> tuple[int, int]:
+            rows = await books.database.fetch("SELECT used, held FROM allowance WHERE period = 202612")
+            return rows[0][0], rows[0][1]
+
+        first, verdict = await hold(60, 20)
+        assert verdict == Held(amount=0, available=40, tokens=60)
+        second, verdict = await hold(60, 20)
+        assert verdict == Held(amount=0, available=40, tokens=40)
+        assert await allowance() == (0, 100)
+        third, verdict = await hold(60, 20)
+        assert verdict == Held(amount=30, available=10)
+        _, verdict = await hold(60, 20)
+        assert verdict == Refused(why=Refusal.IN_FLIGHT, available=10, posted=40)
+        await books.end(third, customer, 30)
+        ended = await books.end(second, customer, 15)
+        assert ended == Ended(charged=0, promo=0, loss=0, available=10)
+        assert await allowance() == (15, 60)
+        verdict = await books.ledger.submit(books.extend_op(first, customer, 1, 20, 5))
+        assert verdict == Held(amount=0, available=10, tokens=80)
+        verdict = await books.ledger.submit(books.extend_op(first, customer, 2, 20, 6))
+        assert verdict == Refused(why=Refusal.QUOTA, available=10, posted=10)
+        await assert_verified(books.database)
+        op = books.end_op(first, customer, 70)
+        await books.ledger.submit(
+            Checkpoint(hold=first, account_id=customer.account_id, key_id=customer.key_id, charge=70, record=op.record)
+        )
+        await sweep(books.database, books.ledger, books.process.epoch, FOREVER)
+        assert await allowance() == (85, 0)
+        assert (await books.end(first, customer, 90)).repeated
+        last, verdict = await hold(60, 10)
+        assert verdict == Held(amount=0, available=10, tokens=15)
+        await books.end(last, customer, 500)
+        assert await allowance() == (100, 0)
+        _, verdict = await hold(60, 10)
+        assert verdict == Refused(why=Refusal.QUOTA, available=10, posted=10)
+        _, verdict = await hold(60, 10, 202701)
+        assert verdict == Held(amount=0, available=10, tokens=60)
+        assert await books.balance(customer) == (10, 0, 0)
+
+    with_books(ledger_engine, scenario)
+
+
+def test_fifty_at_once_with_included_tokens_for_ten(ledger_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        customer = await books.customer()
+        ops = [
+            replace(books.hold_op(customer, 1), period=202612, included=105, tokens=10, least_tokens=10)
+            for _ in range(50)
+        ]
+        verdicts = await asyncio.gather(*map(books.ledger.submit, ops))
+        held = [op.id for op, verdict in zip(ops, verdicts, strict=True) if isinstance(verdict, Held)]
+        assert len(held) == 10
+        await asyncio.gather(*(books.end(hold, customer, 10) for hold in held))
+        assert await books.database.fetch("SELECT used, held FROM allowance") == [(100, 0)]
 
     with_books(ledger_engine, scenario)
 

@@ -13,6 +13,7 @@ Rule 2  A statement sees what was committed when it began, not when it got its l
         changed by whoever held them (ends, journal keys) is read by a statement of its own, afterwards.
 Rule 3  `ON CONFLICT DO NOTHING` that swallowed a row means that a decision was made on what is not so: `Swallowed`,
         and nothing of the batch may stay. Only accepted rows move balances.
+        An account's allowances have no lock of their own: whoever touches them has locked its balance.
 Rule 4  What the writer remembers of its own open holds is believed, because Rule 3 finds out where it is wrong.
 
 In the two statements of every batch, arrays of numbers travel as text (`_numbers`): the driver asks of each element of
@@ -26,6 +27,7 @@ from typing import Any, Self
 import msgspec
 
 from tollbridge.core.ledger import (
+    Allowance,
     Balance,
     Checkpoint,
     Decision,
@@ -41,7 +43,7 @@ from tollbridge.core.ledger import (
 )
 from tollbridge.core.periods import Reset
 from tollbridge.errors import TollbridgeError
-from tollbridge.store.ledger.rows import USAGE_COLUMNS, encode_record, end_row, usage_row
+from tollbridge.store.ledger.rows import USAGE_COLUMNS, encode_record, end_row, first_of, opened, usage_row
 
 _LOCK = """
 WITH own AS MATERIALIZED (
@@ -68,7 +70,7 @@ ON CONFLICT DO NOTHING
 """
 
 _RECALL_HOLDS = """
-SELECT hold.id, account_id, key_id, amount, limited,
+SELECT hold.id, account_id, key_id, amount, limited, tokens, period,
     (SELECT array_agg(step ORDER BY step) FROM hold_step WHERE hold_id = hold.id),
     (SELECT array_agg(hold_step.amount ORDER BY step) FROM hold_step WHERE hold_id = hold.id),
     EXISTS (SELECT FROM checkpoint WHERE hold_id = hold.id)
@@ -76,30 +78,35 @@ FROM hold
 WHERE hold.id = ANY($1::bigint[]) AND NOT EXISTS (SELECT FROM usage WHERE hold_id = hold.id)
 """
 _RECALL_ENDS = f"SELECT {USAGE_COLUMNS} FROM usage WHERE hold_id = ANY($1::bigint[])"  # noqa: S608
+_RECALL_ALLOWANCES = """
+SELECT account_id, period, included, used, held FROM allowance
+WHERE (account_id, period) IN (SELECT * FROM unnest($1::bigint[], $2::bigint[]))
+"""
 _RECALL_POSTS = "SELECT idempotency_key FROM journal WHERE idempotency_key = ANY($1::text[])"
 
 _SMALL = frozenset({"outcome", "status", "flags"})
-# The last columns of `usage`, which are no numbers.
+# The columns of `usage` that are no numbers. One that is follows them.
 _OTHERS = {"finish": "text", "raw": "bytea", "attempts": "bytea", "meters": "text"}
+_AFTER_OTHERS = 1
 _USAGE_ARRAYS = ", ".join(
     f"${place}::{_OTHERS.get(column) or ('text::smallint' if column in _SMALL else 'text::bigint')}[]"
-    for place, column in enumerate(USAGE_COLUMNS.split(", "), 15)
+    for place, column in enumerate(USAGE_COLUMNS.split(", "), 17)
 )
 
 _WRITE = f"""
 WITH held AS (
-    INSERT INTO hold (id, account_id, key_id, amount, limited, expires_at)
+    INSERT INTO hold (id, account_id, key_id, amount, limited, expires_at, tokens, period)
     SELECT * FROM unnest($1::text::bigint[], $2::text::bigint[], $3::text::bigint[], $4::text::bigint[],
-        $5::text::boolean[], $6::text::bigint[])
+        $5::text::boolean[], $6::text::bigint[], $7::text::bigint[], $8::text::bigint[])
     ON CONFLICT DO NOTHING RETURNING 1
 ), moved AS (
     UPDATE balance SET paid = new.paid, promo = new.promo, held = new.held
-    FROM unnest($7::text::bigint[], $8::text::bigint[], $9::text::bigint[], $10::text::bigint[])
+    FROM unnest($9::text::bigint[], $10::text::bigint[], $11::text::bigint[], $12::text::bigint[])
         AS new(account_id, paid, promo, held)
     WHERE balance.account_id = new.account_id RETURNING 1
 ), spent AS (
     UPDATE key_spend SET spent = new.spent, held = new.held, since = new.since
-    FROM unnest($11::text::bigint[], $12::text::bigint[], $13::text::bigint[], $14::text::bigint[])
+    FROM unnest($13::text::bigint[], $14::text::bigint[], $15::text::bigint[], $16::text::bigint[])
         AS new(key_id, spent, held, since)
     WHERE key_spend.key_id = new.key_id RETURNING 1
 ), ended AS (
@@ -134,6 +141,11 @@ WITH step AS (
     SELECT posted.id, new.line, new.book, new.amount
     FROM unnest($14::text[], $15::smallint[], $16::text[], $17::bigint[]) AS new(idempotency_key, line, book, amount)
     JOIN posted USING (idempotency_key)
+), allowed AS (
+    INSERT INTO allowance (account_id, period, included, used, held)
+    SELECT * FROM unnest($18::bigint[], $19::bigint[], $20::bigint[], $21::bigint[], $22::bigint[])
+    ON CONFLICT (account_id, period)
+    DO UPDATE SET included = excluded.included, used = excluded.used, held = excluded.held
 )
 SELECT (SELECT count(*) FROM step), (SELECT count(*) FROM noted), (SELECT count(*) FROM posted)
 """
@@ -200,6 +212,11 @@ class Books:
             state.holds = {}
         if need.recall or need.posts:
             await self._recall(need, state)
+        periods = need.periods | {(hold.account_id, hold.period) for hold in state.holds.values() if hold.period}
+        if periods:
+            accounts, months = zip(*periods, strict=True)
+            for row in await self._run(self.connection.fetch, _RECALL_ALLOWANCES, accounts, months):
+                state.allowances[row[0], row[1]] = Allowance(*row)
         decision = decide(state, operations, now)
         await self._store(decision, now)
         return decision, state.holds
@@ -225,10 +242,9 @@ class Books:
     async def _recall(self, need: "_Need", state: State) -> None:
         if need.recall:
             for row in await self._run(self.connection.fetch, _RECALL_HOLDS, need.recall):
-                id_, account_id, key_id, amount, limited, steps, amounts, checkpointed = row
+                *hold, steps, amounts, checkpointed = row
                 stored = dict(zip(steps or (), amounts or (), strict=True))
-                amount += sum(stored.values())
-                state.holds[id_] = OpenHold(id_, account_id, key_id, amount, limited, stored, checkpointed)
+                state.holds[row[0]] = opened(hold, stored, checkpointed)
             for row in await self._run(self.connection.fetch, _RECALL_ENDS, need.recall):
                 end = end_row(tuple(row))
                 state.ends[end.hold] = end
@@ -238,7 +254,7 @@ class Books:
 
     async def _store(self, decision: Decision, now: int) -> None:
         # Rare rows first: their guards must not see the ends of this very batch.
-        if decision.steps or decision.checkpoints or decision.forgotten or decision.posts:
+        if decision.steps or decision.checkpoints or decision.forgotten or decision.posts or decision.allowances:
             expected = (len(decision.steps), len(decision.checkpoints), len(decision.posts))
             stored = await self._run(self._write_rare.fetchrow, *_rare_columns(decision, now))
             if tuple(stored) != expected:
@@ -266,12 +282,15 @@ class _Need:
         self.holds: dict[int, OpenHold] = {}
         self.recall: list[int] = []
         self.posts: list[str] = []
+        self.periods: set[tuple[int, int]] = set()
         made: set[int] = set()
         for op in operations:
             self.accounts.add(op.account_id)
             if isinstance(op, Hold):
                 self.keys.add(op.key_id)
                 made.add(op.id)
+                if op.period:
+                    self.periods.add((op.account_id, op.period))
                 if remembered is None:
                     self.recall.append(op.id)
             elif isinstance(op, Post):
@@ -288,15 +307,7 @@ class _Need:
             self.keys.add(op.key_id)
         if isinstance(op, Extend) and op.hold not in self.holds:
             # It will be changed, and the transaction may yet fail.
-            known = OpenHold(
-                known.id,
-                known.account_id,
-                known.key_id,
-                known.amount,
-                known.limited,
-                dict(known.steps),
-                known.checkpointed,
-            )
+            known = msgspec.structs.replace(known, steps=dict(known.steps))
         self.holds.setdefault(op.hold, known)
 
 
@@ -325,6 +336,7 @@ def _state(rows: Iterable[Any]) -> tuple[State, int, list[int]]:
 def _columns(decision: Decision) -> list[Any]:
     """The arguments of `_WRITE`."""
     holds = [hold for hold, _ in decision.holds]
+    firsts = [first_of(hold) for hold in holds]
     balances = decision.balances.values()
     keys = decision.keys.values()
     ended = list(zip(*map(usage_row, decision.ends), strict=True)) or _NO_ENDS
@@ -332,10 +344,11 @@ def _columns(decision: Decision) -> list[Any]:
         [hold.id for hold in holds],
         [hold.account_id for hold in holds],
         [hold.key_id for hold in holds],
-        # What was added since is in `hold_step`.
-        [hold.amount - sum(hold.steps.values()) if hold.steps else hold.amount for hold in holds],
+        [amount for amount, _, _ in firsts],
         [hold.limited for hold in holds],
         [expires_at for _, expires_at in decision.holds],
+        [tokens for _, tokens, _ in firsts],
+        [period for _, _, period in firsts],
         decision.balances,
         [balance.paid for balance in balances],
         [balance.promo for balance in balances],
@@ -344,9 +357,10 @@ def _columns(decision: Decision) -> list[Any]:
         [key.spent for key in keys],
         [key.held for key in keys],
         [key.since or None for key in keys],
-        *ended[: -len(_OTHERS)],
+        *ended[: -len(_OTHERS) - _AFTER_OTHERS],
     ]
-    return [*map(_numbers, numbers), *ended[-len(_OTHERS) :]]
+    others, after = ended[-len(_OTHERS) - _AFTER_OTHERS : -_AFTER_OTHERS], ended[-_AFTER_OTHERS:]
+    return [*map(_numbers, numbers), *others, *map(_numbers, after)]
 
 
 def _numbers(values: Iterable[int | None]) -> str:
@@ -377,4 +391,5 @@ def _rare_columns(decision: Decision, now: int) -> list[Sequence[Any]]:
         [line for _, line, _ in entries],
         [entry.book.value for _, _, entry in entries],
         [entry.amount for _, _, entry in entries],
+        *([getattr(each, name) for each in decision.allowances.values()] for name in Allowance.__struct_fields__),
     ]

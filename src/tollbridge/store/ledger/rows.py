@@ -1,10 +1,11 @@
 """How a record becomes a row of `usage` or of `checkpoint`, and back. The same for both engines."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from tollbridge.core.ledger import EndRow, KeyState, Record
+from tollbridge.core.ledger import EndRow, KeyState, OpenHold, Record
 from tollbridge.core.periods import Reset
 from tollbridge.values import Outcome
 
@@ -15,7 +16,7 @@ STREAMED, ESTIMATED, SUSPECT, LIMITED, BYOK = 1, 2, 4, 8, 16
 USAGE_COLUMNS = (
     "hold_id, account_id, key_id, ended_at, held, charge, promo, loss, cost, price_version, "
     "input, cache_read, cache_write, cache_write_1h, output, reasoning, "
-    "started_at, duration_ms, first_byte_ms, outcome, status, flags, finish, raw, attempts, meters"
+    "started_at, duration_ms, first_byte_ms, outcome, status, flags, finish, raw, attempts, meters, allowance"
 )
 _RARE_METERS = ("audio_input", "audio_output", "image_output", "searches")
 
@@ -29,7 +30,7 @@ def usage_row(end: EndRow) -> tuple[Any, ...]:
         *(record.cost, record.price_version),
         *(record.input, record.cache_read, record.cache_write, record.cache_write_1h, record.output, record.reasoning),
         *(record.started_at, record.duration_ms, record.first_byte_ms, int(record.outcome), record.status, flags),
-        *(record.finish, record.raw, record.attempts, _rare_meters(record)),
+        *(record.finish, record.raw, record.attempts, _rare_meters(record), end.allowance),
     )
 
 
@@ -37,7 +38,7 @@ def end_row(row: tuple[Any, ...]) -> EndRow:
     """ValueError: not a row that was written by `usage_row`."""
     hold, account_id, key_id, ended_at, held, charge, promo, loss, *rest = row
     cost, price_version, input_, cache_read, cache_write, cache_write_1h, output, reasoning, *rest = rest
-    started_at, duration_ms, first_byte_ms, outcome, status, flags, finish, raw, attempts, meters = rest
+    started_at, duration_ms, first_byte_ms, outcome, status, flags, finish, raw, attempts, meters, allowance = rest
     record = Record(
         started_at=started_at,
         duration_ms=duration_ms,
@@ -72,6 +73,26 @@ def end_row(row: tuple[Any, ...]) -> EndRow:
         loss=loss,
         record=record,
         limited=bool(flags & LIMITED),
+        allowance=allowance,
+    )
+
+
+def first_of(hold: OpenHold) -> tuple[int, int | None, int | None]:
+    """`amount`, `tokens` and `period` of a row of `hold`: what was added since is in `hold_step`."""
+    added = sum(hold.steps.values()) if hold.steps else 0
+    if hold.tokens is None:
+        return hold.amount - added, None, None
+    return hold.amount, hold.tokens - added, hold.period
+
+
+def opened(row: Sequence[Any], steps: dict[int, int], checkpointed: bool) -> OpenHold:
+    """From `id, account_id, key_id, amount, limited, tokens, period` of a row of `hold`."""
+    id_, account_id, key_id, amount, limited, tokens, period = row
+    added = sum(steps.values())
+    if tokens is None:
+        return OpenHold(id_, account_id, key_id, amount + added, bool(limited), steps, checkpointed)
+    return OpenHold(
+        id_, account_id, key_id, amount, bool(limited), steps, checkpointed, tokens=tokens + added, period=period
     )
 
 

@@ -24,6 +24,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from tollbridge.core.ledger import (
+    Allowance,
     Balance,
     Decision,
     End,
@@ -43,7 +44,7 @@ from tollbridge.core.ledger import (
 from tollbridge.errors import InternalError, Unavailable
 from tollbridge.store.db import connect_sqlite
 from tollbridge.store.ledger import MOST_IN_BATCH, MOST_WAITING, MOST_WAITING_MS, Counters
-from tollbridge.store.ledger.rows import USAGE_COLUMNS, encode_record, end_row, key_state, usage_row
+from tollbridge.store.ledger.rows import USAGE_COLUMNS, encode_record, end_row, first_of, key_state, opened, usage_row
 from tollbridge.values import Outcome
 
 _log = logging.getLogger(__name__)
@@ -81,16 +82,21 @@ _KEY = (
     "FROM api_key LEFT JOIN key_spend ON key_id = api_key.id WHERE api_key.id = ?"
 )
 _HOLD = (
-    "SELECT hold.id, account_id, key_id, amount, limited, checkpoint.hold_id "
+    "SELECT hold.id, account_id, key_id, amount, limited, tokens, period, checkpoint.hold_id "
     "FROM hold LEFT JOIN checkpoint ON checkpoint.hold_id = hold.id WHERE hold.id = ?"
 )
 _STEPS = "SELECT step, amount FROM hold_step WHERE hold_id = ?"
 _USAGE = f"SELECT {USAGE_COLUMNS} FROM usage WHERE hold_id = ?"  # noqa: S608 - a constant
 _POSTED = "SELECT 1 FROM journal WHERE idempotency_key = ?"
 
-_ADD_HOLD = "INSERT INTO hold (id, account_id, key_id, amount, limited, expires_at) VALUES (?, ?, ?, ?, ?, ?)"
+_ALLOWANCE = "SELECT included, used, held FROM allowance WHERE account_id = ? AND period = ?"
+
+_ADD_HOLD = (
+    "INSERT INTO hold (id, account_id, key_id, amount, limited, expires_at, tokens, period) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
 _ADD_STEP = "INSERT INTO hold_step (hold_id, step, amount) VALUES (?, ?, ?)"
-_ADD_USAGE = f"INSERT INTO usage ({USAGE_COLUMNS}) VALUES ({', '.join('?' * 26)})"  # noqa: S608 - a constant
+_ADD_USAGE = f"INSERT INTO usage ({USAGE_COLUMNS}) VALUES ({', '.join('?' * 27)})"  # noqa: S608 - a constant
 _ADD_JOURNAL = (
     "INSERT INTO journal (idempotency_key, kind, account_id, reason, actor, created_at) VALUES (?, ?, ?, ?, ?, ?)"
 )
@@ -103,6 +109,11 @@ _SET_SPEND = (
 _SET_CHECKPOINT = (
     "INSERT INTO checkpoint (hold_id, charge, record) VALUES (?, ?, ?) "
     "ON CONFLICT (hold_id) DO UPDATE SET charge = excluded.charge, record = excluded.record"
+)
+_SET_ALLOWANCE = (
+    "INSERT INTO allowance (account_id, period, included, used, held) VALUES (?, ?, ?, ?, ?) "
+    "ON CONFLICT (account_id, period) "
+    "DO UPDATE SET included = excluded.included, used = excluded.used, held = excluded.held"
 )
 _DROP_CHECKPOINT = "DELETE FROM checkpoint WHERE hold_id = ?"
 
@@ -133,6 +144,7 @@ class SqliteLedger:
         self._balances: dict[int, Balance] = {}
         self._keys: dict[int, KeyState] = {}
         self._holds: dict[int, OpenHold] = {}
+        self._allowances: dict[tuple[int, int], Allowance] = {}
         self._fenced = False
         self._version = -1
         self._log_is_long = threading.Event()
@@ -359,20 +371,30 @@ class SqliteLedger:
 
     def _load(self, operations: list[Operation], careful: bool) -> State:
         version = self._connection.execute("PRAGMA data_version").fetchone()[0]
-        if version != self._version or len(self._balances) > _MOST_REMEMBERED or len(self._keys) > _MOST_REMEMBERED:
+        remembered = max(len(self._balances), len(self._keys), len(self._allowances))
+        if version != self._version or remembered > _MOST_REMEMBERED:
             self._version = version
             self._balances.clear()
             self._keys.clear()
+            self._allowances.clear()
             row = self._connection.execute(_FENCED, (self.epoch,)).fetchone()
             self._fenced = row is None or row[0] is not None
         state = State(
-            balances=self._balances, keys=self._keys, holds=self._holds, ends={}, posted=set(), fenced=self._fenced
+            balances=self._balances,
+            keys=self._keys,
+            holds=self._holds,
+            ends={},
+            posted=set(),
+            fenced=self._fenced,
+            allowances=self._allowances,
         )
         for op in operations:
             if isinstance(op, Hold):
                 if careful:
                     self._load_hold(state, op.id)
                 self._load_key(op.key_id)
+                if op.period:
+                    self._load_allowance(op.account_id, op.period)
             elif isinstance(op, Post):
                 if self._connection.execute(_POSTED, (op.idempotency_key,)).fetchone():
                     state.posted.add(op.idempotency_key)
@@ -382,6 +404,8 @@ class SqliteLedger:
                     self._load_balance(hold.account_id)
                     if hold.limited:
                         self._load_key(hold.key_id)
+                    if hold.period:
+                        self._load_allowance(hold.account_id, hold.period)
             self._load_balance(op.account_id)
         return state
 
@@ -397,6 +421,12 @@ class SqliteLedger:
             if row is not None:
                 self._keys[key_id] = key_state(key_id, *row)
 
+    def _load_allowance(self, account_id: int, period: int) -> None:
+        if (account_id, period) not in self._allowances:
+            row = self._connection.execute(_ALLOWANCE, (account_id, period)).fetchone()
+            if row is not None:
+                self._allowances[account_id, period] = Allowance(account_id, period, *row)
+
     def _load_hold(self, state: State, hold: int) -> OpenHold | None:
         """The hold if it is open; else its end, if it has one, is in `state`."""
         ended = self._connection.execute(_USAGE, (hold,)).fetchone()
@@ -410,13 +440,9 @@ class SqliteLedger:
         row = self._connection.execute(_HOLD, (hold,)).fetchone()
         if row is None:
             return None
-        _, account_id, key_id, amount, limited, checkpointed = row
         steps = dict(self._connection.execute(_STEPS, (hold,)).fetchall())
-        opened = OpenHold(
-            hold, account_id, key_id, amount + sum(steps.values()), bool(limited), steps, checkpointed is not None
-        )
-        self._holds[hold] = opened
-        return opened
+        found = self._holds[hold] = opened(row[:-1], steps, row[-1] is not None)
+        return found
 
     def _write(self, decision: Decision, now: int) -> None:
         many = self._connection.executemany
@@ -438,6 +464,10 @@ class SqliteLedger:
         if decision.keys:
             _require_possible(min(min(key.spent, key.held) for key in decision.keys.values()))
             many(_SET_SPEND, [(key.key_id, key.spent, key.held, key.since or None) for key in decision.keys.values()])
+        if decision.allowances:
+            allowances = decision.allowances.values()
+            _require_possible(min(min(each.used, each.held) for each in allowances))
+            many(_SET_ALLOWANCE, [(of.account_id, of.period, of.included, of.used, of.held) for of in allowances])
         if decision.balances:
             balances = decision.balances.values()
             _require_possible(min(min(balance.promo, balance.held) for balance in balances))
@@ -476,10 +506,9 @@ class SqliteLedger:
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
-def _hold_row(hold: OpenHold, expires_at: int) -> tuple[int, ...]:
-    # An extension in the same transaction has its row in `hold_step`.
-    first = hold.amount - sum(hold.steps.values())
-    return (hold.id, hold.account_id, hold.key_id, first, hold.limited, expires_at)
+def _hold_row(hold: OpenHold, expires_at: int) -> tuple[int | None, ...]:
+    amount, tokens, period = first_of(hold)
+    return (hold.id, hold.account_id, hold.key_id, amount, hold.limited, expires_at, tokens, period)
 
 
 def _require_possible(least: int) -> None:

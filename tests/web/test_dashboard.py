@@ -22,6 +22,11 @@ COUNTER = itertools.count(1)
 async def varied(request: Request, peer: Peer) -> None:
     """Answers of many sizes."""
     number = next(COUNTER)
+    if request.target.endswith(b"/embeddings"):
+        data = [{"object": "embedding", "index": 0, "embedding": [0.5]}]
+        usage = {"prompt_tokens": 300 + number, "total_tokens": 300 + number}
+        await says({"object": "list", "model": "e", "data": data, "usage": usage})(request, peer)
+        return
     await says(completion("Hello!", (200 + number * 37 % 900, 20 + number * 13 % 300)))(request, peer)
 
 
@@ -50,6 +55,8 @@ async def management_key(visitor: Visitor) -> str:
 
 async def spread(site: Site) -> None:
     """All calls so far, over the last week."""
+    await site.database.execute("DELETE FROM usage_rollup")
+    await site.database.execute("DELETE FROM meta WHERE name = 'rolled_up'")
     rows = await site.database.fetch("SELECT hold_id, ended_at FROM usage ORDER BY hold_id")
     for number, (hold, at) in enumerate(rows):
         await site.database.execute(
@@ -121,6 +128,10 @@ def test_every_page_can_be_used_by_everybody_and_is_small(axe_core: Path, filled
                 )
                 for number in range(60):
                     assert await call(site, keys[number * number % 3]) == 200
+                for _ in range(20):
+                    body = {"model": "e", "input": "hello"}
+                    answer = await site.post("/v1/embeddings", body, {"authorization": f"Bearer {keys[0]}"})
+                    assert answer.status == 200
                 await spread(site)
                 await management_key(ada)
                 listed = (await ada.get("/dashboard/requests")).text

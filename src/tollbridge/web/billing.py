@@ -50,9 +50,7 @@ async def _credit(visit: Visit, refused: ApiError | None = None, section: str = 
     if account.alert is not None:
         forms["alert"] = Form({"alert": money.format_usd(account.alert)})
     if refused is not None:
-        forms[section] = (await visit.form()).refused(
-            refused, "amount", "method", "code", "threshold", "daily_cap", "alert"
-        )
+        forms[section] = (await visit.form()).refused(refused, "amount", "code", "threshold", "daily_cap", "alert")
     return visit.render(
         "billing/credit.html",
         status=refused.status if refused is not None else 200,

@@ -1,0 +1,123 @@
+"""The guide: every text is whole, every link leads somewhere, and the search finds what is in it."""
+
+import re
+
+import pytest
+from tests.gateway.site import run
+from tests.web.visitors import Visitor, house, shown
+
+from tollbridge.web import docs
+from tollbridge.web.docs import Fill
+
+OWN = Fill(
+    name="Ours",
+    url="https://api.example.com",
+    key_prefix="mb-",
+    header="X-MB",
+    model="a/chat",
+    embedding="an-embedding",
+)
+BRAND = '[brand]\nname = "Model Bridge"\nkey_prefix = "mb-"\nheader_prefix = "X-MB"'
+
+
+def test_each_page_has_its_text_and_each_text_its_page() -> None:
+    written = {file.stem for file in docs.FOLDER.glob("*.md")}
+    assert written == {guide.name for guide in docs.GUIDES} - {"api"}
+
+
+@pytest.mark.parametrize("guide", [each for each in docs.GUIDES if each.name != "api"], ids=lambda guide: guide.name)
+def test_a_text_is_filled_in_and_has_a_title(guide: docs.Guide) -> None:
+    text = docs.rendered(guide.name, OWN)
+    assert text.title
+    assert not re.search("[«»]", text.html)
+    ids = re.findall(r' id="([^"]+)"', text.html)
+    assert len(set(ids)) == len(ids)
+
+
+def test_an_unknown_mark_is_a_mistake() -> None:
+    with pytest.raises(AttributeError):
+        docs.filled("«nonsense»", OWN)
+
+
+def test_the_brand_is_the_operators() -> None:
+    async def test() -> None:
+        async with house(BRAND) as site, Visitor(site) as visitor:
+            for path in ("/docs", "/docs/billing", "/docs/authentication", "/docs/tools"):
+                text = (await visitor.get(path)).text
+                assert "Tollbridge" not in text, path
+            quick = shown(await visitor.get("/docs"))
+            assert f'"{site.url}/v1"' in quick
+            assert "X-MB-Charged-USD" in quick
+            assert "mb-" in quick
+
+    run(test())
+
+
+def test_every_link_of_the_public_pages_leads_somewhere() -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as visitor:
+            seen, waiting = {"/"}, ["/"]
+            anchors: dict[str, set[str]] = {}
+            asked: list[tuple[str, str, str]] = []
+            while waiting:
+                path = waiting.pop()
+                response = await visitor.get(path)
+                assert response.status_code in {200, 303}, path
+                anchors[path] = set(re.findall(r' id="([^"]+)"', response.text))
+                for link in re.findall(r'href="([^"]*)"', response.text):
+                    target, _, anchor = link.replace("&amp;", "&").partition("#")
+                    target = target.removeprefix(site.url) or path
+                    assert target.startswith("/"), f"{path} links to {link}"
+                    if target.startswith("/static/"):
+                        continue
+                    if anchor:
+                        asked.append((path, target, anchor))
+                    if target not in seen:
+                        seen.add(target)
+                        waiting.append(target)
+            assert {"/docs/tools", "/pricing", "/models/m", "/contact", "/auth/login"} <= seen
+            missing = [each for each in asked if each[2] not in anchors[each[1]]]
+            assert missing == []
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("words", "path", "part"),
+    [
+        (["idempotency"], "/docs/retries", ""),
+        (["claude", "code"], "/docs/tools#claude-code", "Claude Code"),
+        (["insufficient_credits"], "/docs/errors#all-of-them", "All of them"),
+    ],
+)
+def test_the_search_finds_parts_of_pages(words: list[str], path: str, part: str) -> None:
+    hits = [hit for guide in docs.GUIDES if guide.name != "api" for hit in docs.found(guide.name, OWN, words)]
+    assert path in {hit.path for hit in hits} or not part
+    if part:
+        assert part in {hit.part for hit in hits}
+    assert all(words[0] in f"{hit.title} {hit.part} {hit.excerpt}".lower() for hit in hits[:1])
+
+
+def test_a_search_without_a_hit_says_so_and_shows_words_as_text() -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as visitor:
+            response = await visitor.get("/docs/search?q=%3Cscript%3Ealert(1)%3C/script%3E")
+            assert "Nothing found" in response.text
+            assert "<script>alert" not in response.text
+            assert "Type what you look for" in (await visitor.get("/docs/search")).text
+            found = await visitor.get("/docs/search?q=rate+limits")
+            assert 'href="/docs/rate-limits' in found.text
+            # A heading that has the words comes before a text that has them.
+            assert "/docs/rate-limits" in re.findall(r'<li><a href="([^"]+)"', found.text)[0]
+
+    run(test())
+
+
+def test_a_page_that_is_not_there_is_404_and_the_first_one_has_one_address() -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as visitor:
+            for name in ("nonsense", "..%2fmarkdown", "%2e%2e", "api.md", "quick-start.md"):
+                assert (await visitor.get(f"/docs/{name}")).status_code == 404, name
+            assert (await visitor.get("/docs/quick-start")).headers["location"] == "/docs"
+
+    run(test())

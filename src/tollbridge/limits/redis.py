@@ -4,9 +4,11 @@ Rule 1  One call of the script at a time, and it carries everything that queued 
         atomic, and the price of a round trip is shared.
 Rule 2  Nobody waits long for a limit. When the server does not answer within 50 ms, or fails, requests are limited
         here by each limit divided by the number of nodes that were last seen: neither open nor closed. Every failure
-        counts, whatever it is. From then on no request waits at all, until the server has answered a probe.
-Rule 3  A place among running calls is kept alive by its process (`KEEP_EVERY_S`) and expires without it, so that a
-        process that dies gives its places back.
+        counts, whatever it is. From then on no request waits at all, until the server has answered a probe in time.
+Rule 3  What one side admits the other hears of: takes of the server are recorded here, so that this node's share is
+        what is left of it when the server goes away, and what was admitted here is noted there when it is back.
+Rule 4  A place among running calls is kept alive by its process (`KEEP_EVERY_S`) and expires without it, so that a
+        process that dies gives its places back. Places of calls that end while the server is away are freed later.
 
 Time is the server's (`TIME`), so that no node's clock matters. Keys are not declared to the script: a Redis Cluster
 would refuse them. One server is enough for more requests than one gateway can be asked.
@@ -14,8 +16,10 @@ would refuse them. One server is enough for more requests than one gateway can b
 
 import asyncio
 import contextlib
+import itertools
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -27,16 +31,31 @@ from tollbridge.limits.memory import MemoryLimiter
 _log = logging.getLogger(__name__)
 
 ANSWER_WITHIN_S = 0.05
+# The end of that: an answer that came while this process was busy is still read.
+LAST_LOOK_S = 0.005
+# What a call is given even when those who ask have waited already.
+LEAST_WITHIN_S = 0.01
 # Between probes of a server that failed, and how long one may take.
 PROBE_EVERY_S = 1.0
 PROBE_WITHIN_S = 1.0
 KEEP_EVERY_S = 30.0
 MOST_AT_ONCE = 128
+IDS_AT_ONCE = 500
+MOST_FREED = 100_000
 
 _TYPES: dict[int, Any] = {1: "requests", 2: "tokens", 3: "tokens", 4: "concurrency"}
 _TAKEN, _HOPELESS = 0, 3
 
 _Answer = list[int]
+_Place = tuple[str, str]  # scope, request
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """`waiter`: of a take or a look. `at` is monotonic seconds."""
+
+    operation: dict[str, Any]
+    waiter: "asyncio.Future[_Answer] | None"
+    at: float
 
 
 class RedisLimiter:
@@ -52,8 +71,13 @@ class RedisLimiter:
         self._local = local or MemoryLimiter()
         self._nodes = 1
         self._open = True  # nobody has answered yet
-        self._queue: list[tuple[dict[str, Any], asyncio.Future[_Answer] | None]] = []
-        self._running: dict[str, Sequence[Scope]] = {}
+        self._queue: list[_Asked] = []
+        # Calls that have places, wherever they were admitted.
+        self._running: dict[int, Sequence[Scope]] = {}
+        # What is to be said to the server when it is back: places that were given back, and what was admitted here.
+        self._freed: dict[_Place, None] = {}
+        self._away = MemoryLimiter()
+        self._notes = itertools.count()
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._client: Any = None
@@ -84,7 +108,7 @@ class RedisLimiter:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        left = [operation for operation, waiter in self._queue if waiter is None]
+        left = [asked.operation for asked in self._queue if asked.waiter is None]
         self._queue.clear()
         if left and not self._open:
             with contextlib.suppress(Exception):
@@ -94,35 +118,50 @@ class RedisLimiter:
                 await self._client.aclose()
 
     async def take(self, request: int, scopes: Sequence[Scope], least: int, tokens: int) -> Grant | Exceeded:
-        operation = _asked("take", str(request), scopes, least, tokens)
-        answer = await self._ask(operation)
+        answer = await self._ask(_asked("take", str(request), scopes, least, tokens))
         if answer is None:
-            taken = await self._local.take(request, self._share(scopes), least, tokens)
-            if isinstance(taken, Grant):
-                taken.degraded = True
-            return taken
+            return await self._take_here(request, scopes, least, tokens)
         if answer[0] != _TAKEN:
             return _exceeded(answer)
-        if any(scope.rule.concurrency is not None for scope in scopes):
-            self._running[operation["id"]] = scopes
-        return Grant(request, scopes, tokens, *_rooms(answer), [])
+        self._runs(request, scopes)
+        notes = self._local.record(request, self._share(scopes), tokens)
+        return Grant(request, scopes, tokens, *_rooms(answer), list(notes))
 
     async def look(self, scopes: Sequence[Scope], least: int, tokens: int) -> Free | Exceeded:
         answer = await self._ask(_asked("look", "", scopes, least, tokens))
         if answer is None:
-            return await self._local.look(self._share(scopes), least, tokens)
+            found = await self._local.look(self._share(scopes), _hopeless(scopes, least), tokens)
+            return found if isinstance(found, Free) else msgspec.structs.replace(found, degraded=True)
         return Free(*_rooms(answer)) if answer[0] == _TAKEN else _exceeded(answer)
 
     def give_back(self, grant: Grant, used: int) -> None:
-        if grant.degraded:
-            self._local.give_back(grant, used)
-            return
-        request = str(grant.request)
-        self._running.pop(request, None)
+        taken = grant.tokens
+        self._local.give_back(grant, used)
+        places = _places(grant.request, self._running.pop(grant.request, ()))
         if self._open:
-            return  # the tokens stay taken for their minute; the place expires
-        back = {"op": "back", "id": request, "used": used, "taken": grant.tokens, "scopes": _written(grant.scopes)}
-        self._enqueue(back, None)
+            self._free_later(places)  # the tokens stay taken for their minute
+        elif not grant.degraded:
+            back = {"op": "back", "id": str(grant.request), "used": used, "taken": taken}
+            self._enqueue({**back, "scopes": _written(grant.scopes)}, None)
+        elif places:
+            self._enqueue({"op": "free", "ids": places}, None)
+
+    async def _take_here(self, request: int, scopes: Sequence[Scope], least: int, tokens: int) -> Grant | Exceeded:
+        taken = await self._local.take(request, self._share(scopes), _hopeless(scopes, least), tokens)
+        if isinstance(taken, Exceeded):
+            return msgspec.structs.replace(taken, degraded=True)
+        self._away.record(request, scopes, tokens)
+        self._runs(request, scopes)
+        taken.scopes, taken.degraded = scopes, True
+        return taken
+
+    def _runs(self, request: int, scopes: Sequence[Scope]) -> None:
+        if any(scope.rule.concurrency is not None for scope in scopes):
+            self._running[request] = scopes
+
+    def _free_later(self, places: Sequence[_Place]) -> None:
+        if len(self._freed) < MOST_FREED:
+            self._freed.update(dict.fromkeys(places))
 
     # --- asking ---
 
@@ -147,7 +186,7 @@ class RedisLimiter:
             self._enqueue({**operation, "op": "back", "used": 0, "taken": operation["tokens"]}, None)
 
     def _enqueue(self, operation: dict[str, Any], waiter: "asyncio.Future[_Answer] | None") -> None:
-        self._queue.append((operation, waiter))
+        self._queue.append(_Asked(operation, waiter, time.monotonic()))
         self._wake.set()
 
     async def _call_for_ever(self) -> None:
@@ -157,35 +196,46 @@ class RedisLimiter:
             while self._queue:
                 batch, self._queue = self._queue[:MOST_AT_ONCE], self._queue[MOST_AT_ONCE:]
                 # Who was cancelled while waiting has taken nothing, and must not.
-                batch = [item for item in batch if item[1] is None or not item[1].done()]
-                await self._serve(batch)
+                batch = [asked for asked in batch if asked.waiter is None or not asked.waiter.done()]
+                if batch:
+                    await self._serve(batch)
 
-    async def _serve(self, batch: "list[tuple[dict[str, Any], asyncio.Future[_Answer] | None]]") -> None:
+    async def _serve(self, batch: Sequence[_Asked]) -> None:
+        waited = time.monotonic() - batch[0].at
         try:
-            answers = iter(await self._call([operation for operation, _ in batch], ANSWER_WITHIN_S))
+            within = max(LEAST_WITHIN_S, ANSWER_WITHIN_S - waited)
+            answers = iter(await self._call([asked.operation for asked in batch], within))
         except Exception as error:
             self._fail(error)
             answers = iter(())
-        for operation, waiter in batch:
-            if waiter is None:
+            # Nobody knows whether it was done. What is not done twice without harm is not done again.
+            for asked in batch:
+                self._free_later(_places_of(asked.operation))
+        for asked in batch:
+            if asked.waiter is None:
                 continue
             answer = next(answers, None)
-            if not waiter.done():
-                if answer is None:
-                    waiter.set_exception(_Away())
-                else:
-                    waiter.set_result(answer)
+            if not asked.waiter.done():
+                _tell(asked.waiter, answer)
             elif answer is not None:
-                self._undo(operation, answer)
+                self._undo(asked.operation, answer)
         if self._open:
-            for _, waiter in self._queue:
-                if waiter is not None and not waiter.done():
-                    waiter.set_exception(_Away())
+            for asked in self._queue:
+                if asked.waiter is None:
+                    self._free_later(_places_of(asked.operation))
+                elif not asked.waiter.done():
+                    _tell(asked.waiter, None)
             self._queue.clear()
 
     async def _call(self, operations: Sequence[dict[str, Any]], within: float) -> list[_Answer]:
-        async with asyncio.timeout(within):
-            said = await self._script(args=[msgspec.json.encode(operations), self._prefix, self._node])
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(None) as deadline:
+            # In two steps: when this process was busy for so long, the answer may be there, unread.
+            end = loop.call_later(within - LAST_LOOK_S, lambda: deadline.reschedule(loop.time() + LAST_LOOK_S))
+            try:
+                said = await self._script(args=[msgspec.json.encode(operations), self._prefix, self._node])
+            finally:
+                end.cancel()
         self._nodes = max(1, said[0])
         answers: list[_Answer] = said[1:]
         return answers
@@ -210,18 +260,18 @@ class RedisLimiter:
                 await self._probe()
             elif loop.time() >= keep_at:
                 keep_at = loop.time() + KEEP_EVERY_S
-                ids = [
-                    (scope.name, request)
-                    for request, scopes in self._running.items()
-                    for scope in scopes
-                    if scope.rule.concurrency is not None
-                ]
                 # Also says that this node is there, when it has nothing to keep.
-                self._enqueue({"op": "keep", "ids": ids}, None)
+                self._enqueue({"op": "keep", "ids": []}, None)
+                for operation in self._keeps():
+                    self._enqueue(operation, None)
+                    await asyncio.sleep(LEAST_WITHIN_S)
 
     async def _probe(self) -> None:
         try:
-            await self._call([], PROBE_WITHIN_S)
+            await self._call([], PROBE_WITHIN_S)  # connects
+            await self._call([], ANSWER_WITHIN_S)  # a server that is slow is as good as none
+            for operation in self._owed():
+                await self._call([operation], PROBE_WITHIN_S)
         except Exception as error:
             self._fail(error)
             with contextlib.suppress(Exception):
@@ -230,6 +280,36 @@ class RedisLimiter:
         if self._tasks:
             _log.warning("the limits' server answers again")
         self._open = False
+        for operation in self._frees():  # of calls that ended meanwhile
+            self._enqueue(operation, None)
+
+    def _owed(self) -> Iterator[dict[str, Any]]:
+        """What the server does not know yet. To be called one by one, each after the last one has succeeded."""
+        yield from self._frees()
+        admitted, self._away = self._away.taken(), MemoryLimiter()
+        scopes = [
+            {**written, "taken": (requests, tokens)}
+            for scope, requests, tokens in admitted
+            for written in _written([scope])
+        ]
+        for start in range(0, len(scopes), IDS_AT_ONCE):
+            id_ = f"{self._node}/{next(self._notes)}"
+            yield {"op": "note", "id": id_, "scopes": scopes[start : start + IDS_AT_ONCE]}
+        yield from self._keeps()
+
+    def _frees(self) -> Iterator[dict[str, Any]]:
+        while self._freed:
+            places = list(itertools.islice(self._freed, IDS_AT_ONCE))
+            yield {"op": "free", "ids": places}
+            for place in places:
+                self._freed.pop(place, None)
+
+    def _keeps(self) -> Iterator[dict[str, Any]]:
+        running = list(self._running)
+        for start in range(0, len(running), IDS_AT_ONCE):
+            some = running[start : start + IDS_AT_ONCE]
+            ids = [place for request in some for place in _places(request, self._running.get(request, ()))]
+            yield {"op": "keep", "ids": ids}
 
     def _share(self, scopes: Sequence[Scope]) -> list[Scope]:
         return [Scope(scope.name, _divided(scope.rule, self._nodes)) for scope in scopes]
@@ -237,6 +317,31 @@ class RedisLimiter:
 
 class _Away(Exception):
     """The server did not answer in time."""
+
+
+def _tell(waiter: "asyncio.Future[_Answer]", answer: _Answer | None) -> None:
+    if answer is None:
+        waiter.set_exception(_Away())
+    else:
+        waiter.set_result(answer)
+
+
+def _places(request: int, scopes: Sequence[Scope]) -> list[_Place]:
+    return [(scope.name, str(request)) for scope in scopes if scope.rule.concurrency is not None]
+
+
+def _places_of(operation: dict[str, Any]) -> list[_Place]:
+    """The places that are nobody's when `operation` fails."""
+    if operation["op"] == "free":
+        return list(operation["ids"])
+    if operation["op"] not in ("take", "back"):
+        return []
+    return [(scope["name"], operation["id"]) for scope in operation["scopes"] if scope["places"] is not None]
+
+
+def _hopeless(scopes: Sequence[Scope], least: int) -> int:
+    """`least` where it exceeds a whole limit, else 0: what exceeds a share alone fits later."""
+    return least if any(scope.rule.tokens and least > scope.rule.tokens for scope in scopes) else 0
 
 
 def _divided(rule: Rule, nodes: int) -> Rule:

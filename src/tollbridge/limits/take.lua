@@ -3,7 +3,10 @@
 -- ARGV[1]  JSON: a list of operations
 --            {"op": "take" | "look", "id": text, "least": n, "tokens": n, "scopes": [{name, requests, tokens, places, strict}]}
 --            {"op": "back", "id": text, "used": n, "taken": n, "scopes": [...]}
---            {"op": "keep", "ids": [[scope name, id], ...]}           calls that still run
+--            {"op": "note", "id": text, "scopes": [...]}              was taken elsewhere: requests and tokens of each
+--                                                                     scope are in its "taken", a pair
+--            {"op": "keep", "ids": [[scope name, id], ...]}           calls that still run: these have their places
+--            {"op": "free", "ids": [[scope name, id], ...]}           calls that do not run any more
 -- ARGV[2]  the prefix of all keys   ARGV[3]  the name of this node
 -- Returns  the number of nodes that called within a minute, and an answer for each take and look:
 --            {0, requests limit, remaining, reset, tokens limit, remaining, reset}                     taken
@@ -13,7 +16,7 @@
 -- A strict limit is a sorted set of what was taken in the last minute ("id:amount" by time) and its sum; any other is
 -- the time when its bucket is full again. Places are a sorted set of ids by the time when they expire.
 
-local MINUTE, PLACE_TTL = 60000000, 90000000
+local MINUTE, PLACE_TTL, FULL_RETRY = 60000000, 90000000, 1000000
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local prefix = ARGV[2]
@@ -36,18 +39,40 @@ end
 
 -- What a counter is: its key, its limit, whether it is strict.
 
+local function add_to_sum(counter, known, amount)
+  -- Both keys go together, and only when nothing is left in either: a sum without its log would never shrink again.
+  set(counter.key .. ':sum', known + amount, MINUTE + 1000000)
+  redis.call('PEXPIRE', counter.key .. ':log', (MINUTE + 1000000) / 1000)
+end
+
+local function sum_of(members)
+  local sum = 0
+  for _, member in ipairs(members) do
+    sum = sum + amount_of(member)
+  end
+  return sum
+end
+
 local function used(counter)
-  local log, sum = counter.key .. ':log', counter.key .. ':sum'
+  local log = counter.key .. ':log'
   local old = redis.call('ZRANGEBYSCORE', log, '-inf', text(now - MINUTE))
   if #old > 0 then
-    local gone = 0
-    for _, member in ipairs(old) do
-      gone = gone + amount_of(member)
-    end
     redis.call('ZREMRANGEBYSCORE', log, '-inf', text(now - MINUTE))
-    set(sum, number(sum) - gone, MINUTE)
   end
-  return number(sum)
+  if redis.call('EXISTS', log) == 0 then
+    return 0
+  end
+  local sum = redis.call('GET', counter.key .. ':sum')
+  if not sum then
+    return sum_of(redis.call('ZRANGE', log, 0, -1))
+  end
+  sum = tonumber(sum)
+  if #old > 0 then
+    local gone = sum_of(old)
+    add_to_sum(counter, sum, -gone)
+    return sum - gone
+  end
+  return sum
 end
 
 local function wait(counter, amount)
@@ -56,24 +81,28 @@ local function wait(counter, amount)
     return math.max(0, full_at + amount * MINUTE / counter.limit - now - MINUTE - 1)
   end
   local over = used(counter) + amount - counter.limit
-  if over <= 0 then
-    return 0
-  end
-  local entries = redis.call('ZRANGE', counter.key .. ':log', 0, -1, 'WITHSCORES')
-  for index = 1, #entries, 2 do
-    over = over - amount_of(entries[index])
-    if over <= 0 then
-      return math.max(1, tonumber(entries[index + 1]) + MINUTE - now)
+  local log, first = counter.key .. ':log', 0
+  while over > 0 do
+    local entries = redis.call('ZRANGE', log, first, first + 99, 'WITHSCORES')
+    if #entries == 0 then
+      return MINUTE
     end
+    for index = 1, #entries, 2 do
+      over = over - amount_of(entries[index])
+      if over <= 0 then
+        return math.max(1, tonumber(entries[index + 1]) + MINUTE - now)
+      end
+    end
+    first = first + 100
   end
-  return MINUTE
+  return 0
 end
 
 local function take(counter, id, amount)
   if counter.strict then
+    local before = used(counter)
     redis.call('ZADD', counter.key .. ':log', text(now), id .. ':' .. text(amount))
-    redis.call('PEXPIRE', counter.key .. ':log', 61000)
-    set(counter.key .. ':sum', number(counter.key .. ':sum') + amount, MINUTE + 1000000)
+    add_to_sum(counter, before, amount)
   else
     local full_at = math.max(number(counter.key), now) + amount * MINUTE / counter.limit
     set(counter.key, full_at, full_at - now)
@@ -85,7 +114,7 @@ local function correct(counter, id, taken, difference)
     return
   end
   if not counter.strict then
-    local full_at = number(counter.key) + difference * MINUTE / counter.limit
+    local full_at = math.max(number(counter.key), now) + difference * MINUTE / counter.limit
     if full_at > now then
       set(counter.key, full_at, full_at - now)
     else
@@ -96,9 +125,10 @@ local function correct(counter, id, taken, difference)
   local log, member = counter.key .. ':log', id .. ':' .. text(taken)
   local when = redis.call('ZSCORE', log, member)
   if when and tonumber(when) > now - MINUTE then
+    local before = used(counter)
     redis.call('ZREM', log, member)
     redis.call('ZADD', log, when, id .. ':' .. text(taken + difference))
-    set(counter.key .. ':sum', number(counter.key .. ':sum') + difference, MINUTE + 1000000)
+    add_to_sum(counter, before, difference)
   end
 end
 
@@ -142,33 +172,34 @@ local function answer(verdict, scopes, limit, wait_us)
   }
 end
 
+-- By the limit that is in the way longest, so that who waits as long as it says is refused by no other.
 local function refusal(op)
+  local longest, verdict, limit = 0, 0, 0
+  local function weigh(wait_us, as, of)
+    if wait_us > longest then
+      longest, verdict, limit = wait_us, as, of
+    end
+  end
   for _, scope in ipairs(op.scopes) do
     local tokens, requests = counter_of(scope, 'tokens'), counter_of(scope, 'requests')
     if tokens then
       if op.least > tokens.limit then
         return answer(3, op.scopes, tokens.limit, MINUTE)
       end
-      local wait_us = wait(tokens, math.min(op.tokens, tokens.limit))
-      if wait_us > 0 then
-        return answer(2, op.scopes, tokens.limit, wait_us)
-      end
+      weigh(wait(tokens, math.min(op.tokens, tokens.limit)), 2, tokens.limit)
     end
     if requests then
-      local wait_us = wait(requests, 1)
-      if wait_us > 0 then
-        return answer(1, op.scopes, requests.limit, wait_us)
-      end
+      weigh(wait(requests, 1), 1, requests.limit)
     end
     if type(scope.places) == 'number' then
       local places = prefix .. scope.name .. ':places'
       redis.call('ZREMRANGEBYSCORE', places, '-inf', text(now))
       if redis.call('ZCARD', places) >= scope.places then
-        return answer(4, op.scopes, scope.places, 1000000)
+        weigh(FULL_RETRY, 4, scope.places)
       end
     end
   end
-  return nil
+  return longest > 0 and answer(verdict, op.scopes, limit, longest) or nil
 end
 
 local function place(scope_name, id)
@@ -203,22 +234,37 @@ local function give_back(op)
   end
 end
 
-local function keep(op)
-  for _, pair in ipairs(op.ids) do
-    if redis.call('ZSCORE', prefix .. pair[1] .. ':places', pair[2]) then
-      place(pair[1], pair[2])
+local function note(op)
+  for _, scope in ipairs(op.scopes) do
+    for index, kind in ipairs({ 'requests', 'tokens' }) do
+      local counter, amount = counter_of(scope, kind), scope.taken[index]
+      if counter and amount > 0 then
+        take(counter, op.id, amount)
+      end
     end
   end
 end
+
+local function keep(op)
+  for _, pair in ipairs(op.ids) do
+    place(pair[1], pair[2])
+  end
+end
+
+local function free(op)
+  for _, pair in ipairs(op.ids) do
+    redis.call('ZREM', prefix .. pair[1] .. ':places', pair[2])
+  end
+end
+
+local silent = { back = give_back, note = note, keep = keep, free = free }
 
 redis.call('ZADD', prefix .. 'nodes', text(now), ARGV[3])
 redis.call('ZREMRANGEBYSCORE', prefix .. 'nodes', '-inf', text(now - MINUTE))
 local answers = { redis.call('ZCARD', prefix .. 'nodes') }
 for _, op in ipairs(cjson.decode(ARGV[1])) do
-  if op.op == 'back' then
-    give_back(op)
-  elseif op.op == 'keep' then
-    keep(op)
+  if silent[op.op] then
+    silent[op.op](op)
   else
     local refused = refusal(op)
     if not refused and op.op == 'take' then

@@ -312,10 +312,20 @@ def test_a_call_that_could_cost_too_much_is_rejected_before_it_costs_anything() 
     run(test())
 
 
-def test_credit_comes_in_three_packs() -> None:
+def test_credit_comes_in_three_packs_from_the_dashboard() -> None:
     async def test() -> None:
         async with Shop("model-database") as shop:
-            assert [pack // CREDIT for pack in shop.settings.billing.packs] == [10, 50, 200]
+            visitor = await registered(shop, "ada@example.com")
+            page = await visitor.get("/dashboard/billing")
+            packs = re.findall(r'name="pack" value="([0-9]+)"', page.text)
+            assert [int(pack) // CREDIT for pack in packs] == [10, 50, 200]
+            for number, pack in enumerate(packs):
+                order = {"pack": pack, "method": "demo", "once": str(number)}
+                ordered = await visitor.post("/dashboard/billing/checkout", order)
+                payment = ordered.headers["location"].rpartition("=")[2]
+                assert (await visitor.post(f"/dashboard/billing/payments/{payment}/demo")).status_code == 303
+            # What there was at first is still there.
+            assert "$260.50 available" in shown(await visitor.get("/dashboard/billing"))
 
     run(test())
 

@@ -118,10 +118,12 @@ def test_the_dashboard_tells_what_was_used_and_what_is_left() -> None:
             [key] = shop.keys_on(before.text)
             reply = await chat(shop, Customer(key))
             after = await visitor.get("/dashboard")
-            assert "$0.50 available" in shown(before)
-            # Rounded down: nobody is shown money that they do not have.
-            assert reply.headers["x-modelbridge-balance-usd"].startswith("0.4999")
-            assert "$0.499" in shown(after)
+            assert "100,000 of 100,000 tokens left" in shown(before)
+            assert reply.status == 200
+            assert "99,984 of 100,000 tokens left" in shown(after)
+            # The quota goes first, then what there is in money.
+            assert reply.headers["x-modelbridge-charged-usd"] == "0"
+            assert "$0.50 available" in shown(after)
             assert "19 of 20 requests left" in shown(after)
             assert re.search(r"49,9\d\d of 50,000 tokens left", shown(after))
             assert "1 request" in shown(after)
@@ -375,6 +377,22 @@ def test_a_plan_has_exactly_its_tokens_a_minute(plan: str, tpm: int) -> None:
             assert reply.status == 429
             assert reply.json["error"]["type"] == "tokens"
             assert (await chat(shop, customer, max_tokens=1000)).status == 200
+
+    run(test())
+
+
+def test_a_quota_that_is_used_up_is_a_limit() -> None:
+    small = '[billing]\nsignup_grant_usd = "0"\n[plans.free]\nincluded_tokens = 40\n'
+
+    async def test() -> None:
+        async with Shop("modelbridge", config=small) as shop:
+            customer = await shop.customer("ada@example.com")
+            statuses = [(await chat(shop, customer, max_tokens=8)).status for _ in range(4)]
+            assert statuses[0] == 200
+            assert statuses[-1] == 429
+            refused = await chat(shop, customer, max_tokens=8)
+            assert is_error(refused.json)
+            assert refused.json["error"]["code"] == "insufficient_quota"
 
     run(test())
 

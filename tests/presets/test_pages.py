@@ -5,7 +5,7 @@ import html
 import pytest
 from tests.gateway.site import run
 from tests.presets.shop import Shop
-from tests.web.visitors import shown
+from tests.web.visitors import registered, shown
 
 from tollbridge.config.settings import PRESETS
 
@@ -62,5 +62,18 @@ def test_model_database_sells_credit_in_packs_and_no_plans() -> None:
             quick_start = shown(await shop.visitor().get("/docs"))
             assert "anthropic/claude-opus-4-8" in quick_start
             assert "X-MDB-Charged-USD" in quick_start
+
+    run(test())
+
+
+def test_nobody_leaves_the_limits_of_modelbridge_behind_for_nothing() -> None:
+    async def test() -> None:
+        async with Shop("modelbridge") as shop:
+            visitor = await registered(shop, "ada@example.com")
+            assert "Pro" in shown(await visitor.get("/dashboard/billing/plan"))
+            for plan in ("pro", "custom", "default"):
+                assert (await visitor.post("/dashboard/billing/plan", {"plan": plan})).status_code == 400
+            plans = await shop.database.fetch("SELECT plan FROM account WHERE email = 'ada@example.com'")
+            assert plans == [("free",)]
 
     run(test())

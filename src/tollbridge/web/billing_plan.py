@@ -58,7 +58,7 @@ def choosable(settings: Settings, agreed: Agreed | None, now: int) -> list[str]:
 
 def shown(every: Mapping[str, Plan], mine: Plan, now: int) -> list[Plan]:
     """The plans to compare: what is offered, and the account's own."""
-    offered = [each for each in every.values() if each.applies(now) and each.name != DEFAULT_PLAN]
+    offered = [each for each in every.values() if each.listed and each.applies(now) and each.name != DEFAULT_PLAN]
     return offered if mine in offered else [mine, *offered]
 
 

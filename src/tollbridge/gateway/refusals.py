@@ -1,5 +1,7 @@
 """What a caller is told whose request the ledger or the limits refuse."""
 
+import math
+
 from tollbridge.core.ledger import Refusal, Refused
 from tollbridge.core.money import format_usd
 from tollbridge.errors import ApiError, Forbidden, InvalidApiKey, PaymentRequired, RateLimited, Unavailable
@@ -65,8 +67,11 @@ def limited(exceeded: Exceeded) -> RateLimited:
         message = (
             f"Rate limit reached: {exceeded.limit:,} {what[exceeded.type]}. Try again in {exceeded.retry_after:.3g} s."
         )
-        headers["retry-after"] = str(max(1, int(exceeded.retry_after + 0.999)))
-        headers["retry-after-ms"] = str(int(exceeded.retry_after * 1000) + 1)
+        headers["retry-after"] = str(max(1, math.ceil(exceeded.retry_after)))
+        # SDKs wait for a minute at most, and guess when they are told more.
+        headers["retry-after-ms"] = str(math.ceil(exceeded.retry_after * 1000))
+    if exceeded.degraded:
+        headers["x-ratelimit-mode"] = "degraded"
     error = RateLimited(message, headers=headers)
     error.type = exceeded.type
     return error

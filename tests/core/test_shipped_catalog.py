@@ -29,7 +29,7 @@ PROMISED = {
     "deepseek-v4-pro": ("chat", 128_000, "Flagship reasoning model, top-tier performance"),
     "deepseek-v4-flash": ("chat", 128_000, "Fast and lightweight, quick responses"),
     "qwen-max": ("chat", 32_768, "Multilingual tasks, long context"),
-    "qwen-plus": ("chat", 131_072, "Cost-effective general usage"),
+    "qwen-plus": ("chat", 131_000, "Cost-effective general usage"),
     "qwen3-235b-a22b": ("chat", 128_000, "Flagship Qwen3 model, best overall"),
     "glm-4-plus": ("chat", 128_000, "Advanced reasoning, complex tasks"),
     "glm-4-air": ("chat", 128_000, "Balanced performance and speed"),

@@ -23,7 +23,7 @@ CATALOG = {
     "deepseek-v4-pro": ("chat", 128_000),
     "deepseek-v4-flash": ("chat", 128_000),
     "qwen-max": ("chat", 32_768),
-    "qwen-plus": ("chat", 131_072),
+    "qwen-plus": ("chat", 131_000),
     "qwen3-235b-a22b": ("chat", 128_000),
     "glm-4-plus": ("chat", 128_000),
     "glm-4-air": ("chat", 128_000),

@@ -11,6 +11,10 @@ async def close_account(transaction: Transaction, account_id: int, pseudonym: st
         "UPDATE api_key SET revoked_at = COALESCE(revoked_at, $2), label = '' WHERE account_id = $1", account_id, now
     )
     await transaction.execute(
+        "UPDATE management_key SET revoked_at = COALESCE(revoked_at, $2), label = '' WHERE account_id = $1",
+        *(account_id, now),
+    )
+    await transaction.execute(
         "DELETE FROM key_copy WHERE key_id IN (SELECT id FROM api_key WHERE account_id = $1)", account_id
     )
     await transaction.execute("UPDATE session SET account_id = NULL WHERE account_id = $1", account_id)

@@ -4,6 +4,8 @@ import msgspec
 
 from tollbridge.store.db import Row, Transaction
 from tollbridge.store.ledger.rows import STREAMED, read_meters
+from tollbridge.store.meta import value
+from tollbridge.store.rollups import DAY_MS, WATERMARK
 from tollbridge.values import Outcome
 
 # What one statement looks through for what a filter wants.
@@ -102,11 +104,13 @@ async def page(database: Transaction, account_id: int, wanted: Filter, before: P
     rows = await database.fetch(_FILTERED, account_id, *before, *floor, count + 1, *wanted._arguments)
     if rows or end is None:
         return _found(rows, count, end)
+    if end[0] > (await value(database, WATERMARK) or 0):
+        return Found([], end)
     # Nothing in so many requests: go on where the sums say that there is something.
     day = (await database.fetch(_LAST_DAY, account_id, end[0], *wanted._arguments))[0][0]
-    if day is None or day + 86_400_000 <= wanted.since:
+    if day is None or day + DAY_MS <= wanted.since:
         return Found([], None)
-    before = min(end, (day + 86_400_000, -1))
+    before = min(end, (day + DAY_MS, -1))
     end = await _bound(database, account_id, wanted, before)
     floor = (wanted.since, -1) if end is None else end
     rows = await database.fetch(_FILTERED, account_id, *before, *floor, count + 1, *wanted._arguments)

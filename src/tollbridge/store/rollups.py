@@ -118,10 +118,25 @@ class Sums(msgspec.Struct, kw_only=True):
         return self.output + self.audio_output + self.image_output
 
     def add(self, other: "Sums") -> None:
-        last = max(self.last_at, other.last_at)
-        for name in _NAMES:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.last_at = last
+        # Thousands of times for one page: a loop over names takes four times as long.
+        self.requests += other.requests
+        self.errors += other.errors
+        self.charge += other.charge
+        self.cost += other.cost
+        self.input += other.input
+        self.cache_read += other.cache_read
+        self.cache_write += other.cache_write
+        self.cache_write_1h += other.cache_write_1h
+        self.output += other.output
+        self.reasoning += other.reasoning
+        self.duration_ms += other.duration_ms
+        self.first_byte_ms += other.first_byte_ms
+        self.first_bytes += other.first_bytes
+        self.audio_input += other.audio_input
+        self.audio_output += other.audio_output
+        self.image_output += other.image_output
+        self.searches += other.searches
+        self.last_at = max(self.last_at, other.last_at)
 
 
 class Period(msgspec.Struct, frozen=True):

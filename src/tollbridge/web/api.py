@@ -1,5 +1,7 @@
 """`/api/keys`: what the pages of API keys do, for programs. Who they are is said by a session or a management key."""
 
+import re
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +13,7 @@ from tollbridge.core.money import format_usd
 from tollbridge.errors import InvalidRequest
 from tollbridge.services import key_management
 from tollbridge.services.keys import MadeKey
+from tollbridge.services.usage import RANGES
 from tollbridge.store import managed_keys, rollups
 from tollbridge.store.managed_keys import ManagedKey, Rules
 from tollbridge.web.keys import amount
@@ -158,3 +161,87 @@ PAGES = (
     Page("DELETE", "/api/keys/{key}", DEVELOPER, revoke, manage=True),
     Page("POST", "/api/keys/{key}/rotate", DEVELOPER, rotate, manage=True),
 )
+
+
+# --- the document ---------------------------------------------------------------------------------------------------
+
+
+class Described(msgspec.Struct, frozen=True):
+    """An operation under `/api/`, for the OpenAPI document: `query` its parameters, `body` what it takes as JSON."""
+
+    method: str
+    path: str
+    summary: str
+    query: Mapping[str, str] = {}
+    body: type[msgspec.Struct] | None = None
+
+
+_FILTER = {
+    "range": f"Only the last {', '.join(RANGES)}.",
+    "status": "`ok` or `failed`.",
+    "model": "A part of the model's name.",
+    "key": "The id of a key.",
+}
+OPERATIONS = (
+    Described(
+        "GET",
+        "/api/usage",
+        "Requests, tokens, spend and latency in a period, in steps of time, by model and by key.",
+        {"range": f"One of {', '.join(RANGES)}; 7d when left out."},
+    ),
+    Described(
+        "GET",
+        "/api/requests",
+        "Requests, the newest first. `next_cursor` leads to older ones; null: there are none.",
+        {
+            **_FILTER,
+            "limit": "How many at most, up to 200; 50 when left out.",
+            "cursor": "`next_cursor` of the page before.",
+        },
+    ),
+    Described(
+        "GET", "/api/requests/{request}", "One request: tokens by meter, charge, cost, route, attempts, outcome."
+    ),
+    Described("GET", "/api/keys", "All API keys of the account, the newest first; never the keys themselves."),
+    Described("POST", "/api/keys", "Make an API key. `key` of the answer is shown only now.", body=KeyBody),
+    Described("GET", "/api/keys/{key}", "One API key."),
+    Described("PATCH", "/api/keys/{key}", "Change what is named; null takes a bound away.", body=KeyBody),
+    Described("DELETE", "/api/keys/{key}", "Revoke a key for good, from its next call on."),
+    Described(
+        "POST",
+        "/api/keys/{key}/rotate",
+        "A new key with the label and bounds of this one. `overlap`: how long the old one lives on: `none`, `1h`, "
+        "`24h`; left out: until it is revoked.",
+        body=RotateBody,
+    ),
+)
+
+
+def openapi_paths() -> dict[str, Any]:
+    """`paths` of an OpenAPI 3.1 document for `OPERATIONS`. The scheme `managementKey` is HTTP bearer."""
+    paths: dict[str, Any] = {}
+    for each in OPERATIONS:
+        names = re.findall(r"\{(\w+)\}", each.path)
+        parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+        parameters += [
+            {"name": name, "in": "query", "description": text, "schema": {"type": "string"}}
+            for name, text in each.query.items()
+        ]
+        made = "201" if each.method == "POST" else "200"
+        operation: dict[str, Any] = {
+            "summary": each.summary,
+            "tags": ["Management"],
+            "security": [{"managementKey": []}],
+            "parameters": parameters,
+            "responses": {
+                made: {"description": "Done.", "content": {"application/json": {"schema": {"type": "object"}}}},
+                "400": {"description": "What was sent cannot be: `error.param` names it."},
+                "401": {"description": "No session and no management key."},
+                "404": {"description": "The account has no such object."},
+            },
+        }
+        if each.body is not None:
+            _, schemas = msgspec.json.schema_components([each.body])
+            operation["requestBody"] = {"content": {"application/json": {"schema": schemas[each.body.__name__]}}}
+        paths.setdefault(each.path, {})[each.method.lower()] = operation
+    return paths

@@ -12,6 +12,7 @@ from tollbridge.errors import InvalidRequest
 from tollbridge.services import usage as service
 from tollbridge.services.usage import RANGES, Range, Report, Series
 from tollbridge.store.rollups import DAY_MS, Sums
+from tollbridge.web import render
 from tollbridge.web.page import MEMBER, Page
 from tollbridge.web.visit import Visit
 
@@ -49,13 +50,16 @@ CHARTS = (
 )
 
 
+WRITTEN: dict[str, Callable[[int], str]] = {"usd": render.usd, "count": render.number, "ms": render.span}
+
+
 class Drawn(msgspec.Struct, frozen=True):
     """A chart as a template needs it: `data` for the script, `rows` for the table."""
 
     chart: Chart
     data: str
     labels: list[str]
-    rows: list[tuple[str, list[int | None]]]
+    rows: list[tuple[str, list[str]]]
 
 
 def draw(chart: Chart, report: Report, series: Sequence[Series]) -> Drawn:
@@ -69,8 +73,9 @@ def draw(chart: Chart, report: Report, series: Sequence[Series]) -> Drawn:
         "x": [start // 1000 for start in starts],
         "series": [{"label": label, "values": values} for label, values in zip(labels, columns, strict=True)],
     }
+    written = [["–" if value is None else WRITTEN[chart.unit](value) for value in column] for column in columns]
     rows = [
-        (step_name(start, report.period.step), [column[index] for column in columns])
+        (step_name(start, report.period.step), [column[index] for column in written])
         for index, start in enumerate(starts)
     ]
     return Drawn(chart, msgspec.json.encode(data).decode(), labels, rows[::-1])

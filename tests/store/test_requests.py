@@ -1,0 +1,81 @@
+"""Lists of requests: the newest first, filtered, and never a long search in one statement."""
+
+import pytest
+from msgspec.structs import replace
+from tests.store.books import Books, Customer, Engine, with_books
+
+from tollbridge.store import requests, rollups
+from tollbridge.store.requests import NEWEST, Filter, Place
+from tollbridge.values import Outcome
+
+DAY_MS = 86_400_000
+
+
+async def spend(books: Books, customer: Customer, charge: int, outcome: Outcome = Outcome.COMPLETED) -> int:
+    hold = await books.held(customer, 10_000)
+    end = books.end_op(hold, customer, charge)
+    await books.ledger.submit(replace(end, record=replace(end.record, outcome=outcome)))
+    return hold
+
+
+async def walk(books: Books, account_id: int, wanted: Filter, count: int) -> tuple[list[int], int]:
+    """All holds that are found, and in how many pages."""
+    found: list[int] = []
+    before: Place | None = NEWEST
+    pages = 0
+    while before is not None:
+        page = await requests.page(books.database, account_id, wanted, before, count)
+        assert len(page.lines) <= count
+        found += [line.hold for line in page.lines]
+        before = page.next
+        pages += 1
+        assert pages < 100
+    return found, pages
+
+
+def test_every_request_is_on_one_page(ledger_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        ada, other = await books.customer(paid=10**9), await books.customer(paid=10**9)
+        holds = [await spend(books, ada, 10) for _ in range(7)]
+        await spend(books, other, 10)
+        # At the same moment: the id decides.
+        await books.database.execute("UPDATE usage SET ended_at = 5000")
+        for count in (1, 2, 3, 7, 8):
+            assert (await walk(books, ada.account_id, Filter(), count))[0] == holds[::-1]
+        assert (await walk(books, ada.account_id, Filter(since=5001), 3))[0] == []
+
+    with_books(ledger_engine, scenario)
+
+
+def test_a_filter_finds_all_however_far_apart(ledger_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "WINDOW", 3)
+
+    async def scenario(books: Books) -> None:
+        ada = await books.customer(paid=10**9)
+        second = await books.key(ada.account_id)
+        wanted = []
+        now = await books.database.now()
+        for number in range(30):
+            rare = number in {2, 21, 22}
+            hold = await spend(books, second if rare else ada, 10, Outcome.FAILED if rare else Outcome.COMPLETED)
+            at = now - (30 - number) * DAY_MS
+            await books.database.execute("UPDATE usage SET ended_at = $2 WHERE hold_id = $1", hold, at)
+            if rare:
+                wanted.insert(0, hold)
+        for _ in range(2):
+            for filter_ in (
+                Filter(key_id=second.key_id),
+                Filter(failed=True),
+                Filter(failed=True, key_id=second.key_id),
+            ):
+                found, pages = await walk(books, ada.account_id, filter_, 2)
+                assert found == wanted
+            assert len((await walk(books, ada.account_id, Filter(failed=False), 4))[0]) == 27
+            version = frozenset({books.price_version})
+            assert len((await walk(books, ada.account_id, Filter(versions=version), 4))[0]) == 30
+            assert (await walk(books, ada.account_id, Filter(versions=frozenset()), 4))[0] == []
+            await rollups.roll_up(books.database)
+        # The sums lead past what does not match.
+        assert pages < 10
+
+    with_books(ledger_engine, scenario)

@@ -207,20 +207,66 @@ def test_scope_without_limits_admits_everything(limiter: Limiter, take: Take) ->
     assert take(1).requests_room is None
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_who_waits_as_long_as_it_says_is_let_in(limiter: Limiter, take: Take, clock: Clock, strict: bool) -> None:
+    """The longest wait of all scopes and kinds counts, not that of the first that refuses."""
+    account = scope("account/1", requests=2, tokens=100, strict=strict)
+    key = scope("key/1", requests=1, strict=strict)
+    assert isinstance(take(1, account, tokens=70), Grant)
+    clock.now += 20
+    assert isinstance(take(2, key), Grant)
+    assert isinstance(take(3, account, tokens=30), Grant)
+    refused = take(4, account, key, tokens=40)
+    assert isinstance(refused, Exceeded)
+    assert refused.type == "requests"
+    assert refused.limit == 1
+    clock.now += refused.retry_after + 0.001
+    assert isinstance(take(5, account, key, tokens=40), Grant)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_refused_calls_cost_nothing(limiter: Limiter, take: Take, clock: Clock, strict: bool) -> None:
+    """D11: who asks a hundred times before it is time is let in as early as who waits."""
+    rule = scope(requests=2, tokens=100, concurrency=2, strict=strict)
+    for request in range(2):
+        grant = take(request, rule, tokens=50)
+        assert isinstance(grant, Grant)
+        limiter.give_back(grant, 50)
+    first = take(2, rule, tokens=50)
+    assert isinstance(first, Exceeded)
+    for request in range(100):
+        clock.now += first.retry_after / 101
+        assert isinstance(take(3 + request, rule, tokens=50), Exceeded)
+    clock.now += first.retry_after / 101 + 0.001
+    assert isinstance(take(200, rule, tokens=50), Grant)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_changed_limit_is_no_new_minute(limiter: Limiter, take: Take, strict: bool) -> None:
+    before, after = scope(requests=3, tokens=90, strict=strict), scope(requests=4, tokens=120, strict=strict)
+    grant = take(0, before, tokens=30)
+    assert isinstance(grant, Grant)
+    assert isinstance(take(1, before, tokens=30), Grant)
+    assert isinstance(take(2, before, tokens=30), Grant)
+    let_in = [isinstance(take(10 + request, (after, before)[request % 2], tokens=30), Grant) for request in range(20)]
+    assert sum(let_in) <= 1
+    limiter.give_back(grant, 0)
+    found = take(100, scope(tokens=120, strict=strict), tokens=30)
+    assert isinstance(found, Grant)
+
+
+def test_ids_of_64_bits_keep_their_places_apart(limiter: Limiter, take: Take) -> None:
+    rule = scope(concurrency=2, tokens=100, strict=True)
+    first, second = take(2**62 + 1, rule, tokens=50), take(2**62 + 2, rule, tokens=50)
+    assert isinstance(first, Grant)
+    assert isinstance(second, Grant)
+    assert isinstance(take(2**62 + 3, rule), Exceeded)
+    limiter.give_back(first, 0)
+    assert isinstance(take(2**62 + 4, rule, tokens=50), Grant)
+    assert isinstance(take(2**62 + 5, rule, tokens=1), Exceeded)
+
+
 def test_changed_rule_applies_at_once_and_running_calls_keep_their_places(limiter: Limiter, take: Take) -> None:
     grant = take(1, scope(concurrency=2))
     assert isinstance(grant, Grant)
     assert isinstance(take(2, scope(concurrency=1)), Exceeded)
-
-
-def test_idle_scopes_are_forgotten(clock: Clock) -> None:
-    limiter = MemoryLimiter(clock)
-    for number in range(100):
-        grant = asyncio.run(
-            limiter.take(number, [scope(f"account/{number}", requests=5, tokens=5, strict=number % 2 == 0)], 0, 0)
-        )
-        assert isinstance(grant, Grant)
-        limiter.give_back(grant, 0)
-    clock.now += 200
-    asyncio.run(limiter.take(1, [scope("account/x", requests=5)], 0, 0))
-    assert len(limiter._scopes) == 1

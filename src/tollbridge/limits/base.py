@@ -2,7 +2,8 @@
 
 A *scope* is what is limited: an account, a key. Its *rule* says how much a minute. `strict` rules never admit more
 than the limit in any 60 seconds (the window is kept as a log); the others are a bucket of the size of the limit that
-refills evenly (GCRA), so that a burst after a pause may bring up to twice the limit into one minute.
+refills evenly (GCRA), so that a burst after a pause may bring up to twice the limit into one minute; of tokens also
+what calls that began before that minute give back in it.
 """
 
 from collections.abc import Sequence

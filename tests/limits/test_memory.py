@@ -1,0 +1,106 @@
+"""What only the limiter of one process must do."""
+
+import random
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tollbridge.limits.base import Exceeded, Grant, Rule, Scope
+from tollbridge.limits.memory import MemoryLimiter
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def take(limiter: MemoryLimiter, request: int, scope: Scope, tokens: int = 0) -> Any:
+    """It never waits: the first step of the coroutine is its last."""
+    try:
+        limiter.take(request, [scope], 0, tokens).send(None)
+    except StopIteration as done:
+        return done.value
+
+
+@dataclass
+class Call:
+    grant: Grant
+    used: int
+    began: float
+    ended: float | None = None
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_ten_thousand_patterns_of_arrivals(strict: bool) -> None:
+    """D1: in any 60 s requests, and tokens as they were used, stay within their bound.
+
+    Even refill: the limit, what refills, and of tokens what calls that began earlier give back.
+    """
+    chance = random.Random(1)
+    for _ in range(5_000):
+        _one_pattern(chance, strict)
+
+
+def _one_pattern(chance: random.Random, strict: bool) -> None:
+    clock = Clock()
+    limiter = MemoryLimiter(clock)
+    requests, tokens = chance.randint(1, 8), chance.randint(20, 200)
+    scope = Scope("account/1", Rule(requests=requests, tokens=tokens, strict=strict))
+    pause = chance.choice([0.0, 0.5, 5.0, 20.0])
+    calls: list[Call] = []
+    for number in range(20):
+        clock.now += chance.choice([0.0, chance.uniform(0, pause), 59.999 if pause else 0.0])
+        running = [call for call in calls if call.ended is None]
+        if running and chance.random() < 0.5:
+            call = chance.choice(running)
+            limiter.give_back(call.grant, call.used)
+            call.ended = clock.now
+        grant = take(limiter, number, scope, chance.randint(0, 60))
+        if isinstance(grant, Grant):
+            calls.append(Call(grant, chance.randint(0, min(grant.tokens, tokens)), clock.now))
+        since = clock.now - 60
+        minute = [call for call in calls if call.began > since]
+        late = sum(
+            min(call.grant.tokens, tokens) - call.used
+            for call in calls
+            if call.began <= since and call.ended is not None and call.ended > since
+        )
+        assert len(minute) <= (requests if strict else 2 * requests)
+        assert sum(call.used for call in minute) <= (tokens if strict else 2 * tokens + late)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_clock_that_jumps_neither_frees_nor_freezes(monkeypatch: pytest.MonkeyPatch, strict: bool) -> None:
+    """D10: the time of day is not what limits go by."""
+    limiter = MemoryLimiter()
+    scope = Scope("account/1", Rule(requests=20, strict=strict))
+    today = time.time
+    for number in range(20):
+        jump = 3_600 * (-1) ** number
+        monkeypatch.setattr(time, "time", lambda jump=jump: today() + jump)
+        monkeypatch.setattr(time, "time_ns", lambda jump=jump: int((today() + jump) * 1e9))
+        assert isinstance(take(limiter, number, scope), Grant)
+    refused = take(limiter, 99, scope)
+    assert isinstance(refused, Exceeded)
+    assert 0 < refused.retry_after <= 60
+
+
+def test_idle_scopes_are_forgotten() -> None:
+    clock = Clock()
+    limiter = MemoryLimiter(clock)
+
+    def scope(number: int) -> Scope:
+        return Scope(f"account/{number}", Rule(requests=5, tokens=5, concurrency=1, strict=number % 2 == 0))
+
+    for number in range(100):
+        grant = take(limiter, number, scope(number))
+        assert isinstance(grant, Grant)
+        limiter.give_back(grant, 0)
+    clock.now += 200
+    take(limiter, 100, scope(100))
+    assert len(limiter._scopes) == 1

@@ -29,6 +29,7 @@ from tollbridge.gateway.callers import Callers
 from tollbridge.gateway.own import OwnCredential, OwnRoutes
 from tollbridge.gateway.recent import Recent
 from tollbridge.gateway.relay import Relay, Upstream
+from tollbridge.gateway.replays import Replays
 from tollbridge.gateway.settlement import Settlement
 from tollbridge.gateway.streams import LiveStreams, Timing
 from tollbridge.jobs import Jobs, of_money, of_plans
@@ -343,6 +344,14 @@ class Gateway:
             relay=relay,
             settlement=settlement,
             live=LiveStreams(relay, settlement, billing.default_hold_tokens, self._timing),
+            replays=Replays(
+                self._database,
+                seal=master.seal,
+                unseal=master.open,
+                public_id=lambda hold: master.ids().encode("chat", hold),
+                keep_ms=int(settings.idempotency.keep * 1000),
+                max_answer=settings.idempotency.max_answer,
+            ),
             catalogs=by_markup,
             lookups=Lookups(
                 database=self._database,

@@ -12,8 +12,10 @@ TollbridgeError
 │   ├── NotFound                404  model_not_found, unknown path
 │   ├── MethodNotAllowed        405
 │   ├── RequestTimedOut         408  the caller was too slow to send
+│   ├── Conflict                409  idempotency_in_progress, idempotency_answer_not_kept
 │   ├── PayloadTooLarge         413
 │   ├── UnsupportedMediaType    415
+│   ├── KeyReused               422  idempotency_key_reused
 │   ├── RateLimited             429
 │   ├── HeadersTooLarge         431
 │   ├── InternalError           500
@@ -128,6 +130,12 @@ class RequestTimedOut(ApiError):
     code = "request_timeout"
 
 
+class Conflict(ApiError):
+    status = 409
+    type = "invalid_request_error"
+    code = "idempotency_in_progress"
+
+
 class PayloadTooLarge(ApiError):
     status = 413
     type = "invalid_request_error"
@@ -138,6 +146,12 @@ class UnsupportedMediaType(ApiError):
     status = 415
     type = "invalid_request_error"
     code = "unsupported_media_type"
+
+
+class KeyReused(ApiError):
+    status = 422
+    type = "invalid_request_error"
+    code = "idempotency_key_reused"
 
 
 class RateLimited(ApiError):

@@ -157,6 +157,13 @@ class Keys(msgspec.Struct, frozen=True, kw_only=True):
     reveal: str
 
 
+class Idempotency(msgspec.Struct, frozen=True, kw_only=True):
+    """Answers that are kept for whoever asks again: seconds, bytes of one."""
+
+    keep: float
+    max_answer: int
+
+
 class Mail(msgspec.Struct, frozen=True, kw_only=True):
     """How mail is sent. Without a host it waits in the outbox for the operator."""
 
@@ -245,6 +252,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     errors: Errors
     keys: Keys
     billing: Billing
+    idempotency: Idempotency
     mail: Mail
     stripe: Stripe
     bank_transfer: BankTransfer
@@ -268,6 +276,12 @@ GROUPS = (
     Group("catalog", CatalogSettings, "Which of the shipped models are for sale. Models of your own always are."),
     Group("errors", Errors, "The HTTP statuses of failures that are a provider's."),
     Group("billing", Billing, "Money."),
+    Group(
+        "idempotency",
+        Idempotency,
+        "Answers to requests with an `Idempotency-Key`, kept encrypted: whoever asks again gets the same, and is not "
+        "charged.",
+    ),
     Group(
         "mail", Mail, "How mail is sent to users. Without a `host` it waits in the outbox, for the operator to read."
     ),
@@ -497,6 +511,8 @@ SETTINGS = (
     Setting("pages.privacy", kinds.FILE, None, "What you do with personal data: `/privacy`."),
     Setting("pages.refunds", kinds.FILE, None, "When you give money back: `/refunds`."),
     Setting("pages.contact", kinds.FILE, None, "How you are reached: `/contact`."),
+    Setting("idempotency.keep", duration(1, 3600), "1h", "How long an answer is kept, and its key remembered."),
+    Setting("idempotency.max_answer", size(0, 64 << 20), "1MiB", "The largest answer that is kept."),
     Setting("mail.host", kinds.HOST, None, "The SMTP server. None: mail waits in the outbox."),
     Setting("mail.port", whole(1, 65535), 587, "Its port."),
     Setting(

@@ -75,6 +75,17 @@ class Refusal(StrEnum):
 # --- operations ---------------------------------------------------------------------------------------------------
 
 
+class Claim(msgspec.Struct, frozen=True, gc=False):
+    """Whoever asks again under the same `name` gets no second hold for `keep_ms`, unless the first came to nothing.
+
+    `request` tells whether it is the same one. Both are SHA-256.
+    """
+
+    name: bytes
+    request: bytes
+    keep_ms: int
+
+
 class Hold(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Reserve at least `least` and at most `want`. `id` is new: epoch of the process and a counter (`hold_id`).
 
@@ -91,6 +102,7 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     included: int = 0
     tokens: int = 0
     least_tokens: int = 0
+    claim: Claim | None = None
 
 
 class Extend(msgspec.Struct, frozen=True, kw_only=True):
@@ -219,7 +231,14 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
     posted: int = 0
 
 
-Verdict = Held | Ended | Posted | Noted | Spooled | Refused
+class Claimed(msgspec.Struct, frozen=True, kw_only=True):
+    """Another hold has the claim. `same`: it is of the same request."""
+
+    hold: int
+    same: bool
+
+
+Verdict = Held | Ended | Posted | Noted | Spooled | Refused | Claimed
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------
@@ -329,6 +348,25 @@ class EndRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     allowance: int | None = None
 
 
+class Claimant(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `claim`, and how its hold ended: `outcome` None: it runs."""
+
+    hold: int
+    request: bytes
+    created_at: int
+    outcome: Outcome | None = None
+    charge: int = 0
+    allowance: int | None = None
+    ended_at: int = 0
+
+    def stands(self, now: int, keep_ms: int) -> bool:
+        """Whether it still has the claim: not when its process died, and not when it failed and cost nothing."""
+        if self.outcome is None:
+            return True
+        came_to_nothing = self.outcome is not Outcome.COMPLETED and not self.charge and not self.allowance
+        return self.outcome is not Outcome.SWEPT and not came_to_nothing and now < self.created_at + keep_ms
+
+
 class State(msgspec.Struct, kw_only=True):
     """The rows that a batch needs, as stored. `decide` changes them in place: a state serves one batch.
 
@@ -344,6 +382,8 @@ class State(msgspec.Struct, kw_only=True):
     fenced: bool = False
     # By account and month.
     allowances: dict[tuple[int, int], Allowance] = {}
+    # By account and name.
+    claims: dict[tuple[int, bytes], Claimant] = {}
 
 
 class Decision(msgspec.Struct):
@@ -360,6 +400,7 @@ class Decision(msgspec.Struct):
     # Holds that have ended and whose stored checkpoint, if there is one, goes.
     forgotten: list[int]
     allowances: dict[tuple[int, int], Allowance]
+    claims: dict[tuple[int, bytes], Claimant]
 
 
 # --- the decision -------------------------------------------------------------------------------------------------
@@ -376,7 +417,7 @@ def epoch_of(hold: int) -> int:
 
 def decide(state: State, operations: Sequence[Operation], now: int) -> Decision:
     """Apply `operations` in order of arrival. `now` is the database's time in milliseconds."""
-    decision = Decision([], [], [], [], {}, [], {}, {}, [], {})
+    decision = Decision([], [], [], [], {}, [], {}, {}, [], {}, {})
     for operation in operations:
         if isinstance(operation, Hold):
             verdict = _hold(state, operation, now, decision)
@@ -403,6 +444,10 @@ def _hold(state: State, op: Hold, now: int, out: Decision) -> Verdict:
         return Refused(why=Refusal.FENCED)
     if key is None or not key.allows(now) or balance is None or key.account_id != op.account_id:
         return Refused(why=Refusal.KEY_GONE)
+    if op.claim is not None:
+        first = state.claims.get((op.account_id, op.claim.name))
+        if first is not None and first.stands(now, op.claim.keep_ms):
+            return Claimed(hold=first.hold, same=first.request == op.claim.request)
     key.renew(now)
     tokens = _take_tokens(state, op, out) if op.period and not balance.frozen else None
     amount = 0 if tokens is not None else _reserve(balance, key, op.want, op.least)
@@ -413,6 +458,9 @@ def _hold(state: State, op: Hold, now: int, out: Decision) -> Verdict:
         hold.tokens, hold.period = tokens, op.period
     state.holds[op.id] = hold
     out.holds.append((hold, now + op.ttl_ms))
+    if op.claim is not None:
+        of = (op.account_id, op.claim.name)
+        out.claims[of] = state.claims[of] = Claimant(hold=op.id, request=op.claim.request, created_at=now)
     _move_held(balance, key if hold.limited else None, amount, out)
     return Held(amount=amount, available=balance.available, tokens=tokens or 0)
 

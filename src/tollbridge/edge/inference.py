@@ -14,9 +14,11 @@ import msgspec
 from tollbridge.core import money, pricing, tokens
 from tollbridge.core.addresses import client_address
 from tollbridge.core.catalog import Catalog
+from tollbridge.core.ledger import Claim
 from tollbridge.core.listing import model_fields
 from tollbridge.edge.downstream import Downstream
 from tollbridge.edge.lookups import PATHS, Lookups
+from tollbridge.edge.recorder import Recorder
 from tollbridge.errors import (
     ApiError,
     ClientGone,
@@ -28,10 +30,11 @@ from tollbridge.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
-from tollbridge.gateway.admission import Admission, Ticket
+from tollbridge.gateway.admission import Admission, AlreadyClaimed, Ticket
 from tollbridge.gateway.callers import Caller, Callers
 from tollbridge.gateway.refusals import limit_headers
 from tollbridge.gateway.relay import AllFailed, Answered, Relay
+from tollbridge.gateway.replays import HEADER, Replays, in_progress
 from tollbridge.gateway.settlement import Attempt, Closed, Settlement
 from tollbridge.gateway.streams import SSE_HEADERS, LiveStreams, StreamCall, failed_midway
 from tollbridge.telemetry import RequestIds, RequestLine, RequestLog, now_ms
@@ -78,6 +81,7 @@ class Head(NamedTuple):
     max_cost: bytes | None
     origin: bytes | None
     forwarded: bytes | None
+    idempotency_key: bytes | None
     beta: bytes | None
 
 
@@ -92,6 +96,7 @@ class Names(msgspec.Struct, frozen=True):
     limit: bytes
     dropped: bytes
     route: bytes
+    replayed: bytes
     max_cost: bytes
 
     @classmethod
@@ -108,6 +113,7 @@ class Names(msgspec.Struct, frozen=True):
             limit=name("Max-Tokens-Applied"),
             dropped=name("Dropped-Fields"),
             route=name("Provider"),
+            replayed=name("Idempotent-Replayed"),
             max_cost=name("Max-Cost-USD").lower(),
         )
 
@@ -134,6 +140,7 @@ class Inference:
         relay: Relay,
         settlement: Settlement,
         live: LiveStreams,
+        replays: Replays,
         catalogs: Mapping[int | None, Catalog],
         lookups: Lookups,
         vital: Vital,
@@ -146,6 +153,7 @@ class Inference:
         self._relay = relay
         self._settlement = settlement
         self._live = live
+        self._replays = replays
         self._catalogs = catalogs
         self._listings: dict[tuple[int | None, str], msgspec.Raw] = {}
         self._lookups = lookups
@@ -199,10 +207,22 @@ class Inference:
         self._check_vital()
         _check_media(head)
         cap = _read_cap(head.max_cost, self._names.max_cost)
-        request = preferences.read(parse(await call.downstream.read_body()))
+        body = await call.downstream.read_body()
+        claim = None
+        if head.idempotency_key is not None:
+            claim = self._replays.claim(call.path, head.idempotency_key, body)
+            if await self._replayed(call, caller, claim):
+                return
+        request = preferences.read(parse(body))
         if head.beta is not None:
             request = anthropic_messages.with_betas(request, head.beta)
-        ticket = await self._admission.admit(caller, request, cap)
+        try:
+            ticket = await self._admission.admit(caller, request, cap, claim)
+        except AlreadyClaimed:
+            assert claim is not None
+            if not await self._replayed(call, caller, claim):
+                raise in_progress() from None
+            return
         call.ticket = ticket
         if call.downstream.disconnected:
             self._leave(call, ticket)
@@ -210,6 +230,9 @@ class Inference:
         if ticket.grant.degraded:
             call.headers.append(DEGRADED)
         call.headers.append((self._names.generation, ticket.id.encode()))
+        recorder = None
+        if claim is not None:
+            recorder = call.out = Recorder(call.downstream, self._replays.max_answer)
         try:
             if request.stream:
                 await self._stream(call, ticket)
@@ -222,6 +245,22 @@ class Inference:
                     cause=pricing.Cause.OUR_FAULT, reported=None, counted=Usage(), produced=False, delivered=False
                 )
                 self._settlement.close(ticket, None, fault, status=500)
+        if recorder is not None and recorder.answer is not None:
+            await self._replays.keep(ticket.hold, recorder.answer)
+
+    async def _replayed(self, call: "_Call", caller: Caller, claim: Claim) -> bool:
+        """Whether the request was answered before, and has been answered so again."""
+        kept = await self._replays.find(caller.account_id, claim)
+        if kept is None:
+            return False
+        headers = [*kept.headers, (self._names.replayed, b"true")]
+        if kept.streamed:
+            call.out.start(kept.status, call.headers + headers, kept.body)
+            call.out.end()
+        else:
+            call.respond(kept.status, headers, kept.body)
+        self._note(call, kept.status, code="replayed")
+        return True
 
     async def _answer(self, call: "_Call", ticket: Ticket) -> None:
         try:
@@ -268,7 +307,7 @@ class Inference:
             money_headers = self._money(held, held, balance, b"hold")
             return [*SSE_HEADERS, *call.headers, *money_headers, *self._sent(ticket, route)]
 
-        stream = StreamCall(ticket, call.downstream, headers, self._live)
+        stream = StreamCall(ticket, call.out, headers, self._live)
         answered: Answered[None] | None = None
         try:
             answered = await self._relay.run(ticket, stream.attempt)
@@ -278,7 +317,7 @@ class Inference:
             self._close_failed(call, failed)
             if not stream.started or stream.stream is None:
                 raise failed.error from failed
-            call.downstream.end(stream.stream.fail(failed.error))
+            call.out.end(stream.stream.fail(failed.error))
             self._note(call, 200, code=failed.error.code)
             return
         except BaseException:
@@ -301,13 +340,13 @@ class Inference:
         assert stream.stream is not None
         assert route is not None
         if ending.cause is pricing.Cause.UPSTREAM_FAILED:
-            call.downstream.end(stream.stream.fail(failed_midway(route)))
+            call.out.end(stream.stream.fail(failed_midway(route)))
         else:
             if ending.cause is pricing.Cause.MONEY_RAN_OUT:
-                call.downstream.write(stream.stream.stop("the credit for this request ran out"))
+                call.out.write(stream.stream.stop("the credit for this request ran out"))
             stream.ensure_started()
             receipt = await self._settlement.receipt(closed)
-            call.downstream.end(stream.stream.end(receipt))
+            call.out.end(stream.stream.end(receipt))
         self._note(call, 200, closed, answered, stream.first_byte_ms)
 
     def _leave(self, call: "_Call", ticket: Ticket) -> None:
@@ -322,8 +361,8 @@ class Inference:
     def _fail(self, call: "_Call") -> None:
         """Something here is wrong: the log has it, the caller learns no more than that."""
         error = InternalError("The server had an error while processing your request. Please try again.")
-        if call.downstream.response_started:
-            call.downstream.abort()
+        if call.out.response_started:
+            call.out.abort()
         else:
             call.refuse(error)
         self._note(call, error.status, code=error.code)
@@ -453,10 +492,12 @@ class Inference:
 class _Call:
     """One request while it is answered."""
 
-    __slots__ = ("caller", "closed", "downstream", "headers", "path", "request_id", "started", "ticket")
+    __slots__ = ("caller", "closed", "downstream", "headers", "out", "path", "request_id", "started", "ticket")
 
     def __init__(self, downstream: Downstream, request_id: str, path: str) -> None:
         self.downstream = downstream
+        # What the answer goes through.
+        self.out: Downstream | Recorder = downstream
         self.request_id = request_id
         self.path = path
         self.caller: Caller | None = None
@@ -489,7 +530,7 @@ class _Call:
         )
 
     def respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        self.downstream.respond(status, self.headers + headers, body)
+        self.out.respond(status, self.headers + headers, body)
 
     def refuse(self, error: ApiError) -> None:
         own = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in error.headers.items()]
@@ -524,6 +565,7 @@ def _read_head(headers: list[tuple[bytes, bytes]], max_cost: bytes) -> Head:
         get(max_cost),
         get(b"origin"),
         get(b"x-forwarded-for"),
+        get(HEADER),
         get(b"anthropic-beta"),
     )
 

@@ -18,7 +18,7 @@ import msgspec
 from tollbridge.core import periods, pricing, routing, tokens
 from tollbridge.core.abuse import Cuts
 from tollbridge.core.catalog import Catalog
-from tollbridge.core.ledger import Held, Hold, Refusal, Refused, Verdict
+from tollbridge.core.ledger import Claim, Claimed, Held, Hold, Refusal, Refused, Verdict
 from tollbridge.core.money import format_usd
 from tollbridge.core.plans import Plan
 from tollbridge.core.pricing import TokenBound
@@ -31,6 +31,7 @@ from tollbridge.errors import (
     NotFound,
     PaymentRequired,
     RateLimited,
+    TollbridgeError,
     Unavailable,
     UpstreamFailed,
 )
@@ -156,6 +157,10 @@ class Offer(msgspec.Struct, frozen=True, gc=False):
     bound: pricing.Bound
 
 
+class AlreadyClaimed(TollbridgeError):
+    """Another request with the same idempotency key runs, or has run."""
+
+
 class Admission:
     """`catalogs` by the markup of plans (`Plan.markup_ppm`); None: what the deployment's own markup makes of it.
 
@@ -188,8 +193,11 @@ class Admission:
         self._mean_output: dict[int, int] = {}
         self._cuts = Cuts()
 
-    async def admit(self, caller: Caller, request: Request, cap: int | None) -> Ticket:
-        """A ticket, or the `ApiError` that says why not. `cap`: the caller's own bound for this request, nano-USD."""
+    async def admit(self, caller: Caller, request: Request, cap: int | None, claim: Claim | None = None) -> Ticket:
+        """A ticket, or the `ApiError` that says why not. `cap`: the caller's own bound for this request, nano-USD.
+
+        AlreadyClaimed: another request has the `claim`.
+        """
         started, started_at = time.monotonic(), time.time_ns() // 1_000_000
         self._check_cuts(caller, started)
         choice = self._plain_choice(caller, request, started_at) or await self._choice(caller, request, started_at)
@@ -200,7 +208,8 @@ class Admission:
         grant = await self._take(hold, caller, demand)
 
         def ask(want: int, least: int, tokens: TokenBound) -> Awaitable[Verdict]:
-            return self._ledger.submit(hold_of(hold, caller, (want, least), tokens, started_at))
+            op = hold_of(hold, caller, (want, least), tokens, started_at)
+            return self._ledger.submit(op if claim is None else msgspec.structs.replace(op, claim=claim))
 
         try:
             try:
@@ -467,6 +476,8 @@ class Admission:
             verdict = await ask(min(bound.want, cap), bound.least, self._included(choice, offer, cap))
             if isinstance(verdict, Held):
                 return offer, verdict
+            if isinstance(verdict, Claimed):
+                raise AlreadyClaimed
             if not isinstance(verdict, Refused):
                 raise TypeError(f"a hold was answered with {type(verdict).__name__}")
             refusal = refusal or refused(verdict, bound.least)

@@ -7,6 +7,8 @@ SESSIONS_MS = 14 * DAY_MS
 THROTTLES_MS = 2 * DAY_MS
 # An outbox is no archive: after that the links in it are void anyway.
 LETTERS_MS = 7 * DAY_MS
+# The longest that `idempotency.keep` can be, and as long as a request can run.
+ANSWERS_MS = 2 * 3_600_000
 # A mailbox gets its first credit once.
 KEPT = "grant-mailbox/%"
 
@@ -18,4 +20,6 @@ async def forget(database: Database) -> None:
     await database.execute("DELETE FROM mail_token WHERE expires_at < $1", now)
     await database.execute("DELETE FROM invitation WHERE expires_at < $1", now)
     await database.execute("DELETE FROM outbox WHERE created_at < $1", now - LETTERS_MS)
+    await database.execute("DELETE FROM kept_answer WHERE created_at < $1", now - ANSWERS_MS)
+    await database.execute("DELETE FROM claim WHERE created_at < $1", now - ANSWERS_MS)
     await database.execute("DELETE FROM throttle WHERE last < $1 AND name NOT LIKE $2", now - THROTTLES_MS, KEPT)

@@ -11,6 +11,8 @@ from tollbridge.core.ledger import (
     MAX_AMOUNT,
     Book,
     Checkpoint,
+    Claim,
+    Claimed,
     Ended,
     Entry,
     Held,
@@ -313,6 +315,36 @@ def test_fifty_at_once_with_included_tokens_for_ten(ledger_engine: Engine) -> No
         assert len(held) == 10
         await asyncio.gather(*(books.end(hold, customer, 10) for hold in held))
         assert await books.database.fetch("SELECT used, held FROM allowance") == [(100, 0)]
+
+    with_books(ledger_engine, scenario)
+
+
+def test_a_claim_is_of_one_hold_until_that_comes_to_nothing(ledger_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        customer = await books.customer(paid=1000)
+        name, digest = b"n" * 32, b"d" * 32
+
+        async def claim(digest: bytes = digest, keep_ms: int = 60_000) -> tuple[int, Verdict]:
+            op = replace(books.hold_op(customer, 100), claim=Claim(name, digest, keep_ms))
+            return op.id, await books.ledger.submit(op)
+
+        twenty = await asyncio.gather(*(claim() for _ in range(20)))
+        [(first, _)] = [each for each in twenty if isinstance(each[1], Held)]
+        assert [verdict for _, verdict in twenty].count(Claimed(hold=first, same=True)) == 19
+        assert (await claim(b"o" * 32))[1] == Claimed(hold=first, same=False)
+        # It fails, and the next one may try; that one's process dies, and the next one may.
+        failed = books.end_op(first, customer, 0, Outcome.FAILED)
+        await books.ledger.submit(failed)
+        second, verdict = await claim()
+        assert isinstance(verdict, Held)
+        await sweep(books.database, books.ledger, books.process.epoch, FOREVER)
+        third, verdict = await claim()
+        assert isinstance(verdict, Held)
+        assert (await claim())[1] == Claimed(hold=third, same=True)
+        await books.end(third, customer, 100)
+        assert (await claim())[1] == Claimed(hold=third, same=True)
+        assert isinstance((await claim(keep_ms=0))[1], Held)
+        assert second != third
 
     with_books(ledger_engine, scenario)
 

@@ -43,7 +43,16 @@ from tollbridge.core.ledger import (
 )
 from tollbridge.core.periods import Reset
 from tollbridge.errors import TollbridgeError
-from tollbridge.store.ledger.rows import USAGE_COLUMNS, encode_record, end_row, first_of, opened, usage_row
+from tollbridge.store.ledger.rows import (
+    CLAIM,
+    USAGE_COLUMNS,
+    claimant,
+    encode_record,
+    end_row,
+    first_of,
+    opened,
+    usage_row,
+)
 
 _LOCK = """
 WITH own AS MATERIALIZED (
@@ -82,6 +91,7 @@ _RECALL_ALLOWANCES = """
 SELECT account_id, period, included, used, held FROM allowance
 WHERE (account_id, period) IN (SELECT * FROM unnest($1::bigint[], $2::bigint[]))
 """
+_RECALL_CLAIM = f"{CLAIM} WHERE claim.account_id = $1 AND name = $2"
 _RECALL_POSTS = "SELECT idempotency_key FROM journal WHERE idempotency_key = ANY($1::text[])"
 
 _SMALL = frozenset({"outcome", "status", "flags"})
@@ -146,6 +156,11 @@ WITH step AS (
     SELECT * FROM unnest($18::bigint[], $19::bigint[], $20::bigint[], $21::bigint[], $22::bigint[])
     ON CONFLICT (account_id, period)
     DO UPDATE SET included = excluded.included, used = excluded.used, held = excluded.held
+), claimed AS (
+    INSERT INTO claim (account_id, name, digest, hold_id, created_at)
+    SELECT * FROM unnest($23::bigint[], $24::bytea[], $25::bytea[], $26::bigint[], $27::bigint[])
+    ON CONFLICT (account_id, name)
+    DO UPDATE SET digest = excluded.digest, hold_id = excluded.hold_id, created_at = excluded.created_at
 )
 SELECT (SELECT count(*) FROM step), (SELECT count(*) FROM noted), (SELECT count(*) FROM posted)
 """
@@ -217,6 +232,10 @@ class Books:
             accounts, months = zip(*periods, strict=True)
             for row in await self._run(self.connection.fetch, _RECALL_ALLOWANCES, accounts, months):
                 state.allowances[row[0], row[1]] = Allowance(*row)
+        for of in need.claims:
+            row = await self._run(self.connection.fetchrow, _RECALL_CLAIM, *of)
+            if row is not None:
+                state.claims[of] = claimant(row)
         decision = decide(state, operations, now)
         await self._store(decision, now)
         return decision, state.holds
@@ -254,7 +273,7 @@ class Books:
 
     async def _store(self, decision: Decision, now: int) -> None:
         # Rare rows first: their guards must not see the ends of this very batch.
-        if decision.steps or decision.checkpoints or decision.forgotten or decision.posts or decision.allowances:
+        if _is_rare(decision):
             expected = (len(decision.steps), len(decision.checkpoints), len(decision.posts))
             stored = await self._run(self._write_rare.fetchrow, *_rare_columns(decision, now))
             if tuple(stored) != expected:
@@ -273,6 +292,11 @@ class Books:
             self.sent_at = None
 
 
+def _is_rare(decision: Decision) -> bool:
+    more = decision.steps or decision.checkpoints or decision.forgotten or decision.posts
+    return bool(more or decision.allowances or decision.claims)
+
+
 class _Need:
     """Which rows a batch needs. `holds` are known without asking; those of `recall` must be read."""
 
@@ -283,12 +307,15 @@ class _Need:
         self.recall: list[int] = []
         self.posts: list[str] = []
         self.periods: set[tuple[int, int]] = set()
+        self.claims: set[tuple[int, bytes]] = set()
         made: set[int] = set()
         for op in operations:
             self.accounts.add(op.account_id)
             if isinstance(op, Hold):
                 self.keys.add(op.key_id)
                 made.add(op.id)
+                if op.claim is not None:
+                    self.claims.add((op.account_id, op.claim.name))
                 if op.period:
                     self.periods.add((op.account_id, op.period))
                 if remembered is None:
@@ -392,4 +419,7 @@ def _rare_columns(decision: Decision, now: int) -> list[Sequence[Any]]:
         [entry.book.value for _, _, entry in entries],
         [entry.amount for _, _, entry in entries],
         *([getattr(each, name) for each in decision.allowances.values()] for name in Allowance.__struct_fields__),
+        [account_id for account_id, _ in decision.claims],
+        [name for _, name in decision.claims],
+        *([getattr(each, name) for each in decision.claims.values()] for name in ("request", "hold", "created_at")),
     ]

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from tollbridge.core.ledger import EndRow, KeyState, OpenHold, Record
+from tollbridge.core.ledger import Claimant, EndRow, KeyState, OpenHold, Record
 from tollbridge.core.periods import Reset
 from tollbridge.values import Outcome
 
@@ -17,6 +17,11 @@ USAGE_COLUMNS = (
     "hold_id, account_id, key_id, ended_at, held, charge, promo, loss, cost, price_version, "
     "input, cache_read, cache_write, cache_write_1h, output, reasoning, "
     "started_at, duration_ms, first_byte_ms, outcome, status, flags, finish, raw, attempts, meters, allowance"
+)
+# A claim and the end of its hold.
+CLAIM = (
+    "SELECT claim.hold_id, digest, created_at, outcome, charge, usage.allowance, ended_at "
+    "FROM claim LEFT JOIN usage ON usage.hold_id = claim.hold_id"
 )
 _RARE_METERS = ("audio_input", "audio_output", "image_output", "searches")
 
@@ -93,6 +98,20 @@ def opened(row: Sequence[Any], steps: dict[int, int], checkpointed: bool) -> Ope
         return OpenHold(id_, account_id, key_id, amount + added, bool(limited), steps, checkpointed)
     return OpenHold(
         id_, account_id, key_id, amount, bool(limited), steps, checkpointed, tokens=tokens + added, period=period
+    )
+
+
+def claimant(row: Sequence[Any]) -> Claimant:
+    """From `CLAIM`."""
+    hold, request, created_at, outcome, charge, allowance, ended_at = row
+    return Claimant(
+        hold=hold,
+        request=bytes(request),
+        created_at=created_at,
+        outcome=None if outcome is None else Outcome(outcome),
+        charge=charge or 0,
+        allowance=allowance,
+        ended_at=ended_at or 0,
     )
 
 

@@ -44,7 +44,17 @@ from tollbridge.core.ledger import (
 from tollbridge.errors import InternalError, Unavailable
 from tollbridge.store.db import connect_sqlite
 from tollbridge.store.ledger import MOST_IN_BATCH, MOST_WAITING, MOST_WAITING_MS, Counters
-from tollbridge.store.ledger.rows import USAGE_COLUMNS, encode_record, end_row, first_of, key_state, opened, usage_row
+from tollbridge.store.ledger.rows import (
+    CLAIM,
+    USAGE_COLUMNS,
+    claimant,
+    encode_record,
+    end_row,
+    first_of,
+    key_state,
+    opened,
+    usage_row,
+)
 from tollbridge.values import Outcome
 
 _log = logging.getLogger(__name__)
@@ -114,6 +124,12 @@ _SET_ALLOWANCE = (
     "INSERT INTO allowance (account_id, period, included, used, held) VALUES (?, ?, ?, ?, ?) "
     "ON CONFLICT (account_id, period) "
     "DO UPDATE SET included = excluded.included, used = excluded.used, held = excluded.held"
+)
+_CLAIM = f"{CLAIM} WHERE claim.account_id = ? AND name = ?"
+_SET_CLAIM = (
+    "INSERT INTO claim (account_id, name, digest, hold_id, created_at) VALUES (?, ?, ?, ?, ?) "
+    "ON CONFLICT (account_id, name) "
+    "DO UPDATE SET digest = excluded.digest, hold_id = excluded.hold_id, created_at = excluded.created_at"
 )
 _DROP_CHECKPOINT = "DELETE FROM checkpoint WHERE hold_id = ?"
 
@@ -395,6 +411,10 @@ class SqliteLedger:
                 self._load_key(op.key_id)
                 if op.period:
                     self._load_allowance(op.account_id, op.period)
+                if op.claim is not None:
+                    row = self._connection.execute(_CLAIM, (op.account_id, op.claim.name)).fetchone()
+                    if row is not None:
+                        state.claims[op.account_id, op.claim.name] = claimant(row)
             elif isinstance(op, Post):
                 if self._connection.execute(_POSTED, (op.idempotency_key,)).fetchone():
                     state.posted.add(op.idempotency_key)
@@ -464,6 +484,9 @@ class SqliteLedger:
         if decision.keys:
             _require_possible(min(min(key.spent, key.held) for key in decision.keys.values()))
             many(_SET_SPEND, [(key.key_id, key.spent, key.held, key.since or None) for key in decision.keys.values()])
+        if decision.claims:
+            claims = decision.claims.items()
+            many(_SET_CLAIM, [(*of, each.request, each.hold, each.created_at) for of, each in claims])
         if decision.allowances:
             allowances = decision.allowances.values()
             _require_possible(min(min(each.used, each.held) for each in allowances))

@@ -1,0 +1,97 @@
+"""`Idempotency-Key`: the same request sent again gets the same answer, and costs nothing.
+
+Rule 1  Who has a key is decided where the money is held, in the same transaction (`core.ledger.Claim`). What is read
+        here before that saves work, and never decides.
+Rule 2  A request with a key runs to its end although its caller leaves: they will ask again for what they pay for.
+Rule 3  An answer is kept sealed, for a limited time. One that is too large, or was lost, is not made again: the caller
+        is told the id of the request that was charged.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from tollbridge.core.ledger import Claim
+from tollbridge.errors import Conflict, InvalidRequest, KeyReused
+from tollbridge.store import answers
+from tollbridge.store.db import Database
+
+HEADER = b"idempotency-key"
+LONGEST = 255
+# Between the charge and the answer being kept.
+_SOON_MS = 10_000
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class KeptAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """An answer as it was sent. `streamed`: its body was sent piece by piece."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+    streamed: bool
+
+
+class Replays:
+    """`seal` and `unseal` take what it is for and the bytes. `public_id` names a request by its hold."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        seal: Callable[[str, bytes], bytes],
+        unseal: Callable[[str, bytes], bytes],
+        public_id: Callable[[int], str],
+        keep_ms: int,
+        max_answer: int,
+    ) -> None:
+        self._database = database
+        self._seal = seal
+        self._unseal = unseal
+        self._public_id = public_id
+        self._keep_ms = keep_ms
+        self.max_answer = max_answer
+
+    def claim(self, path: str, key: bytes, body: bytes) -> Claim:
+        """What a request with this key claims; raises `InvalidRequest` for a key that is none."""
+        if not 0 < len(key) <= LONGEST or not all(32 < char < 127 for char in key):
+            raise InvalidRequest(
+                f"An Idempotency-Key has 1 to {LONGEST} visible ASCII characters: a UUID is a good one.",
+                param="Idempotency-Key",
+            )
+        digest = hashlib.sha256(b"%b\n%b" % (path.encode(), body)).digest()
+        return Claim(hashlib.sha256(key).digest(), digest, self._keep_ms)
+
+    async def find(self, account_id: int, claim: Claim) -> KeptAnswer | None:
+        """The answer to the request that has the claim; None: nobody has. Raises `KeyReused` or `Conflict`."""
+        first = await answers.claimed(self._database, account_id, claim.name)
+        now = await self._database.now()
+        if first is None or not first.stands(now, claim.keep_ms):
+            return None
+        if first.request != claim.request:
+            raise KeyReused("This Idempotency-Key was used for another request. Send a new key with a new request.")
+        sealed = None if first.outcome is None else await answers.find(self._database, first.hold)
+        if sealed is not None:
+            return msgspec.msgpack.decode(self._unseal(f"answer/{first.hold}", sealed), type=KeptAnswer)
+        if first.outcome is None or now < first.ended_at + _SOON_MS:
+            raise in_progress()
+        id_ = self._public_id(first.hold)
+        raise Conflict(
+            f"This request was answered and charged before, as {id_}, and its answer was not kept. Send a new"
+            " Idempotency-Key to have it answered, and charged, again.",
+            code="idempotency_answer_not_kept",
+            headers={"x-should-retry": "false"},
+        )
+
+    async def keep(self, hold: int, answer: KeptAnswer) -> None:
+        sealed = self._seal(f"answer/{hold}", msgspec.msgpack.encode(answer))
+        await answers.keep(self._database, hold, sealed)
+
+
+def in_progress() -> Conflict:
+    return Conflict(
+        "A request with this Idempotency-Key is running. Its answer is yours once it has ended: ask again.",
+        headers={"retry-after": "1"},
+    )

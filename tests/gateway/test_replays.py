@@ -1,0 +1,257 @@
+"""`Idempotency-Key` (A16, F8): the same request twice is one request, one charge and one answer."""
+
+import asyncio
+import itertools
+import json
+from typing import Any
+
+import pytest
+from tests.gateway.site import (
+    INPUT_NANO,
+    OUTPUT_NANO,
+    Json,
+    Reply,
+    Site,
+    always,
+    by_kind,
+    chat,
+    completion,
+    event,
+    run,
+    says,
+    stream,
+    streams,
+)
+from tests.upstream.bad_server import Peer, Request
+
+from tollbridge.services import accounts, credit
+from tollbridge.store.db import sqlite_path
+from tollbridge.store.forgetting import ANSWERS_MS, forget
+
+CHAT = "/v1/chat/completions"
+PRICE = 10 * INPUT_NANO + 5 * OUTPUT_NANO
+KEY = {"Idempotency-Key": "6f0e8c1e-1111-4444-8888-000000000001"}
+REPLAYED = "x-tollbridge-idempotent-replayed"
+OF_ONE_REQUEST = {REPLAYED, "x-request-id", "request-id", "date"}
+EMBEDDED = {"object": "list", "data": [], "model": "e", "usage": {"prompt_tokens": 10, "total_tokens": 10}}
+
+
+def key(number: int) -> dict[str, str]:
+    return {"Idempotency-Key": f"key-{number}"}
+
+
+async def answers(request: Request, peer: Peer) -> None:
+    """Each answer another one."""
+    text = f"number {next(_numbers)}"
+    if b"/embeddings" in request.target:
+        await says({**EMBEDDED, "data": [{"object": "embedding", "index": 0, "embedding": [0.5]}]})(request, peer)
+    elif b"/chat/" not in request.target:
+        choice = {"index": 0, "text": text, "finish_reason": "stop", "logprobs": None}
+        await says(completion(text, object="text_completion", choices=[choice]))(request, peer)
+    else:
+        await by_kind(says(completion(text)), streams(stream([text])))(request, peer)
+
+
+_numbers = itertools.count()
+OK = always(answers)
+MESSAGE = {"model": "m", "max_tokens": 50, "messages": [{"role": "user", "content": "hi"}]}
+BODIES: list[tuple[str, Json]] = [
+    (CHAT, chat()),
+    (CHAT, chat(stream=True)),
+    ("/v1/completions", {"model": "m", "prompt": "hi"}),
+    ("/v1/embeddings", {"model": "e", "input": "hi"}),
+    ("/v1/responses", {"model": "m", "input": "hi"}),
+    ("/v1/responses", {"model": "m", "input": "hi", "stream": True}),
+    ("/v1/messages", MESSAGE),
+    ("/v1/messages", {**MESSAGE, "stream": True}),
+]
+
+
+async def until_answered(site: Site, path: str, body: Json, headers: dict[str, str]) -> Reply:
+    """As a client does that was told to wait."""
+    while True:
+        reply = await site.post(path, body, headers)
+        if reply.status != 409:
+            return reply
+        assert reply.json["error"].get("code", "idempotency_in_progress") == "idempotency_in_progress"
+        assert reply.headers["retry-after"] == "1"
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(("path", "body"), BODIES, ids=lambda each: str(each)[:40])
+def test_a_request_that_is_sent_again_gets_its_answer_again_to_the_byte(path: str, body: Json) -> None:
+    async def test() -> None:
+        async with Site(OK) as site:
+            first = await site.post(path, body, KEY)
+            assert (first.status, REPLAYED in first.headers) == (200, False)
+            await site.settled(1)
+            for _ in range(2):
+                again = await until_answered(site, path, body, KEY)
+                assert (again.status, again.body, again.headers[REPLAYED]) == (200, first.body, "true")
+                assert again.headers["x-request-id"] != first.headers["x-request-id"]
+                kept = {name: value for name, value in first.headers.items() if name not in OF_ONE_REQUEST}
+                assert {name: again.headers[name] for name in kept} == kept
+            assert len(await site.usage()) == 1
+            assert (await site.post(path, body, key(2))).status == 200
+            assert len(await site.settled(2)) == 2
+
+    run(test())
+
+
+def test_a_key_stands_for_one_request_of_one_account() -> None:
+    async def test() -> None:
+        async with Site(OK) as site:
+            first = await site.post(CHAT, chat(), KEY)
+            await site.settled(1)
+            for path, body in ((CHAT, chat("ho")), ("/v1/messages", chat()), (CHAT, chat(stream=True))):
+                reply = await site.post(path, {**body, "max_tokens": 9}, KEY)
+                assert reply.status == 422
+                assert "Idempotency-Key" in reply.json["error"]["message"]
+            site.account = await accounts.create(site.database, "b@example.com", plans=site.settings.plans, actor="t")
+            await credit.grant(site.database, site.account, 10**9, reason="test", actor="test", idempotency_key="for b")
+            site.key = await site.make_key()
+            theirs = await site.post(CHAT, chat(), KEY)
+            assert theirs.status == 200
+            assert theirs.body != first.body
+            assert len(await site.settled(2)) == 2
+
+    run(test())
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_of_fifty_at_once_one_is_answered_and_charged(streamed: bool) -> None:
+    async def slow(request: Request, peer: Peer) -> None:
+        await asyncio.sleep(0.1)
+        await answers(request, peer)
+
+    async def test() -> None:
+        async with Site(always(slow)) as site:
+            body = chat(stream=streamed)
+            replies = await asyncio.gather(*(site.post(CHAT, body, KEY) for _ in range(50)))
+            first = [reply for reply in replies if reply.status == 200 and REPLAYED not in reply.headers]
+            assert len(first) == 1
+            for reply in replies:
+                assert reply.status == 409 or reply.body == first[0].body
+            assert (await until_answered(site, CHAT, body, KEY)).body == first[0].body
+            [row] = await site.settled(1)
+            assert row["charge"] == PRICE
+
+    run(test())
+
+
+def test_two_hundred_callers_who_gave_up_and_asked_again_are_charged_once_each() -> None:
+    """F8: whenever they left."""
+
+    async def test() -> None:
+        async with Site(OK) as site:
+
+            async def impatient(number: int) -> None:
+                body = chat(f"call {number}", stream=bool(number % 2))
+                call = await site.open(CHAT, body, key(number))
+                await asyncio.sleep((number % 10) / 1_000)
+                call.reset() if number % 3 else call.close()
+                replies = [await until_answered(site, CHAT, body, key(number)) for _ in range(2)]
+                assert [reply.status for reply in replies] == [200, 200]
+                assert replies[0].body == replies[1].body
+
+            for start in range(0, 200, 20):
+                await asyncio.gather(*map(impatient, range(start, start + 20)))
+            rows = await site.settled(200)
+            assert [row["charge"] for row in rows if row["charge"]] == [PRICE] * 200
+
+    run(test())
+
+
+def test_a_request_that_failed_and_cost_nothing_may_be_sent_again() -> None:
+    async def test() -> None:
+        fail = [says({"error": {"message": "no"}}, 400), says({"error": {"message": "no"}}, 422)]
+
+        async def script(request: Request, peer: Peer) -> None:
+            await (fail.pop() if fail else answers)(request, peer)
+
+        async with Site(always(script)) as site:
+            statuses = [(await until_answered(site, CHAT, chat(), KEY)).status for _ in range(4)]
+            assert statuses == [400, 400, 200, 200]
+            assert [row["charge"] for row in await site.settled(3)] == [0, 0, PRICE]
+
+    run(test())
+
+
+def test_a_stream_that_broke_off_and_cost_nothing_may_be_sent_again() -> None:
+    async def test() -> None:
+        broken = [True]
+
+        async def script(request: Request, peer: Peer) -> None:
+            if broken:
+                broken.clear()
+                await streams([*stream(["Hel"])[:1], event(b'{"error":{"message":"no"}}')])(request, peer)
+            else:
+                await answers(request, peer)
+
+        async with Site(always(script)) as site:
+            first = await site.post(CHAT, chat(stream=True), KEY)
+            assert b"error" in first.body
+            second = await until_answered(site, CHAT, chat(stream=True), KEY)
+            assert "number" in second.text
+            assert (await until_answered(site, CHAT, chat(stream=True), KEY)).body == second.body
+            assert [row["charge"] for row in await site.settled(2)] == [0, PRICE]
+
+    run(test())
+
+
+def test_an_answer_that_is_too_large_is_not_kept_and_not_charged_again() -> None:
+    async def test() -> None:
+        async with Site(OK, config='[idempotency]\nmax_answer = "100B"\n') as site:
+            first = await site.post(CHAT, chat(), KEY)
+            await site.settled(1)
+            await site.database.execute("UPDATE usage SET ended_at = ended_at - 20000")
+            again = await site.post(CHAT, chat(), KEY)
+            assert (again.status, again.json["error"]["code"]) == (409, "idempotency_answer_not_kept")
+            assert first.json["id"] in again.json["error"]["message"]
+            assert again.headers["x-should-retry"] == "false"
+            assert len(await site.usage()) == 1
+
+    run(test())
+
+
+def test_answers_are_kept_sealed_and_not_for_long() -> None:
+    async def test() -> None:
+        async with Site(
+            always(says(completion("canary in the answer"))), config='[idempotency]\nkeep = "1s"\n'
+        ) as site:
+            await site.post(CHAT, chat(), KEY)
+            await site.settled(1)
+            again = await until_answered(site, CHAT, chat(), KEY)
+            assert b"canary in the answer" in again.body
+            path = sqlite_path(site.settings.database_url.reveal())
+            stored = b"".join(each.read_bytes() for each in path.parent.glob(f"{path.name}*"))
+            assert b"canary" not in stored
+            await asyncio.sleep(1.1)
+            assert REPLAYED not in (await site.post(CHAT, chat(), KEY)).headers
+            await site.settled(2)
+            for table in ("claim", "kept_answer"):
+                await site.database.execute(f"UPDATE {table} SET created_at = created_at - {ANSWERS_MS + 1}")
+            await forget(site.database)
+            for table in ("claim", "kept_answer"):
+                assert await site.database.fetch(f"SELECT 1 FROM {table}") == []
+
+    run(test())
+
+
+@pytest.mark.parametrize("bad", ["", "a b", "x" * 256, "schl\u00fcssel"])
+def test_a_key_that_is_none_is_refused(bad: str) -> None:
+    async def test() -> Any:
+        async with Site(OK) as site:
+            data = json.dumps(chat()).encode()
+            call = await site._connect()
+            head = (
+                f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {site.key}\r\nidempotency-key: {bad}\r\n"
+                f"content-type: application/json\r\ncontent-length: {len(data)}\r\nconnection: close\r\n\r\n"
+            )
+            call.writer.write(head.encode("latin-1") + data)
+            reply = await call.rest()
+            call.close()
+            assert (reply.status, reply.json["error"]["param"]) == (400, "Idempotency-Key")
+            assert await site.usage() == []
+
+    run(test())

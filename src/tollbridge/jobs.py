@@ -109,14 +109,20 @@ class Jobs:
             await asyncio.sleep(seconds)
 
     async def _audit(self) -> None:
-        """Prove the books every hour. What is wrong is for people: nothing is mended, and nothing is hidden."""
         while True:
             await asyncio.sleep(AUDIT_S)
             try:
-                for problem in await audit(self._url):
-                    log.critical("the books are wrong: %s", problem)
+                await self.prove()
             except TollbridgeError as error:
                 log.warning("audit: %s", error)
+
+    async def prove(self) -> None:
+        """Prove the books: every hour. What is wrong is for people: nothing is mended, and nothing is hidden."""
+        problems = await audit(self._url)
+        for problem in problems:
+            log.critical("the books are wrong: %s", problem)
+        await meta.put(self._database, meta.AUDIT_PROBLEMS, len(problems))
+        await meta.put(self._database, meta.AUDITED_AT, await self._database.now())
 
     async def _look_for_changes(self) -> None:
         epoch = await meta.value(self._database, meta.CACHE_EPOCH)

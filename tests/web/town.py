@@ -33,6 +33,7 @@ class Objects(msgspec.Struct, frozen=True):
     member: str
     invitation: str
     passkey: str
+    voucher: str
     key: str
     manager: str
     request: str
@@ -155,6 +156,7 @@ async def _objects(site: Site) -> Objects:
         member=user.public_id,
         invitation=invitation.public_id,
         passkey=str(passkey),
+        voucher="1",
         key=key.public_id,
         manager=manager.public_id,
         request=desk.master.ids().encode("chat", hold),

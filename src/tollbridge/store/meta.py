@@ -3,6 +3,8 @@
 from tollbridge.store.db import Transaction
 
 CACHE_EPOCH = "cache_epoch"
+# When the books were last proved, in milliseconds, and how much was wrong with them.
+AUDITED_AT, AUDIT_PROBLEMS = "audited_at", "audit_problems"
 
 
 async def value(database: Transaction, name: str) -> int | None:
@@ -19,3 +21,11 @@ async def first_value(transaction: Transaction, name: str, number: int) -> int:
     """The number under `name`, which is `number` when there was none before."""
     await transaction.execute("INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING", name, number)
     return await value(transaction, name) or 0
+
+
+async def put(transaction: Transaction, name: str, number: int) -> None:
+    """`number` under `name`, whatever was there."""
+    await transaction.execute(
+        "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        *(name, number),
+    )

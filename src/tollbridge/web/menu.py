@@ -31,7 +31,20 @@ MENU: tuple[tuple[str, tuple[Link, ...]], ...] = (
             Link("/dashboard/activity", "Activity", "history", ADMIN),
         ),
     ),
-    ("Operator", (Link("/admin/outbox", "Outbox", "mail", OPERATOR),)),
+    (
+        "Operator",
+        (
+            Link("/admin", "Revenue", "chart-no-axes-column", OPERATOR),
+            Link("/admin/accounts", "Accounts", "users", OPERATOR),
+            Link("/admin/payments", "Payments", "receipt", OPERATOR),
+            Link("/admin/vouchers", "Vouchers", "tag", OPERATOR),
+            Link("/admin/catalog", "Catalog", "boxes", OPERATOR),
+            Link("/admin/providers", "Providers", "server", OPERATOR),
+            Link("/admin/ledger", "Ledger", "book-open", OPERATOR),
+            Link("/admin/activity", "All activity", "history", OPERATOR),
+            Link("/admin/outbox", "Outbox", "mail", OPERATOR),
+        ),
+    ),
 )
 
 

@@ -2,6 +2,11 @@
 
 from tollbridge.web import (
     account,
+    admin,
+    admin_accounts,
+    admin_books,
+    admin_catalog,
+    admin_payments,
     api,
     billing,
     billing_api,
@@ -41,6 +46,11 @@ PAGES: tuple[Page, ...] = (
     *passkeys.PAGES,
     *account.PAGES,
     *members.PAGES,
+    *admin.PAGES,
+    *admin_accounts.PAGES,
+    *admin_payments.PAGES,
+    *admin_catalog.PAGES,
+    *admin_books.PAGES,
     *outbox.PAGES,
     *dashboard.PAGES,
     *usage.PAGES,

@@ -1,0 +1,89 @@
+"""What operators look for across all accounts."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from tollbridge.core.payments import State, Status
+from tollbridge.store.db import Transaction
+
+
+class Returned(msgspec.Struct, frozen=True, kw_only=True):
+    """Money that went back, with the payment and the account that it is of. Amounts in nano-USD."""
+
+    public_id: str
+    kind: str
+    state: str
+    amount: int
+    credit: int
+    fee: int
+    froze: bool
+    created_at: int
+    payment: str
+    account: str
+    email: str
+
+
+class DeedOf(msgspec.Struct, frozen=True, kw_only=True):
+    """What was done, and in whose account."""
+
+    id: int
+    at: int
+    actor: str
+    action: str
+    detail: str
+    address: str
+    account: str
+    email: str
+
+
+class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+    """How many things wait for a person. `disputes`: those that hold money."""
+
+    review: int
+    transfers: int
+    disputes: int
+    frozen: int
+
+
+async def waiting(database: Transaction) -> Waiting:
+    rows = await database.fetch(
+        "SELECT (SELECT COUNT(*) FROM payment WHERE status = $1), "
+        "(SELECT COUNT(*) FROM payment WHERE status = $2 AND method = 'bank_transfer'), "
+        "(SELECT COUNT(*) FROM reversal WHERE kind = 'dispute' AND state = $3), "
+        "(SELECT COUNT(*) FROM balance WHERE frozen = $4)",
+        *(Status.REVIEW.value, Status.PENDING.value, State.TAKEN.value, True),
+    )
+    return Waiting(**dict(zip(Waiting.__struct_fields__, rows[0], strict=True)))
+
+
+async def names(database: Transaction, account_ids: Iterable[int]) -> dict[int, tuple[str, str]]:
+    """(public id, address) of accounts."""
+    ids = sorted(set(account_ids))
+    places = ", ".join(f"${number + 1}" for number in range(len(ids)))
+    if not ids:
+        return {}
+    rows = await database.fetch(f"SELECT id, public_id, email FROM account WHERE id IN ({places})", *ids)  # noqa: S608
+    return {int(id_): (public_id, email) for id_, public_id, email in rows}
+
+
+async def returned(database: Transaction, count: int) -> list[Returned]:
+    """The latest refunds and disputes, the newest first."""
+    rows = await database.fetch(
+        "SELECT reversal.public_id, kind, state, reversal.amount, credit, reversal.fee, froze, reversal.created_at, "
+        "payment.public_id, account.public_id, email FROM reversal JOIN payment ON payment.id = payment_id "
+        "JOIN account ON account.id = payment.account_id ORDER BY reversal.id DESC LIMIT $1",
+        count,
+    )
+    fields = Returned.__struct_fields__
+    return [msgspec.convert(dict(zip(fields, row, strict=True)), Returned, strict=False) for row in rows]
+
+
+async def deeds(database: Transaction, before: int, count: int) -> list[DeedOf]:
+    """What was done in any account, the newest first, from the one before the id `before`."""
+    rows = await database.fetch(
+        "SELECT activity.id, at, actor, action, detail, address, public_id, email FROM activity "
+        "JOIN account ON account.id = account_id WHERE activity.id < $1 ORDER BY activity.id DESC LIMIT $2",
+        *(before, count),
+    )
+    return [DeedOf(**dict(zip(DeedOf.__struct_fields__, row, strict=True))) for row in rows]

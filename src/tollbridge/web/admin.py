@@ -1,0 +1,133 @@
+"""The operator's first page: what was earned, what waits for a person; and what was done anywhere."""
+
+from datetime import UTC, date, datetime, timedelta
+
+import msgspec
+from starlette.responses import Response
+
+from tollbridge.core.money import format_usd
+from tollbridge.errors import InvalidRequest
+from tollbridge.services import margins
+from tollbridge.services.catalog import complaints
+from tollbridge.services.margins import Margin
+from tollbridge.services.statements import Period, to_csv
+from tollbridge.store import oversight
+from tollbridge.web.page import OPERATOR, Page
+from tollbridge.web.status import snapshot
+from tollbridge.web.visit import Visit
+
+ADMIN = "/admin"
+A_PAGE = 50
+NEWEST = (1 << 62) - 1
+HEAD = ("requests", "tokens_in", "tokens_out", "charged_usd", "of_it_promo_usd", "lost_usd", "cost_usd", "margin_usd")
+BY = {"day": "Day", "model": "Model", "provider": "Provider", "account": "Account"}
+_DAY = timedelta(days=1)
+
+
+class Dates(msgspec.Struct, frozen=True):
+    """Days from one to another, both included, UTC."""
+
+    since: date
+    until: date
+
+    @property
+    def period(self) -> Period:
+        return Period(f"{self.since}/{self.until}", _start(self.since), _start(self.until + _DAY))
+
+
+def asked_dates(visit: Visit) -> Dates:
+    """The days in the address; by default this month's so far. InvalidRequest: they are none."""
+    today = datetime.fromtimestamp(visit.now / 1000, UTC).date()
+    since, until = visit.query("since"), visit.query("until")
+    try:
+        asked = Dates(
+            date.fromisoformat(since) if since else today.replace(day=1), date.fromisoformat(until) if until else today
+        )
+    except ValueError:
+        raise InvalidRequest("Write days as 2026-11-30.", param="since") from None
+    if not 2000 <= asked.since.year <= asked.until.year < 3000 or asked.since > asked.until:
+        raise InvalidRequest("The first day comes before the last.", param="since")
+    return asked
+
+
+def _start(day: date) -> int:
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1000
+
+
+def quick(visit: Visit) -> list[tuple[str, Dates]]:
+    """Ranges that are often asked for."""
+    today = datetime.fromtimestamp(visit.now / 1000, UTC).date()
+    first = today.replace(day=1)
+    before = first - _DAY
+    return [
+        ("Today", Dates(today, today)),
+        ("7 days", Dates(today - 6 * _DAY, today)),
+        ("This month", Dates(first, today)),
+        ("Last month", Dates(before.replace(day=1), before)),
+    ]
+
+
+async def overview(visit: Visit) -> Response:
+    database, settings = visit.shared.database, visit.shared.settings
+    dates, by = asked_dates(visit), _asked_by(visit)
+    rows = await margins.margins(database, dates.period, by)
+    today = datetime.fromtimestamp(visit.now / 1000, UTC).date()
+    return visit.render(
+        "admin/overview.html",
+        dates=dates,
+        quick=quick(visit),
+        by=by,
+        groups=BY,
+        rows=rows,
+        total=total(rows),
+        waiting=await oversight.waiting(database),
+        serious=sum(each.serious for each in complaints(settings, today)),
+        seen=snapshot(visit.shared.catalog(), visit.shared.health),
+    )
+
+
+async def overview_csv(visit: Visit) -> Response:
+    by = _asked_by(visit)
+    rows = await margins.margins(visit.shared.database, asked_dates(visit).period, by)
+    lines = [(by, *HEAD), *(_line(row) for row in rows)]
+    headers = {"content-disposition": f'attachment; filename="margin-by-{by}.csv"'}
+    return Response(to_csv(lines), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+def _line(row: Margin) -> tuple[str, ...]:
+    counts = (row.requests, row.prompt, row.output)
+    sums = (row.charged, row.promo, row.lost, row.cost, row.margin)
+    return (row.name, *map(str, counts), *map(format_usd, sums))
+
+
+def total(rows: list[Margin]) -> Margin:
+    names = [name for name in Margin.__struct_fields__ if name != "name"]
+    return Margin(name="", **{name: sum(getattr(row, name) for row in rows) for name in names})
+
+
+def _asked_by(visit: Visit) -> str:
+    by = visit.query("by") or "day"
+    if by not in BY:
+        raise InvalidRequest(f"A report is by {', '.join(BY)}.", param="by")
+    return by
+
+
+async def deeds(visit: Visit) -> Response:
+    before = asked_before(visit)
+    found = await oversight.deeds(visit.shared.database, before, A_PAGE)
+    return visit.render("admin/activity.html", deeds=found, more=len(found) == A_PAGE, first=before == NEWEST)
+
+
+def asked_before(visit: Visit) -> int:
+    """The id in the address from which a list goes on. InvalidRequest: it is none."""
+    text = visit.query("before")
+    if text and not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise InvalidRequest("This page does not exist.", param="before")
+    return int(text) if text else NEWEST
+
+
+PAGES = (
+    Page("GET", ADMIN, OPERATOR, overview),
+    Page("GET", f"{ADMIN}/margins.csv", OPERATOR, overview_csv),
+    Page("GET", f"{ADMIN}/activity", OPERATOR, deeds),
+)

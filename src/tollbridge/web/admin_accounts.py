@@ -1,0 +1,156 @@
+"""Accounts as operators see and change them."""
+
+from starlette.responses import Response
+
+from tollbridge.core.plans import Agreed
+from tollbridge.errors import ApiError, InvalidRequest
+from tollbridge.services import key_management, oversight, plans
+from tollbridge.services.sessions import new_token
+from tollbridge.store import accounts, activity, keys, members, payments
+from tollbridge.web.admin import ADMIN, NEWEST, asked_before
+from tollbridge.web.billing import read_usd
+from tollbridge.web.forms import Form
+from tollbridge.web.page import OPERATOR, Page
+from tollbridge.web.visit import Visit
+
+ACCOUNTS = f"{ADMIN}/accounts"
+SHOWN = 50
+RECENT = 15
+SAVED = {
+    "plan": "The plan is changed. The next call obeys it.",
+    "frozen": "The account is frozen: its next call is refused.",
+    "unfrozen": "The account can call again.",
+    "granted": "The credit is granted.",
+    "revoked": "The key is revoked.",
+}
+_LIMITS = ("rpm", "tpm", "concurrency")
+
+
+async def search(visit: Visit) -> Response:
+    asked = visit.query("q").strip()[:100]
+    before = asked_before(visit)
+    found = await accounts.search(visit.shared.database, asked, before, SHOWN)
+    if not found and asked != asked.lower():
+        # Ids are looked for as they are; addresses have no capitals.
+        found = await accounts.search(visit.shared.database, asked.lower(), before, SHOWN)
+    return visit.render(
+        "admin/accounts.html", asked=asked, accounts=found, more=len(found) == SHOWN, first=before == NEWEST
+    )
+
+
+async def show(visit: Visit) -> Response:
+    return await _show(visit)
+
+
+async def _show(visit: Visit, refused: ApiError | None = None, section: str = "") -> Response:
+    """One account, with what was wrong in one of its forms."""
+    database, settings = visit.shared.database, visit.shared.settings
+    account = await oversight.find(database, visit.path("account"))
+    agreed = await accounts.agreed_with(database, account.id)
+    limits = {name: str(getattr(agreed, name) or "") for name in _LIMITS} if agreed is not None else {}
+    forms = {"plan": Form({"plan": account.plan, **limits}), "frozen": Form(), "grant": Form()}
+    if refused is not None:
+        forms[section] = (await visit.form()).refused(refused, "plan", *_LIMITS, "reason", "amount")
+    return visit.render(
+        "admin/account.html",
+        status=refused.status if refused is not None else 200,
+        shown=account,
+        forms=forms,
+        saved=SAVED.get(visit.query("saved"), ""),
+        once=new_token(),
+        plans=[(name, plan.title or name) for name, plan in settings.plans.items()],
+        agreed=agreed,
+        members=await members.of_account(database, account.id),
+        keys=await keys.of_account(database, account.id),
+        payments=await payments.of_account(database, account.id, NEWEST, RECENT),
+        deeds=await activity.page(database, account.id, NEWEST, RECENT),
+    )
+
+
+async def change_plan(visit: Visit) -> Response:
+    """The limits that are filled in count for this account, whatever its plan says; empty ones are the plan's."""
+    form = await visit.form()
+    database = visit.shared.database
+    account = await oversight.find(database, visit.path("account"))
+    try:
+        own = {name: _whole(form[name], name) for name in _LIMITS if form[name].strip()}
+        before = await accounts.agreed_with(database, account.id)
+        agreed = _with(before, own)
+        await plans.change_plan(
+            database, account, form["plan"], visit.shared.settings.plans, actor=visit.actor.name, agreed=agreed
+        )
+    except InvalidRequest as error:
+        return await _show(visit, error, "plan")
+    return _back(visit, "plan")
+
+
+def _with(before: Agreed | None, own: dict[str, int]) -> Agreed | None:
+    """What was agreed before, with these limits in place of its own; None where nothing is left of it."""
+    known = before or Agreed()
+    agreed = Agreed(
+        **own,
+        included_tokens=known.included_tokens,
+        cost_cap=known.cost_cap,
+        since=known.since,
+        until=known.until,
+    )
+    return None if agreed == Agreed(since=known.since, until=known.until) else agreed
+
+
+def _whole(text: str, name: str) -> int:
+    plain = text.strip().replace(",", "")
+    if not (plain.isascii() and plain.isdecimal() and len(plain) < 16):
+        raise InvalidRequest("Write a whole number.", param=name)
+    return int(plain)
+
+
+async def freeze(visit: Visit) -> Response:
+    return await _set_frozen(visit, True)
+
+
+async def unfreeze(visit: Visit) -> Response:
+    return await _set_frozen(visit, False)
+
+
+async def _set_frozen(visit: Visit, frozen: bool) -> Response:
+    form = await visit.form()
+    account = await oversight.find(visit.shared.database, visit.path("account"))
+    try:
+        await oversight.set_frozen(visit.shared.database, account, frozen, form["reason"], visit.actor)
+    except InvalidRequest as error:
+        return await _show(visit, error, "frozen")
+    return _back(visit, "frozen" if frozen else "unfrozen")
+
+
+async def grant(visit: Visit) -> Response:
+    form = await visit.form()
+    account = await oversight.find(visit.shared.database, visit.path("account"))
+    try:
+        amount = read_usd(form["amount"], "amount")
+        await oversight.grant(
+            visit.shared.database, account, amount, form["reason"], actor=visit.actor, once=f"page/{form['once']}"
+        )
+    except InvalidRequest as error:
+        return await _show(visit, error, "grant")
+    return _back(visit, "granted")
+
+
+async def revoke_key(visit: Visit) -> Response:
+    account = await oversight.find(visit.shared.database, visit.path("account"))
+    await key_management.revoke(visit.shared.desk, account.id, visit.path("key"), visit.actor)
+    return _back(visit, "revoked")
+
+
+def _back(visit: Visit, saved: str) -> Response:
+    return visit.redirect(f"{ACCOUNTS}/{visit.path('account')}?saved={saved}")
+
+
+PAGES = (
+    Page("GET", ACCOUNTS, OPERATOR, search),
+    Page("GET", f"{ACCOUNTS}/{{account}}", OPERATOR, show),
+    Page("POST", f"{ACCOUNTS}/{{account}}/plan", OPERATOR, change_plan),
+    Page("POST", f"{ACCOUNTS}/{{account}}/freeze", OPERATOR, freeze),
+    Page("POST", f"{ACCOUNTS}/{{account}}/unfreeze", OPERATOR, unfreeze),
+    Page("POST", f"{ACCOUNTS}/{{account}}/grant", OPERATOR, grant, fresh=True),
+    Page("POST", f"{ACCOUNTS}/{{account}}/keys/{{key}}/revoke", OPERATOR, revoke_key),
+)

@@ -1,0 +1,127 @@
+"""What is for sale, at what price, cost and margin; what to look at; and how providers are."""
+
+from datetime import UTC, datetime
+
+import msgspec
+from starlette.responses import Response
+
+from tollbridge.config import Settings
+from tollbridge.core.money import PPM, format_price
+from tollbridge.services.catalog import Offer, Way, complaints, offers
+from tollbridge.values import Route
+from tollbridge.web import models
+from tollbridge.web.admin import ADMIN
+from tollbridge.web.page import OPERATOR, Page
+from tollbridge.web.status import snapshot
+from tollbridge.web.visit import Visit
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """A route: prices and costs in USD per million tokens, margins in percent; "" where there is none."""
+
+    model: str
+    provider: str
+    upstream: str
+    sold_in: str
+    sold_out: str
+    cost_in: str
+    cost_out: str
+    margin_in: str
+    margin_out: str
+    varies: bool
+    open: bool
+    own: bool
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """A route as this process sees it. Milliseconds and tokens a second; None: not measured."""
+
+    model: str
+    provider: str
+    state: str
+    first_byte_ms: int | None
+    tokens_per_s: int | None
+
+
+async def catalog(visit: Visit) -> Response:
+    settings = visit.shared.settings
+    every = visit.query("all") == "1"
+    today = datetime.fromtimestamp(visit.now / 1000, UTC).date()
+    return visit.render(
+        "admin/catalog.html",
+        lines=lines(settings, every),
+        every=every,
+        findings=sorted(complaints(settings, today), key=lambda each: not each.serious),
+        markup=f"{(settings.billing.markup_ppm - PPM) * 100 / PPM:g}",
+    )
+
+
+def lines(settings: Settings, every: bool) -> list[Line]:
+    """Routes that are open; with `every` the others too."""
+    return [
+        _line(offer, way, settings.billing.markup_ppm)
+        for offer in offers(settings)
+        if offer.listed or every
+        for way in offer.ways
+        if way.open or every or not settings.providers
+    ]
+
+
+def _line(offer: Offer, way: Way, markup_ppm: int) -> Line:
+    sold, cost = way.sold, way.cost
+    prices = {name: getattr(sold.price, name) * markup_ppm // PPM if sold else None for name in ("input", "output")}
+    costs = {name: getattr(cost.price, name) if cost else None for name in ("input", "output")}
+    return Line(
+        model=offer.row.id,
+        provider=way.provider,
+        upstream=way.model,
+        sold_in=_price(prices["input"]),
+        sold_out=_price(prices["output"]),
+        cost_in=_price(costs["input"]),
+        cost_out=_price(costs["output"]),
+        margin_in=_percent(prices["input"], costs["input"]),
+        margin_out=_percent(prices["output"], costs["output"]),
+        varies=any(terms is not None and bool(terms.periods or terms.price.tiers) for terms in (sold, cost)),
+        open=way.open,
+        own=offer.own,
+    )
+
+
+def _price(pico: int | None) -> str:
+    return "" if pico is None else format_price(pico)
+
+
+def _percent(price: int | None, cost: int | None) -> str:
+    """The margin in percent of the price, to a tenth."""
+    if price is None or cost is None or not price:
+        return ""
+    tenths = (price - cost) * 1000 // price
+    return f"{'-' if tenths < 0 else ''}{abs(tenths) // 10}.{abs(tenths) % 10}"
+
+
+async def providers(visit: Visit) -> Response:
+    shared = visit.shared
+    known = shared.catalog()
+    routes = [(model.id, route) for model in known.models.values() for route in model.routes]
+    seen = [_seen(visit, model, route) for model, route in routes]
+    order = {"down": 0, "shaky": 1, "up": 2}
+    seen.sort(key=lambda each: (order[each.state], each.provider, each.model))
+    return visit.render("admin/providers.html", seen=snapshot(known, shared.health), routes=seen)
+
+
+def _seen(visit: Visit, model: str, route: Route) -> Seen:
+    health = visit.shared.health
+    latency, speed = health.latency(route), health.throughput(route)
+    return Seen(
+        model=model,
+        provider=route.upstream.provider,
+        state=models.state(route, health),
+        first_byte_ms=round(latency) if latency >= 0 else None,
+        tokens_per_s=round(speed) if speed != float("inf") else None,
+    )
+
+
+PAGES = (
+    Page("GET", f"{ADMIN}/catalog", OPERATOR, catalog),
+    Page("GET", f"{ADMIN}/providers", OPERATOR, providers),
+)

@@ -1,0 +1,152 @@
+"""Payments, refunds, disputes and vouchers, for operators."""
+
+from datetime import UTC, datetime
+
+from starlette.responses import Response
+
+from tollbridge.core.payments import Status
+from tollbridge.errors import ApiError, InvalidRequest, NotFound
+from tollbridge.payments.base import ProcessorUnavailable
+from tollbridge.services import oversight, vouchers
+from tollbridge.services.vouchers import MadeVoucher
+from tollbridge.store import oversight as rows
+from tollbridge.store import payments
+from tollbridge.web.admin import A_PAGE, ADMIN, NEWEST, asked_before
+from tollbridge.web.billing import METHODS, read_usd
+from tollbridge.web.forms import Form
+from tollbridge.web.page import OPERATOR, Page
+from tollbridge.web.visit import Visit
+
+PAYMENTS = f"{ADMIN}/payments"
+VOUCHERS = f"{ADMIN}/vouchers"
+SAVED = {
+    "confirmed": "The transfer is credited.",
+    "refunded": "The money goes back, and the credit is taken.",
+    "dismissed": "The order is closed: nothing is credited.",
+    "withdrawn": "The voucher is worth nothing any more.",
+}
+KINDS = [("promo", "A gift: promotional credit"), ("paid", "Sold elsewhere: paid credit")]
+
+
+async def list_payments(visit: Visit) -> Response:
+    return await _payments(visit)
+
+
+async def _payments(visit: Visit, refused: ApiError | None = None, section: str = "") -> Response:
+    database = visit.shared.database
+    status, before = visit.query("status"), asked_before(visit)
+    if status not in {"", *Status}:
+        raise InvalidRequest(f"A payment is {', '.join(Status)}.", param="status")
+    found = await payments.of_status(database, status, before, A_PAGE)
+    forms = {"confirm": Form({"reference": visit.query("reference")}), "refund": Form()}
+    forms["refund"] = Form({"payment": visit.query("refund")})
+    if refused is not None:
+        forms[section] = (await visit.form()).refused(refused, "reference", "amount", "payment", "reason")
+    return visit.render(
+        "admin/payments.html",
+        status=refused.status if refused is not None else 200,
+        saved=SAVED.get(visit.query("saved"), ""),
+        asked=status,
+        statuses=list(Status),
+        payments=found,
+        more=len(found) == A_PAGE,
+        first=before == NEWEST,
+        names=await rows.names(database, (each.account_id for each in found)),
+        returned=await rows.returned(database, A_PAGE),
+        methods=METHODS,
+        forms=forms,
+    )
+
+
+async def confirm(visit: Visit) -> Response:
+    form = await visit.form()
+    try:
+        amount = read_usd(form["amount"], "amount")
+        await oversight.confirm(visit.shared.payments(), form["reference"], amount, visit.actor)
+    except (InvalidRequest, NotFound) as error:
+        return await _payments(visit, error, "confirm")
+    return visit.redirect(f"{PAYMENTS}?saved=confirmed")
+
+
+async def refund(visit: Visit) -> Response:
+    """An empty amount: all that is left of the payment."""
+    form = await visit.form()
+    try:
+        amount = read_usd(form["amount"], "amount") if form["amount"].strip() else None
+        await oversight.refund(visit.shared.payments(), form["payment"].strip(), amount, form["reason"], visit.actor)
+    except (InvalidRequest, NotFound, ProcessorUnavailable) as error:
+        return await _payments(visit, error, "refund")
+    return visit.redirect(f"{PAYMENTS}?saved=refunded")
+
+
+async def dismiss(visit: Visit) -> Response:
+    await oversight.dismiss(visit.shared.payments(), visit.path("payment"), visit.actor)
+    return visit.redirect(f"{PAYMENTS}?saved=dismissed")
+
+
+async def list_vouchers(visit: Visit) -> Response:
+    return await _vouchers(visit, Form({"count": "1"}))
+
+
+async def _vouchers(visit: Visit, form: Form, made: list[MadeVoucher] | None = None, status: int = 200) -> Response:
+    database = visit.shared.database
+    found = await vouchers.listed(database)
+    return visit.render(
+        "admin/vouchers.html",
+        status=status,
+        form=form,
+        made=made,
+        saved=SAVED.get(visit.query("saved"), ""),
+        kinds=KINDS,
+        vouchers=found,
+        names=await rows.names(database, (each.account_id for each in found if each.account_id is not None)),
+    )
+
+
+async def create_vouchers(visit: Visit) -> Response:
+    """Codes are shown in the answer, and nowhere again."""
+    form = await visit.form()
+    try:
+        amount = read_usd(form["amount"], "amount")
+        count = form["count"].strip()
+        made = await vouchers.create(
+            visit.shared.database,
+            amount,
+            kind=form["kind"],
+            count=int(count) if count.isascii() and count.isdecimal() and len(count) < 6 else 0,
+            expires_at=_day(form["expires_at"]),
+            note=form["note"].strip(),
+            actor=visit.actor.name,
+        )
+    except InvalidRequest as error:
+        return await _vouchers(visit, form.refused(error, "amount", "kind", "expires_at", "note"), status=error.status)
+    return await _vouchers(visit, Form({"count": "1"}), made)
+
+
+async def withdraw(visit: Visit) -> Response:
+    text = visit.path("voucher")
+    if not (text.isascii() and text.isdecimal() and len(text) < 18):
+        raise NotFound("There is no such voucher.", param="voucher")
+    await vouchers.withdraw(visit.shared.database, int(text))
+    return visit.redirect(f"{VOUCHERS}?saved=withdrawn")
+
+
+def _day(text: str) -> int | None:
+    """The first moment of a day, in milliseconds. InvalidRequest: it is none."""
+    if not text.strip():
+        return None
+    try:
+        return int(datetime.strptime(text.strip(), "%Y-%m-%d").replace(tzinfo=UTC).timestamp()) * 1000
+    except ValueError:
+        raise InvalidRequest("Write a day as 2027-01-31.", param="expires_at") from None
+
+
+PAGES = (
+    Page("GET", PAYMENTS, OPERATOR, list_payments),
+    Page("POST", f"{PAYMENTS}/confirm", OPERATOR, confirm, fresh=True),
+    Page("POST", f"{PAYMENTS}/refund", OPERATOR, refund, fresh=True),
+    Page("POST", f"{PAYMENTS}/{{payment}}/dismiss", OPERATOR, dismiss),
+    Page("GET", VOUCHERS, OPERATOR, list_vouchers),
+    Page("POST", VOUCHERS, OPERATOR, create_vouchers, fresh=True),
+    Page("POST", f"{VOUCHERS}/{{voucher}}/withdraw", OPERATOR, withdraw),
+)

@@ -1,0 +1,219 @@
+"""The operator's pages: what was earned, who owes what, and the deeds that move money."""
+
+import csv
+import io
+import re
+from pathlib import Path
+
+from tests.gateway.site import Site, chat, run
+from tests.payments.conftest import USD
+from tests.web.browser import axe, browser, picture, pictures_wanted
+from tests.web.test_billing import BILLING, amounts, logged_in, ordered
+from tests.web.town import operator
+from tests.web.visitors import Visitor, house, registered, shown
+
+from tollbridge.core.money import parse_usd
+from tollbridge.jobs import Jobs
+from tollbridge.store import meta
+from tollbridge.store.accounts import by_email
+
+TRANSFER = '[bank_transfer]\ninstructions = "To us"\n'
+
+
+async def path_of(site: Site, email: str = "ada@example.com") -> str:
+    account = await by_email(site.database, email)
+    assert account is not None
+    return f"/admin/accounts/{account.public_id}"
+
+
+async def call(site: Site, visitor: Visitor, count: int = 1) -> str:
+    """The visitor's key, once it has called."""
+    key = re.findall(r"tb_live_\w+", (await visitor.get("/dashboard")).text)[0]
+    for _ in range(count):
+        assert (await site.post("/v1/chat/completions", chat(), {"authorization": f"Bearer {key}"})).status == 200
+    return key
+
+
+def test_credit_is_granted_once_with_a_reason_that_everybody_can_read() -> None:
+    async def test() -> None:
+        async with house() as site:
+            boss, ada = await operator(site), await registered(site, "ada@example.com")
+            path = await path_of(site)
+            assert (await boss.post(f"{path}/grant", {"amount": "2.5", "once": "1"})).status_code == 400
+            for _ in range(2):
+                fields = {"amount": "2.5", "reason": "an apology", "once": "2"}
+                assert (await boss.post(f"{path}/grant", fields)).status_code == 303
+            assert amounts((await boss.get(path)).text)[:3] == ["3", "0", "3"]
+            activity = shown(await ada.get("/dashboard/activity"))
+            assert activity.count("granted credit 2.5 USD: an apology") == 1
+            assert "boss@example.com" in activity
+            assert "an apology" in shown(await ada.get(f"{BILLING}/statement"))
+            assert "an apology" in shown(await boss.get("/admin/activity"))
+
+    run(test())
+
+
+def test_a_frozen_account_calls_no_more_and_an_unfrozen_one_does() -> None:
+    async def test() -> None:
+        async with house() as site:
+            boss, ada = await operator(site), await registered(site, "ada@example.com")
+            headers = {"authorization": f"Bearer {await call(site, ada)}"}
+            path = await path_of(site)
+            assert (await boss.post(f"{path}/freeze")).status_code == 400
+            assert (await boss.post(f"{path}/freeze", {"reason": "spam"})).status_code == 303
+            assert (await site.post("/v1/chat/completions", chat(), headers)).status == 403
+            assert "This account is frozen" in shown(await ada.get(BILLING))
+            assert (await boss.post(f"{path}/unfreeze", {"reason": "sorry"})).status_code == 303
+            assert (await site.post("/v1/chat/completions", chat(), headers)).status == 200
+            [key] = re.findall(r"/keys/(key_\w+)/revoke", (await boss.get(path)).text)
+            assert (await boss.post(f"{path}/keys/{key}/revoke")).status_code == 303
+            assert (await site.post("/v1/chat/completions", chat(), headers)).status == 401
+
+    run(test())
+
+
+def test_limits_are_agreed_with_one_account_and_given_up_again() -> None:
+    async def test() -> None:
+        async with house() as site:
+            boss, ada = await operator(site), await registered(site, "ada@example.com")
+            path = await path_of(site)
+            assert (await boss.post(f"{path}/plan", {"plan": "gold"})).status_code == 400
+            assert (await boss.post(f"{path}/plan", {"plan": "pro", "rpm": "many"})).status_code == 400
+            assert (await boss.post(f"{path}/plan", {"plan": "pro", "rpm": "1,500"})).status_code == 303
+            page = shown(await ada.get(f"{BILLING}/plan"))
+            assert "Your plan Pro Requests a minute 1,500 Tokens a minute 200,000" in page
+            assert (await boss.post(f"{path}/plan", {"plan": "pro"})).status_code == 303
+            assert "Requests a minute 60" in shown(await ada.get(f"{BILLING}/plan"))
+
+    run(test())
+
+
+def test_a_transfer_is_confirmed_refunded_and_no_more_than_it_was() -> None:
+    async def test() -> None:
+        async with house(TRANSFER) as site:
+            boss, ada = await operator(site), await registered(site, "ada@example.com")
+            payment = (await ordered(ada, method="bank_transfer")).partition("payment=")[2]
+            [(reference,)] = await site.database.fetch("SELECT external_id FROM payment")
+            assert "1 transfers expected" in shown(await boss.get("/admin"))
+            wrong = await boss.post("/admin/payments/confirm", {"reference": reference, "amount": "9"})
+            assert (wrong.status_code, "another amount was ordered" in shown(wrong).lower()) == (400, True)
+            for _ in range(2):
+                fields = {"reference": reference, "amount": "10"}
+                assert (await boss.post("/admin/payments/confirm", fields)).status_code == 303
+            assert amounts((await ada.get(BILLING)).text)[:2] == ["10.5", "10"]
+            for amount, status in (("11", 400), ("4", 303), ("7", 400), ("", 303), ("", 400)):
+                fields = {"payment": payment, "amount": amount, "reason": "asked for"}
+                assert (await boss.post("/admin/payments/refund", fields)).status_code == status, amount
+            assert amounts((await ada.get(BILLING)).text)[:2] == ["0.5", "0"]
+            assert shown(await ada.get("/dashboard/activity")).count("refunded a payment") == 2
+            assert "Credit note" in shown(await ada.get(f"{BILLING}/invoices"))
+
+    run(test())
+
+
+def test_codes_of_vouchers_are_shown_once() -> None:
+    async def test() -> None:
+        async with house() as site:
+            boss, ada = await operator(site), await registered(site, "ada@example.com")
+            fields = {"amount": "3", "count": "2", "kind": "promo", "expires_at": "2099-01-01", "note": "fair"}
+            made = await boss.post("/admin/vouchers", fields)
+            codes = re.findall(r"(?:[2-9A-Z]{4}-){4}[2-9A-Z]{4}", shown(made))
+            assert len(codes) == 2
+            assert codes[0] not in shown(await boss.get("/admin/vouchers"))
+            assert (await ada.post(f"{BILLING}/voucher", {"code": codes[0]})).status_code == 303
+            assert "ada@example.com" in shown(await boss.get("/admin/vouchers"))
+            assert (await boss.post("/admin/vouchers/2/withdraw")).status_code == 303
+            assert (await ada.post(f"{BILLING}/voucher", {"code": codes[1]})).status_code == 400
+            for wrong in ({"amount": "0"}, {"count": "x"}, {"kind": "gold"}, {"expires_at": "2001-01-01"}):
+                assert (await boss.post("/admin/vouchers", {**fields, **wrong})).status_code == 400, wrong
+
+    run(test())
+
+
+def test_every_view_of_the_margin_adds_up_to_the_same() -> None:
+    async def test() -> None:
+        async with house('[billing]\nmarkup_percent = "25"\n') as site:
+            boss, ada = await operator(site), await registered(site, "ada@example.com")
+            await call(site, ada, 3)
+            [(charge, cost)] = await site.database.fetch("SELECT SUM(charge), SUM(cost) FROM usage")
+            for by in ("day", "model", "provider", "account"):
+                text = (await boss.get(f"/admin/margins.csv?by={by}")).text
+                rows = list(csv.DictReader(io.StringIO(text)))
+                assert sum(parse_usd(row["charged_usd"]) for row in rows) == charge, by
+                assert sum(parse_usd(row["cost_usd"]) for row in rows) == cost, by
+                assert (await boss.get(f"/admin?by={by}")).status_code == 200
+            assert (await boss.get("/admin?by=gold")).status_code == 400
+            assert (await boss.get("/admin?since=2026-02-30")).status_code == 400
+            assert (await boss.get("/admin?since=2027-01-01&until=2026-01-01")).status_code == 400
+
+    run(test())
+
+
+def test_the_trial_balance_is_zero_and_says_when_it_was_proved() -> None:
+    async def test() -> None:
+        async with house() as site:
+            boss, ada = await operator(site), await registered(site, "ada@example.com")
+            await call(site, ada)
+            page = await boss.get("/admin/ledger")
+            assert "Not proved yet" in shown(page)
+            assert amounts(page.text)[-3:] == ["0", "0", "0"]
+            journal = list(csv.DictReader(io.StringIO((await boss.get("/admin/ledger/journal.csv")).text)))
+            amounts_ = [row["amount_usd"] for row in journal]
+            assert sum(-parse_usd(text[1:]) if text[0] == "-" else parse_usd(text) for text in amounts_) == 0
+            jobs = site.gateway._jobs
+            assert isinstance(jobs, Jobs)
+            await jobs.prove()
+            assert "The books are right" in shown(await boss.get("/admin/ledger"))
+            await meta.put(site.database, meta.AUDIT_PROBLEMS, 2)
+            assert "The books are wrong" in shown(await boss.get("/admin/ledger"))
+
+    run(test())
+
+
+def test_a_providers_invoice_is_compared_model_by_model() -> None:
+    async def test() -> None:
+        async with house() as site:
+            boss, ada = await operator(site), await registered(site, "ada@example.com")
+            await call(site, ada)
+            month = shown(await boss.get("/admin/ledger"))
+            form = {"provider": "up", "month": re.findall(r"(\d{4}-\d\d)-\d\d", month)[0]}
+            found = await boss.post("/admin/drift", {**form, "file": "model,amount_usd\nupstream-m,0.00003\n"})
+            assert amounts(found.text) == ["0.00003", "0.00002", "0.00001"]
+            assert "50 %" in shown(found)
+            wrong = await boss.post("/admin/drift", {**form, "file": "model,amount_usd\nupstream-m,ten\n"})
+            assert (wrong.status_code, "line 2" in shown(wrong)) == (400, True)
+
+    run(test())
+
+
+PAGES = (
+    *("/admin", "/admin?by=account", "/admin/accounts", "/admin/accounts?q=nobody", "/admin/payments"),
+    *("/admin/vouchers", "/admin/catalog", "/admin/providers", "/admin/ledger", "/admin/drift", "/admin/activity"),
+)
+
+
+def test_every_page_of_the_operator_can_be_used_by_everybody(axe_core: Path) -> None:
+    async def test() -> None:
+        async with house(TRANSFER) as site, browser() as chromium:
+            boss, ada = await operator(site), await registered(site, "ada@example.com")
+            await call(site, ada, 2)
+            await ordered(ada, method="bank_transfer")
+            till = site.gateway._payments()
+            [(reference,)] = await site.database.fetch("SELECT external_id FROM payment")
+            await till.confirm(reference, 10 * USD)
+            await ordered(ada, method="bank_transfer", once="2")
+            await boss.post("/admin/vouchers", {"amount": "3", "count": "2", "kind": "promo", "note": "fair"})
+            account = await path_of(site)
+            await boss.post(f"{account}/grant", {"amount": "2.5", "reason": "an apology", "once": "1"})
+            problems = []
+            for path in (*PAGES, account):
+                page = await logged_in(chromium, boss, path)
+                problems += [f"{path}: {problem}" for problem in await axe(page)]
+                await page.emulate_media(color_scheme="dark", reduced_motion="reduce")
+                problems += [f"{path} dark: {problem}" for problem in await axe(page, "color-contrast")]
+                if pictures_wanted():
+                    await picture(page, re.sub(r"\W+", "-", path.replace(account, "/admin/account")).strip("-"))
+                await page.close()
+            assert problems == []
+
+    run(test())

@@ -29,6 +29,7 @@ def test_every_error_stands_in_the_table_with_its_status() -> None:
     known = {(each.status, each.code) for each in openapi.PROBLEMS}
     found = {(each.status, each.code) for each in subclasses(ApiError)} - {(403, "account_frozen")}
     own = {(403, "account_frozen"), (402, "in_flight_budget_exhausted"), (402, "key_limit_exceeded")}
+    own |= {(409, "idempotency_answer_not_kept")}
     assert found | own <= known | {(421, "unknown_host"), (403, "csrf")}
     assert {status for status, _ in known} >= {400, 401, 402, 403, 404, 429, 500, 502, 503, 504}
 

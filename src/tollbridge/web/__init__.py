@@ -10,4 +10,8 @@ render   Jinja2, its filters, the static files
 guard    origin, CSRF, Content-Security-Policy and the other headers
 menu     what the side bar shows
 login, account, members, outbox: pages of people; each has a tuple PAGES
+markdown, snippets: texts and code as HTML
+home, models, pricing, status, legal, docs: public pages; `guide/` holds the texts of docs
+openapi, openapi_types: the API as a document, made of what the endpoints check
+playground: chat in the browser, by way of the edge
 """

@@ -56,6 +56,16 @@ class Fill(msgspec.Struct, frozen=True):
         return f"{self.url}/v1"
 
 
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """An operation of the API's reference. `fields`: name, type, whether it must be there, what it must be."""
+
+    operation: openapi.Operation
+    text: Markup
+    example: Markup
+    fields: list[tuple[str, str, bool, str]]
+    query: list[tuple[str, Markup]]
+
+
 class Hit(msgspec.Struct, frozen=True):
     path: str
     title: str
@@ -135,18 +145,25 @@ async def search(visit: Visit) -> Response:
 
 async def api(visit: Visit) -> Response:
     own = fill(visit)
-    groups: dict[str, list[tuple[openapi.Operation, Markup | None]]] = {}
-    for operation in openapi.OPERATIONS:
-        groups.setdefault(operation.group, []).append((operation, _example(operation, own)))
     return visit.render(
-        "public/api.html",
-        guides=_groups(),
-        groups=groups,
-        parameters=openapi.parameters,
-        problems=openapi.problems(own.errors),
-        inline=lambda text: markdown.inline(filled(text, own)),
-        base_url=own.base_url,
+        "public/api.html", guides=_groups(), groups=reference(own), problems=openapi.PROBLEMS, inline=markdown.inline
     )
+
+
+@lru_cache(maxsize=8)
+def reference(own: Fill) -> dict[str, list[Entry]]:
+    """Every operation as the reference shows it, by its group."""
+    groups: dict[str, list[Entry]] = {}
+    for operation in openapi.OPERATIONS:
+        entry = Entry(
+            operation=operation,
+            text=markdown.inline(filled(operation.text, own)),
+            example=_example(operation, own),
+            fields=openapi.parameters(operation),
+            query=[(name, markdown.inline(filled(text, own))) for name, text in operation.query.items()],
+        )
+        groups.setdefault(operation.group, []).append(entry)
+    return groups
 
 
 def found(name: str, own: Fill, words: list[str]) -> list[Hit]:
@@ -213,7 +230,7 @@ def _table(own: Fill, match: re.Match[str]) -> str:
     return "\n".join(["| field | type | must be |", "|---|---|---|", *rows])
 
 
-def _example(operation: openapi.Operation, own: Fill) -> Markup | None:
+def _example(operation: openapi.Operation, own: Fill) -> Markup:
     """A call of the endpoint by curl."""
     path = operation.path.replace("{id}", own.model) + ("?id=chatcmpl-…" if operation.query else "")
     lines = [f"curl {own.url}{path}"]

@@ -13,14 +13,12 @@ from starlette.responses import Response
 from tollbridge import __version__
 from tollbridge.config.settings import Brand, Errors
 from tollbridge.core.catalog import TYPES
+from tollbridge.web.openapi_types import DEPTH, typed
 from tollbridge.web.page import ANYONE, Page
 from tollbridge.web.visit import Visit
 from tollbridge.wire import anthropic_body, openai_chat, openai_completions, openai_embeddings, responses_body
 
 Json = dict[str, Any]
-
-# Deeper than that a schema is only called an object.
-_DEPTH = 4
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -231,8 +229,11 @@ PROBLEMS = (
     Problem(404, "not_found", "check the path"),
     Problem(405, "method_not_allowed", "see `Allow`"),
     Problem(408, "request_timeout", "the request took too long to arrive"),
+    Problem(409, "idempotency_in_progress", "the request with this key is running: ask again for its answer"),
+    Problem(409, "idempotency_answer_not_kept", "it was answered and charged; its answer was too large to be kept"),
     Problem(413, "request_too_large", "a smaller body"),
     Problem(415, "unsupported_media_type", "JSON, not compressed"),
+    Problem(422, "idempotency_key_reused", "the key was used for another request: take a new one"),
     Problem(429, "rate_limit_exceeded", "try again after `Retry-After`; not at all with `x-should-retry: false`"),
     Problem(429, "abuse_cooldown", "too many long prompts were cut off before their first token: wait"),
     Problem(431, "headers_too_large", "smaller headers"),
@@ -260,6 +261,7 @@ def problems(errors: Errors) -> list[Problem]:
     return sorted(chosen, key=lambda problem: problem.status)
 
 
+_OF_BODIES = frozenset({400, 402, 409, 413, 415, 422})
 _TEXT: Json = {"type": "string"}
 _NUMBER: Json = {"type": "number"}
 _WHOLE: Json = {"type": "integer"}
@@ -435,7 +437,7 @@ def parameters(operation: Operation) -> list[tuple[str, str, bool, str]]:
     shown = []
     for field in msgspec.structs.fields(operation.body):
         name = field.encode_name
-        schema = _typed(inspect.type_info(field.type), operation.rules, name, _DEPTH - 1)
+        schema = typed(inspect.type_info(field.type), operation.rules, name, DEPTH - 1)
         must = name in required or name in _NEEDED.get(operation.path, ())
         shown.append((name, type_text(schema), must, operation.rules.get(name, "").removeprefix("must be ")))
     return shown
@@ -477,6 +479,8 @@ def _operation(operation: Operation, prefix: str, problems: Sequence[Problem]) -
     if operation.paid:
         text = "The most that this request may cost you, a decimal in USD."
         inputs.append({"name": f"{prefix}-Max-Cost-USD", "in": "header", "description": text, "schema": _TEXT})
+        text = "The same request sent again with it gets the same answer, and is not charged again."
+        inputs.append({"name": "Idempotency-Key", "in": "header", "description": text, "schema": _TEXT})
     if inputs:
         made["parameters"] = inputs
     if operation.method == "POST":
@@ -513,7 +517,7 @@ def _responses(operation: Operation, prefix: str, problems: Sequence[Problem]) -
     if operation.public:
         return made
     for problem in problems:
-        if problem.status in (400, 402, 413, 415) and operation.method == "GET":
+        if problem.status in _OF_BODIES and operation.method == "GET":
             continue
         known = made.setdefault(
             str(problem.status),
@@ -523,63 +527,11 @@ def _responses(operation: Operation, prefix: str, problems: Sequence[Problem]) -
     return made
 
 
-# --- schemas of what is checked -----------------------------------------------------------------------------------
-
-
 def _schema(body: type[msgspec.Struct], rules: Mapping[str, str], path: str = "") -> Json:
-    made = _typed(inspect.type_info(body), rules, "", _DEPTH)
+    made = typed(inspect.type_info(body), rules, "", DEPTH)
     made["required"] = sorted({*made.get("required", ()), *_NEEDED.get(path, ())})
     made["additionalProperties"] = True
     return made
-
-
-def _typed(info: inspect.Type, rules: Mapping[str, str], path: str, depth: int) -> Json:
-    """The schema of a type; what `rules` say of `path` is its description."""
-    made = _plain(info, rules, path, depth)
-    if path in rules:
-        made["description"] = f"It {rules[path]}."
-    return made
-
-
-def _plain(info: inspect.Type, rules: Mapping[str, str], path: str, depth: int) -> Json:
-    match info:
-        case inspect.Metadata():
-            return _plain(info.type, rules, path, depth)
-        case inspect.UnionType():
-            kinds = [each for each in info.types if not isinstance(each, inspect.NoneType)]
-            made = [_plain(each, rules, path, depth) for each in kinds]
-            return made[0] if len(made) == 1 else {"anyOf": made}
-        case inspect.StructType() if depth:
-            fields = {
-                field.encode_name: _typed(field.type, rules, f"{path}.{field.encode_name}".lstrip("."), depth - 1)
-                for field in info.fields
-            }
-            return {
-                "type": "object",
-                "properties": fields,
-                "required": [field.encode_name for field in info.fields if field.required],
-            }
-        case inspect.ListType():
-            items = _typed(info.item_type, rules, f"{path}[]", depth - 1) if depth else {}
-            return _bounded({"type": "array", "items": items}, minItems=info.min_length, maxItems=info.max_length)
-        case inspect.StrType():
-            return _bounded({"type": "string"}, minLength=info.min_length, maxLength=info.max_length)
-        case inspect.IntType():
-            return _bounded({"type": "integer"}, minimum=info.ge, exclusiveMaximum=info.lt, maximum=info.le)
-        case inspect.FloatType():
-            return _bounded({"type": "number"}, minimum=info.ge, maximum=info.le)
-        case inspect.BoolType():
-            return {"type": "boolean"}
-        case inspect.LiteralType():
-            return {"type": "string", "enum": list(info.values)}
-        case inspect.StructType() | inspect.DictType():
-            return {"type": "object"}
-        case _:
-            return {}
-
-
-def _bounded(schema: Json, **bounds: Any) -> Json:
-    return schema | {name: value for name, value in bounds.items() if value is not None}
 
 
 async def raw(visit: Visit) -> Response:

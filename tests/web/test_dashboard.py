@@ -243,6 +243,9 @@ def test_a_revoked_management_key_is_nobodys() -> None:
             assert (await program.client.get("/api/keys", headers=headers)).status_code == 401
             activity = shown(await ada.get("/dashboard/activity"))
             assert "revoked a management key" in activity
+            headers = {"authorization": f"Bearer {await management_key(ada)}"}
+            assert (await ada.post("/dashboard/settings/close", {"typed": "ada@example.com"})).status_code == 303
+            assert (await program.client.get("/api/keys", headers=headers)).status_code == 401
 
     run(test())
 

@@ -31,7 +31,7 @@ async def call(site: Site, visitor: Visitor, count: int = 1) -> str:
     key = re.findall(r"tb_live_\w+", (await visitor.get("/dashboard")).text)[0]
     for _ in range(count):
         assert (await site.post("/v1/chat/completions", chat(), {"authorization": f"Bearer {key}"})).status == 200
-    return key
+    return str(key)
 
 
 def test_credit_is_granted_once_with_a_reason_that_everybody_can_read() -> None:
@@ -94,7 +94,7 @@ def test_a_transfer_is_confirmed_refunded_and_no_more_than_it_was() -> None:
             boss, ada = await operator(site), await registered(site, "ada@example.com")
             payment = (await ordered(ada, method="bank_transfer")).partition("payment=")[2]
             [(reference,)] = await site.database.fetch("SELECT external_id FROM payment")
-            assert "1 transfers expected" in shown(await boss.get("/admin"))
+            assert "1 transfer expected" in shown(await boss.get("/admin"))
             wrong = await boss.post("/admin/payments/confirm", {"reference": reference, "amount": "9"})
             assert (wrong.status_code, "another amount was ordered" in shown(wrong).lower()) == (400, True)
             for _ in range(2):

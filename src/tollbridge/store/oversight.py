@@ -1,7 +1,5 @@
 """What operators look for across all accounts."""
 
-from collections.abc import Iterable
-
 import msgspec
 
 from tollbridge.core.payments import State, Status
@@ -57,13 +55,23 @@ async def waiting(database: Transaction) -> Waiting:
     return Waiting(**dict(zip(Waiting.__struct_fields__, rows[0], strict=True)))
 
 
-async def names(database: Transaction, account_ids: Iterable[int]) -> dict[int, tuple[str, str]]:
-    """(public id, address) of accounts."""
-    ids = sorted(set(account_ids))
-    places = ", ".join(f"${number + 1}" for number in range(len(ids)))
-    if not ids:
-        return {}
-    rows = await database.fetch(f"SELECT id, public_id, email FROM account WHERE id IN ({places})", *ids)  # noqa: S608
+async def payers(database: Transaction, status: str, before: int, count: int) -> dict[int, tuple[str, str]]:
+    """(public id, address) of the accounts of the payments that `payments.of_status` lists, by the accounts' ids."""
+    rows = await database.fetch(
+        "SELECT id, public_id, email FROM account WHERE id IN (SELECT account_id FROM payment "
+        "WHERE ($1 = '' OR status = $1) AND id < $2 ORDER BY id DESC LIMIT $3)",
+        *(status, before, count),
+    )
+    return {int(id_): (public_id, email) for id_, public_id, email in rows}
+
+
+async def redeemers(database: Transaction, count: int) -> dict[int, tuple[str, str]]:
+    """(public id, address) of the accounts to which the latest vouchers went, by the accounts' ids."""
+    rows = await database.fetch(
+        "SELECT id, public_id, email FROM account WHERE id IN "
+        "(SELECT account_id FROM voucher ORDER BY id DESC LIMIT $1)",
+        count,
+    )
     return {int(id_): (public_id, email) for id_, public_id, email in rows}
 
 

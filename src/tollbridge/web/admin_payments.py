@@ -19,6 +19,7 @@ from tollbridge.web.visit import Visit
 
 PAYMENTS = f"{ADMIN}/payments"
 VOUCHERS = f"{ADMIN}/vouchers"
+MOST_VOUCHERS = 200
 SAVED = {
     "confirmed": "The transfer is credited.",
     "refunded": "The money goes back, and the credit is taken.",
@@ -51,7 +52,7 @@ async def _payments(visit: Visit, refused: ApiError | None = None, section: str 
         payments=found,
         more=len(found) == A_PAGE,
         first=before == NEWEST,
-        names=await rows.names(database, (each.account_id for each in found)),
+        names=await rows.payers(database, status, before, A_PAGE),
         returned=await rows.returned(database, A_PAGE),
         methods=METHODS,
         forms=forms,
@@ -90,7 +91,7 @@ async def list_vouchers(visit: Visit) -> Response:
 
 async def _vouchers(visit: Visit, form: Form, made: list[MadeVoucher] | None = None, status: int = 200) -> Response:
     database = visit.shared.database
-    found = await vouchers.listed(database)
+    found = await vouchers.listed(database, MOST_VOUCHERS)
     return visit.render(
         "admin/vouchers.html",
         status=status,
@@ -99,7 +100,7 @@ async def _vouchers(visit: Visit, form: Form, made: list[MadeVoucher] | None = N
         saved=SAVED.get(visit.query("saved"), ""),
         kinds=KINDS,
         vouchers=found,
-        names=await rows.names(database, (each.account_id for each in found if each.account_id is not None)),
+        names=await rows.redeemers(database, MOST_VOUCHERS),
     )
 
 

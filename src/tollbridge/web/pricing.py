@@ -28,6 +28,7 @@ async def pricing(visit: Visit) -> Response:
     return visit.render(
         "public/pricing.html",
         offers=offers(settings.plans.values(), settings.billing.signup_plan),
+        monthly=any(plan.price for plan in settings.plans.values() if plan.listed),
         billing=settings.billing,
         fee_percent=f"{(settings.billing.byok_fee_ppm - money.PPM) * 100 / money.PPM:g}",
         by_card=settings.stripe.secret_key is not None,

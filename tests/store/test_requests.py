@@ -53,7 +53,7 @@ def test_a_filter_finds_all_however_far_apart(ledger_engine: Engine, monkeypatch
     async def scenario(books: Books) -> None:
         ada = await books.customer(paid=10**9)
         second = await books.key(ada.account_id)
-        wanted = []
+        wanted: list[int] = []
         now = await books.database.now()
         for number in range(30):
             rare = number in {2, 21, 22}

@@ -30,15 +30,18 @@ def test_a_code_is_credited_however_it_is_typed(world: World) -> None:
 
 
 def test_of_many_at_once_one_gets_it(world: World) -> None:
+    """A14, a hundred codes, each wanted by two people on two connections."""
+
     async def use(database: Database) -> None:
-        people = [await make(database, f"{name}@example.com") for name in "abc"]
-        (made,) = await vouchers.create(database, 5 * USD, actor="test")
+        people = [await make(database, f"{name}@example.com") for name in "ab"]
         async with world.opened() as other:
-            tries = [vouchers.redeem(each, who, made.code) for each in (database, other) for who in people * 2]
-            ended = await asyncio.gather(*tries, return_exceptions=True)
-        assert len([each for each in ended if isinstance(each, InvalidRequest)]) == 11
+            for _ in range(100):
+                (made,) = await vouchers.create(database, 5 * USD, actor="test")
+                tries = [vouchers.redeem(each, who, made.code) for each in (database, other) for who in people]
+                ended = await asyncio.gather(*tries, return_exceptions=True)
+                assert len([each for each in ended if isinstance(each, InvalidRequest)]) == 3
         credited = [(await accounts.get(database, each.email)).promo for each in people]
-        assert sorted(credited) == [0, 0, 5 * USD]
+        assert sum(credited) == 100 * 5 * USD
 
     world.run(use)
 

@@ -2,18 +2,18 @@
 
 import asyncio
 
-from tests.gateway.site import chat, run
+from tests.gateway.site import Site, chat, run
 from tests.web.visitors import house
 
 from tollbridge.services import keys, playground
+from tollbridge.services.desk import Desk
 from tollbridge.store import keys as rows
 from tollbridge.store.db import Database
 
 
-def desk(site: object) -> playground.Desk:
-    found = site.gateway._desk  # type: ignore[attr-defined]
-    assert isinstance(found, playground.Desk)
-    return found
+def desk(site: Site) -> Desk:
+    assert site.gateway._desk is not None
+    return site.gateway._desk
 
 
 async def of_playground(database: Database, account_id: int) -> list[rows.Key]:

@@ -259,7 +259,7 @@ class Inference:
             call.out.end()
         else:
             call.respond(kept.status, headers, kept.body)
-        self._note(call, kept.status, code="replayed")
+        self._note(call, kept.status)
         return True
 
     async def _answer(self, call: "_Call", ticket: Ticket) -> None:

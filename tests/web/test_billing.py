@@ -251,6 +251,20 @@ def test_programs_order_once_by_their_idempotency_key() -> None:
     run(test())
 
 
+def test_a_management_key_reads_the_balance_and_nothing_that_only_payers_may_see() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            made = shown(await ada.post("/dashboard/keys/management", {"label": "ci"}))
+            headers = {"authorization": f"Bearer {re.findall(r'tb_live_manage_[A-Za-z0-9]+', made)[0]}"}
+            reply = await site.get("/api/billing", headers)
+            assert (reply.status, reply.json["balance_usd"]) == (200, "0.5")
+            for path in ("payments", "invoices", "statement"):
+                assert (await site.get(f"/api/billing/{path}", headers)).status == 401, path
+
+    run(test())
+
+
 PAGES = (BILLING, f"{BILLING}/plan", f"{BILLING}/invoices", f"{BILLING}/invoices/INV-000001", f"{BILLING}/statement")
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-import uvloop
 from tests.servers import Valkey
 
 from tollbridge.limits.base import Exceeded, Grant, Rule, Scope
@@ -339,25 +338,6 @@ class SlowLimiter(RedisLimiter):
             return await fast(**options)
 
         self._script = script
-
-
-def test_an_answer_that_came_while_the_process_was_busy_counts(valkey: Valkey) -> None:
-    async def run() -> None:
-        limiter = RedisLimiter(valkey.url(), "node")
-        await limiter.start()
-        await limiter.take(0, [STRICT], 0, 0)
-        asked = asyncio.create_task(limiter.take(1, [STRICT], 0, 0))
-        while not limiter._client.connection_pool._in_use_connections:  # noqa: ASYNC110 - until it is on its way
-            await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        time.sleep(0.1)  # noqa: ASYNC251 - the busy process
-        answer = await asked
-        assert isinstance(answer, Grant)
-        assert not answer.degraded
-        await limiter.stop()
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run())
 
 
 @pytest.mark.soak

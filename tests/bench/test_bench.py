@@ -14,7 +14,7 @@ import pytest
 from bench.gateways import CHAT, GATEWAYS
 from bench.measure import LEVELS, Cost, Memory, Row
 
-from bench import native, parts, process, report
+from bench import native, parts, process, report, translation
 
 CORE = min(os.sched_getaffinity(0))
 JSON_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
@@ -193,6 +193,7 @@ def test_the_report_says_which_targets_were_met_and_what_was_not_run() -> None:
         rows=rows,
         not_run={"litellm": "no network"},
         parts=[parts.Part("server", "", 41, 20.0), parts.Part("wire", "", None, 12.0)],
+        pairs=[translation.Pair("chat", "anthropic", 20.0, 9.0), translation.Pair("messages", "gemini", 12.0, 2.0)],
         failed_parts={},
         fsync_us=100.0,
         load_before=(0.0, 0.0, 0.0),
@@ -203,6 +204,8 @@ def test_the_report_says_which_targets_were_met_and_what_was_not_run() -> None:
     assert met["CPU per chunk ÷ nginx's, chunks spread"] is False
     assert met["CPU per request ÷ LiteLLM's"] is None
     assert met["memory after the load"] is True
+    assert met["translating adds per request, dearest pair"] is True
+    assert met["translating adds per chunk, dearest pair"] is False
     text = report.render(results)
     assert "6.00 × (96.0 µs to 16.0 µs)" in text
     assert "litellm was not run: no network" in text

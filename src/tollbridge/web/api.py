@@ -107,6 +107,8 @@ def _rules(body: KeyBody, before: Rules) -> Rules:
         addresses=None if addresses is None else tuple(addresses),
         rpm=said(body.rpm, before.rpm),
         tpm=said(body.tpm, before.tpm),
+        concurrency=before.concurrency,
+        cost_cap=before.cost_cap,
         expires_at=before.expires_at if isinstance(expires, UnsetType) else _time(expires),
     )
 

@@ -97,7 +97,8 @@ async def change(visit: Visit) -> Response:
     form, account = await visit.form(), visit.account
     key = await key_management.find(visit.shared.desk, account.id, visit.path("key"))
     try:
-        rules = rules_of(form)
+        # What the form does not ask for stays.
+        rules = msgspec.structs.replace(rules_of(form), concurrency=key.concurrency, cost_cap=key.cost_cap)
         if form["expires_at"] == form_of(key)["expires_at"]:
             # Shown by the day, kept to the millisecond.
             rules = msgspec.structs.replace(rules, expires_at=key.expires_at)

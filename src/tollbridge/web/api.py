@@ -231,6 +231,7 @@ def openapi_paths() -> dict[str, Any]:
         ]
         made = "201" if each.method == "POST" else "200"
         operation: dict[str, Any] = {
+            "operationId": re.sub(r"\W+", "-", f"{each.method.lower()}{each.path}").strip("-"),
             "summary": each.summary,
             "tags": ["Management"],
             "security": [{"managementKey": []}],

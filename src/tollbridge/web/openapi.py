@@ -13,6 +13,7 @@ from starlette.responses import Response
 from tollbridge import __version__
 from tollbridge.config.settings import Brand, Errors
 from tollbridge.core.catalog import TYPES
+from tollbridge.web import api
 from tollbridge.web.openapi_types import DEPTH, typed
 from tollbridge.web.page import ANYONE, Page
 from tollbridge.web.visit import Visit
@@ -419,11 +420,12 @@ def document(brand: Brand, errors: Errors, base: str) -> Json:
         },
         "servers": [{"url": base}],
         "security": [{"key": []}],
-        "paths": paths,
+        "paths": paths | api.openapi_paths(),
         "components": {
             "schemas": SCHEMAS,
             "securitySchemes": {
                 "key": {"type": "http", "scheme": "bearer", "bearerFormat": f"{brand.key_prefix}…"},
+                "managementKey": {"type": "http", "scheme": "bearer", "bearerFormat": f"{brand.key_prefix}manage_…"},
             },
         },
     }

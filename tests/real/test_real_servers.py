@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from tests.gateway.site import Site, always, run, says
 from tests.real import tiny_model
-from tests.sdk.test_openai_node import output
+from tests.sdk.programs import output
 from tests.sdk.test_openai_python import with_client
 
 from tollbridge.values import Outcome

@@ -51,7 +51,11 @@ def payment_list(settings: "Settings", status: str, as_json: bool) -> None:
     Example:
       tollbridge payment list --status review
     """
+    from tollbridge.core.payments import Status
     from tollbridge.store import payments
+
+    if status not in {"", *Status}:
+        raise click.BadParameter(f"it is one of {', '.join(Status)}, not {status!r}", param_hint="'--status'")
 
     async def read(database: "Database") -> list[dict[str, Any]]:
         return [_fields(each) for each in await payments.of_status(database, status, 1 << 62, 200)]
@@ -117,7 +121,7 @@ def voucher() -> None:
 
 @voucher.command("create")
 @click.argument("amount", type=USD, metavar="USD")
-@click.option("--count", type=int, default=1, show_default=True, help="How many.")
+@click.option("--count", type=click.IntRange(1, 1000), default=1, show_default=True, help="How many.")
 @click.option("--paid", is_flag=True, help="Somebody has paid for them: paid credit, not a gift.")
 @click.option("--expires", type=DATE, metavar="DATE", help="When they end: that day's first moment, UTC.")
 @click.option("--note", default="", help="What they are for; only you see it.")

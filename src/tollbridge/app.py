@@ -487,7 +487,9 @@ def serve(settings: Settings) -> int:
     try:
         sock = listen(settings.host, settings.port)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
+        # Python puts the address into its text once more.
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        raise ConfigError(f"cannot listen on {settings.host}:{settings.port}: {reason}") from error
     host, port = sock.getsockname()[:2]
     url = settings.public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
     gateway = Gateway(settings, partial(os.write, sys.stderr.fileno()), announce=partial(print, flush=True), url=url)

@@ -638,7 +638,7 @@ SETTINGS = (
     Setting("providers.NAME.max_connections", whole(1, 100_000), 256, "How many calls may run at once."),
     Setting(
         "models[].id",
-        text('such as "my-model"', r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*", 128),
+        text('letters, digits and . _ : / @ + - alone, such as "my-model"', r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*", 128),
         None,
         "Its public name. Required.",
         required=True,

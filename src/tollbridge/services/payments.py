@@ -146,7 +146,7 @@ class Payments:
         """One of an account's orders. NotFound: it has none of that id."""
         found = await payments.by_public_id(self.database, public_id)
         if found is None or found.account_id != account.id:
-            raise NotFound("there is no such payment in this account", param="payment")
+            raise NotFound("There is no such payment in this account.", param="payment")
         return found
 
     async def orders(self, account: Account, count: int = 100) -> list[Payment]:

@@ -39,6 +39,8 @@ def require(page: Page, presence: Presence | None, now: int) -> None:
     if presence is not None and who.roles and presence.account is None:
         raise Elsewhere("/dashboard/no-account")
     if not allows(who, presence):
+        if who.operator:
+            raise Forbidden("Only operators of this gateway come here.", code="role")
         raise Forbidden("Your role in this account does not allow that. An owner or admin can change it.", code="role")
     if page.fresh and presence is not None and not presence.fresh(now):
         raise Elsewhere("/auth/confirm")

@@ -23,6 +23,13 @@
   const when = (seconds, step) => (step % 86400 ? `${day(seconds)} ${hour(seconds)} UTC` : day(seconds));
   const tick = (seconds, step) => (step < 21600 ? hour(seconds) : day(seconds).slice(5));
 
+  // What is called by its day alone is marked where that day begins.
+  const marked = (data, width) => {
+    const begins = data.step < 21600 ? data.x : data.x.filter((each) => each % 86400 === 0);
+    const every = Math.ceil(begins.length / Math.max(2, Math.floor(width / 90)));
+    return begins.filter((_, index) => index % every === 0);
+  };
+
   // Each series with those under it, so that bars that are drawn one over the other look stacked.
   const stacked = (series) => {
     const sums = series[0].values.map(() => 0);
@@ -78,14 +85,14 @@
       width: host.clientWidth,
       height: host.clientHeight,
       legend: { show: false },
-      padding: [8, 4, 0, 0],
+      padding: [8, 12, 0, 0],
       cursor: { y: false, points: { show: !bars }, drag: { x: false, y: false, setScale: false } },
       scales: {
         x: { time: false, range: () => [data.x[0] - half, data.x[data.x.length - 1] + half] },
         y: { range: (_, _low, high) => [0, high > 0 ? high * 1.08 : 1] },
       },
       axes: [
-        { stroke: muted, font, grid: { show: false }, ticks: { show: false }, size: 26, space: 58, values: (_, at) => at.map((each) => tick(each, data.step)), splits: () => data.x.filter((_, index) => index % Math.ceil(data.x.length / Math.max(2, Math.floor(host.clientWidth / 90))) === 0) },
+        { stroke: muted, font, grid: { show: false }, ticks: { show: false }, size: 26, space: 58, values: (_, at) => at.map((each) => tick(each, data.step)), splits: () => marked(data, host.clientWidth) },
         { stroke: muted, font, grid, ticks: { show: false }, size: 58, space: 36, values: (_, at) => at.map(unit.axis) },
       ],
       series: [

@@ -53,7 +53,8 @@ def test_a_transfer_from_its_arrival_to_its_refund(shell: Shell, bought: Payment
     assert json.loads(shell.ok("account", "show", "ada@example.com", "--json").out)["paid_usd"] == "45"
     assert shell.ok("payment", "list", "--status", "review").out.count("\n") == 1
     wrong = shell("payment", "list", "--status", "reviwe")
-    assert (wrong.code, wrong.out) == (2, "") and "one of pending, processing, review" in wrong.err
+    assert (wrong.code, wrong.out) == (2, "")
+    assert "one of pending, processing, review" in wrong.err
     assert json.loads(shell.ok("ledger", "verify", "--json").out)["ok"]
 
 

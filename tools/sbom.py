@@ -47,11 +47,9 @@ def _licenses(name: str) -> list[dict[str, Any]]:
         return []
     if "License-Expression" in fields:
         return [{"expression": fields["License-Expression"]}]
-    return [
-        {"license": {"name": value.rsplit(" :: ", 1)[-1]}}
-        for value in fields.get_all("Classifier") or []
-        if value.startswith("License ::")
-    ]
+    classifiers = [value for value in fields.get_all("Classifier") or [] if value.startswith("License ::")]
+    names = [value.rsplit(" :: ", 1)[-1] for value in classifiers] or fields.get_all("License") or []
+    return [{"license": {"name": name}} for name in names]
 
 
 if __name__ == "__main__":

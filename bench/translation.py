@@ -58,8 +58,9 @@ class Pair:
 
 def run(on: Bench) -> list[Pair]:
     """Measures every pair. Raises NotRunError when the process fails."""
+    found = on.scratch / "translation.json"
     child = process.start(
-        [sys.executable, "-m", "bench.translation"],
+        [sys.executable, "-m", "bench.translation", str(found)],
         core=on.gateway_core,
         log=on.scratch / "translation.log",
         directory=Path(__file__).parent.parent,
@@ -70,7 +71,7 @@ def run(on: Bench) -> list[Pair]:
         child.stop()
     if child.process.returncode != 0:
         raise NotRunError(child.last_words())
-    return msgspec.json.decode(child.last_words(), type=list[Pair])
+    return msgspec.json.decode(found.read_bytes(), type=list[Pair])
 
 
 # --- What is asked and answered, in each dialect ---
@@ -231,4 +232,4 @@ def measured() -> list[Pair]:
 
 
 if __name__ == "__main__":
-    print(msgspec.json.encode(measured()).decode())
+    Path(sys.argv[1]).write_bytes(msgspec.json.encode(measured()))

@@ -239,6 +239,24 @@ def test_what_a_provider_cannot_do_is_named_or_left_out_as_the_caller_says() -> 
     run(test())
 
 
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
+def test_what_was_tried_before_the_answer_stands_in_its_headers(streamed: bool) -> None:
+    async def test() -> None:
+        down = always(says({"error": {"message": "down"}}, 503))
+        async with Site(down, others={"other": always(_provider("openai_chat"))}) as site:
+            body = {"model": "m", **ASKED["/v1/chat/completions"], "stream": streamed}
+            reply = await site.post("/v1/chat/completions", body)
+            assert (reply.status, reply.headers["x-tollbridge-provider"]) == (200, "other")
+            assert reply.headers["x-tollbridge-attempts"].startswith("up/upstream-m 503")
+        async with Site(down) as site:
+            failed = await site.post("/v1/chat/completions", {"model": "m", **ASKED["/v1/chat/completions"]})
+            assert (failed.status, failed.headers["x-tollbridge-attempts"]) == (502, "up/upstream-m 503")
+        async with Site(always(_provider("openai_chat"))) as site:
+            assert "x-tollbridge-attempts" not in (await site.post("/v1/chat/completions", body)).headers
+
+    run(test())
+
+
 def test_a_plain_prompt_goes_only_to_who_completes_it() -> None:
     async def test() -> None:
         async with Site(always(_provider("anthropic")), dialect="anthropic") as site:

@@ -44,7 +44,7 @@ class Chromium:
 
     async def context(self, **options: Any) -> BrowserContext:
         """A person's browser: cookies of its own."""
-        return await self._browser.new_context(**{"viewport": DESKTOP, **options})
+        return await self._browser.new_context(**{"viewport": DESKTOP, **options}, reduced_motion="reduce")
 
     async def open(self, url: str, context: BrowserContext | None = None) -> Page:
         page = await (context or await self.context()).new_page()

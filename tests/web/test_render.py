@@ -17,14 +17,14 @@ from tollbridge.web.static import FOLDER, FOR_EVER, Static
     [
         (0, "$0.00"),
         (500_000_000, "$0.50"),
-        (1_234_567_890_123, "$1,234.56"),
+        (1_234_567_890_123, "$1,234.567890123"),
         (10_000_000, "$0.01"),
-        (123_456, "$0.000123"),
+        (123_456, "$0.000123456"),
         (1, "$0.000000001"),
         (-2_500_000_000, "-$2.50"),
     ],
 )
-def test_small_amounts_show_their_digits_and_nobody_sees_more_than_there_is(nano: int, text: str) -> None:
+def test_amounts_are_shown_to_the_last_digit(nano: int, text: str) -> None:
     assert render.usd(nano) == text
 
 

@@ -6,8 +6,8 @@ OpenAI's clients know. What happens in between is `gateway`'s.
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -17,6 +17,7 @@ from tollbridge.core.catalog import Catalog
 from tollbridge.core.ledger import Claim
 from tollbridge.core.listing import model_fields
 from tollbridge.edge.downstream import Downstream
+from tollbridge.edge.heads import CORS, PREFLIGHT, Head, Names, check_media, listable, read_cap, read_head
 from tollbridge.edge.lookups import PATHS, Lookups
 from tollbridge.edge.recorder import Recorder
 from tollbridge.errors import (
@@ -24,17 +25,15 @@ from tollbridge.errors import (
     ClientGone,
     Forbidden,
     InternalError,
-    InvalidRequest,
     MethodNotAllowed,
     NotFound,
     Unavailable,
-    UnsupportedMediaType,
 )
 from tollbridge.gateway.admission import Admission, AlreadyClaimed, Ticket
 from tollbridge.gateway.callers import Caller, Callers
 from tollbridge.gateway.refusals import limit_headers
 from tollbridge.gateway.relay import AllFailed, Answered, Relay
-from tollbridge.gateway.replays import HEADER, Replays, in_progress
+from tollbridge.gateway.replays import Replays, in_progress
 from tollbridge.gateway.settlement import Attempt, Closed, Settlement
 from tollbridge.gateway.streams import SSE_HEADERS, LiveStreams, StreamCall, failed_midway
 from tollbridge.telemetry import RequestIds, RequestLine, RequestLog, now_ms
@@ -69,53 +68,6 @@ ENDPOINTS: dict[str, Callable[[bytes], Request]] = {
     "/v1/completions": openai_completions.parse,
     "/v1/embeddings": openai_embeddings.parse,
 }
-
-
-class Head(NamedTuple):
-    """The headers that decide something."""
-
-    authorization: bytes | None
-    api_key: bytes | None
-    content_type: bytes | None
-    content_encoding: bytes | None
-    max_cost: bytes | None
-    origin: bytes | None
-    forwarded: bytes | None
-    idempotency_key: bytes | None
-    beta: bytes | None
-
-
-class Names(msgspec.Struct, frozen=True):
-    """The names of our own headers, in the operator's brand."""
-
-    cost: bytes
-    charged: bytes
-    balance: bytes
-    basis: bytes
-    generation: bytes
-    limit: bytes
-    dropped: bytes
-    route: bytes
-    replayed: bytes
-    max_cost: bytes
-
-    @classmethod
-    def of(cls, prefix: str) -> "Names":
-        def name(end: str) -> bytes:
-            return f"{prefix}-{end}".encode()
-
-        return cls(
-            cost=name("Upstream-Cost-USD"),
-            charged=name("Charged-USD"),
-            balance=name("Balance-USD"),
-            basis=name("Cost-Basis"),
-            generation=name("Generation-Id"),
-            limit=name("Max-Tokens-Applied"),
-            dropped=name("Dropped-Fields"),
-            route=name("Provider"),
-            replayed=name("Idempotent-Replayed"),
-            max_cost=name("Max-Cost-USD").lower(),
-        )
 
 
 class Vital(msgspec.Struct, frozen=True):
@@ -167,7 +119,7 @@ class Inference:
         path: str = scope["path"]
         parse = ENDPOINTS.get(path)
         call = _Call(scope["extensions"]["tollbridge"], self._request_id(), path)
-        head = _read_head(scope["headers"], self._names.max_cost)
+        head = read_head(scope["headers"], self._names.max_cost)
         if head.origin is not None:
             call.headers.extend(CORS)
         if path.startswith(ANTHROPIC):
@@ -205,8 +157,8 @@ class Inference:
     async def _infer(self, call: "_Call", head: Head, parse: Callable[[bytes], Request]) -> None:
         caller = await self._identify(call, head)
         self._check_vital()
-        _check_media(head)
-        cap = _read_cap(head.max_cost, self._names.max_cost)
+        check_media(head)
+        cap = read_cap(head.max_cost, self._names.max_cost)
         body = await call.downstream.read_body()
         claim = None
         if head.idempotency_key is not None:
@@ -379,6 +331,7 @@ class Inference:
         )
         call.closed = True
         self._settlement.close(ticket, failed.route, ending, status=failed.error.status, attempts=failed.attempts)
+        call.headers.append((self._names.tried, listable(ticket.tried)))
 
     def _check_vital(self) -> None:
         vital = self._vital
@@ -397,12 +350,14 @@ class Inference:
         return headers
 
     def _sent(self, ticket: Ticket, route: Route) -> list[tuple[bytes, bytes]]:
-        """Who answered, the output limit that money set, and the fields that could not be sent."""
+        """Who answered and who did not, the output limit that money set, and the fields that could not be sent."""
         headers = [(self._names.route, route.upstream.name.encode("latin-1"))]
         if ticket.limit is not None:
             headers.append((self._names.limit, b"%d" % ticket.limit))
         if ticket.dropped:
-            headers.append((self._names.dropped, _listable(ticket.dropped)))
+            headers.append((self._names.dropped, listable(ticket.dropped)))
+        if ticket.tried:
+            headers.append((self._names.tried, listable(ticket.tried)))
         return headers
 
     # --- everything else ---
@@ -429,8 +384,8 @@ class Inference:
         _require(scope["method"], PATHS[call.path])
         caller = await self._identify(call, head)
         if scope["method"] == "POST":
-            _check_media(head)
-        cap = _read_cap(head.max_cost, self._names.max_cost)
+            check_media(head)
+        cap = read_cap(head.max_cost, self._names.max_cost)
         read_body = call.downstream.read_body
         body = await self._lookups.answer(call.path, scope["query_string"], caller, read_body, cap)
         call.respond(200, [JSON, NO_STORE], body)
@@ -546,54 +501,9 @@ class _Call:
 OUTCOMES = {outcome: outcome.name.lower() for outcome in Outcome}
 PROBES = frozenset({"/health", "/v1/health", "/ready"})
 LOGGED_PATHS = PROBES | ENDPOINTS.keys() | PATHS.keys() | {"/v1/models"}
-CORS = ((b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", b"*"))
-PREFLIGHT = [
-    (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
-    (b"access-control-allow-headers", b"*, Authorization"),
-    (b"access-control-max-age", b"86400"),
-]
-
-
-def _read_head(headers: list[tuple[bytes, bytes]], max_cost: bytes) -> Head:
-    found: dict[bytes, bytes] = dict(headers)
-    get = found.get
-    return Head(
-        get(b"authorization"),
-        get(b"x-api-key"),
-        get(b"content-type"),
-        get(b"content-encoding"),
-        get(max_cost),
-        get(b"origin"),
-        get(b"x-forwarded-for"),
-        get(HEADER),
-        get(b"anthropic-beta"),
-    )
-
-
-def _listable(names: Sequence[str]) -> bytes:
-    """The caller's names of fields as a header: nothing in it but what a header may hold."""
-    text = ", ".join(dict.fromkeys(names)).encode("ascii", "replace")[:512]
-    return bytes(char if 32 <= char < 127 else 63 for char in text)
 
 
 def _require(method: str, allowed: str) -> None:
     if method != allowed and not (method == "HEAD" and allowed == "GET"):
         allow = "GET, HEAD" if allowed == "GET" else allowed
         raise MethodNotAllowed(f"Use {allowed} here, not {method}.", headers={"allow": allow})
-
-
-def _check_media(head: Head) -> None:
-    kind = head.content_type
-    if kind is None or kind.partition(b";")[0].strip().lower() != b"application/json":
-        raise UnsupportedMediaType("Send the body as JSON, with `Content-Type: application/json`.")
-    if head.content_encoding is not None and head.content_encoding.lower() != b"identity":
-        raise UnsupportedMediaType("Send the body as it is, without Content-Encoding.")
-
-
-def _read_cap(value: bytes | None, name: bytes) -> int | None:
-    if value is None:
-        return None
-    try:
-        return money.parse_usd(value.decode("latin-1").strip())
-    except ValueError as error:
-        raise InvalidRequest(f"{name.decode()}: {error}", param=name.decode()) from error

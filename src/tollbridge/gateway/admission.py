@@ -72,7 +72,8 @@ class Ticket(msgspec.Struct, kw_only=True):
     The routes may be of several models, in the caller's order; `model` is that of the route that is being tried.
     `cap` is the most that it may cost, nano-USD.
     `held` and `step` grow when the hold is extended. `tokens`: it is on so many included tokens, and `held` is 0; 0: it
-    is on money. `dropped`: the caller's fields that could not be sent.
+    is on money. `dropped`: the caller's fields that could not be sent. `tried`: the routes that did not answer, each
+    with the reason, in words for a header.
     `started` is monotonic seconds, `started_at` epoch milliseconds.
     """
 
@@ -93,6 +94,7 @@ class Ticket(msgspec.Struct, kw_only=True):
     step: int = 0
     tokens: int = 0
     dropped: tuple[str, ...] = ()
+    tried: tuple[str, ...] = ()
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):

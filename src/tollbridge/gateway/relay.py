@@ -146,6 +146,7 @@ class Relay:
                 failure = failed
             self._health.failed(route, failed.kind, failed.retry_after)
             attempts.append(_attempt(route, failed, self._clock() - started))
+            ticket.tried = (*ticket.tried, f"{attempts[-1].route} {failed.status or failed.kind.value}")
             step = self._next(failed.kind, len(attempts) - 1 - first_of_model, routes, index)
             if step is Step.GIVE_UP:
                 break

@@ -38,17 +38,11 @@ def icon(name: str) -> Markup:
 
 
 def usd(nano: int) -> str:
-    """`$1,234.50`: cents, and as many more places as it takes to show the first three digits of what is small."""
+    """`$1,234.50`, `$0.000242501`: cents, and every further digit that there is."""
     sign, size = ("-" if nano < 0 else ""), abs(nano)
-    places = 2
-    while places < 9 and 0 < size < 10 ** (9 - places) * 100:
-        places += 1
-    unit = 10 ** (9 - places)
-    # Down: nobody is shown more than there is.
-    whole, fraction = divmod(size // unit, 10**places)
-    text = f"{fraction:0{places}d}"
-    shown = text[:2] + text[2:].rstrip("0")
-    return f"{sign}${whole:,}.{shown}"
+    whole, fraction = divmod(size, 10**9)
+    text = f"{fraction:09d}"
+    return f"{sign}${whole:,}.{text[:2]}{text[2:].rstrip('0')}"
 
 
 def number(value: int) -> str:

@@ -1,0 +1,105 @@
+"""Headers: those of a request that decide something, and our own, in the operator's brand."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from tollbridge.core import money
+from tollbridge.errors import InvalidRequest, UnsupportedMediaType
+from tollbridge.gateway.replays import HEADER
+
+CORS = ((b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", b"*"))
+PREFLIGHT = [
+    (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
+    (b"access-control-allow-headers", b"*, Authorization"),
+    (b"access-control-max-age", b"86400"),
+]
+
+
+class Head(NamedTuple):
+    """The headers that decide something."""
+
+    authorization: bytes | None
+    api_key: bytes | None
+    content_type: bytes | None
+    content_encoding: bytes | None
+    max_cost: bytes | None
+    origin: bytes | None
+    forwarded: bytes | None
+    idempotency_key: bytes | None
+    beta: bytes | None
+
+
+class Names(msgspec.Struct, frozen=True):
+    """The names of our own headers, in the operator's brand."""
+
+    cost: bytes
+    charged: bytes
+    balance: bytes
+    basis: bytes
+    generation: bytes
+    limit: bytes
+    dropped: bytes
+    tried: bytes
+    route: bytes
+    replayed: bytes
+    max_cost: bytes
+
+    @classmethod
+    def of(cls, prefix: str) -> "Names":
+        def name(end: str) -> bytes:
+            return f"{prefix}-{end}".encode()
+
+        return cls(
+            cost=name("Upstream-Cost-USD"),
+            charged=name("Charged-USD"),
+            balance=name("Balance-USD"),
+            basis=name("Cost-Basis"),
+            generation=name("Generation-Id"),
+            limit=name("Max-Tokens-Applied"),
+            dropped=name("Dropped-Fields"),
+            tried=name("Attempts"),
+            route=name("Provider"),
+            replayed=name("Idempotent-Replayed"),
+            max_cost=name("Max-Cost-USD").lower(),
+        )
+
+
+def read_head(headers: list[tuple[bytes, bytes]], max_cost: bytes) -> Head:
+    found: dict[bytes, bytes] = dict(headers)
+    get = found.get
+    return Head(
+        get(b"authorization"),
+        get(b"x-api-key"),
+        get(b"content-type"),
+        get(b"content-encoding"),
+        get(max_cost),
+        get(b"origin"),
+        get(b"x-forwarded-for"),
+        get(HEADER),
+        get(b"anthropic-beta"),
+    )
+
+
+def listable(names: Sequence[str]) -> bytes:
+    """Some names as a header: nothing in it but what a header may hold."""
+    text = ", ".join(dict.fromkeys(names)).encode("ascii", "replace")[:512]
+    return bytes(char if 32 <= char < 127 else 63 for char in text)
+
+
+def check_media(head: Head) -> None:
+    kind = head.content_type
+    if kind is None or kind.partition(b";")[0].strip().lower() != b"application/json":
+        raise UnsupportedMediaType("Send the body as JSON, with `Content-Type: application/json`.")
+    if head.content_encoding is not None and head.content_encoding.lower() != b"identity":
+        raise UnsupportedMediaType("Send the body as it is, without Content-Encoding.")
+
+
+def read_cap(value: bytes | None, name: bytes) -> int | None:
+    if value is None:
+        return None
+    try:
+        return money.parse_usd(value.decode("latin-1").strip())
+    except ValueError as error:
+        raise InvalidRequest(f"{name.decode()}: {error}", param=name.decode()) from error

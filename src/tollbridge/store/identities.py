@@ -15,8 +15,3 @@ async def add(transaction: Transaction, issuer: str, subject: str, user_id: int,
         "INSERT INTO identity (issuer, subject, user_id, created_at) VALUES ($1, $2, $3, $4)",
         *(issuer, subject, user_id, now),
     )
-
-
-async def issuers(database: Transaction, user_id: int) -> list[str]:
-    rows = await database.fetch("SELECT issuer FROM identity WHERE user_id = $1 ORDER BY issuer", user_id)
-    return [str(row[0]) for row in rows]

@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from tollbridge.errors import ApiError, ProtocolError, UpstreamError
 from tollbridge.values import Route
-from tollbridge.wire import quirks, sse
+from tollbridge.wire import quirks
 from tollbridge.wire.anthropic_body import ThinkingParam
 from tollbridge.wire.anthropic_client import MESSAGE_STOP, block_stop, error_event, event_of, message_delta
 from tollbridge.wire.anthropic_messages import MessagesRequest
@@ -23,7 +23,7 @@ from tollbridge.wire.anthropic_reply import REASONS, Event, read_event
 from tollbridge.wire.anthropic_request import budget_within
 from tollbridge.wire.anthropic_usage import Meter
 from tollbridge.wire.body import NOTHING
-from tollbridge.wire.event_reader import MAX_HEAD, Metered, is_whole, no_stream
+from tollbridge.wire.event_reader import EventStream, Metered
 from tollbridge.wire.exchange import Answer, Counter, Names, Outgoing, Receipt, Stream
 from tollbridge.wire.openai_reply import read_fields
 from tollbridge.wire.request import Request
@@ -112,23 +112,20 @@ class PassedAnswer(Metered):
         return msgspec.json.encode(fields)
 
 
-class PassedStream(Metered):
+class PassedStream(EventStream):
     """See `exchange.Stream`."""
 
     def __init__(self, names: Names, output: Counter) -> None:
+        super().__init__()
         self.finish: str | None = None
         self.chunks = 0
-        self.done = False
-        self.failed: UpstreamError | None = None
         self._names = names
-        self._decoder = sse.Decoder()
         self._meter: Meter = Meter()
         self._output = output
         self._pieces: list[str] = []
         self._open: set[int] = set()  # blocks that have not stopped
         self._held: dict[str, Any] | None = None  # the message_delta that usage will ride on
         self._detail = ""
-        self._head: bytes | None = b""  # until the first event
 
     @property
     def complete(self) -> bool:
@@ -140,30 +137,6 @@ class PassedStream(Metered):
             self._output.add("".join(self._pieces).encode("utf-8", "surrogatepass"))
             self._pieces.clear()
         return self._output
-
-    def feed(self, data: bytes) -> bytes:
-        if self.failed is not None:
-            return b""
-        if self._head is not None and len(self._head) < MAX_HEAD:
-            self._head += data[:MAX_HEAD]
-        out: list[bytes] = []
-        for name, payload in self._decoder.feed(data):
-            self.failed = self._take(name, payload, out)
-            if self.failed is not None:
-                return b"".join(out)
-        self.failed = self._decoder.broken
-        return b"".join(out)
-
-    def eof(self) -> bytes:
-        if self.failed is not None:
-            return b""
-        out: list[bytes] = []
-        event = self._decoder.end()
-        if event is not None and is_whole(event[1]):
-            self.failed = self._take(*event, out)
-        if self._head is not None and self.failed is None:
-            self.failed = no_stream(self._head)
-        return b"".join(out)
 
     def end(self, receipt: Receipt | None) -> bytes:
         fields, self._held = self._held, None

@@ -42,8 +42,8 @@ class Metered:
         return self._meter.reported
 
 
-class EventReader(Metered, ABC, Generic[T]):
-    """Takes a body apart into events and lets `_take` make something of each. See `dialect.Reader`."""
+class Events(Metered, ABC, Generic[T]):
+    """Takes a body apart into events and lets `_take` make something of each."""
 
     def __init__(self) -> None:
         self.done = False
@@ -55,7 +55,7 @@ class EventReader(Metered, ABC, Generic[T]):
     def _take(self, name: bytes, data: bytes, out: list[T]) -> UpstreamError | None:
         """Append to `out` what an event says; what is wrong with it. The first that is one sets `_head` to None."""
 
-    def feed(self, data: bytes) -> list[T]:
+    def _read(self, data: bytes) -> list[T]:
         out: list[T] = []
         if self.failed is not None:
             return out
@@ -68,7 +68,7 @@ class EventReader(Metered, ABC, Generic[T]):
         self.failed = self._decoder.broken
         return out
 
-    def eof(self) -> list[T]:
+    def _rest(self) -> list[T]:
         out: list[T] = []
         if self.failed is not None:
             return out
@@ -78,6 +78,26 @@ class EventReader(Metered, ABC, Generic[T]):
         if self._head is not None and self.failed is None:
             self.failed = no_stream(self._head)
         return out
+
+
+class EventReader(Events[T]):
+    """See `dialect.Reader`."""
+
+    def feed(self, data: bytes) -> list[T]:
+        return self._read(data)
+
+    def eof(self) -> list[T]:
+        return self._rest()
+
+
+class EventStream(Events[bytes]):
+    """See `exchange.Stream`: what is made of each event are events for the caller."""
+
+    def feed(self, data: bytes) -> bytes:
+        return b"".join(self._read(data))
+
+    def eof(self) -> bytes:
+        return b"".join(self._rest())
 
 
 def is_whole(data: bytes) -> bool:

@@ -19,7 +19,7 @@ from tollbridge.errors import ApiError, ProtocolError, UpstreamError
 from tollbridge.values import Usage
 from tollbridge.wire import errors, sse
 from tollbridge.wire.body import NOTHING, NULL
-from tollbridge.wire.event_reader import MAX_HEAD, Metered, is_whole, no_stream
+from tollbridge.wire.event_reader import EventStream
 from tollbridge.wire.exchange import Counter, Names, Receipt
 from tollbridge.wire.openai_answer import Shape
 from tollbridge.wire.openai_reply import Chunk, ChunkChoice, read_chunk, read_fields
@@ -34,20 +34,18 @@ _EMPTY = Raw(b'""')
 _ENVELOPE = frozenset({"id", "object", "created", "model", "choices", "usage"})
 
 
-class CompletionStream(Metered):
+class CompletionStream(EventStream):
     """See `exchange.Stream`. `asked`: the caller's `include_usage`. `choices`: how many answers will come."""
 
     def __init__(self, shape: Shape, names: Names, asked: bool | None, choices: int, output: Counter) -> None:
+        super().__init__()
         self.finish: str | None = None
         self.chunks = 0
-        self.done = False
-        self.failed: UpstreamError | None = None
         self._shape = shape
         self._names = names
         self._created = Raw(names.created)
         self._asked = asked
         self._choices = choices
-        self._decoder = sse.Decoder()
         self._meter: Meter = Meter(produces=True)
         self._output = output
         self._pieces: list[str] = []
@@ -58,7 +56,6 @@ class CompletionStream(Metered):
         self._held: dict[str, Raw] | None = None  # the event that usage will ride on
         self._tail: dict[str, Raw] | None = None  # the server's own event with usage alone
         self._joining: dict[str, Raw] = {}
-        self._head: bytes | None = b""  # until the first event
         self._start = self._start_for_caller = b""  # of the last event that was spliced, up to the later of two names
 
     @property
@@ -86,30 +83,6 @@ class CompletionStream(Metered):
             self._output.add("".join(self._pieces).encode("utf-8", "surrogatepass"))
             self._pieces.clear()
         return self._output
-
-    def feed(self, data: bytes) -> bytes:
-        if self.failed is not None:
-            return b""
-        if self._head is not None and len(self._head) < MAX_HEAD:
-            self._head += data[:MAX_HEAD]
-        out: list[bytes] = []
-        for name, payload in self._decoder.feed(data):
-            self.failed = self._take(name, payload, out)
-            if self.failed is not None:
-                return b"".join(out)
-        self.failed = self._decoder.broken
-        return b"".join(out)
-
-    def eof(self) -> bytes:
-        if self.failed is not None:
-            return b""
-        out: list[bytes] = []
-        event = self._decoder.end()
-        if event is not None and is_whole(event[1]):
-            self.failed = self._take(*event, out)
-        if self._head is not None:
-            self.failed = no_stream(self._head)
-        return b"".join(out)
 
     def end(self, receipt: Receipt | None) -> bytes:
         usage = None if self._asked is False else self._meter.render(receipt)

@@ -16,6 +16,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    text,
 )
 
 metadata = MetaData()
@@ -480,9 +481,47 @@ payment = Table(
     Column("paid_at", Int64),
     # When to ask the processor next; none: nothing is waited for.
     Column("check_at", Int64),
+    # The plan that it paid for a month of; none: it bought credit.
+    Column("subscription_id", Int64),
     CheckConstraint("amount > 0 AND tax >= 0 AND fee >= 0", name="payment_amounts"),
     Index("payment_by_account", "account_id", "once", unique=True),
     Index("payment_by_check", "check_at"),
+    Index("payment_by_subscription", "subscription_id"),
+    sqlite_strict=True,
+)
+
+subscription = Table(
+    "subscription",
+    metadata,
+    # A plan that is paid for by the month: one at a time for each account.
+    Column("id", Int64, primary_key=True, autoincrement=True),
+    Column("public_id", Text, nullable=False, unique=True),
+    Column("account_id", Int64, ForeignKey("account.id"), nullable=False, index=True),
+    Column("method", Text, nullable=False),
+    Column("plan", Text, nullable=False),
+    # What a month of it costs, before tax; a new price is for new subscriptions.
+    Column("amount", Int64, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("stage", Text, nullable=False),
+    # The processor's ids of the page on which it was ordered, and of the subscription.
+    Column("session", Text, unique=True),
+    Column("external_id", Text, unique=True),
+    Column("url", Text),
+    Column("paid_until", Int64),
+    # Whether it ends when what was paid for is over.
+    Column("ending", Flag, nullable=False),
+    Column("created_at", Int64, nullable=False),
+    Column("ended_at", Int64),
+    Column("check_at", Int64),
+    CheckConstraint("amount > 0", name="subscription_amount"),
+    Index("subscription_by_check", "check_at"),
+    Index(
+        "subscription_open",
+        "account_id",
+        unique=True,
+        sqlite_where=text("ended_at IS NULL"),
+        postgresql_where=text("ended_at IS NULL"),
+    ),
     sqlite_strict=True,
 )
 

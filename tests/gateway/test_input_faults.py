@@ -28,6 +28,8 @@ from tests.upstream.bad_server import Peer, Request
 PATH = "/v1/chat/completions"
 POSTS = [PATH, "/v1/completions", "/v1/embeddings"]
 GETS = ["/health", "/v1/health", "/ready", "/v1/models", "/v1/models/m"]
+MORE_POSTS = ["/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/v1/estimate"]
+MORE_GETS = ["/v1/credits", "/v1/key", "/v1/generation", "/v1/generation?id=chatcmpl-1"]
 DOCUMENTED = {200, 204, 400, 401, 402, 404, 405, 413, 415}
 SLASHED = """
 [[models]]
@@ -42,7 +44,11 @@ async def answer(request: Request, peer: Peer) -> None:
     """An upstream that can do everything."""
     asked = json.loads(request.body)
     if request.target.endswith(b"/embeddings"):
-        data = [{"object": "embedding", "index": 0, "embedding": [0.5]}]
+        given = asked["input"]
+        several = isinstance(given, list) and not isinstance(given[0], int)
+        data = [
+            {"object": "embedding", "index": index, "embedding": [0.5]} for index in range(len(given) if several else 1)
+        ]
         await says({"object": "list", "data": data, "model": "e", "usage": used(3, 0)})(request, peer)
     elif request.target.endswith(b"/chat/completions"):
         await (streams(stream()) if asked.get("stream") else says(completion()))(request, peer)
@@ -72,11 +78,17 @@ async def send(site: Site, method: str, path: str, body: bytes = b"", headers: d
         call.close()
 
 
-def check_error(reply: Reply) -> Json:
-    """An error has one shape, whoever says it."""
+def check_error(reply: Reply, path: str = PATH) -> Json:
+    """An error has one shape, whoever says it; callers of Messages read Anthropic's."""
     assert reply.headers["content-type"] == "application/json"
     assert reply.headers["x-request-id"].startswith("req_")
     error = reply.json["error"]
+    if path.startswith("/v1/messages"):
+        assert reply.json["type"] == "error"
+        assert reply.json["request_id"] == reply.headers["x-request-id"]
+        assert error["type"]
+        assert error["message"]
+        return dict(error)
     assert set(error) == {"message", "type", "param", "code"}
     assert all(isinstance(error[name], str) and error[name] for name in ("message", "type", "code"))
     assert error["param"] is None or isinstance(error["param"], str)
@@ -142,12 +154,26 @@ FIELDS = st.fixed_dictionaries(
         "dimensions": VALUES,
         "user": VALUES,
         "api_base": VALUES,
+        "system": VALUES,
+        "instructions": st.text(max_size=5) | VALUES,
+        "reasoning": st.fixed_dictionaries({}, optional={"effort": st.sampled_from(["low", "x"]) | VALUES}) | VALUES,
+        "thinking": VALUES,
+        "tool_choice": st.sampled_from(["auto", "none", "required"]) | VALUES,
+        "response_format": VALUES,
+        "models": VALUES,
+        "provider": st.fixed_dictionaries({}, optional={"only": VALUES, "sort": VALUES}) | VALUES,
+        "endpoint": VALUES,
+        "body": VALUES,
     },
 )
 GOOD: dict[str, Json] = {
     PATH: {"model": "m", "messages": [{"role": "user", "content": "hi"}]},
     "/v1/completions": {"model": "m", "prompt": "hi"},
     "/v1/embeddings": {"model": "e", "input": "hi"},
+    "/v1/responses": {"model": "m", "input": "hi"},
+    "/v1/messages": {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5},
+    "/v1/messages/count_tokens": {"model": "m", "messages": [{"role": "user", "content": "hi"}]},
+    "/v1/estimate": {"model": "m", "messages": [{"role": "user", "content": "hi"}]},
 }
 
 
@@ -168,7 +194,8 @@ def bodies(draw: st.DrawFn, path: str) -> bytes:
 
 
 PATHS = (
-    st.sampled_from(POSTS * 4 + GETS + ["/v1", "/v1/", "/v1/x", "/v1/models/", "/v1/models/none", "/v1/engines"])
+    st.sampled_from((POSTS + MORE_POSTS) * 3 + GETS + MORE_GETS)
+    | st.sampled_from(["/v1", "/v1/", "/v1/x", "/v1/models/", "/v1/models/none", "/v1/engines", "/v1/chat/completion"])
     | st.text("abc/%2F.:~é\u2028", max_size=12).map(lambda text: "/v1/models/" + text)
     | st.text("abc/%20?&=;", max_size=12).map(lambda text: "/v1/" + text)
 )
@@ -189,7 +216,7 @@ HEADERS = st.fixed_dictionaries(
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[str, str, bytes, dict[str, str]]:
     path = draw(PATHS)
-    usual = "POST" if path in POSTS else "GET"
+    usual = "POST" if path in GOOD else "GET"
     method = draw(st.sampled_from([usual] * 9 + ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"]))
     body = draw(bodies(path)) if method == "POST" else b""
     headers = draw(HEADERS) if draw(st.integers(0, 3)) == 0 else {}
@@ -204,7 +231,7 @@ async def fuzz_once(site: Site, request: tuple[str, str, bytes, dict[str, str]])
     assert reply.status in DOCUMENTED, (request, reply)
     assert reply.headers["x-request-id"].startswith("req_")
     if reply.status >= 400 and method != "HEAD":
-        check_error(reply)
+        check_error(reply, path)
     return reply.status
 
 

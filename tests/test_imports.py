@@ -13,7 +13,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("app",),
-    ("edge", "web", "jobs"),
+    ("edge", "web", "jobs", "metrics"),
     ("services", "gateway"),
     ("store", "limits", "upstream", "payments", "mail"),
     ("core", "wire"),
@@ -26,7 +26,7 @@ BESIDE = {
         {"core", "values", "errors", "__init__"},
     ),
     "telemetry": (
-        {"__main__", "cli", "app", "edge", "web", "jobs", "services", "gateway"},
+        {"__main__", "cli", "app", "edge", "web", "jobs", "metrics", "services", "gateway"},
         {"values", "errors", "__init__"},
     ),
 }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tollbridge import __version__, values
+from tollbridge import __version__, metrics, values
 from tollbridge.config import ProviderSettings, Settings
 from tollbridge.config import read as read_settings
 from tollbridge.core import catalog as catalogs
@@ -101,7 +101,8 @@ class Gateway:
         self._timing = timing or Timing()
         self._url = url
         self._announce = announce
-        self._log = RequestLog(write_log)
+        self._traffic = metrics.Traffic()
+        self._log = RequestLog(write_log, self._traffic.add)
         self._lag = LoopLag()
         self._limiter: MemoryLimiter | RedisLimiter = MemoryLimiter()
         self._health = Health()
@@ -118,6 +119,9 @@ class Gateway:
         # The last one is in use; what runs on one before it goes on.
         self._tills: list[Payments] = []
         self._webhooks = Webhooks(lambda signature, body: self._payments().receive(signature, body))
+        self._metrics = metrics.Metrics(
+            self._traffic, self._observe, self._metrics_token, public=settings.public_url is not None
+        )
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -127,6 +131,8 @@ class Gateway:
         elif _is_inference(scope["path"]):
             assert self._line is not None
             await self._line.edge(scope, receive, send)
+        elif scope["path"] == metrics.PATH:
+            await self._metrics(scope, receive, send)
         else:
             await (self._web or await self._open_web())(scope, receive, send)
 
@@ -200,6 +206,26 @@ class Gateway:
     async def _call_edge(self, scope: Any, receive: Any, send: Any) -> None:
         assert self._line is not None
         await self._line.edge(scope, receive, send)
+
+    def _observe(self) -> metrics.Observed:
+        assert self._line is not None
+        assert self.ledger is not None
+        return metrics.Observed(
+            draining=self.draining,
+            lag=self._lag.lag,
+            log=self._log,
+            ledger=self.ledger,
+            limiter=self._limiter,
+            upstreams=self._line.upstreams,
+            catalog=self._line.catalog,
+            health=self._health,
+            database=self._database,
+            spool=self.settings.data_dir,
+        )
+
+    def _metrics_token(self) -> str | None:
+        token = self.settings.metrics_token
+        return None if token is None else token.reveal()
 
     def _payments(self) -> Payments:
         return self._tills[-1]

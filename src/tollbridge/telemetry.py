@@ -6,7 +6,7 @@ A line is a JSON object with a fixed list of fields. There is no prompt, answer,
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -52,10 +52,16 @@ class RequestIds:
 
 
 class RequestLog:
-    """Lines on their way to `write`. When it cannot keep up, lines are dropped and counted, requests never wait."""
+    """Lines on their way to `write`. When it cannot keep up, lines are dropped and counted, requests never wait.
 
-    def __init__(self, write: Callable[[bytes], object]) -> None:
+    `add_up` sees the lines too, when they are written.
+    """
+
+    def __init__(
+        self, write: Callable[[bytes], object], add_up: Callable[[Sequence[RequestLine]], object] | None = None
+    ) -> None:
         self._write = write
+        self._add_up = add_up
         self._lines: list[RequestLine] = []
         self._timer: asyncio.TimerHandle | None = None
         self.dropped = 0
@@ -72,6 +78,8 @@ class RequestLog:
         self._timer = None
         if self._lines:
             lines, self._lines = self._lines, []
+            if self._add_up is not None:
+                self._add_up(lines)
             self._write(msgspec.json.Encoder().encode_lines(lines))
 
 

@@ -247,6 +247,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     secret: Secret | None = None
     allow_plain_http: bool
     require_verified_email: str
+    metrics_token: Secret | None = None
     brand: Brand
     catalog: CatalogSettings
     errors: Errors
@@ -361,6 +362,13 @@ SETTINGS = (
         choice("auto", "always", "never"),
         "auto",
         "Whether users must follow a link sent to their address before they can log in. `auto`: when mail can be sent.",
+    ),
+    Setting(
+        "metrics_token",
+        kinds.SECRET,
+        None,
+        "What `GET /metrics` must be asked with: `Authorization: Bearer TOKEN`. Without it only this machine may ask,"
+        " and nobody where there is a `public_url`.",
     ),
     Setting("brand.name", text('such as "Tollbridge"', most=60), "Tollbridge", "The name of your service."),
     Setting(

@@ -30,14 +30,22 @@ class Speed(msgspec.Struct, gc=False):
     tokens_per_s: float | None = None
 
 
+class Tally(msgspec.Struct, gc=False):
+    """What was tried at an upstream since the start, whoever paid."""
+
+    attempts: int = 0
+    failures: dict[Kind, int] = msgspec.field(default_factory=dict)
+
+
 class Health:
-    """`clock` is monotonic seconds."""
+    """`clock` is monotonic seconds. `tallies` by the upstream's name: to be read."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._breakers: dict[str, Breaker] = {}
         self._own: dict[int, Breaker] = {}
         self._speeds: dict[tuple[str, str], Speed] = {}
+        self.tallies: dict[str, Tally] = {}
 
     def rank(self, route: Route) -> int | None:
         """None: it may not be called now; 0: it may; 1: it may, but others should be asked first."""
@@ -55,6 +63,7 @@ class Health:
 
     def begin(self, route: Route) -> None:
         self._breaker(route).begin(self._clock())
+        self._tally(route).attempts += 1
 
     def succeeded(self, route: Route) -> None:
         self._breaker(route).succeeded(self._clock())
@@ -66,6 +75,8 @@ class Health:
         use, and then they are told what is wrong with it each time. Where there are other routes those go first.
         """
         breaker, now = self._breaker(route), self._clock()
+        failures = self._tally(route).failures
+        failures[kind] = failures.get(kind, 0) + 1
         if kind in COUNTS_AGAINST_UPSTREAM:
             breaker.failed(now)
             return
@@ -103,6 +114,13 @@ class Health:
         """Tokens a second; without end where none were measured: those are tried, to know theirs."""
         speed = self._speeds.get((route.upstream.name, route.upstream_model))
         return float("inf") if speed is None or speed.tokens_per_s is None else speed.tokens_per_s
+
+    def _tally(self, route: Route) -> Tally:
+        name = route.upstream.name
+        tally = self.tallies.get(name)
+        if tally is None:
+            tally = self.tallies[name] = Tally()
+        return tally
 
     def _breaker(self, route: Route) -> Breaker:
         name, owner = route.upstream.name, route.upstream.owner

@@ -1,0 +1,367 @@
+"""`GET /metrics`: what this process did, and how it and the whole gateway stand, in Prometheus' text format 0.0.4.
+
+Rule 1  Nothing is counted while a request runs. What was answered is added up from the lines of the request log when
+        those are written, twice a second; everything else is read from its owner when somebody asks.
+Rule 2  A label has few values: models, upstreams, endpoints, outcomes. Never an account, a key or a caller's text.
+        Beyond `MOST_SERIES` of a metric the labels are `other`.
+Rule 3  Each process answers for itself. What METRICS calls `whole` is the whole gateway's: of that take the maximum
+        over processes, of everything else the sum.
+Rule 4  Amounts are whole nano-USD. Times are seconds.
+
+From https://prometheus.io/docs/instrumenting/exposition_formats/ and …/practices/naming/.
+"""
+
+import asyncio
+import contextlib
+import hmac
+import os
+import time
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from tollbridge import __version__
+from tollbridge.core.catalog import Catalog
+from tollbridge.errors import TollbridgeError
+from tollbridge.gateway.relay import Upstream
+from tollbridge.limits.redis import RedisLimiter
+from tollbridge.store.db import Database
+from tollbridge.store.gauges import Gauges, gauges
+from tollbridge.store.ledger import Ledger
+from tollbridge.telemetry import RequestLine, RequestLog
+from tollbridge.upstream.health import Health
+
+PATH = "/metrics"
+MOST_SERIES = 1_000
+# The sums over the database are this old at most, and nobody waits for them longer than that.
+GAUGES_EVERY_S = 30.0
+GAUGES_WITHIN_S = 1.0
+
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+_MS = tuple(int(bound * 1000) for bound in _SECONDS)
+_OTHER = "other"
+_LOOPBACK = frozenset({"127.0.0.1", "::1"})
+# Whoever passes a request on says so in one of these.
+_FORWARDED = frozenset({b"x-forwarded-for", b"forwarded", b"x-real-ip", b"via"})
+
+
+class Metric(NamedTuple):
+    """A row of the table. `type` as Prometheus calls it."""
+
+    name: str
+    type: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    help: str
+
+
+METRICS = (
+    Metric("tollbridge_info", "gauge", ("version", "database"), "1; what runs is in the labels."),
+    Metric("tollbridge_draining", "gauge", (), "1 when this process takes no more paid calls."),
+    Metric("tollbridge_loop_lag_seconds", "gauge", (), "How late the event loop was at its last tick."),
+    Metric("tollbridge_log_lines_dropped_total", "counter", (), "Lines of the request log that nobody could take."),
+    Metric("tollbridge_requests_total", "counter", ("endpoint", "status"), "Answered requests."),
+    Metric("tollbridge_request_seconds", "histogram", ("endpoint",), "From a request's head to its answer's end."),
+    Metric("tollbridge_calls_total", "counter", ("model", "upstream", "outcome"), "Paid calls that ended."),
+    Metric("tollbridge_first_byte_seconds", "histogram", ("upstream",), "From a request's head to a stream's output."),
+    Metric("tollbridge_tokens_total", "counter", ("model", "kind"), "Tokens of paid calls, `input` and `output`."),
+    Metric("tollbridge_charged_nanousd_total", "counter", ("model",), "What customers paid for calls."),
+    Metric("tollbridge_cost_nanousd_total", "counter", ("upstream",), "What providers bill for calls."),
+    Metric("tollbridge_would_refuse_total", "counter", ("limit",), "Refusals, had a limit not only been tried out."),
+    Metric("tollbridge_upstream_attempts_total", "counter", ("upstream",), "Calls that were tried at an upstream."),
+    Metric("tollbridge_upstream_failures_total", "counter", ("upstream", "kind"), "Attempts that failed, and how."),
+    Metric("tollbridge_upstream_state", "gauge", ("upstream",), "0: may be called; 1: others go first; 2: left alone."),
+    Metric("tollbridge_upstream_connections", "gauge", ("upstream", "state"), "Open connections, `busy` and `idle`."),
+    Metric("tollbridge_upstream_waiting", "gauge", ("upstream",), "Calls that wait for a connection."),
+    Metric("tollbridge_upstream_connections_opened_total", "counter", ("upstream",), "Connections that were opened."),
+    Metric("tollbridge_ledger_failed", "gauge", (), "1 when the books cannot be trusted: this process must end."),
+    Metric("tollbridge_ledger_waiting", "gauge", (), "Operations that wait to be written."),
+    Metric("tollbridge_ledger_operations_total", "counter", (), "Operations that were written."),
+    Metric("tollbridge_ledger_batches_total", "counter", (), "Transactions that wrote them."),
+    Metric("tollbridge_ledger_retries_total", "counter", (), "Transactions that had to be tried again."),
+    Metric("tollbridge_ledger_commit_seconds", "gauge", (), "How long the last transaction took."),
+    Metric("tollbridge_spool_files", "gauge", ("state",), "Spool files: `waiting` for the database, `damaged`."),
+    Metric("tollbridge_spool_bytes", "gauge", (), "What stands in the spool files of this data directory."),
+    Metric("tollbridge_limits_degraded", "gauge", (), "1 when shared limits are away: a share each."),
+    Metric("tollbridge_database_up", "gauge", (), "1 when the sums below could be read."),
+    Metric("tollbridge_credit_nanousd", "gauge", ("kind",), "Whole: credit, `paid`, `promo`; what is `held` of it."),
+    Metric("tollbridge_accounts_frozen", "gauge", (), "Whole: accounts whose credit is frozen."),
+    Metric("tollbridge_mail_waiting", "gauge", (), "Whole: letters that were not sent yet."),
+    Metric("tollbridge_webhooks_waiting", "gauge", (), "Whole: webhooks that nobody saw to yet."),
+    Metric("tollbridge_payments_in_review", "gauge", (), "Whole: payments that wait for a person."),
+    Metric("tollbridge_processes", "gauge", (), "Whole: processes that have not ended."),
+    Metric("tollbridge_audit_problems", "gauge", (), "Whole: what the last proof of the books found wrong."),
+    Metric("tollbridge_audit_age_seconds", "gauge", (), "Whole: how long ago that was."),
+    Metric("process_cpu_seconds_total", "counter", (), "CPU time of this process."),
+    Metric("process_resident_memory_bytes", "gauge", (), "Memory of this process."),
+    Metric("process_open_fds", "gauge", (), "Open files and connections of this process."),
+    Metric("process_start_time_seconds", "gauge", (), "When this process started, in seconds since the epoch."),
+)
+
+
+Series = dict[tuple[str, ...], int]
+Sample = tuple[str, tuple[str, ...], int | float]
+
+
+class _Histogram:
+    """Milliseconds, counted by the bounds of `_MS`."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(_MS) + 1)
+        self.sum_ms = 0
+
+    def add(self, ms: int) -> None:
+        self.counts[bisect_left(_MS, ms)] += 1
+        self.sum_ms += ms
+
+
+class Traffic:
+    """Sums over the lines of the request log."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Series] = {}
+        self.times: dict[str, dict[tuple[str, ...], _Histogram]] = {}
+
+    def add(self, lines: Sequence[RequestLine]) -> None:
+        for line in lines:
+            endpoint = line.path or _OTHER
+            self._count("tollbridge_requests_total", (endpoint, str(line.status)))
+            self._time("tollbridge_request_seconds", (endpoint,), line.ms)
+            if line.would_refuse:
+                self._count("tollbridge_would_refuse_total", (line.would_refuse,))
+            if line.outcome:
+                self._add_call(line)
+
+    def _add_call(self, line: RequestLine) -> None:
+        model, upstream = line.model, line.route or "none"
+        self._count("tollbridge_calls_total", (model, upstream, line.outcome))
+        self._count("tollbridge_tokens_total", (model, "input"), line.prompt_tokens)
+        self._count("tollbridge_tokens_total", (model, "output"), line.output_tokens)
+        self._count("tollbridge_charged_nanousd_total", (model,), line.charge)
+        self._count("tollbridge_cost_nanousd_total", (upstream,), line.cost)
+        if line.first_byte_ms is not None:
+            self._time("tollbridge_first_byte_seconds", (upstream,), line.first_byte_ms)
+
+    def _count(self, name: str, labels: tuple[str, ...], more: int = 1) -> None:
+        series = self.sums.setdefault(name, {})
+        if labels not in series and len(series) >= MOST_SERIES:
+            labels = (_OTHER,) * len(labels)
+        series[labels] = series.get(labels, 0) + more
+
+    def _time(self, name: str, labels: tuple[str, ...], ms: int) -> None:
+        series = self.times.setdefault(name, {})
+        found = series.get(labels)
+        if found is None:
+            if len(series) >= MOST_SERIES:
+                labels = (_OTHER,) * len(labels)
+            found = series.setdefault(labels, _Histogram())
+        found.add(ms)
+
+    def samples(self) -> Iterator[Sample]:
+        for name, series in self.sums.items():
+            for labels, number in series.items():
+                yield name, labels, number
+
+
+class Observed(msgspec.Struct, frozen=True, kw_only=True):
+    """What is read at a scrape. `lag` in seconds; `spool` is the directory that spool files are in."""
+
+    draining: bool
+    lag: float
+    log: RequestLog
+    ledger: Ledger
+    limiter: object
+    upstreams: Mapping[str, Upstream]
+    catalog: Catalog
+    health: Health
+    database: Database
+    spool: Path
+
+
+class Metrics:
+    """A raw ASGI application. `token`: what it must be asked with; None: who is on this machine may ask.
+
+    Without a token only calls from a loopback address are answered, and none that somebody passed on; and where
+    `public` (a proxy may stand on this machine that says nothing of it) none at all. Whoever may not ask is told that
+    there is nothing (404), or with a token that it is wrong (401).
+    """
+
+    def __init__(
+        self, traffic: Traffic, observe: Callable[[], Observed], token: Callable[[], str | None], *, public: bool
+    ) -> None:
+        self._traffic = traffic
+        self._observe = observe
+        self._token = token
+        self._public = public
+        self._started = time.time()
+        self._gauges: Gauges | None = None
+        self._read_at = float("-inf")
+        self._reading: asyncio.Task[None] | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        status = self._may(scope)
+        if status == 200 and scope["method"] not in ("GET", "HEAD"):
+            status = 405
+        body = b""
+        if status == 200:
+            observed = self._observe()
+            await self._read_gauges(observed.database)
+            observed.log.flush()
+            body = render(self._samples(observed), self._traffic.times)
+        headers = [
+            (b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),
+            (b"content-length", b"%d" % len(body)),
+            (b"cache-control", b"no-store"),
+        ]
+        if status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    def _may(self, scope: Any) -> int:
+        token = self._token()
+        if token is not None:
+            given = [value for name, value in scope["headers"] if name == b"authorization"]
+            right = len(given) == 1 and hmac.compare_digest(given[0], b"Bearer " + token.encode())
+            return 200 if right else 401
+        here = scope["client"] is not None and scope["client"][0] in _LOOPBACK and not self._public
+        return 200 if here and not any(name in _FORWARDED for name, _ in scope["headers"]) else 404
+
+    async def _read_gauges(self, database: Database) -> None:
+        """Have sums that are not too old; a database that is slow or away keeps nobody waiting."""
+        if self._reading is None and time.monotonic() - self._read_at >= GAUGES_EVERY_S:
+            self._reading = asyncio.create_task(self._refresh(gauges(database)))
+        if self._reading is not None:
+            await asyncio.wait([self._reading], timeout=GAUGES_WITHIN_S)
+
+    async def _refresh(self, read: Awaitable[Gauges]) -> None:
+        try:
+            self._gauges = await read
+            self._read_at = time.monotonic()
+        except TollbridgeError:
+            self._gauges = None
+        finally:
+            self._reading = None
+
+    def _samples(self, observed: Observed) -> Iterator[Sample]:
+        yield "tollbridge_info", (__version__, observed.database.dialect), 1
+        yield "tollbridge_draining", (), int(observed.draining)
+        yield "tollbridge_loop_lag_seconds", (), observed.lag
+        yield "tollbridge_log_lines_dropped_total", (), observed.log.dropped
+        yield from self._traffic.samples()
+        yield from _upstreams(observed)
+        yield from _ledger(observed)
+        limiter = observed.limiter
+        yield "tollbridge_limits_degraded", (), int(isinstance(limiter, RedisLimiter) and limiter.degraded)
+        fresh = self._reading is None and self._gauges is not None
+        yield "tollbridge_database_up", (), int(fresh)
+        if self._gauges is not None and fresh:
+            yield from _whole(self._gauges)
+        yield from _process(self._started)
+
+
+def _upstreams(observed: Observed) -> Iterator[Sample]:
+    health = observed.health
+    for name, tally in health.tallies.items():
+        yield "tollbridge_upstream_attempts_total", (name,), tally.attempts
+        for kind, failures in tally.failures.items():
+            yield "tollbridge_upstream_failures_total", (name, kind.value), failures
+    routes = {route.upstream.name: route for route in observed.catalog.routes()}
+    for name, upstream in observed.upstreams.items():
+        pool = upstream.pool
+        if name in routes:
+            rank = health.rank(routes[name])
+            yield "tollbridge_upstream_state", (name,), 2 if rank is None else rank
+        yield "tollbridge_upstream_connections", (name, "busy"), pool.connections - pool.idle
+        yield "tollbridge_upstream_connections", (name, "idle"), pool.idle
+        yield "tollbridge_upstream_waiting", (name,), pool.waiting
+        yield "tollbridge_upstream_connections_opened_total", (name,), pool.opened_total
+
+
+def _ledger(observed: Observed) -> Iterator[Sample]:
+    ledger = observed.ledger
+    counters = ledger.counters
+    yield "tollbridge_ledger_failed", (), int(ledger.failed)
+    yield "tollbridge_ledger_waiting", (), ledger.depth()
+    yield "tollbridge_ledger_operations_total", (), counters.operations
+    yield "tollbridge_ledger_batches_total", (), counters.batches
+    yield "tollbridge_ledger_retries_total", (), counters.retries
+    yield "tollbridge_ledger_commit_seconds", (), counters.commit_us / 1e6
+    sizes = list(_sizes(observed.spool.glob("*.spool")))
+    yield "tollbridge_spool_files", ("damaged",), len(list(observed.spool.glob("*.damaged")))
+    yield "tollbridge_spool_files", ("waiting",), sum(size > 0 for size in sizes)
+    yield "tollbridge_spool_bytes", (), sum(sizes)
+
+
+def _whole(sums: Gauges) -> Iterator[Sample]:
+    for kind, nano in (("paid", sums.paid), ("promo", sums.promo), ("held", sums.held)):
+        yield "tollbridge_credit_nanousd", (kind,), nano
+    yield "tollbridge_accounts_frozen", (), sums.frozen
+    yield "tollbridge_mail_waiting", (), sums.mail_waiting
+    yield "tollbridge_webhooks_waiting", (), sums.webhooks_waiting
+    yield "tollbridge_payments_in_review", (), sums.payments_in_review
+    yield "tollbridge_processes", (), sums.processes
+    if sums.audited_at is not None and sums.audit_problems is not None:
+        yield "tollbridge_audit_problems", (), sums.audit_problems
+        yield "tollbridge_audit_age_seconds", (), max(0.0, time.time() - sums.audited_at / 1000)
+
+
+def _process(started: float) -> Iterator[Sample]:
+    """What any program tells of itself. Memory and files only where there is a /proc."""
+    yield "process_cpu_seconds_total", (), time.process_time()
+    yield "process_start_time_seconds", (), started
+    with contextlib.suppress(OSError):
+        resident = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+        yield "process_resident_memory_bytes", (), resident * os.sysconf("SC_PAGE_SIZE")
+        yield "process_open_fds", (), sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def _sizes(files: Iterable[Path]) -> Iterator[int]:
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            yield file.stat().st_size
+
+
+# --- the text -----------------------------------------------------------------------------------------------------
+
+
+def render(samples: Iterable[Sample], times: Mapping[str, Mapping[tuple[str, ...], _Histogram]]) -> bytes:
+    """The exposition: the metrics in the order of METRICS, without those of which there is nothing to say."""
+    lines: dict[str, list[str]] = {}
+    for name, labels, number in samples:
+        lines.setdefault(name, []).append(f"{name}{_labelled(name, labels)} {number}\n")
+    for name, series in times.items():
+        found = lines.setdefault(name, [])
+        for labels, histogram in series.items():
+            found += _buckets(name, labels, histogram)
+    text = []
+    for metric in METRICS:
+        if metric.name in lines:
+            text += [f"# HELP {metric.name} {metric.help}\n", f"# TYPE {metric.name} {metric.type}\n"]
+            text += lines[metric.name]
+    return "".join(text).encode()
+
+
+def _buckets(name: str, labels: tuple[str, ...], histogram: _Histogram) -> Iterator[str]:
+    totals = list(accumulate(histogram.counts))
+    for bound, total in zip((*map(str, _SECONDS), "+Inf"), totals, strict=True):
+        yield f"{name}_bucket{_labelled(name, labels, bound)} {total}\n"
+    yield f"{name}_sum{_labelled(name, labels)} {histogram.sum_ms / 1000}\n"
+    yield f"{name}_count{_labelled(name, labels)} {totals[-1]}\n"
+
+
+def _labelled(name: str, values: tuple[str, ...], bound: str | None = None) -> str:
+    pairs = list(zip(_LABELS[name], values, strict=True))
+    if bound is not None:
+        pairs.append(("le", bound))
+    return "{" + ",".join(f'{label}="{_escaped(value)}"' for label, value in pairs) + "}" if pairs else ""
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+_LABELS = {metric.name: metric.labels for metric in METRICS}

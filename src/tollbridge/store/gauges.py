@@ -1,0 +1,47 @@
+"""A few sums over the whole database, for whoever watches it."""
+
+import msgspec
+
+from tollbridge.core.payments import Status
+from tollbridge.store import meta
+from tollbridge.store.db import Database
+
+
+class Gauges(msgspec.Struct, frozen=True, kw_only=True):
+    """How the whole gateway stands, all its processes together. Amounts in nano-USD, times in milliseconds.
+
+    `paid`, `promo`: credit that customers have; `held`: what of it is reserved for calls that run. `audited_at` and
+    `audit_problems`: the last proof of the books; None: there was none yet.
+    """
+
+    paid: int
+    promo: int
+    held: int
+    frozen: int
+    mail_waiting: int
+    webhooks_waiting: int
+    payments_in_review: int
+    processes: int
+    audited_at: int | None
+    audit_problems: int | None
+
+
+async def gauges(database: Database) -> Gauges:
+    """Read them; every balance is looked at, so not often. Raises `Unavailable`."""
+    rows = await database.fetch(
+        "SELECT (SELECT CAST(COALESCE(SUM(paid), 0) AS BIGINT) FROM balance), "
+        "(SELECT CAST(COALESCE(SUM(promo), 0) AS BIGINT) FROM balance), "
+        "(SELECT CAST(COALESCE(SUM(held), 0) AS BIGINT) FROM balance), "
+        "(SELECT COUNT(*) FROM balance WHERE frozen = $1), "
+        "(SELECT COUNT(*) FROM outbox WHERE sent_at IS NULL), "
+        "(SELECT COUNT(*) FROM payment_event WHERE retry_at IS NOT NULL), "
+        "(SELECT COUNT(*) FROM payment WHERE status = $2), "
+        "(SELECT COUNT(*) FROM process WHERE stopped_at IS NULL AND fenced_at IS NULL)",
+        *(True, Status.REVIEW.value),
+    )
+    sums = dict(zip(Gauges.__struct_fields__, rows[0], strict=False))
+    return Gauges(
+        **sums,
+        audited_at=await meta.value(database, meta.AUDITED_AT),
+        audit_problems=await meta.value(database, meta.AUDIT_PROBLEMS),
+    )

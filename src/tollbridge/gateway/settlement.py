@@ -8,7 +8,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
 
 import msgspec
 
@@ -133,14 +132,13 @@ class Settlement:
 
     async def receipt(self, closed: Closed) -> Receipt:
         """What the caller is told. Waits for the books, but not for long: then the balance is left out."""
-        verdict = closed.verdict
-        if not verdict.done():
-            await self._patience.wait(verdict)
         charge, balance = closed.charge, None
-        if verdict.done() and not verdict.cancelled() and verdict.exception() is None:
-            ended = verdict.result()
-            if isinstance(ended, Ended):
-                charge, balance = ended.charged, format_usd(ended.available).encode()
+        try:
+            ended = await self._patience.wait(closed.verdict)
+        except Exception:  # the books said no, or nothing in time: the charge goes on to them all the same
+            ended = None
+        if isinstance(ended, Ended):
+            charge, balance = ended.charged, format_usd(ended.available).encode()
         usage = closed.bill.usage
         charged = format_usd(charge).encode()
         return Receipt(
@@ -216,32 +214,29 @@ class Settlement:
 
 
 class _Patience:
-    """Wakes those who have waited long enough for something: one timer for all of them, none while nobody waits."""
+    """Ends waits that take too long: one timer for all of them, none while nobody waits."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
+        self._waiting: deque[tuple[float, asyncio.Future[Verdict]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def wait(self, future: asyncio.Future[Verdict]) -> None:
-        """Until `future` is done, or for so long at most; it is never cancelled."""
-        loop = future.get_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
-        future.add_done_callback(partial(_wake, waiter))
-        self._waiting.append((loop.time() + self._seconds, waiter))
-        if self._timer is None:
-            self._timer = loop.call_later(self._seconds, self._wake, loop)
-        await waiter
+    async def wait(self, verdict: asyncio.Future[Verdict]) -> Verdict:
+        """The verdict on an end, which nobody else waits for. TimeoutError, which stays its result, when it is late.
+
+        The ledger carries an end out whether or not there is anybody left to tell.
+        """
+        if not verdict.done():
+            loop = verdict.get_loop()
+            self._waiting.append((loop.time() + self._seconds, verdict))
+            if self._timer is None:
+                self._timer = loop.call_later(self._seconds, self._wake, loop)
+        return await verdict
 
     def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
         waiting, now = self._waiting, loop.time()
         while waiting and (waiting[0][0] <= now or waiting[0][1].done()):
-            _, waiter = waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
+            _, verdict = waiting.popleft()
+            if not verdict.done():
+                verdict.set_exception(TimeoutError())
         self._timer = loop.call_at(waiting[0][0], self._wake, loop) if waiting else None
-
-
-def _wake(waiter: asyncio.Future[None], _: object) -> None:
-    if not waiter.done():
-        waiter.set_result(None)

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from tollbridge.limits.base import FULL_RETRY_S, WINDOW_S, Exceeded, Free, Grant, Kind, Room, Rule, Scope
 
@@ -59,6 +59,9 @@ class _Log:
     def reset(self, now: float) -> float:
         return max(0.0, self.entries[-1][0] + WINDOW_S - now) if self.entries else 0.0
 
+    def room(self, now: float) -> Room:
+        return Room(self.limit, self.left(now), self.reset(now))
+
 
 class _Bucket:
     """A limit that refills evenly: the generic cell rate algorithm, kept as the time when it would be full again."""
@@ -91,11 +94,17 @@ class _Bucket:
         return self.limit - self.left(now)
 
     def left(self, now: float) -> int:
-        empty = self.full_at - now
-        return max(0, int((WINDOW_S - empty) / self.per_unit + 1e-6)) if empty > 0 else self.limit
+        return self.room(now).remaining
 
     def reset(self, now: float) -> float:
         return max(0.0, self.full_at - now)
+
+    def room(self, now: float) -> Room:
+        empty = self.full_at - now
+        if empty <= 0:
+            return Room(self.limit, self.limit, 0.0)
+        left = int((WINDOW_S - empty) / self.per_unit + 1e-6)
+        return Room(self.limit, left if left > 0 else 0, empty)
 
 
 _Counter = _Log | _Bucket
@@ -250,17 +259,16 @@ def _taken(counters: Sequence[_Counters], request: int, tokens: int, now: float)
 
 
 def _rooms(counters: Sequence[_Counters], now: float) -> tuple[Room | None, Room | None]:
-    return (
-        _tightest([each.requests for each in counters], now),
-        _tightest([each.tokens for each in counters], now),
-    )
-
-
-def _tightest(counters: Iterable[_Counter | None], now: float) -> Room | None:
-    tightest, least = None, 0
+    """Of the tightest scope: requests, tokens."""
+    requests: Room | None = None
+    tokens: Room | None = None
     for each in counters:
-        if each is not None:
-            left = each.left(now)
-            if tightest is None or left < least:
-                tightest, least = each, left
-    return None if tightest is None else Room(tightest.limit, least, tightest.reset(now))
+        if each.requests is not None:
+            room = each.requests.room(now)
+            if requests is None or room.remaining < requests.remaining:
+                requests = room
+        if each.tokens is not None:
+            room = each.tokens.room(now)
+            if tokens is None or room.remaining < tokens.remaining:
+                tokens = room
+    return requests, tokens

@@ -33,6 +33,8 @@ _OWN_HEADERS = frozenset(
 )
 _WITHOUT_BODY = frozenset({b"GET", b"HEAD"})
 _KNOWN_NAMES = 256
+# As numbers: to look for bytes in bytes, CPython raises and drops a TypeError first.
+_NUL, _SPACE = 0, 32
 
 
 # The next one to serve stands first. Its result is a connection, or None: a slot to connect on.
@@ -167,9 +169,9 @@ class Pool:
         parts.append(b"\r\n")
         head = b"".join(parts)
         # Every line ends once: whatever a caller smuggled in changes the count.
-        if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
+        if head.count(b"\n") != lines or head.count(b"\r") != lines or _NUL in head:
             raise ValueError("a request's target and header values may not contain CR, LF or NUL")
-        if b" " in target or target[:1] != b"/":
+        if _SPACE in target or target[:1] != b"/":
             raise ValueError("a request's target starts with / and has no spaces")
         return head
 

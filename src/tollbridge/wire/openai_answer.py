@@ -43,25 +43,27 @@ class CompletionAnswer(Metered):
     def __init__(self, shape: Shape, names: Names, body: bytes) -> None:
         completion, self._body = read_completion(body)
         choices = completion.choices or []
-        for error in (completion.error, *(choice.error for choice in choices)):
-            if error:
-                raise said_in(error)
+        if completion.error:
+            raise said_in(completion.error)
         if not choices:
             raise ProtocolError("the upstream's answer has no choices")
+        self._meter: Meter = Meter(produces=True)
+        self._is_whole = True
         for choice in choices:
-            if choice.finish_reason == "error":
-                raise said_in(None)
+            if choice.error or choice.finish_reason == "error":
+                raise said_in(choice.error or None)
             if (choice.message if shape.is_chat else choice.text) is None:
                 raise ProtocolError("the upstream's answer has a choice without an answer")
-        self._meter: Meter = Meter(produces=True)
-        for raw in (*(choice.usage for choice in choices), completion.usage):
-            if raw != NULL:
-                self._meter.read(raw)
+            if choice.usage != NULL:
+                self._meter.read(choice.usage)
+            if not choice.is_whole:
+                self._is_whole = False
+        if completion.usage != NULL:
+            self._meter.read(completion.usage)
         finish = choices[0].finish_reason
         self.finish = None if finish is UNSET else finish
         self._shape = shape
         self._names = names
-        self._is_whole = all(choice.is_whole for choice in choices)
 
     def text(self) -> bytes:
         member = "message" if self._shape.is_chat else "text"

@@ -55,7 +55,6 @@ class _Report(msgspec.Struct, gc=False):
 
 _decode_report = msgspec.json.Decoder(_Report | None).decode
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
-_OF_MONEY = tuple(b'"%b' % name.encode() for name in _MONEY)
 
 
 class _Unbelievable(Exception):
@@ -97,7 +96,7 @@ class Meter:
             self.reported = short
             self._full = text
             # A point: numbers that were read as whole ones, and that strict clients would not read.
-            self._is_plain = says_all and b"." not in text and not any(name in text for name in _OF_MONEY)
+            self._is_plain = says_all and text.find(b".") < 0 and not _of_money(text)
 
     def render(self, receipt: Receipt | None) -> Raw | None:
         """The usage object for the caller; None when nothing is known of it.
@@ -165,6 +164,12 @@ def _count_into(fields: dict[str, Any], usage: Usage, *, produces: bool) -> None
     _add(fields, "completion_tokens_details", made)
 
 
+def _of_money(text: bytes) -> bool:
+    """Whether one of `_MONEY` may stand in it."""
+    # Not `in`: to look for bytes in bytes, CPython raises and drops a TypeError first, which takes longer than this.
+    return text.find(b'"cost') >= 0 or text.find(b'"is_byok') >= 0 or text.find(b'"balance') >= 0
+
+
 def _with_money(text: bytes, receipt: Receipt) -> Raw:
     balance = b"" if receipt.balance is None else b',"balance":' + receipt.balance
     return Raw(
@@ -203,13 +208,21 @@ def _usage(text: bytes, raw: bytes, *, produces: bool) -> tuple[Usage | None, bo
         completion = total - prompt
     if prompt is None or completion is None:
         return None, False
-    beyond = max(0, total - prompt - completion) if produces and total is not None else 0
+    beyond = total - prompt - completion if produces and total is not None else 0
+    if beyond < 0:
+        beyond = 0
     inner = report.prompt_tokens_details or _PromptDetails()
     read = inner.cached_tokens or report.prompt_cache_hit_tokens or report.cached_tokens or 0
     written = inner.cache_write_tokens or inner.cache_creation_input_tokens or 0
     heard = inner.audio_tokens or 0
     made = report.completion_tokens_details or _CompletionDetails()
     thought, spoken, drawn = made.reasoning_tokens or 0, made.audio_tokens or 0, made.image_tokens or 0
+    says_all = (
+        not is_odd and report.prompt_tokens is not None and (report.completion_tokens is not None or not produces)
+    )
+    if not (read or written or heard or thought or spoken or drawn or beyond):  # nearly every report
+        usage = Usage(input=prompt, output=completion, raw=raw, suspect=is_suspect)
+        return usage, says_all and total == prompt + completion
     is_apart = 0 < beyond == thought
     output = completion + thought if is_apart else completion
     # Sound and text are read from the cache alike, and `audio_tokens` counts both: only what is left can be dearer.
@@ -235,10 +248,7 @@ def _usage(text: bytes, raw: bytes, *, produces: bool) -> tuple[Usage | None, bo
             or (beyond > 0 and not is_apart)
         ),
     )
-    has_all = report.prompt_tokens is not None and (report.completion_tokens is not None or not produces)
-    return usage, not is_odd and has_all and total == prompt + output and not (
-        read or written or thought or heard or spoken or drawn
-    )
+    return usage, False
 
 
 def _leniently(text: bytes) -> tuple[_Report, bool]:

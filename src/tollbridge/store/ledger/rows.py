@@ -26,7 +26,8 @@ CLAIM = (
 _RARE_METERS = ("audio_input", "audio_output", "image_output", "searches")
 
 
-def usage_row(end: EndRow) -> tuple[Any, ...]:
+def usage_row(end: EndRow, nothing: Any = None) -> tuple[Any, ...]:
+    """`nothing` stands where a row of `usage` holds NULL, but for `finish`."""
     record = end.record
     flags = record.streamed * STREAMED + record.estimated * ESTIMATED + record.suspect * SUSPECT + end.limited * LIMITED
     flags += record.byok * BYOK
@@ -34,8 +35,9 @@ def usage_row(end: EndRow) -> tuple[Any, ...]:
         *(end.hold, end.account_id, end.key_id, end.ended_at, end.held, end.charge, end.promo, end.loss),
         *(record.cost, record.price_version),
         *(record.input, record.cache_read, record.cache_write, record.cache_write_1h, record.output, record.reasoning),
-        *(record.started_at, record.duration_ms, record.first_byte_ms, int(record.outcome), record.status, flags),
-        *(record.finish, record.raw, record.attempts, _rare_meters(record), end.allowance),
+        *(record.started_at, record.duration_ms, nothing if record.first_byte_ms is None else record.first_byte_ms),
+        *(int(record.outcome), record.status, flags, record.finish, record.raw or nothing, record.attempts or nothing),
+        *(_rare_meters(record) or nothing, nothing if end.allowance is None else end.allowance),
     )
 
 

@@ -101,12 +101,16 @@ _POSTED = "SELECT 1 FROM journal WHERE idempotency_key = ?"
 
 _ALLOWANCE = "SELECT included, used, held FROM allowance WHERE account_id = ? AND period = ?"
 
+# Looking for somebody who adapts None costs CPython's sqlite3 more than writing the column: an empty text stands for it.
+_NOTHING = ""
+_NULLABLE = frozenset({"first_byte_ms", "raw", "attempts", "meters", "allowance"})
 _ADD_HOLD = (
     "INSERT INTO hold (id, account_id, key_id, amount, limited, expires_at, tokens, period) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    "VALUES (?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''))"
 )
 _ADD_STEP = "INSERT INTO hold_step (hold_id, step, amount) VALUES (?, ?, ?)"
-_ADD_USAGE = f"INSERT INTO usage ({USAGE_COLUMNS}) VALUES ({', '.join('?' * 27)})"  # noqa: S608 - a constant
+_USAGE_VALUES = ", ".join("nullif(?, '')" if name in _NULLABLE else "?" for name in USAGE_COLUMNS.split(", "))
+_ADD_USAGE = f"INSERT INTO usage ({USAGE_COLUMNS}) VALUES ({_USAGE_VALUES})"  # noqa: S608 - a constant
 _ADD_JOURNAL = (
     "INSERT INTO journal (idempotency_key, kind, account_id, reason, actor, created_at) VALUES (?, ?, ?, ?, ?, ?)"
 )
@@ -471,7 +475,7 @@ class SqliteLedger:
         if decision.steps:
             many(_ADD_STEP, decision.steps)
         if decision.ends:
-            many(_ADD_USAGE, [usage_row(end) for end in decision.ends])
+            many(_ADD_USAGE, [usage_row(end, _NOTHING) for end in decision.ends])
         if decision.checkpoints:
             many(
                 _SET_CHECKPOINT,
@@ -529,9 +533,11 @@ class SqliteLedger:
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
-def _hold_row(hold: OpenHold, expires_at: int) -> tuple[int | None, ...]:
+def _hold_row(hold: OpenHold, expires_at: int) -> tuple[int | str, ...]:
     amount, tokens, period = first_of(hold)
-    return (hold.id, hold.account_id, hold.key_id, amount, hold.limited, expires_at, tokens, period)
+    if tokens is None or period is None:
+        return (hold.id, hold.account_id, hold.key_id, amount, int(hold.limited), expires_at, _NOTHING, _NOTHING)
+    return (hold.id, hold.account_id, hold.key_id, amount, int(hold.limited), expires_at, tokens, period)
 
 
 def _require_possible(least: int) -> None:

@@ -63,10 +63,10 @@ def _of_rare_meters(usage: Usage, price: Price) -> int:
 
 def round_up(pico: int, multiplier_ppm: int = PPM) -> int:
     """Whole nano-USD of `pico` × `multiplier_ppm` / 10⁶. ValueError: below zero or out of range."""
-    if multiplier_ppm == PPM:
-        nano = -(-pico // _PICO_PER_NANO)
-    else:
-        nano = -(-pico * multiplier_ppm // (_PICO_PER_NANO * PPM))
+    if multiplier_ppm != PPM:
+        # Rounding up to whole pico-USD and then to nano-USD comes to the same as at once.
+        pico = -(-pico * multiplier_ppm // PPM)
+    nano = -(-pico // _PICO_PER_NANO)
     if not 0 <= nano < MAX_AMOUNT:
         raise ValueError("the charge is out of range")
     return nano

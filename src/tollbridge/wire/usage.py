@@ -217,12 +217,10 @@ def _usage(text: bytes, raw: bytes, *, produces: bool) -> tuple[Usage | None, bo
     heard = inner.audio_tokens or 0
     made = report.completion_tokens_details or _CompletionDetails()
     thought, spoken, drawn = made.reasoning_tokens or 0, made.audio_tokens or 0, made.image_tokens or 0
-    says_all = (
-        not is_odd and report.prompt_tokens is not None and (report.completion_tokens is not None or not produces)
-    )
     if not (read or written or heard or thought or spoken or drawn or beyond):  # nearly every report
         usage = Usage(input=prompt, output=completion, raw=raw, suspect=is_suspect)
-        return usage, says_all and total == prompt + completion
+        says_all = report.prompt_tokens is not None and (report.completion_tokens is not None or not produces)
+        return usage, says_all and not is_odd and total == prompt + completion
     is_apart = 0 < beyond == thought
     output = completion + thought if is_apart else completion
     # Sound and text are read from the cache alike, and `audio_tokens` counts both: only what is left can be dearer.

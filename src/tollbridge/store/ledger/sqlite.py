@@ -101,7 +101,7 @@ _POSTED = "SELECT 1 FROM journal WHERE idempotency_key = ?"
 
 _ALLOWANCE = "SELECT included, used, held FROM allowance WHERE account_id = ? AND period = ?"
 
-# Looking for somebody who adapts None costs CPython's sqlite3 more than writing the column: an empty text stands for it.
+# To look for an adapter of None costs CPython's sqlite3 more than to write the column: an empty text stands for it.
 _NOTHING = ""
 _NULLABLE = frozenset({"first_byte_ms", "raw", "attempts", "meters", "allowance"})
 _ADD_HOLD = (

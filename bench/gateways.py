@@ -193,11 +193,16 @@ def _portkey(place: Place) -> Launch:
     )
 
 
-def _tollbridge(place: Place) -> Launch:
-    """With all of its work on: authentication, limits, durable hold and settle, usage rows."""
-    config = place.write(
+UPSTREAM_KEY = {"BENCH_UPSTREAM_KEY": "sk-mock"}
+
+
+def tollbridge_config(place: Place, **top_level: str) -> Path:
+    """A configuration with the mock as its one provider, and a plan `bench` that limits and never refuses."""
+    settings = "".join(f"{name} = {json.dumps(value)}\n" for name, value in top_level.items())
+    return place.write(
         "tollbridge.toml",
-        f"""[providers.mock]
+        f"""{settings}
+[providers.mock]
 dialect = "openai_chat"
 base_url = "{place.upstream}"
 api_key = "env:BENCH_UPSTREAM_KEY"
@@ -215,7 +220,11 @@ tpm = 1000000000
 concurrency = 10000
 """,
     )
-    environment = {"BENCH_UPSTREAM_KEY": "sk-mock"}
+
+
+def _tollbridge(place: Place) -> Launch:
+    """With all of its work on: authentication, limits, durable hold and settle, usage rows."""
+    config = tollbridge_config(place)
     where = ("--config", str(config), "--data-dir", str(place.directory / "data"))
     program = (sys.executable, "-m", "tollbridge")
     version = peers.output(*program, "--version")
@@ -224,7 +233,7 @@ concurrency = 10000
 
     def run(*words: str) -> str:
         done = subprocess.run(
-            [*program, *words, *where], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+            [*program, *words, *where], env={**os.environ, **UPSTREAM_KEY}, capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
             raise peers.NotRunError(f"tollbridge {words[0]} {words[1]}: {done.stderr.strip()[-300:]}")
@@ -235,7 +244,7 @@ concurrency = 10000
     return Launch(
         (*program, "serve", *where, "--port", str(place.port)),
         version=version.split()[-1],
-        environment=environment,
+        environment=UPSTREAM_KEY,
         headers=(f"authorization: Bearer {key}",),
     )
 

@@ -6,6 +6,7 @@
  *     -d SECONDS  stop asking after that     -e TEXT            must occur in each whole body (requests)
  *     -n COUNT    or after so many requests  -k EVENTS          least number of data: events (streams)
  *     -t SECONDS  time-out of one request    -g MICROSECONDS    spread the first requests over this time
+ *     -F FILE     one further header a line: the requests take them in turn
  *
  * Calls 127.0.0.1 and prints one JSON object. Times are microseconds; percentiles come from a log-linear histogram with
  * 0.1 % resolution. An answer counts only if its status is 200, its framing is complete, and its body is whole: a JSON object that
@@ -69,12 +70,18 @@ static uint64_t percentile(const Histogram *h, double part) {
 
 /* ---- Connections ---- */
 
+typedef struct {
+    char *data;
+    size_t len;
+} Request;
+
 typedef enum { HEAD, LENGTH_BODY, CHUNK_SIZE, CHUNK_DATA, CHUNK_END, TRAILER, BODY_UNTIL_CLOSE, WHOLE } Phase;
 
 typedef struct {
     int fd;
     bool busy, server_closes, waits_for_write;
     uint64_t started, deadline, first_event;
+    const Request *request;
     size_t sent;
     Phase phase;
     int status;
@@ -101,8 +108,8 @@ static struct {
     Histogram latency, first_event;
 } got;
 
-static char *request;
-static size_t request_len;
+static Request *requests;
+static size_t request_count, next_request;
 static int epoll_fd;
 static uint64_t stop_asking, last_answer;
 
@@ -140,14 +147,14 @@ static bool dial(Conn *c) {
 }
 
 static bool push(Conn *c) {
-    while (c->sent < request_len) {
-        ssize_t n = send(c->fd, request + c->sent, request_len - c->sent, MSG_NOSIGNAL);
+    while (c->sent < c->request->len) {
+        ssize_t n = send(c->fd, c->request->data + c->sent, c->request->len - c->sent, MSG_NOSIGNAL);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0 && errno != EAGAIN) return false;
         if (n < 0) break;
         c->sent += (size_t)n;
     }
-    bool waits = c->sent < request_len;
+    bool waits = c->sent < c->request->len;
     if (waits != c->waits_for_write) {
         c->waits_for_write = waits;
         watch(c, EPOLL_CTL_MOD);
@@ -169,6 +176,7 @@ static void ask(Conn *c) {
         c->busy = true;
         c->started = now;
         c->deadline = now + (uint64_t)(want.timeout * 1e6);
+        c->request = &requests[next_request++ % request_count];
         c->sent = c->len = c->line_len = 0;
         c->remaining = 0;
         c->phase = HEAD;
@@ -402,21 +410,43 @@ static void receive(Conn *c) {
 
 /* ---- The run ---- */
 
-static void make_request(const char *path, const char *body_file, char **headers, int header_count) {
-    FILE *f = fopen(body_file, "rb");
+static char *read_file(const char *path, size_t *len) {
+    FILE *f = fopen(path, "rb");
     struct stat s;
     if (!f || fstat(fileno(f), &s)) {
-        perror(body_file);
+        perror(path);
         exit(2);
     }
-    size_t cap = (size_t)s.st_size + 16384;
-    request = malloc(cap);
-    int n = snprintf(request, cap, "POST %s HTTP/1.1\r\nhost: 127.0.0.1:%d\r\ncontent-type: application/json\r\ncontent-length: %zu\r\n",
-                     path, want.port, (size_t)s.st_size);
-    for (int i = 0; i < header_count; i++) n += snprintf(request + n, 16000u - (size_t)n, "%s\r\n", headers[i]);
-    n += snprintf(request + n, 16384u - (size_t)n, "\r\n");
-    request_len = (size_t)n + fread(request + n, 1, (size_t)s.st_size, f);
+    char *text = calloc(1, (size_t)s.st_size + 1);
+    *len = fread(text, 1, (size_t)s.st_size, f);
     fclose(f);
+    return text;
+}
+
+static void make_request(const char *path, const char *body, size_t body_len, const char *const *headers, int header_count) {
+    size_t cap = body_len + 16384;
+    char *data = malloc(cap);
+    int n = snprintf(data, cap, "POST %s HTTP/1.1\r\nhost: 127.0.0.1:%d\r\ncontent-type: application/json\r\ncontent-length: %zu\r\n",
+                     path, want.port, body_len);
+    for (int i = 0; i < header_count; i++) n += snprintf(data + n, 16000u - (size_t)n, "%s\r\n", headers[i]);
+    n += snprintf(data + n, 16384u - (size_t)n, "\r\n");
+    memcpy(data + n, body, body_len);
+    requests = realloc(requests, (request_count + 1) * sizeof *requests);
+    requests[request_count++] = (Request){data, (size_t)n + body_len};
+}
+
+/* One request, or one for each line of `header_file`, which is a header of its own. */
+static void make_requests(const char *path, const char *body_file, const char **headers, int header_count, const char *header_file) {
+    size_t body_len, ignored;
+    char *body = read_file(body_file, &body_len);
+    char *lines = header_file ? read_file(header_file, &ignored) : NULL;
+    for (char *line = lines ? strtok(lines, "\n") : NULL; line; line = strtok(NULL, "\n")) {
+        headers[header_count] = line;
+        make_request(path, body, body_len, headers, header_count + 1);
+    }
+    if (!request_count) make_request(path, body, body_len, headers, header_count);
+    free(lines);
+    free(body);
 }
 
 static void run(Conn *conns) {
@@ -463,10 +493,10 @@ static void print_times(const char *name, const Histogram *h) {
 }
 
 int main(int argc, char **argv) {
-    char *headers[32];
+    const char *headers[33], *header_file = NULL;
     int header_count = 0, option;
     if (argc < 5) return 2;
-    while ((option = getopt(argc, argv, "c:d:n:t:H:e:k:g:")) != -1) switch (option) {
+    while ((option = getopt(argc, argv, "c:d:n:t:H:F:e:k:g:")) != -1) switch (option) {
         case 'c': want.connections = atoi(optarg); break;
         case 'd': want.seconds = atof(optarg); break;
         case 'n': want.count = strtoull(optarg, NULL, 10); break;
@@ -477,12 +507,13 @@ int main(int argc, char **argv) {
         case 'H':
             if (header_count < 32) headers[header_count++] = optarg;
             break;
+        case 'F': header_file = optarg; break;
         default: return 2;
         }
     if (argc - optind != 4 || want.connections < 1 || (want.seconds <= 0 && !want.count)) return 2;
     want.streams = strcmp(argv[optind], "streams") == 0;
     want.port = atoi(argv[optind + 1]);
-    make_request(argv[optind + 2], argv[optind + 3], headers, header_count);
+    make_requests(argv[optind + 2], argv[optind + 3], headers, header_count, header_file);
     signal(SIGPIPE, SIG_IGN);
     struct rlimit files;
     getrlimit(RLIMIT_NOFILE, &files);

@@ -132,7 +132,7 @@ def run(gateway: Gateway, on: Bench, *, seconds: float, soak: bool) -> Row:
     """Measures one gateway. Raises NotRunError when it cannot be installed, started or called."""
     directory = on.scratch / gateway.name
     directory.mkdir()
-    place = Place(_free_port(), on.mock_port, directory)
+    place = Place(free_port(), on.mock_port, directory)
     launch = gateway.prepare(place)
     with _started(launch, place, on) as (trial, start_seconds):
         memory_start = trial.tree.memory_mb()
@@ -170,7 +170,7 @@ def _started(launch: Launch, place: Place, on: Bench) -> Iterator[tuple["_Trial"
         directory=place.directory,
     )
     try:
-        _await_first_answer(tree, target, on.body.read_bytes(), begun)
+        await_first_answer(tree, target, on.body.read_bytes(), begun)
         yield _Trial(on, tree, target), time.perf_counter() - begun
     finally:
         tree.stop()
@@ -225,7 +225,7 @@ class _Trial:
         return Cost(seen, gateway * 1e6, mock * 1e6)
 
 
-def _await_first_answer(tree: process.Tree, target: native.Target, body: bytes, begun: float) -> None:
+def await_first_answer(tree: process.Tree, target: native.Target, body: bytes, begun: float) -> None:
     headers = {"content-type": "application/json"}
     headers |= dict(header.split(": ", 1) for header in target.headers)
     said = "nothing listens"
@@ -247,7 +247,7 @@ def _await_first_answer(tree: process.Tree, target: native.Target, body: bytes, 
     raise NotRunError(f"no answer within {START_LIMIT_S:g} s: {said}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

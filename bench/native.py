@@ -46,6 +46,8 @@ class Target:
     port: int
     path: str
     headers: tuple[str, ...]
+    # Lines that are a header each: the requests take them in turn.
+    turns: Path | None = None
 
 
 def build() -> None:
@@ -85,6 +87,7 @@ def streams(target: Target, body: Path, *, core: int, concurrency: int, count: i
 
 def _load(mode: str, target: Target, body: Path, core: int, options: Sequence[str]) -> Load:
     headers = [word for header in target.headers for word in ("-H", header)]
+    headers += ["-F", str(target.turns)] if target.turns else []
     command = ["taskset", "-c", str(core), str(BIN / "load"), *options, *headers]
     command += [mode, str(target.port), target.path, str(body)]
     done = subprocess.run(command, check=True, capture_output=True)

@@ -33,9 +33,7 @@ class Tree:
         return lines[-1].strip()[:300]
 
     def cpu_seconds(self) -> float:
-        """CPU time of the tree: living processes by their CPU clock (nanoseconds), ended children as the kernel added
-        them to their parent (/proc's cutime and cstime, in ticks)."""
-        return sum(_cpu_clock(pid) + _reaped_seconds(pid) for pid in _descendants(self.process.pid))
+        return cpu_seconds(self.process.pid)
 
     def memory_mb(self) -> float:
         """Memory of the tree in MB (10⁶ bytes): what each process has alone, and once what the largest shares. That is
@@ -56,6 +54,12 @@ class Tree:
             except subprocess.TimeoutExpired:
                 continue
         self.process.wait(10.0)
+
+
+def cpu_seconds(root: int) -> float:
+    """CPU time of a process and its descendants: living ones by their CPU clock (nanoseconds), ended children as the
+    kernel added them to their parent (/proc's cutime and cstime, in ticks)."""
+    return sum(_cpu_clock(pid) + _reaped_seconds(pid) for pid in _descendants(root))
 
 
 def start(

@@ -8,7 +8,7 @@ from contextlib import suppress
 from tollbridge.errors import ConfigError, TollbridgeError
 from tollbridge.store.db import Database, open_database, sqlite_path
 
-HEAD = "0009"
+HEAD = "0010"
 URL_VARIABLE = "TOLLBRIDGE_DATABASE_URL"
 
 SQLITE_TABLE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'alembic_version'"

@@ -230,6 +230,10 @@ usage = Table(
     Column("allowance", Int64),
     CheckConstraint("charge >= 0 AND promo >= 0 AND loss >= 0 AND promo <= charge", name="usage_amounts"),
     Index("usage_by_account", "account_id", "ended_at"),
+    # Next to nothing on PostgreSQL, where rows lie in the order in which they ended. SQLite has no such index.
+    Index("usage_by_time", "ended_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}).ddl_if(
+        dialect="postgresql"
+    ),
     sqlite_strict=True,
 )
 
@@ -265,6 +269,7 @@ journal = Table(
     Column("reason", Text, nullable=False),
     Column("actor", Text, nullable=False),
     Column("created_at", Int64, nullable=False),
+    Index("journal_late", "created_at", sqlite_where=text("kind = 'late'"), postgresql_where=text("kind = 'late'")),
     sqlite_strict=True,
 )
 
@@ -716,5 +721,49 @@ management_key = Table(
     # By the minute.
     Column("used_at", Int64),
     Column("revoked_at", Int64),
+    sqlite_strict=True,
+)
+
+usage_day = Table(
+    "usage_day",
+    metadata,
+    # Sums of all usage up to the time `meta.summed_by_day`, by the day: four times, by what `store.usage_days` says.
+    Column("grouped", Int16, primary_key=True, autoincrement=False),
+    Column("id", Int64, primary_key=True, autoincrement=False),
+    Column("start", Int64, primary_key=True, autoincrement=False),
+    *(
+        Column(name, Int64, nullable=False)
+        for name in ("requests", "prompt", "output", "charge", "promo", "loss", "cost")
+    ),
+    Index("usage_day_by_start", "grouped", "start"),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+
+carried = Table(
+    "carried",
+    metadata,
+    # What usage rows that were dropped come to (`store.retention`).
+    Column("kind", Text, primary_key=True),
+    Column("id", Int64, primary_key=True, autoincrement=False),
+    Column("part", Int64, primary_key=True, autoincrement=False),
+    Column("amount", Int64, nullable=False),
+    sqlite_strict=True,
+)
+
+closing = Table(
+    "closing",
+    metadata,
+    # A range of holds that was dropped, the last end in it, `sum` over all of `carried` then, chained as seals are.
+    Column("id", Int64, primary_key=True, autoincrement=True),
+    Column("chain", Text, nullable=False),
+    Column("first_id", Int64, nullable=False),
+    Column("last_id", Int64, nullable=False),
+    Column("row_count", Int64, nullable=False),
+    Column("until", Int64, nullable=False),
+    Column("sum", LargeBinary(32), nullable=False),
+    Column("digest", LargeBinary(32), nullable=False),
+    Column("created_at", Int64, nullable=False),
+    Index("closing_by_chain", "chain", "first_id", unique=True),
     sqlite_strict=True,
 )

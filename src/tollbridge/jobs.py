@@ -38,6 +38,7 @@ def of_money(till: Callable[[], Payments], desk: Desk) -> tuple[Job, ...]:
         ("payments", MONEY_S, lambda: till().reconcile()),
         ("refunds", MONEY_S, lambda: refunds.retry(till())),
         ("top-ups", MONEY_S, lambda: top_ups.run_due(till())),
+        ("subscriptions", MONEY_S, lambda: till().subscriptions.reconcile()),
         ("missed payments", MISSED_S, lambda: till().find_missed()),
         ("low balances", MONEY_S, lambda: notices.tell_low_balances(desk)),
     )

@@ -176,7 +176,13 @@ class FakeStripe:
             ("POST", "/v1/customers", self._make_customer),
             ("POST", "/v1/checkout/sessions", self._make_session),
             ("GET", "/v1/checkout/sessions", lambda params: self._listed("cs_", params)),
+            ("POST", "/v1/checkout/sessions/(.*)/expire", self._expire_session),
             ("GET", "/v1/checkout/sessions/(.*)", lambda _, id_: self._get("cs_", id_)),
+            ("GET", "/v1/subscriptions/(.*)", lambda _, id_: self._get("sub_", id_)),
+            ("POST", "/v1/subscriptions/(.*)", self._change_subscription),
+            ("DELETE", "/v1/subscriptions/(.*)", lambda _, id_: self._delete_subscription(id_)),
+            ("GET", "/v1/invoices", self._list_invoices),
+            ("GET", "/v1/invoices/(.*)", self._get_invoice),
             ("POST", "/v1/payment_intents", self._make_intent),
             ("GET", "/v1/payment_intents/(.*)", lambda _, id_: self._get("pi_", id_)),
             ("POST", "/v1/refunds", self._make_refund),
@@ -229,6 +235,7 @@ class FakeStripe:
         tax = subtotal * self.tax_percent // 100 if params["automatic_tax"]["enabled"] == "true" else 0
         if params["customer"] not in self.objects:
             raise Failure(400, "resource_missing")
+        once = params.get("payment_intent_data") or {}
         session = self._new(
             "cs_test",
             "checkout.session",
@@ -246,8 +253,10 @@ class FakeStripe:
             payment_intent=None,
             success_url=params["success_url"],
             cancel_url=params["cancel_url"],
-            marks=params["payment_intent_data"].get("metadata", {}),
-            future=params["payment_intent_data"].get("setup_future_usage"),
+            subscription=None,
+            marks=(params.get("subscription_data") or once).get("metadata", {}),
+            future=once.get("setup_future_usage"),
+            recurring=price.get("recurring"),
         )
         session["url"] = f"{self.url}/c/pay/{session['id']}"
         return session
@@ -280,6 +289,8 @@ class FakeStripe:
         session = self.objects[session_id]
         if session["status"] != "open":
             raise Failure(400, "session_not_open")
+        if session["mode"] == "subscription":
+            return self._subscribe(session)
         intent = self._new_intent(
             session["amount_total"], session["currency"], session["customer"], dict(session["marks"])
         )
@@ -382,6 +393,117 @@ class FakeStripe:
             customer=customer,
             refuses=refuses,
         )
+
+    # --- plans by the month -------------------------------------------------------------------------------------
+
+    def _subscribe(self, session: Object) -> Object:
+        assert session["recurring"] == {"interval": "month"}
+        made = self._new(
+            "sub",
+            "subscription",
+            status="active",
+            cancel_at_period_end=False,
+            customer=session["customer"],
+            metadata=dict(session["marks"]),
+            price=(session["amount_subtotal"], session["total_details"]["amount_tax"], session["currency"]),
+            period_end=int(time.time()),
+        )
+        session.update(status="complete", payment_status="paid", subscription=made["id"])
+        self.bill(made["id"])
+        self._event("checkout.session.completed", session)
+        return session
+
+    def bill(self, subscription_id: str, *, pays: bool = True, days: int = 30) -> Object:
+        """The next month begins, and is paid or not."""
+        subscription = self.objects[subscription_id]
+        net, tax, currency = subscription["price"]
+        start = subscription["period_end"]
+        subscription["period_end"] = start + days * 86_400
+        invoice = self._new(
+            "in",
+            "invoice",
+            status="open",
+            subscription=subscription_id,
+            customer=subscription["customer"],
+            customer_name="Ada Lovelace",
+            customer_address=None,
+            customer_tax_ids=[],
+            currency=currency,
+            total=net + tax,
+            total_taxes=[{"amount": tax}] if tax else [],
+            lines={"data": [{"period": {"start": start, "end": subscription["period_end"]}}]},
+            parent={
+                "subscription_details": {"subscription": subscription_id, "metadata": dict(subscription["metadata"])}
+            },
+            payments={"data": []},
+        )
+        if pays:
+            self.pay_bill(invoice["id"])
+        else:
+            subscription["status"] = "past_due"
+            self._event("invoice.payment_failed", invoice)
+            self._event("customer.subscription.updated", subscription)
+        return invoice
+
+    def pay_bill(self, invoice_id: str) -> None:
+        """At once, or after it failed."""
+        invoice = self.objects[invoice_id]
+        intent = self._new_intent(invoice["total"], invoice["currency"], invoice["customer"], {})
+        intent["payment_method"] = self.card(invoice["customer"])["id"]
+        self._charge(intent)
+        paid = {"status": "paid", "payment": {"type": "payment_intent", "payment_intent": intent["id"]}}
+        invoice["payments"]["data"].append(paid)
+        invoice["status"] = "paid"
+        subscription = self.objects[invoice["subscription"]]
+        subscription["status"] = "active"
+        self._event("payment_intent.succeeded", intent)
+        self._event("invoice.paid", invoice)
+        self._event("customer.subscription.updated", subscription)
+
+    def intent_of(self, invoice: Object) -> str:
+        return str(invoice["payments"]["data"][0]["payment"]["payment_intent"])
+
+    def _change_subscription(self, params: Object, id_: str) -> Object:
+        subscription = self._get("sub_", id_)
+        if subscription["status"] == "canceled":
+            raise Failure(400, "subscription_canceled")
+        subscription["cancel_at_period_end"] = params["cancel_at_period_end"] == "true"
+        self._event("customer.subscription.updated", subscription)
+        return subscription
+
+    def _delete_subscription(self, id_: str) -> Object:
+        subscription = self._get("sub_", id_)
+        if subscription["status"] == "canceled":
+            raise Failure(404, "resource_missing")
+        return self.end(id_)
+
+    def end(self, subscription_id: str) -> Object:
+        """It is over: it was to end, or nobody pays."""
+        subscription = self.objects[subscription_id]
+        subscription["status"] = "canceled"
+        self._event("customer.subscription.deleted", subscription)
+        return subscription
+
+    def _expire_session(self, _: Object, id_: str) -> Object:
+        session = self._get("cs_", id_)
+        if session["status"] != "open":
+            raise Failure(400, "session_not_open")
+        self.expire(id_)
+        return session
+
+    def _get_invoice(self, params: Object, id_: str) -> Object:
+        found = self._get("in_", id_)
+        asked = "payments" in params.get("expand", [])
+        return {name: value for name, value in found.items() if asked or name != "payments"}
+
+    def _list_invoices(self, params: Object) -> Object:
+        found = [
+            {name: value for name, value in each.items() if name != "payments"}
+            for each in reversed(self.objects.values())
+            if each["id"].startswith("in_")
+            and (each["subscription"], each["status"]) == (params["subscription"], params["status"])
+        ]
+        return paged(found, params)
 
     # --- events -------------------------------------------------------------------------------------------------
 

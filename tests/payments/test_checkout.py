@@ -18,7 +18,7 @@ CENT = USD // 100
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tollbridge.payments.stripe._PAUSE_S", 0.001)
+    monkeypatch.setattr("tollbridge.payments.stripe_api._PAUSE_S", 0.001)
 
 
 def test_a_paid_session_is_credited_with_its_fee_and_an_invoice(world: World) -> None:

@@ -17,7 +17,7 @@ CENT = USD // 100
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tollbridge.payments.stripe._PAUSE_S", 0.001)
+    monkeypatch.setattr("tollbridge.payments.stripe_api._PAUSE_S", 0.001)
 
 
 async def give_back(till: Till, payment: Payment, amount: int | None = None) -> None:

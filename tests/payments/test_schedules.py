@@ -187,7 +187,7 @@ async def check(till: Till, stripe: FakeStripe, session: str, email: str) -> Non
 
 
 def run_schedules(world: World, first: int, count: int, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("tollbridge.payments.stripe._PAUSE_S", 0.0)
+    patch.setattr("tollbridge.payments.stripe_api._PAUSE_S", 0.0)
 
     async def main() -> None:
         async with FakeStripe() as stripe, world.opened() as one, world.opened() as two:

@@ -12,34 +12,45 @@ import pytest
 from tests.payments.fake_stripe import SECRET_KEY, FakeStripe
 
 from tollbridge.core.payments import Card, Origin, Payment, Report, Status
-from tollbridge.payments import stripe
+from tollbridge.payments import stripe, stripe_api
+from tollbridge.payments import stripe_objects as objects
 from tollbridge.payments.base import Order, ProcessorRefused, ProcessorUnavailable
 from tollbridge.payments.stripe import Stripe
+from tollbridge.payments.stripe_api import StripeApi
 
 USD = 1_000_000_000
 
 OFFICIAL = {
-    stripe.Session: "checkout._session:Session",
-    stripe.PaymentIntent: "_payment_intent:PaymentIntent",
-    stripe.Charge: "_charge:Charge",
-    stripe.BalanceTransaction: "_balance_transaction:BalanceTransaction",
-    stripe.PaymentMethod: "_payment_method:PaymentMethod",
-    stripe.CardDetails: "_payment_method:PaymentMethod.Card",
-    stripe.Refund: "_refund:Refund",
-    stripe.Dispute: "_dispute:Dispute",
-    stripe.Customer: "_customer:Customer",
-    stripe.StripeEvent: "_event:Event",
-    stripe.CustomerDetails: "checkout._session:Session.CustomerDetails",
-    stripe.Address: "checkout._session:Session.CustomerDetails.Address",
-    stripe.TaxId: "checkout._session:Session.CustomerDetails.TaxId",
-    stripe.TotalDetails: "checkout._session:Session.TotalDetails",
-    stripe.Listed: "_list_object:ListObject",
+    objects.Session: "checkout._session:Session",
+    objects.PaymentIntent: "_payment_intent:PaymentIntent",
+    objects.Charge: "_charge:Charge",
+    objects.BalanceTransaction: "_balance_transaction:BalanceTransaction",
+    objects.PaymentMethod: "_payment_method:PaymentMethod",
+    objects.CardDetails: "_payment_method:PaymentMethod.Card",
+    objects.Refund: "_refund:Refund",
+    objects.Dispute: "_dispute:Dispute",
+    objects.Customer: "_customer:Customer",
+    objects.StripeEvent: "_event:Event",
+    objects.CustomerDetails: "checkout._session:Session.CustomerDetails",
+    objects.Address: "checkout._session:Session.CustomerDetails.Address",
+    objects.TaxId: "checkout._session:Session.CustomerDetails.TaxId",
+    objects.TotalDetails: "checkout._session:Session.TotalDetails",
+    stripe_api.Listed: "_list_object:ListObject",
+    objects.Subscription: "_subscription:Subscription",
+    objects.Invoice: "_invoice:Invoice",
+    objects.Parent: "_invoice:Invoice.Parent",
+    objects.Recurring: "_invoice:Invoice.Parent.SubscriptionDetails",
+    objects.InvoiceTax: "_invoice:Invoice.TotalTax",
+    objects.InvoiceLine: "_invoice_line_item:InvoiceLineItem",
+    objects.Span: "_invoice_line_item:InvoiceLineItem.Period",
+    objects.InvoicePayment: "_invoice_payment:InvoicePayment",
+    objects.PaidWith: "_invoice_payment:InvoicePayment.Payment",
 }
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tollbridge.payments.stripe._PAUSE_S", 0.001)
+    monkeypatch.setattr("tollbridge.payments.stripe_api._PAUSE_S", 0.001)
 
 
 def order(**changes: Any) -> Order:
@@ -109,7 +120,7 @@ def test_the_events_that_are_handled_are_events_of_stripes() -> None:
 
 
 def test_the_version_is_one_that_stripes_own_library_speaks() -> None:
-    assert stripe.API_VERSION == importlib.import_module("stripe._api_version")._ApiVersion.CURRENT
+    assert stripe_api.API_VERSION == importlib.import_module("stripe._api_version")._ApiVersion.CURRENT
 
 
 def test_a_session_is_asked_for_with_what_was_ordered() -> None:
@@ -150,7 +161,7 @@ def test_stripe_that_stays_away_is_told_from_stripe_that_says_no() -> None:
 
 
 def test_a_stripe_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stripe, "TIMEOUT_S", 0.05)
+    monkeypatch.setattr(stripe_api, "TIMEOUT_S", 0.05)
 
     async def use(fake: FakeStripe, client: Stripe) -> None:
         fake.faults = ["hang"] * 3
@@ -172,10 +183,10 @@ def test_a_wrong_key_is_our_trouble_and_not_the_customers() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"id": 5}', b"\xff", b'{"data": {}}'])
 def test_an_answer_that_makes_no_sense_is_no_answer(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def nonsense(self: Stripe, *_: Any) -> bytes:
+    async def nonsense(self: StripeApi, *_: Any) -> bytes:
         return body
 
-    monkeypatch.setattr(Stripe, "_call", nonsense)
+    monkeypatch.setattr(StripeApi, "_call", nonsense)
 
     async def use(_: FakeStripe, client: Stripe) -> None:
         for call in (client.report(order(external_id="cs_1").payment, known=True), client.events(0), customer(client)):
@@ -220,7 +231,7 @@ def test_a_long_list_is_read_to_its_end() -> None:
 @pytest.mark.parametrize("amount", [1, USD + 1, 9_999_999])
 def test_what_is_no_whole_cent_is_never_asked_for(amount: int) -> None:
     with pytest.raises(ValueError, match="whole number of cents"):
-        stripe.cents(amount)
+        stripe_api.cents(amount)
 
 
 def test_an_id_is_never_a_path() -> None:

@@ -16,7 +16,7 @@ from tollbridge.store import top_ups as rows
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tollbridge.payments.stripe._PAUSE_S", 0.001)
+    monkeypatch.setattr("tollbridge.payments.stripe_api._PAUSE_S", 0.001)
 
 
 async def ready(till: Till, *, cap: int = 100 * USD) -> None:

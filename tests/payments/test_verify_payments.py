@@ -19,7 +19,7 @@ TAMPERINGS = {
     "UPDATE payment SET status = 'failed' WHERE id = 1": "is not paid, but in the journal",
     "UPDATE payment SET status = 'paid' WHERE id = 2": "is paid, but not in the journal",
     "UPDATE payment SET intent = 'pi_other' WHERE id = 1": "is paid, but not in the journal",
-    "UPDATE payment SET method = 'demo' WHERE id = 1": "1 payments by demo are paid, but 0 are in the journal",
+    "UPDATE payment SET method = 'demo' WHERE id = 1": "1 top-up payments by demo are paid, but 0 are in the journal",
     "UPDATE reversal SET credit = credit - 1": "took 3999999999, but the journal has 4000000000",
     "UPDATE reversal SET state = 'returned'": "is returned, but the journal gave 0 back",
     "UPDATE reversal SET public_id = 'refund_x'": "is not in the journal",

@@ -77,7 +77,7 @@ def test_included_credit_is_filled_up_once_in_each_of_two_hundred_months(world: 
             last = int(datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC).timestamp()) * 1000 - 1
             given = [await fill_up(database, account.id, MONTHLY, now) for now in (first, last, first)]
             assert given == [number == 0, False, False]
-            expected.append((f"plan/{account.id}/{year * 100 + month}", 0 if number else 1_000))
+            expected.append((f"plan/{account.id}/{MONTHLY.name}/{year * 100 + month}", 0 if number else 1_000))
         assert await grants(database) == expected
 
     world.run(use)

@@ -114,6 +114,7 @@ class Billing(msgspec.Struct, frozen=True, kw_only=True):
     most_top_up: int = msgspec.field(name="most_top_up_usd")
     low_balance: tuple[int, ...] = msgspec.field(name="low_balance_usd")
     customer_plans: tuple[str, ...]
+    grace_days: int
 
 
 class Stripe(msgspec.Struct, frozen=True, kw_only=True):
@@ -193,6 +194,8 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive: float
     stall: float
     drain: float
+    drain_pause: float
+    drain_idle: float
     max_body: int
     max_connections: int
     max_connections_per_client: int
@@ -244,6 +247,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Path
     host: str
     port: int
+    workers: int
     secret: Secret | None = None
     allow_plain_http: bool
     require_verified_email: str
@@ -327,6 +331,12 @@ SETTINGS = (
     ),
     Setting("host", kinds.HOST, "127.0.0.1", "The address to listen on."),
     Setting("port", whole(0, 65535), 8000, "The port to listen on; 0 takes a free one."),
+    Setting(
+        "workers",
+        whole(1, 256),
+        1,
+        "How many processes serve on this machine: about as many as it has cores. More than 1 need PostgreSQL and Redis.",
+    ),
     Setting("data_dir", kinds.PATH, "data", "Where files are kept: the SQLite database, the master secret, the spool."),
     Setting(
         "public_url", kinds.PUBLIC_URL, None, "Where customers reach the gateway. By default its own host and port."
@@ -475,6 +485,12 @@ SETTINGS = (
         "Plans to which customers may change by themselves, where their `price_usd` is none or 0.",
     ),
     Setting(
+        "billing.grace_days",
+        whole(0, 60),
+        7,
+        "How many days an account keeps a plan whose next month could not be paid.",
+    ),
+    Setting(
         "stripe.secret_key",
         kinds.SECRET,
         None,
@@ -566,6 +582,18 @@ SETTINGS = (
     Setting("server.keep_alive", duration(0.1, 3600), "75s", "How long an idle connection stays open."),
     Setting("server.stall", duration(0.1, 3600), "60s", "How long a caller may take nothing of an answer."),
     Setting("server.drain", duration(0, 3600), "120s", "How long running requests may go on when the server stops."),
+    Setting(
+        "server.drain_pause",
+        duration(0, 600),
+        "0s",
+        "How long connections are still taken when the server stops: until a load balancer has noticed by `/ready`.",
+    ),
+    Setting(
+        "server.drain_idle",
+        duration(0, 600),
+        "2s",
+        "How long idle connections may still bring a request after that. It is answered, and the connection closed.",
+    ),
     Setting("server.max_body", size(1 << 10, 64 << 20), "10MiB", "The largest body of a request."),
     Setting(
         "server.max_connections",

@@ -37,6 +37,7 @@ class Book(StrEnum):
     CLEARING = "processor_clearing"
     FEES = "fees"
     REVENUE = "revenue"
+    SUBSCRIPTIONS = "subscription_revenue"
     PROMO_EXPENSE = "promo_expense"
     PROVIDER_PAYABLE = "provider_payable"
     PROVIDER_COST = "provider_cost"
@@ -54,6 +55,7 @@ class Kind(StrEnum):
     ADJUSTMENT = "adjustment"
     LATE = "late"
     FEE = "fee"
+    SUBSCRIPTION = "subscription"
 
 
 OVERDRAWING = frozenset({Kind.REFUND, Kind.DISPUTE})

@@ -9,6 +9,7 @@ Rule 1  Our row says what was ordered. Credit is given when the processor has th
 Rule 2  Each effect has one idempotency key, made of the processor's ids: whoever books it second changes nothing.
 Rule 3  States only go forward (pending → paid; taken → returned), so that an old report undoes nothing.
 Rule 4  Credit is what was paid before tax. What goes back takes tax with it in proportion.
+Rule 5  A month of a plan is bought, not credit: it is revenue, and no balance moves.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,6 +37,7 @@ class Status(StrEnum):
 class Origin(StrEnum):
     CHECKOUT = "checkout"
     AUTO = "auto"
+    SUBSCRIPTION = "subscription"
 
 
 class Return(StrEnum):
@@ -54,7 +56,7 @@ class State(StrEnum):
 
 
 class Payment(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `payment`: an order for credit. Amounts in nano-USD."""
+    """A row of `payment`: an order for credit, or a month of a subscription. Amounts in nano-USD."""
 
     id: int
     public_id: str
@@ -75,15 +77,24 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
     paid_at: int | None
     check_at: int | None
+    subscription_id: int | None = None
 
     @property
     def total(self) -> int:
         """What the customer paid, tax included."""
         return self.amount + self.tax
 
+    @property
+    def book(self) -> Book:
+        """Where it is booked, and what goes back is taken from."""
+        return Book.SUBSCRIPTIONS if self.origin is Origin.SUBSCRIPTION else Book.CUSTOMER_PAID
+
 
 class Reversal(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `reversal`; `id` 0: not stored yet. `amount` with tax, `credit` what the customer loses of it."""
+    """A row of `reversal`; `id` 0: not stored yet. `amount` with tax, `credit` what the customer loses of it.
+
+    Of a month of a plan `credit` is what we lose: it is the amount without its tax.
+    """
 
     id: int = 0
     public_id: str
@@ -152,10 +163,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """Who ordered, to be found again in the report: the account's public id, its customer id at the processor."""
+    """Who ordered, to be found again in the report: the account's public id, its customer id at the processor.
+
+    `order`: under which of our ids the processor has it; None: the payment's own.
+    """
 
     account: str
     customer: str | None
+    order: str | None = None
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,7 +189,7 @@ def settle(payment: Payment, known: Sequence[Reversal], report: Report, expected
     after, credited = _progress(payment, report, _mismatch(payment, report, expected), now)
     if after.status is not Status.PAID:
         return Settlement(payment=after, credited=False, posts=(), reversals=())
-    posts = [_top_up(after)] if credited else []
+    posts = [_arrived(after)] if credited else []
     if after.fee and not payment.fee:
         posts.append(_fee(after, after.fee, f"fee/{after.method}/{after.intent or after.public_id}"))
     changed: list[Reversal] = []
@@ -229,7 +244,7 @@ def _mismatch(payment: Payment, report: Report, expected: Expected) -> str | Non
     checks = (
         ("amount", payment.amount, report.amount),
         ("currency", payment.currency, report.currency.lower()),
-        ("order", payment.public_id, report.order),
+        ("order", expected.order or payment.public_id, report.order),
         ("account", expected.account, report.account),
         ("session", payment.external_id or report.external_id, report.external_id),
         ("payment", payment.intent or report.intent, report.intent),
@@ -276,15 +291,15 @@ def credit_of(payment: Payment, amount: int) -> int:
 # --- journal transactions -----------------------------------------------------------------------------------------
 
 
-def _top_up(payment: Payment) -> Post:
-    """Paid credit. The processor owes us all of it; its fee is a transaction of its own, known later."""
+def _arrived(payment: Payment) -> Post:
+    """What was paid. The processor owes us all of it; its fee is a transaction of its own, known later."""
+    recurring = payment.origin is Origin.SUBSCRIPTION
+    name = "subscription" if recurring else "top-up"
     return Post(
-        idempotency_key=f"top-up/{payment.method}/{payment.intent or payment.public_id}",
-        kind=Kind.TOP_UP,
+        idempotency_key=f"{name}/{payment.method}/{payment.intent or payment.public_id}",
+        kind=Kind.SUBSCRIPTION if recurring else Kind.TOP_UP,
         account_id=payment.account_id,
-        entries=_entries(
-            (Book.CLEARING, -payment.total), (Book.TAX, payment.tax), (Book.CUSTOMER_PAID, payment.amount)
-        ),
+        entries=_entries((Book.CLEARING, -payment.total), (Book.TAX, payment.tax), (payment.book, payment.amount)),
         reason=f"{_METHODS.get(payment.method, payment.method)} {payment.public_id}",
         actor=ACTOR,
     )
@@ -308,19 +323,19 @@ def _reversal_posts(payment: Payment, before: Reversal | None, after: Reversal) 
 
 def taken(payment: Payment, reversal: Reversal) -> Post:
     """Money of a payment goes back to where it came from, and the credit with it; this may overdraw."""
-    entries = _reversal_entries(reversal, 1)
+    entries = _reversal_entries(payment, reversal, 1)
     return _reversal_post(payment, reversal, f"{reversal.kind}/{reversal.public_id}", entries)
 
 
 def given_back(payment: Payment, reversal: Reversal) -> Post:
     """A refund that failed, a dispute that was won."""
-    entries = _reversal_entries(reversal, -1)
+    entries = _reversal_entries(payment, reversal, -1)
     return _reversal_post(payment, reversal, f"{reversal.kind}/{reversal.public_id}/returned", entries)
 
 
-def _reversal_entries(reversal: Reversal, sign: int) -> tuple[Entry, ...]:
+def _reversal_entries(payment: Payment, reversal: Reversal, sign: int) -> tuple[Entry, ...]:
     return _entries(
-        (Book.CUSTOMER_PAID, -sign * reversal.credit),
+        (payment.book, -sign * reversal.credit),
         (Book.TAX, -sign * (reversal.amount - reversal.credit)),
         (Book.CLEARING, sign * reversal.amount),
     )

@@ -5,6 +5,7 @@ from typing import Protocol
 import msgspec
 
 from tollbridge.core.payments import Payment
+from tollbridge.core.subscriptions import Subscription
 from tollbridge.errors import TollbridgeError, Unavailable
 
 
@@ -36,6 +37,17 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     account: str
     email: str
     customer: str | None
+    product: str
+    success_url: str
+    cancel_url: str
+
+
+class Subscribing(msgspec.Struct, frozen=True, kw_only=True):
+    """An order for a plan on its way to a processor, as `Order` is one for credit."""
+
+    subscription: Subscription
+    account: str
+    customer: str
     product: str
     success_url: str
     cancel_url: str

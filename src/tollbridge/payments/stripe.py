@@ -1,33 +1,39 @@
-"""Payment by card: a thin client of Stripe's HTTP API, of the dozen calls that are needed (docs/decisions/).
+"""Payment by card: a thin client of Stripe's, of the dozen calls that are needed (docs/decisions/).
 
-Field names and statuses are those of https://docs.stripe.com/api in version `API_VERSION`, which each call names, so
-that a change at Stripe's changes nothing here. A test compares the fields below with the official library's.
+Field names and statuses are those of https://docs.stripe.com/api in the version that each call names, so that a change
+at Stripe's changes nothing here.
 
 Rule 1  A call that changes something has an Idempotency-Key made of our own ids: repeated, it is the same call.
 Rule 2  Nothing is believed of an event but which object it is about: that object is asked for anew.
 Rule 3  Stripe's texts stay here: what is shown is ours, what is kept is a code of theirs.
 """
 
-import asyncio
-import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
-import msgspec
-
-from tollbridge.core.money import NANO_PER_CENT
 from tollbridge.core.payments import Buyer, Card, Payment, Report, Reported, Return, Status
-from tollbridge.payments.base import Order, ProcessorRefused, ProcessorUnavailable, Started
+from tollbridge.payments.base import Order, ProcessorUnavailable, Started
+from tollbridge.payments.stripe_api import BASE_URL, StripeApi, cents, nano, safe
+from tollbridge.payments.stripe_objects import (
+    Address,
+    BalanceTransaction,
+    Charge,
+    Customer,
+    CustomerDetails,
+    Dispute,
+    Invoice,
+    InvoicePayments,
+    PaymentIntent,
+    PaymentMethod,
+    Refund,
+    Session,
+    StripeEvent,
+)
+from tollbridge.payments.stripe_subscriptions import ACCOUNT, SUBSCRIPTION, StripeSubscriptions
 from tollbridge.payments.webhook import Event
 
-if TYPE_CHECKING:
-    import httpx2
-
-API_VERSION = "2026-10-28.endive"
-BASE_URL = "https://api.stripe.com"
 NAME = "stripe"
 
-ORDER, ACCOUNT, REFUND = "tollbridge_payment", "tollbridge_account", "tollbridge_refund"
+ORDER, REFUND = "tollbridge_payment", "tollbridge_refund"
 # What an endpoint must be subscribed to; all of it leads to the same: asking for the payment.
 EVENTS = (
     "checkout.session.completed",
@@ -46,149 +52,14 @@ EVENTS = (
     "charge.dispute.closed",
     "charge.dispute.funds_withdrawn",
     "charge.dispute.funds_reinstated",
+    "customer.subscription.updated",
+    "customer.subscription.deleted",
+    "invoice.paid",
+    "invoice.payment_failed",
+    "invoice.voided",
+    "invoice.marked_uncollectible",
 )
-TRIES = 3
-TIMEOUT_S = 10.0
-_PAUSE_S = 0.2
-_PAGE = 100
-_MOST_PAGES = 200
-_CODE = re.compile(r"[a-z_]{1,60}")
 _EXPAND_CHARGE = ("latest_charge.balance_transaction", "payment_method")
-
-T = TypeVar("T")
-
-
-# --- what is read of Stripe's objects -----------------------------------------------------------------------------
-
-
-class CardDetails(msgspec.Struct, frozen=True):
-    brand: str = "card"
-    last4: str = ""
-
-
-class PaymentMethod(msgspec.Struct, frozen=True):
-    id: str
-    type: str = ""
-    card: CardDetails | None = None
-
-
-class BalanceTransaction(msgspec.Struct, frozen=True):
-    id: str
-    amount: int
-    fee: int
-    currency: str
-
-
-class Charge(msgspec.Struct, frozen=True):
-    id: str
-    amount_refunded: int
-    disputed: bool
-    balance_transaction: BalanceTransaction | str | None = None
-
-
-class PaymentIntent(msgspec.Struct, frozen=True):
-    id: str
-    status: str
-    amount: int
-    amount_received: int
-    currency: str
-    livemode: bool
-    metadata: dict[str, str] = {}
-    customer: str | None = None
-    latest_charge: Charge | str | None = None
-    payment_method: PaymentMethod | str | None = None
-
-
-class Address(msgspec.Struct, frozen=True):
-    line1: str | None = None
-    line2: str | None = None
-    postal_code: str | None = None
-    city: str | None = None
-    state: str | None = None
-    country: str | None = None
-
-
-class TaxId(msgspec.Struct, frozen=True):
-    value: str | None = None
-
-
-class CustomerDetails(msgspec.Struct, frozen=True):
-    name: str | None = None
-    address: Address | None = None
-    tax_ids: list[TaxId] | None = None
-
-
-class TotalDetails(msgspec.Struct, frozen=True):
-    amount_tax: int
-
-
-class Session(msgspec.Struct, frozen=True):
-    id: str
-    payment_status: str
-    livemode: bool
-    status: str | None = None
-    url: str | None = None
-    amount_total: int | None = None
-    currency: str | None = None
-    client_reference_id: str | None = None
-    customer: str | None = None
-    metadata: dict[str, str] | None = None
-    total_details: TotalDetails | None = None
-    customer_details: CustomerDetails | None = None
-    payment_intent: PaymentIntent | str | None = None
-
-
-class Refund(msgspec.Struct, frozen=True):
-    id: str
-    amount: int
-    currency: str
-    status: str | None = None
-    metadata: dict[str, str] | None = None
-
-
-class Dispute(msgspec.Struct, frozen=True):
-    id: str
-    amount: int
-    currency: str
-    status: str
-    balance_transactions: list[BalanceTransaction]
-
-
-class Customer(msgspec.Struct, frozen=True):
-    id: str
-
-
-class EventObject(msgspec.Struct, frozen=True):
-    id: str
-    payment_intent: PaymentIntent | str | None = None
-
-
-class EventData(msgspec.Struct, frozen=True):
-    object: EventObject
-
-
-class StripeEvent(msgspec.Struct, frozen=True):
-    id: str
-    type: str
-    created: int
-    data: EventData
-
-
-class Listed(msgspec.Struct, frozen=True):
-    """A page of a list, its objects not yet read."""
-
-    data: list[msgspec.Raw]
-    has_more: bool = False
-
-
-class _Error(msgspec.Struct, frozen=True):
-    code: str | None = None
-    decline_code: str | None = None
-    type: str | None = None
-
-
-class _Failure(msgspec.Struct, frozen=True):
-    error: _Error
 
 
 class Stripe:
@@ -198,15 +69,12 @@ class Stripe:
 
     def __init__(self, secret_key: str, *, base_url: str = BASE_URL, automatic_tax: bool = False) -> None:
         self.live = "_live_" in secret_key[:9]
-        self._key = secret_key
-        self._base_url = base_url
         self.automatic_tax = automatic_tax
-        self._client: httpx2.AsyncClient | None = None
+        self._api = StripeApi(secret_key, base_url)
+        self.subscriptions = StripeSubscriptions(self._api, live=self.live, automatic_tax=automatic_tax)
 
     async def close(self) -> None:
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        await self._api.close()
 
     # --- paying -------------------------------------------------------------------------------------------------
 
@@ -243,7 +111,7 @@ class Stripe:
             "success_url": order.success_url,
             "cancel_url": order.cancel_url,
         }
-        session = await self._post("/v1/checkout/sessions", params, payment.public_id, Session)
+        session = await self._api.post("/v1/checkout/sessions", params, payment.public_id, Session)
         if session.url is None:
             raise ProcessorUnavailable
         return Started(session.id, session.url)
@@ -251,7 +119,7 @@ class Stripe:
     async def create_customer(self, account: str, email: str) -> str:
         """Stripe's id of our account."""
         params = {"email": email, "metadata": {ACCOUNT: account}}
-        return (await self._post("/v1/customers", params, f"customer/{account}", Customer)).id
+        return (await self._api.post("/v1/customers", params, f"customer/{account}", Customer)).id
 
     async def charge(self, payment: Payment, account: str, card: Card) -> Report:
         """Charge a saved card while nobody is there. ProcessorRefused: declined, or the bank wants its owner."""
@@ -265,17 +133,17 @@ class Stripe:
             "metadata": {ORDER: payment.public_id, ACCOUNT: account},
             "expand": _EXPAND_CHARGE,
         }
-        intent = await self._post("/v1/payment_intents", params, payment.public_id, PaymentIntent)
+        intent = await self._api.post("/v1/payment_intents", params, payment.public_id, PaymentIntent)
         return await self._report_intent(intent, known=False)
 
     async def forget(self, card: Card) -> None:
         """Detach a saved card."""
-        await self._post(f"/v1/payment_methods/{_safe(card.id)}/detach", {}, None, PaymentMethod)
+        await self._api.post(f"/v1/payment_methods/{safe(card.id)}/detach", {}, None, PaymentMethod)
 
     async def refund(self, payment: Payment, amount: int, ours: str) -> Reported:
         """Give back `amount` nano-USD of a payment, tax included; `ours` is the id that makes it happen once."""
         params = {"payment_intent": payment.intent, "amount": cents(amount), "metadata": {REFUND: ours}}
-        return _refund(await self._post("/v1/refunds", params, ours, Refund))
+        return _refund(await self._api.post("/v1/refunds", params, ours, Refund))
 
     # --- asking -------------------------------------------------------------------------------------------------
 
@@ -287,10 +155,12 @@ class Stripe:
         if payment.external_id is None:
             return None
         if payment.external_id.startswith("pi_"):
-            intent = await self._get(f"/v1/payment_intents/{_safe(payment.external_id)}", _EXPAND_CHARGE, PaymentIntent)
-            return await self._report_intent(intent, known=known)
+            return await self._report_intent(await self._intent(payment.external_id), known=known)
+        if payment.external_id.startswith("in_"):
+            invoice = await self._api.get(f"/v1/invoices/{safe(payment.external_id)}", ("payments",), Invoice)
+            return await self._report_invoice(invoice, known=known)
         expand = [f"payment_intent.{each}" for each in _EXPAND_CHARGE]
-        session = await self._get(f"/v1/checkout/sessions/{_safe(payment.external_id)}", expand, Session)
+        session = await self._api.get(f"/v1/checkout/sessions/{safe(payment.external_id)}", expand, Session)
         return await self._report_session(session, known=known, card=payment.save_card)
 
     async def order_of(self, event: Event) -> tuple[str, str | None]:
@@ -299,15 +169,15 @@ class Stripe:
         The order is a session or, for a charge without one, the PaymentIntent. Our id is no proof of anything.
         """
         if event.object_id.startswith("cs_"):
-            session = await self._get(f"/v1/checkout/sessions/{_safe(event.object_id)}", (), Session)
+            session = await self._api.get(f"/v1/checkout/sessions/{safe(event.object_id)}", (), Session)
             return session.id, (session.metadata or {}).get(ORDER)
         intent_id = event.object_id if event.object_id.startswith("pi_") else event.intent
         if intent_id is None:
             return event.object_id, None
-        sessions = await self._list("/v1/checkout/sessions", {"payment_intent": intent_id}, Session)
+        sessions = await self._api.listed("/v1/checkout/sessions", {"payment_intent": intent_id}, Session)
         if sessions:
             return sessions[0].id, (sessions[0].metadata or {}).get(ORDER)
-        intent = await self._get(f"/v1/payment_intents/{_safe(intent_id)}", (), PaymentIntent)
+        intent = await self._api.get(f"/v1/payment_intents/{safe(intent_id)}", (), PaymentIntent)
         return intent.id, intent.metadata.get(ORDER)
 
     async def events(self, since: int) -> list[tuple[Event, int]]:
@@ -315,12 +185,12 @@ class Stripe:
         params = {"created": {"gte": since}, "types": EVENTS}
         return [
             (Event(each.id, each.type, each.data.object.id, _id_of(each.data.object.payment_intent)), each.created)
-            for each in await self._list("/v1/events", params, StripeEvent)
+            for each in await self._api.listed("/v1/events", params, StripeEvent)
         ]
 
     async def refunds(self, intent: str) -> tuple[Reported, ...]:
         """What was refunded of a payment."""
-        return tuple(map(_refund, await self._list("/v1/refunds", {"payment_intent": intent}, Refund)))
+        return tuple(map(_refund, await self._api.listed("/v1/refunds", {"payment_intent": intent}, Refund)))
 
     async def _report_session(self, session: Session, *, known: bool, card: bool) -> Report:
         intent = session.payment_intent if isinstance(session.payment_intent, PaymentIntent) else None
@@ -350,6 +220,36 @@ class Stripe:
             note="the payment was not completed" if status is Status.FAILED else "",
         )
 
+    async def _report_invoice(self, invoice: Invoice, *, known: bool) -> Report:
+        """Of one month of a subscription. Our id of it is the subscription's."""
+        paid_with = (each.payment.payment_intent for each in (invoice.payments or _NONE).data if each.status == "paid")
+        name = next(filter(None, paid_with), None)
+        intent = await self._intent(name) if name is not None else None
+        tax = sum(each.amount for each in invoice.total_taxes or ())
+        # What was paid past Stripe, or with credit there, is no money that arrived: it is not what was ordered.
+        total = intent.amount_received if intent is not None else 0
+        status = _INVOICE_STATUS.get(invoice.status or "", Status.PROCESSING)
+        recurring = invoice.parent.subscription_details if invoice.parent is not None else None
+        marks = (recurring.metadata if recurring is not None else None) or {}
+        return Report(
+            status=status,
+            external_id=invoice.id,
+            intent=name,
+            amount=nano((total if status is Status.PAID else invoice.total) - tax),
+            tax=nano(tax),
+            currency=invoice.currency,
+            order=marks.get(SUBSCRIPTION) if invoice.livemode is self.live else None,
+            account=marks.get(ACCOUNT),
+            customer=invoice.customer,
+            fee=_fee(intent, invoice.currency),
+            reversals=await self._reversals(intent, known=known),
+            buyer=_buyer(CustomerDetails(invoice.customer_name, invoice.customer_address, invoice.customer_tax_ids)),
+            note="the month was not paid" if status is Status.FAILED else "",
+        )
+
+    async def _intent(self, id_: str) -> PaymentIntent:
+        return await self._api.get(f"/v1/payment_intents/{safe(id_)}", _EXPAND_CHARGE, PaymentIntent)
+
     async def _report_intent(self, intent: PaymentIntent, *, known: bool) -> Report:
         status = _INTENT_STATUS.get(intent.status, Status.PROCESSING)
         received = intent.amount_received if status is Status.PAID else intent.amount
@@ -375,81 +275,16 @@ class Stripe:
         if known or charge.amount_refunded:
             found += await self.refunds(intent.id)
         if known or charge.disputed:
-            disputes = await self._list("/v1/disputes", {"payment_intent": intent.id}, Dispute)
+            disputes = await self._api.listed("/v1/disputes", {"payment_intent": intent.id}, Dispute)
             found += tuple(filter(None, map(_dispute, disputes)))
         return found
-
-    # --- HTTP ---------------------------------------------------------------------------------------------------
-
-    async def _get(self, path: str, expand: Sequence[str], type_: type[T]) -> T:
-        return _read(await self._call("GET", path, {"expand": expand}), type_)
-
-    async def _post(self, path: str, params: Mapping[str, Any], once: str | None, type_: type[T]) -> T:
-        return _read(await self._call("POST", path, params, once), type_)
-
-    async def _list(self, path: str, params: Mapping[str, Any], type_: type[T]) -> list[T]:
-        """All of a list, the newest first."""
-        found: list[T] = []
-        last: dict[str, str] = {}
-        for _ in range(_MOST_PAGES):
-            page = _read(await self._call("GET", path, {**params, **last, "limit": _PAGE}), Listed)
-            found += [_read(bytes(each), type_) for each in page.data]
-            if not page.has_more or not page.data:
-                return found
-            last = {"starting_after": _read(bytes(page.data[-1]), Customer).id}
-        raise ProcessorUnavailable
-
-    async def _call(self, method: str, path: str, params: Mapping[str, Any], once: str | None = None) -> bytes:
-        """One call, again while Stripe is not to be had: only reading, or with a key that makes it happen once."""
-        import httpx2
-
-        headers = {"idempotency-key": once} if once is not None else {}
-        form = dict(_flat(params))
-        sent: dict[str, Any] = {"params": form} if method == "GET" else {"data": form}
-        for attempt in range(1, TRIES + 1):
-            try:
-                answer = await self._opened().request(method, path, headers=headers, **sent)
-            except httpx2.HTTPError as error:
-                if attempt == TRIES:
-                    raise ProcessorUnavailable from error
-            else:
-                if answer.status_code < 300:
-                    return answer.content
-                if not _may_pass(answer.status_code, answer.headers.get("stripe-should-retry")):
-                    raise _refusal(answer.status_code, answer.content)
-            if attempt < TRIES:
-                await asyncio.sleep(_PAUSE_S * 4 ** (attempt - 1))
-        raise ProcessorUnavailable
-
-    def _opened(self) -> "httpx2.AsyncClient":
-        # Imported with the first call: 130 ms and 18 MB that a gateway without payments never pays.
-        import httpx2
-
-        if self._client is None:
-            self._client = httpx2.AsyncClient(
-                base_url=self._base_url,
-                timeout=TIMEOUT_S,
-                trust_env=False,
-                headers={"authorization": f"Bearer {self._key}", "stripe-version": API_VERSION},
-            )
-        return self._client
 
 
 # --- pure ---------------------------------------------------------------------------------------------------------
 
 
-def cents(amount: int) -> int:
-    """Cents from nano-USD. ValueError: it is no whole number of them."""
-    whole, rest = divmod(amount, NANO_PER_CENT)
-    if rest:
-        raise ValueError("what is paid is a whole number of cents")
-    return whole
-
-
-def nano(amount: int) -> int:
-    return amount * NANO_PER_CENT
-
-
+_INVOICE_STATUS = {"paid": Status.PAID, "void": Status.FAILED, "uncollectible": Status.FAILED}
+_NONE = InvoicePayments([])
 _INTENT_STATUS = {
     "succeeded": Status.PAID,
     "processing": Status.PROCESSING,
@@ -526,49 +361,3 @@ def _dispute(dispute: Dispute) -> Reported | None:
 
 def _id_of(object_: PaymentIntent | str | None) -> str | None:
     return object_.id if isinstance(object_, PaymentIntent) else object_
-
-
-def _safe(id_: str) -> str:
-    """An id within a path."""
-    if re.fullmatch(r"[A-Za-z0-9_]{1,255}", id_) is None:
-        raise ProcessorRefused("that is no id of Stripe's", "resource_missing", status=404)
-    return id_
-
-
-def _flat(params: Mapping[str, Any], within: str = "") -> Any:
-    """Stripe's form encoding: `a[b][0]=c`."""
-    for name, value in params.items():
-        key = f"{within}[{name}]" if within else name
-        if isinstance(value, Mapping):
-            yield from _flat(value, key)
-        elif isinstance(value, list | tuple):
-            yield from _flat({str(index): each for index, each in enumerate(value)}, key)
-        elif value is not None:
-            yield key, str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _read(body: bytes, type_: type[T]) -> T:
-    try:
-        return msgspec.json.decode(body, type=type_)
-    except (msgspec.MsgspecError, UnicodeError) as error:
-        raise ProcessorUnavailable from error
-
-
-def _may_pass(status: int, advice: str | None) -> bool:
-    """Whether the same call may succeed later (https://docs.stripe.com/error-low-level)."""
-    if advice in {"true", "false"}:
-        return advice == "true"
-    return status in {408, 409, 425, 429} or status >= 500
-
-
-def _refusal(status: int, body: bytes) -> Exception:
-    if status >= 500 or status in {401, 403, 429}:
-        return ProcessorUnavailable()
-    try:
-        error = msgspec.json.decode(body, type=_Failure).error
-    except (msgspec.MsgspecError, UnicodeError):
-        return ProcessorUnavailable()
-    code = error.decline_code or error.code or error.type or ""
-    declined = status == 402
-    message = "The card was declined." if declined else "The payment processor refused this."
-    return ProcessorRefused(message, code if _CODE.fullmatch(code) else "", status=status)

@@ -92,14 +92,14 @@ class Issuer(msgspec.Struct, frozen=True):
 
     def paper(self, invoice: Invoice) -> Paper:
         """What an invoice says; its number as customers see it."""
-        bought = invoice.kind == "invoice"
+        bought = "Prepaid credit" if not invoice.plan else f"One month of the plan {invoice.plan}"
         return Paper(
             number=self.number(invoice.number),
             title=_TITLES[invoice.kind],
             issued_at=invoice.issued_at,
             seller=msgspec.json.decode(invoice.seller, type=Party),
             buyer=msgspec.json.decode(invoice.buyer, type=Party),
-            item="Prepaid credit" if bought else f"Prepaid credit, refund of payment {invoice.payment}",
+            item=bought if invoice.kind == "invoice" else f"{bought}, refund of payment {invoice.payment}",
             net=invoice.amount,
             tax=invoice.tax,
             currency=invoice.currency,

@@ -1,5 +1,7 @@
 """What customers are told about their money: a receipt, a top-up that stopped, little left."""
 
+from datetime import UTC, datetime
+
 from tollbridge.core.ledger import MAX_AMOUNT
 from tollbridge.core.money import format_usd
 from tollbridge.core.payments import Payment
@@ -23,6 +25,39 @@ def receipt(name: str, url: str, recipient: str, payment: Payment, number: str) 
         f"Hello,\n\nyour payment has arrived: {format_usd(payment.amount)} USD of credit"
         + (f", and {format_usd(payment.tax)} USD of tax" if payment.tax else "")
         + f". Credit never expires. Your invoice {number} is here:\n\n    {url}{_PAGE}\n\n{name}\n",
+    )
+
+
+def month_paid(name: str, url: str, recipient: str, payment: Payment, number: str) -> Mail:
+    """A month of a plan was paid."""
+    return Mail(
+        recipient,
+        f"{name}: Receipt {number}",
+        f"Hello,\n\nyour payment of {format_usd(payment.total)} USD for a month of your plan has arrived"
+        + (f", {format_usd(payment.tax)} USD of it tax" if payment.tax else "")
+        + f". Your invoice {number} is here:\n\n    {url}{_PAGE}/invoices\n\n{name}\n",
+    )
+
+
+def plan_unpaid(name: str, url: str, recipient: str, plan: str, until: int) -> Mail:
+    """The next month of a plan could not be paid. `until` in milliseconds."""
+    day = datetime.fromtimestamp(until / 1000, UTC).strftime("%-d %B %Y")
+    return Mail(
+        recipient,
+        f"{name}: {plan} could not be paid",
+        f"Hello,\n\nyour card could not be charged for the next month of {plan}. It is tried again in the next days; "
+        f"unless that succeeds you keep the plan until {day} (UTC). Your credit and your keys stay as they are. See "
+        f"to it here:\n\n    {url}{_PAGE}/plan\n\n{name}\n",
+    )
+
+
+def plan_ended(name: str, url: str, recipient: str, plans: tuple[str, str]) -> Mail:
+    """`plans`: the one that has ended, and the one that follows on it."""
+    return Mail(
+        recipient,
+        f"{name}: {plans[0]} has ended",
+        f"Hello,\n\nyour plan {plans[0]} has ended, and nothing more is charged for it. You are on {plans[1]} now; "
+        f"your credit and your keys stay as they are. Plans are here:\n\n    {url}{_PAGE}/plan\n\n{name}\n",
     )
 
 

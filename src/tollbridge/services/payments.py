@@ -32,7 +32,8 @@ from tollbridge.services import notices
 from tollbridge.services.accounts import new_id
 from tollbridge.services.invoices import Issuer, reversed_draft
 from tollbridge.services.mail import Mail, Post
-from tollbridge.store import accounts, invoices, journal, meta, payments, top_ups
+from tollbridge.services.subscriptions import Subscriptions, Terms
+from tollbridge.store import accounts, invoices, journal, meta, payments, subscriptions, top_ups
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database, Transaction, run
 from tollbridge.store.payments import Waiting
@@ -101,6 +102,8 @@ class Payments:
             self._methods[manual.BANK_TRANSFER] = manual.BankTransfer()
         if stripe is None and _is_private(settings):
             self._methods[manual.DEMO] = manual.Demo()
+        terms = Terms(settings.plans, settings.billing.signup_plan, self._brand, url, settings.billing.grace_days)
+        self.subscriptions = Subscriptions(self, terms)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -285,7 +288,8 @@ class Payments:
     async def write_down(self, new: payments.New) -> Payment:
         """The order, in the database, before anybody else hears of it."""
         now = await self.database.now()
-        waits = now + _ASK_AGAIN if new.method == STRIPE else None
+        # A month of a subscription was paid when we hear of it.
+        waits = now + _ASK_AGAIN if new.method == STRIPE and new.subscription_id is None else None
         return await run(self.database, lambda transaction: payments.create(transaction, new, now, waits))
 
     # --- within -------------------------------------------------------------------------------------------------
@@ -357,7 +361,9 @@ class Payments:
     async def _see_to(self, event: Waiting) -> None:
         """Ask for the payment that an event is about. What fails is tried again later, and not told."""
         try:
-            payment = await self._payment_of(event)
+            payment = await self._known(event)
+            if payment is None and not await self.subscriptions.hear(event.object_id):
+                payment = await self._payment_of(event)
             if payment is None:
                 now = await self.database.now()
                 await run(self.database, lambda transaction: payments.seen_to(transaction, event.id, now))
@@ -368,13 +374,17 @@ class Payments:
             at = await self.database.now() + min(_HOUR, _MINUTE << min(event.tries, 6))
             await run(self.database, lambda transaction: payments.try_again(transaction, event.id, at))
 
-    async def _payment_of(self, event: Waiting) -> Payment | None:
-        """The order that an event is about; None: it is about nothing of ours."""
-        assert self.stripe is not None
+    async def _known(self, event: Waiting) -> Payment | None:
+        """The order that an event is about, where its ids are known here."""
         for name in (event.object_id, event.intent):
             found = await payments.by_external_id(self.database, name) if name is not None else None
             if found is not None:
                 return found
+        return None
+
+    async def _payment_of(self, event: Waiting) -> Payment | None:
+        """The order that Stripe says an event is about; None: it is about nothing of ours."""
+        assert self.stripe is not None
         about = webhook.Event(event.id, event.kind, event.object_id, event.intent)
         try:
             external_id, ours = await self.stripe.order_of(about)
@@ -400,7 +410,7 @@ class Payments:
             await self._fail(payment, "the processor could not be reached")
         elif payment.origin is Origin.CHECKOUT:
             await self._begin(self.stripe, payment, await self._account(payment))
-        else:
+        elif payment.origin is Origin.AUTO:
             await self.charge(payment, await self._account(payment))
 
     async def charge(self, payment: Payment, account: Account) -> Payment:
@@ -434,9 +444,9 @@ class Payments:
         """Of automatic top-ups too many failures in a row are the end, and the customer hears of it."""
         if await top_ups.failed(transaction, payment.id, MOST_FAILURES, payment.note):
             letter = notices.stopped(self._brand, self._url, account.email, payment.note)
-            await self._write(transaction, letter, now)
+            await self.write(transaction, letter, now)
 
-    async def _write(self, transaction: Transaction, letter: Mail, now: int) -> None:
+    async def write(self, transaction: Transaction, letter: Mail, now: int) -> None:
         """Have a mail sent if the transaction comes true: it leaves with the post's next round."""
         if self._post is not None:
             await self._post.put(transaction, letter, now)
@@ -448,7 +458,10 @@ class Payments:
         account = await self._account(current, transaction)
         customer = await invoices.customer(transaction, account.id) if current.method == STRIPE else None
         known = await payments.reversals(transaction, current.id)
-        done = rules.settle(current, known, report, Expected(account.public_id, customer), now)
+        order = None
+        if current.subscription_id is not None:
+            order = (await subscriptions.by_id(transaction, current.subscription_id)).public_id
+        done = rules.settle(current, known, report, Expected(account.public_id, customer, order), now)
         for post in done.posts:
             verdict = await journal.post(self.database, transaction, post, now)
             if not isinstance(verdict, Posted):
@@ -473,7 +486,8 @@ class Payments:
         if done.credited:
             number = await invoices.issue(transaction, draft)
             shown = self.issuer.number(number)
-            await self._write(transaction, notices.receipt(self._brand, self._url, account.email, payment, shown), now)
+            make = notices.receipt if payment.subscription_id is None else notices.month_paid
+            await self.write(transaction, make(self._brand, self._url, account.email, payment, shown), now)
             if report.card is not None:
                 await invoices.put_card(transaction, account.id, report.card)
             await top_ups.succeeded(transaction, payment.id)

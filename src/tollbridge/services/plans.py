@@ -1,11 +1,12 @@
 """Which plan an account is on, what was agreed with it beside that, and the credit that plans include."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Iterable
 
 from tollbridge.core.ledger import Book, Entry, Kind, Post, Posted
 from tollbridge.core.periods import month
 from tollbridge.core.plans import Agreed, Plan
 from tollbridge.errors import InvalidRequest
+from tollbridge.services.accounts import check_plan
 from tollbridge.store import accounts, activity, journal
 from tollbridge.store.accounts import Account
 from tollbridge.store.activity import NewDeed
@@ -16,16 +17,13 @@ _PAGE = 500
 
 
 async def change_plan(
-    database: Database, account: Account, plan: str, plans: Container[str], *, actor: str, agreed: Agreed | None = None
+    database: Database, account: Account, plan: str, plans: Collection[str], *, actor: str, agreed: Agreed | None = None
 ) -> Account:
     """Put `account` on one of `plans`, with `agreed` in place of all that was agreed before. Calls obey it at once.
 
     InvalidRequest: there is no such plan, or what was agreed cannot be. Repeating it changes nothing.
     """
-    if plan not in plans:
-        raise InvalidRequest(
-            f"there is no plan {plan[:60]!r}: the configuration names them under [plans]", param="plan"
-        )
+    check_plan(plan, plans)
     if agreed is not None:
         _check(agreed)
     now = await database.now()
@@ -48,23 +46,27 @@ async def change_plan(
 async def fill_up(database: Database, account_id: int, plan: Plan, now: int | None = None) -> bool:
     """Raise promotional credit to what `plan` includes, once in the month of `now`; whether there is more of it now.
 
-    Who has that much gets nothing, and has had this month's too.
+    Once for each plan that the account is on in that month. Who has that much gets nothing, and has had this
+    month's too.
     """
     at = await database.now() if now is None else now
-    once = f"plan/{account_id}/{month(at)}"
+    return await run(database, lambda transaction: fill_up_within(database, transaction, account_id, plan, at))
 
-    async def fill(transaction: Transaction) -> bool:
-        promo = await accounts.lock_promo(database, transaction, account_id)
-        amount = max(0, plan.included_credit - promo)
-        entries = (Entry(Book.PROMO_EXPENSE, -amount), Entry(Book.CUSTOMER_PROMO, amount))
-        reason = f"credit of the plan {plan.title or plan.name}"
-        gift = Post(
-            idempotency_key=once, kind=Kind.GRANT, account_id=account_id, entries=entries, reason=reason, actor="plan"
-        )
-        verdict = await journal.post(database, transaction, gift, at)
-        return isinstance(verdict, Posted) and not verdict.repeated and amount > 0
 
-    return await run(database, fill)
+async def fill_up_within(database: Database, transaction: Transaction, account_id: int, plan: Plan, now: int) -> bool:
+    """`fill_up` in a transaction that does more."""
+    promo = await accounts.lock_promo(database, transaction, account_id)
+    amount = max(0, plan.included_credit - promo)
+    gift = Post(
+        idempotency_key=f"plan/{account_id}/{plan.name}/{month(now)}",
+        kind=Kind.GRANT,
+        account_id=account_id,
+        entries=(Entry(Book.PROMO_EXPENSE, -amount), Entry(Book.CUSTOMER_PROMO, amount)),
+        reason=f"credit of the plan {plan.title or plan.name}",
+        actor="plan",
+    )
+    verdict = await journal.post(database, transaction, gift, now)
+    return isinstance(verdict, Posted) and not verdict.repeated and amount > 0
 
 
 async def fill_up_all(database: Database, plans: Iterable[Plan], now: int | None = None) -> None:

@@ -52,7 +52,8 @@ async def refund(ways: Payments, public_id: str, amount: int | None, *, actor: s
             state=State.REQUESTED if payment.method == STRIPE else State.TAKEN,
             created_at=now,
         )
-        if made.credit > await payments.refundable(database, transaction, payment.account_id):
+        credited = payment.subscription_id is None
+        if credited and made.credit > await payments.refundable(database, transaction, payment.account_id):
             raise InvalidRequest("the account has not that much paid credit left that nothing reserves", param="amount")
         post = msgspec.structs.replace(rules.taken(payment, made), actor=actor)
         verdict = await journal.post(database, transaction, post, now)

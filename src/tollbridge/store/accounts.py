@@ -112,7 +112,7 @@ async def not_filled_up(database: Transaction, plan: str, period: int, after: in
     rows = await database.fetch(
         "SELECT account.id FROM account JOIN balance ON balance.account_id = account.id "
         "WHERE plan = $1 AND account.id > $2 AND frozen = $3 AND NOT EXISTS (SELECT 1 FROM journal "
-        "WHERE idempotency_key = 'plan/' || CAST(account.id AS TEXT) || '/' || CAST($4 AS TEXT)) "
+        "WHERE idempotency_key = 'plan/' || CAST(account.id AS TEXT) || '/' || plan || '/' || CAST($4 AS TEXT)) "
         "ORDER BY account.id LIMIT $5",
         *(plan, after, False, str(period), count),
     )

@@ -10,13 +10,18 @@ from tollbridge.store.db import Transaction
 LAST_NUMBER = "last_invoice"
 _COLUMNS = (
     "number, kind, payment_id, reversal_id, invoice.account_id, issued_at, invoice.amount, invoice.tax, "
-    "invoice.currency, seller, buyer, payment.public_id, payment.method"
+    "invoice.currency, seller, buyer, payment.public_id, payment.method, COALESCE(plan, '')"
 )
-_FROM = "FROM invoice JOIN payment ON payment.id = payment_id"
+_FROM = (
+    "FROM invoice JOIN payment ON payment.id = payment_id "
+    "LEFT JOIN subscription ON subscription.id = payment.subscription_id"
+)
 
 
 class Invoice(msgspec.Struct, frozen=True, kw_only=True):
     """A row of `invoice`. `kind`: invoice, credit_note, or correction of a credit note. `seller`, `buyer`: JSON.
+
+    `plan`: what a month of was bought; empty: it was credit.
 
     `amount` and `tax` in nano-USD, below zero on a credit note.
     """
@@ -34,6 +39,7 @@ class Invoice(msgspec.Struct, frozen=True, kw_only=True):
     buyer: str
     payment: str = ""
     method: str = ""
+    plan: str = ""
 
 
 async def issue(transaction: Transaction, draft: Invoice) -> int:

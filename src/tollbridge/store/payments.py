@@ -9,7 +9,7 @@ from tollbridge.store.db import Database, Row, Transaction
 
 _SELECT = (
     "SELECT id, public_id, account_id, once, method, origin, amount, currency, status, external_id, intent, url, "
-    "save_card, tax, fee, note, created_at, paid_at, check_at FROM payment"
+    "save_card, tax, fee, note, created_at, paid_at, check_at, subscription_id FROM payment"
 )
 _REVERSALS = (
     "SELECT id, public_id, payment_id, kind, external_id, amount, credit, fee, state, froze, created_at FROM reversal"
@@ -28,6 +28,7 @@ class New(msgspec.Struct, frozen=True, kw_only=True):
     origin: str
     amount: int
     save_card: bool = False
+    subscription_id: int | None = None
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -47,10 +48,11 @@ async def create(transaction: Transaction, new: New, now: int, check_at: int | N
     """The order, or the one that this account made with the same `once`."""
     await transaction.execute(
         "INSERT INTO payment (public_id, account_id, once, method, origin, amount, currency, status, save_card, tax, "
-        "fee, note, created_at, check_at) VALUES ($1, $2, $3, $4, $5, $6, $7, 'pending', $8, 0, 0, '', $9, $10) "
+        "fee, note, created_at, check_at, subscription_id) "
+        "VALUES ($1, $2, $3, $4, $5, $6, $7, 'pending', $8, 0, 0, '', $9, $10, $11) "
         "ON CONFLICT (account_id, once) DO NOTHING",
         *(new.public_id, new.account_id, new.once, new.method, new.origin, new.amount, CURRENCY, new.save_card, now),
-        check_at,
+        *(check_at, new.subscription_id),
     )
     rows = await transaction.fetch(f"{_SELECT} WHERE account_id = $1 AND once = $2", new.account_id, new.once)
     return _payment(rows[0])
@@ -119,6 +121,12 @@ async def update(transaction: Transaction, payment: Payment) -> None:
         *(payment.id, payment.status.value, payment.external_id, payment.intent, payment.url, payment.tax),
         *(payment.fee, payment.note, payment.paid_at, payment.check_at),
     )
+
+
+async def months_of(transaction: Transaction, subscription_id: int) -> list[Payment]:
+    """What was ever paid, or was to be paid, of a subscription."""
+    rows = await transaction.fetch(f"{_SELECT} WHERE subscription_id = $1 ORDER BY id", subscription_id)
+    return [_payment(row) for row in rows]
 
 
 async def spent_automatically(database: Transaction, account_id: int, since: int) -> int:

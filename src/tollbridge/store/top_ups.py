@@ -106,7 +106,8 @@ async def low(database: Transaction, threshold: int, count: int) -> list[Low]:
         "SELECT account.id, email, paid + promo - held FROM account "
         "JOIN balance ON balance.account_id = account.id LEFT JOIN low_balance ON low_balance.account_id = account.id "
         "WHERE paid + promo - held < $1 AND (threshold IS NULL OR threshold > $1) AND EXISTS "
-        "(SELECT 1 FROM payment WHERE payment.account_id = account.id AND status = 'paid') AND NOT EXISTS "
+        "(SELECT 1 FROM payment WHERE payment.account_id = account.id AND status = 'paid' "
+        "AND origin <> 'subscription') AND NOT EXISTS "
         "(SELECT 1 FROM balance_alert WHERE balance_alert.account_id = account.id) ORDER BY account.id LIMIT $2",
         *(threshold, count),
     )

@@ -16,22 +16,25 @@ Complain = Callable[[str], None]
 _PAYMENTS = """
 SELECT payment.id, payment.public_id, payment.status, payment.amount, payment.tax, payment.fee, payment.account_id,
   journal.account_id,
-  (SELECT CAST(SUM(entry.amount) AS BIGINT) FROM entry WHERE journal_id = journal.id AND book = 'customer_paid'),
+  (SELECT CAST(SUM(entry.amount) AS BIGINT) FROM entry WHERE journal_id = journal.id AND book
+   = CASE WHEN origin = 'subscription' THEN 'subscription_revenue' ELSE 'customer_paid' END),
   (SELECT CAST(COALESCE(SUM(entry.amount), 0) AS BIGINT) FROM entry WHERE journal_id = journal.id AND book = 'tax'),
   (SELECT CAST(COALESCE(SUM(entry.amount), 0) AS BIGINT) FROM entry JOIN journal AS booked ON booked.id = journal_id
    WHERE booked.idempotency_key = 'fee/' || method || '/' || COALESCE(intent, payment.public_id) AND book = 'fees'),
   (SELECT COUNT(*) FROM invoice WHERE payment_id = payment.id AND invoice.kind = 'invoice'
    AND invoice.amount = payment.amount AND invoice.tax = payment.tax)
 FROM payment LEFT JOIN journal
-  ON idempotency_key = 'top-up/' || method || '/' || COALESCE(intent, payment.public_id)
+  ON idempotency_key = CASE WHEN origin = 'subscription' THEN 'subscription/' ELSE 'top-up/' END
+  || method || '/' || COALESCE(intent, payment.public_id)
 WHERE payment.id > $1 ORDER BY payment.id LIMIT $2
 """
 _REVERSALS = """
 SELECT reversal.id, reversal.public_id, reversal.state, reversal.credit, payment.account_id, journal.account_id,
   (SELECT CAST(COALESCE(SUM(entry.amount), 0) AS BIGINT) FROM entry
-   WHERE journal_id = journal.id AND book = 'customer_paid'),
+   WHERE journal_id = journal.id AND book IN ('customer_paid', 'subscription_revenue')),
   (SELECT CAST(COALESCE(SUM(entry.amount), 0) AS BIGINT) FROM entry JOIN journal AS back ON back.id = journal_id
-   WHERE back.idempotency_key = reversal.kind || '/' || reversal.public_id || '/returned' AND book = 'customer_paid')
+   WHERE back.idempotency_key = reversal.kind || '/' || reversal.public_id || '/returned'
+   AND book IN ('customer_paid', 'subscription_revenue'))
 FROM reversal JOIN payment ON payment.id = payment_id LEFT JOIN journal
   ON idempotency_key = reversal.kind || '/' || reversal.public_id
 WHERE reversal.id > $1 ORDER BY reversal.id LIMIT $2
@@ -43,7 +46,7 @@ SELECT voucher.id, voucher.amount, voucher.account_id, journal.account_id,
 FROM voucher LEFT JOIN journal ON idempotency_key = 'voucher/' || CAST(voucher.id AS TEXT)
 WHERE voucher.id > $1 ORDER BY voucher.id LIMIT $2
 """
-_PAID = "SELECT method, COUNT(*) FROM payment WHERE status = 'paid' GROUP BY method"
+_PAID = "SELECT method, origin = 'subscription', COUNT(*) FROM payment WHERE status = 'paid' GROUP BY 1, 2"
 _BOOKED = "SELECT COUNT(*) FROM journal WHERE idempotency_key LIKE $1"
 _NUMBERS = "SELECT COUNT(*), COALESCE(MIN(number), 1), COALESCE(MAX(number), 0) FROM invoice"
 
@@ -53,10 +56,11 @@ async def check(view: Transaction, complain: Complain) -> None:
     async for row in _pages(view, _PAYMENTS):
         for problem in _of_payment(row):
             complain(f"payment {row[1]} {problem}")
-    for method, count in await view.fetch(_PAID):
-        booked = (await view.fetch(_BOOKED, f"top-up/{method}/%"))[0][0]
+    for method, recurring, count in await view.fetch(_PAID):
+        name = "subscription" if recurring else "top-up"
+        booked = (await view.fetch(_BOOKED, f"{name}/{method}/%"))[0][0]
         if booked != count:
-            complain(f"{count} payments by {method} are paid, but {booked} are in the journal")
+            complain(f"{count} {name} payments by {method} are paid, but {booked} are in the journal")
     async for row in _pages(view, _REVERSALS):
         for problem in _of_reversal(row):
             complain(f"what went back as {row[1]} {problem}")

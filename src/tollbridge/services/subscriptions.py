@@ -1,0 +1,389 @@
+"""Plans that are paid for by the month.
+
+    begun = await ways.subscriptions.start(account, "pro")       → begun.url, where its customer pays
+    await ways.subscriptions.set_ending(account, True)           no further month; False: go on after all
+    await ways.subscriptions.hear(object_id)                     a webhook; False: it is about something else
+    await ways.subscriptions.reconcile()                         every minute: what webhooks did not tell
+
+What a processor says is asked for anew, as with payments. Each month that it says was paid is first booked as a payment
+of its own, checked against what was ordered; how far those reach decides (`core.subscriptions`).
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+from tollbridge.core.payments import Origin, Payment, Report
+from tollbridge.core.payments import Status as Paid
+from tollbridge.core.plans import DEFAULT_PLAN, Plan
+from tollbridge.core.subscriptions import ASK_SOON_MS, Bill, Heard, Stage, Subscription, Turn, month_after, turn
+from tollbridge.errors import InvalidRequest
+from tollbridge.payments import manual
+from tollbridge.payments.base import ProcessorRefused, ProcessorUnavailable, Subscribing
+from tollbridge.payments.stripe import NAME as STRIPE
+from tollbridge.payments.stripe import Stripe
+from tollbridge.services import notices
+from tollbridge.services.accounts import new_id
+from tollbridge.services.mail import Mail
+from tollbridge.services.plans import fill_up_within
+from tollbridge.store import accounts, activity, payments, subscriptions
+from tollbridge.store.accounts import Account
+from tollbridge.store.activity import NewDeed
+from tollbridge.store.db import Database, Duplicate, Transaction, run
+
+log = logging.getLogger("tollbridge")
+
+ACTOR = "payments"
+PAGE = "/dashboard/billing/plan"
+_DAY_MS, _HOUR_MS = 86_400_000, 3_600_000
+# The processor forgets an Idempotency-Key after a day, and closes the page on which nobody paid.
+_GIVE_UP_BEGINNING_MS = 23 * _HOUR_MS
+_BATCH = 100
+_TRIES = 4
+
+
+class Till(Protocol):
+    """What a subscription needs of the payments that it belongs to."""
+
+    database: Database
+    stripe: Stripe | None
+
+    @property
+    def methods(self) -> tuple[str, ...]: ...
+    async def customer(self, account: Account) -> str: ...
+    async def write_down(self, new: payments.New) -> Payment: ...
+    async def ask(self, payment: Payment) -> Payment: ...
+    async def settle(self, payment: Payment, report: Report) -> Payment: ...
+    async def write(self, transaction: Transaction, letter: Mail, now: int) -> None: ...
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """`plans` by name; `after`: the plan of those who pay for none; how mails are signed, and where links lead."""
+
+    plans: Mapping[str, Plan]
+    after: str
+    brand: str
+    url: str
+    grace_days: int
+
+
+class _Stale(Exception):
+    """It was changed while its processor was asked."""
+
+
+class Subscriptions:
+    """All subscriptions of one gateway."""
+
+    def __init__(self, till: Till, terms: Terms) -> None:
+        self._till = till
+        self._terms = terms
+        self._grace = terms.grace_days * _DAY_MS
+
+    def offered(self, now: int) -> list[str]:
+        """The plans that can be subscribed to: those with a price, where there is a way to pay it."""
+        if self._method() is None:
+            return []
+        every = self._terms.plans.values()
+        return [each.name for each in every if each.price and each.listed and each.applies(now)]
+
+    async def current(self, account: Account) -> Subscription | None:
+        """The one that an account has, or has ordered."""
+        return await subscriptions.open_of(self._till.database, account.id)
+
+    # --- the customer -------------------------------------------------------------------------------------------
+
+    async def start(self, account: Account, name: str) -> Subscription:
+        """Order a plan: its `url` is where the first month is paid. Ordered again, it is the same order.
+
+        InvalidRequest: it is not offered, or one runs. ProcessorUnavailable (503): nothing was paid, try again.
+        """
+        database = self._till.database
+        now, method = await database.now(), self._method()
+        if method is None or name not in self.offered(now):
+            raise InvalidRequest("This plan cannot be bought here: write to the operator.", param="plan")
+        if await accounts.agreed_with(database, account.id) is not None:
+            raise InvalidRequest("Limits were agreed with you: the operator changes your plan.", param="plan")
+        price = self._terms.plans[name].price
+        assert price is not None
+        before = await self.current(account)
+        if before is not None and (before.plan, before.amount, before.method) != (name, price, method):
+            before = await self._withdraw(before)
+        if before is not None and before.runs:
+            raise InvalidRequest(
+                "You pay for a plan already. Cancel it; another can be bought when it has ended.", param="plan"
+            )
+        ours = before or await self._create(account, name, price, method)
+        return ours if ours.url is not None else await self._begin(ours, account)
+
+    async def look(self, account: Account) -> Subscription | None:
+        """The current one, its processor asked anew while it waits to be paid; what is known where that fails."""
+        ours = await self.current(account)
+        if ours is not None and ours.stage is Stage.PENDING and ours.method == STRIPE:
+            try:
+                await self.follow(ours)
+            except (ProcessorUnavailable, ProcessorRefused) as error:
+                log.warning("subscription %s could not be looked at: %s", ours.public_id, error)
+            return await self.current(account)
+        return ours
+
+    async def set_ending(self, account: Account, ending: bool, actor: str) -> Subscription:
+        """Have no further month paid, or go on after all. InvalidRequest: none runs."""
+        database, ours = self._till.database, await self.current(account)
+        if ours is None or not ours.runs:
+            raise InvalidRequest("There is no plan that is paid for by the month.", param="plan")
+        if ours.method == STRIPE:
+            assert self._till.stripe is not None
+            await self._till.stripe.subscriptions.set_ending(ours, ending)
+        now = await database.now()
+
+        async def use_case(transaction: Transaction) -> Subscription:
+            current = await subscriptions.locked(database, transaction, ours.id)
+            changed = msgspec.structs.replace(current, ending=ending)
+            await subscriptions.update(transaction, changed)
+            action = "subscription.cancelled" if ending else "subscription.resumed"
+            deed = NewDeed(account_id=account.id, actor=actor, action=action, detail=ours.plan)
+            await activity.add(transaction, deed, now)
+            return changed
+
+        return await run(database, use_case)
+
+    async def pay_demo(self, account: Account) -> Subscription:
+        """Pay the first month with nothing. InvalidRequest: demo payments are not offered here, or none waits."""
+        ours = await self.current(account)
+        demo = manual.DEMO in self._till.methods
+        if ours is None or not demo or (ours.method, ours.stage) != (manual.DEMO, Stage.PENDING):
+            raise InvalidRequest("there is no demo payment to make", param="plan")
+        return await self._pay_demo(ours, await self._till.database.now())
+
+    # --- what processors say ------------------------------------------------------------------------------------
+
+    async def hear(self, object_id: str) -> bool:
+        """Something changed at Stripe; whether it is about a subscription of ours. Raises as Stripe's calls do."""
+        stripe, database = self._till.stripe, self._till.database
+        if stripe is None:
+            return False
+        ours = await subscriptions.by_external_id(database, object_id)
+        if ours is None:
+            try:
+                session, theirs, public_id = await stripe.subscriptions.origin(object_id)
+            except ProcessorRefused as error:
+                if error.status == 404:
+                    return False
+                raise
+            if theirs is not None:
+                ours = await subscriptions.by_external_id(database, theirs)
+            if ours is None and public_id is not None:
+                # Its ids were never written down here; what it says is checked with each month that is booked.
+                lost = await subscriptions.by_public_id(database, public_id)
+                if lost is not None and lost.method == STRIPE and lost.external_id is None:
+                    session = lost.session or session
+                    ours = await self._learn(msgspec.structs.replace(lost, session=session, external_id=theirs))
+        if ours is None:
+            return False
+        await self.follow(ours)
+        return True
+
+    async def follow(self, ours: Subscription) -> Subscription:
+        """Ask Stripe for all of a subscription, and do what it says."""
+        assert self._till.stripe is not None
+        for attempt in range(_TRIES):
+            heard = await self._till.stripe.subscriptions.follow(ours)
+            if heard is None:
+                return ours
+            await self._book(ours, heard)
+            try:
+                return await self._take(ours, heard, strict=attempt < _TRIES - 1)
+            except _Stale:
+                ours = await subscriptions.by_id(self._till.database, ours.id)
+        raise AssertionError("the last attempt is never stale")
+
+    async def reconcile(self) -> None:
+        """Ask for whatever should have been heard of by now. Several processes may."""
+        database = self._till.database
+        now = await database.now()
+        for ours in await subscriptions.due(database, now, _BATCH):
+            if not await subscriptions.postpone(database, ours, now + ASK_SOON_MS):
+                continue  # another process asks
+            try:
+                await self._catch_up(await subscriptions.by_id(database, ours.id), now)
+            except (ProcessorUnavailable, ProcessorRefused) as error:
+                log.warning("subscription %s could not be asked for: %s", ours.public_id, error)
+
+    # --- within -------------------------------------------------------------------------------------------------
+
+    def _method(self) -> str | None:
+        return next((name for name in (STRIPE, manual.DEMO) if name in self._till.methods), None)
+
+    async def _create(self, account: Account, plan: str, amount: int, method: str) -> Subscription:
+        database = self._till.database
+        now = await database.now()
+        new = subscriptions.New(
+            public_id=new_id("plan"), account_id=account.id, method=method, plan=plan, amount=amount
+        )
+        try:
+            return await run(
+                database, lambda transaction: subscriptions.create(transaction, new, now, now + ASK_SOON_MS)
+            )
+        except Duplicate:
+            # The same form at the same moment.
+            current = await self.current(account)
+            assert current is not None
+            return current
+
+    async def _begin(self, ours: Subscription, account: Account) -> Subscription:
+        back = f"{self._terms.url}{PAGE}?ordered=1"
+        if ours.method != STRIPE:
+            return await self._learn(msgspec.structs.replace(ours, url=back))
+        assert self._till.stripe is not None
+        plan = self._terms.plans.get(ours.plan)
+        order = Subscribing(
+            subscription=ours,
+            account=account.public_id,
+            customer=await self._till.customer(account),
+            product=f"{self._terms.brand} {plan.title or plan.name if plan is not None else ours.plan}",
+            success_url=back,
+            cancel_url=f"{self._terms.url}{PAGE}",
+        )
+        try:
+            started = await self._till.stripe.subscriptions.start(order)
+        except ProcessorRefused as error:
+            log.warning("subscription %s could not be begun: %s (%s)", ours.public_id, error, error.code)
+            raise ProcessorUnavailable from error
+        return await self._learn(msgspec.structs.replace(ours, session=started.external_id, url=started.url))
+
+    async def _learn(self, known: Subscription) -> Subscription:
+        """Write down what its processor calls it."""
+        database = self._till.database
+
+        async def use_case(transaction: Transaction) -> Subscription:
+            current = await subscriptions.locked(database, transaction, known.id)
+            learned = msgspec.structs.replace(
+                current,
+                session=current.session or known.session,
+                external_id=current.external_id or known.external_id,
+                url=current.url or known.url,
+            )
+            await subscriptions.update(transaction, learned)
+            return learned
+
+        return await run(database, use_case)
+
+    async def _withdraw(self, before: Subscription) -> Subscription | None:
+        """Take back an order that waits to be paid; what became of it, None: it is gone."""
+        if before.runs:
+            return before
+        if before.method == STRIPE and before.session is not None:
+            assert self._till.stripe is not None
+            await self._till.stripe.subscriptions.stop(before)
+            # It may have been paid at this very moment.
+            after = await self.follow(before)
+        else:
+            after = await self._take(before, Heard(external_id=None, over=True))
+        return None if after.ended_at is not None else after
+
+    async def _catch_up(self, ours: Subscription, now: int) -> None:
+        if ours.method == manual.DEMO:
+            await self._renew_demo(ours, now)
+        elif self._till.stripe is None:
+            return
+        elif ours.session is not None or ours.external_id is not None:
+            await self.follow(ours)
+        elif ours.created_at < now - _GIVE_UP_BEGINNING_MS:
+            await self._take(ours, Heard(external_id=None, over=True))
+        else:
+            account = await accounts.by_id(self._till.database, ours.account_id)
+            assert account is not None
+            await self._begin(ours, account)
+
+    async def _renew_demo(self, ours: Subscription, now: int) -> None:
+        if ours.paid_until is None:
+            over = ours.created_at < now - _DAY_MS
+            await self._take(ours, Heard(external_id=None, over=over))
+        elif ours.ending or manual.DEMO not in self._till.methods:
+            await self._take(ours, Heard(external_id=None, over=True))
+        else:
+            await self._pay_demo(ours, ours.paid_until)
+
+    async def _pay_demo(self, ours: Subscription, since: int) -> Subscription:
+        account = await accounts.by_id(self._till.database, ours.account_id)
+        assert account is not None
+        until = month_after(since)
+        payment = await self._till.write_down(self._month(ours, str(since)))
+        report = msgspec.structs.replace(manual.received(payment, account.public_id), order=ours.public_id)
+        await self._till.settle(payment, report)
+        bills = (Bill(report.external_id, until),)
+        return await self._take(ours, Heard(external_id=None, over=False, ending=ours.ending, bills=bills))
+
+    def _month(self, ours: Subscription, name: str) -> payments.New:
+        return payments.New(
+            public_id=new_id("pay"),
+            account_id=ours.account_id,
+            once=f"{ours.public_id}/{name}",
+            method=ours.method,
+            origin=Origin.SUBSCRIPTION,
+            amount=ours.amount,
+            subscription_id=ours.id,
+        )
+
+    async def _book(self, ours: Subscription, heard: Heard) -> None:
+        """Have each month that was paid in the books, once."""
+        known = await payments.months_of(self._till.database, ours.id)
+        done = {each.external_id for each in known if each.status in {Paid.PAID, Paid.REVIEW, Paid.FAILED}}
+        for bill in heard.bills:
+            if bill.external_id not in done:
+                payment = await self._till.write_down(self._month(ours, bill.external_id))
+                await self._till.ask(msgspec.structs.replace(payment, external_id=bill.external_id))
+
+    async def _take(self, ours: Subscription, heard: Heard, *, strict: bool = False) -> Subscription:
+        """Do what follows from what was heard. `_Stale`, if `strict`: somebody else has done so meanwhile."""
+        database = self._till.database
+        now = await database.now()
+
+        async def use_case(transaction: Transaction) -> Turn:
+            current = await subscriptions.locked(database, transaction, ours.id)
+            if strict and current != ours:
+                raise _Stale
+            months = await payments.months_of(transaction, ours.id)
+            booked = {each.external_id for each in months if each.status is Paid.PAID}
+            reach = max((each.until for each in heard.bills if each.external_id in booked), default=None)
+            done = turn(current, heard, reach, now, self._grace)
+            await subscriptions.update(transaction, done.subscription)
+            await self._tell(transaction, done, now)
+            return done
+
+        done = await run(database, use_case)
+        if done.stop and ours.method == STRIPE:
+            assert self._till.stripe is not None
+            await self._till.stripe.subscriptions.stop(done.subscription)
+        return done.subscription
+
+    async def _tell(self, transaction: Transaction, done: Turn, now: int) -> None:
+        """The account gets the plan, or loses it, and its owner hears of what needs them."""
+        ours, database, terms = done.subscription, self._till.database, self._terms
+        account = await accounts.by_id(transaction, ours.account_id)
+        assert account is not None
+        plan, after = terms.plans.get(ours.plan), terms.plans.get(terms.after) or terms.plans[DEFAULT_PLAN]
+        title = plan.title or plan.name if plan is not None else ours.plan
+        if done.begins:
+            await self._put_on(transaction, account, ours.plan, now)
+            if plan is not None and plan.included_credit:
+                await fill_up_within(database, transaction, account.id, plan, now)
+        # Who was put on another plan by the operator meanwhile stays there.
+        if done.ends and account.plan == ours.plan:
+            await self._put_on(transaction, account, after.name, now)
+        if done.ends:
+            letter = notices.plan_ended(terms.brand, terms.url, account.email, (title, after.title or "pay as you go"))
+            await self._till.write(transaction, letter, now)
+        if done.warns:
+            assert ours.paid_until is not None
+            until = ours.paid_until + self._grace
+            await self._till.write(
+                transaction, notices.plan_unpaid(terms.brand, terms.url, account.email, title, until), now
+            )
+
+    async def _put_on(self, transaction: Transaction, account: Account, plan: str, now: int) -> None:
+        await accounts.set_plan(transaction, account.id, plan, await accounts.agreed_with(transaction, account.id))
+        deed = NewDeed(account_id=account.id, actor=ACTOR, action="plan.changed", detail=plan)
+        await activity.add(transaction, deed, now)

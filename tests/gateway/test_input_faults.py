@@ -224,10 +224,15 @@ def requests(draw: st.DrawFn) -> tuple[str, str, bytes, dict[str, str]]:
 
 
 async def fuzz_once(site: Site, request: tuple[str, str, bytes, dict[str, str]]) -> int:
-    start = time.perf_counter()
     method, path, body, headers = request
-    reply = await send(site, method, path, body, headers)
-    assert time.perf_counter() - start < 5
+    for _ in range(100):
+        start = time.perf_counter()
+        reply = await send(site, method, path, body, headers)
+        assert time.perf_counter() - start < 5
+        # The loop stands still while requests are made up, and may be called overloaded for that.
+        if reply.status != 503:
+            break
+        await asyncio.sleep(0.3)
     assert reply.status in DOCUMENTED, (request, reply)
     assert reply.headers["x-request-id"].startswith("req_")
     if reply.status >= 400 and method != "HEAD":
@@ -251,10 +256,6 @@ def fuzz(cases: int) -> None:
         @hypothesis.given(st.lists(requests(), min_size=10, max_size=10))
         def trial(several: list[Any]) -> None:
             async def all_of_them() -> None:
-                # The loop stood still while the requests were made up, and must not be called overloaded for that.
-                await asyncio.sleep(0.001)
-                while site.gateway._lag.lag > 0.5:
-                    await asyncio.sleep(0.05)
                 seen.update(await asyncio.gather(*(fuzz_once(site, each) for each in several)))
 
             runner.run(all_of_them())

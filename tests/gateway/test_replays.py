@@ -24,6 +24,7 @@ from tests.gateway.site import (
 )
 from tests.upstream.bad_server import Peer, Request
 
+from tollbridge.errors import Unavailable
 from tollbridge.services import accounts, credit
 from tollbridge.store.db import sqlite_path
 from tollbridge.store.forgetting import ANSWERS_MS, forget
@@ -254,4 +255,24 @@ def test_a_key_that_is_none_is_refused(bad: str) -> None:
             assert (reply.status, reply.json["error"]["param"]) == (400, "Idempotency-Key")
             assert await site.usage() == []
 
+    run(test())
+
+
+def test_an_answer_that_was_sent_is_no_error_when_it_cannot_be_kept(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The database went away between the charge and the keeping: nothing is left to be told to the caller."""
+
+    async def away(*_: object) -> None:
+        raise Unavailable("The database cannot be reached.", code="ledger_unavailable")
+
+    async def test() -> None:
+        async with Site(OK) as site:
+            reply = await site.post(CHAT, chat(), KEY)
+            assert reply.status == 200
+            while "is not kept" not in caplog.text:
+                await asyncio.sleep(0.01)
+            assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+    monkeypatch.setattr("tollbridge.store.answers.keep", away)
     run(test())

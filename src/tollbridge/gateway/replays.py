@@ -8,14 +8,17 @@ Rule 3  An answer is kept sealed, for a limited time. One that is too large, or 
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 
 import msgspec
 
 from tollbridge.core.ledger import Claim
-from tollbridge.errors import Conflict, InvalidRequest, KeyReused
+from tollbridge.errors import Conflict, InvalidRequest, KeyReused, Unavailable
 from tollbridge.store import answers
 from tollbridge.store.db import Database
+
+_log = logging.getLogger("tollbridge")
 
 HEADER = b"idempotency-key"
 LONGEST = 255
@@ -86,8 +89,12 @@ class Replays:
         )
 
     async def keep(self, hold: int, answer: KeptAnswer) -> None:
+        """Keep what has been sent. When the database is away it is lost: then Rule 3 says what a repetition gets."""
         sealed = self._seal(f"answer/{hold}", msgspec.msgpack.encode(answer))
-        await answers.keep(self._database, hold, sealed)
+        try:
+            await answers.keep(self._database, hold, sealed)
+        except Unavailable as error:
+            _log.warning("the answer of %s was sent and is not kept: %s", self._public_id(hold), error)
 
 
 def in_progress() -> Conflict:

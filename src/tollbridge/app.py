@@ -20,10 +20,12 @@ from tollbridge.core import keys, money
 from tollbridge.core.catalog import Catalog
 from tollbridge.edge import demo, webhooks
 from tollbridge.edge.inference import ENDPOINTS, PROBES, Inference, Vital
+from tollbridge.edge.listening import listen
 from tollbridge.edge.lookups import Lookups
-from tollbridge.edge.server import LoopLag, Server, ServerLimits, listen
+from tollbridge.edge.server import LoopLag, Server, ServerLimits
 from tollbridge.edge.webhooks import Webhooks
-from tollbridge.errors import ConfigError, TollbridgeError
+from tollbridge.edge.workers import Berth
+from tollbridge.errors import TollbridgeError
 from tollbridge.gateway.admission import Admission, Policy
 from tollbridge.gateway.callers import Callers
 from tollbridge.gateway.own import OwnCredential, OwnRoutes
@@ -59,7 +61,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("tollbridge")
 
 # What a reload cannot change: it takes a restart.
-FIXED = ("host", "port", "data_dir", "database_url", "secret", "server", "brand")
+FIXED = ("host", "port", "workers", "data_dir", "database_url", "secret", "server", "brand")
 
 
 # New containers, in number, before the garbage collector looks for cycles: requests make almost none.
@@ -82,7 +84,8 @@ class Line(msgspec.Struct, frozen=True):
 class Gateway:
     """A gateway as an ASGI application: its lifespan starts and stops everything, its requests go to the edge.
 
-    `write_log` takes the lines of answered requests; `announce` what the operator should read at the start.
+    `write_log` takes the lines of answered requests; `announce` what the operator should read at the start (None: it
+    was said). `on_fatal` is called when no more paid work can be taken, until a new process is started.
     """
 
     def __init__(
@@ -92,15 +95,18 @@ class Gateway:
         *,
         url: str = "",
         announce: Callable[[str], object] | None = None,
+        on_fatal: Callable[[], object] | None = None,
         timing: Timing | None = None,
     ) -> None:
         self.settings = settings
         self.draining = False
+        self.leaving = False
         self.ledger: Ledger | None = None
         self.failure: TollbridgeError | None = None
         self._timing = timing or Timing()
         self._url = url
         self._announce = announce
+        self._on_fatal = on_fatal
         self._traffic = metrics.Traffic()
         self._log = RequestLog(write_log, self._traffic.add)
         self._lag = LoopLag()
@@ -156,7 +162,7 @@ class Gateway:
             self.ledger,
             url=self.settings.database_url.reveal(),
             on_change=self._forget,
-            on_fatal=lambda _: self.drain(),
+            on_fatal=lambda _: self._give_up(),
             more=(*of_money(self._payments, self._desk), of_plans(self._database, lambda: self.settings.plans)),
         )
         self._jobs.start()
@@ -164,6 +170,9 @@ class Gateway:
         self._lag.start()
         if self._announce is not None:
             await self._welcome(self._line, master, self._announce)
+        # What is there now stays: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
 
     async def stop(self) -> None:
         """After the last request: write what waits, then let go of everything."""
@@ -238,6 +247,15 @@ class Gateway:
         """No more paid work is taken; what runs goes on."""
         self.draining = True
 
+    def leave(self) -> None:
+        """This process will stop: `/ready` says so, and what comes all the same is done."""
+        self.leaving = True
+
+    def _give_up(self) -> None:
+        self.drain()
+        if self._on_fatal is not None:
+            self._on_fatal()
+
     def reload(self) -> asyncio.Task[None]:
         """Read the configuration again. A mistake in it is logged, and what there was stays."""
         if self._reloading is None or self._reloading.done():
@@ -298,9 +316,6 @@ class Gateway:
         token = await operators.first_link(self._database)
         if token is not None:
             announce(operators.welcome(self._url, token))
-        # What is there now stays: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
         announce(f"Tollbridge {__version__} serves {len(models)} models on {self._url} (Ctrl+C stops it)")
 
     async def _open_ledger(self) -> tuple[Process, Ledger]:
@@ -387,7 +402,12 @@ class Gateway:
                 decode=master.ids().decode,
                 parsers=ENDPOINTS,
             ),
-            vital=Vital(lag=lambda: self._lag.lag, draining=lambda: self.draining, ledger_failed=lambda: ledger.failed),
+            vital=Vital(
+                lag=lambda: self._lag.lag,
+                draining=lambda: self.draining,
+                leaving=lambda: self.leaving,
+                ledger_failed=lambda: ledger.failed,
+            ),
             log=self._log,
             header_prefix=settings.brand.header_prefix,
             trusted_proxies=settings.server.trusted_proxies,
@@ -505,23 +525,32 @@ def _limits(upstream: values.Upstream) -> pool.Limits:
     )
 
 
-def serve(settings: Settings) -> int:
-    """Serve until told to stop; the exit status."""
+def serve(settings: Settings, berth: Berth | None = None) -> int:
+    """Serve until told to stop; the exit status. `berth`: as a worker."""
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     limits = msgspec.convert(settings.server, ServerLimits, from_attributes=True)
-    try:
-        sock = listen(settings.host, settings.port)
-    except OSError as error:
-        # Python puts the address into its text once more.
-        reason = (error.strerror or str(error)).partition(" (while")[0]
-        raise ConfigError(f"cannot listen on {settings.host}:{settings.port}: {reason}") from error
+    sock = listen(settings.host, settings.port) if berth is None else berth.socket
     host, port = sock.getsockname()[:2]
     url = settings.public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    gateway = Gateway(settings, partial(os.write, sys.stderr.fileno()), announce=partial(print, flush=True), url=url)
+    gateway = Gateway(
+        settings,
+        partial(os.write, sys.stderr.fileno()),
+        announce=partial(print, flush=True) if berth is None or berth.first else None,
+        on_fatal=lambda: server.end() if berth is not None else None,
+        url=url,
+    )
+    server = Server(
+        gateway,
+        sock,
+        limits,
+        on_ready=berth.ready if berth is not None else None,
+        on_drain=gateway.leave,
+        on_reload=gateway.reload,
+        lifeline=berth,
+    )
     gc.set_threshold(GC_EVERY)
     try:
-        Server(gateway, sock, limits, on_drain=gateway.drain, on_reload=gateway.reload).run()
+        server.run()
     except SystemExit:
         # uvicorn ends so when the start failed; why is in `failure`.
         if gateway.failure is None:

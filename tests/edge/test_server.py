@@ -17,6 +17,7 @@ from tests.edge.raw import GET, HEADERS, Asgi, Client, ask, echo, eventually, ru
 
 from tollbridge.edge.downstream import Downstream
 from tollbridge.edge.server import LoopLag, Server, listen
+from tollbridge.errors import ConfigError
 
 APPLICATION = """
 import asyncio, resource, sys
@@ -117,8 +118,8 @@ def test_a_second_signal_does_not_wait() -> None:
         assert time.monotonic() - started < 5
 
 
-def test_a_taken_port_is_an_os_error() -> None:
-    with listen("127.0.0.1", 0) as taken, pytest.raises(OSError, match="in use"):
+def test_a_taken_port_is_a_mistake_of_the_configuration() -> None:
+    with listen("127.0.0.1", 0) as taken, pytest.raises(ConfigError, match="in use"):
         listen("127.0.0.1", taken.getsockname()[1])
 
 

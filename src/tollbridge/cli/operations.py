@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from tollbridge.cli.shell import as_json, configured, places, print_json, print_table, read_settings, say
+from tollbridge.errors import TollbridgeError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tollbridge.config import Settings
+
+# What a worker may take on top of the time for its requests: settling what was cut off, letting go of everything.
+ENDING_S = 30.0
 
 
 @click.command()
@@ -18,18 +24,53 @@ if TYPE_CHECKING:
 @click.option("--preset", metavar="NAME", help="A product to start from: model-database or modelbridge.")
 @click.option("--host", help="The address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), help="The port to listen on; 0 takes a free one.")
-def serve(config: Path | None, data_dir: str | None, preset: str | None, host: str | None, port: int | None) -> None:
+@click.option("--workers", type=click.IntRange(1, 256), help="How many processes serve; more than 1 on PostgreSQL.")
+@click.option("--worker", hidden=True)
+def serve(config: Path | None, data_dir: str | None, worker: str | None, **options: str | int | None) -> None:
     """Start the gateway.
 
     \b
     Example:
       tollbridge serve --config tollbridge.toml --port 8000
       tollbridge serve --preset modelbridge
+      tollbridge serve --workers 4
     """
-    settings = read_settings(config, data_dir, preset=preset, host=host, port=port)
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    if worker is not None:
+        sys.exit(_work(worker, lambda: read_settings(config, data_dir, **options)))
+    settings = read_settings(config, data_dir, **options)
+    if settings.workers > 1:
+        sys.exit(_supervise(settings))
     from tollbridge.app import serve as run
 
     sys.exit(run(settings))
+
+
+def _supervise(settings: "Settings") -> int:
+    """Without all that a gateway imports."""
+    from tollbridge.edge.listening import listen_for
+    from tollbridge.edge.workers import Supervisor, worker_command
+
+    sockets = listen_for(settings.workers, settings.host, settings.port)
+    patience = settings.server.drain_pause + settings.server.drain + ENDING_S
+    return Supervisor(sockets, worker_command, patience).run()
+
+
+def _work(berth_text: str, read: "Callable[[], Settings]") -> int:
+    """One of several. What is wrong is told by the supervisor, and not by each."""
+    from tollbridge.edge.workers import Berth
+
+    berth = Berth(berth_text)
+    try:
+        settings = read()
+        from tollbridge.app import serve as run
+
+        return run(settings, berth)
+    except TollbridgeError as error:
+        berth.failed(str(error))
+        return 1
 
 
 @click.command()

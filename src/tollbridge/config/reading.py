@@ -107,6 +107,7 @@ class _Reader:
         self._check_signup(settings)
         self._check_stripe(settings)
         self._check_mail(settings)
+        self._check_workers(settings)
         return msgspec.structs.replace(settings, warnings=tuple(self._warnings))
 
     # --- gathering ------------------------------------------------------------------------------------------------
@@ -429,6 +430,16 @@ class _Reader:
             raise self._mistake(("mail", "host"), "public_url is missing: the links in mails need it")
         if mail.security == "none" and not (settings.allow_plain_http or kinds.is_private(mail.host)):
             raise self._mistake(("mail", "security"), "links that let users in could be read on their way")
+
+    def _check_workers(self, settings: Settings) -> None:
+        if settings.workers == 1:
+            return
+        if settings.database_url.reveal().startswith("sqlite:"):
+            what = "need a database for many processes: set database_url = postgresql://user:password@host/name"
+            raise self._mistake(("workers",), f"{settings.workers} workers {what} (and redis_url)")
+        if settings.redis_url is None:
+            what = "need one place that counts rate limits: set redis_url = redis://host:6379/0"
+            raise self._mistake(("workers",), f"{settings.workers} workers {what}")
 
     def _check_stripe(self, settings: Settings) -> None:
         """Half of it is none: a key without the webhook's secret sells what is never credited, or worse."""

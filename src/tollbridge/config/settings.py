@@ -335,7 +335,7 @@ SETTINGS = (
         "workers",
         whole(1, 256),
         1,
-        "How many processes serve on this machine: about as many as it has cores. More than 1 need PostgreSQL and Redis.",
+        "How many processes serve on this machine: about as many as it has cores. Several need PostgreSQL and Redis.",
     ),
     Setting("data_dir", kinds.PATH, "data", "Where files are kept: the SQLite database, the master secret, the spool."),
     Setting(

@@ -49,6 +49,8 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
     stall: float = 60.0
     linger: float = 2.0
     drain: float = 120.0
+    drain_pause: float = 0.0
+    drain_idle: float = 0.0
     sweep: float = 0.5
     max_head: int = 32 * 1024
     max_headers: int = 100
@@ -72,6 +74,7 @@ class Shared:
         self.connections = 0
         self.per_client: dict[str, int] = {}
         self.draining = False
+        self.keep_alive = limits.keep_alive
         self.date_line = b""
         self.targets: dict[bytes, tuple[str, bytes, bytes]] = {}
 
@@ -347,7 +350,7 @@ class Connection(HttpToolsProtocol):
             return  # the head of a declined upgrade
         self._phase = _IDLE
         self.cycle.body_complete()
-        self.deadline = math.inf if self._active is not None else self.loop.time() + self.shared.limits.keep_alive
+        self.deadline = math.inf if self._active is not None else self.loop.time() + self.shared.keep_alive
 
     # The application's calls
 
@@ -380,7 +383,7 @@ class Connection(HttpToolsProtocol):
         elif self._deaf:
             self._part()
         elif self._phase == _IDLE:
-            self.deadline = self.loop.time() + self.shared.limits.keep_alive
+            self.deadline = self.loop.time() + self.shared.keep_alive
 
     # The server's calls
 
@@ -396,12 +399,13 @@ class Connection(HttpToolsProtocol):
         if self.deadline <= now:
             self._late(now)
 
-    def shutdown(self) -> None:
-        """The server is going away: nothing new begins here."""
+    def leave(self, idle_until: float) -> None:
+        """The server is going away: an answer that has not begun says so, and who is idle has until then to ask."""
         if self._active is not None:
-            self._active.keep_alive = self.cycle.keep_alive = False
+            if not self.cycle.response_started:
+                self.cycle.keep_alive = False
         elif self._phase == _IDLE:
-            self._close()
+            self.deadline = min(self.deadline, idle_until)
 
     def _late(self, now: float) -> None:
         limits = self.shared.limits

@@ -71,10 +71,14 @@ ENDPOINTS: dict[str, Callable[[bytes], Request]] = {
 
 
 class Vital(msgspec.Struct, frozen=True):
-    """What tells whether paid work may be taken. `lag`: seconds that the event loop is behind."""
+    """What tells whether paid work may be taken. `lag`: seconds that the event loop is behind.
+
+    `leaving`: nothing new should be sent here; what comes all the same is done.
+    """
 
     lag: Callable[[], float]
     draining: Callable[[], bool]
+    leaving: Callable[[], bool]
     ledger_failed: Callable[[], bool]
 
 
@@ -395,6 +399,8 @@ class Inference:
             call.respond(200, [JSON, NO_STORE], b'{"status":"ok"}')
             return
         self._check_vital()
+        if self._vital.leaving():
+            raise Unavailable("This server is shutting down.")
         call.respond(200, [JSON, NO_STORE], b'{"status":"ready"}')
 
     def _models(self, call: "_Call", caller: Caller, wanted: str) -> None:

@@ -3,28 +3,34 @@
 uvicorn's server on uvloop and httptools, with connections of `edge.connection`, one sweep over their deadlines, and a
 shutdown that lets the application finish what is paid for before its lifespan ends.
 
+How it stops: `on_drain` is called and answers end their connections, but connections are still taken for `drain_pause`.
+Then the listening socket is closed. Idle connections may bring one more request for `drain_idle`: a client that sends
+at the moment when its connection is closed has a failed request. What runs may go on for `drain` altogether.
+
 When the process runs out of file descriptors libuv takes and closes what waits in the backlog (it keeps one spare for
 this) and goes on once there are some; the cap on connections keeps it from coming to that.
 """
 
 import asyncio
+import contextlib
 import functools
+import math
 import resource
 import signal
 import socket
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
 from uvicorn.config import Config
 
 from tollbridge.edge.connection import Connection, ServerLimits, Shared
+from tollbridge.edge.listening import BACKLOG, listen
 
 __all__ = ["LoopLag", "Server", "ServerLimits", "listen"]
 
-_BACKLOG = 2048
 _MOST_FILES = 65_536
 _LAG_TICK = 0.25
 _DRAIN_TICK = 0.05
@@ -32,18 +38,20 @@ _DRAIN_TICK = 0.05
 _CANCELLED = 5.0
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket; port 0 takes a free one, "::" takes IPv4 as well. OSError when it cannot be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=host == "::")
+class Readable(Protocol):
+    """Something to be watched by a loop."""
+
+    def fileno(self) -> int: ...
 
 
 class Server(uvicorn.Server):
     """One process's server of an ASGI application.
 
     `run()` serves until SIGTERM or SIGINT (in another thread than the main one: until `should_exit` is set), finishes
-    what is under way, and returns; SystemExit(3) when the application's start-up failed. A second signal does not wait.
-    `on_drain` is called once, when no more connections are taken; `on_reload` at each SIGHUP. Nothing is printed.
+    what is under way, and returns; SystemExit(3) when the application's start-up failed. SIGINT, which comes from a
+    keyboard, waits for requests but for no idle connection, and a second one for nothing.
+    `on_ready` is called when connections are taken, `on_drain` when that is to end, `on_reload` at each SIGHUP; when
+    `lifeline` becomes readable it is as if SIGTERM came. Nothing is printed.
     """
 
     def __init__(
@@ -52,16 +60,21 @@ class Server(uvicorn.Server):
         sock: socket.socket,
         limits: ServerLimits | None = None,
         *,
+        on_ready: Callable[[], None] | None = None,
         on_drain: Callable[[], None] | None = None,
         on_reload: Callable[[], object] | None = None,
+        lifeline: "Readable | None" = None,
     ) -> None:
         self.limits = limits or ServerLimits()
         affordable = _open_more_files() // 2  # each request may need a connection to an upstream too
         self.shared = Shared(self.limits, self.limits.max_connections or affordable)
         self.port: int = sock.getsockname()[1]
         self._sock = sock
+        self._on_ready = on_ready
         self._on_drain = on_drain
         self._on_reload = on_reload
+        self._lifeline = lifeline
+        self._hurried = False
         self._next_sweep = 0.0
         config = Config(
             app,
@@ -74,7 +87,7 @@ class Server(uvicorn.Server):
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            backlog=_BACKLOG,
+            backlog=BACKLOG,
         )
         super().__init__(config)
 
@@ -84,8 +97,13 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.on_tick(0)  # the first answer has a date too
         await super().startup(sockets=sockets)
+        loop = asyncio.get_running_loop()
         if self._on_reload is not None and threading.current_thread() is threading.main_thread():
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_reload)
+            loop.add_signal_handler(signal.SIGHUP, self._on_reload)
+        if self._lifeline is not None:
+            loop.add_reader(self._lifeline.fileno(), self._cut_loose)
+        if self._on_ready is not None:
+            self._on_ready()
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn's tick, each 0.1 s; the date, its only header of its own, is rendered once for all answers."""
@@ -96,21 +114,24 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Takes no more connections, lets the present requests end, and only then ends the application's lifespan."""
-        self.shared.draining = True
-        for server in self.servers:
-            server.close()
-        for sock in sockets or []:
-            sock.close()
+        loop, shared, limits = asyncio.get_running_loop(), self.shared, self.limits
+        connections, tasks = self.server_state.connections, self.server_state.tasks
+        shared.draining = True
         if self._on_drain is not None:
             self._on_drain()
-        connections, tasks = self.server_state.connections, self.server_state.tasks
-        for connection in list(connections):
-            connection.shutdown()
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self.limits.drain
+        self._dismiss(math.inf)
+        end = loop.time() + limits.drain_pause
+        while not self._hurried and loop.time() < end:
+            await self._drain_tick()
+        self._close_listeners(sockets or [])
+        shared.keep_alive = limits.drain_idle
+        self._dismiss(loop.time() + limits.drain_idle)
+        end += limits.drain
         while (connections or tasks) and not self.force_exit and loop.time() < end:
-            await asyncio.sleep(_DRAIN_TICK)
-            self._sweep()
+            if self._hurried:
+                shared.keep_alive = 0.0
+                self._dismiss(loop.time())
+            await self._drain_tick()
         left = list(tasks)
         for task in left:
             task.cancel()
@@ -120,9 +141,55 @@ class Server(uvicorn.Server):
             connection.transport.abort()
         await self.lifespan.shutdown()
 
+    def _dismiss(self, idle_until: float) -> None:
+        for connection in list(self.server_state.connections):
+            connection.leave(idle_until)  # type: ignore[union-attr]
+
+    async def _drain_tick(self) -> None:
+        await asyncio.sleep(_DRAIN_TICK)
+        self._next_sweep = 0.0
+        await self.on_tick(0)
+
+    def _close_listeners(self, sockets: list[socket.socket]) -> None:
+        """With what waits in them taken: closing one resets the connections that nobody has accepted yet."""
+        loop = asyncio.get_running_loop()
+        for sock in sockets:
+            with contextlib.suppress(OSError):
+                sock.setblocking(False)
+                while True:
+                    waiting, _ = sock.accept()
+                    task = loop.create_task(self._take(waiting))
+                    self.server_state.tasks.add(task)
+                    task.add_done_callback(self.server_state.tasks.discard)
+        for server in self.servers:
+            server.close()
+        for sock in sockets:
+            sock.close()
+
+    async def _take(self, waiting: socket.socket) -> None:
+        config, state = self.config, self.server_state
+        # What uvicorn itself makes of an accepted connection.
+        protocol = functools.partial(
+            config.http_protocol_class,  # type: ignore[call-arg]
+            config=config,
+            server_state=state,
+            app_state=self.lifespan.state,
+        )
+        await asyncio.get_running_loop().connect_accepted_socket(protocol, waiting)
+
+    def end(self) -> None:
+        """As if SIGTERM came."""
+        self.should_exit = True
+
+    def _cut_loose(self) -> None:
+        assert self._lifeline is not None
+        asyncio.get_running_loop().remove_reader(self._lifeline.fileno())
+        self.end()
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # uvicorn raises the signal again at the end, so that a drained process dies by it instead of returning.
-        self.force_exit = self.should_exit
+        if sig == signal.SIGINT:
+            self.force_exit, self._hurried = self.should_exit, True
         self.should_exit = True
 
     def _sweep(self) -> None:

@@ -1,0 +1,75 @@
+"""Listening sockets: one for one process, a group of them for workers. Imports little: the supervisor needs it too.
+
+Workers each have a socket of their own on the same port (SO_REUSEPORT), and the kernel deals connections out. One
+socket for all would be simpler, but whoever wakes first then takes most: of 64 connections that came at once one of
+four workers got up to 45, and connections are kept for long. By groups it was 12 to 20.
+
+The supervisor keeps all sockets open, so that none is ever closed with connections waiting in it.
+"""
+
+import array
+import socket
+import struct
+import sys
+from collections.abc import Sequence
+
+from tollbridge.errors import ConfigError
+
+__all__ = ["listen", "listen_for", "steer"]
+
+BACKLOG = 2048
+
+# Linux, asm-generic/socket.h; Python has no name for it.
+_SO_ATTACH_REUSEPORT_CBPF = 51
+# linux/filter.h: a filter's instructions, and where it finds a random number.
+_LOAD, _MODULO, _IF_EQUAL, _RETURN = 0x20, 0x94, 0x15, 0x06
+_RANDOM = 0xFFFFF000 + 56
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket; port 0 takes a free one, "::" takes IPv4 as well. ConfigError when it cannot be had."""
+    return _listen(host, port, shared=False)
+
+
+def listen_for(count: int, host: str, port: int) -> list[socket.socket]:
+    """A listening socket for each of `count` workers, all on one port. ConfigError when it cannot be had."""
+    if sys.platform != "linux":
+        # Elsewhere SO_REUSEPORT does not deal out, if it is there at all.
+        first = listen(host, port)
+        return [first, *(first.dup() for _ in range(count - 1))]
+    # Whoever else listens there, were it ourselves once more, is found by a socket that does not share.
+    with listen(host, port) as probe:
+        port = probe.getsockname()[1]
+    return [_listen(host, port, shared=True) for _ in range(count)]
+
+
+def steer(sockets: Sequence[socket.socket], taking: Sequence[int]) -> None:
+    """New connections go to those of `listen_for`'s sockets that are numbered in `taking`, by chance, and to no other.
+
+    Where the kernel cannot do that, they go to all.
+    """
+    if sys.platform != "linux" or not taking or len(sockets) < 2:
+        return
+    # Instructions of classic BPF: random % n, then the n-th number of `taking`.
+    program = [(_LOAD, 0, 0, _RANDOM), (_MODULO, 0, 0, len(taking))]
+    for chance, number in enumerate(taking):
+        program += [(_IF_EQUAL, 0, 1, chance), (_RETURN, 0, 0, number)]
+    program.append((_RETURN, 0, 0, taking[0]))
+    code = array.array("B", b"".join(struct.pack("=HBBI", *each) for each in program))
+    address, _ = code.buffer_info()
+    try:
+        sockets[0].setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, struct.pack("@HP", len(program), address))
+    except OSError:
+        return
+
+
+def _listen(host: str, port: int, *, shared: bool) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server(
+            (host, port), family=family, backlog=BACKLOG, reuse_port=shared, dualstack_ipv6=host == "::"
+        )
+    except OSError as error:
+        # Python puts the address into its text once more.
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        raise ConfigError(f"cannot listen on {host}:{port}: {reason}") from error

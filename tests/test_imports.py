@@ -56,7 +56,7 @@ FENCES = {
 PURE_UNITS = {"core", "wire", "values", "errors"}
 # Time and ids are arguments there. What is not on this list does I/O, reads a clock, or has state.
 PURE_LIBRARY = {
-    *("abc", "base64", "binascii", "bisect", "codecs", "collections", "dataclasses", "datetime", "decimal", "enum"),
+    *("abc", "base64", "binascii", "bisect", "codecs", "collections", "dataclasses", "datetime", "decimal", "difflib"),
     *(
         "fnmatch",
         "fractions",

@@ -15,6 +15,13 @@ from tollbridge.cli import main
 from tollbridge.core.keys import well_formed
 
 
+def groups(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if isinstance(command, click.Group):
+        yield path
+        for name, each in command.commands.items():
+            yield from groups(each, (*path, name))
+
+
 def leaves(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     if isinstance(command, click.Group):
         for name, each in command.commands.items():
@@ -33,6 +40,17 @@ def test_every_command_explains_itself_with_an_example(shell: Shell, path: tuple
     assert "--data-dir DIR" in out
     example = out.split("Example:")[1].split("Options:")[0]
     assert f"tollbridge {' '.join(path)}" in example
+
+
+@pytest.mark.parametrize("path", list(groups(main)), ids=" ".join)
+def test_every_group_explains_itself_with_an_example(shell: Shell, path: tuple[str, ...]) -> None:
+    """Without a command behind it too, and each line about a command is a whole sentence in 80 columns."""
+    out = shell.ok(*path, "--help").out
+    assert shell.ok(*path, "-h").out == out
+    assert f"tollbridge {' '.join(path)}".strip() in out.split("Example:")[1].split("Options:")[0]
+    assert "...\n" not in out.split("Commands:")[1]
+    alone = shell(*path)
+    assert (alone.code, alone.out, alone.err) == (2, "", out)
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
@@ -155,7 +173,10 @@ def test_an_amount_that_is_none_is_refused(shell: Shell, amount: str) -> None:
         (("account", "show", "bob@example.com"), "bob@example.com has no account"),
         (("account", "create", "nobody"), "'nobody' is not an e-mail address"),
         (("account", "create", "ada@example.com"), "has an account already"),
-        (("account", "create", "b@example.com", "--plan", "gold"), "there is no plan 'gold'"),
+        (
+            ("account", "create", "b@example.com", "--plan", "gold"),
+            "there is no plan 'gold', only free, pro, custom, default: ",
+        ),
         (("account", "create"), "Missing argument 'EMAIL'. (see tollbridge account create --help)"),
         (("key", "create"), "Missing option '--account'"),
         (("key", "create", "--account", "ada@example.com", "--expires", "soon"), "a date is like 2027-01-31"),
@@ -163,12 +184,15 @@ def test_an_amount_that_is_none_is_refused(shell: Shell, amount: str) -> None:
         (("key", "revoke", "key_unknown"), "there is no key 'key_unknown'"),
         (("credit", "grant", "ada@example.com", "5", "--reason", " "), "reason is 1 to 500 characters"),
         (("catalog", "show", "gpt-99"), "there is no model 'gpt-99'"),
+        (("catalog", "show", "deepsek-chat"), "did you mean deepseek-chat?"),
         (("serve", "--port", "99999"), "99999 is not in the range"),
         (("serve", "--host", "a b"), "--host: host: expected an address"),
         (("doctor", "--config", "nowhere.toml"), "nowhere.toml: cannot be read"),
         (("backup", "data/tollbridge.db"), "exists already"),
         (("restore", "nowhere.db"), "there is no such file"),
         (("nonsense",), "No such command 'nonsense'"),
+        (("accont",), "Did you mean 'account'?"),
+        (("account", "lsit"), "Did you mean 'list'?"),
     ],
 )
 def test_a_mistake_is_one_clear_line(shell: Shell, words: tuple[str, ...], says: str) -> None:

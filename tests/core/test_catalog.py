@@ -51,6 +51,23 @@ def test_promised_providers_are_shipped_with_their_variables() -> None:
     assert all(row["source"] for row in rows.values())
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("deepsek-chat", "deepseek-chat"),
+        ("DeepSeek-Chat", "deepseek-chat"),
+        ("someone/gpt-4o", "openai/GPT-4o"),
+        ("gpt4o", "openai/GPT-4o"),
+        ("nothing-like-it", None),
+        ("", None),
+        ("x" * 256, None),
+    ],
+)
+def test_a_name_that_is_nearly_right_is_told_the_right_one(written: str, meant: str | None) -> None:
+    known = ["deepseek-chat", "openai/GPT-4o"]
+    assert catalog.nearest(written, known) == meant
+
+
 def test_model_is_listed_when_one_of_its_routes_is_configured() -> None:
     row = ModelRow(
         id="m",
@@ -59,7 +76,7 @@ def test_model_is_listed_when_one_of_its_routes_is_configured() -> None:
     )
     listed = catalog.build([row], {"there": upstream("there")}, 1_000_000)
     assert [route.upstream_model for route in listed.resolve("m").routes] == ["b"]
-    with pytest.raises(NotFound, match="does not exist"):
+    with pytest.raises(NotFound, match=r"does not exist or you do not have access to it\.$"):
         catalog.build([row], {}, 1_000_000).resolve("m")
 
 

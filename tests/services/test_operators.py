@@ -2,10 +2,12 @@
 
 import asyncio
 
+import pytest
 from tests.services.conftest import MASTER, World
 
 from tollbridge.config import Source, read
 from tollbridge.core.roles import Role
+from tollbridge.errors import NotFound
 from tollbridge.services import first_run, operators, sessions
 from tollbridge.store import accounts, mail, members, users
 from tollbridge.store.db import Database
@@ -43,8 +45,10 @@ def test_of_several_starts_at_once_none_fails(world: World) -> None:
 
 def test_a_user_becomes_an_operator(sqlite_world: World) -> None:
     async def use(database: Database) -> None:
-        await operators.link(database, "Ada@Example.com")
-        await operators.link(database, "ada@example.com")
+        with pytest.raises(NotFound, match=r"ada@example\.com is nobody's address"):
+            await operators.link(database, "Ada@Example.com", create=False)
+        await operators.link(database, "Ada@Example.com", create=True)
+        await operators.link(database, "ada@example.com", create=False)
         [operator] = await users.operators(database)
         assert operator.email == "ada@example.com"
         assert "\n    http://here/auth/reset?token=abc\n" in operators.welcome("http://here", "abc")

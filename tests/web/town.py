@@ -93,7 +93,7 @@ async def _hire(site: Site, people: dict[str, Visitor]) -> None:
 async def operator(site: Site, email: str = "boss@example.com") -> Visitor:
     """An operator with an account and a second factor, logged in with both."""
     visitor = await registered(site, email)
-    token = await operators.link(site.database, email)
+    token = await operators.link(site.database, email, create=True)
     assert (await visitor.post("/auth/reset", {"token": token, "password": PASSWORD})).status_code == 303
     assert (await visitor.log_in(email)).status_code == 303
     secret = secret_of(await visitor.get("/dashboard/settings/two-factor"))

@@ -18,7 +18,7 @@ from tollbridge.cli.shell import Commands
 __all__ = ["main"]
 
 
-@click.group(cls=Commands, context_settings={"max_content_width": 100})
+@click.group(cls=Commands, context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="tollbridge")
 def main() -> None:
     """Run a gateway to language models, and keep its books.
@@ -26,6 +26,8 @@ def main() -> None:
     \b
     Example:
       tollbridge serve --port 8000
+      tollbridge account create ada@example.com --credit 5
+      tollbridge key create --account ada@example.com
     """
 
 

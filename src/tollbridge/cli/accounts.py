@@ -29,7 +29,13 @@ _KEY_COLUMNS = ("id", "key", "status", "limit_usd", "spent_usd", "expires_at", "
 
 @click.group()
 def account() -> None:
-    """Who may buy and use."""
+    """Who may buy and use.
+
+    \b
+    Example:
+      tollbridge account create ada@example.com --credit 5.00
+      tollbridge account show ada@example.com
+    """
 
 
 @account.command("create")
@@ -154,7 +160,9 @@ def account_unfreeze(settings: "Settings", email: str) -> None:
 def account_plan(
     settings: "Settings", email: str, plan: str, since: int | None, until: int | None, as_json: bool, **agreed: Any
 ) -> None:
-    """Put an account on a plan, with limits of its own if any are given. It replaces what was agreed before.
+    """Put an account on a plan, with limits of its own if wished.
+
+    The limits given replace all that were agreed before.
 
     \b
     Example:
@@ -178,7 +186,13 @@ def account_plan(
 
 @click.group()
 def key() -> None:
-    """What calls are made with."""
+    """What calls are made with.
+
+    \b
+    Example:
+      tollbridge key create --account ada@example.com --label laptop
+      tollbridge key list --account ada@example.com
+    """
 
 
 @key.command("create")
@@ -265,7 +279,12 @@ def key_revoke(settings: "Settings", id_: str) -> None:
 
 @click.group()
 def credit() -> None:
-    """What the operator gives."""
+    """What the operator gives.
+
+    \b
+    Example:
+      tollbridge credit grant ada@example.com 5.00 --reason "welcome"
+    """
 
 
 @credit.command("grant")

@@ -27,14 +27,22 @@ _COUNTS = ("accounts", "holds", "open_holds", "transactions", "seals")
 
 @click.group()
 def ledger() -> None:
-    """The books."""
+    """The books.
+
+    \b
+    Example:
+      tollbridge ledger verify
+      tollbridge ledger statement ada@example.com
+    """
 
 
 @ledger.command("verify")
 @as_json
 @configured
 def ledger_verify(settings: "Settings", as_json: bool) -> None:
-    """Prove the books: compute every balance again, and look for every broken rule. Exits with 1 when there is one.
+    """Prove the books.
+
+    Computes every balance again, and looks for every broken rule. Exits with 1 when there is one.
 
     \b
     Example:
@@ -68,7 +76,9 @@ def ledger_verify(settings: "Settings", as_json: bool) -> None:
 def ledger_statement(
     settings: "Settings", email: str, since: int, month: str | None, as_csv: bool, as_json: bool
 ) -> None:
-    """All that changed an account's balance, and what was left after each.
+    """All that changed an account's balance.
+
+    Each line says what was left after it.
 
     \b
     Example:
@@ -128,7 +138,13 @@ def _print_month(settings: "Settings", email: str, month: str, as_csv: bool, as_
 
 @click.group()
 def catalog() -> None:
-    """What is for sale."""
+    """What is for sale.
+
+    \b
+    Example:
+      tollbridge catalog list
+      tollbridge catalog show deepseek-chat
+    """
 
 
 @catalog.command("list")
@@ -164,7 +180,9 @@ def catalog_list(settings: "Settings", everything: bool, as_json: bool) -> None:
 @as_json
 @configured
 def catalog_show(settings: "Settings", model: str, as_json: bool) -> None:
-    """One model, by any of its names: what it can do, its routes, and what each costs.
+    """One model, by any of its names.
+
+    Shows what it can do, its routes, and what each costs.
 
     \b
     Example:
@@ -206,9 +224,10 @@ def _print_prices(when: str, prices: dict[str, Any], costs: dict[str, Any]) -> N
 @as_json
 @configured
 def catalog_check(settings: "Settings", days: int, as_json: bool) -> None:
-    """Look for models sold below their cost and for missing, conflicting, doubtful and old prices.
+    """Look for prices that lose money.
 
-    Exits with 1 when money or a sale is lost.
+    Finds models sold below their cost, and missing, conflicting, doubtful and old prices. Exits with 1 when money or
+    a sale is lost.
 
     \b
     Example:

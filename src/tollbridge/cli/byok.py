@@ -18,7 +18,13 @@ _COLUMNS = ("id", "provider", "credential", "only", "created_at", "label")
 
 @click.group()
 def byok() -> None:
-    """Credentials that customers bring along."""
+    """Credentials that customers bring along.
+
+    \b
+    Example:
+      tollbridge byok add deepseek --account ada@example.com < credential.txt
+      tollbridge byok list --account ada@example.com
+    """
 
 
 @byok.command("add")
@@ -32,7 +38,9 @@ def byok() -> None:
 def byok_add(
     settings: "Settings", provider: str, email: str, label: str, only: bool, variable: str | None, as_json: bool
 ) -> None:
-    """Keep a customer's credential at a provider: their calls there go on their own bill, for a fee.
+    """Keep a customer's credential at a provider.
+
+    Their calls there go on their own bill, for a fee.
 
     \b
     Example:
@@ -66,7 +74,9 @@ def byok_add(
 @as_json
 @configured
 def byok_list(settings: "Settings", email: str, as_json: bool) -> None:
-    """An account's own credentials in the order in which they are tried, the id first on each line.
+    """An account's own credentials, in the order of use.
+
+    The id stands first on each line.
 
     \b
     Example:

@@ -37,7 +37,13 @@ _csv = click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 
 @click.group()
 def payment() -> None:
-    """Money that customers pay."""
+    """Money that customers pay.
+
+    \b
+    Example:
+      tollbridge payment list --status review
+      tollbridge payment confirm TB-7HQ0SZKT2M 50
+    """
 
 
 @payment.command("list")
@@ -104,7 +110,9 @@ def payment_refund(settings: "Settings", payment: str, amount: int | None) -> No
 @click.argument("payment", metavar="PAYMENT")
 @configured
 def payment_dismiss(settings: "Settings", payment: str) -> None:
-    """Close a payment that waits, or that is in review: nothing is credited.
+    """Close a payment without crediting anything.
+
+    It must wait, or be in review.
 
     \b
     Example:
@@ -116,7 +124,12 @@ def payment_dismiss(settings: "Settings", payment: str) -> None:
 
 @click.group()
 def voucher() -> None:
-    """Codes that are worth credit once."""
+    """Codes that are worth credit once.
+
+    \b
+    Example:
+      tollbridge voucher create 10 --count 50
+    """
 
 
 @voucher.command("create")
@@ -199,7 +212,12 @@ def voucher_withdraw(settings: "Settings", id_: str) -> None:
 
 @click.group()
 def report() -> None:
-    """What the operator earns and owes."""
+    """What the operator earns and owes.
+
+    \b
+    Example:
+      tollbridge report margin --month 2026-11 --by provider
+    """
 
 
 @report.command("margin")
@@ -243,7 +261,7 @@ def report_margin(settings: "Settings", month: str, by: str, as_csv: bool, as_js
 @as_json
 @configured
 def report_drift(settings: "Settings", file: Path, provider: str, month: str, as_csv: bool, as_json: bool) -> None:
-    """Compare a provider's invoice with the books, model by model.
+    """Compare a provider's invoice with the books.
 
     FILE is CSV whose first line names the columns `model` (the provider's name of it) and `amount_usd`.
 
@@ -303,7 +321,9 @@ def report_trial_balance(settings: "Settings", month: str, as_csv: bool, as_json
 @_month
 @configured
 def report_journal(settings: "Settings", month: str) -> None:
-    """Every entry of a month as CSV, for accountants: the journal's, and those that requests stand for.
+    """Every entry of a month as CSV, for accountants.
+
+    The journal's entries, and those that requests stand for.
 
     \b
     Example:

@@ -9,30 +9,40 @@ from tollbridge.cli.shell import configured, say, with_database
 if TYPE_CHECKING:
     from tollbridge.config import Settings
 
+# Also `services.first_run.EMAIL`, which takes longer to import.
+FIRST = "operator@localhost"
+
 
 @click.group()
 def operator() -> None:
-    """Who runs this gateway."""
-
-
-@operator.command("link")
-@click.argument("email", default="operator@localhost")
-@configured
-def operator_link(settings: "Settings", email: str) -> None:
-    """Make the user of an address an operator, and print a link to choose a password.
-
-    The link is good once, for 24 hours. A second factor stays: who has lost it enters a recovery code.
+    """Who runs this gateway.
 
     \b
     Example:
       tollbridge operator link ada@example.com
     """
+
+
+@operator.command("link")
+@click.argument("email", default=FIRST)
+@click.option("--create", is_flag=True, help="Make a new user where nobody has the address.")
+@configured
+def operator_link(settings: "Settings", email: str, create: bool) -> None:
+    """Make a user an operator, and print a login link.
+
+    With the link they choose a password; it is good once, for 24 hours. A second factor stays: who has lost it enters
+    a recovery code. Without an address it is for the operator of the first start.
+
+    \b
+    Example:
+      tollbridge operator link ada@example.com --create
+    """
     from tollbridge.services import operators
 
-    token = with_database(settings, lambda database: operators.link(database, email))
-    url = settings.public_url or f"http://{settings.host}:{settings.port}"
+    create = create or email == FIRST
+    token = with_database(settings, lambda database: operators.link(database, email, create=create))
     say(f"{email} is an operator; the link is good once, for 24 hours")
-    click.echo(f"{url}/auth/reset?token={token}")
+    click.echo(f"{operators.address(settings)}/auth/reset?token={token}")
 
 
 COMMANDS = (operator,)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
 from tollbridge.errors import ConfigError, TollbridgeError
 
@@ -31,6 +32,9 @@ class Commands(click.Group):
         extra["standalone_mode"] = False
         try:
             code = super().main(*args, **extra)
+        except NoArgsIsHelpError as error:
+            click.echo(error.format_message(), err=True)
+            sys.exit(error.exit_code)
         except click.ClickException as error:
             where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
             _complain(error.format_message() + (f" (see {where} --help)" if where else ""))

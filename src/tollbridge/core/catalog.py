@@ -7,6 +7,7 @@ decimal strings: USD per million tokens, and per thousand searches, as providers
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
+from difflib import get_close_matches
 
 import msgspec
 
@@ -32,6 +33,7 @@ CAPABILITIES = (
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-(?:([01]\d|2[0-3]):([0-5]\d)|24:00)")
 _SEARCHES = 1_000
+_LONGEST_TYPO = 64
 
 
 class RateRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -126,8 +128,10 @@ class Catalog(msgspec.Struct, frozen=True):
         """The model that a request names; raises `NotFound` in OpenAI's words."""
         model = self.models.get(name) or self.aliases.get(name)
         if model is None:
+            meant = nearest(name, self.models)
             raise NotFound(
-                f"The model `{name}` does not exist or you do not have access to it.",
+                f"The model `{name}` does not exist or you do not have access to it."
+                + (f" Did you mean `{meant}`?" if meant else ""),
                 code="model_not_found",
                 param="model",
             )
@@ -140,6 +144,18 @@ class Catalog(msgspec.Struct, frozen=True):
                 yield route
                 for variant in route.variants:
                     yield variant.route
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Which of the `known` ids of models somebody meant who wrote `name`. A millisecond for hundreds of ids."""
+    whole = {id_.lower(): id_ for id_ in known}
+    # Others call `maker/model` what is `model` here, and the other way round.
+    ids = {id_.rpartition("/")[2]: own for id_, own in whole.items()} | whole
+    wanted = name.lower()[:_LONGEST_TYPO]
+    for each in (wanted, wanted.rpartition("/")[2]):
+        if close := get_close_matches(each, ids, n=1, cutoff=0.8):
+            return ids[close[0]]
+    return None
 
 
 # --- prices -------------------------------------------------------------------------------------------------------

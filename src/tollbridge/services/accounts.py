@@ -3,7 +3,7 @@
 import re
 import secrets
 import unicodedata
-from collections.abc import AsyncIterator, Container
+from collections.abc import AsyncIterator, Collection
 
 from tollbridge.core.keys import ALPHABET
 from tollbridge.core.ledger import Posted, grant
@@ -33,20 +33,26 @@ def normalise(email: str) -> str:
 
 
 async def create(
-    database: Database, email: str, *, plan: str = DEFAULT_PLAN, plans: Container[str], credit: int = 0, actor: str
+    database: Database, email: str, *, plan: str = DEFAULT_PLAN, plans: Collection[str], credit: int = 0, actor: str
 ) -> Account:
     """A new account on one of `plans`, with `credit` nano-USD of promotional credit. InvalidRequest: it cannot be."""
     address = normalise(email)
-    if plan not in plans:
-        raise InvalidRequest(
-            f"there is no plan {plan[:60]!r}: the configuration names them under [plans]", param="plan"
-        )
+    check_plan(plan, plans)
     now = await database.now()
     try:
         await run(database, lambda transaction: add(database, transaction, address, plan, credit, actor, now))
     except Duplicate:
         raise InvalidRequest(f"{address} has an account already", param="email") from None
     return await get(database, address)
+
+
+def check_plan(plan: str, plans: Collection[str]) -> None:
+    """InvalidRequest: there is no such plan."""
+    if plan not in plans:
+        raise InvalidRequest(
+            f"there is no plan {plan[:60]!r}, only {', '.join(plans)}: the configuration names them under [plans]",
+            param="plan",
+        )
 
 
 async def add(

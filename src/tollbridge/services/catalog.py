@@ -104,7 +104,9 @@ def offer(settings: Settings, model: str) -> Offer:
     for each in reversed(found):
         if model in each.row.aliases:
             return each
-    raise NotFound(f"there is no model {model[:100]!r}: tollbridge catalog list --all names them", param="model")
+    meant = catalog.nearest(model, (each.row.id for each in found))
+    hint = f"did you mean {meant}?" if meant else "tollbridge catalog list --all names them"
+    raise NotFound(f"there is no model {model[:100]!r}: {hint}", param="model")
 
 
 def complaints(settings: Settings, today: date, fresh_days: int = FRESH_DAYS) -> Iterator[Complaint]:

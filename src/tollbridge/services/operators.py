@@ -1,6 +1,10 @@
 """Operators: users who run this gateway. The first one gets in by a link that is printed, not by a known password."""
 
+import contextlib
+
+from tollbridge.config import Settings
 from tollbridge.core.roles import Role
+from tollbridge.errors import NotFound
 from tollbridge.services import accounts, sessions
 from tollbridge.services.credentials import RESET
 from tollbridge.services.first_run import EMAIL
@@ -10,6 +14,8 @@ from tollbridge.store.db import Database, Duplicate, Transaction, run
 from tollbridge.store.users import NewUser
 
 LINK_MS = 24 * 3_600_000
+# In the data directory: where the gateway was served when it was last started.
+ADDRESS = "address"
 
 
 async def first_link(database: Database) -> str | None:
@@ -18,15 +24,15 @@ async def first_link(database: Database) -> str | None:
     if any(each.password is not None for each in known):
         return None
     try:
-        return await link(database, known[0].email if known else EMAIL)
+        return await link(database, known[0].email if known else EMAIL, create=True)
     except Duplicate:
         return None  # another process was quicker
 
 
-async def link(database: Database, email: str) -> str:
+async def link(database: Database, email: str, *, create: bool) -> str:
     """Make the user of this address an operator. What a link holds by which they choose a password, once, for a day.
 
-    InvalidRequest: that is no address.
+    InvalidRequest: that is no address. NotFound: nobody has it, and `create` does not ask for a new user.
     """
     address = accounts.normalise(email)
     token = sessions.new_token()
@@ -35,6 +41,10 @@ async def link(database: Database, email: str) -> str:
     async def use_case(transaction: Transaction) -> None:
         user = await users.by_email(transaction, address)
         if user is None:
+            if not create:
+                raise NotFound(
+                    f"{address} is nobody's address here; --create makes a new operator of it", param="email"
+                )
             row = NewUser(public_id=accounts.new_id("user"), email=address, operator=True, verified_at=now)
             user_id = await users.create(transaction, row, now)
         else:
@@ -47,6 +57,22 @@ async def link(database: Database, email: str) -> str:
 
     await run(database, use_case)
     return token
+
+
+def remember_address(settings: Settings, url: str) -> None:
+    """Keep where this gateway is served, for links that are made beside it."""
+    with contextlib.suppress(OSError):  # the next link says the configured address instead
+        (settings.data_dir / ADDRESS).write_text(f"{url}\n")
+
+
+def address(settings: Settings) -> str:
+    """Where people reach this gateway: its public URL, else where it was last served, else where it would be."""
+    if settings.public_url is not None:
+        return settings.public_url
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if kept := (settings.data_dir / ADDRESS).read_text().strip():
+            return kept
+    return f"http://{settings.host}:{settings.port}"
 
 
 def welcome(url: str, token: str) -> str:

@@ -313,6 +313,7 @@ class Gateway:
             example = self.settings.brand.example_model
             chats = (model.id for model in models.values() if model.type != "embedding")
             announce(first_run.welcome(first, self._url, example if example in models else next(chats, "a-model")))
+        operators.remember_address(self.settings, self._url)
         token = await operators.first_link(self._database)
         if token is not None:
             announce(operators.welcome(self._url, token))

@@ -114,9 +114,9 @@ def doctor(settings: "Settings", as_json: bool) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @configured
 def backup(settings: "Settings", file: Path) -> None:
-    """Copy the SQLite database into a new file, while the gateway runs.
+    """Copy the SQLite database into a new file.
 
-    The master secret is not in it: keep the file `secret` of the data directory too.
+    The gateway may run meanwhile. The master secret is not in it: keep the file `secret` of the data directory too.
 
     \b
     Example:
@@ -153,7 +153,12 @@ def restore(settings: "Settings", file: Path) -> None:
 
 @click.group("config")
 def configuration() -> None:
-    """The settings."""
+    """The settings.
+
+    \b
+    Example:
+      tollbridge config show
+    """
 
 
 @configuration.command("show")

@@ -301,6 +301,8 @@ class Subscriptions:
         if ours.paid_until is None:
             over = ours.created_at < now - _DAY_MS
             await self._take(ours, Heard(external_id=None, over=over))
+        elif now < ours.paid_until:
+            await self._take(ours, Heard(external_id=None, over=False, ending=ours.ending))
         elif ours.ending or manual.DEMO not in self._till.methods:
             await self._take(ours, Heard(external_id=None, over=True))
         else:

@@ -1,0 +1,479 @@
+"""A plan that is paid for by the month: from the order over each month to its end, and everything that goes wrong."""
+
+import asyncio
+import contextlib
+import random
+from typing import Any
+
+import pytest
+from tests.payments.conftest import USD, Till, at_till, settings, with_stripe
+from tests.payments.fake_stripe import FakeStripe, Object
+from tests.services.conftest import World
+from tests.services.test_accounts import make
+
+from tollbridge.core.plans import Agreed
+from tollbridge.core.subscriptions import Stage, Subscription
+from tollbridge.errors import InvalidRequest
+from tollbridge.payments.base import ProcessorUnavailable
+from tollbridge.services import invoices, plans
+from tollbridge.services.payments import open_payments
+from tollbridge.services.refunds import refund
+from tollbridge.store import subscriptions as rows
+from tollbridge.store.verify import verify
+
+CENT = USD // 100
+DAY_MS = 86_400_000
+PRO = {
+    "plans__pro__price_usd": "20",
+    "plans__pro__included_credit_usd": "2",
+    "plans__gold__price_usd": "90",
+    "billing__signup_plan": "free",
+}
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tollbridge.payments.stripe_api._PAUSE_S", 0.001)
+
+
+def subscribing(world: World, scenario: Any, **more: str) -> None:
+    at_till(world, scenario, **PRO, **more)
+
+
+async def ordered(till: Till, plan: str = "pro") -> str:
+    """The session on which a plan was ordered."""
+    return ((await till.ways.subscriptions.start(till.account, plan)).url or "").rpartition("/")[2]
+
+
+async def subscribed(till: Till) -> str:
+    """Stripe's id of a subscription whose first month is paid."""
+    session = await ordered(till)
+    seen = len(till.stripe.events)
+    till.stripe.pay(session)
+    await till.send(*till.stripe.events[seen:])
+    return str(till.stripe.objects[session]["subscription"])
+
+
+async def only(till: Till) -> Subscription:
+    ((id_,),) = await till.database.fetch("SELECT id FROM subscription")
+    return await rows.by_id(till.database, id_)
+
+
+async def letters(till: Till) -> list[str]:
+    return [row[0] for row in await till.database.fetch("SELECT subject FROM outbox ORDER BY id")]
+
+
+async def later(till: Till, days: int) -> None:
+    """Let days go by: what we know of the past moves back, Stripe's own clock is the fake's."""
+    await till.database.execute(
+        "UPDATE subscription SET paid_until = paid_until - $1, created_at = created_at - $1", days * DAY_MS
+    )
+    for each in till.stripe.objects.values():
+        if each["object"] == "subscription":
+            each["period_end"] -= days * 86_400
+        if each["object"] == "invoice":
+            each["lines"]["data"][0]["period"]["end"] -= days * 86_400
+
+
+async def catch_up(till: Till) -> None:
+    await till.database.execute("UPDATE subscription SET check_at = 1 WHERE check_at IS NOT NULL")
+    await till.ways.subscriptions.reconcile()
+
+
+def test_the_first_month_gives_the_plan_and_is_revenue(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        await subscribed(till)
+        ours, account = await only(till), await till.state()
+        assert (ours.stage, ours.ending, account.plan) == (Stage.ACTIVE, False, "pro")
+        assert (account.paid, account.promo) == (0, 2 * USD)  # what the plan includes, and no more
+        assert await till.books() == {
+            "processor_clearing": -20 * USD + 59 * CENT,
+            "subscription_revenue": 20 * USD,
+            "fees": -59 * CENT,
+            "customer_promo": 2 * USD,
+            "promo_expense": -2 * USD,
+        }
+        (paper,) = await invoices.papers(till.database, till.ways.issuer, account)
+        assert (paper.item, paper.net, paper.paid_by) == ("One month of the plan pro", 20 * USD, "card")
+        report = await verify(till.database)
+        assert report.ok, report.problems
+
+    subscribing(world, scenario)
+
+
+def test_every_event_twice_is_one_month(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        await subscribed(till)
+        await till.send(*till.stripe.events, *reversed(till.stripe.events))
+        assert (await till.count("payment"), await till.count("invoice")) == (1, 1)
+        assert (await till.books())["subscription_revenue"] == 20 * USD
+
+    subscribing(world, scenario)
+
+
+def test_tax_of_a_month_is_owed(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        till.stripe.tax_percent = 19
+        await subscribed(till)
+        books = await till.books()
+        assert (books["subscription_revenue"], books["tax"]) == (20 * USD, 380 * CENT)
+
+    subscribing(sqlite_world, scenario, stripe__automatic_tax="true")
+
+
+def test_each_month_is_booked_and_moves_the_end_on(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        name = await subscribed(till)
+        first = (await only(till)).paid_until
+        assert first is not None
+        seen = len(till.stripe.events)
+        till.stripe.bill(name)
+        till.stripe.bill(name)
+        await till.send(till.stripe.events[-1])  # one hint of the last month is enough for both
+        ours = await only(till)
+        assert (ours.paid_until, ours.stage) == (first + 60 * DAY_MS, Stage.ACTIVE)
+        await till.send(*till.stripe.events[seen:])
+        assert (await till.books())["subscription_revenue"] == 60 * USD
+        assert (await till.state()).promo == 2 * USD  # once in a month of the calendar
+        assert await till.count("invoice") == 3
+
+    subscribing(world, scenario)
+
+
+def test_a_month_that_is_not_paid_is_told_and_the_plan_kept_for_a_while(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        name = await subscribed(till)
+        await later(till, 30)
+        till.stripe.bill(name, pays=False)
+        await till.send(*till.stripe.events[-2:])
+        await till.send(*till.stripe.events[-2:])
+        assert ((await only(till)).stage, (await till.state()).plan) == (Stage.PAST_DUE, "pro")
+        await later(till, 6)
+        await catch_up(till)
+        assert (await till.state()).plan == "pro"
+        await later(till, 2)
+        await catch_up(till)
+        assert ((await only(till)).stage, (await till.state()).plan) == (Stage.ENDED, "free")
+        assert till.stripe.objects[name]["status"] == "canceled"  # nothing is charged any more
+        await catch_up(till)
+        assert (await only(till)).check_at is None
+        assert (await till.books())["subscription_revenue"] == 20 * USD
+
+    subscribing(world, scenario)
+
+
+def test_a_month_that_is_paid_late_goes_on_as_before(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        name = await subscribed(till)
+        await later(till, 30)
+        invoice = till.stripe.bill(name, pays=False)
+        await till.send(*till.stripe.events[-2:])
+        till.stripe.pay_bill(invoice["id"])
+        await till.send(*till.stripe.events[-3:])
+        ours = await only(till)
+        assert (ours.stage, (await till.state()).plan) == (Stage.ACTIVE, "pro")
+        assert (await till.books())["subscription_revenue"] == 40 * USD
+
+    subscribing(world, scenario)
+
+
+def test_who_cancels_keeps_what_was_paid_for_and_may_think_again(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        ways = till.ways.subscriptions
+        name = await subscribed(till)
+        for wanted in (True, False, True):
+            await ways.set_ending(till.account, wanted, "ada@example.com")
+            assert till.stripe.objects[name]["cancel_at_period_end"] is wanted
+            await till.send(till.stripe.events[-1])
+            assert ((await only(till)).ending, (await till.state()).plan) == (wanted, "pro")
+        await later(till, 31)
+        till.stripe.end(name)
+        await till.send(till.stripe.events[-1])
+        assert ((await only(till)).stage, (await till.state()).plan) == (Stage.ENDED, "free")
+        with pytest.raises(InvalidRequest):
+            await ways.set_ending(till.account, True, "ada@example.com")
+        assert await subscribed(till) != name  # and it can be bought again
+        assert (await till.state()).plan == "pro"
+
+    subscribing(world, scenario)
+
+
+def test_one_plan_at_a_time_is_paid_for(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        ways = till.ways.subscriptions
+        first = await ordered(till)
+        assert await ordered(till) == first  # the same order again
+        second = await ordered(till, "gold")
+        assert till.stripe.objects[first]["status"] == "expired"
+        till.stripe.pay(second)
+        await till.send(*till.stripe.events)
+        assert (await till.state()).plan == "gold"
+        for plan in ("pro", "gold"):
+            with pytest.raises(InvalidRequest, match="already"):
+                await ways.start(till.account, plan)
+        assert await till.count("payment") == 1
+
+    subscribing(world, scenario)
+
+
+def test_an_order_that_was_paid_while_it_was_taken_back_counts(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        till.stripe.pay(await ordered(till))
+        with pytest.raises(InvalidRequest, match="already"):
+            await ordered(till, "gold")
+        assert (await till.state()).plan == "pro"
+
+    subscribing(sqlite_world, scenario)
+
+
+@pytest.mark.parametrize("plan", ["free", "default", "none", "custom"])
+def test_a_plan_without_a_price_is_not_sold(sqlite_world: World, plan: str) -> None:
+    async def scenario(till: Till) -> None:
+        with pytest.raises(InvalidRequest, match="cannot be bought"):
+            await till.ways.subscriptions.start(till.account, plan)
+        assert await till.count("subscription") == 0
+
+    subscribing(sqlite_world, scenario)
+
+
+def test_what_was_agreed_is_not_overturned_by_a_purchase(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        known = ("default", "pro")
+        await plans.change_plan(till.database, till.account, "default", known, actor="op", agreed=Agreed(rpm=500))
+        with pytest.raises(InvalidRequest, match="agreed"):
+            await till.ways.subscriptions.start(till.account, "pro")
+
+    subscribing(sqlite_world, scenario)
+
+
+def test_whom_the_operator_put_elsewhere_stays_there_when_it_ends(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        name = await subscribed(till)
+        await plans.change_plan(till.database, till.account, "default", ("default",), actor="op")
+        till.stripe.end(name)
+        await till.send(till.stripe.events[-1])
+        assert ((await only(till)).stage, (await till.state()).plan) == (Stage.ENDED, "default")
+
+    subscribing(sqlite_world, scenario)
+
+
+@pytest.mark.parametrize("price", [(1999, 0, "usd"), (2000, 0, "eur"), (1, 0, "usd"), (2001, 0, "usd")], ids=str)
+def test_a_month_that_is_not_what_was_ordered_gives_nothing(sqlite_world: World, price: tuple[int, int, str]) -> None:
+    """I4."""
+
+    async def scenario(till: Till) -> None:
+        session = await ordered(till)
+        subscription, tampered = till.stripe._subscribe, price
+
+        def other(of: Object) -> Object:
+            of["amount_subtotal"], of["currency"] = tampered[0], tampered[2]
+            return subscription(of)
+
+        till.stripe._subscribe = other  # type: ignore[method-assign]
+        till.stripe.pay(session)
+        await till.send(*till.stripe.events)
+        assert await till.database.fetch("SELECT status FROM payment") == [("review",)]
+        assert ((await till.state()).plan, await till.books()) == ("default", {})
+        till.stripe.end(till.stripe.objects[session]["subscription"])
+        await till.send(till.stripe.events[-1])
+        assert (await only(till)).stage is Stage.ABANDONED
+
+    subscribing(sqlite_world, scenario)
+
+
+@pytest.mark.parametrize(
+    "marks",
+    [
+        {},
+        {"tollbridge_subscription": "plan_other", "tollbridge_account": "{account}"},
+        {"tollbridge_subscription": "{ours}", "tollbridge_account": "acct_other"},
+        {"tollbridge_payment": "{ours}", "tollbridge_account": "{account}"},
+    ],
+    ids=str,
+)
+def test_a_month_that_is_marked_as_somebody_elses_gives_nothing(sqlite_world: World, marks: dict[str, str]) -> None:
+    async def scenario(till: Till) -> None:
+        session = await ordered(till)
+        ours = await only(till)
+        till.stripe.objects[session]["marks"] = {
+            name: value.format(ours=ours.public_id, account=till.account.public_id) for name, value in marks.items()
+        }
+        till.stripe.pay(session)
+        await till.send(*till.stripe.events)
+        assert ((await till.state()).plan, await till.books()) == ("default", {})
+
+    subscribing(sqlite_world, scenario)
+
+
+def test_a_refund_of_a_month_takes_revenue_and_no_credit(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        name = await subscribed(till)
+        ((public_id, intent),) = await till.database.fetch("SELECT public_id, intent FROM payment")
+        await refund(till.ways, public_id, 5 * USD, actor="op")
+        till.stripe.refund(intent, 300)  # and by Stripe's dashboard
+        await till.send(*till.stripe.events)
+        books = await till.books()
+        assert (books["subscription_revenue"], books["processor_clearing"]) == (12 * USD, -12 * USD + 59 * CENT)
+        assert ((await till.state()).available, (await only(till)).external_id) == (2 * USD, name)
+        titles = [each.title for each in await invoices.papers(till.database, till.ways.issuer, till.account)]
+        assert sorted(titles) == ["Credit note", "Credit note", "Invoice"]
+        report = await verify(till.database)
+        assert report.ok, report.problems
+
+    subscribing(world, scenario)
+
+
+def test_a_disputed_month_freezes_the_account(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        await subscribed(till)
+        ((intent,),) = await till.database.fetch("SELECT intent FROM payment")
+        dispute = till.stripe.dispute(intent)
+        await till.send(*till.stripe.events[-2:])
+        assert (await till.state()).frozen
+        till.stripe.close_dispute(dispute["id"], won=True)
+        await till.send(*till.stripe.events[-2:])
+        assert not (await till.state()).frozen
+        assert (await till.books())["subscription_revenue"] == 20 * USD
+
+    subscribing(sqlite_world, scenario)
+
+
+@pytest.mark.parametrize("fault", ["500", "drop", "lost"])
+@pytest.mark.parametrize("times", [1, 2, 3, 5])
+def test_stripe_in_trouble_is_a_503_and_one_order(sqlite_world: World, fault: str, times: int) -> None:
+    """I11."""
+
+    async def scenario(till: Till) -> None:
+        till.stripe.faults = [fault] * times
+        for _ in range(4):
+            with contextlib.suppress(ProcessorUnavailable):
+                session = await ordered(till)
+                break
+        assert len([each for each in till.stripe.objects if each.startswith("cs_")]) == 1
+        till.stripe.pay(session)
+        await till.send(*till.stripe.events)
+        assert (await till.state()).plan == "pro"
+
+    subscribing(sqlite_world, scenario)
+
+
+@pytest.mark.parametrize("lost", ["session = NULL, url = NULL", "session = NULL", "external_id = NULL"])
+def test_webhooks_that_never_come_and_ids_that_were_lost_are_made_up_for(world: World, lost: str) -> None:
+    """I8, I9: we died between asking Stripe and writing down what it said, or nobody told us."""
+
+    async def scenario(till: Till) -> None:
+        session = await ordered(till)
+        till.stripe.pay(session)
+        await till.database.execute(f"UPDATE subscription SET {lost}")
+        await till.ways.find_missed()
+        assert ((await till.state()).plan, await till.count("payment")) == ("pro", 1)
+
+    subscribing(world, scenario)
+
+
+def test_an_order_that_nobody_pays_goes_away(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        till.stripe.expire(await ordered(till))
+        await catch_up(till)
+        assert (await only(till)).stage is Stage.ABANDONED
+        assert (await till.state()).plan == "default"
+        await ordered(till)
+
+    subscribing(sqlite_world, scenario)
+
+
+def test_the_demo_pays_with_nothing_and_goes_on_by_the_month(world: World) -> None:
+    async def use(database: Any) -> None:
+        account = await make(database)
+        ways = open_payments(database, settings(**PRO), "http://127.0.0.1:8000")
+        till = Till(FakeStripe(), ways, database, account)
+        assert (await ways.subscriptions.start(account, "pro")).method == "demo"
+        assert (await till.state()).plan == "default"
+        await ways.subscriptions.pay_demo(account)
+        first = (await only(till)).paid_until
+        assert ((await till.state()).plan, first is not None) == ("pro", True)
+        await later(till, 32)
+        await catch_up(till)
+        await catch_up(till)
+        assert (await till.books())["subscription_revenue"] == 40 * USD
+        await ways.subscriptions.set_ending(account, True, "ada")
+        await later(till, 32)
+        await catch_up(till)
+        assert ((await only(till)).stage, (await till.state()).plan) == (Stage.ENDED, "free")
+        report = await verify(database)
+        assert report.ok, report.problems
+
+    world.run(use)
+
+
+# --- schedules ----------------------------------------------------------------------------------------------------
+
+
+async def schedule(till: Till, nodes: list[Any], seed: int) -> None:
+    """A random life of one subscription, its events shuffled, doubled, lost and handled by two nodes at once."""
+    chance, stripe = random.Random(seed), till.stripe
+    stripe.events.clear()
+    account = await make(till.database, f"{seed}@example.com")
+    till.account = account
+    session = await ordered(till)
+    steps = [lambda: stripe.pay(session)]
+    months = chance.randint(0, 3)
+    for _ in range(months):
+        steps.append(lambda: stripe.bill(stripe.objects[session]["subscription"]))
+    ends = chance.random() < 0.5
+    if ends:
+        steps.append(lambda: stripe.end(stripe.objects[session]["subscription"]))
+    seen, pending = 0, list[Object]()
+    for step in steps:
+        step()
+        pending += [each for each in stripe.events[seen:] for _ in range(chance.choice([0, 1, 2, 3]))]
+        seen = len(stripe.events)
+        chance.shuffle(pending)
+        batch = [pending.pop() for _ in range(min(len(pending), chance.randint(0, 4)))]
+        stripe.faults = [chance.choice(["", "", "500", "drop", "lost"]) for _ in range(chance.choice([0, 0, 12]))]
+        signed = [stripe.sign(event) for event in batch]
+        statuses = await asyncio.gather(*(chance.choice(nodes).receive(sent[1], sent[0]) for sent in signed))
+        assert set(statuses) <= {200, 503}
+    stripe.faults = []
+    await till.database.execute("UPDATE payment_event SET retry_at = 1 WHERE done_at IS NULL")
+    await asyncio.gather(*(node.reconcile() for node in nodes))
+    await nodes[0].find_missed()
+    ((stage,),) = await till.database.fetch("SELECT stage FROM subscription WHERE account_id = $1", account.id)
+    assert (stage, (await till.state()).plan) == (("ended", "free") if ends else ("active", "pro"))
+    revenue = await till.database.fetch(
+        "SELECT CAST(SUM(amount) AS BIGINT), count(*) FROM entry JOIN journal ON journal.id = journal_id "
+        "WHERE account_id = $1 AND book = 'subscription_revenue'",
+        account.id,
+    )
+    assert revenue == [(20 * USD * (months + 1), months + 1)]
+    papers = await till.database.fetch("SELECT count(*) FROM invoice WHERE account_id = $1", account.id)
+    assert papers == [(months + 1,)]
+
+
+def run_schedules(world: World, first: int, count: int) -> None:
+    async def main() -> None:
+        async with FakeStripe() as stripe, world.opened() as one, world.opened() as two:
+            configured = with_stripe(stripe, **PRO)
+            nodes = [open_payments(database, configured, "http://x") for database in (one, two)]
+            till = Till(stripe, nodes[0], one, None)  # type: ignore[arg-type]
+            for seed in range(first, first + count):
+                try:
+                    await schedule(till, nodes, seed)
+                except BaseException as error:
+                    error.add_note(f"seed {seed}")
+                    raise
+            for node in nodes:
+                await node.close()
+            report = await verify(one)
+            assert report.ok, report.problems
+
+    asyncio.run(main())
+
+
+def test_whatever_the_schedule_each_month_is_booked_once(world: World) -> None:
+    run_schedules(world, 0, 8)
+
+
+@pytest.mark.soak
+def test_hundreds_of_lives_are_booked_month_by_month(world: World) -> None:
+    run_schedules(world, 100, 300)

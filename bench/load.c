@@ -7,6 +7,7 @@
  *     -n COUNT    or after so many requests  -k EVENTS          least number of data: events (streams)
  *     -t SECONDS  time-out of one request    -g MICROSECONDS    spread the first requests over this time
  *     -F FILE     one further header a line: the requests take them in turn
+ *     -w MICROSECONDS  how long a connection rests between an answer and its next request (0)
  *
  * Calls 127.0.0.1 and prints one JSON object. Times are microseconds; percentiles come from a log-linear histogram with
  * 0.1 % resolution. An answer counts only if its status is 200, its framing is complete, and its body is whole: a JSON object that
@@ -77,7 +78,7 @@ typedef struct {
 
 typedef enum { HEAD, LENGTH_BODY, CHUNK_SIZE, CHUNK_DATA, CHUNK_END, TRAILER, BODY_UNTIL_CLOSE, WHOLE } Phase;
 
-typedef struct {
+typedef struct Conn {
     int fd;
     bool busy, server_closes, waits_for_write;
     uint64_t started, deadline, first_event;
@@ -92,13 +93,15 @@ typedef struct {
     size_t line_len;
     uint64_t events;
     bool done, stream_error;
+    uint64_t due;
+    struct Conn *next_due;
 } Conn;
 
 static struct {
     bool streams;
     int port, connections;
     double seconds, timeout;
-    uint64_t count, least_events, spread_us;
+    uint64_t count, least_events, spread_us, rest_us;
     const char *expected;
 } want = {.connections = 1, .timeout = 60};
 
@@ -112,6 +115,7 @@ static Request *requests;
 static size_t request_count, next_request;
 static int epoll_fd;
 static uint64_t stop_asking, last_answer;
+static Conn *first_due, *last_due; /* all rest equally long: they are due in the order in which they came */
 
 static void note_error(const char *what, const char *detail, size_t detail_len) {
     got.errors++;
@@ -188,6 +192,33 @@ static void ask(Conn *c) {
         c->busy = false;
         now = now_us();
     }
+}
+
+static size_t least(uint64_t a, size_t b) { return a < b ? (size_t)a : b; }
+
+static void rest(Conn *c) {
+    if (!want.rest_us) {
+        ask(c);
+        return;
+    }
+    c->busy = false;
+    c->due = now_us() + want.rest_us;
+    c->next_due = NULL;
+    if (first_due) last_due->next_due = c;
+    else first_due = c;
+    last_due = c;
+}
+
+/* Asks for those who have rested. Returns the milliseconds until the next one has, at most `most`. */
+static int wake(int most) {
+    for (uint64_t now = now_us(); first_due; ) {
+        uint64_t left = first_due->due > now && now < stop_asking ? first_due->due - now : 0;
+        if (left) return (int)least(left / 1000 + 1, (uint64_t)most);
+        Conn *c = first_due;
+        first_due = c->next_due;
+        ask(c);
+    }
+    return most;
 }
 
 /* ---- Answers ---- */
@@ -273,8 +304,6 @@ static ssize_t collect(Conn *c, const char *data, size_t len, const char *end, b
     c->text[c->len] = 0;
     return (ssize_t)(c->len - before);
 }
-
-static size_t least(uint64_t a, size_t b) { return a < b ? (size_t)a : b; }
 
 /* Takes part of a chunk's size line (hexadecimal digits, then perhaps an extension), which may be cut anywhere. */
 static ssize_t take_chunk_size(Conn *c, const char *data, size_t len) {
@@ -372,7 +401,7 @@ static void judge(Conn *c) {
         if (want.streams) observe(&got.first_event, c->first_event - c->started);
     }
     if (c->server_closes) hang_up(c);
-    ask(c);
+    rest(c);
 }
 
 static void fail(Conn *c, const char *why) {
@@ -457,13 +486,13 @@ static void run(Conn *conns) {
     while (busy) {
         for (; next < want.connections && now_us() >= begun + want.spread_us * (uint64_t)next / (uint64_t)want.connections; next++)
             ask(&conns[next]);
-        int n = epoll_wait(epoll_fd, events, 256, next < want.connections ? 0 : 100);
+        int n = epoll_wait(epoll_fd, events, 256, wake(next < want.connections ? 0 : 100));
         for (int i = 0; i < n; i++) {
             Conn *c = events[i].data.ptr;
             if (c->fd >= 0 && events[i].events & EPOLLOUT && !push(c)) fail(c, "send");
             else if (c->fd >= 0 && events[i].events & ~(uint32_t)EPOLLOUT) receive(c);
         }
-        busy = next < want.connections;
+        busy = next < want.connections || first_due;
         uint64_t now = now_us();
         for (int i = 0; i < next && (!busy || now > next_check); i++) {
             Conn *c = &conns[i];
@@ -496,7 +525,7 @@ int main(int argc, char **argv) {
     const char *headers[33], *header_file = NULL;
     int header_count = 0, option;
     if (argc < 5) return 2;
-    while ((option = getopt(argc, argv, "c:d:n:t:H:F:e:k:g:")) != -1) switch (option) {
+    while ((option = getopt(argc, argv, "c:d:n:t:H:F:w:e:k:g:")) != -1) switch (option) {
         case 'c': want.connections = atoi(optarg); break;
         case 'd': want.seconds = atof(optarg); break;
         case 'n': want.count = strtoull(optarg, NULL, 10); break;
@@ -508,6 +537,7 @@ int main(int argc, char **argv) {
             if (header_count < 32) headers[header_count++] = optarg;
             break;
         case 'F': header_file = optarg; break;
+        case 'w': want.rest_us = strtoull(optarg, NULL, 10); break;
         default: return 2;
         }
     if (argc - optind != 4 || want.connections < 1 || (want.seconds <= 0 && !want.count)) return 2;

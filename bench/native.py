@@ -70,10 +70,14 @@ def start_mock(*, core: int, log: Path) -> tuple[process.Tree, int]:
     raise RuntimeError(f"the mock did not start: {tree.last_words()}")
 
 
-def requests(target: Target, body: Path, *, core: int, connections: int, seconds: float = 0, count: int = 0) -> Load:
-    """One request after the other on each connection, for `seconds` or until `count` were sent."""
+def requests(
+    target: Target, body: Path, *, core: int, connections: int, seconds: float = 0, count: int = 0, rest_us: int = 0
+) -> Load:
+    """One request after the other on each connection, `rest_us` between them, for `seconds` or until `count` were
+    sent."""
     limits = ["-d", str(seconds)] if seconds else []
     limits += ["-n", str(count)] if count else []
+    limits += ["-w", str(rest_us)] if rest_us else []
     return _load("requests", target, body, core, ["-c", str(connections), "-e", '"finish_reason"', *limits])
 
 

@@ -344,6 +344,7 @@ class PostgresDatabase:
             min_size=0,
             max_size=8,
             timeout=STATEMENT_TIMEOUT_S,
+            reset=_leave_as_it_is,
             # A server that hangs cannot time out by itself.
             command_timeout=self._timeout + 0.25,
             server_settings={
@@ -413,6 +414,11 @@ class PostgresDatabase:
         finally:
             if connection is not None:
                 await self._pool.release(connection)
+
+
+async def _leave_as_it_is(_: Any) -> None:
+    """Nobody here changes a session, so that the round trip that would restore it is saved. The driver itself ends a
+    transaction that was left open."""
 
 
 @contextlib.contextmanager

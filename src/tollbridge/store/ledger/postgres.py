@@ -49,6 +49,8 @@ MOST_PATIENCE_S = 1.8
 SPOOL_AFTER_S = 0.15
 TICK_S = 0.1
 STATEMENT_S = 2.0
+# How long a transaction that has begun waits for its first operation.
+BEGUN_S = 0.3
 CONNECT_S = 2.0
 MOST_BACK_OFF_S = 0.5
 
@@ -283,12 +285,17 @@ class PostgresLedger:
                 await self._sleep(books)
 
     async def _sleep(self, books: Books) -> None:
-        with contextlib.suppress(Exception):
-            await books.rollback()  # of a transaction that was begun too early
-        if not self._queue and not self._stopping and not books.closed:
-            self._asleep = self._loop.create_future()
-            await self._asleep
-            self._asleep = None
+        """Until something comes; for long only without a transaction."""
+        begun = books.begun
+        timer = self._loop.call_later(BEGUN_S, self._wake) if begun else None
+        self._asleep = self._loop.create_future()
+        await self._asleep
+        self._asleep = None
+        if timer is not None:
+            timer.cancel()
+        if begun and not self._queue:
+            with contextlib.suppress(Exception):
+                await books.rollback()
 
     def _take(self) -> list[_Waiting]:
         queue = self._queue
@@ -335,7 +342,7 @@ class PostgresLedger:
             attempt += 1
             try:
                 decision, holds = await books.apply(operations, remembered)
-                await books.commit(chain=bool(self._queue))
+                await books.commit()
                 break
             except Exception as error:
                 # A value that the driver cannot send is an `InterfaceError` too, but no trouble with the connection.
@@ -357,7 +364,8 @@ class PostgresLedger:
         self.counters.commit_us = (time.perf_counter_ns() - started) // 1_000
         for hold, _ in decision.holds:
             self._open[hold.id] = hold
-        for id_, _, _ in decision.steps:
+        # Where nothing was believed, the decision was on what is stored and not on what is remembered.
+        for id_ in (*(step[0] for step in decision.steps), *decision.checkpoints):
             if id_ in holds:
                 self._open[id_] = holds[id_]
         self._deliver(batch, decision.verdicts)

@@ -2,10 +2,11 @@
 
     books = await Books.open(connection, epoch)
     decision = await books.apply(operations, open_holds)     # BEGIN, lock, decide, write
-    await books.commit()                                     # or rollback()
+    await books.commit()                                     # or rollback(); the next transaction has begun
 
-Round trips are what a batch pays for, so there are few: BEGIN, one statement that locks and reads, one that writes,
-COMMIT; a fifth or sixth only where extensions, checkpoints, journal transactions or holds of others take part.
+Round trips are what a batch pays for, so there are few: one statement that locks and reads, one that writes, and a
+COMMIT with the next BEGIN behind it; more only where extensions, checkpoints, journal transactions or holds of others
+take part.
 
 Rule 1  Locks are taken in one order by everybody: the process row, balances by account, spends by key. Whoever fences
         a process waits for its batch, and its next batch sees the fence.
@@ -172,8 +173,8 @@ SELECT (SELECT count(*) FROM step), (SELECT count(*) FROM noted), (SELECT count(
 # message is the least that makes a transaction wait for the log, and for a synchronous standby.
 _COMMIT = """
 SET LOCAL synchronous_commit TO off; COMMIT;
-BEGIN; SELECT pg_logical_emit_message(true, 'tollbridge', ''); COMMIT"""
-_COMMIT_AND_BEGIN = f"{_COMMIT}; BEGIN"
+BEGIN; SELECT pg_logical_emit_message(true, 'tollbridge', ''); COMMIT;
+BEGIN"""
 
 _NO_ENDS: list[tuple[Any, ...]] = [()] * len(USAGE_COLUMNS.split(", "))
 _ENCODE = msgspec.json.Encoder().encode
@@ -193,7 +194,8 @@ class Books:
         # Whether the outcome of the transaction is in the server's hands alone: its COMMIT has been sent.
         self.committing = False
         self._epoch = epoch
-        self._begun = False
+        # Whether a transaction runs. One that has only begun holds nothing.
+        self.begun = False
         self._lock: Any = None
         self._write: Any = None
         self._write_rare: Any = None
@@ -219,9 +221,9 @@ class Books:
         Raises `Swallowed`, ValueError for an amount out of range, or what the driver raises; then `rollback()`.
         """
         need = _Need(operations, remembered)
-        if not self._begun:
+        if not self.begun:
             await self._run(self.connection.execute, "BEGIN")
-            self._begun = True
+            self.begun = True
         state, now, spendless = await self._locked(need)
         if spendless:
             await self._run(self.connection.execute, _ADD_SPENDS, spendless)
@@ -245,17 +247,16 @@ class Books:
         await self._store(decision, now)
         return decision, state.holds
 
-    async def commit(self, *, chain: bool = False) -> None:
-        """Return when it is durable. `chain`: the next transaction begins in the same round trip."""
+    async def commit(self) -> None:
+        """Return when it is durable, and the next transaction has begun."""
         self.committing = True
-        await self._run(self.connection.execute, _COMMIT_AND_BEGIN if chain else _COMMIT)
+        await self._run(self.connection.execute, _COMMIT)
         self.committing = False
-        self._begun = chain
 
     async def rollback(self) -> None:
         self.committing = False
-        if self._begun:
-            self._begun = False
+        if self.begun:
+            self.begun = False
             await self._run(self.connection.execute, "ROLLBACK")
 
     async def _locked(self, need: "_Need") -> tuple[State, int, list[int]]:

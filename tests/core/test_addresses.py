@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tollbridge.core.addresses import BadUrl, Place, is_public, place
+from tollbridge.core.addresses import BadUrl, Place, client_address, is_public, place
 
 NOT_PUBLIC = [
     *("127.0.0.1", "127.255.255.254", "0.0.0.0", "0.1.2.3", "10.0.0.1", "10.255.255.255", "172.16.0.1", "172.31.9.9"),
@@ -101,3 +101,20 @@ def test_any_address_has_an_answer(address: object) -> None:
 @given(st.ip_addresses(v=4))
 def test_mapped_address_is_judged_as_what_it_carries(address: object) -> None:
     assert is_public(f"::ffff:{address}") == is_public(str(address))
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "trusted", "found"),
+    [
+        ("203.0.113.9", (), "10.1.2.3"),
+        ("203.0.113.9", ("10.1.2.3",), "203.0.113.9"),
+        ("203.0.113.9", ("10.1.0.0/16",), "203.0.113.9"),
+        ("203.0.113.9", ("10.2.0.0/16", "10.1.2.4"), "10.1.2.3"),
+        ("1.2.3.4, 203.0.113.9, 10.1.9.9", ("10.1.0.0/16",), "203.0.113.9"),
+        ("2001:db8::1", ("10.1.0.0/16", "fd00::/8"), "2001:db8::1"),
+        ("made up", ("10.1.0.0/16",), "10.1.2.3"),
+        ("", ("10.1.0.0/16",), "10.1.2.3"),
+    ],
+)
+def test_who_calls_is_what_the_last_trusted_proxy_says(forwarded: str, trusted: tuple[str, ...], found: str) -> None:
+    assert client_address("10.1.2.3", forwarded, trusted) == found

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.deploy.programs import HERE, ROOT, output, program
+from tests.deploy.programs import ROOT, output, program
 from tests.servers import free_port
 
 pytestmark = pytest.mark.deploy
 
-STORE = HERE / "node_modules" / ".images"
+# Outside the sources: whole file systems.
+STORE = Path("/var/tmp/tollbridge-images")
 BASE = "localhost/debian-python"
 USER = 65532
 PIP = ("index-url", "extra-index-url", "cert")

@@ -395,6 +395,15 @@ def _addresses(raw: Any) -> tuple[str, ...]:
     return tuple(raw)
 
 
+def _networks(raw: Any) -> tuple[str, ...]:
+    for each in _texts(raw):
+        try:
+            ipaddress.ip_network(each)
+        except ValueError:
+            raise Wrong('expected a list of addresses and networks such as ["127.0.0.1", "10.1.0.0/16"]') from None
+    return tuple(raw)
+
+
 def _base_url(raw: Any) -> str:
     parts = split_url(raw, 'such as "https://api.example.com/v1"')
     address = _address(parts.hostname or "")
@@ -433,6 +442,7 @@ def _redis_url(raw: Any) -> Secret:
 
 HOST = Kind(name="address", parse=_host)
 ADDRESSES = Kind(name="list of addresses", parse=_addresses, plain=False)
+NETWORKS = Kind(name="list of addresses and networks", parse=_networks, plain=False)
 BASE_URL = Kind(name="URL", parse=_base_url)
 PUBLIC_URL = Kind(name="URL", parse=_public_url)
 DATABASE_URL = Kind(name="URL", parse=_database_url, secret=True)

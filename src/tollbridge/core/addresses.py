@@ -107,15 +107,28 @@ def is_public(address: str) -> bool:
 
 
 def client_address(peer: str, forwarded: str, trusted: tuple[str, ...]) -> str:
-    """Who calls: the last of `X-Forwarded-For` that is no trusted proxy, when the peer is one."""
+    """Who calls: the last of `X-Forwarded-For` that is no trusted proxy, when the peer is one.
+
+    `trusted`: addresses and networks.
+    """
     chain = [*(part.strip() for part in forwarded.split(",") if part.strip()), peer]
-    while len(chain) > 1 and chain[-1] in trusted:
+    while len(chain) > 1 and _is_of(chain[-1], trusted):
         chain.pop()
     try:
         ipaddress.ip_address(chain[-1])
     except ValueError:
         return peer
     return chain[-1]
+
+
+def _is_of(address: str, places: tuple[str, ...]) -> bool:
+    if address in places:
+        return True
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(parsed in ipaddress.ip_network(place) for place in places if "/" in place)
 
 
 def _host(host: str) -> str:

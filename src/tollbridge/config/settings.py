@@ -617,7 +617,7 @@ SETTINGS = (
         "server.trusted_proxies",
         kinds.NETWORKS,
         [],
-        "Reverse proxies, and networks of them, whose `X-Forwarded-For` says who a visitor of the pages is. Nobody else's is believed.",
+        "Reverse proxies, and networks of them, whose `X-Forwarded-For` says who asks. Nobody else's is believed.",
     ),
     Setting("fetch.allow", kinds.FLAG, False, "Fetch what URLs in messages point to where the provider takes no URLs."),
     Setting("fetch.max_bytes", size(1 << 10, 64 << 20), "10MiB", "The most that one URL may point to."),

@@ -10,7 +10,7 @@ from tollbridge.services import notices, refunds, top_ups
 from tollbridge.services.desk import Desk
 from tollbridge.services.payments import Payments
 from tollbridge.services.plans import fill_up_all
-from tollbridge.store import meta, rollups, seal
+from tollbridge.store import meta, rollups, seal, usage_days
 from tollbridge.store.audit import audit
 from tollbridge.store.db import Database
 from tollbridge.store.forgetting import forget
@@ -83,6 +83,7 @@ class Jobs:
             ("changes", POLL_S, self._look_for_changes),
             ("sweep", SWEEP_S, lambda: self._process.sweep(self._ledger)),
             ("roll-ups", rollups.EVERY_S, lambda: rollups.roll_up(self._database)),
+            ("sums by day", rollups.EVERY_S, lambda: usage_days.roll_up(self._database)),
             ("seal", SEAL_S, lambda: seal.seal(self._database)),
             ("forget", FORGET_S, lambda: forget(self._database)),
             *self._more,

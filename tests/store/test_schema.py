@@ -368,3 +368,27 @@ def test_every_insert_names_its_columns() -> None:
                 if not column.nullable and column is not metadata.tables[table].autoincrement_column
             }
             assert required <= set(names) <= set(metadata.tables[table].columns.keys()), (name, table)
+
+
+def test_the_index_by_time_is_built_beside_a_gateway_that_writes(postgres_url: str) -> None:
+    """A database of before, full of rows: nobody waits for the index, and one that was cut off is made anew."""
+    valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'usage_by_time'::regclass"
+
+    async def main() -> None:
+        database = open_database(postgres_url, statement_timeout=60)
+        await database.start()
+        await schema.migrate(postgres_url)
+        for undo in (
+            "DROP TABLE usage_day",
+            "DROP TABLE carried",
+            "DROP TABLE closing",
+            "DROP INDEX journal_late",
+            "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'usage_by_time'::regclass",
+            "UPDATE alembic_version SET version_num = '0009'",
+        ):
+            await database.execute(undo)
+        assert await schema.migrate(postgres_url) is True
+        assert await database.fetch(valid) == [(True,)]
+        await database.close()
+
+    asyncio.run(main())

@@ -10,9 +10,10 @@ import msgspec
 from tollbridge.core.money import PPM, parse_usd
 from tollbridge.errors import InvalidRequest
 from tollbridge.services.statements import Period, model_of
-from tollbridge.store import reports
+from tollbridge.store import reports, usage_days
 from tollbridge.store.db import Database, Transaction
-from tollbridge.store.reports import Late, Sums
+from tollbridge.store.reports import Late
+from tollbridge.store.usage_days import Days, Group, Sums
 
 BY = ("day", "model", "provider", "account")
 _MOST_LINES = 1_000_000
@@ -66,10 +67,10 @@ async def margins(database: Database, period: Period, by: str) -> list[Margin]:
     """Revenue, cost and margin of a period by `day`, `model`, `provider` or `account`; late ends included."""
     if by not in BY:
         raise InvalidRequest(f"a report is by {', '.join(BY)}", param="by")
-    async with database.snapshot() as view:
-        name = await _names(view, by)
-        sums = await _sums(view, period, by)
-        late = await reports.late(view, period.since, period.until)
+    async with usage_days.reading(database) as days:
+        name = await _names(days.view, by)
+        sums = await _sums(days, period, by)
+        late = await reports.late(days.view, period.since, period.until)
     found: dict[str, Margin] = {}
     for each in sums:
         _add(found, name(each.group), each, requests=each.requests, prompt=each.prompt, output=each.output)
@@ -86,10 +87,10 @@ async def drift(database: Database, period: Period, provider: str, invoice: str)
     or `amount`; lines of one model are added up. InvalidRequest: it is no such file, or the provider is not known.
     """
     billed = read_invoice(invoice)
-    async with database.snapshot() as view:
-        terms = await reports.price_terms(view)
-        sums = await reports.by_price(view, period.since, period.until)
-        late = await reports.late(view, period.since, period.until)
+    async with usage_days.reading(database) as days:
+        terms = await reports.price_terms(days.view)
+        sums = await days.by(Group.PRICE, period.since, period.until)
+        late = await reports.late(days.view, period.since, period.until)
     theirs = {id_: each for id_, each in terms.items() if model_of(each, "provider") == provider}
     if not theirs:
         raise InvalidRequest(f"no request was ever priced for the provider {provider[:60]!r}", param="provider")
@@ -145,12 +146,10 @@ async def _names(view: Transaction, by: str) -> Callable[[int], str]:
     return lambda version: model_of(terms.get(version), by)
 
 
-async def _sums(view: Transaction, period: Period, by: str) -> Sequence[Sums]:
+async def _sums(days: Days, period: Period, by: str) -> Sequence[Sums]:
     if by == "day":
-        return await reports.by_day(view, period.since, period.until)
-    if by == "account":
-        return await reports.by_account(view, period.since, period.until)
-    return await reports.by_price(view, period.since, period.until)
+        return await days.by_day(period.since, period.until)
+    return await days.by(Group.ACCOUNT if by == "account" else Group.PRICE, period.since, period.until)
 
 
 def _group(late: Late, by: str) -> int:

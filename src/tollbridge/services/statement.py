@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
-from tollbridge.store import journal, usage
+from tollbridge.store import journal, usage, usage_days
 from tollbridge.store.db import Database
 
 _PAGE = 500
@@ -32,7 +32,9 @@ async def statement(
     memory; requests that were free are left out.
     """
     until = await database.now() + 1 if before is None else before
-    balance = await journal.total(database, account_id, since) - await usage.total(database, account_id, since)
+    async with usage_days.reading(database) as days:
+        used = await days.of_account(account_id, 0, since)
+        balance = await journal.total(days.view, account_id, since) - used.charge
     if since:
         yield Line(at=since, what="brought forward", amount=0, balance=balance)
     start = (since, -1)

@@ -10,7 +10,7 @@ Amounts are nano-USD; in CSV they are decimal USD to the last digit. Months and 
 import csv
 import io
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -19,10 +19,11 @@ from tollbridge.core.ledger import Book, EndRow, Kind, Record, usage_entries
 from tollbridge.core.money import format_usd
 from tollbridge.errors import InvalidRequest
 from tollbridge.services.statement import statement
-from tollbridge.store import journal, reports, usage
+from tollbridge.store import journal, reports, rollups, usage_days
 from tollbridge.store.accounts import Account
-from tollbridge.store.db import Database, Transaction
-from tollbridge.store.reports import Sums
+from tollbridge.store.db import Database
+from tollbridge.store.rollups import DAY_MS, Sums
+from tollbridge.store.usage_days import Days, Group
 from tollbridge.values import Outcome
 
 _MONTH = re.compile(r"(20[0-9]{2})-(0[1-9]|1[0-2])")
@@ -128,15 +129,16 @@ async def account_statement(
     database: Database, account: Account, period: Period, most_lines: int | None = None
 ) -> Statement:
     """What came, what went and what was left, with each change in its order; at most the first `most_lines` of them."""
-    async with database.snapshot() as view:
-        opening = await journal.total(view, account.id, period.since) - await usage.total(
-            view, account.id, period.since
-        )
-        kinds = await reports.kinds(view, account.id, period.since, period.until)
-        used = await reports.of_account(view, account.id, period.since, period.until)
-        terms = await reports.price_terms(view)
-    late = kinds.pop(Kind.LATE, 0)
-    spent = late - sum(each.charge for each in used)
+    async with usage_days.reading(database) as days:
+        before = await days.of_account(account.id, 0, period.since)
+        opening = await journal.total(days.view, account.id, period.since) - before.charge
+        kinds = await reports.kinds(days.view, account.id, period.since, period.until)
+        month = rollups.Period(period.since, period.until, DAY_MS)
+        used = (await rollups.read_within(days.view, account.id, month)).by_price
+        terms = await reports.price_terms(days.view)
+    # It is part of what was used.
+    kinds.pop(Kind.LATE, None)
+    spent = -sum(each.charge for each in used.values())
     movements = [Movement(kind, amount) for kind, amount in sorted(kinds.items()) if amount]
     movements.append(Movement("usage", spent))
     lines: list[Line] = []
@@ -156,19 +158,12 @@ async def account_statement(
     )
 
 
-def _models(used: Iterable[Sums], terms: dict[int, str]) -> tuple[ModelUse, ...]:
-    by_model: dict[str, ModelUse] = {}
-    for each in used:
-        name = model_of(terms.get(each.group))
-        before = by_model.get(name, ModelUse(name, 0, 0, 0, 0))
-        by_model[name] = ModelUse(
-            name,
-            before.requests + each.requests,
-            before.prompt + each.prompt,
-            before.output + each.output,
-            before.charge + each.charge,
-        )
-    return tuple(sorted(by_model.values(), key=lambda use: -use.charge))
+def _models(used: Mapping[tuple[int, int], Sums], terms: dict[int, str]) -> tuple[ModelUse, ...]:
+    by_model: dict[str, Sums] = {}
+    for (_, version), each in used.items():
+        by_model.setdefault(model_of(terms.get(version)), Sums()).add(each)
+    uses = (ModelUse(name, each.requests, each.prompt, each.completion, each.charge) for name, each in by_model.items())
+    return tuple(sorted(uses, key=lambda use: -use.charge))
 
 
 def model_of(terms: str | None, name: str = "model") -> str:
@@ -222,15 +217,15 @@ def statement_json(made: Statement) -> dict[str, object]:
 
 async def trial_balance(database: Database, period: Period) -> list[TrialLine]:
     """Every ledger account at the beginning of a period, what moved, and so at its end."""
-    async with database.snapshot() as view:
-        opening = await _moved(view, 0, period.since)
-        moved = await _moved(view, period.since, period.until)
+    async with usage_days.reading(database) as days:
+        opening = await _moved(days, 0, period.since)
+        moved = await _moved(days, period.since, period.until)
     return [TrialLine(book, opening.get(book, 0), moved.get(book, 0)) for book in Book]
 
 
-async def _moved(view: Transaction, since: int, until: int) -> dict[Book, int]:
-    moved = await reports.books(view, since, until)
-    for each in await reports.by_account(view, since, until):
+async def _moved(days: Days, since: int, until: int) -> dict[Book, int]:
+    moved = await reports.books(days.view, since, until)
+    for each in await days.by(Group.PRICE, since, until):
         for entry in _entries(each.charge, each.promo, each.loss, each.cost):
             moved[entry[0]] = moved.get(entry[0], 0) + entry[1]
     return moved

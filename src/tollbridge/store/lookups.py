@@ -3,10 +3,12 @@
 import msgspec
 
 from tollbridge.core.ledger import Allowance, Balance, EndRow, Hold, State, Verdict, decide
-from tollbridge.store.db import Transaction
+from tollbridge.store import usage_days
+from tollbridge.store.db import Database, Transaction
 from tollbridge.store.keys import RULES, RULES_WIDTH, Rules, rules_of
 from tollbridge.store.ledger.rows import USAGE_COLUMNS, end_row, key_state
 from tollbridge.store.prices import Terms
+from tollbridge.store.usage_days import Group
 
 _USAGE = ", ".join(f"usage.{column}" for column in USAGE_COLUMNS.split(", "))
 
@@ -128,21 +130,15 @@ async def key(database: Transaction, key_id: int, now: int) -> KeyFacts:
     )
 
 
-async def spending(database: Transaction, account_id: int, key_id: int, since: tuple[int, int, int]) -> Spending:
+async def spending(database: Database, account_id: int, key_id: int, since: tuple[int, int, int]) -> Spending:
     """`since`: when the day, the week and the month began, in milliseconds."""
-    rows = await database.fetch(
-        "SELECT CAST(COALESCE(SUM(charge), 0) AS BIGINT), "
-        "CAST(COALESCE(SUM(CASE WHEN ended_at >= $3 THEN charge END), 0) AS BIGINT), "
-        "CAST(COALESCE(SUM(CASE WHEN ended_at >= $4 THEN charge END), 0) AS BIGINT), "
-        "CAST(COALESCE(SUM(CASE WHEN ended_at >= $5 THEN charge END), 0) AS BIGINT), flags & 16 "
-        "FROM usage WHERE account_id = $1 AND key_id = $2 GROUP BY flags & 16",
-        *(account_id, key_id, *since),
-    )
-    sums = [[0] * 4, [0] * 4]
-    for *amounts, byok in rows:
-        sums[bool(byok)] = [int(amount) for amount in amounts]
-    own = sums[1]
-    total, daily, weekly, monthly = (ours + theirs for ours, theirs in zip(*sums, strict=True))
+    sums: dict[Group, list[int]] = {}
+    async with usage_days.reading(database) as days:
+        for group in (Group.KEY, Group.OWN):
+            of_key = [await days.of_key((account_id, key_id), start, group) for start in (0, *since)]
+            sums[group] = [each.charge for each in of_key]
+    total, daily, weekly, monthly = sums[Group.KEY]
+    own = sums[Group.OWN]
     return Spending(
         total=total,
         daily=daily,

@@ -1,6 +1,6 @@
-"""Sums over the books for reports. A period is from a time on (milliseconds) and before another.
+"""What reports read of the books, beside the sums of requests (`store.usage_days`).
 
-They read all rows of the period: ask within `Database.snapshot()`, where nobody waits for it.
+A period is from a time on (milliseconds) and before another: ask within `Database.snapshot()`, where nobody waits.
 """
 
 import msgspec
@@ -8,27 +8,15 @@ import msgspec
 from tollbridge.core.ledger import Book
 from tollbridge.store.db import Row, Transaction
 
-DAY_MS = 86_400_000
-
-# Requests by what they are grouped by. First column: the group.
-_SUMS = (
-    "COUNT(*), CAST(SUM(input + cache_read + cache_write + cache_write_1h) AS BIGINT), CAST(SUM(output) AS BIGINT), "
-    "CAST(SUM(charge) AS BIGINT), CAST(SUM(promo) AS BIGINT), CAST(SUM(loss) AS BIGINT), CAST(SUM(cost) AS BIGINT)"
-)
-_WITHIN = "FROM usage WHERE ended_at >= $1 AND ended_at < $2"
-_BY_DAY = f"SELECT ended_at / 86400000, {_SUMS} {_WITHIN} GROUP BY ended_at / 86400000"
-_BY_PRICE = f"SELECT price_version, {_SUMS} {_WITHIN} GROUP BY price_version"
-_BY_ACCOUNT = f"SELECT account_id, {_SUMS} {_WITHIN} GROUP BY account_id"
-_OF_ACCOUNT = f"SELECT price_version, {_SUMS} {_WITHIN} AND account_id = $3 GROUP BY price_version"
 # Ends that came after the sweep: the difference to what the usage row says.
 _LATE = """
-SELECT journal.created_at / 86400000, usage.price_version, journal.account_id,
+SELECT journal.created_at / 86400000, COALESCE(usage.price_version, 0), journal.account_id,
   CAST(-SUM(CASE WHEN book IN ('customer_paid', 'customer_promo') THEN amount ELSE 0 END) AS BIGINT),
   CAST(-SUM(CASE WHEN book = 'customer_promo' THEN amount ELSE 0 END) AS BIGINT),
   CAST(-SUM(CASE WHEN book = 'loss' THEN amount ELSE 0 END) AS BIGINT),
   CAST(-SUM(CASE WHEN book = 'provider_cost' THEN amount ELSE 0 END) AS BIGINT)
 FROM journal JOIN entry ON journal_id = journal.id
-JOIN usage ON usage.hold_id = CAST(SUBSTR(idempotency_key, 6) AS BIGINT)
+LEFT JOIN usage ON usage.hold_id = CAST(SUBSTR(idempotency_key, 6) AS BIGINT)
 WHERE journal.kind = 'late' AND journal.created_at >= $1 AND journal.created_at < $2
 GROUP BY journal.id, journal.created_at, usage.price_version, journal.account_id
 """
@@ -53,19 +41,6 @@ WHERE ended_at >= $1 AND ended_at < $2 AND hold_id > $3 ORDER BY hold_id LIMIT $
 """
 
 
-class Sums(msgspec.Struct, frozen=True):
-    """What requests of one group add up to: tokens, and nano-USD."""
-
-    group: int
-    requests: int
-    prompt: int
-    output: int
-    charge: int
-    promo: int
-    loss: int
-    cost: int
-
-
 class Late(msgspec.Struct, frozen=True):
     """What one late end added."""
 
@@ -76,26 +51,6 @@ class Late(msgspec.Struct, frozen=True):
     promo: int
     loss: int
     cost: int
-
-
-async def by_day(view: Transaction, since: int, until: int) -> list[Sums]:
-    """By the day's number since the epoch, UTC."""
-    return [Sums(*row) for row in await view.fetch(_BY_DAY, since, until)]
-
-
-async def by_price(view: Transaction, since: int, until: int) -> list[Sums]:
-    """By price version."""
-    return [Sums(*row) for row in await view.fetch(_BY_PRICE, since, until)]
-
-
-async def by_account(view: Transaction, since: int, until: int) -> list[Sums]:
-    """By account id."""
-    return [Sums(*row) for row in await view.fetch(_BY_ACCOUNT, since, until)]
-
-
-async def of_account(view: Transaction, account_id: int, since: int, until: int) -> list[Sums]:
-    """One account's requests by price version."""
-    return [Sums(*row) for row in await view.fetch(_OF_ACCOUNT, since, until, account_id)]
 
 
 async def late(view: Transaction, since: int, until: int) -> list[Late]:

@@ -7,14 +7,15 @@ Rule 3  Should the clock be set back, so that requests may end before the waterm
         too, and the sums behind it are dropped.
 Rule 4  Whoever reads sums reads the watermark, the sums and the rest in one snapshot.
 Rule 5  All hours and days are UTC. What a swept request cost more than it was charged (`late` in the journal) is no
-        usage of its own, and in no sum.
+        request of its own: it is added where it was posted, read from the journal, and never part of what is kept.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
 
+from tollbridge.errors import Unavailable
 from tollbridge.store.db import Database, Row, Transaction, run
 from tollbridge.store.ledger.rows import read_meters
 from tollbridge.store.meta import value
@@ -23,8 +24,9 @@ HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 WATERMARK = "rolled_up"
 SETTLED_MS = 30_000
-# So much time is summed in one transaction: nobody waits long for it.
+# So much time is summed in one transaction, less where that takes too long; nobody waits long for it.
 MOST_MS = 600_000
+_LEAST_MS = 1_000
 # The job's turns; what it does at most in one of them.
 EVERY_S = 10.0
 _STEPS = 1_000
@@ -47,20 +49,20 @@ _OF_USAGE = (
     "CAST(COALESCE(SUM(first_byte_ms), 0) AS BIGINT), COUNT(first_byte_ms), MAX(ended_at)"
 )
 
-# Each account's rows are one range of `usage_by_account`: no index of the hot table is for time alone.
+# SQLite has no index of usage by time alone: each account's rows are one range of the index that there is.
+EACH_ACCOUNT = "account_id IN (SELECT id FROM account) AND "
+_ENDED = f"FROM usage WHERE {EACH_ACCOUNT}ended_at > $1 AND ended_at <= $2"
 _ADD = f"""
 INSERT INTO usage_rollup (account_id, span, start, key_id, price_version, {_SUMMED}, {_RARE})
 SELECT account_id, span, ended_at / span * span, key_id, price_version, {_OF_USAGE}, 0, 0, 0, 0
-FROM account CROSS JOIN usage CROSS JOIN (SELECT 3600000 AS span UNION ALL SELECT 86400000) AS spans
-WHERE usage.account_id = account.id AND ended_at > $1 AND ended_at <= $2
+FROM (SELECT account_id, key_id, price_version, outcome, charge, cost, input, cache_read, cache_write, cache_write_1h,
+    output, reasoning, duration_ms, first_byte_ms, ended_at {_ENDED}) AS ended
+CROSS JOIN (SELECT 3600000 AS span UNION ALL SELECT 86400000) AS spans WHERE span > 0
 GROUP BY account_id, span, ended_at / span * span, key_id, price_version
 ON CONFLICT (account_id, span, start, key_id, price_version) DO UPDATE SET
 {_ADDED}, last_at = excluded.last_at
 """  # noqa: S608 - constants
-_STEP_RARE = """
-SELECT account_id, ended_at, key_id, price_version, meters FROM account CROSS JOIN usage
-WHERE usage.account_id = account.id AND ended_at > $1 AND ended_at <= $2 AND meters IS NOT NULL
-"""
+_STEP_RARE = f"SELECT account_id, ended_at, key_id, price_version, meters {_ENDED} AND meters IS NOT NULL"
 _ADD_RARE = """
 UPDATE usage_rollup SET audio_input = audio_input + $6, audio_output = audio_output + $7,
   image_output = image_output + $8, searches = searches + $9
@@ -78,6 +80,16 @@ _BY_KEY = f"SELECT start / $5 * $5, key_id, {_OF_ROLLUPS} {_KEPT} GROUP BY 1, 2"
 _TAIL_BY_PRICE = f"SELECT ended_at / $5 * $5, price_version, {_OF_USAGE} {_TAIL} GROUP BY 1, 2"
 _TAIL_BY_KEY = f"SELECT ended_at / $5 * $5, key_id, {_OF_USAGE} {_TAIL} GROUP BY 1, 2"
 _TAIL_RARE = f"SELECT ended_at / $5 * $5, price_version, key_id, meters {_TAIL} AND meters IS NOT NULL"
+# Ends that came after the sweep: what was charged then, and what it cost.
+_LATE = """
+SELECT created_at / $4 * $4, COALESCE(usage.price_version, 0), COALESCE(usage.key_id, 0),
+  CAST(-SUM(CASE WHEN book IN ('customer_paid', 'customer_promo') THEN amount ELSE 0 END) AS BIGINT),
+  CAST(-SUM(CASE WHEN book = 'provider_cost' THEN amount ELSE 0 END) AS BIGINT)
+FROM journal JOIN entry ON journal_id = journal.id
+LEFT JOIN usage ON usage.hold_id = CAST(SUBSTR(idempotency_key, 6) AS BIGINT)
+WHERE journal.kind = 'late' AND journal.account_id = $1 AND created_at >= $2 AND created_at < $3
+GROUP BY journal.id, created_at, usage.price_version, usage.key_id
+"""
 _LAST_USES = "SELECT key_id, MAX(last_at) FROM usage_rollup WHERE account_id = $1 AND span = 86400000 GROUP BY key_id"
 _LATER_USES = "SELECT key_id, MAX(ended_at) FROM usage WHERE account_id = $1 AND ended_at > $2 GROUP BY key_id"
 
@@ -158,19 +170,30 @@ class Used(msgspec.Struct, frozen=True):
 
 
 async def read(database: Database, account_id: int, period: Period) -> Used:
-    span = HOUR_MS if period.step % DAY_MS else DAY_MS
     async with database.snapshot() as view:
-        watermark = await value(view, WATERMARK) or 0
-        kept = (account_id, span, period.since, period.until, period.step)
-        late = (account_id, watermark, period.since, period.until, period.step)
-        used = Used(_keyed(await view.fetch(_BY_PRICE, *kept)), _keyed(await view.fetch(_BY_KEY, *kept)))
-        tail = Used(_keyed(await view.fetch(_TAIL_BY_PRICE, *late)), _keyed(await view.fetch(_TAIL_BY_KEY, *late)))
-        for start, version, key_id, meters in await view.fetch(_TAIL_RARE, *late):
-            rare = Sums(**read_meters(meters))
-            tail.by_price[start, version].add(rare)
-            tail.by_key[start, key_id].add(rare)
-    for sums, more in ((used.by_price, tail.by_price), (used.by_key, tail.by_key)):
-        for place, each in more.items():
+        return await read_within(view, account_id, period)
+
+
+async def read_within(view: Transaction, account_id: int, period: Period) -> Used:
+    """What an account used, as `view` has it: a snapshot."""
+    span = HOUR_MS if period.step % DAY_MS else DAY_MS
+    watermark = await value(view, WATERMARK) or 0
+    kept = (account_id, span, period.since, period.until, period.step)
+    late = (account_id, watermark, period.since, period.until, period.step)
+    used = Used(_keyed(await view.fetch(_BY_PRICE, *kept)), _keyed(await view.fetch(_BY_KEY, *kept)))
+    tail = Used(_keyed(await view.fetch(_TAIL_BY_PRICE, *late)), _keyed(await view.fetch(_TAIL_BY_KEY, *late)))
+    for start, version, key_id, meters in await view.fetch(_TAIL_RARE, *late):
+        rare = Sums(**read_meters(meters))
+        tail.by_price[start, version].add(rare)
+        tail.by_key[start, key_id].add(rare)
+    for start, version, key_id, charge, cost in await view.fetch(
+        _LATE, account_id, period.since, period.until, period.step
+    ):
+        more = Sums(charge=charge, cost=cost)
+        tail.by_price.setdefault((start, version), Sums()).add(more)
+        tail.by_key.setdefault((start, key_id), Sums()).add(more)
+    for sums, added in ((used.by_price, tail.by_price), (used.by_key, tail.by_key)):
+        for place, each in added.items():
             sums.setdefault(place, Sums()).add(each)
     return used
 
@@ -183,51 +206,86 @@ async def last_uses(database: Database, account_id: int) -> dict[int, int]:
         return dict([*uses, *await view.fetch(_LATER_USES, account_id, watermark)])
 
 
+def by_time(dialect: str, sql: str) -> str:
+    """A statement with `EACH_ACCOUNT` for the database that runs it: PostgreSQL finds rows by their time alone."""
+    return sql if dialect == "sqlite" else sql.replace(EACH_ACCOUNT, "")
+
+
 async def roll_up(database: Database) -> None:
     """Move the watermark to where it may stand now, and the sums with it; steps that others take are left to them."""
-    for _ in range(_STEPS):
-        if not await _step(database):
-            return
+    add_all, step_rare = by_time(database.dialect, _ADD), by_time(database.dialect, _STEP_RARE)
 
-
-async def _step(database: Database) -> bool:
-    """Whether there is more to do at once."""
-    now = await database.now()
-    before = await value(database, WATERMARK) or 0
-    if now < before:
-        # All of this day is summed anew.
-        await run(database, lambda transaction: _set_back(transaction, before, now // DAY_MS * DAY_MS - 1))
-        return False
-    latest = now - SETTLED_MS
-    if latest <= before:
-        return False
-    first = (await database.fetch(_FIRST, before))[0][0]
-    after = latest if first is None else min(latest, max(before, first - 1) + MOST_MS)
-
-    async def move(transaction: Transaction) -> bool:
-        if not await _moved(transaction, before, after):
-            return False
-        await transaction.execute(_ADD, before, after)
-        for account_id, ended_at, *place, meters in await transaction.fetch(_STEP_RARE, before, after):
+    async def add(transaction: Transaction, before: int, after: int) -> None:
+        await transaction.execute(add_all, before, after)
+        for account_id, ended_at, *place, meters in await transaction.fetch(step_rare, before, after):
             counts = read_meters(meters)
             rare = [counts.get(name, 0) for name in _RARE.split(", ")]
             for span in (HOUR_MS, DAY_MS):
                 await transaction.execute(_ADD_RARE, account_id, span, ended_at // span * span, *place, *rare)
-        return True
 
-    return await run(database, move) and after < latest
-
-
-async def _set_back(transaction: Transaction, before: int, after: int) -> None:
-    if await _moved(transaction, before, after):
+    async def drop(transaction: Transaction, after: int) -> None:
         await transaction.execute("DELETE FROM usage_rollup WHERE start > $1", after)
 
+    await advance(database, WATERMARK, add, drop)
 
-async def _moved(transaction: Transaction, before: int, after: int) -> bool:
+
+async def advance(
+    database: Database,
+    watermark: str,
+    add: Callable[[Transaction, int, int], Awaitable[None]],
+    drop: Callable[[Transaction, int], Awaitable[None]],
+) -> None:
+    """Rules 1 to 3 for any sums: `add` what ended after one time and up to another, `drop` what begins after a time."""
+    most = MOST_MS
+    for _ in range(_STEPS):
+        now = await database.now()
+        before = await value(database, watermark) or 0
+        if now < before:
+            # All of this day is summed anew.
+            await _step(database, watermark, (before, now // DAY_MS * DAY_MS - 1), drop)
+            return
+        after = latest = now - SETTLED_MS
+        if latest <= before:
+            return
+        if latest - before > most:
+            first = (await database.fetch(_FIRST, before))[0][0]
+            after = latest if first is None else min(latest, max(before, first - 1) + most)
+
+        async def sums(transaction: Transaction, until: int, since: int = before) -> None:
+            await add(transaction, since, until)
+
+        try:
+            if not await _step(database, watermark, (before, after), sums) or after == latest:
+                return
+        except Unavailable:
+            # More requests in so much time than one statement may read.
+            most = min(most, after - before) // 4
+            if most < _LEAST_MS:
+                raise
+
+
+async def _step(
+    database: Database,
+    watermark: str,
+    move: tuple[int, int],
+    change: Callable[[Transaction, int], Awaitable[None]],
+) -> bool:
+    """Move the watermark and change the sums in one transaction; False: another process moved it."""
+
+    async def use_case(transaction: Transaction) -> bool:
+        moved = await _moved(transaction, watermark, *move)
+        if moved:
+            await change(transaction, move[1])
+        return moved
+
+    return await run(database, use_case)
+
+
+async def _moved(transaction: Transaction, name: str, before: int, after: int) -> bool:
     """Whether the watermark still stood at `before`; of several processes one is told so."""
-    await transaction.execute("INSERT INTO meta (name, value) VALUES ($1, 0) ON CONFLICT DO NOTHING", WATERMARK)
+    await transaction.execute("INSERT INTO meta (name, value) VALUES ($1, 0) ON CONFLICT DO NOTHING", name)
     return bool(
-        await transaction.execute("UPDATE meta SET value = $3 WHERE name = $1 AND value = $2", WATERMARK, before, after)
+        await transaction.execute("UPDATE meta SET value = $3 WHERE name = $1 AND value = $2", name, before, after)
     )
 
 

@@ -45,12 +45,3 @@ def _charge(hold: int, at: int, amount: int, prompt: int, output: int, *rest: st
         output=output + rare.get("audio_output", 0) + rare.get("image_output", 0),
         terms=terms or "{}",
     )
-
-
-async def total(database: Transaction, account_id: int, until: int) -> int:
-    """What all requests of an account that ended before `until` were charged."""
-    rows = await database.fetch(
-        "SELECT CAST(COALESCE(SUM(charge), 0) AS BIGINT) FROM usage WHERE account_id = $1 AND ended_at < $2",
-        *(account_id, until),
-    )
-    return int(rows[0][0])

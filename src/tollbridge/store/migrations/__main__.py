@@ -28,8 +28,8 @@ WAIT_SECONDS = 60
 LOCK_TIMEOUT = "2s"
 TRY_SECONDS = 0.1
 
-# Indexes by name, which revisions make where there is nothing in the table yet.
-_BESIDE = {"usage_by_time": "ON usage USING brin (ended_at) WITH (autosummarize = on)"}
+# An index that its revision makes only where there is nothing in the table yet.
+TIME_INDEX = "usage_by_time"
 _LACKS = """
 SELECT index.relname, pg_index.indisvalid FROM pg_class AS index
 RIGHT JOIN (SELECT 1) AS one ON index.oid = to_regclass($1)
@@ -126,15 +126,16 @@ async def _migrate_postgres(url: str) -> None:
 
 
 async def _build_beside(connection: asyncpg.Connection) -> None:
-    """Indexes that a table full of rows lacks; one whose building was cut off is made anew."""
-    for name, what in _BESIDE.items():
-        found = await connection.fetchrow(_LACKS, name)
-        if found is None or found["indisvalid"]:
-            continue
-        await connection.execute("SET lock_timeout = 0")
-        await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
-        await connection.execute(f"CREATE INDEX CONCURRENTLY {name} {what}")
-        await connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
+    """The index that a table full of rows lacks; one whose building was cut off is made anew."""
+    found = await connection.fetchrow(_LACKS, TIME_INDEX)
+    if found is None or found["indisvalid"]:
+        return
+    await connection.execute("SET lock_timeout = 0")
+    await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {TIME_INDEX}")
+    await connection.execute(
+        f"CREATE INDEX CONCURRENTLY {TIME_INDEX} ON usage USING brin (ended_at) WITH (autosummarize = on)"
+    )
+    await connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
 
 
 if __name__ == "__main__":

@@ -152,6 +152,8 @@ class Gateway:
         if self.settings.redis_url is not None:
             self._limiter = RedisLimiter(self.settings.redis_url.reveal(), f"{self.ledger.epoch}")
             await self._limiter.start()
+            if self._limiter.degraded:
+                log.warning("redis_url: nobody answers there; each process limits its share until somebody does")
         self._line = await self._lay_line(self.settings, self.ledger, master)
         post = mail.Post(self._database, master, _carrier(self.settings))
         self._desk = Desk(self._database, master, Passwords(), post, self._url, lambda: self.settings)
@@ -290,9 +292,11 @@ class Gateway:
         try:
             await self.start()
         except TollbridgeError as error:
-            self.failure = error
+            from tollbridge.services.doctor import diagnose
+
+            self.failure = diagnose(error, self.settings.database_url.reveal())
             await self.stop()
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            await send({"type": "lifespan.startup.failed", "message": ""})
             return
         await send({"type": "lifespan.startup.complete"})
         await receive()
@@ -549,6 +553,8 @@ def serve(settings: Settings, berth: Berth | None = None) -> int:
         on_reload=gateway.reload,
         lifeline=berth,
     )
+    # Why a start failed is said once, by whoever called.
+    logging.getLogger("uvicorn.error").addFilter(lambda _: gateway.failure is None)
     gc.set_threshold(GC_EVERY)
     try:
         server.run()

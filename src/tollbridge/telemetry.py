@@ -1,10 +1,13 @@
 """What the operator can see of requests: an id for each, and one structured line each, written in batches.
 
 A line is a JSON object with a fixed list of fields. There is no prompt, answer, key or provider's text among them.
+What else a gateway has to say are JSON lines too (`log_json`), so that one program can read all of the log.
 """
 
 import asyncio
+import logging
 import secrets
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -81,6 +84,28 @@ class RequestLog:
             if self._add_up is not None:
                 self._add_up(lines)
             self._write(msgspec.json.Encoder().encode_lines(lines))
+
+
+class _JsonLine(logging.Formatter):
+    """A record as one line of JSON, whatever stands in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, str | int] = {
+            "ts": int(record.created * 1000),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line).decode()
+
+
+def log_json() -> None:
+    """Write what this process logs to standard error as JSON lines: `ts`, `level`, `logger`, `message`, `exception`."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLine())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def now_ms() -> int:

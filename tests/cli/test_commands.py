@@ -290,7 +290,9 @@ def test_a_place_where_nothing_can_be_made_is_said(shell: Shell) -> None:
 
 def test_a_file_that_is_no_database_is_said(shell: Shell) -> None:
     (shell.directory / "data" / "tollbridge.db").write_text("no database, whatever its name says")
-    assert "damaged" in shell.refused("account", "list")
+    says = "tollbridge: the database data/tollbridge.db: the file is damaged, or was never a database: tollbridge "
+    assert shell.refused("account", "list").startswith(says)
+    assert shell.refused("migrate").startswith(says)
     assert shell("doctor").code == 1
 
 

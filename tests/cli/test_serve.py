@@ -174,13 +174,88 @@ def test_a_key_asked_for_too_early_works_once_it_is_made(shell: Shell, gateway: 
 def test_two_gateways_on_one_database_are_refused(shell: Shell, gateway: Gateway) -> None:
     done = shell.process("serve", "--port", "0")
     assert done.code == 1
-    assert done.err.splitlines()[-1].startswith("tollbridge: another Tollbridge serves from data")
+    assert done.err.startswith("tollbridge: another Tollbridge serves from data")
+    assert done.err.count("\n") == 1
+
+
+def test_all_that_is_logged_is_json(shell: Shell, gateway: Gateway) -> None:
+    assert gateway.ask(gateway.key)[0] == 200
+    gateway.stop()
+    lines = [msgspec.json.decode(line) for line in gateway.err.splitlines()]
+    said, asked = lines[0], lines[-1]
+    assert (said["level"], said["logger"]) == ("warning", "tollbridge")
+    assert "the built-in demo provider answers" in said["message"]
+    assert (asked["path"], asked["status"]) == ("/v1/chat/completions", 200)
+    assert said["ts"] <= asked["ts"]
+
+
+def test_a_link_of_an_operator_leads_to_the_running_gateway(shell: Shell, gateway: Gateway) -> None:
+    assert shell.ok("operator", "link").out.startswith(f"http://127.0.0.1:{gateway.port}/auth/reset?token=")
 
 
 def test_a_port_in_use_is_said_in_one_line(shell: Shell, gateway: Gateway) -> None:
     done = shell.process("serve", "--port", str(gateway.port))
     assert (done.code, done.out) == (1, "")
-    assert done.err == f"tollbridge: cannot listen on 127.0.0.1:{gateway.port}: Address already in use\n"
+    assert done.err == (
+        f"tollbridge: cannot listen on 127.0.0.1:{gateway.port}: Address already in use; "
+        "stop what listens there, or take another port with --port\n"
+    )
+
+
+FAILED_STARTS = [
+    ((), {"TOLLBRIDGE_DATABASE_URL": "postgresql://me:canary@127.0.0.1:1/books"},
+     "the database 127.0.0.1:1/books: nothing answers there: is PostgreSQL running, and is the address"),
+    ((), {"TOLLBRIDGE_DATABASE_URL": "postgresql://me:canary@nobody.invalid/books"},
+     "the database nobody.invalid/books: its host is not known"),
+    (("--data-dir", "file"), {}, "file/tollbridge.db: the database cannot be made: a file is where its directory"),
+    (("--data-dir", "broken"), {}, "the database broken/tollbridge.db: the file is damaged, or was never a database"),
+    (("--data-dir", "open"), {}, "open/secret: everybody on this machine can read the master secret: chmod 600 "),
+    (("--host", "192.0.2.1"), {}, "cannot listen on 192.0.2.1:0: Cannot assign requested address; --host takes"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "env", "says"), FAILED_STARTS, ids=lambda value: str(value)[-30:])
+def test_a_start_that_fails_says_why_in_one_line(
+    shell: Shell, words: tuple[str, ...], env: dict[str, str], says: str
+) -> None:
+    (shell.directory / "file").touch()
+    for name, file, text in (("broken", "tollbridge.db", "no database at all" * 99), ("open", "secret", "s" * 64)):
+        (shell.directory / name).mkdir()
+        (shell.directory / name / file).write_text(text)
+    done = shell.process("serve", "--port", "0", *words, env=env)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith(f"tollbridge: {says}")
+    assert done.err.count("\n") == 1
+    assert "canary" not in done.err
+
+
+MISTAKES = [
+    ("[billing\nx = 1", {}, "bad.toml:1: this is not TOML"),
+    ('\n[billing]\nmarkup = "1"', {}, "bad.toml:3: unknown setting billing.markup; did you mean markup_percent?"),
+    ('port = "80a"', {}, "bad.toml:1: port: expected a whole number"),
+    ('[provider.deepseek]\napi_key = "canary"', {}, "bad.toml:1: unknown setting provider; did you mean providers?"),
+    ('[providers.deepsek]\napi_key = "canary"', {}, "did you mean deepseek?"),
+    ('[providers.deepseek]\napi_key = "env:NOT_THERE"', {}, "the environment variable 'NOT_THERE' is not set"),
+    ('[providers.deepseek]\napi_key = "file:/no/file"', {}, "the file '/no/file' cannot be read"),
+    ('database_url = "mysql://me:canary@x/y"', {}, 'expected "sqlite:///path/of/a/file.db" or "postgresql://'),
+    ('redis_url = "http://:canary@x/y"', {}, 'expected "redis://:password@host:6379/0"'),
+    ('secret = "canary"', {}, "at least 32 random characters"),
+    ('public_url = "http://api.example.com"', {}, "https:// is needed here"),
+    ('preset = "modelbrige"', {}, "did you mean modelbridge?"),
+    ('[mail]\nhost = "smtp.example.com"', {}, 'bad.toml:1: mail.from: write from = "Name '),
+    ("", {"TOLLBRIDGE_PROT": "1"}, "TOLLBRIDGE_PROT: unknown setting; did you mean TOLLBRIDGE_PORT?"),
+    ("", {"TOLLBRIDGE_BILING__MARKUP_PERCENT": "1"}, "did you mean TOLLBRIDGE_BILLING__MARKUP_PERCENT?"),
+]
+
+
+@pytest.mark.parametrize(("text", "env", "says"), MISTAKES, ids=[says[-40:] for _, _, says in MISTAKES])
+def test_a_mistake_in_the_configuration_is_said_with_its_line(
+    shell: Shell, text: str, env: dict[str, str], says: str
+) -> None:
+    (shell.directory / "bad.toml").write_text(text)
+    line = shell.refused("serve", "--config", "bad.toml", env=env)
+    assert says in line
+    assert "canary" not in line
 
 
 def test_it_is_quick_to_answer(shell: Shell) -> None:

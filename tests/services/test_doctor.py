@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tests.services.conftest import World
 
@@ -40,7 +41,20 @@ def test_a_database_that_cannot_be_reached_is_found(tmp_path: Path) -> None:
     options = (("data_dir", str(tmp_path)), ("database_url", "postgresql://me:canary@127.0.0.1:1/x"))
     findings = found(read(Source(None, options), {}))
     assert not findings["database"].ok
+    assert findings["database"].detail.startswith("the database 127.0.0.1:1/x: nothing answers there")
     assert "canary" not in repr(findings)
+
+
+def test_what_a_database_refuses_is_said_with_what_helps(tmp_path: Path, postgres_url: str) -> None:
+    parts = urlsplit(postgres_url)
+    host = f"{parts.hostname}:{parts.port}"
+    for url, says in (
+        (f"postgresql://{parts.username}:canary@{host}/missing", f"{host}/missing: there is no database of this name"),
+        (f"postgresql://stranger:canary@{host}{parts.path}", "it does not accept the user"),
+    ):
+        detail = found(read(Source(None, (("data_dir", str(tmp_path)), ("database_url", url))), {}))["database"].detail
+        assert says in detail
+        assert "canary" not in detail
 
 
 def test_a_database_without_a_schema_is_found(tmp_path: Path, postgres_url: str) -> None:

@@ -35,9 +35,9 @@ def serve(config: Path | None, data_dir: str | None, worker: str | None, **optio
       tollbridge serve --preset modelbridge
       tollbridge serve --workers 4
     """
-    import logging
+    from tollbridge.telemetry import log_json
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    log_json()
     if worker is not None:
         sys.exit(_work(worker, lambda: read_settings(config, data_dir, **options)))
     settings = read_settings(config, data_dir, **options)
@@ -82,9 +82,14 @@ def migrate(settings: "Settings") -> None:
     Example:
       tollbridge migrate
     """
+    from tollbridge.services.doctor import diagnose
     from tollbridge.store import schema
 
-    changed = asyncio.run(schema.migrate(settings.database_url.reveal()))
+    url = settings.database_url.reveal()
+    try:
+        changed = asyncio.run(schema.migrate(url))
+    except TollbridgeError as error:
+        raise diagnose(error, url) from error
     say(f"the schema is {schema.HEAD}{' now' if changed else ' already'}")
 
 

@@ -158,13 +158,17 @@ def with_database(settings: "Settings", use: "Callable[[Database], Awaitable[T]]
 
 @asynccontextmanager
 async def _opened(url: str) -> "AsyncIterator[Database]":
+    from tollbridge.services.doctor import diagnose
     from tollbridge.store import schema
     from tollbridge.store.db import open_database, sqlite_path
 
     if url.startswith("sqlite:") and not sqlite_path(url).exists():
         await schema.migrate(url)
     database = open_database(url, statement_timeout=PATIENCE_S)
-    await database.start()
+    try:
+        await database.start()
+    except TollbridgeError as error:
+        raise diagnose(error, url) from error
     try:
         revision = await schema.current(database)
         if revision is None:

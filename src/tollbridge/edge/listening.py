@@ -8,6 +8,7 @@ The supervisor keeps all sockets open, so that none is ever closed with connecti
 """
 
 import array
+import errno
 import socket
 import struct
 import sys
@@ -24,6 +25,13 @@ _SO_ATTACH_REUSEPORT_CBPF = 51
 # linux/filter.h: a filter's instructions, and where it finds a random number.
 _LOAD, _MODULO, _IF_EQUAL, _RETURN = 0x20, 0x94, 0x15, 0x06
 _RANDOM = 0xFFFFF000 + 56
+
+_ADVICE = {
+    errno.EADDRINUSE: "; stop what listens there, or take another port with --port",
+    errno.EADDRNOTAVAIL: "; --host takes an address of this machine, or 0.0.0.0 for all of them",
+    errno.EACCES: "; take a port above 1023 with --port, and let a reverse proxy have the lower one",
+    socket.EAI_NONAME: "; --host takes an address or a name of this machine",
+}
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -72,4 +80,5 @@ def _listen(host: str, port: int, *, shared: bool) -> socket.socket:
     except OSError as error:
         # Python puts the address into its text once more.
         reason = (error.strerror or str(error)).partition(" (while")[0]
-        raise ConfigError(f"cannot listen on {host}:{port}: {reason}") from error
+        advice = _ADVICE.get(error.errno or 0, "")
+        raise ConfigError(f"cannot listen on {host}:{port}: {reason}{advice}") from error

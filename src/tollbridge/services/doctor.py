@@ -2,15 +2,17 @@
 
 import os
 import platform
+import socket
 import sys
 import tempfile
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
 from tollbridge.config import Settings
-from tollbridge.errors import TollbridgeError
+from tollbridge.errors import ConfigError, TollbridgeError, Unavailable
 from tollbridge.services import secrets
 from tollbridge.store import schema
 from tollbridge.store.db import Database, open_database, sqlite_path
@@ -24,10 +26,52 @@ _BLOCK = bytes(4096)
 _SLOW_SYNC_MS = 10
 
 
+# What PostgreSQL says (SQLSTATE) and SQLite (its name of an error), and what to do about it.
+_REMEDIES = {
+    "28P01": "it does not accept the user or the password of database_url",
+    "28000": "it does not accept the user of database_url from here (see its pg_hba.conf)",
+    "3D000": "there is no database of this name: createdb makes one",
+    "53300": "it has no connection left: raise its max_connections, or stop others",
+    "57P03": "it is starting or stopping: try again shortly",
+    "SQLITE_READONLY": "it cannot be written: does it belong to the user who runs this?",
+    "SQLITE_CANTOPEN": "it cannot be opened: does it, and its directory, belong to the user who runs this?",
+    "SQLITE_FULL": "the disk is full",
+    "SQLITE_CORRUPT": "the file is damaged: tollbridge restore BACKUP puts a copy in its place",
+    "SQLITE_NOTADB": "the file is damaged, or was never a database: tollbridge restore BACKUP puts a copy in its place",
+}
+
+
 class Finding(msgspec.Struct, frozen=True):
     name: str
     ok: bool
     detail: str
+
+
+def diagnose(error: TollbridgeError, url: str) -> TollbridgeError:
+    """`error` in the words of an operator, who may know what no customer is told: which database fails, and why."""
+    cause = error.__cause__
+    if not isinstance(error, Unavailable) or cause is None:
+        return error
+    if url.startswith("sqlite:"):
+        place = str(sqlite_path(url))
+    else:
+        parts = urlsplit(url)
+        place = f"{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return ConfigError(f"the database {place}: {_reason(cause)}")
+
+
+def _reason(cause: BaseException) -> str:
+    name = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None) or ""
+    for code, remedy in _REMEDIES.items():
+        if name.startswith(code):
+            return remedy
+    if isinstance(cause, socket.gaierror):
+        return "its host is not known: is the name in database_url right?"
+    if isinstance(cause, TimeoutError):
+        return "it does not answer: is the address in database_url right, and does no firewall stand between?"
+    if isinstance(cause, OSError):
+        return "nothing answers there: is PostgreSQL running, and is the address in database_url right?"
+    return f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"
 
 
 async def examine(settings: Settings) -> list[Finding]:
@@ -88,7 +132,7 @@ async def _database(settings: Settings) -> list[Finding]:
     try:
         await database.start()
     except TollbridgeError as error:
-        return [Finding("database", False, str(error))]
+        return [Finding("database", False, str(diagnose(error, url)))]
     try:
         reached = Finding("database", True, f"{database.dialect} can be reached")
         revision = await schema.current(database)

@@ -69,4 +69,5 @@ def _create(url: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     except OSError as error:
-        raise ConfigError(f"{path}: the database cannot be made: {error.strerror}") from error
+        reason = "a file is where its directory should be" if path.parent.is_file() else error.strerror
+        raise ConfigError(f"{path}: the database cannot be made: {reason}") from error

@@ -2,7 +2,7 @@
 
 import json
 
-from tests.web.test_walk import PAYLOADS
+from tests.web.payloads import PAYLOADS
 
 # Shipped models of these are listed, and never called.
 MANY = "".join(

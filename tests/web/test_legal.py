@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from tests.gateway.site import run
-from tests.web.test_walk import PAYLOADS
+from tests.web.payloads import PAYLOADS
 from tests.web.visitors import Visitor, house, shown
 
 from tollbridge.config import Source, read

@@ -1,7 +1,7 @@
 """Markdown becomes HTML that holds nothing but what the rules name."""
 
 import pytest
-from tests.web.test_walk import PAYLOADS
+from tests.web.payloads import PAYLOADS
 
 from tollbridge.web import markdown
 from tollbridge.web.markdown import Code, Heading

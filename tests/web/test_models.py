@@ -5,7 +5,7 @@ import re
 import pytest
 from tests.gateway.site import run
 from tests.web.catalogs import MANY, PRICED, strange
-from tests.web.test_walk import PAYLOADS
+from tests.web.payloads import PAYLOADS
 from tests.web.visitors import Visitor, house, shown
 
 from tollbridge.core.retry import Kind

@@ -106,8 +106,7 @@ def _parse(text: str, places: int, what: str) -> int:
 
 
 def _format(value: int, places: int) -> str:
-    whole, fraction = divmod(abs(value), 10**places)
-    sign = "-" if value < 0 else ""
-    if not fraction:
-        return f"{sign}{whole}"
-    return f"{sign}{whole}.{fraction:0{places}d}".rstrip("0")
+    if value < 0:
+        return "-" + _format(-value, places)
+    digits = str(value).rjust(places + 1, "0")
+    return f"{digits[:-places]}.{digits[-places:]}".rstrip("0").rstrip(".")

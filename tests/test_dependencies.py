@@ -35,6 +35,7 @@ RUNTIME = {
     "msgspec": "JSON and frozen values",
     "pygments": "colours of code in the guide",
     "redis": "limits of several processes",
+    "segno": "the QR code of a second factor, imported with the first one",
     "sqlalchemy": "the schema and what is not hot",
     "starlette": "requests and answers of pages",
     "uvicorn": "the HTTP server",

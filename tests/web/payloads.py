@@ -22,7 +22,7 @@ PAYLOADS = (
     "<details open ontoggle=alert(1)>",
     "<meta http-equiv=refresh content='0;url=http://127.0.0.1:9/'>",
 )
-# Where it could stand: alone, in a sentence, in an attribute, in elements that hold only text, in a script, in Markdown.
+# Where it could stand: alone, in a sentence, an attribute, elements that hold only text, a script, Markdown.
 WRAPPINGS = (
     "{}",
     "a {} z",

@@ -1,6 +1,8 @@
 """What users change of their own: password, address, second factor, sessions; and members of accounts."""
 
 import asyncio
+import base64
+import html
 import re
 
 from tests.gateway.site import Site, chat, run
@@ -8,6 +10,7 @@ from tests.web.town import operator, secret_of
 from tests.web.visitors import PASSWORD, Visitor, house, letters, link_to, registered, shown
 
 from tollbridge.core import totp
+from tollbridge.web import render
 
 NEW = "another fine password"
 SETTINGS = "/dashboard/settings"
@@ -261,6 +264,21 @@ def test_a_second_factor_is_asked_for_and_each_code_is_good_once() -> None:
                     await visitor.log_in("ada@example.com")
                     await visitor.get("/auth/second")
                     assert (await visitor.post("/auth/second", {"code": code})).status_code == status
+
+    run(test())
+
+
+def test_an_authenticator_is_shown_the_key_as_a_picture() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            page = await ada.get(f"{SETTINGS}/two-factor")
+            link = html.unescape(re.findall(r'href="(otpauth:[^"]+)"', page.text)[0])
+            assert base64.b32encode(secret_of(page)).decode() in link
+            picture = html.unescape(re.findall(r'<img class="qr" src="([^"]+)"', page.text)[0])
+            assert picture == render.qr(link)
+            assert picture.startswith("data:image/svg+xml")
+            assert picture != render.qr(f"{link}x")
 
     run(test())
 

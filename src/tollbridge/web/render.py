@@ -27,7 +27,7 @@ def environment(static: Static) -> Environment:
     made.globals |= {"asset": static.url, "icon": icon}
     made.filters |= {"usd": usd, "exact_usd": money.format_usd, "number": number}
     made.filters |= {"span": span, "short": short, "second": second}
-    made.filters |= {"time": time, "date": date, "ago": ago, "browser": browser}
+    made.filters |= {"time": time, "date": date, "ago": ago, "browser": browser, "qr": qr}
     return made
 
 
@@ -88,6 +88,13 @@ def ago(milliseconds: int, now: int) -> str:
             count = seconds // size
             return f"{count} {name}{'s' if count > 1 else ''} ago"
     return "just now"
+
+
+def qr(text: str) -> str:
+    """A picture of the text for a camera, as the address of an image: dark on white, in every theme."""
+    import segno
+
+    return str(segno.make(text, error="m", micro=False).svg_data_uri(scale=4, light="#fff"))
 
 
 # What browsers call themselves, the more telling names first: all of them claim to be others too.

@@ -1,0 +1,129 @@
+"""Many at once for the same money, over four processes: rows A1, A2, A20, B4 (goal G20), D3."""
+
+import asyncio
+import time
+from collections import Counter
+
+import pytest
+from tests.gateway.site import Reply
+from tests.processes.fleet import STRICT_RPM, Customer, Fleet, Node, charged, price, until
+
+OUTPUT = 100
+REVOKED_S = 5.0
+
+
+async def held_for_one(fleet: Fleet) -> int:
+    customer = await fleet.customer(10**9)
+    assert (await fleet.ask(fleet.nodes[0], customer, OUTPUT)).status == 200
+    [end] = await fleet.ends(customer)
+    return int(end["held"])
+
+
+async def fifty(fleet: Fleet, customer: Customer) -> list[Reply]:
+    """At once, in turn to each process."""
+    nodes = fleet.nodes
+    return await asyncio.gather(*(fleet.ask(nodes[n % len(nodes)], customer, OUTPUT) for n in range(50)))
+
+
+def codes(replies: list[Reply]) -> set[str]:
+    return {reply.json["error"]["code"] for reply in replies if reply.status != 200}
+
+
+@pytest.mark.parametrize("rounds", [3, pytest.param(2_000, marks=[pytest.mark.soak, pytest.mark.timeout(3_600)])])
+def test_fifty_at_once_with_money_for_ten(fleet: Fleet, rounds: int) -> None:
+    async def scenario(fleet: Fleet) -> None:
+        held = await held_for_one(fleet)
+        # Longer than all of them take to be refused: what ten hold is not free again for the others.
+        fleet.upstream.pause = 1.0
+        for _ in range(rounds):
+            asked = fleet.upstream.asked
+            customer = await fleet.customer(held * 10 + held // 2)
+            replies = await fifty(fleet, customer)
+            assert Counter(reply.status for reply in replies) == {200: 10, 402: 40}, codes(replies)
+            assert codes(replies) <= {"insufficient_credits", "in_flight_budget_exhausted"}
+            assert fleet.upstream.asked - asked == 10
+            assert await fleet.balance(customer) == (held * 10 + held // 2 - 10 * price(OUTPUT), 0)
+
+    fleet.run(scenario)
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(1_000, marks=[pytest.mark.soak, pytest.mark.timeout(3_600)])])
+def test_fifty_at_once_on_a_key_with_a_limit_for_ten(fleet: Fleet, rounds: int) -> None:
+    async def scenario(fleet: Fleet) -> None:
+        held = await held_for_one(fleet)
+        fleet.upstream.pause = 1.0
+        for _ in range(rounds):
+            customer = await fleet.customer(held * 10_000, limit=held * 10)
+            replies = await fifty(fleet, customer)
+            assert Counter(reply.status for reply in replies) == {200: 10, 402: 40}, codes(replies)
+            assert codes(replies) == {"key_limit_exceeded"}
+
+    fleet.run(scenario)
+
+
+@pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.soak)])
+def test_one_account_on_all_processes_meets_no_deadlock(fleet: Fleet, seconds: float) -> None:
+    async def scenario(fleet: Fleet) -> None:
+        customer = await fleet.customer(10**15)
+        over = time.monotonic() + seconds
+        replies: list[Reply] = []
+
+        async def client(node: Node) -> None:
+            while time.monotonic() < over:
+                replies.append(await fleet.ask(node, customer))
+
+        await asyncio.gather(*(client(node) for node in fleet.nodes for _ in range(8)))
+        assert {reply.status for reply in replies} == {200}
+        assert await fleet.balance(customer) == (10**15 - len(replies) * price(5), 0)
+        assert sum(map(charged, replies)) == len(replies) * price(5)
+        [(deadlocks,)] = await fleet.database.fetch(
+            "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        )
+        assert deadlocks == 0
+
+    fleet.run(scenario)
+
+
+@pytest.mark.parametrize("times", [2, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])
+def test_a_revoked_key_stops_on_every_process(fleet: Fleet, times: int) -> None:
+    """Paid work at once, because each hold asks; all else once the change has been noticed."""
+    from tollbridge.services import keys
+
+    async def scenario(fleet: Fleet) -> None:
+        for _ in range(times):
+            customer = await fleet.customer(10**9)
+            for node in fleet.nodes:
+                assert (await fleet.ask(node, customer)).status == 200
+            await keys.revoke(fleet.database, customer.account_id, customer.key_id)
+            revoked_at = time.monotonic()
+            for node in fleet.nodes:
+                assert (await fleet.ask(node, customer)).status == 401
+            for node in fleet.nodes:
+
+                async def refused(node: Node = node) -> bool:
+                    return (await fleet.send(node, customer, "GET", "/v1/models")).status == 401
+
+                await until(refused, REVOKED_S)
+            assert time.monotonic() - revoked_at < REVOKED_S
+
+    fleet.run(scenario)
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])
+def test_a_strict_limit_is_one_limit_on_all_processes(fleet: Fleet, rounds: int) -> None:
+    async def scenario(fleet: Fleet) -> None:
+        exact = 0
+        for _ in range(rounds + 10):
+            customer = await fleet.customer(10**12, plan="strict")
+            nodes = fleet.nodes * (STRICT_RPM // 2)  # twice the limit, in turn to each
+            replies = await asyncio.gather(*(fleet.ask(node, customer) for node in nodes))
+            statuses = Counter(reply.status for reply in replies)
+            # A process that waits 50 ms for the shared counters, as on a machine that is busy, keeps its own.
+            degraded = any(reply.headers.get("x-ratelimit-mode") == "degraded" for reply in replies)
+            assert statuses[200] <= STRICT_RPM * 3 // 2 if degraded else statuses == {200: STRICT_RPM, 429: STRICT_RPM}
+            exact += not degraded
+            if exact == rounds:
+                return
+        raise AssertionError("the shared counters never answered in time")
+
+    fleet.run(scenario)

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import os
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,12 +18,14 @@ from tollbridge.core.subscriptions import Stage, Subscription
 from tollbridge.errors import InvalidRequest
 from tollbridge.payments.base import ProcessorUnavailable
 from tollbridge.services import invoices, plans
+from tollbridge.services.key_management import Actor
 from tollbridge.services.payments import open_payments
 from tollbridge.services.refunds import refund
 from tollbridge.store import subscriptions as rows
 from tollbridge.store.verify import verify
 
 CENT = USD // 100
+ADA = Actor("ada@example.com", "127.0.0.1")
 DAY_MS = 86_400_000
 PRO = {
     "plans__pro__price_usd": "20",
@@ -182,7 +186,7 @@ def test_who_cancels_keeps_what_was_paid_for_and_may_think_again(world: World) -
         ways = till.ways.subscriptions
         name = await subscribed(till)
         for wanted in (True, False, True):
-            await ways.set_ending(till.account, wanted, "ada@example.com")
+            await ways.set_ending(till.account, wanted, ADA)
             assert till.stripe.objects[name]["cancel_at_period_end"] is wanted
             await till.send(till.stripe.events[-1])
             assert ((await only(till)).ending, (await till.state()).plan) == (wanted, "pro")
@@ -191,7 +195,7 @@ def test_who_cancels_keeps_what_was_paid_for_and_may_think_again(world: World) -
         await till.send(till.stripe.events[-1])
         assert ((await only(till)).stage, (await till.state()).plan) == (Stage.ENDED, "free")
         with pytest.raises(InvalidRequest):
-            await ways.set_ending(till.account, True, "ada@example.com")
+            await ways.set_ending(till.account, True, ADA)
         assert await subscribed(till) != name  # and it can be bought again
         assert (await till.state()).plan == "pro"
 
@@ -263,11 +267,11 @@ def test_a_month_that_is_not_what_was_ordered_gives_nothing(sqlite_world: World,
 
     async def scenario(till: Till) -> None:
         session = await ordered(till)
-        subscription, tampered = till.stripe._subscribe, price
+        subscribe, tampered = till.stripe._subscribe, price
 
-        def other(of: Object) -> Object:
-            of["amount_subtotal"], of["currency"] = tampered[0], tampered[2]
-            return subscription(of)
+        def other(session: Object) -> Object:
+            session["amount_subtotal"], session["currency"] = tampered[0], tampered[2]
+            return subscribe(session)
 
         till.stripe._subscribe = other  # type: ignore[method-assign]
         till.stripe.pay(session)
@@ -396,7 +400,7 @@ def test_the_demo_pays_with_nothing_and_goes_on_by_the_month(world: World) -> No
         await catch_up(till)
         await catch_up(till)
         assert (await till.books())["subscription_revenue"] == 40 * USD
-        await ways.subscriptions.set_ending(account, True, "ada")
+        await ways.subscriptions.set_ending(account, True, ADA)
         await later(till, 32)
         await catch_up(till)
         assert ((await only(till)).stage, (await till.state()).plan) == (Stage.ENDED, "free")
@@ -404,6 +408,17 @@ def test_the_demo_pays_with_nothing_and_goes_on_by_the_month(world: World) -> No
         assert report.ok, report.problems
 
     world.run(use)
+
+
+def test_where_nobody_can_pay_by_the_month_no_plan_is_sold() -> None:
+    transfers = {
+        "public_url": "https://api.example.com",
+        "bank_transfer__instructions": "IBAN",
+        "secret": "0123456789abcdef" * 4,
+    }
+    ways = open_payments(None, settings(**PRO, **transfers), "")  # type: ignore[arg-type]
+    assert ways.subscriptions.offered(1) == []
+    assert open_payments(None, settings(**PRO), "").subscriptions.offered(1) == ["gold", "pro"]  # type: ignore[arg-type]
 
 
 # --- schedules ----------------------------------------------------------------------------------------------------
@@ -416,7 +431,7 @@ async def schedule(till: Till, nodes: list[Any], seed: int) -> None:
     account = await make(till.database, f"{seed}@example.com")
     till.account = account
     session = await ordered(till)
-    steps = [lambda: stripe.pay(session)]
+    steps: list[Callable[[], object]] = [lambda: stripe.pay(session)]
     months = chance.randint(0, 3)
     for _ in range(months):
         steps.append(lambda: stripe.bill(stripe.objects[session]["subscription"]))
@@ -439,7 +454,9 @@ async def schedule(till: Till, nodes: list[Any], seed: int) -> None:
     await asyncio.gather(*(node.reconcile() for node in nodes))
     await nodes[0].find_missed()
     ((stage,),) = await till.database.fetch("SELECT stage FROM subscription WHERE account_id = $1", account.id)
-    assert (stage, (await till.state()).plan) == (("ended", "free") if ends else ("active", "pro"))
+    plan = (await till.state()).plan
+    # All of it may have been heard of when it was over: then the plan was never had.
+    assert (stage, plan) in ([("ended", "free"), ("ended", "default")] if ends else [("active", "pro")])
     revenue = await till.database.fetch(
         "SELECT CAST(SUM(amount) AS BIGINT), count(*) FROM entry JOIN journal ON journal.id = journal_id "
         "WHERE account_id = $1 AND book = 'subscription_revenue'",
@@ -475,5 +492,6 @@ def test_whatever_the_schedule_each_month_is_booked_once(world: World) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1_800)
 def test_hundreds_of_lives_are_booked_month_by_month(world: World) -> None:
-    run_schedules(world, 100, 300)
+    run_schedules(world, 100, int(os.environ.get("SCHEDULES", "300")))

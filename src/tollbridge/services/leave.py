@@ -10,7 +10,7 @@ from tollbridge.errors import Forbidden, InvalidRequest
 from tollbridge.services.desk import Desk
 from tollbridge.services.sessions import Presence
 from tollbridge.services.statement import statement
-from tollbridge.store import activity, keys, leaving, members, sessions, users
+from tollbridge.store import activity, keys, leaving, members, sessions, subscriptions, users
 from tollbridge.store.db import Transaction, run
 
 _ALL = (1 << 62) - 1
@@ -59,6 +59,9 @@ async def close(desk: Desk, presence: Presence, typed: str) -> None:
         raise Forbidden("Only an owner can close an account.", code="role")
     if typed.strip().lower() != account.email:
         raise InvalidRequest("Type the account's e-mail address as it stands above.", param="typed")
+    subscription = await subscriptions.open_of(desk.database, account.id)
+    if subscription is not None and subscription.runs and not subscription.ending:
+        raise InvalidRequest("Cancel your plan first: it is paid for by the month.", param="typed")
     now = await desk.database.now()
     pseudonym = f"{account.public_id}@closed.invalid"
 

@@ -26,6 +26,7 @@ from tollbridge.payments.stripe import NAME as STRIPE
 from tollbridge.payments.stripe import Stripe
 from tollbridge.services import notices
 from tollbridge.services.accounts import new_id
+from tollbridge.services.key_management import Actor
 from tollbridge.services.mail import Mail
 from tollbridge.services.plans import fill_up_within
 from tollbridge.store import accounts, activity, payments, subscriptions
@@ -128,7 +129,7 @@ class Subscriptions:
             return await self.current(account)
         return ours
 
-    async def set_ending(self, account: Account, ending: bool, actor: str) -> Subscription:
+    async def set_ending(self, account: Account, ending: bool, actor: Actor) -> Subscription:
         """Have no further month paid, or go on after all. InvalidRequest: none runs."""
         database, ours = self._till.database, await self.current(account)
         if ours is None or not ours.runs:
@@ -143,8 +144,7 @@ class Subscriptions:
             changed = msgspec.structs.replace(current, ending=ending)
             await subscriptions.update(transaction, changed)
             action = "subscription.cancelled" if ending else "subscription.resumed"
-            deed = NewDeed(account_id=account.id, actor=actor, action=action, detail=ours.plan)
-            await activity.add(transaction, deed, now)
+            await activity.add(transaction, actor.deed(account.id, action, ours.plan), now)
             return changed
 
         return await run(database, use_case)

@@ -10,7 +10,7 @@ from tollbridge.payments.base import ProcessorUnavailable
 from tollbridge.services import oversight, vouchers
 from tollbridge.services.vouchers import MadeVoucher
 from tollbridge.store import oversight as rows
-from tollbridge.store import payments
+from tollbridge.store import payments, subscriptions
 from tollbridge.web.admin import A_PAGE, ADMIN, NEWEST, asked_before
 from tollbridge.web.billing import METHODS, read_usd
 from tollbridge.web.forms import Form
@@ -19,12 +19,14 @@ from tollbridge.web.visit import Visit
 
 PAYMENTS = f"{ADMIN}/payments"
 VOUCHERS = f"{ADMIN}/vouchers"
+SUBSCRIBERS = f"{ADMIN}/subscribers"
 MOST_VOUCHERS = 200
 SAVED = {
     "confirmed": "The transfer is credited.",
     "refunded": "The money goes back, and the credit is taken.",
     "dismissed": "The order is closed: nothing is credited.",
     "withdrawn": "The voucher is worth nothing any more.",
+    "cancelled": "No further month is charged. The account keeps its plan until what it paid for is over.",
 }
 KINDS = [("promo", "A gift: promotional credit"), ("paid", "Sold elsewhere: paid credit")]
 
@@ -132,6 +134,25 @@ async def withdraw(visit: Visit) -> Response:
     return visit.redirect(f"{VOUCHERS}?saved=withdrawn")
 
 
+async def list_subscribers(visit: Visit) -> Response:
+    before = asked_before(visit)
+    found = await subscriptions.page(visit.shared.database, before, A_PAGE)
+    return visit.render(
+        "admin/subscribers.html",
+        saved=SAVED.get(visit.query("saved"), ""),
+        subscribers=found,
+        more=len(found) == A_PAGE,
+        first=before == NEWEST,
+        methods=METHODS,
+    )
+
+
+async def cancel_subscription(visit: Visit) -> Response:
+    account = await oversight.find(visit.shared.database, visit.path("account"))
+    await visit.shared.payments().subscriptions.set_ending(account, True, visit.actor)
+    return visit.redirect(f"{SUBSCRIBERS}?saved=cancelled")
+
+
 def _day(text: str) -> int | None:
     """The first moment of a day, in milliseconds. InvalidRequest: it is none."""
     if not text.strip():
@@ -150,4 +171,6 @@ PAGES = (
     Page("GET", VOUCHERS, OPERATOR, list_vouchers),
     Page("POST", VOUCHERS, OPERATOR, create_vouchers, fresh=True),
     Page("POST", f"{VOUCHERS}/{{voucher}}/withdraw", OPERATOR, withdraw),
+    Page("GET", SUBSCRIBERS, OPERATOR, list_subscribers),
+    Page("POST", f"{SUBSCRIBERS}/{{account}}/cancel", OPERATOR, cancel_subscription),
 )

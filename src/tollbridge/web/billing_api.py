@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from tollbridge.core.money import format_usd, parse_usd
 from tollbridge.core.payments import Payment
+from tollbridge.core.subscriptions import Subscription
 from tollbridge.errors import InvalidRequest
 from tollbridge.services import deeds, invoices
 from tollbridge.services.invoices import Paper
@@ -29,6 +30,7 @@ class OrderBody(msgspec.Struct, forbid_unknown_fields=True):
 
 async def billing(visit: Visit) -> Response:
     account, ways = visit.account, visit.shared.payments()
+    subscription = await ways.subscriptions.current(account)
     least, most = ways.bounds
     return json_response(
         {
@@ -37,6 +39,7 @@ async def billing(visit: Visit) -> Response:
             "promo_usd": format_usd(account.promo),
             "held_usd": format_usd(account.held),
             "plan": account.plan,
+            "subscription": None if subscription is None else _subscription(subscription),
             "frozen": account.frozen,
             "methods": ways.methods,
             "packs_usd": [format_usd(pack) for pack in ways.packs],
@@ -80,6 +83,16 @@ async def invoice(visit: Visit) -> Response:
     issuer = visit.shared.payments().issuer
     paper = await invoices.paper(visit.shared.database, issuer, visit.account, visit.path("invoice"))
     return json_response(_paper(paper))
+
+
+def _subscription(subscription: Subscription) -> dict[str, Any]:
+    return {
+        "plan": subscription.plan,
+        "status": subscription.stage.value,
+        "amount_usd": format_usd(subscription.amount),
+        "paid_until": None if subscription.paid_until is None else iso(subscription.paid_until),
+        "ending": subscription.ending,
+    }
 
 
 def _payment(payment: Payment) -> dict[str, Any]:

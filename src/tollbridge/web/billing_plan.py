@@ -1,4 +1,4 @@
-"""The account's plan: what it allows, how it compares, and changing it."""
+"""The account's plan: what it allows, how it compares, changing it, and paying for it by the month."""
 
 from collections.abc import Mapping
 
@@ -6,12 +6,21 @@ from starlette.responses import Response
 
 from tollbridge.config import Settings
 from tollbridge.core.plans import DEFAULT_PLAN, Agreed, Plan, in_effect
-from tollbridge.services import plans
+from tollbridge.core.subscriptions import Subscription
+from tollbridge.errors import InvalidRequest
+from tollbridge.services import deeds, plans
 from tollbridge.store import accounts
 from tollbridge.web.billing import BILLING
 from tollbridge.web.forms import Form
 from tollbridge.web.page import PAYER, Page
 from tollbridge.web.visit import Visit
+
+PLAN = f"{BILLING}/plan"
+SAVED = {
+    "changed": "The plan is changed. The next call obeys it.",
+    "cancelled": "Your plan is cancelled: nothing more is charged for it. You keep it until what you paid for is over.",
+    "resumed": "Your plan goes on.",
+}
 
 
 async def plan(visit: Visit) -> Response:
@@ -19,7 +28,12 @@ async def plan(visit: Visit) -> Response:
 
 
 async def _plan(visit: Visit, form: Form, status: int = 200) -> Response:
-    shared, account = visit.shared, visit.account
+    shared = visit.shared
+    bought = shared.payments().subscriptions
+    subscription = await bought.look(visit.account)
+    # After the look, which may have given it its plan.
+    account = await accounts.by_id(shared.database, visit.account.id)
+    assert account is not None
     agreed = await accounts.agreed_with(shared.database, account.id)
     every = shared.settings.plans
     mine = every.get(account.plan, every[DEFAULT_PLAN])
@@ -30,10 +44,13 @@ async def _plan(visit: Visit, form: Form, status: int = 200) -> Response:
         mine=mine,
         now_in_effect=in_effect(mine, every[DEFAULT_PLAN], agreed, visit.now),
         agreed=agreed,
-        choosable=choosable(shared.settings, agreed, visit.now),
+        choosable=choosable(shared.settings, agreed, subscription, visit.now),
+        sold=[] if agreed is not None or _runs(subscription) else bought.offered(visit.now),
+        subscription=subscription,
+        subscribed=every.get(subscription.plan) if subscription is not None else None,
         shown=shown(every, mine, visit.now),
         default=DEFAULT_PLAN,
-        saved=bool(visit.query("saved")),
+        saved=SAVED.get(visit.query("saved"), ""),
     )
 
 
@@ -41,16 +58,55 @@ async def change(visit: Visit) -> Response:
     form = await visit.form()
     database, settings = visit.shared.database, visit.shared.settings
     agreed = await accounts.agreed_with(database, visit.account.id)
-    if form["plan"] not in choosable(settings, agreed, visit.now):
+    subscription = await visit.shared.payments().subscriptions.current(visit.account)
+    if form["plan"] not in choosable(settings, agreed, subscription, visit.now):
         form.problem = "This plan is made by arrangement: write to the operator."
         return await _plan(visit, form, 400)
     await plans.change_plan(database, visit.account, form["plan"], settings.plans, actor=visit.actor.name)
-    return visit.redirect(f"{BILLING}/plan?saved=1")
+    return visit.redirect(f"{PLAN}?saved=changed")
 
 
-def choosable(settings: Settings, agreed: Agreed | None, now: int) -> list[str]:
-    """Plans to which customers may change by themselves; none where limits were agreed, which a change would end."""
-    if agreed is not None:
+async def subscribe(visit: Visit) -> Response:
+    """On to where the first month is paid; the same form sent twice is one order."""
+    form = await visit.form()
+    try:
+        begun = await visit.shared.payments().subscriptions.start(visit.account, form["plan"])
+    except InvalidRequest as error:
+        form.problem = str(error)
+        return await _plan(visit, form, error.status)
+    await deeds.note(visit.shared.database, visit.account, visit.actor, "subscription.ordered", begun.plan)
+    return visit.redirect(begun.url or PLAN)
+
+
+async def pay_demo(visit: Visit) -> Response:
+    await visit.shared.payments().subscriptions.pay_demo(visit.account)
+    return visit.redirect(f"{PLAN}?saved=changed")
+
+
+async def cancel(visit: Visit) -> Response:
+    return await _set_ending(visit, True)
+
+
+async def resume(visit: Visit) -> Response:
+    return await _set_ending(visit, False)
+
+
+async def _set_ending(visit: Visit, ending: bool) -> Response:
+    form = await visit.form()
+    try:
+        await visit.shared.payments().subscriptions.set_ending(visit.account, ending, visit.actor)
+    except InvalidRequest as error:
+        form.problem = str(error)
+        return await _plan(visit, form, error.status)
+    return visit.redirect(f"{PLAN}?saved={'cancelled' if ending else 'resumed'}")
+
+
+def choosable(settings: Settings, agreed: Agreed | None, subscription: Subscription | None, now: int) -> list[str]:
+    """Plans to which customers may change by themselves and for nothing.
+
+    None where limits were agreed, which a change would end, nor while a plan is paid for: that is cancelled.
+    """
+    if agreed is not None or _runs(subscription):
         return []
     named = (settings.plans.get(name) for name in settings.billing.customer_plans)
     return [each.name for each in named if each is not None and not each.price and each.applies(now)]
@@ -62,7 +118,15 @@ def shown(every: Mapping[str, Plan], mine: Plan, now: int) -> list[Plan]:
     return offered if mine in offered else [mine, *offered]
 
 
+def _runs(subscription: Subscription | None) -> bool:
+    return subscription is not None and subscription.runs
+
+
 PAGES = (
-    Page("GET", f"{BILLING}/plan", PAYER, plan),
-    Page("POST", f"{BILLING}/plan", PAYER, change),
+    Page("GET", PLAN, PAYER, plan),
+    Page("POST", PLAN, PAYER, change),
+    Page("POST", f"{PLAN}/subscribe", PAYER, subscribe),
+    Page("POST", f"{PLAN}/demo", PAYER, pay_demo),
+    Page("POST", f"{PLAN}/cancel", PAYER, cancel),
+    Page("POST", f"{PLAN}/resume", PAYER, resume),
 )

@@ -37,6 +37,7 @@ MENU: tuple[tuple[str, tuple[Link, ...]], ...] = (
             Link("/admin", "Revenue", "chart-no-axes-column", OPERATOR),
             Link("/admin/accounts", "Accounts", "users", OPERATOR),
             Link("/admin/payments", "Payments", "receipt", OPERATOR),
+            Link("/admin/subscribers", "Subscribers", "refresh-cw", OPERATOR),
             Link("/admin/vouchers", "Vouchers", "tag", OPERATOR),
             Link("/admin/catalog", "Catalog", "boxes", OPERATOR),
             Link("/admin/providers", "Providers", "server", OPERATOR),

@@ -1,6 +1,6 @@
 """What is paid: plans, credit, prices of models."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import msgspec
 from starlette.responses import Response
@@ -15,19 +15,21 @@ SHOWN = 20
 
 
 class Offer(msgspec.Struct, frozen=True):
-    """A plan in words. `limits`: what, and how much of it."""
+    """A plan in words. `limits`: what, and how much of it. `sold`: customers can buy it by themselves."""
 
     name: str
     description: str
     limits: tuple[tuple[str, str], ...]
+    sold: bool = False
 
 
 async def pricing(visit: Visit) -> Response:
     settings, catalog = visit.shared.settings, visit.shared.catalog()
+    sold = visit.shared.payments().subscriptions.offered(visit.now)
     shown = list(catalog.models.values())[:SHOWN]
     return visit.render(
         "public/pricing.html",
-        offers=offers(settings.plans.values(), settings.billing.signup_plan),
+        offers=offers(settings.plans.values(), settings.billing.signup_plan, sold),
         monthly=any(plan.price for plan in settings.plans.values() if plan.listed),
         billing=settings.billing,
         fee_percent=f"{(settings.billing.byok_fee_ppm - money.PPM) * 100 / money.PPM:g}",
@@ -38,9 +40,10 @@ async def pricing(visit: Visit) -> Response:
     )
 
 
-def offers(plans: Iterable[Plan], first: str = DEFAULT_PLAN) -> list[Offer]:
+def offers(plans: Iterable[Plan], first: str = DEFAULT_PLAN, sold: Container[str] = ()) -> list[Offer]:
     """What is listed. The plan that every account has at first comes first."""
-    return [offer(plan) for plan in sorted(plans, key=lambda plan: plan.name != first) if plan.listed]
+    listed = (plan for plan in sorted(plans, key=lambda plan: plan.name != first) if plan.listed)
+    return [msgspec.structs.replace(offer(plan), sold=plan.name in sold) for plan in listed]
 
 
 def offer(plan: Plan) -> Offer:

@@ -1,0 +1,83 @@
+"""A plan that is paid for by the month, as customers and operators see it."""
+
+from tests.gateway.site import run
+from tests.payments.fake_stripe import FakeStripe
+from tests.web.test_billing import config
+from tests.web.town import operator
+from tests.web.visitors import house, letters, registered, shown
+
+from tollbridge.edge.webhooks import PATH
+
+PLAN = "/dashboard/billing/plan"
+PRICED = '\n[plans.pro]\nprice_usd = "20"\n'
+
+
+def test_a_plan_is_bought_on_stripes_page_kept_and_cancelled() -> None:
+    async def test() -> None:
+        with FakeStripe.beside() as stripe:
+            async with house(config(stripe) + PRICED) as site:
+                boss, ada = await operator(site), await registered(site, "ada@example.com")
+
+                async def deliver(seen: int) -> None:
+                    for event in stripe.events[seen:]:
+                        body, signature = stripe.sign(event)
+                        assert (await site.post(PATH, body, {"stripe-signature": signature})).status == 200
+
+                assert "Upgrade to Pro" in shown(await ada.get(PLAN))
+                assert (await ada.post(PLAN, {"plan": "pro"})).status_code == 400  # not for nothing
+                places = {(await ada.post(f"{PLAN}/subscribe", {"plan": "pro"})).headers["location"] for _ in range(2)}
+                (place,) = places
+                assert "Pro is ordered, and not paid yet" in shown(await ada.get(PLAN))
+                stripe.pay(place.rpartition("/")[2])
+                # The page asks by itself; the webhook may come later.
+                page = shown(await ada.get(f"{PLAN}?ordered=1"))
+                assert "Pro, 20.00 USD a month" in page
+                assert "Your plan Pro Requests a minute 60" in page
+                assert "Upgrade to" not in page
+                await deliver(0)
+                invoice = shown(await ada.get("/dashboard/billing/invoices/INV-000001"))
+                assert "One month of the plan pro" in invoice
+                assert "20.00" in invoice
+                assert (await ada.get("/api/billing")).json()["subscription"] == {
+                    "plan": "pro",
+                    "status": "active",
+                    "amount_usd": "20",
+                    "paid_until": (await ada.get("/api/billing")).json()["subscription"]["paid_until"],
+                    "ending": False,
+                }
+                assert "ada@example.com" in shown(await boss.get("/admin/subscribers"))
+                refused = await ada.post("/dashboard/settings/close", {"typed": "ada@example.com"})
+                assert "Cancel your plan first" in shown(refused)
+                await ada.post(f"{PLAN}/cancel")
+                assert "Pro ends" in shown(await ada.get(PLAN))
+                await ada.post(f"{PLAN}/resume")
+                assert "Cancel Pro" in shown(await ada.get(PLAN))
+                assert (await boss.post("/admin/subscribers/acct_none/cancel")).status_code == 404
+                [(account,)] = await site.database.fetch("SELECT public_id FROM account WHERE email LIKE 'ada%'")
+                assert (await boss.post(f"/admin/subscribers/{account}/cancel")).status_code == 303
+                assert "Ending" in shown(await boss.get("/admin/subscribers"))
+                seen = len(stripe.events)
+                [name] = [each for each in stripe.objects if each.startswith("sub_")]
+                stripe.end(name)
+                await deliver(seen)
+                assert "Upgrade to Pro" in shown(await ada.get(PLAN))
+                subjects = [subject for recipient, subject, _ in await letters(site) if recipient.startswith("ada")]
+                assert [each.partition(": ")[2] for each in subjects] == ["Pro has ended", "Receipt INV-000001"]
+                deeds = shown(await ada.get("/dashboard/activity"))
+                for action in ("subscription.ordered", "subscription.cancelled", "subscription.resumed"):
+                    assert action in deeds
+
+    run(test())
+
+
+def test_where_nothing_is_configured_the_demo_pays() -> None:
+    async def test() -> None:
+        async with house(PRICED) as site:
+            ada = await registered(site, "ada@example.com")
+            await ada.post(f"{PLAN}/subscribe", {"plan": "pro"})
+            assert "No money is paid" in shown(await ada.get(PLAN))
+            for expected in (303, 400):
+                assert (await ada.post(f"{PLAN}/demo")).status_code == expected
+            assert "Pro, 20.00 USD a month" in shown(await ada.get(PLAN))
+
+    run(test())

@@ -32,3 +32,12 @@ def test_count_adds_up_however_the_text_is_cut() -> None:
 def test_hold_of_a_prompt_is_above_its_count() -> None:
     assert tokens.with_margin(1000) == 1300
     assert tokens.count_prompt(b"", messages=2, images=1) > tokens.PER_IMAGE
+
+
+@pytest.mark.parametrize(("said", "real"), [("hi", 8), ("Hello, how are you doing today?", 15)])
+def test_what_is_read_of_a_message_is_its_text_and_the_template(said: str, real: int) -> None:
+    """`real`: what OpenAI reports for it."""
+    text = b'[{"role":"user","content":"%b"}]' % said.encode()
+    assert abs(tokens.count_read(text, messages=1) - real) <= 1
+    assert tokens.count_read(text, messages=1) < tokens.count_prompt(text, messages=1)
+    assert tokens.count_read(b"", messages=5) == 1

@@ -1,7 +1,8 @@
 """The demo provider: answers for every model when no real provider is configured.
 
 It speaks OpenAI's protocol over real HTTP on a loopback port, so that everything between a key and a charge can be
-tried before anyone has a provider's key. It says in each answer what it is; no model is called.
+tried before anyone has a provider's key. It says in each answer what it is; no model is called. It refuses what real
+providers refuse, and counts tokens as they do, so that what works and costs here is no surprise there.
 """
 
 import asyncio
@@ -11,37 +12,105 @@ import hashlib
 import struct
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import uvicorn
+from msgspec import Meta, Struct, field
 
+from tollbridge.core import tokens
 from tollbridge.edge.server import listen
 
 NAME = "demo"
 _PACE_S = 0.02
 _DIMENSIONS = 1536
-_PER_TOKEN = 4
+_MOST_DIMENSIONS = 3072
+# Tokens of a picture at low detail.
+_PER_MEDIUM = 85
 
 
-class _Message(msgspec.Struct):
+class _Url(Struct):
+    url: Annotated[str, Meta(pattern=r"^(https?://|data:)")]
+
+
+class _Text(Struct, tag_field="type", tag="text"):
+    text: str
+
+
+class _Image(Struct, tag_field="type", tag="image_url"):
+    image_url: _Url
+
+
+class _Video(Struct, tag_field="type", tag="video_url"):
+    video_url: _Url
+
+
+class _Audio(Struct, tag_field="type", tag="input_audio"):
+    input_audio: dict[str, Any]
+
+
+class _File(Struct, tag_field="type", tag="file"):
+    file: dict[str, Any]
+
+
+class _Refusal(Struct, tag_field="type", tag="refusal"):
+    refusal: str
+
+
+class _Function(Struct):
+    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+
+
+class _Tool(Struct):
+    type: Literal["function", "custom"]
+    function: _Function | None = None
+
+
+class _Call(Struct):
+    id: str
+
+
+class _Message(Struct):
     role: str = ""
-    content: Any = None
+    content: str | list[_Text | _Image | _Video | _Audio | _File | _Refusal] | None = None
+    tool_calls: list[_Call] | None = None
+    function_call: _Function | None = None
+    refusal: str | None = None
+    tool_call_id: str | None = None
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, list):
+            return " ".join(part.text for part in self.content if isinstance(part, _Text))
+        return self.content or ""
+
+    @property
+    def media(self) -> int:
+        return sum(not isinstance(part, _Text) for part in self.content) if isinstance(self.content, list) else 0
 
 
-class _Asked(msgspec.Struct):
+class _Format(Struct):
+    type: Literal["text", "json_object", "json_schema"]
+
+
+class _Asked(Struct):
     """What the demo reads of a request; everything else is ignored."""
 
     model: str = ""
-    messages: list[_Message] = []
+    messages: list[_Message] = field(default_factory=list)
     prompt: Any = ""
     input: Any = ""
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
+    n: int | None = None
+    tools: list[_Tool] | None = None
+    response_format: _Format | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    seed: int | None = None
     encoding_format: str | None = None
-    dimensions: int | None = None
+    dimensions: Annotated[int, Meta(ge=1, le=_MOST_DIMENSIONS)] | None = None
 
 
 class DemoProvider:
@@ -85,8 +154,13 @@ async def _app(scope: Any, receive: Any, send: Any) -> None:
         message = await receive()
         body += message.get("body", b"")
         more = message.get("more_body", False)
-    asked = msgspec.json.decode(body or b"{}", type=_Asked)
     path: str = scope["path"]
+    try:
+        asked = msgspec.json.decode(body or b"{}", type=_Asked)
+        _check(asked, embeds=path.endswith("/embeddings"))
+    except msgspec.ValidationError as error:
+        await _refuse(send, str(error))
+        return
     if path.endswith("/embeddings"):
         await _whole(send, _embeddings(asked))
     elif asked.stream:
@@ -95,9 +169,33 @@ async def _app(scope: Any, receive: Any, send: Any) -> None:
         await _whole(send, _completion(asked, chat=path.endswith("/chat/completions")))
 
 
-async def _whole(send: Any, answer: dict[str, Any]) -> None:
+def _check(asked: _Asked, *, embeds: bool) -> None:
+    """What types do not say. Raises `ValidationError` in the form of msgspec's own."""
+    if embeds and asked.input in ("", []):
+        raise msgspec.ValidationError("Expected something to embed - at `$.input`")
+    for index, message in enumerate(asked.messages):
+        if message.role == "tool" and message.tool_call_id is None:
+            raise msgspec.ValidationError(f"Object missing required field `tool_call_id` - at `$.messages[{index}]`")
+        instead = message.tool_calls or message.function_call or message.refusal
+        if message.content is None and not (message.role == "assistant" and instead):
+            raise msgspec.ValidationError(f"Expected `str | array` - at `$.messages[{index}].content`")
+    for index, tool in enumerate(asked.tools or ()):
+        if tool.type == "function" and tool.function is None:
+            raise msgspec.ValidationError(f"Object missing required field `function` - at `$.tools[{index}]`")
+
+
+async def _refuse(send: Any, complaint: str) -> None:
+    """400, as OpenAI's. `complaint`: msgspec's, `what is wrong - at `$.place``."""
+    what, _, place = complaint.partition(" - at `$")
+    param = place.strip("`.") or None
+    message = f"Invalid value for '{param}': {what}." if param else f"{what}."
+    error = {"message": message, "type": "invalid_request_error", "param": param, "code": None}
+    await _whole(send, {"error": error}, 400)
+
+
+async def _whole(send: Any, answer: dict[str, Any], status: int = 200) -> None:
     headers = [(b"content-type", b"application/json")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": msgspec.json.encode(answer)})
 
 
@@ -112,24 +210,29 @@ async def _stream(send: Any, asked: _Asked, *, chat: bool) -> None:
 
 async def _events(asked: _Asked, *, chat: bool) -> AsyncIterator[dict[str, Any] | bytes]:
     words, finish = _reply(asked)
-    for index, word in enumerate(words):
+    choices = range(asked.n or 1)
+    for position, word in enumerate(words):
         delta: dict[str, Any] = {"content": word}
-        if index == 0:
+        if position == 0:
             delta["role"] = "assistant"
-        yield _chunk(asked, {"delta": delta} if chat else {"text": word}, None, chat=chat)
+        part = {"delta": delta} if chat else {"text": word}
+        for index in choices:
+            yield _chunk(asked, [{"index": index, **part, "finish_reason": None}], chat=chat)
         await asyncio.sleep(_PACE_S)
-    yield _chunk(asked, {"delta": {}} if chat else {"text": ""}, finish, chat=chat)
-    yield {**_chunk(asked, {}, None, chat=chat), "choices": [], "usage": _usage(asked, words)}
+    end: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
+    for index in choices:
+        yield _chunk(asked, [{"index": index, **end, "finish_reason": finish}], chat=chat)
+    yield {**_chunk(asked, [], chat=chat), "usage": _usage(asked, words)}
     yield b"[DONE]"
 
 
-def _chunk(asked: _Asked, part: dict[str, Any], finish: str | None, *, chat: bool) -> dict[str, Any]:
+def _chunk(asked: _Asked, choices: list[dict[str, Any]], *, chat: bool) -> dict[str, Any]:
     return {
         "id": "demo-1",
         "object": "chat.completion.chunk" if chat else "text_completion",
         "created": int(time.time()),
         "model": asked.model,
-        "choices": [{"index": 0, **part, "finish_reason": finish}],
+        "choices": choices,
     }
 
 
@@ -142,7 +245,7 @@ def _completion(asked: _Asked, *, chat: bool) -> dict[str, Any]:
         "object": "chat.completion" if chat else "text_completion",
         "created": int(time.time()),
         "model": asked.model,
-        "choices": [{"index": 0, **part, "finish_reason": finish}],
+        "choices": [{"index": index, **part, "finish_reason": finish} for index in range(asked.n or 1)],
         "usage": _usage(asked, words),
     }
 
@@ -161,17 +264,26 @@ def _reply(asked: _Asked) -> tuple[list[str], str]:
 
 def _said(asked: _Asked) -> str:
     if asked.messages:
-        content = asked.messages[-1].content
-        if isinstance(content, list):
-            return " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-        return content if isinstance(content, str) else ""
+        return asked.messages[-1].text
     return asked.prompt if isinstance(asked.prompt, str) else ""
 
 
 def _usage(asked: _Asked, words: list[str]) -> dict[str, int]:
-    prompt = sum(len(str(message.content)) for message in asked.messages) + len(str(asked.prompt)) + _PER_TOKEN
-    read = max(1, prompt // _PER_TOKEN)
-    return {"prompt_tokens": read, "completion_tokens": len(words), "total_tokens": read + len(words)}
+    written = len(words) * (asked.n or 1)
+    if asked.messages:
+        shown = "\n".join(message.text for message in asked.messages).encode("utf-8", "replace")
+        media = sum(message.media for message in asked.messages)
+        tools = msgspec.json.encode(asked.tools) if asked.tools else b""
+        read = tokens.count(shown + tools) + len(asked.messages) * tokens.PER_MESSAGE + tokens.PER_REQUEST
+        read += media * _PER_MEDIUM
+    else:
+        read = _counted(asked.prompt)
+    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+
+
+def _counted(text: Any) -> int:
+    """Tokens of a text, or of ids of tokens."""
+    return max(1, len(text) if isinstance(text, list) else tokens.count(str(text).encode("utf-8", "replace")))
 
 
 def _embeddings(asked: _Asked) -> dict[str, Any]:
@@ -184,7 +296,7 @@ def _embeddings(asked: _Asked) -> dict[str, Any]:
         if asked.encoding_format == "base64":
             packed = base64.b64encode(struct.pack(f"<{size}f", *vector)).decode()
         data.append({"object": "embedding", "index": index, "embedding": packed})
-    read = sum(max(1, len(str(text)) // _PER_TOKEN) for text in texts)
+    read = sum(map(_counted, texts))
     usage = {"prompt_tokens": read, "total_tokens": read}
     return {"object": "list", "data": data, "model": asked.model, "usage": usage}
 

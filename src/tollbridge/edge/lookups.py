@@ -370,7 +370,7 @@ def _time(milliseconds: int) -> str:
 
 
 def _count(body: bytes) -> Raw:
-    """Anthropic's count_tokens: the estimate that a hold is made from, without its margin."""
+    """Anthropic's count_tokens: about what the provider would count. A hold covers more."""
     prompt = anthropic_messages.parse_count(body).prompt()
-    counted = tokens.count_prompt(prompt.text, prompt.messages, prompt.images)
+    counted = tokens.count_read(prompt.text, prompt.messages, prompt.images)
     return Raw(anthropic_client.render_count(prompt.tokens + counted))

@@ -31,7 +31,6 @@ PRO = {
     "plans__pro__price_usd": "20",
     "plans__pro__included_credit_usd": "2",
     "plans__gold__price_usd": "90",
-    "billing__signup_plan": "free",
 }
 
 

@@ -12,7 +12,7 @@ import msgspec
 from tollbridge.config import kinds
 from tollbridge.config.kinds import Kind, Secret, choice, duration, one_of, size, some, text, whole
 from tollbridge.core.catalog import CAPABILITIES, MODALITIES, TYPES, ModelRow, RouteRow
-from tollbridge.core.plans import DEFAULT_PLAN, Plan
+from tollbridge.core.plans import Plan
 
 MANY = 1_000_000_000
 # Each a file of `data/presets`.
@@ -442,8 +442,8 @@ SETTINGS = (
     Setting(
         "billing.signup_plan",
         text('such as "free"', r"[a-z0-9][a-z0-9_.-]*", 60),
-        DEFAULT_PLAN,
-        "The plan that a new customer begins with.",
+        "free",
+        "The plan of whoever signs up, and of those who pay for none any more. `default` has no limits.",
     ),
     Setting(
         "billing.default_hold_tokens",

@@ -4,6 +4,7 @@ import msgspec
 
 from tollbridge.config import Settings
 from tollbridge.core.money import format_usd
+from tollbridge.core.plans import DEFAULT_PLAN
 from tollbridge.services.accounts import add
 from tollbridge.services.keys import MadeKey, make
 from tollbridge.services.secrets import Secrets, belongs_to
@@ -34,7 +35,7 @@ async def begin(database: Database, settings: Settings, master: Secrets) -> Firs
     credit = settings.billing.signup_grant
 
     async def use_case(transaction: Transaction) -> MadeKey:
-        account_id = await add(database, transaction, EMAIL, settings.billing.signup_plan, credit, ACTOR, now)
+        account_id = await add(database, transaction, EMAIL, DEFAULT_PLAN, credit, ACTOR, now)
         made, row = make(master, account_id, settings.brand.key_prefix, LABEL)
         await keys.create(transaction, row, now)
         return made

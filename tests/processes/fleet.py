@@ -4,8 +4,8 @@
         fleet.run(scenario)                 # `await scenario(fleet)`; afterwards the books must verify
         fleet.nodes[2].kill(); fleet.nodes[2].start()
 
-The upstream charges what it is told: `chat(n)` is answered with a usage of `n` output tokens, so that each charge can be
-told from all others, and every answer that a client got can be found in the books.
+The upstream charges what it is told: a call for `n` tokens is answered with a usage of `n` output tokens, so that each
+charge can be told from all others, and every answer that a client got can be found in the books.
 """
 
 import asyncio
@@ -91,8 +91,10 @@ class Node:
         """Start without waiting for it."""
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tollbridge", "serve", "--port", "0"]
-                + ["--config", str(self._config), "--data-dir", str(self._data_dir)],
+                [
+                    *(sys.executable, "-m", "tollbridge", "serve", "--port", "0"),
+                    *("--config", str(self._config), "--data-dir", str(self._data_dir)),
+                ],
                 env={"PATH": os.environ["PATH"], "TOLLBRIDGE_SECRET": SECRET},
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -17,6 +17,7 @@ PATIENCE_S, PATIENCE_BESIDE_OTHERS_S = 2.5, 10.0
 PLENTY = 10**15
 # A process is found dead by another one on its machine at the next sweep (30 s), and swept: G5.
 SWEPT_WITHIN_S = 60.0
+CUT_OFF = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tollbridge ledger'"
 
 
 class Clients:
@@ -157,9 +158,7 @@ def test_connections_cut_off_at_any_moment_charge_nothing_twice(fleet: Fleet, ro
         async with clients.asking():
             for _ in range(rounds):
                 await asyncio.sleep(random.uniform(0.02, 0.1))
-                await fleet.database.fetch(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tollbridge ledger'"
-                )
+                await fleet.database.fetch(CUT_OFF)
             await until(clients.all_of_them_work, BACK_WITHIN_S * 4)
         await until(fleet.nothing_open, 30.0)
         await clients.nothing_is_lost()

@@ -3,10 +3,13 @@
 import asyncio
 import time
 from collections import Counter
+from functools import partial
 
 import pytest
 from tests.gateway.site import Reply
 from tests.processes.fleet import STRICT_RPM, Customer, Fleet, Node, charged, price, until
+
+from tollbridge.services import keys
 
 OUTPUT = 100
 REVOKED_S = 5.0
@@ -87,7 +90,6 @@ def test_one_account_on_all_processes_meets_no_deadlock(fleet: Fleet, seconds: f
 @pytest.mark.parametrize("times", [2, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])
 def test_a_revoked_key_stops_on_every_process(fleet: Fleet, times: int) -> None:
     """Paid work at once, because each hold asks; all else once the change has been noticed."""
-    from tollbridge.services import keys
 
     async def scenario(fleet: Fleet) -> None:
         for _ in range(times):
@@ -99,14 +101,14 @@ def test_a_revoked_key_stops_on_every_process(fleet: Fleet, times: int) -> None:
             for node in fleet.nodes:
                 assert (await fleet.ask(node, customer)).status == 401
             for node in fleet.nodes:
-
-                async def refused(node: Node = node) -> bool:
-                    return (await fleet.send(node, customer, "GET", "/v1/models")).status == 401
-
-                await until(refused, REVOKED_S)
+                await until(partial(_is_a_stranger, fleet, node, customer), REVOKED_S)
             assert time.monotonic() - revoked_at < REVOKED_S
 
     fleet.run(scenario)
+
+
+async def _is_a_stranger(fleet: Fleet, node: Node, customer: Customer) -> bool:
+    return (await fleet.send(node, customer, "GET", "/v1/models")).status == 401
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])

@@ -117,14 +117,18 @@ class Supervisor:
     """`Supervisor(sockets, command, drain).run()` serves until told to stop; the exit status.
 
     `sockets`: one for each worker (`listening.listen_for`). `command(text)`: the program and arguments of a worker that
-    makes a `Berth` of `text`. `drain`: seconds that a worker which is told to stop may take.
+    makes a `Berth` of `text`. `drain`: seconds that a worker which is told to stop may take. `second`: how long one is
+    between two starts.
     TollbridgeError: the first worker could not start, or all others later; the message is theirs.
     """
 
-    def __init__(self, sockets: Sequence[socket.socket], command: Callable[[str], list[str]], drain: float) -> None:
+    def __init__(
+        self, sockets: Sequence[socket.socket], command: Callable[[str], list[str]], drain: float, second: float = 1.0
+    ) -> None:
         self._sockets = sockets
         self._command = command
         self._drain = drain
+        self._second = second
         self._slots = [_Slot() for _ in sockets]
         self._leaving: list[_Worker] = []
         self._to_replace: list[int] = []
@@ -139,7 +143,7 @@ class Supervisor:
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         try:
             self._start(0)
-            while self._workers():
+            while self._workers() or not self._stopping:
                 self._wait(reader)
                 self._look()
             return 0
@@ -238,6 +242,7 @@ class Supervisor:
 
     def _came(self, worker: _Worker) -> None:
         worker.ready = True
+        log.info("worker %d (process %d) answers", worker.number + 1, worker.pid)
         if worker.outdated:
             worker.send(signal.SIGHUP)
         slot = self._slots[worker.number]
@@ -263,7 +268,7 @@ class Supervisor:
             slot.coming = None
             self._to_replace = []
             if slot.worker is None and not self._stopping:
-                slot.due = now + 1.0
+                slot.due = now + self._second
             elif not self._stopping:
                 log.error("the replacement was given up, the workers stay as they are: %s", _reason(worker, status))
             return
@@ -280,7 +285,7 @@ class Supervisor:
         slot.failures += 1
         if not self._alive() and all(each.lost_starts >= _LOST_STARTS for each in self._slots):
             raise TollbridgeError(_reason(worker, status))
-        slot.due = now + pause
+        slot.due = now + pause * self._second
         said = (worker.number + 1, worker.pid, _reason(worker, status), pause)
         log.error("worker %d (process %d) was lost, %s; the next one starts in %.0f s", *said)
 

@@ -1,0 +1,298 @@
+"""`tollbridge serve --workers N` on real PostgreSQL and Valkey, and clients that keep their connections.
+
+async with Fleet(folder, database_url, redis_url, always(says(completion())), workers=4) as fleet:
+    await fleet.all_answer()
+    async with Load(fleet, clients=16) as load:
+        fleet.process.send_signal(signal.SIGUSR2)
+        await load.answered(1_000)
+    assert load.failures == []
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+from tests.gateway.site import Call, Reply, _request, chat
+from tests.servers import Postgres
+from tests.upstream.bad_server import BadServer, Peer
+
+from tollbridge.store import schema
+from tollbridge.store.db import Row, open_database
+from tollbridge.store.verify import verify
+
+CONFIG = """
+database_url = "{database}"
+redis_url = "{redis}"
+data_dir = "{folder}/data"
+port = 0
+allow_plain_http = true
+{top}
+[providers.up]
+base_url = "{url}/v1"
+cancel_stops_billing = true
+
+[[models]]
+id = "m"
+context_window = 100000
+output_limit = 4096
+price = {{ input = "1", output = "2" }}
+routes = [{{ provider = "up", model = "m" }}]
+{more}
+"""
+# On a machine that does much else at the same time.
+PATIENCE_S = 90.0
+# Why a request is refused there, and nowhere else: the loop or the disk is late.
+BUSY = (b"Too many requests are waiting", b"This server is overloaded")
+
+
+def migrated(server: Postgres) -> str:
+    """The name of a template with the newest schema."""
+    return server.template("migrated", lambda url: _run(schema.migrate(url)))
+
+
+def _run(what: Any) -> None:
+    asyncio.run(what)
+
+
+async def until(condition: Callable[[], Any], seconds: float = PATIENCE_S) -> None:
+    """The condition; it may be asynchronous."""
+    end = asyncio.get_running_loop().time() + seconds
+    while True:
+        found = condition()
+        if isinstance(found, Awaitable):
+            found = await found
+        if found:
+            return
+        assert asyncio.get_running_loop().time() < end, "it never came true"
+        await asyncio.sleep(0.02)
+
+
+class Fleet:
+    """A supervisor and its workers; `folder` outlives them. The books are verified at the end.
+
+    `top` and `more`: settings before and after the tables of the configuration.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        database_url: str,
+        redis_url: str,
+        script: Callable[[Peer], Any],
+        *,
+        workers: int,
+        top: str = "",
+        more: str = "",
+        env: Mapping[str, str] | None = None,
+        limit_files: int | None = None,
+    ) -> None:
+        self.folder = folder
+        self.url = database_url
+        self.key = ""
+        self.count = workers
+        self.config = folder / "tollbridge.toml"
+        self._redis = redis_url
+        self._script = script
+        self._top = top
+        self._more = more
+        self._env = dict(env or {})
+        self._limit_files = limit_files
+        self._stack = contextlib.AsyncExitStack()
+        self.out = ""
+
+    async def __aenter__(self) -> Self:
+        upstream = await self._stack.enter_async_context(BadServer(self._script))
+        values = {"database": self.url, "redis": self._redis, "folder": self.folder, "url": upstream.url}
+        self.config.write_text(CONFIG.format(**values, top=self._top, more=self._more))
+        await self.start()
+        self.database = open_database(self.url)
+        await self.database.start()
+        self._stack.push_async_callback(self.database.close)
+        await self.command("account", "create", "a@example.com", "--credit", "100")
+        self.key = await self.command("key", "create", "--account", "a@example.com")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self.stop()
+            if error is None:
+                report = await verify(self.database)
+                assert not report.problems, report.problems
+                assert report.open_holds == 0
+        finally:
+            await self._stack.aclose()
+
+    async def command(self, *words: str) -> str:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tollbridge", *words, "--config", str(self.config)),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        said, complained = await process.communicate()
+        assert process.returncode == 0, complained.decode()
+        return said.decode().strip()
+
+    async def start(self) -> None:
+        command = [sys.executable, "-m", "tollbridge", "serve", "--config", str(self.config)]
+        command += ["--workers", str(self.count)]
+        if self._limit_files is not None:
+            command = ["sh", "-c", f'ulimit -n {self._limit_files}; exec "$@"', "sh", *command]
+        with (self.folder / "log").open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *command, stdout=asyncio.subprocess.PIPE, stderr=log, env={**os.environ, **self._env}
+            )
+        assert self.process.stdout is not None
+        while True:
+            line = (await self.process.stdout.readline()).decode()
+            assert line, f"the server did not start: {self.log}"
+            self.out += line
+            if found := re.search(r" models on http://127\.0\.0\.1:(\d+)", line):
+                self.port = int(found[1])
+                return
+
+    async def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """Told to stop, and waited for; whatever does not end is killed."""
+        family = [*self.workers(), psutil.Process(self.process.pid)] if self.process.returncode is None else []
+        if self.process.returncode is None:
+            self.process.send_signal(how)
+        try:
+            return await asyncio.wait_for(self.process.wait(), PATIENCE_S)
+        finally:
+            for each in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.kill()
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def workers(self) -> list[psutil.Process]:
+        found = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for each in psutil.Process(self.process.pid).children():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if each.status() != psutil.STATUS_ZOMBIE:
+                        found.append(each)
+        return found
+
+    def answering(self) -> set[int]:
+        """The processes that said they are ready and live."""
+        said = {int(pid) for pid in re.findall(r"worker \d+ \(process (\d+)\) answers", self.log)}
+        return said & {each.pid for each in self.workers()}
+
+    async def all_answer(self) -> None:
+        await until(lambda: len(self.answering()) == self.count)
+
+    def connections(self) -> dict[int, int]:
+        """How many clients each worker has."""
+        return {
+            each.pid: sum(link.laddr.port == self.port and bool(link.raddr) for link in each.net_connections("tcp"))
+            for each in self.workers()
+        }
+
+    async def fetch(self, sql: str, *values: Any) -> list[Row]:
+        return await self.database.fetch(sql, *values)
+
+    async def open(self, path: str = "/v1/chat/completions", **fields: Any) -> Call:
+        """A request on a connection of its own."""
+        call = await self.connect()
+        call.writer.write(self.request(path, **fields))
+        return call
+
+    async def connect(self) -> Call:
+        return Call(*await asyncio.open_connection("127.0.0.1", self.port))
+
+    def request(self, path: str = "/v1/chat/completions", *, keep: bool = False, **fields: Any) -> bytes:
+        headers = {"authorization": f"Bearer {self.key}", "content-type": "application/json"}
+        if keep:
+            headers["connection"] = "keep-alive"
+        body = json.dumps(chat(**fields)).encode() if path.startswith("/v1/") else b""
+        return _request("POST" if body else "GET", path, body, headers)
+
+    async def post(self, **fields: Any) -> Reply:
+        call = await self.open(**fields)
+        try:
+            return await call.rest()
+        finally:
+            call.close()
+
+    async def get(self, path: str) -> Reply:
+        call = await self.open(path)
+        try:
+            return await call.rest()
+        finally:
+            call.close()
+
+
+class Load:
+    """`clients` callers, each on a connection that it keeps while it is told nothing else, with pauses in between.
+
+    A request that was sent and not answered with 200 is a failure, unless the machine has too much else to do. A connection that is found closed before anything
+    is sent on it is none, and neither is being told `Connection: close`: clients open another one.
+    """
+
+    def __init__(self, fleet: Fleet, clients: int, pause: float = 0.01, **fields: Any) -> None:
+        self.answers = 0
+        self.shed = 0
+        self.failures: list[str] = []
+        self.connections = 0
+        self._fleet = fleet
+        self._clients = clients
+        self._pause = pause
+        self._fields = fields
+        self._stopped = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.create_task(self._call_on(number)) for number in range(self._clients)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stopped = True
+        await asyncio.wait_for(asyncio.gather(*self._tasks), PATIENCE_S)
+
+    async def answered(self, more: int) -> None:
+        wanted = self.answers + more
+        await until(lambda: self.answers >= wanted or self.failures)
+
+    async def _call_on(self, number: int) -> None:
+        request = self._fleet.request(keep=True, **self._fields)
+        call: Call | None = None
+        while not self._stopped:
+            try:
+                if call is None or call.reader.at_eof():
+                    if call is not None:
+                        call.close()
+                    self.connections += 1
+                    call = await self._fleet.connect()
+                call.writer.write(request)
+                reply = await call.rest()
+            except (OSError, asyncio.IncompleteReadError) as error:
+                self.failures.append(repr(error))
+                if call is not None:
+                    call.close()
+                call = None
+                continue
+            if reply.status == 200:
+                self.answers += 1
+            elif any(reason in reply.body for reason in BUSY):
+                self.shed += 1
+            else:
+                self.failures.append(f"{reply.status} {reply.body[:200]!r}")
+            if reply.headers.get("connection") == "close":
+                call.close()
+                call = None
+            await asyncio.sleep(self._pause * (1 + number % 5))
+        if call is not None:
+            call.close()

@@ -1,0 +1,195 @@
+"""Workers on one port: they share the load, are replaced without a failed request, killed in vain, and drained."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from tests.gateway.fleet import PATIENCE_S, Fleet, Load, migrated, until
+from tests.gateway.site import DONE, STREAM_HEAD, Call, always, by_kind, chunk, completion, framed, says, streams
+from tests.servers import Postgres
+from tests.upstream.bad_server import Peer, Request
+
+from tollbridge.values import Outcome
+
+OPEN = "SELECT COUNT(*) FROM hold LEFT JOIN usage ON usage.hold_id = hold.id WHERE usage.hold_id IS NULL"
+
+
+@pytest.fixture
+def database_url(postgres_server: Postgres) -> Iterator[str]:
+    with postgres_server.database(migrated(postgres_server)) as url:
+        yield url
+
+
+@pytest.mark.parametrize(
+    ("workers", "requests"),
+    [pytest.param(2, 1_000, id="short"), pytest.param(4, 10_000, marks=pytest.mark.soak, id="long")],
+)
+def test_a_rolling_restart_fails_no_request(
+    tmp_path: Path, database_url: str, valkey_url: str, workers: int, requests: int
+) -> None:
+    """G17."""
+
+    async def test() -> None:
+        answer = always(by_kind(says(completion()), streams([chunk("a"), chunk(finish="stop"), DONE], 0.05)))
+        async with Fleet(tmp_path, database_url, valkey_url, answer, workers=workers) as fleet:
+            await fleet.all_answer()
+            async with Load(fleet, 12) as load, Load(fleet, 4, stream=True) as streaming:
+                await load.answered(50)
+                while load.answers + streaming.answers < requests and not load.failures + streaming.failures:
+                    old = fleet.answering()
+                    fleet.process.send_signal(signal.SIGUSR2)
+                    await until(partial(_all_but, fleet, old))
+                    await load.answered(requests // 5)
+            assert load.failures + streaming.failures == []
+            rows = await fleet.fetch("SELECT COUNT(*), COUNT(DISTINCT hold_id) FROM usage")
+            assert rows == [(load.answers + streaming.answers,) * 2]
+            # What an operator reads at the first start is there once, however many workers came and went.
+            assert fleet.out.count("/auth/reset?token=") == fleet.out.count("models on http") == 1
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("trials", [1, pytest.param(20, marks=pytest.mark.soak)])
+def test_a_killed_worker_is_replaced_and_its_holds_come_back(
+    tmp_path: Path, database_url: str, valkey_url: str, trials: int
+) -> None:
+    """G-1, G5: the others serve on, and whoever was cut off can call again at once."""
+
+    async def endless(request: Request, peer: Peer) -> None:
+        await peer.send(STREAM_HEAD)
+        while True:
+            await peer.send(framed(chunk("word ")))
+            await asyncio.sleep(0.2)
+
+    async def test() -> None:
+        answer = always(by_kind(says(completion()), endless))
+        async with Fleet(tmp_path, database_url, valkey_url, answer, workers=4) as fleet:
+            await fleet.all_answer()
+            for _ in range(trials):
+                await _kill_one(fleet)
+
+    asyncio.run(test())
+
+
+async def _kill_one(fleet: Fleet) -> None:
+    calls = [await fleet.open(stream=True) for _ in range(16)]
+    for call in calls:
+        await call.head()
+    async with Load(fleet, 16) as load:
+        await load.answered(100)
+        connections = fleet.connections()
+        assert all(connections.values()), "a worker has no client"
+        victim = max(connections, key=lambda pid: connections[pid])
+        [(epoch,)] = await fleet.fetch("SELECT epoch FROM process WHERE pid = $1 AND stopped_at IS NULL", victim)
+        started = time.monotonic()
+        os.kill(victim, signal.SIGKILL)
+        await load.answered(100) if not load.failures else None
+        await until(lambda: len(fleet.answering()) == 4)
+        took = time.monotonic() - started
+        print(f"replaced after {took:.2f} s; clients were {connections}")
+        # Whoever was on that process was cut off once. Nobody else, and nobody after it.
+        assert len(load.failures) <= connections[victim]
+        failed = len(load.failures)
+        load.failures.clear()
+        await load.answered(200)
+        assert not load.failures, failed
+        assert await fleet.fetch(f"{OPEN} AND hold.id >> 40 = $1", epoch) == [(0,)]
+        assert took < 60
+    for call in calls:
+        call.close()
+    await until(lambda: _nothing_is_open(fleet))
+
+
+async def _nothing_is_open(fleet: Fleet) -> bool:
+    return await fleet.fetch(OPEN) == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("count", "trials"), [(20, 1), pytest.param(200, 20, marks=pytest.mark.soak)], ids=["short", "long"]
+)
+def test_told_to_stop_they_finish_what_they_can(
+    tmp_path: Path, database_url: str, valkey_url: str, count: int, trials: int
+) -> None:
+    """G-3: not ready at once, what ends in time ends, the rest gets its error event, and all of it is settled."""
+    go_on = asyncio.Event()
+
+    async def half_endless(request: Request, peer: Peer) -> None:
+        text = json.loads(request.body)["messages"][0]["content"]
+        await peer.send(STREAM_HEAD + framed(chunk("word ")))
+        if text == "endless":
+            await peer.closed()
+            return
+        await go_on.wait()
+        for event in (chunk("last"), chunk(finish="stop"), DONE):
+            await peer.send(framed(event))
+        await peer.send(b"0\r\n\r\n")
+
+    async def test() -> None:
+        answer = always(by_kind(says(completion()), half_endless))
+        more = '[server]\ndrain = "4s"\ndrain_pause = "3s"\ndrain_idle = "3s"\nmax_connections_per_client = 0\n'
+        async with Fleet(tmp_path, database_url, valkey_url, answer, workers=2, more=more) as fleet:
+            for trial in range(trials):
+                go_on.clear()
+                if trial:
+                    await fleet.start()
+                await fleet.all_answer()
+                await _drain(fleet, count, go_on)
+            rows = await fleet.fetch("SELECT outcome, COUNT(*), SUM(CAST(charge > 0 AS INTEGER)) FROM usage GROUP BY 1")
+            whole, cut = trials * (count // 2 + 3), trials * count // 2
+            assert sorted(rows) == [(Outcome.COMPLETED, whole, whole), (Outcome.OUR_FAULT, cut, cut)]
+
+    asyncio.run(test())
+
+
+async def _drain(fleet: Fleet, count: int, go_on: asyncio.Event) -> None:
+    whole = [await fleet.open(stream=True, text="finite") for _ in range(count // 2)]
+    cut = [await fleet.open(stream=True, text="endless") for _ in range(count // 2)]
+    for call in [*whole, *cut]:
+        status, headers = await call.head()
+        assert (status, headers.get("connection")) == (200, "close")
+    kept = await fleet.connect()
+    kept.writer.write(fleet.request(keep=True))
+    assert "connection" not in (await kept.rest()).headers
+    assert (await fleet.get("/ready")).status == 200
+    fleet.process.send_signal(signal.SIGTERM)
+    await until(lambda: _refuses(fleet, "/ready"), 3)
+    # A load balancer has time to notice: what it sends meanwhile is answered.
+    reply = await fleet.post()
+    assert (reply.status, reply.headers["connection"]) == (200, "close")
+    kept.writer.write(fleet.request(keep=True))
+    reply = await kept.rest()
+    assert (reply.status, reply.headers["connection"]) == (200, "close")
+    kept.close()
+    go_on.set()
+    for call in whole:
+        assert "[DONE]" in await _rest(call)
+    for call in cut:
+        assert "error" in await _rest(call)
+    assert await asyncio.wait_for(fleet.process.wait(), PATIENCE_S) == 0
+    assert await fleet.fetch(OPEN) == [(0,)]
+    assert await fleet.fetch("SELECT COUNT(*) FROM process WHERE stopped_at IS NULL") == [(0,)]
+
+
+async def _rest(call: Call) -> str:
+    text = b""
+    with contextlib.suppress(asyncio.IncompleteReadError):
+        async for piece in call.pieces():
+            text += piece
+    call.close()
+    return text.decode()
+
+
+def _all_but(fleet: Fleet, old: set[int]) -> bool:
+    answering = fleet.answering()
+    return len(answering) == fleet.count and not answering & old
+
+
+async def _refuses(fleet: Fleet, path: str) -> bool:
+    return (await fleet.get(path)).status == 503

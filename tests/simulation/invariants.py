@@ -7,7 +7,7 @@ import asyncio
 import sqlite3
 from collections import defaultdict
 
-from tollbridge.core.ledger import End, Ended, Held, Hold, Operation, Post, Posted, Spooled, Verdict
+from tollbridge.core.ledger import COUNTER_BITS, End, Ended, Held, Hold, Operation, Post, Posted, Spooled, Verdict
 from tollbridge.store.processes import TTL_MS
 from tollbridge.values import Outcome
 
@@ -28,6 +28,10 @@ SELECT key_spend.key_id, spent, held, limit_nano FROM key_spend JOIN api_key ON 
 _TOO_MUCH = """
 SELECT usage.hold_id FROM usage JOIN hold ON hold.id = usage.hold_id
 WHERE usage.charge < 0 OR usage.promo < 0 OR usage.promo > usage.charge OR usage.loss < 0
+"""
+_BY_FENCED = f"""
+SELECT hold.id, epoch FROM process JOIN hold ON hold.id > epoch << {COUNTER_BITS} AND hold.id < (epoch + 1) << {COUNTER_BITS}
+WHERE fenced_at IS NOT NULL AND expires_at - {TTL_MS} > fenced_at
 """
 _BY_REVOKED = "SELECT id, key_id, expires_at FROM hold WHERE id > ? AND key_id = ?"
 
@@ -62,13 +66,15 @@ class Books:
             free = paid + promo - reserved
             _require(free >= 0 or account in self.overdrawn, f"account {account} is overspent by {-free}")
         for key, spent, reserved, limit in ask(_SPENT):
-            _require(0 <= spent and 0 <= reserved, f"key {key}: spent {spent}, held {reserved}")
+            _require(spent >= 0 and reserved >= 0, f"key {key}: spent {spent}, held {reserved}")
             _require(limit is None or spent + reserved <= limit, f"key {key}: {spent} + {reserved} of {limit}")
         for account, used, reserved, included in ask("SELECT account_id, used, held, included FROM allowance"):
             _require(min(used, reserved) >= 0, f"allowance of {account}: used {used}, held {reserved}")
             _require(used + reserved <= included, f"allowance of {account}: {used} + {reserved} of {included}")
         wrong = ask(_TOO_MUCH).fetchall()
         _require(not wrong, f"impossible charges of holds {wrong}")
+        wrong = ask(_BY_FENCED).fetchall()
+        _require(not wrong, f"holds were made by processes after they had been fenced (hold, epoch): {wrong}")
         for key, at in self.revoked.items():
             for hold, _, expires_at in ask(_BY_REVOKED, (0, key)):
                 _require(expires_at - TTL_MS <= at, f"hold {hold} was made with key {key} after it was revoked")
@@ -81,8 +87,12 @@ class Witness:
         self.held: dict[int, int] = {}
         self.ended: dict[int, list[tuple[End, Verdict]]] = defaultdict(list)
         self.posted: set[str] = set()
+        # All that was asked for, acknowledged or not: a process may have died before it heard.
+        self.asked: dict[int, list[End]] = defaultdict(list)
 
     def see(self, op: Operation, future: "asyncio.Future[Verdict]") -> None:
+        if isinstance(op, End):
+            self.asked[op.hold].append(op)
         future.add_done_callback(lambda done: self._told(op, done))
 
     def _told(self, op: Operation, done: "asyncio.Future[Verdict]") -> None:
@@ -111,21 +121,25 @@ class Witness:
         _require(not lost, f"holds that were granted and are not stored: {lost}")
         for hold, told in self.ended.items():
             _require(hold in ends, f"the end of hold {hold} was acknowledged and is not stored")
-            charge, loss, outcome, allowance = ends[hold]
-            if allowance is not None:
+        for hold, asked in self.asked.items():
+            if hold not in ends or ends[hold][3] is not None:
                 continue
+            charge, loss, outcome, _ = ends[hold]
             due = charge + loss + late.get(hold, 0)
-            real = [op.charge for op, _ in told if op.record.outcome is not Outcome.SWEPT]
-            asked = {op.charge for op, _ in told}
-            if outcome == Outcome.SWEPT and real:
-                # Whatever is known only now is charged on top, once.
-                _require(due in {max(charge + loss, each) for each in real}, f"hold {hold}: {due}, ended as {real}")
+            if outcome == Outcome.SWEPT:
+                # Whatever is known only later is charged on top, once.
+                real = {max(charge + loss, op.charge) for op in asked if op.record.outcome is not Outcome.SWEPT}
+                known = {op.charge for op, _ in self.ended[hold] if op.record.outcome is not Outcome.SWEPT}
+                _require(due in real | {charge + loss}, f"hold {hold} was charged {due}, ended as {real}")
+                _require(not known or due >= min(known), f"hold {hold} was charged {due}, known: {known}")
             else:
-                _require(due in asked, f"hold {hold} was charged {charge} + {loss} + late, asked for: {asked}")
-            for _, verdict in told:
+                _require(hold not in late, f"hold {hold} was not swept, and was charged more later")
+                real = {op.charge for op in asked}
+                _require(due in real, f"hold {hold} was charged {due}, ended as {real}")
+            for op, verdict in self.ended[hold]:
                 if isinstance(verdict, Ended):
-                    known = charge + late.get(hold, 0)
-                    _require(verdict.charged <= known, f"hold {hold}: told {verdict.charged}, charged {known}")
+                    final = charge + late.get(hold, 0)
+                    _require(verdict.charged <= final, f"hold {hold}: told {verdict.charged}, charged {final}: {op}")
 
 
 def _late(reader: sqlite3.Connection) -> dict[int, int]:

@@ -42,6 +42,8 @@ class Life:
         self.pid = 0
         self.dead = False
         self.tasks: list[asyncio.Task[Any]] = []
+        # Files of processes before it that it has locked.
+        self.leftovers: list[Any] = []
 
 
 LIFE: ContextVar[Life | None] = ContextVar("LIFE", default=None)
@@ -75,7 +77,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _write_to_self(self) -> None:
         return
 
-    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> asyncio.Handle:
+    def call_soon(  # type: ignore[override]
+        self, callback: Any, *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
         life = LIFE.get() if context is None else context.get(LIFE)
         if life is None or not life.dead:
@@ -84,7 +88,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     call_soon_threadsafe = call_soon  # type: ignore[assignment]
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> asyncio.TimerHandle:
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Any, *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
         timer = super().call_at(when, callback, *args, context=context)
         life = LIFE.get() if context is None else context.get(LIFE)
         if life is not None and life.dead:
@@ -131,7 +137,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
                     task._log_destroy_pending = False  # type: ignore[attr-defined]
                     # Whatever it still wants to do: it is over.
                     with contextlib.suppress(BaseException):
-                        task.get_coro().close()  # type: ignore[union-attr]
+                        task.get_coro().close()
 
 
 def _task(loop: asyncio.AbstractEventLoop, coro: Any, context: Context | None = None) -> "asyncio.Task[Any]":

@@ -4,11 +4,17 @@ import asyncio
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import Context, copy_context
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
+
+from tests.simulation.loop import LIFE, Life, Machine, VirtualLoop
+from tests.simulation.provider import Providers
+from tests.simulation.server import Server, Session, SimulatedBooks, SimulatedDatabase
+from tests.simulation.town import Town
 
 from tollbridge.app import Gateway, _upstream
 from tollbridge.core.ledger import Operation, Verdict
@@ -19,13 +25,8 @@ from tollbridge.limits.memory import MemoryLimiter
 from tollbridge.store import processes
 from tollbridge.store.ledger.postgres import CONNECT_S, PostgresLedger
 from tollbridge.store.ledger.postgres_books import Books
-from tollbridge.store.ledger.spool import Done, Kept, Spool, _nothing
+from tollbridge.store.ledger.spool import Done, Kept, Leftover, Spool, _nothing, leftovers
 from tollbridge.upstream import auth
-
-from tests.simulation.loop import Life, Machine, VirtualLoop
-from tests.simulation.provider import Providers
-from tests.simulation.server import Server, Session, SimulatedBooks, SimulatedDatabase
-from tests.simulation.town import Town
 
 RESTART_S = 1.0
 _DISK_S = (0.001, 0.001, 0.02, 0.3)
@@ -56,6 +57,7 @@ class SimulatedSpool(Spool):
         super().__init__(directory, epoch, started_at)
         self._group: list[tuple[Sequence[Kept], Done]] = []
         self._writing = False
+        self.life = LIFE.get()
         self.all.append(self)
 
     def append(self, operations: Sequence[Kept], done: Done) -> None:
@@ -82,6 +84,21 @@ class SimulatedSpool(Spool):
             torn = b"".join(spool_record(op) for operations, _ in self._group for op in operations)
             os.write(self._file, torn[: self.chance.randint(0, len(torn))])
         os.close(self._file)
+
+
+def simulated_leftovers(directory: Path) -> Iterator[Leftover]:
+    """`leftovers`, whose locks go with the process that found them."""
+    for leftover in leftovers(directory):
+        life = LIFE.get()
+        assert life is not None
+        life.leftovers.append(leftover)
+        leftover.release = partial(_release, life, leftover)  # type: ignore[method-assign]
+        yield leftover
+
+
+def _release(life: Life, leftover: Leftover) -> None:
+    life.leftovers.remove(leftover)
+    Leftover.release(leftover)
 
 
 def spool_record(op: Kept) -> bytes:
@@ -184,6 +201,8 @@ class Node:
         if life is None:
             return
         self.world.loop.crash(life)
+        for leftover in tuple(life.leftovers):
+            leftover.release()
         for session in tuple(self.world.server.sessions):
             if session.life is life:
                 session.terminate()
@@ -227,8 +246,7 @@ class Node:
                 await self._stop.wait()
                 again = gateway.draining
                 gateway.drain()
-                while self.running:
-                    await asyncio.sleep(0.5)
+                await self._idle()
                 self.gateway = None
                 await gateway.close()
             except TollbridgeError:
@@ -238,6 +256,10 @@ class Node:
             await asyncio.sleep(RESTART_S)
         self.life = None
 
+    async def _idle(self) -> None:
+        while self.running:  # noqa: ASYNC110 - as uvicorn does
+            await asyncio.sleep(0.5)
+
     async def _open(self, life: Life) -> SimulatedGateway:
         assert self._stop is not None
         stop = self._stop
@@ -245,7 +267,6 @@ class Node:
         process = await processes.begin(database)
         ledger = SimulatedLedger(self.world, self.reaches, process.epoch, self.directory)
         await ledger.start()
-        ledger._spool.life = life  # type: ignore[attr-defined]
         try:
             await process.recover(ledger)
             gateway = SimulatedGateway(self.world, database)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
-from tollbridge.errors import ConnectError, ConnectionLost, PoolBusy, ProtocolError, UpstreamError, UpstreamTimeout
-
 from tests.simulation.loop import VirtualLoop
+
+from tollbridge.errors import ConnectError, ConnectionLost, PoolBusy, ProtocolError, UpstreamError, UpstreamTimeout
 
 # How likely each is, by how bad the weather is among providers.
 ANSWERS = ("ok", "refused", "busy", "timeout", "lost", "nonsense", "500", "429", "401", "400")
@@ -124,7 +124,7 @@ def _answer(providers: Providers, request: dict[str, Any]) -> Answer:
     most = request.get("max_tokens") or request.get("max_completion_tokens") or MOST_WORDS
     # Some write on over every limit.
     words = min(most, chance.choice((0, 1, 5, 40, MOST_WORDS))) + (chance.random() < 0.05) * 30
-    output = max(0, words + chance.choice((0, 0, 0, 3, 200 if chance.random() < 0.2 else 0)))
+    output = max(0, words + chance.choice((0, 0, 0, 3, 200)))
     usage: dict[str, int] | None = {"prompt_tokens": chance.choice((8, 12, 90)), "completion_tokens": output}
     odd = chance.random()
     if odd < 0.08:

@@ -1,15 +1,13 @@
 """One seed, from its plan to the proof of its books.
 
-    result = simulate(seed)              # or simulate(seed, events): the same dice, other events
-    assert result.failure is None, result.trace
+result = simulate(seed)              # or simulate(seed, events): the same dice, other events
+assert result.failure is None, result.trace
 """
 
 import asyncio
 import contextlib
 import json
 import logging
-import os
-import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -21,29 +19,28 @@ from typing import Any
 from unittest.mock import patch
 
 import msgspec
-
-from tollbridge import jobs
-from tollbridge.core.ledger import Kind, Post, Posted, refund, top_up
-from tollbridge.errors import TollbridgeError, Unavailable
-from tollbridge.limits.base import WINDOW_S, Exceeded, Grant
-from tollbridge.limits.memory import MemoryLimiter
-from tollbridge.services import credit, keys
-from tollbridge.store import accounts, journal, processes, rollups, seal
-from tollbridge.store.db import run
-from tollbridge.store.ledger import postgres, spool
-from tollbridge.store.verify import verify
-
 from tests.simulation import town
 from tests.simulation.invariants import Books, Broken, Witness
 from tests.simulation.loop import LIFE, VirtualLoop, virtual
-from tests.simulation.node import Node, SimulatedSpool, World
+from tests.simulation.node import Node, SimulatedSpool, World, simulated_leftovers
 from tests.simulation.plan import LASTS_S, NODES, Event, draw
 from tests.simulation.provider import CALM, STORM, Providers
 from tests.simulation.server import NOBODY, Network, Server, SimulatedDatabase
 
+from tollbridge import jobs
+from tollbridge.core.ledger import Kind, Post, Posted, grant, refund, top_up
+from tollbridge.errors import TollbridgeError, Unavailable
+from tollbridge.limits.base import WINDOW_S, Exceeded, Grant
+from tollbridge.limits.memory import MemoryLimiter
+from tollbridge.store import journal, keys, processes, rollups, seal
+from tollbridge.store.db import run
+from tollbridge.store.ledger import postgres, spool
+from tollbridge.store.verify import verify
+from tollbridge.values import Outcome
+
 # The periods of jobs, so long that the time that nothing happens in costs little.
-PERIODS = {"POLL_S": 10.0, "BEAT_S": 20.0, "SWEEP_S": 60.0, "SEAL_S": 700.0, "FORGET_S": 1e6, "AUDIT_S": 1e6}
-ROLL_UP_S = 50.0
+PERIODS = {"POLL_S": 20.0, "BEAT_S": 25.0, "SWEEP_S": 60.0, "SEAL_S": 700.0, "FORGET_S": 1e6, "AUDIT_S": 1e6}
+ROLL_UP_S = 90.0
 _TRACED = 400
 
 
@@ -61,7 +58,8 @@ class Client:
     client = "127.0.0.1"
     paused = False
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, name: str, body: bytes) -> None:
+        self.name = name
         self.body = body
         self.disconnected = False
         self.response_started = False
@@ -86,7 +84,8 @@ class Client:
 
     def start(self, status: int, headers: Any, data: bytes = b"") -> None:
         assert not self.response_started
-        self.response_started, self.status, self.headers, self.data = True, status, dict(headers), data
+        self.response_started, self.status, self.data = True, status, data
+        self.headers = {name.lower(): value for name, value in headers}
 
     def write(self, data: bytes) -> None:
         assert self.response_started
@@ -110,7 +109,8 @@ class WatchedLimiter(MemoryLimiter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._taken: dict[str, list[tuple[float, int]]] = {}
+        # Of each scope: when each request was let in, and what it took or, once it has ended, used.
+        self._taken: dict[str, dict[int, list[float]]] = {}
         self._running: dict[str, set[int]] = {}
 
     async def take(self, request: int, scopes: Any, least: int, tokens: int) -> Grant | Exceeded:
@@ -118,13 +118,15 @@ class WatchedLimiter(MemoryLimiter):
         if isinstance(taken, Grant):
             now = asyncio.get_running_loop().time()
             for scope in scopes:
-                log = self._taken.setdefault(scope.name, [])
-                log.append((now, tokens))
-                inside = [each for each in log if each[0] > now - WINDOW_S]
-                rule = scope.rule
+                rule, log = scope.rule, self._taken.setdefault(scope.name, {})
+                log[request] = [now, tokens]
+                inside = [each[1] for each in log.values() if each[0] > now - WINDOW_S]
+                # What is not strict may double for a minute.
                 most = rule.requests and (rule.requests if rule.strict else 2 * rule.requests)
                 if most is not None and len(inside) > most:
                     raise Broken(f"{scope.name}: {len(inside)} requests in a minute, limit {rule.requests}")
+                if rule.strict and rule.tokens is not None and sum(inside) > rule.tokens:
+                    raise Broken(f"{scope.name}: {sum(inside)} tokens in a minute, limit {rule.tokens}")
                 running = self._running.setdefault(scope.name, set())
                 running.add(request)
                 if rule.concurrency is not None and len(running) > rule.concurrency:
@@ -137,6 +139,7 @@ class WatchedLimiter(MemoryLimiter):
             if grant.request not in running:
                 raise Broken(f"{scope.name}: request {grant.request} gave its place back twice")
             running.discard(grant.request)
+            self._taken[scope.name][grant.request][1] = used
         super().give_back(grant, used)
 
 
@@ -190,7 +193,7 @@ class Simulation:
             self.note(str(event)[9:])
             self._happen(event)
             self._require_sound()
-        await self._until(began + LASTS_S)
+        await self._until(began + max([LASTS_S, *(event.at for event in events)]))
         await self._recover()
         await self._prove()
 
@@ -287,7 +290,7 @@ class Simulation:
             body["stream"] = True
         if most is not None:
             body["max_tokens"] = most
-        client = Client(json.dumps(body).encode())
+        client = Client(name, json.dumps(body).encode())
         self._calls.append(client)
         headers = [
             (b"authorization", b"Bearer " + self._customers[who].key.encode()),
@@ -302,7 +305,7 @@ class Simulation:
             self.loop.call_later(leaves_after, self._leave, node, client, node.life)
 
     def _leave(self, node: Node, client: Client, life: Any) -> None:
-        if node.life is life and not life.dead and node._context is not None:
+        if life is not None and node.life is life and node._context is not None:
             self.loop.call_soon(client.leave, context=node._context.copy())
 
     def _called(self, request: dict[str, Any]) -> None:
@@ -332,17 +335,12 @@ class Simulation:
         database = self._office
         key = f"{kind}/{name}"
         if kind == "revoke":
-            await keys.revoke(database, None, customer.public_key)
+            now = await database.now()
+            await run(database, lambda transaction: keys.revoke(transaction, None, customer.public_key, now))
             # It was committed before this; what the database does from now on is after it.
             self.books.revoked.setdefault(customer.key_id, self.server.now)
             return
-        if kind == "grant":
-            account = await accounts.by_id(database, customer.account_id)
-            assert account is not None
-            await credit.grant(database, account, amount, reason="r", actor="office", idempotency_key=key)
-            self.witness.posted.add(f"grant/{key}")
-            return
-        make = top_up if kind == "top-up" else refund
+        make = {"grant": grant, "top-up": top_up}.get(kind, refund)
         post = make(customer.account_id, amount, idempotency_key=key, reason="r", actor="office")
         if kind == "dispute":
             post = msgspec.structs.replace(post, kind=Kind.DISPUTE)
@@ -420,6 +418,7 @@ class Simulation:
                 raise Broken(f"an answer with status 500: {client.data!r}")
         self.witness.check(self.server.reader)
         self._check_told()
+        self._check_claims()
         await rollups.roll_up(self._office)
         await asyncio.sleep(2 * seal.SETTLED_MS / 1000)
         await seal.seal(self._office)
@@ -427,20 +426,33 @@ class Simulation:
         if report.problems:
             raise Broken(f"verify: {report.problems}")
 
+    def _check_claims(self) -> None:
+        """What was asked again under the same Idempotency-Key was charged once."""
+        rows = self.server.reader.execute("SELECT hold_id, charge, outcome FROM usage").fetchall()
+        charged = {hold for hold, charge, outcome in rows if charge and outcome != Outcome.SWEPT}
+        ids = self._town.master.ids()
+        answered: dict[bytes, set[int | None]] = {}
+        for client in self._calls:
+            name = client.headers.get(b"x-tollbridge-generation-id")
+            hold = None if name is None else ids.decode(name.decode())
+            if client.name and hold in charged:
+                answered.setdefault(client.body, set()).add(hold)
+        for body, holds in answered.items():
+            if len(holds) > 1:
+                raise Broken(f"charged {len(holds)} times under one Idempotency-Key, as holds {holds}: {body!r}")
+
     def _check_told(self) -> None:
         """Nobody is charged more than the answer said, by any later correction either."""
         ids = self._town.master.ids()
-        told = {}
-        for client in self._calls:
-            names = {name.lower(): value for name, value in client.headers.items()}
-            hold = names.get(b"x-tollbridge-generation-id")
-            if hold is not None and client.status == 200 and names.get(b"x-tollbridge-cost-basis") == b"final":
-                told[hold.decode()] = names[b"x-tollbridge-charged-usd"].decode()
         charges = dict(self.server.reader.execute("SELECT hold_id, charge FROM usage").fetchall())
-        for public, amount in told.items():
-            hold = ids.decode(public)
-            if hold is not None and charges[hold] > _nano(amount):
-                raise Broken(f"hold {hold}: told {amount}, charged {charges[hold]}")
+        for client in self._calls:
+            says = client.headers
+            if client.status == 200 and says.get(b"x-tollbridge-cost-basis") == b"final":
+                hold = ids.decode(says[b"x-tollbridge-generation-id"].decode())
+                told = says[b"x-tollbridge-charged-usd"].decode()
+                self.count("charges told")
+                if hold is None or charges[hold] > _nano(told):
+                    raise Broken(f"hold {hold}: told {told}, charged {charges.get(hold or 0)}")
 
 
 def _nano(text: str) -> int:
@@ -449,13 +461,13 @@ def _nano(text: str) -> int:
 
 
 async def _posted(database: SimulatedDatabase, post: Post) -> Any:
-    return await run(database, lambda transaction: journal.post(database, transaction, post, 1))
+    now = await database.now()
+    return await run(database, lambda transaction: journal.post(database, transaction, post, now))
 
 
 @contextlib.contextmanager
 def _acted(loop: VirtualLoop, chance: Random) -> Iterator[None]:
     """Threads, processes and machines as they are in a simulation."""
-
 
     def pid() -> int:
         life = LIFE.get()
@@ -471,6 +483,7 @@ def _acted(loop: VirtualLoop, chance: Random) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         enter(patch.object(postgres, "Spool", SimulatedSpool))
+        enter(patch.object(postgres, "leftovers", simulated_leftovers))
         enter(patch.object(spool, "threading", SimpleNamespace(Thread=_NoThread)))
         enter(patch.object(processes, "_identity", lambda: LIFE.get().machine.name))  # type: ignore[union-attr]
         enter(patch.object(processes, "_gone", gone))

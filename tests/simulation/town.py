@@ -18,14 +18,14 @@ from tollbridge.app import Gateway, _upstream
 from tollbridge.config import Settings, Source, read
 from tollbridge.core import money
 from tollbridge.core.catalog import Catalog
-from tollbridge.core.ledger import top_up
+from tollbridge.core.ledger import grant, top_up
 from tollbridge.core.periods import Reset
-from tollbridge.services import accounts, credit, keys, secrets
+from tollbridge.services import keys, secrets
 from tollbridge.services.secrets import Secrets
-from tollbridge.store import journal, schema
-from tollbridge.store.db import Database, open_database, run
+from tollbridge.store import accounts, journal, schema
+from tollbridge.store import keys as key_rows
+from tollbridge.store.db import Database, Transaction, open_database, run
 from tollbridge.store.keys import Rules
-from tollbridge.store.ledger import postgres as _postgres  # imported before time is virtual
 
 __all__ = ["CREDIT_USD", "Customer", "Town", "found"]
 
@@ -52,7 +52,7 @@ cancel_stops_billing = false
 
 [plans.default]
 rpm = 12
-tpm = 60000
+tpm = 2000
 concurrency = 5
 strict = true
 
@@ -67,12 +67,15 @@ id = "m"
 context_window = 100000
 output_limit = 4096
 price = {{ input = "{input}", output = "{output}" }}
-routes = [{{ provider = "a", model = "am" }}, {{ provider = "b", model = "bm", price = {{ input = "3", output = "6" }} }}]
+routes = [
+  {{ provider = "a", model = "am" }},
+  {{ provider = "b", model = "bm", price = {{ input = "3", output = "6" }} }},
+]
 """
 
 # What each has: much, hardly enough for a few calls, a key with a daily limit, included tokens, paid credit only.
-CREDIT_USD = {"rich": "5", "poor": "0.012", "limited": "5", "tokens": "0.02", "paid": "0.5"}
-KEY_LIMIT_USD = "0.02"
+CREDIT_USD = {"rich": "5", "poor": "0.003", "limited": "5", "tokens": "0.02", "paid": "0.5"}
+KEY_LIMIT_USD = "0.004"
 PLANS = {"poor": "loose", "tokens": "tokens", "paid": "loose"}
 
 
@@ -137,24 +140,27 @@ def _build() -> Town:
 
 
 async def _customer(database: Database, settings: Settings, master: Secrets, name: str) -> Customer:
-    account = await accounts.create(
-        database, f"{name}@example.com", plan=PLANS.get(name, "default"), plans=settings.plans, actor="test"
-    )
-    amount = money.parse_usd(CREDIT_USD[name])
-    if name == "paid":
-        post = top_up(account.id, amount, idempotency_key="top_up/first", reason="test", actor="test")
-        now = await database.now()
-        await run(database, lambda transaction: journal.post(database, transaction, post, now))
-    else:
-        await credit.grant(database, account, amount, reason="test", actor="test", idempotency_key=name)
-    prefix = settings.brand.key_prefix
-    if name == "limited":
-        limit = money.parse_usd(KEY_LIMIT_USD)
-        made = await keys.create(database, master, account, prefix, limit=limit, rules=Rules(reset=Reset.DAILY))
-    else:
-        made = await keys.create(database, master, account, prefix)
-    rows = await database.fetch("SELECT id FROM api_key WHERE public_id = $1", made.public_id)
-    return Customer(name, account.id, rows[0][0], made.public_id, made.text)
+    now, amount = await database.now(), money.parse_usd(CREDIT_USD[name])
+    limit = money.parse_usd(KEY_LIMIT_USD) if name == "limited" else None
+
+    async def add(transaction: Transaction) -> Customer:
+        plan = PLANS.get(name, "default")
+        account = await accounts.create(
+            transaction, public_id=f"acct_{name}", email=f"{name}@example.com", plan=plan, now=now
+        )
+        give = top_up if name == "paid" else grant
+        await journal.post(
+            database, transaction, give(account, amount, idempotency_key=f"first/{name}", reason="r", actor="a"), now
+        )
+        made, row = keys.make(master, account, settings.brand.key_prefix, "", limit)
+        if limit is not None:
+            row = msgspec.structs.replace(row, rules=Rules(reset=Reset.DAILY))
+        await key_rows.create(transaction, row, now)
+        [(key,)] = await transaction.fetch("SELECT id FROM api_key WHERE public_id = $1", made.public_id)
+        return Customer(name, account, key, made.public_id, made.text)
+
+    await secrets.belongs_to(database, master)
+    return await run(database, add)
 
 
 async def _catalogs(database: Database, settings: Settings) -> dict[int | None, Catalog]:

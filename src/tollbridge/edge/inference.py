@@ -19,7 +19,6 @@ from tollbridge.core.listing import model_fields
 from tollbridge.edge.downstream import Downstream
 from tollbridge.edge.heads import CORS, PREFLIGHT, Head, Names, check_media, listable, read_cap, read_head
 from tollbridge.edge.lookups import PATHS, Lookups
-from tollbridge.edge.paths import not_here
 from tollbridge.edge.recorder import Recorder
 from tollbridge.errors import (
     ApiError,
@@ -384,7 +383,7 @@ class Inference:
         else:
             if path.startswith("/v1"):
                 await self._identify(call, head)
-            raise NotFound(not_here(scope["method"], path, KNOWN_PATHS))
+            raise NotFound(f"There is no {scope['method']} {path[:200]} here. The API is described under /docs.")
         self._note(call, 200)
 
     async def _look_up(self, call: "_Call", head: Head, scope: Any) -> None:
@@ -509,8 +508,7 @@ class _Call:
 
 OUTCOMES = {outcome: outcome.name.lower() for outcome in Outcome}
 PROBES = frozenset({"/health", "/v1/health", "/ready"})
-KNOWN_PATHS = ENDPOINTS.keys() | PATHS.keys() | {"/v1/models"}
-LOGGED_PATHS = PROBES | KNOWN_PATHS
+LOGGED_PATHS = PROBES | ENDPOINTS.keys() | PATHS.keys() | {"/v1/models"}
 
 
 def _require(method: str, allowed: str) -> None:

@@ -1,4 +1,9 @@
-"""Periodic work beside the requests. Each job runs alone; one that fails is logged and tried again at its next turn."""
+"""Periodic work beside the requests. Each job runs alone; one that fails is logged and tried again at its next turn.
+
+Of many processes on PostgreSQL, one at a time has the turn of a job; whoever comes first has the next. Turns save work:
+what a job does is right however many do it at once. Each process says itself that it lives, looks for changes, and
+sweeps what the dead left.
+"""
 
 import asyncio
 import logging
@@ -82,12 +87,15 @@ class Jobs:
             ("heartbeat", BEAT_S, self._process.beat),
             ("changes", POLL_S, self._look_for_changes),
             ("sweep", SWEEP_S, lambda: self._process.sweep(self._ledger)),
+        )
+        by_turns: tuple[Job, ...] = (
             ("roll-ups", rollups.EVERY_S, lambda: rollups.roll_up(self._database)),
             ("sums by day", rollups.EVERY_S, lambda: usage_days.roll_up(self._database)),
             ("seal", SEAL_S, lambda: seal.seal(self._database)),
             ("forget", FORGET_S, lambda: forget(self._database)),
             *self._more,
         )
+        jobs += tuple((name, seconds, self._in_turn(name, seconds, job)) for name, seconds, job in by_turns)
         self._tasks = [asyncio.create_task(self._repeat(*job)) for job in jobs]
         self._tasks.append(asyncio.create_task(self._audit()))
 
@@ -110,11 +118,25 @@ class Jobs:
                 log.exception("%s failed", name)
             await asyncio.sleep(seconds)
 
+    def _in_turn(
+        self, name: str, seconds: float, job: Callable[[], Awaitable[object]]
+    ) -> Callable[[], Awaitable[object]]:
+        """The job, done by one process of all."""
+        if self._database.dialect == "sqlite":
+            return job
+
+        async def if_ours() -> None:
+            if await meta.take_turn(self._database, name, seconds):
+                await job()
+
+        return if_ours
+
     async def _audit(self) -> None:
+        prove = self._in_turn("audit", AUDIT_S, self.prove)
         while True:
             await asyncio.sleep(AUDIT_S)
             try:
-                await self.prove()
+                await prove()
             except TollbridgeError as error:
                 log.warning("audit: %s", error)
 

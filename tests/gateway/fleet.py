@@ -238,8 +238,9 @@ class Fleet:
 class Load:
     """`clients` callers, each on a connection that it keeps while it is told nothing else, with pauses in between.
 
-    A request that was sent and not answered with 200 is a failure, unless the machine has too much else to do. A connection that is found closed before anything
-    is sent on it is none, and neither is being told `Connection: close`: clients open another one.
+    A request that was sent and not answered with 200 is a failure, unless the machine has too much else to do. A
+    connection that is found closed before anything is sent on it is none, and neither is being told
+    `Connection: close`: clients open another one.
     """
 
     def __init__(self, fleet: Fleet, clients: int, pause: float = 0.01, **fields: Any) -> None:

@@ -1,6 +1,6 @@
 """Single numbers that all processes share."""
 
-from tollbridge.store.db import Transaction
+from tollbridge.store.db import Database, Transaction
 
 CACHE_EPOCH = "cache_epoch"
 # When the books were last proved, in milliseconds, and how much was wrong with them.
@@ -28,4 +28,20 @@ async def put(transaction: Transaction, name: str, number: int) -> None:
     await transaction.execute(
         "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
         *(name, number),
+    )
+
+
+async def take_turn(database: Database, name: str, seconds: float) -> bool:
+    """Whether the caller is the one of all processes that shall do `name` now; nobody is again for `seconds`.
+
+    By the database's time; where that was set back by more than `seconds`, a turn that lies in the future is void.
+    """
+    now = await database.now()
+    row, period = f"turn/{name}", int(seconds * 1000)
+    await database.execute("INSERT INTO meta (name, value) VALUES ($1, 0) ON CONFLICT DO NOTHING", row)
+    return bool(
+        await database.execute(
+            "UPDATE meta SET value = $2 WHERE name = $1 AND (value <= $3 OR value > $4)",
+            *(row, now, now - period, now + period),
+        )
     )

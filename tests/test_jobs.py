@@ -1,0 +1,87 @@
+"""Turns: of all processes one does a job, and when that one is gone another does."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+from tests.gateway.fleet import until
+
+from tollbridge.jobs import Jobs
+from tollbridge.store import meta, schema
+from tollbridge.store.db import Database, open_database
+
+PROCESSES = 4
+
+
+async def opened(url: str) -> list[Database]:
+    await schema.migrate(url)
+    databases = [open_database(url) for _ in range(PROCESSES)]
+    for each in databases:
+        await each.start()
+    return databases
+
+
+def test_one_of_many_has_the_turn_and_the_next_comes_after_its_time(postgres_url: str) -> None:
+    async def main() -> None:
+        databases = await opened(postgres_url)
+
+        async def turns() -> int:
+            asked = (meta.take_turn(each, "a job", 3600) for each in databases for _ in range(5))
+            return sum(await asyncio.gather(*asked))
+
+        for number in range(5):
+            assert await turns() == 1
+            assert await turns() == 0
+            assert await meta.take_turn(databases[0], f"job {number}", 3600) is True
+            # An hour later; and then with a clock that was set back by more than that.
+            await databases[0].execute("UPDATE meta SET value = value - 3600000 WHERE name = 'turn/a job'")
+            assert await turns() == 1
+            await databases[0].execute("UPDATE meta SET value = value + 7200000 WHERE name = 'turn/a job'")
+        for each in databases:
+            await each.close()
+
+    asyncio.run(main())
+
+
+def test_a_job_of_many_processes_is_done_once_a_turn_by_whoever_is_there(postgres_url: str) -> None:
+    done: list[int] = []
+
+    async def main() -> None:
+        databases = await opened(postgres_url)
+
+        def jobs(number: int) -> Jobs:
+            async def job() -> None:
+                done.append(number)
+
+            async def nothing(*_: object) -> None:
+                return
+
+            process: Any = SimpleNamespace(beat=nothing, sweep=nothing)
+            return Jobs(
+                databases[number],
+                process,
+                cast("Any", None),
+                url=postgres_url,
+                on_change=lambda: None,
+                on_fatal=lambda _: None,
+                more=(("mine", 0.5, job),),
+            )
+
+        running = [jobs(number) for number in range(PROCESSES)]
+        started = asyncio.get_running_loop().time()
+        for each in running:
+            each.start()
+        await until(lambda: len(done) >= 3)
+        first = done[0]
+        await running[first].stop()
+        count = len(done)
+        await until(lambda: len(done) >= count + 3)
+        took = asyncio.get_running_loop().time() - started
+        for each in running:
+            await each.stop()
+        for database in databases:
+            await database.close()
+        assert first not in done[count:]
+        assert len(done) <= took / 0.5 + 1
+
+    asyncio.run(asyncio.wait_for(main(), 60))

@@ -22,6 +22,7 @@ from tollbridge.edge import demo, webhooks
 from tollbridge.edge.inference import ENDPOINTS, PROBES, Inference, Vital
 from tollbridge.edge.listening import listen
 from tollbridge.edge.lookups import Lookups
+from tollbridge.edge.paths import ends_like_one
 from tollbridge.edge.server import LoopLag, Server, ServerLimits
 from tollbridge.edge.webhooks import Webhooks
 from tollbridge.edge.workers import Berth
@@ -471,8 +472,8 @@ class Gateway:
 
 
 def _is_inference(path: str) -> bool:
-    """Whether a path is the edge's; the others are pages."""
-    return path.startswith("/v1/") or path == "/v1" or path in PROBES
+    """Whether a path is the edge's, also one that is nearly right; the others are pages."""
+    return path.startswith("/v1/") or path == "/v1" or path in PROBES or ends_like_one(path, ENDPOINTS)
 
 
 def _carrier(settings: Settings) -> Smtp | None:

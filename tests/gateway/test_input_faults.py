@@ -528,6 +528,18 @@ def test_unknown_paths_and_methods_are_told_what_is_right() -> None:
             for path in ("/v1/nothing", "/v1", "/v1/chat", "/v1/chat/completions/"):
                 refused(await send(site, "GET", path), 404, "not_found")
                 refused(await send(site, "POST", path, b"{}"), 404, "not_found")
+            for path in (
+                "/v1/chat/completion",
+                "/v1/chat/completions/",
+                "/v1/v1/chat/completions",
+                "/v1/engines/e/chat/completions",
+            ):
+                assert "You want /v1/chat/completions" in (await send(site, "POST", path, b"{}")).json["detail"]
+            for path in ("/chat/completions", "/api/v1/chat/completions", "/messages", "/embeddings"):
+                # Without a key too: a client that has its base URL wrong should not hunt for the fault in its key.
+                reply = await send(site, "POST", path, b"{}", {"authorization": ""})
+                refused(reply, 404, "not_found")
+                assert f"You want /v1{path.removeprefix('/api/v1')}" in reply.json["detail"]
             for path in POSTS:
                 for method in ("GET", "PUT", "DELETE", "PATCH", "OPTIONS"):
                     reply = await send(site, method, path)

@@ -288,3 +288,39 @@ def test_what_is_wrong_is_named(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         conversation(**fields)
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("part", "param", "says"),
+    [
+        (
+            {"type": "input_image"},
+            "image_url",
+            "Missing 'input[0].content[0].image_url': it must be an address or a data",
+        ),
+        (
+            {"type": "input_image", "image_url": "cat.png"},
+            "image_url",
+            "it must be an address (https://…) or a data URL",
+        ),
+        ({"type": "input_image", "image_url": "data:image/png;base64,"}, "image_url", "a picture's base64"),
+        ({"type": "input_image", "file_id": "file-1"}, "file_id", "no files are kept here, so send image_url"),
+        ({"type": "input_file", "file_id": "file-1"}, "file_id", "no files are kept here, so send image_url"),
+        (
+            {"type": "input_file"},
+            "file_data",
+            "Missing 'input[0].content[0].file_data': it must be a data URL or base64",
+        ),
+        ({"type": "input_text"}, "text", "Missing 'input[0].content[0].text': it must be a string"),
+    ],
+)
+def test_a_part_without_what_it_is_for_is_refused_by_that_name(part: dict[str, str], param: str, says: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        conversation([{"role": "user", "content": [part]}])
+    assert refused.value.param == f"input[0].content[0].{param}"
+    assert says in refused.value.message
+    answer = {"type": "function_call_output", "call_id": "1", "output": [part]}
+    with pytest.raises(InvalidRequest) as refused:
+        conversation([answer])
+    assert refused.value.param == f"input[0].output[0].{param}"
+    assert says.replace("content[", "output[") in refused.value.message

@@ -19,6 +19,7 @@ from tollbridge.core.listing import model_fields
 from tollbridge.edge.downstream import Downstream
 from tollbridge.edge.heads import CORS, PREFLIGHT, Head, Names, check_media, listable, read_cap, read_head
 from tollbridge.edge.lookups import PATHS, Lookups
+from tollbridge.edge.paths import not_here
 from tollbridge.edge.recorder import Recorder
 from tollbridge.errors import (
     ApiError,
@@ -383,7 +384,7 @@ class Inference:
         else:
             if path.startswith("/v1"):
                 await self._identify(call, head)
-            raise NotFound(f"There is no {scope['method']} {path[:200]} here. The API is described under /docs.")
+            raise NotFound(not_here(scope["method"], path, KNOWN_PATHS))
         self._note(call, 200)
 
     async def _look_up(self, call: "_Call", head: Head, scope: Any) -> None:
@@ -508,7 +509,8 @@ class _Call:
 
 OUTCOMES = {outcome: outcome.name.lower() for outcome in Outcome}
 PROBES = frozenset({"/health", "/v1/health", "/ready"})
-LOGGED_PATHS = PROBES | ENDPOINTS.keys() | PATHS.keys() | {"/v1/models"}
+KNOWN_PATHS = ENDPOINTS.keys() | PATHS.keys() | {"/v1/models"}
+LOGGED_PATHS = PROBES | KNOWN_PATHS
 
 
 def _require(method: str, allowed: str) -> None:

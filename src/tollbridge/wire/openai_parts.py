@@ -51,12 +51,12 @@ def split_data_url(url: str) -> tuple[str, str] | None:
 
 def image_of(url: str, detail: str | None, cache: Cache | None, param: str) -> Image:
     found = split_data_url(url)
-    if found is not None:
+    if found is not None and found[1]:
         return Image(data=found[1], media_type=found[0] or "image/png", detail=detail, cache=cache)
     if url.startswith(("https://", "http://")):
         return Image(url=url, detail=detail, cache=cache)
     raise InvalidRequest(
-        f"Invalid value for '{param}': it must be an address (https://…) or a data URL with base64"
+        f"Invalid value for '{param}': it must be an address (https://…) or a data URL with a picture's base64"
         " (data:image/png;base64,…).",
         param=param,
     )

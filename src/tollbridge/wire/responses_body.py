@@ -123,6 +123,8 @@ BODY_RULES = RULES | {
     "input[].content[].text": "must be a string",
     "input[].content[].refusal": "must be a string",
     "input[].content[].image_url": "must be an address or a data URL: a string",
+    "input[].content[].file_data": "must be a data URL or base64, if there is no file_url: a string",
+    "input[].content[].file_id": "must be left out: no files are kept here, so send image_url, file_url or file_data",
     "input[].content[].input_audio": 'must be an object, like {"data": "…", "format": "wav"}',
     "input[].call_id": "must be the id of the call: a string",
     "input[].name": "must be the name of a tool: a string",
@@ -156,4 +158,8 @@ BODY_RULES = RULES | {
     "background": "must be false: an answer is given at once",
     "store": "must be true or false",
     "user": "must be a string",
+}
+# What a tool answered may have the same parts.
+BODY_RULES |= {
+    name.replace(".content[]", ".output[]"): rule for name, rule in BODY_RULES.items() if ".content[]" in name
 }

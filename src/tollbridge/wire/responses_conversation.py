@@ -307,7 +307,13 @@ class _Turns:
                 raise wrong(f"{where}.text", BODY_RULES, "Missing")
             case "refusal" | "input_audio" as kind:
                 raise wrong(f"{where}.{kind}", BODY_RULES, "Missing")
-        # A file by its id, and whatever comes to be.
+            case "input_image" | "input_file" if part.file_id:
+                raise wrong(f"{where}.file_id", BODY_RULES)
+            case "input_image":
+                raise wrong(f"{where}.image_url", BODY_RULES, "Missing")
+            case "input_file":
+                raise wrong(f"{where}.file_data", BODY_RULES, "Missing")
+        # Whatever comes to be.
         return Opaque(origin=ORIGIN, json=self._opaque(index).json, param=where)
 
     def _text(self, index: int, member: str, raw: Raw) -> str:

@@ -149,7 +149,8 @@ def exchange(request: Request, route: Route, public_id: str, created: int, max_t
         raise ConfigError(f"{route.upstream.name} speaks {route.upstream.dialect}, which nobody here knows")
     if client is None:
         raise UnsupportedField(
-            f"{route.model} is not served at this endpoint by its provider. Call /v1/chat/completions with it.",
+            f"The provider of {route.model} has no /v1/{request.endpoint}. Call /v1/chat/completions with it,"
+            " your prompt as a user's message.",
             param="model",
         )
     return Translated((client, provider), request, route, names, max_tokens)

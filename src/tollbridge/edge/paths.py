@@ -1,0 +1,39 @@
+"""Paths that are nearly right: what somebody meant who called one that is not there.
+
+The usual mistake is a base URL with `/v1` once too little (OpenAI's clients want it) or once too much (Anthropic's do
+not), or one of another gateway (`/api/v1`, `/openai/v1`).
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+ROOT = "/v1"
+_LONGEST = 64
+
+
+def ends_like_one(path: str, endpoints: Iterable[str]) -> bool:
+    """Whether `path` is one of `endpoints` but for what stands before it."""
+    return path.endswith(tuple(each.removeprefix(ROOT) for each in endpoints))
+
+
+def meant(path: str, endpoints: Iterable[str]) -> str | None:
+    """The endpoint that was meant by `path`, which is none of them."""
+    known = sorted(endpoints, key=len, reverse=True)
+    trimmed = path.rstrip("/")[-_LONGEST:]
+    for each in known:
+        if trimmed.endswith(each.removeprefix(ROOT)):
+            return each
+    return next(iter(get_close_matches(trimmed, known, n=1, cutoff=0.8)), None)
+
+
+def not_here(method: str, path: str, endpoints: Iterable[str]) -> str:
+    """What to say to who called it."""
+    said = f"There is no {method} {path[:200]} here."
+    right = meant(path, endpoints)
+    if right is None:
+        return f"{said} The API is described under /docs."
+    if ROOT not in path:
+        return f"{said} You want {right}: the base URL of OpenAI's clients ends with {ROOT}."
+    if path.endswith(f"{ROOT}{right}"):
+        return f"{said} You want {right}: the base URL of Anthropic's clients ends without {ROOT}."
+    return f"{said} You want {right}."

@@ -30,7 +30,8 @@ SELECT usage.hold_id FROM usage JOIN hold ON hold.id = usage.hold_id
 WHERE usage.charge < 0 OR usage.promo < 0 OR usage.promo > usage.charge OR usage.loss < 0
 """
 _BY_FENCED = f"""
-SELECT hold.id, epoch FROM process JOIN hold ON hold.id > epoch << {COUNTER_BITS} AND hold.id < (epoch + 1) << {COUNTER_BITS}
+SELECT hold.id, epoch FROM process
+JOIN hold ON hold.id > epoch << {COUNTER_BITS} AND hold.id < (epoch + 1) << {COUNTER_BITS}
 WHERE fenced_at IS NOT NULL AND expires_at - {TTL_MS} > fenced_at
 """
 _BY_REVOKED = "SELECT id, key_id, expires_at FROM hold WHERE id > ? AND key_id = ?"
@@ -119,8 +120,8 @@ class Witness:
         _require(self.posted <= posted, f"acknowledged and not in the journal: {self.posted - posted}")
         lost = self.held.keys() - holds
         _require(not lost, f"holds that were granted and are not stored: {lost}")
-        for hold, told in self.ended.items():
-            _require(hold in ends, f"the end of hold {hold} was acknowledged and is not stored")
+        lost = self.ended.keys() - ends
+        _require(not lost, f"ends that were acknowledged and are not stored: {lost}")
         for hold, asked in self.asked.items():
             if hold not in ends or ends[hold][3] is not None:
                 continue

@@ -90,9 +90,10 @@ def _fault(chance: Random) -> list[Event]:
 
 def _office(chance: Random, number: int) -> list[Event]:
     at, customer = round(chance.uniform(0, LASTS_S), 6), chance.choice(CUSTOMERS)
-    kind = chance.choice(("grant", "top-up", "refund", "dispute", "revoke", "prices"))
-    after = [event for _ in range(3) for event in _calls(chance, at + chance.uniform(0, 3), customer)]
-    more = after if kind == "revoke" else []
+    kind = chance.choice(("grant", "top-up", "refund", "dispute", "revoke", "revoke", "prices"))
+    # Whoever knows the key still is asked with it at once.
+    near = [event for _ in range(6) for event in _calls(chance, max(0.0, at + chance.uniform(-2, 2)), customer)]
+    more = near if kind == "revoke" else []
     return [*more, Event(at, kind, customer, (chance.choice((1_000_000, 20_000_000)), f"office-{number}"))]
 
 

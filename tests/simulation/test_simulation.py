@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 from unittest.mock import patch
@@ -98,6 +98,11 @@ def _forget_to_spool(self: PostgresLedger, waiting: Any) -> None:
     _kept(waiting, None)
 
 
+def _revive(state: State) -> None:
+    for key in state.keys.values():
+        key.live = True
+
+
 def _as_it_was(state: State, op: ledger.End, stored: ledger.EndRow, out: Decision) -> ledger.Verdict:
     return ledger.Ended(charged=stored.charge, promo=stored.promo, loss=stored.loss, available=0, repeated=True)
 
@@ -119,9 +124,7 @@ WRONG: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "an end counts as safe before it is on a disk": lambda: patch.object(PostgresLedger, "_keep", _forget_to_spool),
     "a verdict is given before the log is flushed": lambda: patch.object(postgres_books, "_COMMIT", _UNTIL_DISK),
     "a claim is not looked at": lambda: deciding(lambda state: state.claims.clear()),
-    "a revoked key is not looked at": lambda: deciding(
-        lambda state: [setattr(key, "live", True) for key in state.keys.values()] and None
-    ),
+    "a revoked key is not looked at": lambda: deciding(_revive),
     "a limiter gives back too much": lambda: patch.object(
         memory._Log, "correct", lambda self, entry, difference, now: _CORRECT(self, entry, 3 * difference, now)
     ),
@@ -148,6 +151,3 @@ def test_a_failing_plan_is_made_smaller() -> None:
     with wrong():
         events = shrink(draw(1), lambda fewer: simulate(1, fewer).failure is not None)
     assert len(events) == 1
-
-
-__all__ = ["Iterator"]

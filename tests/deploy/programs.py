@@ -1,11 +1,13 @@
 """The programs of others that check and run the files for deployment, as `make test-deploy` installs them."""
 
+import json
 import os
 import shutil
 import subprocess
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -51,3 +53,10 @@ def _from_layer(name: str) -> Path:
             partial.chmod(0o755)
             partial.rename(target)
     return target
+
+
+def read_yaml(text: str) -> list[Any]:
+    """The documents of a YAML file."""
+    convert = "import json, sys, yaml; json.dump(list(yaml.safe_load_all(sys.stdin)), sys.stdout)"
+    documents: list[Any] = json.loads(output(HERE / ".venv" / "bin" / "python", "-c", convert, text=text))
+    return documents

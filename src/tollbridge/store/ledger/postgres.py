@@ -8,7 +8,9 @@ Rule 3  An end is never refused. One that is not in the database after `SPOOL_AF
         safe from its fsync on (`Spooled`); it stays in the queue until it is committed.
 Rule 4  After a COMMIT whose answer never came, the same operations are sent again with the same ids, and nothing that
         is remembered is believed: what is stored decides.
-Rule 5  A connection that breaks is replaced at once. Where that fails, or the server hangs, the ledger is away: those
+Rule 5  Whoever keeps an account locked delays that account. What is for it is set aside as soon as a batch could not
+        have its locks in time, and the rest goes on.
+Rule 6  A connection that breaks is replaced at once. Where that fails, or the server hangs, the ledger is away: those
         who ask for money are refused until a connection is up again.
 
 The connection is direct, never through a transaction pooler: statements are prepared, locks are held over several.
@@ -19,7 +21,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -51,6 +53,8 @@ TICK_S = 0.1
 STATEMENT_S = 2.0
 # How long a transaction that has begun waits for its first operation.
 BEGUN_S = 0.3
+# How often accounts that others have locked are looked at.
+LOOK_S = 0.1
 CONNECT_S = 2.0
 MOST_BACK_OFF_S = 0.5
 
@@ -74,6 +78,13 @@ SESSION = {
 _STARTED = "SELECT epoch, started_at FROM process WHERE epoch = ANY($1::bigint[])"
 
 _log = logging.getLogger(__name__)
+
+
+class _Locked(Exception):
+    """Others have locked these accounts for longer than a batch waits."""
+
+    def __init__(self, accounts: set[int]) -> None:
+        self.accounts = accounts
 
 
 class _Waiting:
@@ -108,6 +119,9 @@ class PostgresLedger:
         self._last_id = 0
         self._queue: deque[_Waiting] = deque()
         self._batch: list[_Waiting] = []
+        # By account, in order of arrival: what waits until others let go of it (Rule 5).
+        self._aside: dict[int, list[_Waiting]] = {}
+        self._look_at = 0.0
         # Holds made here that have not ended, as they are stored.
         self._open: dict[int, OpenHold] = {}
         self._books: Books | None = None
@@ -125,7 +139,7 @@ class PostgresLedger:
         return hold_id(self.epoch, self._last_id)
 
     def depth(self) -> int:
-        return len(self._queue) + len(self._batch)
+        return len(self._queue) + len(self._batch) + sum(map(len, self._aside.values()))
 
     async def start(self) -> None:
         """Connect, and replay what processes that have gone left behind. Raises `Unavailable`, or `ConfigError`."""
@@ -224,21 +238,11 @@ class PostgresLedger:
         """Rules 2 and 3, and the deadline of a statement: while something waits for the database."""
         self._ticking = None
         sent_at = None if self._books is None else self._books.sent_at
-        if self._away or not (self._queue or self._batch or sent_at):
+        if self._away or not (self._queue or self._batch or self._aside or sent_at):
             return
         now = self._loop.time()
-        late: list[_Waiting] = []
-        for waiting in (*self._batch, *self._queue):
-            age = now - waiting.since
-            if age < SPOOL_AFTER_S:
-                break
-            if not waiting.asks_for_money:
-                if not waiting.spooled and not waiting.over:
-                    late.append(waiting)
-            elif age >= MOST_PATIENCE_S:
-                _refuse(waiting, _unavailable())
-        if late:
-            self._keep(late)
+        for line in ((*self._batch, *self._queue), *self._aside.values()):
+            self._keep(_overdue(line, now))
         if self._books is not None and sent_at is not None and time.monotonic() - sent_at > STATEMENT_S:
             self._troubles += 1
             self._books.connection.terminate()
@@ -277,17 +281,19 @@ class PostgresLedger:
             elif batch := self._take():
                 self._batch = batch
                 try:
-                    await self._write(books, batch)
+                    await self._write(books)
                 except Exception as error:
-                    self._put_back(books, batch, error)
+                    self._put_back(books, error)
                 self._batch = []
             elif not self._queue:
                 await self._sleep(books)
+            if self._aside and self._loop.time() >= self._look_at:
+                await self._look_again()
 
     async def _sleep(self, books: Books) -> None:
         """Until something comes; for long only without a transaction."""
         begun = books.begun
-        timer = self._loop.call_later(BEGUN_S, self._wake) if begun else None
+        timer = self._loop.call_later(LOOK_S if self._aside else BEGUN_S, self._wake) if begun or self._aside else None
         self._asleep = self._loop.create_future()
         await self._asleep
         self._asleep = None
@@ -306,25 +312,68 @@ class PostgresLedger:
                 if not (waiting.unknown and isinstance(waiting.op, Hold)):
                     continue
                 waiting.op = _release(waiting.op)
-            batch.append(waiting)
+            if waiting.op.account_id in self._aside:
+                self._aside[waiting.op.account_id].append(waiting)
+            else:
+                batch.append(waiting)
         return batch
 
-    async def _write(self, books: Books, batch: list[_Waiting]) -> None:
+    async def _write(self, books: Books) -> None:
         """Raises `Unavailable`, `Contended` included: those who are not over have been told nothing."""
-        try:
-            unknown = any(waiting.unknown for waiting in batch)
-            await self._commit(books, batch, None if unknown else self._open)
-        except Unavailable:
-            raise
-        except Exception:
-            # One operation that cannot be done must not fail its neighbours.
-            for waiting in batch:
+        while self._batch:
+            batch = self._batch
+            try:
+                unknown = any(waiting.unknown for waiting in batch)
+                await self._commit(books, batch, None if unknown else self._open)
+            except _Locked as locked:
+                self._set_aside(locked.accounts)
+            except Unavailable:
+                raise
+            except Exception:
+                break
+            else:
+                return
+        # One operation that cannot be done must not fail its neighbours.
+        for waiting in tuple(self._batch):
+            try:
                 await self._write_alone(books, waiting)
+            except _Locked as locked:
+                self._set_aside(locked.accounts)
+
+    def _set_aside(self, accounts: set[int]) -> None:
+        batch, self._batch = self._batch, []
+        for waiting in batch:
+            if waiting.op.account_id in accounts and not waiting.over:
+                self._aside.setdefault(waiting.op.account_id, []).append(waiting)
+            else:
+                self._batch.append(waiting)
+        self._look_at = self._loop.time() + LOOK_S
+
+    async def _look_again(self) -> None:
+        """Put back what need not wait any more, and forget who does not."""
+        books = self._books
+        if books is None or books.closed:
+            return
+        for account, line in self._aside.items():
+            self._aside[account] = [
+                one for one in line if one.unknown or not (one.asks_for_money and one.future.done())
+            ]
+        try:
+            locked = await books.locked_by_others(one.op for line in self._aside.values() for one in line)
+        except Exception as error:
+            self._put_back(books, error)
+            return
+        self._look_at = self._loop.time() + LOOK_S
+        self._take_back(self._aside.keys() - locked)
+
+    def _take_back(self, accounts: set[int]) -> None:
+        for account in accounts:
+            self._queue.extendleft(reversed(self._aside.pop(account)))
 
     async def _write_alone(self, books: Books, waiting: _Waiting) -> None:
         try:
             await self._commit(books, [waiting], None)
-        except Unavailable:
+        except (Unavailable, _Locked):
             raise
         except Exception as error:
             if isinstance(error, asyncpg.IntegrityConstraintViolationError):
@@ -350,6 +399,11 @@ class PostgresLedger:
                 if isinstance(trouble, Unavailable) and not isinstance(trouble, Contended):
                     raise trouble from error
                 await _roll_back(books)
+                if isinstance(error, asyncpg.LockNotAvailableError):
+                    locked = await self._locked_by_others(books, operations)
+                    if locked:
+                        self.counters.retries += 1
+                        raise _Locked(locked) from error
                 hopeless = remembered is None and not isinstance(trouble, Contended | Swallowed)
                 if hopeless or attempt > TRIES:
                     raise trouble from error
@@ -389,11 +443,18 @@ class PostgresLedger:
 
     # --- losing the database and finding it again -----------------------------------------------------------------
 
-    def _put_back(self, books: Books, batch: list[_Waiting], error: Exception) -> None:
+    async def _locked_by_others(self, books: Books, operations: Sequence[Operation]) -> set[int]:
+        try:
+            return await books.locked_by_others(operations)
+        except Exception as error:
+            raise _unavailable() from error
+
+    def _put_back(self, books: Books, error: Exception) -> None:
         """The whole batch again, on another connection: those that were committed already will say so."""
         self._troubles += 1
         if not self._away:
             _log.warning("the ledger lost its connection: %r", error.__cause__ or error)
+        batch = self._batch
         for waiting in batch:
             waiting.unknown |= books.committing and not waiting.over
         self._queue.extendleft(waiting for waiting in reversed(batch) if not waiting.over)
@@ -446,6 +507,7 @@ class PostgresLedger:
 
     def _give_up(self) -> None:
         """Refuse whoever asks for money, and make the rest safe."""
+        self._take_back(set(self._aside))
         for waiting in self._queue:
             if waiting.asks_for_money:
                 _refuse(waiting, _unavailable())
@@ -454,6 +516,21 @@ class PostgresLedger:
     def _replay(self, leftover: Leftover) -> None:
         futures = [self.submit(op) for op in leftover.operations]
         asyncio.gather(*futures, return_exceptions=True).add_done_callback(partial(_replayed, leftover))
+
+
+def _overdue(line: Iterable[_Waiting], now: float) -> list[_Waiting]:
+    """What must go to the spool, of those who wait in order of arrival. Who asks for money is refused in time."""
+    late: list[_Waiting] = []
+    for waiting in line:
+        age = now - waiting.since
+        if age < SPOOL_AFTER_S:
+            break
+        if not waiting.asks_for_money:
+            if not waiting.spooled and not waiting.over:
+                late.append(waiting)
+        elif age >= MOST_PATIENCE_S:
+            _refuse(waiting, _unavailable())
+    return late
 
 
 def _release(op: Hold) -> End:

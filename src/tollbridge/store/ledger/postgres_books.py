@@ -82,6 +82,19 @@ INSERT INTO key_spend (key_id, spent, held) SELECT key_id, 0, 0 FROM unnest($1::
 ON CONFLICT DO NOTHING
 """
 
+# Accounts of which somebody else has locked the balance, or the spend of a key.
+_LOCKED_BY_OTHERS = """
+WITH money AS MATERIALIZED (
+    SELECT account_id FROM balance WHERE account_id = ANY($1::text::bigint[]) FOR UPDATE SKIP LOCKED
+), spend AS MATERIALIZED (
+    SELECT key_id FROM key_spend WHERE key_id = ANY($2::text::bigint[]) FOR UPDATE SKIP LOCKED
+)
+SELECT account_id FROM balance
+    WHERE account_id = ANY($1::text::bigint[]) AND account_id NOT IN (SELECT account_id FROM money)
+UNION SELECT account_id FROM key_spend JOIN api_key ON api_key.id = key_id
+    WHERE key_id = ANY($2::text::bigint[]) AND key_id NOT IN (SELECT key_id FROM spend)
+"""
+
 _RECALL_HOLDS = """
 SELECT hold.id, account_id, key_id, amount, limited, tokens, period,
     (SELECT array_agg(step ORDER BY step) FROM hold_step WHERE hold_id = hold.id),
@@ -221,9 +234,7 @@ class Books:
         Raises `Swallowed`, ValueError for an amount out of range, or what the driver raises; then `rollback()`.
         """
         need = _Need(operations, remembered)
-        if not self.begun:
-            await self._run(self.connection.execute, "BEGIN")
-            self.begun = True
+        await self._begin()
         state, now, spendless = await self._locked(need)
         if spendless:
             await self._run(self.connection.execute, _ADD_SPENDS, spendless)
@@ -258,6 +269,20 @@ class Books:
         if self.begun:
             self.begun = False
             await self._run(self.connection.execute, "ROLLBACK")
+
+    async def locked_by_others(self, operations: Iterable[Operation]) -> set[int]:
+        """The accounts for which these operations would have to wait now. In a transaction of its own."""
+        accounts = {op.account_id for op in operations}
+        keys = {op.key_id for op in operations if not isinstance(op, Post)}
+        await self._begin()
+        rows = await self._run(self.connection.fetch, _LOCKED_BY_OTHERS, _numbers(accounts), _numbers(keys))
+        await self.rollback()
+        return {row[0] for row in rows}
+
+    async def _begin(self) -> None:
+        if not self.begun:
+            await self._run(self.connection.execute, "BEGIN")
+            self.begun = True
 
     async def _locked(self, need: "_Need") -> tuple[State, int, list[int]]:
         return _state(await self._run(self._lock.fetch, self._epoch, _numbers(need.accounts), _numbers(need.keys)))

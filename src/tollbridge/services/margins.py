@@ -16,6 +16,8 @@ from tollbridge.store.reports import Late
 from tollbridge.store.usage_days import Days, Group, Sums
 
 BY = ("day", "model", "provider", "account")
+# Of accounts, on a page.
+MOST_ROWS = 100
 _MOST_LINES = 1_000_000
 
 
@@ -78,6 +80,18 @@ async def margins(database: Database, period: Period, by: str) -> list[Margin]:
         _add(found, name(_group(more, by)), more)
     ordered = sorted(found.values(), key=lambda row: row.name)
     return ordered if by == "day" else sorted(ordered, key=lambda row: -row.charged)
+
+
+def fold(rows: list[Margin]) -> list[Margin]:
+    """At most `MOST_ROWS` of them: what is over is one, and the last."""
+    kept, rest = rows[: MOST_ROWS - 1], rows[MOST_ROWS - 1 :]
+    return [*kept, total(rest, f"{len(rest):,} more")] if len(rest) > 1 else rows
+
+
+def total(rows: list[Margin], name: str = "") -> Margin:
+    """All of them in one."""
+    fields = [field for field in Margin.__struct_fields__ if field != "name"]
+    return Margin(name=name, **{field: sum(getattr(row, field) for row in rows) for field in fields})
 
 
 async def drift(database: Database, period: Period, provider: str, invoice: str) -> list[Drift]:

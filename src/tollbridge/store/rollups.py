@@ -10,6 +10,7 @@ Rule 5  All hours and days are UTC. What a swept request cost more than it was c
         request of its own: it is added where it was posted, read from the journal, and never part of what is kept.
 """
 
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -24,9 +25,11 @@ HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 WATERMARK = "rolled_up"
 SETTLED_MS = 30_000
-# So much time is summed in one transaction, less where that takes too long; nobody waits long for it.
+# So much time is summed in one transaction at first; who has much to catch up with takes as much at once as is done in
+# so many seconds, so that nobody waits long for it.
 MOST_MS = 600_000
 _LEAST_MS = 1_000
+_WHOLE_S = 0.05
 # The job's turns; what it does at most in one of them.
 EVERY_S = 10.0
 _STEPS = 1_000
@@ -254,9 +257,11 @@ async def advance(
         async def sums(transaction: Transaction, until: int, since: int = before) -> None:
             await add(transaction, since, until)
 
+        started = time.monotonic()
         try:
             if not await _step(database, watermark, (before, after), sums) or after == latest:
                 return
+            most = min(2 * most, DAY_MS) if time.monotonic() - started < _WHOLE_S else max(most // 2, _LEAST_MS)
         except Unavailable:
             # More requests in so much time than one statement may read.
             most = min(most, after - before) // 4

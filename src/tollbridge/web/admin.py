@@ -78,8 +78,8 @@ async def overview(visit: Visit) -> Response:
         quick=quick(visit),
         by=by,
         groups=BY,
-        rows=rows,
-        total=total(rows),
+        rows=margins.fold(rows) if by == "account" else rows,
+        total=margins.total(rows),
         waiting=await oversight.waiting(database),
         serious=sum(each.serious for each in complaints(settings, today)),
         seen=snapshot(visit.shared.catalog(), visit.shared.health),
@@ -98,11 +98,6 @@ def _line(row: Margin) -> tuple[str, ...]:
     counts = (row.requests, row.prompt, row.output)
     sums = (row.charged, row.promo, row.lost, row.cost, row.margin)
     return (row.name, *map(str, counts), *map(format_usd, sums))
-
-
-def total(rows: list[Margin]) -> Margin:
-    names = [name for name in Margin.__struct_fields__ if name != "name"]
-    return Margin(name="", **{name: sum(getattr(row, name) for row in rows) for name in names})
 
 
 def _asked_by(visit: Visit) -> str:

@@ -456,7 +456,11 @@ class PostgresLedger:
             _log.warning("the ledger lost its connection: %r", error.__cause__ or error)
         batch = self._batch
         for waiting in batch:
-            waiting.unknown |= books.committing and not waiting.over
+            if books.committing and not waiting.over:
+                waiting.unknown = True
+                # Whoever asked for an extension may give up before anybody knows whether it is stored.
+                if isinstance(waiting.op, Extend | Checkpoint):
+                    self._open.pop(waiting.op.hold, None)
         self._queue.extendleft(waiting for waiting in reversed(batch) if not waiting.over)
         books.connection.terminate()
         self._books = None

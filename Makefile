@@ -44,7 +44,7 @@ test-real: $(VENV)/.real $(NODE)  ## against servers with real models
 	$(PY) -m pytest -m real --timeout 900 $(ARGS)
 
 test-deploy: $(VENV)/.dev $(DEPLOY)  ## the image, compose, Helm chart, unit and proxies, by their own tools (as root)
-	@tools/need.sh nginx=nginx-light buildah=buildah debootstrap=debootstrap promtool=prometheus systemd-analyze=systemd
+	@tools/need.sh nginx=nginx-light buildah=buildah debootstrap=debootstrap promtool=prometheus systemd-analyze=systemd strace=strace
 	$(PY) -m pytest -m deploy --timeout 900 $(ARGS)
 
 bench: $(VENV)/.dev  ## compare with other gateways in one run, into bench/results.md

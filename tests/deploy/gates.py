@@ -181,7 +181,8 @@ def two_gates(folder: Path, script: Callable[..., Any], more: str = "") -> Itera
         )
         top = (
             f'database_url = "{url}"\nsecret = "{KEY}"\nallow_plain_http = true\n'
-            f'public_url = "https://localhost:{port}"\n{more}[server]\ntrusted_proxies = ["127.0.0.1"]\n'
+            f'public_url = "https://localhost:{port}"\n{more}'
+            '[server]\ntrusted_proxies = ["127.0.0.1"]\ndrain_pause = "3s"\n'
         )
         gates = [Gate(folder / name, top + models) for name in ("a", "b")]
         try:

@@ -184,6 +184,11 @@ class Postgres(Server):
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://postgres@{HOST}:{self.port}/{database}"
 
+    @property
+    def data(self) -> Path:
+        """Its files. What stands there before the first start is what it starts from."""
+        return self._data
+
     def sql(self, statement: str, *, database: str = "postgres") -> str:
         """Run one statement by psql; rows come back as lines, columns separated by `|`."""
         done = self._psql(statement, database)

@@ -145,7 +145,9 @@ def test_of_starters_at_once_one_migrates_and_the_others_wait(fresh: str, postgr
 
 
 @pytest.mark.parametrize("dialect", ["sqlite", "postgres"])
-def test_a_newer_database_is_refused(dialect: str, fresh: str, request: pytest.FixtureRequest) -> None:
+def test_a_newer_database_is_refused_once_it_does_not_suit(
+    dialect: str, fresh: str, request: pytest.FixtureRequest
+) -> None:
     url = fresh if dialect == "sqlite" else request.getfixturevalue("postgres_url")
     asyncio.run(schema.migrate(url))
 
@@ -153,6 +155,10 @@ def test_a_newer_database_is_refused(dialect: str, fresh: str, request: pytest.F
         database = open_database(url)
         await database.start()
         await database.execute("UPDATE alembic_version SET version_num = '9999'")
+        # As long as that version says that this one can work on its schema, it does.
+        assert await schema.migrate(url) is False
+        await database.execute("UPDATE meta SET value = 9999 WHERE name = 'schema_oldest'")
+        assert not await schema.fits(database, "9999")
         await database.close()
         with pytest.raises(schema.MigrationFailed, match=r"9999.*newer") as refused:
             await schema.migrate(url)

@@ -1,4 +1,10 @@
-"""Which schema a database has, and bringing it to the one that this code needs."""
+"""Which schema a database has, and bringing it to the one that this code needs.
+
+Rule 1  Two versions run side by side while one follows the other: a migration only adds, and what it adds is optional
+        for the code before it. tests/store/test_migrations.py holds it to that.
+Rule 2  What is not used any more goes in a later release, and `OLDEST` is raised with it. The database remembers it, so
+        that older code starts on a newer schema as long as it can work there, and is refused from then on.
+"""
 
 import asyncio
 import os
@@ -7,8 +13,12 @@ from contextlib import suppress
 
 from tollbridge.errors import ConfigError, TollbridgeError
 from tollbridge.store.db import Database, open_database, sqlite_path
+from tollbridge.store.meta import value
 
 HEAD = "0010"
+# The oldest revision whose code works on the schema of `HEAD`.
+OLDEST = "0008"
+OLDEST_ROW = "schema_oldest"
 URL_VARIABLE = "TOLLBRIDGE_DATABASE_URL"
 
 SQLITE_TABLE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'alembic_version'"
@@ -28,8 +38,17 @@ async def current(database: Database) -> str | None:
     return rows[0][0] if rows else None
 
 
+async def fits(database: Database, revision: str | None) -> bool:
+    """Whether this code can work on a schema of this `revision`: its own, or a newer one that still suits it."""
+    if revision is None or revision <= HEAD:
+        return revision == HEAD
+    oldest = await value(database, OLDEST_ROW)
+    return oldest is not None and oldest <= int(HEAD)
+
+
 async def migrate(url: str) -> bool:
-    """Bring the database at `url` to `HEAD`, creating the file of SQLite; whether there was anything to do.
+    """Bring the database at `url` to `HEAD`, creating the file of SQLite; whether there was anything to do. One that
+    newer code has migrated stays as it is where that suits this code.
 
     Safe to call from many processes at once, and to be killed. MigrationFailed: with one line that says why.
     """
@@ -38,7 +57,7 @@ async def migrate(url: str) -> bool:
     database = open_database(url)
     await database.start()
     try:
-        if await current(database) == HEAD:
+        if await fits(database, await current(database)):
             return False
     finally:
         await database.close()

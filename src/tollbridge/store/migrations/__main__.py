@@ -26,6 +26,10 @@ LOCK_NAME = 0x746F6C6C  # "toll"
 WAIT_SECONDS = 60
 # A table that is in use is not waited for: everybody would queue behind the migration.
 LOCK_TIMEOUT = "2s"
+_OLDEST = (
+    f"INSERT INTO meta (name, value) VALUES ('{schema.OLDEST_ROW}', CAST('{schema.OLDEST}' AS BIGINT)) "  # noqa: S608 - constants
+    "ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+)
 TRY_SECONDS = 0.1
 
 # An index that its revision makes only where there is nothing in the table yet.
@@ -72,7 +76,7 @@ def steps(dialect: str, revision: str | None) -> str:
     ) as environment:
         environment.configure(dialect_name=dialect, output_buffer=text, transactional_ddl=False)
         environment.run_migrations()
-    return text.getvalue()
+    return f"{text.getvalue()}{_OLDEST};\n" if text.getvalue() else ""
 
 
 def statements(text: str) -> Iterator[str]:

@@ -5,6 +5,7 @@ TollbridgeError
 │   ├── InvalidRequest          400  the caller's mistake; `param` names the field
 │   │   ├── CostCapExceeded     400
 │   │   ├── ContextTooLong      400
+│   │   ├── KeyReused           422  idempotency_key_reused
 │   │   └── UnsupportedField    400  another route may be able to do it
 │   ├── InvalidApiKey           401
 │   ├── PaymentRequired         402  insufficient_credits, in_flight_budget_exhausted, key_limit_exceeded
@@ -15,7 +16,6 @@ TollbridgeError
 │   ├── Conflict                409  idempotency_in_progress, idempotency_answer_not_kept
 │   ├── PayloadTooLarge         413
 │   ├── UnsupportedMediaType    415
-│   ├── KeyReused               422  idempotency_key_reused
 │   ├── RateLimited             429
 │   ├── HeadersTooLarge         431
 │   ├── InternalError           500
@@ -84,6 +84,11 @@ class CostCapExceeded(InvalidRequest):
     code = "cost_cap_exceeded"
 
 
+class KeyReused(InvalidRequest):
+    status = 422
+    code = "idempotency_key_reused"
+
+
 class ContextTooLong(InvalidRequest):
     code = "context_length_exceeded"
 
@@ -146,12 +151,6 @@ class UnsupportedMediaType(ApiError):
     status = 415
     type = "invalid_request_error"
     code = "unsupported_media_type"
-
-
-class KeyReused(ApiError):
-    status = 422
-    type = "invalid_request_error"
-    code = "idempotency_key_reused"
 
 
 class RateLimited(ApiError):

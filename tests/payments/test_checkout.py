@@ -188,7 +188,7 @@ def test_what_was_not_ordered_is_for_people_to_look_at(sqlite_world: World, what
         assert order.note.startswith("the processor has another")
         await till.ways.reconcile()
         assert (await till.state()).paid == 0
-        closed = await till.ways.dismiss(order.public_id)
+        closed = await till.ways.dismiss(order.public_id, actor="test")
         assert closed.status is Status.FAILED
 
     at_till(sqlite_world, scenario)

@@ -265,9 +265,9 @@ def test_a_bank_transfer_is_confirmed_once_and_refunded_by_hand(world: World) ->
         assert reference is not None
         assert reference.startswith("TB-")
         with pytest.raises(InvalidRequest, match="another amount"):
-            await till.ways.confirm(reference, 49 * USD)
+            await till.ways.confirm(reference, 49 * USD, actor="test")
         for _ in range(2):
-            payment = await till.ways.confirm(reference.lower(), 50 * USD)
+            payment = await till.ways.confirm(reference.lower(), 50 * USD, actor="test")
         assert (payment.status, (await till.state()).paid) == (Status.PAID, 50 * USD)
         made = await refund(till.ways, payment.public_id, 20 * USD, actor="test")
         assert (made.state, (await till.state()).paid) == (State.TAKEN, 30 * USD)

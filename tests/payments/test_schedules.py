@@ -57,11 +57,11 @@ class Mortal(Payments):
         self._risk()
         return settled
 
-    async def settle(self, payment: Payment, report: Report, event: str | None = None) -> Payment:
+    async def settle(self, payment: Payment, report: Report, event: str | None = None, deed: Any = None) -> Payment:
         if self._chance is not None:
             # The report grows old, and others act on newer ones.
             await asyncio.sleep(self._chance.choice([0, 0, 0.01, 0.03]))
-        settled = await super().settle(payment, report, event)
+        settled = await super().settle(payment, report, event, deed)
         self._risk()
         return settled
 

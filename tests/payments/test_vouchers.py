@@ -57,7 +57,7 @@ def test_a_code_that_is_worth_nothing_says_so_in_the_same_words(sqlite_world: Wo
         if why == "expired":
             await database.execute("UPDATE voucher SET expires_at = 1")
         if why == "withdrawn":
-            await vouchers.withdraw(database, made.id)
+            await vouchers.withdraw(database, made.id, actor="test")
         code = {"unknown": "AAAA-BBBB-CCCC-DDDD-EEEE", "empty": ""}.get(why, made.code)
         with pytest.raises(InvalidRequest, match="not valid, has expired, or was used before"):
             await vouchers.redeem(database, account, code)
@@ -72,7 +72,7 @@ def test_what_was_redeemed_is_not_withdrawn(sqlite_world: World) -> None:
         (made,) = await vouchers.create(database, 5 * USD, actor="test")
         await vouchers.redeem(database, account, made.code)
         with pytest.raises(InvalidRequest, match="no open voucher"):
-            await vouchers.withdraw(database, made.id)
+            await vouchers.withdraw(database, made.id, actor="test")
 
     sqlite_world.run(use)
 

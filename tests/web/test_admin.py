@@ -200,7 +200,7 @@ def test_every_page_of_the_operator_can_be_used_by_everybody(axe_core: Path) -> 
             await ordered(ada, method="bank_transfer")
             till = site.gateway._payments()
             [(reference,)] = await site.database.fetch("SELECT external_id FROM payment")
-            await till.confirm(reference, 10 * USD)
+            await till.confirm(reference, 10 * USD, actor="test")
             await ordered(ada, method="bank_transfer", once="2")
             await boss.post("/admin/vouchers", {"amount": "3", "count": "2", "kind": "promo", "note": "fair"})
             account = await path_of(site)

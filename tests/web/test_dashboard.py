@@ -4,6 +4,7 @@ import asyncio
 import csv
 import io
 import itertools
+import json
 import re
 import sys
 from pathlib import Path
@@ -117,7 +118,7 @@ FILLED = (
 def test_every_page_can_be_used_by_everybody_and_is_small(axe_core: Path, filled: bool) -> None:
     async def test() -> None:
         async with (
-            Site(always(varied), config="[plans.default]\nrpm = 600\ntpm = 200000\n") as site,
+            Site(always(varied), config="[plans.free]\nrpm = 600\ntpm = 200000\n") as site,
             browser() as chromium,
         ):
             ada = await registered(site, "ada@example.com")
@@ -277,6 +278,82 @@ def test_requests_are_found_by_key_model_outcome_and_id() -> None:
             rows = list(csv.DictReader(io.StringIO((await ada.get("/dashboard/requests.csv")).text)))
             assert [row["charge_usd"] for row in rows] == ["0.00002"] * 3
             assert rows[0]["id"] == id_
+
+    run(test())
+
+
+def test_a_request_has_the_id_that_the_caller_was_told() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            headers = {"authorization": f"Bearer {await key_of(ada)}"}
+            message = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+            told = []
+            for path, body in (
+                ("/v1/chat/completions", chat()),
+                ("/v1/responses", {"model": "m", "input": "hi"}),
+                ("/v1/messages", message),
+            ):
+                answer = await site.post(path, body, headers)
+                assert answer.status == 200, answer.body
+                told.append(answer.json["id"])
+            assert [each.rstrip("0123456789abcdef") for each in told] == ["chatcmpl-", "resp_", "msg_"]
+            await site.settled(len(told))
+            pages = [
+                (await ada.get(path)).text for path in ("/dashboard", "/dashboard/requests", "/dashboard/requests.csv")
+            ]
+            listed = [each["id"] for each in (await ada.get("/api/requests")).json()["data"]]
+            assert sorted(listed) == sorted(told)
+            for each in told:
+                assert all(each in page for page in pages)
+                assert each in shown(await ada.get(f"/dashboard/requests/{each}"))
+                assert (await ada.get(f"/api/requests/{each}")).json()["id"] == each
+                assert (await ada.get(f"/dashboard/requests?q={each}")).headers["location"].endswith(each)
+                found = await site.get(f"/v1/generation?id={each}", headers)
+                assert found.json["data"]["id"] == each
+
+    run(test())
+
+
+def test_a_key_is_bound_by_concurrency_and_by_what_a_call_may_cost_and_shows_what_it_spent() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            key = await new_key(ada, label="ci", concurrency="2", cost_cap_usd="0.0000001")
+            answer = await site.post("/v1/chat/completions", chat(), {"authorization": f"Bearer {key}"})
+            assert answer.status == 400, answer.body
+            text = (await ada.get("/dashboard/keys")).text
+            assert "2 at once, $0.0000001 a call" in text
+            public_id = re.findall(r'href="/dashboard/keys/(key_\w+)">ci', text)[0]
+            fields = {"label": "ci", "concurrency": "2", "cost_cap_usd": "x"}
+            wrong = await ada.post(f"/dashboard/keys/{public_id}", fields)
+            assert "Write an amount in USD" in re.findall(r'id="cost_cap_usd-note"[^<]*<', wrong.text)[0]
+            wrong = await ada.post(f"/dashboard/keys/{public_id}", {**fields, "cost_cap_usd": "0"})
+            assert "above zero" in re.findall(r'id="cost_cap_usd-note"[^<]*<', wrong.text)[0]
+            changed = await ada.post(f"/dashboard/keys/{public_id}", {**fields, "cost_cap_usd": "1"})
+            assert changed.status_code == 303
+            assert await call(site, key) == 200
+            await site.settled(1)
+            rows = re.findall(r"<tr>.*?</tr>", (await ada.get("/dashboard/keys")).text, re.DOTALL)
+            assert any("ci" in row and "$0.00002" in row for row in rows)
+            assert "$0.00002 1 request" in shown(await ada.get(f"/dashboard/keys/{public_id}"))
+
+    run(test())
+
+
+def test_the_key_of_the_playground_is_not_counted_among_ones_own() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            await ada.get("/dashboard")
+            token = await ada.token("/playground")
+            own = {"x-csrf-token": token, "content-type": "application/json", "sec-fetch-site": "same-origin"}
+            assert (
+                await ada.client.post("/playground/chat", content=json.dumps(chat()), headers=own)
+            ).status_code == 200
+            text = shown(await ada.get("/dashboard"))
+            assert "default. It was shown in full once" in text
+            assert "Playground made by it" in shown(await ada.get("/dashboard/keys"))
 
     run(test())
 

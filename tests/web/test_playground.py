@@ -123,7 +123,7 @@ def test_only_whose_role_may_use_keys_may_spend_here() -> None:
 def test_only_models_that_the_plan_has_and_that_talk_are_offered() -> None:
     async def test() -> None:
         config = """
-[plans.default]
+[plans.free]
 models = ["m", "e"]
 [[models]]
 id = "other"

@@ -84,7 +84,7 @@ def payment_confirm(settings: "Settings", reference: str, amount: int) -> None:
     Example:
       tollbridge payment confirm TB-7HQ0SZKT2M 50
     """
-    done = _at_till(settings, lambda till: till.confirm(reference, amount))
+    done = _at_till(settings, lambda till: till.confirm(reference, amount, actor=actor()))
     say(f"{done.public_id} is {done.status.value}")
 
 
@@ -118,7 +118,7 @@ def payment_dismiss(settings: "Settings", payment: str) -> None:
     Example:
       tollbridge payment dismiss pay_7Hq0sZkT2mWb9XcLpR4vNe
     """
-    _at_till(settings, lambda till: till.dismiss(payment))
+    _at_till(settings, lambda till: till.dismiss(payment, actor=actor()))
     say(f"{payment} is closed, and nothing was credited")
 
 
@@ -206,7 +206,7 @@ def voucher_withdraw(settings: "Settings", id_: str) -> None:
 
     if not id_.isascii() or not id_.isdecimal() or len(id_) > 15:
         raise InvalidRequest(f"an id is a number of `voucher list`, not {id_[:20]!r}", param="id")
-    with_database(settings, lambda database: vouchers.withdraw(database, int(id_)))
+    with_database(settings, lambda database: vouchers.withdraw(database, int(id_), actor=actor()))
     say(f"voucher {id_} is worth nothing any more")
 
 

@@ -2,20 +2,29 @@
 
 from tollbridge.core import ledger
 from tollbridge.core.ledger import MAX_AMOUNT, Posted
-from tollbridge.errors import InvalidRequest
-from tollbridge.store import journal
+from tollbridge.core.money import format_usd
+from tollbridge.errors import InvalidRequest, KeyReused
+from tollbridge.store import activity, journal
 from tollbridge.store.accounts import Account
+from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Duplicate, Transaction, run
 
 _LONGEST = 500
 
 
 async def grant(
-    database: Database, account: Account, amount: int, *, reason: str, actor: str, idempotency_key: str
+    database: Database,
+    account: Account,
+    amount: int,
+    *,
+    reason: str,
+    actor: str,
+    idempotency_key: str,
+    address: str = "",
 ) -> Posted:
     """Give promotional credit, once for each idempotency key: a repetition changes nothing and says `repeated`.
 
-    InvalidRequest: the amount or reason cannot be, or (`idempotency_key_reused`) the key was used for something else.
+    InvalidRequest: the amount or reason cannot be. KeyReused: the key was used for something else.
     """
     if not 0 < amount < MAX_AMOUNT - account.paid - account.promo:
         raise InvalidRequest("an amount is above zero and keeps the balance below 4 billion USD", param="amount")
@@ -28,15 +37,18 @@ async def grant(
     )
 
     async def use_case(transaction: Transaction) -> ledger.Verdict | None:
-        return await journal.post(database, transaction, gift, now)
+        verdict = await journal.post(database, transaction, gift, now)
+        if isinstance(verdict, Posted) and not verdict.repeated:
+            what = f"{format_usd(amount)} USD: {reason.strip()}"
+            deed = NewDeed(account_id=account.id, actor=actor, action="credit.granted", detail=what, address=address)
+            await activity.add(transaction, deed, now)
+        return verdict
 
     try:
         verdict = await run(database, use_case)
     except Duplicate:
         verdict = None  # another account's, at this very moment
     if verdict is None:
-        raise InvalidRequest(
-            "this idempotency key was used for another grant", code="idempotency_key_reused", param="idempotency_key"
-        )
+        raise KeyReused("this idempotency key was used for another grant", param="idempotency_key")
     assert isinstance(verdict, Posted), verdict
     return verdict

@@ -1,13 +1,12 @@
-"""What operators do to accounts. Each deed is noted in the account's activity, with its reason."""
+"""What operators do to accounts. Each deed is noted, with its reason, by the transaction that does it."""
 
 from tollbridge.core.ledger import Posted
-from tollbridge.core.money import format_usd
-from tollbridge.core.payments import Payment, Reversal
+from tollbridge.core.payments import Reversal
 from tollbridge.errors import InvalidRequest, NotFound
-from tollbridge.services import credit, deeds, refunds
+from tollbridge.services import credit, refunds
 from tollbridge.services.key_management import Actor
 from tollbridge.services.payments import Payments
-from tollbridge.store import accounts, activity, payments
+from tollbridge.store import accounts, activity
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database, Transaction, run
 
@@ -37,42 +36,22 @@ async def set_frozen(database: Database, account: Account, frozen: bool, reason:
 
 async def grant(database: Database, account: Account, amount: int, reason: str, *, actor: Actor, once: str) -> Posted:
     """Give promotional credit, once for each text `once`. InvalidRequest: it cannot be."""
-    posted = await credit.grant(
-        database, account, amount, reason=_reason(reason), actor=actor.name, idempotency_key=once
+    return await credit.grant(
+        database,
+        account,
+        amount,
+        reason=_reason(reason),
+        actor=actor.name,
+        address=actor.address,
+        idempotency_key=once,
     )
-    if not posted.repeated:
-        await deeds.note(database, account, actor, "credit.granted", f"{format_usd(amount)} USD: {reason.strip()}")
-    return posted
-
-
-async def confirm(ways: Payments, reference: str, amount: int, actor: Actor) -> Payment:
-    """Credit a bank transfer that has arrived. InvalidRequest, NotFound: as `Payments.confirm`."""
-    payment = await ways.confirm(reference, amount)
-    await _note(ways.database, payment, actor, "payment.confirmed", f"{format_usd(amount)} USD, {payment.external_id}")
-    return payment
 
 
 async def refund(ways: Payments, public_id: str, amount: int | None, reason: str, actor: Actor) -> Reversal:
     """Give money back; None: all that is left of the payment. Raises as `refunds.refund`."""
-    why = _reason(reason)
-    made = await refunds.refund(ways, public_id, amount, actor=actor.name)
-    payment = await payments.by_id(ways.database, made.payment_id)
-    await _note(
-        ways.database, payment, actor, "payment.refunded", f"{format_usd(made.amount)} USD of {public_id}: {why}"
+    return await refunds.refund(
+        ways, public_id, amount, actor=actor.name, address=actor.address, reason=_reason(reason)
     )
-    return made
-
-
-async def dismiss(ways: Payments, public_id: str, actor: Actor) -> None:
-    """Close an order that waits. Raises as `Payments.dismiss`."""
-    payment = await ways.dismiss(public_id)
-    await _note(ways.database, payment, actor, "payment.dismissed", public_id)
-
-
-async def _note(database: Database, payment: Payment, actor: Actor, action: str, detail: str) -> None:
-    account = await accounts.by_id(database, payment.account_id)
-    assert account is not None
-    await deeds.note(database, account, actor, action, detail)
 
 
 def _reason(text: str) -> str:

@@ -23,7 +23,7 @@ from tollbridge.core import payments as rules
 from tollbridge.core.ledger import Posted
 from tollbridge.core.money import NANO_PER_CENT, format_usd
 from tollbridge.core.payments import Expected, Origin, Payment, Report, Return, Reversal, Settlement, State, Status
-from tollbridge.errors import InvalidRequest, NotFound, TollbridgeError, Unavailable
+from tollbridge.errors import InvalidRequest, KeyReused, NotFound, TollbridgeError, Unavailable
 from tollbridge.payments import manual, webhook
 from tollbridge.payments.base import Method, Order, ProcessorRefused, ProcessorUnavailable
 from tollbridge.payments.stripe import EVENTS, Stripe
@@ -33,8 +33,9 @@ from tollbridge.services.accounts import new_id
 from tollbridge.services.invoices import Issuer, reversed_draft
 from tollbridge.services.mail import Mail, Post
 from tollbridge.services.subscriptions import Subscriptions, Terms
-from tollbridge.store import accounts, invoices, journal, meta, payments, subscriptions, top_ups
+from tollbridge.store import accounts, activity, invoices, journal, meta, payments, subscriptions, top_ups
 from tollbridge.store.accounts import Account
+from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Transaction, run
 from tollbridge.store.payments import Waiting
 
@@ -53,10 +54,11 @@ _LONGEST_ONCE = 200
 
 
 class Checkout(msgspec.Struct, frozen=True):
-    """An order that was begun, and where its customer goes next."""
+    """An order that was begun, and where its customer goes next. `repeated`: it was made before."""
 
     payment: Payment
     url: str
+    repeated: bool = False
 
 
 class _Conflict(TollbridgeError):
@@ -139,11 +141,11 @@ class Payments:
         )
         payment = await self.write_down(new)
         if (payment.amount, payment.method, payment.save_card) != (amount, method, new.save_card):
-            raise InvalidRequest("this form was sent before with other values", code="idempotency_key_reused")
+            raise KeyReused("this form was sent before with other values")
         if payment.url is None:
             payment = await self._begin(way, payment, account)
         assert payment.url is not None
-        return Checkout(payment, payment.url)
+        return Checkout(payment, payment.url, repeated=payment.public_id != public_id)
 
     async def order(self, account: Account, public_id: str) -> Payment:
         """One of an account's orders. NotFound: it has none of that id."""
@@ -178,7 +180,7 @@ class Payments:
 
     # --- the operator -------------------------------------------------------------------------------------------
 
-    async def confirm(self, reference: str, amount: int) -> Payment:
+    async def confirm(self, reference: str, amount: int, *, actor: str, address: str = "") -> Payment:
         """Credit a bank transfer of `amount` nano-USD that has arrived. InvalidRequest: another sum was ordered.
 
         Repeating it changes nothing.
@@ -193,10 +195,13 @@ class Payments:
                 param="amount",
             )
         account = await self._account(payment)
-        return await self.settle(payment, manual.received(payment, account.public_id))
+        what = f"{format_usd(amount)} USD, {wanted}"
+        deed = NewDeed(account_id=account.id, actor=actor, action="payment.confirmed", detail=what, address=address)
+        return await self.settle(payment, manual.received(payment, account.public_id), deed=deed)
 
-    async def dismiss(self, public_id: str) -> Payment:
+    async def dismiss(self, public_id: str, *, actor: str, address: str = "") -> Payment:
         """Close an order that waits, or that a person was to look at: nothing is credited. InvalidRequest: paid."""
+        now = await self.database.now()
 
         async def use_case(transaction: Transaction) -> Payment:
             found = await payments.by_public_id(transaction, public_id)
@@ -208,6 +213,15 @@ class Payments:
             note = payment.note if payment.status is Status.REVIEW else "dismissed by the operator"
             closed = msgspec.structs.replace(payment, status=Status.FAILED, note=note, check_at=None)
             await payments.update(transaction, closed)
+            if closed != payment:
+                deed = NewDeed(
+                    account_id=payment.account_id,
+                    actor=actor,
+                    action="payment.dismissed",
+                    detail=public_id,
+                    address=address,
+                )
+                await activity.add(transaction, deed, now)
             return closed
 
         return await run(self.database, use_case)
@@ -266,11 +280,21 @@ class Payments:
         )
         return missed
 
-    async def settle(self, payment: Payment, report: Report, event: str | None = None) -> Payment:
-        """Do what a report says, once; the order after it."""
+    async def settle(
+        self, payment: Payment, report: Report, event: str | None = None, deed: NewDeed | None = None
+    ) -> Payment:
+        """Do what a report says, once; the order after it. `deed`: whose doing it is, noted if anything changes."""
         now = await self.database.now()
+
+        async def use_case(transaction: Transaction) -> Payment:
+            before = await payments.locked(self.database, transaction, payment.id)
+            after = await self._settle(transaction, payment, report, event, now)
+            if deed is not None and after.status is not before.status:
+                await activity.add(transaction, deed, now)
+            return after
+
         try:
-            return await run(self.database, lambda transaction: self._settle(transaction, payment, report, event, now))
+            return await run(self.database, use_case)
         except _Conflict as error:
             why = str(error)
         log.critical("payment %s: %s", payment.public_id, why)

@@ -17,7 +17,14 @@ _PAGE = 500
 
 
 async def change_plan(
-    database: Database, account: Account, plan: str, plans: Collection[str], *, actor: str, agreed: Agreed | None = None
+    database: Database,
+    account: Account,
+    plan: str,
+    plans: Collection[str],
+    *,
+    actor: str,
+    address: str = "",
+    agreed: Agreed | None = None,
 ) -> Account:
     """Put `account` on one of `plans`, with `agreed` in place of all that was agreed before. Calls obey it at once.
 
@@ -34,7 +41,7 @@ async def change_plan(
         if before is not None and (before.plan, had) == (plan, agreed):
             return
         await accounts.set_plan(transaction, account.id, plan, agreed)
-        deed = NewDeed(account_id=account.id, actor=actor, action="plan.changed", detail=plan)
+        deed = NewDeed(account_id=account.id, actor=actor, action="plan.changed", detail=plan, address=address)
         await activity.add(transaction, deed, now)
 
     await run(database, change)

@@ -16,7 +16,8 @@ from tollbridge.payments.stripe import NAME as STRIPE
 from tollbridge.services.accounts import new_id
 from tollbridge.services.invoices import reversed_draft
 from tollbridge.services.payments import Payments
-from tollbridge.store import accounts, invoices, journal, payments
+from tollbridge.store import accounts, activity, invoices, journal, payments
+from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Transaction, run
 
 _PATIENCE_MS = 60_000
@@ -24,8 +25,10 @@ _PATIENCE_MS = 60_000
 _GIVE_UP_MS = 23 * 3_600_000
 
 
-async def refund(ways: Payments, public_id: str, amount: int | None, *, actor: str) -> Reversal:
-    """Give back `amount` nano-USD of a payment, tax included; None: all that is left of it.
+async def refund(
+    ways: Payments, public_id: str, amount: int | None, *, actor: str, address: str = "", reason: str = ""
+) -> Reversal:
+    """Give back `amount` nano-USD of a payment, tax included; None: all that is left of it. Its account can read why.
 
     InvalidRequest: it is more than is left of the payment, or of the credit. ProcessorUnavailable: the credit is taken
     and the refund will happen. A refund by bank transfer is only booked: the operator sends the money.
@@ -61,6 +64,11 @@ async def refund(ways: Payments, public_id: str, amount: int | None, *, actor: s
         id_ = await payments.put_reversal(transaction, made)
         stored = msgspec.structs.replace(made, id=id_)
         await _paper(ways, transaction, payment, stored, now)
+        what = f"{format_usd(wanted)} USD of {public_id}" + (f": {reason}" if reason else "")
+        deed = NewDeed(
+            account_id=payment.account_id, actor=actor, action="payment.refunded", detail=what, address=address
+        )
+        await activity.add(transaction, deed, now)
         return payment, stored
 
     payment, made = await run(database, use_case)

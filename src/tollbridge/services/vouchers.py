@@ -7,9 +7,11 @@ import msgspec
 
 from tollbridge.core import ledger
 from tollbridge.core.ledger import MAX_AMOUNT, Post, Posted
+from tollbridge.core.money import format_usd
 from tollbridge.errors import InvalidRequest
-from tollbridge.store import journal, vouchers
+from tollbridge.store import activity, journal, vouchers
 from tollbridge.store.accounts import Account
+from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Transaction, run
 from tollbridge.store.vouchers import Voucher
 
@@ -30,7 +32,7 @@ class MadeVoucher(msgspec.Struct, frozen=True):
 
 async def create(
     database: Database, amount: int, *, kind: str = PROMO, count: int = 1, expires_at: int | None = None,
-    note: str = "", actor: str,
+    note: str = "", actor: str, address: str = "",
 ) -> list[MadeVoucher]:  # fmt: skip
     """New codes worth `amount` nano-USD each. `expires_at` in milliseconds. InvalidRequest: it cannot be."""
     if not 0 < amount < MAX_AMOUNT:
@@ -52,6 +54,8 @@ async def create(
                 expires_at=expires_at, withdrawn_at=None, redeemed_at=None, account_id=None,
             )  # fmt: skip
             made.append(MadeVoucher(code, await vouchers.create(transaction, row, _digest(code))))
+        detail = f"{count} of {format_usd(amount)} USD, {kind}, from {made[0].id} on"
+        await _note(transaction, actor, address, ("vouchers.created", detail), now)
         return made
 
     return await run(database, use_case)
@@ -75,16 +79,30 @@ async def redeem(database: Database, account: Account, code: str) -> Voucher:
     return voucher
 
 
-async def withdraw(database: Database, id_: int) -> None:
+async def withdraw(database: Database, id_: int, *, actor: str, address: str = "") -> None:
     """Make a voucher worthless. InvalidRequest: it was redeemed or withdrawn before, or there is none."""
     now = await database.now()
-    if not await run(database, lambda transaction: vouchers.withdraw(transaction, id_, now)):
+
+    async def use_case(transaction: Transaction) -> bool:
+        done = await vouchers.withdraw(transaction, id_, now)
+        if done:
+            await _note(transaction, actor, address, ("voucher.withdrawn", str(id_)), now)
+        return done
+
+    if not await run(database, use_case):
         raise InvalidRequest(f"there is no open voucher {id_}", param="id")
 
 
 async def listed(database: Database, count: int = 200) -> list[Voucher]:
     """The vouchers that were made, the newest first."""
     return await vouchers.page(database, 1 << 62, count)
+
+
+async def _note(transaction: Transaction, actor: str, address: str, what: tuple[str, str], now: int) -> None:
+    """`what`: the action and its detail."""
+    action, detail = what
+    deed = NewDeed(account_id=activity.GATEWAY, actor=actor, action=action, detail=detail, address=address)
+    await activity.add(transaction, deed, now)
 
 
 def _credit(voucher: Voucher, account: Account) -> Post:

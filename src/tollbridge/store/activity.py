@@ -4,6 +4,9 @@ import msgspec
 
 from tollbridge.store.db import Transaction
 
+# The account of what was done to none: vouchers that were made.
+GATEWAY = 0
+
 
 class Deed(msgspec.Struct, frozen=True, kw_only=True):
     """`actor` did `action` (`key.created`) from `address`. `at` in milliseconds."""

@@ -23,7 +23,7 @@ class Returned(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeedOf(msgspec.Struct, frozen=True, kw_only=True):
-    """What was done, and in whose account."""
+    """What was done, and in whose account; both empty: to the gateway itself."""
 
     id: int
     at: int
@@ -90,8 +90,9 @@ async def returned(database: Transaction, count: int) -> list[Returned]:
 async def deeds(database: Transaction, before: int, count: int) -> list[DeedOf]:
     """What was done in any account, the newest first, from the one before the id `before`."""
     rows = await database.fetch(
-        "SELECT activity.id, at, actor, action, detail, address, public_id, email FROM activity "
-        "JOIN account ON account.id = account_id WHERE activity.id < $1 ORDER BY activity.id DESC LIMIT $2",
+        "SELECT activity.id, at, actor, action, detail, address, COALESCE(public_id, ''), COALESCE(email, '') "
+        "FROM activity LEFT JOIN account ON account.id = account_id WHERE activity.id < $1 "
+        "ORDER BY activity.id DESC LIMIT $2",
         *(before, count),
     )
     return [DeedOf(**dict(zip(DeedOf.__struct_fields__, row, strict=True))) for row in rows]

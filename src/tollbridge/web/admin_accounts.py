@@ -77,7 +77,13 @@ async def change_plan(visit: Visit) -> Response:
         before = await accounts.agreed_with(database, account.id)
         agreed = _with(before, own)
         await plans.change_plan(
-            database, account, form["plan"], visit.shared.settings.plans, actor=visit.actor.name, agreed=agreed
+            database,
+            account,
+            form["plan"],
+            visit.shared.settings.plans,
+            actor=visit.actor.name,
+            address=visit.actor.address,
+            agreed=agreed,
         )
     except InvalidRequest as error:
         return await _show(visit, error, "plan")

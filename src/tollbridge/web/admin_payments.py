@@ -65,7 +65,9 @@ async def confirm(visit: Visit) -> Response:
     form = await visit.form()
     try:
         amount = read_usd(form["amount"], "amount")
-        await oversight.confirm(visit.shared.payments(), form["reference"], amount, visit.actor)
+        await visit.shared.payments().confirm(
+            form["reference"], amount, actor=visit.actor.name, address=visit.actor.address
+        )
     except (InvalidRequest, NotFound) as error:
         return await _payments(visit, error, "confirm")
     return visit.redirect(f"{PAYMENTS}?saved=confirmed")
@@ -83,7 +85,7 @@ async def refund(visit: Visit) -> Response:
 
 
 async def dismiss(visit: Visit) -> Response:
-    await oversight.dismiss(visit.shared.payments(), visit.path("payment"), visit.actor)
+    await visit.shared.payments().dismiss(visit.path("payment"), actor=visit.actor.name, address=visit.actor.address)
     return visit.redirect(f"{PAYMENTS}?saved=dismissed")
 
 
@@ -120,6 +122,7 @@ async def create_vouchers(visit: Visit) -> Response:
             expires_at=_day(form["expires_at"]),
             note=form["note"].strip(),
             actor=visit.actor.name,
+            address=visit.actor.address,
         )
     except InvalidRequest as error:
         return await _vouchers(visit, form.refused(error, "amount", "kind", "expires_at", "note"), status=error.status)
@@ -130,7 +133,7 @@ async def withdraw(visit: Visit) -> Response:
     text = visit.path("voucher")
     if not (text.isascii() and text.isdecimal() and len(text) < 18):
         raise NotFound("There is no such voucher.", param="voucher")
-    await vouchers.withdraw(visit.shared.database, int(text))
+    await vouchers.withdraw(visit.shared.database, int(text), actor=visit.actor.name, address=visit.actor.address)
     return visit.redirect(f"{VOUCHERS}?saved=withdrawn")
 
 

@@ -69,9 +69,13 @@ async def order(visit: Visit) -> Response:
     begun = await visit.shared.payments().start_checkout(
         visit.account, amount, method=body.method, once=once and f"api/{once}", save_card=body.save_card
     )
-    what = f"{format_usd(amount)} USD by {body.method.replace('_', ' ')}"
-    await deeds.note(visit.shared.database, visit.account, visit.actor, "payment.ordered", what)
-    return json_response(_payment(begun.payment), 201)
+    if not begun.repeated:
+        what = f"{format_usd(amount)} USD by {body.method.replace('_', ' ')}"
+        await deeds.note(visit.shared.database, visit.account, visit.actor, "payment.ordered", what)
+    response = json_response(_payment(begun.payment), 201)
+    if begun.repeated:
+        response.headers["idempotent-replayed"] = "true"
+    return response
 
 
 async def list_invoices(visit: Visit) -> Response:

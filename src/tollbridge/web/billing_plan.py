@@ -62,7 +62,9 @@ async def change(visit: Visit) -> Response:
     if form["plan"] not in choosable(settings, agreed, subscription, visit.now):
         form.problem = "This plan is made by arrangement: write to the operator."
         return await _plan(visit, form, 400)
-    await plans.change_plan(database, visit.account, form["plan"], settings.plans, actor=visit.actor.name)
+    await plans.change_plan(
+        database, visit.account, form["plan"], settings.plans, actor=visit.actor.name, address=visit.actor.address
+    )
     return visit.redirect(f"{PLAN}?saved=changed")
 
 

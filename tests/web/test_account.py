@@ -268,6 +268,28 @@ def test_a_second_factor_is_asked_for_and_each_code_is_good_once() -> None:
     run(test())
 
 
+def test_a_link_that_is_no_longer_good_says_so_and_leads_to_a_new_one() -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as visitor:
+            ada = await registered(site, "ada@example.com")
+            await visitor.post("/auth/forgot", {"email": "ada@example.com"})
+            token = await token_to(site, "ada@example.com")
+            assert (await visitor.post("/auth/reset", {"token": token, "password": NEW})).status_code == 303
+            for path, again in (
+                (f"/auth/reset?token={token}", "/auth/forgot"),
+                (f"/auth/verify?token={token}", "/auth/login"),
+                (f"/auth/email?token={token}", SETTINGS),
+            ):
+                page = await visitor.get(path)
+                assert page.status_code == 410
+                assert "This link is no longer good" in shown(page)
+                assert f'href="{again}"' in page.text
+                assert "<form" not in page.text
+            assert (await ada.get(SETTINGS)).status_code == 303
+
+    run(test())
+
+
 def test_an_authenticator_is_shown_the_key_as_a_picture() -> None:
     async def test() -> None:
         async with house() as site:
@@ -313,7 +335,8 @@ def test_who_is_invited_joins_with_their_role_and_can_be_removed() -> None:
             assert "ada@example.com" in shown(await bob.get("/dashboard"))
             assert (await bob.get("/dashboard/members")).status_code == 403
             page = await ada.get("/dashboard/members")
-            [member] = [each for each in re.findall(r"/members/(user_\w+)/role", page.text) if each in page.text][1:]
+            # The only owner stays one, and is not asked.
+            [member] = re.findall(r"/members/(user_\w+)/role", page.text)
             await ada.post(f"/dashboard/members/{member}/role", {"role": "admin"})
             assert (await bob.get("/dashboard/members")).status_code == 200
             takeover = await bob.post("/dashboard/members", {"email": "x@example.com", "role": "owner"})
@@ -333,7 +356,10 @@ def test_an_account_keeps_an_owner() -> None:
     async def test() -> None:
         async with house() as site:
             ada = await registered(site, "ada@example.com")
-            [member] = set(re.findall(r"/members/(user_\w+)/role", (await ada.get("/dashboard/members")).text))
+            page = await ada.get("/dashboard/members")
+            assert "/role" not in page.text
+            assert "An account keeps one owner" in shown(page)
+            [(member,)] = await site.database.fetch('SELECT public_id FROM "user"')
             assert (await ada.post(f"/dashboard/members/{member}/role", {"role": "viewer"})).status_code == 400
             assert (await ada.post(f"/dashboard/members/{member}/remove")).status_code == 400
             assert (await ada.post("/dashboard/leave")).status_code == 400

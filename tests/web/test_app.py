@@ -155,3 +155,21 @@ def test_what_is_searched_for_is_text_and_no_pattern() -> None:
             assert "/models/m" not in nothing.text
 
     run(test())
+
+
+def test_people_and_programs_are_told_in_their_own_words_that_there_is_nothing() -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as visitor:
+            page = await visitor.get("/nope")
+            assert page.status_code == 404
+            assert "GET" not in shown(page)
+            assert all(f'href="{path}"' in page.text for path in ("/", "/models", "/docs"))
+            page = await visitor.get("/auth/logout")
+            assert (page.status_code, page.headers["allow"]) == (405, "POST")
+            assert "Use POST" not in shown(page)
+            answer = await visitor.get("/nope", accept="application/json")
+            assert "There is no GET /nope here" in answer.json()["error"]["message"]
+            answer = await visitor.get("/auth/logout", accept="application/json")
+            assert "Use POST here" in answer.json()["error"]["message"]
+
+    run(test())

@@ -6,7 +6,7 @@ import pytest
 from tests.gateway.site import run
 from tests.web.catalogs import MANY, PRICED, strange
 from tests.web.payloads import PAYLOADS
-from tests.web.visitors import Visitor, house, shown
+from tests.web.visitors import Visitor, house, registered, shown
 
 from tollbridge.core.retry import Kind
 from tollbridge.web import models
@@ -168,5 +168,29 @@ def test_texts_of_models_are_shown_as_text() -> None:
             text = (await visitor.get(query)).text
             assert "<script>alert" not in text
             assert "><b>" not in text
+
+    run(test())
+
+
+def test_prices_are_those_of_the_visitors_plan() -> None:
+    config = """
+[billing]
+signup_plan = "gold"
+markup_percent = "10"
+[plans.gold]
+title = "Gold"
+markup_percent = "50"
+"""
+
+    async def test() -> None:
+        async with house(config) as site, Visitor(site) as visitor:
+            ada = await registered(site, "ada@example.com")
+            for path in ("/models", "/models/m", "/pricing"):
+                theirs, own = shown(await visitor.get(path)), shown(await ada.get(path))
+                assert "$1.10" in theirs, path
+                assert "your plan" not in theirs
+                assert "$1.50" in own
+                assert "$1.10" not in own
+                assert "on your plan, Gold" in own
 
     run(test())

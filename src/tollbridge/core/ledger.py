@@ -143,6 +143,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     suspect: bool = False
     # A customer's own credential paid the provider; the charge is the fee.
     byok: bool = False
+    # By which the caller knows its id: a key of `core.ids.PREFIXES`.
+    endpoint: str = "chat"
     finish: str | None = None
     raw: bytes | None = None
     # JSON list of the attempts that went before the one that answered (route, status, cost); None when there was none.

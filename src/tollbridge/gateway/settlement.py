@@ -207,6 +207,7 @@ class Settlement:
             estimated=usage.estimated,
             suspect=usage.suspect,
             byok=route.upstream.owner != 0,
+            endpoint=ticket.request.endpoint,
             finish=ending.finish,
             raw=usage.raw or None,
             attempts=msgspec.json.encode(attempts) if attempts else None,

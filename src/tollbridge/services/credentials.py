@@ -49,6 +49,11 @@ async def reset_token(desk: Desk, user: User, good_for_ms: int) -> str:
     return token
 
 
+async def is_good(desk: Desk, token: str, kind: str) -> bool:
+    """Whether a link of this kind can still be used."""
+    return await mail.find_token(desk.database, sessions.digest(token), kind, await desk.database.now()) is not None
+
+
 async def reset(desk: Desk, token: str, password: str, client: Client) -> None:
     """Choose a new password by the link. All sessions end. InvalidRequest: the link or the password is not good."""
     now = await desk.database.now()

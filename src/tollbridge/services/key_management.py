@@ -151,7 +151,9 @@ def check_rules(rules: Rules, now: int) -> Rules:
         raise InvalidRequest(f"A limit counts anew {', '.join(RESETS[:-1])} or {RESETS[-1]}.", param="limit_reset")
     if rules.reset is not None and rules.limit is None:
         raise InvalidRequest("Say how much may be spent in each period.", param="limit_usd")
-    for name in ("rpm", "tpm"):
+    if rules.cost_cap is not None and not 0 < rules.cost_cap < MAX_AMOUNT:
+        raise InvalidRequest("The most that a call may cost is an amount above zero, in USD.", param="cost_cap_usd")
+    for name in ("rpm", "tpm", "concurrency"):
         rate = getattr(rules, name)
         if rate is not None and not 0 < rate <= _MOST_RATE:
             raise InvalidRequest(f"This is a whole number from 1 to {_MOST_RATE:,}.", param=name)

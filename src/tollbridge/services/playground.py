@@ -5,8 +5,8 @@ and its own id, which follows from the account. It is made when the playground i
 revoked.
 """
 
-from collections.abc import Iterator
-from itertools import count
+from collections.abc import Collection, Iterator
+from itertools import count, takewhile
 
 import msgspec
 
@@ -36,6 +36,11 @@ async def key_of(desk: Desk, account: Account) -> str:
         except Duplicate:
             continue  # another call was quicker
         return _text(desk, prefix, public_id)
+
+
+def own_keys(desk: Desk, account: Account, known: Collection[str]) -> set[str]:
+    """Which of an account's keys, by their ids, the playground made for itself."""
+    return set(takewhile(lambda public_id: public_id in known, _ids(desk, account, desk.settings.brand.key_prefix)))
 
 
 def _ids(desk: Desk, account: Account, prefix: str) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import msgspec
 
 from tollbridge.store.db import Row, Transaction
-from tollbridge.store.ledger.rows import STREAMED, read_meters
+from tollbridge.store.ledger.rows import STREAMED, endpoint_of, read_meters
 from tollbridge.store.meta import value
 from tollbridge.store.rollups import DAY_MS, WATERMARK
 from tollbridge.values import Outcome
@@ -76,6 +76,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome
     status: int
     streamed: bool
+    endpoint: str
     finish: str | None
 
     @property
@@ -149,5 +150,6 @@ def _line(row: Row) -> Line:
         outcome=Outcome(outcome),
         status=status,
         streamed=bool(flags & STREAMED),
+        endpoint=endpoint_of(flags),
         finish=finish,
     )

@@ -12,6 +12,10 @@ from tollbridge.web.page import ANYONE, OWNER, USER, Page
 from tollbridge.web.visit import Visit
 
 SETTINGS = "/dashboard/settings"
+# The status of a page that a used link leads to, and where a new one comes from.
+GONE = 410
+RESET_AGAIN = ("/auth/forgot", "Ask for a new link")
+EMAIL_AGAIN = (SETTINGS, "Back to the settings")
 SAVED = {
     "password": "Your password is changed, and all other sessions are logged out.",
     "email": "A link is on its way to the new address. Follow it, and it is yours.",
@@ -68,7 +72,10 @@ async def change_email(visit: Visit) -> Response:
 
 
 async def email_link(visit: Visit) -> Response:
-    return visit.render("login/email.html", form=Form(), token=visit.query("token"))
+    token = visit.query("token")
+    if not await credentials.is_good(visit.shared.desk, token, credentials.EMAIL):
+        return visit.render("login/spent.html", status=GONE, again=EMAIL_AGAIN)
+    return visit.render("login/email.html", form=Form(), token=token)
 
 
 async def confirm_email(visit: Visit) -> Response:
@@ -76,6 +83,8 @@ async def confirm_email(visit: Visit) -> Response:
     try:
         await credentials.confirm_email(visit.shared.desk, form["token"], visit.client)
     except InvalidRequest as error:
+        if not await credentials.is_good(visit.shared.desk, form["token"], credentials.EMAIL):
+            return visit.render("login/spent.html", status=error.status, again=EMAIL_AGAIN)
         return visit.render("login/email.html", status=error.status, form=form.refused(error), token=form["token"])
     return visit.redirect(f"{SETTINGS}?saved=" if visit.presence else "/auth/login?notice=email")
 
@@ -95,7 +104,10 @@ async def forgot(visit: Visit) -> Response:
 
 
 async def reset_form(visit: Visit) -> Response:
-    return visit.render("login/reset.html", form=Form(), token=visit.query("token"))
+    token = visit.query("token")
+    if not await credentials.is_good(visit.shared.desk, token, credentials.RESET):
+        return visit.render("login/spent.html", status=GONE, again=RESET_AGAIN)
+    return visit.render("login/reset.html", form=Form(), token=token)
 
 
 async def reset(visit: Visit) -> Response:
@@ -103,6 +115,8 @@ async def reset(visit: Visit) -> Response:
     try:
         await credentials.reset(visit.shared.desk, form["token"], form["password"], visit.client)
     except InvalidRequest as error:
+        if error.param == "token":
+            return visit.render("login/spent.html", status=error.status, again=RESET_AGAIN)
         form = form.refused(error, "password")
         return visit.render("login/reset.html", status=error.status, form=form, token=form["token"])
     visit.log_out()

@@ -33,6 +33,8 @@ class KeyBody(msgspec.Struct, forbid_unknown_fields=True):
     addresses: list[str] | UnsetType | None = UNSET
     rpm: int | UnsetType | None = UNSET
     tpm: int | UnsetType | None = UNSET
+    concurrency: int | UnsetType | None = UNSET
+    cost_cap_usd: str | UnsetType | None = UNSET
     disabled: bool | UnsetType = UNSET
 
 
@@ -98,17 +100,17 @@ def _rules(body: KeyBody, before: Rules) -> Rules:
     def said(value: Any, there: Any) -> Any:
         return there if isinstance(value, UnsetType) else value
 
-    limit, expires = body.limit_usd, body.expires_at
+    limit, cap, expires = body.limit_usd, body.cost_cap_usd, body.expires_at
     models, addresses = said(body.models, before.models), said(body.addresses, before.addresses)
     return Rules(
-        limit=before.limit if isinstance(limit, UnsetType) else amount(limit or ""),
+        limit=before.limit if isinstance(limit, UnsetType) else amount(limit or "", "limit_usd"),
         reset=said(body.limit_reset, before.reset),
         models=None if models is None else tuple(models),
         addresses=None if addresses is None else tuple(addresses),
         rpm=said(body.rpm, before.rpm),
         tpm=said(body.tpm, before.tpm),
-        concurrency=before.concurrency,
-        cost_cap=before.cost_cap,
+        concurrency=said(body.concurrency, before.concurrency),
+        cost_cap=before.cost_cap if isinstance(cap, UnsetType) else amount(cap or "", "cost_cap_usd"),
         expires_at=before.expires_at if isinstance(expires, UnsetType) else _time(expires),
     )
 
@@ -147,6 +149,8 @@ def _key_json(visit: Visit, key: ManagedKey, uses: dict[int, int]) -> dict[str, 
         "addresses": key.addresses,
         "rpm": key.rpm,
         "tpm": key.tpm,
+        "concurrency": key.concurrency,
+        "cost_cap_usd": None if key.cost_cap is None else format_usd(key.cost_cap),
         "created_at": iso(key.created_at),
         "last_used_at": time(uses.get(key.id)),
         "expires_at": time(key.expires_at),

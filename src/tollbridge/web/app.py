@@ -95,7 +95,7 @@ class Web:
             visit.half = presence
         else:
             visit.presence = presence
-        visit.page = page = self._find(request)
+        visit.page = page = self._find(visit)
         if page.manage and "authorization" in request.headers:
             # No browser sends this header by itself: there is no session, and nothing to forge.
             visit.manager = await management_keys.find(shared.desk, request.headers["authorization"])
@@ -105,8 +105,8 @@ class Web:
             await visit.check_csrf()
         return await page.handler(visit)
 
-    def _find(self, request: Request) -> Page:
-        others = set()
+    def _find(self, visit: Visit) -> Page:
+        request, others = visit.request, set()
         for route, page in self._routes:
             match, child = route.matches(request.scope)
             if match is Match.FULL:
@@ -116,8 +116,11 @@ class Web:
                 others.add(page.method)
         if others:
             allow = ", ".join(sorted(others | ({"HEAD"} if "GET" in others else set())))
-            raise MethodNotAllowed(f"Use {allow} here, not {request.method}.", headers={"allow": allow})
+            said = "This page is reached by a button on another page." if visit.wants_html else f"Use {allow} here."
+            raise MethodNotAllowed(said, headers={"allow": allow})
         path = request.scope["path"][:200]
+        if visit.wants_html:
+            raise NotFound("The address may be mistyped, or what was here is gone.")
         raise NotFound(f"There is no {request.method} {path} here. The API is described under /docs.")
 
     def _elsewhere(self, visit: Visit, elsewhere: access.Elsewhere) -> Response:

@@ -3,7 +3,7 @@
 from starlette.responses import Response
 
 from tollbridge.core import roles
-from tollbridge.services import reveal
+from tollbridge.services import playground, reveal
 from tollbridge.services import usage as service
 from tollbridge.services.standing import standing
 from tollbridge.services.usage import RANGES
@@ -30,7 +30,9 @@ async def overview(visit: Visit) -> Response:
     shown = []
     if visit.presence.role in roles.DEVELOPERS and visit.request.method == "GET":
         shown = await reveal.keys_to_show(shared.desk, account.id)
-    keys = [key for key in await managed_keys.of_account(database, account.id) if key.state(visit.now) == "live"]
+    every = await managed_keys.of_account(database, account.id)
+    hidden = playground.own_keys(shared.desk, account, {key.public_id for key in every})
+    keys = [key for key in every if key.state(visit.now) == "live" and key.public_id not in hidden]
     report = await service.report(database, account.id, PERIOD.period(visit.now))
     found = await requests.page(database, account.id, Filter(), NEWEST, RECENT)
     model = chosen(visit)
@@ -51,7 +53,7 @@ async def overview(visit: Visit) -> Response:
         latency=latency,
         first_token=first_token,
         lines=found.lines,
-        ids=[public_id(visit, line.hold) for line in found.lines],
+        ids=[public_id(visit, line.endpoint, line.hold) for line in found.lines],
         names=await names(visit, found.lines),
         outcomes=OUTCOMES,
     )

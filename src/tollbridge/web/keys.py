@@ -7,18 +7,22 @@ from starlette.responses import Response
 
 from tollbridge.core import money
 from tollbridge.errors import ApiError, InvalidRequest
-from tollbridge.services import key_management, management_keys, reveal
+from tollbridge.services import key_management, management_keys, playground, reveal
 from tollbridge.services.key_management import OVERLAPS, RESETS
-from tollbridge.store import managed_keys, rollups
+from tollbridge.store import managed_keys, rollups, usage_days
 from tollbridge.store import management_keys as management_rows
 from tollbridge.store.managed_keys import ManagedKey, Rules
 from tollbridge.store.rollups import DAY_MS
+from tollbridge.store.usage_days import Sums
 from tollbridge.web.forms import Form
 from tollbridge.web.page import DEVELOPER, Page
 from tollbridge.web.visit import Visit
 
 PATH = "/dashboard/keys"
-FIELDS = ("label", "limit_usd", "limit_reset", "expires_at", "models", "addresses", "rpm", "tpm")
+FIELDS = (
+    *("label", "limit_usd", "limit_reset", "expires_at", "models", "addresses"),
+    *("rpm", "tpm", "concurrency", "cost_cap_usd"),
+)
 RESET_NAMES = [("", "For good"), *((each, each.capitalize()) for each in RESETS)]
 OVERLAP_NAMES = [
     ("", "Works until you revoke it"),
@@ -41,16 +45,25 @@ async def list_keys(visit: Visit) -> Response:
 async def _list(visit: Visit, form: Form, status: int = 200) -> Response:
     database, account = visit.shared.database, visit.account
     keys = await managed_keys.of_account(database, account.id)
+    own = playground.own_keys(visit.shared.desk, account, {key.public_id for key in keys})
     return visit.render(
         "keys/list.html",
         status=status,
         form=form,
         keys=[key for key in keys if key.state(visit.now) != "revoked"],
         gone=[key for key in keys if key.state(visit.now) == "revoked"],
+        own=own,
+        sums=await _sums(visit),
         uses=await rollups.last_uses(database, account.id),
         managers=await management_rows.of_account(database, account.id),
         saved=SAVED.get(visit.query("saved"), ""),
     )
+
+
+async def _sums(visit: Visit) -> dict[int, Sums]:
+    """What each key was used for since it was made, by its id; a key without calls is left out."""
+    async with usage_days.reading(visit.shared.database) as days:
+        return {each.group: each for each in await days.of_keys(visit.account.id, 0, usage_days.EVER)}
 
 
 async def new(visit: Visit) -> Response:
@@ -85,6 +98,7 @@ async def _one(visit: Visit, key: ManagedKey, form: Form, status: int = 200) -> 
         key=key,
         text=text,
         state=key.state(visit.now),
+        sums=(await _sums(visit)).get(key.id),
         form=form,
         resets=RESET_NAMES,
         overlaps=OVERLAP_NAMES,
@@ -97,8 +111,7 @@ async def change(visit: Visit) -> Response:
     form, account = await visit.form(), visit.account
     key = await key_management.find(visit.shared.desk, account.id, visit.path("key"))
     try:
-        # What the form does not ask for stays.
-        rules = msgspec.structs.replace(rules_of(form), concurrency=key.concurrency, cost_cap=key.cost_cap)
+        rules = rules_of(form)
         if form["expires_at"] == form_of(key)["expires_at"]:
             # Shown by the day, kept to the millisecond.
             rules = msgspec.structs.replace(rules, expires_at=key.expires_at)
@@ -158,12 +171,14 @@ async def revoke_manager(visit: Visit) -> Response:
 def rules_of(form: Form) -> Rules:
     """InvalidRequest: a field cannot be read. What it says may still be refused."""
     return Rules(
-        limit=amount(form["limit_usd"]),
+        limit=amount(form["limit_usd"], "limit_usd"),
         reset=form["limit_reset"] or None,
         models=tuple(form["models"].replace(",", "\n").splitlines()),
         addresses=tuple(form["addresses"].replace(",", "\n").splitlines()),
         rpm=_whole(form["rpm"], "rpm"),
         tpm=_whole(form["tpm"], "tpm"),
+        concurrency=_whole(form["concurrency"], "concurrency"),
+        cost_cap=amount(form["cost_cap_usd"], "cost_cap_usd"),
         expires_at=_day(form["expires_at"]),
     )
 
@@ -179,12 +194,14 @@ def form_of(key: ManagedKey) -> Form:
             "addresses": "\n".join(key.addresses or ()),
             "rpm": "" if key.rpm is None else str(key.rpm),
             "tpm": "" if key.tpm is None else str(key.tpm),
+            "concurrency": "" if key.concurrency is None else str(key.concurrency),
+            "cost_cap_usd": "" if key.cost_cap is None else money.format_usd(key.cost_cap),
             "expires_at": "" if key.expires_at is None else _last_day(key.expires_at),
         }
     )
 
 
-def amount(text: str) -> int | None:
+def amount(text: str, name: str) -> int | None:
     """Nano-USD; None where nothing is said."""
     text = text.strip().removeprefix("$")
     if not text:
@@ -192,7 +209,7 @@ def amount(text: str) -> int | None:
     try:
         return money.parse_usd(text)
     except ValueError:
-        raise InvalidRequest("Write an amount in USD, such as 25 or 0.50.", param="limit_usd") from None
+        raise InvalidRequest("Write an amount in USD, such as 25 or 0.50.", param=name) from None
 
 
 def _whole(text: str, name: str) -> int | None:

@@ -3,7 +3,7 @@
 from starlette.responses import Response
 
 from tollbridge.errors import InvalidRequest, RateLimited
-from tollbridge.services import login, passkeys, register, sessions
+from tollbridge.services import credentials, login, passkeys, register, sessions
 from tollbridge.services.register import SignUp
 from tollbridge.web.forms import Form
 from tollbridge.web.page import ANYONE, USER, Page
@@ -15,6 +15,10 @@ NOTICES = {
     "email": "Your new e-mail address is confirmed.",
     "deleted": "Your account is deleted.",
 }
+
+
+# Whoever logs in with an address that is not confirmed is sent a new link.
+VERIFY_AGAIN = ("/auth/login", "Log in")
 
 
 async def register_form(visit: Visit) -> Response:
@@ -47,7 +51,10 @@ def _look_into_mail(visit: Visit, email: str) -> Response:
 
 
 async def verify_form(visit: Visit) -> Response:
-    return visit.render("login/verify.html", form=Form(), token=visit.query("token"))
+    token = visit.query("token")
+    if not await credentials.is_good(visit.shared.desk, token, register.LINK):
+        return visit.render("login/spent.html", status=410, again=VERIFY_AGAIN)
+    return visit.render("login/verify.html", form=Form(), token=token)
 
 
 async def verify(visit: Visit) -> Response:
@@ -55,6 +62,8 @@ async def verify(visit: Visit) -> Response:
     try:
         token = await register.verify(visit.shared.desk, form["token"], form["password"], visit.client)
     except (InvalidRequest, RateLimited) as error:
+        if error.param == "token":
+            return visit.render("login/spent.html", status=error.status, again=VERIFY_AGAIN)
         form = form.refused(error, "password")
         return visit.render("login/verify.html", status=error.status, form=form, token=form["token"])
     visit.log_in(token)

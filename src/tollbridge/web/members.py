@@ -30,11 +30,13 @@ async def _members(visit: Visit, form: Form, status: int = 200) -> Response:
     shared, presence = visit.shared, visit.presence
     assert presence is not None
     assert presence.role is not None
+    found = await members.of_account(shared.database, visit.account.id)
     return visit.render(
         "account/members.html",
         status=status,
         form=form,
-        members=await members.of_account(shared.database, visit.account.id),
+        members=found,
+        owners=sum(each.role is Role.OWNER for each in found),
         invitations=await members.invitations(shared.database, visit.account.id),
         roles=[(role.value, label) for role, label in ROLES.items() if may_give(presence.role, role)],
     )

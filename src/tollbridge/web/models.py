@@ -10,6 +10,7 @@ from starlette.responses import Response
 from tollbridge.core import money
 from tollbridge.core.catalog import TYPES, Catalog
 from tollbridge.core.listing import periods_of, price_fields
+from tollbridge.core.plans import DEFAULT_PLAN, Plan, in_effect
 from tollbridge.errors import NotFound
 from tollbridge.upstream.health import Health
 from tollbridge.values import Model, Route
@@ -104,6 +105,25 @@ class Way(msgspec.Struct, frozen=True):
     tokens_per_s: int | None
 
 
+def for_visitor(visit: Visit) -> tuple[Catalog, Plan | None]:
+    """What is for sale, at the prices that the visitor pays; the plan that makes them others than everybody's."""
+    catalog, presence = visit.shared.catalog(), visit.presence
+    if presence is None or presence.account is None:
+        return catalog, None
+    plans = visit.shared.settings.plans
+    fallback = plans[DEFAULT_PLAN]
+    plan = in_effect(plans.get(presence.account.plan) or fallback, fallback, None, visit.now)
+    if plan.markup_ppm is None or plan.markup_ppm == visit.shared.settings.billing.markup_ppm:
+        return catalog, None
+    own = {id_: _at(model, plan.markup_ppm) for id_, model in catalog.models.items()}
+    return msgspec.structs.replace(catalog, models=own), plan
+
+
+def _at(model: Model, multiplier_ppm: int) -> Model:
+    routes = tuple(msgspec.structs.replace(route, multiplier_ppm=multiplier_ppm) for route in model.routes)
+    return msgspec.structs.replace(model, routes=routes)
+
+
 def row(model: Model) -> Row:
     fields = price_fields(model.routes[0].price, model.routes[0].multiplier_ppm)
     return Row(
@@ -152,7 +172,7 @@ def first_chat(catalog: Catalog, example: str) -> Model | None:
 
 async def index(visit: Visit) -> Response:
     wanted = Wanted(**{name: visit.query(name)[:200] for name in Wanted.__struct_fields__})
-    catalog = visit.shared.catalog()
+    catalog, plan = for_visitor(visit)
     found = chosen(catalog, wanted)
     pages = max(1, -(-len(found) // A_PAGE))
     page = min(int(wanted.page[:6]), pages) if wanted.page.isdecimal() and wanted.page.isascii() else 1
@@ -160,6 +180,7 @@ async def index(visit: Visit) -> Response:
     makers = sorted({model.owned_by for model in catalog.models.values()})
     return visit.render(
         "public/models.html",
+        plan=plan,
         wanted=wanted,
         rows=[row(model) for model in found[(page - 1) * A_PAGE : page * A_PAGE]],
         count=len(found),
@@ -175,7 +196,7 @@ async def index(visit: Visit) -> Response:
 
 async def detail(visit: Visit) -> Response:
     shared, name = visit.shared, visit.path("model")
-    catalog = shared.catalog()
+    catalog, plan = for_visitor(visit)
     try:
         model = catalog.resolve(name)
     except NotFound:
@@ -184,6 +205,7 @@ async def detail(visit: Visit) -> Response:
         return visit.redirect(row(model).path)
     return visit.render(
         "public/model.html",
+        plan=plan,
         model=model,
         row=row(model),
         output_limit=size(model.output_limit),
@@ -197,7 +219,8 @@ async def detail(visit: Visit) -> Response:
 def columns(route: Route) -> list[str]:
     """What is said above each column of prices."""
     tiers = [f"Over {size(tier.above)} tokens" for tier in route.price.tiers]
-    return ["USD per 1M tokens", *tiers, *(period["when"].capitalize() for period in periods_of(route))]
+    whens = [period["when"] for period in periods_of(route)]
+    return ["USD per 1M tokens", *tiers, *(when[:1].upper() + when[1:] for when in whens)]
 
 
 def rates(route: Route) -> list[Rate]:

@@ -9,6 +9,7 @@ from tollbridge.core import money
 from tollbridge.core.plans import DEFAULT_PLAN, Plan
 from tollbridge.web import models
 from tollbridge.web.page import ANYONE, Page
+from tollbridge.web.render import plan_name
 from tollbridge.web.visit import Visit
 
 SHOWN = 20
@@ -24,11 +25,12 @@ class Offer(msgspec.Struct, frozen=True):
 
 
 async def pricing(visit: Visit) -> Response:
-    settings, catalog = visit.shared.settings, visit.shared.catalog()
+    settings, (catalog, plan) = visit.shared.settings, models.for_visitor(visit)
     sold = visit.shared.payments().subscriptions.offered(visit.now)
     shown = list(catalog.models.values())[:SHOWN]
     return visit.render(
         "public/pricing.html",
+        plan=plan,
         offers=offers(settings.plans.values(), settings.billing.signup_plan, sold),
         monthly=any(plan.price for plan in settings.plans.values() if plan.listed),
         billing=settings.billing,
@@ -47,7 +49,6 @@ def offers(plans: Iterable[Plan], first: str = DEFAULT_PLAN, sold: Container[str
 
 
 def offer(plan: Plan) -> Offer:
-    name = "Pay as you go" if plan.name == DEFAULT_PLAN else plan.name.replace("_", " ").replace("-", " ").capitalize()
     none = "As agreed" if plan.by_agreement else "No limit"
     limits = [
         ("Requests a minute", _limit(plan.rpm, none)),
@@ -59,7 +60,7 @@ def offer(plan: Plan) -> Offer:
         limits.insert(0, ("Tokens included, a month", f"{plan.included_tokens:,}"))
     if plan.price is not None:
         limits.insert(0, ("A month", f"${money.format_usd(plan.price)}" if plan.price else "Free"))
-    return Offer(plan.title or name, plan.description or "", tuple(limits))
+    return Offer(plan_name(plan), plan.description or "", tuple(limits))
 
 
 def _limit(number: int | None, none: str) -> str:

@@ -8,6 +8,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tollbridge.core import money
+from tollbridge.core.plans import DEFAULT_PLAN, Plan
+from tollbridge.web import deeds
 from tollbridge.web.static import Static
 
 FOLDER = Path(__file__).parent / "templates"
@@ -28,6 +30,7 @@ def environment(static: Static) -> Environment:
     made.filters |= {"usd": usd, "exact_usd": money.format_usd, "number": number}
     made.filters |= {"span": span, "short": short, "second": second}
     made.filters |= {"time": time, "date": date, "ago": ago, "browser": browser, "qr": qr}
+    made.filters |= {"deed": deeds.words, "plural": plural, "plan_name": plan_name}
     return made
 
 
@@ -49,12 +52,24 @@ def number(value: int) -> str:
     return f"{value:,}"
 
 
+def plural(value: int, one: str, many: str = "") -> str:
+    """`1 key`, `2 keys`; `many` where it is not `one` with an s."""
+    return f"{value:,} {one if value == 1 else many or one + 's'}"
+
+
 def short(value: int) -> str:
     """`12,345`, `1.2M`, `34B`: for where there is little room."""
     for size, unit in ((10**9, "B"), (10**6, "M")):
         if value >= size:
             return f"{value * 10 // size / 10:,.1f}".removesuffix(".0") + unit
     return number(value)
+
+
+def plan_name(plan: Plan) -> str:
+    """What a plan is called: its title, or words made of its name."""
+    if plan.title:
+        return plan.title
+    return "Pay as you go" if plan.name == DEFAULT_PLAN else plan.name.replace("_", " ").replace("-", " ").capitalize()
 
 
 def span(milliseconds: int) -> str:

@@ -19,6 +19,7 @@ from tollbridge.store.managed_keys import ManagedKey
 from tollbridge.store.prices import Terms
 from tollbridge.store.requests import NEWEST, Filter, Found, Line, Place
 from tollbridge.values import Outcome, Usage
+from tollbridge.web import models
 from tollbridge.web.page import MEMBER, Page
 from tollbridge.web.usage import iso, json_response
 from tollbridge.web.visit import Visit
@@ -80,9 +81,9 @@ class Metered(msgspec.Struct, frozen=True):
     amount: int
 
 
-def public_id(visit: Visit, hold: int) -> str:
-    """What `/v1/generation` takes too."""
-    return visit.shared.master.ids().encode("chat", hold)
+def public_id(visit: Visit, endpoint: str, hold: int) -> str:
+    """The id that the caller was told, which `/v1/generation` takes too."""
+    return visit.shared.master.ids().encode(endpoint, hold)
 
 
 async def asked(visit: Visit) -> Filter:
@@ -146,7 +147,7 @@ async def page(visit: Visit) -> Response:
         "usage/requests.html",
         found=found,
         names=called,
-        ids=[public_id(visit, line.hold) for line in found.lines],
+        ids=[public_id(visit, line.endpoint, line.hold) for line in found.lines],
         outcomes=OUTCOMES,
         fields=fields,
         keys=called.keys.values(),
@@ -214,7 +215,7 @@ def metered(record: Record, terms: Terms) -> list[Metered]:
         if rate is None:
             rate = price.input if name == "audio_input" else price.output
         each = -(-rate * terms.multiplier_ppm // money.PPM)
-        shown = money.format_price(-(-each // 1_000) if name == "searches" else each)
+        shown = models.dollars(money.format_price(-(-each // 1_000) if name == "searches" else each))
         amount = money.round_up(rate * count, terms.multiplier_ppm)
         found.append(Metered(METERS[name], count, shown, amount))
     return found
@@ -226,7 +227,7 @@ async def one(visit: Visit) -> Response:
     keys = await managed_keys.of_account(visit.shared.database, visit.account.id)
     return visit.render(
         "usage/request.html",
-        id=public_id(visit, found.end.hold),
+        id=public_id(visit, record.endpoint, found.end.hold),
         end=found.end,
         record=record,
         terms=found.terms,
@@ -271,7 +272,7 @@ async def list_json(visit: Visit) -> Response:
 def line_json(visit: Visit, line: Line, called: Names) -> dict[str, Any]:
     key = called.keys.get(line.key_id)
     return {
-        "id": public_id(visit, line.hold),
+        "id": public_id(visit, line.endpoint, line.hold),
         "started_at": iso(line.started_at),
         "ended_at": iso(line.ended_at),
         "model": called.model(line) or None,
@@ -297,7 +298,7 @@ async def one_json(visit: Visit) -> Response:
     end: EndRow = found.end
     record, terms = end.record, found.terms
     body = {
-        "id": public_id(visit, end.hold),
+        "id": public_id(visit, record.endpoint, end.hold),
         "started_at": iso(record.started_at),
         "ended_at": iso(end.ended_at),
         "model": None if terms is None else terms.model,

@@ -10,6 +10,9 @@ from tollbridge.core.periods import Reset
 from tollbridge.values import Outcome
 
 STREAMED, ESTIMATED, SUSPECT, LIMITED, BYOK = 1, 2, 4, 8, 16
+# The endpoint stands in the three bits above them. What a number means never changes.
+_ENDPOINTS = ("chat", "completions", "embeddings", "messages", "responses")
+_ENDPOINT_FLAGS = {name: number << 5 for number, name in enumerate(_ENDPOINTS)}
 
 # All columns of `usage`, in the order of `usage_row`. Those that came with later migrations stand at the end, where
 # they are nullable, and new rows leave them empty wherever they can: see `store.seal`.
@@ -30,7 +33,7 @@ def usage_row(end: EndRow, nothing: Any = None) -> tuple[Any, ...]:
     """`nothing` stands where a row of `usage` holds NULL, but for `finish`."""
     record = end.record
     flags = record.streamed * STREAMED + record.estimated * ESTIMATED + record.suspect * SUSPECT + end.limited * LIMITED
-    flags += record.byok * BYOK
+    flags += record.byok * BYOK + _ENDPOINT_FLAGS[record.endpoint]
     return (
         *(end.hold, end.account_id, end.key_id, end.ended_at, end.held, end.charge, end.promo, end.loss),
         *(record.cost, record.price_version),
@@ -39,6 +42,14 @@ def usage_row(end: EndRow, nothing: Any = None) -> tuple[Any, ...]:
         *(int(record.outcome), record.status, flags, record.finish, record.raw or nothing, record.attempts or nothing),
         *(_rare_meters(record) or nothing, nothing if end.allowance is None else end.allowance),
     )
+
+
+def endpoint_of(flags: int) -> str:
+    """The endpoint of a request by its `flags`. ValueError: no version has written that."""
+    number = flags >> 5
+    if number >= len(_ENDPOINTS):
+        raise ValueError(f"flags {flags}")
+    return _ENDPOINTS[number]
 
 
 def end_row(row: tuple[Any, ...]) -> EndRow:
@@ -64,6 +75,7 @@ def end_row(row: tuple[Any, ...]) -> EndRow:
         estimated=bool(flags & ESTIMATED),
         suspect=bool(flags & SUSPECT),
         byok=bool(flags & BYOK),
+        endpoint=endpoint_of(flags),
         finish=finish,
         raw=raw,
         attempts=attempts,

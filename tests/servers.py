@@ -196,6 +196,22 @@ class Postgres(Server):
             raise ServerError(done.stderr.strip())
         return done.stdout.strip()
 
+    def run(self, program: str, *arguments: str) -> str:
+        """Run one of PostgreSQL's own programs (`pg_dump`) as the server's account; what it said."""
+        done = subprocess.run(
+            [str(self._programs / program), *arguments],
+            cwd=self.directory,
+            user=self._user,
+            group=self._user,
+            extra_groups=None if self._user is None else [],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise ServerError(f"{program} failed:\n{done.stdout}{done.stderr}")
+        return done.stdout
+
     @contextmanager
     def database(self, template: str = "template1") -> Iterator[str]:
         """A fresh database, by default empty, given as its URL and dropped afterwards (about 50 ms each way)."""

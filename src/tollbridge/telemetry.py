@@ -5,6 +5,7 @@ What else a gateway has to say are JSON lines too (`log_json`), so that one prog
 """
 
 import asyncio
+import json
 import logging
 import secrets
 import sys
@@ -98,7 +99,8 @@ class _JsonLine(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line).decode()
+        # Escaped to ASCII: no byte of it can end a line, colour a terminal or fail to be written.
+        return json.dumps(line)
 
 
 def log_json() -> None:

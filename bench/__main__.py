@@ -6,11 +6,12 @@ import signal
 import sys
 from pathlib import Path
 
-from bench import gateways, measure, parts, process, report, translation
+from bench import gateways, measure, parts, postgres, process, report, translation
 from bench.peers import NotRunError
 
 HERE = Path(__file__).parent
-NAMES = tuple(gateway.name for gateway in gateways.GATEWAYS)
+POSTGRES = "postgres"
+NAMES = (*(gateway.name for gateway in gateways.GATEWAYS), POSTGRES)
 
 
 def main() -> int:
@@ -50,6 +51,13 @@ def main() -> int:
                 pairs = translation.run(on)
             except NotRunError as why:
                 failed_parts["translating"] = str(why)
+        on_postgres = None
+        if POSTGRES in only:
+            _say("on PostgreSQL …")
+            try:
+                on_postgres = postgres.run_all(on, wanted.seconds)
+            except NotRunError as why:
+                failed_parts["PostgreSQL"] = str(why)
     results = report.Results(
         rows=rows,
         not_run=not_run,
@@ -59,18 +67,19 @@ def main() -> int:
         fsync_us=fsync_us,
         load_before=load_before,
         seconds_per_level=wanted.seconds,
+        postgres=on_postgres,
     )
     text = report.render(results)
     print(text)
     if wanted.out or not wanted.only:
         (wanted.out or HERE / "results.md").write_text(text)
-    return 0 if rows else 1
+    return 0 if rows or on_postgres else 1
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
-        description="Measure Tollbridge beside other gateways, in front of one mock upstream. About six minutes.",
+        description="Measure Tollbridge beside other gateways, in front of one mock upstream. About nine minutes.",
         epilog="example: python -m bench --only nginx,tollbridge --seconds 2",
     )
     parser.add_argument("--only", type=_names, metavar="NAMES", help=f"some of {','.join(NAMES)} (default: all)")

@@ -10,6 +10,7 @@ from pathlib import Path
 from bench.measure import LEVELS, SOAK_REQUESTS, STREAMS_AT_ONCE, Row
 from bench.native import CHUNKS, PACE_US
 from bench.parts import Part
+from bench.postgres import ACCOUNTS, CONNECTIONS, PROCESSES, Figures
 from bench.translation import Pair
 
 FULL = max(LEVELS)
@@ -27,6 +28,7 @@ class Results:
     fsync_us: float
     load_before: tuple[float, float, float]
     seconds_per_level: float
+    postgres: Figures | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ def render(results: Results) -> str:
         sections.append("## Where Tollbridge's time goes\n\n" + _parts(results))
     if results.pairs:
         sections.append("## What translating adds\n\n" + _translating(results))
+    if results.postgres:
+        sections.append("## On PostgreSQL\n\n" + _on_postgres(results.postgres))
     sections.append("## Not as it should be\n\n" + "\n".join(_problems(results)))
     return "\n\n".join(sections) + "\n"
 
@@ -78,6 +82,23 @@ def checks(results: Results) -> list[Check]:
         _most(soak, 5, growth, "%"),
         _most("translating adds per request, dearest pair", 150, _dearest(results, lambda p: p.request_us), "µs"),
         _most("translating adds per chunk, dearest pair", 8, _dearest(results, lambda p: p.chunk_us), "µs"),
+        *_checks_on_postgres(results.postgres),
+    ]
+
+
+def _checks_on_postgres(figures: Figures | None) -> list[Check]:
+    if figures is None:
+        return []
+    several, hot = f"CPU per request of {PROCESSES} processes ÷ one's", f"one account ÷ {ACCOUNTS:,}"
+    shares = [
+        _least(f"{hot}, {PROCESSES} processes, commits + {delay} ms", 0.6, figures.hot_share(delay))
+        for delay in figures.hot
+    ]
+    return [
+        _ratio("CPU per request on PostgreSQL ÷ SQLite's", 1.3, figures.one.gateway_us, figures.sqlite.gateway_us),
+        _most("the PostgreSQL server's CPU per request", 60, figures.one.server_us, "µs"),
+        _ratio(several, 1.1, figures.together.gateway_us, figures.alone.gateway_us),
+        *shares,
     ]
 
 
@@ -111,6 +132,10 @@ def _most(name: str, limit: float, reached: float | None, unit: str) -> Check:
     if reached is None:
         return Check(name, f"≤ {limit:.3g} {unit}", "not measured", None)
     return Check(name, f"≤ {limit:.3g} {unit}", f"{reached:.3g} {unit}", reached <= limit)
+
+
+def _least(name: str, limit: float, reached: float) -> Check:
+    return Check(name, f"≥ {limit:.0%} of requests/s", f"{reached:.0%}", reached >= limit)
 
 
 def _dearest(results: Results, figure: Callable[[Pair], float]) -> float | None:
@@ -265,10 +290,31 @@ def _translating(results: Results) -> str:
     return f"{table}\n\n{explained}"
 
 
+def _on_postgres(figures: Figures) -> str:
+    head = ("what", "CPU µs/req", "the server's", "req/s", "p50 / p99 ms")
+    rows = [
+        (
+            reading.what,
+            _micros(reading.gateway_us),
+            _micros(reading.server_us) if reading is not figures.sqlite else "–",
+            f"{reading.per_second:,.0f}",
+            f"{reading.p50_ms:.1f} / {reading.p99_ms:.1f}",
+        )
+        for reading in figures.readings
+    ]
+    explained = (
+        f"{CONNECTIONS} connections a process, all processes on the gateway's core, the servers on the other with mock "
+        "and load generators; median of several rounds in turns. A server's CPU is that of all its processes, its "
+        "disk's work included. Commits + 10 ms: its disk takes so much longer for each sync."
+    )
+    return _table(head, rows) + "\n\n" + explained
+
+
 def _problems(results: Results) -> Iterable[str]:
     found = [f"- {name} was not run: {why}" for name, why in results.not_run.items()]
     found += [f"- part {name} was not measured: {why}" for name, why in results.failed_parts.items()]
     found += [f"- {name}, {load}: {what}" for name, row in results.rows.items() for load, what in row.errors.items()]
+    found += [f"- {r.what}: {r.errors}" for r in (results.postgres.readings if results.postgres else ()) if r.errors]
     return found or ["Nothing: every gateway ran, and every answer was whole."]
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import msgspec
@@ -14,7 +15,7 @@ import pytest
 from bench.gateways import CHAT, GATEWAYS
 from bench.measure import LEVELS, Cost, Memory, Row
 
-from bench import native, parts, process, report, translation
+from bench import native, parts, postgres, process, report, translation
 
 CORE = min(os.sched_getaffinity(0))
 JSON_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
@@ -147,6 +148,38 @@ def test_only_a_whole_stream_counts(events: bytes, problem: str, tmp_path: Path)
     assert (load.answered, load.errors) == ((0, 1) if problem else (1, 0))
 
 
+def test_requests_take_turns_with_headers(tmp_path: Path) -> None:
+    seen: list[str | None] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            seen.append(self.headers["authorization"])
+            self.wfile.write(JSON_HEAD + b"content-length: 38\r\n\r\n" + WHOLE)
+
+        def log_message(self, *_: object) -> None: ...
+
+    lines = tmp_path / "lines"
+    lines.write_text("authorization: Bearer one\nauthorization: Bearer two\nauthorization: Bearer three")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        target = native.Target(server.server_port, CHAT, (), turns=lines)
+        load = native.requests(target, body(tmp_path), core=CORE, connections=1, count=5)
+        server.shutdown()
+        thread.join()
+    assert load.answered == 5
+    assert seen == [f"Bearer {name}" for name in ("one", "two", "three", "one", "two")]
+
+
+def test_connections_rest_between_requests(mock: tuple[process.Tree, native.Target], tmp_path: Path) -> None:
+    load = native.requests(mock[1], body(tmp_path), core=CORE, connections=4, seconds=1, rest_us=100_000)
+    assert (load.errors, load.first_error) == (0, "")
+    assert 4 <= load.answered <= 4 * 10
+
+
 def test_cpu_counts_children_that_live_and_children_that_ended(tmp_path: Path) -> None:
     burn = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done"
     for script in (f"sh -c '{burn}; sleep 60'", f"sh -c '{burn}'; sleep 60"):
@@ -183,6 +216,10 @@ def row(name: str, *, request_us: float, chunk_us: float) -> Row:
     return Row(gateway, "1.0", 0.5, 50, 60, levels, streams, streams, None)
 
 
+def reading(*, gateway_us: float = 1, server_us: float = 1, per_second: float = 1) -> postgres.Reading:
+    return postgres.Reading("a load", gateway_us, server_us, per_second, p50_ms=1, p99_ms=2, errors="")
+
+
 def test_the_report_says_which_targets_were_met_and_what_was_not_run() -> None:
     rows = {
         "direct": row("direct", request_us=5, chunk_us=5),
@@ -198,6 +235,14 @@ def test_the_report_says_which_targets_were_met_and_what_was_not_run() -> None:
         fsync_us=100.0,
         load_before=(0.0, 0.0, 0.0),
         seconds_per_level=4.0,
+        postgres=postgres.Figures(
+            sqlite=reading(gateway_us=100),
+            one=reading(gateway_us=120, server_us=70),
+            alone=reading(gateway_us=200),
+            together=reading(gateway_us=210),
+            hot={0: reading(per_second=1000), 10: reading(per_second=500)},
+            many={0: reading(per_second=1000), 10: reading(per_second=1000)},
+        ),
     )
     met = {check.name: check.met for check in report.checks(results)}
     assert met["CPU per request ÷ nginx's"] is True
@@ -206,6 +251,11 @@ def test_the_report_says_which_targets_were_met_and_what_was_not_run() -> None:
     assert met["memory after the load"] is True
     assert met["translating adds per request, dearest pair"] is True
     assert met["translating adds per chunk, dearest pair"] is False
+    assert met["CPU per request on PostgreSQL ÷ SQLite's"] is True
+    assert met["the PostgreSQL server's CPU per request"] is False
+    assert met["CPU per request of 4 processes ÷ one's"] is True
+    assert met["one account ÷ 1,000, 4 processes, commits + 0 ms"] is True
+    assert met["one account ÷ 1,000, 4 processes, commits + 10 ms"] is False
     text = report.render(results)
     assert "6.00 × (96.0 µs to 16.0 µs)" in text
     assert "litellm was not run: no network" in text

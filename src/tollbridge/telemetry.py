@@ -95,12 +95,17 @@ class _JsonLine(logging.Formatter):
             "ts": int(record.created * 1000),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _readable(record.getMessage()),
         }
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = _readable(self.formatException(record.exc_info))
         # Escaped to ASCII: no byte of it can end a line, colour a terminal or fail to be written.
         return json.dumps(line)
+
+
+def _readable(text: str) -> str:
+    """Without halves of characters, which no reader of JSON takes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def log_json() -> None:

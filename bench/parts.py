@@ -21,9 +21,14 @@ from bench import native, process
 from bench.gateways import CHAT, MODEL
 from bench.measure import Bench
 from bench.peers import NotRunError
+from tollbridge.core import pricing
+from tollbridge.core.abuse import Cuts, Refusals
 from tollbridge.core.ledger import End, Ended, Held, Hold, Record
+from tollbridge.core.plans import Plan
 from tollbridge.edge.downstream import Downstream
 from tollbridge.edge.server import Server, listen
+from tollbridge.gateway.admission import hold_of
+from tollbridge.gateway.callers import Caller
 from tollbridge.limits.base import Grant, Rule, Scope
 from tollbridge.limits.memory import MemoryLimiter
 from tollbridge.services import accounts
@@ -194,8 +199,7 @@ async def _open_books(path: Path) -> tuple[SqliteLedger, int, int]:
     return ledger, account.id, known.key_id
 
 
-def _wire(setting: Setting) -> float:
-    body, answer = Path(setting.body).read_bytes(), ANSWER.replace(b"}]}", b'}],"usage":%s}' % USAGE)
+def _route() -> Route:
     price = Price(input=150_000, output=600_000, cache_read=150_000, cache_write=150_000, cache_write_1h=150_000)
     upstream = Upstream(
         name="mock",
@@ -205,7 +209,12 @@ def _wire(setting: Setting) -> float:
         auth="bearer",
         credential="sk-mock",
     )
-    route = Route(model=MODEL, upstream=upstream, upstream_model=MODEL, price=price, cost=price)
+    return Route(model=MODEL, upstream=upstream, upstream_model=MODEL, price=price, cost=price)
+
+
+def _wire(setting: Setting) -> float:
+    body, answer = Path(setting.body).read_bytes(), ANSWER.replace(b"}]}", b'}],"usage":%s}' % USAGE)
+    route = _route()
     receipt = Receipt(charge=b"0.00001905", cost=b"0.00001905", balance=b"999999.99998095")
 
     def call(count: int) -> None:
@@ -237,6 +246,24 @@ def _limits(strict: bool, _: Setting) -> float:
         return _cpu_us(lambda count: runner.run(_at_once(call, count)))
 
 
+def _plans(_: Setting) -> float:
+    """All that a plan may ask of a request beside its limits: its models, its included tokens, its abuse limits."""
+    plan = Plan(name="pro", models=("deepseek-*", "qwen-*"), included_tokens=1_000_000, cost_cap=10**9)
+    caller = Caller(key_id=1, account_id=1, plan=plan, scopes=())
+    route, demand, cuts, refusals = _route(), pricing.Demand(prompt=31, output_limit=100), Cuts(), Refusals()
+    money = pricing.bound(demand, route, model_limit=8_192, default_hold=16_384, strict=False)
+
+    def call(count: int) -> None:
+        for moment in range(count):
+            assert not cuts.cool_down(1, moment)
+            assert not refusals.cool_down(1, moment)
+            assert caller.may_call("qwen-plus")
+            tokens = pricing.token_bound(demand, route, money, cap=10**9, default_hold=16_384)
+            hold_of(moment, caller, (money.want, money.least), tokens, 1_800_000_000_000)
+
+    return _cpu_us(call)
+
+
 class _Clock:
     """Goes on by `step` seconds when it is read, so that what was taken leaves the minute while this is measured."""
 
@@ -257,6 +284,7 @@ PARTS: dict[str, tuple[str, float | None, Callable[[Setting], float]]] = {
     "wire": ("of all else: parsing the request, reading the answer, writing the receipt into it", None, _wire),
     "limits, strict": ("of all else: a plan's and a key's limits, taken and given back", 15, partial(_limits, True)),
     "limits": ("of all else: the same as even refill", 15, partial(_limits, False)),
+    "plans": ("of all else: a plan's models, included tokens and abuse limits", 15, _plans),
 }
 
 

@@ -1,6 +1,6 @@
-"""Accounts that cut long prompts before the first token."""
+"""Accounts that cut long prompts before the first token, and those that ask on after a 429."""
 
-from tollbridge.core.abuse import LONG_PROMPT_TOKENS, MOST_CUTS, WINDOW_S, Cuts
+from tollbridge.core.abuse import LONG_PROMPT_TOKENS, MOST_CUTS, MOST_REFUSALS, REFUSALS_S, WINDOW_S, Cuts, Refusals
 
 
 def cut(cuts: Cuts, times: int, *, account: int = 1, prompt: int = LONG_PROMPT_TOKENS, start: float = 0.0) -> float:
@@ -39,3 +39,31 @@ def test_old_accounts_are_forgotten_when_there_are_many() -> None:
         cuts.note(account, LONG_PROMPT_TOKENS, 0.0)
     cuts.note(10_001, LONG_PROMPT_TOKENS, WINDOW_S)
     assert len(cuts._latest) == 1
+
+
+def test_who_asks_on_although_they_are_refused_cools_down_for_the_rest_of_the_minute() -> None:
+    """D11."""
+    refusals = Refusals()
+    for number in range(MOST_REFUSALS + 1):
+        assert refusals.cool_down(1, 7 + number / 100) == 0
+        refusals.note(1, 7 + number / 100)
+    assert refusals.cool_down(1, 27) == 7 + REFUSALS_S - 27
+    assert refusals.cool_down(2, 27) == 0
+    assert refusals.cool_down(1, 7 + REFUSALS_S) == 0
+    refusals.note(1, 7 + REFUSALS_S)
+    assert refusals.cool_down(1, 8 + REFUSALS_S) == 0
+
+
+def test_refusals_of_an_ordinary_client_are_no_abuse() -> None:
+    refusals = Refusals()
+    for number in range(10 * MOST_REFUSALS):
+        refusals.note(1, number * REFUSALS_S / MOST_REFUSALS)
+        assert refusals.cool_down(1, number * REFUSALS_S / MOST_REFUSALS) == 0
+
+
+def test_old_refusals_are_forgotten_when_there_are_many_accounts() -> None:
+    refusals = Refusals()
+    for account in range(10_000):
+        refusals.note(account, 0.0)
+    refusals.note(10_001, REFUSALS_S)
+    assert len(refusals._minutes) == 1

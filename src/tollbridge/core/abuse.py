@@ -1,6 +1,7 @@
-"""Long prompts that are cut before the first token, again and again: load for the providers, and use to nobody.
+"""Calls that are load and use to nobody: long prompts cut before the first token, and asking on after a 429.
 
-Each of them pays for its prompt (docs/billing.md), so that nothing is lost by one. Fault F12.
+Each of the former pays for its prompt (docs/billing.md), and the latter cost nothing (docs/operate/limits.md): by one
+of them nothing is lost. Faults F12, D11.
 """
 
 from collections import deque
@@ -8,6 +9,8 @@ from collections import deque
 LONG_PROMPT_TOKENS = 10_000
 MOST_CUTS = 20
 WINDOW_S = 600.0
+MOST_REFUSALS = 1_000
+REFUSALS_S = 60.0
 _ACCOUNTS_KEPT = 10_000
 
 
@@ -35,3 +38,25 @@ class Cuts:
         if latest is None or len(latest) <= MOST_CUTS:
             return 0.0
         return max(0.0, latest[0] + WINDOW_S - now)
+
+
+class Refusals:
+    """Calls of each account that its limits refused, counted by the minute. `now` is monotonic seconds."""
+
+    def __init__(self) -> None:
+        # When the minute of each account began, and how many there were in it.
+        self._minutes: dict[int, tuple[float, int]] = {}
+
+    def note(self, account: int, now: float) -> None:
+        """`account` was refused."""
+        began, count = self._minutes.get(account, (now, 0))
+        if now >= began + REFUSALS_S:
+            began, count = now, 0
+        if not count and len(self._minutes) >= _ACCOUNTS_KEPT:
+            self._minutes = {each: known for each, known in self._minutes.items() if known[0] > now - REFUSALS_S}
+        self._minutes[account] = (began, count + 1)
+
+    def cool_down(self, account: int, now: float) -> float:
+        """Seconds until `account` is asked about its limits again; 0 when it is now."""
+        began, count = self._minutes.get(account, (0.0, 0))
+        return max(0.0, began + REFUSALS_S - now) if count > MOST_REFUSALS else 0.0

@@ -7,7 +7,6 @@ given back when it is settled, and here when the next step refuses.
 A route that the money does not cover is left out where a cheaper one follows it: the refusal is that of the first.
 """
 
-import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Protocol
 import msgspec
 
 from tollbridge.core import periods, pricing, routing, tokens
-from tollbridge.core.abuse import Cuts
+from tollbridge.core.abuse import Cuts, Refusals
 from tollbridge.core.catalog import Catalog
 from tollbridge.core.ledger import Claim, Claimed, Held, Hold, Refusal, Refused, Verdict
 from tollbridge.core.money import format_usd
@@ -37,7 +36,7 @@ from tollbridge.errors import (
 )
 from tollbridge.gateway.callers import Caller
 from tollbridge.gateway.own import OwnRoutes
-from tollbridge.gateway.refusals import limited, refused
+from tollbridge.gateway.refusals import ASKED_TOO_OFTEN, CUT_TOO_OFTEN, cooling_down, limited, refused
 from tollbridge.limits.base import Exceeded, Grant, Limiter
 from tollbridge.store.ledger import Ledger
 from tollbridge.values import Model, Preferences, Route
@@ -193,7 +192,7 @@ class Admission:
         # Accounts that have had the credit of this month, for all that is known here.
         self._filled: tuple[int, set[int]] = (0, set())
         self._mean_output: dict[int, int] = {}
-        self._cuts = Cuts()
+        self._cuts, self._refusals = Cuts(), Refusals()
 
     async def admit(self, caller: Caller, request: Request, cap: int | None, claim: Claim | None = None) -> Ticket:
         """A ticket, or the `ApiError` that says why not. `cap`: the caller's own bound for this request, nano-USD.
@@ -201,7 +200,7 @@ class Admission:
         AlreadyClaimed: another request has the `claim`.
         """
         started, started_at = time.monotonic(), time.time_ns() // 1_000_000
-        self._check_cuts(caller, started)
+        self._check_abuse(caller, started)
         choice = self._plain_choice(caller, request, started_at) or await self._choice(caller, request, started_at)
         demand, routes = choice.demand, choice.routes
         cap = self._cap(caller, cap)
@@ -252,7 +251,7 @@ class Admission:
         cap = self._cap(caller, cap)
         routes = [(route, self._bound(demand, route)) for route in choice.routes]
         try:
-            self._check_cuts(caller, time.monotonic())
+            self._check_abuse(caller, time.monotonic())
             first = self._first_within(cap, choice)
             scopes = caller.scopes if caller.enforced is None else caller.enforced
             found = await self._limiter.look(scopes, demand.prompt, self._tokens(caller, demand))
@@ -314,15 +313,13 @@ class Admission:
         """The caller left before the first token."""
         self._cuts.note(ticket.caller.account_id, ticket.demand.prompt, time.monotonic())
 
-    def _check_cuts(self, caller: Caller, now: float) -> None:
+    def _check_abuse(self, caller: Caller, now: float) -> None:
         wait = self._cuts.cool_down(caller.account_id, now)
         if wait > 0:
-            raise RateLimited(
-                "Too many long prompts of this account were cut off before their first token. Read the answers, or"
-                f" send less; try again in {math.ceil(wait)} s.",
-                code="abuse_cooldown",
-                headers={"retry-after": str(math.ceil(wait))},
-            )
+            raise cooling_down(CUT_TOO_OFTEN, wait)
+        wait = self._refusals.cool_down(caller.account_id, now)
+        if wait > 0:
+            raise cooling_down(ASKED_TOO_OFTEN, wait)
 
     # --- which routes ---
 
@@ -455,9 +452,11 @@ class Admission:
         if isinstance(taken, Grant):
             return taken
         if caller.enforced is None:
+            self._refusals.note(caller.account_id, time.monotonic())
             raise limited(taken)
         enforced = await self._limiter.take(hold, caller.enforced, demand.prompt, amount)
         if isinstance(enforced, Exceeded):
+            self._refusals.note(caller.account_id, time.monotonic())
             raise limited(enforced)
         enforced.would_refuse = taken.type
         return enforced

@@ -52,6 +52,19 @@ def refused(verdict: Refused, least: int) -> ApiError:
             return Unavailable("The ledger is not available. Nothing was charged.", code="ledger_unavailable")
 
 
+CUT_TOO_OFTEN = (
+    "Too many long prompts of this account were cut off before their first token. Read the answers, or send less"
+)
+ASKED_TOO_OFTEN = "Too many calls of this account were sent although its limits refused them. Obey Retry-After"
+
+
+def cooling_down(why: str, wait: float) -> RateLimited:
+    """`wait` in seconds."""
+    seconds = math.ceil(wait)
+    message = f"{why}; try again in {seconds} s."
+    return RateLimited(message, code="abuse_cooldown", headers={"retry-after": str(seconds)})
+
+
 def limited(exceeded: Exceeded) -> RateLimited:
     """The error for a limit that was reached, with headers that are true."""
     what = {"requests": "requests per minute", "tokens": "tokens per minute", "concurrency": "calls at one time"}

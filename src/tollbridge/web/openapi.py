@@ -236,7 +236,7 @@ PROBLEMS = (
     Problem(415, "unsupported_media_type", "JSON, not compressed"),
     Problem(422, "idempotency_key_reused", "the key was used for another request: take a new one"),
     Problem(429, "rate_limit_exceeded", "try again after `Retry-After`; not at all with `x-should-retry: false`"),
-    Problem(429, "abuse_cooldown", "too many long prompts were cut off before their first token: wait"),
+    Problem(429, "abuse_cooldown", "too many long prompts were cut off, or refused calls sent again, at once: wait"),
     Problem(431, "headers_too_large", "smaller headers"),
     Problem(500, "internal_error", "try again; our fault"),
     Problem(502, "upstream_unavailable", "the provider failed, on every route there was: try again"),

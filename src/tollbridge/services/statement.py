@@ -2,12 +2,14 @@
 
 import heapq
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import msgspec
 
-from tollbridge.store import journal, usage, usage_days
+from tollbridge.store import journal, retention, usage, usage_days
 from tollbridge.store.db import Database
+from tollbridge.store.rollups import DAY_MS
 
 _PAGE = 500
 
@@ -29,9 +31,13 @@ async def statement(
     """All that changed an account's balance from the time `since` (milliseconds) until now or `before`, oldest first.
 
     With `since` the first line brings forward what was there. Read in pages, so that a long history needs little
-    memory; requests that were free are left out.
+    memory; requests that were free are left out. Where requests were dropped (`store.retention`), a day is one line.
     """
     until = await database.now() + 1 if before is None else before
+    gone = await retention.horizon(database)
+    whole = gone // DAY_MS * DAY_MS + DAY_MS if gone else 0
+    if since < whole:
+        since -= since % DAY_MS
     async with usage_days.reading(database) as days:
         used = await days.of_account(account_id, 0, since)
         balance = await journal.total(days.view, account_id, since) - used.charge
@@ -46,8 +52,9 @@ async def statement(
         return await usage.charges(database, account_id, after, until, _PAGE)
 
     transactions = _paged(journal_page, start, lambda line: (line.at, line.id))
-    requests = _paged(usage_page, start, lambda charge: (charge.at, charge.hold))
-    async for line in _merged(transactions, requests):
+    requests = _paged(usage_page, max(start, (whole, -1)), lambda charge: (charge.at, charge.hold))
+    gone_days = [] if since >= whole else await usage.daily(database, account_id, since, min(whole, until))
+    async for line in _merged(transactions, _used(gone_days, requests)):
         balance += line.amount
         yield msgspec.structs.replace(line, balance=balance)
 
@@ -61,14 +68,21 @@ async def _paged(
         after = place(page[-1])
 
 
-async def _merged(
-    transactions: AsyncIterator[journal.Line], requests: AsyncIterator[usage.Charge]
-) -> AsyncIterator[Line]:
+async def _used(days: list[tuple[int, int, int]], requests: AsyncIterator[usage.Charge]) -> AsyncIterator[Line]:
+    """Days of which requests are gone, a line each; then the requests."""
+    for start, count, amount in days:
+        day = datetime.fromtimestamp(start // 1000, UTC).strftime("%Y-%m-%d")
+        yield Line(at=start + DAY_MS - 1, what=f"{count:,} requests on {day}", amount=-amount, balance=0)
+    async for row in requests:
+        yield Line(at=row.at, what=_of_usage(row), amount=-row.amount, balance=0)
+
+
+async def _merged(transactions: AsyncIterator[journal.Line], used: AsyncIterator[Line]) -> AsyncIterator[Line]:
     """Both in order of time; at the same time what came goes first."""
     waiting: list[tuple[int, int, Line]] = []
     sources = (
-        _lines(transactions, lambda row: Line(at=row.at, what=_of_journal(row), amount=row.amount, balance=0)),
-        _lines(requests, lambda row: Line(at=row.at, what=_of_usage(row), amount=-row.amount, balance=0)),
+        _lines(transactions),
+        used,
     )
     for rank, source in enumerate(sources):
         if (first := await anext(source, None)) is not None:
@@ -80,9 +94,9 @@ async def _merged(
             heapq.heappush(waiting, (following.at, rank, following))
 
 
-async def _lines(rows: AsyncIterator[T], make: Callable[[T], Line]) -> AsyncIterator[Line]:
-    async for row in rows:
-        yield make(row)
+async def _lines(transactions: AsyncIterator[journal.Line]) -> AsyncIterator[Line]:
+    async for row in transactions:
+        yield Line(at=row.at, what=_of_journal(row), amount=row.amount, balance=0)
 
 
 def _of_journal(line: journal.Line) -> str:

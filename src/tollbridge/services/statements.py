@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from tollbridge.core.ledger import Book, EndRow, Kind, Record, usage_entries
+from tollbridge.core.ledger import Book, Kind
 from tollbridge.core.money import format_usd
 from tollbridge.errors import InvalidRequest
 from tollbridge.services.statement import statement
@@ -24,7 +24,7 @@ from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database
 from tollbridge.store.rollups import DAY_MS, Sums
 from tollbridge.store.usage_days import Days, Group
-from tollbridge.values import Outcome
+from tollbridge.store.verify import entries_of
 
 _MONTH = re.compile(r"(20[0-9]{2})-(0[1-9]|1[0-2])")
 _PAGE = 1_000
@@ -278,11 +278,7 @@ def to_csv(rows: Iterable[Sequence[str]]) -> str:
 
 def _entries(charge: int, promo: int, loss: int, cost: int) -> list[tuple[Book, int]]:
     """The entries of a request, or of many in one."""
-    record = Record(started_at=0, duration_ms=0, price_version=0, cost=cost, outcome=Outcome.COMPLETED)
-    end = EndRow(
-        hold=0, account_id=0, key_id=0, ended_at=0, held=0, charge=charge, promo=promo, loss=loss, record=record
-    )
-    return [(entry.book, entry.amount) for entry in usage_entries(end)]
+    return [(entry.book, entry.amount) for entry in entries_of(charge, promo, loss, cost)]
 
 
 def _time(at: int) -> str:

@@ -315,14 +315,17 @@ _PAGE = 2_000
 _WINDOW = 32 * DAY_MS
 
 
-async def check(view: Transaction, complain: Callable[[str], None]) -> None:
-    """Name the days and hours of accounts whose sums are not those of their requests."""
+async def check(view: Transaction, complain: Callable[[str], None], dropped_until: int = 0) -> None:
+    """Name the days and hours of accounts whose sums are not those of their requests.
+
+    `dropped_until`: the last end of requests that are gone; days that began before it are left out.
+    """
     watermark = await value(view, WATERMARK) or 0
-    last = 0
+    begin, last = dropped_until // DAY_MS * DAY_MS + DAY_MS if dropped_until else 0, 0
     while accounts := await view.fetch(_ACCOUNTS, last, _PAGE):
         for account_id, *begins in accounts:
             times = [at for at in begins if at is not None]
-            since = min(times) // DAY_MS * DAY_MS if times else watermark + 1
+            since = max(begin, min(times) // DAY_MS * DAY_MS) if times else watermark + 1
             while since <= watermark:
                 until = since + _WINDOW
                 for span in (HOUR_MS, DAY_MS):

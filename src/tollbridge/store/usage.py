@@ -45,3 +45,14 @@ def _charge(hold: int, at: int, amount: int, prompt: int, output: int, *rest: st
         output=output + rare.get("audio_output", 0) + rare.get("image_output", 0),
         terms=terms or "{}",
     )
+
+
+async def daily(database: Transaction, account_id: int, since: int, until: int) -> list[tuple[int, int, int]]:
+    """(Start of a day in milliseconds, requests, charge) of each day that cost something, of those already summed."""
+    rows = await database.fetch(
+        "SELECT start, CAST(SUM(requests) AS BIGINT), CAST(SUM(charge) AS BIGINT) FROM usage_rollup "
+        "WHERE account_id = $1 AND span = 86400000 AND start >= $2 AND start < $3 "
+        "GROUP BY start HAVING SUM(charge) > 0 ORDER BY start",
+        *(account_id, since, until),
+    )
+    return [(row[0], row[1], row[2]) for row in rows]

@@ -9,7 +9,7 @@ the customer's own credential paid: once for each `Group`. A period is from a ti
 another; parts of days at its ends are read from the requests themselves, and days are UTC.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from enum import IntEnum
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import astuple
 
+from tollbridge.store import rollups
 from tollbridge.store.db import Database, Row, Transaction
 from tollbridge.store.meta import value
 from tollbridge.store.rollups import DAY_MS, EACH_ACCOUNT, advance, by_time
@@ -165,3 +166,37 @@ async def reading(database: Database) -> AsyncIterator[Days]:
     """The sums as they are at this moment; nobody waits for it."""
     async with database.snapshot() as view:
         yield Days(view, database.dialect, await value(view, WATERMARK) or 0)
+
+
+# --- the proof ----------------------------------------------------------------------------------------------------
+
+
+# All of one day, by whatever it is grouped; and one account's day, here and in the sums of `store.rollups`.
+_ONE_DAY = """
+SELECT start, MIN(requests), MAX(requests), MIN(charge), MAX(charge), MIN(promo), MAX(promo), MIN(loss), MAX(loss),
+  MIN(cost), MAX(cost), COUNT(*)
+FROM (
+    SELECT grouped, start, SUM(requests) AS requests, SUM(charge) AS charge, SUM(promo) AS promo, SUM(loss) AS loss,
+      SUM(cost) AS cost
+    FROM usage_day WHERE grouped < 3 GROUP BY grouped, start
+) AS day GROUP BY start
+"""
+_BOTH = """
+SELECT id, start, SUM(requests), SUM(charge), SUM(cost) FROM (
+    SELECT id, start, requests, charge, cost FROM usage_day WHERE grouped = 1 AND start < $1
+    UNION ALL
+    SELECT account_id, start, -requests, -charge, -cost FROM usage_rollup WHERE span = 86400000 AND start < $1
+) AS used GROUP BY id, start HAVING SUM(requests) <> 0 OR SUM(charge) <> 0 OR SUM(cost) <> 0
+"""
+
+
+async def check(view: Transaction, complain: Callable[[str], None]) -> None:
+    """Name the days whose sums are not those of `store.rollups`, which are proved by themselves."""
+    watermarks = [await value(view, name) or 0 for name in (WATERMARK, rollups.WATERMARK)]
+    wrong = {start for start, *pairs, count in await view.fetch(_ONE_DAY) if count != 3 or pairs[::2] != pairs[1::2]}
+    wrong |= {row[1] for row in await view.fetch(_BOTH, min(watermarks) // DAY_MS * DAY_MS)}
+    for start in sorted(wrong):
+        complain(
+            f"the sums of all accounts of the day from {start} on are not those of its requests; "
+            f"delete usage_day and meta.{WATERMARK} to have all sums made anew"
+        )

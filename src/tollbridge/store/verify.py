@@ -9,13 +9,13 @@ memory: what it keeps is one entry per account and per key with a limit.
 
 import hashlib
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 import msgspec
 
 from tollbridge.core import money
-from tollbridge.core.ledger import Book, EndRow, Kind, epoch_of, hold_id, tokens_of, usage_entries
-from tollbridge.store import rollups, seal, verify_payments
+from tollbridge.core.ledger import Book, EndRow, Entry, Kind, Record, epoch_of, hold_id, tokens_of, usage_entries
+from tollbridge.store import retention, rollups, seal, usage_days, verify_payments
 from tollbridge.store.db import Database, Row, Transaction
 from tollbridge.store.ledger.rows import end_row
 from tollbridge.store.prices import Terms
@@ -139,14 +139,17 @@ class _Audit:
         self._prices: dict[int, Terms | None] = {0: None}
         self._swept: dict[int, bool] = {}
         self._chains: dict[str, _Chain] = {}
+        self._dropped = retention.Dropped()
 
     async def run(self) -> None:
         await self._read_prices()
         self._since = dict(await self._view.fetch(_SINCE))
         processes = await self._view.fetch("SELECT epoch, swept_at FROM process")
         self._swept = {epoch: swept_at is not None for epoch, swept_at in processes}
+        self._dropped = await retention.read(self._view, self._report.add)
         for chain, seals in (await seal.read(self._view)).items():
-            self._chains[chain] = _Chain(chain, seals, self._report)
+            self._chains[chain] = _Chain(chain, seals, self._report, self._dropped)
+        self._carry()
         await self._check_holds()
         await self._check_journal()
         for checked in self._chains.values():
@@ -159,7 +162,9 @@ class _Audit:
         await self._check_spends()
         await self._check_allowances()
         await verify_payments.check(self._view, self._report.add)
-        await rollups.check(self._view, self._report.add)
+        await rollups.check(self._view, self._report.add, self._dropped.until)
+        await usage_days.check(self._view, self._report.add)
+        await retention.check_sums(self._view, self._dropped, self._report.add)
         self._report.trial_balance = self._trial
         if sum(self._trial.values()):
             self._report.add(f"the trial balance is {sum(self._trial.values())} nano-USD, not zero")
@@ -173,6 +178,25 @@ class _Audit:
             if hashlib.sha256(terms.encode()).digest() != bytes(digest):
                 self._report.add(f"price version {id_} is not what its digest says")
 
+    def _carry(self) -> None:
+        """What requests that were dropped come to."""
+        for (kind, id_, part), amount in self._dropped.carried.items():
+            if kind == retention.SPENT and part == self._since.get(id_, 0):
+                self._spend(id_).spent += amount
+            elif kind == retention.TOKENS:
+                self._quota(id_, part).used += amount
+            elif kind == "promo":
+                self._effect(id_).promo -= amount
+                self._effect(id_).paid += amount
+            elif kind == "charge":
+                self._effect(id_).paid -= amount
+        charge, promo, loss, cost = (
+            sum(amount for (kind, *_), amount in self._dropped.carried.items() if kind == name)
+            for name in ("charge", "promo", "loss", "cost")
+        )
+        for entry in entries_of(charge, promo, loss, cost):
+            self._trial[entry.book] += entry.amount
+
     # --- what happened ---
 
     async def _check_holds(self) -> None:
@@ -183,6 +207,8 @@ class _Audit:
                 chain = self._chains.get(f"{seal.USAGE}{epoch}")
                 if epoch not in self._swept:
                     self._report.add(f"hold {row[0]} belongs to no process")
+            if row[0] <= self._dropped.positions.get(f"{seal.USAGE}{epoch}", 0):
+                self._report.add(f"hold {row[0]} was dropped, and is there")
             if chain is not None:
                 chain.add(row, steps)
             self._report.holds += 1
@@ -341,9 +367,11 @@ class _Audit:
 class _Chain:
     """The seals of one chain, compared with the rows as they come by."""
 
-    def __init__(self, chain: str, seals: list[Seal], report: Report) -> None:
+    def __init__(self, chain: str, seals: list[Seal], report: Report, dropped: retention.Dropped) -> None:
         self._chain = chain
         self._seals = iter(seals)
+        self._dropped_until = dropped.positions.get(chain, 0)
+        self._dropped = iter(dropped.counts.get(chain, ()))
         self._report = report
         self._before = b""
         self._next = _first_of(chain)
@@ -366,17 +394,40 @@ class _Chain:
         name = f"the seal over {sealed.first} to {sealed.last} of {self._chain}"
         if sealed.first != self._next:
             self._report.add(f"{name} does not follow on the one before it: a seal is missing")
-        if self._digest.count != sealed.count:
-            self._report.add(f"{name} counted {sealed.count} rows, now there are {self._digest.count}")
-        if self._digest.close(sealed.last, sealed.at) != sealed.digest:
-            self._report.add(f"{name} is broken: a row in it was changed, or the seal was")
+        if sealed.first <= self._dropped_until:
+            self._close_dropped(name, sealed)
+        else:
+            if self._digest.count != sealed.count:
+                self._report.add(f"{name} counted {sealed.count} rows, now there are {self._digest.count}")
+            if self._digest.close(sealed.last, sealed.at) != sealed.digest:
+                self._report.add(f"{name} is broken: a row in it was changed, or the seal was")
         self._before, self._next = sealed.digest, sealed.last + 1
         self._advance()
+
+    def _close_dropped(self, name: str, sealed: Seal) -> None:
+        """Of a range that is being dropped nothing is left to prove; of one that is gone, how many rows it had."""
+        if sealed.last > self._dropped_until:
+            return
+        count = 0
+        for last, more in self._dropped:
+            count += more
+            if last >= sealed.last:
+                break
+        if count != sealed.count:
+            self._report.add(f"{name} counted {sealed.count} rows, and {count} were dropped")
 
     def _advance(self) -> None:
         self._seal = next(self._seals, None)
         if self._seal is not None:
             self._digest = Digest(self._chain, self._seal.first, self._before)
+
+
+def entries_of(charge: int, promo: int, loss: int, cost: int) -> Iterable[Entry]:
+    """The entries of a request, or of many in one."""
+    record = Record(started_at=0, duration_ms=0, price_version=0, cost=cost, outcome=Outcome.COMPLETED)
+    return usage_entries(
+        EndRow(hold=0, account_id=0, key_id=0, ended_at=0, held=0, charge=charge, promo=promo, loss=loss, record=record)
+    )
 
 
 def _first_of(chain: str) -> int:

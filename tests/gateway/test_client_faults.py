@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import uvloop
 from tests.gateway.site import (
     INPUT_NANO,
     OUTPUT_NANO,
@@ -103,6 +104,30 @@ def test_leaving_before_the_first_token_costs_the_prompt_unless_the_provider_was
                 assert row["outcome"] == Outcome.CLIENT_LEFT
                 assert row["output"] == 0
                 assert row["charge"] == row["input"] * INPUT_NANO > 150 * INPUT_NANO
+
+    run(test())
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("stops", [True, False])
+@pytest.mark.parametrize("waited", [0.0, 0.8])
+def test_of_two_hundred_who_leave_before_the_first_token_each_pays_what_is_due(stops: bool, waited: float) -> None:
+    """F1: fifty at once in each of four cases."""
+
+    async def test() -> None:
+        upstream = Silent()
+        timing = Timing(tick=0.02, drain=0.1, silent_provider=0.6)
+        async with Site(upstream, cancel_stops_billing=stops, timing=timing) as site:
+            calls = [await site.open(PATH, chat("word " * 200, stream=True)) for _ in range(50)]
+            while upstream.requests < 50:  # noqa: ASYNC110 - many requests, one event
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(waited)
+            for call in calls:
+                call.reset()
+            rows = await site.settled(50, seconds=20)
+            assert {row["outcome"] for row in rows} == {Outcome.NO_OUTPUT if waited else Outcome.CLIENT_LEFT}
+            for row in rows:
+                assert row["charge"] == (0 if waited else row["input"] * INPUT_NANO)
 
     run(test())
 
@@ -320,7 +345,8 @@ def test_what_was_delivered_before_a_forced_shutdown_is_charged() -> None:
 # --- F3: an answer that is not a stream ---------------------------------------------------------------------------
 
 
-def test_whole_answer_is_fetched_and_charged_whenever_the_caller_leaves() -> None:
+@pytest.mark.parametrize("requests", [40, pytest.param(200, marks=pytest.mark.soak)])
+def test_whole_answer_is_fetched_and_charged_whenever_the_caller_leaves(requests: int) -> None:
     """F3: LiteLLM #13245 charges nothing."""
     chance = random.Random(3)
 
@@ -330,7 +356,7 @@ def test_whole_answer_is_fetched_and_charged_whenever_the_caller_leaves() -> Non
 
     async def test() -> None:
         asked = asyncio.Event()
-        waiting = 40
+        waiting = requests
 
         async def noted(request: Request, peer: Peer) -> None:
             nonlocal waiting
@@ -340,14 +366,14 @@ def test_whole_answer_is_fetched_and_charged_whenever_the_caller_leaves() -> Non
             await answer(request, peer)
 
         async with Site(always(noted)) as site:
-            calls = [await site.open(PATH, chat()) for _ in range(40)]
+            calls = [await site.open(PATH, chat(max_tokens=50)) for _ in range(requests)]
             await soon(asked)
             for call in calls:
-                await asyncio.sleep(chance.random() * 0.005)
+                await asyncio.sleep(chance.random() * 0.2 / requests)
                 call.reset()
-            rows = await site.settled(40)
-            assert [row["charge"] for row in rows] == [PRICE] * 40
-            assert await site.balance() == 10**9 - 40 * PRICE
+            rows = await site.settled(requests, seconds=20)
+            assert [row["charge"] for row in rows] == [PRICE] * requests
+            assert await site.balance() == 10**9 - requests * PRICE
 
     run(test())
 
@@ -433,15 +459,16 @@ def test_slow_reader_that_reads_on_gets_everything() -> None:
 # --- F8: starting over --------------------------------------------------------------------------------------------
 
 
-def test_same_request_twice_is_two_charges_with_an_id_each() -> None:
+@pytest.mark.parametrize("times", [2, pytest.param(200, marks=pytest.mark.soak)])
+def test_same_request_twice_is_two_charges_with_an_id_each(times: int) -> None:
     """F8: without an Idempotency-Key, by contract."""
 
     async def test() -> None:
         async with Site(always(says(completion()))) as site:
-            replies = [await site.post(PATH, chat()) for _ in range(2)]
-            assert len({reply.headers["x-request-id"] for reply in replies}) == 2
-            assert len({reply.json["id"] for reply in replies}) == 2
-            assert [row["charge"] for row in await site.settled(2)] == [PRICE] * 2
+            replies = [await site.post(PATH, chat()) for _ in range(times)]
+            assert len({reply.headers["x-request-id"] for reply in replies}) == times
+            assert len({reply.json["id"] for reply in replies}) == times
+            assert [row["charge"] for row in await site.settled(times)] == [PRICE] * times
 
     run(test())
 
@@ -554,6 +581,35 @@ def test_every_cut_pays_for_its_prompt_and_too_many_are_stopped() -> None:
             await site.settled(22)
 
     run(test())
+
+
+@pytest.mark.soak
+def test_a_thousand_cuts_of_fifty_accounts_are_all_paid() -> None:
+    """F12: Σ charged ≥ Σ of what a provider asks for the prompts, and the twenty-second of each account is refused."""
+
+    async def test() -> None:
+        upstream = Silent()
+        async with Site(upstream, credit_usd="0") as site:
+            for number in range(50):
+                mail = f"burner{number}@example.com"
+                site.account = await accounts.create(site.database, mail, plans=site.settings.plans, actor="test")
+                await site.grant("1")
+                own = {"authorization": f"Bearer {await site.make_key()}"}
+                for cut in range(21):
+                    upstream.asked.clear()
+                    call = await site.open(PATH, chat(LONG_PROMPT, stream=True, max_tokens=9), own)
+                    await asyncio.wait_for(upstream.asked.wait(), 20)
+                    call.reset()
+                    await site.settled(number * 21 + cut + 1, seconds=20)
+                refused = await site.post(PATH, chat(LONG_PROMPT, max_tokens=9), own)
+                assert (refused.status, refused.json["error"]["code"]) == (429, "abuse_cooldown")
+            rows = await site.usage()
+            assert len(rows) == upstream.requests == 50 * 21
+            # A word of it is a token.
+            assert sum(row["charge"] for row in rows) >= 50 * 21 * 10_500 * INPUT_NANO
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(test())
 
 
 # --- leaving in each phase ----------------------------------------------------------------------------------------

@@ -1,3 +1,6 @@
+import random
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,6 +68,56 @@ def test_what_was_encoded_comes_back(texts: list[str], data: st.DataObject) -> N
 def test_any_bytes_read_the_same_however_they_are_cut(pieces: list[bytes]) -> None:
     raw = b"".join(pieces)
     assert decode(*pieces) == decode(raw) == decode(*(raw[at : at + 1] for at in range(len(raw))))
+
+
+def by_the_standard(raw: bytes) -> list[Event]:
+    """The standard's algorithm as it stands there, line by line."""
+    *lines, _ = re.split(rb"\r\n|\n|\r", raw.removeprefix(b"\xef\xbb\xbf"))
+    events: list[Event] = []
+    name: bytes = b""
+    data: list[bytes] = []
+    for line in lines:
+        field, _, value = line.partition(b":")
+        if not line:
+            if data:
+                events.append((name, b"\n".join(data)))
+            name, data = b"", []
+        elif field == b"data":
+            data.append(value.removeprefix(b" "))
+        elif field == b"event":
+            name = value.removeprefix(b" ")
+    return events
+
+
+SHREDS = (
+    *(b"\r", b"\n", b"\r\n", b"\n\n", b"data: x", b"data:", b"data", b":", b" ", b"event: e", b"\xef\xbb\xbf"),
+    *(
+        b"\x00",
+        b"\xc3",
+        b"\xa9",
+        b"\xf0\x9f\x8e",
+        b"\x89",
+        b"id: 1",
+        b"retry: 5",
+        b'{"a":1}',
+        b"[DONE]",
+        b"\xff",
+        b"x" * 99,
+    ),
+)
+
+
+@pytest.mark.parametrize("streams", [20_000, pytest.param(1_000_000, marks=pytest.mark.soak)])
+@pytest.mark.timeout(7200)
+def test_malformed_streams_are_read_as_the_standard_says_however_they_are_cut(streams: int) -> None:
+    """E13, by a seed."""
+    chance = random.Random(13)
+    for _ in range(streams):
+        raw = b"".join(chance.choices(SHREDS, k=chance.randrange(1, 25)))
+        cuts = sorted(chance.randrange(len(raw) + 1) for _ in range(chance.randrange(4)))
+        pieces = [raw[start:end] for start, end in zip([0, *cuts], [*cuts, len(raw)], strict=True)]
+        # A last CR may yet be half of a line's end.
+        assert decode(*pieces) == by_the_standard(raw), (raw, cuts)
 
 
 def test_the_end_gives_what_was_not_closed() -> None:

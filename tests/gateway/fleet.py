@@ -79,7 +79,8 @@ async def until(condition: Callable[[], Any], seconds: float = PATIENCE_S) -> No
 class Fleet:
     """A supervisor and its workers; `folder` outlives them. The books are verified at the end.
 
-    `top` and `more`: settings before and after the tables of the configuration.
+    `top` and `more`: settings before and after the tables of the configuration. `workers` = 0: without that option.
+    `key`: one that is there; None: an account with $100 gets one.
     """
 
     def __init__(
@@ -94,10 +95,11 @@ class Fleet:
         more: str = "",
         env: Mapping[str, str] | None = None,
         limit_files: int | None = None,
+        key: str | None = None,
     ) -> None:
         self.folder = folder
         self.url = database_url
-        self.key = ""
+        self.key = key or ""
         self.count = workers
         self.config = folder / "tollbridge.toml"
         self._redis = redis_url
@@ -117,8 +119,9 @@ class Fleet:
         self.database = open_database(self.url)
         await self.database.start()
         self._stack.push_async_callback(self.database.close)
-        await self.command("account", "create", "a@example.com", "--credit", "100")
-        self.key = await self.command("key", "create", "--account", "a@example.com")
+        if not self.key:
+            await self.command("account", "create", "a@example.com", "--credit", "100")
+            self.key = await self.command("key", "create", "--account", "a@example.com")
         return self
 
     async def __aexit__(
@@ -138,6 +141,7 @@ class Fleet:
             *(sys.executable, "-m", "tollbridge", *words, "--config", str(self.config)),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, **self._env},
         )
         said, complained = await process.communicate()
         assert process.returncode == 0, complained.decode()
@@ -145,7 +149,7 @@ class Fleet:
 
     async def start(self) -> None:
         command = [sys.executable, "-m", "tollbridge", "serve", "--config", str(self.config)]
-        command += ["--workers", str(self.count)]
+        command += ["--workers", str(self.count)] if self.count else []
         if self._limit_files is not None:
             command = ["sh", "-c", f'ulimit -n {self._limit_files}; exec "$@"', "sh", *command]
         with (self.folder / "log").open("ab") as log:
@@ -217,8 +221,7 @@ class Fleet:
         headers = {"authorization": f"Bearer {self.key}", "content-type": "application/json"}
         if keep:
             headers["connection"] = "keep-alive"
-        body = json.dumps(chat(**fields)).encode() if path.startswith("/v1/") else b""
-        return _request("POST" if body else "GET", path, body, headers)
+        return _request("POST", path, json.dumps(chat(**fields)).encode(), headers)
 
     async def post(self, **fields: Any) -> Reply:
         call = await self.open(**fields)
@@ -228,7 +231,9 @@ class Fleet:
             call.close()
 
     async def get(self, path: str) -> Reply:
-        call = await self.open(path)
+        call = await self.connect()
+        headers = {"authorization": f"Bearer {self.key}"}
+        call.writer.write(_request("GET", path, b"", headers))
         try:
             return await call.rest()
         finally:
@@ -256,10 +261,16 @@ class Load:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._tasks = [asyncio.create_task(self._call_on(number)) for number in range(self._clients)]
+        self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    def start(self) -> None:
+        self._tasks = [asyncio.create_task(self._call_on(number)) for number in range(self._clients)]
+
+    async def stop(self) -> None:
         self._stopped = True
         await asyncio.wait_for(asyncio.gather(*self._tasks), PATIENCE_S)
 

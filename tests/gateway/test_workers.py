@@ -5,8 +5,10 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
 
@@ -193,3 +195,150 @@ def _all_but(fleet: Fleet, old: set[int]) -> bool:
 
 async def _refuses(fleet: Fleet, path: str) -> bool:
     return (await fleet.get(path)).status == 503
+
+
+@pytest.mark.parametrize("jumps", [2, pytest.param(20, marks=pytest.mark.soak)])
+def test_workers_whose_clock_jumps_by_an_hour_serve_on(
+    tmp_path: Path, database_url: str, valkey_url: str, jumps: int
+) -> None:
+    """G-7: money lives by the database's time and by intervals; the clock of a machine is for its logs."""
+    offset = tmp_path / "offset"
+    offset.write_text("0")
+    (tmp_path / "sitecustomize.py").write_text(SHIFTED_CLOCK)
+    environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]), "CLOCK_OFFSET": str(offset)}
+
+    async def endless(request: Request, peer: Peer) -> None:
+        await peer.send(STREAM_HEAD)
+        while True:
+            await peer.send(framed(chunk("word ")))
+            await asyncio.sleep(0.2)
+
+    async def test() -> None:
+        answer = always(by_kind(says(completion()), endless))
+        async with Fleet(tmp_path, database_url, valkey_url, answer, workers=2, env=environment) as fleet:
+            await fleet.all_answer()
+            running = fleet.answering()
+            stream = await fleet.open(stream=True)
+            await stream.head()
+            pieces = stream.pieces()
+            async with Load(fleet, 6) as load:
+                for jump in range(jumps):
+                    offset.write_text(str((3600, -3600)[jump % 2]))
+                    await load.answered(100)
+                    assert await anext(pieces)
+                    date = (await fleet.get("/health")).headers["date"]
+                    shift = parsedate_to_datetime(date).timestamp() - time.time()
+                    assert abs(abs(shift) - 3600) < 60
+            assert load.failures == []
+            stream.close()
+            await until(lambda: _nothing_is_open(fleet))
+            assert fleet.answering() == running
+            # Nothing was taken for expired.
+            assert await fleet.fetch("SELECT COUNT(*) FROM usage WHERE outcome = 7") == [(0,)]
+
+    asyncio.run(test())
+
+
+# What time it is can be changed while the program runs. Intervals are measured by another clock.
+SHIFTED_CLOCK = """
+import os, time
+
+real, real_ns = time.time, time.time_ns
+
+def offset():
+    with open(os.environ["CLOCK_OFFSET"]) as file:
+        return int(file.read() or 0)
+
+time.time = lambda: real() + offset()
+time.time_ns = lambda: real_ns() + offset() * 1_000_000_000
+"""
+
+
+def test_workers_without_files_left_refuse_and_recover(tmp_path: Path, database_url: str, valkey_url: str) -> None:
+    """G-5: with 256 files a process, and more callers than that for each."""
+
+    async def test() -> None:
+        answer = always(says(completion()))
+        async with Fleet(tmp_path, database_url, valkey_url, answer, workers=2, limit_files=256) as fleet:
+            await fleet.all_answer()
+            running = fleet.answering()
+            kept = await fleet.connect()
+            flood = []
+            for _ in range(900):
+                with contextlib.suppress(OSError):
+                    flood.append(await fleet.connect())
+            for _ in range(3):
+                kept.writer.write(fleet.request(keep=True))
+                assert (await kept.rest()).status == 200
+            for call in flood:
+                call.close()
+            await until(lambda: _answers(fleet))
+            async with Load(fleet, 6) as load:
+                await load.answered(50)
+            assert load.failures == []
+            assert fleet.answering() == running
+            kept.close()
+
+    asyncio.run(test())
+
+
+async def _answers(fleet: Fleet) -> bool:
+    try:
+        return (await fleet.post()).status == 200
+    except (OSError, asyncio.IncompleteReadError):
+        return False
+
+
+def test_a_worker_that_was_blocked_sheds_what_waited_and_goes_on(
+    tmp_path: Path, database_url: str, valkey_url: str
+) -> None:
+    """G-6: paid work is refused while the loop is more than a second late; what runs is not lost."""
+    go_on = asyncio.Event()
+
+    async def waits(request: Request, peer: Peer) -> None:
+        await go_on.wait()
+        await says(completion())(request, peer)
+
+    async def test() -> None:
+        async with Fleet(tmp_path, database_url, valkey_url, always(waits), workers=2) as fleet:
+            await fleet.all_answer()
+            begun = [await fleet.open() for _ in range(8)]
+            kept = [await fleet.connect() for _ in range(8)]
+            await until(lambda: _are_held(fleet, 8))
+            for each in fleet.workers():
+                each.suspend()
+            for call in kept:
+                call.writer.write(fleet.request(keep=True))
+            await asyncio.sleep(2)
+            for each in fleet.workers():
+                each.resume()
+            for call in kept:
+                reply = await call.rest()
+                assert (reply.status, reply.json["error"]["code"]) == (503, "overloaded")
+                assert "retry-after" in reply.headers
+            go_on.set()
+            for call in begun:
+                assert (await call.rest()).status == 200
+            await until(lambda: _answers(fleet))
+            for call in [*begun, *kept]:
+                call.close()
+
+    asyncio.run(test())
+
+
+async def _are_held(fleet: Fleet, count: int) -> bool:
+    return await fleet.fetch(OPEN) == [(count,)]
+
+
+def test_a_worker_that_was_taken_for_dead_is_replaced(tmp_path: Path, database_url: str, valkey_url: str) -> None:
+    """Its holds are being ended by others: it must not take any more, and a new one can."""
+
+    async def test() -> None:
+        async with Fleet(tmp_path, database_url, valkey_url, always(says(completion())), workers=2) as fleet:
+            await fleet.all_answer()
+            fenced = min(fleet.answering())
+            await fleet.database.execute("UPDATE process SET fenced_at = heartbeat_at WHERE pid = $1", fenced)
+            await until(lambda: fenced not in fleet.answering() and len(fleet.answering()) == 2)
+            assert "it must be started again" in fleet.log
+
+    asyncio.run(test())

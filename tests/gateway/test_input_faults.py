@@ -23,6 +23,7 @@ from tests.gateway.site import (
     streams,
     used,
 )
+from tests.test_http_contract import documented
 from tests.upstream.bad_server import Peer, Request
 
 PATH = "/v1/chat/completions"
@@ -30,6 +31,7 @@ POSTS = [PATH, "/v1/completions", "/v1/embeddings"]
 GETS = ["/health", "/v1/health", "/ready", "/v1/models", "/v1/models/m"]
 MORE_POSTS = ["/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/v1/estimate"]
 MORE_GETS = ["/v1/credits", "/v1/key", "/v1/generation", "/v1/generation?id=chatcmpl-1"]
+CODES = documented()
 DOCUMENTED = {200, 204, 400, 401, 402, 404, 405, 413, 415}
 SLASHED = """
 [[models]]
@@ -92,6 +94,7 @@ def check_error(reply: Reply, path: str = PATH) -> Json:
     assert set(error) == {"message", "type", "param", "code"}
     assert all(isinstance(error[name], str) and error[name] for name in ("message", "type", "code"))
     assert error["param"] is None or isinstance(error["param"], str)
+    assert (reply.status, error["code"]) in CODES
     assert reply.json["detail"] == error["message"]
     assert set(reply.json) - {"error", "detail"} <= ({"balance_usd"} if reply.status == 402 else set())
     assert "Traceback" not in error["message"]

@@ -291,3 +291,19 @@ def test_a_running_gateway_prints_no_secret(shell: Shell) -> None:
     for _, headers, answer in answers:
         assert f"{canary}-key" not in f"{headers}{answer}"
         assert key not in f"{headers}{answer}"
+
+
+def test_workers_on_sqlite_are_refused_with_what_to_set(shell: Shell) -> None:
+    done = shell.process("serve", "--workers", "2")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == (
+        "tollbridge: --workers: workers: 2 workers need a database for many processes: "
+        "set database_url = postgresql://user:password@host/name (and redis_url)\n"
+    )
+
+
+def test_the_option_of_workers_is_for_nobody_else(shell: Shell) -> None:
+    done = shell.process("serve", "--worker", "0,0,0")
+    assert done.code == 1
+    assert done.err.startswith("tollbridge: --worker is for workers")
+    assert "--worker " not in shell.ok("serve", "--help").out

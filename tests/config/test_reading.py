@@ -507,3 +507,16 @@ def test_a_service_account_s_key_is_a_secret(file: Path) -> None:
     (file.parent / "key.json").write_text("{nonsense")
     with pytest.raises(ConfigError, match="service account's key as it was downloaded"):
         load(file, '[providers.vertex]\nproject = "p"\napi_key = "file:key.json"\n')
+
+
+def test_many_workers_need_a_database_and_counters_for_many(file: Path) -> None:
+    database, redis = 'database_url = "postgresql://u@127.0.0.1/t"\n', 'redis_url = "redis://127.0.0.1:6379/0"\n'
+    assert complaint(file, "workers = 4\n") == (
+        "FILE:1: workers: 4 workers need a database for many processes: "
+        "set database_url = postgresql://user:password@host/name (and redis_url)"
+    )
+    assert complaint(file, f"workers = 4\n{database}") == (
+        "FILE:1: workers: 4 workers need one place that counts rate limits: set redis_url = redis://host:6379/0"
+    )
+    assert load(file, f"workers = 4\n{database}{redis}").workers == 4
+    assert load(file, "workers = 1\n").workers == 1

@@ -24,12 +24,13 @@ def test_delays_double_up_to_a_quarter_of_an_hour() -> None:
     assert [delay_s(failures) for failures in (0, 4, 5, 6, 7, 14, 15, 1000)] == [0, 0, 1, 2, 4, 512, 900, 900]
 
 
-def test_a_guesser_with_many_addresses_gets_a_hundred_guesses_a_day(sqlite_world: World) -> None:
+@pytest.mark.parametrize("guesses", [2_000, pytest.param(10_000, marks=pytest.mark.soak)])
+def test_a_guesser_with_many_addresses_gets_a_hundred_guesses_a_day(sqlite_world: World, guesses: int) -> None:
     async def use(database: Database) -> None:
         through = 0
-        for number in range(2_000):
+        for number in range(guesses):
             door = Door(account="ada@example.com", client=f"10.0.{number % 200}.1")
-            through += await tries(database, door, START + number * DAY_MS // 2_000)
+            through += await tries(database, door, START + number * DAY_MS // guesses)
         assert 50 < through <= 120
         # Her own browser is counted by itself.
         owner = Door(account="ada@example.com", client="10.0.1.1", device=True)

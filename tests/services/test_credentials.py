@@ -1,0 +1,37 @@
+"""Links that change what one logs in with."""
+
+import asyncio
+
+from tests.services.conftest import World
+
+from tollbridge.services import accounts, credentials, sessions
+from tollbridge.store import mail, users
+from tollbridge.store.db import Database, Transaction, run
+from tollbridge.store.users import NewUser
+
+RACES = 100
+RUNNERS = 8
+
+
+def test_of_many_who_follow_a_link_at_once_one_gets_in(world: World) -> None:
+    """B13."""
+
+    async def use(database: Database) -> None:
+        now = await database.now()
+        row = NewUser(public_id=accounts.new_id("user"), email="ada@example.com", password=None, consented_at=now)
+        user = await run(database, lambda transaction: users.create(transaction, row, now))
+        for number in range(RACES):
+            digest = sessions.digest(f"link {number}")
+
+            async def keep(transaction: Transaction, digest: bytes = digest) -> None:
+                holder = (user, "ada@example.com")
+                await mail.add_token(transaction, digest, credentials.RESET, holder, now + credentials.RESET_MS)
+
+            async def take(transaction: Transaction, digest: bytes = digest) -> bool:
+                return await mail.take_token(transaction, digest, credentials.RESET, now) is not None
+
+            await run(database, keep)
+            taken = await asyncio.gather(*(run(database, take) for _ in range(RUNNERS)))
+            assert taken.count(True) == 1
+
+    world.run(use)

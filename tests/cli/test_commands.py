@@ -192,6 +192,10 @@ def test_an_amount_that_is_none_is_refused(shell: Shell, amount: str) -> None:
         (("restore", "nowhere.db"), "there is no such file"),
         (("nonsense",), "No such command 'nonsense'"),
         (("accont",), "Did you mean 'account'?"),
+        (
+            ("credit", "grant", "ada@example.com", "-5", "--reason", "x"),
+            "-5 is below zero: amounts and numbers are",
+        ),
         (("account", "lsit"), "Did you mean 'list'?"),
     ],
 )

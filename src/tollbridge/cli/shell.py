@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
-from click.exceptions import NoArgsIsHelpError
+from click.exceptions import NoArgsIsHelpError, NoSuchOption
 
 from tollbridge.errors import ConfigError, TollbridgeError
 
@@ -37,7 +37,10 @@ class Commands(click.Group):
             sys.exit(error.exit_code)
         except click.ClickException as error:
             where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
-            _complain(error.format_message() + (f" (see {where} --help)" if where else ""))
+            message = error.format_message()
+            if isinstance(error, NoSuchOption) and error.option_name[1:2].isdigit():
+                message = f"{error.option_name} is below zero: amounts and numbers are above."
+            _complain(message + (f" (see {where} --help)" if where else ""))
             sys.exit(error.exit_code)
         except TollbridgeError as error:
             _complain(str(error))

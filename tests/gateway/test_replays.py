@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import random
 from typing import Any
 
 import pytest
@@ -115,6 +116,36 @@ def test_a_key_stands_for_one_request_of_one_account() -> None:
             assert theirs.status == 200
             assert theirs.body != first.body
             assert len(await site.settled(2)) == 2
+
+    run(test())
+
+
+@pytest.mark.parametrize("pairs", [60, pytest.param(1_000, marks=pytest.mark.soak)])
+def test_a_kept_answer_is_given_to_its_own_account_alone(pairs: int) -> None:
+    """C3: accounts that use the same few keys for the same few requests, in a random order."""
+
+    async def test() -> None:
+        async with Site(OK) as site:
+            chance = random.Random(pairs)
+            keys = []
+            for name in ("a", "b", "c", "d"):
+                site.account = await accounts.create(
+                    site.database, f"{name}@c3.example", plans=site.settings.plans, actor="t"
+                )
+                await credit.grant(
+                    site.database, site.account, 10**9, reason="test", actor="test", idempotency_key=f"for {name}"
+                )
+                keys.append(await site.make_key())
+            known: dict[tuple[int, int], bytes] = {}
+            for _ in range(pairs):
+                owner, number = chance.randrange(len(keys)), chance.randrange(max(2, pairs // 16))
+                headers = {**key(number), "authorization": f"Bearer {keys[owner]}"}
+                reply = await until_answered(site, CHAT, chat(), headers)
+                assert reply.status == 200
+                assert (REPLAYED in reply.headers) == ((owner, number) in known)
+                assert reply.body not in {body for pair, body in known.items() if pair != (owner, number)}
+                assert known.setdefault((owner, number), reply.body) == reply.body
+            assert len(await site.settled(len(known))) == len(known)
 
     run(test())
 

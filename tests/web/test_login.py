@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import resource
 import statistics
 import time
 
@@ -247,6 +248,44 @@ def test_many_log_ins_at_once_leave_room_for_calls() -> None:
             statuses = {(await each).status_code for each in storm}
             assert statuses <= {400, 429, 503}
             assert 503 in statuses
+
+    run(test())
+
+
+@pytest.mark.soak
+def test_two_hundred_log_ins_at_once_cost_the_process_little_memory_and_calls_go_on() -> None:
+    """B10: 64 MiB for the gateway, and half as much for the callers, who are in the same process."""
+
+    async def test() -> None:
+        async with house(PROXIED, credit_usd="1") as site, Visitor(site) as one, Visitor(site) as other:
+            tokens = {each: await each.token() for each in (one, other)}
+
+            async def call() -> float:
+                started = time.perf_counter()
+                reply = await site.post(
+                    "/v1/chat/completions", {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+                )
+                assert reply.status == 200
+                return time.perf_counter() - started
+
+            async def guess(index: int) -> int:
+                visitor = (one, other)[index % 2]
+                fields = {"csrf": tokens[visitor], "email": f"u{index}@example.com", "password": "guess"}
+                headers = {"x-forwarded-for": f"10.0.{index}.1", "connection": "close"}
+                return (await visitor.raw_post("/auth/login", fields, **headers)).status_code
+
+            alone = sorted([await call() for _ in range(100)])[98]
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            storm = asyncio.gather(*(guess(index) for index in range(200)))
+            during = []
+            while not storm.done():
+                during.append(await call())
+            statuses = set(await storm)
+            grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+            slow = sorted(during)[len(during) * 99 // 100]
+            print(f"p99 of calls: {alone * 1000:.1f} ms, {slow * 1000:.1f} ms in the storm; {grown} MiB")
+            assert statuses == {400, 503}
+            assert grown <= 96
 
     run(test())
 

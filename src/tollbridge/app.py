@@ -20,7 +20,7 @@ from tollbridge.core import keys, money
 from tollbridge.core.catalog import Catalog
 from tollbridge.edge import demo, webhooks
 from tollbridge.edge.inference import ENDPOINTS, PROBES, Inference, Vital
-from tollbridge.edge.listening import listen
+from tollbridge.edge.listening import handed_over, listen
 from tollbridge.edge.lookups import Lookups
 from tollbridge.edge.paths import ends_like_one
 from tollbridge.edge.server import LoopLag, Server, ServerLimits
@@ -535,7 +535,7 @@ def serve(settings: Settings, berth: Berth | None = None) -> int:
     """Serve until told to stop; the exit status. `berth`: as a worker."""
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     limits = msgspec.convert(settings.server, ServerLimits, from_attributes=True)
-    sock = listen(settings.host, settings.port) if berth is None else berth.socket
+    sock = berth.socket if berth is not None else handed_over() or listen(settings.host, settings.port)
     host, port = sock.getsockname()[:2]
     url = settings.public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
     gateway = Gateway(

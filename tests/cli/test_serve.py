@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -25,9 +26,14 @@ START_S, STOP_S = 30.0, 30.0
 class Gateway:
     """A gateway in a process of its own, with everything that it prints."""
 
-    def __init__(self, directory: Path, *words: str, env: Mapping[str, str]) -> None:
+    def __init__(self, directory: Path, *words: str, env: Mapping[str, str], sock: socket.socket | None = None) -> None:
+        command = [sys.executable, "-m", "tollbridge", "serve", "--port", "0", *words]
+        if sock is not None:
+            handed_over = f'export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@" 3<&{sock.fileno()}'
+            command = ["bash", "-c", handed_over, "bash", *command]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tollbridge", "serve", "--port", "0", *words],
+            command,
+            pass_fds=[] if sock is None else [sock.fileno()],
             cwd=directory,
             env={"PATH": os.environ["PATH"], **env},
             stdout=subprocess.PIPE,
@@ -89,8 +95,10 @@ class Gateway:
 
 
 @contextmanager
-def running(shell: Shell, *words: str, env: Mapping[str, str] | None = None) -> Iterator[Gateway]:
-    gateway = Gateway(shell.directory, *words, env=env or {})
+def running(
+    shell: Shell, *words: str, env: Mapping[str, str] | None = None, sock: socket.socket | None = None
+) -> Iterator[Gateway]:
+    gateway = Gateway(shell.directory, *words, env=env or {}, sock=sock)
     try:
         yield gateway
     finally:
@@ -307,3 +315,14 @@ def test_the_option_of_workers_is_for_nobody_else(shell: Shell) -> None:
     assert done.code == 1
     assert done.err.startswith("tollbridge: --worker is for workers")
     assert "--worker " not in shell.ok("serve", "--help").out
+
+
+def test_with_a_socket_handed_over_callers_wait_while_nobody_serves(shell: Shell) -> None:
+    with socket.create_server((HOST, 0)) as sock:
+        for _ in range(2):
+            waiting = socket.create_connection(sock.getsockname(), timeout=START_S)
+            waiting.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            with running(shell, sock=sock) as gateway:
+                assert gateway.port == sock.getsockname()[1]
+                assert waiting.recv(65536).startswith(b"HTTP/1.1 200 ")
+            waiting.close()

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -80,7 +81,7 @@ class Fleet:
     """A supervisor and its workers; `folder` outlives them. The books are verified at the end.
 
     `top` and `more`: settings before and after the tables of the configuration. `workers` = 0: without that option.
-    `key`: one that is there; None: an account with $100 gets one.
+    `key`: one that is there; None: an account with $100 gets one. `sock`: it is handed over to them.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Fleet:
         env: Mapping[str, str] | None = None,
         limit_files: int | None = None,
         key: str | None = None,
+        sock: socket.socket | None = None,
     ) -> None:
         self.folder = folder
         self.url = database_url
@@ -108,6 +110,7 @@ class Fleet:
         self._more = more
         self._env = dict(env or {})
         self._limit_files = limit_files
+        self._sock = sock
         self._stack = contextlib.AsyncExitStack()
         self.out = ""
 
@@ -152,9 +155,17 @@ class Fleet:
         command += ["--workers", str(self.count)] if self.count else []
         if self._limit_files is not None:
             command = ["sh", "-c", f'ulimit -n {self._limit_files}; exec "$@"', "sh", *command]
+        passed = [] if self._sock is None else [self._sock.fileno()]
+        for each in passed:
+            handed_over = f'export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@" 3<&{each}'
+            command = ["bash", "-c", handed_over, "bash", *command]
         with (self.folder / "log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                *command, stdout=asyncio.subprocess.PIPE, stderr=log, env={**os.environ, **self._env}
+                *command,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, **self._env},
+                pass_fds=passed,
             )
         assert self.process.stdout is not None
         while True:

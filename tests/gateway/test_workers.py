@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -18,6 +19,7 @@ from tests.gateway.site import DONE, STREAM_HEAD, Call, always, by_kind, chunk, 
 from tests.servers import Postgres
 from tests.upstream.bad_server import Peer, Request
 
+from tollbridge.edge.listening import listen
 from tollbridge.values import Outcome
 
 OPEN = "SELECT COUNT(*) FROM hold LEFT JOIN usage ON usage.hold_id = hold.id WHERE usage.hold_id IS NULL"
@@ -340,5 +342,31 @@ def test_a_worker_that_was_taken_for_dead_is_replaced(tmp_path: Path, database_u
             await fleet.database.execute("UPDATE process SET fenced_at = heartbeat_at WHERE pid = $1", fenced)
             await until(lambda: fenced not in fleet.answering() and len(fleet.answering()) == 2)
             assert "it must be started again" in fleet.log
+
+    asyncio.run(test())
+
+
+def test_two_gateways_on_one_socket_follow_each_other_without_a_failed_request(
+    tmp_path: Path, database_url: str, valkey_url: str
+) -> None:
+    """The new one answers, the old one is told to stop: supervisors too can be replaced."""
+    folders = [tmp_path / name for name in ("old", "new")]
+    for folder in folders:
+        (folder / "data").mkdir(parents=True)
+
+    async def test() -> None:
+        answer = always(says(completion()))
+        with listen("127.0.0.1", 0) as sock:
+            async with Fleet(folders[0], database_url, valkey_url, answer, workers=2, sock=sock) as old:
+                shutil.copy(folders[0] / "data" / "secret", folders[1] / "data" / "secret")
+                load = Load(old, 8)
+                load.start()
+                await load.answered(50)
+                async with Fleet(folders[1], database_url, valkey_url, answer, workers=2, key=old.key, sock=sock):
+                    await load.answered(100)
+                    assert await old.stop() == 0
+                    await load.answered(100)
+                    await load.stop()
+            assert load.failures == []
 
     asyncio.run(test())

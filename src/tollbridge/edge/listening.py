@@ -5,10 +5,14 @@ socket for all would be simpler, but whoever wakes first then takes most: of 64 
 four workers got up to 45, and connections are kept for long. By groups it was 12 to 20.
 
 The supervisor keeps all sockets open, so that none is ever closed with connections waiting in it.
+
+systemd, or who acts like it, may hand over a socket that it keeps open (sd_listen_fds(3)): callers then wait while
+nobody serves, and are never refused. Workers share that one.
 """
 
 import array
 import errno
+import os
 import socket
 import struct
 import sys
@@ -16,10 +20,11 @@ from collections.abc import Sequence
 
 from tollbridge.errors import ConfigError
 
-__all__ = ["listen", "listen_for", "steer"]
+__all__ = ["handed_over", "listen", "listen_for", "steer"]
 
 BACKLOG = 2048
 
+_FIRST_HANDED_OVER = 3
 # Linux, asm-generic/socket.h; Python has no name for it.
 _SO_ATTACH_REUSEPORT_CBPF = 51
 # linux/filter.h: a filter's instructions, and where it finds a random number.
@@ -34,6 +39,15 @@ _ADVICE = {
 }
 
 
+def handed_over() -> socket.socket | None:
+    """The listening socket that this process was started with, if it was."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
+        return None
+    sock = socket.socket(fileno=_FIRST_HANDED_OVER)
+    sock.set_inheritable(False)
+    return sock
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A listening TCP socket; port 0 takes a free one, "::" takes IPv4 as well. ConfigError when it cannot be had."""
     return _listen(host, port, shared=False)
@@ -41,9 +55,11 @@ def listen(host: str, port: int) -> socket.socket:
 
 def listen_for(count: int, host: str, port: int) -> list[socket.socket]:
     """A listening socket for each of `count` workers, all on one port. ConfigError when it cannot be had."""
-    if sys.platform != "linux":
+    first = handed_over()
+    if first is None and sys.platform != "linux":
         # Elsewhere SO_REUSEPORT does not deal out, if it is there at all.
         first = listen(host, port)
+    if first is not None:
         return [first, *(first.dup() for _ in range(count - 1))]
     # Whoever else listens there, were it ourselves once more, is found by a socket that does not share.
     with listen(host, port) as probe:

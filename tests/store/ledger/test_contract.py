@@ -655,6 +655,7 @@ def test_one_account_with_five_hundred_calls_a_second(ledger_engine: Engine, sec
     async def scenario(books: Books) -> None:
         customer = await books.customer(paid=10**12)
         waits: list[list[float]] = [[] for _ in range(seconds)]
+        lateness: list[list[float]] = [[] for _ in range(seconds)]
 
         async def call(second: int) -> None:
             started = time.perf_counter()
@@ -667,14 +668,17 @@ def test_one_account_with_five_hundred_calls_a_second(ledger_engine: Engine, sec
         started = time.perf_counter()
         for number in range(seconds * 500):
             calls.append(asyncio.ensure_future(call(number // 500)))
-            await asyncio.sleep(max(0, started + number / 500 - time.perf_counter()))
+            due = started + number / 500
+            await asyncio.sleep(max(0, due - time.perf_counter()))
+            lateness[number // 500].append(time.perf_counter() - due)
         await asyncio.gather(*calls)
-        slowest = sorted(sorted(each)[int(len(each) * 0.99)] for each in waits)
-        # The machine that runs the tests has others to serve: the target holds for its quieter seconds.
-        print("p99 of each second, ms:", *(f"{each * 1000:.1f}" for each in slowest))
-        assert slowest[len(slowest) // 2] < 0.1
-        if seconds > 30:
-            assert slowest[len(slowest) // 10] < 0.01
+        slowest, late = ([sorted(each)[int(len(each) * 0.99)] for each in times] for times in (waits, lateness))
+        # The machine that runs the tests has others to serve: the target is for seconds in which timers were on time.
+        quiet = sorted(wait for wait, delay in zip(slowest, late, strict=True) if delay < 0.003)
+        print("p99, ms:", *(f"{each * 1000:.1f}" for each in sorted(slowest)), f"({len(quiet)} quiet seconds)")
+        assert sorted(slowest)[seconds // 2] < 0.1
+        if len(quiet) > 10:
+            assert quiet[len(quiet) // 2] < 0.01
         assert (await books.balance(customer))[0] == 10**12 - seconds * 500 * 60
 
     with_books(ledger_engine, scenario)

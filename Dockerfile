@@ -34,7 +34,7 @@ WORKDIR /etc/tollbridge
 VOLUME /data
 EXPOSE 8000
 USER 65532:65532
-# Running requests have 120 s to end: give it 130 (--stop-timeout 130, stop_grace_period, terminationGracePeriodSeconds).
+# Running requests have 120 s to end: give it 150 (--stop-timeout 150, stop_grace_period, terminationGracePeriodSeconds).
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import http.client, os; c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('TOLLBRIDGE_PORT', '8000')), timeout=3); c.request('GET', '/ready'); raise SystemExit(c.getresponse().status != 200)"]

@@ -157,7 +157,7 @@ class Site:
         file.write_text(
             self._replaced(
                 DEPLOY / "caddy" / "Caddyfile",
-                ("\tgrace_period 130s\n", "\tgrace_period 130s\n\tadmin off\n\tauto_https disable_redirects\n"),
+                ("\tgrace_period 150s\n", "\tgrace_period 150s\n\tadmin off\n\tauto_https disable_redirects\n"),
                 (site, f"{site}\ttls {self.trust} {self._folder / 'key.pem'}\n\tbind 127.0.0.1\n"),
             )
         )

@@ -64,9 +64,9 @@ def test_what_it_sets_is_what_the_gateways_read(copy: Path, monkeypatch: pytest.
     assert proxies <= set(settings.server.exempt_clients)
     assert services["gateway-a"]["environment"] == services["gateway-b"]["environment"]
     for name in ("gateway-a", "gateway-b"):
-        grace = services[name]["stop_grace_period"]
-        assert grace in ("2m10s", "2m15s"), grace
-        assert settings.server.drain_pause + settings.server.drain + 5 <= 135
+        assert services[name]["stop_grace_period"] == "2m30s"
+    server = settings.server
+    assert server.drain_pause + server.drain_idle + server.drain + 10 <= 150
 
 
 def test_no_gateway_shares_a_folder_with_another(copy: Path) -> None:

@@ -49,7 +49,7 @@ def test_each_manifest_is_what_kubernetes_takes(options: tuple[str, ...], tmp_pa
         ("existingSecret=s", "publicUrl"),
         ("publicUrl=http://api.example.com,existingSecret=s", "publicUrl"),
         ("publicUrl=https://api.example.com", "existingSecret"),
-        ("publicUrl=https://a.example,existingSecret=s,terminationGracePeriodSeconds=30", "130"),
+        ("publicUrl=https://a.example,existingSecret=s,terminationGracePeriodSeconds=30", "150"),
         ("publicUrl=https://a.example,existingSecret=s,replica=3", "replica"),
     ],
 )
@@ -99,7 +99,8 @@ def test_what_it_sets_is_what_the_gateway_reads(tmp_path: Path, monkeypatch: pyt
     assert settings.server.trusted_proxies == ("10.1.0.0/16",)
     assert settings.server.max_connections_per_client == 0
     pod = manifests["StatefulSet/shop-tollbridge"]["spec"]["template"]["spec"]
-    assert pod["terminationGracePeriodSeconds"] >= settings.server.drain_pause + settings.server.drain + 5
+    server = settings.server
+    assert pod["terminationGracePeriodSeconds"] >= server.drain_pause + server.drain_idle + server.drain + 10
 
 
 def test_only_pods_of_the_release_are_chosen() -> None:

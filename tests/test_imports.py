@@ -49,6 +49,7 @@ FENCES = {
     "aiosmtplib": {"mail"},
     "argon2": {"services/passwords.py"},
     "webauthn": {"services/passkeys.py"},
+    "clickhouse_connect": {"services/export.py"},
     "requests": set[str](),
     "aiohttp": set[str](),
     "click": {"cli"},

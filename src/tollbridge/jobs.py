@@ -9,13 +9,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+from tollbridge.config import UsageSettings
 from tollbridge.core.plans import Plan
 from tollbridge.errors import TollbridgeError
-from tollbridge.services import notices, refunds, top_ups
+from tollbridge.services import export, notices, refunds, top_ups
 from tollbridge.services.desk import Desk
 from tollbridge.services.payments import Payments
 from tollbridge.services.plans import fill_up_all
-from tollbridge.store import meta, rollups, seal, usage_days
+from tollbridge.store import meta, retention, rollups, seal, usage_days
 from tollbridge.store.audit import audit
 from tollbridge.store.db import Database
 from tollbridge.store.forgetting import forget
@@ -52,6 +53,17 @@ def of_money(till: Callable[[], Payments], desk: Desk) -> tuple[Job, ...]:
 def of_plans(database: Database, plans: Callable[[], Mapping[str, Plan]]) -> Job:
     """The credit that plans include."""
     return ("included credit", PLANS_S, lambda: fill_up_all(database, plans().values()))
+
+
+def of_usage(database: Database, settings: UsageSettings) -> tuple[Job, ...]:
+    """What is due of the requests that have ended: to be written elsewhere, to be dropped."""
+    jobs: list[Job] = []
+    if settings.export is not None:
+        sink = export.open_sink(settings.export.reveal())
+        jobs.append(("export", export.EVERY_S, lambda: export.keep_up(database, sink)))
+    if settings.retention_days is not None:
+        jobs.append(("retention", retention.EVERY_S, lambda: export.drop_old(database, settings)))
+    return tuple(jobs)
 
 
 class Jobs:

@@ -5,14 +5,14 @@ Rule 2  A mistake is one line on standard error and an exit code above zero.
 Rule 3  Every command works while the server runs; the one that cannot, `restore`, says so.
 
 `shell` what commands share · `accounts` accounts, keys and credit · `people` operators · `byok` customers' own
-credentials · `money` payments, vouchers, reports · `books` the ledger and the catalog · `operations` serving, and
-keeping it running.
+credentials · `money` payments, vouchers, reports · `books` the ledger and the catalog · `usage` single
+requests · `operations` serving, and keeping it running.
 """
 
 import click
 
 from tollbridge import __version__
-from tollbridge.cli import accounts, books, byok, money, operations, people
+from tollbridge.cli import accounts, books, byok, money, operations, people, usage
 from tollbridge.cli.shell import Commands
 
 __all__ = ["main"]
@@ -38,5 +38,6 @@ for command in (
     *byok.COMMANDS,
     *money.COMMANDS,
     *books.COMMANDS,
+    *usage.COMMANDS,
 ):
     main.add_command(command)

@@ -6,7 +6,7 @@
 
 from tollbridge.config.kinds import Secret
 from tollbridge.config.reading import DEFAULT_FILE, read
-from tollbridge.config.settings import SETTINGS, Entry, LoginSettings, ProviderSettings, Settings, Source
+from tollbridge.config.settings import SETTINGS, Entry, LoginSettings, ProviderSettings, Settings, Source, UsageSettings
 
 __all__ = [
     "DEFAULT_FILE",
@@ -17,5 +17,6 @@ __all__ = [
     "Secret",
     "Settings",
     "Source",
+    "UsageSettings",
     "read",
 ]

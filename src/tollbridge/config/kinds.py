@@ -440,6 +440,16 @@ def _redis_url(raw: Any) -> Secret:
     raise Wrong(like)
 
 
+def _export_url(raw: Any) -> Secret:
+    like = 'expected "file:///path/of/a/directory", or "clickhouse://user:password@host:8123/database" (s: with TLS)'
+    read = _string(raw, like)
+    parts = urlsplit(read)
+    directory = parts.scheme == "file" and not parts.netloc and len(parts.path) > 1
+    if directory or (parts.scheme in {"clickhouse", "clickhouses"} and parts.hostname and len(parts.path) > 1):
+        return Secret(read)
+    raise Wrong(like)
+
+
 HOST = Kind(name="address", parse=_host)
 ADDRESSES = Kind(name="list of addresses", parse=_addresses, plain=False)
 NETWORKS = Kind(name="list of addresses and networks", parse=_networks, plain=False)
@@ -447,6 +457,7 @@ BASE_URL = Kind(name="URL", parse=_base_url)
 PUBLIC_URL = Kind(name="URL", parse=_public_url)
 DATABASE_URL = Kind(name="URL", parse=_database_url, secret=True)
 REDIS_URL = Kind(name="URL", parse=_redis_url, secret=True)
+EXPORT_URL = Kind(name="URL", parse=_export_url, secret=True)
 
 
 def without_password(url: str) -> str:

@@ -165,6 +165,13 @@ class Idempotency(msgspec.Struct, frozen=True, kw_only=True):
     max_answer: int
 
 
+class UsageSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`retention_days`: none are for ever."""
+
+    retention_days: int | None = None
+    export: Secret | None = None
+
+
 class Mail(msgspec.Struct, frozen=True, kw_only=True):
     """How mail is sent. Without a host it waits in the outbox for the operator."""
 
@@ -258,6 +265,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keys: Keys
     billing: Billing
     idempotency: Idempotency
+    usage: UsageSettings
     mail: Mail
     stripe: Stripe
     bank_transfer: BankTransfer
@@ -287,6 +295,7 @@ GROUPS = (
         "Answers to requests with an `Idempotency-Key`, kept encrypted: whoever asks again gets the same, and is not "
         "charged.",
     ),
+    Group("usage", UsageSettings, "Rows of single requests: how long they stay, and where else they go."),
     Group(
         "mail", Mail, "How mail is sent to users. Without a `host` it waits in the outbox, for the operator to read."
     ),
@@ -535,6 +544,18 @@ SETTINGS = (
     Setting("pages.privacy", kinds.FILE, None, "What you do with personal data: `/privacy`."),
     Setting("pages.refunds", kinds.FILE, None, "When you give money back: `/refunds`."),
     Setting("pages.contact", kinds.FILE, None, "How you are reached: `/contact`."),
+    Setting(
+        "usage.retention_days",
+        whole(7, 36_500),
+        None,
+        "Days after which single requests are dropped; sums, statements and proofs stay. By default none is.",
+    ),
+    Setting(
+        "usage.export",
+        kinds.EXPORT_URL,
+        None,
+        "Where each request is written too: a directory (`file:///…`) or ClickHouse (`clickhouse://…`).",
+    ),
     Setting("idempotency.keep", duration(1, 3600), "1h", "How long an answer is kept, and its key remembered."),
     Setting("idempotency.max_answer", size(0, 64 << 20), "1MiB", "The largest answer that is kept."),
     Setting("mail.host", kinds.HOST, None, "The SMTP server. None: mail waits in the outbox."),

@@ -261,7 +261,8 @@ async def advance(
         try:
             if not await _step(database, watermark, (before, after), sums) or after == latest:
                 return
-            most = min(2 * most, DAY_MS) if time.monotonic() - started < _WHOLE_S else max(most // 2, _LEAST_MS)
+            quick = time.monotonic() - started < _WHOLE_S
+            most = min(2 * most, DAY_MS) if quick else max(most // 2, min(most, MOST_MS))
         except Unavailable:
             # More requests in so much time than one statement may read.
             most = min(most, after - before) // 4

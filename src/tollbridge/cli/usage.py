@@ -1,0 +1,95 @@
+"""`tollbridge usage`: single requests, taken out and dropped."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import click
+
+from tollbridge.cli.shell import DATE, configured, say, with_database
+
+if TYPE_CHECKING:
+    from tollbridge.config import Settings
+    from tollbridge.store.db import Database
+
+
+@click.group()
+def usage() -> None:
+    """Single requests: take them out, and drop old ones."""
+
+
+@usage.command("export")
+@click.option("--since", type=DATE, default=0, metavar="DATE", help="From this day on, UTC.")
+@click.option("--until", type=DATE, metavar="DATE", help="Before this day, UTC; by default until now.")
+@click.option("--format", "form", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True)
+@click.option("--to", "file", type=click.Path(path_type=Path, dir_okay=False), help="A file; by default it is printed.")
+@configured
+def usage_export(settings: "Settings", since: int, until: int | None, form: str, file: Path | None) -> None:
+    """Each request that has ended, of all accounts, with what it cost. Amounts are in billionths of a USD.
+
+    \b
+    Example:
+      tollbridge usage export --since 2026-11-01 --until 2026-12-01 --format csv --to november.csv
+    """
+    from tollbridge.services import export
+
+    async def write(database: "Database") -> int:
+        count = 0
+        end = await database.now() + 1 if until is None else until
+        with _opened(file) as out:
+            if form == "csv":
+                out.write(export.csv_head())
+            async for lines in export.parts(database, since, end):
+                out.write(export.as_csv(lines) if form == "csv" else export.as_json_lines(lines))
+                count += len(lines)
+        return count
+
+    say(f"{with_database(settings, write):,} requests")
+
+
+def _opened(file: Path | None) -> BinaryIO:
+    if file is None:
+        # Closed with the command: it is the last that is written.
+        return sys.stdout.buffer
+    try:
+        return file.open("wb")
+    except OSError as error:
+        raise click.ClickException(f"{file}: {error.strerror}") from None
+
+
+@usage.command("sync")
+@configured
+def usage_sync(settings: "Settings") -> None:
+    """Write to the place of the setting `usage.export` what is not there yet. A running gateway does so by itself.
+
+    \b
+    Example:
+      tollbridge usage sync
+    """
+    from tollbridge.services import export
+
+    if settings.usage.export is None:
+        raise click.ClickException("the setting usage.export names no place")
+    sink = export.open_sink(settings.usage.export.reveal())
+    count = with_database(settings, lambda database: export.keep_up(database, sink))
+    say(f"{count:,} windows of time were written")
+
+
+@usage.command("drop")
+@configured
+def usage_drop(settings: "Settings") -> None:
+    """Drop requests that are older than the setting `usage.retention_days`. A running gateway does so by itself.
+
+    \b
+    Example:
+      tollbridge usage drop
+    """
+    from tollbridge.services.export import drop_old
+
+    if settings.usage.retention_days is None:
+        raise click.ClickException("the setting usage.retention_days says nothing: requests are kept for ever")
+    count = with_database(settings, lambda database: drop_old(database, settings.usage))
+    say(f"{count:,} requests were dropped")
+
+
+COMMANDS = (usage,)

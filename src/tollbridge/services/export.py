@@ -1,0 +1,249 @@
+"""Each request in another place too: files by the hour, or ClickHouse.
+
+    sink = open_sink("clickhouse://user:password@host:8123/default")
+    await keep_up(database, sink)            # a job: all that is settled and not there yet
+
+Rule 1  Time is cut into windows. They are written one after the other, once nothing can end in them any more, and a
+        watermark (`meta.exported/…`, of each place its own) follows.
+Rule 2  A window may be written again, after a crash or by two processes at once: the result is the same. A file is
+        replaced whole. ClickHouse knows the window by its token, and a row by its key if it should come after all.
+Rule 3  Should the clock be set back, the watermark is set back with it, and the windows behind it are written again.
+"""
+
+import asyncio
+import contextlib
+import csv
+import gzip
+import hashlib
+import io
+import os
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from tollbridge.config import UsageSettings
+from tollbridge.errors import ConfigError, Unavailable
+from tollbridge.store import export, retention
+from tollbridge.store.db import Database
+from tollbridge.store.export import Line
+from tollbridge.store.meta import put, value
+from tollbridge.store.prices import Terms
+from tollbridge.store.rollups import DAY_MS, HOUR_MS, SETTLED_MS
+from tollbridge.store.usage_days import EVER
+
+EVERY_S = 30.0
+MINUTE_MS = 60_000
+TABLE = "tollbridge_usage"
+_ENCODE = msgspec.json.Encoder().encode_lines
+
+_NUMBERS = {"hold": "Int64", "late": "Bool", "status": "Int16", "streamed": "Bool", "estimated": "Bool", "byok": "Bool"}
+_NUMBERS |= {"first_byte_ms": "Nullable(Int64)", "ended_at": "Int64", "started_at": "Int64"}
+_WORDS = frozenset({"account", "key", "model", "provider", "upstream_model", "outcome", "finish"})
+
+
+class Sink(Protocol):
+    """A place. `name` tells it from others, `window_ms` is how much time is written to it at once."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def window_ms(self) -> int: ...
+
+    async def write(self, since: int, parts: AsyncIterator[list[Line]]) -> None:
+        """One window, whole or not at all. Unavailable: it cannot be written now."""
+
+
+def open_sink(url: str) -> Sink:
+    """The place at `url`, as the setting `usage.export` says it. ConfigError: a package is missing."""
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        return Files(Path(unquote(parts.path)))
+    return ClickHouse(url)
+
+
+async def watermark(database: Database, sink: Sink) -> int:
+    """Up to which time all is there, in milliseconds."""
+    return await value(database, _mark(sink)) or 0
+
+
+async def keep_up(database: Database, sink: Sink) -> int:
+    """Write all windows that are over; how many held anything."""
+    width, count = sink.window_ms, 0
+    terms: dict[int, Terms] = {}
+    while True:
+        now = await database.now()
+        limit = (now - SETTLED_MS) // width * width
+        before = await watermark(database, sink)
+        if now < before:
+            await put(database, _mark(sink), now // width * width)
+            return count
+        first = await export.first(database, before)
+        start = limit if first is None else min(limit, max(before, first // width * width))
+        if start >= limit:
+            if before < limit:
+                await put(database, _mark(sink), limit)
+            return count
+        await sink.write(start, parts(database, start, start + width, terms))
+        count += 1
+        await put(database, _mark(sink), start + width)
+
+
+async def drop_old(database: Database, settings: UsageSettings) -> int:
+    """Drop requests that are too old, once they are in the other place; how many. Raises as `retention.drop_old`."""
+    if settings.retention_days is None:
+        return 0
+    there = EVER if settings.export is None else await watermark(database, open_sink(settings.export.reveal()))
+    return await retention.drop_old(database, settings.retention_days * DAY_MS, there)
+
+
+async def parts(
+    database: Database, since: int, until: int, terms: dict[int, Terms] | None = None
+) -> AsyncIterator[list[Line]]:
+    """The lines of a period, a minute at a time; minutes without any are left out."""
+    known = {} if terms is None else terms
+    while since < until:
+        first = await export.first(database, since)
+        if first is None or first >= until:
+            return
+        since = max(since, first // MINUTE_MS * MINUTE_MS)
+        end = min(until, since // MINUTE_MS * MINUTE_MS + MINUTE_MS)
+        if lines := await export.ended(database, since, end, known):
+            yield lines
+        since = end
+
+
+def as_json_lines(lines: list[Line]) -> bytes:
+    return _ENCODE(lines)
+
+
+def as_csv(lines: list[Line]) -> bytes:
+    """Without a head: see `csv_head`."""
+    out = io.StringIO()
+    csv.writer(out).writerows(msgspec.structs.astuple(line) for line in lines)
+    return out.getvalue().encode()
+
+
+def csv_head() -> bytes:
+    return (",".join(Line.__struct_fields__) + "\r\n").encode()
+
+
+def _mark(sink: Sink) -> str:
+    return f"exported/{hashlib.sha256(sink.name.encode()).hexdigest()[:16]}"
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+class Files:
+    """A directory: `2026-11-22/05.jsonl.gz` has all that ended in that hour, a JSON object in each line."""
+
+    window_ms = HOUR_MS
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.name = f"file://{directory.absolute()}"
+
+    async def write(self, since: int, parts: AsyncIterator[list[Line]]) -> None:
+        path = self.directory / datetime.fromtimestamp(since / 1000, UTC).strftime("%Y-%m-%d/%H.jsonl.gz")
+        unfinished = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
+        try:
+            await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
+            with unfinished.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:
+                async for lines in parts:
+                    await asyncio.to_thread(file.write, as_json_lines(lines))
+                file.close()
+                await asyncio.to_thread(_sync, raw)
+            unfinished.rename(path)
+            await asyncio.to_thread(_sync_directory, path.parent)
+        except OSError as error:
+            raise Unavailable(f"{path}: requests cannot be exported: {error.strerror}") from error
+        finally:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+
+
+def _sync(file: io.BufferedWriter) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_directory(directory: Path) -> None:
+    file = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+# --- ClickHouse ---------------------------------------------------------------------------------------------------
+
+
+class ClickHouse:
+    """A table in a database of ClickHouse, over HTTP; made when it is not there.
+
+    Ask it with FINAL, or sum over `LIMIT 1 BY hold, late`: a row that came twice is one only after a merge.
+    """
+
+    window_ms = MINUTE_MS
+
+    def __init__(self, url: str) -> None:
+        try:
+            import clickhouse_connect
+        except ImportError:
+            raise ConfigError(
+                "usage.export is ClickHouse, for which a package is missing: pip install 'tollbridge[clickhouse]'"
+            ) from None
+        parts = urlsplit(url)
+        secure = parts.scheme == "clickhouses"
+        self.name = f"clickhouse://{parts.hostname}:{parts.port}{parts.path}"
+        self._arguments: dict[str, Any] = {
+            "host": parts.hostname,
+            "port": parts.port or (8443 if secure else 8123),
+            "secure": secure,
+            "username": unquote(parts.username or "default"),
+            "password": unquote(parts.password or ""),
+            "database": unquote(parts.path.lstrip("/")),
+            "autogenerate_session_id": False,
+        }
+        self._open = clickhouse_connect.get_client
+        self._client: Any = None
+
+    async def write(self, since: int, parts: AsyncIterator[list[Line]]) -> None:
+        block = b"".join([as_json_lines(lines) async for lines in parts])
+        if block:
+            await asyncio.to_thread(self._insert, since, block)
+
+    def _insert(self, since: int, block: bytes) -> None:
+        from clickhouse_connect.driver.exceptions import ClickHouseError
+
+        try:
+            if self._client is None:
+                client = self._open(**self._arguments)
+                client.command(table_sql())
+                self._client = client
+            token = {"insert_deduplication_token": f"{TABLE}/{since}", "async_insert": 0}
+            self._client.raw_insert(TABLE, insert_block=block, fmt="JSONEachRow", settings=token)
+        except (ClickHouseError, OSError) as error:
+            self._client = None
+            raise Unavailable(f"{self.name}: requests cannot be exported: {str(error).splitlines()[0]}") from error
+
+
+def table_sql() -> str:
+    """What makes the table. Its key holds what tells a row from others, so that the same row twice becomes one."""
+    columns = ", ".join(f"`{name}` {kind}" for name, kind in _columns())
+    return (
+        f"CREATE TABLE IF NOT EXISTS {TABLE} ({columns}, "
+        "`at` DateTime64(3, 'UTC') MATERIALIZED fromUnixTimestamp64Milli(ended_at, 'UTC')) "
+        "ENGINE = ReplacingMergeTree PARTITION BY toYYYYMM(fromUnixTimestamp64Milli(ended_at, 'UTC')) "
+        "ORDER BY (account, ended_at, hold, late) SETTINGS non_replicated_deduplication_window = 10000"
+    )
+
+
+def _columns() -> Iterator[tuple[str, str]]:
+    for name in Line.__struct_fields__:
+        yield name, "LowCardinality(String)" if name in _WORDS else _NUMBERS.get(name, "Int64")

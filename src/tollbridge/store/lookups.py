@@ -67,6 +67,16 @@ class Spending(msgspec.Struct, frozen=True, kw_only=True):
     byok_monthly: int
 
 
+# What was charged for requests of a key after their sweep. There are few of them.
+_LATE = """
+SELECT journal.created_at, -CAST(SUM(entry.amount) AS BIGINT) FROM journal
+JOIN usage ON usage.hold_id = CAST(SUBSTR(idempotency_key, 6) AS BIGINT)
+JOIN entry ON entry.journal_id = journal.id AND book IN ('customer_paid', 'customer_promo')
+WHERE journal.account_id = $1 AND journal.kind = 'late' AND usage.account_id = $1 AND usage.key_id = $2
+GROUP BY journal.id, journal.created_at
+"""
+
+
 async def ended(database: Transaction, account_id: int, hold: int) -> Ended | None:
     """The end of a request of this account; None when the books have none (yet)."""
     rows = await database.fetch(
@@ -137,7 +147,11 @@ async def spending(database: Database, account_id: int, key_id: int, since: tupl
         for group in (Group.KEY, Group.OWN):
             of_key = [await days.of_key((account_id, key_id), start, group) for start in (0, *since)]
             sums[group] = [each.charge for each in of_key]
-    total, daily, weekly, monthly = sums[Group.KEY]
+        late = await days.view.fetch(_LATE, account_id, key_id)
+    total, daily, weekly, monthly = (
+        charge + sum(amount for at, amount in late if at >= start)
+        for charge, start in zip(sums[Group.KEY], (0, *since), strict=True)
+    )
     own = sums[Group.OWN]
     return Spending(
         total=total,

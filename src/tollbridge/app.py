@@ -35,7 +35,7 @@ from tollbridge.gateway.relay import Relay, Upstream
 from tollbridge.gateway.replays import Replays
 from tollbridge.gateway.settlement import Settlement
 from tollbridge.gateway.streams import LiveStreams, Timing
-from tollbridge.jobs import Jobs, of_money, of_plans
+from tollbridge.jobs import Jobs, of_money, of_plans, of_usage
 from tollbridge.limits.memory import MemoryLimiter
 from tollbridge.limits.redis import RedisLimiter
 from tollbridge.mail.smtp import Smtp
@@ -166,7 +166,11 @@ class Gateway:
             url=self.settings.database_url.reveal(),
             on_change=self._forget,
             on_fatal=lambda _: self._give_up(),
-            more=(*of_money(self._payments, self._desk), of_plans(self._database, lambda: self.settings.plans)),
+            more=(
+                *of_money(self._payments, self._desk),
+                of_plans(self._database, lambda: self.settings.plans),
+                *of_usage(self._database, self.settings.usage),
+            ),
         )
         self._jobs.start()
         post.start()

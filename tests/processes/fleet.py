@@ -310,6 +310,11 @@ def charged(reply: Reply) -> int:
     return parse_usd(reply.headers["x-tollbridge-charged-usd"])
 
 
+def degraded(replies: Iterable[Reply]) -> bool:
+    """Whether a process had to count for itself."""
+    return any(reply.headers.get("x-ratelimit-mode") == "degraded" for reply in replies)
+
+
 async def until(true: Callable[[], Awaitable[bool]], seconds: float) -> float:
     """The seconds that it took."""
     began = time.monotonic()

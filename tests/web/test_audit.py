@@ -90,9 +90,6 @@ def test_every_write_of_an_operator_is_noted() -> None:
                     "SELECT action, actor, address FROM activity WHERE id > $1 ORDER BY id", last
                 )
                 assert noted == [(action, "boss@example.com", "127.0.0.1")], path
-            shown = (await boss.get("/admin/activity")).text
-            for _path, _fields, action in writes.values():
-                assert action in shown
 
     run(test())
 

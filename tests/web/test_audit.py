@@ -142,7 +142,9 @@ def test_a_double_click_on_the_credit_page_credits_once() -> None:
                 assert refused.status_code == 422
                 assert "used for another grant" in refused.text
             assert (await account_of(site)).promo == 500_000_000 + 2 * USD
-            deeds = await site.database.fetch("SELECT 1 FROM activity WHERE action = 'credit.granted' AND actor LIKE 'boss%'")
+            deeds = await site.database.fetch(
+                "SELECT 1 FROM activity WHERE action = 'credit.granted' AND actor LIKE 'boss%'"
+            )
             assert len(deeds) == 1
             assert (await ada.get(BILLING)).status_code == 200
 

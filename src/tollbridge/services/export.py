@@ -17,7 +17,7 @@ import gzip
 import hashlib
 import io
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,9 +40,18 @@ MINUTE_MS = 60_000
 TABLE = "tollbridge_usage"
 _ENCODE = msgspec.json.Encoder().encode_lines
 
-_NUMBERS = {"hold": "Int64", "late": "Bool", "status": "Int16", "streamed": "Bool", "estimated": "Bool", "byok": "Bool"}
-_NUMBERS |= {"first_byte_ms": "Nullable(Int64)", "ended_at": "Int64", "started_at": "Int64"}
-_WORDS = frozenset({"account", "key", "model", "provider", "upstream_model", "outcome", "finish"})
+# The columns of the table in ClickHouse that are no Int64. `at` is for people.
+_TYPES = {"late": "Bool", "status": "Int16", "streamed": "Bool", "estimated": "Bool", "byok": "Bool"}
+_TYPES |= dict.fromkeys(("account", "key", "model", "provider", "upstream_model"), "LowCardinality(String)")
+_TYPES |= dict.fromkeys(("outcome", "finish"), "LowCardinality(String)") | {"first_byte_ms": "Nullable(Int64)"}
+_COLUMNS = ", ".join(f"`{name}` {_TYPES.get(name, 'Int64')}" for name in Line.__struct_fields__)
+_AT = "fromUnixTimestamp64Milli(ended_at, 'UTC')"
+# Its key holds what tells a row from others, so that the same row twice becomes one.
+CREATE_TABLE = (
+    f"CREATE TABLE IF NOT EXISTS {TABLE} ({_COLUMNS}, `at` DateTime64(3, 'UTC') MATERIALIZED {_AT}) "
+    f"ENGINE = ReplacingMergeTree PARTITION BY toYYYYMM({_AT}) ORDER BY (account, ended_at, hold, late) "
+    "SETTINGS non_replicated_deduplication_window = 10000"
+)
 
 
 class Sink(Protocol):
@@ -224,26 +233,10 @@ class ClickHouse:
         try:
             if self._client is None:
                 client = self._open(**self._arguments)
-                client.command(table_sql())
+                client.command(CREATE_TABLE)
                 self._client = client
             token = {"insert_deduplication_token": f"{TABLE}/{since}", "async_insert": 0}
             self._client.raw_insert(TABLE, insert_block=block, fmt="JSONEachRow", settings=token)
         except (ClickHouseError, OSError) as error:
             self._client = None
             raise Unavailable(f"{self.name}: requests cannot be exported: {str(error).splitlines()[0]}") from error
-
-
-def table_sql() -> str:
-    """What makes the table. Its key holds what tells a row from others, so that the same row twice becomes one."""
-    columns = ", ".join(f"`{name}` {kind}" for name, kind in _columns())
-    return (
-        f"CREATE TABLE IF NOT EXISTS {TABLE} ({columns}, "
-        "`at` DateTime64(3, 'UTC') MATERIALIZED fromUnixTimestamp64Milli(ended_at, 'UTC')) "
-        "ENGINE = ReplacingMergeTree PARTITION BY toYYYYMM(fromUnixTimestamp64Milli(ended_at, 'UTC')) "
-        "ORDER BY (account, ended_at, hold, late) SETTINGS non_replicated_deduplication_window = 10000"
-    )
-
-
-def _columns() -> Iterator[tuple[str, str]]:
-    for name in Line.__struct_fields__:
-        yield name, "LowCardinality(String)" if name in _WORDS else _NUMBERS.get(name, "Int64")

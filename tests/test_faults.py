@@ -33,6 +33,7 @@ SQLITE = "store/ledger/test_sqlite.py::"
 OUTAGES = "store/ledger/test_postgres_outages.py::"
 ACCESS = "web/test_access.py::"
 KEYS = "services/test_keys.py::"
+TRIALS = "gateway/test_provider_trials.py::test_every_fault_of_a_provider_ends_as_it_must"
 
 FAULTS = (
     row(
@@ -345,6 +346,7 @@ FAULTS = (
         PLAIN + "test_provider_that_hangs_up_is_unavailable_and_free"
         " test_provider_that_cannot_be_reached_is_left_for_the_next",
         "upstream/test_fetch.py::test_certificate_is_that_of_the_name",
+        TRIALS,
     ),
     row(
         "E2",
@@ -357,27 +359,31 @@ FAULTS = (
         "the provider's limit",
         PLAIN + "test_providers_limit_is_passed_on_within_bounds test_limited_provider_is_left_alone_while_it_cools",
         "core/test_retry.py::test_cool_down_is_bounded_whatever_the_provider_says",
+        TRIALS,
     ),
     row(
         "E4",
         "the provider's mistakes",
         PLAIN + "test_failing_provider_is_asked_at_most_three_times test_retries_stay_within_a_fifth_of_the_traffic",
         "core/test_retry.py::test_budget_allows_three_retries_or_a_fifth_of_the_traffic",
+        TRIALS,
     ),
-    row("E5", "our credential is refused", PLAIN + "test_trouble_with_our_credential_is_not_the_callers"),
-    row("E6", "the provider rejects it", PLAIN + "test_what_the_provider_rejects_is_passed_on_redacted"),
+    row("E5", "our credential is refused", PLAIN + "test_trouble_with_our_credential_is_not_the_callers", TRIALS),
+    row("E6", "the provider rejects it", PLAIN + "test_what_the_provider_rejects_is_passed_on_redacted", TRIALS),
     row(
         "E7",
         "a stream that is reset",
         PLAIN + "test_stream_that_is_reset_anywhere_ends_in_an_error_and_is_free",
         "upstream/test_connection_flow.py::test_e7_a_stream_cut_after_any_byte_ends_in_one_error",
         "gateway/test_charges.py::test_answer_that_the_provider_broke_off_costs_what_the_operator_says",
+        TRIALS,
     ),
     row(
         "E8",
         "an error in a 200",
         PLAIN + "test_error_event_before_any_output_moves_on_to_the_next_route test_error_in_a_200_is_an_error",
         "gateway/test_charges.py::test_error_of_the_provider_in_the_middle_is_never_counted_as_output",
+        TRIALS,
     ),
     row(
         "E9",
@@ -385,23 +391,27 @@ FAULTS = (
         PLAIN + "test_stream_without_its_end_mark_is_whole_when_it_finished",
         "gateway/test_charges.py::test_finished_without_usage_is_counted_here",
         "core/test_tokens.py::test_local_count_of_a_mixed_corpus_is_within_five_percent",
+        TRIALS,
     ),
     row(
         "E10",
         "usage again and again",
         "gateway/test_charges.py::test_stream_is_charged_once_however_often_usage_is_reported",
         "gateway/test_request.py::test_late_usage_counts_even_when_it_comes_after_the_end",
+        TRIALS,
     ),
     row(
         "E11",
         "usage of zero",
         "gateway/test_request.py::test_usage_of_zero_is_believed",
         "gateway/test_charges.py::test_usage_of_zero_costs_nothing_in_a_stream_too",
+        TRIALS,
     ),
     row(
         "E12",
         "absurd usage",
         "gateway/test_request.py::test_usage_that_cannot_be_true_is_counted_here_and_marked",
+        TRIALS,
     ),
     row(
         "E13",
@@ -427,10 +437,11 @@ FAULTS = (
         "compressed bombs",
         PLAIN + "test_compressed_answers_are_refused_unread",
         "upstream/test_connection.py::test_a_body_has_a_greatest_size",
+        TRIALS,
     ),
-    row("E17", "the provider's headers", PLAIN + "test_headers_of_the_provider_stay_behind"),
-    row("E18", "redirects", PLAIN + "test_redirect_is_not_followed"),
-    row("E19", "answers that make no sense", PLAIN + "test_answer_that_makes_no_sense_is_said_to"),
+    row("E17", "the provider's headers", PLAIN + "test_headers_of_the_provider_stay_behind", TRIALS),
+    row("E18", "redirects", PLAIN + "test_redirect_is_not_followed", TRIALS),
+    row("E19", "answers that make no sense", PLAIN + "test_answer_that_makes_no_sense_is_said_to", TRIALS),
     row(
         "E20",
         "one slow provider",

@@ -4,11 +4,13 @@ import asyncio
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
 from tests.services.conftest import World
 
 from tollbridge.config import Settings, Source, read
+from tollbridge.errors import ConfigError, Unavailable
 from tollbridge.services import secrets
-from tollbridge.services.doctor import Finding, examine
+from tollbridge.services.doctor import Finding, diagnose, examine
 from tollbridge.store.db import Database
 
 
@@ -84,3 +86,31 @@ def test_a_directory_that_cannot_be_written_is_found(tmp_path: Path) -> None:
     findings = found(read(Source(None, (("data_dir", str(tmp_path / "data")),)), {}))
     assert not findings["data directory"].ok
     assert "disk" not in findings
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "says"),
+    [
+        ("sqlstate", "28P01", "it does not accept the user or the password of database_url"),
+        ("sqlstate", "53300", "it has no connection left"),
+        ("sqlstate", "57P03", "it is starting or stopping"),
+        ("sqlite_errorname", "SQLITE_READONLY_DIRECTORY", "it cannot be written: does it belong to the user"),
+        ("sqlite_errorname", "SQLITE_CANTOPEN", "it cannot be opened"),
+        ("sqlite_errorname", "SQLITE_FULL", "the disk is full"),
+        ("sqlstate", "XX000", "RuntimeError: it broke"),
+    ],
+)
+def test_each_trouble_of_a_database_has_its_remedy(name: str, code: str, says: str) -> None:
+    cause = RuntimeError("it broke\nand the rest is long")
+    setattr(cause, name, code)
+    error = Unavailable("The database cannot be reached.", code="ledger_unavailable")
+    error.__cause__ = cause
+    url = "postgresql://me:canary@db:5432/books" if name == "sqlstate" else "sqlite:///data/books.db"
+    place = "db:5432/books" if name == "sqlstate" else "data/books.db"
+    assert str(diagnose(error, url)).startswith(f"the database {place}: {says}")
+    assert "canary" not in str(diagnose(error, url))
+
+
+def test_what_is_no_trouble_of_a_database_is_said_as_it_is() -> None:
+    for error in (ConfigError("mend it"), Unavailable("nothing behind it")):
+        assert diagnose(error, "sqlite:///x.db") is error

@@ -1,5 +1,8 @@
 import asyncio
+import os
 import re
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -164,3 +167,60 @@ def test_times_fall_into_the_bucket_that_holds_them() -> None:
 def test_label_values_are_escaped() -> None:
     told = render([("tollbridge_would_refuse_total", ('a"b\\c\nd',), 1)], {}).decode()
     assert told.splitlines()[-1] == r'tollbridge_would_refuse_total{limit="a\"b\\c\nd"} 1'
+
+
+def test_workers_of_one_address_answer_for_each_other(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with Site(always(says(completion()))) as one, Site(always(says(completion()))) as other:
+            for number, site in enumerate((one, other), 1):
+                await site.gateway._metrics.share(tmp_path / "metrics", number)
+                for _ in range(number):
+                    await site.post("/v1/chat/completions", chat())
+            for site in (one, other):
+                text = (await site.get("/metrics")).body.decode()
+                found = read(text)
+                attempts = [found[f'tollbridge_upstream_attempts_total{{upstream="up",process="{n}"}}'] for n in (1, 2)]
+                assert attempts == [1, 2]
+                chats = 'endpoint="/v1/chat/completions"'
+                assert found[f'tollbridge_request_seconds_bucket{{{chats},process="2",le="+Inf"}}'] == 2
+                assert text.count("# TYPE tollbridge_requests_total counter") == 1
+            await other.gateway._metrics.close()
+            alone = (await one.get("/metrics")).body.decode()
+            assert 'process="2"' not in alone
+            assert 'process="1"' in alone
+
+    run(test())
+
+
+def test_a_worker_that_has_gone_or_hangs_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        monkeypatch.setattr("tollbridge.metrics.SIBLING_WITHIN_S", 0.2)
+        async with Site(always(says(completion()))) as site:
+            folder = tmp_path / "metrics"
+            await site.gateway._metrics.share(folder, 1)
+            with socket.socket(socket.AF_UNIX) as hanging, socket.socket(socket.AF_UNIX) as dead:
+                hanging.bind(str(folder / "2.sock"))
+                hanging.listen()
+                dead.bind(str(folder / "3.sock"))
+                assert (await site.get("/metrics")).status == 200
+                # It may be one that only begins to listen.
+                assert (folder / "3.sock").exists()
+                os.utime(folder / "3.sock", (0, 0))
+                assert (await site.get("/metrics")).status == 200
+                assert not (folder / "3.sock").exists()
+                assert (folder / "2.sock").exists()
+
+    run(test())
+
+
+def test_a_folder_whose_name_is_too_long_leaves_each_worker_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        async with Site(always(says(completion()))) as site:
+            (tmp_path / ("x" * 100)).mkdir()
+            await site.gateway._metrics.share(tmp_path / ("x" * 100), 1)
+            assert (await site.get("/metrics")).status == 200
+
+    run(test())
+    assert "one worker at a time" in caplog.text

@@ -177,12 +177,15 @@ class Gateway:
         self._lag.start()
         if self._announce is not None:
             await self._welcome(self._line, master, self._announce)
+        if self.settings.workers > 1:
+            await self._metrics.share(self.settings.data_dir / "metrics", self.ledger.epoch)
         # What is there now stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()
 
     async def stop(self) -> None:
         """After the last request: write what waits, then let go of everything."""
+        await self._metrics.close()
         self._lag.stop()
         if self._desk is not None:
             await self._desk.post.stop()

@@ -4,7 +4,8 @@ Rule 1  Nothing is counted while a request runs. What was answered is added up f
         those are written, twice a second; everything else is read from its owner when somebody asks.
 Rule 2  A label has few values: models, upstreams, endpoints, outcomes. Never an account, a key or a caller's text.
         Beyond `MOST_SERIES` of a metric the labels are `other`.
-Rule 3  Each process answers for itself. What METRICS calls `whole` is the whole gateway's: of that take the maximum
+Rule 3  A process answers for itself, and where it shares its address with other workers for those of its machine too:
+        then each sample says whose it is. What METRICS calls `whole` is the whole gateway's: of that take the maximum
         over processes, of everything else the sum.
 Rule 4  Amounts are whole nano-USD. Times are seconds.
 
@@ -14,6 +15,7 @@ From https://prometheus.io/docs/instrumenting/exposition_formats/ and …/practi
 import asyncio
 import contextlib
 import hmac
+import logging
 import os
 import time
 from bisect import bisect_left
@@ -35,11 +37,16 @@ from tollbridge.store.ledger import Ledger
 from tollbridge.telemetry import RequestLine, RequestLog
 from tollbridge.upstream.health import Health
 
+_log = logging.getLogger("tollbridge")
+
 PATH = "/metrics"
 MOST_SERIES = 1_000
 # The sums over the database are this old at most, and nobody waits for them longer than that.
 GAUGES_EVERY_S = 30.0
 GAUGES_WITHIN_S = 1.0
+# How long another worker may take to tell what it has. A socket that nobody listens on for longer than that is removed.
+SIBLING_WITHIN_S = 3.0
+FORSAKEN_S = 60.0
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _MS = tuple(int(bound * 1000) for bound in _SECONDS)
@@ -104,6 +111,7 @@ METRICS = (
 
 Series = dict[tuple[str, ...], int]
 Sample = tuple[str, tuple[str, ...], int | float]
+_Pairs = Sequence[tuple[str, str]]
 
 
 class _Histogram:
@@ -200,6 +208,22 @@ class Metrics:
         self._gauges: Gauges | None = None
         self._read_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
+        self._process = ""
+        self._socket: Path | None = None
+        self._server: asyncio.Server | None = None
+
+    async def share(self, folder: Path, process: int) -> None:
+        """Answer for all processes that share in `folder`, and let them answer for this one, number `process`."""
+        self._process, self._socket = str(process), _place(folder, process)
+        try:
+            self._server = await asyncio.start_unix_server(self._tell, self._socket)
+        except OSError as error:  # the longest name of a socket has 107 bytes
+            _log.warning("/metrics will tell of one worker at a time: %s: %s", self._socket, error)
+
+    async def close(self) -> None:
+        if self._server is not None and self._socket is not None:
+            self._server.close()
+            self._socket.unlink(missing_ok=True)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         status = self._may(scope)
@@ -207,10 +231,10 @@ class Metrics:
             status = 405
         body = b""
         if status == 200:
-            observed = self._observe()
-            await self._read_gauges(observed.database)
-            observed.log.flush()
-            body = render(self._samples(observed), self._traffic.times)
+            body = await self._text()
+            if self._socket is not None:
+                others = (path for path in self._socket.parent.glob("*.sock") if path != self._socket)
+                body = merged([body, *await asyncio.gather(*map(_told, others))])
         headers = [
             (b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),
             (b"content-length", b"%d" % len(body)),
@@ -220,6 +244,18 @@ class Metrics:
             headers.append((b"www-authenticate", b"Bearer"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    async def _text(self) -> bytes:
+        observed = self._observe()
+        await self._read_gauges(observed.database)
+        observed.log.flush()
+        return render(self._samples(observed), self._traffic.times, self._process)
+
+    async def _tell(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            writer.write(await self._text())
+            await writer.drain()
+        writer.close()
 
     def _may(self, scope: Any) -> int:
         token = self._token()
@@ -319,6 +355,33 @@ def _process(started: float) -> Iterator[Sample]:
         yield "process_open_fds", (), sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
+async def _told(socket: Path) -> bytes:
+    """What another worker tells; nothing when it has gone or hangs."""
+    try:
+        async with asyncio.timeout(SIBLING_WITHIN_S):
+            reader, writer = await asyncio.open_unix_connection(socket)
+            try:
+                return await reader.read(-1)
+            finally:
+                writer.close()
+    except ConnectionRefusedError:
+        _remove_forsaken(socket)
+    except OSError:
+        pass
+    return b""
+
+
+def _remove_forsaken(socket: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if time.time() - socket.stat().st_mtime > FORSAKEN_S:
+            socket.unlink()
+
+
+def _place(folder: Path, process: int) -> Path:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder / f"{process}.sock"
+
+
 def _sizes(files: Iterable[Path]) -> Iterator[int]:
     for file in files:
         with contextlib.suppress(FileNotFoundError):
@@ -328,15 +391,36 @@ def _sizes(files: Iterable[Path]) -> Iterator[int]:
 # --- the text -----------------------------------------------------------------------------------------------------
 
 
-def render(samples: Iterable[Sample], times: Mapping[str, Mapping[tuple[str, ...], _Histogram]]) -> bytes:
-    """The exposition: the metrics in the order of METRICS, without those of which there is nothing to say."""
+def render(
+    samples: Iterable[Sample], times: Mapping[str, Mapping[tuple[str, ...], _Histogram]], process: str = ""
+) -> bytes:
+    """The exposition, without metrics of which there is nothing to say. `process`: a label of every sample."""
+    extra = [("process", process)] if process else []
     lines: dict[str, list[str]] = {}
     for name, labels, number in samples:
-        lines.setdefault(name, []).append(f"{name}{_labelled(name, labels)} {number}\n")
+        lines.setdefault(name, []).append(f"{name}{_labelled(name, labels, extra)} {number}\n")
     for name, series in times.items():
         found = lines.setdefault(name, [])
         for labels, histogram in series.items():
-            found += _buckets(name, labels, histogram)
+            found += _buckets(name, labels, histogram, extra)
+    return _ordered(lines)
+
+
+def merged(texts: Iterable[bytes]) -> bytes:
+    """One exposition of several."""
+    lines: dict[str, list[str]] = {}
+    for text in texts:
+        name = ""
+        for line in text.decode().splitlines(keepends=True):
+            if line.startswith("# TYPE "):
+                name = line.split()[2]
+            elif not line.startswith("#"):
+                lines.setdefault(name, []).append(line)
+    return _ordered(lines)
+
+
+def _ordered(lines: Mapping[str, list[str]]) -> bytes:
+    """As METRICS has them: all samples of one stand together."""
     text = []
     for metric in METRICS:
         if metric.name in lines:
@@ -345,18 +429,16 @@ def render(samples: Iterable[Sample], times: Mapping[str, Mapping[tuple[str, ...
     return "".join(text).encode()
 
 
-def _buckets(name: str, labels: tuple[str, ...], histogram: _Histogram) -> Iterator[str]:
+def _buckets(name: str, labels: tuple[str, ...], histogram: _Histogram, extra: _Pairs) -> Iterator[str]:
     totals = list(accumulate(histogram.counts))
     for bound, total in zip((*map(str, _SECONDS), "+Inf"), totals, strict=True):
-        yield f"{name}_bucket{_labelled(name, labels, bound)} {total}\n"
-    yield f"{name}_sum{_labelled(name, labels)} {histogram.sum_ms / 1000}\n"
-    yield f"{name}_count{_labelled(name, labels)} {totals[-1]}\n"
+        yield f"{name}_bucket{_labelled(name, labels, [*extra, ('le', bound)])} {total}\n"
+    yield f"{name}_sum{_labelled(name, labels, extra)} {histogram.sum_ms / 1000}\n"
+    yield f"{name}_count{_labelled(name, labels, extra)} {totals[-1]}\n"
 
 
-def _labelled(name: str, values: tuple[str, ...], bound: str | None = None) -> str:
-    pairs = list(zip(_LABELS[name], values, strict=True))
-    if bound is not None:
-        pairs.append(("le", bound))
+def _labelled(name: str, values: tuple[str, ...], extra: _Pairs) -> str:
+    pairs = [*zip(_LABELS[name], values, strict=True), *extra]
     return "{" + ",".join(f'{label}="{_escaped(value)}"' for label, value in pairs) + "}" if pairs else ""
 
 

@@ -42,6 +42,7 @@ def explain(result: Result, *, keep: bool) -> None:
         result = simulate(result.seed, events)
         print(f"with {len(events)} events: {result.failure}")
     print("\n".join(result.trace))
+    print("\n".join(f"{event!r}," for event in events))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""G24: whole gateways on virtual time, by seeds. A seed that ever failed stays in `FAILED_ONCE`."""
+"""G24: whole gateways on virtual time, by seeds. What ever failed stays in `failed`."""
 
 import os
 import subprocess
@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import msgspec
 import pytest
+from tests.simulation.failed import FAILED_ONCE
 from tests.simulation.plan import draw
 from tests.simulation.shrink import shrink
 from tests.simulation.simulation import simulate
@@ -22,18 +23,13 @@ from tollbridge.store.ledger.postgres import PostgresLedger
 
 SEEDS = 150
 SOAK_SEEDS = 20_000
-# What was wrong when each of them failed.
-FAILED_ONCE = {
-    0: "an answer that had been sent was followed by an error, when it could not be kept for a repetition",
-    306: "a checkpoint outlived its hold, when it was written with a batch that had been sent before",
-}
 # A wrong product is found by one of so many seeds.
 MOST_TRIED = 60
 
 
-@pytest.mark.parametrize("seed", FAILED_ONCE)
-def test_a_seed_that_failed_once(seed: int) -> None:
-    result = simulate(seed)
+@pytest.mark.parametrize("what", FAILED_ONCE)
+def test_what_failed_once(what: str) -> None:
+    result = simulate(*FAILED_ONCE[what])
     assert result.failure is None, (result.failure, result.trace)
 
 

@@ -1,0 +1,20 @@
+"""Plans that failed once, made smaller, with their seeds. `python -m tests.simulation` prints such a plan.
+
+They are kept as events because what a seed draws changes with every kind of event that is added; the dice that say how
+long things take are the seed's.
+"""
+
+from tests.simulation.plan import Event
+
+FAILED_ONCE: dict[str, tuple[int, list[Event]]] = {
+    "an extension of which nobody knew was stored, and its hold was given back without it": (
+        8,
+        [
+            Event(77.916488, "call", "tokens", (2, True, 1, None, "")),
+            Event(85.048253, "network", None, ({"mute": 0.3}, 7.188341)),
+            Event(85.243669, "call", "limited", (0, True, None, None, "")),
+            Event(86.071439, "call", "limited", (0, True, 1000, None, "")),
+            Event(86.871201, "revoke", "limited", (1000000, "office-0")),
+        ],
+    ),
+}

@@ -44,7 +44,7 @@ def test_no_metric_is_told_that_nobody_looks_at() -> None:
 
 
 def test_labels_are_those_of_their_metric() -> None:
-    labels = {metric.name: set(metric.labels) | {"le", "instance", "job"} for metric in METRICS}
+    labels = {metric.name: set(metric.labels) | {"le", "instance", "job", "process"} for metric in METRICS}
     for expression in (each for asked in expressions().values() for each in asked):
         for name, chosen in re.findall(r"\b((?:tollbridge|process)_[a-z_]+)\{([^}]*)\}", expression):
             assert set(re.findall(r"(\w+)=", chosen)) <= labels[name], expression

@@ -108,7 +108,7 @@ def all_headers(reply: Reply, row: Json | None) -> bool:
 
 
 RETRY_AFTER = ("7", "0", "1000000000", "soon", "-1", "Wed, 21 Oct 2099 07:28:00 GMT", "1e3", "", "NaN")
-ABSURD: tuple[Any, ...] = (-1, 10**12, "5", None, True, 1.5, [], {}, 2**70)
+ABSURD: tuple[Any, ...] = (-1, 10**12, "5", True, 1.5, [], {}, 2**70)
 SENSELESS = (b"<html>Busy</html>", b"[]", b"null", b"", b'{"choices":"none"}', b'{"choices":[]}', b"\xff", b'"x"', b"{")
 EVIL = ("Set-Cookie", "X-Evil", "Location", "OpenAI-Organization")
 

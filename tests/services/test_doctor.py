@@ -66,7 +66,7 @@ def test_a_database_without_a_schema_is_found(tmp_path: Path, postgres_url: str)
 
 def test_another_schema_is_found(sqlite_world: World) -> None:
     async def use(database: Database) -> None:
-        await database.execute("UPDATE alembic_version SET version_num = 'old'")
+        await database.execute("UPDATE alembic_version SET version_num = '0000'")
 
     sqlite_world.run(use)
     assert not found(settings(sqlite_world))["schema"].ok

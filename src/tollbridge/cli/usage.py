@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 @click.group()
 def usage() -> None:
-    """Single requests: take them out, and drop old ones."""
+    """Single requests: take them out, and drop old ones.
+
+    \b
+    Example:
+      tollbridge usage export --since 2026-11-01 --format csv --to november.csv
+    """
 
 
 @usage.command("export")
@@ -60,7 +65,9 @@ def _opened(file: Path | None) -> BinaryIO:
 @usage.command("sync")
 @configured
 def usage_sync(settings: "Settings") -> None:
-    """Write to the place of the setting `usage.export` what is not there yet. A running gateway does so by itself.
+    """Write what is not yet where it should be.
+
+    That place is the setting `usage.export`. A running gateway does so by itself.
 
     \b
     Example:
@@ -78,7 +85,9 @@ def usage_sync(settings: "Settings") -> None:
 @usage.command("drop")
 @configured
 def usage_drop(settings: "Settings") -> None:
-    """Drop requests that are older than the setting `usage.retention_days`. A running gateway does so by itself.
+    """Drop requests that are too old.
+
+    Too old is what the setting `usage.retention_days` says. A running gateway does so by itself.
 
     \b
     Example:

@@ -1,15 +1,18 @@
 """Sums of usage are those of its rows at every moment, wherever the watermark stands, and are proved to be."""
 
 import asyncio
+import os
+import re
 from collections import Counter
 
 import pytest
 from msgspec.structs import replace
 from tests.store.books import Books, Customer, Engine, with_books
 
-from tollbridge.store import rollups
+from tollbridge.store import rollups, usage_days
+from tollbridge.store.db import open_database
 from tollbridge.store.meta import value
-from tollbridge.store.rollups import DAY_MS, HOUR_MS, Period, Sums, Used
+from tollbridge.store.rollups import DAY_MS, HOUR_MS, Period, Sums, Used, by_time
 from tollbridge.store.verify import verify
 from tollbridge.values import Outcome
 
@@ -163,3 +166,39 @@ def test_wrong_sums_are_named(sqlite_engine: Engine, monkeypatch: pytest.MonkeyP
         await rollups.roll_up(books.database)
 
     with_books(sqlite_engine, scenario)
+
+
+FILL = """
+INSERT INTO usage (hold_id, account_id, key_id, ended_at, held, charge, promo, loss, cost, price_version, input,
+  cache_read, cache_write, cache_write_1h, output, reasoning, started_at, duration_ms, outcome, status, flags)
+SELECT i, i % {accounts}, i % {accounts}, i * 100, 1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 1, 0, i * 100, 5, 1, 200, 0
+FROM generate_series(1, {rows}::bigint) AS n(i)
+"""
+
+
+@pytest.mark.parametrize("accounts", [50, 20_000])
+def test_a_turn_on_postgresql_reads_only_what_is_new(accounts: int, postgres_engine: Engine) -> None:
+    rows = int(os.environ.get("SOAK_ROWS", "60000"))
+
+    async def main() -> None:
+        database = open_database(postgres_engine.url, statement_timeout=300)
+        await database.start()
+        await database.execute(FILL.format(rows=rows, accounts=accounts))
+        await database.execute("ANALYZE usage")
+        await database.fetch("SELECT brin_summarize_new_values('usage_by_time')")
+        pages = (await database.fetch("SELECT pg_relation_size('usage') / 8192"))[0][0]
+        latest = rows * 100
+        for statement in (rollups._ADD, rollups._STEP_RARE, usage_days._ADD):
+            plan = by_time("postgresql", statement)
+            plan = plan.replace("$1", str(latest - 10_000)).replace("$2", str(latest))
+            lines = [row[0] for row in await database.fetch(f"EXPLAIN (ANALYZE, BUFFERS) {plan}")]
+            # Of few accounts each one's last requests, by the index that there is; of many a bitmap by time.
+            scan = next(index for index, line in enumerate(lines) if re.search(r"Scan .*on usage\b", line))
+            read = sum(
+                map(int, re.findall(r"(?:hit|read)=(\d+)", next(row for row in lines[scan:] if "Buffers" in row)))
+            )
+            print(f"{lines[scan].split('(')[0].strip()}: {read} of {pages} pages; {lines[-1]}")
+            assert read < pages // 4, lines
+        await database.close()
+
+    asyncio.run(main())

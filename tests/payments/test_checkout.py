@@ -1,5 +1,6 @@
 """Buying credit by card, from the order to the balance, and everything that can go wrong between."""
 
+import asyncio
 import contextlib
 from typing import Any
 
@@ -254,6 +255,23 @@ def test_a_webhook_that_never_came_is_made_up_for(world: World) -> None:
         assert await till.database.fetch("SELECT check_at FROM payment") == [(None,)]
 
     at_till(world, scenario)
+
+
+def test_of_fifty_webhooks_that_never_came_all_are_made_up_for_within_ten_minutes(sqlite_world: World) -> None:
+    """I9: an order is asked for five minutes after it was made, by whoever has its turn, once."""
+
+    async def scenario(till: Till) -> None:
+        for number in range(50):
+            till.stripe.pay(till.session(await till.order(once=str(number))))
+        now = await till.database.now()
+        [(first, last)] = await till.database.fetch("SELECT MIN(check_at), MAX(check_at) FROM payment")
+        assert now < first <= last <= now + 5 * 60_000
+        await till.database.execute("UPDATE payment SET check_at = check_at - $1", 6 * 60_000)
+        await asyncio.gather(till.ways.reconcile(), till.ways.reconcile())
+        assert (await till.state()).paid == 500 * USD
+        assert await till.count("invoice") == 50
+
+    at_till(sqlite_world, scenario)
 
 
 def test_the_page_that_the_customer_comes_back_to_need_not_wait_for_the_webhook(sqlite_world: World) -> None:

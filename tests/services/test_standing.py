@@ -6,7 +6,7 @@ from tests.gateway.site import run
 from tests.web.test_dashboard import call, key_of
 from tests.web.visitors import house, registered, shown
 
-PLAN = "[plans.default]\nrpm = 5\ntpm = 100000\nconcurrency = 2\nstrict = true\nincluded_tokens = 1000\n"
+PLAN = "[plans.free]\nrpm = 5\ntpm = 100000\nconcurrency = 2\nstrict = true\nincluded_tokens = 1000\n"
 
 
 def test_the_dashboard_says_what_is_left_of_the_plan() -> None:

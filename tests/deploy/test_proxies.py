@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from tests.deploy.gates import Gate, Site, two_gates
-from tests.edge.test_connection_framing import AMBIGUOUS_HEADS
+from tests.edge.test_connection_framing import AMBIGUOUS_CHUNKS, AMBIGUOUS_HEADS, HEAD
 from tests.gateway.site import always, by_kind, chat, completion, says, stream, streams
 
 pytestmark = pytest.mark.deploy
@@ -137,16 +137,20 @@ def test_nothing_is_smuggled_past_it(site: Site, key: str, gates: tuple[list[Gat
     own = gates[0][0].run("key", "create", "--account", EMAIL)
     with Client(site, own) as client:
         first = json.loads(client.ask("POST", "/v1/chat/completions", chat()).read())["id"]
-    hidden = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nX-Smuggled: 1\r\n"
+    hidden = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
     hidden += f"Authorization: Bearer {own}\r\nContent-Type: application/json\r\n".encode()
     body = json.dumps(chat("smuggled")).encode()
     hidden += b"Content-Length: %d\r\n\r\n" % len(body) + body
     answered = 1
-    for name, head in AMBIGUOUS_HEADS.items():
-        answered += raw(site, head.replace(b"Host: a", b"Host: localhost") + hidden).count(b'"chat.completion"')
+    chunked = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    cases = [*AMBIGUOUS_HEADS.values(), *(chunked + chunks for chunks in AMBIGUOUS_CHUNKS.values())]
+    for path in (b"/", b"/v1/chat/completions"):
+        for case in cases:
+            told = raw(site, case.replace(b"Host: a", b"Host: localhost").replace(b" / ", b" %b " % path) + hidden)
+            answered += told.count(b'"chat.completion"')
         with Client(site, key) as client:
             answer = client.ask("GET", "/v1/models/m")
-            assert (answer.status, json.loads(answer.read())["id"]) == (200, "m"), name
+            assert (answer.status, json.loads(answer.read())["id"]) == (200, "m")
     deadline = time.monotonic() + 5
     while paid_calls(gates, first) < answered and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -166,7 +170,7 @@ def raw(site: Site, data: bytes) -> bytes:
     received = b""
     plain = socket.create_connection(("127.0.0.1", site.port), 10)
     with context.wrap_socket(plain, server_hostname="localhost") as sock, contextlib.suppress(OSError):
-        sock.settimeout(1)
+        sock.settimeout(2)
         sock.sendall(data)
         while more := sock.recv(65536):
             received += more

@@ -301,8 +301,11 @@ def test_a_file_that_is_no_database_is_said(shell: Shell) -> None:
 
 
 def test_a_database_of_another_version_is_left_alone(shell: Shell) -> None:
-    change_by_hand("UPDATE alembic_version SET version_num = 'other'")
-    assert "the database has schema other" in shell.refused("account", "list")
+    change_by_hand("UPDATE alembic_version SET version_num = '0000'")
+    assert shell.refused("account", "list").endswith(": run tollbridge migrate")
+    change_by_hand("UPDATE alembic_version SET version_num = '9999'")
+    change_by_hand("UPDATE meta SET value = 9999 WHERE name = 'schema_oldest'")
+    assert "a newer Tollbridge has used it: run that one" in shell.refused("account", "list")
 
 
 def test_everything_works_as_a_process_of_its_own(shell: Shell) -> None:

@@ -177,7 +177,9 @@ async def _opened(url: str) -> "AsyncIterator[Database]":
         if revision is None:
             await schema.migrate(url)
         elif not await schema.fits(database, revision):
-            mend = "run tollbridge migrate" if revision < schema.HEAD else "a newer Tollbridge has used it: run that one"
+            mend = (
+                "run tollbridge migrate" if revision < schema.HEAD else "a newer Tollbridge has used it: run that one"
+            )
             raise ConfigError(f"the database has schema {revision}, not {schema.HEAD}: {mend}")
         yield database
     finally:

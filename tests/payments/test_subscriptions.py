@@ -423,8 +423,36 @@ def test_where_nobody_can_pay_by_the_month_no_plan_is_sold() -> None:
 # --- schedules ----------------------------------------------------------------------------------------------------
 
 
-async def schedule(till: Till, nodes: list[Any], seed: int) -> None:
-    """A random life of one subscription, its events shuffled, doubled, lost and handled by two nodes at once."""
+class Died(Exception):
+    """The process was gone at this point."""
+
+
+class Risk:
+    """What kills a node, now and then: before a month is booked, before and after what follows from it."""
+
+    def __init__(self) -> None:
+        self.chance: random.Random | None = None
+
+    def over(self, subscriptions: Any) -> None:
+        for name in ("_book", "_take"):
+            setattr(subscriptions, name, self._risky(getattr(subscriptions, name)))
+
+    def _risky(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        async def risky(*given: Any, **more: Any) -> Any:
+            self.run()
+            found = await real(*given, **more)
+            self.run()
+            return found
+
+        return risky
+
+    def run(self) -> None:
+        if self.chance is not None and self.chance.random() < 0.15:
+            raise Died
+
+
+async def schedule(till: Till, nodes: list[Any], risk: Risk, seed: int) -> None:
+    """A random life of one subscription, its events shuffled, doubled, lost and handled by two nodes that may die."""
     chance, stripe = random.Random(seed), till.stripe
     stripe.events.clear()
     account = await make(till.database, f"{seed}@example.com")
@@ -446,8 +474,12 @@ async def schedule(till: Till, nodes: list[Any], seed: int) -> None:
         batch = [pending.pop() for _ in range(min(len(pending), chance.randint(0, 4)))]
         stripe.faults = [chance.choice(["", "", "500", "drop", "lost"]) for _ in range(chance.choice([0, 0, 12]))]
         signed = [stripe.sign(event) for event in batch]
-        statuses = await asyncio.gather(*(chance.choice(nodes).receive(sent[1], sent[0]) for sent in signed))
-        assert set(statuses) <= {200, 503}
+        risk.chance = chance
+        statuses = await asyncio.gather(
+            *(chance.choice(nodes).receive(sent[1], sent[0]) for sent in signed), return_exceptions=True
+        )
+        risk.chance = None
+        assert {each for each in statuses if not isinstance(each, Died)} <= {200, 503}
     stripe.faults = []
     await till.database.execute("UPDATE payment_event SET retry_at = 1 WHERE done_at IS NULL")
     await asyncio.gather(*(node.reconcile() for node in nodes))
@@ -471,10 +503,12 @@ def run_schedules(world: World, first: int, count: int) -> None:
         async with FakeStripe() as stripe, world.opened() as one, world.opened() as two:
             configured = with_stripe(stripe, **PRO)
             nodes = [open_payments(database, configured, "http://x") for database in (one, two)]
-            till = Till(stripe, nodes[0], one, None)  # type: ignore[arg-type]
+            till, risk = Till(stripe, nodes[0], one, None), Risk()  # type: ignore[arg-type]
+            for node in nodes:
+                risk.over(node.subscriptions)
             for seed in range(first, first + count):
                 try:
-                    await schedule(till, nodes, seed)
+                    await schedule(till, nodes, risk, seed)
                 except BaseException as error:
                     error.add_note(f"seed {seed}")
                     raise

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.simulation.loop import LIFE, Life, Machine, VirtualLoop
 from tests.simulation.provider import Providers
-from tests.simulation.server import Server, Session, SimulatedBooks, SimulatedDatabase
+from tests.simulation.server import InOrder, Server, Session, SimulatedBooks, SimulatedDatabase
 from tests.simulation.town import Town
 
 from tollbridge.app import Gateway, _upstream
@@ -27,6 +27,7 @@ from tollbridge.store.ledger.postgres import CONNECT_S, PostgresLedger
 from tollbridge.store.ledger.postgres_books import Books
 from tollbridge.store.ledger.spool import Done, Kept, Leftover, Spool, _nothing, leftovers
 from tollbridge.upstream import auth
+from tollbridge.upstream.health import Health
 
 RESTART_S = 1.0
 _DISK_S = (0.001, 0.001, 0.02, 0.3)
@@ -43,7 +44,7 @@ class World:
         self.town = town
         self.prices = 0
         self.saw: Callable[[Operation, asyncio.Future[Verdict]], None] = lambda op, future: None
-        self.limiter: Callable[[], MemoryLimiter] = MemoryLimiter
+        self.limiter: Callable[[Callable[[], float]], MemoryLimiter] = MemoryLimiter
         self.pids = itertools.count(1)
 
 
@@ -134,7 +135,9 @@ class SimulatedGateway(Gateway):
         super().__init__(world.town.settings, lambda _: None)
         self._world = world
         self._database = database
-        self._limiter = world.limiter()
+        # What takes a clock took the real one when it was imported.
+        self._limiter = world.limiter(world.loop.time)
+        self._health = Health(world.loop.time)
 
     async def open(self, process: processes.Process, ledger: SimulatedLedger, fatal: Callable[[], None]) -> None:
         self._process, self.ledger = process, ledger
@@ -153,6 +156,8 @@ class SimulatedGateway(Gateway):
         """What a reload does after the operator has changed prices."""
         assert self.ledger is not None
         self._line = await self._lay_line(self.settings, self.ledger, self._world.town.master)
+        self._line.edge._live._calls = InOrder()  # type: ignore[assignment]
+        self._line.edge._relay._clock = self._world.loop.time
 
     async def close(self) -> None:
         assert self._jobs is not None

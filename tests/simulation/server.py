@@ -41,6 +41,18 @@ TRIP_S = 0.0005
 DISK_S = (0.0005, 0.002, 0.01, 0.05)
 
 
+class InOrder(dict[Any, None]):
+    """A set whose order is no accident of memory."""
+
+    def add(self, each: Any) -> None:
+        self[each] = None
+
+    def discard(self, each: Any) -> None:
+        self.pop(each, None)
+
+    remove = discard
+
+
 class Network(dict[str, float]):
     """How bad it is: the chance, at each statement, that it is `lost`, its answer is (`mute`), or it is `slow`."""
 
@@ -58,7 +70,7 @@ class Server:
         self.on_commit: Callable[[], None] = lambda: None
         # Told of each statement that has been done, whose it was, and whether it was a COMMIT.
         self.watchers: list[Callable[[Life | None, bool], None]] = []
-        self.sessions: set[Session] = set()
+        self.sessions = InOrder()
         self.forgotten = 0
         self._path = path
         # How much of the log is on the disk.

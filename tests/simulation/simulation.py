@@ -10,6 +10,7 @@ import json
 import logging
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -107,8 +108,8 @@ class Client:
 class WatchedLimiter(MemoryLimiter):
     """Never more than the limit in any 60 seconds, nor more at one time: counted here by hand."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__(clock)
         # Of each scope: when each request was let in, and what it took or, once it has ended, used.
         self._taken: dict[str, dict[int, list[float]]] = {}
         self._running: dict[str, set[int]] = {}
@@ -180,6 +181,10 @@ class Simulation:
 
     def note(self, text: str) -> None:
         self.trace.append(f"{self.loop.time() - 1_000:8.3f} {text}")
+
+    def digest(self) -> int:
+        """Of all that ended, and when."""
+        return zlib.crc32(repr(self.server.reader.execute("SELECT * FROM usage ORDER BY hold_id").fetchall()).encode())
 
     def count(self, what: str) -> None:
         self.sums[what] = self.sums.get(what, 0) + 1
@@ -524,6 +529,8 @@ def simulate(seed: int, events: Sequence[Event] | None = None, *, logged: bool =
                 "provider calls": simulation.providers.calls,
                 "commits forgotten": simulation.server.forgotten,
                 "virtual seconds": int(loop.time()),
+                # Whether two runs were the same.
+                "digest": simulation.digest(),
             }
         simulation.server.close()
         return Result(seed, failure, simulation.trace, simulation.sums)

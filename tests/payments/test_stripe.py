@@ -117,6 +117,7 @@ def test_the_events_that_are_handled_are_events_of_stripes() -> None:
     assert path is not None
     known = set(re.findall(r'"([a-z_.]+)"', Path(path).read_text()))
     assert set(stripe.EVENTS) <= known
+    assert len(stripe.EVENTS) <= 20  # as many as a list of events can be asked for
 
 
 def test_the_version_is_one_that_stripes_own_library_speaks() -> None:

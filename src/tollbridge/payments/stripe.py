@@ -34,7 +34,8 @@ from tollbridge.payments.webhook import Event
 NAME = "stripe"
 
 ORDER, REFUND = "tollbridge_payment", "tollbridge_refund"
-# What an endpoint must be subscribed to; all of it leads to the same: asking for the payment.
+# What an endpoint must be subscribed to; all of it leads to the same: asking for the payment. A list of events can be
+# asked for 20 types at most.
 EVENTS = (
     "checkout.session.completed",
     "checkout.session.async_payment_succeeded",
@@ -56,8 +57,6 @@ EVENTS = (
     "customer.subscription.deleted",
     "invoice.paid",
     "invoice.payment_failed",
-    "invoice.voided",
-    "invoice.marked_uncollectible",
 )
 _EXPAND_CHARGE = ("latest_charge.balance_transaction", "payment_method")
 

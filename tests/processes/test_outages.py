@@ -196,6 +196,8 @@ def test_limits_hold_while_the_shared_counters_are_away(fleet: Fleet, rounds: in
 
     async def scenario(fleet: Fleet) -> None:
         for _ in range(rounds):
+            # Each has to know of the others: a share is that of the nodes which were last seen.
+            await until(lambda: _shared_again(fleet), 30.0)
             customer = await fleet.customer(PLENTY, plan="strict")
             await fleet.during(fleet.valkey.kill if trouble == "killed" else fleet.valkey.suspend)
             try:
@@ -207,7 +209,7 @@ def test_limits_hold_while_the_shared_counters_are_away(fleet: Fleet, rounds: in
             assert 0 < statuses[200] <= STRICT_RPM * 3 // 2
             assert degraded(replies)
             assert await fleet.balance(customer) == (PLENTY - statuses[200] * price(5), 0)
-            await until(lambda: _shared_again(fleet), 30.0)
+        await until(lambda: _shared_again(fleet), 30.0)
 
     fleet.run(scenario)
 

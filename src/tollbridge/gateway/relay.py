@@ -274,22 +274,30 @@ def _failure(error: UpstreamError | UpstreamSaid | InvalidRequest, route: Route)
         return _Failure(Kind.REJECTED, error)
     if isinstance(error, UpstreamTimeout):
         kind = Kind.UNREACHED if error.kind == "connect" else Kind.TIMED_OUT
-        return _Failure(kind, UpstreamTimedOut(f"The provider of {route.model} did not answer in time."))
+        return _Failure(
+            kind, UpstreamTimedOut(f"The provider of {route.model} did not answer in time. You were not charged.")
+        )
     if isinstance(error, ProtocolError):
         return _Failure(
             Kind.INVALID_RESPONSE,
             UpstreamFailed(
-                f"The provider of {route.model} sent an answer that makes no sense.", code="upstream_invalid_response"
+                f"The provider of {route.model} sent an answer that makes no sense. You were not charged.",
+                code="upstream_invalid_response",
             ),
         )
     if isinstance(error, PoolBusy):
         return _Failure(
             Kind.LIMITED,
-            Unavailable(f"All connections to the provider of {route.model} are busy.", retry_after=1),
+            Unavailable(
+                f"All connections to the provider of {route.model} are busy. Try again in a moment.", retry_after=1
+            ),
             retry_after=0.0,
         )
-    kind = Kind.UNREACHED if isinstance(error, ConnectError) else Kind.LOST
-    return _Failure(kind, UpstreamFailed(f"The provider of {route.model} cannot be reached."))
+    if isinstance(error, ConnectError):
+        kind, what = Kind.UNREACHED, "cannot be reached"
+    else:
+        kind, what = Kind.LOST, "broke off before it had answered"
+    return _Failure(kind, UpstreamFailed(f"The provider of {route.model} {what}. You were not charged."))
 
 
 def _said(said: UpstreamSaid, route: Route) -> _Failure:
@@ -322,7 +330,9 @@ def _said(said: UpstreamSaid, route: Route) -> _Failure:
         return _Failure(Kind.REJECTED, InvalidRequest(said.message, param=said.param, code=said.code), status)
     if status in (408, 504):
         return _Failure(
-            Kind.TIMED_OUT, UpstreamTimedOut(f"The provider of {route.model} did not answer in time."), status
+            Kind.TIMED_OUT,
+            UpstreamTimedOut(f"The provider of {route.model} did not answer in time. You were not charged."),
+            status,
         )
     return _Failure(
         Kind.SERVER_ERROR, UpstreamFailed(f"The provider of {route.model} failed. You were not charged."), status

@@ -70,7 +70,7 @@ class Stripe:
         self.live = "_live_" in secret_key[:9]
         self.automatic_tax = automatic_tax
         self._api = StripeApi(secret_key, base_url)
-        self.subscriptions = StripeSubscriptions(self._api, live=self.live, automatic_tax=automatic_tax)
+        self.subscriptions = StripeSubscriptions(self._api, automatic_tax=automatic_tax)
 
     async def close(self) -> None:
         await self._api.close()

@@ -185,5 +185,5 @@ class Subscription(msgspec.Struct, frozen=True):
     id: str
     status: str
     cancel_at_period_end: bool
-    livemode: bool
     metadata: dict[str, str] = {}
+    cancel_at: int | None = None

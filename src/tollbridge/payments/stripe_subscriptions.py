@@ -18,9 +18,8 @@ _LATE = frozenset({"past_due", "unpaid", "paused"})
 class StripeSubscriptions:
     """The subscriptions of one Stripe account. Calls raise as those of `StripeApi` do."""
 
-    def __init__(self, api: StripeApi, *, live: bool, automatic_tax: bool) -> None:
+    def __init__(self, api: StripeApi, *, automatic_tax: bool) -> None:
         self._api = api
-        self._live = live
         self._automatic_tax = automatic_tax
 
     async def start(self, order: Subscribing) -> Started:
@@ -70,7 +69,8 @@ class StripeSubscriptions:
             external_id=found.id,
             over=found.status in _OVER,
             late=found.status in _LATE,
-            ending=found.cancel_at_period_end,
+            # A customer of Stripe's own portal may have named a day.
+            ending=found.cancel_at_period_end or found.cancel_at is not None,
             bills=tuple(Bill(each.id, 1000 * max(line.period.end for line in each.lines.data)) for each in paid),
         )
 

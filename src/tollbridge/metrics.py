@@ -3,7 +3,7 @@
 Rule 1  Nothing is counted while a request runs. What was answered is added up from the lines of the request log when
         those are written, twice a second; everything else is read from its owner when somebody asks.
 Rule 2  A label has few values: models, upstreams, endpoints, outcomes. Never an account, a key or a caller's text.
-        Beyond `MOST_SERIES` of a metric the labels are `other`.
+        Beyond `MOST_KINDS` of requests model and upstream are `other`.
 Rule 3  A process answers for itself, and where it shares its address with other workers for those of its machine too:
         then each sample says whose it is. What METRICS calls `whole` is the whole gateway's: of that take the maximum
         over processes, of everything else the sum.
@@ -21,6 +21,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from operator import add
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -40,7 +41,7 @@ from tollbridge.upstream.health import Health
 _log = logging.getLogger("tollbridge")
 
 PATH = "/metrics"
-MOST_SERIES = 1_000
+MOST_KINDS = 5_000
 # The sums over the database are this old at most, and nobody waits for them longer than that.
 GAUGES_EVERY_S = 30.0
 GAUGES_WITHIN_S = 1.0
@@ -109,69 +110,96 @@ METRICS = (
 )
 
 
-Series = dict[tuple[str, ...], int]
 Sample = tuple[str, tuple[str, ...], int | float]
+_Count = tuple[str, tuple[str, ...], int]
 _Pairs = Sequence[tuple[str, str]]
 
 
-class _Histogram:
-    """Milliseconds, counted by the bounds of `_MS`."""
+class _Sums(msgspec.Struct, gc=False):
+    """What requests of one kind come to: milliseconds counted by the bounds of `_MS`, tokens, nano-USD."""
 
-    def __init__(self) -> None:
-        self.counts = [0] * (len(_MS) + 1)
-        self.sum_ms = 0
-
-    def add(self, ms: int) -> None:
-        self.counts[bisect_left(_MS, ms)] += 1
-        self.sum_ms += ms
+    times: list[int]
+    first_times: list[int]
+    ms: int = 0
+    first_ms: int = 0
+    input: int = 0
+    output: int = 0
+    charge: int = 0
+    cost: int = 0
 
 
 class Traffic:
-    """Sums over the lines of the request log."""
+    """Sums over the lines of the request log. A kind of request is (endpoint, status, model, upstream, outcome)."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, Series] = {}
-        self.times: dict[str, dict[tuple[str, ...], _Histogram]] = {}
+        self._kinds: dict[tuple[str, int, str, str, str], _Sums] = {}
+        self._would_refuse: dict[str, int] = {}
 
     def add(self, lines: Sequence[RequestLine]) -> None:
+        kinds = self._kinds
         for line in lines:
-            endpoint = line.path or _OTHER
-            self._count("tollbridge_requests_total", (endpoint, str(line.status)))
-            self._time("tollbridge_request_seconds", (endpoint,), line.ms)
-            if line.would_refuse:
-                self._count("tollbridge_would_refuse_total", (line.would_refuse,))
+            kind = (line.path, line.status, line.model, line.route, line.outcome)
+            sums = kinds.get(kind)
+            if sums is None:
+                sums = self._new(kind)
+            sums.times[bisect_left(_MS, line.ms)] += 1
+            sums.ms += line.ms
             if line.outcome:
-                self._add_call(line)
+                sums.input += line.prompt_tokens
+                sums.output += line.output_tokens
+                sums.charge += line.charge
+                sums.cost += line.cost
+            if line.first_byte_ms is not None:
+                sums.first_times[bisect_left(_MS, line.first_byte_ms)] += 1
+                sums.first_ms += line.first_byte_ms
+            if line.would_refuse:
+                self._would_refuse[line.would_refuse] = self._would_refuse.get(line.would_refuse, 0) + 1
 
-    def _add_call(self, line: RequestLine) -> None:
-        model, upstream = line.model, line.route or "none"
-        self._count("tollbridge_calls_total", (model, upstream, line.outcome))
-        self._count("tollbridge_tokens_total", (model, "input"), line.prompt_tokens)
-        self._count("tollbridge_tokens_total", (model, "output"), line.output_tokens)
-        self._count("tollbridge_charged_nanousd_total", (model,), line.charge)
-        self._count("tollbridge_cost_nanousd_total", (upstream,), line.cost)
-        if line.first_byte_ms is not None:
-            self._time("tollbridge_first_byte_seconds", (upstream,), line.first_byte_ms)
-
-    def _count(self, name: str, labels: tuple[str, ...], more: int = 1) -> None:
-        series = self.sums.setdefault(name, {})
-        if labels not in series and len(series) >= MOST_SERIES:
-            labels = (_OTHER,) * len(labels)
-        series[labels] = series.get(labels, 0) + more
-
-    def _time(self, name: str, labels: tuple[str, ...], ms: int) -> None:
-        series = self.times.setdefault(name, {})
-        found = series.get(labels)
-        if found is None:
-            if len(series) >= MOST_SERIES:
-                labels = (_OTHER,) * len(labels)
-            found = series.setdefault(labels, _Histogram())
-        found.add(ms)
+    def _new(self, kind: tuple[str, int, str, str, str]) -> _Sums:
+        path, status, _, _, outcome = kind
+        if len(self._kinds) >= MOST_KINDS:
+            kind = (path, status, _OTHER, _OTHER, outcome)
+        return self._kinds.setdefault(kind, _Sums([0] * (len(_MS) + 1), [0] * (len(_MS) + 1)))
 
     def samples(self) -> Iterator[Sample]:
-        for name, series in self.sums.items():
-            for labels, number in series.items():
-                yield name, labels, number
+        totals: dict[tuple[str, tuple[str, ...]], int] = {}
+        for (path, status, model, route, outcome), sums in self._kinds.items():
+            upstream, count = route or "none", sum(sums.times)
+            counted: list[_Count] = [("tollbridge_requests_total", (path or _OTHER, str(status)), count)]
+            if outcome:
+                counted += [
+                    ("tollbridge_calls_total", (model, upstream, outcome), count),
+                    ("tollbridge_tokens_total", (model, "input"), sums.input),
+                    ("tollbridge_tokens_total", (model, "output"), sums.output),
+                    ("tollbridge_charged_nanousd_total", (model,), sums.charge),
+                    ("tollbridge_cost_nanousd_total", (upstream,), sums.cost),
+                ]
+            for name, labels, number in counted:
+                totals[name, labels] = totals.get((name, labels), 0) + number
+        yield from ((name, labels, number) for (name, labels), number in totals.items())
+        yield from (("tollbridge_would_refuse_total", (limit,), number) for limit, number in self._would_refuse.items())
+
+    def histograms(self) -> Iterator["_Histogram"]:
+        found: dict[tuple[str, str], _Histogram] = {}
+        for (path, _, _, route, _), sums in self._kinds.items():
+            for name, label, times, ms in (
+                ("tollbridge_request_seconds", path or _OTHER, sums.times, sums.ms),
+                ("tollbridge_first_byte_seconds", route or "none", sums.first_times, sums.first_ms),
+            ):
+                if any(times):
+                    before = found.get((name, label), _Histogram(name, (label,), (0,) * len(times), 0))
+                    counts = tuple(map(add, before.counts, times))
+                    found[name, label] = _Histogram(name, (label,), counts, before.ms + ms)
+        return iter(found.values())
+
+
+class _Histogram(NamedTuple):
+    """How many took how long, by the bounds of `_MS`, and milliseconds in all."""
+
+    name: str
+    labels: tuple[str, ...]
+    counts: tuple[int, ...]
+    ms: int
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
@@ -249,7 +277,7 @@ class Metrics:
         observed = self._observe()
         await self._read_gauges(observed.database)
         observed.log.flush()
-        return render(self._samples(observed), self._traffic.times, self._process)
+        return render(self._samples(observed), self._traffic.histograms(), self._process)
 
     async def _tell(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -391,18 +419,14 @@ def _sizes(files: Iterable[Path]) -> Iterator[int]:
 # --- the text -----------------------------------------------------------------------------------------------------
 
 
-def render(
-    samples: Iterable[Sample], times: Mapping[str, Mapping[tuple[str, ...], _Histogram]], process: str = ""
-) -> bytes:
+def render(samples: Iterable[Sample], histograms: Iterable[_Histogram], process: str = "") -> bytes:
     """The exposition, without metrics of which there is nothing to say. `process`: a label of every sample."""
     extra = [("process", process)] if process else []
     lines: dict[str, list[str]] = {}
     for name, labels, number in samples:
         lines.setdefault(name, []).append(f"{name}{_labelled(name, labels, extra)} {number}\n")
-    for name, series in times.items():
-        found = lines.setdefault(name, [])
-        for labels, histogram in series.items():
-            found += _buckets(name, labels, histogram, extra)
+    for histogram in histograms:
+        lines.setdefault(histogram.name, []).extend(_buckets(histogram, extra))
     return _ordered(lines)
 
 
@@ -429,11 +453,12 @@ def _ordered(lines: Mapping[str, list[str]]) -> bytes:
     return "".join(text).encode()
 
 
-def _buckets(name: str, labels: tuple[str, ...], histogram: _Histogram, extra: _Pairs) -> Iterator[str]:
+def _buckets(histogram: _Histogram, extra: _Pairs) -> Iterator[str]:
+    name, labels = histogram.name, histogram.labels
     totals = list(accumulate(histogram.counts))
     for bound, total in zip((*map(str, _SECONDS), "+Inf"), totals, strict=True):
         yield f"{name}_bucket{_labelled(name, labels, [*extra, ('le', bound)])} {total}\n"
-    yield f"{name}_sum{_labelled(name, labels, extra)} {histogram.sum_ms / 1000}\n"
+    yield f"{name}_sum{_labelled(name, labels, extra)} {histogram.ms / 1000}\n"
     yield f"{name}_count{_labelled(name, labels, extra)} {totals[-1]}\n"
 
 

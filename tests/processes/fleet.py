@@ -134,10 +134,14 @@ class Node:
 
 
 class Upstream:
-    """Answers in a thread of its own, for as long as the fleet lives. `pause` before each answer, in seconds."""
+    """Answers in a thread of its own, for as long as the fleet lives.
+
+    `pause` before each answer, in seconds; `prompt`: the tokens of input that it reports.
+    """
 
     def __init__(self) -> None:
         self.pause = 0.0
+        self.prompt = PROMPT
         self.asked = 0
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
@@ -161,7 +165,7 @@ class Upstream:
         self.asked += 1
         await asyncio.sleep(self.pause)
         output = int(json.loads(request.body)["messages"][0]["content"])
-        await peer.send(http(200, completion(usage=(PROMPT, output))))
+        await peer.send(http(200, completion(usage=(self.prompt, output))))
 
 
 class Fleet:
@@ -227,7 +231,7 @@ class Fleet:
 
     def run(self, scenario: Callable[["Fleet"], Awaitable[None]]) -> None:
         async def main() -> None:
-            self.upstream.pause = 0.0
+            self.upstream.pause, self.upstream.prompt = 0.0, PROMPT
             self.database = open_database(self.postgres.url())
             await self.database.start()
             try:

@@ -22,10 +22,13 @@ from types import TracebackType
 from typing import Any, Self
 
 import psutil
-from tests.gateway.site import Call, Reply, _request, chat
+from tests.gateway.site import EMAIL, Call, Reply, _request, chat
 from tests.servers import Postgres
 from tests.upstream.bad_server import BadServer, Peer
 
+from tollbridge.config import Source, read
+from tollbridge.core.money import parse_usd
+from tollbridge.services import accounts, credit, keys, secrets
 from tollbridge.store import schema
 from tollbridge.store.db import Row, open_database
 from tollbridge.store.verify import verify
@@ -123,8 +126,7 @@ class Fleet:
         await self.database.start()
         self._stack.push_async_callback(self.database.close)
         if not self.key:
-            await self.command("account", "create", "a@example.com", "--credit", "100")
-            self.key = await self.command("key", "create", "--account", "a@example.com")
+            self.key = await (self._make_key() if self.count else self._make_key_by_commands())
         return self
 
     async def __aexit__(
@@ -138,6 +140,21 @@ class Fleet:
                 assert report.open_holds == 0
         finally:
             await self._stack.aclose()
+
+    async def _make_key(self) -> str:
+        settings = read(Source(self.config))
+        account = await accounts.create(self.database, EMAIL, plans=settings.plans, actor="test")
+        amount = parse_usd("100")
+        await credit.grant(
+            self.database, account, amount, reason="test", actor="test", idempotency_key=f"test/{account.id}"
+        )
+        made = await keys.create(self.database, secrets.load(settings), account, settings.brand.key_prefix)
+        return made.text
+
+    async def _make_key_by_commands(self) -> str:
+        """Of a version whose tables are not ours."""
+        await self.command("account", "create", EMAIL, "--credit", "100")
+        return await self.command("key", "create", "--account", EMAIL)
 
     async def command(self, *words: str) -> str:
         process = await asyncio.create_subprocess_exec(

@@ -30,7 +30,8 @@ def back_up(url: str, target: Path) -> None:
         draft.rename(target)
         _sync(target.parent)
     except (OSError, sqlite3.Error) as error:
-        raise ConfigError(f"{target}: the backup could not be written: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{target}: the backup could not be written: {reason}") from error
     finally:
         discard(draft)
 

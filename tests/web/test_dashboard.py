@@ -1,12 +1,10 @@
 """Usage, requests and keys: in a real browser, and as programs see them."""
 
-import asyncio
 import csv
 import io
 import itertools
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,47 +62,6 @@ async def spread(site: Site) -> None:
             "UPDATE usage SET ended_at = $2, started_at = $2 - 900, duration_ms = $3 WHERE hold_id = $1",
             *(hold, at - (number * 5 % 160) * HOUR_MS, 400 + number * 71 % 1400),
         )
-
-
-def test_from_the_snippet_to_the_bill_and_a_new_key(tmp_path: Path) -> None:
-    async def test() -> None:
-        async with house('[brand]\nexample_model = "m"\n') as site, browser() as chromium:
-            ada = await registered(site, "ada@example.com")
-            context = await chromium.context()
-            cookie = {"name": "sid", "value": ada.client.cookies["sid"], "url": site.url}
-            await context.add_cookies([cookie])  # type: ignore[list-item]
-            page = await chromium.open(f"{site.url}/dashboard", context)
-            await page.wait_for_selector("text=No requests yet")
-            old = await page.inner_text(".copyable code")
-            snippet = await page.inner_text("[role=tabpanel]:not([hidden]) code")
-            assert old in snippet
-            program = tmp_path / "snippet.py"
-            program.write_text(snippet)
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, str(program)), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-            )
-            said, complaint = await process.communicate()
-            assert said.decode().strip() == "Hello!", complaint.decode()
-            await page.reload()
-            # 10 tokens of a dollar a million, 5 of two.
-            assert "$0.00002" in await page.inner_text("section[aria-labelledby=recent-title] tbody tr")
-            assert old not in await page.content()
-            await page.click("section[aria-labelledby=recent-title] tbody a")
-            await page.wait_for_selector("text=What happened")
-            facts = await page.inner_text("main")
-            assert "up / upstream-m" in facts
-            assert "$0.00002" in facts
-            await page.goto(f"{site.url}/dashboard/keys")
-            await page.click("tbody a")
-            await page.select_option("#overlap", "none")
-            await page.click("button:has-text('Rotate')")
-            await page.wait_for_selector("text=does not work any more")
-            new = await page.inner_text(".copyable code")
-            assert new != old
-            assert await call(site, old) == 401
-            assert await call(site, new) == 200
-
-    run(test())
 
 
 EMPTY = ("/dashboard", "/dashboard/usage", "/dashboard/requests?status=failed")

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from email.message import Message
@@ -10,10 +11,12 @@ from typing import Any
 
 from aiosmtpd.controller import UnthreadedController
 from aiosmtpd.handlers import Message as MessageHandler
-from tests.gateway.site import chat, run
+from tests.gateway.site import run
 from tests.web.browser import axe, browser, picture, pictures_wanted
 from tests.web.town import operator
 from tests.web.visitors import PASSWORD, house, registered
+
+from tollbridge.web.render import usd
 
 
 class Mailbox(MessageHandler):
@@ -39,14 +42,16 @@ async def mail_server() -> AsyncIterator[tuple[Mailbox, int]]:
         await server.wait_closed()
 
 
-def test_from_a_stranger_to_the_first_answer(axe_core: Path) -> None:
+def test_from_a_stranger_to_the_first_answer_its_bill_and_a_new_key(tmp_path: Path) -> None:
     async def test() -> None:
         async with mail_server() as (mailbox, port):
             config = (
-                f'public_url = "http://localhost:1"\n[mail]\nhost = "127.0.0.1"\nport = {port}\nsecurity = "none"\n'
+                'public_url = "http://localhost:1"\n[brand]\nexample_model = "m"\n'
+                f'[mail]\nhost = "127.0.0.1"\nport = {port}\nsecurity = "none"\nfrom = "no-reply@example.com"\n'
             )
-            async with house(config + 'from = "Tollbridge <no-reply@example.com>"\n') as site, browser() as chromium:
-                page = await chromium.open(f"http://127.0.0.1:{site.port}/auth/register.html")
+            async with house(config) as site, browser() as chromium:
+                at = f"http://127.0.0.1:{site.port}"
+                page = await chromium.open(f"{at}/auth/register.html")
                 await page.fill("#email", "ada@example.com")
                 await page.fill("#password", "short")
                 await page.click("text=Create account")
@@ -55,20 +60,20 @@ def test_from_a_stranger_to_the_first_answer(axe_core: Path) -> None:
                 await page.check("#consent")
                 await page.click("text=Create account")
                 await page.wait_for_selector("text=Look into your mail")
-                for _ in range(100):
+                for _ in range(500):
                     if mailbox.letters:
                         break
                     await page.wait_for_timeout(20)
                 [letter] = mailbox.letters
                 assert letter["To"] == "ada@example.com"
                 link = re.findall(r"http://localhost:1(\S+)", letter.get_payload(decode=True).decode())[0]  # type: ignore[union-attr]
-                await page.goto(f"http://127.0.0.1:{site.port}{link}")
+                await page.goto(f"{at}{link}")
                 await page.fill("#password", PASSWORD)
                 await page.click("text=Confirm and log in")
                 await page.wait_for_url("**/dashboard")
                 key = await page.inner_text(".copyable code")
-                answer = await site.post("/v1/chat/completions", chat(), {"authorization": f"Bearer {key}"})
-                assert answer.status == 200
+                snippet = await page.inner_text("[role=tabpanel]:not([hidden]) code")
+                assert key in snippet
                 await page.reload()
                 assert key not in await page.content()
                 await page.click("text=Log out")
@@ -77,6 +82,38 @@ def test_from_a_stranger_to_the_first_answer(axe_core: Path) -> None:
                 await page.fill("#password", PASSWORD)
                 await page.click("button:has-text('Log in')")
                 await page.wait_for_url("**/dashboard")
+                await page.wait_for_selector("text=No requests yet")
+
+                # What the page shows to be copied runs as it is, with the real SDK.
+                program = tmp_path / "snippet.py"
+                program.write_text(snippet.replace("http://localhost:1", at))
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, str(program)), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+                )
+                said, complaint = await process.communicate()
+                assert said.decode().startswith("Hello!"), complaint.decode()
+                [row] = await site.settled(1)
+                await page.reload()
+                charge = usd(row["charge"])
+                assert charge in await page.inner_text("section[aria-labelledby=recent-title] tbody tr")
+                await page.click("section[aria-labelledby=recent-title] tbody a")
+                await page.wait_for_selector("text=What happened")
+                assert charge in await page.inner_text("main")
+                model = re.findall(r'model="([^"]+)"', snippet)[0]
+                assert model in await page.inner_text("main")
+
+                await page.goto(f"{at}/dashboard/keys")
+                assert charge in await page.inner_text("tbody tr")
+                await page.click("tbody a")
+                await page.select_option("#overlap", "none")
+                await page.click("button:has-text('Rotate')")
+                await page.wait_for_selector("text=does not work any more")
+                fresh = await page.inner_text(".copyable code")
+                assert fresh != key
+                for each, status in ((key, 401), (fresh, 200)):
+                    body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
+                    reply = await site.post("/v1/chat/completions", body, {"authorization": f"Bearer {each}"})
+                    assert reply.status == status, reply.body
 
     run(test())
 

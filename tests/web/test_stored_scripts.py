@@ -78,7 +78,8 @@ def config(folder: Path) -> str:
     brand = json.dumps(ALL[2] + "<b>")
     plan = json.dumps(ALL[1])
     return (
-        f"[pages]\n{''.join(pages)}\n[brand]\nname = {brand}\n[plans.default]\ntitle = {plan}\n"
+        f"[pages]\n{''.join(pages)}\n[brand]\nname = {brand}\n"
+        f'[billing]\nsignup_plan = "default"\n[plans.default]\ntitle = {plan}\n'
         f"description = {plan}\n{models()}"
     )
 

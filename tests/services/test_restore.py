@@ -131,8 +131,7 @@ def test_nothing_is_put_back_while_a_gateway_runs(sqlite_world: World, settings:
 
 def spoil(path: Path, statement: str) -> None:
     connection = sqlite3.connect(path)
-    connection.execute(statement)
-    connection.commit()
+    connection.executescript(statement)
     connection.close()
 
 
@@ -142,7 +141,10 @@ def spoil(path: Path, statement: str) -> None:
         ("UPDATE usage SET charge = charge + 1", "the books of the backup are wrong"),
         ("UPDATE balance SET promo = promo + 1", "the books of the backup are wrong"),
         ("UPDATE meta SET value = 7 WHERE name = 'secret_fingerprint'", "not the master secret"),
-        ("UPDATE alembic_version SET version_num = '9999'", "could not be migrated"),
+        (
+            "UPDATE alembic_version SET version_num = '9999';UPDATE meta SET value = 9999 WHERE name = 'schema_oldest'",
+            "could not be migrated",
+        ),
         ("DROP TABLE journal", "no database of Tollbridge"),
     ],
 )

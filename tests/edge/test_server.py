@@ -118,6 +118,18 @@ def test_a_second_signal_does_not_wait() -> None:
         assert time.monotonic() - started < 5
 
 
+def test_a_second_sigterm_changes_nothing() -> None:
+    """Some managers of processes send it to all of them at once, and then a supervisor passes it on."""
+    with process() as serving, Client(serving.server) as streaming:
+        streaming.send(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert streaming.socket.recv(65536)
+        serving.process.send_signal(signal.SIGTERM)
+        time.sleep(0.15)
+        status, lines, _ = serving.end(signal.SIGTERM)
+        assert b"last" in streaming.file.read()
+        assert (status, lines[:2]) == (0, ["draining", "stopped"])
+
+
 def test_a_taken_port_is_a_mistake_of_the_configuration() -> None:
     with listen("127.0.0.1", 0) as taken, pytest.raises(ConfigError, match="in use"):
         listen("127.0.0.1", taken.getsockname()[1])
@@ -165,6 +177,47 @@ def test_draining_ends_idle_connections_and_lets_the_others_finish() -> None:
         assert busy.response().body == b"ab"
         with pytest.raises(ConnectionError):
             Client(server)
+
+
+def test_a_draining_server_answers_what_still_comes_and_says_that_it_closes() -> None:
+    with running(echo, drain_pause=0.5, drain_idle=2.5, drain=20) as server, Client(server) as idle:
+        with Client(server) as silent:
+            assert "connection" not in idle.send(GET).response().headers
+            server.should_exit = True
+            eventually(lambda: server.shared.draining)
+            with Client(server) as late:
+                assert late.send(GET).response().headers["connection"] == "close"
+                assert late.closed()
+            eventually(lambda: not accepts(server))
+            answer = idle.send(GET).response()
+            assert (answer.status, answer.headers["connection"]) == (200, "close")
+            assert idle.closed()
+            assert silent.closed()
+
+
+def test_an_answer_that_promised_to_keep_its_connection_keeps_it_for_a_while() -> None:
+    async def slow(downstream: Downstream, _scope: Any) -> None:
+        downstream.start(200, HEADERS, b"a")
+        await asyncio.sleep(0.5)
+        downstream.end(b"b")
+
+    with running(slow, drain_idle=5.0, drain=20) as server, Client(server) as client:
+        client.send(GET)
+        eventually(lambda: server.server_state.tasks)
+        eventually(lambda: client.socket.recv(1, socket.MSG_PEEK))
+        server.should_exit = True
+        answer = client.response()
+        assert (answer.body, "connection" in answer.headers) == (b"ab", False)
+        assert client.send(GET).response().headers["connection"] == "close"
+        assert client.closed()
+
+
+def accepts(server: Any) -> bool:
+    try:
+        Client(server).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_what_does_not_finish_in_time_is_cancelled_and_settled_before_the_lifespan_ends() -> None:

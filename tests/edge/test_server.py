@@ -180,19 +180,22 @@ def test_draining_ends_idle_connections_and_lets_the_others_finish() -> None:
 
 
 def test_a_draining_server_answers_what_still_comes_and_says_that_it_closes() -> None:
-    with running(echo, drain_pause=0.5, drain_idle=2.5, drain=20) as server, Client(server) as idle:
-        with Client(server) as silent:
-            assert "connection" not in idle.send(GET).response().headers
-            server.should_exit = True
-            eventually(lambda: server.shared.draining)
-            with Client(server) as late:
-                assert late.send(GET).response().headers["connection"] == "close"
-                assert late.closed()
-            eventually(lambda: not accepts(server))
-            answer = idle.send(GET).response()
-            assert (answer.status, answer.headers["connection"]) == (200, "close")
-            assert idle.closed()
-            assert silent.closed()
+    with (
+        running(echo, drain_pause=0.5, drain_idle=2.5, drain=20) as server,
+        Client(server) as idle,
+        Client(server) as silent,
+    ):
+        assert "connection" not in idle.send(GET).response().headers
+        server.should_exit = True
+        eventually(lambda: server.shared.draining)
+        with Client(server) as late:
+            assert late.send(GET).response().headers["connection"] == "close"
+            assert late.closed()
+        eventually(lambda: not accepts(server))
+        answer = idle.send(GET).response()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert idle.closed()
+        assert silent.closed()
 
 
 def test_an_answer_that_promised_to_keep_its_connection_keeps_it_for_a_while() -> None:

@@ -28,7 +28,7 @@ from types import FrameType
 from tollbridge.edge.listening import steer
 from tollbridge.errors import ConfigError, TollbridgeError
 
-__all__ = ["Berth", "Supervisor"]
+__all__ = ["Berth", "Supervisor", "worker_command"]
 
 log = logging.getLogger("tollbridge")
 

@@ -12,13 +12,16 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import uvloop
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Request, async_playwright
+
+T = TypeVar("T")
 
 PICTURES = Path(__file__).parent / "pictures"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -64,6 +67,12 @@ class Chromium:
         page.on("request", on_request)
         await page.goto(url)
         return page
+
+
+def run_long(test: Coroutine[Any, Any, T]) -> T:
+    """As `tests.gateway.site.run`, for tests that open dozens of pages: on a busy machine they take minutes."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(asyncio.wait_for(test, 600))
 
 
 @asynccontextmanager

@@ -1,14 +1,13 @@
 """What is searched for is a text: no pattern in it makes the database think for long (H12)."""
 
-import asyncio
 import random
 import shutil
 import time
 from pathlib import Path
 
 import pytest
-import uvloop
 from tests.gateway.site import migrated_file
+from tests.web.browser import run_long
 
 from tollbridge.store import accounts, prices, requests
 from tollbridge.store.db import open_database
@@ -62,6 +61,4 @@ def test_no_pattern_takes_long(tmp_path: Path, rows: int) -> None:
         await database.close()
         assert slowest < MOST_S
 
-    # A million rows are filled in first.
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(asyncio.wait_for(test(), 900))
+    run_long(test())

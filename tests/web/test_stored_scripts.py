@@ -12,11 +12,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import uvloop
 from playwright.async_api import Dialog, Page
 from tests.gateway.site import Site, always, by_kind, chat, chunk, completion, http, streams, usage_chunk
 from tests.upstream.bad_server import Peer, Request
-from tests.web.browser import Chromium, browser
+from tests.web.browser import Chromium, browser, run_long
 from tests.web.payloads import ALL
 from tests.web.town import operator
 from tests.web.visitors import Visitor
@@ -309,6 +308,4 @@ def test_what_is_stored_is_shown_as_text_everywhere(tmp_path: Path) -> None:
             # Of what a provider says of an error the gateway passes on the beginning.
             assert marked("refusal")[0] in walk.seen["/playground?model=m"]
 
-    # Many pages: on a busy machine more than the minute of other tests.
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(asyncio.wait_for(test(), 400))
+    run_long(test())

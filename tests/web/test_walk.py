@@ -11,8 +11,7 @@ from typing import Any
 
 from aiosmtpd.controller import UnthreadedController
 from aiosmtpd.handlers import Message as MessageHandler
-from tests.gateway.site import run
-from tests.web.browser import axe, browser, picture, pictures_wanted
+from tests.web.browser import axe, browser, picture, pictures_wanted, run_long
 from tests.web.town import operator
 from tests.web.visitors import PASSWORD, house, registered
 
@@ -115,7 +114,7 @@ def test_from_a_stranger_to_the_first_answer_its_bill_and_a_new_key(tmp_path: Pa
                     reply = await site.post("/v1/chat/completions", body, {"authorization": f"Bearer {each}"})
                     assert reply.status == status, reply.body
 
-    run(test())
+    run_long(test())
 
 
 STRANGERS = ("/auth/register", "/auth/login", "/auth/forgot", "/auth/reset?token=x", "/auth/verify?token=x", "/nothing")
@@ -152,4 +151,4 @@ def test_every_page_can_be_used_by_everybody_and_is_small(axe_core: Path) -> Non
                 await context.add_cookies([cookie])  # type: ignore[list-item]
             assert problems == []
 
-    run(test())
+    run_long(test())

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.payments.conftest import USD, Till, at_till, settings, with_stripe
 from tests.payments.fake_stripe import FakeStripe, Object
+from tests.payments.test_verify_payments import problems_after
 from tests.services.conftest import World
 from tests.services.test_accounts import make
 
@@ -418,6 +419,24 @@ def test_where_nobody_can_pay_by_the_month_no_plan_is_sold() -> None:
     ways = open_payments(None, settings(**PRO, **transfers), "")  # type: ignore[arg-type]
     assert ways.subscriptions.offered(1) == []
     assert open_payments(None, settings(**PRO), "").subscriptions.offered(1) == ["gold", "pro"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("statement", "complaint"),
+    [
+        ("UPDATE payment SET amount = amount + 1", "but the journal has 20000000000"),
+        ("UPDATE payment SET origin = 'checkout'", "is paid, but not in the journal"),
+        ("UPDATE payment SET status = 'failed'", "is not paid, but in the journal"),
+        ("DELETE FROM invoice", "has 0 invoices over its amount"),
+    ],
+)
+def test_a_month_that_was_tampered_with_is_named(sqlite_world: World, statement: str, complaint: str) -> None:
+    async def scenario(till: Till) -> None:
+        await subscribed(till)
+        problems = await problems_after(till, statement)
+        assert any(complaint in problem for problem in problems), problems
+
+    subscribing(sqlite_world, scenario)
 
 
 # --- schedules ----------------------------------------------------------------------------------------------------

@@ -186,8 +186,12 @@ async def judge(wanted: list[Trial]) -> list[str]:
             replies: list[Reply] = []
 
             async def ask(number: int, trial: Trial) -> Reply:
+                body = {**chat(stream=trial.streamed, max_tokens=200), "model": f"t{number}"}
                 async with room:
-                    return await site.post(PATH, {**chat(stream=trial.streamed, max_tokens=200), "model": f"t{number}"})
+                    # A machine that has others to serve may make the gateway shed some: they are none of the trials.
+                    while (reply := await site.post(PATH, body)).status == 503 and b'"overloaded"' in reply.body:  # noqa: ASYNC110
+                        await asyncio.sleep(0.3)
+                return reply
 
             replies = await asyncio.gather(*(ask(number, trial) for number, trial in enumerate(wanted)))
             rows = {row["hold_id"]: row for row in await site.settled(len(wanted), seconds=30)}

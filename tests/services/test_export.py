@@ -125,7 +125,7 @@ def test_nothing_is_dropped_before_it_is_written(
     sqlite_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rollups, "SETTLED_MS", -1)
-    url = f"file://{tmp_path / 'out'}"
+    url = f"directory://{tmp_path / 'out'}"
     settings = UsageSettings(retention_days=7, export=Secret(url))
 
     async def scenario(books: Books) -> None:

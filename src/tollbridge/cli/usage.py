@@ -1,6 +1,7 @@
 """`tollbridge usage`: single requests, taken out and dropped."""
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -52,10 +53,9 @@ def usage_export(settings: "Settings", since: int, until: int | None, form: str,
     say(f"{with_database(settings, write):,} requests")
 
 
-def _opened(file: Path | None) -> BinaryIO:
+def _opened(file: Path | None) -> AbstractContextManager[BinaryIO]:
     if file is None:
-        # Closed with the command: it is the last that is written.
-        return sys.stdout.buffer
+        return nullcontext(sys.stdout.buffer)
     try:
         return file.open("wb")
     except OSError as error:

@@ -441,10 +441,10 @@ def _redis_url(raw: Any) -> Secret:
 
 
 def _export_url(raw: Any) -> Secret:
-    like = 'expected "file:///path/of/a/directory", or "clickhouse://user:password@host:8123/database" (s: with TLS)'
+    like = 'expected "directory:///path", or "clickhouse://user:password@host:8123/database" (s: with TLS)'
     read = _string(raw, like)
     parts = urlsplit(read)
-    directory = parts.scheme == "file" and not parts.netloc and len(parts.path) > 1
+    directory = parts.scheme == "directory" and not parts.netloc and len(parts.path) > 1
     if directory or (parts.scheme in {"clickhouse", "clickhouses"} and parts.hostname and len(parts.path) > 1):
         return Secret(read)
     raise Wrong(like)

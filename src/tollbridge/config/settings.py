@@ -554,7 +554,7 @@ SETTINGS = (
         "usage.export",
         kinds.EXPORT_URL,
         None,
-        "Where each request is written too: a directory (`file:///…`) or ClickHouse (`clickhouse://…`).",
+        "Where each request is written too: a directory (`directory:///…`) or ClickHouse (`clickhouse://…`).",
     ),
     Setting("idempotency.keep", duration(1, 3600), "1h", "How long an answer is kept, and its key remembered."),
     Setting("idempotency.max_answer", size(0, 64 << 20), "1MiB", "The largest answer that is kept."),

@@ -70,7 +70,7 @@ class Sink(Protocol):
 def open_sink(url: str) -> Sink:
     """The place at `url`, as the setting `usage.export` says it. ConfigError: a package is missing."""
     parts = urlsplit(url)
-    if parts.scheme == "file":
+    if parts.scheme == "directory":
         return Files(Path(unquote(parts.path)))
     return ClickHouse(url)
 
@@ -155,7 +155,7 @@ class Files:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.name = f"file://{directory.absolute()}"
+        self.name = f"directory://{directory.absolute()}"
 
     async def write(self, since: int, parts: AsyncIterator[list[Line]]) -> None:
         path = self.directory / datetime.fromtimestamp(since / 1000, UTC).strftime("%Y-%m-%d/%H.jsonl.gz")

@@ -1,0 +1,58 @@
+"""`tollbridge usage`: what it prints, what it writes, and what it refuses."""
+
+import gzip
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Shell
+from tests.store.books import Books, Engine, with_books
+from tests.store.test_rollups import age, spend
+
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture
+def used(shell: Shell) -> Shell:
+    """Two requests, of three hours ago."""
+
+    async def scenario(books: Books) -> None:
+        ada = await books.customer(paid=10**9)
+        for charge in (5, 7):
+            await spend(books, ada, charge)
+        await age(books, 3 * HOUR_MS)
+
+    data = shell.directory / "data"
+    with_books(Engine(f"sqlite:///{data}/tollbridge.db", data), scenario)
+    return shell
+
+
+def test_requests_are_taken_out_as_json_lines_or_csv(used: Shell) -> None:
+    done = used.ok("usage", "export")
+    assert [json.loads(line)["charge"] for line in done.lines] == [5, 7]
+    assert done.err.splitlines()[-1] == "2 requests"
+    used.ok("usage", "export", "--format", "csv", "--to", "out.csv")
+    head, *rows = (used.directory / "out.csv").read_text().splitlines()
+    assert head.startswith("hold,late,ended_at")
+    assert len(rows) == 2
+    assert used.ok("usage", "export", "--since", "2099-01-01").out == ""
+    assert "no/such" in used.refused("usage", "export", "--to", "no/such/file")
+
+
+def test_what_no_setting_asks_for_is_refused(used: Shell) -> None:
+    assert "usage.export" in used.refused("usage", "sync")
+    assert "usage.retention_days" in used.refused("usage", "drop")
+    wrong = {"TOLLBRIDGE_USAGE__EXPORT": "s3://bucket"}
+    assert "directory:///" in used.refused("usage", "sync", env=wrong)
+
+
+def test_what_is_missing_in_the_other_place_is_written(used: Shell, tmp_path: Path) -> None:
+    place = {"TOLLBRIDGE_USAGE__EXPORT": f"directory://{tmp_path}/out", "TOLLBRIDGE_USAGE__RETENTION_DAYS": "7"}
+    assert "1 windows" in used.ok("usage", "sync", env=place).err
+    (file,) = (tmp_path / "out").rglob("*.gz")
+    assert len(gzip.decompress(file.read_bytes()).splitlines()) == 2
+    assert "0 requests" in used.ok("usage", "drop", env=place).err
+    with sqlite3.connect(used.directory / "data" / "tollbridge.db") as database:
+        assert database.execute("SELECT COUNT(*) FROM usage").fetchone() == (2,)
+    database.close()

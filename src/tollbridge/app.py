@@ -480,7 +480,10 @@ class Gateway:
 
 def _is_inference(path: str) -> bool:
     """Whether a path is the edge's, also one that is nearly right; the others are pages."""
-    return path.startswith("/v1/") or path == "/v1" or path in PROBES or ends_like_one(path, ENDPOINTS)
+    if path.startswith("/v1/") or path == "/v1" or path in PROBES:
+        return True
+    # The guide has a page of the same name for each, and a model may have any.
+    return ends_like_one(path, ENDPOINTS) and not path.startswith(("/docs/", "/models/"))
 
 
 def _carrier(settings: Settings) -> Smtp | None:

@@ -188,7 +188,15 @@ def test_a_providers_invoice_is_compared_model_by_model() -> None:
 
 PAGES = (
     *("/admin", "/admin?by=account", "/admin/accounts", "/admin/accounts?q=nobody", "/admin/payments"),
-    *("/admin/vouchers", "/admin/subscribers", "/admin/catalog", "/admin/providers", "/admin/ledger", "/admin/drift", "/admin/activity"),
+    *(
+        "/admin/vouchers",
+        "/admin/subscribers",
+        "/admin/catalog",
+        "/admin/providers",
+        "/admin/ledger",
+        "/admin/drift",
+        "/admin/activity",
+    ),
 )
 
 

@@ -116,7 +116,7 @@ async def drop_old(database: Database, keep_ms: int, exported: int = _EVER) -> i
     count = 0
     for chain, seals in chains.items():
         before = b""
-        for sealed in [] if chain == seal.JOURNAL else seals:
+        for sealed in seals if chain.startswith(seal.USAGE) else ():
             if sealed.at > limit:
                 break
             after = max(positions.get(chain, 0), sealed.first - 1)

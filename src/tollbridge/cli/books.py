@@ -1,4 +1,4 @@
-"""`tollbridge ledger` and `catalog`."""
+"""`tollbridge ledger`, `audit` and `catalog`."""
 
 import sys
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tollbridge.services.catalog import Offer, Terms
     from tollbridge.store.db import Database
 
-_COUNTS = ("accounts", "holds", "open_holds", "transactions", "seals")
+_COUNTS = ("accounts", "holds", "open_holds", "transactions", "deeds", "seals")
 
 
 @click.group()
@@ -134,6 +134,42 @@ def _print_month(settings: "Settings", email: str, month: str, as_csv: bool, as_
         click.echo()
         rows = [(time(line.at), format_usd(line.amount), format_usd(line.balance), line.what) for line in made.lines]
         print_table(("at", "amount USD", "balance USD", "what"), rows)
+
+
+@click.group()
+def audit() -> None:
+    """What people did.
+
+    \b
+    Example:
+      tollbridge audit verify
+    """
+
+
+@audit.command("verify")
+@as_json
+@configured
+def audit_verify(settings: "Settings", as_json: bool) -> None:
+    """Prove that what people did stands as it was noted.
+
+    Covers every log-in, key, payment and operator's deed. Exits with 1 when a row was changed or is missing.
+
+    \b
+    Example:
+      tollbridge audit verify
+    """
+    from tollbridge.store.verify import verify_activity
+
+    report = with_database(settings, verify_activity)
+    if as_json:
+        print_json({"ok": report.ok, "deeds": report.deeds, "seals": report.seals, "problems": report.problems})
+    else:
+        for problem in report.problems:
+            click.echo(problem)
+        say(f"{report.deeds:,} deeds, {report.seals:,} seals")
+        say("the activity is as it was noted" if report.ok else f"it was changed in {report.found:,} places")
+    if not report.ok:
+        sys.exit(1)
 
 
 @click.group()
@@ -291,4 +327,4 @@ def _meters(terms: "Terms | None", markup_ppm: int = 1_000_000) -> dict[str, Any
     return fields
 
 
-COMMANDS = (ledger, catalog)
+COMMANDS = (ledger, audit, catalog)

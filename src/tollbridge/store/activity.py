@@ -1,11 +1,28 @@
-"""What was done in an account, for its members to read."""
+"""What was done in an account, for its members to read, and sealed as the books are (`store.seal`).
+
+A row stays for ever. Who did it, what exactly and from where can be forgotten: a seal covers a digest of those, with
+chance in it that is forgotten with them, so that nobody can try guesses on it.
+"""
+
+import hashlib
+import secrets
+from collections.abc import AsyncIterator
 
 import msgspec
 
-from tollbridge.store.db import Transaction
+from tollbridge.store.db import Row, Transaction
 
 # The account of what was done to none: vouchers that were made.
 GATEWAY = 0
+# How many columns of `_SEALED` a seal covers.
+SEALED_WIDTH = 5
+
+_SALT_BYTES = 16
+_PAGE = 200
+_SEALED = (
+    "SELECT id, account_id, at, action, proof, salt, actor, detail, address FROM activity "
+    "WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3"
+)
 
 
 class Deed(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,9 +45,12 @@ class NewDeed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def add(transaction: Transaction, deed: NewDeed, now: int) -> None:
+    salt = secrets.token_bytes(_SALT_BYTES)
     await transaction.execute(
-        "INSERT INTO activity (account_id, at, actor, action, detail, address) VALUES ($1, $2, $3, $4, $5, $6)",
+        "INSERT INTO activity (account_id, at, actor, action, detail, address, proof, salt) "
+        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         *(deed.account_id, now, deed.actor, deed.action, deed.detail, deed.address),
+        *(proof(salt, deed.actor, deed.detail, deed.address), salt),
     )
 
 
@@ -46,4 +66,32 @@ async def page(database: Transaction, account_id: int, before: int, count: int) 
 
 async def rename(transaction: Transaction, actor: str, pseudonym: str) -> None:
     """Somebody leaves: what they did stays, who they were does not."""
-    await transaction.execute("UPDATE activity SET actor = $2, address = '' WHERE actor = $1", actor, pseudonym)
+    await transaction.execute(
+        "UPDATE activity SET actor = $2, address = '', salt = NULL WHERE actor = $1", actor, pseudonym
+    )
+
+
+async def forget(transaction: Transaction, account_id: int, pseudonym: str) -> None:
+    """An account is closed: that something was done, and when, stays."""
+    await transaction.execute(
+        "UPDATE activity SET actor = $2, detail = '', address = '', salt = NULL WHERE account_id = $1",
+        *(account_id, pseudonym),
+    )
+
+
+def proof(salt: bytes, actor: str, detail: str, address: str) -> bytes:
+    return hashlib.sha256(salt + msgspec.json.encode((actor, detail, address))).digest()
+
+
+async def sealed_rows(database: Transaction, after: int, until: int) -> AsyncIterator[Row]:
+    """What a seal covers of each row, in the order of ids, and behind it the texts that its proof is of."""
+    while rows := await database.fetch(_SEALED, after, until, _PAGE):
+        after = rows[-1][0]
+        for row in rows:
+            yield row
+
+
+def is_as_noted(row: Row) -> bool:
+    """Whether a row of `sealed_rows` holds the texts that it was written with, or has forgotten them."""
+    *_, kept, salt, actor, detail, address = row
+    return kept is None or salt is None or proof(bytes(salt), actor, detail, address) == bytes(kept)

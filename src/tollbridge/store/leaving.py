@@ -1,5 +1,6 @@
 """Closing an account: the books stay as they are, and who they were kept for is forgotten."""
 
+from tollbridge.store import activity
 from tollbridge.store.db import Transaction
 from tollbridge.store.meta import raise_cache_epoch
 
@@ -20,7 +21,7 @@ async def close_account(transaction: Transaction, account_id: int, pseudonym: st
     await transaction.execute("UPDATE session SET account_id = NULL WHERE account_id = $1", account_id)
     await transaction.execute("DELETE FROM membership WHERE account_id = $1", account_id)
     await transaction.execute("DELETE FROM invitation WHERE account_id = $1", account_id)
-    await transaction.execute("DELETE FROM activity WHERE account_id = $1", account_id)
+    await activity.forget(transaction, account_id, pseudonym)
     await transaction.execute("DELETE FROM auto_top_up WHERE account_id = $1", account_id)
     await transaction.execute("DELETE FROM balance_alert WHERE account_id = $1", account_id)
     # Invoices keep what they said on their day: the law wants them kept.

@@ -1,7 +1,8 @@
 """Seals: digests over rows that will not change any more, each over the one before it.
 
-A seal covers a range of one chain: `journal` (transactions with their entries), or `usage/<epoch>` (the holds of one
-process with their extensions and ends). Whoever edits a sealed row by hand is found out by `verify`.
+A seal covers a range of one chain: `journal` (transactions with their entries), `usage/<epoch>` (the holds of one
+process with their extensions and ends), or `activity` (what people did). Whoever edits a sealed row by hand is found
+out by `verify`.
 
 Rule 1  A range is closed when all in it has ended, so long ago that no slow transaction can still add to it.
 Rule 2  The digest is over the seal before, the range, the time, and one line of JSON per row in the order of ids.
@@ -18,12 +19,14 @@ from typing import Any
 import msgspec
 
 from tollbridge.core.ledger import hold_id
+from tollbridge.store import activity
 from tollbridge.store.db import Database, Duplicate, Row, Transaction
 from tollbridge.store.ledger.rows import USAGE_COLUMNS
 
 # No statement and no batch lasts this long.
 SETTLED_MS = 15 * 60_000
 JOURNAL = "journal"
+ACTIVITY = "activity"
 USAGE = "usage/"
 
 # What is read at once, and then hashed: a thousandth of a second of the loop that serves.
@@ -44,6 +47,7 @@ _ENTRIES = (
     "ORDER BY journal_id, line"
 )
 _SEALS = "SELECT chain, first_id, last_id, row_count, digest, created_at FROM seal ORDER BY chain, first_id"
+_ALL_IDS = (0, 1 << 62)
 HOLD_WIDTH = 6
 # Its columns that came later, behind those of its end.
 HOLD_TAIL = 2
@@ -96,6 +100,12 @@ async def transactions(database: Transaction, after: int, until: int) -> AsyncIt
         yield pair
 
 
+async def deeds(database: Transaction, after: int, until: int) -> AsyncIterator[tuple[Row, list[Row]]]:
+    """What is sealed of each thing that somebody did, in the order of ids."""
+    async for row in activity.sealed_rows(database, after, until):
+        yield row[: activity.SEALED_WIDTH], []
+
+
 async def read(database: Transaction) -> dict[str, list[Seal]]:
     """All seals of each chain, in their order."""
     chains: dict[str, list[Seal]] = {}
@@ -112,7 +122,7 @@ async def seal(database: Database, settled_ms: int = SETTLED_MS) -> int:
     chains = {f"{USAGE}{epoch}": (hold_id(epoch, 0), hold_id(epoch + 1, 0) - 1) for (epoch,) in epochs}
     closed = []
     async with database.snapshot() as view:
-        for chain, bounds in {JOURNAL: (0, 1 << 62), **chains}.items():
+        for chain, bounds in {JOURNAL: _ALL_IDS, ACTIVITY: _ALL_IDS, **chains}.items():
             sealed = await _close(view, chain, bounds, now, now - settled_ms)
             if sealed is not None:
                 closed.append(sealed)
@@ -132,9 +142,9 @@ async def _close(view: Transaction, chain: str, bounds: tuple[int, int], now: in
     rows = await view.fetch("SELECT last_id, digest FROM seal WHERE chain = $1 ORDER BY first_id DESC LIMIT 1", chain)
     after, before = (rows[0][0], bytes(rows[0][1])) if rows else (bounds[0], b"")
     digest, last = Digest(chain, after + 1, before), after
-    walk = transactions if chain == JOURNAL else holds
+    walk, ended = _WALKS.get(chain, (holds, HOLD_WIDTH + 3))
     async for row, parts in walk(view, after, bounds[1]):
-        ended_at = row[6] if chain == JOURNAL else row[HOLD_WIDTH + 3]
+        ended_at = row[ended]
         if ended_at is None or ended_at > until:
             break
         digest.add(row, parts)
@@ -142,6 +152,10 @@ async def _close(view: Transaction, chain: str, bounds: tuple[int, int], now: in
     if not digest.count:
         return None
     return Seal(chain=chain, first=digest.first, last=last, count=digest.count, digest=digest.close(last, now), at=now)
+
+
+# How the rows of a chain are read, and in which column stands when each had ended. Every other chain is of holds.
+_WALKS = {JOURNAL: (transactions, 6), ACTIVITY: (deeds, 2)}
 
 
 async def _walk(

@@ -427,6 +427,9 @@ activity = Table(
     Column("action", Text, nullable=False),
     Column("detail", Text, nullable=False),
     Column("address", Text, nullable=False),
+    # `activity.proof` of actor, detail and address, and the chance in it; that goes when they are forgotten.
+    Column("proof", LargeBinary(32)),
+    Column("salt", LargeBinary(16)),
     Index("activity_by_account", "account_id", "id"),
     sqlite_strict=True,
 )

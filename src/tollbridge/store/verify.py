@@ -15,7 +15,7 @@ import msgspec
 
 from tollbridge.core import money
 from tollbridge.core.ledger import Book, EndRow, Entry, Kind, Record, epoch_of, hold_id, tokens_of, usage_entries
-from tollbridge.store import retention, rollups, seal, usage_days, verify_payments
+from tollbridge.store import activity, retention, rollups, seal, usage_days, verify_payments
 from tollbridge.store.db import Database, Row, Transaction
 from tollbridge.store.ledger.rows import end_row
 from tollbridge.store.prices import Terms
@@ -69,6 +69,7 @@ class Report(msgspec.Struct, kw_only=True):
     holds: int = 0
     open_holds: int = 0
     transactions: int = 0
+    deeds: int = 0
     seals: int = 0
     # Nano-USD by ledger account; credits are positive, and all of them together are zero.
     trial_balance: dict[Book, int] = {}
@@ -118,6 +119,14 @@ async def verify(database: Database) -> Report:
     return report
 
 
+async def verify_activity(database: Database) -> Report:
+    """Check that what people did stands as it was noted: `deeds` and `seals` of the report, and what is wrong."""
+    report = Report()
+    async with database.snapshot() as view:
+        await _Audit(view, report).check_activity()
+    return report
+
+
 async def _check_file(view: Transaction, report: Report) -> None:
     for (line,) in await view.fetch("PRAGMA integrity_check(100)"):
         if line != "ok":
@@ -152,6 +161,7 @@ class _Audit:
         self._carry()
         await self._check_holds()
         await self._check_journal()
+        await self._check_activity()
         for checked in self._chains.values():
             checked.finish()
         for problem, sql in _ORPHANS.items():
@@ -296,6 +306,24 @@ class _Audit:
             self._report.transactions += 1
             self._check_transaction(row, entries)
 
+    async def check_activity(self) -> None:
+        """Only what people did, and its seals."""
+        sealed = await seal.read(self._view)
+        if seal.ACTIVITY in sealed:
+            self._chains[seal.ACTIVITY] = _Chain(seal.ACTIVITY, sealed[seal.ACTIVITY], self._report, self._dropped)
+        await self._check_activity()
+        for checked in self._chains.values():
+            checked.finish()
+
+    async def _check_activity(self) -> None:
+        chain = self._chains.get(seal.ACTIVITY)
+        async for row in activity.sealed_rows(self._view, *_EVERYTHING):
+            if chain is not None:
+                chain.add(row[: activity.SEALED_WIDTH], [])
+            self._report.deeds += 1
+            if not activity.is_as_noted(row):
+                self._report.add(f"activity {row[0]} ({row[3]}) says something else than was noted")
+
     def _check_transaction(self, row: Row, entries: list[Row]) -> None:
         id_, key, kind, account_id = row[:4]
         if kind not in set(Kind):
@@ -432,7 +460,7 @@ def entries_of(charge: int, promo: int, loss: int, cost: int) -> Iterable[Entry]
 
 def _first_of(chain: str) -> int:
     """The first id that a chain's first seal covers; of a chain that there cannot be, none."""
-    if chain == seal.JOURNAL:
+    if chain in (seal.JOURNAL, seal.ACTIVITY):
         return 1
     epoch = chain.removeprefix(seal.USAGE)
     return hold_id(int(epoch), 0) + 1 if epoch.isdecimal() and epoch != chain else -1

@@ -1,0 +1,73 @@
+"""What people did stays as it was noted."""
+
+import pytest
+from tests.store.books import Books, Engine, with_books
+
+from tollbridge.store import activity
+from tollbridge.store.db import run
+from tollbridge.store.seal import seal
+from tollbridge.store.verify import verify, verify_activity
+
+
+async def noted(books: Books, count: int = 3) -> None:
+    for number in range(count):
+        deed = activity.NewDeed(
+            account_id=1, actor="ada@example.com", action="key.created", detail=f"key {number}", address="192.0.2.1"
+        )
+        await run(books.database, lambda transaction, deed=deed: activity.add(transaction, deed, 1_700_000_000_000))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "UPDATE activity SET actor = 'bob@example.com' WHERE id = 2",
+        "UPDATE activity SET detail = 'key 9' WHERE id = 2",
+        "UPDATE activity SET address = '192.0.2.9' WHERE id = 2",
+        "UPDATE activity SET action = 'key.revoked' WHERE id = 2",
+        "UPDATE activity SET at = at + 1 WHERE id = 2",
+        "UPDATE activity SET account_id = 2 WHERE id = 2",
+        "UPDATE activity SET proof = salt WHERE id = 2",
+        "DELETE FROM activity WHERE id = 2",
+    ],
+)
+def test_a_row_that_was_changed_or_removed_by_hand_is_found(ledger_engine: Engine, changed: str) -> None:
+    async def scenario(books: Books) -> None:
+        await noted(books)
+        assert await seal(books.database, settled_ms=-1) >= 1
+        before = await verify_activity(books.database)
+        assert (before.ok, before.deeds, before.seals) == (True, 3, 1)
+        await books.database.execute(changed)
+        assert not (await verify_activity(books.database)).ok
+        assert not (await verify(books.database)).ok
+        # Not for those who set everything right after this test.
+        await books.database.execute("DELETE FROM seal WHERE chain = 'activity'")
+        await books.database.execute("DELETE FROM activity")
+
+    with_books(ledger_engine, scenario)
+
+
+def test_what_is_not_sealed_yet_is_held_to_its_proof(ledger_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        await noted(books)
+        await books.database.execute("UPDATE activity SET detail = 'key 9' WHERE id = 3")
+        assert (await verify_activity(books.database)).problems == [
+            "activity 3 (key.created) says something else than was noted"
+        ]
+        await books.database.execute("DELETE FROM activity")
+
+    with_books(ledger_engine, scenario)
+
+
+def test_who_is_forgotten_leaves_the_seals_whole(ledger_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        await noted(books, 4)
+        await seal(books.database, settled_ms=-1)
+        await run(books.database, lambda transaction: activity.rename(transaction, "ada@example.com", "somebody"))
+        assert (await verify_activity(books.database)).ok
+        await run(books.database, lambda transaction: activity.forget(transaction, 1, "closed"))
+        report = await verify(books.database)
+        assert (report.problems, report.deeds) == ([], 4)
+        rows = await books.database.fetch("SELECT DISTINCT actor, detail, address, salt FROM activity")
+        assert rows == [("closed", "", "", None)]
+
+    with_books(ledger_engine, scenario)

@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all:
 LOCK = $(VENV)/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate $(UPGRADE)
-NODE := tests/sdk/node_modules/.installed
+NODE := $(patsubst %,%/node_modules/.installed,tests/sdk tests/web tests/web/oidc)
 # Coding agents: 350 MB of programs for one platform, and one that wants packages and a Python of its own.
 AGENTS := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),tests/sdk/cli/node_modules/.installed)
 AIDER := tests/sdk/aider/.venv/.installed
@@ -30,7 +30,7 @@ serve: $(VENV)/.run  ## a gateway on http://127.0.0.1:8000 (PORT= changes it, AR
 test: $(VENV)/.dev $(NODE) $(AGENTS) $(AIDER)  ## the whole suite (ARGS= goes to pytest)
 	@tools/need.sh curl=curl
 	@command -v google-chrome >/dev/null || tools/need.sh chromium=chromium
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev  ## style, format and types
 	$(PY) -m ruff check --no-cache
@@ -84,17 +84,9 @@ $(VENV)/.real: requirements/real.lock $(VENV)/.dev
 	@$(PIP) -r requirements/real.lock
 	@touch $@
 
-$(NODE): tests/sdk/package.json tools/npm_install.py | $(VENV)/.run
+%/node_modules/.installed: %/package.json tools/npm_install.py | $(VENV)/.run
 	@tools/need.sh node=nodejs npm=npm
-	@$(PY) tools/npm_install.py tests/sdk
-
-tests/sdk/cli/node_modules/.installed: tests/sdk/cli/package.json tools/npm_install.py | $(VENV)/.run
-	@tools/need.sh node=nodejs npm=npm
-	@$(PY) tools/npm_install.py tests/sdk/cli
-
-tests/deploy/node_modules/.installed: tests/deploy/package.json tools/npm_install.py | $(VENV)/.run
-	@tools/need.sh node=nodejs npm=npm
-	@$(PY) tools/npm_install.py tests/deploy
+	@$(PY) tools/npm_install.py $*
 
 tests/deploy/.venv/.installed: tests/deploy/requirements.lock | $(PY)
 	@echo "Installing what checks deployments into $(@D) (once) ..."

@@ -61,7 +61,7 @@ def _row(setting: Setting) -> str:
 def commands(root: click.Command = main) -> str:
     """What `--help` says, for every command."""
     parts = [NOTE, "# Commands\n"]
-    for command, context in _walk(root, click.Context(root, info_name="tollbridge")):
+    for command, context in _walk(root, click.Context(root, info_name="tollbridge", **root.context_settings)):
         path = context.command_path.split()
         parts.append(f"{'#' * (1 + len(path))} `{' '.join(path)}`\n\n```text\n{command.get_help(context)}\n```\n")
     return "\n".join(parts)
@@ -74,7 +74,7 @@ def _walk(command: click.Command, context: click.Context) -> Iterator[tuple[clic
         for name in command.list_commands(context):
             child = command.get_command(context, name)
             if child is not None and not child.hidden:
-                yield from _walk(child, click.Context(child, info_name=name, parent=context))
+                yield from _walk(child, click.Context(child, info_name=name, parent=context, **child.context_settings))
 
 
 PROVIDERS_HEAD = """\

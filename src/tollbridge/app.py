@@ -41,11 +41,11 @@ from tollbridge.limits.redis import RedisLimiter
 from tollbridge.mail.smtp import Smtp
 from tollbridge.services import byok, first_run, mail, operators, plans, secrets
 from tollbridge.services import catalog as offered
+from tollbridge.services import keys as known_keys
 from tollbridge.services.desk import Desk
 from tollbridge.services.passwords import Passwords
 from tollbridge.services.payments import Payments, open_payments
 from tollbridge.services.secrets import Secrets
-from tollbridge.store import keys as key_rows
 from tollbridge.store import prices, processes, schema
 from tollbridge.store.db import Database, open_database, sqlite_path
 from tollbridge.store.ledger import Ledger
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("tollbridge")
 
 # What a reload cannot change: it takes a restart.
-FIXED = ("host", "port", "workers", "data_dir", "database_url", "secret", "server", "brand")
+FIXED = ("host", "port", "workers", "data_dir", "database_url", "server", "brand")
 
 
 # New containers, in number, before the garbage collector looks for cycles: requests make almost none.
@@ -121,6 +121,7 @@ class Gateway:
         self._line: Line | None = None
         self._pools: list[pool.Pool] = []
         self._reloading: asyncio.Task[None] | None = None
+        self._following: asyncio.Task[None] | None = None
         self._web: Web | None = None
         self._desk: Desk | None = None
         # The last one is in use; what runs on one before it goes on.
@@ -187,6 +188,8 @@ class Gateway:
         """After the last request: write what waits, then let go of everything."""
         await self._metrics.close()
         self._lag.stop()
+        if self._following is not None:
+            self._following.cancel()
         if self._desk is not None:
             await self._desk.post.stop()
         if self._jobs is not None:
@@ -274,19 +277,22 @@ class Gateway:
 
     async def _reload(self) -> None:
         assert self.ledger is not None
+        assert self._desk is not None
         try:
             settings = read_settings(self.settings.source)
             for name in FIXED:
                 if getattr(settings, name) != getattr(self.settings, name):
                     log.warning("%s has changed: that takes a restart", name)
             settings = msgspec.structs.replace(settings, **{name: getattr(self.settings, name) for name in FIXED})
-            self._line = await self._lay_line(settings, self.ledger, secrets.load(settings))
+            fresh = secrets.load(settings)
+            await secrets.belongs_to(self._database, fresh)
+            self._desk.master.become(fresh)
+            self._line = await self._lay_line(settings, self.ledger, self._desk.master)
         except TollbridgeError as error:
             log.error("the configuration was not read again: %s", error)  # noqa: TRY400 - the message says it all
             return
         self.settings = settings
-        if self._desk is not None:
-            self._tills.append(open_payments(self._database, settings, self._url, self._desk.post))
+        self._tills.append(open_payments(self._database, settings, self._url, self._desk.post))
         for warning in settings.warnings:
             log.warning("%s", warning)
         log.info("the configuration was read again: %d models", len(self._line.catalog.models))
@@ -294,6 +300,15 @@ class Gateway:
     def _forget(self) -> None:
         if self._line is not None:
             self._line.callers.forget()
+        self._following = asyncio.get_running_loop().create_task(self._follow())
+
+    async def _follow(self) -> None:
+        """The master secret may have been rotated."""
+        try:
+            if self._desk is not None and await secrets.is_behind(self._database, self._desk.master):
+                await self.reload()
+        except TollbridgeError as error:
+            log.warning("whether the master secret was rotated is not known: %s", error)
 
     async def _lifespan(self, receive: Any, send: Any) -> None:
         await receive()
@@ -363,10 +378,9 @@ class Gateway:
             no_provider_status=settings.errors.no_available_provider,
         )
         callers = Callers(
-            find=lambda digest: key_rows.find_key(self._database, digest),
+            find=partial(known_keys.find, self._database, master),
             own=partial(self._own_credentials, master),
             well_formed=lambda text: keys.well_formed(prefix, text),
-            digest=master.digest,
             plans=settings.plans,
         )
         own = OwnRoutes(

@@ -25,7 +25,6 @@ def test_a_flood_of_made_up_keys_never_reaches_the_database() -> None:
         find=nobody,
         own=nobody,  # type: ignore[arg-type]
         well_formed=lambda text: keys.well_formed(PREFIX, text),
-        digest=lambda text: text.encode(),
         plans={},
     )
     chance = random.Random(20261122)

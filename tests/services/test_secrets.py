@@ -14,7 +14,7 @@ from tollbridge.config import Settings, Source, read
 from tollbridge.core.ids import Ids
 from tollbridge.errors import ConfigError
 from tollbridge.services import secrets
-from tollbridge.services.secrets import Secrets, belongs_to, known_to
+from tollbridge.services.secrets import Secrets, belongs_to, check
 from tollbridge.store.db import Database
 
 LONG = "wq8ZrJ2mB5tYxN0aKcVfLdPsHuGeTo4R"
@@ -104,12 +104,13 @@ def test_processes_that_start_at_once_agree(tmp_path: Path) -> None:
 def test_a_database_belongs_to_one_secret(world: World) -> None:
     async def use(database: Database) -> None:
         mine, other = Secrets(LONG), Secrets("x" * 64)
-        assert await known_to(database, mine)
-        assert await known_to(database, other)
+        await check(database, mine)
+        await check(database, other)
         await belongs_to(database, mine)
         await belongs_to(database, mine)
-        assert await known_to(database, mine)
-        assert not await known_to(database, other)
+        await check(database, mine)
+        with pytest.raises(ConfigError, match="not the master secret"):
+            await check(database, other)
         with pytest.raises(ConfigError, match="not the master secret that the keys in this database were made with"):
             await belongs_to(database, other)
 

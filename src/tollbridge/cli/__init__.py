@@ -6,13 +6,13 @@ Rule 3  Every command works while the server runs; the one that cannot, `restore
 
 `shell` what commands share · `accounts` accounts, keys and credit · `people` operators · `byok` customers' own
 credentials · `money` payments, vouchers, reports · `books` the ledger and the catalog · `usage` single
-requests · `operations` serving, and keeping it running.
+requests · `operations` serving, and keeping it running · `secrets` the master secret.
 """
 
 import click
 
 from tollbridge import __version__
-from tollbridge.cli import accounts, books, byok, money, operations, people, usage
+from tollbridge.cli import accounts, books, byok, money, operations, people, secrets, usage
 from tollbridge.cli.shell import Commands
 
 __all__ = ["main"]
@@ -33,6 +33,7 @@ def main() -> None:
 
 for command in (
     *operations.COMMANDS,
+    *secrets.COMMANDS,
     *accounts.COMMANDS,
     *people.COMMANDS,
     *byok.COMMANDS,

@@ -368,7 +368,9 @@ def _at_till(settings: "Settings", use: "Callable[[Payments], Awaitable[T]]") ->
     url = f"http://{settings.host}:{settings.port}"
 
     async def run(database: "Database") -> T:
-        till = open_payments(database, settings, url, Post(database, secrets.load(settings), None))
+        master = secrets.load(settings)
+        await secrets.belongs_to(database, master)
+        till = open_payments(database, settings, url, Post(database, master, None))
         try:
             return await use(till)
         finally:

@@ -102,6 +102,7 @@ class _Reader:
         settings = msgspec.structs.replace(
             settings, providers={name: self._placed(name, row) for name, row in settings.providers.items()}
         )
+        self._check_rotation(settings)
         self._check_urls(settings)
         self._check_models(settings)
         self._check_signup(settings)
@@ -319,8 +320,8 @@ class _Reader:
             parsed = kind.parse(self._resolved(value) if kind.secret else value)
         except kinds.Wrong as error:
             raise self._mistake((*path, *error.inside), str(error)) from None
-        if path == ("secret",):
-            self._check_secret(parsed.reveal())
+        if path in {("secret",), ("secret_previous",)}:
+            self._check_secret(path, parsed.reveal())
         origin = self._origin(path) if str(path[-1]) in raw else "default"
         self._entries.append(Entry(shown_path(path), _shown(setting, value), origin))
         if self._is_written_out(setting, path, value):
@@ -370,15 +371,23 @@ class _Reader:
 
     # --- checking -------------------------------------------------------------------------------------------------
 
-    def _check_secret(self, secret: str) -> None:
+    def _check_secret(self, path: tuple[str, ...], secret: str) -> None:
         if (
             len(secret) < LEAST_SECRET
             or len(set(secret)) < 10
             or re.search("change.?me|example|default", secret.lower())
         ):
             raise self._mistake(
-                ("secret",), f"it must be at least {LEAST_SECRET} random characters: openssl rand -hex 32 makes some"
+                path, f"it must be at least {LEAST_SECRET} random characters: openssl rand -hex 32 makes some"
             )
+
+    def _check_rotation(self, settings: Settings) -> None:
+        if settings.secret_previous is None:
+            return
+        if settings.secret is None:
+            raise self._mistake(("secret_previous",), "secret is missing: the file keeps both by itself")
+        if settings.secret_previous.reveal() == settings.secret.reveal():
+            raise self._mistake(("secret_previous",), "it must be another than secret")
 
     def _check_urls(self, settings: Settings) -> None:
         if settings.allow_plain_http:

@@ -256,6 +256,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     workers: int
     secret: Secret | None = None
+    secret_previous: Secret | None = None
     allow_plain_http: bool
     require_verified_email: str
     metrics_token: Secret | None = None
@@ -369,6 +370,12 @@ SETTINGS = (
         None,
         "The master secret, at least 32 random characters; all machines of one gateway share it. By default the file "
         "`secret` in `data_dir`, made at the first start. Without it no key works any more.",
+    ),
+    Setting(
+        "secret_previous",
+        kinds.SECRET,
+        None,
+        "The master secret before it, while it is rotated: see `tollbridge secrets rotate`. Needs `secret`.",
     ),
     Setting(
         "allow_plain_http",

@@ -23,14 +23,15 @@ _DIGITS = 32
 
 
 class Ids:
-    """Not for several threads at once: the cipher's context is reused."""
+    """Not for several threads at once: the cipher's context is reused. `before`: what made ids earlier, if anything."""
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, before: "Ids | None" = None) -> None:
         if len(key) != KEY_BYTES:
             raise ValueError(f"a key of {KEY_BYTES} bytes")
         cipher = Cipher(algorithms.AES(key), modes.ECB())  # noqa: S305 (one block, a permutation is what is wanted)
         self._encrypt = cipher.encryptor().update
         self._decrypt = cipher.decryptor().update
+        self._before = before
 
     def encode(self, endpoint: str, hold: int) -> str:
         """`chatcmpl-` or the endpoint's own prefix, and 32 hexadecimal digits."""
@@ -46,4 +47,6 @@ class Ids:
             return None
         # Blanks between digits are accepted above, and make it too short.
         plain = self._decrypt(block) if len(block) == KEY_BYTES else b""
-        return int.from_bytes(plain[:8]) if plain[8:] == _ZEROS else None
+        if plain[8:] == _ZEROS:
+            return int.from_bytes(plain[:8])
+        return None if self._before is None else self._before.decode(text)

@@ -102,16 +102,14 @@ class Callers:
     def __init__(
         self,
         *,
-        find: Callable[[bytes], Awaitable[KnownKey | None]],
+        find: Callable[[str], Awaitable[KnownKey | None]],
         own: Callable[[int], Awaitable[Sequence[OwnCredential]]],
         well_formed: Callable[[str], bool],
-        digest: Callable[[str], bytes],
         plans: Mapping[str, Plan],
     ) -> None:
         self._find = find
         self._own = own
         self._well_formed = well_formed
-        self._digest = digest
         self._plans = plans
         # By the whole of what was presented: no two keys can ever share an entry.
         self._known: dict[tuple[bytes | None, bytes | None], tuple[float, Caller | None]] = {}
@@ -139,7 +137,7 @@ class Callers:
     async def _look_up(self, key: str) -> Caller | None:
         if not self._well_formed(key):
             raise InvalidApiKey("Incorrect API key provided: this is not a key of this service.")
-        row = await self._find(self._digest(key))
+        row = await self._find(key)
         if row is None or not row.live:
             return None
         plan = self._plan(row)

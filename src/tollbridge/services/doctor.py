@@ -154,11 +154,10 @@ async def _secret(database: Database, settings: Settings) -> Finding:
     if settings.secret is None and not (settings.data_dir / secrets.FILE).exists():
         return Finding("master secret", True, "none yet: the first start makes it")
     try:
-        master = secrets.load(settings)
-        known = await secrets.known_to(database, master)
+        await secrets.check(database, secrets.load(settings))
     except TollbridgeError as error:
         return Finding("master secret", False, str(error))
-    return Finding("master secret", known, "the one of this database" if known else secrets.FOREIGN)
+    return Finding("master secret", True, "the one of this database")
 
 
 def _providers(settings: Settings) -> Finding:

@@ -1,5 +1,6 @@
 """API keys: made once, shown once, revoked for good."""
 
+import logging
 import secrets
 from ipaddress import ip_network
 
@@ -7,13 +8,15 @@ import msgspec
 
 from tollbridge.core import keys as form
 from tollbridge.core.ledger import MAX_AMOUNT
-from tollbridge.errors import InvalidRequest, NotFound
+from tollbridge.errors import InvalidRequest, NotFound, TollbridgeError
 from tollbridge.services.accounts import new_id
-from tollbridge.services.secrets import PEPPER_ID, Secrets, belongs_to
-from tollbridge.store import keys
+from tollbridge.services.secrets import Secrets, belongs_to
+from tollbridge.store import keys, rotation
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database, run
-from tollbridge.store.keys import NO_RULES, NewKey, Rules
+from tollbridge.store.keys import NO_RULES, KnownKey, NewKey, Rules
+
+log = logging.getLogger("tollbridge")
 
 _LONGEST_LABEL = 100
 
@@ -77,13 +80,25 @@ def make(
         public_id=new_id("key"),
         account_id=account_id,
         digest=master.digest(text),
-        pepper_id=PEPPER_ID,
+        pepper_id=master.generation,
         hint=form.hint(prefix, text),
         label=label,
         limit=limit,
         expires_at=expires_at,
     )
     return MadeKey(row.public_id, text), row
+
+
+async def find(database: Database, master: Secrets, text: str) -> KnownKey | None:
+    """The key `text`, in one statement. One that is still known by the previous master secret is by this one then."""
+    digests = master.digests(text)
+    found = await keys.find_key(database, *digests)
+    if found is not None and found.pepper_id != master.generation:
+        try:
+            await rotation.renew_digest(database, found.key_id, digests, master.fingerprint())
+        except TollbridgeError as error:
+            log.warning("a key is known by the previous master secret until its next call: %s", error)
+    return found
 
 
 async def revoke(database: Database, account_id: int | None, public_id: str) -> None:

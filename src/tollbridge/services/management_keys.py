@@ -11,7 +11,7 @@ from tollbridge.services.accounts import new_id
 from tollbridge.services.desk import Desk
 from tollbridge.services.key_management import Actor
 from tollbridge.services.keys import MadeKey
-from tollbridge.store import accounts, activity, management_keys
+from tollbridge.store import accounts, activity, management_keys, rotation
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Transaction, run
 from tollbridge.store.management_keys import ManagementKey
@@ -49,7 +49,7 @@ async def create(desk: Desk, account_id: int, label: str, actor: Actor) -> MadeK
     async def use_case(transaction: Transaction) -> None:
         if len(await management_keys.of_account(transaction, account_id)) >= MOST_KEYS:
             raise InvalidRequest(f"An account has at most {MOST_KEYS} management keys. Revoke some first.")
-        await management_keys.create(transaction, row, desk.master.digest(text))
+        await management_keys.create(transaction, row, desk.master.digest(text), desk.master.generation)
         await activity.add(transaction, actor.deed(account_id, "management_key.created", label or row.hint), now)
 
     await run(desk.database, use_case)
@@ -62,7 +62,7 @@ async def find(desk: Desk, authorization: str) -> Manager:
     text = text.strip()
     key = None
     if scheme.lower() == "bearer" and form.well_formed(desk.settings.brand.key_prefix + _MARK, text):
-        key = await management_keys.find(desk.database, desk.master.digest(text))
+        key = await _known(desk, text)
     account = None if key is None else await accounts.by_id(desk.database, key.account_id)
     if key is None or account is None:
         raise InvalidApiKey(
@@ -73,6 +73,18 @@ async def find(desk: Desk, authorization: str) -> Manager:
     if key.used_at is None or now - key.used_at > _TOUCH_MS:
         await management_keys.touch(desk.database, key.id, now)
     return Manager(key, account)
+
+
+async def _known(desk: Desk, text: str) -> ManagementKey | None:
+    """As `keys.find`."""
+    digests = desk.master.digests(text)
+    found = await management_keys.find(desk.database, digests)
+    if found is None:
+        return None
+    key, pepper_id = found
+    if pepper_id != desk.master.generation:
+        await rotation.renew_management_digest(desk.database, key.id, digests, desk.master.fingerprint())
+    return key
 
 
 async def revoke(desk: Desk, account_id: int, public_id: str, actor: Actor) -> None:

@@ -13,6 +13,7 @@ import msgspec
 from tollbridge.core import keys as form
 from tollbridge.services.desk import Desk
 from tollbridge.services.keys import make
+from tollbridge.services.secrets import Secrets
 from tollbridge.store import keys
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Duplicate, run
@@ -26,7 +27,7 @@ async def key_of(desk: Desk, account: Account) -> str:
     prefix = desk.settings.brand.key_prefix
     while True:
         known = {key.public_id: key for key in await keys.of_account(desk.database, account.id)}
-        for public_id in _ids(desk, account, prefix):
+        for public_id in _ids(desk.master, account.public_id, prefix):
             if public_id not in known:
                 break
             if known[public_id].revoked_at is None:
@@ -40,13 +41,23 @@ async def key_of(desk: Desk, account: Account) -> str:
 
 def own_keys(desk: Desk, account: Account, known: Collection[str]) -> set[str]:
     """Which of an account's keys, by their ids, the playground made for itself."""
-    return set(takewhile(lambda public_id: public_id in known, _ids(desk, account, desk.settings.brand.key_prefix)))
+    return made_for(desk.master, account.public_id, desk.settings.brand.key_prefix, known)
 
 
-def _ids(desk: Desk, account: Account, prefix: str) -> Iterator[str]:
-    """Each the id of the account's next key, once the one before was revoked."""
+def made_for(master: Secrets, account: str, prefix: str, known: Collection[str]) -> set[str]:
+    """As `own_keys`, of the account with this public id; by either master secret while there are two."""
+    ways = len(master.signatures("playground/id", ""))
+    return {
+        public_id
+        for way in range(ways)
+        for public_id in takewhile(lambda each: each in known, _ids(master, account, prefix, way))
+    }
+
+
+def _ids(master: Secrets, account: str, prefix: str, way: int = 0) -> Iterator[str]:
+    """Each the id of the account's next key, once the one before was revoked. `way`: by which of the secrets."""
     for number in count():
-        chance = int(desk.master.sign("playground/id", f"{account.public_id}/{prefix}/{number}"), 16)
+        chance = int(master.signatures("playground/id", f"{account}/{prefix}/{number}")[way], 16)
         yield f"key_{form.base62(chance, _ID_LENGTH)}"
 
 

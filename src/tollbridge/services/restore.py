@@ -40,8 +40,7 @@ async def _look_through(url: str, settings: Settings) -> None:
     database = open_database(url)
     await database.start()
     try:
-        if not await secrets.known_to(database, secrets.load(settings)):
-            raise ConfigError(secrets.FOREIGN)
+        await secrets.check(database, secrets.load(settings))
         report = await verify(database)
         if not report.ok:
             raise ConfigError(f"the books of the backup are wrong in {report.found} places: {report.problems[0]}")

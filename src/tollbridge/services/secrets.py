@@ -2,12 +2,17 @@
 
 It is beside the database, never in it, so that who steals the one cannot check guesses at API keys by it. Who loses
 the secret has lost all API keys: `belongs_to` makes sure that this is noticed at the start and not by customers.
+
+While it is rotated (`services.rotation`) there are two. The database says which of them is gone by: by that one
+everything is made, by either it is read. So processes that know both agree, whenever each of them learned of it.
 """
 
+import fcntl
 import hmac
 import os
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -16,120 +21,243 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from tollbridge.config import Settings
 from tollbridge.core.ids import KEY_BYTES, Ids
 from tollbridge.errors import ConfigError
-from tollbridge.store import meta
+from tollbridge.store import meta, rotation
 from tollbridge.store.db import Database, run
+from tollbridge.store.rotation import FINGERPRINT, Standing
 
 FILE = "secret"
-# There is one pepper by now; a row says which of them its digest was made with.
-PEPPER_ID = 1
 
 FOREIGN = (
     "this is not the master secret that the keys in this database were made with: "
     f"bring back the file {FILE} of its data directory, or the setting secret"
 )
+UNFINISHED = (
+    "the master secret of this database was rotated, and the one before it is needed until tollbridge secrets rotate "
+    f"--finish: bring back the second line of the file {FILE} of its data directory, or the setting secret_previous"
+)
 
 _NONCE_BYTES = 12
-_FINGERPRINT = "secret_fingerprint"
 _FINGERPRINT_BITS = 62
 
 
-class Secrets:
-    """What follows from the master secret, by HKDF-SHA256 (RFC 5869) with one label for each use."""
+class _Keys:
+    """What follows from one secret, by HKDF-SHA256 (RFC 5869) with one label for each use."""
 
     def __init__(self, master: str) -> None:
         self._root = hmac.digest(b"tollbridge", master.encode(), "sha256")
-        self._pepper = self._derived("pepper/1")
+        self._pepper = self.derived("pepper/1")
+        self.cipher = AESGCM(self.derived("seal/1"))
+        self.fingerprint = int.from_bytes(self.derived("fingerprint")[:8]) >> (64 - _FINGERPRINT_BITS)
+
+    def digest(self, key: str) -> bytes:
+        return hmac.digest(self._pepper, key.encode(), "sha256")
+
+    def sign(self, use: str, text: str) -> str:
+        return hmac.digest(self.derived(f"sign/{use}"), text.encode(), "sha256").hex()
+
+    def derived(self, label: str) -> bytes:
+        return hmac.digest(self._root, label.encode() + b"\x01", "sha256")
+
+
+class Secrets:
+    """The master secret, and the other one while it is rotated: `following` tells which of them is gone by.
+
+    `generation` is the number of the one that is gone by, counted from 1. Until a database was asked (`belongs_to`)
+    that is the newest.
+    """
+
+    def __init__(self, newest: str, before: str | None = None) -> None:
+        self._lead = _Keys(newest)
+        self._other = None if before is None else _Keys(before)
+        self._newest = self._lead.fingerprint
+        self.generation = 1
 
     def digest(self, key: str) -> bytes:
         """What is stored of an API key, and looked for: 32 bytes."""
-        return hmac.digest(self._pepper, key.encode(), "sha256")
+        return self._lead.digest(key)
+
+    def digests(self, key: str) -> tuple[bytes, bytes]:
+        """As `digest`, and what it is by the other secret; without one the same again."""
+        return self._lead.digest(key), (self._other or self._lead).digest(key)
 
     def ids(self) -> Ids:
-        return Ids(self._derived("ids")[:KEY_BYTES])
+        before = None if self._other is None else Ids(self._other.derived("ids")[:KEY_BYTES])
+        return Ids(self._lead.derived("ids")[:KEY_BYTES], before)
 
     def seal(self, use: str, text: bytes) -> bytes:
         """`text` so that only `open` with the same `use` (which row, which column) gets it back: AES-256-GCM."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        return nonce + AESGCM(self._derived("seal/1")).encrypt(nonce, text, use.encode())
+        return nonce + self._lead.cipher.encrypt(nonce, text, use.encode())
 
     def open(self, use: str, sealed: bytes) -> bytes:
         """What was sealed for this `use`; raises `ConfigError` when it was not, or by another secret."""
-        try:
-            return AESGCM(self._derived("seal/1")).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], use.encode())
-        except InvalidTag:
-            raise ConfigError(f"what is stored for {use} cannot be read with this master secret") from None
+        for keys in filter(None, (self._lead, self._other)):
+            with suppress(InvalidTag):
+                return keys.cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], use.encode())
+        raise ConfigError(f"what is stored for {use} cannot be read with this master secret")
+
+    def sealed_anew(self, use: str, sealed: bytes) -> bytes | None:
+        """What is sealed by the other secret, by the one that is gone by; None: it is so already. As of `open`."""
+        with suppress(InvalidTag):
+            self._lead.cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], use.encode())
+            return None
+        return self.seal(use, self.open(use, sealed))
 
     def sign(self, use: str, text: str) -> str:
         """A text that nobody else can make of `text` for this `use`."""
-        return hmac.digest(self._derived(f"sign/{use}"), text.encode(), "sha256").hex()
+        return self._lead.sign(use, text)
+
+    def signatures(self, use: str, text: str) -> list[str]:
+        """All texts that `sign` may have made of it: the present one first."""
+        return [keys.sign(use, text) for keys in (self._lead, self._other) if keys is not None]
 
     def fingerprint(self) -> int:
-        """A number that tells two secrets apart, and nothing about either."""
-        return int.from_bytes(self._derived("fingerprint")[:8]) >> (64 - _FINGERPRINT_BITS)
+        """A number that tells two secrets apart, and nothing about either: of the one that is gone by."""
+        return self._lead.fingerprint
 
-    def _derived(self, label: str) -> bytes:
-        return hmac.digest(self._root, label.encode() + b"\x01", "sha256")
+    @property
+    def newest(self) -> int:
+        """The fingerprint of the secret that comes first where secrets are kept."""
+        return self._newest
+
+    @property
+    def other(self) -> int | None:
+        """The fingerprint of the secret that is not gone by."""
+        return None if self._other is None else self._other.fingerprint
+
+    def become(self, fresh: "Secrets") -> None:
+        """Hold what `fresh` holds from now on."""
+        self._lead, self._other, self._newest = fresh._lead, fresh._other, fresh._newest
+        self.generation = fresh.generation
+
+    def follow(self, standing: Standing) -> None:
+        """Go by the secret that the database goes by. ConfigError: it is not here, or one that is still needed."""
+        if self._other is not None and standing.fingerprint == self._other.fingerprint:
+            self._lead, self._other = self._other, self._lead
+        if standing.fingerprint not in {None, self._lead.fingerprint}:
+            raise ConfigError(FOREIGN)
+        if standing.previous not in {None, self.other}:
+            raise ConfigError(UNFINISHED)
+        self.generation = standing.generation
 
 
 def load(settings: Settings) -> Secrets:
     """From the configuration, or else from the file in the data directory, which is made when there is none."""
     if settings.secret is not None:
-        return Secrets(settings.secret.reveal())
+        before = settings.secret_previous
+        return Secrets(settings.secret.reveal(), None if before is None else before.reveal())
     path = settings.data_dir / FILE
     try:
-        text = _read(path)
+        lines = _read(path)
     except FileNotFoundError:
         _create(path)
-        text = _read(path)
+        lines = _read(path)
     except OSError as error:
         raise ConfigError(f"{path}: the master secret cannot be read: {error.strerror}") from error
-    return Secrets(text)
+    return Secrets(*lines)
 
 
 async def belongs_to(database: Database, master: Secrets) -> None:
-    """ConfigError unless the database's keys were made with this secret. A new database is claimed for it."""
-    fingerprint = master.fingerprint()
-    known = await meta.value(database, _FINGERPRINT)
-    if known is None:
-        known = await run(database, lambda transaction: meta.first_value(transaction, _FINGERPRINT, fingerprint))
-    if known != fingerprint:
-        raise ConfigError(FOREIGN)
+    """Have `master` go by what the database goes by. A new database is claimed for its newest secret.
+
+    ConfigError: the database's keys were made with another secret.
+    """
+    standing = await rotation.standing(database)
+    if standing.fingerprint is None:
+        newest = master.newest
+        await run(database, lambda transaction: meta.first_value(transaction, FINGERPRINT, newest))
+        standing = await rotation.standing(database)
+    master.follow(standing)
 
 
-async def known_to(database: Database, master: Secrets) -> bool:
-    """Whether `belongs_to` would accept the secret; nothing is claimed."""
-    return await meta.value(database, _FINGERPRINT) in {None, master.fingerprint()}
+async def check(database: Database, master: Secrets) -> None:
+    """ConfigError as of `belongs_to`; nothing is claimed."""
+    master.follow(await rotation.standing(database))
 
 
-def _read(path: Path) -> str:
+async def is_behind(database: Database, master: Secrets) -> bool:
+    """Whether the database goes by another secret than `master` by now."""
+    return (await rotation.standing(database)).fingerprint != master.fingerprint()
+
+
+@contextmanager
+def alone(settings: Settings) -> Iterator[None]:
+    """Nobody else on this machine changes the file meanwhile. ConfigError: somebody does."""
+    descriptor = os.open(settings.data_dir, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise ConfigError("the master secret is being rotated by another tollbridge secrets rotate") from None
+    finally:
+        os.close(descriptor)
+
+
+def add_to_file(settings: Settings) -> None:
+    """A new secret before the one in the file, which stays as the second."""
+    path = (settings.data_dir / FILE).resolve()
+    _replace(path, f"{secrets.token_hex(32)}\n{_read(path)[0]}\n")
+
+
+def drop_from_file(settings: Settings) -> bool:
+    """Let the file hold its first secret only; whether there was a second."""
+    path = (settings.data_dir / FILE).resolve()
+    lines = _read(path)
+    if len(lines) > 1:
+        _replace(path, f"{lines[0]}\n")
+    return len(lines) > 1
+
+
+def _read(path: Path) -> list[str]:
+    """The secrets in the file, the newest first: one, or two while it is rotated."""
     if path.stat().st_mode & 0o007:
         raise ConfigError(f"{path}: everybody on this machine can read the master secret: chmod 600 {path}")
-    text = path.read_text("ascii", "replace").strip()
-    if len(text) < 2 * KEY_BYTES:
+    lines = path.read_text("ascii", "replace").strip().splitlines()
+    if not lines or any(len(line) < 2 * KEY_BYTES for line in lines):
         raise ConfigError(f"{path}: the master secret is cut off: bring it back from where it was kept")
-    return text
+    if len(lines) > 2:
+        raise ConfigError(f"{path}: the file holds the master secret, and in a second line the one before: no more")
+    return lines
 
 
 def _create(path: Path) -> None:
     """Whole or not at all, and on the disk: keys that depend on it are handed out in a moment."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = path.with_name(f".{FILE}.{secrets.token_hex(8)}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with open(descriptor, "w", encoding="ascii") as file:  # noqa: PTH123 (a descriptor)
-                file.write(secrets.token_hex(32) + "\n")
-                file.flush()
-                os.fsync(descriptor)
-            # Whoever was quicker has made the one that counts.
-            with suppress(FileExistsError):
-                path.hardlink_to(draft)
-        finally:
-            draft.unlink()
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        # Whoever was quicker has made the one that counts.
+        with _draft(path, secrets.token_hex(32) + "\n") as (draft, _), suppress(FileExistsError):
+            path.hardlink_to(draft)
     except OSError as error:
         raise ConfigError(f"{path}: the master secret cannot be written: {error.strerror}") from error
+
+
+def _replace(path: Path, text: str) -> None:
+    """As `_create`, in the place of what is there, for those who may read that."""
+    try:
+        before = path.stat()
+        with _draft(path, text) as (draft, descriptor):
+            if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
+                os.fchown(descriptor, before.st_uid, before.st_gid)
+            os.fchmod(descriptor, before.st_mode & 0o660)
+            draft.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: the master secret cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def _draft(path: Path, text: str) -> Iterator[tuple[Path, int]]:
+    """A file beside `path` with `text` in it, and its descriptor. What is made of it within is on the disk after."""
+    draft = path.with_name(f".{FILE}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(descriptor, text.encode())
+        os.fsync(descriptor)
+        yield draft, descriptor
+    finally:
+        os.close(descriptor)
+        draft.unlink(missing_ok=True)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -19,13 +19,15 @@ _LIST = msgspec.json.Decoder(tuple[str, ...])
 class KnownKey(msgspec.Struct, frozen=True, kw_only=True):
     """What a request must know of its key. `live`: neither revoked, disabled nor expired, when it was asked.
 
-    `has_own`: its account has credentials of its own at providers. `agreed`: with its account, beside the plan.
-    `models` and `networks`: what and from where it may call; None: all. `cost_cap`: nano-USD of one request.
+    `pepper_id`: by which master secret it is known, counted from 1. `has_own`: its account has credentials of its own
+    at providers. `agreed`: with its account, beside the plan. `models` and `networks`: what and from where it may call;
+    None: all. `cost_cap`: nano-USD of one request.
     """
 
     key_id: int
     account_id: int
     plan: str
+    pepper_id: int
     live: bool
     has_own: bool
     agreed: Agreed | None = None
@@ -90,27 +92,28 @@ class NewKey(msgspec.Struct, frozen=True, kw_only=True):
     rules: Rules = NO_RULES
 
 
-async def find_key(database: Database, digest: bytes) -> KnownKey | None:
-    """The key with this digest, in one statement."""
+async def find_key(database: Database, digest: bytes, other: bytes | None = None) -> KnownKey | None:
+    """The key with this digest, or with the other, in one statement: a key that goes from one to the other is found."""
     rows = await database.fetch(
         "SELECT api_key.id, api_key.account_id, plan, expires_at, revoked_at, disabled_at, "
         "EXISTS (SELECT 1 FROM byok WHERE byok.account_id = api_key.account_id), "
         "models, addresses, api_key.rpm, api_key.tpm, api_key.concurrency, api_key.cost_cap, "
         "account_plan.rpm, account_plan.tpm, account_plan.concurrency, included_tokens, account_plan.cost_cap, "
-        "since, until "
+        "since, until, pepper_id "
         "FROM api_key JOIN account ON account.id = api_key.account_id "
-        "LEFT JOIN account_plan ON account_plan.account_id = account.id WHERE digest = $1",
-        digest,
+        "LEFT JOIN account_plan ON account_plan.account_id = account.id WHERE digest IN ($1, $2)",
+        *(digest, digest if other is None else other),
     )
     if not rows:
         return None
     key_id, account_id, plan, expires_at, revoked_at, disabled_at, has_own, *own = rows[0]
-    models, addresses, rpm, tpm, concurrency, cost_cap, *agreed = own
+    models, addresses, rpm, tpm, concurrency, cost_cap, *agreed, pepper_id = own
     expired = expires_at is not None and expires_at <= await database.now()
     return KnownKey(
         key_id=key_id,
         account_id=account_id,
         plan=plan,
+        pepper_id=pepper_id,
         live=revoked_at is None and disabled_at is None and not expired,
         has_own=bool(has_own),
         agreed=None if agreed[-1] is None else Agreed(**dict(zip(Agreed.__struct_fields__, agreed, strict=True))),

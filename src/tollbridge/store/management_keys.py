@@ -18,22 +18,27 @@ class ManagementKey(msgspec.Struct, frozen=True, kw_only=True):
     revoked_at: int | None
 
 
-_SELECT = "SELECT id, public_id, account_id, hint, label, created_at, used_at, revoked_at FROM management_key"
+_COLUMNS = "id, public_id, account_id, hint, label, created_at, used_at, revoked_at"
+_SELECT = f"SELECT {_COLUMNS} FROM management_key"  # noqa: S608
 
 
-async def create(transaction: Transaction, key: ManagementKey, digest: bytes) -> None:
+async def create(transaction: Transaction, key: ManagementKey, digest: bytes, pepper_id: int) -> None:
     """`key.id` is not known yet."""
     await transaction.execute(
-        "INSERT INTO management_key (public_id, account_id, digest, hint, label, created_at) "
-        "VALUES ($1, $2, $3, $4, $5, $6)",
-        *(key.public_id, key.account_id, digest, key.hint, key.label, key.created_at),
+        "INSERT INTO management_key (public_id, account_id, digest, hint, label, created_at, pepper_id) "
+        "VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        *(key.public_id, key.account_id, digest, key.hint, key.label, key.created_at, pepper_id),
     )
 
 
-async def find(database: Transaction, digest: bytes) -> ManagementKey | None:
-    """The key with this digest, if it was not revoked."""
-    rows = await database.fetch(f"{_SELECT} WHERE digest = $1 AND revoked_at IS NULL", digest)
-    return _key(rows[0]) if rows else None
+async def find(database: Transaction, digests: tuple[bytes, bytes]) -> tuple[ManagementKey, int] | None:
+    """The key with one of these digests, if it was not revoked, and its `pepper_id`."""
+    rows = await database.fetch(
+        f"SELECT {_COLUMNS}, COALESCE(pepper_id, 1) FROM management_key "  # noqa: S608
+        "WHERE digest IN ($1, $2) AND revoked_at IS NULL",
+        *digests,
+    )
+    return (_key(rows[0][:-1]), int(rows[0][-1])) if rows else None
 
 
 async def of_account(database: Transaction, account_id: int) -> list[ManagementKey]:

@@ -724,6 +724,8 @@ management_key = Table(
     # By the minute.
     Column("used_at", Int64),
     Column("revoked_at", Int64),
+    # As of `api_key`; none: 1.
+    Column("pepper_id", Int16),
     sqlite_strict=True,
 )
 

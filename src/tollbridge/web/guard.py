@@ -8,7 +8,7 @@ Rules
 """
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -72,8 +72,8 @@ def check_origin(headers: Mapping[str, str], public_url: str | None) -> None:
         raise CrossSite("This form was sent from another site. Open the page here and try again.")
 
 
-def check_token(expected: str, given: str) -> None:
-    if not given or not hmac.compare_digest(expected.encode(), given.encode()):
+def check_token(expected: Iterable[str], given: str) -> None:
+    if not given or not any(hmac.compare_digest(each.encode(), given.encode()) for each in expected):
         raise CrossSite("This form has expired. Open the page anew and try again.")
 
 

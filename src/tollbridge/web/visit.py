@@ -240,6 +240,9 @@ class Visit:
 
     def csrf_token(self) -> str:
         """What a form of this visitor must hold: bound to the session, or to a cookie of a stranger's own."""
+        return self._csrf_tokens()[0]
+
+    def _csrf_tokens(self) -> list[str]:
         # Cookies that this answer sets come first: what it shows is sent with them.
         pending = {name: value for name, value, _ in self._cookies}
         known = self.cookie("sid") if self.presence or self.half else ""
@@ -249,7 +252,7 @@ class Visit:
         if not sid:
             sid = new_token()
             self.set_cookie("visitor", sid, COOKIE_AGE_S)
-        return self.shared.master.sign("csrf", sid)
+        return self.shared.master.signatures("csrf", sid)
 
     async def check_csrf(self) -> None:
         """Raises `CrossSite`. A form carries the token in `csrf`, anything else in the header `X-CSRF-Token`."""
@@ -257,7 +260,7 @@ class Visit:
         given = self.request.headers.get("x-csrf-token", "")
         if not given and self.content_type == FORM:
             given = (await self.form())["csrf"]
-        guard.check_token(self.csrf_token(), given)
+        guard.check_token(self._csrf_tokens(), given)
 
     def _known(self) -> dict[str, Any]:
         presence = self.presence

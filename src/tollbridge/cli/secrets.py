@@ -1,0 +1,79 @@
+"""`tollbridge secrets`."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from tollbridge.cli.shell import as_json, configured, print_json, say, with_database
+
+if TYPE_CHECKING:
+    from tollbridge.config import Settings
+    from tollbridge.services.rotation import Rotation
+
+
+@click.group("secrets")
+def secrets() -> None:
+    """The master secret.
+
+    \b
+    Example:
+      tollbridge secrets rotate
+    """
+
+
+@secrets.command("rotate")
+@click.option("--finish", is_flag=True, help="Drop the previous secret.")
+@click.option("--force", is_flag=True, help="With --finish: although keys that were not used since stop working.")
+@as_json
+@configured
+def secrets_rotate(settings: "Settings", finish: bool, force: bool, as_json: bool) -> None:
+    """Put another master secret in the place of the present one.
+
+    Run it once to make the new secret, again once every gateway has read it, and with --finish when the keys in use
+    are known by it. Nothing stops meanwhile, and each step can be run again.
+
+    \b
+    Example:
+      tollbridge secrets rotate
+      tollbridge secrets rotate --finish
+    """
+    from tollbridge.services import rotation
+
+    if force and not finish:
+        raise click.UsageError("--force goes with --finish")
+    found = with_database(
+        settings,
+        lambda database: (
+            rotation.finish(database, settings, force=force) if finish else rotation.rotate(database, settings)
+        ),
+    )
+    if as_json:
+        print_json(found)
+    else:
+        _tell(settings, found)
+
+
+def _tell(settings: "Settings", found: "Rotation") -> None:
+    from tollbridge.services.secrets import FILE
+
+    if found.stage == "begun":
+        say(f"{settings.data_dir / FILE} holds a new master secret and the present one: keep a copy of it")
+        say("have every gateway read it (SIGHUP or restart), then run tollbridge secrets rotate again")
+        return
+    say(f"{found.sealed_anew:,} rows were sealed anew")
+    if found.unreadable:
+        say(f"{found.unreadable:,} rows can be opened by neither secret, and were left as they are")
+    waiting = f"{found.keys:,} API keys and {found.management_keys:,} management keys"
+    if found.stage == "moved":
+        say("the database goes by the new master secret")
+        say(f"{waiting} are known by the previous one until they are next used")
+        say("later run tollbridge secrets rotate --finish")
+        return
+    say("the previous master secret is not needed any more")
+    if found.keys or found.management_keys:
+        say(f"{waiting} work no more")
+    if settings.secret_previous is not None:
+        say("take secret_previous out of the configuration")
+
+
+COMMANDS = (secrets,)

@@ -1,0 +1,150 @@
+"""What is stored under the master secret: sealed texts, digests of keys, and which secret the database goes by."""
+
+import msgspec
+
+from tollbridge.store import meta
+from tollbridge.store.db import Database, Transaction
+
+# Of the secret that the database goes by, and of the one before while that is still needed (0: it is not).
+FINGERPRINT, PREVIOUS = "secret_fingerprint", "secret_previous"
+# How many secrets there have been: `pepper_id` of what was digested by it.
+GENERATION = "secret_generation"
+
+# For each column that holds what `Secrets.seal` made: a page of its rows with what they were sealed for, and a new seal
+# in the place of the one that was read.
+_COLUMNS = {
+    "byok.sealed": (
+        "SELECT id, 'byok/' || account_id || '/' || public_id, sealed FROM byok WHERE id > $1 ORDER BY id LIMIT $2",
+        "UPDATE byok SET sealed = $3 WHERE id = $1 AND sealed = $2",
+    ),
+    "key_copy.sealed": (
+        """SELECT key_id, 'key/' || public_id, sealed FROM key_copy JOIN api_key ON api_key.id = key_id
+        WHERE key_id > $1 ORDER BY key_id LIMIT $2""",
+        "UPDATE key_copy SET sealed = $3 WHERE key_id = $1 AND sealed = $2",
+    ),
+    "user.totp_secret": (
+        """SELECT id, 'totp/' || public_id, totp_secret FROM "user" WHERE id > $1 AND totp_secret IS NOT NULL
+        ORDER BY id LIMIT $2""",
+        'UPDATE "user" SET totp_secret = $3 WHERE id = $1 AND totp_secret = $2',
+    ),
+    "outbox.sealed": (
+        "SELECT id, 'outbox/' || id, sealed FROM outbox WHERE id > $1 AND sealed IS NOT NULL ORDER BY id LIMIT $2",
+        "UPDATE outbox SET sealed = $3 WHERE id = $1 AND sealed = $2",
+    ),
+    "kept_answer.sealed": (
+        "SELECT hold_id, 'answer/' || hold_id, sealed FROM kept_answer WHERE hold_id > $1 ORDER BY hold_id LIMIT $2",
+        "UPDATE kept_answer SET sealed = $3 WHERE hold_id = $1 AND sealed = $2",
+    ),
+}
+SEALED = tuple(_COLUMNS)
+KEY_COPIES = "key_copy.sealed"
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """By which secrets a database goes. `fingerprint` None: it is new; `previous` None: there is none any more."""
+
+    fingerprint: int | None
+    previous: int | None
+    generation: int
+
+
+class SealedText(msgspec.Struct, frozen=True):
+    """`use`: what it was sealed for."""
+
+    id: int
+    use: str
+    sealed: bytes
+
+
+class Derived(msgspec.Struct, frozen=True):
+    """A key that may be the playground's, and whose."""
+
+    id: int
+    public_id: str
+    account_id: int
+    account: str
+
+
+async def standing(database: Transaction) -> Standing:
+    rows = await database.fetch(
+        "SELECT name, value FROM meta WHERE name IN ($1, $2, $3)", FINGERPRINT, PREVIOUS, GENERATION
+    )
+    known = {name: int(number) for name, number in rows}
+    return Standing(known.get(FINGERPRINT), known.get(PREVIOUS) or None, known.get(GENERATION, 1))
+
+
+async def go_over(transaction: Transaction, before: int, after: int) -> bool:
+    """Let the database go by the secret `after`; whether it went by `before` (fingerprints). All processes hear of it.
+
+    The first statement writes: of two at once, the second sees what the first did.
+    """
+    moved = await transaction.execute(
+        "UPDATE meta SET value = $3 WHERE name = $1 AND value = $2", FINGERPRINT, before, after
+    )
+    if not moved:
+        return False
+    found = await standing(transaction)
+    await meta.put(transaction, PREVIOUS, before)
+    await meta.put(transaction, GENERATION, found.generation + 1)
+    await meta.raise_cache_epoch(transaction)
+    return True
+
+
+async def forget_previous(transaction: Transaction) -> None:
+    await meta.put(transaction, PREVIOUS, 0)
+
+
+async def sealed_page(database: Database, column: str, after: int, count: int) -> list[SealedText]:
+    """Up to `count` rows of one of `SEALED` with ids above `after`, in their order."""
+    rows = await database.fetch(_COLUMNS[column][0], after, count)
+    return [SealedText(int(id_), str(use), bytes(sealed)) for id_, use, sealed in rows]
+
+
+async def put_sealed(transaction: Transaction, column: str, text: SealedText, fresh: bytes) -> None:
+    """`fresh` in the place of `text`, unless something else is there by now."""
+    await transaction.execute(_COLUMNS[column][1], text.id, text.sealed, fresh)
+
+
+async def renew_digest(database: Database, key_id: int, digests: tuple[bytes, bytes], fingerprint: int) -> None:
+    """The API key's digest from the second of `digests` to the first, if the database goes by that secret."""
+    # The generation is read here: it is that of the fingerprint, whatever the caller remembers.
+    await database.execute(
+        "UPDATE api_key SET digest = $2, pepper_id = (SELECT value FROM meta WHERE name = $6) "
+        "WHERE id = $1 AND digest = $3 AND EXISTS (SELECT 1 FROM meta WHERE name = $4 AND value = $5)",
+        *(key_id, *digests, FINGERPRINT, fingerprint, GENERATION),
+    )
+
+
+async def renew_management_digest(
+    database: Database, key_id: int, digests: tuple[bytes, bytes], fingerprint: int
+) -> None:
+    """As `renew_digest`."""
+    await database.execute(
+        "UPDATE management_key SET digest = $2, pepper_id = (SELECT value FROM meta WHERE name = $6) "
+        "WHERE id = $1 AND digest = $3 AND EXISTS (SELECT 1 FROM meta WHERE name = $4 AND value = $5)",
+        *(key_id, *digests, FINGERPRINT, fingerprint, GENERATION),
+    )
+
+
+async def waiting(database: Transaction, generation: int, now: int) -> tuple[int, int]:
+    """(API keys, management keys) that could be used at `now`, and are known by the secret of `generation`."""
+    [(keys,)] = await database.fetch(
+        "SELECT COUNT(*) FROM api_key WHERE pepper_id = $1 AND revoked_at IS NULL "
+        "AND (expires_at IS NULL OR expires_at > $2)",
+        *(generation, now),
+    )
+    [(managers,)] = await database.fetch(
+        "SELECT COUNT(*) FROM management_key WHERE COALESCE(pepper_id, 1) = $1 AND revoked_at IS NULL", generation
+    )
+    return int(keys), int(managers)
+
+
+async def labelled(database: Database, label: str, generation: int, after: int, count: int) -> list[Derived]:
+    """Up to `count` keys with this label and ids above `after`, not revoked, known by the secret of `generation`."""
+    rows = await database.fetch(
+        "SELECT api_key.id, api_key.public_id, account_id, account.public_id FROM api_key "
+        "JOIN account ON account.id = account_id "
+        "WHERE label = $1 AND pepper_id = $2 AND revoked_at IS NULL AND api_key.id > $3 ORDER BY api_key.id LIMIT $4",
+        *(label, generation, after, count),
+    )
+    return [Derived(*row) for row in rows]

@@ -60,18 +60,18 @@ def _tell(settings: "Settings", found: "Rotation") -> None:
         say(f"{settings.data_dir / FILE} holds a new master secret and the present one: keep a copy of it")
         say("have every gateway read it (SIGHUP or restart), then run tollbridge secrets rotate again")
         return
-    say(f"{found.sealed_anew:,} rows were sealed anew")
+    say(f"rows sealed anew: {found.sealed_anew:,}")
     if found.unreadable:
-        say(f"{found.unreadable:,} rows can be opened by neither secret, and were left as they are")
-    waiting = f"{found.keys:,} API keys and {found.management_keys:,} management keys"
+        say(f"rows that neither secret opens, left as they are: {found.unreadable:,}")
+    counts = f"API keys {found.keys:,}, management keys {found.management_keys:,}"
     if found.stage == "moved":
         say("the database goes by the new master secret")
-        say(f"{waiting} are known by the previous one until they are next used")
+        say(f"known by the previous one until they are next used: {counts}")
         say("later run tollbridge secrets rotate --finish")
         return
     say("the previous master secret is not needed any more")
     if found.keys or found.management_keys:
-        say(f"{waiting} work no more")
+        say(f"these work no more: {counts}")
     if settings.secret_previous is not None:
         say("take secret_previous out of the configuration")
 

@@ -11,6 +11,7 @@ from tests.gateway.test_byok import OURS, THEIRS, Provider, bring
 from tollbridge.errors import ConfigError
 from tollbridge.services import rotation, secrets
 from tollbridge.services.secrets import Secrets
+from tollbridge.store import rotation as rows
 
 CHAT = "/v1/chat/completions"
 OK = always(by_kind(says(completion()), streams(stream())))
@@ -103,7 +104,7 @@ def test_a_key_is_served_although_it_cannot_be_made_known_by_the_new_secret(monk
             async def fails(*_: object) -> None:
                 raise ConfigError("the disk is full")
 
-            monkeypatch.setattr(rotation.rotation, "renew_digest", fails)
+            monkeypatch.setattr(rows, "renew_digest", fails)
             assert (await called(site, site.key))[0] == 200
 
     run(test())

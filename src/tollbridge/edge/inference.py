@@ -7,13 +7,14 @@ OpenAI's clients know. What happens in between is `gateway`'s.
 import logging
 import time
 from collections.abc import Callable, Mapping
+from ipaddress import ip_address
 from typing import Any
 
 import msgspec
 
 from tollbridge.core import money, pricing, tokens
 from tollbridge.core.abuse import MOST_WRONG_KEYS, Refusals
-from tollbridge.core.addresses import client_address
+from tollbridge.core.addresses import client_address, customer_of
 from tollbridge.core.catalog import Catalog
 from tollbridge.core.ledger import Claim
 from tollbridge.core.listing import model_fields
@@ -162,12 +163,14 @@ class Inference:
 
     def _check_guesses(self, call: "_Call", head: Head, wrong: InvalidApiKey) -> None:
         """Whoever sends many wrong keys is told to stop."""
-        address = call.downstream.connection.shared.counted_as(self._address(call, head))
-        if address:
-            wait = self._guesses.cool_down(address, call.started)
+        address = self._address(call, head)
+        # From this machine: a proxy that says nothing of its callers, and many in one.
+        if address and not ip_address(address).is_loopback:
+            customer = customer_of(address)
+            wait = self._guesses.cool_down(customer, call.started)
             if wait > 0:
                 raise cooling_down(WRONG_TOO_OFTEN, wait) from wrong
-            self._guesses.note(address, call.started)
+            self._guesses.note(customer, call.started)
 
     def _address(self, call: "_Call", head: Head) -> str:
         forwarded = b"" if head.forwarded is None else head.forwarded

@@ -43,7 +43,7 @@ def test_old_accounts_are_forgotten_when_there_are_many() -> None:
 
 def test_who_asks_on_although_they_are_refused_cools_down_for_the_rest_of_the_minute() -> None:
     """D11."""
-    refusals = Refusals()
+    refusals = Refusals[int](MOST_REFUSALS)
     for number in range(MOST_REFUSALS + 1):
         assert refusals.cool_down(1, 7 + number / 100) == 0
         refusals.note(1, 7 + number / 100)
@@ -55,14 +55,14 @@ def test_who_asks_on_although_they_are_refused_cools_down_for_the_rest_of_the_mi
 
 
 def test_refusals_of_an_ordinary_client_are_no_abuse() -> None:
-    refusals = Refusals()
+    refusals = Refusals[int](MOST_REFUSALS)
     for number in range(10 * MOST_REFUSALS):
         refusals.note(1, number * REFUSALS_S / MOST_REFUSALS)
         assert refusals.cool_down(1, number * REFUSALS_S / MOST_REFUSALS) == 0
 
 
 def test_old_refusals_are_forgotten_when_there_are_many_accounts() -> None:
-    refusals = Refusals()
+    refusals = Refusals[int](MOST_REFUSALS)
     for account in range(10_000):
         refusals.note(account, 0.0)
     refusals.note(10_001, REFUSALS_S)

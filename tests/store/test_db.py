@@ -38,7 +38,7 @@ def test_statements_take_numbered_arguments(ledger_engine: Engine) -> None:
         assert await database.fetch(
             "SELECT name, value FROM meta WHERE name = $1 OR value = $2 OR name = $1 ORDER BY name", "a", 2
         ) == [("a", 1), ("b", 2)]
-        assert await database.execute("UPDATE meta SET value = value + $1", 5) == 3
+        assert await database.execute("UPDATE meta SET value = value + $1 WHERE name IN ('a', 'b')", 5) == 2
         assert await database.execute("DELETE FROM meta WHERE value > $1", 100) == 0
         assert await database.fetch(GET, "none") == []
 

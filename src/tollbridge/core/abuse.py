@@ -1,15 +1,19 @@
-"""Calls that are load and use to nobody: long prompts cut before the first token, and asking on after a 429.
+"""Calls that are load and use to nobody: long prompts cut before the first token, asking on after a 429, wrong keys.
 
-Each of the former pays for its prompt (docs/billing.md), and the latter cost nothing (docs/operate/limits.md): by one
-of them nothing is lost. Faults F12, D11.
+The first pay for their prompt (docs/billing.md), and the others cost nothing (docs/operate/limits.md): by one of them
+nothing is lost. Faults F12, D11, B2.
 """
 
 from collections import deque
+from typing import Generic, TypeVar
+
+Who = TypeVar("Who", int, str)
 
 LONG_PROMPT_TOKENS = 10_000
 MOST_CUTS = 20
 WINDOW_S = 600.0
 MOST_REFUSALS = 1_000
+MOST_WRONG_KEYS = 20
 REFUSALS_S = 60.0
 _ACCOUNTS_KEPT = 10_000
 
@@ -40,23 +44,27 @@ class Cuts:
         return max(0.0, latest[0] + WINDOW_S - now)
 
 
-class Refusals:
-    """Calls of each account that its limits refused, counted by the minute. `now` is monotonic seconds."""
+class Refusals(Generic[Who]):
+    """Calls of each account, or from each address, that were refused, counted by the minute: `most` are let pass.
 
-    def __init__(self) -> None:
-        # When the minute of each account began, and how many there were in it.
-        self._minutes: dict[int, tuple[float, int]] = {}
+    `now` is monotonic seconds.
+    """
 
-    def note(self, account: int, now: float) -> None:
-        """`account` was refused."""
-        began, count = self._minutes.get(account, (now, 0))
+    def __init__(self, most: int) -> None:
+        self._most = most
+        # When the minute of each began, and how many there were in it.
+        self._minutes: dict[Who, tuple[float, int]] = {}
+
+    def note(self, who: Who, now: float) -> None:
+        """`who` was refused."""
+        began, count = self._minutes.get(who, (now, 0))
         if now >= began + REFUSALS_S:
             began, count = now, 0
         if not count and len(self._minutes) >= _ACCOUNTS_KEPT:
             self._minutes = {each: known for each, known in self._minutes.items() if known[0] > now - REFUSALS_S}
-        self._minutes[account] = (began, count + 1)
+        self._minutes[who] = (began, count + 1)
 
-    def cool_down(self, account: int, now: float) -> float:
-        """Seconds until `account` is asked about its limits again; 0 when it is now."""
-        began, count = self._minutes.get(account, (0.0, 0))
-        return max(0.0, began + REFUSALS_S - now) if count > MOST_REFUSALS else 0.0
+    def cool_down(self, who: Who, now: float) -> float:
+        """Seconds until `who` is listened to again; 0 when it is now."""
+        began, count = self._minutes.get(who, (0.0, 0))
+        return max(0.0, began + REFUSALS_S - now) if count > self._most else 0.0

@@ -106,6 +106,14 @@ def is_public(address: str) -> bool:
     return not any(parsed in network for network in _NOT_PUBLIC_4)
 
 
+def customer_of(address: str) -> str:
+    """What one customer has: the IPv4 address, or the /64 of an IPv6 address. ValueError: this is no address."""
+    if ":" not in address:
+        return address
+    parsed = ipaddress.IPv6Address(address.partition("%")[0])
+    return str(parsed.ipv4_mapped or ipaddress.IPv6Address(int(parsed) >> 64 << 64))
+
+
 def client_address(peer: str, forwarded: str, trusted: tuple[str, ...]) -> str:
     """Who calls: the last of `X-Forwarded-For` that is no trusted proxy, when the peer is one.
 

@@ -16,7 +16,6 @@ import asyncio
 import logging
 import math
 import urllib.parse
-from ipaddress import IPv6Address
 from typing import Any
 
 import httptools
@@ -25,6 +24,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from tollbridge.core.addresses import customer_of
 from tollbridge.edge.downstream import Downstream, error_answer, render_head
 from tollbridge.errors import ApiError, HeadersTooLarge, InvalidRequest, PayloadTooLarge, RequestTimedOut, Unavailable
 
@@ -113,10 +113,7 @@ class Shared:
         """Whose connection it is: the IPv4 address, the /64 of an IPv6 address, or "" for one that is not counted."""
         if address in self.limits.exempt_clients or not self.limits.max_connections_per_client:
             return ""
-        if ":" not in address:
-            return address
-        parsed = IPv6Address(address.partition("%")[0])
-        return str(parsed.ipv4_mapped or IPv6Address(int(parsed) >> 64 << 64))
+        return customer_of(address)
 
 
 class Connection(HttpToolsProtocol):

@@ -7,12 +7,14 @@ OpenAI's clients know. What happens in between is `gateway`'s.
 import logging
 import time
 from collections.abc import Callable, Mapping
+from ipaddress import ip_address
 from typing import Any
 
 import msgspec
 
 from tollbridge.core import money, pricing, tokens
-from tollbridge.core.addresses import client_address
+from tollbridge.core.abuse import MOST_WRONG_KEYS, Refusals
+from tollbridge.core.addresses import client_address, customer_of
 from tollbridge.core.catalog import Catalog
 from tollbridge.core.ledger import Claim
 from tollbridge.core.listing import model_fields
@@ -26,13 +28,14 @@ from tollbridge.errors import (
     ClientGone,
     Forbidden,
     InternalError,
+    InvalidApiKey,
     MethodNotAllowed,
     NotFound,
     Unavailable,
 )
 from tollbridge.gateway.admission import Admission, AlreadyClaimed, Ticket
 from tollbridge.gateway.callers import Caller, Callers
-from tollbridge.gateway.refusals import limit_headers
+from tollbridge.gateway.refusals import WRONG_TOO_OFTEN, cooling_down, limit_headers
 from tollbridge.gateway.relay import AllFailed, Answered, Relay
 from tollbridge.gateway.replays import Replays, in_progress
 from tollbridge.gateway.settlement import Attempt, Closed, Settlement
@@ -119,6 +122,7 @@ class Inference:
         self._names = Names.of(header_prefix)
         self._trusted_proxies = trusted_proxies
         self._request_id = RequestIds()
+        self._guesses = Refusals[str](MOST_WRONG_KEYS - 1)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         path: str = scope["path"]
@@ -148,10 +152,25 @@ class Inference:
 
     async def _identify(self, call: "_Call", head: Head) -> Caller:
         """Who calls, where the key may be used from there."""
-        caller = call.caller = await self._callers.of(head.authorization, head.api_key)
+        try:
+            caller = call.caller = await self._callers.of(head.authorization, head.api_key)
+        except InvalidApiKey as wrong:
+            self._check_guesses(call, head, wrong)
+            raise
         if caller.networks is not None and not caller.may_come_from(self._address(call, head)):
             raise Forbidden("This API key may not be used from your address.", code="address_not_allowed")
         return caller
+
+    def _check_guesses(self, call: "_Call", head: Head, wrong: InvalidApiKey) -> None:
+        """Whoever sends many wrong keys is told to stop."""
+        address = self._address(call, head)
+        # From this machine: a proxy that says nothing of its callers, and many in one.
+        if address and not ip_address(address).is_loopback:
+            customer = customer_of(address)
+            wait = self._guesses.cool_down(customer, call.started)
+            if wait > 0:
+                raise cooling_down(WRONG_TOO_OFTEN, wait) from wrong
+            self._guesses.note(customer, call.started)
 
     def _address(self, call: "_Call", head: Head) -> str:
         forwarded = b"" if head.forwarded is None else head.forwarded

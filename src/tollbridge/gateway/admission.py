@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 
 from tollbridge.core import periods, pricing, routing, tokens
-from tollbridge.core.abuse import Cuts, Refusals
+from tollbridge.core.abuse import MOST_REFUSALS, Cuts, Refusals
 from tollbridge.core.catalog import Catalog
 from tollbridge.core.ledger import Claim, Claimed, Held, Hold, Refusal, Refused, Verdict
 from tollbridge.core.money import format_usd
@@ -192,7 +192,7 @@ class Admission:
         # Accounts that have had the credit of this month, for all that is known here.
         self._filled: tuple[int, set[int]] = (0, set())
         self._mean_output: dict[int, int] = {}
-        self._cuts, self._refusals = Cuts(), Refusals()
+        self._cuts, self._refusals = Cuts(), Refusals[int](MOST_REFUSALS)
 
     async def admit(self, caller: Caller, request: Request, cap: int | None, claim: Claim | None = None) -> Ticket:
         """A ticket, or the `ApiError` that says why not. `cap`: the caller's own bound for this request, nano-USD.

@@ -56,6 +56,7 @@ CUT_TOO_OFTEN = (
     "Too many long prompts of this account were cut off before their first token. Read the answers, or send less"
 )
 ASKED_TOO_OFTEN = "Too many calls of this account were sent although its limits refused them. Obey Retry-After"
+WRONG_TOO_OFTEN = "Incorrect API key provided, as in many calls from your address before. Good keys are answered"
 
 
 def cooling_down(why: str, wait: float) -> RateLimited:

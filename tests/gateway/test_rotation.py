@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from tests.gateway.site import Site, always, by_kind, chat, completion, run, says, stream, streams
 from tests.gateway.test_byok import OURS, THEIRS, Provider, bring
+from tests.web.visitors import house, registered
 
 from tollbridge.errors import ConfigError
 from tollbridge.services import rotation, secrets
@@ -106,5 +107,26 @@ def test_a_key_is_served_although_it_cannot_be_made_known_by_the_new_secret(monk
 
             monkeypatch.setattr(rows, "renew_digest", fails)
             assert (await called(site, site.key))[0] == 200
+
+    run(test())
+
+
+def test_a_form_that_was_open_can_be_sent_and_nobody_is_logged_out() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            token = await ada.token("/dashboard/keys/new")
+            for _ in range(2):
+                await rotation.rotate(site.database, site.settings)
+            await until(site, lambda master: master.generation == 2)
+            made = await ada.raw_post("/dashboard/keys", {"csrf": token, "label": "ci"})
+            assert made.status_code in {200, 303}
+            assert await ada.token("/dashboard/keys/new") != token
+            wrong = await ada.raw_post("/dashboard/keys", {"csrf": "0" * 64, "label": "ci"})
+            assert wrong.status_code == 403
+            await rotation.finish(site.database, site.settings, force=True)
+            await site.gateway.reload()
+            assert (await ada.raw_post("/dashboard/keys", {"csrf": token, "label": "ci"})).status_code == 403
+            assert (await ada.get("/dashboard")).status_code == 200
 
     run(test())

@@ -21,6 +21,7 @@ from tollbridge.services.passwords import Passwords
 from tollbridge.services.rotation import finish, rotate
 from tollbridge.services.secrets import Secrets
 from tollbridge.store import key_copies, users
+from tollbridge.store import keys as rows_of_keys
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database, Transaction
 from tollbridge.store.rotation import SEALED
@@ -153,6 +154,11 @@ def test_everything_goes_on_from_before_the_first_step_until_after_the_last(worl
             await finish(database, chosen)
         await works(database, chosen, made, after, use_keys=True)
         assert await keys.find(database, after, fresh.text) is not None
+        # The playground has had two keys, and neither is shown among the customer's own.
+        ids = {key.public_id for key in await rows_of_keys.of_account(database, made.account.id)}
+        own = playground.own_keys(desk_of(database, chosen, after), made.account, ids)
+        ended = "SELECT COUNT(*) FROM api_key WHERE label = 'Playground' AND revoked_at IS NOT NULL"
+        assert (len(ids), len(own), await database.fetch(ended)) == (5, 2, [(1,)])
         rows = await database.fetch("SELECT DISTINCT pepper_id FROM api_key WHERE revoked_at IS NULL")
         rows += await database.fetch("SELECT pepper_id FROM management_key")
         assert rows == [(2,), (2,)]

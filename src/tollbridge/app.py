@@ -305,8 +305,10 @@ class Gateway:
     async def _follow(self) -> None:
         """The master secret may have been rotated."""
         try:
-            if self._desk is not None and await secrets.is_behind(self._database, self._desk.master):
-                await self.reload()
+            # Twice: one that runs already may have asked before.
+            for _ in range(2):
+                if self._desk is not None and await secrets.is_behind(self._database, self._desk.master):
+                    await self.reload()
         except TollbridgeError as error:
             log.warning("whether the master secret was rotated is not known: %s", error)
 

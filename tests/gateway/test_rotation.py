@@ -12,6 +12,7 @@ from tests.web.visitors import house, registered
 from tollbridge.errors import ConfigError
 from tollbridge.services import rotation, secrets
 from tollbridge.services.secrets import Secrets
+from tollbridge.store import meta
 from tollbridge.store import rotation as rows
 
 CHAT = "/v1/chat/completions"
@@ -28,6 +29,14 @@ async def until(site: Site, condition: Callable[[Secrets], bool]) -> Secrets:
             return desk.master
         await asyncio.sleep(0.01)
     raise AssertionError("the gateway did not take the other secret up")
+
+
+async def noticed(site: Site) -> None:
+    """Until the gateway has heard of all that has changed so far."""
+    jobs = site.gateway._jobs
+    assert jobs is not None
+    while jobs._cache_epoch != await meta.value(site.database, meta.CACHE_EPOCH):  # noqa: ASYNC110 - nothing tells
+        await asyncio.sleep(0.01)
 
 
 async def called(site: Site, key: str) -> tuple[int, str]:
@@ -49,6 +58,7 @@ async def rotate_under(site: Site, provider: Provider, *, reload: bool) -> None:
         await until(site, lambda master: master.other is not None)
     assert (await called(site, site.key))[0] == 200
     old = site._master.fingerprint()
+    await noticed(site)
     await rotation.rotate(site.database, site.settings)
     # It hears of it by itself.
     await until(site, lambda master: master.fingerprint() != old and master.generation == 2)

@@ -41,6 +41,36 @@ def test_credit_that_was_bought_pays_for_calls() -> None:
     run(main())
 
 
+def test_after_a_refund_calls_want_money_and_after_a_dispute_they_are_refused() -> None:
+    """I10: of an account below zero, and of one that is frozen; both are let in again when money is there."""
+
+    async def main() -> None:
+        async with FakeStripe() as stripe, Site(ANSWERS, credit_usd="0", config=config(stripe)) as site:
+            till = site.gateway._payments()
+            statuses = []
+            for back in ("refund", "dispute"):
+                checkout = await till.start_checkout(site.account, 10 * USD, method="stripe")
+                session = stripe.pay(checkout.url.rpartition("/")[2])
+                await till.look(site.account, checkout.payment.public_id)
+                statuses.append((await site.post("/v1/chat/completions", chat())).status)
+                seen = len(stripe.events)
+                intent = session["payment_intent"]
+                taken = stripe.refund(intent, 1000) if back == "refund" else stripe.dispute(intent)
+                for event in stripe.events[seen:]:
+                    body, signature = stripe.sign(event)
+                    assert (await site.post(PATH, body, {"stripe-signature": signature})).status == 200
+                [(paid, frozen)] = await site.database.fetch("SELECT paid, frozen FROM balance WHERE paid <> 0")
+                assert (paid < 0, bool(frozen)) == (True, back == "dispute")
+                statuses.append((await site.post("/v1/chat/completions", chat())).status)
+            stripe.close_dispute(taken["id"], won=True)
+            body, signature = stripe.sign(stripe.events[-1])
+            assert (await site.post(PATH, body, {"stripe-signature": signature})).status == 200
+            statuses.append((await site.post("/v1/chat/completions", chat())).status)
+            assert statuses == [200, 402, 200, 403, 200]
+
+    run(main())
+
+
 def test_what_is_no_webhook_of_stripes_is_refused_at_the_door() -> None:
     async def main() -> None:
         async with FakeStripe() as stripe, Site(ANSWERS, config=config(stripe)) as site:

@@ -100,6 +100,6 @@ def read_cap(value: bytes | None, name: bytes) -> int | None:
     if value is None:
         return None
     try:
-        return money.parse_usd(value.decode("latin-1").strip())
+        return money.parse_usd(value.strip(b" \t").decode("latin-1"))
     except ValueError as error:
         raise InvalidRequest(f"{name.decode()}: {error}", param=name.decode()) from error

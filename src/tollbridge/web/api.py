@@ -9,14 +9,13 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from starlette.responses import Response
 
-from tollbridge.core.money import format_usd
+from tollbridge.core.money import format_usd, parse_usd
 from tollbridge.errors import InvalidRequest
 from tollbridge.services import key_management
 from tollbridge.services.keys import MadeKey
 from tollbridge.services.usage import RANGES
 from tollbridge.store import managed_keys, rollups
 from tollbridge.store.managed_keys import ManagedKey, Rules
-from tollbridge.web.keys import amount
 from tollbridge.web.page import DEVELOPER, Page
 from tollbridge.web.usage import iso, json_response
 from tollbridge.web.visit import Visit
@@ -103,16 +102,26 @@ def _rules(body: KeyBody, before: Rules) -> Rules:
     limit, cap, expires = body.limit_usd, body.cost_cap_usd, body.expires_at
     models, addresses = said(body.models, before.models), said(body.addresses, before.addresses)
     return Rules(
-        limit=before.limit if isinstance(limit, UnsetType) else amount(limit or "", "limit_usd"),
+        limit=before.limit if isinstance(limit, UnsetType) else _usd(limit, "limit_usd"),
         reset=said(body.limit_reset, before.reset),
         models=None if models is None else tuple(models),
         addresses=None if addresses is None else tuple(addresses),
         rpm=said(body.rpm, before.rpm),
         tpm=said(body.tpm, before.tpm),
         concurrency=said(body.concurrency, before.concurrency),
-        cost_cap=before.cost_cap if isinstance(cap, UnsetType) else amount(cap or "", "cost_cap_usd"),
+        cost_cap=before.cost_cap if isinstance(cap, UnsetType) else _usd(cap, "cost_cap_usd"),
         expires_at=before.expires_at if isinstance(expires, UnsetType) else _time(expires),
     )
+
+
+def _usd(text: str | None, name: str) -> int | None:
+    """Only null is no bound: a text that is empty by mistake must not take one away."""
+    if text is None:
+        return None
+    try:
+        return parse_usd(text)
+    except ValueError as error:
+        raise InvalidRequest(f"{name}: {error}", param=name) from None
 
 
 def _time(value: datetime | None) -> int | None:

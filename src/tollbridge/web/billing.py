@@ -1,5 +1,7 @@
 """Credit: what is left, buying more of it, automatic top-ups, vouchers, and the warning that little is left."""
 
+import re
+
 from starlette.responses import Response
 
 from tollbridge.core import money
@@ -26,6 +28,8 @@ SAVED = {
     "card": "Your card is forgotten, here and at Stripe.",
     "alert": "From now on we write to you at that threshold.",
 }
+# A comma that separates anything else than thousands may be somebody's decimal point.
+_THOUSANDS = re.compile(r"[1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]+)?")
 _FORMS = ("checkout", "voucher", "top_up", "alert")
 
 
@@ -164,8 +168,11 @@ async def choose_alert(visit: Visit) -> Response:
 
 def read_usd(text: str, name: str) -> int:
     """Nano-USD of what people write: `25`, `25.50`, `$1,000`. InvalidRequest names the field."""
+    plain = text.strip().removeprefix("$")
+    if _THOUSANDS.fullmatch(plain) is not None:
+        plain = plain.replace(",", "")
     try:
-        return money.parse_usd(text.strip().removeprefix("$").replace(",", ""))
+        return money.parse_usd(plain)
     except ValueError:
         raise InvalidRequest("Write an amount in USD, such as 25 or 12.50.", param=name) from None
 

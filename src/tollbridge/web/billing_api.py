@@ -62,9 +62,12 @@ async def order(visit: Visit) -> Response:
     """Order credit; `url` is where a person pays. `Idempotency-Key`: sent again it is the same order."""
     try:
         body = msgspec.convert(await visit.json(), OrderBody)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(str(error)) from None
+    try:
         amount = parse_usd(body.amount_usd)
     except ValueError as error:
-        raise InvalidRequest(str(error)) from None
+        raise InvalidRequest(f"amount_usd: {error}", param="amount_usd") from None
     once = visit.request.headers.get("idempotency-key", "")
     begun = await visit.shared.payments().start_checkout(
         visit.account, amount, method=body.method, once=once and f"api/{once}", save_card=body.save_card

@@ -203,11 +203,11 @@ def form_of(key: ManagedKey) -> Form:
 
 def amount(text: str, name: str) -> int | None:
     """Nano-USD; None where nothing is said."""
-    text = text.strip().removeprefix("$")
+    text = text.strip()
     if not text:
         return None
     try:
-        return money.parse_usd(text)
+        return money.parse_usd(text.removeprefix("$"))
     except ValueError:
         raise InvalidRequest("Write an amount in USD, such as 25 or 0.50.", param=name) from None
 

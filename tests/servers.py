@@ -255,22 +255,11 @@ class Postgres(Server):
         )
 
     def _initialise(self) -> None:
-        done = subprocess.run(
-            [
-                *(str(self._programs / "initdb"), "-D", str(self._data), "-U", "postgres", "--auth=trust"),
-                *("--encoding=UTF8", "--locale-provider=builtin", "--locale=C", "--builtin-locale=C.UTF-8"),
-                *("--no-sync", "--no-instructions"),
-            ],
-            cwd=self.directory,
-            user=self._user,
-            group=self._user,
-            extra_groups=None if self._user is None else [],
-            capture_output=True,
-            text=True,
-            check=False,
+        self.run(
+            *("initdb", "-D", str(self._data), "-U", "postgres", "--auth=trust"),
+            *("--encoding=UTF8", "--locale-provider=builtin", "--locale=C", "--builtin-locale=C.UTF-8"),
+            *("--no-sync", "--no-instructions"),
         )
-        if done.returncode:
-            raise ServerError(f"initdb failed:\n{done.stdout}{done.stderr}")
 
 
 class Valkey(Server):

@@ -27,7 +27,7 @@ import msgspec
 
 from tollbridge.config import UsageSettings
 from tollbridge.errors import ConfigError, Unavailable
-from tollbridge.store import export, retention
+from tollbridge.store import disk, export, retention
 from tollbridge.store.db import Database
 from tollbridge.store.export import Line
 from tollbridge.store.meta import put, value
@@ -168,7 +168,7 @@ class Files:
                 file.close()
                 await asyncio.to_thread(_sync, raw)
             unfinished.rename(path)
-            await asyncio.to_thread(_sync_directory, path.parent)
+            await asyncio.to_thread(disk.sync, path.parent)
         except OSError as error:
             raise Unavailable(f"{path}: requests cannot be exported: {error.strerror}") from error
         finally:
@@ -179,14 +179,6 @@ class Files:
 def _sync(file: io.BufferedWriter) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_directory(directory: Path) -> None:
-    file = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 # --- ClickHouse ---------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from tollbridge.config import Settings
 from tollbridge.core.ids import KEY_BYTES, Ids
 from tollbridge.errors import ConfigError
-from tollbridge.store import meta, rotation
+from tollbridge.store import disk, meta, rotation
 from tollbridge.store.db import Database, run
 from tollbridge.store.rotation import FINGERPRINT, Standing
 
@@ -256,8 +256,4 @@ def _draft(path: Path, text: str) -> Iterator[tuple[Path, int]]:
     finally:
         os.close(descriptor)
         draft.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    disk.sync(path.parent)

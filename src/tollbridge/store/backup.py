@@ -6,6 +6,7 @@ import sqlite3
 from pathlib import Path
 
 from tollbridge.errors import ConfigError
+from tollbridge.store import disk
 from tollbridge.store.db import sqlite_path
 
 # A database in use is three files.
@@ -26,9 +27,9 @@ def back_up(url: str, target: Path) -> None:
     try:
         _copy(source, draft)
         _check(draft)
-        _sync(draft)
+        disk.sync(draft)
         draft.rename(target)
-        _sync(target.parent)
+        disk.sync(target.parent)
     except (OSError, sqlite3.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{target}: the backup could not be written: {reason}") from error
@@ -65,7 +66,7 @@ def put_in_place(draft: Path, place: Path) -> Path | None:
     """Make `draft` the database at `place`, which nobody may have open; where the old one went, if there was one."""
     if draft.with_name(f"{draft.name}-wal").exists():
         raise ConfigError(f"{draft} is still in use")
-    _sync(draft)
+    disk.sync(draft)
     kept = place.with_name(f"{place.name}.before-restore-{secrets.token_hex(4)}") if place.exists() else None
     if kept is not None:
         place.rename(kept)
@@ -74,9 +75,9 @@ def put_in_place(draft: Path, place: Path) -> Path | None:
         # It belongs to the old database, and would be applied to the new one.
         log.rename(f"{kept or draft}-wal")
     place.with_name(f"{place.name}-shm").unlink(missing_ok=True)
-    _sync(place.parent)
+    disk.sync(place.parent)
     draft.rename(place)
-    _sync(place.parent)
+    disk.sync(place.parent)
     return kept
 
 
@@ -119,11 +120,3 @@ def _check(path: Path) -> None:
         connection.close()
     if not {"alembic_version", "journal", "usage"} <= tables:
         raise ConfigError("this is no database of Tollbridge")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -30,6 +30,7 @@ from pathlib import Path
 import msgspec
 
 from tollbridge.core.ledger import Checkpoint, End
+from tollbridge.store import disk
 
 Kept = End | Checkpoint
 Done = Callable[[OSError | None], None]
@@ -61,7 +62,7 @@ class Spool:
         self._file = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)
         unnamed.rename(self.path)
-        _sync_directory(directory)
+        disk.sync(directory)
         self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
         self._thread.start()
 
@@ -204,11 +205,3 @@ def _tell(waiting: list[Done], error: OSError | None) -> None:
 
 def _nothing(_: OSError | None) -> None:
     return
-
-
-def _sync_directory(directory: Path) -> None:
-    file = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

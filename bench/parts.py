@@ -22,7 +22,7 @@ from bench.gateways import CHAT, MODEL
 from bench.measure import Bench
 from bench.peers import NotRunError
 from tollbridge.core import pricing
-from tollbridge.core.abuse import Cuts, Refusals
+from tollbridge.core.abuse import MOST_REFUSALS, Cuts, Refusals
 from tollbridge.core.ledger import End, Ended, Held, Hold, Record
 from tollbridge.core.plans import Plan
 from tollbridge.edge.downstream import Downstream
@@ -250,7 +250,8 @@ def _plans(_: Setting) -> float:
     """All that a plan may ask of a request beside its limits: its models, its included tokens, its abuse limits."""
     plan = Plan(name="pro", models=("deepseek-*", "qwen-*"), included_tokens=1_000_000, cost_cap=10**9)
     caller = Caller(key_id=1, account_id=1, plan=plan, scopes=())
-    route, demand, cuts, refusals = _route(), pricing.Demand(prompt=31, output_limit=100), Cuts(), Refusals()
+    route, demand = _route(), pricing.Demand(prompt=31, output_limit=100)
+    cuts, refusals = Cuts(), Refusals[int](MOST_REFUSALS)
     money = pricing.bound(demand, route, model_limit=8_192, default_hold=16_384, strict=False)
 
     def call(count: int) -> None:

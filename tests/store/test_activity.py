@@ -1,12 +1,18 @@
 """What people did stays as it was noted."""
 
+from functools import partial
+
 import pytest
 from tests.store.books import Books, Engine, with_books
 
 from tollbridge.store import activity
-from tollbridge.store.db import run
+from tollbridge.store.db import Transaction, run
 from tollbridge.store.seal import seal
 from tollbridge.store.verify import verify, verify_activity
+
+
+async def _add(deed: activity.NewDeed, transaction: Transaction) -> None:
+    await activity.add(transaction, deed, 1_700_000_000_000)
 
 
 async def noted(books: Books, count: int = 3) -> None:
@@ -14,7 +20,7 @@ async def noted(books: Books, count: int = 3) -> None:
         deed = activity.NewDeed(
             account_id=1, actor="ada@example.com", action="key.created", detail=f"key {number}", address="192.0.2.1"
         )
-        await run(books.database, lambda transaction, deed=deed: activity.add(transaction, deed, 1_700_000_000_000))
+        await run(books.database, partial(_add, deed))
 
 
 @pytest.mark.parametrize(

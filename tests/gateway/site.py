@@ -34,7 +34,7 @@ from tollbridge.edge.server import Server, ServerLimits, listen
 from tollbridge.gateway.streams import Timing
 from tollbridge.services import accounts, credit, keys, secrets
 from tollbridge.store import schema
-from tollbridge.store.db import Database, open_database
+from tollbridge.store.db import Database, open_database, sqlite_path
 from tollbridge.store.verify import verify
 
 T = TypeVar("T")
@@ -461,3 +461,18 @@ def nano(text: str) -> int:
     whole, _, fraction = text.partition(".")
     assert re.fullmatch(r"\d+(\.\d{1,9})?", text), text
     return int(whole) * 1_000_000_000 + int(fraction.ljust(9, "0") or "0")
+
+
+async def lock_books(site: Site) -> contextlib.ExitStack:
+    """Nobody else can write to its database until what is returned is closed. For SQLite."""
+
+    def lock() -> contextlib.ExitStack:
+        with contextlib.ExitStack() as stack:
+            path = sqlite_path(site.settings.database_url.reveal())
+            database = stack.enter_context(contextlib.closing(sqlite3.connect(path, check_same_thread=False)))
+            database.execute("BEGIN IMMEDIATE")
+            stack.callback(database.rollback)
+            return stack.pop_all()
+
+    # Not on this loop: a transaction that is open may need it to end.
+    return await asyncio.to_thread(lock)

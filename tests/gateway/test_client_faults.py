@@ -6,7 +6,6 @@ import json
 import random
 import resource
 import socket
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,6 +24,7 @@ from tests.gateway.site import (
     chunk,
     completion,
     framed,
+    lock_books,
     run,
     says,
     stream,
@@ -38,7 +38,6 @@ from tollbridge.core import tokens
 from tollbridge.edge.server import ServerLimits
 from tollbridge.gateway.streams import Timing
 from tollbridge.services import accounts
-from tollbridge.store.db import sqlite_path
 from tollbridge.values import Outcome
 
 PATH = "/v1/chat/completions"
@@ -635,21 +634,12 @@ def test_leaving_before_the_request_is_whole_leaves_nothing_behind(streamed: boo
     run(test())
 
 
-@contextlib.contextmanager
-def books_locked(site: Site) -> Iterator[None]:
-    """Nobody else can write meanwhile."""
-    with contextlib.closing(sqlite3.connect(sqlite_path(site.settings.database_url.reveal()))) as database:
-        database.execute("BEGIN IMMEDIATE")
-        yield
-        database.rollback()
-
-
 @pytest.mark.parametrize("streamed", [True, False])
 def test_leaving_while_the_hold_is_written_sends_nothing_and_costs_nothing(streamed: bool) -> None:
     async def test() -> None:
         upstream = Silent()
         async with Site(upstream) as site:
-            with books_locked(site):
+            with await lock_books(site):
                 call = await site.open(PATH, chat(stream=streamed))
                 await asyncio.sleep(0.1)
                 call.reset()

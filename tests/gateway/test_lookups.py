@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +18,7 @@ from tests.gateway.site import (
     chunk,
     completion,
     framed,
+    lock_books,
     nano,
     run,
     says,
@@ -29,7 +29,6 @@ from tests.servers import Postgres
 from tests.upstream.bad_server import Peer, Request
 
 from tollbridge.services import accounts, byok
-from tollbridge.store.db import sqlite_path
 
 PRICE = 10 * INPUT_NANO + 5 * OUTPUT_NANO
 OK = always(by_kind(says(completion()), streams(stream())))
@@ -47,17 +46,6 @@ async def generation(site: Site, id_: str) -> Json:
     reply = await site.get(f"/v1/generation?id={id_}")
     assert reply.status == 200, reply.body
     return dict(reply.json["data"])
-
-
-@contextlib.contextmanager
-def books_locked(site: Site) -> Iterator[None]:
-    """Nobody else can write meanwhile."""
-    with contextlib.closing(
-        sqlite3.connect(sqlite_path(site.settings.database_url.reveal()), check_same_thread=False)
-    ) as database:
-        database.execute("BEGIN IMMEDIATE")
-        yield
-        database.rollback()
 
 
 async def nothing_taken(site: Site) -> None:
@@ -94,8 +82,7 @@ def test_it_is_known_while_the_books_are_behind_and_the_same_when_they_are_not()
     sites: list[Site] = []
 
     async def answer(request: Request, peer: Peer) -> None:
-        # Not on this loop: a transaction that is open needs it to end.
-        await asyncio.to_thread(locks.enter_context, books_locked(sites[0]))
+        locks.enter_context(await lock_books(sites[0]))
         await says(completion())(request, peer)
 
     async def test() -> None:

@@ -30,7 +30,8 @@ serve: $(VENV)/.run  ## a gateway on http://127.0.0.1:8000 (PORT= changes it, AR
 test: $(VENV)/.dev $(NODE) $(AGENTS) $(AIDER)  ## the whole suite (ARGS= goes to pytest)
 	@tools/need.sh curl=curl
 	@command -v google-chrome >/dev/null || tools/need.sh chromium=chromium
-	$(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS) || { [ $$? = 1 ] && \
+		echo "What failed beside others runs once more, alone:" && $(PY) -m pytest --last-failed --maxfail 1; }
 
 lint: $(VENV)/.dev  ## style, format and types
 	$(PY) -m ruff check --no-cache

@@ -121,8 +121,10 @@ class Client:
         return self
 
     def response(self, *, to: str = "GET") -> Response:
-        """The next response; interim ones included."""
-        status = int(self.file.readline().split()[1])
+        """The next response; interim ones included. `ConnectionResetError` when the server closed without one."""
+        if not (line := self.file.readline()):
+            raise ConnectionResetError("closed without a response")
+        status = int(line.split()[1])
         headers: dict[str, str] = {}
         while line := self.file.readline().strip():
             name, _, value = line.decode("latin-1").partition(": ")

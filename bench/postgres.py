@@ -1,9 +1,12 @@
-"""Tollbridge on PostgreSQL: beside SQLite, as one process and as four, with one account and with a thousand.
+"""Tollbridge on PostgreSQL: beside SQLite, four processes that share everything, one account and a thousand.
 
 Each trial starts its processes on a real server (`tests.servers`), in front of the run's mock. All processes of a trial
 share the gateway's core, the servers share the other with mock and load generators: on two cores requests/s of several
 processes say little where commits are fast, and CPU per request is the figure. Where a commit takes 10 ms nobody lacks
 CPU: there requests/s show who waits for whom.
+
+Four processes on one core cost each other its caches, whatever they do. So four that share a database are compared with
+four that share nothing but the cores: each has accounts, a database and a Valkey of its own.
 
 Things that are compared are loaded in turns, so that what else the machine does falls on both.
 """
@@ -38,7 +41,8 @@ ACCOUNTS = 1_000
 ROUNDS = 4
 SLOW_COMMIT_US = 10_000
 WARM_UP_S = 2.0
-REST_US = 128_000
+# Leaves the gateway's core idle for a part of the time even with four processes.
+REST_US = 256_000
 # A whole number of seconds of a load whose batches take turns at 10 ms each.
 SLOW_S = 3.0
 
@@ -69,6 +73,7 @@ class Figures:
     sqlite: Reading
     one: Reading
     alone: Reading
+    apart: Reading
     together: Reading
     hot: dict[int, Reading]
     many: dict[int, Reading]
@@ -76,7 +81,7 @@ class Figures:
     @property
     def readings(self) -> list[Reading]:
         pairs = [reading for delay in self.hot for reading in (self.many[delay], self.hot[delay])]
-        return [self.sqlite, self.one, self.alone, self.together, *pairs]
+        return [self.sqlite, self.one, self.alone, self.apart, self.together, *pairs]
 
     def hot_share(self, delay: int) -> float:
         """Throughput on one account as a part of that on a thousand."""
@@ -90,7 +95,7 @@ def run_all(on: Bench, seconds: float) -> Figures:
             server = stack.enter_context(Postgres(**SERVER))
             valkey = stack.enter_context(Valkey())
             sqlite, one = _engines(on, server, seconds)
-            alone, together = _processes(on, server, valkey, seconds)
+            alone, apart, together = _processes(on, server, valkey, seconds)
             fast = _accounts(on, server, valkey, 0, seconds)
         with ExitStack() as stack:
             slow_server = stack.enter_context(_SlowPostgres(SLOW_COMMIT_US))
@@ -99,7 +104,9 @@ def run_all(on: Bench, seconds: float) -> Figures:
     except ServerError as error:
         raise NotRunError(str(error)) from error
     delay = SLOW_COMMIT_US // 1000
-    return Figures(sqlite, one, alone, together, hot={0: fast[1], delay: slow[1]}, many={0: fast[0], delay: slow[0]})
+    return Figures(
+        sqlite, one, alone, apart, together, hot={0: fast[1], delay: slow[1]}, many={0: fast[0], delay: slow[0]}
+    )
 
 
 def _engines(on: Bench, server: Postgres, seconds: float) -> tuple[Reading, Reading]:
@@ -113,21 +120,37 @@ def _engines(on: Bench, server: Postgres, seconds: float) -> tuple[Reading, Read
     return readings[0], readings[1]
 
 
-def _processes(on: Bench, server: Postgres, valkey: Valkey, seconds: float) -> tuple[Reading, Reading]:
-    """One process, and four, each of which is asked as often; with shared limits.
+def _processes(on: Bench, server: Postgres, valkey: Valkey, seconds: float) -> tuple[Reading, Reading, Reading]:
+    """One process; four that share nothing; four that share all. Each process is asked as often, with shared limits.
 
     At the same rate, because what a process asks of its database at once is fewer the less it has to do: two cores
     are not enough for four processes that do all they can.
     """
     told = f"{CONNECTIONS * 1_000_000 // REST_US} requests/s each"
-    with server.database() as url, _site(on, url, server, valkey, PROCESSES, ACCOUNTS) as site:
-        targets = site.targets(many=True)
+    with ExitStack() as stack:
+        whole = stack.enter_context(
+            _site(on, stack.enter_context(server.database()), server, valkey, PROCESSES, ACCOUNTS)
+        )
+        parts = [
+            stack.enter_context(
+                _site(
+                    on,
+                    stack.enter_context(server.database()),
+                    server,
+                    stack.enter_context(Valkey()),
+                    many=ACCOUNTS,
+                )
+            )
+            for _ in range(PROCESSES)
+        ]
+        apart = _Site.of(parts)
         readings = _in_turns(
-            _Trial(site, targets[:1], f"one process, {told}", REST_US),
-            _Trial(site, targets, f"{PROCESSES} processes, {told}", REST_US),
+            _Trial(parts[0], parts[0].targets(many=True), f"one process, {told}", REST_US),
+            _Trial(apart, apart.targets(many=True), f"{PROCESSES} processes that share nothing, {told}", REST_US),
+            _Trial(whole, whole.targets(many=True), f"{PROCESSES} processes on one database, {told}", REST_US),
             seconds=seconds,
         )
-    return readings[0], readings[1]
+    return readings[0], readings[1], readings[2]
 
 
 def _accounts(on: Bench, server: Postgres, valkey: Valkey, delay: int, seconds: float) -> tuple[Reading, Reading]:
@@ -170,6 +193,14 @@ class _Site:
     header: str
     lines: Sequence[Path]
     server: Postgres | None
+
+    @staticmethod
+    def of(parts: Sequence["_Site"]) -> "_Site":
+        """Sites on one server as one, for loads on `many` accounts."""
+        trees = [tree for part in parts for tree in part.trees]
+        ports = [port for part in parts for port in part.ports]
+        lines = [line for part in parts for line in part.lines]
+        return _Site(parts[0].on, trees, ports, "", lines, parts[0].server)
 
     def targets(self, *, many: bool = False) -> list[native.Target]:
         if many:

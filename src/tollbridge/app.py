@@ -47,7 +47,7 @@ from tollbridge.services.passwords import Passwords
 from tollbridge.services.payments import Payments, open_payments
 from tollbridge.services.secrets import Secrets
 from tollbridge.store import prices, processes, schema
-from tollbridge.store.db import Database, open_database, sqlite_path
+from tollbridge.store.db import Database, SqliteDatabase, open_database
 from tollbridge.store.ledger import Ledger
 from tollbridge.store.ledger.sqlite import SqliteLedger
 from tollbridge.store.processes import FileLock, Process
@@ -350,16 +350,16 @@ class Gateway:
 
     async def _open_ledger(self) -> tuple[Process, Ledger]:
         """The books, with what dead processes left behind already ended."""
-        settings, url = self.settings, self.settings.database_url.reveal()
-        if self._database.dialect == "sqlite":
-            lock = FileLock(sqlite_path(url))
+        settings, url, database = self.settings, self.settings.database_url.reveal(), self._database
+        if isinstance(database, SqliteDatabase):
+            lock = FileLock(database.path)
             lock.acquire()
-            process = await processes.begin(self._database, lock)
-            ledger: Ledger = SqliteLedger(sqlite_path(url), process.epoch)
+            process = await processes.begin(database, lock)
+            ledger: Ledger = SqliteLedger(database.path, process.epoch, database.turn)
         else:
             from tollbridge.store.ledger.postgres import PostgresLedger  # asyncpg costs a start on SQLite 60 ms
 
-            process = await processes.begin(self._database)
+            process = await processes.begin(database)
             ledger = PostgresLedger(url, process.epoch, settings.data_dir)
         await ledger.start()
         await process.recover(ledger)

@@ -14,7 +14,7 @@ from tests.servers import Postgres
 from tollbridge.core.ledger import End, Held, Hold, Record, Verdict
 from tollbridge.services.secrets import Secrets
 from tollbridge.store import processes
-from tollbridge.store.db import Database, open_database, sqlite_path
+from tollbridge.store.db import Database, SqliteDatabase, open_database
 from tollbridge.store.ledger import Ledger
 from tollbridge.store.ledger.postgres import PostgresLedger
 from tollbridge.store.ledger.sqlite import SqliteLedger
@@ -61,8 +61,8 @@ class World(msgspec.Struct):
         assert await register(database, [TERMS]) == [1]
         process = await processes.begin(database)
         ledger: Ledger
-        if self.url.startswith("sqlite:"):
-            ledger = SqliteLedger(sqlite_path(self.url), process.epoch)
+        if isinstance(database, SqliteDatabase):
+            ledger = SqliteLedger(database.path, process.epoch, database.turn)
         else:
             ledger = PostgresLedger(self.url, process.epoch, self.directory)
         await ledger.start()

@@ -10,9 +10,11 @@ import pytest
 from tests.servers import Postgres
 from tests.store.books import Engine
 
+from tollbridge.core.ledger import Held, Hold
 from tollbridge.errors import ConfigError, Unavailable
 from tollbridge.store import db
 from tollbridge.store.db import Contended, Database, Duplicate, Transaction, open_database, run
+from tollbridge.store.ledger.sqlite import SqliteLedger
 
 SET = "UPDATE meta SET value = $2 WHERE name = $1"
 ADD = "INSERT INTO meta (name, value) VALUES ($1, $2)"
@@ -171,6 +173,53 @@ def test_writers_at_once_lose_nothing(ledger_engine: Engine) -> None:
             await database.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("change", ["execute", "fetch", "transaction"])
+def test_a_change_of_a_file_waits_for_its_turn_and_gives_it_back(sqlite_engine: Engine, change: str) -> None:
+    async def scenario(database: Database) -> None:
+        assert isinstance(database, db.SqliteDatabase)
+
+        async def work() -> None:
+            if change == "execute":
+                await database.execute(ADD, "a", 1)
+            elif change == "fetch":
+                await database.fetch(f"{ADD} RETURNING value", "a", 1)
+            else:
+                async with database.transaction() as transaction:
+                    await transaction.execute(ADD, "a", 1)
+
+        assert database.turn.take(0)
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0.1)
+        assert not task.done()
+        assert await database.fetch(GET, "a") == []
+        database.turn.give()
+        await task
+        assert database.turn.take(1)
+        database.turn.give()
+        with pytest.raises(Duplicate):
+            await work()
+        assert database.turn.take(1)
+
+    with_database(sqlite_engine, scenario)
+
+
+def test_the_ledger_waits_for_its_turn_and_goes_on_without_when_it_takes_long(sqlite_engine: Engine) -> None:
+    async def scenario(database: Database) -> None:
+        assert isinstance(database, db.SqliteDatabase)
+        ledger = SqliteLedger(database.path, 1, database.turn)
+        await ledger.start()
+        try:
+            assert database.turn.take(0)
+            verdict = ledger.submit(Hold(id=ledger.next_id(), account_id=1, key_id=1, want=1, least=1))
+            await asyncio.sleep(0.05)
+            assert not verdict.done()
+            assert not isinstance(await asyncio.wait_for(verdict, 5), Held)
+        finally:
+            await ledger.stop()
+
+    with_database(sqlite_engine, scenario)
 
 
 def test_a_snapshot_stays_as_it_is_and_nobody_waits_for_it(ledger_engine: Engine) -> None:

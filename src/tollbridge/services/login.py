@@ -36,14 +36,15 @@ async def log_in(desk: Desk, email: str, password: str, client: Client, device: 
         address = accounts.normalise(email)
     except InvalidRequest:
         address = ""
-    now = await desk.database.now()
-    user = await users.by_email(desk.database, address) if address else None
-    door = Door(account=address, client=client.address, device=user is not None and is_known(desk, user, device))
-    await throttle.check_door(desk.database, door, now)
-    right = await desk.passwords.matches(user.password if user else None, password)
-    if user is None or not right:
-        await throttle.failed(desk.database, door, now)
-        raise InvalidRequest(WRONG, param="password")
+    with desk.passwords.turn():
+        now = await desk.database.now()
+        user = await users.by_email(desk.database, address) if address else None
+        door = Door(account=address, client=client.address, device=user is not None and is_known(desk, user, device))
+        await throttle.check_door(desk.database, door, now)
+        right = await desk.passwords.matches(user.password if user else None, password)
+        if user is None or not right:
+            await throttle.failed(desk.database, door, now)
+            raise InvalidRequest(WRONG, param="password")
     await throttle.opened(desk.database, door)
     assert user.password is not None
     if desk.passwords.is_old(user.password):

@@ -1,13 +1,17 @@
-"""Passwords: argon2id in threads, as many as there are cores, behind all else: logging in must not slow down calls."""
+"""Passwords: argon2id in a thread, behind all else: logging in must not slow down calls.
+
+One thread makes about 40 a second. Two that stand back would keep each other from the processor, also while one of them
+has the interpreter's lock, and calls wait for that (measured: 4 ms each time, the scheduler's tick).
+"""
 
 import asyncio
 import os
 import sys
 import threading
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -23,7 +27,7 @@ LEAST, MOST = 12, 128
 # OWASP's password storage sheet: 19 MiB, two passes, one lane.
 MEMORY_KIB, PASSES, LANES = 19_456, 2, 1
 MOST_WAITING = 32
-# Of these threads, where a thread can have one of its own (Linux).
+# Of the thread, where a thread can have one of its own (Linux).
 NICENESS = 15
 # Those of the most used passwords that are long enough to be accepted otherwise, one a line.
 COMMON = Path(__file__).parent.parent / "data" / "common_passwords.txt"
@@ -33,8 +37,29 @@ class Passwords:
     """Makes and checks hashes in PHC form (`$argon2id$…`)."""
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(os.cpu_count() or 1, "passwords", initializer=_stand_back)
-        self._waiting = 0
+        self._thread = ThreadPoolExecutor(1, "passwords", initializer=_stand_back)
+        self._is_ready = False
+        self._entered = self._waiting = 0
+
+    def get_ready(self) -> None:
+        """Load what hashing needs, in the thread: somebody is about to type a password."""
+        if not self._is_ready:
+            self._is_ready = True
+            self._thread.submit(self._verify, None, "")
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Around all that a stranger sets off: one too many is turned away before it has cost anything else.
+
+        Unavailable: too many are at it.
+        """
+        if self._entered >= MOST_WAITING:
+            raise _full()
+        self._entered += 1
+        try:
+            yield
+        finally:
+            self._entered -= 1
 
     async def hash(self, password: str) -> str:
         """Unavailable: too many are at it."""
@@ -68,12 +93,16 @@ class Passwords:
 
     async def _run(self, work: Callable[..., T], *args: object) -> T:
         if self._waiting >= MOST_WAITING:
-            raise Unavailable("Too many people are logging in right now. Please try again in a moment.")
+            raise _full()
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *args))
+            return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *args))
         finally:
             self._waiting -= 1
+
+
+def _full() -> Unavailable:
+    return Unavailable("Too many people are logging in right now. Please try again in a moment.")
 
 
 def _stand_back() -> None:

@@ -49,12 +49,13 @@ async def register(desk: Desk, form: SignUp, client: Client) -> str | None:
     password = passwords.check(form.password, email, desk.settings.brand.name)
     if not form.consent:
         raise InvalidRequest("Please agree to the terms to go on.", param="consent")
-    now = await desk.database.now()
-    if not throttle.is_local(client.address) and not await throttle.spend(
-        desk.database, "sign-up", client.address, throttle.SIGN_UPS, now
-    ):
-        raise throttle.too_many("Too many sign-ups from your network", throttle.HOUR_MS)
-    hashed = await desk.passwords.hash(password)
+    with desk.passwords.turn():
+        now = await desk.database.now()
+        if not throttle.is_local(client.address) and not await throttle.spend(
+            desk.database, "sign-up", client.address, throttle.SIGN_UPS, now
+        ):
+            raise throttle.too_many("Too many sign-ups from your network", throttle.HOUR_MS)
+        hashed = await desk.passwords.hash(password)
     must_verify = verification_required(desk.settings)
     # Whose account was made by the operator proves that they are meant.
     if not must_verify and await account_rows.by_email(desk.database, email) is not None:

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import random
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -163,6 +164,24 @@ def translate_sqlite(error: sqlite3.Error | UnicodeDecodeError) -> Exception:
     return error
 
 
+class Turn:
+    """Which thread of this process writes to a SQLite file next: the ledger's, or the one of all other changes.
+
+    SQLite alone would let the other one sleep for milliseconds before it asks again. It stays the judge, as processes
+    beside this one write too: whoever waits too long here goes on, and asks SQLite.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def take(self, seconds: float) -> bool:
+        """Whether it is ours to `give` back."""
+        return self._lock.acquire(timeout=seconds)
+
+    def give(self) -> None:
+        self._lock.release()
+
+
 class _Lane:
     """One connection in a thread of its own: one thing after another. It is opened when it is first used."""
 
@@ -179,14 +198,10 @@ class _Lane:
             thread.shutdown(wait=False)
 
     async def fetch(self, sql: str, *args: Any) -> list[Row]:
-        return await self.call(lambda: self._cursor(sql, args).fetchall())
+        return await self.call(lambda: self.cursor(sql, args).fetchall())
 
     async def execute(self, sql: str, *args: Any) -> int:
-        return await self.call(lambda: max(0, self._cursor(sql, args).rowcount))
-
-    def roll_back(self) -> None:
-        if self._connection is not None and self._connection.in_transaction:
-            self._connection.rollback()
+        return await self.call(lambda: max(0, self.cursor(sql, args).rowcount))
 
     def open(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -201,7 +216,8 @@ class _Lane:
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise translate_sqlite(error) from error
 
-    def _cursor(self, sql: str, args: Row) -> sqlite3.Cursor:
+    def cursor(self, sql: str, args: Row = ()) -> sqlite3.Cursor:
+        """What the statement has found; in the lane's thread."""
         return self.open().execute(sql, {str(number): value for number, value in enumerate(args, 1)})
 
     def _let_go(self) -> None:
@@ -210,6 +226,47 @@ class _Lane:
             self._connection = None
 
 
+class _Writer(_Lane):
+    """The lane of all changes but the ledger's. Its methods run in its thread."""
+
+    def __init__(self, path: Path, turn: Turn) -> None:
+        super().__init__(path)
+        self._turn = turn
+        self._ours = False
+
+    def change(self, sql: str, args: Row) -> tuple[int, list[Row]]:
+        """A transaction of one statement: how many rows it changed, and what it returns."""
+        self._ours = self._turn.take(BUSY_TIMEOUT_S)
+        try:
+            cursor = self.cursor(sql, args)
+            rows = cursor.fetchall()
+            return max(0, cursor.rowcount), rows
+        finally:
+            self._give()
+
+    def begin(self) -> None:
+        self._ours = self._turn.take(BUSY_TIMEOUT_S)
+        self.cursor("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        self.cursor("COMMIT")
+        self._give()
+
+    def roll_back(self) -> None:
+        try:
+            if self._connection is not None and self._connection.in_transaction:
+                self._connection.rollback()
+        finally:
+            self._give()
+
+    def _give(self) -> None:
+        if self._ours:
+            self._ours = False
+            self._turn.give()
+
+
+# How a statement begins that returns rows of what it has changed.
+_CHANGES = ("INSERT", "UPDATE", "DELETE")
 # A long read (a page over a year of usage) leaves room for the look-up of a key.
 _READERS = 3
 
@@ -221,11 +278,12 @@ class SqliteDatabase:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._writer: _Lane | None = None
+        self.turn = Turn()
+        self._writer: _Writer | None = None
         self._readers: list[_Lane] = []
 
     async def start(self) -> None:
-        self._writer = _Lane(self.path)
+        self._writer = _Writer(self.path, self.turn)
         self._readers = [_Lane(self.path) for _ in range(_READERS)]
         try:
             await self._readers[0].call(self._readers[0].open)
@@ -243,6 +301,10 @@ class SqliteDatabase:
         return time.time_ns() // 1_000_000
 
     async def fetch(self, sql: str, *args: Any) -> list[Row]:
+        if sql.startswith(_CHANGES):
+            writer = self._writing()
+            async with writer.lock:
+                return (await writer.call(lambda: writer.change(sql, args)))[1]
         lane = next((lane for lane in self._readers if not lane.lock.locked()), None) or self._busy_reader()
         async with lane.lock:
             return await lane.fetch(sql, *args)
@@ -250,20 +312,20 @@ class SqliteDatabase:
     async def execute(self, sql: str, *args: Any) -> int:
         lane = self._writing()
         async with lane.lock:
-            return await lane.execute(sql, *args)
+            return (await lane.call(lambda: lane.change(sql, args)))[0]
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         lane = self._writing()
         async with lane.lock:
             try:
-                await lane.execute("BEGIN IMMEDIATE")
+                await lane.call(lane.begin)
                 yield lane
-                await lane.execute("COMMIT")
+                await lane.call(lane.commit)
             except BaseException:
                 # Whoever was cancelled has left its statement to the thread, which takes this one after it.
                 with contextlib.suppress(Exception):
-                    await lane.call(lane.roll_back)
+                    await asyncio.shield(lane.call(lane.roll_back))
                 raise
 
     @asynccontextmanager
@@ -278,7 +340,7 @@ class SqliteDatabase:
         finally:
             await beside.close()
 
-    def _writing(self) -> _Lane:
+    def _writing(self) -> _Writer:
         if self._writer is None:
             raise Unavailable("The database is closed.", code="ledger_unavailable")
         return self._writer

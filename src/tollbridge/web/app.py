@@ -23,6 +23,7 @@ from tollbridge.services.payments import Payments
 from tollbridge.telemetry import RequestIds, RequestLine, RequestLog, now_ms
 from tollbridge.upstream.health import Health
 from tollbridge.web import access, guard, render
+from tollbridge.web.pace import Pace
 from tollbridge.web.page import Page
 from tollbridge.web.pages import PAGES
 from tollbridge.web.static import Static
@@ -51,6 +52,7 @@ class Web:
         self._shared = Shared(desk, catalog, health, edge, render.environment(static), static, payments, limiter)
         self._log = log
         self._request_id = RequestIds()
+        self._pace = Pace()
         self._routes = [(Route(page.path, _unused, methods=[page.method]), page) for page in PAGES]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -88,6 +90,7 @@ class Web:
         if request.scope["path"].startswith(_STATIC) and request.method in guard.SAFE_METHODS:
             version, _, name = request.scope["path"].removeprefix(_STATIC).partition("/")
             return shared.static.answer(name, version, request.headers.get("accept-encoding", ""))
+        await self._pace.begin()
         visit.now = await shared.database.now()
         token = visit.cookie("sid")
         presence = await sessions.find(shared.database, token) if token else None

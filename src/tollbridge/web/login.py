@@ -24,6 +24,7 @@ VERIFY_AGAIN = ("/auth/login", "Log in")
 async def register_form(visit: Visit) -> Response:
     if visit.presence is not None:
         return visit.redirect("/dashboard")
+    visit.shared.desk.passwords.get_ready()
     return _register_page(visit, Form({"email": visit.query("email")}))
 
 
@@ -73,6 +74,7 @@ async def verify(visit: Visit) -> Response:
 async def login_form(visit: Visit) -> Response:
     if visit.presence is not None:
         return visit.redirect(visit.next_path())
+    visit.shared.desk.passwords.get_ready()
     return _login_page(visit, Form())
 
 

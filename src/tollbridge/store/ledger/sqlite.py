@@ -42,7 +42,7 @@ from tollbridge.core.ledger import (
     hold_id,
 )
 from tollbridge.errors import InternalError, Unavailable
-from tollbridge.store.db import connect_sqlite
+from tollbridge.store.db import Turn, connect_sqlite
 from tollbridge.store.ledger import MOST_IN_BATCH, MOST_WAITING, MOST_WAITING_MS, Counters
 from tollbridge.store.ledger.rows import (
     CLAIM,
@@ -147,12 +147,16 @@ class UnknownCommitError(Exception):
 
 
 class SqliteLedger:
-    """See `Ledger`. `epoch` is this process's row in `process`; nobody else may serve from this file."""
+    """See `Ledger`. `epoch` is this process's row in `process`; nobody else may serve from this file.
 
-    def __init__(self, path: Path, epoch: int) -> None:
+    `turn`: shared with the `SqliteDatabase` through which this process makes all other changes.
+    """
+
+    def __init__(self, path: Path, epoch: int, turn: Turn | None = None) -> None:
         self.epoch = epoch
         self.counters = Counters()
         self._path = path
+        self._turn = turn or Turn()
         self._first_id = hold_id(epoch, 0)
         self._last_id = self._first_id
         self._waiting: deque[_Item] = deque()
@@ -342,17 +346,22 @@ class SqliteLedger:
 
         `careful`: look into the database even for what can only be there when something has gone wrong before.
         """
-        self._begin()
+        ours = self._turn.take(_BUSY_TIMEOUT_S)
         try:
-            state = self._load(operations, careful)
-            now = time.time_ns() // 1_000_000
-            decision = decide(state, operations, now)
-            self._write(decision, now)
-            started = time.perf_counter_ns()
-            self._commit()
-        except BaseException:
-            self._undo()
-            raise
+            self._begin()
+            try:
+                state = self._load(operations, careful)
+                now = time.time_ns() // 1_000_000
+                decision = decide(state, operations, now)
+                self._write(decision, now)
+                started = time.perf_counter_ns()
+                self._commit()
+            except BaseException:
+                self._undo()
+                raise
+        finally:
+            if ours:
+                self._turn.give()
         counters = self.counters
         counters.batches += 1
         counters.operations += len(operations)

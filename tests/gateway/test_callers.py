@@ -3,10 +3,13 @@
 import asyncio
 import random
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tollbridge.core import keys
+from tollbridge.core.plans import Plan
 from tollbridge.errors import InvalidApiKey
 from tollbridge.gateway.callers import Callers
 
@@ -42,3 +45,35 @@ def test_a_flood_of_made_up_keys_never_reaches_the_database() -> None:
         return time.thread_time() - started
 
     assert asyncio.run(flood()) / FLOOD < MOST_CPU_S
+
+
+def test_what_was_read_before_a_change_is_not_remembered_after_it() -> None:
+    plan = Plan(name="default")
+    asked: list[asyncio.Future[str]] = []
+
+    async def find(_: object) -> Any:
+        asked.append(asyncio.get_running_loop().create_future())
+        name = await asked[-1]
+        nothing = dict.fromkeys(("agreed", "models", "networks", "rpm", "tpm", "concurrency", "cost_cap"))
+        return SimpleNamespace(key_id=1, account_id=1, plan=name, live=True, has_own=False, **nothing)
+
+    async def scenario() -> None:
+        callers = Callers(
+            find=find,
+            own=find,
+            well_formed=lambda _: True,
+            plans={"default": plan, "pro": Plan(name="pro")},
+        )
+        early = asyncio.create_task(callers.of(b"Bearer k", None))
+        await asyncio.sleep(0)
+        callers.forget()  # the plan became another one, behind what `find` has read
+        asked[0].set_result("default")
+        assert (await early).plan is plan
+        late = asyncio.create_task(callers.of(b"Bearer k", None))
+        await asyncio.sleep(0)
+        asked[1].set_result("pro")
+        assert (await late).plan.name == "pro"
+        assert (await callers.of(b"Bearer k", None)).plan.name == "pro"
+        assert len(asked) == 2
+
+    asyncio.run(scenario())

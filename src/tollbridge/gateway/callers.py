@@ -1,7 +1,8 @@
-"""Who is calling: the key of a request, looked up once and then remembered for a few seconds.
+"""Who is calling: the key of a request, looked up once and then remembered for a while.
 
-The cache only saves work. A key that was revoked stops at its next paid call, because the hold checks it; and
-whatever else changed is seen when `forget` is called (the cache epoch moved) or after `TTL_S`.
+The cache only saves work. A key that was revoked or has expired stops at its next paid call, because the hold checks
+it. Whatever else changed is seen when `forget` is called (the cache epoch moved); what only time changes, such as the
+end of terms that were agreed, after `TTL_S` at the latest.
 """
 
 import time
@@ -16,7 +17,7 @@ from tollbridge.errors import ConfigError, InvalidApiKey, InvalidRequest
 from tollbridge.gateway.own import OwnCredential
 from tollbridge.limits.base import Rule, Scope
 
-TTL_S = 5.0
+TTL_S = 30.0
 MOST_REMEMBERED = 20_000
 # Padded with spaces, a good key has as many forms as one likes, as long as a head may be.
 LONGEST_REMEMBERED = 256
@@ -120,11 +121,13 @@ class Callers:
         now = time.monotonic()
         known = self._known.get(presented)
         if known is None or known[0] <= now:
+            remembered = self._known
             known = (now + TTL_S, await self._look_up(_credential(authorization, api_key)))
-            if len(self._known) >= MOST_REMEMBERED:
-                self._known.clear()
+            if len(remembered) >= MOST_REMEMBERED:
+                remembered.clear()
+            # What was read before a change goes where nobody looks any more.
             if len(authorization or b"") + len(api_key or b"") <= LONGEST_REMEMBERED:
-                self._known[presented] = known
+                remembered[presented] = known
         caller = known[1]
         if caller is None:
             raise InvalidApiKey("Incorrect API key provided: it is unknown, was revoked or has expired.")
@@ -132,7 +135,7 @@ class Callers:
 
     def forget(self) -> None:
         """Something about keys, accounts or plans has changed."""
-        self._known.clear()
+        self._known = {}
 
     async def _look_up(self, key: str) -> Caller | None:
         if not self._well_formed(key):

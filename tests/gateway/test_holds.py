@@ -67,6 +67,21 @@ def test_callers_own_cap_bounds_their_request() -> None:
     run(test())
 
 
+@pytest.mark.parametrize("second", ["9", "0.001"])
+def test_cap_that_is_sent_twice_is_refused_and_not_guessed_at(second: str) -> None:
+    async def test() -> None:
+        async with Site(always(says(completion()))) as site:
+            # A dictionary can hold both: names of headers know no case.
+            caps = {"X-Tollbridge-Max-Cost-USD": "0.001", "x-tollbridge-max-cost-usd": second}
+            for path in ("/v1/chat/completions", "/v1/estimate"):
+                reply = await site.post(path, chat(max_tokens=100), caps)
+                assert reply.status == 400
+                assert reply.json["error"]["param"] == "x-tollbridge-max-cost-usd"
+                assert "once" in reply.json["error"]["message"]
+
+    run(test())
+
+
 def test_request_without_a_limit_is_limited_to_what_its_cap_pays_for() -> None:
     bodies: list[Any] = []
 

@@ -1,0 +1,20 @@
+"""What is read of the headers of a request."""
+
+import pytest
+
+from tollbridge.edge.heads import read_cap, read_head
+from tollbridge.errors import InvalidRequest
+
+CAP = b"x-own-max-cost-usd"
+
+
+def test_cap_beside_other_headers_that_repeat_is_read() -> None:
+    head = read_head([(b"accept", b"a"), (CAP, b"0.5"), (b"accept", b"b")], CAP)
+    assert read_cap(head.max_cost, CAP) == 500_000_000
+
+
+@pytest.mark.parametrize("values", [[b"0.5", b"9"], [b"0.5", b"0.5"], [b"0.5", b""], [b"0.5,9"]])
+def test_more_than_one_cap_is_refused_by_name(values: list[bytes]) -> None:
+    head = read_head([(b"accept", b"a"), *((CAP, value) for value in values)], CAP)
+    with pytest.raises(InvalidRequest, match="Send x-own-max-cost-usd once"):
+        read_cap(head.max_cost, CAP)

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Text,
     text,
 )
+from sqlalchemy.schema import SchemaItem
 
 metadata = MetaData()
 
@@ -26,18 +27,21 @@ Int64 = BigInteger().with_variant(Integer(), "sqlite")
 Int16 = SmallInteger().with_variant(Integer(), "sqlite")
 Flag = Boolean().with_variant(Integer(), "sqlite")
 
-meta = Table(
+
+def _table(name: str, *parts: SchemaItem, row_ids: bool = True) -> Table:
+    """Strict on SQLite, where any column takes anything otherwise; without `row_ids` its rows lie in their key."""
+    return Table(name, metadata, *parts, sqlite_strict=True, sqlite_with_rowid=row_ids)
+
+
+meta = _table(
     "meta",
-    metadata,
     # `cache_epoch`: raised by whoever changes a key, an account or a plan, polled by whoever caches them.
     Column("name", Text, primary_key=True),
     Column("value", Int64, nullable=False),
-    sqlite_strict=True,
 )
 
-process = Table(
+process = _table(
     "process",
-    metadata,
     Column("epoch", Int64, primary_key=True, autoincrement=True),
     Column("host", Text, nullable=False),
     Column("pid", Int64, nullable=False),
@@ -47,24 +51,20 @@ process = Table(
     # Set before its holds are swept: from then on a hold of this epoch is refused (`fenced`).
     Column("fenced_at", Int64),
     Column("swept_at", Int64),
-    sqlite_strict=True,
 )
 
-account = Table(
+account = _table(
     "account",
-    metadata,
     Column("id", Int64, primary_key=True, autoincrement=True),
     Column("public_id", Text, nullable=False, unique=True),
     Column("email", Text, nullable=False, unique=True),
     Column("plan", Text, nullable=False),
     Column("created_at", Int64, nullable=False),
     Column("email_verified_at", Int64),
-    sqlite_strict=True,
 )
 
-account_plan = Table(
+account_plan = _table(
     "account_plan",
-    metadata,
     # What was agreed with one account: counts where its plan says otherwise.
     Column("account_id", Int64, ForeignKey("account.id"), primary_key=True, autoincrement=False),
     Column("rpm", Int64),
@@ -74,12 +74,10 @@ account_plan = Table(
     Column("cost_cap", Int64),
     Column("since", Int64, nullable=False),
     Column("until", Int64, nullable=False),
-    sqlite_strict=True,
 )
 
-balance = Table(
+balance = _table(
     "balance",
-    metadata,
     Column("account_id", Int64, ForeignKey("account.id"), primary_key=True, autoincrement=False),
     Column("paid", Int64, nullable=False),
     Column("promo", Int64, nullable=False),
@@ -87,12 +85,10 @@ balance = Table(
     Column("frozen", Flag, nullable=False),
     CheckConstraint("held >= 0", name="balance_held_not_negative"),
     CheckConstraint("promo >= 0", name="balance_promo_not_negative"),
-    sqlite_strict=True,
 )
 
-api_key = Table(
+api_key = _table(
     "api_key",
-    metadata,
     Column("id", Int64, primary_key=True, autoincrement=True),
     Column("public_id", Text, nullable=False, unique=True),
     Column("account_id", Int64, ForeignKey("account.id"), nullable=False, index=True),
@@ -115,12 +111,10 @@ api_key = Table(
     # `daily`, `weekly` or `monthly`: the limit is for each of them; none: it is for good.
     Column("limit_reset", Text),
     Column("disabled_at", Int64),
-    sqlite_strict=True,
 )
 
-key_spend = Table(
+key_spend = _table(
     "key_spend",
-    metadata,
     # Only for keys with a limit: an unlimited key costs no row.
     Column("key_id", Int64, ForeignKey("api_key.id"), primary_key=True, autoincrement=False),
     Column("spent", Int64, nullable=False),
@@ -128,24 +122,20 @@ key_spend = Table(
     # `spent` is what ended from this moment on; none: all.
     Column("since", Int64),
     CheckConstraint("held >= 0", name="key_spend_held_not_negative"),
-    sqlite_strict=True,
 )
 
-price_version = Table(
+price_version = _table(
     "price_version",
-    metadata,
     Column("id", Int64, primary_key=True, autoincrement=True),
     # SHA-256 of `terms`: the same terms are the same version.
     Column("digest", LargeBinary(32), nullable=False, unique=True),
     # JSON: model, provider, upstream_model, price, cost (pico-USD per token by meter), multiplier_ppm.
     Column("terms", Text, nullable=False),
     Column("created_at", Int64, nullable=False),
-    sqlite_strict=True,
 )
 
-allowance = Table(
+allowance = _table(
     "allowance",
-    metadata,
     # Tokens that an account's plan includes in one month (YYYYMM, UTC): as many as at the last hold, used, reserved.
     Column("account_id", Int64, ForeignKey("account.id"), primary_key=True, autoincrement=False),
     Column("period", Int64, primary_key=True, autoincrement=False),
@@ -153,12 +143,10 @@ allowance = Table(
     Column("used", Int64, nullable=False),
     Column("held", Int64, nullable=False),
     CheckConstraint("used >= 0 AND held >= 0", name="allowance_not_negative"),
-    sqlite_strict=True,
 )
 
-hold = Table(
+hold = _table(
     "hold",
-    metadata,
     # Epoch of the process and a counter: one process's holds are one range. Ended when `usage` has a row of this id.
     Column("id", Int64, primary_key=True, autoincrement=False),
     Column("account_id", Int64, nullable=False),
@@ -171,32 +159,26 @@ hold = Table(
     Column("tokens", Int64),
     Column("period", Int64),
     CheckConstraint("amount >= 0", name="hold_amount_not_negative"),
-    sqlite_strict=True,
 )
 
-hold_step = Table(
+hold_step = _table(
     "hold_step",
-    metadata,
     Column("hold_id", Int64, primary_key=True, autoincrement=False),
     Column("step", Integer, primary_key=True, autoincrement=False),
     Column("amount", Int64, nullable=False),
     CheckConstraint("amount >= 0", name="hold_step_amount_not_negative"),
-    sqlite_strict=True,
 )
 
-checkpoint = Table(
+checkpoint = _table(
     "checkpoint",
-    metadata,
     # What a running stream would be charged if its process died now; gone when it ends.
     Column("hold_id", Int64, primary_key=True, autoincrement=False),
     Column("charge", Int64, nullable=False),
     Column("record", LargeBinary, nullable=False),
-    sqlite_strict=True,
 )
 
-usage = Table(
+usage = _table(
     "usage",
-    metadata,
     # A hold's end, its journal transaction and the usage record in one row (core.ledger.usage_entries).
     Column("hold_id", Int64, primary_key=True, autoincrement=False),
     Column("account_id", Int64, nullable=False),
@@ -234,34 +216,28 @@ usage = Table(
     Index("usage_by_time", "ended_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}).ddl_if(
         dialect="postgresql"
     ),
-    sqlite_strict=True,
 )
 
-claim = Table(
+claim = _table(
     "claim",
-    metadata,
     # Whose `Idempotency-Key` it is (SHA-256), of which request (SHA-256 of path and body), and the hold that ran it.
     Column("account_id", Int64, primary_key=True, autoincrement=False),
     Column("name", LargeBinary(32), primary_key=True),
     Column("digest", LargeBinary(32), nullable=False),
     Column("hold_id", Int64, nullable=False),
     Column("created_at", Int64, nullable=False),
-    sqlite_strict=True,
 )
 
-kept_answer = Table(
+kept_answer = _table(
     "kept_answer",
-    metadata,
     # What a claimed request was answered, sealed.
     Column("hold_id", Int64, primary_key=True, autoincrement=False),
     Column("sealed", LargeBinary, nullable=False),
     Column("created_at", Int64, nullable=False),
-    sqlite_strict=True,
 )
 
-journal = Table(
+journal = _table(
     "journal",
-    metadata,
     Column("id", Int64, primary_key=True, autoincrement=True),
     Column("idempotency_key", Text, nullable=False, unique=True),
     Column("kind", Text, nullable=False),
@@ -270,22 +246,18 @@ journal = Table(
     Column("actor", Text, nullable=False),
     Column("created_at", Int64, nullable=False),
     Index("journal_late", "created_at", sqlite_where=text("kind = 'late'"), postgresql_where=text("kind = 'late'")),
-    sqlite_strict=True,
 )
 
-entry = Table(
+entry = _table(
     "entry",
-    metadata,
     Column("journal_id", Int64, ForeignKey("journal.id"), primary_key=True, autoincrement=False),
     Column("line", Int16, primary_key=True, autoincrement=False),
     Column("book", Text, nullable=False),
     Column("amount", Int64, nullable=False),
-    sqlite_strict=True,
 )
 
-seal = Table(
+seal = _table(
     "seal",
-    metadata,
     # A closed range of one kind of rows and the digest over them, chained to the seal before it of the same chain.
     Column("id", Int64, primary_key=True, autoincrement=True),
     Column("chain", Text, nullable=False),  # 'journal', or 'usage/<epoch>'
@@ -296,12 +268,10 @@ seal = Table(
     Column("created_at", Int64, nullable=False),
     # Two that seal at once begin at the same row: one of them is refused.
     Index("seal_by_chain", "chain", "first_id", unique=True),
-    sqlite_strict=True,
 )
 
-user = Table(
+user = _table(
     "user",
-    metadata,
     Column("id", Int64, primary_key=True, autoincrement=True),
     Column("public_id", Text, nullable=False, unique=True),
     Column("email", Text, nullable=False, unique=True),
@@ -315,12 +285,10 @@ user = Table(
     Column("totp_secret", LargeBinary),
     Column("totp_since", Int64),
     Column("totp_step", Int64, nullable=False),
-    sqlite_strict=True,
 )
 
-session = Table(
+session = _table(
     "session",
-    metadata,
     Column("id", Int64, primary_key=True, autoincrement=True),
     Column("public_id", Text, nullable=False, unique=True),
     # SHA-256 of what the cookie holds.
@@ -335,31 +303,25 @@ session = Table(
     Column("factors", Integer, nullable=False),
     Column("address", Text, nullable=False),
     Column("agent", Text, nullable=False),
-    sqlite_strict=True,
 )
 
-throttle = Table(
+throttle = _table(
     "throttle",
-    metadata,
     # What is counted (`login/<digest>`), how often since when, and the last time.
     Column("name", Text, primary_key=True),
     Column("count", Int64, nullable=False),
     Column("since", Int64, nullable=False),
     Column("last", Int64, nullable=False, index=True),
-    sqlite_strict=True,
 )
 
-recovery_code = Table(
+recovery_code = _table(
     "recovery_code",
-    metadata,
     Column("digest", LargeBinary(32), primary_key=True),
     Column("user_id", Int64, ForeignKey("user.id"), nullable=False, index=True),
-    sqlite_strict=True,
 )
 
-passkey = Table(
+passkey = _table(
     "passkey",
-    metadata,
     Column("id", Int64, primary_key=True, autoincrement=True),
     Column("user_id", Int64, ForeignKey("user.id"), nullable=False, index=True),
     Column("credential", LargeBinary, nullable=False, unique=True),
@@ -368,34 +330,28 @@ passkey = Table(
     Column("label", Text, nullable=False),
     Column("created_at", Int64, nullable=False),
     Column("used_at", Int64),
-    sqlite_strict=True,
 )
 
-identity = Table(
+identity = _table(
     "identity",
-    metadata,
     # Who somebody is at a log-in provider.
     Column("issuer", Text, primary_key=True),
     Column("subject", Text, primary_key=True),
     Column("user_id", Int64, ForeignKey("user.id"), nullable=False, index=True),
     Column("created_at", Int64, nullable=False),
-    sqlite_strict=True,
 )
 
-membership = Table(
+membership = _table(
     "membership",
-    metadata,
     Column("account_id", Int64, ForeignKey("account.id"), primary_key=True, autoincrement=False),
     Column("user_id", Int64, ForeignKey("user.id"), primary_key=True, autoincrement=False),
     Column("role", Text, nullable=False),
     Column("created_at", Int64, nullable=False),
     Index("membership_by_user", "user_id"),
-    sqlite_strict=True,
 )
 
-invitation = Table(
+invitation = _table(
     "invitation",
-    metadata,
     Column("id", Int64, primary_key=True, autoincrement=True),
     Column("public_id", Text, nullable=False, unique=True),
     Column("account_id", Int64, ForeignKey("account.id"), nullable=False, index=True),
@@ -404,21 +360,17 @@ invitation = Table(
     Column("digest", LargeBinary(32), nullable=False, unique=True),
     Column("created_at", Int64, nullable=False),
     Column("expires_at", Int64, nullable=False),
-    sqlite_strict=True,
 )
 
-key_copy = Table(
+key_copy = _table(
     "key_copy",
-    metadata,
     # A key that may be shown again, sealed; gone once it was shown, unless `keys.reveal` is "always".
     Column("key_id", Int64, ForeignKey("api_key.id"), primary_key=True, autoincrement=False),
     Column("sealed", LargeBinary, nullable=False),
-    sqlite_strict=True,
 )
 
-activity = Table(
+activity = _table(
     "activity",
-    metadata,
     # What was done in an account, for its members to read.
     Column("id", Int64, primary_key=True, autoincrement=True),
     Column("account_id", Int64, nullable=False),
@@ -431,24 +383,20 @@ activity = Table(
     Column("proof", LargeBinary(32)),
     Column("salt", LargeBinary(16)),
     Index("activity_by_account", "account_id", "id"),
-    sqlite_strict=True,
 )
 
-mail_token = Table(
+mail_token = _table(
     "mail_token",
-    metadata,
     # SHA-256 of what the link holds; the row goes when the link is used.
     Column("digest", LargeBinary(32), primary_key=True),
     Column("kind", Text, nullable=False),
     Column("user_id", Int64, ForeignKey("user.id"), nullable=False, index=True),
     Column("email", Text, nullable=False),
     Column("expires_at", Int64, nullable=False),
-    sqlite_strict=True,
 )
 
-outbox = Table(
+outbox = _table(
     "outbox",
-    metadata,
     # A mail, its text sealed and gone once it was sent: it holds a link that lets somebody in.
     Column("id", Int64, primary_key=True, autoincrement=True),
     Column("recipient", Text, nullable=False),
@@ -459,12 +407,10 @@ outbox = Table(
     Column("sent_at", Int64),
     Column("tries", Int64, nullable=False),
     Column("error", Text, nullable=False),
-    sqlite_strict=True,
 )
 
-payment = Table(
+payment = _table(
     "payment",
-    metadata,
     # An order for credit: what was agreed, against which all that a processor says is checked.
     Column("id", Int64, primary_key=True, autoincrement=True),
     Column("public_id", Text, nullable=False, unique=True),
@@ -495,12 +441,10 @@ payment = Table(
     Index("payment_by_account", "account_id", "once", unique=True),
     Index("payment_by_check", "check_at"),
     Index("payment_by_subscription", "subscription_id"),
-    sqlite_strict=True,
 )
 
-subscription = Table(
+subscription = _table(
     "subscription",
-    metadata,
     # A plan that is paid for by the month: one at a time for each account.
     Column("id", Int64, primary_key=True, autoincrement=True),
     Column("public_id", Text, nullable=False, unique=True),
@@ -530,12 +474,10 @@ subscription = Table(
         sqlite_where=text("ended_at IS NULL"),
         postgresql_where=text("ended_at IS NULL"),
     ),
-    sqlite_strict=True,
 )
 
-payment_event = Table(
+payment_event = _table(
     "payment_event",
-    metadata,
     # The inbox: what a processor told us about, and whether it was seen to. Never its text.
     Column("id", Text, primary_key=True),
     Column("kind", Text, nullable=False),
@@ -546,12 +488,10 @@ payment_event = Table(
     # When to try again; none: it was seen to.
     Column("retry_at", Int64, index=True),
     Column("tries", Int64, nullable=False),
-    sqlite_strict=True,
 )
 
-reversal = Table(
+reversal = _table(
     "reversal",
-    metadata,
     # Money of a payment that went back: a refund or a dispute. `amount` with tax, `credit` what the customer lost.
     Column("id", Int64, primary_key=True, autoincrement=True),
     Column("public_id", Text, nullable=False, unique=True),
@@ -566,12 +506,10 @@ reversal = Table(
     Column("froze", Flag, nullable=False),
     Column("created_at", Int64, nullable=False),
     CheckConstraint("amount > 0 AND credit >= 0 AND credit <= amount AND fee >= 0", name="reversal_amounts"),
-    sqlite_strict=True,
 )
 
-invoice = Table(
+invoice = _table(
     "invoice",
-    metadata,
     # Numbers without gaps. `seller` and `buyer` are JSON as they were on that day.
     Column("number", Int64, primary_key=True, autoincrement=False),
     Column("kind", Text, nullable=False),
@@ -586,12 +524,10 @@ invoice = Table(
     Column("buyer", Text, nullable=False),
     Index("invoice_by_payment", "payment_id", "kind"),
     Index("invoice_by_reversal", "reversal_id", "kind", unique=True),
-    sqlite_strict=True,
 )
 
-buyer = Table(
+buyer = _table(
     "buyer",
-    metadata,
     # Whom invoices are for, and the card that may be charged while nobody is there.
     Column("account_id", Int64, ForeignKey("account.id"), primary_key=True, autoincrement=False),
     Column("name", Text, nullable=False),
@@ -600,12 +536,10 @@ buyer = Table(
     Column("customer", Text, unique=True),
     Column("card", Text),
     Column("card_hint", Text),
-    sqlite_strict=True,
 )
 
-auto_top_up = Table(
+auto_top_up = _table(
     "auto_top_up",
-    metadata,
     Column("account_id", Int64, ForeignKey("account.id"), primary_key=True, autoincrement=False),
     Column("threshold", Int64, nullable=False),
     Column("amount", Int64, nullable=False),
@@ -616,12 +550,10 @@ auto_top_up = Table(
     # Why it does nothing until the customer switches it on again; none: it works.
     Column("stopped", Text),
     CheckConstraint("threshold >= 0 AND amount > 0 AND daily_cap >= amount", name="auto_top_up_amounts"),
-    sqlite_strict=True,
 )
 
-voucher = Table(
+voucher = _table(
     "voucher",
-    metadata,
     Column("id", Int64, primary_key=True, autoincrement=True),
     Column("digest", LargeBinary(32), nullable=False, unique=True),
     Column("hint", Text, nullable=False),
@@ -637,32 +569,26 @@ voucher = Table(
     Column("account_id", Int64, ForeignKey("account.id")),
     CheckConstraint("amount > 0", name="voucher_amount"),
     CheckConstraint("(redeemed_at IS NULL) = (account_id IS NULL)", name="voucher_redeemed"),
-    sqlite_strict=True,
 )
 
-low_balance = Table(
+low_balance = _table(
     "low_balance",
-    metadata,
     # The lowest threshold that an account was told of; gone when its balance is above all of them.
     Column("account_id", Int64, ForeignKey("account.id"), primary_key=True, autoincrement=False),
     Column("threshold", Int64, nullable=False),
     Column("told_at", Int64, nullable=False),
-    sqlite_strict=True,
 )
 
-balance_alert = Table(
+balance_alert = _table(
     "balance_alert",
-    metadata,
     # The threshold that a customer chose in the place of the operator's; 0: never.
     Column("account_id", Int64, ForeignKey("account.id"), primary_key=True, autoincrement=False),
     Column("threshold", Int64, nullable=False),
     CheckConstraint("threshold >= 0", name="balance_alert_not_negative"),
-    sqlite_strict=True,
 )
 
-byok = Table(
+byok = _table(
     "byok",
-    metadata,
     Column("id", Int64, primary_key=True, autoincrement=True),
     Column("public_id", Text, nullable=False, unique=True),
     Column("account_id", Int64, ForeignKey("account.id"), nullable=False, index=True),
@@ -674,12 +600,10 @@ byok = Table(
     # Models that it serves are never called with the operator's credential.
     Column("exclusive", Flag, nullable=False),
     Column("created_at", Int64, nullable=False),
-    sqlite_strict=True,
 )
 
-usage_rollup = Table(
+usage_rollup = _table(
     "usage_rollup",
-    metadata,
     # Sums of `usage` up to the time `meta.rolled_up`, twice: by the hour and by the day (`span` in milliseconds).
     Column("account_id", Int64, primary_key=True, autoincrement=False),
     Column("span", Int64, primary_key=True, autoincrement=False),
@@ -706,13 +630,11 @@ usage_rollup = Table(
     Column("searches", Int64, nullable=False),
     # When the last of them ended.
     Column("last_at", Int64, nullable=False),
-    sqlite_strict=True,
-    sqlite_with_rowid=False,
+    row_ids=False,
 )
 
-management_key = Table(
+management_key = _table(
     "management_key",
-    metadata,
     # A key that manages an account's API keys, and can call no model: /v1 does not know it.
     Column("id", Int64, primary_key=True, autoincrement=True),
     Column("public_id", Text, nullable=False, unique=True),
@@ -726,12 +648,10 @@ management_key = Table(
     Column("revoked_at", Int64),
     # As of `api_key`; none: 1.
     Column("pepper_id", Int16),
-    sqlite_strict=True,
 )
 
-usage_day = Table(
+usage_day = _table(
     "usage_day",
-    metadata,
     # Sums of all usage up to the time `meta.summed_by_day`, by the day: four times, by what `store.usage_days` says.
     Column("grouped", Int16, primary_key=True, autoincrement=False),
     Column("id", Int64, primary_key=True, autoincrement=False),
@@ -741,24 +661,20 @@ usage_day = Table(
         for name in ("requests", "prompt", "output", "charge", "promo", "loss", "cost")
     ),
     Index("usage_day_by_start", "grouped", "start"),
-    sqlite_strict=True,
-    sqlite_with_rowid=False,
+    row_ids=False,
 )
 
-carried = Table(
+carried = _table(
     "carried",
-    metadata,
     # What usage rows that were dropped come to (`store.retention`).
     Column("kind", Text, primary_key=True),
     Column("id", Int64, primary_key=True, autoincrement=False),
     Column("part", Int64, primary_key=True, autoincrement=False),
     Column("amount", Int64, nullable=False),
-    sqlite_strict=True,
 )
 
-closing = Table(
+closing = _table(
     "closing",
-    metadata,
     # A range of holds that was dropped, the last end in it, `sum` over all of `carried` then, chained as seals are.
     Column("id", Int64, primary_key=True, autoincrement=True),
     Column("chain", Text, nullable=False),
@@ -770,5 +686,4 @@ closing = Table(
     Column("digest", LargeBinary(32), nullable=False),
     Column("created_at", Int64, nullable=False),
     Index("closing_by_chain", "chain", "first_id", unique=True),
-    sqlite_strict=True,
 )

@@ -277,17 +277,34 @@ def test_migrating_again_changes_nothing(shell: Shell) -> None:
     assert shell.ok("migrate").err.endswith(" already\n")
 
 
-def test_a_command_makes_a_new_database_by_itself(tmp_path: Path) -> None:
+def test_the_first_account_makes_a_new_database_and_says_so(tmp_path: Path) -> None:
     fresh = Shell(tmp_path)
     done = fresh.process("account", "create", "ada@example.com")
-    assert done.code == 0, done.err
+    assert (done.code, done.err) == (0, "data/tollbridge.db is a new database\n")
     assert (tmp_path / "data" / "tollbridge.db").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "command", ["ledger verify", "audit verify", "account list", "operator link", "secrets rotate"]
+)
+def test_in_the_wrong_directory_nothing_is_made_and_nothing_is_right(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    says = "tollbridge: there is no database data/tollbridge.db: is this the gateway's directory"
+    assert Shell(tmp_path).refused(*command.split()).startswith(says)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_database_is_said_to_be_empty(shell: Shell) -> None:
+    (shell.directory / "data" / "tollbridge.db").write_bytes(b"")
+    assert "the database is empty: the first start makes its tables" in shell.refused("ledger", "verify")
 
 
 def test_a_place_where_nothing_can_be_made_is_said(shell: Shell) -> None:
     (shell.directory / "file").touch()
     says = "tollbridge: file/data/tollbridge.db: the database cannot be made: Not a directory"
-    assert shell.refused("account", "list", "--data-dir", "file/data") == says
+    assert shell.refused("account", "create", "a@example.com", "--data-dir", "file/data") == says
     done = shell.process("serve", "--port", "0", "--data-dir", "file/data")
     assert (done.code, done.out, done.err.splitlines()[-1]) == (1, "", says)
 

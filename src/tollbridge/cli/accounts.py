@@ -58,7 +58,7 @@ def account_create(settings: "Settings", email: str, plan: str, credit: int | No
             database, email, plan=plan, plans=settings.plans, credit=credit or 0, actor=actor()
         )
 
-    _print_account(with_database(settings, make), as_json)
+    _print_account(with_database(settings, make, new=True), as_json)
 
 
 @account.command("list")

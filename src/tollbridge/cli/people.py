@@ -39,8 +39,9 @@ def operator_link(settings: "Settings", email: str, create: bool) -> None:
     """
     from tollbridge.services import operators
 
-    create = create or email == FIRST
-    token = with_database(settings, lambda database: operators.link(database, email, create=create))
+    token = with_database(
+        settings, lambda database: operators.link(database, email, create=create or email == FIRST), new=create
+    )
     say(f"{email} is an operator; the link is good once, for 24 hours")
     click.echo(f"{operators.address(settings)}/auth/reset?token={token}")
 

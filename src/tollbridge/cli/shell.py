@@ -149,24 +149,34 @@ def actor() -> str:
 # --- the database -------------------------------------------------------------------------------------------------
 
 
-def with_database(settings: "Settings", use: "Callable[[Database], Awaitable[T]]") -> T:
-    """What `use` returns, run with a database that is ready; a new one is made. ConfigError: another schema."""
+def with_database(settings: "Settings", use: "Callable[[Database], Awaitable[T]]", *, new: bool = False) -> T:
+    """What `use` returns, run with a database that is ready. `new`: one is made where there is none.
+
+    ConfigError: there is none, or it has another schema. In the wrong directory nobody should be told of empty books
+    that they are right.
+    """
 
     async def run() -> T:
-        async with _opened(settings.database_url.reveal()) as database:
+        async with _opened(settings.database_url.reveal(), new) as database:
             return await use(database)
 
     return asyncio.run(run())
 
 
 @asynccontextmanager
-async def _opened(url: str) -> "AsyncIterator[Database]":
+async def _opened(url: str, new: bool) -> "AsyncIterator[Database]":
     from tollbridge.services.doctor import diagnose
     from tollbridge.store import schema
     from tollbridge.store.db import open_database, sqlite_path
 
-    if url.startswith("sqlite:") and not sqlite_path(url).exists():
+    if url.startswith("sqlite:") and not (path := sqlite_path(url)).exists():
+        if not new:
+            raise ConfigError(
+                f"there is no database {path}: is this the gateway's directory (or --data-dir, or --config)? "
+                "A new one is made by its first start, or by tollbridge migrate"
+            )
         await schema.migrate(url)
+        say(f"{path} is a new database")
     database = open_database(url, statement_timeout=PATIENCE_S)
     try:
         await database.start()
@@ -175,6 +185,8 @@ async def _opened(url: str) -> "AsyncIterator[Database]":
     try:
         revision = await schema.current(database)
         if revision is None:
+            if not new:
+                raise ConfigError("the database is empty: the first start makes its tables, or tollbridge migrate")
             await schema.migrate(url)
         elif not await schema.fits(database, revision):
             mend = (

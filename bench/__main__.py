@@ -6,12 +6,13 @@ import signal
 import sys
 from pathlib import Path
 
-from bench import gateways, measure, parts, postgres, process, report, translation
+from bench import gateways, measure, parts, postgres, process, report, storm, translation
 from bench.peers import NotRunError
 
 HERE = Path(__file__).parent
 POSTGRES = "postgres"
-NAMES = (*(gateway.name for gateway in gateways.GATEWAYS), POSTGRES)
+STORM = "log-ins"
+NAMES = (*(gateway.name for gateway in gateways.GATEWAYS), STORM, POSTGRES)
 
 
 def main() -> int:
@@ -51,6 +52,13 @@ def main() -> int:
                 pairs = translation.run(on)
             except NotRunError as why:
                 failed_parts["translating"] = str(why)
+        in_storm = None
+        if STORM in only:
+            _say("a storm of log-ins …")
+            try:
+                in_storm = storm.run(on)
+            except NotRunError as why:
+                failed_parts["log-ins"] = str(why)
         on_postgres = None
         if POSTGRES in only:
             _say("on PostgreSQL …")
@@ -67,13 +75,14 @@ def main() -> int:
         fsync_us=fsync_us,
         load_before=load_before,
         seconds_per_level=wanted.seconds,
+        in_storm=in_storm,
         postgres=on_postgres,
     )
     text = report.render(results)
     print(text)
     if wanted.out or not wanted.only:
         (wanted.out or HERE / "results.md").write_text(text)
-    return 0 if rows or on_postgres else 1
+    return 0 if rows or in_storm or on_postgres else 1
 
 
 def _arguments() -> argparse.Namespace:

@@ -56,6 +56,14 @@ class Tree:
         self.process.wait(10.0)
 
 
+def most_memory_mb(pid: int) -> float:
+    """The most that the process ever had resident, in MB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise ProcessLookupError(pid)
+
+
 def cpu_seconds(root: int) -> float:
     """CPU time of a process and its descendants: living ones by their CPU clock (nanoseconds), ended children as the
     kernel added them to their parent (/proc's cutime and cstime, in ticks)."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench import storm
 from bench.measure import LEVELS, SOAK_REQUESTS, STREAMS_AT_ONCE, Row
 from bench.native import CHUNKS, PACE_US
 from bench.parts import Part
@@ -28,6 +29,7 @@ class Results:
     fsync_us: float
     load_before: tuple[float, float, float]
     seconds_per_level: float
+    in_storm: storm.Figures | None = None
     postgres: Figures | None = None
 
 
@@ -82,7 +84,18 @@ def checks(results: Results) -> list[Check]:
         _most(soak, 5, growth, "%"),
         _most("translating adds per request, dearest pair", 150, _dearest(results, lambda p: p.request_us), "µs"),
         _most("translating adds per chunk, dearest pair", 8, _dearest(results, lambda p: p.chunk_us), "µs"),
+        *_checks_in_storm(results.in_storm),
         *_checks_on_postgres(results.postgres),
+    ]
+
+
+def _checks_in_storm(figures: storm.Figures | None) -> list[Check]:
+    if figures is None:
+        return []
+    what = f"p99 of calls beside {storm.CROWD} log-ins at once ÷ alone"
+    return [
+        _ratio(what, 2, figures.storm_us, figures.alone_us),
+        _most(f"memory that {storm.CROWD} log-ins at once add", 67.1, figures.grown_mb, "MB"),
     ]
 
 

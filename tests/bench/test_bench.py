@@ -15,7 +15,7 @@ import pytest
 from bench.gateways import CHAT, GATEWAYS
 from bench.measure import LEVELS, Cost, Memory, Row
 
-from bench import native, parts, postgres, process, report, translation
+from bench import native, parts, postgres, process, report, storm, translation
 
 CORE = min(os.sched_getaffinity(0))
 JSON_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
@@ -235,11 +235,13 @@ def test_the_report_says_which_targets_were_met_and_what_was_not_run() -> None:
         fsync_us=100.0,
         load_before=(0.0, 0.0, 0.0),
         seconds_per_level=4.0,
+        in_storm=storm.Figures(alone_us=4_000, storm_us=9_000, grown_mb=20.0),
         postgres=postgres.Figures(
             sqlite=reading(gateway_us=100),
             one=reading(gateway_us=120, server_us=70),
             alone=reading(gateway_us=200),
-            together=reading(gateway_us=210),
+            apart=reading(gateway_us=260),
+            together=reading(gateway_us=280),
             hot={0: reading(per_second=1000), 10: reading(per_second=500)},
             many={0: reading(per_second=1000), 10: reading(per_second=1000)},
         ),
@@ -253,7 +255,9 @@ def test_the_report_says_which_targets_were_met_and_what_was_not_run() -> None:
     assert met["translating adds per chunk, dearest pair"] is False
     assert met["CPU per request on PostgreSQL ÷ SQLite's"] is True
     assert met["the PostgreSQL server's CPU per request"] is False
-    assert met["CPU per request of 4 processes ÷ one's"] is True
+    assert met["CPU per request, 4 processes on one database ÷ 4 that share nothing"] is True
+    assert met["p99 of calls beside 200 log-ins at once ÷ alone"] is False
+    assert met["memory that 200 log-ins at once add"] is True
     assert met["one account ÷ 1,000, 4 processes, commits + 0 ms"] is True
     assert met["one account ÷ 1,000, 4 processes, commits + 10 ms"] is False
     text = report.render(results)

@@ -4,7 +4,7 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
-from tests.gateway.fleet import until
+from tests.gateway.process import until
 
 from tollbridge.jobs import Jobs
 from tollbridge.store import meta, schema

@@ -10,19 +10,17 @@ async with Fleet(folder, database_url, redis_url, always(says(completion())), wo
 
 import asyncio
 import contextlib
-import json
-import os
 import re
 import signal
 import socket
-import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import psutil
-from tests.gateway.site import EMAIL, Call, Reply, _request, chat
+from tests.gateway.process import PATIENCE_S, Instance, command_line, configure, until
+from tests.gateway.site import EMAIL, Call
 from tests.servers import Postgres
 from tests.upstream.bad_server import BadServer, Peer
 
@@ -33,27 +31,6 @@ from tollbridge.store import schema
 from tollbridge.store.db import Row, open_database
 from tollbridge.store.verify import verify
 
-CONFIG = """
-database_url = "{database}"
-redis_url = "{redis}"
-data_dir = "{folder}/data"
-port = 0
-allow_plain_http = true
-{top}
-[providers.up]
-base_url = "{url}/v1"
-cancel_stops_billing = true
-
-[[models]]
-id = "m"
-context_window = 100000
-output_limit = 4096
-price = {{ input = "1", output = "2" }}
-routes = [{{ provider = "up", model = "m" }}]
-{more}
-"""
-# On a machine that does much else at the same time.
-PATIENCE_S = 90.0
 # Why a request is refused there, and nowhere else: the loop or the disk is late.
 BUSY = (b"Too many requests are waiting", b"This server is overloaded")
 
@@ -67,20 +44,7 @@ def _run(what: Any) -> None:
     asyncio.run(what)
 
 
-async def until(condition: Callable[[], Any], seconds: float = PATIENCE_S) -> None:
-    """The condition; it may be asynchronous."""
-    end = asyncio.get_running_loop().time() + seconds
-    while True:
-        found = condition()
-        if isinstance(found, Awaitable):
-            found = await found
-        if found:
-            return
-        assert asyncio.get_running_loop().time() < end, "it never came true"
-        await asyncio.sleep(0.02)
-
-
-class Fleet:
+class Fleet(Instance):
     """A supervisor and its workers; `folder` outlives them. The books are verified at the end.
 
     `top` and `more`: settings before and after the tables of the configuration. `workers` = 0: without that option.
@@ -102,31 +66,31 @@ class Fleet:
         key: str | None = None,
         sock: socket.socket | None = None,
     ) -> None:
-        self.folder = folder
+        super().__init__(folder, env)
         self.url = database_url
         self.key = key or ""
         self.count = workers
-        self.config = folder / "tollbridge.toml"
         self._redis = redis_url
         self._script = script
         self._top = top
         self._more = more
-        self._env = dict(env or {})
         self._limit_files = limit_files
         self._sock = sock
         self._stack = contextlib.AsyncExitStack()
-        self.out = ""
 
     async def __aenter__(self) -> Self:
         upstream = await self._stack.enter_async_context(BadServer(self._script))
-        values = {"database": self.url, "redis": self._redis, "folder": self.folder, "url": upstream.url}
-        self.config.write_text(CONFIG.format(**values, top=self._top, more=self._more))
+        servers = f'database_url = "{self.url}"\nredis_url = "{self._redis}"\n'
+        configure(self.folder, upstream.url, servers + self._top, self._more)
         await self.start()
         self.database = open_database(self.url)
         await self.database.start()
         self._stack.push_async_callback(self.database.close)
-        if not self.key:
-            self.key = await (self._make_key() if self.count else self._make_key_by_commands())
+        if not self.key and self.count:
+            self.key = await self._make_key_here()
+        elif not self.key:
+            # Of a version whose tables are not ours.
+            await self.make_key("100")
         return self
 
     async def __aexit__(
@@ -141,7 +105,7 @@ class Fleet:
         finally:
             await self._stack.aclose()
 
-    async def _make_key(self) -> str:
+    async def _make_key_here(self) -> str:
         settings = read(Source(self.config))
         account = await accounts.create(self.database, EMAIL, plans=settings.plans, actor="test")
         amount = parse_usd("100")
@@ -151,47 +115,15 @@ class Fleet:
         made = await keys.create(self.database, secrets.load(settings), account, settings.brand.key_prefix)
         return made.text
 
-    async def _make_key_by_commands(self) -> str:
-        """Of a version whose tables are not ours."""
-        await self.command("account", "create", EMAIL, "--credit", "100")
-        return await self.command("key", "create", "--account", EMAIL)
-
-    async def command(self, *words: str) -> str:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tollbridge", *words, "--config", str(self.config)),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, **self._env},
-        )
-        said, complained = await process.communicate()
-        assert process.returncode == 0, complained.decode()
-        return said.decode().strip()
-
     async def start(self) -> None:
-        command = [sys.executable, "-m", "tollbridge", "serve", "--config", str(self.config)]
-        command += ["--workers", str(self.count)] if self.count else []
+        command = command_line(self.config, "serve", *(("--workers", str(self.count)) if self.count else ()))
         if self._limit_files is not None:
             command = ["sh", "-c", f'ulimit -n {self._limit_files}; exec "$@"', "sh", *command]
         passed = [] if self._sock is None else [self._sock.fileno()]
         for each in passed:
             handed_over = f'export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@" 3<&{each}'
             command = ["bash", "-c", handed_over, "bash", *command]
-        with (self.folder / "log").open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                *command,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log,
-                env={**os.environ, **self._env},
-                pass_fds=passed,
-            )
-        assert self.process.stdout is not None
-        while True:
-            line = (await self.process.stdout.readline()).decode()
-            assert line, f"the server did not start: {self.log}"
-            self.out += line
-            if found := re.search(r" models on http://127\.0\.0\.1:(\d+)", line):
-                self.port = int(found[1])
-                return
+        await self._start(command, passed)
 
     async def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Told to stop, and waited for; whatever does not end is killed."""
@@ -204,10 +136,6 @@ class Fleet:
             for each in family:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     each.kill()
-
-    @property
-    def log(self) -> str:
-        return (self.folder / "log").read_text()
 
     def workers(self) -> list[psutil.Process]:
         found = []
@@ -235,37 +163,6 @@ class Fleet:
 
     async def fetch(self, sql: str, *values: Any) -> list[Row]:
         return await self.database.fetch(sql, *values)
-
-    async def open(self, path: str = "/v1/chat/completions", **fields: Any) -> Call:
-        """A request on a connection of its own."""
-        call = await self.connect()
-        call.writer.write(self.request(path, **fields))
-        return call
-
-    async def connect(self) -> Call:
-        return Call(*await asyncio.open_connection("127.0.0.1", self.port))
-
-    def request(self, path: str = "/v1/chat/completions", *, keep: bool = False, **fields: Any) -> bytes:
-        headers = {"authorization": f"Bearer {self.key}", "content-type": "application/json"}
-        if keep:
-            headers["connection"] = "keep-alive"
-        return _request("POST", path, json.dumps(chat(**fields)).encode(), headers)
-
-    async def post(self, **fields: Any) -> Reply:
-        call = await self.open(**fields)
-        try:
-            return await call.rest()
-        finally:
-            call.close()
-
-    async def get(self, path: str) -> Reply:
-        call = await self.connect()
-        headers = {"authorization": f"Bearer {self.key}"}
-        call.writer.write(_request("GET", path, b"", headers))
-        try:
-            return await call.rest()
-        finally:
-            call.close()
 
 
 class Load:

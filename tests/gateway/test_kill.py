@@ -2,24 +2,20 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.gateway.process import Instance, command_line, configure
 from tests.gateway.site import (
+    EMAIL,
     INPUT_NANO,
     OUTPUT_NANO,
     STREAM_HEAD,
-    Call,
-    Reply,
-    _request,
     always,
-    chat,
     chunk,
     completion,
     framed,
@@ -32,75 +28,19 @@ from tollbridge.store.db import open_database
 from tollbridge.store.verify import verify
 from tollbridge.values import Outcome
 
-CONFIG = """
-[providers.up]
-base_url = "{url}/v1"
-cancel_stops_billing = true
-
-[[models]]
-id = "m"
-context_window = 100000
-output_limit = 4096
-price = {{ input = "1", output = "2" }}
-routes = [{{ provider = "up", model = "m" }}]
-"""
 PRICE = 10 * INPUT_NANO + 5 * OUTPUT_NANO
 
 
-class Instance:
-    """`tollbridge serve` in a process of its own; `folder` outlives it."""
+class Killed(Instance):
+    """One whose books are read when it is over."""
 
-    def __init__(self, folder: Path, upstream: str) -> None:
-        self.folder = folder
-        (folder / "tollbridge.toml").write_text(CONFIG.format(url=upstream))
-        self.where = ("--config", str(folder / "tollbridge.toml"), "--data-dir", str(folder))
-        self.key = ""
-
-    async def command(self, *words: str) -> str:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tollbridge", *words, *self.where),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        said, complained = await process.communicate()
-        assert process.returncode == 0, complained.decode()
-        return said.decode().strip()
-
-    async def start(self) -> None:
-        self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tollbridge", "serve", "--port", "0", *self.where),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        assert self.process.stdout is not None
-        while True:
-            line = (await self.process.stdout.readline()).decode()
-            assert line, "the server did not start"
-            if line.startswith("Tollbridge ") and " models on " in line:
-                break
-        self.port = int(line.split(" models on ")[1].split()[0].rstrip("/").rpartition(":")[2])
-
-    async def kill(self) -> None:
-        self.process.kill()
-        await self.process.wait()
-
-    async def open(self, **fields: Any) -> Call:
-        call = Call(*await asyncio.open_connection("127.0.0.1", self.port))
-        body = json.dumps(chat(**fields)).encode()
-        headers = {"authorization": f"Bearer {self.key}", "content-type": "application/json"}
-        call.writer.write(_request("POST", "/v1/chat/completions", body, headers))
-        return call
-
-    async def post(self, **fields: Any) -> Reply:
-        call = await self.open(**fields)
-        try:
-            return await call.rest()
-        finally:
-            call.close()
+    @property
+    def database_url(self) -> str:
+        return f"sqlite:///{self.folder / 'data' / 'tollbridge.db'}"
 
     async def books(self) -> list[dict[str, Any]]:
         """The usage rows, once nothing is held any more; and the books are right."""
-        database = open_database(f"sqlite:///{self.folder / 'tollbridge.db'}")
+        database = open_database(self.database_url)
         await database.start()
         try:
             report = await verify(database)
@@ -113,11 +53,11 @@ class Instance:
 
 
 @contextlib.asynccontextmanager
-async def instance(tmp_path: Path, script: Callable[[Peer], Any]) -> AsyncIterator[Instance]:
+async def instance(tmp_path: Path, script: Callable[[Peer], Any]) -> AsyncIterator[Killed]:
     async with BadServer(script) as upstream:
-        made = Instance(tmp_path, upstream.url)
-        await made.command("account", "create", "a@example.com", "--credit", "1")
-        made.key = await made.command("key", "create", "--account", "a@example.com")
+        configure(tmp_path, upstream.url)
+        made = Killed(tmp_path)
+        await made.make_key("1")
         await made.start()
         try:
             yield made
@@ -126,7 +66,7 @@ async def instance(tmp_path: Path, script: Callable[[Peer], Any]) -> AsyncIterat
                 await made.kill()
 
 
-async def killed_and_restarted(made: Instance) -> list[dict[str, Any]]:
+async def killed_and_restarted(made: Killed) -> list[dict[str, Any]]:
     await made.kill()
     await made.start()
     return await made.books()
@@ -223,8 +163,8 @@ def test_kill_between_charge_and_answer_charges_once(tmp_path: Path) -> None:
     run(test())
 
 
-async def _usage(made: Instance) -> int:
-    database = open_database(f"sqlite:///{made.folder / 'tollbridge.db'}")
+async def _usage(made: Killed) -> int:
+    database = open_database(made.database_url)
     await database.start()
     try:
         [(count,)] = await database.fetch("SELECT COUNT(*) FROM usage")
@@ -265,7 +205,7 @@ def test_second_server_on_the_same_data_is_refused(tmp_path: Path) -> None:
     async def test() -> None:
         async with instance(tmp_path, always(says(completion()))) as made:
             second = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tollbridge", "serve", "--port", "0", *made.where),
+                *command_line(made.config, "serve"),
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
             )
@@ -285,7 +225,7 @@ def test_memory_stays_flat(tmp_path: Path, requests: int) -> None:
 
     async def test() -> None:
         async with instance(tmp_path, always(says(completion()))) as made:
-            await made.command("credit", "grant", "a@example.com", "1000", "--reason", "test")
+            await made.command("credit", "grant", EMAIL, "1000", "--reason", "test")
 
             async def call_on(count: int) -> None:
                 for _ in range(count):

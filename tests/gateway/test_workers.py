@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.gateway.fleet import PATIENCE_S, Fleet, Load, migrated, until
+from tests.gateway.fleet import Fleet, Load, migrated
+from tests.gateway.process import PATIENCE_S, until
 from tests.gateway.site import DONE, STREAM_HEAD, Call, always, by_kind, chunk, completion, framed, says, streams
 from tests.servers import Postgres
 from tests.upstream.bad_server import Peer, Request

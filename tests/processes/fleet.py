@@ -11,10 +11,8 @@ charge can be told from all others, and every answer that a client got can be fo
 import asyncio
 import json
 import os
-import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -24,6 +22,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import uvloop
+from tests.gateway.process import SERVES, command_line, configure, until
 from tests.gateway.site import INPUT_NANO, OUTPUT_NANO, Call, Reply, _request, always, completion, http
 from tests.servers import HOST, Postgres, Valkey
 from tests.upstream.bad_server import BadServer, Peer, Request
@@ -39,31 +38,15 @@ START_S = 60.0
 SECRET = "what-all-machines-of-a-gateway-share"
 PROMPT = 10
 
-CONFIG = """
-database_url = "{database}"
-redis_url = "{redis}"
-require_verified_email = "never"
-
-[providers.up]
-base_url = "{upstream}/v1"
-api_key = "sk-up"
-cancel_stops_billing = true
-
-[[models]]
-id = "m"
-context_window = 100000
-output_limit = 4096
-price = {{ input = "1", output = "2" }}
-routes = [{{ provider = "up", model = "m" }}]
-
+STRICT_RPM = 40
+PLANS = f"""
 [plans.roomy]
 concurrency = 10000
 
 [plans.strict]
-rpm = {strict}
+rpm = {STRICT_RPM}
 strict = true
 """
-STRICT_RPM = 40
 
 
 def price(output: int) -> int:
@@ -91,10 +74,7 @@ class Node:
         """Start without waiting for it."""
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "tollbridge", "serve", "--port", "0"),
-                    *("--config", str(self._config), "--data-dir", str(self._data_dir)),
-                ],
+                command_line(self._config, "serve", "--data-dir", str(self._data_dir)),
                 env={"PATH": os.environ["PATH"], "TOLLBRIDGE_SECRET": SECRET},
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -103,7 +83,7 @@ class Node:
     def await_start(self) -> None:
         assert self._process is not None
         deadline = time.monotonic() + START_S
-        while not (found := re.search(r"serves \d+ models on http://127\.0\.0\.1:(\d+)", self.said)):
+        while not (found := SERVES.search(self.said)):
             assert self._process.poll() is None, self.said
             assert time.monotonic() < deadline, self.said
             time.sleep(0.02)
@@ -193,15 +173,8 @@ class Fleet:
         self.do(self.postgres.start)
         self.do(self.valkey.start)
         asyncio.run(schema.migrate(self.postgres.url()))
-        config = self._folder / "tollbridge.toml"
-        config.write_text(
-            CONFIG.format(
-                database=self.postgres.url(),
-                redis=self.valkey.url(),
-                upstream=self.upstream.url,
-                strict=STRICT_RPM,
-            )
-        )
+        servers = f'database_url = "{self.postgres.url()}"\nredis_url = "{self.valkey.url()}"\n'
+        config = configure(self._folder, self.upstream.url, f'{servers}require_verified_email = "never"\n', PLANS)
         self.nodes = [Node(self._folder / f"node-{number}", config) for number in range(self._size)]
         self.start(self.nodes)
 
@@ -317,12 +290,3 @@ def charged(reply: Reply) -> int:
 def degraded(replies: Iterable[Reply]) -> bool:
     """Whether a process had to count for itself."""
     return any(reply.headers.get("x-ratelimit-mode") == "degraded" for reply in replies)
-
-
-async def until(true: Callable[[], Awaitable[bool]], seconds: float) -> float:
-    """The seconds that it took."""
-    began = time.monotonic()
-    while not await true():
-        assert time.monotonic() - began < seconds, f"not within {seconds:g} s"
-        await asyncio.sleep(0.02)
-    return time.monotonic() - began

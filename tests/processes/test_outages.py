@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from tests.gateway.process import until
 from tests.gateway.site import Reply
-from tests.processes.fleet import STRICT_RPM, Customer, Fleet, Node, charged, degraded, price, until
+from tests.processes.fleet import STRICT_RPM, Customer, Fleet, Node, charged, degraded, price
 
 BACK_WITHIN_S = 5.0
 # What nobody waits longer for; on a machine that others use too, the second.

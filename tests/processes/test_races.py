@@ -6,8 +6,9 @@ from collections import Counter
 from functools import partial
 
 import pytest
+from tests.gateway.process import until
 from tests.gateway.site import INPUT_NANO, OUTPUT_NANO, Reply
-from tests.processes.fleet import STRICT_RPM, Customer, Fleet, Node, charged, degraded, price, until
+from tests.processes.fleet import STRICT_RPM, Customer, Fleet, Node, charged, degraded, price
 
 from tollbridge.services import keys
 

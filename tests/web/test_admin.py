@@ -40,9 +40,13 @@ def test_credit_is_granted_once_with_a_reason_that_everybody_can_read() -> None:
             boss, ada = await operator(site), await registered(site, "ada@example.com")
             path = await path_of(site)
             assert (await boss.post(f"{path}/grant", {"amount": "2.5", "once": "1"})).status_code == 400
-            for _ in range(2):
+            for saved in ("The credit is granted.", "The form was sent twice. The credit is granted once."):
                 fields = {"amount": "2.5", "reason": "an apology", "once": "2"}
-                assert (await boss.post(f"{path}/grant", fields)).status_code == 303
+                sent = await boss.post(f"{path}/grant", fields)
+                assert sent.status_code == 303
+                assert saved in shown(await boss.get(sent.headers["location"]))
+            changed = await boss.post(f"{path}/grant", {"amount": "3", "reason": "an apology", "once": "2"})
+            assert (changed.status_code, "This form was sent before" in shown(changed)) == (400, True)
             assert amounts((await boss.get(path)).text)[:3] == ["3", "0", "3"]
             activity = shown(await ada.get("/dashboard/activity"))
             assert activity.count("granted credit 2.5 USD: an apology") == 1
@@ -107,6 +111,26 @@ def test_a_transfer_is_confirmed_refunded_and_no_more_than_it_was() -> None:
             assert amounts((await ada.get(BILLING)).text)[:2] == ["0.5", "0"]
             assert shown(await ada.get("/dashboard/activity")).count("refunded a payment") == 2
             assert "Credit note" in shown(await ada.get(f"{BILLING}/invoices"))
+
+    run(test())
+
+
+def test_a_part_of_a_payment_that_is_refunded_twice_by_the_same_form_goes_back_once() -> None:
+    async def test() -> None:
+        async with house(TRANSFER) as site:
+            boss, ada = await operator(site), await registered(site, "ada@example.com")
+            payment = (await ordered(ada, method="bank_transfer")).partition("payment=")[2]
+            [(reference,)] = await site.database.fetch("SELECT external_id FROM payment")
+            await site.gateway._payments().confirm(reference, 10 * USD, actor="test")
+            [once] = re.findall(r'name="once" value="([^"]+)"', (await boss.get("/admin/payments")).text)
+            for amount, status in (("4", 303), ("4", 303), ("3", 400)):
+                fields = {"payment": payment, "amount": amount, "reason": "asked for", "once": once}
+                assert (await boss.post("/admin/payments/refund", fields)).status_code == status, amount
+            assert amounts((await ada.get(BILLING)).text)[1] == "6"
+            [again] = re.findall(r'name="once" value="([^"]+)"', (await boss.get("/admin/payments")).text)
+            fields = {"payment": payment, "amount": "4", "reason": "and this", "once": again}
+            assert (await boss.post("/admin/payments/refund", fields)).status_code == 303
+            assert amounts((await ada.get(BILLING)).text)[1] == "2"
 
     run(test())
 

@@ -47,10 +47,12 @@ async def grant(database: Database, account: Account, amount: int, reason: str, 
     )
 
 
-async def refund(ways: Payments, public_id: str, amount: int | None, reason: str, actor: Actor) -> Reversal:
-    """Give money back; None: all that is left of the payment. Raises as `refunds.refund`."""
+async def refund(
+    ways: Payments, public_id: str, amount: int | None, reason: str, *, actor: Actor, once: str
+) -> Reversal:
+    """Give money back, once for each text `once`; None: all that is left of the payment. Raises as `refunds.refund`."""
     return await refunds.refund(
-        ways, public_id, amount, actor=actor.name, address=actor.address, reason=_reason(reason)
+        ways, public_id, amount, actor=actor.name, address=actor.address, reason=_reason(reason), once=once
     )
 
 

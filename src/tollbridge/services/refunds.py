@@ -4,13 +4,15 @@ The credit is taken first, in one transaction with the request; then the process
 back; what it does not answer is asked again (`retry`), under the same key.
 """
 
+import hashlib
+
 import msgspec
 
 from tollbridge.core import payments as rules
 from tollbridge.core.ledger import Posted
 from tollbridge.core.money import NANO_PER_CENT, format_usd
 from tollbridge.core.payments import Payment, Return, Reversal, State, Status
-from tollbridge.errors import InvalidRequest, NotFound
+from tollbridge.errors import InvalidRequest, KeyReused, NotFound
 from tollbridge.payments.base import ProcessorRefused, ProcessorUnavailable
 from tollbridge.payments.stripe import NAME as STRIPE
 from tollbridge.services.accounts import new_id
@@ -26,27 +28,43 @@ _GIVE_UP_MS = 23 * 3_600_000
 
 
 async def refund(
-    ways: Payments, public_id: str, amount: int | None, *, actor: str, address: str = "", reason: str = ""
+    ways: Payments,
+    public_id: str,
+    amount: int | None,
+    *,
+    actor: str,
+    address: str = "",
+    reason: str = "",
+    once: str = "",
 ) -> Reversal:
     """Give back `amount` nano-USD of a payment, tax included; None: all that is left of it. Its account can read why.
 
-    InvalidRequest: it is more than is left of the payment, or of the credit. ProcessorUnavailable: the credit is taken
-    and the refund will happen. A refund by bank transfer is only booked: the operator sends the money.
+    Repeated with the same text `once` it changes nothing; "" is never a repetition.
+
+    InvalidRequest: it is more than is left of the payment, or of the credit. KeyReused: `once` stands for another
+    amount. ProcessorUnavailable: the credit is taken and the refund will happen. A refund by bank transfer is only
+    booked: the operator sends the money.
     """
     database = ways.database
     now = await database.now()
 
-    async def use_case(transaction: Transaction) -> tuple[Payment, Reversal]:
+    async def use_case(transaction: Transaction) -> tuple[Payment, Reversal, bool]:
         found = await payments.by_public_id(transaction, public_id)
         if found is None:
             raise NotFound(f"there is no payment {public_id[:40]!r}", param="payment")
         payment = await payments.locked(database, transaction, found.id)
+        id_of_it = _id(payment, once)
+        for before in await payments.reversals(transaction, payment.id):
+            if before.public_id == id_of_it:
+                if amount not in {None, before.amount}:
+                    raise KeyReused("another amount was refunded with this idempotency key", param="idempotency_key")
+                return payment, before, False
         left = await _left(transaction, payment)
         wanted = left if amount is None else amount
         if not 0 < wanted <= left or wanted % NANO_PER_CENT:
             raise InvalidRequest(f"{format_usd(left)} USD of it can be refunded, in whole cents", param="amount")
         made = Reversal(
-            public_id=new_id("refund"),
+            public_id=id_of_it,
             payment_id=payment.id,
             kind=Return.REFUND,
             external_id=None,
@@ -69,10 +87,10 @@ async def refund(
             account_id=payment.account_id, actor=actor, action="payment.refunded", detail=what, address=address
         )
         await activity.add(transaction, deed, now)
-        return payment, stored
+        return payment, stored, True
 
-    payment, made = await run(database, use_case)
-    if made.state is State.REQUESTED:
+    payment, made, new = await run(database, use_case)
+    if new and made.state is State.REQUESTED:
         await _request(ways, payment, made)
     return made
 
@@ -121,6 +139,13 @@ async def _undo(ways: Payments, payment: Payment, made: Reversal) -> None:
         await _paper(ways, transaction, payment, returned, now)
 
     await run(ways.database, use_case)
+
+
+def _id(payment: Payment, once: str) -> str:
+    """What the refund will be called: a repetition finds it by that name."""
+    if not once:
+        return new_id("refund")
+    return "refund_" + hashlib.sha256(f"{payment.public_id}/{once}".encode()).hexdigest()[:22]
 
 
 async def _left(transaction: Transaction, payment: Payment) -> int:

@@ -21,6 +21,8 @@ A_PAGE = 50
 NEWEST = (1 << 62) - 1
 HEAD = ("requests", "tokens_in", "tokens_out", "charged_usd", "of_it_promo_usd", "lost_usd", "cost_usd", "margin_usd")
 BY = {"day": "Day", "model": "Model", "provider": "Provider", "account": "Account"}
+# To whoever goes back to a form that was sent, and changes it.
+SENT_BEFORE = "This form was sent before, and what it said then is done. Send it again to have this done as well."
 _DAY = timedelta(days=1)
 
 

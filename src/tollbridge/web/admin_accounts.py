@@ -3,11 +3,11 @@
 from starlette.responses import Response
 
 from tollbridge.core.plans import Agreed
-from tollbridge.errors import ApiError, InvalidRequest
+from tollbridge.errors import ApiError, InvalidRequest, KeyReused
 from tollbridge.services import key_management, oversight, plans
 from tollbridge.services.sessions import new_token
 from tollbridge.store import accounts, activity, keys, members, payments
-from tollbridge.web.admin import ADMIN, NEWEST, asked_before
+from tollbridge.web.admin import ADMIN, NEWEST, SENT_BEFORE, asked_before
 from tollbridge.web.billing import read_usd
 from tollbridge.web.forms import Form
 from tollbridge.web.page import OPERATOR, Page
@@ -21,6 +21,7 @@ SAVED = {
     "frozen": "The account is frozen: its next call is refused.",
     "unfrozen": "The account can call again.",
     "granted": "The credit is granted.",
+    "repeated": "The form was sent twice. The credit is granted once.",
     "revoked": "The key is revoked.",
 }
 _LIMITS = ("rpm", "tpm", "concurrency")
@@ -133,12 +134,14 @@ async def grant(visit: Visit) -> Response:
     account = await oversight.find(visit.shared.database, visit.path("account"))
     try:
         amount = read_usd(form["amount"], "amount")
-        await oversight.grant(
+        given = await oversight.grant(
             visit.shared.database, account, amount, form["reason"], actor=visit.actor, once=f"page/{form['once']}"
         )
+    except KeyReused:
+        return await _show(visit, InvalidRequest(SENT_BEFORE), "grant")
     except InvalidRequest as error:
         return await _show(visit, error, "grant")
-    return _back(visit, "granted")
+    return _back(visit, "repeated" if given.repeated else "granted")
 
 
 async def revoke_key(visit: Visit) -> Response:

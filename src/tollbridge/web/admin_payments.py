@@ -5,13 +5,14 @@ from datetime import UTC, datetime
 from starlette.responses import Response
 
 from tollbridge.core.payments import Status
-from tollbridge.errors import ApiError, InvalidRequest, NotFound
+from tollbridge.errors import ApiError, InvalidRequest, KeyReused, NotFound
 from tollbridge.payments.base import ProcessorUnavailable
 from tollbridge.services import oversight, vouchers
+from tollbridge.services.sessions import new_token
 from tollbridge.services.vouchers import MadeVoucher
 from tollbridge.store import oversight as rows
 from tollbridge.store import payments, subscriptions
-from tollbridge.web.admin import A_PAGE, ADMIN, NEWEST, asked_before
+from tollbridge.web.admin import A_PAGE, ADMIN, NEWEST, SENT_BEFORE, asked_before
 from tollbridge.web.billing import METHODS, read_usd
 from tollbridge.web.forms import Form
 from tollbridge.web.page import OPERATOR, Page
@@ -43,12 +44,17 @@ async def _payments(visit: Visit, refused: ApiError | None = None, section: str 
     found = await payments.of_status(database, status, before, A_PAGE)
     forms = {"confirm": Form({"reference": visit.query("reference")}), "refund": Form()}
     forms["refund"] = Form({"payment": visit.query("refund")})
+    once = new_token()
     if refused is not None:
-        forms[section] = (await visit.form()).refused(refused, "reference", "amount", "payment", "reason")
+        sent = await visit.form()
+        forms[section] = sent.refused(refused, "reference", "amount", "payment", "reason")
+        if isinstance(refused, ProcessorUnavailable):
+            once = sent["once"]  # it is booked: sent again, it is the same refund
     return visit.render(
         "admin/payments.html",
         status=refused.status if refused is not None else 200,
         saved=SAVED.get(visit.query("saved"), ""),
+        once=once,
         asked=status,
         statuses=list(Status),
         payments=found,
@@ -78,7 +84,16 @@ async def refund(visit: Visit) -> Response:
     form = await visit.form()
     try:
         amount = read_usd(form["amount"], "amount") if form["amount"].strip() else None
-        await oversight.refund(visit.shared.payments(), form["payment"].strip(), amount, form["reason"], visit.actor)
+        await oversight.refund(
+            visit.shared.payments(),
+            form["payment"].strip(),
+            amount,
+            form["reason"],
+            actor=visit.actor,
+            once=form["once"][:100],
+        )
+    except KeyReused:
+        return await _payments(visit, InvalidRequest(SENT_BEFORE), "refund")
     except (InvalidRequest, NotFound, ProcessorUnavailable) as error:
         return await _payments(visit, error, "refund")
     return visit.redirect(f"{PAYMENTS}?saved=refunded")

@@ -78,7 +78,6 @@ def order(**changes: Any) -> Order:
     return Order(
         payment=msgspec.structs.replace(payment, **changes),
         account="acct_1",
-        email="ada@example.com",
         customer=None,
         product="credit",
         success_url="http://127.0.0.1/back",

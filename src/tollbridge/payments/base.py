@@ -30,27 +30,26 @@ class ProcessorRefused(TollbridgeError):
         self.status = status
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """An order on its way to a method. `account` is the public id; the URLs are where the customer comes back to."""
+class Purchase(msgspec.Struct, frozen=True, kw_only=True):
+    """Who buys, and what it is called. `account` is the public id; the URLs are where the customer comes back to."""
 
-    payment: Payment
     account: str
-    email: str
     customer: str | None
     product: str
     success_url: str
     cancel_url: str
 
 
-class Subscribing(msgspec.Struct, frozen=True, kw_only=True):
-    """An order for a plan on its way to a processor, as `Order` is one for credit."""
+class Order(Purchase, frozen=True, kw_only=True):
+    """An order for credit on its way to a method."""
+
+    payment: Payment
+
+
+class Subscribing(Purchase, frozen=True, kw_only=True):
+    """An order for a plan on its way to a processor."""
 
     subscription: Subscription
-    account: str
-    customer: str
-    product: str
-    success_url: str
-    cancel_url: str
 
 
 class Started(msgspec.Struct, frozen=True):

@@ -3,16 +3,14 @@
 Field names and statuses are those of https://docs.stripe.com/api in the version that each call names, so that a change
 at Stripe's changes nothing here.
 
-Rule 1  A call that changes something has an Idempotency-Key made of our own ids: repeated, it is the same call.
-Rule 2  Nothing is believed of an event but which object it is about: that object is asked for anew.
-Rule 3  Stripe's texts stay here: what is shown is ours, what is kept is a code of theirs.
+Nothing is believed of an event but which object it is about: that object is asked for anew. `stripe_api` has the rules
+of each call.
 """
 
-from typing import Any
-
 from tollbridge.core.payments import Buyer, Card, Payment, Report, Reported, Return, Status
-from tollbridge.payments.base import Order, ProcessorUnavailable, Started
+from tollbridge.payments.base import Order, Started
 from tollbridge.payments.stripe_api import BASE_URL, StripeApi, cents, nano, safe
+from tollbridge.payments.stripe_checkout import Checkout
 from tollbridge.payments.stripe_objects import (
     Address,
     BalanceTransaction,
@@ -24,6 +22,7 @@ from tollbridge.payments.stripe_objects import (
     InvoicePayments,
     PaymentIntent,
     PaymentMethod,
+    Recurring,
     Refund,
     Session,
     StripeEvent,
@@ -70,7 +69,8 @@ class Stripe:
         self.live = "_live_" in secret_key[:9]
         self.automatic_tax = automatic_tax
         self._api = StripeApi(secret_key, base_url)
-        self.subscriptions = StripeSubscriptions(self._api, automatic_tax=automatic_tax)
+        self._checkout = Checkout(self._api, automatic_tax=automatic_tax)
+        self.subscriptions = StripeSubscriptions(self._api, self._checkout)
 
     async def close(self) -> None:
         await self._api.close()
@@ -81,39 +81,9 @@ class Stripe:
         """A Checkout session: a page of Stripe's on which the customer pays."""
         payment = order.payment
         marks = {ORDER: payment.public_id, ACCOUNT: order.account}
-        intent: dict[str, Any] = {"metadata": marks}
-        if payment.save_card:
-            intent["setup_future_usage"] = "off_session"
-        params = {
-            "mode": "payment",
-            "client_reference_id": payment.public_id,
-            "customer": order.customer,
-            "customer_update": {"name": "auto", "address": "auto"},
-            "metadata": marks,
-            "payment_intent_data": intent,
-            "line_items": [
-                {
-                    "quantity": 1,
-                    "price_data": {
-                        "currency": payment.currency,
-                        "unit_amount": cents(payment.amount),
-                        "product_data": {"name": order.product},
-                        "tax_behavior": "exclusive",
-                    },
-                }
-            ],
-            # The amount that we ordered is the amount that is paid.
-            "adaptive_pricing": {"enabled": False},
-            "automatic_tax": {"enabled": self.automatic_tax},
-            "billing_address_collection": "required" if self.automatic_tax else "auto",
-            "tax_id_collection": {"enabled": True},
-            "success_url": order.success_url,
-            "cancel_url": order.cancel_url,
-        }
-        session = await self._api.post("/v1/checkout/sessions", params, payment.public_id, Session)
-        if session.url is None:
-            raise ProcessorUnavailable
-        return Started(session.id, session.url)
+        intent = {"metadata": marks, "setup_future_usage": "off_session" if payment.save_card else None}
+        own = {"mode": "payment", "metadata": marks, "payment_intent_data": intent}
+        return await self._checkout.open(order, payment, own)
 
     async def create_customer(self, account: str, email: str) -> str:
         """Stripe's id of our account."""
@@ -159,7 +129,7 @@ class Stripe:
             invoice = await self._api.get(f"/v1/invoices/{safe(payment.external_id)}", ("payments",), Invoice)
             return await self._report_invoice(invoice, known=known)
         expand = [f"payment_intent.{each}" for each in _EXPAND_CHARGE]
-        session = await self._api.get(f"/v1/checkout/sessions/{safe(payment.external_id)}", expand, Session)
+        session = await self._checkout.find(payment.external_id, expand)
         return await self._report_session(session, known=known, card=payment.save_card)
 
     async def order_of(self, event: Event) -> tuple[str, str | None]:
@@ -168,16 +138,16 @@ class Stripe:
         The order is a session or, for a charge without one, the PaymentIntent. Our id is no proof of anything.
         """
         if event.object_id.startswith("cs_"):
-            session = await self._api.get(f"/v1/checkout/sessions/{safe(event.object_id)}", (), Session)
-            return session.id, (session.metadata or {}).get(ORDER)
+            session = await self._checkout.find(event.object_id)
+            return session.id, session.mark(ORDER)
         intent_id = event.object_id if event.object_id.startswith("pi_") else event.intent
         if intent_id is None:
             return event.object_id, None
         sessions = await self._api.listed("/v1/checkout/sessions", {"payment_intent": intent_id}, Session)
         if sessions:
-            return sessions[0].id, (sessions[0].metadata or {}).get(ORDER)
+            return sessions[0].id, sessions[0].mark(ORDER)
         intent = await self._api.get(f"/v1/payment_intents/{safe(intent_id)}", (), PaymentIntent)
-        return intent.id, intent.metadata.get(ORDER)
+        return intent.id, intent.mark(ORDER)
 
     async def events(self, since: int) -> list[tuple[Event, int]]:
         """Events from the time `since` on (seconds), with theirs, the newest first: Stripe keeps them for 30 days."""
@@ -193,11 +163,10 @@ class Stripe:
 
     async def _report_session(self, session: Session, *, known: bool, card: bool) -> Report:
         intent = session.payment_intent if isinstance(session.payment_intent, PaymentIntent) else None
-        marks = session.metadata or {}
         tax = session.total_details.amount_tax if session.total_details is not None else 0
         total = session.amount_total or 0
         status = _session_status(session, intent)
-        ours = session.livemode is self.live and session.client_reference_id == marks.get(ORDER)
+        ours = session.livemode is self.live and session.client_reference_id == session.mark(ORDER)
         if status is Status.PAID and intent is not None:
             # What the page showed must be what arrived.
             ours &= (total, session.currency) == (intent.amount_received, intent.currency)
@@ -209,8 +178,8 @@ class Stripe:
             amount=nano(total - tax),
             tax=nano(tax),
             currency=session.currency or "",
-            order=marks.get(ORDER) if ours else None,
-            account=marks.get(ACCOUNT),
+            order=session.mark(ORDER) if ours else None,
+            account=session.mark(ACCOUNT),
             customer=session.customer,
             fee=_fee(intent, session.currency),
             reversals=await self._reversals(intent, known=known),
@@ -228,8 +197,7 @@ class Stripe:
         # What was paid past Stripe, or with credit there, is no money that arrived: it is not what was ordered.
         total = intent.amount_received if intent is not None else 0
         status = _INVOICE_STATUS.get(invoice.status or "", Status.PROCESSING)
-        recurring = invoice.parent.subscription_details if invoice.parent is not None else None
-        marks = (recurring.metadata if recurring is not None else None) or {}
+        about = invoice.recurring or Recurring("")
         return Report(
             status=status,
             external_id=invoice.id,
@@ -237,8 +205,8 @@ class Stripe:
             amount=nano((total if status is Status.PAID else invoice.total) - tax),
             tax=nano(tax),
             currency=invoice.currency,
-            order=marks.get(SUBSCRIPTION) if invoice.livemode is self.live else None,
-            account=marks.get(ACCOUNT),
+            order=about.mark(SUBSCRIPTION) if invoice.livemode is self.live else None,
+            account=about.mark(ACCOUNT),
             customer=invoice.customer,
             fee=_fee(intent, invoice.currency),
             reversals=await self._reversals(intent, known=known),
@@ -258,8 +226,8 @@ class Stripe:
             intent=intent.id,
             amount=nano(received),
             currency=intent.currency,
-            order=intent.metadata.get(ORDER) if intent.livemode is self.live else None,
-            account=intent.metadata.get(ACCOUNT),
+            order=intent.mark(ORDER) if intent.livemode is self.live else None,
+            account=intent.mark(ACCOUNT),
             customer=intent.customer,
             fee=_fee(intent, intent.currency),
             reversals=await self._reversals(intent, known=known),
@@ -339,7 +307,7 @@ def _refund(refund: Refund) -> Reported:
         amount=nano(refund.amount),
         currency=refund.currency,
         returned=refund.status in {"failed", "canceled"},
-        ours=(refund.metadata or {}).get(REFUND),
+        ours=refund.mark(REFUND),
     )
 
 

@@ -6,6 +6,15 @@ A test compares these fields with the official library's. What a call may expand
 import msgspec
 
 
+class Marked(msgspec.Struct, frozen=True, kw_only=True):
+    """An object that can bear ids of ours; they are no proof of anything."""
+
+    metadata: dict[str, str] | None = None
+
+    def mark(self, name: str) -> str | None:
+        return (self.metadata or {}).get(name)
+
+
 class CardDetails(msgspec.Struct, frozen=True):
     brand: str = "card"
     last4: str = ""
@@ -31,14 +40,13 @@ class Charge(msgspec.Struct, frozen=True):
     balance_transaction: BalanceTransaction | str | None = None
 
 
-class PaymentIntent(msgspec.Struct, frozen=True):
+class PaymentIntent(Marked, frozen=True):
     id: str
     status: str
     amount: int
     amount_received: int
     currency: str
     livemode: bool
-    metadata: dict[str, str] = {}
     customer: str | None = None
     latest_charge: Charge | str | None = None
     payment_method: PaymentMethod | str | None = None
@@ -67,7 +75,7 @@ class TotalDetails(msgspec.Struct, frozen=True):
     amount_tax: int
 
 
-class Session(msgspec.Struct, frozen=True):
+class Session(Marked, frozen=True):
     id: str
     payment_status: str
     livemode: bool
@@ -77,19 +85,17 @@ class Session(msgspec.Struct, frozen=True):
     currency: str | None = None
     client_reference_id: str | None = None
     customer: str | None = None
-    metadata: dict[str, str] | None = None
     total_details: TotalDetails | None = None
     customer_details: CustomerDetails | None = None
     payment_intent: PaymentIntent | str | None = None
     subscription: str | None = None
 
 
-class Refund(msgspec.Struct, frozen=True):
+class Refund(Marked, frozen=True):
     id: str
     amount: int
     currency: str
     status: str | None = None
-    metadata: dict[str, str] | None = None
 
 
 class Dispute(msgspec.Struct, frozen=True):
@@ -120,11 +126,10 @@ class StripeEvent(msgspec.Struct, frozen=True):
     data: EventData
 
 
-class Recurring(msgspec.Struct, frozen=True):
+class Recurring(Marked, frozen=True):
     """What an invoice belongs to: a subscription, and the marks that it had when the invoice was made."""
 
     subscription: str
-    metadata: dict[str, str] | None = None
 
 
 class Parent(msgspec.Struct, frozen=True):
@@ -180,10 +185,13 @@ class Invoice(msgspec.Struct, frozen=True):
     parent: Parent | None = None
     payments: InvoicePayments | None = None
 
+    @property
+    def recurring(self) -> Recurring | None:
+        return self.parent.subscription_details if self.parent is not None else None
 
-class Subscription(msgspec.Struct, frozen=True):
+
+class Subscription(Marked, frozen=True):
     id: str
     status: str
     cancel_at_period_end: bool
-    metadata: dict[str, str] = {}
     cancel_at: int | None = None

@@ -4,8 +4,9 @@ What each month's invoice brought is a payment like others (`Stripe.report`). He
 """
 
 from tollbridge.core.subscriptions import Bill, Heard, Subscription
-from tollbridge.payments.base import ProcessorRefused, ProcessorUnavailable, Started, Subscribing
-from tollbridge.payments.stripe_api import StripeApi, cents, safe
+from tollbridge.payments.base import ProcessorRefused, Started, Subscribing
+from tollbridge.payments.stripe_api import StripeApi, safe
+from tollbridge.payments.stripe_checkout import Checkout
 from tollbridge.payments.stripe_objects import Invoice, Session
 from tollbridge.payments.stripe_objects import Subscription as Theirs
 
@@ -18,40 +19,16 @@ _LATE = frozenset({"past_due", "unpaid", "paused"})
 class StripeSubscriptions:
     """The subscriptions of one Stripe account. Calls raise as those of `StripeApi` do."""
 
-    def __init__(self, api: StripeApi, *, automatic_tax: bool) -> None:
+    def __init__(self, api: StripeApi, checkout: Checkout) -> None:
         self._api = api
-        self._automatic_tax = automatic_tax
+        self._checkout = checkout
 
     async def start(self, order: Subscribing) -> Started:
         """A Checkout session in which a customer pays the first month, and leaves what pays the next ones."""
         ours = order.subscription
         marks = {SUBSCRIPTION: ours.public_id, ACCOUNT: order.account}
-        price = {
-            "currency": ours.currency,
-            "unit_amount": cents(ours.amount),
-            "recurring": {"interval": "month"},
-            "product_data": {"name": order.product},
-            "tax_behavior": "exclusive",
-        }
-        params = {
-            "mode": "subscription",
-            "client_reference_id": ours.public_id,
-            "customer": order.customer,
-            "customer_update": {"name": "auto", "address": "auto"},
-            "metadata": marks,
-            "subscription_data": {"metadata": marks},
-            "line_items": [{"quantity": 1, "price_data": price}],
-            "adaptive_pricing": {"enabled": False},
-            "automatic_tax": {"enabled": self._automatic_tax},
-            "billing_address_collection": "required" if self._automatic_tax else "auto",
-            "tax_id_collection": {"enabled": True},
-            "success_url": order.success_url,
-            "cancel_url": order.cancel_url,
-        }
-        session = await self._api.post("/v1/checkout/sessions", params, ours.public_id, Session)
-        if session.url is None:
-            raise ProcessorUnavailable
-        return Started(session.id, session.url)
+        own = {"mode": "subscription", "metadata": marks, "subscription_data": {"metadata": marks}}
+        return await self._checkout.open(order, ours, own)
 
     async def follow(self, ours: Subscription) -> Heard | None:
         """How a subscription stands, and which months of it were paid; None: Stripe was never asked for it."""
@@ -59,7 +36,7 @@ class StripeSubscriptions:
         if name is None:
             if ours.session is None:
                 return None
-            session = await self._api.get(f"/v1/checkout/sessions/{safe(ours.session)}", (), Session)
+            session = await self._checkout.find(ours.session)
             if session.subscription is None:
                 return Heard(external_id=None, over=session.status == "expired")
             name = session.subscription
@@ -80,16 +57,16 @@ class StripeSubscriptions:
         Our id is no proof of anything. All None: it is of no subscription.
         """
         if object_id.startswith("cs_"):
-            session = await self._api.get(f"/v1/checkout/sessions/{safe(object_id)}", (), Session)
-            ours = (session.metadata or {}).get(SUBSCRIPTION)
+            session = await self._checkout.find(object_id)
+            ours = session.mark(SUBSCRIPTION)
             return (session.id, session.subscription, ours) if ours is not None else (None, None, None)
         if object_id.startswith("in_"):
             invoice = await self._api.get(f"/v1/invoices/{safe(object_id)}", (), Invoice)
-            about = invoice.parent.subscription_details if invoice.parent is not None else None
-            return (None, about.subscription, (about.metadata or {}).get(SUBSCRIPTION)) if about else (None,) * 3
+            about = invoice.recurring
+            return (None, about.subscription, about.mark(SUBSCRIPTION)) if about is not None else (None,) * 3
         if object_id.startswith("sub_"):
             found = await self._api.get(f"/v1/subscriptions/{safe(object_id)}", (), Theirs)
-            return None, found.id, found.metadata.get(SUBSCRIPTION)
+            return None, found.id, found.mark(SUBSCRIPTION)
         return None, None, None
 
     async def set_ending(self, ours: Subscription, ending: bool) -> None:

@@ -341,7 +341,6 @@ class Payments:
         order = Order(
             payment=payment,
             account=account.public_id,
-            email=account.email,
             customer=customer,
             product=f"{self._brand} credit",
             success_url=back,

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -173,6 +175,48 @@ def test_writers_at_once_lose_nothing(ledger_engine: Engine) -> None:
             await database.close()
 
     asyncio.run(main())
+
+
+def test_turns_are_had_in_the_order_in_which_they_were_asked_for() -> None:
+    turn, had = db.Turn(), list[int]()
+    assert turn.take(0)
+    assert not turn.take(0.01)
+
+    def wait(number: int) -> None:
+        assert turn.take(5)
+        had.append(number)
+        turn.give()
+
+    threads = [threading.Thread(target=wait, args=(number,)) for number in range(5)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.1)
+    assert not turn.take(0.01)
+    turn.give()
+    assert turn.take(5)  # behind all who wait
+    assert had == [0, 1, 2, 3, 4]
+    for thread in threads:
+        thread.join()
+
+
+def test_one_at_a_time_has_its_turn_and_none_is_lost() -> None:
+    turn, at_it = db.Turn(), list[int]()
+    given_up = [0] * 6
+
+    def work(number: int) -> None:
+        for _ in range(2_000):
+            if turn.take(0.000_2):
+                at_it.append(number)
+                assert at_it == [number]
+                at_it.clear()
+                turn.give()
+            else:
+                given_up[number] += 1
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(work, range(6)))
+    assert sum(given_up) < 12_000
+    assert turn.take(0)
 
 
 @pytest.mark.parametrize("change", ["execute", "fetch", "transaction"])

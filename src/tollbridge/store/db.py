@@ -18,6 +18,7 @@ import random
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -167,19 +168,38 @@ def translate_sqlite(error: sqlite3.Error | UnicodeDecodeError) -> Exception:
 class Turn:
     """Which thread of this process writes to a SQLite file next: the ledger's, or the one of all other changes.
 
-    SQLite alone would let the other one sleep for milliseconds before it asks again. It stays the judge, as processes
-    beside this one write too: whoever waits too long here goes on, and asks SQLite.
+    First come, first served. SQLite alone would let the other one sleep for milliseconds before it asks again. It stays
+    the judge, as processes beside this one write too: whoever waits too long here goes on, and asks SQLite.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._mutex = threading.Lock()
+        self._taken = False
+        self._queue: deque[threading.Lock] = deque()
 
     def take(self, seconds: float) -> bool:
         """Whether it is ours to `give` back."""
-        return self._lock.acquire(timeout=seconds)
+        with self._mutex:
+            if not self._taken:
+                self._taken = True
+                return True
+            handed = threading.Lock()
+            handed.acquire()
+            self._queue.append(handed)
+        if handed.acquire(timeout=seconds):
+            return True
+        with self._mutex:
+            if handed in self._queue:
+                self._queue.remove(handed)
+                return False
+        return True
 
     def give(self) -> None:
-        self._lock.release()
+        with self._mutex:
+            if self._queue:
+                self._queue.popleft().release()
+            else:
+                self._taken = False
 
 
 class _Lane:

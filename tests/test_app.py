@@ -38,6 +38,21 @@ def test_mistake_in_the_configuration_leaves_the_old_one_running(caplog: pytest.
     run(test())
 
 
+def test_only_what_has_changed_is_said_to_take_a_restart(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        async with Site(always(says(completion()))) as site:
+            await site.gateway.reload()
+            assert "takes a restart" not in caplog.text
+            # Settings without a table stand above all tables.
+            own = site.file.read_text() + '\n[mail]\nfrom = "a@example.com"\n'
+            site.file.write_text(f'redis_url = "redis://127.0.0.1:1/0"\n{own}')
+            await site.gateway.reload()
+            said = [each.getMessage() for each in caplog.records if "takes a restart" in each.getMessage()]
+            assert [each.split()[0] for each in said] == ["redis_url", "mail"]
+
+    run(test())
+
+
 def test_new_models_and_plans_are_served_after_a_reload() -> None:
     more = '\n[[models]]\nid = "new"\nprice = { input = "1", output = "1" }\n'
     more += 'routes = [{ provider = "up", model = "x" }]\n'

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("tollbridge")
 
 # What a reload cannot change: it takes a restart.
-FIXED = ("host", "port", "workers", "data_dir", "database_url", "server", "brand")
+FIXED = ("host", "port", "workers", "data_dir", "database_url", "redis_url", "mail", "server", "brand")
 
 
 # New containers, in number, before the garbage collector looks for cycles: requests make almost none.

@@ -71,6 +71,13 @@ def test_whatever_may_hold_a_secret_is_masked() -> None:
     assert HEADERS.secret
 
 
+def test_secrets_are_equal_by_their_text() -> None:
+    assert Secret("a") == Secret("a")
+    assert Secret("a") != Secret("b")
+    assert Secret("a") != "a"
+    assert len({Secret("a"), Secret("a")}) == 1
+
+
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         read(Source(), {}).billing.cost_cap = 1  # type: ignore[misc]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from datetime import date
 from difflib import get_close_matches
+from hmac import compare_digest
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -53,6 +54,12 @@ class Secret:
 
     def reveal(self) -> str:
         return self._text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and compare_digest(self._text.encode(), other._text.encode())
+
+    def __hash__(self) -> int:
+        return hash(self._text)
 
     def __repr__(self) -> str:
         return "Secret('***')"

@@ -8,6 +8,9 @@ from tollbridge.core.payments import Payment
 from tollbridge.core.subscriptions import Subscription
 from tollbridge.errors import TollbridgeError, Unavailable
 
+# After a day Stripe forgets an Idempotency-Key (the same call is another one then), and closes a page left unpaid.
+SAME_CALL_MS = 23 * 3_600_000
+
 
 class ProcessorUnavailable(Unavailable):
     """The processor could not be asked, or its answer makes no sense: whether it did something is not known."""

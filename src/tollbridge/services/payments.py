@@ -25,7 +25,7 @@ from tollbridge.core.money import NANO_PER_CENT, format_usd
 from tollbridge.core.payments import Expected, Origin, Payment, Report, Return, Reversal, Settlement, State, Status
 from tollbridge.errors import InvalidRequest, KeyReused, NotFound, TollbridgeError, Unavailable
 from tollbridge.payments import manual, webhook
-from tollbridge.payments.base import Method, Order, ProcessorRefused, ProcessorUnavailable
+from tollbridge.payments.base import SAME_CALL_MS, Method, Order, ProcessorRefused, ProcessorUnavailable
 from tollbridge.payments.stripe import EVENTS, Stripe
 from tollbridge.payments.stripe import NAME as STRIPE
 from tollbridge.services import notices
@@ -45,7 +45,6 @@ MOST_FAILURES = 3
 _MINUTE, _HOUR = 60_000, 3_600_000
 # Stripe closes an unpaid session after 24 hours, and says so when asked then.
 _ASK_AGAIN, _ASK_SLOW = 5 * _MINUTE, _HOUR
-_GIVE_UP_BEGINNING = 23 * _HOUR
 # Missed events are looked for as far back as a listing may be late.
 _OVERLAP_S = 3_600
 _SINCE = "stripe_events_since"
@@ -194,7 +193,7 @@ class Payments:
                 "another amount was ordered: send the difference back, or grant it, and confirm what was ordered",
                 param="amount",
             )
-        account = await self._account(payment)
+        account = await accounts.known(self.database, payment.account_id)
         what = f"{format_usd(amount)} USD, {wanted}"
         deed = NewDeed(account_id=account.id, actor=actor, action="payment.confirmed", detail=what, address=address)
         return await self.settle(payment, manual.received(payment, account.public_id), deed=deed)
@@ -428,13 +427,12 @@ class Payments:
             return
         if payment.external_id is not None:
             await self.ask(payment)
-        elif payment.created_at < now - _GIVE_UP_BEGINNING:
-            # The processor forgets our key after a day: from now on the same call would be another one.
+        elif payment.created_at < now - SAME_CALL_MS:
             await self._fail(payment, "the processor could not be reached")
         elif payment.origin is Origin.CHECKOUT:
-            await self._begin(self.stripe, payment, await self._account(payment))
+            await self._begin(self.stripe, payment, await accounts.known(self.database, payment.account_id))
         elif payment.origin is Origin.AUTO:
-            await self.charge(payment, await self._account(payment))
+            await self.charge(payment, await accounts.known(self.database, payment.account_id))
 
     async def charge(self, payment: Payment, account: Account) -> Payment:
         """Charge the saved card for an order; a decline is the end of it."""
@@ -458,7 +456,7 @@ class Payments:
                 return current
             closed = msgspec.structs.replace(current, status=Status.FAILED, note=why, check_at=None)
             await payments.update(transaction, closed)
-            await self._count_failure(transaction, closed, await self._account(closed, transaction), now)
+            await self._count_failure(transaction, closed, await accounts.known(transaction, closed.account_id), now)
             return closed
 
         return await run(self.database, use_case)
@@ -478,7 +476,7 @@ class Payments:
         self, transaction: Transaction, payment: Payment, report: Report, event: str | None, now: int
     ) -> Payment:
         current = await payments.locked(self.database, transaction, payment.id)
-        account = await self._account(current, transaction)
+        account = await accounts.known(transaction, current.account_id)
         customer = await invoices.customer(transaction, account.id) if current.method == STRIPE else None
         known = await payments.reversals(transaction, current.id)
         order = None
@@ -548,11 +546,6 @@ class Payments:
         aside = msgspec.structs.replace(current, status=Status.REVIEW, note=note, check_at=None)
         await payments.update(transaction, aside)
         return aside
-
-    async def _account(self, payment: Payment, within: Transaction | None = None) -> Account:
-        account = await accounts.by_id(within or self.database, payment.account_id)
-        assert account is not None
-        return account
 
 
 def _wait(status: Status) -> int:

@@ -13,7 +13,7 @@ from tollbridge.core.ledger import Posted
 from tollbridge.core.money import NANO_PER_CENT, format_usd
 from tollbridge.core.payments import Payment, Return, Reversal, State, Status
 from tollbridge.errors import InvalidRequest, KeyReused, NotFound
-from tollbridge.payments.base import ProcessorRefused, ProcessorUnavailable
+from tollbridge.payments.base import SAME_CALL_MS, ProcessorRefused, ProcessorUnavailable
 from tollbridge.payments.stripe import NAME as STRIPE
 from tollbridge.services.accounts import new_id
 from tollbridge.services.invoices import reversed_draft
@@ -23,8 +23,6 @@ from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Transaction, run
 
 _PATIENCE_MS = 60_000
-# The processor forgets a key after a day.
-_GIVE_UP_MS = 23 * 3_600_000
 
 
 async def refund(
@@ -106,7 +104,7 @@ async def retry(ways: Payments) -> None:
         there = any(each.ours == waiting.public_id for each in await ways.stripe.refunds(payment.intent))
         if there:
             await ways.ask(payment)
-        elif waiting.created_at > now - _GIVE_UP_MS:
+        elif waiting.created_at > now - SAME_CALL_MS:
             await _request(ways, payment, waiting)
         else:
             await _undo(ways, payment, waiting)
@@ -156,8 +154,7 @@ async def _left(transaction: Transaction, payment: Payment) -> int:
 
 
 async def _paper(ways: Payments, transaction: Transaction, payment: Payment, made: Reversal, now: int) -> None:
-    account = await accounts.by_id(transaction, payment.account_id)
-    assert account is not None
+    account = await accounts.known(transaction, payment.account_id)
     draft = ways.issuer.draft("invoice", payment, account, await invoices.buyer(transaction, account.id), now)
     kind = "correction" if made.state is State.RETURNED else "credit_note"
     await invoices.issue(transaction, reversed_draft(draft, kind, made, made.id))

@@ -21,9 +21,10 @@ from tollbridge.core.plans import DEFAULT_PLAN, Plan
 from tollbridge.core.subscriptions import ASK_SOON_MS, Bill, Heard, Stage, Subscription, Turn, month_after, turn
 from tollbridge.errors import InvalidRequest
 from tollbridge.payments import manual
-from tollbridge.payments.base import ProcessorRefused, ProcessorUnavailable, Subscribing
+from tollbridge.payments.base import SAME_CALL_MS, ProcessorRefused, ProcessorUnavailable, Subscribing
 from tollbridge.payments.stripe import NAME as STRIPE
 from tollbridge.payments.stripe import Stripe
+from tollbridge.payments.stripe_subscriptions import StripeSubscriptions
 from tollbridge.services import notices
 from tollbridge.services.accounts import new_id
 from tollbridge.services.key_management import Actor
@@ -38,9 +39,7 @@ log = logging.getLogger("tollbridge")
 
 ACTOR = "payments"
 PAGE = "/dashboard/billing/plan"
-_DAY_MS, _HOUR_MS = 86_400_000, 3_600_000
-# The processor forgets an Idempotency-Key after a day, and closes the page on which nobody paid.
-_GIVE_UP_BEGINNING_MS = 23 * _HOUR_MS
+_DAY_MS = 86_400_000
 _BATCH = 100
 _TRIES = 4
 
@@ -135,8 +134,7 @@ class Subscriptions:
         if ours is None or not ours.runs:
             raise InvalidRequest("There is no plan that is paid for by the month.", param="plan")
         if ours.method == STRIPE:
-            assert self._till.stripe is not None
-            await self._till.stripe.subscriptions.set_ending(ours, ending)
+            await self._stripe.set_ending(ours, ending)
         now = await database.now()
 
         async def use_case(transaction: Transaction) -> Subscription:
@@ -187,9 +185,8 @@ class Subscriptions:
 
     async def follow(self, ours: Subscription) -> Subscription:
         """Ask Stripe for all of a subscription, and do what it says."""
-        assert self._till.stripe is not None
         for attempt in range(_TRIES):
-            heard = await self._till.stripe.subscriptions.follow(ours)
+            heard = await self._stripe.follow(ours)
             if heard is None:
                 return ours
             await self._book(ours, heard)
@@ -212,6 +209,11 @@ class Subscriptions:
                 log.warning("subscription %s could not be asked for: %s", ours.public_id, error)
 
     # --- within -------------------------------------------------------------------------------------------------
+
+    @property
+    def _stripe(self) -> StripeSubscriptions:
+        assert self._till.stripe is not None
+        return self._till.stripe.subscriptions
 
     def _method(self) -> str | None:
         return next((name for name in (STRIPE, manual.DEMO) if name in self._till.methods), None)
@@ -236,7 +238,6 @@ class Subscriptions:
         back = f"{self._terms.url}{PAGE}?ordered=1"
         if ours.method != STRIPE:
             return await self._learn(msgspec.structs.replace(ours, url=back))
-        assert self._till.stripe is not None
         plan = self._terms.plans.get(ours.plan)
         order = Subscribing(
             subscription=ours,
@@ -247,7 +248,7 @@ class Subscriptions:
             cancel_url=f"{self._terms.url}{PAGE}",
         )
         try:
-            started = await self._till.stripe.subscriptions.start(order)
+            started = await self._stripe.start(order)
         except ProcessorRefused as error:
             log.warning("subscription %s could not be begun: %s (%s)", ours.public_id, error, error.code)
             raise ProcessorUnavailable from error
@@ -275,8 +276,7 @@ class Subscriptions:
         if before.runs:
             return before
         if before.method == STRIPE and before.session is not None:
-            assert self._till.stripe is not None
-            await self._till.stripe.subscriptions.stop(before)
+            await self._stripe.stop(before)
             # It may have been paid at this very moment.
             after = await self.follow(before)
         else:
@@ -290,11 +290,10 @@ class Subscriptions:
             return
         elif ours.session is not None or ours.external_id is not None:
             await self.follow(ours)
-        elif ours.created_at < now - _GIVE_UP_BEGINNING_MS:
+        elif ours.created_at < now - SAME_CALL_MS:
             await self._take(ours, Heard(external_id=None, over=True))
         else:
-            account = await accounts.by_id(self._till.database, ours.account_id)
-            assert account is not None
+            account = await accounts.known(self._till.database, ours.account_id)
             await self._begin(ours, account)
 
     async def _renew_demo(self, ours: Subscription, now: int) -> None:
@@ -309,8 +308,7 @@ class Subscriptions:
             await self._pay_demo(ours, ours.paid_until)
 
     async def _pay_demo(self, ours: Subscription, since: int) -> Subscription:
-        account = await accounts.by_id(self._till.database, ours.account_id)
-        assert account is not None
+        account = await accounts.known(self._till.database, ours.account_id)
         until = month_after(since)
         payment = await self._till.write_down(self._month(ours, str(since)))
         report = msgspec.structs.replace(manual.received(payment, account.public_id), order=ours.public_id)
@@ -357,15 +355,13 @@ class Subscriptions:
 
         done = await run(database, use_case)
         if done.stop and ours.method == STRIPE:
-            assert self._till.stripe is not None
-            await self._till.stripe.subscriptions.stop(done.subscription)
+            await self._stripe.stop(done.subscription)
         return done.subscription
 
     async def _tell(self, transaction: Transaction, done: Turn, now: int) -> None:
         """The account gets the plan, or loses it, and its owner hears of what needs them."""
         ours, database, terms = done.subscription, self._till.database, self._terms
-        account = await accounts.by_id(transaction, ours.account_id)
-        assert account is not None
+        account = await accounts.known(transaction, ours.account_id)
         plan, after = terms.plans.get(ours.plan), terms.plans.get(terms.after) or terms.plans[DEFAULT_PLAN]
         title = plan.title or plan.name if plan is not None else ours.plan
         if done.begins:

@@ -91,8 +91,7 @@ async def run_due(ways: Payments) -> int:
             continue
         if payment is None:
             continue
-        account = await accounts.by_id(ways.database, account_id)
-        assert account is not None
+        account = await accounts.known(ways.database, account_id)
         charged += 1
         try:
             await ways.charge(payment, account)

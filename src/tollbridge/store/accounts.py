@@ -56,6 +56,13 @@ async def by_id(database: Transaction, account_id: int) -> Account | None:
     return _account(rows[0]) if rows else None
 
 
+async def known(database: Transaction, account_id: int) -> Account:
+    """The account that another row names."""
+    account = await by_id(database, account_id)
+    assert account is not None
+    return account
+
+
 async def by_public_id(database: Transaction, public_id: str) -> Account | None:
     rows = await database.fetch(f"{_SELECT} WHERE public_id = $1", public_id)
     return _account(rows[0]) if rows else None

@@ -192,17 +192,20 @@ def test_an_account_is_warned_where_it_wants_to_be() -> None:
             ada = await registered(site, "ada@example.com")
             warning = "of credit left. Calls are refused"
             assert warning not in shown(await ada.get("/dashboard"))
-            assert (await ada.post(f"{BILLING}/alert", {"alert": "0.75"})).status_code == 303
+            told = await ada.post(f"{BILLING}/alert", {"alert": "0.75"})
+            assert "when less than that is left" in shown(await ada.get(told.headers["location"]))
             assert warning in shown(await ada.get("/dashboard"))
             assert [await tell_low_balances(desk) for _ in range(2)] == [1, 0]
-            await ada.post(f"{BILLING}/alert", {"alert": "0"})
+            told = await ada.post(f"{BILLING}/alert", {"alert": "0"})
+            assert "We do not write to you" in shown(await ada.get(told.headers["location"]))
             assert await tell_low_balances(desk) == 0
             assert warning not in shown(await ada.get("/dashboard"))
             await ada.post(f"{BILLING}/alert", {"alert": "0.6"})
             assert await tell_low_balances(desk) == 1
             subjects = [subject for recipient, subject, _ in await letters(site) if recipient == "ada@example.com"]
             assert subjects == ["Tollbridge: 0.5 USD of credit left"] * 2
-            await ada.post(f"{BILLING}/alert", {"alert": ""})
+            told = await ada.post(f"{BILLING}/alert", {"alert": ""})
+            assert "Your own threshold is removed" in shown(await ada.get(told.headers["location"]))
             await site.database.execute("UPDATE balance SET promo = 0, paid = 0")
             assert "Your credit is used up" in shown(await ada.get("/dashboard"))
             await site.database.execute("UPDATE balance SET promo = 500000000 WHERE promo = 0")

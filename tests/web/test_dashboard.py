@@ -336,6 +336,7 @@ def test_what_is_wrong_with_a_key_stands_beside_the_field() -> None:
                 ("expires_at", "2020-01-01", "expires in the future"),
                 ("expires_at", "soon", "2027-01-31"),
                 ("rpm", "-1", "whole number"),
+                ("rpm", "1,5", "such as 60 or 200,000"),
                 ("models", "a b", "pattern"),
                 ("addresses", "10.0.0.300", "is no address"),
                 ("label", "x" * 101, "at most 100 characters"),

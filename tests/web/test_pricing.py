@@ -2,7 +2,7 @@
 
 import pytest
 from tests.gateway.site import run
-from tests.web.visitors import Visitor, house, shown
+from tests.web.visitors import Visitor, house, registered, shown
 
 from tollbridge.core.plans import Plan
 from tollbridge.web import pricing
@@ -43,6 +43,30 @@ def test_the_plan_of_every_account_comes_first() -> None:
     offers = pricing.offers([Plan(name="big_team", rpm=1_000), Plan(name="default"), Plan(name="free")])
     assert [offer.name for offer in offers] == ["Pay as you go", "Big team", "Free"]
     assert offers[1].limits[0] == ("Requests a minute", "1,000")
+
+
+def test_the_price_list_and_the_page_of_plans_say_the_same() -> None:
+    async def test() -> None:
+        config = """
+[billing]
+customer_plans = ["free", "pro"]
+[plans.pro]
+included_credit_usd = "3"
+[plans.gone]
+until = 2026-01-01
+"""
+        async with house(config) as site:
+            visitor = await registered(site, "ada@example.com")
+            prices, plans = shown(await visitor.get("/pricing")), shown(await visitor.get("/dashboard/billing/plan"))
+            assert "Get Pro" in prices
+            assert "Change to Pro" in plans
+            assert "A month Free Credit included, a month $3" in prices
+            assert "Price Free Free –" in plans
+            assert "Requests a minute As agreed" in prices
+            assert "Requests a minute 60 20 As agreed" in plans
+            assert "Gone" not in prices + plans
+
+    run(test())
 
 
 @pytest.mark.parametrize("models", [("*",), ("a-*", "b")])

@@ -26,7 +26,9 @@ SAVED = {
     "top-up": "Automatic top-ups are on.",
     "top-up-off": "Automatic top-ups are off.",
     "card": "Your card is forgotten, here and at Stripe.",
-    "alert": "From now on we write to you at that threshold.",
+    "alert": "From now on we write to you when less than that is left.",
+    "alert-off": "We do not write to you when little is left.",
+    "alert-usual": "Your own threshold is removed.",
 }
 # A comma that separates anything else than thousands may be somebody's decimal point.
 _THOUSANDS = re.compile(r"[1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]+)?")
@@ -159,22 +161,26 @@ async def choose_alert(visit: Visit) -> Response:
     form = await visit.form()
     try:
         text = form["alert"].strip()
-        await notices.choose_threshold(visit.shared.database, visit.account, read_usd(text, "alert") if text else None)
+        threshold = read_usd(text, "alert") if text else None
+        await notices.choose_threshold(visit.shared.database, visit.account, threshold)
     except InvalidRequest as error:
         return await _credit(visit, error, "alert")
     await deeds.note(visit.shared.database, visit.account, visit.actor, "alert.changed", f"{text} USD" if text else "")
-    return visit.redirect(f"{BILLING}?saved=alert#alert-title")
+    saved = {None: "alert-usual", 0: "alert-off"}.get(threshold, "alert")
+    return visit.redirect(f"{BILLING}?saved={saved}#alert-title")
 
 
 def read_usd(text: str, name: str) -> int:
     """Nano-USD of what people write: `25`, `25.50`, `$1,000`. InvalidRequest names the field."""
-    plain = text.strip().removeprefix("$")
-    if _THOUSANDS.fullmatch(plain) is not None:
-        plain = plain.replace(",", "")
     try:
-        return money.parse_usd(plain)
+        return money.parse_usd(without_thousands(text.strip().removeprefix("$")))
     except ValueError:
         raise InvalidRequest("Write an amount in USD, such as 25 or 12.50.", param=name) from None
+
+
+def without_thousands(text: str) -> str:
+    """`1,000` as `1000`; any other text as it is."""
+    return text.replace(",", "") if _THOUSANDS.fullmatch(text) is not None else text
 
 
 def reference(payment: Payment) -> str | None:

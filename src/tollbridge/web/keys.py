@@ -14,6 +14,7 @@ from tollbridge.store import management_keys as management_rows
 from tollbridge.store.managed_keys import ManagedKey, Rules
 from tollbridge.store.rollups import DAY_MS
 from tollbridge.store.usage_days import Sums
+from tollbridge.web.billing import read_usd, without_thousands
 from tollbridge.web.forms import Form
 from tollbridge.web.page import DEVELOPER, Page
 from tollbridge.web.visit import Visit
@@ -175,9 +176,9 @@ def rules_of(form: Form) -> Rules:
         reset=form["limit_reset"] or None,
         models=tuple(form["models"].replace(",", "\n").splitlines()),
         addresses=tuple(form["addresses"].replace(",", "\n").splitlines()),
-        rpm=_whole(form["rpm"], "rpm"),
-        tpm=_whole(form["tpm"], "tpm"),
-        concurrency=_whole(form["concurrency"], "concurrency"),
+        rpm=whole(form["rpm"], "rpm"),
+        tpm=whole(form["tpm"], "tpm"),
+        concurrency=whole(form["concurrency"], "concurrency"),
         cost_cap=amount(form["cost_cap_usd"], "cost_cap_usd"),
         expires_at=_day(form["expires_at"]),
     )
@@ -203,21 +204,16 @@ def form_of(key: ManagedKey) -> Form:
 
 def amount(text: str, name: str) -> int | None:
     """Nano-USD; None where nothing is said."""
-    text = text.strip()
-    if not text:
-        return None
-    try:
-        return money.parse_usd(text.removeprefix("$"))
-    except ValueError:
-        raise InvalidRequest("Write an amount in USD, such as 25 or 0.50.", param=name) from None
+    return read_usd(text, name) if text.strip() else None
 
 
-def _whole(text: str, name: str) -> int | None:
-    text = text.strip().replace(",", "")
+def whole(text: str, name: str) -> int | None:
+    """`60` and `200,000`; None where nothing is said."""
+    text = without_thousands(text.strip())
     if not text:
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 16):
-        raise InvalidRequest("Write a whole number.", param=name)
+        raise InvalidRequest("Write a whole number, such as 60 or 200,000.", param=name)
     return int(text)
 
 

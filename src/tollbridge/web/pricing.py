@@ -8,6 +8,7 @@ from starlette.responses import Response
 from tollbridge.core import money
 from tollbridge.core.plans import DEFAULT_PLAN, Plan
 from tollbridge.web import models
+from tollbridge.web.billing_plan import choosable
 from tollbridge.web.page import ANYONE, Page
 from tollbridge.web.render import plan_name
 from tollbridge.web.visit import Visit
@@ -16,23 +17,25 @@ SHOWN = 20
 
 
 class Offer(msgspec.Struct, frozen=True):
-    """A plan in words. `limits`: what, and how much of it. `sold`: customers can buy it by themselves."""
+    """A plan in words. `limits`: what, and how much of it. `open`: customers can change to it by themselves."""
 
     name: str
     description: str
     limits: tuple[tuple[str, str], ...]
-    sold: bool = False
+    open: bool = False
 
 
 async def pricing(visit: Visit) -> Response:
     settings, (catalog, plan) = visit.shared.settings, models.for_visitor(visit)
+    free = choosable(settings, None, None, visit.now)
     sold = visit.shared.payments().subscriptions.offered(visit.now)
+    plans = [plan for plan in settings.plans.values() if plan.applies(visit.now)]
     shown = list(catalog.models.values())[:SHOWN]
     return visit.render(
         "public/pricing.html",
         plan=plan,
-        offers=offers(settings.plans.values(), settings.billing.signup_plan, sold),
-        monthly=any(plan.price for plan in settings.plans.values() if plan.listed),
+        offers=offers(plans, settings.billing.signup_plan, free=free, sold=sold),
+        monthly=any(plan.price for plan in plans if plan.listed),
         billing=settings.billing,
         fee_percent=f"{(settings.billing.byok_fee_ppm - money.PPM) * 100 / money.PPM:g}",
         by_card=settings.stripe.secret_key is not None,
@@ -42,13 +45,19 @@ async def pricing(visit: Visit) -> Response:
     )
 
 
-def offers(plans: Iterable[Plan], first: str = DEFAULT_PLAN, sold: Container[str] = ()) -> list[Offer]:
-    """What is listed. The plan that every account has at first comes first."""
+def offers(
+    plans: Iterable[Plan], first: str = DEFAULT_PLAN, *, free: Container[str] = (), sold: Container[str] = ()
+) -> list[Offer]:
+    """What is listed. The plan that every account has at first comes first. `free`, `sold`: open to everybody."""
     listed = (plan for plan in sorted(plans, key=lambda plan: plan.name != first) if plan.listed)
-    return [msgspec.structs.replace(offer(plan), sold=plan.name in sold) for plan in listed]
+    return [
+        msgspec.structs.replace(offer(plan, free=plan.name in free), open=plan.name in free or plan.name in sold)
+        for plan in listed
+    ]
 
 
-def offer(plan: Plan) -> Offer:
+def offer(plan: Plan, *, free: bool = False) -> Offer:
+    """`free`: it costs nothing, whether or not it says so."""
     none = "As agreed" if plan.by_agreement else "No limit"
     limits = [
         ("Requests a minute", _limit(plan.rpm, none)),
@@ -56,9 +65,11 @@ def offer(plan: Plan) -> Offer:
         ("Calls at once", _limit(plan.concurrency, none)),
         ("Models", "All" if plan.models == ("*",) else ", ".join(plan.models)),
     ]
+    if plan.included_credit:
+        limits.insert(0, ("Credit included, a month", f"${money.format_usd(plan.included_credit)}"))
     if plan.included_tokens:
         limits.insert(0, ("Tokens included, a month", f"{plan.included_tokens:,}"))
-    if plan.price is not None:
+    if plan.price is not None or free:
         limits.insert(0, ("A month", f"${money.format_usd(plan.price)}" if plan.price else "Free"))
     return Offer(plan_name(plan), plan.description or "", tuple(limits))
 

@@ -5,6 +5,7 @@ import msgspec
 from tollbridge.core.plans import Agreed
 from tollbridge.store.db import Database, Transaction
 from tollbridge.store.meta import raise_cache_epoch
+from tollbridge.store.rows import read_all, read_first
 
 _SELECT = """
 SELECT account.id, public_id, email, plan, created_at, paid, promo, held, frozen, balance_alert.threshold
@@ -48,12 +49,12 @@ async def create(transaction: Transaction, *, public_id: str, email: str, plan: 
 
 async def by_email(database: Transaction, email: str) -> Account | None:
     rows = await database.fetch(f"{_SELECT} WHERE email = $1", email)
-    return _account(rows[0]) if rows else None
+    return read_first(Account, rows)
 
 
 async def by_id(database: Transaction, account_id: int) -> Account | None:
     rows = await database.fetch(f"{_SELECT} WHERE account.id = $1", account_id)
-    return _account(rows[0]) if rows else None
+    return read_first(Account, rows)
 
 
 async def known(database: Transaction, account_id: int) -> Account:
@@ -65,7 +66,7 @@ async def known(database: Transaction, account_id: int) -> Account:
 
 async def by_public_id(database: Transaction, public_id: str) -> Account | None:
     rows = await database.fetch(f"{_SELECT} WHERE public_id = $1", public_id)
-    return _account(rows[0]) if rows else None
+    return read_first(Account, rows)
 
 
 async def search(database: Transaction, text: str, before: int, count: int) -> list[Account]:
@@ -76,7 +77,7 @@ async def search(database: Transaction, text: str, before: int, count: int) -> l
         "ORDER BY account.id DESC LIMIT $3",
         *(before, pattern, count),
     )
-    return [_account(row) for row in rows]
+    return read_all(Account, rows)
 
 
 async def set_email(transaction: Transaction, account_id: int, email: str) -> None:
@@ -104,7 +105,7 @@ async def agreed_with(database: Transaction, account_id: int) -> Agreed | None:
         "SELECT rpm, tpm, concurrency, included_tokens, cost_cap, since, until FROM account_plan WHERE account_id = $1",
         account_id,
     )
-    return Agreed(**dict(zip(Agreed.__struct_fields__, rows[0], strict=True))) if rows else None
+    return read_first(Agreed, rows)
 
 
 async def lock_promo(database: Database, transaction: Transaction, account_id: int) -> int:
@@ -129,15 +130,10 @@ async def not_filled_up(database: Transaction, plan: str, period: int, after: in
 async def page(database: Transaction, after: int, count: int) -> list[Account]:
     """Up to `count` accounts in the order in which they came, from the one behind id `after`."""
     rows = await database.fetch(f"{_SELECT} WHERE account.id > $1 ORDER BY account.id LIMIT $2", after, count)
-    return [_account(row) for row in rows]
+    return read_all(Account, rows)
 
 
 async def set_frozen(transaction: Transaction, account_id: int, frozen: bool) -> None:
     """A frozen account's next hold is refused."""
     await transaction.execute("UPDATE balance SET frozen = $2 WHERE account_id = $1", account_id, frozen)
     await raise_cache_epoch(transaction)
-
-
-def _account(row: tuple[object, ...]) -> Account:
-    names = Account.__struct_fields__
-    return msgspec.convert(dict(zip(names, row, strict=True)), Account, strict=False)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from tollbridge.store.db import Row, Transaction
+from tollbridge.store.rows import read_all
 
 # The account of what was done to none: vouchers that were made.
 GATEWAY = 0
@@ -61,7 +62,7 @@ async def page(database: Transaction, account_id: int, before: int, count: int) 
         "WHERE account_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
         *(account_id, before, count),
     )
-    return [Deed(**dict(zip(Deed.__struct_fields__, row, strict=True))) for row in rows]
+    return read_all(Deed, rows)
 
 
 async def rename(transaction: Transaction, actor: str, pseudonym: str) -> None:

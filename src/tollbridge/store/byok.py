@@ -4,6 +4,7 @@ import msgspec
 
 from tollbridge.store.db import Transaction
 from tollbridge.store.meta import raise_cache_epoch
+from tollbridge.store.rows import read_all
 
 
 class Own(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,8 +53,7 @@ async def of_account(database: Transaction, account_id: int) -> list[Own]:
         "FROM byok WHERE account_id = $1 ORDER BY id",
         account_id,
     )
-    names = Own.__struct_fields__
-    return [msgspec.convert(dict(zip(names, row, strict=True)), Own, strict=False) for row in rows]
+    return read_all(Own, rows)
 
 
 async def remove(transaction: Transaction, account_id: int | None, public_id: str) -> bool:

@@ -5,6 +5,7 @@ import msgspec
 from tollbridge.core.payments import Buyer, Card
 from tollbridge.store import meta
 from tollbridge.store.db import Transaction
+from tollbridge.store.rows import read_all, read_first
 
 # The row of `meta` that holds the last number: whoever takes the next one keeps others out until it is written.
 LAST_NUMBER = "last_invoice"
@@ -58,7 +59,7 @@ async def issue(transaction: Transaction, draft: Invoice) -> int:
 
 async def by_number(database: Transaction, number: int) -> Invoice | None:
     rows = await database.fetch(f"SELECT {_COLUMNS} {_FROM} WHERE number = $1", number)
-    return Invoice(**dict(zip(Invoice.__struct_fields__, rows[0], strict=True))) if rows else None
+    return read_first(Invoice, rows)
 
 
 async def of_account(database: Transaction, account_id: int, before: int, count: int) -> list[Invoice]:
@@ -67,7 +68,7 @@ async def of_account(database: Transaction, account_id: int, before: int, count:
         f"SELECT {_COLUMNS} {_FROM} WHERE invoice.account_id = $1 AND number < $2 ORDER BY number DESC LIMIT $3",
         *(account_id, before, count),
     )
-    return [Invoice(**dict(zip(Invoice.__struct_fields__, row, strict=True))) for row in rows]
+    return read_all(Invoice, rows)
 
 
 async def of_reversal(transaction: Transaction, reversal_id: int) -> set[str]:

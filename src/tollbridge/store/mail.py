@@ -3,6 +3,7 @@
 import msgspec
 
 from tollbridge.store.db import Transaction
+from tollbridge.store.rows import read_all
 
 
 class Letter(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,13 +74,13 @@ async def due(database: Transaction, now: int, count: int) -> list[Letter]:
     rows = await database.fetch(
         f"{_LETTER} WHERE sent_at IS NULL AND sealed IS NOT NULL AND next_at <= $1 ORDER BY id LIMIT $2", now, count
     )
-    return [_letter(row) for row in rows]
+    return read_all(Letter, rows)
 
 
 async def latest(database: Transaction, count: int) -> list[Letter]:
     """The newest first."""
     rows = await database.fetch(f"{_LETTER} ORDER BY id DESC LIMIT $1", count)
-    return [_letter(row) for row in rows]
+    return read_all(Letter, rows)
 
 
 async def claim(transaction: Transaction, letter_id: int, tries: int, next_at: int) -> bool:
@@ -98,7 +99,3 @@ async def sent(database: Transaction, letter_id: int, now: int) -> None:
 
 async def failed(database: Transaction, letter_id: int, error: str) -> None:
     await database.execute("UPDATE outbox SET error = $2 WHERE id = $1", letter_id, error)
-
-
-def _letter(row: tuple[object, ...]) -> Letter:
-    return msgspec.convert(dict(zip(Letter.__struct_fields__, row, strict=True)), Letter)

@@ -3,6 +3,7 @@
 import msgspec
 
 from tollbridge.store.db import Transaction
+from tollbridge.store.rows import read, read_all
 
 
 class ManagementKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,13 +39,13 @@ async def find(database: Transaction, digests: tuple[bytes, bytes]) -> tuple[Man
         "WHERE digest IN ($1, $2) AND revoked_at IS NULL",
         *digests,
     )
-    return (_key(rows[0][:-1]), int(rows[0][-1])) if rows else None
+    return (read(ManagementKey, rows[0][:-1]), int(rows[0][-1])) if rows else None
 
 
 async def of_account(database: Transaction, account_id: int) -> list[ManagementKey]:
     """Those that are not revoked, the newest first."""
     rows = await database.fetch(f"{_SELECT} WHERE account_id = $1 AND revoked_at IS NULL ORDER BY id DESC", account_id)
-    return [_key(row) for row in rows]
+    return read_all(ManagementKey, rows)
 
 
 async def touch(transaction: Transaction, key_id: int, now: int) -> None:
@@ -59,7 +60,3 @@ async def revoke(transaction: Transaction, account_id: int, public_id: str, now:
             *(account_id, public_id, now),
         )
     )
-
-
-def _key(row: tuple[object, ...]) -> ManagementKey:
-    return msgspec.convert(dict(zip(ManagementKey.__struct_fields__, row, strict=True)), ManagementKey)

@@ -4,6 +4,7 @@ import msgspec
 
 from tollbridge.core.roles import Role
 from tollbridge.store.db import Transaction
+from tollbridge.store.rows import read_all, read_first
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +74,7 @@ async def of_user(database: Transaction, user_id: int) -> list[Belonging]:
         "WHERE user_id = $1 ORDER BY membership.created_at, account.id",
         user_id,
     )
-    return [Belonging(account_id=row[0], public_id=row[1], email=row[2], role=Role(row[3])) for row in rows]
+    return read_all(Belonging, rows)
 
 
 async def find(transaction: Transaction, account_id: int, public_id: str) -> tuple[int, Role] | None:
@@ -127,12 +128,12 @@ async def invite(transaction: Transaction, invitation: Invitation, digest: bytes
 
 async def invitations(database: Transaction, account_id: int) -> list[Invitation]:
     rows = await database.fetch(f"{_INVITATION} WHERE account_id = $1 ORDER BY id", account_id)
-    return [_invitation(row) for row in rows]
+    return read_all(Invitation, rows)
 
 
 async def find_invitation(database: Transaction, digest: bytes, now: int) -> Invitation | None:
     rows = await database.fetch(f"{_INVITATION} WHERE digest = $1 AND expires_at > $2", digest, now)
-    return _invitation(rows[0]) if rows else None
+    return read_first(Invitation, rows)
 
 
 async def take_back(transaction: Transaction, account_id: int, public_id: str) -> bool:
@@ -142,7 +143,3 @@ async def take_back(transaction: Transaction, account_id: int, public_id: str) -
             "DELETE FROM invitation WHERE account_id = $1 AND public_id = $2", account_id, public_id
         )
     )
-
-
-def _invitation(row: tuple[object, ...]) -> Invitation:
-    return msgspec.convert(dict(zip(Invitation.__struct_fields__, row, strict=True)), Invitation)

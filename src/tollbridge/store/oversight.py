@@ -4,6 +4,7 @@ import msgspec
 
 from tollbridge.core.payments import State, Status
 from tollbridge.store.db import Transaction
+from tollbridge.store.rows import read, read_all
 
 
 class Returned(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +53,7 @@ async def waiting(database: Transaction) -> Waiting:
         "(SELECT COUNT(*) FROM balance WHERE frozen = $4)",
         *(Status.REVIEW.value, Status.PENDING.value, State.TAKEN.value, True),
     )
-    return Waiting(**dict(zip(Waiting.__struct_fields__, rows[0], strict=True)))
+    return read(Waiting, rows[0])
 
 
 async def payers(database: Transaction, status: str, before: int, count: int) -> dict[int, tuple[str, str]]:
@@ -83,8 +84,7 @@ async def returned(database: Transaction, count: int) -> list[Returned]:
         "JOIN account ON account.id = payment.account_id ORDER BY reversal.id DESC LIMIT $1",
         count,
     )
-    fields = Returned.__struct_fields__
-    return [msgspec.convert(dict(zip(fields, row, strict=True)), Returned, strict=False) for row in rows]
+    return read_all(Returned, rows)
 
 
 async def deeds(database: Transaction, before: int, count: int) -> list[DeedOf]:
@@ -95,4 +95,4 @@ async def deeds(database: Transaction, before: int, count: int) -> list[DeedOf]:
         "ORDER BY activity.id DESC LIMIT $2",
         *(before, count),
     )
-    return [DeedOf(**dict(zip(DeedOf.__struct_fields__, row, strict=True))) for row in rows]
+    return read_all(DeedOf, rows)

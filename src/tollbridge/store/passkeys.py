@@ -3,6 +3,7 @@
 import msgspec
 
 from tollbridge.store.db import Transaction
+from tollbridge.store.rows import read_all, read_first
 
 
 class Passkey(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,12 +32,12 @@ async def add(transaction: Transaction, user_id: int, passkey: tuple[bytes, byte
 
 
 async def of_user(database: Transaction, user_id: int) -> list[Passkey]:
-    return [_passkey(row) for row in await database.fetch(f"{_SELECT} WHERE user_id = $1 ORDER BY id", user_id)]
+    return read_all(Passkey, await database.fetch(f"{_SELECT} WHERE user_id = $1 ORDER BY id", user_id))
 
 
 async def find(database: Transaction, credential: bytes) -> Passkey | None:
     rows = await database.fetch(f"{_SELECT} WHERE credential = $1", credential)
-    return _passkey(rows[0]) if rows else None
+    return read_first(Passkey, rows)
 
 
 async def used(transaction: Transaction, passkey_id: int, counter: int, now: int) -> None:
@@ -46,7 +47,3 @@ async def used(transaction: Transaction, passkey_id: int, counter: int, now: int
 async def remove(transaction: Transaction, user_id: int, passkey_id: int) -> bool:
     """Whether the user had it."""
     return bool(await transaction.execute("DELETE FROM passkey WHERE user_id = $1 AND id = $2", user_id, passkey_id))
-
-
-def _passkey(row: tuple[object, ...]) -> Passkey:
-    return Passkey(**dict(zip(Passkey.__struct_fields__, row, strict=True)))  # type: ignore[arg-type]

@@ -1,11 +1,10 @@
 """Orders for credit, the inbox of what processors say, and what went back."""
 
-from typing import Any
-
 import msgspec
 
 from tollbridge.core.payments import CURRENCY, Payment, Reversal, State
-from tollbridge.store.db import Database, Row, Transaction
+from tollbridge.store.db import Database, Transaction
+from tollbridge.store.rows import read, read_all, read_first
 
 _SELECT = (
     "SELECT id, public_id, account_id, once, method, origin, amount, currency, status, external_id, intent, url, "
@@ -55,30 +54,30 @@ async def create(transaction: Transaction, new: New, now: int, check_at: int | N
         *(check_at, new.subscription_id),
     )
     rows = await transaction.fetch(f"{_SELECT} WHERE account_id = $1 AND once = $2", new.account_id, new.once)
-    return _payment(rows[0])
+    return read(Payment, rows[0])
 
 
 async def by_public_id(database: Transaction, public_id: str) -> Payment | None:
     rows = await database.fetch(f"{_SELECT} WHERE public_id = $1", public_id)
-    return _payment(rows[0]) if rows else None
+    return read_first(Payment, rows)
 
 
 async def by_id(database: Transaction, id_: int) -> Payment:
     rows = await database.fetch(f"{_SELECT} WHERE id = $1", id_)
-    return _payment(rows[0])
+    return read(Payment, rows[0])
 
 
 async def by_external_id(database: Transaction, external_id: str) -> Payment | None:
     """The order that its processor calls so: by the order's own id, or the payment's."""
     rows = await database.fetch(f"{_SELECT} WHERE external_id = $1 OR intent = $1", external_id)
-    return _payment(rows[0]) if rows else None
+    return read_first(Payment, rows)
 
 
 async def locked(database: Database, transaction: Transaction, id_: int) -> Payment:
     """The order as it is, and as nobody else changes it until the transaction ends."""
     lock = " FOR UPDATE" if database.dialect == "postgresql" else ""
     rows = await transaction.fetch(f"{_SELECT} WHERE id = $1{lock}", id_)
-    return _payment(rows[0])
+    return read(Payment, rows[0])
 
 
 async def of_account(database: Transaction, account_id: int, before: int, count: int) -> list[Payment]:
@@ -87,7 +86,7 @@ async def of_account(database: Transaction, account_id: int, before: int, count:
         f"{_SELECT} WHERE account_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
         *(account_id, before, count),
     )
-    return [_payment(row) for row in rows]
+    return read_all(Payment, rows)
 
 
 async def of_status(database: Transaction, status: str, before: int, count: int) -> list[Payment]:
@@ -96,13 +95,13 @@ async def of_status(database: Transaction, status: str, before: int, count: int)
         f"{_SELECT} WHERE ($1 = '' OR status = $1) AND id < $2 ORDER BY id DESC LIMIT $3",
         *(status, before, count),
     )
-    return [_payment(row) for row in rows]
+    return read_all(Payment, rows)
 
 
 async def due(database: Transaction, now: int, count: int) -> list[Payment]:
     """Up to `count` orders whose processor should be asked by now, the longest overdue first."""
     rows = await database.fetch(f"{_SELECT} WHERE check_at <= $1 ORDER BY check_at LIMIT $2", now, count)
-    return [_payment(row) for row in rows]
+    return read_all(Payment, rows)
 
 
 async def postpone(database: Transaction, payment: Payment, check_at: int) -> bool:
@@ -126,7 +125,7 @@ async def update(transaction: Transaction, payment: Payment) -> None:
 async def months_of(transaction: Transaction, subscription_id: int) -> list[Payment]:
     """What was ever paid, or was to be paid, of a subscription."""
     rows = await transaction.fetch(f"{_SELECT} WHERE subscription_id = $1 ORDER BY id", subscription_id)
-    return [_payment(row) for row in rows]
+    return read_all(Payment, rows)
 
 
 async def spent_automatically(database: Transaction, account_id: int, since: int) -> int:
@@ -144,7 +143,7 @@ async def spent_automatically(database: Transaction, account_id: int, since: int
 
 async def reversals(transaction: Transaction, payment_id: int) -> list[Reversal]:
     rows = await transaction.fetch(f"{_REVERSALS} WHERE payment_id = $1 ORDER BY id", payment_id)
-    return [_reversal(row) for row in rows]
+    return read_all(Reversal, rows)
 
 
 async def requested(database: Transaction, before: int) -> list[Reversal]:
@@ -153,7 +152,7 @@ async def requested(database: Transaction, before: int) -> list[Reversal]:
         f"{_REVERSALS} WHERE state = $1 AND created_at < $2 ORDER BY id LIMIT 100",
         *(State.REQUESTED.value, before),
     )
-    return [_reversal(row) for row in rows]
+    return read_all(Reversal, rows)
 
 
 async def put_reversal(transaction: Transaction, reversal: Reversal) -> int:
@@ -226,15 +225,3 @@ async def try_again(transaction: Transaction, event_id: str, at: int) -> None:
     await transaction.execute(
         "UPDATE payment_event SET retry_at = $2, tries = tries + 1 WHERE id = $1 AND done_at IS NULL", event_id, at
     )
-
-
-def _payment(row: Row) -> Payment:
-    return msgspec.convert(_named(row, Payment.__struct_fields__), Payment, strict=False)
-
-
-def _reversal(row: Row) -> Reversal:
-    return msgspec.convert(_named(row, Reversal.__struct_fields__), Reversal, strict=False)
-
-
-def _named(row: Row, names: tuple[str, ...]) -> dict[str, Any]:
-    return dict(zip(names, row, strict=True))

@@ -3,6 +3,7 @@
 import msgspec
 
 from tollbridge.store.db import Transaction
+from tollbridge.store.rows import read_all, read_first
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,13 +48,13 @@ async def create(transaction: Transaction, session: NewSession, now: int) -> Non
 
 async def find(database: Transaction, digest: bytes) -> Session | None:
     rows = await database.fetch(f"{_SELECT} WHERE digest = $1", digest)
-    return _session(rows[0]) if rows else None
+    return read_first(Session, rows)
 
 
 async def of_user(database: Transaction, user_id: int) -> list[Session]:
     """The latest seen first."""
     rows = await database.fetch(f"{_SELECT} WHERE user_id = $1 ORDER BY seen_at DESC, id DESC", user_id)
-    return [_session(row) for row in rows]
+    return read_all(Session, rows)
 
 
 async def touch(database: Transaction, session_id: int, now: int) -> None:
@@ -84,7 +85,3 @@ async def end_oldest(transaction: Transaction, user_id: int, keep: int) -> None:
         "(SELECT id FROM session WHERE user_id = $1 ORDER BY seen_at DESC, id DESC LIMIT $2)",
         *(user_id, keep),
     )
-
-
-def _session(row: tuple[object, ...]) -> Session:
-    return msgspec.convert(dict(zip(Session.__struct_fields__, row, strict=True)), Session)

@@ -1,13 +1,11 @@
 """Plans that are paid for by the month."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import msgspec
 
 from tollbridge.core.payments import CURRENCY
 from tollbridge.core.subscriptions import Subscription
-from tollbridge.store.db import Database, Row, Transaction
+from tollbridge.store.db import Database, Transaction
+from tollbridge.store.rows import read, read_all, read_first
 
 _SELECT = (
     "SELECT id, public_id, account_id, method, plan, amount, currency, stage, session, external_id, url, paid_until, "
@@ -45,34 +43,36 @@ async def create(transaction: Transaction, new: New, now: int, check_at: int) ->
 
 async def by_id(database: Transaction, id_: int) -> Subscription:
     rows = await database.fetch(f"{_SELECT} WHERE id = $1", id_)
-    return _read(rows[0])
+    return read(Subscription, rows[0])
 
 
 async def by_public_id(database: Transaction, public_id: str) -> Subscription | None:
-    return _one(await database.fetch(f"{_SELECT} WHERE public_id = $1", public_id))
+    return read_first(Subscription, await database.fetch(f"{_SELECT} WHERE public_id = $1", public_id))
 
 
 async def by_external_id(database: Transaction, name: str) -> Subscription | None:
     """The one that its processor calls so, or the page on which it was ordered."""
-    return _one(await database.fetch(f"{_SELECT} WHERE external_id = $1 OR session = $1", name))
+    return read_first(Subscription, await database.fetch(f"{_SELECT} WHERE external_id = $1 OR session = $1", name))
 
 
 async def open_of(database: Transaction, account_id: int) -> Subscription | None:
     """An account's subscription that has not ended; it has one at most."""
-    return _one(await database.fetch(f"{_SELECT} WHERE account_id = $1 AND ended_at IS NULL", account_id))
+    return read_first(
+        Subscription, await database.fetch(f"{_SELECT} WHERE account_id = $1 AND ended_at IS NULL", account_id)
+    )
 
 
 async def locked(database: Database, transaction: Transaction, id_: int) -> Subscription:
     """It as it is, and as nobody else changes it until the transaction ends."""
     lock = " FOR UPDATE" if database.dialect == "postgresql" else ""
     rows = await transaction.fetch(f"{_SELECT} WHERE id = $1{lock}", id_)
-    return _read(rows[0])
+    return read(Subscription, rows[0])
 
 
 async def due(database: Transaction, now: int, count: int) -> list[Subscription]:
     """Up to `count` whose processor should be asked by now, the longest overdue first."""
     rows = await database.fetch(f"{_SELECT} WHERE check_at <= $1 ORDER BY check_at LIMIT $2", now, count)
-    return [_read(row) for row in rows]
+    return read_all(Subscription, rows)
 
 
 async def postpone(database: Transaction, subscription: Subscription, check_at: int) -> bool:
@@ -103,13 +103,4 @@ async def page(database: Transaction, before: int, count: int) -> list[Subscribe
         "WHERE subscription.id < $1 AND stage <> 'abandoned' ORDER BY subscription.id DESC LIMIT $2",
         *(before, count),
     )
-    return [Subscriber(subscription=_read(row[:-2]), account=row[-2], email=row[-1]) for row in rows]
-
-
-def _one(rows: Sequence[Row]) -> Subscription | None:
-    return _read(rows[0]) if rows else None
-
-
-def _read(row: Row) -> Subscription:
-    named: dict[str, Any] = dict(zip(Subscription.__struct_fields__, row, strict=True))
-    return msgspec.convert(named, Subscription, strict=False)
+    return [Subscriber(subscription=read(Subscription, row[:-2]), account=row[-2], email=row[-1]) for row in rows]

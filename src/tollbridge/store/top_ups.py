@@ -3,6 +3,7 @@
 import msgspec
 
 from tollbridge.store.db import Transaction
+from tollbridge.store.rows import read_first
 
 _SELECT = "SELECT account_id, threshold, amount, daily_cap, payment_id, failures, stopped FROM auto_top_up"
 
@@ -30,7 +31,7 @@ class Low(msgspec.Struct, frozen=True, kw_only=True):
 
 async def get(database: Transaction, account_id: int) -> AutoTopUp | None:
     rows = await database.fetch(f"{_SELECT} WHERE account_id = $1", account_id)
-    return AutoTopUp(**dict(zip(AutoTopUp.__struct_fields__, rows[0], strict=True))) if rows else None
+    return read_first(AutoTopUp, rows)
 
 
 async def put(transaction: Transaction, wanted: AutoTopUp) -> None:

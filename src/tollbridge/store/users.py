@@ -3,6 +3,7 @@
 import msgspec
 
 from tollbridge.store.db import Transaction
+from tollbridge.store.rows import read_all, read_first
 
 _SELECT = 'SELECT id, public_id, email, password, operator, created_at, verified_at, totp_since, totp_step FROM "user"'
 
@@ -45,17 +46,17 @@ async def create(transaction: Transaction, user: NewUser, now: int) -> int:
 
 
 async def by_email(database: Transaction, email: str) -> User | None:
-    return _user(await database.fetch(f"{_SELECT} WHERE email = $1", email))
+    return read_first(User, await database.fetch(f"{_SELECT} WHERE email = $1", email))
 
 
 async def by_id(database: Transaction, user_id: int) -> User | None:
-    return _user(await database.fetch(f"{_SELECT} WHERE id = $1", user_id))
+    return read_first(User, await database.fetch(f"{_SELECT} WHERE id = $1", user_id))
 
 
 async def operators(database: Transaction) -> list[User]:
     """The first one first."""
     rows = await database.fetch(f"{_SELECT} WHERE operator = $1 ORDER BY id", True)
-    return [user for row in rows if (user := _user([row])) is not None]
+    return read_all(User, rows)
 
 
 async def set_operator(transaction: Transaction, user_id: int) -> None:
@@ -141,9 +142,3 @@ async def take_recovery_code(transaction: Transaction, user_id: int, digest: byt
 async def count_recovery_codes(database: Transaction, user_id: int) -> int:
     rows = await database.fetch("SELECT count(*) FROM recovery_code WHERE user_id = $1", user_id)
     return int(rows[0][0])
-
-
-def _user(rows: list[tuple[object, ...]]) -> User | None:
-    if not rows:
-        return None
-    return msgspec.convert(dict(zip(User.__struct_fields__, rows[0], strict=True)), User, strict=False)

@@ -1,10 +1,9 @@
 """Vouchers. Of a code only its digest is kept."""
 
-from typing import Any
-
 import msgspec
 
 from tollbridge.store.db import Transaction
+from tollbridge.store.rows import read_all, read_first
 
 _COLUMNS = "id, hint, kind, amount, note, actor, created_at, expires_at, withdrawn_at, redeemed_at, account_id"
 _SELECT = f"SELECT {_COLUMNS} FROM voucher"  # noqa: S608 - constants
@@ -44,7 +43,7 @@ async def redeem(transaction: Transaction, digest: bytes, account_id: int, now: 
         f"AND withdrawn_at IS NULL AND (expires_at IS NULL OR expires_at > $3) RETURNING {_COLUMNS}",
         *(digest, account_id, now),
     )
-    return _voucher(rows[0]) if rows else None
+    return read_first(Voucher, rows)
 
 
 async def withdraw(transaction: Transaction, id_: int, now: int) -> bool:
@@ -58,8 +57,4 @@ async def withdraw(transaction: Transaction, id_: int, now: int) -> bool:
 async def page(database: Transaction, before: int, count: int) -> list[Voucher]:
     """Up to `count` vouchers below id `before`, the newest first."""
     rows = await database.fetch(f"{_SELECT} WHERE id < $1 ORDER BY id DESC LIMIT $2", before, count)
-    return [_voucher(row) for row in rows]
-
-
-def _voucher(row: tuple[Any, ...]) -> Voucher:
-    return Voucher(**dict(zip(Voucher.__struct_fields__, row, strict=True)))
+    return read_all(Voucher, rows)

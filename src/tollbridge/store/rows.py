@@ -1,0 +1,22 @@
+"""Rows as values: their columns are the fields of a type, in its order. What SQLite has as 0 and 1 becomes a flag."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import msgspec
+
+from tollbridge.store.db import Row
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def read(type_: type[T], row: Row) -> T:
+    return msgspec.convert(dict(zip(type_.__struct_fields__, row, strict=True)), type_, strict=False)
+
+
+def read_first(type_: type[T], rows: Sequence[Row]) -> T | None:
+    return read(type_, rows[0]) if rows else None
+
+
+def read_all(type_: type[T], rows: Sequence[Row]) -> list[T]:
+    return [read(type_, row) for row in rows]

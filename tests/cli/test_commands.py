@@ -1,5 +1,6 @@
 """What every command promises: help with an example, JSON where there are data, one line for a mistake."""
 
+import json
 import sqlite3
 import subprocess
 import sys
@@ -120,6 +121,18 @@ def test_a_list_of_keys_begins_each_line_with_the_id_and_shows_no_key(shell: She
     shell.ok("key", "revoke", row["id"])
     (row,) = msgspec.json.decode(shell.ok("key", "list", "--account", "ada@example.com", "--json").out)
     assert row["status"] == "revoked"
+
+
+def test_limits_that_were_agreed_are_told_and_shown(shell: Shell) -> None:
+    shell.ok("account", "create", "ada@example.com")
+    assert "agreed         -" in shell.ok("account", "show", "ada@example.com").lines
+    words = ("account", "plan", "ada@example.com", "default", "--rpm", "1500", "--cost-cap", "2.5")
+    says = "1,500 requests a minute, at most 2.5 USD a request, until 2999-01-31"
+    assert shell.ok(*words, "--until", "2999-01-31").err == f"agreed: {says}\n"
+    assert json.loads(shell.ok("account", "show", "ada@example.com", "--json").out)["agreed"] == says
+    assert "ends in the future" in shell.refused(*words, "--until", "2020-01-01")
+    shell.ok("account", "plan", "ada@example.com", "default")
+    assert json.loads(shell.ok("account", "show", "ada@example.com", "--json").out)["agreed"] is None
 
 
 def test_freezing_is_seen_and_undone(shell: Shell) -> None:

@@ -1,6 +1,7 @@
 import msgspec
 
 from tollbridge.core.plans import Agreed, Plan, in_effect
+from tollbridge.values import DAY_MS
 
 PRO = Plan(name="pro", rpm=60, tpm=1000, since=100, until=200)
 DEFAULT = Plan(name="default", rpm=1)
@@ -25,3 +26,13 @@ def test_what_was_agreed_counts_while_it_lasts_and_the_rest_stays_the_plans() ->
     assert within == msgspec.structs.replace(PRO, rpm=500, included_tokens=7, cost_cap=9)
     assert in_effect(PRO, DEFAULT, agreed, 119) is PRO
     assert in_effect(PRO, DEFAULT, agreed, 150) is PRO
+
+
+def test_what_was_agreed_is_told_in_words() -> None:
+    assert Agreed(rpm=1500).describe() == "1,500 requests a minute"
+    noon = DAY_MS + DAY_MS // 2
+    all_of_it = Agreed(rpm=1, tpm=2, concurrency=3, included_tokens=0, cost_cap=2_500_000_000, since=DAY_MS, until=noon)
+    assert all_of_it.describe() == (
+        "1 requests a minute, 2 tokens a minute, 3 calls at once, 0 tokens included a month, "
+        "at most 2.5 USD a request, from 1970-01-02, until 1970-01-02T12:00Z"
+    )

@@ -47,6 +47,15 @@ def test_a_database_that_cannot_be_reached_is_found(tmp_path: Path) -> None:
     assert "canary" not in repr(findings)
 
 
+def test_a_server_of_limits_that_is_away_is_found(tmp_path: Path, valkey_url: str) -> None:
+    for url, well in (("redis://:canary@127.0.0.1:1/0", False), (valkey_url, True)):
+        options = (("data_dir", str(tmp_path)), ("redis_url", url))
+        finding = found(read(Source(None, options), {}))["limits"]
+        assert finding.ok is well, finding
+        assert "canary" not in repr(finding)
+    assert "limits" not in found(read(Source(None, (("data_dir", str(tmp_path)),)), {}))
+
+
 def test_what_a_database_refuses_is_said_with_what_helps(tmp_path: Path, postgres_url: str) -> None:
     parts = urlsplit(postgres_url)
     host = f"{parts.hostname}:{parts.port}"

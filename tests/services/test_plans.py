@@ -35,7 +35,8 @@ def test_a_change_is_seen_with_the_key_told_to_caches_and_remembered(world: Worl
         assert found is not None
         assert (found.plan, found.agreed) == ("gold", None)
         deeds = await activity.page(database, account.id, 1 << 60, 10)
-        assert [(deed.actor, deed.action, deed.detail) for deed in deeds] == [("op", "plan.changed", "gold")] * 2
+        assert [(deed.actor, deed.action) for deed in deeds] == [("op", "plan.changed")] * 2
+        assert [deed.detail for deed in deeds] == ["gold", f"gold; agreed: {AGREED.describe()}"]
 
     world.run(use)
 

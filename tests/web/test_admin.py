@@ -86,6 +86,10 @@ def test_limits_are_agreed_with_one_account_and_given_up_again() -> None:
             assert (await boss.post(f"{path}/plan", {"plan": "pro", "rpm": "1,500"})).status_code == 303
             page = shown(await ada.get(f"{BILLING}/plan"))
             assert "Your plan Pro Requests a minute 1,500 Tokens a minute 200,000" in page
+            assert "changed the plan pro; agreed: 1,500 requests a minute" in shown(
+                await ada.get("/dashboard/activity")
+            )
+            assert "Agreed: 1,500 requests a minute." in shown(await boss.get(path))
             assert (await boss.post(f"{path}/plan", {"plan": "pro"})).status_code == 303
             assert "Requests a minute 60" in shown(await ada.get(f"{BILLING}/plan"))
 

@@ -99,16 +99,19 @@ def account_show(settings: "Settings", email: str, as_json: bool) -> None:
     """
     from tollbridge.services import accounts
     from tollbridge.store import keys
+    from tollbridge.store.accounts import agreed_with
 
-    async def read(database: "Database") -> "tuple[Account, list[dict[str, Any]]]":
+    async def read(database: "Database") -> tuple[dict[str, Any], list[dict[str, Any]]]:
         found, now = await accounts.get(database, email), await database.now()
-        return found, [_key_fields(each, now) for each in await keys.of_account(database, found.id)]
+        agreed = await agreed_with(database, found.id)
+        its_keys = [_key_fields(each, now) for each in await keys.of_account(database, found.id)]
+        return {**_account_fields(found), "agreed": agreed and agreed.describe()}, its_keys
 
     found, its_keys = with_database(settings, read)
     if as_json:
-        print_json({**_account_fields(found), "keys": its_keys})
+        print_json({**found, "keys": its_keys})
         return
-    _print_account(found, False)
+    print_fields(found)
     click.echo()
     _print_keys(its_keys)
 
@@ -176,12 +179,15 @@ def account_plan(
     if not own and (since, until) != (None, None):
         raise click.UsageError("--from and --until are the dates of limits: give one, such as --rpm")
 
+    terms = Agreed(**own, since=since or 0, until=until or FOR_EVER) if own else None
+
     async def change(database: "Database") -> "Account":
         found = await accounts.get(database, email)
-        terms = Agreed(**own, since=since or 0, until=until or FOR_EVER) if own else None
         return await change_plan(database, found, plan, settings.plans, actor=actor(), agreed=terms)
 
     _print_account(with_database(settings, change), as_json)
+    if terms is not None:
+        say(f"agreed: {terms.describe()}")
 
 
 @click.group()

@@ -1,12 +1,23 @@
 """What a plan allows, and what was agreed with one account beside it."""
 
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
 import msgspec
 
+from tollbridge.core.money import format_usd
+from tollbridge.values import DAY_MS
+
 # An account's plan when nothing else was said.
 DEFAULT_PLAN = "default"
 FOR_EVER = 1 << 62
+_YEAR_10000 = 253_402_300_800_000
+_COUNTED = {
+    "rpm": "requests a minute",
+    "tpm": "tokens a minute",
+    "concurrency": "calls at once",
+    "included_tokens": "tokens included a month",
+}
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +70,23 @@ class Agreed(msgspec.Struct, frozen=True, kw_only=True):
 
     def applies(self, now: int) -> bool:
         return self.since <= now < self.until
+
+    def describe(self) -> str:
+        """`"500 requests a minute, until 2027-06-30"`: for people, dates only where there are some."""
+        said = [f"{value:,} {what}" for name, what in _COUNTED.items() if (value := getattr(self, name)) is not None]
+        if self.cost_cap is not None:
+            said.append(f"at most {format_usd(self.cost_cap)} USD a request")
+        if self.since > 0:
+            said.append(f"from {_moment(self.since)}")
+        if self.until < _YEAR_10000:
+            said.append(f"until {_moment(self.until)}")
+        return ", ".join(said)
+
+
+def _moment(at: int) -> str:
+    moment = datetime.fromtimestamp(min(at, _YEAR_10000 - 1) / 1000, UTC)
+    midnight = at % DAY_MS == 0
+    return f"{moment:%Y-%m-%d}" if midnight else f"{moment:%Y-%m-%dT%H:%M}Z"
 
 
 def in_effect(plan: Plan, fallback: Plan, agreed: Agreed | None, now: int) -> Plan:

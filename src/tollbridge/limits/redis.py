@@ -315,6 +315,21 @@ class RedisLimiter:
         return [Scope(scope.name, _divided(scope.rule, self._nodes)) for scope in scopes]
 
 
+async def trouble(url: str, within: float) -> str:
+    """Why nobody answers at `url` within so many seconds: the name of the error; "" when somebody does."""
+    from redis.asyncio import Redis
+    from redis.exceptions import RedisError
+
+    client = Redis.from_url(url, socket_connect_timeout=within, socket_timeout=within)
+    try:
+        await client.ping()
+    except (RedisError, OSError) as error:
+        return type(error).__name__
+    finally:
+        await client.aclose()
+    return ""
+
+
 class _Away(Exception):
     """The server did not answer in time."""
 

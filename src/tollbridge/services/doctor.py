@@ -22,6 +22,7 @@ LEAST_PYTHON = (3, 11)
 _SYNCS = 200
 _SYNC_SECONDS = 1.0
 _BLOCK = bytes(4096)
+_LIMITS_WITHIN_S = 2.0
 # Each request waits for two.
 _SLOW_SYNC_MS = 10
 
@@ -80,6 +81,8 @@ async def examine(settings: Settings) -> list[Finding]:
     if findings[-1].ok:
         findings.append(_disk(_existing(settings.data_dir)))
     findings += await _database(settings)
+    if settings.redis_url is not None:
+        findings.append(await _limits(settings.redis_url.reveal()))
     return [*findings, _providers(settings)]
 
 
@@ -158,6 +161,18 @@ async def _secret(database: Database, settings: Settings) -> Finding:
     except TollbridgeError as error:
         return Finding("master secret", False, str(error))
     return Finding("master secret", True, "the one of this database")
+
+
+async def _limits(url: str) -> Finding:
+    """Whether somebody answers at `redis_url`. A gateway works without, and limits less exactly."""
+    from tollbridge.limits.redis import trouble
+
+    parts = urlsplit(url)
+    place = f"{parts.netloc.rpartition('@')[2]}{parts.path}"
+    found = await trouble(url, _LIMITS_WITHIN_S)
+    if found:
+        return Finding("limits", False, f"redis_url {place} ({found}): each process allows its share until it answers")
+    return Finding("limits", True, f"{place} answers")
 
 
 def _providers(settings: Settings) -> Finding:

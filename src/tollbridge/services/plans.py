@@ -34,6 +34,8 @@ async def change_plan(
     if agreed is not None:
         _check(agreed)
     now = await database.now()
+    if agreed is not None and agreed.until <= now:
+        raise InvalidRequest("what is agreed ends in the future", param="until")
 
     async def change(transaction: Transaction) -> None:
         before = await accounts.by_id(transaction, account.id)
@@ -41,7 +43,8 @@ async def change_plan(
         if before is not None and (before.plan, had) == (plan, agreed):
             return
         await accounts.set_plan(transaction, account.id, plan, agreed)
-        deed = NewDeed(account_id=account.id, actor=actor, action="plan.changed", detail=plan, address=address)
+        detail = plan if agreed is None else f"{plan}; agreed: {agreed.describe()}"
+        deed = NewDeed(account_id=account.id, actor=actor, action="plan.changed", detail=detail, address=address)
         await activity.add(transaction, deed, now)
 
     await run(database, change)

@@ -48,6 +48,8 @@ async def _show(visit: Visit, refused: ApiError | None = None, section: str = ""
     database, settings = visit.shared.database, visit.shared.settings
     account = await oversight.find(database, visit.path("account"))
     agreed = await accounts.agreed_with(database, account.id)
+    if agreed is not None and agreed.until <= visit.now:
+        agreed = None
     limits = {name: str(getattr(agreed, name) or "") for name in _LIMITS} if agreed is not None else {}
     forms = {"plan": Form({"plan": account.plan, **limits}), "frozen": Form(), "grant": Form()}
     if refused is not None:
@@ -60,7 +62,7 @@ async def _show(visit: Visit, refused: ApiError | None = None, section: str = ""
         saved=SAVED.get(visit.query("saved"), ""),
         once=new_token(),
         plans=[(name, plan.title or name) for name, plan in settings.plans.items()],
-        agreed=agreed,
+        agreed=agreed.describe() if agreed is not None else "",
         members=await members.of_account(database, account.id),
         keys=await keys.of_account(database, account.id),
         payments=await payments.of_account(database, account.id, NEWEST, RECENT),
@@ -76,7 +78,7 @@ async def change_plan(visit: Visit) -> Response:
     try:
         own = {name: _whole(form[name], name) for name in _LIMITS if form[name].strip()}
         before = await accounts.agreed_with(database, account.id)
-        agreed = _with(before, own)
+        agreed = _with(before, own, visit.now)
         await plans.change_plan(
             database,
             account,
@@ -91,9 +93,9 @@ async def change_plan(visit: Visit) -> Response:
     return _back(visit, "plan")
 
 
-def _with(before: Agreed | None, own: dict[str, int]) -> Agreed | None:
-    """What was agreed before, with these limits in place of its own; None where nothing is left of it."""
-    known = before or Agreed()
+def _with(before: Agreed | None, own: dict[str, int], now: int) -> Agreed | None:
+    """What was agreed and is not over, with these limits in place of its own; None where nothing is left of it."""
+    known = before if before is not None and before.until > now else Agreed()
     agreed = Agreed(
         **own,
         included_tokens=known.included_tokens,

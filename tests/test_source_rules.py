@@ -16,7 +16,6 @@ RUNNER_METHODS = re.compile(
 )
 MAY_RUN = {
     "store/schema.py": {"create_subprocess_exec"},
-    "store/audit.py": {"create_subprocess_exec"},
     "edge/workers.py": {"posix_spawn"},
 }
 # Whose tenant a request is travels in arguments, never in the context of a task.

@@ -10,7 +10,7 @@ import sys
 
 from tollbridge.errors import TollbridgeError
 from tollbridge.store.db import open_database
-from tollbridge.store.schema import URL_VARIABLE
+from tollbridge.store.schema import URL_VARIABLE, run_apart
 from tollbridge.store.verify import verify
 
 # Behind everything that serves.
@@ -26,23 +26,10 @@ class AuditFailed(TollbridgeError):
 
 async def audit(url: str) -> list[str]:
     """What is wrong with the books at `url`; nothing, most of the time."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tollbridge.store.audit"),
-        env={**os.environ, URL_VARIABLE: url},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        said, complaint = await process.communicate()
-    except BaseException:
-        if process.returncode is None:
-            process.kill()
-        raise
-    if process.returncode not in (0, WRONG):
-        lines = complaint.decode(errors="replace").strip().splitlines() or [f"it ended with {process.returncode}"]
-        raise AuditFailed(f"the books could not be read: {lines[-1]}")
-    return said.decode(errors="replace").splitlines()
+    status, said, complaint = await run_apart("tollbridge.store.audit", url)
+    if status not in (0, WRONG):
+        raise AuditFailed(f"the books could not be read: {complaint}")
+    return said.splitlines()
 
 
 async def _main(url: str) -> int:

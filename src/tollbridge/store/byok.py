@@ -7,34 +7,26 @@ from tollbridge.store.meta import raise_cache_epoch
 from tollbridge.store.rows import read_all
 
 
-class Own(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `byok`. `exclusive`: models that it serves are never called with the operator's credential."""
+class NewOwn(msgspec.Struct, frozen=True, kw_only=True):
+    """`exclusive`: models that it serves are never called with the operator's credential."""
+
+    public_id: str
+    account_id: int
+    provider: str
+    label: str
+    hint: str
+    sealed: bytes
+    exclusive: bool
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.public_id}, {self.provider})"
+
+
+class Own(NewOwn, frozen=True, kw_only=True):
+    """A row of `byok`."""
 
     id: int
-    public_id: str
-    account_id: int
-    provider: str
-    label: str
-    hint: str
-    sealed: bytes
-    exclusive: bool
     created_at: int
-
-    def __repr__(self) -> str:
-        return f"Own({self.public_id}, {self.provider})"
-
-
-class NewOwn(msgspec.Struct, frozen=True, kw_only=True):
-    public_id: str
-    account_id: int
-    provider: str
-    label: str
-    hint: str
-    sealed: bytes
-    exclusive: bool
-
-    def __repr__(self) -> str:
-        return f"NewOwn({self.public_id}, {self.provider})"
 
 
 async def add(transaction: Transaction, own: NewOwn, now: int) -> None:
@@ -49,7 +41,7 @@ async def add(transaction: Transaction, own: NewOwn, now: int) -> None:
 async def of_account(database: Transaction, account_id: int) -> list[Own]:
     """All of an account's, in the order in which they are tried: the oldest first."""
     rows = await database.fetch(
-        "SELECT id, public_id, account_id, provider, label, hint, sealed, exclusive, created_at "
+        "SELECT public_id, account_id, provider, label, hint, sealed, exclusive, id, created_at "
         "FROM byok WHERE account_id = $1 ORDER BY id",
         account_id,
     )

@@ -3,6 +3,7 @@
 import msgspec
 
 from tollbridge.core.payments import State, Status
+from tollbridge.store.activity import Deed
 from tollbridge.store.db import Transaction
 from tollbridge.store.rows import read, read_all
 
@@ -23,15 +24,9 @@ class Returned(msgspec.Struct, frozen=True, kw_only=True):
     email: str
 
 
-class DeedOf(msgspec.Struct, frozen=True, kw_only=True):
+class DeedOf(Deed, frozen=True, kw_only=True):
     """What was done, and in whose account; both empty: to the gateway itself."""
 
-    id: int
-    at: int
-    actor: str
-    action: str
-    detail: str
-    address: str
     account: str
     email: str
 

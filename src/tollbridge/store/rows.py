@@ -1,11 +1,14 @@
-"""Rows as values: their columns are the fields of a type, in its order. What SQLite has as 0 and 1 becomes a flag."""
+"""Rows as values: their columns are the fields of a type, in its order. What SQLite has as 0 and 1 becomes a flag.
 
-from collections.abc import Sequence
+And the rows of a query that are too many to be read at once.
+"""
+
+from collections.abc import AsyncIterator, Sequence
 from typing import TypeVar
 
 import msgspec
 
-from tollbridge.store.db import Row
+from tollbridge.store.db import Row, Transaction
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -20,3 +23,12 @@ def read_first(type_: type[T], rows: Sequence[Row]) -> T | None:
 
 def read_all(type_: type[T], rows: Sequence[Row]) -> list[T]:
     return [read(type_, row) for row in rows]
+
+
+async def pages(view: Transaction, sql: str, size: int) -> AsyncIterator[Row]:
+    """The rows of a query with the bounds `> $1` on its first column and `LIMIT $2`, so many at a time."""
+    after = 0
+    while rows := await view.fetch(sql, after, size):
+        for row in rows:
+            yield row
+        after = rows[-1][0]

@@ -61,24 +61,31 @@ async def migrate(url: str) -> bool:
             return False
     finally:
         await database.close()
+    status, _, complaint = await run_apart("tollbridge.store.migrations", url)
+    if status:
+        raise MigrationFailed(f"the database could not be migrated: {complaint}")
+    return True
+
+
+async def run_apart(module: str, url: str) -> tuple[int, str, str]:
+    """Run `python -m module` for the database at `url`: the exit status, what was said, the last line of complaints."""
     # By the environment, not as an argument: the URL may hold a password, and arguments are for all to see.
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tollbridge.store.migrations"),
+        *(sys.executable, "-m", module),
         env={**os.environ, URL_VARIABLE: url},
         stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        _, complaint = await process.communicate()
+        said, complaint = await process.communicate()
     except BaseException:
         with suppress(ProcessLookupError):
             process.kill()
         raise
-    if process.returncode:
-        lines = complaint.decode(errors="replace").strip().splitlines() or [f"it ended with {process.returncode}"]
-        raise MigrationFailed(f"the database could not be migrated: {lines[-1]}")
-    return True
+    assert process.returncode is not None
+    lines = complaint.decode(errors="replace").strip().splitlines() or [f"it ended with {process.returncode}"]
+    return process.returncode, said.decode(errors="replace"), lines[-1]
 
 
 def _create(url: str) -> None:

@@ -9,7 +9,7 @@ memory: what it keeps is one entry per account and per key with a limit.
 
 import hashlib
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -19,6 +19,7 @@ from tollbridge.store import activity, retention, rollups, seal, usage_days, ver
 from tollbridge.store.db import Database, Row, Transaction
 from tollbridge.store.ledger.rows import end_row
 from tollbridge.store.prices import Terms
+from tollbridge.store.rows import pages
 from tollbridge.store.seal import HOLD_TAIL, HOLD_WIDTH, Digest, Seal
 from tollbridge.values import Outcome, Usage
 
@@ -165,7 +166,7 @@ class _Audit:
         for checked in self._chains.values():
             checked.finish()
         for problem, sql in _ORPHANS.items():
-            async for id_, found in _pages(self._view, sql):
+            async for id_, found in pages(self._view, sql, _PAGE):
                 if found is None:
                     self._report.add(problem.format(id_))
         await self._check_balances()
@@ -346,7 +347,7 @@ class _Audit:
     # --- what is kept of it ---
 
     async def _check_balances(self) -> None:
-        async for account_id, *kept in _pages(self._view, _BALANCES):
+        async for account_id, *kept in pages(self._view, _BALANCES, _PAGE):
             self._report.accounts += 1
             effect = self._effects.pop(account_id, None) or Effect()
             for name, value in zip(("paid", "promo", "held"), kept, strict=True):
@@ -358,7 +359,7 @@ class _Audit:
             self._report.add(f"account {account_id} has transactions, but no balance")
 
     async def _check_spends(self) -> None:
-        async for key_id, *kept in _pages(self._view, _SPENDS):
+        async for key_id, *kept in pages(self._view, _SPENDS, _PAGE):
             spend = self._spends.pop(key_id, None) or Spend()
             for name, value in zip(("spent", "held"), kept, strict=True):
                 if value != getattr(spend, name):
@@ -464,12 +465,3 @@ def _first_of(chain: str) -> int:
         return 1
     epoch = chain.removeprefix(seal.USAGE)
     return hold_id(int(epoch), 0) + 1 if epoch.isdecimal() and epoch != chain else -1
-
-
-async def _pages(view: Transaction, sql: str) -> AsyncIterator[Row]:
-    """The rows of a query with the bounds `> $1` on its first column and `LIMIT $2`."""
-    after = 0
-    while rows := await view.fetch(sql, after, _PAGE):
-        for row in rows:
-            yield row
-        after = rows[-1][0]

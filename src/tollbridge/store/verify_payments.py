@@ -3,12 +3,13 @@
 What the journal holds twice over (that entries sum to zero, that balances follow from them) is `verify`'s.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 from tollbridge.core.payments import State, Status
 from tollbridge.store.db import Row, Transaction
 from tollbridge.store.invoices import LAST_NUMBER
 from tollbridge.store.meta import value
+from tollbridge.store.rows import pages
 
 _PAGE = 2_000
 Complain = Callable[[str], None]
@@ -53,7 +54,7 @@ _NUMBERS = "SELECT COUNT(*), COALESCE(MIN(number), 1), COALESCE(MAX(number), 0) 
 
 async def check(view: Transaction, complain: Complain) -> None:
     """Name every order, refund, voucher and invoice that the journal does not bear out."""
-    async for row in _pages(view, _PAYMENTS):
+    async for row in pages(view, _PAYMENTS, _PAGE):
         for problem in _of_payment(row):
             complain(f"payment {row[1]} {problem}")
     for method, recurring, count in await view.fetch(_PAID):
@@ -61,10 +62,10 @@ async def check(view: Transaction, complain: Complain) -> None:
         booked = (await view.fetch(_BOOKED, f"{name}/{method}/%"))[0][0]
         if booked != count:
             complain(f"{count} {name} payments by {method} are paid, but {booked} are in the journal")
-    async for row in _pages(view, _REVERSALS):
+    async for row in pages(view, _REVERSALS, _PAGE):
         for problem in _of_reversal(row):
             complain(f"what went back as {row[1]} {problem}")
-    async for id_, amount, account, credited, entered in _pages(view, _VOUCHERS):
+    async for id_, amount, account, credited, entered in pages(view, _VOUCHERS, _PAGE):
         if (account, amount if account is not None else None) != (credited, entered):
             complain(f"voucher {id_} is not credited as it was redeemed")
     (count, least, most), = await view.fetch(_NUMBERS)  # fmt: skip
@@ -99,11 +100,3 @@ def _of_reversal(row: Row) -> list[str]:
     if returned != (credit if state == State.RETURNED else 0):
         problems.append(f"is {state}, but the journal gave {returned} back")
     return problems
-
-
-async def _pages(view: Transaction, sql: str) -> AsyncIterator[Row]:
-    after = 0
-    while rows := await view.fetch(sql, after, _PAGE):
-        for row in rows:
-            yield row
-        after = rows[-1][0]

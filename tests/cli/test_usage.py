@@ -38,6 +38,8 @@ def test_requests_are_taken_out_as_json_lines_or_csv(used: Shell) -> None:
     assert len(rows) == 2
     assert used.ok("usage", "export", "--since", "2099-01-01").out == ""
     assert "no/such" in used.refused("usage", "export", "--to", "no/such/file")
+    backwards = ("--since", "2026-12-01", "--until", "2026-11-01")
+    assert "--until is after --since" in used.refused("usage", "export", *backwards)
 
 
 def test_what_no_setting_asks_for_is_refused(used: Shell) -> None:

@@ -129,7 +129,9 @@ def test_a_whole_file_is_read(file: Path) -> None:
 MISTAKES = [
     # the file itself
     ("a = ", 1, "this is not TOML"),
-    ("\n\nport = 8000\nport = 8001\n", 4, "this is not TOML"),
+    ("\n\nport = 8000\nport = 8001\n", 4, "this name has a value already: write it once"),
+    (BOX + BOX, 3, "providers.mybox is there twice: put all of its settings under one [providers.mybox]"),
+    ("[keys]\n[billing]\n[keys]\n", 3, "keys is there twice"),
     ('public_url = "https://a.b\n', 1, "this is not TOML"),
     ("port = [\n1,\n", 3, "this is not TOML"),
     # names

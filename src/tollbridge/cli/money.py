@@ -275,8 +275,10 @@ def report_drift(settings: "Settings", file: Path, provider: str, month: str, as
 
     try:
         text = file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read as text") from error
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: it is not UTF-8 text") from error
     rows = [
         {
             "model": row.model,

@@ -39,6 +39,9 @@ def usage_export(settings: "Settings", since: int, until: int | None, form: str,
     """
     from tollbridge.services import export
 
+    if until is not None and until <= since:
+        raise click.UsageError("--until is after --since")
+
     async def write(database: "Database") -> int:
         count = 0
         end = await database.now() + 1 if until is None else until

@@ -50,6 +50,7 @@ _STRIPE_KEY = re.compile(r"[sr]k_(live|test)_[A-Za-z0-9_]{16,}")
 _STRIPE_SIGNING = re.compile(r"whsec_[A-Za-z0-9+/=_-]{24,}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,59}")
 _PLACE = re.compile(r"\{(region|project|resource|api_version)\}")
+_TOML_TABLE = re.compile(r"Cannot declare \((.*?),?\) twice")
 _TOML_LINE = re.compile(r" \(at (?:line ([0-9]+), column [0-9]+|end of document)\)$")
 
 _ROOT = GROUPS[0]
@@ -129,7 +130,7 @@ class _Reader:
         except tomllib.TOMLDecodeError as error:
             found = _TOML_LINE.search(str(error))
             line = int(found[1]) if found and found[1] else text.count("\n") + 1
-            raise ConfigError(f"{path}:{line}: this is not TOML: {_TOML_LINE.sub('', str(error))}") from None
+            raise ConfigError(f"{path}:{line}: {_not_toml(_TOML_LINE.sub('', str(error)))}") from None
         self._lines = line_numbers(text)
 
     def _read_environment(self) -> None:
@@ -529,6 +530,16 @@ class _Reader:
             if path[:length] in self._lines:
                 return f"{self._source.path}:{self._lines[path[:length]]}"
         return str(self._source.path or "configuration")
+
+
+def _not_toml(said: str) -> str:
+    """What keeps a file from being TOML, in words for whoever wrote it; `said`: the parser's."""
+    if table := _TOML_TABLE.fullmatch(said):
+        name = ".".join(part.strip(" '\"") for part in table[1].split(","))
+        return f"{name} is there twice: put all of its settings under one [{name}]"
+    if said == "Cannot overwrite a value":
+        return "this name has a value already: write it once"
+    return f"this is not TOML: {said}"
 
 
 def _is_reference(value: Any) -> bool:

@@ -89,8 +89,7 @@ async def rotate(desk: Desk, account_id: int, public_id: str, overlap: str, acto
     async def use_case(transaction: Transaction, key: ManagedKey) -> MadeKey:
         if key.state(now) in {"revoked", "expired"}:
             raise InvalidRequest("This key does not work any more: make a new one.", param="id")
-        rules = Rules(**{name: getattr(key, name) for name in Rules.__struct_fields__})
-        made = await _add(desk, transaction, account_id, (key.label, rules), now)
+        made = await _add(desk, transaction, account_id, (key.label, key), now)
         if lives == 0:
             await key_rows.revoke(transaction, account_id, public_id, now)
         elif lives is not None:

@@ -6,36 +6,41 @@ from tollbridge.store.db import Transaction
 from tollbridge.store.meta import raise_cache_epoch
 
 _SELECT = """
-SELECT api_key.id, public_id, hint, label, limit_nano, limit_reset, spent, held, models, addresses, rpm, tpm,
-  concurrency, cost_cap, created_at, expires_at, disabled_at, revoked_at
+SELECT limit_nano, limit_reset, models, addresses, rpm, tpm, concurrency, cost_cap, expires_at,
+  api_key.id, public_id, hint, label, spent, held, created_at, disabled_at, revoked_at
 FROM api_key LEFT JOIN key_spend ON key_spend.key_id = api_key.id
 """
 _TEXTS = msgspec.json.Decoder(tuple[str, ...])
 
 
-class ManagedKey(msgspec.Struct, frozen=True, kw_only=True):
-    """Amounts in nano-USD, times in milliseconds. `limit` counts anew each `reset` (`daily`, `weekly`, `monthly`).
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """What a key may do; None: no bound of its own. `limit` in nano-USD counts anew each `reset` (`daily`, `weekly`,
+    `monthly`). `models`: patterns, `addresses`: networks. `cost_cap`: nano-USD of one request."""
+
+    limit: int | None = None
+    reset: str | None = None
+    models: tuple[str, ...] | None = None
+    addresses: tuple[str, ...] | None = None
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+    cost_cap: int | None = None
+    expires_at: int | None = None
+
+
+class ManagedKey(Rules, frozen=True, kw_only=True):
+    """A key and its rules. Amounts in nano-USD, times in milliseconds.
 
     `spent` and `held` are kept for a key with a limit only, and are those of the period that was last spent in.
-    `models`: patterns, `addresses`: networks; None: all.
     """
 
     id: int
     public_id: str
     hint: str
     label: str
-    limit: int | None
-    reset: str | None
     spent: int | None
     held: int | None
-    models: tuple[str, ...] | None
-    addresses: tuple[str, ...] | None
-    rpm: int | None
-    tpm: int | None
-    concurrency: int | None
-    cost_cap: int | None
     created_at: int
-    expires_at: int | None
     disabled_at: int | None
     revoked_at: int | None
 
@@ -50,20 +55,6 @@ class ManagedKey(msgspec.Struct, frozen=True, kw_only=True):
         if self.expires_at is not None and self.expires_at <= now:
             return "expired"
         return "live" if self.disabled_at is None else "disabled"
-
-
-class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """What a key may do; None: no bound of its own."""
-
-    limit: int | None = None
-    reset: str | None = None
-    models: tuple[str, ...] | None = None
-    addresses: tuple[str, ...] | None = None
-    rpm: int | None = None
-    tpm: int | None = None
-    concurrency: int | None = None
-    cost_cap: int | None = None
-    expires_at: int | None = None
 
 
 async def of_account(database: Transaction, account_id: int) -> list[ManagedKey]:

@@ -44,6 +44,7 @@ def test_modelbridge_offers_its_three_plans_and_lists_its_statuses() -> None:
             assert "500 upstream_unavailable the provider had an error" in errors
             assert "502 no_available_provider" in errors
             assert "503 no_available_provider" not in errors
+            assert "500 upstream_unavailable the provider had an error" in shown(await visitor.get("/docs/api"))
             document = (await visitor.get("/openapi.json")).json()
             answers = document["paths"]["/v1/chat/completions"]["post"]["responses"]
             assert "`upstream_unavailable`" in answers["500"]["description"]

@@ -333,6 +333,7 @@ def test_who_is_invited_joins_with_their_role_and_can_be_removed() -> None:
         async with house() as site:
             ada = await registered(site, "ada@example.com")
             bob = await registered(site, "bob@example.com")
+            assert "This gateway sends no mail" in shown(await ada.get("/dashboard/members"))
             await ada.post("/dashboard/members", {"email": "bob@example.com", "role": "billing"})
             token = await token_to(site, "bob@example.com")
             wrong = await registered(site, "eve@example.com")

@@ -1,12 +1,13 @@
 """The guide: every text is whole, every link leads somewhere, and the search finds what is in it."""
 
 import re
+from pathlib import Path
 
 import pytest
 from tests.gateway.site import run
 from tests.web.visitors import Visitor, house, shown
 
-from tollbridge.web import docs
+from tollbridge.web import docs, openapi
 from tollbridge.web.docs import Fill
 
 OWN = Fill(
@@ -119,5 +120,27 @@ def test_a_page_that_is_not_there_is_404_and_the_first_one_has_one_address() -> 
             for name in ("nonsense", "..%2fmarkdown", "%2e%2e", "api.md", "quick-start.md"):
                 assert (await visitor.get(f"/docs/{name}")).status_code == 404, name
             assert (await visitor.get("/docs/quick-start")).headers["location"] == "/docs"
+
+    run(test())
+
+
+def test_the_guide_names_every_error_that_the_contract_names() -> None:
+    contract = (Path(__file__).parents[2] / "docs" / "http.md").read_text("utf-8")
+    lines = re.findall(r"^\| (\d{3}) \| (`[^|]*) \|", contract.partition("\n## Errors\n")[2], re.MULTILINE)
+    named = {(int(status), code) for status, codes in lines for code in re.findall(r"`([a-z_]{5,})`", codes)}
+    named -= {(429, kind) for kind in ("requests", "tokens", "concurrency")}
+    assert len(named) > 30
+    assert named == {(each.status, each.code) for each in openapi.PROBLEMS}
+
+
+@pytest.mark.parametrize(
+    ("reveal", "words"), [("once", "shown once, when it is made"), ("always", "shows your keys at every visit")]
+)
+def test_the_guide_says_how_often_a_key_is_shown(reveal: str, words: str) -> None:
+    async def test() -> None:
+        async with house(f'[keys]\nreveal = "{reveal}"') as site, Visitor(site) as visitor:
+            for path in ("/docs", "/docs/authentication"):
+                assert words in shown(await visitor.get(path))
+            assert ("It is shown once" in shown(await visitor.get("/"))) == (reveal == "once")
 
     run(test())

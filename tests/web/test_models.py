@@ -94,7 +94,7 @@ def test_a_page_says_all_that_a_model_costs() -> None:
             response = await visitor.get("/models/maker/tiered")
             text = shown(response)
             assert "Over 200K tokens" in text
-            assert "Sat-sun" in text
+            assert "Sat-Sun" in text
             assert "Input $2.20 $4.40 $1.10" in text
             assert "Output $8.80 $17.60 $4.40" in text
             assert "Web searches, per thousand $11.00" in text

@@ -1,7 +1,8 @@
 """The guide: Markdown from `guide/`, with what is this gateway's own filled in, and the API's reference.
 
 A text has marks: «name», «url», «base_url», «key_prefix», «header», «model», «embedding» stand for this gateway's own,
-a line «parameters PATH» for the table of an endpoint's fields, «errors» for that of errors.
+«keeping» for how often a key is shown, a line «parameters PATH» for the table of an endpoint's
+fields, «errors» for that of errors.
 """
 
 import html
@@ -50,10 +51,17 @@ class Fill(msgspec.Struct, frozen=True):
     model: str
     embedding: str
     errors: Errors = Errors()
+    reveal: str = "once"
 
     @property
     def base_url(self) -> str:
         return f"{self.url}/v1"
+
+    @property
+    def keeping(self) -> str:
+        if self.reveal == "always":
+            return "The dashboard shows your keys at every visit."
+        return "A key is shown once, when it is made: keep it where only your programs find it."
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +117,7 @@ def fill(visit: Visit) -> Fill:
         model="a-model" if chat is None else chat.id,
         embedding=embedding,
         errors=shared.settings.errors,
+        reveal=shared.settings.keys.reveal,
     )
 
 
@@ -146,7 +155,11 @@ async def search(visit: Visit) -> Response:
 async def api(visit: Visit) -> Response:
     own = fill(visit)
     return visit.render(
-        "public/api.html", guides=_groups(), groups=reference(own), problems=openapi.PROBLEMS, inline=markdown.inline
+        "public/api.html",
+        guides=_groups(),
+        groups=reference(own),
+        problems=openapi.problems(own.errors),
+        inline=markdown.inline,
     )
 
 

@@ -38,6 +38,7 @@ async def _members(visit: Visit, form: Form, status: int = 200) -> Response:
         members=found,
         owners=sum(each.role is Role.OWNER for each in found),
         invitations=await members.invitations(shared.database, visit.account.id),
+        sends=shared.desk.post.sends,
         roles=[(role.value, label) for role, label in ROLES.items() if may_give(presence.role, role)],
     )
 

@@ -1,5 +1,6 @@
 """Models as customers choose them: the list with its filters, and a page for each."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -19,6 +20,7 @@ from tollbridge.web.page import ANYONE, Page
 from tollbridge.web.visit import Visit
 
 A_PAGE = 50
+_DAY = re.compile(r"\b(?:mon|tue|wed|thu|fri|sat|sun)\b")
 PRICES = ("0.1", "0.5", "1", "3", "10")
 WINDOWS = (32_000, 128_000, 200_000, 1_000_000)
 SORTS: dict[str, Callable[[Model], Any]] = {
@@ -220,7 +222,13 @@ def columns(route: Route) -> list[str]:
     """What is said above each column of prices."""
     tiers = [f"Over {size(tier.above)} tokens" for tier in route.price.tiers]
     whens = [period["when"] for period in periods_of(route)]
-    return ["USD per 1M tokens", *tiers, *(when[:1].upper() + when[1:] for when in whens)]
+    return ["USD per 1M tokens", *tiers, *map(_heading, whens)]
+
+
+def _heading(when: str) -> str:
+    """`Mon-Fri, 06:00-10:00 UTC`."""
+    text = _DAY.sub(lambda day: day[0].capitalize(), when)
+    return text[:1].upper() + text[1:]
 
 
 def rates(route: Route) -> list[Rate]:

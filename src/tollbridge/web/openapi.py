@@ -217,6 +217,7 @@ OPERATIONS = (
 
 PROBLEMS = (
     Problem(400, "invalid_request_error", "mend the request; `param` names the field"),
+    Problem(400, "invalid_url", "a URL in the messages cannot be fetched: send the data itself"),
     Problem(400, "cost_cap_exceeded", "it may cost more than its cap: a smaller `max_tokens` or prompt"),
     Problem(400, "context_length_exceeded", "a shorter prompt"),
     Problem(400, "ambiguous_credentials", "send one key, not two"),
@@ -226,7 +227,14 @@ PROBLEMS = (
     Problem(402, "key_limit_exceeded", "this key has spent its limit"),
     Problem(403, "account_frozen", "ask the operator"),
     Problem(403, "model_not_allowed", "your plan or key does not have this model"),
+    Problem(403, "address_not_allowed", "this key may not be used from your address"),
+    Problem(403, "own_credential_refused", "your own key at the provider was refused or is out of credit"),
     Problem(404, "model_not_found", "check the name of the model"),
+    Problem(
+        404, "no_allowed_provider", "no provider is left by what `provider` asks for; the message names those there are"
+    ),
+    Problem(404, "generation_not_found", "check the id"),
+    Problem(404, "generation_not_ended", "ask again when it has ended"),
     Problem(404, "not_found", "check the path"),
     Problem(405, "method_not_allowed", "see `Allow`"),
     Problem(408, "request_timeout", "the request took too long to arrive"),
@@ -236,7 +244,8 @@ PROBLEMS = (
     Problem(415, "unsupported_media_type", "JSON, not compressed"),
     Problem(422, "idempotency_key_reused", "the key was used for another request: take a new one"),
     Problem(429, "rate_limit_exceeded", "try again after `Retry-After`; not at all with `x-should-retry: false`"),
-    Problem(429, "abuse_cooldown", "too many long prompts were cut off, or refused calls sent again, at once: wait"),
+    Problem(429, "insufficient_quota", "the month's included tokens and the credit are used up: add credit"),
+    Problem(429, "abuse_cooldown", "too many long prompts cut off, refused calls sent again, or wrong keys: wait"),
     Problem(431, "headers_too_large", "smaller headers"),
     Problem(500, "internal_error", "try again; our fault"),
     Problem(502, "upstream_unavailable", "the provider failed, on every route there was: try again"),

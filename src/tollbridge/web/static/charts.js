@@ -18,6 +18,9 @@
     ms: { axis: span, tip: span },
   };
 
+  // Between two requests there is none.
+  const WHOLE = [...Array(15).keys()].flatMap((power) => [1, 2, 5].map((each) => each * 10 ** power));
+
   const day = (seconds) => new Date(seconds * 1000).toISOString().slice(0, 10);
   const hour = (seconds) => new Date(seconds * 1000).toISOString().slice(11, 16);
   const when = (seconds, step) => (step % 86400 ? `${day(seconds)} ${hour(seconds)} UTC` : day(seconds));
@@ -93,7 +96,7 @@
       },
       axes: [
         { stroke: muted, font, grid: { show: false }, ticks: { show: false }, size: 26, space: 58, values: (_, at) => at.map((each) => tick(each, data.step)), splits: () => marked(data, host.clientWidth) },
-        { stroke: muted, font, grid, ticks: { show: false }, size: 58, space: 36, values: (_, at) => at.map(unit.axis) },
+        { stroke: muted, font, grid, ticks: { show: false }, size: 58, space: 36, ...(data.unit === "count" && { incrs: WHOLE }), values: (_, at) => at.map(unit.axis) },
       ],
       series: [
         {},

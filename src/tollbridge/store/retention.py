@@ -22,6 +22,7 @@ from tollbridge.store import rollups, seal, usage_days
 from tollbridge.store.db import Database, Row, Transaction, run
 from tollbridge.store.meta import first_value, value
 from tollbridge.store.rollups import DAY_MS, HOUR_MS
+from tollbridge.store.rows import pages
 from tollbridge.store.seal import Digest, Seal
 
 EVERY_S = 3_600.0
@@ -185,20 +186,18 @@ def _chained(before: bytes, facts: Row, total: int) -> bytes:
 
 async def read(view: Transaction, complain: Callable[[str], None]) -> Dropped:
     """What was dropped and what it comes to; `complain` where that is not what was left of it."""
-    dropped, digest, total, after = Dropped(), b"", 0, 0
-    while rows := await view.fetch(_CLOSINGS, after, _PAGE):
-        after = rows[-1][0]
-        for _, *facts, summed, chained in rows:
-            chain, first, last, count, until, _ = facts
-            total = int.from_bytes(summed, "big")
-            if _chained(digest, tuple(facts), total) != bytes(chained):
-                complain(f"the closing over {first} to {last} of {chain} is broken: it was changed, or one before it")
-            if first != dropped.positions.get(chain, first - 1) + 1:
-                complain(f"the closing over {first} to {last} of {chain} does not follow on the one before it")
-            digest = bytes(chained)
-            dropped.positions[chain] = last
-            dropped.counts.setdefault(chain, []).append((last, count))
-            dropped.until = max(dropped.until, until)
+    dropped, digest, total = Dropped(), b"", 0
+    async for _, *facts, summed, chained in pages(view, _CLOSINGS, _PAGE):
+        chain, first, last, count, until, _ = facts
+        total = int.from_bytes(summed, "big")
+        if _chained(digest, tuple(facts), total) != bytes(chained):
+            complain(f"the closing over {first} to {last} of {chain} is broken: it was changed, or one before it")
+        if first != dropped.positions.get(chain, first - 1) + 1:
+            complain(f"the closing over {first} to {last} of {chain} does not follow on the one before it")
+        digest = bytes(chained)
+        dropped.positions[chain] = last
+        dropped.counts.setdefault(chain, []).append((last, count))
+        dropped.until = max(dropped.until, until)
     for kind, id_, part, amount in await view.fetch("SELECT kind, id, part, amount FROM carried"):
         dropped.carried[kind, id_, part] = amount
     if sum(_hashed((*place, amount)) for place, amount in dropped.carried.items()) % (1 << 256) != total:

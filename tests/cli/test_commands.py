@@ -142,6 +142,33 @@ def test_freezing_is_seen_and_undone(shell: Shell) -> None:
         assert msgspec.json.decode(shell.ok("account", "show", "ada@example.com", "--json").out)["status"] == status
 
 
+def test_what_is_done_on_the_command_line_is_noted_with_who_did_it(shell: Shell) -> None:
+    shell.ok("account", "create", "ada@example.com")
+    for word in ("freeze", "freeze", "unfreeze"):
+        shell.ok("account", word, "ada@example.com")
+    made = shell.ok("key", "create", "--account", "ada@example.com", "--label", "laptop").err
+    key = made.split()[0]
+    shell.ok("key", "revoke", key)
+    box = {"TOLLBRIDGE_PROVIDERS__BOX__BASE_URL": "http://10.0.0.5/v1", "CREDENTIAL": "sk-of-ada-alone-12345"}
+    own = ("byok", "add", "box", "--account", "ada@example.com", "--env", "CREDENTIAL", "--json")
+    kept = json.loads(shell.ok(*own, env=box).out)["id"]
+    shell.ok("byok", "remove", kept)
+    shell.ok("operator", "link", "boss@example.com", "--create")
+    with sqlite3.connect(shell.directory / "data" / "tollbridge.db") as database:
+        deeds = database.execute("SELECT actor, action, detail FROM activity ORDER BY id").fetchall()
+    database.close()
+    assert {actor.partition("/")[0] for actor, _, _ in deeds} == {"cli"}
+    assert [deed[1:] for deed in deeds] == [
+        ("account.frozen", ""),
+        ("account.unfrozen", ""),
+        ("key.created", "laptop"),
+        ("key.revoked", key),
+        ("byok.added", "box …2345"),
+        ("byok.removed", kept),
+        ("operator.linked", "boss@example.com"),
+    ]
+
+
 def test_a_grant_with_the_same_text_is_made_once(shell: Shell) -> None:
     shell.ok("account", "create", "ada@example.com")
     words = ("credit", "grant", "ada@example.com", "5", "--reason", "x", "--idempotency-key", "invoice 7")

@@ -128,7 +128,7 @@ def account_freeze(settings: "Settings", email: str) -> None:
     """
     from tollbridge.services import accounts
 
-    with_database(settings, lambda database: accounts.set_frozen(database, email, True))
+    with_database(settings, lambda database: accounts.set_frozen(database, email, True, actor=actor()))
     say(f"{email} is frozen: its calls are refused from the next one on")
 
 
@@ -144,7 +144,7 @@ def account_unfreeze(settings: "Settings", email: str) -> None:
     """
     from tollbridge.services import accounts
 
-    with_database(settings, lambda database: accounts.set_frozen(database, email, False))
+    with_database(settings, lambda database: accounts.set_frozen(database, email, False, actor=actor()))
     say(f"{email} is active")
 
 
@@ -234,7 +234,12 @@ def key_create(
         owner = await accounts.get(database, email)
         master, prefix = secrets.load(settings), settings.brand.key_prefix
         return await keys.create(
-            database, master, owner, prefix, label=label, limit=limit, expires_at=expires, rules=obeyed
+            *(database, master, owner, prefix),
+            label=label,
+            limit=limit,
+            expires_at=expires,
+            rules=obeyed,
+            actor=actor(),
         )
 
     made = with_database(settings, make)
@@ -279,7 +284,7 @@ def key_revoke(settings: "Settings", id_: str) -> None:
     """
     from tollbridge.services import keys
 
-    with_database(settings, lambda database: keys.revoke(database, None, id_))
+    with_database(settings, lambda database: keys.revoke(database, None, id_, actor=actor()))
     say(f"{id_} is revoked")
 
 

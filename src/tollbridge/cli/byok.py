@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tollbridge.cli.shell import as_json, configured, print_json, print_table, say, time, with_database
+from tollbridge.cli.shell import actor, as_json, configured, print_json, print_table, say, time, with_database
 
 if TYPE_CHECKING:
     from tollbridge.config import Settings
@@ -59,6 +59,7 @@ def byok_add(
             providers=byok.providers(settings),
             label=label,
             exclusive=only,
+            actor=actor(),
         )
 
     credential = _read(variable)
@@ -109,7 +110,7 @@ def byok_remove(settings: "Settings", id_: str) -> None:
     """
     from tollbridge.services import byok
 
-    with_database(settings, lambda database: byok.remove(database, None, id_))
+    with_database(settings, lambda database: byok.remove(database, None, id_, actor=actor()))
     say(f"{id_} is forgotten")
 
 

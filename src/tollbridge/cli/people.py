@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tollbridge.cli.shell import configured, say, with_database
+from tollbridge.cli.shell import actor, configured, say, with_database
 
 if TYPE_CHECKING:
     from tollbridge.config import Settings
@@ -39,8 +39,9 @@ def operator_link(settings: "Settings", email: str, create: bool) -> None:
     """
     from tollbridge.services import operators
 
+    may_create = create or email == FIRST
     token = with_database(
-        settings, lambda database: operators.link(database, email, create=create or email == FIRST), new=create
+        settings, lambda database: operators.link(database, email, create=may_create, actor=actor()), new=create
     )
     say(f"{email} is an operator; the link is good once, for 24 hours")
     click.echo(f"{operators.address(settings)}/auth/reset?token={token}")

@@ -9,8 +9,9 @@ from tollbridge.core.keys import ALPHABET
 from tollbridge.core.ledger import Posted, grant
 from tollbridge.core.plans import DEFAULT_PLAN
 from tollbridge.errors import InvalidRequest, NotFound
-from tollbridge.store import accounts, journal
+from tollbridge.store import accounts, activity, journal
 from tollbridge.store.accounts import Account
+from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Duplicate, Transaction, run
 
 _EMAIL = re.compile(r"[^@\s\x00-\x1f\x7f<>\"(),:;\\]{1,64}@[^@\s\x00-\x1f\x7f<>\"(),:;\\]{1,189}")
@@ -86,8 +87,18 @@ async def every(database: Database) -> AsyncIterator[Account]:
         after = found[-1].id
 
 
-async def set_frozen(database: Database, email: str, frozen: bool) -> Account:
-    """Stop an account's calls from the next one on, or let it call again. Repeating it changes nothing."""
-    account = await get(database, email)
-    await run(database, lambda transaction: accounts.set_frozen(transaction, account.id, frozen))
+async def set_frozen(database: Database, email: str, frozen: bool, *, actor: str = "") -> Account:
+    """Stop an account's calls from the next one on, or let it call again. Repeating it changes nothing.
+
+    `actor`: who does it, for the account's activity; "": nobody who is to be noted.
+    """
+    account, now = await get(database, email), await database.now()
+
+    async def use_case(transaction: Transaction) -> None:
+        await accounts.set_frozen(transaction, account.id, frozen)
+        if actor and account.frozen is not frozen:
+            action = "account.frozen" if frozen else "account.unfrozen"
+            await activity.add(transaction, NewDeed(account_id=account.id, actor=actor, action=action), now)
+
+    await run(database, use_case)
     return await get(database, email)

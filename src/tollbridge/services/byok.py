@@ -6,8 +6,9 @@ from tollbridge.config import Settings
 from tollbridge.errors import InvalidRequest, NotFound
 from tollbridge.services.accounts import new_id
 from tollbridge.services.secrets import Secrets, belongs_to
-from tollbridge.store import byok
+from tollbridge.store import activity, byok
 from tollbridge.store.accounts import Account
+from tollbridge.store.activity import NewDeed
 from tollbridge.store.byok import NewOwn, Own
 from tollbridge.store.db import Database, Transaction, run
 from tollbridge.upstream.auth import takes_key
@@ -34,11 +35,12 @@ async def add(
     providers: Container[str],
     label: str = "",
     exclusive: bool = False,
+    actor: str = "",
 ) -> Own:
     """Keep `credential` for the account's calls to `provider`, one of `providers`, from the next one on.
 
     `exclusive`: models that it serves are not called with the operator's credential when it fails. InvalidRequest: it
-    cannot be. ConfigError: the database is not of this master secret.
+    cannot be. ConfigError: the database is not of this master secret. `actor`: as of `accounts.set_frozen`.
     """
     text = credential.strip()
     if provider not in providers:
@@ -68,6 +70,9 @@ async def add(
         if len(await byok.of_account(transaction, account.id)) >= MOST:
             raise InvalidRequest(f"an account has at most {MOST} credentials of its own; remove one first")
         await byok.add(transaction, row, now)
+        if actor:
+            deed = NewDeed(account_id=account.id, actor=actor, action="byok.added", detail=f"{provider} {row.hint}")
+            await activity.add(transaction, deed, now)
         return await byok.of_account(transaction, account.id)
 
     [kept] = [each for each in await run(database, keep) if each.public_id == public_id]
@@ -82,10 +87,22 @@ async def opened(database: Database, master: Secrets, account_id: int) -> list[t
     ]
 
 
-async def remove(database: Database, account_id: int | None, public_id: str) -> None:
-    """Forget a credential; the next call is made without it. `account_id`: as of `keys.revoke`. Raises `NotFound`."""
+async def remove(database: Database, account_id: int | None, public_id: str, *, actor: str = "") -> None:
+    """Forget a credential; the next call is made without it. Raises `NotFound`.
+
+    `account_id`: as of `keys.revoke`; `actor`: as of `accounts.set_frozen`.
+    """
+    now = await database.now()
+
+    async def forget(transaction: Transaction) -> int | None:
+        owner = await byok.remove(transaction, account_id, public_id)
+        if owner is not None and actor:
+            deed = NewDeed(account_id=owner, actor=actor, action="byok.removed", detail=public_id)
+            await activity.add(transaction, deed, now)
+        return owner
+
     known = public_id.isascii() and public_id.isprintable()
-    if not known or not await run(database, lambda transaction: byok.remove(transaction, account_id, public_id)):
+    if not known or await run(database, forget) is None:
         raise NotFound(f"there is no credential {public_id[:60]!r}", param="id")
 
 

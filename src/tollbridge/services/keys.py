@@ -11,9 +11,10 @@ from tollbridge.core.ledger import MAX_AMOUNT
 from tollbridge.errors import InvalidRequest, NotFound, TollbridgeError
 from tollbridge.services.accounts import new_id
 from tollbridge.services.secrets import Secrets, belongs_to
-from tollbridge.store import keys, rotation
+from tollbridge.store import activity, keys, rotation
 from tollbridge.store.accounts import Account
-from tollbridge.store.db import Database, run
+from tollbridge.store.activity import NewDeed
+from tollbridge.store.db import Database, Transaction, run
 from tollbridge.store.keys import NO_RULES, KnownKey, NewKey, Rules
 
 log = logging.getLogger("tollbridge")
@@ -41,8 +42,11 @@ async def create(
     limit: int | None = None,
     expires_at: int | None = None,
     rules: Rules = NO_RULES,
+    actor: str = "",
 ) -> MadeKey:
     """A key that may spend `limit` nano-USD in all, until `expires_at` (milliseconds); None: no end.
+
+    `actor`: as of `accounts.set_frozen`.
 
     InvalidRequest: the label, limit, time or a rule cannot be. ConfigError: the database is not of this master secret.
     """
@@ -60,7 +64,14 @@ async def create(
     await belongs_to(database, master)
     made, row = make(master, account.id, prefix, label, limit, expires_at)
     row = msgspec.structs.replace(row, rules=rules)
-    await run(database, lambda transaction: keys.create(transaction, row, now))
+
+    async def use_case(transaction: Transaction) -> None:
+        await keys.create(transaction, row, now)
+        if actor:
+            deed = NewDeed(account_id=account.id, actor=actor, action="key.created", detail=label or row.hint)
+            await activity.add(transaction, deed, now)
+
+    await run(database, use_case)
     return made
 
 
@@ -101,13 +112,21 @@ async def find(database: Database, master: Secrets, text: str) -> KnownKey | Non
     return found
 
 
-async def revoke(database: Database, account_id: int | None, public_id: str) -> None:
+async def revoke(database: Database, account_id: int | None, public_id: str, *, actor: str = "") -> None:
     """The key's next call is refused. `account_id`: whose keys are within reach; None: everybody's (the operator).
 
-    Raises `NotFound`. Revoking again changes nothing.
+    Raises `NotFound`. Revoking again changes nothing. `actor`: as of `accounts.set_frozen`.
     """
     now = await database.now()
+
+    async def use_case(transaction: Transaction) -> int | None:
+        owner = await keys.revoke(transaction, account_id, public_id, now)
+        if owner is not None and actor:
+            deed = NewDeed(account_id=owner, actor=actor, action="key.revoked", detail=public_id)
+            await activity.add(transaction, deed, now)
+        return owner
+
     # PostgreSQL takes no NUL in a text.
     known = public_id.isascii() and public_id.isprintable()
-    if not known or not await run(database, lambda transaction: keys.revoke(transaction, account_id, public_id, now)):
+    if not known or await run(database, use_case) is None:
         raise NotFound(f"there is no key {public_id[:60]!r}", param="id")

@@ -9,7 +9,8 @@ from tollbridge.services import accounts, sessions
 from tollbridge.services.credentials import RESET
 from tollbridge.services.first_run import EMAIL
 from tollbridge.store import accounts as account_rows
-from tollbridge.store import mail, members, users
+from tollbridge.store import activity, mail, members, users
+from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Duplicate, Transaction, run
 from tollbridge.store.users import NewUser
 
@@ -29,10 +30,11 @@ async def first_link(database: Database) -> str | None:
         return None  # another process was quicker
 
 
-async def link(database: Database, email: str, *, create: bool) -> str:
+async def link(database: Database, email: str, *, create: bool, actor: str = "") -> str:
     """Make the user of this address an operator. What a link holds by which they choose a password, once, for a day.
 
-    InvalidRequest: that is no address. NotFound: nobody has it, and `create` does not ask for a new user.
+    `actor`: as of `accounts.set_frozen`. InvalidRequest: that is no address. NotFound: nobody has it, and `create`
+    does not ask for a new user.
     """
     address = accounts.normalise(email)
     token = sessions.new_token()
@@ -53,6 +55,9 @@ async def link(database: Database, email: str, *, create: bool) -> str:
         account = await account_rows.by_email(transaction, address)
         if account is not None and not await members.of_account(transaction, account.id):
             await members.add(transaction, account.id, user_id, Role.OWNER, now)
+        if actor:
+            deed = NewDeed(account_id=activity.GATEWAY, actor=actor, action="operator.linked", detail=address)
+            await activity.add(transaction, deed, now)
         await mail.add_token(transaction, sessions.digest(token), RESET, (user_id, address), now + LINK_MS)
 
     await run(database, use_case)

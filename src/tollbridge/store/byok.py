@@ -48,11 +48,12 @@ async def of_account(database: Transaction, account_id: int) -> list[Own]:
     return read_all(Own, rows)
 
 
-async def remove(transaction: Transaction, account_id: int | None, public_id: str) -> bool:
-    """Delete one within reach of `account_id` (None: the operator, who reaches all); whether there was one."""
-    found = await transaction.execute(
-        "DELETE FROM byok WHERE public_id = $1 AND (account_id = $2 OR CAST($2 AS BIGINT) IS NULL)",
+async def remove(transaction: Transaction, account_id: int | None, public_id: str) -> int | None:
+    """Delete one within reach of `account_id` (None: the operator, who reaches all); whose it was, if there was one."""
+    found = await transaction.fetch(
+        "DELETE FROM byok WHERE public_id = $1 AND (account_id = $2 OR CAST($2 AS BIGINT) IS NULL) "
+        "RETURNING account_id",
         *(public_id, account_id),
     )
     await raise_cache_epoch(transaction)
-    return bool(found)
+    return int(found[0][0]) if found else None

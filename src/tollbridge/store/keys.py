@@ -175,15 +175,15 @@ def _columns(rules: Rules) -> list[Any]:
     return [None if reset is None else reset.value, *texts, *numbers]
 
 
-async def revoke(transaction: Transaction, account_id: int | None, public_id: str, now: int) -> bool:
-    """Whether there is such a key within reach of `account_id` (None: the operator, who reaches all).
+async def revoke(transaction: Transaction, account_id: int | None, public_id: str, now: int) -> int | None:
+    """Whose key it was; None: there is no such key within reach of `account_id` (None: the operator, who reaches all).
 
     Revoking again changes nothing. The key's next hold is refused.
     """
-    found = await transaction.execute(
+    found = await transaction.fetch(
         "UPDATE api_key SET revoked_at = COALESCE(revoked_at, $3) "
-        "WHERE public_id = $1 AND (account_id = $2 OR CAST($2 AS BIGINT) IS NULL)",
+        "WHERE public_id = $1 AND (account_id = $2 OR CAST($2 AS BIGINT) IS NULL) RETURNING account_id",
         *(public_id, account_id, now),
     )
     await raise_cache_epoch(transaction)
-    return bool(found)
+    return int(found[0][0]) if found else None

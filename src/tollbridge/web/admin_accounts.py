@@ -140,7 +140,7 @@ async def grant(visit: Visit) -> Response:
             visit.shared.database, account, amount, form["reason"], actor=visit.actor, once=f"page/{form['once']}"
         )
     except KeyReused:
-        return await _show(visit, InvalidRequest(SENT_BEFORE), "grant")
+        return await _show(visit, KeyReused(SENT_BEFORE), "grant")
     except InvalidRequest as error:
         return await _show(visit, error, "grant")
     return _back(visit, "repeated" if given.repeated else "granted")

@@ -93,7 +93,7 @@ async def refund(visit: Visit) -> Response:
             once=form["once"][:100],
         )
     except KeyReused:
-        return await _payments(visit, InvalidRequest(SENT_BEFORE), "refund")
+        return await _payments(visit, KeyReused(SENT_BEFORE), "refund")
     except (InvalidRequest, NotFound, ProcessorUnavailable) as error:
         return await _payments(visit, error, "refund")
     return visit.redirect(f"{PAYMENTS}?saved=refunded")

@@ -241,6 +241,7 @@ def test_requests_are_found_by_key_model_outcome_and_id() -> None:
             found = await ada.get(f"/dashboard/requests?q={id_}")
             assert found.headers["location"] == f"/dashboard/requests/{id_}"
             assert (await ada.get("/dashboard/requests?q=chatcmpl-x")).status_code == 404
+            assert "the id of the answer" in shown(await ada.get("/dashboard/requests?q=req_7b7d6170226fc14b00000002"))
             rows = list(csv.DictReader(io.StringIO((await ada.get("/dashboard/requests.csv")).text)))
             assert [row["charge_usd"] for row in rows] == ["0.00002"] * 3
             assert rows[0]["id"] == id_
@@ -359,5 +360,21 @@ def test_a_key_can_be_seen_again_where_the_operator_allows_it() -> None:
             for _ in range(2):
                 assert key in (await ada.get(path)).text
                 assert key in (await ada.get("/dashboard")).text
+
+    run(test())
+
+
+def test_a_request_on_included_tokens_says_what_paid_for_it() -> None:
+    async def test() -> None:
+        async with house("[plans.free]\nincluded_tokens = 30000\n") as site:
+            ada = await registered(site, "ada@example.com")
+            assert await call(site, await key_of(ada)) == 200
+            await site.settled(1)
+            [id_] = [each["id"] for each in (await ada.get("/api/requests")).json()["data"]]
+            text = shown(await ada.get(f"/dashboard/requests/{id_}"))
+            assert "Charge $0.00 included in the plan" in text
+            assert "Included tokens taken 1" in text
+            assert "Paid with tokens that the plan includes" in text
+            assert "once those that it includes are used up" in shown(await ada.get("/dashboard/billing/plan"))
 
     run(test())

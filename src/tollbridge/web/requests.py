@@ -136,7 +136,10 @@ async def page(visit: Visit) -> Response:
     if search := visit.query("q").strip():
         if visit.shared.master.ids().decode(search) is not None:
             return visit.redirect(f"{PATH}/{search}")
-        raise NotFound("There is no request with this id in this account.", param="q")
+        said = "There is no request with this id in this account."
+        if search.startswith("req_"):
+            said = "An x-request-id is for the operator. Search for the id of the answer, such as chatcmpl-…"
+        raise NotFound(said, param="q")
     wanted = await asked(visit)
     found = await requests.page(visit.shared.database, visit.account.id, wanted, place(visit), PAGE)
     called = await names(visit, found.lines)

@@ -117,6 +117,7 @@ def test_what_was_charged_late_has_a_line_of_its_own(ledger_engine: Engine) -> N
         ]
         rows = (export.csv_head() + export.as_csv(lines)).decode().splitlines()
         assert [len(row.split(",")) for row in rows] == [len(Line.__struct_fields__)] * 3
+        assert [row.split(",")[1] for row in rows] == ["late", "false", "true"]
 
     with_books(ledger_engine, scenario)
 

@@ -131,10 +131,14 @@ def as_json_lines(lines: list[Line]) -> bytes:
 
 
 def as_csv(lines: list[Line]) -> bytes:
-    """Without a head: see `csv_head`."""
+    """Without a head: see `csv_head`. Yes and no are `true` and `false`, as in JSON."""
     out = io.StringIO()
-    csv.writer(out).writerows(msgspec.structs.astuple(line) for line in lines)
+    csv.writer(out).writerows(map(_cell, msgspec.structs.astuple(line)) for line in lines)
     return out.getvalue().encode()
+
+
+def _cell(value: object) -> object:
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def csv_head() -> bytes:

@@ -24,6 +24,8 @@ from tollbridge.core.periods import Reset
 from tollbridge.core.plans import Agreed
 from tollbridge.gateway.streams import Timing
 from tollbridge.services.plans import change_plan
+from tollbridge.store import accounts
+from tollbridge.store.db import run as run_in
 from tollbridge.store.keys import Rules
 
 OK = always(says(completion()))
@@ -103,7 +105,10 @@ def test_a_plan_that_has_ended_limits_nobody_and_what_was_agreed_does() -> None:
             assert [(await site.post(CHAT, chat())).status for _ in range(2)] == [200, 200]
             await put_on(site, "default", Agreed(rpm=1))
             assert [(await site.post(CHAT, chat())).status for _ in range(2)] == [200, 429]
-            await put_on(site, "default", Agreed(rpm=1, until=1))
+            # As if the day until which it was agreed were over.
+            over = Agreed(rpm=1, until=1)
+            await run_in(site.database, lambda each: accounts.set_plan(each, site.account.id, "default", over))
+            site.gateway._forget()
             assert (await site.post(CHAT, chat())).status == 200
 
     run(test())

@@ -309,6 +309,36 @@ def test_a_key_is_bound_by_concurrency_and_by_what_a_call_may_cost_and_shows_wha
     run(test())
 
 
+def test_what_is_wrong_with_a_body_names_its_field_and_what_would_be_right() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            for body, param, words in (
+                ({"limit_usd": 5}, "limit_usd", 'such as "5.00"'),
+                ({"lable": "ci"}, "lable", "There are label, limit_usd,"),
+                ({"rpm": "10"}, "rpm", "Expected `int | null`"),
+                ({"models": [1]}, "models", "Expected `str`"),
+            ):
+                error = (await ada.send_json("POST", "/api/keys", body)).json()["error"]
+                assert error["param"] == param
+                assert words in error["message"]
+
+    run(test())
+
+
+def test_a_key_says_which_of_its_models_are_not_there() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            await new_key(ada, label="ci", models="m\nnothing-*")
+            [path] = re.findall(r'href="(/dashboard/keys/key_\w+)">ci', (await ada.get("/dashboard/keys")).text)
+            assert "No model here has an ID like nothing-*." in shown(await ada.get(path))
+            await ada.post(path, {"label": "ci", "models": "m"})
+            assert "No model here" not in shown(await ada.get(path))
+
+    run(test())
+
+
 def test_the_key_of_the_playground_is_not_counted_among_ones_own() -> None:
     async def test() -> None:
         async with house() as site:

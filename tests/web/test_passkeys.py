@@ -40,6 +40,7 @@ def test_a_passkey_is_added_lets_in_as_two_factors_and_is_removed() -> None:
             await page.click("text=Create account")
             await page.wait_for_url("**/dashboard")
             await page.goto(here + SETTINGS)
+            assert "To add one, open this page" not in await page.inner_text("main")
             await page.click("text=Add a passkey")
             await page.wait_for_selector("text=Your passkey can be used")
             assert "Chrome on Linux since" in await page.inner_text("main")

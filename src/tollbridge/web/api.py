@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -19,6 +19,10 @@ from tollbridge.store.managed_keys import ManagedKey, Rules
 from tollbridge.web.page import DEVELOPER, Page
 from tollbridge.web.usage import iso, json_response
 from tollbridge.web.visit import Visit
+
+Body = TypeVar("Body", bound=msgspec.Struct)
+_AT = re.compile(r"`\$\.(\w+)")
+_UNKNOWN = re.compile(r"unknown field `(\w+)`")
 
 
 class KeyBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -86,11 +90,24 @@ async def revoke(visit: Visit) -> Response:
     return json_response(await _shown(visit, visit.path("key")))
 
 
-async def _read(visit: Visit, kind: type[key_management.T]) -> key_management.T:
+async def _read(visit: Visit, kind: type[Body]) -> Body:
     try:
         return msgspec.convert(await visit.json(), kind)
     except msgspec.ValidationError as error:
-        raise InvalidRequest(f"The body cannot be: {error}") from None
+        raise _unreadable(str(error), kind) from None
+
+
+def _unreadable(why: str, kind: type[msgspec.Struct]) -> InvalidRequest:
+    """What msgspec says of a body, as people read it."""
+    if unknown := _UNKNOWN.search(why):
+        fields = ", ".join(kind.__struct_fields__)
+        return InvalidRequest(f"There is no field {unknown[1]} here. There are {fields}.", param=unknown[1])
+    at = _AT.search(why)
+    if at is None:
+        return InvalidRequest(f"The body cannot be: {why}")
+    if at[1].endswith("_usd"):
+        return InvalidRequest(f'{at[1]}: an amount is a text, such as "5.00", or null.', param=at[1])
+    return InvalidRequest(f"{at[1]}: {why.partition(' - at ')[0]}", param=at[1])
 
 
 def _rules(body: KeyBody, before: Rules) -> Rules:

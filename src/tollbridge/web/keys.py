@@ -1,11 +1,13 @@
 """API keys: the list, one key, making, changing, rotating and ending them; and keys for programs that do the same."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 import msgspec
 from starlette.responses import Response
 
 from tollbridge.core import money
+from tollbridge.core.plans import matches
 from tollbridge.errors import ApiError, InvalidRequest
 from tollbridge.services import key_management, management_keys, playground, reveal
 from tollbridge.services.key_management import OVERLAPS, RESETS
@@ -104,8 +106,14 @@ async def _one(visit: Visit, key: ManagedKey, form: Form, status: int = 200) -> 
         resets=RESET_NAMES,
         overlaps=OVERLAP_NAMES,
         used_at=(await rollups.last_uses(shared.database, visit.account.id)).get(key.id),
+        unmatched=unmatched(key.models or (), [model.id for model in shared.catalog().models.values()]),
         saved=SAVED.get(visit.query("saved"), ""),
     )
+
+
+def unmatched(patterns: Iterable[str], models: list[str]) -> list[str]:
+    """The patterns that no model here matches: mistyped, or of models that are gone."""
+    return [pattern for pattern in patterns if not any(matches((pattern,), model) for model in models)]
 
 
 async def change(visit: Visit) -> Response:

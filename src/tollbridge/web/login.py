@@ -94,7 +94,7 @@ async def log_in(visit: Visit) -> Response:
 
 
 def _login_page(visit: Visit, form: Form, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    notice = NOTICES.get(visit.query("notice"), "")
+    notice = "" if form.problem else NOTICES.get(visit.query("notice"), "")
     place, _ = passkeys.place(visit.shared.desk)
     response = visit.render("login/login.html", status=status, form=form, notice=notice, place=place)
     response.headers.update(headers or {})

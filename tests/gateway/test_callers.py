@@ -77,3 +77,18 @@ def test_what_was_read_before_a_change_is_not_remembered_after_it() -> None:
         assert len(asked) == 2
 
     asyncio.run(scenario())
+
+
+def test_a_management_key_is_told_where_it_works() -> None:
+    async def nobody(_: object) -> None:
+        raise AssertionError("the database was asked")
+
+    callers = Callers(
+        find=nobody,
+        own=nobody,  # type: ignore[arg-type]
+        well_formed=lambda text: keys.well_formed(PREFIX, text),
+        plans={},
+    )
+    key = keys.make(PREFIX + keys.MANAGES, bytes(keys.RANDOM_BYTES))
+    with pytest.raises(InvalidApiKey, match="management key"):
+        asyncio.run(callers.of(f"Bearer {key}".encode(), None))

@@ -173,6 +173,8 @@ def test_a_program_manages_keys() -> None:
             assert (await send("DELETE", path))["state"] == "revoked"
             assert await call(site, made["key"]) == 401
             assert await call(site, rotated["key"]) == 200
+            again = await send("POST", f"/api/keys/{rotated['id']}/rotate", status=201)
+            assert (await send("DELETE", f"/api/keys/{again['id']}"))["state"] == "revoked"
 
             used = await send("GET", "/api/usage?range=24h")
             assert used["total"]["requests"] == 5
@@ -364,7 +366,7 @@ def test_what_is_wrong_with_a_key_stands_beside_the_field() -> None:
                 ("limit_usd", "many", "Write an amount in USD"),
                 ("limit_usd", "0", "above zero"),
                 ("limit_reset", "daily", "Say how much"),
-                ("expires_at", "2020-01-01", "expires in the future"),
+                ("expires_at", "2020-01-01", "lies in the future"),
                 ("expires_at", "soon", "2027-01-31"),
                 ("rpm", "-1", "whole number"),
                 ("rpm", "1,5", "such as 60 or 200,000"),

@@ -11,6 +11,8 @@ import zlib
 
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 RANDOM_BYTES = 32
+# Stands behind the brand's own prefix in a management key, so that nobody takes one for a key of `/v1`.
+MANAGES = "manage_"
 
 _CHANCE = 32
 _CHECK = 6

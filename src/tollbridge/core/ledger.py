@@ -228,11 +228,15 @@ class Spooled(msgspec.Struct, frozen=True):
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True):
-    """`available` and `posted` (available + held) of whatever refused: the account, or the key's limit."""
+    """`available` and `posted` (available + held) of whatever refused: the account, or the key's limit.
+
+    `balance`: what is available to the account where it is the key's limit that refused.
+    """
 
     why: Refusal
     available: int = 0
     posted: int = 0
+    balance: int = 0
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True):
@@ -683,7 +687,8 @@ def _reserve(balance: Balance, key: KeyState | None, want: int, least: int) -> i
     if key is not None and key.limit is not None:
         left = key.left
         if least > left:
-            return Refused(why=Refusal.KEY_LIMIT, available=left, posted=key.limit - key.spent)
+            rest = key.limit - key.spent
+            return Refused(why=Refusal.KEY_LIMIT, available=left, posted=rest, balance=balance.available)
         amount = min(amount, max(0, left))
     return amount
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from tollbridge.core import keys
 from tollbridge.core.plans import DEFAULT_PLAN, Agreed, Plan, in_effect, matches
 from tollbridge.errors import ConfigError, InvalidApiKey, InvalidRequest
 from tollbridge.gateway.own import OwnCredential
@@ -139,6 +140,10 @@ class Callers:
 
     async def _look_up(self, key: str) -> Caller | None:
         if not self._well_formed(key):
+            if keys.MANAGES in key:
+                raise InvalidApiKey(
+                    "This is a management key: it works below /api/ alone. Calls of models take an API key."
+                )
             raise InvalidApiKey("Incorrect API key provided: this is not a key of this service.")
         row = await self._find(key)
         if row is None or not row.live:

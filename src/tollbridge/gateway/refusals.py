@@ -10,7 +10,8 @@ from tollbridge.limits.base import Exceeded, Room
 
 def refused(verdict: Refused, least: int) -> ApiError:
     """The error for a hold that was not given."""
-    balance = {"balance_usd": format_usd(max(0, verdict.available)).encode()}
+    spendable = verdict.balance if verdict.why is Refusal.KEY_LIMIT else verdict.available
+    balance = {"balance_usd": format_usd(max(0, spendable)).encode()}
     needed = f"at least {format_usd(least)} USD"
     match verdict.why:
         case Refusal.INSUFFICIENT:

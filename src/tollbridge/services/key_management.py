@@ -157,7 +157,7 @@ def check_rules(rules: Rules, now: int) -> Rules:
         if rate is not None and not 0 < rate <= _MOST_RATE:
             raise InvalidRequest(f"This is a whole number from 1 to {_MOST_RATE:,}.", param=name)
     if rules.expires_at is not None and rules.expires_at <= now:
-        raise InvalidRequest("A key expires in the future.", param="expires_at")
+        raise InvalidRequest("The time at which a key expires lies in the future.", param="expires_at")
     return msgspec.structs.replace(
         rules, models=_patterns(rules.models or ()) or None, addresses=_networks(rules.addresses or ()) or None
     )

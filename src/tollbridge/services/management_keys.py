@@ -17,8 +17,6 @@ from tollbridge.store.db import Transaction, run
 from tollbridge.store.management_keys import ManagementKey
 
 MOST_KEYS = 20
-# Behind the brand's own prefix, so that nobody takes one for a key of `/v1`.
-_MARK = "manage_"
 _TOUCH_MS = 60_000
 
 
@@ -33,7 +31,7 @@ async def create(desk: Desk, account_id: int, label: str, actor: Actor) -> MadeK
     """The key can be shown now, and never again."""
     label = key_management.check_label(label)
     now = await desk.database.now()
-    prefix = desk.settings.brand.key_prefix + _MARK
+    prefix = desk.settings.brand.key_prefix + form.MANAGES
     text = form.make(prefix, secrets.token_bytes(form.RANDOM_BYTES))
     row = ManagementKey(
         id=0,
@@ -61,7 +59,7 @@ async def find(desk: Desk, authorization: str) -> Manager:
     scheme, _, text = authorization.partition(" ")
     text = text.strip()
     key = None
-    if scheme.lower() == "bearer" and form.well_formed(desk.settings.brand.key_prefix + _MARK, text):
+    if scheme.lower() == "bearer" and form.well_formed(desk.settings.brand.key_prefix + form.MANAGES, text):
         key = await _known(desk, text)
     account = None if key is None else await accounts.by_id(desk.database, key.account_id)
     if key is None or account is None:

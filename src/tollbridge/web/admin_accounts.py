@@ -10,6 +10,7 @@ from tollbridge.store import accounts, activity, keys, members, payments
 from tollbridge.web.admin import ADMIN, NEWEST, SENT_BEFORE, asked_before
 from tollbridge.web.billing import read_usd
 from tollbridge.web.forms import Form
+from tollbridge.web.keys import whole
 from tollbridge.web.page import OPERATOR, Page
 from tollbridge.web.visit import Visit
 
@@ -76,7 +77,7 @@ async def change_plan(visit: Visit) -> Response:
     database = visit.shared.database
     account = await oversight.find(database, visit.path("account"))
     try:
-        own = {name: _whole(form[name], name) for name in _LIMITS if form[name].strip()}
+        own = {name: value for name in _LIMITS if (value := whole(form[name], name)) is not None}
         before = await accounts.agreed_with(database, account.id)
         agreed = _with(before, own, visit.now)
         await plans.change_plan(
@@ -104,13 +105,6 @@ def _with(before: Agreed | None, own: dict[str, int], now: int) -> Agreed | None
         until=known.until,
     )
     return None if agreed == Agreed(since=known.since, until=known.until) else agreed
-
-
-def _whole(text: str, name: str) -> int:
-    plain = text.strip().replace(",", "")
-    if not (plain.isascii() and plain.isdecimal() and len(plain) < 16):
-        raise InvalidRequest("Write a whole number.", param=name)
-    return int(plain)
 
 
 async def freeze(visit: Visit) -> Response:

@@ -78,7 +78,8 @@ async def change(visit: Visit) -> Response:
 
 
 async def rotate(visit: Visit) -> Response:
-    body = await _read(visit, RotateBody)
+    # Without a body all is as it is by default.
+    body = await _read(visit, RotateBody) if visit.content_type or await visit.body() else RotateBody()
     made = await key_management.rotate(
         visit.shared.desk, visit.account.id, visit.path("key"), body.overlap, visit.actor
     )

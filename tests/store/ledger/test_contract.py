@@ -214,13 +214,13 @@ def test_a_limited_key_spends_no_more_than_its_limit(ledger_engine: Engine) -> N
         customer = await books.customer(paid=1000, limit=100)
         hold = await books.held(customer, 60)
         _, verdict = await books.hold(customer, 50)
-        assert verdict == Refused(why=Refusal.KEY_LIMIT, available=40, posted=100)
+        assert verdict == Refused(why=Refusal.KEY_LIMIT, available=40, posted=100, balance=940)
         small, verdict = await books.hold(customer, 50, least=10)
         assert verdict == Held(amount=40, available=900)
         assert (await books.end(hold, customer, 90)).charged == 60
         assert (await books.end(small, customer, 40)).charged == 40
         _, verdict = await books.hold(customer, 1)
-        assert verdict == Refused(why=Refusal.KEY_LIMIT, available=0, posted=0)
+        assert verdict == Refused(why=Refusal.KEY_LIMIT, available=0, posted=0, balance=900)
         rows = await books.database.fetch("SELECT spent, held FROM key_spend WHERE key_id = $1", customer.key_id)
         assert rows == [(100, 0)]
         free = await books.key(customer.account_id)
@@ -236,13 +236,13 @@ def test_a_limit_that_begins_anew_each_day_counts_what_ended_since(ledger_engine
         running = await books.held(customer, 10)
         await books.end(await books.held(customer, 80), customer, 80)
         _, verdict = await books.hold(customer, 20)
-        assert verdict == Refused(why=Refusal.KEY_LIMIT, available=10, posted=20)
+        assert verdict == Refused(why=Refusal.KEY_LIMIT, available=10, posted=20, balance=910)
         # A day goes by: the call that runs holds its part of the new day's limit, and is charged to it.
         await books.database.execute("UPDATE usage SET ended_at = ended_at - 86400000")
         await books.database.execute("UPDATE key_spend SET since = since - 86400000")
         await assert_verified(books.database)
         _, verdict = await books.hold(customer, 91)
-        assert verdict == Refused(why=Refusal.KEY_LIMIT, available=90, posted=100)
+        assert verdict == Refused(why=Refusal.KEY_LIMIT, available=90, posted=100, balance=910)
         await books.end(await books.held(customer, 90), customer, 50)
         await books.end(running, customer, 10)
         rows = await books.database.fetch("SELECT spent, held FROM key_spend WHERE key_id = $1", customer.key_id)
@@ -372,7 +372,7 @@ def test_a_limit_that_is_lifted_or_set_while_a_call_runs(ledger_engine: Engine) 
         assert (await books.end(holds[0], limited, 60)).charged == 60
         assert (await books.end(holds[1], free, 60)).charged == 60
         _, verdict = await books.hold(free, 51)
-        assert verdict == Refused(why=Refusal.KEY_LIMIT, available=50, posted=50)
+        assert verdict == Refused(why=Refusal.KEY_LIMIT, available=50, posted=50, balance=880)
         await books.end(await books.held(limited, 500), limited, 1)
 
     with_books(ledger_engine, scenario)

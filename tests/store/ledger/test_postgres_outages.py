@@ -275,7 +275,11 @@ def test_a_commit_that_nobody_answered_is_neither_lost_nor_done_twice(postgres_e
                 extended = books.ledger.submit(books.extend_op(id_, customer, 1, AMOUNT))
                 assert await extended == Held(amount=2 * AMOUNT, available=PLENTY - charged - 2 * AMOUNT)
                 cutter.cut = (trial // 3) % 3
-                ended = await books.end(id_, customer, trial)
+                end = books.end_op(id_, customer, trial)
+                # On a slow machine the answer may take too long; then the same end is told again.
+                while isinstance(ended := await books.ledger.submit(end), Spooled):
+                    pass
+                assert isinstance(ended, Ended)
                 assert (ended.charged, ended.loss) == (trial, 0)
                 charged += trial
                 assert ended.available == PLENTY - charged

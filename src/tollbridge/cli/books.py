@@ -58,7 +58,7 @@ def ledger_verify(settings: "Settings", as_json: bool) -> None:
         print_json({"ok": report.ok, **counts, "trial_balance_usd": books, "problems": report.problems})
     else:
         print_table(("ledger account", "USD"), list(books.items()))
-        say(", ".join(f"{getattr(report, name):,} {name.replace('_', ' ')}" for name in _COUNTS))
+        say(", ".join(f"{name.replace('_', ' ')} {getattr(report, name):,}" for name in _COUNTS))
         for problem in report.problems:
             click.echo(problem)
         say("the books are right" if report.ok else f"the books are wrong in {report.found:,} places")
@@ -166,7 +166,7 @@ def audit_verify(settings: "Settings", as_json: bool) -> None:
     else:
         for problem in report.problems:
             click.echo(problem)
-        say(f"{report.deeds:,} deeds, {report.seals:,} seals")
+        say(f"deeds {report.deeds:,}, seals {report.seals:,}")
         say("the activity is as it was noted" if report.ok else f"it was changed in {report.found:,} places")
     if not report.ok:
         sys.exit(1)

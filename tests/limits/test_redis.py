@@ -211,8 +211,19 @@ def test_a_request_whose_caller_left_while_it_was_asked_for_takes_nothing(valkey
             done = await asyncio.gather(task, return_exceptions=True)
             if isinstance(done[0], Grant):
                 limiter.give_back(done[0], 0)
-        assert _admitted(await _all(limiter, scope, 5, first=100)) == 3
-        await limiter.stop()
+        try:
+            # The last places come back behind the answers, on a slow machine later than the next question.
+            for attempt in range(200):
+                answers = await _all(limiter, scope, 5, first=100 + 5 * attempt)
+                if _admitted(answers) == 3:
+                    return
+                for answer in answers:
+                    if isinstance(answer, Grant):
+                        limiter.give_back(answer, 0)
+                await asyncio.sleep(0.02)
+            pytest.fail(f"{3 - _admitted(answers)} places never came back")
+        finally:
+            await limiter.stop()
 
     asyncio.run(run())
 

@@ -31,7 +31,7 @@ test: $(VENV)/.dev $(NODE) $(AGENTS) $(AIDER)  ## the whole suite (ARGS= goes to
 	@tools/need.sh curl=curl
 	@command -v google-chrome >/dev/null || tools/need.sh chromium=chromium
 	@$(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS) || { [ $$? = 1 ] && \
-		echo "What failed beside others runs once more, alone:" && $(PY) -m pytest --last-failed --maxfail 1; }
+		echo "What failed beside others runs once more, alone:" && $(PY) -m pytest --last-failed --last-failed-no-failures none --maxfail 1; }
 
 lint: $(VENV)/.dev  ## style, format and types
 	$(PY) -m ruff check --no-cache

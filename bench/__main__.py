@@ -88,7 +88,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
-        description="Measure Tollbridge beside other gateways, in front of one mock upstream. About nine minutes.",
+        description="Measure Tollbridge beside other gateways, in front of one mock upstream. Some ten minutes.",
         epilog="example: python -m bench --only nginx,tollbridge --seconds 2",
     )
     parser.add_argument("--only", type=_names, metavar="NAMES", help=f"some of {','.join(NAMES)} (default: all)")

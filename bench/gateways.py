@@ -224,7 +224,11 @@ concurrency = 10000
 
 def _tollbridge(place: Place) -> Launch:
     """With all of its work on: authentication, limits, durable hold and settle, usage rows."""
-    config = tollbridge_config(place)
+    return tollbridge_launch(place, tollbridge_config(place))
+
+
+def tollbridge_launch(place: Place, config: Path) -> Launch:
+    """This checkout with a rich account on the plan `bench`. NotRunError: it cannot be set up."""
     where = ("--config", str(config), "--data-dir", str(place.directory / "data"))
     program = (sys.executable, "-m", "tollbridge")
     version = peers.output(*program, "--version")

@@ -9,15 +9,13 @@ import re
 import selectors
 import socket
 import statistics
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
 from bench import native, process
-from bench.gateways import CHAT
+from bench.gateways import CHAT, Place, tollbridge_launch
 from bench.measure import Bench, await_first_answer, free_port
 from bench.peers import NotRunError
 
@@ -43,19 +41,14 @@ class Figures:
 
 def run(on: Bench) -> Figures:
     """NotRunError: the gateway did not start, or did not answer a call or a log-in as it should."""
-    place = on.scratch / "storm"
-    place.mkdir()
-    config = place / "tollbridge.toml"
-    config.write_text("[plans.default]\nrpm = 100000000\ntpm = 1000000000\nconcurrency = 10000\n")
-    where = ("--config", str(config), "--data-dir", str(place / "data"))
-    program = (sys.executable, "-m", "tollbridge")
-    subprocess.run([*program, "account", "create", "a@example.com", "--credit", "1000", *where], check=True)
-    made = [*program, "key", "create", "--account", "a@example.com", *where]
-    key = subprocess.run(made, check=True, capture_output=True, text=True).stdout.strip()
-    target = native.Target(free_port(), CHAT, (f"authorization: Bearer {key}",))
+    directory = on.scratch / "storm"
+    directory.mkdir()
+    place = Place(free_port(), on.mock_port, directory)
+    limits = "rpm = 100000000\ntpm = 1000000000\nconcurrency = 10000\n"
+    launch = tollbridge_launch(place, place.write("tollbridge.toml", f"[plans.bench]\n{limits}"))
+    target = native.Target(place.port, CHAT, launch.headers)
     begun = time.perf_counter()
-    command = [*program, "serve", *where, "--port", str(target.port)]
-    tree = process.start(command, core=on.gateway_core, log=place / "output.log", directory=place)
+    tree = process.start(launch.command, core=on.gateway_core, log=directory / "output.log", directory=directory)
     try:
         await_first_answer(tree, target, on.body.read_bytes(), begun)
         guesser = _Guesser(target.port)

@@ -18,18 +18,21 @@ FLOOD = 100_000
 MOST_CPU_S = 0.000_2
 
 
-def test_a_flood_of_made_up_keys_never_reaches_the_database() -> None:
-    """B2."""
-
+def callers_without_a_database() -> Callers:
     async def nobody(_: object) -> None:
         raise AssertionError("the database was asked")
 
-    callers = Callers(
+    return Callers(
         find=nobody,
         own=nobody,  # type: ignore[arg-type]
         well_formed=lambda text: keys.well_formed(PREFIX, text),
         plans={},
     )
+
+
+def test_a_flood_of_made_up_keys_never_reaches_the_database() -> None:
+    """B2."""
+    callers = callers_without_a_database()
     chance = random.Random(20261122)
     texts = [PREFIX + "".join(chance.choices(keys.ALPHABET, k=38)) for _ in range(FLOOD)]
 
@@ -80,15 +83,7 @@ def test_what_was_read_before_a_change_is_not_remembered_after_it() -> None:
 
 
 def test_a_management_key_is_told_where_it_works() -> None:
-    async def nobody(_: object) -> None:
-        raise AssertionError("the database was asked")
-
-    callers = Callers(
-        find=nobody,
-        own=nobody,  # type: ignore[arg-type]
-        well_formed=lambda text: keys.well_formed(PREFIX, text),
-        plans={},
-    )
+    callers = callers_without_a_database()
     key = keys.make(PREFIX + keys.MANAGES, bytes(keys.RANDOM_BYTES))
     with pytest.raises(InvalidApiKey, match="management key"):
         asyncio.run(callers.of(f"Bearer {key}".encode(), None))

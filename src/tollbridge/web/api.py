@@ -69,9 +69,8 @@ async def create(visit: Visit) -> Response:
 async def change(visit: Visit) -> Response:
     body, desk, account = await _read(visit, KeyBody), visit.shared.desk, visit.account
     key = await key_management.find(desk, account.id, visit.path("key"))
-    before = Rules(**{name: getattr(key, name) for name in Rules.__struct_fields__})
     label = key.label if isinstance(body.label, UnsetType) else body.label
-    await key_management.change(desk, account.id, key.public_id, label, _rules(body, before), visit.actor)
+    await key_management.change(desk, account.id, key.public_id, label, _rules(body, key), visit.actor)
     if not isinstance(body.disabled, UnsetType):
         await key_management.set_disabled(desk, account.id, key.public_id, body.disabled, visit.actor)
     return json_response(await _shown(visit, key.public_id))

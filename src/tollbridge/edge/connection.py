@@ -26,6 +26,7 @@ from uvicorn.server import ServerState
 
 from tollbridge.core.addresses import customer_of
 from tollbridge.edge.downstream import Downstream, error_answer, render_head
+from tollbridge.edge.repeats import KnownHead, learn
 from tollbridge.errors import ApiError, HeadersTooLarge, InvalidRequest, PayloadTooLarge, RequestTimedOut, Unavailable
 
 __all__ = ["Connection", "ServerLimits", "Shared"]
@@ -147,6 +148,9 @@ class Connection(HttpToolsProtocol):
         self._hosts = 0
         self._unsent = 0
         self._stalled_at = math.inf
+        self._known: KnownHead | None = None
+        # Bytes of a body whose head was known that have not come yet.
+        self._missing = 0
 
     # The transport's calls
 
@@ -181,9 +185,15 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        phase, cycle = self._phase, self.cycle
+        if self._missing or (self._known is not None and self._phase == _IDLE and self._active is None):
+            data = self._without_parser(data)
+            if not data or self._deaf:
+                return
+        phase, cycle, idle = self._phase, self.cycle, self._active is None
         if not self._feed(data):
             return
+        if phase == _IDLE and idle and self._active is not None and not self.pipeline:
+            self._learn(data)
         if self._phase == _HEAD:
             # Still the same head, so all of `data` belongs to it.
             if phase != _BODY and self.cycle is cycle:
@@ -206,6 +216,35 @@ class Connection(HttpToolsProtocol):
         self._stalled_at = math.inf
         if self._active is not None:
             self._active.resumed()
+
+    def _without_parser(self, data: bytes) -> bytes:
+        """Reads a request whose head is that of the one before it; what of `data` does not belong to it."""
+        begin = 0
+        if not self._missing:
+            assert self._known is not None
+            begin, length = self._known.match(data)
+            if not length or length > self.shared.limits.max_body:
+                return data
+            self._body_size = 0
+            self._missing = length
+            self._begin(self._known.scope(), keep_alive=not self.shared.draining, known=self._known)
+        end = begin + self._missing
+        if len(data) < end:
+            body, rest = data[begin:], b""
+        else:
+            body, rest = data[begin:end], data[end:]
+        self._missing -= len(body)
+        if body:
+            self.on_body(body)
+        if not self._missing:
+            self.on_message_complete()
+        return rest
+
+    def _learn(self, data: bytes) -> None:
+        """Remembers the head that `data` began with, where the next one may be the same."""
+        cycle = self.cycle
+        plain = cycle.keep_alive and not cycle.waiting_for_100_continue and self._content_length > 0
+        self._known = learn(data, cycle.scope) if plain and cycle.scope["http_version"] == "1.1" else None
 
     def _feed(self, data: bytes) -> bool:
         """Parses. Whether what follows can be parsed too."""
@@ -285,12 +324,10 @@ class Connection(HttpToolsProtocol):
         parser = self.parser
         if parser.should_upgrade():
             return
-        limits = self.shared.limits
         version = parser.get_http_version()
         self._check_head(version)
         path, raw_path, query = self.shared.target(self.url)
-        keep_alive = version == "1.1" and not self.shared.draining and parser.should_keep_alive()
-        scope: Any = {
+        scope: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
             "http_version": version,
@@ -303,13 +340,26 @@ class Connection(HttpToolsProtocol):
             "raw_path": raw_path,
             "query_string": query,
             "headers": self.headers,
-            "state": self.app_state.copy(),
         }
-        cycle = Downstream(self, scope, keep_alive=keep_alive, expects_continue=self.expect_100_continue)
+        keep_alive = version == "1.1" and not self.shared.draining and parser.should_keep_alive()
+        self._begin(scope, keep_alive=keep_alive, expects_continue=self.expect_100_continue)
+
+    def _begin(
+        self,
+        scope: dict[str, Any],
+        *,
+        keep_alive: bool,
+        expects_continue: bool = False,
+        known: KnownHead | None = None,
+    ) -> None:
+        """A head is in: its request is the application's from now on."""
+        limits = self.shared.limits
+        cycle = Downstream(self, scope, keep_alive=keep_alive, expects_continue=expects_continue, known=known)
+        scope["state"] = self.app_state.copy()
         scope["extensions"] = {"tollbridge": cycle}
         self.cycle = cycle
         self._phase = _BODY
-        self.deadline = math.inf if self.expect_100_continue else self.loop.time() + limits.body_timeout
+        self.deadline = math.inf if expects_continue else self.loop.time() + limits.body_timeout
         if self._active is None:
             self._start_asgi_task(cycle, self.app)
         else:

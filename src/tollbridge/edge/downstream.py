@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from tollbridge.edge.repeats import KnownHead
 from tollbridge.errors import ApiError, ClientGone, InternalError, Unavailable
 from tollbridge.wire.errors import render
 
@@ -84,7 +85,15 @@ class Downstream(RequestResponseCycle):
     _gone_callback: Callable[[], None] | None = None
     _resume_callback: Callable[[], None] | None = None
 
-    def __init__(self, connection: "Connection", scope: Any, *, keep_alive: bool, expects_continue: bool) -> None:
+    def __init__(
+        self,
+        connection: "Connection",
+        scope: Any,
+        *,
+        keep_alive: bool,
+        expects_continue: bool,
+        known: KnownHead | None = None,
+    ) -> None:
         self.connection = connection
         self.transport = connection.transport
         self.flow = connection.flow
@@ -93,6 +102,7 @@ class Downstream(RequestResponseCycle):
         self.keep_alive = keep_alive
         self.waiting_for_100_continue = expects_continue
         self.body = bytearray()
+        self._known = known
 
     # What the application asks
 
@@ -104,6 +114,16 @@ class Downstream(RequestResponseCycle):
     def paused(self) -> bool:
         """Whether more than `high_water` bytes wait for the client."""
         return self.flow.write_paused
+
+    @property
+    def digest(self) -> Any:
+        """What was left here of an earlier request with the same head; None: nothing, or it is the first one."""
+        return None if self._known is None else self._known.digest
+
+    @digest.setter
+    def digest(self, value: Any) -> None:
+        if self._known is not None:
+            self._known.digest = value
 
     async def read_body(self) -> bytes:
         """The whole body, once; at most `max_body` bytes. A client that waits for `100 Continue` gets it now.

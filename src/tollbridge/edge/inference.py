@@ -127,8 +127,11 @@ class Inference:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         path: str = scope["path"]
         parse = ENDPOINTS.get(path)
-        call = _Call(scope["extensions"]["tollbridge"], self._request_id(), path)
-        head = read_head(scope["headers"], self._names.max_cost)
+        downstream: Downstream = scope["extensions"]["tollbridge"]
+        call = _Call(downstream, self._request_id(), path)
+        head: Head = downstream.digest
+        if head is None:
+            head = downstream.digest = read_head(scope["headers"], self._names.max_cost)
         if head.origin is not None:
             call.headers.extend(CORS)
         if path.startswith(ANTHROPIC):
@@ -153,7 +156,10 @@ class Inference:
     async def _identify(self, call: "_Call", head: Head) -> Caller:
         """Who calls, where the key may be used from there."""
         try:
-            caller = call.caller = await self._callers.of(head.authorization, head.api_key)
+            caller = self._callers.known(head.authorization, head.api_key)
+            if caller is None:
+                caller = await self._callers.of(head.authorization, head.api_key)
+            call.caller = caller
         except InvalidApiKey as wrong:
             self._check_guesses(call, head, wrong)
             raise

@@ -116,6 +116,11 @@ class Callers:
         # By the whole of what was presented: no two keys can ever share an entry.
         self._known: dict[tuple[bytes | None, bytes | None], tuple[float, Caller | None]] = {}
 
+    def known(self, authorization: bytes | None, api_key: bytes | None) -> Caller | None:
+        """The caller as of `of`, where nothing has to be looked up."""
+        known = self._known.get((authorization, api_key))
+        return known[1] if known is not None and known[0] > time.monotonic() else None
+
     async def of(self, authorization: bytes | None, api_key: bytes | None) -> Caller:
         """The caller of a request with this `Authorization` header, or this `x-api-key`; raises `InvalidApiKey`."""
         presented = (authorization, api_key)

@@ -244,7 +244,7 @@ class Connection(HttpToolsProtocol):
         """Remembers the head that `data` began with, where the next one may be the same."""
         cycle = self.cycle
         plain = cycle.keep_alive and not cycle.waiting_for_100_continue and self._content_length > 0
-        self._known = learn(data, cycle.scope) if plain and cycle.scope["http_version"] == "1.1" else None
+        self._known = learn(data, dict(cycle.scope)) if plain and cycle.scope["http_version"] == "1.1" else None
 
     def _feed(self, data: bytes) -> bool:
         """Parses. Whether what follows can be parsed too."""

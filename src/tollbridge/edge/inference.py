@@ -129,7 +129,7 @@ class Inference:
         parse = ENDPOINTS.get(path)
         downstream: Downstream = scope["extensions"]["tollbridge"]
         call = _Call(downstream, self._request_id(), path)
-        head: Head = downstream.digest
+        head: Head | None = downstream.digest
         if head is None:
             head = downstream.digest = read_head(scope["headers"], self._names.max_cost)
         if head.origin is not None:

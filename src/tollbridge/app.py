@@ -6,7 +6,7 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -131,18 +131,19 @@ class Gateway:
             self._traffic, self._observe, self._metrics_token, public=settings.public_url is not None
         )
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
+        """Whose request it is. No coroutine of its own: each wake-up of a call would pass through it."""
         if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-        elif scope["path"] == webhooks.PATH:
-            await self._webhooks(scope, receive, send)
-        elif _is_inference(scope["path"]):
+            return self._lifespan(receive, send)
+        path: str = scope["path"]
+        if path == webhooks.PATH:
+            return self._webhooks(scope, receive, send)
+        if path in ENDPOINTS or _is_inference(path):
             assert self._line is not None
-            await self._line.edge(scope, receive, send)
-        elif scope["path"] == metrics.PATH:
-            await self._metrics(scope, receive, send)
-        else:
-            await (self._web or await self._open_web())(scope, receive, send)
+            return self._line.edge(scope, receive, send)
+        if path == metrics.PATH:
+            return self._metrics(scope, receive, send)
+        return self._call_web(scope, receive, send)
 
     async def start(self) -> None:
         """Everything that must be true before the first request: schema, secret, books, prices."""
@@ -224,6 +225,9 @@ class Gateway:
                 limiter=self._limiter,
             )
         return self._web
+
+    async def _call_web(self, scope: Any, receive: Any, send: Any) -> None:
+        await (self._web or await self._open_web())(scope, receive, send)
 
     async def _call_edge(self, scope: Any, receive: Any, send: Any) -> None:
         assert self._line is not None

@@ -19,9 +19,10 @@ import logging
 import os
 import time
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from operator import add
+from operator import add, attrgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -52,6 +53,7 @@ FORSAKEN_S = 60.0
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _MS = tuple(int(bound * 1000) for bound in _SECONDS)
 _OTHER = "other"
+_KIND = attrgetter("path", "status", "model", "route", "outcome")
 _LOOPBACK = frozenset({"127.0.0.1", "::1"})
 # Whoever passes a request on says so in one of these.
 _FORWARDED = frozenset({b"x-forwarded-for", b"forwarded", b"x-real-ip", b"via"})
@@ -128,6 +130,13 @@ class _Sums(msgspec.Struct, gc=False):
     cost: int = 0
 
 
+def _note_times(counts: list[int], times: Sequence[int]) -> int:
+    """Count `times` (milliseconds) by the bounds of `_MS`; their sum."""
+    for ms in times:
+        counts[bisect_left(_MS, ms)] += 1
+    return sum(times)
+
+
 class Traffic:
     """Sums over the lines of the request log. A kind of request is (endpoint, status, model, upstream, outcome)."""
 
@@ -136,24 +145,21 @@ class Traffic:
         self._would_refuse: dict[str, int] = {}
 
     def add(self, lines: Sequence[RequestLine]) -> None:
-        kinds = self._kinds
+        by_kind: defaultdict[tuple[str, int, str, str, str], list[RequestLine]] = defaultdict(list)
         for line in lines:
-            kind = (line.path, line.status, line.model, line.route, line.outcome)
-            sums = kinds.get(kind)
-            if sums is None:
-                sums = self._new(kind)
-            sums.times[bisect_left(_MS, line.ms)] += 1
-            sums.ms += line.ms
-            if line.outcome:
-                sums.input += line.prompt_tokens
-                sums.output += line.output_tokens
-                sums.charge += line.charge
-                sums.cost += line.cost
-            if line.first_byte_ms is not None:
-                sums.first_times[bisect_left(_MS, line.first_byte_ms)] += 1
-                sums.first_ms += line.first_byte_ms
+            by_kind[_KIND(line)].append(line)
             if line.would_refuse:
                 self._would_refuse[line.would_refuse] = self._would_refuse.get(line.would_refuse, 0) + 1
+        for kind, alike in by_kind.items():
+            sums = self._kinds.get(kind) or self._new(kind)
+            sums.ms += _note_times(sums.times, list(map(attrgetter("ms"), alike)))
+            if kind[-1]:
+                sums.input += sum(map(attrgetter("prompt_tokens"), alike))
+                sums.output += sum(map(attrgetter("output_tokens"), alike))
+                sums.charge += sum(map(attrgetter("charge"), alike))
+                sums.cost += sum(map(attrgetter("cost"), alike))
+            firsts = [line.first_byte_ms for line in alike if line.first_byte_ms is not None]
+            sums.first_ms += _note_times(sums.first_times, firsts)
 
     def _new(self, kind: tuple[str, int, str, str, str]) -> _Sums:
         path, status, _, _, outcome = kind

@@ -69,10 +69,18 @@ class TextClasses(msgspec.Struct):
 
 
 def count(text: bytes) -> int:
-    """Tokens of UTF-8 `text`, estimated."""
-    classes = TextClasses()
-    classes.add(text)
-    return classes.tokens
+    """Tokens of UTF-8 `text`, estimated: what `TextClasses` makes of it, for a text that comes whole."""
+    # What is left after each class was taken out: a byte counts what its class does, less what the rest would.
+    weighed = len(text) * _PER_LETTER
+    text = text.translate(None, _LETTERS)
+    weighed += len(text) * (_PER_SPACE - _PER_LETTER)
+    text = text.translate(None, _SPACE)
+    weighed += len(text) * (_PER_DIGIT - _PER_SPACE)
+    text = text.translate(None, _DIGITS)
+    weighed += len(text) * (_PER_PUNCTUATION - _PER_DIGIT)
+    if not text.isascii():
+        weighed += (len(text) - len(text.translate(None, _HIGH))) * (_PER_HIGH - _PER_PUNCTUATION)
+    return (weighed + 999) // 1000
 
 
 def count_prompt(text: bytes, messages: int = 0, images: int = 0) -> int:

@@ -219,15 +219,18 @@ class Connection(HttpToolsProtocol):
 
     def _without_parser(self, data: bytes) -> bytes:
         """Reads a request whose head is that of the one before it; what of `data` does not belong to it."""
-        begin = 0
+        known, begin = self._known, 0
         if not self._missing:
-            assert self._known is not None
-            begin, length = self._known.match(data)
+            assert known is not None
+            begin, length = known.match(data)
             if not length or length > self.shared.limits.max_body:
                 return data
+            if begin + length == len(data):
+                self._begin(known.scope(), keep_alive=not self.shared.draining, known=known, body=data[begin:])
+                return b""
             self._body_size = 0
             self._missing = length
-            self._begin(self._known.scope(), keep_alive=not self.shared.draining, known=self._known)
+            self._begin(known.scope(), keep_alive=not self.shared.draining, known=known)
         end = begin + self._missing
         if len(data) < end:
             body, rest = data[begin:], b""
@@ -351,21 +354,25 @@ class Connection(HttpToolsProtocol):
         keep_alive: bool,
         expects_continue: bool = False,
         known: KnownHead | None = None,
+        body: bytes | None = None,
     ) -> None:
-        """A head is in: its request is the application's from now on."""
-        limits = self.shared.limits
+        """A head is in, and its `body` where all of it has come: the request is the application's from now on."""
         cycle = Downstream(self, scope, keep_alive=keep_alive, expects_continue=expects_continue, known=known)
         scope["state"] = self.app_state.copy()
         scope["extensions"] = {"tollbridge": cycle}
         self.cycle = cycle
-        self._phase = _BODY
-        self.deadline = math.inf if expects_continue else self.loop.time() + limits.body_timeout
+        if body is not None:
+            cycle.body, cycle.more_body = body, False
+            self.deadline = math.inf
+        else:
+            self._phase = _BODY
+            self.deadline = math.inf if expects_continue else self.loop.time() + self.shared.limits.body_timeout
         if self._active is None:
             self._start_asgi_task(cycle, self.app)
         else:
             self.pipeline.appendleft((cycle, self.app))
             # Not at the first one: who does not read does not see the client leave.
-            if len(self.pipeline) >= limits.max_pipelined // 2:
+            if len(self.pipeline) >= self.shared.limits.max_pipelined // 2:
                 self.flow.pause_reading()
 
     def _check_head(self, version: str) -> None:
@@ -403,7 +410,9 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: Downstream, app: Any) -> None:  # type: ignore[override]
         self._active = cycle
-        super()._start_asgi_task(cycle, app)
+        task = self.loop.create_task(cycle.run_asgi(app))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     def expect_body(self) -> None:
         """The client may send its body from now on."""
@@ -416,12 +425,12 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
 
     def on_response_complete(self) -> None:
-        self.server_state.total_requests += 1
         done, self._active = self._active, None
         if self.transport.is_closing():
             self.deadline = self.loop.time() + self.shared.limits.stall
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if done is not None and done.closes:
             self._farewell = None  # the client was told that there is no more
             self._part()

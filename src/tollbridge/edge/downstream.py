@@ -36,7 +36,6 @@ Headers = Sequence[tuple[bytes, bytes]]
 _WITHOUT_BODY = frozenset({204, 304})
 # From this size on copying the body behind its head costs more than a second buffer in the same system call.
 _LARGE = 64 * 1024
-_NUL = 0
 _FAILED = "The server had an error while processing your request."
 _LOGGER = logging.getLogger("tollbridge.edge")
 
@@ -50,11 +49,10 @@ def error_answer(error: ApiError) -> tuple[list[tuple[bytes, bytes]], bytes]:
 
 def render_head(status: int, lines: Sequence[bytes]) -> bytes:
     """The head of a response of these header lines. ValueError when one of them holds CR, LF or NUL."""
-    head = b"%b%b\r\n\r\n" % (STATUS_LINE[status], b"\r\n".join(lines))
-    ends = len(lines) + 2
-    if head.count(b"\r") != ends or head.count(b"\n") != ends or _NUL in head:
+    text = b"".join(lines)
+    if text.find(b"\r") >= 0 or text.find(b"\n") >= 0 or text.find(b"\0") >= 0:
         raise ValueError("a response header holds CR, LF or NUL")
-    return head
+    return b"%b%b\r\n\r\n" % (STATUS_LINE[status], b"\r\n".join(lines))
 
 
 class Downstream(RequestResponseCycle):
@@ -101,7 +99,7 @@ class Downstream(RequestResponseCycle):
         self.scope = scope
         self.keep_alive = keep_alive
         self.waiting_for_100_continue = expects_continue
-        self.body = bytearray()
+        self.body: bytes | bytearray = b""  # type: ignore[assignment]
         self._known = known
 
     # What the application asks
@@ -125,6 +123,13 @@ class Downstream(RequestResponseCycle):
         if self._known is not None:
             self._known.digest = value
 
+    def whole_body(self) -> bytes | None:
+        """As `read_body`, where all of it has come already; None: it has to be waited for."""
+        if self.more_body or self.disconnected or self._failure is not None:
+            return None
+        body, self.body = bytes(self.body), b""
+        return body
+
     async def read_body(self) -> bytes:
         """The whole body, once; at most `max_body` bytes. A client that waits for `100 Continue` gets it now.
 
@@ -136,7 +141,7 @@ class Downstream(RequestResponseCycle):
             raise self._failure
         if self.disconnected:
             raise ClientGone
-        body, self.body = bytes(self.body), bytearray()
+        body, self.body = bytes(self.body), b""
         return body
 
     def on_disconnect(self, callback: Callable[[], None]) -> None:
@@ -222,7 +227,12 @@ class Downstream(RequestResponseCycle):
         """A piece of the body has come."""
         if self.response_complete or self.disconnected:
             return
-        self.body += data
+        if not self.body:
+            self.body = data  # nearly always all of it
+        else:
+            if isinstance(self.body, bytes):
+                self.body = bytearray(self.body)
+            self.body += data
         if not self._whole:
             if len(self.body) > self.connection.shared.limits.high_water:
                 self.flow.pause_reading()

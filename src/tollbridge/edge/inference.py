@@ -156,10 +156,7 @@ class Inference:
     async def _identify(self, call: "_Call", head: Head) -> Caller:
         """Who calls, where the key may be used from there."""
         try:
-            caller = self._callers.known(head.authorization, head.api_key)
-            if caller is None:
-                caller = await self._callers.of(head.authorization, head.api_key)
-            call.caller = caller
+            caller = call.caller = await self._callers.of(head.authorization, head.api_key)
         except InvalidApiKey as wrong:
             self._check_guesses(call, head, wrong)
             raise
@@ -185,11 +182,17 @@ class Inference:
     # --- paid calls ---
 
     async def _infer(self, call: "_Call", head: Head, parse: Callable[[bytes], Request]) -> None:
-        caller = await self._identify(call, head)
+        caller = self._callers.known(head.authorization, head.api_key)
+        if caller is None or caller.networks is not None:
+            caller = await self._identify(call, head)
+        call.caller = caller
         self._check_vital()
-        check_media(head)
-        cap = read_cap(head.max_cost, self._names.max_cost)
-        body = await call.downstream.read_body()
+        if not head.is_json:
+            check_media(head)
+        cap = None if head.max_cost is None else read_cap(head.max_cost, self._names.max_cost)
+        body = call.downstream.whole_body()
+        if body is None:
+            body = await call.downstream.read_body()
         claim = None
         if head.idempotency_key is not None:
             claim = self._replays.claim(call.path, head.idempotency_key, body)
@@ -208,8 +211,9 @@ class Inference:
         call.ticket = ticket
         if call.downstream.disconnected:
             self._leave(call, ticket)
-        call.headers += limit_headers(ticket.grant.requests_room, ticket.grant.tokens_room)
-        if ticket.grant.degraded:
+        grant = ticket.grant
+        call.headers += limit_headers(grant.requests_room, grant.tokens_room)
+        if grant.degraded:
             call.headers.append(DEGRADED)
         call.headers.append((self._names.generation, ticket.id.encode()))
         recorder = None
@@ -254,9 +258,11 @@ class Inference:
         ending = self._ending(ticket, answer)
         closed = call.close(self._settlement, answered, ending, call.elapsed_ms())
         receipt = await self._settlement.receipt(closed)
-        money_headers = self._money(receipt.cost, receipt.charge, receipt.balance, b"final")
-        headers = [JSON, *money_headers, *self._sent(ticket, answered.route)]
-        call.respond(200, headers, answer.render(receipt))
+        headers = call.headers
+        headers.append(JSON)
+        headers += self._money(receipt.cost, receipt.charge, receipt.balance, b"final")
+        headers += self._sent(ticket, answered.route)
+        call.out.respond(200, headers, answer.render(receipt))
         self._note(call, 200, closed, answered)
 
     def _ending(self, ticket: Ticket, answer: Answer) -> pricing.Ending:
@@ -467,9 +473,12 @@ class Inference:
             line.account, line.key = caller.account_id, caller.key_id
         if ticket is not None:
             line.id, line.model = ticket.id, ticket.model.id
-            line.would_refuse = ticket.grant.would_refuse
+            if ticket.grant.would_refuse:
+                line.would_refuse = ticket.grant.would_refuse
         if answered is not None:
-            line.route, line.attempts = answered.route.upstream.name, len(answered.attempts)
+            line.route = answered.route.upstream.name
+            if answered.attempts:
+                line.attempts = len(answered.attempts)
         if closed is not None:
             bill = closed.bill
             line.outcome, line.charge, line.cost = OUTCOMES[bill.outcome], closed.charge, closed.cost

@@ -78,9 +78,10 @@ class _Bucket:
         self.per_unit = WINDOW_S / limit
 
     def wait(self, amount: int, now: float) -> float:
-        empty = self.full_at - now
         # A nanosecond less than nothing is what rounding makes of it.
-        over = (empty if empty > 0 else 0.0) + amount * self.per_unit - WINDOW_S - 1e-9
+        over = amount * self.per_unit - WINDOW_S - 1e-9
+        if self.full_at > now:
+            over += self.full_at - now
         return over if over > 0 else 0.0
 
     def take(self, amount: int, now: float) -> None:
@@ -108,8 +109,8 @@ class _Bucket:
 
 
 _Counter = _Log | _Bucket
-# What was taken of a counter: how much, and its entry where there is one.
-Note = tuple[_Counter, int, list[float] | None]
+# What was taken of a scope: of which counter of tokens, how much, and its entry where there is one.
+Note = tuple["_Counters", _Counter | None, int, list[float] | None]
 
 
 class _Counters:
@@ -129,13 +130,11 @@ class _Counters:
         self.tokens = _resized(self.tokens, rule.tokens, rule.strict)
 
     def full(self, now: float) -> bool:
-        limit = self.rule.concurrency
-        if limit is None or len(self.places) < limit:
-            return False
+        """Whether all places are taken, those left out whose time is over."""
         for request, expires in list(self.places.items()):
             if expires <= now:
                 del self.places[request]
-        return len(self.places) >= limit
+        return self.rule.concurrency is not None and len(self.places) >= self.rule.concurrency
 
     def idle(self, now: float) -> bool:
         counters = (self.requests, self.tokens)
@@ -154,16 +153,17 @@ class MemoryLimiter:
         now = self._clock()
         if now >= self._forget_at:
             self._forget(now)
-        counters = [self._counters(scope) for scope in scopes]
+        counters = self._of(scopes)
         refused = _refusal(counters, least, tokens, now)
         if refused is not None:
             return refused
         notes = _taken(counters, request, tokens, now)
-        return Grant(request, scopes, tokens, *_rooms(counters, now), notes)
+        requests_room, tokens_room = _rooms(counters, now)
+        return Grant(request, scopes, tokens, requests_room, tokens_room, notes)
 
     async def look(self, scopes: Sequence[Scope], least: int, tokens: int) -> Free | Exceeded:
         now = self._clock()
-        counters = [self._counters(scope) for scope in scopes]
+        counters = self._of(scopes)
         return _refusal(counters, least, tokens, now) or Free(*_rooms(counters, now))
 
     def record(self, request: int, scopes: Sequence[Scope], tokens: int) -> list[Note]:
@@ -171,19 +171,16 @@ class MemoryLimiter:
         now = self._clock()
         if now >= self._forget_at:
             self._forget(now)
-        return _taken([self._counters(scope) for scope in scopes], request, tokens, now)
+        return _taken(self._of(scopes), request, tokens, now)
 
     def give_back(self, grant: Grant, used: int) -> None:
         if grant.notes:
             now = self._clock()
-            for counter, amount, entry in grant.notes:
-                counter.correct(entry, used - amount, now)
+            for counters, counter, amount, entry in grant.notes:
+                if counter is not None:
+                    counter.correct(entry, used - amount, now)
+                counters.places.pop(grant.request, None)
             grant.notes.clear()
-        for scope in grant.scopes:
-            if scope.rule.concurrency is not None:
-                counters = self._scopes.get(scope.name)
-                if counters is not None:
-                    counters.places.pop(grant.request, None)
 
     def taken(self) -> list[tuple[Scope, int, int]]:
         """Of each scope that is in use: requests and tokens that its minute still holds."""
@@ -196,12 +193,15 @@ class MemoryLimiter:
                 found.append((Scope(name, each.rule), requests, tokens))
         return found
 
-    def _counters(self, scope: Scope) -> _Counters:
-        found = self._scopes.get(scope.name)
-        if found is None:
-            found = self._scopes[scope.name] = _Counters(scope.rule)
-        elif found.rule is not scope.rule and found.rule != scope.rule:
-            found.change(scope.rule)
+    def _of(self, scopes: Sequence[Scope]) -> list[_Counters]:
+        found = []
+        for scope in scopes:
+            counters = self._scopes.get(scope.name)
+            if counters is None:
+                counters = self._scopes[scope.name] = _Counters(scope.rule)
+            elif counters.rule is not scope.rule and counters.rule != scope.rule:
+                counters.change(scope.rule)
+            found.append(counters)
         return found
 
     def _forget(self, now: float) -> None:
@@ -239,7 +239,7 @@ def _refusal(counters: Sequence[_Counters], least: int, tokens: int, now: float)
             if wait > longest:
                 longest, kind, limit = wait, "requests", counter.limit
         places = each.rule.concurrency
-        if places is not None and longest < FULL_RETRY_S and each.full(now):
+        if places is not None and len(each.places) >= places and longest < FULL_RETRY_S and each.full(now):
             longest, kind, limit = FULL_RETRY_S, "concurrency", places
     return Exceeded(kind, limit, longest, False, *_rooms(counters, now)) if longest else None
 
@@ -249,12 +249,13 @@ def _taken(counters: Sequence[_Counters], request: int, tokens: int, now: float)
     for each in counters:
         if each.requests is not None:
             each.requests.take(1, now)
-        counter = each.tokens
+        counter, amount, entry = each.tokens, 0, None
         if counter is not None:
             amount = tokens if tokens < counter.limit else counter.limit
-            notes.append((counter, amount, counter.take(amount, now)))
+            entry = counter.take(amount, now)
         if each.rule.concurrency is not None:
             each.places[request] = now + PLACE_TTL_S
+        notes.append((each, counter, amount, entry))
     return notes
 
 
@@ -262,7 +263,7 @@ def _rooms(counters: Sequence[_Counters], now: float) -> tuple[Room | None, Room
     """Of the tightest scope: requests, tokens."""
     requests: Room | None = None
     tokens: Room | None = None
-    for each in counters:
+    for each in counters:  # nearly always one
         if each.requests is not None:
             room = each.requests.room(now)
             if requests is None or room.remaining < requests.remaining:

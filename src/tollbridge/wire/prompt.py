@@ -54,13 +54,14 @@ def of_chat(fields: Mapping[str, Raw], messages: int, *, has_parts: bool) -> Pro
     images, tokens = 0, 0
     texts = []
     for name in ("messages", "tools", "functions", "response_format"):
-        raw = fields.get(name, NULL)
-        if raw != NULL:
-            text = bytes(raw)
-            if name == "messages" and has_parts:
-                text, images, tokens = without_media(text, _media(text))
-            texts.append(unescaped(text))
-    return Prompt(text=b"\n".join(texts), messages=messages, images=images, tokens=tokens)
+        if name in fields:
+            raw = fields[name]
+            if raw != NULL:
+                text = bytes(raw)
+                if name == "messages" and has_parts:
+                    text, images, tokens = without_media(text, _media(text))
+                texts.append(unescaped(text))
+    return Prompt(b"\n".join(texts), messages, images, tokens)
 
 
 def of_inputs(fields: Mapping[str, Raw], names: tuple[str, ...], tokens: int) -> Prompt:

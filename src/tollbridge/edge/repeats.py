@@ -68,7 +68,7 @@ def learn(data: bytes, scope: dict[str, Any]) -> KnownHead | None:
         return None
     begin = at + len(_LENGTH)
     line = head[begin : head.index(b"\r", begin)]
-    digits = line.strip(b" \t")
+    digits = line.lstrip(b" \t")
     if not digits.isdigit() or len(digits) > _MOST_DIGITS:
         return None
     begin += line.index(digits)

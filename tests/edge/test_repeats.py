@@ -77,7 +77,7 @@ def test_every_request_of_a_connection_is_seen_as_it_was_sent(
 def test_what_was_read_of_a_head_is_found_with_the_next_request_of_the_same_head(server: Server) -> None:
     with Client(server) as client:
         nth = [said(client.send(post(body, headers=extra)))["nth"] for body, extra in SEQUENCE]
-    # The first one of a head is the parser's, and nothing is kept of it; what differs by more than its length begins anew.
+    # The first one of a head is the parser's, and nothing is kept of it. What differs by more than its length is new.
     assert nth == [None, 1, 2, 3, None, 1, 2, None, 1]
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +34,17 @@ def with_database(engine: Engine, scenario: Callable[[Database], Awaitable[Any]]
             await database.close()
 
     asyncio.run(main())
+
+
+def test_whoever_comes_first_to_a_new_file_hinders_nobody(tmp_path: Path) -> None:
+    """Eight at once turn it to WAL. Without asking again one of 100 files had somebody refused at once."""
+
+    def connect(path: Path) -> None:
+        db.connect_sqlite(path).close()
+
+    with ThreadPoolExecutor(8) as threads:
+        for number in range(100):
+            list(threads.map(connect, [tmp_path / f"{number}.db"] * 8))
 
 
 def test_statements_take_numbered_arguments(ledger_engine: Engine) -> None:

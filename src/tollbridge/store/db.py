@@ -35,6 +35,7 @@ Row = tuple[Any, ...]
 
 TRIES = 5
 BUSY_TIMEOUT_S = 5.0
+ASK_AGAIN_S = 0.005
 STATEMENT_TIMEOUT_S = 2.0
 # STRICT tables and RETURNING.
 LEAST_SQLITE = (3, 37, 0)
@@ -134,7 +135,7 @@ def connect_sqlite(path: Path, *, busy_timeout: float = BUSY_TIMEOUT_S) -> sqlit
         path, timeout=busy_timeout, isolation_level=None, check_same_thread=False, cached_statements=256
     )
     try:
-        mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+        mode = _turned_to_wal(connection, busy_timeout)
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA trusted_schema=OFF")
@@ -163,6 +164,18 @@ def translate_sqlite(error: sqlite3.Error | UnicodeDecodeError) -> Exception:
     if primary in {_READONLY, _IOERR, _FULL, _CANTOPEN}:
         return Unavailable("The database cannot be used.", code="ledger_unavailable")
     return error
+
+
+def _turned_to_wal(connection: sqlite3.Connection, busy_timeout: float) -> str:
+    """The journal mode after asking for WAL. Where several turn a new file at once, SQLite does not wait by itself."""
+    end = time.monotonic() + busy_timeout
+    while True:
+        try:
+            return str(connection.execute("PRAGMA journal_mode=WAL").fetchone()[0])
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != _BUSY or time.monotonic() >= end:
+                raise
+        time.sleep(ASK_AGAIN_S)
 
 
 class Turn:

@@ -37,7 +37,7 @@ from tollbridge.store.db import open_database
 from tollbridge.store.keys import NewKey
 from tollbridge.store.ledger.sqlite import SqliteLedger
 from tollbridge.upstream.pool import Limits, Pool
-from tollbridge.values import Outcome, Price, Route, Upstream
+from tollbridge.values import Model, Outcome, Price, Route, Upstream
 from tollbridge.wire import openai_chat, translate
 from tollbridge.wire.exchange import Receipt
 
@@ -253,12 +253,13 @@ def _plans(_: Setting) -> float:
     route, demand = _route(), pricing.Demand(prompt=31, output_limit=100)
     cuts, refusals = Cuts(), Refusals[int](MOST_REFUSALS)
     money = pricing.bound(demand, route, model_limit=8_192, default_hold=16_384, strict=False)
+    model = Model(id="qwen-plus", type="chat", context_window=128_000, output_limit=8_192, routes=(route,))
 
     def call(count: int) -> None:
         for moment in range(count):
             assert not cuts.cool_down(1, moment)
             assert not refusals.cool_down(1, moment)
-            assert caller.may_call("qwen-plus")
+            assert caller.may_call(model)
             tokens = pricing.token_bound(demand, route, money, cap=10**9, default_hold=16_384)
             hold_of(moment, caller, (money.want, money.least), tokens, 1_800_000_000_000)
 

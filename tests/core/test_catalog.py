@@ -174,6 +174,8 @@ def test_an_alias_finds_its_model_and_an_id_beats_it() -> None:
 
     listed = catalog.build([row("v/m", "m", "n"), row("n", "v/m"), row("o", "m")], {"a": upstream("a")}, 1_000_000)
     assert [listed.resolve(name).id for name in ("v/m", "n", "m")] == ["v/m", "n", "o"]
+    # A model has the names by which it is found, and no other: patterns of keys and plans go by them.
+    assert [listed.models[name].aliases for name in ("v/m", "n", "o")] == [(), (), ("m",)]
 
 
 def test_bad_price_names_its_model() -> None:

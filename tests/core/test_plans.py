@@ -1,18 +1,28 @@
 import msgspec
 
 from tollbridge.core.plans import Agreed, Plan, in_effect
-from tollbridge.values import DAY_MS
+from tollbridge.values import DAY_MS, Model
 
 PRO = Plan(name="pro", rpm=60, tpm=1000, since=100, until=200)
 DEFAULT = Plan(name="default", rpm=1)
 
 
+def model(id_: str, *aliases: str) -> Model:
+    return Model(id=id_, type="chat", context_window=1, output_limit=1, routes=(), aliases=aliases)
+
+
 def test_plan_allows_what_its_patterns_name() -> None:
     plan = Plan(name="free", models=("deepseek-*", "gpt-4o"))
-    assert plan.allows("deepseek-chat")
-    assert plan.allows("gpt-4o")
-    assert not plan.allows("gpt-4o-mini")
-    assert Plan(name="all").allows("anything/at-all")
+    assert plan.allows(model("deepseek-chat"))
+    assert plan.allows(model("gpt-4o"))
+    assert not plan.allows(model("gpt-4o-mini"))
+    assert Plan(name="all").allows(model("anything/at-all"))
+
+
+def test_a_pattern_names_a_model_by_any_name_that_it_answers_to() -> None:
+    plan = Plan(name="free", models=("openai/*",))
+    assert plan.allows(model("gpt-4o", "openai/gpt-4o"))
+    assert not plan.allows(model("gpt-4o", "openrouter/gpt-4o"))
 
 
 def test_outside_of_its_dates_a_plan_gives_way_to_the_default() -> None:

@@ -334,7 +334,7 @@ def test_a_key_says_which_of_its_models_are_not_there() -> None:
             ada = await registered(site, "ada@example.com")
             await new_key(ada, label="ci", models="m\nnothing-*")
             [path] = re.findall(r'href="(/dashboard/keys/key_\w+)">ci', (await ada.get("/dashboard/keys")).text)
-            assert "No model here has an ID like nothing-*." in shown(await ada.get(path))
+            assert "No model here has a name like nothing-*." in shown(await ada.get(path))
             await ada.post(path, {"label": "ci", "models": "m"})
             assert "No model here" not in shown(await ada.get(path))
 

@@ -290,8 +290,13 @@ def build(rows: Iterable[ModelRow], upstreams: Mapping[str, Upstream], multiplie
 
 
 def _with_aliases(models: dict[str, Model]) -> Catalog:
-    aliases = {alias: model for model in models.values() for alias in model.aliases if alias not in models}
-    return Catalog(models, aliases)
+    """Models keep those of their aliases by which they are found: an id, and of equal aliases the last, goes before."""
+    owners = {alias: model.id for model in models.values() for alias in model.aliases if alias not in models}
+    for model in list(models.values()):
+        found = tuple(alias for alias in model.aliases if owners.get(alias) == model.id)
+        if found != model.aliases:
+            models[model.id] = msgspec.structs.replace(model, aliases=found)
+    return Catalog(models, {alias: models[owner] for alias, owner in owners.items()})
 
 
 def _model(row: ModelRow, routes: tuple[Route, ...]) -> Model:

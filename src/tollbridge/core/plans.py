@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from tollbridge.core.money import format_usd
-from tollbridge.values import DAY_MS
+from tollbridge.values import DAY_MS, Model
 
 # An account's plan when nothing else was said.
 DEFAULT_PLAN = "default"
@@ -50,7 +50,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     listed: bool = True
     by_agreement: bool = False
 
-    def allows(self, model: str) -> bool:
+    def allows(self, model: Model) -> bool:
         return matches(self.models, model)
 
     def applies(self, now: int) -> bool:
@@ -105,5 +105,8 @@ def in_effect(plan: Plan, fallback: Plan, agreed: Agreed | None, now: int) -> Pl
     )
 
 
-def matches(patterns: tuple[str, ...], model: str) -> bool:
-    return patterns == ("*",) or any(fnmatchcase(model, pattern) for pattern in patterns)
+def matches(patterns: tuple[str, ...], model: Model) -> bool:
+    """Whether one of `patterns` is like a name that the model can be called by."""
+    if patterns == ("*",):
+        return True
+    return any(fnmatchcase(name, pattern) for name in (model.id, *model.aliases) for pattern in patterns)

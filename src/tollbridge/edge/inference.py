@@ -442,11 +442,11 @@ class Inference:
         catalog = self._catalogs[markup]
         if wanted:
             model = catalog.resolve(wanted)
-            if not caller.may_call(model.id):
+            if not caller.may_call(model):
                 Catalog({}).resolve(wanted)
             call.respond(200, [JSON], bytes(self._listing(model, markup)))
             return
-        data = [self._listing(model, markup) for model in catalog.models.values() if caller.may_call(model.id)]
+        data = [self._listing(model, markup) for model in catalog.models.values() if caller.may_call(model)]
         call.respond(200, [JSON], msgspec.json.encode({"object": "list", "data": data}))
 
     def _listing(self, model: Model, markup: int | None) -> msgspec.Raw:

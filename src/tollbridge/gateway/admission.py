@@ -546,8 +546,8 @@ def _resolve(catalog: Catalog, name: str) -> tuple[Model, str | None]:
 
 
 def _check_model(caller: Caller, model: Model, request: Request) -> None:
-    if not caller.may_call(model.id):
-        whose = "This API key" if caller.plan.allows(model.id) else f"Your plan ({caller.plan.name})"
+    if not caller.may_call(model):
+        whose = "This API key" if caller.plan.allows(model) else f"Your plan ({caller.plan.name})"
         raise Forbidden(f"{whose} does not include {model.id}.", code="model_not_allowed", param="model")
     embeds = request.endpoint == "embeddings"
     if embeds != (model.type == "embedding"):

@@ -17,6 +17,7 @@ from tollbridge.core.plans import DEFAULT_PLAN, Agreed, Plan, in_effect, matches
 from tollbridge.errors import ConfigError, InvalidApiKey, InvalidRequest
 from tollbridge.gateway.own import OwnCredential
 from tollbridge.limits.base import Rule, Scope
+from tollbridge.values import Model
 
 TTL_S = 30.0
 MOST_REMEMBERED = 20_000
@@ -42,7 +43,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     networks: tuple[IPv4Network | IPv6Network, ...] | None = None
     cost_cap: int | None = None
 
-    def may_call(self, model: str) -> bool:
+    def may_call(self, model: Model) -> bool:
         return self.plan.allows(model) and (self.models is None or matches(self.models, model))
 
     def may_come_from(self, address: str) -> bool:

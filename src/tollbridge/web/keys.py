@@ -1,6 +1,6 @@
 """API keys: the list, one key, making, changing, rotating and ending them; and keys for programs that do the same."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 
 import msgspec
@@ -16,6 +16,7 @@ from tollbridge.store import management_keys as management_rows
 from tollbridge.store.managed_keys import ManagedKey, Rules
 from tollbridge.store.rollups import DAY_MS
 from tollbridge.store.usage_days import Sums
+from tollbridge.values import Model
 from tollbridge.web.billing import read_usd, without_thousands
 from tollbridge.web.forms import Form
 from tollbridge.web.page import DEVELOPER, Page
@@ -106,12 +107,12 @@ async def _one(visit: Visit, key: ManagedKey, form: Form, status: int = 200) -> 
         resets=RESET_NAMES,
         overlaps=OVERLAP_NAMES,
         used_at=(await rollups.last_uses(shared.database, visit.account.id)).get(key.id),
-        unmatched=unmatched(key.models or (), [model.id for model in shared.catalog().models.values()]),
+        unmatched=unmatched(key.models or (), list(shared.catalog().models.values())),
         saved=SAVED.get(visit.query("saved"), ""),
     )
 
 
-def unmatched(patterns: Iterable[str], models: list[str]) -> list[str]:
+def unmatched(patterns: Iterable[str], models: Collection[Model]) -> list[str]:
     """The patterns that no model here matches: mistyped, or of models that are gone."""
     return [pattern for pattern in patterns if not any(matches((pattern,), model) for model in models)]
 

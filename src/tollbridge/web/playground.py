@@ -40,7 +40,7 @@ async def page(visit: Visit) -> Response:
     plans = shared.settings.plans
     plan = plans.get(visit.account.plan) or plans[DEFAULT_PLAN]
     models = [
-        model.id for model in shared.catalog().models.values() if model.type != "embedding" and plan.allows(model.id)
+        model.id for model in shared.catalog().models.values() if model.type != "embedding" and plan.allows(model)
     ]
     asked = visit.query("model")
     code = [Code("python", "…"), Code("js", "…"), Code("sh", "…")]

@@ -6,7 +6,7 @@ import pytest
 from tests.services.conftest import World
 from tests.services.test_accounts import make
 
-from tollbridge.errors import InvalidRequest
+from tollbridge.errors import Conflict, InvalidRequest
 from tollbridge.services import accounts, vouchers
 from tollbridge.store.db import Database
 
@@ -65,6 +65,22 @@ def test_a_code_that_is_worth_nothing_says_so_in_the_same_words(sqlite_world: Wo
         assert (await accounts.get(database, account.email)).promo == (5 * USD if why == "used" else 0)
 
     sqlite_world.run(use)
+
+
+def test_vouchers_of_one_seed_are_made_once(world: World) -> None:
+    async def use(database: Database) -> None:
+        seed = "s" * 43
+        made = await vouchers.create(database, USD, count=3, actor="test", once=seed)
+        assert len({each.code for each in made}) == 3
+        for count in (1, 3, 5):
+            with pytest.raises(Conflict, match="sent twice"):
+                await vouchers.create(database, 2 * USD, count=count, actor="test", once=seed)
+        # A seed that could be guessed is none.
+        weak = [await vouchers.create(database, USD, actor="test", once="1") for _ in range(2)]
+        assert weak[0][0].code != weak[1][0].code
+        assert len(await vouchers.listed(database)) == 5
+
+    world.run(use)
 
 
 def test_what_was_redeemed_is_not_withdrawn(sqlite_world: World) -> None:

@@ -14,6 +14,7 @@ from tests.web.visitors import Visitor, house, registered, shown
 
 from tollbridge.core.money import parse_usd
 from tollbridge.jobs import Jobs
+from tollbridge.services import vouchers
 from tollbridge.store import meta
 from tollbridge.store.accounts import by_email
 
@@ -143,10 +144,17 @@ def test_codes_of_vouchers_are_shown_once() -> None:
     async def test() -> None:
         async with house() as site:
             boss, ada = await operator(site), await registered(site, "ada@example.com")
+            [once] = re.findall(r'name="once" value="([\w-]+)"', (await boss.get("/admin/vouchers")).text)
             fields = {"amount": "3", "count": "2", "kind": "promo", "expires_at": "2099-01-01", "note": "fair"}
-            made = await boss.post("/admin/vouchers", fields)
+            made = await boss.post("/admin/vouchers", {**fields, "once": once})
             codes = re.findall(r"(?:[2-9A-Z]{4}-){4}[2-9A-Z]{4}", shown(made))
             assert len(codes) == 2
+            # The page is loaded anew, and the browser sends the form again.
+            again = await boss.post("/admin/vouchers", {**fields, "once": once})
+            assert again.status_code == 409
+            assert "the form was sent twice" in shown(again)
+            assert codes[0] not in shown(again)
+            assert len(await vouchers.listed(site.database)) == 2
             assert codes[0] not in shown(await boss.get("/admin/vouchers"))
             assert (await ada.post(f"{BILLING}/voucher", {"code": codes[0]})).status_code == 303
             assert "ada@example.com" in shown(await boss.get("/admin/vouchers"))

@@ -406,6 +406,8 @@ def test_a_request_on_included_tokens_says_what_paid_for_it() -> None:
             text = shown(await ada.get(f"/dashboard/requests/{id_}"))
             assert "Charge $0.00 included in the plan" in text
             assert "Included tokens taken 1" in text
+            one = (await ada.get(f"/api/requests/{id_}")).json()
+            assert (one["charge_usd"], one["included_tokens"] >= 10) == ("0", True)
             assert "Paid with tokens that the plan includes" in text
             assert "once those that it includes are used up" in shown(await ada.get("/dashboard/billing/plan"))
 

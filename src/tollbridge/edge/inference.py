@@ -256,7 +256,8 @@ class Inference:
             raise failed.error from failed
         answer = answered.result
         ending = self._ending(ticket, answer)
-        closed = call.close(self._settlement, answered, ending, call.elapsed_ms())
+        first_byte_ms = int((time.monotonic() - ticket.started) * 1000)
+        closed = call.close(self._settlement, answered, ending, first_byte_ms)
         receipt = await self._settlement.receipt(closed)
         headers = call.headers
         headers.append(JSON)

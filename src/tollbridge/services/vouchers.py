@@ -8,11 +8,11 @@ import msgspec
 from tollbridge.core import ledger
 from tollbridge.core.ledger import MAX_AMOUNT, Post, Posted
 from tollbridge.core.money import format_usd
-from tollbridge.errors import InvalidRequest
+from tollbridge.errors import Conflict, InvalidRequest
 from tollbridge.store import activity, journal, vouchers
 from tollbridge.store.accounts import Account
 from tollbridge.store.activity import NewDeed
-from tollbridge.store.db import Database, Transaction, run
+from tollbridge.store.db import Database, Duplicate, Transaction, run
 from tollbridge.store.vouchers import Voucher
 
 PROMO, PAID = "promo", "paid"
@@ -21,6 +21,8 @@ _ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
 _GROUPS, _GROUP = 5, 4
 _MOST = 1_000
 _MOST_NOTE = 200
+# Characters of a token of 256 bits.
+_LEAST_SEED = 43
 
 
 class MadeVoucher(msgspec.Struct, frozen=True):
@@ -32,23 +34,27 @@ class MadeVoucher(msgspec.Struct, frozen=True):
 
 async def create(
     database: Database, amount: int, *, kind: str = PROMO, count: int = 1, expires_at: int | None = None,
-    note: str = "", actor: str, address: str = "",
+    note: str = "", actor: str, address: str = "", once: str = "",
 ) -> list[MadeVoucher]:  # fmt: skip
-    """New codes worth `amount` nano-USD each. `expires_at` in milliseconds. InvalidRequest: it cannot be."""
+    """New codes worth `amount` nano-USD each. `expires_at` in milliseconds. InvalidRequest: it cannot be.
+
+    `once`: at least 256 bits of chance that the codes are made of. Conflict: there are vouchers of that already.
+    """
     if not 0 < amount < MAX_AMOUNT:
-        raise InvalidRequest("an amount is above zero", param="amount")
+        raise InvalidRequest("An amount is above zero.", param="amount")
     if kind not in {PROMO, PAID} or not 0 < count <= _MOST:
-        raise InvalidRequest(f"vouchers are {PROMO} or {PAID}, 1 to {_MOST} at once", param="kind")
+        raise InvalidRequest(f"Vouchers are {PROMO} or {PAID}, 1 to {_MOST} at once.", param="kind")
     if len(note) > _MOST_NOTE or not note.isprintable():
-        raise InvalidRequest(f"a note has at most {_MOST_NOTE} printable characters", param="note")
+        raise InvalidRequest(f"A note has at most {_MOST_NOTE} printable characters.", param="note")
     now = await database.now()
     if expires_at is not None and expires_at <= now:
-        raise InvalidRequest("it would have expired already", param="expires_at")
+        raise InvalidRequest("They would have expired already.", param="expires_at")
+    seed = once if len(once) >= _LEAST_SEED else secrets.token_urlsafe(32)
 
     async def use_case(transaction: Transaction) -> list[MadeVoucher]:
         made = []
-        for _ in range(count):
-            code = "-".join("".join(secrets.choice(_ALPHABET) for _ in range(_GROUP)) for _ in range(_GROUPS))
+        for number in range(count):
+            code = _code(seed, number)
             row = Voucher(
                 id=0, hint=f"…{code[-_GROUP:]}", kind=kind, amount=amount, note=note, actor=actor, created_at=now,
                 expires_at=expires_at, withdrawn_at=None, redeemed_at=None, account_id=None,
@@ -58,7 +64,12 @@ async def create(
         await _note(transaction, actor, address, ("vouchers.created", detail), now)
         return made
 
-    return await run(database, use_case)
+    try:
+        return await run(database, use_case)
+    except Duplicate:
+        raise Conflict(
+            "These vouchers are there: the form was sent twice. The codes were shown the first time."
+        ) from None
 
 
 async def redeem(database: Database, account: Account, code: str) -> Voucher:
@@ -75,7 +86,7 @@ async def redeem(database: Database, account: Account, code: str) -> Voucher:
 
     voucher = await run(database, use_case)
     if voucher is None:
-        raise InvalidRequest("this code is not valid, has expired, or was used before", param="code")
+        raise InvalidRequest("This code is not valid, has expired, or was used before.", param="code")
     return voucher
 
 
@@ -90,7 +101,7 @@ async def withdraw(database: Database, id_: int, *, actor: str, address: str = "
         return done
 
     if not await run(database, use_case):
-        raise InvalidRequest(f"there is no open voucher {id_}", param="id")
+        raise InvalidRequest(f"There is no open voucher {id_}.", param="id")
 
 
 async def listed(database: Database, count: int = 200) -> list[Voucher]:
@@ -115,6 +126,12 @@ def _credit(voucher: Voucher, account: Account) -> Post:
         reason=f"voucher {voucher.hint}",
         actor=f"account/{account.public_id}",
     )
+
+
+def _code(seed: str, number: int) -> str:
+    chance = hashlib.sha256(f"{seed}/{number}".encode()).digest()
+    signs = "".join(_ALPHABET[byte % len(_ALPHABET)] for byte in chance[: _GROUPS * _GROUP])
+    return "-".join(signs[at : at + _GROUP] for at in range(0, len(signs), _GROUP))
 
 
 def _digest(code: str) -> bytes:

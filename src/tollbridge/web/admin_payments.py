@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from starlette.responses import Response
 
 from tollbridge.core.payments import Status
-from tollbridge.errors import ApiError, InvalidRequest, KeyReused, NotFound
+from tollbridge.errors import ApiError, Conflict, InvalidRequest, KeyReused, NotFound
 from tollbridge.payments.base import ProcessorUnavailable
 from tollbridge.services import oversight, vouchers
 from tollbridge.services.sessions import new_token
@@ -118,6 +118,7 @@ async def _vouchers(visit: Visit, form: Form, made: list[MadeVoucher] | None = N
         made=made,
         saved=SAVED.get(visit.query("saved"), ""),
         kinds=KINDS,
+        once=new_token(),
         vouchers=found,
         names=await rows.redeemers(database, MOST_VOUCHERS),
     )
@@ -138,8 +139,9 @@ async def create_vouchers(visit: Visit) -> Response:
             note=form["note"].strip(),
             actor=visit.actor.name,
             address=visit.actor.address,
+            once=form["once"],
         )
-    except InvalidRequest as error:
+    except (InvalidRequest, Conflict) as error:
         return await _vouchers(visit, form.refused(error, "amount", "kind", "expires_at", "note"), status=error.status)
     return await _vouchers(visit, Form({"count": "1"}), made)
 

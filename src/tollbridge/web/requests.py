@@ -310,6 +310,7 @@ async def one_json(visit: Visit) -> Response:
         "held_usd": format_usd(end.held),
         "charge_usd": format_usd(end.charge),
         "promo_usd": format_usd(end.promo),
+        "included_tokens": end.allowance,
         "cost_usd": format_usd(record.cost),
         "tokens": {name: getattr(record, name) for name in METERS} | {"reasoning": record.reasoning},
         "latency_ms": record.duration_ms,

@@ -327,10 +327,12 @@ class Downstream(RequestResponseCycle):
         return True
 
     def _head(self, status: int, headers: Headers, framing: bytes) -> bytes:
-        own = [framing] if framing else []
+        lines = [self.connection.shared.date_line, *map(b": ".join, headers)]
+        if framing:
+            lines.append(framing)
         if not self.keep_alive:
-            own.append(b"connection: close")
-        return render_head(status, (self.connection.shared.date_line, *map(b": ".join, headers), *own))
+            lines.append(b"connection: close")
+        return render_head(status, lines)
 
     def _write_unframed(self, data: bytes) -> None:
         if self.disconnected:

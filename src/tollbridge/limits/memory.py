@@ -158,8 +158,7 @@ class MemoryLimiter:
         if refused is not None:
             return refused
         notes = _taken(counters, request, tokens, now)
-        requests_room, tokens_room = _rooms(counters, now)
-        return Grant(request, scopes, tokens, requests_room, tokens_room, notes)
+        return Grant(request, scopes, tokens, *_rooms(counters, now), notes)
 
     async def look(self, scopes: Sequence[Scope], least: int, tokens: int) -> Free | Exceeded:
         now = self._clock()

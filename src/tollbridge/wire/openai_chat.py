@@ -90,12 +90,11 @@ def parse(body: bytes) -> ChatRequest:
     check_nesting(body, len(messages) - 1)
     check_model(typed.model)
     has_parts = False
-    for index, message in enumerate(messages):
-        content = message.content
-        if content is UNSET and message.role != "assistant":
-            raise wrong(f"messages[{index}].content", BODY_RULES, "Missing")
-        if type(content) is list:
-            has_parts = True
+    for message in messages:
+        if type(message.content) is not str:
+            if message.content is UNSET and message.role != "assistant":
+                raise wrong(f"messages[{messages.index(message)}].content", BODY_RULES, "Missing")
+            has_parts = has_parts or type(message.content) is list
     limit, other = typed.max_tokens, typed.max_completion_tokens
     if limit is None or (other is not None and other < limit):
         limit = other

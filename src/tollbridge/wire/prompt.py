@@ -14,6 +14,8 @@ from tollbridge.wire.body import NOTHING, NULL
 
 # Sound costs 10 to 32 tokens a second and seldom takes less than a kilobyte of base64 for it.
 MEDIA_BYTES_PER_TOKEN = 16
+# What providers put into the prompt of a chat, beside its messages.
+_BESIDE_MESSAGES = ("tools", "functions", "response_format")
 
 
 class Prompt(msgspec.Struct, frozen=True):
@@ -52,16 +54,14 @@ def of_chat(fields: Mapping[str, Raw], messages: int, *, has_parts: bool) -> Pro
     `has_parts`: some message's content is an array of parts.
     """
     images, tokens = 0, 0
-    texts = []
-    for name in ("messages", "tools", "functions", "response_format"):
-        if name in fields:
-            raw = fields[name]
-            if raw != NULL:
-                text = bytes(raw)
-                if name == "messages" and has_parts:
-                    text, images, tokens = without_media(text, _media(text))
-                texts.append(unescaped(text))
-    return Prompt(b"\n".join(texts), messages, images, tokens)
+    text = bytes(fields["messages"])
+    if has_parts:
+        text, images, tokens = without_media(text, _media(text))
+    text = unescaped(text)
+    for name in _BESIDE_MESSAGES:
+        if name in fields and fields[name] != NULL:
+            text = b"%b\n%b" % (text, unescaped(bytes(fields[name])))
+    return Prompt(text, messages, images, tokens)
 
 
 def of_inputs(fields: Mapping[str, Raw], names: tuple[str, ...], tokens: int) -> Prompt:

@@ -447,6 +447,8 @@ class Admission:
         raise _too_dear(self._bound(demand, choice.routes[0]), demand, cap)
 
     async def _take(self, hold: int, caller: Caller, demand: pricing.Demand) -> Grant:
+        if not caller.scopes:
+            return Grant(hold, (), 0, None, None, [])
         amount = self._tokens(caller, demand)
         taken = await self._limiter.take(hold, caller.scopes, demand.prompt, amount)
         if isinstance(taken, Grant):

@@ -41,7 +41,7 @@ class Room(msgspec.Struct, frozen=True, gc=False):
 
 
 class Grant(msgspec.Struct):
-    """What was taken. Give it back exactly once."""
+    """What was taken. Give it back exactly once. Without scopes it is nothing, and no limiter was asked."""
 
     request: int
     scopes: Sequence[Scope]

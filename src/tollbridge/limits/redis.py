@@ -135,6 +135,8 @@ class RedisLimiter:
         return Free(*_rooms(answer)) if answer[0] == _TAKEN else _exceeded(answer)
 
     def give_back(self, grant: Grant, used: int) -> None:
+        if not grant.scopes:
+            return
         taken = grant.tokens
         self._local.give_back(grant, used)
         places = _places(grant.request, self._running.pop(grant.request, ()))

@@ -110,6 +110,79 @@ def test_what_could_split_a_request_is_refused_before_anything_is_sent(
     run(loop, main())
 
 
+@both_loops
+def test_a_head_that_is_known_is_the_head_that_a_first_call_sends(loop: str) -> None:
+    """Also when only one thing of it changes from call to call."""
+    seen: list[bytes] = []
+
+    async def script(peer: Peer) -> None:
+        while True:
+            seen.append((await peer.request()).head)
+            await peer.send(OK)
+
+    one, other = ((b"a", b"1"), (b"b", b"2")), ((b"a", b"1"), (b"b", b"3"))
+    calls = [
+        (method, target, headers, body)
+        for headers in (one, one, other, one, list(one))
+        for method in (b"POST", b"PUT", b"GET", b"POST")
+        for target in (b"/x", b"/y")
+        for body in (b"", b"{}", b"x" * 100_000)
+    ]
+
+    async def main() -> None:
+        async with serving(script, path="/v1") as (server, pool):
+            for method, target, headers, body in calls * 2:
+                await (await pool.open(method, target, headers, body)).read()
+            known = seen.copy()
+            seen.clear()
+            for method, target, headers, body in calls * 2:
+                first = Pool(server.url + "/v1", Limits())
+                await (await first.open(method, target, headers, body)).read()
+                await first.close()
+            assert known == seen
+
+    run(loop, main())
+
+
+@both_loops
+def test_headers_that_can_change_are_read_at_each_call(loop: str) -> None:
+    seen: list[bytes] = []
+
+    async def script(peer: Peer) -> None:
+        while True:
+            seen.append((await peer.request()).headers[b"a"])
+            await peer.send(OK)
+
+    async def main() -> None:
+        async with serving(script) as (_, pool):
+            headers = [(b"a", b"1")]
+            for value in (b"1", b"2", b"2\r\nb: c"):
+                headers[0] = (b"a", value)
+                if b"\n" in value:
+                    with pytest.raises(ValueError, match="CR, LF"):
+                        await pool.open(b"POST", b"/x", headers, b"")
+                else:
+                    await (await pool.open(b"POST", b"/x", headers, b"")).read()
+            assert seen == [b"1", b"2"]
+
+    run(loop, main())
+
+
+@both_loops
+def test_known_heads_are_bounded_and_old_credentials_forgotten(loop: str) -> None:
+    async def main() -> None:
+        async with serving(always(OK)) as (_, pool):
+            for number in range(200):
+                token = ((b"authorization", b"Bearer %d" % number),)
+                await (await pool.open(b"POST", b"/x", token, b"")).read()
+            assert list(pool._heads) == [b"/x"]
+            for number in range(200):
+                await (await pool.open(b"POST", b"/%d" % number, token, b"")).read()
+                assert len(pool._heads) <= 64
+
+    run(loop, main())
+
+
 @pytest.mark.parametrize(
     "url",
     [

@@ -10,10 +10,13 @@ Rules of this file
    two ticks late.
 6. Strict parsing is httptools' (llhttp): obs-fold, bare LF, control characters, a Content-Length that is repeated, a
    list or beside Transfer-Encoding. What it lets pass is refused here: codings, foreign statuses, sizes.
+7. The parser judges a head, and tells nobody of its headers: few answers are ever asked for one. What is wanted of them
+   is looked for in the head that it has judged, in which a line is a header and ends with CRLF.
 """
 
 import asyncio
 import contextlib
+import re
 import socket
 from collections.abc import Callable
 from typing import Protocol, cast
@@ -32,6 +35,13 @@ _PIECE_BYTES = 64 * 1024
 _STALE_SECONDS = 2.0
 # Dead peers of silent streams are found after 30 + 4 × 15 s.
 _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+
+# In a head that the parser has taken, written in lower case.
+_LENGTH = b"\r\ncontent-length:"
+_CODED = b"-encoding:"
+_CODINGS = re.compile(rb"\r\n(content|transfer)-encoding:([^\r]*)")
+# The shortest line of a header: a letter, a colon, CRLF.
+_LEAST_HEADER = 4
 
 # Phases of an exchange, in order.
 _HEAD, _BODY, _ENDED, _OVERFULL = range(4)
@@ -71,41 +81,33 @@ class Keeper(Protocol):
         """Its socket is closed."""
 
 
-class Response:
+class Response(msgspec.Struct, eq=False):
     """The answer of an upstream whose head is in. The body is read whole, piped, or abandoned with `close()`.
 
-    Header names are lower-case; values are bytes without control characters, stripped of surrounding white space.
     Whoever gets a Response reads it to its end or closes it: until then it occupies a connection.
     """
 
-    __slots__ = (
-        "_chunks",
-        "_connection",
-        "_ended",
-        "_error",
-        "_max_body",
-        "_on_data",
-        "_on_end",
-        "_received",
-        "_waiter",
-        "_whole",
-        "headers",
-        "status",
-    )
+    _connection: "Connection | None"  # None: the exchange is over
+    _waiter: asyncio.Future[None]
+    status: int = 0
+    _head: bytes = b""
+    _chunks: list[bytes] = []
+    _whole: bool = False
+    _on_data: Callable[[bytes], None] | None = None
+    _on_end: Callable[[UpstreamError | None], None] | None = None
+    _error: UpstreamError | None = None
 
-    def __init__(self, connection: "Connection", waiter: asyncio.Future[None], max_body: int) -> None:
-        self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
-        self._connection: Connection | None = connection
-        self._waiter = waiter
-        self._max_body = max_body
-        self._chunks: list[bytes] = []
-        self._received = 0
-        self._whole = False
-        self._on_data: Callable[[bytes], None] | None = None
-        self._on_end: Callable[[UpstreamError | None], None] | None = None
-        self._ended = False
-        self._error: UpstreamError | None = None
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Names are lower-case; values are bytes without control characters, stripped of surrounding white space.
+
+        Read from the head at each call.
+        """
+        found = []
+        for line in self._head.split(b"\r\n")[1:-1]:
+            name, _, value = line.partition(b":")
+            found.append((name.lower(), value.strip(b" \t")))
+        return found
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of the header `name` (lower-case)."""
@@ -143,7 +145,7 @@ class Response:
             if self._connection is not None:
                 self._connection.resume()
             on_data(data)
-        if self._ended and self._on_end is not None:
+        if self._connection is None and self._on_end is not None:
             on_end(self._error)
 
     def pause(self) -> None:
@@ -161,44 +163,24 @@ class Response:
         connection = self._connection
         if connection is not None:
             self._connection = None
-            self._ended = True
             self._error = ConnectionLost("the response was abandoned")
             connection.response = None
             connection.drop()
 
-    def _receive(self, data: bytes) -> None:
-        self._received += len(data)
-        connection = self._connection
-        if connection is None:
-            return
-        if self._received > self._max_body:
-            connection.fail(ProtocolError(f"the upstream's answer is larger than {self._max_body} bytes"))
-        elif self._on_data is not None:
-            self._on_data(data)
-        else:
-            self._chunks.append(data)
-            if self._received > _UNCLAIMED_BYTES and not self._whole:
-                connection.pause()
-
-    def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self.status = status
-        self.headers = headers
-        if not self._waiter.done():
-            self._waiter.set_result(None)
+    def _keep(self, data: bytes, received: int) -> None:
+        """Until it is piped; `received` bytes of the body have come in all."""
+        self._chunks.append(data)
+        if received > _UNCLAIMED_BYTES and not self._whole:
+            self.pause()
 
     def _end(self, error: UpstreamError | None) -> None:
         self._connection = None
-        self._ended = True
         self._error = error
-        if not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter = self._waiter
+        if not waiter.done():
+            waiter.set_result(None)
         if self._on_end is not None:
             self._on_end(error)
-
-    @property
-    def _failure(self) -> UpstreamError | None:
-        """What kept the head from coming."""
-        return None if self.status else self._error
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -214,18 +196,24 @@ class Connection(asyncio.BufferedProtocol):
         self._keeper = keeper
         self._limits = keeper.limits
         self._buffer = keeper.buffer
+        self._max_body = keeper.limits.max_body
+        self._time = loop.time
         self._transport: asyncio.Transport | None = None
         self._parts: list[bytes] = []
         # The parser looks its callbacks up once: this one then costs no Python frame per chunk.
         self.on_body = self._parts.append
         self._parser = HttpResponseParser(self)
         self._feed = self._parser.feed_data
-        self._headers: list[tuple[bytes, bytes]] = []
+        # What has come of a head that is not whole, and whatever followed in the same read.
+        self._unread = b""
+        self._upload: memoryview | None = None
+        self._moved_at = 0.0
         self._paused = False
         self._write_paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
+        self._write = self._transport.write
         self._keeper.add(self)
         sock = transport.get_extra_info("socket")
         with contextlib.suppress(OSError):  # some systems refuse options on a socket that the peer has reset already
@@ -236,36 +224,27 @@ class Connection(asyncio.BufferedProtocol):
 
     def start(self, response: Response, head: bytes, body: bytes, bodiless: bool) -> None:
         """Send a request; the response learns of everything else."""
-        assert self._transport is not None
-        limits = self._limits
         self._bodiless = bodiless
         self.response = response
         self.served += 1
         self._phase = _HEAD
-        self._headers = []
-        self._until_close = False
-        self._barren = 0
-        self._upload: memoryview | None = None
-        self._started = now = self.loop.time()
-        self._end_at = now + limits.total
-        self._first_byte_at = now + limits.first_byte
-        self._gap_at = now + limits.gap
-        self._progress = False
+        self._barren = self._received = 0
+        self._started = self._sent_at = self._time()
+        self._progress = True
         if len(body) <= _PIECE_BYTES:
-            self._transport.write(head + body)
+            self._write(head + body)
         else:
-            self._transport.write(head)
+            self._write(head)
             self._upload = memoryview(body)
             self._send_on()
 
     def _send_on(self) -> None:
-        assert self._transport is not None
         while self._upload is not None and not self._write_paused:
             piece, rest = self._upload[:_PIECE_BYTES], self._upload[_PIECE_BYTES:]
             self._upload = rest if rest else None
-            self._transport.write(piece)
+            self._write(piece)
         if self._upload is None:
-            self._first_byte_at = self.loop.time() + self._limits.first_byte
+            self._sent_at = self._time()
 
     def pause_writing(self) -> None:
         self._write_paused = True
@@ -280,34 +259,47 @@ class Connection(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        data = self._buffer[:nbytes]
         response = self.response
         if response is None:
             self.drop()
             return
+        data = self._buffer[:nbytes]
         self._progress = True
         error = None
         try:
-            if self._phase == _HEAD and self._barren + len(data) > self._limits.max_head:
-                self._feed_capped(data)
-            else:
+            if self._phase != _HEAD:
                 self._feed(data)
+            else:
+                self._unread += data
+                if self._barren + nbytes > self._limits.max_head:
+                    self._feed_capped(data)
+                else:
+                    self._feed(data)
         except (HttpParserError, HttpParserUpgrade, ProtocolError) as refusal:
             error = _as_protocol_error(refusal)
             self._reusable = False
-        parts = self._parts
-        if self._phase == _OVERFULL:
+        phase, parts = self._phase, self._parts
+        if phase == _OVERFULL:
             del parts[self._surplus_at :]
         if parts:
             self._barren = 0
-            chunk = parts[0] if len(parts) == 1 else b"".join(parts)
-            parts.clear()
-            response._receive(chunk)
+            if len(parts) == 1:
+                chunk = parts.pop()
+            else:
+                chunk = b"".join(parts)
+                parts.clear()
+            self._received = received = self._received + len(chunk)
+            if received > self._max_body:
+                self.fail(ProtocolError(f"the upstream's answer is larger than {self._max_body} bytes"))
+            elif response._on_data is not None:
+                response._on_data(chunk)
+            else:
+                response._keep(chunk, received)
             if self.response is not response:
                 return
         else:
-            self._barren += len(data)
-        if self._phase >= _ENDED:
+            self._barren += nbytes
+        if phase >= _ENDED:
             self._finish(response)
         elif error is not None:
             self.fail(error)
@@ -326,39 +318,40 @@ class Connection(asyncio.BufferedProtocol):
         if self._phase == _ENDED:
             self._refuse_the_rest()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._phase == _HEAD:  # else a trailer
-            self._headers.append((name.lower(), value.rstrip(b" \t")))
-
     def on_headers_complete(self) -> None:
         response = self.response
         if self._phase != _HEAD or response is None:
             return
         status = self._parser.get_status_code()
-        headers = self._headers
         if not 100 <= status <= 599:
             raise ProtocolError(f"the upstream answered with status {status}")
+        unread = self._unread.lstrip(b"\r\n")  # the parser takes empty lines before a head
+        end = unread.index(b"\r\n\r\n") + 2
         if status < 200:
-            self._headers = []
+            self._unread = unread[end + 2 :]
             return
-        if len(headers) > self._limits.max_headers:
-            raise ProtocolError(f"the upstream sent {len(headers)} headers")
-        sized = chunked = False
-        for name, value in headers:
-            if name == b"content-length":
-                sized = True
-            elif name == b"transfer-encoding":
-                if chunked or value.lower() != b"chunked":
-                    raise ProtocolError("the upstream's Transfer-Encoding is not plain chunked")
-                chunked = True
-            elif name == b"content-encoding" and value.lower() not in {b"", b"identity"}:
-                raise ProtocolError("the upstream compressed its answer though it was asked not to")
-        self._until_close = not (sized or chunked)
+        self._unread = b""
+        head = unread[:end]
+        if end > self._limits.max_headers * _LEAST_HEADER:
+            self._check_number(head)
+        lower = head.lower()
+        chunked = _CODED in lower and _is_chunked(lower)
         self._reusable = self._parser.should_keep_alive()
+        # Where it may be kept alive, the parser knows its length.
+        self._until_close = not (self._reusable or chunked or _LENGTH in lower)
         self._phase = _BODY
         if self._bodiless:  # the parser cannot be told, and would wait for the length that HEAD only states
             self._refuse_the_rest()
-        response._begin(status, headers)
+        response.status = status
+        response._head = head
+        waiter = response._waiter
+        if not waiter.done():
+            waiter.set_result(None)
+
+    def _check_number(self, head: bytes) -> None:
+        headers = head.count(b"\n") - 1
+        if headers > self._limits.max_headers:
+            raise ProtocolError(f"the upstream sent {headers} headers")
 
     def _refuse_the_rest(self) -> None:
         """The answer is whole: what else came in the same read belongs to nobody."""
@@ -387,13 +380,14 @@ class Connection(asyncio.BufferedProtocol):
             self.drop()
             return
         unheard = self._phase == _HEAD and not self._barren
-        self.stale = unheard and self.served > 1 and self.loop.time() - self._started < _STALE_SECONDS
+        self.stale = unheard and self.served > 1 and self._time() - self._started < _STALE_SECONDS
         self.fail(ConnectionLost("the upstream closed the connection before its answer was whole"))
 
     def _finish(self, response: Response) -> None:
         self.response = None
         if self._phase == _ENDED and self._reusable and self._upload is None and not self.closed:
-            self.resume()
+            if self._paused:
+                self.resume()
             self._keeper.release(self)
         else:
             self.drop()
@@ -429,16 +423,31 @@ class Connection(asyncio.BufferedProtocol):
         if self.response is None:
             return
         limits = self._limits
-        if now >= self._end_at:
+        if now >= self._started + limits.total:
             self.fail(UpstreamTimeout("total", limits.total))
         elif self._phase == _HEAD and self._upload is None:
-            if now >= self._first_byte_at:
+            if now >= self._sent_at + limits.first_byte:
                 self.fail(UpstreamTimeout("first_byte", limits.first_byte))
         elif self._progress or self._paused:
             self._progress = False
-            self._gap_at = now + limits.gap
-        elif now >= self._gap_at:
+            self._moved_at = now
+        elif now >= self._moved_at + limits.gap:
             self.fail(UpstreamTimeout("gap", limits.gap))
+
+
+def _is_chunked(head: bytes) -> bool:
+    """Whether the body of `head` (in lower case) comes in chunks; raises ProtocolError for any other coding."""
+    chunked = False
+    for kind, value in _CODINGS.findall(head):
+        coding = value.strip(b" \t")
+        if kind == b"content":
+            if coding not in (b"", b"identity"):
+                raise ProtocolError("the upstream compressed its answer though it was asked not to")
+        elif chunked or coding != b"chunked":
+            raise ProtocolError("the upstream's Transfer-Encoding is not plain chunked")
+        else:
+            chunked = True
+    return chunked
 
 
 def _as_protocol_error(refusal: Exception) -> ProtocolError:

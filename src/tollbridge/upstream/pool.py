@@ -33,9 +33,13 @@ _OWN_HEADERS = frozenset(
 )
 _WITHOUT_BODY = frozenset({b"GET", b"HEAD"})
 _KNOWN_NAMES = 256
+_KNOWN_HEADS = 64
 # As numbers: to look for bytes in bytes, CPython raises and drops a TypeError first.
 _NUL, _SPACE = 0, 32
 
+
+# What is known of a target before it was called: its method and headers, and what they begin a request with.
+_NOTHING: tuple[bytes, Sequence[tuple[bytes, bytes]] | None, bytes] = b"", None, b""
 
 # The next one to serve stands first. Its result is a connection, or None: a slot to connect on.
 _Waiter = asyncio.Future[Connection | None]
@@ -77,6 +81,8 @@ class Pool:
             "Accept-Encoding: identity\r\nConnection: keep-alive\r\n"
         ).encode("ascii")
         self._names: set[bytes] = set()
+        # By target: the call before had these very headers, nearly always. Only such as cannot change are remembered.
+        self._heads: dict[bytes, tuple[bytes, Sequence[tuple[bytes, bytes]] | None, bytes]] = {}
         self._connections: set[Connection] = set()
         self._connecting = 0
         self._idle: list[Connection] = []
@@ -116,7 +122,11 @@ class Pool:
         `on_sent` is called when there is a connection and the request leaves on it.
         Raises ConnectError, PoolBusy, UpstreamTimeout, ConnectionLost, ProtocolError. Cancelling closes the connection.
         """
-        head = self._head(method, target, headers, len(body))
+        known_method, known_headers, head = self._heads.get(target, _NOTHING)
+        if known_headers is headers and known_method == method:
+            head += b"%d\r\n\r\n" % len(body)
+        else:
+            head = self._head(method, target, headers, len(body))
         idle = self._idle
         connection = idle.pop() if idle else None
         if connection is None or connection.closed:
@@ -124,7 +134,7 @@ class Pool:
         while True:
             if connection.served:
                 self.reused_total += 1
-            response = Response(connection, connection.loop.create_future(), self.limits.max_body)
+            response = Response(connection, connection.loop.create_future())
             try:
                 connection.start(response, head, body, method == b"HEAD")
                 if on_sent is not None:
@@ -133,11 +143,11 @@ class Pool:
             except BaseException:
                 response.close()
                 raise
-            error = response._failure
-            if error is None:
+            if response.status:
                 return response
             if not connection.stale:
-                raise error
+                assert response._error is not None
+                raise response._error
             connection = await self._acquire(fresh=True)
 
     async def close(self) -> None:
@@ -162,18 +172,21 @@ class Pool:
             if name not in names:
                 self._learn(name)
             parts += (name, b": ", value, b"\r\n")
-        lines = 6 + len(headers)
-        if length or method not in _WITHOUT_BODY:
-            parts.append(b"Content-Length: %d\r\n" % length)
-            lines += 1
-        parts.append(b"\r\n")
         head = b"".join(parts)
         # Every line ends once: whatever a caller smuggled in changes the count.
+        lines = 5 + len(headers)
         if head.count(b"\n") != lines or head.count(b"\r") != lines or _NUL in head:
             raise ValueError("a request's target and header values may not contain CR, LF or NUL")
         if _SPACE in target or target[:1] != b"/":
             raise ValueError("a request's target starts with / and has no spaces")
-        return head
+        if method not in _WITHOUT_BODY:
+            head += b"Content-Length: "
+            if isinstance(headers, tuple):
+                if len(self._heads) >= _KNOWN_HEADS:
+                    self._heads.clear()
+                self._heads[target] = method, headers, head
+            return head + b"%d\r\n\r\n" % length
+        return head + (b"Content-Length: %d\r\n\r\n" % length if length else b"\r\n")
 
     def _learn(self, name: bytes) -> None:
         if _TOKEN.fullmatch(name) is None or name.lower() in _OWN_HEADERS:
@@ -291,7 +304,7 @@ class Pool:
 
     def release(self, connection: Connection) -> None:
         """It is clean and free: for the first in the queue, else for the next call."""
-        waiter = self._first_waiter()
+        waiter = self._first_waiter() if self._waiters else None
         if waiter is None:
             connection.idle_since = connection.loop.time()
             self._idle.append(connection)

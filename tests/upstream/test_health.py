@@ -1,5 +1,7 @@
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tollbridge.core.retry import Kind
 from tollbridge.upstream.health import OWNERS_REMEMBERED, Health
@@ -106,3 +108,31 @@ def test_a_few_tokens_and_a_whole_answer_say_nothing_of_what_they_cannot() -> No
     health.measured(OURS, first_byte_ms=None, tokens=3, ms=1)
     assert health.latency(OURS) < 0
     assert health.throughput(OURS) == float("inf")
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["begin", "succeeded", "abandoned", *(kind.value for kind in Kind)]),
+        st.sampled_from([OURS, OWN, route("b"), route("b", owner=8)]),
+        st.sampled_from([0.0, 0.5, 6.0, 20.0, 100.0]),
+    ),
+    max_size=30,
+)
+
+
+@given(STEPS)
+def test_what_was_never_in_trouble_is_as_well_as_what_has_a_breaker(steps: list[tuple[str, Route, float]]) -> None:
+    clock = Clock()
+    health, guarded = Health(clock), Health(clock)
+    for _, each, _ in steps:
+        guarded._breaker(each)
+    for step, each, seconds in steps:
+        for one in (health, guarded):
+            if step in ("begin", "succeeded", "abandoned"):
+                getattr(one, step)(each)
+            else:
+                one.failed(each, Kind(step))
+        assert health.rank(each) == guarded.rank(each)
+        assert health.usable_in([each]) == guarded.usable_in([each])
+        assert health.tallies == guarded.tallies
+        clock.now += seconds

@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.wire.streams import MODEL, route
 
-from tollbridge.wire import openai_chat, openai_completions, openai_embeddings
+from tollbridge.values import Route
+from tollbridge.wire import openai_chat, openai_completions, openai_embeddings, quirks
 from tollbridge.wire.quirks import body_for, target_for
+from tollbridge.wire.request import Request
 
 USER = {"role": "user", "content": 'Say "model":"x" and "stream_options"'}
 
@@ -152,6 +154,51 @@ def test_splices_change_nothing_but_what_they_should(
     assert out.pop("stream_options", None) == ({"include_usage": True} if stream else None)
     del body["model"]
     assert out == body
+
+
+def general(request: Request, to: Route, money: int | None) -> bytes:
+    """The body with every rule of a row applied, whether it has something to say or not."""
+    fields = dict(request.fields)
+    fields["model"] = msgspec.Raw(msgspec.json.encode(to.upstream_model))
+    if request.stream:
+        quirks._ask_for_usage(fields, request, to.upstream)
+    quirks._limit(fields, request, money)
+    quirks._rename(fields, request, to.upstream)
+    quirks.change(fields, to.upstream)
+    return msgspec.json.encode(fields)
+
+
+LIMITS = st.none() | st.integers(1, 9)
+
+
+@given(
+    st.sampled_from(["m", "upstream-name", 'their/"name"']),
+    st.dictionaries(st.sampled_from(["max_tokens", "max_completion_tokens"]), LIMITS),
+    st.dictionaries(st.sampled_from(["user", "seed", "stream_options"]), st.none()),
+    st.booleans(),
+    LIMITS,
+    st.sampled_from([(), (("max_tokens", "max_completion_tokens"),), (("seed", "random_seed"),)]),
+    st.sampled_from([(), ("user",), ("stream_options", "max_tokens")]),
+    st.sampled_from([(), (("a", "[1]"),)]),
+)
+def test_a_rule_that_has_nothing_to_say_may_be_left_out(
+    model: str,
+    limits: dict[str, int | None],
+    others: dict[str, None],
+    stream: bool,
+    money: int | None,
+    renames: tuple[tuple[str, str], ...],
+    drops: tuple[str, ...],
+    adds: tuple[tuple[str, str], ...],
+) -> None:
+    to = route(upstream_model=model, renames=renames, drops=drops, adds=adds)
+    chat = {"model": "m", **limits, "messages": [USER], **others, "stream": stream}
+    for request in (
+        openai_chat.parse(json.dumps(chat).encode()),
+        openai_completions.parse(json.dumps({"model": "m", "prompt": "a", **limits, **others}).encode()),
+        openai_embeddings.parse(json.dumps({"model": "m", "input": "a", **limits, **others}).encode()),
+    ):
+        assert body_for(request, to, money) == general(request, to, money)
 
 
 def test_older_endpoints_keep_their_names() -> None:

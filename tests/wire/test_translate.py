@@ -22,6 +22,15 @@ def test_each_endpoint_has_its_path_below_the_base_url(request_: Request, path: 
 
 
 @pytest.mark.parametrize(("request_", "path"), REQUESTS, ids=["chat", "completions", "embeddings"])
+def test_a_row_may_say_another_path(request_: Request, path: bytes) -> None:
+    elsewhere = route(paths=((request_.endpoint, "/deployments/{model}?v=1"),))
+    outgoing = translate.exchange(request_, elsewhere, ID, CREATED, None).request()
+    assert outgoing.target == b"/deployments/upstream-name?v=1"
+    elsewhere = route(paths=(("messages", "/other"),))
+    assert translate.exchange(request_, elsewhere, ID, CREATED, None).request().target == path
+
+
+@pytest.mark.parametrize(("request_", "path"), REQUESTS, ids=["chat", "completions", "embeddings"])
 def test_a_dialect_that_nobody_speaks_is_the_operator_s_mistake(request_: Request, path: bytes) -> None:
     with pytest.raises(ConfigError, match="telepathy"):
         translate.exchange(request_, route(dialect="telepathy"), ID, CREATED, None)

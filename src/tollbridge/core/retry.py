@@ -91,12 +91,14 @@ class Budget(msgspec.Struct):
     last_requests: int = 0
 
     def request(self, now: float) -> None:
-        self._turn(now)
+        if now - self.window_start >= BUDGET_WINDOW_S:
+            self._turn(now)
         self.requests += 1
 
     def take(self, now: float) -> bool:
         """Take one retry if the budget allows it."""
-        self._turn(now)
+        if now - self.window_start >= BUDGET_WINDOW_S:
+            self._turn(now)
         allowed = max(BUDGET_LEAST, max(self.requests, self.last_requests) * BUDGET_PERCENT // 100)
         if self.retries >= allowed:
             return False
@@ -104,10 +106,9 @@ class Budget(msgspec.Struct):
         return True
 
     def _turn(self, now: float) -> None:
-        if now - self.window_start >= BUDGET_WINDOW_S:
-            self.last_requests = self.requests if now - self.window_start < 2 * BUDGET_WINDOW_S else 0
-            self.requests = self.retries = 0
-            self.window_start = now
+        self.last_requests = self.requests if now - self.window_start < 2 * BUDGET_WINDOW_S else 0
+        self.requests = self.retries = 0
+        self.window_start = now
 
 
 class Breaker(msgspec.Struct):

@@ -119,13 +119,14 @@ class Relay:
         `call` sends what the exchange wants sent and returns once there is output; what it raises (`UpstreamError`,
         `UpstreamSaid`) is an attempt that failed before any.
         """
-        self._budget.request(self._clock())
         attempts: list[Attempt] = []
         routes, index, first_of_model = ticket.routes, 0, 0
         failure: _Failure | None = None
         while index < len(routes):
             route = routes[index]
             started = self._clock()
+            if not attempts:
+                self._budget.request(started)
             self._health.begin(route)
             try:
                 exchange = translate.exchange(ticket.request, route, ticket.id, ticket.started_at // 1000, ticket.limit)

@@ -38,6 +38,7 @@ _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 
 # In a head that the parser has taken, written in lower case.
 _LENGTH = b"\r\ncontent-length:"
+_TRANSFER = b"\r\ntransfer-encoding:"
 _CODED = b"-encoding:"
 _CODINGS = re.compile(rb"\r\n(content|transfer)-encoding:([^\r]*)")
 # The shortest line of a header: a letter, a colon, CRLF.
@@ -197,6 +198,7 @@ class Connection(asyncio.BufferedProtocol):
         self._limits = keeper.limits
         self._buffer = keeper.buffer
         self._max_body = keeper.limits.max_body
+        self._max_head = keeper.limits.max_head
         self._time = loop.time
         self._transport: asyncio.Transport | None = None
         self._parts: list[bytes] = []
@@ -206,6 +208,9 @@ class Connection(asyncio.BufferedProtocol):
         self._feed = self._parser.feed_data
         # What has come of a head that is not whole, and whatever followed in the same read.
         self._unread = b""
+        # Before an answer that says otherwise: then it is the last one.
+        self._reusable = True
+        self._until_close = False
         self._upload: memoryview | None = None
         self._moved_at = 0.0
         self._paused = False
@@ -271,7 +276,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._feed(data)
             else:
                 self._unread += data
-                if self._barren + nbytes > self._limits.max_head:
+                if self._barren + nbytes > self._max_head:
                     self._feed_capped(data)
                 else:
                     self._feed(data)
@@ -303,15 +308,15 @@ class Connection(asyncio.BufferedProtocol):
             self._finish(response)
         elif error is not None:
             self.fail(error)
-        elif self._barren >= self._limits.max_head:
+        elif self._barren >= self._max_head:
             self.fail(ProtocolError(f"the upstream sent {self._barren} bytes without any body"))
 
     def _feed_capped(self, data: memoryview) -> None:
         """A head is refused by its size, however it was cut into reads."""
-        room = self._limits.max_head - self._barren
+        room = self._max_head - self._barren
         self._feed(data[:room])
         if self._phase == _HEAD:
-            raise ProtocolError(f"the head of the upstream's answer is larger than {self._limits.max_head} bytes")
+            raise ProtocolError(f"the head of the upstream's answer is larger than {self._max_head} bytes")
         self._feed(data[room:])
 
     def on_message_begin(self) -> None:
@@ -323,11 +328,11 @@ class Connection(asyncio.BufferedProtocol):
         if self._phase != _HEAD or response is None:
             return
         status = self._parser.get_status_code()
-        if not 100 <= status <= 599:
-            raise ProtocolError(f"the upstream answered with status {status}")
         unread = self._unread.lstrip(b"\r\n")  # the parser takes empty lines before a head
         end = unread.index(b"\r\n\r\n") + 2
-        if status < 200:
+        if not 200 <= status <= 599:
+            if not 100 <= status < 200:
+                raise ProtocolError(f"the upstream answered with status {status}")
             self._unread = unread[end + 2 :]
             return
         self._unread = b""
@@ -335,10 +340,11 @@ class Connection(asyncio.BufferedProtocol):
         if end > self._limits.max_headers * _LEAST_HEADER:
             self._check_number(head)
         lower = head.lower()
-        chunked = _CODED in lower and _is_chunked(lower)
-        self._reusable = self._parser.should_keep_alive()
-        # Where it may be kept alive, the parser knows its length.
-        self._until_close = not (self._reusable or chunked or _LENGTH in lower)
+        if _CODED in lower:
+            _check_codings(lower)
+        if not self._parser.should_keep_alive():
+            self._reusable = False
+            self._until_close = _LENGTH not in lower and _TRANSFER not in lower
         self._phase = _BODY
         if self._bodiless:  # the parser cannot be told, and would wait for the length that HEAD only states
             self._refuse_the_rest()
@@ -435,8 +441,8 @@ class Connection(asyncio.BufferedProtocol):
             self.fail(UpstreamTimeout("gap", limits.gap))
 
 
-def _is_chunked(head: bytes) -> bool:
-    """Whether the body of `head` (in lower case) comes in chunks; raises ProtocolError for any other coding."""
+def _check_codings(head: bytes) -> None:
+    """Refuse a body that does not come plain, or in chunks; `head` is in lower case."""
     chunked = False
     for kind, value in _CODINGS.findall(head):
         coding = value.strip(b" \t")
@@ -447,7 +453,6 @@ def _is_chunked(head: bytes) -> bool:
             raise ProtocolError("the upstream's Transfer-Encoding is not plain chunked")
         else:
             chunked = True
-    return chunked
 
 
 def _as_protocol_error(refusal: Exception) -> ProtocolError:

@@ -49,8 +49,7 @@ class Health:
 
     def rank(self, route: Route) -> int | None:
         """None: it may not be called now; 0: it may; 1: it may, but others should be asked first."""
-        upstream = route.upstream
-        breaker = self._own.get(upstream.owner) if upstream.owner else self._breakers.get(upstream.name)
+        breaker = self._known(route)
         if breaker is None:
             return 0
         now = self._clock()
@@ -59,14 +58,20 @@ class Health:
     def usable_in(self, routes: Sequence[Route]) -> float:
         """Seconds until the first of `routes` may be called."""
         now = self._clock()
-        return min((self._breaker(route).opens_in(now) for route in routes), default=0.0)
+        breakers = map(self._known, routes)
+        return min((0.0 if breaker is None else breaker.opens_in(now) for breaker in breakers), default=0.0)
 
     def begin(self, route: Route) -> None:
-        self._breaker(route).begin(self._clock())
-        self._tally(route).attempts += 1
+        breaker = self._known(route)
+        if breaker is not None:
+            breaker.begin(self._clock())
+        tally = self.tallies.get(route.upstream.name) or self._tally(route)
+        tally.attempts += 1
 
     def succeeded(self, route: Route) -> None:
-        self._breaker(route).succeeded(self._clock())
+        breaker = self._known(route)
+        if breaker is not None:
+            breaker.succeeded(self._clock())
 
     def failed(self, route: Route, kind: Kind, retry_after: float | None = None) -> None:
         """An attempt failed. What the caller or our own money did wrong is no failure of the upstream.
@@ -90,7 +95,9 @@ class Health:
 
     def abandoned(self, route: Route) -> None:
         """An attempt ended without telling anything (the caller left)."""
-        self._breaker(route).abandoned()
+        breaker = self._known(route)
+        if breaker is not None:
+            breaker.abandoned()
 
     def measured(self, route: Route, *, first_byte_ms: int | None, tokens: int, ms: int) -> None:
         """An answer came. `tokens` of it took `ms`, counted from the first byte where there is one."""
@@ -102,8 +109,8 @@ class Health:
             known = speed.first_byte_ms
             speed.first_byte_ms = float(first_byte_ms if known is None else known + (first_byte_ms - known) * _SHARE)
         if tokens >= LEAST_TOKENS and ms > 0:
-            latest, before = tokens * 1000 / ms, speed.tokens_per_s
-            speed.tokens_per_s = latest if before is None else before + (latest - before) * _SHARE
+            latest, mean = tokens * 1000 / ms, speed.tokens_per_s
+            speed.tokens_per_s = latest if mean is None else mean + (latest - mean) * _SHARE
 
     def latency(self, route: Route) -> float:
         """Milliseconds to the first byte; below zero where none was measured: those are tried, to know theirs."""
@@ -122,15 +129,20 @@ class Health:
             tally = self.tallies[name] = Tally()
         return tally
 
+    def _known(self, route: Route) -> Breaker | None:
+        """The breaker of what was ever in trouble; None: it never was, and a new one would say so too."""
+        upstream = route.upstream
+        return self._own.get(upstream.owner) if upstream.owner else self._breakers.get(upstream.name)
+
     def _breaker(self, route: Route) -> Breaker:
-        name, owner = route.upstream.name, route.upstream.owner
-        found = self._own.get(owner) if owner else self._breakers.get(name)
+        found = self._known(route)
         if found is None:
             found = Breaker()
+            owner = route.upstream.owner
             if owner:
                 if len(self._own) >= OWNERS_REMEMBERED:
                     del self._own[next(iter(self._own))]
                 self._own[owner] = found
             else:
-                self._breakers[name] = found
+                self._breakers[route.upstream.name] = found
         return found

@@ -32,7 +32,8 @@ class Names(msgspec.Struct, frozen=True):
 
     def put_on(self, fields: dict[str, Raw]) -> None:
         fields["id"] = Raw(self.id)
-        fields.setdefault("created", Raw(self.created))
+        if "created" not in fields:
+            fields["created"] = Raw(self.created)
         fields["model"] = Raw(self.model)
 
 

@@ -24,21 +24,25 @@ _LIMITS = ("max_completion_tokens", "max_tokens")
 _ASK_USAGE = Raw(b'{"include_usage":true}')
 _TRUE = Raw(b"true")
 
+_encode = msgspec.json.Encoder().encode
+
 
 def body_for(request: Request, route: Route, max_tokens: int | None) -> bytes:
     """The body to send on `route`. `max_tokens`: the limit that money sets, None where it sets none."""
     upstream = route.upstream
     fields = dict(request.fields)
     if route.upstream_model != request.model:
-        fields["model"] = Raw(msgspec.json.encode(route.upstream_model))
+        fields["model"] = Raw(_encode(route.upstream_model))
     if request.stream:
         _ask_for_usage(fields, request, upstream)
-    if request.endpoint != "embeddings":
+    # One limit of the caller's, or none, goes out as it came.
+    if max_tokens is not None or ("max_tokens" in fields and "max_completion_tokens" in fields):
         _limit(fields, request, max_tokens)
-    if request.endpoint == "chat":
-        _rename(fields, upstream)
-    change(fields, upstream)
-    return msgspec.json.encode(fields)
+    if upstream.renames:
+        _rename(fields, request, upstream)
+    if upstream.drops or upstream.adds:
+        change(fields, upstream)
+    return _encode(fields)
 
 
 def change(fields: dict[str, Any], upstream: Upstream) -> None:
@@ -76,6 +80,8 @@ def _ask_for_usage(fields: dict[str, Raw], request: Request, upstream: Upstream)
 
 
 def _limit(fields: dict[str, Raw], request: Request, max_tokens: int | None) -> None:
+    if request.endpoint == "embeddings":
+        return
     names = [name for name in _LIMITS if fields.get(name, NULL) != NULL]
     limits = [limit for limit in (request.max_tokens, max_tokens) if limit is not None]
     if not limits or (max_tokens is None and len(names) < 2):
@@ -85,7 +91,9 @@ def _limit(fields: dict[str, Raw], request: Request, max_tokens: int | None) -> 
         fields[name] = value
 
 
-def _rename(fields: dict[str, Raw], upstream: Upstream) -> None:
+def _rename(fields: dict[str, Raw], request: Request, upstream: Upstream) -> None:
+    if request.endpoint != "chat":
+        return
     for old, new in upstream.renames:
         value = fields.pop(old, NULL)
         if value != NULL:

@@ -5,7 +5,7 @@ Where both sides speak the same dialect the bytes pass: a row of `_MAKERS`. Any 
 """
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import msgspec
 
@@ -29,48 +29,48 @@ from tollbridge.wire.responses_client import ResponsesClient
 from tollbridge.wire.translated import TranslatedAnswer, TranslatedStream
 
 
-class _PassThrough:
-    """OpenAI's dialect on both sides."""
+class _PassThrough(msgspec.Struct):
+    """OpenAI's dialect on both sides. `asked`: the caller's request."""
 
-    target: str
+    target: ClassVar[bytes]
 
-    def __init__(self, request: Request, route: Route, names: Names, max_tokens: int | None) -> None:
-        self._request = request
-        self._route = route
-        self._names = names
-        self._max_tokens = max_tokens
+    asked: Request
+    route: Route
+    names: Names
+    max_tokens: int | None
 
     def request(self) -> Outgoing:
-        target = quirks.target_for(self._route, self._request.endpoint, self.target)
-        return Outgoing(target, quirks.body_for(self._request, self._route, self._max_tokens))
+        asked, route, target = self.asked, self.route, self.target
+        if route.upstream.paths:
+            target = quirks.target_for(route, asked.endpoint, target.decode())
+        return Outgoing(target, quirks.body_for(asked, route, self.max_tokens))
 
 
 class _Completion(_PassThrough):
-    shape: Shape
+    shape: ClassVar[Shape]
 
     def response(self, body: bytes) -> Answer:
-        return CompletionAnswer(self.shape, self._names, body)
+        return CompletionAnswer(self.shape, self.names, body)
 
     def stream(self, output: Counter) -> Stream:
-        request = self._request
-        return CompletionStream(self.shape, self._names, request.include_usage, request.choices, output)
+        return CompletionStream(self.shape, self.names, self.asked.include_usage, self.asked.choices, output)
 
 
 class _Chat(_Completion):
-    target = "/chat/completions"
+    target = b"/chat/completions"
     shape = CHAT
 
 
 class _Completions(_Completion):
-    target = "/completions"
+    target = b"/completions"
     shape = COMPLETIONS
 
 
 class _Embeddings(_PassThrough):
-    target = "/embeddings"
+    target = b"/embeddings"
 
     def response(self, body: bytes) -> Answer:
-        return EmbeddingsAnswer(self._request, self._names, body)
+        return EmbeddingsAnswer(self.asked, self.names, body)
 
     def stream(self, output: Counter) -> Stream:
         raise TypeError("embeddings do not stream")
@@ -108,6 +108,8 @@ class Translated:
         return TranslatedStream(self._provider.reader(), writer, self._request.choices, output)
 
 
+_encode = msgspec.json.Encoder().encode
+
 _Maker: TypeAlias = Callable[[Request, Route, Names, int | None], Exchange]
 
 _MAKERS: dict[tuple[str, str], _Maker] = {
@@ -137,11 +139,7 @@ def exchange(request: Request, route: Route, public_id: str, created: int, max_t
     sets, per choice (None: as the caller said).
     """
     make = _MAKERS.get((request.endpoint, route.upstream.dialect))
-    names = Names(
-        id=msgspec.json.encode(public_id),
-        model=msgspec.json.encode(route.model),
-        created=str(created).encode(),
-    )
+    names = Names(_encode(public_id), _encode(route.model), b"%d" % created)
     if make is not None:
         return make(request, route, names, max_tokens)
     client, provider = _CLIENTS.get(request.endpoint), _PROVIDERS.get(route.upstream.dialect)

@@ -73,7 +73,7 @@ def test_breakers_of_customers_are_bounded() -> None:
     health = Health(Clock())
     for owner in range(1, OWNERS_REMEMBERED + 10):
         health.failed(route(owner=owner), Kind.CREDENTIAL)
-    assert len(health._own) == OWNERS_REMEMBERED
+    assert len(health._own) == len(health._breakers) == OWNERS_REMEMBERED
     assert health.rank(route(owner=OWNERS_REMEMBERED + 9)) == 1
 
 

@@ -168,12 +168,6 @@ class Response(msgspec.Struct, eq=False):
             connection.response = None
             connection.drop()
 
-    def _keep(self, data: bytes, received: int) -> None:
-        """Until it is piped; `received` bytes of the body have come in all."""
-        self._chunks.append(data)
-        if received > _UNCLAIMED_BYTES and not self._whole:
-            self.pause()
-
     def _end(self, error: UpstreamError | None) -> None:
         self._connection = None
         self._error = error
@@ -187,6 +181,43 @@ class Response(msgspec.Struct, eq=False):
 class Connection(asyncio.BufferedProtocol):
     """One socket and, while it is busy, the exchange on it. The methods named `on_…` are the parser's."""
 
+    __slots__ = (
+        "_barren",
+        "_bodiless",
+        "_buffer",
+        "_feed",
+        "_few_headers",
+        "_keeper",
+        "_limits",
+        "_max_body",
+        "_max_head",
+        "_moved_at",
+        "_parser",
+        "_parts",
+        "_paused",
+        "_phase",
+        "_progress",
+        "_received",
+        "_reusable",
+        "_sent_at",
+        "_started",
+        "_surplus_at",
+        "_time",
+        "_transport",
+        "_unread",
+        "_until_close",
+        "_upload",
+        "_write",
+        "_write_paused",
+        "closed",
+        "idle_since",
+        "loop",
+        "on_body",
+        "response",
+        "served",
+        "stale",
+    )
+
     def __init__(self, keeper: Keeper, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.response: Response | None = None
@@ -199,6 +230,7 @@ class Connection(asyncio.BufferedProtocol):
         self._buffer = keeper.buffer
         self._max_body = keeper.limits.max_body
         self._max_head = keeper.limits.max_head
+        self._few_headers = keeper.limits.max_headers * _LEAST_HEADER
         self._time = loop.time
         self._transport: asyncio.Transport | None = None
         self._parts: list[bytes] = []
@@ -296,12 +328,16 @@ class Connection(asyncio.BufferedProtocol):
             self._received = received = self._received + len(chunk)
             if received > self._max_body:
                 self.fail(ProtocolError(f"the upstream's answer is larger than {self._max_body} bytes"))
-            elif response._on_data is not None:
-                response._on_data(chunk)
-            else:
-                response._keep(chunk, received)
-            if self.response is not response:
                 return
+            on_data = response._on_data
+            if on_data is not None:
+                on_data(chunk)
+                if self.response is not response:
+                    return
+            else:
+                response._chunks.append(chunk)
+                if received > _UNCLAIMED_BYTES and not response._whole:
+                    self.pause()
         else:
             self._barren += nbytes
         if phase >= _ENDED:
@@ -337,10 +373,10 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._unread = b""
         head = unread[:end]
-        if end > self._limits.max_headers * _LEAST_HEADER:
+        if end > self._few_headers:
             self._check_number(head)
         lower = head.lower()
-        if _CODED in lower:
+        if lower.find(_CODED) >= 0:  # `in` raises and drops a TypeError first
             _check_codings(lower)
         if not self._parser.should_keep_alive():
             self._reusable = False

@@ -7,6 +7,7 @@ Rule 2  A speed belongs to a model at an upstream, whoever pays. It is a running
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -42,14 +43,16 @@ class Health:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._breakers: dict[str, Breaker] = {}
-        self._own: dict[int, Breaker] = {}
+        # By the upstream's name, or by the owner of the credential. What was never in trouble has none: it is well.
+        self._breakers: dict[str | int, Breaker] = {}
+        self._own: deque[int] = deque()
         self._speeds: dict[tuple[str, str], Speed] = {}
         self.tallies: dict[str, Tally] = {}
 
     def rank(self, route: Route) -> int | None:
         """None: it may not be called now; 0: it may; 1: it may, but others should be asked first."""
-        breaker = self._known(route)
+        upstream = route.upstream
+        breaker = self._breakers.get(upstream.owner or upstream.name)
         if breaker is None:
             return 0
         now = self._clock()
@@ -58,18 +61,19 @@ class Health:
     def usable_in(self, routes: Sequence[Route]) -> float:
         """Seconds until the first of `routes` may be called."""
         now = self._clock()
-        breakers = map(self._known, routes)
-        return min((0.0 if breaker is None else breaker.opens_in(now) for breaker in breakers), default=0.0)
+        return min((self._breaker(route).opens_in(now) for route in routes), default=0.0)
 
     def begin(self, route: Route) -> None:
-        breaker = self._known(route)
+        upstream = route.upstream
+        breaker = self._breakers.get(upstream.owner or upstream.name)
         if breaker is not None:
             breaker.begin(self._clock())
-        tally = self.tallies.get(route.upstream.name) or self._tally(route)
+        tally = self.tallies.get(upstream.name) or self._tally(route)
         tally.attempts += 1
 
     def succeeded(self, route: Route) -> None:
-        breaker = self._known(route)
+        upstream = route.upstream
+        breaker = self._breakers.get(upstream.owner or upstream.name)
         if breaker is not None:
             breaker.succeeded(self._clock())
 
@@ -95,7 +99,7 @@ class Health:
 
     def abandoned(self, route: Route) -> None:
         """An attempt ended without telling anything (the caller left)."""
-        breaker = self._known(route)
+        breaker = self._breakers.get(route.upstream.owner or route.upstream.name)
         if breaker is not None:
             breaker.abandoned()
 
@@ -129,20 +133,13 @@ class Health:
             tally = self.tallies[name] = Tally()
         return tally
 
-    def _known(self, route: Route) -> Breaker | None:
-        """The breaker of what was ever in trouble; None: it never was, and a new one would say so too."""
-        upstream = route.upstream
-        return self._own.get(upstream.owner) if upstream.owner else self._breakers.get(upstream.name)
-
     def _breaker(self, route: Route) -> Breaker:
-        found = self._known(route)
+        upstream = route.upstream
+        found = self._breakers.get(upstream.owner or upstream.name)
         if found is None:
-            found = Breaker()
-            owner = route.upstream.owner
-            if owner:
-                if len(self._own) >= OWNERS_REMEMBERED:
-                    del self._own[next(iter(self._own))]
-                self._own[owner] = found
-            else:
-                self._breakers[route.upstream.name] = found
+            found = self._breakers[upstream.owner or upstream.name] = Breaker()
+            if upstream.owner:
+                self._own.append(upstream.owner)
+                if len(self._own) > OWNERS_REMEMBERED:
+                    del self._breakers[self._own.popleft()]
         return found

@@ -40,10 +40,10 @@ class _PassThrough(msgspec.Struct):
     max_tokens: int | None
 
     def request(self) -> Outgoing:
-        asked, route, target = self.asked, self.route, self.target
-        if route.upstream.paths:
-            target = quirks.target_for(route, asked.endpoint, target.decode())
-        return Outgoing(target, quirks.body_for(asked, route, self.max_tokens))
+        target = self.target
+        if self.route.upstream.paths:
+            target = quirks.target_for(self.route, self.asked.endpoint, target.decode())
+        return Outgoing(target, quirks.body_for(self.asked, self.route, self.max_tokens))
 
 
 class _Completion(_PassThrough):

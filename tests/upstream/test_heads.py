@@ -174,5 +174,5 @@ def test_codings_of_many_blanks_are_read_in_no_time(loop: asyncio.AbstractEventL
     raw = b"HTTP/1.1 200 OK\r\nTransfer-Encoding:" + b" " * 30_000 + b"chunked\r\n\r\n0\r\n\r\n"
     begin = loop.time()
     _, response = read(loop, [raw])
-    assert response.status == 200
+    assert repr(response) == "Response(200)"
     assert loop.time() - begin < 1.0

@@ -98,6 +98,9 @@ class Response(msgspec.Struct, eq=False):
     _on_end: Callable[[UpstreamError | None], None] | None = None
     _error: UpstreamError | None = None
 
+    def __repr__(self) -> str:
+        return f"Response({self.status})"
+
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Names are lower-case; values are bytes without control characters, stripped of surrounding white space.

@@ -37,7 +37,6 @@ _KNOWN_HEADS = 64
 # As numbers: to look for bytes in bytes, CPython raises and drops a TypeError first.
 _NUL, _SPACE = 0, 32
 
-
 # What is known of a target before it was called: its method and headers, and what they begin a request with.
 _NOTHING: tuple[bytes, Sequence[tuple[bytes, bytes]] | None, bytes] = b"", None, b""
 

@@ -8,6 +8,7 @@ Rule 3  Usage is where the caller expects it. Asked for: on an event of its own 
 Rule 4  After the end was announced only usage counts; once output comes after all, only if there was none before. An
         error never counts as output and is never passed on.
 Rule 5  A report that output followed did not count that output: it is none unless it is near to what was received.
+Rule 6  Nearly all events are the one before but for its text: these pass without being read whole (`openai_plain`).
 """
 
 from typing import Any
@@ -22,6 +23,7 @@ from tollbridge.wire.body import NOTHING, NULL
 from tollbridge.wire.event_reader import EventStream
 from tollbridge.wire.exchange import Counter, Names, Receipt
 from tollbridge.wire.openai_answer import Shape
+from tollbridge.wire.openai_plain import PROBE, Around, Plain, around_text
 from tollbridge.wire.openai_reply import Chunk, ChunkChoice, read_chunk, read_fields
 from tollbridge.wire.usage import Meter
 
@@ -57,6 +59,11 @@ class CompletionStream(EventStream):
         self._tail: dict[str, Raw] | None = None  # the server's own event with usage alone
         self._joining: dict[str, Raw] = {}
         self._start = self._start_for_caller = b""  # of the last event that was spliced, up to the later of two names
+        self._around: Around | None = None  # of the last event that may have been plain
+        self._tried: Around | None = None  # the last one that was to be learnt
+        self._learnt: Plain | None = None
+        self._learnt_created = self._created
+        self._plain: Plain | None = None  # what was learnt, while plain events pass without consequences
 
     @property
     def usage(self) -> Usage | None:
@@ -84,6 +91,23 @@ class CompletionStream(EventStream):
             self._pieces.clear()
         return self._output
 
+    def feed(self, data: bytes) -> bytes:
+        plain = self._plain
+        if plain is not None and data.startswith(plain.before) and data.endswith(plain.after):
+            between = data[plain.start : plain.stop]
+            texts = plain.texts(between)
+            if texts is not None:
+                self.chunks += len(texts)
+                self._pieces += texts
+                if len(self._pieces) >= _PIECES:
+                    _ = self.output
+                between = between.replace(plain.seam, plain.seam_for_caller)
+                return plain.before_for_caller + between + plain.after_for_caller
+        out = super().feed(data)
+        if self._learnt is not None:
+            self._plain = self._learnt if self._is_unconcerned() else None
+        return out
+
     def end(self, receipt: Receipt | None) -> bytes:
         usage = None if self._asked is False else self._meter.render(receipt)
         fields, self._held = self._held, None
@@ -101,6 +125,7 @@ class CompletionStream(EventStream):
     def stop(self, reason: str) -> bytes:
         unfinished = [index for index in range(self._choices) if index not in self._finished]
         self._stopped = True
+        self._plain = None
         self.finish = "length"
         fields = self._event([self._empty(index, "length") for index in unfinished or [0]])
         fields["detail"] = Raw(msgspec.json.encode(reason))
@@ -162,6 +187,8 @@ class CompletionStream(EventStream):
             event = self._spliced(data, chunk, choices)
             if event is not None:
                 out.append(event)
+                if not has_usage and not is_last:
+                    self._learn(data)
                 return
         fields = self._fields(data, chunk, choices)
         self._join(fields)
@@ -201,35 +228,42 @@ class CompletionStream(EventStream):
 
     def _read_choices(self, choices: list[ChunkChoice]) -> bool:
         """Count the text of an event; whether a choice finishes in it."""
-        pieces = self._pieces
-        before = len(pieces)
         is_last = False
         for position, choice in enumerate(choices):
             if choice.finish_reason:
                 is_last = True
                 self.finish = choice.finish_reason
                 self._finished.add(position if choice.index is UNSET else choice.index)
-            if choice.text:
-                pieces.append(choice.text)
-            delta = choice.delta
-            if delta is None:
-                continue
-            if delta.content:
-                pieces.append(delta.content)
-            if delta.reasoning_content or delta.reasoning:
-                pieces.append(delta.reasoning_content or delta.reasoning or "")
-            if delta.refusal:
-                pieces.append(delta.refusal)
-            for call in delta.tool_calls or ():
-                if call.function is not None:
-                    pieces.extend(filter(None, (call.function.name, call.function.arguments)))
-            if delta.function_call is not None:
-                pieces.extend(filter(None, (delta.function_call.name, delta.function_call.arguments)))
-        if len(pieces) > before:
+        texts = _texts(choices)
+        if texts:
             self.chunks += 1
-            if len(pieces) >= _PIECES:
+            self._pieces += texts
+            if len(self._pieces) >= _PIECES:
                 _ = self.output
         return is_last
+
+    def _learn(self, data: bytes) -> None:
+        """Learn what stands around the text of an event that passed as it came and brought nothing but text."""
+        around = around_text(data)
+        if around is None or around != self._around:
+            self._around = around
+        elif around != self._tried:
+            self._tried = around
+            probe = around.probe()
+            chunk = read_chunk(probe)
+            choices = chunk.choices or []
+            event = self._spliced(probe, chunk, choices)
+            if event is not None and _texts(choices) == [PROBE]:
+                self._learnt = around.learn(event)
+                self._learnt_created = chunk.created
+
+    def _is_unconcerned(self) -> bool:
+        """Whether a plain event that comes next passes as it is, and changes nothing but what was produced."""
+        if self._held is not None or self._joining or not self._decoder.is_between_events:
+            return False
+        if self.done or self._stopped or self.failed is not None:
+            return False
+        return self._created == self._learnt_created
 
     # --- Bytes ---
 
@@ -321,6 +355,29 @@ class CompletionStream(EventStream):
 
 def _encode(fields: dict[str, Any]) -> bytes:
     return sse.encode(msgspec.json.encode(fields))
+
+
+def _texts(choices: list[ChunkChoice]) -> list[str]:
+    """All that was produced, tool calls included."""
+    texts: list[str] = []
+    for choice in choices:
+        if choice.text:
+            texts.append(choice.text)
+        delta = choice.delta
+        if delta is None:
+            continue
+        if delta.content:
+            texts.append(delta.content)
+        if delta.reasoning_content or delta.reasoning:
+            texts.append(delta.reasoning_content or delta.reasoning or "")
+        if delta.refusal:
+            texts.append(delta.refusal)
+        for call in delta.tool_calls or ():
+            if call.function is not None:
+                texts.extend(filter(None, (call.function.name, call.function.arguments)))
+        if delta.function_call is not None:
+            texts.extend(filter(None, (delta.function_call.name, delta.function_call.arguments)))
+    return texts
 
 
 def _failure(name: bytes, chunk: Chunk, choices: list[ChunkChoice]) -> UpstreamError | None:

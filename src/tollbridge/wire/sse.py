@@ -40,6 +40,11 @@ class Decoder:
         self._pending = bytearray()  # never holds the end of an event
         self._after_cr = False
 
+    @property
+    def is_between_events(self) -> bool:
+        """Whether what comes next is read as if it came first, but for a byte order mark."""
+        return not self._pending and self._start is None and not self._after_cr
+
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` completes."""
         if self.broken is not None:

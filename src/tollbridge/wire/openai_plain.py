@@ -1,0 +1,119 @@
+"""Events of one stream that are the same but for their text: what stands around it is learnt once for all of them.
+
+Rule 1  Surroundings are learnt when two events in a row agree in them, and only if an event with another text there
+        (the probe) is read and passed on as expected: so nothing but the text depends on what stands in its place.
+Rule 2  What later stands in its place is proven to be one string, by the decoder that reads whole events: no quote, no
+        line's end and no half of a character stands in it.
+"""
+
+import re
+
+import msgspec
+
+from tollbridge.wire.sse import MAX_EVENT
+
+PROBE = "probe"
+
+# A member that may be the text, and its value without quotes. In JSON no name ends but by a quote after a letter.
+_TEXT = re.compile(rb'(?:content|reasoning|text|arguments)": ?"((?!")[^"\\]*+(?:\\.[^"\\]*+)*+)"')
+# Random letters that hide how long the text is: OpenAI's events end with them.
+_PADDING = re.compile(rb'"obfuscation": ?"([A-Za-z0-9]+)"')
+# An event longer than this is not learnt, nor is anything passed that may make an event too long.
+_LONG = 8_192
+_LARGE = MAX_EVENT - 2 * _LONG
+_LF = 10
+
+_decode_text = msgspec.json.Decoder(str).decode
+
+
+class Around(msgspec.Struct, frozen=True):
+    """An event (JSON) without its text: what stands before the text, between it and the padding (nothing where there
+    is no padding), and at the end.
+    """
+
+    before: bytes
+    padded: bytes
+    after: bytes
+
+    def probe(self) -> bytes:
+        return b"".join((self.before, PROBE.encode(), self._end()))
+
+    def learn(self, passed: bytes) -> "Plain | None":
+        """`passed`: what the caller would get for the probe. None where that is not as expected."""
+        parts = passed.split(PROBE.encode())
+        if len(parts) != 2 or (self.padded and parts[1] != self._end() + b"\n\n"):
+            return None
+        after_for_caller = self.after + b"\n\n" if self.padded else parts[1]
+        return Plain(b"data: " + self.before, self.padded, self.after + b"\n\n", parts[0], after_for_caller)
+
+    def _end(self) -> bytes:
+        return self.padded + b"x" + self.after if self.padded else self.after
+
+
+class Plain:
+    """Whole events that are the same but for their text; `…_for_caller`: with our names.
+
+    The texts of a read that begins with `before` and ends with `after` are `read[start:stop]`, with a `seam` between
+    one and the next.
+    """
+
+    __slots__ = (
+        "_padded",
+        "after",
+        "after_for_caller",
+        "before",
+        "before_for_caller",
+        "seam",
+        "seam_for_caller",
+        "start",
+        "stop",
+    )
+
+    def __init__(
+        self, before: bytes, padded: bytes, after: bytes, before_for_caller: bytes, after_for_caller: bytes
+    ) -> None:
+        self.before = before
+        self.after = after
+        self.before_for_caller = before_for_caller
+        self.after_for_caller = after_for_caller
+        self.seam = after + before
+        self.seam_for_caller = after_for_caller + before_for_caller
+        self.start = len(before)
+        self.stop = -len(after)
+        self._padded = padded
+
+    def texts(self, between: bytes) -> list[str] | None:
+        """The texts of the events in `read[start:stop]`; None: not all are of this kind and bring text."""
+        if not between or len(between) > _LARGE:
+            return None
+        try:
+            if not self._padded and between.find(b"\n") < 0:
+                return [_decode_text(b'"%b"' % between)]  # what nearly every read brings
+            return self._texts(between.split(self.seam))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+
+    def _texts(self, pieces: list[bytes]) -> list[str] | None:
+        texts = []
+        for piece in pieces:
+            text = piece
+            if self._padded:
+                text, _, padding = piece.partition(self._padded)
+                if not padding.isalnum():
+                    return None
+            if not text:
+                return None
+            texts.append(_decode_text(b'"%b"' % text))
+        return texts
+
+
+def around_text(data: bytes) -> Around | None:
+    """What stands around the text of an event (JSON), if that can be told."""
+    found = _TEXT.search(data) if len(data) <= _LONG and _LF not in data else None
+    if found is None:
+        return None
+    start, end = found.span(1)
+    padding = _PADDING.search(data, end)
+    if padding is None:
+        return Around(data[:start], b"", data[end:])
+    return Around(data[:start], data[end : padding.start(1)], data[padding.end(1) :])

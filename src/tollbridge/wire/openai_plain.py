@@ -53,20 +53,12 @@ class Around(msgspec.Struct, frozen=True):
 class Plain:
     """Whole events that are the same but for their text; `…_for_caller`: with our names.
 
-    The texts of a read that begins with `before` and ends with `after` are `read[start:stop]`, with a `seam` between
-    one and the next.
+    The texts of a read that begins with `before` and ends with `after` stand in `read[start:stop]`.
     """
 
     __slots__ = (
-        "_padded",
-        "after",
-        "after_for_caller",
-        "before",
-        "before_for_caller",
-        "seam",
-        "seam_for_caller",
-        "start",
-        "stop",
+        *("before", "after", "before_for_caller", "after_for_caller", "start", "stop"),
+        *("_padded", "_seam", "_seam_for_caller", "_line_end"),
     )
 
     def __init__(
@@ -76,24 +68,37 @@ class Plain:
         self.after = after
         self.before_for_caller = before_for_caller
         self.after_for_caller = after_for_caller
-        self.seam = after + before
-        self.seam_for_caller = after_for_caller + before_for_caller
         self.start = len(before)
         self.stop = -len(after)
         self._padded = padded
+        # Between the text of one event and that of the next, and where the first line ends there.
+        self._seam = after + before
+        self._seam_for_caller = after_for_caller + before_for_caller
+        self._line_end = self._seam.index(b"\n")
 
-    def texts(self, between: bytes) -> list[str] | None:
-        """The texts of the events in `read[start:stop]`; None: not all are of this kind and bring text."""
+    def read(self, between: bytes) -> tuple[list[str], bytes] | None:
+        """The texts in `read[start:stop]`, and what stands there for the caller; None: not all of these events are of
+        this kind and bring text.
+        """
         if not between or len(between) > _LARGE:
             return None
         try:
             if not self._padded and between.find(b"\n") < 0:
-                return [_decode_text(b'"%b"' % between)]  # what nearly every read brings
-            return self._texts(between.split(self.seam))
+                return [_decode_text(b'"%b"' % between)], between  # what nearly every read brings
+            return self._read_any(between)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
 
-    def _texts(self, pieces: list[bytes]) -> list[str] | None:
+    def _read_any(self, between: bytes) -> tuple[list[str], bytes] | None:
+        pieces = []
+        start = 0
+        while (line_end := between.find(b"\n", start)) >= 0:
+            end = line_end - self._line_end
+            if end <= start or not between.startswith(self._seam, end):
+                return None
+            pieces.append(between[start:end])
+            start = end + len(self._seam)
+        pieces.append(between[start:])
         texts = []
         for piece in pieces:
             text = piece
@@ -101,10 +106,8 @@ class Plain:
                 text, _, padding = piece.partition(self._padded)
                 if not padding.isalnum():
                     return None
-            if not text:
-                return None
             texts.append(_decode_text(b'"%b"' % text))
-        return texts
+        return None if "" in texts else (texts, self._seam_for_caller.join(pieces))
 
 
 def around_text(data: bytes) -> Around | None:

@@ -94,14 +94,13 @@ class CompletionStream(EventStream):
     def feed(self, data: bytes) -> bytes:
         plain = self._plain
         if plain is not None and data.startswith(plain.before) and data.endswith(plain.after):
-            between = data[plain.start : plain.stop]
-            texts = plain.texts(between)
-            if texts is not None:
+            read = plain.read(data[plain.start : plain.stop])
+            if read is not None:
+                texts, between = read
                 self.chunks += len(texts)
                 self._pieces += texts
                 if len(self._pieces) >= _PIECES:
                     _ = self.output
-                between = between.replace(plain.seam, plain.seam_for_caller)
                 return plain.before_for_caller + between + plain.after_for_caller
         out = super().feed(data)
         if self._learnt is not None:

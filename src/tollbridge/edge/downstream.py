@@ -191,7 +191,10 @@ class Downstream(RequestResponseCycle):
     def write(self, data: bytes) -> None:
         """One piece of a stream, in one write. Empty data is nothing."""
         if self._chunked and data:
-            self._send(b"%x\r\n%b\r\n" % (len(data), data))
+            chunk = b"%x\r\n%b\r\n" % (len(data), data)
+            self.transport.write(chunk)
+            if self.flow.write_paused:
+                self.connection.overrun(len(chunk))
         elif data:
             self._write_unframed(data)
 

@@ -165,22 +165,31 @@ class StreamCall:
     def _on_data(self, data: bytes) -> None:
         stream = self.stream
         assert stream is not None
-        self._last_data = time.monotonic()
-        self._pass_on(stream.feed(data))
+        now = self._last_data = time.monotonic()
+        out = stream.feed(data)
+        if out and self.begun and not self.left:
+            self._last_write = now
+            downstream = self._downstream
+            downstream.write(out)
+            if downstream.paused:
+                self._pause()
+        else:
+            self._pass_on(out)
         if stream.failed is not None:
             self._stop(stream.failed)
         elif stream.chunks >= self._cut_at:
             self._finish(Cause.CUT)
 
     def _pass_on(self, out: bytes) -> None:
+        """What may be nothing, or the first output, or for nobody."""
         if out and not self.left:
             self._last_write = self._last_data
             if self.begun:
                 self._downstream.write(out)
             else:
                 self._begin(out)
-            if self._downstream.paused and self._response is not None:
-                self._response.pause()
+            if self._downstream.paused:
+                self._pause()
         elif out:
             self.begun = True
             self._set_ready()
@@ -277,6 +286,10 @@ class StreamCall:
             self._finish(Cause.CLIENT_LEFT)
         elif self._task is not None:
             self._task.cancel()
+
+    def _pause(self) -> None:
+        if self._response is not None:
+            self._response.pause()
 
     def _resume(self) -> None:
         if self._response is not None:

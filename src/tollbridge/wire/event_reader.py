@@ -62,8 +62,9 @@ class Events(Metered, ABC, Generic[T]):
         if self._head is not None and len(self._head) < MAX_HEAD:
             self._head += data[:MAX_HEAD]
         for name, payload in self._decoder.feed(data):
-            self.failed = self._take(name, payload, out)
-            if self.failed is not None:
+            failed = self._take(name, payload, out)
+            if failed is not None:
+                self.failed = failed
                 return out
         self.failed = self._decoder.broken
         return out

@@ -102,7 +102,7 @@ class CompletionStream(EventStream):
                 if len(self._pieces) >= _PIECES:
                     _ = self.output
                 return plain.before_for_caller + between + plain.after_for_caller
-        out = super().feed(data)
+        out = b"".join(self._read(data))
         if self._learnt is not None:
             self._plain = self._learnt if self._is_unconcerned() else None
         return out

@@ -60,9 +60,9 @@ class Decoder:
             data = self._with_plain_ends(data)
         pending = self._pending
         if not pending:
-            last = len(data) - 2
-            if data.find(b"\n") == last and data.startswith(b"data: ") and data.endswith(b"\n") and last <= MAX_EVENT:
-                return [(b"", data[6:last])]  # what nearly every read brings
+            event = _only_event(data)
+            if event is not None:
+                return [event]
             end = data.rfind(b"\n\n")
             if end < 0:
                 pending += data
@@ -113,6 +113,22 @@ class Decoder:
         if data:
             self._after_cr = data.endswith(b"\r")
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+def _only_event(data: bytes) -> Event | None:
+    """The event that is all there is, its data in one line, if need be after its name: what nearly every read brings.
+    None: anything else.
+    """
+    last = len(data) - 2
+    if not data.endswith(b"\n\n") or last > MAX_EVENT:
+        return None
+    line_end = data.find(b"\n")
+    start = line_end + 1
+    if line_end == last and data.startswith(b"data: "):
+        return b"", data[6:last]
+    if data.startswith(b"event: ") and data.startswith(b"data: ", start) and data.find(b"\n", start) == last:
+        return data[7:line_end], data[start + 6 : last]
+    return None
 
 
 def _read(block: bytes) -> Event | None:

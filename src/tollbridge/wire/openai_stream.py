@@ -60,7 +60,7 @@ class CompletionStream(EventStream):
         self._joining: dict[str, Raw] = {}
         self._start = self._start_for_caller = b""  # of the last event that was spliced, up to the later of two names
         self._around: Around | None = None  # of the last event that may have been plain
-        self._tried: Around | None = None  # the last one that was to be learnt
+        self._is_tried = False  # whether it was to be learnt
         self._learnt: Plain | None = None
         self._learnt_created = self._created
         self._plain: Plain | None = None  # what was learnt, while plain events pass without consequences
@@ -245,9 +245,9 @@ class CompletionStream(EventStream):
         """Learn what stands around the text of an event that passed as it came and brought nothing but text."""
         around = around_text(data)
         if around is None or around != self._around:
-            self._around = around
-        elif around != self._tried:
-            self._tried = around
+            self._around, self._is_tried = around, False
+        elif not self._is_tried:
+            self._is_tried = True
             probe = around.probe()
             chunk = read_chunk(probe)
             choices = chunk.choices or []

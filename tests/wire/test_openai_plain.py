@@ -184,6 +184,13 @@ def test_nothing_plain_passes_while_something_is_withheld(between: bytes) -> Non
     assert reads(stream, event("names first", "d")) == (event("names first", "d", OURS), 0)
 
 
+def test_what_cannot_be_learnt_does_not_leave_what_was_learnt_before_it_unwatched() -> None:
+    stream = taught(n=2)
+    stream.feed(event("names first", "a", note="probe") * 2)
+    stream.feed(event("names first", choice={"finish_reason": "stop"}))
+    assert b'"stop"' in stream.feed(event("names first", "c"))
+
+
 def test_nothing_passes_after_the_end_was_announced_or_made() -> None:
     stream = taught()
     stream.feed(DONE)
@@ -267,6 +274,7 @@ def bodies(draw: st.DrawFn) -> list[bytes]:
                         plain("t", choice={"usage": USAGE}),
                         plain("i", choice={"index": 1}),
                         plain("n", created=6),
+                        plain("p", note="probe"),
                         plain("", choice={"finish_reason": "stop"}),
                         plain("f", choice={"finish_reason": "length", "index": 1}),
                         event(form, delta={"content": "c", "reasoning": "r"}),

@@ -103,8 +103,7 @@ class CompletionStream(EventStream):
                     _ = self.output
                 return plain.before_for_caller + between + plain.after_for_caller
         out = b"".join(self._read(data))
-        if self._learnt is not None:
-            self._plain = self._learnt if self._is_unconcerned() else None
+        self._plain = self._learnt if self._is_unconcerned() else None
         return out
 
     def end(self, receipt: Receipt | None) -> bytes:
@@ -258,7 +257,7 @@ class CompletionStream(EventStream):
 
     def _is_unconcerned(self) -> bool:
         """Whether a plain event that comes next passes as it is, and changes nothing but what was produced."""
-        if self._held is not None or self._joining or not self._decoder.is_between_events:
+        if self._learnt is None or self._held is not None or self._joining or not self._decoder.is_between_events:
             return False
         if self.done or self._stopped or self.failed is not None:
             return False

@@ -14,7 +14,8 @@ from tollbridge.wire.sse import MAX_EVENT
 
 PROBE = "probe"
 
-# A member that may be the text, and its value without quotes. In JSON no name ends but by a quote after a letter.
+# A member that may be the text, and its value without quotes. In JSON a quote after a letter ends a string, and a colon
+# after that makes it a name: this matches nothing within a string.
 _TEXT = re.compile(rb'(?:content|reasoning|text|arguments)": ?"((?!")[^"\\]*+(?:\\.[^"\\]*+)*+)"')
 # Random letters that hide how long the text is: OpenAI's events end with them.
 _PADDING = re.compile(rb'"obfuscation": ?"([A-Za-z0-9]+)"')

@@ -71,6 +71,9 @@ class Client:
         self.whole = False
         self._gone: Callable[[], None] = lambda: None
 
+    def whole_body(self) -> bytes:
+        return self.body
+
     async def read_body(self) -> bytes:
         return self.body
 

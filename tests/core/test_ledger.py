@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
 
@@ -625,6 +625,32 @@ def test_what_a_limited_key_holds_for_other_calls_is_not_charged_to_this_one() -
     end = End(hold=1, account_id=1, key_id=10, charge=500, record=record())
     verdicts = applied(state(paid=1000, limit=100), first, second, end)
     assert verdicts[2] == Ended(charged=60, promo=0, loss=440, available=900)
+
+
+@given(
+    credit=st.tuples(amounts, amounts),
+    steps=st.lists(st.tuples(st.sampled_from(["hold", "end", "refund"]), st.integers(1, 4), amounts, amounts)),
+)
+def test_a_limit_that_is_never_reached_changes_nothing(credit: tuple[int, int], steps: list[Any]) -> None:
+    """Nearly every hold and end is bounded by the balance alone: what is decided straight away is what the rules say."""
+    operations: list[Operation] = []
+    for number, (what, id_, first, second) in enumerate(steps):
+        if what == "hold":
+            operations.append(Hold(id=id_, account_id=1, key_id=10, want=first, least=second))
+        elif what == "end":
+            operations.append(End(hold=id_, account_id=1, key_id=10, charge=first, record=record()))
+        else:
+            operations.append(refund(1, first + 1, idempotency_key=f"{number}", reason="", actor=""))
+    free, limited = state(*credit), state(*credit, limit=1 << 100)
+    decision, ruled = decide(free, operations, 5), decide(limited, operations, 5)
+    assert decision.verdicts == ruled.verdicts
+    assert free.balances == limited.balances
+    assert decision.balances == ruled.balances
+    assert [msgspec.structs.replace(end, limited=True) for end in decision.ends] == ruled.ends
+    for (hold, expires_at), (other, other_expires_at) in zip(decision.holds, ruled.holds, strict=True):
+        assert (hold.id, hold.amount, expires_at) == (other.id, other.amount, other_expires_at)
+        assert (hold.limited, other.limited) == (False, True)
+    assert not decision.keys
 
 
 def test_a_late_end_is_charged_once() -> None:

@@ -301,9 +301,6 @@ class KeyState(msgspec.Struct, gc=False):
         if self.reset is not None and began(self.reset, now) > self.since:
             self.since, self.spent = now, 0
 
-    def allows(self, now: int) -> bool:
-        return self.live and (self.expires_at is None or now < self.expires_at)
-
 
 class Allowance(msgspec.Struct, gc=False):
     """A row of `allowance`: of the tokens that a plan includes in one month."""
@@ -425,7 +422,8 @@ def epoch_of(hold: int) -> int:
 
 def decide(state: State, operations: Sequence[Operation], now: int) -> Decision:
     """Apply `operations` in order of arrival. `now` is the database's time in milliseconds."""
-    decision = Decision([], [], [], [], {}, [], {}, {}, [], {}, {})
+    verdicts: list[Verdict] = []
+    decision = Decision(verdicts, [], [], [], {}, [], {}, {}, [], {}, {})
     for operation in operations:
         if isinstance(operation, Hold):
             verdict = _hold(state, operation, now, decision)
@@ -437,12 +435,14 @@ def decide(state: State, operations: Sequence[Operation], now: int) -> Decision:
             verdict = _extend(state, operation, now, decision)
         else:
             verdict = _post(state, operation, decision)
-        decision.verdicts.append(verdict)
+        verdicts.append(verdict)
     return decision
 
 
 def _hold(state: State, op: Hold, now: int, out: Decision) -> Verdict:
-    _check_amounts(op.want, op.least)
+    want, least = op.want, op.least
+    if not (0 <= want < MAX_AMOUNT and 0 <= least < MAX_AMOUNT):
+        _check_amounts(want, least)
     balance = state.balances.get(op.account_id)
     known = state.holds.get(op.id)
     if known is not None and balance is not None:
@@ -450,17 +450,28 @@ def _hold(state: State, op: Hold, now: int, out: Decision) -> Verdict:
     key = state.keys.get(op.key_id)
     if state.fenced or op.id in state.ends:
         return Refused(why=Refusal.FENCED)
-    if key is None or not key.allows(now) or balance is None or key.account_id != op.account_id:
+    if key is None or not key.live or (key.expires_at is not None and key.expires_at <= now):
+        return Refused(why=Refusal.KEY_GONE)
+    if balance is None or key.account_id != op.account_id:
         return Refused(why=Refusal.KEY_GONE)
     if op.claim is not None:
         first = state.claims.get((op.account_id, op.claim.name))
         if first is not None and first.stands(now, op.claim.keep_ms):
             return Claimed(hold=first.hold, same=first.request == op.claim.request)
-    key.renew(now)
-    tokens = _take_tokens(state, op, out) if op.period and not balance.frozen else None
-    amount = 0 if tokens is not None else _reserve(balance, key, op.want, op.least)
-    if isinstance(amount, Refused):
-        return _without_tokens(amount, op, state) if op.period else amount
+    available = balance.paid + balance.promo - balance.held
+    amount: int | Refused = want
+    tokens = None
+    if least <= want <= available and key.limit is None and not op.period and not balance.frozen:
+        # Nearly every hold: nothing but the balance bounds it, and all of it is there.
+        balance.held += want
+        out.balances[op.account_id] = balance
+    else:
+        key.renew(now)
+        tokens = _take_tokens(state, op, out) if op.period and not balance.frozen else None
+        amount = 0 if tokens is not None else _reserve(balance, key, want, least)
+        if isinstance(amount, Refused):
+            return _without_tokens(amount, op, state) if op.period else amount
+        _move_held(balance, None if key.limit is None else key, amount, out)
     hold = OpenHold(op.id, op.account_id, op.key_id, amount, key.limit is not None, {})
     if tokens is not None:
         hold.tokens, hold.period = tokens, op.period
@@ -469,8 +480,7 @@ def _hold(state: State, op: Hold, now: int, out: Decision) -> Verdict:
     if op.claim is not None:
         of = (op.account_id, op.claim.name)
         out.claims[of] = state.claims[of] = Claimant(hold=op.id, request=op.claim.request, created_at=now)
-    _move_held(balance, key if hold.limited else None, amount, out)
-    return Held(amount=amount, available=balance.available, tokens=tokens or 0)
+    return Held(amount=amount, available=available - amount, tokens=tokens or 0)
 
 
 def _take_tokens(state: State, op: Hold, out: Decision) -> int | None:
@@ -541,32 +551,41 @@ def _extend_tokens(state: State, op: Extend, hold: OpenHold, out: Decision) -> V
 
 
 def _end(state: State, op: End, now: int, out: Decision) -> Verdict:
-    _check_amounts(op.charge, 0)
-    stored = state.ends.get(op.hold)
+    due, id_, account_id = op.charge, op.hold, op.account_id
+    if not 0 <= due < MAX_AMOUNT:
+        _check_amounts(due)
+    stored = state.ends.get(id_)
     if stored is not None:
         return _end_again(state, op, stored, out)
-    hold = _open_hold(state, op.hold, op.account_id)
-    if hold is None:
+    hold = state.holds.get(id_)
+    if hold is None or hold.account_id != account_id:
         return Refused(why=Refusal.NO_HOLD)
-    balance = state.balances[hold.account_id]
-    key = state.keys.get(hold.key_id) if hold.limited else None
-    if key is not None:
-        key.renew(now)
-    _move_held(balance, key, -hold.amount, out)
-    allowance = None if hold.tokens is None else _use_tokens(state, op, hold, out)
-    due = op.charge if allowance is None else 0
-    charge = min(due, _chargeable(balance, key, hold.amount))
+    balance, held, allowance = state.balances[account_id], hold.amount, None
+    posted = balance.paid + balance.promo
+    if due <= held and due <= posted and not hold.limited and hold.tokens is None:
+        # Nearly every end: nothing but hold and balance bounds it, and they cover all of it.
+        charge = due
+        balance.held -= held
+        out.balances[account_id] = balance
+    else:
+        key = state.keys.get(hold.key_id) if hold.limited else None
+        if key is not None:
+            key.renew(now)
+        _move_held(balance, key, -held, out)
+        if hold.tokens is not None:
+            allowance, due = _use_tokens(state, op, hold, out), 0
+        charge = min(due, _chargeable(balance, key, held))
+        if key is not None and now >= key.since:
+            key.spent += charge
     promo = min(charge, balance.promo)
     balance.promo -= promo
     balance.paid -= charge - promo
-    if key is not None and now >= key.since:
-        key.spent += charge
     row = EndRow(
-        hold=hold.id,
-        account_id=hold.account_id,
+        hold=id_,
+        account_id=account_id,
         key_id=hold.key_id,
         ended_at=now,
-        held=hold.amount,
+        held=held,
         charge=charge,
         promo=promo,
         loss=due - charge,
@@ -574,13 +593,13 @@ def _end(state: State, op: End, now: int, out: Decision) -> Verdict:
         limited=hold.limited,
         allowance=allowance,
     )
-    del state.holds[hold.id]
-    state.ends[hold.id] = row
+    del state.holds[id_]
+    state.ends[id_] = row
     if hold.checkpointed:
-        out.checkpoints.pop(hold.id, None)
-        out.forgotten.append(hold.id)
+        out.checkpoints.pop(id_, None)
+        out.forgotten.append(id_)
     out.ends.append(row)
-    return Ended(charged=charge, promo=promo, loss=row.loss, available=balance.available)
+    return Ended(charged=charge, promo=promo, loss=row.loss, available=posted - charge - balance.held)
 
 
 def _use_tokens(state: State, op: End, hold: OpenHold, out: Decision) -> int:
@@ -604,11 +623,7 @@ def tokens_of(record: Record) -> int:
 def _end_again(state: State, op: End, stored: EndRow, out: Decision) -> Verdict:
     balance = state.balances[stored.account_id]
     first = Ended(
-        charged=stored.charge,
-        promo=stored.promo,
-        loss=stored.loss,
-        available=balance.available,
-        repeated=True,
+        charged=stored.charge, promo=stored.promo, loss=stored.loss, available=balance.available, repeated=True
     )
     more = op.charge - stored.charge
     swept = stored.record.outcome is Outcome.SWEPT and op.record.outcome is not Outcome.SWEPT
@@ -636,10 +651,7 @@ def _end_again(state: State, op: End, stored: EndRow, out: Decision) -> Verdict:
     _apply(balance, post, out)
     state.posted.add(late)
     return Ended(
-        charged=stored.charge + charge,
-        promo=stored.promo + promo,
-        loss=more - charge,
-        available=balance.available,
+        charged=stored.charge + charge, promo=stored.promo + promo, loss=more - charge, available=balance.available
     )
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import tollbridge
 from tollbridge.core.ledger import MAX_AMOUNT
-from tollbridge.core.money import charge, format_price, format_usd, parse_price, parse_usd
+from tollbridge.core.money import charge, format_price, format_usd, parse_price, parse_usd, usd_bytes
 from tollbridge.values import Price, Usage
 
 SOURCE = Path(tollbridge.__file__).parent
@@ -101,6 +101,18 @@ def test_an_amount_survives_writing_and_reading(nano: int) -> None:
     assert Fraction(text) == Fraction(nano, 10**9)
     assert re.fullmatch(r"\d+(\.\d{0,8}[1-9])?", text)
     assert Fraction(json.loads(text, parse_float=Fraction, parse_int=Fraction)) == Fraction(nano, 10**9)
+
+
+@given(st.integers(-MAX_AMOUNT, MAX_AMOUNT) | st.integers(-50, 50).map(lambda units: units * 10**8))
+def test_an_amount_in_bytes_is_the_same_text(nano: int) -> None:
+    assert usd_bytes(nano) == format_usd(nano).encode()
+
+
+@pytest.mark.parametrize("meter", [*METERS, "audio_input", "audio_output", "image_output", "searches"])
+def test_a_negative_count_is_never_priced(meter: str) -> None:
+    price = Price(input=2, output=2, cache_read=1, cache_write=1, cache_write_1h=1, searches=1)
+    with pytest.raises(ValueError, match="negative"):
+        charge(msgspec.structs.replace(Usage(input=9_000, output=9_000), **{meter: -1}), price)
 
 
 @given(st.integers(0, MAX_AMOUNT - 1))

@@ -1,5 +1,8 @@
 """The table "What is charged", a test a row; and the two numbers of a hold."""
 
+import math
+from fractions import Fraction
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -176,6 +179,52 @@ def test_no_request_within_its_demand_costs_more_than_its_bound(
     assert pricing.charge(Usage(output=written), route) <= pricing.further_output(route, usage.prompt, written)
 
 
+@given(
+    price=priced,
+    dearer=priced,
+    multiplier=st.integers(1, 3_000_000),
+    prompt=st.integers(0, 300_000),
+    limits=st.tuples(st.none() | st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 9000)),
+    choices=st.integers(1, 4),
+    flags=st.tuples(*[st.booleans()] * 4),
+)
+def test_a_bound_is_what_the_demand_costs_at_its_dearest(
+    price: Price,
+    dearer: Price,
+    multiplier: int,
+    prompt: int,
+    limits: tuple[int | None, int, int],
+    choices: int,
+    flags: tuple[bool, ...],
+) -> None:
+    asked, model_limit, default_hold = limits
+    audio, hour, produces, strict = flags
+    tiered = msgspec.structs.replace(price, tiers=(Tier(above=150_000, price=dearer),))
+    demand = Demand(
+        prompt=prompt, output_limit=asked, choices=choices, produces=produces, audio=audio, body=b'"1h"' if hour else b""
+    )
+    route = msgspec.structs.replace(ROUTE, price=tiered, multiplier_ppm=multiplier)
+    bound = pricing.bound(demand, route, model_limit=model_limit, default_hold=default_hold, strict=strict)
+
+    assert bound.prompt == -(-prompt * 130 // 100)
+    reached = [price, dearer] if bound.prompt > 150_000 else [price]
+    usual = [each for of in reached for each in (of.input, of.cache_read, of.cache_write)]
+    loud = [of.audio_input for of in reached if audio and of.audio_input is not None]
+    long = [of.cache_write_1h for of in reached if hour]
+    written = max(each or 0 for of in reached for each in (of.output, of.audio_output, of.image_output))
+
+    def costs(output: int) -> int:
+        pico = bound.prompt * max(usual + loud + long) + output * written
+        return math.ceil(Fraction(pico * multiplier, 10**9))
+
+    limit = 0 if not produces else model_limit if asked is None else min(asked, model_limit)
+    held = limit * choices if strict or asked is not None else min(limit * choices, default_hold)
+    assert (bound.limit, bound.output_price) == (limit, written)
+    assert bound.whole == costs(limit * choices)
+    assert bound.want == costs(held)
+    assert bound.least == costs(min(held, 256 * choices))
+
+
 def test_a_prompt_is_held_at_the_price_of_what_the_request_may_use() -> None:
     price = msgspec.structs.replace(PRICE, cache_write_1h=900_000, audio_input=2_000_000)
     route = msgspec.structs.replace(ROUTE, price=price)
@@ -203,10 +252,10 @@ def test_what_lets_a_model_search_is_held_for_some_searches(tools: bytes, search
     route = msgspec.structs.replace(ROUTE, price=msgspec.structs.replace(PRICE, searches=10**10))
     demand = Demand(prompt=1000, output_limit=10, tools=tools)
     bound = pricing.bound(demand, route, model_limit=10, default_hold=0, strict=False)
-    assert bound.prompt_price == 1300 * 500 + searches * 10**7
-    assert bound.least == bound.want == bound.prompt_price + 10 * 1500
+    assert bound.prompt_price == 1300 * 500_000 + searches * 10**10
+    assert bound.least == bound.want == 1300 * 500 + searches * 10**7 + 10 * 1500
     free = pricing.bound(demand, ROUTE, model_limit=10, default_hold=0, strict=False)
-    assert free.prompt_price == 1300 * 500
+    assert free.prompt_price == 1300 * 500_000
 
 
 def test_a_long_prompt_is_held_and_charged_by_its_tier_as_a_whole() -> None:

@@ -16,6 +16,7 @@ NANO_PER_CENT = 10_000_000
 
 _PICO_PER_NANO = 1_000
 _USD_PLACES = 9
+_NANO_PER_USD = 10**_USD_PLACES
 # USD per million tokens is 10⁶ pico-USD per token.
 _PRICE_PLACES = 6
 _DECIMAL = re.compile(r"(0|[1-9][0-9]{0,18})(?:\.([0-9]{1,12}))?")
@@ -29,12 +30,11 @@ def charge(usage: Usage, price: Price, multiplier_ppm: int = PPM) -> int:
     if price.tiers:
         price = tier(price, usage.prompt)
     read, output = usage.input, usage.output
-    cached, written, written_1h = usage.cache_read, usage.cache_write, usage.cache_write_1h
-    if read < 0 or cached < 0 or written < 0 or written_1h < 0 or output < 0:
+    if read < 0 or output < 0:
         raise ValueError("a count of tokens is not negative")
     pico = read * price.input + output * price.output
-    if cached or written or written_1h:
-        pico += cached * price.cache_read + written * price.cache_write + written_1h * price.cache_write_1h
+    if usage.cache_read or usage.cache_write or usage.cache_write_1h:
+        pico += _of_cache(usage, price)
     if usage.audio_input or usage.audio_output or usage.image_output or usage.searches:
         pico += _of_rare_meters(usage, price)
     return round_up(pico, multiplier_ppm)
@@ -47,6 +47,13 @@ def tier(price: Price, prompt: int) -> Price:
         if prompt > step.above:
             reached = step.price
     return reached
+
+
+def _of_cache(usage: Usage, price: Price) -> int:
+    cached, written, written_1h = usage.cache_read, usage.cache_write, usage.cache_write_1h
+    if cached < 0 or written < 0 or written_1h < 0:
+        raise ValueError("a count of tokens is not negative")
+    return cached * price.cache_read + written * price.cache_write + written_1h * price.cache_write_1h
 
 
 def _of_rare_meters(usage: Usage, price: Price) -> int:
@@ -85,6 +92,14 @@ def parse_price(text: str) -> int:
 def format_usd(nano: int) -> str:
     """`"12.5"` from nano-USD: the shortest exact decimal, which is a JSON number too."""
     return _format(nano, _USD_PLACES)
+
+
+def usd_bytes(nano: int) -> bytes:
+    """`format_usd` as bytes, for what goes out with every answer."""
+    if nano < 0:
+        return b"-" + usd_bytes(-nano)
+    whole, fraction = divmod(nano, _NANO_PER_USD)
+    return (b"%d.%09d" % (whole, fraction)).rstrip(b"0") if fraction else b"%d" % whole
 
 
 def format_price(pico_per_token: int) -> str:

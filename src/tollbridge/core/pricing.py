@@ -50,8 +50,8 @@ def covers(when: When, moment: int) -> bool:
 class Bound(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """`want` is what should be held, `least` what must be, `whole` what it may cost in all.
 
-    `limit`: the output limit per choice that `whole` assumes. `prompt_price` is what the prompt and the
-    searches may cost; `output_price` pico-USD per token written, before the multiplier, at the dearest.
+    `limit`: the output limit per choice that `whole` assumes. `prompt_price` is what the prompt and the searches may
+    cost in all, `output_price` each token written: pico-USD, before the multiplier, at the dearest.
     """
 
     want: int
@@ -91,33 +91,23 @@ def bound(demand: Demand, route: Route, *, model_limit: int, default_hold: int, 
     pico, multiplier = prompt * read, route.multiplier_ppm
     if route.price.searches and demand.tools and any(each in demand.tools for each in _SEARCH):
         pico += SEARCHES_HELD * route.price.searches
-    prompt_price = money.round_up(pico, multiplier)
-    if not demand.produces:
-        return Bound(
-            want=prompt_price,
-            least=prompt_price,
-            whole=prompt_price,
-            prompt=prompt,
-            limit=0,
-            prompt_price=prompt_price,
-            output_price=written,
-        )
+    choices = demand.choices
+    limit = model_limit if demand.produces else 0
     if demand.output_limit is not None:
-        limit = min(demand.output_limit, model_limit)
-        held = output = limit * demand.choices
-    else:
-        limit = model_limit
-        output = limit * demand.choices
-        held = output if strict else min(output, default_hold)
-    want = money.round_up(pico + held * written, multiplier)
-    least = min(held, LEAST_OUTPUT_TOKENS * demand.choices)
+        limit = min(limit, demand.output_limit)
+    output = held = limit * choices
+    if demand.output_limit is None and not strict and held > default_hold:
+        held = default_hold
+    want = least = money.round_up(pico + held * written, multiplier)
+    if held > LEAST_OUTPUT_TOKENS * choices:
+        least = money.round_up(pico + LEAST_OUTPUT_TOKENS * choices * written, multiplier)
     return Bound(
         want=want,
-        least=want if least == held else money.round_up(pico + least * written, multiplier),
+        least=least,
         whole=want if output == held else money.round_up(pico + output * written, multiplier),
         prompt=prompt,
         limit=limit,
-        prompt_price=prompt_price,
+        prompt_price=pico,
         output_price=written,
     )
 
@@ -150,7 +140,7 @@ def affordable_output(route: Route, amount: int, bound: Bound, choices: int) -> 
     price = bound.output_price * route.multiplier_ppm
     if price == 0:
         return 1 << 31
-    left = amount - bound.prompt_price
+    left = amount - money.round_up(bound.prompt_price, route.multiplier_ppm)
     return max(0, left * 1_000 * 1_000_000 // (price * choices))
 
 
@@ -175,27 +165,24 @@ def cost(usage: Usage, route: Route) -> int:
 
 def charge_and_cost(usage: Usage, route: Route) -> tuple[int, int]:
     """Both at once: most routes are sold at cost."""
-    charged = charge(usage, route)
+    charged = money.charge(usage, route.price, route.multiplier_ppm)
     at_cost = route.cost is route.price and route.multiplier_ppm == money.PPM
     return charged, charged if at_cost else cost(usage, route)
 
 
 def _dearest(price: Price, prompt: int, demand: Demand) -> tuple[int, int]:
     """The most that a token read, and that a token written, may cost of a request with a prompt of so many tokens."""
-    read, written = _dearest_read(price, demand), _dearest_written(price)
-    for tier in price.tiers:
-        if prompt > tier.above:
-            read, written = max(read, _dearest_read(tier.price, demand)), max(written, _dearest_written(tier.price))
-    return read, written
-
-
-def _dearest_read(price: Price, demand: Demand) -> int:
     read = max(price.input, price.cache_read, price.cache_write)
     if price.audio_input is not None and price.audio_input > read and demand.audio:
         read = price.audio_input
     if price.cache_write_1h > read and (demand.body is None or _HOUR in demand.body):
         read = price.cache_write_1h
-    return read
+    written = _dearest_written(price)
+    for tier in price.tiers:
+        if prompt > tier.above:
+            tier_read, tier_written = _dearest(tier.price, prompt, demand)
+            read, written = max(read, tier_read), max(written, tier_written)
+    return read, written
 
 
 def _dearest_written(price: Price) -> int:
@@ -249,6 +236,8 @@ def bill(ending: Ending, *, charge_partial: bool, silence_ms: int = SILENCE_IS_U
     before the first token owes nothing after a longer silence of the provider.
     """
     usage = ending.reported or ending.counted
+    if ending.cause is Cause.FINISHED and ending.produced:  # nearly every call
+        return Bill(usage=usage, charged=True, outcome=Outcome.COMPLETED)
     if ending.cause is Cause.OUR_FAULT:
         return Bill(usage=usage, charged=ending.delivered and ending.produced, outcome=Outcome.OUR_FAULT)
     if ending.cause is Cause.CLIENT_LEFT:

@@ -632,7 +632,7 @@ def test_what_a_limited_key_holds_for_other_calls_is_not_charged_to_this_one() -
     steps=st.lists(st.tuples(st.sampled_from(["hold", "end", "refund"]), st.integers(1, 4), amounts, amounts)),
 )
 def test_a_limit_that_is_never_reached_changes_nothing(credit: tuple[int, int], steps: list[Any]) -> None:
-    """Nearly every hold and end is bounded by the balance alone: what is decided straight away is what the rules say."""
+    """Nearly every hold and end is bounded by the balance alone: that is decided straight away, as the rules say."""
     operations: list[Operation] = []
     for number, (what, id_, first, second) in enumerate(steps):
         if what == "hold":

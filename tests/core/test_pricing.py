@@ -201,7 +201,12 @@ def test_a_bound_is_what_the_demand_costs_at_its_dearest(
     audio, hour, produces, strict = flags
     tiered = msgspec.structs.replace(price, tiers=(Tier(above=150_000, price=dearer),))
     demand = Demand(
-        prompt=prompt, output_limit=asked, choices=choices, produces=produces, audio=audio, body=b'"1h"' if hour else b""
+        prompt=prompt,
+        output_limit=asked,
+        choices=choices,
+        produces=produces,
+        audio=audio,
+        body=b'"1h"' if hour else b"",
     )
     route = msgspec.structs.replace(ROUTE, price=tiered, multiplier_ppm=multiplier)
     bound = pricing.bound(demand, route, model_limit=model_limit, default_hold=default_hold, strict=strict)

@@ -118,13 +118,15 @@ class Extend(msgspec.Struct, frozen=True, kw_only=True):
     least: int
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """What is remembered of one request: the usage row less its amounts. Never a prompt or an answer."""
 
     started_at: int
     duration_ms: int
-    first_byte_ms: int | None = None
     price_version: int
+    outcome: Outcome
+    status: int = 200
+    first_byte_ms: int | None = None
     input: int = 0
     cache_read: int = 0
     cache_write: int = 0
@@ -136,8 +138,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     image_output: int = 0
     searches: int = 0
     cost: int = 0
-    outcome: Outcome
-    status: int = 200
     streamed: bool = False
     estimated: bool = False
     suspect: bool = False
@@ -459,8 +459,7 @@ def _hold(state: State, op: Hold, now: int, out: Decision) -> Verdict:
         if first is not None and first.stands(now, op.claim.keep_ms):
             return Claimed(hold=first.hold, same=first.request == op.claim.request)
     available = balance.paid + balance.promo - balance.held
-    amount: int | Refused = want
-    tokens = None
+    amount, tokens = want, None
     if least <= want <= available and key.limit is None and not op.period and not balance.frozen:
         # Nearly every hold: nothing but the balance bounds it, and all of it is there.
         balance.held += want
@@ -468,9 +467,10 @@ def _hold(state: State, op: Hold, now: int, out: Decision) -> Verdict:
     else:
         key.renew(now)
         tokens = _take_tokens(state, op, out) if op.period and not balance.frozen else None
-        amount = 0 if tokens is not None else _reserve(balance, key, want, least)
-        if isinstance(amount, Refused):
-            return _without_tokens(amount, op, state) if op.period else amount
+        reserved = 0 if tokens is not None else _reserve(balance, key, want, least)
+        if isinstance(reserved, Refused):
+            return _without_tokens(reserved, op, state) if op.period else reserved
+        amount = reserved
         _move_held(balance, None if key.limit is None else key, amount, out)
     hold = OpenHold(op.id, op.account_id, op.key_id, amount, key.limit is not None, {})
     if tokens is not None:

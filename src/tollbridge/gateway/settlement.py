@@ -13,7 +13,7 @@ import msgspec
 
 from tollbridge.core import pricing
 from tollbridge.core.ledger import Checkpoint, End, Ended, Record, Verdict
-from tollbridge.core.money import format_usd
+from tollbridge.core.money import usd_bytes
 from tollbridge.gateway.admission import Admission, Policy, Ticket
 from tollbridge.gateway.recent import Recent
 from tollbridge.limits.base import Limiter
@@ -24,6 +24,7 @@ from tollbridge.wire.exchange import Receipt
 
 # How long an answer waits to tell the balance after it. The charge goes on to the books, waited for or not.
 SETTLE_WAIT_S = 0.25
+_STRETCHES = 5
 # Providers count hidden tokens too, and some overshoot a limit; nobody writes several times what a model can.
 SLACK = 2
 # A model that searches gives up after tens of calls.
@@ -80,31 +81,28 @@ class Settlement:
         """Settle `ticket` as `ending` says. `route`: the one that was asked last; None: nothing was sent, no charge."""
         policy = self._policy
         bill = pricing.bill(ending, charge_partial=policy.charge_partial, silence_ms=policy.silence_ms)
-        if route is None:
-            bill = msgspec.structs.replace(bill, charged=False)
-        priced_by = route or ticket.routes[0]
-        charge, cost = pricing.charge_and_cost(bill.usage, priced_by)
-        if route is None:
-            cost = 0
+        usage = bill.usage
+        if route is not None:
+            priced_by = route
+            charge, cost = pricing.charge_and_cost(usage, priced_by)
+        else:
+            priced_by, bill = ticket.routes[0], msgspec.structs.replace(bill, charged=False)
+            charge, cost = pricing.charge(usage, priced_by), 0
         if bill.free_loss and not self._may_lose(ticket, charge):
             bill = msgspec.structs.replace(bill, charged=True)
-        charge = charge if bill.charged else 0
+        if not bill.charged:
+            charge = 0
         record = self._record(ticket, priced_by, bill, ending, status, first_byte_ms, cost, attempts)
-        end = End(
-            hold=ticket.hold,
-            account_id=ticket.caller.account_id,
-            key_id=ticket.caller.key_id,
-            charge=charge,
-            record=record,
-        )
+        caller = ticket.caller
+        end = End(hold=ticket.hold, account_id=caller.account_id, key_id=caller.key_id, charge=charge, record=record)
         verdict = self._ledger.submit(end)
         if ticket.tokens:
             # The ledger takes included tokens for it.
             charge, end = 0, msgspec.structs.replace(end, charge=0)
         self._recent.keep(end, priced_by)
-        self._limiter.give_back(ticket.grant, bill.usage.prompt + bill.usage.output if bill.charged else 0)
+        self._limiter.give_back(ticket.grant, usage.prompt + usage.output if bill.charged else 0)
         if bill.outcome is Outcome.COMPLETED and ticket.demand.produces:
-            self._admission.remember(ticket, bill.usage.output)
+            self._admission.remember(ticket, usage.output)
             if not attempts:
                 self._measure(priced_by, record)
         elif ending.cause is pricing.Cause.CLIENT_LEFT and route is not None and not ending.produced:
@@ -134,16 +132,16 @@ class Settlement:
         """What the caller is told. Waits for the books, but not for long: then the balance is left out."""
         charge, balance = closed.charge, None
         try:
-            ended = await self._patience.wait(closed.verdict)
+            ended = await self._patience.watch(closed.verdict)
         except Exception:  # the books said no, or nothing in time: the charge goes on to them all the same
             ended = None
         if isinstance(ended, Ended):
-            charge, balance = ended.charged, format_usd(ended.available).encode()
+            charge, balance = ended.charged, usd_bytes(ended.available)
         usage = closed.bill.usage
-        charged = format_usd(charge).encode()
+        charged = usd_bytes(charge)
         return Receipt(
             charge=charged,
-            cost=charged if closed.cost == charge else format_usd(closed.cost).encode(),
+            cost=charged if closed.cost == charge else usd_bytes(closed.cost),
             balance=balance,
             usage=usage if usage.estimated else None,
             byok=closed.byok,
@@ -151,14 +149,14 @@ class Settlement:
 
     def believes(self, ticket: Ticket, reported: Usage) -> bool:
         """The last gate of reported usage: no more than what was sent and asked for allows."""
-        model, demand = ticket.model, ticket.demand
-        most_read = max(len(ticket.request.body), model.context_window)
-        limit = max(model.output_limit, ticket.limit or 0, demand.output_limit or 0)
-        return (
-            reported.prompt <= most_read
-            and reported.completion <= limit * demand.choices * SLACK
-            and reported.searches <= MOST_SEARCHES
-        )
+        model, demand, read = ticket.model, ticket.demand, reported.prompt
+        if read > model.context_window and read > len(ticket.request.body):
+            return False
+        written, slack = reported.completion, demand.choices * SLACK
+        if written > model.output_limit * slack:
+            limit = max(ticket.limit or 0, demand.output_limit or 0)
+            return written <= limit * slack and reported.searches <= MOST_SEARCHES
+        return reported.searches <= MOST_SEARCHES
 
     def _may_lose(self, ticket: Ticket, charge: int) -> bool:
         """Whether this account may be given one more answer whose upstream died, today."""
@@ -184,60 +182,66 @@ class Settlement:
         cost: int,
         attempts: Sequence[Attempt],
     ) -> Record:
-        usage = bill.usage
+        usage, request = bill.usage, ticket.request
+        # By place: of more than 15 names CPython makes a dict first, for each request.
         return Record(
-            started_at=ticket.started_at,
-            duration_ms=int((time.monotonic() - ticket.started) * 1000),
-            first_byte_ms=first_byte_ms,
-            price_version=route.version,
-            input=usage.input,
-            cache_read=usage.cache_read,
-            cache_write=usage.cache_write,
-            cache_write_1h=usage.cache_write_1h,
-            output=usage.output,
-            reasoning=usage.reasoning,
-            audio_input=usage.audio_input,
-            audio_output=usage.audio_output,
-            image_output=usage.image_output,
-            searches=usage.searches,
-            cost=cost,
-            outcome=bill.outcome,
-            status=status,
-            streamed=ticket.request.stream,
-            estimated=usage.estimated,
-            suspect=usage.suspect,
-            byok=route.upstream.owner != 0,
-            endpoint=ticket.request.endpoint,
-            finish=ending.finish,
-            raw=usage.raw or None,
-            attempts=msgspec.json.encode(attempts) if attempts else None,
+            ticket.started_at,
+            int((time.monotonic() - ticket.started) * 1000),
+            route.version,
+            bill.outcome,
+            status,
+            first_byte_ms,
+            usage.input,
+            usage.cache_read,
+            usage.cache_write,
+            usage.cache_write_1h,
+            usage.output,
+            usage.reasoning,
+            usage.audio_input,
+            usage.audio_output,
+            usage.image_output,
+            usage.searches,
+            cost,
+            request.stream,
+            usage.estimated,
+            usage.suspect,
+            route.upstream.owner != 0,
+            request.endpoint,
+            ending.finish,
+            usage.raw or None,
+            msgspec.json.encode(attempts) if attempts else None,
         )
 
 
 class _Patience:
-    """Ends waits that take too long: one timer for all of them, none while nobody waits."""
+    """Ends waits that take too long: one timer for all of them, none while nobody waits.
+
+    `_waiting`: those that began to wait in the same stretch of time, the oldest first. A wait ends after a number of
+    whole stretches: never early, and one stretch late at most.
+    """
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._waiting: deque[tuple[float, asyncio.Future[Verdict]]] = deque()
+        self._stretch_s = seconds / _STRETCHES
+        self._waiting: deque[list[asyncio.Future[Verdict]]] = deque([[]])
         self._timer: asyncio.TimerHandle | None = None
 
-    async def wait(self, verdict: asyncio.Future[Verdict]) -> Verdict:
-        """The verdict on an end, which nobody else waits for. TimeoutError, which stays its result, when it is late.
+    def watch(self, verdict: asyncio.Future[Verdict]) -> asyncio.Future[Verdict]:
+        """The verdict on an end, for one who waits for it. TimeoutError, which stays its result, when it is late.
 
         The ledger carries an end out whether or not there is anybody left to tell.
         """
         if not verdict.done():
-            loop = verdict.get_loop()
-            self._waiting.append((loop.time() + self._seconds, verdict))
+            self._waiting[-1].append(verdict)
             if self._timer is None:
-                self._timer = loop.call_later(self._seconds, self._wake, loop)
-        return await verdict
+                loop = verdict.get_loop()
+                self._timer = loop.call_later(self._stretch_s, self._turn, loop)
+        return verdict
 
-    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
-        waiting, now = self._waiting, loop.time()
-        while waiting and (waiting[0][0] <= now or waiting[0][1].done()):
-            _, verdict = waiting.popleft()
-            if not verdict.done():
-                verdict.set_exception(TimeoutError())
-        self._timer = loop.call_at(waiting[0][0], self._wake, loop) if waiting else None
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        waiting = self._waiting
+        waiting.append([])
+        if len(waiting) > _STRETCHES + 1:
+            for verdict in waiting.popleft():
+                if not verdict.done():
+                    verdict.set_exception(TimeoutError())
+        self._timer = loop.call_later(self._stretch_s, self._turn, loop) if any(waiting) else None

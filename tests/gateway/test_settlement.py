@@ -1,0 +1,134 @@
+"""What a request's record says, which reports are believed, and how long an answer waits for the books."""
+
+import asyncio
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tollbridge.core.ledger import Noted, Record, Verdict
+from tollbridge.core.pricing import Bill, Cause, Ending
+from tollbridge.gateway.settlement import MOST_SEARCHES, SLACK, Attempt, Settlement, _Patience
+from tollbridge.values import Outcome, Price, Route, Upstream, Usage
+
+PRICE = Price(input=1, output=1, cache_read=1, cache_write=1, cache_write_1h=1)
+HERE = Upstream(
+    name="here", provider="here", dialect="openai_chat", base_url="http://h/v1", auth="bearer", credential="", owner=3
+)
+ROUTE = Route(model="m", upstream=HERE, upstream_model="m", price=PRICE, cost=PRICE, version=17)
+METERS = (
+    *("input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning"),
+    *("audio_input", "audio_output", "image_output", "searches"),
+)
+settlement: Any = object.__new__(Settlement)
+
+
+@pytest.mark.parametrize("flag", ["estimated", "suspect", "stream", None])
+def test_each_field_of_a_record_is_its_own(flag: str | None) -> None:
+    meters = {name: number for number, name in enumerate(METERS, 100)}
+    usage = msgspec.convert({**meters, "raw": b"{}", "estimated": False, "suspect": False}, Usage)
+    if flag in ("estimated", "suspect"):
+        usage = msgspec.structs.replace(usage, **{flag: True})
+    request = SimpleNamespace(stream=flag == "stream", endpoint="messages")
+    ticket = SimpleNamespace(started_at=5, started=time.monotonic() - 2, request=request)
+    ending = Ending(cause=Cause.CLIENT_LEFT, reported=usage, counted=Usage(), produced=True, finish="length")
+    bill = Bill(usage=usage, charged=True, outcome=Outcome.CLIENT_LEFT)
+    attempts = [Attempt(route="there", failed="timeout")]
+    record = settlement._record(ticket, ROUTE, bill, ending, 499, 33, 44, attempts)
+    assert 2_000 <= record.duration_ms < 60_000
+    assert record == Record(
+        started_at=5,
+        duration_ms=record.duration_ms,
+        price_version=17,
+        outcome=Outcome.CLIENT_LEFT,
+        status=499,
+        first_byte_ms=33,
+        **meters,
+        cost=44,
+        streamed=flag == "stream",
+        estimated=flag == "estimated",
+        suspect=flag == "suspect",
+        byok=True,
+        endpoint="messages",
+        finish="length",
+        raw=b"{}",
+        attempts=b'[{"route":"there","failed":"timeout"}]',
+    )
+
+
+few = st.integers(0, 40)
+
+
+@given(
+    used=st.fixed_dictionaries({name: few for name in METERS if name not in ("reasoning", "searches")}),
+    searches=st.sampled_from([0, MOST_SEARCHES, MOST_SEARCHES + 1]),
+    window=few,
+    body=few,
+    limits=st.tuples(few, st.none() | few, st.none() | few),
+    choices=st.integers(1, 3),
+)
+def test_no_more_is_believed_than_was_sent_and_asked_for(
+    used: dict[str, int],
+    searches: int,
+    window: int,
+    body: int,
+    limits: tuple[int, int | None, int | None],
+    choices: int,
+) -> None:
+    most_written, set_by_money, asked = limits
+    ticket = SimpleNamespace(
+        model=SimpleNamespace(context_window=window, output_limit=most_written),
+        request=SimpleNamespace(body=b"x" * body),
+        demand=SimpleNamespace(output_limit=asked, choices=choices),
+        limit=set_by_money,
+    )
+    reported = msgspec.convert({**used, "searches": searches}, Usage)
+    limit = max(most_written, set_by_money or 0, asked or 0)
+    assert settlement.believes(ticket, reported) == (
+        reported.prompt <= max(body, window)
+        and reported.completion <= limit * choices * SLACK
+        and searches <= MOST_SEARCHES
+    )
+
+
+def test_a_wait_for_the_books_ends_in_time_and_never_early() -> None:
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        patience = _Patience(0.2)
+
+        async def wait(after: float) -> float:
+            await asyncio.sleep(after)
+            began = loop.time()
+            with pytest.raises(TimeoutError):
+                await patience.watch(loop.create_future())
+            return loop.time() - began
+
+        waited = await asyncio.gather(*(wait(number * 0.017) for number in range(20)))
+        assert min(waited) >= 0.2
+        # One stretch late at most, and what a slow machine adds to that.
+        assert max(waited) < 2
+        # It begins anew after nobody waited.
+        await asyncio.sleep(0.1)
+        assert patience._timer is None
+        assert 0.2 <= await wait(0) < 2
+
+    asyncio.run(test())
+
+
+def test_a_verdict_in_time_is_what_was_waited_for() -> None:
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        patience = _Patience(0.05)
+        late: asyncio.Future[Verdict] = loop.create_future()
+        known: asyncio.Future[Verdict] = loop.create_future()
+        known.set_result(Noted())
+        loop.call_later(0.01, late.set_result, Noted())
+        assert await patience.watch(known) == await patience.watch(late) == Noted()
+        await asyncio.sleep(0.1)  # its stretch is over, and nothing comes of it
+        assert late.result() == Noted()
+
+    asyncio.run(test())

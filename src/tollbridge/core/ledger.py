@@ -441,7 +441,7 @@ def decide(state: State, operations: Sequence[Operation], now: int) -> Decision:
 
 def _hold(state: State, op: Hold, now: int, out: Decision) -> Verdict:
     want, least = op.want, op.least
-    if not (0 <= want < MAX_AMOUNT and 0 <= least < MAX_AMOUNT):
+    if not 0 <= least <= want < MAX_AMOUNT:
         _check_amounts(want, least)
     balance = state.balances.get(op.account_id)
     known = state.holds.get(op.id)
@@ -460,7 +460,7 @@ def _hold(state: State, op: Hold, now: int, out: Decision) -> Verdict:
             return Claimed(hold=first.hold, same=first.request == op.claim.request)
     available = balance.paid + balance.promo - balance.held
     amount, tokens = want, None
-    if least <= want <= available and key.limit is None and not op.period and not balance.frozen:
+    if want <= available and least <= available and key.limit is None and not op.period and not balance.frozen:
         # Nearly every hold: nothing but the balance bounds it, and all of it is there.
         balance.held += want
         out.balances[op.account_id] = balance

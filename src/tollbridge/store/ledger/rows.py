@@ -32,15 +32,48 @@ _RARE_METERS = ("audio_input", "audio_output", "image_output", "searches")
 def usage_row(end: EndRow, nothing: Any = None) -> tuple[Any, ...]:
     """`nothing` stands where a row of `usage` holds NULL, but for `finish`."""
     record = end.record
-    flags = record.streamed * STREAMED + record.estimated * ESTIMATED + record.suspect * SUSPECT + end.limited * LIMITED
-    flags += record.byok * BYOK + _ENDPOINT_FLAGS[record.endpoint]
+    flags = _ENDPOINT_FLAGS[record.endpoint]
+    if record.streamed:
+        flags += STREAMED
+    if record.estimated:
+        flags += ESTIMATED
+    if record.suspect:
+        flags += SUSPECT
+    if end.limited:
+        flags += LIMITED
+    if record.byok:
+        flags += BYOK
+    meters, first_byte_ms, allowance = nothing, record.first_byte_ms, end.allowance
+    if record.audio_input or record.audio_output or record.image_output or record.searches:
+        meters = _rare_meters(record)
     return (
-        *(end.hold, end.account_id, end.key_id, end.ended_at, end.held, end.charge, end.promo, end.loss),
-        *(record.cost, record.price_version),
-        *(record.input, record.cache_read, record.cache_write, record.cache_write_1h, record.output, record.reasoning),
-        *(record.started_at, record.duration_ms, nothing if record.first_byte_ms is None else record.first_byte_ms),
-        *(int(record.outcome), record.status, flags, record.finish, record.raw or nothing, record.attempts or nothing),
-        *(_rare_meters(record) or nothing, nothing if end.allowance is None else end.allowance),
+        end.hold,
+        end.account_id,
+        end.key_id,
+        end.ended_at,
+        end.held,
+        end.charge,
+        end.promo,
+        end.loss,
+        record.cost,
+        record.price_version,
+        record.input,
+        record.cache_read,
+        record.cache_write,
+        record.cache_write_1h,
+        record.output,
+        record.reasoning,
+        record.started_at,
+        record.duration_ms,
+        nothing if first_byte_ms is None else first_byte_ms,
+        int(record.outcome),
+        record.status,
+        flags,
+        record.finish,
+        record.raw or nothing,
+        record.attempts or nothing,
+        meters,
+        nothing if allowance is None else allowance,
     )
 
 
@@ -154,10 +187,8 @@ def key_state(
     )
 
 
-def _rare_meters(record: Record) -> str | None:
-    """`usage.meters`: the counts of seldom used meters as a JSON object, None when all of them are 0."""
-    if not (record.audio_input or record.audio_output or record.image_output or record.searches):
-        return None
+def _rare_meters(record: Record) -> str:
+    """`usage.meters`: the counts of seldom used meters, as far as they are not 0, as a JSON object."""
     counts = {name: count for name in _RARE_METERS if (count := getattr(record, name))}
     return msgspec.json.encode(counts).decode()
 

@@ -211,35 +211,40 @@ class SqliteLedger:
 
     def submit(self, op: Operation) -> asyncio.Future[Verdict]:
         future: asyncio.Future[Verdict] = self._loop.create_future()
+        now = time.monotonic()
         if isinstance(op, _RESERVING):
-            self._require_room()
+            self._require_room(now)
         elif self._failed or self._stopping:
             _refuse(future, _away())
             return future
-        self._waiting.append((op, future, time.monotonic()))
+        self._waiting.append((op, future, now))
         if self._sleeping:
             self._sleeping = False
             self._wake.put(None)
         return future
 
-    def _require_room(self) -> None:
+    def _require_room(self, now: float) -> None:
         if self._failed or self._stalled or self._stopping:
             raise _away()
-        try:
-            behind = time.monotonic() - self._waiting[0][2] > _MOST_WAITING_S
-        except IndexError:
+        waiting = self._waiting
+        if not waiting:
             return
-        if behind or len(self._waiting) >= MOST_WAITING:
+        try:
+            is_behind = now - waiting[0][2] > _MOST_WAITING_S
+        except IndexError:  # the writer has just taken what waited
+            return
+        if is_behind or len(waiting) >= MOST_WAITING:
             raise Unavailable("Too many requests are waiting. Try again shortly.", code="overloaded")
 
     # --- back on the loop ---
 
     def _resolve(self, batch: Sequence[_Item], verdicts: Sequence[Verdict]) -> None:
         for (op, future, _), verdict in zip(batch, verdicts, strict=True):
-            if not future.done():
+            try:
                 future.set_result(verdict)
-            elif isinstance(op, Hold) and isinstance(verdict, Held):
-                self.submit(_given_back(op))
+            except asyncio.InvalidStateError:  # nobody waits for it any more
+                if isinstance(op, Hold) and isinstance(verdict, Held):
+                    self.submit(_given_back(op))
 
     def _reject(self, batch: Sequence[_Item], error: Exception) -> None:
         for _, future, _ in batch:
@@ -398,7 +403,8 @@ class SqliteLedger:
         except sqlite3.Error as error:
             raise UnknownCommitError(str(error)) from error
 
-    def _load(self, operations: list[Operation], careful: bool) -> State:
+    def _look_for_changes(self) -> None:
+        """Forget what is remembered where anybody else may have changed it."""
         version = self._connection.execute("PRAGMA data_version").fetchone()[0]
         remembered = max(len(self._balances), len(self._keys), len(self._allowances))
         if version != self._version or remembered > _MOST_REMEMBERED:
@@ -408,10 +414,14 @@ class SqliteLedger:
             self._allowances.clear()
             row = self._connection.execute(_FENCED, (self.epoch,)).fetchone()
             self._fenced = row is None or row[0] is not None
+
+    def _load(self, operations: list[Operation], careful: bool) -> State:
+        self._look_for_changes()
+        balances, keys, holds = self._balances, self._keys, self._holds
         state = State(
-            balances=self._balances,
-            keys=self._keys,
-            holds=self._holds,
+            balances=balances,
+            keys=keys,
+            holds=holds,
             ends={},
             posted=set(),
             fenced=self._fenced,
@@ -421,7 +431,8 @@ class SqliteLedger:
             if isinstance(op, Hold):
                 if careful:
                     self._load_hold(state, op.id)
-                self._load_key(op.key_id)
+                if op.key_id not in keys:
+                    self._load_key(op.key_id)
                 if op.period:
                     self._load_allowance(op.account_id, op.period)
                 if op.claim is not None:
@@ -432,27 +443,25 @@ class SqliteLedger:
                 if self._connection.execute(_POSTED, (op.idempotency_key,)).fetchone():
                     state.posted.add(op.idempotency_key)
             else:
-                hold = self._holds.get(op.hold) or self._load_hold(state, op.hold)
+                hold = holds.get(op.hold) or self._load_hold(state, op.hold)
                 if hold is not None:
-                    self._load_balance(hold.account_id)
-                    if hold.limited:
+                    if hold.limited and hold.key_id not in keys:
                         self._load_key(hold.key_id)
                     if hold.period:
                         self._load_allowance(hold.account_id, hold.period)
-            self._load_balance(op.account_id)
+            if op.account_id not in balances:
+                self._load_balance(op.account_id)
         return state
 
     def _load_balance(self, account_id: int) -> None:
-        if account_id not in self._balances:
-            row = self._connection.execute(_BALANCE, (account_id,)).fetchone()
-            if row is not None:
-                self._balances[account_id] = Balance(row[0], row[1], row[2], row[3], bool(row[4]))
+        row = self._connection.execute(_BALANCE, (account_id,)).fetchone()
+        if row is not None:
+            self._balances[account_id] = Balance(row[0], row[1], row[2], row[3], bool(row[4]))
 
     def _load_key(self, key_id: int) -> None:
-        if key_id not in self._keys:
-            row = self._connection.execute(_KEY, (key_id,)).fetchone()
-            if row is not None:
-                self._keys[key_id] = key_state(key_id, *row)
+        row = self._connection.execute(_KEY, (key_id,)).fetchone()
+        if row is not None:
+            self._keys[key_id] = key_state(key_id, *row)
 
     def _load_allowance(self, account_id: int, period: int) -> None:
         if (account_id, period) not in self._allowances:
@@ -465,7 +474,8 @@ class SqliteLedger:
         ended = self._connection.execute(_USAGE, (hold,)).fetchone()
         if ended is not None:
             end = state.ends[hold] = end_row(ended)
-            self._load_balance(end.account_id)
+            if end.account_id not in self._balances:
+                self._load_balance(end.account_id)
             late = f"late/{hold}"
             if end.record.outcome is Outcome.SWEPT and self._connection.execute(_POSTED, (late,)).fetchone():
                 state.posted.add(late)
@@ -543,10 +553,13 @@ class SqliteLedger:
 
 
 def _hold_row(hold: OpenHold, expires_at: int) -> tuple[int | str, ...]:
+    id_, account_id, key_id, limited = hold.id, hold.account_id, hold.key_id, 1 if hold.limited else 0
+    if hold.tokens is None and not hold.steps:
+        return (id_, account_id, key_id, hold.amount, limited, expires_at, _NOTHING, _NOTHING)
     amount, tokens, period = first_of(hold)
     if tokens is None or period is None:
-        return (hold.id, hold.account_id, hold.key_id, amount, int(hold.limited), expires_at, _NOTHING, _NOTHING)
-    return (hold.id, hold.account_id, hold.key_id, amount, int(hold.limited), expires_at, tokens, period)
+        return (id_, account_id, key_id, amount, limited, expires_at, _NOTHING, _NOTHING)
+    return (id_, account_id, key_id, amount, limited, expires_at, tokens, period)
 
 
 def _require_possible(least: int) -> None:

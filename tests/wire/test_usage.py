@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tollbridge.values import Usage
+from tollbridge.wire import usage as usage_module
 from tollbridge.wire.exchange import Receipt
 from tollbridge.wire.usage import MOST, Meter, render
 
@@ -277,6 +278,42 @@ def test_whatever_is_reported_meters_are_counts_that_add_up(report: dict[str, An
     rendered = meter.render(RECEIPT)
     assert rendered is not None
     json.loads(bytes(rendered))
+
+
+few = st.sampled_from([0, 0, 0, None, 1, 2, "x"])
+parts = st.dictionaries(
+    st.sampled_from(
+        [
+            *("cached_tokens", "cache_write_tokens", "cache_creation_input_tokens", "audio_tokens"),
+            *("reasoning_tokens", "image_tokens", "accepted_prediction_tokens"),
+        ]
+    ),
+    few,
+    max_size=3,
+)
+
+
+@given(
+    counts=st.fixed_dictionaries(dict.fromkeys(("prompt_tokens", "completion_tokens"), st.integers(0, 5))),
+    more=st.dictionaries(st.sampled_from(["prompt_cache_hit_tokens", "cached_tokens", "cost", "x"]), few, max_size=2),
+    details=st.fixed_dictionaries(
+        {}, optional=dict.fromkeys(("prompt_tokens_details", "completion_tokens_details"), parts | st.none())
+    ),
+    beyond=st.sampled_from([0, 0, 0, 1, -1]),
+    produces=st.booleans(),
+)
+def test_a_report_without_parts_is_read_and_shown_as_any_other(
+    counts: dict[str, int], more: dict[str, Any], details: dict[str, Any], beyond: int, produces: bool
+) -> None:
+    written = counts["completion_tokens"] if produces else 0
+    report = {**counts, "total_tokens": max(0, counts["prompt_tokens"] + written + beyond), **more, **details}
+    meter = metered(report, produces=produces)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(usage_module, "_has_no_parts", lambda report: False)
+        thorough = metered(report, produces=produces)
+    assert meter.usage == thorough.usage
+    for receipt in (RECEIPT, msgspec.structs.replace(RECEIPT, balance=None, byok=True), None):
+        assert shown(meter, receipt) == shown(thorough, receipt)
 
 
 def test_sound_and_drawn_pictures_are_metered_apart_and_written_back() -> None:

@@ -67,13 +67,14 @@ class Meter:
     `produces`: whether there is output to report (not with embeddings).
     """
 
+    usage: Usage | None = None
+    reported = b""
+    _full = b"{}"
+    _says_all = False  # `_full` has our counts as it came
+    _has_unbelievable = False
+
     def __init__(self, *, produces: bool) -> None:
-        self.usage: Usage | None = None
-        self.reported = b""
-        self._full = b"{}"
-        self._is_plain = False  # `_full` needs nothing but our money
         self._produces = produces
-        self._has_unbelievable = False
 
     @property
     def suspect(self) -> bool:
@@ -95,19 +96,20 @@ class Meter:
             self.usage = usage
             self.reported = short
             self._full = text
-            # A point: numbers that were read as whole ones, and that strict clients would not read.
-            self._is_plain = says_all and text.find(b".") < 0 and not _of_money(text)
+            self._says_all = says_all
 
     def render(self, receipt: Receipt | None) -> Raw | None:
         """The usage object for the caller; None when nothing is known of it.
 
         The provider's own members stay as they came, but for its counts (ours, by OpenAI's convention) and its money.
         """
+        if self._says_all and receipt is not None and receipt.usage is None and not receipt.byok:
+            with_money = _with_money(self._full, receipt)
+            if with_money is not None:
+                return with_money
         usage = self.usage if receipt is None or receipt.usage is None else receipt.usage
         if usage is None and receipt is None:
             return None
-        if usage is not None and usage is self.usage and receipt is not None and self._is_plain and not receipt.byok:
-            return _with_money(self._full, receipt)
         fields: dict[str, Any] = {}
         if usage is not None:
             if not usage.estimated:
@@ -164,13 +166,13 @@ def _count_into(fields: dict[str, Any], usage: Usage, *, produces: bool) -> None
     _add(fields, "completion_tokens_details", made)
 
 
-def _of_money(text: bytes) -> bool:
-    """Whether one of `_MONEY` may stand in it."""
+def _with_money(text: bytes, receipt: Receipt) -> Raw | None:
+    """A report that has our counts, with our money behind them; None where more than that must be done."""
     # Not `in`: to look for bytes in bytes, CPython raises and drops a TypeError first, which takes longer than this.
-    return text.find(b'"cost') >= 0 or text.find(b'"is_byok') >= 0 or text.find(b'"balance') >= 0
-
-
-def _with_money(text: bytes, receipt: Receipt) -> Raw:
+    if text.find(b'"cost') >= 0 or text.find(b'"is_byok') >= 0 or text.find(b'"balance') >= 0:
+        return None
+    if text.find(b".") >= 0:  # numbers that were read as whole ones, and that strict clients would not read
+        return None
     balance = b"" if receipt.balance is None else b',"balance":' + receipt.balance
     return Raw(
         b'%b,"cost":%b,"cost_details":{"upstream_inference_cost":%b}%b}'
@@ -202,25 +204,22 @@ def _usage(text: bytes, raw: bytes, *, produces: bool) -> tuple[Usage | None, bo
     if report is None:
         return None, False
     prompt, completion, total = report.prompt_tokens, report.completion_tokens, report.total_tokens
+    says_all = not is_odd and prompt is not None and (completion is not None or not produces)
     if not produces:
         prompt, completion = (total if prompt is None else prompt), 0
     elif completion is None and prompt is not None and total is not None and total >= prompt:
         completion = total - prompt
     if prompt is None or completion is None:
         return None, False
-    beyond = total - prompt - completion if produces and total is not None else 0
-    if beyond < 0:
-        beyond = 0
+    if total == prompt + completion and _has_no_parts(report):  # nearly every report
+        return Usage(input=prompt, output=completion, raw=raw, suspect=is_suspect), says_all
+    beyond = max(0, total - prompt - completion) if produces and total is not None else 0
     inner = report.prompt_tokens_details or _PromptDetails()
     read = inner.cached_tokens or report.prompt_cache_hit_tokens or report.cached_tokens or 0
     written = inner.cache_write_tokens or inner.cache_creation_input_tokens or 0
     heard = inner.audio_tokens or 0
     made = report.completion_tokens_details or _CompletionDetails()
     thought, spoken, drawn = made.reasoning_tokens or 0, made.audio_tokens or 0, made.image_tokens or 0
-    if not (read or written or heard or thought or spoken or drawn or beyond):  # nearly every report
-        usage = Usage(input=prompt, output=completion, raw=raw, suspect=is_suspect)
-        says_all = report.prompt_tokens is not None and (report.completion_tokens is not None or not produces)
-        return usage, says_all and not is_odd and total == prompt + completion
     is_apart = 0 < beyond == thought
     output = completion + thought if is_apart else completion
     # Sound and text are read from the cache alike, and `audio_tokens` counts both: only what is left can be dearer.
@@ -247,6 +246,18 @@ def _usage(text: bytes, raw: bytes, *, produces: bool) -> tuple[Usage | None, bo
         ),
     )
     return usage, False
+
+
+def _has_no_parts(report: _Report) -> bool:
+    """Whether it is all plain text: neither caches nor reasoning, no sound, no pictures."""
+    read, written = report.prompt_tokens_details, report.completion_tokens_details
+    if read is not None and (
+        read.cached_tokens or read.cache_write_tokens or read.cache_creation_input_tokens or read.audio_tokens
+    ):
+        return False
+    if written is not None and (written.reasoning_tokens or written.audio_tokens or written.image_tokens):
+        return False
+    return not (report.prompt_cache_hit_tokens or report.cached_tokens)
 
 
 def _leniently(text: bytes) -> tuple[_Report, bool]:

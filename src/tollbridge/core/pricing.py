@@ -91,12 +91,12 @@ def bound(demand: Demand, route: Route, *, model_limit: int, default_hold: int, 
     pico, multiplier = prompt * read, route.multiplier_ppm
     if route.price.searches and demand.tools and any(each in demand.tools for each in _SEARCH):
         pico += SEARCHES_HELD * route.price.searches
-    choices = demand.choices
+    asked, choices = demand.output_limit, demand.choices
     limit = model_limit if demand.produces else 0
-    if demand.output_limit is not None:
-        limit = min(limit, demand.output_limit)
+    if asked is not None and asked < limit:
+        limit = asked
     output = held = limit * choices
-    if demand.output_limit is None and not strict and held > default_hold:
+    if asked is None and not strict and held > default_hold:
         held = default_hold
     want = least = money.round_up(pico + held * written, multiplier)
     if held > LEAST_OUTPUT_TOKENS * choices:

@@ -104,15 +104,13 @@ class Settlement:
         if bill.outcome is Outcome.COMPLETED and ticket.demand.produces:
             self._admission.remember(ticket, usage.output)
             if not attempts:
-                self._measure(priced_by, record)
+                # Of an answer that came whole only how long all of it took tells anything.
+                first = first_byte_ms if record.streamed else None
+                took = record.duration_ms - (first or 0)
+                self._health.measured(priced_by, first_byte_ms=first, tokens=usage.output, ms=took)
         elif ending.cause is pricing.Cause.CLIENT_LEFT and route is not None and not ending.produced:
             self._admission.cut(ticket)
         return Closed(ticket=ticket, bill=bill, charge=charge, cost=cost, byok=record.byok, verdict=verdict)
-
-    def _measure(self, route: Route, record: Record) -> None:
-        """Tell how fast this answer was: of one that came whole only how long all of it took."""
-        first = record.first_byte_ms if record.streamed else None
-        self._health.measured(route, first_byte_ms=first, tokens=record.output, ms=record.duration_ms - (first or 0))
 
     def checkpoint(self, ticket: Ticket, route: Route, counted: Usage) -> None:
         """Note what a running stream would be charged if this process died now."""

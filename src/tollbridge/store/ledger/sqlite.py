@@ -19,6 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from operator import methodcaller
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -64,6 +65,8 @@ _Item = tuple[Operation, "asyncio.Future[Verdict]", float]
 # What waits for room, and what is kept until there is some.
 _RESERVING = (Hold, Extend)
 _KEPT = (End, Post)
+
+_is_cancelled = methodcaller("cancelled")
 
 _MOST_REMEMBERED = 20_000
 _MOST_WAITING_S = MOST_WAITING_MS / 1000
@@ -289,11 +292,14 @@ class SqliteLedger:
         return [waiting.popleft() for _ in range(min(len(waiting), MOST_IN_BATCH))]
 
     def _serve(self, batch: list[_Item]) -> None:
-        batch = [item for item in batch if not (item[1].cancelled() and isinstance(item[0], _RESERVING))]
-        if not batch:
-            return
+        operations, futures, _ = zip(*batch, strict=True)
+        if any(map(_is_cancelled, futures)):
+            batch = [item for item in batch if not (item[1].cancelled() and isinstance(item[0], _RESERVING))]
+            operations = tuple(item[0] for item in batch)
+            if not batch:
+                return
         try:
-            verdicts = self._transact([item[0] for item in batch], careful=False)
+            verdicts = self._transact(operations, careful=False)
         except Exception as error:
             self._sort_out(batch, error)
         else:
@@ -346,7 +352,7 @@ class SqliteLedger:
 
     # --- one transaction ---
 
-    def _transact(self, operations: list[Operation], careful: bool) -> list[Verdict]:
+    def _transact(self, operations: Sequence[Operation], careful: bool) -> list[Verdict]:
         """The verdicts of `operations`, which are durable. Any exception: nothing was changed, nothing is remembered.
 
         `careful`: look into the database even for what can only be there when something has gone wrong before.
@@ -415,7 +421,7 @@ class SqliteLedger:
             row = self._connection.execute(_FENCED, (self.epoch,)).fetchone()
             self._fenced = row is None or row[0] is not None
 
-    def _load(self, operations: list[Operation], careful: bool) -> State:
+    def _load(self, operations: Sequence[Operation], careful: bool) -> State:
         self._look_for_changes()
         balances, keys, holds = self._balances, self._keys, self._holds
         state = State(
@@ -553,13 +559,13 @@ class SqliteLedger:
 
 
 def _hold_row(hold: OpenHold, expires_at: int) -> tuple[int | str, ...]:
-    id_, account_id, key_id, limited = hold.id, hold.account_id, hold.key_id, 1 if hold.limited else 0
+    limited = 1 if hold.limited else 0
     if hold.tokens is None and not hold.steps:
-        return (id_, account_id, key_id, hold.amount, limited, expires_at, _NOTHING, _NOTHING)
+        return (hold.id, hold.account_id, hold.key_id, hold.amount, limited, expires_at, _NOTHING, _NOTHING)
     amount, tokens, period = first_of(hold)
     if tokens is None or period is None:
-        return (id_, account_id, key_id, amount, limited, expires_at, _NOTHING, _NOTHING)
-    return (id_, account_id, key_id, amount, limited, expires_at, tokens, period)
+        return (hold.id, hold.account_id, hold.key_id, amount, limited, expires_at, _NOTHING, _NOTHING)
+    return (hold.id, hold.account_id, hold.key_id, amount, limited, expires_at, tokens, period)
 
 
 def _require_possible(least: int) -> None:

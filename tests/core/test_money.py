@@ -104,8 +104,10 @@ def test_an_amount_survives_writing_and_reading(nano: int) -> None:
 
 
 @given(st.integers(-MAX_AMOUNT, MAX_AMOUNT) | st.integers(-50, 50).map(lambda units: units * 10**8))
-def test_an_amount_in_bytes_is_the_same_text(nano: int) -> None:
-    assert usd_bytes(nano) == format_usd(nano).encode()
+def test_an_amount_in_bytes_is_the_shortest_decimal(nano: int) -> None:
+    assert Fraction(usd_bytes(nano).decode()) == Fraction(nano, 10**9)
+    assert re.fullmatch(rb"-?(0|[1-9]\d*)(\.\d{0,8}[1-9])?", usd_bytes(nano))
+    assert format_usd(nano).encode() == usd_bytes(nano)
 
 
 @pytest.mark.parametrize("meter", [*METERS, "audio_input", "audio_output", "image_output", "searches"])

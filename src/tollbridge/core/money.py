@@ -91,7 +91,7 @@ def parse_price(text: str) -> int:
 
 def format_usd(nano: int) -> str:
     """`"12.5"` from nano-USD: the shortest exact decimal, which is a JSON number too."""
-    return _format(nano, _USD_PLACES)
+    return usd_bytes(nano).decode()
 
 
 def usd_bytes(nano: int) -> bytes:
@@ -104,7 +104,10 @@ def usd_bytes(nano: int) -> bytes:
 
 def format_price(pico_per_token: int) -> str:
     """USD per million tokens, the shortest exact decimal, from pico-USD per token."""
-    return _format(pico_per_token, _PRICE_PLACES)
+    if pico_per_token < 0:
+        return "-" + format_price(-pico_per_token)
+    digits = str(pico_per_token).rjust(_PRICE_PLACES + 1, "0")
+    return f"{digits[:-_PRICE_PLACES]}.{digits[-_PRICE_PLACES:]}".rstrip("0").rstrip(".")
 
 
 def _parse(text: str, places: int, what: str) -> int:
@@ -118,10 +121,3 @@ def _parse(text: str, places: int, what: str) -> int:
     if value >= MAX_AMOUNT:
         raise ValueError(f"{what} is too large: {text[:40]!r}")
     return value
-
-
-def _format(value: int, places: int) -> str:
-    if value < 0:
-        return "-" + _format(-value, places)
-    digits = str(value).rjust(places + 1, "0")
-    return f"{digits[:-places]}.{digits[-places:]}".rstrip("0").rstrip(".")

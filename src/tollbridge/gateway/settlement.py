@@ -116,13 +116,12 @@ class Settlement:
         """Note what a running stream would be charged if this process died now."""
         ending = pricing.Ending(cause=pricing.Cause.OUR_FAULT, reported=None, counted=counted, produced=True)
         bill = pricing.bill(ending, charge_partial=True)
+        charge, cost = pricing.charge_and_cost(counted, route)
+        record = self._record(ticket, route, bill, ending, 200, None, cost, ())
+        caller = ticket.caller
         self._ledger.submit(
             Checkpoint(
-                hold=ticket.hold,
-                account_id=ticket.caller.account_id,
-                key_id=ticket.caller.key_id,
-                charge=pricing.charge(counted, route),
-                record=self._record(ticket, route, bill, ending, 200, None, pricing.cost(counted, route), ()),
+                hold=ticket.hold, account_id=caller.account_id, key_id=caller.key_id, charge=charge, record=record
             )
         )
 

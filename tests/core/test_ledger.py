@@ -609,15 +609,16 @@ def test_who_would_have_enough_if_nothing_ran_is_told_so() -> None:
     assert verdicts[2] == Refused(why=Refusal.INSUFFICIENT, available=40, posted=100)
 
 
-def test_what_is_held_for_others_is_not_charged_nor_taken_back() -> None:
+@pytest.mark.parametrize("due", [90, 500])
+def test_what_is_held_for_others_is_not_charged_nor_taken_back(due: int) -> None:
     rows = state(paid=100)
     first, second = (Hold(id=id_, account_id=1, key_id=10, want=40, least=40) for id_ in (1, 2))
-    end = End(hold=1, account_id=1, key_id=10, charge=500, record=record())
+    end = End(hold=1, account_id=1, key_id=10, charge=due, record=record())
     taken = (Entry(Book.CUSTOMER_PAID, -61), Entry(Book.CLEARING, 61))
     back = Post(idempotency_key="k", kind=Kind.ADJUSTMENT, account_id=1, entries=taken)
     verdicts = applied(rows, first, second, back, end)
     assert verdicts[2] == Refused(why=Refusal.INSUFFICIENT, available=20, posted=100)
-    assert verdicts[3] == Ended(charged=60, promo=0, loss=440, available=0)
+    assert verdicts[3] == Ended(charged=60, promo=0, loss=due - 60, available=0)
 
 
 def test_what_a_limited_key_holds_for_other_calls_is_not_charged_to_this_one() -> None:
@@ -625,6 +626,20 @@ def test_what_a_limited_key_holds_for_other_calls_is_not_charged_to_this_one() -
     end = End(hold=1, account_id=1, key_id=10, charge=500, record=record())
     verdicts = applied(state(paid=1000, limit=100), first, second, end)
     assert verdicts[2] == Ended(charged=60, promo=0, loss=440, available=900)
+
+
+def test_an_end_within_its_hold_is_spent_of_the_limit_of_its_key() -> None:
+    hold = Hold(id=1, account_id=1, key_id=10, want=40, least=40)
+    end = End(hold=1, account_id=1, key_id=10, charge=30, record=record())
+    rows = state(paid=1000, limit=100)
+    assert decide(rows, [hold, end], 0).keys == {10: KeyState(10, 1, live=True, limit=100, spent=30, held=0)}
+
+
+def test_an_end_that_costs_nothing_gives_its_tokens_back() -> None:
+    hold = Hold(id=1, account_id=1, key_id=10, want=1, least=1, period=202701, included=9, tokens=5, least_tokens=5)
+    end = End(hold=1, account_id=1, key_id=10, charge=0, record=record())
+    (left,) = decide(state(paid=10), [hold, end], 0).allowances.values()
+    assert (left.used, left.held) == (0, 0)
 
 
 @given(

@@ -291,8 +291,8 @@ class Inference:
 
     async def _stream(self, call: "_Call", ticket: Ticket) -> None:
         def headers(route: Route) -> list[tuple[bytes, bytes]]:
-            held = money.format_usd(ticket.held).encode()
-            balance = money.format_usd(ticket.available).encode()
+            held = money.usd_bytes(ticket.held)
+            balance = money.usd_bytes(ticket.available)
             money_headers = self._money(held, held, balance, b"hold")
             return [*SSE_HEADERS, *call.headers, *money_headers, *self._sent(ticket, route)]
 

@@ -25,8 +25,6 @@ def order(routes: Sequence[Route], rank: Callable[[Route], int | None], chance: 
     `rank`: None for a route that cannot be called now; the lower ones first, then by `order`, and among equals by
     weighted chance. `chance` is a random number in [0, 1). Routes of weight 0 come after their equals.
     """
-    if len(routes) == 1:
-        return [] if rank(routes[0]) is None else [routes[0]]
     tiers: dict[tuple[int, int], list[Route]] = {}
     for route in routes:
         ranked = rank(route)

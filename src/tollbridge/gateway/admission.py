@@ -47,6 +47,7 @@ _CERTAIN_PERCENT = 50
 # How much of a key's running mean the latest answer makes up.
 _MEAN_SHARE = 8
 _MEANS_KEPT = 10_000
+_MODELS_KEPT = 10_000
 # Where each endpoint's callers put what is to be read.
 _TEXT = {
     "chat": "messages",
@@ -192,6 +193,8 @@ class Admission:
         # Accounts that have had the credit of this month, for all that is known here.
         self._filled: tuple[int, set[int]] = (0, set())
         self._mean_output: dict[int, int] = {}
+        # What callers were allowed to call: by key, name and endpoint, for as long as the caller is what it was then.
+        self._allowed: dict[tuple[int, str, str], tuple[Caller, Model]] = {}
         self._cuts, self._refusals = Cuts(), Refusals[int](MOST_REFUSALS)
 
     async def admit(self, caller: Caller, request: Request, cap: int | None, claim: Claim | None = None) -> Ticket:
@@ -325,10 +328,20 @@ class Admission:
 
     def _plain_choice(self, caller: Caller, request: Request, moment: int) -> Choice | None:
         """The choice for nearly every request: one model, no wishes, no credential of the caller's. Else None."""
-        if request.preferences is not None or caller.own or request.model.endswith(_SUFFIXES):
+        if request.preferences is not None or caller.own:
             return None
-        model = self._catalogs[caller.plan.markup_ppm].resolve(request.model)
-        _check_model(caller, model, request)
+        asked = (caller.key_id, request.model, request.endpoint)
+        known = self._allowed.get(asked)
+        if known is not None and known[0] is caller:
+            model = known[1]
+        elif request.model.endswith(_SUFFIXES):
+            return None
+        else:
+            model = self._catalogs[caller.plan.markup_ppm].resolve(request.model)
+            _check_model(caller, model, request)
+            if len(self._allowed) >= _MODELS_KEPT:
+                self._allowed.clear()
+            self._allowed[asked] = caller, model
         routes = self._ordered(_at(model.routes, moment))
         if not routes:
             raise self._none_usable(model, model.routes)
@@ -378,8 +391,9 @@ class Admission:
         return routes
 
     def _ordered(self, routes: Sequence[Route]) -> Sequence[Route]:
-        chance = random.random() if len(routes) > 1 else 0.0  # noqa: S311
-        return routing.order(routes, self._upstreams.rank, chance)
+        if len(routes) == 1:  # as of most models
+            return routes if self._upstreams.rank(routes[0]) is not None else ()
+        return routing.order(routes, self._upstreams.rank, random.random())  # noqa: S311
 
     def _measure(self, sort: str | None, demand: pricing.Demand) -> Callable[[Route], float] | None:
         """What routes are sorted by: among those that are as healthy, the caller's own credential first."""
@@ -442,7 +456,7 @@ class Admission:
         demand = choice.demand
         for place, route in enumerate(choice.routes):
             bound = self._bound(demand, route)
-            if _fits(bound, demand, cap):
+            if bound.want <= cap or _fits(bound, demand, cap):
                 return Offer(place, bound)
         raise _too_dear(self._bound(demand, choice.routes[0]), demand, cap)
 
@@ -476,7 +490,9 @@ class Admission:
         refusal: ApiError | None = None
         while offer is not None:
             bound = offer.bound
-            verdict = await ask(min(bound.want, cap), bound.least, self._included(choice, offer, cap))
+            want = bound.want if bound.want <= cap else cap
+            tokens = self._included(choice, offer, cap) if choice.included else _NO_TOKENS
+            verdict = await ask(want, bound.least, tokens)
             if isinstance(verdict, Held):
                 return offer, verdict
             if isinstance(verdict, Claimed):
@@ -500,8 +516,6 @@ class Admission:
         return given
 
     def _included(self, choice: Choice, offer: Offer, cap: int) -> TokenBound:
-        if not choice.included:
-            return _NO_TOKENS
         return pricing.token_bound(
             choice.demand,
             choice.routes[offer.place],
@@ -582,7 +596,7 @@ def _demand(request: Request) -> pricing.Demand:
         produces=request.endpoint != "embeddings",
         audio=prompt.tokens > 0,
         body=request.body,
-        tools=bytes(request.fields.get("tools", b"")),
+        tools=bytes(request.fields["tools"]) if "tools" in request.fields else b"",
     )
 
 

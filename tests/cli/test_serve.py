@@ -87,11 +87,13 @@ class Gateway:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         assert self.process.stdout is not None
-        try:
-            self.out += self.process.communicate(timeout=STOP_S)[0] if not self.process.stdout.closed else ""
-        except ValueError:
-            self.process.wait(STOP_S)
+        # Not communicate(): it would take what the reader of the other pipe is waiting for.
+        if not self.process.stdout.closed:
+            self.out += self.process.stdout.read()
+            self.process.stdout.close()
+        self.process.wait(STOP_S)
         self._reader.join(STOP_S)
+        self._errors.close()
 
 
 @contextmanager

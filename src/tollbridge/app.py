@@ -19,7 +19,7 @@ from tollbridge.core import catalog as catalogs
 from tollbridge.core import keys, money
 from tollbridge.core.catalog import Catalog
 from tollbridge.edge import demo, webhooks
-from tollbridge.edge.inference import ENDPOINTS, PROBES, Inference, Vital
+from tollbridge.edge.inference import ENDPOINTS, MOST_LAG_S, PROBES, Inference, Vital
 from tollbridge.edge.listening import handed_over, listen
 from tollbridge.edge.lookups import Lookups
 from tollbridge.edge.paths import ends_like_one
@@ -436,6 +436,7 @@ class Gateway:
                 parsers=ENDPOINTS,
             ),
             vital=Vital(
+                well=lambda: not (ledger.failed or self.draining or self._lag.lag > MOST_LAG_S),
                 lag=lambda: self._lag.lag,
                 draining=lambda: self.draining,
                 leaving=lambda: self.leaving,

@@ -150,6 +150,18 @@ def test_an_exception_is_a_500_of_openais_shape(caplog: pytest.LogCaptureFixture
     assert caplog.text.count("LookupError: inside") == 2
 
 
+def test_a_task_is_forgotten_when_it_ends_however_it_ends() -> None:
+    async def mixed(scope: Any, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/fails":
+            raise LookupError
+        await page(scope, receive, send)
+
+    with running(Asgi(plain=mixed)) as server, Client(server) as client:
+        for path, status in (("/", 200), ("/fails", 500), ("/", 200)):
+            assert client.send(post(b"1", path)).response().status == status
+        eventually(lambda: not server.server_state.tasks)
+
+
 def test_too_long_a_body_for_its_length_cuts_the_answer(caplog: pytest.LogCaptureFixture) -> None:
     async def wrong(_scope: Any, _receive: Receive, send: Send) -> None:
         await answer(send, b"four", (b"content-length", b"3"))

@@ -1,8 +1,10 @@
 """One request through a whole gateway: what the caller gets, and what stands in the books."""
 
+import asyncio
 import base64
 import json
 import struct
+import time
 
 import pytest
 from tests.gateway.site import (
@@ -99,6 +101,37 @@ def test_stream_carries_usage_where_the_caller_expects_it(asked: bool | None) ->
             [row] = await site.settled(1)
             assert row["charge"] == PRICE
             assert row["first_byte_ms"] is not None
+
+    run(test())
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_log_has_a_line_with_everything_of_a_request_that_was_answered(streamed: bool) -> None:
+    async def test() -> None:
+        async with Site(always(by_kind(says(completion()), streams(stream())))) as site:
+            reply = await site.post("/v1/chat/completions", chat(stream=streamed))
+            await site.settled(1)
+            await asyncio.sleep(0.6)
+            [line] = [json.loads(line) for line in b"".join(site.log).splitlines()]
+            assert 0 < line.pop("ts") / 1000 - (time.time() - 5) < 5
+            assert 0 <= line.pop("ms") < 5_000
+            assert (line.pop("first_byte_ms", None) is not None) == streamed
+            [(key,)] = await site.database.fetch("SELECT id FROM api_key")
+            assert line == {
+                "request_id": reply.headers["x-request-id"],
+                "status": 200,
+                "path": "/v1/chat/completions",
+                "id": reply.headers["x-tollbridge-generation-id"],
+                "account": site.account.id,
+                "key": key,
+                "model": "m",
+                "route": reply.headers["x-tollbridge-provider"],
+                "outcome": "completed",
+                "charge": PRICE,
+                "cost": PRICE,
+                "prompt_tokens": 10,
+                "output_tokens": 5,
+            }
 
     run(test())
 

@@ -58,7 +58,7 @@ class Client:
 
     client = "127.0.0.1"
     paused = False
-    digest: Any = None
+    known = None
 
     def __init__(self, name: str, body: bytes) -> None:
         self.name = name

@@ -226,11 +226,11 @@ class Connection(HttpToolsProtocol):
             if not length or length > self.shared.limits.max_body:
                 return data
             if begin + length == len(data):
-                self._begin(known.scope(), keep_alive=not self.shared.draining, known=known, body=data[begin:])
+                self._begin(known.scope.copy(), keep_alive=not self.shared.draining, known=known, body=data[begin:])
                 return b""
             self._body_size = 0
             self._missing = length
-            self._begin(known.scope(), keep_alive=not self.shared.draining, known=known)
+            self._begin(known.scope.copy(), keep_alive=not self.shared.draining, known=known)
         end = begin + self._missing
         if len(data) < end:
             body, rest = data[begin:], b""
@@ -410,9 +410,8 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: Downstream, app: Any) -> None:  # type: ignore[override]
         self._active = cycle
-        task = self.loop.create_task(cycle.run_asgi(app))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        cycle.task = self.loop.create_task(cycle.run_asgi(app))
+        self.tasks.add(cycle.task)  # until its own end
 
     def expect_body(self) -> None:
         """The client may send its body from now on."""
@@ -424,14 +423,15 @@ class Connection(HttpToolsProtocol):
         if self.transport.get_write_buffer_size() > self.shared.limits.max_unsent:
             self.transport.abort()
 
-    def on_response_complete(self) -> None:
-        done, self._active = self._active, None
+    def on_response_complete(self, *, closes: bool) -> None:  # type: ignore[override]
+        """The answer to the active request has been written; `closes`: it told the client that it is the last one."""
+        self._active = None
         if self.transport.is_closing():
             self.deadline = self.loop.time() + self.shared.limits.stall
             return
         if self.flow.read_paused:
             self.flow.resume_reading()
-        if done is not None and done.closes:
+        if closes:
             self._farewell = None  # the client was told that there is no more
             self._part()
         elif self.pipeline:
@@ -495,9 +495,9 @@ class Connection(HttpToolsProtocol):
         """After the last answer: the error that ended the connection, if any, and the close."""
         if self._farewell is not None:
             headers, body = error_answer(self._farewell)
-            lines = [self.shared.date_line, *map(b": ".join, headers)]
-            lines += (b"content-length: %d" % len(body), b"connection: close")
-            self.transport.write(render_head(self._farewell.status, lines) + body)
+            framing = b"content-length: %d" % len(body)
+            head = render_head(self._farewell.status, self.shared.date_line, headers, framing, closes=True)
+            self.transport.write(head + body)
         limits = self.shared.limits
         if self.transport.is_closing() or not (self._deaf or self._phase == _BODY):
             self._close()

@@ -47,8 +47,13 @@ def error_answer(error: ApiError) -> tuple[list[tuple[bytes, bytes]], bytes]:
     return headers, render(error)
 
 
-def render_head(status: int, lines: Sequence[bytes]) -> bytes:
-    """The head of a response of these header lines. ValueError when one of them holds CR, LF or NUL."""
+def render_head(status: int, date_line: bytes, headers: Headers, framing: bytes, *, closes: bool) -> bytes:
+    """The head of a response; `framing`: a line, b"" for none. ValueError when a header holds CR, LF or NUL."""
+    lines = [date_line, *map(b": ".join, headers)]
+    if framing:
+        lines.append(framing)
+    if closes:
+        lines.append(b"connection: close")
     text = b"".join(lines)
     if text.find(b"\r") >= 0 or text.find(b"\n") >= 0 or text.find(b"\0") >= 0:
         raise ValueError("a response header holds CR, LF or NUL")
@@ -58,9 +63,10 @@ def render_head(status: int, lines: Sequence[bytes]) -> bytes:
 class Downstream(RequestResponseCycle):
     """The client's side of one request. See the rules above.
 
-    `client` is the address of the peer ("" when unknown; no forwarding header is believed). Headers are pairs of bytes,
-    names in lower case; content-length, transfer-encoding, connection and date are added here. A head with CR, LF or
-    NUL inside a name or value is a ValueError and nothing of it is sent.
+    `known`: its head, where it is one that repeats, with what the application has read of it. `client` is the address
+    of the peer ("" when unknown; no forwarding header is believed). Headers are pairs of bytes, names in lower case;
+    content-length, transfer-encoding, connection and date are added here. A head with CR, LF or NUL inside a name or
+    value is a ValueError and nothing of it is sent.
     """
 
     # What RequestResponseCycle.__init__ sets by eleven keyword arguments per request: here it costs nothing until it
@@ -75,6 +81,10 @@ class Downstream(RequestResponseCycle):
     chunked_encoding: bool | None = None
     expected_content_length = 0
     message_event: asyncio.Event | None = None  # type: ignore[assignment]
+    waiting_for_100_continue = False
+    body: bytes | bytearray = b""  # type: ignore[assignment]
+    # What runs the application, once it does.
+    task: asyncio.Task[None] | None = None
 
     _last = False
     _chunked = False
@@ -95,12 +105,11 @@ class Downstream(RequestResponseCycle):
         self.connection = connection
         self.transport = connection.transport
         self.flow = connection.flow
-        self.default_headers = connection.server_state.default_headers
         self.scope = scope
         self.keep_alive = keep_alive
-        self.waiting_for_100_continue = expects_continue
-        self.body: bytes | bytearray = b""  # type: ignore[assignment]
-        self._known = known
+        self.known = known
+        if expects_continue:
+            self.waiting_for_100_continue = True
 
     # What the application asks
 
@@ -112,16 +121,6 @@ class Downstream(RequestResponseCycle):
     def paused(self) -> bool:
         """Whether more than `high_water` bytes wait for the client."""
         return self.flow.write_paused
-
-    @property
-    def digest(self) -> Any:
-        """What was left here of an earlier request with the same head; None: nothing, or it is the first one."""
-        return None if self._known is None else self._known.digest
-
-    @digest.setter
-    def digest(self, value: Any) -> None:
-        if self._known is not None:
-            self._known.digest = value
 
     def whole_body(self) -> bytes | None:
         """As `read_body`, where all of it has come already; None: it has to be waited for."""
@@ -159,17 +158,20 @@ class Downstream(RequestResponseCycle):
 
     def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
         """The whole answer in one write."""
-        if self._begins():
-            framing = b"" if status in _WITHOUT_BODY else b"content-length: %d" % len(body)
-            head = self._head(status, headers, framing)
-            self.response_started = True
-            if not framing or self.scope["method"] == "HEAD":
-                self.transport.write(head)
-            elif len(body) < _LARGE:
-                self.transport.write(head + body)
-            else:
-                self.transport.writelines((head, body))
-            self._finish()
+        odd = self.disconnected or self.response_started or self.waiting_for_100_continue
+        if odd and not self._begins():
+            return
+        size = len(body)
+        framing = b"" if status in _WITHOUT_BODY else b"content-length: %d" % size
+        head = render_head(status, self.connection.shared.date_line, headers, framing, closes=not self.keep_alive)
+        self.response_started = True
+        if not framing or self.scope["method"] == "HEAD":
+            self.transport.write(head)
+        elif size < _LARGE:
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines((head, body))
+        self._finish()
 
     def start(self, status: int, headers: Headers, data: bytes = b"") -> None:
         """The head of a stream, and its first bytes in the same write.
@@ -179,7 +181,8 @@ class Downstream(RequestResponseCycle):
         if self._begins():
             chunked = self.scope["http_version"] == "1.1"
             self.keep_alive = self.keep_alive and chunked
-            head = self._head(status, headers, b"transfer-encoding: chunked" if chunked else b"")
+            framing = b"transfer-encoding: chunked" if chunked else b""
+            head = render_head(status, self.connection.shared.date_line, headers, framing, closes=not self.keep_alive)
             self.response_started = True
             self._chunked = chunked and self.scope["method"] != "HEAD"
             if self._chunked and data:
@@ -220,11 +223,6 @@ class Downstream(RequestResponseCycle):
         self.respond(error.status, *error_answer(error))
 
     # What the connection tells
-
-    @property
-    def closes(self) -> bool:
-        """Whether this is the last request of its connection."""
-        return self._last or not self.keep_alive
 
     def feed(self, data: bytes) -> None:
         """A piece of the body has come."""
@@ -293,6 +291,7 @@ class Downstream(RequestResponseCycle):
         finally:
             # Or scope and self keep each other until the next garbage collection.
             self.scope.pop("extensions", None)
+            self.connection.tasks.discard(self.task)
 
     async def receive(self) -> ASGIReceiveEvent:
         self._arrival()
@@ -314,8 +313,11 @@ class Downstream(RequestResponseCycle):
             self._last = self.keep_alive = True  # or uvicorn closes at the end, on unread bytes, which resets
 
     def on_response(self) -> None:
-        self._resume_callback = self._gone_callback = None
-        self.connection.on_response_complete()
+        self._finish()
+
+    @property
+    def default_headers(self) -> list[tuple[bytes, bytes]]:  # type: ignore[override]
+        return self.connection.server_state.default_headers
 
     # Inside
 
@@ -328,14 +330,6 @@ class Downstream(RequestResponseCycle):
         if self.waiting_for_100_continue:  # the client may now send its body or not: it cannot be told apart
             self.waiting_for_100_continue = self.keep_alive = False
         return True
-
-    def _head(self, status: int, headers: Headers, framing: bytes) -> bytes:
-        lines = [self.connection.shared.date_line, *map(b": ".join, headers)]
-        if framing:
-            lines.append(framing)
-        if not self.keep_alive:
-            lines.append(b"connection: close")
-        return render_head(status, lines)
 
     def _write_unframed(self, data: bytes) -> None:
         if self.disconnected:
@@ -352,9 +346,10 @@ class Downstream(RequestResponseCycle):
 
     def _finish(self) -> None:
         self.response_complete = True
+        self._resume_callback = self._gone_callback = None
         if self.message_event is not None:
             self.message_event.set()
-        self.on_response()
+        self.connection.on_response_complete(closes=self._last or not self.keep_alive)
 
     def _forget(self) -> None:
         self._chunked = False

@@ -29,8 +29,8 @@ class Head(NamedTuple):
     forwarded: bytes | None
     idempotency_key: bytes | None
     beta: bytes | None
-    # Whether it is nothing but plain JSON: then `check_media` has nothing to say.
-    is_json: bool = False
+    # Whether it is nothing but plain JSON, without a cap: then `check_media` and `read_cap` have nothing to say.
+    is_plain: bool = False
 
 
 class Names(msgspec.Struct, frozen=True):
@@ -84,7 +84,7 @@ def read_head(headers: list[tuple[bytes, bytes]], max_cost: bytes) -> Head:
         get(b"x-forwarded-for"),
         get(HEADER),
         get(b"anthropic-beta"),
-        get(b"content-type") == b"application/json" and b"content-encoding" not in found,
+        get(b"content-type") == b"application/json" and b"content-encoding" not in found and max_cost not in found,
     )
 
 

@@ -52,7 +52,7 @@ from tollbridge.wire import (
     responses_request,
 )
 from tollbridge.wire import errors as wire_errors
-from tollbridge.wire.exchange import Answer, Exchange, Outgoing
+from tollbridge.wire.exchange import Answer
 from tollbridge.wire.request import Request
 
 _LOGGER = logging.getLogger("tollbridge")
@@ -77,9 +77,11 @@ ENDPOINTS: dict[str, Callable[[bytes], Request]] = {
 class Vital(msgspec.Struct, frozen=True):
     """What tells whether paid work may be taken. `lag`: seconds that the event loop is behind.
 
-    `leaving`: nothing new should be sent here; what comes all the same is done.
+    `leaving`: nothing new should be sent here; what comes all the same is done. `well`: whether all is well but for
+    that, asked first; the others say what is wrong.
     """
 
+    well: Callable[[], bool]
     lag: Callable[[], float]
     draining: Callable[[], bool]
     leaving: Callable[[], bool]
@@ -87,6 +89,7 @@ class Vital(msgspec.Struct, frozen=True):
 
 
 MOST_LAG_S = 1.0
+_NOTHING = Usage()
 
 
 class Inference:
@@ -128,20 +131,26 @@ class Inference:
         path: str = scope["path"]
         parse = ENDPOINTS.get(path)
         downstream: Downstream = scope["extensions"]["tollbridge"]
-        call = _Call(downstream, self._request_id(), path)
-        head: Head | None = downstream.digest
+        request_id = self._request_id()
+        headers = [(b"x-request-id", request_id.encode())]
+        call = _Call(downstream, downstream, request_id, path, headers, time.monotonic())
+        known = downstream.known
+        head: Head | None = None if known is None else known.digest
         if head is None:
-            head = downstream.digest = read_head(scope["headers"], self._names.max_cost)
+            head = read_head(scope["headers"], self._names.max_cost)
+            if known is not None:
+                known.digest = head
         if head.origin is not None:
-            call.headers.extend(CORS)
+            headers += CORS
         if path.startswith(ANTHROPIC):
-            call.headers.append((b"request-id", call.headers[0][1]))
+            headers.append((b"request-id", headers[0][1]))
         try:
-            if scope["method"] == "OPTIONS" and head.origin is not None:
+            if parse is not None and scope["method"] == "POST":
+                await self._infer(call, head, parse)
+            elif head.origin is not None and scope["method"] == "OPTIONS":
                 call.respond(204, PREFLIGHT, b"")
             elif parse is not None:
                 _require(scope["method"], "POST")
-                await self._infer(call, head, parse)
             else:
                 await self._get(call, head, scope)
         except ApiError as error:
@@ -182,17 +191,20 @@ class Inference:
     # --- paid calls ---
 
     async def _infer(self, call: "_Call", head: Head, parse: Callable[[bytes], Request]) -> None:
-        caller = self._callers.known(head.authorization, head.api_key)
+        caller = self._callers.known(head.authorization, head.api_key, call.started)
         if caller is None or caller.networks is not None:
             caller = await self._identify(call, head)
         call.caller = caller
-        self._check_vital()
-        if not head.is_json:
+        if not self._vital.well():
+            self._check_vital()
+        cap = None
+        if not head.is_plain:
             check_media(head)
-        cap = None if head.max_cost is None else read_cap(head.max_cost, self._names.max_cost)
-        body = call.downstream.whole_body()
+            cap = read_cap(head.max_cost, self._names.max_cost)
+        downstream = call.downstream
+        body = downstream.whole_body()
         if body is None:
-            body = await call.downstream.read_body()
+            body = await downstream.read_body()
         claim = None
         if head.idempotency_key is not None:
             claim = self._replays.claim(call.path, head.idempotency_key, body)
@@ -204,21 +216,20 @@ class Inference:
         try:
             ticket = await self._admission.admit(caller, request, cap, claim)
         except AlreadyClaimed:
-            assert claim is not None
-            if not await self._replayed(call, caller, claim):
-                raise in_progress() from None
+            await self._replay(call, caller, claim)
             return
         call.ticket = ticket
-        if call.downstream.disconnected:
+        if downstream.disconnected:
             self._leave(call, ticket)
         grant = ticket.grant
-        call.headers += limit_headers(grant.requests_room, grant.tokens_room)
+        headers = call.headers
+        headers += limit_headers(grant.requests_room, grant.tokens_room)
         if grant.degraded:
-            call.headers.append(DEGRADED)
-        call.headers.append((self._names.generation, ticket.id.encode()))
+            headers.append(DEGRADED)
+        headers.append((self._names.generation, ticket.id.encode()))
         recorder = None
         if claim is not None:
-            recorder = call.out = Recorder(call.downstream, self._replays.max_answer)
+            recorder = call.out = Recorder(downstream, self._replays.max_answer)
         try:
             if request.stream:
                 await self._stream(call, ticket)
@@ -233,6 +244,12 @@ class Inference:
                 self._settlement.close(ticket, None, fault, status=500)
         if recorder is not None and recorder.answer is not None:
             await self._replays.keep(ticket.hold, recorder.answer)
+
+    async def _replay(self, call: "_Call", caller: Caller, claim: Claim | None) -> None:
+        """Another request has the claim: its answer, where there is one already."""
+        assert claim is not None
+        if not await self._replayed(call, caller, claim):
+            raise in_progress() from None
 
     async def _replayed(self, call: "_Call", caller: Caller, claim: Claim) -> bool:
         """Whether the request was answered before, and has been answered so again."""
@@ -250,51 +267,48 @@ class Inference:
 
     async def _answer(self, call: "_Call", ticket: Ticket) -> None:
         try:
-            answered = await self._relay.run(ticket, self._whole)
+            answered = await self._relay.run(ticket, self._relay.whole)
         except AllFailed as failed:
             self._close_failed(call, failed)
             raise failed.error from failed
         answer = answered.result
         ending = self._ending(ticket, answer)
         first_byte_ms = int((time.monotonic() - ticket.started) * 1000)
-        closed = call.close(self._settlement, answered, ending, first_byte_ms)
-        receipt = await self._settlement.receipt(closed)
+        call.closed = True
+        settlement, route = self._settlement, answered.route
+        closed = settlement.close(ticket, route, ending, first_byte_ms=first_byte_ms, attempts=answered.attempts)
+        receipt = await settlement.receipt(closed)
         headers = call.headers
         headers.append(JSON)
-        headers += self._money(receipt.cost, receipt.charge, receipt.balance, b"final")
-        headers += self._sent(ticket, answered.route)
+        self._tell(headers, ticket, route, receipt.cost, receipt.charge, receipt.balance, b"final")
         call.out.respond(200, headers, answer.render(receipt))
-        self._note(call, 200, closed, answered)
+        self._note_closed(call, 200, closed, answered)
 
     def _ending(self, ticket: Ticket, answer: Answer) -> pricing.Ending:
-        reported, suspect, counted = answer.usage, answer.suspect, Usage()
-        if reported is not None and not self._settlement.believes(ticket, reported):
-            reported, suspect = None, True
-        produced = not ticket.demand.produces or (reported is not None and reported.output > 0)
-        if reported is None:
+        reported, produces = answer.usage, ticket.demand.produces
+        if reported is not None and self._settlement.believes(ticket, reported):
+            counted, produced = _NOTHING, reported.output > 0 or not produces
+        else:
             text = answer.text()
             counted = Usage(
                 input=ticket.demand.prompt,
-                output=tokens.count(text) if ticket.demand.produces else 0,
+                output=tokens.count(text) if produces else 0,
                 estimated=True,
-                suspect=suspect,
+                suspect=answer.suspect or reported is not None,
                 raw=answer.reported,
             )
-            produced = produced or bool(text)
+            reported, produced = None, bool(text) or not produces
         return pricing.Ending(
             cause=pricing.Cause.FINISHED, reported=reported, counted=counted, produced=produced, finish=answer.finish
         )
-
-    async def _whole(self, route: Route, exchange: Exchange, outgoing: Outgoing) -> Answer:
-        response = await self._relay.open(route, outgoing)
-        return exchange.response(await response.read())
 
     async def _stream(self, call: "_Call", ticket: Ticket) -> None:
         def headers(route: Route) -> list[tuple[bytes, bytes]]:
             held = money.usd_bytes(ticket.held)
             balance = money.usd_bytes(ticket.available)
-            money_headers = self._money(held, held, balance, b"hold")
-            return [*SSE_HEADERS, *call.headers, *money_headers, *self._sent(ticket, route)]
+            told = [*SSE_HEADERS, *call.headers]
+            self._tell(told, ticket, route, held, held, balance, b"hold")
+            return told
 
         stream = StreamCall(ticket, call.out, headers, self._live)
         answered: Answered[None] | None = None
@@ -326,7 +340,7 @@ class Inference:
             reached=stream.asked,
         )
         if stream.left:
-            self._note(call, 499, closed, answered)
+            self._note_closed(call, 499, closed, answered)
             return
         assert stream.stream is not None
         assert route is not None
@@ -338,7 +352,7 @@ class Inference:
             stream.ensure_started()
             receipt = await self._settlement.receipt(closed)
             call.out.end(stream.stream.end(receipt))
-        self._note(call, 200, closed, answered, stream.first_byte_ms)
+        self._note_closed(call, 200, closed, answered, stream.first_byte_ms)
 
     def _leave(self, call: "_Call", ticket: Ticket) -> None:
         """The caller has gone before anything was sent anywhere."""
@@ -381,23 +395,30 @@ class Inference:
         if vital.lag() > MOST_LAG_S:
             raise Unavailable("This server is overloaded. Nothing was charged; please try again.")
 
-    def _money(self, cost: bytes, charged: bytes, balance: bytes | None, basis: bytes) -> list[tuple[bytes, bytes]]:
+    def _tell(
+        self,
+        headers: list[tuple[bytes, bytes]],
+        ticket: Ticket,
+        route: Route,
+        cost: bytes,
+        charged: bytes,
+        balance: bytes | None,
+        basis: bytes,
+    ) -> None:
+        """Adds to `headers` the money, who answered and who did not, the output limit that money set, and the fields
+        that could not be sent.
+        """
         names = self._names
-        headers = [(names.cost, cost), (names.charged, charged), (names.basis, basis)]
+        headers += ((names.cost, cost), (names.charged, charged), (names.basis, basis))
         if balance is not None:
             headers.append((names.balance, balance))
-        return headers
-
-    def _sent(self, ticket: Ticket, route: Route) -> list[tuple[bytes, bytes]]:
-        """Who answered and who did not, the output limit that money set, and the fields that could not be sent."""
-        headers = [(self._names.route, route.upstream.name.encode("latin-1"))]
+        headers.append((names.route, route.upstream.name.encode("latin-1")))
         if ticket.limit is not None:
-            headers.append((self._names.limit, b"%d" % ticket.limit))
+            headers.append((names.limit, b"%d" % ticket.limit))
         if ticket.dropped:
-            headers.append((self._names.dropped, listable(ticket.dropped)))
+            headers.append((names.dropped, listable(ticket.dropped)))
         if ticket.tried:
-            headers.append((self._names.tried, listable(ticket.tried)))
-        return headers
+            headers.append((names.tried, listable(ticket.tried)))
 
     # --- everything else ---
 
@@ -457,56 +478,68 @@ class Inference:
             listing = self._listings[markup, model.id] = msgspec.Raw(msgspec.json.encode(model_fields(model)))
         return listing
 
-    def _note(
-        self,
-        call: "_Call",
-        status: int,
-        closed: Closed | None = None,
-        answered: Answered[Any] | None = None,
-        first_byte_ms: int | None = None,
-        code: str = "",
-    ) -> None:
+    def _note(self, call: "_Call", status: int, code: str = "") -> None:
         ticket, caller = call.ticket, call.caller
         # Any other path is the caller's own text, and may be a key that was pasted into the wrong place.
         path = call.path if call.path in LOGGED_PATHS else ""
-        line = RequestLine(now_ms(), call.request_id, status, call.elapsed_ms(), path, code)
+        elapsed_ms = int((time.monotonic() - call.started) * 1000)
+        line = RequestLine(now_ms(), call.request_id, status, elapsed_ms, path, code)
         if caller is not None:
             line.account, line.key = caller.account_id, caller.key_id
         if ticket is not None:
             line.id, line.model = ticket.id, ticket.model.id
-            if ticket.grant.would_refuse:
-                line.would_refuse = ticket.grant.would_refuse
-        if answered is not None:
-            line.route = answered.route.upstream.name
-            if answered.attempts:
-                line.attempts = len(answered.attempts)
-        if closed is not None:
-            bill = closed.bill
-            line.outcome, line.charge, line.cost = OUTCOMES[bill.outcome], closed.charge, closed.cost
-            line.prompt_tokens, line.output_tokens = bill.usage.prompt, bill.usage.output
-            line.first_byte_ms = first_byte_ms
+            line.would_refuse = ticket.grant.would_refuse
         self._log.add(line)
 
+    def _note_closed(
+        self,
+        call: "_Call",
+        status: int,
+        closed: Closed,
+        answered: Answered[Any] | None,
+        first_byte_ms: int | None = None,
+    ) -> None:
+        """As `_note`, with the bill. `answered`: None when no route did."""
+        ticket, bill = closed.ticket, closed.bill
+        caller, usage = ticket.caller, bill.usage
+        # By place: of more than 15 names CPython makes a dict first, for each request.
+        self._log.add(
+            RequestLine(
+                time.time_ns() // 1_000_000,
+                call.request_id,
+                status,
+                int((time.monotonic() - call.started) * 1000),
+                call.path,
+                "",  # no error
+                ticket.id,
+                caller.account_id,
+                caller.key_id,
+                ticket.model.id,
+                "" if answered is None else answered.route.upstream.name,
+                OUTCOMES[bill.outcome],
+                closed.charge,
+                closed.cost,
+                usage.prompt,
+                usage.output,
+                first_byte_ms,
+                0 if answered is None else len(answered.attempts),
+                ticket.grant.would_refuse,
+            )
+        )
 
-class _Call:
-    """One request while it is answered."""
 
-    __slots__ = ("caller", "closed", "downstream", "headers", "out", "path", "request_id", "started", "ticket")
+class _Call(msgspec.Struct, eq=False):
+    """One request while it is answered. `out`: what the answer goes through."""
 
-    def __init__(self, downstream: Downstream, request_id: str, path: str) -> None:
-        self.downstream = downstream
-        # What the answer goes through.
-        self.out: Downstream | Recorder = downstream
-        self.request_id = request_id
-        self.path = path
-        self.caller: Caller | None = None
-        self.ticket: Ticket | None = None
-        self.closed = False
-        self.headers: list[tuple[bytes, bytes]] = [(b"x-request-id", request_id.encode())]
-        self.started = time.monotonic()
-
-    def elapsed_ms(self) -> int:
-        return int((time.monotonic() - self.started) * 1000)
+    downstream: Downstream
+    out: Downstream | Recorder
+    request_id: str
+    path: str
+    headers: list[tuple[bytes, bytes]]
+    started: float
+    caller: Caller | None = None
+    ticket: Ticket | None = None
+    closed: bool = False
 
     def close(
         self,

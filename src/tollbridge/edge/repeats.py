@@ -20,21 +20,26 @@ _OF_ONE_REQUEST = frozenset({"state", "extensions"})
 class KnownHead:
     """A head: the bytes `before` and `after` the digits of its length, and the ASGI scope that was made of it.
 
-    `digest`: what the application has read from it, to be found again with the next request.
+    `scope`: of the request that matched last; each request gets a copy. `digest`: what the application has read from
+    the head, to be found again with the next request.
     """
 
-    __slots__ = ("_after", "_before", "_digits", "_place", "_scope", "digest")
+    __slots__ = ("_after", "_before", "_found", "_last", "_place", "digest", "scope")
 
     def __init__(self, before: bytes, digits: bytes, after: bytes, scope: dict[str, Any]) -> None:
         self._before = before
-        self._digits = digits
         self._after = after
-        self._scope = scope
+        # All of the head that matched last, and what `match` says of it: lengths repeat too.
+        self._last = before + digits + after
+        self._found = len(self._last), int(digits)
+        self.scope = scope
         self._place = next(at for at, (name, _) in enumerate(scope["headers"]) if name == b"content-length")
         self.digest: Any = None
 
     def match(self, data: bytes) -> tuple[int, int]:
         """Where the body begins in `data`, and how long it is; (0, 0) when `data` does not begin with this head."""
+        if data.startswith(self._last):
+            return self._found
         before = self._before
         if not data.startswith(before):
             return 0, 0
@@ -43,18 +48,14 @@ class KnownHead:
         if end < 0 or not data.startswith(self._after, end):
             return 0, 0
         digits = data[begin:end]
-        if digits != self._digits:
-            if not digits.isdigit():
-                return 0, 0
-            headers = self._scope["headers"].copy()
-            headers[self._place] = (b"content-length", digits)
-            self._scope = {**self._scope, "headers": headers}
-            self._digits = digits
-        return end + len(self._after), int(digits)
-
-    def scope(self) -> dict[str, Any]:
-        """The scope of the request that matched last, for it alone."""
-        return self._scope.copy()
+        if not digits.isdigit():
+            return 0, 0
+        headers = self.scope["headers"].copy()
+        headers[self._place] = (b"content-length", digits)
+        self.scope = {**self.scope, "headers": headers}
+        self._last = data[: end + len(self._after)]
+        self._found = len(self._last), int(digits)
+        return self._found
 
 
 def learn(data: bytes, scope: dict[str, Any]) -> KnownHead | None:

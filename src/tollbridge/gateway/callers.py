@@ -117,10 +117,10 @@ class Callers:
         # By the whole of what was presented: no two keys can ever share an entry.
         self._known: dict[tuple[bytes | None, bytes | None], tuple[float, Caller | None]] = {}
 
-    def known(self, authorization: bytes | None, api_key: bytes | None) -> Caller | None:
-        """The caller as of `of`, where nothing has to be looked up."""
+    def known(self, authorization: bytes | None, api_key: bytes | None, now: float) -> Caller | None:
+        """The caller as of `of`, where nothing has to be looked up. `now`: of `time.monotonic`."""
         known = self._known.get((authorization, api_key))
-        return known[1] if known is not None and known[0] > time.monotonic() else None
+        return known[1] if known is not None and known[0] > now else None
 
     async def of(self, authorization: bytes | None, api_key: bytes | None) -> Caller:
         """The caller of a request with this `Authorization` header, or this `x-api-key`; raises `InvalidApiKey`."""

@@ -10,7 +10,7 @@ import asyncio
 import base64
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 import msgspec
 
@@ -48,7 +48,7 @@ from tollbridge.values import Route
 from tollbridge.wire import errors as wire_errors
 from tollbridge.wire import translate
 from tollbridge.wire.errors import UpstreamSaid
-from tollbridge.wire.exchange import Exchange, Outgoing
+from tollbridge.wire.exchange import Answer, Exchange, Outgoing
 from tollbridge.wire.translate import Translated
 
 T = TypeVar("T")
@@ -167,22 +167,29 @@ class Relay:
 
         `on_sent` is called when the request leaves: from then on the provider may bill it.
         """
+        response = await self._send(route, outgoing, on_sent)
+        if response.status != 200:
+            await _refuse(response)
+        return response
+
+    async def whole(self, route: Route, exchange: Exchange, outgoing: Outgoing) -> Answer:
+        """What `run` calls for an answer that is not streamed."""
+        response = await self._send(route, outgoing, None)
+        if response.status != 200:
+            await _refuse(response)
+        return exchange.response(await response.read())
+
+    def _send(self, route: Route, outgoing: Outgoing, on_sent: Callable[[], None] | None) -> Awaitable[Response]:
+        """The answer's head, to be awaited. No coroutine of its own: each wake-up of a call would pass through it."""
         upstream = self._upstreams[route.upstream.name]
+        headers = upstream.headers
         if route.upstream.owner:
             headers = auth.headers(route.upstream)
-        else:
-            headers = upstream.headers
-            if upstream.token is not None:
-                headers = (*headers, *await upstream.token.headers())
+        elif upstream.token is not None:
+            return _send_with_token(upstream, upstream.token, outgoing, on_sent)
         if outgoing.headers:
             headers = (*headers, *outgoing.headers)
-        response = await upstream.pool.open(b"POST", outgoing.target, headers, outgoing.body, on_sent)
-        if response.status == 200:
-            return response
-        if 300 <= response.status < 400:
-            response.close()
-            raise ProtocolError("the provider answered with a redirect")
-        raise wire_errors.classify(response.status, response.headers, await response.read(), time.time())
+        return upstream.pool.open(b"POST", outgoing.target, headers, outgoing.body, on_sent)
 
     async def _supply(self, exchange: Translated) -> None:
         """Get what the provider would not get by itself."""
@@ -255,6 +262,21 @@ class Relay:
         ticket.held, ticket.tokens = verdict.amount, verdict.tokens
         ticket.available = verdict.available
         return True
+
+
+async def _send_with_token(
+    upstream: Upstream, token: AccessToken, outgoing: Outgoing, on_sent: Callable[[], None] | None
+) -> Response:
+    headers = (*upstream.headers, *await token.headers(), *outgoing.headers)
+    return await upstream.pool.open(b"POST", outgoing.target, headers, outgoing.body, on_sent)
+
+
+async def _refuse(response: Response) -> NoReturn:
+    """It is not the provider's 200: raises what it is."""
+    if 300 <= response.status < 400:
+        response.close()
+        raise ProtocolError("the provider answered with a redirect")
+    raise wire_errors.classify(response.status, response.headers, await response.read(), time.time())
 
 
 def _attempt(route: Route, failure: _Failure, seconds: float) -> Attempt:

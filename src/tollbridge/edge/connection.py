@@ -185,7 +185,17 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        if self._missing or (self._known is not None and self._phase == _IDLE and self._active is None):
+        known = self._known
+        if known is not None and self._phase == _IDLE and self._active is None:
+            begin, length = known.match(data)
+            if 0 < length <= self.shared.limits.max_body:
+                if begin + length == len(data):
+                    self._begin(known.scope.copy(), keep_alive=not self.shared.draining, known=known, body=data[begin:])
+                    return
+                self._begin(known.scope.copy(), keep_alive=not self.shared.draining, known=known)
+                self._body_size, self._missing = 0, length
+                data = data[begin:]
+        if self._missing:
             data = self._without_parser(data)
             if not data or self._deaf:
                 return
@@ -218,24 +228,8 @@ class Connection(HttpToolsProtocol):
             self._active.resumed()
 
     def _without_parser(self, data: bytes) -> bytes:
-        """Reads a request whose head is that of the one before it; what of `data` does not belong to it."""
-        known, begin = self._known, 0
-        if not self._missing:
-            assert known is not None
-            begin, length = known.match(data)
-            if not length or length > self.shared.limits.max_body:
-                return data
-            if begin + length == len(data):
-                self._begin(known.scope.copy(), keep_alive=not self.shared.draining, known=known, body=data[begin:])
-                return b""
-            self._body_size = 0
-            self._missing = length
-            self._begin(known.scope.copy(), keep_alive=not self.shared.draining, known=known)
-        end = begin + self._missing
-        if len(data) < end:
-            body, rest = data[begin:], b""
-        else:
-            body, rest = data[begin:end], data[end:]
+        """Reads the body of a request whose head was known; what of `data` does not belong to it."""
+        body, rest = data[: self._missing], data[self._missing :]
         self._missing -= len(body)
         if body:
             self.on_body(body)

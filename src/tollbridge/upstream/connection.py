@@ -363,13 +363,13 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse_the_rest()
 
     def on_headers_complete(self) -> None:
-        response = self.response
+        response, parser = self.response, self._parser
         if self._phase != _HEAD or response is None:
             return
-        status = self._parser.get_status_code()
+        status = parser.get_status_code()
         unread = self._unread.lstrip(b"\r\n")  # the parser takes empty lines before a head
         end = unread.index(b"\r\n\r\n") + 2
-        if not 200 <= status <= 599:
+        if status != 200 and not 200 <= status <= 599:
             if not 100 <= status < 200:
                 raise ProtocolError(f"the upstream answered with status {status}")
             self._unread = unread[end + 2 :]
@@ -381,7 +381,7 @@ class Connection(asyncio.BufferedProtocol):
         lower = head.lower()
         if lower.find(_CODED) >= 0:  # `in` raises and drops a TypeError first
             _check_codings(lower)
-        if not self._parser.should_keep_alive():
+        if not parser.should_keep_alive():
             self._reusable = False
             self._until_close = _LENGTH not in lower and _TRANSFER not in lower
         self._phase = _BODY

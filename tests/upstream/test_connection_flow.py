@@ -459,9 +459,13 @@ def test_a_response_closed_unread_is_not_reused_and_one_read_whole_is(loop: str)
 
     async def main() -> None:
         async with serving(script) as (_, pool):
-            (await post(pool)).close()
+            closed = await post(pool)
+            closed.close()
+            assert closed.whole_body() is None
             got = await post(pool)
+            assert got.whole_body() is None
             assert await got.read() == b"1"
+            assert got.whole_body() == b"1"
             got.close()
             assert await got.read() == b"1"
             assert await ask(pool) == (200, b"1")

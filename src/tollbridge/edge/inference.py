@@ -35,7 +35,7 @@ from tollbridge.errors import (
 )
 from tollbridge.gateway.admission import Admission, AlreadyClaimed, Ticket
 from tollbridge.gateway.callers import Caller, Callers
-from tollbridge.gateway.refusals import WRONG_TOO_OFTEN, cooling_down, limit_headers
+from tollbridge.gateway.refusals import WRONG_TOO_OFTEN, add_limits, cooling_down
 from tollbridge.gateway.relay import AllFailed, Answered, Relay
 from tollbridge.gateway.replays import Replays, in_progress
 from tollbridge.gateway.settlement import Attempt, Closed, Settlement
@@ -223,7 +223,7 @@ class Inference:
             self._leave(call, ticket)
         grant = ticket.grant
         headers = call.headers
-        headers += limit_headers(grant.requests_room, grant.tokens_room)
+        add_limits(headers, grant.requests_room, grant.tokens_room)
         if grant.degraded:
             headers.append(DEGRADED)
         headers.append((self._names.generation, ticket.id.encode()))

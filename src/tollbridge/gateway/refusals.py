@@ -70,7 +70,8 @@ def cooling_down(why: str, wait: float) -> RateLimited:
 def limited(exceeded: Exceeded) -> RateLimited:
     """The error for a limit that was reached, with headers that are true."""
     what = {"requests": "requests per minute", "tokens": "tokens per minute", "concurrency": "calls at one time"}
-    rooms = limit_headers(exceeded.requests_room, exceeded.tokens_room)
+    rooms: list[tuple[bytes, bytes]] = []
+    add_limits(rooms, exceeded.requests_room, exceeded.tokens_room)
     headers = {name.decode(): value.decode() for name, value in rooms}
     if exceeded.hopeless:
         message = (
@@ -92,19 +93,17 @@ def limited(exceeded: Exceeded) -> RateLimited:
     return error
 
 
-def limit_headers(requests: Room | None, used_tokens: Room | None) -> list[tuple[bytes, bytes]]:
+def add_limits(headers: list[tuple[bytes, bytes]], requests: Room | None, used_tokens: Room | None) -> None:
     """OpenAI's six headers, of the tightest scope."""
-    headers = []
     if requests is not None:
-        headers = [
+        headers += (
             (b"x-ratelimit-limit-requests", b"%d" % requests.limit),
             (b"x-ratelimit-remaining-requests", b"%d" % requests.remaining),
             (b"x-ratelimit-reset-requests", b"%.3fs" % requests.reset),
-        ]
+        )
     if used_tokens is not None:
         headers += (
             (b"x-ratelimit-limit-tokens", b"%d" % used_tokens.limit),
             (b"x-ratelimit-remaining-tokens", b"%d" % used_tokens.remaining),
             (b"x-ratelimit-reset-tokens", b"%.3fs" % used_tokens.reset),
         )
-    return headers

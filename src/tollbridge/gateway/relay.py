@@ -177,7 +177,8 @@ class Relay:
         response = await self._send(route, outgoing, None)
         if response.status != 200:
             await _refuse(response)
-        return exchange.response(await response.read())
+        body = response.whole_body()
+        return exchange.response(await response.read() if body is None else body)
 
     def _send(self, route: Route, outgoing: Outgoing, on_sent: Callable[[], None] | None) -> Awaitable[Response]:
         """The answer's head, to be awaited. No coroutine of its own: each wake-up of a call would pass through it."""

@@ -120,6 +120,12 @@ class Response(msgspec.Struct, eq=False):
                 return value
         return None
 
+    def whole_body(self) -> bytes | None:
+        """As `read`, where all of it has come already; None: it has to be waited for, or has failed."""
+        if self._connection is not None or self._error is not None:
+            return None
+        return b"".join(self._chunks)
+
     async def read(self) -> bytes:
         """The whole body. Raises UpstreamError; when cancelled, the response is closed."""
         connection = self._connection

@@ -84,6 +84,9 @@ class Answer:
         self._error = error
         self._open = True
 
+    def whole_body(self) -> None:
+        """It has to be waited for."""
+
     async def read(self) -> bytes:
         await asyncio.sleep(0.001 * len(self._pieces))
         if self._error is not None:

@@ -136,11 +136,11 @@ class Gateway:
         if scope["type"] == "lifespan":
             return self._lifespan(receive, send)
         path: str = scope["path"]
-        if path == webhooks.PATH:
-            return self._webhooks(scope, receive, send)
         if path in ENDPOINTS or _is_inference(path):
             assert self._line is not None
             return self._line.edge(scope, receive, send)
+        if path == webhooks.PATH:
+            return self._webhooks(scope, receive, send)
         if path == metrics.PATH:
             return self._metrics(scope, receive, send)
         return self._call_web(scope, receive, send)

@@ -278,10 +278,11 @@ class Inference:
         settlement, route = self._settlement, answered.route
         closed = settlement.close(ticket, route, ending, first_byte_ms=first_byte_ms, attempts=answered.attempts)
         receipt = await settlement.receipt(closed)
+        body = answer.render(receipt)
         headers = call.headers
         headers.append(JSON)
         self._tell(headers, ticket, route, receipt.cost, receipt.charge, receipt.balance, b"final")
-        call.out.respond(200, headers, answer.render(receipt))
+        call.out.respond(200, headers, body)
         self._note_closed(call, 200, closed, answered)
 
     def _ending(self, ticket: Ticket, answer: Answer) -> pricing.Ending:

@@ -8,9 +8,10 @@ from tests.wire.streams import CREATED, ID, MODEL, RECEIPT, route
 
 from tollbridge.errors import ProtocolError
 from tollbridge.values import Usage
-from tollbridge.wire import openai_chat, openai_completions, translate
+from tollbridge.wire import openai_answer, openai_chat, openai_completions, translate
 from tollbridge.wire.errors import UpstreamSaid
 from tollbridge.wire.exchange import Answer, Receipt
+from tollbridge.wire.openai_reply import read_whole_chat
 
 CHAT = openai_chat.parse(json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}).encode())
 COMPLETIONS = openai_completions.parse(json.dumps({"model": MODEL, "prompt": "Hi"}).encode())
@@ -225,3 +226,48 @@ def test_no_bytes_break_the_reader(body: bytes, is_chat: bool) -> None:
     shown = rendered(found)
     assert (shown["id"], shown["model"]) == (ID, MODEL)
     assert found.text() is not None
+
+
+_ODD: Any = st.sampled_from([None, "", "error", "x", 0, 7, True, [], {}, {"message": "no", "code": 429}, 1.5])
+_PARTS: Any = st.fixed_dictionaries({}, optional={"role": _ODD, "content": _ODD})
+_CHOICES: Any = st.fixed_dictionaries(
+    {"message": st.one_of(st.just({"role": "assistant", "content": "Hi"}), _PARTS, _ODD)},
+    optional={
+        "index": st.one_of(st.integers(0, 3), _ODD),
+        "finish_reason": st.one_of(st.just("stop"), _ODD),
+        "text": _ODD,
+        "usage": st.one_of(st.none(), st.just(USAGE), _ODD),
+        "error": st.one_of(st.none(), _ODD),
+    },
+)
+_BODIES: Any = st.fixed_dictionaries(
+    {"choices": st.one_of(st.lists(_CHOICES, max_size=3), _ODD)},
+    optional={"usage": st.one_of(st.just(USAGE), _ODD), "error": st.one_of(st.none(), _ODD), "created": _ODD},
+)
+
+
+def _told(body: bytes) -> Any:
+    try:
+        found = answer(body)
+        return found.usage, found.suspect, found.reported, found.finish, found.text(), found.render(RECEIPT)
+    except (ProtocolError, UpstreamSaid) as error:
+        return type(error), str(error)
+
+
+@settings(max_examples=500)
+@given(_BODIES, st.booleans())
+def test_a_whole_answer_is_read_as_it_would_be_with_care(document: Any, escaped: bool) -> None:
+    document["x"] = "é"
+    body = json.dumps(document, ensure_ascii=escaped).encode()
+    at_once = _told(body)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openai_answer, "read_whole_chat", lambda _: None)
+        assert _told(body) == at_once
+
+
+def test_nearly_every_answer_is_whole() -> None:
+    body = completion(choices=[{**completion()["choices"][0], "logprobs": None}] * 2, service_tier=None)
+    assert read_whole_chat(json.dumps(body).encode()) is not None
+    for part in ("index", "message", "finish_reason"):
+        choice = {name: value for name, value in body["choices"][0].items() if name != part}
+        assert read_whole_chat(json.dumps(completion(choices=[choice])).encode()) is None

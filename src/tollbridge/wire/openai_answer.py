@@ -10,7 +10,7 @@ from tollbridge.wire.body import NULL
 from tollbridge.wire.errors import said_in
 from tollbridge.wire.event_reader import Metered
 from tollbridge.wire.exchange import Names, Receipt
-from tollbridge.wire.openai_reply import read_any, read_completion, read_fields, words
+from tollbridge.wire.openai_reply import read_any, read_completion, read_fields, read_whole_chat, words
 from tollbridge.wire.usage import Meter
 
 
@@ -40,19 +40,35 @@ COMPLETIONS = Shape(
 class CompletionAnswer(Metered):
     """See `exchange.Answer`."""
 
+    _is_whole = True
+
     def __init__(self, shape: Shape, names: Names, body: bytes) -> None:
+        self._shape = shape
+        self._names = names
+        self._meter: Meter = Meter(produces=True)
+        whole = read_whole_chat(body) if shape.is_chat else None
+        if whole is None:
+            self._read_with_care(body)
+            return
+        self._body = body
+        for choice in whole.choices:
+            if choice.finish_reason == "error":
+                raise said_in(None)
+        self.finish = whole.choices[0].finish_reason
+        if whole.usage != NULL:
+            self._meter.read(whole.usage)
+
+    def _read_with_care(self, body: bytes) -> None:
         completion, self._body = read_completion(body)
         choices = completion.choices or []
         if completion.error:
             raise said_in(completion.error)
         if not choices:
             raise ProtocolError("the upstream's answer has no choices")
-        self._meter: Meter = Meter(produces=True)
-        self._is_whole = True
         for choice in choices:
             if choice.error or choice.finish_reason == "error":
                 raise said_in(choice.error or None)
-            if (choice.message if shape.is_chat else choice.text) is None:
+            if (choice.message if self._shape.is_chat else choice.text) is None:
                 raise ProtocolError("the upstream's answer has a choice without an answer")
             if choice.usage != NULL:
                 self._meter.read(choice.usage)
@@ -62,8 +78,6 @@ class CompletionAnswer(Metered):
             self._meter.read(completion.usage)
         finish = choices[0].finish_reason
         self.finish = None if finish is UNSET else finish
-        self._shape = shape
-        self._names = names
 
     def text(self) -> bytes:
         member = "message" if self._shape.is_chat else "text"

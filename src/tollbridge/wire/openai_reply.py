@@ -1,10 +1,10 @@
 """What OpenAI-like servers send, read carefully: as little as is needed, and nothing that is not as it should be."""
 
 import json
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, Meta, Raw, UnsetType
 
 from tollbridge.errors import ProtocolError
 from tollbridge.wire.body import NOTHING, NULL
@@ -83,8 +83,31 @@ class Completion(msgspec.Struct, gc=False):
     error: Any = None
 
 
+class _WholeMessage(msgspec.Struct, gc=False):
+    role: Raw
+    content: Raw
+
+
+class _WholeChoice(msgspec.Struct, gc=False):
+    index: int
+    message: _WholeMessage
+    finish_reason: str | None
+    text: str | None = None
+    usage: None = None
+    error: None = None
+
+
+class WholeChat(msgspec.Struct, gc=False):
+    """An answer of chat in which nothing is missing and no error stands."""
+
+    choices: Annotated[list[_WholeChoice], Meta(min_length=1)]
+    usage: Raw = NULL
+    error: None = None
+
+
 _decode_chunk = msgspec.json.Decoder(Chunk).decode
 _decode_completion = msgspec.json.Decoder(Completion).decode
+_decode_whole_chat = msgspec.json.Decoder(WholeChat).decode
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
 
 # Where a model's words stand in a message or a delta, whatever its shape. `reasoning` repeats `reasoning_content`
@@ -105,6 +128,16 @@ def read_chunk(data: bytes) -> Chunk:
         return _decode_chunk(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _chunk_of_another_shape(data)
+
+
+def read_whole_chat(body: bytes) -> WholeChat | None:
+    """Nearly every answer of chat; None: `read_completion` tells what is wrong with it, if anything is."""
+    try:
+        if not body.isascii():
+            body.decode()
+        return _decode_whole_chat(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def read_completion(body: bytes) -> tuple[Completion, bytes]:

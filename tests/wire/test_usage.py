@@ -295,7 +295,16 @@ parts = st.dictionaries(
 
 @given(
     counts=st.fixed_dictionaries(dict.fromkeys(("prompt_tokens", "completion_tokens"), st.integers(0, 5))),
-    more=st.dictionaries(st.sampled_from(["prompt_cache_hit_tokens", "cached_tokens", "cost", "x"]), few, max_size=2),
+    more=st.dictionaries(
+        st.sampled_from(
+            [
+                *("prompt_cache_hit_tokens", "cached_tokens", "x", "cost_in_ticks"),
+                *("cost", "cost_details", "is_byok", "balance"),
+            ]
+        ),
+        few,
+        max_size=2,
+    ),
     details=st.fixed_dictionaries(
         {}, optional=dict.fromkeys(("prompt_tokens_details", "completion_tokens_details"), parts | st.none())
     ),
@@ -314,6 +323,14 @@ def test_a_report_without_parts_is_read_and_shown_as_any_other(
     assert meter.usage == thorough.usage
     for receipt in (RECEIPT, msgspec.structs.replace(RECEIPT, balance=None, byok=True), None):
         assert shown(meter, receipt) == shown(thorough, receipt)
+
+
+def test_the_provider_s_money_goes_however_its_name_is_written() -> None:
+    meter = Meter(produces=True)
+    meter.read(msgspec.Raw(rb'{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3,"\u0063ost":null}'))
+    raw = meter.render(RECEIPT)
+    assert raw is not None
+    assert bytes(raw).count(b"ost") == len([b"cost", b"cost_details", b"inference_cost"])
 
 
 def test_sound_and_drawn_pictures_are_metered_apart_and_written_back() -> None:

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from tollbridge.values import Usage
-from tollbridge.wire.body import NULL
+from tollbridge.wire.body import NOTHING, NULL
 from tollbridge.wire.exchange import Receipt
 
 # Ten times the largest context window there is: a single answer that used more did not.
@@ -51,6 +51,11 @@ class _Report(msgspec.Struct, gc=False):
     completion_tokens_details: _CompletionDetails | None = None
     prompt_cache_hit_tokens: _Count | None = None  # DeepSeek
     cached_tokens: _Count | None = None  # Moonshot
+    # `_MONEY`: only whether there is any.
+    cost: Raw = NOTHING
+    cost_details: Raw = NOTHING
+    is_byok: Raw = NOTHING
+    balance: Raw = NOTHING
 
 
 _decode_report = msgspec.json.Decoder(_Report | None).decode
@@ -70,7 +75,7 @@ class Meter:
     usage: Usage | None = None
     reported = b""
     _full = b"{}"
-    _says_all = False  # `_full` has our counts as it came
+    _says_all = False  # `_full` has our counts as it came, and no money
     _has_unbelievable = False
 
     def __init__(self, *, produces: bool) -> None:
@@ -86,7 +91,7 @@ class Meter:
         text = bytes(raw)
         short = text if len(text) <= MAX_RAW else b""
         try:
-            usage, says_all = _usage(text, short, produces=self._produces)
+            usage, says_all = _usage(text, short, self._produces)
         except _Unbelievable:
             self._has_unbelievable = True
             if self.usage is None:
@@ -104,9 +109,7 @@ class Meter:
         The provider's own members stay as they came, but for its counts (ours, by OpenAI's convention) and its money.
         """
         if self._says_all and receipt is not None and receipt.usage is None and not receipt.byok:
-            with_money = _with_money(self._full, receipt)
-            if with_money is not None:
-                return with_money
+            return _with_money(self._full, receipt)
         usage = self.usage if receipt is None or receipt.usage is None else receipt.usage
         if usage is None and receipt is None:
             return None
@@ -166,13 +169,8 @@ def _count_into(fields: dict[str, Any], usage: Usage, *, produces: bool) -> None
     _add(fields, "completion_tokens_details", made)
 
 
-def _with_money(text: bytes, receipt: Receipt) -> Raw | None:
-    """A report that has our counts, with our money behind them; None where more than that must be done."""
-    # Not `in`: to look for bytes in bytes, CPython raises and drops a TypeError first, which takes longer than this.
-    if text.find(b'"cost') >= 0 or text.find(b'"is_byok') >= 0 or text.find(b'"balance') >= 0:
-        return None
-    if text.find(b".") >= 0:  # numbers that were read as whole ones, and that strict clients would not read
-        return None
+def _with_money(text: bytes, receipt: Receipt) -> Raw:
+    """A report that has our counts and no money, with ours behind them."""
     balance = b"" if receipt.balance is None else b',"balance":' + receipt.balance
     return Raw(
         b'%b,"cost":%b,"cost_details":{"upstream_inference_cost":%b}%b}'
@@ -193,26 +191,27 @@ def _add(fields: dict[str, Any], name: str, counts: dict[str, int]) -> None:
         fields[name] = {**given, **believed}
 
 
-def _usage(text: bytes, raw: bytes, *, produces: bool) -> tuple[Usage | None, bool]:
-    """The usage that `text` reports, and whether it says all of it by OpenAI's convention."""
-    is_suspect = is_odd = False
+def _usage(text: bytes, raw: bytes, produces: bool) -> tuple[Usage | None, bool]:
+    """The usage that `text` reports, and whether it says all of it by OpenAI's convention, and nothing of money."""
+    is_suspect, says_all = False, True
     try:
         report = _decode_report(text)
     except msgspec.ValidationError:
         report, is_suspect = _leniently(text)
-        is_odd = True
+        says_all = False
     if report is None:
         return None, False
     prompt, completion, total = report.prompt_tokens, report.completion_tokens, report.total_tokens
-    says_all = not is_odd and prompt is not None and (completion is not None or not produces)
     if not produces:
+        says_all = says_all and prompt is not None
         prompt, completion = (total if prompt is None else prompt), 0
     elif completion is None and prompt is not None and total is not None and total >= prompt:
-        completion = total - prompt
+        completion, says_all = total - prompt, False
     if prompt is None or completion is None:
         return None, False
     if total == prompt + completion and _has_no_parts(report):  # nearly every report
-        return Usage(input=prompt, output=completion, raw=raw, suspect=is_suspect), says_all
+        usage = Usage(input=prompt, output=completion, raw=raw, suspect=is_suspect)
+        return usage, says_all and _has_no_money(report, text)
     beyond = max(0, total - prompt - completion) if produces and total is not None else 0
     inner = report.prompt_tokens_details or _PromptDetails()
     read = inner.cached_tokens or report.prompt_cache_hit_tokens or report.cached_tokens or 0
@@ -258,6 +257,11 @@ def _has_no_parts(report: _Report) -> bool:
     if written is not None and (written.reasoning_tokens or written.audio_tokens or written.image_tokens):
         return False
     return not (report.prompt_cache_hit_tokens or report.cached_tokens)
+
+
+def _has_no_money(report: _Report, text: bytes) -> bool:
+    """Nor numbers with a point, which were read as whole ones, and which strict clients would not read."""
+    return not (report.cost or report.cost_details or report.is_byok or report.balance) and text.find(b".") < 0
 
 
 def _leniently(text: bytes) -> tuple[_Report, bool]:

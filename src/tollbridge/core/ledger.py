@@ -151,7 +151,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     attempts: bytes | None = None
 
 
-class End(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class End(msgspec.Struct, frozen=True, gc=False):
     """End a hold: `charge` is what the customer should pay, by money or by tokens; 0 gives all of it back."""
 
     hold: int
@@ -193,7 +193,7 @@ Operation = Hold | Extend | End | Checkpoint | Post
 # --- verdicts -----------------------------------------------------------------------------------------------------
 
 
-class Held(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Held(msgspec.Struct, frozen=True, gc=False):
     """`amount` is the whole of the hold so far, extensions included; `available` what is left beside it.
 
     `tokens`: it is on so many included tokens; 0: on money.
@@ -204,7 +204,7 @@ class Held(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     tokens: int = 0
 
 
-class Ended(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Ended(msgspec.Struct, frozen=True, gc=False):
     """`charged` = `promo` + what came from paid credit; `loss` is what could not be charged."""
 
     charged: int
@@ -333,7 +333,7 @@ class OpenHold(msgspec.Struct):
     period: int = 0
 
 
-class EndRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class EndRow(msgspec.Struct, frozen=True, gc=False):
     """A row of `usage`: the end of a hold, its journal and its usage record in one.
 
     `limited`: the key's spend carried the hold, and carries the charge. `allowance`: included tokens that were taken
@@ -441,21 +441,21 @@ def decide(state: State, operations: Sequence[Operation], now: int) -> Decision:
 
 def _hold(state: State, op: Hold, now: int, out: Decision) -> Verdict:
     want, least = op.want, op.least
-    if not 0 <= least <= want < MAX_AMOUNT:
+    if least < 0 or want < least or want >= MAX_AMOUNT:
         _check_amounts(want, least)
-    balance = state.balances.get(op.account_id)
-    known = state.holds.get(op.id)
-    if known is not None and balance is not None:
-        return Held(amount=known.amount, available=balance.available, tokens=known.tokens or 0)
-    key = state.keys.get(op.key_id)
-    if state.fenced or op.id in state.ends:
+    id_, account_id, key = op.id, op.account_id, state.keys.get(op.key_id)
+    balance = state.balances.get(account_id)
+    if id_ in state.holds and balance is not None:
+        known = state.holds[id_]
+        return Held(known.amount, balance.available, known.tokens or 0)
+    if state.fenced or id_ in state.ends:
         return Refused(why=Refusal.FENCED)
     if key is None or not key.live or (key.expires_at is not None and key.expires_at <= now):
         return Refused(why=Refusal.KEY_GONE)
-    if balance is None or key.account_id != op.account_id:
+    if balance is None or key.account_id != account_id:
         return Refused(why=Refusal.KEY_GONE)
     if op.claim is not None:
-        first = state.claims.get((op.account_id, op.claim.name))
+        first = state.claims.get((account_id, op.claim.name))
         if first is not None and first.stands(now, op.claim.keep_ms):
             return Claimed(hold=first.hold, same=first.request == op.claim.request)
     available = balance.paid + balance.promo - balance.held
@@ -463,7 +463,7 @@ def _hold(state: State, op: Hold, now: int, out: Decision) -> Verdict:
     if want <= available and least <= available and key.limit is None and not op.period and not balance.frozen:
         # Nearly every hold: nothing but the balance bounds it, and all of it is there.
         balance.held += want
-        out.balances[op.account_id] = balance
+        out.balances[account_id] = balance
     else:
         key.renew(now)
         tokens = _take_tokens(state, op, out) if op.period and not balance.frozen else None
@@ -472,15 +472,15 @@ def _hold(state: State, op: Hold, now: int, out: Decision) -> Verdict:
             return _without_tokens(reserved, op, state) if op.period else reserved
         amount = reserved
         _move_held(balance, None if key.limit is None else key, amount, out)
-    hold = OpenHold(op.id, op.account_id, op.key_id, amount, key.limit is not None, {})
+    hold = OpenHold(id_, account_id, op.key_id, amount, key.limit is not None, {})
     if tokens is not None:
         hold.tokens, hold.period = tokens, op.period
-    state.holds[op.id] = hold
+    state.holds[id_] = hold
     out.holds.append((hold, now + op.ttl_ms))
     if op.claim is not None:
-        of = (op.account_id, op.claim.name)
-        out.claims[of] = state.claims[of] = Claimant(hold=op.id, request=op.claim.request, created_at=now)
-    return Held(amount=amount, available=available - amount, tokens=tokens or 0)
+        of = (account_id, op.claim.name)
+        out.claims[of] = state.claims[of] = Claimant(hold=id_, request=op.claim.request, created_at=now)
+    return Held(amount, available - amount, tokens or 0)
 
 
 def _take_tokens(state: State, op: Hold, out: Decision) -> int | None:
@@ -552,11 +552,10 @@ def _extend_tokens(state: State, op: Extend, hold: OpenHold, out: Decision) -> V
 
 def _end(state: State, op: End, now: int, out: Decision) -> Verdict:
     due, id_, account_id = op.charge, op.hold, op.account_id
-    if not 0 <= due < MAX_AMOUNT:
+    if due < 0 or due >= MAX_AMOUNT:
         _check_amounts(due)
-    stored = state.ends.get(id_)
-    if stored is not None:
-        return _end_again(state, op, stored, out)
+    if id_ in state.ends:
+        return _end_again(state, op, state.ends[id_], out)
     hold = state.holds.get(id_)
     if hold is None or hold.account_id != account_id:
         return Refused(why=Refusal.NO_HOLD)
@@ -577,29 +576,19 @@ def _end(state: State, op: End, now: int, out: Decision) -> Verdict:
         charge = min(due, _chargeable(balance, key, held))
         if key is not None and now >= key.since:
             key.spent += charge
-    promo = min(charge, balance.promo)
-    balance.promo -= promo
+    promo, loss = 0, due - charge
+    if balance.promo:
+        promo = min(charge, balance.promo)
+        balance.promo -= promo
     balance.paid -= charge - promo
-    row = EndRow(
-        hold=id_,
-        account_id=account_id,
-        key_id=hold.key_id,
-        ended_at=now,
-        held=held,
-        charge=charge,
-        promo=promo,
-        loss=due - charge,
-        record=op.record,
-        limited=hold.limited,
-        allowance=allowance,
-    )
+    row = EndRow(id_, account_id, hold.key_id, now, held, charge, promo, loss, op.record, hold.limited, allowance)
     del state.holds[id_]
     state.ends[id_] = row
     if hold.checkpointed:
         out.checkpoints.pop(id_, None)
         out.forgotten.append(id_)
     out.ends.append(row)
-    return Ended(charged=charge, promo=promo, loss=row.loss, available=posted - charge - balance.held)
+    return Ended(charge, promo, loss, posted - charge - balance.held)
 
 
 def _use_tokens(state: State, op: End, hold: OpenHold, out: Decision) -> int:

@@ -47,7 +47,7 @@ def covers(when: When, moment: int) -> bool:
     return time >= when.start or time < when.end
 
 
-class Bound(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Bound(msgspec.Struct, frozen=True, gc=False):
     """`want` is what should be held, `least` what must be, `whole` what it may cost in all.
 
     `limit`: the output limit per choice that `whole` assumes. `prompt_price` is what the prompt and the searches may
@@ -101,15 +101,8 @@ def bound(demand: Demand, route: Route, *, model_limit: int, default_hold: int, 
     want = least = money.round_up(pico + held * written, multiplier)
     if held > LEAST_OUTPUT_TOKENS * choices:
         least = money.round_up(pico + LEAST_OUTPUT_TOKENS * choices * written, multiplier)
-    return Bound(
-        want=want,
-        least=least,
-        whole=want if output == held else money.round_up(pico + output * written, multiplier),
-        prompt=prompt,
-        limit=limit,
-        prompt_price=pico,
-        output_price=written,
-    )
+    whole = want if output == held else money.round_up(pico + output * written, multiplier)
+    return Bound(want, least, whole, prompt, limit, pico, written)
 
 
 class TokenBound(msgspec.Struct, frozen=True, gc=False):
@@ -165,8 +158,9 @@ def cost(usage: Usage, route: Route) -> int:
 
 def charge_and_cost(usage: Usage, route: Route) -> tuple[int, int]:
     """Both at once: most routes are sold at cost."""
-    charged = money.charge(usage, route.price, route.multiplier_ppm)
-    at_cost = route.cost is route.price and route.multiplier_ppm == money.PPM
+    price, multiplier = route.price, route.multiplier_ppm
+    charged = money.charge(usage, price, multiplier)
+    at_cost = route.cost is price and multiplier == money.PPM
     return charged, charged if at_cost else cost(usage, route)
 
 
@@ -219,7 +213,7 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     finish: str | None = None
 
 
-class Bill(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Bill(msgspec.Struct, frozen=True, gc=False):
     """`usage` is what is priced; `charged` False: the customer pays nothing for it; `outcome` goes on the record."""
 
     usage: Usage
@@ -229,7 +223,7 @@ class Bill(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     free_loss: bool = False
 
 
-def bill(ending: Ending, *, charge_partial: bool, silence_ms: int = SILENCE_IS_UPSTREAMS_FAULT_MS) -> Bill:
+def bill(ending: Ending, charge_partial: bool, silence_ms: int = SILENCE_IS_UPSTREAMS_FAULT_MS) -> Bill:
     """What is charged.
 
     `charge_partial`: the operator charges output that came before an upstream died. `silence_ms`: a caller who leaves
@@ -237,7 +231,7 @@ def bill(ending: Ending, *, charge_partial: bool, silence_ms: int = SILENCE_IS_U
     """
     usage = ending.reported or ending.counted
     if ending.cause is Cause.FINISHED and ending.produced:  # nearly every call
-        return Bill(usage=usage, charged=True, outcome=Outcome.COMPLETED)
+        return Bill(usage, True, Outcome.COMPLETED)
     if ending.cause is Cause.OUR_FAULT:
         return Bill(usage=usage, charged=ending.delivered and ending.produced, outcome=Outcome.OUR_FAULT)
     if ending.cause is Cause.CLIENT_LEFT:

@@ -44,7 +44,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cost: int = 0
 
 
-class Closed(msgspec.Struct, kw_only=True):
+class Closed(msgspec.Struct):
     """A bill that is with the ledger. `verdict` resolves once it is durable."""
 
     ticket: Ticket
@@ -80,7 +80,7 @@ class Settlement:
     ) -> Closed:
         """Settle `ticket` as `ending` says. `route`: the one that was asked last; None: nothing was sent, no charge."""
         policy = self._policy
-        bill = pricing.bill(ending, charge_partial=policy.charge_partial, silence_ms=policy.silence_ms)
+        bill = pricing.bill(ending, policy.charge_partial, policy.silence_ms)
         usage = bill.usage
         if route is not None:
             priced_by = route
@@ -94,7 +94,7 @@ class Settlement:
             charge = 0
         record = self._record(ticket, priced_by, bill, ending, status, first_byte_ms, cost, attempts)
         caller = ticket.caller
-        end = End(hold=ticket.hold, account_id=caller.account_id, key_id=caller.key_id, charge=charge, record=record)
+        end = End(ticket.hold, caller.account_id, caller.key_id, charge, record)
         verdict = self._ledger.submit(end)
         if ticket.tokens:
             # The ledger takes included tokens for it.
@@ -107,15 +107,15 @@ class Settlement:
                 # Of an answer that came whole only how long all of it took tells anything.
                 first = first_byte_ms if record.streamed else None
                 took = record.duration_ms - (first or 0)
-                self._health.measured(priced_by, first_byte_ms=first, tokens=usage.output, ms=took)
+                self._health.measured(priced_by, first, usage.output, took)
         elif ending.cause is pricing.Cause.CLIENT_LEFT and route is not None and not ending.produced:
             self._admission.cut(ticket)
-        return Closed(ticket=ticket, bill=bill, charge=charge, cost=cost, byok=record.byok, verdict=verdict)
+        return Closed(ticket, bill, charge, cost, record.byok, verdict)
 
     def checkpoint(self, ticket: Ticket, route: Route, counted: Usage) -> None:
         """Note what a running stream would be charged if this process died now."""
         ending = pricing.Ending(cause=pricing.Cause.OUR_FAULT, reported=None, counted=counted, produced=True)
-        bill = pricing.bill(ending, charge_partial=True)
+        bill = pricing.bill(ending, True)
         charge, cost = pricing.charge_and_cost(counted, route)
         record = self._record(ticket, route, bill, ending, 200, None, cost, ())
         caller = ticket.caller
@@ -134,14 +134,14 @@ class Settlement:
             ended = None
         if isinstance(ended, Ended):
             charge, balance = ended.charged, usd_bytes(ended.available)
-        usage = closed.bill.usage
+        usage, cost = closed.bill.usage, closed.cost
         charged = usd_bytes(charge)
         return Receipt(
-            charge=charged,
-            cost=charged if closed.cost == charge else usd_bytes(closed.cost),
-            balance=balance,
-            usage=usage if usage.estimated else None,
-            byok=closed.byok,
+            charged,
+            charged if cost == charge else usd_bytes(cost),
+            balance,
+            usage if usage.estimated else None,
+            closed.byok,
         )
 
     def believes(self, ticket: Ticket, reported: Usage) -> bool:
@@ -227,11 +227,10 @@ class _Patience:
 
         The ledger carries an end out whether or not there is anybody left to tell.
         """
-        if not verdict.done():
-            self._waiting[-1].append(verdict)
-            if self._timer is None:
-                loop = verdict.get_loop()
-                self._timer = loop.call_later(self._stretch_s, self._turn, loop)
+        self._waiting[-1].append(verdict)
+        if self._timer is None:
+            loop = verdict.get_loop()
+            self._timer = loop.call_later(self._stretch_s, self._turn, loop)
         return verdict
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:

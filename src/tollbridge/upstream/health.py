@@ -51,8 +51,7 @@ class Health:
 
     def rank(self, route: Route) -> int | None:
         """None: it may not be called now; 0: it may; 1: it may, but others should be asked first."""
-        upstream = route.upstream
-        breaker = self._breakers.get(upstream.owner or upstream.name)
+        breaker = self._known(route) if self._breakers else None
         if breaker is None:
             return 0
         now = self._clock()
@@ -64,16 +63,14 @@ class Health:
         return min((self._breaker(route).opens_in(now) for route in routes), default=0.0)
 
     def begin(self, route: Route) -> None:
-        upstream = route.upstream
-        breaker = self._breakers.get(upstream.owner or upstream.name)
+        breaker = self._known(route) if self._breakers else None
         if breaker is not None:
             breaker.begin(self._clock())
-        tally = self.tallies.get(upstream.name) or self._tally(route)
+        tally = self.tallies.get(route.upstream.name) or self._tally(route)
         tally.attempts += 1
 
     def succeeded(self, route: Route) -> None:
-        upstream = route.upstream
-        breaker = self._breakers.get(upstream.owner or upstream.name)
+        breaker = self._known(route) if self._breakers else None
         if breaker is not None:
             breaker.succeeded(self._clock())
 
@@ -99,11 +96,11 @@ class Health:
 
     def abandoned(self, route: Route) -> None:
         """An attempt ended without telling anything (the caller left)."""
-        breaker = self._breakers.get(route.upstream.owner or route.upstream.name)
+        breaker = self._known(route)
         if breaker is not None:
             breaker.abandoned()
 
-    def measured(self, route: Route, *, first_byte_ms: int | None, tokens: int, ms: int) -> None:
+    def measured(self, route: Route, first_byte_ms: int | None, tokens: int, ms: int) -> None:
         """An answer came. `tokens` of it took `ms`, counted from the first byte where there is one."""
         key = (route.upstream.name, route.upstream_model)
         speed = self._speeds.get(key)
@@ -133,9 +130,12 @@ class Health:
             tally = self.tallies[name] = Tally()
         return tally
 
-    def _breaker(self, route: Route) -> Breaker:
+    def _known(self, route: Route) -> Breaker | None:
         upstream = route.upstream
-        found = self._breakers.get(upstream.owner or upstream.name)
+        return self._breakers.get(upstream.owner or upstream.name)
+
+    def _breaker(self, route: Route) -> Breaker:
+        upstream, found = route.upstream, self._known(route)
         if found is None:
             found = self._breakers[upstream.owner or upstream.name] = Breaker()
             if upstream.owner:

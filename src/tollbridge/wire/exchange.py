@@ -9,7 +9,7 @@ from tollbridge.errors import ApiError, UpstreamError
 from tollbridge.values import Usage
 
 
-class Receipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """What the caller is told about money: JSON numbers, USD. `balance`: None when it is not known in time.
 
     `usage`: what was charged for, where it was counted here; None: what the provider reported. `byok`: the caller's own

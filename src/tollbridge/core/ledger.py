@@ -576,11 +576,12 @@ def _end(state: State, op: End, now: int, out: Decision) -> Verdict:
         charge = min(due, _chargeable(balance, key, held))
         if key is not None and now >= key.since:
             key.spent += charge
-    promo, loss = 0, due - charge
-    if balance.promo:
-        promo = min(charge, balance.promo)
-        balance.promo -= promo
-    balance.paid -= charge - promo
+    promo, loss = balance.promo, due - charge
+    if promo >= charge:
+        promo = charge
+    else:
+        balance.paid -= charge - promo
+    balance.promo -= promo
     row = EndRow(id_, account_id, hold.key_id, now, held, charge, promo, loss, op.record, hold.limited, allowance)
     del state.holds[id_]
     state.ends[id_] = row

@@ -74,7 +74,7 @@ def round_up(pico: int, multiplier_ppm: int = PPM) -> int:
         # Rounding up to whole pico-USD and then to nano-USD comes to the same as at once.
         pico = -(-pico * multiplier_ppm // PPM)
     nano = -(-pico // _PICO_PER_NANO)
-    if not 0 <= nano < MAX_AMOUNT:
+    if nano < 0 or nano >= MAX_AMOUNT:
         raise ValueError("the charge is out of range")
     return nano
 

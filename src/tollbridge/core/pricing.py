@@ -166,7 +166,9 @@ def charge_and_cost(usage: Usage, route: Route) -> tuple[int, int]:
 
 def _dearest(price: Price, prompt: int, demand: Demand) -> tuple[int, int]:
     """The most that a token read, and that a token written, may cost of a request with a prompt of so many tokens."""
-    read = max(price.input, price.cache_read, price.cache_write)
+    read = price.input
+    if price.cache_read > read or price.cache_write > read:
+        read = max(price.cache_read, price.cache_write)
     if price.audio_input is not None and price.audio_input > read and demand.audio:
         read = price.audio_input
     if price.cache_write_1h > read and (demand.body is None or _HOUR in demand.body):

@@ -149,10 +149,11 @@ class Settlement:
         model, demand, read = ticket.model, ticket.demand, reported.prompt
         if read > model.context_window and read > len(ticket.request.body):
             return False
-        written, slack = reported.completion, demand.choices * SLACK
-        if written > model.output_limit * slack:
-            limit = max(ticket.limit or 0, demand.output_limit or 0)
-            return written <= limit * slack and reported.searches <= MOST_SEARCHES
+        written = reported.completion
+        if written > model.output_limit:
+            limit = max(model.output_limit, ticket.limit or 0, demand.output_limit or 0)
+            if written > limit * demand.choices * SLACK:
+                return False
         return reported.searches <= MOST_SEARCHES
 
     def _may_lose(self, ticket: Ticket, charge: int) -> bool:

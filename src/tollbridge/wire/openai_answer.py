@@ -13,6 +13,8 @@ from tollbridge.wire.exchange import Names, Receipt
 from tollbridge.wire.openai_reply import read_any, read_completion, read_fields, read_whole_chat, words
 from tollbridge.wire.usage import Meter
 
+_encode = msgspec.json.Encoder().encode
+
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
     """How chat and completions differ. Members are JSON: `object`, a stream's `chunk`, and a choice without text."""
@@ -89,14 +91,15 @@ class CompletionAnswer(Metered):
 
     def render(self, receipt: Receipt | None) -> bytes:
         fields = read_fields(self._body)
-        fields.setdefault("object", self._shape.object)
+        if "object" not in fields:
+            fields["object"] = self._shape.object
         self._names.put_on(fields)
         if not self._is_whole:
             fields["choices"] = _whole(fields["choices"])
         usage = self._meter.render(receipt)
         if usage is not None:
             fields["usage"] = usage
-        return msgspec.json.encode(fields)
+        return _encode(fields)
 
 
 def _whole(raw: Raw) -> Raw:

@@ -29,14 +29,18 @@ _encode = msgspec.json.Encoder().encode
 
 def body_for(request: Request, route: Route, max_tokens: int | None) -> bytes:
     """The body to send on `route`. `max_tokens`: the limit that money sets, None where it sets none."""
-    upstream = route.upstream
-    fields = dict(request.fields)
-    if route.upstream_model != request.model:
+    upstream, fields = route.upstream, request.fields
+    # One limit of the caller's, or none, goes out as it came.
+    is_limited = max_tokens is not None or ("max_tokens" in fields and "max_completion_tokens" in fields)
+    is_other = route.upstream_model != request.model
+    if not (is_other or request.stream or is_limited or upstream.renames or upstream.drops or upstream.adds):
+        return _encode(fields)
+    fields = dict(fields)
+    if is_other:
         fields["model"] = Raw(_encode(route.upstream_model))
     if request.stream:
         _ask_for_usage(fields, request, upstream)
-    # One limit of the caller's, or none, goes out as it came.
-    if max_tokens is not None or ("max_tokens" in fields and "max_completion_tokens" in fields):
+    if is_limited:
         _limit(fields, request, max_tokens)
     if upstream.renames:
         _rename(fields, request, upstream)

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tollbridge.core.ledger import Noted, Record, Verdict
@@ -71,6 +71,10 @@ few = st.integers(0, 40)
     limits=st.tuples(few, st.none() | few, st.none() | few),
     choices=st.integers(1, 3),
 )
+@example(used={"output": 8}, searches=0, window=0, body=0, limits=(4, None, None), choices=1)
+@example(used={"output": 9}, searches=0, window=0, body=0, limits=(4, None, None), choices=1)
+@example(used={"output": 24}, searches=0, window=0, body=0, limits=(4, 4, 6), choices=2)
+@example(used={"output": 25}, searches=0, window=0, body=0, limits=(4, 6, 4), choices=2)
 def test_no_more_is_believed_than_was_sent_and_asked_for(
     used: dict[str, int],
     searches: int,

@@ -231,18 +231,17 @@ def test_no_bytes_break_the_reader(body: bytes, is_chat: bool) -> None:
 _ODD: Any = st.sampled_from([None, "", "error", "x", 0, 7, True, [], {}, {"message": "no", "code": 429}, 1.5])
 _PARTS: Any = st.fixed_dictionaries({}, optional={"role": _ODD, "content": _ODD})
 _CHOICES: Any = st.fixed_dictionaries(
-    {"message": st.one_of(st.just({"role": "assistant", "content": "Hi"}), _PARTS, _ODD)},
-    optional={
+    {
         "index": st.one_of(st.integers(0, 3), _ODD),
-        "finish_reason": st.one_of(st.just("stop"), _ODD),
-        "text": _ODD,
-        "usage": st.one_of(st.none(), st.just(USAGE), _ODD),
-        "error": st.one_of(st.none(), _ODD),
+        "message": st.one_of(st.just({"role": "assistant", "content": "Hi"}), _PARTS, _ODD),
+        "finish_reason": st.sampled_from(["stop", "error", None, 7]),
     },
+    optional={"text": _ODD, "usage": st.one_of(st.just(USAGE), _ODD), "error": _ODD},
 )
+_CHOICES = st.one_of(_CHOICES, _CHOICES.map(lambda choice: dict(list(choice.items())[1:])))
 _BODIES: Any = st.fixed_dictionaries(
-    {"choices": st.one_of(st.lists(_CHOICES, max_size=3), _ODD)},
-    optional={"usage": st.one_of(st.just(USAGE), _ODD), "error": st.one_of(st.none(), _ODD), "created": _ODD},
+    {"choices": st.one_of(st.lists(_CHOICES, min_size=1, max_size=2), _ODD, st.just([]))},
+    optional={"usage": st.one_of(st.just(USAGE), _ODD), "error": _ODD, "created": _ODD},
 )
 
 
@@ -263,6 +262,13 @@ def test_a_whole_answer_is_read_as_it_would_be_with_care(document: Any, escaped:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(openai_answer, "read_whole_chat", lambda _: None)
         assert _told(body) == at_once
+
+
+@pytest.mark.parametrize("failed", [0, 1])
+def test_a_choice_that_ended_in_an_error_is_one(failed: int) -> None:
+    choices = [{**completion()["choices"][0], "finish_reason": "error" if n == failed else "stop"} for n in range(2)]
+    with pytest.raises(UpstreamSaid):
+        answer(completion(choices=choices))
 
 
 def test_nearly_every_answer_is_whole() -> None:

@@ -112,6 +112,23 @@ def test_members_are_renamed_and_dropped() -> None:
     ) == {"random_seed": 1}
 
 
+@pytest.mark.parametrize(
+    ("quirks", "expected"),
+    [
+        ({"renames": (("seed", "random_seed"),)}, {"random_seed": 1}),
+        ({"drops": ("seed",)}, {}),
+        ({"adds": (("x", "2"),)}, {"seed": 1, "x": 2}),
+        ({}, {"seed": 1}),
+    ],
+)
+def test_each_of_a_provider_s_wishes_is_enough_to_change_a_body(quirks: Any, expected: dict[str, int]) -> None:
+    request = openai_chat.parse(b'{"model":"%b","messages":[{"role":"user","content":"a"}],"seed":1}' % MODEL.encode())
+    before = dict(request.fields)
+    out = json.loads(body_for(request, route(upstream_model=MODEL, **quirks), None))
+    assert {name: value for name, value in out.items() if name not in ("model", "messages")} == expected
+    assert request.fields == before
+
+
 def test_completions_and_embeddings_go_out_too() -> None:
     completion = openai_completions.parse(b'{"model":"m","prompt":"a","stream":true}')
     assert json.loads(body_for(completion, route(), 9)) == {

@@ -88,10 +88,11 @@ class Settlement:
         else:
             priced_by, bill = ticket.routes[0], msgspec.structs.replace(bill, charged=False)
             charge, cost = pricing.charge(usage, priced_by), 0
-        if bill.free_loss and not self._may_lose(ticket, charge):
-            bill = msgspec.structs.replace(bill, charged=True)
         if not bill.charged:
-            charge = 0
+            if bill.free_loss and not self._may_lose(ticket, charge):
+                bill = msgspec.structs.replace(bill, charged=True)
+            else:
+                charge = 0
         record = self._record(ticket, priced_by, bill, ending, status, first_byte_ms, cost, attempts)
         caller = ticket.caller
         end = End(ticket.hold, caller.account_id, caller.key_id, charge, record)

@@ -38,7 +38,7 @@ def test_old_accounts_are_forgotten_when_there_are_many() -> None:
     for account in range(10_000):
         cuts.note(account, LONG_PROMPT_TOKENS, 0.0)
     cuts.note(10_001, LONG_PROMPT_TOKENS, WINDOW_S)
-    assert len(cuts._latest) == 1
+    assert len(cuts.latest) == 1
 
 
 def test_who_asks_on_although_they_are_refused_cools_down_for_the_rest_of_the_minute() -> None:
@@ -66,4 +66,4 @@ def test_old_refusals_are_forgotten_when_there_are_many_accounts() -> None:
     for account in range(10_000):
         refusals.note(account, 0.0)
     refusals.note(10_001, REFUSALS_S)
-    assert len(refusals._minutes) == 1
+    assert len(refusals.minutes) == 1

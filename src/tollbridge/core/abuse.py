@@ -19,26 +19,28 @@ _ACCOUNTS_KEPT = 10_000
 
 
 class Cuts:
-    """Such cuts of each account in the last ten minutes. `now` is monotonic seconds."""
+    """Such cuts of each account in the last ten minutes. `now` is monotonic seconds.
+
+    `latest`: of each account that made some, to be read; one more than are let pass is all that has to be known.
+    """
 
     def __init__(self) -> None:
-        # The latest of each account: one more than are let pass is all that has to be known.
-        self._latest: dict[int, deque[float]] = {}
+        self.latest: dict[int, deque[float]] = {}
 
     def note(self, account: int, prompt_tokens: int, now: float) -> None:
         """`account` cut a request of `prompt_tokens` before its first token."""
         if prompt_tokens < LONG_PROMPT_TOKENS:
             return
-        latest = self._latest.get(account)
+        latest = self.latest.get(account)
         if latest is None:
-            if len(self._latest) >= _ACCOUNTS_KEPT:
-                self._latest = {each: cuts for each, cuts in self._latest.items() if cuts[-1] > now - WINDOW_S}
-            latest = self._latest[account] = deque(maxlen=MOST_CUTS + 1)
+            if len(self.latest) >= _ACCOUNTS_KEPT:
+                self.latest = {each: cuts for each, cuts in self.latest.items() if cuts[-1] > now - WINDOW_S}
+            latest = self.latest[account] = deque(maxlen=MOST_CUTS + 1)
         latest.append(now)
 
     def cool_down(self, account: int, now: float) -> float:
         """Seconds until `account` may call again; 0 when it may now."""
-        latest = self._latest.get(account)
+        latest = self.latest.get(account)
         if latest is None or len(latest) <= MOST_CUTS:
             return 0.0
         return max(0.0, latest[0] + WINDOW_S - now)
@@ -47,24 +49,23 @@ class Cuts:
 class Refusals(Generic[Who]):
     """Calls of each account, or from each address, that were refused, counted by the minute: `most` are let pass.
 
-    `now` is monotonic seconds.
+    `now` is monotonic seconds. `minutes`: when that of each began who was refused, and how often, to be read.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        # When the minute of each began, and how many there were in it.
-        self._minutes: dict[Who, tuple[float, int]] = {}
+        self.minutes: dict[Who, tuple[float, int]] = {}
 
     def note(self, who: Who, now: float) -> None:
         """`who` was refused."""
-        began, count = self._minutes.get(who, (now, 0))
+        began, count = self.minutes.get(who, (now, 0))
         if now >= began + REFUSALS_S:
             began, count = now, 0
-        if not count and len(self._minutes) >= _ACCOUNTS_KEPT:
-            self._minutes = {each: known for each, known in self._minutes.items() if known[0] > now - REFUSALS_S}
-        self._minutes[who] = (began, count + 1)
+        if not count and len(self.minutes) >= _ACCOUNTS_KEPT:
+            self.minutes = {each: known for each, known in self.minutes.items() if known[0] > now - REFUSALS_S}
+        self.minutes[who] = (began, count + 1)
 
     def cool_down(self, who: Who, now: float) -> float:
         """Seconds until `who` is listened to again; 0 when it is now."""
-        began, count = self._minutes.get(who, (0.0, 0))
+        began, count = self.minutes.get(who, (0.0, 0))
         return max(0.0, began + REFUSALS_S - now) if count > self._most else 0.0

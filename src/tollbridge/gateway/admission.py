@@ -317,10 +317,13 @@ class Admission:
         self._cuts.note(ticket.caller.account_id, ticket.demand.prompt, time.monotonic())
 
     def _check_abuse(self, caller: Caller, now: float) -> None:
-        wait = self._cuts.cool_down(caller.account_id, now)
+        account = caller.account_id
+        if account not in self._cuts.latest and account not in self._refusals.minutes:
+            return
+        wait = self._cuts.cool_down(account, now)
         if wait > 0:
             raise cooling_down(CUT_TOO_OFTEN, wait)
-        wait = self._refusals.cool_down(caller.account_id, now)
+        wait = self._refusals.cool_down(account, now)
         if wait > 0:
             raise cooling_down(ASKED_TOO_OFTEN, wait)
 

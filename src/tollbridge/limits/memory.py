@@ -157,8 +157,8 @@ class MemoryLimiter:
         refused = _refusal(counters, least, tokens, now)
         if refused is not None:
             return refused
-        notes = _taken(counters, request, tokens, now)
-        return Grant(request, scopes, tokens, *_rooms(counters, now), notes)
+        notes, requests_room, tokens_room = _taken(counters, request, tokens, now)
+        return Grant(request, scopes, tokens, requests_room, tokens_room, notes)
 
     async def look(self, scopes: Sequence[Scope], least: int, tokens: int) -> Free | Exceeded:
         now = self._clock()
@@ -170,7 +170,7 @@ class MemoryLimiter:
         now = self._clock()
         if now >= self._forget_at:
             self._forget(now)
-        return _taken(self._of(scopes), request, tokens, now)
+        return _taken(self._of(scopes), request, tokens, now)[0]
 
     def give_back(self, grant: Grant, used: int) -> None:
         if grant.notes:
@@ -243,19 +243,31 @@ def _refusal(counters: Sequence[_Counters], least: int, tokens: int, now: float)
     return Exceeded(kind, limit, longest, False, *_rooms(counters, now)) if longest else None
 
 
-def _taken(counters: Sequence[_Counters], request: int, tokens: int, now: float) -> list[Note]:
+def _taken(
+    counters: Sequence[_Counters], request: int, tokens: int, now: float
+) -> tuple[list[Note], Room | None, Room | None]:
+    """Take it all; what is left is that of the tightest scope, as of `_rooms`."""
     notes: list[Note] = []
+    requests_room: Room | None = None
+    tokens_room: Room | None = None
     for each in counters:
-        if each.requests is not None:
-            each.requests.take(1, now)
+        counter = each.requests
+        if counter is not None:
+            counter.take(1, now)
+            room = counter.room(now)
+            if requests_room is None or room.remaining < requests_room.remaining:
+                requests_room = room
         counter, amount, entry = each.tokens, 0, None
         if counter is not None:
             amount = tokens if tokens < counter.limit else counter.limit
             entry = counter.take(amount, now)
+            room = counter.room(now)
+            if tokens_room is None or room.remaining < tokens_room.remaining:
+                tokens_room = room
         if each.rule.concurrency is not None:
             each.places[request] = now + PLACE_TTL_S
         notes.append((each, counter, amount, entry))
-    return notes
+    return notes, requests_room, tokens_room
 
 
 def _rooms(counters: Sequence[_Counters], now: float) -> tuple[Room | None, Room | None]:

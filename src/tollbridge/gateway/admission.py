@@ -14,7 +14,7 @@ from typing import Protocol
 
 import msgspec
 
-from tollbridge.core import periods, pricing, routing, tokens
+from tollbridge.core import periods, pricing, routing
 from tollbridge.core.abuse import MOST_REFUSALS, Cuts, Refusals
 from tollbridge.core.catalog import Catalog
 from tollbridge.core.ledger import Claim, Claimed, Held, Hold, Refusal, Refused, Verdict
@@ -23,7 +23,6 @@ from tollbridge.core.plans import Plan
 from tollbridge.core.pricing import TokenBound
 from tollbridge.errors import (
     ApiError,
-    ContextTooLong,
     CostCapExceeded,
     Forbidden,
     InvalidRequest,
@@ -35,6 +34,7 @@ from tollbridge.errors import (
     UpstreamFailed,
 )
 from tollbridge.gateway.callers import Caller
+from tollbridge.gateway.demand import check_length, demand_of
 from tollbridge.gateway.own import OwnRoutes
 from tollbridge.gateway.refusals import ASKED_TOO_OFTEN, CUT_TOO_OFTEN, cooling_down, limited, refused
 from tollbridge.limits.base import Exceeded, Grant, Limiter
@@ -42,20 +42,10 @@ from tollbridge.store.ledger import Ledger
 from tollbridge.values import Model, Preferences, Route
 from tollbridge.wire.request import Request
 
-# Below this share of the estimate a prompt is certainly longer than the window: the estimate is not that wrong.
-_CERTAIN_PERCENT = 50
 # How much of a key's running mean the latest answer makes up.
 _MEAN_SHARE = 8
 _MEANS_KEPT = 10_000
 _MODELS_KEPT = 10_000
-# Where each endpoint's callers put what is to be read.
-_TEXT = {
-    "chat": "messages",
-    "messages": "messages",
-    "responses": "input",
-    "completions": "prompt",
-    "embeddings": "input",
-}
 MAX_RETRY_AFTER_S = 10
 
 
@@ -348,14 +338,14 @@ class Admission:
         routes = self._ordered(_at(model.routes, moment))
         if not routes:
             raise self._none_usable(model, model.routes)
-        demand = _demand(request)
-        _check_length(model, demand, request)
+        demand = demand_of(request)
+        check_length(model, demand, request)
         return Choice(demand, routes, caller.plan.included_tokens > 0)
 
     async def _choice(self, caller: Caller, request: Request, moment: int) -> Choice:
         """The routes of all models that the caller names. What keeps one of them out is told when there is no other."""
         wishes = request.preferences or _NO_WISHES
-        demand = _demand(request)
+        demand = demand_of(request)
         routes: list[Route] = []
         refusal: ApiError | None = None
         for name in dict.fromkeys((request.model, *wishes.models)):
@@ -374,7 +364,7 @@ class Admission:
         wishes = request.preferences or _NO_WISHES
         model, sort = _resolve(self._catalogs[caller.plan.markup_ppm], name)
         _check_model(caller, model, request)
-        _check_length(model, demand, request)
+        check_length(model, demand, request)
         configured = _at(model.routes, moment)
         if caller.own:
             configured = await self._own.of(caller.own, configured)
@@ -580,27 +570,6 @@ def _at(routes: Sequence[Route], moment: int) -> Sequence[Route]:
         if route.variants:
             return [pricing.at(each, moment) for each in routes]
     return routes
-
-
-def _check_length(model: Model, demand: pricing.Demand, request: Request) -> None:
-    if demand.prompt * _CERTAIN_PERCENT > model.context_window * 100:
-        raise ContextTooLong(
-            f"The prompt is about {demand.prompt:,} tokens; {model.id} reads at most {model.context_window:,}.",
-            param=_TEXT.get(request.endpoint),
-        )
-
-
-def _demand(request: Request) -> pricing.Demand:
-    prompt = request.prompt()
-    return pricing.Demand(
-        prompt=prompt.tokens + tokens.count_prompt(prompt.text, prompt.messages, prompt.images),
-        output_limit=request.max_tokens,
-        choices=request.choices,
-        produces=request.endpoint != "embeddings",
-        audio=prompt.tokens > 0,
-        body=request.body,
-        tools=bytes(request.fields["tools"]) if "tools" in request.fields else b"",
-    )
 
 
 def _fits(bound: pricing.Bound, demand: pricing.Demand, cap: int) -> bool:

@@ -1,0 +1,40 @@
+"""What a request asks for, as far as money goes, and whether a model can read it at all."""
+
+from tollbridge.core import pricing, tokens
+from tollbridge.errors import ContextTooLong
+from tollbridge.values import Model
+from tollbridge.wire.request import Request
+
+# Below this share of the estimate a prompt is certainly longer than the window: the estimate is not that wrong.
+_CERTAIN_PERCENT = 50
+# Where each endpoint's callers put what is to be read.
+_TEXT = {
+    "chat": "messages",
+    "messages": "messages",
+    "responses": "input",
+    "completions": "prompt",
+    "embeddings": "input",
+}
+
+
+def demand_of(request: Request) -> pricing.Demand:
+    """Its prompt estimated, and the limits that the caller set."""
+    prompt = request.prompt()
+    return pricing.Demand(
+        prompt=prompt.tokens + tokens.count_prompt(prompt.text, prompt.messages, prompt.images),
+        output_limit=request.max_tokens,
+        choices=request.choices,
+        produces=request.endpoint != "embeddings",
+        audio=prompt.tokens > 0,
+        body=request.body,
+        tools=bytes(request.fields["tools"]) if "tools" in request.fields else b"",
+    )
+
+
+def check_length(model: Model, demand: pricing.Demand, request: Request) -> None:
+    """Raises `ContextTooLong` where the prompt is certainly longer than what the model reads."""
+    if demand.prompt * _CERTAIN_PERCENT > model.context_window * 100:
+        raise ContextTooLong(
+            f"The prompt is about {demand.prompt:,} tokens; {model.id} reads at most {model.context_window:,}.",
+            param=_TEXT.get(request.endpoint),
+        )

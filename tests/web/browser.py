@@ -108,8 +108,17 @@ async def picture(page: Page, name: str) -> None:
     await page.evaluate("document.getElementById('sidebar')?.open?.()")
 
 
+# Colours on their way from one theme to the other are nobody's colours. What never ends is not waited for.
+SETTLED = """() => Promise.allSettled(
+    document.getAnimations()
+        .filter(each => each.effect.getComputedTiming().endTime !== Infinity)
+        .map(each => each.finished)
+).then(() => null)"""
+
+
 async def axe(page: Page, *rules: str) -> list[str]:
     """What axe-core finds wrong with the page for people who do not see it or use no mouse. `rules`: only these."""
+    await page.evaluate(SETTLED)
     # Not a script of the page: its policy would forbid that.
     await page.evaluate(AXE.read_text())
     found = await page.evaluate(

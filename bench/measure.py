@@ -69,8 +69,12 @@ class Memory:
 
     @property
     def growth(self) -> float:
-        """Growth over the last four fifths, as a part: what comes before is caches being filled."""
-        return self.samples[-1] / self.samples[len(self.samples) // 5] - 1
+        """From the least of the second to fourth tenths to the least of the last three, as a part.
+
+        The first tenth fills caches. What is needed for some seconds now and then, as while usage is summed, is longer
+        than a tenth and no growth.
+        """
+        return min(self.samples[-3:]) / min(self.samples[2:5]) - 1
 
 
 @dataclass(frozen=True)
@@ -203,9 +207,7 @@ class _Trial:
         )
 
     def soak(self) -> Memory:
-        """A long load at eight connections, cut short for the slow. Of each tenth the least memory counts: what is
-        needed for a moment now and then (SQLite sorts a few MB while usage is summed) is no growth.
-        """
+        """A long load at eight connections, cut short for the slow; the least memory of each tenth of it."""
         answered, samples = 0, [self.tree.memory_mb()]
         for _ in range(SOAK_SAMPLES):
             with _Floor(self.tree) as floor:

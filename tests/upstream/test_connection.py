@@ -442,7 +442,7 @@ def test_e14_an_endless_stream_is_cut_at_its_total_time(loop: str) -> None:
             error = await sink.end()
             assert isinstance(error, UpstreamTimeout)
             assert error.kind == "total"
-            assert BRISK.total <= seconds() - begin < BRISK.total * 1.5
+            assert BRISK.total - 1e-6 <= seconds() - begin < BRISK.total * 1.5  # a clock in floats
             assert len(sink.data) > 6 * 20
 
     run(loop, main())

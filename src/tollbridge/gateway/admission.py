@@ -449,7 +449,7 @@ class Admission:
         demand = choice.demand
         for place, route in enumerate(choice.routes):
             bound = self._bound(demand, route)
-            if bound.want <= cap or _fits(bound, demand, cap):
+            if _fits(bound, demand, cap):
                 return Offer(place, bound)
         raise _too_dear(self._bound(demand, choice.routes[0]), demand, cap)
 

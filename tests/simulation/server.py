@@ -26,11 +26,10 @@ import asyncpg
 from tests.simulation.loop import EPOCH_S, LIFE, Life, VirtualLoop
 
 from tollbridge.core.ledger import Allowance, Balance, Decision, KeyState, State
-from tollbridge.store.db import Row, Transaction, translate_postgres, translate_sqlite
-from tollbridge.store.ledger import postgres_books, sqlite
+from tollbridge.store.db import Row, Transaction, Turn, translate_postgres, translate_sqlite
+from tollbridge.store.ledger import Counters, postgres_books, sqlite_books
 from tollbridge.store.ledger.postgres_books import Books, Swallowed, _Need
 from tollbridge.store.ledger.rows import end_row, key_state, opened
-from tollbridge.store.ledger.sqlite import SqliteLedger
 
 T = TypeVar("T")
 
@@ -334,7 +333,7 @@ class Session:
 def _recall_allowances(connection: sqlite3.Connection, accounts: Any, months: Any) -> list[Row]:
     found = []
     for account, month in zip(accounts, months, strict=True):
-        row = connection.execute(sqlite._ALLOWANCE, (account, month)).fetchone()
+        row = connection.execute(sqlite_books._ALLOWANCE, (account, month)).fetchone()
         if row is not None:
             found.append((account, month, *row))
     return found
@@ -343,7 +342,7 @@ def _recall_allowances(connection: sqlite3.Connection, accounts: Any, months: An
 _RECALLS: Mapping[str, Callable[..., list[Row]]] = {
     postgres_books._RECALL_ALLOWANCES: _recall_allowances,
     postgres_books._RECALL_CLAIM: lambda connection, account, name: connection.execute(
-        sqlite._CLAIM, (account, name)
+        sqlite_books._CLAIM, (account, name)
     ).fetchall(),
     "SELECT epoch, started_at FROM process WHERE epoch = ANY($1::bigint[])": lambda connection, epochs: (
         [
@@ -363,8 +362,7 @@ class SimulatedBooks(Books):
     def __init__(self, session: Session, epoch: int) -> None:
         super().__init__(session, epoch)
         session.moves_money = True
-        self._writer = SqliteLedger(Path(), epoch)
-        self._writer._connection = session._server.writer
+        self._writer = sqlite_books.Books(session._server.writer, epoch, Turn(), Counters())
 
     async def _locked(self, need: _Need) -> tuple[State, int, list[int]]:
         return await self._run(lambda: self.connection.run(lambda: self._state(need), locks=True))  # type: ignore[no-any-return]
@@ -372,13 +370,13 @@ class SimulatedBooks(Books):
     def _state(self, need: _Need) -> tuple[State, int, list[int]]:
         one = self.connection.connection.execute
         state = State(balances={}, keys={}, holds={}, ends={}, posted=set())
-        state.fenced = one(sqlite._FENCED, (self._epoch,)).fetchone() != (None,)
+        state.fenced = one(sqlite_books._FENCED, (self._epoch,)).fetchone() != (None,)
         for account in sorted(need.accounts):
-            row = one(sqlite._BALANCE, (account,)).fetchone()
+            row = one(sqlite_books._BALANCE, (account,)).fetchone()
             if row is not None:
                 state.balances[account] = Balance(row[0], row[1], row[2], row[3], bool(row[4]))
         for key in sorted(need.keys):
-            row = one(sqlite._KEY, (key,)).fetchone()
+            row = one(sqlite_books._KEY, (key,)).fetchone()
             if row is not None:
                 state.keys[key] = key_state(key, *row)
         return state, self.connection._server.now, []
@@ -389,15 +387,17 @@ class SimulatedBooks(Books):
     def _remember(self, need: _Need, state: State) -> None:
         one = self.connection.connection.execute
         for id_ in need.recall:
-            ended = one(sqlite._USAGE, (id_,)).fetchone()
+            ended = one(sqlite_books._USAGE, (id_,)).fetchone()
             if ended is not None:
                 state.ends[id_] = end_row(ended)
                 continue
-            row = one(sqlite._HOLD, (id_,)).fetchone()
+            row = one(sqlite_books._HOLD, (id_,)).fetchone()
             if row is not None:
-                state.holds[id_] = opened(row[:-1], dict(one(sqlite._STEPS, (id_,)).fetchall()), row[-1] is not None)
+                state.holds[id_] = opened(
+                    row[:-1], dict(one(sqlite_books._STEPS, (id_,)).fetchall()), row[-1] is not None
+                )
         keys = [*need.posts, *(f"late/{hold}" for hold in state.ends)]
-        state.posted = {key for key in keys if one(sqlite._POSTED, (key,)).fetchone()}
+        state.posted = {key for key in keys if one(sqlite_books._POSTED, (key,)).fetchone()}
 
     async def _store(self, decision: Decision, now: int) -> None:
         await self._run(lambda: self.connection.run(lambda: self._written(decision, now)))

@@ -23,7 +23,12 @@ from tollbridge.values import Outcome
 
 TASKS = 8
 # Before it: nothing of the batch is on the disk; after it: all of it, and nobody has been told.
-POINTS = {"load": "_load", "write": "_write", "commit": "_commit", "told": "_tell"}
+POINTS = {
+    "load": ("books", "_load"),
+    "write": ("books", "_write"),
+    "commit": ("books", "_commit"),
+    "told": ("ledger", "_tell"),
+}
 
 
 def say(*words: object) -> None:
@@ -57,7 +62,9 @@ async def main(url: str) -> None:
     books = Books(Engine(url, Path(sqlite_path(url)).parent))
     await books.start()
     if len(sys.argv) > 2:
-        kill_at(books.ledger, POINTS[sys.argv[2]], int(sys.argv[3]))
+        ledger: Any = books.ledger
+        where, method = POINTS[sys.argv[2]]
+        kill_at(ledger if where == "ledger" else ledger._books, method, int(sys.argv[3]))
     customers = [await books.customer(paid=10**6, promo=10**4, limit=limit) for limit in (None, 10**6, None)]
     say("ready")
 

@@ -20,6 +20,7 @@ from tollbridge.core.ledger import Ended, Held, Operation, Post, Refused, decide
 from tollbridge.errors import InternalError, Unavailable
 from tollbridge.store.db import connect_sqlite, sqlite_path
 from tollbridge.store.ledger import sqlite as engine_module
+from tollbridge.store.ledger import sqlite_books
 from tollbridge.store.processes import sweep
 from tollbridge.values import Outcome
 
@@ -53,9 +54,9 @@ class Connection:
 
 
 def tap(books: Books) -> Connection:
-    ledger: Any = books.ledger
-    ledger._connection = Connection(ledger._connection)
-    return ledger._connection  # type: ignore[no-any-return]
+    engine: Any = books.ledger._books  # type: ignore[attr-defined]
+    engine._connection = Connection(engine._connection)
+    return engine._connection  # type: ignore[no-any-return]
 
 
 def test_a_connection_waits_for_the_disk_at_each_commit(tmp_path: Path) -> None:
@@ -111,6 +112,68 @@ def test_a_file_that_is_locked_for_long_refuses_holds_and_keeps_ends(sqlite_engi
         blocker.close()
         assert await end == Ended(charged=7, promo=0, loss=0, available=993)
         await books.end(await books.held(customer, 10), customer, 1)
+
+    with_books(sqlite_engine, scenario)
+
+
+# --- without the writer ---------------------------------------------------------------------------------------------
+
+
+async def rest(ledger: Any, commit_us: int = 100) -> None:
+    """Until the writer sleeps, after a commit that is said to have taken so long."""
+    while not ledger._sleeping:
+        await asyncio.sleep(0.001)
+    ledger.counters.commit_us = commit_us
+
+
+def test_who_is_alone_is_not_queued(sqlite_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        customer = await books.customer(paid=1000)
+        first = books.hold_op(customer, 100)
+        await rest(books.ledger)
+        assert books.ledger.submit(first).result() == Held(100, 900, 0)
+        await rest(books.ledger)
+        assert books.ledger.submit(books.extend_op(first.id, customer, 1, 10)).done()
+        await rest(books.ledger)
+        second = books.hold_op(customer, 100)
+        queued = books.ledger.submit(second)
+        assert not queued.done()
+        assert await queued == Held(100, 790, 0)
+        await rest(books.ledger)
+        ending = books.ledger.submit(books.end_op(first.id, customer, 1))
+        assert not ending.done()
+        await ending
+        await rest(books.ledger)
+        assert books.ledger.submit(books.end_op(second.id, customer, 1)).done()
+        assert (await books.balance(customer))[0] == 998
+
+    with_books(sqlite_engine, scenario)
+
+
+def test_the_loop_does_not_wait_for_a_slow_disk_twice(sqlite_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        customer = await books.customer(paid=1000)
+        await rest(books.ledger, commit_us=5_000)
+        op = books.hold_op(customer, 10)
+        hold = books.ledger.submit(op)
+        assert not hold.done()
+        await hold
+        await rest(books.ledger, commit_us=500)
+        assert books.ledger.submit(books.end_op(op.id, customer, 1)).done()
+
+    with_books(sqlite_engine, scenario)
+
+
+def test_the_loop_does_not_wait_for_others_of_this_process_who_write(sqlite_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        customer = await books.customer(paid=1000)
+        ledger: Any = books.ledger
+        await rest(ledger)
+        assert ledger._turn.take(0)
+        hold = ledger.submit(books.hold_op(customer, 10))
+        assert not hold.done()
+        ledger._turn.give()
+        assert await hold == Held(10, 990, 0)
 
     with_books(sqlite_engine, scenario)
 
@@ -324,7 +387,7 @@ def test_a_mistake_in_the_rules_fails_the_operation_and_nothing_else(
             raise RuntimeError("a mistake")
         return decide(state, operations, now)
 
-    monkeypatch.setattr(engine_module, "decide", mistaken)
+    monkeypatch.setattr(sqlite_books, "decide", mistaken)
 
     async def scenario(books: Books) -> None:
         customer = await books.customer(paid=10**6)
@@ -355,7 +418,7 @@ def test_an_impossible_balance_stops_everything(
         async with serving(sqlite_engine) as books:
             customer = await books.customer(paid=1000)
             hold = await books.held(customer, 100)
-            monkeypatch.setattr(engine_module, "decide", wrong)
+            monkeypatch.setattr(sqlite_books, "decide", wrong)
             with pytest.raises(InternalError):
                 await books.ledger.submit(books.end_op(hold, customer, 60))
             assert books.ledger.failed
@@ -376,7 +439,7 @@ def test_what_the_database_itself_forbids_stops_everything(
         async with serving(sqlite_engine) as books:
             customer = await books.customer(paid=1000)
             hold = await books.held(customer, 100)
-            monkeypatch.setattr(engine_module, "_require_possible", lambda least: None)
+            monkeypatch.setattr(sqlite_books, "_require_possible", lambda least: None)
             real = decide
 
             def wrong(state: Any, operations: Any, now: int) -> Any:
@@ -384,7 +447,7 @@ def test_what_the_database_itself_forbids_stops_everything(
                 decision.balances[customer.account_id].held = -5
                 return decision
 
-            monkeypatch.setattr(engine_module, "decide", wrong)
+            monkeypatch.setattr(sqlite_books, "decide", wrong)
             with pytest.raises(InternalError):
                 await books.ledger.submit(books.end_op(hold, customer, 60))
             assert books.ledger.failed
@@ -450,14 +513,15 @@ def test_a_clock_that_jumps_moves_no_money(
 # --- the log -------------------------------------------------------------------------------------------------------
 
 
-def test_the_log_does_not_grow_for_ever(sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_once", [50, 1])
+def test_the_log_does_not_grow_for_ever(sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     """Under steady load it starts over again, and is copied into the file on the way."""
     monkeypatch.setattr(engine_module, "_CHECKPOINT_EVERY_S", 0.05)
     monkeypatch.setattr(engine_module, "_LONG_LOG", 256)
     log = sqlite_path(sqlite_engine.url).with_name("tollbridge.db-wal")
 
     async def scenario(books: Books) -> None:
-        customers = [await books.customer(paid=10**6) for _ in range(50)]
+        customers = [await books.customer(paid=10**6) for _ in range(at_once)]
         stop = time.monotonic() + 3
         written = 0
 

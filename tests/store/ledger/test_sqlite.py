@@ -121,7 +121,7 @@ def test_a_file_that_is_locked_for_long_refuses_holds_and_keeps_ends(sqlite_engi
 
 async def rest(ledger: Any, commit_us: int = 100) -> None:
     """Until the writer sleeps, after a commit that is said to have taken so long."""
-    while not ledger._sleeping:
+    while not ledger._sleeping:  # noqa: ASYNC110 - it is another thread
         await asyncio.sleep(0.001)
     ledger.counters.commit_us = commit_us
 

@@ -37,7 +37,7 @@ from tollbridge.core.ledger import (
 from tollbridge.errors import InternalError, Unavailable
 from tollbridge.store.db import Turn, connect_sqlite
 from tollbridge.store.ledger import MOST_IN_BATCH, MOST_WAITING, MOST_WAITING_MS, Counters
-from tollbridge.store.ledger.sqlite_books import BUSY_TIMEOUT_S, Books, UnknownCommitError
+from tollbridge.store.ledger.sqlite_books import Books, UnknownCommitError
 from tollbridge.values import Outcome
 
 _log = logging.getLogger(__name__)
@@ -108,8 +108,7 @@ class SqliteLedger:
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        connection = connect_sqlite(self._path, busy_timeout=BUSY_TIMEOUT_S)
-        self._books = Books(connection, self.epoch, self._turn, self.counters)
+        self._books = Books(connect_sqlite(self._path), self.epoch, self._turn, self.counters)
         self._failed = False
         for work in (self._write_for_ever, self._checkpoint_for_ever):
             thread = threading.Thread(target=work, name=f"ledger{work.__name__}", daemon=True)

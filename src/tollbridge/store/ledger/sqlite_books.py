@@ -40,9 +40,10 @@ from tollbridge.store.ledger.rows import (
 from tollbridge.values import Outcome
 
 _MOST_REMEMBERED = 20_000
-# How long SQLite itself waits, and how often that is tried.
-BUSY_TIMEOUT_S = 0.2
-_BUSY_TRIES = 5
+# How long others may keep the file locked: those of this process, and other processes.
+_TURN_S = 0.2
+_PATIENCE_S = 1.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.025
 
 _IOERR, _IOERR_WRITE = 10, 778
 
@@ -121,6 +122,8 @@ class Books:
         self._counters = counters
         # A thread of its own does that, so that no commit waits for it.
         connection.execute("PRAGMA wal_autocheckpoint=0")
+        # Who waits, and how long, is said for each transaction.
+        connection.execute("PRAGMA busy_timeout=0")
         # Those of this process that have not ended.
         self.holds: dict[int, OpenHold] = {}
         self._balances: dict[int, Balance] = {}
@@ -137,19 +140,23 @@ class Books:
 
         `careful`: look into the database even for what can only be there when something has gone wrong before.
         """
-        ours = self._turn.take(BUSY_TIMEOUT_S)
+        ours = self._turn.take(_TURN_S)
         try:
-            return self._apply(operations, careful, _BUSY_TRIES)
+            return self._apply(operations, careful, _PATIENCE_S)
         finally:
             if ours:
                 self._turn.give()
 
     def apply_at_once(self, operation: Operation) -> Verdict | None:
-        """As `apply`; None: somebody else of this process is writing."""
+        """As `apply`, without waiting for anybody else who writes: then None."""
         if not self._turn.take(0):
             return None
         try:
-            return self._apply((operation,), careful=False, tries=1)[0]
+            return self._apply((operation,), careful=False, patience_s=0)[0]
+        except sqlite3.OperationalError as error:
+            if _is_busy(error):
+                return None
+            raise
         finally:
             self._turn.give()
 
@@ -160,8 +167,8 @@ class Books:
 
     # --- one transaction ---
 
-    def _apply(self, operations: Sequence[Operation], careful: bool, tries: int) -> list[Verdict]:
-        self._begin(tries)
+    def _apply(self, operations: Sequence[Operation], careful: bool, patience_s: float) -> list[Verdict]:
+        self._begin(patience_s)
         try:
             state = self._load(operations, careful)
             now = time.time_ns() // 1_000_000
@@ -178,15 +185,21 @@ class Books:
         counters.commit_us = (time.perf_counter_ns() - started) // 1000
         return decision.verdicts
 
-    def _begin(self, tries: int) -> None:
-        for attempt in range(1, tries + 1):
+    def _begin(self, patience_s: float) -> None:
+        """Raises sqlite3.OperationalError: BUSY, where another process keeps the file locked for longer."""
+        until, pause = 0.0, _FIRST_PAUSE_S
+        while True:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or attempt == tries:
+                now = time.monotonic()
+                if not until:
+                    until = now + patience_s
+                    self._counters.retries += patience_s > 0
+                if not _is_busy(error) or now >= until:
                     raise
-                self._counters.retries += 1
-                time.sleep(random.random() * 0.002 * (1 << attempt))  # noqa: S311
+                time.sleep(pause * (0.5 + random.random()))  # noqa: S311
+                pause = min(pause * 2, _LONGEST_PAUSE_S)
             else:
                 return
 
@@ -342,6 +355,10 @@ def _hold_row(hold: OpenHold, expires_at: int) -> tuple[int | str, ...]:
     if tokens is None or period is None:
         return (hold.id, hold.account_id, hold.key_id, amount, limited, expires_at, _NOTHING, _NOTHING)
     return (hold.id, hold.account_id, hold.key_id, amount, limited, expires_at, tokens, period)
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _require_possible(least: int) -> None:

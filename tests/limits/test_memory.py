@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tollbridge.limits.base import Exceeded, Grant, Rule, Scope
 from tollbridge.limits.memory import MemoryLimiter
@@ -104,3 +106,26 @@ def test_idle_scopes_are_forgotten() -> None:
     clock.now += 200
     take(limiter, 100, scope(100))
     assert len(limiter._scopes) == 1
+
+
+@given(
+    st.sampled_from([1, 7, 60, 3_000, 10**9]),
+    st.booleans(),
+    st.lists(st.tuples(st.floats(0, 90), st.integers(0, 5_000), st.integers(0, 5_000)), min_size=1, max_size=12),
+)
+def test_what_a_take_says_is_left_is_what_a_look_finds(
+    limit: int, strict: bool, calls: list[tuple[float, int, int]]
+) -> None:
+    clock = Clock()
+    limiter = MemoryLimiter(clock)
+    scopes = [Scope("account/1", Rule(requests=limit, tokens=limit, strict=strict))]
+    for number, (pause, tokens, used) in enumerate(calls):
+        clock.now += pause
+        grant = take(limiter, number, scopes[0], tokens)
+        counters = limiter._scopes["account/1"]
+        assert counters.requests is not None
+        assert counters.tokens is not None
+        left = counters.requests.room(clock.now), counters.tokens.room(clock.now)
+        assert (grant.requests_room, grant.tokens_room) == left
+        if isinstance(grant, Grant):
+            limiter.give_back(grant, used)

@@ -3,12 +3,15 @@
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from tollbridge.limits.base import FULL_RETRY_S, WINDOW_S, Exceeded, Free, Grant, Kind, Room, Rule, Scope
 
 # A place whose call never gave it back (it should not happen) is free again after this long.
 PLACE_TTL_S = 1_800.0
 FORGET_EVERY_S = 60.0
+# What fits but for a nanosecond fits: that much is what rounding makes of it.
+_WHOLE_S = WINDOW_S + 1e-9
 
 
 class _Log:
@@ -35,11 +38,15 @@ class _Log:
                 return when + WINDOW_S - now
         return WINDOW_S
 
-    def take(self, amount: int, now: float) -> list[float]:
-        entry = [now, amount]
-        self.entries.append(entry)
+    def take(self, amount: int, now: float) -> Room:
+        """What is left then. Its entry is the `last`."""
+        self.entries.append([now, amount])
         self.used += amount
-        return entry
+        return self.room(now)
+
+    @property
+    def last(self) -> list[float]:
+        return self.entries[-1]
 
     def correct(self, entry: list[float] | None, difference: int, now: float) -> None:
         if entry is not None and entry[0] > now - WINDOW_S:
@@ -68,6 +75,8 @@ class _Bucket:
 
     __slots__ = ("full_at", "limit", "per_unit")
 
+    last: ClassVar[None] = None  # there are no entries
+
     def __init__(self, limit: int) -> None:
         self.full_at = 0.0
         self.resize(limit)
@@ -78,15 +87,18 @@ class _Bucket:
         self.per_unit = WINDOW_S / limit
 
     def wait(self, amount: int, now: float) -> float:
-        # A nanosecond less than nothing is what rounding makes of it.
-        over = amount * self.per_unit - WINDOW_S - 1e-9
+        over = amount * self.per_unit - _WHOLE_S
         if self.full_at > now:
             over += self.full_at - now
         return over if over > 0 else 0.0
 
-    def take(self, amount: int, now: float) -> None:
+    def take(self, amount: int, now: float) -> Room:
+        """What is left then, as of `room`."""
         full_at = self.full_at
-        self.full_at = (full_at if full_at > now else now) + amount * self.per_unit
+        self.full_at = full_at = (full_at if full_at > now else now) + amount * self.per_unit
+        empty = full_at - now
+        left = int((WINDOW_S - empty) / self.per_unit + 1e-6)
+        return Room(self.limit, left if left > 0 else 0, empty)
 
     def correct(self, entry: list[float] | None, difference: int, now: float) -> None:
         self.full_at = max(now, self.full_at) + difference * self.per_unit
@@ -253,15 +265,14 @@ def _taken(
     for each in counters:
         counter = each.requests
         if counter is not None:
-            counter.take(1, now)
-            room = counter.room(now)
+            room = counter.take(1, now)
             if requests_room is None or room.remaining < requests_room.remaining:
                 requests_room = room
         counter, amount, entry = each.tokens, 0, None
         if counter is not None:
             amount = tokens if tokens < counter.limit else counter.limit
-            entry = counter.take(amount, now)
-            room = counter.room(now)
+            room = counter.take(amount, now)
+            entry = counter.last
             if tokens_room is None or room.remaining < tokens_room.remaining:
                 tokens_room = room
         if each.rule.concurrency is not None:

@@ -25,6 +25,7 @@ from tests.gateway.site import (
 )
 from tests.upstream.bad_server import Peer, Request
 
+from tollbridge.core.ledger import Hold
 from tollbridge.gateway.streams import Timing
 from tollbridge.services import accounts
 from tollbridge.values import Outcome
@@ -139,6 +140,48 @@ def test_balance_that_is_too_small_is_said_with_what_is_there() -> None:
             assert await site.usage() == []
 
     run(test())
+
+
+@pytest.mark.parametrize("credit", ["1", "0.004", "0.0001", "0"])
+@pytest.mark.parametrize("asked", [None, 100, 4000])
+def test_a_request_with_a_claim_is_held_for_like_one_without(credit: str, asked: int | None) -> None:
+    """Nearly every request has none, and its hold is asked for by a shorter way."""
+    bodies: list[Any] = []
+
+    async def test() -> None:
+        fields: Json = {} if asked is None else {"max_tokens": asked}
+        found = []
+        for headers in ({}, {"Idempotency-Key": "one"}):
+            async with Site(seeing(bodies), credit_usd=credit) as site:
+                reply = await site.post("/v1/chat/completions", chat(**fields), headers)
+                rows = await site.settled(1) if reply.status == 200 else []
+                refusal = reply.json.get("error"), reply.json.get("balance_usd")
+                found.append((reply.status, refusal, [row["held"] for row in rows]))
+        assert found[0] == found[1]
+        assert len(bodies) in (0, 2)
+        assert all(body == bodies[0] for body in bodies)
+
+    run(test())
+
+
+def test_a_refused_request_asks_for_its_hold_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    holds: list[Hold] = []
+
+    async def test() -> None:
+        async with Site(always(says(completion())), credit_usd="0.0001") as site:
+            assert site.gateway.ledger is not None
+            submit = site.gateway.ledger.submit
+
+            def seen(op: Any) -> Any:
+                holds.append(op)
+                return submit(op)
+
+            monkeypatch.setattr(site.gateway.ledger, "submit", seen)
+            assert (await site.post("/v1/chat/completions", chat())).status == 402
+            monkeypatch.undo()
+
+    run(test())
+    assert [type(op) for op in holds] == [Hold]
 
 
 def test_credit_that_running_calls_hold_comes_back_and_the_error_says_so() -> None:

@@ -183,8 +183,9 @@ class Admission:
         # Accounts that have had the credit of this month, for all that is known here.
         self._filled: tuple[int, set[int]] = (0, set())
         self._mean_output: dict[int, int] = {}
-        # What callers were allowed to call: by key, name and endpoint, for as long as the caller is what it was then.
-        self._allowed: dict[tuple[int, str, str], tuple[Caller, Model]] = {}
+        # What callers were allowed to call, and whether that has a single route, on the same terms at all times. By key,
+        # name and endpoint, for as long as the caller is what it was then.
+        self._allowed: dict[tuple[int, str, str], tuple[Caller, Model, bool]] = {}
         self._cuts, self._refusals = Cuts(), Refusals[int](MOST_REFUSALS)
 
     async def admit(self, caller: Caller, request: Request, cap: int | None, claim: Claim | None = None) -> Ticket:
@@ -200,18 +201,24 @@ class Admission:
         first = self._first_within(cap, choice)
         hold = self._ledger.next_id()
         grant = await self._take(hold, caller, demand)
-
-        def ask(want: int, least: int, tokens: TokenBound) -> Awaitable[Verdict]:
-            op = hold_of(hold, caller, (want, least), tokens, started_at)
-            return self._ledger.submit(op if claim is None else msgspec.structs.replace(op, claim=claim))
-
         try:
-            try:
-                offer, held = await self._reserve(choice, first, cap, ask)
-            except (PaymentRequired, RateLimited):
-                if not caller.plan.included_credit or not await self._filled_up(caller, started_at):
-                    raise
-                offer, held = await self._reserve(choice, first, cap, ask)
+            verdict: Verdict | None = None
+            if claim is None and not choice.included:  # nearly every request
+                bound = first.bound
+                want = bound.want if bound.want <= cap else cap
+                verdict = await self._ledger.submit(
+                    Hold(id=hold, account_id=caller.account_id, key_id=caller.key_id, want=want, least=bound.least)
+                )
+            if isinstance(verdict, Held):
+                offer, held = first, verdict
+            else:
+                ask = self._asking(hold, caller, claim, started_at)
+                try:
+                    offer, held = await self._reserve(choice, first, cap, ask, verdict)
+                except (PaymentRequired, RateLimited):
+                    if not caller.plan.included_credit or not await self._filled_up(caller, started_at):
+                        raise
+                    offer, held = await self._reserve(choice, first, cap, ask)
         except BaseException:
             self._limiter.give_back(grant, 0)
             raise
@@ -221,7 +228,7 @@ class Admission:
             hold=hold,
             caller=caller,
             request=request,
-            model=self.model_of(route),
+            model=self._models[route.model],
             routes=routes[offer.place :] if offer.place else routes,
             demand=demand,
             held=held.amount,
@@ -326,7 +333,7 @@ class Admission:
         asked = (caller.key_id, request.model, request.endpoint)
         known = self._allowed.get(asked)
         if known is not None and known[0] is caller:
-            model = known[1]
+            _, model, one_route = known
         elif request.model.endswith(_SUFFIXES):
             return None
         else:
@@ -334,8 +341,12 @@ class Admission:
             _check_model(caller, model, request)
             if len(self._allowed) >= _MODELS_KEPT:
                 self._allowed.clear()
-            self._allowed[asked] = caller, model
-        routes = self._ordered(_at(model.routes, moment))
+            one_route = len(model.routes) == 1 and not model.routes[0].variants
+            self._allowed[asked] = caller, model, one_route
+        if one_route and self._upstreams.rank(model.routes[0]) is not None:
+            routes: Sequence[Route] = model.routes
+        else:
+            routes = self._ordered(_at(model.routes, moment))
         if not routes:
             raise self._none_usable(model, model.routes)
         demand = demand_of(request)
@@ -477,15 +488,30 @@ class Admission:
             output = self._mean_output.get(caller.key_id, 0) if demand.produces else 0
         return demand.prompt + output * demand.choices
 
-    async def _reserve(self, choice: Choice, first: Offer, cap: int, ask: Ask) -> tuple[Offer, Held]:
-        """Hold for the first offer, or where the money does not cover it for the first cheaper one that it covers."""
+    def _asking(self, hold: int, caller: Caller, claim: Claim | None, started_at: int) -> Ask:
+        """Asks for the hold with this id."""
+
+        def ask(want: int, least: int, tokens: TokenBound) -> Awaitable[Verdict]:
+            op = hold_of(hold, caller, (want, least), tokens, started_at)
+            return self._ledger.submit(op if claim is None else msgspec.structs.replace(op, claim=claim))
+
+        return ask
+
+    async def _reserve(
+        self, choice: Choice, first: Offer, cap: int, ask: Ask, verdict: Verdict | None = None
+    ) -> tuple[Offer, Held]:
+        """Hold for the first offer, or where the money does not cover it for the first cheaper one that it covers.
+
+        `verdict`: what was said of the first one already.
+        """
         offer: Offer | None = first
         refusal: ApiError | None = None
         while offer is not None:
             bound = offer.bound
-            want = bound.want if bound.want <= cap else cap
-            tokens = self._included(choice, offer, cap) if choice.included else _NO_TOKENS
-            verdict = await ask(want, bound.least, tokens)
+            if verdict is None:
+                want = bound.want if bound.want <= cap else cap
+                tokens = self._included(choice, offer, cap) if choice.included else _NO_TOKENS
+                verdict = await ask(want, bound.least, tokens)
             if isinstance(verdict, Held):
                 return offer, verdict
             if isinstance(verdict, Claimed):
@@ -494,6 +520,7 @@ class Admission:
                 raise TypeError(f"a hold was answered with {type(verdict).__name__}")
             refusal = refusal or refused(verdict, bound.least)
             offer = self._cheaper(offer, choice, cap) if verdict.why in _TOO_DEAR else None
+            verdict = None
         assert refusal is not None
         raise refusal
 

@@ -520,7 +520,7 @@ class Inference:
                 OUTCOMES[bill.outcome],
                 closed.charge,
                 closed.cost,
-                usage.prompt,
+                closed.prompt,
                 usage.output,
                 first_byte_ms,
                 0 if answered is None else len(answered.attempts),

@@ -183,7 +183,7 @@ class Admission:
         # Accounts that have had the credit of this month, for all that is known here.
         self._filled: tuple[int, set[int]] = (0, set())
         self._mean_output: dict[int, int] = {}
-        # What callers were allowed to call, and whether that has a single route, on the same terms at all times. By key,
+        # What callers were allowed to call, and whether it has one route alone, on the same terms at all times. By key,
         # name and endpoint, for as long as the caller is what it was then.
         self._allowed: dict[tuple[int, str, str], tuple[Caller, Model, bool]] = {}
         self._cuts, self._refusals = Cuts(), Refusals[int](MOST_REFUSALS)
@@ -200,7 +200,9 @@ class Admission:
         cap = self._cap(caller, cap)
         first = self._first_within(cap, choice)
         hold = self._ledger.next_id()
-        grant = await self._take(hold, caller, demand)
+        amount = self._tokens(caller, demand)
+        taken = await self._limiter.take(hold, caller.scopes, demand.prompt, amount)
+        grant = taken if isinstance(taken, Grant) else await self._enforced(taken, hold, caller, demand.prompt, amount)
         try:
             verdict: Verdict | None = None
             if claim is None and not choice.included:  # nearly every request
@@ -464,21 +466,16 @@ class Admission:
                 return Offer(place, bound)
         raise _too_dear(self._bound(demand, choice.routes[0]), demand, cap)
 
-    async def _take(self, hold: int, caller: Caller, demand: pricing.Demand) -> Grant:
-        if not caller.scopes:
-            return Grant(hold, (), 0, None, None, [])
-        amount = self._tokens(caller, demand)
-        taken = await self._limiter.take(hold, caller.scopes, demand.prompt, amount)
-        if isinstance(taken, Grant):
-            return taken
+    async def _enforced(self, refusal: Exceeded, hold: int, caller: Caller, least: int, amount: int) -> Grant:
+        """What is taken of the limits that refuse, after this `refusal` by one of all; raises `RateLimited`."""
         if caller.enforced is None:
             self._refusals.note(caller.account_id, time.monotonic())
-            raise limited(taken)
-        enforced = await self._limiter.take(hold, caller.enforced, demand.prompt, amount)
+            raise limited(refusal)
+        enforced = await self._limiter.take(hold, caller.enforced, least, amount)
         if isinstance(enforced, Exceeded):
             self._refusals.note(caller.account_id, time.monotonic())
             raise limited(enforced)
-        enforced.would_refuse = taken.type
+        enforced.would_refuse = refusal.type
         return enforced
 
     def _tokens(self, caller: Caller, demand: pricing.Demand) -> int:

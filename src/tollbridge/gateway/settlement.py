@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
+from itertools import filterfalse
 
 import msgspec
 
@@ -45,10 +46,11 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Closed(msgspec.Struct):
-    """A bill that is with the ledger. `verdict` resolves once it is durable."""
+    """A bill that is with the ledger. `verdict` resolves once it is durable. `prompt`: all tokens that were read."""
 
     ticket: Ticket
     bill: pricing.Bill
+    prompt: int
     charge: int
     cost: int
     byok: bool
@@ -101,7 +103,8 @@ class Settlement:
             # The ledger takes included tokens for it.
             charge, end = 0, msgspec.structs.replace(end, charge=0)
         self._recent.keep(end, priced_by)
-        self._limiter.give_back(ticket.grant, usage.prompt + usage.output if bill.charged else 0)
+        prompt = usage.prompt
+        self._limiter.give_back(ticket.grant, prompt + usage.output if bill.charged else 0)
         if bill.outcome is Outcome.COMPLETED and ticket.demand.produces:
             self._admission.remember(ticket, usage.output)
             if not attempts:
@@ -111,7 +114,7 @@ class Settlement:
                 self._health.measured(priced_by, first, usage.output, took)
         elif ending.cause is pricing.Cause.CLIENT_LEFT and route is not None and not ending.produced:
             self._admission.cut(ticket)
-        return Closed(ticket, bill, charge, cost, record.byok, verdict)
+        return Closed(ticket, bill, prompt, charge, cost, record.byok, verdict)
 
     def checkpoint(self, ticket: Ticket, route: Route, counted: Usage) -> None:
         """Note what a running stream would be charged if this process died now."""
@@ -239,7 +242,6 @@ class _Patience:
         waiting = self._waiting
         waiting.append([])
         if len(waiting) > _STRETCHES + 1:
-            for verdict in waiting.popleft():
-                if not verdict.done():
-                    verdict.set_exception(TimeoutError())
+            for late in filterfalse(asyncio.Future.done, waiting.popleft()):
+                late.set_exception(TimeoutError())
         self._timer = loop.call_later(self._stretch_s, self._turn, loop) if any(waiting) else None

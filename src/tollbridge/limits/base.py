@@ -41,7 +41,7 @@ class Room(msgspec.Struct, frozen=True, gc=False):
 
 
 class Grant(msgspec.Struct):
-    """What was taken. Give it back exactly once. Without scopes it is nothing, and no limiter was asked."""
+    """What was taken. Give it back exactly once. Without scopes it is nothing."""
 
     request: int
     scopes: Sequence[Scope]
@@ -54,6 +54,11 @@ class Grant(msgspec.Struct):
     degraded: bool = False
     # Which limit that is only tried out would have refused it.
     would_refuse: str = ""
+
+
+def unlimited(request: int) -> Grant:
+    """What is taken for a request without scopes."""
+    return Grant(request, (), 0, None, None, [])
 
 
 class Exceeded(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from tollbridge.limits.base import FULL_RETRY_S, WINDOW_S, Exceeded, Free, Grant, Kind, Room, Rule, Scope
+from tollbridge.limits.base import FULL_RETRY_S, WINDOW_S, Exceeded, Free, Grant, Kind, Room, Rule, Scope, unlimited
 
 # A place whose call never gave it back (it should not happen) is free again after this long.
 PLACE_TTL_S = 1_800.0
@@ -87,9 +87,10 @@ class _Bucket:
         self.per_unit = WINDOW_S / limit
 
     def wait(self, amount: int, now: float) -> float:
-        over = amount * self.per_unit - _WHOLE_S
-        if self.full_at > now:
-            over += self.full_at - now
+        """As of `_Log`, for no more than the limit."""
+        if self.full_at <= now:
+            return 0.0
+        over = amount * self.per_unit - _WHOLE_S + (self.full_at - now)
         return over if over > 0 else 0.0
 
     def take(self, amount: int, now: float) -> Room:
@@ -162,6 +163,8 @@ class MemoryLimiter:
         self._forget_at = clock() + FORGET_EVERY_S
 
     async def take(self, request: int, scopes: Sequence[Scope], least: int, tokens: int) -> Grant | Exceeded:
+        if not scopes:
+            return unlimited(request)
         now = self._clock()
         if now >= self._forget_at:
             self._forget(now)

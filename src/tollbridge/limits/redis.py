@@ -25,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-from tollbridge.limits.base import Exceeded, Free, Grant, Room, Rule, Scope
+from tollbridge.limits.base import Exceeded, Free, Grant, Room, Rule, Scope, unlimited
 from tollbridge.limits.memory import MemoryLimiter
 
 _log = logging.getLogger(__name__)
@@ -118,6 +118,8 @@ class RedisLimiter:
                 await self._client.aclose()
 
     async def take(self, request: int, scopes: Sequence[Scope], least: int, tokens: int) -> Grant | Exceeded:
+        if not scopes:
+            return unlimited(request)
         answer = await self._ask(_asked("take", str(request), scopes, least, tokens))
         if answer is None:
             return await self._take_here(request, scopes, least, tokens)

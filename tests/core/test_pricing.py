@@ -181,6 +181,21 @@ def test_no_request_within_its_demand_costs_more_than_its_bound(
 
 @given(
     price=priced,
+    cost=st.none() | priced,
+    multiplier=st.sampled_from([1_000_000, 999_999, 1_200_000]),
+    read=counts,
+    written=counts,
+)
+def test_charge_and_cost_at_once_are_what_each_is_alone(
+    price: Price, cost: Price | None, multiplier: int, read: int, written: int
+) -> None:
+    route = msgspec.structs.replace(ROUTE, price=price, cost=cost or price, multiplier_ppm=multiplier)
+    usage = Usage(input=read, output=written)
+    assert pricing.charge_and_cost(usage, route) == (pricing.charge(usage, route), pricing.cost(usage, route))
+
+
+@given(
+    price=priced,
     dearer=priced,
     multiplier=st.integers(1, 3_000_000),
     prompt=st.integers(0, 300_000),

@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.gateway.site import (
     DONE,
     INPUT_NANO,
@@ -25,10 +28,12 @@ from tests.gateway.site import (
 )
 from tests.upstream.bad_server import Peer, Request
 
-from tollbridge.core.ledger import Hold
+from tollbridge.core import pricing
+from tollbridge.core.ledger import Held, Hold
+from tollbridge.gateway.admission import Admission, Policy
 from tollbridge.gateway.streams import Timing
 from tollbridge.services import accounts
-from tollbridge.values import Outcome
+from tollbridge.values import Outcome, Price, Route
 
 
 def seeing(bodies: list[Any], answer: Any = None) -> Any:
@@ -294,3 +299,36 @@ def test_balance_in_a_streams_head_is_what_is_left_beside_its_hold() -> None:
             assert nano(reply.headers["x-tollbridge-balance-usd"]) == 10**9 - held
 
     run(test())
+
+
+@given(
+    prompt=st.integers(0, 5_000),
+    asked=st.none() | st.integers(1, 5_000),
+    choices=st.integers(1, 3),
+    produces=st.booleans(),
+    prices=st.tuples(st.integers(0, 9_000), st.integers(0, 9_000)),
+    cap=st.integers(0, 30_000),
+    given_short=st.integers(0, 3),
+)
+def test_nothing_is_capped_where_all_that_it_may_cost_is_held(
+    prompt: int,
+    asked: int | None,
+    choices: int,
+    produces: bool,
+    prices: tuple[int, int],
+    cap: int,
+    given_short: int,
+) -> None:
+    """What `admit` need not ask."""
+    admission: Any = object.__new__(Admission)
+    admission._policy = Policy(cost_cap=cap, default_hold_tokens=500)
+    read, written = prices
+    price = Price(input=read, output=written, cache_read=read, cache_write=read, cache_write_1h=read)
+    upstream: Any = SimpleNamespace(owner=0)
+    route = Route(model="m", upstream=upstream, upstream_model="m", price=price, cost=price)
+    demand = pricing.Demand(prompt=prompt, output_limit=asked, choices=choices, produces=produces)
+    bound = pricing.bound(demand, route, model_limit=2_000, default_hold=500, strict=False)
+    amount = max(0, min(bound.want, cap) - given_short)
+    if amount >= bound.whole:
+        held = Held(amount=amount, available=0)
+        assert admission._limit(demand, route, bound, held, cap) is None

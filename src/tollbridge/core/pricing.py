@@ -158,10 +158,10 @@ def cost(usage: Usage, route: Route) -> int:
 
 def charge_and_cost(usage: Usage, route: Route) -> tuple[int, int]:
     """Both at once: most routes are sold at cost."""
-    price, multiplier = route.price, route.multiplier_ppm
-    charged = money.charge(usage, price, multiplier)
-    at_cost = route.cost is price and multiplier == money.PPM
-    return charged, charged if at_cost else cost(usage, route)
+    charged = money.charge(usage, route.price, route.multiplier_ppm)
+    if route.multiplier_ppm == money.PPM and route.cost is route.price:
+        return charged, charged
+    return charged, cost(usage, route)
 
 
 def _dearest(price: Price, prompt: int, demand: Demand) -> tuple[int, int]:

@@ -198,7 +198,8 @@ class Admission:
         choice = self._plain_choice(caller, request, started_at) or await self._choice(caller, request, started_at)
         demand, routes = choice.demand, choice.routes
         cap = self._cap(caller, cap)
-        first = self._first_within(cap, choice)
+        offer = self._first_within(cap, choice)
+        bound = offer.bound
         hold = self._ledger.next_id()
         amount = self._tokens(caller, demand)
         taken = await self._limiter.take(hold, caller.scopes, demand.prompt, amount)
@@ -206,25 +207,27 @@ class Admission:
         try:
             verdict: Verdict | None = None
             if claim is None and not choice.included:  # nearly every request
-                bound = first.bound
                 want = bound.want if bound.want <= cap else cap
                 verdict = await self._ledger.submit(
                     Hold(id=hold, account_id=caller.account_id, key_id=caller.key_id, want=want, least=bound.least)
                 )
             if isinstance(verdict, Held):
-                offer, held = first, verdict
+                held = verdict
             else:
                 ask = self._asking(hold, caller, claim, started_at)
                 try:
-                    offer, held = await self._reserve(choice, first, cap, ask, verdict)
+                    offer, held = await self._reserve(choice, offer, cap, ask, verdict)
                 except (PaymentRequired, RateLimited):
                     if not caller.plan.included_credit or not await self._filled_up(caller, started_at):
                         raise
-                    offer, held = await self._reserve(choice, first, cap, ask)
+                    offer, held = await self._reserve(choice, offer, cap, ask)
+                bound = offer.bound
         except BaseException:
             self._limiter.give_back(grant, 0)
             raise
         route = routes[offer.place]
+        # Where all that it may cost is held nothing is capped.
+        limit = None if held.amount >= bound.whole else self._limit(demand, route, bound, held, cap)
         return Ticket(
             id=self._public_id(request.endpoint, hold),
             hold=hold,
@@ -236,7 +239,7 @@ class Admission:
             held=held.amount,
             available=held.available,
             cap=cap,
-            limit=self._limit(demand, route, offer.bound, held, cap),
+            limit=limit,
             grant=grant,
             started=started,
             started_at=started_at,
@@ -349,8 +352,8 @@ class Admission:
             routes: Sequence[Route] = model.routes
         else:
             routes = self._ordered(_at(model.routes, moment))
-        if not routes:
-            raise self._none_usable(model, model.routes)
+            if not routes:
+                raise self._none_usable(model, model.routes)
         demand = demand_of(request)
         check_length(model, demand, request)
         return Choice(demand, routes, caller.plan.included_tokens > 0)

@@ -169,11 +169,7 @@ class MemoryLimiter:
         if now >= self._forget_at:
             self._forget(now)
         counters = self._of(scopes)
-        refused = _refusal(counters, least, tokens, now)
-        if refused is not None:
-            return refused
-        notes, requests_room, tokens_room = _taken(counters, request, tokens, now)
-        return Grant(request, scopes, tokens, requests_room, tokens_room, notes)
+        return _refusal(counters, least, tokens, now) or _taken(counters, request, scopes, tokens, now)
 
     async def look(self, scopes: Sequence[Scope], least: int, tokens: int) -> Free | Exceeded:
         now = self._clock()
@@ -185,7 +181,7 @@ class MemoryLimiter:
         now = self._clock()
         if now >= self._forget_at:
             self._forget(now)
-        return _taken(self._of(scopes), request, tokens, now)[0]
+        return _taken(self._of(scopes), request, scopes, tokens, now).notes
 
     def give_back(self, grant: Grant, used: int) -> None:
         if grant.notes:
@@ -258,9 +254,7 @@ def _refusal(counters: Sequence[_Counters], least: int, tokens: int, now: float)
     return Exceeded(kind, limit, longest, False, *_rooms(counters, now)) if longest else None
 
 
-def _taken(
-    counters: Sequence[_Counters], request: int, tokens: int, now: float
-) -> tuple[list[Note], Room | None, Room | None]:
+def _taken(counters: Sequence[_Counters], request: int, scopes: Sequence[Scope], tokens: int, now: float) -> Grant:
     """Take it all; what is left is that of the tightest scope, as of `_rooms`."""
     notes: list[Note] = []
     requests_room: Room | None = None
@@ -281,7 +275,7 @@ def _taken(
         if each.rule.concurrency is not None:
             each.places[request] = now + PLACE_TTL_S
         notes.append((each, counter, amount, entry))
-    return notes, requests_room, tokens_room
+    return Grant(request, scopes, tokens, requests_room, tokens_room, notes)
 
 
 def _rooms(counters: Sequence[_Counters], now: float) -> tuple[Room | None, Room | None]:

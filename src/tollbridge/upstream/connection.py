@@ -369,10 +369,10 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse_the_rest()
 
     def on_headers_complete(self) -> None:
-        response, parser = self.response, self._parser
+        response = self.response
         if self._phase != _HEAD or response is None:
             return
-        status = parser.get_status_code()
+        status = self._parser.get_status_code()
         unread = self._unread.lstrip(b"\r\n")  # the parser takes empty lines before a head
         end = unread.index(b"\r\n\r\n") + 2
         if status != 200 and not 200 <= status <= 599:
@@ -387,7 +387,7 @@ class Connection(asyncio.BufferedProtocol):
         lower = head.lower()
         if lower.find(_CODED) >= 0:  # `in` raises and drops a TypeError first
             _check_codings(lower)
-        if not parser.should_keep_alive():
+        if not self._parser.should_keep_alive():
             self._reusable = False
             self._until_close = _LENGTH not in lower and _TRANSFER not in lower
         self._phase = _BODY

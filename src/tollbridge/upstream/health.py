@@ -51,8 +51,7 @@ class Health:
 
     def rank(self, route: Route) -> int | None:
         """None: it may not be called now; 0: it may; 1: it may, but others should be asked first."""
-        breaker = self._known(route) if self._breakers else None
-        if breaker is None:
+        if not self._breakers or (breaker := self._known(route)) is None:
             return 0
         now = self._clock()
         return int(breaker.shaky(now)) if breaker.usable(now) else None
@@ -63,15 +62,13 @@ class Health:
         return min((self._breaker(route).opens_in(now) for route in routes), default=0.0)
 
     def begin(self, route: Route) -> None:
-        breaker = self._known(route) if self._breakers else None
-        if breaker is not None:
+        if self._breakers and (breaker := self._known(route)) is not None:
             breaker.begin(self._clock())
         tally = self.tallies.get(route.upstream.name) or self._tally(route)
         tally.attempts += 1
 
     def succeeded(self, route: Route) -> None:
-        breaker = self._known(route) if self._breakers else None
-        if breaker is not None:
+        if self._breakers and (breaker := self._known(route)) is not None:
             breaker.succeeded(self._clock())
 
     def failed(self, route: Route, kind: Kind, retry_after: float | None = None) -> None:

@@ -303,8 +303,7 @@ class Pool:
 
     def release(self, connection: Connection) -> None:
         """It is clean and free: for the first in the queue, else for the next call."""
-        waiter = self._first_waiter() if self._waiters else None
-        if waiter is None:
+        if not self._waiters or (waiter := self._first_waiter()) is None:
             connection.idle_since = connection.loop.time()
             self._idle.append(connection)
         elif self._waiters[waiter].fresh:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.upstream.bad_server import BadServer, Script
 
 from tollbridge.errors import UpstreamError
+from tollbridge.upstream.connection import Connection
 from tollbridge.upstream.pool import Limits, Pool, Response, tls_context
 
 HEADERS = [(b"authorization", b"Bearer sk-secret"), (b"content-type", b"application/json")]
@@ -16,13 +17,30 @@ HEADERS = [(b"authorization", b"Bearer sk-secret"), (b"content-type", b"applicat
 BRISK = Limits(connect=0.5, first_byte=0.2, gap=0.2, total=0.6, idle=0.2, queue=0.2)
 
 
+class WatchedPool(Pool):
+    """Remembers its connections."""
+
+    def __init__(self, base_url: str, limits: Limits) -> None:
+        super().__init__(base_url, limits)
+        self._opened: list[Connection] = []
+
+    def add(self, connection: Connection) -> None:
+        self._opened.append(connection)
+        super().add(connection)
+
+    @property
+    def reused_total(self) -> int:
+        """Calls on a connection that had carried one before."""
+        return sum(max(0, connection.served - 1) for connection in self._opened)
+
+
 @contextlib.asynccontextmanager
 async def serving(
     script: Script, limits: Limits | None = None, *, path: str = "", tls: ssl.SSLContext | None = None
-) -> AsyncIterator[tuple[BadServer, Pool]]:
+) -> AsyncIterator[tuple[BadServer, WatchedPool]]:
     """A server with this script and a pool for it."""
     async with BadServer(script, tls=tls) as server:
-        pool = Pool(server.url + path, limits or Limits())
+        pool = WatchedPool(server.url + path, limits or Limits())
         try:
             yield server, pool
         finally:

@@ -150,11 +150,12 @@ class Settlement:
 
     def believes(self, ticket: Ticket, reported: Usage) -> bool:
         """The last gate of reported usage: no more than what was sent and asked for allows."""
-        model, demand, read = ticket.model, ticket.demand, reported.prompt
+        model, read = ticket.model, reported.prompt
         if read > model.context_window and read > len(ticket.request.body):
             return False
         written = reported.completion
         if written > model.output_limit:
+            demand = ticket.demand
             limit = max(model.output_limit, ticket.limit or 0, demand.output_limit or 0)
             if written > limit * demand.choices * SLACK:
                 return False

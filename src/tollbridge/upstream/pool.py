@@ -67,7 +67,6 @@ class Pool:
         self.limits = limits
         self.buffer = memoryview(bytearray(_BUFFER_BYTES))
         self.opened_total = 0
-        self.reused_total = 0
         self._secure, self._host, self._port, self.path_prefix = _split(base_url)
         self._address = address or self._host
         self._context = ssl_context
@@ -131,8 +130,6 @@ class Pool:
         if connection is None or connection.closed:
             connection = await self._acquire()
         while True:
-            if connection.served:
-                self.reused_total += 1
             response = Response(connection, connection.loop.create_future())
             try:
                 connection.start(response, head, body, method == b"HEAD")

@@ -173,7 +173,9 @@ def _dearest(price: Price, prompt: int, demand: Demand) -> tuple[int, int]:
         read = price.audio_input
     if price.cache_write_1h > read and (demand.body is None or _HOUR in demand.body):
         read = price.cache_write_1h
-    written = _dearest_written(price)
+    written = price.output
+    if price.audio_output is not None or price.image_output is not None:
+        written = _dearest_written(price)
     for tier in price.tiers:
         if prompt > tier.above:
             tier_read, tier_written = _dearest(tier.price, prompt, demand)
@@ -182,8 +184,6 @@ def _dearest(price: Price, prompt: int, demand: Demand) -> tuple[int, int]:
 
 
 def _dearest_written(price: Price) -> int:
-    if price.audio_output is None and price.image_output is None:
-        return price.output
     return max(price.output, price.audio_output or 0, price.image_output or 0)
 
 

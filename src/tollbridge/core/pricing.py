@@ -4,6 +4,7 @@
 Amounts are nano-USD, tokens are counts.
 """
 
+from collections.abc import Sequence
 from enum import Enum
 
 import msgspec
@@ -33,6 +34,14 @@ def at(route: Route, moment: int) -> Route:
         if all(covers(when, moment) for when in variant.when):
             return variant.route
     return route
+
+
+def all_at(routes: Sequence[Route], moment: int) -> Sequence[Route]:
+    """`routes` on the terms that apply at `moment` (milliseconds since the epoch)."""
+    for route in routes:
+        if route.variants:
+            return [at(each, moment) for each in routes]
+    return routes
 
 
 def covers(when: When, moment: int) -> bool:

@@ -18,12 +18,10 @@ from tollbridge.core import periods, pricing, routing
 from tollbridge.core.abuse import MOST_REFUSALS, Cuts, Refusals
 from tollbridge.core.catalog import Catalog
 from tollbridge.core.ledger import Claim, Claimed, Held, Hold, Refusal, Refused, Verdict
-from tollbridge.core.money import format_usd
 from tollbridge.core.plans import Plan
 from tollbridge.core.pricing import TokenBound
 from tollbridge.errors import (
     ApiError,
-    CostCapExceeded,
     Forbidden,
     InvalidRequest,
     NotFound,
@@ -36,7 +34,7 @@ from tollbridge.errors import (
 from tollbridge.gateway.callers import Caller
 from tollbridge.gateway.demand import check_length, demand_of
 from tollbridge.gateway.own import OwnRoutes
-from tollbridge.gateway.refusals import ASKED_TOO_OFTEN, CUT_TOO_OFTEN, cooling_down, limited, refused
+from tollbridge.gateway.refusals import ASKED_TOO_OFTEN, CUT_TOO_OFTEN, cooling_down, limited, refused, too_dear
 from tollbridge.limits.base import Exceeded, Grant, Limiter
 from tollbridge.store.ledger import Ledger
 from tollbridge.values import Model, Preferences, Route
@@ -351,7 +349,7 @@ class Admission:
         if one_route and self._upstreams.rank(model.routes[0]) is not None:
             routes: Sequence[Route] = model.routes
         else:
-            routes = self._ordered(_at(model.routes, moment))
+            routes = self._ordered(pricing.all_at(model.routes, moment))
             if not routes:
                 raise self._none_usable(model, model.routes)
         demand = demand_of(request)
@@ -381,7 +379,7 @@ class Admission:
         model, sort = _resolve(self._catalogs[caller.plan.markup_ppm], name)
         _check_model(caller, model, request)
         check_length(model, demand, request)
-        configured = _at(model.routes, moment)
+        configured = pricing.all_at(model.routes, moment)
         if caller.own:
             configured = await self._own.of(caller.own, configured)
         allowed = routing.allowed(configured, wishes)
@@ -467,7 +465,7 @@ class Admission:
             bound = self._bound(demand, route)
             if _fits(bound, demand, cap):
                 return Offer(place, bound)
-        raise _too_dear(self._bound(demand, choice.routes[0]), demand, cap)
+        raise too_dear(self._bound(demand, choice.routes[0]).want, cap, produces=demand.produces)
 
     async def _enforced(self, refusal: Exceeded, hold: int, caller: Caller, least: int, amount: int) -> Grant:
         """What is taken of the limits that refuse, after this `refusal` by one of all; raises `RateLimited`."""
@@ -591,22 +589,6 @@ def _check_model(caller: Caller, model: Model, request: Request) -> None:
         raise InvalidRequest(f"{model.id} is a model of type {model.type}: call {right} with it.", param="model")
 
 
-def _at(routes: Sequence[Route], moment: int) -> Sequence[Route]:
-    """`routes` on the terms of this moment (epoch milliseconds)."""
-    for route in routes:
-        if route.variants:
-            return [pricing.at(each, moment) for each in routes]
-    return routes
-
-
 def _fits(bound: pricing.Bound, demand: pricing.Demand, cap: int) -> bool:
     """Whether the request stays within its cap: what it asks for, or where it sets no limit at least a short answer."""
     return bound.want <= cap or (bound.least <= cap and demand.output_limit is None)
-
-
-def _too_dear(bound: pricing.Bound, demand: pricing.Demand, cap: int) -> CostCapExceeded:
-    return CostCapExceeded(
-        f"This request could cost up to {format_usd(bound.want)} USD, more than its cap of {format_usd(cap)}"
-        " USD. Set a smaller max_tokens or send a shorter prompt.",
-        param="max_tokens" if demand.produces else None,
-    )

@@ -1,10 +1,18 @@
-"""What a caller is told whose request the ledger or the limits refuse."""
+"""What a caller is told whose request its cap, the ledger or the limits refuse."""
 
 import math
 
 from tollbridge.core.ledger import Refusal, Refused
 from tollbridge.core.money import format_usd
-from tollbridge.errors import ApiError, Forbidden, InvalidApiKey, PaymentRequired, RateLimited, Unavailable
+from tollbridge.errors import (
+    ApiError,
+    CostCapExceeded,
+    Forbidden,
+    InvalidApiKey,
+    PaymentRequired,
+    RateLimited,
+    Unavailable,
+)
 from tollbridge.limits.base import Exceeded, Room
 
 
@@ -51,6 +59,15 @@ def refused(verdict: Refused, least: int) -> ApiError:
             return InvalidApiKey("Incorrect API key provided: it was revoked or has expired.")
         case _:
             return Unavailable("The ledger is not available. Nothing was charged.", code="ledger_unavailable")
+
+
+def too_dear(want: int, cap: int, *, produces: bool) -> CostCapExceeded:
+    """The error for a request that could cost `want`, more than its cap; nano-USD."""
+    return CostCapExceeded(
+        f"This request could cost up to {format_usd(want)} USD, more than its cap of {format_usd(cap)}"
+        " USD. Set a smaller max_tokens or send a shorter prompt.",
+        param="max_tokens" if produces else None,
+    )
 
 
 CUT_TOO_OFTEN = (

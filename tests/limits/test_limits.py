@@ -138,6 +138,15 @@ def test_all_scopes_are_taken_or_none(limiter: Limiter, take: Take, strict: bool
     assert granted.requests_room.remaining == 8
 
 
+def test_without_scopes_nothing_is_taken_and_nobody_is_asked(limiter: Limiter) -> None:
+    """It never waits: the first step of the coroutine is its last."""
+    with pytest.raises(StopIteration) as done:
+        limiter.take(1, (), 5, 900).send(None)
+    grant = done.value.value
+    assert grant == Grant(1, (), 0, None, None, [])
+    limiter.give_back(grant, 700)
+
+
 @pytest.mark.parametrize("strict", [True, False])
 def test_tokens_are_reserved_and_corrected(limiter: Limiter, take: Take, strict: bool) -> None:
     rule = scope(tokens=1000, strict=strict)

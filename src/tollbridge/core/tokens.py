@@ -17,6 +17,10 @@ _PER_DIGIT = 550
 _PER_SPACE = 120
 _PER_PUNCTUATION = 700
 _PER_HIGH = 360
+# How much more a byte weighs than one of the class that `count` takes out before it.
+_SPACE_OVER_LETTER = _PER_SPACE - _PER_LETTER
+_DIGIT_OVER_SPACE = _PER_DIGIT - _PER_SPACE
+_PUNCTUATION_OVER_DIGIT = _PER_PUNCTUATION - _PER_DIGIT
 
 # What a chat template adds: around a message (role and separators), and around the whole.
 PER_MESSAGE = 4
@@ -70,16 +74,18 @@ class TextClasses(msgspec.Struct):
 
 def count(text: bytes) -> int:
     """Tokens of UTF-8 `text`, estimated: what `TextClasses` makes of it, for a text that comes whole."""
-    # What is left after each class was taken out: a byte counts what its class does, less what the rest would.
-    weighed = len(text) * _PER_LETTER
-    text = text.translate(None, _LETTERS)
-    weighed += len(text) * (_PER_SPACE - _PER_LETTER)
-    text = text.translate(None, _SPACE)
-    weighed += len(text) * (_PER_DIGIT - _PER_SPACE)
-    text = text.translate(None, _DIGITS)
-    weighed += len(text) * (_PER_PUNCTUATION - _PER_DIGIT)
-    if not text.isascii():
-        weighed += (len(text) - len(text.translate(None, _HIGH))) * (_PER_HIGH - _PER_PUNCTUATION)
+    # What is left after each class was taken out.
+    others = text.translate(None, _LETTERS)
+    digits_and_marks = others.translate(None, _SPACE)
+    marks = digits_and_marks.translate(None, _DIGITS)
+    weighed = (
+        len(text) * _PER_LETTER
+        + len(others) * _SPACE_OVER_LETTER
+        + len(digits_and_marks) * _DIGIT_OVER_SPACE
+        + len(marks) * _PUNCTUATION_OVER_DIGIT
+    )
+    if not marks.isascii():
+        weighed += (len(marks) - len(marks.translate(None, _HIGH))) * (_PER_HIGH - _PER_PUNCTUATION)
     return (weighed + 999) // 1000
 
 

@@ -16,6 +16,7 @@ from tollbridge.wire.body import NOTHING, NULL
 MEDIA_BYTES_PER_TOKEN = 16
 # What providers put into the prompt of a chat, beside its messages.
 _BESIDE_MESSAGES = ("tools", "functions", "response_format")
+_BACKSLASH = ord("\\")
 
 
 class Prompt(msgspec.Struct, frozen=True):
@@ -53,7 +54,7 @@ def of_chat(fields: Mapping[str, Raw], messages: int, *, has_parts: bool) -> Pro
 
     `has_parts`: some message's content is an array of parts.
     """
-    images, tokens = 0, 0
+    images = tokens = 0
     text = bytes(fields["messages"])
     if has_parts:
         text, images, tokens = without_media(text, _media(text))
@@ -73,7 +74,7 @@ def of_inputs(fields: Mapping[str, Raw], names: tuple[str, ...], tokens: int) ->
 
 def unescaped(text: bytes) -> bytes:
     """`text` without escapes, which would spoil the estimate: it need not be JSON any more."""
-    if text.find(b"\\") < 0:
+    if _BACKSLASH not in text:
         return text
     if b"\\u" in text:
         try:

@@ -49,7 +49,7 @@ from tollbridge.wire.conversation import (
 from tollbridge.wire.dialect import Tail
 from tollbridge.wire.exchange import Names, Receipt
 
-NAMES = Names(id=json.dumps(ID).encode(), model=json.dumps(MODEL).encode(), created=str(CREATED).encode())
+NAMES = Names(id=ID, model=MODEL, created=CREATED)
 REQUEST = parse(
     b'{"model":"m","max_tokens":9,"stream":true,"messages":[{"role":"user","content":"Hello, how are you?"}]}'
 )

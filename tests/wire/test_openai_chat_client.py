@@ -46,7 +46,7 @@ from tollbridge.wire.dialect import Tail
 from tollbridge.wire.exchange import Names, Receipt
 from tollbridge.wire.openai_chat_client import ChatClient
 
-NAMES = Names(id=json.dumps(ID).encode(), model=json.dumps(MODEL).encode(), created=str(CREATED).encode())
+NAMES = Names(id=ID, model=MODEL, created=CREATED)
 USAGE = Usage(input=10, cache_read=5, output=7, reasoning=3)
 LOGPROBS = Raw(b'{"content":[{"token":"a","logprob":-0.5,"bytes":[97],"top_logprobs":[]}],"refusal":null}')
 

@@ -38,7 +38,7 @@ from tollbridge.wire.responses_client import ResponsesClient
 from tollbridge.wire.responses_request import ResponsesRequest
 
 ID = "resp_0123456789abcdef"
-NAMES = Names(id=json.dumps(ID).encode(), model=json.dumps(MODEL).encode(), created=str(CREATED).encode())
+NAMES = Names(id=ID, model=MODEL, created=CREATED)
 USAGE = Usage(input=10, cache_read=5, cache_write=2, output=7, reasoning=3)
 LOGPROBS = Raw(b'{"content":[{"token":"a","logprob":-0.5,"bytes":[97],"top_logprobs":[]}]}')
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)

@@ -81,10 +81,10 @@ class AnthropicClient:
     def render(self, request: Request, names: Names, reply: Reply, receipt: Receipt | None) -> bytes:
         choice = reply.choices[0] if reply.choices else Choice(parts=(), reason="stop")
         fields: dict[str, Any] = {
-            "id": Raw(names.id),
+            "id": names.id,
             "type": "message",
             "role": "assistant",
-            "model": Raw(names.model),
+            "model": names.model,
             "content": [block for part in choice.parts for block in _blocks(part)],
             "stop_reason": _STOP_REASONS[choice.reason],
             "stop_sequence": choice.stop_sequence,
@@ -144,10 +144,10 @@ class AnthropicWriter:
     def _start(self) -> bytes:
         self._is_started = True
         message: dict[str, Any] = {
-            "id": Raw(self._names.id),
+            "id": self._names.id,
             "type": "message",
             "role": "assistant",
-            "model": Raw(self._names.model),
+            "model": self._names.model,
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,

@@ -104,9 +104,9 @@ class PassedAnswer(Metered):
         return "\n".join(found).encode("utf-8", "surrogatepass")
 
     def render(self, receipt: Receipt | None) -> bytes:
-        fields: dict[str, Any] = dict(read_fields(self._body))
-        fields["id"] = Raw(self._names.id)
-        fields["model"] = Raw(self._names.model)
+        fields: dict[str, Any] = read_fields(self._body)
+        fields["id"] = self._names.id
+        fields["model"] = self._names.model
         if receipt is not None or self.usage is not None:
             fields["usage"] = self._meter.render(receipt)
         return msgspec.json.encode(fields)
@@ -193,12 +193,12 @@ class PassedStream(EventStream):
             return None
         self._meter.start(event.message.usage)
         try:
-            fields: dict[str, Any] = dict(read_fields(data))
-            message = read_fields(bytes(fields["message"]))
+            fields: dict[str, Any] = read_fields(data)
+            message: dict[str, Any] = read_fields(bytes(fields["message"]))
         except ProtocolError as error:
             return error
-        message["id"] = Raw(self._names.id)
-        message["model"] = Raw(self._names.model)
+        message["id"] = self._names.id
+        message["model"] = self._names.model
         fields["message"] = message
         out.append(event_of(b"message_start", msgspec.json.encode(fields)))
         return None

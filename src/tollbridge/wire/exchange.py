@@ -1,9 +1,8 @@
 """One call of one route: what is sent, and what its answer means. The same for every dialect."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
-from msgspec import Raw
 
 from tollbridge.errors import ApiError, UpstreamError
 from tollbridge.values import Usage
@@ -24,17 +23,17 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
 
 
 class Names(msgspec.Struct, frozen=True):
-    """What this gateway calls an answer, as JSON: its public id, its model, and when it was made."""
+    """What this gateway calls an answer: its public id, its model, and when it was made (epoch seconds)."""
 
-    id: bytes
-    model: bytes
-    created: bytes
+    id: str
+    model: str
+    created: int
 
-    def put_on(self, fields: dict[str, Raw]) -> None:
-        fields["id"] = Raw(self.id)
+    def put_on(self, fields: dict[str, Any]) -> None:
+        fields["id"] = self.id
         if "created" not in fields:
-            fields["created"] = Raw(self.created)
-        fields["model"] = Raw(self.model)
+            fields["created"] = self.created
+        fields["model"] = self.model
 
 
 class Outgoing(msgspec.Struct, frozen=True):

@@ -107,7 +107,7 @@ class GeminiVectors(Metered):
             {"object": "embedding", "index": index, "embedding": self._shown(vector)}
             for index, vector in enumerate(self._vectors)
         ]
-        fields: dict[str, Any] = {"object": "list", "data": data, "model": Raw(self._names.model)}
+        fields: dict[str, Any] = {"object": "list", "data": data, "model": self._names.model}
         shown = usage.render(self.usage, receipt)
         if shown is not None:
             fields["usage"] = shown

@@ -60,10 +60,10 @@ class ChatClient:
         told = _Told(request)
         choices = [{"index": index, **_choice(choice, told)} for index, choice in enumerate(reply.choices)]
         body: dict[str, Any] = {
-            "id": Raw(names.id),
+            "id": names.id,
             "object": "chat.completion",
-            "created": Raw(names.created),
-            "model": Raw(names.model),
+            "created": names.created,
+            "model": names.model,
             "choices": choices,
         }
         counted = usage.render(reply.usage, receipt)
@@ -203,10 +203,10 @@ class ChatWriter:
         self._asked = request.include_usage
         self._told = _Told(request)
         self._states: dict[int, _State] = {}
-        self._head = b'data: {"id":%b,"object":"chat.completion.chunk","created":%b,"model":%b,"choices":[' % (
-            names.id,
+        self._head = b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,"choices":[' % (
+            _encode(names.id),
             names.created,
-            names.model,
+            _encode(names.model),
         )
         self._end = b'],"usage":null}\n\n' if self._asked else b"]}\n\n"
         self._after_text = b'},"logprobs":null,"finish_reason":null}' + self._end

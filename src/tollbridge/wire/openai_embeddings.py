@@ -100,13 +100,13 @@ class EmbeddingsAnswer(Metered):
         return b""
 
     def render(self, receipt: Receipt | None) -> bytes:
-        fields = read_fields(self._body)
+        fields: dict[str, Any] = read_fields(self._body)
         fields.setdefault("object", Raw(b'"list"'))
         if self._must_convert:
             fields["data"] = self._converted(fields["data"])
-        fields["model"] = Raw(self._names.model)
+        fields["model"] = self._names.model
         if "id" in fields:
-            fields["id"] = Raw(self._names.id)
+            fields["id"] = self._names.id
         usage = self._meter.render(receipt)
         if usage is not None:
             fields["usage"] = usage

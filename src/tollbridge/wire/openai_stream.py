@@ -45,7 +45,7 @@ class CompletionStream(EventStream):
         self.chunks = 0
         self._shape = shape
         self._names = names
-        self._created = Raw(names.created)
+        self._created = Raw(b"%d" % names.created)
         self._asked = asked
         self._choices = choices
         self._meter: Meter = Meter(produces=True)
@@ -280,10 +280,10 @@ class CompletionStream(EventStream):
         # One byte more than the later name: a number could go on after it.
         end = 1 + max(data.index(chunk.id) + len(bytes(chunk.id)), data.index(chunk.model) + len(bytes(chunk.model)))
         start = data[:end]
-        around_model = start.replace(chunk.id, self._names.id).split(chunk.model)
+        around_model = start.replace(chunk.id, msgspec.json.encode(self._names.id)).split(chunk.model)
         if len(around_model) != 2:
             return None
-        self._start, self._start_for_caller = start, self._names.model.join(around_model)
+        self._start, self._start_for_caller = start, msgspec.json.encode(self._names.model).join(around_model)
         self._created = chunk.created
         return sse.encode(self._start_for_caller + data[end:])
 
@@ -332,13 +332,13 @@ class CompletionStream(EventStream):
             fields.setdefault(name, value)
         self._joining.clear()
 
-    def _event(self, choices: list[dict[str, Any]]) -> dict[str, Raw]:
+    def _event(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         """An event of our own."""
         return {
-            "id": Raw(self._names.id),
+            "id": self._names.id,
             "object": self._shape.chunk,
             "created": self._created,
-            "model": Raw(self._names.model),
+            "model": self._names.model,
             "choices": Raw(msgspec.json.encode(choices)),
         }
 

@@ -62,11 +62,11 @@ class Frame:
 
     def __init__(self, body: Body, fields: dict[str, Raw], names: Names) -> None:
         self._members: dict[str, Any] = {
-            "id": Raw(names.id),
+            "id": names.id,
             "object": "response",
-            "created_at": Raw(names.created),
+            "created_at": names.created,
             "completed_at": None,
-            "model": Raw(names.model),
+            "model": names.model,
             "background": False,
             "previous_response_id": None,
             "store": False,
@@ -79,7 +79,7 @@ class Frame:
             value = fields.get(name, NULL)
             self._members[name] = usual if value == NULL else value
         # What ids of items are made of: unlike any other response's.
-        self._stem = msgspec.json.decode(names.id, type=str).replace("-", "_").rpartition("_")[2]
+        self._stem = names.id.replace("-", "_").rpartition("_")[2]
 
     def item_id(self, kind: str, index: int) -> str:
         return f"{kind}_{self._stem}{index:02x}"

@@ -108,8 +108,6 @@ class Translated:
         return TranslatedStream(self._provider.reader(), writer, self._request.choices, output)
 
 
-_encode = msgspec.json.Encoder().encode
-
 _Maker: TypeAlias = Callable[[Request, Route, Names, int | None], Exchange]
 
 _MAKERS: dict[tuple[str, str], _Maker] = {
@@ -139,7 +137,7 @@ def exchange(request: Request, route: Route, public_id: str, created: int, max_t
     sets, per choice (None: as the caller said).
     """
     make = _MAKERS.get((request.endpoint, route.upstream.dialect))
-    names = Names(_encode(public_id), _encode(route.model), b"%d" % created)
+    names = Names(public_id, route.model, created)
     if make is not None:
         return make(request, route, names, max_tokens)
     client, provider = _CLIENTS.get(request.endpoint), _PROVIDERS.get(route.upstream.dialect)

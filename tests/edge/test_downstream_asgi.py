@@ -201,7 +201,7 @@ def test_a_downstream_has_every_attribute_of_the_cycle_that_it_stands_for() -> N
 
     connection: Any = Connection()
     connection.server_state = connection
-    downstream = Downstream(connection, {}, keep_alive=True, expects_continue=False)
+    downstream = Downstream(connection, {}, keep_alive=True)
     missing = [name for name in vars(cycle) if not hasattr(downstream, name)]
     assert missing == []
     same = {"disconnected", "response_started", "response_complete", "more_body", "chunked_encoding"}

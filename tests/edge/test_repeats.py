@@ -153,7 +153,8 @@ def test_other_heads_are_always_the_parsers(server: Server, head: bytes) -> None
 
 
 def known(head: bytes) -> KnownHead | None:
-    return learn(head, {"headers": [(b"host", b"a"), (b"content-length", b"3")], "state": {}, "extensions": {}})
+    scope = {"headers": [(b"host", b"a"), (b"content-length", b"3")], "state": {}, "extensions": {}}
+    return learn(head, scope, max_body=300)
 
 
 def test_a_head_is_known_by_all_of_its_bytes() -> None:
@@ -165,6 +166,9 @@ def test_a_head_is_known_by_all_of_its_bytes() -> None:
     longer = head.replace(b"3", b"041")
     assert it.match(longer + b"abc") == (len(longer), 41)
     assert dict(it.scope["headers"]) == {b"host": b"a", b"content-length": b"041"}
+    assert it.match(head.replace(b"3", b"300")) == (len(head) + 2, 300)
+    for none_or_too_much in (b"0", b"000", b"301", b"999999999"):
+        assert it.match(head.replace(b"3", none_or_too_much)) == (0, 0)
     for other in (head[:-1], head.replace(b"y", b"z"), head.replace(b"3", b""), head.lower(), b"", head[1:]):
         assert it.match(other) == (0, 0)
 

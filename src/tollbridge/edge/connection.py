@@ -188,7 +188,7 @@ class Connection(HttpToolsProtocol):
         known = self._known
         if known is not None and self._phase == _IDLE and self._active is None:
             begin, length = known.match(data)
-            if 0 < length <= self.shared.limits.max_body:
+            if length:
                 if begin + length == len(data):
                     self._begin(known.scope.copy(), keep_alive=not self.shared.draining, known=known, body=data[begin:])
                     return
@@ -241,7 +241,8 @@ class Connection(HttpToolsProtocol):
         """Remembers the head that `data` began with, where the next one may be the same."""
         cycle = self.cycle
         plain = cycle.keep_alive and not cycle.waiting_for_100_continue and self._content_length > 0
-        self._known = learn(data, dict(cycle.scope)) if plain and cycle.scope["http_version"] == "1.1" else None
+        plain = plain and cycle.scope["http_version"] == "1.1"
+        self._known = learn(data, dict(cycle.scope), self.shared.limits.max_body) if plain else None
 
     def _feed(self, data: bytes) -> bool:
         """Parses. Whether what follows can be parsed too."""
@@ -351,7 +352,7 @@ class Connection(HttpToolsProtocol):
         body: bytes | None = None,
     ) -> None:
         """A head is in, and its `body` where all of it has come: the request is the application's from now on."""
-        cycle = Downstream(self, scope, keep_alive=keep_alive, expects_continue=expects_continue, known=known)
+        cycle = Downstream(self, scope, keep_alive=keep_alive, known=known)
         scope["state"] = self.app_state.copy()
         scope["extensions"] = {"tollbridge": cycle}
         self.cycle = cycle
@@ -360,9 +361,10 @@ class Connection(HttpToolsProtocol):
             self.deadline = math.inf
         else:
             self._phase = _BODY
+            cycle.waiting_for_100_continue = expects_continue
             self.deadline = math.inf if expects_continue else self.loop.time() + self.shared.limits.body_timeout
         if self._active is None:
-            self._start_asgi_task(cycle, self.app)
+            self._run(cycle)
         else:
             self.pipeline.appendleft((cycle, self.app))
             # Not at the first one: who does not read does not see the client leave.
@@ -402,10 +404,10 @@ class Connection(HttpToolsProtocol):
 
     # The application's calls
 
-    def _start_asgi_task(self, cycle: Downstream, app: Any) -> None:  # type: ignore[override]
+    def _run(self, cycle: Downstream) -> None:
         self._active = cycle
-        cycle.task = self.loop.create_task(cycle.run_asgi(app))
-        self.tasks.add(cycle.task)  # until its own end
+        cycle.task = task = self.loop.create_task(cycle.run_asgi(self.app))
+        self.tasks.add(task)  # until its own end
 
     def expect_body(self) -> None:
         """The client may send its body from now on."""
@@ -429,7 +431,7 @@ class Connection(HttpToolsProtocol):
             self._farewell = None  # the client was told that there is no more
             self._part()
         elif self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())  # type: ignore[arg-type]
+            self._run(self.pipeline.pop()[0])  # type: ignore[arg-type]
         elif self._deaf:
             self._part()
         elif self._phase == _IDLE:

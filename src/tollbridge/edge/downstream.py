@@ -36,6 +36,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 _WITHOUT_BODY = frozenset({204, 304})
 # From this size on copying the body behind its head costs more than a second buffer in the same system call.
 _LARGE = 64 * 1024
+_CR, _LF, _NUL = b"\r\n\0"
 _FAILED = "The server had an error while processing your request."
 _LOGGER = logging.getLogger("tollbridge.edge")
 
@@ -55,7 +56,7 @@ def render_head(status: int, date_line: bytes, headers: Headers, framing: bytes,
     if closes:
         lines.append(b"connection: close")
     text = b"".join(lines)
-    if text.find(b"\r") >= 0 or text.find(b"\n") >= 0 or text.find(b"\0") >= 0:
+    if _CR in text or _LF in text or _NUL in text:
         raise ValueError("a response header holds CR, LF or NUL")
     return b"%b%b\r\n\r\n" % (STATUS_LINE[status], b"\r\n".join(lines))
 
@@ -99,7 +100,6 @@ class Downstream(RequestResponseCycle):
         scope: Any,
         *,
         keep_alive: bool,
-        expects_continue: bool,
         known: KnownHead | None = None,
     ) -> None:
         self.connection = connection
@@ -108,8 +108,6 @@ class Downstream(RequestResponseCycle):
         self.scope = scope
         self.keep_alive = keep_alive
         self.known = known
-        if expects_continue:
-            self.waiting_for_100_continue = True
 
     # What the application asks
 
@@ -161,13 +159,12 @@ class Downstream(RequestResponseCycle):
         odd = self.disconnected or self.response_started or self.waiting_for_100_continue
         if odd and not self._begins():
             return
-        size = len(body)
-        framing = b"" if status in _WITHOUT_BODY else b"content-length: %d" % size
+        framing = b"" if status in _WITHOUT_BODY else b"content-length: %d" % len(body)
         head = render_head(status, self.connection.shared.date_line, headers, framing, closes=not self.keep_alive)
         self.response_started = True
         if not framing or self.scope["method"] == "HEAD":
             self.transport.write(head)
-        elif size < _LARGE:
+        elif len(body) < _LARGE:
             self.transport.write(head + body)
         else:
             self.transport.writelines((head, body))

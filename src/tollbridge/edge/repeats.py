@@ -18,26 +18,30 @@ _OF_ONE_REQUEST = frozenset({"state", "extensions"})
 
 
 class KnownHead:
-    """A head: the bytes `before` and `after` the digits of its length, and the ASGI scope that was made of it.
+    """A head: the bytes `before` and `after` the digits of its length, the ASGI scope that was made of it, and the
+    most bytes that a body may have.
 
     `scope`: of the request that matched last; each request gets a copy. `digest`: what the application has read from
     the head, to be found again with the next request.
     """
 
-    __slots__ = ("_after", "_before", "_found", "_last", "_place", "digest", "scope")
+    __slots__ = ("_after", "_before", "_found", "_last", "_max_body", "_place", "digest", "scope")
 
-    def __init__(self, before: bytes, digits: bytes, after: bytes, scope: dict[str, Any]) -> None:
+    def __init__(self, before: bytes, digits: bytes, after: bytes, scope: dict[str, Any], max_body: int) -> None:
         self._before = before
         self._after = after
         # All of the head that matched last, and what `match` says of it: lengths repeat too.
         self._last = before + digits + after
         self._found = len(self._last), int(digits)
+        self._max_body = max_body
         self.scope = scope
         self._place = next(at for at, (name, _) in enumerate(scope["headers"]) if name == b"content-length")
         self.digest: Any = None
 
     def match(self, data: bytes) -> tuple[int, int]:
-        """Where the body begins in `data`, and how long it is; (0, 0) when `data` does not begin with this head."""
+        """Where the body begins in `data`, and how long it is; (0, 0) when `data` does not begin with this head, or
+        has no body that may be taken.
+        """
         if data.startswith(self._last):
             return self._found
         before = self._before
@@ -48,7 +52,7 @@ class KnownHead:
         if end < 0 or not data.startswith(self._after, end):
             return 0, 0
         digits = data[begin:end]
-        if not digits.isdigit():
+        if not digits.isdigit() or not 0 < int(digits) <= self._max_body:
             return 0, 0
         headers = self.scope["headers"].copy()
         headers[self._place] = (b"content-length", digits)
@@ -58,8 +62,11 @@ class KnownHead:
         return self._found
 
 
-def learn(data: bytes, scope: dict[str, Any]) -> KnownHead | None:
-    """The head that `data` begins with, of which `scope` was made; None when it is too long or not all of it."""
+def learn(data: bytes, scope: dict[str, Any], max_body: int) -> KnownHead | None:
+    """The head that `data` begins with, of which `scope` was made; None when it is too long or not all of it.
+
+    `max_body`: the most bytes that a body behind it may have.
+    """
     end = data.find(b"\r\n\r\n", 0, _LONGEST)
     if end < 0:
         return None
@@ -74,4 +81,4 @@ def learn(data: bytes, scope: dict[str, Any]) -> KnownHead | None:
         return None
     begin += line.index(digits)
     lasting = {name: value for name, value in scope.items() if name not in _OF_ONE_REQUEST}
-    return KnownHead(head[:begin], digits, head[begin + len(digits) :], lasting)
+    return KnownHead(head[:begin], digits, head[begin + len(digits) :], lasting, max_body)

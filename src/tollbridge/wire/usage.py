@@ -26,6 +26,7 @@ MAX_RAW = 1024
 
 # A provider's own money is no business of the caller's; ours stands under the same names.
 _MONEY = ("cost", "cost_details", "is_byok", "balance")
+_POINT = ord(".")
 
 _Count = Annotated[int, Meta(ge=0, le=MOST)]
 
@@ -210,8 +211,10 @@ def _usage(text: bytes, raw: bytes, produces: bool) -> tuple[Usage | None, bool]
     if prompt is None or completion is None:
         return None, False
     if total == prompt + completion and _has_no_parts(report):  # nearly every report
-        usage = Usage(input=prompt, output=completion, raw=raw, suspect=is_suspect)
-        return usage, says_all and _has_no_money(report, text)
+        has_money = report.cost or report.cost_details or report.is_byok or report.balance
+        # Numbers with a point were read as whole ones; strict clients would not read them.
+        says_all = says_all and not has_money and _POINT not in text
+        return Usage(input=prompt, output=completion, raw=raw, suspect=is_suspect), says_all
     beyond = max(0, total - prompt - completion) if produces and total is not None else 0
     inner = report.prompt_tokens_details or _PromptDetails()
     read = inner.cached_tokens or report.prompt_cache_hit_tokens or report.cached_tokens or 0
@@ -257,11 +260,6 @@ def _has_no_parts(report: _Report) -> bool:
     if written is not None and (written.reasoning_tokens or written.audio_tokens or written.image_tokens):
         return False
     return not (report.prompt_cache_hit_tokens or report.cached_tokens)
-
-
-def _has_no_money(report: _Report, text: bytes) -> bool:
-    """Nor numbers with a point, which were read as whole ones, and which strict clients would not read."""
-    return not (report.cost or report.cost_details or report.is_byok or report.balance) and text.find(b".") < 0
 
 
 def _leniently(text: bytes) -> tuple[_Report, bool]:

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from tollbridge.values import Usage
 from tollbridge.wire import usage as usage_module
 from tollbridge.wire.exchange import Receipt
-from tollbridge.wire.usage import MOST, Meter, render
+from tollbridge.wire.usage import MOST, InputMeter, Meter, render
 
 RECEIPT = Receipt(charge=b"0.000000001", cost=b"0", balance=b"12.5")
 
 
 def metered(report: Any, *, produces: bool = True) -> Meter:
-    meter = Meter(produces=produces)
+    meter = (Meter if produces else InputMeter)()
     meter.read(msgspec.Raw(json.dumps(report, separators=(",", ":")).encode()))
     return meter
 
@@ -106,7 +106,7 @@ def test_a_count_that_is_none_makes_the_report_unbelievable(name: str, bad: Any)
 
 @pytest.mark.parametrize("raw", [b"7", b'"many"', b"[]", b"true", b'{"prompt_tokens": 1e999, "completion_tokens": 1}'])
 def test_what_is_no_report_is_unbelievable(raw: bytes) -> None:
-    meter = Meter(produces=True)
+    meter = Meter()
     meter.read(msgspec.Raw(raw))
     assert meter.usage is None
     assert meter.suspect
@@ -150,7 +150,7 @@ def test_a_total_that_nothing_explains_is_marked_and_not_charged() -> None:
 
 
 def test_the_last_report_that_can_be_believed_counts() -> None:
-    meter = Meter(produces=True)
+    meter = Meter()
     for report in (plain(9, 1), plain(9, 5), plain(9, -1), None, {}, plain("x", 5)):
         meter.read(msgspec.Raw(json.dumps(report).encode()))
     assert meter.usage is not None
@@ -266,7 +266,7 @@ def test_whatever_is_reported_meters_are_counts_that_add_up(report: dict[str, An
         raw = json.dumps(report, allow_nan=False).encode()
     except ValueError:
         return
-    meter = Meter(produces=produces)
+    meter = (Meter if produces else InputMeter)()
     meter.read(msgspec.Raw(raw))
     usage = meter.usage
     if usage is not None:
@@ -326,7 +326,7 @@ def test_a_report_without_parts_is_read_and_shown_as_any_other(
 
 
 def test_the_provider_s_money_goes_however_its_name_is_written() -> None:
-    meter = Meter(produces=True)
+    meter = Meter()
     meter.read(msgspec.Raw(rb'{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3,"\u0063ost":null}'))
     raw = meter.render(RECEIPT)
     assert raw is not None
@@ -341,7 +341,7 @@ def test_sound_and_drawn_pictures_are_metered_apart_and_written_back() -> None:
         "prompt_tokens_details": {"cached_tokens": 20, "audio_tokens": 30},
         "completion_tokens_details": {"reasoning_tokens": 5, "audio_tokens": 10, "image_tokens": 15},
     }
-    meter = Meter(produces=True)
+    meter = Meter()
     meter.read(msgspec.Raw(json.dumps(report).encode()))
     usage = meter.usage
     assert usage is not None
@@ -354,7 +354,7 @@ def test_sound_and_drawn_pictures_are_metered_apart_and_written_back() -> None:
 
 
 def test_more_sound_than_there_was_of_anything_is_suspect() -> None:
-    meter = Meter(produces=True)
+    meter = Meter()
     meter.read(msgspec.Raw(b'{"prompt_tokens":1,"completion_tokens":2,"completion_tokens_details":{"audio_tokens":3}}'))
     assert meter.usage is not None
     assert (meter.usage.suspect, meter.usage.completion) == (True, 2)

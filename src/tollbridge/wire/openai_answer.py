@@ -47,7 +47,7 @@ class CompletionAnswer(Metered):
     def __init__(self, shape: Shape, names: Names, body: bytes) -> None:
         self._shape = shape
         self._names = names
-        self._meter: Meter = Meter(produces=True)
+        self._meter: Meter = Meter()
         whole = read_whole_chat(body) if shape.is_chat else None
         if whole is None:
             self._read_with_care(body)

@@ -170,7 +170,7 @@ class OpenAiChat:
             raise ProtocolError("the upstream's answer is not a completion") from None
         if not choices:
             raise ProtocolError("the upstream's answer has no choices")
-        meter = Meter(produces=True)
+        meter = Meter()
         for raw in (*(choice.usage for choice in choices), completion.usage):
             if raw != NULL:
                 meter.read(raw)
@@ -376,7 +376,7 @@ class ChatReader(EventReader[Event]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._meter: Meter = Meter(produces=True)
+        self._meter: Meter = Meter()
         self._states: dict[int, _State] = {}
         self._over = False  # output came after the end: what follows may not be about this answer
         self._covered = self._uncovered = 0  # pieces of output that came before the last report, and after it

@@ -21,7 +21,7 @@ from tollbridge.wire.exchange import Names, Receipt
 from tollbridge.wire.openai_reply import read_any, read_fields
 from tollbridge.wire.request import RULES, ModelName, Request, check_model, read_typed, wrong
 from tollbridge.wire.request import read_fields as read_request
-from tollbridge.wire.usage import Meter
+from tollbridge.wire.usage import InputMeter, Meter
 
 
 class Body(msgspec.Struct, gc=False):
@@ -90,7 +90,7 @@ class EmbeddingsAnswer(Metered):
         if not starts <= {ord('"'), ord("[")}:
             raise ProtocolError("the upstream sent an embedding that is no vector")
         self._must_convert = starts != {wanted}
-        self._meter: Meter = Meter(produces=False)
+        self._meter: Meter = InputMeter()
         if reply.usage != NULL:
             self._meter.read(reply.usage)
         self._names = names

@@ -48,7 +48,7 @@ class CompletionStream(EventStream):
         self._created = Raw(b"%d" % names.created)
         self._asked = asked
         self._choices = choices
-        self._meter: Meter = Meter(produces=True)
+        self._meter: Meter = Meter()
         self._output = output
         self._pieces: list[str] = []
         self._finished: set[int] = set()

@@ -68,19 +68,14 @@ class _Unbelievable(Exception):
 
 
 class Meter:
-    """What one answer's provider reported, as often as it did: the last report that can be believed counts.
-
-    `produces`: whether there is output to report (not with embeddings).
-    """
+    """What one answer's provider reported, as often as it did: the last report that can be believed counts."""
 
     usage: Usage | None = None
     reported = b""
     _full = b"{}"
     _says_all = False  # `_full` has our counts as it came, and no money
     _has_unbelievable = False
-
-    def __init__(self, *, produces: bool) -> None:
-        self._produces = produces
+    _produces = True
 
     @property
     def suspect(self) -> bool:
@@ -91,18 +86,39 @@ class Meter:
         """Take a report: any JSON value."""
         text = bytes(raw)
         short = text if len(text) <= MAX_RAW else b""
+        is_suspect, says_all = False, True
         try:
-            usage, says_all = _usage(text, short, self._produces)
-        except _Unbelievable:
-            self._has_unbelievable = True
-            if self.usage is None:
-                self.reported = short
+            report = _decode_report(text)
+        except msgspec.ValidationError:
+            says_all = False
+            try:
+                report, is_suspect = _leniently(text)
+            except _Unbelievable:
+                self._has_unbelievable = True
+                if self.usage is None:
+                    self.reported = short
+                return
+        if report is None:
             return
-        if usage is not None:
-            self.usage = usage
-            self.reported = short
-            self._full = text
-            self._says_all = says_all
+        prompt, completion, total = report.prompt_tokens, report.completion_tokens, report.total_tokens
+        if not self._produces:
+            says_all = says_all and prompt is not None
+            prompt, completion = (total if prompt is None else prompt), 0
+        elif completion is None and prompt is not None and total is not None and total >= prompt:
+            completion, says_all = total - prompt, False
+        if prompt is None or completion is None:
+            return
+        if total == prompt + completion and _has_no_parts(report):  # nearly every report
+            has_money = report.cost or report.cost_details or report.is_byok or report.balance
+            # Numbers with a point were read as whole ones; strict clients would not read them.
+            self._says_all = says_all and not has_money and _POINT not in text
+            self.usage = Usage(input=prompt, output=completion, raw=short, suspect=is_suspect)
+        else:
+            beyond = max(0, total - prompt - completion) if self._produces and total is not None else 0
+            self._says_all = False
+            self.usage = _of_parts(report, prompt, completion, beyond, short, is_suspect)
+        self.reported = short
+        self._full = text
 
     def render(self, receipt: Receipt | None) -> Raw | None:
         """The usage object for the caller; None when nothing is known of it.
@@ -110,7 +126,11 @@ class Meter:
         The provider's own members stay as they came, but for its counts (ours, by OpenAI's convention) and its money.
         """
         if self._says_all and receipt is not None and receipt.usage is None and not receipt.byok:
-            return _with_money(self._full, receipt)
+            balance = b"" if receipt.balance is None else b',"balance":' + receipt.balance
+            return Raw(
+                b'%b,"cost":%b,"cost_details":{"upstream_inference_cost":%b}%b}'
+                % (self._full[:-1], receipt.charge, receipt.cost, balance)
+            )
         usage = self.usage if receipt is None or receipt.usage is None else receipt.usage
         if usage is None and receipt is None:
             return None
@@ -124,6 +144,12 @@ class Meter:
         if receipt is not None:
             fields.update(money(receipt))
         return Raw(msgspec.json.encode(fields))
+
+
+class InputMeter(Meter):
+    """Where there is no output to report: of embeddings."""
+
+    _produces = False
 
 
 def render(usage: Usage | None, receipt: Receipt | None) -> Raw | None:
@@ -170,15 +196,6 @@ def _count_into(fields: dict[str, Any], usage: Usage, *, produces: bool) -> None
     _add(fields, "completion_tokens_details", made)
 
 
-def _with_money(text: bytes, receipt: Receipt) -> Raw:
-    """A report that has our counts and no money, with ours behind them."""
-    balance = b"" if receipt.balance is None else b',"balance":' + receipt.balance
-    return Raw(
-        b'%b,"cost":%b,"cost_details":{"upstream_inference_cost":%b}%b}'
-        % (text[:-1], receipt.charge, receipt.cost, balance)
-    )
-
-
 def _add(fields: dict[str, Any], name: str, counts: dict[str, int]) -> None:
     """What a provider says of parts in words of its own, in OpenAI's; what it says in OpenAI's, as it was believed."""
     try:
@@ -192,30 +209,8 @@ def _add(fields: dict[str, Any], name: str, counts: dict[str, int]) -> None:
         fields[name] = {**given, **believed}
 
 
-def _usage(text: bytes, raw: bytes, produces: bool) -> tuple[Usage | None, bool]:
-    """The usage that `text` reports, and whether it says all of it by OpenAI's convention, and nothing of money."""
-    is_suspect, says_all = False, True
-    try:
-        report = _decode_report(text)
-    except msgspec.ValidationError:
-        report, is_suspect = _leniently(text)
-        says_all = False
-    if report is None:
-        return None, False
-    prompt, completion, total = report.prompt_tokens, report.completion_tokens, report.total_tokens
-    if not produces:
-        says_all = says_all and prompt is not None
-        prompt, completion = (total if prompt is None else prompt), 0
-    elif completion is None and prompt is not None and total is not None and total >= prompt:
-        completion, says_all = total - prompt, False
-    if prompt is None or completion is None:
-        return None, False
-    if total == prompt + completion and _has_no_parts(report):  # nearly every report
-        has_money = report.cost or report.cost_details or report.is_byok or report.balance
-        # Numbers with a point were read as whole ones; strict clients would not read them.
-        says_all = says_all and not has_money and _POINT not in text
-        return Usage(input=prompt, output=completion, raw=raw, suspect=is_suspect), says_all
-    beyond = max(0, total - prompt - completion) if produces and total is not None else 0
+def _of_parts(report: _Report, prompt: int, completion: int, beyond: int, raw: bytes, is_suspect: bool) -> Usage:
+    """The usage of a report whose total holds `beyond` more than prompt and completion."""
     inner = report.prompt_tokens_details or _PromptDetails()
     read = inner.cached_tokens or report.prompt_cache_hit_tokens or report.cached_tokens or 0
     written = inner.cache_write_tokens or inner.cache_creation_input_tokens or 0
@@ -230,7 +225,7 @@ def _usage(text: bytes, raw: bytes, produces: bool) -> tuple[Usage | None, bool]
     audio_output = min(spoken, output)
     image_output = min(drawn, output - audio_output)
     plain = output - audio_output - image_output
-    usage = Usage(
+    return Usage(
         input=uncached - audio_input,
         cache_read=min(read, prompt),
         cache_write=min(written, max(0, prompt - read)),
@@ -247,7 +242,6 @@ def _usage(text: bytes, raw: bytes, produces: bool) -> tuple[Usage | None, bool]
             or (beyond > 0 and not is_apart)
         ),
     )
-    return usage, False
 
 
 def _has_no_parts(report: _Report) -> bool:

@@ -353,7 +353,8 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         """A head is in, and its `body` where all of it has come: the request is the application's from now on."""
         cycle = Downstream(self, scope, keep_alive=keep_alive, known=known)
-        scope["state"] = self.app_state.copy()
+        if self.app_state:
+            scope["state"] = self.app_state.copy()
         scope["extensions"] = {"tollbridge": cycle}
         self.cycle = cycle
         if body is not None:

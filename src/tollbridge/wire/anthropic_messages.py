@@ -127,7 +127,6 @@ def _request(
         max_tokens=max_tokens,
         choices=1,
         include_usage=True,
-        encoding_format=None,
         inputs=len(typed.messages),
         has_parts=has_parts,
         fields=fields,

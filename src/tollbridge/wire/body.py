@@ -60,10 +60,10 @@ def check_nesting(body: bytes, siblings: int) -> None:
     `siblings`: how many of its containers are known to stand beside another one. A document cannot be deeper than its
     brackets are many, less those that stand side by side: few need a closer look.
     """
-    most = MAX_DEPTH + siblings
+    too_many = MAX_DEPTH + siblings + 1
     # Several times as fast as counting them: brackets are sought by memchr, and no more of them than tell.
-    rest = body.replace(b"{", b"", most + 1).replace(b"[", b"", most + 1)
-    if len(body) - len(rest) <= most:
+    rest = body.replace(b"{", b"", too_many).replace(b"[", b"", too_many)
+    if len(body) - len(rest) < too_many:
         return
     structure = body.translate(_AS_ONE_KIND, _UNSTRUCTURAL).replace(b"\\\\", b"").replace(b'\\"', b"")
     brackets = b"".join(structure.split(b'"')[::2]).translate(None, _UNBRACKETED)

@@ -53,12 +53,13 @@ class CompletionAnswer(Metered):
             self._read_with_care(body)
             return
         self._body = body
-        for choice in whole.choices:
+        choices, usage = whole.choices, whole.usage
+        self.finish = choices[0].finish_reason
+        for choice in choices:
             if choice.finish_reason == "error":
                 raise said_in(None)
-        self.finish = whole.choices[0].finish_reason
-        if whole.usage != NULL:
-            self._meter.read(whole.usage)
+        if usage != NULL:
+            self._meter.read(usage)
 
     def _read_with_care(self, body: bytes) -> None:
         completion, self._body = read_completion(body)

@@ -106,7 +106,6 @@ def parse(body: bytes) -> ChatRequest:
         max_tokens=limit,
         choices=typed.n or 1,
         include_usage=None if options is None else options.include_usage,
-        encoding_format=None,
         inputs=len(messages),
         has_parts=has_parts,
         fields=fields,

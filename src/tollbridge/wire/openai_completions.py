@@ -62,7 +62,6 @@ def parse(body: bytes) -> Request:
         max_tokens=typed.max_tokens,
         choices=prompts * max(typed.n or 1, typed.best_of or 1),
         include_usage=None if options is None else options.include_usage,
-        encoding_format=None,
         inputs=prompts,
         input_tokens=tokens,
         fields=fields,

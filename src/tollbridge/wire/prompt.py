@@ -15,7 +15,7 @@ from tollbridge.wire.body import NOTHING, NULL
 # Sound costs 10 to 32 tokens a second and seldom takes less than a kilobyte of base64 for it.
 MEDIA_BYTES_PER_TOKEN = 16
 # What providers put into the prompt of a chat, beside its messages.
-_BESIDE_MESSAGES = ("tools", "functions", "response_format")
+_BESIDE_MESSAGES = frozenset({"tools", "functions", "response_format"})
 _BACKSLASH = ord("\\")
 
 
@@ -59,9 +59,9 @@ def of_chat(fields: Mapping[str, Raw], messages: int, *, has_parts: bool) -> Pro
     if has_parts:
         text, images, tokens = without_media(text, _media(text))
     text = unescaped(text)
-    for name in _BESIDE_MESSAGES:
-        if name in fields and fields[name] != NULL:
-            text = b"%b\n%b" % (text, unescaped(bytes(fields[name])))
+    if not _BESIDE_MESSAGES.isdisjoint(fields):
+        beside = [bytes(raw) for name, raw in fields.items() if name in _BESIDE_MESSAGES and raw != NULL]
+        text = b"\n".join([text, *map(unescaped, beside)])
     return Prompt(text, messages, images, tokens)
 
 

@@ -105,7 +105,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int | None
     choices: int
     include_usage: bool | None
-    encoding_format: str | None
+    encoding_format: str | None = None
     inputs: int
     input_tokens: int = 0
     has_parts: bool = False
@@ -132,9 +132,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 def read_fields(body: bytes) -> dict[str, Raw]:
     """The members of a body that none but the caller has to answer for; raises `InvalidRequest`."""
     fields = read_object(body)
-    for name in () if _USUAL.issuperset(fields) else fields:
-        if name in _OPERATORS or name.startswith(_OPERATORS_PREFIXES):
-            raise InvalidRequest(f"'{name[:64]}' is set by the operator; leave it out.", param=name[:64])
+    if not _USUAL.issuperset(fields):
+        for name in fields:
+            if name in _OPERATORS or name.startswith(_OPERATORS_PREFIXES):
+                raise InvalidRequest(f"'{name[:64]}' is set by the operator; leave it out.", param=name[:64])
     return fields
 
 

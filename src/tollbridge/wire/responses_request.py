@@ -61,7 +61,6 @@ def parse(body: bytes) -> ResponsesRequest:
         max_tokens=typed.max_output_tokens,
         choices=1,
         include_usage=None,
-        encoding_format=None,
         inputs=len(items) or 1,
         fields=fields,
         body=body,

@@ -234,7 +234,7 @@ _CHOICES: Any = st.fixed_dictionaries(
     {
         "index": st.one_of(st.integers(0, 3), _ODD),
         "message": st.one_of(st.just({"role": "assistant", "content": "Hi"}), _PARTS, _ODD),
-        "finish_reason": st.sampled_from(["stop", "error", None, 7]),
+        "finish_reason": st.sampled_from(["stop", "length", "eos", "error", None, 7]),
     },
     optional={"text": _ODD, "usage": st.one_of(st.just(USAGE), _ODD), "error": _ODD},
 )

@@ -189,10 +189,13 @@ class Connection(HttpToolsProtocol):
         if known is not None and self._phase == _IDLE and self._active is None:
             begin, length = known.match(data)
             if length:
+                cycle = self._enter(known.scope.copy(), not self.shared.draining, known)
                 if begin + length == len(data):
-                    self._begin(known.scope.copy(), keep_alive=not self.shared.draining, known=known, body=data[begin:])
+                    cycle.body, cycle.more_body = data[begin:], False
+                    self.deadline = math.inf
+                    self._run(cycle)
                     return
-                self._begin(known.scope.copy(), keep_alive=not self.shared.draining, known=known)
+                self._begin(cycle)
                 self._body_size, self._missing = 0, length
                 data = data[begin:]
         if self._missing:
@@ -340,30 +343,23 @@ class Connection(HttpToolsProtocol):
             "headers": self.headers,
         }
         keep_alive = version == "1.1" and not self.shared.draining and parser.should_keep_alive()
-        self._begin(scope, keep_alive=keep_alive, expects_continue=self.expect_100_continue)
+        cycle = self._enter(scope, keep_alive, None)
+        cycle.waiting_for_100_continue = self.expect_100_continue
+        self._begin(cycle)
 
-    def _begin(
-        self,
-        scope: dict[str, Any],
-        *,
-        keep_alive: bool,
-        expects_continue: bool = False,
-        known: KnownHead | None = None,
-        body: bytes | None = None,
-    ) -> None:
-        """A head is in, and its `body` where all of it has come: the request is the application's from now on."""
-        cycle = Downstream(self, scope, keep_alive=keep_alive, known=known)
+    def _enter(self, scope: dict[str, Any], keep_alive: bool, known: KnownHead | None) -> Downstream:
+        """The request of a head that is in."""
+        cycle = self.cycle = Downstream(self, scope, keep_alive=keep_alive, known=known)
         if self.app_state:
             scope["state"] = self.app_state.copy()
         scope["extensions"] = {"tollbridge": cycle}
-        self.cycle = cycle
-        if body is not None:
-            cycle.body, cycle.more_body = body, False
-            self.deadline = math.inf
-        else:
-            self._phase = _BODY
-            cycle.waiting_for_100_continue = expects_continue
-            self.deadline = math.inf if expects_continue else self.loop.time() + self.shared.limits.body_timeout
+        return cycle
+
+    def _begin(self, cycle: Downstream) -> None:
+        """Its body is to come: the request is the application's from now on."""
+        self._phase = _BODY
+        expects_continue = cycle.waiting_for_100_continue
+        self.deadline = math.inf if expects_continue else self.loop.time() + self.shared.limits.body_timeout
         if self._active is None:
             self._run(cycle)
         else:
@@ -492,7 +488,7 @@ class Connection(HttpToolsProtocol):
         """After the last answer: the error that ended the connection, if any, and the close."""
         if self._farewell is not None:
             headers, body = error_answer(self._farewell)
-            framing = b"content-length: %d" % len(body)
+            framing = b"\r\ncontent-length: %d" % len(body)
             head = render_head(self._farewell.status, self.shared.date_line, headers, framing, closes=True)
             self.transport.write(head + body)
         limits = self.shared.limits

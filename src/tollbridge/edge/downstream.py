@@ -37,6 +37,8 @@ _WITHOUT_BODY = frozenset({204, 304})
 # From this size on copying the body behind its head costs more than a second buffer in the same system call.
 _LARGE = 64 * 1024
 _CR, _LF, _NUL = b"\r\n\0"
+_END = b"\r\n\r\n"
+_LAST_END = b"\r\nconnection: close\r\n\r\n"
 _FAILED = "The server had an error while processing your request."
 _LOGGER = logging.getLogger("tollbridge.edge")
 
@@ -49,16 +51,15 @@ def error_answer(error: ApiError) -> tuple[list[tuple[bytes, bytes]], bytes]:
 
 
 def render_head(status: int, date_line: bytes, headers: Headers, framing: bytes, *, closes: bool) -> bytes:
-    """The head of a response; `framing`: a line, b"" for none. ValueError when a header holds CR, LF or NUL."""
+    """The head of a response; `framing`: a line behind CRLF, b"" for none.
+
+    ValueError when a header holds CR, LF or NUL.
+    """
     lines = [date_line, *map(b": ".join, headers)]
-    if framing:
-        lines.append(framing)
-    if closes:
-        lines.append(b"connection: close")
     text = b"".join(lines)
     if _CR in text or _LF in text or _NUL in text:
         raise ValueError("a response header holds CR, LF or NUL")
-    return b"%b%b\r\n\r\n" % (STATUS_LINE[status], b"\r\n".join(lines))
+    return b"%b%b%b%b" % (STATUS_LINE[status], b"\r\n".join(lines), framing, _LAST_END if closes else _END)
 
 
 class Downstream(RequestResponseCycle):
@@ -156,10 +157,9 @@ class Downstream(RequestResponseCycle):
 
     def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
         """The whole answer in one write."""
-        odd = self.disconnected or self.response_started or self.waiting_for_100_continue
-        if odd and not self._begins():
+        if (self.disconnected or self.response_started or self.waiting_for_100_continue) and not self._begins():
             return
-        framing = b"" if status in _WITHOUT_BODY else b"content-length: %d" % len(body)
+        framing = b"" if status in _WITHOUT_BODY else b"\r\ncontent-length: %d" % len(body)
         head = render_head(status, self.connection.shared.date_line, headers, framing, closes=not self.keep_alive)
         self.response_started = True
         if not framing or self.scope["method"] == "HEAD":
@@ -178,7 +178,7 @@ class Downstream(RequestResponseCycle):
         if self._begins():
             chunked = self.scope["http_version"] == "1.1"
             self.keep_alive = self.keep_alive and chunked
-            framing = b"transfer-encoding: chunked" if chunked else b""
+            framing = b"\r\ntransfer-encoding: chunked" if chunked else b""
             head = render_head(status, self.connection.shared.date_line, headers, framing, closes=not self.keep_alive)
             self.response_started = True
             self._chunked = chunked and self.scope["method"] != "HEAD"

@@ -53,13 +53,9 @@ class CompletionAnswer(Metered):
             self._read_with_care(body)
             return
         self._body = body
-        choices, usage = whole.choices, whole.usage
-        self.finish = choices[0].finish_reason
-        for choice in choices:
-            if choice.finish_reason == "error":
-                raise said_in(None)
-        if usage != NULL:
-            self._meter.read(usage)
+        self.finish: str | None = whole.choices[0].finish_reason
+        if whole.usage != NULL:
+            self._meter.read(whole.usage)
 
     def _read_with_care(self, body: bytes) -> None:
         completion, self._body = read_completion(body)

@@ -102,7 +102,7 @@ def parse(body: bytes) -> ChatRequest:
     return ChatRequest(
         endpoint="chat",
         model=typed.model,
-        stream=bool(typed.stream),
+        stream=typed.stream is True,
         max_tokens=limit,
         choices=typed.n or 1,
         include_usage=None if options is None else options.include_usage,

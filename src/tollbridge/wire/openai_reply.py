@@ -1,7 +1,7 @@
 """What OpenAI-like servers send, read carefully: as little as is needed, and nothing that is not as it should be."""
 
 import json
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
@@ -91,14 +91,14 @@ class _WholeMessage(msgspec.Struct, gc=False):
 class _WholeChoice(msgspec.Struct, gc=False):
     index: int
     message: _WholeMessage
-    finish_reason: str | None
+    finish_reason: Literal["stop", "length", "tool_calls", "content_filter", "function_call"] | None
     text: str | None = None
     usage: None = None
     error: None = None
 
 
 class WholeChat(msgspec.Struct, gc=False):
-    """An answer of chat in which nothing is missing and no error stands."""
+    """An answer of chat in which nothing is missing, nothing is unusual and no error stands."""
 
     choices: Annotated[list[_WholeChoice], Meta(min_length=1)]
     usage: Raw = NULL

@@ -41,6 +41,7 @@ from tollbridge.wire.dialect import Tail
 from tollbridge.wire.exchange import Names, Receipt
 from tollbridge.wire.prompt import Prompt
 from tollbridge.wire.request import Request
+from tollbridge.wire.sse import LF
 from tollbridge.wire.usage import money
 
 MESSAGE_STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
@@ -241,7 +242,7 @@ def error_event(error: ApiError) -> bytes:
 
 def event_of(name: bytes, data: bytes) -> bytes:
     """One event of JSON `data`."""
-    if b"\n" in data:
+    if LF in data:
         data = data.replace(b"\n", b" ")  # between tokens: within a string JSON has no line feed
     return b"event: %b\ndata: %b\n\n" % (name, data)
 

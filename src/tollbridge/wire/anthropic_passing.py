@@ -4,9 +4,13 @@ Rule 1  Of a request only the model, the limit and what this provider refuses ch
         pass.
 Rule 2  An event passes as it came. `message_start` gets our names; `message_delta` and `message_stop` are withheld for
         the end, where the usage is known that is charged.
-Rule 3  After `message_stop` nothing counts. An error never counts as output and is never passed on.
+Rule 3  Nearly all events are the one before but for its text. What stands before the text is learnt when an event that
+        passed as it came, with another text in it (the probe), is read as expected; what later stands in its place is
+        proven to be one string by the decoder that reads whole events.
+Rule 4  After `message_stop` nothing counts. An error never counts as output and is never passed on.
 """
 
+import re
 from typing import Any
 
 import msgspec
@@ -19,17 +23,28 @@ from tollbridge.wire.anthropic_body import ThinkingParam
 from tollbridge.wire.anthropic_client import MESSAGE_STOP, block_stop, error_event, event_of, message_delta
 from tollbridge.wire.anthropic_messages import MessagesRequest
 from tollbridge.wire.anthropic_provider import TARGET, failure, read_answer
-from tollbridge.wire.anthropic_reply import REASONS, Event, read_event
+from tollbridge.wire.anthropic_reply import REASONS, Delta, Event, read_event
 from tollbridge.wire.anthropic_request import budget_within
 from tollbridge.wire.anthropic_usage import Meter
 from tollbridge.wire.body import NOTHING
 from tollbridge.wire.event_reader import EventStream, Metered
 from tollbridge.wire.exchange import Answer, Counter, Names, Outgoing, Receipt, Stream
+from tollbridge.wire.openai_plain import PROBE
 from tollbridge.wire.openai_reply import read_fields
 from tollbridge.wire.request import Request
+from tollbridge.wire.sse import LF
 
 # Pieces of text are counted together, so many at a time.
 _PIECES = 128
+
+_DELTA = b"event: content_block_delta\ndata: "
+# A member that may be the text, up to its value. In JSON a quote after a letter ends a string, and a colon after that
+# makes it a name: this matches nothing within a string.
+_TEXT = re.compile(rb'"(?:text|thinking|partial_json)": ?"')
+# An event longer than this is read whole.
+_LONG = 64 * 1024
+
+_decode_text = msgspec.json.Decoder(str).decode
 
 
 class AnthropicPassing:
@@ -112,6 +127,36 @@ class PassedAnswer(Metered):
         return msgspec.json.encode(fields)
 
 
+def before_text(data: bytes) -> bytes:
+    """What stands before the text of `data`, a plain event of a block; b"" where that cannot be told."""
+    found = _TEXT.search(data) if data.startswith(_DELTA) else None
+    if found is None or text_after(data, found.end()) is None:
+        return b""
+    before = data[: found.end()]
+    event = read_event(b'%b%b"}}' % (before[len(_DELTA) :], PROBE.encode()))
+    is_plain = event.type == "content_block_delta" and event.delta is not None and _piece(event.delta) == PROBE
+    return before if is_plain else b""
+
+
+def text_after(data: bytes, start: int) -> str | None:
+    """The text that begins at `start` and ends, as does the event, with `data`; None: there is none, or more."""
+    end = data.rfind(b'"')
+    # Anthropic puts spaces between its last braces, to hide how long the text is.
+    if not data.endswith(b"}\n\n") or data[end:].replace(b" ", b"") != b'"}}\n\n':
+        return None
+    text = data[start:end]
+    if not text or len(data) > _LONG or LF in text:
+        return None
+    try:
+        return _decode_text(b'"%b"' % text)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _piece(delta: Delta) -> str | None:
+    return delta.text or delta.partial_json or delta.thinking
+
+
 class PassedStream(EventStream):
     """See `exchange.Stream`."""
 
@@ -126,6 +171,8 @@ class PassedStream(EventStream):
         self._open: set[int] = set()  # blocks that have not stopped
         self._held: dict[str, Any] | None = None  # the message_delta that usage will ride on
         self._detail = ""
+        self._learnt = b""
+        self._before = b""  # what was learnt, while plain events pass without consequences
 
     @property
     def complete(self) -> bool:
@@ -137,6 +184,20 @@ class PassedStream(EventStream):
             self._output.add("".join(self._pieces).encode("utf-8", "surrogatepass"))
             self._pieces.clear()
         return self._output
+
+    def feed(self, data: bytes) -> bytes:
+        before = self._before
+        if before and data.startswith(before):
+            text = text_after(data, len(before))
+            if text is not None:
+                self._add(text)
+                return data
+        out = super().feed(data)
+        if out == data:
+            self._learnt = before_text(data) or self._learnt
+        is_concerned = self.done or self._detail or self.failed is not None or not self._decoder.is_between_events
+        self._before = b"" if is_concerned else self._learnt
+        return out
 
     def end(self, receipt: Receipt | None) -> bytes:
         fields, self._held = self._held, None
@@ -151,6 +212,7 @@ class PassedStream(EventStream):
     def stop(self, reason: str) -> bytes:
         self.finish = "length"
         self._detail = reason
+        self._before = b""
         self._held = None
         unfinished, self._open = sorted(self._open), set()
         return b"".join(map(block_stop, unfinished))
@@ -220,15 +282,17 @@ class PassedStream(EventStream):
     def _count(self, event: Event) -> None:
         """Count the text of an event."""
         delta, block = event.delta, event.content_block
-        pieces = self._pieces
-        before = len(pieces)
         if delta is not None:
-            piece = delta.text or delta.partial_json or delta.thinking
+            piece = _piece(delta)
             if piece:
-                pieces.append(piece)
+                self._add(piece)
         elif block is not None:
-            pieces.extend(filter(None, (block.text, block.thinking, block.name)))
-        if len(pieces) > before:
-            self.chunks += 1
-            if len(pieces) >= _PIECES:
-                _ = self.output
+            pieces = tuple(filter(None, (block.text, block.thinking, block.name)))
+            if pieces:
+                self._add(*pieces)
+
+    def _add(self, *pieces: str) -> None:
+        self.chunks += 1
+        self._pieces += pieces
+        if len(self._pieces) >= _PIECES:
+            _ = self.output

@@ -10,7 +10,7 @@ import re
 
 import msgspec
 
-from tollbridge.wire.sse import MAX_EVENT
+from tollbridge.wire.sse import LF, MAX_EVENT
 
 PROBE = "probe"
 
@@ -22,7 +22,6 @@ _PADDING = re.compile(rb'"obfuscation": ?"([A-Za-z0-9]+)"')
 # An event longer than this is not learnt, nor is anything passed that may make an event too long.
 _LONG = 8_192
 _LARGE = MAX_EVENT - 2 * _LONG
-_LF = 10
 
 _decode_text = msgspec.json.Decoder(str).decode
 
@@ -113,7 +112,7 @@ class Plain:
 
 def around_text(data: bytes) -> Around | None:
     """What stands around the text of an event (JSON), if that can be told."""
-    found = _TEXT.search(data) if len(data) <= _LONG and _LF not in data else None
+    found = _TEXT.search(data) if len(data) <= _LONG and LF not in data else None
     if found is None:
         return None
     start, end = found.span(1)

@@ -21,12 +21,12 @@ Event: TypeAlias = tuple[bytes, bytes]
 
 _MARK = b"\xef\xbb\xbf"
 # As numbers: to look for bytes in bytes, CPython raises and drops a TypeError first, for every chunk.
-_LF, _CR = 10, 13
+LF, CR = 10, 13
 
 
 def encode(data: bytes) -> bytes:
     """One event of JSON `data`, in the form that even the simplest reader takes: one line, a space after the colon."""
-    if _LF in data:
+    if LF in data:
         data = data.replace(b"\n", b" ")  # between tokens: within a string JSON has no line feed
     return b"data: %b\n\n" % data
 
@@ -56,7 +56,7 @@ class Decoder:
                 return []
             self._start = None
             data = data.removeprefix(_MARK)
-        if self._after_cr or _CR in data:
+        if self._after_cr or CR in data:
             data = self._with_plain_ends(data)
         pending = self._pending
         if not pending:
@@ -82,7 +82,7 @@ class Decoder:
         for block in ready.split(b"\n\n"):
             if len(block) > MAX_EVENT:
                 return self._break(events)
-            if block.startswith(b"data: ") and _LF not in block:
+            if block.startswith(b"data: ") and LF not in block:
                 events.append((b"", block[6:]))
             elif (event := _read(block)) is not None:
                 events.append(event)

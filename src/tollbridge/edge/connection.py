@@ -349,7 +349,7 @@ class Connection(HttpToolsProtocol):
 
     def _enter(self, scope: dict[str, Any], keep_alive: bool, known: KnownHead | None) -> Downstream:
         """The request of a head that is in."""
-        cycle = self.cycle = Downstream(self, scope, keep_alive=keep_alive, known=known)
+        cycle = self.cycle = Downstream(self, scope, keep_alive, known)
         if self.app_state:
             scope["state"] = self.app_state.copy()
         scope["extensions"] = {"tollbridge": cycle}
@@ -416,7 +416,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.get_write_buffer_size() > self.shared.limits.max_unsent:
             self.transport.abort()
 
-    def on_response_complete(self, *, closes: bool) -> None:  # type: ignore[override]
+    def on_response_complete(self, closes: bool) -> None:  # type: ignore[override]
         """The answer to the active request has been written; `closes`: it told the client that it is the last one."""
         self._active = None
         if self.transport.is_closing():
@@ -489,7 +489,7 @@ class Connection(HttpToolsProtocol):
         if self._farewell is not None:
             headers, body = error_answer(self._farewell)
             framing = b"\r\ncontent-length: %d" % len(body)
-            head = render_head(self._farewell.status, self.shared.date_line, headers, framing, closes=True)
+            head = render_head(self._farewell.status, self.shared.date_line, headers, framing, keep_alive=False)
             self.transport.write(head + body)
         limits = self.shared.limits
         if self.transport.is_closing() or not (self._deaf or self._phase == _BODY):

@@ -50,7 +50,7 @@ def error_answer(error: ApiError) -> tuple[list[tuple[bytes, bytes]], bytes]:
     return headers, render(error)
 
 
-def render_head(status: int, date_line: bytes, headers: Headers, framing: bytes, *, closes: bool) -> bytes:
+def render_head(status: int, date_line: bytes, headers: Headers, framing: bytes, keep_alive: bool) -> bytes:
     """The head of a response; `framing`: a line behind CRLF, b"" for none.
 
     ValueError when a header holds CR, LF or NUL.
@@ -59,7 +59,7 @@ def render_head(status: int, date_line: bytes, headers: Headers, framing: bytes,
     text = b"".join(lines)
     if _CR in text or _LF in text or _NUL in text:
         raise ValueError("a response header holds CR, LF or NUL")
-    return b"%b%b%b%b" % (STATUS_LINE[status], b"\r\n".join(lines), framing, _LAST_END if closes else _END)
+    return b"%b%b%b%b" % (STATUS_LINE[status], b"\r\n".join(lines), framing, _END if keep_alive else _LAST_END)
 
 
 class Downstream(RequestResponseCycle):
@@ -95,14 +95,7 @@ class Downstream(RequestResponseCycle):
     _gone_callback: Callable[[], None] | None = None
     _resume_callback: Callable[[], None] | None = None
 
-    def __init__(
-        self,
-        connection: "Connection",
-        scope: Any,
-        *,
-        keep_alive: bool,
-        known: KnownHead | None = None,
-    ) -> None:
+    def __init__(self, connection: "Connection", scope: Any, keep_alive: bool, known: KnownHead | None = None) -> None:
         self.connection = connection
         self.transport = connection.transport
         self.flow = connection.flow
@@ -160,7 +153,7 @@ class Downstream(RequestResponseCycle):
         if (self.disconnected or self.response_started or self.waiting_for_100_continue) and not self._begins():
             return
         framing = b"" if status in _WITHOUT_BODY else b"\r\ncontent-length: %d" % len(body)
-        head = render_head(status, self.connection.shared.date_line, headers, framing, closes=not self.keep_alive)
+        head = render_head(status, self.connection.shared.date_line, headers, framing, self.keep_alive)
         self.response_started = True
         if not framing or self.scope["method"] == "HEAD":
             self.transport.write(head)
@@ -179,7 +172,7 @@ class Downstream(RequestResponseCycle):
             chunked = self.scope["http_version"] == "1.1"
             self.keep_alive = self.keep_alive and chunked
             framing = b"\r\ntransfer-encoding: chunked" if chunked else b""
-            head = render_head(status, self.connection.shared.date_line, headers, framing, closes=not self.keep_alive)
+            head = render_head(status, self.connection.shared.date_line, headers, framing, self.keep_alive)
             self.response_started = True
             self._chunked = chunked and self.scope["method"] != "HEAD"
             if self._chunked and data:
@@ -346,7 +339,7 @@ class Downstream(RequestResponseCycle):
         self._resume_callback = self._gone_callback = None
         if self.message_event is not None:
             self.message_event.set()
-        self.connection.on_response_complete(closes=self._last or not self.keep_alive)
+        self.connection.on_response_complete(self._last or not self.keep_alive)
 
     def _forget(self) -> None:
         self._chunked = False

@@ -79,7 +79,7 @@ class ChatRequest(Request, frozen=True, kw_only=True):
         return openai_chat_conversation.conversation_of(self)
 
     def prompt(self) -> Prompt:
-        return prompt.of_chat(self.fields, self.inputs, has_parts=self.has_parts)
+        return prompt.of_chat(self.fields, self.inputs, self.has_parts)
 
 
 def parse(body: bytes) -> ChatRequest:

@@ -49,7 +49,7 @@ _decode_messages = msgspec.json.Decoder(list[_Message]).decode
 _decode_source = msgspec.json.Decoder(_Source).decode
 
 
-def of_chat(fields: Mapping[str, Raw], messages: int, *, has_parts: bool) -> Prompt:
+def of_chat(fields: Mapping[str, Raw], messages: int, has_parts: bool) -> Prompt:
     """The prompt of a chat: its messages, and the tools and formats that providers put into the prompt.
 
     `has_parts`: some message's content is an array of parts.

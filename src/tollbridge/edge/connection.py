@@ -189,7 +189,7 @@ class Connection(HttpToolsProtocol):
         if known is not None and self._phase == _IDLE and self._active is None:
             begin, length = known.match(data)
             if length:
-                cycle = self._enter(known.scope.copy(), not self.shared.draining, known)
+                cycle = self._cycle_of(known.scope.copy(), not self.shared.draining, known)
                 if begin + length == len(data):
                     cycle.body, cycle.more_body = data[begin:], False
                     self.deadline = math.inf
@@ -343,11 +343,11 @@ class Connection(HttpToolsProtocol):
             "headers": self.headers,
         }
         keep_alive = version == "1.1" and not self.shared.draining and parser.should_keep_alive()
-        cycle = self._enter(scope, keep_alive, None)
+        cycle = self._cycle_of(scope, keep_alive, None)
         cycle.waiting_for_100_continue = self.expect_100_continue
         self._begin(cycle)
 
-    def _enter(self, scope: dict[str, Any], keep_alive: bool, known: KnownHead | None) -> Downstream:
+    def _cycle_of(self, scope: dict[str, Any], keep_alive: bool, known: KnownHead | None) -> Downstream:
         """The request of a head that is in."""
         cycle = self.cycle = Downstream(self, scope, keep_alive, known)
         if self.app_state:

@@ -135,7 +135,8 @@ class SqliteLedger:
         elif self._failed or self._stopping:
             _refuse(future, _away())
             return future
-        if self._sleeping and self._is_quick_for(op):
+        # In this order: a writer that is about to sleep looks once more whether anything waits.
+        if not self._waiting and self._sleeping and self._is_quick_for(op):
             self._serve_here((op, future, now))
         else:
             self._waiting.append((op, future, now))

@@ -178,6 +178,29 @@ def test_the_loop_does_not_wait_for_others_of_this_process_who_write(sqlite_engi
     with_books(sqlite_engine, scenario)
 
 
+def test_nobody_overtakes_what_a_writer_is_about_to_find(
+    sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer says that it will sleep, and then looks once more whether anything waits."""
+
+    async def scenario(books: Books) -> None:
+        customer = await books.customer(paid=1000)
+        ledger: Any = books.ledger
+        await rest(ledger)
+        with monkeypatch.context() as patched:
+            patched.setattr(ledger, "_wake_up", lambda: None)
+            assert ledger._turn.take(0)
+            first = ledger.submit(books.hold_op(customer, 900))
+            ledger._turn.give()
+            second = ledger.submit(books.hold_op(customer, 900))
+            assert not second.done()
+        ledger._wake_up()
+        assert isinstance(await first, Held)
+        assert isinstance(await second, Refused)
+
+    with_books(sqlite_engine, scenario)
+
+
 # --- a full disk ----------------------------------------------------------------------------------------------------
 
 

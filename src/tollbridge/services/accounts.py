@@ -66,6 +66,7 @@ async def add(
         gift = grant(account_id, credit, idempotency_key=f"grant/start/{public_id}", reason="first credit", actor=actor)
         verdict = await journal.post(database, transaction, gift, now)
         assert isinstance(verdict, Posted), verdict
+    await activity.add(transaction, NewDeed(account_id=account_id, actor=actor, action="account.opened"), now)
     return account_id
 
 

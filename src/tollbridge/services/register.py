@@ -179,7 +179,6 @@ async def open_account(desk: Desk, transaction: Transaction, user: User, gift: i
             account_id, gift, idempotency_key=f"grant/sign-up/{user.public_id}", reason="first credit", actor="sign-up"
         )
         await journal.post(desk.database, transaction, first, now)
-    await activity.add(transaction, NewDeed(account_id=account_id, actor=user.email, action="account.opened"), now)
     return account_id
 
 

@@ -68,6 +68,10 @@ def test_a_frozen_account_calls_no_more_and_an_unfrozen_one_does() -> None:
             assert (await boss.post(f"{path}/freeze", {"reason": "spam"})).status_code == 303
             assert (await site.post("/v1/chat/completions", chat(), headers)).status == 403
             assert "This account is frozen" in shown(await ada.get(BILLING))
+            assert 'href="/admin/accounts?frozen=1"' in (await boss.get("/admin")).text
+            listed = shown(await boss.get("/admin/accounts?frozen=1"))
+            assert ("ada@example.com" in listed, "boss@example.com" in listed.partition("<tbody>")[2]) == (True, False)
+            assert "No frozen account like that" in shown(await boss.get("/admin/accounts?frozen=1&q=boss"))
             assert (await boss.post(f"{path}/unfreeze", {"reason": "sorry"})).status_code == 303
             assert (await site.post("/v1/chat/completions", chat(), headers)).status == 200
             [key] = re.findall(r"/keys/(key_\w+)/revoke", (await boss.get(path)).text)

@@ -69,13 +69,16 @@ async def by_public_id(database: Transaction, public_id: str) -> Account | None:
     return read_first(Account, rows)
 
 
-async def search(database: Transaction, text: str, before: int, count: int) -> list[Account]:
-    """Up to `count` accounts whose address or public id holds `text`, before id `before`, the newest first."""
+async def search(database: Transaction, text: str, before: int, count: int, *, frozen: bool = False) -> list[Account]:
+    """Up to `count` accounts whose address or public id holds `text`, before id `before`, the newest first.
+
+    `frozen`: of those that are.
+    """
     pattern = "%" + text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
     rows = await database.fetch(
         f"{_SELECT} WHERE account.id < $1 AND (email LIKE $2 ESCAPE '\\' OR public_id LIKE $2 ESCAPE '\\') "
-        "ORDER BY account.id DESC LIMIT $3",
-        *(before, pattern, count),
+        f"{'AND frozen = $4 ' if frozen else ''}ORDER BY account.id DESC LIMIT $3",
+        *(before, pattern, count, *((True,) if frozen else ())),
     )
     return read_all(Account, rows)
 

@@ -1,5 +1,7 @@
 """Accounts as operators see and change them."""
 
+from urllib.parse import urlencode
+
 from starlette.responses import Response
 
 from tollbridge.core.plans import Agreed
@@ -30,13 +32,21 @@ _LIMITS = ("rpm", "tpm", "concurrency")
 
 async def search(visit: Visit) -> Response:
     asked = visit.query("q").strip()[:100]
+    frozen = visit.query("frozen") == "1"
     before = asked_before(visit)
-    found = await accounts.search(visit.shared.database, asked, before, SHOWN)
+    found = await accounts.search(visit.shared.database, asked, before, SHOWN, frozen=frozen)
     if not found and asked != asked.lower():
         # Ids are looked for as they are; addresses have no capitals.
-        found = await accounts.search(visit.shared.database, asked.lower(), before, SHOWN)
+        found = await accounts.search(visit.shared.database, asked.lower(), before, SHOWN, frozen=frozen)
+    fields = {"q": asked, "frozen": "1" if frozen else ""}
     return visit.render(
-        "admin/accounts.html", asked=asked, accounts=found, more=len(found) == SHOWN, first=before == NEWEST
+        "admin/accounts.html",
+        asked=asked,
+        frozen=frozen,
+        kept=urlencode({name: value for name, value in fields.items() if value}),
+        accounts=found,
+        more=len(found) == SHOWN,
+        first=before == NEWEST,
     )
 
 

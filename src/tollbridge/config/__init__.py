@@ -5,7 +5,7 @@
 """
 
 from tollbridge.config.kinds import Secret
-from tollbridge.config.reading import DEFAULT_FILE, read
+from tollbridge.config.reading import DEFAULT_FILE, read, read_database_url
 from tollbridge.config.settings import SETTINGS, Entry, LoginSettings, ProviderSettings, Settings, Source, UsageSettings
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "Source",
     "UsageSettings",
     "read",
+    "read_database_url",
 ]

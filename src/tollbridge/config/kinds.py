@@ -433,7 +433,14 @@ def _database_url(raw: Any) -> Secret:
         if len(read) > len("sqlite:///") and "?" not in read and ":memory:" not in read:
             return Secret(read)
     elif read.startswith(("postgresql://", "postgres://")):
-        parts = urlsplit(read)
+        try:
+            parts = urlsplit(read)
+        except ValueError:
+            raise Wrong(like) from None
+        hosts = parts.netloc.rpartition("@")[2].split(",")
+        # A password with a / in it ends the host, and the rest of it would be shown as the name.
+        if "@" in parts.path or not all(re.fullmatch(r"(\[[^]]*\]|[^:]*)(:\d+)?", host) for host in hosts):
+            raise Wrong(f"{like}: / ? # and @ of a password are written %2F %3F %23 and %40")
         if parts.path.strip("/"):
             return Secret(read)
     raise Wrong(like)

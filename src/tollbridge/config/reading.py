@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from tollbridge.config import kinds
+from tollbridge.config.kinds import Secret
 from tollbridge.config.lines import Path, line_numbers
 from tollbridge.config.settings import (
     GROUPS,
@@ -68,6 +69,15 @@ _INNER = {group.name: {inner.key: inner for inner in GROUPS[1:] if inner.parent 
 def read(source: Source, environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings of `source`, or ConfigError."""
     return _Reader(source, environ).settings()
+
+
+def read_database_url(text: str, source: Source, environ: Mapping[str, str] = os.environ) -> tuple[Secret, str]:
+    """A URL that is given elsewhere, as `database_url` takes it; and how it may be shown. ConfigError: it is none."""
+    try:
+        url = kinds.DATABASE_URL.parse(_followed(text, source, environ))
+    except kinds.Wrong as error:
+        raise ConfigError(str(error)) from None
+    return url, text if _is_reference(text) else kinds.without_password(text)
 
 
 def shown_path(path: Path) -> str:
@@ -335,25 +345,7 @@ class _Reader:
         """References replaced by what they stand for."""
         if isinstance(raw, dict):
             return {name: self._resolved(value) for name, value in raw.items()}
-        if not isinstance(raw, str):
-            return raw
-        scheme, _, rest = raw.partition(":")
-        if scheme == "env":
-            value = self._environ.get(rest, "")
-            if not value:
-                raise kinds.Wrong(f"the environment variable {rest!r} is not set")
-            return value
-        if scheme == "file":
-            base = self._source.path.parent if self._source.path else File()
-            try:
-                value = (base / rest).read_text("utf-8").strip()
-            except (OSError, ValueError) as error:
-                why = error.strerror if isinstance(error, OSError) else "it is not text"
-                raise kinds.Wrong(f"the file {rest!r} cannot be read: {why}") from None
-            if not value:
-                raise kinds.Wrong(f"the file {rest!r} is empty")
-            return value
-        return raw
+        return _followed(raw, self._source, self._environ) if isinstance(raw, str) else raw
 
     def _is_written_out(self, setting: Setting, path: Path, value: Any) -> bool:
         if path not in self._lines or not isinstance(value, str) or _is_reference(value):
@@ -540,6 +532,27 @@ def _not_toml(said: str) -> str:
     if said == "Cannot overwrite a value":
         return "this name has a value already: write it once"
     return f"this is not TOML: {said}"
+
+
+def _followed(raw: str, source: Source, environ: Mapping[str, str]) -> str:
+    """What a text stands for that may be a reference."""
+    scheme, _, rest = raw.partition(":")
+    if scheme == "env":
+        value = environ.get(rest, "")
+        if not value:
+            raise kinds.Wrong(f"the environment variable {rest!r} is not set")
+        return value
+    if scheme == "file":
+        base = source.path.parent if source.path else File()
+        try:
+            value = (base / rest).read_text("utf-8").strip()
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise kinds.Wrong(f"the file {rest!r} cannot be read: {why}") from None
+        if not value:
+            raise kinds.Wrong(f"the file {rest!r} is empty")
+        return value
+    return raw
 
 
 def _is_reference(value: Any) -> bool:

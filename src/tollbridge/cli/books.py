@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tollbridge.cli.shell import (
+    COUNTS,
     DATE,
     as_json,
     configured,
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from tollbridge.config import Settings
     from tollbridge.services.catalog import Offer, Terms
     from tollbridge.store.db import Database
-
-_COUNTS = ("accounts", "holds", "open_holds", "transactions", "deeds", "seals")
 
 
 @click.group()
@@ -54,11 +53,11 @@ def ledger_verify(settings: "Settings", as_json: bool) -> None:
     report = with_database(settings, verify)
     books = {book.value: format_usd(amount) for book, amount in report.trial_balance.items()}
     if as_json:
-        counts = {name: getattr(report, name) for name in _COUNTS}
+        counts = {name: getattr(report, name) for name in COUNTS}
         print_json({"ok": report.ok, **counts, "trial_balance_usd": books, "problems": report.problems})
     else:
         print_table(("ledger account", "USD"), list(books.items()))
-        say(", ".join(f"{name.replace('_', ' ')} {getattr(report, name):,}" for name in _COUNTS))
+        say(", ".join(f"{name.replace('_', ' ')} {getattr(report, name):,}" for name in COUNTS))
         for problem in report.problems:
             click.echo(problem)
         say("the books are right" if report.ok else f"the books are wrong in {report.found:,} places")

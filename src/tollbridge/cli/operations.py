@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tollbridge.cli.shell import as_json, configured, places, print_json, print_table, read_settings, say
+from tollbridge.cli.shell import COUNTS, as_json, configured, places, print_json, print_table, read_settings, say
 from tollbridge.errors import TollbridgeError
 
 if TYPE_CHECKING:
@@ -156,6 +156,58 @@ def restore(settings: "Settings", file: Path) -> None:
         say(f"what was there before is {kept}")
 
 
+@click.command("copy-to-postgresql")
+@click.argument("url")
+@as_json
+@configured
+def copy_to_postgresql(settings: "Settings", url: str, as_json: bool) -> None:
+    """Copy the SQLite database into an empty PostgreSQL database. The gateway must not run.
+
+    URL is what database_url will be: postgresql://user:password@host/name, or better env:NAME or file:PATH, as others
+    on this machine see what a command is given. The books are proved before and after. A copy that breaks off leaves
+    nothing, and can be started again. When it is done, no gateway serves from the SQLite file any more.
+
+    \b
+    Example:
+      tollbridge copy-to-postgresql env:DATABASE_URL
+    """
+    from tollbridge.config import read_database_url
+    from tollbridge.core.money import format_usd
+    from tollbridge.services.transfer import file_of, to_postgresql
+
+    target, shown = read_database_url(url, settings.source)
+    done = asyncio.run(to_postgresql(settings, target, say))
+    counts = {name: getattr(done.report, name) for name in COUNTS}
+    books = {book.value: format_usd(amount) for book, amount in done.report.trial_balance.items()}
+    if as_json:
+        print_json({"rows": done.rows, **counts, "trial_balance_usd": books})
+    else:
+        print_table(("table", "rows"), [(name, count) for name, count in done.rows.items() if count])
+        click.echo()
+        print_table(("ledger account", "USD"), list(books.items()))
+    total = sum(done.rows.values())
+    say(", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items()))
+    say(f"{total:,} rows are on PostgreSQL, as many as in {file_of(settings)}; the books are right there, and the same")
+    _tell_what_next(settings, shown, done.report.open_holds)
+
+
+def _tell_what_next(settings: "Settings", shown: str, open_holds: int) -> None:
+    from tollbridge.services import secrets
+    from tollbridge.services.transfer import file_of, spools
+
+    say("")
+    say(f'next: set database_url = "{shown}" and start the gateway')
+    if settings.secret is None:
+        say(f"it needs {settings.data_dir / secrets.FILE} as before: each machine that serves needs the same file")
+    else:
+        say("it needs the setting secret as before: each machine that serves needs the same one")
+    if open_holds:
+        say(f"requests that were cut off: {open_holds:,}; its first start settles them at what they had produced")
+    for path in spools(settings):
+        say(f"{path} holds ends of requests: start a gateway with this data directory, which replays them")
+    say(f"keep {file_of(settings)} as a backup: it is as it was, but no gateway serves from it any more")
+
+
 @click.group("config")
 def configuration() -> None:
     """The settings.
@@ -183,4 +235,4 @@ def config_show(settings: "Settings", as_json: bool) -> None:
             click.echo(f"{each.name} = {each.shown}  # {each.origin}")
 
 
-COMMANDS = (serve, migrate, doctor, backup, restore, configuration)
+COMMANDS = (serve, migrate, doctor, backup, restore, copy_to_postgresql, configuration)

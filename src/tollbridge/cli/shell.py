@@ -23,6 +23,8 @@ Function = Callable[..., Any]
 INTERRUPTED = 130
 # Longer than a gateway would wait: a whole history may be read.
 PATIENCE_S = 60.0
+# What a proof of the books says that it looked at.
+COUNTS = ("accounts", "holds", "open_holds", "transactions", "deeds", "seals")
 
 
 class Commands(click.Group):

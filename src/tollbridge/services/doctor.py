@@ -48,8 +48,11 @@ class Finding(msgspec.Struct, frozen=True):
     detail: str
 
 
-def diagnose(error: TollbridgeError, url: str) -> TollbridgeError:
-    """`error` in the words of an operator, who may know what no customer is told: which database fails, and why."""
+def diagnose(error: TollbridgeError, url: str, name: str = "database_url") -> TollbridgeError:
+    """`error` in the words of an operator, who may know what no customer is told: which database fails, and why.
+
+    `name`: what `url` is called where it was given.
+    """
     cause = error.__cause__
     if not isinstance(error, Unavailable) or cause is None:
         return error
@@ -58,7 +61,7 @@ def diagnose(error: TollbridgeError, url: str) -> TollbridgeError:
     else:
         parts = urlsplit(url)
         place = f"{parts.netloc.rpartition('@')[2]}{parts.path}"
-    return ConfigError(f"the database {place}: {_reason(cause)}")
+    return ConfigError(f"the database {place}: {_reason(cause).replace('database_url', name)}")
 
 
 def _reason(cause: BaseException) -> str:

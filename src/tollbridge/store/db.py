@@ -19,7 +19,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -236,6 +236,13 @@ class _Lane:
     async def execute(self, sql: str, *args: Any) -> int:
         return await self.call(lambda: max(0, self.cursor(sql, args).rowcount))
 
+    async def stream(self, sql: str, size: int) -> AsyncIterator[Row]:
+        """The rows of one statement, read so many at a time."""
+        cursor = await self.call(lambda: self.cursor(sql))
+        while rows := await self.call(lambda: cursor.fetchmany(size)):
+            for row in rows:
+                yield row
+
     def open(self) -> sqlite3.Connection:
         if self._connection is None:
             self._connection = connect_sqlite(self._path)
@@ -348,7 +355,7 @@ class SqliteDatabase:
             return (await lane.call(lambda: lane.change(sql, args)))[0]
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
+    async def transaction(self) -> AsyncIterator[_Writer]:
         lane = self._writing()
         async with lane.lock:
             try:
@@ -474,16 +481,16 @@ class PostgresDatabase:
 
     async def fetch(self, sql: str, *args: Any) -> list[Row]:
         async with self._connection() as connection:
-            return await _PostgresTransaction(connection).fetch(sql, *args)
+            return await PostgresTransaction(connection).fetch(sql, *args)
 
     async def execute(self, sql: str, *args: Any) -> int:
         async with self._connection() as connection:
-            return await _PostgresTransaction(connection).execute(sql, *args)
+            return await PostgresTransaction(connection).execute(sql, *args)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
+    async def transaction(self) -> AsyncIterator["PostgresTransaction"]:
         async with self._connection() as connection, connection.transaction():
-            yield _PostgresTransaction(connection)
+            yield PostgresTransaction(connection)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Transaction]:
@@ -491,7 +498,7 @@ class PostgresDatabase:
             self._connection() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
-            yield _PostgresTransaction(connection)
+            yield PostgresTransaction(connection)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
@@ -527,7 +534,7 @@ def _translated() -> Iterator[None]:
         raise translated from error
 
 
-class _PostgresTransaction:
+class PostgresTransaction:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
@@ -538,6 +545,11 @@ class _PostgresTransaction:
         status: str = await self._run(self._connection.execute, sql, args)
         count = status.rpartition(" ")[2]
         return int(count) if count.isdigit() else 0
+
+    async def take_in(self, table: str, columns: Sequence[str], rows: AsyncIterator[Row]) -> None:
+        """Put rows into a table by COPY, as they come."""
+        with _translated():
+            await self._connection.copy_records_to_table(table, records=rows, columns=columns)
 
     async def _run(self, method: Callable[..., Awaitable[Any]], sql: str, args: Row) -> Any:
         with _translated():

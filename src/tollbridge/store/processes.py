@@ -9,6 +9,7 @@ Rule 3  Dead is who stopped, whose process on this machine has gone, or who has 
 Rule 4  A SQLite file has one server, which holds a lock beside it: at its start everybody before it is dead.
 Rule 5  The lock's file remembers the latest heartbeat that reached the disk. A database that does not know it has lost
         something (its write-ahead log, or all since a backup), and is not served from.
+Rule 6  Of two copies of the books one is served from: the mark of a file that was copied to PostgreSQL says so.
 """
 
 import asyncio
@@ -50,11 +51,12 @@ class Fenced(TollbridgeError):
     """Others took this process for dead and end its holds: it must stop."""
 
 
-class Mark(msgspec.Struct, frozen=True):
-    """The latest heartbeat that is known to be on the disk."""
+class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The latest heartbeat that is known to be on the disk. `moved`: all was copied to PostgreSQL after it (Rule 6)."""
 
     epoch: int
     heartbeat_at: int
+    moved: bool = False
 
 
 class FileLock:
@@ -196,16 +198,15 @@ class Process:
 async def begin(database: Database, lock: FileLock | None = None) -> Process:
     """Register this process. `lock` is that of a SQLite file, already acquired.
 
-    ConfigError: the file is damaged, or not the one that was used last (Rule 5).
+    ConfigError: the file is damaged, not the one that was used last (Rule 5), or not served from any more (Rule 6).
     """
     if lock is not None:
         await _require_sound(database)
-    if lock is not None and lock.mark is not None:
-        rows = await database.fetch("SELECT heartbeat_at FROM process WHERE epoch = $1", lock.mark.epoch)
-        if not rows or rows[0][0] < lock.mark.heartbeat_at:
+        await require_newest(database, lock)
+        if lock.mark is not None and lock.mark.moved:
             raise ConfigError(
-                "the database is older than when it was last used: its write-ahead log (the file that ends in -wal) "
-                "is missing or damaged. Put it back, or restore a backup"
+                "this database was copied to PostgreSQL: set database_url to that one. Who serves from both sells the "
+                f"same credit twice. To give that copy up and go on with this file, remove {lock.path}"
             )
     now = await database.now()
     rows = await database.fetch(
@@ -213,6 +214,25 @@ async def begin(database: Database, lock: FileLock | None = None) -> Process:
         *(_identity(), os.getpid(), now),
     )
     return Process(database, int(rows[0][0]), lock)
+
+
+async def require_newest(database: Transaction, lock: FileLock) -> None:
+    """ConfigError: the file lacks something that it had (Rule 5)."""
+    if lock.mark is None or not lock.mark.epoch:
+        return
+    rows = await database.fetch("SELECT heartbeat_at FROM process WHERE epoch = $1", lock.mark.epoch)
+    if not rows or rows[0][0] < lock.mark.heartbeat_at:
+        raise ConfigError(
+            "the database is older than when it was last used: its write-ahead log (the file that ends in -wal) "
+            "is missing or damaged. Put it back, or restore a backup"
+        )
+
+
+async def mark_moved(database: Transaction, lock: FileLock) -> None:
+    """Let nobody serve from the file any more: all of it is on PostgreSQL."""
+    newest = await database.fetch("SELECT epoch, heartbeat_at FROM process ORDER BY epoch DESC LIMIT 1")
+    epoch, heartbeat_at = newest[0] if newest else (0, 0)
+    lock.write_mark(Mark(epoch, heartbeat_at, moved=True))
 
 
 async def _require_sound(database: Database) -> None:

@@ -109,14 +109,19 @@ class Quota(msgspec.Struct):
 
 async def verify(database: Database) -> Report:
     """Check every invariant of the books. `Unavailable` when the database cannot be read."""
-    report = Report()
     async with database.snapshot() as view:
-        if database.dialect == "sqlite":
-            await _check_file(view, report)
-        try:
-            await _Audit(view, report).run()
-        except sqlite3.OperationalError as error:
-            report.add(f"the schema is damaged: {error}")
+        return await verify_view(view, database.dialect)
+
+
+async def verify_view(view: Transaction, dialect: str) -> Report:
+    """As `verify`, of what a transaction sees."""
+    report = Report()
+    if dialect == "sqlite":
+        await _check_file(view, report)
+    try:
+        await _Audit(view, report).run()
+    except sqlite3.OperationalError as error:
+        report.add(f"the schema is damaged: {error}")
     return report
 
 

@@ -1,0 +1,89 @@
+"""From SQLite to PostgreSQL: what has to be true before, and what becomes of the file."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tollbridge.config import Secret, Settings
+from tollbridge.errors import ConfigError, Unavailable
+from tollbridge.services.doctor import diagnose
+from tollbridge.store import processes, schema
+from tollbridge.store.db import Database, PostgresDatabase, SqliteDatabase, sqlite_path
+from tollbridge.store.processes import FileLock
+from tollbridge.store.transfer import TIMEOUT_S, Transferred, is_of_file, require_empty, transfer
+
+_AGAIN = ". Nothing was copied, unless it broke off at the very last moment: run this again, and it says so"
+
+
+async def to_postgresql(settings: Settings, target: Secret, tell: Callable[[str], object]) -> Transferred:
+    """Copy all that the gateway keeps in SQLite into the empty database `target`, and mark the file as left behind.
+
+    `tell` is called with what is being done. ConfigError: a gateway serves from the file, it is not whole, or of
+    another schema, or the target is not empty, or cannot be used. Then both are as they were.
+    """
+    path, url = file_of(settings), target.reveal()
+    if not url.startswith("postgres"):
+        raise ConfigError("the target is a PostgreSQL database: postgresql://user:password@host/name")
+    lock = FileLock(path)
+    _acquire(lock, path)
+    source, there = SqliteDatabase(path), PostgresDatabase(url, TIMEOUT_S)
+    hint = ""
+    try:
+        await source.start()
+        await _require_whole(source, lock, path)
+        await there.start()
+        await require_empty(there)
+        await schema.migrate(url)
+        hint = _AGAIN
+        done = await transfer(source, there, tell)
+        await processes.mark_moved(source, lock)
+    except Unavailable as error:
+        if is_of_file(error):
+            raise diagnose(error, settings.database_url.reveal()) from error
+        raise ConfigError(f"{diagnose(error, url, 'the target')}{hint}") from error
+    finally:
+        await there.close()
+        await source.close()
+        lock.release()
+    return done
+
+
+def file_of(settings: Settings) -> Path:
+    """The SQLite file of the gateway, which is there."""
+    url = settings.database_url.reveal()
+    if not url.startswith("sqlite:"):
+        raise ConfigError(
+            "database_url is PostgreSQL already: what is copied is the SQLite database that it names "
+            "(by default tollbridge.db in data_dir)"
+        )
+    path = sqlite_path(url)
+    if not path.exists():
+        raise ConfigError(
+            f"there is no database {path} to copy: is this the gateway's directory (or --data-dir, or --config)?"
+        )
+    return path
+
+
+def spools(settings: Settings) -> list[Path]:
+    """Files of the data directory with ends of requests that a PostgreSQL database could not take."""
+    return sorted(path for path in settings.data_dir.glob("*.spool") if path.stat().st_size)
+
+
+def _acquire(lock: FileLock, path: Path) -> None:
+    try:
+        lock.acquire()
+    except ConfigError:
+        raise ConfigError(
+            f"a gateway serves from {path}: stop it, copy, and start it again on PostgreSQL. What it takes meanwhile "
+            "would be missing in the copy"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{lock.path} cannot be written: {error.strerror}") from error
+
+
+async def _require_whole(source: Database, lock: FileLock, path: Path) -> None:
+    revision = await schema.current(source)
+    if revision != schema.HEAD:
+        mend = "run tollbridge migrate first" if (revision or "") < schema.HEAD else "copy it by the version that did"
+        what = "has no tables" if revision is None else f"has schema {revision}, not {schema.HEAD}"
+        raise ConfigError(f"{path} {what}: {mend}")
+    await processes.require_newest(source, lock)

@@ -35,14 +35,14 @@ _ALLOWANCES = (
     "ORDER BY account_id, period LIMIT $3"
 )
 _SPENDS = "SELECT key_id, spent, held FROM key_spend WHERE key_id > $1 ORDER BY key_id LIMIT $2"
-# What is said of the first column of a row whose second is empty.
+# What is said of the first column of a row whose second is empty. The bounds are on both sides of joins as in `seal`.
 _ORPHANS = {
     "usage row of hold {} has no hold": """
-        SELECT hold_id, hold.id FROM usage LEFT JOIN hold ON hold.id = hold_id
+        SELECT hold_id, hold.id FROM usage LEFT JOIN hold ON hold.id = hold_id AND hold.id > $1
         WHERE hold_id > $1 ORDER BY hold_id LIMIT $2
     """,
     "extension of hold {} has no hold": """
-        SELECT hold_id, MAX(hold.id) FROM hold_step LEFT JOIN hold ON hold.id = hold_id
+        SELECT hold_id, MAX(hold.id) FROM hold_step LEFT JOIN hold ON hold.id = hold_id AND hold.id > $1
         WHERE hold_id > $1 GROUP BY hold_id ORDER BY hold_id LIMIT $2
     """,
     "checkpoint of hold {} has no open hold": """
@@ -51,11 +51,12 @@ _ORPHANS = {
         WHERE checkpoint.hold_id > $1 ORDER BY checkpoint.hold_id LIMIT $2
     """,
     "entries of transaction {} have no transaction": """
-        SELECT journal_id, MAX(journal.id) FROM entry LEFT JOIN journal ON journal.id = journal_id
+        SELECT journal_id, MAX(journal.id) FROM entry LEFT JOIN journal ON journal.id = journal_id AND journal.id > $1
         WHERE journal_id > $1 GROUP BY journal_id ORDER BY journal_id LIMIT $2
     """,
     "account {} has no balance": """
-        SELECT account.id, balance.account_id FROM account LEFT JOIN balance ON balance.account_id = account.id
+        SELECT account.id, balance.account_id FROM account
+        LEFT JOIN balance ON balance.account_id = account.id AND balance.account_id > $1
         WHERE account.id > $1 ORDER BY account.id LIMIT $2
     """,
 }

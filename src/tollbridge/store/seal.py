@@ -32,7 +32,7 @@ USAGE = "usage/"
 # What is read at once, and then hashed: a thousandth of a second of the loop that serves.
 _PAGE = 200
 _ALL_USAGE = ", ".join(f"usage.{name}" for name in USAGE_COLUMNS.split(", "))
-# The bound stands on both sides of the join: PostgreSQL would walk through one of them from its beginning for each page.
+# The bound is on both sides of the join: PostgreSQL would walk through one of them from its first row for each page.
 _HOLDS = (
     "SELECT hold.id, hold.account_id, hold.key_id, hold.amount, CAST(hold.limited AS INTEGER), hold.expires_at, "  # noqa: S608 - constants
     f"{_ALL_USAGE}, hold.tokens, hold.period FROM hold LEFT JOIN usage ON usage.hold_id = hold.id "

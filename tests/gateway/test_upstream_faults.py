@@ -480,6 +480,20 @@ routes = [
     run(test())
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_reason_that_no_database_can_hold_keeps_no_end_from_the_books(postgres_url: str, streamed: bool) -> None:
+    events = [chunk("a"), chunk(finish="st\0op"), usage_chunk(10, 5), DONE]
+    answer = always(streams(events) if streamed else says(completion(finish="st\0op")))
+
+    async def test() -> None:
+        async with Site(answer, database_url=postgres_url) as site:
+            assert (await site.post("/v1/chat/completions", chat(stream=streamed))).status == 200
+            [row] = await site.settled(1)
+            assert (row["finish"], row["charge"]) == ("stop", PRICE)
+
+    run(test())
+
+
 def test_events_split_anywhere_arrive_whole() -> None:
     """E13: split in the middle of characters, CRLF, comments."""
     text = "Grüße 🎉 " * 5

@@ -185,7 +185,10 @@ class Settlement:
         cost: int,
         attempts: Sequence[Attempt],
     ) -> Record:
-        usage, request = bill.usage, ticket.request
+        usage, request, finish = bill.usage, ticket.request, ending.finish
+        if finish is not None and "\0" in finish:
+            # No text of PostgreSQL holds it: the end would never be stored.
+            finish = finish.replace("\0", "")
         # By place: of more than 15 names CPython makes a dict first, for each request.
         return Record(
             ticket.started_at,
@@ -210,7 +213,7 @@ class Settlement:
             usage.suspect,
             route.upstream.owner != 0,
             request.endpoint,
-            ending.finish,
+            finish,
             usage.raw or None,
             msgspec.json.encode(attempts) if attempts else None,
         )

@@ -26,6 +26,20 @@ COMMANDS = (
     *(("credit", "grant", "ada@example.com", "5", "--reason", "x"), ("ledger", "statement", "ada@example.com")),
     *(("ledger", "verify"), ("migrate",), ("backup", "copy.db"), ("restore", "copy.db"), ("catalog", "check")),
 )
+TARGETS = (
+    *(f"postgresql://me:{CANARY}@127.0.0.1:1/x", f"postgresql://127.0.0.1:1/x?password={CANARY}"),
+    *(f"postgresql://me:12/{CANARY}@127.0.0.1:1/x", f"postgresql://me:{CANARY}/y@127.0.0.1:1/x"),
+    *(f"postgresql://me:{CANARY}#y@127.0.0.1:1/x", f"mysql://me:{CANARY}@127.0.0.1:1/x", f"postgresql://{CANARY}]@[/x"),
+)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_where_books_are_copied_to_is_not_printed(shell: Shell, target: str) -> None:
+    for word, env in ((target, {}), ("env:TARGET", {"TARGET": target})):
+        done = shell("move", word, env=env)
+        assert done.code == 1
+        assert CANARY[:20] not in done.out + done.err
+        assert done.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("place", CONFIGURATIONS)

@@ -70,7 +70,7 @@ def test_every_command_says_a_mistake_in_one_line(shell: Shell, path: tuple[str,
 
 
 def test_the_documented_commands_are_there() -> None:
-    documented = """serve migrate doctor backup restore
+    documented = """serve migrate doctor backup restore move
         account create, account list, account show, account freeze, key create, key list, key revoke, credit grant,
         ledger verify, ledger statement, catalog list, catalog check, catalog show, config show"""
     first, *others = documented.split("\n", 1)
@@ -230,6 +230,11 @@ def test_an_amount_that_is_none_is_refused(shell: Shell, amount: str) -> None:
         (("doctor", "--config", "nowhere.toml"), "nowhere.toml: cannot be read"),
         (("backup", "data/tollbridge.db"), "exists already"),
         (("restore", "nowhere.db"), "there is no such file"),
+        (("move",), "Missing argument 'URL'. (see tollbridge move --help)"),
+        (("move", "env:NOWHERE"), "the environment variable 'NOWHERE' is not set"),
+        (("move", "file:nowhere"), "the file 'nowhere' cannot be read"),
+        (("move", "postgres.internal"), 'expected "sqlite:///path'),
+        (("move", "sqlite:///other.db"), "the target is a PostgreSQL database: postgresql://user"),
         (("nonsense",), "No such command 'nonsense'"),
         (("accont",), "Did you mean 'account'?"),
         (

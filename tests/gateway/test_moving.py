@@ -56,7 +56,7 @@ def test_a_gateway_moves_and_nobody_notices(tmp_path: Path, postgres_url: str) -
             assert await ask(instance) == 200
             instance.process.terminate()
             await instance.process.wait()
-            said = json.loads(await instance.command("copy-to-postgresql", "env:TARGET", "--json"))
+            said = json.loads(await instance.command("move", "env:TARGET", "--json"))
             assert said["rows"]["usage"] == said["holds"] == 2
             assert said["open_holds"] == 0
             assert {"user", "session", "membership", "payment", "invoice", "passkey", "management_key"} <= {

@@ -464,7 +464,7 @@ def test_a_text_that_postgresql_cannot_hold_is_told_of(sqlite_world: World, sett
 @contextlib.asynccontextmanager
 async def _command(directory: Path, url: str) -> AsyncIterator["asyncio.subprocess.Process"]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tollbridge", "copy-to-postgresql", "env:TARGET", "--data-dir", str(directory)),
+        *(sys.executable, "-m", "tollbridge", "move", "env:TARGET", "--data-dir", str(directory)),
         env={**os.environ, "TARGET": url},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -156,20 +156,21 @@ def restore(settings: "Settings", file: Path) -> None:
         say(f"what was there before is {kept}")
 
 
-@click.command("copy-to-postgresql")
+@click.command("move")
 @click.argument("url")
 @as_json
 @configured
-def copy_to_postgresql(settings: "Settings", url: str, as_json: bool) -> None:
-    """Copy the SQLite database into an empty PostgreSQL database. The gateway must not run.
+def move(settings: "Settings", url: str, as_json: bool) -> None:
+    """Go over from SQLite to PostgreSQL. The gateway must not run.
 
-    URL is what database_url will be: postgresql://user:password@host/name, or better env:NAME or file:PATH, as others
-    on this machine see what a command is given. The books are proved before and after. A copy that breaks off leaves
-    nothing, and can be started again. When it is done, no gateway serves from the SQLite file any more.
+    Copies all there is into an empty PostgreSQL database. URL is what database_url will be:
+    postgresql://user:password@host/name, or better env:NAME or file:PATH, since others on this machine see what a
+    command is given. The books are proved before and after. A copy that breaks off leaves nothing, and can be started
+    again. The SQLite file stays as it was, but no gateway serves from it any more.
 
     \b
     Example:
-      tollbridge copy-to-postgresql env:DATABASE_URL
+      tollbridge move env:DATABASE_URL
     """
     from tollbridge.config import read_database_url
     from tollbridge.core.money import format_usd
@@ -235,4 +236,4 @@ def config_show(settings: "Settings", as_json: bool) -> None:
             click.echo(f"{each.name} = {each.shown}  # {each.origin}")
 
 
-COMMANDS = (serve, migrate, doctor, backup, restore, copy_to_postgresql, configuration)
+COMMANDS = (serve, migrate, doctor, backup, restore, move, configuration)

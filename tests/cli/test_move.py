@@ -12,12 +12,12 @@ def test_books_are_copied_to_postgresql(shell: Shell, postgres_url: str) -> None
     assert ["account", "1"] in [line.split() for line in done.lines]
     assert "customer_promo        5" in done.lines
     said = done.err.splitlines()
-    assert said[:2] == ["proving the books", "proving the books of the copy"]
-    assert said[2] == "accounts 1, holds 0, open holds 0, transactions 1, deeds 1, seals 0"
-    assert said[3].endswith(
+    assert said[:3] == ["proving the books", "copying", "proving the books of the copy"]
+    assert said[3] == "accounts 1, holds 0, open holds 0, transactions 1, deeds 1, seals 0"
+    assert said[4].endswith(
         " are on PostgreSQL, as many as in data/tollbridge.db; the books are right there, and the same"
     )
-    assert said[5:] == [
+    assert said[6:] == [
         'next: set database_url = "file:target" and start the gateway',
         "it needs data/secret as before: each machine that serves needs the same file",
         "keep data/tollbridge.db as a backup: it is as it was, but no gateway serves from it any more",

@@ -188,7 +188,7 @@ def test_the_copy_is_proved_and_can_be_served_from(sqlite_world: World, settings
     before = rows_of(sqlite_world)
     told: list[str] = []
     done = copy(settings, target.url, told)
-    assert told == ["proving the books", "proving the books of the copy"]
+    assert told == ["proving the books", "copying", "proving the books of the copy"]
     report = sqlite_world.run(verify.verify)
     assert (done.report, report.ok) == (report, True)
     assert (report.holds, report.seals, report.trial_balance[Book.CUSTOMER_PROMO]) == (5, 2, 965)
@@ -398,6 +398,14 @@ def test_a_target_that_has_its_tables_already_is_empty(sqlite_world: World, sett
     asyncio.run(schema.migrate(target.url))
     copy(settings, target.url)
     assert "a copy was made before" in refused(settings, target.url)
+
+
+def test_a_role_that_may_not_make_tables_is_told_of(sqlite_world: World, settings: Settings, target: World) -> None:
+    fill(sqlite_world, settings)
+    asyncio.run(_sql("CREATE ROLE guest LOGIN")(target.url))
+    says = "the target: the database could not be migrated: permission denied for schema public. Its role owns"
+    assert says in refused(settings, target.url.replace("postgres@", "guest@"))
+    asyncio.run(_sql("DROP ROLE guest")(target.url))
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ async def to_postgresql(settings: Settings, target: Secret, tell: Callable[[str]
         await _require_whole(source, lock, path)
         await there.start()
         await require_empty(there)
-        await schema.migrate(url)
+        await _prepare(url)
         hint = _AGAIN
         done = await transfer(source, there, tell)
         await processes.mark_moved(source, lock)
@@ -66,6 +66,13 @@ def file_of(settings: Settings) -> Path:
 def spools(settings: Settings) -> list[Path]:
     """Files of the data directory with ends of requests that a PostgreSQL database could not take."""
     return sorted(path for path in settings.data_dir.glob("*.spool") if path.stat().st_size)
+
+
+async def _prepare(url: str) -> None:
+    try:
+        await schema.migrate(url)
+    except schema.MigrationFailed as error:
+        raise ConfigError(f"the target: {error}. Its role owns the database, or may at least make tables") from error
 
 
 def _acquire(lock: FileLock, path: Path) -> None:

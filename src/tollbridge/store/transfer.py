@@ -89,6 +89,7 @@ async def transfer(source: SqliteDatabase, target: PostgresDatabase, tell: Calla
                 f"the books are wrong in {before.found:,} places, and are not copied so: {before.problems[0]}; "
                 "tollbridge ledger verify names them all"
             )
+        tell("copying")
         async with target.transaction() as here:
             for setting in (*_SETTINGS, _LOCK):
                 await here.execute(setting)

@@ -1,6 +1,7 @@
 """A18: whatever is edited by hand in the books is named, and what is right is not complained of."""
 
 import asyncio
+import re
 import sqlite3
 from collections.abc import Iterator
 
@@ -10,8 +11,9 @@ from tests.store.books import TERMS, Books, Engine, assert_verified, serving
 
 from tollbridge.core.ledger import Book, Checkpoint, refund
 from tollbridge.store import prices, usage
+from tollbridge.store import seal as seal_module
 from tollbridge.store import verify as verify_module
-from tollbridge.store.db import sqlite_path
+from tollbridge.store.db import Database, sqlite_path
 from tollbridge.store.processes import sweep
 from tollbridge.store.seal import seal
 from tollbridge.store.tables import metadata
@@ -347,3 +349,39 @@ def test_enough_columns_were_tried() -> None:
     tried = {*COLUMNS, *FREE}
     rest = {table for table, _ in set(columns_of_the_books()) - tried}
     assert rest == {"meta", "process", "account", "api_key", "checkpoint"}
+
+
+def test_a_page_of_the_proof_costs_the_same_wherever_it_begins(postgres_engine: Engine) -> None:
+    """PostgreSQL joins two orders by merging them: it must not begin one of them at the first row of all."""
+    count, page = 20_000, 200
+
+    async def use(database: Database) -> None:
+        await database.execute(
+            "INSERT INTO hold (id, account_id, key_id, amount, limited, expires_at) "
+            f"SELECT i, 1, 1, 1, false, 0 FROM generate_series(1, {count}) AS n(i)"
+        )
+        columns = [column for column in metadata.tables["usage"].columns if not column.nullable]
+        names = ", ".join(f'"{column.name}"' for column in columns)
+        values = ", ".join("i" if column.name == "hold_id" else "0" for column in columns)
+        await database.execute(f"INSERT INTO usage ({names}) SELECT {values} FROM generate_series(1, {count}) AS n(i)")
+        await database.execute("ANALYZE hold, usage")
+        orphans = verify_module._ORPHANS["usage row of hold {} has no hold"]
+        for sql, bounds in (
+            (seal_module._HOLDS, (count - 2 * page, 1 << 62, page)),
+            (orphans, (count - 2 * page, page)),
+        ):
+            for number, bound in enumerate(bounds, 1):
+                sql = sql.replace(f"${number}", str(bound))
+            [(plan,)] = await database.fetch(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}")
+            read = [float(rows) for rows in re.findall(r'"Actual Rows": ([0-9.]+)', plan)]
+            assert max(read) <= 2 * page, plan
+
+    async def main() -> None:
+        database = postgres_engine.database()
+        await database.start()
+        try:
+            await use(database)
+        finally:
+            await database.close()
+
+    asyncio.run(main())

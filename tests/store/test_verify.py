@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from tests.store.books import TERMS, Books, Engine, assert_verified, serving
 
 from tollbridge.core.ledger import Book, Checkpoint, refund
-from tollbridge.store import prices, usage
+from tollbridge.store import prices, processes, usage
 from tollbridge.store import seal as seal_module
 from tollbridge.store import verify as verify_module
 from tollbridge.store.db import Database, sqlite_path
@@ -351,7 +351,7 @@ def test_enough_columns_were_tried() -> None:
     assert rest == {"meta", "process", "account", "api_key", "checkpoint"}
 
 
-def test_a_page_of_the_proof_costs_the_same_wherever_it_begins(postgres_engine: Engine) -> None:
+def test_a_page_of_the_proof_or_of_a_sweep_costs_the_same_wherever_it_begins(postgres_engine: Engine) -> None:
     """PostgreSQL joins two orders by merging them: it must not begin one of them at the first row of all."""
     count, page = 20_000, 200
 
@@ -369,6 +369,7 @@ def test_a_page_of_the_proof_costs_the_same_wherever_it_begins(postgres_engine: 
         for sql, bounds in (
             (seal_module._HOLDS, (count - 2 * page, 1 << 62, page)),
             (orphans, (count - 2 * page, page)),
+            (processes._OPEN, (count - 2 * page, count, page)),
         ):
             for number, bound in enumerate(bounds, 1):
                 sql = sql.replace(f"${number}", str(bound))

@@ -39,9 +39,11 @@ _PAGE = 256
 _WINDOW = 100_000
 _SMALL_FILE = 64 << 20
 
+# PostgreSQL does not see that what bounds the holds bounds their ends.
 _OPEN = (
     "SELECT hold.id, hold.account_id, hold.key_id, hold.expires_at, checkpoint.charge, checkpoint.record "
-    "FROM hold LEFT JOIN usage ON usage.hold_id = hold.id LEFT JOIN checkpoint ON checkpoint.hold_id = hold.id "
+    "FROM hold LEFT JOIN usage ON usage.hold_id = hold.id AND usage.hold_id > $1 AND usage.hold_id <= $2 "
+    "LEFT JOIN checkpoint ON checkpoint.hold_id = hold.id "
     "WHERE hold.id > $1 AND hold.id <= $2 AND usage.hold_id IS NULL ORDER BY hold.id LIMIT $3"
 )
 _NEVER = 1 << 62

@@ -22,7 +22,11 @@ def test_books_are_copied_to_postgresql(shell: Shell, postgres_url: str) -> None
         "it needs data/secret as before: each machine that serves needs the same file",
         "keep data/tollbridge.db as a backup: it is as it was, but no gateway serves from it any more",
     ]
+    examined = shell("doctor")
+    assert examined.code == 1
+    assert "this database was copied to PostgreSQL: set database_url to that one" in examined.out
     env = {"TOLLBRIDGE_DATABASE_URL": postgres_url}
+    assert "the one of this database" in shell.ok("doctor", env=env).out
     (account,) = msgspec.json.decode(shell.ok("account", "list", "--json", env=env).out)
     assert (account["email"], account["available_usd"]) == ("ada@example.com", "5")
     assert "the target is not empty: " in shell.refused("move", "file:target")

@@ -2,7 +2,7 @@
 
 Rule 1  Data go to standard output, everything else to standard error; a new key stands alone on standard output.
 Rule 2  A mistake is one line on standard error and an exit code above zero.
-Rule 3  Every command works while the server runs; the one that cannot, `restore`, says so.
+Rule 3  Every command works while the server runs; those that cannot, `restore` and `move`, say so.
 
 `shell` what commands share · `accounts` accounts, keys and credit · `people` operators · `byok` customers' own
 credentials · `money` payments, vouchers, reports · `books` the ledger and the catalog · `usage` single

@@ -16,6 +16,7 @@ from tollbridge.errors import ConfigError, TollbridgeError, Unavailable
 from tollbridge.services import secrets
 from tollbridge.store import schema
 from tollbridge.store.db import Database, open_database, sqlite_path
+from tollbridge.store.processes import FileLock, require_unmoved
 
 LEAST_PYTHON = (3, 11)
 
@@ -136,6 +137,8 @@ async def _database(settings: Settings) -> list[Finding]:
         return [Finding("database", True, f"{sqlite_path(url)} does not exist: the first start makes it")]
     database = open_database(url)
     try:
+        if url.startswith("sqlite:"):
+            require_unmoved(FileLock(sqlite_path(url)))
         await database.start()
     except TollbridgeError as error:
         return [Finding("database", False, str(diagnose(error, url)))]

@@ -205,11 +205,7 @@ async def begin(database: Database, lock: FileLock | None = None) -> Process:
     if lock is not None:
         await _require_sound(database)
         await require_newest(database, lock)
-        if lock.mark is not None and lock.mark.moved:
-            raise ConfigError(
-                "this database was copied to PostgreSQL: set database_url to that one. Who serves from both sells the "
-                f"same credit twice. To give that copy up and go on with this file, remove {lock.path}"
-            )
+        require_unmoved(lock)
     now = await database.now()
     rows = await database.fetch(
         "INSERT INTO process (host, pid, started_at, heartbeat_at) VALUES ($1, $2, $3, $3) RETURNING epoch",
@@ -227,6 +223,15 @@ async def require_newest(database: Transaction, lock: FileLock) -> None:
         raise ConfigError(
             "the database is older than when it was last used: its write-ahead log (the file that ends in -wal) "
             "is missing or damaged. Put it back, or restore a backup"
+        )
+
+
+def require_unmoved(lock: FileLock) -> None:
+    """ConfigError: nobody serves from the file any more (Rule 6)."""
+    if lock.mark is not None and lock.mark.moved:
+        raise ConfigError(
+            "this database was copied to PostgreSQL: set database_url to that one. Who serves from both sells the "
+            f"same credit twice. To give that copy up and go on with this file, remove {lock.path}"
         )
 
 

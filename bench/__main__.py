@@ -6,11 +6,13 @@ import signal
 import sys
 from pathlib import Path
 
-from bench import gateways, measure, parts, postgres, process, report, storm, translation
+from bench import gateways, measure, parts, postgres, process, report, storm, translation, turns
 from bench.peers import NotRunError
 
 HERE = Path(__file__).parent
 POSTGRES = "postgres"
+# Which gateways the targets compare by their CPU, and of which of them the streams too.
+COMPARED, STREAMED = ("nginx", "tollbridge", "litellm"), ("nginx", "tollbridge")
 STORM = "log-ins"
 NAMES = (*(gateway.name for gateway in gateways.GATEWAYS), STORM, POSTGRES)
 
@@ -39,6 +41,14 @@ def main() -> int:
                 not_run[gateway.name] = str(why)
                 _say(f"{gateway.name}: not run: {why}")
         measured, failed_parts = [], {}
+        in_turns = None
+        compared = [gateway for gateway in gateways.GATEWAYS if gateway.name in COMPARED and gateway.name in rows]
+        if len(compared) > 1:
+            _say("in turns …")
+            try:
+                in_turns = turns.run(compared, STREAMED, on)
+            except NotRunError as why:
+                failed_parts["in turns"] = str(why)
         for name in parts.PARTS if "tollbridge" in rows else ():
             _say(f"part {name} …")
             try:
@@ -75,6 +85,7 @@ def main() -> int:
         fsync_us=fsync_us,
         load_before=load_before,
         seconds_per_level=wanted.seconds,
+        in_turns=in_turns,
         in_storm=in_storm,
         postgres=on_postgres,
     )
@@ -88,7 +99,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
-        description="Measure Tollbridge beside other gateways, in front of one mock upstream. Some ten minutes.",
+        description="Measure Tollbridge beside other gateways, in front of one mock upstream. Some twelve minutes.",
         epilog="example: python -m bench --only nginx,tollbridge --seconds 2",
     )
     parser.add_argument("--only", type=_names, metavar="NAMES", help=f"some of {','.join(NAMES)} (default: all)")

@@ -135,11 +135,9 @@ def _write_bodies(directory: Path) -> tuple[Path, Path]:
 
 def run(gateway: Gateway, on: Bench, *, seconds: float, soak: bool) -> Row:
     """Measures one gateway. Raises NotRunError when it cannot be installed, started or called."""
-    directory = on.scratch / gateway.name
-    directory.mkdir()
-    place = Place(free_port(), on.mock_port, directory)
+    place = place_of(gateway, on)
     launch = gateway.prepare(place)
-    with _started(launch, place, on) as (trial, start_seconds):
+    with started(launch, place, on) as (trial, start_seconds):
         memory_start = trial.tree.memory_mb()
         warm = trial.requests(connections=max(LEVELS), seconds=WARM_UP_S)
         if not warm.load.answered:
@@ -159,11 +157,17 @@ def run(gateway: Gateway, on: Bench, *, seconds: float, soak: bool) -> Row:
         )
 
 
+def place_of(gateway: Gateway, on: Bench, what: str = "") -> Place:
+    directory = on.scratch / what / gateway.name
+    directory.mkdir(parents=True)
+    return Place(free_port(), on.mock_port, directory)
+
+
 @contextmanager
-def _started(launch: Launch, place: Place, on: Bench) -> Iterator[tuple["_Trial", float]]:
+def started(launch: Launch, place: Place, on: Bench) -> Iterator[tuple["Trial", float]]:
     """The running gateway, and the seconds from its start to its first answer."""
     if not launch.command:
-        yield _Trial(on, on.mock, native.Target(on.mock_port, launch.path, launch.headers)), 0.0
+        yield Trial(on, on.mock, native.Target(on.mock_port, launch.path, launch.headers)), 0.0
         return
     target = native.Target(place.port, launch.path, launch.headers)
     begun = time.perf_counter()
@@ -176,13 +180,15 @@ def _started(launch: Launch, place: Place, on: Bench) -> Iterator[tuple["_Trial"
     )
     try:
         await_first_answer(tree, target, on.body.read_bytes(), begun)
-        yield _Trial(on, tree, target), time.perf_counter() - begun
+        yield Trial(on, tree, target), time.perf_counter() - begun
     finally:
         tree.stop()
 
 
 @dataclass(frozen=True)
-class _Trial:
+class Trial:
+    """A running gateway under loads."""
+
     on: Bench
     tree: process.Tree
     target: native.Target
@@ -194,14 +200,14 @@ class _Trial:
             )
         )
 
-    def streams(self, *, spread_us: int) -> Cost:
+    def streams(self, *, spread_us: int, rounds: int = STREAM_ROUNDS) -> Cost:
         return self._metered(
             lambda: native.streams(
                 self.target,
                 self.on.stream_body,
                 core=self.on.load_core,
                 concurrency=STREAMS_AT_ONCE,
-                count=STREAM_ROUNDS * STREAMS_AT_ONCE,
+                count=rounds * STREAMS_AT_ONCE,
                 spread_us=spread_us,
             )
         )

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 
-from bench import storm
+from bench import storm, turns
 from bench.measure import LEVELS, SOAK_REQUESTS, STREAMS_AT_ONCE, Row
 from bench.native import CHUNKS, PACE_US
 from bench.parts import Part
@@ -29,6 +30,7 @@ class Results:
     fsync_us: float
     load_before: tuple[float, float, float]
     seconds_per_level: float
+    in_turns: turns.Figures | None = None
     in_storm: storm.Figures | None = None
     postgres: Figures | None = None
 
@@ -52,6 +54,7 @@ def render(results: Results) -> str:
         "## Requests, not streamed\n\n" + _requests(results),
         f"## {STREAMS_AT_ONCE} concurrent streams of {CHUNKS} chunks, one every {PACE_US // 1000} ms\n\n"
         + _streams(results),
+        *(["## In turns\n\n" + _in_turns(results.in_turns)] if results.in_turns else []),
         "## Start and memory\n\n" + _footprint(results),
     ]
     if results.parts:
@@ -66,18 +69,14 @@ def render(results: Results) -> str:
 
 def checks(results: Results) -> list[Check]:
     """The targets, in the order in which the project states them."""
-    ours, nginx, litellm = (results.rows.get(name) for name in ("tollbridge", "nginx", "litellm"))
-    direct = results.rows.get("direct")
+    ours, direct = results.rows.get("tollbridge"), results.rows.get("direct")
     added = None
     if ours and direct:
         added = (ours.levels[1].load.latency_p50 - direct.levels[1].load.latency_p50) / 1000
     growth = ours.soak.growth * 100 if ours and ours.soak else None
     soak = f"growth of memory over {SOAK_REQUESTS:,} requests (after the first fifth)"
     return [
-        _ratio("CPU per request ÷ nginx's", 7, _of(ours, _request), _of(nginx, _request)),
-        _ratio("CPU per request ÷ LiteLLM's", 1 / 80, _of(ours, _request), _of(litellm, _request)),
-        _ratio("CPU per chunk ÷ nginx's, chunks in step", 2.5, _of(ours, _in_step), _of(nginx, _in_step)),
-        _ratio("CPU per chunk ÷ nginx's, chunks spread", 2.5, _of(ours, _spread), _of(nginx, _spread)),
+        *_checks_in_turns(results.in_turns),
         _most("added p50 at 1 connection (0.4 ms + 2 fsyncs)", 0.4 + 2 * results.fsync_us / 1000, added, "ms"),
         _most("start to first answer", 1.5, _of(ours, lambda row: row.start_seconds), "s"),
         _most("memory after the load", 90, _of(ours, lambda row: row.memory_end_mb), "MB"),
@@ -86,6 +85,17 @@ def checks(results: Results) -> list[Check]:
         _most("translating adds per chunk, dearest pair", 8, _dearest(results, lambda p: p.chunk_us), "µs"),
         *_checks_in_storm(results.in_storm),
         *_checks_on_postgres(results.postgres),
+    ]
+
+
+def _checks_in_turns(figures: turns.Figures | None) -> list[Check]:
+    figures = figures or turns.Figures({}, {}, {})
+    request, in_step, spread = figures.request, figures.chunk_in_step, figures.chunk_spread
+    return [
+        _ratio("CPU per request ÷ nginx's", 7, request("tollbridge"), request("nginx")),
+        _ratio("CPU per request ÷ LiteLLM's", 1 / 80, request("tollbridge"), request("litellm")),
+        _ratio("CPU per chunk ÷ nginx's, chunks in step", 2.5, in_step("tollbridge"), in_step("nginx")),
+        _ratio("CPU per chunk ÷ nginx's, chunks spread", 2.5, spread("tollbridge"), spread("nginx")),
     ]
 
 
@@ -116,8 +126,9 @@ def _checks_on_postgres(figures: Figures | None) -> list[Check]:
     ]
 
 
-def _request(row: Row) -> float:
-    return row.levels[FULL].per_request_us
+def _request(results: Results, row: Row) -> float:
+    in_turns = None if results.in_turns is None else results.in_turns.request(row.gateway.name)
+    return in_turns or row.levels[FULL].per_request_us
 
 
 def _in_step(row: Row) -> float:
@@ -249,6 +260,27 @@ def _streams(results: Results) -> str:
     return _table(head, map(cells, results.rows.values())) + "\n\n" + explained
 
 
+def _in_turns(figures: turns.Figures) -> str:
+    head = ("gateway", f"CPU µs/req at {FULL}", "CPU µs/chunk in step", "CPU µs/chunk spread")
+
+    def cell(readings: Sequence[float] | None) -> str:
+        if not readings:
+            return "–"
+        return f"{_micros(median(readings))} ({_micros(min(readings))} to {_micros(max(readings))})"
+
+    rows = [
+        (name, cell(readings), cell(figures.in_step.get(name)), cell(figures.spread.get(name)))
+        for name, readings in figures.requests.items()
+    ]
+    explained = (
+        f"What a request costs moves with what the machine's host does. So the gateways that the targets compare run "
+        f"at once here, idle but for the one that is under load, {turns.ROUNDS} rounds of {turns.SECONDS:g} s, or "
+        f"{turns.STREAM_ROUNDS} × {STREAMS_AT_ONCE} streams: the median, and the least and the most. The targets "
+        "compare the medians."
+    )
+    return _table(head, rows) + "\n\n" + explained
+
+
 def _footprint(results: Results) -> str:
     head = (
         "gateway",
@@ -288,12 +320,12 @@ def _parts(results: Results) -> str:
     main = [part for part in results.parts if part.budget_us is not None]
     rows = [cells(part) for part in main]
     if ours and not results.failed_parts:
-        whole = _request(ours)
+        whole = _request(results, ours)
         rest = whole - sum(part.cpu_us for part in main)
         rows.append(["all else", "30", _micros(rest), "the whole less the parts above"])
     rows += [cells(part) for part in results.parts if part.budget_us is None]
     if ours:
-        rows.append(["the whole", "115", _micros(_request(ours)), f"per request at {FULL} connections"])
+        rows.append(["the whole", "115", _micros(_request(results, ours)), f"per request at {FULL} connections"])
     return _table(("part", "budget µs", "CPU µs", "what"), rows)
 
 

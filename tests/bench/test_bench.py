@@ -15,7 +15,7 @@ import pytest
 from bench.gateways import CHAT, GATEWAYS
 from bench.measure import LEVELS, Cost, Memory, Row
 
-from bench import native, parts, postgres, process, report, storm, translation
+from bench import native, parts, postgres, process, report, storm, translation, turns
 
 CORE = min(os.sched_getaffinity(0))
 JSON_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
@@ -235,6 +235,11 @@ def test_the_report_says_which_targets_were_met_and_what_was_not_run() -> None:
         fsync_us=100.0,
         load_before=(0.0, 0.0, 0.0),
         seconds_per_level=4.0,
+        in_turns=turns.Figures(
+            requests={"nginx": [16, 12, 19], "tollbridge": [96, 80, 300]},
+            in_step={"nginx": [14], "tollbridge": [28]},
+            spread={"nginx": [14], "tollbridge": [42]},
+        ),
         in_storm=storm.Figures(alone_us=4_000, storm_us=9_000, grown_mb=20.0),
         postgres=postgres.Figures(
             sqlite=reading(gateway_us=100),
@@ -262,6 +267,7 @@ def test_the_report_says_which_targets_were_met_and_what_was_not_run() -> None:
     assert met["one account ÷ 1,000, 4 processes, commits + 10 ms"] is False
     text = report.render(results)
     assert "6.00 × (96.0 µs to 16.0 µs)" in text
+    assert "| tollbridge | 96.0 (80.0 to 300)" in text
     assert "litellm was not run: no network" in text
     assert [line.split("|")[3].strip() for line in text.splitlines() if line.startswith("| all else")] == ["76.0"]
 

@@ -1,0 +1,74 @@
+"""The gateways that the targets compare, all running, under load one after the other.
+
+What a request costs moves by a fifth with what the machine's host does at that time. Two that are measured minutes
+apart take that into their ratio; of two that take turns every few seconds it falls on both.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from statistics import median
+
+from bench import native
+from bench.gateways import Gateway
+from bench.measure import LEVELS, WARM_UP_S, Bench, Cost, Trial, place_of, started
+
+ROUNDS = 5
+SECONDS = 2.0
+STREAM_ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class Figures:
+    """CPU microseconds of each round: per request at 64 connections, per chunk in step and spread; by gateway."""
+
+    requests: dict[str, list[float]]
+    in_step: dict[str, list[float]]
+    spread: dict[str, list[float]]
+
+    def request(self, name: str) -> float | None:
+        return _middle(self.requests, name)
+
+    def chunk_in_step(self, name: str) -> float | None:
+        return _middle(self.in_step, name)
+
+    def chunk_spread(self, name: str) -> float | None:
+        return _middle(self.spread, name)
+
+
+def run(gateways: Sequence[Gateway], streamed: Sequence[str], on: Bench) -> Figures:
+    """`streamed`: the names of those whose streams are compared too. Raises NotRunError."""
+    with ExitStack() as stack:
+        trials: dict[str, Trial] = {}
+        for gateway in gateways:
+            place = place_of(gateway, on, "turns")
+            trial, _ = stack.enter_context(started(gateway.prepare(place), place, on))
+            trial.requests(connections=max(LEVELS), seconds=WARM_UP_S)
+            trials[gateway.name] = trial
+
+        def requests(trial: Trial) -> Cost:
+            return trial.requests(connections=max(LEVELS), seconds=SECONDS)
+
+        def streams(spread_us: int) -> Callable[[Trial], Cost]:
+            return lambda trial: trial.streams(spread_us=spread_us, rounds=STREAM_ROUNDS)
+
+        plain = _in_turns(trials, requests)
+        some = {name: trial for name, trial in trials.items() if name in streamed}
+        in_step, spread = _in_turns(some, streams(0)), _in_turns(some, streams(native.PACE_US))
+    return Figures(
+        {name: [cost.per_request_us for cost in costs] for name, costs in plain.items()},
+        {name: [cost.per_chunk_us for cost in costs] for name, costs in in_step.items()},
+        {name: [cost.per_chunk_us for cost in costs] for name, costs in spread.items()},
+    )
+
+
+def _in_turns(trials: dict[str, Trial], load: Callable[[Trial], Cost]) -> dict[str, list[Cost]]:
+    costs: dict[str, list[Cost]] = {name: [] for name in trials}
+    for _ in range(ROUNDS):
+        for name, trial in trials.items():
+            costs[name].append(load(trial))
+    return costs
+
+
+def _middle(figures: dict[str, list[float]], name: str) -> float | None:
+    return median(figures[name]) if name in figures else None

@@ -159,6 +159,7 @@ def test_what_is_done_on_the_command_line_is_noted_with_who_did_it(shell: Shell)
     database.close()
     assert {actor.partition("/")[0] for actor, _, _ in deeds} == {"cli"}
     assert [deed[1:] for deed in deeds] == [
+        ("account.opened", ""),
         ("account.frozen", ""),
         ("account.unfrozen", ""),
         ("key.created", "laptop"),

@@ -13,7 +13,7 @@ def test_books_are_copied_to_postgresql(shell: Shell, postgres_url: str) -> None
     assert "customer_promo        5" in done.lines
     said = done.err.splitlines()
     assert said[:3] == ["proving the books", "copying", "proving the books of the copy"]
-    assert said[3] == "accounts 1, holds 0, open holds 0, transactions 1, deeds 1, seals 0"
+    assert said[3] == "accounts 1, holds 0, open holds 0, transactions 1, deeds 2, seals 0"
     assert said[4].endswith(
         " are on PostgreSQL, as many as in data/tollbridge.db; the books are right there, and the same"
     )

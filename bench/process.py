@@ -42,6 +42,13 @@ class Tree:
         sizes = [_memory_bytes(pid) for pid in _descendants(self.process.pid)]
         return (sum(private for private, _ in sizes) + max(shared for _, shared in sizes)) / 1e6
 
+    def freeze(self) -> None:
+        """Lets the whole group stand still, until it may `go_on`."""
+        os.killpg(self.process.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        os.killpg(self.process.pid, signal.SIGCONT)
+
     def stop(self) -> None:
         """Ends the whole group: SIGTERM, after 10 s SIGKILL."""
         for sign, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):

@@ -1,9 +1,11 @@
-"""The gateways that the targets compare, all running, under load one after the other.
+"""Gateways that the targets compare closely, all running, under load one after the other.
 
 What a request costs moves by a fifth with what the machine's host does at that time. Two that are measured minutes
-apart take that into their ratio; of two that take turns every few seconds it falls on both.
+apart take that into their ratio; of two that take turns every few seconds it falls on both. Who is not under load
+stands still: the threads of an idle gateway would spoil the others' caches.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ from bench.measure import LEVELS, WARM_UP_S, Bench, Cost, Trial, place_of, start
 ROUNDS = 5
 SECONDS = 2.0
 STREAM_ROUNDS = 2
+# Until it has seen that the clock went on.
+AWAKE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,16 @@ class Figures:
         return _middle(self.spread, name)
 
 
-def run(gateways: Sequence[Gateway], streamed: Sequence[str], on: Bench) -> Figures:
-    """`streamed`: the names of those whose streams are compared too. Raises NotRunError."""
+def run(gateways: Sequence[Gateway], on: Bench) -> Figures:
+    """Raises NotRunError."""
     with ExitStack() as stack:
         trials: dict[str, Trial] = {}
         for gateway in gateways:
             place = place_of(gateway, on, "turns")
             trial, _ = stack.enter_context(started(gateway.prepare(place), place, on))
             trial.requests(connections=max(LEVELS), seconds=WARM_UP_S)
+            trial.tree.freeze()
+            stack.callback(trial.tree.go_on)
             trials[gateway.name] = trial
 
         def requests(trial: Trial) -> Cost:
@@ -53,8 +59,7 @@ def run(gateways: Sequence[Gateway], streamed: Sequence[str], on: Bench) -> Figu
             return lambda trial: trial.streams(spread_us=spread_us, rounds=STREAM_ROUNDS)
 
         plain = _in_turns(trials, requests)
-        some = {name: trial for name, trial in trials.items() if name in streamed}
-        in_step, spread = _in_turns(some, streams(0)), _in_turns(some, streams(native.PACE_US))
+        in_step, spread = _in_turns(trials, streams(0)), _in_turns(trials, streams(native.PACE_US))
     return Figures(
         {name: [cost.per_request_us for cost in costs] for name, costs in plain.items()},
         {name: [cost.per_chunk_us for cost in costs] for name, costs in in_step.items()},
@@ -66,7 +71,10 @@ def _in_turns(trials: dict[str, Trial], load: Callable[[Trial], Cost]) -> dict[s
     costs: dict[str, list[Cost]] = {name: [] for name in trials}
     for _ in range(ROUNDS):
         for name, trial in trials.items():
+            trial.tree.go_on()
+            time.sleep(AWAKE_S)
             costs[name].append(load(trial))
+            trial.tree.freeze()
     return costs
 
 

@@ -23,17 +23,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from tollbridge.core.ledger import (
-    End,
-    Extend,
-    Held,
-    Hold,
-    Operation,
-    Post,
-    Record,
-    Verdict,
-    hold_id,
-)
+from tollbridge.core.ledger import End, Extend, Held, Hold, Operation, Post, Record, Verdict, hold_id
 from tollbridge.errors import InternalError, Unavailable
 from tollbridge.store.db import Turn, connect_sqlite
 from tollbridge.store.ledger import MOST_IN_BATCH, MOST_WAITING, MOST_WAITING_MS, Counters
@@ -83,8 +73,7 @@ class SqliteLedger:
         self.counters = Counters()
         self._path = path
         self._turn = turn or Turn()
-        self._first_id = hold_id(epoch, 0)
-        self._last_id = self._first_id
+        self._last_id = hold_id(epoch, 0)
         self._waiting: deque[_Item] = deque()
         self._wake: SimpleQueue[_Trouble | None] = SimpleQueue()
         self._sleeping = False
@@ -225,7 +214,7 @@ class SqliteLedger:
         """What has queued, as soon as there is anything, or what did not work on the loop; nothing when it is over."""
         waiting = self._waiting
         while not waiting:
-            if self._stopping:
+            if self._stopping and self._wake.empty():  # what did not work on the loop may still come
                 return [], None
             if self._log_is_long.is_set():
                 self._finish_checkpoint()

@@ -187,17 +187,15 @@ class Books:
 
     def _begin(self, patience_s: float) -> None:
         """Raises sqlite3.OperationalError: BUSY, where another process keeps the file locked for longer."""
-        until, pause = 0.0, _FIRST_PAUSE_S
+        until, pause = time.monotonic() + patience_s, _FIRST_PAUSE_S
         while True:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:
-                now = time.monotonic()
-                if not until:
-                    until = now + patience_s
-                    self._counters.retries += patience_s > 0
-                if not _is_busy(error) or now >= until:
+                if not _is_busy(error) or time.monotonic() >= until:
                     raise
+                if pause == _FIRST_PAUSE_S:
+                    self._counters.retries += 1
                 time.sleep(pause * (0.5 + random.random()))  # noqa: S311
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
             else:

@@ -158,6 +158,7 @@ def run(gateway: Gateway, on: Bench, *, seconds: float, soak: bool) -> Row:
 
 
 def place_of(gateway: Gateway, on: Bench, what: str = "") -> Place:
+    """A free port and a new directory, below one called `what` where it is measured more than once in a run."""
     directory = on.scratch / what / gateway.name
     directory.mkdir(parents=True)
     return Place(free_port(), on.mock_port, directory)

@@ -14,6 +14,7 @@ from statistics import median
 from bench import native
 from bench.gateways import Gateway
 from bench.measure import LEVELS, WARM_UP_S, Bench, Cost, Trial, place_of, started
+from bench.peers import NotRunError
 
 ROUNDS = 5
 SECONDS = 2.0
@@ -41,7 +42,7 @@ class Figures:
 
 
 def run(gateways: Sequence[Gateway], on: Bench) -> Figures:
-    """Raises NotRunError."""
+    """The figures of all rounds. Raises NotRunError when one cannot be started, or does not answer all it is asked."""
     with ExitStack() as stack:
         trials: dict[str, Trial] = {}
         for gateway in gateways:
@@ -73,8 +74,11 @@ def _in_turns(trials: dict[str, Trial], load: Callable[[Trial], Cost]) -> dict[s
         for name, trial in trials.items():
             trial.tree.go_on()
             time.sleep(AWAKE_S)
-            costs[name].append(load(trial))
+            cost = load(trial)
             trial.tree.freeze()
+            if cost.load.errors:
+                raise NotRunError(f"{name}: {cost.load.errors} of {cost.load.asked}: {cost.load.first_error}")
+            costs[name].append(cost)
     return costs
 
 

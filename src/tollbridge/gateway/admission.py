@@ -206,9 +206,8 @@ class Admission:
             verdict: Verdict | None = None
             if claim is None and not choice.included:  # nearly every request
                 want = bound.want if bound.want <= cap else cap
-                verdict = await self._ledger.submit(
-                    Hold(id=hold, account_id=caller.account_id, key_id=caller.key_id, want=want, least=bound.least)
-                )
+                op = hold_of(hold, caller, (want, bound.least), _NO_TOKENS, started_at)
+                verdict = await self._ledger.submit(op)
             if isinstance(verdict, Held):
                 held = verdict
             else:

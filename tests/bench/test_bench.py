@@ -195,6 +195,22 @@ def test_cpu_counts_children_that_live_and_children_that_ended(tmp_path: Path) -
         assert not tree.running
 
 
+def test_a_tree_stands_still_until_it_may_go_on(tmp_path: Path) -> None:
+    def state() -> str:
+        return Path(f"/proc/{tree.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+    tree = process.start(["sh", "-c", "while :; do :; done"], core=CORE, log=tmp_path / "log")
+    try:
+        for change, is_still in ((tree.freeze, True), (tree.go_on, False)):
+            change()
+            deadline = time.monotonic() + 5
+            while (state() == "T") is not is_still:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+    finally:
+        tree.stop()
+
+
 @pytest.mark.parametrize("name", parts.PARTS)
 def test_each_part_can_be_measured_alone(
     name: str, mock: tuple[process.Tree, native.Target], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tollbridge.core.tokens import TextClasses
+from tollbridge.errors import UpstreamFailed
 from tollbridge.values import Price, Route, Upstream
 from tollbridge.wire import openai_chat, openai_completions, translate
 from tollbridge.wire.exchange import Receipt, Stream
@@ -377,3 +378,18 @@ TRANSCRIPTS = (
     _gemini(),
     _text_completion(),
 )
+
+
+def told(stream: Stream, output: Text, pieces: list[bytes], stop_at: int) -> list[Any]:
+    """All that can be known of a stream, after each read."""
+    known: list[Any] = []
+    for number, piece in enumerate(pieces):
+        known.append(stream.feed(piece))
+        if number == stop_at:
+            known.append(stream.stop("the credit ran out"))
+        failed = stream.failed
+        known += [stream.chunks, stream.complete, stream.done, stream.finish, type(failed), str(failed)]
+        known += [stream.usage, stream.suspect, stream.reported]
+    known += [stream.eof(), str(stream.failed), stream.complete, stream.output.tokens, output.text, stream.usage]
+    known.append(stream.end(RECEIPT) if stream.failed is None else stream.fail(UpstreamFailed("It broke off.")))
+    return known

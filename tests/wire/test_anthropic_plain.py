@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.wire.messages import PING, STREAM, TEXT, asked, block, event, finish, start
-from tests.wire.streams import RECEIPT, Text
+from tests.wire.streams import Text, told
 
-from tollbridge.errors import UpstreamFailed
 from tollbridge.wire import anthropic_passing
 from tollbridge.wire.anthropic_reply import read_event
 from tollbridge.wire.exchange import Stream
@@ -186,20 +185,6 @@ def bodies(draw: st.DrawFn) -> list[bytes]:
         )
 
     return [start(), *(one() for _ in range(draw(st.integers(3, 25))))]
-
-
-def told(stream: Stream, output: Text, pieces: list[bytes], stop_at: int) -> list[Any]:
-    """All that can be known of a stream, after each read."""
-    known: list[Any] = []
-    for number, piece in enumerate(pieces):
-        known.append(stream.feed(piece))
-        if number == stop_at:
-            known.append(stream.stop("the credit ran out"))
-        known += [stream.chunks, stream.complete, stream.done, stream.finish, type(stream.failed), str(stream.failed)]
-        known += [stream.usage, stream.suspect, stream.reported]
-    known += [stream.eof(), str(stream.failed), stream.complete, stream.output.tokens, output.text, stream.usage]
-    known.append(stream.end(RECEIPT) if stream.failed is None else stream.fail(UpstreamFailed("It broke off.")))
-    return known
 
 
 def says_the_same(pieces: list[bytes], stop_at: int) -> None:

@@ -8,9 +8,8 @@ from unittest import mock
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.wire.streams import ID, MODEL, RECEIPT, Text, stream_of
+from tests.wire.streams import ID, MODEL, Text, stream_of, told
 
-from tollbridge.errors import UpstreamFailed
 from tollbridge.wire.exchange import Stream
 from tollbridge.wire.openai_plain import around_text
 from tollbridge.wire.openai_reply import read_chunk
@@ -295,21 +294,6 @@ def bodies(draw: st.DrawFn) -> list[bytes]:
         )
 
     return [one() for _ in range(draw(st.integers(3, 25)))]
-
-
-def told(stream: Stream, output: Text, pieces: list[bytes], stop_at: int) -> list[Any]:
-    """All that can be known of a stream, after each read."""
-    known: list[Any] = []
-    for number, piece in enumerate(pieces):
-        known.append(stream.feed(piece))
-        if number == stop_at:
-            known.append(stream.stop("the credit ran out"))
-        failed = stream.failed
-        known += [stream.chunks, stream.complete, stream.done, stream.finish, type(failed), str(failed)]
-        known += [stream.usage, stream.suspect, stream.reported]
-    known += [stream.eof(), str(stream.failed), stream.complete, stream.output.tokens, output.text, stream.usage]
-    known.append(stream.end(RECEIPT) if stream.failed is None else stream.fail(UpstreamFailed("It broke off.")))
-    return known
 
 
 def says_the_same(asked: bool | None, choices: int, pieces: list[bytes], stop_at: int) -> None:

@@ -25,6 +25,7 @@ def test_books_are_copied_to_postgresql(shell: Shell, postgres_url: str) -> None
     examined = shell("doctor")
     assert examined.code == 1
     assert "this database was copied to PostgreSQL: set database_url to that one" in examined.out
+    assert "set database_url to that one" in shell.refused("credit", "grant", "ada@example.com", "1", "--reason", "hi")
     env = {"TOLLBRIDGE_DATABASE_URL": postgres_url}
     assert "the one of this database" in shell.ok("doctor", env=env).out
     (account,) = msgspec.json.decode(shell.ok("account", "list", "--json", env=env).out)

@@ -154,8 +154,8 @@ def actor() -> str:
 def with_database(settings: "Settings", use: "Callable[[Database], Awaitable[T]]", *, new: bool = False) -> T:
     """What `use` returns, run with a database that is ready. `new`: one is made where there is none.
 
-    ConfigError: there is none, or it has another schema. In the wrong directory nobody should be told of empty books
-    that they are right.
+    ConfigError: there is none, it has another schema, or it was left behind for PostgreSQL. In the wrong directory
+    nobody should be told of empty books that they are right, and no credit should go to books that nobody serves from.
     """
 
     async def run() -> T:
@@ -170,15 +170,19 @@ async def _opened(url: str, new: bool) -> "AsyncIterator[Database]":
     from tollbridge.services.doctor import diagnose
     from tollbridge.store import schema
     from tollbridge.store.db import open_database, sqlite_path
+    from tollbridge.store.processes import FileLock, require_unmoved
 
-    if url.startswith("sqlite:") and not (path := sqlite_path(url)).exists():
-        if not new:
-            raise ConfigError(
-                f"there is no database {path}: is this the gateway's directory (or --data-dir, or --config)? "
-                "A new one is made by its first start, or by tollbridge migrate"
-            )
-        await schema.migrate(url)
-        say(f"{path} is a new database")
+    if url.startswith("sqlite:"):
+        path = sqlite_path(url)
+        require_unmoved(FileLock(path))
+        if not path.exists():
+            if not new:
+                raise ConfigError(
+                    f"there is no database {path}: is this the gateway's directory (or --data-dir, or --config)? "
+                    "A new one is made by its first start, or by tollbridge migrate"
+                )
+            await schema.migrate(url)
+            say(f"{path} is a new database")
     database = open_database(url, statement_timeout=PATIENCE_S)
     try:
         await database.start()

@@ -262,9 +262,36 @@ def test_stream_whose_hold_cannot_grow_ends_with_length_and_says_why() -> None:
             assert last["choices"][0]["finish_reason"] == "length"
             assert "credit" in json.dumps(last)
             [row] = await site.settled(1)
-            assert row["outcome"] == Outcome.COMPLETED
+            assert (row["outcome"], row["finish"]) == (Outcome.COMPLETED, "length")
             assert row["charge"] <= 1_300_000
             assert await site.balance() >= 0
+
+    run(test())
+
+
+@pytest.mark.parametrize("wants_usage", [None, True, False])
+def test_stream_of_a_provider_that_ignores_its_limit_ends_with_length_and_says_why(wants_usage: bool | None) -> None:
+    async def test() -> None:
+        asked = {} if wants_usage is None else {"stream_options": {"include_usage": wants_usage}}
+        async with Site(long_stream(400, 0.001)) as site:
+            reply = await site.post("/v1/chat/completions", chat(stream=True, max_tokens=20, **asked))
+            assert reply.events[-1] == "[DONE]"
+            [last] = [each for each in reply.chunks if each["choices"] and each["choices"][0]["finish_reason"]]
+            assert (last["choices"][0]["finish_reason"], "limit" in last["detail"]) == ("length", True)
+            [row] = await site.settled(1)
+            assert (row["outcome"], row["finish"]) == (Outcome.COMPLETED, "length")
+            assert row["output"] < 200
+
+    run(test())
+
+
+def test_message_of_a_provider_that_ignores_its_limit_ends_with_max_tokens() -> None:
+    async def test() -> None:
+        async with Site(long_stream(400, 0.001)) as site:
+            reply = await site.post("/v1/messages", chat(stream=True, max_tokens=20))
+            assert b'"stop_reason":"max_tokens"' in reply.body
+            [row] = await site.settled(1)
+            assert row["finish"] == "length"
 
     run(test())
 

@@ -31,6 +31,8 @@ END_AT_PERCENT = 95
 # A provider that was told a limit and goes on regardless is cut here.
 CUT_AT_PERCENT = 120
 CUT_SLACK_TOKENS = 64
+BEYOND_ITS_LIMIT = "the answer went beyond its limit of tokens"
+_STOPPED_BY_US = frozenset({Cause.CUT, Cause.MONEY_RAN_OUT})
 
 SSE_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -244,7 +246,12 @@ class StreamCall:
         if self._ending.done():
             return
         self._live.discard(self)
-        self._ending.set_result(self._end_as(Cause.CLIENT_LEFT if self.left else cause))
+        ending = self._end_as(Cause.CLIENT_LEFT if self.left else cause)
+        if ending.cause is Cause.CUT:
+            assert self.stream is not None
+            # Only now: what it was, has been read from it.
+            self._start(self.stream.stop(BEYOND_ITS_LIMIT))
+        self._ending.set_result(ending)
         self._set_ready()
 
     def _end_as(self, cause: Cause) -> pricing.Ending:
@@ -255,6 +262,9 @@ class StreamCall:
         output = stream.output.tokens if stream is not None else 0
         if reported is not None and stream is not None and not stream.complete and reported.output * 2 < output:
             reported = None  # a report from the beginning, or the zeros that some send until the last one
+        finish = stream.finish if stream is not None else None
+        if output and cause in _STOPPED_BY_US:
+            finish = "length"  # as the caller is told
         return pricing.Ending(
             cause=cause,
             reported=reported,
@@ -262,7 +272,7 @@ class StreamCall:
             produced=output > 0,
             delivered=self.begun,
             silent_ms=int((time.monotonic() - self._last_data) * 1000),
-            finish=stream.finish if stream is not None else None,
+            finish=finish,
         )
 
     # --- the caller's side ---

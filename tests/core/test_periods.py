@@ -2,7 +2,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tollbridge.core.periods import Reset, began, ends, month
+from tollbridge.core.periods import Reset, began, counts, ends, month
 
 
 def at(text: str) -> int:
@@ -34,3 +34,19 @@ def test_a_hundred_years_of_days_agree_with_the_calendar() -> None:
         assert began(Reset.MONTHLY, now) == int(day.replace(day=1).timestamp()) * 1000
         assert month(now) == int(f"{day:%Y%m}")
         day += timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("reset", "now", "counted"),
+    [
+        (None, "2030-01-01", 5),
+        (Reset.DAILY, "2026-11-22T23:59:59.999", 5),
+        (Reset.DAILY, "2026-11-23", 0),
+        (Reset.WEEKLY, "2026-11-22T23:59:59.999", 5),
+        (Reset.WEEKLY, "2026-11-23", 0),
+        (Reset.MONTHLY, "2026-11-30T23:59:59.999", 5),
+        (Reset.MONTHLY, "2026-12-01", 0),
+    ],
+)
+def test_what_was_spent_counts_until_the_limit_begins_anew(reset: Reset | None, now: str, counted: int) -> None:
+    assert counts(5, reset, at("2026-11-22T16:00"), at(now)) == counted

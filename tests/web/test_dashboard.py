@@ -133,6 +133,27 @@ def test_every_page_can_be_used_by_everybody_and_is_small(axe_core: Path, filled
     run_long(test())
 
 
+def test_a_limit_that_began_anew_is_whole_wherever_it_is_shown() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            bounds = {"label": "ci", "limit_usd": "0.5"}
+            made = (await ada.send_json("POST", "/api/keys", bounds)).json()
+            assert await call(site, made["key"]) == 200
+            await site.settled(1)
+            path = f"/api/keys/{made['id']}"
+            assert (await ada.get(path)).json()["spent_usd"] == "0.00002"
+            assert "$0.49998 left of $0.50" in shown(await ada.get("/dashboard/keys"))
+            # What was spent before there were days counts towards none of them: nothing was spent since this one began.
+            assert (await ada.send_json("PATCH", path, {"limit_reset": "daily"})).json()["spent_usd"] == "0"
+            assert "$0.50 left of $0.50 daily" in shown(await ada.get("/dashboard/keys"))
+            assert "$0.50 of $0.50 daily" in shown(await ada.get(f"/dashboard/keys/{made['id']}"))
+            key = {"authorization": f"Bearer {made['key']}"}
+            assert (await ada.client.get("/v1/key", headers=key)).json()["data"]["limit_remaining"] == 0.5
+
+    run(test())
+
+
 def test_a_program_manages_keys() -> None:
     async def test() -> None:
         async with house() as site, Visitor(site) as program:

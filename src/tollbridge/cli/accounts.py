@@ -357,7 +357,7 @@ def _key_fields(key: "Key", now: int) -> dict[str, Any]:
         "label": key.label,
         "status": _status(key, expired),
         "limit_usd": None if key.limit is None else format_usd(key.limit),
-        "spent_usd": None if key.spent is None else format_usd(key.spent),
+        "spent_usd": None if key.spent is None else format_usd(key.spent_by(now)),
         "limit_reset": key.rules.reset,
         "models": key.rules.models,
         "addresses": key.rules.addresses,

@@ -35,6 +35,11 @@ def ends(reset: Reset, now: int) -> int:
     return began(reset, began(reset, now) + longest * DAY_MS)
 
 
+def counts(spent: int, reset: Reset | None, since: int, now: int) -> int:
+    """What of `spent`, which was spent from `since` on, counts at `now`: nothing of it once the limit began anew."""
+    return 0 if reset is not None and began(reset, now) > since else spent
+
+
 def month(now: int) -> int:
     """The month of `now` as a number that people can read: 202701."""
     day = date.fromordinal(now // DAY_MS + _EPOCH)

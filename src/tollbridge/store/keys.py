@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from tollbridge.core.periods import Reset
+from tollbridge.core.periods import Reset, counts
 from tollbridge.core.plans import Agreed
 from tollbridge.store.db import Database, Transaction
 from tollbridge.store.meta import raise_cache_epoch
@@ -76,6 +76,10 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     disabled_at: int | None
     since: int | None
     rules: Rules
+
+    def spent_by(self, now: int) -> int:
+        """What counts towards the limit at `now`; 0 without one."""
+        return counts(self.spent or 0, self.rules.reset, self.since or 0, now)
 
 
 class NewKey(msgspec.Struct, frozen=True, kw_only=True):

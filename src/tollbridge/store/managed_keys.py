@@ -2,12 +2,13 @@
 
 import msgspec
 
+from tollbridge.core.periods import Reset, counts
 from tollbridge.store.db import Transaction
 from tollbridge.store.meta import raise_cache_epoch
 
 _SELECT = """
 SELECT limit_nano, limit_reset, models, addresses, rpm, tpm, concurrency, cost_cap, expires_at,
-  api_key.id, public_id, hint, label, spent, held, created_at, disabled_at, revoked_at
+  api_key.id, public_id, hint, label, spent, held, since, created_at, disabled_at, revoked_at
 FROM api_key LEFT JOIN key_spend ON key_spend.key_id = api_key.id
 """
 _TEXTS = msgspec.json.Decoder(tuple[str, ...])
@@ -31,7 +32,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 class ManagedKey(Rules, frozen=True, kw_only=True):
     """A key and its rules. Amounts in nano-USD, times in milliseconds.
 
-    `spent` and `held` are kept for a key with a limit only, and are those of the period that was last spent in.
+    `spent`, `held` and `since` are kept for a key with a limit only; `spent` is of the period that was last spent in.
     """
 
     id: int
@@ -40,6 +41,7 @@ class ManagedKey(Rules, frozen=True, kw_only=True):
     label: str
     spent: int | None
     held: int | None
+    since: int | None
     created_at: int
     disabled_at: int | None
     revoked_at: int | None
@@ -47,6 +49,15 @@ class ManagedKey(Rules, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         return self.label or self.hint
+
+    def spent_by(self, now: int) -> int:
+        """What counts towards the limit at `now`; 0 without one."""
+        return counts(self.spent or 0, None if self.reset is None else Reset(self.reset), self.since or 0, now)
+
+    def left(self, now: int) -> int:
+        """What may still be held at `now`, of a key with a limit only."""
+        assert self.limit is not None
+        return max(0, self.limit - self.spent_by(now) - (self.held or 0))
 
     def state(self, now: int) -> str:
         """`live`, or why it does not work: `revoked`, `expired`, `disabled`."""

@@ -251,6 +251,9 @@ def test_included_tokens_cost_nothing_then_credit_is_used_then_nothing_is_left()
             assert refused.json["error"]["type"] == "insufficient_quota"
             assert refused.headers["x-should-retry"] == "false"
             assert refused.json["balance_usd"] == 0.00083
+            # Neither is used up: there are 285 tokens and some credit left.
+            assert "used up" not in refused.json["detail"]
+            assert "0.00083 USD are left" in refused.json["detail"]
             # What still fits, fits.
             assert (await site.post(CHAT, chat(max_tokens=100))).status == 200
             assert await quota(site) == (30, 270)

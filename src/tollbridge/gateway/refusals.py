@@ -45,8 +45,9 @@ def refused(verdict: Refused, least: int) -> ApiError:
             )
         case Refusal.QUOTA:
             error = RateLimited(
-                "The tokens that your plan includes this month are used up, and so is your credit. Add credit, or wait"
-                " for the next month (UTC).",
+                "What is left of this month's included tokens does not cover this request, nor does your credit: it"
+                f" needs {needed}, and {format_usd(max(0, verdict.available))} USD are left. Add credit, set a smaller"
+                " max_tokens, or wait for the next month (UTC).",
                 code=Refusal.QUOTA.value,
                 headers={"x-should-retry": "false"},
                 extra=balance,

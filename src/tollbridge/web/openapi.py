@@ -244,7 +244,7 @@ PROBLEMS = (
     Problem(415, "unsupported_media_type", "JSON, not compressed"),
     Problem(422, "idempotency_key_reused", "the key was used for another request: take a new one"),
     Problem(429, "rate_limit_exceeded", "try again after `Retry-After`; not at all with `x-should-retry: false`"),
-    Problem(429, "insufficient_quota", "the month's included tokens and the credit are used up: add credit"),
+    Problem(429, "insufficient_quota", "neither the month's included tokens nor the credit cover it: add credit"),
     Problem(429, "abuse_cooldown", "too many long prompts cut off, refused calls sent again, or wrong keys: wait"),
     Problem(431, "headers_too_large", "smaller headers"),
     Problem(500, "internal_error", "try again; our fault"),

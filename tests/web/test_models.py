@@ -110,6 +110,27 @@ def test_a_page_says_all_that_a_model_costs() -> None:
     run(test())
 
 
+def test_a_price_that_another_route_does_not_have_is_marked() -> None:
+    config = """
+[[models]]
+id = "two"
+price = { input = "1", output = "4" }
+routes = [{ provider = "up", model = "a", price = { input = "0.5", output = "1" } }, { provider = "up", model = "b" }]
+"""
+
+    async def test() -> None:
+        async with house(config) as site, Visitor(site) as visitor:
+            for path in ("/models", "/pricing"):
+                text = shown(await visitor.get(path))
+                assert re.search(r"two Chat .{0,40}\$0\.50 ?\+ \$1\.00", text), text
+                assert "on other routes" in text
+            text = shown(await visitor.get("/models/two"))
+            assert "at the price of the route that answered" in text
+            assert "$1.00 $4.00" in text
+
+    run(test())
+
+
 def test_a_model_that_is_not_there_is_404() -> None:
     """J6: nor does its name get into a header."""
 

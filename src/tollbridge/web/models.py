@@ -127,7 +127,8 @@ def _at(model: Model, multiplier_ppm: int) -> Model:
 
 
 def row(model: Model) -> Row:
-    fields = price_fields(model.routes[0].price, model.routes[0].multiplier_ppm)
+    first = model.routes[0]
+    fields = price_fields(first.price, first.multiplier_ppm)
     return Row(
         id=model.id,
         type=model.type,
@@ -136,7 +137,7 @@ def row(model: Model) -> Row:
         best_for=model.best_for,
         input=dollars(fields["input"]),
         output="" if model.type == "embedding" else dollars(fields["output"]),
-        varies=bool(model.routes[0].price.tiers or model.routes[0].variants),
+        varies=any(each.price != first.price or each.price.tiers or each.variants for each in model.routes),
     )
 
 

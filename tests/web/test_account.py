@@ -5,11 +5,14 @@ import base64
 import html
 import re
 
+import pytest
 from tests.gateway.site import Site, chat, run
 from tests.web.town import operator, secret_of
 from tests.web.visitors import PASSWORD, Visitor, house, letters, link_to, registered, shown
 
 from tollbridge.core import totp
+from tollbridge.services import credentials, operators
+from tollbridge.store import users
 from tollbridge.web import render
 
 NEW = "another fine password"
@@ -18,6 +21,15 @@ SETTINGS = "/dashboard/settings"
 
 async def token_to(site: Site, email: str) -> str:
     return (await link_to(site, email)).partition("token=")[2]
+
+
+async def reset_token(site: Site, email: str) -> str:
+    """What the link holds that somebody gets who has forgotten their password."""
+    desk = site.gateway._desk
+    assert desk is not None
+    user = await users.by_email(site.database, email)
+    assert user is not None
+    return await credentials.reset_token(desk, user, credentials.RESET_MS)
 
 
 # --- passwords and links ------------------------------------------------------------------------------------------
@@ -147,6 +159,66 @@ def test_a_new_address_is_theirs_once_its_link_is_followed() -> None:
                 assert (await visitor.log_in("new@example.com")).status_code == 303
 
     run(test())
+
+
+def test_a_new_password_or_address_voids_the_links_of_before() -> None:
+    """Such as one to a mailbox of who was in the session."""
+
+    async def test() -> None:
+        async with house() as site, Visitor(site) as visitor:
+            ada = await registered(site, "ada@example.com")
+
+            async def moving_to(address: str) -> str:
+                await ada.post(f"{SETTINGS}/email", {"email": address})
+                return await token_to(site, address)
+
+            async def refused(path: str, token: str) -> bool:
+                answer = await visitor.post(path, {"token": token, "password": "yet another password"})
+                return answer.status_code == 400 and "no longer good" in shown(answer)
+
+            first = await moving_to("eve@example.com")
+            assert (await ada.post(f"{SETTINGS}/password", {"password": NEW})).status_code == 303
+            assert await refused("/auth/email", first)
+            second = await moving_to("eve2@example.com")
+            reset = await reset_token(site, "ada@example.com")
+            assert (await visitor.post("/auth/reset", {"token": reset, "password": PASSWORD})).status_code == 303
+            assert await refused("/auth/email", second)
+            await ada.log_in("ada@example.com")
+            third = await moving_to("ada@example.org")
+            reset = await reset_token(site, "ada@example.com")
+            assert (await visitor.post("/auth/email", {"token": third})).status_code == 303
+            assert await refused("/auth/reset", reset)
+
+    run(test())
+
+
+def test_who_shows_that_an_address_is_theirs_shuts_out_whoever_came_by_it_before() -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as ada:
+            eve = await registered(site, "ada@example.com")
+            await add_passkey(site, "ada@example.com")
+            await eve.post(f"{SETTINGS}/email", {"email": "eve@example.com"})
+            stolen = await token_to(site, "eve@example.com")
+            token = await reset_token(site, "ada@example.com")
+            assert (await ada.post("/auth/reset", {"token": token, "password": NEW})).status_code == 303
+            assert (await eve.get("/dashboard")).status_code == 303
+            assert (await ada.post("/auth/email", {"token": stolen})).status_code == 400
+            assert await site.database.fetch("SELECT * FROM passkey") == []
+            # Once it is known whose it is, theirs stays.
+            await add_passkey(site, "ada@example.com")
+            token = await reset_token(site, "ada@example.com")
+            assert (await ada.post("/auth/reset", {"token": token, "password": PASSWORD})).status_code == 303
+            assert len(await site.database.fetch("SELECT * FROM passkey")) == 1
+
+    run(test())
+
+
+async def add_passkey(site: Site, email: str) -> None:
+    await site.database.execute(
+        "INSERT INTO passkey (user_id, credential, public_key, counter, label, created_at) "
+        "SELECT id, $2, $2, 0, '', created_at FROM \"user\" WHERE email = $1",
+        *(email, b"credential"),
+    )
 
 
 # --- sessions -----------------------------------------------------------------------------------------------------
@@ -328,6 +400,29 @@ def test_operators_work_with_a_second_factor_only_and_keep_it() -> None:
 # --- members ------------------------------------------------------------------------------------------------------
 
 
+def test_whoever_registered_by_the_address_of_a_new_operator_is_none() -> None:
+    """Nobody had to show that it is theirs."""
+
+    async def test() -> None:
+        async with house() as site, Visitor(site) as boss:
+            eve = await registered(site, "boss@example.com")
+            secret = secret_of(await eve.get(f"{SETTINGS}/two-factor"))
+            step = await site.database.now() // 1000 // totp.STEP_S
+            assert "recovery" in shown(await eve.post(f"{SETTINGS}/two-factor", {"code": totp.code(secret, step)}))
+            await add_passkey(site, "boss@example.com")
+            token = await operators.link(site.database, "boss@example.com", create=False)
+            assert (await eve.get("/admin")).headers["location"].startswith("/auth/login")
+            assert (await eve.log_in("boss@example.com")).status_code == 400
+            assert await site.database.fetch("SELECT * FROM passkey") == []
+            assert (await boss.post("/auth/reset", {"token": token, "password": NEW})).status_code == 303
+            assert (await boss.log_in("boss@example.com", NEW)).status_code == 303
+            # The next link, of somebody who is known, leaves them where they are.
+            await operators.link(site.database, "boss@example.com", create=False)
+            assert (await boss.get("/dashboard")).status_code == 200
+
+    run(test())
+
+
 def test_who_is_invited_joins_with_their_role_and_can_be_removed() -> None:
     async def test() -> None:
         async with house() as site:
@@ -371,6 +466,29 @@ def test_an_account_keeps_an_owner() -> None:
             assert (await ada.post(f"/dashboard/members/{member}/role", {"role": "viewer"})).status_code == 400
             assert (await ada.post(f"/dashboard/members/{member}/remove")).status_code == 400
             assert (await ada.post("/dashboard/leave")).status_code == 400
+
+    run(test())
+
+
+@pytest.mark.parametrize("deed", ["role", "remove"])
+def test_of_two_owners_who_depose_each_other_one_stays(deed: str, postgres_url: str) -> None:
+    async def test() -> None:
+        async with house(database_url=postgres_url) as site:
+            for number in range(5):
+                emails = [f"{name}{number}@example.com" for name in ("ada", "bob")]
+                ada, bob = [await registered(site, email) for email in emails]
+                await ada.post("/dashboard/members", {"email": emails[1], "role": "owner"})
+                await bob.post("/auth/invitation", {"token": await token_to(site, emails[1])})
+                names = dict(await site.database.fetch('SELECT email, public_id FROM "user"'))
+                await asyncio.gather(
+                    ada.post(f"/dashboard/members/{names[emails[1]]}/{deed}", {"role": "viewer"}),
+                    bob.post(f"/dashboard/members/{names[emails[0]]}/{deed}", {"role": "viewer"}),
+                )
+                owners = await site.database.fetch(
+                    "SELECT 1 FROM membership JOIN account ON account.id = account_id WHERE email = $1 AND role = $2",
+                    *(emails[0], "owner"),
+                )
+                assert len(owners) == 1
 
     run(test())
 

@@ -55,7 +55,10 @@ async def is_good(desk: Desk, token: str, kind: str) -> bool:
 
 
 async def reset(desk: Desk, token: str, password: str, client: Client) -> None:
-    """Choose a new password by the link. All sessions end. InvalidRequest: the link or the password is not good."""
+    """Choose a new password by the link. All sessions end, and no other link is good any more.
+
+    InvalidRequest: the link or the password is not good.
+    """
     now = await desk.database.now()
     digest = sessions.digest(token)
     found = await mail.find_token(desk.database, digest, RESET, now)
@@ -70,6 +73,8 @@ async def reset(desk: Desk, token: str, password: str, client: Client) -> None:
             return False
         await users.set_password(transaction, user.id, hashed)
         await session_rows.end_all(transaction, user.id)
+        # One that leads to somebody else's mailbox, too.
+        await mail.void_tokens(transaction, user.id)
         # Whoever has the link has the mailbox.
         await register.admit(desk, transaction, user, 0, now)
         await _note(transaction, user, "password.reset", client, now)
@@ -80,7 +85,7 @@ async def reset(desk: Desk, token: str, password: str, client: Client) -> None:
 
 
 async def change_password(desk: Desk, presence: Presence, password: str, client: Client) -> str:
-    """The token of the session that goes on; all others end. InvalidRequest: the new password will not do."""
+    """The token of the session that goes on; all others end, and links of before. InvalidRequest: it will not do."""
     user, now = presence.user, await desk.database.now()
     checked = passwords.check(password, user.email, desk.settings.brand.name)
     hashed = await desk.passwords.hash(checked)
@@ -89,6 +94,7 @@ async def change_password(desk: Desk, presence: Presence, password: str, client:
     async def use_case(transaction: Transaction) -> None:
         await users.set_password(transaction, user.id, hashed)
         await session_rows.end_all(transaction, user.id, but=presence.session.id)
+        await mail.void_tokens(transaction, user.id)
         await _note(transaction, user, "password.changed", client, now)
         await desk.post.put(transaction, letter, now)
 
@@ -132,6 +138,8 @@ async def confirm_email(desk: Desk, token: str, client: Client) -> None:
             return None
         await users.set_email(transaction, user.id, found[1])
         await users.set_verified(transaction, user.id, now)
+        # Those that lie in the mailbox of before.
+        await mail.void_tokens(transaction, user.id)
         own = await account_rows.by_email(transaction, user.email)
         if own is not None and await members.role_of(transaction, own.id, user.id) is Role.OWNER:
             await account_rows.set_email(transaction, own.id, found[1])

@@ -8,7 +8,6 @@ from tollbridge.services.desk import Desk
 from tollbridge.services.login import Entered
 from tollbridge.services.sessions import Client
 from tollbridge.store import identities, users
-from tollbridge.store import sessions as session_rows
 from tollbridge.store.db import Duplicate, Transaction, run
 from tollbridge.store.users import NewUser, User
 
@@ -51,7 +50,6 @@ async def _introduce(desk: Desk, claim: Claim, client: Client) -> int:
         if user.verified_at is None:
             # Whoever chose a password before has not shown that the address is theirs.
             await users.drop_password(transaction, user.id)
-            await session_rows.end_all(transaction, user.id)
         await register.admit(desk, transaction, user, gift, now)
         await identities.add(transaction, claim.issuer, claim.subject, user.id, now)
         return user.id

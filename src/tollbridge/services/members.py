@@ -109,7 +109,7 @@ async def set_role(desk: Desk, presence: Presence, member: str, role: str, clien
         _allow(giver, current)
         _allow(giver, wanted)
         if current is Role.OWNER and wanted is not Role.OWNER:
-            await _keep_an_owner(transaction, account)
+            await _keep_an_owner(desk, transaction, account)
         await members.set_role(transaction, account, user_id, wanted)
         await _note(transaction, presence, "member.role", f"{current} → {wanted}", client)
 
@@ -125,7 +125,7 @@ async def remove(desk: Desk, presence: Presence, member: str, client: Client) ->
         if user_id != presence.user.id:
             _allow(giver, current)
         if current is Role.OWNER:
-            await _keep_an_owner(transaction, account)
+            await _keep_an_owner(desk, transaction, account)
         await members.remove(transaction, account, user_id)
         await _note(transaction, presence, "member.removed", "", client)
 
@@ -157,8 +157,9 @@ async def _find(transaction: Transaction, account: int, member: str) -> tuple[in
     return found
 
 
-async def _keep_an_owner(transaction: Transaction, account: int) -> None:
-    if await members.owners(transaction, account) <= 1:
+async def _keep_an_owner(desk: Desk, transaction: Transaction, account: int) -> None:
+    # Two owners who part at once look one after the other.
+    if await members.lock_owners(desk.database, transaction, account) <= 1:
         raise InvalidRequest("An account has an owner: make somebody else one first.")
 
 

@@ -52,6 +52,11 @@ async def link(database: Database, email: str, *, create: bool, actor: str = "")
         else:
             user_id = user.id
             await users.set_operator(transaction, user_id)
+            if user.verified_at is None:
+                # Anybody may have registered by this address: who has the link is the one who is meant.
+                await users.drop_password(transaction, user_id)
+                await users.end_totp(transaction, user_id)
+                await users.drop_ways_in(transaction, user_id)
         account = await account_rows.by_email(transaction, address)
         if account is not None and not await members.of_account(transaction, account.id):
             await members.add(transaction, account.id, user_id, Role.OWNER, now)

@@ -155,7 +155,9 @@ async def verify(desk: Desk, token: str, password: str, client: Client) -> str:
 
 async def admit(desk: Desk, transaction: Transaction, user: User, gift: int, now: int) -> None:
     """The address is theirs: it gets an account, or the one that the operator made for it."""
-    await users.set_verified(transaction, user.id, now)
+    if await users.set_verified(transaction, user.id, now):
+        # Whoever came in by this address before has not shown that it is theirs.
+        await users.drop_ways_in(transaction, user.id)
     if await members.of_user(transaction, user.id):
         return
     waiting = await account_rows.by_email(transaction, user.email)

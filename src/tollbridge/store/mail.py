@@ -52,6 +52,11 @@ async def take_token(transaction: Transaction, digest: bytes, kind: str, now: in
     return (int(rows[0][0]), str(rows[0][1])) if rows else None
 
 
+async def void_tokens(transaction: Transaction, user_id: int) -> None:
+    """No link that the user was sent before is good any more."""
+    await transaction.execute("DELETE FROM mail_token WHERE user_id = $1", user_id)
+
+
 # --- the outbox ---------------------------------------------------------------------------------------------------
 
 

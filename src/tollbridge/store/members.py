@@ -3,7 +3,7 @@
 import msgspec
 
 from tollbridge.core.roles import Role
-from tollbridge.store.db import Transaction
+from tollbridge.store.db import Database, Transaction
 from tollbridge.store.rows import read_all, read_first
 
 
@@ -87,11 +87,14 @@ async def find(transaction: Transaction, account_id: int, public_id: str) -> tup
     return (int(rows[0][0]), Role(rows[0][1])) if rows else None
 
 
-async def owners(transaction: Transaction, account_id: int) -> int:
+async def lock_owners(database: Database, transaction: Transaction, account_id: int) -> int:
+    """How many owners an account has, who stay owners until the transaction ends."""
+    lock = " FOR UPDATE" if database.dialect == "postgresql" else ""
     rows = await transaction.fetch(
-        "SELECT count(*) FROM membership WHERE account_id = $1 AND role = $2", account_id, Role.OWNER.value
+        f"SELECT user_id FROM membership WHERE account_id = $1 AND role = $2 ORDER BY user_id{lock}",  # noqa: S608
+        *(account_id, Role.OWNER.value),
     )
-    return int(rows[0][0])
+    return len(rows)
 
 
 async def set_role(transaction: Transaction, account_id: int, user_id: int, role: Role) -> None:

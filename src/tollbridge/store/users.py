@@ -71,6 +71,13 @@ async def drop_password(transaction: Transaction, user_id: int) -> None:
     await transaction.execute('UPDATE "user" SET password = NULL WHERE id = $1', user_id)
 
 
+async def drop_ways_in(transaction: Transaction, user_id: int) -> None:
+    """Sessions, passkeys and links of before. The password and the second factor stay."""
+    await transaction.execute("DELETE FROM session WHERE user_id = $1", user_id)
+    await transaction.execute("DELETE FROM passkey WHERE user_id = $1", user_id)
+    await transaction.execute("DELETE FROM mail_token WHERE user_id = $1", user_id)
+
+
 async def set_verified(transaction: Transaction, user_id: int, now: int) -> bool:
     """Whether this was the first time."""
     return bool(

@@ -162,7 +162,7 @@ class Visit:
                 raise UnsupportedMediaType("Send the body as JSON, with `Content-Type: application/json`.")
             try:
                 self.request.state.json = msgspec.json.decode(await self.body())
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 raise InvalidRequest("The body is not JSON.") from None
         return self.request.state.json
 

@@ -105,13 +105,15 @@ def test_csv_and_json_say_the_same(sqlite_world: World) -> None:
 
 def test_what_people_wrote_is_no_formula(sqlite_world: World) -> None:
     async def use(database: Database) -> None:
-        account = await accounts.create(database, "a@example.com", plans=("default",), actor="test")
+        account = await accounts.create(database, "=1+1@example.com", plans=("default",), actor="test")
         for number, text in enumerate(("=1+1", "+1", "-1", "@x")):
             await grant(database, account, USD, reason=text, actor=text, idempotency_key=str(number))
         until = await database.now() + DAY
         lines = [line async for line in statements.journal_lines(database, Period("x", 0, until))]
         cells = [cell for line in lines for cell in statements.journal_row(line)[-2:]]
         assert set(cells) == {"'=1+1", "'+1", "'-1", "'@x"}
+        named = [statements.journal_row(line)[3] for line in lines if line.email]
+        assert set(named) == {"'=1+1@example.com"}
 
     sqlite_world.run(use)
 

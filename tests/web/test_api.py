@@ -1,5 +1,9 @@
 """The description of `/api/`."""
 
+import pytest
+from tests.gateway.site import run
+from tests.web.visitors import house, registered
+
 from tollbridge.web import api, requests, usage
 from tollbridge.web.api import openapi_paths
 
@@ -17,3 +21,17 @@ def test_a_body_is_described_by_its_fields() -> None:
     assert set(body["properties"]) >= {"label", "limit_usd", "limit_reset", "models", "addresses", "rpm", "tpm"}
     [key, *rest] = paths["/api/keys/{key}"]["get"]["parameters"]
     assert (key["name"], key["in"], rest) == ("key", "path", [])
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 100_000, b'{"label":' * 20_000, b"\xff", b"", b'{"label":"\\ud800"}'], ids=range(5)
+)
+def test_what_is_no_json_is_refused_however_deep_it_is(body: bytes) -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            headers = {"content-type": "application/json", "x-csrf-token": await ada.token("/auth/confirm")}
+            answer = await ada.client.post("/api/keys", content=body, headers=headers)
+            assert answer.status_code == 400, answer.text
+
+    run(test())

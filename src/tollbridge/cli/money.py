@@ -235,10 +235,11 @@ def report_margin(settings: "Settings", month: str, by: str, as_csv: bool, as_js
     """
     from tollbridge.core.money import format_usd
     from tollbridge.services.margins import margins
+    from tollbridge.services.statements import no_formula
 
     rows = [
         {
-            by: row.name,
+            by: no_formula(row.name) if as_csv else row.name,
             "requests": row.requests,
             "tokens_in": row.prompt,
             "tokens_out": row.output,

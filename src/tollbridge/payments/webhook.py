@@ -64,7 +64,7 @@ def read(header: str, body: bytes, secrets: Sequence[str], *, live: bool, now: i
     check(header, body, secrets, now)
     try:
         event = msgspec.json.decode(body, type=_Event)
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise Forged("it is no event") from error
     if event.object != "event" or not _ID.fullmatch(event.id) or not _ID.fullmatch(event.data.object.id):
         raise Forged("it is no event")

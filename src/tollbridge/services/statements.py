@@ -176,7 +176,8 @@ def statement_csv(made: Statement) -> str:
     rows: list[Sequence[str]] = [("at", "what", "amount_usd", "balance_usd")]
     rows.append((_time(made.period.since), "opening balance", "", format_usd(made.opening)))
     rows += [
-        (_time(line.at), _text(line.what), format_usd(line.amount), format_usd(line.balance)) for line in made.lines
+        (_time(line.at), no_formula(line.what), format_usd(line.amount), format_usd(line.balance))
+        for line in made.lines
     ]
     rows.append((_time(made.period.until), "closing balance", "", format_usd(made.closing)))
     return to_csv(rows)
@@ -261,8 +262,8 @@ async def journal_lines(database: Database, period: Period) -> AsyncIterator[Jou
 def journal_row(line: JournalLine) -> tuple[str, ...]:
     """A line of the journal for CSV, under JOURNAL_HEAD."""
     return (
-        *(line.id, _time(line.at), line.kind, line.email, line.book, format_usd(line.amount)),
-        *(_text(line.reason), _text(line.actor)),
+        *(line.id, _time(line.at), line.kind, no_formula(line.email), line.book, format_usd(line.amount)),
+        *(no_formula(line.reason), no_formula(line.actor)),
     )
 
 
@@ -285,6 +286,6 @@ def _time(at: int) -> str:
     return datetime.fromtimestamp(at // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _text(text: str) -> str:
+def no_formula(text: str) -> str:
     """Free text that no spreadsheet computes."""
     return f"'{text}" if text.startswith(_FORMULA) else text

@@ -10,7 +10,7 @@ from tollbridge.errors import InvalidRequest
 from tollbridge.services import margins
 from tollbridge.services.catalog import complaints
 from tollbridge.services.margins import Margin
-from tollbridge.services.statements import Period, to_csv
+from tollbridge.services.statements import Period, no_formula, to_csv
 from tollbridge.store import oversight
 from tollbridge.web.page import OPERATOR, Page
 from tollbridge.web.status import snapshot
@@ -99,7 +99,7 @@ async def overview_csv(visit: Visit) -> Response:
 def _line(row: Margin) -> tuple[str, ...]:
     counts = (row.requests, row.prompt, row.output)
     sums = (row.charged, row.promo, row.lost, row.cost, row.margin)
-    return (row.name, *map(str, counts), *map(format_usd, sums))
+    return (no_formula(row.name), *map(str, counts), *map(format_usd, sums))
 
 
 def _asked_by(visit: Visit) -> str:

@@ -312,11 +312,17 @@ def test_a_log_in_leads_back_to_where_one_wanted_to_go_and_nowhere_else() -> Non
                     ("/%0d%0aset-cookie: x=1", "/dashboard"),
                     ("javascript:alert(1)", "/dashboard"),
                     ("/%09/evil.example", "/dashboard"),
+                    ("http://[", "/dashboard"),
+                    ("//%E2%84%80.example", "/dashboard"),
+                    ("/[", "/["),
                 ):
                     response = await visitor.raw_post(f"/auth/login?next={wanted}", fields)
                     assert (response.status_code, response.headers["location"]) == (303, led)
                     assert "x" not in response.cookies
                     visitor.client.cookies.delete("sid")
+                for referer, back in (("http://[", "/dashboard"), (f"{site.url}/dashboard/keys", "/dashboard/keys")):
+                    away = await visitor.raw_post("/dashboard/keys", fields, referer=referer)
+                    assert (away.status_code, away.headers["location"]) == (303, f"/auth/login?next={back}")
 
     run(test())
 

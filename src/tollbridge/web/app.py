@@ -129,9 +129,13 @@ class Web:
     def _elsewhere(self, visit: Visit, elsewhere: access.Elsewhere) -> Response:
         request = visit.request
         # What was filled in is not kept: back to the page that it stood on.
-        asked = urlsplit(request.headers.get("referer", "/dashboard"))
+        where = request.headers.get("referer", "/dashboard")
         if request.method in guard.SAFE_METHODS:
-            asked = urlsplit(f"{request.scope['path']}?{request.url.query}")
+            where = f"{request.scope['path']}?{request.url.query}"
+        try:
+            asked = urlsplit(where)
+        except ValueError:
+            asked = urlsplit("/dashboard")
         back = asked.path + (f"?{asked.query}" if asked.query else "")
         return visit.redirect(f"{elsewhere.path}?next={quote(back, safe='/')}")
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 from jinja2 import Environment
@@ -200,9 +199,9 @@ class Visit:
     def next_path(self, default: str = "/dashboard") -> str:
         """Where the visitor wanted to go before they had to log in: a path of ours, or `default`."""
         path = self.query("next")
-        parts = urlsplit(path)
+        # What begins with one slash has neither a scheme nor a host.
         ours = path.startswith("/") and not path.startswith("//") and "\\" not in path and path.isprintable()
-        return path if ours and not parts.scheme and not parts.netloc else default
+        return path if ours else default
 
     # --- cookies --------------------------------------------------------------------------------------------------
 

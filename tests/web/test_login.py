@@ -126,10 +126,15 @@ def test_first_credit_goes_to_a_mailbox_once() -> None:
             for index in range(5):
                 async with Visitor(site, **{"x-forwarded-for": "10.9.9.9"}) as visitor:
                     await visitor.post("/auth/register", {**SIGN_UP, "email": f"u{index}@example.com"})
+            for index in range(5):
+                # One network of IPv6, which is what one customer has.
+                async with Visitor(site, **{"x-forwarded-for": f"2001:db8:1:2:{index}::1"}) as visitor:
+                    await visitor.post("/auth/register", {**SIGN_UP, "email": f"v{index}@example.com"})
             rows = await site.database.fetch(
                 "SELECT email FROM account JOIN balance ON account_id = account.id WHERE promo > 0 ORDER BY account.id"
             )
-            assert [row[0] for row in rows][1:] == ["ada@gmail.com", *(f"u{index}@example.com" for index in range(3))]
+            given = [f"{name}{index}@example.com" for name in "uv" for index in range(3)]
+            assert [row[0] for row in rows][1:] == ["ada@gmail.com", *given]
 
     run(test())
 
@@ -211,12 +216,17 @@ def test_guessing_is_slowed_and_the_owner_gets_in_from_elsewhere() -> None:
     run(test())
 
 
-def test_one_address_cannot_try_many_accounts() -> None:
+@pytest.mark.parametrize("address", ["10.6.6.6", "2001:db8:6:6::{:x}"])
+def test_one_address_cannot_try_many_accounts(address: str) -> None:
     async def test() -> None:
-        async with house(PROXIED) as site, Visitor(site, **{"x-forwarded-for": "10.6.6.6"}) as guesser:
+        async with house(PROXIED) as site, Visitor(site) as guesser:
             token = await guesser.token()
             tries = [
-                guesser.raw_post("/auth/login", {"csrf": token, "email": f"u{index}@example.com", "password": "guess"})
+                guesser.raw_post(
+                    "/auth/login",
+                    {"csrf": token, "email": f"u{index}@example.com", "password": "guess"},
+                    **{"x-forwarded-for": address.format(index)},
+                )
                 for index in range(25)
             ]
             statuses = [(await each).status_code for each in tries]

@@ -29,7 +29,7 @@ async def forgot(desk: Desk, email: str, client: Client) -> None:
     now = await desk.database.now()
     to_them = await throttle.spend(desk.database, "mail-to", address, throttle.MAILS_TO_ADDRESS, now)
     from_here = throttle.is_local(client.address) or await throttle.spend(
-        desk.database, "mail-from", client.address, throttle.MAILS_FROM_ADDRESS, now
+        desk.database, "mail-from", throttle.whose(client.address), throttle.MAILS_FROM_ADDRESS, now
     )
     if to_them and from_here:
         user = await users.by_email(desk.database, address)

@@ -52,7 +52,7 @@ async def register(desk: Desk, form: SignUp, client: Client) -> str | None:
     with desk.passwords.turn():
         now = await desk.database.now()
         if not throttle.is_local(client.address) and not await throttle.spend(
-            desk.database, "sign-up", client.address, throttle.SIGN_UPS, now
+            desk.database, "sign-up", throttle.whose(client.address), throttle.SIGN_UPS, now
         ):
             raise throttle.too_many("Too many sign-ups from your network", throttle.HOUR_MS)
         hashed = await desk.passwords.hash(password)
@@ -192,7 +192,7 @@ async def first_credit(desk: Desk, email: str, client: Client, now: int) -> int:
     counted = [("grant-mailbox", mailbox(email), GRANTS_TO_MAILBOX)]
     counted.append(("grant-domain", email.rpartition("@")[2], GRANTS_TO_DOMAIN))
     if not throttle.is_local(client.address):
-        counted.append(("grant-client", client.address, GRANTS_TO_CLIENT))
+        counted.append(("grant-client", throttle.whose(client.address), GRANTS_TO_CLIENT))
     allowed = [await throttle.spend(desk.database, what, who, limit, now) for what, who, limit in counted]
     return amount if all(allowed) else 0
 

@@ -9,6 +9,7 @@ from ipaddress import ip_address
 
 import msgspec
 
+from tollbridge.core.addresses import customer_of
 from tollbridge.errors import RateLimited
 from tollbridge.store import throttle
 from tollbridge.store.db import Database
@@ -48,8 +49,9 @@ class Door(msgspec.Struct, frozen=True, kw_only=True):
 
     def names(self) -> tuple[str, str, str]:
         """The counters: of this account from here, of this account from anywhere, of everything from here."""
-        pair = f"device/{self.account}" if self.device else f"pair/{self.account}/{self.client}"
-        return _name("login", pair), _name("login", f"account/{self.account}"), _name("login", f"from/{self.client}")
+        client = whose(self.client)
+        pair = f"device/{self.account}" if self.device else f"pair/{self.account}/{client}"
+        return _name("login", pair), _name("login", f"account/{self.account}"), _name("login", f"from/{client}")
 
 
 def delay_s(failures: int) -> int:
@@ -95,6 +97,14 @@ def too_many(what: str, wait_ms: int) -> RateLimited:
     seconds = -(-wait_ms // 1000)
     shown = f"{seconds} seconds" if seconds < 120 else f"{-(-seconds // 60)} minutes"
     return RateLimited(f"{what}. Please try again in {shown}.", headers={"retry-after": str(seconds)})
+
+
+def whose(address: str) -> str:
+    """By what those are counted who come from this network address: of IPv6 everybody has a whole /64."""
+    try:
+        return customer_of(address)
+    except ValueError:
+        return address
 
 
 def is_local(address: str) -> bool:

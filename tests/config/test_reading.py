@@ -226,6 +226,14 @@ MISTAKES = [
         6,
         "above the context_window",
     ),
+    ('[billing]\nsignup_plan = "fre"\n', 2, "billing.signup_plan: there is no plan fre; did you mean free?"),
+    ('[billing]\ncustomer_plans = ["fre"]\n', 2, "billing.customer_plans: there is no plan fre; did you mean free?"),
+    ('[plans.x]\nfrom = "2027-02-01"\nuntil = "2027-01-01"\n', 3, "the plan would never be in effect"),
+    # what would be read otherwise than it was meant, or end the start without a line
+    ('redis_url = "redis://h:6379/one"\n', 1, 'expected "redis://:password@host:6379/0"'),
+    ('redis_url = "redis://h:port/0"\n', 1, 'expected "redis://:password@host:6379/0"'),
+    ('redis_url = "redis://:se/cret@h:6379/0"\n', 1, "of a password are written %2F"),
+    ('redis_url = "redis://me:se#cret@h:6379/0"\n', 1, "of a password are written %2F"),
     # secrets
     ("[providers.deepseek]\napi_key = 'env:NOT_SET'\n", 2, "the environment variable 'NOT_SET' is not set"),
     ("[providers.deepseek]\napi_key = 'file:/does/not/exist'\n", 2, "cannot be read: No such file or directory"),
@@ -243,6 +251,19 @@ def test_a_mistake_names_its_line_and_what_would_be_right(file: Path, text: str,
     assert found.startswith(f"FILE:{line}: "), found
     assert says in found
     assert "\n" not in found
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("redis://h", "redis://h/", "redis://h:6379/15", "rediss://me:p%2Fq@h:6380/0?ssl_cert_reqs=none"),
+        *("redis://[::1]:6379/0", "redis://:p@[fe80::1]"),
+    ],
+)
+def test_addresses_of_redis(file: Path, url: str) -> None:
+    redis = load(file, f'redis_url = "{url}"\n').redis_url
+    assert redis is not None
+    assert redis.reveal() == url
 
 
 def test_a_file_that_cannot_be_read_is_a_mistake(tmp_path: Path) -> None:

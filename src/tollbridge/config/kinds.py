@@ -449,9 +449,19 @@ def _database_url(raw: Any) -> Secret:
 def _redis_url(raw: Any) -> Secret:
     like = 'expected "redis://:password@host:6379/0", or rediss:// with TLS'
     read = _string(raw, like)
-    if read.startswith(("redis://", "rediss://")) and urlsplit(read).hostname:
-        return Secret(read)
-    raise Wrong(like)
+    if not read.startswith(("redis://", "rediss://")):
+        raise Wrong(like)
+    try:
+        parts = urlsplit(read)
+    except ValueError:
+        raise Wrong(like) from None
+    # A password with a / in it ends the host, and its beginning would be taken for a port.
+    if "@" in read.removeprefix(f"{parts.scheme}://{parts.netloc}"):
+        raise Wrong(f"{like}: / ? # and @ of a password are written %2F %3F %23 and %40")
+    host = re.fullmatch(r"(\[[^]]+\]|[^:]+)(:\d{1,5})?", parts.netloc.rpartition("@")[2])
+    if host is None or not re.fullmatch(r"/?|/\d{1,5}", parts.path):
+        raise Wrong(like)
+    return Secret(read)
 
 
 def _export_url(raw: Any) -> Secret:

@@ -116,7 +116,7 @@ class _Reader:
         self._check_rotation(settings)
         self._check_urls(settings)
         self._check_models(settings)
-        self._check_signup(settings)
+        self._check_plans(settings)
         self._check_stripe(settings)
         self._check_mail(settings)
         self._check_workers(settings)
@@ -466,12 +466,17 @@ class _Reader:
         if parts.scheme == "http" and not kinds.is_loopback(parts.hostname or ""):
             raise self._mistake(("stripe", "base_url"), "https:// is needed here: your key could be read on its way")
 
-    def _check_signup(self, settings: Settings) -> None:
-        plan = settings.billing.signup_plan
-        if plan not in settings.plans:
-            raise self._mistake(
-                ("billing", "signup_plan"), f"there is no plan {plan}; {kinds.nearest(plan, list(settings.plans))}"
-            )
+    def _check_plans(self, settings: Settings) -> None:
+        """A plan that is named and is not there would be offered to nobody, or leave its accounts without limits."""
+        billing = settings.billing
+        for setting, names in (("signup_plan", (billing.signup_plan,)), ("customer_plans", billing.customer_plans)):
+            for name in names:
+                if name not in settings.plans:
+                    hint = kinds.nearest(name, list(settings.plans))
+                    raise self._mistake(("billing", setting), f"there is no plan {name}; {hint}")
+        for name, plan in settings.plans.items():
+            if plan.since >= plan.until:
+                raise self._mistake(("plans", name, "until"), "it is not after from: the plan would never be in effect")
 
     def _check_models(self, settings: Settings) -> None:
         seen: set[str] = set()

@@ -4,9 +4,11 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 from tests.gateway.process import until
 
-from tollbridge.jobs import Jobs
+from tollbridge.errors import TollbridgeError
+from tollbridge.jobs import Job, Jobs
 from tollbridge.store import meta, schema
 from tollbridge.store.db import Database, open_database
 
@@ -85,3 +87,60 @@ def test_a_job_of_many_processes_is_done_once_a_turn_by_whoever_is_there(postgre
         assert len(done) <= took / 0.5 + 1
 
     asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def without_a_database(*more: Job) -> Jobs:
+    """Jobs of which all but `more` do nothing."""
+
+    async def nothing(*_: object) -> None:
+        return
+
+    process: Any = SimpleNamespace(beat=nothing, sweep=nothing)
+    return Jobs(
+        cast("Any", SimpleNamespace(dialect="sqlite")),
+        process,
+        cast("Any", None),
+        url="",
+        on_change=lambda: None,
+        on_fatal=lambda _: None,
+        more=more,
+    )
+
+
+def test_a_failure_that_goes_on_is_told_once_and_again_after_it_was_over(caplog: pytest.LogCaptureFixture) -> None:
+    turns: list[str] = []
+
+    async def job() -> None:
+        turns.append("")
+        if 10 <= len(turns) < 20:
+            return
+        raise TollbridgeError("away" if len(turns) < 25 else "refused")
+
+    async def main() -> None:
+        repeated = asyncio.create_task(without_a_database()._repeat("mine", 0.001, job))
+        await until(lambda: len(turns) >= 30)
+        repeated.cancel()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    assert [each.message for each in caplog.records] == ["mine: away", "mine: away", "mine: refused"]
+
+
+def test_the_proof_goes_on_after_whatever_broke_it_off(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    proofs: list[str] = []
+
+    async def audit(url: str) -> list[str]:
+        proofs.append(url)
+        raise OSError("no process could be started")
+
+    monkeypatch.setattr("tollbridge.jobs.audit", audit)
+    monkeypatch.setattr("tollbridge.jobs.AUDIT_S", 0.001)
+
+    async def main() -> None:
+        proving = asyncio.create_task(without_a_database()._audit())
+        await until(lambda: len(proofs) >= 2)
+        proving.cancel()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    assert caplog.records[0].message == "audit failed"

@@ -7,6 +7,7 @@ sweeps what the dead left.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from tollbridge.config import UsageSettings
@@ -33,6 +34,8 @@ PLANS_S = 600.0
 SEAL_S = 3_600.0
 AUDIT_S = 3_600.0
 FORGET_S = 3_600.0
+# A failure that goes on is told no more often than this: the poll's would be two lines a second of an outage.
+REPEAT_S = 60.0
 
 # What it is called, how many seconds lie between two turns, and what is done.
 Job = tuple[str, float, Callable[[], Awaitable[object]]]
@@ -117,15 +120,19 @@ class Jobs:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _repeat(self, name: str, seconds: float, job: Callable[[], Awaitable[object]]) -> None:
+        told, told_at = "", 0.0
         while True:
             try:
                 await job()
+                told = ""
             except Fenced as error:
                 log.critical("%s", error)
                 self._on_fatal(error)
                 return
             except TollbridgeError as error:
-                log.warning("%s: %s", name, error)
+                if str(error) != told or time.monotonic() - told_at >= REPEAT_S:
+                    log.warning("%s: %s", name, error)
+                    told, told_at = str(error), time.monotonic()
             except Exception:
                 log.exception("%s failed", name)
             await asyncio.sleep(seconds)
@@ -151,6 +158,8 @@ class Jobs:
                 await prove()
             except TollbridgeError as error:
                 log.warning("audit: %s", error)
+            except Exception:
+                log.exception("audit failed")
 
     async def prove(self) -> None:
         """Prove the books: every hour. What is wrong is for people: nothing is mended, and nothing is hidden."""

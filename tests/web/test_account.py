@@ -347,6 +347,32 @@ def test_a_second_factor_is_asked_for_and_each_code_is_good_once() -> None:
     run(test())
 
 
+def test_what_is_done_with_a_second_factor_is_noted_and_nobody_logs_in_by_one_of_two() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            secret = secret_of(await ada.get(f"{SETTINGS}/two-factor"))
+            [(before,)] = await site.database.fetch("SELECT MAX(id) FROM activity")
+            step = await site.database.now() // 1000 // totp.STEP_S
+            await ada.post(f"{SETTINGS}/two-factor", {"code": totp.code(secret, step - 1)})
+            async with Visitor(site) as visitor:
+                await visitor.log_in("ada@example.com")
+                await visitor.get("/auth/second")
+                await visitor.post("/auth/second", {"code": "123456"})
+                await visitor.post("/auth/second", {"code": totp.code(secret, step)})
+            assert (await ada.post(f"{SETTINGS}/two-factor/off")).status_code == 303
+            noted = await site.database.fetch(
+                "SELECT action, actor, address FROM activity WHERE id > $1 ORDER BY id", before
+            )
+            actions = ["two_factor.on", "login.half", "login", "two_factor.off"]
+            assert noted == [(each, "ada@example.com", "127.0.0.1") for each in actions]
+            page = shown(await ada.get("/dashboard/activity"))
+            assert "turned the second factor off" in page
+            assert "began to log in, and was asked for the second factor" in page
+
+    run(test())
+
+
 def test_a_link_that_is_no_longer_good_says_so_and_leads_to_a_new_one() -> None:
     async def test() -> None:
         async with house() as site, Visitor(site) as visitor:

@@ -56,6 +56,11 @@ def test_a_passkey_is_added_lets_in_as_two_factors_and_is_removed() -> None:
             page.on("dialog", lambda dialog: dialog.accept())
             await page.click("button:has-text('Remove')")
             await page.wait_for_selector("text=That passkey is removed")
+            noted = await site.database.fetch("SELECT action FROM activity ORDER BY id")
+            assert [action for (action,) in noted if action.startswith("passkey")] == [
+                "passkey.added",
+                "passkey.removed",
+            ]
             await context.clear_cookies()
             await page.goto(f"{here}/auth/login")
             await page.click("text=Log in with a passkey")

@@ -2,14 +2,13 @@
 
 from tollbridge.core.roles import Role
 from tollbridge.errors import InvalidRequest
-from tollbridge.services import accounts, letters, passwords, register, sessions, throttle
+from tollbridge.services import accounts, deeds, letters, passwords, register, sessions, throttle
 from tollbridge.services.desk import Desk
 from tollbridge.services.mail import Mail
 from tollbridge.services.sessions import Client, Presence
 from tollbridge.store import accounts as account_rows
-from tollbridge.store import activity, mail, members, users
+from tollbridge.store import mail, members, users
 from tollbridge.store import sessions as session_rows
-from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Duplicate, Transaction, run
 from tollbridge.store.users import User
 
@@ -77,7 +76,7 @@ async def reset(desk: Desk, token: str, password: str, client: Client) -> None:
         await mail.void_tokens(transaction, user.id)
         # Whoever has the link has the mailbox.
         await register.admit(desk, transaction, user, 0, now)
-        await _note(transaction, user, "password.reset", client, now)
+        await deeds.note_of_user(transaction, user, "password.reset", client, now)
         return True
 
     if not await run(desk.database, use_case):
@@ -95,7 +94,7 @@ async def change_password(desk: Desk, presence: Presence, password: str, client:
         await users.set_password(transaction, user.id, hashed)
         await session_rows.end_all(transaction, user.id, but=presence.session.id)
         await mail.void_tokens(transaction, user.id)
-        await _note(transaction, user, "password.changed", client, now)
+        await deeds.note_of_user(transaction, user, "password.changed", client, now)
         await desk.post.put(transaction, letter, now)
 
     await run(desk.database, use_case)
@@ -143,7 +142,7 @@ async def confirm_email(desk: Desk, token: str, client: Client) -> None:
         own = await account_rows.by_email(transaction, user.email)
         if own is not None and await members.role_of(transaction, own.id, user.id) is Role.OWNER:
             await account_rows.set_email(transaction, own.id, found[1])
-        await _note(transaction, user, "email.changed", client, now)
+        await deeds.note_of_user(transaction, user, "email.changed", client, now)
         letter = letters.changed(desk, user.email, "e-mail address")
         await desk.post.put(transaction, letter, now)
         return letter
@@ -160,9 +159,3 @@ async def confirm_email(desk: Desk, token: str, client: Client) -> None:
 async def _put(desk: Desk, letter: Mail, now: int) -> None:
     await run(desk.database, lambda transaction: desk.post.put(transaction, letter, now))
     desk.post.hurry(letter)
-
-
-async def _note(transaction: Transaction, user: User, action: str, client: Client, now: int) -> None:
-    for each in await members.of_user(transaction, user.id):
-        deed = NewDeed(account_id=each.account_id, actor=user.email, action=action, address=client.address)
-        await activity.add(transaction, deed, now)

@@ -1,9 +1,12 @@
 """What somebody did in an account, noted where its members read it."""
 
 from tollbridge.services.key_management import Actor
-from tollbridge.store import activity
+from tollbridge.services.sessions import Client
+from tollbridge.store import activity, members
 from tollbridge.store.accounts import Account
-from tollbridge.store.db import Database, run
+from tollbridge.store.activity import NewDeed
+from tollbridge.store.db import Database, Transaction, run
+from tollbridge.store.users import User
 
 
 async def note(database: Database, account: Account, actor: Actor, action: str, detail: str = "") -> None:
@@ -11,3 +14,10 @@ async def note(database: Database, account: Account, actor: Actor, action: str, 
     now = await database.now()
     deed = actor.deed(account.id, action, detail)
     await run(database, lambda transaction: activity.add(transaction, deed, now))
+
+
+async def note_of_user(transaction: Transaction, user: User, action: str, client: Client, now: int) -> None:
+    """Write down in all accounts of `user` what they did with their log-in (`password.changed`), as it is done."""
+    for each in await members.of_user(transaction, user.id):
+        deed = NewDeed(account_id=each.account_id, actor=user.email, action=action, address=client.address)
+        await activity.add(transaction, deed, now)

@@ -6,13 +6,12 @@ import msgspec
 
 from tollbridge.core import totp
 from tollbridge.errors import InvalidRequest
-from tollbridge.services import accounts, register, sessions, throttle
+from tollbridge.services import accounts, deeds, register, sessions, throttle
 from tollbridge.services.desk import Desk
 from tollbridge.services.mail import verification_required
 from tollbridge.services.sessions import Client, Presence
 from tollbridge.services.throttle import Door
-from tollbridge.store import activity, members, users
-from tollbridge.store.activity import NewDeed
+from tollbridge.store import members, users
 from tollbridge.store.db import Transaction, run
 from tollbridge.store.users import User
 
@@ -61,16 +60,16 @@ async def enter(desk: Desk, user: User, client: Client, *, factors: int = 1) -> 
         await register.send_link(desk, user)
         return Entered()
     now = await desk.database.now()
+    half = user.totp_since is not None and factors < 2
 
     async def use_case(transaction: Transaction) -> str:
         token = await sessions.begin(transaction, user, client, factors, now)
-        for each in await members.of_user(transaction, user.id):
-            deed = NewDeed(account_id=each.account_id, actor=user.email, action="login", address=client.address)
-            await activity.add(transaction, deed, now)
+        # Whoever has one factor of two is not in, and the owner should see that somebody has it.
+        await deeds.note_of_user(transaction, user, "login.half" if half else "login", client, now)
         return token
 
     token = await run(desk.database, use_case)
-    return Entered(token, device_mark(desk, user), half=user.totp_since is not None and factors < 2)
+    return Entered(token, device_mark(desk, user), half=half)
 
 
 async def prove(desk: Desk, presence: Presence, code: str, client: Client) -> str:
@@ -85,6 +84,7 @@ async def prove(desk: Desk, presence: Presence, code: str, client: Client) -> st
         await throttle.failed(desk.database, door, now)
         raise InvalidRequest("This code is wrong or has been used. Wait for the next one.", param="code")
     await throttle.opened(desk.database, door)
+    await run(desk.database, lambda transaction: deeds.note_of_user(transaction, user, "login", client, now))
     return await sessions.renew(desk.database, presence, client, factors=2)
 
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from tollbridge.errors import ConfigError, InvalidRequest, NotFound
-from tollbridge.services import login, sessions, throttle
+from tollbridge.services import deeds, login, sessions, throttle
 from tollbridge.services.desk import Desk
 from tollbridge.services.login import Entered
 from tollbridge.services.sessions import Client, Presence
@@ -75,7 +75,7 @@ async def ask_new(desk: Desk, presence: Presence) -> Asked:
     return Asked(webauthn.options_to_json(options).encode(), _seal(desk, challenge))
 
 
-async def add(desk: Desk, presence: Presence, sealed: str, credential: Any, label: str) -> None:
+async def add(desk: Desk, presence: Presence, sealed: str, credential: Any, label: str, client: Client) -> None:
     """Take a new passkey; raises `InvalidRequest`."""
     webauthn = await _library()
     challenge = await _spend(desk, sealed, presence.user.id)
@@ -98,6 +98,7 @@ async def add(desk: Desk, presence: Presence, sealed: str, credential: Any, labe
 
     async def use_case(transaction: Transaction) -> None:
         await passkeys.add(transaction, presence.user.id, row, text, now)
+        await deeds.note_of_user(transaction, presence.user, "passkey.added", client, now)
 
     try:
         await run(desk.database, use_case)
@@ -105,13 +106,18 @@ async def add(desk: Desk, presence: Presence, sealed: str, credential: Any, labe
         raise InvalidRequest("This passkey is known already.") from None
 
 
-async def remove(desk: Desk, presence: Presence, passkey: str) -> None:
+async def remove(desk: Desk, presence: Presence, passkey: str, client: Client) -> None:
     """Raises `NotFound`."""
     known = passkey.isascii() and passkey.isdigit() and len(passkey) < 19
-    user_id = presence.user.id
-    if not known or not await run(
-        desk.database, lambda transaction: passkeys.remove(transaction, user_id, int(passkey))
-    ):
+    now = await desk.database.now()
+
+    async def use_case(transaction: Transaction) -> bool:
+        removed = await passkeys.remove(transaction, presence.user.id, int(passkey))
+        if removed:
+            await deeds.note_of_user(transaction, presence.user, "passkey.removed", client, now)
+        return removed
+
+    if not known or not await run(desk.database, use_case):
         raise NotFound("There is no such passkey.")
 
 

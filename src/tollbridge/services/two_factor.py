@@ -6,7 +6,7 @@ import msgspec
 
 from tollbridge.core import totp
 from tollbridge.errors import InvalidRequest
-from tollbridge.services import sessions
+from tollbridge.services import deeds, sessions
 from tollbridge.services.desk import Desk
 from tollbridge.services.sessions import Client, Presence
 from tollbridge.store import users
@@ -61,6 +61,7 @@ async def begin(desk: Desk, presence: Presence, code: str, client: Client) -> tu
         await users.take_step(transaction, user.id, used)
         await users.begin_totp(transaction, user.id, now)
         await users.replace_recovery_codes(transaction, user.id, [sessions.digest(each) for each in codes])
+        await deeds.note_of_user(transaction, user, "two_factor.on", client, now)
 
     await run(desk.database, use_case)
     token = await sessions.renew(desk.database, presence, client, factors=2)
@@ -71,7 +72,13 @@ async def end(desk: Desk, presence: Presence, client: Client) -> str:
     """Log in by password alone from now on; the token of the session that goes on. Operators cannot."""
     if presence.user.operator:
         raise InvalidRequest("Operators keep their second factor.")
-    await run(desk.database, lambda transaction: users.end_totp(transaction, presence.user.id))
+    now = await desk.database.now()
+
+    async def use_case(transaction: Transaction) -> None:
+        await users.end_totp(transaction, presence.user.id)
+        await deeds.note_of_user(transaction, presence.user, "two_factor.off", client, now)
+
+    await run(desk.database, use_case)
     return await sessions.renew(desk.database, presence, client, factors=1)
 
 

@@ -24,13 +24,14 @@ async def add(visit: Visit) -> Response:
     body = await _body(visit)
     assert visit.presence is not None
     label = str(body.get("label", ""))
-    await passkeys.add(visit.shared.desk, visit.presence, visit.cookie(COOKIE), body.get("credential"), label)
+    credential = body.get("credential")
+    await passkeys.add(visit.shared.desk, visit.presence, visit.cookie(COOKIE), credential, label, visit.client)
     return _go(visit, "/dashboard/settings?saved=passkey")
 
 
 async def remove(visit: Visit) -> Response:
     assert visit.presence is not None
-    await passkeys.remove(visit.shared.desk, visit.presence, visit.path("passkey"))
+    await passkeys.remove(visit.shared.desk, visit.presence, visit.path("passkey"), visit.client)
     return visit.redirect("/dashboard/settings?saved=passkey-removed")
 
 

@@ -11,7 +11,7 @@ from tests.web.town import operator, secret_of
 from tests.web.visitors import PASSWORD, Visitor, house, letters, link_to, registered, shown
 
 from tollbridge.core import totp
-from tollbridge.services import credentials, operators
+from tollbridge.services import accounts, credentials, operators
 from tollbridge.store import users
 from tollbridge.web import render
 
@@ -546,5 +546,31 @@ def test_who_leaves_takes_their_data_along_and_is_forgotten_but_for_the_books() 
                 assert "ada@example.com" not in text, table
             assert len(await site.usage()) == 1
             assert (await registered(site, "ada@example.com")) is not None
+
+    run(test())
+
+
+def test_what_others_did_to_an_account_is_still_theirs_when_it_is_closed() -> None:
+    """An operator's grant is not the customer's doing afterwards, and the closing itself is noted."""
+
+    async def test() -> None:
+        async with house() as site:
+            boss, ada = await operator(site), await registered(site, "ada@example.com")
+            account = await accounts.get(site.database, "ada@example.com")
+            grant = {"amount": "1", "reason": "for Ada", "once": "x"}
+            assert (await boss.post(f"/admin/accounts/{account.public_id}/grant", grant)).status_code == 303
+            await accounts.set_frozen(site.database, "ada@example.com", True, actor="cli/root")
+            assert (await ada.post(f"{SETTINGS}/close", {"typed": "ada@example.com"})).status_code == 303
+            closed = f"{account.public_id}@closed.invalid"
+            noted = await site.database.fetch(
+                "SELECT action, actor, detail FROM activity WHERE account_id = $1 ORDER BY id", account.id
+            )
+            assert noted[-3:] == [
+                ("credit.granted", "boss@example.com", ""),
+                ("account.frozen", "cli/root", ""),
+                ("account.closed", closed, ""),
+            ]
+            assert {actor for _, actor, _ in noted} == {closed, "boss@example.com", "cli/root"}
+            assert "closed the account" in shown(await boss.get("/admin/activity"))
 
     run(test())

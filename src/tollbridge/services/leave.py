@@ -11,6 +11,7 @@ from tollbridge.services.desk import Desk
 from tollbridge.services.sessions import Presence
 from tollbridge.services.statement import statement
 from tollbridge.store import activity, keys, leaving, members, sessions, subscriptions, users
+from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Transaction, run
 
 _ALL = (1 << 62) - 1
@@ -67,6 +68,7 @@ async def close(desk: Desk, presence: Presence, typed: str) -> None:
 
     async def use_case(transaction: Transaction) -> None:
         await leaving.close_account(transaction, account.id, pseudonym, now)
+        await activity.add(transaction, NewDeed(account_id=account.id, actor=pseudonym, action="account.closed"), now)
         if not await members.of_user(transaction, user.id) and not user.operator:
             await activity.rename(transaction, user.email, "somebody who left")
             await leaving.forget_letters(transaction, user.email)

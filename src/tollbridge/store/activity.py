@@ -73,9 +73,15 @@ async def rename(transaction: Transaction, actor: str, pseudonym: str) -> None:
 
 
 async def forget(transaction: Transaction, account_id: int, pseudonym: str) -> None:
-    """An account is closed: that something was done, and when, stays."""
+    """An account is closed: that something was done, and when, stays.
+
+    Who did it stays where that was an operator, a command or a job: the account did not refund itself.
+    """
     await transaction.execute(
-        "UPDATE activity SET actor = $2, detail = '', address = '', salt = NULL WHERE account_id = $1",
+        "UPDATE activity SET detail = '', address = '', salt = NULL, "
+        "actor = CASE WHEN (actor LIKE 'cli/%' AND actor NOT LIKE '%@%') "
+        "OR actor IN ('payments', 'plan', 'sign-up', 'first start') "
+        'OR actor IN (SELECT email FROM "user" WHERE operator) THEN actor ELSE $2 END WHERE account_id = $1',
         *(account_id, pseudonym),
     )
 

@@ -3,6 +3,7 @@
 WORDS = {
     "account.opened": "opened the account",
     "account.claimed": "took over the account",
+    "account.closed": "closed the account",
     "account.frozen": "froze the account",
     "account.unfrozen": "unfroze the account",
     "login": "logged in",

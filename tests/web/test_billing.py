@@ -110,6 +110,8 @@ def test_the_same_form_sent_twice_is_one_order() -> None:
             refused = await ada.post(f"{BILLING}/checkout", {"pack": "50000000000", "method": "demo", "once": "1"})
             assert refused.status_code == 422
             assert "sent before with other values" in shown(refused)
+            noted = await site.database.fetch("SELECT 1 FROM activity WHERE action = 'payment.ordered'")
+            assert len(noted) == 1
 
     run(test())
 

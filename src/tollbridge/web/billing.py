@@ -90,7 +90,8 @@ async def checkout(visit: Visit) -> Response:
     except InvalidRequest as error:
         return await _credit(visit, error, "checkout")
     what = f"{money.format_usd(amount)} USD by {METHODS[begun.payment.method].lower()}"
-    await deeds.note(visit.shared.database, visit.account, visit.actor, "payment.ordered", what)
+    if not begun.repeated:
+        await deeds.note(visit.shared.database, visit.account, visit.actor, "payment.ordered", what)
     return visit.redirect(begun.url)
 
 

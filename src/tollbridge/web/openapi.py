@@ -209,7 +209,7 @@ OPERATIONS = (
         path="/ready",
         group="Health",
         summary="Readiness",
-        text="It takes requests: 200; or 503 while it starts or stops, or its ledger is away.",
+        text="It takes requests: 200; or 503 while it starts or stops, is too busy, or cannot trust its books.",
         answer="Health",
         public=True,
     ),

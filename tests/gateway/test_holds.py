@@ -272,7 +272,7 @@ def test_stream_whose_hold_cannot_grow_ends_with_length_and_says_why() -> None:
 @pytest.mark.parametrize("wants_usage", [None, True, False])
 def test_stream_of_a_provider_that_ignores_its_limit_ends_with_length_and_says_why(wants_usage: bool | None) -> None:
     async def test() -> None:
-        asked = {} if wants_usage is None else {"stream_options": {"include_usage": wants_usage}}
+        asked: Json = {} if wants_usage is None else {"stream_options": {"include_usage": wants_usage}}
         async with Site(long_stream(400, 0.001)) as site:
             reply = await site.post("/v1/chat/completions", chat(stream=True, max_tokens=20, **asked))
             assert reply.events[-1] == "[DONE]"

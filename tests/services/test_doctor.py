@@ -48,7 +48,11 @@ def test_a_database_that_cannot_be_reached_is_found(tmp_path: Path) -> None:
 
 
 def test_a_server_of_limits_that_is_away_is_found(tmp_path: Path, valkey_url: str) -> None:
-    for url, well in (("redis://:canary@127.0.0.1:1/0", False), (valkey_url, True)):
+    for url, well in (
+        ("redis://:canary@127.0.0.1:1/0", False),
+        ("redis://127.0.0.1:1/0?no_such=1", False),
+        (valkey_url, True),
+    ):
         options = (("data_dir", str(tmp_path)), ("redis_url", url))
         finding = found(read(Source(None, options), {}))["limits"]
         assert finding.ok is well, finding

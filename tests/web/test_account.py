@@ -505,7 +505,8 @@ def test_of_two_owners_who_depose_each_other_one_stays(deed: str, postgres_url: 
                 ada, bob = [await registered(site, email) for email in emails]
                 await ada.post("/dashboard/members", {"email": emails[1], "role": "owner"})
                 await bob.post("/auth/invitation", {"token": await token_to(site, emails[1])})
-                names = dict(await site.database.fetch('SELECT email, public_id FROM "user"'))
+                rows = await site.database.fetch('SELECT email, public_id FROM "user"')
+                names = {str(email): str(public_id) for email, public_id in rows}
                 await asyncio.gather(
                     ada.post(f"/dashboard/members/{names[emails[1]]}/{deed}", {"role": "viewer"}),
                     bob.post(f"/dashboard/members/{names[emails[0]]}/{deed}", {"role": "viewer"}),

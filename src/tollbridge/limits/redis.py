@@ -327,7 +327,8 @@ async def trouble(url: str, within: float) -> str:
     client = Redis.from_url(url, socket_connect_timeout=within, socket_timeout=within)
     try:
         await client.ping()
-    except (RedisError, OSError) as error:
+    # TypeError: the URL has an option that there is not.
+    except (RedisError, OSError, TypeError) as error:
         return type(error).__name__
     finally:
         await client.aclose()

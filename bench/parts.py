@@ -98,17 +98,17 @@ def _run_child(name: str, setting: Setting, on: Bench) -> float:
 
 
 def _server(setting: Setting) -> float:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
+    class App:
+        async def __call__(self, _scope: Any, receive: Any, send: Any) -> None:
             for event in ("startup", "shutdown"):
                 await receive()
                 await send({"type": f"lifespan.{event}.complete"})
-            return
-        downstream: Downstream = scope["extensions"]["tollbridge"]
-        await downstream.read_body()
-        downstream.respond(200, ANSWER_HEADERS, ANSWER)
 
-    server = Server(app, listen("127.0.0.1", 0))
+        async def answer(self, downstream: Downstream) -> None:
+            await downstream.read_body()
+            downstream.respond(200, ANSWER_HEADERS, ANSWER)
+
+    server = Server(App(), listen("127.0.0.1", 0))
     thread = threading.Thread(target=server.run)
     thread.start()
     target = native.Target(server.port, CHAT, ("authorization: Bearer tb_live_0123456789",))

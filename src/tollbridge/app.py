@@ -6,7 +6,7 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from tollbridge.core import catalog as catalogs
 from tollbridge.core import keys, money
 from tollbridge.core.catalog import Catalog
 from tollbridge.edge import demo, webhooks
+from tollbridge.edge.downstream import Downstream
 from tollbridge.edge.inference import ENDPOINTS, MOST_LAG_S, PROBES, Inference, Vital
 from tollbridge.edge.listening import handed_over, listen
 from tollbridge.edge.lookups import Lookups
@@ -131,14 +132,19 @@ class Gateway:
             self._traffic, self._observe, self._metrics_token, public=settings.public_url is not None
         )
 
+    def answer(self, downstream: Downstream) -> Coroutine[Any, Any, None] | None:
+        """What answers a request of the API; None: it is for `__call__`."""
+        path: str = downstream.scope["path"]
+        if path in ENDPOINTS or _is_inference(path):
+            assert self._line is not None
+            return self._line.edge.answer(downstream)
+        return None
+
     def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
-        """Whose request it is. No coroutine of its own: each wake-up of a call would pass through it."""
+        """The pages, and what is no request."""
         if scope["type"] == "lifespan":
             return self._lifespan(receive, send)
         path: str = scope["path"]
-        if path in ENDPOINTS or _is_inference(path):
-            assert self._line is not None
-            return self._line.edge(scope, receive, send)
         if path == webhooks.PATH:
             return self._webhooks(scope, receive, send)
         if path == metrics.PATH:

@@ -4,7 +4,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from tollbridge.edge.downstream import Downstream
 from tollbridge.edge.server import Server, ServerLimits, listen
 
-Handler = Callable[[Downstream, Any], Awaitable[None]]
+Handler = Callable[[Downstream, Any], Coroutine[Any, Any, None]]
 
 HEADERS = [(b"content-type", b"text/plain")]
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -23,7 +23,7 @@ def post(body: bytes, path: str = "/", headers: str = "") -> bytes:
 
 
 class Asgi:
-    """An application whose HTTP side is `handler(downstream, scope)`, or any ASGI callable."""
+    """An application that answers by `handler(downstream, scope)`, or by any ASGI callable."""
 
     def __init__(self, handler: Handler | None = None, plain: Callable[..., Awaitable[None]] | None = None) -> None:
         self.handler = handler
@@ -40,8 +40,10 @@ class Asgi:
         elif self.plain is not None:
             await self.plain(scope, receive, send)
         else:
-            assert self.handler is not None
-            await self.handler(scope["extensions"]["tollbridge"], scope)
+            raise AssertionError("`answer` answers")
+
+    def answer(self, downstream: Downstream) -> Coroutine[Any, Any, None] | None:
+        return self.handler(downstream, downstream.scope) if self.handler is not None else None
 
 
 async def echo(downstream: Downstream, scope: Any) -> None:

@@ -153,7 +153,7 @@ def test_other_heads_are_always_the_parsers(server: Server, head: bytes) -> None
 
 
 def known(head: bytes) -> KnownHead | None:
-    scope = {"headers": [(b"host", b"a"), (b"content-length", b"3")], "state": {}, "extensions": {}}
+    scope = {"headers": [(b"host", b"a"), (b"content-length", b"3")]}
     return learn(head, scope, max_body=300)
 
 

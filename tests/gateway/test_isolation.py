@@ -4,8 +4,10 @@ import asyncio
 import json
 import random
 import re
+from typing import Any
 
 import pytest
+from tests.edge.raw import post
 from tests.gateway.site import Site, always, chat, chunk, completion, run, says, streams, usage_chunk
 from tests.upstream.bad_server import Peer, Request
 
@@ -76,3 +78,29 @@ def test_interleaved_callers_never_see_each_others_bytes() -> None:
 @pytest.mark.parametrize("seed", range(10))
 def test_many_interleaved_callers_never_see_each_others_bytes(seed: int) -> None:
     run(interleave(1_000, 100 + seed))
+
+
+def test_what_a_page_asks_for_is_not_taken_from_the_head_of_its_visitor() -> None:
+    """The browser's head repeats; with whose key its page calls may have changed meanwhile."""
+
+    async def test() -> None:
+        async with Site(always(says(completion()))) as site:
+            keys = [await site.make_key() for _ in range(3)]
+            wanted = iter(keys)
+
+            async def page(scope: Any, receive: Any, send: Any) -> None:
+                headers = [
+                    (b"content-type", b"application/json"),
+                    (b"authorization", b"Bearer " + next(wanted).encode()),
+                ]
+                await site.gateway._call_edge({**scope, "path": PATH, "headers": headers}, receive, send)
+
+            site.gateway._web = page  # type: ignore[assignment]
+            call, request = await site._connect(), post(json.dumps(chat()).encode(), "/page")
+            for _ in keys:
+                call.writer.write(request)
+                assert (await call.rest()).status == 200
+            call.close()
+            assert len({row["key_id"] for row in await site.settled(len(keys))}) == len(keys)
+
+    run(test())

@@ -221,19 +221,19 @@ class Node:
         if self._stop is not None:
             self._stop.set()
 
-    def call(self, downstream: Any, scope: dict[str, Any]) -> "asyncio.Task[None]":
+    def call(self, downstream: Any) -> "asyncio.Task[None]":
         """A request that has come in."""
         assert self.gateway is not None
         assert self._context is not None
-        return self.world.loop.create_task(self._serve(downstream, scope), context=self._context.copy())
+        return self.world.loop.create_task(self._serve(downstream), context=self._context.copy())
 
-    async def _serve(self, downstream: Any, scope: dict[str, Any]) -> None:
+    async def _serve(self, downstream: Any) -> None:
         assert self.gateway is not None
         line = self.gateway._line
         assert line is not None
         self.running += 1
         try:
-            await line.edge({**scope, "extensions": {"tollbridge": downstream}}, None, None)
+            await line.edge.answer(downstream)
         finally:
             self.running -= 1
 

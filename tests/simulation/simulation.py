@@ -60,8 +60,9 @@ class Client:
     paused = False
     known = None
 
-    def __init__(self, name: str, body: bytes) -> None:
+    def __init__(self, name: str, scope: dict[str, Any], body: bytes) -> None:
         self.name = name
+        self.scope = scope
         self.body = body
         self.disconnected = False
         self.response_started = False
@@ -299,8 +300,6 @@ class Simulation:
             body["stream"] = True
         if most is not None:
             body["max_tokens"] = most
-        client = Client(name, json.dumps(body).encode())
-        self._calls.append(client)
         headers = [
             (b"authorization", b"Bearer " + self._customers[who].key.encode()),
             (b"content-type", b"application/json"),
@@ -308,7 +307,9 @@ class Simulation:
         if name:
             headers.append((b"idempotency-key", name.encode()))
         scope = {"method": "POST", "path": "/v1/chat/completions", "headers": headers, "query_string": b""}
-        node.call(client, scope)  # what it raises comes to `_unexpected`
+        client = Client(name, scope, json.dumps(body).encode())
+        self._calls.append(client)
+        node.call(client)  # what it raises comes to `_unexpected`
         if leaves_after is not None:
             # The connection's, which is the process's.
             self.loop.call_later(leaves_after, self._leave, node, client, node.life)

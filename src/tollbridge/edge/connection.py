@@ -16,7 +16,8 @@ import asyncio
 import logging
 import math
 import urllib.parse
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias
 
 import httptools
 import msgspec
@@ -39,6 +40,10 @@ _KNOWN_LENGTH = 128
 _FRAMING_BYTES = 64 * 1024  # that a chunked body may spend on top of twice its size
 _SPARE = 64  # connections above a cap that still get their 503; the next ones are cut
 _LOGGER = logging.getLogger("tollbridge.edge")
+
+
+# What answers a request without ASGI; None: nothing does.
+Answer: TypeAlias = Callable[[Downstream], Coroutine[Any, Any, None] | None]
 
 
 class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +122,10 @@ class Shared:
         return customer_of(address)
 
 
+def _by_asgi(_downstream: Downstream) -> None:
+    """What an application of ASGI alone says to each request."""
+
+
 class Connection(HttpToolsProtocol):
     """uvicorn's `HttpToolsProtocol`, made by its server for each accepted socket."""
 
@@ -134,6 +143,7 @@ class Connection(HttpToolsProtocol):
         self.shared = shared
         self.peer = ""
         self.deadline = math.inf
+        self._answer: Answer = getattr(self.app, "answer", _by_asgi)
         self._counted = ""
         self._phase = _IDLE
         self._deaf = False
@@ -189,7 +199,7 @@ class Connection(HttpToolsProtocol):
         if known is not None and self._phase == _IDLE and self._active is None:
             begin, length = known.match(data)
             if length:
-                cycle = self._cycle_of(known.scope.copy(), not self.shared.draining, known)
+                cycle = self.cycle = Downstream(self, known.scope, not self.shared.draining, known)
                 if begin + length == len(data):
                     cycle.body, cycle.more_body = data[begin:], False
                     self.deadline = math.inf
@@ -245,7 +255,7 @@ class Connection(HttpToolsProtocol):
         cycle = self.cycle
         plain = cycle.keep_alive and not cycle.waiting_for_100_continue and self._content_length > 0
         plain = plain and cycle.scope["http_version"] == "1.1"
-        self._known = learn(data, dict(cycle.scope), self.shared.limits.max_body) if plain else None
+        self._known = learn(data, cycle.scope, self.shared.limits.max_body) if plain else None
 
     def _feed(self, data: bytes) -> bool:
         """Parses. Whether what follows can be parsed too."""
@@ -343,17 +353,9 @@ class Connection(HttpToolsProtocol):
             "headers": self.headers,
         }
         keep_alive = version == "1.1" and not self.shared.draining and parser.should_keep_alive()
-        cycle = self._cycle_of(scope, keep_alive, None)
+        cycle = self.cycle = Downstream(self, scope, keep_alive)
         cycle.waiting_for_100_continue = self.expect_100_continue
         self._begin(cycle)
-
-    def _cycle_of(self, scope: dict[str, Any], keep_alive: bool, known: KnownHead | None) -> Downstream:
-        """The request of a head that is in."""
-        cycle = self.cycle = Downstream(self, scope, keep_alive, known)
-        if self.app_state:
-            scope["state"] = self.app_state.copy()
-        scope["extensions"] = {"tollbridge": cycle}
-        return cycle
 
     def _begin(self, cycle: Downstream) -> None:
         """Its body is to come: the request is the application's from now on."""
@@ -403,8 +405,12 @@ class Connection(HttpToolsProtocol):
 
     def _run(self, cycle: Downstream) -> None:
         self._active = cycle
-        cycle.task = task = self.loop.create_task(cycle.run_asgi(self.app))
-        self.tasks.add(task)  # until its own end
+        answering = self._answer(cycle)
+        if answering is None:
+            answering = cycle.run_asgi(self.app)
+        task = self.loop.create_task(answering)
+        self.tasks.add(task)
+        task.add_done_callback(cycle.ended)
 
     def expect_body(self) -> None:
         """The client may send its body from now on."""

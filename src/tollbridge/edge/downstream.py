@@ -1,7 +1,8 @@
-"""One request as the inference application sees it: `scope["extensions"]["tollbridge"]` is a `Downstream`.
+"""One request as the inference application sees it: an application with a method `answer` gets a `Downstream`.
 
-It stands beside ASGI's `receive` and `send`, which go on working for everything else, because awaiting `send` costs
-several µs for each streamed chunk and says nothing once the client has gone.
+It stands beside ASGI's `scope`, `receive` and `send`, which go on working for everything else, because awaiting `send`
+costs several µs for each streamed chunk and says nothing once the client has gone. `scope["extensions"]["tollbridge"]`
+is the same Downstream.
 
 Rules
 1. An answer is `respond()`; or `start()`, any number of `write()`, and `end()`. `abort()` cuts it short.
@@ -71,6 +72,8 @@ class Downstream(RequestResponseCycle):
     value is a ValueError and nothing of it is sent.
     """
 
+    # Shared by all requests of a head that repeats: to be read.
+    scope: Any
     # What RequestResponseCycle.__init__ sets by eleven keyword arguments per request: here it costs nothing until it
     # changes. tests/edge/test_downstream_asgi.py holds the two in step.
     logger = _LOGGER
@@ -85,8 +88,6 @@ class Downstream(RequestResponseCycle):
     message_event: asyncio.Event | None = None  # type: ignore[assignment]
     waiting_for_100_continue = False
     body: bytes | bytearray = b""  # type: ignore[assignment]
-    # What runs the application, once it does.
-    task: asyncio.Task[None] | None = None
 
     _last = False
     _chunked = False
@@ -256,32 +257,32 @@ class Downstream(RequestResponseCycle):
         if callback is not None:
             callback()
 
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """The application is done with this request: whatever it did must not harm the connection.
+
+        An ApiError that it let through is its answer, in OpenAI's shape.
+        """
+        self.connection.tasks.discard(task)
+        if task.cancelled():  # the time for a graceful shutdown is over
+            self._give_up(Unavailable("The server is shutting down."))
+        elif (error := task.exception()) is not None:
+            if not isinstance(error, ApiError):
+                if not self.disconnected:
+                    _LOGGER.error("the application failed", exc_info=error)
+                error = InternalError(_FAILED)
+            self._give_up(error)
+        elif not self.response_complete and not self.disconnected:
+            _LOGGER.error("the application returned without finishing its answer")
+            self._give_up(InternalError(_FAILED))
+
     # ASGI
 
     async def run_asgi(self, app: ASGI3Application) -> None:
-        """One request of the application, kept from harming the connection whatever it does.
-
-        An ApiError that it lets through is its answer, in OpenAI's shape.
-        """
-        try:
-            await app(self.scope, self.receive, self.send)
-        except asyncio.CancelledError:  # the time for a graceful shutdown is over
-            self._give_up(Unavailable("The server is shutting down."))
-            raise
-        except ApiError as error:
-            self._give_up(error)
-        except Exception:
-            if not self.disconnected:
-                _LOGGER.exception("the application failed")
-            self._give_up(InternalError(_FAILED))
-        else:
-            if not self.response_complete and not self.disconnected:
-                _LOGGER.error("the application returned without finishing its answer")
-                self._give_up(InternalError(_FAILED))
-        finally:
-            # Or scope and self keep each other until the next garbage collection.
-            self.scope.pop("extensions", None)
-            self.connection.tasks.discard(self.task)
+        # Its own scope, to change as it likes; ours does not lead back here, so that neither waits for the collector.
+        scope: Any = {**self.scope, "extensions": {"tollbridge": self}}
+        if self.connection.app_state:
+            scope["state"] = self.connection.app_state.copy()
+        await app(scope, self.receive, self.send)
 
     async def receive(self) -> ASGIReceiveEvent:
         self._arrival()

@@ -93,7 +93,7 @@ _NOTHING = Usage()
 
 
 class Inference:
-    """A raw ASGI application under `edge.server`: everything under `/v1`, and the probes."""
+    """Everything under `/v1`, and the probes: answers what `edge.server` takes in."""
 
     def __init__(
         self,
@@ -128,31 +128,31 @@ class Inference:
         self._guesses = Refusals[str](MOST_WRONG_KEYS - 1)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        path: str = scope["path"]
-        parse = ENDPOINTS.get(path)
-        downstream: Downstream = scope["extensions"]["tollbridge"]
+        """Answers what a page asks for in its visitor's place: `scope` is of its making."""
+        await self.answer(scope["extensions"]["tollbridge"], self._read(scope))
+
+    async def answer(self, downstream: Downstream, asked: "_Asked | None" = None) -> None:
+        """Answers what the request's own head asks for, or else what is `asked`."""
+        if asked is None:
+            known = downstream.known
+            if known is None:
+                asked = self._read(downstream.scope)
+            elif (asked := known.digest) is None:
+                asked = known.digest = self._read(downstream.scope)
         request_id = self._request_id()
         headers = [(b"x-request-id", request_id.encode())]
-        call = _Call(downstream, downstream, request_id, path, headers, time.monotonic())
-        known = downstream.known
-        head: Head | None = None if known is None else known.digest
-        if head is None:
-            head = read_head(scope["headers"], self._names.max_cost)
-            if known is not None:
-                known.digest = head
-        if head.origin is not None:
+        if asked.is_cross_origin:
             headers += CORS
-        if path.startswith(ANTHROPIC):
+        if asked.is_anthropic:
             headers.append((b"request-id", headers[0][1]))
+        call = _Call(downstream, downstream, request_id, asked.path, headers, time.monotonic())
         try:
-            if parse is not None and scope["method"] == "POST":
-                await self._infer(call, head, parse)
-            elif head.origin is not None and scope["method"] == "OPTIONS":
+            if asked.parse is not None:
+                await self._infer(call, asked.head, asked.parse)
+            elif asked.is_cross_origin and asked.method == "OPTIONS":
                 call.respond(204, PREFLIGHT, b"")
-            elif parse is not None:
-                _require(scope["method"], "POST")
             else:
-                await self._get(call, head, scope)
+                await self._get(call, asked)
         except ApiError as error:
             call.refuse(error)
             self._note(call, error.status, code=error.code)
@@ -161,6 +161,19 @@ class Inference:
         except Exception:
             _LOGGER.exception("request %s failed", call.request_id)
             self._fail(call)
+
+    def _read(self, scope: Any) -> "_Asked":
+        method, path = scope["method"], scope["path"]
+        head = read_head(scope["headers"], self._names.max_cost)
+        return _Asked(
+            method=method,
+            path=path,
+            query=scope["query_string"],
+            head=head,
+            parse=ENDPOINTS.get(path) if method == "POST" else None,
+            is_anthropic=path.startswith(ANTHROPIC),
+            is_cross_origin=head.origin is not None,
+        )
 
     async def _identify(self, call: "_Call", head: Head) -> Caller:
         """Who calls, where the key may be used from there."""
@@ -423,32 +436,35 @@ class Inference:
 
     # --- everything else ---
 
-    async def _get(self, call: "_Call", head: Head, scope: Any) -> None:
-        path = call.path
+    async def _get(self, call: "_Call", asked: "_Asked") -> None:
+        method, path, head = asked.method, asked.path, asked.head
         if path in PROBES:
-            _require(scope["method"], "GET")
+            _require(method, "GET")
             self._probe(call)
+        elif path in ENDPOINTS:
+            _require(method, "POST")
         elif path == "/v1/models" or path.startswith("/v1/models/"):
-            _require(scope["method"], "GET")
+            _require(method, "GET")
             await self._identify(call, head)
             assert call.caller is not None
             self._models(call, call.caller, path.removeprefix("/v1/models").removeprefix("/"))
         elif path in PATHS:
-            await self._look_up(call, head, scope)
+            await self._look_up(call, asked)
         else:
             if path.startswith("/v1"):
                 await self._identify(call, head)
-            raise NotFound(not_here(scope["method"], path, KNOWN_PATHS))
+            raise NotFound(not_here(method, path, KNOWN_PATHS))
         self._note(call, 200)
 
-    async def _look_up(self, call: "_Call", head: Head, scope: Any) -> None:
-        _require(scope["method"], PATHS[call.path])
+    async def _look_up(self, call: "_Call", asked: "_Asked") -> None:
+        head = asked.head
+        _require(asked.method, PATHS[call.path])
         caller = await self._identify(call, head)
-        if scope["method"] == "POST":
+        if asked.method == "POST":
             check_media(head)
         cap = read_cap(head.max_cost, self._names.max_cost)
         read_body = call.downstream.read_body
-        body = await self._lookups.answer(call.path, scope["query_string"], caller, read_body, cap)
+        body = await self._lookups.answer(call.path, asked.query, caller, read_body, cap)
         call.respond(200, [JSON, NO_STORE], body)
 
     def _probe(self, call: "_Call") -> None:
@@ -527,6 +543,18 @@ class Inference:
                 ticket.grant.would_refuse,
             )
         )
+
+
+class _Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What the head of a request asks for. `parse` reads the body of a paid call; None: it is none."""
+
+    method: str
+    path: str
+    query: bytes
+    head: Head
+    parse: Callable[[bytes], Request] | None
+    is_anthropic: bool
+    is_cross_origin: bool
 
 
 class _Call(msgspec.Struct, eq=False):

@@ -14,14 +14,13 @@ __all__ = ["KnownHead", "learn"]
 _LONGEST = 4 * 1024
 _MOST_DIGITS = 9
 _LENGTH = b"\r\ncontent-length:"
-_OF_ONE_REQUEST = frozenset({"state", "extensions"})
 
 
 class KnownHead:
     """A head: the bytes `before` and `after` the digits of its length, the ASGI scope that was made of it, and the
     most bytes that a body may have.
 
-    `scope`: of the request that matched last; each request gets a copy. `digest`: what the application has read from
+    `scope`: of the request that matched last. `digest`: what the application has read from
     the head, to be found again with the next request.
     """
 
@@ -80,5 +79,4 @@ def learn(data: bytes, scope: dict[str, Any], max_body: int) -> KnownHead | None
     if not digits.isdigit() or len(digits) > _MOST_DIGITS:
         return None
     begin += line.index(digits)
-    lasting = {name: value for name, value in scope.items() if name not in _OF_ONE_REQUEST}
-    return KnownHead(head[:begin], digits, head[begin + len(digits) :], lasting, max_body)
+    return KnownHead(head[:begin], digits, head[begin + len(digits) :], scope, max_body)

@@ -45,7 +45,8 @@ class Readable(Protocol):
 
 
 class Server(uvicorn.Server):
-    """One process's server of an ASGI application.
+    """One process's server of an ASGI application. Where that has a method `answer`, each request is offered to it
+    first, as a `Downstream`: it returns the coroutine that answers without ASGI, or None.
 
     `run()` serves until SIGTERM or SIGINT (in another thread than the main one: until `should_exit` is set), finishes
     what is under way, and returns; SystemExit(3) when the application's start-up failed. SIGINT, which comes from a

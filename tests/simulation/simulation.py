@@ -93,9 +93,10 @@ class Client:
         self.response_started, self.status, self.data = True, status, data
         self.headers = {name.lower(): value for name, value in headers}
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> bool:
         assert self.response_started
         self.data += data
+        return False
 
     def end(self, data: bytes = b"") -> None:
         self.write(data)

@@ -182,15 +182,18 @@ class Downstream(RequestResponseCycle):
                 self.transport.write(head)
                 self.write(data)
 
-    def write(self, data: bytes) -> None:
-        """One piece of a stream, in one write. Empty data is nothing."""
+    def write(self, data: bytes) -> bool:
+        """One piece of a stream, in one write. Empty data is nothing. Whether the client is behind (`paused`)."""
         if self._chunked and data:
             chunk = b"%x\r\n%b\r\n" % (len(data), data)
             self.transport.write(chunk)
             if self.flow.write_paused:
                 self.connection.overrun(len(chunk))
-        elif data:
+                return True
+            return False
+        if data:
             self._write_unframed(data)
+        return self.flow.write_paused
 
     def end(self, data: bytes = b"") -> None:
         """The last piece of a stream, and its end, in one write."""

@@ -51,9 +51,9 @@ class Recorder:
         self._begin(status, headers, data)
         self._downstream.start(status, headers, data)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> bool:
         self._add(data)
-        self._downstream.write(data)
+        return self._downstream.write(data) and not self._downstream.disconnected
 
     def end(self, data: bytes = b"") -> None:
         self._add(data)

@@ -60,7 +60,7 @@ class Downstream(Protocol):
 
     def start(self, status: int, headers: list[tuple[bytes, bytes]], data: bytes = b"") -> None: ...
 
-    def write(self, data: bytes) -> None: ...
+    def write(self, data: bytes) -> bool: ...
 
     def end(self, data: bytes = b"") -> None: ...
 
@@ -171,9 +171,7 @@ class StreamCall:
         out = stream.feed(data)
         if out and self.begun and not self.left:
             self._last_write = now
-            downstream = self._downstream
-            downstream.write(out)
-            if downstream.paused:
+            if self._downstream.write(out):
                 self._pause()
         else:
             self._pass_on(out)

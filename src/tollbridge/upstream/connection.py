@@ -329,10 +329,9 @@ class Connection(asyncio.BufferedProtocol):
             del parts[self._surplus_at :]
         if parts:
             self._barren = 0
-            if len(parts) == 1:
-                chunk = parts.pop()
-            else:
-                chunk = b"".join(parts)
+            chunk = parts.pop()
+            if parts:
+                chunk = b"".join((*parts, chunk))
                 parts.clear()
             self._received = received = self._received + len(chunk)
             if received > self._max_body:
@@ -349,12 +348,12 @@ class Connection(asyncio.BufferedProtocol):
                     self.pause()
         else:
             self._barren += nbytes
+            if self._barren >= self._max_head:
+                error = error or ProtocolError(f"the upstream sent {self._barren} bytes without any body")
         if phase >= _ENDED:
             self._finish(response)
         elif error is not None:
             self.fail(error)
-        elif self._barren >= self._max_head:
-            self.fail(ProtocolError(f"the upstream sent {self._barren} bytes without any body"))
 
     def _feed_capped(self, data: memoryview) -> None:
         """A head is refused by its size, however it was cut into reads."""

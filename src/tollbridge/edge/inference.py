@@ -6,7 +6,7 @@ OpenAI's clients know. What happens in between is `gateway`'s.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
@@ -280,23 +280,24 @@ class Inference:
 
     async def _answer(self, call: "_Call", ticket: Ticket) -> None:
         try:
-            answered = await self._relay.run(ticket, self._relay.whole)
+            answered = await self._relay.run(ticket)
         except AllFailed as failed:
             self._close_failed(call, failed)
             raise failed.error from failed
-        answer = answered.result
+        answer = answered.answer
+        assert answer is not None
         ending = self._ending(ticket, answer)
         first_byte_ms = int((time.monotonic() - ticket.started) * 1000)
         call.closed = True
-        settlement, route = self._settlement, answered.route
-        closed = settlement.close(ticket, route, ending, first_byte_ms=first_byte_ms, attempts=answered.attempts)
+        settlement, route, attempts = self._settlement, answered.route, answered.attempts
+        closed = settlement.close(ticket, route, ending, first_byte_ms=first_byte_ms, attempts=attempts)
         receipt = await settlement.receipt(closed)
         body = answer.render(receipt)
         headers = call.headers
         headers.append(JSON)
         self._tell(headers, ticket, route, receipt.cost, receipt.charge, receipt.balance, b"final")
         call.out.respond(200, headers, body)
-        self._note_closed(call, 200, closed, answered)
+        self._note_closed(call, 200, closed, route, attempts)
 
     def _ending(self, ticket: Ticket, answer: Answer) -> pricing.Ending:
         reported, produces = answer.usage, ticket.demand.produces
@@ -325,7 +326,7 @@ class Inference:
             return told
 
         stream = StreamCall(ticket, call.out, headers, self._live)
-        answered: Answered[None] | None = None
+        answered: Answered | None = None
         try:
             answered = await self._relay.run(ticket, stream.attempt)
             ending = await stream.finished()
@@ -340,21 +341,15 @@ class Inference:
         except BaseException:
             ending = stream.abandon()
             if not stream.left:
-                asked = Answered(None, stream.route or ticket.routes[0], [])
-                call.close(self._settlement, asked, ending, stream.first_byte_ms, reached=stream.asked)
+                self._close_stream(call, ticket, stream, ending)
                 if stream.started and stream.stream is not None:
                     call.out.end(stream.stream.fail(Unavailable("The server stopped in the middle of its answer.")))
                 raise
         route = stream.route
-        closed = call.close(
-            self._settlement,
-            answered or Answered(None, route or ticket.routes[0], []),
-            ending,
-            stream.first_byte_ms,
-            reached=stream.asked,
-        )
+        attempts = () if answered is None else answered.attempts
+        closed = self._close_stream(call, ticket, stream, ending, attempts)
         if stream.left:
-            self._note_closed(call, 499, closed, answered)
+            self._note_closed(call, 499, closed, None if answered is None else route, attempts)
             return
         assert stream.stream is not None
         assert route is not None
@@ -366,7 +361,19 @@ class Inference:
             stream.ensure_started()
             receipt = await self._settlement.receipt(closed)
             call.out.end(stream.stream.end(receipt))
-        self._note_closed(call, 200, closed, answered, stream.first_byte_ms)
+        self._note_closed(call, 200, closed, route, attempts, stream.first_byte_ms)
+
+    def _close_stream(
+        self,
+        call: "_Call",
+        ticket: Ticket,
+        stream: StreamCall,
+        ending: pricing.Ending,
+        attempts: Sequence[Attempt] = (),
+    ) -> Closed:
+        call.closed = True
+        route = stream.route if stream.asked else None
+        return self._settlement.close(ticket, route, ending, first_byte_ms=stream.first_byte_ms, attempts=attempts)
 
     def _leave(self, call: "_Call", ticket: Ticket) -> None:
         """The caller has gone before anything was sent anywhere."""
@@ -513,10 +520,11 @@ class Inference:
         call: "_Call",
         status: int,
         closed: Closed,
-        answered: Answered[Any] | None,
+        route: Route | None,
+        attempts: Sequence[Attempt],
         first_byte_ms: int | None = None,
     ) -> None:
-        """As `_note`, with the bill. `answered`: None when no route did."""
+        """As `_note`, with the bill. `route`: what answered, after the failed `attempts`; None when nothing did."""
         ticket, bill = closed.ticket, closed.bill
         caller, usage = ticket.caller, bill.usage
         # By place: of more than 15 names CPython makes a dict first, for each request.
@@ -532,14 +540,14 @@ class Inference:
                 caller.account_id,
                 caller.key_id,
                 ticket.model.id,
-                "" if answered is None else answered.route.upstream.name,
+                "" if route is None else route.upstream.name,
                 OUTCOMES[bill.outcome],
                 closed.charge,
                 closed.cost,
                 closed.prompt,
                 usage.output,
                 first_byte_ms,
-                0 if answered is None else len(answered.attempts),
+                len(attempts),
                 ticket.grant.would_refuse,
             )
         )
@@ -569,26 +577,6 @@ class _Call(msgspec.Struct, eq=False):
     caller: Caller | None = None
     ticket: Ticket | None = None
     closed: bool = False
-
-    def close(
-        self,
-        settlement: Settlement,
-        answered: Answered[Any],
-        ending: pricing.Ending,
-        first_byte_ms: int | None,
-        *,
-        reached: bool = True,
-    ) -> Closed:
-        assert self.ticket is not None
-        self.closed = True
-        attempts: list[Attempt] = answered.attempts
-        return settlement.close(
-            self.ticket,
-            answered.route if reached else None,
-            ending,
-            first_byte_ms=first_byte_ms,
-            attempts=attempts,
-        )
 
     def respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         self.out.respond(status, self.headers + headers, body)

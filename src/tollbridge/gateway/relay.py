@@ -10,7 +10,7 @@ import asyncio
 import base64
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Generic, NoReturn, TypeVar
+from typing import NoReturn
 
 import msgspec
 
@@ -51,8 +51,6 @@ from tollbridge.wire.errors import UpstreamSaid
 from tollbridge.wire.exchange import Answer, Exchange, Outgoing
 from tollbridge.wire.translate import Translated
 
-T = TypeVar("T")
-
 # Before the same route is tried again; never longer than a caller would notice.
 BACK_OFF_S = (0.05, 0.2)
 MAX_RETRY_AFTER_S = 60
@@ -69,12 +67,12 @@ class Upstream(msgspec.Struct, frozen=True):
     token: AccessToken | None = None
 
 
-class Answered(msgspec.Struct, Generic[T]):
-    """`result` of the attempt that answered, on `route`, after the failed `attempts`."""
+class Answered(msgspec.Struct):
+    """`route` answered, after the failed `attempts`. `answer`: None when it streams."""
 
-    result: T
+    answer: Answer | None
     route: Route
-    attempts: list[Attempt]
+    attempts: Sequence[Attempt]
 
 
 class AllFailed(TollbridgeError):
@@ -92,6 +90,17 @@ class _Failure(msgspec.Struct, frozen=True):
     error: ApiError
     status: int = 0
     retry_after: float | None = None
+
+
+class _Failures(msgspec.Struct):
+    """What went wrong with a request so far. `index`: of the route that is being tried; `of_model`: how many attempts
+    of its model failed; `told`: the one of which the caller would learn.
+    """
+
+    attempts: list[Attempt] = []
+    index: int = 0
+    of_model: int = 0
+    told: _Failure | None = None
 
 
 class Relay:
@@ -113,20 +122,18 @@ class Relay:
         self._clock = clock
         self._budget = retry.Budget()
 
-    async def run(self, ticket: Ticket, call: Callable[[Route, Exchange, Outgoing], Awaitable[T]]) -> Answered[T]:
-        """Call the ticket's routes in turn until `call` returns; raises `AllFailed`.
+    async def run(
+        self, ticket: Ticket, stream: Callable[[Route, Exchange, Outgoing], Awaitable[None]] | None = None
+    ) -> Answered:
+        """Call the ticket's routes in turn until one answers; raises `AllFailed`.
 
-        `call` sends what the exchange wants sent and returns once there is output; what it raises (`UpstreamError`,
-        `UpstreamSaid`) is an attempt that failed before any.
+        `stream` sends what the exchange wants sent and returns once there is output; what it raises (`UpstreamError`,
+        `UpstreamSaid`) is an attempt that failed before any. Without it the whole answer is read here.
         """
-        attempts: list[Attempt] = []
-        routes, index, first_of_model = ticket.routes, 0, 0
-        failure: _Failure | None = None
-        while index < len(routes):
-            route = routes[index]
-            started = self._clock()
-            if not attempts:
-                self._budget.request(started)
+        failures: _Failures | None = None
+        route, started = ticket.routes[0], self._clock()
+        self._budget.request(started)
+        while True:
             self._health.begin(route)
             try:
                 exchange = translate.exchange(ticket.request, route, ticket.id, ticket.started_at // 1000, ticket.limit)
@@ -134,7 +141,15 @@ class Relay:
                     await self._supply(exchange)
                 outgoing = exchange.request()
                 ticket.dropped = outgoing.dropped
-                result = await call(route, exchange, outgoing)
+                answer: Answer | None = None
+                if stream is not None:
+                    await stream(route, exchange, outgoing)
+                else:
+                    response = await self._send(route, outgoing, None)
+                    if response.status != 200:
+                        await _refuse(response)
+                    body = response.whole_body()
+                    answer = exchange.response(await response.read() if body is None else body)
             except (UpstreamError, UpstreamSaid, InvalidRequest) as error:
                 failed = _failure(error, route)
             except BaseException:
@@ -142,25 +157,37 @@ class Relay:
                 raise
             else:
                 self._health.succeeded(route)
-                return Answered(result, route, attempts)
-            if failure is None or failed.kind is not Kind.UNSUPPORTED:
-                failure = failed
-            self._health.failed(route, failed.kind, failed.retry_after)
-            attempts.append(_attempt(route, failed, self._clock() - started))
-            ticket.tried = (*ticket.tried, f"{attempts[-1].route} {failed.status or failed.kind.value}")
-            step = self._next(failed.kind, len(attempts) - 1 - first_of_model, routes, index)
-            if step is Step.GIVE_UP:
-                break
-            if step is Step.SAME_ROUTE:
-                await asyncio.sleep(BACK_OFF_S[len(attempts) - 1 - first_of_model])
-                continue
-            index = await self._next_route(ticket, index, other_model=step is Step.NEXT_MODEL)
-            if index < len(routes) and routes[index].model != route.model:
-                first_of_model = len(attempts)
-        assert failure is not None, "a ticket has routes"
-        if failure.kind is Kind.SERVER_ERROR:
-            failure.error.status = self._admission.policy.upstream_failed_status
-        raise AllFailed(failure.error, route, attempts)
+                return Answered(answer, route, () if failures is None else failures.attempts)
+            if failures is None:
+                failures = _Failures()
+            route = await self._after(failed, failures, ticket, self._clock() - started)
+            started = self._clock()
+
+    async def _after(self, failed: _Failure, failures: _Failures, ticket: Ticket, seconds: float) -> Route:
+        """The route to try next, when it is time to; `seconds`: what the failed attempt took. Raises `AllFailed`."""
+        routes = ticket.routes
+        route = routes[failures.index]
+        if failures.told is None or failed.kind is not Kind.UNSUPPORTED:
+            failures.told = failed
+        self._health.failed(route, failed.kind, failed.retry_after)
+        attempt = _attempt(route, failed, seconds)
+        failures.attempts.append(attempt)
+        retries, failures.of_model = failures.of_model, failures.of_model + 1
+        ticket.tried = (*ticket.tried, f"{attempt.route} {failed.status or failed.kind.value}")
+        step = self._next(failed.kind, retries, routes, failures.index)
+        if step is Step.SAME_ROUTE:
+            await asyncio.sleep(BACK_OFF_S[retries])
+            return route
+        if step is not Step.GIVE_UP:
+            failures.index = await self._next_route(ticket, failures.index, other_model=step is Step.NEXT_MODEL)
+            if failures.index < len(routes):
+                if routes[failures.index].model != route.model:
+                    failures.of_model = 0
+                return routes[failures.index]
+        told = failures.told
+        if told.kind is Kind.SERVER_ERROR:
+            told.error.status = self._admission.policy.upstream_failed_status
+        raise AllFailed(told.error, route, failures.attempts)
 
     async def open(self, route: Route, outgoing: Outgoing, on_sent: Callable[[], None] | None = None) -> Response:
         """Send `outgoing` and return the provider's 200; raises `UpstreamSaid` for any other answer.
@@ -171,14 +198,6 @@ class Relay:
         if response.status != 200:
             await _refuse(response)
         return response
-
-    async def whole(self, route: Route, exchange: Exchange, outgoing: Outgoing) -> Answer:
-        """What `run` calls for an answer that is not streamed."""
-        response = await self._send(route, outgoing, None)
-        if response.status != 200:
-            await _refuse(response)
-        body = response.whole_body()
-        return exchange.response(await response.read() if body is None else body)
 
     def _send(self, route: Route, outgoing: Outgoing, on_sent: Callable[[], None] | None) -> Awaitable[Response]:
         """The answer's head, to be awaited. No coroutine of its own: each wake-up of a call would pass through it."""

@@ -23,7 +23,7 @@ from tollbridge.edge.downstream import Downstream
 from tollbridge.edge.inference import ENDPOINTS, MOST_LAG_S, PROBES, Inference, Vital
 from tollbridge.edge.listening import handed_over, listen
 from tollbridge.edge.lookups import Lookups
-from tollbridge.edge.paths import ends_like_one
+from tollbridge.edge.paths import is_of_the_api
 from tollbridge.edge.server import LoopLag, Server, ServerLimits
 from tollbridge.edge.webhooks import Webhooks
 from tollbridge.edge.workers import Berth
@@ -135,7 +135,7 @@ class Gateway:
     def answer(self, downstream: Downstream) -> Coroutine[Any, Any, None] | None:
         """What answers a request of the API; None: it is for `__call__`."""
         path: str = downstream.scope["path"]
-        if path in ENDPOINTS or _is_inference(path):
+        if path in ENDPOINTS or path in PROBES or is_of_the_api(path, ENDPOINTS):
             assert self._line is not None
             return self._line.edge.answer(downstream)
         return None
@@ -503,14 +503,6 @@ class Gateway:
             versions = await prices.register(self._database, [prices.terms_of(route) for route in built.routes()])
             read[markup] = catalogs.with_versions(built, versions)
         return read
-
-
-def _is_inference(path: str) -> bool:
-    """Whether a path is the edge's, also one that is nearly right; the others are pages."""
-    if path.startswith("/v1/") or path == "/v1" or path in PROBES:
-        return True
-    # The guide has a page of the same name for each, and a model may have any.
-    return ends_like_one(path, ENDPOINTS) and not path.startswith(("/docs/", "/models/"))
 
 
 def _carrier(settings: Settings) -> Smtp | None:

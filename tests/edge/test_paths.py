@@ -3,7 +3,7 @@
 import pytest
 
 from tollbridge.edge.inference import ENDPOINTS, KNOWN_PATHS
-from tollbridge.edge.paths import ends_like_one, not_here
+from tollbridge.edge.paths import ends_like_one, is_of_the_api, not_here
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,15 @@ def test_what_is_like_none_is_referred_to_the_documentation(path: str) -> None:
 @pytest.mark.parametrize("path", ["/", "/models", "/docs", "/dashboard/usage", "/admin/payments", "/api/keys"])
 def test_pages_are_not_taken_for_endpoints(path: str) -> None:
     assert not ends_like_one(path, ENDPOINTS)
+    assert not is_of_the_api(path, ENDPOINTS)
+
+
+@pytest.mark.parametrize(
+    ("path", "is_one"),
+    [
+        *[("/v1", True), ("/v1/", True), ("/v1/models/x", True), ("/v1x", False), ("/chat/completions", True)],
+        *[("/api/v1/chat/completions", True), ("/docs/chat/completions", False), ("/models/a/embeddings", False)],
+    ],
+)
+def test_what_is_nearly_right_is_of_the_api_and_the_page_about_it_is_not(path: str, is_one: bool) -> None:
+    assert is_of_the_api(path, ENDPOINTS) is is_one

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.edge.raw import GET, Client, post, running
+from tests.edge.raw import GET, Asgi, Client, post, running
 
 from tollbridge.edge.downstream import Downstream
 from tollbridge.edge.repeats import KnownHead, learn
@@ -191,3 +191,17 @@ def test_a_head_that_is_cut_or_odd_or_very_long_is_not_learnt() -> None:
     assert known(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n") is None
     assert known(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3 \r\n\r\n") is None
     assert known(b"POST / HTTP/1.1\r\nX: " + b"y" * 5_000 + b"\r\nContent-Length: 3\r\n\r\n") is None
+
+
+def test_an_application_of_asgi_may_change_the_scope_of_a_known_head() -> None:
+    async def changing(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        said = json.dumps([scope["path"], "seen" in scope, scope["extensions"].keys() == {"tollbridge"}])
+        scope["path"], scope["seen"] = "/changed", True
+        scope["extensions"]["more"] = {}
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": said.encode()})
+
+    with running(Asgi(plain=changing)) as server, Client(server) as client:
+        for _ in range(3):
+            assert json.loads(client.send(post(b"abc")).response().body) == ["/", False, True]

@@ -341,13 +341,13 @@ class Inference:
         except BaseException:
             ending = stream.abandon()
             if not stream.left:
-                self._close_stream(call, ticket, stream, ending)
+                self._close_stream(call, stream, ending)
                 if stream.started and stream.stream is not None:
                     call.out.end(stream.stream.fail(Unavailable("The server stopped in the middle of its answer.")))
                 raise
         route = stream.route
         attempts = () if answered is None else answered.attempts
-        closed = self._close_stream(call, ticket, stream, ending, attempts)
+        closed = self._close_stream(call, stream, ending, attempts)
         if stream.left:
             self._note_closed(call, 499, closed, None if answered is None else route, attempts)
             return
@@ -364,16 +364,12 @@ class Inference:
         self._note_closed(call, 200, closed, route, attempts, stream.first_byte_ms)
 
     def _close_stream(
-        self,
-        call: "_Call",
-        ticket: Ticket,
-        stream: StreamCall,
-        ending: pricing.Ending,
-        attempts: Sequence[Attempt] = (),
+        self, call: "_Call", stream: StreamCall, ending: pricing.Ending, attempts: Sequence[Attempt] = ()
     ) -> Closed:
         call.closed = True
         route = stream.route if stream.asked else None
-        return self._settlement.close(ticket, route, ending, first_byte_ms=stream.first_byte_ms, attempts=attempts)
+        first_byte_ms = stream.first_byte_ms
+        return self._settlement.close(stream.ticket, route, ending, first_byte_ms=first_byte_ms, attempts=attempts)
 
     def _leave(self, call: "_Call", ticket: Ticket) -> None:
         """The caller has gone before anything was sent anywhere."""

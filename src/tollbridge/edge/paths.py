@@ -16,6 +16,14 @@ def ends_like_one(path: str, endpoints: Iterable[str]) -> bool:
     return path.endswith(tuple(each.removeprefix(ROOT) for each in endpoints))
 
 
+def is_of_the_api(path: str, endpoints: Iterable[str]) -> bool:
+    """Whether `path` is not one of the pages, also where it is only nearly right."""
+    if path.startswith("/v1/") or path == ROOT:
+        return True
+    # The guide has a page of the same name for each, and a model may have any.
+    return ends_like_one(path, endpoints) and not path.startswith(("/docs/", "/models/"))
+
+
 def meant(path: str, endpoints: Iterable[str]) -> str | None:
     """The endpoint that was meant by `path`, which is none of them."""
     known = sorted(endpoints, key=len, reverse=True)

@@ -19,7 +19,7 @@ import logging
 import os
 import time
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from operator import add, attrgetter
@@ -132,8 +132,8 @@ class _Sums(msgspec.Struct, gc=False):
 
 def _note_times(counts: list[int], times: Sequence[int]) -> int:
     """Count `times` (milliseconds) by the bounds of `_MS`; their sum."""
-    for ms in times:
-        counts[bisect_left(_MS, ms)] += 1
+    for ms, count in Counter(times).items():
+        counts[bisect_left(_MS, ms)] += count
     return sum(times)
 
 

@@ -17,8 +17,9 @@ Rule 7  A hold may be on tokens that the account's plan includes in this month: 
 Rule 8  Everything but usage is a journal transaction whose entries sum to zero and whose idempotency key is unique.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
@@ -394,18 +395,18 @@ class State(msgspec.Struct, kw_only=True):
 class Decision(msgspec.Struct):
     """What to write, in any order, in one transaction; and one verdict per operation, in the order they came."""
 
-    verdicts: list[Verdict]
-    holds: list[tuple[OpenHold, int]]  # with expires_at
-    steps: list[tuple[int, int, int]]  # hold, step, amount
-    ends: list[EndRow]
-    checkpoints: dict[int, Checkpoint]
-    posts: list[Post]
-    balances: dict[int, Balance]
-    keys: dict[int, KeyState]
+    verdicts: list[Verdict] = []
+    holds: list[tuple[OpenHold, int]] = []  # with expires_at
+    steps: list[tuple[int, int, int]] = []  # hold, step, amount
+    ends: list[EndRow] = []
+    checkpoints: dict[int, Checkpoint] = {}
+    posts: list[Post] = []
+    balances: dict[int, Balance] = {}
+    keys: dict[int, KeyState] = {}
     # Holds that have ended and whose stored checkpoint, if there is one, goes.
-    forgotten: list[int]
-    allowances: dict[tuple[int, int], Allowance]
-    claims: dict[tuple[int, bytes], Claimant]
+    forgotten: list[int] = []
+    allowances: dict[tuple[int, int], Allowance] = {}
+    claims: dict[tuple[int, bytes], Claimant] = {}
 
 
 # --- the decision -------------------------------------------------------------------------------------------------
@@ -422,20 +423,8 @@ def epoch_of(hold: int) -> int:
 
 def decide(state: State, operations: Sequence[Operation], now: int) -> Decision:
     """Apply `operations` in order of arrival. `now` is the database's time in milliseconds."""
-    verdicts: list[Verdict] = []
-    decision = Decision(verdicts, [], [], [], {}, [], {}, {}, [], {}, {})
-    for operation in operations:
-        if isinstance(operation, Hold):
-            verdict = _hold(state, operation, now, decision)
-        elif isinstance(operation, End):
-            verdict = _end(state, operation, now, decision)
-        elif isinstance(operation, Checkpoint):
-            verdict = _checkpoint(state, operation, decision)
-        elif isinstance(operation, Extend):
-            verdict = _extend(state, operation, now, decision)
-        else:
-            verdict = _post(state, operation, decision)
-        verdicts.append(verdict)
+    decision = Decision()
+    decision.verdicts = [_RULES[type(operation)](state, operation, now, decision) for operation in operations]
     return decision
 
 
@@ -645,7 +634,7 @@ def _end_again(state: State, op: End, stored: EndRow, out: Decision) -> Verdict:
     )
 
 
-def _checkpoint(state: State, op: Checkpoint, out: Decision) -> Verdict:
+def _checkpoint(state: State, op: Checkpoint, _now: int, out: Decision) -> Verdict:
     _check_amounts(op.charge, 0)
     hold = _open_hold(state, op.hold, op.account_id)
     if hold is not None:
@@ -654,7 +643,7 @@ def _checkpoint(state: State, op: Checkpoint, out: Decision) -> Verdict:
     return Noted()
 
 
-def _post(state: State, op: Post, out: Decision) -> Verdict:
+def _post(state: State, op: Post, _now: int, out: Decision) -> Verdict:
     if not op.entries or sum(entry.amount for entry in op.entries) != 0:
         raise ValueError(f"the entries of {op.idempotency_key} do not sum to zero")
     for entry in op.entries:
@@ -676,6 +665,15 @@ def _post(state: State, op: Post, out: Decision) -> Verdict:
     _apply(balance, op, out)
     state.posted.add(op.idempotency_key)
     return Posted(available=balance.available)
+
+
+_RULES: dict[type[Operation], Callable[[State, Any, int, Decision], Verdict]] = {
+    Hold: _hold,
+    Extend: _extend,
+    End: _end,
+    Checkpoint: _checkpoint,
+    Post: _post,
+}
 
 
 def _reserve(balance: Balance, key: KeyState | None, want: int, least: int) -> int | Refused:

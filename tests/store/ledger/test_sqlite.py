@@ -28,10 +28,10 @@ ROOT = Path(__file__).parents[3]
 BUSY, CORRUPT, FULL, IOERR_READ, IOERR_WRITE, IOERR_FSYNC = 5, 11, 13, 266, 778, 1034
 
 
-class Connection:
-    """A connection whose statements fail as told; `after`: what failed has happened all the same."""
+class Cursor:
+    """A cursor whose statements fail as told; `after`: what failed has happened all the same."""
 
-    def __init__(self, real: sqlite3.Connection) -> None:
+    def __init__(self, real: sqlite3.Cursor) -> None:
         self._real = real
         self.fail: dict[str, tuple[int, int]] = {}
         self.after = False
@@ -53,10 +53,10 @@ class Connection:
         return getattr(self._real, name)
 
 
-def tap(books: Books) -> Connection:
+def tap(books: Books) -> Cursor:
     engine: Any = books.ledger._books  # type: ignore[attr-defined]
-    engine._connection = Connection(engine._connection)
-    return engine._connection  # type: ignore[no-any-return]
+    engine._cursor = Cursor(engine._cursor)
+    return engine._cursor  # type: ignore[no-any-return]
 
 
 def test_a_connection_waits_for_the_disk_at_each_commit(tmp_path: Path) -> None:

@@ -70,7 +70,8 @@ def usage_row(end: EndRow, nothing: Any = None) -> tuple[Any, ...]:
         record.status,
         flags,
         record.finish,
-        record.raw or nothing,
+        # sqlite3 looks for an adapter of bytes, which costs it more than to copy them.
+        bytearray(record.raw) if record.raw else nothing,
         record.attempts or nothing,
         meters,
         nothing if allowance is None else allowance,

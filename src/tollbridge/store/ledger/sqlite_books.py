@@ -64,15 +64,16 @@ _POSTED = "SELECT 1 FROM journal WHERE idempotency_key = ?"
 
 _ALLOWANCE = "SELECT included, used, held FROM allowance WHERE account_id = ? AND period = ?"
 
-# To look for an adapter of None costs CPython's sqlite3 more than to write the column: an empty text stands for it.
-_NOTHING = ""
+# To look for an adapter of None costs CPython's sqlite3 more than to write the column: a number that is none of theirs
+# stands for it.
+_NOTHING = -1
 _NULLABLE = frozenset({"first_byte_ms", "raw", "attempts", "meters", "allowance"})
 _ADD_HOLD = (
     "INSERT INTO hold (id, account_id, key_id, amount, limited, expires_at, tokens, period) "
-    "VALUES (?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''))"
+    "VALUES (?, ?, ?, ?, ?, ?, nullif(?, -1), nullif(?, -1))"
 )
 _ADD_STEP = "INSERT INTO hold_step (hold_id, step, amount) VALUES (?, ?, ?)"
-_USAGE_VALUES = ", ".join("nullif(?, '')" if name in _NULLABLE else "?" for name in USAGE_COLUMNS.split(", "))
+_USAGE_VALUES = ", ".join("nullif(?, -1)" if name in _NULLABLE else "?" for name in USAGE_COLUMNS.split(", "))
 _ADD_USAGE = f"INSERT INTO usage ({USAGE_COLUMNS}) VALUES ({_USAGE_VALUES})"  # noqa: S608 - a constant
 _ADD_JOURNAL = (
     "INSERT INTO journal (idempotency_key, kind, account_id, reason, actor, created_at) VALUES (?, ?, ?, ?, ?, ?)"
@@ -117,6 +118,8 @@ class Books:
 
     def __init__(self, connection: sqlite3.Connection, epoch: int, turn: Turn, counters: Counters) -> None:
         self._connection = connection
+        # For what every transaction does: each statement on the connection itself makes a cursor first.
+        self._cursor = connection.cursor()
         self._epoch = epoch
         self._turn = turn
         self._counters = counters
@@ -190,7 +193,7 @@ class Books:
         until, pause = time.monotonic() + patience_s, _FIRST_PAUSE_S
         while True:
             try:
-                self._connection.execute("BEGIN IMMEDIATE")
+                self._cursor.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:
                 if not _is_busy(error) or time.monotonic() >= until:
                     raise
@@ -203,7 +206,7 @@ class Books:
 
     def _commit(self) -> None:
         try:
-            self._connection.execute("COMMIT")
+            self._cursor.execute("COMMIT")
         except sqlite3.OperationalError as error:
             code = error.sqlite_errorcode
             # A write that was cut short (quota, file size limit) is a full disk; a failed fsync is not.
@@ -221,7 +224,7 @@ class Books:
 
     def _look_for_changes(self) -> None:
         """Forget what is remembered where anybody else may have changed it."""
-        version = self._connection.execute("PRAGMA data_version").fetchone()[0]
+        version = self._cursor.execute("PRAGMA data_version").fetchone()[0]
         remembered = max(len(self._balances), len(self._keys), len(self._allowances))
         if version != self._version or remembered > _MOST_REMEMBERED:
             self._version = version
@@ -304,7 +307,7 @@ class Books:
         return found
 
     def _write(self, decision: Decision, now: int) -> None:
-        many = self._connection.executemany
+        many = self._cursor.executemany
         if decision.holds:
             many(_ADD_HOLD, [_hold_row(hold, expires_at) for hold, expires_at in decision.holds])
         if decision.steps:
@@ -345,7 +348,7 @@ class Books:
         self._connection.executemany(_ADD_ENTRY, entries)
 
 
-def _hold_row(hold: OpenHold, expires_at: int) -> tuple[int | str, ...]:
+def _hold_row(hold: OpenHold, expires_at: int) -> tuple[int, ...]:
     limited = 1 if hold.limited else 0
     if hold.tokens is None and not hold.steps:
         return (hold.id, hold.account_id, hold.key_id, hold.amount, limited, expires_at, _NOTHING, _NOTHING)

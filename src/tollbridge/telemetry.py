@@ -5,6 +5,7 @@ What else a gateway has to say are JSON lines too (`log_json`), so that one prog
 """
 
 import asyncio
+import itertools
 import json
 import logging
 import secrets
@@ -48,11 +49,10 @@ class RequestIds:
 
     def __init__(self) -> None:
         self._prefix = f"req_{secrets.token_hex(8)}"
-        self._count = 0
+        self._numbers = itertools.count(1)
 
     def __call__(self) -> str:
-        self._count += 1
-        return f"{self._prefix}{self._count:08x}"
+        return f"{self._prefix}{next(self._numbers):08x}"
 
 
 class RequestLog:

@@ -12,6 +12,7 @@ Rule 5  COMMIT reports an I/O error, the file is damaged, or an amount came out 
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import sqlite3
 import threading
@@ -73,7 +74,7 @@ class SqliteLedger:
         self.counters = Counters()
         self._path = path
         self._turn = turn or Turn()
-        self._last_id = hold_id(epoch, 0)
+        self.next_id = itertools.count(hold_id(epoch, 1)).__next__
         self._waiting: deque[_Item] = deque()
         self._wake: SimpleQueue[_Trouble | None] = SimpleQueue()
         self._sleeping = False
@@ -90,10 +91,6 @@ class SqliteLedger:
 
     def depth(self) -> int:
         return len(self._waiting)
-
-    def next_id(self) -> int:
-        self._last_id += 1
-        return self._last_id
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -1,10 +1,13 @@
-"""What is logged beside the lines of requests."""
+"""The lines of requests on their way to the log, and what is logged beside them."""
 
+import asyncio
+import json
 import logging
 
 import msgspec
 import pytest
 
+from tollbridge import telemetry
 from tollbridge.telemetry import _JsonLine
 
 
@@ -30,3 +33,27 @@ def test_an_exception_stands_in_its_line() -> None:
     read = msgspec.json.decode(_JsonLine().format(record))
     assert read["message"] == "request req_1 failed"
     assert "ValueError: a\nb" in read["exception"]
+
+
+def test_lines_are_written_together_and_what_is_too_much_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telemetry, "FLUSH_S", 0.01)
+    monkeypatch.setattr(telemetry, "MOST_WAITING", 3)
+    written: list[list[str]] = []
+
+    def write(text: bytes) -> None:
+        written.append([json.loads(line)["request_id"] for line in text.splitlines()])
+
+    async def main() -> int:
+        log = telemetry.RequestLog(write)
+        for batch in ("abcde", "fg"):
+            for name in batch:
+                log.add(telemetry.RequestLine(0, name, 200, 1, "/v1/models"))
+            await asyncio.sleep(0.05)
+        log.add(telemetry.RequestLine(0, "h", 200, 1, "/v1/models"))
+        log.flush()  # somebody asks for the metrics
+        log.add(telemetry.RequestLine(0, "i", 200, 1, "/v1/models"))
+        await asyncio.sleep(0.05)
+        return log.dropped
+
+    assert asyncio.run(main()) == 2
+    assert written == [["a", "b", "c"], ["f", "g"], ["h"], ["i"]]

@@ -67,19 +67,18 @@ class RequestLog:
         self._write = write
         self._add_up = add_up
         self._lines: list[RequestLine] = []
-        self._timer: asyncio.TimerHandle | None = None
         self.dropped = 0
 
     def add(self, line: RequestLine) -> None:
-        if len(self._lines) >= MOST_WAITING:
+        lines = self._lines
+        if not lines:
+            asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+        elif len(lines) >= MOST_WAITING:
             self.dropped += 1
             return
-        self._lines.append(line)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+        lines.append(line)
 
     def flush(self) -> None:
-        self._timer = None
         if self._lines:
             lines, self._lines = self._lines, []
             if self._add_up is not None:

@@ -317,7 +317,7 @@ class Allowance(msgspec.Struct, gc=False):
         return self.included - self.used - self.held
 
 
-class OpenHold(msgspec.Struct):
+class OpenHold(msgspec.Struct, gc=False):
     """A row of `hold` with its extensions. `limited`: the key's spend carries this hold too.
 
     `tokens`, of the month `period`: it is on tokens, and its steps are tokens; None: on money.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from tests.store.books import Books, Customer, Engine, assert_verified, serving, with_books
 
 from tollbridge.core.ledger import Ended, Held, Operation, Post, Refused, decide, grant
@@ -558,6 +559,23 @@ def test_the_log_does_not_grow_for_ever(sqlite_engine: Engine, monkeypatch: pyte
         assert written > 500, "too slow to tell"
         # Each call adds at least a page; without starting over, all of them would be there.
         assert log.stat().st_size < max(written * 4096 // 2, 8 << 20)
+
+    with_books(sqlite_engine, scenario)
+
+
+def test_no_more_is_remembered_than_is_worth_it(sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_books, "_MOST_REMEMBERED", 3)
+
+    async def scenario(books: Books) -> None:
+        engine: Any = books.ledger._books  # type: ignore[attr-defined]
+        customers = [await books.customer(paid=100) for _ in range(12)]
+        for left in (90, 89):
+            for customer in customers:
+                hold = books.hold_op(customer, 10)
+                month = {"period": 202_611, "included": 5, "tokens": 9, "least_tokens": 9}
+                assert await books.ledger.submit(replace(hold, **month)) == Held(10, left)
+                assert max(map(len, (engine._balances, engine._keys, engine._allowances))) <= 4
+                assert (await books.end(hold.id, customer, 1)).available == left + 9
 
     with_books(sqlite_engine, scenario)
 

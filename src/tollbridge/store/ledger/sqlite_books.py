@@ -9,7 +9,7 @@ import contextlib
 import random
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 from tollbridge.core.ledger import (
     Allowance,
@@ -225,8 +225,7 @@ class Books:
     def _look_for_changes(self) -> None:
         """Forget what is remembered where anybody else may have changed it."""
         version = self._cursor.execute("PRAGMA data_version").fetchone()[0]
-        remembered = max(len(self._balances), len(self._keys), len(self._allowances))
-        if version != self._version or remembered > _MOST_REMEMBERED:
+        if version != self._version:
             self._version = version
             self._balances.clear()
             self._keys.clear()
@@ -276,17 +275,25 @@ class Books:
         row = self._connection.execute(_BALANCE, (account_id,)).fetchone()
         if row is not None:
             self._balances[account_id] = Balance(row[0], row[1], row[2], row[3], bool(row[4]))
+            self._note_size(self._balances)
 
     def _load_key(self, key_id: int) -> None:
         row = self._connection.execute(_KEY, (key_id,)).fetchone()
         if row is not None:
             self._keys[key_id] = key_state(key_id, *row)
+            self._note_size(self._keys)
 
     def _load_allowance(self, account_id: int, period: int) -> None:
         if (account_id, period) not in self._allowances:
             row = self._connection.execute(_ALLOWANCE, (account_id, period)).fetchone()
             if row is not None:
                 self._allowances[account_id, period] = Allowance(account_id, period, *row)
+            self._note_size(self._allowances)
+
+    def _note_size(self, remembered: Sized) -> None:
+        """Of too much all is forgotten, before the next transaction."""
+        if len(remembered) > _MOST_REMEMBERED:
+            self._version = -1
 
     def _load_hold(self, state: State, hold: int) -> OpenHold | None:
         """The hold if it is open; else its end, if it has one, is in `state`."""

@@ -89,7 +89,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     tools: bytes = b""
 
 
-def bound(demand: Demand, route: Route, *, model_limit: int, default_hold: int, strict: bool) -> Bound:
+def bound(demand: Demand, route: Route, model_limit: int, default_hold: int, strict: bool) -> Bound:
     """The bound of `demand` on one route, at the dearest meters that it may use and the dearest tier that it may reach.
 
     `model_limit` is the most that the model writes; `default_hold` how many tokens are held when the caller set no

@@ -129,22 +129,10 @@ class Upstreams(Protocol):
     def throughput(self, route: Route) -> float: ...
 
 
-class Choice(msgspec.Struct, frozen=True):
-    """What a request asks for, and the routes that may answer it, in the order to try them.
-
-    `included`: the caller's plan includes tokens.
-    """
-
-    demand: pricing.Demand
-    routes: Sequence[Route]
-    included: bool
-
-
-class Offer(msgspec.Struct, frozen=True, gc=False):
-    """A route that may be held for, by its place, and what must be."""
-
-    place: int
-    bound: pricing.Bound
+# What a request asks for, and the routes that may answer it, in the order to try them.
+Choice = tuple[pricing.Demand, Sequence[Route]]
+# A route that may be held for, by its place, and what must be.
+Offer = tuple[int, pricing.Bound]
 
 
 class AlreadyClaimed(TollbridgeError):
@@ -194,17 +182,18 @@ class Admission:
         started, started_at = time.monotonic(), time.time_ns() // 1_000_000
         self._check_abuse(caller, started)
         choice = self._plain_choice(caller, request, started_at) or await self._choice(caller, request, started_at)
-        demand, routes = choice.demand, choice.routes
+        demand, routes = choice
         cap = self._cap(caller, cap)
-        offer = self._first_within(cap, choice)
-        bound = offer.bound
+        place, bound = 0, self._bound(demand, routes[0])
+        if bound.want > cap:  # seldom
+            place, bound = self._first_within(cap, choice)
         hold = self._ledger.next_id()
         amount = self._tokens(caller, demand)
         taken = await self._limiter.take(hold, caller.scopes, demand.prompt, amount)
         grant = taken if isinstance(taken, Grant) else await self._enforced(taken, hold, caller, demand.prompt, amount)
         try:
             verdict: Verdict | None = None
-            if claim is None and not choice.included:  # nearly every request
+            if claim is None and not caller.plan.included_tokens:  # nearly every request
                 want = bound.want if bound.want <= cap else cap
                 op = hold_of(hold, caller, (want, bound.least), _NO_TOKENS, started_at)
                 verdict = await self._ledger.submit(op)
@@ -212,17 +201,17 @@ class Admission:
                 held = verdict
             else:
                 ask = self._asking(hold, caller, claim, started_at)
+                first = place, bound
                 try:
-                    offer, held = await self._reserve(choice, offer, cap, ask, verdict)
+                    (place, bound), held = await self._reserve(caller, choice, first, cap, ask, verdict)
                 except (PaymentRequired, RateLimited):
                     if not caller.plan.included_credit or not await self._filled_up(caller, started_at):
                         raise
-                    offer, held = await self._reserve(choice, offer, cap, ask)
-                bound = offer.bound
+                    (place, bound), held = await self._reserve(caller, choice, first, cap, ask)
         except BaseException:
             self._limiter.give_back(grant, 0)
             raise
-        route = routes[offer.place]
+        route = routes[place]
         # Where all that it may cost is held nothing is capped.
         limit = None if held.amount >= bound.whole else self._limit(demand, route, bound, held, cap)
         return Ticket(
@@ -231,7 +220,7 @@ class Admission:
             caller=caller,
             request=request,
             model=self._models[route.model],
-            routes=routes[offer.place :] if offer.place else routes,
+            routes=routes[place:] if place else routes,
             demand=demand,
             held=held.amount,
             available=held.available,
@@ -249,9 +238,9 @@ class Admission:
         Raises the `ApiError` of a request of which no price can be told, because there is no route for it.
         """
         choice = await self._choice(caller, request, time.time_ns() // 1_000_000)
-        demand = choice.demand
+        demand, chosen = choice
         cap = self._cap(caller, cap)
-        routes = [(route, self._bound(demand, route)) for route in choice.routes]
+        routes = [(route, self._bound(demand, route)) for route in chosen]
         try:
             self._check_abuse(caller, time.monotonic())
             first = self._first_within(cap, choice)
@@ -259,12 +248,12 @@ class Admission:
             found = await self._limiter.look(scopes, demand.prompt, self._tokens(caller, demand))
             if isinstance(found, Exceeded):
                 raise limited(found)
-            offer, held = await self._reserve(choice, first, cap, ask)
+            (place, _), held = await self._reserve(caller, choice, first, cap, ask)
         except ApiError as refusal:
             return Estimate(demand=demand, routes=routes, cap=cap, refusal=refusal)
-        route, bound = routes[offer.place]
+        route, bound = routes[place]
         limit = self._limit(demand, route, bound, held, cap)
-        return Estimate(demand=demand, routes=routes[offer.place :], cap=cap, held=held.amount, limit=limit)
+        return Estimate(demand=demand, routes=routes[place:], cap=cap, held=held.amount, limit=limit)
 
     @property
     def policy(self) -> Policy:
@@ -307,9 +296,11 @@ class Admission:
         means = self._mean_output
         key = ticket.caller.key_id
         mean = means.pop(key, None)
-        if mean is None and len(means) >= _MEANS_KEPT:
+        if mean is not None:
+            output = mean + (output - mean) // _MEAN_SHARE
+        elif len(means) >= _MEANS_KEPT:
             del means[next(iter(means))]
-        means[key] = output if mean is None else mean + (output - mean) // _MEAN_SHARE
+        means[key] = output
 
     def cut(self, ticket: Ticket) -> None:
         """The caller left before the first token."""
@@ -353,7 +344,7 @@ class Admission:
                 raise self._none_usable(model, model.routes)
         demand = demand_of(request)
         check_length(model, demand, request)
-        return Choice(demand, routes, caller.plan.included_tokens > 0)
+        return demand, routes
 
     async def _choice(self, caller: Caller, request: Request, moment: int) -> Choice:
         """The routes of all models that the caller names. What keeps one of them out is told when there is no other."""
@@ -369,7 +360,7 @@ class Admission:
         if not routes:
             assert refusal is not None, "a request names a model"
             raise refusal
-        return Choice(demand, routes, caller.plan.included_tokens > 0)
+        return demand, routes
 
     async def _routes_of(
         self, name: str, caller: Caller, request: Request, demand: pricing.Demand, moment: int
@@ -452,19 +443,19 @@ class Admission:
         return pricing.bound(
             demand,
             route,
-            model_limit=self._models[route.model].output_limit,
-            default_hold=policy.default_hold_tokens,
-            strict=policy.strict_holds,
+            self._models[route.model].output_limit,
+            policy.default_hold_tokens,
+            policy.strict_holds,
         )
 
     def _first_within(self, cap: int, choice: Choice) -> Offer:
         """The first route on which the request stays within its cap; raises `CostCapExceeded`."""
-        demand = choice.demand
-        for place, route in enumerate(choice.routes):
+        demand, routes = choice
+        for place, route in enumerate(routes):
             bound = self._bound(demand, route)
             if _fits(bound, demand, cap):
-                return Offer(place, bound)
-        raise too_dear(self._bound(demand, choice.routes[0]).want, cap, produces=demand.produces)
+                return place, bound
+        raise too_dear(self._bound(demand, routes[0]).want, cap, produces=demand.produces)
 
     async def _enforced(self, refusal: Exceeded, hold: int, caller: Caller, least: int, amount: int) -> Grant:
         """What is taken of the limits that refuse, after this `refusal` by one of all; raises `RateLimited`."""
@@ -495,7 +486,7 @@ class Admission:
         return ask
 
     async def _reserve(
-        self, choice: Choice, first: Offer, cap: int, ask: Ask, verdict: Verdict | None = None
+        self, caller: Caller, choice: Choice, first: Offer, cap: int, ask: Ask, verdict: Verdict | None = None
     ) -> tuple[Offer, Held]:
         """Hold for the first offer, or where the money does not cover it for the first cheaper one that it covers.
 
@@ -504,10 +495,10 @@ class Admission:
         offer: Offer | None = first
         refusal: ApiError | None = None
         while offer is not None:
-            bound = offer.bound
+            bound = offer[1]
             if verdict is None:
                 want = bound.want if bound.want <= cap else cap
-                tokens = self._included(choice, offer, cap) if choice.included else _NO_TOKENS
+                tokens = self._included(choice, offer, cap) if caller.plan.included_tokens else _NO_TOKENS
                 verdict = await ask(want, bound.least, tokens)
             if isinstance(verdict, Held):
                 return offer, verdict
@@ -533,20 +524,19 @@ class Admission:
         return given
 
     def _included(self, choice: Choice, offer: Offer, cap: int) -> TokenBound:
-        return pricing.token_bound(
-            choice.demand,
-            choice.routes[offer.place],
-            offer.bound,
-            cap=cap,
-            default_hold=self._policy.default_hold_tokens,
-        )
+        demand, routes = choice
+        place, bound = offer
+        default_hold = self._policy.default_hold_tokens
+        return pricing.token_bound(demand, routes[place], bound, cap=cap, default_hold=default_hold)
 
     def _cheaper(self, refused: Offer, choice: Choice, cap: int) -> Offer | None:
         """The next route for which less must be held."""
-        for place in range(refused.place + 1, len(choice.routes)):
-            bound = self._bound(choice.demand, choice.routes[place])
-            if bound.least < refused.bound.least and _fits(bound, choice.demand, cap):
-                return Offer(place, bound)
+        demand, routes = choice
+        before, too_much = refused
+        for place in range(before + 1, len(routes)):
+            bound = self._bound(demand, routes[place])
+            if bound.least < too_much.least and _fits(bound, demand, cap):
+                return place, bound
         return None
 
 

@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tollbridge.limits.base import Exceeded, Grant, Rule, Scope
+from tollbridge.limits.base import Exceeded, Free, Grant, Room, Rule, Scope
 from tollbridge.limits.memory import MemoryLimiter
 
 
@@ -22,9 +23,13 @@ class Clock:
 
 
 def take(limiter: MemoryLimiter, request: int, scope: Scope, tokens: int = 0) -> Any:
+    return at_once(limiter.take(request, [scope], 0, tokens))
+
+
+def at_once(said: Coroutine[Any, Any, Any]) -> Any:
     """It never waits: the first step of the coroutine is its last."""
     try:
-        limiter.take(request, [scope], 0, tokens).send(None)
+        said.send(None)
     except StopIteration as done:
         return done.value
 
@@ -129,3 +134,54 @@ def test_what_a_take_says_is_left_is_what_a_look_finds(
         assert (grant.requests_room, grant.tokens_room) == left
         if isinstance(grant, Grant):
             limiter.give_back(grant, used)
+
+
+rules = st.builds(
+    Rule,
+    requests=st.none() | st.integers(1, 6),
+    tokens=st.none() | st.integers(1, 300),
+    concurrency=st.none() | st.integers(1, 3),
+    strict=st.booleans(),
+)
+
+
+@given(
+    st.lists(rules, min_size=1, max_size=3),
+    st.lists(
+        st.tuples(st.floats(0, 40), st.integers(0, 320), st.integers(0, 320), st.none() | st.integers(0, 400)),
+        min_size=1,
+        max_size=25,
+    ),
+)
+def test_a_take_says_what_a_look_says_and_takes_nothing_where_it_refuses(
+    kinds: list[Rule], calls: list[tuple[float, int, int, int | None]]
+) -> None:
+    clock = Clock()
+    limiter = MemoryLimiter(clock)
+    scopes = [Scope(f"scope/{number}", rule) for number, rule in enumerate(kinds)]
+    for number, (pause, least, tokens, used) in enumerate(calls):
+        clock.now += pause
+        before = _state(limiter, scopes, clock.now)
+        looked = at_once(limiter.look(scopes, least, tokens))
+        taken = at_once(limiter.take(number, scopes, least, tokens))
+        if isinstance(looked, Free):
+            assert isinstance(taken, Grant)
+            if used is not None:
+                limiter.give_back(taken, used)
+        else:
+            assert isinstance(taken, Exceeded)
+            assert (taken.type, taken.limit, taken.hopeless) == (looked.type, looked.limit, looked.hopeless)
+            assert taken.retry_after == pytest.approx(looked.retry_after, abs=1e-9)
+            assert _state(limiter, scopes, clock.now) == before
+
+
+def _state(limiter: MemoryLimiter, scopes: list[Scope], now: float) -> list[Any]:
+    def told(room: Room) -> tuple[int, int, float]:
+        return room.limit, room.remaining, round(room.reset, 6)
+
+    found: list[Any] = []
+    for scope in scopes:
+        counters = limiter._of(scope)
+        found.append(set(counters.places))
+        found += [told(each.room(now)) for each in (counters.requests, counters.tokens) if each is not None]
+    return found

@@ -38,11 +38,18 @@ class _Log:
                 return when + WINDOW_S - now
         return WINDOW_S
 
-    def take(self, amount: int, now: float) -> Room:
-        """What is left then. Its entry is the `last`."""
+    def take(self, amount: int, now: float, asking: bool) -> Room | None:
+        """What is left then; its entry is the `last`. None, and nothing is taken: `asking`, and it does not fit."""
+        if asking and self.wait(amount, now):
+            return None
         self.entries.append([now, amount])
         self.used += amount
         return self.room(now)
+
+    def undo(self, amount: int) -> None:
+        """Give back the last `take`, which was of `amount`, as if it had not been."""
+        self.entries.pop()
+        self.used -= amount
 
     @property
     def last(self) -> list[float]:
@@ -93,13 +100,20 @@ class _Bucket:
         over = amount * self.per_unit - _WHOLE_S + (self.full_at - now)
         return over if over > 0 else 0.0
 
-    def take(self, amount: int, now: float) -> Room:
-        """What is left then, as of `room`."""
-        full_at = self.full_at
-        self.full_at = full_at = (full_at if full_at > now else now) + amount * self.per_unit
+    def take(self, amount: int, now: float, asking: bool) -> Room | None:
+        """As of `_Log`; what is left is that of `room`."""
+        full_at, per_unit = self.full_at, self.per_unit
+        if full_at <= now:
+            full_at = now
+        elif asking and self.wait(amount, now):
+            return None
+        self.full_at = full_at = full_at + amount * per_unit
         empty = full_at - now
-        left = int((WINDOW_S - empty) / self.per_unit + 1e-6)
+        left = int((WINDOW_S - empty) / per_unit + 1e-6)
         return Room(self.limit, left if left > 0 else 0, empty)
+
+    def undo(self, amount: int) -> None:
+        self.full_at -= amount * self.per_unit
 
     def correct(self, entry: list[float] | None, difference: int, now: float) -> None:
         self.full_at = max(now, self.full_at) + difference * self.per_unit
@@ -142,6 +156,37 @@ class _Counters:
         self.requests = _resized(self.requests, rule.requests, rule.strict)
         self.tokens = _resized(self.tokens, rule.tokens, rule.strict)
 
+    def take(self, grant: Grant, least: int, now: float, asking: bool) -> bool:
+        """Take what `grant` is for and note it there. False, and nothing is taken: `asking`, and it does not fit."""
+        places = self.rule.concurrency
+        if places is not None and asking and len(self.places) >= places and self.full(now):
+            return False
+        tokens, amount, entry = self.tokens, 0, None
+        if tokens is not None:
+            if least > tokens.limit:
+                return False
+            amount = grant.tokens
+            if amount > tokens.limit:
+                amount = tokens.limit
+            room = tokens.take(amount, now, asking)
+            if room is None:
+                return False
+            entry = tokens.last
+            if grant.tokens_room is None or room.remaining < grant.tokens_room.remaining:
+                grant.tokens_room = room
+        if self.requests is not None:
+            room = self.requests.take(1, now, asking)
+            if room is None:
+                if tokens is not None:
+                    tokens.undo(amount)
+                return False
+            if grant.requests_room is None or room.remaining < grant.requests_room.remaining:
+                grant.requests_room = room
+        if places is not None:
+            self.places[grant.request] = now + PLACE_TTL_S
+        grant.notes.append((self, tokens, amount, entry))
+        return True
+
     def full(self, now: float) -> bool:
         """Whether all places are taken, those left out whose time is over."""
         for request, expires in list(self.places.items()):
@@ -168,12 +213,18 @@ class MemoryLimiter:
         now = self._clock()
         if now >= self._forget_at:
             self._forget(now)
-        counters = self._of(scopes)
-        return _refusal(counters, least, tokens, now) or _taken(counters, request, scopes, tokens, now)
+        grant = Grant(request, scopes, tokens, None, None, [])
+        for scope in scopes:
+            counters = self._scopes.get(scope.name)
+            if counters is None or counters.rule is not scope.rule:
+                counters = self._of(scope)
+            if not counters.take(grant, least, now, True):
+                return self._refused(grant, least, now)
+        return grant
 
     async def look(self, scopes: Sequence[Scope], least: int, tokens: int) -> Free | Exceeded:
         now = self._clock()
-        counters = self._of(scopes)
+        counters = [self._of(scope) for scope in scopes]
         return _refusal(counters, least, tokens, now) or Free(*_rooms(counters, now))
 
     def record(self, request: int, scopes: Sequence[Scope], tokens: int) -> list[Note]:
@@ -181,7 +232,10 @@ class MemoryLimiter:
         now = self._clock()
         if now >= self._forget_at:
             self._forget(now)
-        return _taken(self._of(scopes), request, scopes, tokens, now).notes
+        grant = Grant(request, scopes, tokens, None, None, [])
+        for scope in scopes:
+            self._of(scope).take(grant, 0, now, False)
+        return grant.notes
 
     def give_back(self, grant: Grant, used: int) -> None:
         if grant.notes:
@@ -203,16 +257,26 @@ class MemoryLimiter:
                 found.append((Scope(name, each.rule), requests, tokens))
         return found
 
-    def _of(self, scopes: Sequence[Scope]) -> list[_Counters]:
-        found = []
-        for scope in scopes:
-            counters = self._scopes.get(scope.name)
-            if counters is None:
-                counters = self._scopes[scope.name] = _Counters(scope.rule)
-            elif counters.rule is not scope.rule and counters.rule != scope.rule:
-                counters.change(scope.rule)
-            found.append(counters)
-        return found
+    def _of(self, scope: Scope) -> _Counters:
+        counters = self._scopes.get(scope.name)
+        if counters is None:
+            counters = self._scopes[scope.name] = _Counters(scope.rule)
+        elif counters.rule != scope.rule:
+            counters.change(scope.rule)
+        counters.rule = scope.rule  # it is known by that at once when it comes again
+        return counters
+
+    def _refused(self, grant: Grant, least: int, now: float) -> Exceeded:
+        """Some scope had no room: what the others gave they get back."""
+        for counters, counter, amount, _ in grant.notes:
+            if counters.requests is not None:
+                counters.requests.undo(1)
+            if counter is not None:
+                counter.undo(amount)
+            counters.places.pop(grant.request, None)
+        refusal = _refusal([self._of(scope) for scope in grant.scopes], least, grant.tokens, now)
+        assert refusal is not None, "what does not fit is refused"
+        return refusal
 
     def _forget(self, now: float) -> None:
         self._forget_at = now + FORGET_EVERY_S
@@ -252,30 +316,6 @@ def _refusal(counters: Sequence[_Counters], least: int, tokens: int, now: float)
         if places is not None and len(each.places) >= places and longest < FULL_RETRY_S and each.full(now):
             longest, kind, limit = FULL_RETRY_S, "concurrency", places
     return Exceeded(kind, limit, longest, False, *_rooms(counters, now)) if longest else None
-
-
-def _taken(counters: Sequence[_Counters], request: int, scopes: Sequence[Scope], tokens: int, now: float) -> Grant:
-    """Take it all; what is left is that of the tightest scope, as of `_rooms`."""
-    notes: list[Note] = []
-    requests_room: Room | None = None
-    tokens_room: Room | None = None
-    for each in counters:
-        counter = each.requests
-        if counter is not None:
-            room = counter.take(1, now)
-            if requests_room is None or room.remaining < requests_room.remaining:
-                requests_room = room
-        counter, amount, entry = each.tokens, 0, None
-        if counter is not None:
-            amount = tokens if tokens < counter.limit else counter.limit
-            room = counter.take(amount, now)
-            entry = counter.last
-            if tokens_room is None or room.remaining < tokens_room.remaining:
-                tokens_room = room
-        if each.rule.concurrency is not None:
-            each.places[request] = now + PLACE_TTL_S
-        notes.append((each, counter, amount, entry))
-    return Grant(request, scopes, tokens, requests_room, tokens_room, notes)
 
 
 def _rooms(counters: Sequence[_Counters], now: float) -> tuple[Room | None, Room | None]:

@@ -148,7 +148,7 @@ rules = st.builds(
 @given(
     st.lists(rules, min_size=1, max_size=3),
     st.lists(
-        st.tuples(st.floats(0, 40), st.integers(0, 320), st.integers(0, 320), st.none() | st.integers(0, 400)),
+        st.tuples(st.floats(0, 40), st.integers(0, 320), st.integers(0, 99), st.none() | st.integers(0, 400)),
         min_size=1,
         max_size=25,
     ),
@@ -159,8 +159,9 @@ def test_a_take_says_what_a_look_says_and_takes_nothing_where_it_refuses(
     clock = Clock()
     limiter = MemoryLimiter(clock)
     scopes = [Scope(f"scope/{number}", rule) for number, rule in enumerate(kinds)]
-    for number, (pause, least, tokens, used) in enumerate(calls):
+    for number, (pause, least, more, used) in enumerate(calls):
         clock.now += pause
+        tokens = least + more
         before = _state(limiter, scopes, clock.now)
         looked = at_once(limiter.look(scopes, least, tokens))
         taken = at_once(limiter.take(number, scopes, least, tokens))

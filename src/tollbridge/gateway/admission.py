@@ -169,9 +169,9 @@ class Admission:
         # Accounts that have had the credit of this month, for all that is known here.
         self._filled: tuple[int, set[int]] = (0, set())
         self._mean_output: dict[int, int] = {}
-        # What callers were allowed to call, and whether it has one route alone, on the same terms at all times. By key,
-        # name and endpoint, for as long as the caller is what it was then.
-        self._allowed: dict[tuple[int, str, str], tuple[Caller, Model, bool]] = {}
+        # What callers were allowed to call, and its route where it has one alone, on the same terms at all times.
+        # By key, name and endpoint, for as long as the caller is what it was then.
+        self._allowed: dict[tuple[int, str, str], tuple[Caller, Model, Route | None]] = {}
         self._cuts, self._refusals = Cuts(), Refusals[int](MOST_REFUSALS)
 
     async def admit(self, caller: Caller, request: Request, cap: int | None, claim: Claim | None = None) -> Ticket:
@@ -185,8 +185,10 @@ class Admission:
         demand, routes = choice
         cap = self._cap(caller, cap)
         place, bound = 0, self._bound(demand, routes[0])
-        if bound.want > cap:  # seldom
+        want = bound.want
+        if want > cap:  # seldom
             place, bound = self._first_within(cap, choice)
+            want = min(bound.want, cap)
         hold = self._ledger.next_id()
         amount = self._tokens(caller, demand)
         taken = await self._limiter.take(hold, caller.scopes, demand.prompt, amount)
@@ -194,7 +196,6 @@ class Admission:
         try:
             verdict: Verdict | None = None
             if claim is None and not caller.plan.included_tokens:  # nearly every request
-                want = bound.want if bound.want <= cap else cap
                 op = hold_of(hold, caller, (want, bound.least), _NO_TOKENS, started_at)
                 verdict = await self._ledger.submit(op)
             if isinstance(verdict, Held):
@@ -326,7 +327,7 @@ class Admission:
         asked = (caller.key_id, request.model, request.endpoint)
         known = self._allowed.get(asked)
         if known is not None and known[0] is caller:
-            _, model, one_route = known
+            _, model, lone = known
         elif request.model.endswith(_SUFFIXES):
             return None
         else:
@@ -334,9 +335,9 @@ class Admission:
             _check_model(caller, model, request)
             if len(self._allowed) >= _MODELS_KEPT:
                 self._allowed.clear()
-            one_route = len(model.routes) == 1 and not model.routes[0].variants
-            self._allowed[asked] = caller, model, one_route
-        if one_route and self._upstreams.rank(model.routes[0]) is not None:
+            lone = model.routes[0] if len(model.routes) == 1 and not model.routes[0].variants else None
+            self._allowed[asked] = caller, model, lone
+        if lone is not None and self._upstreams.rank(lone) is not None:
             routes: Sequence[Route] = model.routes
         else:
             routes = self._ordered(pricing.all_at(model.routes, moment))

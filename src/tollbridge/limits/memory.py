@@ -163,10 +163,10 @@ class _Counters:
             return False
         tokens, amount, entry = self.tokens, 0, None
         if tokens is not None:
-            if least > tokens.limit:
-                return False
             amount = grant.tokens
             if amount > tokens.limit:
+                if least > tokens.limit:
+                    return False
                 amount = tokens.limit
             room = tokens.take(amount, now, asking)
             if room is None:
@@ -238,13 +238,14 @@ class MemoryLimiter:
         return grant.notes
 
     def give_back(self, grant: Grant, used: int) -> None:
-        if grant.notes:
+        notes = grant.notes
+        if notes:
+            grant.notes = []
             now = self._clock()
-            for counters, counter, amount, entry in grant.notes:
+            for counters, counter, amount, entry in notes:
                 if counter is not None:
                     counter.correct(entry, used - amount, now)
                 counters.places.pop(grant.request, None)
-            grant.notes.clear()
 
     def taken(self) -> list[tuple[Scope, int, int]]:
         """Of each scope that is in use: requests and tokens that its minute still holds."""

@@ -269,6 +269,49 @@ def test_stream_whose_hold_cannot_grow_ends_with_length_and_says_why() -> None:
     run(test())
 
 
+NEVER = Timing(tick=3_600.0)
+
+
+def test_hold_of_a_burst_grows_with_it_between_two_ticks() -> None:
+    async def test() -> None:
+        config = "[billing]\ndefault_hold_tokens = 100\n"
+        async with Site(long_stream(3000, 0.0), config=config, timing=NEVER) as site:
+            reply = await site.post("/v1/chat/completions", chat(stream=True))
+            assert reply.text == "word " * 3000
+            assert reply.events[-1] == "[DONE]"
+            [row] = await site.settled(1)
+            assert row["held"] >= row["charge"] > 3000 * OUTPUT_NANO
+
+    run(test())
+
+
+def test_burst_ends_where_its_money_does_not_at_the_next_tick() -> None:
+    async def test() -> None:
+        config = "[billing]\ndefault_hold_tokens = 100\n"
+        async with Site(long_stream(3500, 0.0), config=config, credit_usd="0.003", timing=NEVER) as site:
+            reply = await site.post("/v1/chat/completions", chat(stream=True))
+            assert reply.chunks[-1]["choices"][0]["finish_reason"] == "length"
+            assert "credit" in json.dumps(reply.chunks[-1])
+            [(charge, loss)] = await site.database.fetch("SELECT charge, loss FROM usage")
+            # What came in the same read (64 KiB) as the word at which the money ended.
+            assert loss <= 64 * 1024 // len(framed(chunk("word "))) * OUTPUT_NANO
+            assert 2_500_000 < charge <= 3_000_000
+
+    run(test())
+
+
+def test_who_is_told_that_an_answer_was_cut_is_told_by_which_limit() -> None:
+    async def test() -> None:
+        config = "[billing]\ndefault_hold_tokens = 100\n"
+        async with Site(long_stream(3000, 0.0), config=config, timing=NEVER) as site:
+            key = await site.make_key(limit=1_000_000)
+            reply = await site.post("/v1/chat/completions", chat(stream=True), {"authorization": f"Bearer {key}"})
+            last = reply.chunks[-1]
+            assert last["detail"] == "the spend limit of this API key ran out"
+
+    run(test())
+
+
 @pytest.mark.parametrize("wants_usage", [None, True, False])
 def test_stream_of_a_provider_that_ignores_its_limit_ends_with_length_and_says_why(wants_usage: bool | None) -> None:
     async def test() -> None:

@@ -35,7 +35,7 @@ from tollbridge.errors import (
 )
 from tollbridge.gateway.admission import Admission, AlreadyClaimed, Ticket
 from tollbridge.gateway.callers import Caller, Callers
-from tollbridge.gateway.refusals import WRONG_TOO_OFTEN, add_limits, cooling_down
+from tollbridge.gateway.refusals import WRONG_TOO_OFTEN, add_limits, cooling_down, ran_out
 from tollbridge.gateway.relay import AllFailed, Answered, Relay
 from tollbridge.gateway.replays import Replays, in_progress
 from tollbridge.gateway.settlement import Attempt, Closed, Settlement
@@ -357,7 +357,7 @@ class Inference:
             call.out.end(stream.stream.fail(failed_midway(route)))
         else:
             if ending.cause is pricing.Cause.MONEY_RAN_OUT:
-                call.out.write(stream.stream.stop("the credit for this request ran out"))
+                call.out.write(stream.stream.stop(ran_out(ticket.refusal)))
             stream.ensure_started()
             receipt = await self._settlement.receipt(closed)
             call.out.end(stream.stream.end(receipt))

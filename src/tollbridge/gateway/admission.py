@@ -60,8 +60,8 @@ class Ticket(msgspec.Struct, kw_only=True):
     The routes may be of several models, in the caller's order; `model` is that of the route that is being tried.
     `cap` is the most that it may cost, nano-USD.
     `held` and `step` grow when the hold is extended. `tokens`: it is on so many included tokens, and `held` is 0; 0: it
-    is on money. `dropped`: the caller's fields that could not be sent. `tried`: the routes that did not answer, each
-    with the reason, in words for a header.
+    is on money. `refusal`: why it could not be extended. `dropped`: the caller's fields that could not be sent.
+    `tried`: the routes that did not answer, each with the reason, in words for a header.
     `started` is monotonic seconds, `started_at` epoch milliseconds.
     """
 
@@ -81,6 +81,7 @@ class Ticket(msgspec.Struct, kw_only=True):
     started_at: int
     step: int = 0
     tokens: int = 0
+    refusal: Refusal | None = None
     dropped: tuple[str, ...] = ()
     tried: tuple[str, ...] = ()
 

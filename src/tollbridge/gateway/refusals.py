@@ -62,6 +62,18 @@ def refused(verdict: Refused, least: int) -> ApiError:
             return Unavailable("The ledger is not available. Nothing was charged.", code="ledger_unavailable")
 
 
+_RAN_OUT: dict[Refusal | None, str] = {
+    Refusal.KEY_LIMIT: "the spend limit of this API key ran out",
+    Refusal.QUOTA: "this month's included tokens ran out",
+    Refusal.FROZEN: "this account was frozen",
+}
+
+
+def ran_out(why: Refusal | None) -> str:
+    """What ended an answer whose hold was not extended."""
+    return _RAN_OUT.get(why, "the credit for this request ran out")
+
+
 def too_dear(want: int, cap: int, *, produces: bool) -> CostCapExceeded:
     """The error for a request that could cost `want`, more than its cap; nano-USD."""
     return CostCapExceeded(

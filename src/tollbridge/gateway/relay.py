@@ -16,7 +16,7 @@ import msgspec
 
 from tollbridge import values
 from tollbridge.core import pricing, retry
-from tollbridge.core.ledger import Extend, Held
+from tollbridge.core.ledger import Extend, Held, Refused
 from tollbridge.core.retry import Kind, Step
 from tollbridge.errors import (
     ApiError,
@@ -278,6 +278,7 @@ class Relay:
             )
         )
         if not isinstance(verdict, Held):
+            ticket.refusal = verdict.why if isinstance(verdict, Refused) else None
             return False
         ticket.held, ticket.tokens = verdict.amount, verdict.tokens
         ticket.available = verdict.available

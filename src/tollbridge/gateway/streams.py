@@ -28,6 +28,8 @@ KEEP_ALIVE = b": keep-alive\n\n"
 EXTEND_AT_PERCENT = 75
 # An answer whose hold cannot be extended is ended when so much of it is used.
 END_AT_PERCENT = 95
+# A provider that is faster than the tick is looked at this often while an extension would be written.
+LOOKS_PER_EXTENSION = 32
 # A provider that was told a limit and goes on regardless is cut here.
 CUT_AT_PERCENT = 120
 CUT_SLACK_TOKENS = 64
@@ -103,7 +105,7 @@ class StreamCall:
         self._last_data = self._last_write = self._checkpointed = time.monotonic()
         self._drain_until: float | None = None
         self._extending = False
-        self._cut_at = 0
+        self._cut_at = self._look_at = 0
         downstream.on_disconnect(self._client_left)
         downstream.on_resume(self._resume)
         live.add(self)
@@ -115,6 +117,7 @@ class StreamCall:
         self.route = route
         self.stream = exchange.stream(TextClasses())
         self._cut_at = _cut_at(self.ticket)
+        self._look_at = min(self._cut_at, self._live.look_every)
         self._last_data = time.monotonic()
         self._ready = self._loop.create_future()
         try:
@@ -177,8 +180,16 @@ class StreamCall:
             self._pass_on(out)
         if stream.failed is not None:
             self._stop(stream.failed)
-        elif stream.chunks >= self._cut_at:
+        elif stream.chunks >= self._look_at:
+            self._look(stream.chunks)
+
+    def _look(self, chunks: int) -> None:
+        """After so many chunks: whether it goes on."""
+        if chunks >= self._cut_at:
             self._finish(Cause.CUT)
+        else:
+            self._look_at = min(self._cut_at, chunks + self._live.look_every)
+            self._see_to_hold()
 
     def _pass_on(self, out: bytes) -> None:
         """What may be nothing, or the first output, or for nobody."""
@@ -321,13 +332,15 @@ class StreamCall:
             self._live.settlement.checkpoint(self.ticket, self.route, self.counted())
         if self.begun and self.stream is not None and self.stream.done:
             self._finish(Cause.FINISHED)
-        elif self.begun and not self._extending and self._is_near_hold():
-            self._extending = True
-            task = self._loop.create_task(self._extend())
-            self._live.keep(task)
+        else:
+            self._see_to_hold()
 
-    def _is_near_hold(self) -> bool:
-        return self._has_used(EXTEND_AT_PERCENT)
+    def _see_to_hold(self) -> None:
+        """Extend the hold where most of it is used. Until that is done nothing more is read."""
+        if self.begun and not self._extending and self._has_used(EXTEND_AT_PERCENT):
+            self._extending = True
+            self._pause()
+            self._live.keep(self._loop.create_task(self._extend()))
 
     def _has_used(self, percent: int) -> bool:
         """Whether so much of what is held is used, money or tokens."""
@@ -339,23 +352,33 @@ class StreamCall:
 
     async def _extend(self) -> None:
         assert self.route is not None
+        ticket, extended, before = self.ticket, True, -1
         try:
-            extended = await self._live.relay.grow(self.ticket, self.route, self._live.extend_by)
+            # As often as it takes: one read may hold more than one extension.
+            while extended and before != ticket.held + ticket.tokens and self._has_used(EXTEND_AT_PERCENT):
+                before = ticket.held + ticket.tokens
+                extended = await self._live.relay.grow(ticket, self.route, self._live.extend_by)
         except ApiError:
-            # The ledger cannot be asked just now: the running answer goes on, and the next tick asks again.
+            # The ledger cannot be asked just now: the running answer goes on, and the next look asks again.
             extended = True
         self._extending = False
         if not extended and self._has_used(END_AT_PERCENT):
             self._finish(Cause.MONEY_RAN_OUT)
+        elif not self._downstream.paused:
+            self._resume()
 
 
 class LiveStreams:
-    """All streams that run, and the timer that looks after them. `extend_by`: tokens of one extension of a hold."""
+    """All streams that run, and the timer that looks after them.
+
+    `extend_by`: tokens of one extension of a hold. `look_every`: chunks after which a stream is looked at beside that.
+    """
 
     def __init__(self, relay: Relay, settlement: Settlement, extend_by: int, timing: Timing) -> None:
         self.relay = relay
         self.settlement = settlement
         self.extend_by = extend_by
+        self.look_every = max(1, extend_by // LOOKS_PER_EXTENSION)
         self.timing = timing
         self.drains = 0  # of callers who left, read on because the provider bills anyway
         self._calls: set[StreamCall] = set()

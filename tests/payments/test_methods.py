@@ -10,7 +10,7 @@ from tests.services.test_accounts import make
 from tollbridge.core.payments import Buyer, Status
 from tollbridge.errors import ConfigError, InvalidRequest, NotFound
 from tollbridge.services import accounts, invoices
-from tollbridge.services.payments import open_payments
+from tollbridge.services.payments import MOST_PENDING, PENDING_DAYS, open_payments
 from tollbridge.store.db import Database
 
 KEY, SECRET = {"stripe__secret_key": SECRET_KEY}, {"stripe__webhook_secret": SIGNING_SECRET}
@@ -117,6 +117,30 @@ def test_only_demo_orders_are_paid_by_demo(sqlite_world: World) -> None:
         transfer = await ways.start_checkout(account, 10 * USD, method="bank_transfer")
         with pytest.raises(NotFound):
             await ways.pay_demo(account, transfer.payment.public_id)
+
+    sqlite_world.run(use)
+
+
+def test_an_account_has_so_many_orders_that_nobody_pays(sqlite_world: World) -> None:
+    async def use(database: Database) -> None:
+        ways = open_payments(database, settings(bank_transfer__instructions="Bank"), "http://127.0.0.1")
+        account = await make(database)
+        orders = [
+            (await ways.start_checkout(account, 10 * USD, method="bank_transfer", once=f"form {number}")).payment
+            for number in range(MOST_PENDING)
+        ]
+        with pytest.raises(InvalidRequest, match="100 orders of the last 30 days wait to be paid"):
+            await ways.start_checkout(account, 10 * USD, method="bank_transfer", once="one more")
+        assert len(await ways.orders(account, 1_000)) == MOST_PENDING
+        # The same form again is the same order, and who pays one may order one.
+        again = await ways.start_checkout(account, 10 * USD, method="bank_transfer", once="form 3")
+        assert again.payment.public_id == orders[3].public_id
+        assert orders[0].external_id is not None
+        await ways.confirm(orders[0].external_id, 10 * USD, actor="test")
+        await ways.start_checkout(account, 10 * USD, method="bank_transfer", once="one more")
+        # What nobody has paid for long keeps nobody from ordering.
+        await database.execute("UPDATE payment SET created_at = created_at - $1", PENDING_DAYS * 86_400_000)
+        await ways.start_checkout(account, 10 * USD, method="bank_transfer", once="much later")
 
     sqlite_world.run(use)
 

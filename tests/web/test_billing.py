@@ -252,6 +252,12 @@ def test_programs_order_once_by_their_idempotency_key() -> None:
             assert wrong.status_code == 400
             listed = (await ada.get("/api/billing/payments")).json()["data"]
             assert [each["id"] for each in listed] == [made[0].json()["id"]]
+            for length, status in ((255, 201), (256, 400)):
+                headers |= {"idempotency-key": "k" * length, "accept": "application/json"}
+                answer = await ada.client.post("/api/billing/payments", json=body, headers=headers)
+                assert answer.status_code == status, answer.text
+            assert answer.json()["error"]["param"] == "Idempotency-Key"
+            assert answer.json()["error"]["message"] == "An Idempotency-Key has 1 to 255 printable characters."
 
     run(test())
 

@@ -42,14 +42,17 @@ from tollbridge.store.payments import Waiting
 log = logging.getLogger("tollbridge")
 
 MOST_FAILURES = 3
-_MINUTE, _HOUR = 60_000, 3_600_000
+_MINUTE, _HOUR, _DAY = 60_000, 3_600_000, 86_400_000
 # Stripe closes an unpaid session after 24 hours, and says so when asked then.
 _ASK_AGAIN, _ASK_SLOW = 5 * _MINUTE, _HOUR
 # Missed events are looked for as far back as a listing may be late.
 _OVERLAP_S = 3_600
 _SINCE = "stripe_events_since"
 _BATCH = 100
-_LONGEST_ONCE = 200
+_LONGEST_ONCE = 300
+# Orders of one account of the last days that nobody has paid. One for a bank transfer waits for ever.
+MOST_PENDING = 100
+PENDING_DAYS = 30
 
 
 class Checkout(msgspec.Struct, frozen=True):
@@ -122,7 +125,8 @@ class Payments:
     ) -> Checkout:
         """Order `amount` nano-USD of credit. `once`: a text of the form that was sent; sent again it is one order.
 
-        InvalidRequest: the amount or method cannot be. ProcessorUnavailable (503): nothing was paid, try again.
+        InvalidRequest: the amount or method cannot be, or many orders wait to be paid. ProcessorUnavailable (503):
+        nothing was paid, try again.
         """
         self.check_amount(amount)
         way = self._method(method)
@@ -313,7 +317,19 @@ class Payments:
         now = await self.database.now()
         # A month of a subscription was paid when we hear of it.
         waits = now + _ASK_AGAIN if new.method == STRIPE and new.subscription_id is None else None
-        return await run(self.database, lambda transaction: payments.create(transaction, new, now, waits))
+
+        async def use_case(transaction: Transaction) -> Payment:
+            payment = await payments.create(transaction, new, now, waits)
+            if new.origin is Origin.CHECKOUT and payment.public_id == new.public_id:
+                since = now - PENDING_DAYS * _DAY
+                if await payments.count_pending(transaction, new.account_id, since) > MOST_PENDING:
+                    raise InvalidRequest(
+                        f"{MOST_PENDING} orders of the last {PENDING_DAYS} days wait to be paid: pay one of them, "
+                        "or ask whoever runs this gateway to close some."
+                    )
+            return payment
+
+        return await run(self.database, use_case)
 
     # --- within -------------------------------------------------------------------------------------------------
 

@@ -57,6 +57,16 @@ async def create(transaction: Transaction, new: New, now: int, check_at: int | N
     return read(Payment, rows[0])
 
 
+async def count_pending(transaction: Transaction, account_id: int, since: int) -> int:
+    """How many orders that somebody made since a time have come to nothing yet."""
+    rows = await transaction.fetch(
+        "SELECT count(*) FROM payment "
+        "WHERE account_id = $1 AND status = 'pending' AND origin = 'checkout' AND created_at > $2",
+        *(account_id, since),
+    )
+    return int(rows[0][0])
+
+
 async def by_public_id(database: Transaction, public_id: str) -> Payment | None:
     rows = await database.fetch(f"{_SELECT} WHERE public_id = $1", public_id)
     return read_first(Payment, rows)

@@ -9,6 +9,7 @@ from tollbridge.core.money import format_usd, parse_usd
 from tollbridge.core.payments import Payment
 from tollbridge.core.subscriptions import Subscription
 from tollbridge.errors import InvalidRequest
+from tollbridge.gateway.replays import LONGEST
 from tollbridge.services import deeds, invoices
 from tollbridge.services.invoices import Paper
 from tollbridge.web.billing import reference
@@ -69,6 +70,8 @@ async def order(visit: Visit) -> Response:
     except ValueError as error:
         raise InvalidRequest(f"amount_usd: {error}", param="amount_usd") from None
     once = visit.request.headers.get("idempotency-key", "")
+    if len(once) > LONGEST or not once.isprintable():
+        raise InvalidRequest(f"An Idempotency-Key has 1 to {LONGEST} printable characters.", param="Idempotency-Key")
     begun = await visit.shared.payments().start_checkout(
         visit.account, amount, method=body.method, once=once and f"api/{once}", save_card=body.save_card
     )

@@ -182,6 +182,8 @@ def test_a_program_manages_keys() -> None:
             assert (changed["models"], changed["state"], changed["addresses"]) == (None, "disabled", ["10.0.0.0/8"])
             assert changed["limit_usd"] == "0.5"
             assert await call(site, made["key"]) == 401
+            refused = await send("POST", f"{path}/rotate", status=400)
+            assert refused["error"]["message"] == "This key is disabled: enable it first, or make a new one."
             changed = await send("PATCH", path, {"disabled": False, "addresses": None, "label": "deploy"})
             assert (changed["state"], changed["label"]) == ("live", "deploy")
             assert await call(site, made["key"]) == 200

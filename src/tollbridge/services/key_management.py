@@ -77,7 +77,7 @@ async def change(desk: Desk, account_id: int, public_id: str, label: str, rules:
 async def rotate(desk: Desk, account_id: int, public_id: str, overlap: str, actor: Actor) -> MadeKey:
     """A new key with the label and the rules of this one, which lives on for as long as `OVERLAPS` says.
 
-    InvalidRequest: no such overlap, or the key does not work any more. What the old key spent of a limit, it spent:
+    InvalidRequest: no such overlap, or the key does not work. What the old key spent of a limit, it spent:
     the new one begins with the whole of it.
     """
     if overlap not in OVERLAPS:
@@ -89,6 +89,9 @@ async def rotate(desk: Desk, account_id: int, public_id: str, overlap: str, acto
     async def use_case(transaction: Transaction, key: ManagedKey) -> MadeKey:
         if key.state(now) in {"revoked", "expired"}:
             raise InvalidRequest("This key does not work any more: make a new one.", param="id")
+        if key.disabled_at is not None:
+            # A new one that works would undo the disabling, and one that does not looks like it does.
+            raise InvalidRequest("This key is disabled: enable it first, or make a new one.", param="id")
         made = await _add(desk, transaction, account_id, (key.label, key), now)
         if lives == 0:
             await key_rows.revoke(transaction, account_id, public_id, now)

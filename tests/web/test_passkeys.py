@@ -7,7 +7,7 @@ from typing import Any
 from playwright.async_api import BrowserContext, Page
 from tests.gateway.site import run
 from tests.web.browser import browser
-from tests.web.visitors import PASSWORD, Visitor, house, registered, shown
+from tests.web.visitors import PASSWORD, Visitor, house, letters, registered, shown
 
 SETTINGS = "/dashboard/settings"
 
@@ -61,6 +61,8 @@ def test_a_passkey_is_added_lets_in_as_two_factors_and_is_removed() -> None:
                 "passkey.added",
                 "passkey.removed",
             ]
+            subjects = [subject for _, subject, _ in await letters(site)]
+            assert subjects == [f"Tollbridge: A passkey was {each}" for each in ("removed", "added")]
             await context.clear_cookies()
             await page.goto(f"{here}/auth/login")
             await page.click("text=Log in with a passkey")

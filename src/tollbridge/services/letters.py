@@ -63,6 +63,18 @@ def changed(desk: Desk, recipient: str, what: str) -> Mail:
     )
 
 
+def way_in(desk: Desk, recipient: str, happened: str) -> Mail:
+    """Tells somebody what happened to a way to log in as them (`A passkey was added`), in case that it was not they."""
+    return _mail(
+        desk,
+        recipient,
+        happened,
+        f"{happened} for your log-in at {_name(desk)}. If it was not you, reset your password now:",
+        f"{desk.url}/auth/forgot",
+        "Then look in your settings whether each passkey, the second factor and all sessions are yours.",
+    )
+
+
 def invitation(desk: Desk, recipient: str, inviter: str, token: str) -> Mail:
     return _mail(
         desk,

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from tollbridge.errors import ConfigError, InvalidRequest, NotFound
-from tollbridge.services import deeds, login, sessions, throttle
+from tollbridge.services import deeds, letters, login, sessions, throttle
 from tollbridge.services.desk import Desk
 from tollbridge.services.login import Entered
 from tollbridge.services.sessions import Client, Presence
@@ -96,14 +96,18 @@ async def add(desk: Desk, presence: Presence, sealed: str, credential: Any, labe
     row = (made.credential_id, made.credential_public_key, made.sign_count)
     text = "".join(each for each in label if each.isprintable()).strip()[:_LONGEST_LABEL] or "Passkey"
 
+    letter = letters.way_in(desk, presence.user.email, "A passkey was added")
+
     async def use_case(transaction: Transaction) -> None:
         await passkeys.add(transaction, presence.user.id, row, text, now)
         await deeds.note_of_user(transaction, presence.user, "passkey.added", client, now)
+        await desk.post.put(transaction, letter, now)
 
     try:
         await run(desk.database, use_case)
     except Duplicate:
         raise InvalidRequest("This passkey is known already.") from None
+    desk.post.hurry(letter)
 
 
 async def remove(desk: Desk, presence: Presence, passkey: str, client: Client) -> None:
@@ -111,14 +115,18 @@ async def remove(desk: Desk, presence: Presence, passkey: str, client: Client) -
     known = passkey.isascii() and passkey.isdigit() and len(passkey) < 19
     now = await desk.database.now()
 
+    letter = letters.way_in(desk, presence.user.email, "A passkey was removed")
+
     async def use_case(transaction: Transaction) -> bool:
         removed = await passkeys.remove(transaction, presence.user.id, int(passkey))
         if removed:
             await deeds.note_of_user(transaction, presence.user, "passkey.removed", client, now)
+            await desk.post.put(transaction, letter, now)
         return removed
 
     if not known or not await run(desk.database, use_case):
         raise NotFound("There is no such passkey.")
+    desk.post.hurry(letter)
 
 
 async def ask_log_in(desk: Desk) -> Asked:

@@ -6,7 +6,7 @@ import msgspec
 
 from tollbridge.core import totp
 from tollbridge.errors import InvalidRequest
-from tollbridge.services import deeds, sessions
+from tollbridge.services import deeds, letters, sessions
 from tollbridge.services.desk import Desk
 from tollbridge.services.sessions import Client, Presence
 from tollbridge.store import users
@@ -56,14 +56,17 @@ async def begin(desk: Desk, presence: Presence, code: str, client: Client) -> tu
     if step is None:
         raise InvalidRequest("This is not the code that it shows now. Wait for the next one.", param="code")
     codes, used = new_codes(), step
+    letter = letters.way_in(desk, user.email, "The second factor was turned on")
 
     async def use_case(transaction: Transaction) -> None:
         await users.take_step(transaction, user.id, used)
         await users.begin_totp(transaction, user.id, now)
         await users.replace_recovery_codes(transaction, user.id, [sessions.digest(each) for each in codes])
         await deeds.note_of_user(transaction, user, "two_factor.on", client, now)
+        await desk.post.put(transaction, letter, now)
 
     await run(desk.database, use_case)
+    desk.post.hurry(letter)
     token = await sessions.renew(desk.database, presence, client, factors=2)
     return token, [f"{each[:5]}-{each[5:]}" for each in codes]
 
@@ -73,12 +76,15 @@ async def end(desk: Desk, presence: Presence, client: Client) -> str:
     if presence.user.operator:
         raise InvalidRequest("Operators keep their second factor.")
     now = await desk.database.now()
+    letter = letters.way_in(desk, presence.user.email, "The second factor was turned off")
 
     async def use_case(transaction: Transaction) -> None:
         await users.end_totp(transaction, presence.user.id)
         await deeds.note_of_user(transaction, presence.user, "two_factor.off", client, now)
+        await desk.post.put(transaction, letter, now)
 
     await run(desk.database, use_case)
+    desk.post.hurry(letter)
     return await sessions.renew(desk.database, presence, client, factors=1)
 
 

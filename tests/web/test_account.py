@@ -12,6 +12,7 @@ from tests.web.visitors import PASSWORD, Visitor, house, letters, link_to, regis
 
 from tollbridge.core import totp
 from tollbridge.services import accounts, credentials, operators
+from tollbridge.services.throttle import MAILS_BY_USER
 from tollbridge.store import users
 from tollbridge.web import render
 
@@ -213,6 +214,54 @@ def test_who_shows_that_an_address_is_theirs_shuts_out_whoever_came_by_it_before
     run(test())
 
 
+@pytest.mark.parametrize("another", [True, False])
+def test_keys_that_somebody_made_before_addresses_were_verified_stay_only_who_proves_to_be_them(another: bool) -> None:
+    async def test() -> None:
+        async with house('require_verified_email = "always"\n') as site, Visitor(site) as ada:
+            eve = await registered(site, "ada@example.com")
+            made = shown(await eve.post("/dashboard/keys/management", {"label": "ci"}))
+            manager = re.findall(r"tb_live_manage_[A-Za-z0-9]+", made)[0]
+            await eve.post("/dashboard/keys", {"label": "mine"})
+            # As if nobody had been asked for it when they came.
+            await site.database.execute('UPDATE "user" SET verified_at = NULL')
+            password = NEW if another else PASSWORD
+            if another:
+                fields = {"email": "ada@example.com", "password": password, "consent": "1"}
+                assert (await ada.post("/auth/register", fields)).status_code == 200
+            # A second link, by a log-in, forgets nothing of this.
+            await ada.log_in("ada@example.com", password)
+            fields = {"token": await token_to(site, "ada@example.com"), "password": password}
+            assert (await ada.post("/auth/verify", fields)).status_code == 303
+            reply = await ada.client.get("/api/keys", headers={"authorization": f"Bearer {manager}"})
+            assert reply.status_code == (401 if another else 200)
+            live = await site.database.fetch("SELECT count(*) FROM api_key WHERE revoked_at IS NULL")
+            # The site's own account has one more.
+            assert live == [(1 if another else 3,)]
+            noted = await site.database.fetch(
+                "SELECT action FROM activity WHERE action LIKE '%revoked' AND actor = 'ada@example.com' ORDER BY id"
+            )
+            gone = ["key.revoked", "key.revoked", "management_key.revoked"]
+            assert [action for (action,) in noted] == (gone if another else [])
+
+    run(test())
+
+
+def test_keys_that_somebody_made_before_addresses_were_verified_end_with_a_reset_by_mail() -> None:
+    async def test(required: bool) -> None:
+        wanted = "always" if required else "never"
+        async with house(f'require_verified_email = "{wanted}"\n') as site, Visitor(site) as ada:
+            await registered(site, "ada@example.com")
+            await site.database.execute('UPDATE "user" SET verified_at = NULL')
+            for _ in range(2):
+                token = await reset_token(site, "ada@example.com")
+                assert (await ada.post("/auth/reset", {"token": token, "password": NEW})).status_code == 303
+            revoked = await site.database.fetch("SELECT count(*) FROM api_key WHERE revoked_at IS NOT NULL")
+            assert revoked == [(1 if required else 0,)]
+
+    run(test(required=True))
+    run(test(required=False))
+
+
 async def add_passkey(site: Site, email: str) -> None:
     await site.database.execute(
         "INSERT INTO passkey (user_id, credential, public_key, counter, label, created_at) "
@@ -368,6 +417,9 @@ def test_what_is_done_with_a_second_factor_is_noted_and_nobody_logs_in_by_one_of
             assert noted == [(each, "ada@example.com", "127.0.0.1") for each in actions]
             page = shown(await ada.get("/dashboard/activity"))
             assert "turned the second factor off" in page
+            mails = [(recipient, subject) for recipient, subject, _ in await letters(site)]
+            words = [f"Tollbridge: The second factor was turned {each}" for each in ("off", "on")]
+            assert mails == [("ada@example.com", each) for each in words]
             assert "began to log in, and was asked for the second factor" in page
 
     run(test())
@@ -477,6 +529,29 @@ def test_who_is_invited_joins_with_their_role_and_can_be_removed() -> None:
             assert "bob@example.com" in shown(await bob.get("/dashboard/accounts"))
             words = shown(await ada.get("/dashboard/activity"))
             assert all(word in words for word in ("opened the account", "invited", "joined", "changed a role"))
+
+    run(test())
+
+
+def test_a_user_has_mails_sent_to_so_many_addresses_a_day() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            await site.database.execute("DELETE FROM throttle")
+            for number in range(MAILS_BY_USER.count):
+                address = {"email": f"mate{number}@example.com"}
+                place, fields = ("/dashboard/members", {"role": "viewer"}) if number % 2 else (f"{SETTINGS}/email", {})
+                assert (await ada.post(place, address | fields)).status_code == 303
+            sent = len(await letters(site))
+            for place, fields in (("/dashboard/members", {"role": "viewer"}), (f"{SETTINGS}/email", {})):
+                answer = await ada.post(place, {"email": "one-more@example.com"} | fields)
+                assert answer.status_code == 429
+                assert "many mails sent to others today. Please try again in 24 hours" in shown(answer)
+            assert len(await letters(site)) == sent
+            # Nobody else can send fewer for it, not even to the same address.
+            bob = await registered(site, "bob@example.com")
+            fields = {"email": "one-more@example.com", "role": "viewer"}
+            assert (await bob.post("/dashboard/members", fields)).status_code == 303
 
     run(test())
 

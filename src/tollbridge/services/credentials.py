@@ -111,8 +111,7 @@ async def change_email(desk: Desk, presence: Presence, email: str) -> None:
     address = accounts.normalise(email)
     if address == user.email:
         raise InvalidRequest("This is your address already.", param="email")
-    if not await throttle.spend(desk.database, "mail-to", address, throttle.MAILS_TO_ADDRESS, now):
-        raise throttle.too_many("Too many mails to this address", throttle.HOUR_MS)
+    await throttle.spend_mail(desk.database, user.public_id, address, now)
     token = sessions.new_token()
     taken = await users.by_email(desk.database, address) is not None
     letter = letters.already_registered(desk, address) if taken else letters.confirm_email(desk, address, token)

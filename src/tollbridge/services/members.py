@@ -16,7 +16,7 @@ MOST_INVITATIONS = 50
 
 
 async def invite(desk: Desk, presence: Presence, email: str, role: str, client: Client) -> None:
-    """InvalidRequest: no address, no role, a member already. Forbidden: more than the inviter may give."""
+    """InvalidRequest: no address, no role, a member already. Forbidden: more than the inviter may give. RateLimited."""
     account, giver = _account(presence)
     address, wanted = accounts.normalise(email), read_role(role)
     _allow(giver, wanted)
@@ -25,8 +25,7 @@ async def invite(desk: Desk, presence: Presence, email: str, role: str, client: 
         raise InvalidRequest("They are a member already.", param="email")
     if len(await members.invitations(desk.database, account)) >= MOST_INVITATIONS:
         raise InvalidRequest("Too many invitations are open. Take some back first.", param="email")
-    if not await throttle.spend(desk.database, "mail-to", address, throttle.MAILS_TO_ADDRESS, now):
-        raise throttle.too_many("Too many mails to this address", throttle.HOUR_MS)
+    await throttle.spend_mail(desk.database, presence.user.public_id, address, now)
     token = sessions.new_token()
     letter = letters.invitation(desk, address, presence.user.email, token)
     row = Invitation(

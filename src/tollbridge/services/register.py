@@ -15,7 +15,7 @@ from tollbridge.services.mail import Mail, verification_required
 from tollbridge.services.sessions import Client
 from tollbridge.services.throttle import DAY_MS, Limit
 from tollbridge.store import accounts as account_rows
-from tollbridge.store import activity, journal, keys, mail, members, users
+from tollbridge.store import activity, journal, keys, mail, managed_keys, management_keys, members, users
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Duplicate, Transaction, run
 from tollbridge.store.users import NewUser, User
@@ -100,6 +100,7 @@ async def _register_later(desk: Desk, email: str, hashed: str, now: int) -> None
                 user_id = user.id
                 # Whoever was here before has not shown that the address is theirs.
                 await users.set_password(transaction, user_id, hashed)
+                await users.consented_again(transaction, user_id, now)
             await mail.add_token(transaction, sessions.digest(token), LINK, (user_id, email), now + LINK_MS)
         await desk.post.put(transaction, letter, now)
         return letter
@@ -144,7 +145,9 @@ async def verify(desk: Desk, token: str, password: str, client: Client) -> str:
     async def use_case(transaction: Transaction) -> str | None:
         if await mail.take_token(transaction, sessions.digest(token), LINK, now) is None:
             return None
-        await admit(desk, transaction, user, gift, now)
+        # Who registered first and knows the password has made the keys themselves, when nobody had to verify yet.
+        other = await users.was_taken_over(transaction, user.id)
+        await admit(desk, transaction, user, gift, now, other=other)
         return await sessions.begin(transaction, user, client, 1, now)
 
     session = await run(desk.database, use_case)
@@ -153,11 +156,18 @@ async def verify(desk: Desk, token: str, password: str, client: Client) -> str:
     return session
 
 
-async def admit(desk: Desk, transaction: Transaction, user: User, gift: int, now: int) -> None:
-    """The address is theirs: it gets an account, or the one that the operator made for it."""
+async def admit(desk: Desk, transaction: Transaction, user: User, gift: int, now: int, *, other: bool = True) -> None:
+    """The address is theirs: it gets an account, or the one that the operator made for it.
+
+    `other`: they need not be who registered with the address, whose keys are revoked then where addresses are verified.
+    """
     if await users.set_verified(transaction, user.id, now):
         # Whoever came in by this address before has not shown that it is theirs.
         await users.drop_ways_in(transaction, user.id)
+        if other and verification_required(desk.settings):
+            for each in await members.of_user(transaction, user.id):
+                if each.role is Role.OWNER:
+                    await _revoke_keys(transaction, each.account_id, user, now)
     if await members.of_user(transaction, user.id):
         return
     waiting = await account_rows.by_email(transaction, user.email)
@@ -166,6 +176,23 @@ async def admit(desk: Desk, transaction: Transaction, user: User, gift: int, now
     elif not await members.of_account(transaction, waiting.id):
         await members.add(transaction, waiting.id, user.id, Role.OWNER, now)
         await activity.add(transaction, NewDeed(account_id=waiting.id, actor=user.email, action="account.claimed"), now)
+
+
+async def _revoke_keys(transaction: Transaction, account_id: int, user: User, now: int) -> None:
+    """All of an account, of both kinds."""
+
+    async def note(action: str, detail: str) -> None:
+        await activity.add(
+            transaction, NewDeed(account_id=account_id, actor=user.email, action=action, detail=detail), now
+        )
+
+    for key in await managed_keys.of_account(transaction, account_id):
+        if key.revoked_at is None:
+            await keys.revoke(transaction, account_id, key.public_id, now)
+            await note("key.revoked", key.name)
+    for manager in await management_keys.of_account(transaction, account_id):
+        await management_keys.revoke(transaction, account_id, manager.public_id, now)
+        await note("management_key.revoked", manager.public_id)
 
 
 async def open_account(desk: Desk, transaction: Transaction, user: User, gift: int, now: int) -> int:

@@ -35,6 +35,8 @@ class Limit(msgspec.Struct, frozen=True):
 SIGN_UPS = Limit(20, HOUR_MS)
 MAILS_TO_ADDRESS = Limit(3, HOUR_MS)
 MAILS_FROM_ADDRESS = Limit(10, HOUR_MS)
+# To addresses of others, whoever they are.
+MAILS_BY_USER = Limit(50, DAY_MS)
 
 
 class Door(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,8 +97,23 @@ async def spend(database: Database, what: str, who: str, limit: Limit, now: int)
 
 def too_many(what: str, wait_ms: int) -> RateLimited:
     seconds = -(-wait_ms // 1000)
-    shown = f"{seconds} seconds" if seconds < 120 else f"{-(-seconds // 60)} minutes"
+    minutes = -(-seconds // 60)
+    shown = f"{-(-minutes // 60)} hours"
+    if minutes < 120:
+        shown = f"{seconds} seconds" if seconds < 120 else f"{minutes} minutes"
     return RateLimited(f"{what}. Please try again in {shown}.", headers={"retry-after": str(seconds)})
+
+
+async def spend_mail(database: Database, sender: str, address: str, now: int) -> None:
+    """Count a mail that a user has sent to an address of somebody else. RateLimited: they sent many, or it got many.
+
+    `sender`: the user's public id.
+    """
+    # In this order: who may send nothing more does not use up what an address may get either.
+    if not await spend(database, "mail-by", sender, MAILS_BY_USER, now):
+        raise too_many("You have had many mails sent to others today", DAY_MS)
+    if not await spend(database, "mail-to", address, MAILS_TO_ADDRESS, now):
+        raise too_many("Too many mails to this address", HOUR_MS)
 
 
 def whose(address: str) -> str:

@@ -71,6 +71,16 @@ async def drop_password(transaction: Transaction, user_id: int) -> None:
     await transaction.execute('UPDATE "user" SET password = NULL WHERE id = $1', user_id)
 
 
+async def consented_again(transaction: Transaction, user_id: int, now: int) -> None:
+    """Somebody registered with the address once more."""
+    await transaction.execute('UPDATE "user" SET consented_at = $2 WHERE id = $1', user_id, now)
+
+
+async def was_taken_over(transaction: Transaction, user_id: int) -> bool:
+    """Whether somebody registered with the address after whoever did so first."""
+    return bool(await transaction.fetch('SELECT 1 FROM "user" WHERE id = $1 AND consented_at > created_at', user_id))
+
+
 async def drop_ways_in(transaction: Transaction, user_id: int) -> None:
     """Sessions, passkeys and links of before. The password and the second factor stay."""
     await transaction.execute("DELETE FROM session WHERE user_id = $1", user_id)

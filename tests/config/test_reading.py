@@ -196,6 +196,13 @@ MISTAKES = [
     ("[providers.x]\nbase_url = 'http://api.example.com/v1'\n", 2, "your key can be read on its way"),
     ("[providers.x]\nbase_url = 'http://8.8.8.8/v1'\n", 2, "https:// is needed here"),
     ("[providers.x]\nbase_url = 'http://169.254.169.254/v1'\n", 2, "metadata service"),
+    ("[providers.x]\nbase_url = 'http://[::ffff:169.254.169.254]/v1'\n", 2, "metadata service"),
+    ("[providers.x]\nbase_url = 'http://[fd00:ec2::254]/v1'\n", 2, "metadata service"),
+    ("[providers.x]\nbase_url = 'http://2852039166/v1'\n", 2, "metadata service"),
+    ("[providers.x]\nbase_url = 'http://0xa9.254.0xa9fe/v1'\n", 2, "metadata service"),
+    ("[providers.x]\nbase_url = 'http://metadata.google.internal./v1'\n", 2, "metadata service"),
+    ("[providers.x]\nbase_url = 'http://134744072/v1'\n", 2, "https:// is needed here"),
+    ("[providers.x]\nbase_url = 'http://[::ffff:8.8.8.8]/v1'\n", 2, "https:// is needed here"),
     ("[providers.x]\nbase_url = 'https://key@host/v1'\n", 2, "no user and no password"),
     ("[providers.x]\nbase_url = 'https://host/v1?key=1'\n", 2, "ends before ?"),
     # providers and models

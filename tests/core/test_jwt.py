@@ -125,3 +125,16 @@ def unsigned(alg: Any) -> str:
 def test_anything_else_is_refused(bad: str) -> None:
     with pytest.raises(WrongToken):
         verify(bad, keys(), EXPECTED)
+
+
+def test_what_is_no_key_is_passed_over() -> None:
+    odd: list[Any] = ["rsa", 5, None, ["rsa"], {"kid": ["rsa"]}, {**keys()[0], "use": ["sig"]}, {"kid": "rsa", "n": 5}]
+    assert verify(token(), [*odd, *keys()], EXPECTED)["sub"] == "ada"
+    with pytest.raises(UnknownKey):
+        verify(token(), odd, EXPECTED)
+
+
+@pytest.mark.parametrize("subject", ["", "\0", "a\0b", "a\nb", "x" * 256])
+def test_a_subject_is_a_short_text_in_one_line(subject: str) -> None:
+    with pytest.raises(WrongToken, match="does not say who"):
+        verify(token(sub=subject), keys(), EXPECTED)

@@ -2,6 +2,7 @@
 
 import asyncio
 import html
+import json
 import os
 import re
 import signal
@@ -158,6 +159,34 @@ def test_a_provider_that_is_away_or_talks_nonsense_is_a_page_that_says_so() -> N
             response = await visitor.get("/auth/with/test")
             assert response.status_code == 502
             assert "says that it is http://somebody.else" in shown(response)
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("authorization_endpoint", "javascript:alert(1)"),
+        ("authorization_endpoint", "http://127.0.0.1/\r\nset-cookie: sid=1"),
+        ("authorization_endpoint", "http://127.0.0.1/\u0416"),
+        ("token_endpoint", "/token"),
+        ("jwks_uri", "file:///etc/passwd"),
+        ("jwks_uri", ""),
+    ],
+)
+def test_an_issuer_that_leads_to_no_address_is_a_page_that_says_so(name: str, url: str) -> None:
+    async def test() -> None:
+        async def script(peer: Peer) -> None:
+            await peer.request()
+            here = f"http://127.0.0.1:{server.port}"
+            said = {"authorization_endpoint": f"{here}/a", "token_endpoint": f"{here}/t", "jwks_uri": f"{here}/k"}
+            await peer.send(http(200, json.dumps({"issuer": here, **said, name: url}).encode()))
+
+        async with BadServer(script) as server, house(config(server.port)) as site, Visitor(site) as visitor:
+            response = await visitor.get("/auth/with/test")
+            assert response.status_code == 502
+            assert "says to log in at" in shown(response)
+            assert "which cannot be" in shown(response)
 
     run(test())
 

@@ -1,8 +1,10 @@
 """What the value of a setting may look like: each kind reads it from TOML and says what would be right."""
 
+import contextlib
 import ipaddress
 import json
 import re
+import socket
 from collections.abc import Callable
 from datetime import date
 from difflib import get_close_matches
@@ -31,6 +33,7 @@ _INNER_PRICES: dict[str, type[msgspec.Struct]] = {"tiers": TierRow, "periods": P
 _TIMES = {"since": '"2027-01-31"', "until": '"2027-01-31"', "days": '"mon-fri"', "hours": '"01:00-04:00"'}
 # Links within a cloud machine hand out its credentials.
 _LINK_LOCAL_NAMES = frozenset({"metadata.google.internal", "metadata", "instance-data"})
+_METADATA_6 = ipaddress.IPv6Address("fd00:ec2::254")
 
 
 class Wrong(ValueError):
@@ -413,8 +416,9 @@ def _networks(raw: Any) -> tuple[str, ...]:
 
 def _base_url(raw: Any) -> str:
     parts = split_url(raw, 'such as "https://api.example.com/v1"')
-    address = _address(parts.hostname or "")
-    if (address is not None and address.is_link_local) or parts.hostname in _LINK_LOCAL_NAMES:
+    host = (parts.hostname or "").removesuffix(".")
+    address = _called(host)
+    if (address is not None and (address.is_link_local or address == _METADATA_6)) or host in _LINK_LOCAL_NAMES:
         raise Wrong("an address of a cloud's metadata service is no provider")
     return str(raw).rstrip("/")
 
@@ -500,6 +504,17 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
+def _called(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that a call to `host` goes to, however it is written (`2130706433`, `::ffff:127.0.0.1`)."""
+    address = _address(host)
+    if isinstance(address, ipaddress.IPv6Address):
+        return address.ipv4_mapped or address
+    if address is None and re.fullmatch(r"[0-9a-fx.]+", host):
+        with contextlib.suppress(OSError):
+            return ipaddress.IPv4Address(socket.inet_aton(host))
+    return address
+
+
 def is_loopback(host: str) -> bool:
     address = _address(host)
     return address.is_loopback if address else host == "localhost" or host.endswith(".localhost")
@@ -507,7 +522,7 @@ def is_loopback(host: str) -> bool:
 
 def is_private(host: str) -> bool:
     """Whether a call to `host` stays within one's own network, as far as its name tells."""
-    address = _address(host)
+    address = _called(host)
     if address is not None:
         return not address.is_global
     ours = (".localhost", ".local", ".internal", ".lan", ".home.arpa", ".test", ".invalid")

@@ -47,7 +47,8 @@ class _Head(msgspec.Struct):
 
 
 def verify(token: str, keys: Sequence[Key], expected: Expected) -> dict[str, Any]:
-    """The claims of an ID token (OpenID Connect Core, section 3.1.3.7); `keys` are the issuer's, as in its JWK set.
+    """The claims of an ID token (OpenID Connect Core, section 3.1.3.7); `keys` are the issuer's, as in its JWK set;
+    what among them is no key is passed over.
 
     Raises `WrongToken`.
     """
@@ -55,7 +56,8 @@ def verify(token: str, keys: Sequence[Key], expected: Expected) -> dict[str, Any
     check = _CHECKS.get(head.alg)
     if check is None or head.crit:
         raise WrongToken(f"it is signed by {head.alg[:20]!r}, not by one of {', '.join(_CHECKS)}")
-    usable = [key for key in keys if key.get("use", "sig") == "sig" and head.kid in {None, key.get("kid")}]
+    whole = [key for key in keys if isinstance(key, dict) and key.get("use", "sig") == "sig"]
+    usable = [key for key in whole if head.kid is None or key.get("kid") == head.kid]
     if not usable:
         raise UnknownKey("no key of the issuer has its id")
     if not any(_signed(check, key, signature, signed) for key in usable):
@@ -92,7 +94,7 @@ def _check_claims(claims: dict[str, Any], expected: Expected) -> None:
         raise WrongToken("it comes from the future")
     if not isinstance(nonce, str) or not hmac.compare_digest(nonce.encode(), expected.nonce.encode()):
         raise WrongToken("it answers another log-in")
-    if not isinstance(subject, str) or not 0 < len(subject) <= 255:
+    if not isinstance(subject, str) or not 0 < len(subject) <= 255 or not subject.isprintable():
         raise WrongToken("it does not say who logged in")
 
 

@@ -166,8 +166,10 @@ async def _github_claim(client: "httpx2.AsyncClient", settings: LoginSettings, t
     mails = await _ask(client, "GET", f"{api}/user/emails", headers=headers)
     if not isinstance(who.get("id"), int) or not isinstance(mails, list):
         raise UpstreamFailed(f"{settings.label} does not say who logged in.")
-    verified = [each["email"] for each in mails if each.get("primary") is True and each.get("verified") is True]
-    return Claim(issuer=settings.issuer, subject=str(who["id"]), email=verified[0] if verified else None)
+    listed = (each for each in mails if isinstance(each, dict))
+    verified = [each.get("email") for each in listed if each.get("primary") is True and each.get("verified") is True]
+    email = verified[0] if verified and isinstance(verified[0], str) else None
+    return Claim(issuer=settings.issuer, subject=str(who["id"]), email=email)
 
 
 async def _endpoints(settings: LoginSettings) -> Endpoints:
@@ -184,6 +186,11 @@ async def _endpoints(settings: LoginSettings) -> Endpoints:
     # Some write their name with a slash at the end, and sign that.
     if endpoints.issuer.rstrip("/") != issuer:
         raise UpstreamFailed(f"{settings.label} says that it is {endpoints.issuer[:100]}, not {issuer}.")
+    # Our secret goes there, and users do: nowhere that is less safe than the issuer, and into no other header.
+    begin = "https://" if issuer.startswith("https://") else ("http://", "https://")
+    for url in (endpoints.authorization_endpoint, endpoints.token_endpoint, endpoints.jwks_uri):
+        if not url.startswith(begin) or not url.isascii() or not url.isprintable():
+            raise UpstreamFailed(f"{settings.label} says to log in at {url[:100]!r}, which cannot be.")
     return endpoints
 
 

@@ -17,7 +17,7 @@ from tests.services.test_accounts import make
 from tollbridge.core.plans import Agreed
 from tollbridge.core.subscriptions import Stage, Subscription
 from tollbridge.errors import InvalidRequest
-from tollbridge.payments.base import ProcessorUnavailable
+from tollbridge.payments.base import ProcessorUnavailable, Started, Subscribing
 from tollbridge.services import invoices, plans
 from tollbridge.services.key_management import Actor
 from tollbridge.services.payments import open_payments
@@ -228,6 +228,73 @@ def test_an_order_that_was_paid_while_it_was_taken_back_counts(sqlite_world: Wor
         assert (await till.state()).plan == "pro"
 
     subscribing(sqlite_world, scenario)
+
+
+def test_an_order_that_was_taken_back_while_it_was_begun_cannot_be_paid(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        ways = till.ways.subscriptions
+        await till.ways.customer(till.account)
+        real, asked, gate = ways._stripe.start, asyncio.Event(), asyncio.Event()
+
+        async def slow(order: Subscribing) -> Started:
+            if order.subscription.plan == "pro":
+                asked.set()
+                await gate.wait()
+            return await real(order)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ways._stripe, "start", slow)
+            first = asyncio.create_task(ways.start(till.account, "pro"))
+            await asked.wait()
+            gold = await ordered(till, "gold")
+            gate.set()
+            with pytest.raises(InvalidRequest, match="at the same moment"):
+                await first
+        sessions = [each for each in till.stripe.objects.values() if each["object"] == "checkout.session"]
+        assert {each["amount_total"]: each["status"] for each in sessions} == {2000: "expired", 9000: "open"}
+        till.stripe.pay(gold)
+        await till.send(*till.stripe.events)
+        assert (await till.state()).plan == "gold"
+
+    subscribing(world, scenario)
+
+
+def test_of_two_plans_that_are_ordered_at_once_nobody_is_sold_the_other(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        await till.ways.customer(till.account)
+        names = ["pro", "gold"] * 3
+        begun = await asyncio.gather(
+            *(till.ways.subscriptions.start(till.account, each) for each in names), return_exceptions=True
+        )
+        for name, one in zip(names, begun, strict=True):
+            assert isinstance(one, InvalidRequest) or (isinstance(one, Subscription) and one.plan == name)
+        assert any(isinstance(one, Subscription) for one in begun)
+
+    subscribing(world, scenario)
+
+
+def test_who_changes_what_has_ended_at_stripe_hears_of_it(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        name = await subscribed(till)
+        till.stripe.end(name)
+        for ending in (True, False):
+            with pytest.raises(InvalidRequest, match=r"any more|There is no plan"):
+                await till.ways.subscriptions.set_ending(till.account, ending, ADA)
+        assert ((await only(till)).stage, (await till.state()).plan) == (Stage.ENDED, "free")
+
+    subscribing(world, scenario)
+
+
+def test_a_demo_that_is_paid_twice_at_once_is_one_month(world: World) -> None:
+    async def use(database: Any) -> None:
+        account = await make(database)
+        ways = open_payments(database, settings(**PRO), "http://127.0.0.1:8000")
+        await ways.subscriptions.start(account, "pro")
+        clicks = (ways.subscriptions.pay_demo(account) for _ in range(5))
+        await asyncio.gather(*clicks, return_exceptions=True)
+        assert (await Till(FakeStripe(), ways, database, account).books())["subscription_revenue"] == 20 * USD
+
+    world.run(use)
 
 
 @pytest.mark.parametrize("plan", ["free", "default", "none", "custom"])

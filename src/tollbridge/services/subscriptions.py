@@ -115,7 +115,11 @@ class Subscriptions:
                 "You pay for a plan already. Cancel it; another can be bought when it has ended.", param="plan"
             )
         ours = before or await self._create(account, name, price, method)
-        return ours if ours.url is not None else await self._begin(ours, account)
+        if ours is not None and (ours.plan, ours.amount, ours.method) == (name, price, method):
+            begun = ours if ours.url is not None else await self._begin(ours, account)
+            if begun.ended_at is None:
+                return begun
+        raise InvalidRequest("Another plan was ordered at the same moment. Look which, and try again.", param="plan")
 
     async def look(self, account: Account) -> Subscription | None:
         """The current one, its processor asked anew while it waits to be paid; what is known where that fails."""
@@ -129,12 +133,18 @@ class Subscriptions:
         return ours
 
     async def set_ending(self, account: Account, ending: bool, actor: Actor) -> Subscription:
-        """Have no further month paid, or go on after all. InvalidRequest: none runs."""
+        """Have no further month paid, or go on after all. InvalidRequest: none runs, or none any more."""
         database, ours = self._till.database, await self.current(account)
         if ours is None or not ours.runs:
             raise InvalidRequest("There is no plan that is paid for by the month.", param="plan")
         if ours.method == STRIPE:
-            await self._stripe.set_ending(ours, ending)
+            try:
+                await self._stripe.set_ending(ours, ending)
+            except ProcessorRefused as error:
+                log.warning("subscription %s cannot be changed: %s (%s)", ours.public_id, error, error.code)
+                # What we had not heard of, most likely its end.
+                await self.follow(ours)
+                raise InvalidRequest("It cannot be changed any more. See what became of it.", param="plan") from None
         now = await database.now()
 
         async def use_case(transaction: Transaction) -> Subscription:
@@ -218,7 +228,8 @@ class Subscriptions:
     def _method(self) -> str | None:
         return next((name for name in (STRIPE, manual.DEMO) if name in self._till.methods), None)
 
-    async def _create(self, account: Account, plan: str, amount: int, method: str) -> Subscription:
+    async def _create(self, account: Account, plan: str, amount: int, method: str) -> Subscription | None:
+        """A new order, or the one that was made at the same moment, of this plan or another; None: that is gone."""
         database = self._till.database
         now = await database.now()
         new = subscriptions.New(
@@ -229,12 +240,10 @@ class Subscriptions:
                 database, lambda transaction: subscriptions.create(transaction, new, now, now + ASK_SOON_MS)
             )
         except Duplicate:
-            # The same form at the same moment.
-            current = await self.current(account)
-            assert current is not None
-            return current
+            return await self.current(account)
 
     async def _begin(self, ours: Subscription, account: Account) -> Subscription:
+        """Get its page. One that was taken back meanwhile has ended, and its page is closed: nobody pays for it."""
         back = f"{self._terms.url}{PAGE}?ordered=1"
         if ours.method != STRIPE:
             return await self._learn(msgspec.structs.replace(ours, url=back))
@@ -252,7 +261,10 @@ class Subscriptions:
         except ProcessorRefused as error:
             log.warning("subscription %s could not be begun: %s (%s)", ours.public_id, error, error.code)
             raise ProcessorUnavailable from error
-        return await self._learn(msgspec.structs.replace(ours, session=started.external_id, url=started.url))
+        begun = await self._learn(msgspec.structs.replace(ours, session=started.external_id, url=started.url))
+        if begun.ended_at is not None:
+            await self._stripe.stop(begun)
+        return begun
 
     async def _learn(self, known: Subscription) -> Subscription:
         """Write down what its processor calls it."""
@@ -310,7 +322,9 @@ class Subscriptions:
     async def _pay_demo(self, ours: Subscription, since: int) -> Subscription:
         account = await accounts.known(self._till.database, ours.account_id)
         until = month_after(since)
-        payment = await self._till.write_down(self._month(ours, str(since)))
+        # Two clicks are one month, though not at one time.
+        name = "first" if ours.paid_until is None else str(since)
+        payment = await self._till.write_down(self._month(ours, name))
         report = msgspec.structs.replace(manual.received(payment, account.public_id), order=ours.public_id)
         await self._till.settle(payment, report)
         bills = (Bill(report.external_id, until),)

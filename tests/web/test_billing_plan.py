@@ -70,6 +70,29 @@ def test_a_plan_is_bought_on_stripes_page_kept_and_cancelled() -> None:
     run(test())
 
 
+def test_who_leaves_cannot_pay_for_a_plan_that_they_had_ordered() -> None:
+    async def test() -> None:
+        with FakeStripe.beside() as stripe:
+            async with house(config(stripe) + PRICED) as site:
+                ada = await registered(site, "ada@example.com")
+                session = (await ada.post(f"{PLAN}/subscribe", {"plan": "pro"})).headers["location"].rpartition("/")[2]
+                assert (await ada.post("/dashboard/settings/close", {"typed": "yes"})).status_code == 400
+                assert stripe.objects[session]["status"] == "open"
+                stripe.faults.extend(["500"] * 10)
+                assert (await ada.post("/dashboard/settings/close", {"typed": "ada@example.com"})).status_code == 503
+                stripe.faults.clear()
+                assert (await ada.post("/dashboard/settings/close", {"typed": "ada@example.com"})).status_code == 303
+                assert stripe.objects[session]["status"] == "expired"
+                # Who has paid by then has a plan, which is cancelled first.
+                bob = await registered(site, "bob@example.com")
+                session = (await bob.post(f"{PLAN}/subscribe", {"plan": "pro"})).headers["location"].rpartition("/")[2]
+                stripe.pay(session)
+                refused = await bob.post("/dashboard/settings/close", {"typed": "bob@example.com"})
+                assert "Cancel your plan first" in shown(refused)
+
+    run(test())
+
+
 def test_where_nothing_is_configured_the_demo_pays() -> None:
     async def test() -> None:
         async with house(PRICED) as site:

@@ -11,6 +11,7 @@ from tollbridge.services.desk import Desk
 from tollbridge.services.sessions import Presence
 from tollbridge.services.statement import statement
 from tollbridge.store import activity, keys, leaving, members, sessions, subscriptions, users
+from tollbridge.store.accounts import Account
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Transaction, run
 
@@ -49,17 +50,26 @@ async def export(desk: Desk, presence: Presence) -> AsyncIterator[bytes]:
         yield _line("statement", {"at": line.at, "what": line.what, **amounts})
 
 
-async def close(desk: Desk, presence: Presence, typed: str) -> None:
-    """Close the account that the user looks at, and forget the user if it was their only one.
+def check(presence: Presence, typed: str) -> Account:
+    """The account that is to be closed. `typed` is its address, so that it is no slip. Forbidden: they do not own it.
 
-    `typed` is the account's address, so that it is no slip. Forbidden: they do not own it.
+    InvalidRequest: it is another address.
     """
-    account, user = presence.account, presence.user
+    account = presence.account
     assert account is not None
     if presence.role is not Role.OWNER:
         raise Forbidden("Only an owner can close an account.", code="role")
     if typed.strip().lower() != account.email:
         raise InvalidRequest("Type the account's e-mail address as it stands above.", param="typed")
+    return account
+
+
+async def close(desk: Desk, presence: Presence, typed: str) -> None:
+    """Close the account that the user looks at, and forget the user if it was their only one.
+
+    `typed`: as of `check`. An order of a plan is taken back before. InvalidRequest: a plan is paid for.
+    """
+    account, user = check(presence, typed), presence.user
     subscription = await subscriptions.open_of(desk.database, account.id)
     if subscription is not None and subscription.runs and not subscription.ending:
         raise InvalidRequest("Cancel your plan first: it is paid for by the month.", param="typed")

@@ -132,6 +132,12 @@ class Subscriptions:
             return await self.current(account)
         return ours
 
+    async def withdraw(self, account: Account) -> None:
+        """Take back an order that waits to be paid. ProcessorUnavailable: whether it can be paid is not known."""
+        ours = await self.current(account)
+        if ours is not None:
+            await self._withdraw(ours)
+
     async def set_ending(self, account: Account, ending: bool, actor: Actor) -> Subscription:
         """Have no further month paid, or go on after all. InvalidRequest: none runs, or none any more."""
         database, ours = self._till.database, await self.current(account)
@@ -287,7 +293,7 @@ class Subscriptions:
         """Take back an order that waits to be paid; what became of it, None: it is gone."""
         if before.runs:
             return before
-        if before.method == STRIPE and before.session is not None:
+        if before.method == STRIPE and before.session is not None and self._till.stripe is not None:
             await self._stripe.stop(before)
             # It may have been paid at this very moment.
             after = await self.follow(before)

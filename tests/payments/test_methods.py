@@ -121,7 +121,7 @@ def test_only_demo_orders_are_paid_by_demo(sqlite_world: World) -> None:
     sqlite_world.run(use)
 
 
-def test_an_account_has_so_many_orders_that_nobody_pays(sqlite_world: World) -> None:
+def test_an_account_has_so_many_orders_that_nobody_pays(world: World) -> None:
     async def use(database: Database) -> None:
         ways = open_payments(database, settings(bank_transfer__instructions="Bank"), "http://127.0.0.1")
         account = await make(database)
@@ -142,7 +142,7 @@ def test_an_account_has_so_many_orders_that_nobody_pays(sqlite_world: World) -> 
         await database.execute("UPDATE payment SET created_at = created_at - $1", PENDING_DAYS * 86_400_000)
         await ways.start_checkout(account, 10 * USD, method="bank_transfer", once="much later")
 
-    sqlite_world.run(use)
+    world.run(use)
 
 
 def test_test_keys_and_live_keys_are_told_apart() -> None:

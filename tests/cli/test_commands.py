@@ -135,6 +135,20 @@ def test_limits_that_were_agreed_are_told_and_shown(shell: Shell) -> None:
     assert json.loads(shell.ok("account", "show", "ada@example.com", "--json").out)["agreed"] is None
 
 
+def test_an_account_is_found_by_its_address_its_id_and_the_number_in_the_log(shell: Shell) -> None:
+    """The log of requests names accounts by number alone."""
+    shell.ok("account", "create", "bob@example.com")
+    shell.ok("account", "create", "ada@example.com")
+    shown = msgspec.json.decode(shell.ok("account", "show", "ada@example.com", "--json").out)
+    for name in (shown["id"], "2"):
+        assert msgspec.json.decode(shell.ok("account", "show", name, "--json").out) == shown
+    for nobody in ("3", "acct_unknown", "9" * 18):
+        assert f"there is no account {nobody}" in shell.refused("account", "show", nobody)
+    assert "has no account" in shell.refused("account", "show", "acct_ada@example.com")
+    for none in ("9" * 19, "٣"):
+        assert "is not an e-mail address" in shell.refused("account", "show", none)
+
+
 def test_freezing_is_seen_and_undone(shell: Shell) -> None:
     shell.ok("account", "create", "ada@example.com")
     for command, status in (("freeze", "frozen"), ("freeze", "frozen"), ("unfreeze", "active")):

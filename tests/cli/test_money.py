@@ -45,6 +45,7 @@ def test_a_transfer_from_its_arrival_to_its_refund(shell: Shell, bought: Payment
     assert bought.external_id is not None
     (listed,) = json.loads(shell.ok("payment", "list", "--json").out)
     assert (listed["status"], listed["amount_usd"], listed["reference"]) == ("pending", "50", bought.external_id)
+    assert listed["account"] == "ada@example.com"
     assert "another amount" in shell.refused("payment", "confirm", bought.external_id, "49")
     assert "is paid" in shell.ok("payment", "confirm", bought.external_id, "50").err
     assert "no order has the reference" in shell.refused("payment", "confirm", "TB-NONE", "50")

@@ -117,4 +117,4 @@ def test_how_far_away_a_host_is(host: str, loopback: bool, private: bool) -> Non
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     assert nearest("prot", ["port", "host"]) == "did you mean port?"
-    assert nearest("zzz", ["port", "host"]) == "known here: host, port"
+    assert nearest("zzz", ["port", "host", "port"]) == "known here: host, port"

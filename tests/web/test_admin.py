@@ -72,6 +72,10 @@ def test_a_frozen_account_calls_no_more_and_an_unfrozen_one_does() -> None:
             listed = shown(await boss.get("/admin/accounts?frozen=1"))
             assert ("ada@example.com" in listed, "boss@example.com" in listed.partition("<tbody>")[2]) == (True, False)
             assert "No frozen account like that" in shown(await boss.get("/admin/accounts?frozen=1&q=boss"))
+            [[number]] = await site.database.fetch("SELECT id FROM account WHERE email = 'ada@example.com'")
+            logged = (await boss.get(f"/admin/accounts?q={number}")).text
+            assert f'<a href="{path}">ada@example.com</a>' in logged
+            assert "No account like that" in shown(await boss.get(f"/admin/accounts?q={'9' * 40}"))
             assert (await boss.post(f"{path}/unfreeze", {"reason": "sorry"})).status_code == 303
             assert (await site.post("/v1/chat/completions", chat(), headers)).status == 200
             [key] = re.findall(r"/keys/(key_\w+)/revoke", (await boss.get(path)).text)

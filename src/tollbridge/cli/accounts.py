@@ -87,22 +87,25 @@ def account_list(settings: "Settings", as_json: bool) -> None:
 
 
 @account.command("show")
-@click.argument("email")
+@click.argument("account")
 @as_json
 @configured
-def account_show(settings: "Settings", email: str, as_json: bool) -> None:
+def account_show(settings: "Settings", account: str, as_json: bool) -> None:
     """One account, its balance and its keys.
+
+    ACCOUNT is an address, an id (acct_…), or the number by which the log names it.
 
     \b
     Example:
       tollbridge account show ada@example.com
+      tollbridge account show 17
     """
     from tollbridge.services import accounts
     from tollbridge.store import keys
     from tollbridge.store.accounts import agreed_with
 
     async def read(database: "Database") -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        found, now = await accounts.get(database, email), await database.now()
+        found, now = await accounts.named(database, account), await database.now()
         agreed = await agreed_with(database, found.id)
         its_keys = [_key_fields(each, now) for each in await keys.of_account(database, found.id)]
         return {**_account_fields(found), "agreed": agreed and agreed.describe()}, its_keys

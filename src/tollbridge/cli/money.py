@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_COLUMNS = ("payment", "status", "amount_usd", "method", "reference", "created_at", "note")
+_COLUMNS = ("payment", "account", "status", "amount_usd", "method", "reference", "created_at", "note")
+_LISTED = 200
 _month = click.option("--month", required=True, metavar="MONTH", help="A calendar month such as 2026-11, UTC.")
 _csv = click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 
@@ -58,13 +59,16 @@ def payment_list(settings: "Settings", status: str, as_json: bool) -> None:
       tollbridge payment list --status review
     """
     from tollbridge.core.payments import Status
-    from tollbridge.store import payments
+    from tollbridge.store import oversight, payments
 
     if status not in {"", *Status}:
         raise click.BadParameter(f"it is one of {', '.join(Status)}, not {status!r}", param_hint="'--status'")
 
     async def read(database: "Database") -> list[dict[str, Any]]:
-        return [_fields(each) for each in await payments.of_status(database, status, 1 << 62, 200)]
+        which = (status, 1 << 62, _LISTED)
+        payers = await oversight.payers(database, *which)
+        listed = await payments.of_status(database, *which)
+        return [_fields(each, payers.get(each.account_id, ("", "-"))[1]) for each in listed]
 
     found = with_database(settings, read)
     if as_json:
@@ -382,11 +386,12 @@ def _at_till(settings: "Settings", use: "Callable[[Payments], Awaitable[T]]") ->
     return with_database(settings, run)
 
 
-def _fields(each: "Payment") -> dict[str, Any]:
+def _fields(each: "Payment", email: str) -> dict[str, Any]:
     from tollbridge.core.money import format_usd
 
     return {
         "payment": each.public_id,
+        "account": email,
         "status": each.status.value,
         "amount_usd": format_usd(each.amount),
         "tax_usd": format_usd(each.tax),

@@ -84,7 +84,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
 def nearest(name: str, known: list[str]) -> str:
     """What to say after an unknown name."""
     close = get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(sorted(known))}"
+    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(sorted(set(known)))}"
 
 
 def toml(value: Any) -> str:

@@ -16,6 +16,8 @@ from tollbridge.store.db import Database, Duplicate, Transaction, run
 
 _EMAIL = re.compile(r"[^@\s\x00-\x1f\x7f<>\"(),:;\\]{1,64}@[^@\s\x00-\x1f\x7f<>\"(),:;\\]{1,189}")
 _PAGE = 500
+# A database knows no larger number.
+_MOST_DIGITS = 18
 # More than 128 bits of chance.
 _ID_LENGTH = 22
 
@@ -77,6 +79,27 @@ async def get(database: Database, email: str) -> Account:
     if account is None:
         raise NotFound(f"{address} has no account", param="email")
     return account
+
+
+async def named(database: Database, text: str) -> Account:
+    """The account of an address, of a public id, or of the number by which the request log names it.
+
+    Raises `NotFound`.
+    """
+    if text.startswith("acct_") and "@" not in text:
+        account = await accounts.by_public_id(database, text)
+    elif (number := numbered(text)) is not None:
+        account = await accounts.by_id(database, number)
+    else:
+        return await get(database, text)
+    if account is None:
+        raise NotFound(f"there is no account {text}", param="account")
+    return account
+
+
+def numbered(text: str) -> int | None:
+    """The number of an account, as the request log has it; None: `text` is none."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
 
 
 async def every(database: Database) -> AsyncIterator[Account]:

@@ -7,6 +7,7 @@ from starlette.responses import Response
 from tollbridge.core.plans import Agreed
 from tollbridge.errors import ApiError, InvalidRequest, KeyReused
 from tollbridge.services import key_management, oversight, plans
+from tollbridge.services.accounts import numbered
 from tollbridge.services.sessions import new_token
 from tollbridge.store import accounts, activity, keys, members, payments
 from tollbridge.web.admin import ADMIN, NEWEST, SENT_BEFORE, asked_before
@@ -38,6 +39,12 @@ async def search(visit: Visit) -> Response:
     if not found and asked != asked.lower():
         # Ids are looked for as they are; addresses have no capitals.
         found = await accounts.search(visit.shared.database, asked.lower(), before, SHOWN, frozen=frozen)
+    more = len(found) == SHOWN
+    if before == NEWEST and (number := numbered(asked)) is not None:
+        # As the request log names an account.
+        logged = await accounts.by_id(visit.shared.database, number)
+        if logged is not None and (logged.frozen or not frozen):
+            found = [logged, *(each for each in found if each.id != number)]
     fields = {"q": asked, "frozen": "1" if frozen else ""}
     return visit.render(
         "admin/accounts.html",
@@ -45,7 +52,7 @@ async def search(visit: Visit) -> Response:
         frozen=frozen,
         kept=urlencode({name: value for name, value in fields.items() if value}),
         accounts=found,
-        more=len(found) == SHOWN,
+        more=more,
         first=before == NEWEST,
     )
 

@@ -453,7 +453,7 @@ SETTINGS = (
         "What customers pay of the price for a call that their own credential at the provider pays for.",
     ),
     Setting(
-        "billing.signup_grant_usd", kinds.USD, "0.50", "Promotional credit of the account made at the first start."
+        "billing.signup_grant_usd", kinds.USD, "0.50", "Promotional credit of the first account, and of each sign-up."
     ),
     Setting(
         "billing.signup_plan",
@@ -751,7 +751,7 @@ SETTINGS = (
     Setting("models[].routes[].weight", whole(0, MANY), 1, "Its share of the calls among routes of the same order."),
     Setting("plans.NAME.title", text('such as "Pro"', most=60), None, "Its name on pages. By default NAME."),
     Setting("plans.NAME.description", text('such as "For teams"', most=300), None, "What pages say of it."),
-    Setting("plans.NAME.price_usd", kinds.USD, None, "What it costs a month, for pages to say. None: nothing is said."),
+    Setting("plans.NAME.price_usd", kinds.USD, None, "What it costs a month, paid by card. None: pages name no price."),
     Setting("plans.NAME.rpm", whole(1, MANY), None, "Requests a minute. None: no limit, as with the next two."),
     Setting("plans.NAME.tpm", whole(1, MANY), None, "Tokens a minute."),
     Setting("plans.NAME.concurrency", whole(1, MANY), None, "Calls at once."),

@@ -201,7 +201,7 @@ class ClickHouse:
             import clickhouse_connect
         except ImportError:
             raise ConfigError(
-                "usage.export is ClickHouse, for which a package is missing: pip install 'tollbridge[clickhouse]'"
+                "usage.export is ClickHouse, for which a package is missing: pip install clickhouse-connect"
             ) from None
         parts = urlsplit(url)
         secure = parts.scheme == "clickhouses"

@@ -7,7 +7,10 @@ import pytest
 from tests.syntax import ROOT
 from tests.test_secrets_not_committed import committed
 
+from tollbridge.config import Source, read
 from tools import docs
+
+SECRET = "5f0c1c4e9d9c4f0e8a520e6f6a3c1b7d5f0c1c4e9d9c4f0e8a520e6f6a3c1b7d"
 
 
 @pytest.mark.parametrize("name", docs.PAGES)
@@ -50,3 +53,29 @@ def test_the_index_names_every_page() -> None:
 def test_decisions_are_numbered_without_gaps() -> None:
     numbers = sorted(int(page.name[:4]) for page in pages() if page.parent.name == "decisions")
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+def examples() -> list[tuple[str, str]]:
+    """Each configuration that a page shows: page and place, text."""
+    found = []
+    for page in pages():
+        blocks = re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+        found += [(f"{page.relative_to(ROOT)} {number}", block) for number, block in enumerate(blocks, 1)]
+    return found
+
+
+@pytest.mark.parametrize("text", [pytest.param(text, id=name) for name, text in examples()])
+def test_every_configuration_that_is_shown_is_accepted(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is pasted, with the variables and files that it names."""
+    own = {"STRIPE_SECRET_KEY": f"sk_test_{SECRET}", "STRIPE_WEBHOOK_SECRET": f"whsec_{SECRET}"}
+    own["DATABASE_URL"] = "postgresql://tollbridge:password@db.internal/tollbridge"
+    for name in re.findall(r'"env:(\w+)"', text):
+        monkeypatch.setenv(name, own.get(name, SECRET))
+    for name in ("AZURE_OPENAI_API_KEY", "AWS_BEARER_TOKEN_BEDROCK"):
+        monkeypatch.setenv(name, SECRET)
+    (tmp_path / "secret").write_text(SECRET)
+    file = tmp_path / "tollbridge.toml"
+    file.write_text(re.sub(r'"file:[^"]+"', '"file:secret"', text))
+    read(Source(file))

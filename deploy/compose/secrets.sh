@@ -18,5 +18,6 @@ if [ ! -s secrets/providers ]; then
     printf 'put-the-key-here' >secrets/providers
     echo "Put your provider's key into deploy/compose/secrets/providers." >&2
 fi
-# A container's users are not known here, so its files can be read by all: the folder is what keeps others out.
-chmod 0444 secrets/*
+# A container's users are not known here, so its files can be read by all: the folder is what keeps others out. Whoever made
+# them can write to them: a provider's key is still to come.
+chmod 0644 secrets/*

@@ -97,3 +97,5 @@ def test_secrets_are_random_kept_and_nobody_else_s(copy: Path) -> None:
     output("sh", copy / "compose" / "secrets.sh")
     assert {file.name: file.read_text() for file in folder.iterdir()} == before
     assert os.stat(folder).st_mode & 0o077 == 0
+    # A provider's key is still to be written into one of them, by who is no root.
+    assert {os.stat(file).st_mode & 0o777 for file in folder.iterdir()} == {0o644}

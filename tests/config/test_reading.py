@@ -281,6 +281,15 @@ def test_a_file_that_cannot_be_read_is_a_mistake(tmp_path: Path) -> None:
         read(Source(tmp_path / "latin.toml"), {})
 
 
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    """As editors on Windows begin a file; lines are counted all the same."""
+    (tmp_path / "bom.toml").write_bytes(b"\xef\xbb\xbfport = 8123\r\n")
+    assert read(Source(tmp_path / "bom.toml"), {}).port == 8123
+    (tmp_path / "bom.toml").write_bytes(b'\xef\xbb\xbf\n[brand]\nname = "M\xfcller"\n')
+    with pytest.raises(ConfigError, match=r"bom\.toml:3: the file is not UTF-8"):
+        read(Source(tmp_path / "bom.toml"), {})
+
+
 # --- layers -------------------------------------------------------------------------------------------------------
 
 

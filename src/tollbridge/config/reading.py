@@ -129,7 +129,8 @@ class _Reader:
         if path is None:
             return
         try:
-            text = path.read_text("utf-8")
+            # Some editors begin a file with a byte order mark.
+            text = path.read_text("utf-8-sig")
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:

@@ -318,6 +318,25 @@ def test_sessions_are_listed_and_can_be_ended() -> None:
     run(test())
 
 
+def test_a_session_of_one_of_two_factors_is_not_listed_as_logged_in() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            async with Visitor(site) as other:
+                await other.log_in("ada@example.com")
+                assert "not logged in" not in shown(await ada.get(SETTINGS))
+            secret = secret_of(await ada.get(f"{SETTINGS}/two-factor"))
+            code = totp.code(secret, await site.database.now() // 1000 // totp.STEP_S)
+            assert (await ada.post(f"{SETTINGS}/two-factor", {"code": code})).status_code == 200
+            # The one of before has to show its second factor too.
+            assert shown(await ada.get(SETTINGS)).count("Password only, not logged in") == 1
+            async with Visitor(site) as other:
+                await other.log_in("ada@example.com")
+                assert shown(await ada.get(SETTINGS)).count("Password only, not logged in") == 2
+
+    run(test())
+
+
 def test_sessions_end_by_themselves() -> None:
     async def test() -> None:
         async with house() as site:

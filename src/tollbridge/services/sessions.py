@@ -46,11 +46,16 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def half(self) -> bool:
         """Whether a second factor is still to come: until then they are nobody."""
-        return self.user.totp_since is not None and self.session.factors < 2
+        return is_half(self.user, self.session)
 
     def fresh(self, now: int) -> bool:
         """Whether they proved who they are a moment ago."""
         return now - self.session.proved_at < FRESH_MS
+
+
+def is_half(user: User, session: Session) -> bool:
+    """Whether `session` of `user` has only the first of two factors."""
+    return user.totp_since is not None and session.factors < 2
 
 
 def digest(token: str) -> bytes:

@@ -43,6 +43,7 @@ async def _settings(visit: Visit, refused: ApiError | None = None, section: str 
         forms=forms,
         saved=SAVED.get(visit.query("saved"), ""),
         sessions=await session_rows.of_user(shared.database, user.id),
+        is_half=sessions.is_half,
         passkeys=await passkey_rows.of_user(shared.database, user.id),
         place=passkeys.place(shared.desk)[0],
         codes_left=await users.count_recovery_codes(shared.database, user.id),

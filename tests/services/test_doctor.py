@@ -60,6 +60,22 @@ def test_a_server_of_limits_that_is_away_is_found(tmp_path: Path, valkey_url: st
     assert "limits" not in found(read(Source(None, (("data_dir", str(tmp_path)),)), {}))
 
 
+def test_a_place_of_exported_requests_that_is_no_directory_is_found(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place, well, says in (
+        (tmp_path, True, "can be written"),
+        (tmp_path / "a%20new/one", True, "a new/one does not exist"),
+        (tmp_path / "file", False, "file cannot be written: Not a directory"),
+        (tmp_path / "file/below", False, "file cannot be written: Not a directory"),
+    ):
+        environ = {"TOLLBRIDGE_USAGE__EXPORT": f"directory://{place}"}
+        finding = found(read(Source(None, (("data_dir", str(tmp_path)),)), environ))["usage export"]
+        assert finding.ok is well, finding
+        assert says in finding.detail
+    assert "usage export" not in found(read(Source(None, (("data_dir", str(tmp_path)),)), {}))
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
 def test_what_a_database_refuses_is_said_with_what_helps(tmp_path: Path, postgres_url: str) -> None:
     parts = urlsplit(postgres_url)
     host = f"{parts.hostname}:{parts.port}"

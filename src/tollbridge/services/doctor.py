@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -87,6 +87,8 @@ async def examine(settings: Settings) -> list[Finding]:
     findings += await _database(settings)
     if settings.redis_url is not None:
         findings.append(await _limits(settings.redis_url.reveal()))
+    if settings.usage.export is not None:
+        findings += _export(settings.usage.export.reveal())
     return [*findings, _providers(settings)]
 
 
@@ -100,13 +102,18 @@ def _configuration(settings: Settings) -> Finding:
 
 
 def _data_directory(path: Path) -> Finding:
+    return _directory("data directory", path, "the first start makes it")
+
+
+def _directory(name: str, path: Path, made: str) -> Finding:
+    """Whether `path` can be written; `made` says when it comes to be where it is not there."""
     there = _existing(path)
     try:
         with tempfile.NamedTemporaryFile(dir=there, prefix=".doctor-"):
-            found = "can be written" if there == path else "does not exist: the first start makes it"
-            return Finding("data directory", True, f"{path.resolve()} {found}")
+            found = "can be written" if there == path else f"does not exist: {made}"
+            return Finding(name, True, f"{path.resolve()} {found}")
     except OSError as error:
-        return Finding("data directory", False, f"{there.resolve()} cannot be written: {error.strerror}")
+        return Finding(name, False, f"{there.resolve()} cannot be written: {error.strerror}")
 
 
 def _existing(path: Path) -> Path:
@@ -179,6 +186,14 @@ async def _limits(url: str) -> Finding:
     if found:
         return Finding("limits", False, f"redis_url {place} ({found}): each process allows its share until it answers")
     return Finding("limits", True, f"{place} answers")
+
+
+def _export(url: str) -> list[Finding]:
+    """Whether `usage.export` can be written where it is a directory."""
+    parts = urlsplit(url)
+    if parts.scheme != "directory":
+        return []
+    return [_directory("usage export", Path(unquote(parts.path)), "the first requests that are written make it")]
 
 
 def _providers(settings: Settings) -> Finding:

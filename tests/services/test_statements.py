@@ -180,6 +180,26 @@ def test_margins_are_the_ledgers_however_they_are_grouped(world: World) -> None:
     in_a_busy_world(world, look)
 
 
+def test_a_request_that_nobody_ended_is_named_as_what_it_is(sqlite_world: World) -> None:
+    """Its process died before a checkpoint: no price was noted with it."""
+
+    async def main() -> None:
+        async with opened_till(sqlite_world) as till, sqlite_world.serving(till.database) as ledger:
+            key = await a_key(till.database, till.account)
+            await till.paid(50 * USD)
+            op = Hold(id=ledger.next_id(), account_id=till.account.id, key_id=key, want=1000, least=1000)
+            assert isinstance(await ledger.submit(op), Held)
+            record = Record(started_at=0, duration_ms=0, price_version=0, outcome=Outcome.SWEPT, status=500)
+            await ledger.submit(End(hold=op.id, account_id=till.account.id, key_id=key, charge=0, record=record))
+            for by in ("model", "provider"):
+                (row,) = await margins.margins(till.database, ALL, by)
+                assert row.name == f"(broken off, {by} not known)"
+            statement = await statements.account_statement(till.database, till.account, ALL)
+            assert [each.model for each in statement.models] == ["(broken off, model not known)"]
+
+    asyncio.run(main())
+
+
 def test_an_invoice_of_a_provider_is_compared_model_by_model(sqlite_world: World) -> None:
     async def look(till: Till) -> None:
         period = Period("x", 0, await till.database.now() + DAY)

@@ -167,8 +167,10 @@ def _models(used: Mapping[tuple[int, int], Sums], terms: dict[int, str]) -> tupl
 
 
 def model_of(terms: str | None, name: str = "model") -> str:
-    """A field of a price version's terms; requests that cost nothing may have none."""
-    return str(msgspec.json.decode(terms, type=dict[str, object]).get(name, "")) if terms else "(no price)"
+    """A field of a price version's terms; a request that ended before any price was noted has none."""
+    if not terms:
+        return f"(broken off, {name} not known)"
+    return str(msgspec.json.decode(terms, type=dict[str, object]).get(name, ""))
 
 
 def statement_csv(made: Statement) -> str:

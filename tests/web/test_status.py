@@ -1,9 +1,10 @@
 """Whether models can be called, and nothing that is the operator's alone."""
 
 from tests.gateway.site import always, completion, run, says
-from tests.web.visitors import Visitor, house, shown
+from tests.web.visitors import PASSWORD, Visitor, house, registered, shown
 
 from tollbridge.core.retry import Kind
+from tollbridge.errors import Unavailable
 from tollbridge.web.status import snapshot
 
 
@@ -68,5 +69,33 @@ def test_without_a_model_the_pages_say_so() -> None:
                 response = await visitor.get(path)
                 assert response.status_code == 200
                 assert words in shown(response), path
+
+    run(test())
+
+
+def test_public_pages_stay_while_the_database_is_away_and_the_status_says_so() -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as visitor:
+            ada = await registered(site, "ada@example.com")
+
+            async def now() -> int:
+                raise Unavailable("The database cannot be reached.", code="ledger_unavailable")
+
+            database = site.gateway._database
+            database.now, there = now, database.now  # type: ignore[method-assign]
+            for path in ("/", "/models", "/models/m", "/pricing", "/docs", "/docs/api", "/openapi.json", "/auth/login"):
+                assert (await visitor.get(path)).status_code == 200, path
+            assert (await visitor.get("/no-such-page")).status_code == 404
+            page = await visitor.get("/status")
+            assert (page.status_code, 'data-state="down"' in page.text) == (200, True)
+            assert "No model can be called: the database of this server does not answer" in shown(page)
+            assert "1970" not in shown(page)
+            for path, who in {"/dashboard": visitor, "/admin": visitor, "/api/keys": visitor, "/": ada}.items():
+                assert (await who.get(path)).status_code == 503, path
+            form = {"email": "ada@example.com", "password": PASSWORD}
+            assert (await visitor.post("/auth/login", form)).status_code == 503
+            database.now = there  # type: ignore[method-assign]
+            assert "All models can be called" in shown(await visitor.get("/status"))
+            assert (await ada.get("/dashboard")).status_code == 200
 
     run(test())

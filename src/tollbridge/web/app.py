@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from tollbridge.core.catalog import Catalog
-from tollbridge.errors import ApiError, InternalError, MethodNotAllowed, NotFound, TollbridgeError
+from tollbridge.errors import ApiError, InternalError, MethodNotAllowed, NotFound, TollbridgeError, Unavailable
 from tollbridge.limits.base import Limiter
 from tollbridge.services import management_keys, sessions
 from tollbridge.services.desk import Desk
@@ -24,7 +24,7 @@ from tollbridge.telemetry import RequestIds, RequestLine, RequestLog, now_ms
 from tollbridge.upstream.health import Health
 from tollbridge.web import access, guard, render
 from tollbridge.web.pace import Pace
-from tollbridge.web.page import Page
+from tollbridge.web.page import ANYONE, Page
 from tollbridge.web.pages import PAGES
 from tollbridge.web.static import Static
 from tollbridge.web.visit import Edge, Shared, Visit
@@ -91,13 +91,14 @@ class Web:
             version, _, name = request.scope["path"].removeprefix(_STATIC).partition("/")
             return shared.static.answer(name, version, request.headers.get("accept-encoding", ""))
         await self._pace.begin()
-        visit.now = await shared.database.now()
-        token = visit.cookie("sid")
-        presence = await sessions.find(shared.database, token) if token else None
-        if presence is not None and presence.half:
-            visit.half = presence
-        else:
-            visit.presence = presence
+        try:
+            await self._recognize(visit)
+        except Unavailable as error:
+            # What a stranger may read is there without the database too, by the clock of this process.
+            page = self._find(visit)
+            if page.who != ANYONE or request.method not in guard.SAFE_METHODS or visit.cookie("sid"):
+                raise
+            visit.now, visit.outage = now_ms(), error
         visit.page = page = self._find(visit)
         if page.manage and "authorization" in request.headers:
             # No browser sends this header by itself: there is no session, and nothing to forge.
@@ -107,6 +108,17 @@ class Web:
         if request.method not in guard.SAFE_METHODS:
             await visit.check_csrf()
         return await page.handler(visit)
+
+    async def _recognize(self, visit: Visit) -> None:
+        """Who asks, and when, as the database says it."""
+        database = self._shared.database
+        visit.now = await database.now()
+        token = visit.cookie("sid")
+        presence = await sessions.find(database, token) if token else None
+        if presence is not None and presence.half:
+            visit.half = presence
+        else:
+            visit.presence = presence
 
     def _find(self, visit: Visit) -> Page:
         request, others = visit.request, set()

@@ -12,7 +12,7 @@ from tollbridge.config import Settings
 from tollbridge.core import roles
 from tollbridge.core.addresses import client_address
 from tollbridge.core.catalog import Catalog
-from tollbridge.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from tollbridge.errors import InvalidRequest, PayloadTooLarge, Unavailable, UnsupportedMediaType
 from tollbridge.limits.base import Limiter
 from tollbridge.services import notices
 from tollbridge.services.desk import Desk
@@ -75,6 +75,7 @@ class Visit:
 
     `half`: who has given a password, and not yet the second factor; nobody, for every page but that one.
     `manager`: the program that asks in place of a person, by a management key.
+    `outage`: why the database does not answer, on a page that does without.
     """
 
     def __init__(self, shared: Shared, request: Request, request_id: str) -> None:
@@ -85,6 +86,7 @@ class Visit:
         self.half: Presence | None = None
         self.manager: Manager | None = None
         self.now = 0
+        self.outage: Unavailable | None = None
         self.page: Page | None = None
         self.afterwards: list[Coroutine[Any, Any, object]] = []
         self._cookies: list[tuple[str, str, int]] = []

@@ -156,6 +156,12 @@ def test_what_was_edited_is_named(filled: Engine) -> None:
         assert part in text
 
 
+@pytest.mark.parametrize("meters", ["x", "[]", '{"moons": 1}', '{"searches": "1"}'])
+def test_meters_that_cannot_be_read_are_named(filled: Engine, meters: str) -> None:
+    edit(filled, f"UPDATE usage SET meters = '{meters}' WHERE hold_id = (SELECT MAX(hold_id) FROM usage)")
+    assert any("cannot be read" in problem for problem in verified(filled).problems)
+
+
 def test_only_the_first_broken_range_is_named(sqlite_engine: Engine) -> None:
     async def main() -> None:
         async with serving(sqlite_engine) as books:

@@ -249,7 +249,7 @@ class _Audit:
             return
         try:
             end = end_row(row[HOLD_WIDTH:-HOLD_TAIL])
-        except ValueError:
+        except (ValueError, TypeError, msgspec.MsgspecError):
             self._report.add(f"usage row of hold {id_} cannot be read")
             return
         if (end.account_id, end.key_id, end.limited) != (account_id, key_id, bool(limited)):

@@ -5,7 +5,7 @@ What the journal holds twice over (that entries sum to zero, that balances follo
 
 from collections.abc import Callable
 
-from tollbridge.core.payments import State, Status
+from tollbridge.core.payments import Return, State, Status
 from tollbridge.store.db import Row, Transaction
 from tollbridge.store.invoices import LAST_NUMBER
 from tollbridge.store.meta import value
@@ -33,6 +33,8 @@ _REVERSALS = """
 SELECT reversal.id, reversal.public_id, reversal.state, reversal.credit, payment.account_id, journal.account_id,
   (SELECT CAST(COALESCE(SUM(entry.amount), 0) AS BIGINT) FROM entry
    WHERE journal_id = journal.id AND book IN ('customer_paid', 'subscription_revenue')),
+  reversal.amount, (SELECT CAST(COALESCE(SUM(entry.amount), 0) AS BIGINT) FROM entry
+   WHERE journal_id = journal.id AND book = 'processor_clearing'),
   (SELECT CAST(COALESCE(SUM(entry.amount), 0) AS BIGINT) FROM entry JOIN journal AS back ON back.id = journal_id
    WHERE back.idempotency_key = reversal.kind || '/' || reversal.public_id || '/returned'
    AND book IN ('customer_paid', 'subscription_revenue'))
@@ -49,6 +51,17 @@ WHERE voucher.id > $1 ORDER BY voucher.id LIMIT $2
 """
 _PAID = "SELECT method, origin = 'subscription', COUNT(*) FROM payment WHERE status = 'paid' GROUP BY 1, 2"
 _BOOKED = "SELECT COUNT(*) FROM journal WHERE idempotency_key LIKE $1"
+# What the journal says of how many there were, for rows that were taken away.
+_REVERSED = "SELECT (SELECT COUNT(*) FROM reversal WHERE kind = $1), COUNT(*) FROM journal WHERE kind = $1 "
+_REVERSED += "AND idempotency_key LIKE $1 || '/%' AND idempotency_key NOT LIKE '%/returned'"
+_REDEEMED = "SELECT (SELECT COUNT(*) FROM voucher WHERE account_id IS NOT NULL), COUNT(*) FROM journal "
+_REDEEMED += "WHERE idempotency_key LIKE 'voucher/%'"
+_NOTES = """
+SELECT number, invoice.kind, invoice.amount, invoice.tax, invoice.payment_id, invoice.account_id,
+  reversal.credit, reversal.amount - reversal.credit, reversal.payment_id, payment.account_id
+FROM invoice LEFT JOIN reversal ON reversal.id = reversal_id LEFT JOIN payment ON payment.id = reversal.payment_id
+WHERE invoice.kind <> 'invoice' AND number > $1 ORDER BY number LIMIT $2
+"""
 _NUMBERS = "SELECT COUNT(*), COALESCE(MIN(number), 1), COALESCE(MAX(number), 0) FROM invoice"
 
 
@@ -65,9 +78,19 @@ async def check(view: Transaction, complain: Complain) -> None:
     async for row in pages(view, _REVERSALS, _PAGE):
         for problem in _of_reversal(row):
             complain(f"what went back as {row[1]} {problem}")
+    for kind in Return:
+        (there, booked) = (await view.fetch(_REVERSED, kind))[0]
+        if there != booked:
+            complain(f"there are {there} rows of what went back by {kind}, but {booked} in the journal")
+    async for row in pages(view, _NOTES, _PAGE):
+        if not _is_note_of_reversal(row):
+            complain(f"invoice {row[0]}, a {row[1]} of {row[2]} and {row[3]} tax, is not what went back")
     async for id_, amount, account, credited, entered in pages(view, _VOUCHERS, _PAGE):
         if (account, amount if account is not None else None) != (credited, entered):
             complain(f"voucher {id_} is not credited as it was redeemed")
+    (there, booked) = (await view.fetch(_REDEEMED))[0]
+    if there != booked:
+        complain(f"there are {there} vouchers that were redeemed, but {booked} in the journal")
     (count, least, most), = await view.fetch(_NUMBERS)  # fmt: skip
     last = await value(view, LAST_NUMBER) or 0
     if (least, most) != (1, count) or last != most:
@@ -91,12 +114,25 @@ def _of_payment(row: Row) -> list[str]:
 
 
 def _of_reversal(row: Row) -> list[str]:
-    _, _, state, credit, account, booked_for, taken, returned = row
+    _, _, state, credit, account, booked_for, taken, amount, cleared, returned = row
     if booked_for is None:
         return ["is not in the journal"]
     problems = []
     if (account, -credit) != (booked_for, taken):
         problems.append(f"took {credit}, but the journal has {-taken}")
+    if amount != cleared:
+        problems.append(f"is of {amount} in all, but the journal has {cleared}")
+    if state not in set(State):
+        problems.append(f"is in the unknown state {state!r}")
     if returned != (credit if state == State.RETURNED else 0):
         problems.append(f"is {state}, but the journal gave {returned} back")
     return problems
+
+
+def _is_note_of_reversal(row: Row) -> bool:
+    """Whether a credit note is of all that went back, and the correction of one of what came again."""
+    _, kind, amount, tax, payment, account, credit, credit_tax, reversed_payment, owner = row
+    sign = {"credit_note": -1, "correction": 1}.get(kind)
+    if sign is None or credit is None:
+        return False
+    return bool((amount, tax, payment, account) == (sign * credit, sign * credit_tax, reversed_payment, owner))

@@ -5,11 +5,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from tests.services.conftest import World
+from tests.services.conftest import PLANS, World
 
 from tollbridge.config import Settings, Source, read
 from tollbridge.errors import ConfigError, Unavailable
-from tollbridge.services import secrets
+from tollbridge.services import accounts, secrets
 from tollbridge.services.doctor import Finding, diagnose, examine
 from tollbridge.store.db import Database
 
@@ -91,6 +91,18 @@ def test_what_a_database_refuses_is_said_with_what_helps(tmp_path: Path, postgre
 def test_a_database_without_a_schema_is_found(tmp_path: Path, postgres_url: str) -> None:
     findings = found(read(Source(None, (("data_dir", str(tmp_path)), ("database_url", postgres_url))), {}))
     assert findings["schema"].detail == "none yet: the first start makes it"
+
+
+def test_accounts_on_a_plan_that_is_gone_are_found(world: World) -> None:
+    async def two(database: Database) -> None:
+        for name in ("default", "gold"):
+            await accounts.create(database, f"{name}@example.com", plan=name, plans=PLANS, actor="test")
+
+    world.run(two)
+    finding = found(settings(world))["plans"]
+    assert not finding.ok
+    assert finding.detail == "accounts are on plans that are not configured: gold (1); default counts"
+    assert found(settings(world, TOLLBRIDGE_PLANS__GOLD__RPM="5"))["plans"].ok
 
 
 def test_another_schema_is_found(sqlite_world: World) -> None:

@@ -85,6 +85,20 @@ def test_a_frozen_account_calls_no_more_and_an_unfrozen_one_does() -> None:
     run(test())
 
 
+def test_a_plan_that_is_gone_is_not_changed_by_saving_something_else() -> None:
+    async def test() -> None:
+        async with house() as site:
+            boss, _ = await operator(site), await registered(site, "ada@example.com")
+            path = await path_of(site)
+            await site.database.execute("UPDATE account SET plan = 'gone' WHERE email = 'ada@example.com'")
+            page = (await boss.get(path)).text
+            assert re.search(r'<option value="gone"[^>]* selected', page)
+            assert "gone: not configured any more, default counts" in page
+            assert (await boss.post(f"{path}/plan", {"plan": "gone", "rpm": "5"})).status_code == 400
+
+    run(test())
+
+
 def test_limits_are_agreed_with_one_account_and_given_up_again() -> None:
     async def test() -> None:
         async with house() as site:

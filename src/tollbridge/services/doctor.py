@@ -155,7 +155,9 @@ async def _database(settings: Settings) -> list[Finding]:
         fits = await schema.fits(database, revision)
         if revision is None:
             return [reached, Finding("schema", True, "none yet: the first start makes it")]
-        return [reached, _schema(revision, fits), await _secret(database, settings)]
+        if not fits:
+            return [reached, _schema(revision, fits), await _secret(database, settings)]
+        return [reached, _schema(revision, fits), await _secret(database, settings), await _plans(database, settings)]
     finally:
         await database.close()
 
@@ -174,6 +176,15 @@ async def _secret(database: Database, settings: Settings) -> Finding:
     except TollbridgeError as error:
         return Finding("master secret", False, str(error))
     return Finding("master secret", True, "the one of this database")
+
+
+async def _plans(database: Database, settings: Settings) -> Finding:
+    """Whether the plans of all accounts are configured; who has another has the limits of `default`, if it has any."""
+    rows = await database.fetch("SELECT plan, COUNT(*) FROM account GROUP BY plan ORDER BY plan")
+    gone = [f"{plan} ({count})" for plan, count in rows if plan not in settings.plans]
+    if gone:
+        return Finding("plans", False, f"accounts are on plans that are not configured: {', '.join(gone)}; default counts")
+    return Finding("plans", True, "those of all accounts are configured")
 
 
 async def _limits(url: str) -> Finding:

@@ -69,6 +69,10 @@ async def _show(visit: Visit, refused: ApiError | None = None, section: str = ""
     if agreed is not None and agreed.until <= visit.now:
         agreed = None
     limits = {name: str(getattr(agreed, name) or "") for name in _LIMITS} if agreed is not None else {}
+    offered = [(name, plan.title or name) for name, plan in settings.plans.items()]
+    if account.plan not in settings.plans:
+        # Otherwise the first of the others would seem to be the account's, and become so with the next change.
+        offered.insert(0, (account.plan, f"{account.plan}: not configured any more, default counts"))
     forms = {"plan": Form({"plan": account.plan, **limits}), "frozen": Form(), "grant": Form()}
     if refused is not None:
         forms[section] = (await visit.form()).refused(refused, "plan", *_LIMITS, "reason", "amount")
@@ -79,7 +83,7 @@ async def _show(visit: Visit, refused: ApiError | None = None, section: str = ""
         forms=forms,
         saved=SAVED.get(visit.query("saved"), ""),
         once=new_token(),
-        plans=[(name, plan.title or name) for name, plan in settings.plans.items()],
+        plans=offered,
         agreed=agreed.describe() if agreed is not None else "",
         members=await members.of_account(database, account.id),
         keys=await keys.of_account(database, account.id),

@@ -2,16 +2,18 @@
 
 import asyncio
 
+import msgspec
 import pytest
 from tests.store.books import Books, Customer, Engine, serving, with_books
 from tests.store.test_rollups import spend
 
 from tollbridge.services.statement import statement
-from tollbridge.store import retention, rollups, seal, usage_days
+from tollbridge.store import lookups, reports, retention, rollups, seal, usage_days
 from tollbridge.store.retention import Unproved
 from tollbridge.store.rollups import DAY_MS, Period
 from tollbridge.store.usage_days import EVER, Group
 from tollbridge.store.verify import verify
+from tollbridge.values import Outcome
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +74,30 @@ def test_what_was_dropped_is_still_proved(ledger_engine: Engine) -> None:
         assert await retention.drop_old(books.database, 0) == 2
         assert [line.amount async for line in statement(books.database, ada.account_id)][-1] < -1200
         await spend(books, ada, 12)
+
+    with_books(ledger_engine, scenario)
+
+
+def test_what_was_charged_after_a_sweep_keeps_its_model_and_its_key(ledger_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        ada = await books.customer(paid=10**6)
+        hold = await books.held(ada, 500)
+        for charge, outcome in ((100, Outcome.SWEPT), (400, Outcome.COMPLETED)):
+            end = books.end_op(hold, ada, charge)
+            record = msgspec.structs.replace(end.record, outcome=outcome, cost=charge // 2)
+            await books.ledger.submit(msgspec.structs.replace(end, record=record))
+        await sum_and_seal(books)
+
+        async def told() -> object:
+            async with books.database.snapshot() as view:
+                late = await reports.late(view, 0, EVER)
+            used = await rollups.read(books.database, ada.account_id, Period(0, EVER, DAY_MS))
+            return late, used, await lookups.spending(books.database, ada.account_id, ada.key_id, (0, 0, 0))
+
+        before = await told()
+        assert await retention.drop_old(books.database, 0) == 1
+        assert await told() == before
+        assert (await verify(books.database)).problems == []
 
     with_books(ledger_engine, scenario)
 

@@ -183,7 +183,9 @@ async def _plans(database: Database, settings: Settings) -> Finding:
     rows = await database.fetch("SELECT plan, COUNT(*) FROM account GROUP BY plan ORDER BY plan")
     gone = [f"{plan} ({count})" for plan, count in rows if plan not in settings.plans]
     if gone:
-        return Finding("plans", False, f"accounts are on plans that are not configured: {', '.join(gone)}; default counts")
+        return Finding(
+            "plans", False, f"accounts are on plans that are not configured: {', '.join(gone)}; default counts"
+        )
     return Finding("plans", True, "those of all accounts are configured")
 
 

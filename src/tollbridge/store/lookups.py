@@ -70,9 +70,10 @@ class Spending(msgspec.Struct, frozen=True, kw_only=True):
 # What was charged for requests of a key after their sweep. There are few of them.
 _LATE = """
 SELECT journal.created_at, -CAST(SUM(entry.amount) AS BIGINT) FROM journal
-JOIN usage ON usage.hold_id = CAST(SUBSTR(idempotency_key, 6) AS BIGINT)
+LEFT JOIN usage ON usage.hold_id = CAST(SUBSTR(idempotency_key, 6) AS BIGINT)
+LEFT JOIN carried ON carried.kind = 'late' AND carried.id = journal.id
 JOIN entry ON entry.journal_id = journal.id AND book IN ('customer_paid', 'customer_promo')
-WHERE journal.account_id = $1 AND journal.kind = 'late' AND usage.account_id = $1 AND usage.key_id = $2
+WHERE journal.account_id = $1 AND journal.kind = 'late' AND COALESCE(usage.key_id, carried.amount) = $2
 GROUP BY journal.id, journal.created_at
 """
 

@@ -5,6 +5,7 @@ Rule 1  Only sealed ranges go, in the order of each chain, after the seal has be
 Rule 2  What a part of such a range comes to is added to `carried` in the transaction that deletes it: per account
         `requests`, `charge`, `promo`, `loss` and `cost`; `spent` per key with a limit (`part`: since when it counts);
         `tokens` per account and month (`part`). Balances are proved from these and from the rows that are left.
+        `late` per transaction by which a swept request was charged more: its price version (`part`) and key (`amount`).
 Rule 3  Each such transaction leaves a `closing`: the range, and a sum over all of `carried`, chained to the one before
         it. Whoever edits an amount, a closing or a seal by hand is found out by `verify`.
 Rule 4  Seals stay. One whose rows are gone is proved by its closings: together they count as many rows as it did.
@@ -24,6 +25,7 @@ from tollbridge.store.meta import first_value, value
 from tollbridge.store.rollups import DAY_MS, HOUR_MS
 from tollbridge.store.rows import pages
 from tollbridge.store.seal import Digest, Seal
+from tollbridge.values import Outcome
 
 EVERY_S = 3_600.0
 # What one transaction drops: nobody waits long for it.
@@ -47,6 +49,10 @@ WHERE {_RANGE} AND flags & 8 <> 0 AND ended_at >= COALESCE(since, 0) GROUP BY us
 UNION ALL
 SELECT 'tokens', usage.account_id, period, CAST(SUM(allowance) AS BIGINT)
 FROM usage JOIN hold ON hold.id = hold_id WHERE {_RANGE} AND allowance IS NOT NULL GROUP BY usage.account_id, period
+UNION ALL
+SELECT 'late', journal.id, price_version, usage.key_id
+FROM usage JOIN journal ON idempotency_key = 'late/' || CAST(hold_id AS TEXT)
+WHERE {_RANGE} AND outcome = {int(Outcome.SWEPT)}
 """  # noqa: S608 - constants
 _CARRY = f"""
 INSERT INTO carried (kind, id, part, amount) SELECT kind, id, part, amount FROM ({_DELTAS}) AS deltas WHERE amount <> 0

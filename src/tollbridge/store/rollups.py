@@ -84,15 +84,16 @@ _BY_KEY = f"SELECT start / $5 * $5, key_id, {_OF_ROLLUPS} {_KEPT} GROUP BY 1, 2"
 _TAIL_BY_PRICE = f"SELECT ended_at / $5 * $5, price_version, {_OF_USAGE} {_TAIL} GROUP BY 1, 2"
 _TAIL_BY_KEY = f"SELECT ended_at / $5 * $5, key_id, {_OF_USAGE} {_TAIL} GROUP BY 1, 2"
 _TAIL_RARE = f"SELECT ended_at / $5 * $5, price_version, key_id, meters {_TAIL} AND meters IS NOT NULL"
-# Ends that came after the sweep: what was charged then, and what it cost.
+# Ends that came after the sweep: what was charged then, and what it cost. Of rows that are gone `carried` knows whose.
 _LATE = """
-SELECT created_at / $4 * $4, COALESCE(usage.price_version, 0), COALESCE(usage.key_id, 0),
-  CAST(-SUM(CASE WHEN book IN ('customer_paid', 'customer_promo') THEN amount ELSE 0 END) AS BIGINT),
-  CAST(-SUM(CASE WHEN book = 'provider_cost' THEN amount ELSE 0 END) AS BIGINT)
+SELECT created_at / $4 * $4, COALESCE(usage.price_version, carried.part, 0), COALESCE(usage.key_id, carried.amount, 0),
+  CAST(-SUM(CASE WHEN book IN ('customer_paid', 'customer_promo') THEN entry.amount ELSE 0 END) AS BIGINT),
+  CAST(-SUM(CASE WHEN book = 'provider_cost' THEN entry.amount ELSE 0 END) AS BIGINT)
 FROM journal JOIN entry ON journal_id = journal.id
 LEFT JOIN usage ON usage.hold_id = CAST(SUBSTR(idempotency_key, 6) AS BIGINT)
+LEFT JOIN carried ON carried.kind = 'late' AND carried.id = journal.id
 WHERE journal.kind = 'late' AND journal.account_id = $1 AND created_at >= $2 AND created_at < $3
-GROUP BY journal.id, created_at, usage.price_version, usage.key_id
+GROUP BY journal.id, created_at, usage.price_version, usage.key_id, carried.part, carried.amount
 """
 _LAST_USES = "SELECT key_id, MAX(last_at) FROM usage_rollup WHERE account_id = $1 AND span = 86400000 GROUP BY key_id"
 _LATER_USES = "SELECT key_id, MAX(ended_at) FROM usage WHERE account_id = $1 AND ended_at > $2 GROUP BY key_id"

@@ -118,3 +118,19 @@ async def a_key(database: Database, account: Account) -> int:
     found = await find_key(database, MASTER.digest(made.text))
     assert found is not None
     return found.key_id
+
+
+def test_what_several_do_at_once_is_noted_as_it_was_done(world: World) -> None:
+    """Each freeze that changed something, and each end of one; the last note is what the account is."""
+
+    async def use(database: Database) -> None:
+        account = await accounts.create(database, "ada@example.com", plans=PLANS, actor="test")
+        for _ in range(5):
+            deeds = (accounts.set_frozen(database, account.email, each % 2 == 0, actor=f"op{each}") for each in range(6))
+            await asyncio.gather(*deeds)
+        rows = await database.fetch("SELECT action FROM activity WHERE action LIKE 'account.%frozen' ORDER BY id")
+        noted = [action for (action,) in rows]
+        assert noted == [f"account.{'un' if number % 2 else ''}frozen" for number in range(len(noted))]
+        assert (await accounts.get(database, account.email)).frozen is (len(noted) % 2 == 1)
+
+    world.run(use)

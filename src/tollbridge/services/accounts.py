@@ -119,8 +119,7 @@ async def set_frozen(database: Database, email: str, frozen: bool, *, actor: str
     account, now = await get(database, email), await database.now()
 
     async def use_case(transaction: Transaction) -> None:
-        await accounts.set_frozen(transaction, account.id, frozen)
-        if actor and account.frozen is not frozen:
+        if await accounts.set_frozen(transaction, account.id, frozen) and actor:
             action = "account.frozen" if frozen else "account.unfrozen"
             await activity.add(transaction, NewDeed(account_id=account.id, actor=actor, action=action), now)
 

@@ -136,7 +136,10 @@ async def page(database: Transaction, after: int, count: int) -> list[Account]:
     return read_all(Account, rows)
 
 
-async def set_frozen(transaction: Transaction, account_id: int, frozen: bool) -> None:
-    """A frozen account's next hold is refused."""
-    await transaction.execute("UPDATE balance SET frozen = $2 WHERE account_id = $1", account_id, frozen)
+async def set_frozen(transaction: Transaction, account_id: int, frozen: bool) -> bool:
+    """A frozen account's next hold is refused. Whether it was otherwise before."""
+    changed = await transaction.execute(
+        "UPDATE balance SET frozen = $2 WHERE account_id = $1 AND frozen <> $2", account_id, frozen
+    )
     await raise_cache_epoch(transaction)
+    return changed > 0

@@ -126,7 +126,9 @@ def test_what_several_do_at_once_is_noted_as_it_was_done(world: World) -> None:
     async def use(database: Database) -> None:
         account = await accounts.create(database, "ada@example.com", plans=PLANS, actor="test")
         for _ in range(5):
-            deeds = (accounts.set_frozen(database, account.email, each % 2 == 0, actor=f"op{each}") for each in range(6))
+            deeds = (
+                accounts.set_frozen(database, account.email, each % 2 == 0, actor=f"op{each}") for each in range(6)
+            )
             await asyncio.gather(*deeds)
         rows = await database.fetch("SELECT action FROM activity WHERE action LIKE 'account.%frozen' ORDER BY id")
         noted = [action for (action,) in rows]

@@ -25,7 +25,6 @@ from tollbridge.store.meta import first_value, value
 from tollbridge.store.rollups import DAY_MS, HOUR_MS
 from tollbridge.store.rows import pages
 from tollbridge.store.seal import Digest, Seal
-from tollbridge.values import Outcome
 
 EVERY_S = 3_600.0
 # What one transaction drops: nobody waits long for it.
@@ -36,6 +35,7 @@ _LOCK = "closings"
 _EVER = 1 << 62
 
 _RANGE = "hold_id > $1 AND hold_id <= $2"
+# 7 is `Outcome.SWEPT`: no other request is charged more afterwards.
 _DELTAS = f"""
 SELECT kind, account_id AS id, 0 AS part, CAST(SUM(CASE kind WHEN 'charge' THEN charge WHEN 'promo' THEN promo
   WHEN 'loss' THEN loss WHEN 'cost' THEN cost ELSE 1 END) AS BIGINT) AS amount
@@ -52,7 +52,7 @@ FROM usage JOIN hold ON hold.id = hold_id WHERE {_RANGE} AND allowance IS NOT NU
 UNION ALL
 SELECT 'late', journal.id, price_version, usage.key_id
 FROM usage JOIN journal ON idempotency_key = 'late/' || CAST(hold_id AS TEXT)
-WHERE {_RANGE} AND outcome = {int(Outcome.SWEPT)}
+WHERE {_RANGE} AND outcome = 7
 """  # noqa: S608 - constants
 _CARRY = f"""
 INSERT INTO carried (kind, id, part, amount) SELECT kind, id, part, amount FROM ({_DELTAS}) AS deltas WHERE amount <> 0

@@ -346,6 +346,46 @@ def test_ends_outlive_both_the_database_and_the_process(breakable: Breakable, en
     assert rows == [(1, 3, 27), (7, 2, 0)]
 
 
+async def note_while_away(books: Books, customer: Customer, ids: list[int]) -> list[Verdict]:
+    """Checkpoints of streams that go on: three of each, ever more."""
+    verdicts: list[Verdict] = []
+    for charge in (3, 6, 9):
+        end = [books.end_op(id_, customer, charge) for id_ in ids]
+        notes = [
+            Checkpoint(
+                hold=each.hold, account_id=each.account_id, key_id=each.key_id, charge=charge, record=each.record
+            )
+            for each in end
+        ]
+        verdicts = list(await asyncio.gather(*(books.ledger.submit(note) for note in notes)))
+    return verdicts
+
+
+def test_the_last_checkpoint_of_an_outage_counts_where_the_process_died_in_it(
+    breakable: Breakable, engine: Engine
+) -> None:
+    async def customer_of() -> Customer:
+        async with serving(engine) as books:
+            return await books.customer(paid=PLENTY)
+
+    async def come_back() -> None:
+        async with serving(engine) as books:
+            await settled(books, engine)
+
+    customer = uvloop.run(customer_of())
+    with Crew(engine, 1) as crew:
+        ids = crew.run_on(0, open_some, customer, 5)
+        uvloop.run(breakable.do(breakable.server.kill))
+        crew.run_on(0, end_while_away, customer, ids[:2])
+        crew.run_on(0, note_while_away, customer, ids[2:4])
+        crew.kill(0)
+    uvloop.run(breakable.do(breakable.server.start))
+    uvloop.run(come_back())
+    rows = uvloop.run(query(engine, "SELECT outcome, count(*), sum(charge)::bigint FROM usage GROUP BY 1 ORDER BY 1"))
+    assert rows == [(1, 2, 18), (7, 3, 18)]
+    assert uvloop.run(proved(engine)).open_holds == 0
+
+
 @pytest.mark.parametrize("how", ["is gone", "hangs"])
 def test_stopping_without_a_database_keeps_the_ends(breakable: Breakable, engine: Engine, how: str) -> None:
     server = breakable.server

@@ -21,7 +21,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -153,12 +153,15 @@ class PostgresLedger:
             await self._disconnect()
             raise
         self._writer = self._loop.create_task(self._write_forever(), name="ledger")
+        replays = []
         for leftover in found:
             if known.get(leftover.epoch) == leftover.started_at:
-                self._replay(leftover)
+                replays.append(self._replay(leftover))
             else:
                 _log.warning("%s belongs to another database and is left alone", leftover.path)
                 leftover.release()
+        # Whoever sweeps what they left after this reads their last checkpoints, not those from before the outage.
+        await asyncio.gather(*replays)
 
     async def _open_all(self, epochs: list[int]) -> dict[int, int]:
         """Connection and spool; when each of the processes `epochs` was started, as the database knows it."""
@@ -517,9 +520,11 @@ class PostgresLedger:
                 _refuse(waiting, _unavailable())
         self._keep([waiting for waiting in self._queue if not waiting.asks_for_money and not waiting.spooled])
 
-    def _replay(self, leftover: Leftover) -> None:
+    def _replay(self, leftover: Leftover) -> Awaitable[object]:
         futures = [self.submit(op) for op in leftover.operations]
-        asyncio.gather(*futures, return_exceptions=True).add_done_callback(partial(_replayed, leftover))
+        replay = asyncio.gather(*futures, return_exceptions=True)
+        replay.add_done_callback(partial(_replayed, leftover))
+        return replay
 
 
 def _overdue(line: Iterable[_Waiting], now: float) -> list[_Waiting]:

@@ -6,6 +6,7 @@ a name says otherwise.
 """
 
 from enum import IntEnum
+from functools import cached_property
 
 import msgspec
 
@@ -47,7 +48,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.output + self.audio_output + self.image_output
 
 
-class Price(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Price(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=True):
     """Pico-USD for one of each meter.
 
     None: `audio_input` costs what `input` costs, `audio_output` and `image_output` what `output` costs. `searches` is
@@ -66,6 +67,17 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     image_output: int | None = None
     searches: int = 0
     tiers: "tuple[Tier, ...]" = ()
+
+    @cached_property
+    def at_most(self) -> tuple[int, int]:
+        """The most that a token read, and that a token written, costs in nearly every request (`can_be_dearer`)."""
+        written = max(self.output, self.audio_output or 0, self.image_output or 0)
+        return max(self.input, self.cache_read, self.cache_write), written
+
+    @cached_property
+    def can_be_dearer(self) -> bool:
+        """Whether some requests pay more than `at_most`: with sound, with caching by the hour, or by a tier."""
+        return bool(self.tiers) or max(self.audio_input or 0, self.cache_write_1h) > self.at_most[0]
 
 
 class Tier(msgspec.Struct, frozen=True, kw_only=True):

@@ -201,7 +201,7 @@ def test_charge_and_cost_at_once_are_what_each_is_alone(
     prompt=st.integers(0, 300_000),
     limits=st.tuples(st.none() | st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 9000)),
     choices=st.integers(1, 4),
-    flags=st.tuples(*[st.booleans()] * 4),
+    flags=st.tuples(*[st.booleans()] * 5),
 )
 def test_a_bound_is_what_the_demand_costs_at_its_dearest(
     price: Price,
@@ -213,8 +213,8 @@ def test_a_bound_is_what_the_demand_costs_at_its_dearest(
     flags: tuple[bool, ...],
 ) -> None:
     asked, model_limit, default_hold = limits
-    audio, hour, produces, strict = flags
-    tiered = msgspec.structs.replace(price, tiers=(Tier(above=150_000, price=dearer),))
+    audio, hour, produces, strict, is_tiered = flags
+    tiers = (Tier(above=150_000, price=dearer),) if is_tiered else ()
     demand = Demand(
         prompt=prompt,
         output_limit=asked,
@@ -223,11 +223,12 @@ def test_a_bound_is_what_the_demand_costs_at_its_dearest(
         audio=audio,
         body=b'"1h"' if hour else b"",
     )
-    route = msgspec.structs.replace(ROUTE, price=tiered, multiplier_ppm=multiplier)
+    sold_at = msgspec.structs.replace(price, tiers=tiers)
+    route = msgspec.structs.replace(ROUTE, price=sold_at, multiplier_ppm=multiplier)
     bound = pricing.bound(demand, route, model_limit=model_limit, default_hold=default_hold, strict=strict)
 
     assert bound.prompt == -(-prompt * 130 // 100)
-    reached = [price, dearer] if bound.prompt > 150_000 else [price]
+    reached = [price, dearer] if is_tiered and bound.prompt > 150_000 else [price]
     usual = [each for of in reached for each in (of.input, of.cache_read, of.cache_write)]
     loud = [of.audio_input for of in reached if audio and of.audio_input is not None]
     long = [of.cache_write_1h for of in reached if hour]
@@ -276,6 +277,17 @@ def test_what_lets_a_model_search_is_held_for_some_searches(tools: bytes, search
     assert bound.least == bound.want == 1300 * 500 + searches * 10**7 + 10 * 1500
     free = pricing.bound(demand, ROUTE, model_limit=10, default_hold=0, strict=False)
     assert free.prompt_price == 1300 * 500_000
+
+
+def test_a_changed_price_knows_its_own_dearest() -> None:
+    assert (PRICE.at_most, PRICE.can_be_dearer) == ((PRICE.input, PRICE.output), False)
+    changed = msgspec.structs.replace(PRICE, input=10**9, output=10**8, audio_output=10**10)
+    assert (changed.at_most, changed.can_be_dearer) == ((10**9, 10**10), False)
+    assert msgspec.structs.replace(PRICE, audio_input=10**9).can_be_dearer
+    assert msgspec.structs.replace(PRICE, cache_write_1h=10**9).can_be_dearer
+    assert LONG.can_be_dearer
+    # What was worked out is no part of the terms.
+    assert msgspec.json.encode(changed) == msgspec.json.encode(msgspec.structs.replace(changed))
 
 
 def test_a_long_prompt_is_held_and_charged_by_its_tier_as_a_whole() -> None:

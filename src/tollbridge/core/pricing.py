@@ -96,21 +96,22 @@ def bound(demand: Demand, route: Route, model_limit: int, default_hold: int, str
     limit (all of them when `strict`).
     """
     prompt = tokens.with_margin(demand.prompt)
-    read, written = _dearest(route.price, prompt, demand)
-    pico, multiplier = prompt * read, route.multiplier_ppm
-    if route.price.searches and demand.tools and any(each in demand.tools for each in _SEARCH):
-        pico += SEARCHES_HELD * route.price.searches
+    price, multiplier = route.price, route.multiplier_ppm
+    read, written = _dearest(price, prompt, demand) if price.can_be_dearer else price.at_most
+    pico = prompt * read
+    if price.searches and demand.tools and any(each in demand.tools for each in _SEARCH):
+        pico += SEARCHES_HELD * price.searches
     asked, choices = demand.output_limit, demand.choices
     limit = model_limit if demand.produces else 0
     if asked is not None and asked < limit:
         limit = asked
-    output = held = limit * choices
+    held = limit * choices
+    whole = want = least = money.round_up(pico + held * written, multiplier)
     if asked is None and not strict and held > default_hold:
         held = default_hold
-    want = least = money.round_up(pico + held * written, multiplier)
+        want = least = money.round_up(pico + held * written, multiplier)
     if held > LEAST_OUTPUT_TOKENS * choices:
         least = money.round_up(pico + LEAST_OUTPUT_TOKENS * choices * written, multiplier)
-    whole = want if output == held else money.round_up(pico + output * written, multiplier)
     return Bound(want, least, whole, prompt, limit, pico, written)
 
 
@@ -148,10 +149,10 @@ def affordable_output(route: Route, amount: int, bound: Bound, choices: int) -> 
 
 def further_output(route: Route, prompt: int, output: int) -> int:
     """What `output` tokens more may cost of an answer to a prompt of about `prompt` tokens."""
-    price = _dearest_written(route.price)
+    price = route.price.at_most[1]
     for tier in route.price.tiers:
         if tokens.with_margin(prompt) > tier.above:
-            price = max(price, _dearest_written(tier.price))
+            price = max(price, tier.price.at_most[1])
     return money.round_up(output * price, route.multiplier_ppm)
 
 
@@ -175,25 +176,16 @@ def charge_and_cost(usage: Usage, route: Route) -> tuple[int, int]:
 
 def _dearest(price: Price, prompt: int, demand: Demand) -> tuple[int, int]:
     """The most that a token read, and that a token written, may cost of a request with a prompt of so many tokens."""
-    read = price.input
-    if price.cache_read > read or price.cache_write > read:
-        read = max(price.cache_read, price.cache_write)
+    read, written = price.at_most
     if price.audio_input is not None and price.audio_input > read and demand.audio:
         read = price.audio_input
     if price.cache_write_1h > read and (demand.body is None or _HOUR in demand.body):
         read = price.cache_write_1h
-    written = price.output
-    if price.audio_output is not None or price.image_output is not None:
-        written = _dearest_written(price)
     for tier in price.tiers:
         if prompt > tier.above:
             tier_read, tier_written = _dearest(tier.price, prompt, demand)
             read, written = max(read, tier_read), max(written, tier_written)
     return read, written
-
-
-def _dearest_written(price: Price) -> int:
-    return max(price.output, price.audio_output or 0, price.image_output or 0)
 
 
 class Cause(Enum):

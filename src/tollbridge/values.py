@@ -104,7 +104,7 @@ class When(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     end: int = DAY_MS
 
 
-class Upstream(msgspec.Struct, frozen=True, kw_only=True):
+class Upstream(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """A provider plus the operator's credential: somewhere that can be called."""
 
     name: str
@@ -132,11 +132,16 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     total_timeout: float = 900.0
     max_connections: int = 256
 
+    @cached_property
+    def changes_bodies(self) -> bool:
+        """Whether a body in its dialect may have to be another one for this provider."""
+        return bool(self.renames or self.drops or self.adds)
+
     def __repr__(self) -> str:
         return f"Upstream({self.name})"
 
 
-class Route(msgspec.Struct, frozen=True, kw_only=True):
+class Route(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One way to serve a model. `cost` is what the provider bills; the customer pays `price` × `multiplier_ppm` / 10⁶.
 
     `version` is the id of the row in table `price_version` that holds exactly these terms. `output_limit`: the most
@@ -155,6 +160,11 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     version: int = 0
     output_limit: int = 4096
     variants: "tuple[Variant, ...]" = ()
+
+    @cached_property
+    def is_sold_at_cost(self) -> bool:
+        """Whether the customer pays what the provider bills."""
+        return self.multiplier_ppm == 1_000_000 and self.cost == self.price
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):

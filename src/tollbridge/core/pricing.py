@@ -169,9 +169,7 @@ def cost(usage: Usage, route: Route) -> int:
 def charge_and_cost(usage: Usage, route: Route) -> tuple[int, int]:
     """Both at once: most routes are sold at cost."""
     charged = money.charge(usage, route.price, route.multiplier_ppm)
-    if route.multiplier_ppm == money.PPM and route.cost is route.price:
-        return charged, charged
-    return charged, cost(usage, route)
+    return charged, charged if route.is_sold_at_cost else cost(usage, route)
 
 
 def _dearest(price: Price, prompt: int, demand: Demand) -> tuple[int, int]:

@@ -33,7 +33,7 @@ def body_for(request: Request, route: Route, max_tokens: int | None) -> bytes:
     # One limit of the caller's, or none, goes out as it came.
     is_limited = max_tokens is not None or ("max_completion_tokens" in fields and "max_tokens" in fields)
     is_other = route.upstream_model != request.model
-    if not (is_other or request.stream or is_limited or upstream.renames or upstream.drops or upstream.adds):
+    if not (is_other or request.stream or is_limited or upstream.changes_bodies):
         return _encode(fields)
     fields = dict(fields)
     if is_other:
@@ -42,9 +42,8 @@ def body_for(request: Request, route: Route, max_tokens: int | None) -> bytes:
         _ask_for_usage(fields, request, upstream)
     if is_limited:
         _limit(fields, request, max_tokens)
-    if upstream.renames:
+    if upstream.changes_bodies:
         _rename(fields, request, upstream)
-    if upstream.drops or upstream.adds:
         change(fields, upstream)
     return _encode(fields)
 

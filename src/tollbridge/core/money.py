@@ -98,8 +98,7 @@ def usd_bytes(nano: int) -> bytes:
     """`format_usd` as bytes, for what goes out with every answer."""
     if nano < 0:
         return b"-" + usd_bytes(-nano)
-    whole, fraction = divmod(nano, _NANO_PER_USD)
-    return (b"%d.%09d" % (whole, fraction)).rstrip(b"0") if fraction else b"%d" % whole
+    return (b"%d.%09d" % divmod(nano, _NANO_PER_USD)).rstrip(b"0").rstrip(b".")
 
 
 def format_price(pico_per_token: int) -> str:

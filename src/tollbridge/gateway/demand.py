@@ -5,8 +5,8 @@ from tollbridge.errors import ContextTooLong
 from tollbridge.values import Model
 from tollbridge.wire.request import Request
 
-# Below this share of the estimate a prompt is certainly longer than the window: the estimate is not that wrong.
-_CERTAIN_PERCENT = 50
+# An estimate of more than this many windows is certainly of a longer prompt: it is not that wrong.
+_CERTAIN_WINDOWS = 2
 # Where each endpoint's callers put what is to be read.
 _TEXT = {
     "chat": "messages",
@@ -33,7 +33,7 @@ def demand_of(request: Request) -> pricing.Demand:
 
 def check_length(model: Model, demand: pricing.Demand, request: Request) -> None:
     """Raises `ContextTooLong` where the prompt is certainly longer than what the model reads."""
-    if demand.prompt * _CERTAIN_PERCENT > model.context_window * 100:
+    if demand.prompt > model.context_window * _CERTAIN_WINDOWS:
         raise ContextTooLong(
             f"The prompt is about {demand.prompt:,} tokens; {model.id} reads at most {model.context_window:,}.",
             param=_TEXT.get(request.endpoint),

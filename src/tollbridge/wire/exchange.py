@@ -22,7 +22,7 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     byok: bool = False
 
 
-class Names(msgspec.Struct, frozen=True):
+class Names(msgspec.Struct, frozen=True, gc=False):
     """What this gateway calls an answer: its public id, its model, and when it was made (epoch seconds)."""
 
     id: str
@@ -36,7 +36,7 @@ class Names(msgspec.Struct, frozen=True):
         fields["model"] = self.model
 
 
-class Outgoing(msgspec.Struct, frozen=True):
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """What is sent: the target below the upstream's base URL, the body, headers beside the upstream's own, and the
     caller's fields that were left out.
     """

@@ -19,7 +19,7 @@ _BESIDE_MESSAGES = frozenset({"tools", "functions", "response_format"})
 _BACKSLASH = ord("\\")
 
 
-class Prompt(msgspec.Struct, frozen=True):
+class Prompt(msgspec.Struct, frozen=True, gc=False):
     """`text` (UTF-8, JSON around it) is to be estimated; `tokens` more are known: ids of tokens, and a bound for
     sound and film. `messages` is 0 where no chat template is put around the text.
     """

@@ -290,6 +290,13 @@ def test_a_changed_price_knows_its_own_dearest() -> None:
     assert msgspec.json.encode(changed) == msgspec.json.encode(msgspec.structs.replace(changed))
 
 
+def test_a_changed_route_knows_whether_it_is_sold_at_cost() -> None:
+    at_cost = msgspec.structs.replace(ROUTE, price=PRICE, cost=PRICE, multiplier_ppm=1_000_000)
+    assert at_cost.is_sold_at_cost
+    assert not msgspec.structs.replace(at_cost, multiplier_ppm=999_999).is_sold_at_cost
+    assert not msgspec.structs.replace(at_cost, cost=LONG).is_sold_at_cost
+
+
 def test_a_long_prompt_is_held_and_charged_by_its_tier_as_a_whole() -> None:
     route = msgspec.structs.replace(ROUTE, price=LONG)
     short, long = Usage(input=150_000, cache_read=50_000, output=10), Usage(input=150_001, cache_read=50_000, output=10)

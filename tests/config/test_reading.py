@@ -240,7 +240,7 @@ MISTAKES = [
     ('redis_url = "redis://h:6379/one"\n', 1, 'expected "redis://:password@host:6379/0"'),
     ('redis_url = "redis://h:port/0"\n', 1, 'expected "redis://:password@host:6379/0"'),
     ('redis_url = "redis://:se/cret@h:6379/0"\n', 1, "of a password are written %2F"),
-    ('redis_url = "redis://me:se#cret@h:6379/0"\n', 1, "of a password are written %2F"),
+    ('redis_url = "redis://me:se#c@h:6379/0"\n', 1, "of a password are written %2F"),
     # secrets
     ("[providers.deepseek]\napi_key = 'env:NOT_SET'\n", 2, "the environment variable 'NOT_SET' is not set"),
     ("[providers.deepseek]\napi_key = 'file:/does/not/exist'\n", 2, "cannot be read: No such file or directory"),

@@ -344,7 +344,8 @@ class Simulation:
 
     async def _do(self, kind: str, customer: town.Customer, amount: int, name: str) -> None:
         database = self._office
-        key = f"{kind}/{name}"
+        # Not the names of `payments`, by which what went back has rows beside the journal.
+        key = f"office/{kind}/{name}"
         if kind == "revoke":
             now = await database.now()
             await run(database, lambda transaction: keys.revoke(transaction, None, customer.public_key, now))

@@ -17,4 +17,15 @@ FAILED_ONCE: dict[str, tuple[int, list[Event]]] = {
             Event(86.871201, "revoke", "limited", (1000000, "office-0")),
         ],
     ),
+    "a ledger that was told to stop threw away what nobody waited for, and slept": (
+        484,
+        [
+            Event(11.100868, "call", "rich", (0, False, 1000, None, "")),
+            Event(29.068534, "database hangs", None, (48.000253,)),
+            Event(31.05441, "call", "rich", (0, False, 1, None, "")),
+            Event(34.111181, "call", "rich", (0, False, 1, None, "again-882910")),
+            Event(61.451126, "restart", 0, ()),
+            Event(65.010139, "database dies", None, (0.181374, 3)),
+        ],
+    ),
 }

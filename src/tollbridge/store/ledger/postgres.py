@@ -288,7 +288,7 @@ class PostgresLedger:
                 except Exception as error:
                     self._put_back(books, error)
                 self._batch = []
-            elif not self._queue:
+            elif not self._queue and not self._stopping:
                 await self._sleep(books)
             if self._aside and self._loop.time() >= self._look_at:
                 await self._look_again()

@@ -287,12 +287,14 @@ def test_a_flipped_bit_is_found_or_changes_no_money(sqlite_engine: Engine, flips
     asyncio.run(fill())
     assert not path.with_name(f"{path.name}-wal").exists()
     whole, truth = path.read_bytes(), rows_of(path)
+    # Most of the file is zeros, pages of empty tables above all: a bit of a byte that says something is found sooner.
+    written = [place for place, byte in enumerate(whole) if byte]
     chance = random.Random(flips)
     found = 0
-    for _ in range(flips):
+    for number in range(flips):
         for beside in path.parent.glob("*.db-*"):
             beside.unlink()
-        place = chance.randrange(len(whole) * 8)
+        place = chance.choice(written) * 8 + chance.randrange(8) if number % 4 else chance.randrange(len(whole) * 8)
         damaged = bytearray(whole)
         damaged[place // 8] ^= 1 << place % 8
         path.write_bytes(damaged)
@@ -301,8 +303,7 @@ def test_a_flipped_bit_is_found_or_changes_no_money(sqlite_engine: Engine, flips
             assert rows_of(path) == truth, f"bit {place} changed a row and nobody noticed"
         except (ConfigError, Unavailable, Damaged, sqlite3.OperationalError):  # the last one names a lost column
             found += 1
-    # Most pages of so small a file belong to tables that are empty.
-    assert found > flips // 6
+    assert found > flips // 2
 
 
 class Damaged(Exception):

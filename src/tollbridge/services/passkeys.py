@@ -114,7 +114,6 @@ async def remove(desk: Desk, presence: Presence, passkey: str, client: Client) -
     """Raises `NotFound`."""
     known = passkey.isascii() and passkey.isdigit() and len(passkey) < 19
     now = await desk.database.now()
-
     letter = letters.way_in(desk, presence.user.email, "A passkey was removed")
 
     async def use_case(transaction: Transaction) -> bool:

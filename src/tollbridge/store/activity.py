@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from tollbridge.store.db import Row, Transaction
-from tollbridge.store.rows import read_all
+from tollbridge.store.rows import further, read_all
 
 # The account of what was done to none: vouchers that were made.
 GATEWAY = 0
@@ -93,7 +93,7 @@ def proof(salt: bytes, actor: str, detail: str, address: str) -> bytes:
 async def sealed_rows(database: Transaction, after: int, until: int) -> AsyncIterator[Row]:
     """What a seal covers of each row, in the order of ids, and behind it the texts that its proof is of."""
     while rows := await database.fetch(_SEALED, after, until, _PAGE):
-        after = rows[-1][0]
+        after = further(rows[-1][0], after)
         for row in rows:
             yield row
 

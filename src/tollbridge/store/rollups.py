@@ -21,6 +21,7 @@ from tollbridge.errors import Unavailable
 from tollbridge.store.db import Database, Row, Transaction, run
 from tollbridge.store.ledger.rows import read_meters
 from tollbridge.store.meta import value
+from tollbridge.store.rows import pages
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -305,10 +306,11 @@ def _keyed(rows: Iterable[Row], width: int = 2) -> dict[Any, Sums]:
 # --- the proof ----------------------------------------------------------------------------------------------------
 
 
-_ACCOUNTS = """
-SELECT account.id, (SELECT MIN(ended_at) FROM usage WHERE usage.account_id = account.id),
-  (SELECT MIN(start) FROM usage_rollup WHERE usage_rollup.account_id = account.id)
-FROM account WHERE id > $1 ORDER BY id LIMIT $2
+_ACCOUNTS = "SELECT id FROM account WHERE id > $1 ORDER BY id LIMIT $2"
+# The walk goes from one time at which there is something to the next: it ends, whatever a damaged row says of its time.
+_NEXT = """
+SELECT (SELECT MIN(ended_at) FROM usage WHERE account_id = $1 AND ended_at >= $2),
+  (SELECT MIN(start) FROM usage_rollup WHERE account_id = $1 AND start >= $2)
 """
 _ALL_KEPT = f"SELECT start, key_id, price_version, {_SUMMED}, {_RARE} {_KEPT}"
 _ROWS = "FROM usage WHERE account_id = $1 AND ended_at >= $3 AND ended_at < $4"
@@ -316,6 +318,7 @@ _ALL_ROWS = f"SELECT ended_at / $2 * $2, key_id, price_version, {_OF_USAGE} {_RO
 _ALL_RARE = f"SELECT ended_at / $2 * $2, key_id, price_version, meters {_ROWS} AND meters IS NOT NULL"
 _PAGE = 2_000
 _WINDOW = 32 * DAY_MS
+_NEVER = (1 << 63) - 1
 
 
 async def check(view: Transaction, complain: Callable[[str], None], dropped_until: int = 0) -> None:
@@ -324,17 +327,19 @@ async def check(view: Transaction, complain: Callable[[str], None], dropped_unti
     `dropped_until`: the last end of requests that are gone; days that began before it are left out.
     """
     watermark = await value(view, WATERMARK) or 0
-    begin, last = dropped_until // DAY_MS * DAY_MS + DAY_MS if dropped_until else 0, 0
-    while accounts := await view.fetch(_ACCOUNTS, last, _PAGE):
-        for account_id, *begins in accounts:
-            times = [at for at in begins if at is not None]
-            since = max(begin, min(times) // DAY_MS * DAY_MS) if times else watermark + 1
-            while since <= watermark:
-                until = since + _WINDOW
-                for span in (HOUR_MS, DAY_MS):
-                    await _compare(view, (account_id, span, since, until), watermark, complain)
-                since = until
-        last = accounts[-1][0]
+    begin = dropped_until // DAY_MS * DAY_MS + DAY_MS if dropped_until else 0
+    async for (account_id,) in pages(view, _ACCOUNTS, _PAGE):
+        since = begin
+        while (since := await _next(view, account_id, since)) <= watermark:
+            for span in (HOUR_MS, DAY_MS):
+                await _compare(view, (account_id, span, since, since + _WINDOW), watermark, complain)
+            since += _WINDOW
+
+
+async def _next(view: Transaction, account_id: int, since: int) -> int:
+    """When the day begins, at or after `since`, on which an account has a request or a sum; never: the end of time."""
+    [times] = await view.fetch(_NEXT, account_id, since)
+    return min((at // DAY_MS * DAY_MS for at in times if at is not None), default=_NEVER)
 
 
 async def _compare(

@@ -8,9 +8,11 @@ from typing import TypeVar
 
 import msgspec
 
+from tollbridge.errors import Unavailable
 from tollbridge.store.db import Row, Transaction
 
 T = TypeVar("T", bound=msgspec.Struct)
+K = TypeVar("K", int, tuple[int, int])
 
 
 def read(type_: type[T], row: Row) -> T:
@@ -29,6 +31,17 @@ async def pages(view: Transaction, sql: str, size: int) -> AsyncIterator[Row]:
     """The rows of a query with the bounds `> $1` on its first column and `LIMIT $2`, so many at a time."""
     after = 0
     while rows := await view.fetch(sql, after, size):
+        after = further(rows[-1][0], after)
         for row in rows:
             yield row
-        after = rows[-1][0]
+
+
+def further(last: K, after: K) -> K:
+    """The key of a page's last row, after which the next page begins.
+
+    Unavailable: it does not lie behind `after`, so an index of the database is damaged, and reading on would never end.
+    """
+    if last <= after:
+        message = f"The database is damaged: an index finds {last} behind {after}. Restore a backup."
+        raise Unavailable(message, code="ledger_unavailable")
+    return last

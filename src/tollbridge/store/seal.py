@@ -22,6 +22,7 @@ from tollbridge.core.ledger import hold_id
 from tollbridge.store import activity
 from tollbridge.store.db import Database, Duplicate, Row, Transaction
 from tollbridge.store.ledger.rows import USAGE_COLUMNS
+from tollbridge.store.rows import further
 
 # No statement and no batch lasts this long.
 SETTLED_MS = 15 * 60_000
@@ -163,7 +164,7 @@ async def _walk(
     database: Transaction, heads: str, parts: str, after: int, until: int
 ) -> AsyncIterator[tuple[Row, list[Row]]]:
     while rows := await database.fetch(heads, after, until, _PAGE):
-        after = rows[-1][0]
+        after = further(rows[-1][0], after)
         by_head: dict[Any, list[Row]] = {}
         for part in await database.fetch(parts, rows[0][0], after):
             by_head.setdefault(part[0], []).append(part)

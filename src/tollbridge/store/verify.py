@@ -15,11 +15,12 @@ import msgspec
 
 from tollbridge.core import money
 from tollbridge.core.ledger import Book, EndRow, Entry, Kind, Record, epoch_of, hold_id, tokens_of, usage_entries
+from tollbridge.errors import Unavailable
 from tollbridge.store import activity, retention, rollups, seal, usage_days, verify_payments
 from tollbridge.store.db import Database, Row, Transaction
 from tollbridge.store.ledger.rows import end_row
 from tollbridge.store.prices import Terms
-from tollbridge.store.rows import pages
+from tollbridge.store.rows import further, pages
 from tollbridge.store.seal import HOLD_TAIL, HOLD_WIDTH, Digest, Seal
 from tollbridge.values import Outcome, Usage
 
@@ -123,6 +124,11 @@ async def verify_view(view: Transaction, dialect: str) -> Report:
         await _Audit(view, report).run()
     except sqlite3.OperationalError as error:
         report.add(f"the schema is damaged: {error}")
+    except Unavailable as error:
+        if report.ok:
+            raise
+        # What was found before the reading failed tells more than that it failed.
+        report.add(f"the rest could not be read: {error}")
     return report
 
 
@@ -377,9 +383,9 @@ class _Audit:
     async def _check_allowances(self) -> None:
         after = (0, 0)
         while rows := await self._view.fetch(_ALLOWANCES, *after, _PAGE):
+            after = further((rows[-1][0], rows[-1][1]), after)
             for account_id, period, *kept in rows:
-                after = (account_id, period)
-                quota = self._quotas.pop(after, None) or Quota()
+                quota = self._quotas.pop((account_id, period), None) or Quota()
                 for name, value in zip(("used", "held"), kept, strict=True):
                     if value != getattr(quota, name):
                         self._report.add(

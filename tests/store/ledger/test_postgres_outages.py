@@ -20,6 +20,7 @@ from tollbridge.errors import Unavailable
 from tollbridge.store import schema
 from tollbridge.store.ledger import Ledger
 from tollbridge.store.ledger.postgres import PostgresLedger
+from tollbridge.values import Outcome
 
 AMOUNT = 1_000
 PLENTY = 1 << 50
@@ -321,7 +322,14 @@ async def end_while_away(books: Books, customer: Customer, ids: list[int]) -> li
     return list(await asyncio.gather(*ends))
 
 
-def test_ends_outlive_both_the_database_and_the_process(breakable: Breakable, engine: Engine) -> None:
+def outlived(
+    breakable: Breakable, engine: Engine, meanwhile: Callable[[Crew, Customer, list[int]], None]
+) -> list[tuple[Outcome, int, int]]:
+    """How five requests ended whose process dies in an outage of the database, when both are back.
+
+    By outcome: how many, and what they were charged. `meanwhile`: what it still does while the database is away.
+    """
+
     async def customer_of() -> Customer:
         async with serving(engine) as books:
             return await books.customer(paid=PLENTY)
@@ -334,16 +342,23 @@ def test_ends_outlive_both_the_database_and_the_process(breakable: Breakable, en
     with Crew(engine, 1) as crew:
         ids = crew.run_on(0, open_some, customer, 5)
         uvloop.run(breakable.do(breakable.server.kill))
-        assert crew.run_on(0, end_while_away, customer, ids[:3]) == [Spooled()] * 3
+        meanwhile(crew, customer, ids)
         crew.kill(0)
     uvloop.run(breakable.do(breakable.server.start))
     assert spool_size(engine) > 0
     uvloop.run(come_back())
     assert list(engine.directory.glob("*.spool")) == []
-    # The two that had not ended were released, and no end came late.
     assert uvloop.run(proved(engine)).open_holds == 0
     rows = uvloop.run(query(engine, "SELECT outcome, count(*), sum(charge)::bigint FROM usage GROUP BY 1 ORDER BY 1"))
-    assert rows == [(1, 3, 27), (7, 2, 0)]
+    return [(Outcome(outcome), count, charge) for outcome, count, charge in rows]
+
+
+def test_ends_outlive_both_the_database_and_the_process(breakable: Breakable, engine: Engine) -> None:
+    def meanwhile(crew: Crew, customer: Customer, ids: list[int]) -> None:
+        assert crew.run_on(0, end_while_away, customer, ids[:3]) == [Spooled()] * 3
+
+    # The two that had not ended were released, and no end came late.
+    assert outlived(breakable, engine, meanwhile) == [(Outcome.COMPLETED, 3, 27), (Outcome.SWEPT, 2, 0)]
 
 
 async def note_while_away(books: Books, customer: Customer, ids: list[int]) -> list[Verdict]:
@@ -364,26 +379,11 @@ async def note_while_away(books: Books, customer: Customer, ids: list[int]) -> l
 def test_the_last_checkpoint_of_an_outage_counts_where_the_process_died_in_it(
     breakable: Breakable, engine: Engine
 ) -> None:
-    async def customer_of() -> Customer:
-        async with serving(engine) as books:
-            return await books.customer(paid=PLENTY)
-
-    async def come_back() -> None:
-        async with serving(engine) as books:
-            await settled(books, engine)
-
-    customer = uvloop.run(customer_of())
-    with Crew(engine, 1) as crew:
-        ids = crew.run_on(0, open_some, customer, 5)
-        uvloop.run(breakable.do(breakable.server.kill))
+    def meanwhile(crew: Crew, customer: Customer, ids: list[int]) -> None:
         crew.run_on(0, end_while_away, customer, ids[:2])
         crew.run_on(0, note_while_away, customer, ids[2:4])
-        crew.kill(0)
-    uvloop.run(breakable.do(breakable.server.start))
-    uvloop.run(come_back())
-    rows = uvloop.run(query(engine, "SELECT outcome, count(*), sum(charge)::bigint FROM usage GROUP BY 1 ORDER BY 1"))
-    assert rows == [(1, 2, 18), (7, 3, 18)]
-    assert uvloop.run(proved(engine)).open_holds == 0
+
+    assert outlived(breakable, engine, meanwhile) == [(Outcome.COMPLETED, 2, 18), (Outcome.SWEPT, 3, 18)]
 
 
 @pytest.mark.parametrize("how", ["is gone", "hangs"])

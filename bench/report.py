@@ -89,7 +89,7 @@ def checks(results: Results) -> list[Check]:
 
 
 def _checks_in_turns(results: Results) -> list[Check]:
-    figures = results.in_turns or turns.Figures({}, {}, {})
+    figures = results.in_turns or turns.Figures({}, {}, {}, {})
     request, in_step, spread = figures.request, figures.chunk_in_step, figures.chunk_spread
     litellm = results.rows.get("litellm")
     theirs = None if litellm is None else litellm.levels[FULL].per_request_us
@@ -263,20 +263,21 @@ def _streams(results: Results) -> str:
 
 
 def _in_turns(figures: turns.Figures) -> str:
-    head = ("gateway", f"CPU µs/req at {FULL}", "CPU µs/chunk in step", "CPU µs/chunk spread")
+    head = ("gateway", f"CPU µs/req at {FULL}", "later", "CPU µs/chunk in step", "CPU µs/chunk spread")
 
     def cell(readings: Sequence[float]) -> str:
         return f"{_micros(median(readings))} ({_micros(min(readings))} to {_micros(max(readings))})"
 
     rows = [
-        (name, cell(readings), cell(figures.in_step[name]), cell(figures.spread[name]))
+        (name, cell(readings), f"{figures.later[name]:.1f}", cell(figures.in_step[name]), cell(figures.spread[name]))
         for name, readings in figures.requests.items()
     ]
     explained = (
         "What a request costs moves with what the machine's host does. So the two that the targets compare closest "
         "run at once here, and the one that is not under load stands still: "
         f"{turns.ROUNDS} rounds of {turns.SECONDS:g} s, or {turns.STREAM_ROUNDS} × {STREAMS_AT_ONCE} streams: the "
-        "median, and the least and the most. The targets compare these medians, and ours with LiteLLM's figure above."
+        "median, and the least and the most. The targets compare these medians, and ours with LiteLLM's figure above. "
+        f"Later: what each request costs in the {turns.REST_S:g} s after the rounds, sums by hour and day above all."
     )
     return _table(head, rows) + "\n\n" + explained
 

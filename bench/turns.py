@@ -21,13 +21,20 @@ SECONDS = 2.0
 STREAM_ROUNDS = 2
 # Until it has seen that the clock went on.
 AWAKE_S = 1.0
+# Usage is summed some 30 to 40 s after it ended. Streams that come sooner would be measured with what plain requests
+# before them left to do.
+REST_S = 50.0
 
 
 @dataclass(frozen=True)
 class Figures:
-    """CPU microseconds of each round: per request at 64 connections, per chunk in step and spread; by gateway."""
+    """CPU microseconds of each round: per request at 64 connections, per chunk in step and spread; by gateway.
+
+    `later`: per request, what was spent in the rest after all rounds of requests, idling included.
+    """
 
     requests: dict[str, list[float]]
+    later: dict[str, float]
     in_step: dict[str, list[float]]
     spread: dict[str, list[float]]
 
@@ -60,9 +67,11 @@ def run(gateways: Sequence[Gateway], on: Bench) -> Figures:
             return lambda trial: trial.streams(spread_us=spread_us, rounds=STREAM_ROUNDS)
 
         plain = _in_turns(trials, requests)
+        later = _rest(trials)
         in_step, spread = _in_turns(trials, streams(0)), _in_turns(trials, streams(native.PACE_US))
     return Figures(
         {name: [cost.per_request_us for cost in costs] for name, costs in plain.items()},
+        {name: spent_us / sum(cost.load.answered for cost in plain[name]) for name, spent_us in later.items()},
         {name: [cost.per_chunk_us for cost in costs] for name, costs in in_step.items()},
         {name: [cost.per_chunk_us for cost in costs] for name, costs in spread.items()},
     )
@@ -80,6 +89,18 @@ def _in_turns(trials: dict[str, Trial], load: Callable[[Trial], Cost]) -> dict[s
                 raise NotRunError(f"{name}: {cost.load.errors} of {cost.load.asked}: {cost.load.first_error}")
             costs[name].append(cost)
     return costs
+
+
+def _rest(trials: dict[str, Trial]) -> dict[str, float]:
+    """Let all go on, and nobody ask: CPU microseconds that each spends all the same."""
+    for trial in trials.values():
+        trial.tree.go_on()
+    before = {name: trial.tree.cpu_seconds() for name, trial in trials.items()}
+    time.sleep(REST_S)
+    spent = {name: (trial.tree.cpu_seconds() - before[name]) * 1e6 for name, trial in trials.items()}
+    for trial in trials.values():
+        trial.tree.freeze()
+    return spent
 
 
 def _middle(figures: dict[str, list[float]], name: str) -> float | None:

@@ -253,6 +253,7 @@ def test_the_report_says_which_targets_were_met_and_what_was_not_run() -> None:
         seconds_per_level=4.0,
         in_turns=turns.Figures(
             requests={"nginx": [16, 12, 19], "tollbridge": [96, 80, 300]},
+            later={"nginx": 0.0, "tollbridge": 3.2},
             in_step={"nginx": [14], "tollbridge": [28]},
             spread={"nginx": [14], "tollbridge": [42]},
         ),

@@ -36,34 +36,42 @@ _WHOLE_S = 0.05
 EVERY_S = 10.0
 _STEPS = 1_000
 
-_SUMMED = (
-    "requests, errors, charge, cost, input, cache_read, cache_write, cache_write_1h, output, reasoning, "
-    "duration_ms, first_byte_ms, first_bytes, last_at"
-)
+# Outcomes above 2 are failures that are not the caller's doing (`values.Outcome`).
+_OF_EACH = {
+    "requests": "COUNT(*)",
+    "errors": "CAST(SUM(CASE WHEN outcome > 2 THEN 1 ELSE 0 END) AS BIGINT)",
+    "charge": "CAST(SUM(charge) AS BIGINT)",
+    "cost": "CAST(SUM(cost) AS BIGINT)",
+    "input": "CAST(SUM(input) AS BIGINT)",
+    "cache_read": "CAST(SUM(cache_read) AS BIGINT)",
+    "cache_write": "CAST(SUM(cache_write) AS BIGINT)",
+    "cache_write_1h": "CAST(SUM(cache_write_1h) AS BIGINT)",
+    "output": "CAST(SUM(output) AS BIGINT)",
+    "reasoning": "CAST(SUM(reasoning) AS BIGINT)",
+    "duration_ms": "CAST(SUM(duration_ms) AS BIGINT)",
+    "first_byte_ms": "CAST(COALESCE(SUM(first_byte_ms), 0) AS BIGINT)",
+    "first_bytes": "COUNT(first_byte_ms)",
+    "last_at": "MAX(ended_at)",
+}
+_SUMMED = ", ".join(_OF_EACH)
+_OF_USAGE = ", ".join(f"{of_each} AS {name}" for name, of_each in _OF_EACH.items())
 _RARE = "audio_input, audio_output, image_output, searches"
 _NAMES = f"{_SUMMED}, {_RARE}".split(", ")
-# Outcomes above 2 are failures that are not the caller's doing (`values.Outcome`).
 _ADDED = ", ".join(f"{name} = usage_rollup.{name} + excluded.{name}" for name in _SUMMED.split(", ")[:-1])
 _SUMS = ", ".join(f"CAST(SUM({name}) AS BIGINT)" for name in _SUMMED.split(", ")[:-1])
 _RARE_SUMS = ", ".join(f"CAST(SUM({name}) AS BIGINT)" for name in _RARE.split(", "))
-_OF_USAGE = (
-    "COUNT(*), CAST(SUM(CASE WHEN outcome > 2 THEN 1 ELSE 0 END) AS BIGINT), CAST(SUM(charge) AS BIGINT), "
-    "CAST(SUM(cost) AS BIGINT), CAST(SUM(input) AS BIGINT), CAST(SUM(cache_read) AS BIGINT), "
-    "CAST(SUM(cache_write) AS BIGINT), CAST(SUM(cache_write_1h) AS BIGINT), CAST(SUM(output) AS BIGINT), "
-    "CAST(SUM(reasoning) AS BIGINT), CAST(SUM(duration_ms) AS BIGINT), "
-    "CAST(COALESCE(SUM(first_byte_ms), 0) AS BIGINT), COUNT(first_byte_ms), MAX(ended_at)"
-)
 
 # SQLite has no index of usage by time alone: each account's rows are one range of the index that there is.
 EACH_ACCOUNT = "account_id IN (SELECT id FROM account) AND "
 _ENDED = f"FROM usage WHERE {EACH_ACCOUNT}ended_at > $1 AND ended_at <= $2"
 _ADD = f"""
 INSERT INTO usage_rollup (account_id, span, start, key_id, price_version, {_SUMMED}, {_RARE})
-SELECT account_id, span, ended_at / span * span, key_id, price_version, {_OF_USAGE}, 0, 0, 0, 0
-FROM (SELECT account_id, key_id, price_version, outcome, charge, cost, input, cache_read, cache_write, cache_write_1h,
-    output, reasoning, duration_ms, first_byte_ms, ended_at {_ENDED}) AS ended
-CROSS JOIN (SELECT 3600000 AS span UNION ALL SELECT 86400000) AS spans WHERE span > 0
-GROUP BY account_id, span, ended_at / span * span, key_id, price_version
+SELECT account_id, span, hour / span * span, key_id, price_version, {_SUMS}, MAX(last_at), 0, 0, 0, 0
+FROM (
+    SELECT account_id, key_id, price_version, ended_at / {HOUR_MS} * {HOUR_MS} AS hour, {_OF_USAGE}
+    {_ENDED} GROUP BY 1, 2, 3, 4
+) AS by_hour CROSS JOIN (SELECT {HOUR_MS} AS span UNION ALL SELECT {DAY_MS}) AS spans WHERE span > 0
+GROUP BY account_id, span, hour / span * span, key_id, price_version
 ON CONFLICT (account_id, span, start, key_id, price_version) DO UPDATE SET
 {_ADDED}, last_at = excluded.last_at
 """  # noqa: S608 - constants

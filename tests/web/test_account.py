@@ -262,6 +262,53 @@ def test_keys_that_somebody_made_before_addresses_were_verified_end_with_a_reset
     run(test(required=False))
 
 
+@pytest.mark.parametrize("way", ["register", "reset"])
+def test_second_factor_and_people_of_who_came_by_an_address_before_go_when_its_owner_comes(way: str) -> None:
+    """Neither keeps the owner out, nor lets the other one in."""
+
+    async def test() -> None:
+        async with house('require_verified_email = "always"\n') as site, Visitor(site) as ada:
+            eve, mate = await registered(site, "ada@example.com"), await registered(site, "mate@example.com")
+            boss = await registered(site, "boss@example.com")
+            await eve.post("/dashboard/members", {"email": "mate@example.com", "role": "owner"})
+            await mate.post("/auth/invitation", {"token": await token_to(site, "mate@example.com")})
+            await eve.post("/dashboard/members", {"email": "later@example.com", "role": "admin"})
+            later = await token_to(site, "later@example.com")
+            # An account to which the owner of the address was invited is nobody's prey.
+            await boss.post("/dashboard/members", {"email": "ada@example.com", "role": "owner"})
+            await eve.post("/auth/invitation", {"token": await token_to(site, "ada@example.com")})
+            secret = secret_of(await eve.get(f"{SETTINGS}/two-factor"))
+            step = await site.database.now() // 1000 // totp.STEP_S
+            assert "recovery" in shown(await eve.post(f"{SETTINGS}/two-factor", {"code": totp.code(secret, step)}))
+            # As if nobody had been asked for it when they came.
+            await site.database.execute('UPDATE "user" SET verified_at = NULL WHERE email = $1', "ada@example.com")
+            if way == "register":
+                fields = {"email": "ada@example.com", "password": NEW, "consent": "1"}
+                await ada.post("/auth/register", fields)
+                fields = {"token": await token_to(site, "ada@example.com"), "password": NEW}
+                assert (await ada.post("/auth/verify", fields)).status_code == 303
+            else:
+                token = await reset_token(site, "ada@example.com")
+                assert (await ada.post("/auth/reset", {"token": token, "password": NEW})).status_code == 303
+                await ada.log_in("ada@example.com", NEW)
+            account = (await accounts.get(site.database, "ada@example.com")).public_id
+            await ada.post(f"/dashboard/accounts/{account}")
+            assert (await ada.get("/dashboard")).status_code == 200
+            assert await site.database.fetch("SELECT * FROM recovery_code") == []
+            assert secret_of(await ada.get(f"{SETTINGS}/two-factor")) != secret
+            page = await ada.get("/dashboard/members")
+            assert "mate@example.com" not in shown(page)
+            assert "later@example.com" not in shown(page)
+            assert (await mate.post(f"/dashboard/accounts/{account}")).status_code == 404
+            assert (await mate.get(f"/auth/invitation?token={later}")).status_code == 400
+            noted = await ada.get("/dashboard/activity")
+            assert all(word in shown(noted) for word in ("removed a member", "took an invitation back"))
+            assert "ada@example.com" in shown(await boss.get("/dashboard/members"))
+            assert (await boss.get("/dashboard")).status_code == 200
+
+    run(test())
+
+
 async def add_passkey(site: Site, email: str) -> None:
     await site.database.execute(
         "INSERT INTO passkey (user_id, credential, public_key, counter, label, created_at) "

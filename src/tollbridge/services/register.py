@@ -159,15 +159,20 @@ async def verify(desk: Desk, token: str, password: str, client: Client) -> str:
 async def admit(desk: Desk, transaction: Transaction, user: User, gift: int, now: int, *, other: bool = True) -> None:
     """The address is theirs: it gets an account, or the one that the operator made for it.
 
-    `other`: they need not be who registered with the address, whose keys are revoked then where addresses are verified.
+    `other`: they need not be who registered with the address, whose second factor, keys and people go then where
+    addresses are verified.
     """
     if await users.set_verified(transaction, user.id, now):
         # Whoever came in by this address before has not shown that it is theirs.
         await users.drop_ways_in(transaction, user.id)
         if other and verification_required(desk.settings):
+            await users.end_totp(transaction, user.id)
             for each in await members.of_user(transaction, user.id):
                 if each.role is Role.OWNER:
                     await _revoke_keys(transaction, each.account_id, user, now)
+                # An account of somebody else's they joined by a link to this address.
+                if each.role is Role.OWNER and each.email == user.email:
+                    await _send_away(transaction, each.account_id, user, now)
     if await members.of_user(transaction, user.id):
         return
     waiting = await account_rows.by_email(transaction, user.email)
@@ -180,19 +185,31 @@ async def admit(desk: Desk, transaction: Transaction, user: User, gift: int, now
 
 async def _revoke_keys(transaction: Transaction, account_id: int, user: User, now: int) -> None:
     """All of an account, of both kinds."""
-
-    async def note(action: str, detail: str) -> None:
-        await activity.add(
-            transaction, NewDeed(account_id=account_id, actor=user.email, action=action, detail=detail), now
-        )
-
     for key in await managed_keys.of_account(transaction, account_id):
         if key.revoked_at is None:
             await keys.revoke(transaction, account_id, key.public_id, now)
-            await note("key.revoked", key.name)
+            await _note(transaction, account_id, user, ("key.revoked", key.name), now)
     for manager in await management_keys.of_account(transaction, account_id):
         await management_keys.revoke(transaction, account_id, manager.public_id, now)
-        await note("management_key.revoked", manager.public_id)
+        await _note(transaction, account_id, user, ("management_key.revoked", manager.public_id), now)
+
+
+async def _send_away(transaction: Transaction, account_id: int, user: User, now: int) -> None:
+    """All other members of an account, and whoever is invited to it."""
+    for member in await members.of_account(transaction, account_id):
+        found = await members.find(transaction, account_id, member.public_id)
+        if found is not None and found[0] != user.id:
+            await members.remove(transaction, account_id, found[0])
+            await _note(transaction, account_id, user, ("member.removed", member.email), now)
+    for invitation in await members.invitations(transaction, account_id):
+        await members.take_back(transaction, account_id, invitation.public_id)
+        await _note(transaction, account_id, user, ("member.uninvited", invitation.email), now)
+
+
+async def _note(transaction: Transaction, account_id: int, user: User, deed: tuple[str, str], now: int) -> None:
+    """`deed`: (action, detail)."""
+    action, detail = deed
+    await activity.add(transaction, NewDeed(account_id=account_id, actor=user.email, action=action, detail=detail), now)
 
 
 async def open_account(desk: Desk, transaction: Transaction, user: User, gift: int, now: int) -> int:

@@ -10,9 +10,14 @@ from tests.services.conftest import World
 
 from tollbridge.core.payments import Status
 from tollbridge.errors import InvalidRequest, NotFound
-from tollbridge.payments.base import ProcessorUnavailable
+from tollbridge.payments.base import Order, ProcessorUnavailable, Started
 from tollbridge.services import invoices
 from tollbridge.services.accounts import create
+from tollbridge.services.refunds import refund
+from tollbridge.store import leaving, oversight, payments
+from tollbridge.store.accounts import known
+from tollbridge.store.db import run
+from tollbridge.store.gauges import gauges
 
 CENT = USD // 100
 
@@ -303,6 +308,63 @@ def test_an_unpaid_session_expires(sqlite_world: World) -> None:
         await till.send(*till.stripe.events)
         order = await till.ways.order(till.account, checkout.payment.public_id)
         assert (order.status, order.check_at) == (Status.EXPIRED, None)
+
+    at_till(sqlite_world, scenario)
+
+
+def test_orders_of_an_account_that_closes_are_taken_back_and_what_arrives_yet_waits_for_a_person(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        database, ways = till.database, till.ways
+        unpaid, late = await till.order(), await till.order(20 * USD)
+        await ways.start_checkout(till.account, 30 * USD, method="bank_transfer")
+        await ways.withdraw(till.account)
+        states = [each["status"] for name, each in till.stripe.objects.items() if name.startswith("cs_")]
+        assert states == ["expired", "expired"]
+        # One of them was paid on the way.
+        await database.execute("UPDATE payment SET status = 'processing' WHERE public_id = $1", late.payment.public_id)
+        now = await database.now()
+        gone = leaving.pseudonym(till.account)
+        await run(database, lambda transaction: leaving.close_account(transaction, till.account.id, gone, now))
+        orders = {each.amount: each for each in await ways.orders(till.account)}
+        assert orders[10 * USD].public_id == unpaid.payment.public_id
+        assert (orders[10 * USD].status, orders[30 * USD].status) == (Status.EXPIRED, Status.FAILED)
+        assert (await oversight.waiting(database)).transfers == 0
+        till.stripe.objects[till.session(late)]["status"] = "open"
+        till.stripe.pay(till.session(late))
+        await till.send(*till.stripe.events[-3:])
+        reference = orders[30 * USD].external_id
+        assert reference is not None
+        await ways.confirm(reference, 30 * USD, actor="boss")
+        assert (await known(database, till.account.id)).paid == 50 * USD
+        found = await payments.of_status(database, "review", 1 << 62, 10)
+        assert {(each.status, each.amount, each.note) for each in found} == {
+            (Status.PAID, 20 * USD, "the account is closed: refund it"),
+            (Status.PAID, 30 * USD, "the account is closed: refund it"),
+        }
+        assert (await oversight.waiting(database)).review == (await gauges(database)).payments_in_review == 2
+        assert set(await oversight.payers(database, "review", 1 << 62, 10)) == {till.account.id}
+        for each in found:
+            await refund(ways, each.public_id, None, actor="boss")
+        assert (await oversight.waiting(database)).review == (await known(database, till.account.id)).paid == 0
+        assert await till.count("outbox") == 0
+
+    at_till(world, scenario, bank_transfer__instructions="Pay to X.")
+
+
+def test_a_page_that_is_made_while_its_account_closes_is_closed_too(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        assert till.ways.stripe is not None
+        start, database = till.ways.stripe.start, till.database
+
+        async def slow(order: Order) -> Started:
+            started = await start(order)
+            gone, now = leaving.pseudonym(till.account), await database.now()
+            await run(database, lambda transaction: leaving.close_account(transaction, till.account.id, gone, now))
+            return started
+
+        till.ways.stripe.start = slow  # type: ignore[method-assign]
+        checkout = await till.order()
+        assert till.stripe.objects[till.session(checkout)]["status"] == "expired"
 
     at_till(sqlite_world, scenario)
 

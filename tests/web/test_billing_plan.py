@@ -70,7 +70,7 @@ def test_a_plan_is_bought_on_stripes_page_kept_and_cancelled() -> None:
     run(test())
 
 
-def test_who_leaves_cannot_pay_for_a_plan_that_they_had_ordered() -> None:
+def test_who_leaves_cannot_pay_for_what_they_had_ordered() -> None:
     async def test() -> None:
         with FakeStripe.beside() as stripe:
             async with house(config(stripe) + PRICED) as site:
@@ -78,11 +78,13 @@ def test_who_leaves_cannot_pay_for_a_plan_that_they_had_ordered() -> None:
                 session = (await ada.post(f"{PLAN}/subscribe", {"plan": "pro"})).headers["location"].rpartition("/")[2]
                 assert (await ada.post("/dashboard/settings/close", {"typed": "yes"})).status_code == 400
                 assert stripe.objects[session]["status"] == "open"
+                fields = {"pack": "10000000000", "method": "stripe", "once": "x"}
+                credit = (await ada.post("/dashboard/billing/checkout", fields)).headers["location"].rpartition("/")[2]
                 stripe.faults.extend(["500"] * 10)
                 assert (await ada.post("/dashboard/settings/close", {"typed": "ada@example.com"})).status_code == 503
                 stripe.faults.clear()
                 assert (await ada.post("/dashboard/settings/close", {"typed": "ada@example.com"})).status_code == 303
-                assert stripe.objects[session]["status"] == "expired"
+                assert stripe.objects[session]["status"] == stripe.objects[credit]["status"] == "expired"
                 # Who has paid by then has a plan, which is cancelled first.
                 bob = await registered(site, "bob@example.com")
                 session = (await bob.post(f"{PLAN}/subscribe", {"plan": "pro"})).headers["location"].rpartition("/")[2]

@@ -52,7 +52,7 @@ def payment() -> None:
 @as_json
 @configured
 def payment_list(settings: "Settings", status: str, as_json: bool) -> None:
-    """The latest payments. Those in `review` are not what was ordered: look at them in the processor's dashboard.
+    """The latest payments. With `review` those that wait for a person: not what was ordered, or of a closed account.
 
     \b
     Example:

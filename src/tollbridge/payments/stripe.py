@@ -85,6 +85,11 @@ class Stripe:
         own = {"mode": "payment", "metadata": marks, "payment_intent_data": intent}
         return await self._checkout.open(order, payment, own)
 
+    async def withdraw(self, payment: Payment) -> None:
+        """Close the page of an order that waits to be paid."""
+        if payment.external_id is not None and payment.external_id.startswith("cs_"):
+            await self._checkout.expire(payment.external_id)
+
     async def create_customer(self, account: str, email: str) -> str:
         """Stripe's id of our account."""
         params = {"email": email, "metadata": {ACCOUNT: account}}

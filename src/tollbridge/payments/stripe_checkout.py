@@ -5,7 +5,7 @@ from typing import Any
 
 from tollbridge.core.payments import Payment
 from tollbridge.core.subscriptions import Subscription
-from tollbridge.payments.base import ProcessorUnavailable, Purchase, Started
+from tollbridge.payments.base import ProcessorRefused, ProcessorUnavailable, Purchase, Started
 from tollbridge.payments.stripe_api import StripeApi, cents, safe
 from tollbridge.payments.stripe_objects import Session
 
@@ -49,3 +49,11 @@ class Checkout:
 
     async def find(self, id_: str, expand: Sequence[str] = ()) -> Session:
         return await self._api.get(f"{_PATH}/{safe(id_)}", expand, Session)
+
+    async def expire(self, id_: str) -> None:
+        """Nobody can pay on this page any more. One that was paid, has expired or is not there stays what it is."""
+        try:
+            await self._api.post(f"{_PATH}/{safe(id_)}/expire", {}, None, Session)
+        except ProcessorRefused as refused:
+            if refused.status not in {400, 404}:
+                raise

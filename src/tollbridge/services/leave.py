@@ -74,7 +74,7 @@ async def close(desk: Desk, presence: Presence, typed: str) -> None:
     if subscription is not None and subscription.runs and not subscription.ending:
         raise InvalidRequest("Cancel your plan first: it is paid for by the month.", param="typed")
     now = await desk.database.now()
-    pseudonym = f"{account.public_id}@closed.invalid"
+    pseudonym = leaving.pseudonym(account)
 
     async def use_case(transaction: Transaction) -> None:
         await leaving.close_account(transaction, account.id, pseudonym, now)

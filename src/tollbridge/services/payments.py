@@ -33,7 +33,7 @@ from tollbridge.services.accounts import new_id
 from tollbridge.services.invoices import Issuer, reversed_draft
 from tollbridge.services.mail import Mail, Post
 from tollbridge.services.subscriptions import Subscriptions, Terms
-from tollbridge.store import accounts, activity, invoices, journal, meta, payments, subscriptions, top_ups
+from tollbridge.store import accounts, activity, invoices, journal, leaving, meta, payments, subscriptions, top_ups
 from tollbridge.store.accounts import Account
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Transaction, run
@@ -42,6 +42,8 @@ from tollbridge.store.payments import Waiting
 log = logging.getLogger("tollbridge")
 
 MOST_FAILURES = 3
+# What a payment says that is in the books, and that nobody is left to spend.
+TO_RETURN = "the account is closed: refund it"
 _MINUTE, _HOUR, _DAY = 60_000, 3_600_000, 86_400_000
 # Stripe closes an unpaid session after 24 hours, and says so when asked then.
 _ASK_AGAIN, _ASK_SLOW = 5 * _MINUTE, _HOUR
@@ -180,6 +182,15 @@ class Payments:
         if manual.DEMO not in self._methods or payment.method != manual.DEMO:
             raise NotFound("there is no such demo payment", param="payment")
         return await self.settle(payment, manual.received(payment, account.public_id))
+
+    async def withdraw(self, account: Account) -> None:
+        """Close the pages of an account's orders that wait to be paid. ProcessorUnavailable: one may still be paid."""
+        if self.stripe is None:
+            return
+        for payment in await payments.waiting_of(self.database, account.id, STRIPE):
+            await self.stripe.withdraw(payment)
+            # It may have been paid at this very moment.
+            await self.look(account, payment.public_id)
 
     # --- the operator -------------------------------------------------------------------------------------------
 
@@ -375,7 +386,11 @@ class Payments:
             await payments.update(transaction, begun)
             return begun
 
-        return await run(self.database, use_case)
+        begun = await run(self.database, use_case)
+        if begun.status is Status.FAILED and way.name == STRIPE and self.stripe is not None:
+            # Its account was closed meanwhile.
+            await self.stripe.withdraw(begun)
+        return begun
 
     async def customer(self, account: Account) -> str:
         """What Stripe calls an account; it is told of it when it does not know it."""
@@ -503,7 +518,8 @@ class Payments:
             verdict = await journal.post(self.database, transaction, post, now)
             if not isinstance(verdict, Posted):
                 raise _Conflict(f"{post.idempotency_key} stands for something else")
-        after = msgspec.structs.replace(done.payment, check_at=_next(done.payment, now))
+        note = TO_RETURN if done.credited and leaving.is_closed(account) else done.payment.note
+        after = msgspec.structs.replace(done.payment, check_at=_next(done.payment, now), note=note)
         if after != current:
             await payments.update(transaction, after)
         await self._keep(transaction, done, account, report, now)
@@ -524,9 +540,10 @@ class Payments:
             number = await invoices.issue(transaction, draft)
             shown = self.issuer.number(number)
             make = notices.receipt if payment.subscription_id is None else notices.month_paid
-            await self.write(transaction, make(self._brand, self._url, account.email, payment, shown), now)
-            if report.card is not None:
-                await invoices.put_card(transaction, account.id, report.card)
+            if not leaving.is_closed(account):
+                await self.write(transaction, make(self._brand, self._url, account.email, payment, shown), now)
+                if report.card is not None:
+                    await invoices.put_card(transaction, account.id, report.card)
             await top_ups.succeeded(transaction, payment.id)
         elif payment.status is Status.FAILED:
             await self._count_failure(transaction, payment, account, now)

@@ -1,12 +1,25 @@
 """Closing an account: the books stay as they are, and who they were kept for is forgotten."""
 
 from tollbridge.store import activity
+from tollbridge.store.accounts import Account
 from tollbridge.store.db import Transaction
 from tollbridge.store.meta import raise_cache_epoch
 
 
+def pseudonym(account: Account) -> str:
+    """The address of an account once it is closed."""
+    return f"{account.public_id}@closed.invalid"
+
+
+def is_closed(account: Account) -> bool:
+    return account.email == pseudonym(account)
+
+
 async def close_account(transaction: Transaction, account_id: int, pseudonym: str, now: int) -> None:
-    """Its calls are refused from the next one on, and nobody belongs to it. Charges, grants and payments stay."""
+    """Its calls are refused from the next one on, and nobody belongs to it. Charges, grants and payments stay.
+
+    Orders that wait to be paid are closed, but for those whose processor is asked what became of them.
+    """
     await transaction.execute("UPDATE balance SET frozen = $2 WHERE account_id = $1", account_id, True)
     await transaction.execute(
         "UPDATE api_key SET revoked_at = COALESCE(revoked_at, $2), label = '' WHERE account_id = $1", account_id, now
@@ -24,6 +37,11 @@ async def close_account(transaction: Transaction, account_id: int, pseudonym: st
     await activity.forget(transaction, account_id, pseudonym)
     await transaction.execute("DELETE FROM auto_top_up WHERE account_id = $1", account_id)
     await transaction.execute("DELETE FROM balance_alert WHERE account_id = $1", account_id)
+    await transaction.execute(
+        "UPDATE payment SET status = 'failed', note = 'the account was closed', check_at = NULL "
+        "WHERE account_id = $1 AND status = 'pending' AND (method <> 'stripe' OR external_id IS NULL)",
+        account_id,
+    )
     # Invoices keep what they said on their day: the law wants them kept.
     await transaction.execute(
         "UPDATE buyer SET name = '', address = '', tax_id = '', card = NULL, card_hint = NULL WHERE account_id = $1",

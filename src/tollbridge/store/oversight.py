@@ -3,6 +3,7 @@
 import msgspec
 
 from tollbridge.core.payments import State, Status
+from tollbridge.store import payments
 from tollbridge.store.activity import Deed
 from tollbridge.store.db import Transaction
 from tollbridge.store.rows import read, read_all
@@ -42,11 +43,11 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
 
 async def waiting(database: Transaction) -> Waiting:
     rows = await database.fetch(
-        "SELECT (SELECT COUNT(*) FROM payment WHERE status = $1), "
-        "(SELECT COUNT(*) FROM payment WHERE status = $2 AND method = 'bank_transfer'), "
-        "(SELECT COUNT(*) FROM reversal WHERE kind = 'dispute' AND state = $3), "
-        "(SELECT COUNT(*) FROM balance WHERE frozen = $4)",
-        *(Status.REVIEW.value, Status.PENDING.value, State.TAKEN.value, True),
+        f"SELECT (SELECT COUNT(*) FROM payment WHERE {payments.TO_LOOK_AT}), "  # noqa: S608
+        "(SELECT COUNT(*) FROM payment WHERE status = $1 AND method = 'bank_transfer'), "
+        "(SELECT COUNT(*) FROM reversal WHERE kind = 'dispute' AND state = $2), "
+        "(SELECT COUNT(*) FROM balance WHERE frozen = $3)",
+        *(Status.PENDING.value, State.TAKEN.value, True),
     )
     return read(Waiting, rows[0])
 
@@ -54,8 +55,8 @@ async def waiting(database: Transaction) -> Waiting:
 async def payers(database: Transaction, status: str, before: int, count: int) -> dict[int, tuple[str, str]]:
     """(public id, address) of the accounts of the payments that `payments.of_status` lists, by the accounts' ids."""
     rows = await database.fetch(
-        "SELECT id, public_id, email FROM account WHERE id IN (SELECT account_id FROM payment "
-        "WHERE ($1 = '' OR status = $1) AND id < $2 ORDER BY id DESC LIMIT $3)",
+        "SELECT id, public_id, email FROM account WHERE id IN (SELECT account_id FROM payment "  # noqa: S608
+        f"WHERE {payments.OF_STATUS} AND id < $2 ORDER BY id DESC LIMIT $3)",
         *(status, before, count),
     )
     return {int(id_): (public_id, email) for id_, public_id, email in rows}

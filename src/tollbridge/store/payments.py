@@ -14,6 +14,13 @@ _REVERSALS = (
     "SELECT id, public_id, payment_id, kind, external_id, amount, credit, fee, state, froze, created_at FROM reversal"
 )
 
+# Beside those in review: paid for an account that was closed, and not given back.
+TO_LOOK_AT = (
+    "(status = 'review' OR (status = 'paid' AND note <> '' AND NOT EXISTS "
+    "(SELECT 1 FROM reversal WHERE payment_id = payment.id AND state <> 'returned')))"
+)
+OF_STATUS = f"($1 = '' OR status = $1 OR ($1 = 'review' AND {TO_LOOK_AT}))"
+
 _BALANCE = "SELECT paid, promo, held FROM balance"
 
 
@@ -99,10 +106,22 @@ async def of_account(database: Transaction, account_id: int, before: int, count:
     return read_all(Payment, rows)
 
 
-async def of_status(database: Transaction, status: str, before: int, count: int) -> list[Payment]:
-    """Up to `count` orders in a status (all of them: empty), before id `before`, the newest first."""
+async def waiting_of(database: Transaction, account_id: int, method: str) -> list[Payment]:
+    """Orders of an account that their processor knows, and that nobody has paid."""
     rows = await database.fetch(
-        f"{_SELECT} WHERE ($1 = '' OR status = $1) AND id < $2 ORDER BY id DESC LIMIT $3",
+        f"{_SELECT} WHERE account_id = $1 AND method = $2 AND status = 'pending' AND external_id IS NOT NULL",
+        *(account_id, method),
+    )
+    return read_all(Payment, rows)
+
+
+async def of_status(database: Transaction, status: str, before: int, count: int) -> list[Payment]:
+    """Up to `count` orders in a status (all of them: empty), before id `before`, the newest first.
+
+    `review`: all that a person is to look at.
+    """
+    rows = await database.fetch(
+        f"{_SELECT} WHERE {OF_STATUS} AND id < $2 ORDER BY id DESC LIMIT $3",
         *(status, before, count),
     )
     return read_all(Payment, rows)

@@ -196,8 +196,9 @@ async def close(visit: Visit) -> Response:
     assert visit.presence is not None
     try:
         account = leave.check(visit.presence, form["typed"])
-        # Whoever has the page of an order open could pay for a plan that nobody can cancel.
+        # Whoever has the page of an order open could pay for a plan that nobody can cancel, or credit for nobody.
         await visit.shared.payments().subscriptions.withdraw(account)
+        await visit.shared.payments().withdraw(account)
         await leave.close(visit.shared.desk, visit.presence, form["typed"])
     except InvalidRequest as error:
         return await _settings(visit, error, "close")

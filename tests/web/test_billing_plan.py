@@ -1,5 +1,8 @@
 """A plan that is paid for by the month, as customers and operators see it."""
 
+from typing import Any
+
+import pytest
 from tests.gateway.site import run
 from tests.payments.fake_stripe import FakeStripe
 from tests.web.test_billing import config
@@ -7,6 +10,8 @@ from tests.web.town import operator
 from tests.web.visitors import house, letters, registered, shown
 
 from tollbridge.edge.webhooks import PATH
+from tollbridge.services import plans
+from tollbridge.store.accounts import Account
 
 PLAN = "/dashboard/billing/plan"
 PRICED = '\n[plans.pro]\nprice_usd = "20"\n'
@@ -91,6 +96,26 @@ def test_who_leaves_cannot_pay_for_what_they_had_ordered() -> None:
                 stripe.pay(session)
                 refused = await bob.post("/dashboard/settings/close", {"typed": "bob@example.com"})
                 assert "Cancel your plan first" in shown(refused)
+
+    run(test())
+
+
+def test_a_plan_that_is_paid_for_at_the_moment_of_a_change_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with house('[billing]\ncustomer_plans = ["default"]\n' + PRICED) as site:
+            ada = await registered(site, "ada@example.com")
+            await ada.post(f"{PLAN}/subscribe", {"plan": "pro"})
+            change = plans.change_plan
+
+            async def paid_first(*args: Any, **options: Any) -> Account:
+                assert (await ada.post(f"{PLAN}/demo")).status_code == 303
+                return await change(*args, **options)
+
+            monkeypatch.setattr(plans, "change_plan", paid_first)
+            assert (await ada.post(PLAN, {"plan": "default"})).status_code == 400
+            assert "Pro, 20.00 USD a month" in shown(await ada.get(PLAN))
+            [(name,)] = await site.database.fetch("SELECT plan FROM account WHERE email LIKE 'ada%'")
+            assert name == "pro"
 
     run(test())
 

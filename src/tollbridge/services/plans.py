@@ -1,6 +1,6 @@
 """Which plan an account is on, what was agreed with it beside that, and the credit that plans include."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 
 from tollbridge.core.ledger import Book, Entry, Kind, Post, Posted
 from tollbridge.core.periods import month
@@ -11,6 +11,9 @@ from tollbridge.store import accounts, activity, journal
 from tollbridge.store.accounts import Account
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Transaction, run
+
+# Raises if the account as it stands, with what was agreed with it, is not to be changed.
+Check = Callable[[Transaction, Account, Agreed | None], Awaitable[None]]
 
 _MOST = 1_000_000_000
 _PAGE = 500
@@ -25,10 +28,12 @@ async def change_plan(
     actor: str,
     address: str = "",
     agreed: Agreed | None = None,
+    check: Check | None = None,
 ) -> Account:
     """Put `account` on one of `plans`, with `agreed` in place of all that was agreed before. Calls obey it at once.
 
-    InvalidRequest: there is no such plan, or what was agreed cannot be. Repeating it changes nothing.
+    `check` looks once more before anything changes. Repeating it changes nothing. InvalidRequest: there is no such
+    plan, or what was agreed cannot be.
     """
     check_plan(plan, plans)
     if agreed is not None:
@@ -38,9 +43,12 @@ async def change_plan(
         raise InvalidRequest("what is agreed ends in the future", param="until")
 
     async def change(transaction: Transaction) -> None:
-        before = await accounts.by_id(transaction, account.id)
+        await accounts.lock_plan(database, transaction, account.id)
+        before = await accounts.known(transaction, account.id)
         had = await accounts.agreed_with(transaction, account.id)
-        if before is not None and (before.plan, had) == (plan, agreed):
+        if check is not None:
+            await check(transaction, before, had)
+        if (before.plan, had) == (plan, agreed):
             return
         await accounts.set_plan(transaction, account.id, plan, agreed)
         detail = plan if agreed is None else f"{plan}; agreed: {agreed.describe()}"

@@ -111,6 +111,12 @@ async def agreed_with(database: Transaction, account_id: int) -> Agreed | None:
     return read_first(Agreed, rows)
 
 
+async def lock_plan(database: Database, transaction: Transaction, account_id: int) -> None:
+    """Nobody else changes its plan until the transaction ends."""
+    if database.dialect == "postgresql":
+        await transaction.fetch("SELECT id FROM account WHERE id = $1 FOR NO KEY UPDATE", account_id)
+
+
 async def lock_promo(database: Database, transaction: Transaction, account_id: int) -> int:
     """An account's promotional credit, which stays what it is until the transaction ends."""
     lock = " FOR UPDATE" if database.dialect == "postgresql" else ""

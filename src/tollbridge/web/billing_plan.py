@@ -9,13 +9,16 @@ from tollbridge.core.plans import DEFAULT_PLAN, Agreed, Plan, in_effect
 from tollbridge.core.subscriptions import Subscription
 from tollbridge.errors import InvalidRequest
 from tollbridge.services import deeds, plans
-from tollbridge.store import accounts
+from tollbridge.store import accounts, subscriptions
+from tollbridge.store.accounts import Account
+from tollbridge.store.db import Transaction
 from tollbridge.web.billing import BILLING
 from tollbridge.web.forms import Form
 from tollbridge.web.page import PAYER, Page
 from tollbridge.web.visit import Visit
 
 PLAN = f"{BILLING}/plan"
+NOT_CHOOSABLE = "This plan is made by arrangement: write to the operator."
 SAVED = {
     "changed": "The plan is changed. The next call obeys it.",
     "cancelled": "Your plan is cancelled: nothing more is charged for it. You keep it until what you paid for is over.",
@@ -56,15 +59,28 @@ async def _plan(visit: Visit, form: Form, status: int = 200) -> Response:
 
 async def change(visit: Visit) -> Response:
     form = await visit.form()
-    database, settings = visit.shared.database, visit.shared.settings
-    agreed = await accounts.agreed_with(database, visit.account.id)
-    subscription = await visit.shared.payments().subscriptions.current(visit.account)
-    if form["plan"] not in choosable(settings, agreed, subscription, visit.now):
-        form.problem = "This plan is made by arrangement: write to the operator."
+    settings = visit.shared.settings
+
+    async def check(transaction: Transaction, account: Account, agreed: Agreed | None) -> None:
+        # A plan that is paid for at this very moment is not to be lost.
+        subscription = await subscriptions.open_of(transaction, account.id)
+        if form["plan"] not in choosable(settings, agreed, subscription, visit.now):
+            raise InvalidRequest(NOT_CHOOSABLE)
+
+    try:
+        await plans.change_plan(
+            visit.shared.database,
+            visit.account,
+            form["plan"],
+            settings.plans,
+            actor=visit.actor.name,
+            address=visit.actor.address,
+            check=check,
+        )
+    except InvalidRequest:
+        # Nor does one that is not there say which are.
+        form.problem = NOT_CHOOSABLE
         return await _plan(visit, form, 400)
-    await plans.change_plan(
-        database, visit.account, form["plan"], settings.plans, actor=visit.actor.name, address=visit.actor.address
-    )
     return visit.redirect(f"{PLAN}?saved=changed")
 
 

@@ -1,6 +1,7 @@
 """The operator's pages: what was earned, who owes what, and the deeds that move money."""
 
 import csv
+import html
 import io
 import re
 from pathlib import Path
@@ -115,6 +116,30 @@ def test_limits_are_agreed_with_one_account_and_given_up_again() -> None:
             assert "Agreed: 1,500 requests a minute." in shown(await boss.get(path))
             assert (await boss.post(f"{path}/plan", {"plan": "pro"})).status_code == 303
             assert "Requests a minute 60" in shown(await ada.get(f"{BILLING}/plan"))
+
+    run(test())
+
+
+def test_of_two_operators_who_change_one_plan_at_once_the_second_is_told() -> None:
+    async def test() -> None:
+        async with house() as site:
+            boss, _ = await operator(site), await registered(site, "ada@example.com")
+            path = await path_of(site)
+
+            async def was() -> str:
+                return html.unescape(re.findall(r'name="was" value="([^"]*)"', (await boss.get(path)).text)[0])
+
+            seen = await was()
+            mine = {"plan": "pro", "rpm": "1500", "was": seen}
+            for _ in range(2):  # a double click is one change
+                assert (await boss.post(f"{path}/plan", mine)).status_code == 303
+            refused = await boss.post(f"{path}/plan", {"plan": "free", "was": seen})
+            assert refused.status_code == 400
+            assert "changed this meanwhile: it is pro, agreed: 1,500 requests a minute. Save again" in shown(refused)
+            # What was typed is still there, and goes through once the other's is known.
+            assert re.search(r'<option value="free"[^>]* selected', refused.text)
+            assert (await boss.post(f"{path}/plan", {"plan": "free", "was": await was()})).status_code == 303
+            assert '"free"' in await was()
 
     run(test())
 

@@ -2,6 +2,7 @@
 
 from urllib.parse import urlencode
 
+import msgspec
 from starlette.responses import Response
 
 from tollbridge.core.plans import Agreed
@@ -10,6 +11,8 @@ from tollbridge.services import key_management, oversight, plans
 from tollbridge.services.accounts import numbered
 from tollbridge.services.sessions import new_token
 from tollbridge.store import accounts, activity, keys, members, payments
+from tollbridge.store.accounts import Account
+from tollbridge.store.db import Transaction
 from tollbridge.web.admin import ADMIN, NEWEST, SENT_BEFORE, asked_before
 from tollbridge.web.billing import read_usd
 from tollbridge.web.forms import Form
@@ -66,6 +69,7 @@ async def _show(visit: Visit, refused: ApiError | None = None, section: str = ""
     database, settings = visit.shared.database, visit.shared.settings
     account = await oversight.find(database, visit.path("account"))
     agreed = await accounts.agreed_with(database, account.id)
+    was = _stored(account, agreed)
     if agreed is not None and agreed.until <= visit.now:
         agreed = None
     limits = {name: str(getattr(agreed, name) or "") for name in _LIMITS} if agreed is not None else {}
@@ -83,6 +87,7 @@ async def _show(visit: Visit, refused: ApiError | None = None, section: str = ""
         forms=forms,
         saved=SAVED.get(visit.query("saved"), ""),
         once=new_token(),
+        was=was,
         plans=offered,
         agreed=agreed.describe() if agreed is not None else "",
         members=await members.of_account(database, account.id),
@@ -97,6 +102,14 @@ async def change_plan(visit: Visit) -> Response:
     form = await visit.form()
     database = visit.shared.database
     account = await oversight.find(database, visit.path("account"))
+
+    async def check(_: Transaction, stored: Account, had: Agreed | None) -> None:
+        if (stored.plan, had) == (form["plan"], agreed):
+            return  # the same form, sent twice
+        if had != before or form["was"] not in {"", _stored(stored, had)}:
+            said = f"{stored.plan}, agreed: {had.describe()}" if had is not None else stored.plan
+            raise InvalidRequest(f"Somebody has changed this meanwhile: it is {said}. Save again to replace that.")
+
     try:
         own = {name: value for name in _LIMITS if (value := whole(form[name], name)) is not None}
         before = await accounts.agreed_with(database, account.id)
@@ -109,10 +122,16 @@ async def change_plan(visit: Visit) -> Response:
             actor=visit.actor.name,
             address=visit.actor.address,
             agreed=agreed,
+            check=check,
         )
     except InvalidRequest as error:
         return await _show(visit, error, "plan")
     return _back(visit, "plan")
+
+
+def _stored(account: Account, agreed: Agreed | None) -> str:
+    """What the form of the plan was made of, to be found unchanged when it comes back."""
+    return msgspec.json.encode((account.plan, agreed)).decode()
 
 
 def _with(before: Agreed | None, own: dict[str, int], now: int) -> Agreed | None:

@@ -204,6 +204,11 @@ def test_failure_without_output_is_free(status: int) -> None:
             assert reply.json["error"]["code"] == "upstream_unavailable"
             [row] = await site.settled(1)
             assert (row["charge"], row["outcome"], row["status"]) == (0, Outcome.NO_OUTPUT, 502)
+            # The log says as much, so that one request can be followed there.
+            site.gateway._log.flush()
+            [line] = [json.loads(each) for part in site.log for each in part.splitlines() if b'"path":"/v1/' in each]
+            assert (line["status"], line["outcome"], line["code"]) == (502, "no_output", "upstream_unavailable")
+            assert line["attempts"] == len(json.loads(row["attempts"])) > 0
 
     run(test())
 

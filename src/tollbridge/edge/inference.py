@@ -251,10 +251,7 @@ class Inference:
         finally:
             if not call.closed:
                 # Whatever kept it from being closed is no fault of the caller's: the hold goes back whole.
-                fault = pricing.Ending(
-                    cause=pricing.Cause.OUR_FAULT, reported=None, counted=Usage(), produced=False, delivered=False
-                )
-                self._settlement.close(ticket, None, fault, status=500)
+                call.ended = self._settlement.close(ticket, None, _nothing(pricing.Cause.OUR_FAULT), status=500)
         if recorder is not None and recorder.answer is not None:
             await self._replays.keep(ticket.hold, recorder.answer)
 
@@ -341,7 +338,7 @@ class Inference:
         except BaseException:
             ending = stream.abandon()
             if not stream.left:
-                self._close_stream(call, stream, ending)
+                call.ended = self._close_stream(call, stream, ending)
                 if stream.started and stream.stream is not None:
                     call.out.end(stream.stream.fail(Unavailable("The server stopped in the middle of its answer.")))
                 raise
@@ -373,11 +370,8 @@ class Inference:
 
     def _leave(self, call: "_Call", ticket: Ticket) -> None:
         """The caller has gone before anything was sent anywhere."""
-        ending = pricing.Ending(
-            cause=pricing.Cause.CLIENT_LEFT, reported=None, counted=Usage(), produced=False, delivered=False
-        )
         call.closed = True
-        self._settlement.close(ticket, None, ending, status=499)
+        call.ended = self._settlement.close(ticket, None, _nothing(pricing.Cause.CLIENT_LEFT), status=499)
         raise ClientGone
 
     def _fail(self, call: "_Call") -> None:
@@ -392,15 +386,10 @@ class Inference:
     def _close_failed(self, call: "_Call", failed: AllFailed) -> None:
         ticket = call.ticket
         assert ticket is not None
-        ending = pricing.Ending(
-            cause=pricing.Cause.UPSTREAM_FAILED,
-            reported=None,
-            counted=Usage(),
-            produced=False,
-            delivered=False,
-        )
+        ending = _nothing(pricing.Cause.UPSTREAM_FAILED)
         call.closed = True
-        self._settlement.close(ticket, failed.route, ending, status=failed.error.status, attempts=failed.attempts)
+        call.attempts = attempts = failed.attempts
+        call.ended = self._settlement.close(ticket, failed.route, ending, status=failed.error.status, attempts=attempts)
         call.headers.append((self._names.tried, listable(ticket.tried)))
 
     def _check_vital(self) -> None:
@@ -509,6 +498,9 @@ class Inference:
         if ticket is not None:
             line.id, line.model = ticket.id, ticket.model.id
             line.would_refuse = ticket.grant.would_refuse
+        if (ended := call.ended) is not None:
+            line.outcome = OUTCOMES[ended.bill.outcome]
+            line.charge, line.cost, line.attempts = ended.charge, ended.cost, len(call.attempts)
         self._log.add(line)
 
     def _note_closed(
@@ -562,7 +554,7 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Call(msgspec.Struct, eq=False):
-    """One request while it is answered. `out`: what the answer goes through."""
+    """One request while it is answered. `out`: what the answer goes through; `ended`: how it came to nothing."""
 
     downstream: Downstream
     out: Downstream | Recorder
@@ -573,6 +565,8 @@ class _Call(msgspec.Struct, eq=False):
     caller: Caller | None = None
     ticket: Ticket | None = None
     closed: bool = False
+    ended: Closed | None = None
+    attempts: Sequence[Attempt] = ()
 
     def respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         self.out.respond(status, self.headers + headers, body)
@@ -592,6 +586,10 @@ OUTCOMES = {outcome: outcome.name.lower() for outcome in Outcome}
 PROBES = frozenset({"/health", "/v1/health", "/ready"})
 KNOWN_PATHS = ENDPOINTS.keys() | PATHS.keys() | {"/v1/models"}
 LOGGED_PATHS = PROBES | KNOWN_PATHS
+
+
+def _nothing(cause: pricing.Cause) -> pricing.Ending:
+    return pricing.Ending(cause=cause, reported=None, counted=Usage(), produced=False, delivered=False)
 
 
 def _require(method: str, allowed: str) -> None:

@@ -177,7 +177,7 @@ class Gateway:
             more=(
                 *of_money(self._payments, self._desk),
                 of_plans(self._database, lambda: self.settings.plans),
-                *of_usage(self._database, self.settings.usage),
+                *of_usage(self._database, self.settings.usage, master.ids),
             ),
         )
         self._jobs.start()

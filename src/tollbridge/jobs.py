@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from tollbridge.config import UsageSettings
+from tollbridge.core.ids import Ids
 from tollbridge.core.plans import Plan
 from tollbridge.errors import TollbridgeError
 from tollbridge.services import export, notices, refunds, top_ups
@@ -58,12 +59,12 @@ def of_plans(database: Database, plans: Callable[[], Mapping[str, Plan]]) -> Job
     return ("included credit", PLANS_S, lambda: fill_up_all(database, plans().values()))
 
 
-def of_usage(database: Database, settings: UsageSettings) -> tuple[Job, ...]:
+def of_usage(database: Database, settings: UsageSettings, ids: Callable[[], Ids]) -> tuple[Job, ...]:
     """What is due of the requests that have ended: to be written elsewhere, to be dropped."""
     jobs: list[Job] = []
     if settings.export is not None:
         sink = export.open_sink(settings.export.reveal())
-        jobs.append(("export", export.EVERY_S, lambda: export.keep_up(database, sink)))
+        jobs.append(("export", export.EVERY_S, lambda: export.keep_up(database, sink, ids())))
     if settings.retention_days is not None:
         jobs.append(("retention", retention.EVERY_S, lambda: export.drop_old(database, settings)))
     return tuple(jobs)

@@ -14,6 +14,7 @@ from tests.services.test_export import history, holds
 from tests.store.books import Books, Engine, with_books
 from tests.store.conftest import migrated_file, sqlite_engine
 
+from tollbridge.core.ids import Ids
 from tollbridge.errors import Unavailable
 from tollbridge.services import export
 from tollbridge.store.meta import put
@@ -104,6 +105,25 @@ def test_each_request_is_there_once_however_often_it_is_sent(sqlite_engine: Engi
             await sink.write(1, export.parts(books.database, 0, until))
             final = f"SELECT count(), sum(charge) FROM {export.TABLE} FINAL"
             assert [list(map(int, row)) for row in server.rows(final)] == [[len(expected), sums[0][0]]]
+
+        with_books(sqlite_engine, scenario)
+
+
+def test_a_table_of_before_gets_the_new_column(sqlite_engine: Engine, tmp_path: Path) -> None:
+    with serving(tmp_path / "clickhouse") as server:
+        assert ", `id` String" in export.CREATE_TABLE
+        server.rows(export.CREATE_TABLE.replace(", `id` String", ""))
+
+        async def scenario(books: Books) -> None:
+            await history(books)
+            ids = Ids(bytes(16))
+            for _ in range(2):  # a process after the other
+                sink = export.open_sink(f"clickhouse://127.0.0.1:{server.port}/default")
+                await put(books.database, export._mark(sink), 0)
+                assert await export.keep_up(books.database, sink, ids) > 0
+            named = server.rows(f"SELECT hold, id FROM {export.TABLE} FINAL")
+            assert len(named) > 4
+            assert [ids.encode("chat", int(hold)) for hold, _ in named] == [name for _, name in named]
 
         with_books(sqlite_engine, scenario)
 

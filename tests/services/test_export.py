@@ -13,6 +13,7 @@ from tests.store.test_rollups import age, spend
 
 from tollbridge.config import UsageSettings
 from tollbridge.config.kinds import Secret
+from tollbridge.core.ids import Ids
 from tollbridge.core.ledger import End
 from tollbridge.errors import Unavailable
 from tollbridge.services import export
@@ -110,7 +111,11 @@ def test_what_was_charged_late_has_a_line_of_its_own(ledger_engine: Engine) -> N
         await books.ledger.submit(books.end_op(hold, ada, 100, Outcome.SWEPT))
         late = End(hold=hold, account_id=ada.account_id, key_id=ada.key_id, charge=700, record=books.record(700))
         await books.ledger.submit(late)
-        lines = [line async for part in export.parts(books.database, 0, 1 << 60) for line in part]
+        ids = Ids(bytes(16))
+        lines = [line async for part in export.parts(books.database, 0, 1 << 60, ids) for line in part]
+        # As the customer was told.
+        assert [line.id for line in lines] == [ids.encode("chat", hold)] * 2
+        assert [line.id async for part in export.parts(books.database, 0, 1 << 60) for line in part] == ["", ""]
         assert [(line.hold, line.late, line.charge, line.cost, line.output) for line in lines] == [
             (hold, False, 100, 50, 100),
             (hold, True, 600, 300, 0),
@@ -118,6 +123,7 @@ def test_what_was_charged_late_has_a_line_of_its_own(ledger_engine: Engine) -> N
         rows = (export.csv_head() + export.as_csv(lines)).decode().splitlines()
         assert [len(row.split(",")) for row in rows] == [len(Line.__struct_fields__)] * 3
         assert [row.split(",")[1] for row in rows] == ["late", "false", "true"]
+        assert [row.split(",")[-1] for row in rows] == ["id", lines[0].id, lines[1].id]
 
     with_books(ledger_engine, scenario)
 

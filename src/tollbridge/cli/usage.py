@@ -37,7 +37,7 @@ def usage_export(settings: "Settings", since: int, until: int | None, form: str,
     Example:
       tollbridge usage export --since 2026-11-01 --until 2026-12-01 --format csv --to november.csv
     """
-    from tollbridge.services import export
+    from tollbridge.services import export, secrets
 
     if until is not None and until <= since:
         raise click.UsageError("--until is after --since")
@@ -45,10 +45,13 @@ def usage_export(settings: "Settings", since: int, until: int | None, form: str,
     async def write(database: "Database") -> int:
         count = 0
         end = await database.now() + 1 if until is None else until
+        ids = await secrets.ids_at_hand(database, settings)
+        if ids is None:
+            say("the master secret of this database is not here: the ids of answers are left out")
         with _opened(file) as out:
             if form == "csv":
                 out.write(export.csv_head())
-            async for lines in export.parts(database, since, end):
+            async for lines in export.parts(database, since, end, ids):
                 out.write(export.as_csv(lines) if form == "csv" else export.as_json_lines(lines))
                 count += len(lines)
         return count
@@ -76,12 +79,18 @@ def usage_sync(settings: "Settings") -> None:
     Example:
       tollbridge usage sync
     """
-    from tollbridge.services import export
+    from tollbridge.services import export, secrets
 
     if settings.usage.export is None:
         raise click.ClickException("the setting usage.export names no place")
     sink = export.open_sink(settings.usage.export.reveal())
-    count = with_database(settings, lambda database: export.keep_up(database, sink))
+
+    async def write(database: "Database") -> int:
+        master = secrets.load(settings)
+        await secrets.belongs_to(database, master)
+        return await export.keep_up(database, sink, master.ids())
+
+    count = with_database(settings, write)
     say(f"{count:,} windows of time were written")
 
 

@@ -1,7 +1,7 @@
 """Each request in another place too: files by the hour, or ClickHouse.
 
     sink = open_sink("clickhouse://user:password@host:8123/default")
-    await keep_up(database, sink)            # a job: all that is settled and not there yet
+    await keep_up(database, sink, ids)       # a job: all that is settled and not there yet
 
 Rule 1  Time is cut into windows. They are written one after the other, once nothing can end in them any more, and a
         watermark (`meta.exported/…`, of each place its own) follows.
@@ -26,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from tollbridge.config import UsageSettings
+from tollbridge.core.ids import Ids
 from tollbridge.errors import ConfigError, Unavailable
 from tollbridge.store import disk, export, retention
 from tollbridge.store.db import Database
@@ -43,7 +44,8 @@ _ENCODE = msgspec.json.Encoder().encode_lines
 # The columns of the table in ClickHouse that are no Int64. `at` is for people.
 _TYPES = {"late": "Bool", "status": "Int16", "streamed": "Bool", "estimated": "Bool", "byok": "Bool"}
 _TYPES |= dict.fromkeys(("account", "key", "model", "provider", "upstream_model"), "LowCardinality(String)")
-_TYPES |= dict.fromkeys(("outcome", "finish"), "LowCardinality(String)") | {"first_byte_ms": "Nullable(Int64)"}
+_TYPES |= dict.fromkeys(("outcome", "finish"), "LowCardinality(String)")
+_TYPES |= {"first_byte_ms": "Nullable(Int64)", "id": "String"}
 _COLUMNS = ", ".join(f"`{name}` {_TYPES.get(name, 'Int64')}" for name in Line.__struct_fields__)
 _AT = "fromUnixTimestamp64Milli(ended_at, 'UTC')"
 # Its key holds what tells a row from others, so that the same row twice becomes one.
@@ -52,6 +54,9 @@ CREATE_TABLE = (
     f"ENGINE = ReplacingMergeTree PARTITION BY toYYYYMM({_AT}) ORDER BY (account, ended_at, hold, late) "
     "SETTINGS non_replicated_deduplication_window = 10000"
 )
+# A table that an earlier version made is changed, for which somebody who may make tables is not always allowed.
+HAS_ID = f"SELECT count() FROM system.columns WHERE database = currentDatabase() AND table = '{TABLE}' AND name = 'id'"  # noqa: S608
+ADD_ID = f"ALTER TABLE {TABLE} ADD COLUMN IF NOT EXISTS `id` String"
 
 
 class Sink(Protocol):
@@ -80,8 +85,8 @@ async def watermark(database: Database, sink: Sink) -> int:
     return await value(database, _mark(sink)) or 0
 
 
-async def keep_up(database: Database, sink: Sink) -> int:
-    """Write all windows that are over; how many held anything."""
+async def keep_up(database: Database, sink: Sink, ids: Ids | None = None) -> int:
+    """Write all windows that are over; how many held anything. `ids` as of `store.export.ended`."""
     width, count = sink.window_ms, 0
     terms: dict[int, Terms] = {}
     while True:
@@ -97,7 +102,7 @@ async def keep_up(database: Database, sink: Sink) -> int:
             if before < limit:
                 await put(database, _mark(sink), limit)
             return count
-        await sink.write(start, parts(database, start, start + width, terms))
+        await sink.write(start, parts(database, start, start + width, ids, terms))
         count += 1
         await put(database, _mark(sink), start + width)
 
@@ -111,7 +116,7 @@ async def drop_old(database: Database, settings: UsageSettings) -> int:
 
 
 async def parts(
-    database: Database, since: int, until: int, terms: dict[int, Terms] | None = None
+    database: Database, since: int, until: int, ids: Ids | None = None, terms: dict[int, Terms] | None = None
 ) -> AsyncIterator[list[Line]]:
     """The lines of a period, a minute at a time; minutes without any are left out."""
     known = {} if terms is None else terms
@@ -121,7 +126,7 @@ async def parts(
             return
         since = max(since, first // MINUTE_MS * MINUTE_MS)
         end = min(until, since // MINUTE_MS * MINUTE_MS + MINUTE_MS)
-        if lines := await export.ended(database, since, end, known):
+        if lines := await export.ended(database, since, end, known, ids):
             yield lines
         since = end
 
@@ -230,6 +235,8 @@ class ClickHouse:
             if self._client is None:
                 client = self._open(**self._arguments)
                 client.command(CREATE_TABLE)
+                if client.command(HAS_ID) == 0:
+                    client.command(ADD_ID)
                 self._client = client
             token = {"insert_deduplication_token": f"{TABLE}/{since}", "async_insert": 0}
             self._client.raw_insert(TABLE, insert_block=block, fmt="JSONEachRow", settings=token)

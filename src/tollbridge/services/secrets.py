@@ -175,6 +175,18 @@ async def check(database: Database, master: Secrets) -> None:
     master.follow(await rotation.standing(database))
 
 
+async def ids_at_hand(database: Database, settings: Settings) -> Ids | None:
+    """What answers are called by; None: the database's secret is not here. None is made."""
+    if settings.secret is None and not (settings.data_dir / FILE).exists():
+        return None
+    try:
+        master = load(settings)
+        await check(database, master)
+    except ConfigError:
+        return None
+    return master.ids()
+
+
 async def is_behind(database: Database, master: Secrets) -> bool:
     """Whether the database goes by another secret than `master` by now."""
     return (await rotation.standing(database)).fingerprint != master.fingerprint()

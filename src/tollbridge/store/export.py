@@ -2,8 +2,9 @@
 
 import msgspec
 
+from tollbridge.core.ids import Ids
 from tollbridge.store.db import Database, Row
-from tollbridge.store.ledger.rows import BYOK, ESTIMATED, STREAMED, read_meters
+from tollbridge.store.ledger.rows import BYOK, ESTIMATED, STREAMED, endpoint_of, read_meters
 from tollbridge.store.prices import Terms
 from tollbridge.store.rollups import EACH_ACCOUNT, by_time
 from tollbridge.values import Outcome
@@ -13,7 +14,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     """One request; `late`: what was charged for it after its sweep, and nothing else of it.
 
     Times in milliseconds since 1970, amounts in nano-USD, tokens by meter. `hold` names a request for good. `account`
-    and `key` are public ids.
+    and `key` are public ids. `id`: of the answer, as its caller was told. What is new stands at the end: who reads
+    columns by their places goes on.
     """
 
     hold: int
@@ -47,6 +49,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     audio_output: int = 0
     image_output: int = 0
     searches: int = 0
+    id: str = ""
 
 
 _FACTS = (
@@ -83,28 +86,31 @@ async def first(database: Database, since: int) -> int | None:
     return min((at for at in rows[0] if at is not None), default=None)
 
 
-async def ended(database: Database, since: int, until: int, terms: dict[int, Terms]) -> list[Line]:
+async def ended(
+    database: Database, since: int, until: int, terms: dict[int, Terms], ids: Ids | None = None
+) -> list[Line]:
     """What ended from one time on and before another, in order; what was charged late then follows it.
 
-    `terms`: those of price versions, which are read as they are needed, and kept there.
+    `terms`: those of price versions, which are read as they are needed, and kept there. `ids`: what answers are called
+    by; None: lines are without an `id`.
     """
     rows = await database.fetch(by_time(database.dialect, _ENDED), since, until)
     late = await database.fetch(_LATE, since, until)
     if not {row[5] for row in (*rows, *late)} <= {0, *terms}:
         stored = await database.fetch("SELECT id, terms FROM price_version")
         terms.update((id_, msgspec.json.decode(text, type=Terms)) for id_, text in stored)
-    return [*(_line(row, terms) for row in rows), *(_late(row, terms) for row in late)]
+    return [*(_line(row, terms, ids) for row in rows), *(_late(row, terms, ids) for row in late)]
 
 
-def _late(row: Row, terms: dict[int, Terms]) -> Line:
+def _late(row: Row, terms: dict[int, Terms], ids: Ids | None) -> Line:
     *facts, at, charge, promo, loss, cost = row
     none = dict.fromkeys(("input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning"), 0)
     none |= dict.fromkeys(("audio_input", "audio_output", "image_output", "searches"), 0)
     amounts = {"charge": charge, "promo": promo, "loss": loss, "cost": cost}
-    return msgspec.structs.replace(_line(tuple(facts), terms), late=True, ended_at=at, **amounts, **none)
+    return msgspec.structs.replace(_line(tuple(facts), terms, ids), late=True, ended_at=at, **amounts, **none)
 
 
-def _line(row: Row, terms: dict[int, Terms]) -> Line:
+def _line(row: Row, terms: dict[int, Terms], ids: Ids | None) -> Line:
     hold, ended_at, started_at, account, key, version, outcome, status, flags, finish, *rest = row
     duration, first_byte, input_, cache_read, cache_write, cache_write_1h, output, reasoning, meters, *amounts = rest
     charge, promo, loss, cost = amounts
@@ -141,4 +147,5 @@ def _line(row: Row, terms: dict[int, Terms]) -> Line:
         audio_output=rare.get("audio_output", 0),
         image_output=rare.get("image_output", 0),
         searches=rare.get("searches", 0),
+        id="" if ids is None else ids.encode(endpoint_of(flags), hold),
     )

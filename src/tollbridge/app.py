@@ -18,6 +18,7 @@ from tollbridge.config import read as read_settings
 from tollbridge.core import catalog as catalogs
 from tollbridge.core import keys, money
 from tollbridge.core.catalog import Catalog
+from tollbridge.core.words import plural
 from tollbridge.edge import demo, webhooks
 from tollbridge.edge.downstream import Downstream
 from tollbridge.edge.inference import ENDPOINTS, MOST_LAG_S, PROBES, Inference, Vital
@@ -305,7 +306,7 @@ class Gateway:
         self._tills.append(open_payments(self._database, settings, self._url, self._desk.post))
         for warning in settings.warnings:
             log.warning("%s", warning)
-        log.info("the configuration was read again: %d models", len(self._line.catalog.models))
+        log.info("the configuration was read again: %s", plural(len(self._line.catalog.models), "model"))
 
     def _forget(self) -> None:
         if self._line is not None:
@@ -356,7 +357,7 @@ class Gateway:
         token = await operators.first_link(self._database)
         if token is not None:
             announce(operators.welcome(self._url, token))
-        announce(f"Tollbridge {__version__} serves {len(models)} models on {self._url} (Ctrl+C stops it)")
+        announce(f"Tollbridge {__version__} serves {plural(len(models), 'model')} on {self._url} (Ctrl+C stops it)")
 
     async def _open_ledger(self) -> tuple[Process, Ledger]:
         """The books, with what dead processes left behind already ended."""

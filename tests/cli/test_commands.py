@@ -276,7 +276,7 @@ def test_books_that_are_wrong_are_told(shell: Shell) -> None:
     change_by_hand("UPDATE balance SET promo = promo + 1")
     done = shell("ledger", "verify")
     assert done.code == 1
-    assert "the books are wrong in 1 places" in done.err
+    assert "the books are wrong in 1 place" in done.err
     assert "account 1" in done.out
     assert not msgspec.json.decode(shell("ledger", "verify", "--json").out)["ok"]
 

@@ -51,7 +51,7 @@ def test_what_no_setting_asks_for_is_refused(used: Shell) -> None:
 
 def test_what_is_missing_in_the_other_place_is_written(used: Shell, tmp_path: Path) -> None:
     place = {"TOLLBRIDGE_USAGE__EXPORT": f"directory://{tmp_path}/out", "TOLLBRIDGE_USAGE__RETENTION_DAYS": "7"}
-    assert "1 windows" in used.ok("usage", "sync", env=place).err
+    assert "1 window of time was written" in used.ok("usage", "sync", env=place).err
     (file,) = (tmp_path / "out").rglob("*.gz")
     assert len(gzip.decompress(file.read_bytes()).splitlines()) == 2
     assert "0 requests" in used.ok("usage", "drop", env=place).err

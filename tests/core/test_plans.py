@@ -43,6 +43,6 @@ def test_what_was_agreed_is_told_in_words() -> None:
     noon = DAY_MS + DAY_MS // 2
     all_of_it = Agreed(rpm=1, tpm=2, concurrency=3, included_tokens=0, cost_cap=2_500_000_000, since=DAY_MS, until=noon)
     assert all_of_it.describe() == (
-        "1 requests a minute, 2 tokens a minute, 3 calls at once, 0 tokens included a month, "
+        "1 request a minute, 2 tokens a minute, 3 calls at once, 0 tokens included a month, "
         "at most 2.5 USD a request, from 1970-01-02, until 1970-01-02T12:00Z"
     )

@@ -314,7 +314,7 @@ def test_nobody_changes_anything_meanwhile(
 @pytest.mark.parametrize(
     ("spoiling", "says"),
     [
-        ("UPDATE balance SET promo = promo + 1", "the books are wrong in 1 places, and are not copied so: account 1"),
+        ("UPDATE balance SET promo = promo + 1", "the books are wrong in 1 place, and are not copied so: account 1"),
         ("UPDATE alembic_version SET version_num = '0011'", "has schema 0011, not .*: run tollbridge migrate first"),
         ("UPDATE alembic_version SET version_num = '9999'", "has schema 9999, not .*: copy it by the version that did"),
         ("DROP TABLE alembic_version", "has no tables: run tollbridge migrate first"),

@@ -48,6 +48,7 @@ def ledger_verify(settings: "Settings", as_json: bool) -> None:
       tollbridge ledger verify
     """
     from tollbridge.core.money import format_usd
+    from tollbridge.core.words import plural
     from tollbridge.store.verify import verify
 
     report = with_database(settings, verify)
@@ -60,7 +61,7 @@ def ledger_verify(settings: "Settings", as_json: bool) -> None:
         say(", ".join(f"{name.replace('_', ' ')} {getattr(report, name):,}" for name in COUNTS))
         for problem in report.problems:
             click.echo(problem)
-        say("the books are right" if report.ok else f"the books are wrong in {report.found:,} places")
+        say("the books are right" if report.ok else f"the books are wrong in {plural(report.found, 'place')}")
     if not report.ok:
         sys.exit(1)
 
@@ -157,6 +158,7 @@ def audit_verify(settings: "Settings", as_json: bool) -> None:
     Example:
       tollbridge audit verify
     """
+    from tollbridge.core.words import plural
     from tollbridge.store.verify import verify_activity
 
     report = with_database(settings, verify_activity)
@@ -166,7 +168,7 @@ def audit_verify(settings: "Settings", as_json: bool) -> None:
         for problem in report.problems:
             click.echo(problem)
         say(f"deeds {report.deeds:,}, seals {report.seals:,}")
-        say("the activity is as it was noted" if report.ok else f"it was changed in {report.found:,} places")
+        say("the activity is as it was noted" if report.ok else f"it was changed in {plural(report.found, 'place')}")
     if not report.ok:
         sys.exit(1)
 

@@ -37,6 +37,7 @@ def usage_export(settings: "Settings", since: int, until: int | None, form: str,
     Example:
       tollbridge usage export --since 2026-11-01 --until 2026-12-01 --format csv --to november.csv
     """
+    from tollbridge.core.words import plural
     from tollbridge.services import export, secrets
 
     if until is not None and until <= since:
@@ -56,7 +57,7 @@ def usage_export(settings: "Settings", since: int, until: int | None, form: str,
                 count += len(lines)
         return count
 
-    say(f"{with_database(settings, write):,} requests")
+    say(plural(with_database(settings, write), "request"))
 
 
 def _opened(file: Path | None) -> AbstractContextManager[BinaryIO]:
@@ -79,6 +80,7 @@ def usage_sync(settings: "Settings") -> None:
     Example:
       tollbridge usage sync
     """
+    from tollbridge.core.words import plural
     from tollbridge.services import export, secrets
 
     if settings.usage.export is None:
@@ -91,7 +93,7 @@ def usage_sync(settings: "Settings") -> None:
         return await export.keep_up(database, sink, master.ids())
 
     count = with_database(settings, write)
-    say(f"{count:,} windows of time were written")
+    say(f"{plural(count, 'window of time was', 'windows of time were')} written")
 
 
 @usage.command("drop")
@@ -105,12 +107,13 @@ def usage_drop(settings: "Settings") -> None:
     Example:
       tollbridge usage drop
     """
+    from tollbridge.core.words import plural
     from tollbridge.services.export import drop_old
 
     if settings.usage.retention_days is None:
         raise click.ClickException("the setting usage.retention_days says nothing: requests are kept for ever")
     count = with_database(settings, lambda database: drop_old(database, settings.usage))
-    say(f"{count:,} requests were dropped")
+    say(f"{plural(count, 'request was', 'requests were')} dropped")
 
 
 COMMANDS = (usage,)

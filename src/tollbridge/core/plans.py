@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from tollbridge.core.money import format_usd
+from tollbridge.core.words import plural
 from tollbridge.values import DAY_MS, Model
 
 # An account's plan when nothing else was said.
@@ -13,10 +14,10 @@ DEFAULT_PLAN = "default"
 FOR_EVER = 1 << 62
 _YEAR_10000 = 253_402_300_800_000
 _COUNTED = {
-    "rpm": "requests a minute",
-    "tpm": "tokens a minute",
-    "concurrency": "calls at once",
-    "included_tokens": "tokens included a month",
+    "rpm": ("request a minute", "requests a minute"),
+    "tpm": ("token a minute", "tokens a minute"),
+    "concurrency": ("call at once", "calls at once"),
+    "included_tokens": ("token included a month", "tokens included a month"),
 }
 
 
@@ -73,7 +74,7 @@ class Agreed(msgspec.Struct, frozen=True, kw_only=True):
 
     def describe(self) -> str:
         """`"500 requests a minute, until 2027-06-30"`: for people, dates only where there are some."""
-        said = [f"{value:,} {what}" for name, what in _COUNTED.items() if (value := getattr(self, name)) is not None]
+        said = [plural(value, *what) for name, what in _COUNTED.items() if (value := getattr(self, name)) is not None]
         if self.cost_cap is not None:
             said.append(f"at most {format_usd(self.cost_cap)} USD a request")
         if self.since > 0:

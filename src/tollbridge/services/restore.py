@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tollbridge.config import Settings
+from tollbridge.core.words import plural
 from tollbridge.errors import ConfigError
 from tollbridge.services import secrets
 from tollbridge.store import backup, schema
@@ -43,6 +44,8 @@ async def _look_through(url: str, settings: Settings) -> None:
         await secrets.check(database, secrets.load(settings))
         report = await verify(database)
         if not report.ok:
-            raise ConfigError(f"the books of the backup are wrong in {report.found} places: {report.problems[0]}")
+            raise ConfigError(
+                f"the books of the backup are wrong in {plural(report.found, 'place')}: {report.problems[0]}"
+            )
     finally:
         await database.close()

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
+from tollbridge.core.words import plural
 from tollbridge.store import journal, retention, usage, usage_days
 from tollbridge.store.db import Database
 from tollbridge.store.rollups import DAY_MS
@@ -72,7 +73,7 @@ async def _used(days: list[tuple[int, int, int]], requests: AsyncIterator[usage.
     """Days of which requests are gone, a line each; then the requests."""
     for start, count, amount in days:
         day = datetime.fromtimestamp(start // 1000, UTC).strftime("%Y-%m-%d")
-        yield Line(at=start + DAY_MS - 1, what=f"{count:,} requests on {day}", amount=-amount, balance=0)
+        yield Line(at=start + DAY_MS - 1, what=f"{plural(count, 'request')} on {day}", amount=-amount, balance=0)
     async for row in requests:
         yield Line(at=row.at, what=_of_usage(row), amount=-row.amount, balance=0)
 
@@ -105,4 +106,4 @@ def _of_journal(line: journal.Line) -> str:
 
 def _of_usage(charge: usage.Charge) -> str:
     model = msgspec.json.decode(charge.terms, type=dict[str, object]).get("model", "unknown model")
-    return f"{model}: {charge.prompt:,} tokens in, {charge.output:,} out"
+    return f"{model}: {plural(charge.prompt, 'token')} in, {charge.output:,} out"

@@ -10,6 +10,7 @@ from ipaddress import ip_address
 import msgspec
 
 from tollbridge.core.addresses import customer_of
+from tollbridge.core.words import plural
 from tollbridge.errors import RateLimited
 from tollbridge.store import throttle
 from tollbridge.store.db import Database
@@ -100,7 +101,7 @@ def too_many(what: str, wait_ms: int) -> RateLimited:
     minutes = -(-seconds // 60)
     shown = f"{-(-minutes // 60)} hours"
     if minutes < 120:
-        shown = f"{seconds} seconds" if seconds < 120 else f"{minutes} minutes"
+        shown = plural(seconds, "second") if seconds < 120 else f"{minutes} minutes"
     return RateLimited(f"{what}. Please try again in {shown}.", headers={"retry-after": str(seconds)})
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import Boolean, Table, delete, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.sql import ClauseElement
 
+from tollbridge.core.words import plural
 from tollbridge.errors import ConfigError
 from tollbridge.store import meta, schema
 from tollbridge.store.db import PostgresDatabase, PostgresTransaction, Row, SqliteDatabase, Transaction
@@ -86,7 +87,7 @@ async def transfer(source: SqliteDatabase, target: PostgresDatabase, tell: Calla
         before = await verify_view(there, source.dialect)
         if not before.ok:
             raise ConfigError(
-                f"the books are wrong in {before.found:,} places, and are not copied so: {before.problems[0]}; "
+                f"the books are wrong in {plural(before.found, 'place')}, and are not copied so: {before.problems[0]}; "
                 "tollbridge ledger verify names them all"
             )
         tell("copying")
@@ -154,7 +155,7 @@ async def _told(name: str, rows: AsyncIterator[Row], tell: Callable[[str], objec
     async for row in rows:
         count += 1
         if count % TOLD_EVERY == 0:
-            tell(f"copying {name}: {count:,} rows")
+            tell(f"copying {name}: {plural(count, 'row')}")
         yield row
 
 
@@ -162,7 +163,7 @@ async def _count_alike(there: Transaction, here: Transaction, table: Table) -> i
     count = _text(select(func.count()).select_from(table))
     [(before,)], [(after,)] = await there.fetch(count), await here.fetch(count)
     if before != after:
-        raise ConfigError(f"of {before:,} rows of {table.name}, {after:,} arrived: nothing was kept")
+        raise ConfigError(f"of {plural(before, 'row')} of {table.name}, {after:,} arrived: nothing was kept")
     return int(after)
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from tollbridge.core import money
 from tollbridge.core.ledger import Book, EndRow, Entry, Kind, Record, epoch_of, hold_id, tokens_of, usage_entries
+from tollbridge.core.words import plural
 from tollbridge.errors import Unavailable
 from tollbridge.store import activity, retention, rollups, seal, usage_days, verify_payments
 from tollbridge.store.db import Database, Row, Transaction
@@ -439,7 +440,7 @@ class _Chain:
             self._close_dropped(name, sealed)
         else:
             if self._digest.count != sealed.count:
-                self._report.add(f"{name} counted {sealed.count} rows, now there are {self._digest.count}")
+                self._report.add(f"{name} counted {plural(sealed.count, 'row')}, now there are {self._digest.count}")
             if self._digest.close(sealed.last, sealed.at) != sealed.digest:
                 self._report.add(f"{name} is broken: a row in it was changed, or the seal was")
         self._before, self._next = sealed.digest, sealed.last + 1
@@ -455,7 +456,7 @@ class _Chain:
             if last >= sealed.last:
                 break
         if count != sealed.count:
-            self._report.add(f"{name} counted {sealed.count} rows, and {count} were dropped")
+            self._report.add(f"{name} counted {plural(sealed.count, 'row')}, and {count} were dropped")
 
     def _advance(self) -> None:
         self._seal = next(self._seals, None)

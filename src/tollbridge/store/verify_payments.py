@@ -6,6 +6,7 @@ What the journal holds twice over (that entries sum to zero, that balances follo
 from collections.abc import Callable
 
 from tollbridge.core.payments import Return, State, Status
+from tollbridge.core.words import plural
 from tollbridge.store.db import Row, Transaction
 from tollbridge.store.invoices import LAST_NUMBER
 from tollbridge.store.meta import value
@@ -74,14 +75,14 @@ async def check(view: Transaction, complain: Complain) -> None:
         name = "subscription" if recurring else "top-up"
         booked = (await view.fetch(_BOOKED, f"{name}/{method}/%"))[0][0]
         if booked != count:
-            complain(f"{count} {name} payments by {method} are paid, but {booked} are in the journal")
+            complain(f"{name} payments by {method}: {count} paid, but {booked} in the journal")
     async for row in pages(view, _REVERSALS, _PAGE):
         for problem in _of_reversal(row):
             complain(f"what went back as {row[1]} {problem}")
     for kind in Return:
         (there, booked) = (await view.fetch(_REVERSED, kind))[0]
         if there != booked:
-            complain(f"there are {there} rows of what went back by {kind}, but {booked} in the journal")
+            complain(f"what went back by {kind}: {plural(there, 'row')}, but {booked} in the journal")
     async for row in pages(view, _NOTES, _PAGE):
         if not _is_note_of_reversal(row):
             complain(f"invoice {row[0]}, a {row[1]} of {row[2]} and {row[3]} tax, is not what went back")

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from tollbridge.core import money
 from tollbridge.core.plans import DEFAULT_PLAN, Plan
+from tollbridge.core.words import plural
 from tollbridge.web import deeds
 from tollbridge.web.static import Static
 
@@ -50,11 +51,6 @@ def usd(nano: int) -> str:
 
 def number(value: int) -> str:
     return f"{value:,}"
-
-
-def plural(value: int, one: str, many: str = "") -> str:
-    """`1 key`, `2 keys`; `many` where it is not `one` with an s."""
-    return f"{value:,} {one if value == 1 else many or one + 's'}"
 
 
 def short(value: int) -> str:

@@ -1,9 +1,14 @@
 import asyncio
+import importlib
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.gateway.site import INPUT_NANO, Site, always, chat, completion, run, says
+
+from tollbridge import jobs
+from tollbridge.web import render
 
 
 def test_configuration_is_read_again_while_requests_run() -> None:
@@ -22,6 +27,23 @@ def test_configuration_is_read_again_while_requests_run() -> None:
             assert (await site.post("/v1/chat/completions", chat())).status == 200
             rows = await site.settled(2)
             assert [row["charge"] for row in rows] == [10 * INPUT_NANO, 30 * INPUT_NANO]
+
+    run(test())
+
+
+def test_pages_are_those_of_the_version_that_was_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Another one may be installed in its place before somebody asks for a page."""
+    monkeypatch.setattr(jobs, "PREPARE_S", 0.01)
+
+    async def test() -> None:
+        async with Site(always(says(completion()))) as site:
+            for _ in range(1_000):
+                if site.gateway._web is not None:
+                    break
+                await asyncio.sleep(0.01)
+            monkeypatch.setattr(render, "FOLDER", tmp_path)
+            monkeypatch.setattr(importlib, "import_module", lambda _: 1 / 0)
+            assert (await site.get("/pricing", {"accept": "text/html"})).status == 200
 
     run(test())
 

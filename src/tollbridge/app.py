@@ -175,6 +175,7 @@ class Gateway:
             url=self.settings.database_url.reveal(),
             on_change=self._forget,
             on_fatal=lambda _: self._give_up(),
+            prepare=self._open_web,
             more=(
                 *of_money(self._payments, self._desk),
                 of_plans(self._database, lambda: self.settings.plans),
@@ -218,20 +219,20 @@ class Gateway:
         await self._database.close()
 
     async def _open_web(self) -> "Web":
-        """The pages: what they need is imported when the first one is asked for, and nobody's call waits for it."""
-        module = await asyncio.to_thread(importlib.import_module, "tollbridge.web.app")
+        """The pages, soon after the start or with the first one. A thread gets them: nobody's call waits for it."""
         if self._web is None:
-            assert self._desk is not None
-            self._web = module.Web(
-                self._desk,
-                self._catalog,
-                self._health,
-                self._call_edge,
-                self._log,
-                payments=self._payments,
-                limiter=self._limiter,
-            )
+            made = await asyncio.to_thread(self._make_web)
+            self._web = self._web or made
         return self._web
+
+    def _make_web(self) -> "Web":
+        module = importlib.import_module("tollbridge.web.app")
+        made: Web = module.Web(
+            *(self._desk, self._catalog, self._health, self._call_edge, self._log),
+            payments=self._payments,
+            limiter=self._limiter,
+        )
+        return made
 
     async def _call_web(self, scope: Any, receive: Any, send: Any) -> None:
         await (self._web or await self._open_web())(scope, receive, send)

@@ -29,6 +29,8 @@ log = logging.getLogger("tollbridge")
 
 POLL_S = 0.5
 SWEEP_S = 30.0
+# After the start, which it must not delay.
+PREPARE_S = 1.0
 MONEY_S = 60.0
 MISSED_S = 600.0
 PLANS_S = 600.0
@@ -74,7 +76,8 @@ class Jobs:
     """Heartbeat, sweep, sums of usage, seals, the proof of the books, the poll that notices changed keys and accounts.
 
     `url` is the database's. `on_change`: what was cached may be stale. `on_fatal`: this process must not take any
-    more paid work. `more`: further jobs, run like these.
+    more paid work. `more`: further jobs, run like these. `prepare`: is done once, soon after the start: what is read
+    later may be of another version, which was installed meanwhile.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Jobs:
         on_change: Callable[[], None],
         on_fatal: Callable[[TollbridgeError], None],
         more: Sequence[Job] = (),
+        prepare: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self._url = url
         self._database = database
@@ -95,6 +99,7 @@ class Jobs:
         self._on_change = on_change
         self._on_fatal = on_fatal
         self._more = more
+        self._prepare = prepare
         self._cache_epoch: int | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -114,11 +119,20 @@ class Jobs:
         jobs += tuple((name, seconds, self._in_turn(name, seconds, job)) for name, seconds, job in by_turns)
         self._tasks = [asyncio.create_task(self._repeat(*job)) for job in jobs]
         self._tasks.append(asyncio.create_task(self._audit()))
+        if self._prepare is not None:
+            self._tasks.append(asyncio.create_task(self._once(self._prepare)))
 
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _once(self, prepare: Callable[[], Awaitable[object]]) -> None:
+        await asyncio.sleep(PREPARE_S)
+        try:
+            await prepare()
+        except Exception:
+            log.exception("the pages cannot be opened")
 
     async def _repeat(self, name: str, seconds: float, job: Callable[[], Awaitable[object]]) -> None:
         told, told_at = "", 0.0

@@ -1,4 +1,4 @@
-"""Pages: everything that is not `/v1`, on Starlette and Jinja2. Imported when the first page is asked for.
+"""Pages: everything that is not `/v1`, on Starlette and Jinja2. Imported soon after the start.
 
 A page is a function and a template. `pages.PAGES` lists all of them with who may see each; nothing else decides that.
 

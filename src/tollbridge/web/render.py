@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from tollbridge.core import money
@@ -19,8 +19,12 @@ _NANO = 1_000_000_000
 
 def environment(static: Static) -> Environment:
     """The templates, which know `asset("app.css")` and `icon("key")` and the filters below."""
+    for path in FOLDER.glob("icons/*.svg"):
+        icon(path.stem)
+    # All of them now: another version may be put in their place while this one runs.
+    texts = {path.relative_to(FOLDER).as_posix(): path.read_text("utf-8") for path in FOLDER.rglob("*.html")}
     made = Environment(
-        loader=FileSystemLoader(FOLDER),
+        loader=DictLoader(texts),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -679,6 +679,17 @@ def test_a_late_end_is_charged_once() -> None:
     assert rows.balances[1].posted == 70
 
 
+def test_no_end_takes_more_than_its_cap_whether_it_comes_in_time_or_late() -> None:
+    rows = state(paid=100)
+    hold = Hold(id=1, account_id=1, key_id=10, want=20, least=20)
+    end = End(hold=1, account_id=1, key_id=10, charge=70, record=record(), cap=30)
+    assert applied(rows, hold, end)[1] == Ended(charged=30, promo=0, loss=40, available=70)
+    hold = msgspec.structs.replace(hold, id=2)
+    swept = End(hold=2, account_id=1, key_id=10, charge=5, record=record(Outcome.SWEPT))
+    late = msgspec.structs.replace(end, hold=2)
+    assert applied(rows, hold, swept, late)[2] == Ended(charged=30, promo=0, loss=40, available=40)
+
+
 def test_promotional_credit_is_never_revenue_and_a_loss_is() -> None:
     end = EndRow(hold=1, account_id=1, key_id=10, ended_at=0, held=9, charge=7, promo=4, loss=2, record=record(cost=5))
     entries = {(entry.book, entry.amount) for entry in usage_entries(end)}

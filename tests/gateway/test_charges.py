@@ -12,6 +12,7 @@ from tests.gateway.site import (
     STREAM_HEAD,
     Site,
     always,
+    by_kind,
     chat,
     chunk,
     completion,
@@ -257,6 +258,23 @@ def test_answer_above_its_hold_is_paid_from_the_rest_of_the_balance() -> None:
             [row] = await site.settled(1)
             assert row["held"] < row["charge"] == 10 * INPUT_NANO + 4000 * OUTPUT_NANO
             assert row["loss"] == 0
+
+    run(test())
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_answer_above_its_hold_costs_no_more_than_its_cap(streamed: bool) -> None:
+    script = by_kind(says(completion(usage=(10, 4000))), streams(stream(usage=(10, 4000))))
+
+    async def test() -> None:
+        async with Site(always(script)) as site:
+            cap = {"X-Tollbridge-Max-Cost-USD": "0.001"}
+            reply = await site.post("/v1/chat/completions", chat(stream=streamed), cap)
+            told = next(each["usage"] for each in reply.chunks if each.get("usage")) if streamed else reply.json["usage"]
+            [row] = await site.settled(1)
+            assert row["charge"] == round(told["cost"] * 1e9) == 1_000_000
+            assert row["loss"] == 10 * INPUT_NANO + 4000 * OUTPUT_NANO - 1_000_000
+            assert await site.balance() == 10**9 - 1_000_000
 
     run(test())
 

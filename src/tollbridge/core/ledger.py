@@ -153,13 +153,17 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 class End(msgspec.Struct, frozen=True, gc=False):
-    """End a hold: `charge` is what the customer should pay, by money or by tokens; 0 gives all of it back."""
+    """End a hold: `charge` is what the customer should pay, by money or by tokens; 0 gives all of it back.
+
+    `cap`: the most that they agreed to pay, at least what was held.
+    """
 
     hold: int
     account_id: int
     key_id: int
     charge: int
     record: Record
+    cap: int = MAX_AMOUNT
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -562,7 +566,7 @@ def _end(state: State, op: End, now: int, out: Decision) -> Verdict:
         _move_held(balance, key, -held, out)
         if hold.tokens is not None:
             allowance, due = _use_tokens(state, op, hold, out), 0
-        charge = min(due, _chargeable(balance, key, held))
+        charge = min(due, op.cap, _chargeable(balance, key, held))
         if key is not None and now >= key.since:
             key.spent += charge
     promo, loss = balance.promo, due - charge
@@ -611,7 +615,7 @@ def _end_again(state: State, op: End, stored: EndRow, out: Decision) -> Verdict:
     late = f"late/{op.hold}"
     if late in state.posted:
         return first
-    charge = max(0, min(more, balance.available))
+    charge = max(0, min(more, balance.available, op.cap - stored.charge))
     promo = min(charge, balance.promo)
     cost = max(0, op.record.cost - stored.record.cost)
     entries = _entries(

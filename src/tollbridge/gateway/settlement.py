@@ -97,7 +97,7 @@ class Settlement:
                 charge = 0
         record = self._record(ticket, priced_by, bill, ending, status, first_byte_ms, cost, attempts)
         caller = ticket.caller
-        end = End(ticket.hold, caller.account_id, caller.key_id, charge, record)
+        end = End(ticket.hold, caller.account_id, caller.key_id, charge, record, ticket.cap)
         verdict = self._ledger.submit(end)
         if ticket.tokens:
             # The ledger takes included tokens for it.

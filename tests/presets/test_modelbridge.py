@@ -13,6 +13,7 @@ from tests.gateway.site import Reply, completion, run, says
 from tests.presets.shop import TEXT, VECTOR, Customer, Shop, hello, is_error
 from tests.sdk.programs import output
 from tests.sdk.test_openai_node import HERE as NODE
+from tests.upstream.bad_server import Peer, Request
 from tests.web.visitors import registered, shown
 
 # Type and context window, in tokens, of each model on the list.
@@ -320,6 +321,28 @@ def test_embeddings_are_lists_of_floats_with_their_tokens() -> None:
             assert response.data[0].embedding == VECTOR
             assert all(isinstance(each, float) for each in response.data[0].embedding)
             assert response.usage.prompt_tokens == 5
+
+    run(test())
+
+
+def test_each_text_of_a_batch_of_embeddings_may_be_as_long_as_the_model_reads() -> None:
+    async def several(request: Request, peer: Peer) -> None:
+        count = len(json.loads(request.body)["input"])
+        data = [{"object": "embedding", "index": index, "embedding": VECTOR} for index in range(count)]
+        usage = {"prompt_tokens": 27_000, "total_tokens": 27_000}
+        await says({"object": "list", "data": data, "model": "theirs", "usage": usage})(request, peer)
+
+    text = "word " * 3_000
+
+    async def test() -> None:
+        async with Shop("modelbridge", several) as shop:
+            customer = await shop.on_plan("pro")
+            asked = {"model": "text-embedding-ada-002", "input": [text] * 9}
+            reply = await shop.post("/v1/embeddings", asked, customer.bearer)
+            assert (reply.status, len(reply.json["data"])) == (200, 9), reply
+            asked["input"] = text * 9
+            reply = await shop.post("/v1/embeddings", asked, customer.bearer)
+            assert (reply.status, reply.json["error"]["code"]) == (400, "context_length_exceeded")
 
     run(test())
 

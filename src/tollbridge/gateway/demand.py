@@ -15,6 +15,8 @@ _TEXT = {
     "completions": "prompt",
     "embeddings": "input",
 }
+# Whose input may be a list of texts that have nothing to do with each other.
+_OF_SEVERAL = frozenset({"completions", "embeddings"})
 
 
 def demand_of(request: Request) -> pricing.Demand:
@@ -33,8 +35,14 @@ def demand_of(request: Request) -> pricing.Demand:
 
 def check_length(model: Model, demand: pricing.Demand, request: Request) -> None:
     """Raises `ContextTooLong` where the prompt is certainly longer than what the model reads."""
-    if demand.prompt > model.context_window * _CERTAIN_WINDOWS:
+    window = model.context_window * _CERTAIN_WINDOWS
+    if demand.prompt > window and demand.prompt > window * _read_apart(request):
         raise ContextTooLong(
             f"The prompt is about {demand.prompt:,} tokens; {model.id} reads at most {model.context_window:,}.",
             param=_TEXT.get(request.endpoint),
         )
+
+
+def _read_apart(request: Request) -> int:
+    """How many texts the model reads each by itself, with a whole window for every one of them."""
+    return request.inputs if request.endpoint in _OF_SEVERAL else 1

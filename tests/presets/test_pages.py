@@ -1,10 +1,11 @@
 """The pages of each preset say what its product is, and nothing that it is not."""
 
 import html
+import re
 
 import pytest
 from tests.gateway.site import run
-from tests.presets.shop import Shop
+from tests.presets.shop import Customer, Shop, hello
 from tests.web.visitors import registered, shown
 
 from tollbridge.config.settings import PRESETS
@@ -76,5 +77,41 @@ def test_nobody_leaves_the_limits_of_modelbridge_behind_for_nothing() -> None:
                 assert (await visitor.post("/dashboard/billing/plan", {"plan": plan})).status_code == 400
             plans = await shop.database.fetch("SELECT plan FROM account WHERE email = 'ada@example.com'")
             assert plans == [("free",)]
+
+    run(test())
+
+
+def test_who_has_no_credit_but_included_tokens_is_not_told_that_calls_are_refused() -> None:
+    small = '[billing]\nsignup_grant_usd = "0"\n[plans.free]\nincluded_tokens = 300\n'
+
+    async def test() -> None:
+        async with Shop("modelbridge", config=small) as shop:
+            visitor = await registered(shop, "ada@example.com")
+            before = await visitor.get("/dashboard")
+            [key] = shop.keys_on(before.text)
+            assert "Calls are refused" not in shown(before)
+            assert "Your credit is used up: calls that your plan's included tokens do not cover" in shown(before)
+            assert (await shop.post("/v1/chat/completions", hello("deepseek-chat"), Customer(key).bearer)).status == 200
+            await shop.database.execute("UPDATE allowance SET held = 300 - used")
+            assert "Calls are refused until there is credit again." in shown(await visitor.get("/dashboard"))
+            await shop.database.execute("UPDATE allowance SET held = 0")
+
+    run(test())
+
+
+def test_a_key_that_was_disabled_does_not_stand_on_the_dashboard_of_modelbridge() -> None:
+    async def test() -> None:
+        async with Shop("modelbridge") as shop:
+            visitor = await registered(shop, "ada@example.com")
+            [first] = shop.keys_on((await visitor.get("/dashboard")).text)
+            [id_] = set(re.findall(r"/dashboard/keys/(key_\w+)", (await visitor.get("/dashboard/keys")).text))
+            [second] = shop.keys_on((await visitor.post("/dashboard/keys", {"label": "second"})).text)
+            assert shop.keys_on((await visitor.get("/dashboard")).text) == [first, second]
+            await visitor.post(f"/dashboard/keys/{id_}/disable")
+            assert shop.keys_on((await visitor.get("/dashboard")).text) == [second]
+            # It can still be looked up.
+            assert shop.keys_on((await visitor.get(f"/dashboard/keys/{id_}")).text) == [first]
+            await visitor.post(f"/dashboard/keys/{id_}/enable")
+            assert shop.keys_on((await visitor.get("/dashboard")).text) == [first, second]
 
     run(test())

@@ -33,6 +33,10 @@ async def overview(visit: Visit) -> Response:
     every = await managed_keys.of_account(database, account.id)
     hidden = playground.own_keys(shared.desk, account, {key.public_id for key in every})
     keys = [key for key in every if key.state(visit.now) == "live" and key.public_id not in hidden]
+    if shown and shown[0].again:
+        # One that was disabled or has ended is on its own page: here stands what calls can be made with.
+        works = {key.public_id for key in keys}
+        shown = [key for key in shown if key.public_id in works]
     report = await service.report(database, account.id, PERIOD.period(visit.now))
     found = await requests.page(database, account.id, Filter(), NEWEST, RECENT)
     model = chosen(visit)

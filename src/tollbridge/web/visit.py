@@ -10,6 +10,7 @@ from starlette.responses import RedirectResponse, Response
 
 from tollbridge.config import Settings
 from tollbridge.core import roles
+from tollbridge.core.plans import DEFAULT_PLAN
 from tollbridge.core.addresses import client_address
 from tollbridge.core.catalog import Catalog
 from tollbridge.errors import InvalidRequest, PayloadTooLarge, Unavailable, UnsupportedMediaType
@@ -267,6 +268,8 @@ class Visit:
         presence = self.presence
         account = presence.account if presence is not None else None
         links: tuple[tuple[str, tuple[Link, ...]], ...] = menu(presence) if presence is not None else ()
+        plans = self.shared.settings.plans
+        plan = None if account is None else plans.get(account.plan) or plans[DEFAULT_PLAN]
         return {
             "visit": self,
             "brand": self.shared.settings.brand,
@@ -274,6 +277,7 @@ class Visit:
             "account": account,
             "role": presence.role if presence else None,
             "low": account is not None and notices.is_low(account, self.shared.settings.billing.low_balance),
+            "includes": plan is not None and plan.included_tokens,
             "may_pay": presence is not None and presence.role in roles.PAYERS,
             "csrf": self.csrf_token,
             "menu": links,

@@ -68,6 +68,15 @@ def test_model_database_sells_credit_in_packs_and_no_plans() -> None:
     run(test())
 
 
+def test_examples_tell_the_window_that_the_model_has() -> None:
+    async def test() -> None:
+        async with Shop("modelbridge") as shop:
+            visitor = shop.visitor()
+            assert "context_window = 64000 ," in shown(await visitor.get("/docs/tools"))
+
+    run(test())
+
+
 def test_nobody_leaves_the_limits_of_modelbridge_behind_for_nothing() -> None:
     async def test() -> None:
         async with Shop("modelbridge") as shop:

@@ -16,6 +16,7 @@ OWN = Fill(
     key_prefix="mb-",
     header="X-MB",
     model="a/chat",
+    window="4096",
     embedding="an-embedding",
 )
 BRAND = '[brand]\nname = "Model Bridge"\nkey_prefix = "mb-"\nheader_prefix = "X-MB"'

@@ -254,7 +254,7 @@ def _reply(asked: _Asked) -> tuple[list[str], str]:
     said = _said(asked).strip()
     quoted = f" You said: “{said[:200]}”." if said else ""
     text = (
-        f"Hello! This is Tollbridge's demo provider, standing in for {asked.model}: no model was called.{quoted}"
+        f"Hello! This is the built-in demo provider, standing in for {asked.model}: no model was called.{quoted}"
         " Configure a provider to get real answers."
     )
     words = [word if index == 0 else f" {word}" for index, word in enumerate(text.split())]

@@ -1,7 +1,7 @@
 """The guide: Markdown from `guide/`, with what is this gateway's own filled in, and the API's reference.
 
-A text has marks: «name», «url», «base_url», «key_prefix», «header», «model», «embedding» stand for this gateway's own,
-«keeping» for how often a key is shown, a line «parameters PATH» for the table of an endpoint's
+A text has marks: «name», «url», «base_url», «key_prefix», «header», «model», «window» (its tokens), «embedding» stand for
+this gateway's own, «keeping» for how often a key is shown, a line «parameters PATH» for the table of an endpoint's
 fields, «errors» for that of errors.
 """
 
@@ -49,6 +49,7 @@ class Fill(msgspec.Struct, frozen=True):
     key_prefix: str
     header: str
     model: str
+    window: str
     embedding: str
     errors: Errors = Errors()
     reveal: str = "once"
@@ -115,6 +116,7 @@ def fill(visit: Visit) -> Fill:
         key_prefix=brand.key_prefix,
         header=brand.header_prefix,
         model="a-model" if chat is None else chat.id,
+        window="128000" if chat is None else str(chat.context_window),
         embedding=embedding,
         errors=shared.settings.errors,
         reveal=shared.settings.keys.reveal,

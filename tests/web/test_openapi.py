@@ -100,6 +100,11 @@ def test_the_document_is_served_whole_in_the_operators_brand() -> None:
             assert "X-MB-Charged-USD" in chat["responses"]["200"]["headers"]
             assert {"400", "401", "402", "429", "503"} <= chat["responses"].keys()
             assert "402" not in document["paths"]["/v1/credits"]["get"]["responses"]
+            two = {"authorization": f"Bearer {site.key}", "x-api-key": "another"}
+            for path, asked in (("/v1/credits", two), ("/v1/generation", {})):
+                refused = await site.get(path, asked)
+                told = document["paths"][path]["get"]["responses"][str(refused.status)]["description"]
+                assert f"`{refused.json['error']['code']}`" in told
             ids = [each["operationId"] for path in document["paths"].values() for each in path.values()]
             assert len(set(ids)) == len(ids)
 

@@ -528,7 +528,7 @@ def _responses(operation: Operation, prefix: str, problems: Sequence[Problem]) -
     if operation.public:
         return made
     for problem in problems:
-        if problem.status in _OF_BODIES and operation.method == "GET":
+        if problem.status in _OF_BODIES and operation.method == "GET" and not _without_a_body(operation, problem):
             continue
         known = made.setdefault(
             str(problem.status),
@@ -536,6 +536,11 @@ def _responses(operation: Operation, prefix: str, problems: Sequence[Problem]) -
         )
         known["description"] = ", ".join(filter(None, (known["description"], f"`{problem.code}`")))
     return made
+
+
+def _without_a_body(operation: Operation, problem: Problem) -> bool:
+    """Whether a request can be wrong in this way by what stands in its head alone."""
+    return problem.code == "ambiguous_credentials" or (problem.code == "invalid_request_error" and bool(operation.query))
 
 
 def _schema(body: type[msgspec.Struct], rules: Mapping[str, str], path: str = "") -> Json:

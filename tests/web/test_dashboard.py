@@ -419,6 +419,21 @@ def test_a_key_can_be_seen_again_where_the_operator_allows_it() -> None:
     run(test())
 
 
+def test_a_request_that_came_to_more_than_its_cap_says_why_its_charge_is_less_than_its_parts() -> None:
+    async def test() -> None:
+        async with Site(always(says(completion(usage=(10, 4000))))) as site:
+            ada = await registered(site, "ada@example.com")
+            asked = {"authorization": f"Bearer {await key_of(ada)}", "x-tollbridge-max-cost-usd": "0.001"}
+            assert (await site.post("/v1/chat/completions", chat(), asked)).status == 200
+            await site.settled(1)
+            [id_] = [each["id"] for each in (await ada.get("/api/requests")).json()["data"]]
+            text = shown(await ada.get(f"/dashboard/requests/{id_}"))
+            assert "Charge $0.001" in text
+            assert "It came to more than could be charged" in text
+
+    run(test())
+
+
 def test_a_request_on_included_tokens_says_what_paid_for_it() -> None:
     async def test() -> None:
         async with house("[plans.free]\nincluded_tokens = 30000\n") as site:

@@ -90,6 +90,7 @@ def check_error(reply: Reply, path: str = PATH) -> Json:
         assert reply.json["request_id"] == reply.headers["x-request-id"]
         assert error["type"]
         assert error["message"]
+        assert reply.json["detail"] == error["message"]
         return dict(error)
     assert set(error) == {"message", "type", "param", "code"}
     assert all(isinstance(error[name], str) and error[name] for name in ("message", "type", "code"))

@@ -219,12 +219,13 @@ class AnthropicWriter:
 
 
 def render_error(error: ApiError, request_id: str) -> bytes:
-    """The body of an error, as Anthropic's clients read it; with `error.extra` at the top, as in other dialects."""
+    """The body of an error, as Anthropic's clients read it; at the top what it has there in other dialects too."""
     return _encode(
         {
             "type": "error",
             "error": _error(error),
             "request_id": request_id,
+            "detail": error.message,
             **{name: Raw(value) for name, value in error.extra.items()},
         }
     )

@@ -194,6 +194,8 @@ def test_the_catalog_is_the_published_one() -> None:
             assert {name: (each["type"], each["context_window"]) for name, each in models.items()} == CATALOG
             for name, words in BEST_FOR.items():
                 assert words in models[name]["best_for"], name
+                assert 0 < models[name]["max_output_tokens"] <= CATALOG[name][1]
+            assert models["text-embedding-ada-002"]["max_output_tokens"] is None
 
     run(test())
 

@@ -26,7 +26,7 @@ def model_fields(model: Model) -> dict[str, Any]:
         "owned_by": model.owned_by,
         "type": model.type,
         "context_window": model.context_window,
-        "max_output_tokens": model.output_limit,
+        "max_output_tokens": None if model.type == "embedding" else model.output_limit,
         "best_for": model.best_for,
         "input_modalities": model.input_modalities,
         "output_modalities": model.output_modalities,

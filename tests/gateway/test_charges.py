@@ -270,7 +270,8 @@ def test_answer_above_its_hold_costs_no_more_than_its_cap(streamed: bool) -> Non
         async with Site(always(script)) as site:
             cap = {"X-Tollbridge-Max-Cost-USD": "0.001"}
             reply = await site.post("/v1/chat/completions", chat(stream=streamed), cap)
-            told = next(each["usage"] for each in reply.chunks if each.get("usage")) if streamed else reply.json["usage"]
+            answers = reply.chunks if streamed else [reply.json]
+            told = next(each["usage"] for each in answers if each.get("usage"))
             [row] = await site.settled(1)
             assert row["charge"] == round(told["cost"] * 1e9) == 1_000_000
             assert row["loss"] == 10 * INPUT_NANO + 4000 * OUTPUT_NANO - 1_000_000

@@ -1,7 +1,7 @@
 """The guide: Markdown from `guide/`, with what is this gateway's own filled in, and the API's reference.
 
-A text has marks: «name», «url», «base_url», «key_prefix», «header», «model», «window» (its tokens), «embedding» stand for
-this gateway's own, «keeping» for how often a key is shown, a line «parameters PATH» for the table of an endpoint's
+A text has marks: «name», «url», «base_url», «key_prefix», «header», «model», «window» (its tokens), «embedding» stand
+for this gateway's own, «keeping» for how often a key is shown, a line «parameters PATH» for the table of an endpoint's
 fields, «errors» for that of errors.
 """
 

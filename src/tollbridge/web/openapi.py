@@ -540,7 +540,8 @@ def _responses(operation: Operation, prefix: str, problems: Sequence[Problem]) -
 
 def _without_a_body(operation: Operation, problem: Problem) -> bool:
     """Whether a request can be wrong in this way by what stands in its head alone."""
-    return problem.code == "ambiguous_credentials" or (problem.code == "invalid_request_error" and bool(operation.query))
+    code = problem.code
+    return code == "ambiguous_credentials" or (code == "invalid_request_error" and bool(operation.query))
 
 
 def _schema(body: type[msgspec.Struct], rules: Mapping[str, str], path: str = "") -> Json:

@@ -10,9 +10,9 @@ from starlette.responses import RedirectResponse, Response
 
 from tollbridge.config import Settings
 from tollbridge.core import roles
-from tollbridge.core.plans import DEFAULT_PLAN
 from tollbridge.core.addresses import client_address
 from tollbridge.core.catalog import Catalog
+from tollbridge.core.plans import DEFAULT_PLAN
 from tollbridge.errors import InvalidRequest, PayloadTooLarge, Unavailable, UnsupportedMediaType
 from tollbridge.limits.base import Limiter
 from tollbridge.services import notices

@@ -77,8 +77,8 @@ def low(name: str, url: str, account: Low) -> Mail:
     return Mail(
         account.email,
         f"{name}: {left} USD of credit left",
-        f"Hello,\n\nyou have {left} USD of credit left. Calls are refused when it is used up. Buy more here, or switch "
-        f"on automatic top-ups:\n\n    {url}{_PAGE}\n\n{name}\n",
+        f"Hello,\n\nyou have {left} USD of credit left. When it is used up, calls that cost something are refused. "
+        f"Buy more here, or switch on automatic top-ups:\n\n    {url}{_PAGE}\n\n{name}\n",
     )
 
 

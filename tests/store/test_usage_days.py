@@ -1,15 +1,18 @@
 """Sums by the day agree with the requests, before and behind the watermark, for every way to ask."""
 
 import asyncio
+import re
 
 import pytest
 from tests.store.books import Books, Customer, Engine, with_books
 from tests.store.test_rollups import age, spend
 
 from tollbridge.core.ledger import End
-from tollbridge.store import rollups, usage_days
+from tollbridge.store import retention, rollups, seal, usage_days
+from tollbridge.store.db import Transaction
 from tollbridge.store.rollups import DAY_MS, Period
 from tollbridge.store.usage_days import EVER, Days, Group, Sums
+from tollbridge.store.verify import verify
 from tollbridge.values import Outcome
 
 
@@ -99,5 +102,126 @@ def test_what_a_late_end_charges_is_in_the_sums_of_its_key_and_model(ledger_engi
             ((place, sums),) = cells.items()
             assert place[1] == group
             assert (sums.requests, sums.charge, sums.cost) == (1, 700, 350)
+
+    with_books(ledger_engine, scenario)
+
+
+def test_sound_and_pictures_are_tokens_as_they_are_in_statements(ledger_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        ada = await books.customer(paid=10**9)
+        await spend(books, ada, 137, input=7, output=100, audio_input=10, audio_output=15, image_output=5)
+        for is_summed in (False, True):
+            if is_summed:
+                await age(books, DAY_MS)
+                await usage_days.roll_up(books.database)
+                await rollups.roll_up(books.database)
+            used = await rollups.read(books.database, ada.account_id, Period(0, EVER, DAY_MS))
+            (cell,) = used.by_price.values()
+            async with usage_days.reading(books.database) as days:
+                for group in (Group.PRICE, Group.ACCOUNT, Group.KEY):
+                    (sums,) = await days.by(group, 0, EVER)
+                    assert (sums.prompt, sums.output) == (cell.prompt, cell.completion) == (17, 120)
+
+    with_books(ledger_engine, scenario)
+
+
+class Enough(Exception):
+    """Rolls back."""
+
+
+async def problems_after(books: Books, statement: str) -> list[str]:
+    problems: list[str] = []
+
+    async def tampered(transaction: Transaction) -> None:
+        assert await transaction.execute(statement) > 0, statement
+        dropped = await retention.read(transaction, problems.append)
+        await usage_days.check(transaction, problems.append, dropped.until)
+        await retention.check_sums(transaction, dropped, problems.append)
+        raise Enough
+
+    with pytest.raises(Enough):
+        async with books.database.transaction() as transaction:
+            await tampered(transaction)
+    return problems
+
+
+COLUMNS = ("id", "start", "requests", "prompt", "output", "charge", "promo", "loss", "cost")
+
+
+async def used(books: Books) -> None:
+    """Two accounts, one of which brings a credential of its own, on two days of long ago; summed."""
+    for _ in range(2):
+        for customer in (await books.customer(paid=10**9, promo=50), await books.customer(promo=10**9)):
+            await spend(books, customer, 100, byok=customer.account_id % 2 == 0)
+        await age(books, 40 * DAY_MS)
+    await asyncio.sleep(0.01)
+    await seal.seal(books.database, settled_ms=0)
+    await summed(books)
+
+
+async def summed(books: Books) -> None:
+    await asyncio.sleep(0.01)
+    await rollups.roll_up(books.database)
+    await usage_days.roll_up(books.database)
+
+
+def test_whoever_changes_a_sum_is_found_out(ledger_engine: Engine) -> None:
+    """In the newest row of each group; and what one has too much, another of its day may have too little."""
+
+    async def scenario(books: Books) -> None:
+        await used(books)
+        assert await problems_after(books, "UPDATE meta SET value = value WHERE name = 'summed_by_day'") == []
+        for group in Group:
+            newest = f"(SELECT MAX(start) FROM usage_day WHERE grouped = {group:d})"
+            of_it = f"FROM usage_day WHERE grouped = {group:d} AND start = {newest}"
+            row = f"grouped = {group:d} AND start = {newest} AND id = (SELECT MAX(id) {of_it})"
+            for column in COLUMNS:
+                assert await problems_after(books, f"UPDATE usage_day SET {column} = {column} + 1 WHERE {row}"), column
+            assert await problems_after(books, f"DELETE FROM usage_day WHERE {row}")
+        for group in (Group.ACCOUNT, Group.KEY):
+            for column in COLUMNS[2:]:
+                moved = f"UPDATE usage_day SET {column} = {column} + CASE id % 2 WHEN 0 THEN 1 ELSE -1 END "
+                moved += f"WHERE grouped = {group:d} AND start = (SELECT MAX(start) FROM usage_day)"
+                assert await problems_after(books, moved), (group, column)
+
+    with_books(ledger_engine, scenario)
+
+
+def test_sums_of_days_that_are_gone_are_proved_by_what_was_left_of_them(
+    sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollups, "SETTLED_MS", -1)
+
+    async def scenario(books: Books) -> None:
+        await used(books)
+        assert await retention.drop_old(books.database, 0) == 4
+        assert (await verify(books.database)).ok
+        for column in COLUMNS[2:]:
+            moved = f"UPDATE usage_day SET {column} = {column} + CASE id % 2 WHEN 0 THEN 1 ELSE -1 END "
+            assert await problems_after(books, f"{moved} WHERE grouped = 1"), column
+
+    with_books(sqlite_engine, scenario)
+
+
+def test_sums_are_made_anew_as_the_proof_says_when_older_requests_are_gone(
+    ledger_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollups, "SETTLED_MS", -1)
+
+    async def scenario(books: Books) -> None:
+        await used(books)
+        await spend(books, await books.customer(paid=10**9), 10)
+        await summed(books)
+        assert await retention.drop_old(books.database, 0) == 4
+        for table, mark in (("usage_rollup", "rolled_up"), ("usage_day", "summed_by_day")):
+            newest = f"start = (SELECT MAX(start) FROM {table})"
+            await books.database.execute(f"UPDATE {table} SET charge = charge + 1 WHERE {newest}")
+            problem = next(each for each in (await verify(books.database)).problems if table in each)
+            found = re.search(rf"delete what {table} has from (\d+) on and set meta.{mark} to (\d+)", problem)
+            assert found is not None, problem
+            await books.database.execute(f"DELETE FROM {table} WHERE start >= $1", int(found[1]))
+            await books.database.execute(f"UPDATE meta SET value = $1 WHERE name = '{mark}'", int(found[2]))
+            await summed(books)
+            assert (await verify(books.database)).ok
 
     with_books(ledger_engine, scenario)

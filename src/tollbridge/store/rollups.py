@@ -12,7 +12,7 @@ Rule 5  All hours and days are UTC. What a swept request cost more than it was c
 
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -221,8 +221,10 @@ async def last_uses(database: Database, account_id: int) -> dict[int, int]:
 
 
 def by_time(dialect: str, sql: str) -> str:
-    """A statement with `EACH_ACCOUNT` for the database that runs it: PostgreSQL finds rows by their time alone."""
-    return sql if dialect == "sqlite" else sql.replace(EACH_ACCOUNT, "")
+    """A statement over `usage` for the database that runs it: PostgreSQL finds rows by their time alone."""
+    if dialect == "sqlite":
+        return sql
+    return sql.replace(EACH_ACCOUNT, "").replace("json_extract(meters, '$.", "json_extract_path_text(meters::json, '")
 
 
 async def roll_up(database: Database) -> None:
@@ -335,12 +337,35 @@ async def check(view: Transaction, complain: Callable[[str], None], dropped_unti
     `dropped_until`: the last end of requests that are gone; days that began before it are left out.
     """
     watermark = await value(view, WATERMARK) or 0
-    begin = dropped_until // DAY_MS * DAY_MS + DAY_MS if dropped_until else 0
+    begin = first_whole_day(dropped_until)
+    mend = made_anew("usage_rollup", WATERMARK, begin)
+    async for account_id, since, until in windows(view, begin, watermark):
+        for span in (HOUR_MS, DAY_MS):
+            for start, key_id, version in await _differing(view, (account_id, span, since, until), watermark):
+                complain(
+                    f"account {account_id}: the sums of the {'day' if span == DAY_MS else 'hour'} from {start} on for "
+                    f"key {key_id} and price version {version} are not those of its requests; {mend}"
+                )
+
+
+def first_whole_day(dropped_until: int) -> int:
+    """When the first day begins of which all requests are there."""
+    return dropped_until // DAY_MS * DAY_MS + DAY_MS if dropped_until else 0
+
+
+def made_anew(table: str, watermark: str, begin: int) -> str:
+    """How sums that are wrong are mended; those of days before `begin` have no requests to be made of any more."""
+    if not begin:
+        return f"delete {table} and meta.{watermark} to have all sums made anew"
+    return f"delete what {table} has from {begin} on and set meta.{watermark} to {begin - 1} to have them made anew"
+
+
+async def windows(view: Transaction, begin: int, watermark: int) -> AsyncIterator[tuple[int, int, int]]:
+    """(Account, from a time on, before another): all days up to the watermark on which it has a request or a sum."""
     async for (account_id,) in pages(view, _ACCOUNTS, _PAGE):
         since = begin
         while (since := await _next(view, account_id, since)) <= watermark:
-            for span in (HOUR_MS, DAY_MS):
-                await _compare(view, (account_id, span, since, since + _WINDOW), watermark, complain)
+            yield account_id, since, since + _WINDOW
             since += _WINDOW
 
 
@@ -350,9 +375,10 @@ async def _next(view: Transaction, account_id: int, since: int) -> int:
     return min((at // DAY_MS * DAY_MS for at in times if at is not None), default=_NEVER)
 
 
-async def _compare(
-    view: Transaction, period: tuple[int, int, int, int], watermark: int, complain: Callable[[str], None]
-) -> None:
+async def _differing(
+    view: Transaction, period: tuple[int, int, int, int], watermark: int
+) -> list[tuple[int, int, int]]:
+    """(Start, key, price version) of sums that are not of the requests; `period`: account, span, since, until."""
     account_id, span, since, until = period
     kept = _keyed(await view.fetch(_ALL_KEPT, *period), 3)
     rows = (account_id, span, since, min(until, watermark + 1))
@@ -361,11 +387,4 @@ async def _compare(
         # What cannot be read is named with its row.
         with contextlib.suppress(ValueError, TypeError, msgspec.MsgspecError):
             actual[start, key_id, version].add(Sums(**read_meters(meters)))
-    for place in sorted(kept.keys() | actual.keys()):
-        if kept.get(place) != actual.get(place):
-            start, key_id, version = place
-            complain(
-                f"account {account_id}: the sums of the {'day' if span == DAY_MS else 'hour'} from {start} on for key "
-                f"{key_id} and price version {version} are not those of its requests; delete usage_rollup and "
-                f"meta.{WATERMARK} to have all sums made anew"
-            )
+    return [place for place in sorted(kept.keys() | actual.keys()) if kept.get(place) != actual.get(place)]

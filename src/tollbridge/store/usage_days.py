@@ -9,6 +9,7 @@ the customer's own credential paid: once for each `Group`. A period is from a ti
 another; parts of days at its ends are read from the requests themselves, and days are UTC.
 """
 
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from enum import IntEnum
@@ -19,6 +20,7 @@ from msgspec.structs import astuple
 
 from tollbridge.store import rollups
 from tollbridge.store.db import Database, Row, Transaction
+from tollbridge.store.ledger.rows import read_meters
 from tollbridge.store.meta import value
 from tollbridge.store.rollups import DAY_MS, EACH_ACCOUNT, advance, by_time
 
@@ -52,9 +54,16 @@ class Sums(msgspec.Struct, frozen=True):
 _NAMES = Sums.__struct_fields__[1:]
 _LIST = ", ".join(_NAMES)
 _KEPT = ", ".join(f"CAST(SUM({name}) AS BIGINT)" for name in _NAMES)
+_AMOUNTS = ", ".join(f"CAST(SUM({name}) AS BIGINT) AS {name}" for name in _NAMES[3:])
+# Of `usage.meters`, which few requests have; written for SQLite (`by_time`).
+_HEARD, _SPOKEN, _DRAWN = (
+    f"COALESCE(CAST(json_extract(meters, '$.{name}') AS BIGINT), 0)"
+    for name in ("audio_input", "audio_output", "image_output")
+)
 _OF_USAGE = (
-    "COUNT(*) AS requests, CAST(SUM(input + cache_read + cache_write + cache_write_1h) AS BIGINT) AS prompt, "
-    + ", ".join(f"CAST(SUM({name}) AS BIGINT) AS {name}" for name in _NAMES[2:])
+    "COUNT(*) AS requests, "
+    f"CAST(SUM(input + cache_read + cache_write + cache_write_1h + {_HEARD}) AS BIGINT) AS prompt, "
+    f"CAST(SUM(output + {_SPOKEN} + {_DRAWN}) AS BIGINT) AS output, {_AMOUNTS}"
 )
 _GROUPS = "SELECT 0 AS grouped UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3"
 _ADDED = ", ".join(f"{name} = usage_day.{name} + excluded.{name}" for name in _NAMES)
@@ -171,32 +180,108 @@ async def reading(database: Database) -> AsyncIterator[Days]:
 # --- the proof ----------------------------------------------------------------------------------------------------
 
 
-# All of one day, by whatever it is grouped; and one account's day, here and in the sums of `store.rollups`.
+# All of one day, by whatever it is grouped; and each sum of a day, here and in the sums of `store.rollups`.
 _ONE_DAY = """
-SELECT start, MIN(requests), MAX(requests), MIN(charge), MAX(charge), MIN(promo), MAX(promo), MIN(loss), MAX(loss),
-  MIN(cost), MAX(cost), COUNT(*)
+SELECT start, MIN(requests), MAX(requests), MIN(prompt), MAX(prompt), MIN(output), MAX(output), MIN(charge),
+  MAX(charge), MIN(promo), MAX(promo), MIN(loss), MAX(loss), MIN(cost), MAX(cost), COUNT(*)
 FROM (
-    SELECT grouped, start, SUM(requests) AS requests, SUM(charge) AS charge, SUM(promo) AS promo, SUM(loss) AS loss,
-      SUM(cost) AS cost
+    SELECT grouped, start, SUM(requests) AS requests, SUM(prompt) AS prompt, SUM(output) AS output,
+      SUM(charge) AS charge, SUM(promo) AS promo, SUM(loss) AS loss, SUM(cost) AS cost
     FROM usage_day WHERE grouped < 3 GROUP BY grouped, start
 ) AS day GROUP BY start
 """
-_BOTH = """
-SELECT id, start, SUM(requests), SUM(charge), SUM(cost) FROM (
-    SELECT id, start, requests, charge, cost FROM usage_day WHERE grouped = 1 AND start < $1
+_BOTH = f"""
+SELECT DISTINCT start FROM (
+    SELECT grouped, id, start, requests, prompt, output, charge, cost FROM usage_day WHERE grouped < 3 AND start < $1
     UNION ALL
-    SELECT account_id, start, -requests, -charge, -cost FROM usage_rollup WHERE span = 86400000 AND start < $1
-) AS used GROUP BY id, start HAVING SUM(requests) <> 0 OR SUM(charge) <> 0 OR SUM(cost) <> 0
+    SELECT grouped, CASE grouped WHEN 0 THEN price_version WHEN 1 THEN account_id ELSE key_id END, start, -requests,
+      -(input + cache_read + cache_write + cache_write_1h + audio_input), -(output + audio_output + image_output),
+      -charge, -cost
+    FROM usage_rollup CROSS JOIN ({_GROUPS}) AS groups WHERE grouped < 3 AND span = {DAY_MS} AND start < $1
+) AS used GROUP BY grouped, id, start
+HAVING SUM(requests) <> 0 OR SUM(prompt) <> 0 OR SUM(output) <> 0 OR SUM(charge) <> 0 OR SUM(cost) <> 0
+"""  # noqa: S608 - constants
+_KEPT_OF_ACCOUNT = f"""
+SELECT grouped, id, start, {_LIST} FROM usage_day
+WHERE start >= $2 AND start < $3 AND grouped = 1 AND id = $1
+UNION ALL
+SELECT grouped, id, start, {_LIST} FROM usage_day
+WHERE start >= $2 AND start < $3 AND grouped IN (2, 3) AND id IN (SELECT id FROM api_key WHERE account_id = $1)
+"""  # noqa: S608
+_KEPT_OF_PRICES = f"SELECT grouped, id, start, {_LIST} FROM usage_day WHERE grouped = 0 AND start >= $1"  # noqa: S608
+_COUNT_KEPT = "SELECT COUNT(*) FROM usage_day WHERE start >= $1"
+_PLACE = f"key_id, price_version, flags & 16, ended_at / {DAY_MS} * {DAY_MS}"
+_ROWS = "FROM usage WHERE account_id = $1 AND ended_at >= $2 AND ended_at < $3"
+_ALL_ROWS = f"""
+SELECT {_PLACE}, COUNT(*), CAST(SUM(input + cache_read + cache_write + cache_write_1h) AS BIGINT),
+  CAST(SUM(output) AS BIGINT), {_AMOUNTS} {_ROWS} GROUP BY 1, 2, 3, 4
 """
+_ALL_RARE = f"SELECT {_PLACE}, meters {_ROWS} AND meters IS NOT NULL"
+
+# Group, id and start.
+_Place = tuple[int, int, int]
 
 
-async def check(view: Transaction, complain: Callable[[str], None]) -> None:
-    """Name the days whose sums are not those of `store.rollups`, which are proved by themselves."""
+async def check(view: Transaction, complain: Callable[[str], None], dropped_until: int = 0) -> None:
+    """Name the days whose sums are not those of their requests.
+
+    `dropped_until`: the last end of requests that are gone. Of days that began before it the sums are those of each
+    other and of `store.rollups`.
+    """
     watermarks = [await value(view, name) or 0 for name in (WATERMARK, rollups.WATERMARK)]
+    begin = rollups.first_whole_day(dropped_until)
     wrong = {start for start, *pairs, count in await view.fetch(_ONE_DAY) if count != 3 or pairs[::2] != pairs[1::2]}
-    wrong |= {row[1] for row in await view.fetch(_BOTH, min(watermarks) // DAY_MS * DAY_MS)}
+    wrong |= {row[0] for row in await view.fetch(_BOTH, min(watermarks) // DAY_MS * DAY_MS)}
+    wrong |= await _unlike_requests(view, begin, watermarks[0], complain)
     for start in sorted(wrong):
-        complain(
-            f"the sums of all accounts of the day from {start} on are not those of its requests; "
-            f"delete usage_day and meta.{WATERMARK} to have all sums made anew"
-        )
+        mend = rollups.made_anew("usage_day", WATERMARK, begin) if start >= begin else "they cannot be made anew"
+        complain(f"the sums of all accounts of the day from {start} on are not those of its requests; {mend}")
+
+
+async def _unlike_requests(view: Transaction, begin: int, watermark: int, complain: Callable[[str], None]) -> set[int]:
+    """The days from `begin` on of which a sum is not that of the requests up to the watermark."""
+    wrong: set[int] = set()
+    of_prices: dict[_Place, list[int]] = {}
+    known = 0
+    async for account_id, since, until in rollups.windows(view, begin, watermark):
+        actual: dict[_Place, list[int]] = {}
+        for (key_id, version, own, start), sums in await _of_requests(view, account_id, since, until, watermark):
+            _more(of_prices, (Group.PRICE, version, start), sums)
+            _more(actual, (Group.ACCOUNT, account_id, start), sums)
+            _more(actual, (Group.KEY, key_id, start), sums)
+            if own:
+                _more(actual, (Group.OWN, key_id, start), sums)
+        rows = await view.fetch(_KEPT_OF_ACCOUNT, account_id, since, until)
+        known += len(rows)
+        wrong |= _differing(rows, actual)
+    rows = await view.fetch(_KEPT_OF_PRICES, begin)
+    known += len(rows)
+    [(there,)] = await view.fetch(_COUNT_KEPT, begin)
+    if there != known:
+        complain(f"{there - known} sums of all accounts from {begin} on are of no account and no key that there is")
+    return wrong | _differing(rows, of_prices)
+
+
+async def _of_requests(
+    view: Transaction, account_id: int, since: int, until: int, watermark: int
+) -> list[tuple[Row, list[int]]]:
+    """(Key, price version, whether its own credential paid, day) and the sums of an account's requests."""
+    period = (account_id, since, min(until, watermark + 1))
+    found = [(tuple(row[:4]), list(row[4:])) for row in await view.fetch(_ALL_ROWS, *period)]
+    for *place, meters in await view.fetch(_ALL_RARE, *period):
+        # What cannot be read is named with its row.
+        with contextlib.suppress(ValueError, TypeError, msgspec.MsgspecError):
+            rare = rollups.Sums(**read_meters(meters))
+            found.append((tuple(place), [0, rare.prompt, rare.completion, 0, 0, 0, 0]))
+    return found
+
+
+def _more(sums: dict[_Place, list[int]], place: _Place, more: list[int]) -> None:
+    before = sums.get(place)
+    sums[place] = more if before is None else [ours + theirs for ours, theirs in zip(before, more, strict=True)]
+
+
+def _differing(kept: list[Row], actual: dict[_Place, list[int]]) -> set[int]:
+    """The days on which sums are others than those that are kept."""
+    found = {(row[0], row[1], row[2]): list(row[3:]) for row in kept}
+    return {place[2] for place in found.keys() | actual.keys() if found.get(place) != actual.get(place)}

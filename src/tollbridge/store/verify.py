@@ -187,7 +187,7 @@ class _Audit:
         await self._check_allowances()
         await verify_payments.check(self._view, self._report.add)
         await rollups.check(self._view, self._report.add, self._dropped.until)
-        await usage_days.check(self._view, self._report.add)
+        await usage_days.check(self._view, self._report.add, self._dropped.until)
         await retention.check_sums(self._view, self._dropped, self._report.add)
         self._report.trial_balance = self._trial
         if sum(self._trial.values()):

@@ -18,7 +18,8 @@ from tollbridge.errors import InvalidRequest
 from tollbridge.services import accounts, margins, statements, vouchers
 from tollbridge.services.credit import grant
 from tollbridge.services.refunds import refund
-from tollbridge.services.statements import Period
+from tollbridge.services.statements import JournalLine, Period
+from tollbridge.store import retention, rollups, seal, usage_days
 from tollbridge.store.db import Database
 from tollbridge.store.ledger import Ledger
 from tollbridge.store.verify import verify
@@ -148,17 +149,49 @@ def test_the_trial_balance_is_zero_and_is_what_verify_finds(world: World) -> Non
         later = await statements.trial_balance(till.database, Period("y", until, until + DAY))
         assert {line.book: line.opening for line in later} == report.trial_balance
         assert all(line.moved == 0 for line in later)
-        journal = [line async for line in statements.journal_lines(till.database, Period("x", 0, until))]
-        by_book = dict.fromkeys(Book, 0)
-        for line in journal:
-            by_book[Book(line.book)] += line.amount
-        assert by_book == report.trial_balance
+        lines_of_it = await journal(till.database, Period("x", 0, until))
+        assert by_book(lines_of_it) == report.trial_balance
         by_transaction: dict[str, int] = {}
-        for line in journal:
+        for line in lines_of_it:
             by_transaction[line.id] = by_transaction.get(line.id, 0) + line.amount
         assert set(by_transaction.values()) == {0}
 
     in_a_busy_world(world, look)
+
+
+def test_the_journal_is_whole_when_requests_are_gone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A day of an account is one transaction then; what ended on a later day is there by itself."""
+    monkeypatch.setattr(rollups, "SETTLED_MS", -1)
+
+    async def look(till: Till) -> None:
+        database = till.database
+        await database.execute("UPDATE usage SET ended_at = ended_at - $1", 3 * DAY)
+        assert await seal.seal(database, settled_ms=-1)
+        for summed in (rollups.roll_up, usage_days.roll_up):
+            await asyncio.sleep(0.01)
+            await summed(database)
+        assert await retention.drop_old(database, 0) == 21
+        until = await database.now() + DAY
+        lines = await journal(database, Period("x", 0, until))
+        assert {line.id: line.reason for line in lines if line.kind == "usage"} == {
+            f"usage/{statements._time(until - 4 * DAY)[:10]}/{till.account.id}": "21 requests on "
+            + statements._time(until - 4 * DAY)[:10]
+        }
+        trial = await statements.trial_balance(database, Period("x", 0, until))
+        assert {each.book: each.moved for each in trial} == by_book(lines)
+
+    in_a_busy_world(world, look)
+
+
+async def journal(database: Database, period: Period) -> list[JournalLine]:
+    return [line async for line in statements.journal_lines(database, period)]
+
+
+def by_book(lines: list[JournalLine]) -> dict[Book, int]:
+    sums = dict.fromkeys(Book, 0)
+    for line in lines:
+        sums[Book(line.book)] += line.amount
+    return sums
 
 
 def test_margins_are_the_ledgers_however_they_are_grouped(world: World) -> None:

@@ -8,7 +8,7 @@ from tests.store.books import Books, Customer, Engine, with_books
 from tests.store.test_rollups import age, spend
 
 from tollbridge.core.ledger import End
-from tollbridge.store import retention, rollups, seal, usage_days
+from tollbridge.store import lookups, retention, rollups, seal, usage_days
 from tollbridge.store.db import Transaction
 from tollbridge.store.rollups import DAY_MS, Period
 from tollbridge.store.usage_days import EVER, Days, Group, Sums
@@ -102,6 +102,9 @@ def test_what_a_late_end_charges_is_in_the_sums_of_its_key_and_model(ledger_engi
             ((place, sums),) = cells.items()
             assert place[1] == group
             assert (sums.requests, sums.charge, sums.cost) == (1, 700, 350)
+        uses = await lookups.uses_of_keys(books.database, ada.account_id)
+        spent = await lookups.spending(books.database, ada.account_id, ada.key_id, (0, 0, 0))
+        assert [each.charge for each in uses.values()] == [spent.total] == [700]
 
     with_books(ledger_engine, scenario)
 

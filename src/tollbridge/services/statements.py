@@ -19,7 +19,7 @@ from tollbridge.core.ledger import Book, Kind
 from tollbridge.core.money import format_usd
 from tollbridge.errors import InvalidRequest
 from tollbridge.services.statement import statement
-from tollbridge.store import journal, reports, rollups, usage_days
+from tollbridge.store import journal, reports, retention, rollups, usage_days
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database
 from tollbridge.store.rollups import DAY_MS, Sums
@@ -91,7 +91,10 @@ class TrialLine(msgspec.Struct, frozen=True):
 
 
 class JournalLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry. `id` is the transaction's: its number, or `usage/` and the number of a request's hold."""
+    """One entry. `id` is the transaction's: its number, or `usage/` and the number of a request's hold.
+
+    Of a day whose requests are gone it is `usage/2026-11-22/` and the number of the account.
+    """
 
     id: str
     at: int
@@ -235,9 +238,12 @@ async def _moved(days: Days, since: int, until: int) -> dict[Book, int]:
 
 
 async def journal_lines(database: Database, period: Period) -> AsyncIterator[JournalLine]:
-    """Every entry of a period: the journal's in its order, then those that requests stand for."""
-    async with database.snapshot() as view:
-        after = (0, -1)
+    """Every entry of a period: the journal's in its order, then those that requests stand for.
+
+    Where requests were dropped (`store.retention`), those of an account on a day are one transaction.
+    """
+    async with usage_days.reading(database) as days:
+        view, after = days.view, (0, -1)
         while rows := await reports.entries(view, period.since, period.until, after, _PAGE):
             for id_, _, at, kind, email, book, amount, reason, actor, _ in rows:
                 yield JournalLine(
@@ -251,14 +257,37 @@ async def journal_lines(database: Database, period: Period) -> AsyncIterator[Jou
                     actor=actor,
                 )
             after = (rows[-1][0], rows[-1][1])
-        last = 0
-        while rows := await reports.ends(view, period.since, period.until, last, _PAGE):
+        whole = rollups.first_whole_day(await retention.horizon(view))
+        async for line in _gone(days, period.since, min(period.until, whole)):
+            yield line
+        since, last = max(period.since, whole), 0
+        while rows := await reports.ends(view, since, period.until, last, _PAGE):
             for hold, at, email, charge, promo, loss, cost in rows:
                 for book, amount in _entries(charge, promo, loss, cost):
                     yield JournalLine(
                         id=f"usage/{hold}", at=at, kind="usage", email=email or "", book=book, amount=amount
                     )
             last = rows[-1][0]
+
+
+async def _gone(days: Days, since: int, until: int) -> AsyncIterator[JournalLine]:
+    """The entries of days from which requests are gone, by account."""
+    emails = await reports.emails(days.view) if since < until else {}
+    while since < until:
+        end = min(since // DAY_MS * DAY_MS + DAY_MS, until)
+        day = datetime.fromtimestamp(since // 1000, UTC).strftime("%Y-%m-%d")
+        for each in await days.by(Group.ACCOUNT, since, end):
+            for book, amount in _entries(each.charge, each.promo, each.loss, each.cost):
+                yield JournalLine(
+                    id=f"usage/{day}/{each.group}",
+                    at=end - 1,
+                    kind="usage",
+                    email=emails.get(each.group, ""),
+                    book=book,
+                    amount=amount,
+                    reason=f"{each.requests:,} requests on {day}",
+                )
+        since = end
 
 
 def journal_row(line: JournalLine) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from tollbridge.store.db import Database, Transaction
 from tollbridge.store.keys import RULES, RULES_WIDTH, Rules, rules_of
 from tollbridge.store.ledger.rows import USAGE_COLUMNS, end_row, key_state
 from tollbridge.store.prices import Terms
-from tollbridge.store.usage_days import Group
+from tollbridge.store.usage_days import Group, Sums
 
 _USAGE = ", ".join(f"usage.{column}" for column in USAGE_COLUMNS.split(", "))
 
@@ -67,14 +67,14 @@ class Spending(msgspec.Struct, frozen=True, kw_only=True):
     byok_monthly: int
 
 
-# What was charged for requests of a key after their sweep. There are few of them.
+# What was charged for requests of an account after their sweep. There are few of them.
 _LATE = """
-SELECT journal.created_at, -CAST(SUM(entry.amount) AS BIGINT) FROM journal
+SELECT COALESCE(usage.key_id, carried.amount, 0), journal.created_at, -CAST(SUM(entry.amount) AS BIGINT) FROM journal
 LEFT JOIN usage ON usage.hold_id = CAST(SUBSTR(idempotency_key, 6) AS BIGINT)
 LEFT JOIN carried ON carried.kind = 'late' AND carried.id = journal.id
 JOIN entry ON entry.journal_id = journal.id AND book IN ('customer_paid', 'customer_promo')
-WHERE journal.account_id = $1 AND journal.kind = 'late' AND COALESCE(usage.key_id, carried.amount) = $2
-GROUP BY journal.id, journal.created_at
+WHERE journal.account_id = $1 AND journal.kind = 'late'
+GROUP BY journal.id, journal.created_at, usage.key_id, carried.amount
 """
 
 
@@ -148,9 +148,9 @@ async def spending(database: Database, account_id: int, key_id: int, since: tupl
         for group in (Group.KEY, Group.OWN):
             of_key = [await days.of_key((account_id, key_id), start, group) for start in (0, *since)]
             sums[group] = [each.charge for each in of_key]
-        late = await days.view.fetch(_LATE, account_id, key_id)
+        late = await days.view.fetch(_LATE, account_id)
     total, daily, weekly, monthly = (
-        charge + sum(amount for at, amount in late if at >= start)
+        charge + sum(amount for key, at, amount in late if key == key_id and at >= start)
         for charge, start in zip(sums[Group.KEY], (0, *since), strict=True)
     )
     own = sums[Group.OWN]
@@ -164,6 +164,16 @@ async def spending(database: Database, account_id: int, key_id: int, since: tupl
         byok_weekly=own[2],
         byok_monthly=own[3],
     )
+
+
+async def uses_of_keys(database: Database, account_id: int) -> dict[int, Sums]:
+    """What each key of an account was used for since it was made, by its id; a key without calls is left out."""
+    async with usage_days.reading(database) as days:
+        sums = {each.group: each for each in await days.of_keys(account_id, 0, usage_days.EVER)}
+        for key_id, _, amount in await days.view.fetch(_LATE, account_id):
+            if key_id in sums:
+                sums[key_id] = msgspec.structs.replace(sums[key_id], charge=sums[key_id].charge + amount)
+    return sums
 
 
 async def allowance(database: Transaction, account_id: int, period: int) -> Allowance | None:

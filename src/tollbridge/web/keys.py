@@ -11,11 +11,10 @@ from tollbridge.core.plans import matches
 from tollbridge.errors import ApiError, InvalidRequest
 from tollbridge.services import key_management, management_keys, playground, reveal
 from tollbridge.services.key_management import OVERLAPS, RESETS
-from tollbridge.store import managed_keys, rollups, usage_days
+from tollbridge.store import lookups, managed_keys, rollups
 from tollbridge.store import management_keys as management_rows
 from tollbridge.store.managed_keys import ManagedKey, Rules
 from tollbridge.store.rollups import DAY_MS
-from tollbridge.store.usage_days import Sums
 from tollbridge.values import Model
 from tollbridge.web.billing import read_usd, without_thousands
 from tollbridge.web.forms import Form
@@ -57,17 +56,11 @@ async def _list(visit: Visit, form: Form, status: int = 200) -> Response:
         keys=[key for key in keys if key.state(visit.now) != "revoked"],
         gone=[key for key in keys if key.state(visit.now) == "revoked"],
         own=own,
-        sums=await _sums(visit),
+        sums=await lookups.uses_of_keys(database, account.id),
         uses=await rollups.last_uses(database, account.id),
         managers=await management_rows.of_account(database, account.id),
         saved=SAVED.get(visit.query("saved"), ""),
     )
-
-
-async def _sums(visit: Visit) -> dict[int, Sums]:
-    """What each key was used for since it was made, by its id; a key without calls is left out."""
-    async with usage_days.reading(visit.shared.database) as days:
-        return {each.group: each for each in await days.of_keys(visit.account.id, 0, usage_days.EVER)}
 
 
 async def new(visit: Visit) -> Response:
@@ -102,7 +95,7 @@ async def _one(visit: Visit, key: ManagedKey, form: Form, status: int = 200) -> 
         key=key,
         text=text,
         state=key.state(visit.now),
-        sums=(await _sums(visit)).get(key.id),
+        sums=(await lookups.uses_of_keys(shared.database, visit.account.id)).get(key.id),
         form=form,
         resets=RESET_NAMES,
         overlaps=OVERLAP_NAMES,

@@ -209,11 +209,52 @@ def test_a_refund_that_we_asked_for_is_known_again_by_its_amount_too() -> None:
     assert (stranger.id, stranger.public_id) == (0, "re_1")
 
 
-@pytest.mark.parametrize("tax", [0, 1, 190 * CENT, 333_333_333])
-def test_all_refunds_together_never_take_more_than_the_credit(tax: int) -> None:
+@pytest.mark.parametrize("tax", [0, 1 * CENT, 70 * CENT, 190 * CENT])
+@pytest.mark.parametrize("cents", [1, 7, 99, 333])
+def test_the_parts_of_a_payment_that_go_back_come_to_the_payment_in_whole_cents(tax: int, cents: int) -> None:
+    """Also when one of them comes back in between, and goes again."""
     payment = msgspec.structs.replace(ORDER, tax=tax)
-    assert credit_of(payment, payment.total) == payment.amount
-    parts = [payment.total // 7] * 6
-    parts.append(payment.total - sum(parts))
-    taken = sum(credit_of(payment, part) for part in parts)
-    assert payment.amount - len(parts) <= taken <= payment.amount
+    gone: list[Reversal] = []
+
+    def goes(amount: int) -> None:
+        credit = credit_of(payment, amount, gone)
+        assert credit % CENT == 0
+        assert 0 <= credit <= amount
+        of_it = amount * payment.amount // payment.total
+        assert abs(credit - of_it) <= CENT * (2 if gone and gone[0].state is State.RETURNED else 1)
+        id_ = f"refund_{len(gone)}"
+        gone.append(msgspec.structs.replace(PART, public_id=id_, amount=amount, credit=credit))
+
+    def left() -> int:
+        return payment.total - sum(each.amount for each in gone if each.state is not State.RETURNED)
+
+    while left() > payment.total // 2:
+        goes(min(cents * CENT, left()))
+    gone[0] = msgspec.structs.replace(gone[0], state=State.RETURNED)
+    while left():
+        goes(min(cents * CENT, left()))
+    assert sum(each.credit for each in gone if each.state is not State.RETURNED) == payment.amount
+
+
+PART = Reversal(
+    public_id="",
+    payment_id=1,
+    kind=Return.REFUND,
+    external_id=None,
+    amount=0,
+    credit=0,
+    state=State.TAKEN,
+    created_at=1,
+)
+
+
+def test_what_goes_back_at_once_or_one_by_one_takes_the_same() -> None:
+    payment = msgspec.structs.replace(ORDER, status=Status.PAID, tax=190 * CENT, intent="pi_1", paid_at=1)
+    reported = tuple(
+        Reported(id=f"re_{n}", kind=Return.REFUND, amount=333 * CENT, currency="usd", returned=False) for n in range(3)
+    )
+    at_once = settle(payment, [], msgspec.structs.replace(PAID, reversals=reported), WHO, 5).reversals
+    known: list[Reversal] = []
+    for each in reported:
+        known += settle(payment, known, msgspec.structs.replace(PAID, reversals=(each,)), WHO, 5).reversals
+    assert [each.credit for each in at_once] == [each.credit for each in known] == [280 * CENT, 280 * CENT, 279 * CENT]

@@ -8,7 +8,7 @@ Rule 1  Our row says what was ordered. Credit is given when the processor has th
         customer; anything else is for a person to look at (`Status.REVIEW`) and gives nothing.
 Rule 2  Each effect has one idempotency key, made of the processor's ids: whoever books it second changes nothing.
 Rule 3  States only go forward (pending → paid; taken → returned), so that an old report undoes nothing.
-Rule 4  Credit is what was paid before tax. What goes back takes tax with it in proportion.
+Rule 4  Credit is what was paid before tax. What goes back takes tax with it in proportion, in whole cents.
 Rule 5  A month of a plan is bought, not credit: it is revenue, and no balance moves.
 """
 
@@ -18,6 +18,7 @@ from enum import StrEnum
 import msgspec
 
 from tollbridge.core.ledger import Book, Entry, Kind, Post
+from tollbridge.core.money import NANO_PER_CENT
 
 CURRENCY = "usd"
 ACTOR = "payments"
@@ -193,13 +194,15 @@ def settle(payment: Payment, known: Sequence[Reversal], report: Report, expected
     if after.fee and not payment.fee:
         posts.append(_fee(after, after.fee, f"fee/{after.method}/{after.intent or after.public_id}"))
     changed: list[Reversal] = []
+    gone = {each.public_id: each for each in known}
     disputed = False
     for reported in report.reversals:
         before = next((each for each in known if _same(each, reported)), None)
-        reversal = _reversal(after, before, reported, now)
+        reversal = _reversal(after, before, reported, gone.values(), now)
         if reversal == before:
             continue
         changed.append(reversal)
+        gone[reversal.public_id] = reversal
         disputed |= before is None and reversal.kind is Return.DISPUTE and reversal.state is State.TAKEN
         posts.extend(_reversal_posts(after, before, reversal))
     return Settlement(
@@ -263,7 +266,9 @@ def _same(known: Reversal, reported: Reported) -> bool:
     return (known.public_id, known.kind, known.amount) == (reported.ours, reported.kind, reported.amount)
 
 
-def _reversal(payment: Payment, before: Reversal | None, reported: Reported, now: int) -> Reversal:
+def _reversal(
+    payment: Payment, before: Reversal | None, reported: Reported, gone: Iterable[Reversal], now: int
+) -> Reversal:
     state = State.RETURNED if reported.returned else State.TAKEN
     if before is not None:
         if before.state is State.RETURNED:
@@ -276,16 +281,25 @@ def _reversal(payment: Payment, before: Reversal | None, reported: Reported, now
         kind=reported.kind,
         external_id=reported.id,
         amount=reported.amount,
-        credit=credit_of(payment, reported.amount),
+        credit=credit_of(payment, reported.amount, gone),
         fee=max(0, reported.fee),
         state=state,
         created_at=now,
     )
 
 
-def credit_of(payment: Payment, amount: int) -> int:
-    """How much credit goes with `amount` of a payment's total, whose tax goes in proportion."""
-    return min(amount, amount * payment.amount // payment.total)
+def credit_of(payment: Payment, amount: int, gone: Iterable[Reversal]) -> int:
+    """How much credit goes with `amount` of a payment's total, whose tax goes in proportion, in whole cents.
+
+    It is what `gone`, all that went back before, did not take of the credit that goes with all of it: so the parts of
+    a payment come to the payment.
+    """
+    if not payment.tax:
+        return amount
+    still = [each for each in gone if each.state is not State.RETURNED]
+    whole = amount + sum(each.amount for each in still)
+    cents = (2 * whole * payment.amount // (payment.total * NANO_PER_CENT) + 1) // 2
+    return min(amount, max(0, cents * NANO_PER_CENT - sum(each.credit for each in still)))
 
 
 # --- journal transactions -----------------------------------------------------------------------------------------

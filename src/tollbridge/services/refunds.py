@@ -52,12 +52,13 @@ async def refund(
             raise NotFound(f"there is no payment {public_id[:40]!r}", param="payment")
         payment = await payments.locked(database, transaction, found.id)
         id_of_it = _id(payment, once)
-        for before in await payments.reversals(transaction, payment.id):
+        gone = await payments.reversals(transaction, payment.id)
+        for before in gone:
             if before.public_id == id_of_it:
                 if amount not in {None, before.amount}:
                     raise KeyReused("another amount was refunded with this idempotency key", param="idempotency_key")
                 return payment, before, False
-        left = await _left(transaction, payment)
+        left = _left(payment, gone)
         wanted = left if amount is None else amount
         if not 0 < wanted <= left or wanted % NANO_PER_CENT:
             raise InvalidRequest(f"{format_usd(left)} USD of it can be refunded, in whole cents", param="amount")
@@ -67,7 +68,7 @@ async def refund(
             kind=Return.REFUND,
             external_id=None,
             amount=wanted,
-            credit=rules.credit_of(payment, wanted),
+            credit=rules.credit_of(payment, wanted, gone),
             state=State.REQUESTED if payment.method == STRIPE else State.TAKEN,
             created_at=now,
         )
@@ -146,10 +147,9 @@ def _id(payment: Payment, once: str) -> str:
     return "refund_" + hashlib.sha256(f"{payment.public_id}/{once}".encode()).hexdigest()[:22]
 
 
-async def _left(transaction: Transaction, payment: Payment) -> int:
+def _left(payment: Payment, gone: list[Reversal]) -> int:
     if payment.status is not Status.PAID:
         raise InvalidRequest(f"the payment is {payment.status.value}, not paid", param="payment")
-    gone = await payments.reversals(transaction, payment.id)
     return max(0, payment.total - sum(each.amount for each in gone if each.state is not State.RETURNED))
 
 

@@ -8,6 +8,7 @@ from tests.services.conftest import World
 
 from tollbridge.services import vouchers
 from tollbridge.services.refunds import refund
+from tollbridge.store.seal import seal
 from tollbridge.store.verify import verify
 from tollbridge.store.verify_payments import check
 
@@ -39,6 +40,14 @@ TAMPERINGS = {
     "UPDATE invoice SET tax = -1 WHERE number = 2": "invoice 2, a credit_note of -4000000000 and -1 tax, is not what",
     "UPDATE invoice SET kind = 'note' WHERE number = 2": "invoice 2, a note of -4000000000 and 0 tax, is not what",
     "UPDATE invoice SET reversal_id = NULL WHERE number = 2": "a credit_note of -4000000000 and 0 tax, is",
+    "UPDATE invoice SET account_id = 2 WHERE number = 1": "has 0 invoices over its amount",
+    "UPDATE invoice SET currency = 'eur' WHERE number = 1": "has 0 invoices over its amount",
+    "UPDATE invoice SET issued_at = issued_at - 1 WHERE number = 1": "has 0 invoices over its amount",
+    "UPDATE invoice SET issued_at = issued_at - 1 WHERE number = 2": "invoice 2, a credit_note of -4000000000",
+    "UPDATE payment SET paid_at = paid_at - 1 WHERE id = 1": "was paid at another time than the journal has",
+    "UPDATE payment SET subscription_id = 7 WHERE id = 1": "is of a month of a plan and has no subscription",
+    "UPDATE reversal SET fee = 5": "cost a fee of 5, but the journal has 0",
+    "UPDATE voucher SET redeemed_at = redeemed_at - 1": "voucher 1 is not credited as it was redeemed",
     "UPDATE invoice SET account_id = 2 WHERE number = 2": "invoice 2, a credit_note of -4000000000 and 0 tax, is",
 }
 
@@ -86,5 +95,26 @@ def test_each_tampering_is_named(world: World) -> None:
             for statement, complaint in TAMPERINGS.items():
                 problems = await problems_after(till, statement)
                 assert any(complaint in problem for problem in problems), (statement, problems)
+
+    asyncio.run(main())
+
+
+def test_what_a_paper_says_is_sealed(world: World) -> None:
+    async def main() -> None:
+        async with opened_till(world) as till:
+            await live(till)
+            assert await seal(till.database, settled_ms=-1)
+            report = await verify(till.database)
+            assert report.ok, report.problems
+            for column in ("seller", "buyer"):
+                for number in (1, 2):
+                    changed = f"UPDATE invoice SET {column} = {column} || ' ' WHERE number = {number}"
+                    await till.database.execute(changed)
+                    assert any("of invoice is broken" in each for each in (await verify(till.database)).problems)
+                    back = f"UPDATE invoice SET {column} = RTRIM({column}) WHERE number = {number}"
+                    await till.database.execute(back)
+            await till.paid()
+            assert await seal(till.database, settled_ms=-1)
+            assert (await verify(till.database)).ok
 
     asyncio.run(main())

@@ -1,8 +1,8 @@
 """Seals: digests over rows that will not change any more, each over the one before it.
 
 A seal covers a range of one chain: `journal` (transactions with their entries), `usage/<epoch>` (the holds of one
-process with their extensions and ends), or `activity` (what people did). Whoever edits a sealed row by hand is found
-out by `verify`.
+process with their extensions and ends), `activity` (what people did), or `invoice` (papers, with all that they say).
+Whoever edits a sealed row by hand is found out by `verify`.
 
 Rule 1  A range is closed when all in it has ended, so long ago that no slow transaction can still add to it.
 Rule 2  The digest is over the seal before, the range, the time, and one line of JSON per row in the order of ids.
@@ -28,6 +28,7 @@ from tollbridge.store.rows import further
 SETTLED_MS = 15 * 60_000
 JOURNAL = "journal"
 ACTIVITY = "activity"
+INVOICE = "invoice"
 USAGE = "usage/"
 
 # What is read at once, and then hashed: a thousandth of a second of the loop that serves.
@@ -47,6 +48,10 @@ _JOURNAL = (
 _ENTRIES = (
     "SELECT journal_id, line, book, amount FROM entry WHERE journal_id >= $1 AND journal_id <= $2 "
     "ORDER BY journal_id, line"
+)
+_INVOICES = (
+    "SELECT number, kind, payment_id, reversal_id, account_id, issued_at, amount, tax, currency, seller, buyer "
+    "FROM invoice WHERE number > $1 AND number <= $2 ORDER BY number LIMIT $3"
 )
 _SEALS = "SELECT chain, first_id, last_id, row_count, digest, created_at FROM seal ORDER BY chain, first_id"
 _ALL_IDS = (0, 1 << 62)
@@ -108,6 +113,14 @@ async def deeds(database: Transaction, after: int, until: int) -> AsyncIterator[
         yield row[: activity.SEALED_WIDTH], []
 
 
+async def papers(database: Transaction, after: int, until: int) -> AsyncIterator[tuple[Row, list[Row]]]:
+    """Each invoice and credit note, in the order of numbers."""
+    while rows := await database.fetch(_INVOICES, after, until, _PAGE):
+        after = further(rows[-1][0], after)
+        for row in rows:
+            yield row, []
+
+
 async def read(database: Transaction) -> dict[str, list[Seal]]:
     """All seals of each chain, in their order."""
     chains: dict[str, list[Seal]] = {}
@@ -124,7 +137,7 @@ async def seal(database: Database, settled_ms: int = SETTLED_MS) -> int:
     chains = {f"{USAGE}{epoch}": (hold_id(epoch, 0), hold_id(epoch + 1, 0) - 1) for (epoch,) in epochs}
     closed = []
     async with database.snapshot() as view:
-        for chain, bounds in {JOURNAL: _ALL_IDS, ACTIVITY: _ALL_IDS, **chains}.items():
+        for chain, bounds in {JOURNAL: _ALL_IDS, ACTIVITY: _ALL_IDS, INVOICE: _ALL_IDS, **chains}.items():
             sealed = await _close(view, chain, bounds, now, now - settled_ms)
             if sealed is not None:
                 closed.append(sealed)
@@ -157,7 +170,7 @@ async def _close(view: Transaction, chain: str, bounds: tuple[int, int], now: in
 
 
 # How the rows of a chain are read, and in which column stands when each had ended. Every other chain is of holds.
-_WALKS = {JOURNAL: (transactions, 6), ACTIVITY: (deeds, 2)}
+_WALKS = {JOURNAL: (transactions, 6), ACTIVITY: (deeds, 2), INVOICE: (papers, 5)}
 
 
 async def _walk(

@@ -176,6 +176,7 @@ class _Audit:
         await self._check_holds()
         await self._check_journal()
         await self._check_activity()
+        await self._check_papers()
         for checked in self._chains.values():
             checked.finish()
         for problem, sql in _ORPHANS.items():
@@ -338,6 +339,13 @@ class _Audit:
             if not activity.is_as_noted(row):
                 self._report.add(f"activity {row[0]} ({row[3]}) says something else than was noted")
 
+    async def _check_papers(self) -> None:
+        """What invoices say; that they are of payments is for `verify_payments`."""
+        chain = self._chains.get(seal.INVOICE)
+        if chain is not None:
+            async for row, parts in seal.papers(self._view, *_EVERYTHING):
+                chain.add(row, parts)
+
     def _check_transaction(self, row: Row, entries: list[Row]) -> None:
         id_, key, kind, account_id = row[:4]
         if kind not in set(Kind):
@@ -474,7 +482,7 @@ def entries_of(charge: int, promo: int, loss: int, cost: int) -> Iterable[Entry]
 
 def _first_of(chain: str) -> int:
     """The first id that a chain's first seal covers; of a chain that there cannot be, none."""
-    if chain in (seal.JOURNAL, seal.ACTIVITY):
+    if chain in (seal.JOURNAL, seal.ACTIVITY, seal.INVOICE):
         return 1
     epoch = chain.removeprefix(seal.USAGE)
     return hold_id(int(epoch), 0) + 1 if epoch.isdecimal() and epoch != chain else -1

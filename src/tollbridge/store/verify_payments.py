@@ -24,7 +24,12 @@ SELECT payment.id, payment.public_id, payment.status, payment.amount, payment.ta
   (SELECT CAST(COALESCE(SUM(entry.amount), 0) AS BIGINT) FROM entry JOIN journal AS booked ON booked.id = journal_id
    WHERE booked.idempotency_key = 'fee/' || method || '/' || COALESCE(intent, payment.public_id) AND book = 'fees'),
   (SELECT COUNT(*) FROM invoice WHERE payment_id = payment.id AND invoice.kind = 'invoice'
-   AND invoice.amount = payment.amount AND invoice.tax = payment.tax)
+   AND invoice.amount = payment.amount AND invoice.tax = payment.tax AND invoice.currency = payment.currency
+   AND invoice.account_id = payment.account_id AND invoice.reversal_id IS NULL AND issued_at = journal.created_at),
+  CASE WHEN paid_at = journal.created_at THEN 1 ELSE 0 END,
+  CASE WHEN origin = 'subscription' THEN 1 WHEN subscription_id IS NOT NULL THEN -1 ELSE 0 END
+   - (SELECT COUNT(*) FROM subscription WHERE subscription.id = subscription_id
+      AND subscription.account_id = payment.account_id)
 FROM payment LEFT JOIN journal
   ON idempotency_key = CASE WHEN origin = 'subscription' THEN 'subscription/' ELSE 'top-up/' END
   || method || '/' || COALESCE(intent, payment.public_id)
@@ -38,13 +43,16 @@ SELECT reversal.id, reversal.public_id, reversal.state, reversal.credit, payment
    WHERE journal_id = journal.id AND book = 'processor_clearing'),
   (SELECT CAST(COALESCE(SUM(entry.amount), 0) AS BIGINT) FROM entry JOIN journal AS back ON back.id = journal_id
    WHERE back.idempotency_key = reversal.kind || '/' || reversal.public_id || '/returned'
-   AND book IN ('customer_paid', 'subscription_revenue'))
+   AND book IN ('customer_paid', 'subscription_revenue')),
+  reversal.fee, (SELECT CAST(COALESCE(-SUM(entry.amount), 0) AS BIGINT) FROM entry JOIN journal AS kept
+   ON kept.id = journal_id WHERE book = 'fees' AND kept.idempotency_key IN (reversal.kind || '/' || reversal.public_id
+    || '/fee', reversal.kind || '/' || reversal.public_id || '/fee/returned'))
 FROM reversal JOIN payment ON payment.id = payment_id LEFT JOIN journal
   ON idempotency_key = reversal.kind || '/' || reversal.public_id
 WHERE reversal.id > $1 ORDER BY reversal.id LIMIT $2
 """
 _VOUCHERS = """
-SELECT voucher.id, voucher.amount, voucher.account_id, journal.account_id,
+SELECT voucher.id, voucher.amount, voucher.account_id, voucher.redeemed_at, journal.account_id, journal.created_at,
   (SELECT CAST(SUM(entry.amount) AS BIGINT) FROM entry WHERE journal_id = journal.id
    AND book = CASE WHEN voucher.kind = 'paid' THEN 'customer_paid' ELSE 'customer_promo' END)
 FROM voucher LEFT JOIN journal ON idempotency_key = 'voucher/' || CAST(voucher.id AS TEXT)
@@ -59,8 +67,11 @@ _REDEEMED = "SELECT (SELECT COUNT(*) FROM voucher WHERE account_id IS NOT NULL),
 _REDEEMED += "WHERE idempotency_key LIKE 'voucher/%'"
 _NOTES = """
 SELECT number, invoice.kind, invoice.amount, invoice.tax, invoice.payment_id, invoice.account_id,
-  reversal.credit, reversal.amount - reversal.credit, reversal.payment_id, payment.account_id
+  reversal.credit, reversal.amount - reversal.credit, reversal.payment_id, payment.account_id,
+  CASE WHEN invoice.currency = payment.currency AND issued_at = journal.created_at THEN 1 ELSE 0 END
 FROM invoice LEFT JOIN reversal ON reversal.id = reversal_id LEFT JOIN payment ON payment.id = reversal.payment_id
+LEFT JOIN journal ON idempotency_key = reversal.kind || '/' || reversal.public_id
+  || CASE WHEN invoice.kind = 'correction' THEN '/returned' ELSE '' END
 WHERE invoice.kind <> 'invoice' AND number > $1 ORDER BY number LIMIT $2
 """
 _NUMBERS = "SELECT COUNT(*), COALESCE(MIN(number), 1), COALESCE(MAX(number), 0) FROM invoice"
@@ -86,8 +97,8 @@ async def check(view: Transaction, complain: Complain) -> None:
     async for row in pages(view, _NOTES, _PAGE):
         if not _is_note_of_reversal(row):
             complain(f"invoice {row[0]}, a {row[1]} of {row[2]} and {row[3]} tax, is not what went back")
-    async for id_, amount, account, credited, entered in pages(view, _VOUCHERS, _PAGE):
-        if (account, amount if account is not None else None) != (credited, entered):
+    async for id_, amount, account, at, *booked in pages(view, _VOUCHERS, _PAGE):
+        if [account, at, amount if account is not None else None] != booked:
             complain(f"voucher {id_} is not credited as it was redeemed")
     (there, booked) = (await view.fetch(_REDEEMED))[0]
     if there != booked:
@@ -99,7 +110,7 @@ async def check(view: Transaction, complain: Complain) -> None:
 
 
 def _of_payment(row: Row) -> list[str]:
-    _, _, status, amount, tax, fee, account, booked_for, paid, booked_tax, fees, invoices = row
+    _, _, status, amount, tax, fee, account, booked_for, paid, booked_tax, fees, invoices, in_time, odd_months = row
     if status != Status.PAID:
         return ["is not paid, but in the journal"] if booked_for is not None else []
     if booked_for is None:
@@ -110,12 +121,16 @@ def _of_payment(row: Row) -> list[str]:
     if fees != -fee:
         problems.append(f"cost a fee of {fee}, but the journal has {-fees}")
     if invoices != 1:
-        problems.append(f"has {invoices} invoices over its amount")
+        problems.append(f"has {invoices} invoices over its amount, of its account and day")
+    if not in_time:
+        problems.append("was paid at another time than the journal has")
+    if odd_months:
+        problems.append("is of a month of a plan and has no subscription, or the other way round")
     return problems
 
 
 def _of_reversal(row: Row) -> list[str]:
-    _, _, state, credit, account, booked_for, taken, amount, cleared, returned = row
+    _, _, state, credit, account, booked_for, taken, amount, cleared, returned, fee, fees = row
     if booked_for is None:
         return ["is not in the journal"]
     problems = []
@@ -127,13 +142,15 @@ def _of_reversal(row: Row) -> list[str]:
         problems.append(f"is in the unknown state {state!r}")
     if returned != (credit if state == State.RETURNED else 0):
         problems.append(f"is {state}, but the journal gave {returned} back")
+    if fee != fees:
+        problems.append(f"cost a fee of {fee}, but the journal has {fees}")
     return problems
 
 
 def _is_note_of_reversal(row: Row) -> bool:
     """Whether a credit note is of all that went back, and the correction of one of what came again."""
-    _, kind, amount, tax, payment, account, credit, credit_tax, reversed_payment, owner = row
+    _, kind, amount, tax, payment, account, credit, credit_tax, reversed_payment, owner, in_time = row
     sign = {"credit_note": -1, "correction": 1}.get(kind)
-    if sign is None or credit is None:
+    if sign is None or credit is None or not in_time:
         return False
     return bool((amount, tax, payment, account) == (sign * credit, sign * credit_tax, reversed_payment, owner))

@@ -124,6 +124,18 @@ def test_a_row_that_was_taken_away_is_found(filled: Engine, table: str) -> None:
     assert not verified(filled).ok
 
 
+def test_what_is_put_before_the_first_row_is_found(filled: Engine) -> None:
+    """As are accounts out of reach of the proof, and with them their money."""
+    edit(
+        filled,
+        "INSERT INTO account (id, public_id, email, plan, created_at) VALUES (-1, 'x', 'x', 'default', 0)",
+        "INSERT INTO balance (account_id, paid, promo, held, frozen) VALUES (-1, 5, 0, 0, 0)",
+    )
+    problems = verified(filled).problems
+    for table in ("account", "balance"):
+        assert f"1 rows of {table} have an id that no row is given" in problems
+
+
 def test_a_seal_that_was_taken_out_of_its_chain_is_found(sqlite_engine: Engine) -> None:
     async def main() -> None:
         async with serving(sqlite_engine) as books:

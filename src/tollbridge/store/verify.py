@@ -64,6 +64,16 @@ _ORPHANS = {
 }
 
 
+# No row is given another id: the proof, the seals and the sums begin behind 0.
+_IDS = {
+    **dict.fromkeys(("account", "api_key", "price_version", "hold", "journal", "activity"), "id"),
+    **dict.fromkeys(("payment", "reversal", "voucher"), "id"),
+    **dict.fromkeys(("hold_step", "usage"), "hold_id"),
+    **dict.fromkeys(("balance", "allowance"), "account_id"),
+    **{"key_spend": "key_id", "entry": "journal_id", "invoice": "number"},  # noqa: PIE800 - one form for all
+}
+
+
 class Report(msgspec.Struct, kw_only=True):
     """What `verify` found. `problems` names each broken invariant with its ids; `found` counts them all."""
 
@@ -170,9 +180,15 @@ class _Audit:
         processes = await self._view.fetch("SELECT epoch, swept_at FROM process")
         self._swept = {epoch: swept_at is not None for epoch, swept_at in processes}
         self._dropped = await retention.read(self._view, self._report.add)
-        for chain, seals in (await seal.read(self._view)).items():
-            self._chains[chain] = _Chain(chain, seals, self._report, self._dropped)
+        seals = await seal.read(self._view)
+        for chain, of_it in seals.items():
+            self._chains[chain] = _Chain(chain, of_it, self._report, self._dropped)
+        for chain, until in self._dropped.positions.items():
+            if chain not in seals or seals[chain][-1].last < until:
+                self._report.add(f"what was dropped of {chain} up to {until} was sealed, and there is no seal over it")
         self._carry()
+        for table, column in _IDS.items():
+            await self._check_ids(table, column)
         await self._check_holds()
         await self._check_journal()
         await self._check_activity()
@@ -202,6 +218,12 @@ class _Audit:
                 self._report.add(f"price version {id_} cannot be read")
             if hashlib.sha256(terms.encode()).digest() != bytes(digest):
                 self._report.add(f"price version {id_} is not what its digest says")
+
+    async def _check_ids(self, table: str, column: str) -> None:
+        outside = f"SELECT COUNT(*) FROM {table} WHERE {column} <= $1 OR {column} >= $2"  # noqa: S608 - constants
+        [(count,)] = await self._view.fetch(outside, *_EVERYTHING)
+        if count:
+            self._report.add(f"{count} rows of {table} have an id that no row is given")
 
     def _carry(self) -> None:
         """What requests that were dropped come to."""
@@ -326,6 +348,7 @@ class _Audit:
         sealed = await seal.read(self._view)
         if seal.ACTIVITY in sealed:
             self._chains[seal.ACTIVITY] = _Chain(seal.ACTIVITY, sealed[seal.ACTIVITY], self._report, self._dropped)
+        await self._check_ids("activity", "id")
         await self._check_activity()
         for checked in self._chains.values():
             checked.finish()

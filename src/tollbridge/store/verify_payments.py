@@ -3,6 +3,7 @@
 What the journal holds twice over (that entries sum to zero, that balances follow from them) is `verify`'s.
 """
 
+import itertools
 from collections.abc import Callable
 
 from tollbridge.core.payments import Return, State, Status
@@ -14,6 +15,12 @@ from tollbridge.store.rows import pages
 
 _PAGE = 2_000
 Complain = Callable[[str], None]
+
+# Papers of what went back and of what came again: credit notes and corrections. One that was never seen to go has none.
+_PAPERS = {
+    False: {(Return.REFUND, 1, 0), (Return.DISPUTE, 0, 0)},
+    True: {(Return.REFUND, 1, 1), (Return.REFUND, 0, 0), (Return.DISPUTE, 0, 0)},
+}
 
 _PAYMENTS = """
 SELECT payment.id, payment.public_id, payment.status, payment.amount, payment.tax, payment.fee, payment.account_id,
@@ -46,7 +53,9 @@ SELECT reversal.id, reversal.public_id, reversal.state, reversal.credit, payment
    AND book IN ('customer_paid', 'subscription_revenue')),
   reversal.fee, (SELECT CAST(COALESCE(-SUM(entry.amount), 0) AS BIGINT) FROM entry JOIN journal AS kept
    ON kept.id = journal_id WHERE book = 'fees' AND kept.idempotency_key IN (reversal.kind || '/' || reversal.public_id
-    || '/fee', reversal.kind || '/' || reversal.public_id || '/fee/returned'))
+    || '/fee', reversal.kind || '/' || reversal.public_id || '/fee/returned')),
+  reversal.kind, (SELECT COUNT(*) FROM invoice WHERE reversal_id = reversal.id AND invoice.kind = 'credit_note'),
+  (SELECT COUNT(*) FROM invoice WHERE reversal_id = reversal.id AND invoice.kind = 'correction')
 FROM reversal JOIN payment ON payment.id = payment_id LEFT JOIN journal
   ON idempotency_key = reversal.kind || '/' || reversal.public_id
 WHERE reversal.id > $1 ORDER BY reversal.id LIMIT $2
@@ -59,6 +68,13 @@ FROM voucher LEFT JOIN journal ON idempotency_key = 'voucher/' || CAST(voucher.i
 WHERE voucher.id > $1 ORDER BY voucher.id LIMIT $2
 """
 _PAID = "SELECT method, origin = 'subscription', COUNT(*) FROM payment WHERE status = 'paid' GROUP BY 1, 2"
+_METHODS = ("stripe", "bank_transfer", "demo")
+# Fees: of payments and of what went back, and those that are booked.
+_FEES = """
+SELECT (SELECT COUNT(*) FROM payment WHERE fee <> 0 AND status = 'paid') + (SELECT COUNT(*) FROM reversal JOIN journal
+    ON idempotency_key IN (reversal.kind || '/' || public_id || '/fee', reversal.kind || '/' || public_id
+    || '/fee/returned')), (SELECT COUNT(*) FROM journal WHERE kind = 'fee')
+"""
 _BOOKED = "SELECT COUNT(*) FROM journal WHERE idempotency_key LIKE $1"
 # What the journal says of how many there were, for rows that were taken away.
 _REVERSED = "SELECT (SELECT COUNT(*) FROM reversal WHERE kind = $1), COUNT(*) FROM journal WHERE kind = $1 "
@@ -79,34 +95,44 @@ _NUMBERS = "SELECT COUNT(*), COALESCE(MIN(number), 1), COALESCE(MAX(number), 0) 
 
 async def check(view: Transaction, complain: Complain) -> None:
     """Name every order, refund, voucher and invoice that the journal does not bear out."""
+    await _check_counts(view, complain)
     async for row in pages(view, _PAYMENTS, _PAGE):
         for problem in _of_payment(row):
             complain(f"payment {row[1]} {problem}")
-    for method, recurring, count in await view.fetch(_PAID):
-        name = "subscription" if recurring else "top-up"
-        booked = (await view.fetch(_BOOKED, f"{name}/{method}/%"))[0][0]
-        if booked != count:
-            complain(f"{name} payments by {method}: {count} paid, but {booked} in the journal")
     async for row in pages(view, _REVERSALS, _PAGE):
         for problem in _of_reversal(row):
             complain(f"what went back as {row[1]} {problem}")
-    for kind in Return:
-        (there, booked) = (await view.fetch(_REVERSED, kind))[0]
-        if there != booked:
-            complain(f"what went back by {kind}: {plural(there, 'row')}, but {booked} in the journal")
     async for row in pages(view, _NOTES, _PAGE):
         if not _is_note_of_reversal(row):
             complain(f"invoice {row[0]}, a {row[1]} of {row[2]} and {row[3]} tax, is not what went back")
     async for id_, amount, account, at, *booked in pages(view, _VOUCHERS, _PAGE):
         if [account, at, amount if account is not None else None] != booked:
             complain(f"voucher {id_} is not credited as it was redeemed")
-    (there, booked) = (await view.fetch(_REDEEMED))[0]
-    if there != booked:
-        complain(f"there are {there} vouchers that were redeemed, but {booked} in the journal")
     (count, least, most), = await view.fetch(_NUMBERS)  # fmt: skip
     last = await value(view, LAST_NUMBER) or 0
     if (least, most) != (1, count) or last != most:
         complain(f"the invoices are numbered {least} to {most} and the last number is {last}, but there are {count}")
+
+
+async def _check_counts(view: Transaction, complain: Complain) -> None:
+    """What is in the journal and has no row any more, or never had one."""
+    paid = dict.fromkeys(itertools.product(_METHODS, (False, True)), 0)
+    paid |= {(method, bool(recurring)): count for method, recurring, count in await view.fetch(_PAID)}
+    for (method, recurring), count in paid.items():
+        name = "subscription" if recurring else "top-up"
+        booked = (await view.fetch(_BOOKED, f"{name}/{method}/%"))[0][0]
+        if booked != count:
+            complain(f"{name} payments by {method}: {count} paid, but {booked} in the journal")
+    for kind in Return:
+        (there, booked) = (await view.fetch(_REVERSED, kind))[0]
+        if there != booked:
+            complain(f"what went back by {kind}: {plural(there, 'row')}, but {booked} in the journal")
+    (there, booked) = (await view.fetch(_FEES))[0]
+    if there != booked:
+        complain(f"there are {there} fees of payments, refunds and disputes, but {booked} in the journal")
+    (there, booked) = (await view.fetch(_REDEEMED))[0]
+    if there != booked:
+        complain(f"there are {there} vouchers that were redeemed, but {booked} in the journal")
 
 
 def _of_payment(row: Row) -> list[str]:
@@ -130,7 +156,7 @@ def _of_payment(row: Row) -> list[str]:
 
 
 def _of_reversal(row: Row) -> list[str]:
-    _, _, state, credit, account, booked_for, taken, amount, cleared, returned, fee, fees = row
+    _, _, state, credit, account, booked_for, taken, amount, cleared, returned, fee, fees, *papers = row
     if booked_for is None:
         return ["is not in the journal"]
     problems = []
@@ -144,6 +170,8 @@ def _of_reversal(row: Row) -> list[str]:
         problems.append(f"is {state}, but the journal gave {returned} back")
     if fee != fees:
         problems.append(f"cost a fee of {fee}, but the journal has {fees}")
+    if tuple(papers) not in _PAPERS[state == State.RETURNED]:
+        problems.append(f"is {state}, and has {papers[1]} credit notes and {papers[2]} corrections")
     return problems
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -39,11 +40,12 @@ def usage_export(settings: "Settings", since: int, until: int | None, form: str,
     """
     from tollbridge.core.words import plural
     from tollbridge.services import export, secrets
+    from tollbridge.store import retention
 
     if until is not None and until <= since:
         raise click.UsageError("--until is after --since")
 
-    async def write(database: "Database") -> int:
+    async def write(database: "Database") -> tuple[int, int]:
         count = 0
         end = await database.now() + 1 if until is None else until
         ids = await secrets.ids_at_hand(database, settings)
@@ -55,9 +57,13 @@ def usage_export(settings: "Settings", since: int, until: int | None, form: str,
             async for lines in export.parts(database, since, end, ids):
                 out.write(export.as_csv(lines) if form == "csv" else export.as_json_lines(lines))
                 count += len(lines)
-        return count
+        return count, await retention.horizon(database)
 
-    say(plural(with_database(settings, write), "request"))
+    count, gone = with_database(settings, write)
+    say(plural(count, "request"))
+    if gone >= since and gone:
+        day = datetime.fromtimestamp(gone // 1000, UTC).strftime("%Y-%m-%d")
+        say(f"of those that ended up to {day}, older ones are missing: they were dropped")
 
 
 def _opened(file: Path | None) -> AbstractContextManager[BinaryIO]:

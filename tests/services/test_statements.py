@@ -6,6 +6,7 @@ import io
 import json
 import random
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,7 +20,7 @@ from tollbridge.services import accounts, margins, statements, vouchers
 from tollbridge.services.credit import grant
 from tollbridge.services.refunds import refund
 from tollbridge.services.statements import JournalLine, Period
-from tollbridge.store import retention, rollups, seal, usage_days
+from tollbridge.store import retention, rollups, seal, usage, usage_days
 from tollbridge.store.db import Database
 from tollbridge.store.ledger import Ledger
 from tollbridge.store.verify import verify
@@ -89,6 +90,30 @@ def test_opening_and_movements_make_the_closing_and_the_lines_agree(world: World
         assert (after.opening, after.closing, after.lines) == (made.closing, made.closing, ())
 
     in_a_busy_world(world, look)
+
+
+def test_what_is_charged_while_a_statement_is_read_is_in_none_of_its_figures(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with opened_till(world) as till, world.serving(till.database) as ledger:
+            await busy(till, ledger, random.Random(4))
+            key = await a_key(till.database, till.account)
+            charges = usage.charges
+
+            async def meanwhile(*args: Any) -> list[usage.Charge]:
+                monkeypatch.setattr(usage, "charges", charges)
+                await spend(ledger, till.account.id, key, 1000)
+                return await charges(*args)
+
+            monkeypatch.setattr(usage, "charges", meanwhile)
+            period = Period("all", 0, await till.database.now() + DAY)
+            made = await statements.account_statement(till.database, till.account, period)
+            assert (
+                made.lines[-1].balance == made.closing == (await till.state()).paid + (await till.state()).promo + 1000
+            )
+
+    asyncio.run(main())
 
 
 def test_csv_and_json_say_the_same(sqlite_world: World) -> None:

@@ -9,8 +9,9 @@ import msgspec
 
 from tollbridge.core.words import plural
 from tollbridge.store import journal, retention, usage, usage_days
-from tollbridge.store.db import Database
-from tollbridge.store.rollups import DAY_MS
+from tollbridge.store.db import Database, Transaction
+from tollbridge.store.rollups import DAY_MS, first_whole_day
+from tollbridge.store.usage_days import Days
 
 _PAGE = 500
 
@@ -35,26 +36,49 @@ async def statement(
     memory; requests that were free are left out. Where requests were dropped (`store.retention`), a day is one line.
     """
     until = await database.now() + 1 if before is None else before
-    gone = await retention.horizon(database)
-    whole = gone // DAY_MS * DAY_MS + DAY_MS if gone else 0
+    async with usage_days.reading(database) as days:
+        opening = await _opened(days, account_id, since)
+    async for line in _walk(database, account_id, opening, until):
+        yield line
+
+
+async def statement_within(days: Days, account_id: int, since: int, until: int) -> AsyncIterator[Line]:
+    """As `statement`, all of it as it is at the moment of `days`: what is charged meanwhile is not in it."""
+    async for line in _walk(days.view, account_id, await _opened(days, account_id, since), until):
+        yield line
+
+
+class _Opening(msgspec.Struct, frozen=True):
+    """Where a statement begins: the time, what was there, and when the first day begins of which nothing is gone."""
+
+    since: int
+    balance: int
+    whole: int
+
+
+async def _opened(days: Days, account_id: int, since: int) -> _Opening:
+    whole = first_whole_day(await retention.horizon(days.view))
     if since < whole:
         since -= since % DAY_MS
-    async with usage_days.reading(database) as days:
-        used = await days.of_account(account_id, 0, since)
-        balance = await journal.total(days.view, account_id, since) - used.charge
+    used = await days.of_account(account_id, 0, since)
+    return _Opening(since, await journal.total(days.view, account_id, since) - used.charge, whole)
+
+
+async def _walk(source: Transaction, account_id: int, opening: _Opening, until: int) -> AsyncIterator[Line]:
+    since, balance, whole = opening.since, opening.balance, opening.whole
     if since:
         yield Line(at=since, what="brought forward", amount=0, balance=balance)
     start = (since, -1)
 
     async def journal_page(after: tuple[int, int]) -> list[journal.Line]:
-        return await journal.lines(database, account_id, after, until, _PAGE)
+        return await journal.lines(source, account_id, after, until, _PAGE)
 
     async def usage_page(after: tuple[int, int]) -> list[usage.Charge]:
-        return await usage.charges(database, account_id, after, until, _PAGE)
+        return await usage.charges(source, account_id, after, until, _PAGE)
 
     transactions = _paged(journal_page, start, lambda line: (line.at, line.id))
     requests = _paged(usage_page, max(start, (whole, -1)), lambda charge: (charge.at, charge.hold))
-    gone_days = [] if since >= whole else await usage.daily(database, account_id, since, min(whole, until))
+    gone_days = [] if since >= whole else await usage.daily(source, account_id, since, min(whole, until))
     async for line in _merged(transactions, _used(gone_days, requests)):
         balance += line.amount
         yield msgspec.structs.replace(line, balance=balance)

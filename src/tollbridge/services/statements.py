@@ -18,7 +18,7 @@ import msgspec
 from tollbridge.core.ledger import Book, Kind
 from tollbridge.core.money import format_usd
 from tollbridge.errors import InvalidRequest
-from tollbridge.services.statement import statement
+from tollbridge.services.statement import statement_within
 from tollbridge.store import journal, reports, retention, rollups, usage_days
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database
@@ -139,17 +139,17 @@ async def account_statement(
         month = rollups.Period(period.since, period.until, DAY_MS)
         used = (await rollups.read_within(days.view, account.id, month)).by_price
         terms = await reports.price_terms(days.view)
+        lines: list[Line] = []
+        async for line in statement_within(days, account.id, period.since, period.until):
+            if len(lines) == most_lines:
+                break
+            if line.amount:  # what was brought forward is the opening
+                lines.append(Line(line.at, line.what, line.amount, line.balance))
     # It is part of what was used.
     kinds.pop(Kind.LATE, None)
     spent = -sum(each.charge for each in used.values())
     movements = [Movement(kind, amount) for kind, amount in sorted(kinds.items()) if amount]
     movements.append(Movement("usage", spent))
-    lines: list[Line] = []
-    async for line in statement(database, account.id, period.since, period.until):
-        if len(lines) == most_lines:
-            break
-        if line.amount:  # what was brought forward is the opening
-            lines.append(Line(line.at, line.what, line.amount, line.balance))
     return Statement(
         email=account.email,
         period=period,

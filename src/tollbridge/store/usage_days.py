@@ -180,7 +180,7 @@ async def reading(database: Database) -> AsyncIterator[Days]:
 # --- the proof ----------------------------------------------------------------------------------------------------
 
 
-# All of one day, by whatever it is grouped; and each sum of a day, here and in the sums of `store.rollups`.
+# All of one day, by whatever it is grouped; and an account's days in the sums of `store.rollups`.
 _ONE_DAY = """
 SELECT start, MIN(requests), MAX(requests), MIN(prompt), MAX(prompt), MIN(output), MAX(output), MIN(charge),
   MAX(charge), MIN(promo), MAX(promo), MIN(loss), MAX(loss), MIN(cost), MAX(cost), COUNT(*)
@@ -190,16 +190,11 @@ FROM (
     FROM usage_day WHERE grouped < 3 GROUP BY grouped, start
 ) AS day GROUP BY start
 """
-_BOTH = f"""
-SELECT DISTINCT start FROM (
-    SELECT grouped, id, start, requests, prompt, output, charge, cost FROM usage_day WHERE grouped < 3 AND start < $1
-    UNION ALL
-    SELECT grouped, CASE grouped WHEN 0 THEN price_version WHEN 1 THEN account_id ELSE key_id END, start, -requests,
-      -(input + cache_read + cache_write + cache_write_1h + audio_input), -(output + audio_output + image_output),
-      -charge, -cost
-    FROM usage_rollup CROSS JOIN ({_GROUPS}) AS groups WHERE grouped < 3 AND span = {DAY_MS} AND start < $1
-) AS used GROUP BY grouped, id, start
-HAVING SUM(requests) <> 0 OR SUM(prompt) <> 0 OR SUM(output) <> 0 OR SUM(charge) <> 0 OR SUM(cost) <> 0
+_ROLLED = f"""
+SELECT key_id, price_version, start, CAST(SUM(requests) AS BIGINT),
+  CAST(SUM(input + cache_read + cache_write + cache_write_1h + audio_input) AS BIGINT),
+  CAST(SUM(output + audio_output + image_output) AS BIGINT), CAST(SUM(charge) AS BIGINT), CAST(SUM(cost) AS BIGINT)
+FROM usage_rollup WHERE account_id = $1 AND span = {DAY_MS} AND start >= $2 AND start < $3 GROUP BY 1, 2, 3
 """  # noqa: S608 - constants
 _KEPT_OF_ACCOUNT = f"""
 SELECT grouped, id, start, {_LIST} FROM usage_day
@@ -208,7 +203,9 @@ UNION ALL
 SELECT grouped, id, start, {_LIST} FROM usage_day
 WHERE start >= $2 AND start < $3 AND grouped IN (2, 3) AND id IN (SELECT id FROM api_key WHERE account_id = $1)
 """  # noqa: S608
-_KEPT_OF_PRICES = f"SELECT grouped, id, start, {_LIST} FROM usage_day WHERE grouped = 0 AND start >= $1"  # noqa: S608
+_KEPT_OF_PRICES = f"""
+SELECT grouped, id, start, {_LIST} FROM usage_day WHERE grouped = 0 AND start >= $1 AND start < $2
+"""  # noqa: S608
 _COUNT_KEPT = "SELECT COUNT(*) FROM usage_day WHERE start >= $1"
 _PLACE = f"key_id, price_version, flags & 16, ended_at / {DAY_MS} * {DAY_MS}"
 _ROWS = "FROM usage WHERE account_id = $1 AND ended_at >= $2 AND ended_at < $3"
@@ -228,11 +225,11 @@ async def check(view: Transaction, complain: Callable[[str], None], dropped_unti
     `dropped_until`: the last end of requests that are gone. Of days that began before it the sums are those of each
     other and of `store.rollups`.
     """
-    watermarks = [await value(view, name) or 0 for name in (WATERMARK, rollups.WATERMARK)]
+    watermark, other = [await value(view, name) or 0 for name in (WATERMARK, rollups.WATERMARK)]
     begin = rollups.first_whole_day(dropped_until)
+    both = min(begin, min(watermark, other) // DAY_MS * DAY_MS)
     wrong = {start for start, *pairs, count in await view.fetch(_ONE_DAY) if count != 3 or pairs[::2] != pairs[1::2]}
-    wrong |= {row[0] for row in await view.fetch(_BOTH, min(watermarks) // DAY_MS * DAY_MS)}
-    wrong |= await _unlike_requests(view, begin, watermarks[0], complain)
+    wrong |= await _unlike_rollups(view, both) | await _unlike_requests(view, begin, watermark, complain)
     for start in sorted(wrong):
         mend = rollups.made_anew("usage_day", WATERMARK, begin) if start >= begin else "they cannot be made anew"
         complain(f"the sums of all accounts of the day from {start} on are not those of its requests; {mend}")
@@ -254,12 +251,34 @@ async def _unlike_requests(view: Transaction, begin: int, watermark: int, compla
         rows = await view.fetch(_KEPT_OF_ACCOUNT, account_id, since, until)
         known += len(rows)
         wrong |= _differing(rows, actual)
-    rows = await view.fetch(_KEPT_OF_PRICES, begin)
+    rows = await view.fetch(_KEPT_OF_PRICES, begin, EVER)
     known += len(rows)
     [(there,)] = await view.fetch(_COUNT_KEPT, begin)
     if there != known:
         complain(f"{there - known} sums of all accounts from {begin} on are of no account and no key that there is")
     return wrong | _differing(rows, of_prices)
+
+
+async def _unlike_rollups(view: Transaction, end: int) -> set[int]:
+    """The days before `end` of which a sum is not that of `store.rollups`, which knows no gifts and no losses."""
+    wrong: set[int] = set()
+    of_prices: dict[_Place, list[int]] = {}
+    async for account_id, since, until in rollups.windows(view, 0, end - 1):
+        period = (account_id, since, min(until, end))
+        actual: dict[_Place, list[int]] = {}
+        for key_id, version, start, *sums in await view.fetch(_ROLLED, *period):
+            _more(of_prices, (Group.PRICE, version, start), sums)
+            _more(actual, (Group.ACCOUNT, account_id, start), sums)
+            _more(actual, (Group.KEY, key_id, start), sums)
+        rows = await view.fetch(_KEPT_OF_ACCOUNT, *period)
+        wrong |= _differing([_as_rolled(row) for row in rows if row[0] != Group.OWN], actual)
+    rows = await view.fetch(_KEPT_OF_PRICES, 0, end)
+    return wrong | _differing([_as_rolled(row) for row in rows], of_prices)
+
+
+def _as_rolled(row: Row) -> Row:
+    *place, requests, prompt, output, charge, _, _, cost = row
+    return (*place, requests, prompt, output, charge, cost)
 
 
 async def _of_requests(

@@ -221,10 +221,8 @@ async def last_uses(database: Database, account_id: int) -> dict[int, int]:
 
 
 def by_time(dialect: str, sql: str) -> str:
-    """A statement over `usage` for the database that runs it: PostgreSQL finds rows by their time alone."""
-    if dialect == "sqlite":
-        return sql
-    return sql.replace(EACH_ACCOUNT, "").replace("json_extract(meters, '$.", "json_extract_path_text(meters::json, '")
+    """A statement with `EACH_ACCOUNT` for the database that runs it: PostgreSQL finds rows by their time alone."""
+    return sql if dialect == "sqlite" else sql.replace(EACH_ACCOUNT, "")
 
 
 async def roll_up(database: Database) -> None:

@@ -38,6 +38,10 @@ class Group(IntEnum):
     OWN = 3
 
 
+# Group, id and start of the day.
+_Place = tuple[int, int, int]
+
+
 class Sums(msgspec.Struct, frozen=True):
     """What requests of one group add up to: tokens, and nano-USD. `group`: an id, or a day's number since 1970."""
 
@@ -55,15 +59,9 @@ _NAMES = Sums.__struct_fields__[1:]
 _LIST = ", ".join(_NAMES)
 _KEPT = ", ".join(f"CAST(SUM({name}) AS BIGINT)" for name in _NAMES)
 _AMOUNTS = ", ".join(f"CAST(SUM({name}) AS BIGINT) AS {name}" for name in _NAMES[3:])
-# Of `usage.meters`, which few requests have; written for SQLite (`by_time`).
-_HEARD, _SPOKEN, _DRAWN = (
-    f"COALESCE(CAST(json_extract(meters, '$.{name}') AS BIGINT), 0)"
-    for name in ("audio_input", "audio_output", "image_output")
-)
 _OF_USAGE = (
-    "COUNT(*) AS requests, "
-    f"CAST(SUM(input + cache_read + cache_write + cache_write_1h + {_HEARD}) AS BIGINT) AS prompt, "
-    f"CAST(SUM(output + {_SPOKEN} + {_DRAWN}) AS BIGINT) AS output, {_AMOUNTS}"
+    "COUNT(*) AS requests, CAST(SUM(input + cache_read + cache_write + cache_write_1h) AS BIGINT) AS prompt, "
+    f"CAST(SUM(output) AS BIGINT) AS output, {_AMOUNTS}"
 )
 _GROUPS = "SELECT 0 AS grouped UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3"
 _ADDED = ", ".join(f"{name} = usage_day.{name} + excluded.{name}" for name in _NAMES)
@@ -76,34 +74,77 @@ FROM (
 ) AS used CROSS JOIN ({_GROUPS}) AS groups WHERE grouped < 3 OR own <> 0 GROUP BY 1, 2, 3
 ON CONFLICT (grouped, id, start) DO UPDATE SET {_ADDED}
 """  # noqa: S608 - constants
+# Sound and pictures, which few requests have, are tokens too: they are read request by request, and added.
+_ADDED_RARE = f"""
+SELECT key_id, price_version, flags & 16, ended_at / {DAY_MS} * {DAY_MS}, account_id, meters
+FROM usage WHERE {EACH_ACCOUNT}ended_at > $1 AND ended_at <= $2 AND meters IS NOT NULL
+"""  # noqa: S608
+_ADD_RARE = (
+    "UPDATE usage_day SET prompt = prompt + $4, output = output + $5 WHERE grouped = $1 AND id = $2 AND start = $3"
+)
 _DAYS = "FROM usage_day WHERE start >= $1 AND start < $2 AND grouped ="
 _BY_ID = f"SELECT id, {_KEPT} {_DAYS} $3 GROUP BY id"
 _BY_START = f"SELECT start / {DAY_MS}, {_KEPT} {_DAYS} 0 GROUP BY start"
 _OF_ID = f"SELECT id, {_KEPT} {_DAYS} $3 AND id = $4 GROUP BY id"
 _OF_KEYS = f"SELECT id, {_KEPT} {_DAYS} 2 AND id IN (SELECT id FROM api_key WHERE account_id = $3) GROUP BY id"  # noqa: S608
 _ALL = f"FROM usage WHERE {EACH_ACCOUNT}ended_at >= $1 AND ended_at < $2"
+# Each twice: what all requests of a group come to, and the seldom used meters of each that has any.
 _ALL_BY = {
-    Group.PRICE: f"SELECT price_version, {_OF_USAGE} {_ALL} GROUP BY 1",
-    Group.ACCOUNT: f"SELECT account_id, {_OF_USAGE} {_ALL} GROUP BY 1",
-    Group.KEY: f"SELECT key_id, {_OF_USAGE} {_ALL} GROUP BY 1",
-    Group.OWN: f"SELECT key_id, {_OF_USAGE} {_ALL} AND flags & 16 <> 0 GROUP BY 1",
+    Group.PRICE: (
+        f"SELECT price_version, {_OF_USAGE} {_ALL} GROUP BY 1",
+        f"SELECT price_version, meters {_ALL} AND meters IS NOT NULL",
+    ),
+    Group.ACCOUNT: (
+        f"SELECT account_id, {_OF_USAGE} {_ALL} GROUP BY 1",
+        f"SELECT account_id, meters {_ALL} AND meters IS NOT NULL",
+    ),
+    Group.KEY: (
+        f"SELECT key_id, {_OF_USAGE} {_ALL} GROUP BY 1",
+        f"SELECT key_id, meters {_ALL} AND meters IS NOT NULL",
+    ),
+    Group.OWN: (
+        f"SELECT key_id, {_OF_USAGE} {_ALL} AND flags & 16 <> 0 GROUP BY 1",
+        f"SELECT key_id, meters {_ALL} AND flags & 16 <> 0 AND meters IS NOT NULL",
+    ),
 }
-_ALL_BY_DAY = f"SELECT ended_at / {DAY_MS}, {_OF_USAGE} {_ALL} GROUP BY 1"
+_ALL_BY_DAY = (
+    f"SELECT ended_at / {DAY_MS}, {_OF_USAGE} {_ALL} GROUP BY 1",
+    f"SELECT ended_at / {DAY_MS}, meters {_ALL} AND meters IS NOT NULL",
+)
 _ITS = "FROM usage WHERE account_id = $3 AND ended_at >= $1 AND ended_at < $2"
-_ITS_ALL = f"SELECT account_id, {_OF_USAGE} {_ITS} GROUP BY 1"
-_ITS_BY_KEY = f"SELECT key_id, {_OF_USAGE} {_ITS} GROUP BY 1"
+_ITS_ALL = (
+    f"SELECT account_id, {_OF_USAGE} {_ITS} GROUP BY 1",
+    f"SELECT account_id, meters {_ITS} AND meters IS NOT NULL",
+)
+_ITS_BY_KEY = (
+    f"SELECT key_id, {_OF_USAGE} {_ITS} GROUP BY 1",
+    f"SELECT key_id, meters {_ITS} AND meters IS NOT NULL",
+)
 _ITS_OF_KEY = {
-    Group.KEY: f"SELECT key_id, {_OF_USAGE} {_ITS} AND key_id = $4 GROUP BY 1",
-    Group.OWN: f"SELECT key_id, {_OF_USAGE} {_ITS} AND key_id = $4 AND flags & 16 <> 0 GROUP BY 1",
+    Group.KEY: (
+        f"SELECT key_id, {_OF_USAGE} {_ITS} AND key_id = $4 GROUP BY 1",
+        f"SELECT key_id, meters {_ITS} AND key_id = $4 AND meters IS NOT NULL",
+    ),
+    Group.OWN: (
+        f"SELECT key_id, {_OF_USAGE} {_ITS} AND key_id = $4 AND flags & 16 <> 0 GROUP BY 1",
+        f"SELECT key_id, meters {_ITS} AND key_id = $4 AND flags & 16 <> 0 AND meters IS NOT NULL",
+    ),
 }
 
 
 async def roll_up(database: Database) -> None:
     """Move the watermark to where it may stand now, and the sums with it."""
-    sql = by_time(database.dialect, _ADD)
+    add_all, added_rare = by_time(database.dialect, _ADD), by_time(database.dialect, _ADDED_RARE)
 
     async def add(transaction: Transaction, before: int, after: int) -> None:
-        await transaction.execute(sql, before, after)
+        await transaction.execute(add_all, before, after)
+        rare: dict[_Place, list[int]] = {}
+        for *place, account_id, meters in await transaction.fetch(added_rare, before, after):
+            sums = rollups.Sums(**read_meters(meters))
+            for each in _places(tuple(place), account_id):
+                _more(rare, each, [sums.prompt, sums.completion])
+        for each, more in sorted(rare.items()):
+            await transaction.execute(_ADD_RARE, *each, *more)
 
     async def drop(transaction: Transaction, after: int) -> None:
         await transaction.execute("DELETE FROM usage_day WHERE start > $1", after)
@@ -152,11 +193,14 @@ class Days:
         if first < last:
             found = {row[0]: Sums(*row) for row in await self.view.fetch(kept[0], first, last, *kept[1:])}
             ranges = [(since, first), (max(first, self._watermark + 1), last), (last, until)]
-        statement = by_time(self._dialect, rows[0])
+        statement, rare = (by_time(self._dialect, each) for each in rows[0])
         for begin, end in ranges:
             if begin < end:
                 for row in await self.view.fetch(statement, begin, end, *rows[1:]):
                     found[row[0]] = _plus(found.get(row[0]), row)
+                for group, meters in await self.view.fetch(rare, begin, end, *rows[1:]):
+                    sums = rollups.Sums(**read_meters(meters))
+                    found[group] = _plus(found[group], (group, 0, sums.prompt, sums.completion, 0, 0, 0, 0))
         return [found[group] for group in sorted(found)]
 
 
@@ -168,6 +212,18 @@ def _plus(before: Sums | None, row: Row) -> Sums:
     if before is None:
         return Sums(*row)
     return Sums(row[0], *(ours + theirs for ours, theirs in zip(astuple(before)[1:], row[1:], strict=True)))
+
+
+def _places(of: Row, account_id: int) -> list[_Place]:
+    """Where a request counts; `of`: its key, its price version, whether its own credential paid, its day."""
+    key_id, version, own, start = of
+    places = [(Group.PRICE, version, start), (Group.ACCOUNT, account_id, start), (Group.KEY, key_id, start)]
+    return [*places, *([(Group.OWN, key_id, start)] if own else [])]
+
+
+def _more(sums: dict[_Place, list[int]], place: _Place, more: list[int]) -> None:
+    before = sums.get(place)
+    sums[place] = more if before is None else [ours + theirs for ours, theirs in zip(before, more, strict=True)]
 
 
 @asynccontextmanager
@@ -215,9 +271,6 @@ SELECT {_PLACE}, COUNT(*), CAST(SUM(input + cache_read + cache_write + cache_wri
 """
 _ALL_RARE = f"SELECT {_PLACE}, meters {_ROWS} AND meters IS NOT NULL"
 
-# Group, id and start.
-_Place = tuple[int, int, int]
-
 
 async def check(view: Transaction, complain: Callable[[str], None], dropped_until: int = 0) -> None:
     """Name the days whose sums are not those of their requests.
@@ -242,12 +295,9 @@ async def _unlike_requests(view: Transaction, begin: int, watermark: int, compla
     known = 0
     async for account_id, since, until in rollups.windows(view, begin, watermark):
         actual: dict[_Place, list[int]] = {}
-        for (key_id, version, own, start), sums in await _of_requests(view, account_id, since, until, watermark):
-            _more(of_prices, (Group.PRICE, version, start), sums)
-            _more(actual, (Group.ACCOUNT, account_id, start), sums)
-            _more(actual, (Group.KEY, key_id, start), sums)
-            if own:
-                _more(actual, (Group.OWN, key_id, start), sums)
+        for place, sums in await _of_requests(view, account_id, since, until, watermark):
+            for each in _places(place, account_id):
+                _more(of_prices if each[0] == Group.PRICE else actual, each, sums)
         rows = await view.fetch(_KEPT_OF_ACCOUNT, account_id, since, until)
         known += len(rows)
         wrong |= _differing(rows, actual)
@@ -267,9 +317,8 @@ async def _unlike_rollups(view: Transaction, end: int) -> set[int]:
         period = (account_id, since, min(until, end))
         actual: dict[_Place, list[int]] = {}
         for key_id, version, start, *sums in await view.fetch(_ROLLED, *period):
-            _more(of_prices, (Group.PRICE, version, start), sums)
-            _more(actual, (Group.ACCOUNT, account_id, start), sums)
-            _more(actual, (Group.KEY, key_id, start), sums)
+            for each in _places((key_id, version, 0, start), account_id):
+                _more(of_prices if each[0] == Group.PRICE else actual, each, sums)
         rows = await view.fetch(_KEPT_OF_ACCOUNT, *period)
         wrong |= _differing([_as_rolled(row) for row in rows if row[0] != Group.OWN], actual)
     rows = await view.fetch(_KEPT_OF_PRICES, 0, end)
@@ -293,11 +342,6 @@ async def _of_requests(
             rare = rollups.Sums(**read_meters(meters))
             found.append((tuple(place), [0, rare.prompt, rare.completion, 0, 0, 0, 0]))
     return found
-
-
-def _more(sums: dict[_Place, list[int]], place: _Place, more: list[int]) -> None:
-    before = sums.get(place)
-    sums[place] = more if before is None else [ours + theirs for ours, theirs in zip(before, more, strict=True)]
 
 
 def _differing(kept: list[Row], actual: dict[_Place, list[int]]) -> set[int]:

@@ -228,10 +228,37 @@ def test_why_it_was_ended_is_said() -> None:
     )
 
 
-def test_calls_that_come_mixed_lose_nothing() -> None:
-    said: list[Event] = [ToolStart(0, "a", "f"), ToolStart(1, "b", "g"), ToolDelta(1, "{}"), ToolDelta(0, '{"x":1}')]
-    deltas = [each for each in events(written(said)) if each["type"] == "content_block_delta"]
-    assert [(each["index"], each["delta"]["partial_json"]) for each in deltas] == [(1, "{}"), (0, '{"x":1}')]
+@pytest.mark.parametrize(
+    "mixed",
+    [
+        [ToolStart(0, "a", "f"), ToolStart(1, "b", "g"), ToolDelta(1, "{}"), ToolDelta(0, '{"x":1}')],
+        [
+            *(ToolStart(0, "a", "f"), ToolDelta(0, '{"x"'), ToolStart(1, "b", "g"), ToolDelta(1, "{")),
+            *(ToolDelta(0, ":1}"), ToolDelta(1, "}")),
+        ],
+        [ToolStart(0, "a", "f"), ToolStart(1, "b", "g"), ToolDelta(0, '{"x":1'), ToolDelta(0, "}"), ToolDelta(1, "{}")],
+    ],
+)
+def test_calls_that_come_mixed_go_out_one_after_another(mixed: list[Event]) -> None:
+    mixed = [*mixed, ToolStart(2, "c", "h"), TextDelta("So")]
+    told: list[tuple[str, int, str]] = [
+        (each["type"], each["index"], each.get("delta", {}).get("partial_json", ""))
+        for each in events(written(mixed))
+        if each["type"].startswith("content_block")
+    ]
+    assert [index for _, index, _ in told] == sorted(index for _, index, _ in told)
+    blocks = message_of(written(mixed))["content"]
+    assert [(block.get("name"), block.get("input")) for block in blocks] == [
+        *(("f", {"x": 1}), ("g", {}), ("h", {}), (None, None)),
+    ]
+
+
+def test_a_call_that_follows_a_whole_one_does_not_wait() -> None:
+    writer = AnthropicWriter(REQUEST, NAMES)
+    said: list[Event] = [ToolStart(0, "a", "f"), ToolDelta(0, '{"x":'), ToolDelta(0, "1}")]
+    assert b'"id":"a"' in writer.write(said)
+    assert b'"id":"b"' in writer.write([ToolStart(1, "b", "g")])
+    assert b'"index":1' in writer.write([ToolDelta(1, "{")])
 
 
 # --- From servers of another dialect ---

@@ -1,7 +1,8 @@
 """Answers for callers who speak Anthropic's Messages: whole, as a stream of events, and as errors.
 
 Rule 1  Blocks stand one after another, and each is closed before the next is opened. Text and thoughts are told apart
-        by their kind, calls by their number.
+        by their kind, calls by their number. Where pieces of several calls come mixed, one call is written and the
+        others wait until its arguments are whole: what comes after the end of a block is lost on most clients.
 Rule 2  A proof of another dialect goes out as a signature or as redacted thinking, which clients keep unread and send
         back (`anthropic_conversation.sealed`).
 Rule 3  What was read is estimated in `message_start`, where nobody knows better yet; `message_delta` has the counts
@@ -112,6 +113,9 @@ class AnthropicWriter:
         self._index = -1  # of the last block
         self._open = ""  # its kind: text, thinking, tool, or "" when it is closed
         self._tools: dict[int, int] = {}  # number of a call → its block
+        self._call = -1  # number of the last one
+        self._arguments: list[str] = []  # of it, so far
+        self._waiting: list[ToolStart | ToolDelta] = []
         self._refusal: list[str] = []
 
     def write(self, events: list[Event]) -> bytes:
@@ -127,6 +131,7 @@ class AnthropicWriter:
         out: list[bytes] = []
         if not self._is_started:
             out.append(self._start())
+        self._write_waiting(out, to_the_end=True)
         self._close(out)
         finish = next((each for each in tail.finishes if each.choice == 0), tail.finishes[0])
         delta: dict[str, Any] = {
@@ -157,19 +162,17 @@ class AnthropicWriter:
         return event_of(b"message_start", _encode({"type": "message_start", "message": message}))
 
     def _write(self, event: Event, out: list[bytes]) -> None:
+        if self._waiting and not isinstance(event, ToolStart | ToolDelta):
+            self._write_waiting(out, to_the_end=True)
         if isinstance(event, TextDelta):
             self._text(event.text, out)
-        elif isinstance(event, ToolDelta):
-            block = self._tools.get(event.index)
-            if block is not None:
-                out.append(_delta(block, b'"input_json_delta","partial_json":%b' % _encode(event.arguments)))
+        elif isinstance(event, ToolStart | ToolDelta):
+            self._tool(event, out)
         elif isinstance(event, ThinkingDelta):
             self._open_thinking(out)
             out.append(_delta(self._index, b'"thinking_delta","thinking":%b' % _encode(event.text)))
         elif isinstance(event, ThinkingEnd):
             self._end_thinking(event, out)
-        elif isinstance(event, ToolStart):
-            self._start_tool(event, out)
         elif isinstance(event, RefusalDelta):
             self._refusal.append(event.text)
             self._text(event.text, out)
@@ -197,6 +200,50 @@ class AnthropicWriter:
             out.append(_delta(self._index, b'"signature_delta","signature":%b' % signature))
         self._close(out)
 
+    def _tool(self, event: ToolStart | ToolDelta, out: list[bytes]) -> None:
+        if isinstance(event, ToolDelta) and event.index == self._call:
+            self._add_arguments(event, out)
+            if self._waiting:
+                self._write_waiting(out)
+        elif self._waiting or (self._open == "tool" and isinstance(event, ToolStart) and not self._is_call_whole()):
+            self._waiting.append(event)
+        elif isinstance(event, ToolStart):
+            self._start_tool(event, out)
+        elif event.index in self._tools:
+            self._add_arguments(event, out)
+
+    def _write_waiting(self, out: list[bytes], *, to_the_end: bool = False) -> None:
+        """Write the calls that wait, in order, as far as the one before is whole; all of them where nothing follows."""
+        while self._waiting and (to_the_end or self._is_call_whole()):
+            first, rest = self._waiting[0], self._waiting[1:]
+            self._waiting = []
+            if isinstance(first, ToolStart):
+                self._start_tool(first, out)
+                for event in rest:
+                    if isinstance(event, ToolDelta) and event.index == first.index:
+                        self._add_arguments(event, out)
+                    else:
+                        self._waiting.append(event)
+            else:
+                self._waiting = rest
+                if first.index in self._tools:
+                    self._add_arguments(first, out)
+
+    def _is_call_whole(self) -> bool:
+        if not self._arguments or self._arguments[-1].rstrip()[-1:] not in ("}", ""):
+            return False
+        try:
+            msgspec.json.decode("".join(self._arguments))
+        except msgspec.DecodeError:
+            return False
+        return True
+
+    def _add_arguments(self, event: ToolDelta, out: list[bytes]) -> None:
+        if event.index == self._call:
+            self._arguments.append(event.arguments)
+        block = self._tools[event.index]
+        out.append(_delta(block, b'"input_json_delta","partial_json":%b' % _encode(event.arguments)))
+
     def _start_tool(self, event: ToolStart, out: list[bytes]) -> None:
         if event.signature:
             block = {"type": "redacted_thinking", "data": sealed(event.origin, event.signature, of_call=True)}
@@ -204,6 +251,7 @@ class AnthropicWriter:
         start = b'{"type":"tool_use","id":%b,"name":%b,"input":{}}' % (_encode(event.id), _encode(event.name))
         self._open_block("tool", start, out)
         self._tools[event.index] = self._index
+        self._call, self._arguments = event.index, []
 
     def _open_block(self, kind: str, start: bytes, out: list[bytes]) -> None:
         self._close(out)

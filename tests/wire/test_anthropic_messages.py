@@ -30,6 +30,7 @@ from tollbridge.wire.conversation import (
     ToolChoice,
     ToolResult,
 )
+from tollbridge.wire.openai_chat_provider import OpenAiChat
 
 BODY: dict[str, Any] = {"model": "m", "max_tokens": 100, "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -360,6 +361,13 @@ def test_a_round_trip_keeps_every_field() -> None:
 def test_other_members_make_the_round_trip(members: dict[str, Any], model: str) -> None:
     after = json.loads(AnthropicProvider().outgoing(said(**members), route(model), None).body)
     assert after == BODY | members | {"model": model}
+
+
+def test_who_wants_no_thoughts_says_nothing_of_effort_to_models_that_may_not_know_it() -> None:
+    conversation = said(thinking={"type": "disabled"})
+    assert conversation.reasoning == Reasoning(budget=0)
+    outgoing = OpenAiChat().outgoing(conversation, route("m"), None)
+    assert "reasoning_effort" not in json.loads(outgoing.body)
 
 
 def test_hints_say_nothing_to_others_and_extras_are_named() -> None:

@@ -303,7 +303,7 @@ def _reasoning(thinking: ThinkingParam | None, effort: str | None) -> Reasoning 
         return None if effort is None else Reasoning(effort=effort)
     shown = None if thinking.display is None else thinking.display != "omitted"
     if thinking.type in ("disabled", "between_tools"):
-        return Reasoning(effort="none", budget=0)
+        return Reasoning(budget=0)
     if thinking.type == "adaptive":
         return Reasoning(effort=effort, shown=shown)
     if thinking.type != "enabled" or thinking.budget_tokens is None:

@@ -290,6 +290,7 @@ def test_a_strict_tool_has_calls_that_keep_to_its_schema() -> None:
 
 def test_one_call_at_a_time_cannot_be_had() -> None:
     assert refused(tools=(Tool(name="b"),), parallel_tools=False) == "parallel_tools"
+    assert "toolConfig" not in sent(tools=(Tool(name="b"),), parallel_tools=False, one_call=True)
     assert "toolConfig" not in sent(tools=(Tool(name="b"),), parallel_tools=True)
 
 

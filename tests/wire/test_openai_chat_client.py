@@ -201,7 +201,7 @@ def test_functions_are_the_older_name_of_tools() -> None:
     )
     assert found.tools[0].name == "f"
     assert found.tool_choice == ToolChoice(mode="one", name="f")
-    assert found.parallel_tools is False
+    assert (found.parallel_tools, found.one_call) == (False, True)
     call, result = found.turns[1].parts[0], found.turns[2].parts[0]
     assert isinstance(call, ToolCall)
     assert isinstance(result, ToolResult)
@@ -404,6 +404,30 @@ def test_callers_who_know_functions_get_a_function_call() -> None:
     read = streamed(happened, Finish("tool_calls"), **asked)
     deltas = [event["choices"][0]["delta"].get("function_call") for event in read[1:-1]]
     assert deltas == [{"name": "f", "arguments": ""}, {"arguments": '{"a":'}, {"arguments": "1}"}]
+
+
+def test_callers_who_know_functions_are_told_of_the_first_call_alone() -> None:
+    asked: dict[str, Any] = {"functions": [{"name": "f"}]}
+    happened: list[Event] = [
+        *(ToolStart(0, "c", "f"), ToolDelta(0, '{"a":1}')),
+        *(ToolStart(1, "d", "g"), ToolDelta(1, '{"b":2}'), ToolStart(2, "e", "h")),
+    ]
+    read = streamed(happened, Finish("tool_calls"), **asked)
+    deltas = [event["choices"][0]["delta"].get("function_call") for event in read[1:-1]]
+    assert deltas == [{"name": "f", "arguments": ""}, {"arguments": '{"a":1}'}]
+
+
+def test_a_stream_that_says_nothing_begins_with_its_role() -> None:
+    first, last = streamed([], Finish("filtered", native="SAFETY"))
+    assert first["choices"][0]["delta"] == {"role": "assistant", "content": "", "refusal": None}
+    assert last["choices"][0]["finish_reason"] == "content_filter"
+
+
+def test_proofs_without_a_text_add_nothing_to_what_was_thought() -> None:
+    proof = Thinking(signature="sig", origin="gemini")
+    message = rendered(proof, Thinking(text="a"), Thinking(redacted="x", origin="anthropic"), Text(text="t"))["message"]
+    assert message["reasoning_content"] == "a"
+    assert len(message["reasoning_details"]) == 3
 
 
 def test_callers_who_want_no_thoughts_get_none() -> None:

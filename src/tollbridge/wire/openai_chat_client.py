@@ -4,7 +4,8 @@ Rule 1  Thoughts go out twice, as DeepSeek's clients read them (`reasoning_conte
         (`reasoning_details`, whose pieces are joined by `index`): only the latter hold the signatures without which
         some models refuse to go on, so callers send them back.
 Rule 2  A stream begins with a chunk that says the role, for each choice.
-Rule 3  Calls of custom tools are told in their own form, whatever they were to the model.
+Rule 3  Calls of custom tools are told in their own form, whatever they were to the model. Callers who know functions by
+        their older name have room for one call: the first.
 Rule 4  Usage is where the caller expects it: see rule 3 of `openai_stream`.
 """
 
@@ -121,7 +122,7 @@ def _choice(choice: Choice, told: _Told) -> dict[str, Any]:
     if images:
         message["images"] = images  # OpenRouter's place for drawn pictures
     if any(thoughts):
-        message["reasoning_content"] = "\n".join(thoughts)
+        message["reasoning_content"] = "\n".join(filter(None, thoughts))
     if details:
         message["reasoning_details"] = details
     if calls and told.legacy:
@@ -215,12 +216,9 @@ class ChatWriter:
         return b"".join([self._event(event) for event in events])
 
     def _event(self, event: Event) -> bytes:
-        state = self._states.get(event.choice)
-        begin = b""
+        state, begin = self._states.get(event.choice), b""
         if state is None:
-            before_text = b'%b{"index":%d,"delta":{"content":' % (self._head, event.choice)
-            state = self._states[event.choice] = _State(before_text)
-            begin = self._chunk(event.choice, b'{"role":"assistant","content":"","refusal":null}')
+            state, begin = self._begin(event.choice)
         match event:
             case TextDelta():
                 state.length += len(event.text)
@@ -233,6 +231,8 @@ class ChatWriter:
                 return begin if self._told.hides else begin + self._thought(event, state)
             case ThinkingEnd():
                 return begin if self._told.hides else begin + self._end_of_thought(event, state)
+            case ToolStart() | ToolDelta() if event.index and self._told.legacy:
+                return begin
             case ToolDelta():
                 return begin + self._arguments(event, state)
             case ToolStart():
@@ -255,6 +255,8 @@ class ChatWriter:
         # Clients read arguments as JSON, and a call without any came without a piece of them.
         bare = [ToolDelta(call, "{}", at) for at, state in self._states.items() for call in sorted(state.bare)]
         out = [self.write(list[Event](bare)), *self._custom_inputs()]
+        # A choice that said nothing (a prompt that was blocked) has not begun.
+        out += [self._begin(finish.choice)[1] for finish in tail.finishes if finish.choice not in self._states]
         for position, finish in enumerate(tail.finishes):
             is_last = position == len(tail.finishes) - 1
             if self._asked:
@@ -282,6 +284,12 @@ class ChatWriter:
         return self._own([choice], errors.members(error))
 
     # --- One event ---
+
+    def _begin(self, choice: int) -> tuple[_State, bytes]:
+        """The state of a choice that has none yet, and the chunk that it begins with."""
+        before_text = b'%b{"index":%d,"delta":{"content":' % (self._head, choice)
+        state = self._states[choice] = _State(before_text)
+        return state, self._chunk(choice, b'{"role":"assistant","content":"","refusal":null}')
 
     def _chunk(self, choice: int, delta: bytes, logprobs: Raw | None = None) -> bytes:
         said = b"null" if logprobs is None else bytes(logprobs).replace(b"\n", b" ")

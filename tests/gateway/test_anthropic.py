@@ -4,7 +4,19 @@ import json
 from typing import Any
 
 import pytest
-from tests.gateway.site import INPUT_NANO, OUTPUT_NANO, Json, Site, always, chat, run, says, streams
+from tests.gateway.site import (
+    INPUT_NANO,
+    OUTPUT_NANO,
+    STREAM_HEAD,
+    Json,
+    Site,
+    always,
+    chat,
+    framed,
+    run,
+    says,
+    streams,
+)
 from tests.upstream.bad_server import Peer, Request
 from tests.wire.messages import STREAM, TEXT, block, event, events, finish, message_of, start
 
@@ -70,6 +82,31 @@ def test_every_meter_has_its_price(path: str, streamed: bool) -> None:
                 ).items()
                 assert shown["model"] == "claude"
                 assert shown["id"] != "msg_01"
+
+    run(test())
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/chat/completions"])
+def test_a_caller_who_left_pays_for_what_was_read_from_a_cache_as_such(path: str) -> None:
+    async def answer(request: Request, peer: Peer) -> None:
+        said = block(0, TEXT, {"type": "text_delta", "text": "Hello there, this is some output. "})
+        await peer.send(STREAM_HEAD + framed(start({**USAGE, "output_tokens": 1}) + said))
+        await peer.closed()
+
+    async def test() -> None:
+        async with site(answer) as here:
+            asked = message(stream=True) if path == "/v1/messages" else chat(model="claude", stream=True)
+            call = await here.open(path, asked)
+            await call.head()
+            await anext(call.pieces())
+            call.reset()
+            [row] = await here.settled(1)
+            assert row["outcome"] == Outcome.CLIENT_LEFT
+            assert (row["input"], row["cache_read"]) == (100, 1_000)
+            assert 5 < row["output"] < 12
+            read = 100 * INPUT_NANO + 1_000 * 100 + 10 * 1_250 + 20 * 2_000
+            assert row["charge"] == read + row["output"] * OUTPUT_NANO
+            assert row["flags"] & 2
 
     run(test())
 

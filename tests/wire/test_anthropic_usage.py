@@ -56,6 +56,24 @@ def test_a_stream_s_first_report_alone_is_no_usage() -> None:
     meter.start(raw(FULL))
     assert meter.usage is None
     assert not meter.suspect
+    assert meters(meter.told_first) == (25, 7, 4, 6, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        None,
+        {},
+        {"input_tokens": 0, "output_tokens": 1},
+        {"input_tokens": -1},
+        {"input_tokens": "many"},
+        {"input_tokens": True},
+    ],
+)
+def test_a_first_report_that_says_nothing_of_what_was_read_is_none(report: Any) -> None:
+    meter = Meter()
+    meter.start(raw(report))
+    assert meter.told_first is None
 
 
 @pytest.mark.parametrize(

@@ -156,10 +156,13 @@ class StreamCall:
         return self._end_as(Cause.CLIENT_LEFT if self.left else Cause.OUR_FAULT)
 
     def counted(self, *, suspect: bool = False) -> Usage:
-        """What was read and produced so far, counted here."""
+        """What was read and produced so far, counted here but for what the provider says first."""
         stream = self.stream
         output = stream.output.tokens if stream is not None else 0
         raw = stream.reported if stream is not None and suspect else b""
+        read = stream.told_first if stream is not None else None
+        if read is not None and self._live.settlement.believes(self.ticket, read):
+            return msgspec.structs.replace(read, output=output, estimated=True, suspect=suspect, raw=raw)
         return Usage(input=self.ticket.demand.prompt, output=output, estimated=True, suspect=suspect, raw=raw)
 
     # --- the provider's side ---

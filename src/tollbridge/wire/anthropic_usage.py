@@ -6,7 +6,8 @@ Rule 1  One gate: a count is a whole number from 0 to `MOST`. Where `input_token
 Rule 2  `input_tokens` EXCLUDES what was read from a cache and written to one; `output_tokens` INCLUDES thinking.
 Rule 3  In a stream `message_start` says what was read, and `message_delta` what was written, cumulatively: later counts
         replace earlier ones. Only a `message_delta` makes a usage, for the first report says next to nothing of the
-        output. One that repeats no count of what was read, or says 0 for all of it, leaves the first one's.
+        output: where no other comes, it tells what was read, and the output is counted here. One that repeats no count
+        of what was read, or says 0 for all of it, leaves the first one's.
 Rule 4  `iterations`, where there are any, are the real bill: what a compaction or a declined attempt used is in no
         number beside them. They are added up, unless that gives less than the numbers beside them (suspect).
 
@@ -81,6 +82,7 @@ class Meter:
     def __init__(self) -> None:
         self.usage: Usage | None = None
         self.reported = b""
+        self.told_first: Usage | None = None
         self._members: dict[str, Raw] = {}
         self._has_unbelievable = False
 
@@ -92,6 +94,12 @@ class Meter:
     def start(self, raw: Raw) -> None:
         """Take the report of a `message_start`: any JSON value."""
         self._members = _fields(raw) or {}
+        try:
+            report, _ = _report(msgspec.json.encode(self._members), self._members)
+        except _Unbelievable:
+            return
+        read, _ = _meters(report, b"")
+        self.told_first = msgspec.structs.replace(read, output=0) if read.prompt else None
 
     def read(self, raw: Raw) -> None:
         """Take a report of the whole, or of all so far: any JSON value."""
@@ -162,10 +170,7 @@ def _fields(raw: Raw) -> dict[str, Raw] | None:
 
 
 def _usage(text: bytes, members: dict[str, Raw], raw: bytes) -> Usage | None:
-    try:
-        report, is_suspect = _decode_report(text), False
-    except (msgspec.DecodeError, RecursionError):
-        report, is_suspect = _leniently(members)
+    report, is_suspect = _report(text, members)
     if report.input_tokens is None or report.output_tokens is None:
         return None
     total, is_odd = _meters(report, raw)
@@ -188,6 +193,14 @@ def _usage(text: bytes, members: dict[str, Raw], raw: bytes) -> Usage | None:
         searches=searches,
         suspect=is_suspect or thought > total.output,
     )
+
+
+def _report(text: bytes, members: dict[str, Raw]) -> tuple[_Report, bool]:
+    """`members`, as they stand in `text`, and whether a part of them had to be left out."""
+    try:
+        return _decode_report(text), False
+    except (msgspec.DecodeError, RecursionError):
+        return _leniently(members)
 
 
 def _meters(given: _Counts, raw: bytes) -> tuple[Usage, bool]:

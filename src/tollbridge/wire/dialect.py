@@ -52,8 +52,9 @@ class Client(Protocol):
 class Reader(Protocol):
     """Reads one stream of a provider.
 
-    `usage`, `suspect`, `reported`: as of `exchange.Answer`, so far. `done`: the provider announced the end. `failed`:
-    it said that it failed (`UpstreamSaid`), or sent what makes no sense (`ProtocolError`); nothing is read any more.
+    `usage`, `suspect`, `reported`, `told_first`: as of `exchange.Stream`. `done`: the provider announced the end.
+    `failed`: it said that it failed (`UpstreamSaid`), or sent what makes no sense (`ProtocolError`); nothing is read
+    any more.
     """
 
     @property
@@ -64,6 +65,9 @@ class Reader(Protocol):
 
     @property
     def reported(self) -> bytes: ...
+
+    @property
+    def told_first(self) -> Usage | None: ...
 
     @property
     def done(self) -> bool: ...

@@ -15,10 +15,11 @@ MAX_HEAD = 16_384
 
 
 class Meter(Protocol):
-    """What a dialect's meter tells; see `exchange.Answer`."""
+    """What a dialect's meter tells; see `exchange.Answer` and `exchange.Stream`."""
 
     usage: Usage | None
     reported: bytes
+    told_first: Usage | None
 
     @property
     def suspect(self) -> bool: ...
@@ -40,6 +41,10 @@ class Metered:
     @property
     def reported(self) -> bytes:
         return self._meter.reported
+
+    @property
+    def told_first(self) -> Usage | None:
+        return self._meter.told_first
 
 
 class Events(Metered, ABC, Generic[T]):

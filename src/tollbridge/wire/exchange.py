@@ -89,9 +89,10 @@ class Answer(Protocol):
 class Stream(Protocol):
     """An answer that comes in pieces.
 
-    `usage`, `suspect`, `reported`, `finish`: as of `Answer`, so far. `complete`: every choice has finished, or the end
-    was announced; `done`: it was announced. `chunks`: events that brought text. `failed`: the provider said that it
-    failed (`UpstreamSaid`), or sent what makes no sense (`ProtocolError`); nothing is read any more then.
+    `usage`, `suspect`, `reported`, `finish`: as of `Answer`, so far. `told_first`: what was read, where the provider
+    says it before it writes; nothing of what is written. `complete`: every choice has finished, or the end was
+    announced; `done`: it was announced. `chunks`: events that brought text. `failed`: the provider said that it failed
+    (`UpstreamSaid`), or sent what makes no sense (`ProtocolError`); nothing is read any more then.
     """
 
     @property
@@ -102,6 +103,9 @@ class Stream(Protocol):
 
     @property
     def reported(self) -> bytes: ...
+
+    @property
+    def told_first(self) -> Usage | None: ...
 
     @property
     def finish(self) -> str | None: ...

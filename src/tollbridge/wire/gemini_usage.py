@@ -54,6 +54,7 @@ class Meter:
     def __init__(self) -> None:
         self.usage: Usage | None = None
         self.reported = b""
+        self.told_first: Usage | None = None
         self._has_unbelievable = False
 
     @property

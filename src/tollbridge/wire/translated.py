@@ -93,6 +93,10 @@ class TranslatedStream:
         return self._reader.reported
 
     @property
+    def told_first(self) -> Usage | None:
+        return self._reader.told_first
+
+    @property
     def failed(self) -> UpstreamError | None:
         return self._reader.failed
 

@@ -72,6 +72,7 @@ class Meter:
 
     usage: Usage | None = None
     reported = b""
+    told_first: Usage | None = None
     _full = b"{}"
     _says_all = False  # `_full` has our counts as it came, and no money
     _has_unbelievable = False

@@ -75,6 +75,25 @@ def test_finished_without_usage_is_counted_here() -> None:
     run(test())
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_prompt_that_is_counted_here_costs_what_count_tokens_says(streamed: bool) -> None:
+    messages = [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "Hi."}] * 20
+    said = streams(stream(usage=None)) if streamed else says(completion(usage=None))
+
+    async def test() -> None:
+        async with Site(always(said)) as site:
+            counted = await site.post("/v1/messages/count_tokens", {"model": "m", "messages": messages})
+            tokens = counted.json["input_tokens"]
+            assert 40 * 5 <= tokens <= 40 * 8
+            await site.post("/v1/chat/completions", chat(messages=messages, stream=streamed))
+            await site.post("/v1/responses", {"model": "m", "input": "Hello!", "stream": streamed})
+            first, second = await site.settled(2)
+            assert (first["input"], first["flags"] & 2) == (tokens, 2)
+            assert 8 <= second["input"] <= 11
+
+    run(test())
+
+
 def test_caller_who_left_pays_for_what_was_produced_when_the_provider_stops() -> None:
     gone = asyncio.Event()
 

@@ -300,7 +300,8 @@ def test_a_stream_on_included_tokens_grows_and_ends_where_they_do() -> None:
             [row] = await site.settled(1)
             assert row["charge"] == 0
             used, left = await quota(site)
-            assert (used + left, left < 100) == (700, True)
+            # Of 629 tokens that can be held 95 % are used, or more.
+            assert (used + left, left < 105) == (700, True)
 
     run(test())
 

@@ -74,6 +74,7 @@ class Bound(msgspec.Struct, frozen=True, gc=False):
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a request asks for, as far as money goes. `prompt`: estimated tokens, the hold's margin not yet added.
+    `read`: what of them is charged where the provider does not say what it read (`tokens.count_read`).
 
     `output_limit` is the caller's, per choice; `choices` how many answers. `produces`: False for embeddings. What may
     make it dearer: `audio`, it may hold sound; `body`, the request as it came, in which is looked for caching by the
@@ -81,6 +82,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
 
     prompt: int
+    read: int = 0
     output_limit: int | None
     choices: int = 1
     produces: bool = True

@@ -27,7 +27,8 @@ PER_MESSAGE = 4
 PER_REQUEST = 3
 # The JSON around a message, as `count` sees it. No model reads it; in a hold it stands for what templates add beside.
 PER_FRAME = 13
-# A picture at high detail costs between 85 and about 1,600 tokens with the providers that say; held, not charged.
+# A picture at high detail costs between 85 and about 1,600 tokens with the providers that say. Held; charged only where
+# the provider never says what it read.
 PER_IMAGE = 1_600
 
 # A hold covers the estimate plus this many percent, so that the real count stays below it.
@@ -96,7 +97,12 @@ def count_prompt(text: bytes, messages: int = 0, images: int = 0) -> int:
 
 def count_read(text: bytes, messages: int = 0, images: int = 0) -> int:
     """`count_prompt` without the JSON around messages: what a provider would say that it has read."""
-    return max(1, count_prompt(text, messages, images) - messages * PER_FRAME)
+    return without_frames(count_prompt(text, messages, images), messages)
+
+
+def without_frames(counted: int, messages: int) -> int:
+    """`count_read` of a prompt of which `count_prompt` is known."""
+    return max(1, counted - messages * PER_FRAME)
 
 
 def with_margin(tokens: int) -> int:

@@ -303,7 +303,7 @@ class Inference:
         else:
             text = answer.text()
             counted = Usage(
-                input=ticket.demand.prompt,
+                input=ticket.demand.read,
                 output=tokens.count(text) if produces else 0,
                 estimated=True,
                 suspect=answer.suspect or reported is not None,

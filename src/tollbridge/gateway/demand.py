@@ -22,8 +22,10 @@ _OF_SEVERAL = frozenset({"completions", "embeddings"})
 def demand_of(request: Request) -> pricing.Demand:
     """Its prompt estimated, and the limits that the caller set."""
     prompt = request.prompt()
+    counted = tokens.count_prompt(prompt.text, prompt.messages, prompt.images)
     return pricing.Demand(
-        prompt=prompt.tokens + tokens.count_prompt(prompt.text, prompt.messages, prompt.images),
+        prompt=prompt.tokens + counted,
+        read=prompt.tokens + tokens.without_frames(counted, prompt.messages),
         output_limit=request.max_tokens,
         choices=request.choices,
         produces=request.endpoint != "embeddings",

@@ -163,7 +163,7 @@ class StreamCall:
         read = stream.told_first if stream is not None else None
         if read is not None and self._live.settlement.believes(self.ticket, read):
             return msgspec.structs.replace(read, output=output, estimated=True, suspect=suspect, raw=raw)
-        return Usage(input=self.ticket.demand.prompt, output=output, estimated=True, suspect=suspect, raw=raw)
+        return Usage(input=self.ticket.demand.read, output=output, estimated=True, suspect=suspect, raw=raw)
 
     # --- the provider's side ---
 

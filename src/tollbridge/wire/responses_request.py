@@ -95,6 +95,8 @@ def _prompt(fields: Mapping[str, Raw], items: int) -> Prompt:
             text = bytes(raw)
             if name == "input" and text.startswith(b"["):
                 text, images, tokens = prompt.without_media(text, _media(text))
+            elif name == "input":
+                text = b'[{"role":"user","content":%b}]' % text  # framed as each item is
             texts.append(prompt.unescaped(text))
     return Prompt(text=b"\n".join(texts), messages=items, images=images, tokens=tokens)
 

@@ -234,6 +234,17 @@ def test_a_key_knows_its_limit_its_use_and_what_is_left_of_its_plan() -> None:
     run(test())
 
 
+def test_an_estimate_counts_a_prompt_as_count_tokens_does() -> None:
+    async def test() -> None:
+        async with Site(OK) as site:
+            estimate = (await site.post("/v1/estimate", chat())).json
+            counted = await site.post("/v1/messages/count_tokens", chat())
+            assert estimate["tokens"]["prompt"] == counted.json["input_tokens"]
+            assert round(estimate["least_usd"] * 1e9) == counted.json["input_tokens"] * 100  # read from the cache
+
+    run(test())
+
+
 @pytest.mark.parametrize("fields", [{"max_tokens": 100}, {}, {"n": 3, "max_tokens": 7}])
 def test_an_estimate_is_what_the_request_then_holds(fields: Json) -> None:
     async def test() -> None:

@@ -309,7 +309,7 @@ def _estimated(request: Request, estimate: Estimate) -> dict[str, Any]:
         "endpoint": request.endpoint,
         "provider": route.upstream.name,
         "tokens": {
-            "prompt": demand.prompt,
+            "prompt": demand.read,
             "max_output": most * demand.choices if demand.produces else 0,
             "choices": demand.choices,
         },
@@ -333,9 +333,7 @@ def _estimated(request: Request, estimate: Estimate) -> dict[str, Any]:
 
 def _least(demand: pricing.Demand, route: Route) -> int:
     """A prompt that was read from the cache, where that is cheaper, and no word of an answer."""
-    return min(
-        pricing.charge(Usage(input=demand.prompt), route), pricing.charge(Usage(cache_read=demand.prompt), route)
-    )
+    return min(pricing.charge(Usage(input=demand.read), route), pricing.charge(Usage(cache_read=demand.read), route))
 
 
 def _refusal(error: ApiError | None) -> dict[str, Any]:

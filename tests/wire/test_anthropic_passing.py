@@ -78,6 +78,45 @@ def test_money_limits_thinking_too(limit: int | None, expected: dict[str, Any] |
     assert sent("messages", OPUS, limit=10, thinking=adaptive)["thinking"] == adaptive
 
 
+def test_what_other_models_thought_and_their_ids_of_calls_do_not_reach_claude() -> None:
+    own = [
+        {"type": "thinking", "thinking": "hm", "signature": "Eq+/=="},
+        {"type": "redacted_thinking", "data": "Em=="},
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBO"}},
+        {"type": "text", "text": 'a "signature":"" of thinking'},
+        {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {"signature": "", "n": 1.50}},
+    ]
+    foreign = [
+        {"type": "thinking", "thinking": "hm", "signature": "gemini:abc+/="},
+        {"type": "redacted_thinking", "data": "openai_responses:xyz"},
+        {"type": "redacted_thinking", "data": "gemini:call:sig"},
+    ]
+    unsigned = {"type": "thinking", "thinking": "so", "signature": ""}
+    call = {"type": "tool_use", "id": "functions.f:0", "name": "f", "input": {"id": "a.b"}}
+    result = {
+        "type": "tool_result",
+        "tool_use_id": "functions.f:0",
+        "content": "1",
+        "cache_control": {"type": "ephemeral"},
+    }
+    user = {"role": "user", "content": "Hi"}
+    turns = [
+        user,
+        {"role": "assistant", "content": [*own, *foreign, unsigned, call]},
+        {"role": "user", "content": [result]},
+    ]
+    written = sent("messages", SONNET, messages=[*turns, {"role": "assistant", "content": [*foreign, unsigned]}, user])
+    assert written["messages"] == [
+        user,
+        {"role": "assistant", "content": [*own, call | {"id": "functions_f_0"}]},
+        {"role": "user", "content": [result | {"tool_use_id": "functions_f_0"}]},
+        user,
+    ]
+    # Other servers of this dialect may give no proofs, and want their thoughts and ids as they were.
+    written = sent("messages", "deepseek-chat", messages=turns)
+    assert written["messages"] == [user, {"role": "assistant", "content": [*own, unsigned, call]}, turns[2]]
+
+
 def test_fields_that_this_provider_refuses_are_left_out() -> None:
     request = parse(b'{"model":"m","max_tokens":9,"service_tier":"auto","messages":[{"role":"user","content":"a"}]}')
     exchange = translate.exchange(request, route(drops=("service_tier",)), ID, CREATED, None)

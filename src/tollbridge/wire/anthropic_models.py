@@ -75,6 +75,11 @@ def abilities(model: str) -> Abilities:
     )
 
 
+def is_claude(model: str) -> bool:
+    """Whether it is one of Anthropic's own, and not another server's that speaks this dialect."""
+    return abilities(model) is not _OTHERS
+
+
 def _efforts(line: str, version: tuple[int, int]) -> tuple[str, ...]:
     if version >= (4, 7):
         return _EFFORTS

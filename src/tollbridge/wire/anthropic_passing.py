@@ -1,7 +1,8 @@
 """Anthropic's Messages on both sides: bytes pass, but for the model's name, the id, and money.
 
 Rule 1  Of a request only the model, the limit and what this provider refuses change. Members that nobody here knows
-        pass.
+        pass. What another provider's model thought in this conversation, and its ids of calls, Claude would refuse:
+        the thoughts are left out, the ids written anew.
 Rule 2  An event passes as it came. `message_start` gets our names; `message_delta` and `message_stop` are withheld for
         the end, where the usage is known that is charged.
 Rule 3  Nearly all events are the one before but for its text. What stands before the text is learnt when an event that
@@ -19,12 +20,14 @@ from msgspec import Raw
 from tollbridge.errors import ApiError, ProtocolError, UpstreamError
 from tollbridge.values import Route
 from tollbridge.wire import quirks
-from tollbridge.wire.anthropic_body import ThinkingParam
+from tollbridge.wire.anthropic_body import Block, ThinkingParam
 from tollbridge.wire.anthropic_client import MESSAGE_STOP, block_stop, error_event, event_of, message_delta
+from tollbridge.wire.anthropic_conversation import unsealed
 from tollbridge.wire.anthropic_messages import MessagesRequest
+from tollbridge.wire.anthropic_models import is_claude
 from tollbridge.wire.anthropic_provider import TARGET, failure, read_answer
 from tollbridge.wire.anthropic_reply import REASONS, Delta, Event, read_event
-from tollbridge.wire.anthropic_request import budget_within
+from tollbridge.wire.anthropic_request import ORIGIN, budget_within, call_id
 from tollbridge.wire.anthropic_usage import Meter
 from tollbridge.wire.body import NOTHING
 from tollbridge.wire.event_reader import EventStream, Metered
@@ -44,7 +47,19 @@ _TEXT = re.compile(rb'"(?:text|thinking|partial_json)": ?"')
 # An event longer than this is read whole.
 _LONG = 64 * 1024
 
+# What only answers of other providers' models leave in a conversation: proofs of another dialect, or none
+# (`anthropic_conversation.sealed`), and ids of calls in characters that Anthropic refuses.
+_FOREIGN = (
+    re.compile(rb'"signature"\s*:\s*"(?:"|[a-z_]{2,32}:)'),
+    re.compile(rb'"data"\s*:\s*"[a-z_]{2,32}:'),
+    re.compile(rb'"tool_use_id"\s*:\s*"[\w-]*[^\w"-]'),
+)
+_THOUGHT = b"thinking"
+
 _decode_text = msgspec.json.Decoder(str).decode
+_decode_messages = msgspec.json.Decoder(list[dict[str, Raw]]).decode
+_decode_blocks = msgspec.json.Decoder(list[Raw]).decode
+_decode_block = msgspec.json.Decoder(Block).decode
 
 
 class AnthropicPassing:
@@ -65,6 +80,9 @@ class AnthropicPassing:
         if self._max_tokens is not None and (request.max_tokens is None or self._max_tokens < request.max_tokens):
             fields["max_tokens"] = Raw(b"%d" % self._max_tokens)
             dropped = _think_within(self._max_tokens, fields)
+        messages = bytes(fields["messages"])
+        if any(pattern.search(messages) for pattern in _FOREIGN):
+            fields["messages"] = _for_this_model(messages, is_for_claude=is_claude(route.upstream_model))
         quirks.change(fields, route.upstream)
         target = quirks.target_for(route, "messages", TARGET, stream=request.stream)
         headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -98,6 +116,47 @@ def _think_within(limit: int, fields: dict[str, Raw]) -> tuple[str, ...]:
     members = msgspec.json.decode(fields["thinking"], type=dict[str, Raw]) | {"budget_tokens": Raw(b"%d" % budget)}
     fields["thinking"] = Raw(msgspec.json.encode(members))
     return ()
+
+
+def _for_this_model(messages: bytes, *, is_for_claude: bool) -> Raw:
+    """`messages` without thoughts whose proof is another dialect's, and without messages that were nothing else.
+
+    `is_for_claude`: thoughts without a proof are another model's too, and ids of calls have the characters that Claude
+    takes.
+    """
+    left = []
+    for message in _decode_messages(messages):
+        content = bytes(message["content"])
+        if content.startswith(b"["):
+            blocks = _decode_blocks(content)
+            own = [block for block in blocks if not _is_foreign(block, is_for_claude)]
+            if is_for_claude:
+                own = [_with_id(block) for block in own]
+            if blocks and not own:
+                continue
+            message["content"] = Raw(msgspec.json.encode(own))
+        left.append(message)
+    return Raw(msgspec.json.encode(left))
+
+
+def _is_foreign(raw: Raw, is_for_claude: bool) -> bool:
+    if _THOUGHT not in bytes(raw):
+        return False
+    block = _decode_block(raw)
+    if block.type not in ("thinking", "redacted_thinking"):
+        return False
+    origin = unsealed((block.signature if block.type == "thinking" else block.data) or "")[0]
+    return origin != ORIGIN and (is_for_claude or origin != "")
+
+
+def _with_id(raw: Raw) -> Raw:
+    block = _decode_block(raw)
+    name = {"tool_use": "id", "tool_result": "tool_use_id"}.get(block.type, "")
+    given = getattr(block, name) if name else None
+    if given is None or call_id(given) == given:
+        return raw
+    members = msgspec.json.decode(raw, type=dict[str, Raw]) | {name: Raw(msgspec.json.encode(call_id(given)))}
+    return Raw(msgspec.json.encode(members))
 
 
 class PassedAnswer(Metered):

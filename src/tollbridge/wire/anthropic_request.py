@@ -315,7 +315,8 @@ class _Messages:
                 if part.origin == ORIGIN and role == "assistant":
                     yield from _thought(part)
             case ToolCall():
-                call = {"type": "tool_use", "id": _id(part.id), "name": part.name, "input": arguments(part.arguments)}
+                call: _Json = {"type": "tool_use", "id": call_id(part.id), "name": part.name}
+                call["input"] = arguments(part.arguments)
                 yield _marked(call, part.cache)
             case ToolResult():
                 yield self._result(part)
@@ -351,7 +352,7 @@ class _Messages:
 
     def _result(self, part: ToolResult) -> _Json:
         blocks = [block for inner in part.parts for block in self._blocks(inner, "tool")]
-        written: _Json = {"type": "tool_result", "tool_use_id": _id(part.id)}
+        written: _Json = {"type": "tool_result", "tool_use_id": call_id(part.id)}
         if blocks:
             written["content"] = _as_content(blocks)
         if part.is_error:
@@ -402,6 +403,6 @@ def _as_content(blocks: list[Any]) -> str | list[Any]:
     return blocks
 
 
-def _id(given: str) -> str:
+def call_id(given: str) -> str:
     """An id of a call, in the characters that Anthropic takes; the same for the call and its result."""
     return given if _ID.fullmatch(given) else _NOT_ID.sub("_", given) or "_"

@@ -53,6 +53,26 @@ def test_another_model_name_is_all_that_changes(body: bytes) -> None:
     }
 
 
+def test_what_other_models_thought_does_not_reach_a_provider_that_refuses_it() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"reasoning":1}'}}
+    said = {"role": "assistant", "content": 'of "reasoning"', "tool_calls": [call]}
+    thought = said | {
+        "reasoning_content": "hm",
+        "reasoning_details": [{"type": "reasoning.text", "text": "hm", "signature": "s"}],
+        "tool_calls": [call | {"extra_content": {"google": {"thought_signature": "s"}}}],
+    }
+    odd = {"role": "assistant", "content": None, "tool_calls": "extra_content"}
+
+    def messages(*given: Any, drops: tuple[str, ...]) -> list[Any]:
+        body = {"model": MODEL, "messages": [USER, *given], "reasoning": {"effort": "low"}}
+        out = json.loads(body_for(openai_chat.parse(json.dumps(body).encode()), route(drops=drops), None))
+        assert out["reasoning"] == {"effort": "low"}
+        return list(out["messages"])
+
+    assert messages(thought, odd, drops=("reasoning_content",)) == [USER, said, odd]
+    assert messages(thought, odd, drops=("user",)) == [USER, thought, odd]
+
+
 def test_a_name_that_stood_twice_is_sent_once_as_it_was_checked() -> None:
     body = b'{"model":"m","max_tokens":7,"messages":[{"role":"user","content":"a"}],"max_tokens":5}'
     out = body_for(openai_chat.parse(body), route(upstream_model="m"), None)

@@ -8,6 +8,8 @@ Rule 2  No default that the caller did not send. A limit is sent only where the 
         every name that the caller used, so that no provider reads a larger one; `max_tokens` where they used none.
         Renames are of chat: the older endpoints have one name for everything.
 Rule 3  Usage is asked for on every stream, unless this provider refuses to be asked.
+Rule 4  Callers send messages back as they came, whoever's model wrote them: a provider that refuses `reasoning_content`
+        gets nothing of what we or others told under that name, nor the proofs of it.
 """
 
 from typing import Any
@@ -24,7 +26,12 @@ _LIMITS = ("max_completion_tokens", "max_tokens")
 _ASK_USAGE = Raw(b'{"include_usage":true}')
 _TRUE = Raw(b"true")
 
+_THOUGHT = "reasoning_content"
+_THOUGHTS = (_THOUGHT, "reasoning_details")
+_MAY_BE_THOUGHTS = (b'"reasoning_', b'"extra_content"')
+
 _encode = msgspec.json.Encoder().encode
+_decode_objects = msgspec.json.Decoder(list[dict[str, Raw]]).decode
 
 
 def body_for(request: Request, route: Route, max_tokens: int | None) -> bytes:
@@ -45,6 +52,8 @@ def body_for(request: Request, route: Route, max_tokens: int | None) -> bytes:
     if upstream.changes_bodies:
         _rename(fields, request, upstream)
         change(fields, upstream)
+        if request.endpoint == "chat" and _THOUGHT in upstream.drops:
+            fields["messages"] = _without_thoughts(fields["messages"])
     return _encode(fields)
 
 
@@ -101,3 +110,28 @@ def _rename(fields: dict[str, Raw], request: Request, upstream: Upstream) -> Non
         value = fields.pop(old, NULL)
         if value != NULL:
             fields[new] = value
+
+
+def _without_thoughts(messages: Raw) -> Raw:
+    text = bytes(messages)
+    if not any(sign in text for sign in _MAY_BE_THOUGHTS):
+        return messages
+    left = _decode_objects(messages)
+    for message in left:
+        for name in _THOUGHTS:
+            message.pop(name, None)
+        calls = message.get("tool_calls", NULL)
+        if b'"extra_content"' in bytes(calls):
+            message["tool_calls"] = _without_proofs(calls)
+    return Raw(_encode(left))
+
+
+def _without_proofs(calls: Raw) -> Raw:
+    """Calls of tools without Gemini's signatures, which stand beside what OpenAI knows."""
+    try:
+        left = _decode_objects(calls)
+    except msgspec.ValidationError:
+        return calls  # the provider says what is wrong with it
+    for call in left:
+        call.pop("extra_content", None)
+    return Raw(_encode(left))

@@ -112,6 +112,8 @@ def test_a_blocked_prompt_is_an_answer_that_was_filtered() -> None:
             assert reply.status == 200
             assert reply.json["choices"][0]["finish_reason"] == "content_filter"
             await site.settled(1)
+            found = await site.get(f"/v1/generation?id={reply.json['id']}")
+            assert found.json["data"]["finish_reason"] == "content_filter"
 
     run(test())
 

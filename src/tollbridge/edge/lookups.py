@@ -49,12 +49,13 @@ OUTCOMES = {
     Outcome.OUR_FAULT: "this gateway failed",
     Outcome.SWEPT: "this gateway stopped in the middle of the answer",
 }
-# What providers of other dialects call the ends that OpenAI has a word for.
+# What providers of other dialects, and `conversation.Reason`, call the ends that OpenAI has a word for.
 _FINISHES = {
-    **dict.fromkeys(("end_turn", "stop_sequence", "STOP", "COMPLETE", "completed"), "stop"),
+    **dict.fromkeys(("end_turn", "stop_sequence", "paused", "STOP", "COMPLETE", "completed"), "stop"),
     **dict.fromkeys(("max_tokens", "MAX_TOKENS", "model_context_window_exceeded", "incomplete"), "length"),
     "tool_use": "tool_calls",
-    **dict.fromkeys(("refusal", "SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"), "content_filter"),
+    **dict.fromkeys(("refusal", "refused", "filtered"), "content_filter"),
+    **dict.fromkeys(("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"), "content_filter"),
 }
 _METERS = (
     *("input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning"),

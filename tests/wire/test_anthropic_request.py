@@ -68,6 +68,15 @@ def refused(*turns: Turn, model: str = SONNET, **members: Any) -> str | None:
 # --- Turns ---
 
 
+def test_instructions_alone_are_what_a_user_says() -> None:
+    written = body(turn("system", "Write a poem."), turn("developer", "Of toll."))
+    assert written["messages"] == [
+        {"role": "user", "content": [{"type": "text", "text": "Write a poem."}, {"type": "text", "text": "Of toll."}]}
+    ]
+    assert "system" not in written
+    assert body(turn("system", "Hi"), turn("user", ""))["messages"] == [{"role": "user", "content": "Hi"}]
+
+
 def test_instructions_that_come_first_are_the_system_prompt() -> None:
     assert body(turn("system", "Be brief."), HI)["system"] == "Be brief."
     first = turn("system", Text(text="Be brief.", cache="1h"))

@@ -3,7 +3,7 @@
 Rule 1  `max_tokens` must be sent: the caller's or money's limit, whichever is smaller, else all that the model writes.
 Rule 2  There are two roles. Turns that follow each other in one role are one message, and all results of tools stand
         first in theirs. Instructions before the first turn are `system`; later ones stay in their place where the model
-        takes them there, and join `system` where it does not.
+        takes them there, and join `system` where it does not. Instructions alone are what a user says.
 Rule 3  Empty text is refused there and says nothing: it is left out.
 Rule 4  Whether a model takes a field is known by its name (`anthropic_models`): what it would refuse is said to `Fit`,
         but for values that are its default.
@@ -285,6 +285,8 @@ class _Messages:
             for role, (results, rest) in zip(self._roles, self._contents, strict=True)
             if results or rest
         ]
+        if not messages and self._system:  # there must be something to answer
+            return [], [{"role": "user", "content": _as_content(self._system)}]
         return self._system, messages
 
     def _instruct(self, position: int, turn: Turn) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from tests.gateway.site import Site, always, run
@@ -36,7 +37,12 @@ def test_langchain_chats_streams_calls_tools_and_embeds() -> None:
     from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
     def use(base: str, key: str) -> None:
-        model = ChatOpenAI(model="m", base_url=base, api_key=key)  # type: ignore[arg-type]
+        # Its own client is never closed: a socket would be collected in some later test, as an error of that one.
+        with httpx.Client() as http:
+            talk(base, key, http)
+
+    def talk(base: str, key: str, http: httpx.Client) -> None:
+        model = ChatOpenAI(model="m", base_url=base, api_key=key, http_client=http)  # type: ignore[arg-type]
         whole = model.invoke(QUESTION)
         assert whole.content == TEXT
         assert whole.usage_metadata is not None
@@ -69,7 +75,13 @@ def test_langchain_chats_streams_calls_tools_and_embeds() -> None:
         shape = {"title": "place", "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
         assert model.with_structured_output(shape, method="json_schema").invoke(QUESTION) == ARGUMENTS
 
-        embeddings = OpenAIEmbeddings(model="e", base_url=base, api_key=key, check_embedding_ctx_length=False)  # type: ignore[arg-type]
+        embeddings = OpenAIEmbeddings(
+            model="e",
+            base_url=base,
+            api_key=key,  # type: ignore[arg-type]
+            check_embedding_ctx_length=False,
+            http_client=http,
+        )
         assert embeddings.embed_documents(["a", "b"]) == [VECTOR, VECTOR]
 
     with_site(use, 8)

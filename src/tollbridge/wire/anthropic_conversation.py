@@ -89,10 +89,17 @@ def sealed(origin: str, proof: str, *, of_call: bool = False) -> str:
     return proof if not proof or origin in ("", ORIGIN) else f"{origin}:{'call:' if of_call else ''}{proof}"
 
 
-def unsealed(text: str) -> tuple[str, str, bool]:
+def _unsealed(text: str) -> tuple[str, str, bool]:
     """Origin, proof, and whether it is of a call. Anthropic's own are base64, in which no colon stands."""
     found = _SEALED.fullmatch(text)
     return (found[1], found[3], found[2] is not None) if found else (ORIGIN if text else "", text, False)
+
+
+def origin_of(block: Block) -> str | None:
+    """The dialect that gave the proof of a thought, "" where it has none; None for what is no thought."""
+    if block.type == "thinking":
+        return _unsealed(block.signature or "")[0]
+    return _unsealed(block.data or "")[0] if block.type == "redacted_thinking" else None
 
 
 def read(typed: Body, fields: dict[str, Raw], *, lenient: bool) -> Conversation:
@@ -209,13 +216,13 @@ class _Reading:
                 )
                 seal = ("", "")
             elif block.type == "redacted_thinking":
-                origin, proof, is_of_call = unsealed(block.data or "")
+                origin, proof, is_of_call = _unsealed(block.data or "")
                 if is_of_call:
                     seal = (origin, proof)
                 else:
                     yield Thinking(redacted=proof, origin=origin)
             elif block.type == "thinking":
-                origin, proof, _ = unsealed(block.signature or "")
+                origin, proof, _ = _unsealed(block.signature or "")
                 yield Thinking(text=block.thinking or "", signature=proof, origin=origin)
             elif block.type == "tool_result":
                 yield self._result(block, param)

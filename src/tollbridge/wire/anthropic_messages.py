@@ -8,7 +8,8 @@ from msgspec import Raw
 
 from tollbridge.errors import InvalidRequest
 from tollbridge.wire import anthropic_conversation
-from tollbridge.wire.anthropic_body import BODY_RULES, Body, Counted
+from tollbridge.wire.anthropic_body import BODY_RULES, Block, Body, Counted
+from tollbridge.wire.anthropic_request import ORIGIN, call_id
 from tollbridge.wire.body import NOTHING, NULL, check_nesting
 from tollbridge.wire.conversation import Conversation
 from tollbridge.wire.prompt import Prompt, unescaped
@@ -50,10 +51,14 @@ _BETA = re.compile(r"([a-z0-9-]{1,48}?)-?(20\d\d-?\d\d-?\d\d)", re.ASCII)
 
 
 class MessagesRequest(Request, frozen=True, kw_only=True):
-    """See `request.Request`. `betas`: what of Anthropic's trials the caller asks for; `refused_betas`: and may not."""
+    """See `request.Request`. `betas`: what of Anthropic's trials the caller asks for; `refused_betas`: and may not.
+
+    `has_foreign`: a model of another provider has answered in the conversation, and Claude would refuse what it left.
+    """
 
     betas: tuple[str, ...] = ()
     refused_betas: tuple[str, ...] = ()
+    has_foreign: bool = False
 
     def conversation(self) -> Conversation:
         typed = read_typed(self.body, _BODY, BODY_RULES)
@@ -102,7 +107,7 @@ def _request(
         if fields.get(name, NULL) not in (NULL, free):
             raise InvalidRequest(f"'{name}' changes the price and is set by the operator; leave it out.", param=name)
     siblings = len(typed.messages) - 1
-    has_parts = False
+    has_parts = has_foreign = False
     for index, message in enumerate(typed.messages):
         if isinstance(message.content, str):
             continue
@@ -114,6 +119,7 @@ def _request(
                     raise wrong(f"messages[{index}].content[{position}].{name}", BODY_RULES, "Missing")
             if block.type == "tool_use" and not bytes(block.input).startswith(b"{"):
                 raise wrong(f"messages[{index}].content[{position}].input", BODY_RULES)
+            has_foreign = has_foreign or _is_foreign(block)
     check_nesting(body, siblings)
     for index, tool in enumerate(typed.tools or ()):
         if tool.is_function and (tool.name is None or not bytes(tool.input_schema).startswith(b"{")):
@@ -129,9 +135,16 @@ def _request(
         include_usage=True,
         inputs=len(typed.messages),
         has_parts=has_parts,
+        has_foreign=has_foreign,
         fields=fields,
         body=body,
     )
+
+
+def _is_foreign(block: Block) -> bool:
+    if block.type == "tool_result":
+        return call_id(block.tool_use_id or "") != block.tool_use_id
+    return anthropic_conversation.origin_of(block) not in (None, ORIGIN)
 
 
 # --- What is no text ---

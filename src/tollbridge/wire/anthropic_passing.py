@@ -22,7 +22,7 @@ from tollbridge.values import Route
 from tollbridge.wire import quirks
 from tollbridge.wire.anthropic_body import Block, ThinkingParam
 from tollbridge.wire.anthropic_client import MESSAGE_STOP, block_stop, error_event, event_of, message_delta
-from tollbridge.wire.anthropic_conversation import unsealed
+from tollbridge.wire.anthropic_conversation import origin_of
 from tollbridge.wire.anthropic_messages import MessagesRequest
 from tollbridge.wire.anthropic_models import is_claude
 from tollbridge.wire.anthropic_provider import TARGET, failure, read_answer
@@ -47,13 +47,6 @@ _TEXT = re.compile(rb'"(?:text|thinking|partial_json)": ?"')
 # An event longer than this is read whole.
 _LONG = 64 * 1024
 
-# What only answers of other providers' models leave in a conversation: proofs of another dialect, or none
-# (`anthropic_conversation.sealed`), and ids of calls in characters that Anthropic refuses.
-_FOREIGN = (
-    re.compile(rb'"signature"\s*:\s*"(?:"|[a-z_]{2,32}:)'),
-    re.compile(rb'"data"\s*:\s*"[a-z_]{2,32}:'),
-    re.compile(rb'"tool_use_id"\s*:\s*"[\w-]*[^\w"-]'),
-)
 _THOUGHT = b"thinking"
 
 _decode_text = msgspec.json.Decoder(str).decode
@@ -80,9 +73,8 @@ class AnthropicPassing:
         if self._max_tokens is not None and (request.max_tokens is None or self._max_tokens < request.max_tokens):
             fields["max_tokens"] = Raw(b"%d" % self._max_tokens)
             dropped = _think_within(self._max_tokens, fields)
-        messages = bytes(fields["messages"])
-        if any(pattern.search(messages) for pattern in _FOREIGN):
-            fields["messages"] = _for_this_model(messages, is_for_claude=is_claude(route.upstream_model))
+        if isinstance(request, MessagesRequest) and request.has_foreign:
+            fields["messages"] = _for_this_model(fields["messages"], is_for_claude=is_claude(route.upstream_model))
         quirks.change(fields, route.upstream)
         target = quirks.target_for(route, "messages", TARGET, stream=request.stream)
         headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -118,7 +110,7 @@ def _think_within(limit: int, fields: dict[str, Raw]) -> tuple[str, ...]:
     return ()
 
 
-def _for_this_model(messages: bytes, *, is_for_claude: bool) -> Raw:
+def _for_this_model(messages: Raw, *, is_for_claude: bool) -> Raw:
     """`messages` without thoughts whose proof is another dialect's, and without messages that were nothing else.
 
     `is_for_claude`: thoughts without a proof are another model's too, and ids of calls have the characters that Claude
@@ -142,11 +134,8 @@ def _for_this_model(messages: bytes, *, is_for_claude: bool) -> Raw:
 def _is_foreign(raw: Raw, is_for_claude: bool) -> bool:
     if _THOUGHT not in bytes(raw):
         return False
-    block = _decode_block(raw)
-    if block.type not in ("thinking", "redacted_thinking"):
-        return False
-    origin = unsealed((block.signature if block.type == "thinking" else block.data) or "")[0]
-    return origin != ORIGIN and (is_for_claude or origin != "")
+    origin = origin_of(_decode_block(raw))
+    return origin not in (None, ORIGIN) and (is_for_claude or origin != "")
 
 
 def _with_id(raw: Raw) -> Raw:

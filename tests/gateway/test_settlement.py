@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tollbridge.core.ledger import Noted, Record, Verdict
 from tollbridge.core.pricing import Bill, Cause, Ending
-from tollbridge.gateway.settlement import MOST_SEARCHES, SLACK, Attempt, Settlement, _Patience
+from tollbridge.gateway.admission import Attempt
+from tollbridge.gateway.settlement import MOST_SEARCHES, SLACK, Settlement, _Patience
 from tollbridge.values import Outcome, Price, Route, Upstream, Usage
 
 PRICE = Price(input=1, output=1, cache_read=1, cache_write=1, cache_write_1h=1)
@@ -34,11 +35,11 @@ def test_each_field_of_a_record_is_its_own(flag: str | None) -> None:
     if flag in ("estimated", "suspect"):
         usage = msgspec.structs.replace(usage, **{flag: True})
     request = SimpleNamespace(stream=flag == "stream", endpoint="messages")
-    ticket = SimpleNamespace(started_at=5, started=time.monotonic() - 2, request=request)
+    attempts = [Attempt(route="there", failed="timeout")]
+    ticket = SimpleNamespace(started_at=5, started=time.monotonic() - 2, request=request, attempts=attempts)
     ending = Ending(cause=Cause.CLIENT_LEFT, reported=usage, counted=Usage(), produced=True, finish="length")
     bill = Bill(usage=usage, charged=True, outcome=Outcome.CLIENT_LEFT)
-    attempts = [Attempt(route="there", failed="timeout")]
-    record = settlement._record(ticket, ROUTE, bill, ending, 499, 33, 44, attempts)
+    record = settlement._record(ticket, ROUTE, bill, ending, 499, 33, 44)
     assert 2_000 <= record.duration_ms < 60_000
     assert record == Record(
         started_at=5,

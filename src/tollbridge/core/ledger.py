@@ -324,7 +324,8 @@ class Allowance(msgspec.Struct, gc=False):
 class OpenHold(msgspec.Struct, gc=False):
     """A row of `hold` with its extensions. `limited`: the key's spend carries this hold too.
 
-    `tokens`, of the month `period`: it is on tokens, and its steps are tokens; None: on money.
+    `tokens`, of the month `period`: it is on tokens, and its steps are tokens; None: on money. `expires_at`: of a new
+    one; 0: it was read from its row, and nobody asks.
     """
 
     id: int
@@ -336,6 +337,7 @@ class OpenHold(msgspec.Struct, gc=False):
     checkpointed: bool = False
     tokens: int | None = None
     period: int = 0
+    expires_at: int = 0
 
 
 class EndRow(msgspec.Struct, frozen=True, gc=False):
@@ -400,7 +402,7 @@ class Decision(msgspec.Struct):
     """What to write, in any order, in one transaction; and one verdict per operation, in the order they came."""
 
     verdicts: list[Verdict] = []
-    holds: list[tuple[OpenHold, int]] = []  # with expires_at
+    holds: list[OpenHold] = []
     steps: list[tuple[int, int, int]] = []  # hold, step, amount
     ends: list[EndRow] = []
     checkpoints: dict[int, Checkpoint] = {}
@@ -465,11 +467,11 @@ def _hold(state: State, op: Hold, now: int, out: Decision) -> Verdict:
             return _without_tokens(reserved, op, state) if op.period else reserved
         amount = reserved
         _move_held(balance, None if key.limit is None else key, amount, out)
-    hold = OpenHold(id_, account_id, op.key_id, amount, key.limit is not None, {})
+    hold = OpenHold(id_, account_id, op.key_id, amount, key.limit is not None, {}, expires_at=now + op.ttl_ms)
     if tokens is not None:
         hold.tokens, hold.period = tokens, op.period
     state.holds[id_] = hold
-    out.holds.append((hold, now + op.ttl_ms))
+    out.holds.append(hold)
     if op.claim is not None:
         of = (account_id, op.claim.name)
         out.claims[of] = state.claims[of] = Claimant(hold=id_, request=op.claim.request, created_at=now)

@@ -6,7 +6,7 @@ OpenAI's clients know. What happens in between is `gateway`'s.
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from typing import Any
 
@@ -36,9 +36,9 @@ from tollbridge.errors import (
 from tollbridge.gateway.admission import Admission, AlreadyClaimed, Ticket
 from tollbridge.gateway.callers import Caller, Callers
 from tollbridge.gateway.refusals import WRONG_TOO_OFTEN, add_limits, cooling_down, ran_out
-from tollbridge.gateway.relay import AllFailed, Answered, Relay
+from tollbridge.gateway.relay import AllFailed, Relay
 from tollbridge.gateway.replays import Replays, in_progress
-from tollbridge.gateway.settlement import Attempt, Closed, Settlement
+from tollbridge.gateway.settlement import Closed, Settlement
 from tollbridge.gateway.streams import SSE_HEADERS, LiveStreams, StreamCall, failed_midway
 from tollbridge.telemetry import RequestIds, RequestLine, RequestLog, now_ms
 from tollbridge.values import Model, Outcome, Route, Usage
@@ -277,24 +277,22 @@ class Inference:
 
     async def _answer(self, call: "_Call", ticket: Ticket) -> None:
         try:
-            answered = await self._relay.run(ticket)
+            route, answer = await self._relay.run(ticket)
         except AllFailed as failed:
             self._close_failed(call, failed)
             raise failed.error from failed
-        answer = answered.answer
         assert answer is not None
         ending = self._ending(ticket, answer)
         first_byte_ms = int((time.monotonic() - ticket.started) * 1000)
         call.closed = True
-        settlement, route, attempts = self._settlement, answered.route, answered.attempts
-        closed = settlement.close(ticket, route, ending, first_byte_ms=first_byte_ms, attempts=attempts)
-        receipt = await settlement.receipt(closed)
+        closed = self._settlement.close(ticket, route, ending, first_byte_ms=first_byte_ms)
+        receipt = await self._settlement.receipt(closed)
         body = answer.render(receipt)
         headers = call.headers
         headers.append(JSON)
         self._tell(headers, ticket, route, receipt.cost, receipt.charge, receipt.balance, b"final")
         call.out.respond(200, headers, body)
-        self._note_closed(call, 200, closed, route, attempts)
+        self._note_closed(call, 200, closed, route)
 
     def _ending(self, ticket: Ticket, answer: Answer) -> pricing.Ending:
         reported, produces = answer.usage, ticket.demand.produces
@@ -323,9 +321,10 @@ class Inference:
             return told
 
         stream = StreamCall(ticket, call.out, headers, self._live)
-        answered: Answered | None = None
+        answered = False
         try:
-            answered = await self._relay.run(ticket, stream.attempt)
+            await self._relay.run(ticket, stream.attempt)
+            answered = True
             ending = await stream.finished()
         except AllFailed as failed:
             stream.give_up()
@@ -343,10 +342,9 @@ class Inference:
                     call.out.end(stream.stream.fail(Unavailable("The server stopped in the middle of its answer.")))
                 raise
         route = stream.route
-        attempts = () if answered is None else answered.attempts
-        closed = self._close_stream(call, stream, ending, attempts)
+        closed = self._close_stream(call, stream, ending)
         if stream.left:
-            self._note_closed(call, 499, closed, None if answered is None else route, attempts)
+            self._note_closed(call, 499, closed, route if answered else None)
             return
         assert stream.stream is not None
         assert route is not None
@@ -358,15 +356,12 @@ class Inference:
             stream.ensure_started()
             receipt = await self._settlement.receipt(closed)
             call.out.end(stream.stream.end(receipt))
-        self._note_closed(call, 200, closed, route, attempts, stream.first_byte_ms)
+        self._note_closed(call, 200, closed, route, stream.first_byte_ms)
 
-    def _close_stream(
-        self, call: "_Call", stream: StreamCall, ending: pricing.Ending, attempts: Sequence[Attempt] = ()
-    ) -> Closed:
+    def _close_stream(self, call: "_Call", stream: StreamCall, ending: pricing.Ending) -> Closed:
         call.closed = True
         route = stream.route if stream.asked else None
-        first_byte_ms = stream.first_byte_ms
-        return self._settlement.close(stream.ticket, route, ending, first_byte_ms=first_byte_ms, attempts=attempts)
+        return self._settlement.close(stream.ticket, route, ending, first_byte_ms=stream.first_byte_ms)
 
     def _leave(self, call: "_Call", ticket: Ticket) -> None:
         """The caller has gone before anything was sent anywhere."""
@@ -388,8 +383,7 @@ class Inference:
         assert ticket is not None
         ending = _nothing(pricing.Cause.UPSTREAM_FAILED)
         call.closed = True
-        call.attempts = attempts = failed.attempts
-        call.ended = self._settlement.close(ticket, failed.route, ending, status=failed.error.status, attempts=attempts)
+        call.ended = self._settlement.close(ticket, failed.route, ending, status=failed.error.status)
         call.headers.append((self._names.tried, listable(ticket.tried)))
 
     def _check_vital(self) -> None:
@@ -500,7 +494,7 @@ class Inference:
             line.would_refuse = ticket.grant.would_refuse
         if (ended := call.ended) is not None:
             line.outcome = OUTCOMES[ended.bill.outcome]
-            line.charge, line.cost, line.attempts = ended.charge, ended.cost, len(call.attempts)
+            line.charge, line.cost, line.attempts = ended.charge, ended.cost, len(ended.ticket.attempts)
         self._log.add(line)
 
     def _note_closed(
@@ -509,10 +503,9 @@ class Inference:
         status: int,
         closed: Closed,
         route: Route | None,
-        attempts: Sequence[Attempt],
         first_byte_ms: int | None = None,
     ) -> None:
-        """As `_note`, with the bill. `route`: what answered, after the failed `attempts`; None when nothing did."""
+        """As `_note`, with the bill. `route`: what answered; None when nothing did."""
         ticket, bill = closed.ticket, closed.bill
         caller, usage = ticket.caller, bill.usage
         # By place: of more than 15 names CPython makes a dict first, for each request.
@@ -535,7 +528,7 @@ class Inference:
                 closed.prompt,
                 usage.output,
                 first_byte_ms,
-                len(attempts),
+                len(ticket.attempts),
                 ticket.grant.would_refuse,
             )
         )
@@ -566,7 +559,6 @@ class _Call(msgspec.Struct, eq=False):
     ticket: Ticket | None = None
     closed: bool = False
     ended: Closed | None = None
-    attempts: Sequence[Attempt] = ()
 
     def respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         self.out.respond(status, self.headers + headers, body)

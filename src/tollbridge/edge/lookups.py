@@ -291,7 +291,7 @@ def _generation(id_: str, names: tuple[str, str, str], record: Record, charge: i
 
 
 def _attempt(stored: dict[str, Any]) -> dict[str, Any]:
-    """A try that did not answer (`gateway.settlement.Attempt`, as it is stored)."""
+    """A try that did not answer (`gateway.admission.Attempt`, as it is stored)."""
     return {
         "route": stored["route"],
         "error": stored["failed"],

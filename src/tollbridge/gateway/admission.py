@@ -54,6 +54,17 @@ _NO_TOKENS = TokenBound()
 _TOO_DEAR = frozenset({Refusal.INSUFFICIENT, Refusal.IN_FLIGHT, Refusal.KEY_LIMIT, Refusal.QUOTA})
 
 
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One try of one route that did not answer: kept with the request's record."""
+
+    route: str
+    failed: str
+    status: int = 0
+    ms: int = 0
+    # What the provider bills for it, as far as can be known; nano-USD.
+    cost: int = 0
+
+
 class Ticket(msgspec.Struct, kw_only=True):
     """Leave to run one request: its hold, its routes in order, and the output limit that money sets (None: none).
 
@@ -61,7 +72,8 @@ class Ticket(msgspec.Struct, kw_only=True):
     `cap` is the most that it may cost, nano-USD.
     `held` and `step` grow when the hold is extended. `tokens`: it is on so many included tokens, and `held` is 0; 0: it
     is on money. `refusal`: why it could not be extended. `dropped`: the caller's fields that could not be sent.
-    `tried`: the routes that did not answer, each with the reason, in words for a header.
+    `tried`: the routes that did not answer, each with the reason, in words for a header; `attempts`: the same for the
+    record, once it is known whether one answers.
     `started` is monotonic seconds, `started_at` epoch milliseconds.
     """
 
@@ -84,6 +96,7 @@ class Ticket(msgspec.Struct, kw_only=True):
     refusal: Refusal | None = None
     dropped: tuple[str, ...] = ()
     tried: tuple[str, ...] = ()
+    attempts: Sequence[Attempt] = ()
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,7 +194,8 @@ class Admission:
         AlreadyClaimed: another request has the `claim`.
         """
         started, started_at = time.monotonic(), time.time_ns() // 1_000_000
-        self._check_abuse(caller, started)
+        if self._cuts.latest or self._refusals.minutes:  # seldom
+            self._check_abuse(caller, started)
         choice = self._plain_choice(caller, request, started_at) or await self._choice(caller, request, started_at)
         demand, routes = choice
         cap = self._cap(caller, cap)
@@ -197,7 +211,8 @@ class Admission:
         try:
             verdict: Verdict | None = None
             if claim is None and not caller.plan.included_tokens:  # nearly every request
-                op = hold_of(hold, caller, (want, bound.least), _NO_TOKENS, started_at)
+                account, key = caller.account_id, caller.key_id
+                op = Hold(id=hold, account_id=account, key_id=key, want=want, least=bound.least)
                 verdict = await self._ledger.submit(op)
             if isinstance(verdict, Held):
                 held = verdict
@@ -310,8 +325,6 @@ class Admission:
 
     def _check_abuse(self, caller: Caller, now: float) -> None:
         account = caller.account_id
-        if account not in self._cuts.latest and account not in self._refusals.minutes:
-            return
         wait = self._cuts.cool_down(account, now)
         if wait > 0:
             raise cooling_down(CUT_TOO_OFTEN, wait)

@@ -36,8 +36,7 @@ from tollbridge.errors import (
     UpstreamTimedOut,
     UpstreamTimeout,
 )
-from tollbridge.gateway.admission import Admission, Ticket
-from tollbridge.gateway.settlement import Attempt
+from tollbridge.gateway.admission import Admission, Attempt, Ticket
 from tollbridge.store.ledger import Ledger
 from tollbridge.upstream import auth
 from tollbridge.upstream.auth import AccessToken, Headers
@@ -67,22 +66,13 @@ class Upstream(msgspec.Struct, frozen=True):
     token: AccessToken | None = None
 
 
-class Answered(msgspec.Struct):
-    """`route` answered, after the failed `attempts`. `answer`: None when it streams."""
-
-    answer: Answer | None
-    route: Route
-    attempts: Sequence[Attempt]
-
-
 class AllFailed(TollbridgeError):
     """No route answered. `error` is for the caller; `route` the last one that was tried, None when none was."""
 
-    def __init__(self, error: ApiError, route: Route | None, attempts: list[Attempt]) -> None:
+    def __init__(self, error: ApiError, route: Route | None) -> None:
         super().__init__(error.message)
         self.error = error
         self.route = route
-        self.attempts = attempts
 
 
 class _Failure(msgspec.Struct, frozen=True):
@@ -124,9 +114,10 @@ class Relay:
 
     async def run(
         self, ticket: Ticket, stream: Callable[[Route, Exchange, Outgoing], Awaitable[None]] | None = None
-    ) -> Answered:
-        """Call the ticket's routes in turn until one answers; raises `AllFailed`.
+    ) -> tuple[Route, Answer | None]:
+        """Call the ticket's routes in turn until one answers: that one, and what it said (None when it streams).
 
+        Raises `AllFailed`. Either way the ticket has the attempts that failed.
         `stream` sends what the exchange wants sent and returns once there is output; what it raises (`UpstreamError`,
         `UpstreamSaid`) is an attempt that failed before any. Without it the whole answer is read here.
         """
@@ -157,7 +148,9 @@ class Relay:
                 raise
             else:
                 self._health.succeeded(route)
-                return Answered(answer, route, () if failures is None else failures.attempts)
+                if failures is not None:
+                    ticket.attempts = failures.attempts
+                return route, answer
             if failures is None:
                 failures = _Failures()
             route = await self._after(failed, failures, ticket, self._clock() - started)
@@ -187,7 +180,8 @@ class Relay:
         told = failures.told
         if told.kind is Kind.SERVER_ERROR:
             told.error.status = self._admission.policy.upstream_failed_status
-        raise AllFailed(told.error, route, failures.attempts)
+        ticket.attempts = failures.attempts
+        raise AllFailed(told.error, route)
 
     async def open(self, route: Route, outgoing: Outgoing, on_sent: Callable[[], None] | None = None) -> Response:
         """Send `outgoing` and return the provider's 200; raises `UpstreamSaid` for any other answer.

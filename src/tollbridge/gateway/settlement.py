@@ -7,7 +7,6 @@ that leaves, a task that is cancelled) can come between an answer and its charge
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
 from itertools import filterfalse
 
 import msgspec
@@ -32,17 +31,6 @@ SLACK = 2
 MOST_SEARCHES = 1_000
 DAY_MS = 86_400_000
 _ACCOUNTS_REMEMBERED = 100_000
-
-
-class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One try of one route that did not answer: kept with the request's record."""
-
-    route: str
-    failed: str
-    status: int = 0
-    ms: int = 0
-    # What the provider bills for it, as far as can be known; nano-USD.
-    cost: int = 0
 
 
 class Closed(msgspec.Struct):
@@ -78,7 +66,6 @@ class Settlement:
         *,
         status: int = 200,
         first_byte_ms: int | None = None,
-        attempts: Sequence[Attempt] = (),
     ) -> Closed:
         """Settle `ticket` as `ending` says. `route`: the one that was asked last; None: nothing was sent, no charge."""
         policy = self._policy
@@ -95,7 +82,7 @@ class Settlement:
                 bill = msgspec.structs.replace(bill, charged=True)
             else:
                 charge = 0
-        record = self._record(ticket, priced_by, bill, ending, status, first_byte_ms, cost, attempts)
+        record = self._record(ticket, priced_by, bill, ending, status, first_byte_ms, cost)
         caller = ticket.caller
         end = End(ticket.hold, caller.account_id, caller.key_id, charge, record, ticket.cap)
         verdict = self._ledger.submit(end)
@@ -107,7 +94,7 @@ class Settlement:
         self._limiter.give_back(ticket.grant, prompt + usage.output if bill.charged else 0)
         if bill.outcome is Outcome.COMPLETED and ticket.demand.produces:
             self._admission.remember(ticket, usage.output)
-            if not attempts:
+            if not ticket.attempts:
                 # Of an answer that came whole only how long all of it took tells anything.
                 first = first_byte_ms if record.streamed else None
                 took = record.duration_ms - (first or 0)
@@ -121,7 +108,7 @@ class Settlement:
         ending = pricing.Ending(cause=pricing.Cause.OUR_FAULT, reported=None, counted=counted, produced=True)
         bill = pricing.bill(ending, True)
         charge, cost = pricing.charge_and_cost(counted, route)
-        record = self._record(ticket, route, bill, ending, 200, None, cost, ())
+        record = self._record(ticket, route, bill, ending, 200, None, cost)
         caller = ticket.caller
         self._ledger.submit(
             Checkpoint(
@@ -183,7 +170,6 @@ class Settlement:
         status: int,
         first_byte_ms: int | None,
         cost: int,
-        attempts: Sequence[Attempt],
     ) -> Record:
         usage, request, finish = bill.usage, ticket.request, ending.finish
         if finish is not None and "\0" in finish:
@@ -215,7 +201,7 @@ class Settlement:
             request.endpoint,
             finish,
             usage.raw or None,
-            msgspec.json.encode(attempts) if attempts else None,
+            msgspec.json.encode(ticket.attempts) if ticket.attempts else None,
         )
 
 

@@ -419,7 +419,7 @@ class PostgresLedger:
         self.counters.batches += 1
         self.counters.operations += len(batch)
         self.counters.commit_us = (time.perf_counter_ns() - started) // 1_000
-        for hold, _ in decision.holds:
+        for hold in decision.holds:
             self._open[hold.id] = hold
         # Where nothing was believed, the decision was on what is stored and not on what is remembered.
         for id_ in (*(step[0] for step in decision.steps), *decision.checkpoints):

@@ -391,7 +391,7 @@ def _state(rows: Iterable[Any]) -> tuple[State, int, list[int]]:
 
 def _columns(decision: Decision) -> list[Any]:
     """The arguments of `_WRITE`."""
-    holds = [hold for hold, _ in decision.holds]
+    holds = decision.holds
     firsts = [first_of(hold) for hold in holds]
     balances = decision.balances.values()
     keys = decision.keys.values()
@@ -402,7 +402,7 @@ def _columns(decision: Decision) -> list[Any]:
         [hold.key_id for hold in holds],
         [amount for amount, _, _ in firsts],
         [hold.limited for hold in holds],
-        [expires_at for _, expires_at in decision.holds],
+        [hold.expires_at for hold in holds],
         [tokens for _, tokens, _ in firsts],
         [period for _, _, period in firsts],
         decision.balances,

@@ -222,7 +222,7 @@ class SqliteLedger:
             trouble = self._wake.get()
             if trouble is not None:
                 return [trouble[0]], trouble[1]
-        return [waiting.popleft() for _ in range(min(len(waiting), MOST_IN_BATCH))], None
+        return list(map(deque.popleft, itertools.repeat(waiting, min(len(waiting), MOST_IN_BATCH)))), None
 
     def _serve(self, batch: list[_Item]) -> None:
         operations, futures, _ = zip(*batch, strict=True)

@@ -6,6 +6,7 @@ Rule 2  What is remembered of the database is dropped when anybody else has writ
 """
 
 import contextlib
+import itertools
 import random
 import sqlite3
 import time
@@ -316,11 +317,11 @@ class Books:
     def _write(self, decision: Decision, now: int) -> None:
         many = self._cursor.executemany
         if decision.holds:
-            many(_ADD_HOLD, [_hold_row(hold, expires_at) for hold, expires_at in decision.holds])
+            many(_ADD_HOLD, map(_hold_row, decision.holds))
         if decision.steps:
             many(_ADD_STEP, decision.steps)
         if decision.ends:
-            many(_ADD_USAGE, [usage_row(end, _NOTHING) for end in decision.ends])
+            many(_ADD_USAGE, map(usage_row, decision.ends, itertools.repeat(_NOTHING)))
         if decision.checkpoints:
             many(
                 _SET_CHECKPOINT,
@@ -341,9 +342,10 @@ class Books:
             _require_possible(min(min(each.used, each.held) for each in allowances))
             many(_SET_ALLOWANCE, [(of.account_id, of.period, of.included, of.used, of.held) for of in allowances])
         if decision.balances:
-            balances = decision.balances.values()
-            _require_possible(min(min(balance.promo, balance.held) for balance in balances))
-            rows = [(balance.paid, balance.promo, balance.held, balance.account_id) for balance in balances]
+            rows = []
+            for account_id, balance in decision.balances.items():
+                _require_possible(min(balance.promo, balance.held))
+                rows.append((balance.paid, balance.promo, balance.held, account_id))
             if many(_SET_BALANCE, rows).rowcount != len(rows):
                 raise MoneyError("a balance is missing")
 
@@ -355,8 +357,8 @@ class Books:
         self._connection.executemany(_ADD_ENTRY, entries)
 
 
-def _hold_row(hold: OpenHold, expires_at: int) -> tuple[int, ...]:
-    limited = 1 if hold.limited else 0
+def _hold_row(hold: OpenHold) -> tuple[int, ...]:
+    expires_at, limited = hold.expires_at, 1 if hold.limited else 0
     if hold.tokens is None and not hold.steps:
         return (hold.id, hold.account_id, hold.key_id, hold.amount, limited, expires_at, _NOTHING, _NOTHING)
     amount, tokens, period = first_of(hold)

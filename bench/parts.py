@@ -50,7 +50,7 @@ LIMITED_PER_SECOND = 200
 ANSWER = b'{"choices":[{"index":0,"message":{"role":"assistant","content":"%s"},"finish_reason":"stop"}]}' % (
     b"x" * 450
 )
-ANSWER_HEADERS = ((b"content-type", b"application/json"), (b"x-request-id", b"req_8f31c2"))
+ANSWER_HEADERS = (b"content-type: application/json", b"x-request-id: req_8f31c2")
 USAGE = b'{"prompt_tokens":31,"completion_tokens":24,"total_tokens":55,"prompt_tokens_details":{"cached_tokens":0}}'
 
 

@@ -14,7 +14,7 @@ from tollbridge.edge.server import Server, ServerLimits, listen
 
 Handler = Callable[[Downstream, Any], Coroutine[Any, Any, None]]
 
-HEADERS = [(b"content-type", b"text/plain")]
+HEADERS = [b"content-type: text/plain"]
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 

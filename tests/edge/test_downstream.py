@@ -194,7 +194,7 @@ def test_head_gets_the_head_alone() -> None:
 
 def test_no_content_has_neither_body_nor_length() -> None:
     async def nothing(downstream: Downstream, _scope: Any) -> None:
-        downstream.respond(204, [(b"access-control-allow-origin", b"*")])
+        downstream.respond(204, [b"access-control-allow-origin: *"])
 
     with running(nothing) as server, Client(server) as client:
         answer = client.send(GET).response()
@@ -248,15 +248,9 @@ def test_an_aborted_stream_is_seen_to_break_off() -> None:
 
 @pytest.mark.parametrize(
     "header",
-    [
-        (b"x", b"a\r\nset-cookie: b"),
-        (b"x", b"a\nb"),
-        (b"x", b"a\rb"),
-        (b"x", b"a\0b"),
-        (b"x\r\ny", b"a"),
-    ],
+    [b"x: a\r\nset-cookie: b", b"x: a\nb", b"x: a\rb", b"x: a\0b", b"x\r\ny: a"],
 )
-def test_a_header_cannot_smuggle_another(header: tuple[bytes, bytes], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_header_cannot_smuggle_another(header: bytes, caplog: pytest.LogCaptureFixture) -> None:
     async def inject(downstream: Downstream, _scope: Any) -> None:
         downstream.respond(200, [header])
 

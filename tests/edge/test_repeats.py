@@ -30,7 +30,7 @@ async def show(downstream: Downstream, scope: Any) -> None:
         "body": body.decode("latin-1"),
         "nth": None if known is None else known.digest,
     }
-    downstream.respond(200, [(b"content-type", b"application/json")], json.dumps(seen).encode())
+    downstream.respond(200, [b"content-type: application/json"], json.dumps(seen).encode())
 
 
 @pytest.fixture(scope="module")

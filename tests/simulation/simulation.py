@@ -91,7 +91,7 @@ class Client:
     def start(self, status: int, headers: Any, data: bytes = b"") -> None:
         assert not self.response_started
         self.response_started, self.status, self.data = True, status, data
-        self.headers = {name.lower(): value for name, value in headers}
+        self.headers = {name.lower(): value for name, _, value in (each.partition(b": ") for each in headers)}
 
     def write(self, data: bytes) -> bool:
         assert self.response_started

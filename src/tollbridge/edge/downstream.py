@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Downstream", "Headers", "error_answer", "render_head"]
 
-Headers = Sequence[tuple[bytes, bytes]]
+# Each a line, `name: value`.
+Headers = Sequence[bytes]
 
 _WITHOUT_BODY = frozenset({204, 304})
 # From this size on copying the body behind its head costs more than a second buffer in the same system call.
@@ -44,10 +45,10 @@ _FAILED = "The server had an error while processing your request."
 _LOGGER = logging.getLogger("tollbridge.edge")
 
 
-def error_answer(error: ApiError) -> tuple[list[tuple[bytes, bytes]], bytes]:
+def error_answer(error: ApiError) -> tuple[list[bytes], bytes]:
     """Headers and body, in OpenAI's shape and with an `x-request-id` of its own, of an error without an application."""
-    headers = [(b"content-type", b"application/json"), (b"x-request-id", b"req_" + secrets.token_hex(12).encode())]
-    headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in error.headers.items()]
+    headers = [b"content-type: application/json", b"x-request-id: req_" + secrets.token_hex(12).encode()]
+    headers += [f"{name}: {value}".encode("latin-1") for name, value in error.headers.items()]
     return headers, render(error)
 
 
@@ -56,7 +57,7 @@ def render_head(status: int, date_line: bytes, headers: Headers, framing: bytes,
 
     ValueError when a header holds CR, LF or NUL.
     """
-    lines = [date_line, *map(b": ".join, headers)]
+    lines = [date_line, *headers]
     text = b"".join(lines)
     if _CR in text or _LF in text or _NUL in text:
         raise ValueError("a response header holds CR, LF or NUL")
@@ -67,9 +68,9 @@ class Downstream(RequestResponseCycle):
     """The client's side of one request. See the rules above.
 
     `known`: its head, where it is one that repeats, with what the application has read of it. `client` is the address
-    of the peer ("" when unknown; no forwarding header is believed). Headers are pairs of bytes, names in lower case;
-    content-length, transfer-encoding, connection and date are added here. A head with CR, LF or NUL inside a name or
-    value is a ValueError and nothing of it is sent.
+    of the peer ("" when unknown; no forwarding header is believed). Headers are lines, `name: value`;
+    content-length, transfer-encoding, connection and date are added here. A head with CR, LF or NUL inside a line is a
+    ValueError and nothing of it is sent.
     """
 
     # Shared by all requests of a head that repeats: to be read.

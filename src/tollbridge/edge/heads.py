@@ -9,11 +9,11 @@ from tollbridge.core import money
 from tollbridge.errors import InvalidRequest, UnsupportedMediaType
 from tollbridge.gateway.replays import HEADER
 
-CORS = ((b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", b"*"))
+CORS = (b"access-control-allow-origin: *", b"access-control-expose-headers: *")
 PREFLIGHT = [
-    (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
-    (b"access-control-allow-headers", b"*, Authorization"),
-    (b"access-control-max-age", b"86400"),
+    b"access-control-allow-methods: GET, POST, OPTIONS",
+    b"access-control-allow-headers: *, Authorization",
+    b"access-control-max-age: 86400",
 ]
 
 
@@ -34,7 +34,7 @@ class Head(NamedTuple):
 
 
 class Names(msgspec.Struct, frozen=True):
-    """The names of our own headers, in the operator's brand."""
+    """The names of our own headers, in the operator's brand: what a line begins with. `max_cost`: of a caller's."""
 
     cost: bytes
     charged: bytes
@@ -51,7 +51,7 @@ class Names(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, prefix: str) -> "Names":
         def name(end: str) -> bytes:
-            return f"{prefix}-{end}".encode()
+            return f"{prefix}-{end}: ".encode()
 
         return cls(
             cost=name("Upstream-Cost-USD"),
@@ -64,7 +64,7 @@ class Names(msgspec.Struct, frozen=True):
             tried=name("Attempts"),
             route=name("Provider"),
             replayed=name("Idempotent-Replayed"),
-            max_cost=name("Max-Cost-USD").lower(),
+            max_cost=f"{prefix}-Max-Cost-USD".lower().encode(),
         )
 
 

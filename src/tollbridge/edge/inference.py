@@ -57,11 +57,11 @@ from tollbridge.wire.request import Request
 
 _LOGGER = logging.getLogger("tollbridge")
 
-JSON = (b"content-type", b"application/json")
+JSON = b"content-type: application/json"
 # Callers below this path speak Anthropic's dialect.
 ANTHROPIC = "/v1/messages"
-DEGRADED = (b"x-ratelimit-mode", b"degraded")
-NO_STORE = (b"cache-control", b"no-store")
+DEGRADED = b"x-ratelimit-mode: degraded"
+NO_STORE = b"cache-control: no-store"
 
 
 # An endpoint of a known shape is one row.
@@ -140,11 +140,11 @@ class Inference:
             elif (asked := known.digest) is None:
                 asked = known.digest = self._read(downstream.scope)
         request_id = self._request_id()
-        headers = [(b"x-request-id", request_id.encode())]
+        headers = [b"x-request-id: " + request_id.encode()]
         if asked.is_cross_origin:
             headers += CORS
         if asked.is_anthropic:
-            headers.append((b"request-id", headers[0][1]))
+            headers.append(b"request-id: " + request_id.encode())
         call = _Call(downstream, downstream, request_id, asked.path, headers, time.monotonic())
         try:
             if asked.parse is not None:
@@ -239,7 +239,7 @@ class Inference:
         add_limits(headers, grant.requests_room, grant.tokens_room)
         if grant.degraded:
             headers.append(DEGRADED)
-        headers.append((self._names.generation, ticket.id.encode()))
+        headers.append(self._names.generation + ticket.id.encode())
         recorder = None
         if claim is not None:
             recorder = call.out = Recorder(downstream, self._replays.max_answer)
@@ -266,7 +266,7 @@ class Inference:
         kept = await self._replays.find(caller.account_id, claim)
         if kept is None:
             return False
-        headers = [*kept.headers, (self._names.replayed, b"true")]
+        headers = [*map(b": ".join, kept.headers), self._names.replayed + b"true"]
         if kept.streamed:
             call.out.start(kept.status, call.headers + headers, kept.body)
             call.out.end()
@@ -313,7 +313,7 @@ class Inference:
         )
 
     async def _stream(self, call: "_Call", ticket: Ticket) -> None:
-        def headers(route: Route) -> list[tuple[bytes, bytes]]:
+        def headers(route: Route) -> list[bytes]:
             held = money.usd_bytes(ticket.held)
             balance = money.usd_bytes(ticket.available)
             told = [*SSE_HEADERS, *call.headers]
@@ -384,7 +384,7 @@ class Inference:
         ending = _nothing(pricing.Cause.UPSTREAM_FAILED)
         call.closed = True
         call.ended = self._settlement.close(ticket, failed.route, ending, status=failed.error.status)
-        call.headers.append((self._names.tried, listable(ticket.tried)))
+        call.headers.append(self._names.tried + listable(ticket.tried))
 
     def _check_vital(self) -> None:
         vital = self._vital
@@ -397,7 +397,7 @@ class Inference:
 
     def _tell(
         self,
-        headers: list[tuple[bytes, bytes]],
+        headers: list[bytes],
         ticket: Ticket,
         route: Route,
         cost: bytes,
@@ -409,16 +409,16 @@ class Inference:
         that could not be sent.
         """
         names = self._names
-        headers += ((names.cost, cost), (names.charged, charged), (names.basis, basis))
+        headers += (names.cost + cost, names.charged + charged, names.basis + basis)
         if balance is not None:
-            headers.append((names.balance, balance))
-        headers.append((names.route, route.upstream.name.encode("latin-1")))
+            headers.append(names.balance + balance)
+        headers.append(names.route + route.upstream.name.encode("latin-1"))
         if ticket.limit is not None:
-            headers.append((names.limit, b"%d" % ticket.limit))
+            headers.append(names.limit + b"%d" % ticket.limit)
         if ticket.dropped:
-            headers.append((names.dropped, listable(ticket.dropped)))
+            headers.append(names.dropped + listable(ticket.dropped))
         if ticket.tried:
-            headers.append((names.tried, listable(ticket.tried)))
+            headers.append(names.tried + listable(ticket.tried))
 
     # --- everything else ---
 
@@ -553,20 +553,20 @@ class _Call(msgspec.Struct, eq=False):
     out: Downstream | Recorder
     request_id: str
     path: str
-    headers: list[tuple[bytes, bytes]]
+    headers: list[bytes]
     started: float
     caller: Caller | None = None
     ticket: Ticket | None = None
     closed: bool = False
     ended: Closed | None = None
 
-    def respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    def respond(self, status: int, headers: list[bytes], body: bytes) -> None:
         self.out.respond(status, self.headers + headers, body)
 
     def refuse(self, error: ApiError) -> None:
-        own = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in error.headers.items()]
+        own = [f"{name}: {value}".encode("latin-1") for name, value in error.headers.items()]
         if error.status == 401:
-            own.append((b"www-authenticate", b"Bearer"))
+            own.append(b"www-authenticate: Bearer")
         if self.path.startswith(ANTHROPIC):
             body = anthropic_client.render_error(error, self.request_id)
         else:

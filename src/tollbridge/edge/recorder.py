@@ -70,7 +70,7 @@ class Recorder:
 
     def _begin(self, status: int, headers: Headers, data: bytes) -> None:
         self._status = status
-        self._headers = [each for each in headers if not each[0].startswith(_OF_ONE_REQUEST)]
+        self._headers = [each for each in headers if not each.startswith(_OF_ONE_REQUEST)]
         self._add(data)
 
     def _add(self, data: bytes) -> None:
@@ -83,4 +83,5 @@ class Recorder:
     def _finish(self, *, streamed: bool) -> None:
         if self._status == 200 and self._size <= self._most:
             body = b"".join(self._pieces)
-            self.answer = KeptAnswer(self._status, tuple(self._headers), body, streamed)
+            headers = (each.partition(b": ") for each in self._headers)
+            self.answer = KeptAnswer(self._status, tuple((name, value) for name, _, value in headers), body, streamed)

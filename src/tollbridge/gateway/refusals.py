@@ -100,9 +100,9 @@ def cooling_down(why: str, wait: float) -> RateLimited:
 def limited(exceeded: Exceeded) -> RateLimited:
     """The error for a limit that was reached, with headers that are true."""
     what = {"requests": "requests per minute", "tokens": "tokens per minute", "concurrency": "calls at one time"}
-    rooms: list[tuple[bytes, bytes]] = []
+    rooms: list[bytes] = []
     add_limits(rooms, exceeded.requests_room, exceeded.tokens_room)
-    headers = {name.decode(): value.decode() for name, value in rooms}
+    headers = {name: value for name, _, value in (room.decode().partition(": ") for room in rooms)}
     if exceeded.hopeless:
         message = (
             f"Request too large: its input alone is more than your limit of {exceeded.limit:,} tokens per minute."
@@ -123,17 +123,17 @@ def limited(exceeded: Exceeded) -> RateLimited:
     return error
 
 
-def add_limits(headers: list[tuple[bytes, bytes]], requests: Room | None, used_tokens: Room | None) -> None:
+def add_limits(headers: list[bytes], requests: Room | None, used_tokens: Room | None) -> None:
     """OpenAI's six headers, of the tightest scope."""
     if requests is not None:
         headers += (
-            (b"x-ratelimit-limit-requests", b"%d" % requests.limit),
-            (b"x-ratelimit-remaining-requests", b"%d" % requests.remaining),
-            (b"x-ratelimit-reset-requests", b"%.3fs" % requests.reset),
+            b"x-ratelimit-limit-requests: %d" % requests.limit,
+            b"x-ratelimit-remaining-requests: %d" % requests.remaining,
+            b"x-ratelimit-reset-requests: %.3fs" % requests.reset,
         )
     if used_tokens is not None:
         headers += (
-            (b"x-ratelimit-limit-tokens", b"%d" % used_tokens.limit),
-            (b"x-ratelimit-remaining-tokens", b"%d" % used_tokens.remaining),
-            (b"x-ratelimit-reset-tokens", b"%.3fs" % used_tokens.reset),
+            b"x-ratelimit-limit-tokens: %d" % used_tokens.limit,
+            b"x-ratelimit-remaining-tokens: %d" % used_tokens.remaining,
+            b"x-ratelimit-reset-tokens: %.3fs" % used_tokens.reset,
         )

@@ -37,9 +37,9 @@ BEYOND_ITS_LIMIT = "the answer went beyond its limit of tokens"
 _STOPPED_BY_US = frozenset({Cause.CUT, Cause.MONEY_RAN_OUT})
 
 SSE_HEADERS = (
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache, no-transform"),
-    (b"x-accel-buffering", b"no"),
+    b"content-type: text/event-stream; charset=utf-8",
+    b"cache-control: no-cache, no-transform",
+    b"x-accel-buffering: no",
 )
 
 
@@ -60,7 +60,7 @@ class Downstream(Protocol):
     @property
     def paused(self) -> bool: ...
 
-    def start(self, status: int, headers: list[tuple[bytes, bytes]], data: bytes = b"") -> None: ...
+    def start(self, status: int, headers: list[bytes], data: bytes = b"") -> None: ...
 
     def write(self, data: bytes) -> bool: ...
 
@@ -83,7 +83,7 @@ class StreamCall:
         self,
         ticket: Ticket,
         downstream: Downstream,
-        headers: Callable[[Route], list[tuple[bytes, bytes]]],
+        headers: Callable[[Route], list[bytes]],
         live: "LiveStreams",
     ) -> None:
         self.ticket = ticket

@@ -6,7 +6,7 @@ OpenAI's clients know. What happens in between is `gateway`'s.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from ipaddress import ip_address
 from typing import Any
 
@@ -131,8 +131,8 @@ class Inference:
         """Answers what a page asks for in its visitor's place: `scope` is of its making."""
         await self.answer(scope["extensions"]["tollbridge"], self._read(scope))
 
-    async def answer(self, downstream: Downstream, asked: "_Asked | None" = None) -> None:
-        """Answers what the request's own head asks for, or else what is `asked`."""
+    def answer(self, downstream: Downstream, asked: "_Asked | None" = None) -> Coroutine[Any, Any, None]:
+        """To be awaited: answers what the request's own head asks for, or else what is `asked`."""
         if asked is None:
             known = downstream.known
             if known is None:
@@ -146,21 +146,9 @@ class Inference:
         if asked.is_anthropic:
             headers.append(b"request-id: " + request_id.encode())
         call = _Call(downstream, downstream, request_id, asked.path, headers, time.monotonic())
-        try:
-            if asked.parse is not None:
-                await self._infer(call, asked.head, asked.parse)
-            elif asked.is_cross_origin and asked.method == "OPTIONS":
-                call.respond(204, PREFLIGHT, b"")
-            else:
-                await self._get(call, asked)
-        except ApiError as error:
-            call.refuse(error)
-            self._note(call, error.status, code=error.code)
-        except ClientGone:
-            self._note(call, 499, code="client_gone")
-        except Exception:
-            _LOGGER.exception("request %s failed", call.request_id)
-            self._fail(call)
+        if asked.parse is not None:
+            return self._infer(call, asked.head, asked.parse)
+        return self._get(call, asked)
 
     def _read(self, scope: Any) -> "_Asked":
         method, path = scope["method"], scope["path"]
@@ -204,56 +192,61 @@ class Inference:
     # --- paid calls ---
 
     async def _infer(self, call: "_Call", head: Head, parse: Callable[[bytes], Request]) -> None:
-        caller = self._callers.known(head.authorization, head.api_key, call.started)
-        if caller is None or caller.networks is not None:
-            caller = await self._identify(call, head)
-        call.caller = caller
-        if not self._vital.well():
-            self._check_vital()
-        cap = None
-        if not head.is_plain:
-            check_media(head)
-            cap = read_cap(head.max_cost, self._names.max_cost)
-        downstream = call.downstream
-        body = downstream.whole_body()
-        if body is None:
-            body = await downstream.read_body()
-        claim = None
-        if head.idempotency_key is not None:
-            claim = self._replays.claim(call.path, head.idempotency_key, body)
-            if await self._replayed(call, caller, claim):
+        try:
+            caller = self._callers.known(head.authorization, head.api_key, call.started)
+            if caller is None or caller.networks is not None:
+                caller = await self._identify(call, head)
+            call.caller = caller
+            if not self._vital.well():
+                self._check_vital()
+            cap = None if head.is_plain else self._cap(head)
+            downstream = call.downstream
+            body = downstream.whole_body()
+            if body is None:
+                body = await downstream.read_body()
+            claim = None
+            if head.idempotency_key is not None:
+                claim = self._replays.claim(call.path, head.idempotency_key, body)
+                if await self._replayed(call, caller, claim):
+                    return
+            request = preferences.read(parse(body))
+            if head.beta is not None:
+                request = anthropic_messages.with_betas(request, head.beta)
+            try:
+                ticket = await self._admission.admit(caller, request, cap, claim)
+            except AlreadyClaimed:
+                await self._replay(call, caller, claim)
                 return
-        request = preferences.read(parse(body))
-        if head.beta is not None:
-            request = anthropic_messages.with_betas(request, head.beta)
-        try:
-            ticket = await self._admission.admit(caller, request, cap, claim)
-        except AlreadyClaimed:
-            await self._replay(call, caller, claim)
-            return
-        call.ticket = ticket
-        if downstream.disconnected:
-            self._leave(call, ticket)
-        grant = ticket.grant
-        headers = call.headers
-        add_limits(headers, grant.requests_room, grant.tokens_room)
-        if grant.degraded:
-            headers.append(DEGRADED)
-        headers.append(self._names.generation + ticket.id.encode())
-        recorder = None
-        if claim is not None:
-            recorder = call.out = Recorder(downstream, self._replays.max_answer)
-        try:
-            if request.stream:
-                await self._stream(call, ticket)
-            else:
-                await self._answer(call, ticket)
-        finally:
-            if not call.closed:
-                # Whatever kept it from being closed is no fault of the caller's: the hold goes back whole.
-                call.ended = self._settlement.close(ticket, None, _nothing(pricing.Cause.OUR_FAULT), status=500)
-        if recorder is not None and recorder.answer is not None:
-            await self._replays.keep(ticket.hold, recorder.answer)
+            call.ticket = ticket
+            if downstream.disconnected:
+                self._leave(call, ticket)
+            grant = ticket.grant
+            headers = call.headers
+            add_limits(headers, grant.requests_room, grant.tokens_room)
+            if grant.degraded:
+                headers.append(DEGRADED)
+            headers.append(self._names.generation + ticket.id.encode())
+            recorder = None
+            if claim is not None:
+                recorder = call.out = Recorder(downstream, self._replays.max_answer)
+            try:
+                if request.stream:
+                    await self._stream(call, ticket)
+                else:
+                    await self._answer(call, ticket)
+            finally:
+                if not call.closed:
+                    # Whatever kept it from being closed is no fault of the caller's: the hold goes back whole.
+                    call.ended = self._settlement.close(ticket, None, _nothing(pricing.Cause.OUR_FAULT), status=500)
+            if recorder is not None and recorder.answer is not None:
+                await self._replays.keep(ticket.hold, recorder.answer)
+        except Exception as error:
+            self._come_to_nothing(call, error)
+
+    def _cap(self, head: Head) -> int | None:
+        """What the caller lets the request cost, nano-USD. Raises where its body is not what can be read."""
+        check_media(head)
+        return read_cap(head.max_cost, self._names.max_cost)
 
     async def _replay(self, call: "_Call", caller: Caller, claim: Claim | None) -> None:
         """Another request has the claim: its answer, where there is one already."""
@@ -369,6 +362,16 @@ class Inference:
         call.ended = self._settlement.close(ticket, None, _nothing(pricing.Cause.CLIENT_LEFT), status=499)
         raise ClientGone
 
+    def _come_to_nothing(self, call: "_Call", error: Exception) -> None:
+        if isinstance(error, ApiError):
+            call.refuse(error)
+            self._note(call, error.status, code=error.code)
+        elif isinstance(error, ClientGone):
+            self._note(call, 499, code="client_gone")
+        else:
+            _LOGGER.error("request %s failed", call.request_id, exc_info=error)
+            self._fail(call)
+
     def _fail(self, call: "_Call") -> None:
         """Something here is wrong: the log has it, the caller learns no more than that."""
         error = InternalError("The server had an error while processing your request. Please try again.")
@@ -423,6 +426,15 @@ class Inference:
     # --- everything else ---
 
     async def _get(self, call: "_Call", asked: "_Asked") -> None:
+        try:
+            if asked.is_cross_origin and asked.method == "OPTIONS":
+                call.respond(204, PREFLIGHT, b"")
+            else:
+                await self._get_free(call, asked)
+        except Exception as error:
+            self._come_to_nothing(call, error)
+
+    async def _get_free(self, call: "_Call", asked: "_Asked") -> None:
         method, path, head = asked.method, asked.path, asked.head
         if path in PROBES:
             _require(method, "GET")

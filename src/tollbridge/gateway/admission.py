@@ -211,8 +211,7 @@ class Admission:
         try:
             verdict: Verdict | None = None
             if claim is None and not caller.plan.included_tokens:  # nearly every request
-                account, key = caller.account_id, caller.key_id
-                op = Hold(id=hold, account_id=account, key_id=key, want=want, least=bound.least)
+                op = Hold(id=hold, account_id=caller.account_id, key_id=caller.key_id, want=want, least=bound.least)
                 verdict = await self._ledger.submit(op)
             if isinstance(verdict, Held):
                 held = verdict

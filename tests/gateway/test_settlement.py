@@ -61,6 +61,18 @@ def test_each_field_of_a_record_is_its_own(flag: str | None) -> None:
     )
 
 
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("cause", list(Cause))
+def test_the_first_byte_of_a_whole_answer_comes_with_the_last(cause: Cause, streams: bool) -> None:
+    ending = Ending(cause=cause, reported=None, counted=Usage(), produced=True)
+    bill = Bill(usage=Usage(), charged=True, outcome=Outcome.COMPLETED)
+    request = SimpleNamespace(stream=streams, endpoint="chat")
+    ticket = SimpleNamespace(started_at=5, started=time.monotonic() - 2, request=request, attempts=())
+    record = settlement._record(ticket, ROUTE, bill, ending, 200, None, 0)
+    came_whole = cause is Cause.FINISHED and not streams
+    assert record.first_byte_ms == (record.duration_ms if came_whole else None)
+
+
 few = st.integers(0, 40)
 
 

@@ -61,7 +61,8 @@ def render_head(status: int, date_line: bytes, headers: Headers, framing: bytes,
     text = b"".join(lines)
     if _CR in text or _LF in text or _NUL in text:
         raise ValueError("a response header holds CR, LF or NUL")
-    return b"%b%b%b%b" % (STATUS_LINE[status], b"\r\n".join(lines), framing, _END if keep_alive else _LAST_END)
+    end = _END if keep_alive else _LAST_END
+    return STATUS_LINE[status] + b"\r\n".join(lines) + framing + end
 
 
 class Downstream(RequestResponseCycle):

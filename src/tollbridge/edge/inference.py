@@ -276,9 +276,8 @@ class Inference:
             raise failed.error from failed
         assert answer is not None
         ending = self._ending(ticket, answer)
-        first_byte_ms = int((time.monotonic() - ticket.started) * 1000)
         call.closed = True
-        closed = self._settlement.close(ticket, route, ending, first_byte_ms=first_byte_ms)
+        closed = self._settlement.close(ticket, route, ending)
         receipt = await self._settlement.receipt(closed)
         body = answer.render(receipt)
         headers = call.headers

@@ -67,7 +67,10 @@ class Settlement:
         status: int = 200,
         first_byte_ms: int | None = None,
     ) -> Closed:
-        """Settle `ticket` as `ending` says. `route`: the one that was asked last; None: nothing was sent, no charge."""
+        """Settle `ticket` as `ending` says. `route`: the one that was asked last; None: nothing was sent, no charge.
+
+        `first_byte_ms`: of a stream that has begun.
+        """
         policy = self._policy
         bill = pricing.bill(ending, policy.charge_partial, policy.silence_ms)
         usage = bill.usage
@@ -95,10 +98,8 @@ class Settlement:
         if bill.outcome is Outcome.COMPLETED and ticket.demand.produces:
             self._admission.remember(ticket, usage.output)
             if not ticket.attempts:
-                # Of an answer that came whole only how long all of it took tells anything.
-                first = first_byte_ms if record.streamed else None
-                took = record.duration_ms - (first or 0)
-                self._health.measured(priced_by, first, usage.output, took)
+                took = record.duration_ms - (first_byte_ms or 0)
+                self._health.measured(priced_by, first_byte_ms, usage.output, took)
         elif ending.cause is pricing.Cause.CLIENT_LEFT and route is not None and not ending.produced:
             self._admission.cut(ticket)
         return Closed(ticket, bill, prompt, charge, cost, record.byok, verdict)
@@ -175,10 +176,13 @@ class Settlement:
         if finish is not None and "\0" in finish:
             # No text of PostgreSQL holds it: the end would never be stored.
             finish = finish.replace("\0", "")
+        took = int((time.monotonic() - ticket.started) * 1000)
+        if ending.cause is pricing.Cause.FINISHED and not request.stream:
+            first_byte_ms = took  # it came at once
         # By place: of more than 15 names CPython makes a dict first, for each request.
         return Record(
             ticket.started_at,
-            int((time.monotonic() - ticket.started) * 1000),
+            took,
             route.version,
             bill.outcome,
             status,

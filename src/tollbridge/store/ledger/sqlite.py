@@ -169,8 +169,10 @@ class SqliteLedger:
 
     # --- back on the loop ---
 
-    def _resolve(self, batch: Sequence[_Item], verdicts: Sequence[Verdict]) -> None:
-        for (op, future, _), verdict in zip(batch, verdicts, strict=True):
+    def _resolve(
+        self, operations: Sequence[Operation], futures: Sequence[asyncio.Future[Verdict]], verdicts: Sequence[Verdict]
+    ) -> None:
+        for op, future, verdict in zip(operations, futures, verdicts, strict=True):
             try:
                 future.set_result(verdict)
             except asyncio.InvalidStateError:  # nobody waits for it any more
@@ -228,16 +230,16 @@ class SqliteLedger:
         operations, futures, _ = zip(*batch, strict=True)
         if any(map(_is_cancelled, futures)):
             batch = [item for item in batch if not (item[1].cancelled() and isinstance(item[0], _RESERVING))]
-            operations = tuple(item[0] for item in batch)
             if not batch:
                 return
+            operations, futures, _ = zip(*batch, strict=True)
         try:
             verdicts = self._books.apply(operations)
         except Exception as error:
             self._sort_out(batch, error)
         else:
             self._stalled = False
-            self._tell(self._resolve, batch, verdicts)
+            self._tell(self._resolve, operations, futures, verdicts)
         if self._log_is_long.is_set():
             self._finish_checkpoint()
 
@@ -256,7 +258,7 @@ class SqliteLedger:
                 _log.exception("the ledger cannot do this: %s", type(item[0]).__name__)
                 self._tell(self._reject, [item], own_error if isinstance(own_error, ValueError) else _broken())
             else:
-                self._tell(self._resolve, [item], verdicts)
+                self._tell(self._resolve, [item[0]], [item[1]], verdicts)
 
     def _stop_or_wait(self, batch: list[_Item], error: Exception) -> bool:
         code = getattr(error, "sqlite_errorcode", 0) if isinstance(error, sqlite3.Error) else 0
@@ -278,10 +280,10 @@ class SqliteLedger:
             _log.critical("the ledger stops: %s", error or type(error).__name__, exc_info=error)
         self._failed = True
 
-    def _tell(self, what: Any, batch: Sequence[_Item], outcome: Any) -> None:
+    def _tell(self, what: Any, *outcome: Any) -> None:
         # The loop may be gone when a test or a crash ends it first; then nobody waits for an answer.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(what, batch, outcome)
+            self._loop.call_soon_threadsafe(what, *outcome)
 
     # --- moving the log into the file ---
 

@@ -358,13 +358,13 @@ class Books:
 
 
 def _hold_row(hold: OpenHold) -> tuple[int, ...]:
-    expires_at, limited = hold.expires_at, 1 if hold.limited else 0
+    limited = 1 if hold.limited else 0
     if hold.tokens is None and not hold.steps:
-        return (hold.id, hold.account_id, hold.key_id, hold.amount, limited, expires_at, _NOTHING, _NOTHING)
+        return (hold.id, hold.account_id, hold.key_id, hold.amount, limited, hold.expires_at, _NOTHING, _NOTHING)
     amount, tokens, period = first_of(hold)
     if tokens is None or period is None:
-        return (hold.id, hold.account_id, hold.key_id, amount, limited, expires_at, _NOTHING, _NOTHING)
-    return (hold.id, hold.account_id, hold.key_id, amount, limited, expires_at, tokens, period)
+        return (hold.id, hold.account_id, hold.key_id, amount, limited, hold.expires_at, _NOTHING, _NOTHING)
+    return (hold.id, hold.account_id, hold.key_id, amount, limited, hold.expires_at, tokens, period)
 
 
 def _is_busy(error: sqlite3.Error) -> bool:

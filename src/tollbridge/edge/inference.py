@@ -301,7 +301,7 @@ class Inference:
             )
             reported, produced = None, bool(text) or not produces
         return pricing.Ending(
-            cause=pricing.Cause.FINISHED, reported=reported, counted=counted, produced=produced, finish=answer.finish
+            cause=pricing.FINISHED, reported=reported, counted=counted, produced=produced, finish=answer.finish
         )
 
     async def _stream(self, call: "_Call", ticket: Ticket) -> None:

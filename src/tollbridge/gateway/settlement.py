@@ -19,7 +19,7 @@ from tollbridge.gateway.recent import Recent
 from tollbridge.limits.base import Limiter
 from tollbridge.store.ledger import Ledger
 from tollbridge.upstream.health import Health
-from tollbridge.values import Outcome, Route, Usage
+from tollbridge.values import Route, Usage
 from tollbridge.wire.exchange import Receipt
 
 # How long an answer waits to tell the balance after it. The charge goes on to the books, waited for or not.
@@ -95,7 +95,7 @@ class Settlement:
         self._recent.keep(end, priced_by)
         prompt = usage.prompt
         self._limiter.give_back(ticket.grant, prompt + usage.output if bill.charged else 0)
-        if bill.outcome is Outcome.COMPLETED and ticket.demand.produces:
+        if bill.outcome is pricing.COMPLETED and ticket.demand.produces:
             self._admission.remember(ticket, usage.output)
             if not ticket.attempts:
                 took = record.duration_ms - (first_byte_ms or 0)
@@ -177,7 +177,7 @@ class Settlement:
             # No text of PostgreSQL holds it: the end would never be stored.
             finish = finish.replace("\0", "")
         took = int((time.monotonic() - ticket.started) * 1000)
-        if ending.cause is pricing.Cause.FINISHED and not request.stream:
+        if ending.cause is pricing.FINISHED and not request.stream:
             first_byte_ms = took  # it came at once
         # By place: of more than 15 names CPython makes a dict first, for each request.
         return Record(

@@ -29,7 +29,7 @@ class Head(NamedTuple):
     forwarded: bytes | None
     idempotency_key: bytes | None
     beta: bytes | None
-    # Whether it is nothing but plain JSON, without a cap: then `check_media` and `read_cap` have nothing to say.
+    # Whether it is nothing but plain JSON, without a cap: then `check_head` has nothing to say.
     is_plain: bool = False
 
 
@@ -92,6 +92,15 @@ def listable(names: Sequence[str]) -> bytes:
     """Some names as a header: nothing in it but what a header may hold."""
     text = ", ".join(dict.fromkeys(names)).encode("ascii", "replace")[:512]
     return bytes(char if 32 <= char < 127 else 63 for char in text)
+
+
+def check_head(head: Head, max_cost: bytes) -> int | None:
+    """What the caller lets the request cost, nano-USD; None: they do not say. `max_cost`: what its header is called.
+
+    Raises `UnsupportedMediaType`, `InvalidRequest`.
+    """
+    check_media(head)
+    return read_cap(head.max_cost, max_cost)
 
 
 def check_media(head: Head) -> None:

@@ -19,7 +19,7 @@ from tollbridge.core.catalog import Catalog
 from tollbridge.core.ledger import Claim
 from tollbridge.core.listing import model_fields
 from tollbridge.edge.downstream import Downstream
-from tollbridge.edge.heads import CORS, PREFLIGHT, Head, Names, check_media, listable, read_cap, read_head
+from tollbridge.edge.heads import CORS, PREFLIGHT, Head, Names, check_head, check_media, listable, read_cap, read_head
 from tollbridge.edge.lookups import PATHS, Lookups
 from tollbridge.edge.paths import not_here
 from tollbridge.edge.recorder import Recorder
@@ -199,7 +199,7 @@ class Inference:
             call.caller = caller
             if not self._vital.well():
                 self._check_vital()
-            cap = None if head.is_plain else self._cap(head)
+            cap = None if head.is_plain else check_head(head, self._names.max_cost)
             downstream = call.downstream
             body = downstream.whole_body()
             if body is None:
@@ -242,11 +242,6 @@ class Inference:
                 await self._replays.keep(ticket.hold, recorder.answer)
         except Exception as error:
             self._come_to_nothing(call, error)
-
-    def _cap(self, head: Head) -> int | None:
-        """What the caller lets the request cost, nano-USD. Raises where its body is not what can be read."""
-        check_media(head)
-        return read_cap(head.max_cost, self._names.max_cost)
 
     async def _replay(self, call: "_Call", caller: Caller, claim: Claim | None) -> None:
         """Another request has the claim: its answer, where there is one already."""

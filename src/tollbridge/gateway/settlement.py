@@ -126,6 +126,8 @@ class Settlement:
             ended = None
         if isinstance(ended, Ended):
             charge, balance = ended.charged, usd_bytes(ended.available)
+        elif charge > closed.ticket.cap:
+            charge = closed.ticket.cap
         usage, cost = closed.bill.usage, closed.cost
         charged = usd_bytes(charge)
         return Receipt(

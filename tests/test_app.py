@@ -8,6 +8,7 @@ import pytest
 from tests.gateway.site import INPUT_NANO, Site, always, chat, completion, run, says
 
 from tollbridge import jobs
+from tollbridge.store import prices
 from tollbridge.web import render
 
 
@@ -66,11 +67,39 @@ def test_only_what_has_changed_is_said_to_take_a_restart(caplog: pytest.LogCaptu
             await site.gateway.reload()
             assert "takes a restart" not in caplog.text
             # Settings without a table stand above all tables.
-            own = site.file.read_text() + '\n[mail]\nfrom = "a@example.com"\n'
-            site.file.write_text(f'redis_url = "redis://127.0.0.1:1/0"\n{own}')
+            own = site.file.read_text() + '\n[mail]\nfrom = "a@example.com"\n[usage]\nretention_days = 400\n'
+            above = 'redis_url = "redis://127.0.0.1:1/0"\npublic_url = "https://elsewhere.example.com"\n'
+            site.file.write_text(above + own)
             await site.gateway.reload()
             said = [each.getMessage() for each in caplog.records if "takes a restart" in each.getMessage()]
-            assert [each.split()[0] for each in said] == ["redis_url", "mail"]
+            assert [each.split()[0] for each in said] == ["public_url", "redis_url", "mail", "usage"]
+            # None of them has changed by half: the pages are still found where they were.
+            assert (await site.get("/pricing")).status == 200
+
+    run(test())
+
+
+def test_a_change_that_comes_while_the_file_is_read_is_read_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with Site(always(says(completion(usage=(10, 0))))) as site:
+            text = site.file.read_text()
+            register, waiting, go_on = prices.register, asyncio.Event(), asyncio.Event()
+
+            async def slowly(*arguments: Any) -> Any:
+                waiting.set()
+                await go_on.wait()
+                return await register(*arguments)
+
+            monkeypatch.setattr(prices, "register", slowly)
+            site.file.write_text(text.replace('input = "1", output = "2"', 'input = "3", output = "2"'))
+            first = site.gateway.reload()
+            await waiting.wait()
+            site.file.write_text(text.replace('input = "1", output = "2"', 'input = "5", output = "2"'))
+            second = site.gateway.reload()
+            go_on.set()
+            await asyncio.gather(first, second)
+            assert (await site.post("/v1/chat/completions", chat())).status == 200
+            assert [row["charge"] for row in await site.settled(1)] == [50 * INPUT_NANO]
 
     run(test())
 

@@ -64,8 +64,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("tollbridge")
 
 # What a reload cannot change: it takes a restart.
-FIXED = ("host", "port", "workers", "data_dir", "database_url", "redis_url", "mail", "server", "brand")
-
+FIXED = (
+    *("host", "port", "workers", "data_dir", "public_url", "database_url", "redis_url"),
+    *("mail", "server", "brand", "usage"),
+)
 
 # New containers, in number, before the garbage collector looks for cycles: requests make almost none.
 GC_EVERY = 10_000
@@ -123,6 +125,7 @@ class Gateway:
         self._line: Line | None = None
         self._pools: list[pool.Pool] = []
         self._reloading: asyncio.Task[None] | None = None
+        self._unread = False
         self._following: asyncio.Task[None] | None = None
         self._web: Web | None = None
         self._desk: Desk | None = None
@@ -283,11 +286,18 @@ class Gateway:
 
     def reload(self) -> asyncio.Task[None]:
         """Read the configuration again. A mistake in it is logged, and what there was stays."""
+        # One that runs already may have read the file before its last change.
+        self._unread = True
         if self._reloading is None or self._reloading.done():
             self._reloading = asyncio.get_running_loop().create_task(self._reload())
         return self._reloading
 
     async def _reload(self) -> None:
+        while self._unread:
+            self._unread = False
+            await self._read_again()
+
+    async def _read_again(self) -> None:
         assert self.ledger is not None
         assert self._desk is not None
         try:
@@ -317,10 +327,8 @@ class Gateway:
     async def _follow(self) -> None:
         """The master secret may have been rotated."""
         try:
-            # Twice: one that runs already may have asked before.
-            for _ in range(2):
-                if self._desk is not None and await secrets.is_behind(self._database, self._desk.master):
-                    await self.reload()
+            if self._desk is not None and await secrets.is_behind(self._database, self._desk.master):
+                await self.reload()
         except TollbridgeError as error:
             log.warning("whether the master secret was rotated is not known: %s", error)
 

@@ -145,6 +145,31 @@ def test_each_node_limits_its_share_while_the_server_is_away(valkey: Valkey, tro
     asyncio.run(run())
 
 
+def test_nodes_know_each_other_again_soon_after_a_server_that_forgot_everything(valkey: Valkey) -> None:
+    """Also those which nobody asks: else the first that came back would take the whole limit for its share."""
+
+    async def run() -> None:
+        nodes = [RedisLimiter(valkey.url(), f"node{number}") for number in range(3)]
+        for node in nodes:
+            await node.start()
+        valkey.kill()
+        for node in nodes:
+            await node.take(1, [STRICT], 0, 0)
+        valkey.start()
+        for node in nodes:
+            await _until(functools.partial(_answers, node))
+        # Sooner than by what keeps running calls alive.
+        await _until(lambda: all(node._nodes == len(nodes) for node in nodes))
+        valkey.kill()
+        fresh = Scope("account/2", STRICT.rule)
+        assert sum([_admitted(await _all(node, fresh, LIMIT)) for node in nodes]) <= LIMIT
+        valkey.start()
+        for node in nodes:
+            await node.stop()
+
+    asyncio.run(run())
+
+
 def test_a_flush_gives_one_burst_at_most(valkey: Valkey) -> None:
     """D5, twenty times; to forget the script costs nothing."""
 

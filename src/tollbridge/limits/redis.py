@@ -39,6 +39,8 @@ LEAST_WITHIN_S = 0.01
 PROBE_EVERY_S = 1.0
 PROBE_WITHIN_S = 1.0
 KEEP_EVERY_S = 30.0
+# By then all nodes have probed a server that is back: each asks how many they are.
+MEET_AFTER_S = 2 * PROBE_EVERY_S
 MOST_AT_ONCE = 128
 IDS_AT_ONCE = 500
 MOST_FREED = 100_000
@@ -257,11 +259,13 @@ class RedisLimiter:
 
     async def _look_after(self) -> None:
         loop = asyncio.get_running_loop()
-        keep_at = loop.time() + KEEP_EVERY_S
+        keep_at = loop.time() + MEET_AFTER_S
         while True:
             await asyncio.sleep(PROBE_EVERY_S)
             if self._open:
                 await self._probe()
+                # Who came first to a server that has forgotten everything has met nobody.
+                keep_at = loop.time() + MEET_AFTER_S
             elif loop.time() >= keep_at:
                 keep_at = loop.time() + KEEP_EVERY_S
                 # Also says that this node is there, when it has nothing to keep.

@@ -179,6 +179,18 @@ async def compare(site: Site, ada: Visitor, headers: dict[str, str], said: dict[
     requests = list(csv.DictReader(io.StringIO((await ada.get("/dashboard/requests.csv")).text)))
     by_id = {row["id"]: parse_usd(row["charge_usd"]) for row in requests}
     assert {name: by_id[name] for name in said} == {name: cost for name, (cost, _) in said.items()}
+    # What was charged for a request after its sweep is part of what it cost.
+    assert sum(by_id.values()) == spent
+    [swept] = [row["id"] for row in requests if row["outcome"] == "swept"]
+    assert by_id[swept] == SWEPT + afterwards
+    assert exact((await site.get(f"/v1/generation?id={swept}", headers)).body)["data"]["charge"] == format_usd(
+        by_id[swept]
+    )
+    one = (await ada.get(f"/api/requests/{swept}")).json()
+    assert (one["charge_usd"], one["cost_usd"]) == (format_usd(by_id[swept]), "0.000003")
+    page = (await ada.get(f"/dashboard/requests/{swept}")).text
+    assert by_id[swept] in dollars(page)
+    assert f"${format_usd(afterwards)} of it was charged later" in page
 
     statement = (await ada.get("/api/billing/statement")).json()
     assert (statement["opening_usd"], statement["closing_usd"]) == ("0", left)

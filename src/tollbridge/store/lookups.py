@@ -3,21 +3,26 @@
 import msgspec
 
 from tollbridge.core.ledger import Allowance, Balance, EndRow, Hold, State, Verdict, decide
-from tollbridge.store import usage_days
+from tollbridge.store import requests, usage_days
 from tollbridge.store.db import Database, Transaction
 from tollbridge.store.keys import RULES, RULES_WIDTH, Rules, rules_of
 from tollbridge.store.ledger.rows import USAGE_COLUMNS, end_row, key_state
 from tollbridge.store.prices import Terms
 from tollbridge.store.usage_days import Group, Sums
+from tollbridge.values import Outcome
 
 _USAGE = ", ".join(f"usage.{column}" for column in USAGE_COLUMNS.split(", "))
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """A request that has ended, and the terms by which it was priced (None: the row names none that there is)."""
+    """A request that has ended, and the terms by which it was priced (None: the row names none that there is).
+
+    `late`: the part of its charge that came after its sweep, nano-USD.
+    """
 
     end: EndRow
     terms: Terms | None
+    late: int = 0
 
 
 class Credit(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,7 +93,13 @@ async def ended(database: Transaction, account_id: int, hold: int) -> Ended | No
     if not rows:
         return None
     *row, terms = rows[0]
-    return Ended(end_row(tuple(row)), msgspec.json.decode(terms, type=Terms) if terms else None)
+    end = end_row(tuple(row))
+    more = requests.Late()
+    if end.record.outcome is Outcome.SWEPT:
+        more = (await requests.late(database, account_id, end.ended_at)).get(hold, more)
+        record = msgspec.structs.replace(end.record, cost=end.record.cost + more.cost)
+        end = msgspec.structs.replace(end, charge=end.charge + more.charge, promo=end.promo + more.promo, record=record)
+    return Ended(end, msgspec.json.decode(terms, type=Terms) if terms else None, more.charge)
 
 
 async def running(database: Transaction, account_id: int, hold: int) -> bool:

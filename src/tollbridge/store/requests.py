@@ -1,5 +1,7 @@
 """Requests of an account, the newest first: a page at a time, filtered, and never a long search in one statement."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from tollbridge.store.db import Row, Transaction
@@ -34,6 +36,16 @@ _LAST_DAY = (
     "AND (CAST($4 AS TEXT) IS NULL OR $4 LIKE '%,' || CAST(price_version AS TEXT) || ',%') "
     "AND (CAST($5 AS BIGINT) IS NULL OR (CASE WHEN $5 = 1 THEN errors ELSE requests - errors END) > 0)"
 )
+
+# What was charged for requests of an account after their sweep (`core.ledger`, Rule 6). There are few of them.
+_LATE = """
+SELECT CAST(SUBSTR(idempotency_key, 6) AS BIGINT),
+  CAST(-SUM(CASE WHEN book IN ('customer_paid', 'customer_promo') THEN amount ELSE 0 END) AS BIGINT),
+  CAST(-SUM(CASE WHEN book = 'customer_promo' THEN amount ELSE 0 END) AS BIGINT),
+  CAST(-SUM(CASE WHEN book = 'provider_cost' THEN amount ELSE 0 END) AS BIGINT)
+FROM journal JOIN entry ON journal_id = journal.id
+WHERE journal.account_id = $1 AND journal.kind = 'late' AND journal.created_at >= $2 GROUP BY idempotency_key
+"""
 
 Place = tuple[int, int]
 NEWEST: Place = (1 << 62, 1 << 62)
@@ -88,6 +100,14 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
         return self.outcome > Outcome.CLIENT_LEFT
 
 
+class Late(msgspec.Struct, frozen=True):
+    """What a request cost beyond what it was charged when it was swept, nano-USD."""
+
+    charge: int = 0
+    promo: int = 0
+    cost: int = 0
+
+
 class Found(msgspec.Struct, frozen=True):
     """`next`: where to go on; None: there is no more. Few lines with a `next` only say that the search is not over."""
 
@@ -99,12 +119,12 @@ async def page(database: Transaction, account_id: int, wanted: Filter, before: P
     """Up to `count` requests that ended before `before`."""
     if wanted.plain:
         rows = await database.fetch(_PAGE, account_id, *before, wanted.since, count + 1)
-        return _found(rows, count, None)
+        return await _found(database, account_id, rows, count, None)
     end = await _bound(database, account_id, wanted, before)
     floor = (wanted.since, -1) if end is None else end
     rows = await database.fetch(_FILTERED, account_id, *before, *floor, count + 1, *wanted._arguments)
     if rows or end is None:
-        return _found(rows, count, end)
+        return await _found(database, account_id, rows, count, end)
     if end[0] > (await value(database, WATERMARK) or 0):
         return Found([], end)
     # Nothing in so many requests: go on where the sums say that there is something.
@@ -115,7 +135,7 @@ async def page(database: Transaction, account_id: int, wanted: Filter, before: P
     end = await _bound(database, account_id, wanted, before)
     floor = (wanted.since, -1) if end is None else end
     rows = await database.fetch(_FILTERED, account_id, *before, *floor, count + 1, *wanted._arguments)
-    return _found(rows, count, end)
+    return await _found(database, account_id, rows, count, end)
 
 
 async def _bound(database: Transaction, account_id: int, wanted: Filter, before: Place) -> Place | None:
@@ -124,9 +144,22 @@ async def _bound(database: Transaction, account_id: int, wanted: Filter, before:
     return (rows[0][0], rows[0][1]) if rows else None
 
 
-def _found(rows: list[Row], count: int, end: Place | None) -> Found:
+async def late(database: Transaction, account_id: int, since: int) -> dict[int, Late]:
+    """By hold: of the requests of an account that were swept at a time (milliseconds) or after it."""
+    return {hold: Late(*amounts) for hold, *amounts in await database.fetch(_LATE, account_id, since)}
+
+
+async def _found(database: Transaction, account_id: int, rows: Sequence[Row], count: int, end: Place | None) -> Found:
     lines = [_line(row) for row in rows[:count]]
+    swept = [line.ended_at for line in lines if line.outcome is Outcome.SWEPT]
+    if swept:
+        more = await late(database, account_id, min(swept))
+        lines = [_with_late(line, more[line.hold]) if line.hold in more else line for line in lines]
     return Found(lines, lines[-1].place if len(rows) > count else end)
+
+
+def _with_late(line: Line, more: Late) -> Line:
+    return msgspec.structs.replace(line, charge=line.charge + more.charge, cost=line.cost + more.cost)
 
 
 def _line(row: Row) -> Line:

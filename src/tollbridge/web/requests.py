@@ -234,6 +234,7 @@ async def one(visit: Visit) -> Response:
         end=found.end,
         record=record,
         terms=found.terms,
+        late=found.late,
         meters=[] if found.terms is None else metered(record, found.terms),
         outcome=OUTCOMES[record.outcome],
         attempts=attempts(record),

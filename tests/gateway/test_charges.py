@@ -198,6 +198,10 @@ def test_free_answers_of_broken_providers_are_capped_by_account_and_day() -> Non
                 await site.post("/v1/chat/completions", chat(stream=True))
             rows = await site.settled(3)
             assert [row["charge"] > 0 for row in rows] == [False, True, True]
+            # To read the configuration again begins no new day.
+            await site.gateway.reload()
+            await site.post("/v1/chat/completions", chat(stream=True))
+            assert [row["charge"] > 0 for row in await site.settled(4)] == [False, True, True, True]
 
     run(test())
 

@@ -45,9 +45,35 @@ class Closed(msgspec.Struct):
     verdict: asyncio.Future[Verdict]
 
 
+class FreeLosses:
+    """What each account was given today in answers whose upstream died: as long as the process lives."""
+
+    def __init__(self) -> None:
+        self._lost: dict[int, tuple[int, int]] = {}  # account: day, nano-USD
+
+    def may_lose(self, account: int, day: int, charge: int, most: int) -> bool:
+        """Whether `account` may be given `charge` more on this day, of at most `most`. If so, it has been given it."""
+        known_day, lost = self._lost.get(account, (day, 0))
+        lost = lost + charge if known_day == day else charge
+        if lost > most:
+            return False
+        if len(self._lost) >= _ACCOUNTS_REMEMBERED:
+            self._lost = {a: entry for a, entry in self._lost.items() if entry[0] == day}
+        self._lost[account] = (day, lost)
+        return True
+
+
 class Settlement:
     def __init__(
-        self, *, ledger: Ledger, limiter: Limiter, admission: Admission, policy: Policy, health: Health, recent: Recent
+        self,
+        *,
+        ledger: Ledger,
+        limiter: Limiter,
+        admission: Admission,
+        policy: Policy,
+        health: Health,
+        recent: Recent,
+        free_losses: FreeLosses,
     ) -> None:
         self._ledger = ledger
         self._limiter = limiter
@@ -56,7 +82,7 @@ class Settlement:
         self._health = health
         self._recent = recent
         self._patience = _Patience(SETTLE_WAIT_S)
-        self._free_losses: dict[int, tuple[int, int]] = {}  # account: day, nano-USD
+        self._free_losses = free_losses
 
     def close(
         self,
@@ -153,16 +179,8 @@ class Settlement:
 
     def _may_lose(self, ticket: Ticket, charge: int) -> bool:
         """Whether this account may be given one more answer whose upstream died, today."""
-        day = ticket.started_at // DAY_MS
-        account = ticket.caller.account_id
-        known_day, lost = self._free_losses.get(account, (day, 0))
-        lost = lost + charge if known_day == day else charge
-        if lost > self._policy.free_loss_per_day:
-            return False
-        if len(self._free_losses) >= _ACCOUNTS_REMEMBERED:
-            self._free_losses = {a: entry for a, entry in self._free_losses.items() if entry[0] == day}
-        self._free_losses[account] = (day, lost)
-        return True
+        day, most = ticket.started_at // DAY_MS, self._policy.free_loss_per_day
+        return self._free_losses.may_lose(ticket.caller.account_id, day, charge, most)
 
     def _record(
         self,

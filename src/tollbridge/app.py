@@ -214,7 +214,11 @@ class Gateway:
         if isinstance(self._limiter, RedisLimiter):
             await self._limiter.stop()
         if self._process is not None:
-            await self._process.finish()
+            try:
+                await self._process.finish()
+            except TollbridgeError as error:
+                # The others find out by themselves; what was answered is still to be logged.
+                log.warning("the database was not told that this process has ended: %s", error)
         for each in self._pools:
             await each.close()
         if self._demo is not None:

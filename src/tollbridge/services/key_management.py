@@ -59,12 +59,16 @@ async def create(desk: Desk, account_id: int, label: str, rules: Rules, actor: A
     return await run(desk.database, use_case)
 
 
-async def change(desk: Desk, account_id: int, public_id: str, label: str, rules: Rules, actor: Actor) -> None:
-    """Give a key another label and other rules. NotFound; InvalidRequest as for `create`."""
+async def change(
+    desk: Desk, account_id: int, public_id: str, wanted: Callable[[ManagedKey], tuple[str, Rules]], actor: Actor
+) -> None:
+    """Give a key the label and the rules that are `wanted` of the key as it is. NotFound; InvalidRequest as for
+    `create`."""
     now = await desk.database.now()
-    label = check_label(label)
 
     async def use_case(transaction: Transaction, key: ManagedKey) -> None:
+        label, rules = wanted(key)
+        label = check_label(label)
         # A key that has expired may keep its date.
         checked = check_rules(rules, 0 if rules.expires_at == key.expires_at else now)
         await managed_keys.rename(transaction, key.id, label)
@@ -207,15 +211,25 @@ async def _with_key(
     desk: Desk, account_id: int, public_id: str, work: Callable[[Transaction, ManagedKey], Awaitable[T]]
 ) -> T:
     async def use_case(transaction: Transaction) -> T:
-        return await work(transaction, await _find(transaction, account_id, public_id))
+        # Of two deeds at once the second sees what the first one did.
+        key = None
+        if _may_be(public_id):
+            key = await managed_keys.locked(desk.database, transaction, account_id, public_id)
+        return await work(transaction, _known(key))
 
     return await run(desk.database, use_case)
 
 
 async def _find(database: Transaction, account_id: int, public_id: str) -> ManagedKey:
-    # PostgreSQL takes no NUL in a text.
-    known = public_id.isascii() and public_id.isprintable()
-    key = await managed_keys.find(database, account_id, public_id) if known else None
+    return _known(await managed_keys.find(database, account_id, public_id) if _may_be(public_id) else None)
+
+
+def _may_be(public_id: str) -> bool:
+    """PostgreSQL takes no NUL in a text."""
+    return public_id.isascii() and public_id.isprintable()
+
+
+def _known(key: ManagedKey | None) -> ManagedKey:
     if key is None:
         raise NotFound("There is no such key in this account.", param="id")
     return key

@@ -3,7 +3,7 @@
 import msgspec
 
 from tollbridge.core.periods import Reset, counts
-from tollbridge.store.db import Transaction
+from tollbridge.store.db import Database, Transaction
 from tollbridge.store.meta import raise_cache_epoch
 
 _SELECT = """
@@ -76,6 +76,13 @@ async def of_account(database: Transaction, account_id: int) -> list[ManagedKey]
 
 async def find(database: Transaction, account_id: int, public_id: str) -> ManagedKey | None:
     rows = await database.fetch(f"{_SELECT} WHERE account_id = $1 AND public_id = $2", account_id, public_id)
+    return _key(rows[0]) if rows else None
+
+
+async def locked(database: Database, transaction: Transaction, account_id: int, public_id: str) -> ManagedKey | None:
+    """The key as it is, and as nobody else changes it until the transaction ends."""
+    lock = " FOR NO KEY UPDATE OF api_key" if database.dialect == "postgresql" else ""
+    rows = await transaction.fetch(f"{_SELECT} WHERE account_id = $1 AND public_id = $2{lock}", account_id, public_id)
     return _key(rows[0]) if rows else None
 
 

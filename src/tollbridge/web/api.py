@@ -68,12 +68,15 @@ async def create(visit: Visit) -> Response:
 
 async def change(visit: Visit) -> Response:
     body, desk, account = await _read(visit, KeyBody), visit.shared.desk, visit.account
-    key = await key_management.find(desk, account.id, visit.path("key"))
-    label = key.label if isinstance(body.label, UnsetType) else body.label
-    await key_management.change(desk, account.id, key.public_id, label, _rules(body, key), visit.actor)
+    public_id = visit.path("key")
+
+    def wanted(key: ManagedKey) -> tuple[str, Rules]:
+        return key.label if isinstance(body.label, UnsetType) else body.label, _rules(body, key)
+
+    await key_management.change(desk, account.id, public_id, wanted, visit.actor)
     if not isinstance(body.disabled, UnsetType):
-        await key_management.set_disabled(desk, account.id, key.public_id, body.disabled, visit.actor)
-    return json_response(await _shown(visit, key.public_id))
+        await key_management.set_disabled(desk, account.id, public_id, body.disabled, visit.actor)
+    return json_response(await _shown(visit, public_id))
 
 
 async def rotate(visit: Visit) -> Response:

@@ -118,7 +118,8 @@ async def change(visit: Visit) -> Response:
         if form["expires_at"] == form_of(key)["expires_at"]:
             # Shown by the day, kept to the millisecond.
             rules = msgspec.structs.replace(rules, expires_at=key.expires_at)
-        await key_management.change(visit.shared.desk, account.id, key.public_id, form["label"], rules, visit.actor)
+        wanted = (form["label"], rules)
+        await key_management.change(visit.shared.desk, account.id, key.public_id, lambda _: wanted, visit.actor)
     except InvalidRequest as error:
         return await _one(visit, key, form.refused(error, *FIELDS), error.status)
     return visit.redirect(f"{PATH}/{key.public_id}?saved=changed")

@@ -10,7 +10,6 @@ from tests.gateway.site import INPUT_NANO, Site, always, chat, completion, run, 
 from tollbridge import jobs
 from tollbridge.errors import Unavailable
 from tollbridge.store import prices
-from tollbridge.store.processes import Process
 from tollbridge.web import render
 
 
@@ -128,13 +127,14 @@ def test_new_models_and_plans_are_served_after_a_reload() -> None:
 def test_a_gateway_that_stops_while_its_database_is_away_logs_its_last_answers(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def away(_: Process) -> None:
-        raise Unavailable("The database cannot be reached.")
+    class Away:
+        async def now(self) -> int:
+            raise Unavailable("The database cannot be reached.")
 
     async def test() -> None:
         async with Site(always(says(completion(usage=(10, 5))))) as site:
             answer = await site.post("/v1/chat/completions", chat())
-            monkeypatch.setattr(Process, "finish", away)
+            monkeypatch.setattr(site.gateway._process, "_database", Away())
         assert answer.headers["x-request-id"] in b"".join(site.log).decode()
         assert "was not told that this process has ended: The database cannot be reached." in caplog.text
         assert not [each for each in caplog.records if each.levelno >= logging.ERROR]

@@ -64,10 +64,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("tollbridge")
 
 # What a reload cannot change: it takes a restart.
-FIXED = (
-    *("host", "port", "workers", "data_dir", "public_url", "database_url", "redis_url"),
-    *("mail", "server", "brand", "usage"),
-)
+FIXED = "host port workers data_dir public_url database_url redis_url mail server brand usage"
 
 # New containers, in number, before the garbage collector looks for cycles: requests make almost none.
 GC_EVERY = 10_000
@@ -126,7 +123,6 @@ class Gateway:
         self._line: Line | None = None
         self._pools: list[pool.Pool] = []
         self._reloading: asyncio.Task[None] | None = None
-        self._unread = False
         self._following: asyncio.Task[None] | None = None
         self._web: Web | None = None
         self._desk: Desk | None = None
@@ -214,11 +210,7 @@ class Gateway:
         if isinstance(self._limiter, RedisLimiter):
             await self._limiter.stop()
         if self._process is not None:
-            try:
-                await self._process.finish()
-            except TollbridgeError as error:
-                # The others find out by themselves; what was answered is still to be logged.
-                log.warning("the database was not told that this process has ended: %s", error)
+            await self._process.finish()
         for each in self._pools:
             await each.close()
         if self._demo is not None:
@@ -291,26 +283,23 @@ class Gateway:
 
     def reload(self) -> asyncio.Task[None]:
         """Read the configuration again. A mistake in it is logged, and what there was stays."""
-        # One that runs already may have read the file before its last change.
-        self._unread = True
-        if self._reloading is None or self._reloading.done():
-            self._reloading = asyncio.get_running_loop().create_task(self._reload())
+        # After one that runs, which may have read the file before its last change.
+        self._reloading = asyncio.get_running_loop().create_task(self._reload(self._reloading))
         return self._reloading
 
-    async def _reload(self) -> None:
-        while self._unread:
-            self._unread = False
-            await self._read_again()
-
-    async def _read_again(self) -> None:
+    async def _reload(self, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait((before,))
         assert self.ledger is not None
         assert self._desk is not None
         try:
             settings = read_settings(self.settings.source)
-            for name in FIXED:
+            for name in FIXED.split():
                 if getattr(settings, name) != getattr(self.settings, name):
                     log.warning("%s has changed: that takes a restart", name)
-            settings = msgspec.structs.replace(settings, **{name: getattr(self.settings, name) for name in FIXED})
+            settings = msgspec.structs.replace(
+                settings, **{name: getattr(self.settings, name) for name in FIXED.split()}
+            )
             fresh = secrets.load(settings)
             await secrets.belongs_to(self._database, fresh)
             self._desk.master.become(fresh)

@@ -15,6 +15,7 @@ Rule 6  Of two copies of the books one is served from: the mark of a file that w
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import socket
 import time
@@ -23,11 +24,13 @@ from pathlib import Path
 import msgspec
 
 from tollbridge.core.ledger import End, Record, hold_id
-from tollbridge.errors import ConfigError, TollbridgeError
+from tollbridge.errors import ConfigError, TollbridgeError, Unavailable
 from tollbridge.store.db import Database, Transaction
 from tollbridge.store.ledger import Ledger
 from tollbridge.store.ledger.rows import decode_record
 from tollbridge.values import Outcome
+
+_log = logging.getLogger("tollbridge")
 
 BEAT_S = 5.0
 # The longest that a hold lives (`Hold.ttl_ms`).
@@ -153,13 +156,17 @@ class Process:
         return count + await self._sweep_living(ledger, self.epoch, now)
 
     async def finish(self) -> None:
-        """This process ends in order; nothing of it is open."""
-        now = await self._database.now()
-        await self._database.execute(
-            "UPDATE process SET heartbeat_at = $2, stopped_at = $2 WHERE epoch = $1", self.epoch, now
-        )
+        """This process ends in order; nothing of it is open. A database that is away is not told: others find out."""
+        try:
+            now = await self._database.now()
+            await self._database.execute(
+                "UPDATE process SET heartbeat_at = $2, stopped_at = $2 WHERE epoch = $1", self.epoch, now
+            )
+            if self._lock is not None:
+                self._lock.write_mark(Mark(self.epoch, now))
+        except Unavailable as error:
+            _log.warning("the database was not told that this process has ended: %s", error)
         if self._lock is not None:
-            self._lock.write_mark(Mark(self.epoch, now))
             self._lock.release()
 
     async def _sweep_living(self, ledger: Ledger, epoch: int, now: int) -> int:

@@ -88,6 +88,8 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True):
 
 
 DAY_MS = 86_400_000
+# The first moment of the year 9999. What is said to happen later is refused: a day more, and no date could name it.
+LATEST_MS = 253_370_764_800_000
 
 
 class When(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -222,6 +222,57 @@ def test_a_program_manages_keys() -> None:
     run(test())
 
 
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_of_changes_to_a_key_that_come_at_once_none_is_lost(database: str, request: pytest.FixtureRequest) -> None:
+    url = request.getfixturevalue("postgres_url") if database == "postgresql" else None
+    bodies: list[dict[str, object]] = [
+        *({"limit_usd": "5"}, {"rpm": 10}, {"models": ["m"]}, {"label": "x", "concurrency": 3}),
+    ]
+
+    async def test() -> None:
+        async with house(database_url=url) as site:
+            ada = await registered(site, "ada@example.com")
+            for _ in range(5):
+                made = (await ada.send_json("POST", "/api/keys", {})).json()
+                path = f"/api/keys/{made['id']}"
+                await asyncio.gather(*(ada.send_json("PATCH", path, body) for body in bodies))
+                key = (await ada.get(path)).json()
+                for body in bodies:
+                    assert {name: key[name] for name in body} == body
+            deeds = await site.database.fetch("SELECT count(*) FROM activity WHERE action = 'key.changed'")
+            assert deeds == [(20,)]
+            # What changes nothing is nobody's deed.
+            assert (await ada.send_json("PATCH", path, {"rpm": 10})).json()["rpm"] == 10
+            assert await site.database.fetch("SELECT count(*) FROM activity WHERE action = 'key.changed'") == deeds
+            both = [ada.send_json("POST", f"{path}/rotate", {"overlap": "none"}) for _ in range(2)]
+            assert sorted(each.status_code for each in await asyncio.gather(*both)) == [201, 400]
+
+    run(test())
+
+
+def test_a_bound_is_not_taken_away_by_an_empty_list_and_no_key_ends_beyond_all_dates() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            made = (await ada.send_json("POST", "/api/keys", {"models": ["m"], "addresses": ["10.0.0.0/8"]})).json()
+            wrong: list[dict[str, object]] = [
+                *({"models": []}, {"models": [""]}, {"models": ["m", " "]}, {"addresses": []}, {"addresses": [""]}),
+                *({"expires_at": "2027-01-31"}, {"expires_at": 1}, {"expires_at": "9999-12-31T23:59:00-12:00"}),
+            ]
+            for body in wrong:
+                for method, path in (("POST", "/api/keys"), ("PATCH", f"/api/keys/{made['id']}")):
+                    response = await ada.send_json(method, path, body)
+                    assert (response.status_code, response.json()["error"]["param"]) == (400, *body)
+            response = await ada.send_json("POST", "/api/keys", {"expires_at": "2027-01-31"})
+            assert "such as 2027-01-31T00:00:00Z" in response.json()["detail"]
+            page = await ada.post("/dashboard/keys", {"label": "x", "expires_at": "9999-12-31"})
+            assert (page.status_code, "leave it out" in shown(page)) == (400, True)
+            listed = (await ada.get("/api/keys")).json()["data"]
+            assert [key["models"] for key in listed] == [["m"], None]
+
+    run(test())
+
+
 def test_a_revoked_management_key_is_nobodys() -> None:
     async def test() -> None:
         async with house() as site, Visitor(site) as program:

@@ -19,6 +19,7 @@ _USD_PLACES = 9
 _NANO_PER_USD = 10**_USD_PLACES
 # USD per million tokens is 10⁶ pico-USD per token.
 _PRICE_PLACES = 6
+_THOUSANDS = re.compile(r"[1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]+)?")
 _DECIMAL = re.compile(r"(0|[1-9][0-9]{0,18})(?:\.([0-9]{1,12}))?")
 
 
@@ -82,6 +83,11 @@ def round_up(pico: int, multiplier_ppm: int = PPM) -> int:
 def parse_usd(text: str) -> int:
     """Nano-USD from `"12.5"`; at most nine places, below 2⁶² nano-USD. ValueError says what is wrong."""
     return _parse(text, _USD_PLACES, "an amount in USD")
+
+
+def without_thousands(text: str) -> str:
+    """`1,000` as `1000`; any other text as it is."""
+    return text.replace(",", "") if _THOUSANDS.fullmatch(text) is not None else text
 
 
 def parse_price(text: str) -> int:

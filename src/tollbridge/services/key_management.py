@@ -19,6 +19,7 @@ from tollbridge.store import keys as key_rows
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Transaction, run
 from tollbridge.store.managed_keys import ManagedKey, Rules
+from tollbridge.values import LATEST_MS
 
 T = TypeVar("T")
 
@@ -71,6 +72,8 @@ async def change(
         label = check_label(label)
         # A key that has expired may keep its date.
         checked = check_rules(rules, 0 if rules.expires_at == key.expires_at else now)
+        if label == key.label and all(getattr(checked, name) == getattr(key, name) for name in Rules.__struct_fields__):
+            return
         await managed_keys.rename(transaction, key.id, label)
         await managed_keys.set_rules(transaction, key, checked)
         await activity.add(transaction, actor.deed(account_id, "key.changed", label or key.hint), now)
@@ -165,6 +168,8 @@ def check_rules(rules: Rules, now: int) -> Rules:
             raise InvalidRequest(f"This is a whole number from 1 to {_MOST_RATE:,}.", param=name)
     if rules.expires_at is not None and rules.expires_at <= now:
         raise InvalidRequest("The time at which a key expires lies in the future.", param="expires_at")
+    if rules.expires_at is not None and rules.expires_at >= LATEST_MS:
+        raise InvalidRequest("A key that never expires has no such time: leave it out.", param="expires_at")
     return msgspec.structs.replace(
         rules, models=_patterns(rules.models or ()) or None, addresses=_networks(rules.addresses or ()) or None
     )

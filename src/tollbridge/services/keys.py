@@ -16,10 +16,14 @@ from tollbridge.store.accounts import Account
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Transaction, run
 from tollbridge.store.keys import NO_RULES, KnownKey, NewKey, Rules
+from tollbridge.values import LATEST_MS
 
 log = logging.getLogger("tollbridge")
 
 _LONGEST_LABEL = 100
+_LONGEST_PATTERN = 200
+_MOST_PATTERNS = 100
+_MOST_RATE = 1_000_000_000
 
 
 class MadeKey(msgspec.Struct, frozen=True):
@@ -55,10 +59,11 @@ async def create(
     if limit is not None and not 0 < limit < MAX_AMOUNT:
         raise InvalidRequest("a limit is above zero", param="limit")
     now = await database.now()
-    if expires_at is not None and expires_at <= now:
-        raise InvalidRequest("a key expires in the future", param="expires")
+    if expires_at is not None and not now < expires_at < LATEST_MS:
+        raise InvalidRequest("a key expires in the future, before the year 9999", param="expires")
     if rules.reset is not None and limit is None:
         raise InvalidRequest("a limit that begins anew needs an amount", param="limit")
+    _check(rules)
     if rules.addresses is not None:
         rules = msgspec.structs.replace(rules, addresses=tuple(map(_network, rules.addresses)))
     await belongs_to(database, master)
@@ -73,6 +78,19 @@ async def create(
 
     await run(database, use_case)
     return made
+
+
+def _check(rules: Rules) -> None:
+    """InvalidRequest: a rule that nobody could change again, for it is none that `key_management` takes."""
+    for name in ("rpm", "tpm", "concurrency"):
+        rate = getattr(rules, name)
+        if rate is not None and not 0 < rate <= _MOST_RATE:
+            raise InvalidRequest(f"{name} is a whole number from 1 to {_MOST_RATE}", param=name)
+    for each in rules.models or ():
+        if not each or len(each) > _LONGEST_PATTERN or not each.isprintable() or " " in each:
+            raise InvalidRequest(f"{each[:60]!r} is no model's name, and no pattern such as openai/*", param="models")
+    if max(len(rules.models or ()), len(rules.addresses or ())) > _MOST_PATTERNS:
+        raise InvalidRequest(f"a key names at most {_MOST_PATTERNS} models, and as many addresses", param="models")
 
 
 def _network(text: str) -> str:

@@ -16,6 +16,7 @@ from tollbridge.store.db import Database, Transaction, run
 Check = Callable[[Transaction, Account, Agreed | None], Awaitable[None]]
 
 _MOST = 1_000_000_000
+_MOST_TOKENS = 1_000_000_000_000_000
 _PAGE = 500
 
 
@@ -106,5 +107,7 @@ def _check(agreed: Agreed) -> None:
         limit = getattr(agreed, name)
         if limit is not None and not 0 < limit <= _MOST:
             raise InvalidRequest(f"{name} is a whole number from 1 to {_MOST}", param=name)
+    if not 0 <= (agreed.included_tokens or 0) <= _MOST_TOKENS:
+        raise InvalidRequest(f"included_tokens is a whole number from 0 to {_MOST_TOKENS}", param="included_tokens")
     if agreed.since >= agreed.until:
         raise InvalidRequest("what was agreed begins before it ends", param="until")

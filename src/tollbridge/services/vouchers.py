@@ -14,6 +14,7 @@ from tollbridge.store.accounts import Account
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Duplicate, Transaction, run
 from tollbridge.store.vouchers import Voucher
+from tollbridge.values import LATEST_MS
 
 PROMO, PAID = "promo", "paid"
 # Nothing that is taken for something else when it is read aloud or typed: 32 signs, 5 bits each.
@@ -49,6 +50,8 @@ async def create(
     now = await database.now()
     if expires_at is not None and expires_at <= now:
         raise InvalidRequest("They would have expired already.", param="expires_at")
+    if expires_at is not None and expires_at >= LATEST_MS:
+        raise InvalidRequest("Vouchers that never expire have no such day.", param="expires_at")
     seed = once if len(once) >= _LEAST_SEED else secrets.token_urlsafe(32)
 
     async def use_case(transaction: Transaction) -> list[MadeVoucher]:

@@ -22,6 +22,7 @@ from tollbridge.web.visit import Visit
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 _AT = re.compile(r"`\$\.(\w+)")
+_A_TIME = "a time is a text with its zone, such as 2027-01-31T00:00:00Z, or null."
 _UNKNOWN = re.compile(r"unknown field `(\w+)`")
 
 
@@ -108,6 +109,8 @@ def _unreadable(why: str, kind: type[msgspec.Struct]) -> InvalidRequest:
     at = _AT.search(why)
     if at is None:
         return InvalidRequest(f"The body cannot be: {why}")
+    if at[1] == "expires_at":
+        return InvalidRequest(f"{at[1]}: {_A_TIME}", param=at[1])
     if at[1].endswith("_usd"):
         return InvalidRequest(f'{at[1]}: an amount is a text, such as "5.00", or null.', param=at[1])
     return InvalidRequest(f"{at[1]}: {why.partition(' - at ')[0]}", param=at[1])
@@ -120,12 +123,12 @@ def _rules(body: KeyBody, before: Rules) -> Rules:
         return there if isinstance(value, UnsetType) else value
 
     limit, cap, expires = body.limit_usd, body.cost_cap_usd, body.expires_at
-    models, addresses = said(body.models, before.models), said(body.addresses, before.addresses)
+    models, addresses = body.models, body.addresses
     return Rules(
         limit=before.limit if isinstance(limit, UnsetType) else _usd(limit, "limit_usd"),
         reset=said(body.limit_reset, before.reset),
-        models=None if models is None else tuple(models),
-        addresses=None if addresses is None else tuple(addresses),
+        models=before.models if isinstance(models, UnsetType) else _texts(models, "models"),
+        addresses=before.addresses if isinstance(addresses, UnsetType) else _texts(addresses, "addresses"),
         rpm=said(body.rpm, before.rpm),
         tpm=said(body.tpm, before.tpm),
         concurrency=said(body.concurrency, before.concurrency),
@@ -144,11 +147,20 @@ def _usd(text: str | None, name: str) -> int | None:
         raise InvalidRequest(f"{name}: {error}", param=name) from None
 
 
+def _texts(values: list[str] | None, name: str) -> tuple[str, ...] | None:
+    """As of `_usd`: a list that names nothing is no bound either, which nobody should get by mistake."""
+    if values is None:
+        return None
+    if not values or not all(each.strip() for each in values):
+        raise InvalidRequest(f"{name}: name what is allowed, or say null for all.", param=name)
+    return tuple(values)
+
+
 def _time(value: datetime | None) -> int | None:
     if value is None:
         return None
     if value.tzinfo is None:
-        raise InvalidRequest("Write a time with its zone, such as 2027-01-31T00:00:00Z.", param="expires_at")
+        raise InvalidRequest(f"expires_at: {_A_TIME}", param="expires_at")
     return int(value.timestamp() * 1000)
 
 

@@ -1,7 +1,5 @@
 """Credit: what is left, buying more of it, automatic top-ups, vouchers, and the warning that little is left."""
 
-import re
-
 from starlette.responses import Response
 
 from tollbridge.core import money
@@ -31,7 +29,6 @@ SAVED = {
     "alert-usual": "Your own threshold is removed.",
 }
 # A comma that separates anything else than thousands may be somebody's decimal point.
-_THOUSANDS = re.compile(r"[1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]+)?")
 _FORMS = ("checkout", "voucher", "top_up", "alert")
 
 
@@ -174,14 +171,9 @@ async def choose_alert(visit: Visit) -> Response:
 def read_usd(text: str, name: str) -> int:
     """Nano-USD of what people write: `25`, `25.50`, `$1,000`. InvalidRequest names the field."""
     try:
-        return money.parse_usd(without_thousands(text.strip().removeprefix("$")))
+        return money.parse_usd(money.without_thousands(text.strip().removeprefix("$")))
     except ValueError:
         raise InvalidRequest("Write an amount in USD, such as 25 or 12.50.", param=name) from None
-
-
-def without_thousands(text: str) -> str:
-    """`1,000` as `1000`; any other text as it is."""
-    return text.replace(",", "") if _THOUSANDS.fullmatch(text) is not None else text
 
 
 def reference(payment: Payment) -> str | None:

@@ -16,7 +16,7 @@ from tollbridge.store import management_keys as management_rows
 from tollbridge.store.managed_keys import ManagedKey, Rules
 from tollbridge.store.rollups import DAY_MS
 from tollbridge.values import Model
-from tollbridge.web.billing import read_usd, without_thousands
+from tollbridge.web.billing import read_usd
 from tollbridge.web.forms import Form
 from tollbridge.web.page import DEVELOPER, Page
 from tollbridge.web.visit import Visit
@@ -212,7 +212,7 @@ def amount(text: str, name: str) -> int | None:
 
 def whole(text: str, name: str) -> int | None:
     """`60` and `200,000`; None where nothing is said."""
-    text = without_thousands(text.strip())
+    text = money.without_thousands(text.strip())
     if not text:
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 16):

@@ -276,6 +276,10 @@ def test_an_invoice_of_a_provider_is_compared_model_by_model(sqlite_world: World
             "a,b\n1,2\n": "first line names the columns",
             "model,cost\nm\n": "line 2 has too few columns",
             "model,cost\nm,1e9\n": "line 2",
+            # Commas for decimals are no thousands.
+            'model,cost\nm,"12,50"\n': "line 2",
+            "model,cost\nm,12,50\n": "line 2 has more columns than the first",
+            f"model,cost\nm,{'1' * 200_000}\n": "line 2",
             "model,cost\nm,1.5\nm,NaN\n": "line 3",
         }.items():
             with pytest.raises(InvalidRequest, match=why):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from tollbridge.core.money import PPM, parse_usd
+from tollbridge.core.money import PPM, parse_usd, without_thousands
 from tollbridge.errors import InvalidRequest
 from tollbridge.services.statements import Period, model_of
 from tollbridge.store import reports, usage_days
@@ -18,7 +18,6 @@ from tollbridge.store.usage_days import Days, Group, Sums
 BY = ("day", "model", "provider", "account")
 # Of accounts, on a page.
 MOST_ROWS = 100
-_MOST_LINES = 1_000_000
 
 
 class Margin(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,28 +123,34 @@ async def drift(database: Database, period: Period, provider: str, invoice: str)
 def read_invoice(text: str) -> dict[str, int]:
     """Nano-USD by model, from a provider's CSV. InvalidRequest names the line."""
     reader = csv.reader(io.StringIO(text.removeprefix("\ufeff")))
-    head = [name.strip().lower() for name in next(reader, [])]
+    try:
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise InvalidRequest(f"line {reader.line_num}: {error}", param="file") from None
+    head = [name.strip().lower() for name in rows[0][1]] if rows else []
     amount = next((name for name in ("amount_usd", "cost_usd", "cost", "amount") if name in head), None)
     if "model" not in head or amount is None:
-        raise InvalidRequest("the first line names the columns: model and amount_usd", param="file")
+        raise InvalidRequest("the first line names the columns, with commas: model and amount_usd", param="file")
     model_at, amount_at = head.index("model"), head.index(amount)
     billed: dict[str, int] = {}
-    for row in reader:
+    for line, row in rows[1:]:
         if not any(row):
             continue
-        if reader.line_num > _MOST_LINES or len(row) <= max(model_at, amount_at):
-            raise InvalidRequest(f"line {reader.line_num} has too few columns", param="file")
+        if len(row) <= max(model_at, amount_at):
+            raise InvalidRequest(f"line {line} has too few columns", param="file")
+        if any(row[len(head) :]):  # an amount like 12,50 would be read as 12
+            raise InvalidRequest(f"line {line} has more columns than the first", param="file")
         model = row[model_at].strip()
-        billed[model] = billed.get(model, 0) + _amount(row[amount_at], reader.line_num)
+        billed[model] = billed.get(model, 0) + _amount(row[amount_at], line)
     return billed
 
 
 def _amount(text: str, line: int) -> int:
     """An amount as invoices write it: with a sign of currency or of credit, and with commas between thousands."""
-    plain = text.strip().replace("$", "").replace(",", "").strip()
+    plain = text.strip().replace("$", "").strip()
     sign = -1 if plain.startswith("-") else 1
     try:
-        return sign * parse_usd(plain.removeprefix("-"))
+        return sign * parse_usd(without_thousands(plain.removeprefix("-")))
     except ValueError as error:
         raise InvalidRequest(f"line {line}: {error}", param="file") from None
 

@@ -236,6 +236,23 @@ def test_an_amount_that_is_none_is_refused(shell: Shell, amount: str) -> None:
         (("key", "create"), "Missing option '--account'"),
         (("key", "create", "--account", "ada@example.com", "--expires", "soon"), "a date is like 2027-01-31"),
         (("key", "create", "--account", "ada@example.com", "--expires", "2001-01-31"), "expires in the future"),
+        (("key", "create", "--account", "ada@example.com", "--expires", "9999-12-31T23:59-12:00"), "from 1970 to 9998"),
+        (("ledger", "statement", "ada@example.com", "--since", "0001-01-01T00:00+14:00"), "from 1970 to 9998"),
+        (("voucher", "create", "5", "--expires", "9999-12-31T23:59-12:00"), "from 1970 to 9998"),
+        (
+            ("key", "create", "--account", "ada@example.com", "--rpm", "9" * 20),
+            "rpm is a whole number from 1 to 10000000",
+        ),
+        (("key", "create", "--account", "ada@example.com", "--model", ""), "'' is no model's name"),
+        (("key", "create", "--account", "ada@example.com", "--model", "a b"), "'a b' is no model's name"),
+        (
+            ("account", "plan", "ada@example.com", "custom", "--included-tokens", "9" * 20),
+            "included_tokens is a whole number from 0 to",
+        ),
+        (("ledger", "statement", "ada@example.com", "--month", "2026-11", "--since", "2026-11-02"), "not both"),
+        (("ledger", "statement", "ada@example.com", "--month", "2026-11", "--csv", "--json"), "not both"),
+        (("report", "margin", "--month", "2026-11", "--csv", "--json"), "not both"),
+        (("report", "journal", "--month", "November"), "a month is like 2026-11"),
         (("key", "revoke", "key_unknown"), "there is no key 'key_unknown'"),
         (("credit", "grant", "ada@example.com", "5", "--reason", " "), "reason is 1 to 500 characters"),
         (("catalog", "show", "gpt-99"), "there is no model 'gpt-99'"),
@@ -393,6 +410,26 @@ def test_everything_works_as_a_process_of_its_own(shell: Shell) -> None:
     assert shell.process("credit", "grant", "ada@example.com", "-5", "--reason", "x").code == 2
     assert shell.process("doctor").code == 0
     assert shell.process("ledger", "verify").code == 0
+
+
+def test_what_is_printed_is_utf_8_for_programs_and_readable_for_any_terminal(shell: Shell) -> None:
+    """An account is made although its name cannot be shown, and no list stops at it."""
+    encodings = {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    shell.ok("account", "create", "\u6f22@example.com")
+    assert shell.process("account", "list", env=encodings).out.splitlines()[1].startswith("\\u6f22@example.com ")
+    (only,) = json.loads(shell.process("account", "list", "--json", env=encodings).out)
+    assert only["email"] == "\u6f22@example.com"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+@pytest.mark.parametrize("words", ["account list", "account list --json", "report journal --month 2026-11"])
+def test_output_that_cannot_be_written_is_said_in_one_line(shell: Shell, words: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "tollbridge", *words.split()],
+            cwd=shell.directory, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "tollbridge: No space left on device\n")
 
 
 def test_help_is_quick(shell: Shell) -> None:

@@ -114,6 +114,7 @@ def test_reports_of_a_month(shell: Shell, bought: Payment) -> None:
     }
     assert "nothing in this month" in shell.ok("report", "margin", "--month", MONTH).err
     assert json.loads(shell.ok("report", "margin", "--month", MONTH, "--by", "day", "--json").out) == []
+    assert shell.ok("report", "margin", "--month", MONTH, "--csv").out.startswith("model,requests,tokens_in,")
     (shell.directory / "invoice.csv").write_text("model,amount_usd\nx,1\n")
     assert "no request was ever priced" in shell.refused(
         "report", "drift", "invoice.csv", "--provider", "deepseek", "--month", MONTH

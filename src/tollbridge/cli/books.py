@@ -10,6 +10,8 @@ from tollbridge.cli.shell import (
     DATE,
     as_json,
     configured,
+    one_form,
+    print_data,
     print_fields,
     print_json,
     print_table,
@@ -84,7 +86,10 @@ def ledger_statement(
     Example:
       tollbridge ledger statement ada@example.com --month 2026-11 --csv
     """
+    one_form(as_csv, as_json)
     if month is not None:
+        if since:
+            raise click.UsageError("--since or --month, not both")
         _print_month(settings, email, month, as_csv, as_json)
         return
     if as_csv:
@@ -122,7 +127,7 @@ def _print_month(settings: "Settings", email: str, month: str, as_csv: bool, as_
 
     made = with_database(settings, read)
     if as_csv:
-        sys.stdout.write(statements.statement_csv(made))
+        print_data(statements.statement_csv(made).encode())
     elif as_json:
         print_json(statements.statement_json(made))
     else:

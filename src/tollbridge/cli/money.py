@@ -1,6 +1,5 @@
 """`tollbridge payment`, `voucher` and `report`."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +11,8 @@ from tollbridge.cli.shell import (
     actor,
     as_json,
     configured,
+    one_form,
+    print_data,
     print_json,
     print_table,
     say,
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _COLUMNS = ("payment", "account", "status", "amount_usd", "method", "reference", "created_at", "note")
+_MARGINS = (
+    *("requests", "tokens_in", "tokens_out"),
+    *("charged_usd", "of_it_promo_usd", "lost_usd", "cost_usd", "margin_usd"),
+)
+_DRIFT = ("model", "invoiced_usd", "recorded_usd", "difference_usd", "percent")
 _LISTED = 200
 _month = click.option("--month", required=True, metavar="MONTH", help="A calendar month such as 2026-11, UTC.")
 _csv = click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
@@ -241,6 +247,7 @@ def report_margin(settings: "Settings", month: str, by: str, as_csv: bool, as_js
     from tollbridge.services.margins import margins
     from tollbridge.services.statements import no_formula
 
+    one_form(as_csv, as_json)
     rows = [
         {
             by: no_formula(row.name) if as_csv else row.name,
@@ -255,7 +262,7 @@ def report_margin(settings: "Settings", month: str, by: str, as_csv: bool, as_js
         }
         for row in with_database(settings, lambda database: margins(database, _period(month), by))
     ]
-    _print(rows, as_csv, as_json)
+    _print((by, *_MARGINS), rows, as_csv, as_json)
 
 
 @report.command("drift")
@@ -277,7 +284,9 @@ def report_drift(settings: "Settings", file: Path, provider: str, month: str, as
     from tollbridge.core.money import format_usd
     from tollbridge.errors import ConfigError
     from tollbridge.services.margins import drift
+    from tollbridge.services.statements import no_formula
 
+    one_form(as_csv, as_json)
     try:
         text = file.read_text("utf-8")
     except OSError as error:
@@ -286,7 +295,7 @@ def report_drift(settings: "Settings", file: Path, provider: str, month: str, as
         raise ConfigError(f"{file}: it is not UTF-8 text") from error
     rows = [
         {
-            "model": row.model,
+            "model": no_formula(row.model) if as_csv else row.model,
             "invoiced_usd": format_usd(row.invoiced),
             "recorded_usd": format_usd(row.recorded),
             "difference_usd": format_usd(row.difference),
@@ -294,7 +303,7 @@ def report_drift(settings: "Settings", file: Path, provider: str, month: str, as
         }
         for row in with_database(settings, lambda database: drift(database, _period(month), provider, text))
     ]
-    _print(rows, as_csv, as_json)
+    _print(_DRIFT, rows, as_csv, as_json)
 
 
 @report.command("trial-balance")
@@ -312,6 +321,7 @@ def report_trial_balance(settings: "Settings", month: str, as_csv: bool, as_json
     from tollbridge.core.money import format_usd
     from tollbridge.services.statements import trial_balance
 
+    one_form(as_csv, as_json)
     rows = [
         {
             "book": line.book.value,
@@ -321,7 +331,7 @@ def report_trial_balance(settings: "Settings", month: str, as_csv: bool, as_json
         }
         for line in with_database(settings, lambda database: trial_balance(database, _period(month)))
     ]
-    _print(rows, as_csv, as_json)
+    _print(tuple(rows[0]), rows, as_csv, as_json)
 
 
 @report.command("journal")
@@ -338,10 +348,12 @@ def report_journal(settings: "Settings", month: str) -> None:
     """
     from tollbridge.services.statements import JOURNAL_HEAD, journal_lines, journal_row, to_csv
 
+    period = _period(month)
+
     async def write(database: "Database") -> None:
-        sys.stdout.write(to_csv([JOURNAL_HEAD]))
-        async for line in journal_lines(database, _period(month)):
-            sys.stdout.write(to_csv([journal_row(line)]))
+        print_data(to_csv([JOURNAL_HEAD]).encode())
+        async for line in journal_lines(database, period):
+            print_data(to_csv([journal_row(line)]).encode())
 
     with_database(settings, write)
 
@@ -352,14 +364,13 @@ def _period(month: str) -> "Period":
     return parse_month(month)
 
 
-def _print(rows: list[dict[str, Any]], as_csv: bool, as_json: bool) -> None:
+def _print(head: tuple[str, ...], rows: list[dict[str, Any]], as_csv: bool, as_json: bool) -> None:
     from tollbridge.services.statements import to_csv
 
-    head = list(rows[0]) if rows else []
     if as_json:
         print_json(rows)
     elif as_csv:
-        sys.stdout.write(to_csv([head, *([str(value) for value in row.values()] for row in rows)]))
+        print_data(to_csv([head, *([str(value) for value in row.values()] for row in rows)]).encode())
     elif rows:
         print_table(head, [list(row.values()) for row in rows])
     else:

@@ -2,6 +2,8 @@
 
 import asyncio
 import functools
+import io
+import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -32,6 +34,9 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         extra["standalone_mode"] = False
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # Addresses and labels may hold what a terminal of another encoding cannot show.
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             code = super().main(*args, **extra)
         except NoArgsIsHelpError as error:
@@ -46,6 +51,10 @@ class Commands(click.Group):
             sys.exit(error.exit_code)
         except TollbridgeError as error:
             _complain(str(error))
+            sys.exit(1)
+        except OSError as error:  # what is printed goes to a disk that is full, say
+            where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+            _complain(where + (error.strerror or str(error) or type(error).__name__))
             sys.exit(1)
         except click.Abort:
             sys.exit(INTERRUPTED)
@@ -100,6 +109,11 @@ def read_settings(config: Path | None, data_dir: str | None, **options: str | in
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
+def one_form(as_csv: bool, as_json: bool) -> None:
+    if as_csv and as_json:
+        raise click.UsageError("say --csv or --json, not both")
+
+
 class _Usd(click.ParamType[int]):
     name = "usd"
 
@@ -123,13 +137,19 @@ class _Date(click.ParamType[int]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         from datetime import UTC, datetime
 
+        from tollbridge.values import LATEST_MS
+
         if isinstance(value, int):
             return value
         try:
             read = datetime.fromisoformat(value)
         except ValueError:
             self.fail(f"a date is like 2027-01-31 or 2027-01-31T18:00Z, not {value[:40]!r}", param, ctx)
-        return int((read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp() * 1000)
+        at = int((read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp() * 1000)
+        # As a time of the books; and a zone more must not lead to a year that no date can name.
+        if not 0 <= at < LATEST_MS:
+            self.fail(f"a date is from 1970 to 9998, not {value[:40]!r}", param, ctx)
+        return at
 
 
 # Nano-USD above zero, from a plain decimal.
@@ -215,7 +235,12 @@ def say(message: str) -> None:
 def print_json(data: Any) -> None:
     import msgspec
 
-    click.echo(msgspec.json.format(msgspec.json.encode(data)).decode())
+    print_data(msgspec.json.format(msgspec.json.encode(data)) + b"\n")
+
+
+def print_data(data: bytes) -> None:
+    """What programs read: UTF-8, whatever the terminal takes."""
+    click.echo(data, nl=False)
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

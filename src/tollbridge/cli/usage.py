@@ -68,6 +68,8 @@ def usage_export(settings: "Settings", since: int, until: int | None, form: str,
 
 def _opened(file: Path | None) -> AbstractContextManager[BinaryIO]:
     if file is None:
+        if sys.stdout is None:
+            raise click.ClickException("there is no standard output: name a file by --to")
         return nullcontext(sys.stdout.buffer)
     try:
         return file.open("wb")

@@ -524,6 +524,31 @@ def test_a_path_that_is_none_is_told(file: Path, path: str) -> None:
         load(file, f'[providers.x]\nbase_url = "https://a.com"\npaths = {{ chat = "{path}" }}\n')
 
 
+def test_a_path_of_no_endpoint_is_told(file: Path) -> None:
+    text = '[providers.x]\nbase_url = "https://a.com"\npaths = { chatt = "/chat" }\n'
+    assert complaint(file, text) == "FILE:3: providers.x.paths.chatt: unknown endpoint; did you mean chat?"
+
+
+@pytest.mark.parametrize("routes", ['"mybox/q"', '["mybox/q"]', '[["mybox", "q"]]'])
+def test_routes_that_are_no_tables_are_told_how_to_write_them(file: Path, routes: str) -> None:
+    said = complaint(file, f"{BOX}{MODEL}routes = {routes}\n")
+    assert said.startswith("FILE:6: models[0].routes")
+    assert said.endswith(': write routes = [{ provider = "…", model = "…" }]')
+
+
+@pytest.mark.parametrize("value", ["[" * 5000 + "]" * 5000, "9" * 5000])
+def test_a_file_that_no_parser_gets_through_is_told(file: Path, value: str) -> None:
+    assert complaint(file, f"port = {value}\n") == "FILE: this is not TOML that can be read"
+    with pytest.raises(ConfigError, match="TOLLBRIDGE_PORT: port: expected a whole number"):
+        load(file, "", {"TOLLBRIDGE_PORT": value})
+
+
+def test_a_name_that_leads_to_two_models_is_warned_of(file: Path) -> None:
+    route = 'routes = [{ provider = "mybox", model = "q" }]\n'
+    text = BOX + "".join(f'{MODEL.replace(chr(34) + "m", chr(34) + name)}aliases = ["z"]\n{route}' for name in "ab")
+    assert load(file, text).warnings == (f"{file}:11: z is an alias of a too: it leads to b alone",)
+
+
 @pytest.mark.parametrize("place", ["a/b", "a.example.com:8080", "a@b", "", "ä"])
 def test_a_place_is_one_name(file: Path, place: str) -> None:
     with pytest.raises(ConfigError, match="expected a text"):

@@ -51,6 +51,8 @@ _STRIPE_KEY = re.compile(r"[sr]k_(live|test)_[A-Za-z0-9_]{16,}")
 _STRIPE_SIGNING = re.compile(r"whsec_[A-Za-z0-9+/=_-]{24,}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,59}")
 _PLACE = re.compile(r"\{(region|project|resource|api_version)\}")
+# What `paths` of a provider may name.
+_ENDPOINTS = ["chat", "stream", "completions", "embeddings", "messages"]
 _TOML_TABLE = re.compile(r"Cannot declare \((.*?),?\) twice")
 _TOML_LINE = re.compile(r" \(at (?:line ([0-9]+), column [0-9]+|end of document)\)$")
 
@@ -142,6 +144,8 @@ class _Reader:
             found = _TOML_LINE.search(str(error))
             line = int(found[1]) if found and found[1] else text.count("\n") + 1
             raise ConfigError(f"{path}:{line}: {_not_toml(_TOML_LINE.sub('', str(error)))}") from None
+        except (RecursionError, ValueError):  # nested without end, a number of thousands of digits
+            raise ConfigError(f"{path}: this is not TOML that can be read") from None
         self._lines = line_numbers(text)
 
     def _read_environment(self) -> None:
@@ -185,7 +189,7 @@ class _Reader:
     def _value_of(variable: str, text: str) -> Any:
         try:
             read = tomllib.loads(f"value = {text}")
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             read = {}
         # Otherwise its kind will say what it should have been.
         return read["value"] if len(read) == 1 else text
@@ -288,6 +292,8 @@ class _Reader:
     def _group(self, group: Group, raw: Any, path: Path) -> dict[str, Any]:
         """The values of one table, by the names of its Struct's fields."""
         if not isinstance(raw, dict):
+            if path and isinstance(path[-1], int):
+                raise self._mistake(path, f"expected a table: {_not_listed(group)}")
             raise self._mistake(path, f"expected a table: write [{shown_path(path)}] and its settings under it")
         settings, inner = _SETTINGS[group.name], _INNER[group.name]
         for key in raw:
@@ -304,7 +310,7 @@ class _Reader:
         if group.listed:
             rows = [] if raw is None else raw
             if not isinstance(rows, list):
-                raise self._mistake(path, f"expected a list: write [[{group.key}]] before each of them")
+                raise self._mistake(path, f"expected a list: {_not_listed(group)}")
             return tuple(group.type(**self._group(group, row, (*path, index))) for index, row in enumerate(rows))
         tables = {} if raw is None else raw
         if not group.named:
@@ -417,6 +423,9 @@ class _Reader:
         base_url = fill(provider.base_url)
         paths = {endpoint: fill(path) for endpoint, path in provider.paths.items()}
         for endpoint, path in paths.items():
+            if endpoint not in _ENDPOINTS:
+                hint = kinds.nearest(endpoint, _ENDPOINTS)
+                raise self._mistake(("providers", name, "paths", endpoint), f"unknown endpoint; {hint}")
             if re.fullmatch(r"/[\x21-\x7e]*", path) is None or set("{}") & set(path.replace("{model}", "")):
                 raise self._mistake(
                     ("providers", name, "paths", endpoint), 'expected a path such as "/{model}/chat?api-version=1"'
@@ -481,6 +490,7 @@ class _Reader:
 
     def _check_models(self, settings: Settings) -> None:
         seen: set[str] = set()
+        aliases: dict[str, str] = {}
         for index, model in enumerate(settings.models):
             path: Path = ("models", index)
             if model.id in seen:
@@ -490,6 +500,13 @@ class _Reader:
                 raise self._mistake(
                     (*path, "output_limit"), f"it is above the context_window of {model.context_window}"
                 )
+            for alias in dict.fromkeys(model.aliases or ()):
+                if alias in aliases:
+                    self._warnings.append(
+                        f"{self._origin((*path, 'aliases'))}: {alias} is an alias of {aliases[alias]} too: "
+                        f"it leads to {model.id} alone"
+                    )
+                aliases[alias] = model.id
             if not model.routes:
                 raise self._mistake((*path, "routes"), 'write routes = [{ provider = "…", model = "…" }]')
             self._check_routes(settings, model, path)
@@ -528,6 +545,12 @@ class _Reader:
             if path[:length] in self._lines:
                 return f"{self._source.path}:{self._lines[path[:length]]}"
         return str(self._source.path or "configuration")
+
+
+def _not_listed(group: Group) -> str:
+    if group.key == "routes":
+        return 'write routes = [{ provider = "…", model = "…" }]'
+    return f"write [[{group.key}]] before each of them"
 
 
 def _not_toml(said: str) -> str:

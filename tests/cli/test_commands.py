@@ -14,6 +14,7 @@ from tests.cli.conftest import Shell
 
 from tollbridge.cli import main
 from tollbridge.core.keys import well_formed
+from tollbridge.store.db import translate_sqlite
 
 
 def groups(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -430,6 +431,18 @@ def test_output_that_cannot_be_written_is_said_in_one_line(shell: Shell, words: 
             cwd=shell.directory, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, "tollbridge: No space left on device\n")
+
+
+def test_a_database_that_fails_in_the_middle_is_said_with_what_helps(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: object, **__: object) -> None:
+        cause = sqlite3.OperationalError("attempt to write a readonly database")
+        cause.sqlite_errorcode, cause.sqlite_errorname = sqlite3.SQLITE_READONLY, "SQLITE_READONLY"
+        raise translate_sqlite(cause) from cause
+
+    monkeypatch.setattr("tollbridge.services.accounts.create", fails)
+    assert "it cannot be written: does it belong to the user" in shell.refused("account", "create", "ada@example.com")
 
 
 def test_help_is_quick(shell: Shell) -> None:

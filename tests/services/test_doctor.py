@@ -1,6 +1,8 @@
 """What the doctor finds, and that looking changes nothing."""
 
 import asyncio
+import errno
+import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -37,6 +39,36 @@ def test_before_the_first_start_nothing_is_made(tmp_path: Path) -> None:
     assert "the first start makes it" in findings["database"].detail
     assert "demo" in findings["providers"].detail
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_found_beside_all_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    findings = found(read(Source(None, (("data_dir", str(tmp_path)),)), {}))
+    assert (findings["disk"].ok, findings["providers"].ok) == (False, True)
+    assert findings["disk"].detail == f"{tmp_path} takes no 800 KB more: No space left on device"
+
+
+def test_a_master_secret_that_is_gone_is_found_and_none_is_made_for_it(sqlite_world: World) -> None:
+    async def claim(database: Database) -> None:
+        await secrets.belongs_to(database, secrets.load(settings(sqlite_world)))
+
+    assert found(settings(sqlite_world))["master secret"].detail == "none yet: the first start makes it"
+    sqlite_world.run(claim)
+    assert found(settings(sqlite_world))["master secret"].ok
+    file = sqlite_world.directory / "secret"
+    file.unlink()
+    finding = found(settings(sqlite_world))["master secret"]
+    assert (finding.ok, finding.detail) == (False, f"{file} is gone: bring it back, no key works without it")
+    assert not file.exists()
+
+
+def test_a_database_that_can_only_be_read_is_found(sqlite_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    finding = found(settings(sqlite_world))["database"]
+    assert (finding.ok, "it cannot be written: does it belong to" in finding.detail) == (False, True)
 
 
 def test_a_database_that_cannot_be_reached_is_found(tmp_path: Path) -> None:

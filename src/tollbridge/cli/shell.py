@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 from click.exceptions import NoArgsIsHelpError, NoSuchOption
 
-from tollbridge.errors import ConfigError, TollbridgeError
+from tollbridge.errors import ConfigError, TollbridgeError, Unavailable
 
 if TYPE_CHECKING:
     from tollbridge.config import Settings
@@ -178,9 +178,18 @@ def with_database(settings: "Settings", use: "Callable[[Database], Awaitable[T]]
     nobody should be told of empty books that they are right, and no credit should go to books that nobody serves from.
     """
 
+    url = settings.database_url.reveal()
+
     async def run() -> T:
-        async with _opened(settings.database_url.reveal(), new) as database:
-            return await use(database)
+        async with _opened(url, new) as database:
+            try:
+                return await use(database)
+            except Unavailable as error:
+                if error.code != "ledger_unavailable":
+                    raise  # a processor of payments, say
+                from tollbridge.services.doctor import diagnose
+
+                raise diagnose(error, url) from error
 
     return asyncio.run(run())
 
@@ -201,7 +210,10 @@ async def _opened(url: str, new: bool) -> "AsyncIterator[Database]":
                     f"there is no database {path}: is this the gateway's directory (or --data-dir, or --config)? "
                     "A new one is made by its first start, or by tollbridge migrate"
                 )
-            await schema.migrate(url)
+            try:
+                await schema.migrate(url)
+            except TollbridgeError as error:
+                raise diagnose(error, url) from error
             say(f"{path} is a new database")
     database = open_database(url, statement_timeout=PATIENCE_S)
     try:

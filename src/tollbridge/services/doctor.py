@@ -38,6 +38,7 @@ _REMEDIES = {
     "SQLITE_READONLY": "it cannot be written: does it belong to the user who runs this?",
     "SQLITE_CANTOPEN": "it cannot be opened: does it, and its directory, belong to the user who runs this?",
     "SQLITE_FULL": "the disk is full",
+    "SQLITE_IOERR": "its disk fails, most often because it is full: see df",
     "SQLITE_CORRUPT": "the file is damaged: tollbridge restore BACKUP puts a copy in its place",
     "SQLITE_NOTADB": "the file is damaged, or was never a database: tollbridge restore BACKUP puts a copy in its place",
 }
@@ -123,25 +124,41 @@ def _existing(path: Path) -> Path:
 
 def _disk(path: Path) -> Finding:
     """How long this disk takes to promise that something is on it: half of what a request waits for."""
-    taken: list[float] = []
-    with tempfile.TemporaryFile(dir=path, prefix=".doctor-") as file:
-        end = time.perf_counter() + _SYNC_SECONDS
-        while len(taken) < _SYNCS and time.perf_counter() < end:
-            file.write(_BLOCK)
-            file.flush()
-            start = time.perf_counter()
-            os.fsync(file.fileno())
-            taken.append(time.perf_counter() - start)
-    taken.sort()
+    try:
+        taken = sorted(_syncs(path))
+    except OSError as error:
+        return Finding("disk", False, f"{path.resolve()} takes no 800 KB more: {error.strerror}")
     middle, high = (taken[int(len(taken) * share)] * 1000 for share in (0.5, 0.99))
     slow = "" if middle < _SLOW_SYNC_MS else "; that is slow: each request waits for two"
     return Finding("disk", True, f"fsync p50 {middle:.2f} ms, p99 {high:.2f} ms of {len(taken)}{slow}")
 
 
+def _syncs(path: Path) -> list[float]:
+    """Seconds, of up to `_SYNCS` blocks in a file of `path`."""
+    taken: list[float] = []
+    with tempfile.TemporaryFile(dir=path, prefix=".doctor-") as file:
+        end = time.perf_counter() + _SYNC_SECONDS
+        while len(taken) < _SYNCS and time.perf_counter() < end:
+            os.write(file.fileno(), _BLOCK)
+            start = time.perf_counter()
+            os.fsync(file.fileno())
+            taken.append(time.perf_counter() - start)
+    return taken
+
+
 async def _database(settings: Settings) -> list[Finding]:
     url = settings.database_url.reveal()
-    if url.startswith("sqlite:") and not sqlite_path(url).exists():
-        return [Finding("database", True, f"{sqlite_path(url)} does not exist: the first start makes it")]
+    if url.startswith("sqlite:"):
+        path = sqlite_path(url)
+        try:
+            there = path.exists()
+        except OSError as error:  # a directory above it that is not ours
+            return [Finding("database", False, f"the database {path}: {error.strerror}")]
+        if not there:
+            return [Finding("database", True, f"{path} does not exist: the first start makes it")]
+        if not os.access(path, os.W_OK):
+            # It can be read without, and no gateway starts.
+            return [Finding("database", False, f"the database {path}: {_REMEDIES['SQLITE_READONLY']}")]
     database = open_database(url)
     try:
         if url.startswith("sqlite:"):
@@ -169,12 +186,17 @@ def _schema(revision: str, fits: bool) -> Finding:
 
 
 async def _secret(database: Database, settings: Settings) -> Finding:
-    if settings.secret is None and not (settings.data_dir / secrets.FILE).exists():
-        return Finding("master secret", True, "none yet: the first start makes it")
+    path = settings.data_dir / secrets.FILE
     try:
+        if settings.secret is None and not path.exists():
+            if await secrets.is_claimed(database):
+                return Finding("master secret", False, f"{path} is gone: bring it back, no key works without it")
+            return Finding("master secret", True, "none yet: the first start makes it")
         await secrets.check(database, secrets.load(settings))
     except TollbridgeError as error:
         return Finding("master secret", False, str(error))
+    except OSError as error:
+        return Finding("master secret", False, f"{path} cannot be read: {error.strerror}")
     return Finding("master secret", True, "the one of this database")
 
 

@@ -187,6 +187,11 @@ async def ids_at_hand(database: Database, settings: Settings) -> Ids | None:
     return master.ids()
 
 
+async def is_claimed(database: Database) -> bool:
+    """Whether the database goes by some master secret already."""
+    return (await rotation.standing(database)).fingerprint is not None
+
+
 async def is_behind(database: Database, master: Secrets) -> bool:
     """Whether the database goes by another secret than `master` by now."""
     return (await rotation.standing(database)).fingerprint != master.fingerprint()

@@ -23,6 +23,8 @@ def back_up(url: str, target: Path) -> None:
         raise ConfigError(f"{source}: there is no database to back up")
     if target.exists():
         raise ConfigError(f"{target} exists already: choose another name")
+    if not os.access(source, os.R_OK):
+        raise ConfigError(f"{source}: it cannot be read: does it belong to the user who runs this?")
     draft = _beside(target)
     try:
         _copy(source, draft)

@@ -96,4 +96,5 @@ def _create(url: str) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     except OSError as error:
         reason = "a file is where its directory should be" if path.parent.is_file() else error.strerror
-        raise ConfigError(f"{path}: the database cannot be made: {reason}") from error
+        what = "written" if os.access(path, os.F_OK) else "made"
+        raise ConfigError(f"{path}: the database cannot be {what}: {reason}") from error

@@ -214,6 +214,9 @@ def test_a_program_manages_keys() -> None:
             for wrong in ({"rpm": 0}, {"limit_usd": "x"}, {"limit_reset": "daily"}, {"models": "m"}, {"nonsense": 1}):
                 await send("POST", "/api/keys", wrong, 400)
             await send("POST", "/api/keys", {"expires_at": "2020-01-01T00:00:00Z"}, 400)
+            # What is for people alone says so.
+            refused = await send("GET", "/api/billing/payments", status=401)
+            assert refused["detail"] == "This is for people who are logged in: no key does here."
             # It calls no model, and no key for models manages.
             assert (await site.post("/v1/chat/completions", chat(), manager)).status == 401
             manager["authorization"] = f"Bearer {first}"

@@ -31,6 +31,8 @@ def require(page: Page, presence: Presence | None, now: int) -> None:
     """
     who = page.who
     if who.user and presence is None and page.path.startswith("/api/"):
+        if not page.manage:
+            raise InvalidApiKey("This is for people who are logged in: no key does here.")
         raise InvalidApiKey("Log in, or send a management key of the account as `Authorization: Bearer …`.")
     if who.user and presence is None:
         raise Elsewhere("/auth/login")

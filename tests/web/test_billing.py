@@ -243,6 +243,7 @@ def test_programs_order_once_by_their_idempotency_key() -> None:
             ada = await registered(site, "ada@example.com")
             token = await ada.token(BILLING)
             headers = {"x-csrf-token": token, "sec-fetch-site": "same-origin", "idempotency-key": "k1"}
+            headers["accept"] = "application/json"
             body: dict[str, Any] = {"amount_usd": "12.34", "method": "demo"}
             made = [await ada.client.post("/api/billing/payments", json=body, headers=headers) for _ in range(2)]
             assert [each.status_code for each in made] == [201, 201]
@@ -252,8 +253,26 @@ def test_programs_order_once_by_their_idempotency_key() -> None:
             assert wrong.status_code == 400
             listed = (await ada.get("/api/billing/payments")).json()["data"]
             assert [each["id"] for each in listed] == [made[0].json()["id"]]
-            for length, status in ((255, 201), (256, 400)):
-                headers |= {"idempotency-key": "k" * length, "accept": "application/json"}
+            for wish, param in (
+                ({"amount_usd": None}, "amount_usd"),
+                ({"amount_usd": 5}, "amount_usd"),
+                ({"amount_usd": "5,00"}, "amount_usd"),
+                ({"amount_usd": "4.99"}, "amount_usd"),
+                ({"method": 5}, "method"),
+                ({"method": "paypal"}, "method"),
+                ({"save_card": "yes"}, "save_card"),
+                ({"amount": "5"}, "amount"),
+            ):
+                answer = await ada.client.post("/api/billing/payments", json=body | wish, headers=headers)
+                assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
+            answer = await ada.client.post("/api/billing/payments", json={"method": "demo"}, headers=headers)
+            assert (answer.json()["error"]["param"], answer.json()["detail"]) == (
+                "amount_usd",
+                "amount_usd is missing.",
+            )
+            # A script whose variable is empty would order twice.
+            for length, status in ((0, 400), (255, 201), (256, 400)):
+                headers["idempotency-key"] = "k" * length
                 answer = await ada.client.post("/api/billing/payments", json=body, headers=headers)
                 assert answer.status_code == status, answer.text
             assert answer.json()["error"]["param"] == "Idempotency-Key"

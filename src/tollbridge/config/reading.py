@@ -176,6 +176,7 @@ class _Reader:
                 self._put(path, self._value_of(variable, text), variable)
                 return
         known = [PREFIX + each.name.replace(".", "__").upper() for each in SETTINGS if "[" not in each.name]
+        known += _NOT_SETTINGS
         hint = kinds.nearest(variable, known)
         raise ConfigError(f"{variable}: unknown setting" + (f"; {hint}" if "did you" in hint else ""))
 

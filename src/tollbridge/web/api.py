@@ -23,6 +23,7 @@ from tollbridge.web.visit import Visit
 Body = TypeVar("Body", bound=msgspec.Struct)
 _AT = re.compile(r"`\$\.(\w+)")
 _A_TIME = "a time is a text with its zone, such as 2027-01-31T00:00:00Z, or null."
+_MISSING = re.compile(r"missing required field `(\w+)`")
 _UNKNOWN = re.compile(r"unknown field `(\w+)`")
 
 
@@ -58,7 +59,7 @@ async def one(visit: Visit) -> Response:
 
 
 async def create(visit: Visit) -> Response:
-    body = await _read(visit, KeyBody)
+    body = await read_body(visit, KeyBody)
     label = "" if isinstance(body.label, UnsetType) else body.label
     desk = visit.shared.desk
     made = await key_management.create(desk, visit.account.id, label, _rules(body, Rules()), visit.actor)
@@ -68,7 +69,7 @@ async def create(visit: Visit) -> Response:
 
 
 async def change(visit: Visit) -> Response:
-    body, desk, account = await _read(visit, KeyBody), visit.shared.desk, visit.account
+    body, desk, account = await read_body(visit, KeyBody), visit.shared.desk, visit.account
     public_id = visit.path("key")
 
     def wanted(key: ManagedKey) -> tuple[str, Rules]:
@@ -82,7 +83,7 @@ async def change(visit: Visit) -> Response:
 
 async def rotate(visit: Visit) -> Response:
     # Without a body all is as it is by default.
-    body = await _read(visit, RotateBody) if visit.content_type or await visit.body() else RotateBody()
+    body = await read_body(visit, RotateBody) if visit.content_type or await visit.body() else RotateBody()
     made = await key_management.rotate(
         visit.shared.desk, visit.account.id, visit.path("key"), body.overlap, visit.actor
     )
@@ -94,7 +95,8 @@ async def revoke(visit: Visit) -> Response:
     return json_response(await _shown(visit, visit.path("key")))
 
 
-async def _read(visit: Visit, kind: type[Body]) -> Body:
+async def read_body(visit: Visit, kind: type[Body]) -> Body:
+    """What was sent as JSON. InvalidRequest names the field that cannot be."""
     try:
         return msgspec.convert(await visit.json(), kind)
     except msgspec.ValidationError as error:
@@ -106,13 +108,16 @@ def _unreadable(why: str, kind: type[msgspec.Struct]) -> InvalidRequest:
     if unknown := _UNKNOWN.search(why):
         fields = ", ".join(kind.__struct_fields__)
         return InvalidRequest(f"There is no field {unknown[1]} here. There are {fields}.", param=unknown[1])
+    if missing := _MISSING.search(why):
+        return InvalidRequest(f"{missing[1]} is missing.", param=missing[1])
     at = _AT.search(why)
     if at is None:
         return InvalidRequest(f"The body cannot be: {why}")
     if at[1] == "expires_at":
         return InvalidRequest(f"{at[1]}: {_A_TIME}", param=at[1])
     if at[1].endswith("_usd"):
-        return InvalidRequest(f'{at[1]}: an amount is a text, such as "5.00", or null.', param=at[1])
+        null = ", or null" if "null`, got" in why else ""
+        return InvalidRequest(f'{at[1]}: an amount is a text, such as "5.00"{null}.', param=at[1])
     return InvalidRequest(f"{at[1]}: {why.partition(' - at ')[0]}", param=at[1])
 
 

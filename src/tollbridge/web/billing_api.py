@@ -12,6 +12,7 @@ from tollbridge.errors import InvalidRequest
 from tollbridge.gateway.replays import LONGEST
 from tollbridge.services import deeds, invoices
 from tollbridge.services.invoices import Paper
+from tollbridge.web.api import read_body
 from tollbridge.web.billing import reference
 from tollbridge.web.billing_papers import statement_json
 from tollbridge.web.page import PAYER, Page
@@ -61,20 +62,24 @@ async def payment(visit: Visit) -> Response:
 
 async def order(visit: Visit) -> Response:
     """Order credit; `url` is where a person pays. `Idempotency-Key`: sent again it is the same order."""
-    try:
-        body = msgspec.convert(await visit.json(), OrderBody)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(str(error)) from None
+    body = await read_body(visit, OrderBody)
     try:
         amount = parse_usd(body.amount_usd)
     except ValueError as error:
         raise InvalidRequest(f"amount_usd: {error}", param="amount_usd") from None
-    once = visit.request.headers.get("idempotency-key", "")
-    if len(once) > LONGEST or not once.isprintable():
+    once = visit.request.headers.get("idempotency-key")
+    # An empty one is a mistake of whoever sends it, and would be no key at all.
+    if once is not None and not (once.strip() and len(once) <= LONGEST and once.isprintable()):
         raise InvalidRequest(f"An Idempotency-Key has 1 to {LONGEST} printable characters.", param="Idempotency-Key")
-    begun = await visit.shared.payments().start_checkout(
-        visit.account, amount, method=body.method, once=once and f"api/{once}", save_card=body.save_card
-    )
+    name = "" if once is None else f"api/{once}"
+    try:
+        begun = await visit.shared.payments().start_checkout(
+            visit.account, amount, method=body.method, once=name, save_card=body.save_card
+        )
+    except InvalidRequest as error:
+        if error.param == "amount":  # as the form calls it
+            error.param = "amount_usd"
+        raise
     if not begun.repeated:
         what = f"{format_usd(amount)} USD by {body.method.replace('_', ' ')}"
         await deeds.note(visit.shared.database, visit.account, visit.actor, "payment.ordered", what)

@@ -50,6 +50,30 @@ periods = [{ hours = "01:00-04:00", input = "1", output = "9" }]
     ]
 
 
+def test_a_loss_is_named_where_it_begins_and_for_a_plan_that_pays_less(tmp_path: Path) -> None:
+    """TODAY is a Sunday."""
+    prices = """
+price = { input = "1", output = "2", periods = [{ days = "sun", input = "1", output = "2" }] }
+cost = { input = "1.15", output = "2.3", cache_read = "1.3" }
+"""
+    plans = '[plans.partner]\nmarkup_percent = "5"\nmodels = ["other*"]\n[plans.free]\nmarkup_percent = "10"\n'
+    text = BOX + '[billing]\nmarkup_percent = "20"\n[[models]]\nid = "m"\n' + ROUTES + prices + plans
+    below = "m at box: the price of {} is below its cost"
+    assert found(tmp_path, text) == [
+        (Kind.LOSS, below.format("cache_read")),
+        *((Kind.LOSS, below.format(meter) + " on the plan free") for meter in
+          ("input", "output", "cache_write", "cache_write_1h")),
+    ]  # fmt: skip
+
+
+def test_a_name_shows_the_model_that_it_calls(tmp_path: Path) -> None:
+    """The shipped gpt-4o is not served, and customers who call that name get the operator's."""
+    model = '[[models]]\nid = "m"\naliases = ["gpt-4o"]\nprice = { input = "2", output = "2" }\n'
+    assert offer(settings(tmp_path, BOX + model + ROUTES), "gpt-4o").row.id == "m"
+    assert offer(settings(tmp_path, BOX + model + ROUTES), "openai/gpt-4o").row.id == "gpt-4o"
+    assert offer(settings(tmp_path, BOX + model + ROUTES, OPENAI_API_KEY="sk-1234"), "gpt-4o").row.id == "gpt-4o"
+
+
 def test_prices_that_are_never_below_their_cost_at_the_same_time_are_right(tmp_path: Path) -> None:
     row = """
 [[models]]

@@ -96,14 +96,15 @@ def offers(settings: Settings) -> list[Offer]:
 
 
 def offer(settings: Settings, model: str) -> Offer:
-    """One of `offers`, by its id or another name of it; raises `NotFound`."""
+    """One of `offers`, by its id or another name of it: that which is called by it, if one is; raises `NotFound`."""
     found = offers(settings)
-    for each in found:
-        if each.row.id == model:
-            return each
-    for each in reversed(found):
-        if model in each.row.aliases:
-            return each
+    for among in ([each for each in found if each.listed], found):
+        for each in among:
+            if each.row.id == model:
+                return each
+        for each in reversed(among):
+            if model in each.row.aliases:
+                return each
     meant = catalog.nearest(model, (each.row.id for each in found))
     hint = f"did you mean {meant}?" if meant else "tollbridge catalog list --all names them"
     raise NotFound(f"there is no model {model[:100]!r}: {hint}", param="model")
@@ -122,7 +123,7 @@ def complaints(settings: Settings, today: date, fresh_days: int = FRESH_DAYS) ->
     for each in found:
         for way in each.ways:
             if way.open:
-                yield from _of_way(each.row.id, way, settings.billing.markup_ppm, today)
+                yield from _of_way(each.row.id, way, _markups(settings, each.row), today)
         if not each.listed:
             continue
         if each.own and each.row.id in shipped:
@@ -134,7 +135,23 @@ def complaints(settings: Settings, today: date, fresh_days: int = FRESH_DAYS) ->
             )
 
 
-def _of_way(model: str, way: Way, markup_ppm: int, today: date) -> Iterator[Complaint]:
+def _markups(settings: Settings, row: ModelRow) -> list[tuple[int, str]]:
+    """What the prices of a model are multiplied by, in millionths: for most, and for the plan that pays least of it."""
+    usual = settings.billing.markup_ppm
+    names = (row.id, *row.aliases)
+    least = min(
+        (
+            (plan.markup_ppm, f" on the plan {plan.name}")
+            for plan in settings.plans.values()
+            if plan.markup_ppm is not None
+            and any(fnmatchcase(name, pattern) for name in names for pattern in plan.models)
+        ),
+        default=(usual, ""),
+    )
+    return [(usual, ""), *([least] if least[0] < usual else [])]
+
+
+def _of_way(model: str, way: Way, markups: list[tuple[int, str]], today: date) -> Iterator[Complaint]:
     name = f"{model} at {way.provider}"
     if way.sold is None or way.cost is None:
         yield Complaint(kind=Kind.MISSING, text=f"{name}: no price, so that it is not served there")
@@ -145,12 +162,15 @@ def _of_way(model: str, way: Way, markup_ppm: int, today: date) -> Iterator[Comp
         return
     whens = [when for when, _ in (*way.sold.periods, *way.cost.periods)]
     reported = set()
-    for moment in _moments(whens, today):
-        for meter in _below(way.sold.at(moment), way.cost.at(moment), markup_ppm):
-            if meter not in reported:
-                reported.add(meter)
-                at = _said(whens, moment)
-                yield Complaint(kind=Kind.LOSS, text=f"{name}: the price of {meter} is below its cost{at}")
+    # What is lost at any time is not said to be lost in a period, and what all pay too little of not of a plan.
+    moments = sorted(_moments(whens, today), key=lambda moment: bool(_said(whens, moment)))
+    for markup_ppm, who in markups:
+        for moment in moments:
+            for meter in _below(way.sold.at(moment), way.cost.at(moment), markup_ppm):
+                if meter not in reported:
+                    reported.add(meter)
+                    at = _said(whens, moment)
+                    yield Complaint(kind=Kind.LOSS, text=f"{name}: the price of {meter} is below its cost{at}{who}")
 
 
 def _conflicts(own: Offer, shipped: Offer) -> Iterator[Complaint]:

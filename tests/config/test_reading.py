@@ -337,6 +337,7 @@ def test_a_variable_reaches_the_name_that_the_file_writes(file: Path) -> None:
     ("variable", "text", "says"),
     [
         ("TOLLBRIDGE_PROT", "1", "TOLLBRIDGE_PROT: unknown setting; did you mean TOLLBRIDGE_PORT?"),
+        ("TOLLBRIDGE_BRAND__NAME", "J\udcfcrgen", "TOLLBRIDGE_BRAND__NAME: it is not UTF-8 text"),
         ("TOLLBRIDGE_CONFG", "1", "TOLLBRIDGE_CONFG: unknown setting; did you mean TOLLBRIDGE_CONFIG?"),
         ("TOLLBRIDGE_BILING__COST_CAP_USD", "1", "did you mean TOLLBRIDGE_BILLING__COST_CAP_USD?"),
         ("TOLLBRIDGE_MODELS__0__ID", "m", "TOLLBRIDGE_MODELS__0__ID: unknown setting"),

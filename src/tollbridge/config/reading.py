@@ -155,6 +155,8 @@ class _Reader:
                 continue
             if variable == "TOLLBRIDGE_PORT" and "://" in text:
                 continue  # a cluster again
+            if not _is_text(text):
+                raise ConfigError(f"{variable}: it is not UTF-8 text")
             self._read_variable(variable, text)
 
     def _read_variable(self, variable: str, text: str) -> None:
@@ -546,6 +548,15 @@ class _Reader:
             if path[:length] in self._lines:
                 return f"{self._source.path}:{self._lines[path[:length]]}"
         return str(self._source.path or "configuration")
+
+
+def _is_text(text: str) -> bool:
+    """Bytes of another encoding come from the environment as characters that nobody can write down."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _not_listed(group: Group) -> str:

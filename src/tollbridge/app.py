@@ -64,7 +64,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("tollbridge")
 
 # What a reload cannot change: it takes a restart.
-FIXED = "host port workers data_dir public_url database_url redis_url mail server brand usage"
+FIXED = ("host", "port", "workers", "data_dir", "public_url", "database_url", "redis_url", "mail", "server", "brand",
+         "usage")  # fmt: skip
 
 # New containers, in number, before the garbage collector looks for cycles: requests make almost none.
 GC_EVERY = 10_000
@@ -156,7 +157,7 @@ class Gateway:
         """Everything that must be true before the first request: schema, secret, books, prices."""
         await schema.migrate(self.settings.database_url.reveal())
         await self._database.start()
-        master = secrets.load(self.settings)
+        master = await secrets.load_for(self._database, self.settings)
         await secrets.belongs_to(self._database, master)
         self._process, self.ledger = await self._open_ledger()
         if self.settings.redis_url is not None:
@@ -227,11 +228,8 @@ class Gateway:
 
     def _make_web(self) -> "Web":
         module = importlib.import_module("tollbridge.web.app")
-        made: Web = module.Web(
-            *(self._desk, self._catalog, self._health, self._call_edge, self._log),
-            payments=self._payments,
-            limiter=self._limiter,
-        )
+        more = {"payments": self._payments, "limiter": self._limiter}
+        made: Web = module.Web(self._desk, self._catalog, self._health, self._call_edge, self._log, **more)
         return made
 
     async def _call_web(self, scope: Any, receive: Any, send: Any) -> None:
@@ -294,13 +292,11 @@ class Gateway:
         assert self._desk is not None
         try:
             settings = read_settings(self.settings.source)
-            for name in FIXED.split():
+            for name in FIXED:
                 if getattr(settings, name) != getattr(self.settings, name):
                     log.warning("%s has changed: that takes a restart", name)
-            settings = msgspec.structs.replace(
-                settings, **{name: getattr(self.settings, name) for name in FIXED.split()}
-            )
-            fresh = secrets.load(settings)
+            settings = msgspec.structs.replace(settings, **{name: getattr(self.settings, name) for name in FIXED})
+            fresh = await secrets.load_for(self._database, settings)
             await secrets.belongs_to(self._database, fresh)
             self._desk.master.become(fresh)
             self._line = await self._lay_line(settings, self.ledger, self._desk.master)

@@ -61,7 +61,17 @@ def test_a_master_secret_that_is_gone_is_found_and_none_is_made_for_it(sqlite_wo
     file = sqlite_world.directory / "secret"
     file.unlink()
     finding = found(settings(sqlite_world))["master secret"]
-    assert (finding.ok, finding.detail) == (False, f"{file} is gone: bring it back, no key works without it")
+    assert (finding.ok, finding.detail) == (
+        False,
+        f"{file} is gone: bring back this master secret, no key works without it",
+    )
+    assert not file.exists()
+
+    async def load(database: Database) -> None:
+        await secrets.load_for(database, settings(sqlite_world))
+
+    with pytest.raises(ConfigError, match="is gone"):
+        sqlite_world.run(load)
     assert not file.exists()
 
 

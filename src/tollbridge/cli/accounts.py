@@ -235,7 +235,7 @@ def key_create(
 
     async def make(database: "Database") -> keys.MadeKey:
         owner = await accounts.get(database, email)
-        master, prefix = secrets.load(settings), settings.brand.key_prefix
+        master, prefix = await secrets.load_for(database, settings), settings.brand.key_prefix
         return await keys.create(
             *(database, master, owner, prefix),
             label=label,

@@ -52,7 +52,7 @@ def byok_add(
         owner = await accounts.get(database, email)
         return await byok.add(
             database,
-            secrets.load(settings),
+            await secrets.load_for(database, settings),
             owner,
             provider=provider,
             credential=credential,

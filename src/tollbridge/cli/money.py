@@ -386,7 +386,7 @@ def _at_till(settings: "Settings", use: "Callable[[Payments], Awaitable[T]]") ->
     url = f"http://{settings.host}:{settings.port}"
 
     async def run(database: "Database") -> T:
-        master = secrets.load(settings)
+        master = await secrets.load_for(database, settings)
         await secrets.belongs_to(database, master)
         till = open_payments(database, settings, url, Post(database, master, None))
         try:

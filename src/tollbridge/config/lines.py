@@ -1,6 +1,7 @@
-"""Where each value of a TOML document stands: the parser of the standard library keeps no positions.
+"""Where each value of a TOML document stands, and what keeps a text from being one.
 
-The text is known to be valid when it comes here, so that only what separates values must be understood.
+The parser of the standard library keeps no positions. `line_numbers` reads what is known to be valid, so that only what
+separates values must be understood.
 """
 
 import re
@@ -22,6 +23,18 @@ _STRING = re.compile(
     re.DOTALL | re.VERBOSE,
 )
 _SCALAR = re.compile(r"[^,\]}#\n]+")
+# As the parser of the standard library says it.
+_TABLE_TWICE = re.compile(r"Cannot declare \((.*?),?\) twice")
+
+
+def not_toml(said: str) -> str:
+    """What keeps a file from being TOML, in words for whoever wrote it; `said`: the parser's."""
+    if table := _TABLE_TWICE.fullmatch(said):
+        name = ".".join(part.strip(" '\"") for part in table[1].split(","))
+        return f"{name} is there twice: put all of its settings under one [{name}]"
+    if said == "Cannot overwrite a value":
+        return "this name has a value already: write it once"
+    return f"this is not TOML: {said}"
 
 
 def line_numbers(text: str) -> dict[Path, int]:

@@ -17,7 +17,7 @@ import msgspec
 
 from tollbridge.config import kinds
 from tollbridge.config.kinds import Secret
-from tollbridge.config.lines import Path, line_numbers
+from tollbridge.config.lines import Path, line_numbers, not_toml
 from tollbridge.config.settings import (
     GROUPS,
     PRESETS,
@@ -53,7 +53,6 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,59}")
 _PLACE = re.compile(r"\{(region|project|resource|api_version)\}")
 # What `paths` of a provider may name.
 _ENDPOINTS = ["chat", "stream", "completions", "embeddings", "messages"]
-_TOML_TABLE = re.compile(r"Cannot declare \((.*?),?\) twice")
 _TOML_LINE = re.compile(r" \(at (?:line ([0-9]+), column [0-9]+|end of document)\)$")
 
 _ROOT = GROUPS[0]
@@ -143,7 +142,7 @@ class _Reader:
         except tomllib.TOMLDecodeError as error:
             found = _TOML_LINE.search(str(error))
             line = int(found[1]) if found and found[1] else text.count("\n") + 1
-            raise ConfigError(f"{path}:{line}: {_not_toml(_TOML_LINE.sub('', str(error)))}") from None
+            raise ConfigError(f"{path}:{line}: {not_toml(_TOML_LINE.sub('', str(error)))}") from None
         except (RecursionError, ValueError):  # nested without end, a number of thousands of digits
             raise ConfigError(f"{path}: this is not TOML that can be read") from None
         self._lines = line_numbers(text)
@@ -563,16 +562,6 @@ def _not_listed(group: Group) -> str:
     if group.key == "routes":
         return 'write routes = [{ provider = "…", model = "…" }]'
     return f"write [[{group.key}]] before each of them"
-
-
-def _not_toml(said: str) -> str:
-    """What keeps a file from being TOML, in words for whoever wrote it; `said`: the parser's."""
-    if table := _TOML_TABLE.fullmatch(said):
-        name = ".".join(part.strip(" '\"") for part in table[1].split(","))
-        return f"{name} is there twice: put all of its settings under one [{name}]"
-    if said == "Cannot overwrite a value":
-        return "this name has a value already: write it once"
-    return f"this is not TOML: {said}"
 
 
 def _followed(raw: str, source: Source, environ: Mapping[str, str]) -> str:

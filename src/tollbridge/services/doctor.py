@@ -188,11 +188,9 @@ def _schema(revision: str, fits: bool) -> Finding:
 async def _secret(database: Database, settings: Settings) -> Finding:
     path = settings.data_dir / secrets.FILE
     try:
-        if settings.secret is None and not path.exists():
-            if await secrets.is_claimed(database):
-                return Finding("master secret", False, f"{path} is gone: bring it back, no key works without it")
+        if settings.secret is None and not path.exists() and not await secrets.is_claimed(database):
             return Finding("master secret", True, "none yet: the first start makes it")
-        await secrets.check(database, secrets.load(settings))
+        await secrets.check(database, await secrets.load_for(database, settings))
     except TollbridgeError as error:
         return Finding("master secret", False, str(error))
     except OSError as error:

@@ -41,7 +41,7 @@ async def _look_through(url: str, settings: Settings) -> None:
     database = open_database(url)
     await database.start()
     try:
-        await secrets.check(database, secrets.load(settings))
+        await secrets.check(database, await secrets.load_for(database, settings))
         report = await verify(database)
         if not report.ok:
             raise ConfigError(

@@ -45,7 +45,7 @@ class Rotation(msgspec.Struct, frozen=True, kw_only=True):
 async def rotate(database: Database, settings: Settings) -> Rotation:
     """Begin (`begun`), or go over (`moved`). ConfigError: the operator must set the new secret first."""
     with _alone(settings):
-        master = secrets.load(settings)
+        master = await secrets.load_for(database, settings)
         await secrets.belongs_to(database, master)
         before, after = master.fingerprint(), master.newest
         previous = (await rotation.standing(database)).previous
@@ -63,7 +63,7 @@ async def rotate(database: Database, settings: Settings) -> Rotation:
 async def finish(database: Database, settings: Settings, *, force: bool = False) -> Rotation:
     """Drop the previous secret. ConfigError: keys are known by it alone, and it is not to be done by `force`."""
     with _alone(settings):
-        master = secrets.load(settings)
+        master = await secrets.load_for(database, settings)
         await secrets.belongs_to(database, master)
         if master.fingerprint() != master.newest:
             raise ConfigError(TOO_EARLY)

@@ -157,6 +157,18 @@ def load(settings: Settings) -> Secrets:
     return Secrets(*lines)
 
 
+async def load_for(database: Database, settings: Settings) -> Secrets:
+    """As `load`, but a database that goes by a secret already gets no new one, which would only be in the way of it."""
+    path = settings.data_dir / FILE
+    try:
+        there = settings.secret is not None or path.exists()
+    except OSError:
+        there = True  # `load` says what it is
+    if not there and await is_claimed(database):
+        raise ConfigError(f"{path} is gone: bring back this master secret, no key works without it")
+    return load(settings)
+
+
 async def belongs_to(database: Database, master: Secrets) -> None:
     """Have `master` go by what the database goes by. A new database is claimed for its newest secret.
 

@@ -228,9 +228,8 @@ def test_a_program_manages_keys() -> None:
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_of_changes_to_a_key_that_come_at_once_none_is_lost(database: str, request: pytest.FixtureRequest) -> None:
     url = request.getfixturevalue("postgres_url") if database == "postgresql" else None
-    bodies: list[dict[str, object]] = [
-        *({"limit_usd": "5"}, {"rpm": 10}, {"models": ["m"]}, {"label": "x", "concurrency": 3}),
-    ]
+    bodies: tuple[dict[str, object], ...]
+    bodies = ({"limit_usd": "5"}, {"rpm": 10}, {"models": ["m"]}, {"label": "x", "concurrency": 3})
 
     async def test() -> None:
         async with house(database_url=url) as site:
@@ -258,10 +257,10 @@ def test_a_bound_is_not_taken_away_by_an_empty_list_and_no_key_ends_beyond_all_d
         async with house() as site:
             ada = await registered(site, "ada@example.com")
             made = (await ada.send_json("POST", "/api/keys", {"models": ["m"], "addresses": ["10.0.0.0/8"]})).json()
-            wrong: list[dict[str, object]] = [
-                *({"models": []}, {"models": [""]}, {"models": ["m", " "]}, {"addresses": []}, {"addresses": [""]}),
-                *({"expires_at": "2027-01-31"}, {"expires_at": 1}, {"expires_at": "9999-12-31T23:59:00-12:00"}),
-            ]
+            empty: list[dict[str, object]] = [{"models": []}, {"models": [""]}, {"models": ["m", " "]}]
+            empty += [{"addresses": []}, {"addresses": [""]}]
+            times: list[object] = ["2027-01-31", 1, "9999-12-31T23:59:00-12:00"]
+            wrong: list[dict[str, object]] = [*empty, *({"expires_at": at} for at in times)]
             for body in wrong:
                 for method, path in (("POST", "/api/keys"), ("PATCH", f"/api/keys/{made['id']}")):
                     response = await ada.send_json(method, path, body)

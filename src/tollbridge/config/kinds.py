@@ -26,6 +26,8 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SIZE = re.compile(r"([0-9]+)\s*(B|KiB|MiB|GiB)")
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _PERCENT = re.compile(r"([0-9]{1,4})(?:\.([0-9]{1,4}))?")
+# What `paths` of a provider may name.
+ENDPOINTS = ["chat", "stream", "completions", "embeddings", "messages"]
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # The pool sends these itself; another one would change where a request ends or what comes back.
 _OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding", "te"})
@@ -79,6 +81,15 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     parse: Callable[[Any], Any]
     plain: bool = True
     secret: bool = False
+
+
+def is_text(text: str) -> bool:
+    """Bytes of another encoding come from the environment as characters that nobody can write down."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -51,8 +51,6 @@ _STRIPE_KEY = re.compile(r"[sr]k_(live|test)_[A-Za-z0-9_]{16,}")
 _STRIPE_SIGNING = re.compile(r"whsec_[A-Za-z0-9+/=_-]{24,}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,59}")
 _PLACE = re.compile(r"\{(region|project|resource|api_version)\}")
-# What `paths` of a provider may name.
-_ENDPOINTS = ["chat", "stream", "completions", "embeddings", "messages"]
 _TOML_LINE = re.compile(r" \(at (?:line ([0-9]+), column [0-9]+|end of document)\)$")
 
 _ROOT = GROUPS[0]
@@ -154,7 +152,7 @@ class _Reader:
                 continue
             if variable == "TOLLBRIDGE_PORT" and "://" in text:
                 continue  # a cluster again
-            if not _is_text(text):
+            if not kinds.is_text(text):
                 raise ConfigError(f"{variable}: it is not UTF-8 text")
             self._read_variable(variable, text)
 
@@ -425,8 +423,8 @@ class _Reader:
         base_url = fill(provider.base_url)
         paths = {endpoint: fill(path) for endpoint, path in provider.paths.items()}
         for endpoint, path in paths.items():
-            if endpoint not in _ENDPOINTS:
-                hint = kinds.nearest(endpoint, _ENDPOINTS)
+            if endpoint not in kinds.ENDPOINTS:
+                hint = kinds.nearest(endpoint, kinds.ENDPOINTS)
                 raise self._mistake(("providers", name, "paths", endpoint), f"unknown endpoint; {hint}")
             if re.fullmatch(r"/[\x21-\x7e]*", path) is None or set("{}") & set(path.replace("{model}", "")):
                 raise self._mistake(
@@ -547,15 +545,6 @@ class _Reader:
             if path[:length] in self._lines:
                 return f"{self._source.path}:{self._lines[path[:length]]}"
         return str(self._source.path or "configuration")
-
-
-def _is_text(text: str) -> bool:
-    """Bytes of another encoding come from the environment as characters that nobody can write down."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _not_listed(group: Group) -> str:

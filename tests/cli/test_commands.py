@@ -14,7 +14,7 @@ from tests.cli.conftest import Shell
 
 from tollbridge.cli import main
 from tollbridge.core.keys import well_formed
-from tollbridge.store.db import translate_sqlite
+from tollbridge.store.db import Contended, translate_sqlite
 
 
 def groups(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -441,8 +441,13 @@ def test_a_database_that_fails_in_the_middle_is_said_with_what_helps(
         cause.sqlite_errorcode, cause.sqlite_errorname = sqlite3.SQLITE_READONLY, "SQLITE_READONLY"
         raise translate_sqlite(cause) from cause
 
+    async def busy(*_: object, **__: object) -> None:
+        raise Contended("Try again shortly.") from sqlite3.OperationalError("database is locked")
+
     monkeypatch.setattr("tollbridge.services.accounts.create", fails)
     assert "it cannot be written: does it belong to the user" in shell.refused("account", "create", "ada@example.com")
+    monkeypatch.setattr("tollbridge.services.accounts.create", busy)
+    assert shell.refused("account", "create", "ada@example.com") == "tollbridge: Try again shortly."
 
 
 def test_help_is_quick(shell: Shell) -> None:

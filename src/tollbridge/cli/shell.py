@@ -185,10 +185,12 @@ def with_database(settings: "Settings", use: "Callable[[Database], Awaitable[T]]
             try:
                 return await use(database)
             except Unavailable as error:
-                if error.code != "ledger_unavailable":
-                    raise  # a processor of payments, say
                 from tollbridge.services.doctor import diagnose
+                from tollbridge.store.db import Contended
 
+                # Others are writing; or it is a processor of payments, say.
+                if isinstance(error, Contended) or error.code != "ledger_unavailable":
+                    raise
                 raise diagnose(error, url) from error
 
     return asyncio.run(run())

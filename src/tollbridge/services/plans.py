@@ -16,7 +16,8 @@ from tollbridge.store.db import Database, Transaction, run
 Check = Callable[[Transaction, Account, Agreed | None], Awaitable[None]]
 
 _MOST = 1_000_000_000
-_MOST_TOKENS = 1_000_000_000_000_000
+# As the configuration has it.
+_MOST_TOKENS = 1_000_000_000_000
 _PAGE = 500
 
 

@@ -49,7 +49,7 @@ class Gateway:
         self.out = ""
         for line in self.process.stdout:
             self.out += line
-            found = re.search(r"serves \d+ models on http://127\.0\.0\.1:(\d+)", line)
+            found = re.search(r"serves \d+ models? on http://127\.0\.0\.1:(\d+)", line)
             if found:
                 self.port = int(found[1])
                 return

@@ -29,7 +29,7 @@ routes = [{{ provider = "up", model = "m" }}]
 {more}
 """
 # What a gateway says when it serves; the group is its port.
-SERVES = re.compile(r" models on http://127\.0\.0\.1:(\d+)")
+SERVES = re.compile(r" models? on http://127\.0\.0\.1:(\d+)")
 # On a machine that does much else at the same time.
 PATIENCE_S = 90.0
 

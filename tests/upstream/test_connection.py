@@ -17,7 +17,7 @@ from tests.upstream.bad_server import (
     response,
     run,
 )
-from tests.upstream.callers import BRISK, HEADERS, Sink, ask, post, serving
+from tests.upstream.callers import BRISK, HEADERS, LATE, Sink, ask, post, serving
 
 from tollbridge.errors import ProtocolError, UpstreamTimeout
 from tollbridge.upstream.pool import Limits
@@ -287,7 +287,7 @@ def test_what_brings_no_body_cannot_go_on_for_ever(loop: str, begin: bytes, more
 
     async def main() -> None:
         async with serving(script, Limits(max_head=16 * 1024)) as (_, pool):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 with pytest.raises(ProtocolError):
                     await ask(pool)
         assert sent < 8 * MEBIBYTE
@@ -362,7 +362,7 @@ def test_e2_an_upstream_that_does_not_answer_times_out(loop: str, said: bytes) -
             with pytest.raises(UpstreamTimeout) as caught:
                 await ask(pool)
             assert (caught.value.kind, caught.value.sent) == ("first_byte", True)
-            assert BRISK.first_byte <= seconds() - begin < BRISK.first_byte * 2
+            assert BRISK.first_byte <= seconds() - begin < BRISK.first_byte + LATE
             await eventually(lambda: pool.connections == 0)
 
     run(loop, main())
@@ -403,24 +403,26 @@ def test_a_body_that_stops_times_out(loop: str) -> None:
             assert isinstance(error, UpstreamTimeout)
             assert error.kind == "gap"
             assert sink.data == b"part"
-            assert BRISK.gap <= seconds() - begin < BRISK.gap * 2
+            assert BRISK.gap <= seconds() - begin < BRISK.gap + LATE
 
     run(loop, main())
 
 
 @both_loops
 def test_e15_a_body_that_drips_within_the_gap_is_read_to_its_end(loop: str) -> None:
+    limits = Limits(gap=1.0)
+
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(STREAM)
         for _ in range(5):
-            await asyncio.sleep(BRISK.gap / 2)
+            await asyncio.sleep(limits.gap / 4)  # in all of them longer than it
             await peer.send(chunk(b"."))
         await peer.send(chunk(b""))
         await peer.closed()
 
     async def main() -> None:
-        async with serving(script, BRISK) as (_, pool):
+        async with serving(script, limits) as (_, pool):
             assert await ask(pool) == (200, b".....")
 
     run(loop, main())
@@ -442,7 +444,7 @@ def test_e14_an_endless_stream_is_cut_at_its_total_time(loop: str) -> None:
             error = await sink.end()
             assert isinstance(error, UpstreamTimeout)
             assert error.kind == "total"
-            assert BRISK.total - 1e-6 <= seconds() - begin < BRISK.total * 1.5  # a clock in floats
+            assert BRISK.total - 1e-6 <= seconds() - begin < BRISK.total + LATE  # a clock in floats
             assert len(sink.data) > 6 * 20
 
     run(loop, main())
@@ -503,14 +505,14 @@ def test_the_first_byte_is_waited_for_from_the_end_of_the_request(loop: str) -> 
         size = int((await peer.head()).headers[b"content-length"])
         while size:
             size -= len(await peer.receive(min(size, MEBIBYTE)))
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
         await peer.send(OK)
 
     async def main() -> None:
-        limits = Limits(first_byte=0.3, gap=0.5)
+        limits = Limits(first_byte=1.0, gap=2.0)
         async with serving(script, limits) as (_, pool):
             begin = seconds()
             assert await ask(pool, b"x" * (30 * MEBIBYTE)) == (200, b"ok")
-            assert seconds() - begin > 0.6
+            assert seconds() - begin > 1.2
 
     run(loop, main())

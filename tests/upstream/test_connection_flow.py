@@ -99,15 +99,19 @@ def test_e9_a_body_of_stated_length_that_ends_early_is_not_whole(loop: str) -> N
 
 @both_loops
 def test_a_body_that_ends_with_its_connection_is_lost_when_that_is_reset(loop: str) -> None:
+    arrived = asyncio.Event()  # a reset may overtake what was sent before it
+
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(response(headers=[], body=b"part"))
-        await asyncio.sleep(0.05)
+        await arrived.wait()
         await peer.reset()
 
     async def main() -> None:
         async with serving(script) as (_, pool):
             sink = Sink(await post(pool))
+            await eventually(lambda: sink.data)
+            arrived.set()
             assert isinstance(await sink.end(), ConnectionLost)
             assert sink.data == b"part"
 
@@ -196,10 +200,11 @@ class Source:
 
     async def stalled(self) -> int:
         """Wait until nothing moves any more; how much was taken."""
-        before = -1
-        while before != self.taken:
+        before, looks = -1, 0
+        while looks < 5:  # of which a machine that does something else can spoil one
+            looks = looks + 1 if before == self.taken else 0
             before = self.taken
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.03)
         return before
 
 
@@ -244,7 +249,7 @@ def test_a_slow_reader_slows_the_upstream_down(loop: str, manner: str, secure: b
             assert psutil.Process().memory_info().rss - before < 8 * MEBIBYTE
             if manner == "unclaimed":
                 got.pipe(on_data, ended.set_result)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not ended.done():
                     got.resume()
                     await asyncio.sleep(0.001)
@@ -332,7 +337,7 @@ def test_an_answer_before_the_request_is_sent_ends_the_sending(loop: str, rest: 
 
     async def main() -> None:
         async with serving(script) as (server, pool):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(25):
                 assert await ask(pool, b"x" * (64 * MEBIBYTE)) == (413, b"too large")
                 assert await ask(pool) == (200, b"ok")
             assert server.accepted == 2
@@ -406,7 +411,7 @@ def test_a_response_closed_by_its_consumer_is_heard_no_more(loop: str) -> None:
                     got.close()
 
             got.pipe(on_data, calls.append)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await gone.wait()  # the upstream stops working
             assert len(calls) == 3
             assert None not in calls

@@ -42,7 +42,7 @@ def test_an_address_that_leads_nowhere_costs_a_head_start_only(loop: str) -> Non
             async with BadServer(silent) as server:
                 begin = time.monotonic()
                 sock = await dial(Resolver(nowhere, server.port), "host", 1)  # type: ignore[arg-type]
-                assert 0.2 < time.monotonic() - begin < 1
+                assert 0.2 < time.monotonic() - begin < 5
                 assert sock.getpeername()[1] == server.port
                 sock.close()
 
@@ -56,7 +56,7 @@ def test_an_address_that_refuses_costs_nothing(loop: str, monkeypatch: pytest.Mo
     async def main() -> None:
         async with BadServer(silent) as server:
             closed = await closed_port()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 sock = await dial(Resolver(closed, closed, server.port), "host", 1)  # type: ignore[arg-type]
             assert sock.getpeername()[1] == server.port
             sock.close()

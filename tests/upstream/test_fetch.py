@@ -299,13 +299,17 @@ def test_only_hosts_that_the_operator_named_are_fetched_from() -> None:
 
 def test_no_more_than_so_many_run_at_once() -> None:
     running = most = 0
+    full = asyncio.Event()
 
     async def script(peer: Peer) -> None:
         nonlocal running, most
         await peer.request()
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0.02)
+        if most >= AT_ONCE:
+            full.set()
+        await full.wait()
+        await asyncio.sleep(0.02)  # what should have waited comes now
         running -= 1
         await peer.send(chunk_of(PNG))
 

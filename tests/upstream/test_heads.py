@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -172,7 +173,7 @@ def test_headers_are_counted_however_short_they_are(
 
 def test_codings_of_many_blanks_are_read_in_no_time(loop: asyncio.AbstractEventLoop) -> None:
     raw = b"HTTP/1.1 200 OK\r\nTransfer-Encoding:" + b" " * 30_000 + b"chunked\r\n\r\n0\r\n\r\n"
-    begin = loop.time()
+    begin = time.process_time()
     _, response = read(loop, [raw])
     assert repr(response) == "Response(200)"
-    assert loop.time() - begin < 1.0
+    assert time.process_time() - begin < 1.0

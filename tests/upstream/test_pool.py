@@ -15,7 +15,7 @@ from tests.upstream.bad_server import (
     run,
     silent,
 )
-from tests.upstream.callers import BRISK, ask, post, serving
+from tests.upstream.callers import BRISK, LATE, ask, post, serving
 
 from tollbridge import __version__
 from tollbridge.errors import ConfigError, ConnectError, ConnectionLost, PoolBusy
@@ -314,7 +314,7 @@ def test_an_unused_connection_is_closed_after_its_idle_time(loop: str) -> None:
             begin = asyncio.get_running_loop().time()
             assert pool.idle == 1
             await eventually(lambda: pool.connections == 0)
-            assert BRISK.idle <= asyncio.get_running_loop().time() - begin < BRISK.idle * 3
+            assert BRISK.idle <= asyncio.get_running_loop().time() - begin < BRISK.idle + LATE
             assert pool.idle == 0
             await asyncio.sleep(BRISK.idle / 2)  # the clock stops when nothing is open
             assert await ask(pool) == (200, b"ok")
@@ -448,7 +448,7 @@ def test_a_fresh_connection_takes_the_place_of_an_idle_one(loop: str) -> None:
     async def main() -> None:
         async with serving(always(OK), Limits(max_connections=1)) as (_, pool):
             await ask(pool)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 connection = await pool._acquire(fresh=True)
             assert connection.served == 0
             connection.drop()
@@ -552,7 +552,7 @@ def test_waiting_for_a_connection_has_an_end(loop: str) -> None:
             begin = asyncio.get_running_loop().time()
             with pytest.raises(PoolBusy):
                 await post(pool)
-            assert 0.1 <= asyncio.get_running_loop().time() - begin < 0.3
+            assert 0.1 <= asyncio.get_running_loop().time() - begin < 0.1 + LATE
             assert pool.waiting == 0
             first.cancel()
             await asyncio.wait([first])
@@ -586,7 +586,7 @@ def test_a_cancelled_waiter_passes_its_turn_on(loop: str) -> None:
                     await asyncio.sleep(0)
                 second.cancel()
                 assert await first == (200, b"ok")
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(30):
                     assert await third == (200, b"ok")
                 await asyncio.wait([second])
 
@@ -652,7 +652,7 @@ def test_a_slow_upstream_does_not_slow_another_ones_pool(loop: str) -> None:
         ):
             stuck = [asyncio.create_task(post(slow)) for _ in range(8)]
             await eventually(lambda: slow.waiting == 4)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 for _ in range(50):
                     assert await ask(good) == (200, b"ok")
             for call in stuck:

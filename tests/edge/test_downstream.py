@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import socket
+import threading
 import time
 import weakref
 from typing import Any
@@ -203,17 +204,20 @@ def test_no_content_has_neither_body_nor_length() -> None:
 
 
 def test_each_piece_of_a_stream_is_one_chunk_that_leaves_at_once() -> None:
+    pieces: list[bytes] = []
+
     async def stream(downstream: Downstream, _scope: Any) -> None:
         downstream.start(200, HEADERS)
         for number in range(3):
-            downstream.write(b"data: %d\n\n" % number)
+            piece = b"data: %d\n\n" % number
+            downstream.write(piece)
             downstream.write(b"")
-            await asyncio.sleep(0.05)
+            while piece not in b"".join(pieces):  # noqa: ASYNC110 - until another thread has received it
+                await asyncio.sleep(0.005)
         downstream.end(b"data: [DONE]\n\n")
 
     with running(stream) as server, Client(server) as client:
         client.send(GET)
-        pieces: list[bytes] = []
         while not pieces or not pieces[-1].endswith(b"0\r\n\r\n"):
             pieces.append(client.socket.recv(65536))
         assert b"transfer-encoding: chunked" in pieces[0]
@@ -223,13 +227,16 @@ def test_each_piece_of_a_stream_is_one_chunk_that_leaves_at_once() -> None:
 
 
 def test_the_head_of_a_stream_takes_its_first_bytes_along() -> None:
+    received = threading.Event()
+
     async def stream(downstream: Downstream, _scope: Any) -> None:
         downstream.start(200, HEADERS, b"first")
-        await asyncio.sleep(0.05)
+        await asyncio.to_thread(received.wait)
         downstream.end()
 
     with running(stream) as server, Client(server) as client:
         assert client.send(GET).socket.recv(65536).endswith(b"\r\n\r\n5\r\nfirst\r\n")
+        received.set()
         assert client.socket.recv(65536) == b"0\r\n\r\n"
 
 

@@ -80,7 +80,7 @@ class Process:
         for number in signals:
             self.process.send_signal(number)
             time.sleep(0.3)
-        out, err = self.process.communicate(timeout=20)
+        out, err = self.process.communicate(timeout=60)
         return self.process.returncode, out.splitlines(), err
 
 
@@ -181,7 +181,7 @@ def test_draining_ends_idle_connections_and_lets_the_others_finish() -> None:
 
 def test_a_draining_server_answers_what_still_comes_and_says_that_it_closes() -> None:
     with (
-        running(echo, drain_pause=0.5, drain_idle=2.5, drain=20) as server,
+        running(echo, drain_pause=1.5, drain_idle=3.5, drain=20) as server,
         Client(server) as idle,
         Client(server) as silent,
     ):
@@ -298,7 +298,7 @@ def test_the_lag_of_a_loop_is_what_its_timers_were_late() -> None:
         lag.start()
         await asyncio.sleep(0.6)
         seen.append(lag.lag)
-        time.sleep(0.8)  # noqa: ASYNC251
+        time.sleep(1.6)  # noqa: ASYNC251
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         seen.append(lag.lag)
@@ -307,9 +307,9 @@ def test_the_lag_of_a_loop_is_what_its_timers_were_late() -> None:
         lag.stop()
 
     asyncio.run(blocked())
-    assert seen[0] < 0.3
-    assert 0.4 < seen[1] < 1.5
-    assert seen[2] < 0.3
+    assert seen[0] < 0.8
+    assert 1.2 < seen[1] < 5
+    assert seen[2] < 0.8
 
 
 def test_the_date_is_there_from_the_first_answer_and_moves() -> None:

@@ -435,21 +435,22 @@ def test_a_second_factor_is_asked_for_and_each_code_is_good_once() -> None:
             secret = secret_of(await ada.get(f"{SETTINGS}/two-factor"))
             assert secret_of(await ada.get(f"{SETTINGS}/two-factor")) == secret
             assert (await ada.post(f"{SETTINGS}/two-factor", {"code": "000000"})).status_code == 400
+            # Of now and of the next half minute: both are still good when that begins meanwhile.
             step = await site.database.now() // 1000 // totp.STEP_S
-            page = await ada.post(f"{SETTINGS}/two-factor", {"code": totp.code(secret, step - 1)})
+            page = await ada.post(f"{SETTINGS}/two-factor", {"code": totp.code(secret, step)})
             codes = re.findall(r"[a-z2-9]{5}-[a-z2-9]{5}", shown(page))
             assert len(set(codes)) == 10
             async with Visitor(site) as visitor:
                 assert (await visitor.log_in("ada@example.com")).headers["location"] == "/auth/second"
                 assert (await visitor.get("/dashboard")).headers["location"].startswith("/auth/login")
                 await visitor.get("/auth/second")
-                for code in (totp.code(secret, step - 1), "123456", ""):
+                for code in (totp.code(secret, step), "123456", ""):
                     assert (await visitor.post("/auth/second", {"code": code})).status_code == 400
-                code = totp.code(secret, step)
+                code = totp.code(secret, step + 1)
                 assert (await visitor.post("/auth/second", {"code": code})).headers["location"] == "/dashboard"
                 assert (await visitor.get("/dashboard")).status_code == 200
             for code, status in (
-                (totp.code(secret, step), 400),
+                (totp.code(secret, step + 1), 400),
                 (codes[0], 303),
                 (codes[0], 400),
                 (codes[1].upper(), 303),
@@ -469,12 +470,12 @@ def test_what_is_done_with_a_second_factor_is_noted_and_nobody_logs_in_by_one_of
             secret = secret_of(await ada.get(f"{SETTINGS}/two-factor"))
             [(before,)] = await site.database.fetch("SELECT MAX(id) FROM activity")
             step = await site.database.now() // 1000 // totp.STEP_S
-            await ada.post(f"{SETTINGS}/two-factor", {"code": totp.code(secret, step - 1)})
+            await ada.post(f"{SETTINGS}/two-factor", {"code": totp.code(secret, step)})
             async with Visitor(site) as visitor:
                 await visitor.log_in("ada@example.com")
                 await visitor.get("/auth/second")
                 await visitor.post("/auth/second", {"code": "123456"})
-                await visitor.post("/auth/second", {"code": totp.code(secret, step)})
+                await visitor.post("/auth/second", {"code": totp.code(secret, step + 1)})
             assert (await ada.post(f"{SETTINGS}/two-factor/off")).status_code == 303
             noted = await site.database.fetch(
                 "SELECT action, actor, address FROM activity WHERE id > $1 ORDER BY id", before

@@ -73,7 +73,7 @@ class Silent:
 
 
 async def soon(event: asyncio.Event) -> None:
-    await asyncio.wait_for(event.wait(), 5)
+    await asyncio.wait_for(event.wait(), 30)
 
 
 # --- F1: before the first token -----------------------------------------------------------------------------------
@@ -89,13 +89,14 @@ def test_leaving_before_the_first_token_costs_the_prompt_unless_the_provider_was
 
     async def test() -> None:
         upstream = Silent(head=head)
-        timing = Timing(tick=0.02, drain=0.1, silent_provider=0.3)
+        # Nobody is silent for so long who is not waited for.
+        timing = Timing(tick=0.02, drain=0.1, silent_provider=0.3 if waited else 60.0)
         async with Site(upstream, cancel_stops_billing=stops, timing=timing) as site:
             call = await site.open(PATH, chat("word " * 200, stream=True))
             await soon(upstream.asked)
             await asyncio.sleep(waited)
             call.reset()
-            [row] = await site.settled(1, seconds=2)
+            [row] = await site.settled(1, seconds=20)
             await soon(upstream.left)
             if waited:
                 assert (row["charge"], row["outcome"]) == (0, Outcome.NO_OUTPUT)
@@ -115,7 +116,7 @@ def test_of_two_hundred_who_leave_before_the_first_token_each_pays_what_is_due(s
 
     async def test() -> None:
         upstream = Silent()
-        timing = Timing(tick=0.02, drain=0.1, silent_provider=0.6)
+        timing = Timing(tick=0.02, drain=0.1, silent_provider=0.6 if waited else 60.0)
         async with Site(upstream, cancel_stops_billing=stops, timing=timing) as site:
             calls = [await site.open(PATH, chat("word " * 200, stream=True)) for _ in range(50)]
             while upstream.requests < 50:  # noqa: ASYNC110 - many requests, one event
@@ -132,15 +133,20 @@ def test_of_two_hundred_who_leave_before_the_first_token_each_pays_what_is_due(s
 
 
 def test_usage_that_comes_after_the_caller_left_is_what_counts() -> None:
+    asked, left = asyncio.Event(), asyncio.Event()
+
     async def answer(request: Request, peer: Peer) -> None:
-        await asyncio.sleep(0.2)
+        asked.set()
+        await left.wait()
+        await asyncio.sleep(0.1)
         await streams(stream())(request, peer)
 
     async def test() -> None:
         async with Site(always(answer), cancel_stops_billing=False) as site:
             call = await site.open(PATH, chat(stream=True))
-            await asyncio.sleep(0.1)
+            await soon(asked)
             call.reset()
+            left.set()
             [row] = await site.settled(1)
             assert (row["charge"], row["outcome"]) == (PRICE, Outcome.CLIENT_LEFT)
 
@@ -228,7 +234,7 @@ async def cut_streams(trials: int, seed: int, *, stops: bool) -> None:
                 await cut.run(site, made[worker])
 
         await asyncio.gather(*map(work, range(WORKERS)))
-        rows = await site.settled(sum(map(len, cuts)), seconds=20)
+        rows = await site.settled(sum(map(len, cuts)), seconds=40)
         by_key: dict[int, list[Json]] = {}
         for row in rows:
             by_key.setdefault(row["key_id"], []).append(row)
@@ -276,7 +282,7 @@ def test_only_so_many_streams_are_read_on_and_only_for_so_long() -> None:
 
     async def test() -> None:
         upstream = Silent(chunk("Hello there. "))
-        timing = Timing(tick=0.02, drain=0.6, max_drains=2)
+        timing = Timing(tick=0.02, drain=2.0, max_drains=2)
         async with Site(upstream, cancel_stops_billing=False, timing=timing) as site:
             calls = [await site.open(PATH, chat(stream=True)) for _ in range(5)]
             for call in calls:
@@ -284,15 +290,18 @@ def test_only_so_many_streams_are_read_on_and_only_for_so_long() -> None:
                 await anext(call.pieces())
             for call in calls:
                 call.reset()
+            while len(await site.usage()) < 3:  # noqa: ASYNC110 - a database has no event
+                await asyncio.sleep(0.01)
+            while upstream.open > 2:  # noqa: ASYNC110 - many connections, one number
+                await asyncio.sleep(0.01)
             await asyncio.sleep(0.2)
             assert upstream.open == 2
             assert len(await site.usage()) == 3
             rows = await site.settled(5)
             assert {row["outcome"] for row in rows} == {Outcome.CLIENT_LEFT}
             assert all(row["charge"] == priced(row) > 0 and row["output"] for row in rows)
-            for _ in range(100):
-                await asyncio.sleep(0.01 * bool(upstream.open))
-            assert upstream.open == 0
+            while upstream.open:  # noqa: ASYNC110 - many connections, one number
+                await asyncio.sleep(0.01)
 
     run(test())
 
@@ -330,6 +339,7 @@ def test_what_was_delivered_before_a_forced_shutdown_is_charged() -> None:
             await call.head()
             await anext(call.pieces())
             site._server.should_exit = True
+            assert site._serving is not None
             await site._serving
             [row] = await site.settled(1)
             assert row["outcome"] == Outcome.OUR_FAULT
@@ -370,7 +380,7 @@ def test_whole_answer_is_fetched_and_charged_whenever_the_caller_leaves(requests
             for call in calls:
                 await asyncio.sleep(chance.random() * 0.2 / requests)
                 call.reset()
-            rows = await site.settled(requests, seconds=20)
+            rows = await site.settled(requests, seconds=40)
             assert [row["charge"] for row in rows] == [PRICE] * requests
             assert await site.balance() == 10**9 - requests * PRICE
 
@@ -396,12 +406,13 @@ async def open_unread(site: Site, body: Json) -> Call:
 def test_slow_readers_slow_the_provider_down_and_are_cut() -> None:
     """F4: memory stays bounded, the provider is held back, and after a stall the caller is gone."""
     sockets = 20
-    sent = [0] * sockets
-    stopped = [asyncio.Event() for _ in range(sockets)]
+    sent: dict[int, int] = {}  # by connection; a slow machine may need another for a call
+    stopped: dict[int, asyncio.Event] = {}
     piece = framed(chunk("word " * 800))
 
     async def talk(peer: Peer) -> None:
         await peer.request()
+        sent[peer.number], stopped[peer.number] = 0, asyncio.Event()
         await peer.send(STREAM_HEAD)
         try:
             while True:
@@ -415,15 +426,16 @@ def test_slow_readers_slow_the_provider_down_and_are_cut() -> None:
         async with Site(talk, credit_usd="1000", limits=limits) as site:
             before = resident()
             calls = [await open_unread(site, chat(stream=True)) for _ in range(sockets)]
-            before_that = [-1]
+            looks, before_that = 0, {-1: 0}
             async with asyncio.timeout(20):
-                while sent != before_that:  # until every provider is held back
-                    before_that = list(sent)
-                    await asyncio.sleep(0.1)
-            assert max(sent) < 12 * 1024 * 1024
+                while looks < 3:  # until every provider is held back
+                    looks = looks + 1 if sent == before_that else 0
+                    before_that = dict(sent)
+                    await asyncio.sleep(0.05)
+            assert max(sent.values()) < 12 * 1024 * 1024
             assert resident() - before < 64 * 1024 * 1024
-            rows = await site.settled(sockets, seconds=10)
-            for each in stopped:
+            rows = await site.settled(sockets, seconds=30)
+            for each in stopped.values():
                 await soon(each)
             assert {row["outcome"] for row in rows} == {Outcome.CLIENT_LEFT}
             assert all(0 < row["charge"] == priced(row) for row in rows)
@@ -477,12 +489,16 @@ def test_same_request_twice_is_two_charges_with_an_id_each(times: int) -> None:
 
 
 async def ask(site: Site, data: bytes) -> tuple[int, Json, float]:
-    """Status, error and seconds of an answer to raw bytes that may never be a whole request."""
-    start = time.perf_counter()
+    """Status, error and seconds of work of an answer to raw bytes that may never be a whole request.
+
+    The work is that of this process, whatever else the machine does. Nothing is waited for as long as a deadline is.
+    """
+    start, clock = time.process_time(), time.monotonic()
     call = Call(*await asyncio.open_connection("127.0.0.1", site.port))
     call.writer.write(data)
     reply = await call.rest()
-    elapsed = time.perf_counter() - start
+    elapsed = time.process_time() - start
+    assert time.monotonic() - clock < 8
     call.close()
     assert reply.headers["x-request-id"].startswith("req_")
     assert reply.json["detail"] == reply.json["error"]["message"]
@@ -688,7 +704,7 @@ def test_leaving_while_the_provider_is_connected_to_costs_nothing(stops: str) ->
                 await asyncio.sleep(0.15)
                 assert await site.usage() == []
                 call.reset()
-                [row] = await site.settled(1, seconds=1)
+                [row] = await site.settled(1, seconds=3)
                 assert (row["charge"], row["cost"], row["outcome"]) == (0, 0, Outcome.CLIENT_LEFT)
 
     run(test())

@@ -14,17 +14,21 @@ from tollbridge.web import render
 
 
 def test_configuration_is_read_again_while_requests_run() -> None:
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
     async def answer(request: Any, peer: Any) -> None:
-        await asyncio.sleep(0.3)
+        asked.set()
+        await go_on.wait()
         await says(completion(usage=(10, 0)))(request, peer)
 
     async def test() -> None:
         async with Site(always(answer)) as site:
             running = asyncio.create_task(site.post("/v1/chat/completions", chat()))
-            await asyncio.sleep(0.1)
+            await asked.wait()
             text = site.file.read_text()
             site.file.write_text(text.replace('input = "1", output = "2"', 'input = "3", output = "2"'))
             await site.gateway.reload()
+            go_on.set()
             assert (await running).status == 200
             assert (await site.post("/v1/chat/completions", chat())).status == 200
             rows = await site.settled(2)

@@ -190,18 +190,22 @@ def test_a_refused_request_asks_for_its_hold_once(monkeypatch: pytest.MonkeyPatc
 
 
 def test_credit_that_running_calls_hold_comes_back_and_the_error_says_so() -> None:
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
     async def answer(request: Request, peer: Peer) -> None:
-        await asyncio.sleep(0.5)
+        asked.set()
+        await go_on.wait()
         await says(completion())(request, peer)
 
     async def test() -> None:
         async with Site(always(answer), credit_usd="0.0009") as site:
             running = asyncio.create_task(site.post("/v1/chat/completions", chat(max_tokens=400)))
-            await asyncio.sleep(0.2)
+            await asked.wait()
             refused = await site.post("/v1/chat/completions", chat(max_tokens=400))
             assert refused.status == 402
             assert refused.json["error"]["code"] == "in_flight_budget_exhausted"
             assert int(refused.headers["retry-after"]) > 0
+            go_on.set()
             assert (await running).status == 200
             assert (await site.post("/v1/chat/completions", chat(max_tokens=400))).status == 200
 

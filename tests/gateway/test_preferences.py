@@ -350,13 +350,13 @@ def test_a_limited_upstream_cools_and_the_next_one_answers() -> None:
     async def test() -> None:
         async def limited(request: Request, peer: Peer) -> None:
             calls.append(1)
-            await says({"error": {"message": "slow down"}}, 429, {"Retry-After": "1"})(request, peer)
+            await says({"error": {"message": "slow down"}}, 429, {"Retry-After": "3"})(request, peer)
 
         async with three(always(limited)) as site:
             for _ in range(10):
                 assert await by(site) == (200, "other", "choice")
             assert len(calls) == 1
-            await asyncio.sleep(1.05)
+            await asyncio.sleep(3.05)
             assert await by(site) == (200, "other", "choice")
             assert len(calls) == 2
 
@@ -393,7 +393,7 @@ def test_the_fastest_provider_is_found_by_its_answers() -> None:
         return always(answer)
 
     async def test() -> None:
-        async with three(writing(0.0, 0.06), writing(0.12, 0.0), writing(0.06, 0.03)) as site:
+        async with three(writing(0.0, 0.2), writing(0.6, 0.0), writing(0.3, 0.1)) as site:
 
             async def first(**fields: Any) -> str:
                 body = {**chat(stream=True), "model": "choice", **fields}

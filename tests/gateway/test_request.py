@@ -111,10 +111,11 @@ def test_log_has_a_line_with_everything_of_a_request_that_was_answered(streamed:
         async with Site(always(by_kind(says(completion()), streams(stream())))) as site:
             reply = await site.post("/v1/chat/completions", chat(stream=streamed))
             await site.settled(1)
-            await asyncio.sleep(0.6)
+            while not site.log:  # noqa: ASYNC110 - a log has no event
+                await asyncio.sleep(0.01)
             [line] = [json.loads(line) for line in b"".join(site.log).splitlines()]
-            assert 0 < line.pop("ts") / 1000 - (time.time() - 5) < 5
-            assert 0 <= line.pop("ms") < 5_000
+            assert 0 < line.pop("ts") / 1000 - (time.time() - 60) <= 60
+            assert 0 <= line.pop("ms") < 60_000
             assert (line.pop("first_byte_ms", None) is not None) == streamed
             [(key,)] = await site.database.fetch("SELECT id FROM api_key")
             assert line == {

@@ -400,7 +400,7 @@ def test_when_all_providers_are_down_the_answer_is_quick() -> None:
                 await site.post("/v1/chat/completions", chat())
             before = time.monotonic()
             reply = await site.post("/v1/chat/completions", chat())
-            assert time.monotonic() - before < 1
+            assert time.monotonic() - before < 2.5  # no deadline of a provider was waited for
             assert reply.status == 503
             assert reply.json["error"]["code"] == "no_available_provider"
             assert 1 <= int(reply.headers["retry-after"]) <= 10

@@ -12,11 +12,18 @@ from typing import Any
 import pytest
 from tests.servers import Valkey
 
+from tollbridge.limits import redis
 from tollbridge.limits.base import Exceeded, Grant, Rule, Scope
 from tollbridge.limits.redis import RedisLimiter
 
 LIMIT = 40
 STRICT = Scope("account/1", Rule(requests=LIMIT, strict=True))
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that answers does so in time, whatever else the machine does."""
+    monkeypatch.setattr(redis, "ANSWER_WITHIN_S", 0.9)
 
 
 @pytest.fixture
@@ -103,7 +110,9 @@ def test_places_of_a_process_that_died_come_back(valkey: Valkey) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["killed", "hung", "script refused"])
-def test_each_node_limits_its_share_while_the_server_is_away(valkey: Valkey, trouble: str) -> None:
+def test_each_node_limits_its_share_while_the_server_is_away(
+    valkey: Valkey, trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """D4: no error, no wait beyond 50 ms, at most each node's share; afterwards one limit again."""
 
     async def run() -> None:
@@ -112,6 +121,7 @@ def test_each_node_limits_its_share_while_the_server_is_away(valkey: Valkey, tro
             await node.start()
             await node.look([STRICT], 0, 0)
         await nodes[0].look([STRICT], 0, 0)
+        monkeypatch.setattr(redis, "ANSWER_WITHIN_S", 0.05)
         if trouble == "killed":
             valkey.kill()
         elif trouble == "hung":
@@ -135,6 +145,7 @@ def test_each_node_limits_its_share_while_the_server_is_away(valkey: Valkey, tro
             valkey.resume()
         else:
             valkey.command("ACL", "SETUSER", "default", "+@all")
+        monkeypatch.setattr(redis, "ANSWER_WITHIN_S", 0.9)
         for node in nodes:
             await _until(functools.partial(_answers, node))
         fresh = Scope("account/2", STRICT.rule)
@@ -321,6 +332,7 @@ def test_what_was_admitted_while_the_server_was_away_counts_afterwards(valkey: V
         limiter = RedisLimiter(valkey.url(), "node")
         await limiter.start()
         scope = Scope("account/1", Rule(requests=LIMIT, strict=strict))
+        began = time.monotonic()
         before = _admitted(await _all(limiter, scope, 10))
         valkey.suspend()
         # Of those that it was asked for it may do what nobody waits for any more, and hear of them again: this one.
@@ -330,18 +342,23 @@ def test_what_was_admitted_while_the_server_was_away_counts_afterwards(valkey: V
         after = _admitted(await _all(limiter, scope, LIMIT, first=200))
         assert (before, during) == (10, 20)
         # What refills meanwhile: two thirds of a request a second.
-        assert LIMIT - 31 <= after <= LIMIT - 30 + (0 if strict else 5)
+        refilled = 0 if strict else int((time.monotonic() - began) * LIMIT / 60) + 1
+        assert LIMIT - 31 <= after <= LIMIT - 30 + refilled
         await limiter.stop()
 
     asyncio.run(run())
 
 
-def test_a_server_that_is_slow_is_left_alone_until_it_is_fast_again(valkey: Valkey) -> None:
+def test_a_server_that_is_slow_is_left_alone_until_it_is_fast_again(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between probes nobody waits for it: one that is merely alive does not count as back."""
 
     async def run() -> None:
         limiter = SlowLimiter(valkey.url(), "node")
         await limiter.start()
+        # Ten times as much as it is, so that a machine that is busy is not taken for a wait.
+        monkeypatch.setattr(redis, "ANSWER_WITHIN_S", 0.5)
         limiter.slow = True
         await limiter.take(0, [STRICT], 0, 0)
         slowest = 0.0
@@ -351,7 +368,7 @@ def test_a_server_that_is_slow_is_left_alone_until_it_is_fast_again(valkey: Valk
             await limiter.take(number, [STRICT], 0, 0)
             slowest = max(slowest, time.monotonic() - started)
             assert limiter.degraded
-        assert slowest < 0.03
+        assert slowest < 0.3
         limiter.slow = False
         await _until(functools.partial(_answers, limiter))
         await limiter.stop()
@@ -360,7 +377,7 @@ def test_a_server_that_is_slow_is_left_alone_until_it_is_fast_again(valkey: Valk
 
 
 class SlowLimiter(RedisLimiter):
-    """One whose server needs 70 ms."""
+    """One whose server needs 0.7 s: more than is waited for an answer, less than for a probe."""
 
     slow = False
 
@@ -370,15 +387,16 @@ class SlowLimiter(RedisLimiter):
 
         async def script(**options: Any) -> Any:
             if self.slow:
-                await asyncio.sleep(0.07)
+                await asyncio.sleep(0.7)
             return await fast(**options)
 
         self._script = script
 
 
 @pytest.mark.soak
-def test_a_hundred_outages(valkey: Valkey) -> None:
+def test_a_hundred_outages(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
     """D4: in any 60 s at most one and a half times the limit; nobody waits more than 50 ms for it, nobody fails."""
+    monkeypatch.setattr(redis, "ANSWER_WITHIN_S", 0.05)
 
     async def run() -> None:
         chance = random.Random(4)
@@ -431,7 +449,7 @@ def _answers(limiter: RedisLimiter) -> bool:
     return not limiter.degraded
 
 
-async def _until(true: Callable[[], bool], within: float = 10.0) -> None:
+async def _until(true: Callable[[], bool], within: float = 30.0) -> None:
     deadline = time.monotonic() + within
     while not true():
         assert time.monotonic() < deadline

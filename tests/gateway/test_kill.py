@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.gateway.process import Instance, command_line, configure
+from tests.gateway.process import Instance, command_line, configure, until
 from tests.gateway.site import (
     EMAIL,
     INPUT_NANO,
@@ -86,7 +86,7 @@ def test_kill_while_the_provider_works_gives_the_hold_back(tmp_path: Path, trial
     async def test() -> None:
         async with instance(tmp_path, always(answer)) as made:
             call = await made.open()
-            await asyncio.wait_for(asked.wait(), 10)
+            await asyncio.wait_for(asked.wait(), 30)
             rows = await killed_and_restarted(made)
             assert [(row["outcome"], row["charge"]) for row in rows] == [(Outcome.SWEPT, 0)]
             call.close()
@@ -135,6 +135,7 @@ def test_kill_after_answers_loses_none_of_their_charges(tmp_path: Path, trial: i
                         answered += 1
 
             callers = [asyncio.create_task(call_on()) for _ in range(8)]
+            await until(lambda: answered)
             await asyncio.sleep(0.4 + trial * 0.013)
             rows = await killed_and_restarted(made)
             await asyncio.gather(*callers)
@@ -174,31 +175,44 @@ async def _usage(made: Killed) -> int:
 
 
 def test_stop_lets_a_running_stream_end_and_takes_nothing_new(tmp_path: Path) -> None:
+    begun, closed = asyncio.Event(), asyncio.Event()
+
     async def answer(request: Request, peer: Peer) -> None:
         await peer.send(STREAM_HEAD)
         for word in range(20):
             await peer.send(framed(chunk(f"{word} ")))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.02)
+            if word == 10:
+                begun.set()
+                await closed.wait()
         await peer.send(framed(chunk(finish="stop")) + framed(b"data: [DONE]\n\n") + b"0\r\n\r\n")
 
     async def test() -> None:
         async with instance(tmp_path, always(answer)) as made:
             call = await made.open(stream=True)
-            await asyncio.sleep(0.2)
+            await asyncio.wait_for(begun.wait(), 30)
             made.process.send_signal(signal.SIGTERM)
-            await asyncio.sleep(0.3)
-            with pytest.raises(OSError):
-                await asyncio.open_connection("127.0.0.1", made.port)
+            await until(lambda: _is_closed(made.port))
+            closed.set()
             reply = await call.rest()
             call.close()
             assert reply.events[-1] == "[DONE]"
             assert reply.text == "".join(f"{word} " for word in range(20))
             # uvicorn lets a drained process end by the signal that asked for it.
-            assert await asyncio.wait_for(made.process.wait(), 10) in (0, -signal.SIGTERM)
+            assert await asyncio.wait_for(made.process.wait(), 30) in (0, -signal.SIGTERM)
             [row] = await made.books()
             assert row["outcome"] == Outcome.COMPLETED
 
     run(test())
+
+
+async def _is_closed(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return True
+    writer.close()
+    return False
 
 
 def test_second_server_on_the_same_data_is_refused(tmp_path: Path) -> None:
@@ -209,7 +223,7 @@ def test_second_server_on_the_same_data_is_refused(tmp_path: Path) -> None:
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
             )
-            _, complained = await asyncio.wait_for(second.communicate(), 20)
+            _, complained = await asyncio.wait_for(second.communicate(), 50)
             assert second.returncode != 0
             assert b"another Tollbridge serves" in complained
             assert (await made.post()).status == 200

@@ -143,7 +143,7 @@ def test_five_hundred_cut_requests_leave_no_place_and_no_tokens_behind(shared: b
 
             for _ in range(20):
                 await asyncio.gather(*(cut() for _ in range(25)))
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + 30
             # Nearly at once: when the gateway has seen that the last client left.
             while await _let_in(site, gate, 26) != (25, {"concurrency"}):
                 assert time.monotonic() < deadline
@@ -243,7 +243,7 @@ def test_without_the_limits_server_calls_go_on_within_their_share(valkey: Valkey
                 valkey.start()
             else:
                 valkey.resume()
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 30
             while site.gateway._limiter.degraded:  # type: ignore[union-attr]
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.05)

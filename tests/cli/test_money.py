@@ -1,9 +1,11 @@
 """Payments, vouchers and reports on the command line."""
 
 import asyncio
+import contextlib
 import csv
 import io
 import json
+import sqlite3
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,8 +17,6 @@ from tollbridge.core.payments import Payment
 from tollbridge.services import accounts, vouchers
 from tollbridge.services.payments import open_payments
 from tollbridge.store.db import open_database
-
-MONTH = datetime.now(UTC).strftime("%Y-%m")
 
 
 @pytest.fixture
@@ -35,6 +35,13 @@ def bought(shell: Shell) -> Payment:
         return checkout.payment
 
     return asyncio.run(main())
+
+
+def month_of(shell: Shell) -> str:
+    """In which money was last moved: another may have begun since."""
+    with contextlib.closing(sqlite3.connect(shell.directory / "data" / "tollbridge.db")) as database:
+        [(at,)] = database.execute("SELECT MAX(created_at) FROM journal")
+    return datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m")
 
 
 def rows(text: str) -> list[dict[str, str]]:
@@ -92,7 +99,7 @@ def test_vouchers_are_made_listed_and_withdrawn(shell: Shell) -> None:
 
 def test_a_month_is_printed_in_three_ways(shell: Shell, bought: Payment) -> None:
     shell.ok("payment", "confirm", str(bought.external_id), "50")
-    command = ("ledger", "statement", "ada@example.com", "--month", MONTH)
+    command = ("ledger", "statement", "ada@example.com", "--month", month_of(shell))
     table = shell.ok(*command).out
     assert "closing USD  50" in table
     data: dict[str, Any] = json.loads(shell.ok(*command, "--json").out)
@@ -104,21 +111,22 @@ def test_a_month_is_printed_in_three_ways(shell: Shell, bought: Payment) -> None
 
 def test_reports_of_a_month(shell: Shell, bought: Payment) -> None:
     shell.ok("payment", "confirm", str(bought.external_id), "50")
-    balance = {row["book"]: row for row in rows(shell.ok("report", "trial-balance", "--month", MONTH, "--csv").out)}
+    month = month_of(shell)
+    balance = {row["book"]: row for row in rows(shell.ok("report", "trial-balance", "--month", month, "--csv").out)}
     assert balance["customer_paid"]["closing_usd"] == "50"
     assert balance["processor_clearing"]["moved_usd"] == "-50"
-    journal = rows(shell.ok("report", "journal", "--month", MONTH).out)
+    journal = rows(shell.ok("report", "journal", "--month", month).out)
     assert {(row["book"], row["amount_usd"]) for row in journal} == {
         ("processor_clearing", "-50"),
         ("customer_paid", "50"),
     }
-    assert "nothing in this month" in shell.ok("report", "margin", "--month", MONTH).err
-    assert json.loads(shell.ok("report", "margin", "--month", MONTH, "--by", "day", "--json").out) == []
-    assert shell.ok("report", "margin", "--month", MONTH, "--csv").out.startswith("model,requests,tokens_in,")
+    assert "nothing in this month" in shell.ok("report", "margin", "--month", month).err
+    assert json.loads(shell.ok("report", "margin", "--month", month, "--by", "day", "--json").out) == []
+    assert shell.ok("report", "margin", "--month", month, "--csv").out.startswith("model,requests,tokens_in,")
     (shell.directory / "invoice.csv").write_text("model,amount_usd\nx,1\n")
     assert "no request was ever priced" in shell.refused(
-        "report", "drift", "invoice.csv", "--provider", "deepseek", "--month", MONTH
+        "report", "drift", "invoice.csv", "--provider", "deepseek", "--month", month
     )
     assert "cannot be read" in shell.refused(
-        "report", "drift", "nothing.csv", "--provider", "deepseek", "--month", MONTH
+        "report", "drift", "nothing.csv", "--provider", "deepseek", "--month", month
     )

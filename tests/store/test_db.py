@@ -195,17 +195,18 @@ def test_turns_are_had_in_the_order_in_which_they_were_asked_for() -> None:
     assert not turn.take(0.01)
 
     def wait(number: int) -> None:
-        assert turn.take(5)
+        assert turn.take(60)
         had.append(number)
         turn.give()
 
     threads = [threading.Thread(target=wait, args=(number,)) for number in range(5)]
-    for thread in threads:
+    for waiting, thread in enumerate(threads, 1):
         thread.start()
-        time.sleep(0.1)
+        while len(turn._queue) < waiting:
+            time.sleep(0.001)
     assert not turn.take(0.01)
     turn.give()
-    assert turn.take(5)  # behind all who wait
+    assert turn.take(60)  # behind all who wait
     assert had == [0, 1, 2, 3, 4]
     for thread in threads:
         thread.join()
@@ -271,7 +272,7 @@ def test_the_ledger_waits_for_its_turn_and_goes_on_without_when_it_takes_long(sq
             verdict = ledger.submit(Hold(id=ledger.next_id(), account_id=1, key_id=1, want=1, least=1))
             await asyncio.sleep(0.05)
             assert not verdict.done()
-            assert not isinstance(await asyncio.wait_for(verdict, 5), Held)
+            assert not isinstance(await asyncio.wait_for(verdict, 30), Held)
         finally:
             await ledger.stop()
 

@@ -362,7 +362,7 @@ class PostgresLedger:
                 one for one in line if one.unknown or not (one.asks_for_money and one.future.done())
             ]
         try:
-            locked = await books.locked_by_others(one.op for line in self._aside.values() for one in line)
+            locked = await books.locked_by_others([one.op for line in self._aside.values() for one in line])
         except Exception as error:
             self._put_back(books, error)
             return

@@ -270,7 +270,7 @@ class Books:
             self.begun = False
             await self._run(self.connection.execute, "ROLLBACK")
 
-    async def locked_by_others(self, operations: Iterable[Operation]) -> set[int]:
+    async def locked_by_others(self, operations: Sequence[Operation]) -> set[int]:
         """The accounts for which these operations would have to wait now. In a transaction of its own."""
         accounts = {op.account_id for op in operations}
         keys = {op.key_id for op in operations if not isinstance(op, Post)}

@@ -104,9 +104,9 @@ def test_no_name_is_of_two_models() -> None:
 
 def test_it_is_read_fast() -> None:
     def seconds() -> float:
-        started = time.perf_counter()
+        started = time.process_time()
         catalog.build(catalog.serve_all_by(shipped_models(), "demo"), {"demo": upstream("demo")}, 1_000_000)
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     assert min(seconds() for _ in range(3)) < 0.05
 

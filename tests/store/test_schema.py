@@ -117,9 +117,9 @@ def test_a_database_that_is_up_to_date_costs_no_time(fresh: str) -> None:
         assert await schema.migrate(fresh) is True
         times = []
         for _ in range(10):
-            started = time.perf_counter()
+            started = time.process_time()
             assert await schema.migrate(fresh) is False
-            times.append(time.perf_counter() - started)
+            times.append(time.process_time() - started)
         assert min(times) < 0.005, times
 
     asyncio.run(main())

@@ -172,7 +172,11 @@ def test_nobody_learns_who_has_an_account() -> None:
 
 @pytest.mark.parametrize(("pairs", "most"), [(15, 0.02), pytest.param(300, 0.003, marks=pytest.mark.soak)])
 def test_time_does_not_tell_either(pairs: int, most: float) -> None:
-    """G21: 3 ms in the median of 300 pairs; fewer are less exact."""
+    """G21: 3 ms in the median of 300 pairs; fewer are less exact, and what else the machine does does not count.
+
+    All that a log-in does is done in this process: the hash too, in a thread.
+    """
+    clock = time.perf_counter if pairs > 100 else time.process_time
 
     async def test() -> None:
         async with house(PROXIED) as site:
@@ -184,9 +188,9 @@ def test_time_does_not_tell_either(pairs: int, most: float) -> None:
                     await site.database.execute("DELETE FROM throttle")
                     for email, times in taken.items():
                         fields = {"csrf": token, "email": email, "password": "not the password"}
-                        started = time.perf_counter()
+                        started = clock()
                         response = await visitor.raw_post("/auth/login", fields)
-                        times.append(time.perf_counter() - started)
+                        times.append(clock() - started)
                         assert response.status_code == 400
             known, unknown = (statistics.median(times) for times in taken.values())
             assert abs(known - unknown) < most, (known, unknown)

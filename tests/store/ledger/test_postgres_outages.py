@@ -77,7 +77,7 @@ async def ask(books: Books, customer: Customer) -> tuple[int, Verdict | Unavaila
         return op.id, error
 
 
-async def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
@@ -90,8 +90,8 @@ async def settled(books: Books, engine: Engine) -> None:
 
 
 async def recovered(books: Books, customer: Customer) -> None:
-    """Until holds are granted again, which must not take long."""
-    deadline = time.monotonic() + 5
+    """Until holds are granted again, which must not take long: that much is for a machine that does much else."""
+    deadline = time.monotonic() + 20
     while True:
         id_, granted = await ask(books, customer)
         if isinstance(granted, Held):

@@ -273,7 +273,7 @@ def test_a_full_disk_refuses_holds_keeps_ends_and_recovers(
             assert not books.ledger.failed
             assert not end.done()
             disk.free()
-            verdict = await asyncio.wait_for(end, 5)
+            verdict = await asyncio.wait_for(end, 30)
             assert isinstance(verdict, Ended)
             assert (verdict.charged, verdict.repeated) == (9, False)
             await books.end(await books.held(customer, 10), customer, 1)
@@ -551,12 +551,12 @@ def test_the_log_does_not_grow_for_ever(sqlite_engine: Engine, monkeypatch: pyte
 
         async def work(customer: Customer) -> None:
             nonlocal written
-            while time.monotonic() < stop:
+            # On a disk that is slow for longer: of fewer nothing could be told.
+            while time.monotonic() < stop or written <= 500:
                 await books.end(await books.held(customer, 10), customer, 1)
                 written += 1
 
         await asyncio.gather(*map(work, customers))
-        assert written > 500, "too slow to tell"
         # Each call adds at least a page; without starting over, all of them would be there.
         assert log.stat().st_size < max(written * 4096 // 2, 8 << 20)
 

@@ -39,7 +39,7 @@ lint: $(VENV)/.dev  ## style, format and types
 	$(PY) -m mypy
 
 soak: $(VENV)/.dev  ## the long trials
-	$(PY) -m pytest -m soak --timeout 0 $(ARGS)
+	HYPOTHESIS_PROFILE=soak $(PY) -m pytest -m soak --timeout 0 $(ARGS)
 
 test-real: $(VENV)/.real $(NODE)  ## against servers with real models
 	$(PY) -m pytest -m real --timeout 900 $(ARGS)

@@ -18,8 +18,13 @@ from tools.npm_install import install
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Deadlines measure the machine, not the code. Each failure prints the blob that replays it.
-hypothesis.settings.register_profile("tollbridge", deadline=None, print_blob=True)
+# Deadlines measure the machine, not the code. What is tried is the same in each run of the suite, so that a failure
+# comes of a change; `make soak` tries something else each time, and each failure prints the blob that replays it.
+SLOW = [hypothesis.HealthCheck.too_slow]
+for profile, derandomize in {"tollbridge": True, "soak": False}.items():
+    hypothesis.settings.register_profile(
+        profile, deadline=None, print_blob=True, derandomize=derandomize, suppress_health_check=SLOW
+    )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tollbridge"))
 
 

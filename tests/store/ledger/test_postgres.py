@@ -381,7 +381,7 @@ def test_a_process_that_stops_in_the_middle_of_a_batch_does_not_keep_its_account
     postgres_engine: Engine,
 ) -> None:
     async def stop_inside_a_transaction(books: Books, pid: int) -> None:
-        for _ in range(500):
+        for _ in range(2_000):
             os.kill(pid, signal.SIGSTOP)
             await asyncio.sleep(0.01)
             if await books.database.fetch(f"SELECT 1 {BACKENDS} AND state = 'idle in transaction' AND {HAS_LOCKS}"):
@@ -390,19 +390,26 @@ def test_a_process_that_stops_in_the_middle_of_a_batch_does_not_keep_its_account
             await asyncio.sleep(0.004)
         pytest.fail("it was never met inside a transaction")
 
+    met = asyncio.Event()
+
+    async def busy_until_met(crew: Crew, customer: Customer) -> None:
+        while not met.is_set():
+            await asyncio.to_thread(crew.run_on, 0, keep_busy, customer, 2.0)
+
     async def scenario() -> None:
         async with serving(postgres_engine) as books:
             customer = await books.customer(paid=1 << 40)
             with Crew(postgres_engine, 1) as crew:
                 pid = crew.run_on(0, process_id)
-                busy = asyncio.create_task(asyncio.to_thread(crew.run_on, 0, keep_busy, customer, 4.0))
+                busy = asyncio.create_task(busy_until_met(crew, customer))
                 await asyncio.sleep(0.1)
                 try:
                     await stop_inside_a_transaction(books, pid)
                     # One second until the server ends the idle transaction, and some for a busy machine.
-                    async with asyncio.timeout(6):
+                    async with asyncio.timeout(20):
                         await until_served(books, customer)
                 finally:
+                    met.set()
                     os.kill(pid, signal.SIGCONT)
                 await busy
 

@@ -113,7 +113,7 @@ async def letters(site: Site) -> list[tuple[str, str, str]]:
 
 async def link_to(site: Site, email: str) -> str:
     """The path of the link in the newest mail to an address."""
-    for _ in range(200):
+    for _ in range(3_000):
         for recipient, _subject, text in await letters(site):
             if recipient == email:
                 return str(re.findall(r"https?://[^/\s]+(/\S+)", text)[0])

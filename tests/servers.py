@@ -9,8 +9,10 @@ nothing answers) and started again on the same data and port. Settings are those
 `fsync` and `synchronous_commit` are on. A server dies with the thread that started it, however that thread ends.
 """
 
+import contextlib
 import importlib.util
 import os
+import random
 import shutil
 import signal
 import socket
@@ -31,6 +33,8 @@ START_SECONDS = 30.0
 STOP_SECONDS = 30.0
 # PostgreSQL refuses to run as root. This account exists everywhere and owns nothing.
 UNPRIVILEGED = 65534
+# Below those that outgoing connections are given: a server that is started again finds its port free.
+PORTS = range(12_000, 32_000)
 
 
 class ServerError(Exception):
@@ -38,11 +42,12 @@ class ServerError(Exception):
 
 
 def free_port() -> int:
-    """A port that nothing listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nothing uses at this moment, nor an outgoing connection takes before a server listens there."""
+    while True:
+        port = random.SystemRandom().choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((HOST, port))
+            return port
 
 
 class Server(ABC):

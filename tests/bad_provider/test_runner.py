@@ -1,7 +1,6 @@
 """The suite as others run it: a process of its own, against a gateway that it knows nothing of."""
 
 import asyncio
-import socket
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from tests.bad_provider.judge import Charge, Price, Tokens, judge
 from tests.bad_provider.openai_speech import USAGE, completion, streamed
 from tests.bad_provider.suites import cases, control
 from tests.gateway.site import Site, always, run, says
+from tests.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 UNKNOWN = Charge()
@@ -29,12 +29,6 @@ output_limit = 4096
 price = {{ input = "1", output = "2", cache_read = "0.1" }}
 routes = [{{ provider = "bad", model = "upstream" }}]
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def suite(*arguments: str) -> tuple[int, str]:

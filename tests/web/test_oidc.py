@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from urllib.parse import parse_qs, urljoin, urlsplit
 import httpx
 import pytest
 from tests.gateway.site import Site, http, run
+from tests.servers import free_port
 from tests.upstream.bad_server import BadServer, Peer
 from tests.web.visitors import PASSWORD, Visitor, house, letters, registered, shown
 from tools.npm_install import install
@@ -26,11 +26,6 @@ HERE = Path(__file__).parent / "oidc"
 def oidc_provider() -> Path:
     """The installed `oidc-provider`."""
     return install(HERE)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ _USD_PLACES = 9
 _NANO_PER_USD = 10**_USD_PLACES
 # USD per million tokens is 10⁶ pico-USD per token.
 _PRICE_PLACES = 6
+# A comma that separates anything else may be somebody's decimal point.
 _THOUSANDS = re.compile(r"[1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]+)?")
 _DECIMAL = re.compile(r"(0|[1-9][0-9]{0,18})(?:\.([0-9]{1,12}))?")
 

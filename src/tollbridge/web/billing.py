@@ -28,7 +28,6 @@ SAVED = {
     "alert-off": "We do not write to you when little is left.",
     "alert-usual": "Your own threshold is removed.",
 }
-# A comma that separates anything else than thousands may be somebody's decimal point.
 _FORMS = ("checkout", "voucher", "top_up", "alert")
 
 

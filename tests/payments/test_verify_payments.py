@@ -48,7 +48,7 @@ TAMPERINGS = {
     "UPDATE payment SET subscription_id = 7 WHERE id = 1": "is of a month of a plan and has no subscription",
     "DELETE FROM invoice WHERE number = 2": "is taken, and has 0 credit notes and 0 corrections",
     "INSERT INTO journal VALUES (50, 'fee/stripe/pi_x', 'fee', 1, '', '', 1)": "there are 1 fees of payments, refunds",
-    "INSERT INTO journal VALUES (50, 'top-up/demo/pay_x', 'top_up', 1, '', '', 1)": "0 top-up payments by demo are",
+    "INSERT INTO journal VALUES (50, 'top-up/demo/pay_x', 'top_up', 1, '', '', 1)": "payments by demo: 0 paid, but 1 in",
     "UPDATE reversal SET fee = 5": "cost a fee of 5, but the journal has 0",
     "UPDATE voucher SET redeemed_at = redeemed_at - 1": "voucher 1 is not credited as it was redeemed",
     "UPDATE invoice SET account_id = 2 WHERE number = 2": "invoice 2, a credit_note of -4000000000 and 0 tax, is",

@@ -113,8 +113,8 @@ async def agreed_with(database: Transaction, account_id: int) -> Agreed | None:
 
 async def lock_plan(database: Database, transaction: Transaction, account_id: int) -> None:
     """Nobody else changes its plan until the transaction ends."""
-    if database.dialect == "postgresql":
-        await transaction.fetch("SELECT id FROM account WHERE id = $1 FOR NO KEY UPDATE", account_id)
+    lock = " FOR NO KEY UPDATE" if database.dialect == "postgresql" else ""
+    await transaction.fetch(f"SELECT id FROM account WHERE id = $1{lock}", account_id)  # noqa: S608
 
 
 async def lock_promo(database: Database, transaction: Transaction, account_id: int) -> int:

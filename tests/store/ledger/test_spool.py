@@ -125,7 +125,8 @@ def test_a_file_cut_anywhere_gives_back_each_whole_record(tmp_path: Path) -> Non
         for torn in (whole[:length], whole[:length] + bytes(min(32, len(whole) - length))):
             path.write_bytes(torn)
             (leftover,) = leftovers(tmp_path)
-            assert leftover.operations == operations[: sum(size <= length for size in sizes[1:])]
+            # A record may end with zeros of its own.
+            assert leftover.operations == operations[: sum(torn[:size] == whole[:size] for size in sizes[1:])]
             assert not leftover.damaged
             leftover.release()
 

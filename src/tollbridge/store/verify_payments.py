@@ -129,10 +129,10 @@ async def _check_counts(view: Transaction, complain: Complain) -> None:
             complain(f"what went back by {kind}: {plural(there, 'row')}, but {booked} in the journal")
     (there, booked) = (await view.fetch(_FEES))[0]
     if there != booked:
-        complain(f"there are {there} fees of payments, refunds and disputes, but {booked} in the journal")
+        complain(f"fees of payments, refunds and disputes: {there}, but {booked} in the journal")
     (there, booked) = (await view.fetch(_REDEEMED))[0]
     if there != booked:
-        complain(f"there are {there} vouchers that were redeemed, but {booked} in the journal")
+        complain(f"vouchers that were redeemed: {there}, but {booked} in the journal")
 
 
 def _of_payment(row: Row) -> list[str]:

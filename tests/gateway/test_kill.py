@@ -245,6 +245,8 @@ def test_memory_stays_flat(tmp_path: Path, requests: int) -> None:
                 for _ in range(count):
                     assert (await made.post()).status == 200
 
+            # Pages are loaded soon after the start, or with the first one.
+            assert (await made.get("/")).status == 200
             await asyncio.gather(*(call_on(requests // 40) for _ in range(8)))
             before = resident(made.process.pid)
             await asyncio.gather(*(call_on(requests // 10) for _ in range(8)))

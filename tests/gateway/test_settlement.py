@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tollbridge.core.ledger import Noted, Record, Verdict
+from tollbridge.core.ledger import Checkpoint, Noted, Record, Verdict
 from tollbridge.core.pricing import Bill, Cause, Ending
 from tollbridge.gateway.admission import Attempt
 from tollbridge.gateway.settlement import MOST_SEARCHES, SLACK, Settlement, _Patience
@@ -110,6 +110,27 @@ def test_no_more_is_believed_than_was_sent_and_asked_for(
         and reported.completion <= limit * choices * SLACK
         and searches <= MOST_SEARCHES
     )
+
+
+def test_a_checkpoint_is_never_above_the_cap() -> None:
+    noted: list[Checkpoint] = []
+    here: Any = object.__new__(Settlement)
+    here._ledger = SimpleNamespace(submit=noted.append)
+    request = SimpleNamespace(stream=True, endpoint="chat")
+    caller = SimpleNamespace(account_id=1, key_id=2)
+    ticket = SimpleNamespace(
+        started_at=5,
+        started=time.monotonic(),
+        request=request,
+        attempts=(),
+        hold=3,
+        caller=caller,
+        cap=20,
+    )
+    route = msgspec.structs.replace(ROUTE, price=msgspec.structs.replace(PRICE, output=1_000))  # a nano-USD a token
+    for output in (10, 20, 21):
+        here.checkpoint(ticket, route, Usage(output=output))
+    assert [(each.hold, each.charge, each.record.output) for each in noted] == [(3, 10, 10), (3, 20, 20)]
 
 
 def test_a_wait_for_the_books_ends_in_time_and_never_early() -> None:

@@ -131,10 +131,12 @@ class Settlement:
         return Closed(ticket, bill, prompt, charge, cost, record.byok, verdict)
 
     def checkpoint(self, ticket: Ticket, route: Route, counted: Usage) -> None:
-        """Note what a running stream would be charged if this process died now."""
+        """Note what a running stream would be charged if this process died now, unless it is more than its cap."""
         ending = pricing.Ending(cause=pricing.Cause.OUR_FAULT, reported=None, counted=counted, produced=True)
         bill = pricing.bill(ending, True)
         charge, cost = pricing.charge_and_cost(counted, route)
+        if charge > ticket.cap:
+            return
         record = self._record(ticket, route, bill, ending, 200, None, cost)
         caller = ticket.caller
         self._ledger.submit(

@@ -13,7 +13,7 @@ from tollbridge.core.ledger import MAX_AMOUNT
 from tollbridge.errors import InvalidRequest, NotFound
 from tollbridge.services import keys, reveal
 from tollbridge.services.desk import Desk
-from tollbridge.services.keys import MadeKey
+from tollbridge.services.keys import LONGEST_LABEL, LONGEST_PATTERN, MOST_PATTERNS, MOST_RATE, MadeKey
 from tollbridge.store import activity, managed_keys
 from tollbridge.store import keys as key_rows
 from tollbridge.store.activity import NewDeed
@@ -28,11 +28,6 @@ RESETS = ("daily", "weekly", "monthly")
 # How long a rotated key lives on: "" for good, until it is revoked.
 OVERLAPS = {"none": 0, "1h": HOUR_MS, "24h": 24 * HOUR_MS, "": None}
 MOST_KEYS = 500
-
-_LONGEST_LABEL = 100
-_MOST_RATE = 1_000_000_000
-_MOST_PATTERNS = 100
-_LONGEST_PATTERN = 200
 
 
 class Actor(msgspec.Struct, frozen=True):
@@ -147,8 +142,8 @@ async def find(desk: Desk, account_id: int, public_id: str) -> ManagedKey:
 
 def check_label(label: str) -> str:
     label = label.strip()
-    if len(label) > _LONGEST_LABEL or not (label.isprintable() or not label):
-        raise InvalidRequest(f"A label is at most {_LONGEST_LABEL} characters in one line.", param="label")
+    if len(label) > LONGEST_LABEL or not (label.isprintable() or not label):
+        raise InvalidRequest(f"A label is at most {LONGEST_LABEL} characters in one line.", param="label")
     return label
 
 
@@ -164,8 +159,8 @@ def check_rules(rules: Rules, now: int) -> Rules:
         raise InvalidRequest("The most that a call may cost is an amount above zero, in USD.", param="cost_cap_usd")
     for name in ("rpm", "tpm", "concurrency"):
         rate = getattr(rules, name)
-        if rate is not None and not 0 < rate <= _MOST_RATE:
-            raise InvalidRequest(f"This is a whole number from 1 to {_MOST_RATE:,}.", param=name)
+        if rate is not None and not 0 < rate <= MOST_RATE:
+            raise InvalidRequest(f"This is a whole number from 1 to {MOST_RATE:,}.", param=name)
     if rules.expires_at is not None and rules.expires_at <= now:
         raise InvalidRequest("The time at which a key expires lies in the future.", param="expires_at")
     if rules.expires_at is not None and rules.expires_at >= LATEST_MS:
@@ -178,10 +173,10 @@ def check_rules(rules: Rules, now: int) -> Rules:
 def _patterns(texts: tuple[str, ...]) -> tuple[str, ...]:
     wanted = tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
     for each in wanted:
-        if len(each) > _LONGEST_PATTERN or not each.isprintable() or " " in each:
+        if len(each) > LONGEST_PATTERN or not each.isprintable() or " " in each:
             raise InvalidRequest("Write a model's name, or a pattern such as openai/*, on each line.", param="models")
-    if len(wanted) > _MOST_PATTERNS:
-        raise InvalidRequest(f"Name at most {_MOST_PATTERNS} models or patterns.", param="models")
+    if len(wanted) > MOST_PATTERNS:
+        raise InvalidRequest(f"Name at most {MOST_PATTERNS} models or patterns.", param="models")
     return wanted
 
 
@@ -197,8 +192,8 @@ def _networks(texts: tuple[str, ...]) -> tuple[str, ...]:
                 f"{text.strip()[:60]!r} is no address: write 203.0.113.7 or 203.0.113.0/24 on each line.",
                 param="addresses",
             ) from None
-    if len(wanted) > _MOST_PATTERNS:
-        raise InvalidRequest(f"Name at most {_MOST_PATTERNS} addresses or networks.", param="addresses")
+    if len(wanted) > MOST_PATTERNS:
+        raise InvalidRequest(f"Name at most {MOST_PATTERNS} addresses or networks.", param="addresses")
     return tuple(dict.fromkeys(wanted))
 
 

@@ -20,10 +20,10 @@ from tollbridge.values import LATEST_MS
 
 log = logging.getLogger("tollbridge")
 
-_LONGEST_LABEL = 100
-_LONGEST_PATTERN = 200
-_MOST_PATTERNS = 100
-_MOST_RATE = 1_000_000_000
+LONGEST_LABEL = 100
+LONGEST_PATTERN = 200
+MOST_PATTERNS = 100
+MOST_RATE = 1_000_000_000
 
 
 class MadeKey(msgspec.Struct, frozen=True):
@@ -54,8 +54,8 @@ async def create(
 
     InvalidRequest: the label, limit, time or a rule cannot be. ConfigError: the database is not of this master secret.
     """
-    if len(label) > _LONGEST_LABEL or not (label.isprintable() or not label):
-        raise InvalidRequest(f"a label is at most {_LONGEST_LABEL} characters in one line", param="label")
+    if len(label) > LONGEST_LABEL or not (label.isprintable() or not label):
+        raise InvalidRequest(f"a label is at most {LONGEST_LABEL} characters in one line", param="label")
     if limit is not None and not 0 < limit < MAX_AMOUNT:
         raise InvalidRequest("a limit is above zero", param="limit")
     now = await database.now()
@@ -84,13 +84,13 @@ def _check(rules: Rules) -> None:
     """InvalidRequest: a rule that nobody could change again, for it is none that `key_management` takes."""
     for name in ("rpm", "tpm", "concurrency"):
         rate = getattr(rules, name)
-        if rate is not None and not 0 < rate <= _MOST_RATE:
-            raise InvalidRequest(f"{name} is a whole number from 1 to {_MOST_RATE}", param=name)
+        if rate is not None and not 0 < rate <= MOST_RATE:
+            raise InvalidRequest(f"{name} is a whole number from 1 to {MOST_RATE}", param=name)
     for each in rules.models or ():
-        if not each or len(each) > _LONGEST_PATTERN or not each.isprintable() or " " in each:
+        if not each or len(each) > LONGEST_PATTERN or not each.isprintable() or " " in each:
             raise InvalidRequest(f"{each[:60]!r} is no model's name, and no pattern such as openai/*", param="models")
-    if max(len(rules.models or ()), len(rules.addresses or ())) > _MOST_PATTERNS:
-        raise InvalidRequest(f"a key names at most {_MOST_PATTERNS} models, and as many addresses", param="models")
+    if max(len(rules.models or ()), len(rules.addresses or ())) > MOST_PATTERNS:
+        raise InvalidRequest(f"a key names at most {MOST_PATTERNS} models, and as many addresses", param="models")
 
 
 def _network(text: str) -> str:

@@ -17,6 +17,7 @@ import msgspec
 
 from tollbridge.core.ledger import Book, Kind
 from tollbridge.core.money import format_usd
+from tollbridge.core.words import plural
 from tollbridge.errors import InvalidRequest
 from tollbridge.services.statement import statement_within
 from tollbridge.store import journal, reports, retention, rollups, usage_days
@@ -285,7 +286,7 @@ async def _gone(days: Days, since: int, until: int) -> AsyncIterator[JournalLine
                     email=emails.get(each.group, ""),
                     book=book,
                     amount=amount,
-                    reason=f"{each.requests:,} requests on {day}",
+                    reason=f"{plural(each.requests, 'request')} on {day}",
                 )
         since = end
 

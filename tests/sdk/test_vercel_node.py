@@ -1,4 +1,4 @@
-"""Vercel's AI SDK with the two providers that people use for gateways: OpenAI-compatible, and OpenRouter's own."""
+"""Vercel's AI SDK with the providers that people point at gateways: compatible, OpenRouter's, OpenAI's, Anthropic's."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.sdk.scripted import ARGUMENTS, TEXT, USED, openai_provider
 PROGRAM = Path(__file__).with_name("vercel.mjs")
 
 
-@pytest.mark.parametrize("provider", ["compatible", "openrouter"])
+@pytest.mark.parametrize("provider", ["compatible", "openrouter", "chat", "responses", "messages"])
 def test_vercels_sdk_writes_streams_calls_tools_and_makes_objects(node_modules: Path, provider: str) -> None:
     async def test() -> None:
         async with Site(always(openai_provider)) as site:

@@ -1,15 +1,21 @@
 // Vercel's AI SDK with a provider for it: text, streams, tools, objects. Prints what they gave as JSON.
+import { createAnthropic } from "@ai-sdk/anthropic";
+import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { createOpenRouter } from "@openrouter/ai-sdk-provider";
 import { generateText, isStepCount, Output, streamText, tool } from "ai";
 import { z } from "zod";
 
 const { BASE_URL: baseURL, API_KEY: apiKey, PROVIDER } = process.env;
-const provider =
-  PROVIDER === "openrouter"
-    ? createOpenRouter({ baseURL, apiKey, compatibility: "strict" })
-    : createOpenAICompatible({ name: "bridge", baseURL, apiKey, includeUsage: true, supportsStructuredOutputs: true });
-const model = PROVIDER === "openrouter" ? provider.chat("m") : provider.chatModel("m");
+const named = {
+  compatible: () =>
+    createOpenAICompatible({ name: "bridge", baseURL, apiKey, includeUsage: true, supportsStructuredOutputs: true }),
+  openrouter: () => createOpenRouter({ baseURL, apiKey, compatibility: "strict" }).chat,
+  chat: () => createOpenAI({ baseURL, apiKey }).chat,
+  responses: () => createOpenAI({ baseURL, apiKey }).responses,
+  messages: () => createAnthropic({ baseURL, apiKey }),
+}[PROVIDER]();
+const model = named("m");
 const prompt = "What is the weather in Paris?";
 const cities = [];
 const tools = {
@@ -35,8 +41,7 @@ const object = await generateText({ model, prompt, output: Output.object({ schem
 
 let refused;
 try {
-  const none = PROVIDER === "openrouter" ? provider.chat("none") : provider.chatModel("none");
-  await generateText({ model: none, prompt, maxRetries: 0 });
+  await generateText({ model: named("none"), prompt, maxRetries: 0 });
 } catch (error) {
   refused = error.statusCode;
 }

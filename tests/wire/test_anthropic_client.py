@@ -153,7 +153,7 @@ def spoken(whole: dict[str, Any]) -> dict[str, Any]:
     for block in whole["content"]:
         if block["type"] == "tool_use":
             assert block.pop("caller") == {"type": "direct"}
-        elif block["type"] == "text" and block["citations"] is None:
+        elif block["type"] == "text" and block["citations"] == []:
             del block["citations"]
     demanded = {"cache_creation", "inference_geo", "output_tokens_details", "server_tool_use", "service_tier"}
     assert demanded <= whole["usage"].keys()

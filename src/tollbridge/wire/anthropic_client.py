@@ -319,12 +319,12 @@ def _delta(index: int, delta: bytes) -> bytes:
 
 
 def _blocks(part: Part) -> list[dict[str, Any]]:
+    # Anthropic's schema demands `citations`, and clients that read it as a list (Vercel's AI SDK) take no null.
     match part:
         case Text():
-            cited = [_citation(citation) for citation in part.citations] or None
-            return [{"type": "text", "text": part.text, "citations": cited}]
+            return [{"type": "text", "text": part.text, "citations": [_citation(each) for each in part.citations]}]
         case Refusal():
-            return [{"type": "text", "text": part.text, "citations": None}]
+            return [{"type": "text", "text": part.text, "citations": []}]
         case Thinking(redacted=""):
             return [
                 {"type": "thinking", "thinking": part.text, "signature": sealed(part.origin, part.signature)},

@@ -288,10 +288,9 @@ def test_a_strict_tool_has_calls_that_keep_to_its_schema() -> None:
     assert "toolConfig" not in sent(tools=(Tool(name="b", strict=False),))
 
 
-def test_one_call_at_a_time_cannot_be_had() -> None:
-    assert refused(tools=(Tool(name="b"),), parallel_tools=False) == "parallel_tools"
-    assert "toolConfig" not in sent(tools=(Tool(name="b"),), parallel_tools=False, one_call=True)
-    assert "toolConfig" not in sent(tools=(Tool(name="b"),), parallel_tools=True)
+@pytest.mark.parametrize("parallel", [False, True])
+def test_how_many_calls_at_a_time_there_may_be_is_not_for_gemini(parallel: bool) -> None:
+    assert sent(tools=(Tool(name="b"),), parallel_tools=parallel) == sent(tools=(Tool(name="b"),))
 
 
 # --- Signatures ---

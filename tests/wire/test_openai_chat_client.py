@@ -201,7 +201,7 @@ def test_functions_are_the_older_name_of_tools() -> None:
     )
     assert found.tools[0].name == "f"
     assert found.tool_choice == ToolChoice(mode="one", name="f")
-    assert (found.parallel_tools, found.one_call) == (False, True)
+    assert found.parallel_tools is False
     call, result = found.turns[1].parts[0], found.turns[2].parts[0]
     assert isinstance(call, ToolCall)
     assert isinstance(result, ToolResult)

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from tests.wire.streams import CREATED, ID, MODEL, route
+from tests.wire.streams import CREATED, ID, MODEL, Text, route
 
 from tollbridge.errors import ConfigError
 from tollbridge.wire import openai_chat, openai_completions, openai_embeddings, translate
@@ -41,3 +41,49 @@ def test_the_caller_gets_the_name_that_they_asked_for() -> None:
     body = b'{"id":"x","model":"dated-2026-01-02","choices":[{"index":0,"message":{"role":"assistant","content":"a"}}]}'
     shown = json.loads(translate.exchange(request, route(), ID, CREATED, None).response(body).render(None))
     assert (shown["id"], shown["model"], shown["created"]) == (ID, MODEL, CREATED)
+
+
+# --- One call at a time, of a provider that cannot be told so ---
+
+TOOLS = [{"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in ("f", "g")]
+TWO_CALLS = {
+    "candidates": [
+        {
+            "index": index,
+            "content": {
+                "parts": [
+                    {"text": "Let me see."},
+                    {"functionCall": {"name": first, "args": {"a": 1}}},
+                    {"functionCall": {"name": "g", "args": {}}},
+                ]
+            },
+            "finishReason": "STOP",
+        }
+        for index, first in enumerate(("f", "g"))
+    ]
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("said", "calls"), [({"parallel_tool_calls": False}, 1), ({}, 2)])
+def test_who_wants_one_call_at_a_time_gets_the_first(said: dict[str, bool], calls: int, stream: bool) -> None:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "a"}], "tools": TOOLS, "n": 2, "stream": stream}
+    exchange = translate.exchange(
+        openai_chat.parse(json.dumps(body | said).encode()), route(dialect="gemini"), ID, CREATED, None
+    )
+    answer = json.dumps(TWO_CALLS).encode()
+    found: dict[int, list[str]] = {0: [], 1: []}
+    if stream:
+        flow = exchange.stream(Text())
+        lines = (flow.feed(b"data: " + answer + b"\n\n") + flow.eof() + flow.end(None)).split(b"\n\n")
+        chunks = [json.loads(line.removeprefix(b"data: ")) for line in lines if line.startswith(b"data: {")]
+        choices = [(choice, choice["delta"]) for chunk in chunks for choice in chunk["choices"]]
+    else:
+        shown = json.loads(exchange.response(answer).render(None))
+        choices = [(choice, choice["message"]) for choice in shown["choices"]]
+    for choice, part in choices:
+        for call in part.get("tool_calls") or ():
+            if "name" in call["function"]:
+                found[choice["index"]].append(call["function"]["name"])
+    assert found == {0: ["f", "g"][:calls], 1: ["g", "g"][:calls]}
+    assert {choice["finish_reason"] for choice, _ in choices if choice["finish_reason"]} == {"tool_calls"}

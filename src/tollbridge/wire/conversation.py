@@ -170,7 +170,7 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a caller asks for. A member that is None or empty was not given.
 
     `tools` are functions; tools that a provider runs itself stand in `extras` or are `Opaque`. `parallel_tools`: may
-    several be called at once. `one_call`: the caller is told of the first one alone, so that more do no harm.
+    several be called at once. Of an answer that calls several all the same, the caller is told of the first.
     `choices`: how many answers. `end_user`: the caller's own name for its user, a hint. `extras`: members that only
     the caller's dialect `origin` knows, by the caller's name. `names`: the caller's name of a member of this class
     where it is another one. `hints`: as `extras`, but they change nothing of what an answer says or does: a target
@@ -183,7 +183,6 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice | None = None
     parallel_tools: bool | None = None
-    one_call: bool = False
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None

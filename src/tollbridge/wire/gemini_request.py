@@ -306,8 +306,6 @@ def _put_tools(members: _Json, conversation: Conversation, version: Generation, 
         declarations.append(declaration)
         has_strict = has_strict or tool.strict is True
     members["tools"] = [{"functionDeclarations": declarations}]
-    if conversation.parallel_tools is False and not conversation.one_call:
-        fit.lacks("parallel_tools", "it cannot be kept from calling several tools at once")
     choice = conversation.tool_choice
     if choice is None and not has_strict:
         return

@@ -294,7 +294,6 @@ def conversation_of(request: Request) -> Conversation:
         tools=tools,
         tool_choice=choice,
         parallel_tools=False if is_legacy(fields) else body.parallel_tool_calls,
-        one_call=is_legacy(fields),
         max_tokens=request.max_tokens,
         temperature=body.temperature,
         top_p=body.top_p,

@@ -26,7 +26,7 @@ from tollbridge.wire.openai_embeddings import EmbeddingsAnswer
 from tollbridge.wire.openai_stream import CompletionStream
 from tollbridge.wire.request import Request
 from tollbridge.wire.responses_client import ResponsesClient
-from tollbridge.wire.translated import TranslatedAnswer, TranslatedStream
+from tollbridge.wire.translated import TranslatedAnswer, TranslatedStream, with_one_call
 
 
 class _PassThrough(msgspec.Struct):
@@ -101,11 +101,15 @@ class Translated:
         return self._provider.outgoing(self._conversation, self._route, self._max_tokens)
 
     def response(self, body: bytes) -> Answer:
-        return TranslatedAnswer(self._client, self._request, self._names, self._provider.reply(body))
+        reply = self._provider.reply(body)
+        if self._conversation.parallel_tools is False:
+            reply = with_one_call(reply)
+        return TranslatedAnswer(self._client, self._request, self._names, reply)
 
     def stream(self, output: Counter) -> Stream:
         writer = self._client.writer(self._request, self._names)
-        return TranslatedStream(self._provider.reader(), writer, self._request.choices, output)
+        one_call = self._conversation.parallel_tools is False
+        return TranslatedStream(self._provider.reader(), writer, self._request.choices, output, one_call=one_call)
 
 
 _Maker: TypeAlias = Callable[[Request, Route, Names, int | None], Exchange]

@@ -1,8 +1,13 @@
 """Answers that come in one dialect and go out in another."""
 
+from collections.abc import Iterable
+
+import msgspec
+
 from tollbridge.errors import ApiError, UpstreamError
 from tollbridge.values import Usage
 from tollbridge.wire.conversation import (
+    Choice,
     Event,
     Finish,
     Refusal,
@@ -22,6 +27,17 @@ from tollbridge.wire.request import Request
 
 # Pieces of text are counted together, so many at a time.
 _PIECES = 128
+
+
+def with_one_call(reply: Reply) -> Reply:
+    """For a caller who wants one tool called at a time: the first of each choice, whatever the provider can be told."""
+    return msgspec.structs.replace(reply, choices=tuple(map(_with_one_call, reply.choices)))
+
+
+def _with_one_call(choice: Choice) -> Choice:
+    first = next((part for part in choice.parts if isinstance(part, ToolCall)), None)
+    parts = tuple(part for part in choice.parts if part is first or not isinstance(part, ToolCall))
+    return msgspec.structs.replace(choice, parts=parts)
 
 
 class TranslatedAnswer:
@@ -68,8 +84,10 @@ class TranslatedAnswer:
 class TranslatedStream:
     """See `exchange.Stream`. The finish is withheld for the end, where the usage stands beside it."""
 
-    def __init__(self, reader: Reader, writer: Writer, choices: int, output: Counter) -> None:
-        """`choices`: how many answers will come."""
+    def __init__(
+        self, reader: Reader, writer: Writer, choices: int, output: Counter, *, one_call: bool = False
+    ) -> None:
+        """`choices`: how many answers will come. `one_call`: as `with_one_call`."""
         self.chunks = 0
         self.finish: str | None = None
         self._reader = reader
@@ -79,6 +97,8 @@ class TranslatedStream:
         self._finishes: dict[int, Finish] = {}
         self._choices = choices
         self._detail = ""
+        self._one_call = one_call
+        self._calls: dict[int, int] = {}  # the first of each choice
 
     @property
     def usage(self) -> Usage | None:
@@ -140,7 +160,7 @@ class TranslatedStream:
         if not events or self._detail:
             return b""
         shown = []
-        for event in events:
+        for event in self._first_calls(events) if self._one_call else events:
             if type(event) is Finish:
                 self._finishes[event.choice] = event
                 if event.choice == 0:
@@ -149,6 +169,13 @@ class TranslatedStream:
                 shown.append(event)
                 self._count(event)
         return self._writer.write(shown) if shown else b""
+
+    def _first_calls(self, events: Iterable[Event]) -> Iterable[Event]:
+        for event in events:
+            if not isinstance(event, ToolStart | ToolDelta) or (
+                self._calls.setdefault(event.choice, event.index) == event.index
+            ):
+                yield event
 
     def _count(self, event: Event) -> None:
         match event:

@@ -1,15 +1,15 @@
-"""Reaching either database for everything that is not hot.
+"""Access to either database, for everything off the hot path.
 
     database = open_database("sqlite:///data/tollbridge.db")      # or postgresql://user@host/name
     await database.start()
     rows = await database.fetch("SELECT id, email FROM account WHERE plan = $1", "free")
     async with database.transaction() as tx: ...
-    await run(database, use_case)                                 # the same, tried again while others are in the way
+    await run(database, use_case)                                 # the same, retried while others are in the way
 
 Rule 1  A statement is plain text that both databases understand, its arguments `$1`, `$2` …
-Rule 2  A flag is written as `bool` and read as something to call `bool` on: SQLite has only integers.
-Rule 3  Inside `transaction()` nothing is awaited but its own statements: on SQLite it keeps every other writer out.
-Rule 4  What is raised here is one of the errors below, or a mistake in the statement as the driver reports it.
+Rule 2  A flag is written as a `bool`; call `bool` on what is read: SQLite has only integers.
+Rule 3  Inside `transaction()`, await nothing but its own statements: on SQLite it keeps every other writer out.
+Rule 4  Only the errors below are raised here, or a mistake in a statement as the driver reports it.
 """
 
 import asyncio
@@ -37,16 +37,16 @@ TRIES = 5
 BUSY_TIMEOUT_S = 5.0
 ASK_AGAIN_S = 0.005
 STATEMENT_TIMEOUT_S = 2.0
-# STRICT tables and RETURNING.
+# For STRICT tables and RETURNING.
 LEAST_SQLITE = (3, 37, 0)
 
-# From sqlite3.h. Low byte of an extended code: the primary code.
+# From sqlite3.h. The low byte of an extended code is its primary code.
 _BUSY, _LOCKED, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 8, 10, 11, 13, 14, 26
 _CONSTRAINT_PRIMARYKEY, _CONSTRAINT_UNIQUE, _CONSTRAINT_ROWID = 1555, 2067, 2579
 
 
 class Contended(Unavailable):
-    """Another transaction was in the way; nothing was changed and a new try may succeed: see `run`."""
+    """Another transaction was in the way. Nothing was changed, and another try may succeed: see `run`."""
 
     code = "ledger_unavailable"
 
@@ -64,23 +64,23 @@ class Transaction(Protocol):
 
 
 class Database(Protocol):
-    """One of the two databases. Unreachable, full or broken: `Unavailable` with code `ledger_unavailable`."""
+    """One of the two databases. If it is unreachable, full or broken: `Unavailable`, code `ledger_unavailable`."""
 
     @property
     def dialect(self) -> str:
         """`sqlite` or `postgresql`."""
 
     async def fetch(self, sql: str, *args: Any) -> list[Row]:
-        """The rows of one statement, which is a transaction of its own."""
+        """The rows of one statement, run as its own transaction."""
 
     async def execute(self, sql: str, *args: Any) -> int:
-        """Run one statement, a transaction of its own; how many rows it changed."""
+        """Run one statement as its own transaction; how many rows it changed."""
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
         """A write transaction (BEGIN IMMEDIATE, READ COMMITTED): committed at the end, rolled back by an exception."""
 
     def snapshot(self) -> AbstractAsyncContextManager[Transaction]:
-        """The whole database as it is at this moment, to read only; nobody waits for it, however long it takes."""
+        """A read-only view of the whole database at this moment; nobody waits for it, however long it is held."""
 
     async def now(self) -> int:
         """The database's time in milliseconds since the epoch."""
@@ -91,7 +91,7 @@ class Database(Protocol):
 
 
 def open_database(url: str, *, statement_timeout: float = STATEMENT_TIMEOUT_S) -> Database:
-    """The database at `url`, not yet started. `statement_timeout` in seconds is for PostgreSQL."""
+    """The database at `url`, not yet started. `statement_timeout`, in seconds, applies to PostgreSQL only."""
     if url.startswith("sqlite:"):
         return SqliteDatabase(sqlite_path(url))
     if url.startswith(("postgresql://", "postgres://")):
@@ -100,7 +100,7 @@ def open_database(url: str, *, statement_timeout: float = STATEMENT_TIMEOUT_S) -
 
 
 async def run(database: Database, use_case: Callable[[Transaction], Awaitable[T]]) -> T:
-    """Run `use_case` in a transaction of its own, again when others were in the way: five times, then `Contended`."""
+    """Run `use_case` in its own transaction, again if others were in the way: five tries, then `Contended`."""
     for attempt in range(1, TRIES):
         try:
             async with database.transaction() as transaction:
@@ -112,7 +112,7 @@ async def run(database: Database, use_case: Callable[[Transaction], Awaitable[T]
 
 
 def jitter(attempt: int) -> float:
-    """Seconds to wait before try number `attempt` + 1: up to 4, 8, 16 … ms, so that those who collided part."""
+    """Seconds to wait before try number `attempt` + 1: random, up to 4, 8, 16 … ms, so that colliders drift apart."""
     return random.random() * 0.002 * (1 << attempt)  # noqa: S311
 
 
@@ -128,7 +128,7 @@ def sqlite_path(url: str) -> Path:
 
 
 def connect_sqlite(path: Path, *, busy_timeout: float = BUSY_TIMEOUT_S) -> sqlite3.Connection:
-    """A connection as every part of Tollbridge uses it: WAL, each commit on the disk when it returns, autocommit."""
+    """A connection as every part of Tollbridge uses it: WAL, autocommit, each commit on disk when it returns."""
     if sqlite3.sqlite_version_info < LEAST_SQLITE:
         raise ConfigError(f"SQLite {'.'.join(map(str, LEAST_SQLITE))} or newer is needed, not {sqlite3.sqlite_version}")
     connection = sqlite3.connect(
@@ -150,14 +150,14 @@ def connect_sqlite(path: Path, *, busy_timeout: float = BUSY_TIMEOUT_S) -> sqlit
 
 
 def translate_sqlite(error: sqlite3.Error | UnicodeDecodeError) -> Exception:
-    """The error of this module that `error` is, or itself where it is a mistake in a statement."""
+    """`error` as an error of this module, or unchanged if it is a mistake in a statement."""
     code: int = getattr(error, "sqlite_errorcode", 0)
     primary = code & 0xFF
     if primary in {_BUSY, _LOCKED}:
         return Contended("The database is busy. Try again shortly.")
     if code in {_CONSTRAINT_UNIQUE, _CONSTRAINT_PRIMARYKEY, _CONSTRAINT_ROWID}:
         return Duplicate(str(error))
-    # Text that is none, in a row or in SQLite's own complaint, comes without a code.
+    # Invalid text, in a row or in SQLite's own message, comes without a code.
     unreadable = isinstance(error, UnicodeDecodeError) or (isinstance(error, sqlite3.OperationalError) and not code)
     if unreadable or primary in {_CORRUPT, _NOTADB}:
         return Unavailable("The database file is damaged. Restore a backup.", code="ledger_unavailable")
@@ -167,7 +167,7 @@ def translate_sqlite(error: sqlite3.Error | UnicodeDecodeError) -> Exception:
 
 
 def _turned_to_wal(connection: sqlite3.Connection, busy_timeout: float) -> str:
-    """The journal mode after asking for WAL. Where several turn a new file at once, SQLite does not wait by itself."""
+    """The journal mode after asking for WAL. SQLite itself does not wait when several switch a new file at once."""
     end = time.monotonic() + busy_timeout
     while True:
         try:
@@ -179,10 +179,10 @@ def _turned_to_wal(connection: sqlite3.Connection, busy_timeout: float) -> str:
 
 
 class Turn:
-    """Which thread of this process writes to a SQLite file next: the ledger's, or the one of all other changes.
+    """Which thread of this process writes to a SQLite file next: the ledger's, or the one for all other changes.
 
-    First come, first served. SQLite alone would let the other one sleep for milliseconds before it asks again. It stays
-    the judge, as processes beside this one write too: whoever waits too long here goes on, and asks SQLite.
+    First come, first served. Left to SQLite, the waiting thread would sleep for milliseconds before asking again.
+    SQLite still decides, since other processes may write too: a thread that has waited too long here goes and asks it.
     """
 
     def __init__(self) -> None:
@@ -191,7 +191,7 @@ class Turn:
         self._queue: deque[threading.Lock] = deque()
 
     def take(self, seconds: float) -> bool:
-        """Whether it is ours to `give` back."""
+        """Whether the turn is ours, to be handed on with `give`."""
         with self._mutex:
             if not self._taken:
                 self._taken = True
@@ -216,7 +216,7 @@ class Turn:
 
 
 class _Lane:
-    """One connection in a thread of its own: one thing after another. It is opened when it is first used."""
+    """One connection in a thread of its own, doing one thing at a time. It is opened on first use."""
 
     def __init__(self, path: Path) -> None:
         self.lock = asyncio.Lock()
@@ -237,7 +237,7 @@ class _Lane:
         return await self.call(lambda: max(0, self.cursor(sql, args).rowcount))
 
     async def stream(self, sql: str, size: int) -> AsyncIterator[Row]:
-        """The rows of one statement, read so many at a time."""
+        """The rows of one statement, read `size` at a time."""
         cursor = await self.call(lambda: self.cursor(sql))
         while rows := await self.call(lambda: cursor.fetchmany(size)):
             for row in rows:
@@ -257,7 +257,7 @@ class _Lane:
             raise translate_sqlite(error) from error
 
     def cursor(self, sql: str, args: Row = ()) -> sqlite3.Cursor:
-        """What the statement has found; in the lane's thread."""
+        """Run a statement. Call this in the lane's thread."""
         return self.open().execute(sql, {str(number): value for number, value in enumerate(args, 1)})
 
     def _let_go(self) -> None:
@@ -267,7 +267,7 @@ class _Lane:
 
 
 class _Writer(_Lane):
-    """The lane of all changes but the ledger's. Its methods run in its thread."""
+    """The lane for all changes except the ledger's. Its methods run in its thread."""
 
     def __init__(self, path: Path, turn: Turn) -> None:
         super().__init__(path)
@@ -275,7 +275,7 @@ class _Writer(_Lane):
         self._ours = False
 
     def change(self, sql: str, args: Row) -> tuple[int, list[Row]]:
-        """A transaction of one statement: how many rows it changed, and what it returns."""
+        """Run one statement as its own transaction: how many rows it changed, and what it returns."""
         self._ours = self._turn.take(BUSY_TIMEOUT_S)
         try:
             cursor = self.cursor(sql, args)
@@ -305,14 +305,14 @@ class _Writer(_Lane):
             self._turn.give()
 
 
-# How a statement begins that returns rows of what it has changed.
+# How statements begin that change rows and may return them.
 _CHANGES = ("INSERT", "UPDATE", "DELETE")
-# A long read (a page over a year of usage) leaves room for the look-up of a key.
+# So that a long read (a page over a year of usage) leaves room for looking up a key.
 _READERS = 3
 
 
 class SqliteDatabase:
-    """Some connections that read and one that writes, so that nobody's read waits for a write or for a long read."""
+    """Several connections that read and one that writes: no read waits for a write or for a long read."""
 
     dialect = "sqlite"
 
@@ -363,18 +363,18 @@ class SqliteDatabase:
                 yield lane
                 await lane.call(lane.commit)
             except BaseException:
-                # Whoever was cancelled has left its statement to the thread, which takes this one after it.
+                # A cancelled caller leaves its statement running in the thread, which rolls back after it.
                 with contextlib.suppress(Exception):
                     await asyncio.shield(lane.call(lane.roll_back))
                 raise
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Transaction]:
-        # On a connection of its own, so that everybody else goes on.
+        # On its own connection, so that everybody else goes on.
         beside = _Lane(self.path)
         try:
             await beside.execute("BEGIN")
-            # It is at its first read that SQLite takes the view.
+            # SQLite takes its view at the first read, not at BEGIN.
             await beside.fetch("SELECT 1 FROM sqlite_master LIMIT 1")
             yield beside
         finally:
@@ -386,7 +386,7 @@ class SqliteDatabase:
         return self._writer
 
     def _busy_reader(self) -> _Lane:
-        """Whichever has the fewest in its queue would need to be known: by chance is as good."""
+        """Any of them: to know which has the shortest queue, it would have to be tracked, and chance does as well."""
         if not self._readers:
             raise Unavailable("The database is closed.", code="ledger_unavailable")
         return random.choice(self._readers)  # noqa: S311
@@ -396,14 +396,14 @@ class SqliteDatabase:
 
 
 def translate_postgres(error: Exception) -> Exception:
-    """The error of this module that `error` is, or itself where it is a mistake in a statement."""
+    """`error` as an error of this module, or unchanged if it is a mistake in a statement."""
     import asyncpg
 
     contended = (
         asyncpg.SerializationError,
         asyncpg.DeadlockDetectedError,
         asyncpg.LockNotAvailableError,
-        # A migration beside us changed a table that a prepared statement reads.
+        # A migration running beside us changed a table that a prepared statement reads.
         asyncpg.InvalidCachedStatementError,
         asyncpg.OutdatedSchemaCacheError,
     )
@@ -429,7 +429,7 @@ def translate_postgres(error: Exception) -> Exception:
 
 
 class PostgresDatabase:
-    """A small pool of direct connections (no transaction pooler between: statements are prepared)."""
+    """A small pool of direct connections (no transaction pooler in between: statements are prepared)."""
 
     dialect = "postgresql"
 
@@ -519,8 +519,8 @@ class PostgresDatabase:
 
 
 async def _leave_as_it_is(_: Any) -> None:
-    """Nobody here changes a session, so that the round trip that would restore it is saved. The driver itself ends a
-    transaction that was left open."""
+    """Leave a session as it is: nobody here changes one, so the round trip to reset it can be saved. The driver itself
+    ends a transaction that was left open."""
 
 
 @contextlib.contextmanager
@@ -547,7 +547,7 @@ class PostgresTransaction:
         return int(count) if count.isdigit() else 0
 
     async def take_in(self, table: str, columns: Sequence[str], rows: AsyncIterator[Row]) -> None:
-        """Put rows into a table by COPY, as they come."""
+        """COPY rows into a table as they arrive."""
         with _translated():
             await self._connection.copy_records_to_table(table, records=rows, columns=columns)
 

@@ -1,7 +1,7 @@
 """The hot statements: what happens to the books of a running gateway.
 
-`Ledger` what every engine can do · `rows` how values become rows · `sqlite`, `postgres` the engines · `spool` what
-cannot be written now.
+`Ledger` what every engine can do · `rows` how values become rows · `sqlite`, `postgres` the engines, `sqlite_books` and
+`postgres_books` one batch in each · `spool` what cannot be written now.
 """
 
 import asyncio
@@ -11,15 +11,15 @@ import msgspec
 
 from tollbridge.core.ledger import Operation, Verdict
 
-# A hold or an extension is not taken while so many operations wait, or the first of them has waited so long.
+# A hold or an extension is refused while this many operations wait, or once the first has waited this long.
 MOST_WAITING = 4_096
 MOST_WAITING_MS = 250
-# What one transaction takes of them.
+# The most that one transaction takes.
 MOST_IN_BATCH = 512
 
 
 class Counters(msgspec.Struct):
-    """Plain integers, read when somebody asks. `commit_us` is how long the last transaction took."""
+    """Plain integers, read on demand. `commit_us`: microseconds that the last transaction took (SQLite: its COMMIT)."""
 
     batches: int = 0
     operations: int = 0
@@ -36,7 +36,7 @@ class Ledger(Protocol):
 
     @property
     def failed(self) -> bool:
-        """The books may not be trusted any more, or nobody knows what was written: the process must end."""
+        """The books can no longer be trusted, or nobody knows what was written: the process must end."""
 
     @property
     def counters(self) -> Counters: ...
@@ -47,15 +47,15 @@ class Ledger(Protocol):
     def submit(self, op: Operation) -> asyncio.Future[Verdict]:
         """Hand `op` over, in order; the future resolves when it is durable.
 
-        A hold or an extension is refused while the ledger is behind: raises `Unavailable` (`overloaded`, or
-        `ledger_unavailable` when the database is away). Nothing else raises; its future may. Cancelling the future of
-        a hold ends the hold.
+        A hold or an extension is refused while the ledger is behind: this raises `Unavailable` (`overloaded`, or
+        `ledger_unavailable` when the database is away). Any other failure is the future's. Cancelling the future of a
+        hold ends the hold.
         """
 
     def depth(self) -> int:
-        """How many operations wait."""
+        """How many operations are waiting."""
 
     async def start(self) -> None: ...
 
     async def stop(self) -> None:
-        """Take nothing more and write what waits."""
+        """Accept nothing more, and write what is waiting."""

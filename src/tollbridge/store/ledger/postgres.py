@@ -1,19 +1,19 @@
-"""The ledger on PostgreSQL: one writer, one direct connection, one transaction for all that has queued.
+"""The ledger on PostgreSQL: one writer, one direct connection, one transaction for everything queued.
 
-Rule 1  The writer takes what waited while the last transaction ran and never sleeps for more. Verdicts are given after
-        COMMIT. The order of arrival is the order of effect.
-Rule 2  Whoever asks for money waits at most `MOST_PATIENCE_S` and is then refused. What was granted to somebody who no
+Rule 1  The writer takes what queued while the last transaction ran, and never sleeps to collect more. Verdicts are
+        given after COMMIT. The order of arrival is the order of effect.
+Rule 2  A request for money waits at most `MOST_PATIENCE_S` and is then refused. Money granted to a caller that no
         longer waits is given back.
 Rule 3  An end is never refused. One that is not in the database after `SPOOL_AFTER_S` goes to the spool and counts as
-        safe from its fsync on (`Spooled`); it stays in the queue until it is committed.
-Rule 4  After a COMMIT whose answer never came, the same operations are sent again with the same ids, and nothing that
-        is remembered is believed: what is stored decides.
-Rule 5  Whoever keeps an account locked delays that account. What is for it is set aside as soon as a batch could not
-        have its locks in time, and the rest goes on.
-Rule 6  A connection that breaks is replaced at once. Where that fails, or the server hangs, the ledger is away: those
-        who ask for money are refused until a connection is up again.
+        safe once fsynced there (`Spooled`); it stays in the queue until it is committed.
+Rule 4  After a COMMIT whose answer never came, the same operations are sent again with the same ids, and nothing held
+        in memory is believed: what is stored decides.
+Rule 5  Somebody who keeps an account locked delays only that account. If a batch cannot get its locks in time,
+        operations on the locked accounts are set aside and the rest goes on.
+Rule 6  A broken connection is replaced at once. If that fails, or the server hangs, the ledger is away: requests for
+        money are refused until a connection is up again.
 
-The connection is direct, never through a transaction pooler: statements are prepared, locks are held over several.
+The connection is direct, never through a transaction pooler: statements are prepared, and locks outlive a statement.
 """
 
 import asyncio
@@ -51,9 +51,9 @@ MOST_PATIENCE_S = 1.8
 SPOOL_AFTER_S = 0.15
 TICK_S = 0.1
 STATEMENT_S = 2.0
-# How long a transaction that has begun waits for its first operation.
+# How long an open transaction waits for its first operation.
 BEGUN_S = 0.3
-# How often accounts that others have locked are looked at.
+# How often accounts locked by others are checked.
 LOOK_S = 0.1
 CONNECT_S = 2.0
 MOST_BACK_OFF_S = 0.5
@@ -62,14 +62,14 @@ SESSION = {
     "application_name": "tollbridge ledger",
     "timezone": "UTC",
     "synchronous_commit": "on",
-    # Clean and early: a batch that cannot have its locks is rolled back and tried again.
+    # Clean and early: a batch that cannot get its locks is rolled back and tried again.
     "lock_timeout": "500",
     # A process that stops in the middle of a batch must not keep its accounts locked.
     "idle_in_transaction_session_timeout": "1000",
-    # A hanging server is found out here (`STATEMENT_S`). There it would cut short a COMMIT that waits for a standby,
-    # and report success.
+    # A hanging server is detected here (`STATEMENT_S`). The server's own time-out would cut short a COMMIT that waits
+    # for a standby, and report success.
     "statement_timeout": "0",
-    # Every row is reached by its primary key, however small or unknown to the planner a table is.
+    # Reach every row by its primary key, however small the table, and whatever the planner knows about it.
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
     "jit": "off",
@@ -81,14 +81,14 @@ _log = logging.getLogger(__name__)
 
 
 class _Locked(Exception):
-    """Others have locked these accounts for longer than a batch waits."""
+    """Others have kept these accounts locked for longer than a batch waits."""
 
     def __init__(self, accounts: set[int]) -> None:
         self.accounts = accounts
 
 
 class _Waiting:
-    """An operation and whoever waits for it."""
+    """An operation and the future of its caller."""
 
     __slots__ = ("future", "op", "over", "since", "spooled", "unknown")
 
@@ -99,7 +99,7 @@ class _Waiting:
         self.spooled = False
         # Whether it is committed, or never will be.
         self.over = False
-        # Whether it was in a transaction of which nobody knows if it was committed.
+        # Whether it was in a transaction whose COMMIT was never answered.
         self.unknown = False
 
     @property
@@ -108,7 +108,7 @@ class _Waiting:
 
 
 class PostgresLedger:
-    """See `Ledger`. `epoch` is a row of `process`. `directory` keeps the spool, and is the same at the next start."""
+    """See `Ledger`. `epoch` is a row of `process`. `directory` keeps the spool: the same at every start."""
 
     def __init__(self, url: str, epoch: int, directory: Path) -> None:
         self.epoch = epoch
@@ -119,7 +119,7 @@ class PostgresLedger:
         self._last_id = 0
         self._queue: deque[_Waiting] = deque()
         self._batch: list[_Waiting] = []
-        # By account, in order of arrival: what waits until others let go of it (Rule 5).
+        # By account, in order of arrival: operations waiting for others to release it (Rule 5).
         self._aside: dict[int, list[_Waiting]] = {}
         self._look_at = 0.0
         # Holds made here that have not ended, as they are stored.
@@ -142,7 +142,7 @@ class PostgresLedger:
         return len(self._queue) + len(self._batch) + sum(map(len, self._aside.values()))
 
     async def start(self) -> None:
-        """Connect, and replay what processes that have gone left behind. Raises `Unavailable`, or `ConfigError`."""
+        """Connect, and replay what dead processes left behind. Raises `Unavailable` or `ConfigError`."""
         self._loop = asyncio.get_running_loop()
         found = await self._loop.run_in_executor(None, lambda: list(leftovers(self._directory)))
         try:
@@ -160,11 +160,11 @@ class PostgresLedger:
             else:
                 _log.warning("%s belongs to another database and is left alone", leftover.path)
                 leftover.release()
-        # Whoever sweeps what they left after this reads their last checkpoints, not those from before the outage.
+        # A sweep of what they left must see their last checkpoints, not those from before the outage.
         await asyncio.gather(*replays)
 
     async def _open_all(self, epochs: list[int]) -> dict[int, int]:
-        """Connection and spool; when each of the processes `epochs` was started, as the database knows it."""
+        """Open connection and spool; when each process in `epochs` was started, according to the database."""
         try:
             self._books = await self._connected()
             known = dict(await self._books.connection.fetch(_STARTED, [self.epoch, *epochs]))
@@ -188,7 +188,7 @@ class PostgresLedger:
             self._ticking.cancel()
         await self._disconnect()
         await self._loop.run_in_executor(None, self._spool.close)
-        # What the spool's thread has just told.
+        # Let through what the spool's thread has just reported.
         await asyncio.sleep(0)
 
     # --- taking operations ----------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ class PostgresLedger:
             self._ticking = self._loop.call_later(TICK_S, self._tick)
 
     def _tick(self) -> None:
-        """Rules 2 and 3, and the deadline of a statement: while something waits for the database."""
+        """Rules 2 and 3, and the deadline of a statement, for as long as anything waits for the database."""
         self._ticking = None
         sent_at = None if self._books is None else self._books.sent_at
         if self._away or not (self._queue or self._batch or self._aside or sent_at):
@@ -252,7 +252,7 @@ class PostgresLedger:
         self._watch()
 
     def _keep(self, waiting: Sequence[_Waiting]) -> None:
-        """Into the spool. The queue keeps it too: this disk is where it survives this process."""
+        """Put these into the spool. They stay queued too: the spool is how they survive this process."""
         if not waiting:
             return
         for one in waiting:
@@ -294,7 +294,7 @@ class PostgresLedger:
                 await self._look_again()
 
     async def _sleep(self, books: Books) -> None:
-        """Until something comes; for long only without a transaction."""
+        """Sleep until something arrives, but not for long while a transaction is open."""
         begun = books.begun
         timer = self._loop.call_later(LOOK_S if self._aside else BEGUN_S, self._wake) if begun or self._aside else None
         self._asleep = self._loop.create_future()
@@ -322,7 +322,7 @@ class PostgresLedger:
         return batch
 
     async def _write(self, books: Books) -> None:
-        """Raises `Unavailable`, `Contended` included: those who are not over have been told nothing."""
+        """Raises `Unavailable`, `Contended` included: those that are not over have been told nothing."""
         while self._batch:
             batch = self._batch
             try:
@@ -336,7 +336,7 @@ class PostgresLedger:
                 break
             else:
                 return
-        # One operation that cannot be done must not fail its neighbours.
+        # An operation that cannot be done must not fail its neighbours.
         for waiting in tuple(self._batch):
             try:
                 await self._write_alone(books, waiting)
@@ -353,7 +353,7 @@ class PostgresLedger:
         self._look_at = self._loop.time() + LOOK_S
 
     async def _look_again(self) -> None:
-        """Put back what need not wait any more, and forget who does not."""
+        """Put back what need not wait any longer, and forget those whose callers have left."""
         books = self._books
         if books is None or books.closed:
             return
@@ -382,7 +382,7 @@ class PostgresLedger:
             if isinstance(error, asyncpg.IntegrityConstraintViolationError):
                 self.failed = True
             _log.exception("the ledger cannot do this: %s", type(waiting.op).__name__)
-            # An end that is in the spool stays there, for a start that knows better.
+            # An end in the spool stays there, for a later start that may know better.
             waiting.over = True
             _refuse(waiting, error if isinstance(error, ValueError) else InternalError("The ledger failed."))
 
@@ -397,7 +397,7 @@ class PostgresLedger:
                 await books.commit()
                 break
             except Exception as error:
-                # A value that the driver cannot send is an `InterfaceError` too, but no trouble with the connection.
+                # A value that the driver cannot send is an `InterfaceError` too, but the connection is fine.
                 trouble = error if isinstance(error, ValueError) else translate_postgres(error)
                 if isinstance(trouble, Unavailable) and not isinstance(trouble, Contended):
                     raise trouble from error
@@ -411,7 +411,7 @@ class PostgresLedger:
                 if hopeless or attempt > TRIES:
                     raise trouble from error
                 if not isinstance(trouble, Contended):
-                    # Somebody else may have ended a hold of ours: the second decision is on what is stored.
+                    # Somebody else may have ended a hold of ours: decide again on what is stored.
                     remembered = None
                 self.counters.retries += 1
                 await asyncio.sleep(jitter(attempt))
@@ -421,7 +421,7 @@ class PostgresLedger:
         self.counters.commit_us = (time.perf_counter_ns() - started) // 1_000
         for hold in decision.holds:
             self._open[hold.id] = hold
-        # Where nothing was believed, the decision was on what is stored and not on what is remembered.
+        # If nothing was believed, the decision was made on what is stored, not on what is remembered.
         for id_ in (*(step[0] for step in decision.steps), *decision.checkpoints):
             if id_ in holds:
                 self._open[id_] = holds[id_]
@@ -453,7 +453,7 @@ class PostgresLedger:
             raise _unavailable() from error
 
     def _put_back(self, books: Books, error: Exception) -> None:
-        """The whole batch again, on another connection: those that were committed already will say so."""
+        """Queue the whole batch again, for another connection: operations already committed will say so."""
         self._troubles += 1
         if not self._away:
             _log.warning("the ledger lost its connection: %r", error.__cause__ or error)
@@ -461,7 +461,7 @@ class PostgresLedger:
         for waiting in batch:
             if books.committing and not waiting.over:
                 waiting.unknown = True
-                # Whoever asked for an extension may give up before anybody knows whether it is stored.
+                # The caller may give up on its extension before anybody knows whether it is stored.
                 if isinstance(waiting.op, Extend | Checkpoint):
                     self._open.pop(waiting.op.hold, None)
         self._queue.extendleft(waiting for waiting in reversed(batch) if not waiting.over)
@@ -513,7 +513,7 @@ class PostgresLedger:
         self._give_up()
 
     def _give_up(self) -> None:
-        """Refuse whoever asks for money, and make the rest safe."""
+        """Refuse requests for money, and make everything else safe."""
         self._take_back(set(self._aside))
         for waiting in self._queue:
             if waiting.asks_for_money:
@@ -528,7 +528,7 @@ class PostgresLedger:
 
 
 def _overdue(line: Iterable[_Waiting], now: float) -> list[_Waiting]:
-    """What must go to the spool, of those who wait in order of arrival. Who asks for money is refused in time."""
+    """What must go to the spool, from a line in order of arrival. Refuses requests for money that waited too long."""
     late: list[_Waiting] = []
     for waiting in line:
         age = now - waiting.since
@@ -555,7 +555,7 @@ def _release(op: Hold) -> End:
 
 
 async def _roll_back(books: Books) -> None:
-    """Unavailable: the connection is in no state to be used any more."""
+    """Roll back. Unavailable: the connection is unusable."""
     try:
         await books.rollback()
     except Exception as error:
@@ -563,7 +563,7 @@ async def _roll_back(books: Books) -> None:
 
 
 def _kept(those: Sequence[_Waiting], error: OSError | None) -> None:
-    """The spool has what they handed over, or cannot have it."""
+    """The spool has what these waiting handed over, or could not take it."""
     if error is not None:
         _log.error("the spool cannot be written: %s", error)
         return
@@ -575,7 +575,7 @@ def _kept(those: Sequence[_Waiting], error: OSError | None) -> None:
 def _refuse(waiting: _Waiting, error: Exception) -> None:
     if not waiting.future.done():
         waiting.future.set_exception(error)
-        # Not everything is waited for: do not complain that nobody looked.
+        # Not everybody waits: do not complain that nobody looked.
         waiting.future.exception()
 
 

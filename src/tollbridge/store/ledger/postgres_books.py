@@ -5,23 +5,23 @@
     await books.commit()                                     # or rollback(); the next transaction has begun
 
 Round trips are what a batch pays for, so there are few: one statement that locks and reads, one that writes, and a
-COMMIT with the next BEGIN behind it; more only where extensions, checkpoints, journal transactions or holds of others
-take part.
+COMMIT with the next BEGIN behind it. Only extensions, checkpoints, journal transactions and other processes' holds need
+more.
 
-Rule 1  Locks are taken in one order by everybody: the process row, balances by account, spends by key. Whoever fences
-        a process waits for its batch, and its next batch sees the fence.
-Rule 2  A statement sees what was committed when it began, not when it got its locks. So whatever may have been
-        changed by whoever held them (ends, journal keys) is read by a statement of its own, afterwards.
-Rule 3  `ON CONFLICT DO NOTHING` that swallowed a row means that a decision was made on what is not so: `Swallowed`,
-        and nothing of the batch may stay. Only accepted rows move balances.
+Rule 1  Everybody takes locks in one order: the process row, balances by account, spends by key. A process that fences
+        another waits for its batch, and the fenced one's next batch sees the fence.
+Rule 2  A statement sees what was committed when it began, not when it got its locks. So whatever the previous owner of
+        a lock may have changed (ends, journal keys) is read afterwards, by a statement of its own.
+Rule 3  If `ON CONFLICT DO NOTHING` swallowed a row, the decision was based on something untrue: `Swallowed`, and
+        nothing of the batch may stay. Only accepted rows move balances.
         An account's allowances have no lock of their own: whoever touches them has locked its balance.
-Rule 4  What the writer remembers of its own open holds is believed, because Rule 3 finds out where it is wrong.
+Rule 4  What the writer remembers of its own open holds is believed, because Rule 3 detects where it is wrong.
 Rule 5  Locks are not kept while a disk works: the batch is committed without waiting for the disk, and an empty
-        transaction behind it waits for both (`_COMMIT`). The log is flushed in order, so whoever built on this batch
-        is durable only if it is; and nobody is told of anything before its wait is over.
+        transaction behind it waits for both (`_COMMIT`). The log is flushed in order, so anything built on this batch
+        is durable only if the batch is; and nobody is told anything before that wait is over.
 
-In the two statements of every batch, arrays of numbers travel as text (`_numbers`): the driver asks of each element of
-an array whether it is an array itself, which costs ten times what writing it does (measured: 5 of 27 µs per request).
+In the two statements of every batch, arrays of numbers travel as text (`_numbers`): the driver checks whether each
+element of an array is itself an array, which costs ten times as much as writing it (measured: 5 of 27 µs per request).
 """
 
 import time

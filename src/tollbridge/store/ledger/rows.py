@@ -10,12 +10,12 @@ from tollbridge.core.periods import Reset
 from tollbridge.values import Outcome
 
 STREAMED, ESTIMATED, SUSPECT, LIMITED, BYOK = 1, 2, 4, 8, 16
-# The endpoint stands in the three bits above them. What a number means never changes.
+# The endpoint is in the three bits above them. What a number means never changes.
 _ENDPOINTS = ("chat", "completions", "embeddings", "messages", "responses")
 _ENDPOINT_FLAGS = {name: number << 5 for number, name in enumerate(_ENDPOINTS)}
 
-# All columns of `usage`, in the order of `usage_row`. Those that came with later migrations stand at the end, where
-# they are nullable, and new rows leave them empty wherever they can: see `store.seal`.
+# All columns of `usage`, in the order of `usage_row`. Those added by later migrations stand at the end, are nullable,
+# and are left empty in new rows wherever possible: see `store.seal`.
 USAGE_COLUMNS = (
     "hold_id, account_id, key_id, ended_at, held, charge, promo, loss, cost, price_version, "
     "input, cache_read, cache_write, cache_write_1h, output, reasoning, "
@@ -30,7 +30,7 @@ _RARE_METERS = ("audio_input", "audio_output", "image_output", "searches")
 
 
 def usage_row(end: EndRow, nothing: Any = None) -> tuple[Any, ...]:
-    """`nothing` stands where a row of `usage` holds NULL, but for `finish`."""
+    """`nothing` stands for NULL in a row of `usage`, except in `finish`."""
     record = end.record
     flags = _ENDPOINT_FLAGS[record.endpoint]
     if record.streamed:
@@ -70,7 +70,7 @@ def usage_row(end: EndRow, nothing: Any = None) -> tuple[Any, ...]:
         record.status,
         flags,
         record.finish,
-        # sqlite3 looks for an adapter of bytes, which costs it more than to copy them.
+        # For bytes, sqlite3 looks for an adapter, which costs more than copying them.
         bytearray(record.raw) if record.raw else nothing,
         record.attempts or nothing,
         meters,
@@ -79,7 +79,7 @@ def usage_row(end: EndRow, nothing: Any = None) -> tuple[Any, ...]:
 
 
 def endpoint_of(flags: int) -> str:
-    """The endpoint of a request by its `flags`. ValueError: no version has written that."""
+    """The endpoint of a request, from its `flags`. ValueError: no version has ever written these."""
     number = flags >> 5
     if number >= len(_ENDPOINTS):
         raise ValueError(f"flags {flags}")
@@ -87,7 +87,7 @@ def endpoint_of(flags: int) -> str:
 
 
 def end_row(row: tuple[Any, ...]) -> EndRow:
-    """ValueError: not a row that was written by `usage_row`."""
+    """ValueError: not a row that `usage_row` wrote."""
     hold, account_id, key_id, ended_at, held, charge, promo, loss, *rest = row
     cost, price_version, input_, cache_read, cache_write, cache_write_1h, output, reasoning, *rest = rest
     started_at, duration_ms, first_byte_ms, outcome, status, flags, finish, raw, attempts, meters, allowance = rest
@@ -174,7 +174,7 @@ def key_state(
     reset: str | None,
     since: int | None,
 ) -> KeyState:
-    """From `api_key` and `key_spend`, of which a key without a limit has no row."""
+    """From `api_key` and `key_spend`; a key without a limit has no row in the latter."""
     return KeyState(
         key_id=key_id,
         account_id=account_id,
@@ -189,13 +189,13 @@ def key_state(
 
 
 def _rare_meters(record: Record) -> str:
-    """`usage.meters`: the counts of seldom used meters, as far as they are not 0, as a JSON object."""
+    """`usage.meters`: the counts of seldom used meters that are not 0, as a JSON object."""
     counts = {name: count for name in _RARE_METERS if (count := getattr(record, name))}
     return msgspec.json.encode(counts).decode()
 
 
 def read_meters(meters: str) -> dict[str, int]:
-    """The counts in `usage.meters` by meter. ValueError: that is not what stands in it."""
+    """The counts in `usage.meters`, by meter. ValueError: it holds something else."""
     counts = msgspec.json.decode(meters, type=dict[str, int])
     if not counts.keys() <= set(_RARE_METERS):
         raise ValueError(f"meters of usage that there are not: {meters[:100]}")

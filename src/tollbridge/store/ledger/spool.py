@@ -1,18 +1,18 @@
 """Ends that the database could not take, safe on this machine's disk until it can.
 
-    spool = Spool(directory, epoch, started_at)          # in the loop that `done` is to be called in
+    spool = Spool(directory, epoch, started_at)          # in the loop in which `done` is to be called
     spool.append(operations, done)                       # done(None) once they are fsynced, done(error) if they are not
-    spool.clear()                                        # all that was appended before is in the database
-    for leftover in leftovers(directory): ...            # files of processes that have gone
+    spool.clear()                                        # everything appended before is in the database
+    for leftover in leftovers(directory): ...            # files of dead processes
 
 Rule 1  A file belongs to one process: `<epoch>-<started_at>.spool`, both as in its row of `process`, so that a file is
-        never replayed into another database. The process holds a lock on it for as long as it lives.
-Rule 2  A record is appended once and never changed. Replaying it any number of times has the effect of once, because
-        the ledger ends a hold at most once; so a file may be emptied late, never early.
+        never replayed into another database. The process keeps its file locked for as long as it lives.
+Rule 2  A record is appended once and never changed. Replaying it any number of times has the effect of replaying it
+        once, because the ledger ends a hold at most once; so a file may be emptied late, never early.
 Rule 3  A torn tail is a record that was never acknowledged: it is dropped. A damaged record with others behind it is
         skipped, and the file is kept for a person to look at.
 
-A record is `<II` (length, CRC-32 of the rest), one byte for the kind, and MessagePack of the operation.
+A record is `<II` (length, CRC-32 of the rest), one byte for the kind, and the operation in MessagePack.
 """
 
 import asyncio
@@ -46,18 +46,18 @@ _DECODERS: dict[int, msgspec.msgpack.Decoder[End] | msgspec.msgpack.Decoder[Chec
 
 
 class Spool:
-    """The file of this process, written and fsynced by a thread of its own so that the loop never waits for a disk."""
+    """This process's file, written and fsynced by its own thread so that the event loop never waits for a disk."""
 
     def __init__(self, directory: Path, epoch: int, started_at: int) -> None:
-        """Create and lock the file. OSError when the directory cannot be written: better now than in an outage."""
+        """Create and lock the file. OSError if the directory cannot be written: better now than in an outage."""
         self.path = directory / f"{epoch}-{started_at}.spool"
         self._loop = asyncio.get_running_loop()
         self._size = 0
-        # Nobody knows which pages of a file reached the disk after an fsync that failed.
+        # After a failed fsync, nobody knows which pages of the file reached the disk.
         self._broken: OSError | None = None
         self._work: queue.SimpleQueue[tuple[Sequence[Kept], Done] | None] = queue.SimpleQueue()
         directory.mkdir(parents=True, exist_ok=True)
-        # Locked before it has its name: whoever finds the name finds it locked.
+        # Lock it before it has its name, so that whoever finds the name finds it locked.
         unnamed = self.path.with_suffix(f".{os.getpid()}")
         self._file = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)
@@ -70,11 +70,11 @@ class Spool:
         self._work.put((operations, done))
 
     def clear(self) -> None:
-        """Empty the file. What is appended after this call stays."""
+        """Empty the file. Anything appended after this call stays."""
         self._work.put(((), _nothing))
 
     def close(self) -> None:
-        """Wait until all is written and let the file go; an empty one is removed. Blocks for as long as the disk."""
+        """Wait until all is written, then release the file; an empty one is removed. Blocks for as long as the disk."""
         self._work.put(None)
         self._thread.join()
         if not self._size and self._broken is None:
@@ -95,7 +95,7 @@ class Spool:
                 self._write(group)
 
     def _write(self, group: list[tuple[Sequence[Kept], Done]]) -> None:
-        """One write and one fsync for all that has queued."""
+        """One write and one fsync for everything queued."""
         last_clear = max((i for i, (operations, _) in enumerate(group) if not operations), default=-1)
         error = self._broken
         if error is None:
@@ -128,7 +128,7 @@ class Spool:
 
 
 class Leftover:
-    """What a process that has gone left behind. It is locked until `remove` or `release`."""
+    """What a dead process left behind. It is locked until `remove` or `release`."""
 
     def __init__(self, path: Path, file: int, epoch: int, started_at: int) -> None:
         self.path = path
@@ -151,7 +151,7 @@ class Leftover:
 
 
 def leftovers(directory: Path) -> Iterator[Leftover]:
-    """The spools in `directory` whose processes have gone, each for one caller only. Blocks for as long as the disk."""
+    """The spools in `directory` whose processes are dead, each for one caller only. Blocks for as long as the disk."""
     for path in sorted(directory.glob("*.spool")):
         named = _NAME.fullmatch(path.name)
         if named is None:
@@ -177,10 +177,10 @@ def _record(operation: Kept) -> bytes:
 
 
 def _read(data: bytes) -> tuple[list[Kept], bool]:
-    """The whole records of a file, and whether any but the last was damaged."""
+    """The intact records of a file, and whether any but the last was damaged."""
     operations: list[Kept] = []
     offset, damaged, bad = 0, False, False
-    # A torn append may leave zeros: they say nothing.
+    # A torn append may leave zeros: they carry nothing.
     written = len(data.rstrip(b"\0"))
     while offset < written:
         damaged |= bad
@@ -188,7 +188,7 @@ def _read(data: bytes) -> tuple[list[Kept], bool]:
             break
         length, checksum = _HEAD.unpack_from(data, offset)
         if not 0 < length <= _MAX_RECORD:
-            return operations, True  # not a length, so that nothing behind it can be found
+            return operations, True  # not a length, so nothing behind it can be found
         start, offset = offset + _HEAD.size, offset + _HEAD.size + length
         body = data[start:offset]
         decoder = _DECODERS.get(body[0]) if len(body) == length and zlib.crc32(body) == checksum else None

@@ -1,13 +1,13 @@
 """The books in one SQLite file: one thread writes, and each transaction takes what queued while the last one ran.
 
-Rule 1  A verdict is told only after its transaction is on the disk.
-Rule 2  Where no other request is open there is nothing to queue with: then the loop writes by itself, as long as the
-        disk is quick, and saves waking two threads (docs/decisions/0017). The writer sleeps meanwhile.
-Rule 3  A transaction that fails is undone, and each of its operations tried alone, reading all that it needs: one bad
-        operation fails nobody else's.
-Rule 4  Disk full, database locked: holds are refused, ends wait in memory and are tried again until there is room.
-Rule 5  COMMIT reports an I/O error, the file is damaged, or an amount came out impossible: fail-stop. Nothing is
-        written any more; the next start finds out from the file what happened, and sweeps what was open.
+Rule 1  A verdict is told only after its transaction is on disk.
+Rule 2  If no other request is open there is nothing to queue with: as long as the disk is quick, the event loop then
+        writes by itself, which saves waking two threads (docs/decisions/0017). The writer sleeps meanwhile.
+Rule 3  A transaction that fails is undone, and each of its operations is tried alone, rereading everything it needs:
+        one bad operation does not fail its neighbours.
+Rule 4  Disk full, database locked: holds are refused; ends wait in memory and are retried until there is room.
+Rule 5  COMMIT reports an I/O error, the file is damaged, or an impossible amount came out: fail-stop. Nothing more is
+        written; the next start finds out from the file what happened, and sweeps what was open.
 """
 
 import asyncio
@@ -34,10 +34,10 @@ from tollbridge.values import Outcome
 _log = logging.getLogger(__name__)
 
 _Item = tuple[Operation, "asyncio.Future[Verdict]", float]
-# What did not work on the loop, and why.
+# What failed on the loop, and why.
 _Trouble = tuple[_Item, Exception]
 
-# What waits for room, and what is kept until there is some.
+# What is refused while there is no room, and what is kept until there is.
 _RESERVING = (Hold, Extend)
 _KEPT = (End, Post)
 
@@ -45,21 +45,21 @@ _is_cancelled = methodcaller("cancelled")
 
 _MOST_WAITING_S = MOST_WAITING_MS / 1000
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
-# How long `stop` tries to write on a full disk.
+# How long `stop` keeps trying to write to a full disk.
 _LAST_TRIES_S = 5.0
 
-# How often the log is copied into the file, when so much has been written since; and from how many pages on the writer
-# helps to finish that, so that the log starts over.
+# How often the log is copied into the file, once this many operations have been written since; and from how many pages
+# on the writer helps to finish the copy, so that the log starts over.
 _CHECKPOINT_EVERY_S = 0.25
 _CHECKPOINT_OPERATIONS = 250
 _LONG_LOG = 2_048
 
-# Primary result codes of SQLite that say that nothing was written, and that it may work later.
+# Primary result codes of SQLite which say that nothing was written and that it may work later.
 _AWAY = frozenset({5, 6, 7, 8, 9, 10, 13, 14, 15})  # BUSY LOCKED NOMEM READONLY INTERRUPT IOERR FULL CANTOPEN PROTOCOL
 _BROKEN = frozenset({11, 26})  # CORRUPT NOTADB
 _CONSTRAINT_CHECK = 275
 
-# A commit that took longer than this is not waited for on the loop the next time.
+# After a commit that took longer than this, the loop does not wait for the next one.
 _QUICK_US = 1_000
 
 
@@ -121,7 +121,7 @@ class SqliteLedger:
         elif self._failed or self._stopping:
             _refuse(future, _away())
             return future
-        # In this order: a writer that is about to sleep looks once more whether anything waits.
+        # In this order: a writer about to sleep looks once more for anything waiting.
         if not self._waiting and self._sleeping and self._is_quick_for(op):
             self._serve_here((op, future, now))
         else:
@@ -135,12 +135,12 @@ class SqliteLedger:
         self._wake.put(trouble)
 
     def _is_quick_for(self, op: Operation) -> bool:
-        """Whether no other request is open, and the disk was quick the last time."""
+        """Whether no other request is open and the last commit was quick."""
         others = len(self._books.holds) if isinstance(op, Hold) else len(self._books.holds) - 1
         return others <= 0 and self.counters.commit_us <= _QUICK_US
 
     def _serve_here(self, item: _Item) -> None:
-        """Carry it out on the loop, while the writer sleeps. Where that does not work the writer has to see to it."""
+        """Carry it out on the loop while the writer sleeps. If that does not work, it is left to the writer."""
         try:
             verdict = self._books.apply_at_once(item[0])
         except Exception as error:
@@ -162,7 +162,7 @@ class SqliteLedger:
             return
         try:
             is_behind = now - waiting[0][2] > _MOST_WAITING_S
-        except IndexError:  # the writer has just taken what waited
+        except IndexError:  # the writer has just taken what was waiting
             return
         if is_behind or len(waiting) >= MOST_WAITING:
             raise Unavailable("Too many requests are waiting. Try again shortly.", code="overloaded")
@@ -175,7 +175,7 @@ class SqliteLedger:
         for op, future, verdict in zip(operations, futures, verdicts, strict=True):
             try:
                 future.set_result(verdict)
-            except asyncio.InvalidStateError:  # nobody waits for it any more
+            except asyncio.InvalidStateError:  # nobody is waiting for it any more
                 if isinstance(op, Hold) and isinstance(verdict, Held):
                     self.submit(_given_back(op))
 
@@ -210,10 +210,10 @@ class SqliteLedger:
             self._stalled = bool(self._waiting)
 
     def _take(self) -> tuple[list[_Item], Exception | None]:
-        """What has queued, as soon as there is anything, or what did not work on the loop; nothing when it is over."""
+        """What has queued, as soon as there is anything; or what failed on the loop; or nothing, once it is over."""
         waiting = self._waiting
         while not waiting:
-            if self._stopping and self._wake.empty():  # what did not work on the loop may still come
+            if self._stopping and self._wake.empty():  # what failed on the loop may still arrive
                 return [], None
             if self._log_is_long.is_set():
                 self._finish_checkpoint()
@@ -244,7 +244,7 @@ class SqliteLedger:
             self._finish_checkpoint()
 
     def _sort_out(self, batch: list[_Item], error: Exception) -> None:
-        """After a failed transaction: wait, stop for good, or find whose fault it was."""
+        """After a failed transaction: wait, stop for good, or find the operation at fault."""
         for number, item in enumerate(batch):
             if self._stop_or_wait(batch[number:], error):
                 return
@@ -281,14 +281,14 @@ class SqliteLedger:
         self._failed = True
 
     def _tell(self, what: Any, *outcome: Any) -> None:
-        # The loop may be gone when a test or a crash ends it first; then nobody waits for an answer.
+        # A test or a crash may end the loop first; then nobody is waiting for an answer.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(what, *outcome)
 
     # --- moving the log into the file ---
 
     def _checkpoint_for_ever(self) -> None:
-        """Copies most of the log while the writer goes on, then asks it to finish, so that the log starts over."""
+        """Copy most of the log while the writer goes on, then ask it to finish, so that the log starts over."""
         connection = connect_sqlite(self._path)
         copied = 0
         try:
@@ -323,7 +323,7 @@ def _broken() -> InternalError:
 
 def _refuse(future: asyncio.Future[Verdict], error: Exception) -> None:
     future.set_exception(error)
-    # Not every end is waited for: do not complain that nobody looked.
+    # Not everybody waits for an end: do not complain that nobody looked.
     future.exception()
 
 

@@ -1,8 +1,8 @@
 """One batch of operations, as one transaction over one SQLite connection.
 
-Rule 1  `apply` returns after COMMIT has, which is after the disk has it (WAL, synchronous=FULL).
-Rule 2  What is remembered of the database is dropped when anybody else has written to it (PRAGMA data_version) and when
-        anything went wrong. Holds stay remembered: nobody else ends them, and unique keys guard.
+Rule 1  `apply` returns after COMMIT has, and so after the batch is on disk (WAL, synchronous=FULL).
+Rule 2  What is remembered of the database is dropped after anybody else has written to it (PRAGMA data_version), except
+        holds, which nobody else ends and unique keys guard. It is all dropped after anything went wrong.
 """
 
 import contextlib

@@ -1,15 +1,15 @@
 """Processes, and the holds that they leave behind.
 
 Rule 1  A process has a row with an epoch of its own, and says every `BEAT_S` seconds, in the database's time, that it
-        lives. The ids of its holds begin with the epoch.
-Rule 2  A dead process's epoch is fenced before its holds are ended: should it live after all, it is given no more.
-        A hold that it left ends at its last checkpoint; where there is none, nothing is charged.
-Rule 3  Dead is who stopped, whose process on this machine has gone, or who has not been heard of for `TTL_MS`. The last
-        is believed only by who has been heard itself all that time: an outage of the database kills nobody's holds.
-Rule 4  A SQLite file has one server, which holds a lock beside it: at its start everybody before it is dead.
-Rule 5  The lock's file remembers the latest heartbeat that reached the disk. A database that does not know it has lost
-        something (its write-ahead log, or all since a backup), and is not served from.
-Rule 6  Of two copies of the books one is served from: the mark of a file that was copied to PostgreSQL says so.
+        is alive. The ids of its holds begin with the epoch.
+Rule 2  A dead process's epoch is fenced before its holds are ended: should it be alive after all, it gets no more.
+        A hold that it left ends at its last checkpoint; without one, nothing is charged.
+Rule 3  A process is dead if it stopped, if it has gone from this machine, or if it has been silent for `TTL_MS`. Only a
+        process that was itself heard all that time may act on silence: an outage of the database kills nobody's holds.
+Rule 4  A SQLite file has one server, which holds a lock beside it: when it starts, every process before it is dead.
+Rule 5  The lock's file remembers the latest heartbeat that reached the disk. A database that does not have it has lost
+        something (its write-ahead log, or everything since a backup) and is not served from.
+Rule 6  Of two copies of the books, only one is served from: a file copied to PostgreSQL is marked as such.
 """
 
 import asyncio
@@ -33,16 +33,16 @@ from tollbridge.values import Outcome
 _log = logging.getLogger("tollbridge")
 
 BEAT_S = 5.0
-# The longest that a hold lives (`Hold.ttl_ms`).
+# The longest that a hold can live (`Hold.ttl_ms`).
 TTL_MS = 1_000_000
-# Clocks that disagree by more than this have jumped.
+# If clocks disagree by more than this, one of them has jumped.
 _JUMP_MS = 30_000
 _PAGE = 256
-# How many ids one statement looks through: so many never take long.
+# How many ids one statement looks through: this many never take long.
 _WINDOW = 100_000
 _SMALL_FILE = 64 << 20
 
-# PostgreSQL does not see that what bounds the holds bounds their ends.
+# The bounds are repeated: PostgreSQL does not see that what bounds the holds bounds their ends.
 _OPEN = (
     "SELECT hold.id, hold.account_id, hold.key_id, hold.expires_at, checkpoint.charge, checkpoint.record "
     "FROM hold LEFT JOIN usage ON usage.hold_id = hold.id AND usage.hold_id > $1 AND usage.hold_id <= $2 "
@@ -53,11 +53,11 @@ _NEVER = 1 << 62
 
 
 class Fenced(TollbridgeError):
-    """Others took this process for dead and end its holds: it must stop."""
+    """Others took this process for dead and are ending its holds: it must stop."""
 
 
 class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The latest heartbeat that is known to be on the disk. `moved`: all was copied to PostgreSQL after it (Rule 6)."""
+    """The latest heartbeat known to be on disk. `moved`: everything was then copied to PostgreSQL (Rule 6)."""
 
     epoch: int
     heartbeat_at: int
@@ -72,7 +72,7 @@ class FileLock:
         self._file: int | None = None
 
     def acquire(self) -> None:
-        """ConfigError: another server has it. The lock goes with the process, however that ends."""
+        """ConfigError: another server has it. The lock is released when the process ends, however that happens."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -97,7 +97,7 @@ class FileLock:
 
     def write_mark(self, mark: Mark) -> None:
         if self._file is not None:
-            # Of one length, so that a mark is replaced whole.
+            # Of constant length, so that a mark is replaced whole.
             os.pwrite(self._file, msgspec.json.encode(mark).ljust(64), 0)
 
 
@@ -110,11 +110,11 @@ class Process:
         self._lock = lock
         self._heard_since = time.monotonic()
         self._last: tuple[float, int] | None = None
-        # Of each living epoch, below which ids nothing was open at the sweep before the last one, and at the last one.
+        # For each living epoch, the ids up to which nothing was open at the last sweep but one, and at the last one.
         self._closed: dict[int, tuple[int, int]] = {}
 
     async def beat(self) -> None:
-        """Say that this process lives. Fenced: nobody believes it any more."""
+        """Report that this process is alive. Fenced: nobody believes it any more."""
         now = await self._database.now()
         beaten = await self._database.execute(
             "UPDATE process SET heartbeat_at = $2 WHERE epoch = $1 AND fenced_at IS NULL", self.epoch, now
@@ -129,12 +129,12 @@ class Process:
         self._last = at, now
 
     def _missed(self, at: float, now: int, last_at: float, last_now: int) -> bool:
-        """Whether a beat is missing since the last one, or a clock jumped."""
+        """Whether a beat is overdue since the last one, or a clock jumped."""
         waited = int((at - last_at) * 1000)
         return waited > _JUMP_MS or abs(now - last_now - waited) > _JUMP_MS
 
     async def recover(self, ledger: Ledger) -> int:
-        """End, before anybody is served, what processes left that are certainly dead; how many holds."""
+        """Before anybody is served, end what certainly dead processes left; how many holds."""
         count = 0
         for epoch, host, pid, stopped_at, _ in await self._others():
             if self._lock is not None or stopped_at is not None or _gone(host, pid):
@@ -142,9 +142,9 @@ class Process:
         return count
 
     async def sweep(self, ledger: Ledger) -> int:
-        """End the holds of the dead, and those that have expired of the living, our own included; how many."""
+        """End the holds of dead processes, and expired ones of the living, our own included; how many."""
         count = await self.recover(ledger)
-        # An expired hold is believed by Rule 3 too: where time jumped, all of them look expired.
+        # Expiry is subject to Rule 3 too: if time jumped, all holds look expired.
         if time.monotonic() - self._heard_since < TTL_MS // 1000:
             return count
         now = await self._database.now()
@@ -156,7 +156,7 @@ class Process:
         return count + await self._sweep_living(ledger, self.epoch, now)
 
     async def finish(self) -> None:
-        """This process ends in order; nothing of it is open. A database that is away is not told: others find out."""
+        """End this process in order; nothing of it is open. A database that is away is not told: others will notice."""
         try:
             now = await self._database.now()
             await self._database.execute(
@@ -170,9 +170,9 @@ class Process:
             self._lock.release()
 
     async def _sweep_living(self, ledger: Ledger, epoch: int, now: int) -> int:
-        """End what has expired, looking only behind what was closed the time before.
+        """End what has expired, looking only behind what was closed as of the last sweep but one.
 
-        Not behind what was closed the last time: an id may be given out just before and be used just after.
+        Not the last one: an id may have been given out just before it and be used just after.
         """
         before = await _sealed_until(self._database, epoch)
         older, newer = self._closed.get(epoch, (before, before))
@@ -222,7 +222,7 @@ async def begin(database: Database, lock: FileLock | None = None) -> Process:
 
 
 async def require_newest(database: Transaction, lock: FileLock) -> None:
-    """ConfigError: the file lacks something that it had (Rule 5)."""
+    """ConfigError: the file has lost something that it once had (Rule 5)."""
     if lock.mark is None or not lock.mark.epoch:
         return
     rows = await database.fetch("SELECT heartbeat_at FROM process WHERE epoch = $1", lock.mark.epoch)
@@ -234,7 +234,7 @@ async def require_newest(database: Transaction, lock: FileLock) -> None:
 
 
 def require_unmoved(lock: FileLock) -> None:
-    """ConfigError: nobody serves from the file any more (Rule 6)."""
+    """ConfigError: the file must no longer be served from (Rule 6)."""
     if lock.mark is not None and lock.mark.moved:
         raise ConfigError(
             "this database was copied to PostgreSQL: set database_url to that one. Who serves from both sells the "
@@ -243,14 +243,14 @@ def require_unmoved(lock: FileLock) -> None:
 
 
 async def mark_moved(database: Transaction, lock: FileLock) -> None:
-    """Let nobody serve from the file any more: all of it is on PostgreSQL."""
+    """Stop everybody from serving from the file: all of it is on PostgreSQL."""
     newest = await database.fetch("SELECT epoch, heartbeat_at FROM process ORDER BY epoch DESC LIMIT 1")
     epoch, heartbeat_at = newest[0] if newest else (0, 0)
     lock.write_mark(Mark(epoch, heartbeat_at, moved=True))
 
 
 async def _require_sound(database: Database) -> None:
-    """A file that can be looked through in an instant is; a larger one is when its books are verified."""
+    """Check a file small enough to be read in an instant; a larger one is checked when its books are verified."""
     pages = await database.fetch("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
     if pages[0][0] > _SMALL_FILE:
         return
@@ -283,7 +283,7 @@ async def _sweep(database: Database, ledger: Ledger, epoch: int, now: int, after
 
 
 async def _sealed_until(database: Transaction, epoch: int) -> int:
-    """Up to this id nothing of `epoch` is open: it is sealed."""
+    """Up to this id, nothing of `epoch` is open: it is sealed."""
     rows = await database.fetch("SELECT MAX(last_id) FROM seal WHERE chain = $1", f"usage/{epoch}")
     return max(rows[0][0] or 0, hold_id(epoch, 0))
 
@@ -298,7 +298,7 @@ def _swept(id_: int, account_id: int, key_id: int, expires_at: int, charge: int 
 
 
 def _identity() -> str:
-    """Where process ids mean the same: the machine since it was started, and the name space of its processes."""
+    """The scope in which process ids mean the same: the machine since its last boot, and the PID namespace."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())

@@ -1,16 +1,16 @@
 """Dropping old requests without losing what they add up to.
 
-Rule 1  Only sealed ranges go, in the order of each chain, after the seal has been proved once more. All in them is in
-        the sums (`store.rollups`, `store.usage_days`) by then, and exported where there is an export.
-Rule 2  What a part of such a range comes to is added to `carried` in the transaction that deletes it: per account
+Rule 1  Only sealed ranges are dropped, in the order of each chain, after the seal has been proved once more. By then
+        everything in them is in the sums (`store.rollups`, `store.usage_days`), and exported if there is an export.
+Rule 2  What a part of such a range adds up to is added to `carried` in the transaction that deletes it: per account
         `requests`, `charge`, `promo`, `loss` and `cost`; `spent` per key with a limit (`part`: since when it counts);
         `tokens` per account and month (`part`). Balances are proved from these and from the rows that are left.
-        `late` per transaction by which a swept request was charged more: its price version (`part`) and key (`amount`).
+        `late` per transaction that charged a swept request more: its price version (`part`) and key (`amount`).
 Rule 3  Each such transaction leaves a `closing`: the range, and a sum over all of `carried`, chained to the one before
-        it. Whoever edits an amount, a closing or a seal by hand is found out by `verify`.
-Rule 4  Seals stay. One whose rows are gone is proved by its closings: together they count as many rows as it did.
+        it. `verify` detects any amount, closing or seal that was edited by hand.
+Rule 4  Seals stay. A seal whose rows are gone is proved by its closings: together they count as many rows as it did.
 
-The sum is that of the SHA-256 of all amounts, as numbers modulo 2**256, so that a changed amount costs two of them.
+That sum adds the SHA-256 of all amounts, as numbers modulo 2**256, so that a changed amount costs only two hashes.
 """
 
 import hashlib

@@ -1,13 +1,13 @@
-"""Sums of usage by the hour and by the day, exact at every moment, without a word in the hot transaction.
+"""Sums of usage by hour and by day, exact at every moment, at no cost to the hot transaction.
 
 Rule 1  A watermark (`meta.rolled_up`, a time) divides all usage: what ended up to it is in `usage_rollup`, what ended
         after it is read from `usage` itself. Watermark and sums move in one transaction.
-Rule 2  The watermark stays `SETTLED_MS` behind the clock: no batch of the ledger is that long on its way.
-Rule 3  Should the clock be set back, so that requests may end before the watermark again, the watermark is set back
-        too, and the sums behind it are dropped.
-Rule 4  Whoever reads sums reads the watermark, the sums and the rest in one snapshot.
-Rule 5  All hours and days are UTC. What a swept request cost more than it was charged (`late` in the journal) is no
-        request of its own: it is added where it was posted, read from the journal, and never part of what is kept.
+Rule 2  The watermark stays `SETTLED_MS` behind the clock: no batch of the ledger takes that long to arrive.
+Rule 3  If the clock is set back, so that requests may again end before the watermark, the watermark is set back too,
+        and the sums after it are dropped.
+Rule 4  A reader of sums reads the watermark, the sums and the rest in one snapshot.
+Rule 5  All hours and days are UTC. What a swept request cost beyond what it was charged (`late` in the journal) is no
+        request of its own: it is read from the journal and counts where it was posted, but is never in the stored sums.
 """
 
 import contextlib
@@ -27,12 +27,12 @@ HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 WATERMARK = "rolled_up"
 SETTLED_MS = 30_000
-# So much time is summed in one transaction at first; who has much to catch up with takes as much at once as is done in
-# so many seconds, so that nobody waits long for it.
+# One transaction sums up this much time at first. A job that has much to catch up on then takes as much at once as it
+# finishes within `_WHOLE_S`, so that nobody waits long for it.
 MOST_MS = 600_000
 _LEAST_MS = 1_000
 _WHOLE_S = 0.05
-# The job's turns; what it does at most in one of them.
+# How often the job runs, and how many steps it takes at most each time.
 EVERY_S = 10.0
 _STEPS = 1_000
 
@@ -61,7 +61,7 @@ _ADDED = ", ".join(f"{name} = usage_rollup.{name} + excluded.{name}" for name in
 _SUMS = ", ".join(f"CAST(SUM({name}) AS BIGINT)" for name in _SUMMED.split(", ")[:-1])
 _RARE_SUMS = ", ".join(f"CAST(SUM({name}) AS BIGINT)" for name in _RARE.split(", "))
 
-# SQLite has no index of usage by time alone: each account's rows are one range of the index that there is.
+# SQLite has no index of usage by time alone, but each account's rows are one range of the index that it has.
 EACH_ACCOUNT = "account_id IN (SELECT id FROM account) AND "
 _ENDED = f"FROM usage WHERE {EACH_ACCOUNT}ended_at > $1 AND ended_at <= $2"
 _ADD = f"""
@@ -84,7 +84,7 @@ WHERE account_id = $1 AND span = $2 AND start = $3 AND key_id = $4 AND price_ver
 _FIRST = """
 SELECT MIN((SELECT MIN(ended_at) FROM usage WHERE usage.account_id = account.id AND ended_at > $1)) FROM account
 """
-# Sums by step of time and by price version, or by key; then what has not been summed yet.
+# Sums by step of time, and by price version or by key; then what has not been summed yet.
 _OF_ROLLUPS = f"{_SUMS}, MAX(last_at), {_RARE_SUMS}"
 _KEPT = "FROM usage_rollup WHERE account_id = $1 AND span = $2 AND start >= $3 AND start < $4"
 _TAIL = "FROM usage WHERE account_id = $1 AND ended_at > $2 AND ended_at >= $3 AND ended_at < $4"
@@ -93,7 +93,7 @@ _BY_KEY = f"SELECT start / $5 * $5, key_id, {_OF_ROLLUPS} {_KEPT} GROUP BY 1, 2"
 _TAIL_BY_PRICE = f"SELECT ended_at / $5 * $5, price_version, {_OF_USAGE} {_TAIL} GROUP BY 1, 2"
 _TAIL_BY_KEY = f"SELECT ended_at / $5 * $5, key_id, {_OF_USAGE} {_TAIL} GROUP BY 1, 2"
 _TAIL_RARE = f"SELECT ended_at / $5 * $5, price_version, key_id, meters {_TAIL} AND meters IS NOT NULL"
-# Ends that came after the sweep: what was charged then, and what it cost. Of rows that are gone `carried` knows whose.
+# Ends that came after the sweep: what was charged then, and what it cost. For dropped rows, `carried` knows whose.
 _LATE = """
 SELECT created_at / $4 * $4, COALESCE(usage.price_version, carried.part, 0), COALESCE(usage.key_id, carried.amount, 0),
   CAST(-SUM(CASE WHEN book IN ('customer_paid', 'customer_promo') THEN entry.amount ELSE 0 END) AS BIGINT),
@@ -109,9 +109,9 @@ _LATER_USES = "SELECT key_id, MAX(ended_at) FROM usage WHERE account_id = $1 AND
 
 
 class Sums(msgspec.Struct, kw_only=True):
-    """What requests add up to: nano-USD, tokens, milliseconds. `first_bytes`: how many say when their answer began.
+    """What requests add up to: nano-USD, tokens, milliseconds. `first_bytes`: how many know when their answer began.
 
-    `requests` includes `errors`, those that failed through no doing of the caller. `last_at`: when the last one ended.
+    `requests` includes `errors`, those that failed through no fault of the caller. `last_at`: when the last one ended.
     """
 
     requests: int = 0
@@ -135,16 +135,16 @@ class Sums(msgspec.Struct, kw_only=True):
 
     @property
     def prompt(self) -> int:
-        """All tokens that were read."""
+        """All tokens read."""
         return self.input + self.cache_read + self.cache_write + self.cache_write_1h + self.audio_input
 
     @property
     def completion(self) -> int:
-        """All tokens that were written."""
+        """All tokens written."""
         return self.output + self.audio_output + self.image_output
 
     def add(self, other: "Sums") -> None:
-        # Thousands of times for one page: a loop over names takes four times as long.
+        # Called thousands of times for one page, and a loop over names takes four times as long.
         self.requests += other.requests
         self.errors += other.errors
         self.charge += other.charge
@@ -166,9 +166,9 @@ class Sums(msgspec.Struct, kw_only=True):
 
 
 class Period(msgspec.Struct, frozen=True):
-    """From `since` on and before `until`, cut into steps of `step` milliseconds. `since` begins a step.
+    """From `since` on and before `until`, in steps of `step` milliseconds. `since` begins a step.
 
-    A step is some hours or some days, of which those from 1970 on are counted.
+    A step is a number of hours or of days, and steps are counted from 1970.
     """
 
     since: int
@@ -177,7 +177,7 @@ class Period(msgspec.Struct, frozen=True):
 
 
 class Used(msgspec.Struct, frozen=True):
-    """What an account used in a period, twice over: by (start of the step, price version) and by (start, key)."""
+    """What an account used in a period, summed twice: by (start of step, price version) and by (start of step, key)."""
 
     by_price: dict[tuple[int, int], Sums]
     by_key: dict[tuple[int, int], Sums]
@@ -189,7 +189,7 @@ async def read(database: Database, account_id: int, period: Period) -> Used:
 
 
 async def read_within(view: Transaction, account_id: int, period: Period) -> Used:
-    """What an account used, as `view` has it: a snapshot."""
+    """What an account used, according to `view`, a snapshot."""
     span = HOUR_MS if period.step % DAY_MS else DAY_MS
     watermark = await value(view, WATERMARK) or 0
     kept = (account_id, span, period.since, period.until, period.step)
@@ -213,7 +213,7 @@ async def read_within(view: Transaction, account_id: int, period: Period) -> Use
 
 
 async def last_uses(database: Database, account_id: int) -> dict[int, int]:
-    """When each key of an account was last used, in milliseconds; those never used are not there."""
+    """When each key of an account was last used, in milliseconds; keys never used are left out."""
     async with database.snapshot() as view:
         watermark = await value(view, WATERMARK) or 0
         uses = await view.fetch(_LAST_USES, account_id)
@@ -221,12 +221,12 @@ async def last_uses(database: Database, account_id: int) -> dict[int, int]:
 
 
 def by_time(dialect: str, sql: str) -> str:
-    """A statement with `EACH_ACCOUNT` for the database that runs it: PostgreSQL finds rows by their time alone."""
+    """`sql`, which contains `EACH_ACCOUNT`, for the database that runs it: PostgreSQL finds rows by time alone."""
     return sql if dialect == "sqlite" else sql.replace(EACH_ACCOUNT, "")
 
 
 async def roll_up(database: Database) -> None:
-    """Move the watermark to where it may stand now, and the sums with it; steps that others take are left to them."""
+    """Move the watermark, and the sums with it, as far as it may go now. Steps that others take are left to them."""
     add_all, step_rare = by_time(database.dialect, _ADD), by_time(database.dialect, _STEP_RARE)
 
     async def add(transaction: Transaction, before: int, after: int) -> None:
@@ -249,13 +249,13 @@ async def advance(
     add: Callable[[Transaction, int, int], Awaitable[None]],
     drop: Callable[[Transaction, int], Awaitable[None]],
 ) -> None:
-    """Rules 1 to 3 for any sums: `add` what ended after one time and up to another, `drop` what begins after a time."""
+    """Rules 1 to 3 for any sums: `add` what ended after one time and up to another; `drop` what begins after a time."""
     most = MOST_MS
     for _ in range(_STEPS):
         now = await database.now()
         before = await value(database, watermark) or 0
         if now < before:
-            # All of this day is summed anew.
+            # This whole day is summed anew.
             await _step(database, watermark, (before, now // DAY_MS * DAY_MS - 1), drop)
             return
         after = latest = now - SETTLED_MS
@@ -275,7 +275,7 @@ async def advance(
             quick = time.monotonic() - started < _WHOLE_S
             most = min(2 * most, DAY_MS) if quick else max(most // 2, min(most, MOST_MS))
         except Unavailable:
-            # More requests in so much time than one statement may read.
+            # One statement cannot read all the requests of so long a time.
             most = min(most, after - before) // 4
             if most < _LEAST_MS:
                 raise
@@ -299,7 +299,7 @@ async def _step(
 
 
 async def _moved(transaction: Transaction, name: str, before: int, after: int) -> bool:
-    """Whether the watermark still stood at `before`; of several processes one is told so."""
+    """Whether the watermark was still at `before`; of several processes, only one is told so."""
     await transaction.execute("INSERT INTO meta (name, value) VALUES ($1, 0) ON CONFLICT DO NOTHING", name)
     return bool(
         await transaction.execute("UPDATE meta SET value = $3 WHERE name = $1 AND value = $2", name, before, after)
@@ -315,7 +315,7 @@ def _keyed(rows: Iterable[Row], width: int = 2) -> dict[Any, Sums]:
 
 
 _ACCOUNTS = "SELECT id FROM account WHERE id > $1 ORDER BY id LIMIT $2"
-# The walk goes from one time at which there is something to the next: it ends, whatever a damaged row says of its time.
+# The walk goes from one time that has something to the next, so it ends, whatever time a damaged row claims.
 _NEXT = """
 SELECT (SELECT MIN(ended_at) FROM usage WHERE account_id = $1 AND ended_at >= $2),
   (SELECT MIN(start) FROM usage_rollup WHERE account_id = $1 AND start >= $2)
@@ -330,7 +330,7 @@ _NEVER = (1 << 63) - 1
 
 
 async def check(view: Transaction, complain: Callable[[str], None], dropped_until: int = 0) -> None:
-    """Name the days and hours of accounts whose sums are not those of their requests.
+    """Name the days and hours of accounts whose sums differ from those of their requests.
 
     `dropped_until`: the last end of requests that are gone; days that began before it are left out.
     """
@@ -347,19 +347,19 @@ async def check(view: Transaction, complain: Callable[[str], None], dropped_unti
 
 
 def first_whole_day(dropped_until: int) -> int:
-    """When the first day begins of which all requests are there."""
+    """When the first day begins for which all requests are there."""
     return dropped_until // DAY_MS * DAY_MS + DAY_MS if dropped_until else 0
 
 
 def made_anew(table: str, watermark: str, begin: int) -> str:
-    """How sums that are wrong are mended; those of days before `begin` have no requests to be made of any more."""
+    """How to mend sums that are wrong; days before `begin` no longer have the requests to compute them from."""
     if not begin:
         return f"delete {table} and meta.{watermark} to have all sums made anew"
     return f"delete what {table} has from {begin} on and set meta.{watermark} to {begin - 1} to have them made anew"
 
 
 async def windows(view: Transaction, begin: int, watermark: int) -> AsyncIterator[tuple[int, int, int]]:
-    """(Account, from a time on, before another): all days up to the watermark on which it has a request or a sum."""
+    """(Account, start, end) of windows of days that hold all its requests and sums up to the watermark."""
     async for (account_id,) in pages(view, _ACCOUNTS, _PAGE):
         since = begin
         while (since := await _next(view, account_id, since)) <= watermark:
@@ -368,7 +368,7 @@ async def windows(view: Transaction, begin: int, watermark: int) -> AsyncIterato
 
 
 async def _next(view: Transaction, account_id: int, since: int) -> int:
-    """When the day begins, at or after `since`, on which an account has a request or a sum; never: the end of time."""
+    """The start of the first day, from `since` on, on which an account has a request or a sum; else the end of time."""
     [times] = await view.fetch(_NEXT, account_id, since)
     return min((at // DAY_MS * DAY_MS for at in times if at is not None), default=_NEVER)
 
@@ -376,13 +376,13 @@ async def _next(view: Transaction, account_id: int, since: int) -> int:
 async def _differing(
     view: Transaction, period: tuple[int, int, int, int], watermark: int
 ) -> list[tuple[int, int, int]]:
-    """(Start, key, price version) of sums that are not of the requests; `period`: account, span, since, until."""
+    """(Start, key, price version) of sums that differ from the requests; `period`: account, span, since, until."""
     account_id, span, since, until = period
     kept = _keyed(await view.fetch(_ALL_KEPT, *period), 3)
     rows = (account_id, span, since, min(until, watermark + 1))
     actual = _keyed(await view.fetch(_ALL_ROWS, *rows), 3)
     for start, key_id, version, meters in await view.fetch(_ALL_RARE, *rows):
-        # What cannot be read is named with its row.
+        # A row that cannot be read is reported by itself.
         with contextlib.suppress(ValueError, TypeError, msgspec.MsgspecError):
             actual[start, key_id, version].add(Sums(**read_meters(meters)))
     return [place for place in sorted(kept.keys() | actual.keys()) if kept.get(place) != actual.get(place)]

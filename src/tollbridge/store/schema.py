@@ -1,9 +1,9 @@
 """Which schema a database has, and bringing it to the one that this code needs.
 
-Rule 1  Two versions run side by side while one follows the other: a migration only adds, and what it adds is optional
-        for the code before it. tests/store/test_migrations.py holds it to that.
-Rule 2  What is not used any more goes in a later release, and `OLDEST` is raised with it. The database remembers it, so
-        that older code starts on a newer schema as long as it can work there, and is refused from then on.
+Rule 1  Two versions run side by side while one replaces the other: a migration only adds, and what it adds is optional
+        for the code before it. tests/store/test_migrations.py enforces this.
+Rule 2  What is no longer used is removed in a later release, which raises `OLDEST`. The database remembers it, so that
+        older code starts on a newer schema as long as it can work there, and is refused from then on.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ REVISION = "SELECT version_num FROM alembic_version"
 
 
 class MigrationFailed(TollbridgeError):
-    """The database could not be brought to the schema that this version needs; it is as it was before."""
+    """The database could not be brought to the schema that this version needs; it is unchanged."""
 
 
 async def current(database: Database) -> str | None:
@@ -47,8 +47,8 @@ async def fits(database: Database, revision: str | None) -> bool:
 
 
 async def migrate(url: str) -> bool:
-    """Bring the database at `url` to `HEAD`, creating the file of SQLite; whether there was anything to do. One that
-    newer code has migrated stays as it is where that suits this code.
+    """Bring the database at `url` to `HEAD`, creating the file of SQLite; whether there was anything to do. A database
+    migrated by newer code is left as it is if it suits this code.
 
     Safe to call from many processes at once, and to be killed. MigrationFailed: with one line that says why.
     """
@@ -68,8 +68,8 @@ async def migrate(url: str) -> bool:
 
 
 async def run_apart(module: str, url: str) -> tuple[int, str, str]:
-    """Run `python -m module` for the database at `url`: the exit status, what was said, the last line of complaints."""
-    # By the environment, not as an argument: the URL may hold a password, and arguments are for all to see.
+    """Run `python -m module` for the database at `url`: its exit status, its output, and its last line of stderr."""
+    # Through the environment, not as an argument: the URL may hold a password, and anybody can read arguments.
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", module),
         env={**os.environ, URL_VARIABLE: url},
@@ -89,7 +89,7 @@ async def run_apart(module: str, url: str) -> tuple[int, str, str]:
 
 
 def _create(url: str) -> None:
-    """The file for its owner alone; SQLite gives its log the same rights."""
+    """Create the file, for its owner alone; SQLite gives its log the same permissions."""
     path = sqlite_path(url)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,13 @@
-"""Seals: digests over rows that will not change any more, each over the one before it.
+"""Seals: digests over rows that will not change any more, each including the seal before it.
 
 A seal covers a range of one chain: `journal` (transactions with their entries), `usage/<epoch>` (the holds of one
 process with their extensions and ends), `activity` (what people did), or `invoice` (papers, with all that they say).
-Whoever edits a sealed row by hand is found out by `verify`.
+`verify` detects any sealed row that was edited by hand.
 
-Rule 1  A range is closed when all in it has ended, so long ago that no slow transaction can still add to it.
-Rule 2  The digest is over the seal before, the range, the time, and one line of JSON per row in the order of ids.
-        Columns that later versions added stand last and are no part of the line while they are empty: what was sealed
-        before there were any is sealed still.
+Rule 1  A range is closed once everything in it ended so long ago that no slow transaction can still add to it.
+Rule 2  The digest covers the seal before, the range, the time, and one line of JSON per row in the order of ids.
+        Columns added by later versions stand last and are left out of the line while they are empty: what was sealed
+        before they existed stays sealed.
 Rule 3  Sealing twice, or from two processes, seals once.
 """
 
@@ -24,17 +24,17 @@ from tollbridge.store.db import Database, Duplicate, Row, Transaction
 from tollbridge.store.ledger.rows import USAGE_COLUMNS
 from tollbridge.store.rows import further
 
-# No statement and no batch lasts this long.
+# No statement or batch lasts this long.
 SETTLED_MS = 15 * 60_000
 JOURNAL = "journal"
 ACTIVITY = "activity"
 INVOICE = "invoice"
 USAGE = "usage/"
 
-# What is read at once, and then hashed: a thousandth of a second of the loop that serves.
+# Rows read, and then hashed, at once: a thousandth of a second of the loop that serves.
 _PAGE = 200
 _ALL_USAGE = ", ".join(f"usage.{name}" for name in USAGE_COLUMNS.split(", "))
-# The bound is on both sides of the join: PostgreSQL would walk through one of them from its first row for each page.
+# The bound is on both sides of the join: PostgreSQL would otherwise walk one of them from its first row for every page.
 _HOLDS = (
     "SELECT hold.id, hold.account_id, hold.key_id, hold.amount, CAST(hold.limited AS INTEGER), hold.expires_at, "  # noqa: S608 - constants
     f"{_ALL_USAGE}, hold.tokens, hold.period FROM hold LEFT JOIN usage ON usage.hold_id = hold.id "
@@ -56,7 +56,7 @@ _INVOICES = (
 _SEALS = "SELECT chain, first_id, last_id, row_count, digest, created_at FROM seal ORDER BY chain, first_id"
 _ALL_IDS = (0, 1 << 62)
 HOLD_WIDTH = 6
-# Its columns that came later, behind those of its end.
+# Columns of `hold` that were added later and stand behind those of its end.
 HOLD_TAIL = 2
 # Columns of a hold and its end in the first version of the schema.
 _FIRST_WIDTH = HOLD_WIDTH + 25
@@ -108,7 +108,7 @@ async def transactions(database: Transaction, after: int, until: int) -> AsyncIt
 
 
 async def deeds(database: Transaction, after: int, until: int) -> AsyncIterator[tuple[Row, list[Row]]]:
-    """What is sealed of each thing that somebody did, in the order of ids."""
+    """The sealed part of each thing that somebody did, in the order of ids."""
     async for row in activity.sealed_rows(database, after, until):
         yield row[: activity.SEALED_WIDTH], []
 
@@ -131,7 +131,7 @@ async def read(database: Transaction) -> dict[str, list[Seal]]:
 
 
 async def seal(database: Database, settled_ms: int = SETTLED_MS) -> int:
-    """Seal all that is closed by now; how many seals were set. Runs hourly, beside everything else."""
+    """Seal everything closed by now; how many seals were set. Runs hourly, beside everything else."""
     now = await database.now()
     epochs = await database.fetch("SELECT epoch FROM process ORDER BY epoch")
     chains = {f"{USAGE}{epoch}": (hold_id(epoch, 0), hold_id(epoch + 1, 0) - 1) for (epoch,) in epochs}
@@ -153,7 +153,7 @@ async def seal(database: Database, settled_ms: int = SETTLED_MS) -> int:
 
 
 async def _close(view: Transaction, chain: str, bounds: tuple[int, int], now: int, until: int) -> Seal | None:
-    """The seal over what is closed behind the newest one of `chain`; None where nothing is."""
+    """The seal over what has closed since the newest one of `chain`; None if nothing has."""
     rows = await view.fetch("SELECT last_id, digest FROM seal WHERE chain = $1 ORDER BY first_id DESC LIMIT 1", chain)
     after, before = (rows[0][0], bytes(rows[0][1])) if rows else (bounds[0], b"")
     digest, last = Digest(chain, after + 1, before), after
@@ -169,7 +169,7 @@ async def _close(view: Transaction, chain: str, bounds: tuple[int, int], now: in
     return Seal(chain=chain, first=digest.first, last=last, count=digest.count, digest=digest.close(last, now), at=now)
 
 
-# How the rows of a chain are read, and in which column stands when each had ended. Every other chain is of holds.
+# How the rows of a chain are read, and which column says when a row ended. All other chains are of holds.
 _WALKS = {JOURNAL: (transactions, 6), ACTIVITY: (deeds, 2), INVOICE: (papers, 5)}
 
 

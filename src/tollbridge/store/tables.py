@@ -22,20 +22,20 @@ from sqlalchemy.schema import SchemaItem
 
 metadata = MetaData()
 
-# A STRICT table of SQLite knows INTEGER (64 bits) only, and its free row id is a column so declared.
+# A STRICT table of SQLite knows only INTEGER (64 bits), and a primary key declared so is the row id, for free.
 Int64 = BigInteger().with_variant(Integer(), "sqlite")
 Int16 = SmallInteger().with_variant(Integer(), "sqlite")
 Flag = Boolean().with_variant(Integer(), "sqlite")
 
 
 def _table(name: str, *parts: SchemaItem, row_ids: bool = True) -> Table:
-    """Strict on SQLite, where any column takes anything otherwise; without `row_ids` its rows lie in their key."""
+    """Strict on SQLite, where any column would otherwise take anything. Without `row_ids`, rows lie in key order."""
     return Table(name, metadata, *parts, sqlite_strict=True, sqlite_with_rowid=row_ids)
 
 
 meta = _table(
     "meta",
-    # `cache_epoch`: raised by whoever changes a key, an account or a plan, polled by whoever caches them.
+    # `cache_epoch`: raised by every change of a key, an account or a plan; polled by every cache of them.
     Column("name", Text, primary_key=True),
     Column("value", Int64, nullable=False),
 )
@@ -48,7 +48,7 @@ process = _table(
     Column("started_at", Int64, nullable=False),
     Column("heartbeat_at", Int64, nullable=False),
     Column("stopped_at", Int64),
-    # Set before its holds are swept: from then on a hold of this epoch is refused (`fenced`).
+    # Set before its holds are swept: from then on, a hold of this epoch is refused (`fenced`).
     Column("fenced_at", Int64),
     Column("swept_at", Int64),
 )
@@ -65,7 +65,7 @@ account = _table(
 
 account_plan = _table(
     "account_plan",
-    # What was agreed with one account: counts where its plan says otherwise.
+    # What was agreed with one account; overrides its plan.
     Column("account_id", Int64, ForeignKey("account.id"), primary_key=True, autoincrement=False),
     Column("rpm", Int64),
     Column("tpm", Int64),
@@ -94,21 +94,21 @@ api_key = _table(
     Column("account_id", Int64, ForeignKey("account.id"), nullable=False, index=True),
     Column("digest", LargeBinary(32), nullable=False, unique=True),
     Column("pepper_id", Int16, nullable=False),
-    # What may be shown of it later: prefix and the last four characters.
+    # What may still be shown of the key: its prefix and last four characters.
     Column("hint", Text, nullable=False),
     Column("label", Text, nullable=False),
     Column("limit_nano", Int64),
     Column("created_at", Int64, nullable=False),
     Column("expires_at", Int64),
     Column("revoked_at", Int64),
-    # JSON lists: patterns of the models, and networks of the callers, that are allowed; none: all.
+    # JSON lists: allowed patterns of models, and allowed networks of callers; none: all.
     Column("models", Text),
     Column("addresses", Text),
     Column("rpm", Int64),
     Column("tpm", Int64),
     Column("concurrency", Int64),
     Column("cost_cap", Int64),
-    # `daily`, `weekly` or `monthly`: the limit is for each of them; none: it is for good.
+    # `daily`, `weekly` or `monthly`: the limit applies to each such period; none: it never begins anew.
     Column("limit_reset", Text),
     Column("disabled_at", Int64),
 )
@@ -119,7 +119,7 @@ key_spend = _table(
     Column("key_id", Int64, ForeignKey("api_key.id"), primary_key=True, autoincrement=False),
     Column("spent", Int64, nullable=False),
     Column("held", Int64, nullable=False),
-    # `spent` is what ended from this moment on; none: all.
+    # `spent` counts what ended from this moment on; none: everything.
     Column("since", Int64),
     CheckConstraint("held >= 0", name="key_spend_held_not_negative"),
 )
@@ -136,7 +136,7 @@ price_version = _table(
 
 allowance = _table(
     "allowance",
-    # Tokens that an account's plan includes in one month (YYYYMM, UTC): as many as at the last hold, used, reserved.
+    # The tokens that an account's plan includes in one month (YYYYMM, UTC): how many at the last hold, used, reserved.
     Column("account_id", Int64, ForeignKey("account.id"), primary_key=True, autoincrement=False),
     Column("period", Int64, primary_key=True, autoincrement=False),
     Column("included", Int64, nullable=False),
@@ -147,15 +147,15 @@ allowance = _table(
 
 hold = _table(
     "hold",
-    # Epoch of the process and a counter: one process's holds are one range. Ended when `usage` has a row of this id.
+    # Epoch of the process and a counter, so that one process's holds are one range. Ended once `usage` has its id.
     Column("id", Int64, primary_key=True, autoincrement=False),
     Column("account_id", Int64, nullable=False),
     Column("key_id", Int64, nullable=False),
     Column("amount", Int64, nullable=False),
     Column("limited", Flag, nullable=False),
     Column("expires_at", Int64, nullable=False),
-    # Of a hold on included tokens: how many at first, of which month (YYYYMM). Its `amount` is 0 and its steps are
-    # tokens too.
+    # For a hold on included tokens: how many at first, and of which month (YYYYMM). Its `amount` is 0, and its steps
+    # are tokens too.
     Column("tokens", Int64),
     Column("period", Int64),
     CheckConstraint("amount >= 0", name="hold_amount_not_negative"),
@@ -171,7 +171,7 @@ hold_step = _table(
 
 checkpoint = _table(
     "checkpoint",
-    # What a running stream would be charged if its process died now; gone when it ends.
+    # What a running stream would be charged if its process died now; deleted when it ends.
     Column("hold_id", Int64, primary_key=True, autoincrement=False),
     Column("charge", Int64, nullable=False),
     Column("record", LargeBinary, nullable=False),
@@ -208,11 +208,11 @@ usage = _table(
     Column("attempts", LargeBinary),
     # JSON: counts of `audio_input`, `audio_output`, `image_output` (tokens) and `searches` (calls); NULL: none of them.
     Column("meters", Text),
-    # Tokens that were taken of those which the plan includes: then nothing was charged. NULL: the hold was of money.
+    # Tokens taken from those that the plan includes; nothing was charged then. NULL: the hold was of money.
     Column("allowance", Int64),
     CheckConstraint("charge >= 0 AND promo >= 0 AND loss >= 0 AND promo <= charge", name="usage_amounts"),
     Index("usage_by_account", "account_id", "ended_at"),
-    # Next to nothing on PostgreSQL, where rows lie in the order in which they ended. SQLite has no such index.
+    # Almost free on PostgreSQL, where rows lie in the order in which they ended. SQLite has no such index.
     Index("usage_by_time", "ended_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}).ddl_if(
         dialect="postgresql"
     ),
@@ -220,7 +220,7 @@ usage = _table(
 
 claim = _table(
     "claim",
-    # Whose `Idempotency-Key` it is (SHA-256), of which request (SHA-256 of path and body), and the hold that ran it.
+    # Whose `Idempotency-Key` it is (SHA-256), for which request (SHA-256 of path and body), and the hold that ran it.
     Column("account_id", Int64, primary_key=True, autoincrement=False),
     Column("name", LargeBinary(32), primary_key=True),
     Column("digest", LargeBinary(32), nullable=False),
@@ -230,7 +230,7 @@ claim = _table(
 
 kept_answer = _table(
     "kept_answer",
-    # What a claimed request was answered, sealed.
+    # The answer to a claimed request, sealed.
     Column("hold_id", Int64, primary_key=True, autoincrement=False),
     Column("sealed", LargeBinary, nullable=False),
     Column("created_at", Int64, nullable=False),
@@ -258,7 +258,7 @@ entry = _table(
 
 seal = _table(
     "seal",
-    # A closed range of one kind of rows and the digest over them, chained to the seal before it of the same chain.
+    # A closed range of one kind of rows, and a digest over it that is chained to the chain's previous seal.
     Column("id", Int64, primary_key=True, autoincrement=True),
     Column("chain", Text, nullable=False),  # 'journal', 'activity', 'invoice', or 'usage/<epoch>'
     Column("first_id", Int64, nullable=False),
@@ -266,7 +266,7 @@ seal = _table(
     Column("row_count", Int64, nullable=False),
     Column("digest", LargeBinary(32), nullable=False),
     Column("created_at", Int64, nullable=False),
-    # Two that seal at once begin at the same row: one of them is refused.
+    # Two processes that seal at once begin at the same row: one of them is refused.
     Index("seal_by_chain", "chain", "first_id", unique=True),
 )
 
@@ -281,7 +281,7 @@ user = _table(
     Column("created_at", Int64, nullable=False),
     Column("verified_at", Int64),
     Column("consented_at", Int64),
-    # Sealed. In use from `totp_since` on; `totp_step` is the last time step whose code was taken.
+    # Sealed. In use from `totp_since` on; `totp_step` is the last time step whose code was accepted.
     Column("totp_secret", LargeBinary),
     Column("totp_since", Int64),
     Column("totp_step", Int64, nullable=False),
@@ -291,10 +291,10 @@ session = _table(
     "session",
     Column("id", Int64, primary_key=True, autoincrement=True),
     Column("public_id", Text, nullable=False, unique=True),
-    # SHA-256 of what the cookie holds.
+    # SHA-256 of the cookie's content.
     Column("digest", LargeBinary(32), nullable=False, unique=True),
     Column("user_id", Int64, ForeignKey("user.id"), nullable=False, index=True),
-    # The account that is looked at, of those that the user is a member of.
+    # The account being looked at, one of those that the user is a member of.
     Column("account_id", Int64, ForeignKey("account.id")),
     Column("created_at", Int64, nullable=False),
     Column("seen_at", Int64, nullable=False),
@@ -307,7 +307,7 @@ session = _table(
 
 throttle = _table(
     "throttle",
-    # What is counted (`login/<digest>`), how often since when, and the last time.
+    # What is counted (`login/<digest>`), how often since when, and when last.
     Column("name", Text, primary_key=True),
     Column("count", Int64, nullable=False),
     Column("since", Int64, nullable=False),
@@ -334,7 +334,7 @@ passkey = _table(
 
 identity = _table(
     "identity",
-    # Who somebody is at a log-in provider.
+    # Who a user is at a log-in provider.
     Column("issuer", Text, primary_key=True),
     Column("subject", Text, primary_key=True),
     Column("user_id", Int64, ForeignKey("user.id"), nullable=False, index=True),
@@ -364,7 +364,7 @@ invitation = _table(
 
 key_copy = _table(
     "key_copy",
-    # A key that may be shown again, sealed; gone once it was shown, unless `keys.reveal` is "always".
+    # A key that may be shown again, sealed; deleted once shown, unless `keys.reveal` is "always".
     Column("key_id", Int64, ForeignKey("api_key.id"), primary_key=True, autoincrement=False),
     Column("sealed", LargeBinary, nullable=False),
 )
@@ -379,7 +379,7 @@ activity = _table(
     Column("action", Text, nullable=False),
     Column("detail", Text, nullable=False),
     Column("address", Text, nullable=False),
-    # `activity.proof` of actor, detail and address, and the chance in it; that goes when they are forgotten.
+    # `activity.proof` of actor, detail and address, and the salt in it, which goes when they are forgotten.
     Column("proof", LargeBinary(32)),
     Column("salt", LargeBinary(16)),
     Index("activity_by_account", "account_id", "id"),
@@ -387,7 +387,7 @@ activity = _table(
 
 mail_token = _table(
     "mail_token",
-    # SHA-256 of what the link holds; the row goes when the link is used.
+    # SHA-256 of the link's secret; the row goes when the link is used.
     Column("digest", LargeBinary(32), primary_key=True),
     Column("kind", Text, nullable=False),
     Column("user_id", Int64, ForeignKey("user.id"), nullable=False, index=True),
@@ -397,7 +397,7 @@ mail_token = _table(
 
 outbox = _table(
     "outbox",
-    # A mail, its text sealed and gone once it was sent: it holds a link that lets somebody in.
+    # A mail. Its text is sealed, and deleted once sent: it holds a link that lets somebody in.
     Column("id", Int64, primary_key=True, autoincrement=True),
     Column("recipient", Text, nullable=False),
     Column("subject", Text, nullable=False),
@@ -411,18 +411,18 @@ outbox = _table(
 
 payment = _table(
     "payment",
-    # An order for credit: what was agreed, against which all that a processor says is checked.
+    # An order for credit: what was agreed, against which everything a processor says is checked.
     Column("id", Int64, primary_key=True, autoincrement=True),
     Column("public_id", Text, nullable=False, unique=True),
     Column("account_id", Int64, ForeignKey("account.id"), nullable=False),
-    # Unique per account: an order asked for again with the same text is the same order.
+    # Unique per account: an order repeated with the same text is the same order.
     Column("once", Text, nullable=False),
     Column("method", Text, nullable=False),
     Column("origin", Text, nullable=False),
     Column("amount", Int64, nullable=False),
     Column("currency", Text, nullable=False),
     Column("status", Text, nullable=False),
-    # The processor's id of the order (a session), the reference of a transfer; then its id of the payment.
+    # The processor's id of the order (a session), or the reference of a transfer; later its id of the payment.
     Column("external_id", Text, unique=True),
     Column("intent", Text, unique=True),
     Column("url", Text),
@@ -435,7 +435,7 @@ payment = _table(
     Column("paid_at", Int64),
     # When to ask the processor next; none: nothing is waited for.
     Column("check_at", Int64),
-    # The plan that it paid for a month of; none: it bought credit.
+    # The plan of which it paid for a month; none: it bought credit.
     Column("subscription_id", Int64),
     CheckConstraint("amount > 0 AND tax >= 0 AND fee >= 0", name="payment_amounts"),
     Index("payment_by_account", "account_id", "once", unique=True),
@@ -445,13 +445,13 @@ payment = _table(
 
 subscription = _table(
     "subscription",
-    # A plan that is paid for by the month: one at a time for each account.
+    # A plan paid for by the month: one at a time per account.
     Column("id", Int64, primary_key=True, autoincrement=True),
     Column("public_id", Text, nullable=False, unique=True),
     Column("account_id", Int64, ForeignKey("account.id"), nullable=False, index=True),
     Column("method", Text, nullable=False),
     Column("plan", Text, nullable=False),
-    # What a month of it costs, before tax; a new price is for new subscriptions.
+    # The price of a month, before tax; a new price applies to new subscriptions.
     Column("amount", Int64, nullable=False),
     Column("currency", Text, nullable=False),
     Column("stage", Text, nullable=False),
@@ -460,7 +460,7 @@ subscription = _table(
     Column("external_id", Text, unique=True),
     Column("url", Text),
     Column("paid_until", Int64),
-    # Whether it ends when what was paid for is over.
+    # Whether it ends when the paid period is over.
     Column("ending", Flag, nullable=False),
     Column("created_at", Int64, nullable=False),
     Column("ended_at", Int64),
@@ -478,21 +478,21 @@ subscription = _table(
 
 payment_event = _table(
     "payment_event",
-    # The inbox: what a processor told us about, and whether it was seen to. Never its text.
+    # The inbox: what a processor told us about, and whether it was dealt with. Never its text.
     Column("id", Text, primary_key=True),
     Column("kind", Text, nullable=False),
     Column("object_id", Text, nullable=False),
     Column("intent", Text),
     Column("received_at", Int64, nullable=False),
     Column("done_at", Int64),
-    # When to try again; none: it was seen to.
+    # When to try again; none: it was dealt with.
     Column("retry_at", Int64, index=True),
     Column("tries", Int64, nullable=False),
 )
 
 reversal = _table(
     "reversal",
-    # Money of a payment that went back: a refund or a dispute. `amount` with tax, `credit` what the customer lost.
+    # Money of a payment that went back: a refund or a dispute. `amount` includes tax; `credit`: what the customer lost.
     Column("id", Int64, primary_key=True, autoincrement=True),
     Column("public_id", Text, nullable=False, unique=True),
     Column("payment_id", Int64, ForeignKey("payment.id"), nullable=False, index=True),
@@ -502,7 +502,7 @@ reversal = _table(
     Column("credit", Int64, nullable=False),
     Column("fee", Int64, nullable=False),
     Column("state", Text, nullable=False),
-    # Whether the account was frozen for it, and not before.
+    # Whether the account was frozen because of it, and was not before.
     Column("froze", Flag, nullable=False),
     Column("created_at", Int64, nullable=False),
     CheckConstraint("amount > 0 AND credit >= 0 AND credit <= amount AND fee >= 0", name="reversal_amounts"),
@@ -510,7 +510,7 @@ reversal = _table(
 
 invoice = _table(
     "invoice",
-    # Numbers without gaps. `seller` and `buyer` are JSON as they were on that day.
+    # Numbers without gaps. `seller` and `buyer` are JSON, as of the day of issue.
     Column("number", Int64, primary_key=True, autoincrement=False),
     Column("kind", Text, nullable=False),
     Column("payment_id", Int64, ForeignKey("payment.id"), nullable=False),
@@ -528,7 +528,7 @@ invoice = _table(
 
 buyer = _table(
     "buyer",
-    # Whom invoices are for, and the card that may be charged while nobody is there.
+    # Whom invoices are made out to, and the card that may be charged while nobody is there.
     Column("account_id", Int64, ForeignKey("account.id"), primary_key=True, autoincrement=False),
     Column("name", Text, nullable=False),
     Column("address", Text, nullable=False),
@@ -544,7 +544,7 @@ auto_top_up = _table(
     Column("threshold", Int64, nullable=False),
     Column("amount", Int64, nullable=False),
     Column("daily_cap", Int64, nullable=False),
-    # The payment that runs: one at a time.
+    # The payment in progress: one at a time.
     Column("payment_id", Int64, ForeignKey("payment.id")),
     Column("failures", Int64, nullable=False),
     # Why it does nothing until the customer switches it on again; none: it works.
@@ -573,7 +573,7 @@ voucher = _table(
 
 low_balance = _table(
     "low_balance",
-    # The lowest threshold that an account was told of; gone when its balance is above all of them.
+    # The lowest threshold that an account was told of; deleted when its balance is above all of them.
     Column("account_id", Int64, ForeignKey("account.id"), primary_key=True, autoincrement=False),
     Column("threshold", Int64, nullable=False),
     Column("told_at", Int64, nullable=False),
@@ -581,7 +581,7 @@ low_balance = _table(
 
 balance_alert = _table(
     "balance_alert",
-    # The threshold that a customer chose in the place of the operator's; 0: never.
+    # The threshold that a customer chose instead of the operator's; 0: never.
     Column("account_id", Int64, ForeignKey("account.id"), primary_key=True, autoincrement=False),
     Column("threshold", Int64, nullable=False),
     CheckConstraint("threshold >= 0", name="balance_alert_not_negative"),
@@ -597,14 +597,14 @@ byok = _table(
     Column("hint", Text, nullable=False),
     # The credential, by `services.secrets.Secrets.seal`.
     Column("sealed", LargeBinary, nullable=False),
-    # Models that it serves are never called with the operator's credential.
+    # Models served by it are never called with the operator's credential.
     Column("exclusive", Flag, nullable=False),
     Column("created_at", Int64, nullable=False),
 )
 
 usage_rollup = _table(
     "usage_rollup",
-    # Sums of `usage` up to the time `meta.rolled_up`, twice: by the hour and by the day (`span` in milliseconds).
+    # Sums of `usage` up to the time `meta.rolled_up`, kept twice: by hour and by day (`span` in milliseconds).
     Column("account_id", Int64, primary_key=True, autoincrement=False),
     Column("span", Int64, primary_key=True, autoincrement=False),
     Column("start", Int64, primary_key=True, autoincrement=False),
@@ -621,7 +621,7 @@ usage_rollup = _table(
     Column("output", Int64, nullable=False),
     Column("reasoning", Int64, nullable=False),
     Column("duration_ms", Int64, nullable=False),
-    # Only of requests that said when their first byte came: `first_bytes` of them.
+    # Only of requests that recorded when their first byte came: `first_bytes` of them.
     Column("first_byte_ms", Int64, nullable=False),
     Column("first_bytes", Int64, nullable=False),
     Column("audio_input", Int64, nullable=False),
@@ -635,7 +635,7 @@ usage_rollup = _table(
 
 management_key = _table(
     "management_key",
-    # A key that manages an account's API keys, and can call no model: /v1 does not know it.
+    # A key that manages an account's API keys but can call no model: /v1 does not know it.
     Column("id", Int64, primary_key=True, autoincrement=True),
     Column("public_id", Text, nullable=False, unique=True),
     Column("account_id", Int64, ForeignKey("account.id"), nullable=False, index=True),
@@ -643,16 +643,16 @@ management_key = _table(
     Column("hint", Text, nullable=False),
     Column("label", Text, nullable=False),
     Column("created_at", Int64, nullable=False),
-    # By the minute.
+    # To the minute.
     Column("used_at", Int64),
     Column("revoked_at", Int64),
-    # As of `api_key`; none: 1.
+    # As in `api_key`; none: 1.
     Column("pepper_id", Int16),
 )
 
 usage_day = _table(
     "usage_day",
-    # Sums of all usage up to the time `meta.summed_by_day`, by the day: four times, by what `store.usage_days` says.
+    # Daily sums of all usage up to the time `meta.summed_by_day`, kept in the four groupings of `store.usage_days`.
     Column("grouped", Int16, primary_key=True, autoincrement=False),
     Column("id", Int64, primary_key=True, autoincrement=False),
     Column("start", Int64, primary_key=True, autoincrement=False),
@@ -666,7 +666,7 @@ usage_day = _table(
 
 carried = _table(
     "carried",
-    # What usage rows that were dropped come to (`store.retention`).
+    # What dropped usage rows add up to (`store.retention`).
     Column("kind", Text, primary_key=True),
     Column("id", Int64, primary_key=True, autoincrement=False),
     Column("part", Int64, primary_key=True, autoincrement=False),
@@ -675,7 +675,7 @@ carried = _table(
 
 closing = _table(
     "closing",
-    # A range of holds that was dropped, the last end in it, `sum` over all of `carried` then, chained as seals are.
+    # A dropped range of holds, the last end in it, and the `sum` over all of `carried` then; chained as seals are.
     Column("id", Int64, primary_key=True, autoincrement=True),
     Column("chain", Text, nullable=False),
     Column("first_id", Int64, nullable=False),

@@ -1,10 +1,10 @@
-"""The proof of the books: everything that is kept for speed is computed again from the rows that never change.
+"""The proof of the books: everything kept for speed is computed again from the rows that never change.
 
     report = await verify(database)
     report.ok or print(*report.problems, sep="\\n")
 
-It reads one moment of the database from end to end, a page at a time, so that ten million requests need time but no
-memory: what it keeps is one entry per account and per key with a limit.
+It reads one moment of the database from end to end, a page at a time, so that ten million requests take time but not
+memory: it keeps one entry per account and one per key with a limit.
 """
 
 import hashlib

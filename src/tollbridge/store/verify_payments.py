@@ -1,6 +1,6 @@
 """The proof of money in: orders, refunds, vouchers and invoices against the journal, a page at a time.
 
-What the journal holds twice over (that entries sum to zero, that balances follow from them) is `verify`'s.
+What the journal itself proves (that entries sum to zero, that balances follow from them) is left to `verify`.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from tollbridge.store.rows import pages
 _PAGE = 2_000
 Complain = Callable[[str], None]
 
-# Papers of what went back and of what came again: credit notes and corrections. One that was never seen to go has none.
+# Papers of money that went back or came again: credit notes and corrections. Money never seen to go back has none.
 _PAPERS = {
     False: {(Return.REFUND, 1, 0), (Return.DISPUTE, 0, 0)},
     True: {(Return.REFUND, 1, 1), (Return.REFUND, 0, 0), (Return.DISPUTE, 0, 0)},
@@ -69,14 +69,14 @@ WHERE voucher.id > $1 ORDER BY voucher.id LIMIT $2
 """
 _PAID = "SELECT method, origin = 'subscription', COUNT(*) FROM payment WHERE status = 'paid' GROUP BY 1, 2"
 _METHODS = ("stripe", "bank_transfer", "demo")
-# Fees: of payments and of what went back, and those that are booked.
+# Fees of payments and of money that went back, and the fees that are booked.
 _FEES = """
 SELECT (SELECT COUNT(*) FROM payment WHERE fee <> 0 AND status = 'paid') + (SELECT COUNT(*) FROM reversal JOIN journal
     ON idempotency_key IN (reversal.kind || '/' || public_id || '/fee', reversal.kind || '/' || public_id
     || '/fee/returned')), (SELECT COUNT(*) FROM journal WHERE kind = 'fee')
 """
 _BOOKED = "SELECT COUNT(*) FROM journal WHERE idempotency_key LIKE $1"
-# What the journal says of how many there were, for rows that were taken away.
+# How many there were according to the journal, to detect rows that were removed.
 _REVERSED = "SELECT (SELECT COUNT(*) FROM reversal WHERE kind = $1), COUNT(*) FROM journal WHERE kind = $1 "
 _REVERSED += "AND idempotency_key LIKE $1 || '/%' AND idempotency_key NOT LIKE '%/returned'"
 _REDEEMED = "SELECT (SELECT COUNT(*) FROM voucher WHERE account_id IS NOT NULL), COUNT(*) FROM journal "
@@ -94,7 +94,7 @@ _NUMBERS = "SELECT COUNT(*), COALESCE(MIN(number), 1), COALESCE(MAX(number), 0) 
 
 
 async def check(view: Transaction, complain: Complain) -> None:
-    """Name every order, refund, voucher and invoice that the journal does not bear out."""
+    """Name every order, refund, voucher and invoice that the journal does not confirm."""
     await _check_counts(view, complain)
     async for row in pages(view, _PAYMENTS, _PAGE):
         for problem in _of_payment(row):
@@ -115,7 +115,7 @@ async def check(view: Transaction, complain: Complain) -> None:
 
 
 async def _check_counts(view: Transaction, complain: Complain) -> None:
-    """What is in the journal and has no row any more, or never had one."""
+    """Things in the journal that no longer have a row, or never had one."""
     paid = dict.fromkeys(itertools.product(_METHODS, (False, True)), 0)
     paid |= {(method, bool(recurring)): count for method, recurring, count in await view.fetch(_PAID)}
     for (method, recurring), count in paid.items():
@@ -176,7 +176,7 @@ def _of_reversal(row: Row) -> list[str]:
 
 
 def _is_note_of_reversal(row: Row) -> bool:
-    """Whether a credit note is of all that went back, and the correction of one of what came again."""
+    """Whether a credit note covers all that went back, and a correction all that came again."""
     _, kind, amount, tax, payment, account, credit, credit_tax, reversed_payment, owner, in_time = row
     sign = {"credit_note": -1, "correction": 1}.get(kind)
     if sign is None or credit is None or not in_time:

@@ -1,8 +1,8 @@
-"""Bring the database named by `TOLLBRIDGE_DATABASE_URL` to the newest revision. One line on stderr and 1: it failed.
+"""Bring the database named by `TOLLBRIDGE_DATABASE_URL` to the newest revision. On failure: one line on stderr, exit 1.
 
-A process of its own, so that `serve` need not import SQLAlchemy and Alembic. Whoever comes second waits. Everything
-happens in one transaction: a migration that was cut off has not happened. Only an index on the rows of all requests is
-made before, on PostgreSQL, in a way that keeps nobody from writing.
+A process of its own, so that `serve` need not import SQLAlchemy and Alembic. A second one waits. Everything happens in
+one transaction: a migration that was cut off has not happened. Only an index on the rows of all requests is built
+beforehand, on PostgreSQL, in a way that does not block writers.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ _OLDEST = (
 )
 TRY_SECONDS = 0.1
 
-# An index that its revision makes only where there is nothing in the table yet.
+# An index that its revision creates only if the table is empty.
 TIME_INDEX = "usage_by_time"
 _LACKS = """
 SELECT index.relname, pg_index.indisvalid FROM pg_class AS index
@@ -106,7 +106,7 @@ async def _migrate_postgres(url: str) -> None:
     deadline = time.monotonic() + WAIT_SECONDS
     connection = await asyncpg.connect(url, timeout=10)
     try:
-        # Asked for again and again: who waits inside a statement is waited for by the building of an index.
+        # Poll for the lock: a statement that waits for it would hold up the building of an index.
         while not await connection.fetchval(f"SELECT pg_try_advisory_lock({LOCK_NAME})"):
             if time.monotonic() > deadline:
                 raise ConfigError("another process has been migrating the database for a minute: try again later")
@@ -130,7 +130,7 @@ async def _migrate_postgres(url: str) -> None:
 
 
 async def _build_beside(connection: asyncpg.Connection) -> None:
-    """The index that a table full of rows lacks; one whose building was cut off is made anew."""
+    """Build the index that a table full of rows lacks; one whose building was cut off is built anew."""
     found = await connection.fetchrow(_LACKS, TIME_INDEX)
     if found is None or found["indisvalid"]:
         return

@@ -15,7 +15,7 @@ LEFT JOIN balance_alert ON balance_alert.account_id = account.id
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `account` with its `balance`. `alert`: below which its owner is told; None: they chose nothing."""
+    """A row of `account` with its `balance`. `alert`: the balance below which its owner is told; None: not chosen."""
 
     id: int
     public_id: str
@@ -34,7 +34,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def create(transaction: Transaction, *, public_id: str, email: str, plan: str, now: int) -> int:
-    """The id of a new account with nothing in its balance. `Duplicate`: the address has one."""
+    """Create an account with an empty balance; its id. `Duplicate`: the address already has one."""
     rows = await transaction.fetch(
         "INSERT INTO account (public_id, email, plan, created_at) VALUES ($1, $2, $3, $4) RETURNING id",
         *(public_id, email, plan, now),
@@ -58,7 +58,7 @@ async def by_id(database: Transaction, account_id: int) -> Account | None:
 
 
 async def known(database: Transaction, account_id: int) -> Account:
-    """The account that another row names."""
+    """The account with this id, which another row names."""
     account = await by_id(database, account_id)
     assert account is not None
     return account
@@ -70,9 +70,9 @@ async def by_public_id(database: Transaction, public_id: str) -> Account | None:
 
 
 async def search(database: Transaction, text: str, before: int, count: int, *, frozen: bool = False) -> list[Account]:
-    """Up to `count` accounts whose address or public id holds `text`, before id `before`, the newest first.
+    """Up to `count` accounts whose address or public id contains `text`, below id `before`, newest first.
 
-    `frozen`: of those that are.
+    `frozen`: frozen ones only.
     """
     pattern = "%" + text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
     rows = await database.fetch(
@@ -89,7 +89,7 @@ async def set_email(transaction: Transaction, account_id: int, email: str) -> No
 
 
 async def set_plan(transaction: Transaction, account_id: int, plan: str, agreed: Agreed | None) -> None:
-    """`agreed` None: nothing beside the plan. Whoever caches it will see it."""
+    """`agreed` None: nothing beyond the plan. Caches of the account see the change."""
     await transaction.execute("UPDATE account SET plan = $2 WHERE id = $1", account_id, plan)
     await transaction.execute("DELETE FROM account_plan WHERE account_id = $1", account_id)
     if agreed is not None:
@@ -103,7 +103,7 @@ async def set_plan(transaction: Transaction, account_id: int, plan: str, agreed:
 
 
 async def agreed_with(database: Transaction, account_id: int) -> Agreed | None:
-    """What was agreed with an account beside its plan."""
+    """What was agreed with an account beyond its plan."""
     rows = await database.fetch(
         "SELECT rpm, tpm, concurrency, included_tokens, cost_cap, since, until FROM account_plan WHERE account_id = $1",
         account_id,
@@ -112,20 +112,20 @@ async def agreed_with(database: Transaction, account_id: int) -> Agreed | None:
 
 
 async def lock_plan(database: Database, transaction: Transaction, account_id: int) -> None:
-    """Nobody else changes its plan until the transaction ends."""
+    """Keep everybody else from changing the account's plan until the transaction ends."""
     lock = " FOR NO KEY UPDATE" if database.dialect == "postgresql" else ""
     await transaction.fetch(f"SELECT id FROM account WHERE id = $1{lock}", account_id)  # noqa: S608
 
 
 async def lock_promo(database: Database, transaction: Transaction, account_id: int) -> int:
-    """An account's promotional credit, which stays what it is until the transaction ends."""
+    """An account's promotional credit, locked until the transaction ends."""
     lock = " FOR UPDATE" if database.dialect == "postgresql" else ""
     rows = await transaction.fetch(f"SELECT promo FROM balance WHERE account_id = $1{lock}", account_id)  # noqa: S608
     return int(rows[0][0])
 
 
 async def not_filled_up(database: Transaction, plan: str, period: int, after: int, count: int) -> list[int]:
-    """Up to `count` accounts on `plan` behind id `after` without the credit that it includes in a month (YYYYMM)."""
+    """Up to `count` accounts on `plan` above id `after`, not frozen, still without the credit of a month (YYYYMM)."""
     rows = await database.fetch(
         "SELECT account.id FROM account JOIN balance ON balance.account_id = account.id "
         "WHERE plan = $1 AND account.id > $2 AND frozen = $3 AND NOT EXISTS (SELECT 1 FROM journal "
@@ -137,13 +137,13 @@ async def not_filled_up(database: Transaction, plan: str, period: int, after: in
 
 
 async def page(database: Transaction, after: int, count: int) -> list[Account]:
-    """Up to `count` accounts in the order in which they came, from the one behind id `after`."""
+    """Up to `count` accounts above id `after`, oldest first."""
     rows = await database.fetch(f"{_SELECT} WHERE account.id > $1 ORDER BY account.id LIMIT $2", after, count)
     return read_all(Account, rows)
 
 
 async def set_frozen(transaction: Transaction, account_id: int, frozen: bool) -> bool:
-    """A frozen account's next hold is refused. Whether it was otherwise before."""
+    """Freeze or unfreeze; a frozen account's next hold is refused. Whether this changed anything."""
     changed = await transaction.execute(
         "UPDATE balance SET frozen = $2 WHERE account_id = $1 AND frozen <> $2", account_id, frozen
     )

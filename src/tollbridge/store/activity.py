@@ -1,7 +1,7 @@
 """What was done in an account, for its members to read, and sealed as the books are (`store.seal`).
 
-A row stays for ever. Who did it, what exactly and from where can be forgotten: a seal covers a digest of those, with
-chance in it that is forgotten with them, so that nobody can try guesses on it.
+A row stays for ever, but who did it, what exactly and from where can be forgotten. A seal covers a digest of those,
+which includes a random salt that is forgotten with them, so that nobody can test guesses against it.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import msgspec
 from tollbridge.store.db import Row, Transaction
 from tollbridge.store.rows import further, read_all
 
-# The account of what was done to none: vouchers that were made.
+# The account of things done to no account: vouchers that were created.
 GATEWAY = 0
 # How many columns of `_SEALED` a seal covers.
 SEALED_WIDTH = 5
@@ -27,7 +27,7 @@ _SEALED = (
 
 
 class Deed(msgspec.Struct, frozen=True, kw_only=True):
-    """`actor` did `action` (`key.created`) from `address`. `at` in milliseconds."""
+    """`actor` did `action` (`key.created`) from `address`. `at`: in milliseconds."""
 
     id: int
     at: int
@@ -56,7 +56,7 @@ async def add(transaction: Transaction, deed: NewDeed, now: int) -> None:
 
 
 async def page(database: Transaction, account_id: int, before: int, count: int) -> list[Deed]:
-    """Up to `count` deeds of an account, the newest first, from the one before the id `before`."""
+    """Up to `count` deeds of an account below id `before`, newest first."""
     rows = await database.fetch(
         "SELECT id, at, actor, action, detail, address FROM activity "
         "WHERE account_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
@@ -66,16 +66,16 @@ async def page(database: Transaction, account_id: int, before: int, count: int) 
 
 
 async def rename(transaction: Transaction, actor: str, pseudonym: str) -> None:
-    """Somebody leaves: what they did stays, who they were does not."""
+    """For somebody who leaves: what they did stays, who they were does not."""
     await transaction.execute(
         "UPDATE activity SET actor = $2, address = '', salt = NULL WHERE actor = $1", actor, pseudonym
     )
 
 
 async def forget(transaction: Transaction, account_id: int, pseudonym: str) -> None:
-    """An account is closed: that something was done, and when, stays.
+    """For an account that is closed: that something was done, and when, stays.
 
-    Who did it stays where that was an operator, a command or a job: the account did not refund itself.
+    Who did it stays too if that was an operator, a command or a job: the account did not refund itself.
     """
     await transaction.execute(
         "UPDATE activity SET detail = '', address = '', salt = NULL, "
@@ -91,7 +91,7 @@ def proof(salt: bytes, actor: str, detail: str, address: str) -> bytes:
 
 
 async def sealed_rows(database: Transaction, after: int, until: int) -> AsyncIterator[Row]:
-    """What a seal covers of each row, in the order of ids, and behind it the texts that its proof is of."""
+    """What a seal covers of each row, in the order of ids, followed by the texts that its proof covers."""
     while rows := await database.fetch(_SEALED, after, until, _PAGE):
         after = further(rows[-1][0], after)
         for row in rows:
@@ -99,6 +99,6 @@ async def sealed_rows(database: Transaction, after: int, until: int) -> AsyncIte
 
 
 def is_as_noted(row: Row) -> bool:
-    """Whether a row of `sealed_rows` holds the texts that it was written with, or has forgotten them."""
+    """Whether a row of `sealed_rows` still holds the texts it was written with, or has forgotten them."""
     *_, kept, salt, actor, detail, address = row
     return kept is None or salt is None or proof(bytes(salt), actor, detail, address) == bytes(kept)

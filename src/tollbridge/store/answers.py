@@ -1,4 +1,4 @@
-"""Answers that are kept for requests which may be sent again, sealed; and who has claimed an idempotency key."""
+"""Answers kept, sealed, for requests that may be sent again; and who has claimed an idempotency key."""
 
 from tollbridge.core.ledger import Claimant
 from tollbridge.store.db import Database, Transaction
@@ -6,7 +6,7 @@ from tollbridge.store.ledger.rows import CLAIM, claimant
 
 
 async def claimed(database: Transaction, account_id: int, name: bytes) -> Claimant | None:
-    """Who has the claim of this name, with the end of its hold."""
+    """Who claimed this name, with the end of the claim's hold."""
     rows = await database.fetch(f"{CLAIM} WHERE claim.account_id = $1 AND name = $2", account_id, name)
     return claimant(rows[0]) if rows else None
 

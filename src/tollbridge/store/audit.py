@@ -1,7 +1,7 @@
 """The books are proved beside a serving gateway, in a process of their own: reading all of them takes a core.
 
 `python -m tollbridge.store.audit` proves those of the database named by `TOLLBRIDGE_DATABASE_URL` and prints what is
-wrong, a line each.
+wrong, one problem a line.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from tollbridge.store.db import open_database
 from tollbridge.store.schema import URL_VARIABLE, run_apart
 from tollbridge.store.verify import verify
 
-# Behind everything that serves.
+# It yields to everything that serves.
 NICENESS = 15
 PATIENCE_S = 60.0
 # Exit statuses: the books are wrong; they could not be read.
@@ -21,11 +21,11 @@ WRONG, UNREADABLE = 1, 2
 
 
 class AuditFailed(TollbridgeError):
-    """The books could not be read to their end, which says nothing about them."""
+    """The books could not be read to the end, which says nothing about whether they are right."""
 
 
 async def audit(url: str) -> list[str]:
-    """What is wrong with the books at `url`; nothing, most of the time."""
+    """What is wrong with the books at `url`; usually nothing."""
     status, said, complaint = await run_apart("tollbridge.store.audit", url)
     if status not in (0, WRONG):
         raise AuditFailed(f"the books could not be read: {complaint}")

@@ -1,4 +1,4 @@
-"""Copies of a SQLite database: taken while it is in use, and put back while it is not."""
+"""Copies of a SQLite database: taken while it is in use, restored while it is not."""
 
 import os
 import secrets
@@ -16,7 +16,7 @@ _ENDS = ("", "-wal", "-shm")
 def back_up(url: str, target: Path) -> None:
     """Write the database at `url`, as it is at this moment, into the new file `target`. Writers are not held up.
 
-    ConfigError: it is no SQLite database, `target` exists or cannot be written, or the copy is not whole.
+    ConfigError: it is not a SQLite database, `target` exists or cannot be written, or the copy is damaged.
     """
     source = file_of(url)
     if not source.exists():
@@ -40,9 +40,9 @@ def back_up(url: str, target: Path) -> None:
 
 
 def stage(source: Path, place: Path) -> Path:
-    """A checked copy of the backup `source` beside `place`, to be looked at before it is put there; or `discard` it.
+    """Put a checked copy of the backup `source` beside `place`, to be inspected; then `put_in_place` or `discard` it.
 
-    ConfigError: it cannot be read or written, or is no whole database of Tollbridge.
+    ConfigError: it cannot be read or written, or is not an intact Tollbridge database.
     """
     if not source.is_file():
         raise ConfigError(f"{source}: there is no such file")
@@ -74,7 +74,7 @@ def put_in_place(draft: Path, place: Path) -> Path | None:
         place.rename(kept)
     log = place.with_name(f"{place.name}-wal")
     if log.exists():
-        # It belongs to the old database, and would be applied to the new one.
+        # This log belongs to the old database, and would be applied to the new one.
         log.rename(f"{kept or draft}-wal")
     place.with_name(f"{place.name}-shm").unlink(missing_ok=True)
     disk.sync(place.parent)
@@ -103,7 +103,7 @@ def _copy(source: Path, target: Path) -> None:
         writer = sqlite3.connect(target)
         try:
             reader.backup(writer)
-            # The copy stands alone in one file.
+            # The copy must be complete in one file.
             writer.execute("PRAGMA journal_mode=DELETE")
         finally:
             writer.close()

@@ -1,4 +1,4 @@
-"""Customers' own credentials at providers. What is stored of one is sealed; a hint tells them apart."""
+"""Customers' own credentials at providers. Each is stored sealed, with a hint to tell them apart."""
 
 import msgspec
 
@@ -39,7 +39,7 @@ async def add(transaction: Transaction, own: NewOwn, now: int) -> None:
 
 
 async def of_account(database: Transaction, account_id: int) -> list[Own]:
-    """All of an account's, in the order in which they are tried: the oldest first."""
+    """All of an account's, in the order in which they are tried: oldest first."""
     rows = await database.fetch(
         "SELECT public_id, account_id, provider, label, hint, sealed, exclusive, id, created_at "
         "FROM byok WHERE account_id = $1 ORDER BY id",

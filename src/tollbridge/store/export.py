@@ -1,4 +1,4 @@
-"""Requests by the time at which they ended, of all accounts, as they leave the database for another place."""
+"""Requests of all accounts by the time at which they ended, as they leave the database for another place."""
 
 import msgspec
 
@@ -11,11 +11,11 @@ from tollbridge.values import Outcome
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """One request; `late`: what was charged for it after its sweep, and nothing else of it.
+    """One request. `late`: only what was charged for it after its sweep.
 
-    Times in milliseconds since 1970, amounts in nano-USD, tokens by meter. `hold` names a request for good. `account`
-    and `key` are public ids. `id`: of the answer, as its caller was told. What is new stands at the end: who reads
-    columns by their places goes on.
+    Times in milliseconds since 1970, amounts in nano-USD, tokens by meter. `hold` identifies a request for good.
+    `account` and `key` are public ids. `id`: the answer's id, as its caller was told. New fields are added at the end,
+    so that readers that go by column position keep working.
     """
 
     hold: int
@@ -81,7 +81,7 @@ SELECT MIN((SELECT MIN(ended_at) FROM usage WHERE usage.account_id = account.id 
 
 
 async def first(database: Database, since: int) -> int | None:
-    """When the first request ended, or was charged late, of those from a time on; None: there is none."""
+    """When the first request at or after `since` ended or was charged late; None: there is none."""
     rows = await database.fetch(_FIRST, since)
     return min((at for at in rows[0] if at is not None), default=None)
 
@@ -89,10 +89,10 @@ async def first(database: Database, since: int) -> int | None:
 async def ended(
     database: Database, since: int, until: int, terms: dict[int, Terms], ids: Ids | None = None
 ) -> list[Line]:
-    """What ended from one time on and before another, in order; what was charged late then follows it.
+    """What ended at or after `since` and before `until`, in order; then what was charged late in that time.
 
-    `terms`: those of price versions, which are read as they are needed, and kept there. `ids`: what answers are called
-    by; None: lines are without an `id`.
+    `terms`: those of price versions, filled in as needed and kept there. `ids`: how answers are named; None: lines are
+    without an `id`.
     """
     rows = await database.fetch(by_time(database.dialect, _ENDED), since, until)
     late = await database.fetch(_LATE, since, until)

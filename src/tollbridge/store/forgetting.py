@@ -1,20 +1,20 @@
-"""What nobody needs any more: sessions that are over, links that are void, counts of long ago, old mail."""
+"""What nobody needs any more: old sessions, void links and invitations, kept answers, old counts, old mail."""
 
 from tollbridge.store.db import Database
 
 DAY_MS = 86_400_000
 SESSIONS_MS = 14 * DAY_MS
 THROTTLES_MS = 2 * DAY_MS
-# An outbox is no archive: after that the links in it are void anyway.
+# An outbox is no archive, and the links in it are void by then anyway.
 LETTERS_MS = 7 * DAY_MS
-# The longest that `idempotency.keep` can be, and as long as a request can run.
+# The longest that `idempotency.keep` can be, plus as long as a request can run.
 ANSWERS_MS = 2 * 3_600_000
-# A mailbox gets its first credit once.
+# Kept for ever: a mailbox gets its first credit only once.
 KEPT = "grant-mailbox/%"
 
 
 async def forget(database: Database) -> None:
-    """Delete it, one kind after the other."""
+    """Delete it all, one kind after the other."""
     now = await database.now()
     await database.execute("DELETE FROM session WHERE created_at < $1", now - SESSIONS_MS)
     await database.execute("DELETE FROM mail_token WHERE expires_at < $1", now)

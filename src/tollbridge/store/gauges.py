@@ -1,4 +1,4 @@
-"""A few sums over the whole database, for whoever watches it."""
+"""A few sums over the whole database, for monitoring."""
 
 import msgspec
 
@@ -7,10 +7,10 @@ from tollbridge.store.db import Database
 
 
 class Gauges(msgspec.Struct, frozen=True, kw_only=True):
-    """How the whole gateway stands, all its processes together. Amounts in nano-USD, times in milliseconds.
+    """The state of the whole gateway, all its processes together. Amounts in nano-USD, times in milliseconds.
 
-    `paid`, `promo`: credit that customers have; `held`: what of it is reserved for calls that run. `audited_at` and
-    `audit_problems`: the last proof of the books; None: there was none yet.
+    `paid`, `promo`: credit that customers have; `held`: the part of it reserved for running calls. `audited_at` and
+    `audit_problems`: the last proof of the books; None: there has been none.
     """
 
     paid: int
@@ -26,7 +26,7 @@ class Gauges(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def gauges(database: Database) -> Gauges:
-    """Read them; every balance is looked at, so not often. Raises `Unavailable`."""
+    """Read them. Every balance is looked at, so do not call this often. Raises `Unavailable`."""
     rows = await database.fetch(
         "SELECT (SELECT CAST(COALESCE(SUM(paid), 0) AS BIGINT) FROM balance), "  # noqa: S608
         "(SELECT CAST(COALESCE(SUM(promo), 0) AS BIGINT) FROM balance), "

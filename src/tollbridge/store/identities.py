@@ -4,13 +4,13 @@ from tollbridge.store.db import Transaction
 
 
 async def find(database: Transaction, issuer: str, subject: str) -> int | None:
-    """The id of the user who is `subject` there."""
+    """The id of the user who is `subject` at `issuer`."""
     rows = await database.fetch("SELECT user_id FROM identity WHERE issuer = $1 AND subject = $2", issuer, subject)
     return int(rows[0][0]) if rows else None
 
 
 async def add(transaction: Transaction, issuer: str, subject: str, user_id: int, now: int) -> None:
-    """`Duplicate`: they are somebody else's already."""
+    """`Duplicate`: this identity already belongs to somebody else."""
     await transaction.execute(
         "INSERT INTO identity (issuer, subject, user_id, created_at) VALUES ($1, $2, $3, $4)",
         *(issuer, subject, user_id, now),

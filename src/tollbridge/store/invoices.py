@@ -1,4 +1,4 @@
-"""Invoices, numbered without gaps, and whom they are for."""
+"""Invoices, numbered without gaps, and whom they are made out to."""
 
 import msgspec
 
@@ -7,7 +7,7 @@ from tollbridge.store import meta
 from tollbridge.store.db import Transaction
 from tollbridge.store.rows import read_all, read_first
 
-# The row of `meta` that holds the last number: whoever takes the next one keeps others out until it is written.
+# The row of `meta` with the last number: whoever takes the next one locks others out until it is written.
 LAST_NUMBER = "last_invoice"
 _COLUMNS = (
     "number, kind, payment_id, reversal_id, invoice.account_id, issued_at, invoice.amount, invoice.tax, "
@@ -22,9 +22,9 @@ _FROM = (
 class Invoice(msgspec.Struct, frozen=True, kw_only=True):
     """A row of `invoice`. `kind`: invoice, credit_note, or correction of a credit note. `seller`, `buyer`: JSON.
 
-    `plan`: what a month of was bought; empty: it was credit.
+    `plan`: the plan of which a month was bought; empty: it was credit.
 
-    `amount` and `tax` in nano-USD, below zero on a credit note.
+    `amount` and `tax` in nano-USD, negative on a credit note.
     """
 
     number: int
@@ -44,7 +44,7 @@ class Invoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def issue(transaction: Transaction, draft: Invoice) -> int:
-    """Write an invoice under the next number, which it returns; the draft's own number counts for nothing."""
+    """Write an invoice under the next number, which is returned; the draft's own number is ignored."""
     await meta.first_value(transaction, LAST_NUMBER, 0)
     rows = await transaction.fetch("UPDATE meta SET value = value + 1 WHERE name = $1 RETURNING value", LAST_NUMBER)
     number = int(rows[0][0])
@@ -63,7 +63,7 @@ async def by_number(database: Transaction, number: int) -> Invoice | None:
 
 
 async def of_account(database: Transaction, account_id: int, before: int, count: int) -> list[Invoice]:
-    """Up to `count` invoices of an account below number `before`, the newest first."""
+    """Up to `count` invoices of an account below number `before`, newest first."""
     rows = await database.fetch(
         f"SELECT {_COLUMNS} {_FROM} WHERE invoice.account_id = $1 AND number < $2 ORDER BY number DESC LIMIT $3",
         *(account_id, before, count),
@@ -72,7 +72,7 @@ async def of_account(database: Transaction, account_id: int, before: int, count:
 
 
 async def of_reversal(transaction: Transaction, reversal_id: int) -> set[str]:
-    """The kinds of papers that a refund has."""
+    """The kinds of papers that exist for a refund."""
     rows = await transaction.fetch("SELECT kind FROM invoice WHERE reversal_id = $1", reversal_id)
     return {str(row[0]) for row in rows}
 
@@ -92,7 +92,7 @@ async def put_buyer(transaction: Transaction, account_id: int, details: Buyer) -
 
 
 async def customer(database: Transaction, account_id: int) -> str | None:
-    """What the processor calls an account; None: it does not know it."""
+    """The processor's id of an account; None: the processor does not know it."""
     rows = await database.fetch("SELECT customer FROM buyer WHERE account_id = $1", account_id)
     return str(rows[0][0]) if rows and rows[0][0] is not None else None
 
@@ -106,7 +106,7 @@ async def put_customer(transaction: Transaction, account_id: int, customer: str)
 
 
 async def card(database: Transaction, account_id: int) -> Card | None:
-    """The saved card of an account."""
+    """An account's saved card."""
     rows = await database.fetch(
         "SELECT customer, card, card_hint FROM buyer WHERE account_id = $1 AND card IS NOT NULL AND customer IS NOT "
         "NULL",
@@ -116,7 +116,7 @@ async def card(database: Transaction, account_id: int) -> Card | None:
 
 
 async def put_card(transaction: Transaction, account_id: int, card: Card | None) -> None:
-    """Keep a card in the place of the one before, or none. The account has a customer id already."""
+    """Replace the saved card, or remove it (None). The account already has a customer id."""
     await transaction.execute(
         "UPDATE buyer SET card = $2, card_hint = $3 WHERE account_id = $1",
         *(account_id, None if card is None else card.id, None if card is None else card.hint),

@@ -1,6 +1,6 @@
-"""Journal transactions beside the running ledger: grants and corrections, made by whoever, by the ledger's own rules.
+"""Journal transactions made outside the running ledger: grants and corrections, under the ledger's own rules.
 
-The hot writers take `Post` too; here is the way for those who are not the server: the command line, a page.
+The hot writers take `Post` too; this is the way for callers other than the server: the command line, a page.
 """
 
 import msgspec
@@ -24,8 +24,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 async def post(database: Database, transaction: Transaction, op: Post, now: int) -> Posted | Refused | None:
     """Decide and write `op` within `transaction`; None: its idempotency key was used for something else.
 
-    The balance is locked until the transaction ends (SQLite: the whole database is), so that no hold is granted on
-    what it was before.
+    The balance (on SQLite, the whole database) is locked until the transaction ends, so that no hold is granted on its
+    earlier state.
     """
     lock = " FOR UPDATE" if database.dialect == "postgresql" else ""
     balances = await transaction.fetch(
@@ -56,9 +56,9 @@ async def post(database: Database, transaction: Transaction, op: Post, now: int)
 
 
 async def lines(database: Transaction, account_id: int, after: tuple[int, int], until: int, count: int) -> list[Line]:
-    """Up to `count` transactions of an account before the time `until`, in order, behind (time, id) `after`.
+    """Up to `count` transactions of an account before the time `until`, in order, after (time, id) `after`.
 
-    Those that leave its balance as it is (what a processor keeps) are none of its business.
+    Those that leave its balance unchanged (a processor's fees) are left out.
     """
     rows = await database.fetch(
         "SELECT journal.id, created_at, kind, reason, "

@@ -1,4 +1,4 @@
-"""API keys. The key itself is never here: only its digest, and a hint of what it looks like."""
+"""API keys. The key itself is never stored: only its digest, and a hint of what it looks like."""
 
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -17,11 +17,11 @@ _LIST = msgspec.json.Decoder(tuple[str, ...])
 
 
 class KnownKey(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request must know of its key. `live`: neither revoked, disabled nor expired, when it was asked.
+    """What a request must know about its key. `live`: at the time of reading, not revoked, disabled or expired.
 
-    `pepper_id`: by which master secret it is known, counted from 1. `has_own`: its account has credentials of its own
-    at providers. `agreed`: with its account, beside the plan. `models` and `networks`: what and from where it may call;
-    None: all. `cost_cap`: nano-USD of one request.
+    `pepper_id`: which master secret its digest was made with, counted from 1. `has_own`: its account has credentials of
+    its own at providers. `agreed`: with its account, beyond the plan. `models` and `networks`: what it may call, and
+    from where; None: anything. `cost_cap`: nano-USD per request.
     """
 
     key_id: int
@@ -40,10 +40,10 @@ class KnownKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """What a key obeys beside its limit and its end; None: nothing.
+    """The rules of a key beside its limit and expiry; None: no such rule.
 
-    `reset`: how often the limit begins anew. `models`: patterns; `addresses`: networks (`10.0.0.0/8`) of the callers.
-    `rpm`, `tpm`, `concurrency`: of this key alone. `cost_cap`: nano-USD of one request.
+    `reset`: how often the limit begins anew. `models`: patterns; `addresses`: the callers' networks (`10.0.0.0/8`).
+    `rpm`, `tpm`, `concurrency`: for this key alone. `cost_cap`: nano-USD per request.
     """
 
     reset: Reset | None = None
@@ -56,13 +56,13 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 NO_RULES = Rules()
-# The columns of `Rules`, in its order.
+# The columns of `Rules`, in order.
 RULES = "limit_reset, models, addresses, rpm, tpm, concurrency, cost_cap"
 RULES_WIDTH = 7
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """What may be shown of a key. `spent` and `held` are kept for a key with a limit only: `spent` from `since` on."""
+    """What may be shown of a key. `spent` and `held` exist only for a key with a limit; `spent` counts from `since`."""
 
     public_id: str
     hint: str
@@ -83,7 +83,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NewKey(msgspec.Struct, frozen=True, kw_only=True):
-    """`limit` in nano-USD and `expires_at` in milliseconds; None: none."""
+    """`limit` in nano-USD and `expires_at` in milliseconds; None: no limit, no expiry."""
 
     public_id: str
     account_id: int
@@ -97,7 +97,7 @@ class NewKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def find_key(database: Database, digest: bytes, other: bytes | None = None) -> KnownKey | None:
-    """The key with this digest, or with the other, in one statement: a key that goes from one to the other is found."""
+    """The key with either digest, in one statement: a key whose digest is just being replaced is found too."""
     rows = await database.fetch(
         "SELECT api_key.id, api_key.account_id, plan, expires_at, revoked_at, disabled_at, "
         "EXISTS (SELECT 1 FROM byok WHERE byok.account_id = api_key.account_id), "
@@ -141,12 +141,12 @@ async def create(transaction: Transaction, key: NewKey, now: int) -> None:
     )
     if key.limit is not None:
         await transaction.execute("INSERT INTO key_spend (key_id, spent, held) VALUES ($1, 0, 0)", rows[0][0])
-    # Its digest may be remembered as that of no key.
+    # A cache may remember its digest as that of no key.
     await raise_cache_epoch(transaction)
 
 
 async def of_account(database: Transaction, account_id: int) -> list[Key]:
-    """All keys of an account, the revoked ones too, in the order in which they were made."""
+    """All keys of an account, revoked ones too, oldest first."""
     rows = await database.fetch(
         "SELECT public_id, hint, label, limit_nano, spent, held, created_at, expires_at, revoked_at, disabled_at, "  # noqa: S608
         f"since, {RULES} FROM api_key LEFT JOIN key_spend ON key_spend.key_id = api_key.id "
@@ -160,7 +160,7 @@ async def of_account(database: Transaction, account_id: int) -> list[Key]:
 
 
 def rules_of(columns: Sequence[Any]) -> Rules:
-    """From the columns `RULES`."""
+    """Rules from the columns `RULES`."""
     reset, models, addresses, rpm, tpm, concurrency, cost_cap = columns
     return Rules(
         reset=None if reset is None else Reset(reset),
@@ -180,7 +180,7 @@ def _columns(rules: Rules) -> list[Any]:
 
 
 async def revoke(transaction: Transaction, account_id: int | None, public_id: str, now: int) -> int | None:
-    """Whose key it was; None: there is no such key within reach of `account_id` (None: the operator, who reaches all).
+    """The key's account; None: there is no such key within reach of `account_id` (None: the operator, who reaches all).
 
     Revoking again changes nothing. The key's next hold is refused.
     """

@@ -1,4 +1,4 @@
-"""Closing an account: the books stay as they are, and who they were kept for is forgotten."""
+"""Closing an account: the books stay as they are, and whom they were kept for is forgotten."""
 
 from tollbridge.store import activity
 from tollbridge.store.accounts import Account
@@ -7,7 +7,7 @@ from tollbridge.store.meta import raise_cache_epoch
 
 
 def pseudonym(account: Account) -> str:
-    """The address of an account once it is closed."""
+    """What replaces the address of a closed account."""
     return f"{account.public_id}@closed.invalid"
 
 
@@ -16,9 +16,9 @@ def is_closed(account: Account) -> bool:
 
 
 async def close_account(transaction: Transaction, account_id: int, pseudonym: str, now: int) -> None:
-    """Its calls are refused from the next one on, and nobody belongs to it. Charges, grants and payments stay.
+    """Its calls are refused from the next one on, and nobody belongs to it any more. Charges, grants and payments stay.
 
-    Orders that wait to be paid are closed, but for those whose processor is asked what became of them.
+    Unpaid orders are closed, except those whose processor will be asked what became of them.
     """
     await transaction.execute("UPDATE balance SET frozen = $2 WHERE account_id = $1", account_id, True)
     await transaction.execute(
@@ -42,7 +42,7 @@ async def close_account(transaction: Transaction, account_id: int, pseudonym: st
         "WHERE account_id = $1 AND status = 'pending' AND (method <> 'stripe' OR external_id IS NULL)",
         account_id,
     )
-    # Invoices keep what they said on their day: the law wants them kept.
+    # Invoices keep what they said when issued: the law requires it.
     await transaction.execute(
         "UPDATE buyer SET name = '', address = '', tax_id = '', card = NULL, card_hint = NULL WHERE account_id = $1",
         account_id,

@@ -1,4 +1,4 @@
-"""What a customer may ask about: one request, its credit, its key. Reading only; nothing here is on the hot path."""
+"""What a customer may ask about: one request, its credit, its key. Read-only, and off the hot path."""
 
 import msgspec
 
@@ -15,7 +15,7 @@ _USAGE = ", ".join(f"usage.{column}" for column in USAGE_COLUMNS.split(", "))
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """A request that has ended, and the terms by which it was priced (None: the row names none that there is).
+    """A request that has ended, and the terms that priced it (None: its row refers to none that exist).
 
     `late`: the part of its charge that came after its sweep, nano-USD.
     """
@@ -26,9 +26,9 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 class Credit(msgspec.Struct, frozen=True, kw_only=True):
-    """Nano-USD. `given`: all that ever was credited, less what went back; what is left of it is `paid` + `promo`.
+    """Nano-USD. `given`: all credit ever added, less what went back; what is left of it is `paid` + `promo`.
 
-    `has_paid`: the account has ever been topped up.
+    `has_paid`: whether the account was ever topped up.
     """
 
     paid: int
@@ -44,7 +44,7 @@ class Credit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeyFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What may be shown of a key. `limit_left` (nano-USD): of a key with a limit."""
+    """What may be shown of a key. `limit_left` (nano-USD): for a key with a limit."""
 
     public_id: str
     hint: str
@@ -57,9 +57,9 @@ class KeyFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Spending(msgspec.Struct, frozen=True, kw_only=True):
-    """What a key has spent: in all, and since the three times that were asked for; nano-USD.
+    """What a key has spent, in total and since each of the three requested times; nano-USD.
 
-    `byok_…`: the part of it that was a fee for calls which the customer's own credential paid for.
+    `byok_…`: the part that was fees for calls paid for by the customer's own credential.
     """
 
     total: int
@@ -72,7 +72,7 @@ class Spending(msgspec.Struct, frozen=True, kw_only=True):
     byok_monthly: int
 
 
-# What was charged for requests of an account after their sweep. There are few of them.
+# What was charged for requests of an account after their sweep. These are few.
 _LATE = """
 SELECT COALESCE(usage.key_id, carried.amount, 0), journal.created_at, -CAST(SUM(entry.amount) AS BIGINT) FROM journal
 LEFT JOIN usage ON usage.hold_id = CAST(SUBSTR(idempotency_key, 6) AS BIGINT)
@@ -84,7 +84,7 @@ GROUP BY journal.id, journal.created_at, usage.key_id, carried.amount
 
 
 async def ended(database: Transaction, account_id: int, hold: int) -> Ended | None:
-    """The end of a request of this account; None when the books have none (yet)."""
+    """The end of a request of this account; None: the books have none, or not yet."""
     rows = await database.fetch(
         f"SELECT {_USAGE}, terms FROM usage LEFT JOIN price_version ON price_version.id = usage.price_version "  # noqa: S608
         "WHERE hold_id = $1 AND account_id = $2",
@@ -103,12 +103,12 @@ async def ended(database: Transaction, account_id: int, hold: int) -> Ended | No
 
 
 async def running(database: Transaction, account_id: int, hold: int) -> bool:
-    """Whether this account has a request that has not ended, by the books."""
+    """Whether, according to the books, this account has a request that has not ended."""
     return bool(await database.fetch("SELECT 1 FROM hold WHERE id = $1 AND account_id = $2", hold, account_id))
 
 
 async def credit(database: Transaction, account_id: int) -> Credit:
-    """In one statement, so that the numbers agree with each other."""
+    """Read in one statement, so that the numbers agree with each other."""
     rows = await database.fetch(
         "SELECT paid, promo, held, frozen, (SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) "
         "FROM journal JOIN entry ON entry.journal_id = journal.id WHERE journal.account_id = $1 "
@@ -122,7 +122,7 @@ async def credit(database: Transaction, account_id: int) -> Credit:
 
 
 async def allowance_used(database: Transaction, account_id: int, month: int) -> int:
-    """Tokens of what the account's plan includes that were used or are reserved in a month (YYYYMM)."""
+    """Tokens, of those that the account's plan includes, that are used or reserved in a month (YYYYMM)."""
     rows = await database.fetch(
         "SELECT used + held FROM allowance WHERE account_id = $1 AND period = $2", account_id, month
     )
@@ -178,7 +178,7 @@ async def spending(database: Database, account_id: int, key_id: int, since: tupl
 
 
 async def uses_of_keys(database: Database, account_id: int) -> dict[int, Sums]:
-    """What each key of an account was used for since it was made, by its id; a key without calls is left out."""
+    """All usage of each key of an account since it was created, by key id; keys without calls are left out."""
     async with usage_days.reading(database) as days:
         sums = {each.group: each for each in await days.of_keys(account_id, 0, usage_days.EVER)}
         for key_id, _, amount in await days.view.fetch(_LATE, account_id):
@@ -188,7 +188,7 @@ async def uses_of_keys(database: Database, account_id: int) -> dict[int, Sums]:
 
 
 async def allowance(database: Transaction, account_id: int, period: int) -> Allowance | None:
-    """What an account has had of the tokens of a month; None: nothing."""
+    """The account's allowance of tokens for a month; None: it has used none."""
     rows = await database.fetch(
         "SELECT account_id, period, included, used, held FROM allowance WHERE account_id = $1 AND period = $2",
         *(account_id, period),
@@ -197,7 +197,7 @@ async def allowance(database: Transaction, account_id: int, period: int) -> Allo
 
 
 async def would_hold(database: Transaction, hold: Hold, now: int) -> Verdict:
-    """What the ledger would say of `hold`, by the same rules. Nothing is held."""
+    """What the ledger would say to `hold`, by the same rules. Nothing is held."""
     balances = await database.fetch(
         "SELECT paid, promo, held, frozen FROM balance WHERE account_id = $1", hold.account_id
     )

@@ -1,4 +1,4 @@
-"""Mail: links that are good once, and the outbox."""
+"""Mail: single-use links, and the outbox."""
 
 import msgspec
 
@@ -7,7 +7,7 @@ from tollbridge.store.rows import read_all
 
 
 class Letter(msgspec.Struct, frozen=True, kw_only=True):
-    """A mail in the outbox. `sealed`: its text, until it was sent. Times in milliseconds."""
+    """A mail in the outbox. `sealed`: its text, until it has been sent. Times in milliseconds."""
 
     id: int
     recipient: str
@@ -26,7 +26,7 @@ _LETTER = "SELECT id, recipient, subject, sealed, created_at, next_at, sent_at, 
 async def add_token(
     transaction: Transaction, digest: bytes, kind: str, holder: tuple[int, str], expires_at: int
 ) -> None:
-    """A link for `holder`: a user's id, and the address that it is sent to. Earlier links of the kind are void."""
+    """Add a link for `holder`: a user's id, and the address it is sent to. Earlier links of this kind become void."""
     user_id, email = holder
     await transaction.execute("DELETE FROM mail_token WHERE user_id = $1 AND kind = $2", user_id, kind)
     await transaction.execute(
@@ -36,7 +36,7 @@ async def add_token(
 
 
 async def find_token(database: Transaction, digest: bytes, kind: str, now: int) -> tuple[int, str] | None:
-    """Whose link it is and which address it went to, if it is good; it stays good."""
+    """The user of a valid link and the address it was sent to; the link stays valid."""
     rows = await database.fetch(
         "SELECT user_id, email FROM mail_token WHERE digest = $1 AND kind = $2 AND expires_at > $3", digest, kind, now
     )
@@ -44,7 +44,7 @@ async def find_token(database: Transaction, digest: bytes, kind: str, now: int) 
 
 
 async def take_token(transaction: Transaction, digest: bytes, kind: str, now: int) -> tuple[int, str] | None:
-    """As `find_token`, and the link is used up: of many at once, one gets it."""
+    """Like `find_token`, but uses up the link: of many callers at once, one gets it."""
     rows = await transaction.fetch(
         "DELETE FROM mail_token WHERE digest = $1 AND kind = $2 AND expires_at > $3 RETURNING user_id, email",
         *(digest, kind, now),
@@ -53,7 +53,7 @@ async def take_token(transaction: Transaction, digest: bytes, kind: str, now: in
 
 
 async def void_tokens(transaction: Transaction, user_id: int) -> None:
-    """No link that the user was sent before is good any more."""
+    """Invalidate every link that the user was sent before."""
     await transaction.execute("DELETE FROM mail_token WHERE user_id = $1", user_id)
 
 
@@ -61,7 +61,7 @@ async def void_tokens(transaction: Transaction, user_id: int) -> None:
 
 
 async def put(transaction: Transaction, recipient: str, subject: str, now: int) -> int:
-    """The id of a new mail, whose text is to follow."""
+    """Add a mail, whose text is to follow; its id."""
     rows = await transaction.fetch(
         "INSERT INTO outbox (recipient, subject, created_at, next_at, tries, error) "
         "VALUES ($1, $2, $3, $3, 0, '') RETURNING id",
@@ -75,7 +75,7 @@ async def fill(transaction: Transaction, letter_id: int, sealed: bytes) -> None:
 
 
 async def due(database: Transaction, now: int, count: int) -> list[Letter]:
-    """Unsent mails whose time has come, the oldest first."""
+    """Unsent mails whose time has come, oldest first."""
     rows = await database.fetch(
         f"{_LETTER} WHERE sent_at IS NULL AND sealed IS NOT NULL AND next_at <= $1 ORDER BY id LIMIT $2", now, count
     )
@@ -83,13 +83,13 @@ async def due(database: Transaction, now: int, count: int) -> list[Letter]:
 
 
 async def latest(database: Transaction, count: int) -> list[Letter]:
-    """The newest first."""
+    """Newest first."""
     rows = await database.fetch(f"{_LETTER} ORDER BY id DESC LIMIT $1", count)
     return read_all(Letter, rows)
 
 
 async def claim(transaction: Transaction, letter_id: int, tries: int, next_at: int) -> bool:
-    """Try number `tries` + 1 is ours; nobody else begins one before `next_at`."""
+    """Claim try number `tries` + 1; nobody else begins one before `next_at`."""
     return bool(
         await transaction.execute(
             "UPDATE outbox SET tries = $2 + 1, next_at = $3 WHERE id = $1 AND tries = $2 AND sent_at IS NULL",

@@ -1,4 +1,4 @@
-"""API keys as their account manages them: all that may be shown of them, and all that may be changed."""
+"""API keys as their account manages them: everything that may be shown or changed."""
 
 import msgspec
 
@@ -15,8 +15,8 @@ _TEXTS = msgspec.json.Decoder(tuple[str, ...])
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """What a key may do; None: no bound of its own. `limit` in nano-USD counts anew each `reset` (`daily`, `weekly`,
-    `monthly`). `models`: patterns, `addresses`: networks. `cost_cap`: nano-USD of one request."""
+    """What a key may do; None: no rule of its own. `limit` in nano-USD begins anew each `reset` (`daily`, `weekly`,
+    `monthly`). `models`: patterns, `addresses`: networks. `cost_cap`: nano-USD per request."""
 
     limit: int | None = None
     reset: str | None = None
@@ -32,7 +32,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 class ManagedKey(Rules, frozen=True, kw_only=True):
     """A key and its rules. Amounts in nano-USD, times in milliseconds.
 
-    `spent`, `held` and `since` are kept for a key with a limit only; `spent` is of the period that was last spent in.
+    `spent`, `held` and `since` are kept only for a key with a limit; `spent` is of the last period with any spending.
     """
 
     id: int
@@ -55,7 +55,7 @@ class ManagedKey(Rules, frozen=True, kw_only=True):
         return counts(self.spent or 0, None if self.reset is None else Reset(self.reset), self.since or 0, now)
 
     def left(self, now: int) -> int:
-        """What may still be held at `now`, of a key with a limit only."""
+        """What may still be held at `now`. Only for a key with a limit."""
         assert self.limit is not None
         return max(0, self.limit - self.spent_by(now) - (self.held or 0))
 
@@ -69,7 +69,7 @@ class ManagedKey(Rules, frozen=True, kw_only=True):
 
 
 async def of_account(database: Transaction, account_id: int) -> list[ManagedKey]:
-    """All keys of an account, the newest first."""
+    """All keys of an account, newest first."""
     rows = await database.fetch(f"{_SELECT} WHERE account_id = $1 ORDER BY api_key.id DESC", account_id)
     return [_key(row) for row in rows]
 
@@ -80,7 +80,7 @@ async def find(database: Transaction, account_id: int, public_id: str) -> Manage
 
 
 async def locked(database: Database, transaction: Transaction, account_id: int, public_id: str) -> ManagedKey | None:
-    """The key as it is, and as nobody else changes it until the transaction ends."""
+    """The key, locked until the transaction ends."""
     lock = " FOR NO KEY UPDATE OF api_key" if database.dialect == "postgresql" else ""
     rows = await transaction.fetch(f"{_SELECT} WHERE account_id = $1 AND public_id = $2{lock}", account_id, public_id)
     return _key(rows[0]) if rows else None
@@ -91,13 +91,13 @@ async def rename(transaction: Transaction, key_id: int, label: str) -> None:
 
 
 async def set_disabled(transaction: Transaction, key_id: int, since: int | None) -> None:
-    """Its next call is refused; or, with None, taken again."""
+    """Refuse the key's next call; with None, accept it again."""
     await transaction.execute("UPDATE api_key SET disabled_at = $2 WHERE id = $1", key_id, since)
     await raise_cache_epoch(transaction)
 
 
 async def end(transaction: Transaction, key_id: int, at: int) -> None:
-    """The key lives until `at`, and no longer than it would have."""
+    """Let the key expire at `at`, unless it expires earlier."""
     await transaction.execute(
         "UPDATE api_key SET expires_at = CASE WHEN expires_at < $2 THEN expires_at ELSE $2 END WHERE id = $1",
         *(key_id, at),
@@ -106,7 +106,7 @@ async def end(transaction: Transaction, key_id: int, at: int) -> None:
 
 
 async def set_rules(transaction: Transaction, key: ManagedKey, rules: Rules) -> None:
-    """What the key may do from its next call on. A first limit counts what is spent from now on."""
+    """Set what the key may do from its next call on. A first limit counts spending from now on."""
     await transaction.execute(
         "UPDATE api_key SET limit_nano = $2, limit_reset = $3, models = $4, addresses = $5, rpm = $6, tpm = $7, "
         "concurrency = $8, cost_cap = $9, expires_at = $10 WHERE id = $1",

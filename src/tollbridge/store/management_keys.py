@@ -1,4 +1,4 @@
-"""Keys that manage an account's API keys. As with those, only a digest and a hint of each are here."""
+"""Keys that manage an account's API keys. As with those, only a digest and a hint are stored."""
 
 import msgspec
 
@@ -7,7 +7,7 @@ from tollbridge.store.rows import read, read_all
 
 
 class ManagementKey(msgspec.Struct, frozen=True, kw_only=True):
-    """Times in milliseconds; `used_at` by the minute."""
+    """Times in milliseconds; `used_at` to the minute."""
 
     id: int
     public_id: str
@@ -24,7 +24,7 @@ _SELECT = f"SELECT {_COLUMNS} FROM management_key"  # noqa: S608
 
 
 async def create(transaction: Transaction, key: ManagementKey, digest: bytes, pepper_id: int) -> None:
-    """`key.id` is not known yet."""
+    """`key.id` is not known yet, and is ignored."""
     await transaction.execute(
         "INSERT INTO management_key (public_id, account_id, digest, hint, label, created_at, pepper_id) "
         "VALUES ($1, $2, $3, $4, $5, $6, $7)",
@@ -33,7 +33,7 @@ async def create(transaction: Transaction, key: ManagementKey, digest: bytes, pe
 
 
 async def find(database: Transaction, digests: tuple[bytes, bytes]) -> tuple[ManagementKey, int] | None:
-    """The key with one of these digests, if it was not revoked, and its `pepper_id`."""
+    """The key with one of these digests, unless it was revoked, and its `pepper_id`."""
     rows = await database.fetch(
         f"SELECT {_COLUMNS}, COALESCE(pepper_id, 1) FROM management_key "  # noqa: S608
         "WHERE digest IN ($1, $2) AND revoked_at IS NULL",
@@ -43,7 +43,7 @@ async def find(database: Transaction, digests: tuple[bytes, bytes]) -> tuple[Man
 
 
 async def of_account(database: Transaction, account_id: int) -> list[ManagementKey]:
-    """Those that are not revoked, the newest first."""
+    """Those that are not revoked, newest first."""
     rows = await database.fetch(f"{_SELECT} WHERE account_id = $1 AND revoked_at IS NULL ORDER BY id DESC", account_id)
     return read_all(ManagementKey, rows)
 
@@ -53,7 +53,7 @@ async def touch(transaction: Transaction, key_id: int, now: int) -> None:
 
 
 async def revoke(transaction: Transaction, account_id: int, public_id: str, now: int) -> bool:
-    """Whether the account has such a key."""
+    """Revoke; whether the account has such a key."""
     return bool(
         await transaction.execute(
             "UPDATE management_key SET revoked_at = COALESCE(revoked_at, $3) WHERE account_id = $1 AND public_id = $2",

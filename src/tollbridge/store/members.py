@@ -1,4 +1,4 @@
-"""Who belongs to an account, and who is invited to."""
+"""Who belongs to an account, and who is invited to it."""
 
 import msgspec
 
@@ -27,7 +27,7 @@ class Belonging(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Invitation(msgspec.Struct, frozen=True, kw_only=True):
-    """`email`: who is invited to `account_id` as `role`, until `expires_at` (milliseconds)."""
+    """`email` is invited to `account_id` as `role`, until `expires_at` (milliseconds)."""
 
     public_id: str
     account_id: int
@@ -38,7 +38,7 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def add(transaction: Transaction, account_id: int, user_id: int, role: Role, now: int) -> None:
-    """`Duplicate`: the user is a member already."""
+    """`Duplicate`: the user is already a member."""
     await transaction.execute(
         "INSERT INTO membership (account_id, user_id, role, created_at) VALUES ($1, $2, $3, $4)",
         *(account_id, user_id, role.value, now),
@@ -53,7 +53,7 @@ async def role_of(database: Transaction, account_id: int, user_id: int) -> Role 
 
 
 async def of_account(database: Transaction, account_id: int) -> list[Member]:
-    """In the order in which they came."""
+    """Oldest first."""
     rows = await database.fetch(
         'SELECT "user".public_id, "user".email, role, membership.created_at, totp_since '
         'FROM membership JOIN "user" ON "user".id = membership.user_id '
@@ -67,7 +67,7 @@ async def of_account(database: Transaction, account_id: int) -> list[Member]:
 
 
 async def of_user(database: Transaction, user_id: int) -> list[Belonging]:
-    """The accounts of a user, the first one first."""
+    """The accounts of a user, oldest membership first."""
     rows = await database.fetch(
         "SELECT account.id, account.public_id, account.email, role "
         "FROM membership JOIN account ON account.id = membership.account_id "
@@ -88,7 +88,7 @@ async def find(transaction: Transaction, account_id: int, public_id: str) -> tup
 
 
 async def lock_owners(database: Database, transaction: Transaction, account_id: int) -> int:
-    """How many owners an account has, who stay owners until the transaction ends."""
+    """How many owners an account has, all of whom stay owners until the transaction ends."""
     lock = " FOR UPDATE" if database.dialect == "postgresql" else ""
     rows = await transaction.fetch(
         f"SELECT user_id FROM membership WHERE account_id = $1 AND role = $2 ORDER BY user_id{lock}",  # noqa: S608
@@ -104,7 +104,7 @@ async def set_role(transaction: Transaction, account_id: int, user_id: int, role
 
 
 async def remove(transaction: Transaction, account_id: int, user_id: int) -> None:
-    """Their sessions look at no account then."""
+    """Remove a member. Their sessions then look at no account."""
     await transaction.execute(
         "UPDATE session SET account_id = NULL WHERE account_id = $1 AND user_id = $2", account_id, user_id
     )
@@ -117,7 +117,7 @@ _INVITATION = "SELECT public_id, account_id, email, role, created_at, expires_at
 
 
 async def invite(transaction: Transaction, invitation: Invitation, digest: bytes) -> None:
-    """In the place of an earlier invitation of the same address."""
+    """Invite; replaces an earlier invitation of the same address."""
     await transaction.execute(
         "DELETE FROM invitation WHERE account_id = $1 AND email = $2", invitation.account_id, invitation.email
     )
@@ -140,7 +140,7 @@ async def find_invitation(database: Transaction, digest: bytes, now: int) -> Inv
 
 
 async def take_back(transaction: Transaction, account_id: int, public_id: str) -> bool:
-    """Whether there was such an invitation; it is gone now."""
+    """Withdraw an invitation; whether there was one."""
     return bool(
         await transaction.execute(
             "DELETE FROM invitation WHERE account_id = $1 AND public_id = $2", account_id, public_id

@@ -13,18 +13,18 @@ async def value(database: Transaction, name: str) -> int | None:
 
 
 async def raise_cache_epoch(transaction: Transaction) -> None:
-    """A key, an account or a plan changes in this transaction: whoever caches them will see it, once it is true."""
+    """Call this where a key, an account or a plan changes: caches of them see the change once it is committed."""
     await transaction.execute("UPDATE meta SET value = value + 1 WHERE name = $1", CACHE_EPOCH)
 
 
 async def first_value(transaction: Transaction, name: str, number: int) -> int:
-    """The number under `name`, which is `number` when there was none before."""
+    """The number under `name`, which is set to `number` if there was none."""
     await transaction.execute("INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING", name, number)
     return await value(transaction, name) or 0
 
 
 async def put(transaction: Transaction, name: str, number: int) -> None:
-    """`number` under `name`, whatever was there."""
+    """Set `name` to `number`, whatever was there."""
     await transaction.execute(
         "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
         *(name, number),
@@ -32,9 +32,9 @@ async def put(transaction: Transaction, name: str, number: int) -> None:
 
 
 async def take_turn(database: Database, name: str, seconds: float) -> bool:
-    """Whether the caller is the one of all processes that shall do `name` now; nobody is again for `seconds`.
+    """Whether the caller, alone among all processes, shall do `name` now; then nobody else is told so for `seconds`.
 
-    By the database's time; where that was set back by more than `seconds`, a turn that lies in the future is void.
+    By the database's clock. If it was set back by more than `seconds`, a turn that lies in the future is void.
     """
     now = await database.now()
     row, period = f"turn/{name}", int(seconds * 1000)

@@ -1,4 +1,4 @@
-"""What operators look for across all accounts."""
+"""What operators look up across all accounts."""
 
 import msgspec
 
@@ -10,7 +10,7 @@ from tollbridge.store.rows import read, read_all
 
 
 class Returned(msgspec.Struct, frozen=True, kw_only=True):
-    """Money that went back, with the payment and the account that it is of. Amounts in nano-USD."""
+    """Money that went back, with its payment and account. Amounts in nano-USD."""
 
     public_id: str
     kind: str
@@ -33,7 +33,7 @@ class DeedOf(Deed, frozen=True, kw_only=True):
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
-    """How many things wait for a person. `disputes`: those that hold money."""
+    """How many things are waiting for a person. `disputes`: those that hold money."""
 
     review: int
     transfers: int
@@ -53,7 +53,7 @@ async def waiting(database: Transaction) -> Waiting:
 
 
 async def payers(database: Transaction, status: str, before: int, count: int) -> dict[int, tuple[str, str]]:
-    """(public id, address) of the accounts of the payments that `payments.of_status` lists, by the accounts' ids."""
+    """(public id, address) of the accounts of the payments listed by `payments.of_status`, by account id."""
     rows = await database.fetch(
         "SELECT id, public_id, email FROM account WHERE id IN (SELECT account_id FROM payment "  # noqa: S608
         f"WHERE {payments.OF_STATUS} AND id < $2 ORDER BY id DESC LIMIT $3)",
@@ -63,7 +63,7 @@ async def payers(database: Transaction, status: str, before: int, count: int) ->
 
 
 async def redeemers(database: Transaction, count: int) -> dict[int, tuple[str, str]]:
-    """(public id, address) of the accounts to which the latest vouchers went, by the accounts' ids."""
+    """(public id, address) of the accounts that redeemed the latest vouchers, by account id."""
     rows = await database.fetch(
         "SELECT id, public_id, email FROM account WHERE id IN "
         "(SELECT account_id FROM voucher ORDER BY id DESC LIMIT $1)",
@@ -73,7 +73,7 @@ async def redeemers(database: Transaction, count: int) -> dict[int, tuple[str, s
 
 
 async def returned(database: Transaction, count: int) -> list[Returned]:
-    """The latest refunds and disputes, the newest first."""
+    """The latest refunds and disputes, newest first."""
     rows = await database.fetch(
         "SELECT reversal.public_id, kind, state, reversal.amount, credit, reversal.fee, froze, reversal.created_at, "
         "payment.public_id, account.public_id, email FROM reversal JOIN payment ON payment.id = payment_id "
@@ -84,7 +84,7 @@ async def returned(database: Transaction, count: int) -> list[Returned]:
 
 
 async def deeds(database: Transaction, before: int, count: int) -> list[DeedOf]:
-    """What was done in any account, the newest first, from the one before the id `before`."""
+    """What was done in any account, below id `before`, newest first."""
     rows = await database.fetch(
         "SELECT activity.id, at, actor, action, detail, address, COALESCE(public_id, ''), COALESCE(email, '') "
         "FROM activity LEFT JOIN account ON account.id = account_id WHERE activity.id < $1 "

@@ -7,7 +7,7 @@ from tollbridge.store.rows import read_all, read_first
 
 
 class Passkey(msgspec.Struct, frozen=True, kw_only=True):
-    """`credential` is its id, which the device chose; `counter` what it counted at its last use. Milliseconds."""
+    """`credential`: its id, chosen by the device; `counter`: the device's count at its last use. In milliseconds."""
 
     id: int
     user_id: int
@@ -23,7 +23,7 @@ _SELECT = "SELECT id, user_id, credential, public_key, counter, label, created_a
 
 
 async def add(transaction: Transaction, user_id: int, passkey: tuple[bytes, bytes, int], label: str, now: int) -> None:
-    """`passkey`: credential id, public key, counter. `Duplicate`: it is known already."""
+    """`passkey`: credential id, public key, counter. `Duplicate`: it is already known."""
     await transaction.execute(
         "INSERT INTO passkey (user_id, credential, public_key, counter, label, created_at) "
         "VALUES ($1, $2, $3, $4, $5, $6)",

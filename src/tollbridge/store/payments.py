@@ -1,4 +1,4 @@
-"""Orders for credit, the inbox of what processors say, and what went back."""
+"""Orders for credit, the inbox of processors' events, and money that went back."""
 
 import msgspec
 
@@ -14,7 +14,7 @@ _REVERSALS = (
     "SELECT id, public_id, payment_id, kind, external_id, amount, credit, fee, state, froze, created_at FROM reversal"
 )
 
-# Beside those in review: paid for an account that was closed, and not given back.
+# In addition to those in review: paid for an account that was closed, and not given back.
 TO_LOOK_AT = (
     "(status = 'review' OR (status = 'paid' AND note <> '' AND NOT EXISTS "
     "(SELECT 1 FROM reversal WHERE payment_id = payment.id AND state <> 'returned')))"
@@ -25,7 +25,7 @@ _BALANCE = "SELECT paid, promo, held FROM balance"
 
 
 class New(msgspec.Struct, frozen=True, kw_only=True):
-    """An order that is to be written down. `once`: what makes it the same order when it is asked for again."""
+    """An order to be written. `once`: what identifies it when the same order is requested again."""
 
     public_id: str
     account_id: int
@@ -38,7 +38,7 @@ class New(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Waiting(msgspec.Struct, frozen=True):
-    """An event that was not seen to yet."""
+    """An event that has not been dealt with yet."""
 
     id: str
     kind: str
@@ -51,7 +51,7 @@ class Waiting(msgspec.Struct, frozen=True):
 
 
 async def create(transaction: Transaction, new: New, now: int, check_at: int | None) -> Payment:
-    """The order, or the one that this account made with the same `once`."""
+    """The order, or the one that this account already made with the same `once`."""
     await transaction.execute(
         "INSERT INTO payment (public_id, account_id, once, method, origin, amount, currency, status, save_card, tax, "
         "fee, note, created_at, check_at, subscription_id) "
@@ -65,7 +65,7 @@ async def create(transaction: Transaction, new: New, now: int, check_at: int | N
 
 
 async def count_pending(transaction: Transaction, account_id: int, since: int) -> int:
-    """How many orders that somebody made since a time have come to nothing yet."""
+    """How many checkout orders made after `since` are still pending."""
     rows = await transaction.fetch(
         "SELECT count(*) FROM payment "
         "WHERE account_id = $1 AND status = 'pending' AND origin = 'checkout' AND created_at > $2",
@@ -85,20 +85,20 @@ async def by_id(database: Transaction, id_: int) -> Payment:
 
 
 async def by_external_id(database: Transaction, external_id: str) -> Payment | None:
-    """The order that its processor calls so: by the order's own id, or the payment's."""
+    """The order that its processor knows by this id, either the order's or the payment's."""
     rows = await database.fetch(f"{_SELECT} WHERE external_id = $1 OR intent = $1", external_id)
     return read_first(Payment, rows)
 
 
 async def locked(database: Database, transaction: Transaction, id_: int) -> Payment:
-    """The order as it is, and as nobody else changes it until the transaction ends."""
+    """The order, locked until the transaction ends."""
     lock = " FOR UPDATE" if database.dialect == "postgresql" else ""
     rows = await transaction.fetch(f"{_SELECT} WHERE id = $1{lock}", id_)
     return read(Payment, rows[0])
 
 
 async def of_account(database: Transaction, account_id: int, before: int, count: int) -> list[Payment]:
-    """Up to `count` orders of an account before id `before`, the newest first."""
+    """Up to `count` orders of an account below id `before`, newest first."""
     rows = await database.fetch(
         f"{_SELECT} WHERE account_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
         *(account_id, before, count),
@@ -107,7 +107,7 @@ async def of_account(database: Transaction, account_id: int, before: int, count:
 
 
 async def waiting_of(database: Transaction, account_id: int, method: str) -> list[Payment]:
-    """Orders of an account that their processor knows, and that nobody has paid."""
+    """Pending orders of an account that their processor knows."""
     rows = await database.fetch(
         f"{_SELECT} WHERE account_id = $1 AND method = $2 AND status = 'pending' AND external_id IS NOT NULL",
         *(account_id, method),
@@ -116,9 +116,9 @@ async def waiting_of(database: Transaction, account_id: int, method: str) -> lis
 
 
 async def of_status(database: Transaction, status: str, before: int, count: int) -> list[Payment]:
-    """Up to `count` orders in a status (all of them: empty), before id `before`, the newest first.
+    """Up to `count` orders with a status (empty: any) below id `before`, newest first.
 
-    `review`: all that a person is to look at.
+    `review`: everything that a person should look at.
     """
     rows = await database.fetch(
         f"{_SELECT} WHERE {OF_STATUS} AND id < $2 ORDER BY id DESC LIMIT $3",
@@ -128,13 +128,13 @@ async def of_status(database: Transaction, status: str, before: int, count: int)
 
 
 async def due(database: Transaction, now: int, count: int) -> list[Payment]:
-    """Up to `count` orders whose processor should be asked by now, the longest overdue first."""
+    """Up to `count` orders whose processor is due to be asked, the longest overdue first."""
     rows = await database.fetch(f"{_SELECT} WHERE check_at <= $1 ORDER BY check_at LIMIT $2", now, count)
     return read_all(Payment, rows)
 
 
 async def postpone(database: Transaction, payment: Payment, check_at: int) -> bool:
-    """Take the turn to ask for an order that was read as due; False: somebody else has."""
+    """Claim the turn to ask about an order that was read as due; False: somebody else has it."""
     changed = await database.execute(
         "UPDATE payment SET check_at = $2 WHERE id = $1 AND check_at = $3", payment.id, check_at, payment.check_at
     )
@@ -142,7 +142,7 @@ async def postpone(database: Transaction, payment: Payment, check_at: int) -> bo
 
 
 async def update(transaction: Transaction, payment: Payment) -> None:
-    """Write what may change of an order."""
+    """Write the mutable parts of an order."""
     await transaction.execute(
         "UPDATE payment SET status = $2, external_id = $3, intent = $4, url = $5, tax = $6, fee = $7, note = $8, "
         "paid_at = $9, check_at = $10 WHERE id = $1",
@@ -152,7 +152,7 @@ async def update(transaction: Transaction, payment: Payment) -> None:
 
 
 async def months_of(transaction: Transaction, subscription_id: int) -> list[Payment]:
-    """What was ever paid, or was to be paid, of a subscription."""
+    """Every payment, made or intended, of a subscription."""
     rows = await transaction.fetch(f"{_SELECT} WHERE subscription_id = $1 ORDER BY id", subscription_id)
     return read_all(Payment, rows)
 
@@ -176,7 +176,7 @@ async def reversals(transaction: Transaction, payment_id: int) -> list[Reversal]
 
 
 async def requested(database: Transaction, before: int) -> list[Reversal]:
-    """Refunds that were asked for before a time, and of which the processor has not said that it heard."""
+    """Up to 100 refunds requested before a time that the processor has not acknowledged."""
     rows = await database.fetch(
         f"{_REVERSALS} WHERE state = $1 AND created_at < $2 ORDER BY id LIMIT 100",
         *(State.REQUESTED.value, before),
@@ -185,7 +185,7 @@ async def requested(database: Transaction, before: int) -> list[Reversal]:
 
 
 async def put_reversal(transaction: Transaction, reversal: Reversal) -> int:
-    """Write a new one, or what changed of one; its id."""
+    """Write a new one, or the changes of one; its id."""
     if reversal.id:
         await transaction.execute(
             "UPDATE reversal SET external_id = $2, fee = $3, state = $4, froze = $5 WHERE id = $1",
@@ -202,7 +202,7 @@ async def put_reversal(transaction: Transaction, reversal: Reversal) -> int:
 
 
 async def refundable(database: Database, transaction: Transaction, account_id: int) -> int:
-    """How much paid credit an account has that no running call has reserved; it stays so within the transaction."""
+    """How much paid credit an account has that no running call has reserved; locked until the transaction ends."""
     lock = " FOR UPDATE" if database.dialect == "postgresql" else ""
     rows = await transaction.fetch(f"{_BALANCE} WHERE account_id = $1{lock}", account_id)
     paid, promo, held = rows[0]
@@ -210,7 +210,7 @@ async def refundable(database: Database, transaction: Transaction, account_id: i
 
 
 async def frozen_by_disputes_that_are_over(transaction: Transaction, account_id: int) -> bool:
-    """Whether a dispute froze this account, and none of its disputes holds money any more."""
+    """Whether a dispute froze this account and none of its disputes holds money any longer."""
     rows = await transaction.fetch(
         "SELECT state, froze FROM reversal JOIN payment ON payment.id = payment_id "
         "WHERE payment.account_id = $1 AND kind = 'dispute'",
@@ -223,7 +223,7 @@ async def frozen_by_disputes_that_are_over(transaction: Transaction, account_id:
 
 
 async def receive(transaction: Transaction, event: Waiting, now: int) -> bool:
-    """Write an event down, to be seen to at once; whether it is new."""
+    """Write down an event, due at once; whether it is new."""
     changed = await transaction.execute(
         "INSERT INTO payment_event (id, kind, object_id, intent, received_at, retry_at, tries) "
         "VALUES ($1, $2, $3, $4, $5, $5, 0) ON CONFLICT (id) DO NOTHING",

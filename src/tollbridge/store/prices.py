@@ -1,4 +1,4 @@
-"""Price versions: the exact terms of a route, written once; what was charged by them refers to them."""
+"""Price versions: the exact terms of a route, written once, and referred to by whatever was charged under them."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ _ALL = "SELECT id, terms FROM price_version"
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """What a customer pays and what the provider bills: the customer pays `price` × `multiplier_ppm` / 10⁶."""
+    """What the customer pays and what the provider bills: the customer pays `price` × `multiplier_ppm` / 10⁶."""
 
     model: str
     provider: str
@@ -43,7 +43,7 @@ def digest(terms: str) -> bytes:
 
 
 async def register(database: Database, terms: Sequence[Terms]) -> list[int]:
-    """The version of each of `terms`, in their order. The same terms are the same version, whoever asks."""
+    """The version of each of `terms`, in order. The same terms get the same version, whoever asks."""
     texts = [msgspec.json.encode(each, order="deterministic").decode() for each in terms]
     known = dict(await _known(database))
     missing = {digest(text): text for text in texts if digest(text) not in known}
@@ -69,7 +69,7 @@ async def read(database: Transaction) -> dict[int, Terms]:
 
 
 async def models(database: Transaction, versions: Iterable[int]) -> dict[int, str]:
-    """The model of each of `versions` that there is."""
+    """The model of each of `versions` that exists."""
     wanted = f",{','.join(map(str, sorted(set(versions))))},"
     rows = await database.fetch(
         "SELECT id, terms FROM price_version WHERE CAST($1 AS TEXT) LIKE '%,' || CAST(id AS TEXT) || ',%'", wanted
@@ -78,7 +78,7 @@ async def models(database: Transaction, versions: Iterable[int]) -> dict[int, st
 
 
 async def of_model(database: Transaction, text: str) -> frozenset[int]:
-    """The versions of all models whose name holds `text`, in whatever case."""
+    """The versions of all models whose name contains `text`, ignoring case."""
     names = {id_: msgspec.json.decode(terms, type=_Named).model for id_, terms in await database.fetch(_ALL)}
     return frozenset(id_ for id_, name in names.items() if text.lower() in name.lower())
 

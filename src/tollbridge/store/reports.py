@@ -1,6 +1,6 @@
-"""What reports read of the books, beside the sums of requests (`store.usage_days`).
+"""What reports read from the books, besides the sums of requests (`store.usage_days`).
 
-A period is from a time on (milliseconds) and before another: ask within `Database.snapshot()`, where nobody waits.
+A period is from a time on (milliseconds) and before another. Ask within `Database.snapshot()`, where nobody waits.
 """
 
 import msgspec
@@ -8,7 +8,7 @@ import msgspec
 from tollbridge.core.ledger import Book
 from tollbridge.store.db import Row, Transaction
 
-# Ends that came after the sweep: the difference to what the usage row says.
+# Ends that came after the sweep: how they differ from what the usage row says.
 _LATE = """
 SELECT journal.created_at / 86400000, COALESCE(usage.price_version, carried.part, 0), journal.account_id,
   CAST(-SUM(CASE WHEN book IN ('customer_paid', 'customer_promo') THEN entry.amount ELSE 0 END) AS BIGINT),
@@ -69,12 +69,12 @@ async def books(view: Transaction, since: int, until: int) -> dict[Book, int]:
 
 
 async def entries(view: Transaction, since: int, until: int, after: tuple[int, int], count: int) -> list[Row]:
-    """Lines of the journal behind (transaction, line): id, line, at, kind, email, book, amount, reason, actor, key."""
+    """Journal lines after (transaction, line): id, line, at, kind, email, book, amount, reason, actor, key."""
     return await view.fetch(_ENTRIES, since, until, *after, count)
 
 
 async def ends(view: Transaction, since: int, until: int, after: int, count: int) -> list[Row]:
-    """Requests behind hold `after`: hold, at, email, charge, promo, loss, cost."""
+    """Requests after hold `after`: hold, at, email, charge, promo, loss, cost."""
     return await view.fetch(_USAGE, since, until, after, count)
 
 

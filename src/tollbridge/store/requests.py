@@ -1,4 +1,4 @@
-"""Requests of an account, the newest first: a page at a time, filtered, and never a long search in one statement."""
+"""Requests of an account, newest first: a page at a time, filtered, and never a long search in one statement."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from tollbridge.store.meta import value
 from tollbridge.store.rollups import DAY_MS, WATERMARK
 from tollbridge.values import Outcome
 
-# What one statement looks through for what a filter wants.
+# How many requests one statement looks through for matches of a filter.
 WINDOW = 20_000
 
 _COLUMNS = (
@@ -21,7 +21,7 @@ _OLDER = "FROM usage WHERE account_id = $1 AND (ended_at, hold_id) < ($2, $3)"
 _ORDER = "ORDER BY ended_at DESC, hold_id DESC"
 _PAGE = f"SELECT {_COLUMNS} {_OLDER} AND ended_at >= $4 {_ORDER} LIMIT $5"
 _BOUND = f"SELECT ended_at, hold_id {_OLDER} AND ended_at >= $4 {_ORDER} LIMIT 1 OFFSET $5"
-# `$8`: ids of price versions as ",3,17,", or NULL for all of them. `$9`: 1, only what failed; 0, only what did not.
+# `$8`: ids of price versions as ",3,17,", or NULL for all of them. `$9`: 1, only failures; 0, only the others.
 _FILTERED = (
     f"SELECT {_COLUMNS} {_OLDER} AND (ended_at, hold_id) >= ($4, $5) "
     "AND (CAST($7 AS BIGINT) IS NULL OR key_id = $7) "
@@ -29,7 +29,7 @@ _FILTERED = (
     "AND (CAST($9 AS BIGINT) IS NULL OR (CASE WHEN outcome > 2 THEN 1 ELSE 0 END) = $9) "
     f"{_ORDER} LIMIT $6"
 )
-# The last day with such requests, of those that are summed already.
+# The last day with matching requests, among those already summed.
 _LAST_DAY = (
     "SELECT MAX(start) FROM usage_rollup WHERE account_id = $1 AND span = 86400000 AND start <= $2 "
     "AND (CAST($3 AS BIGINT) IS NULL OR key_id = $3) "
@@ -37,7 +37,7 @@ _LAST_DAY = (
     "AND (CAST($5 AS BIGINT) IS NULL OR (CASE WHEN $5 = 1 THEN errors ELSE requests - errors END) > 0)"
 )
 
-# What was charged for requests of an account after their sweep (`core.ledger`, Rule 6). There are few of them.
+# What was charged for requests of an account after their sweep (`core.ledger`, Rule 6). These are few.
 _LATE = """
 SELECT CAST(SUBSTR(idempotency_key, 6) AS BIGINT),
   CAST(-SUM(CASE WHEN book IN ('customer_paid', 'customer_promo') THEN amount ELSE 0 END) AS BIGINT),
@@ -52,7 +52,7 @@ NEWEST: Place = (1 << 62, 1 << 62)
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """What is wanted; None: all. `since` in milliseconds. `versions`: prices by which it was charged."""
+    """What is wanted; None: all. `since` in milliseconds. `versions`: the price versions charged by."""
 
     since: int = 0
     key_id: int | None = None
@@ -70,7 +70,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """One request. Nano-USD, tokens, milliseconds. `prompt` and `output` are all tokens that were read and written."""
+    """One request. Nano-USD, tokens, milliseconds. `prompt` and `output`: all tokens read, and all written."""
 
     hold: int
     ended_at: int
@@ -101,7 +101,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Late(msgspec.Struct, frozen=True):
-    """What a request cost beyond what it was charged when it was swept, nano-USD."""
+    """What a request cost beyond what it was charged when swept, nano-USD."""
 
     charge: int = 0
     promo: int = 0
@@ -109,7 +109,7 @@ class Late(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """`next`: where to go on; None: there is no more. Few lines with a `next` only say that the search is not over."""
+    """`next`: where to go on; None: there is no more. Few lines with a `next` only mean that the search is not over."""
 
     lines: list[Line]
     next: Place | None
@@ -127,7 +127,7 @@ async def page(database: Transaction, account_id: int, wanted: Filter, before: P
         return await _found(database, account_id, rows, count, end)
     if end[0] > (await value(database, WATERMARK) or 0):
         return Found([], end)
-    # Nothing in so many requests: go on where the sums say that there is something.
+    # No match among this many requests: go on where the sums say that there is one.
     day = (await database.fetch(_LAST_DAY, account_id, end[0], *wanted._arguments))[0][0]
     if day is None or day + DAY_MS <= wanted.since:
         return Found([], None)
@@ -139,13 +139,13 @@ async def page(database: Transaction, account_id: int, wanted: Filter, before: P
 
 
 async def _bound(database: Transaction, account_id: int, wanted: Filter, before: Place) -> Place | None:
-    """The last place that one statement looks at; None: it sees to the end."""
+    """The last place that one statement looks at; None: it reaches the end."""
     rows = await database.fetch(_BOUND, account_id, *before, wanted.since, WINDOW)
     return (rows[0][0], rows[0][1]) if rows else None
 
 
 async def late(database: Transaction, account_id: int, since: int) -> dict[int, Late]:
-    """By hold: of the requests of an account that were swept at a time (milliseconds) or after it."""
+    """By hold: for requests of an account that were swept at or after `since` (milliseconds)."""
     return {hold: Late(*amounts) for hold, *amounts in await database.fetch(_LATE, account_id, since)}
 
 

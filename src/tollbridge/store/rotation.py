@@ -1,17 +1,17 @@
-"""What is stored under the master secret: sealed texts, digests of keys, and which secret the database goes by."""
+"""What depends on the master secret: sealed texts, digests of keys, and which secret the database uses."""
 
 import msgspec
 
 from tollbridge.store import meta
 from tollbridge.store.db import Database, Transaction
 
-# Of the secret that the database goes by, and of the one before while that is still needed (0: it is not).
+# Of the secret in use, and of the previous one for as long as it is needed (0: no longer).
 FINGERPRINT, PREVIOUS = "secret_fingerprint", "secret_previous"
-# How many secrets there have been: `pepper_id` of what was digested by it.
+# How many secrets there have been: the `pepper_id` of what is digested with the current one.
 GENERATION = "secret_generation"
 
-# For each column that holds what `Secrets.seal` made: a page of its rows with what they were sealed for, and a new seal
-# in the place of the one that was read.
+# For each column that holds output of `Secrets.seal`: a statement for a page of its rows with what they were sealed
+# for, and one that replaces a seal that was read.
 _COLUMNS = {
     "byok.sealed": (
         "SELECT id, 'byok/' || account_id || '/' || public_id, sealed FROM byok WHERE id > $1 ORDER BY id LIMIT $2",
@@ -41,7 +41,7 @@ KEY_COPIES = "key_copy.sealed"
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """By which secrets a database goes. `fingerprint` None: it is new; `previous` None: there is none any more."""
+    """The secrets that a database uses. `fingerprint` None: it is new; `previous` None: it is no longer needed."""
 
     fingerprint: int | None
     previous: int | None
@@ -57,7 +57,7 @@ class SealedText(msgspec.Struct, frozen=True):
 
 
 class Derived(msgspec.Struct, frozen=True):
-    """A key that may be the playground's, and whose."""
+    """A key that may be the playground's, and its account."""
 
     id: int
     public_id: str
@@ -74,9 +74,9 @@ async def standing(database: Transaction) -> Standing:
 
 
 async def go_over(transaction: Transaction, before: int, after: int) -> bool:
-    """Let the database go by the secret `after`; whether it went by `before` (fingerprints). All processes hear of it.
+    """Switch the database to the secret `after`; whether it used `before` (fingerprints). All processes hear of it.
 
-    The first statement writes: of two at once, the second sees what the first did.
+    The first statement writes, so of two at once the second sees what the first did.
     """
     moved = await transaction.execute(
         "UPDATE meta SET value = $3 WHERE name = $1 AND value = $2", FINGERPRINT, before, after
@@ -95,19 +95,19 @@ async def forget_previous(transaction: Transaction) -> None:
 
 
 async def sealed_page(database: Database, column: str, after: int, count: int) -> list[SealedText]:
-    """Up to `count` rows of one of `SEALED` with ids above `after`, in their order."""
+    """Up to `count` rows of a column of `SEALED` with ids above `after`, in order."""
     rows = await database.fetch(_COLUMNS[column][0], after, count)
     return [SealedText(int(id_), str(use), bytes(sealed)) for id_, use, sealed in rows]
 
 
 async def put_sealed(transaction: Transaction, column: str, text: SealedText, fresh: bytes) -> None:
-    """`fresh` in the place of `text`, unless something else is there by now."""
+    """Replace `text` by `fresh`, unless something else is there by now."""
     await transaction.execute(_COLUMNS[column][1], text.id, text.sealed, fresh)
 
 
 async def renew_digest(database: Database, key_id: int, digests: tuple[bytes, bytes], fingerprint: int) -> None:
-    """The API key's digest from the second of `digests` to the first, if the database goes by that secret."""
-    # The generation is read here: it is that of the fingerprint, whatever the caller remembers.
+    """Change the API key's digest from the second of `digests` to the first, if the database uses that secret."""
+    # The generation is read here, so that it matches the fingerprint, whatever the caller remembers.
     await database.execute(
         "UPDATE api_key SET digest = $2, pepper_id = (SELECT value FROM meta WHERE name = $6) "
         "WHERE id = $1 AND digest = $3 AND EXISTS (SELECT 1 FROM meta WHERE name = $4 AND value = $5)",
@@ -127,7 +127,7 @@ async def renew_management_digest(
 
 
 async def waiting(database: Transaction, generation: int, now: int) -> tuple[int, int]:
-    """(API keys, management keys) that could be used at `now`, and are known by the secret of `generation`."""
+    """(API keys, management keys) that could be used at `now` and were digested with the secret of `generation`."""
     [(keys,)] = await database.fetch(
         "SELECT COUNT(*) FROM api_key WHERE pepper_id = $1 AND revoked_at IS NULL "
         "AND (expires_at IS NULL OR expires_at > $2)",
@@ -140,7 +140,7 @@ async def waiting(database: Transaction, generation: int, now: int) -> tuple[int
 
 
 async def labelled(database: Database, label: str, generation: int, after: int, count: int) -> list[Derived]:
-    """Up to `count` keys with this label and ids above `after`, not revoked, known by the secret of `generation`."""
+    """Up to `count` keys with this label, ids above `after`, not revoked, digested with the secret of `generation`."""
     rows = await database.fetch(
         "SELECT api_key.id, api_key.public_id, account_id, account.public_id FROM api_key "
         "JOIN account ON account.id = account_id "

@@ -1,6 +1,6 @@
-"""Rows as values: their columns are the fields of a type, in its order. What SQLite has as 0 and 1 becomes a flag.
+"""Rows as values: columns are the fields of a type, in its order. SQLite's 0 and 1 become flags.
 
-And the rows of a query that are too many to be read at once.
+Also the rows of a query that are too many to read at once.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -28,7 +28,7 @@ def read_all(type_: type[T], rows: Sequence[Row]) -> list[T]:
 
 
 async def pages(view: Transaction, sql: str, size: int) -> AsyncIterator[Row]:
-    """The rows of a query with the bounds `> $1` on its first column and `LIMIT $2`, so many at a time."""
+    """The rows of a query with the bounds `> $1` on its first column and `LIMIT $2`, read `size` at a time."""
     after = 0
     while rows := await view.fetch(sql, after, size):
         after = further(rows[-1][0], after)
@@ -39,7 +39,7 @@ async def pages(view: Transaction, sql: str, size: int) -> AsyncIterator[Row]:
 def further(last: K, after: K) -> K:
     """The key of a page's last row, after which the next page begins.
 
-    Unavailable: it does not lie behind `after`, so an index of the database is damaged, and reading on would never end.
+    Unavailable: it is not greater than `after`, so an index of the database is damaged and reading on would never end.
     """
     if last <= after:
         message = f"The database is damaged: an index finds {last} behind {after}. Restore a backup."

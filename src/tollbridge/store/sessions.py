@@ -1,4 +1,4 @@
-"""Sessions: browsers that are logged in. The cookie itself is never here, only its digest."""
+"""Sessions: browsers that are logged in. The cookie itself is never stored, only its digest."""
 
 import msgspec
 
@@ -7,7 +7,7 @@ from tollbridge.store.rows import read_all, read_first
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """A session as its user may see it. `factors`: how many ways they proved who they are. Times in milliseconds."""
+    """A session as its user may see it. `factors`: how many factors they logged in with. Times in milliseconds."""
 
     id: int
     public_id: str
@@ -52,7 +52,7 @@ async def find(database: Transaction, digest: bytes) -> Session | None:
 
 
 async def of_user(database: Transaction, user_id: int) -> list[Session]:
-    """The latest seen first."""
+    """Most recently seen first."""
     rows = await database.fetch(f"{_SELECT} WHERE user_id = $1 ORDER BY seen_at DESC, id DESC", user_id)
     return read_all(Session, rows)
 
@@ -62,24 +62,24 @@ async def touch(database: Transaction, session_id: int, now: int) -> None:
 
 
 async def move(transaction: Transaction, session_id: int, account_id: int) -> None:
-    """Look at another account from now on."""
+    """Let the session look at another account from now on."""
     await transaction.execute("UPDATE session SET account_id = $2 WHERE id = $1", session_id, account_id)
 
 
 async def end(transaction: Transaction, user_id: int, public_id: str) -> bool:
-    """Whether the user had such a session."""
+    """End a session; whether the user had it."""
     return bool(
         await transaction.execute("DELETE FROM session WHERE user_id = $1 AND public_id = $2", user_id, public_id)
     )
 
 
 async def end_all(transaction: Transaction, user_id: int, *, but: int = 0) -> int:
-    """How many there were, the one with the id `but` left alone."""
+    """End all of them except the one with the id `but`; how many there were."""
     return await transaction.execute("DELETE FROM session WHERE user_id = $1 AND id <> $2", user_id, but)
 
 
 async def end_oldest(transaction: Transaction, user_id: int, keep: int) -> None:
-    """All but the `keep` that were seen last."""
+    """End all but the `keep` most recently seen."""
     await transaction.execute(
         "DELETE FROM session WHERE user_id = $1 AND id NOT IN "
         "(SELECT id FROM session WHERE user_id = $1 ORDER BY seen_at DESC, id DESC LIMIT $2)",

@@ -1,4 +1,4 @@
-"""Plans that are paid for by the month."""
+"""Plans paid for by the month."""
 
 import msgspec
 
@@ -14,7 +14,7 @@ _SELECT = (
 
 
 class New(msgspec.Struct, frozen=True, kw_only=True):
-    """A subscription that is to be written down."""
+    """A subscription to be written."""
 
     public_id: str
     account_id: int
@@ -24,7 +24,7 @@ class New(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Subscriber(msgspec.Struct, frozen=True, kw_only=True):
-    """A subscription and whose it is."""
+    """A subscription and its account."""
 
     subscription: Subscription
     account: str
@@ -32,7 +32,7 @@ class Subscriber(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def create(transaction: Transaction, new: New, now: int, check_at: int) -> Subscription:
-    """A new one that waits to be paid. `Duplicate`: the account has one that has not ended."""
+    """Create one that waits for its payment. `Duplicate`: the account has one that has not ended."""
     rows = await transaction.fetch(
         "INSERT INTO subscription (public_id, account_id, method, plan, amount, currency, stage, ending, created_at, "
         "check_at) VALUES ($1, $2, $3, $4, $5, $6, 'pending', $7, $8, $9) RETURNING id",
@@ -51,32 +51,32 @@ async def by_public_id(database: Transaction, public_id: str) -> Subscription | 
 
 
 async def by_external_id(database: Transaction, name: str) -> Subscription | None:
-    """The one that its processor calls so, or the page on which it was ordered."""
+    """The one that its processor knows by this id: the subscription's, or that of the page on which it was ordered."""
     return read_first(Subscription, await database.fetch(f"{_SELECT} WHERE external_id = $1 OR session = $1", name))
 
 
 async def open_of(database: Transaction, account_id: int) -> Subscription | None:
-    """An account's subscription that has not ended; it has one at most."""
+    """An account's subscription that has not ended; there is at most one."""
     return read_first(
         Subscription, await database.fetch(f"{_SELECT} WHERE account_id = $1 AND ended_at IS NULL", account_id)
     )
 
 
 async def locked(database: Database, transaction: Transaction, id_: int) -> Subscription:
-    """It as it is, and as nobody else changes it until the transaction ends."""
+    """The subscription, locked until the transaction ends."""
     lock = " FOR UPDATE" if database.dialect == "postgresql" else ""
     rows = await transaction.fetch(f"{_SELECT} WHERE id = $1{lock}", id_)
     return read(Subscription, rows[0])
 
 
 async def due(database: Transaction, now: int, count: int) -> list[Subscription]:
-    """Up to `count` whose processor should be asked by now, the longest overdue first."""
+    """Up to `count` whose processor is due to be asked, the longest overdue first."""
     rows = await database.fetch(f"{_SELECT} WHERE check_at <= $1 ORDER BY check_at LIMIT $2", now, count)
     return read_all(Subscription, rows)
 
 
 async def postpone(database: Transaction, subscription: Subscription, check_at: int) -> bool:
-    """Take the turn to ask for one that was read as due; False: somebody else has."""
+    """Claim the turn to ask about one that was read as due; False: somebody else has it."""
     changed = await database.execute(
         "UPDATE subscription SET check_at = $2 WHERE id = $1 AND check_at = $3",
         *(subscription.id, check_at, subscription.check_at),
@@ -85,7 +85,7 @@ async def postpone(database: Transaction, subscription: Subscription, check_at: 
 
 
 async def update(transaction: Transaction, subscription: Subscription) -> None:
-    """Write what may change of one."""
+    """Write the mutable parts of one."""
     await transaction.execute(
         "UPDATE subscription SET stage = $2, session = $3, external_id = $4, url = $5, paid_until = $6, ending = $7, "
         "ended_at = $8, check_at = $9 WHERE id = $1",
@@ -95,7 +95,7 @@ async def update(transaction: Transaction, subscription: Subscription) -> None:
 
 
 async def page(database: Transaction, before: int, count: int) -> list[Subscriber]:
-    """Up to `count` that were ever paid or may be, before id `before`, the newest first."""
+    """Up to `count` that were ever paid or may yet be, below id `before`, newest first."""
     rows = await database.fetch(
         "SELECT subscription.id, subscription.public_id, account_id, method, subscription.plan, amount, currency, "
         "stage, session, external_id, url, paid_until, ending, subscription.created_at, ended_at, check_at, "

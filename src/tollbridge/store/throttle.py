@@ -4,7 +4,7 @@ from tollbridge.store.db import Transaction
 
 
 async def count(database: Transaction, name: str, window_ms: int, now: int) -> tuple[int, int]:
-    """How often within the window that runs, and when it was last (milliseconds); (0, 0): not at all."""
+    """How often within the current window, and when last (milliseconds); (0, 0): never."""
     rows = await database.fetch(
         "SELECT count, last FROM throttle WHERE name = $1 AND since > $2", name, now - window_ms
     )
@@ -12,7 +12,7 @@ async def count(database: Transaction, name: str, window_ms: int, now: int) -> t
 
 
 async def add(database: Transaction, name: str, window_ms: int, now: int) -> int:
-    """Once more: how often by now. A window begins with the first one after the one before has run out."""
+    """Count once more; how often by now. A window begins with the first count after the previous window has run out."""
     rows = await database.fetch(
         "INSERT INTO throttle (name, count, since, last) VALUES ($1, 1, $2, $2) "
         "ON CONFLICT (name) DO UPDATE SET "

@@ -1,4 +1,4 @@
-"""Automatic top-ups, and who was told that little is left."""
+"""Automatic top-ups, and who was told that their balance is low."""
 
 import msgspec
 
@@ -9,7 +9,7 @@ _SELECT = "SELECT account_id, threshold, amount, daily_cap, payment_id, failures
 
 
 class AutoTopUp(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `auto_top_up`, amounts in nano-USD. `payment_id`: one that runs. `stopped`: why it does nothing."""
+    """A row of `auto_top_up`, amounts in nano-USD. `payment_id`: one in progress. `stopped`: why it does nothing."""
 
     account_id: int
     threshold: int
@@ -21,7 +21,7 @@ class AutoTopUp(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Low(msgspec.Struct, frozen=True, kw_only=True):
-    """An account with less than `threshold` left that was not told of it yet."""
+    """An account with less than `threshold` left that has not been told."""
 
     account_id: int
     email: str
@@ -35,7 +35,7 @@ async def get(database: Transaction, account_id: int) -> AutoTopUp | None:
 
 
 async def put(transaction: Transaction, wanted: AutoTopUp) -> None:
-    """Switch it on, or on again; a payment that runs goes on."""
+    """Switch it on, or on again; a payment in progress continues."""
     await transaction.execute(
         "INSERT INTO auto_top_up (account_id, threshold, amount, daily_cap, failures) VALUES ($1, $2, $3, $4, 0) "
         "ON CONFLICT (account_id) DO UPDATE SET threshold = excluded.threshold, amount = excluded.amount, "
@@ -49,7 +49,7 @@ async def remove(transaction: Transaction, account_id: int) -> None:
 
 
 async def due(database: Transaction, count: int) -> list[int]:
-    """Up to `count` accounts below their threshold that have a card, and for which no payment runs."""
+    """Up to `count` accounts below their threshold with a card and no payment in progress, not frozen or stopped."""
     rows = await database.fetch(
         "SELECT auto_top_up.account_id FROM auto_top_up JOIN balance ON balance.account_id = auto_top_up.account_id "
         "JOIN buyer ON buyer.account_id = auto_top_up.account_id "
@@ -61,7 +61,7 @@ async def due(database: Transaction, count: int) -> list[int]:
 
 
 async def claim(transaction: Transaction, account_id: int, payment_id: int) -> bool:
-    """Let a payment run for an account; False: another one runs, or it was switched off."""
+    """Start a payment for an account; False: another one is in progress, or top-ups were switched off."""
     changed = await transaction.execute(
         "UPDATE auto_top_up SET payment_id = $2 WHERE account_id = $1 AND payment_id IS NULL AND stopped IS NULL",
         *(account_id, payment_id),
@@ -70,7 +70,7 @@ async def claim(transaction: Transaction, account_id: int, payment_id: int) -> b
 
 
 async def is_low(transaction: Transaction, account_id: int) -> bool:
-    """Whether less than the threshold is left at this moment."""
+    """Whether less than the threshold is left now."""
     rows = await transaction.fetch(
         "SELECT 1 FROM auto_top_up JOIN balance ON balance.account_id = auto_top_up.account_id "
         "WHERE auto_top_up.account_id = $1 AND paid + promo - held < threshold",
@@ -86,7 +86,7 @@ async def succeeded(transaction: Transaction, payment_id: int) -> None:
 
 
 async def failed(transaction: Transaction, payment_id: int, most: int, why: str) -> bool:
-    """Count a failure; at `most` in a row it stops and says why. Whether it has stopped."""
+    """Count a failure; after `most` in a row, top-ups stop and say why. Whether they have stopped."""
     rows = await transaction.fetch(
         "UPDATE auto_top_up SET payment_id = NULL, failures = failures + 1, "
         "stopped = CASE WHEN failures + 1 >= $2 THEN $3 ELSE stopped END WHERE payment_id = $1 RETURNING stopped",
@@ -99,9 +99,9 @@ async def failed(transaction: Transaction, payment_id: int, most: int, why: str)
 
 
 async def low(database: Transaction, threshold: int, count: int) -> list[Low]:
-    """Accounts that have bought credit, have less than `threshold` left, and were not told of it or of less.
+    """Accounts that bought credit, have less than `threshold` left, and were not told of this threshold or a lower one.
 
-    Without those that chose a threshold of their own.
+    Accounts that chose a threshold of their own are left out.
     """
     rows = await database.fetch(
         "SELECT account.id, email, paid + promo - held FROM account "
@@ -116,7 +116,7 @@ async def low(database: Transaction, threshold: int, count: int) -> list[Low]:
 
 
 async def low_by_choice(database: Transaction, count: int) -> list[Low]:
-    """Accounts with less left than the threshold that they chose, and that were not told of it."""
+    """Accounts with less left than the threshold they chose, and not yet told."""
     rows = await database.fetch(
         "SELECT account.id, email, paid + promo - held, chosen.threshold FROM balance_alert AS chosen "
         "JOIN account ON account.id = chosen.account_id JOIN balance ON balance.account_id = account.id "
@@ -129,7 +129,7 @@ async def low_by_choice(database: Transaction, count: int) -> list[Low]:
 
 
 async def choose_threshold(transaction: Transaction, account_id: int, threshold: int | None) -> None:
-    """From how little on this account is told; 0: never, None: as the operator says. It will be told anew."""
+    """Set the balance below which an account is told; 0: never, None: as the operator says. It will be told anew."""
     await transaction.execute("DELETE FROM balance_alert WHERE account_id = $1", account_id)
     await transaction.execute("DELETE FROM low_balance WHERE account_id = $1", account_id)
     if threshold is not None:
@@ -150,7 +150,7 @@ async def told(transaction: Transaction, account_id: int, threshold: int, now: i
 
 
 async def forget_told(transaction: Transaction, highest: int) -> None:
-    """Whoever has more than all thresholds again, or than the one they chose, will be told again."""
+    """Accounts above all thresholds again, or above the one they chose, will be told again."""
     await transaction.execute(
         "DELETE FROM low_balance WHERE account_id IN (SELECT balance.account_id FROM balance "
         "LEFT JOIN balance_alert ON balance_alert.account_id = balance.account_id "

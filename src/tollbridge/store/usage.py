@@ -1,4 +1,4 @@
-"""Reading what requests cost. Written it is by the ledger alone."""
+"""Reading what requests cost. Only the ledger writes it."""
 
 import msgspec
 
@@ -9,7 +9,7 @@ from tollbridge.store.ledger.rows import read_meters
 class Charge(msgspec.Struct, frozen=True, kw_only=True):
     """One charged request: `amount` in nano-USD, `terms` the JSON of its price version.
 
-    `prompt` and `output` are all tokens that were read and written.
+    `prompt` and `output`: all tokens read, and all written.
     """
 
     hold: int
@@ -23,7 +23,7 @@ class Charge(msgspec.Struct, frozen=True, kw_only=True):
 async def charges(
     database: Transaction, account_id: int, after: tuple[int, int], until: int, count: int
 ) -> list[Charge]:
-    """Up to `count` requests of an account charged before the time `until`, in order, behind (time, hold) `after`."""
+    """Up to `count` requests of an account charged before the time `until`, in order, after (time, hold) `after`."""
     rows = await database.fetch(
         "SELECT hold_id, ended_at, charge, input + cache_read + cache_write + cache_write_1h, output, terms, meters "
         "FROM usage LEFT JOIN price_version ON price_version.id = usage.price_version "
@@ -48,7 +48,7 @@ def _charge(hold: int, at: int, amount: int, prompt: int, output: int, *rest: st
 
 
 async def daily(database: Transaction, account_id: int, since: int, until: int) -> list[tuple[int, int, int]]:
-    """(Start of a day in milliseconds, requests, charge) of each day that cost something, of those already summed."""
+    """(Start of day in milliseconds, requests, charge) for each day that cost something, among those already summed."""
     rows = await database.fetch(
         "SELECT start, CAST(SUM(requests) AS BIGINT), CAST(SUM(charge) AS BIGINT) FROM usage_rollup "
         "WHERE account_id = $1 AND span = 86400000 AND start >= $2 AND start < $3 "

@@ -1,10 +1,10 @@
-"""Sums of all accounts' usage by the day, for whoever asks across accounts or over years; exact at every moment.
+"""Daily sums of all accounts' usage, for queries across accounts or over years; exact at every moment.
 
     async with usage_days.reading(database) as days:
         sums = await days.by(Group.ACCOUNT, since, until)
 
-They stand beside those of `store.rollups`, which are one account's, by key and price version and by the hour, under the
-same rules and a watermark of their own (`meta.summed_by_day`). Each request is counted three times, four times where
+They complement those of `store.rollups`, which are kept per account, by key and price version, and by the hour. The
+same rules apply, with a watermark of their own (`meta.summed_by_day`). Each request is counted three times, or four if
 the customer's own credential paid: once for each `Group`. A period is from a time on (milliseconds) and before
 another; parts of days at its ends are read from the requests themselves, and days are UTC.
 """
@@ -25,12 +25,12 @@ from tollbridge.store.meta import value
 from tollbridge.store.rollups import DAY_MS, EACH_ACCOUNT, advance, by_time
 
 WATERMARK = "summed_by_day"
-# The end of a period that has none: the first moment of a day.
+# The end of a period without one: the first moment of a day.
 EVER = (1 << 62) // DAY_MS * DAY_MS
 
 
 class Group(IntEnum):
-    """What requests are added up by: its id is `Sums.group`. OWN: by key, those that its own credential paid for."""
+    """What requests are summed by: its id is `Sums.group`. OWN: by key, those the customer's own credential paid."""
 
     PRICE = 0
     ACCOUNT = 1
@@ -38,12 +38,12 @@ class Group(IntEnum):
     OWN = 3
 
 
-# Group, id and start of the day.
+# Group, id, and start of the day.
 _Place = tuple[int, int, int]
 
 
 class Sums(msgspec.Struct, frozen=True):
-    """What requests of one group add up to: tokens, and nano-USD. `group`: an id, or a day's number since 1970."""
+    """What requests of one group add up to: tokens and nano-USD. `group`: an id, or a day's number since 1970."""
 
     group: int
     requests: int
@@ -74,7 +74,7 @@ FROM (
 ) AS used CROSS JOIN ({_GROUPS}) AS groups WHERE grouped < 3 OR own <> 0 GROUP BY 1, 2, 3
 ON CONFLICT (grouped, id, start) DO UPDATE SET {_ADDED}
 """  # noqa: S608 - constants
-# Sound and pictures, which few requests have, are tokens too: they are read request by request, and added.
+# Sound and pictures, which few requests have, count as tokens too: they are read request by request, and added.
 _ADDED_RARE = f"""
 SELECT key_id, price_version, flags & 16, ended_at / {DAY_MS} * {DAY_MS}, account_id, meters
 FROM usage WHERE {EACH_ACCOUNT}ended_at > $1 AND ended_at <= $2 AND meters IS NOT NULL
@@ -88,7 +88,7 @@ _BY_START = f"SELECT start / {DAY_MS}, {_KEPT} {_DAYS} 0 GROUP BY start"
 _OF_ID = f"SELECT id, {_KEPT} {_DAYS} $3 AND id = $4 GROUP BY id"
 _OF_KEYS = f"SELECT id, {_KEPT} {_DAYS} 2 AND id IN (SELECT id FROM api_key WHERE account_id = $3) GROUP BY id"  # noqa: S608
 _ALL = f"FROM usage WHERE {EACH_ACCOUNT}ended_at >= $1 AND ended_at < $2"
-# Each twice: what all requests of a group come to, and the seldom used meters of each that has any.
+# Two statements each: the sums of all requests in a group, and the seldom used meters of each request that has any.
 _ALL_BY = {
     Group.PRICE: (
         f"SELECT price_version, {_OF_USAGE} {_ALL} GROUP BY 1",
@@ -133,7 +133,7 @@ _ITS_OF_KEY = {
 
 
 async def roll_up(database: Database) -> None:
-    """Move the watermark to where it may stand now, and the sums with it."""
+    """Move the watermark, and the sums with it, as far as it may go now."""
     add_all, added_rare = by_time(database.dialect, _ADD), by_time(database.dialect, _ADDED_RARE)
 
     async def add(transaction: Transaction, before: int, after: int) -> None:
@@ -153,7 +153,7 @@ async def roll_up(database: Database) -> None:
 
 
 class Days:
-    """The sums at one moment. `view` is the snapshot, for whatever else is to be read of it."""
+    """The sums at one moment. `view` is the snapshot, for reading anything else from it."""
 
     def __init__(self, view: Transaction, dialect: str, watermark: int) -> None:
         self.view = view
@@ -161,7 +161,7 @@ class Days:
         self._watermark = watermark
 
     async def by(self, group: Group, since: int, until: int) -> list[Sums]:
-        """By the group's ids, those of which there was any."""
+        """By the group's ids, those with any requests."""
         return await self._collect((_BY_ID, group), (_ALL_BY[group],), since, until)
 
     async def by_day(self, since: int, until: int) -> list[Sums]:
@@ -169,7 +169,7 @@ class Days:
         return await self._collect((_BY_START,), (_ALL_BY_DAY,), since, until)
 
     async def of_account(self, account_id: int, since: int, until: int) -> Sums:
-        """All of one account."""
+        """Everything of one account."""
         kept = (_OF_ID, Group.ACCOUNT, account_id)
         return _only(account_id, await self._collect(kept, (_ITS_ALL, account_id), since, until))
 
@@ -178,14 +178,14 @@ class Days:
         return await self._collect((_OF_KEYS, account_id), (_ITS_BY_KEY, account_id), since, until)
 
     async def of_key(self, key: tuple[int, int], since: int, group: Group = Group.KEY) -> Sums:
-        """One key since a time; `key`: the ids of its account and of itself. `Group.OWN`: what that counts, only."""
+        """One key since a time; `key`: the ids of its account and of itself. `Group.OWN`: only what that counts."""
         rows = (_ITS_OF_KEY[group], *key)
         return _only(key[1], await self._collect((_OF_ID, group, key[1]), rows, since, EVER))
 
     async def _collect(self, kept: tuple[Any, ...], rows: tuple[Any, ...], since: int, until: int) -> list[Sums]:
-        """The whole days of a period from the sums, the rest of it from the requests; groups in the order of ids.
+        """A period's whole days from the sums, the rest of it from the requests; groups in the order of ids.
 
-        Each is a statement and its arguments behind the period.
+        `kept` and `rows` each hold a statement (`rows`: two) and the arguments that follow the period.
         """
         first, last = -(-since // DAY_MS) * DAY_MS, until // DAY_MS * DAY_MS
         ranges = [(since, until)]
@@ -215,7 +215,7 @@ def _plus(before: Sums | None, row: Row) -> Sums:
 
 
 def _places(of: Row, account_id: int) -> list[_Place]:
-    """Where a request counts; `of`: its key, its price version, whether its own credential paid, its day."""
+    """Where a request counts; `of`: its key, its price version, whether the customer's own credential paid, its day."""
     key_id, version, own, start = of
     places = [(Group.PRICE, version, start), (Group.ACCOUNT, account_id, start), (Group.KEY, key_id, start)]
     return [*places, *([(Group.OWN, key_id, start)] if own else [])]
@@ -228,7 +228,7 @@ def _more(sums: dict[_Place, list[int]], place: _Place, more: list[int]) -> None
 
 @asynccontextmanager
 async def reading(database: Database) -> AsyncIterator[Days]:
-    """The sums as they are at this moment; nobody waits for it."""
+    """The sums as they are at this moment; nobody waits for the reader."""
     async with database.snapshot() as view:
         yield Days(view, database.dialect, await value(view, WATERMARK) or 0)
 
@@ -236,7 +236,7 @@ async def reading(database: Database) -> AsyncIterator[Days]:
 # --- the proof ----------------------------------------------------------------------------------------------------
 
 
-# All of one day, by whatever it is grouped; and an account's days in the sums of `store.rollups`.
+# Everything of one day, in all groupings; and an account's days in the sums of `store.rollups`.
 _ONE_DAY = """
 SELECT start, MIN(requests), MAX(requests), MIN(prompt), MAX(prompt), MIN(output), MAX(output), MIN(charge),
   MAX(charge), MIN(promo), MAX(promo), MIN(loss), MAX(loss), MIN(cost), MAX(cost), COUNT(*)
@@ -273,10 +273,10 @@ _ALL_RARE = f"SELECT {_PLACE}, meters {_ROWS} AND meters IS NOT NULL"
 
 
 async def check(view: Transaction, complain: Callable[[str], None], dropped_until: int = 0) -> None:
-    """Name the days whose sums are not those of their requests.
+    """Name the days whose sums differ from those of their requests.
 
-    `dropped_until`: the last end of requests that are gone. Of days that began before it the sums are those of each
-    other and of `store.rollups`.
+    `dropped_until`: the last end of requests that are gone. For days that began before it, the sums must agree with
+    each other and with `store.rollups`.
     """
     watermark, other = [await value(view, name) or 0 for name in (WATERMARK, rollups.WATERMARK)]
     begin = rollups.first_whole_day(dropped_until)
@@ -289,7 +289,7 @@ async def check(view: Transaction, complain: Callable[[str], None], dropped_unti
 
 
 async def _unlike_requests(view: Transaction, begin: int, watermark: int, complain: Callable[[str], None]) -> set[int]:
-    """The days from `begin` on of which a sum is not that of the requests up to the watermark."""
+    """The days from `begin` on with a sum that differs from the requests up to the watermark."""
     wrong: set[int] = set()
     of_prices: dict[_Place, list[int]] = {}
     known = 0
@@ -310,7 +310,7 @@ async def _unlike_requests(view: Transaction, begin: int, watermark: int, compla
 
 
 async def _unlike_rollups(view: Transaction, end: int) -> set[int]:
-    """The days before `end` of which a sum is not that of `store.rollups`, which knows no gifts and no losses."""
+    """The days before `end` with a sum that differs from `store.rollups`, which does not count gifts or losses."""
     wrong: set[int] = set()
     of_prices: dict[_Place, list[int]] = {}
     async for account_id, since, until in rollups.windows(view, 0, end - 1):
@@ -333,11 +333,11 @@ def _as_rolled(row: Row) -> Row:
 async def _of_requests(
     view: Transaction, account_id: int, since: int, until: int, watermark: int
 ) -> list[tuple[Row, list[int]]]:
-    """(Key, price version, whether its own credential paid, day) and the sums of an account's requests."""
+    """(Key, price version, whether the customer's own credential paid, day) and the sums of an account's requests."""
     period = (account_id, since, min(until, watermark + 1))
     found = [(tuple(row[:4]), list(row[4:])) for row in await view.fetch(_ALL_ROWS, *period)]
     for *place, meters in await view.fetch(_ALL_RARE, *period):
-        # What cannot be read is named with its row.
+        # A row that cannot be read is reported by itself.
         with contextlib.suppress(ValueError, TypeError, msgspec.MsgspecError):
             rare = rollups.Sums(**read_meters(meters))
             found.append((tuple(place), [0, rare.prompt, rare.completion, 0, 0, 0, 0]))
@@ -345,6 +345,6 @@ async def _of_requests(
 
 
 def _differing(kept: list[Row], actual: dict[_Place, list[int]]) -> set[int]:
-    """The days on which sums are others than those that are kept."""
+    """The days whose sums differ from those that are kept."""
     found = {(row[0], row[1], row[2]): list(row[3:]) for row in kept}
     return {place[2] for place in found.keys() | actual.keys() if found.get(place) != actual.get(place)}

@@ -35,7 +35,7 @@ class NewUser(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def create(transaction: Transaction, user: NewUser, now: int) -> int:
-    """The new user's id. `Duplicate`: the address has one."""
+    """Create a user; their id. `Duplicate`: the address has one."""
     rows = await transaction.fetch(
         'INSERT INTO "user" '
         "(public_id, email, password, operator, created_at, verified_at, consented_at, totp_step) "
@@ -54,7 +54,7 @@ async def by_id(database: Transaction, user_id: int) -> User | None:
 
 
 async def operators(database: Transaction) -> list[User]:
-    """The first one first."""
+    """Oldest first."""
     rows = await database.fetch(f"{_SELECT} WHERE operator = $1 ORDER BY id", True)
     return read_all(User, rows)
 
@@ -72,17 +72,17 @@ async def drop_password(transaction: Transaction, user_id: int) -> None:
 
 
 async def consented_again(transaction: Transaction, user_id: int, now: int) -> None:
-    """Somebody registered with the address once more."""
+    """Note that somebody registered with the address once more."""
     await transaction.execute('UPDATE "user" SET consented_at = $2 WHERE id = $1', user_id, now)
 
 
 async def was_taken_over(transaction: Transaction, user_id: int) -> bool:
-    """Whether somebody registered with the address after whoever did so first."""
+    """Whether somebody registered with the address again after it was first registered."""
     return bool(await transaction.fetch('SELECT 1 FROM "user" WHERE id = $1 AND consented_at > created_at', user_id))
 
 
 async def drop_ways_in(transaction: Transaction, user_id: int) -> None:
-    """Sessions, passkeys and links of before. The password and the second factor stay."""
+    """Delete all sessions, passkeys and links. The password and the second factor stay."""
     await transaction.execute("DELETE FROM session WHERE user_id = $1", user_id)
     await transaction.execute("DELETE FROM passkey WHERE user_id = $1", user_id)
     await transaction.execute("DELETE FROM mail_token WHERE user_id = $1", user_id)
@@ -103,7 +103,7 @@ async def set_email(transaction: Transaction, user_id: int, email: str) -> None:
 
 
 async def delete(transaction: Transaction, user_id: int) -> None:
-    """The user and all that they log in with. Their memberships must be gone already."""
+    """Delete the user and everything they log in with. Their memberships must be gone already."""
     await transaction.execute("DELETE FROM session WHERE user_id = $1", user_id)
     await transaction.execute("DELETE FROM mail_token WHERE user_id = $1", user_id)
     await transaction.execute("DELETE FROM recovery_code WHERE user_id = $1", user_id)
@@ -116,13 +116,13 @@ async def delete(transaction: Transaction, user_id: int) -> None:
 
 
 async def totp_secret(database: Transaction, user_id: int) -> bytes | None:
-    """Sealed, in use or about to be."""
+    """Sealed; in use, or about to be."""
     rows = await database.fetch('SELECT totp_secret FROM "user" WHERE id = $1', user_id)
     return bytes(rows[0][0]) if rows and rows[0][0] is not None else None
 
 
 async def propose_totp(transaction: Transaction, user_id: int, sealed: bytes) -> None:
-    """A secret that is not in use before its first code was given."""
+    """Store a secret that is not used until its first code has been given."""
     await transaction.execute(
         'UPDATE "user" SET totp_secret = $2, totp_step = 0 WHERE id = $1 AND totp_since IS NULL', user_id, sealed
     )

@@ -1,4 +1,4 @@
-"""Vouchers. Of a code only its digest is kept."""
+"""Vouchers. Only the digest of a code is kept."""
 
 import msgspec
 
@@ -10,7 +10,7 @@ _SELECT = f"SELECT {_COLUMNS} FROM voucher"  # noqa: S608 - constants
 
 
 class Voucher(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `voucher` less its digest. `amount` in nano-USD, `kind` promo or paid."""
+    """A row of `voucher` without its digest. `amount` in nano-USD, `kind`: promo or paid."""
 
     id: int
     hint: str
@@ -26,7 +26,7 @@ class Voucher(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def create(transaction: Transaction, voucher: Voucher, digest: bytes) -> int:
-    """The id of a new one; what `voucher` says of id and redemption counts for nothing."""
+    """Create a voucher; its id. What `voucher` says about id and redemption is ignored."""
     rows = await transaction.fetch(
         "INSERT INTO voucher (digest, hint, kind, amount, note, actor, created_at, expires_at) "
         "VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id",
@@ -37,7 +37,7 @@ async def create(transaction: Transaction, voucher: Voucher, digest: bytes) -> i
 
 
 async def redeem(transaction: Transaction, digest: bytes, account_id: int, now: int) -> Voucher | None:
-    """Give a voucher to an account; None: there is none that can still be redeemed. Of many at once one gets it."""
+    """Give a voucher to an account; None: none is left to redeem. Of many callers at once, one gets it."""
     rows = await transaction.fetch(
         "UPDATE voucher SET redeemed_at = $3, account_id = $2 WHERE digest = $1 AND redeemed_at IS NULL "  # noqa: S608
         f"AND withdrawn_at IS NULL AND (expires_at IS NULL OR expires_at > $3) RETURNING {_COLUMNS}",
@@ -47,7 +47,7 @@ async def redeem(transaction: Transaction, digest: bytes, account_id: int, now: 
 
 
 async def withdraw(transaction: Transaction, id_: int, now: int) -> bool:
-    """Make a voucher worthless; False: it was redeemed, withdrawn before, or there is none."""
+    """Make a voucher worthless; False: it was redeemed or withdrawn before, or does not exist."""
     changed = await transaction.execute(
         "UPDATE voucher SET withdrawn_at = $2 WHERE id = $1 AND redeemed_at IS NULL AND withdrawn_at IS NULL", id_, now
     )
@@ -55,6 +55,6 @@ async def withdraw(transaction: Transaction, id_: int, now: int) -> bool:
 
 
 async def page(database: Transaction, before: int, count: int) -> list[Voucher]:
-    """Up to `count` vouchers below id `before`, the newest first."""
+    """Up to `count` vouchers below id `before`, newest first."""
     rows = await database.fetch(f"{_SELECT} WHERE id < $1 ORDER BY id DESC LIMIT $2", before, count)
     return read_all(Voucher, rows)

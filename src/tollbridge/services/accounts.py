@@ -16,9 +16,9 @@ from tollbridge.store.db import Database, Duplicate, Transaction, run
 
 _EMAIL = re.compile(r"[^@\s\x00-\x1f\x7f<>\"(),:;\\]{1,64}@[^@\s\x00-\x1f\x7f<>\"(),:;\\]{1,189}")
 _PAGE = 500
-# A database knows no larger number.
+# No database has a larger number.
 _MOST_DIGITS = 18
-# More than 128 bits of chance.
+# More than 128 random bits.
 _ID_LENGTH = 22
 
 
@@ -28,7 +28,7 @@ def new_id(kind: str) -> str:
 
 
 def normalise(email: str) -> str:
-    """The one form of an address in which it is stored and looked for; raises `InvalidRequest`."""
+    """The one form in which an address is stored and looked up; raises `InvalidRequest`."""
     read = unicodedata.normalize("NFC", email.strip()).lower()
     if _EMAIL.fullmatch(read) is None or not read.isprintable():
         raise InvalidRequest(f"{email[:80]!r} is not an e-mail address such as you@example.com", param="email")
@@ -38,7 +38,7 @@ def normalise(email: str) -> str:
 async def create(
     database: Database, email: str, *, plan: str = DEFAULT_PLAN, plans: Collection[str], credit: int = 0, actor: str
 ) -> Account:
-    """A new account on one of `plans`, with `credit` nano-USD of promotional credit. InvalidRequest: it cannot be."""
+    """A new account on one of `plans`, with `credit` nano-USD of promotional credit. InvalidRequest: not possible."""
     address = normalise(email)
     check_plan(plan, plans)
     now = await database.now()
@@ -61,7 +61,7 @@ def check_plan(plan: str, plans: Collection[str]) -> None:
 async def add(
     database: Database, transaction: Transaction, email: str, plan: str, credit: int, actor: str, now: int
 ) -> int:
-    """The id of a new account with its first credit, within `transaction`. `Duplicate`: the address has one."""
+    """Create an account with its first credit within `transaction`; its id. `Duplicate`: the address has one."""
     public_id = new_id("acct")
     account_id = await accounts.create(transaction, public_id=public_id, email=email, plan=plan, now=now)
     if credit:
@@ -73,7 +73,7 @@ async def add(
 
 
 async def get(database: Database, email: str) -> Account:
-    """The account of an address; raises `NotFound`."""
+    """The account with this address; raises `NotFound`."""
     address = normalise(email)
     account = await accounts.by_email(database, address)
     if account is None:
@@ -82,7 +82,7 @@ async def get(database: Database, email: str) -> Account:
 
 
 async def named(database: Database, text: str) -> Account:
-    """The account of an address, of a public id, or of the number by which the request log names it.
+    """The account with this address, this public id, or this number, by which the request log identifies it.
 
     Raises `NotFound`.
     """
@@ -98,12 +98,12 @@ async def named(database: Database, text: str) -> Account:
 
 
 def numbered(text: str) -> int | None:
-    """The number of an account, as the request log has it; None: `text` is none."""
+    """An account's number, as the request log writes it; None: `text` is not one."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
 
 
 async def every(database: Database) -> AsyncIterator[Account]:
-    """All accounts, the oldest first."""
+    """All accounts, oldest first."""
     after = 0
     while found := await accounts.page(database, after, _PAGE):
         for account in found:
@@ -112,9 +112,9 @@ async def every(database: Database) -> AsyncIterator[Account]:
 
 
 async def set_frozen(database: Database, email: str, frozen: bool, *, actor: str = "") -> Account:
-    """Stop an account's calls from the next one on, or let it call again. Repeating it changes nothing.
+    """Refuse an account's calls from the next one on, or accept them again. Repeating it changes nothing.
 
-    `actor`: who does it, for the account's activity; "": nobody who is to be noted.
+    `actor`: who does it, for the account's activity; "": do not note anybody.
     """
     account, now = await get(database, email), await database.now()
 

@@ -16,12 +16,12 @@ from tollbridge.upstream.auth import takes_key
 MOST = 20
 _LONGEST_LABEL = 100
 _LONGEST_CREDENTIAL = 4_096
-# So long at least, or its last characters tell too much of it.
+# In a shorter one, the last characters would give away too much.
 _LEAST_HINTED = 16
 
 
 def providers(settings: Settings) -> list[str]:
-    """Those that a customer may bring a credential for: the configured ones that are shown a key."""
+    """Providers that a customer may bring a credential for: the configured ones that are called with a key."""
     return [name for name, row in settings.providers.items() if takes_key(row.auth)]
 
 
@@ -37,10 +37,11 @@ async def add(
     exclusive: bool = False,
     actor: str = "",
 ) -> Own:
-    """Keep `credential` for the account's calls to `provider`, one of `providers`, from the next one on.
+    """Use `credential` for the account's calls to `provider`, one of `providers`, from the next one on.
 
-    `exclusive`: models that it serves are not called with the operator's credential when it fails. InvalidRequest: it
-    cannot be. ConfigError: the database is not of this master secret. `actor`: as of `accounts.set_frozen`.
+    `exclusive`: if it fails, models that it serves are not called with the operator's credential instead.
+    InvalidRequest: not possible. ConfigError: the database uses another master secret. `actor`: see
+    `accounts.set_frozen`.
     """
     text = credential.strip()
     if provider not in providers:
@@ -80,7 +81,7 @@ async def add(
 
 
 async def opened(database: Database, master: Secrets, account_id: int) -> list[tuple[Own, str]]:
-    """An account's credentials with what they are, in the order to try them. ConfigError: another master secret."""
+    """An account's credentials and their secrets, in the order to try them. ConfigError: another master secret."""
     return [
         (own, master.open(_use(own.public_id, account_id), own.sealed).decode())
         for own in await byok.of_account(database, account_id)
@@ -90,7 +91,7 @@ async def opened(database: Database, master: Secrets, account_id: int) -> list[t
 async def remove(database: Database, account_id: int | None, public_id: str, *, actor: str = "") -> None:
     """Forget a credential; the next call is made without it. Raises `NotFound`.
 
-    `account_id`: as of `keys.revoke`; `actor`: as of `accounts.set_frozen`.
+    `account_id`: see `keys.revoke`; `actor`: see `accounts.set_frozen`.
     """
     now = await database.now()
 
@@ -107,5 +108,5 @@ async def remove(database: Database, account_id: int | None, public_id: str, *, 
 
 
 def _use(public_id: str, account_id: int) -> str:
-    """What a sealed credential is bound to, so that a row that was moved to another account cannot be opened."""
+    """What a sealed credential is bound to, so that a row moved to another account cannot be opened."""
     return f"byok/{account_id}/{public_id}"

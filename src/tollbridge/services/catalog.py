@@ -1,4 +1,4 @@
-"""What is for sale: the shipped models and the operator's own, as an operator wants to see them."""
+"""What is for sale, the shipped models and the operator's own, as an operator wants to see it."""
 
 from collections.abc import Iterable, Iterator
 from datetime import date
@@ -16,7 +16,7 @@ from tollbridge.errors import NotFound
 from tollbridge.values import DAY_MS, Price, When
 
 SHIPPED = Path(__file__).parent.parent / "data" / "catalog.json"
-# A price that was read longer ago may have changed.
+# A price read longer ago than this may have changed.
 FRESH_DAYS = 180
 
 _EPOCH = date(1970, 1, 1)
@@ -29,7 +29,7 @@ class _Shipped(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """A price with the times at which another one applies, the first that applies first."""
+    """A price, and the times at which another one applies, in order of precedence."""
 
     price: Price
     periods: tuple[tuple[When, Price], ...] = ()
@@ -39,7 +39,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Way(msgspec.Struct, frozen=True, kw_only=True):
-    """A route. `open`: its provider is configured. `sold`: what customers pay before the markup; None: no price."""
+    """A route. `open`: its provider is configured. `sold`: what customers pay before markup; None: no price."""
 
     provider: str
     model: str
@@ -51,7 +51,7 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
-    """A model. `listed`: customers can call it. `own`: it is the operator's row."""
+    """A model. `listed`: customers can call it. `own`: the row is the operator's."""
 
     row: ModelRow
     ways: tuple[Way, ...]
@@ -83,20 +83,20 @@ def shipped_models() -> tuple[ModelRow, ...]:
 
 
 def rows(settings: Settings) -> list[ModelRow]:
-    """What is for sale where somebody serves it: the shipped models that the operator chose, and the operator's."""
+    """What is for sale if somebody serves it: the shipped models that the operator chose, and the operator's own."""
     chosen = settings.catalog.models
     shipped = (row for row in shipped_models() if any(fnmatchcase(row.id, pattern) for pattern in chosen))
     return catalog.overlay(shipped, settings.models)
 
 
 def offers(settings: Settings) -> list[Offer]:
-    """All models, the callable ones and the others. Without any provider the demo provider serves all of them."""
+    """All models, callable or not. Without any provider, the demo provider serves all of them."""
     own = {row.id for row in settings.models}
     return [_offer(row, settings, own=row.id in own) for row in rows(settings)]
 
 
 def offer(settings: Settings, model: str) -> Offer:
-    """One of `offers`, by its id or another name of it: that which is called by it, if one is; raises `NotFound`."""
+    """One of `offers`, by its id or an alias; prefers the one that is called by that name. Raises `NotFound`."""
     found = offers(settings)
     for among in ([each for each in found if each.listed], found):
         for each in among:
@@ -111,7 +111,7 @@ def offer(settings: Settings, model: str) -> Offer:
 
 
 def complaints(settings: Settings, today: date, fresh_days: int = FRESH_DAYS) -> Iterator[Complaint]:
-    """What an operator should look at."""
+    """What an operator should look into."""
     found = offers(settings)
     if not any(each.listed for each in found):
         yield Complaint(kind=Kind.MISSING, text="no model can be called: no configured provider serves any")
@@ -136,7 +136,7 @@ def complaints(settings: Settings, today: date, fresh_days: int = FRESH_DAYS) ->
 
 
 def _markups(settings: Settings, row: ModelRow) -> list[tuple[int, str]]:
-    """What the prices of a model are multiplied by, in millionths: for most, and for the plan that pays least of it."""
+    """The factors on the prices of a model, in millionths: the usual one, and that of the plan that pays least."""
     usual = settings.billing.markup_ppm
     names = (row.id, *row.aliases)
     least = min(
@@ -162,7 +162,7 @@ def _of_way(model: str, way: Way, markups: list[tuple[int, str]], today: date) -
         return
     whens = [when for when, _ in (*way.sold.periods, *way.cost.periods)]
     reported = set()
-    # What is lost at any time is not said to be lost in a period, and what all pay too little of not of a plan.
+    # A loss at all times is not reported for a period, and a loss on every plan is not reported for one plan.
     moments = sorted(_moments(whens, today), key=lambda moment: bool(_said(whens, moment)))
     for markup_ppm, who in markups:
         for moment in moments:
@@ -174,7 +174,7 @@ def _of_way(model: str, way: Way, markups: list[tuple[int, str]], today: date) -
 
 
 def _conflicts(own: Offer, shipped: Offer) -> Iterator[Complaint]:
-    """Where the operator's row says that a provider bills something else than the shipped row does."""
+    """Where the operator's row states another cost at a provider than the shipped row does."""
     known = {(way.provider, way.model): way for way in shipped.ways}
     for way in own.ways:
         theirs = known.get((way.provider, way.model))
@@ -194,7 +194,7 @@ def _conflicts(own: Offer, shipped: Offer) -> Iterator[Complaint]:
 
 
 def _moments(whens: Iterable[When], today: date) -> list[int]:
-    """A moment in every combination of periods from today on: each begins at one of these, or ends there."""
+    """A moment in every combination of periods from today on: each combination begins or ends at one of these."""
     now = (today - _EPOCH).days * DAY_MS
     days = {now, *(edge for when in whens for edge in (when.since, when.until) if now < edge < 1 << 62)}
     times = {0, *(edge % DAY_MS for when in whens for edge in (when.start, when.end))}
@@ -207,7 +207,7 @@ def _said(whens: Iterable[When], moment: int) -> str:
 
 
 def _below(price: Price, cost: Price, markup_ppm: int) -> Iterator[str]:
-    """The meters, of all tiers, that cost more than they bring in."""
+    """The meters, over all tiers, that cost more than they bring in."""
     for above in sorted({0, *(tier.above + 1 for tier in (*price.tiers, *cost.tiers))}):
         sold, bought = money.tier(price, above), money.tier(cost, above)
         apart = [meter for meter in _OWN_METERS if _has(sold, meter) or _has(bought, meter)]

@@ -1,4 +1,4 @@
-"""Changing what one logs in with: a forgotten password, a new password, a new e-mail address."""
+"""Changing what people log in with: a forgotten password, a new password, a new e-mail address."""
 
 from tollbridge.core.roles import Role
 from tollbridge.errors import InvalidRequest
@@ -20,7 +20,7 @@ SPENT = "This link is no longer good. Ask for a new one."
 
 
 async def forgot(desk: Desk, email: str, client: Client) -> None:
-    """A link to choose a new password goes to the address, if it is somebody's. Who asks does not learn it."""
+    """Send a link for choosing a new password, if the address is somebody's. Callers do not learn whether it is."""
     try:
         address = accounts.normalise(email)
     except InvalidRequest:
@@ -37,7 +37,7 @@ async def forgot(desk: Desk, email: str, client: Client) -> None:
 
 
 async def reset_token(desk: Desk, user: User, good_for_ms: int) -> str:
-    """What a link to choose a new password holds. Earlier ones are void."""
+    """The token for a link to choose a new password. Earlier ones become void."""
     now = await desk.database.now()
     token = sessions.new_token()
     holder = (user.id, user.email)
@@ -54,9 +54,9 @@ async def is_good(desk: Desk, token: str, kind: str) -> bool:
 
 
 async def reset(desk: Desk, token: str, password: str, client: Client) -> None:
-    """Choose a new password by the link. All sessions end, and no other link is good any more.
+    """Choose a new password by a link. All sessions end, and all other links become void.
 
-    InvalidRequest: the link or the password is not good.
+    InvalidRequest: the link or the password is not acceptable.
     """
     now = await desk.database.now()
     digest = sessions.digest(token)
@@ -72,7 +72,7 @@ async def reset(desk: Desk, token: str, password: str, client: Client) -> None:
             return False
         await users.set_password(transaction, user.id, hashed)
         await session_rows.end_all(transaction, user.id)
-        # One that leads to somebody else's mailbox, too.
+        # Including one that leads to somebody else's mailbox.
         await mail.void_tokens(transaction, user.id)
         # Whoever has the link has the mailbox.
         await register.admit(desk, transaction, user, 0, now)
@@ -84,7 +84,7 @@ async def reset(desk: Desk, token: str, password: str, client: Client) -> None:
 
 
 async def change_password(desk: Desk, presence: Presence, password: str, client: Client) -> str:
-    """The token of the session that goes on; all others end, and links of before. InvalidRequest: it will not do."""
+    """The token of the session that continues; all others end, and links become void. InvalidRequest: unsuitable."""
     user, now = presence.user, await desk.database.now()
     checked = passwords.check(password, user.email, desk.settings.brand.name)
     hashed = await desk.passwords.hash(checked)
@@ -103,9 +103,9 @@ async def change_password(desk: Desk, presence: Presence, password: str, client:
 
 
 async def change_email(desk: Desk, presence: Presence, email: str) -> None:
-    """A link goes to the new address, and a word of it to the old one. Nothing changes until the link is followed.
+    """Send a link to the new address. Nothing changes until the link is followed, and then the old address is told.
 
-    InvalidRequest: that is no address. RateLimited: too many.
+    InvalidRequest: not an address, or already theirs. RateLimited: too many.
     """
     user, now = presence.user, await desk.database.now()
     address = accounts.normalise(email)
@@ -126,7 +126,7 @@ async def change_email(desk: Desk, presence: Presence, email: str) -> None:
 
 
 async def confirm_email(desk: Desk, token: str, client: Client) -> None:
-    """The new address is theirs. InvalidRequest: the link is not good (any more), or somebody else has the address."""
+    """Change to the address that a link confirms. InvalidRequest: the link is void, or the address is taken."""
     now = await desk.database.now()
 
     async def use_case(transaction: Transaction) -> Mail | None:
@@ -136,7 +136,7 @@ async def confirm_email(desk: Desk, token: str, client: Client) -> None:
             return None
         await users.set_email(transaction, user.id, found[1])
         await users.set_verified(transaction, user.id, now)
-        # Those that lie in the mailbox of before.
+        # Those in the old mailbox.
         await mail.void_tokens(transaction, user.id)
         own = await account_rows.by_email(transaction, user.email)
         if own is not None and await members.role_of(transaction, own.id, user.id) is Role.OWNER:

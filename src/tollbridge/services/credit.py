@@ -22,9 +22,9 @@ async def grant(
     idempotency_key: str,
     address: str = "",
 ) -> Posted:
-    """Give promotional credit, once for each idempotency key: a repetition changes nothing and says `repeated`.
+    """Give promotional credit, once per idempotency key: a repetition changes nothing and says `repeated`.
 
-    InvalidRequest: the amount or reason cannot be. KeyReused: the key was used for something else.
+    InvalidRequest: the amount or reason is not acceptable. KeyReused: the key was used for something else.
     """
     if not 0 < amount < MAX_AMOUNT - account.paid - account.promo:
         raise InvalidRequest("an amount is above zero and keeps the balance below 4 billion USD", param="amount")
@@ -47,7 +47,7 @@ async def grant(
     try:
         verdict = await run(database, use_case)
     except Duplicate:
-        verdict = None  # another account's, at this very moment
+        verdict = None  # for another account, at this very moment
     if verdict is None:
         raise KeyReused("this idempotency key was used for another grant", param="idempotency_key")
     assert isinstance(verdict, Posted), verdict

@@ -1,4 +1,4 @@
-"""What somebody did in an account, noted where its members read it."""
+"""What somebody did in an account, noted where its members can read it."""
 
 from tollbridge.services.key_management import Actor
 from tollbridge.services.sessions import Client
@@ -10,14 +10,14 @@ from tollbridge.store.users import User
 
 
 async def note(database: Database, account: Account, actor: Actor, action: str, detail: str = "") -> None:
-    """Write down that `actor` did `action` (`voucher.redeemed`), once it is done."""
+    """Note that `actor` did `action` (`voucher.redeemed`), once it is done."""
     now = await database.now()
     deed = actor.deed(account.id, action, detail)
     await run(database, lambda transaction: activity.add(transaction, deed, now))
 
 
 async def note_of_user(transaction: Transaction, user: User, action: str, client: Client, now: int) -> None:
-    """Write down in all accounts of `user` what they did with their log-in (`password.changed`), as it is done."""
+    """Note in all accounts of `user` what they did to their log-in (`password.changed`), in the same transaction."""
     for each in await members.of_user(transaction, user.id):
         deed = NewDeed(account_id=each.account_id, actor=user.email, action=action, address=client.address)
         await activity.add(transaction, deed, now)

@@ -1,4 +1,4 @@
-"""What serving people takes: the desk at which they register, log in and change what is theirs."""
+"""What it takes to serve people: the desk at which they register, log in and change what is theirs."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from tollbridge.store.db import Database
 
 
 class Desk(msgspec.Struct, frozen=True):
-    """`url` is where people reach this gateway: links are built from it and from nothing that a request says."""
+    """`url`: where people reach this gateway. Links are built from it and never from anything in a request."""
 
     database: Database
     master: Secrets
@@ -23,5 +23,5 @@ class Desk(msgspec.Struct, frozen=True):
 
     @property
     def settings(self) -> Settings:
-        """As they are at this moment."""
+        """The settings in force now."""
         return self.now()

@@ -1,4 +1,4 @@
-"""Can a gateway work here? Looked at from the outside, while one runs or before the first start; nothing is changed."""
+"""Can a gateway work here? Checked from the outside, while one runs or before the first start; changes nothing."""
 
 import os
 import platform
@@ -24,11 +24,11 @@ _SYNCS = 200
 _SYNC_SECONDS = 1.0
 _BLOCK = bytes(4096)
 _LIMITS_WITHIN_S = 2.0
-# Each request waits for two.
+# Each request waits for two of them.
 _SLOW_SYNC_MS = 10
 
 
-# What PostgreSQL says (SQLSTATE) and SQLite (its name of an error), and what to do about it.
+# SQLSTATE of PostgreSQL or error name of SQLite, and what to do about it.
 _REMEDIES = {
     "28P01": "it does not accept the user or the password of database_url",
     "28000": "it does not accept the user of database_url from here (see its pg_hba.conf)",
@@ -51,9 +51,9 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def diagnose(error: TollbridgeError, url: str, name: str = "database_url") -> TollbridgeError:
-    """`error` in the words of an operator, who may know what no customer is told: which database fails, and why.
+    """`error` in words for an operator, who may know what no customer is told: which database fails, and why.
 
-    `name`: what `url` is called where it was given.
+    `name`: what `url` was called where it was given.
     """
     cause = error.__cause__
     if not isinstance(error, Unavailable) or cause is None:
@@ -81,7 +81,7 @@ def _reason(cause: BaseException) -> str:
 
 
 async def examine(settings: Settings) -> list[Finding]:
-    """One finding for each thing that a gateway needs, in the order in which to mend them."""
+    """One finding for each thing that a gateway needs, in the order in which to fix them."""
     findings = [_python(), _configuration(settings), _data_directory(settings.data_dir)]
     if findings[-1].ok:
         findings.append(_disk(_existing(settings.data_dir)))
@@ -107,7 +107,7 @@ def _data_directory(path: Path) -> Finding:
 
 
 def _directory(name: str, path: Path, made: str) -> Finding:
-    """Whether `path` can be written; `made` says when it comes to be where it is not there."""
+    """Whether `path` can be written; `made` says when it will be created if it does not exist."""
     there = _existing(path)
     try:
         with tempfile.NamedTemporaryFile(dir=there, prefix=".doctor-"):
@@ -123,7 +123,7 @@ def _existing(path: Path) -> Path:
 
 
 def _disk(path: Path) -> Finding:
-    """How long this disk takes to promise that something is on it: half of what a request waits for."""
+    """How long this disk takes to make a write durable: half of what a request waits for."""
     try:
         taken = sorted(_syncs(path))
     except OSError as error:
@@ -134,7 +134,7 @@ def _disk(path: Path) -> Finding:
 
 
 def _syncs(path: Path) -> list[float]:
-    """Seconds, of up to `_SYNCS` blocks in a file of `path`."""
+    """The seconds that each of up to `_SYNCS` writes to a file in `path` takes to reach the disk."""
     taken: list[float] = []
     with tempfile.TemporaryFile(dir=path, prefix=".doctor-") as file:
         end = time.perf_counter() + _SYNC_SECONDS
@@ -152,12 +152,12 @@ async def _database(settings: Settings) -> list[Finding]:
         path = sqlite_path(url)
         try:
             there = path.exists()
-        except OSError as error:  # a directory above it that is not ours
+        except OSError as error:  # a parent directory that is not ours
             return [Finding("database", False, f"the database {path}: {error.strerror}")]
         if not there:
             return [Finding("database", True, f"{path} does not exist: the first start makes it")]
         if not os.access(path, os.W_OK):
-            # It can be read without, and no gateway starts.
+            # It can be read without writing, but no gateway starts.
             return [Finding("database", False, f"the database {path}: {_REMEDIES['SQLITE_READONLY']}")]
     database = open_database(url)
     try:
@@ -199,7 +199,7 @@ async def _secret(database: Database, settings: Settings) -> Finding:
 
 
 async def _plans(database: Database, settings: Settings) -> Finding:
-    """Whether the plans of all accounts are configured; who has another has the limits of `default`, if it has any."""
+    """Whether the plans of all accounts are configured; on any other, the limits of `default` apply, if it has any."""
     rows = await database.fetch("SELECT plan, COUNT(*) FROM account GROUP BY plan ORDER BY plan")
     gone = [f"{plan} ({count})" for plan, count in rows if plan not in settings.plans]
     if gone:
@@ -210,7 +210,7 @@ async def _plans(database: Database, settings: Settings) -> Finding:
 
 
 async def _limits(url: str) -> Finding:
-    """Whether somebody answers at `redis_url`. A gateway works without, and limits less exactly."""
+    """Whether anything answers at `redis_url`. Without it a gateway works, but limits less exactly."""
     from tollbridge.limits.redis import trouble
 
     parts = urlsplit(url)
@@ -222,7 +222,7 @@ async def _limits(url: str) -> Finding:
 
 
 def _export(url: str) -> list[Finding]:
-    """Whether `usage.export` can be written where it is a directory."""
+    """Whether `usage.export` can be written, if it is a directory."""
     parts = urlsplit(url)
     if parts.scheme != "directory":
         return []

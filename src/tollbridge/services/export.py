@@ -1,13 +1,13 @@
-"""Each request in another place too: files by the hour, or ClickHouse.
+"""A copy of each request in another place: hourly files, or ClickHouse.
 
     sink = open_sink("clickhouse://user:password@host:8123/default")
-    await keep_up(database, sink, ids)       # a job: all that is settled and not there yet
+    await keep_up(database, sink, ids)       # a job: everything settled that is not there yet
 
-Rule 1  Time is cut into windows. They are written one after the other, once nothing can end in them any more, and a
-        watermark (`meta.exported/…`, of each place its own) follows.
-Rule 2  A window may be written again, after a crash or by two processes at once: the result is the same. A file is
-        replaced whole. ClickHouse knows the window by its token, and a row by its key if it should come after all.
-Rule 3  Should the clock be set back, the watermark is set back with it, and the windows behind it are written again.
+Rule 1  Time is cut into windows. Each is written in turn, once nothing can end in it any more, and a watermark
+        (`meta.exported/…`, one for each place) follows.
+Rule 2  A window may be written again, after a crash or by two processes at once, with the same result. A file is
+        replaced whole. ClickHouse recognises the window by its token or, if it comes too late for that, rows by key.
+Rule 3  If the clock is set back, the watermark is set back with it, and the windows after it are written again.
 """
 
 import asyncio
@@ -41,26 +41,26 @@ MINUTE_MS = 60_000
 TABLE = "tollbridge_usage"
 _ENCODE = msgspec.json.Encoder().encode_lines
 
-# The columns of the table in ClickHouse that are no Int64. `at` is for people.
+# The columns of the ClickHouse table that are not Int64. `at` is for people.
 _TYPES = {"late": "Bool", "status": "Int16", "streamed": "Bool", "estimated": "Bool", "byok": "Bool"}
 _TYPES |= dict.fromkeys(("account", "key", "model", "provider", "upstream_model"), "LowCardinality(String)")
 _TYPES |= dict.fromkeys(("outcome", "finish"), "LowCardinality(String)")
 _TYPES |= {"first_byte_ms": "Nullable(Int64)", "id": "String"}
 _COLUMNS = ", ".join(f"`{name}` {_TYPES.get(name, 'Int64')}" for name in Line.__struct_fields__)
 _AT = "fromUnixTimestamp64Milli(ended_at, 'UTC')"
-# Its key holds what tells a row from others, so that the same row twice becomes one.
+# The sorting key identifies a row, so that the same row written twice becomes one.
 CREATE_TABLE = (
     f"CREATE TABLE IF NOT EXISTS {TABLE} ({_COLUMNS}, `at` DateTime64(3, 'UTC') MATERIALIZED {_AT}) "
     f"ENGINE = ReplacingMergeTree PARTITION BY toYYYYMM({_AT}) ORDER BY (account, ended_at, hold, late) "
     "SETTINGS non_replicated_deduplication_window = 10000"
 )
-# A table that an earlier version made is changed, for which somebody who may make tables is not always allowed.
+# An older version's table must be altered, which a user that may create tables is not always allowed to do.
 HAS_ID = f"SELECT count() FROM system.columns WHERE database = currentDatabase() AND table = '{TABLE}' AND name = 'id'"  # noqa: S608
 ADD_ID = f"ALTER TABLE {TABLE} ADD COLUMN IF NOT EXISTS `id` String"
 
 
 class Sink(Protocol):
-    """A place. `name` tells it from others, `window_ms` is how much time is written to it at once."""
+    """A place to write to. `name` identifies it; `window_ms`: how much time is written to it at once."""
 
     @property
     def name(self) -> str: ...
@@ -69,11 +69,11 @@ class Sink(Protocol):
     def window_ms(self) -> int: ...
 
     async def write(self, since: int, parts: AsyncIterator[list[Line]]) -> None:
-        """One window, whole or not at all. Unavailable: it cannot be written now."""
+        """Write one window, whole or not at all. Unavailable: it cannot be written now."""
 
 
 def open_sink(url: str) -> Sink:
-    """The place at `url`, as the setting `usage.export` says it. ConfigError: a package is missing."""
+    """The place at `url`, as in the setting `usage.export`. ConfigError: a package is missing."""
     parts = urlsplit(url)
     if parts.scheme == "directory":
         return Files(Path(unquote(parts.path)))
@@ -81,12 +81,12 @@ def open_sink(url: str) -> Sink:
 
 
 async def watermark(database: Database, sink: Sink) -> int:
-    """Up to which time all is there, in milliseconds."""
+    """The time up to which everything is there, in milliseconds."""
     return await value(database, _mark(sink)) or 0
 
 
 async def keep_up(database: Database, sink: Sink, ids: Ids | None = None) -> int:
-    """Write all windows that are over; how many held anything. `ids` as of `store.export.ended`."""
+    """Write all windows that are over; how many held anything. `ids`: see `store.export.ended`."""
     width, count = sink.window_ms, 0
     terms: dict[int, Terms] = {}
     while True:
@@ -108,7 +108,7 @@ async def keep_up(database: Database, sink: Sink, ids: Ids | None = None) -> int
 
 
 async def drop_old(database: Database, settings: UsageSettings) -> int:
-    """Drop requests that are too old, once they are in the other place; how many. Raises as `retention.drop_old`."""
+    """Drop requests that are too old, once they have been exported; how many. Raises as `retention.drop_old`."""
     if settings.retention_days is None:
         return 0
     there = EVER if settings.export is None else await watermark(database, open_sink(settings.export.reveal()))
@@ -118,7 +118,7 @@ async def drop_old(database: Database, settings: UsageSettings) -> int:
 async def parts(
     database: Database, since: int, until: int, ids: Ids | None = None, terms: dict[int, Terms] | None = None
 ) -> AsyncIterator[list[Line]]:
-    """The lines of a period, a minute at a time; minutes without any are left out."""
+    """The lines of a period, a minute at a time; minutes without any are skipped."""
     known = {} if terms is None else terms
     while since < until:
         first = await export.first(database, since)
@@ -136,7 +136,7 @@ def as_json_lines(lines: list[Line]) -> bytes:
 
 
 def as_csv(lines: list[Line]) -> bytes:
-    """Without a head: see `csv_head`. Yes and no are `true` and `false`, as in JSON."""
+    """Without a header: see `csv_head`. Booleans are `true` and `false`, as in JSON."""
     out = io.StringIO()
     csv.writer(out).writerows(map(_cell, msgspec.structs.astuple(line)) for line in lines)
     return out.getvalue().encode()
@@ -158,7 +158,7 @@ def _mark(sink: Sink) -> str:
 
 
 class Files:
-    """A directory: `2026-11-22/05.jsonl.gz` has all that ended in that hour, a JSON object in each line."""
+    """A directory: `2026-11-22/05.jsonl.gz` has everything that ended in that hour, one JSON object a line."""
 
     window_ms = HOUR_MS
 
@@ -194,9 +194,9 @@ def _sync(file: io.BufferedWriter) -> None:
 
 
 class ClickHouse:
-    """A table in a database of ClickHouse, over HTTP; made when it is not there.
+    """A table in a ClickHouse database, over HTTP; created if missing.
 
-    Ask it with FINAL, or sum over `LIMIT 1 BY hold, late`: a row that came twice is one only after a merge.
+    Query it with FINAL, or sum over `LIMIT 1 BY hold, late`: rows written twice become one only at a merge.
     """
 
     window_ms = MINUTE_MS

@@ -1,4 +1,4 @@
-"""What a new gateway begins with: an account of its operator and a key, so that the first call can be made at once."""
+"""What a new gateway begins with: an account for its operator and a key, so that a first call works at once."""
 
 import msgspec
 
@@ -17,14 +17,14 @@ LABEL = "first"
 
 
 class First(msgspec.Struct, frozen=True):
-    """What was made. `credit` in nano-USD."""
+    """What was created. `credit` in nano-USD."""
 
     key: MadeKey
     credit: int
 
 
 async def begin(database: Database, settings: Settings, master: Secrets) -> First | None:
-    """Make the first account and key in one transaction; None when there is an account already.
+    """Create the first account and key in one transaction; None if there is an account already.
 
     ConfigError: the database's keys were made with another master secret.
     """
@@ -47,7 +47,7 @@ async def begin(database: Database, settings: Settings, master: Secrets) -> Firs
 
 
 def welcome(first: First, url: str, model: str) -> str:
-    """What is printed of it, once: the key, and a call that works as pasted."""
+    """What is printed about it, once: the key, and a call that works as pasted."""
     body = msgspec.json.encode({"model": model, "messages": [{"role": "user", "content": "Hello!"}]}).decode()
     return f"""\
 This is the first start. {EMAIL} has an account with ${_dollars(first.credit)} of credit and this API key,
@@ -65,6 +65,6 @@ Try it:
 
 
 def _dollars(nano: int) -> str:
-    """`0.50`, and as many places as it takes."""
+    """`0.50`, with as many decimals as it takes."""
     whole, _, fraction = format_usd(nano).partition(".")
     return f"{whole}.{fraction.ljust(2, '0')}"

@@ -1,4 +1,4 @@
-"""Logging in by what another service says of somebody."""
+"""Logging in by what another service says about somebody."""
 
 import msgspec
 
@@ -13,7 +13,7 @@ from tollbridge.store.users import NewUser, User
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """What `issuer` says: who it was (`subject`, for ever the same), and an address if it knows that it is theirs."""
+    """What `issuer` says: who it was (`subject`, which never changes), and an address if it knows that it is theirs."""
 
     issuer: str
     subject: str
@@ -21,7 +21,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def enter(desk: Desk, claim: Claim, client: Client) -> Entered:
-    """Let in whom the issuer has recognised; a new user gets an account.
+    """Let in somebody whom the issuer has recognised; a new user gets an account.
 
     InvalidRequest: the issuer knows no verified address, which a new user needs.
     """
@@ -34,21 +34,21 @@ async def enter(desk: Desk, claim: Claim, client: Client) -> Entered:
 
 
 async def _introduce(desk: Desk, claim: Claim, client: Client) -> int:
-    """The id of the user, found by the address or made."""
+    """The id of the user, found by the address or created."""
     if claim.email is None:
         raise InvalidRequest("You have no verified e-mail address there. Verify it, or register with a password.")
     email = accounts.normalise(claim.email)
     now = await desk.database.now()
     known = await users.by_email(desk.database, email)
     if known is not None and known.operator:
-        # Who runs the gateway is not for another service to say.
+        # Another service does not decide who runs the gateway.
         raise InvalidRequest("Operators log in with their password.")
     gift = 0 if known is not None else await register.first_credit(desk, email, client, now)
 
     async def use_case(transaction: Transaction) -> int:
         user = await users.by_email(transaction, email) or await _new_user(transaction, email, now)
         if user.verified_at is None:
-            # Whoever chose a password before has not shown that the address is theirs.
+            # Whoever chose the password has not shown that the address is theirs.
             await users.drop_password(transaction, user.id)
         await register.admit(desk, transaction, user, gift, now)
         await identities.add(transaction, claim.issuer, claim.subject, user.id, now)

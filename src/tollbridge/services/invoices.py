@@ -1,4 +1,4 @@
-"""Invoices: what was bought, of whom, by whom. Drafts are made here and numbered in the transaction of the payment."""
+"""Invoices: what was bought, from whom, by whom. Drafted here, and numbered in the payment's transaction."""
 
 import msgspec
 
@@ -15,7 +15,7 @@ _MOST_NAME, _MOST_ADDRESS, _MOST_TAX_ID = 200, 500, 60
 
 
 class Party(msgspec.Struct, frozen=True, kw_only=True):
-    """One side of an invoice, as kept in it. `note` is the seller's last line."""
+    """One side of an invoice, as stored in it. `note`: the seller's last line."""
 
     name: str
     address: str = ""
@@ -25,7 +25,7 @@ class Party(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Paper(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a page to print shows. Amounts in nano-USD, below zero where money went back.
+    """Everything that a printable page shows. Amounts in nano-USD, negative where money went back.
 
     `title`: "Invoice", "Credit note", or "Invoice" again where a credited sum came back.
     """
@@ -52,13 +52,13 @@ _METHODS = {"stripe": "card", "bank_transfer": "bank transfer", "demo": "demo pa
 
 
 class Issuer(msgspec.Struct, frozen=True):
-    """Who sells: the operator's settings, and the brand for want of a name."""
+    """Who sells: the operator's settings, with the brand as a fallback for the name."""
 
     settings: Seller
     brand: str
 
     def draft(self, kind: str, payment: Payment, account: Account, buyer: Buyer | None, now: int) -> Invoice:
-        """The invoice of a payment, not yet numbered."""
+        """The invoice of a payment, not numbered yet."""
         seller = Party(
             name=self.settings.seller or self.brand,
             address=self.settings.address or "",
@@ -87,11 +87,11 @@ class Issuer(msgspec.Struct, frozen=True):
         )
 
     def number(self, number: int) -> str:
-        """The number of an invoice as customers see it."""
+        """The number of an invoice, as customers see it."""
         return f"{self.settings.prefix}{number:06d}"
 
     def paper(self, invoice: Invoice) -> Paper:
-        """What an invoice says; its number as customers see it."""
+        """What an invoice says, with its number as customers see it."""
         bought = "Prepaid credit" if not invoice.plan else f"One month of the plan {invoice.plan}"
         return Paper(
             number=self.number(invoice.number),
@@ -109,7 +109,7 @@ class Issuer(msgspec.Struct, frozen=True):
 
 
 def reversed_draft(draft: Invoice, kind: str, reversal: Reversal, reversal_id: int) -> Invoice:
-    """The credit note of a refund or, where a refund failed, the correction of it."""
+    """The credit note of a refund or, if a refund failed, its correction."""
     sign = -1 if kind == "credit_note" else 1
     return msgspec.structs.replace(
         draft,
@@ -121,13 +121,13 @@ def reversed_draft(draft: Invoice, kind: str, reversal: Reversal, reversal_id: i
 
 
 async def papers(database: Database, issuer: Issuer, account: Account, count: int = 100) -> list[Paper]:
-    """An account's invoices and credit notes, the newest first."""
+    """An account's invoices and credit notes, newest first."""
     found = await invoices.of_account(database, account.id, _EVERYTHING, count)
     return [issuer.paper(each) for each in found]
 
 
 async def paper(database: Database, issuer: Issuer, account: Account, number: str) -> Paper:
-    """One of an account's invoices, by the number that it shows. NotFound: it has none of that number."""
+    """One of an account's invoices, by the number printed on it. NotFound: it has none of that number."""
     digits = number.removeprefix(issuer.settings.prefix)
     found = None
     if digits.isascii() and digits.isdecimal() and len(digits) < 16:
@@ -138,12 +138,12 @@ async def paper(database: Database, issuer: Issuer, account: Account, number: st
 
 
 async def buyer(database: Database, account: Account) -> Buyer:
-    """Whom invoices of an account are for; empty where nobody said."""
+    """Whom an account's invoices are made out to; empty if nobody has said."""
     return await invoices.buyer(database, account.id) or Buyer()
 
 
 async def set_buyer(database: Database, account: Account, details: Buyer) -> Buyer:
-    """Name, address (in lines) and tax id on invoices from now on. InvalidRequest: one of them cannot be."""
+    """Set name, address (in lines) and tax id for invoices from now on. InvalidRequest: one is not acceptable."""
     clean = Buyer(
         name=_text("name", details.name, _MOST_NAME),
         address="\n".join(

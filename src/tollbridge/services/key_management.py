@@ -1,6 +1,6 @@
-"""What people and programs do with the API keys of their account: make, change, rotate, switch off, revoke.
+"""What people and programs do with the API keys of their account: create, change, rotate, disable, revoke.
 
-Each deed is noted in the account's activity, and obeyed by the key's next call.
+Each deed is noted in the account's activity, and takes effect from the key's next call on.
 """
 
 from collections.abc import Awaitable, Callable

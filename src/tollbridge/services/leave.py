@@ -1,4 +1,4 @@
-"""Leaving: taking along what is kept about one, and having it forgotten."""
+"""Leaving: taking a copy of one's data, and having it forgotten."""
 
 from collections.abc import AsyncIterator
 
@@ -20,9 +20,9 @@ _PAGE = 500
 
 
 async def export(desk: Desk, presence: Presence) -> AsyncIterator[bytes]:
-    """All that is kept about a user and the account that they look at, a JSON object a line, `kind` first.
+    """Everything kept about a user and the account that they look at, one JSON object a line, `kind` first.
 
-    What was asked and answered is not kept.
+    Prompts and answers are not kept.
     """
     database, user, account = desk.database, presence.user, presence.account
     yield _line("user", {"id": user.public_id, "email": user.email, "created_at": user.created_at})
@@ -51,7 +51,7 @@ async def export(desk: Desk, presence: Presence) -> AsyncIterator[bytes]:
 
 
 def check(presence: Presence, typed: str) -> Account:
-    """The account that is to be closed. `typed` is its address, so that it is no slip. Forbidden: they do not own it.
+    """The account to be closed. `typed` must be its address, as a safeguard. Forbidden: they do not own it.
 
     InvalidRequest: it is another address.
     """
@@ -67,7 +67,7 @@ def check(presence: Presence, typed: str) -> Account:
 async def close(desk: Desk, presence: Presence, typed: str) -> None:
     """Close the account that the user looks at, and forget the user if it was their only one.
 
-    `typed`: as of `check`. An order of a plan is taken back before. InvalidRequest: a plan is paid for.
+    `typed`: see `check`. A pending order of a plan is cancelled first. InvalidRequest: a plan is being paid for.
     """
     account, user = check(presence, typed), presence.user
     subscription = await subscriptions.open_of(desk.database, account.id)

@@ -1,4 +1,4 @@
-"""The mails that are sent, as text. Links are built from the gateway's own address alone."""
+"""The mails that are sent, as text. Links are built only from the gateway's own address."""
 
 from urllib.parse import quote
 
@@ -52,7 +52,7 @@ def confirm_email(desk: Desk, recipient: str, token: str) -> Mail:
 
 
 def changed(desk: Desk, recipient: str, what: str) -> Mail:
-    """Tells the owner of an account what was changed, in case that it was not them."""
+    """Tell the owner of an account what was changed, in case it was not them."""
     return _mail(
         desk,
         recipient,
@@ -64,7 +64,7 @@ def changed(desk: Desk, recipient: str, what: str) -> Mail:
 
 
 def way_in(desk: Desk, recipient: str, happened: str) -> Mail:
-    """Tells somebody what happened to a way to log in as them (`A passkey was added`), in case that it was not they."""
+    """Tell a user what happened to a way to log in as them (`A passkey was added`), in case it was not them."""
     return _mail(
         desk,
         recipient,

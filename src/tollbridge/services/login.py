@@ -1,4 +1,4 @@
-"""Logging in: a password, then a second factor where there is one."""
+"""Logging in: a password, then a second factor if there is one."""
 
 import hmac
 
@@ -19,9 +19,9 @@ WRONG = "The e-mail address or the password is wrong."
 
 
 class Entered(msgspec.Struct, frozen=True):
-    """A session's token, and a mark by which this browser is known later. `half`: a second factor is still needed.
+    """A session's token, and a mark by which this browser is recognised later. `half`: a second factor is still needed.
 
-    No token: the address is not verified yet, and a new link went to it.
+    No token: the address is not verified yet, and a new link was sent to it.
     """
 
     token: str = ""
@@ -30,7 +30,7 @@ class Entered(msgspec.Struct, frozen=True):
 
 
 async def log_in(desk: Desk, email: str, password: str, client: Client, device: str = "") -> Entered:
-    """InvalidRequest: wrong, and nobody learns which of the two. RateLimited: after too many failures."""
+    """InvalidRequest: address or password is wrong, without saying which. RateLimited: after too many failures."""
     try:
         address = accounts.normalise(email)
     except InvalidRequest:
@@ -53,7 +53,7 @@ async def log_in(desk: Desk, email: str, password: str, client: Client, device: 
 
 
 async def enter(desk: Desk, user: User, client: Client, *, factors: int = 1) -> Entered:
-    """Let in who proved in one way, or two, to be `user`."""
+    """Let in a user who has proved who they are, with one factor or two."""
     if user.verified_at is None and (
         verification_required(desk.settings) or not await members.of_user(desk.database, user.id)
     ):
@@ -64,7 +64,7 @@ async def enter(desk: Desk, user: User, client: Client, *, factors: int = 1) -> 
 
     async def use_case(transaction: Transaction) -> str:
         token = await sessions.begin(transaction, user, client, factors, now)
-        # Whoever has one factor of two is not in, and the owner should see that somebody has it.
+        # One factor of two does not let anybody in, and the owner should see that somebody has it.
         await deeds.note_of_user(transaction, user, "login.half" if half else "login", client, now)
         return token
 
@@ -73,9 +73,9 @@ async def enter(desk: Desk, user: User, client: Client, *, factors: int = 1) -> 
 
 
 async def prove(desk: Desk, presence: Presence, code: str, client: Client) -> str:
-    """The token of a whole session for who gives the right code, or one of their recovery codes.
+    """Trade the right code, or one of the recovery codes, for the token of a whole session.
 
-    InvalidRequest: wrong, or used already. RateLimited: after too many failures.
+    InvalidRequest: wrong, or already used. RateLimited: after too many failures.
     """
     user, now = presence.user, await desk.database.now()
     door = Door(account=f"totp/{user.public_id}", client=client.address)
@@ -89,7 +89,7 @@ async def prove(desk: Desk, presence: Presence, code: str, client: Client) -> st
 
 
 async def prove_again(desk: Desk, presence: Presence, password: str, client: Client) -> str:
-    """The token of a fresh session for who gives their password once more. InvalidRequest, RateLimited: as above."""
+    """Trade the password, given once more, for the token of a fresh session. InvalidRequest, RateLimited: as above."""
     user, now = presence.user, await desk.database.now()
     door = Door(account=user.email, client=client.address, device=True)
     await throttle.check_door(desk.database, door, now)
@@ -117,7 +117,7 @@ async def _takes(desk: Desk, user: User, code: str, now: int) -> bool:
 
 
 def device_mark(desk: Desk, user: User) -> str:
-    """What a browser keeps that this user has logged in with."""
+    """What a browser keeps to show that this user has logged in with it."""
     return desk.master.sign("device", user.public_id)
 
 

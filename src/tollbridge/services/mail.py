@@ -1,4 +1,4 @@
-"""Mail: what is written to whom. It leaves by SMTP, or waits in the outbox for the operator to read."""
+"""Mail: what is written to whom. It goes out by SMTP, or waits in the outbox for the operator to read."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ _LONGEST_DELAY_MS = 3_600_000
 
 
 class Mail(msgspec.Struct, frozen=True):
-    """A mail as it is written: plain text, with a link on a line of its own."""
+    """A mail as written: plain text, with a link on a line of its own."""
 
     recipient: str
     subject: str
@@ -30,13 +30,13 @@ class Mail(msgspec.Struct, frozen=True):
 
 
 class Carrier(Protocol):
-    """Takes a mail away; raises `TollbridgeError` when it cannot."""
+    """Takes a mail away; raises `TollbridgeError` if it cannot."""
 
     async def send(self, recipient: str, subject: str, text: str) -> None: ...
 
 
 class Post:
-    """The post office of one process. Without a `carrier` every mail is logged and stays in the outbox."""
+    """The post office of one process. Without a `carrier`, every mail is logged and stays in the outbox."""
 
     def __init__(self, database: Database, master: Secrets, carrier: Carrier | None) -> None:
         self._database = database
@@ -60,7 +60,7 @@ class Post:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def put(self, transaction: Transaction, letter: Mail, now: int) -> None:
-        """Have it sent if `transaction` comes true; call `hurry` after that."""
+        """Have it sent if `transaction` commits; call `hurry` after that."""
         letter_id = await mail.put(transaction, letter.recipient, letter.subject, now)
         sealed = self._master.seal(f"outbox/{letter_id}", letter.text.encode())
         await mail.fill(transaction, letter_id, sealed)
@@ -72,7 +72,7 @@ class Post:
         self._wake.set()
 
     def text(self, letter: Letter) -> str:
-        """What a mail in the outbox says; empty once it was sent."""
+        """The text of a mail in the outbox; empty once it has been sent."""
         return self._master.open(f"outbox/{letter.id}", letter.sealed).decode() if letter.sealed else ""
 
     async def _work(self, carrier: Carrier) -> None:
@@ -91,7 +91,7 @@ class Post:
                 continue
 
     async def deliver(self, carrier: Carrier) -> None:
-        """Send what is due. A mail that does not leave is tried again after 1, 2, 4 … minutes, up to an hour."""
+        """Send what is due. A mail that fails is tried again after 1, 2, 4 … minutes, up to an hour."""
         while letters := await mail.due(self._database, await self._database.now(), _BATCH):
             for letter in letters:
                 await self._deliver(carrier, letter)

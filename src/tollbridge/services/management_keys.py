@@ -1,4 +1,4 @@
-"""Keys for programs that manage an account's API keys. They call no model, and reach nothing but `/api/`."""
+"""Keys for programs that manage an account's API keys. They call no model and reach only `/api/`."""
 
 import secrets
 
@@ -21,14 +21,14 @@ _TOUCH_MS = 60_000
 
 
 class Manager(msgspec.Struct, frozen=True):
-    """A program that shows a management key, and the account that it manages."""
+    """A program that presents a management key, and the account that it manages."""
 
     key: ManagementKey
     account: Account
 
 
 async def create(desk: Desk, account_id: int, label: str, actor: Actor) -> MadeKey:
-    """The key can be shown now, and never again."""
+    """Create a key. It can be shown now, and never again."""
     label = key_management.check_label(label)
     now = await desk.database.now()
     prefix = desk.settings.brand.key_prefix + form.MANAGES
@@ -55,7 +55,7 @@ async def create(desk: Desk, account_id: int, label: str, actor: Actor) -> MadeK
 
 
 async def find(desk: Desk, authorization: str) -> Manager:
-    """Who sends this `Authorization` header. Raises `InvalidApiKey`."""
+    """Who sent this `Authorization` header. Raises `InvalidApiKey`."""
     scheme, _, text = authorization.partition(" ")
     text = text.strip()
     key = None
@@ -74,7 +74,7 @@ async def find(desk: Desk, authorization: str) -> Manager:
 
 
 async def _known(desk: Desk, text: str) -> ManagementKey | None:
-    """As `keys.find`."""
+    """Like `keys.find`."""
     digests = desk.master.digests(text)
     found = await management_keys.find(desk.database, digests)
     if found is None:

@@ -1,4 +1,4 @@
-"""What the operator earns: revenue, cost and margin, and whether providers bill what the books say they do."""
+"""What the operator earns: revenue, cost and margin, and whether providers bill what the books say they should."""
 
 import csv
 import io
@@ -16,14 +16,14 @@ from tollbridge.store.reports import Late
 from tollbridge.store.usage_days import Days, Group, Sums
 
 BY = ("day", "model", "provider", "account")
-# Of accounts, on a page.
+# Accounts on one page.
 MOST_ROWS = 100
 
 
 class Margin(msgspec.Struct, frozen=True, kw_only=True):
-    """One group's requests in a period. `charged` is what customers were charged, `promo` the gifts in it.
+    """One group's requests in a period. `charged`: what customers were charged; `promo`: the gifts in that.
 
-    `lost`: used, but not to be charged any more. Tokens are counts, amounts nano-USD.
+    `lost`: used, but could not be charged. Tokens are counts, amounts nano-USD.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Margin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True):
-    """One model at one provider: what it billed, and what the books say it should have. nano-USD.
+    """One model at one provider: what was billed, and what the books say should have been. nano-USD.
 
     `ppm`: the difference in parts per million of the books; None: the books have nothing.
     """
@@ -82,22 +82,22 @@ async def margins(database: Database, period: Period, by: str) -> list[Margin]:
 
 
 def fold(rows: list[Margin]) -> list[Margin]:
-    """At most `MOST_ROWS` of them: what is over is one, and the last."""
+    """At most `MOST_ROWS` rows: the excess is folded into one, the last."""
     kept, rest = rows[: MOST_ROWS - 1], rows[MOST_ROWS - 1 :]
     return [*kept, total(rest, f"{len(rest):,} more")] if len(rest) > 1 else rows
 
 
 def total(rows: list[Margin], name: str = "") -> Margin:
-    """All of them in one."""
+    """The sum of all rows."""
     fields = [field for field in Margin.__struct_fields__ if field != "name"]
     return Margin(name=name, **{field: sum(getattr(row, field) for row in rows) for field in fields})
 
 
 async def drift(database: Database, period: Period, provider: str, invoice: str) -> list[Drift]:
-    """Compare a provider's invoice with the books, model by model, the largest difference first.
+    """Compare a provider's invoice with the books, model by model, largest difference first.
 
-    `invoice` is CSV with a head: a column `model` (the provider's own name of it) and a column `amount_usd`, `cost`
-    or `amount`; lines of one model are added up. InvalidRequest: it is no such file, or the provider is not known.
+    `invoice` is CSV with a header: a column `model` (the provider's own name) and a column `amount_usd`, `cost` or
+    `amount`; lines of one model are added up. InvalidRequest: not such a file, or an unknown provider.
     """
     billed = read_invoice(invoice)
     async with usage_days.reading(database) as days:
@@ -146,7 +146,7 @@ def read_invoice(text: str) -> dict[str, int]:
 
 
 def _amount(text: str, line: int) -> int:
-    """An amount as invoices write it: with a sign of currency or of credit, and with commas between thousands."""
+    """An amount as invoices write it: with a currency symbol or a credit sign, and with commas between thousands."""
     plain = text.strip().replace("$", "").strip()
     sign = -1 if plain.startswith("-") else 1
     try:

@@ -1,4 +1,4 @@
-"""Who belongs to an account: inviting, changing roles, parting."""
+"""Who belongs to an account: inviting, changing roles, leaving."""
 
 from tollbridge.core.roles import Role, may_give
 from tollbridge.errors import Forbidden, InvalidRequest, NotFound
@@ -16,7 +16,7 @@ MOST_INVITATIONS = 50
 
 
 async def invite(desk: Desk, presence: Presence, email: str, role: str, client: Client) -> None:
-    """InvalidRequest: no address, no role, a member already. Forbidden: more than the inviter may give. RateLimited."""
+    """InvalidRequest: no address, no role, already a member. Forbidden: more than the inviter may give. RateLimited."""
     account, giver = _account(presence)
     address, wanted = accounts.normalise(email), read_role(role)
     _allow(giver, wanted)
@@ -47,7 +47,7 @@ async def invite(desk: Desk, presence: Presence, email: str, role: str, client: 
 
 
 async def find_invitation(desk: Desk, token: str) -> Invitation:
-    """Raises `InvalidRequest` when the link is not good (any more)."""
+    """Raises `InvalidRequest` if the link is not, or no longer, valid."""
     found = await members.find_invitation(desk.database, sessions.digest(token), await desk.database.now())
     if found is None:
         raise InvalidRequest("This invitation is no longer good. Ask for a new one.", param="token")
@@ -55,9 +55,9 @@ async def find_invitation(desk: Desk, token: str) -> Invitation:
 
 
 async def accept(desk: Desk, presence: Presence, token: str) -> None:
-    """The user belongs to the account from now on, and looks at it. The link is the proof of the address.
+    """Make the user a member, and let them look at the account. The link proves the address.
 
-    InvalidRequest: the link is not good, or went to another address than the user's.
+    InvalidRequest: the link is not valid, or was sent to another address than the user's.
     """
     invitation = await find_invitation(desk, token)
     if invitation.email != presence.user.email:
@@ -116,7 +116,7 @@ async def set_role(desk: Desk, presence: Presence, member: str, role: str, clien
 
 
 async def remove(desk: Desk, presence: Presence, member: str, client: Client) -> None:
-    """Somebody belongs to the account no longer; their sessions look at no account. Raises as `set_role`."""
+    """Remove a member; their sessions then look at no account. Raises as `set_role`."""
     account, giver = _account(presence)
 
     async def use_case(transaction: Transaction) -> None:
@@ -157,7 +157,7 @@ async def _find(transaction: Transaction, account: int, member: str) -> tuple[in
 
 
 async def _keep_an_owner(desk: Desk, transaction: Transaction, account: int) -> None:
-    # Two owners who part at once look one after the other.
+    # If two owners leave at once, one check follows the other.
     if await members.lock_owners(desk.database, transaction, account) <= 1:
         raise InvalidRequest("An account has an owner: make somebody else one first.")
 

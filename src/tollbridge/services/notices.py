@@ -1,4 +1,4 @@
-"""What customers are told about their money: a receipt, a top-up that stopped, little left."""
+"""What customers are told about their money: a receipt, a top-up that stopped, a low balance."""
 
 from datetime import UTC, datetime
 
@@ -40,7 +40,7 @@ def month_paid(name: str, url: str, recipient: str, payment: Payment, number: st
 
 
 def plan_unpaid(name: str, url: str, recipient: str, plan: str, until: int) -> Mail:
-    """The next month of a plan could not be paid. `until` in milliseconds."""
+    """The next month of a plan could not be paid for. `until` in milliseconds."""
     day = datetime.fromtimestamp(until / 1000, UTC).strftime("%-d %B %Y")
     return Mail(
         recipient,
@@ -52,7 +52,7 @@ def plan_unpaid(name: str, url: str, recipient: str, plan: str, until: int) -> M
 
 
 def plan_ended(name: str, url: str, recipient: str, plans: tuple[str, str]) -> Mail:
-    """`plans`: the one that has ended, and the one that follows on it."""
+    """`plans`: the one that has ended, and the one that replaces it."""
     return Mail(
         recipient,
         f"{name}: {plans[0]} has ended",
@@ -62,7 +62,7 @@ def plan_ended(name: str, url: str, recipient: str, plans: tuple[str, str]) -> M
 
 
 def stopped(name: str, url: str, recipient: str, why: str) -> Mail:
-    """Automatic top-ups do nothing any more."""
+    """Automatic top-ups have stopped."""
     return Mail(
         recipient,
         f"{name}: Automatic top-ups have stopped",
@@ -72,7 +72,7 @@ def stopped(name: str, url: str, recipient: str, why: str) -> Mail:
 
 
 def low(name: str, url: str, account: Low) -> Mail:
-    """Less is left than a threshold."""
+    """The balance is below a threshold."""
     left = format_usd(max(0, account.available))
     return Mail(
         account.email,
@@ -83,13 +83,13 @@ def low(name: str, url: str, account: Low) -> Mail:
 
 
 async def tell_low_balances(desk: Desk) -> int:
-    """Write to whoever has bought credit and has little left, once for each threshold; how many. Runs every minute.
+    """Write to accounts that bought credit and have little left, once per threshold; how many. Runs every minute.
 
-    Who has more than all thresholds again is told again the next time.
+    An account that is above all thresholds again will be told again the next time.
     """
     thresholds = desk.settings.billing.low_balance
     now, count = await desk.database.now(), 0
-    # The lowest first: who has almost nothing is not told of the higher ones too.
+    # Lowest first: an account with almost nothing left is not told of the higher ones too.
     for threshold in thresholds:
         for account in await top_ups.low(desk.database, threshold, _BATCH):
             count += await _tell(desk, account, now)
@@ -118,7 +118,7 @@ async def _tell(desk: Desk, account: Low, now: int) -> bool:
 async def choose_threshold(database: Database, account: Account, threshold: int | None) -> None:
     """Tell this account when less than `threshold` nano-USD is left; 0: never, None: as the operator says.
 
-    InvalidRequest: it is more than an account can hold.
+    InvalidRequest: negative, or more than an account can hold.
     """
     if threshold is not None and not 0 <= threshold < MAX_AMOUNT:
         raise InvalidRequest("a threshold is 0, for no mail, or an amount in USD", param="threshold")
@@ -126,9 +126,9 @@ async def choose_threshold(database: Database, account: Account, threshold: int 
 
 
 def is_low(account: Account, thresholds: tuple[int, ...]) -> bool:
-    """Whether pages should warn: less is left than the account's own threshold, or than the operator's highest.
+    """Whether pages should warn: less is left than the account's own threshold, or the operator's highest.
 
-    Who never bought any is warned when all is gone: the first credit is a gift, and little.
+    An account that never bought any is warned when all is gone: the first credit is a gift, and small.
     """
     if account.alert is not None:
         return account.available < account.alert

@@ -1,4 +1,4 @@
-"""Operators: users who run this gateway. The first one gets in by a link that is printed, not by a known password."""
+"""Operators: users who run this gateway. The first one gets in by a printed link, not by a known password."""
 
 import contextlib
 
@@ -15,12 +15,12 @@ from tollbridge.store.db import Database, Duplicate, Transaction, run
 from tollbridge.store.users import NewUser
 
 LINK_MS = 24 * 3_600_000
-# In the data directory: where the gateway was served when it was last started.
+# In the data directory: where the gateway was reached when it was last started.
 ADDRESS = "address"
 
 
 async def first_link(database: Database) -> str | None:
-    """What the link of an operator holds who has no password yet; None: there is one who has."""
+    """The token of a link for an operator who has no password yet; None: there is an operator who has one."""
     known = await users.operators(database)
     if any(each.password is not None for each in known):
         return None
@@ -31,10 +31,10 @@ async def first_link(database: Database) -> str | None:
 
 
 async def link(database: Database, email: str, *, create: bool, actor: str = "") -> str:
-    """Make the user of this address an operator. What a link holds by which they choose a password, once, for a day.
+    """Make the user with this address an operator. The token of a link to choose a password: good once, for a day.
 
-    `actor`: as of `accounts.set_frozen`. InvalidRequest: that is no address. NotFound: nobody has it, and `create`
-    does not ask for a new user.
+    `actor`: see `accounts.set_frozen`. InvalidRequest: not an address. NotFound: nobody has it, and `create` does not
+    ask for a new user.
     """
     address = accounts.normalise(email)
     token = sessions.new_token()
@@ -53,7 +53,7 @@ async def link(database: Database, email: str, *, create: bool, actor: str = "")
             user_id = user.id
             await users.set_operator(transaction, user_id)
             if user.verified_at is None:
-                # Anybody may have registered by this address: who has the link is the one who is meant.
+                # Anybody may have registered with this address: the one who has the link is the one meant.
                 await users.drop_password(transaction, user_id)
                 await users.end_totp(transaction, user_id)
                 await users.drop_ways_in(transaction, user_id)
@@ -70,8 +70,8 @@ async def link(database: Database, email: str, *, create: bool, actor: str = "")
 
 
 def remember_address(settings: Settings, url: str) -> None:
-    """Keep where this gateway is served, for links that are made beside it."""
-    with contextlib.suppress(OSError):  # the next link says the configured address instead
+    """Keep where this gateway is reached, for links made by other processes."""
+    with contextlib.suppress(OSError):  # links then use the configured address
         (settings.data_dir / ADDRESS).write_text(f"{url}\n")
 
 

@@ -14,7 +14,7 @@ _LONGEST = 300
 
 
 async def find(database: Database, public_id: str) -> Account:
-    """The account of a public id; raises `NotFound`."""
+    """The account with this public id; raises `NotFound`."""
     known = public_id.isascii() and public_id.isprintable()
     account = await accounts.by_public_id(database, public_id) if known else None
     if account is None:
@@ -23,7 +23,7 @@ async def find(database: Database, public_id: str) -> Account:
 
 
 async def set_frozen(database: Database, account: Account, frozen: bool, reason: str, actor: Actor) -> None:
-    """Refuse an account's calls from the next one on, or take them again. InvalidRequest: a reason is missing."""
+    """Refuse an account's calls from the next one on, or accept them again. InvalidRequest: a reason is missing."""
     why, now = _reason(reason), await database.now()
     action = "account.frozen" if frozen else "account.unfrozen"
 
@@ -35,7 +35,7 @@ async def set_frozen(database: Database, account: Account, frozen: bool, reason:
 
 
 async def grant(database: Database, account: Account, amount: int, reason: str, *, actor: Actor, once: str) -> Posted:
-    """Give promotional credit, once for each text `once`. InvalidRequest: it cannot be."""
+    """Give promotional credit, once per text `once`. InvalidRequest: not possible."""
     return await credit.grant(
         database,
         account,
@@ -50,7 +50,7 @@ async def grant(database: Database, account: Account, amount: int, reason: str, 
 async def refund(
     ways: Payments, public_id: str, amount: int | None, reason: str, *, actor: Actor, once: str
 ) -> Reversal:
-    """Give money back, once for each text `once`; None: all that is left of the payment. Raises as `refunds.refund`."""
+    """Give money back, once per text `once`; None: all that is left of the payment. Raises as `refunds.refund`."""
     return await refunds.refund(
         ways, public_id, amount, actor=actor.name, address=actor.address, reason=_reason(reason), once=once
     )

@@ -1,6 +1,6 @@
 """Passkeys (WebAuthn): a device proves that it is there and that its owner unlocked it, which counts as two factors.
 
-Each ceremony answers a challenge of ours that is good once and for five minutes; it waits in the browser, sealed.
+Each ceremony answers a challenge of ours that is good once, for five minutes, and is kept sealed in the browser.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ _REFUSED = "This passkey was not accepted. Please try again."
 
 
 class Challenge(msgspec.Struct, frozen=True):
-    """What the device signs. `user`: whose new passkey it is for; 0: for a log-in."""
+    """What the device signs. `user`: the user who adds a passkey; 0: a log-in."""
 
     text: str
     user: int
@@ -36,14 +36,14 @@ class Challenge(msgspec.Struct, frozen=True):
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """What the browser's `navigator.credentials` needs, and what it brings back beside the answer."""
+    """What the browser's `navigator.credentials` needs, and what it returns along with the answer."""
 
     options: bytes
     sealed: str
 
 
 def place(desk: Desk) -> tuple[str, str]:
-    """The name that passkeys are bound to, and the origin: this machine is `localhost`, as numbers are not allowed."""
+    """The name that passkeys are bound to, and the origin. This machine is `localhost`: no IP addresses are allowed."""
     parts = urlsplit(desk.url)
     name = parts.hostname or ""
     if name in {"127.0.0.1", "::1"}:
@@ -53,7 +53,7 @@ def place(desk: Desk) -> tuple[str, str]:
 
 
 async def ask_new(desk: Desk, presence: Presence) -> Asked:
-    """For a new passkey of a user."""
+    """A challenge for a new passkey of a user."""
     webauthn = await _library()
     structs = webauthn.helpers.structs
     known = await passkeys.of_user(desk.database, presence.user.id)
@@ -129,7 +129,7 @@ async def remove(desk: Desk, presence: Presence, passkey: str, client: Client) -
 
 
 async def ask_log_in(desk: Desk) -> Asked:
-    """For a log-in with any passkey that the device has for this place."""
+    """A challenge for a log-in with any passkey that the device has for this place."""
     webauthn = await _library()
     challenge = await _challenge(desk, 0)
     options = webauthn.generate_authentication_options(
@@ -141,7 +141,7 @@ async def ask_log_in(desk: Desk) -> Asked:
 
 
 async def log_in(desk: Desk, sealed: str, credential: Any, client: Client) -> Entered:
-    """Let in whose passkey it is; raises `InvalidRequest`."""
+    """Let in the owner of the passkey; raises `InvalidRequest`."""
     webauthn = await _library()
     challenge = await _spend(desk, sealed, 0)
     known = await passkeys.find(desk.database, _credential_id(credential))
@@ -169,7 +169,7 @@ async def log_in(desk: Desk, sealed: str, credential: Any, client: Client) -> En
 
 
 async def _library() -> Any:
-    """Costs a quarter of a second, once, which nobody else should wait for."""
+    """Loading it takes a quarter of a second, once, and nobody else should wait for that."""
     return await asyncio.to_thread(importlib.import_module, "webauthn")
 
 
@@ -182,7 +182,7 @@ def _seal(desk: Desk, challenge: Challenge) -> str:
 
 
 async def _spend(desk: Desk, sealed: str, user: int) -> Challenge:
-    """The challenge, if it is this user's and was not answered before."""
+    """The challenge, if it is this user's and has not been answered before."""
     try:
         opened = desk.master.open("passkey", base64.urlsafe_b64decode(sealed))
         challenge = msgspec.json.decode(opened, type=Challenge)

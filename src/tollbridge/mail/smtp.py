@@ -14,11 +14,11 @@ TIMEOUT_S = 30.0
 
 
 class MailFailed(TollbridgeError):
-    """A mail was not taken; the message says why without its text."""
+    """A mail was not accepted; the message says why, without the mail's text."""
 
 
 class Smtp(msgspec.Struct, frozen=True, kw_only=True):
-    """A server that takes mail. `security`: starttls, tls or none; `sender`: as in `From`."""
+    """A server that accepts mail. `security`: starttls, tls or none; `sender`: as in `From`."""
 
     host: str
     port: int
@@ -52,7 +52,7 @@ class Smtp(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compose(sender: str, recipient: str, subject: str, text: str) -> EmailMessage:
-    """A mail in plain text. ValueError: an address or the subject cannot be in a header."""
+    """A mail in plain text. ValueError: an address or the subject is not allowed in a header."""
     message = EmailMessage(policy=email.policy.SMTP)
     name, address = parseaddr(sender)
     message["From"] = Address(name, addr_spec=address)
@@ -60,7 +60,7 @@ def compose(sender: str, recipient: str, subject: str, text: str) -> EmailMessag
     message["Subject"] = subject
     message["Date"] = formatdate()
     message["Message-ID"] = make_msgid(domain=address.rpartition("@")[2])
-    # Who answers machines should not answer this one.
+    # Auto-responders should not answer this mail.
     message["Auto-Submitted"] = "auto-generated"
     message.set_content(text)
     return message

@@ -8,12 +8,12 @@ from tollbridge.core.payments import Payment
 from tollbridge.core.subscriptions import Subscription
 from tollbridge.errors import TollbridgeError, Unavailable
 
-# After a day Stripe forgets an Idempotency-Key (the same call is another one then), and closes a page left unpaid.
+# After a day, Stripe forgets an Idempotency-Key (the same call would then be another one) and closes an unpaid page.
 SAME_CALL_MS = 23 * 3_600_000
 
 
 class ProcessorUnavailable(Unavailable):
-    """The processor could not be asked, or its answer makes no sense: whether it did something is not known."""
+    """The processor could not be asked, or its answer makes no sense: whether it did anything is unknown."""
 
     code = "payments_unavailable"
 
@@ -34,7 +34,7 @@ class ProcessorRefused(TollbridgeError):
 
 
 class Purchase(msgspec.Struct, frozen=True, kw_only=True):
-    """Who buys, and what it is called. `account` is the public id; the URLs are where the customer comes back to."""
+    """Who buys, and what it is called. `account`: the public id; the URLs: where the customer comes back to."""
 
     account: str
     customer: str | None
@@ -44,19 +44,19 @@ class Purchase(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Order(Purchase, frozen=True, kw_only=True):
-    """An order for credit on its way to a method."""
+    """An order for credit, on its way to a method."""
 
     payment: Payment
 
 
 class Subscribing(Purchase, frozen=True, kw_only=True):
-    """An order for a plan on its way to a processor."""
+    """An order for a plan, on its way to a processor."""
 
     subscription: Subscription
 
 
 class Started(msgspec.Struct, frozen=True):
-    """Where the customer pays. `external_id` is what the method calls the order."""
+    """Where the customer pays. `external_id`: the method's id of the order."""
 
     external_id: str
     url: str

@@ -6,7 +6,7 @@ from tollbridge.payments.base import Order, Started
 BANK_TRANSFER = "bank_transfer"
 DEMO = "demo"
 
-# What is left of the order's id is enough to tell transfers apart, and short enough to be typed.
+# This much of the order's id is enough to tell transfers apart, and short enough to type.
 _REFERENCE = 10
 
 
@@ -20,7 +20,7 @@ class BankTransfer:
 
 
 class Demo:
-    """Pays with nothing, so that the whole way can be tried. Only for gateways that nobody else can reach."""
+    """Pays with nothing, so that the whole process can be tried. Only for gateways that nobody else can reach."""
 
     name = DEMO
 
@@ -29,12 +29,12 @@ class Demo:
 
 
 def reference(payment: Payment) -> str:
-    """What the customer writes on the transfer: `TB` and letters and digits of the order's id."""
+    """What the customer writes on the transfer: `TB` and letters and digits from the order's id."""
     return f"TB-{payment.public_id.rpartition('_')[2][:_REFERENCE].upper()}"
 
 
 def received(payment: Payment, account: str) -> Report:
-    """The report of a payment that somebody has seen arrive."""
+    """The report of a payment that somebody has confirmed as received."""
     return Report(
         status=Status.PAID,
         external_id=payment.external_id or reference(payment),

@@ -1,9 +1,9 @@
-"""Payment by card: a thin client of Stripe's, of the dozen calls that are needed (docs/decisions/).
+"""Payment by card: a thin client for the dozen Stripe calls that are needed (docs/decisions/).
 
 Field names and statuses are those of https://docs.stripe.com/api in the version that each call names, so that a change
-at Stripe's changes nothing here.
+at Stripe changes nothing here.
 
-Nothing is believed of an event but which object it is about: that object is asked for anew. `stripe_api` has the rules
+Nothing in an event is believed except which object it is about: that object is then fetched. `stripe_api` has the rules
 of each call.
 """
 
@@ -33,8 +33,8 @@ from tollbridge.payments.webhook import Event
 NAME = "stripe"
 
 ORDER, REFUND = "tollbridge_payment", "tollbridge_refund"
-# What an endpoint must be subscribed to; all of it leads to the same: asking for the payment. A list of events can be
-# asked for 20 types at most.
+# What an endpoint must be subscribed to; each of these only leads to asking for the payment. One list of events can ask
+# for at most 20 types.
 EVENTS = (
     "checkout.session.completed",
     "checkout.session.async_payment_succeeded",
@@ -61,7 +61,7 @@ _EXPAND_CHARGE = ("latest_charge.balance_transaction", "payment_method")
 
 
 class Stripe:
-    """Payments through one Stripe account. `automatic_tax`: Stripe adds the tax that is due."""
+    """Payments through one Stripe account. `automatic_tax`: Stripe adds the tax due."""
 
     name = NAME
 
@@ -78,7 +78,7 @@ class Stripe:
     # --- paying -------------------------------------------------------------------------------------------------
 
     async def start(self, order: Order) -> Started:
-        """A Checkout session: a page of Stripe's on which the customer pays."""
+        """A Checkout session: a page at Stripe on which the customer pays."""
         payment = order.payment
         marks = {ORDER: payment.public_id, ACCOUNT: order.account}
         intent = {"metadata": marks, "setup_future_usage": "off_session" if payment.save_card else None}
@@ -86,7 +86,7 @@ class Stripe:
         return await self._checkout.open(order, payment, own)
 
     async def withdraw(self, payment: Payment) -> None:
-        """Close the page of an order that waits to be paid."""
+        """Close the page of an unpaid order."""
         if payment.external_id is not None and payment.external_id.startswith("cs_"):
             await self._checkout.expire(payment.external_id)
 
@@ -115,16 +115,16 @@ class Stripe:
         await self._api.post(f"/v1/payment_methods/{safe(card.id)}/detach", {}, None, PaymentMethod)
 
     async def refund(self, payment: Payment, amount: int, ours: str) -> Reported:
-        """Give back `amount` nano-USD of a payment, tax included; `ours` is the id that makes it happen once."""
+        """Give back `amount` nano-USD of a payment, tax included; `ours`: the id that makes it happen only once."""
         params = {"payment_intent": payment.intent, "amount": cents(amount), "metadata": {REFUND: ours}}
         return _refund(await self._api.post("/v1/refunds", params, ours, Refund))
 
     # --- asking -------------------------------------------------------------------------------------------------
 
     async def report(self, payment: Payment, *, known: bool) -> Report | None:
-        """All that Stripe knows of one of our payments; None: it knows nothing of it.
+        """Everything that Stripe knows about one of our payments; None: nothing.
 
-        `known`: money went back before, so that it must be looked at again even if none seems to be gone now.
+        `known`: money went back before, so this must be looked up again even if none seems to be gone now.
         """
         if payment.external_id is None:
             return None
@@ -140,7 +140,7 @@ class Stripe:
     async def order_of(self, event: Event) -> tuple[str, str | None]:
         """What an event's object belongs to: (Stripe's id of the order, our id as Stripe has it).
 
-        The order is a session or, for a charge without one, the PaymentIntent. Our id is no proof of anything.
+        The order is a session or, for a charge without one, the PaymentIntent. Our id proves nothing.
         """
         if event.object_id.startswith("cs_"):
             session = await self._checkout.find(event.object_id)
@@ -155,7 +155,7 @@ class Stripe:
         return intent.id, intent.mark(ORDER)
 
     async def events(self, since: int) -> list[tuple[Event, int]]:
-        """Events from the time `since` on (seconds), with theirs, the newest first: Stripe keeps them for 30 days."""
+        """Events from `since` on (seconds), each with its time, newest first. Stripe keeps them for 30 days."""
         params = {"created": {"gte": since}, "types": EVENTS}
         return [
             (Event(each.id, each.type, each.data.object.id, _id_of(each.data.object.payment_intent)), each.created)
@@ -194,12 +194,12 @@ class Stripe:
         )
 
     async def _report_invoice(self, invoice: Invoice, *, known: bool) -> Report:
-        """Of one month of a subscription. Our id of it is the subscription's."""
+        """For one month of a subscription. Our id of it is the subscription's."""
         paid_with = (each.payment.payment_intent for each in (invoice.payments or _NONE).data if each.status == "paid")
         name = next(filter(None, paid_with), None)
         intent = await self._intent(name) if name is not None else None
         tax = sum(each.amount for each in invoice.total_taxes or ())
-        # What was paid past Stripe, or with credit there, is no money that arrived: it is not what was ordered.
+        # Money paid outside Stripe, or out of credit there, has not arrived: it is not what was ordered.
         total = intent.amount_received if intent is not None else 0
         status = _INVOICE_STATUS.get(invoice.status or "", Status.PROCESSING)
         about = invoice.recurring or Recurring("")
@@ -260,7 +260,7 @@ _NONE = InvoicePayments([])
 _INTENT_STATUS = {
     "succeeded": Status.PAID,
     "processing": Status.PROCESSING,
-    # Off-session, nobody is there to do it.
+    # Off-session, nobody is there to act.
     "requires_action": Status.FAILED,
     "requires_payment_method": Status.FAILED,
     "canceled": Status.FAILED,
@@ -269,7 +269,7 @@ _INTENT_STATUS = {
 
 def _session_status(session: Session, intent: PaymentIntent | None) -> Status:
     if session.payment_status == "paid" and session.status == "complete":
-        # Paid without a payment is paid with a discount that we never gave.
+        # Paid without a payment means paid with a discount that we never gave.
         return Status.PAID if intent is not None and intent.status == "succeeded" else Status.PROCESSING
     if session.status == "expired":
         return Status.EXPIRED
@@ -280,7 +280,7 @@ def _session_status(session: Session, intent: PaymentIntent | None) -> Status:
 
 
 def _fee(intent: PaymentIntent | None, currency: str | None) -> int:
-    """Stripe's fee, once it is known. In another currency than the payment's it is left to the payout's report."""
+    """Stripe's fee, once known. If it is in another currency than the payment, it is left to the payout report."""
     charge = intent.latest_charge if intent is not None else None
     booked = charge.balance_transaction if isinstance(charge, Charge) else None
     if not isinstance(booked, BalanceTransaction) or booked.currency != currency:

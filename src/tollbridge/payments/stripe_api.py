@@ -1,8 +1,8 @@
-"""Calls of Stripe's HTTP API: the key, the version, retries, lists that go on, and what a refusal means.
+"""Calls to Stripe's HTTP API: the key, the version, retries, paged lists, and what a refusal means.
 
-Rule 1  A call that changes something has an Idempotency-Key made of our own ids, or sets what may be set twice:
+Rule 1  A call that changes something carries an Idempotency-Key made of our own ids, or sets what may be set twice:
         repeated, it is the same call.
-Rule 2  Stripe's texts stay here: what is shown is ours, what is kept is a code of theirs.
+Rule 2  Stripe's texts stay here: what is shown is ours, what is stored is one of their codes.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """A page of a list, its objects not yet read."""
+    """A page of a list, its objects not decoded yet."""
 
     data: list[msgspec.Raw]
     has_more: bool = False
@@ -52,7 +52,7 @@ class _Named(msgspec.Struct, frozen=True):
 
 
 class StripeApi:
-    """One Stripe account's API. All calls raise ProcessorUnavailable (whether it happened is not known) or
+    """One Stripe account's API. All calls raise ProcessorUnavailable (it is unknown whether it happened) or
     ProcessorRefused (it did not)."""
 
     def __init__(self, secret_key: str, base_url: str) -> None:
@@ -75,7 +75,7 @@ class StripeApi:
         return _read(await self._call("DELETE", path, {}), type_)
 
     async def listed(self, path: str, params: Mapping[str, Any], type_: type[T]) -> list[T]:
-        """All of a list, the newest first."""
+        """The whole list, newest first."""
         found: list[T] = []
         last: dict[str, str] = {}
         for _ in range(_MOST_PAGES):
@@ -87,7 +87,7 @@ class StripeApi:
         raise ProcessorUnavailable
 
     async def _call(self, method: str, path: str, params: Mapping[str, Any], once: str | None = None) -> bytes:
-        """One call, again while Stripe is not to be had: by rule 1 that is the same call."""
+        """One call, retried while Stripe is unreachable: by Rule 1 a repetition is the same call."""
         import httpx2
 
         headers = {"idempotency-key": once} if once is not None else {}
@@ -123,7 +123,7 @@ class StripeApi:
 
 
 def cents(amount: int) -> int:
-    """Cents from nano-USD. ValueError: it is no whole number of them."""
+    """Cents from nano-USD. ValueError: it is not a whole number of cents."""
     whole, rest = divmod(amount, NANO_PER_CENT)
     if rest:
         raise ValueError("what is paid is a whole number of cents")
@@ -135,7 +135,7 @@ def nano(amount: int) -> int:
 
 
 def safe(id_: str) -> str:
-    """An id within a path."""
+    """An id that is safe within a path. ProcessorRefused (404): it is not an id of Stripe's."""
     if re.fullmatch(r"[A-Za-z0-9_]{1,255}", id_) is None:
         raise ProcessorRefused("that is no id of Stripe's", "resource_missing", status=404)
     return id_

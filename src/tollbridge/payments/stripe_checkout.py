@@ -1,4 +1,4 @@
-"""The pages of Stripe's on which customers pay: https://docs.stripe.com/api/checkout/sessions."""
+"""The pages at Stripe on which customers pay: https://docs.stripe.com/api/checkout/sessions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ class Checkout:
         self._automatic_tax = automatic_tax
 
     async def open(self, purchase: Purchase, sold: Payment | Subscription, own: Mapping[str, Any]) -> Started:
-        """A page that sells `sold`, a subscription by the month; `own`: what else is said of the session."""
+        """A page that sells `sold`, monthly if it is a subscription; `own`: further parameters of the session."""
         price = {
             "currency": sold.currency,
             "unit_amount": cents(sold.amount),
@@ -33,7 +33,7 @@ class Checkout:
             "customer": purchase.customer,
             "customer_update": {"name": "auto", "address": "auto"},
             "line_items": [{"quantity": 1, "price_data": price}],
-            # The amount that we ordered is the amount that is paid.
+            # The amount that we ordered must be the amount that is paid.
             "adaptive_pricing": {"enabled": False},
             "automatic_tax": {"enabled": self._automatic_tax},
             "billing_address_collection": "required" if self._automatic_tax else "auto",
@@ -51,7 +51,7 @@ class Checkout:
         return await self._api.get(f"{_PATH}/{safe(id_)}", expand, Session)
 
     async def expire(self, id_: str) -> None:
-        """Nobody can pay on this page any more. One that was paid, has expired or is not there stays what it is."""
+        """Let nobody pay on this page any more. A page that was paid, has expired or does not exist stays as it is."""
         try:
             await self._api.post(f"{_PATH}/{safe(id_)}/expire", {}, None, Session)
         except ProcessorRefused as refused:

@@ -1,13 +1,13 @@
-"""What is read of Stripe's objects (https://docs.stripe.com/api), and nothing else of them.
+"""What is read from Stripe's objects (https://docs.stripe.com/api), and nothing else of them.
 
-A test compares these fields with the official library's. What a call may expand is an id or the object.
+A test compares these fields with the official library's. What a call may expand is either an id or the object.
 """
 
 import msgspec
 
 
 class Marked(msgspec.Struct, frozen=True, kw_only=True):
-    """An object that can bear ids of ours; they are no proof of anything."""
+    """An object that can carry ids of ours; they prove nothing."""
 
     metadata: dict[str, str] | None = None
 
@@ -127,7 +127,7 @@ class StripeEvent(msgspec.Struct, frozen=True):
 
 
 class Recurring(Marked, frozen=True):
-    """What an invoice belongs to: a subscription, and the marks that it had when the invoice was made."""
+    """What an invoice belongs to: a subscription, and its marks when the invoice was made."""
 
     subscription: str
 
@@ -169,7 +169,7 @@ class InvoiceTax(msgspec.Struct, frozen=True):
 
 
 class Invoice(msgspec.Struct, frozen=True):
-    """Of one month of a subscription. `payments` is only there when it is expanded."""
+    """The invoice of one month of a subscription. `payments` is only there if expanded."""
 
     id: str
     currency: str

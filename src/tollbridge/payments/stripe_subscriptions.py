@@ -1,6 +1,6 @@
-"""Plans that are paid for by the month, at Stripe: https://docs.stripe.com/api/subscriptions.
+"""Plans paid for by the month, at Stripe: https://docs.stripe.com/api/subscriptions.
 
-What each month's invoice brought is a payment like others (`Stripe.report`). Here is the subscription itself.
+The money of each month's invoice is a payment like any other (`Stripe.report`). This is the subscription itself.
 """
 
 from tollbridge.core.subscriptions import Bill, Heard, Subscription
@@ -24,14 +24,14 @@ class StripeSubscriptions:
         self._checkout = checkout
 
     async def start(self, order: Subscribing) -> Started:
-        """A Checkout session in which a customer pays the first month, and leaves what pays the next ones."""
+        """A Checkout session in which a customer pays the first month, and leaves a card for the next ones."""
         ours = order.subscription
         marks = {SUBSCRIPTION: ours.public_id, ACCOUNT: order.account}
         own = {"mode": "subscription", "metadata": marks, "subscription_data": {"metadata": marks}}
         return await self._checkout.open(order, ours, own)
 
     async def follow(self, ours: Subscription) -> Heard | None:
-        """How a subscription stands, and which months of it were paid; None: Stripe was never asked for it."""
+        """The state of a subscription, and which months of it were paid; None: Stripe was never asked for it."""
         name = ours.external_id
         if name is None:
             if ours.session is None:
@@ -46,7 +46,7 @@ class StripeSubscriptions:
             external_id=found.id,
             over=found.status in _OVER,
             late=found.status in _LATE,
-            # A customer of Stripe's own portal may have named a day.
+            # A customer may have set a date in Stripe's own portal.
             ending=found.cancel_at_period_end or found.cancel_at is not None,
             bills=tuple(Bill(each.id, 1000 * max(line.period.end for line in each.lines.data)) for each in paid),
         )
@@ -54,7 +54,7 @@ class StripeSubscriptions:
     async def origin(self, object_id: str) -> tuple[str | None, str | None, str | None]:
         """What an event's object belongs to: (session, Stripe's id of the subscription, ours as Stripe has it).
 
-        Our id is no proof of anything. All None: it is of no subscription.
+        Our id proves nothing. All None: it belongs to no subscription.
         """
         if object_id.startswith("cs_"):
             session = await self._checkout.find(object_id)
@@ -70,13 +70,13 @@ class StripeSubscriptions:
         return None, None, None
 
     async def set_ending(self, ours: Subscription, ending: bool) -> None:
-        """Whether it ends when what was paid for is over. ProcessorRefused: it has ended."""
+        """Set whether it ends when the paid period is over. ProcessorRefused: it has ended."""
         assert ours.external_id is not None
         path = f"/v1/subscriptions/{safe(ours.external_id)}"
         await self._api.post(path, {"cancel_at_period_end": ending}, None, Theirs)
 
     async def stop(self, ours: Subscription) -> None:
-        """End it now: nothing is charged any more. Again, it changes nothing."""
+        """End it now: nothing more is charged. Repeating it changes nothing."""
         try:
             if ours.external_id is not None:
                 await self._api.delete(f"/v1/subscriptions/{safe(ours.external_id)}", Theirs)

@@ -1,8 +1,8 @@
 """Stripe's webhooks: whether one is genuine, and what it is about.
 
-https://docs.stripe.com/webhooks/signature: the header `Stripe-Signature` is `t=SECONDS,v1=HEX[,v1=HEX…]`; a `v1` is
+https://docs.stripe.com/webhooks/signature: the header `Stripe-Signature` is `t=SECONDS,v1=HEX[,v1=HEX…]`; each `v1` is
 the HMAC-SHA256 of `SECONDS.BODY` under the endpoint's secret. While a secret is being replaced there are two of them.
-Other schemes (`v0`) are for tests of Stripe's own and prove nothing.
+Other schemes (`v0`) are for Stripe's own tests and prove nothing.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ _ID = re.compile(r"[A-Za-z0-9_]{1,255}")
 
 
 class Forged(ValueError):
-    """Not from Stripe, or not meant for us, as far as can be told; the message is for our log only."""
+    """As far as can be told, not from Stripe or not meant for us. The message is for our log only."""
 
 
 class Event(msgspec.Struct, frozen=True):
-    """What changed: the event's id and type, the object's id, and the payment that it belongs to where it says so."""
+    """What changed: the event's id and type, the object's id, and the payment that it belongs to if it says so."""
 
     id: str
     kind: str
@@ -50,14 +50,14 @@ class _Event(msgspec.Struct, frozen=True):
     type: str
     livemode: bool
     data: _Data
-    # Set on events of other accounts that are connected to ours (Stripe Connect).
+    # Set on events of other accounts connected to ours (Stripe Connect).
     account: str | None = None
 
 
 def read(header: str, body: bytes, secrets: Sequence[str], *, live: bool, now: int) -> Event:
-    """The event in `body`, or `Forged`. `now` in seconds; `live`: whether our key is of live mode.
+    """The event in `body`, or `Forged`. `now` in seconds; `live`: whether our key is a live-mode key.
 
-    The signature is checked before anything else is looked at.
+    The signature is checked before anything but the body's size is looked at.
     """
     if len(body) > MOST_BODY:
         raise Forged("the body is too large")
@@ -78,7 +78,7 @@ def read(header: str, body: bytes, secrets: Sequence[str], *, live: bool, now: i
 
 
 def check(header: str, body: bytes, secrets: Sequence[str], now: int) -> None:
-    """Raises `Forged` unless one of `secrets` has signed `body` within the tolerance, before or after `now`."""
+    """Raises `Forged` unless one of `secrets` signed `body` within the tolerance, before or after `now`."""
     stamps, signatures = _parts(header)
     if len(stamps) != 1 or not signatures:
         raise Forged("the signature header is missing or malformed")

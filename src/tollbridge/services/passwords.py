@@ -1,7 +1,7 @@
-"""Passwords: argon2id in a thread, behind all else: logging in must not slow down calls.
+"""Passwords: argon2id in one thread that yields to everything else: logging in must not slow down calls.
 
-One thread makes about 40 a second. Two that stand back would keep each other from the processor, also while one of them
-has the interpreter's lock, and calls wait for that (measured: 4 ms each time, the scheduler's tick).
+One thread makes about 40 hashes a second. Two low-priority threads would keep each other off the processor, even while
+one of them holds the interpreter's lock, and calls wait for that (measured: 4 ms each time, the scheduler's tick).
 """
 
 import asyncio
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LEAST, MOST = 12, 128
-# OWASP's password storage sheet: 19 MiB, two passes, one lane.
+# From OWASP's password storage cheat sheet: 19 MiB, two passes, one lane.
 MEMORY_KIB, PASSES, LANES = 19_456, 2, 1
 MOST_WAITING = 32
-# Of the thread, where a thread can have one of its own (Linux).
+# Of the thread, where a thread can have its own (Linux).
 NICENESS = 15
-# Those of the most used passwords that are long enough to be accepted otherwise, one a line.
+# The most used passwords that are long enough to be accepted otherwise, one a line.
 COMMON = Path(__file__).parent.parent / "data" / "common_passwords.txt"
 
 
@@ -42,16 +42,16 @@ class Passwords:
         self._entered = self._waiting = 0
 
     def get_ready(self) -> None:
-        """Load what hashing needs, in the thread: somebody is about to type a password."""
+        """Load what hashing needs, in the thread, because somebody is about to type a password."""
         if not self._is_ready:
             self._is_ready = True
             self._thread.submit(self._verify, None, "")
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Around all that a stranger sets off: one too many is turned away before it has cost anything else.
+        """Wrap everything that a stranger can set off: one too many is turned away before it has cost anything else.
 
-        Unavailable: too many are at it.
+        Unavailable: too many are waiting.
         """
         if self._entered >= MOST_WAITING:
             raise _full()
@@ -62,15 +62,15 @@ class Passwords:
             self._entered -= 1
 
     async def hash(self, password: str) -> str:
-        """Unavailable: too many are at it."""
+        """Unavailable: too many are waiting."""
         return await self._run(self._hasher.hash, _normal(password))
 
     async def matches(self, hashed: str | None, password: str) -> bool:
-        """Whether it is the password; for None it never is, which takes just as long."""
+        """Whether it is the password. For None it never is, but checking takes just as long."""
         return await self._run(self._verify, hashed, _normal(password))
 
     def is_old(self, hashed: str) -> bool:
-        """Whether it was made with less effort than is made now."""
+        """Whether the hash was made with other parameters than are used now."""
         return self._hasher.check_needs_rehash(hashed)
 
     @cached_property
@@ -112,9 +112,9 @@ def _stand_back() -> None:
 
 
 def check(password: str, *known: str) -> str:
-    """The password, if it will do; `known` is what a guesser tries first: the address, the service's name.
+    """The password, normalised, if acceptable; `known`: what a guesser tries first, the address and the service's name.
 
-    InvalidRequest says what would be right.
+    InvalidRequest says what would be acceptable.
     """
     normal = _normal(password)
     if len(normal) < LEAST:

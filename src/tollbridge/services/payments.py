@@ -5,11 +5,11 @@
     checkout = await payments.start_checkout(account, amount, method="stripe", once=form_token)   → checkout.url
     await payments.order(account, checkout.payment.public_id)         how far it is
     status = await payments.receive(signature_header, body)           Stripe's webhook: the HTTP status to answer with
-    await payments.reconcile()                                        every minute: what webhooks did not tell
+        await payments.reconcile()                                        every minute: what webhooks did not report
 
 Rule 1  An order is written down before a processor hears of it, and a processor is asked before anything is credited.
-Rule 2  A webhook is written down before it is answered. What then fails is tried again from the inbox.
-Rule 3  All that one report does happens in one transaction, the order locked first, then the balance.
+Rule 2  A webhook is written down before it is answered. If processing it then fails, it is tried again from the inbox.
+Rule 3  Everything that one report causes happens in one transaction, which locks the order first, then the balance.
 """
 
 import logging
@@ -42,23 +42,23 @@ from tollbridge.store.payments import Waiting
 log = logging.getLogger("tollbridge")
 
 MOST_FAILURES = 3
-# What a payment says that is in the books, and that nobody is left to spend.
+# The note on a payment that is in the books but has nobody left to spend it.
 TO_RETURN = "the account is closed: refund it"
 _MINUTE, _HOUR, _DAY = 60_000, 3_600_000, 86_400_000
-# Stripe closes an unpaid session after 24 hours, and says so when asked then.
+# Stripe closes an unpaid session after 24 hours, and says so when asked after that.
 _ASK_AGAIN, _ASK_SLOW = 5 * _MINUTE, _HOUR
-# Missed events are looked for as far back as a listing may be late.
+# How far back missed events are looked for, since a listing may lag behind.
 _OVERLAP_S = 3_600
 _SINCE = "stripe_events_since"
 _BATCH = 100
 _LONGEST_ONCE = 300
-# Orders of one account of the last days that nobody has paid. One for a bank transfer waits for ever.
+# Unpaid orders of one account in recent days. An order for a bank transfer waits for ever.
 MOST_PENDING = 100
 PENDING_DAYS = 30
 
 
 class Checkout(msgspec.Struct, frozen=True):
-    """An order that was begun, and where its customer goes next. `repeated`: it was made before."""
+    """An order that was begun, and where its customer goes next. `repeated`: it already existed."""
 
     payment: Payment
     url: str
@@ -70,9 +70,9 @@ class _Conflict(TollbridgeError):
 
 
 def open_payments(database: Database, settings: Settings, url: str, post: Post | None = None) -> "Payments":
-    """Payments as configured; `url` is where customers reach the gateway when `public_url` is not set.
+    """Payments as configured; `url`: where customers reach the gateway if `public_url` is not set.
 
-    `post` takes receipts and warnings; without one nobody is written to.
+    `post` takes receipts and warnings; without it nobody is written to.
     """
     stripe = None
     if settings.stripe.secret_key is not None:
@@ -85,7 +85,7 @@ def open_payments(database: Database, settings: Settings, url: str, post: Post |
 
 
 class Payments:
-    """All ways to pay of one gateway."""
+    """All payment methods of one gateway."""
 
     def __init__(
         self, database: Database, settings: Settings, url: str, stripe: Stripe | None, post: Post | None
@@ -113,7 +113,7 @@ class Payments:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """How can be paid here, the best way first: stripe, bank_transfer, demo. Empty: nothing can be bought."""
+        """The methods available here, best first: stripe, bank_transfer, demo. Empty: nothing can be bought."""
         return tuple(self._methods)
 
     async def close(self) -> None:
@@ -125,10 +125,10 @@ class Payments:
     async def start_checkout(
         self, account: Account, amount: int, *, method: str, once: str = "", save_card: bool = False
     ) -> Checkout:
-        """Order `amount` nano-USD of credit. `once`: a text of the form that was sent; sent again it is one order.
+        """Order `amount` nano-USD of credit. `once`: a text unique to the submitted form; resubmitted, it is one order.
 
-        InvalidRequest: the amount or method cannot be, or many orders wait to be paid. ProcessorUnavailable (503):
-        nothing was paid, try again.
+        InvalidRequest: amount or method not acceptable, or too many orders unpaid. ProcessorUnavailable (503): nothing
+        was paid, try again.
         """
         self.check_amount(amount)
         way = self._method(method)
@@ -153,20 +153,20 @@ class Payments:
         return Checkout(payment, payment.url, repeated=payment.public_id != public_id)
 
     async def order(self, account: Account, public_id: str) -> Payment:
-        """One of an account's orders. NotFound: it has none of that id."""
+        """One of an account's orders. NotFound: it has none with that id."""
         found = await payments.by_public_id(self.database, public_id)
         if found is None or found.account_id != account.id:
             raise NotFound("There is no such payment in this account.", param="payment")
         return found
 
     async def orders(self, account: Account, count: int = 100) -> list[Payment]:
-        """An account's orders, the newest first."""
+        """An account's orders, newest first."""
         return await payments.of_account(self.database, account.id, 1 << 62, count)
 
     async def look(self, account: Account, public_id: str) -> Payment:
-        """The order, its processor asked anew if it waits: for the page that a customer comes back to.
+        """The order, for the page that a customer comes back to; the processor is asked again if it is pending.
 
-        When the processor cannot be asked, what is known.
+        If the processor cannot be asked, what is already known.
         """
         payment = await self.order(account, public_id)
         if payment.method == STRIPE and payment.status in {Status.PENDING, Status.PROCESSING}:
@@ -177,14 +177,14 @@ class Payments:
         return payment
 
     async def pay_demo(self, account: Account, public_id: str) -> Payment:
-        """Pay an order with nothing. NotFound: demo payments are not offered here, or it is none."""
+        """Pay an order with nothing. NotFound: demo payments are not offered here, or it is not such an order."""
         payment = await self.order(account, public_id)
         if manual.DEMO not in self._methods or payment.method != manual.DEMO:
             raise NotFound("there is no such demo payment", param="payment")
         return await self.settle(payment, manual.received(payment, account.public_id))
 
     async def withdraw(self, account: Account) -> None:
-        """Close the pages of an account's orders that wait to be paid. ProcessorUnavailable: one may still be paid."""
+        """Close the pages of an account's unpaid orders. ProcessorUnavailable: one of them may still be paid."""
         if self.stripe is None:
             return
         for payment in await payments.waiting_of(self.database, account.id, STRIPE):
@@ -195,7 +195,7 @@ class Payments:
     # --- the operator -------------------------------------------------------------------------------------------
 
     async def confirm(self, reference: str, amount: int, *, actor: str, address: str = "") -> Payment:
-        """Credit a bank transfer of `amount` nano-USD that has arrived. InvalidRequest: another sum was ordered.
+        """Credit a bank transfer of `amount` nano-USD that has arrived. InvalidRequest: another amount was ordered.
 
         Repeating it changes nothing.
         """
@@ -214,7 +214,7 @@ class Payments:
         return await self.settle(payment, manual.received(payment, account.public_id), deed=deed)
 
     async def dismiss(self, public_id: str, *, actor: str, address: str = "") -> Payment:
-        """Close an order that waits, or that a person was to look at: nothing is credited. InvalidRequest: paid."""
+        """Close an order that is unpaid or under review: nothing is credited. InvalidRequest: it is paid."""
         now = await self.database.now()
 
         async def use_case(transaction: Transaction) -> Payment:
@@ -243,9 +243,9 @@ class Payments:
     # --- what processors say ------------------------------------------------------------------------------------
 
     async def receive(self, signature: str, body: bytes) -> int:
-        """Stripe's webhook: the status to answer with. `signature` is the header `Stripe-Signature`, `body` raw.
+        """Stripe's webhook: the status to answer with. `signature`: the header `Stripe-Signature`; `body`: raw.
 
-        404: there is no Stripe here. 400: not from Stripe, nothing was done. 503: send it again.
+        404: Stripe is not used here. 400: not from Stripe, nothing was done. 503: send it again.
         """
         if STRIPE not in self._methods or self.stripe is None:
             return 404
@@ -266,7 +266,7 @@ class Payments:
         return 200
 
     async def reconcile(self) -> None:
-        """Ask for whatever should have been heard of by now. Runs every minute; several processes may."""
+        """Ask about everything that should have been reported by now. Runs every minute; several processes may."""
         if self.stripe is None:
             return
         now = await self.database.now()
@@ -281,7 +281,7 @@ class Payments:
                 log.warning("payment %s could not be asked for: %s", payment.public_id, error)
 
     async def find_missed(self) -> int:
-        """Take the events that Stripe has and we never heard of; how many. Runs every ten minutes."""
+        """Process events that Stripe has but that never arrived; how many. Runs every ten minutes."""
         if self.stripe is None:
             return 0
         now = await self.database.now() // 1000
@@ -297,7 +297,7 @@ class Payments:
     async def settle(
         self, payment: Payment, report: Report, event: str | None = None, deed: NewDeed | None = None
     ) -> Payment:
-        """Do what a report says, once; the order after it. `deed`: whose doing it is, noted if anything changes."""
+        """Do what a report says, once; the order afterwards. `deed`: who caused it, noted if anything changes."""
         now = await self.database.now()
 
         async def use_case(transaction: Transaction) -> Payment:
@@ -315,7 +315,7 @@ class Payments:
         return await run(self.database, lambda transaction: self._set_aside(transaction, payment, why))
 
     async def ask(self, payment: Payment, event: str | None = None) -> Payment:
-        """Ask Stripe for all of a payment, and do what it says."""
+        """Ask Stripe for all it knows about a payment, and act on it."""
         assert self.stripe is not None
         known = await payments.reversals(self.database, payment.id)
         report = await self.stripe.report(payment, known=bool(known))
@@ -324,9 +324,9 @@ class Payments:
         return await self.settle(payment, report, event)
 
     async def write_down(self, new: payments.New) -> Payment:
-        """The order, in the database, before anybody else hears of it."""
+        """The order, written to the database before anybody else hears of it."""
         now = await self.database.now()
-        # A month of a subscription was paid when we hear of it.
+        # A month of a subscription is already paid when we hear of it.
         waits = now + _ASK_AGAIN if new.method == STRIPE and new.subscription_id is None else None
 
         async def use_case(transaction: Transaction) -> Payment:
@@ -393,7 +393,7 @@ class Payments:
         return begun
 
     async def customer(self, account: Account) -> str:
-        """What Stripe calls an account; it is told of it when it does not know it."""
+        """Stripe's id of an account, which is created at Stripe if it has none."""
         assert self.stripe is not None
         known = await invoices.customer(self.database, account.id)
         if known is not None:
@@ -403,7 +403,7 @@ class Payments:
         return made
 
     async def _take(self, event: webhook.Event) -> bool:
-        """Write an event down and see to it; whether it was new."""
+        """Write an event down and process it; whether it was new."""
         now = await self.database.now()
         written = Waiting(event.id, event.kind, event.object_id, event.intent, 0)
         new = await run(self.database, lambda transaction: payments.receive(transaction, written, now))
@@ -412,7 +412,7 @@ class Payments:
         return new
 
     async def _see_to(self, event: Waiting) -> None:
-        """Ask for the payment that an event is about. What fails is tried again later, and not told."""
+        """Ask about the payment that an event concerns. A failure is not raised: the event is tried again later."""
         try:
             payment = await self._known(event)
             if payment is None and not await self.subscriptions.hear(event.object_id):
@@ -428,7 +428,7 @@ class Payments:
             await run(self.database, lambda transaction: payments.try_again(transaction, event.id, at))
 
     async def _known(self, event: Waiting) -> Payment | None:
-        """The order that an event is about, where its ids are known here."""
+        """The order that an event concerns, if its ids are known here."""
         for name in (event.object_id, event.intent):
             found = await payments.by_external_id(self.database, name) if name is not None else None
             if found is not None:
@@ -436,7 +436,7 @@ class Payments:
         return None
 
     async def _payment_of(self, event: Waiting) -> Payment | None:
-        """The order that Stripe says an event is about; None: it is about nothing of ours."""
+        """The order that an event concerns according to Stripe; None: it concerns nothing of ours."""
         assert self.stripe is not None
         about = webhook.Event(event.id, event.kind, event.object_id, event.intent)
         try:
@@ -447,7 +447,7 @@ class Payments:
             raise
         found = await payments.by_external_id(self.database, external_id)
         if found is None and ours is not None:
-            # We died between making the session and writing its id down. All else of it must be as ordered.
+            # We died between creating the session and writing down its id. Everything else about it must be as ordered.
             lost = await payments.by_public_id(self.database, ours)
             if lost is not None and lost.method == STRIPE and lost.external_id is None:
                 found = msgspec.structs.replace(lost, external_id=external_id)
@@ -466,7 +466,7 @@ class Payments:
             await self.charge(payment, await accounts.known(self.database, payment.account_id))
 
     async def charge(self, payment: Payment, account: Account) -> Payment:
-        """Charge the saved card for an order; a decline is the end of it."""
+        """Charge the saved card for an order; a decline ends the order."""
         assert self.stripe is not None
         card = await invoices.card(self.database, account.id)
         if card is None:
@@ -478,7 +478,7 @@ class Payments:
         return await self.settle(payment, report)
 
     async def _fail(self, payment: Payment, why: str) -> Payment:
-        """Close an order that comes to nothing, unless it has come to something meanwhile."""
+        """Close an order that failed, unless it has succeeded meanwhile."""
         now = await self.database.now()
 
         async def use_case(transaction: Transaction) -> Payment:
@@ -493,13 +493,13 @@ class Payments:
         return await run(self.database, use_case)
 
     async def _count_failure(self, transaction: Transaction, payment: Payment, account: Account, now: int) -> None:
-        """Of automatic top-ups too many failures in a row are the end, and the customer hears of it."""
+        """Too many failures in a row stop automatic top-ups, and the customer is told."""
         if await top_ups.failed(transaction, payment.id, MOST_FAILURES, payment.note):
             letter = notices.stopped(self._brand, self._url, account.email, payment.note)
             await self.write(transaction, letter, now)
 
     async def write(self, transaction: Transaction, letter: Mail, now: int) -> None:
-        """Have a mail sent if the transaction comes true: it leaves with the post's next round."""
+        """Have a mail sent if the transaction commits: it leaves with the post's next round."""
         if self._post is not None:
             await self._post.put(transaction, letter, now)
 
@@ -530,7 +530,7 @@ class Payments:
     async def _keep(
         self, transaction: Transaction, done: Settlement, account: Account, report: Report, now: int
     ) -> None:
-        """What follows from a settlement: papers, the freeze, the card, the standing order."""
+        """What follows from a settlement: papers, the freeze, the card, the automatic top-up."""
         payment = done.payment
         buyer = await invoices.buyer(transaction, account.id)
         if buyer is None or not buyer.name:
@@ -564,7 +564,7 @@ class Payments:
             await accounts.set_frozen(transaction, account.id, False)
 
     async def _note(self, transaction: Transaction, draft: invoices.Invoice, reversal: Reversal, id_: int) -> None:
-        """The credit note of a refund, once; the correction of one that failed."""
+        """The credit note of a refund, once; or the correction, if the refund failed."""
         issued = await invoices.of_reversal(transaction, id_)
         kind = "correction" if reversal.state is State.RETURNED else "credit_note"
         if kind == "correction" and "credit_note" not in issued:
@@ -586,7 +586,7 @@ def _wait(status: Status) -> int:
 
 
 def _next(payment: Payment, now: int) -> int | None:
-    """When to ask again; None: nothing more is waited for."""
+    """When to ask again; None: nothing more is expected."""
     if payment.method != STRIPE or payment.status not in {Status.PENDING, Status.PROCESSING}:
         return None
     return now + _wait(payment.status)

@@ -1,4 +1,4 @@
-"""Which plan an account is on, what was agreed with it beside that, and the credit that plans include."""
+"""Which plan an account is on, what was agreed with it beyond that, and the credit that plans include."""
 
 from collections.abc import Awaitable, Callable, Collection, Iterable
 
@@ -12,11 +12,11 @@ from tollbridge.store.accounts import Account
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Transaction, run
 
-# Raises if the account as it stands, with what was agreed with it, is not to be changed.
+# Raises if the account as it stands, with what was agreed with it, must not be changed.
 Check = Callable[[Transaction, Account, Agreed | None], Awaitable[None]]
 
 _MOST = 1_000_000_000
-# As the configuration has it.
+# The same limit as in the configuration.
 _MOST_TOKENS = 1_000_000_000_000
 _PAGE = 500
 
@@ -32,10 +32,10 @@ async def change_plan(
     agreed: Agreed | None = None,
     check: Check | None = None,
 ) -> Account:
-    """Put `account` on one of `plans`, with `agreed` in place of all that was agreed before. Calls obey it at once.
+    """Put `account` on one of `plans`, with `agreed` replacing everything agreed before. Calls obey it at once.
 
-    `check` looks once more before anything changes. Repeating it changes nothing. InvalidRequest: there is no such
-    plan, or what was agreed cannot be.
+    `check` is called once more before anything changes. Repeating this changes nothing. InvalidRequest: there is no
+    such plan, or the agreement is not acceptable.
     """
     check_plan(plan, plans)
     if agreed is not None:
@@ -64,17 +64,17 @@ async def change_plan(
 
 
 async def fill_up(database: Database, account_id: int, plan: Plan, now: int | None = None) -> bool:
-    """Raise promotional credit to what `plan` includes, once in the month of `now`; whether there is more of it now.
+    """Raise promotional credit to what `plan` includes, once in the month of `now`; whether there is now more of it.
 
-    Once for each plan that the account is on in that month. Who has that much gets nothing, and has had this
-    month's too.
+    Once for each plan that the account is on during that month. An account that already has that much gets nothing,
+    and has still used up this month's turn.
     """
     at = await database.now() if now is None else now
     return await run(database, lambda transaction: fill_up_within(database, transaction, account_id, plan, at))
 
 
 async def fill_up_within(database: Database, transaction: Transaction, account_id: int, plan: Plan, now: int) -> bool:
-    """`fill_up` in a transaction that does more."""
+    """`fill_up` within a transaction that does more."""
     promo = await accounts.lock_promo(database, transaction, account_id)
     amount = max(0, plan.included_credit - promo)
     gift = Post(
@@ -90,7 +90,7 @@ async def fill_up_within(database: Database, transaction: Transaction, account_i
 
 
 async def fill_up_all(database: Database, plans: Iterable[Plan], now: int | None = None) -> None:
-    """`fill_up` for everybody who has not had this month's."""
+    """`fill_up` for every account that has not had this month's."""
     at = await database.now() if now is None else now
     for plan in plans:
         after = 0

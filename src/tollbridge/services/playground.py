@@ -1,7 +1,7 @@
-"""The key by which an account's playground calls models: it pays and is limited as any other key does and is.
+"""The key with which an account's playground calls models: it pays and is limited like any other key.
 
-Nobody is ever shown it and nothing is stored of it but its digest, as of all keys: it follows from the master secret
-and its own id, which follows from the account. It is made when the playground is first used, and anew when it was
+Nobody is ever shown it, and only its digest is stored, as for all keys: it is derived from the master secret and its
+own id, which is derived from the account. It is created when the playground is first used, and again after it was
 revoked.
 """
 
@@ -23,7 +23,7 @@ _ID_LENGTH = 22
 
 
 async def key_of(desk: Desk, account: Account) -> str:
-    """The account's key, good for calls from now on. Never to be sent to anybody."""
+    """The account's key, usable for calls from now on. Never to be sent to anybody."""
     prefix = desk.settings.brand.key_prefix
     while True:
         known = {key.public_id: key for key in await keys.of_account(desk.database, account.id)}
@@ -40,12 +40,12 @@ async def key_of(desk: Desk, account: Account) -> str:
 
 
 def own_keys(desk: Desk, account: Account, known: Collection[str]) -> set[str]:
-    """Which of an account's keys, by their ids, the playground made for itself."""
+    """Which of an account's keys, by their ids, the playground created for itself."""
     return made_for(desk.master, account.public_id, desk.settings.brand.key_prefix, known)
 
 
 def made_for(master: Secrets, account: str, prefix: str, known: Collection[str]) -> set[str]:
-    """As `own_keys`, of the account with this public id; by either master secret while there are two."""
+    """Like `own_keys`, for the account with this public id; with either master secret while there are two."""
     ways = len(master.signatures("playground/id", ""))
     return {
         public_id
@@ -55,7 +55,7 @@ def made_for(master: Secrets, account: str, prefix: str, known: Collection[str])
 
 
 def _ids(master: Secrets, account: str, prefix: str, way: int = 0) -> Iterator[str]:
-    """Each the id of the account's next key, once the one before was revoked. `way`: by which of the secrets."""
+    """The account's key ids, each used once the one before was revoked. `way`: which of the secrets to use."""
     for number in count():
         chance = int(master.signatures("playground/id", f"{account}/{prefix}/{number}")[way], 16)
         yield f"key_{form.base62(chance, _ID_LENGTH)}"

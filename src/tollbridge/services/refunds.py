@@ -1,7 +1,7 @@
-"""Money back, by the operator: out of paid credit that is still there, and never twice.
+"""Refunds by the operator: out of paid credit that is still there, and never twice.
 
-The credit is taken first, in one transaction with the request; then the processor is asked. What it refuses is given
-back; what it does not answer is asked again (`retry`), under the same key.
+The credit is taken first, in one transaction with the request; then the processor is asked. If it refuses, the credit
+is given back; if it does not answer, it is asked again (`retry`), under the same key.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Putting a backup back: looked through before it takes the place of anything."""
+"""Restoring a backup, which is checked before it replaces anything."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from tollbridge.store.verify import verify
 
 
 async def restore(settings: Settings, source: Path) -> Path | None:
-    """Make the backup `source` the SQLite database; where the one before it was put, if there was one.
+    """Make the backup `source` the SQLite database; where the previous one was put, if there was one.
 
     A backup of an older version is brought to this one's schema. ConfigError: a gateway runs on the database, or the
-    backup is damaged, newer, of another master secret, or its books are wrong. Then nothing has changed.
+    backup is damaged, newer or of another master secret, or its books are wrong. In that case nothing has changed.
     """
     url = settings.database_url.reveal()
     place = backup.file_of(url)
@@ -27,7 +27,7 @@ async def restore(settings: Settings, source: Path) -> Path | None:
         try:
             await _look_through(f"sqlite:///{draft}", settings)
             kept = backup.put_in_place(draft, place)
-            # What it says of the latest heartbeat is true of the old database only.
+            # What it says about the latest heartbeat is true only of the old database.
             lock.path.write_bytes(b"")
         finally:
             backup.discard(draft)

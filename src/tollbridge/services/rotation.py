@@ -1,10 +1,10 @@
-"""Rotating the master secret: another takes its place, while everything goes on.
+"""Rotating the master secret: another one replaces it while everything keeps running.
 
-Step 1  A new secret is kept beside the present one, and every gateway learns of it. Nothing is made by it yet.
-Step 2  The database goes over to it. What is sealed is sealed anew; a key is known by the new one from its next use on.
-Step 3  The one before is dropped, once nothing needs it.
+Step 1  A new secret is stored beside the present one, and every gateway learns of it. Nothing is made with it yet.
+Step 2  The database switches to it. What is sealed is sealed again; a key is known by the new one from its next use on.
+Step 3  The previous one is dropped, once nothing needs it.
 
-Each step may be killed anywhere and done again. `rotate` does the first or the second, whichever is next.
+Each step may be killed anywhere and repeated. `rotate` does the first or the second, whichever is next.
 """
 
 from collections.abc import Iterator
@@ -32,8 +32,8 @@ _BATCH = 100
 
 
 class Rotation(msgspec.Struct, frozen=True, kw_only=True):
-    """How far it is. `unreadable`: rows that neither secret opens. `keys`, `management_keys`: those that could be used,
-    and were not since the database went over, so that only the secret before knows them."""
+    """How far it is. `unreadable`: rows that neither secret opens. `keys`, `management_keys`: usable ones not used
+    since the database switched, so that only the previous secret knows them."""
 
     stage: Literal["begun", "moved", "ended"]
     sealed_anew: int = 0
@@ -43,7 +43,7 @@ class Rotation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def rotate(database: Database, settings: Settings) -> Rotation:
-    """Begin (`begun`), or go over (`moved`). ConfigError: the operator must set the new secret first."""
+    """Begin (`begun`), or switch (`moved`). ConfigError: the operator must set the new secret first."""
     with _alone(settings):
         master = await secrets.load_for(database, settings)
         await secrets.belongs_to(database, master)
@@ -61,7 +61,7 @@ async def rotate(database: Database, settings: Settings) -> Rotation:
 
 
 async def finish(database: Database, settings: Settings, *, force: bool = False) -> Rotation:
-    """Drop the previous secret. ConfigError: keys are known by it alone, and it is not to be done by `force`."""
+    """Drop the previous secret. ConfigError: keys are known only by it, and `force` is not set."""
     with _alone(settings):
         master = await secrets.load_for(database, settings)
         await secrets.belongs_to(database, master)
@@ -100,7 +100,7 @@ def _counted(keys: int, managers: int) -> str:
 
 
 async def _renew(database: Database, settings: Settings, master: Secrets) -> Rotation:
-    """Everything that can be made anew without its owner."""
+    """Renew everything that can be renewed without its owner."""
     anew = unreadable = 0
     for column in SEALED:
         after = -1
@@ -114,14 +114,14 @@ async def _renew(database: Database, settings: Settings, master: Secrets) -> Rot
 
 
 async def _seal_anew(database: Database, master: Secrets, column: str, page: list[SealedText]) -> tuple[int, int]:
-    """How many of the rows were sealed anew, and how many cannot be opened at all."""
+    """How many of the rows were sealed again, and how many cannot be opened at all."""
     fresh: list[tuple[SealedText, bytes]] = []
     unreadable = 0
     for each in page:
         try:
             sealed = master.sealed_anew(each.use, each.sealed)
             if column == rotation.KEY_COPIES:
-                # The copy tells what the key is.
+                # The copy reveals the key.
                 digests = master.digests(master.open(each.use, each.sealed).decode())
                 await rotation.renew_digest(database, each.id, digests, master.fingerprint())
         except ConfigError:
@@ -140,7 +140,7 @@ async def _seal_anew(database: Database, master: Secrets, column: str, page: lis
 
 
 async def _end_playgrounds(database: Database, settings: Settings, master: Secrets) -> None:
-    """Revoke the keys that follow from the previous secret: the playground makes another one when it is next used."""
+    """Revoke the keys derived from the previous secret: the playground creates a new one when it is next used."""
     after, prefix = -1, settings.brand.key_prefix
     while page := await rotation.labelled(database, playground.LABEL, master.generation - 1, after, _BATCH):
         after = page[-1].id
@@ -158,7 +158,7 @@ async def _revoke(database: Database, public_id: str) -> None:
 @contextmanager
 def _alone(settings: Settings) -> Iterator[None]:
     if settings.secret is None:
-        secrets.load(settings)  # makes the directory
+        secrets.load(settings)  # creates the directory
         with secrets.alone(settings):
             yield
     else:

@@ -1,10 +1,10 @@
-"""The master secret: one random text from which every key of this gateway's own follows.
+"""The master secret: one random text from which all of this gateway's own keys are derived.
 
-It is beside the database, never in it, so that who steals the one cannot check guesses at API keys by it. Who loses
-the secret has lost all API keys: `belongs_to` makes sure that this is noticed at the start and not by customers.
+It is kept beside the database, never in it, so that stealing the database is not enough to check guesses at API keys.
+Losing the secret means losing all API keys: `belongs_to` makes sure that this is noticed at start, not by customers.
 
-While it is rotated (`services.rotation`) there are two. The database says which of them is gone by: by that one
-everything is made, by either it is read. So processes that know both agree, whenever each of them learned of it.
+While it is rotated (`services.rotation`) there are two. The database says which one is in use: everything is made with
+that one, and read with either. So processes that know both agree, whenever each of them learned of it.
 """
 
 import fcntl
@@ -41,7 +41,7 @@ _FINGERPRINT_BITS = 62
 
 
 class _Keys:
-    """What follows from one secret, by HKDF-SHA256 (RFC 5869) with one label for each use."""
+    """What is derived from one secret, by HKDF-SHA256 (RFC 5869) with one label for each use."""
 
     def __init__(self, master: str) -> None:
         self._root = hmac.digest(b"tollbridge", master.encode(), "sha256")
@@ -60,10 +60,10 @@ class _Keys:
 
 
 class Secrets:
-    """The master secret, and the other one while it is rotated: `following` tells which of them is gone by.
+    """The master secret, and the other one while it is rotated: `follow` chooses which of them is in use.
 
-    `generation` is the number of the one that is gone by, counted from 1. Until a database was asked (`belongs_to`)
-    that is the newest.
+    `generation` is the number of the one in use, counted from 1. Until a database has been asked (`belongs_to`), the
+    newest one is in use.
     """
 
     def __init__(self, newest: str, before: str | None = None) -> None:
@@ -73,11 +73,11 @@ class Secrets:
         self.generation = 1
 
     def digest(self, key: str) -> bytes:
-        """What is stored of an API key, and looked for: 32 bytes."""
+        """What is stored of an API key, and looked up: 32 bytes."""
         return self._lead.digest(key)
 
     def digests(self, key: str) -> tuple[bytes, bytes]:
-        """As `digest`, and what it is by the other secret; without one the same again."""
+        """Like `digest`, with the digest by the other secret; if there is none, the same twice."""
         return self._lead.digest(key), (self._other or self._lead).digest(key)
 
     def ids(self) -> Ids:
@@ -85,34 +85,34 @@ class Secrets:
         return Ids(self._lead.derived("ids")[:KEY_BYTES], before)
 
     def seal(self, use: str, text: bytes) -> bytes:
-        """`text` so that only `open` with the same `use` (which row, which column) gets it back: AES-256-GCM."""
+        """Encrypt `text` so that only `open` with the same `use` (which row, which column) recovers it: AES-256-GCM."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
         return nonce + self._lead.cipher.encrypt(nonce, text, use.encode())
 
     def open(self, use: str, sealed: bytes) -> bytes:
-        """What was sealed for this `use`; raises `ConfigError` when it was not, or by another secret."""
+        """What was sealed for this `use`. Raises `ConfigError` if it was not, or by another secret."""
         for keys in filter(None, (self._lead, self._other)):
             with suppress(InvalidTag):
                 return keys.cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], use.encode())
         raise ConfigError(f"what is stored for {use} cannot be read with this master secret")
 
     def sealed_anew(self, use: str, sealed: bytes) -> bytes | None:
-        """What is sealed by the other secret, by the one that is gone by; None: it is so already. As of `open`."""
+        """What the other secret sealed, sealed again by the one in use; None: it already is. Raises as `open`."""
         with suppress(InvalidTag):
             self._lead.cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], use.encode())
             return None
         return self.seal(use, self.open(use, sealed))
 
     def sign(self, use: str, text: str) -> str:
-        """A text that nobody else can make of `text` for this `use`."""
+        """A text that nobody else can derive from `text` for this `use`."""
         return self._lead.sign(use, text)
 
     def signatures(self, use: str, text: str) -> list[str]:
-        """All texts that `sign` may have made of it: the present one first."""
+        """All texts that `sign` may have made of it, the current one first."""
         return [keys.sign(use, text) for keys in (self._lead, self._other) if keys is not None]
 
     def fingerprint(self) -> int:
-        """A number that tells two secrets apart, and nothing about either: of the one that is gone by."""
+        """A number that tells secrets apart but reveals nothing about them; of the one in use."""
         return self._lead.fingerprint
 
     @property
@@ -122,16 +122,16 @@ class Secrets:
 
     @property
     def other(self) -> int | None:
-        """The fingerprint of the secret that is not gone by."""
+        """The fingerprint of the secret that is not in use."""
         return None if self._other is None else self._other.fingerprint
 
     def become(self, fresh: "Secrets") -> None:
-        """Hold what `fresh` holds from now on."""
+        """Hold from now on what `fresh` holds."""
         self._lead, self._other, self._newest = fresh._lead, fresh._other, fresh._newest
         self.generation = fresh.generation
 
     def follow(self, standing: Standing) -> None:
-        """Go by the secret that the database goes by. ConfigError: it is not here, or one that is still needed."""
+        """Use the secret that the database uses. ConfigError: it is not here, or one that is still needed is not."""
         if self._other is not None and standing.fingerprint == self._other.fingerprint:
             self._lead, self._other = self._other, self._lead
         if standing.fingerprint not in {None, self._lead.fingerprint}:
@@ -142,7 +142,7 @@ class Secrets:
 
 
 def load(settings: Settings) -> Secrets:
-    """From the configuration, or else from the file in the data directory, which is made when there is none."""
+    """From the configuration, or else from the file in the data directory, which is created if missing."""
     if settings.secret is not None:
         before = settings.secret_previous
         return Secrets(settings.secret.reveal(), None if before is None else before.reveal())
@@ -158,19 +158,19 @@ def load(settings: Settings) -> Secrets:
 
 
 async def load_for(database: Database, settings: Settings) -> Secrets:
-    """As `load`, but a database that goes by a secret already gets no new one, which would only be in the way of it."""
+    """Like `load`, but creates no secret if the database already uses one, as a new one would only get in the way."""
     path = settings.data_dir / FILE
     try:
         there = settings.secret is not None or path.exists()
     except OSError:
-        there = True  # `load` says what it is
+        there = True  # `load` reports the problem
     if not there and await is_claimed(database):
         raise ConfigError(f"{path} is gone: bring back this master secret, no key works without it")
     return load(settings)
 
 
 async def belongs_to(database: Database, master: Secrets) -> None:
-    """Have `master` go by what the database goes by. A new database is claimed for its newest secret.
+    """Make `master` use the secret that the database uses. A new database is claimed for the newest secret.
 
     ConfigError: the database's keys were made with another secret.
     """
@@ -183,12 +183,12 @@ async def belongs_to(database: Database, master: Secrets) -> None:
 
 
 async def check(database: Database, master: Secrets) -> None:
-    """ConfigError as of `belongs_to`; nothing is claimed."""
+    """ConfigError as in `belongs_to`; nothing is claimed."""
     master.follow(await rotation.standing(database))
 
 
 async def ids_at_hand(database: Database, settings: Settings) -> Ids | None:
-    """What answers are called by; None: the database's secret is not here. None is made."""
+    """How answers are named; None: the database's secret is not here. No secret is created."""
     if settings.secret is None and not (settings.data_dir / FILE).exists():
         return None
     try:
@@ -200,18 +200,18 @@ async def ids_at_hand(database: Database, settings: Settings) -> Ids | None:
 
 
 async def is_claimed(database: Database) -> bool:
-    """Whether the database goes by some master secret already."""
+    """Whether the database already uses a master secret."""
     return (await rotation.standing(database)).fingerprint is not None
 
 
 async def is_behind(database: Database, master: Secrets) -> bool:
-    """Whether the database goes by another secret than `master` by now."""
+    """Whether the database now uses another secret than `master`."""
     return (await rotation.standing(database)).fingerprint != master.fingerprint()
 
 
 @contextmanager
 def alone(settings: Settings) -> Iterator[None]:
-    """Nobody else on this machine changes the file meanwhile. ConfigError: somebody does."""
+    """Keep everybody else on this machine from changing the file. ConfigError: somebody is doing so."""
     descriptor = os.open(settings.data_dir, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -223,13 +223,13 @@ def alone(settings: Settings) -> Iterator[None]:
 
 
 def add_to_file(settings: Settings) -> None:
-    """A new secret before the one in the file, which stays as the second."""
+    """Put a new secret before the one in the file, which stays as the second."""
     path = (settings.data_dir / FILE).resolve()
     _replace(path, f"{secrets.token_hex(32)}\n{_read(path)[0]}\n")
 
 
 def drop_from_file(settings: Settings) -> bool:
-    """Let the file hold its first secret only; whether there was a second."""
+    """Keep only the first secret in the file; whether there was a second."""
     path = (settings.data_dir / FILE).resolve()
     lines = _read(path)
     if len(lines) > 1:
@@ -238,7 +238,7 @@ def drop_from_file(settings: Settings) -> bool:
 
 
 def _read(path: Path) -> list[str]:
-    """The secrets in the file, the newest first: one, or two while it is rotated."""
+    """The secrets in the file, newest first: one, or two while it is rotated."""
     if path.stat().st_mode & 0o007:
         raise ConfigError(f"{path}: everybody on this machine can read the master secret: chmod 600 {path}")
     lines = path.read_text("ascii", "replace").strip().splitlines()
@@ -250,10 +250,10 @@ def _read(path: Path) -> list[str]:
 
 
 def _create(path: Path) -> None:
-    """Whole or not at all, and on the disk: keys that depend on it are handed out in a moment."""
+    """Create it whole or not at all, and durably: keys that depend on it are about to be handed out."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Whoever was quicker has made the one that counts.
+        # If another process was quicker, its secret counts.
         with _draft(path, secrets.token_hex(32) + "\n") as (draft, _), suppress(FileExistsError):
             path.hardlink_to(draft)
     except OSError as error:
@@ -261,7 +261,7 @@ def _create(path: Path) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    """As `_create`, in the place of what is there, for those who may read that."""
+    """Like `_create`, but replaces what is there, keeping it readable for those who could read it."""
     try:
         before = path.stat()
         with _draft(path, text) as (draft, descriptor):
@@ -275,7 +275,7 @@ def _replace(path: Path, text: str) -> None:
 
 @contextmanager
 def _draft(path: Path, text: str) -> Iterator[tuple[Path, int]]:
-    """A file beside `path` with `text` in it, and its descriptor. What is made of it within is on the disk after."""
+    """A file beside `path` containing `text`, and its descriptor. What the caller makes of it is durable afterwards."""
     draft = path.with_name(f".{FILE}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

@@ -1,4 +1,4 @@
-"""Sessions: who is logged in with which browser, for how long, and how sure we are."""
+"""Sessions: who is logged in with which browser, for how long, and how sure we are of it."""
 
 import hashlib
 import secrets
@@ -21,7 +21,7 @@ DAY_MS = 24 * HOUR_MS
 USERS = (24 * HOUR_MS, 14 * DAY_MS)
 OPERATORS = (30 * MINUTE_MS, 8 * HOUR_MS)
 MOST_SESSIONS = 20
-# How long a proof of who one is stands for what cannot be undone.
+# How long a proof of identity is good enough for what cannot be undone.
 FRESH_MS = 10 * MINUTE_MS
 
 _TOUCH_MS = MINUTE_MS
@@ -29,14 +29,14 @@ _LONGEST_AGENT = 200
 
 
 class Client(msgspec.Struct, frozen=True):
-    """The other end: its network address and what it calls itself."""
+    """The other end: its network address, and what it calls itself."""
 
     address: str
     agent: str
 
 
 class Presence(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody who is logged in, and the account that they look at. `role` is theirs in `account`."""
+    """Somebody who is logged in, and the account that they look at. `role`: theirs in `account`."""
 
     session: Session
     user: User
@@ -45,7 +45,7 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def half(self) -> bool:
-        """Whether a second factor is still to come: until then they are nobody."""
+        """Whether a second factor is still missing: until it is given, they are nobody."""
         return is_half(self.user, self.session)
 
     def fresh(self, now: int) -> bool:
@@ -64,12 +64,12 @@ def digest(token: str) -> bytes:
 
 
 def new_token() -> str:
-    """256 bits of chance, safe in a URL and a cookie."""
+    """256 random bits, safe in a URL and a cookie."""
     return secrets.token_urlsafe(32)
 
 
 async def begin(transaction: Transaction, user: User, client: Client, factors: int, now: int) -> str:
-    """The token of a new session of `user`, who proved in `factors` ways who they are."""
+    """The token of a new session of `user`, who proved who they are with `factors` factors."""
     belongings = await members.of_user(transaction, user.id)
     token = new_token()
     row = NewSession(
@@ -87,7 +87,7 @@ async def begin(transaction: Transaction, user: User, client: Client, factors: i
 
 
 async def find(database: Database, token: str) -> Presence | None:
-    """Who has this token, if their session is neither over nor ended."""
+    """The holder of this token, unless their session has expired or was ended."""
     session = await sessions.find(database, digest(token))
     if session is None:
         return None
@@ -109,7 +109,7 @@ async def find(database: Database, token: str) -> Presence | None:
 
 
 async def renew(database: Database, presence: Presence, client: Client, *, factors: int) -> str:
-    """The token of a session in the place of the present one: after every change of what it may do."""
+    """The token of a session that replaces the present one, after every change of what it may do."""
     now = await database.now()
 
     async def use_case(transaction: Transaction) -> str:
@@ -131,13 +131,13 @@ async def end(database: Database, user: User, public_id: str) -> None:
 
 
 async def end_others(database: Database, presence: Presence) -> None:
-    """Log all other browsers of the user out."""
+    """Log all of the user's other browsers out."""
     session = presence.session
     await run(database, lambda transaction: sessions.end_all(transaction, presence.user.id, but=session.id))
 
 
 async def look_at(database: Database, presence: Presence, account: str) -> None:
-    """Turn to another account of the same user; raises `NotFound`."""
+    """Switch to another account of the same user; raises `NotFound`."""
     ids = {each.public_id: each.account_id for each in await members.of_user(database, presence.user.id)}
     if account not in ids:
         raise NotFound("There is no such account.")

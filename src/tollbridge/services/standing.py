@@ -1,4 +1,4 @@
-"""Where an account stands at this moment: its plan, and what is left of what that allows."""
+"""Where an account stands now: its plan, and how much of it is left."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from tollbridge.store.db import Database
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """`plan` as it is in effect. None: that is not limited. `included_left`: tokens of this month."""
+    """`plan` as it is in effect. None: not limited. `included_left`: tokens left of this month's."""
 
     plan: Plan
     requests: Room | None = None
@@ -22,7 +22,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def standing(database: Database, limiter: Limiter, plans: Mapping[str, Plan], account: Account) -> Standing:
-    """Asks the limiter, and takes nothing of it."""
+    """Asks the limiter without taking anything from it."""
     now = await database.now()
     fallback = plans[DEFAULT_PLAN]
     agreed = await accounts.agreed_with(database, account.id)

@@ -1,4 +1,4 @@
-"""An account's books as its owner would want them: what came, what went, and what was left after each."""
+"""An account's books as its owner wants to see them: what came in, what went out, and what was left after each."""
 
 import heapq
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,10 +30,10 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 async def statement(
     database: Database, account_id: int, since: int = 0, before: int | None = None
 ) -> AsyncIterator[Line]:
-    """All that changed an account's balance from the time `since` (milliseconds) until now or `before`, oldest first.
+    """Every change of an account's balance from `since` (milliseconds) until now or `before`, oldest first.
 
-    With `since` the first line brings forward what was there. Read in pages, so that a long history needs little
-    memory; requests that were free are left out. Where requests were dropped (`store.retention`), a day is one line.
+    With `since`, the first line brings the balance forward. Read in pages, so that a long history needs little memory;
+    free requests are left out. Where requests were dropped (`store.retention`), a day is one line.
     """
     until = await database.now() + 1 if before is None else before
     async with usage_days.reading(database) as days:
@@ -43,13 +43,13 @@ async def statement(
 
 
 async def statement_within(days: Days, account_id: int, since: int, until: int) -> AsyncIterator[Line]:
-    """As `statement`, all of it as it is at the moment of `days`: what is charged meanwhile is not in it."""
+    """Like `statement`, all as of the moment of `days`: what is charged meanwhile is not in it."""
     async for line in _walk(days.view, account_id, await _opened(days, account_id, since), until):
         yield line
 
 
 class _Opening(msgspec.Struct, frozen=True):
-    """Where a statement begins: the time, what was there, and when the first day begins of which nothing is gone."""
+    """Where a statement begins: the time, the balance, and the start of the first day with nothing dropped."""
 
     since: int
     balance: int
@@ -94,7 +94,7 @@ async def _paged(
 
 
 async def _used(days: list[tuple[int, int, int]], requests: AsyncIterator[usage.Charge]) -> AsyncIterator[Line]:
-    """Days of which requests are gone, a line each; then the requests."""
+    """Days whose requests are gone, one line each; then the requests."""
     for start, count, amount in days:
         day = datetime.fromtimestamp(start // 1000, UTC).strftime("%Y-%m-%d")
         yield Line(at=start + DAY_MS - 1, what=f"{plural(count, 'request')} on {day}", amount=-amount, balance=0)
@@ -103,7 +103,7 @@ async def _used(days: list[tuple[int, int, int]], requests: AsyncIterator[usage.
 
 
 async def _merged(transactions: AsyncIterator[journal.Line], used: AsyncIterator[Line]) -> AsyncIterator[Line]:
-    """Both in order of time; at the same time what came goes first."""
+    """Both in order of time; at the same time, what came in goes first."""
     waiting: list[tuple[int, int, Line]] = []
     sources = (
         _lines(transactions),

@@ -1,4 +1,4 @@
-"""Books on paper: an account's month, the trial balance of a period, the journal as lines.
+"""Printable books: an account's month, the trial balance of a period, the journal line by line.
 
     month = parse_month("2026-11")
     statement = await account_statement(database, account, month)     # opening + all movements = closing
@@ -34,7 +34,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class Period(msgspec.Struct, frozen=True):
-    """From a time on and before another, in milliseconds; `name` is how it was asked for."""
+    """From a time on and before another, in milliseconds; `name`: how it was asked for."""
 
     name: str
     since: int
@@ -42,7 +42,7 @@ class Period(msgspec.Struct, frozen=True):
 
 
 class Movement(msgspec.Struct, frozen=True):
-    """What one kind of transaction, or usage, did to the balance in all."""
+    """What one kind of transaction, or all usage, did to the balance in total."""
 
     kind: str
     amount: int
@@ -68,7 +68,7 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Statement(msgspec.Struct, frozen=True, kw_only=True):
-    """An account's month: `opening` plus all `movements` is `closing`, and so it is with the lines."""
+    """An account's month: `opening` plus all `movements` is `closing`, as with the lines if none is left out."""
 
     email: str
     period: Period
@@ -80,7 +80,7 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrialLine(msgspec.Struct, frozen=True):
-    """One ledger account over a period: credits are positive. All lines together are zero in each column."""
+    """One ledger account over a period; credits are positive. In each column, all lines sum to zero."""
 
     book: Book
     opening: int
@@ -94,7 +94,7 @@ class TrialLine(msgspec.Struct, frozen=True):
 class JournalLine(msgspec.Struct, frozen=True, kw_only=True):
     """One entry. `id` is the transaction's: its number, or `usage/` and the number of a request's hold.
 
-    Of a day whose requests are gone it is `usage/2026-11-22/` and the number of the account.
+    For a day whose requests are gone, it is `usage/2026-11-22/` and the number of the account.
     """
 
     id: str
@@ -108,7 +108,7 @@ class JournalLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_month(text: str) -> Period:
-    """A calendar month such as `2026-11`. InvalidRequest: it is none."""
+    """A calendar month such as `2026-11`. InvalidRequest: it is not one."""
     found = _MONTH.fullmatch(text)
     if found is None:
         raise InvalidRequest(f"a month is like 2026-11, not {text[:20]!r}", param="month")
@@ -132,7 +132,7 @@ def _start(year: int, month: int) -> int:
 async def account_statement(
     database: Database, account: Account, period: Period, most_lines: int | None = None
 ) -> Statement:
-    """What came, what went and what was left, with each change in its order; at most the first `most_lines` of them."""
+    """What came in, went out and was left, with each change in order, of which at most the first `most_lines`."""
     async with usage_days.reading(database) as days:
         before = await days.of_account(account.id, 0, period.since)
         opening = await journal.total(days.view, account.id, period.since) - before.charge
@@ -144,9 +144,9 @@ async def account_statement(
         async for line in statement_within(days, account.id, period.since, period.until):
             if len(lines) == most_lines:
                 break
-            if line.amount:  # what was brought forward is the opening
+            if line.amount:  # the line that brings the balance forward is the opening
                 lines.append(Line(line.at, line.what, line.amount, line.balance))
-    # It is part of what was used.
+    # Already part of the usage.
     kinds.pop(Kind.LATE, None)
     spent = -sum(each.charge for each in used.values())
     movements = [Movement(kind, amount) for kind, amount in sorted(kinds.items()) if amount]
@@ -171,14 +171,14 @@ def _models(used: Mapping[tuple[int, int], Sums], terms: dict[int, str]) -> tupl
 
 
 def model_of(terms: str | None, name: str = "model") -> str:
-    """A field of a price version's terms; a request that ended before any price was noted has none."""
+    """A field of a price version's terms; empty for a request that ended before any price was noted."""
     if not terms:
         return f"(broken off, {name} not known)"
     return str(msgspec.json.decode(terms, type=dict[str, object]).get(name, ""))
 
 
 def statement_csv(made: Statement) -> str:
-    """The statement as CSV, for spreadsheets: its lines between the opening and the closing balance."""
+    """The statement as CSV, for spreadsheets: its lines, between the opening and the closing balance."""
     rows: list[Sequence[str]] = [("at", "what", "amount_usd", "balance_usd")]
     rows.append((_time(made.period.since), "opening balance", "", format_usd(made.opening)))
     rows += [
@@ -190,7 +190,7 @@ def statement_csv(made: Statement) -> str:
 
 
 def statement_json(made: Statement) -> dict[str, object]:
-    """The statement as it stands in JSON: amounts as decimal texts."""
+    """The statement as JSON: amounts are decimal texts."""
     return {
         "account": made.email,
         "month": made.period.name,
@@ -223,7 +223,7 @@ def statement_json(made: Statement) -> dict[str, object]:
 
 
 async def trial_balance(database: Database, period: Period) -> list[TrialLine]:
-    """Every ledger account at the beginning of a period, what moved, and so at its end."""
+    """Every ledger account at the beginning of a period, and what moved, which gives its end."""
     async with usage_days.reading(database) as days:
         opening = await _moved(days, 0, period.since)
         moved = await _moved(days, period.since, period.until)
@@ -239,9 +239,9 @@ async def _moved(days: Days, since: int, until: int) -> dict[Book, int]:
 
 
 async def journal_lines(database: Database, period: Period) -> AsyncIterator[JournalLine]:
-    """Every entry of a period: the journal's in its order, then those that requests stand for.
+    """Every entry of a period: the journal's, in order, then those that requests stand for.
 
-    Where requests were dropped (`store.retention`), those of an account on a day are one transaction.
+    Where requests were dropped (`store.retention`), an account's requests of one day are one transaction.
     """
     async with usage_days.reading(database) as days:
         view, after = days.view, (0, -1)
@@ -272,7 +272,7 @@ async def journal_lines(database: Database, period: Period) -> AsyncIterator[Jou
 
 
 async def _gone(days: Days, since: int, until: int) -> AsyncIterator[JournalLine]:
-    """The entries of days from which requests are gone, by account."""
+    """The entries of days whose requests are gone, by account."""
     emails = await reports.emails(days.view) if since < until else {}
     while since < until:
         end = min(since // DAY_MS * DAY_MS + DAY_MS, until)
@@ -303,14 +303,14 @@ JOURNAL_HEAD = ("transaction", "at", "kind", "account", "book", "amount_usd", "r
 
 
 def to_csv(rows: Iterable[Sequence[str]]) -> str:
-    """RFC 4180, with line ends as it wants them."""
+    """RFC 4180, with its line ends."""
     out = io.StringIO()
     csv.writer(out).writerows(rows)
     return out.getvalue()
 
 
 def _entries(charge: int, promo: int, loss: int, cost: int) -> list[tuple[Book, int]]:
-    """The entries of a request, or of many in one."""
+    """The entries of one request, or of many together."""
     return [(entry.book, entry.amount) for entry in entries_of(charge, promo, loss, cost)]
 
 
@@ -319,5 +319,5 @@ def _time(at: int) -> str:
 
 
 def no_formula(text: str) -> str:
-    """Free text that no spreadsheet computes."""
+    """Free text that no spreadsheet evaluates."""
     return f"'{text}" if text.startswith(_FORMULA) else text

@@ -1,12 +1,12 @@
-"""Plans that are paid for by the month.
+"""Plans paid for by the month.
 
     begun = await ways.subscriptions.start(account, "pro")       → begun.url, where its customer pays
     await ways.subscriptions.set_ending(account, True)           no further month; False: go on after all
     await ways.subscriptions.hear(object_id)                     a webhook; False: it is about something else
-    await ways.subscriptions.reconcile()                         every minute: what webhooks did not tell
+    await ways.subscriptions.reconcile()                         every minute: what webhooks did not report
 
-What a processor says is asked for anew, as with payments. Each month that it says was paid is first booked as a payment
-of its own, checked against what was ordered; how far those reach decides (`core.subscriptions`).
+What a processor reports is asked for again, as with payments. Each month that it says was paid is first booked as a
+payment of its own, checked against what was ordered; how far the booked months reach decides (`core.subscriptions`).
 """
 
 import logging
@@ -45,7 +45,7 @@ _TRIES = 4
 
 
 class Till(Protocol):
-    """What a subscription needs of the payments that it belongs to."""
+    """What a subscription needs from the payments that it belongs to."""
 
     database: Database
     stripe: Stripe | None
@@ -60,7 +60,7 @@ class Till(Protocol):
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """`plans` by name; `after`: the plan of those who pay for none; how mails are signed, and where links lead."""
+    """`plans` by name; `after`: the plan of accounts that pay for none; how mails are signed, and where links lead."""
 
     plans: Mapping[str, Plan]
     after: str
@@ -70,7 +70,7 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 class _Stale(Exception):
-    """It was changed while its processor was asked."""
+    """It was changed while its processor was being asked."""
 
 
 class Subscriptions:
@@ -82,14 +82,14 @@ class Subscriptions:
         self._grace = terms.grace_days * _DAY_MS
 
     def offered(self, now: int) -> list[str]:
-        """The plans that can be subscribed to: those with a price, where there is a way to pay it."""
+        """The plans that can be subscribed to: those with a price, if there is a way to pay it."""
         if self._method() is None:
             return []
         every = self._terms.plans.values()
         return [each.name for each in every if each.price and each.listed and each.applies(now)]
 
     async def current(self, account: Account) -> Subscription | None:
-        """The one that an account has, or has ordered."""
+        """The subscription that an account has, or has ordered."""
         return await subscriptions.open_of(self._till.database, account.id)
 
     # --- the customer -------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ class Subscriptions:
     async def start(self, account: Account, name: str) -> Subscription:
         """Order a plan: its `url` is where the first month is paid. Ordered again, it is the same order.
 
-        InvalidRequest: it is not offered, or one runs. ProcessorUnavailable (503): nothing was paid, try again.
+        InvalidRequest: not offered, or one is running. ProcessorUnavailable (503): nothing was paid, try again.
         """
         database = self._till.database
         now, method = await database.now(), self._method()
@@ -122,7 +122,7 @@ class Subscriptions:
         raise InvalidRequest("Another plan was ordered at the same moment. Look which, and try again.", param="plan")
 
     async def look(self, account: Account) -> Subscription | None:
-        """The current one, its processor asked anew while it waits to be paid; what is known where that fails."""
+        """The current one; its processor is asked again while it is unpaid, if it can be."""
         ours = await self.current(account)
         if ours is not None and ours.stage is Stage.PENDING and ours.method == STRIPE:
             try:
@@ -133,13 +133,13 @@ class Subscriptions:
         return ours
 
     async def withdraw(self, account: Account) -> None:
-        """Take back an order that waits to be paid. ProcessorUnavailable: whether it can be paid is not known."""
+        """Cancel an unpaid order. ProcessorUnavailable: it is unknown whether it can still be paid."""
         ours = await self.current(account)
         if ours is not None:
             await self._withdraw(ours)
 
     async def set_ending(self, account: Account, ending: bool, actor: Actor) -> Subscription:
-        """Have no further month paid, or go on after all. InvalidRequest: none runs, or none any more."""
+        """Have no further month paid, or go on after all. InvalidRequest: none is running, or no longer."""
         database, ours = self._till.database, await self.current(account)
         if ours is None or not ours.runs:
             raise InvalidRequest("There is no plan that is paid for by the month.", param="plan")
@@ -148,7 +148,7 @@ class Subscriptions:
                 await self._stripe.set_ending(ours, ending)
             except ProcessorRefused as error:
                 log.warning("subscription %s cannot be changed: %s (%s)", ours.public_id, error, error.code)
-                # What we had not heard of, most likely its end.
+                # We missed something, most likely its end.
                 await self.follow(ours)
                 raise InvalidRequest("It cannot be changed any more. See what became of it.", param="plan") from None
         now = await database.now()
@@ -164,7 +164,7 @@ class Subscriptions:
         return await run(database, use_case)
 
     async def pay_demo(self, account: Account) -> Subscription:
-        """Pay the first month with nothing. InvalidRequest: demo payments are not offered here, or none waits."""
+        """Pay the first month with nothing. InvalidRequest: demo payments are not offered here, or none is pending."""
         ours = await self.current(account)
         demo = manual.DEMO in self._till.methods
         if ours is None or not demo or (ours.method, ours.stage) != (manual.DEMO, Stage.PENDING):
@@ -174,7 +174,7 @@ class Subscriptions:
     # --- what processors say ------------------------------------------------------------------------------------
 
     async def hear(self, object_id: str) -> bool:
-        """Something changed at Stripe; whether it is about a subscription of ours. Raises as Stripe's calls do."""
+        """Something changed at Stripe; whether it concerns a subscription of ours. Raises as Stripe's calls do."""
         stripe, database = self._till.stripe, self._till.database
         if stripe is None:
             return False
@@ -200,7 +200,7 @@ class Subscriptions:
         return True
 
     async def follow(self, ours: Subscription) -> Subscription:
-        """Ask Stripe for all of a subscription, and do what it says."""
+        """Ask Stripe for all it knows about a subscription, and act on it."""
         for attempt in range(_TRIES):
             heard = await self._stripe.follow(ours)
             if heard is None:
@@ -213,7 +213,7 @@ class Subscriptions:
         raise AssertionError("the last attempt is never stale")
 
     async def reconcile(self) -> None:
-        """Ask for whatever should have been heard of by now. Several processes may."""
+        """Ask about everything that should have been reported by now. Several processes may do so."""
         database = self._till.database
         now = await database.now()
         for ours in await subscriptions.due(database, now, _BATCH):
@@ -235,7 +235,7 @@ class Subscriptions:
         return next((name for name in (STRIPE, manual.DEMO) if name in self._till.methods), None)
 
     async def _create(self, account: Account, plan: str, amount: int, method: str) -> Subscription | None:
-        """A new order, or the one that was made at the same moment, of this plan or another; None: that is gone."""
+        """A new order, or the one made at the same moment, for this plan or another; None: that one is gone."""
         database = self._till.database
         now = await database.now()
         new = subscriptions.New(
@@ -249,7 +249,7 @@ class Subscriptions:
             return await self.current(account)
 
     async def _begin(self, ours: Subscription, account: Account) -> Subscription:
-        """Get its page. One that was taken back meanwhile has ended, and its page is closed: nobody pays for it."""
+        """Get its page. If it was cancelled meanwhile, it has ended and its page is closed: nobody pays for it."""
         back = f"{self._terms.url}{PAGE}?ordered=1"
         if ours.method != STRIPE:
             return await self._learn(msgspec.structs.replace(ours, url=back))
@@ -273,7 +273,7 @@ class Subscriptions:
         return begun
 
     async def _learn(self, known: Subscription) -> Subscription:
-        """Write down what its processor calls it."""
+        """Write down the processor's ids of it."""
         database = self._till.database
 
         async def use_case(transaction: Transaction) -> Subscription:
@@ -290,7 +290,7 @@ class Subscriptions:
         return await run(database, use_case)
 
     async def _withdraw(self, before: Subscription) -> Subscription | None:
-        """Take back an order that waits to be paid; what became of it, None: it is gone."""
+        """Cancel an unpaid order; what became of it, None: it is gone."""
         if before.runs:
             return before
         if before.method == STRIPE and before.session is not None and self._till.stripe is not None:
@@ -328,7 +328,7 @@ class Subscriptions:
     async def _pay_demo(self, ours: Subscription, since: int) -> Subscription:
         account = await accounts.known(self._till.database, ours.account_id)
         until = month_after(since)
-        # Two clicks are one month, though not at one time.
+        # Two clicks are one month, even at different times.
         name = "first" if ours.paid_until is None else str(since)
         payment = await self._till.write_down(self._month(ours, name))
         report = msgspec.structs.replace(manual.received(payment, account.public_id), order=ours.public_id)
@@ -348,7 +348,7 @@ class Subscriptions:
         )
 
     async def _book(self, ours: Subscription, heard: Heard) -> None:
-        """Have each month that was paid in the books, once."""
+        """Book each month that was paid, once."""
         known = await payments.months_of(self._till.database, ours.id)
         done = {each.external_id for each in known if each.status in {Paid.PAID, Paid.REVIEW, Paid.FAILED}}
         for bill in heard.bills:
@@ -357,7 +357,7 @@ class Subscriptions:
                 await self._till.ask(msgspec.structs.replace(payment, external_id=bill.external_id))
 
     async def _take(self, ours: Subscription, heard: Heard, *, strict: bool = False) -> Subscription:
-        """Do what follows from what was heard. `_Stale`, if `strict`: somebody else has done so meanwhile."""
+        """Act on what was heard. `_Stale`, if `strict`: somebody else has done so meanwhile."""
         database = self._till.database
         now = await database.now()
 
@@ -379,7 +379,7 @@ class Subscriptions:
         return done.subscription
 
     async def _tell(self, transaction: Transaction, done: Turn, now: int) -> None:
-        """The account gets the plan, or loses it, and its owner hears of what needs them."""
+        """The account gets the plan, or loses it, and its owner is told whatever needs their attention."""
         ours, database, terms = done.subscription, self._till.database, self._terms
         account = await accounts.known(transaction, ours.account_id)
         plan, after = terms.plans.get(ours.plan), terms.plans.get(terms.after) or terms.plans[DEFAULT_PLAN]
@@ -388,7 +388,7 @@ class Subscriptions:
             await self._put_on(transaction, account, ours.plan, now)
             if plan is not None and plan.included_credit:
                 await fill_up_within(database, transaction, account.id, plan, now)
-        # Who was put on another plan by the operator meanwhile stays there.
+        # An account that the operator put on another plan meanwhile stays there.
         if done.ends and account.plan == ours.plan:
             await self._put_on(transaction, account, after.name, now)
         if done.ends:

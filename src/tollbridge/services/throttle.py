@@ -1,7 +1,7 @@
 """How often something may be tried: log-ins, sign-ups and mails, counted in the database for all processes.
 
-Nobody is locked out for good by somebody else: what a stranger's failures delay is counted per address and account,
-and a browser that has logged in before is counted by itself (`Door.device`).
+Nobody can lock somebody else out for good: what a stranger's failures delay is counted per address and account, and a
+browser that has logged in before is counted separately (`Door.device`).
 """
 
 import hashlib
@@ -22,12 +22,12 @@ DAY_MS = 24 * HOUR_MS
 FREE_FAILURES = 5
 LONGEST_DELAY_S = 900
 FAILURES_A_MINUTE = 20
-# Of one account, over all addresses.
+# For one account, over all addresses.
 FAILURES_A_DAY = 100
 
 
 class Limit(msgspec.Struct, frozen=True):
-    """At most `count` within `window_ms` from the first one on."""
+    """At most `count` within `window_ms`, starting with the first."""
 
     count: int
     window_ms: int
@@ -36,14 +36,14 @@ class Limit(msgspec.Struct, frozen=True):
 SIGN_UPS = Limit(20, HOUR_MS)
 MAILS_TO_ADDRESS = Limit(3, HOUR_MS)
 MAILS_FROM_ADDRESS = Limit(10, HOUR_MS)
-# To addresses of others, whoever they are.
+# To other people's addresses, whoever they are.
 MAILS_BY_USER = Limit(50, DAY_MS)
 
 
 class Door(msgspec.Struct, frozen=True, kw_only=True):
     """Where somebody tries to get in. `account`: the address or id that they give; `client`: their network address.
 
-    `device`: they come with a browser that this account has logged in with before.
+    `device`: their browser has logged in to this account before.
     """
 
     account: str
@@ -51,20 +51,20 @@ class Door(msgspec.Struct, frozen=True, kw_only=True):
     device: bool = False
 
     def names(self) -> tuple[str, str, str]:
-        """The counters: of this account from here, of this account from anywhere, of everything from here."""
+        """The counters: this account from here, this account from anywhere, anything from here."""
         client = whose(self.client)
         pair = f"device/{self.account}" if self.device else f"pair/{self.account}/{client}"
         return _name("login", pair), _name("login", f"account/{self.account}"), _name("login", f"from/{client}")
 
 
 def delay_s(failures: int) -> int:
-    """Seconds to wait after so many failures in a row: none for the first five, then 1, 2, 4 … 900."""
+    """Seconds to wait after this many failures in a row: none up to the fourth, then 1, 2, 4 … 900."""
     excess = failures - FREE_FAILURES
     return min(LONGEST_DELAY_S, 1 << min(excess, 30)) if excess >= 0 else 0
 
 
 async def check_door(database: Database, door: Door, now: int) -> None:
-    """RateLimited, with the seconds to wait, when it is too early for another try."""
+    """RateLimited, with the seconds to wait, if it is too early for another try."""
     pair, account, client = door.names()
     failures, last = await throttle.count(database, pair, DAY_MS, now)
     wait = last + delay_s(failures) * 1000 - now if failures else 0
@@ -92,7 +92,7 @@ async def opened(database: Database, door: Door) -> None:
 
 
 async def spend(database: Database, what: str, who: str, limit: Limit, now: int) -> bool:
-    """Count one more `what` of `who`; whether it is within the limit."""
+    """Count one more `what` by `who`; whether it is within the limit."""
     return await throttle.add(database, _name(what, who), limit.window_ms, now) <= limit.count
 
 
@@ -106,11 +106,11 @@ def too_many(what: str, wait_ms: int) -> RateLimited:
 
 
 async def spend_mail(database: Database, sender: str, address: str, now: int) -> None:
-    """Count a mail that a user has sent to an address of somebody else. RateLimited: they sent many, or it got many.
+    """Count a mail that a user sends to somebody else's address. RateLimited: the sender, or the address, has had many.
 
     `sender`: the user's public id.
     """
-    # In this order: who may send nothing more does not use up what an address may get either.
+    # In this order: a sender at their limit must not use up what the address may receive.
     if not await spend(database, "mail-by", sender, MAILS_BY_USER, now):
         raise too_many("You have had many mails sent to others today", DAY_MS)
     if not await spend(database, "mail-to", address, MAILS_TO_ADDRESS, now):
@@ -118,7 +118,7 @@ async def spend_mail(database: Database, sender: str, address: str, now: int) ->
 
 
 def whose(address: str) -> str:
-    """By what those are counted who come from this network address: of IPv6 everybody has a whole /64."""
+    """The unit by which clients at this network address are counted: for IPv6, everybody has a whole /64."""
     try:
         return customer_of(address)
     except ValueError:
@@ -126,7 +126,7 @@ def whose(address: str) -> str:
 
 
 def is_local(address: str) -> bool:
-    """Whether it is this machine: a proxy that is not named in `server.trusted_proxies`, or somebody trying it out."""
+    """Whether it is this machine: a proxy not named in `server.trusted_proxies`, or somebody trying things out."""
     try:
         return ip_address(address).is_loopback
     except ValueError:

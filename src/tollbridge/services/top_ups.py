@@ -1,7 +1,7 @@
 """Automatic top-ups: when little is left, the saved card is charged while nobody is there.
 
-One payment at a time, never more than the daily cap in any 24 hours, and after three failures in a row none until the
-customer switches it on again.
+One payment at a time, never more than the daily cap in any 24 hours, and none after three failures in a row until the
+customer switches them on again.
 """
 
 import logging
@@ -30,19 +30,19 @@ class _NotNeeded(TollbridgeError):
 
 
 async def card(database: Database, account: Account) -> Card | None:
-    """The card that an account has saved, its `hint` to be shown."""
+    """The card that an account has saved; its `hint` may be shown."""
     return await invoices.card(database, account.id)
 
 
 async def current(database: Database, account: Account) -> AutoTopUp | None:
-    """What is switched on; `stopped` says why it does nothing any more."""
+    """The settings switched on; `stopped` says why they no longer do anything."""
     return await top_ups.get(database, account.id)
 
 
 async def switch_on(ways: Payments, account: Account, *, threshold: int, amount: int, daily_cap: int) -> AutoTopUp:
     """Buy `amount` whenever less than `threshold` is left, for at most `daily_cap` a day (nano-USD).
 
-    InvalidRequest: an amount cannot be, no card is saved, or it is not offered here.
+    InvalidRequest: an amount is not acceptable, no card is saved, or it is not offered here.
     """
     if not offered(ways):
         raise InvalidRequest("automatic top-ups are not offered here")
@@ -63,7 +63,7 @@ async def switch_off(database: Database, account: Account) -> None:
 
 
 async def forget_card(ways: Payments, account: Account) -> None:
-    """Remove the saved card, here and at Stripe, and with it automatic top-ups."""
+    """Remove the saved card, here and at Stripe, and automatic top-ups with it."""
     saved = await card(ways.database, account)
 
     async def use_case(transaction: Transaction) -> None:
@@ -79,7 +79,7 @@ async def forget_card(ways: Payments, account: Account) -> None:
 
 
 async def run_due(ways: Payments) -> int:
-    """Charge the cards of all that have too little left; how many. Runs every minute; several processes may."""
+    """Charge the cards of all accounts with too little left; how many. Runs every minute; several processes may."""
     if not offered(ways):
         return 0
     charged = 0
@@ -102,13 +102,13 @@ async def run_due(ways: Payments) -> int:
 
 
 def offered(ways: Payments) -> bool:
-    """Whether customers can have their card charged by itself here."""
-    # Stripe computes tax on its pages only: nobody could add it to a charge without one.
+    """Whether customers here can have their card charged automatically."""
+    # Stripe computes tax on its pages only: nothing could add it to a charge without one.
     return ways.stripe is not None and STRIPE in ways.methods and not ways.stripe.automatic_tax
 
 
 async def _order(transaction: Transaction, account_id: int, now: int) -> Payment | None:
-    """The next top-up of an account, claimed; None: it was switched off, or one runs. `_NotNeeded` rolls it back."""
+    """The next top-up of an account, claimed; None: switched off, or one is running. `_NotNeeded` rolls it back."""
     wanted = await top_ups.get(transaction, account_id)
     if wanted is None or wanted.stopped is not None or wanted.payment_id is not None:
         return None
@@ -122,7 +122,7 @@ async def _order(transaction: Transaction, account_id: int, now: int) -> Payment
         amount=wanted.amount,
     )
     payment = await payments.create(transaction, new, now, now + _ASK_AFTER_MS)
-    # Whoever was quicker may be done already: only with the claim in hand it is sure that what they did is seen.
+    # Somebody quicker may be done already: only with the claim in hand is it certain that their result is seen.
     if not await top_ups.claim(transaction, account_id, payment.id) or not await top_ups.is_low(
         transaction, account_id
     ):

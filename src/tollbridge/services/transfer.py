@@ -1,4 +1,4 @@
-"""From SQLite to PostgreSQL: what has to be true before, and what becomes of the file."""
+"""From SQLite to PostgreSQL: what must be true first, and what becomes of the file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +15,10 @@ _AGAIN = ". Nothing was copied, unless it broke off at the very last moment: run
 
 
 async def to_postgresql(settings: Settings, target: Secret, tell: Callable[[str], object]) -> Transferred:
-    """Copy all that the gateway keeps in SQLite into the empty database `target`, and mark the file as left behind.
+    """Copy everything that the gateway keeps in SQLite into the empty database `target`, and mark the file as left.
 
-    `tell` is called with what is being done. ConfigError: a gateway serves from the file, it is not whole, or of
-    another schema, or the target is not empty, or cannot be used. Then both are as they were.
+    `tell` is called with each step. ConfigError: a gateway serves from the file, the file is damaged or of another
+    schema, or the target is not empty or cannot be used. In that case both are as they were.
     """
     path, url = file_of(settings), target.reveal()
     if not url.startswith("postgres"):
@@ -48,7 +48,7 @@ async def to_postgresql(settings: Settings, target: Secret, tell: Callable[[str]
 
 
 def file_of(settings: Settings) -> Path:
-    """The SQLite file of the gateway, which is there."""
+    """The gateway's SQLite file. ConfigError: it uses PostgreSQL already, or the file does not exist."""
     url = settings.database_url.reveal()
     if not url.startswith("sqlite:"):
         raise ConfigError(
@@ -64,7 +64,7 @@ def file_of(settings: Settings) -> Path:
 
 
 def spools(settings: Settings) -> list[Path]:
-    """Files of the data directory with ends of requests that a PostgreSQL database could not take."""
+    """Files in the data directory with ends of requests that a PostgreSQL database could not take."""
     return sorted(path for path in settings.data_dir.glob("*.spool") if path.stat().st_size)
 
 

@@ -1,4 +1,4 @@
-"""A second factor: a secret that an authenticator shares with us, and codes for the day on which it is lost."""
+"""A second factor: a secret shared with an authenticator, and recovery codes for the day it is lost."""
 
 import secrets
 
@@ -14,12 +14,12 @@ from tollbridge.store.db import Transaction, run
 
 RECOVERY_CODES = 10
 _CODE_LENGTH = 10
-# Without those that look alike.
+# Without letters and digits that look alike.
 _LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 
 
 class Proposal(msgspec.Struct, frozen=True):
-    """What an authenticator needs: as people type it, and as a link."""
+    """What an authenticator needs: the secret as people type it, and as a link."""
 
     secret: str
     uri: str
@@ -29,7 +29,7 @@ class Proposal(msgspec.Struct, frozen=True):
 
 
 async def propose(desk: Desk, presence: Presence) -> Proposal:
-    """A secret for this user, the same until its first code was given."""
+    """A secret for this user, the same one until its first code has been given."""
     user = presence.user
     use = f"totp/{user.public_id}"
     sealed = await users.totp_secret(desk.database, user.id)
@@ -43,9 +43,9 @@ async def propose(desk: Desk, presence: Presence) -> Proposal:
 
 
 async def begin(desk: Desk, presence: Presence, code: str, client: Client) -> tuple[str, list[str]]:
-    """A session's token in the place of the present one, and recovery codes, which nobody can show again.
+    """Switch it on: a token that replaces the present session, and recovery codes, which cannot be shown again.
 
-    InvalidRequest: the code is not the one of the proposed secret.
+    InvalidRequest: the code does not belong to the proposed secret.
     """
     user, now = presence.user, await desk.database.now()
     sealed = await users.totp_secret(desk.database, user.id)
@@ -72,7 +72,7 @@ async def begin(desk: Desk, presence: Presence, code: str, client: Client) -> tu
 
 
 async def end(desk: Desk, presence: Presence, client: Client) -> str:
-    """Log in by password alone from now on; the token of the session that goes on. Operators cannot."""
+    """Log in by password alone from now on; the token of the session that continues. InvalidRequest for operators."""
     if presence.user.operator:
         raise InvalidRequest("Operators keep their second factor.")
     now = await desk.database.now()
@@ -89,5 +89,5 @@ async def end(desk: Desk, presence: Presence, client: Client) -> str:
 
 
 def new_codes() -> list[str]:
-    """More than 49 bits of chance each, behind a throttle."""
+    """Each has more than 49 random bits, and a throttle in front of it."""
     return ["".join(secrets.choice(_LETTERS) for _ in range(_CODE_LENGTH)) for _ in range(RECOVERY_CODES)]

@@ -1,4 +1,4 @@
-"""What an account used: totals, over time, by model and by key. Exact at the moment of asking (`store.rollups`)."""
+"""What an account used: totals, over time, by model and by key. Exact when asked (`store.rollups`)."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from tollbridge.store.db import Database
 from tollbridge.store.managed_keys import ManagedKey
 from tollbridge.store.rollups import DAY_MS, HOUR_MS, Period, Sums, Used
 
-# More series than these are one: the rest.
+# If there are more series than this, the rest become one.
 MOST_SERIES = 6
 REST = "All others"
 NO_MODEL = "No model"
@@ -17,7 +17,7 @@ GONE_KEY = "A key that is gone"
 
 
 class Range(msgspec.Struct, frozen=True):
-    """`count` steps of `step` milliseconds, the last of which has begun."""
+    """`count` steps of `step` milliseconds, of which the last is in progress."""
 
     name: str
     title: str
@@ -41,7 +41,7 @@ RANGES = {
 
 
 class Series(msgspec.Struct, frozen=True):
-    """One line of a chart: `id` is a model's name or a key's public id, "" for what has none; `steps` in order."""
+    """One line of a chart. `id`: a model's name or a key's public id, "" if it has none; `steps` in order."""
 
     id: str
     label: str
@@ -50,7 +50,7 @@ class Series(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """`total` is the sum of `models`, and of `keys`; both the dearest first."""
+    """`total` is the sum of `models`, and of `keys`; both are sorted, most expensive first."""
 
     period: Period
     total: Series
@@ -59,7 +59,7 @@ class Report(msgspec.Struct, frozen=True):
 
     @property
     def starts(self) -> list[int]:
-        """When each step began, in milliseconds."""
+        """When each step begins, in milliseconds."""
         return list(range(self.period.since, self.period.until, self.period.step))
 
 
@@ -91,7 +91,7 @@ def arrange(used: Used, period: Period, models: dict[int, str], keys: dict[int, 
 
 
 def fold(series: list[Series]) -> list[Series]:
-    """At most `MOST_SERIES` of them: what is over is one, and the last."""
+    """At most `MOST_SERIES` series: the excess is folded into one, the last."""
     if len(series) <= MOST_SERIES:
         return series
     kept, rest = series[: MOST_SERIES - 1], series[MOST_SERIES - 1 :]

@@ -1,4 +1,4 @@
-"""Vouchers: codes that are worth credit once. Promotional ones are a gift, paid ones were sold elsewhere."""
+"""Vouchers: codes worth credit once. Promotional ones are a gift; paid ones were sold elsewhere."""
 
 import hashlib
 import secrets
@@ -17,12 +17,12 @@ from tollbridge.store.vouchers import Voucher
 from tollbridge.values import LATEST_MS
 
 PROMO, PAID = "promo", "paid"
-# Nothing that is taken for something else when it is read aloud or typed: 32 signs, 5 bits each.
+# Without characters that are mistaken for others when read aloud or typed: 32 of them, 5 bits each.
 _ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
 _GROUPS, _GROUP = 5, 4
 _MOST = 1_000
 _MOST_NOTE = 200
-# Characters of a token of 256 bits.
+# The characters of a token of 256 bits.
 _LEAST_SEED = 43
 
 
@@ -37,9 +37,10 @@ async def create(
     database: Database, amount: int, *, kind: str = PROMO, count: int = 1, expires_at: int | None = None,
     note: str = "", actor: str, address: str = "", once: str = "",
 ) -> list[MadeVoucher]:  # fmt: skip
-    """New codes worth `amount` nano-USD each. `expires_at` in milliseconds. InvalidRequest: it cannot be.
+    """New codes worth `amount` nano-USD each. `expires_at` in milliseconds. InvalidRequest: not acceptable.
 
-    `once`: at least 256 bits of chance that the codes are made of. Conflict: there are vouchers of that already.
+    `once`: at least 256 random bits from which the codes are made; a shorter text is ignored. Conflict: these vouchers
+    already exist.
     """
     if not 0 < amount < MAX_AMOUNT:
         raise InvalidRequest("An amount is above zero.", param="amount")
@@ -76,7 +77,7 @@ async def create(
 
 
 async def redeem(database: Database, account: Account, code: str) -> Voucher:
-    """Credit a voucher, once and for all. InvalidRequest, always in the same words: it is worth nothing (any more)."""
+    """Credit a voucher, once and for all. InvalidRequest, always in the same words: it is not worth anything."""
     now = await database.now()
     digest = _digest(code)
 
@@ -94,7 +95,7 @@ async def redeem(database: Database, account: Account, code: str) -> Voucher:
 
 
 async def withdraw(database: Database, id_: int, *, actor: str, address: str = "") -> None:
-    """Make a voucher worthless. InvalidRequest: it was redeemed or withdrawn before, or there is none."""
+    """Make a voucher worthless. InvalidRequest: it was redeemed or withdrawn before, or does not exist."""
     now = await database.now()
 
     async def use_case(transaction: Transaction) -> bool:
@@ -108,7 +109,7 @@ async def withdraw(database: Database, id_: int, *, actor: str, address: str = "
 
 
 async def listed(database: Database, count: int = 200) -> list[Voucher]:
-    """The vouchers that were made, the newest first."""
+    """The latest vouchers, newest first."""
     return await vouchers.page(database, 1 << 62, count)
 
 
@@ -120,7 +121,7 @@ async def _note(transaction: Transaction, actor: str, address: str, what: tuple[
 
 
 def _credit(voucher: Voucher, account: Account) -> Post:
-    """A gift, or what somebody has paid for elsewhere."""
+    """A gift, or credit that somebody has paid for elsewhere."""
     make = ledger.grant if voucher.kind == PROMO else ledger.top_up
     return make(
         account.id,
@@ -138,6 +139,6 @@ def _code(seed: str, number: int) -> str:
 
 
 def _digest(code: str) -> bytes:
-    """However it was typed. The codes have 100 bits of chance: their digest needs no salt."""
+    """The same however it was typed. The codes have 100 random bits: their digest needs no salt."""
     plain = "".join(sign for sign in code[:200].upper() if sign.isalnum())
     return hashlib.sha256(plain.encode()).digest()

@@ -1,4 +1,4 @@
-"""Who may: the one place that decides it."""
+"""Who may see a page: the one place that decides it."""
 
 from tollbridge.errors import Forbidden, InvalidApiKey, TollbridgeError
 from tollbridge.services.sessions import Presence
@@ -8,7 +8,7 @@ FACTORS_OF_OPERATORS = 2
 
 
 class Elsewhere(TollbridgeError):
-    """The visitor has to go to `path` first, and comes back from there."""
+    """The visitor has to go to `path` first, and returns from there."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
@@ -16,7 +16,7 @@ class Elsewhere(TollbridgeError):
 
 
 def allows(who: Who, presence: Presence | None) -> bool:
-    """Whether somebody may; operators need their second factor."""
+    """Whether somebody may see it; operators need their second factor."""
     if presence is None:
         return not who.user
     if who.operator and not (presence.user.operator and presence.session.factors >= FACTORS_OF_OPERATORS):
@@ -25,9 +25,9 @@ def allows(who: Who, presence: Presence | None) -> bool:
 
 
 def require(page: Page, presence: Presence | None, now: int) -> None:
-    """Raises `Forbidden`, or `Elsewhere` for who has to log in, set up a second factor, or give their password.
+    """Raises `Forbidden`, or `Elsewhere` for those who must first log in, set up a second factor or give a password.
 
-    Programs are not sent anywhere: under `/api/` a stranger is refused with `InvalidApiKey`.
+    Programs are not redirected: under `/api/`, a stranger is refused with `InvalidApiKey`.
     """
     who = page.who
     if who.user and presence is None and page.path.startswith("/api/"):

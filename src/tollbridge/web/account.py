@@ -1,4 +1,4 @@
-"""What is a user's own: password, e-mail address, second factor, sessions, and the way out."""
+"""A user's own settings: password, e-mail address, second factor, sessions, and leaving."""
 
 from starlette.responses import Response, StreamingResponse
 
@@ -12,7 +12,7 @@ from tollbridge.web.page import ANYONE, OWNER, USER, Page
 from tollbridge.web.visit import Visit
 
 SETTINGS = "/dashboard/settings"
-# The status of a page that a used link leads to, and where a new one comes from.
+# The status of a page that a used link leads to, and which says where to get a new one.
 GONE = 410
 RESET_AGAIN = ("/auth/forgot", "Ask for a new link")
 EMAIL_AGAIN = (SETTINGS, "Back to the settings")
@@ -99,7 +99,7 @@ async def forgot_form(visit: Visit) -> Response:
 
 async def forgot(visit: Visit) -> Response:
     form = await visit.form()
-    # Beside the answer, which so takes the same time for everybody.
+    # Done after the answer, which therefore takes the same time for everybody.
     visit.later(credentials.forgot(visit.shared.desk, form["email"], visit.client))
     return visit.render("login/forgot.html", form=form, asked=True, sends=visit.shared.desk.post.sends)
 
@@ -196,7 +196,7 @@ async def close(visit: Visit) -> Response:
     assert visit.presence is not None
     try:
         account = leave.check(visit.presence, form["typed"])
-        # Whoever has the page of an order open could pay for a plan that nobody can cancel, or credit for nobody.
+        # With an order's page still open, somebody could pay for a plan that nobody can cancel, or credit for nobody.
         await visit.shared.payments().subscriptions.withdraw(account)
         await visit.shared.payments().withdraw(account)
         await leave.close(visit.shared.desk, visit.presence, form["typed"])

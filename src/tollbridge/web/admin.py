@@ -1,4 +1,4 @@
-"""The operator's first page: what was earned, what waits for a person; and what was done anywhere."""
+"""The operator's first page: what was earned and what waits for a person; and what was done in any account."""
 
 from datetime import UTC, date, datetime, timedelta
 
@@ -21,7 +21,7 @@ A_PAGE = 50
 NEWEST = (1 << 62) - 1
 HEAD = ("requests", "tokens_in", "tokens_out", "charged_usd", "of_it_promo_usd", "lost_usd", "cost_usd", "margin_usd")
 BY = {"day": "Day", "model": "Model", "provider": "Provider", "account": "Account"}
-# To whoever goes back to a form that was sent, and changes it.
+# For somebody who goes back to a form that was sent, and changes it.
 SENT_BEFORE = "This form was sent before, and what it said then is done. Send it again to have this done as well."
 _DAY = timedelta(days=1)
 
@@ -38,7 +38,7 @@ class Dates(msgspec.Struct, frozen=True):
 
 
 def asked_dates(visit: Visit) -> Dates:
-    """The days in the address; by default this month's so far. InvalidRequest: they are none."""
+    """The days in the address; by default this month so far. InvalidRequest: they are not days."""
     today = datetime.fromtimestamp(visit.now / 1000, UTC).date()
     since, until = visit.query("since"), visit.query("until")
     try:
@@ -116,7 +116,7 @@ async def deeds(visit: Visit) -> Response:
 
 
 def asked_before(visit: Visit) -> int:
-    """The id in the address from which a list goes on. InvalidRequest: it is none."""
+    """The id in the address after which a list goes on. InvalidRequest: it is not an id."""
     text = visit.query("before")
     if text and not (text.isascii() and text.isdigit() and len(text) < 19):
         raise InvalidRequest("This page does not exist.", param="before")

@@ -40,11 +40,11 @@ async def search(visit: Visit) -> Response:
     before = asked_before(visit)
     found = await accounts.search(visit.shared.database, asked, before, SHOWN, frozen=frozen)
     if not found and asked != asked.lower():
-        # Ids are looked for as they are; addresses have no capitals.
+        # Ids are searched as written; addresses are in lower case.
         found = await accounts.search(visit.shared.database, asked.lower(), before, SHOWN, frozen=frozen)
     more = len(found) == SHOWN
     if before == NEWEST and (number := numbered(asked)) is not None:
-        # As the request log names an account.
+        # The number by which the request log identifies an account.
         logged = await accounts.by_id(visit.shared.database, number)
         if logged is not None and (logged.frozen or not frozen):
             found = [logged, *(each for each in found if each.id != number)]
@@ -75,7 +75,7 @@ async def _show(visit: Visit, refused: ApiError | None = None, section: str = ""
     limits = {name: str(getattr(agreed, name) or "") for name in _LIMITS} if agreed is not None else {}
     offered = [(name, plan.title or name) for name, plan in settings.plans.items()]
     if account.plan not in settings.plans:
-        # Otherwise the first of the others would seem to be the account's, and become so with the next change.
+        # Otherwise the form would show another plan as the account's, and the next change would make it so.
         offered.insert(0, (account.plan, f"{account.plan}: not configured any more, default counts"))
     forms = {"plan": Form({"plan": account.plan, **limits}), "frozen": Form(), "grant": Form()}
     if refused is not None:
@@ -98,7 +98,7 @@ async def _show(visit: Visit, refused: ApiError | None = None, section: str = ""
 
 
 async def change_plan(visit: Visit) -> Response:
-    """The limits that are filled in count for this account, whatever its plan says; empty ones are the plan's."""
+    """Limits that are filled in apply to this account, whatever its plan says; for empty ones, the plan's apply."""
     form = await visit.form()
     database = visit.shared.database
     account = await oversight.find(database, visit.path("account"))
@@ -130,12 +130,12 @@ async def change_plan(visit: Visit) -> Response:
 
 
 def _stored(account: Account, agreed: Agreed | None) -> str:
-    """What the form of the plan was made of, to be found unchanged when it comes back."""
+    """What the plan's form was built from, to be compared with the present when the form comes back."""
     return msgspec.json.encode((account.plan, agreed)).decode()
 
 
 def _with(before: Agreed | None, own: dict[str, int], now: int) -> Agreed | None:
-    """What was agreed and is not over, with these limits in place of its own; None where nothing is left of it."""
+    """What was agreed and is not over, with these limits replacing its own; None if nothing is left of it."""
     known = before if before is not None and before.until > now else Agreed()
     agreed = Agreed(
         **own,

@@ -48,7 +48,7 @@ async def drift_form(visit: Visit) -> Response:
 
 
 async def drift(visit: Visit) -> Response:
-    """What a provider billed beside what the books say, model by model."""
+    """What a provider billed, beside what the books say, model by model."""
     form = await visit.form()
     try:
         period = statements.parse_month(form["month"])

@@ -1,4 +1,4 @@
-"""What is for sale, at what price, cost and margin; what to look at; and how providers are."""
+"""What is for sale, at what price, cost and margin; what needs attention; and how providers are doing."""
 
 from datetime import UTC, datetime
 
@@ -57,7 +57,7 @@ async def catalog(visit: Visit) -> Response:
 
 
 def lines(settings: Settings, every: bool) -> list[Line]:
-    """Routes that are open; with `every` the others too."""
+    """Open routes; with `every`, the others too."""
     return [
         _line(offer, way, settings.billing.markup_ppm)
         for offer in offers(settings)

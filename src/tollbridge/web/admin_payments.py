@@ -49,7 +49,7 @@ async def _payments(visit: Visit, refused: ApiError | None = None, section: str 
         sent = await visit.form()
         forms[section] = sent.refused(refused, "reference", "amount", "payment", "reason")
         if isinstance(refused, ProcessorUnavailable):
-            once = sent["once"]  # it is booked: sent again, it is the same refund
+            once = sent["once"]  # it was booked: sent again, it is the same refund
     return visit.render(
         "admin/payments.html",
         status=refused.status if refused is not None else 200,
@@ -125,7 +125,7 @@ async def _vouchers(visit: Visit, form: Form, made: list[MadeVoucher] | None = N
 
 
 async def create_vouchers(visit: Visit) -> Response:
-    """Codes are shown in the answer, and nowhere again."""
+    """The codes are shown in this answer, and nowhere again."""
     form = await visit.form()
     try:
         amount = read_usd(form["amount"], "amount")
@@ -174,7 +174,7 @@ async def cancel_subscription(visit: Visit) -> Response:
 
 
 def _day(text: str) -> int | None:
-    """The first moment of a day, in milliseconds. InvalidRequest: it is none."""
+    """The first moment of a day, in milliseconds. InvalidRequest: it is not a day."""
     if not text.strip():
         return None
     try:

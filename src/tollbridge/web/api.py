@@ -1,4 +1,4 @@
-"""`/api/keys`: what the pages of API keys do, for programs. Who they are is said by a session or a management key."""
+"""`/api/keys`: what the pages of API keys do, for programs, which show a session or a management key."""
 
 import re
 from collections.abc import Mapping

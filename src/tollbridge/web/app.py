@@ -1,7 +1,7 @@
 """The ASGI application of all pages.
 
 In this order: is it our host, which page, who asks, may they, is it really them (CSRF), the page itself. Whatever goes
-wrong becomes a page that says so, or JSON where no browser shows it.
+wrong becomes a page that says so, or JSON if the answer is not for a browser.
 """
 
 import logging
@@ -94,14 +94,14 @@ class Web:
         try:
             await self._recognize(visit)
         except Unavailable as error:
-            # What a stranger may read is there without the database too, by the clock of this process.
+            # What a stranger may read works without the database too, by this process's own clock.
             page = self._find(visit)
             if page.who != ANYONE or request.method not in guard.SAFE_METHODS or visit.cookie("sid"):
                 raise
             visit.now, visit.outage = now_ms(), error
         visit.page = page = self._find(visit)
         if page.manage and "authorization" in request.headers:
-            # No browser sends this header by itself: there is no session, and nothing to forge.
+            # No browser sends this header by itself: there is no session to forge a request with.
             visit.manager = await management_keys.find(shared.desk, request.headers["authorization"])
             return await page.handler(visit)
         access.require(page, visit.presence, visit.now)
@@ -110,7 +110,7 @@ class Web:
         return await page.handler(visit)
 
     async def _recognize(self, visit: Visit) -> None:
-        """Who asks, and when, as the database says it."""
+        """Find out who asks, and when, according to the database."""
         database = self._shared.database
         visit.now = await database.now()
         token = visit.cookie("sid")
@@ -140,7 +140,7 @@ class Web:
 
     def _elsewhere(self, visit: Visit, elsewhere: access.Elsewhere) -> Response:
         request = visit.request
-        # What was filled in is not kept: back to the page that it stood on.
+        # What was filled in is lost: back to the page with the form.
         where = request.headers.get("referer", "/dashboard")
         if request.method in guard.SAFE_METHODS:
             where = f"{request.scope['path']}?{request.url.query}"
@@ -166,7 +166,7 @@ class Web:
 
     def _note(self, visit: Visit, status: int, started: float) -> None:
         if visit.page is None and status < 500:
-            return  # a file, or a path that is the visitor's own text
+            return  # a file, or a path that is free text from the visitor
         path = visit.page.path if visit.page is not None else ""
         elapsed = int((time.monotonic() - started) * 1000)
         line = RequestLine(now_ms(), visit.request_id, status, elapsed, path)
@@ -176,5 +176,5 @@ class Web:
 
 
 async def _unused(request: Request) -> Response:
-    """Starlette's routes match here; `Web` calls the page itself."""
+    """Matched by Starlette's routes, but `Web` calls the page itself."""
     raise AssertionError(request.scope["path"])

@@ -1,4 +1,4 @@
-"""Credit: what is left, buying more of it, automatic top-ups, vouchers, and the warning that little is left."""
+"""Credit: what is left, buying more, automatic top-ups, vouchers, and the warning of a low balance."""
 
 from starlette.responses import Response
 
@@ -15,7 +15,7 @@ from tollbridge.web.visit import Visit
 
 BILLING = "/dashboard/billing"
 RECENT = 10
-# A page that waits asks so often, this many times.
+# How often, and how many times, a waiting page asks.
 MOST_LOOKS = 60
 OTHER_AMOUNT = "other"
 METHODS = {"stripe": "Card", BANK_TRANSFER: "Bank transfer", DEMO: "Demo payment"}
@@ -40,7 +40,7 @@ async def _credit(visit: Visit, refused: ApiError | None = None, section: str = 
     shared, ways, database = visit.shared, visit.shared.payments(), visit.shared.database
     name = visit.query("payment")
     payment = await ways.look(visit.account, name) if name else None
-    # After the look, which may have credited it.
+    # Read after the look, which may have credited it.
     account = await accounts.by_id(database, visit.account.id)
     assert account is not None
     current = await top_ups.current(database, account)
@@ -75,7 +75,7 @@ async def _credit(visit: Visit, refused: ApiError | None = None, section: str = 
 
 
 async def checkout(visit: Visit) -> Response:
-    """On to where is paid; the same form sent twice is one order."""
+    """Go on to the payment; the same form sent twice is one order."""
     form = await visit.form()
     ways = visit.shared.payments()
     try:
@@ -101,7 +101,7 @@ def _chosen(form: Form, packs: tuple[int, ...]) -> int:
 
 
 async def order(visit: Visit) -> Response:
-    """How far an order is. Asked for by the page that waits, until there is something new."""
+    """How far an order is. A waiting page asks for this until there is news."""
     ways = visit.shared.payments()
     payment = await ways.look(visit.account, visit.path("payment"))
     if not visit.by_htmx or payment.status is not Status.PENDING:
@@ -176,7 +176,7 @@ def read_usd(text: str, name: str) -> int:
 
 
 def reference(payment: Payment) -> str | None:
-    """What is written on a bank transfer."""
+    """What the customer writes on a bank transfer."""
     return payment.external_id if payment.method == BANK_TRANSFER else None
 
 

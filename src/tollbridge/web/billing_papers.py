@@ -1,4 +1,4 @@
-"""Invoices to print, whom they are for, and the account's statement by month."""
+"""Printable invoices, whom they are made out to, and the account's monthly statement."""
 
 from datetime import UTC, datetime
 
@@ -86,7 +86,7 @@ def asked_month(visit: Visit) -> Period:
 
 
 def months(first: int, last: int) -> list[str]:
-    """The months from one time (milliseconds) to another, the newest first."""
+    """The months from one time (milliseconds) to another, newest first."""
     end = datetime.fromtimestamp(last / 1000, UTC)
     begin = datetime.fromtimestamp(first / 1000, UTC)
     count = (end.year - begin.year) * 12 + end.month - begin.month + 1

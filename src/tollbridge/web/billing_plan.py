@@ -34,7 +34,7 @@ async def _plan(visit: Visit, form: Form, status: int = 200) -> Response:
     shared = visit.shared
     bought = shared.payments().subscriptions
     subscription = await bought.look(visit.account)
-    # After the look, which may have given it its plan.
+    # Read after the look, which may have given it its plan.
     account = await accounts.by_id(shared.database, visit.account.id)
     assert account is not None
     agreed = await accounts.agreed_with(shared.database, account.id)
@@ -62,7 +62,7 @@ async def change(visit: Visit) -> Response:
     settings = visit.shared.settings
 
     async def check(transaction: Transaction, account: Account, agreed: Agreed | None) -> None:
-        # A plan that is paid for at this very moment is not to be lost.
+        # A plan that is being paid for at this very moment must not be lost.
         subscription = await subscriptions.open_of(transaction, account.id)
         if form["plan"] not in choosable(settings, agreed, subscription, visit.now):
             raise InvalidRequest(NOT_CHOOSABLE)
@@ -78,14 +78,14 @@ async def change(visit: Visit) -> Response:
             check=check,
         )
     except InvalidRequest:
-        # Nor does one that is not there say which are.
+        # The message about a plan that does not exist must not list the others either.
         form.problem = NOT_CHOOSABLE
         return await _plan(visit, form, 400)
     return visit.redirect(f"{PLAN}?saved=changed")
 
 
 async def subscribe(visit: Visit) -> Response:
-    """On to where the first month is paid; the same form sent twice is one order."""
+    """Go on to the payment of the first month; the same form sent twice is one order."""
     form = await visit.form()
     try:
         begun = await visit.shared.payments().subscriptions.start(visit.account, form["plan"])
@@ -120,9 +120,9 @@ async def _set_ending(visit: Visit, ending: bool) -> Response:
 
 
 def choosable(settings: Settings, agreed: Agreed | None, subscription: Subscription | None, now: int) -> list[str]:
-    """Plans to which customers may change by themselves and for nothing.
+    """Plans that customers may switch to by themselves and for free.
 
-    None where limits were agreed, which a change would end, nor while a plan is paid for: that is cancelled.
+    None if limits were agreed, which a change would end, or while a plan is paid for: that is cancelled instead.
     """
     if agreed is not None or _runs(subscription):
         return []

@@ -1,4 +1,4 @@
-"""The first page behind the log-in: the key, the first call, what is left, and what was used lately."""
+"""The first page after log-in: the key, the first call, what is left, and what was used lately."""
 
 from starlette.responses import Response
 
@@ -18,7 +18,7 @@ from tollbridge.web.visit import Visit
 
 PERIOD = RANGES["7d"]
 RECENT = 8
-# What may be chosen beside the quick start; all others are on the page of models.
+# How many are offered beside the quick start; all others are on the page of models.
 MOST_MODELS = 24
 _SHOWN = ("spend", "requests")
 
@@ -34,7 +34,7 @@ async def overview(visit: Visit) -> Response:
     hidden = playground.own_keys(shared.desk, account, {key.public_id for key in every})
     keys = [key for key in every if key.state(visit.now) == "live" and key.public_id not in hidden]
     if shown and shown[0].again:
-        # One that was disabled or has ended is on its own page: here stands what calls can be made with.
+        # A disabled or ended key has its own page; this one shows keys that calls can be made with.
         works = {key.public_id for key in keys}
         shown = [key for key in shown if key.public_id in works]
     report = await service.report(database, account.id, PERIOD.period(visit.now))
@@ -64,20 +64,20 @@ async def overview(visit: Visit) -> Response:
 
 
 def chosen(visit: Visit) -> Model | None:
-    """The model that the example calls: the one that was asked for, or that of all examples."""
+    """The model that the example calls: the one asked for, or the one of all examples."""
     catalog, example = visit.shared.catalog(), visit.shared.settings.brand.example_model
     return catalog.models.get(visit.query("model")) or models.first_chat(catalog, example)
 
 
 def _choices(visit: Visit, model: Model | None, used: list[str]) -> list[str]:
-    """Models to choose from: the one that is shown, those that were used lately, then others."""
+    """Models to choose from: the one shown, those used lately, then others."""
     there = visit.shared.catalog().models
     wanted = [*([model.id] if model is not None else []), *(each for each in used if each in there), *there]
     return list(dict.fromkeys(wanted))[:MOST_MODELS]
 
 
 async def no_account(visit: Visit) -> Response:
-    """For users whom nobody has in their account (any more)."""
+    """For users who belong to no account, or no longer to any."""
     belongings = await members.of_user(visit.shared.database, visit.user.id)
     return visit.render("dashboard/no_account.html", belongings=belongings)
 

@@ -1,4 +1,4 @@
-"""What was done, in words: the actions that are noted in `activity`, as pages say them after somebody's name."""
+"""What was done, in words: the actions noted in `activity`, as pages write them after somebody's name."""
 
 WORDS = {
     "account.opened": "opened the account",
@@ -52,5 +52,5 @@ WORDS = {
 
 
 def words(action: str) -> str:
-    """The words for an action; an action that is not known stands for itself."""
+    """The words for an action; an unknown action stands for itself."""
     return WORDS.get(action, action)

@@ -1,8 +1,8 @@
-"""The guide: Markdown from `guide/`, with what is this gateway's own filled in, and the API's reference.
+"""The guide: Markdown from `guide/`, with this gateway's own values filled in; and the API's reference.
 
-A text has marks: «name», «url», «base_url», «key_prefix», «header», «model», «window» (its tokens), «embedding» stand
-for this gateway's own, «keeping» for how often a key is shown, a line «parameters PATH» for the table of an endpoint's
-fields, «errors» for that of errors.
+A text has marks. «name», «url», «base_url», «key_prefix», «header», «model», «window» (its tokens) and «embedding»
+stand for this gateway's own values, «keeping» for how often a key is shown. A line «parameters PATH» stands for the
+table of an endpoint's fields, «errors» for the table of errors.
 """
 
 import html
@@ -66,7 +66,7 @@ class Fill(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """An operation of the API's reference. `fields`: name, type, whether it must be there, what it must be."""
+    """An operation of the API's reference. `fields`: name, type, whether it is required, what it must be."""
 
     operation: openapi.Operation
     text: Markup
@@ -105,7 +105,7 @@ _WRITTEN = {guide.name: guide for guide in GUIDES if guide.name != "api"}
 
 
 def fill(visit: Visit) -> Fill:
-    """This gateway's own, with models that it serves."""
+    """This gateway's own values, with models that it serves."""
     shared = visit.shared
     brand, catalog = shared.settings.brand, shared.catalog()
     chat = models.first_chat(catalog, brand.example_model)
@@ -124,7 +124,7 @@ def fill(visit: Visit) -> Fill:
 
 
 def filled(text: str, own: Fill) -> str:
-    """`text` with its marks filled in; an unknown mark is a mistake in the text: AttributeError."""
+    """`text` with its marks filled in. AttributeError: an unknown mark, which is a mistake in the text."""
     return _MARK.sub(lambda match: getattr(own, match[1]), text)
 
 
@@ -182,7 +182,7 @@ def reference(own: Fill) -> dict[str, list[Entry]]:
 
 
 def found(name: str, own: Fill, words: list[str]) -> list[Hit]:
-    """The parts of a page that hold every word, in their heading or their text."""
+    """The sections of a page in which a word occurs, and all words if the page's title is counted too."""
     text = rendered(name, own)
     hits = []
     for id_, heading, body in _parts(text):
@@ -196,7 +196,7 @@ def found(name: str, own: Fill, words: list[str]) -> list[Hit]:
 
 
 def _parts(text: Text) -> list[tuple[str, str, str]]:
-    """(id, heading, HTML) of what stands before the first heading of level 2 and below each."""
+    """(id, heading, HTML) of what precedes the first level-2 heading, and of what follows each."""
     pieces = re.split(r'<h2 id="([^"]+)">', str(text.html))
     names = {heading.id: heading.text for heading in text.headings}
     parts = [("", "", pieces[0])]
@@ -233,7 +233,7 @@ def _groups() -> dict[str, list[Guide]]:
 
 
 def _table(own: Fill, match: re.Match[str]) -> str:
-    """The table that a mark of a whole line stands for, in Markdown."""
+    """The table that a whole-line mark stands for, in Markdown."""
     if match[1] == "errors":
         rows = [f"| {each.status} | `{each.code}` | {each.advice} |" for each in openapi.problems(own.errors)]
         return "\n".join(["| status | code | what to do |", "|---|---|---|", *rows])
@@ -246,7 +246,7 @@ def _table(own: Fill, match: re.Match[str]) -> str:
 
 
 def _example(operation: openapi.Operation, own: Fill) -> Markup:
-    """A call of the endpoint by curl."""
+    """A call of the endpoint with curl."""
     path = operation.path.replace("{id}", own.model) + ("?id=chatcmpl-…" if operation.query else "")
     lines = [f"curl {own.url}{path}"]
     if not operation.public:

@@ -9,9 +9,9 @@ MOST_FIELDS = 200
 
 
 class Form:
-    """`form["email"]` is what was filled in ("" when nothing was), `form.errors["email"]` what is wrong with it.
+    """`form["email"]`: what was filled in ("" if nothing); `form.errors["email"]`: what is wrong with it.
 
-    Templates show both by the macro `field`; what concerns no field stands above the form (`form.problem`).
+    Templates show both with the macro `field`; a problem that concerns no field goes above the form (`form.problem`).
     """
 
     def __init__(self, values: Mapping[str, str] | None = None) -> None:
@@ -30,7 +30,7 @@ class Form:
         return self._values.get(name, "") not in {"", "0", "false", "off"}
 
     def refused(self, error: ApiError, *fields: str) -> "Form":
-        """This form with the reason beside the field that it names, if it is one of `fields`, or else above all."""
+        """This form with the reason beside the field that it names, if that is one of `fields`, else above the form."""
         if error.param is not None and error.param in fields:
             self.errors[error.param] = error.message
         else:

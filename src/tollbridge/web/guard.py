@@ -2,9 +2,9 @@
 
 Rules
 1. A page that changes something is a POST, from our own origin, with a token that only our own pages hold.
-2. No script, style, picture or connection comes from anywhere but here, and none is inline.
-3. Links are built from the configured address. A Host that we do not know is refused: it may be another site's name
-   that leads to us (DNS rebinding).
+2. Scripts, styles, pictures and connections come only from here, and none is inline.
+3. Links are built from the configured address. An unknown Host is refused: it may be another site's name that resolves
+   to us (DNS rebinding).
 """
 
 import hmac
@@ -34,7 +34,7 @@ _LOCAL_NAMES = frozenset({"localhost"})
 
 
 class Unknown(Forbidden):
-    """The Host of a request is none of ours."""
+    """The Host of a request is not ours."""
 
     status = 421
     code = "unknown_host"
@@ -45,7 +45,7 @@ class CrossSite(Forbidden):
 
 
 def check_host(host: str, public_url: str | None) -> None:
-    """Raises `Unknown`. An address that is a number cannot be another site's name."""
+    """Raises `Unknown`. An IP address cannot be another site's name."""
     if public_url is not None and host == urlsplit(public_url).netloc:
         return
     try:
@@ -59,7 +59,7 @@ def check_host(host: str, public_url: str | None) -> None:
 
 
 def check_origin(headers: Mapping[str, str], public_url: str | None) -> None:
-    """Raises `CrossSite` when a browser says that the request comes from another site."""
+    """Raises `CrossSite` if a browser says that the request comes from another site."""
     site = headers.get("sec-fetch-site")
     if site not in {None, "same-origin"}:
         raise CrossSite("This form was sent from another site. Open the page here and try again.")

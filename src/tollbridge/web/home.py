@@ -1,4 +1,4 @@
-"""The front page, and what machines read first."""
+"""The front page, and what crawlers read first."""
 
 from starlette.responses import Response
 
@@ -8,7 +8,7 @@ from tollbridge.web.visit import Visit
 
 STRIP = 8
 _XML = "application/xml"
-# Whatever is somebody's own is nothing to be found.
+# Whatever belongs to somebody is not for search engines.
 _PRIVATE = ("/dashboard", "/admin", "/auth/", "/playground", "/v1/", "/api/")
 _PUBLIC = ("/", "/models", "/pricing", "/docs", "/status", "/terms", "/privacy", "/refunds", "/contact")
 

@@ -1,4 +1,4 @@
-"""API keys: the list, one key, making, changing, rotating and ending them; and keys for programs that do the same."""
+"""API keys: the list, one key; creating, changing, rotating and ending them; and keys for programs that do the same."""
 
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
@@ -106,7 +106,7 @@ async def _one(visit: Visit, key: ManagedKey, form: Form, status: int = 200) -> 
 
 
 def unmatched(patterns: Iterable[str], models: Collection[Model]) -> list[str]:
-    """The patterns that no model here matches: mistyped, or of models that are gone."""
+    """The patterns that match no model here: mistyped, or for models that are gone."""
     return [pattern for pattern in patterns if not any(matches((pattern,), model) for model in models)]
 
 
@@ -116,7 +116,7 @@ async def change(visit: Visit) -> Response:
     try:
         rules = rules_of(form)
         if form["expires_at"] == form_of(key)["expires_at"]:
-            # Shown by the day, kept to the millisecond.
+            # Shown as a day, kept to the millisecond.
             rules = msgspec.structs.replace(rules, expires_at=key.expires_at)
         wanted = (form["label"], rules)
         await key_management.change(visit.shared.desk, account.id, key.public_id, lambda _: wanted, visit.actor)
@@ -173,7 +173,7 @@ async def revoke_manager(visit: Visit) -> Response:
 
 
 def rules_of(form: Form) -> Rules:
-    """InvalidRequest: a field cannot be read. What it says may still be refused."""
+    """InvalidRequest: a field cannot be read. The rules may still be refused for what they say."""
     return Rules(
         limit=amount(form["limit_usd"], "limit_usd"),
         reset=form["limit_reset"] or None,
@@ -188,7 +188,7 @@ def rules_of(form: Form) -> Rules:
 
 
 def form_of(key: ManagedKey) -> Form:
-    """The form as it was filled in for the key that there is."""
+    """The form, filled in for an existing key."""
     return Form(
         {
             "label": key.label,
@@ -206,12 +206,12 @@ def form_of(key: ManagedKey) -> Form:
 
 
 def amount(text: str, name: str) -> int | None:
-    """Nano-USD; None where nothing is said."""
+    """Nano-USD; None if empty."""
     return read_usd(text, name) if text.strip() else None
 
 
 def whole(text: str, name: str) -> int | None:
-    """`60` and `200,000`; None where nothing is said."""
+    """`60` and `200,000`; None if empty."""
     text = money.without_thousands(text.strip())
     if not text:
         return None

@@ -1,4 +1,4 @@
-"""Register, log in, prove, log out."""
+"""Register, log in, prove who one is, log out."""
 
 from starlette.responses import Response
 
@@ -17,7 +17,7 @@ NOTICES = {
 }
 
 
-# Whoever logs in with an address that is not confirmed is sent a new link.
+# Logging in with an unconfirmed address sends a new link.
 VERIFY_AGAIN = ("/auth/login", "Log in")
 
 
@@ -124,7 +124,7 @@ async def confirm_form(visit: Visit) -> Response:
 
 
 async def confirm(visit: Visit) -> Response:
-    """The password once more, before what cannot be undone."""
+    """Ask for the password once more, before what cannot be undone."""
     form = await visit.form()
     assert visit.presence is not None
     try:

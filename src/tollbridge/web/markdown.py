@@ -1,10 +1,10 @@
-"""Texts in Markdown as HTML: the guide, and what the operator writes. Safe: HTML in them is shown, never meant.
+"""Texts in Markdown as HTML: the guide, and what the operator writes. Safe: HTML in a text is shown, not interpreted.
 
 Rules
-1. A heading has an id made of its text, and a link to itself.
-2. A fenced block is code with its colours and a button to copy it. Blocks that follow each other and are marked `tab`
-   (```` ```python tab ````) are one group of which one is shown.
-3. A table scrolls by itself where it is too wide.
+1. A heading has an id made from its text, and a link to itself.
+2. A fenced block is highlighted code with a copy button. Adjacent blocks marked `tab` (```` ```python tab ````) are one
+   group, of which one is shown.
+3. A table that is too wide scrolls by itself.
 """
 
 import re
@@ -43,7 +43,7 @@ class Heading(msgspec.Struct, frozen=True):
 
 
 class Text(msgspec.Struct, frozen=True):
-    """`title` is the first heading of level 1, which is not in `html`."""
+    """`title`: the first level-1 heading, which is not in `html`."""
 
     title: str
     html: Markup
@@ -51,7 +51,7 @@ class Text(msgspec.Struct, frozen=True):
 
 
 class Code(msgspec.Struct, frozen=True):
-    """A piece of code, and what the tab that shows it is called."""
+    """A piece of code, and the title of its tab."""
 
     language: str
     text: str
@@ -90,7 +90,7 @@ def inline(source: str) -> Markup:
 
 
 def tabs(name: str, codes: Sequence[Code]) -> Markup:
-    """One of `codes` is shown, the first at first. `name` is an id that nothing else on the page has."""
+    """One of `codes` is shown, initially the first. `name`: an id that nothing else on the page has."""
     if len(codes) == 1:
         return Markup('<div class="code">{}{}</div>').format(
             Markup('<div class="code-head"><span>{}</span>{}</div>').format(codes[0].name, _copy(f"{name}-0")),
@@ -137,7 +137,7 @@ def _copy(target: str) -> Markup:
 
 
 def _block(name: str, code: Code) -> Markup:
-    # Scrolled by keyboard too.
+    # So that it can be scrolled by keyboard too.
     return Markup('<pre class="snippet" tabindex="0"><code id="{}">{}</code></pre>').format(name, colours(code))
 
 
@@ -151,7 +151,7 @@ def _is_tab(token: Token) -> bool:
 
 
 def _with_anchors(tokens: list[Token]) -> tuple[str, list[Heading]]:
-    """Gives headings their ids, and takes the title out."""
+    """Give headings their ids, and take the title out."""
     title, headings, known = "", [], set[str]()
     for index, token in enumerate(tokens):
         if token.type != "heading_open":

@@ -83,7 +83,7 @@ async def _refused(visit: Visit, error: ApiError) -> Response:
 
 
 async def leave(visit: Visit) -> Response:
-    """Belong to this account no longer."""
+    """Leave this account."""
     assert visit.presence is not None
     await service.remove(visit.shared.desk, visit.presence, visit.user.public_id, visit.client)
     return visit.redirect("/dashboard/accounts")

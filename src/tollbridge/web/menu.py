@@ -1,4 +1,4 @@
-"""What the side bar shows: groups of links, each visitor only what they may open."""
+"""What the side bar shows: groups of links, to each visitor only what they may open."""
 
 import msgspec
 

@@ -1,4 +1,4 @@
-"""Models as customers choose them: the list with its filters, and a page for each."""
+"""Models as customers choose them: a list with filters, and a page for each."""
 
 import re
 from collections.abc import Callable
@@ -60,7 +60,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked of the list; "" is all."""
+    """What the list was asked for; "" is all."""
 
     q: str = ""
     type: str = ""
@@ -90,14 +90,14 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rate(msgspec.Struct, frozen=True):
-    """The price of one meter: at first, then in each column that differs (tiers and periods)."""
+    """The price of one meter: the base price, then each column that differs (tiers and periods)."""
 
     name: str
     shown: tuple[str, ...]
 
 
 class Way(msgspec.Struct, frozen=True):
-    """A route as its customers see it. `state`: up, shaky or down. Speeds are None where none was measured."""
+    """A route as its customers see it. `state`: up, shaky or down. Speeds are None if not measured."""
 
     provider: str
     state: str
@@ -108,7 +108,7 @@ class Way(msgspec.Struct, frozen=True):
 
 
 def for_visitor(visit: Visit) -> tuple[Catalog, Plan | None]:
-    """What is for sale, at the prices that the visitor pays; the plan that makes them others than everybody's."""
+    """What is for sale at the visitor's prices; and the plan that makes those differ from everybody's."""
     catalog, presence = visit.shared.catalog(), visit.presence
     if presence is None or presence.account is None:
         return catalog, None
@@ -142,7 +142,7 @@ def row(model: Model) -> Row:
 
 
 def size(tokens: int) -> str:
-    """`128K`, `1M`: as makers write it."""
+    """`128K`, `1M`: as model makers write it."""
     for unit, name in ((1_000_000, "M"), (1_000, "K")):
         if tokens >= unit:
             binary = unit == 1_000 and tokens % 1024 == 0 and tokens % 1000 != 0
@@ -151,13 +151,13 @@ def size(tokens: int) -> str:
 
 
 def dollars(text: str) -> str:
-    """`$0.50` of the decimal `0.5`."""
+    """`$0.50` from the decimal `0.5`."""
     whole, _, fraction = text.partition(".")
     return f"${whole}.{fraction:0<2}"
 
 
 def chosen(catalog: Catalog, wanted: Wanted) -> list[Model]:
-    """The models that are asked for, in the order that is asked for."""
+    """The models asked for, in the order asked for."""
     found = [model for model in catalog.models.values() if wanted.admits(model)]
     name = wanted.sort.removeprefix("-")
     if name in SORTS:
@@ -166,7 +166,7 @@ def chosen(catalog: Catalog, wanted: Wanted) -> list[Model]:
 
 
 def first_chat(catalog: Catalog, example: str) -> Model | None:
-    """The model of examples: the operator's, where it is for sale."""
+    """The model of examples: the operator's choice, if it is for sale."""
     models = catalog.models.values()
     return catalog.models.get(example) or next(
         (model for model in models if model.type != "embedding"), next(iter(models), None)
@@ -220,7 +220,7 @@ async def detail(visit: Visit) -> Response:
 
 
 def columns(route: Route) -> list[str]:
-    """What is said above each column of prices."""
+    """The heading of each column of prices."""
     tiers = [f"Over {size(tier.above)} tokens" for tier in route.price.tiers]
     whens = [period["when"] for period in periods_of(route)]
     return ["USD per 1M tokens", *tiers, *map(_heading, whens)]
@@ -263,7 +263,7 @@ def state(route: Route, health: Health) -> str:
 
 
 def _pico(model: Model, meter: str) -> int:
-    """Pico-USD per token that a customer pays, before it is rounded."""
+    """Pico-USD per token that a customer pays, before rounding."""
     route = model.routes[0]
     price: int = getattr(route.price, meter)
     return price * route.multiplier_ppm // money.PPM

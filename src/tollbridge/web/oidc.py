@@ -1,9 +1,9 @@
-"""Logging in by OpenID Connect (any issuer) or as GitHub does it: authorization code with PKCE, state and nonce.
+"""Logging in with OpenID Connect (any issuer) or GitHub: authorization code with PKCE, state and nonce.
 
 Rules
-1. Where to go and whom to believe is in the configuration; nothing of a request is part of an address.
-2. What the answer must fit (state, nonce, verifier) waits in the browser, sealed, for ten minutes.
-3. An address counts only where the issuer says that it is verified.
+1. Where to go and whom to believe is configured; nothing from a request becomes part of an address.
+2. What the answer must match (state, nonce, verifier) is kept in the browser, sealed, for ten minutes.
+3. An address counts only if the issuer says that it is verified.
 """
 
 import base64
@@ -36,7 +36,7 @@ _GITHUB = "https://github.com"
 
 
 class Pending(msgspec.Struct, frozen=True):
-    """A log-in under way, as the browser keeps it."""
+    """A log-in in progress, as the browser keeps it."""
 
     provider: str
     state: str
@@ -47,7 +47,7 @@ class Pending(msgspec.Struct, frozen=True):
 
 
 class Endpoints(msgspec.Struct, frozen=True):
-    """What an issuer says of itself (OpenID Connect Discovery, section 3)."""
+    """What an issuer says about itself (OpenID Connect Discovery, section 3)."""
 
     issuer: str
     authorization_endpoint: str
@@ -159,7 +159,7 @@ async def _claim(visit: Visit, settings: LoginSettings, pending: Pending) -> Cla
 
 
 async def _github_claim(client: "httpx2.AsyncClient", settings: LoginSettings, token: Any) -> Claim:
-    """As https://docs.github.com/en/rest/users: the id for ever, and the primary address if it is verified."""
+    """As in https://docs.github.com/en/rest/users: the permanent id, and the primary address if it is verified."""
     api = "https://api.github.com" if settings.issuer == _GITHUB else f"{settings.issuer}/api/v3"
     headers = {"authorization": f"Bearer {token}", "accept": "application/vnd.github+json"}
     who = _object(await _ask(client, "GET", f"{api}/user", headers=headers))
@@ -183,10 +183,10 @@ async def _endpoints(settings: LoginSettings) -> Endpoints:
         endpoints = msgspec.convert(found, Endpoints)
     except msgspec.ValidationError as error:
         raise UpstreamFailed(f"{settings.label} does not say where to log in.") from error
-    # Some write their name with a slash at the end, and sign that.
+    # Some write their name with a trailing slash, and sign that.
     if endpoints.issuer.rstrip("/") != issuer:
         raise UpstreamFailed(f"{settings.label} says that it is {endpoints.issuer[:100]}, not {issuer}.")
-    # Our secret goes there, and users do: nowhere that is less safe than the issuer, and into no other header.
+    # Our secret and our users are sent there: nowhere less safe than the issuer, and into no other header.
     begin = "https://" if issuer.startswith("https://") else ("http://", "https://")
     for url in (endpoints.authorization_endpoint, endpoints.token_endpoint, endpoints.jwks_uri):
         if not url.startswith(begin) or not url.isascii() or not url.isprintable():
@@ -201,7 +201,7 @@ def _client() -> "httpx2.AsyncClient":
 
 
 async def _ask(client: "httpx2.AsyncClient", method: str, url: str, **options: Any) -> Any:
-    """The JSON that it answers with; raises `UpstreamFailed`, without a word of what came."""
+    """The JSON that it answers with. Raises `UpstreamFailed`, without quoting anything received."""
     import httpx2
 
     headers = {"accept": "application/json", **options.pop("headers", {})}

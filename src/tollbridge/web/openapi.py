@@ -1,6 +1,6 @@
-"""The API as an OpenAPI 3.1 document, made from what the endpoints check: the types and rules of `wire`.
+"""The API as an OpenAPI 3.1 document, generated from what the endpoints check: the types and rules of `wire`.
 
-A row of `OPERATIONS` is a path that is served; tests hold it to the tables of the edge.
+A row of `OPERATIONS` is a path that is served; tests compare it with the tables of the edge.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,10 +23,10 @@ Json = dict[str, Any]
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """An endpoint. `body` and `rules`: what is checked of its body; `answer`: the name of a schema.
+    """An endpoint. `body` and `rules`: what its body is checked against; `answer`: the name of a schema.
 
-    `streams`: with `stream` true it answers events. `paid`: it is charged, so that its answers have money headers.
-    `query`: parameters of the query and what they are.
+    `streams`: with `stream` true, it answers with events. `paid`: it is charged, so its answers have money headers.
+    `query`: its query parameters, and what they are.
     """
 
     method: str
@@ -49,7 +49,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """An error that an answer can be. `advice`: what to do about it."""
+    """An error that may be answered. `advice`: what to do about it."""
 
     status: int
     code: str
@@ -414,7 +414,7 @@ SCHEMAS: Json = {
 
 
 def document(brand: Brand, errors: Errors, base: str) -> Json:
-    """The whole document; `base` is the address of the gateway without `/v1`. Examples still have their marks."""
+    """The whole document; `base`: the gateway's address without `/v1`. Examples still contain their marks."""
     paths: Json = {}
     found = problems(errors)
     for operation in OPERATIONS:
@@ -441,7 +441,7 @@ def document(brand: Brand, errors: Errors, base: str) -> Json:
 
 
 def parameters(operation: Operation) -> list[tuple[str, str, bool, str]]:
-    """The members of a body that are checked: name, type, whether it must be there, what it must be."""
+    """The checked members of a body: name, type, whether it is required, what it must be."""
     if operation.body is None:
         return []
     required = set(_schema(operation.body, {})["required"])
@@ -463,7 +463,7 @@ def type_text(schema: Json) -> str:
     return str(schema.get("type", "any"))
 
 
-# What must be there though its type has a default, for it is read later.
+# Required although the type has a default, because it is only read later.
 _NEEDED = {"/v1/completions": ("prompt",), "/v1/embeddings": ("input",)}
 
 
@@ -539,7 +539,7 @@ def _responses(operation: Operation, prefix: str, problems: Sequence[Problem]) -
 
 
 def _without_a_body(operation: Operation, problem: Problem) -> bool:
-    """Whether a request can be wrong in this way by what stands in its head alone."""
+    """Whether a request can have this problem because of its headers alone."""
     code = problem.code
     return code == "ambiguous_credentials" or (code == "invalid_request_error" and bool(operation.query))
 

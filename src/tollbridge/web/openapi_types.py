@@ -1,4 +1,4 @@
-"""JSON schemas of the types that bodies are checked by, with what their rules say as descriptions."""
+"""JSON schemas of the types that bodies are checked against, described by what their rules say."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,12 +7,12 @@ from msgspec import inspect
 
 Json = dict[str, Any]
 
-# Deeper than that a schema is only called an object.
+# Below this depth, a schema is only called an object.
 DEPTH = 4
 
 
 def typed(info: inspect.Type, rules: Mapping[str, str], path: str, depth: int) -> Json:
-    """The schema of a type; what `rules` say of `path` is its description."""
+    """The schema of a type; its description is what `rules` say about `path`."""
     made = _plain(info, rules, path, depth)
     if path in rules:
         made["description"] = f"It {rules[path]}."

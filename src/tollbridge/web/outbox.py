@@ -1,4 +1,4 @@
-"""The operator's outbox: mail that left, and mail that nobody takes away."""
+"""The operator's outbox: mail that was sent, and mail that nobody takes away."""
 
 from starlette.responses import Response
 

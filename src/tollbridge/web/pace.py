@@ -1,6 +1,6 @@
-"""Pages begin one after the other: a burst of them must not hold up the calls that the same loop serves.
+"""Pages begin one after the other: a burst of them must not hold up the calls served by the same loop.
 
-A page takes about a millisecond of the loop, where a call has to come to its turn several times.
+A page takes about a millisecond of the loop, on which a call needs several turns.
 """
 
 import asyncio
@@ -8,7 +8,7 @@ import asyncio
 from tollbridge.errors import Unavailable
 
 SPACING_S = 0.002
-# As many may begin at once: what a browser asks for when one page is opened.
+# This many may begin at once: what a browser asks for when one page is opened.
 BURST = 4
 LONGEST_WAIT_S = 5.0
 
@@ -20,7 +20,7 @@ class Pace:
         self._free_at = 0.0
 
     async def begin(self) -> None:
-        """Wait for this page's turn. Unavailable: too many wait already."""
+        """Wait for this page's turn. Unavailable: too many are waiting already."""
         now = asyncio.get_running_loop().time()
         free_at = max(self._free_at, now - BURST * SPACING_S) + SPACING_S
         if free_at - now > LONGEST_WAIT_S:

@@ -1,4 +1,4 @@
-"""A row of the list of pages: where it is, who may, and what makes it."""
+"""A row of the list of pages: its path, who may see it, and the function that makes it."""
 
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -17,8 +17,8 @@ Handler = Callable[["Visit"], Awaitable["Response"]]
 
 
 class Who(msgspec.Struct, frozen=True):
-    """Who may. `user`: who has logged in; `roles`: and is one of these in the account that they look at (none: any
-    user); `operator`: and runs this gateway, with a second factor."""
+    """Who may see it. `user`: logged in; `roles`: and with one of these in the account that they look at (none: any
+    user); `operator`: and running this gateway, with a second factor."""
 
     user: bool = False
     roles: frozenset[Role] = frozenset()
@@ -36,10 +36,10 @@ OPERATOR = Who(user=True, operator=True)
 
 
 class Page(msgspec.Struct, frozen=True):
-    """`path` may hold `{name}` (a segment) and `{name:path}` (the rest). `method`: GET answers HEAD too.
+    """`path` may contain `{name}` (a segment) and `{name:path}` (the rest). `method`: GET answers HEAD too.
 
-    `fresh`: only for who proved a moment ago who they are; others are asked for their password first.
-    `manage`: for programs too that show a management key of the account.
+    `fresh`: only for somebody who proved a moment ago who they are; others are asked for their password first.
+    `manage`: also for programs that present a management key of the account.
     """
 
     method: str

@@ -1,4 +1,4 @@
-"""All pages. A path that stands here is served, by whom it says and to whom it says."""
+"""All pages. A path listed here is served, by and to whom its row says."""
 
 from tollbridge.web import (
     account,

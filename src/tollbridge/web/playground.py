@@ -1,7 +1,7 @@
 """The playground: chat with any model in the browser.
 
-Its page calls `POST /playground/chat`, which is `/v1/chat/completions` with the account's own key put in by this side:
-the same admission, holds, charges and limits as for every other caller, and no second way to any of them.
+Its page calls `POST /playground/chat`, which is `/v1/chat/completions` with the account's own key added on this side:
+the same admission, holds, charges and limits as for every other caller, and no second way around any of them.
 """
 
 from typing import Any
@@ -16,12 +16,12 @@ from tollbridge.web.page import DEVELOPER, Page
 from tollbridge.web.visit import Edge, Visit
 
 ENDPOINT = "/v1/chat/completions"
-# The only headers of the browser's that count there; what its cookies say was looked at here.
+# The only browser headers that are passed on; its cookies were checked here.
 _KEPT = frozenset({b"content-type", b"content-encoding"})
 
 
 class Passed(Response):
-    """What the edge answers to this request, asked with `key`."""
+    """What the edge answers to this request, made with `key`."""
 
     def __init__(self, edge: Edge, key: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What is paid: plans, credit, prices of models."""
+"""What things cost: plans, credit, prices of models."""
 
 from collections.abc import Container, Iterable
 
@@ -17,7 +17,7 @@ SHOWN = 20
 
 
 class Offer(msgspec.Struct, frozen=True):
-    """A plan in words. `limits`: what, and how much of it. `open`: customers can change to it by themselves."""
+    """A plan in words. `limits`: what, and how much of it. `open`: customers can switch to it by themselves."""
 
     name: str
     description: str
@@ -48,7 +48,7 @@ async def pricing(visit: Visit) -> Response:
 def offers(
     plans: Iterable[Plan], first: str = DEFAULT_PLAN, *, free: Container[str] = (), sold: Container[str] = ()
 ) -> list[Offer]:
-    """What is listed. The plan that every account has at first comes first. `free`, `sold`: open to everybody."""
+    """What is listed, beginning with the plan that every new account gets. `free`, `sold`: open to everybody."""
     listed = (plan for plan in sorted(plans, key=lambda plan: plan.name != first) if plan.listed)
     return [
         msgspec.structs.replace(offer(plan, free=plan.name in free), open=plan.name in free or plan.name in sold)

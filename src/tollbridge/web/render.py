@@ -1,4 +1,4 @@
-"""Templates: Jinja2 with everything escaped, nothing undefined, and filters for what pages show."""
+"""Templates: Jinja2 with everything escaped, undefined names as errors, and filters for what pages show."""
 
 from datetime import UTC, datetime
 from functools import cache
@@ -18,10 +18,10 @@ _NANO = 1_000_000_000
 
 
 def environment(static: Static) -> Environment:
-    """The templates, which know `asset("app.css")` and `icon("key")` and the filters below."""
+    """The templates, which know `asset("app.css")`, `icon("key")` and the filters below."""
     for path in FOLDER.glob("icons/*.svg"):
         icon(path.stem)
-    # All of them now: another version may be put in their place while this one runs.
+    # Load them all now: another version may replace the files while this one runs.
     texts = {path.relative_to(FOLDER).as_posix(): path.read_text("utf-8") for path in FOLDER.rglob("*.html")}
     made = Environment(
         loader=DictLoader(texts),
@@ -41,12 +41,12 @@ def environment(static: Static) -> Environment:
 
 @cache
 def icon(name: str) -> Markup:
-    """A picture from `templates/icons`, which says nothing to a screen reader."""
+    """A picture from `templates/icons`, hidden from screen readers."""
     return Markup((FOLDER / "icons" / f"{name}.svg").read_text("utf-8").strip())  # noqa: S704 - our own files
 
 
 def usd(nano: int) -> str:
-    """`$1,234.50`, `$0.000242501`: cents, and every further digit that there is."""
+    """`$1,234.50`, `$0.000242501`: cents, and every further digit there is."""
     sign, size = ("-" if nano < 0 else ""), abs(nano)
     whole, fraction = divmod(size, 10**9)
     text = f"{fraction:09d}"
@@ -66,7 +66,7 @@ def short(value: int) -> str:
 
 
 def plan_name(plan: Plan) -> str:
-    """What a plan is called: its title, or words made of its name."""
+    """What a plan is called: its title, or words made from its name."""
     if plan.title:
         return plan.title
     return "Pay as you go" if plan.name == DEFAULT_PLAN else plan.name.replace("_", " ").replace("-", " ").capitalize()
@@ -106,13 +106,13 @@ def ago(milliseconds: int, now: int) -> str:
 
 
 def qr(text: str) -> str:
-    """A picture of the text for a camera, as the address of an image: dark on white, in every theme."""
+    """The text as a QR code, as an image URL: dark on white, in every theme."""
     import segno
 
     return str(segno.make(text, error="m", micro=False).svg_data_uri(scale=4, light="#fff"))
 
 
-# What browsers call themselves, the more telling names first: all of them claim to be others too.
+# What browsers call themselves, the most specific names first: all of them also claim to be others.
 _BROWSERS = (("Edg/", "Edge"), ("OPR/", "Opera"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"))
 _SYSTEMS = (
     *(("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("Windows", "Windows")),

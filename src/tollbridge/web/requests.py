@@ -29,7 +29,7 @@ PAGE = 50
 MOST = 200
 EXPORT_PAGE = 1_000
 STATUSES = {"": "All", "ok": "Succeeded", "failed": "Failed"}
-# An outcome in words, and whether it is good, of the caller's doing, or bad.
+# An outcome in words, and whether it is good, the caller's doing, or bad.
 OUTCOMES = {
     Outcome.COMPLETED: ("Completed", "good"),
     Outcome.CLIENT_LEFT: ("The caller left before the end", "warn"),
@@ -73,7 +73,7 @@ class Names(msgspec.Struct, frozen=True):
 
 
 class Metered(msgspec.Struct, frozen=True):
-    """A meter of one request: how many, the price of a million (of a thousand searches), what they come to."""
+    """A meter of one request: how many, the price per million (per thousand searches), and what they come to."""
 
     name: str
     count: int
@@ -82,12 +82,12 @@ class Metered(msgspec.Struct, frozen=True):
 
 
 def public_id(visit: Visit, endpoint: str, hold: int) -> str:
-    """The id that the caller was told, which `/v1/generation` takes too."""
+    """The id that the caller was told, which `/v1/generation` accepts too."""
     return visit.shared.master.ids().encode(endpoint, hold)
 
 
 async def asked(visit: Visit) -> Filter:
-    """What the visitor wants to see. InvalidRequest says which of it there cannot be."""
+    """What the visitor wants to see. InvalidRequest names the part that is not possible."""
     database, account = visit.shared.database, visit.account
     key_id, versions = None, None
     if name := visit.query("key"):
@@ -114,7 +114,7 @@ def cursor(visit: Visit, hold: Place) -> str:
 
 
 def place(visit: Visit) -> Place:
-    """Where the page begins. InvalidRequest: the cursor is none of ours."""
+    """Where the page begins. InvalidRequest: the cursor is not one of ours."""
     text = visit.query("cursor")
     if not text:
         return NEWEST
@@ -186,7 +186,7 @@ async def rows(visit: Visit, wanted: Filter) -> AsyncIterator[bytes]:
 
 
 def _plain(value: object) -> object:
-    """What a spreadsheet shows as it stands."""
+    """What a spreadsheet shows as it is."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
@@ -207,7 +207,7 @@ async def ended(visit: Visit) -> lookups.Ended:
 
 
 def metered(record: Record, terms: Terms) -> list[Metered]:
-    """The meters that were not zero, at the price that was charged. Each is rounded up by itself here."""
+    """The meters that were not zero, at the price charged. Each is rounded up by itself here."""
     counts = {name: getattr(record, name) for name in METERS}
     price = money.tier(terms.price, Usage(**counts).prompt)
     found = []
@@ -243,7 +243,7 @@ async def one(visit: Visit) -> Response:
 
 
 def attempts(record: Record) -> list[dict[str, Any]]:
-    """The tries that did not answer: route, why, the provider's status and milliseconds."""
+    """The attempts that got no answer: route, why, the provider's status and milliseconds."""
     stored = [] if record.attempts is None else msgspec.json.decode(record.attempts)
     return [
         {

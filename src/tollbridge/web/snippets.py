@@ -1,4 +1,4 @@
-"""The first call, in the languages that people ask for, as it works when it is pasted."""
+"""The first call, in the languages that people ask for, ready to paste."""
 
 from tollbridge.values import Model
 from tollbridge.web.markdown import Code
@@ -7,7 +7,7 @@ KEY = "YOUR_API_KEY"
 
 
 def first_call(base_url: str, model: Model | None, key: str = KEY) -> list[Code]:
-    """Python, Node.js and curl; an embedding for a model that makes those."""
+    """Python, Node.js and curl; an embedding if that is what the model makes."""
     name = "a-model" if model is None else model.id
     if model is not None and model.type == "embedding":
         return _embedding(base_url, name, key)

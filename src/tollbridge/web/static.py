@@ -1,6 +1,6 @@
-"""Files that do not change while the program runs: read once, compressed once, kept by browsers for ever.
+"""Files that do not change while the program runs: read once, compressed once, cached by browsers for ever.
 
-Their address holds a digest of all of them, so that a new version is asked for anew.
+Their address contains a digest of all of them, so that a new version is fetched again.
 """
 
 import gzip
@@ -20,7 +20,7 @@ _PACKED = {".css", ".js", ".svg", ".webmanifest"}
 
 
 class Asset(msgspec.Struct, frozen=True):
-    """A file, and its gzip where that is shorter."""
+    """A file, and its gzip if that is shorter."""
 
     kind: str
     data: bytes
@@ -39,12 +39,12 @@ class Static:
         self.version = digest.hexdigest()[:12]
 
     def url(self, name: str) -> str:
-        """Where a page finds the file; KeyError when there is none."""
+        """Where a page finds the file. KeyError: there is none."""
         self._assets[name]
         return f"/static/{self.version}/{name}"
 
     def answer(self, name: str, version: str, accepts: str) -> Response:
-        """Raises `NotFound`. A file of another version is sent as it is now, and not kept."""
+        """Raises `NotFound`. If another version is asked for, the present file is sent, and not to be cached."""
         asset = self._assets.get(name)
         if asset is None:
             raise NotFound("There is no such file.")

@@ -1,4 +1,4 @@
-"""Whether models can be called now, as this process knows it from its own calls.
+"""Whether models can be called now, as far as this process knows from its own calls.
 
 Providers are named as answers name them; where they are called, and with what, is nobody's business.
 """
@@ -17,7 +17,7 @@ _ORDER = ("down", "shaky", "up")
 
 
 class ProviderState(msgspec.Struct, frozen=True):
-    """`routes`: how many models it serves; `first_byte_ms`: the median of those that were measured."""
+    """`routes`: how many models it serves; `first_byte_ms`: the median of the measured ones."""
 
     name: str
     state: str
@@ -27,7 +27,7 @@ class ProviderState(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """`unreachable`: ids of models of which no route can be called now."""
+    """`unreachable`: ids of models with no route that can be called now."""
 
     providers: tuple[ProviderState, ...]
     unreachable: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What an account uses over time: charts with a table beside each, and the same as JSON."""
+"""What an account uses over time: charts, each with a table beside it, and the same as JSON."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -21,9 +21,9 @@ DEFAULT_RANGE = "7d"
 
 
 class Chart(msgspec.Struct, frozen=True):
-    """What a chart shows; `value` of the sums of one step. `kind`: `bars`, one upon the other, or `lines`.
+    """What a chart shows; `value`: taken from the sums of one step. `kind`: `bars`, stacked, or `lines`.
 
-    `unit`: how the script writes a value: `count`, `usd` (of nano-USD) or `ms`.
+    `unit`: how the script writes a value: `count`, `usd` (from nano-USD) or `ms`.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Chart(msgspec.Struct, frozen=True):
 
 
 def latency(sums: Sums) -> int | None:
-    """The mean, in milliseconds; None where there was nothing."""
+    """The mean in milliseconds; None if there was nothing."""
     return sums.duration_ms // sums.requests if sums.requests else None
 
 

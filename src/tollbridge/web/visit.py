@@ -43,10 +43,10 @@ Edge = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class Shared(msgspec.Struct, frozen=True):
-    """What all pages share. `catalog` is what can be called at this moment, `health` what is known of its routes.
+    """What all pages share. `catalog`: what can be called now; `health`: what is known about its routes.
 
-    `edge` is the application below `/v1`, for the playground, which calls it as any client does. `payments` are the
-    ways to pay at this moment. `limiter` knows what is left of the limits of plans.
+    `edge`: the application below `/v1`, for the playground, which calls it as any client does. `payments`: the ways to
+    pay now. `limiter`: knows what is left of the limits of plans.
     """
 
     desk: Desk
@@ -74,9 +74,9 @@ class Shared(msgspec.Struct, frozen=True):
 class Visit:
     """One request for a page: who asks (`presence`, None for a stranger), for what, and the ways to answer.
 
-    `half`: who has given a password, and not yet the second factor; nobody, for every page but that one.
-    `manager`: the program that asks in place of a person, by a management key.
-    `outage`: why the database does not answer, on a page that does without.
+    `half`: somebody who has given a password but not yet the second factor; nobody, for every page but that one.
+    `manager`: a program that asks instead of a person, with a management key.
+    `outage`: why the database does not answer, on a page that can do without.
     """
 
     def __init__(self, shared: Shared, request: Request, request_id: str) -> None:
@@ -96,13 +96,13 @@ class Visit:
 
     @property
     def user(self) -> User:
-        """Who is logged in; for pages that are for users."""
+        """Who is logged in. Only for pages that require a user."""
         assert self.presence is not None
         return self.presence.user
 
     @property
     def account(self) -> Account:
-        """The account that they look at; for pages that are for members."""
+        """The account that they look at. Only for pages that require a member."""
         if self.manager is not None:
             return self.manager.account
         assert self.presence is not None
@@ -133,7 +133,7 @@ class Visit:
         return value
 
     def path(self, name: str) -> str:
-        """The part of the path that the page's `{name}` stands for."""
+        """The part of the path that matches the page's `{name}`."""
         value = str(self.request.path_params[name])
         if "\0" in value:
             raise InvalidRequest("This address cannot be read.")
@@ -158,7 +158,7 @@ class Visit:
         return known
 
     async def json(self) -> Any:
-        """A JSON body; raises `InvalidRequest`. The same each time."""
+        """The JSON body; the same object each time. Raises `InvalidRequest`."""
         if not hasattr(self.request.state, "json"):
             if self.content_type != JSON:
                 raise UnsupportedMediaType("Send the body as JSON, with `Content-Type: application/json`.")
@@ -174,12 +174,12 @@ class Visit:
 
     @property
     def wants_html(self) -> bool:
-        """Whether it is a browser that shows the answer."""
+        """Whether the answer is for a browser to show."""
         return "text/html" in self.request.headers.get("accept", "")
 
     @property
     def by_htmx(self) -> bool:
-        """Whether a part of a page is asked for."""
+        """Whether only a part of a page is asked for."""
         return "hx-request" in self.request.headers
 
     # --- what they get --------------------------------------------------------------------------------------------
@@ -196,13 +196,13 @@ class Visit:
         return RedirectResponse(path, 303)
 
     def later(self, work: Coroutine[Any, Any, object]) -> None:
-        """Have this done once the answer is on its way."""
+        """Have this done after the answer is on its way."""
         self.afterwards.append(work)
 
     def next_path(self, default: str = "/dashboard") -> str:
         """Where the visitor wanted to go before they had to log in: a path of ours, or `default`."""
         path = self.query("next")
-        # What begins with one slash has neither a scheme nor a host.
+        # A path with a single leading slash has neither scheme nor host.
         ours = path.startswith("/") and not path.startswith("//") and "\\" not in path and path.isprintable()
         return path if ours else default
 
@@ -216,11 +216,11 @@ class Visit:
         return self.request.cookies.get(self._cookie_name(name), "")
 
     def set_cookie(self, name: str, value: str, age_s: int) -> None:
-        """Sent with the answer. Age 0 takes it away."""
+        """Set a cookie with the answer. Age 0 deletes it."""
         self._cookies.append((self._cookie_name(name), value, age_s))
 
     def log_in(self, token: str, device: str = "") -> None:
-        """The browser has this session from now on."""
+        """Give the browser this session."""
         self.set_cookie("sid", token, COOKIE_AGE_S)
         if device:
             self.set_cookie("device", device, DEVICE_AGE_S)
@@ -235,17 +235,17 @@ class Visit:
         return response
 
     def _cookie_name(self, name: str) -> str:
-        # Browsers take a `__Host-` cookie from nobody but this host over TLS.
+        # Browsers accept a `__Host-` cookie only from this very host, over TLS.
         return f"__Host-{name}" if self._secure else name
 
     # --- CSRF -----------------------------------------------------------------------------------------------------
 
     def csrf_token(self) -> str:
-        """What a form of this visitor must hold: bound to the session, or to a cookie of a stranger's own."""
+        """The token that a form of this visitor must contain: bound to the session or, for a stranger, to a cookie."""
         return self._csrf_tokens()[0]
 
     def _csrf_tokens(self) -> list[str]:
-        # Cookies that this answer sets come first: what it shows is sent with them.
+        # Cookies set by this answer come first: forms that it shows will be sent with them.
         pending = {name: value for name, value, _ in self._cookies}
         known = self.cookie("sid") if self.presence or self.half else ""
         sid = pending.get(self._cookie_name("sid"), known)

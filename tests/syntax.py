@@ -1,4 +1,4 @@
-"""The product's sources as syntax trees, for tests that hold a rule of how it is written."""
+"""The product's sources as syntax trees, for tests that enforce a rule about how it is written."""
 
 import ast
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ PRODUCT = ROOT / "src" / "tollbridge"
 
 
 class Import(NamedTuple):
-    """`name` is the full dotted name of what is imported, a member included (`tollbridge.core.money.charge`)."""
+    """`name`: the full dotted name of what is imported, including a member (`tollbridge.core.money.charge`)."""
 
     line: int
     name: str
@@ -60,7 +60,7 @@ def product() -> tuple[Source, ...]:
 
 
 def last_name(node: ast.AST) -> str:
-    """`c` of `a.b.c`, `c` or `a.b.c()`; empty where there is none."""
+    """`c` of `a.b.c`, `c` or `a.b.c()`; empty if there is none."""
     match node:
         case ast.Name(id=name) | ast.Attribute(attr=name):
             return name

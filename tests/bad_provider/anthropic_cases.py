@@ -1,4 +1,4 @@
-"""Cases of providers that speak Anthropic's Messages, for gateways that translate them to OpenAI's chat."""
+"""Cases of providers that speak Anthropic's Messages, for gateways that translate to OpenAI's chat."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -27,7 +27,7 @@ from tests.bad_provider.raw import EVENTS_HEAD, LAST_CHUNK, byte_by_byte, event,
 
 DIALECT = "anthropic"
 ERROR = {"type": "error", "error": {"type": "overloaded_error", "message": f"Overloaded: {SECRET}"}}
-# What a message_start says: what was read, and next to nothing of what will be written.
+# What a message_start reports: what was read, and hardly anything of what will be written.
 START = {"input_tokens": 60, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0, "output_tokens": 1}
 WHOLE = [answered(TRUE)]
 
@@ -89,7 +89,7 @@ def _stream(name: str, steps: Sequence[Step], right: Sequence[Outcome], why: str
 
 
 def _both(name: str, counts: dict[str, Any], right: Sequence[Bill], why: str) -> Iterator[Case]:
-    """Counts in a whole answer; in a stream, what was read at its start and what was written at its end."""
+    """Counts in a whole answer; in a stream, the input at its start and the output at its end."""
     outcomes = [answered(bill) for bill in right]
     yield _case(name, [http(message(counts))], outcomes, why)
     written = {part: value for part, value in counts.items() if part.startswith(("output", "iterations"))}

@@ -22,7 +22,7 @@ class BillError(Exception):
 
 
 class Source(NamedTuple):
-    """`settle`: seconds until the books are right after an answer."""
+    """`settle`: seconds after an answer until the books are right."""
 
     kind: str
     name: str

@@ -1,6 +1,6 @@
-"""What a case is: what the provider does, and what a right gateway makes of it.
+"""What a case is: what the provider does, and what a correct gateway makes of it.
 
-Everything here is a value. `provider.py` plays the steps, `judge.py` compares what came of them.
+Everything here is a value. `provider.py` plays the steps, `judge.py` compares the results.
 """
 
 from enum import Enum
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 
 class Span(NamedTuple):
-    """A whole number between two others, both included."""
+    """A whole number in a range, both ends included."""
 
     least: int
     most: int
@@ -41,11 +41,11 @@ class Kind(Enum):
     ANSWER = "the whole answer"
     ERROR = "an error and no output"
     BROKEN = "what came, then an error"
-    CUT = "an answer that ends"  # of a provider that would go on for ever
+    CUT = "an answer that ends"  # from a provider that would go on for ever
 
 
 class Outcome(NamedTuple):
-    """What the client gets and what it is billed for. `statuses` are of an error that came before any output."""
+    """What the client gets, and what it is billed. `statuses`: for an error that came before any output."""
 
     kind: Kind
     bill: Bill
@@ -61,14 +61,14 @@ class Pause(NamedTuple):
 
 
 class Forever(NamedTuple):
-    """Sent again and again, until the other side has gone or `most` times."""
+    """Sent again and again, until the other side has gone, or `most` times."""
 
     data: bytes
     most: int = 200_000
 
 
 class End(Enum):
-    """How a connection ends before its time. Without one it is kept open."""
+    """How a connection ends early. Without one, it is kept open."""
 
     CLOSE = "FIN"
     RESET = "RST"
@@ -78,7 +78,7 @@ Step = bytes | Pause | Forever | End
 
 
 class Case(NamedTuple):
-    """`right` are the acceptable outcomes, the best one first; `why` is the reason. `fields` join the request."""
+    """`right`: the acceptable outcomes, best first; `why`: the reason. `fields` are added to the request."""
 
     name: str
     dialect: str
@@ -87,27 +87,27 @@ class Case(NamedTuple):
     right: tuple[Outcome, ...]
     why: str
     fields: dict[str, Any] = {}
-    # Ask again at once: what a provider sent too much must not become somebody else's answer.
+    # Ask again at once: surplus output of a provider must not become somebody else's answer.
     again: bool = False
 
 
-# 60 tokens or so with any tokenizer: a gateway that has to count for itself has something to count.
+# About 60 tokens with any tokenizer, so that a gateway that counts by itself has something to count.
 QUESTION = (
     "Tell me in plain words how a toll bridge over a river is paid for, who collects the money, what it is spent on, "
     "and why people would rather pay than take the long way round by the ford in the hills."
 )
-# One token a word with the tokenizers of all large providers.
+# One token per word with the tokenizers of all large providers.
 ANSWER = (
     "The river runs from the hills to the sea and the old bridge stands over it where the road meets the water and "
     "people pay a small toll to cross it on their way to market and back again at night"
 )
 WORDS = len(ANSWER.split())
-# Tokens of QUESTION by itself to the most that a template and a margin make of it; and of ANSWER give or take a third.
+# From the tokens of QUESTION alone to the most that a template and a margin add; and those of ANSWER within a third.
 COUNTED_PROMPT = Span(35, 160)
 COUNTED_OUTPUT = Span(WORDS * 2 // 3, WORDS * 3 // 2)
 
 COUNTED = Bill(COUNTED_PROMPT, COUNTED_OUTPUT)
-# A gateway may charge for a part of an answer that broke off, if it says so; never for more than was delivered.
+# A gateway may charge for part of a broken answer if it says so, but never for more than was delivered.
 DELIVERED = Bill(Span(0, COUNTED_PROMPT.most), Span(0, COUNTED_OUTPUT.most))
 
 
@@ -127,9 +127,9 @@ def failed(statuses: Span = ANY_ERROR) -> Outcome:
 
 
 def broken(text: str = ANSWER) -> tuple[Outcome, Outcome]:
-    """Free is best; the part that was delivered may be charged. A gateway may also have shown nothing yet."""
+    """Best is free; the delivered part may be charged. A gateway may also not have shown anything yet."""
     return Outcome(Kind.BROKEN, FREE, text), Outcome(Kind.BROKEN, DELIVERED, text)
 
 
-# Stands in every text that a provider says about itself, and must not reach a customer.
+# Occurs in every text that a provider writes about itself, and must not reach a customer.
 SECRET = "sk-upstream-0123456789abcdef0123"

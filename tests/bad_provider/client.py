@@ -12,7 +12,7 @@ SECONDS = 60.0
 
 
 class Target(NamedTuple):
-    """The gateway. `url` ends before `/chat/completions`; `models` are its names for the provider, by dialect."""
+    """The gateway. `url` ends before `/chat/completions`; `models`: its names for the provider's model, by dialect."""
 
     url: str
     key: str
@@ -29,7 +29,7 @@ class Seen(NamedTuple):
 
 
 def question(case: Case, model: str, *, asked: bool) -> dict[str, Any]:
-    """The request's body. `asked`: a stream's usage is asked for."""
+    """The request's body. `asked`: whether it asks for a stream's usage."""
     body: dict[str, Any] = {
         "model": model,
         "messages": [{"role": "user", "content": f"[[{case.name}]] {QUESTION}"}],

@@ -1,4 +1,4 @@
-"""Cases of providers that speak Gemini's generateContent, for gateways that translate it to OpenAI's chat."""
+"""Cases of providers that speak Gemini's generateContent, for gateways that translate to OpenAI's chat."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -59,7 +59,7 @@ def growing(last: Any = None, text: str = ANSWER) -> list[bytes]:
 
 
 def bare(last: Any = None) -> list[bytes]:
-    """A whole stream with usage on its last event only, or nowhere."""
+    """A whole stream with usage only on its last event, or nowhere."""
     parts = words()
     return [*map(said, parts[:-1]), said(parts[-1], last, "STOP")]
 

@@ -1,4 +1,4 @@
-"""What the client saw and what it was billed, against what would have been right. Pure."""
+"""Compare what the client saw and was billed with what would have been right. Pure."""
 
 import json
 from typing import Any, NamedTuple
@@ -38,14 +38,14 @@ class Price(NamedTuple):
 
 
 class Charge(NamedTuple):
-    """What was billed, as far as it can be known: tokens, or an amount in USD and the prices that made it."""
+    """What was billed, as far as it is known: tokens, or an amount in USD and the prices that led to it."""
 
     tokens: Tokens | None = None
     usd: float | None = None
     price: Price | None = None
 
     def fits(self, bill: Bill) -> str:
-        """Why this is not `bill`; empty when it is, or when nothing is known."""
+        """Why this is not `bill`; empty if it is, or if nothing is known."""
         if self.tokens is not None:
             return _misfit(self.tokens, bill)
         if self.usd is None or self.price is None:
@@ -60,13 +60,13 @@ class Reading(NamedTuple):
 
     text: str
     error: bool
-    ended: bool  # it said that it was over, and how
+    ended: bool  # it said that it was finished, and how
     told: Tokens | None  # the usage that the client was shown last
     problems: tuple[str, ...]
 
 
 class Verdict(NamedTuple):
-    """`problems` is empty when the gateway was right; `best`: as right as can be."""
+    """`problems`: empty if the gateway was right; `best`: whether it was as right as possible."""
 
     problems: tuple[str, ...]
     best: bool = False
@@ -80,7 +80,7 @@ def judge(case: Case, seen: Seen, charge: Charge, *, asked: bool) -> Verdict:
         if not problems:
             return Verdict(reading.problems, best=number == 0)
         complaints.append(problems)
-    # Of several that would do, say what keeps it from the nearest.
+    # If several would do, report what separates it from the closest.
     return Verdict((*reading.problems, *min(complaints, key=len)))
 
 

@@ -1,4 +1,4 @@
-"""What OpenAI-like providers do besides answering: errors in disguise, odd framing, cut streams, odd shapes."""
+"""What OpenAI-like providers do besides answering: disguised errors, odd framing, cut streams, odd shapes."""
 
 import gzip
 import json
@@ -178,7 +178,7 @@ def _senseless() -> Iterator[Case]:
 
 
 def _framed() -> Iterator[Case]:
-    """Streams that are right by the standard of server-sent events, and unusual."""
+    """Streams that are valid server-sent events, but unusual."""
     whole = [answered(TRUE)]
     plain = b"".join(streamed(USAGE))
     why = "https://html.spec.whatwg.org/multipage/server-sent-events.html allows it"
@@ -368,7 +368,7 @@ def _shaped() -> Iterator[Case]:
 
 
 def _carried() -> Iterator[Case]:
-    """HTTP that is not as it should be."""
+    """Faulty HTTP."""
     body = completion(usage=USAGE)
     whole = [answered(TRUE)]
     yield whole_case(

@@ -1,4 +1,4 @@
-"""What providers say that speak OpenAI's chat completions, or say that they do."""
+"""What is sent by providers that speak OpenAI's chat completions, or claim to."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +24,7 @@ ERROR = {"message": f"The key {SECRET} of https://internal.example is out of luc
 
 
 class _Missing:
-    """No such member at all."""
+    """No such member."""
 
 
 MISSING = _Missing()
@@ -64,7 +64,7 @@ def tail(usage: Any) -> bytes:
 def _with_usage(fields: dict[str, Any], usage: Any) -> bytes:
     if usage is MISSING:
         return dump(fields)
-    # By hand, since a usage may be what JSON writers refuse to write.
+    # Written by hand, since a usage may be something that JSON writers refuse to write.
     return dump(fields)[:-1] + b',"usage":' + dump(usage) + b"}"
 
 

@@ -1,4 +1,4 @@
-"""What OpenAI-like providers report of tokens: missing, impossible, twice, or in odd places."""
+"""What OpenAI-like providers report as usage: missing, impossible, repeated, or in odd places."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -117,7 +117,7 @@ def _usage() -> Iterator[Case]:
 
 
 def _placed() -> Iterator[Case]:
-    """Where in a stream usage stands."""
+    """Usage in different places of a stream."""
     texts = words()
     whole = [answered(TRUE)]
 

@@ -1,7 +1,7 @@
-"""The provider that misbehaves: an HTTP server on asyncio alone, which plays the case that a request asks for.
+"""The misbehaving provider: an HTTP server on asyncio alone that plays the case named by a request.
 
-A request asks for a case by its name in double square brackets anywhere in the body (the runner puts it into the
-user's message), so that any gateway passes it on. One port speaks all dialects: the case knows its own.
+A request names a case in double square brackets anywhere in the body (the runner puts it into the user's message), so
+that any gateway passes it on. One port speaks all dialects: each case knows its own.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ from tests.bad_provider.case import Case, End, Forever, Pause, Step
 from tests.bad_provider.raw import http
 
 _MARK = re.compile(rb"\[\[([\w/-]+)\]\]")
-# Where a redirect leads that must not be followed.
+# The target of a redirect that must not be followed.
 TRAP = b"/trap"
 
 
 class Provider:
-    """`calls` counts the requests of each case; `trapped` those that followed a redirect."""
+    """`calls`: the requests of each case; `trapped`: those that followed a redirect."""
 
     def __init__(self, cases: Iterable[Case], port: int = 0, host: str = "127.0.0.1") -> None:
         self.calls: Counter[str] = Counter()
@@ -97,7 +97,7 @@ async def _play(step: Step, writer: asyncio.StreamWriter) -> None:
 
 async def _end(how: End, writer: asyncio.StreamWriter) -> None:
     await writer.drain()
-    await asyncio.sleep(0.02)  # what was sent arrives: RST overtakes nothing that was read
+    await asyncio.sleep(0.02)  # let what was sent arrive: RST must not overtake anything unread
     if how is End.RESET:
         sock = writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

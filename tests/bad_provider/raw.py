@@ -39,7 +39,7 @@ def event(data: Any, name: str = "", line_end: bytes = b"\n") -> bytes:
 
 
 def events(parts: Sequence[bytes], *, ends: bool = True) -> tuple[Step, ...]:
-    """A stream, each part in a chunk of its own. `ends`: it is closed as HTTP wants it."""
+    """A stream, each part in a chunk of its own. `ends`: it is terminated as HTTP requires."""
     sent = [EVENTS_HEAD + framed(parts[0]) if parts else EVENTS_HEAD, *map(framed, parts[1:])]
     return (*sent, LAST_CHUNK) if ends else tuple(sent)
 

@@ -1,4 +1,4 @@
-"""Commands as an operator gives them, in a directory of the test's own."""
+"""Commands as an operator types them, in the test's own directory."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ class Shell(msgspec.Struct):
     directory: Path
 
     def __call__(self, *words: str, env: Mapping[str, str] | None = None) -> Done:
-        """In this process: quick."""
+        """Run in this process: quick."""
         clean = {name: None for name in os.environ if name.startswith("TOLLBRIDGE_") or name.endswith("_API_KEY")}
         result = CliRunner().invoke(main, words, env={**clean, **(env or {})}, prog_name="tollbridge")
         if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -56,7 +56,7 @@ class Shell(msgspec.Struct):
         return line
 
     def process(self, *words: str, env: Mapping[str, str] | None = None) -> Done:
-        """As a process of its own."""
+        """Run in a process of its own."""
         done = subprocess.run(
             [sys.executable, "-m", "tollbridge", *words],
             cwd=self.directory,

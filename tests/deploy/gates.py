@@ -1,4 +1,4 @@
-"""Gateways as processes of their own over one PostgreSQL, and a proxy of others before them, by the project's files."""
+"""Gateways as separate processes over one PostgreSQL, behind somebody else's proxy, with the project's own files."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ KEY = "test-master-secret-of-all-gateways-0123456789"
 
 
 class Upstream:
-    """A provider on a thread of its own; `script` is that of a `BadServer`."""
+    """A provider on a thread of its own; `script`: as for a `BadServer`."""
 
     def __init__(self, script: Callable[..., Any]) -> None:
         self._script = script
@@ -71,7 +71,7 @@ class Gate:
         wait_for(lambda: answers(self.port), self._process, self.log)
 
     def stop(self) -> int:
-        """SIGTERM, and what it ends with once it has drained."""
+        """Send SIGTERM; its exit status once it has drained."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(150)
@@ -96,7 +96,7 @@ class Gate:
 
 
 class Site:
-    """`name` (nginx or caddy) on `port`, with TLS that `trust` makes believed, before `gates`. `log` is the proxy's."""
+    """`name` (nginx or caddy) on `port`, in front of `gates`, with TLS that `trust` verifies. `log`: the proxy's."""
 
     def __init__(self, name: str, folder: Path, gates: list[Gate], port: int) -> None:
         self.name = name
@@ -120,7 +120,7 @@ class Site:
             process.wait(30)
 
     def _replaced(self, file: Path, *pairs: tuple[str, str]) -> str:
-        """The project's own file; only places differ. Each must be there, so that this cannot drift from it."""
+        """The project's own file with only places replaced. Each must be in it, so that this cannot drift from it."""
         text = file.read_text()
         for number, gate in enumerate(self.gates):
             pairs += ((f"gateway-{'ab'[number]}:8000", f"127.0.0.1:{gate.port}"),)
@@ -168,7 +168,7 @@ class Site:
 
 @contextlib.contextmanager
 def two_gates(folder: Path, script: Callable[..., Any], more: str = "") -> Iterator[tuple[list[Gate], int]]:
-    """Two gateways that serve over one database, and the port of the proxy that they believe."""
+    """Two gateways over one database, and the port of the proxy that they trust."""
     port = free_port()
     with Upstream(script) as upstream, Postgres() as server, server.database() as url:
         models = CONFIG.format(

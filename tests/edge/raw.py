@@ -1,4 +1,4 @@
-"""A real server on a thread and clients that write bytes: what the tests of the edge share."""
+"""A real server on a thread, and clients that write bytes, shared by the tests of the edge."""
 
 import json
 import socket
@@ -54,7 +54,7 @@ async def echo(downstream: Downstream, scope: Any) -> None:
 
 @contextmanager
 def running(app: Handler | Asgi, **limits: Any) -> Iterator[Server]:
-    """The server of `app` on a free port of loopback, drained at the end."""
+    """The server of `app` on a free loopback port, drained at the end."""
     settings = ServerLimits(**{"sweep": 0.05, "drain": 2.0, **limits})
     server = Server(app if isinstance(app, Asgi) else Asgi(app), listen("127.0.0.1", 0), settings)
     thread = threading.Thread(target=server.run, name="edge")
@@ -82,7 +82,7 @@ class Response(NamedTuple):
 
     @property
     def error(self) -> dict[str, Any]:
-        """The error of a body of OpenAI's shape, which it checks."""
+        """The error in a body of OpenAI's shape, which is checked."""
         document = json.loads(self.body)
         error = document["error"]
         assert error.keys() == {"message", "type", "param", "code"}
@@ -123,7 +123,7 @@ class Client:
         return self
 
     def response(self, *, to: str = "GET") -> Response:
-        """The next response; interim ones included. `ConnectionResetError` when the server closed without one."""
+        """The next response, including interim ones. `ConnectionResetError` if the server closed without one."""
         if not (line := self.file.readline()):
             raise ConnectionResetError("closed without a response")
         status = int(line.split()[1])
@@ -149,7 +149,7 @@ class Client:
         assert self.file.readline() == b"\r\n"
 
     def closed(self) -> bool:
-        """Waits for the server's close; whether it came without another byte."""
+        """Wait for the server's close; whether it came without another byte."""
         return self.file.read() == b""
 
 

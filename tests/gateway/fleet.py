@@ -31,7 +31,7 @@ from tollbridge.store import schema
 from tollbridge.store.db import Row, open_database
 from tollbridge.store.verify import verify
 
-# Why a request is refused there, and nowhere else: the loop or the disk is late.
+# Reasons for which a request may be refused there: the loop or the disk is late.
 BUSY = (b"Too many requests are waiting", b"This server is overloaded")
 
 
@@ -48,7 +48,7 @@ class Fleet(Instance):
     """A supervisor and its workers; `folder` outlives them. The books are verified at the end.
 
     `top` and `more`: settings before and after the tables of the configuration. `workers` = 0: without that option.
-    `key`: one that is there; None: an account with $100 gets one. `sock`: it is handed over to them.
+    `key`: an existing one; None: an account with $100 gets one. `sock`: a socket handed over to them.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Fleet(Instance):
         if not self.key and self.count:
             self.key = await self._make_key_here()
         elif not self.key:
-            # Of a version whose tables are not ours.
+            # A version whose tables are not ours.
             await self.make_key("100")
         return self
 
@@ -126,7 +126,7 @@ class Fleet(Instance):
         await self._start(command, passed)
 
     async def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
-        """Told to stop, and waited for; whatever does not end is killed."""
+        """Tell it to stop, and wait; whatever does not end is killed."""
         family = [*self.workers(), psutil.Process(self.process.pid)] if self.process.returncode is None else []
         if self.process.returncode is None:
             self.process.send_signal(how)
@@ -166,11 +166,11 @@ class Fleet(Instance):
 
 
 class Load:
-    """`clients` callers, each on a connection that it keeps while it is told nothing else, with pauses in between.
+    """`clients` callers, each on a connection that it keeps until told otherwise, with pauses in between.
 
-    A request that was sent and not answered with 200 is a failure, unless the machine has too much else to do. A
-    connection that is found closed before anything is sent on it is none, and neither is being told
-    `Connection: close`: clients open another one.
+    A request that was sent but not answered with 200 is a failure, unless the machine has too much else to do. Finding
+    a connection closed before anything is sent on it is not a failure, nor is being told `Connection: close`: clients
+    open another one.
     """
 
     def __init__(self, fleet: Fleet, clients: int, pause: float = 0.01, **fields: Any) -> None:

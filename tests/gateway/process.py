@@ -1,4 +1,4 @@
-"""`tollbridge serve` in a process of its own: its configuration, how it starts, what it is asked, and how it ends."""
+"""`tollbridge serve` in a process of its own: configuring, starting, asking and ending it."""
 
 import asyncio
 import json
@@ -28,14 +28,14 @@ price = {{ input = "1", output = "2" }}
 routes = [{{ provider = "up", model = "m" }}]
 {more}
 """
-# What a gateway says when it serves; the group is its port.
+# What a gateway prints when it serves; the group is its port.
 SERVES = re.compile(r" models? on http://127\.0\.0\.1:(\d+)")
-# On a machine that does much else at the same time.
+# On a machine that is busy with much else.
 PATIENCE_S = 90.0
 
 
 def configure(folder: Path, upstream: str, top: str = "", more: str = "") -> Path:
-    """The file that says so. `top` and `more`: settings before and after the tables."""
+    """A configuration file. `top` and `more`: settings before and after the tables."""
     file = folder / "tollbridge.toml"
     file.write_text(CONFIG.format(folder=folder, url=upstream, top=top, more=more))
     return file
@@ -46,7 +46,7 @@ def command_line(config: Path, *words: str) -> list[str]:
 
 
 async def until(condition: Callable[[], Any], seconds: float = PATIENCE_S) -> float:
-    """The seconds until it came true; it may be asynchronous."""
+    """The seconds until the condition came true; it may be asynchronous."""
     clock = asyncio.get_running_loop().time
     began = clock()
     while True:
@@ -60,7 +60,7 @@ async def until(condition: Callable[[], Any], seconds: float = PATIENCE_S) -> fl
 
 
 class Instance:
-    """One gateway, configured in `folder`, which outlives it. `key`: whose its requests are."""
+    """One gateway, configured in `folder`, which outlives it. `key`: the one that its requests use."""
 
     def __init__(self, folder: Path, env: Mapping[str, str] | None = None) -> None:
         self.folder = folder
@@ -81,7 +81,7 @@ class Instance:
         return said.decode().strip()
 
     async def make_key(self, credit_usd: str) -> None:
-        """An account, and its key."""
+        """Create an account, and its key."""
         await self.command("account", "create", EMAIL, "--credit", credit_usd)
         self.key = await self.command("key", "create", "--account", EMAIL)
 

@@ -5,7 +5,7 @@
         assert reply.status == 200
         [row] = await site.usage()
 
-Everything runs on one event loop. `Site` checks the books with `verify` when it is left: no test needs to ask for it.
+Everything runs on one event loop. `Site` verifies the books on exit: no test needs to ask for it.
 """
 
 import asyncio
@@ -95,7 +95,7 @@ class Reply(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What a stream said."""
+        """The text of a stream."""
         said = [chunk["choices"][0]["delta"].get("content") or "" for chunk in self.chunks if chunk["choices"]]
         return "".join(said)
 
@@ -114,7 +114,7 @@ def chat(text: str = "hi", **fields: Any) -> Json:
 
 
 def completion(text: str = "Hello!", usage: Any = (10, 5), finish: str | None = "stop", **fields: Any) -> Json:
-    """A chat completion as an OpenAI-like provider sends it. `usage`: (prompt, completion) tokens, or as it is."""
+    """A chat completion as an OpenAI-like provider sends it. `usage`: (prompt, completion) tokens, or sent as it is."""
     answer = {
         "id": "up-1",
         "object": "chat.completion",
@@ -219,7 +219,7 @@ def by_kind(whole: Answer, streamed: Answer) -> Answer:
 
 
 DAY_S = 86_400
-# What a gateway refuses that is behind has tests of its own. That a machine does much else is no reason to refuse.
+# Refusals by a gateway that is behind have tests of their own. A busy machine is no reason to refuse.
 NEVER_BEHIND = {
     "tollbridge.edge.inference.MOST_LAG_S": 30.0,
     "tollbridge.store.ledger.sqlite._MOST_WAITING_S": 30.0,
@@ -228,7 +228,7 @@ NEVER_BEHIND = {
 
 
 class Site:
-    """`script` is the upstream's; more of them can be added to `config` by name: `more={"other": script}`."""
+    """`script` is the upstream's; more can be added to `config` by name: `more={"other": script}`."""
 
     def __init__(
         self,
@@ -262,7 +262,7 @@ class Site:
         try:
             await self._begin()
         except BaseException:
-            # What has begun would keep the test waiting, which is to say what was wrong.
+            # A test that has begun would only keep waiting, and hide what was wrong.
             if self._serving is not None:
                 self._server.should_exit = True
                 await self._serving
@@ -272,7 +272,7 @@ class Site:
 
     async def _begin(self) -> None:
         stack = self._stack
-        # What is counted by the day or the month begins anew at midnight: not in the middle of a test.
+        # Daily and monthly counts begin anew at midnight: not in the middle of a test.
         left = DAY_S - time.time() % DAY_S
         if left < 15:
             await asyncio.sleep(left)
@@ -309,7 +309,7 @@ class Site:
         self.key = await self.make_key()
 
     async def _serve(self, sock: socket.socket) -> None:
-        # uvicorn ends by SystemExit when the start failed; why is in `failure`.
+        # uvicorn ends with SystemExit if the start failed; the reason is in `failure`.
         with contextlib.suppress(SystemExit):
             await self._server.serve([sock])
 
@@ -347,7 +347,7 @@ class Site:
         return [dict(zip(names.replace("\n", "").split(", "), row, strict=True)) for row in rows]
 
     async def settled(self, count: int, seconds: float = 30.0) -> list[Json]:
-        """The usage rows once there are `count` of them and no hold is open."""
+        """The usage rows, once there are `count` of them and no hold is open."""
         clock = asyncio.get_running_loop().time
         end = clock() + seconds
         while True:
@@ -382,7 +382,7 @@ class Site:
             call.close()
 
     async def open(self, path: str, body: Json | bytes, headers: Mapping[str, str] | None = None) -> "Call":
-        """Send a request and leave the answer to be read, or not."""
+        """Send a request; its answer can be read, or not."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         own = {"authorization": f"Bearer {self.key}", "content-type": "application/json", **(headers or {})}
         call = await self._connect()
@@ -401,7 +401,7 @@ class Site:
         top = f'data_dir = "{folder}"\nallow_plain_http = true\n'
         if self._database_url is not None:
             top += f'database_url = "{self._database_url}"\n'
-        # Settings of the top level come first in TOML.
+        # In TOML, top-level settings must come first.
         more_top, _, more = self._more.partition("[") if not self._more.lstrip().startswith("[") else ("", "", "")
         rest = f"[{more}" if more else ("" if more_top else self._more)
         return (
@@ -419,7 +419,7 @@ class Site:
 
 
 async def migrated_file() -> Path:
-    """An empty database of the newest schema: migrating takes longer than most tests."""
+    """An empty database with the newest schema: migrating takes longer than most tests."""
     global _migrated
     if _migrated is None:
         folder = Path(tempfile.mkdtemp())
@@ -459,7 +459,7 @@ class Call:
         return Reply(status, headers, body)
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The chunks of a chunked body; stops at its end, raises IncompleteReadError when it is cut."""
+        """The chunks of a chunked body; stops at its end, raises IncompleteReadError if it is cut."""
         while size := int((await self.reader.readuntil(b"\r\n")).strip(), 16):
             yield (await self.reader.readexactly(size + 2))[:-2]
         await self.reader.readexactly(2)
@@ -503,7 +503,7 @@ def nano(text: str) -> int:
 
 
 async def lock_books(site: Site) -> contextlib.ExitStack:
-    """Nobody else can write to its database until what is returned is closed. For SQLite."""
+    """Lock everybody else out of writing to the site's database until the result is closed. For SQLite."""
 
     def lock() -> contextlib.ExitStack:
         with contextlib.ExitStack() as stack:
@@ -513,5 +513,5 @@ async def lock_books(site: Site) -> contextlib.ExitStack:
             stack.callback(database.rollback)
             return stack.pop_all()
 
-    # Not on this loop: a transaction that is open may need it to end.
+    # Not on this loop: an open transaction may need it in order to end.
     return await asyncio.to_thread(lock)

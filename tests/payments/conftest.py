@@ -1,4 +1,4 @@
-"""A gateway's payments on a database of each engine, with a Stripe of our own."""
+"""A gateway's payments on a database of each engine, with a fake Stripe of our own."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -69,7 +69,7 @@ class Till(msgspec.Struct):
         return int((await self.database.fetch(f"SELECT count(*) FROM {table}"))[0][0])
 
     async def books(self) -> dict[str, int]:
-        """What the journal says of each ledger account."""
+        """The journal's balance of each ledger account."""
         rows = await self.database.fetch("SELECT book, CAST(SUM(amount) AS BIGINT) FROM entry GROUP BY book")
         return {book: int(amount) for book, amount in rows if amount}
 

@@ -7,9 +7,9 @@
 
     with FakeStripe.beside() as stripe: ...      # on a thread of its own, for whole gateways and browsers
 
-Shapes and states are those of https://docs.stripe.com/api. Mistakes are made on demand: `stripe.faults` is a list of
-what the next API calls do: "500" (nothing happened), "drop" (the connection ends before anything happened), "lost"
-(it happened, and the answer got lost), "hang" (no answer at all).
+Shapes and states are those of https://docs.stripe.com/api. Faults are made on demand: `stripe.faults` lists what the
+next API calls do: "500" (nothing happened), "drop" (the connection ends before anything happened), "lost" (it happened,
+and the answer was lost), "hang" (no answer at all).
 """
 
 import asyncio
@@ -69,7 +69,7 @@ class FakeStripe:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Nothing of it is left in the loop: one that is closed would wait for it."""
+        """Leave nothing of it in the loop, which on closing would wait for it."""
         assert self._server is not None
         self._server.close()
         for each in self._serving:
@@ -285,7 +285,7 @@ class FakeStripe:
     # --- what customers, banks and the merchant do ----------------------------------------------------------------
 
     def pay(self, session_id: str, *, slowly: bool = False, address: Object | None = None) -> Object:
-        """The customer pays: at once by card, or `slowly` by a method that says later whether it worked."""
+        """The customer pays: at once by card, or `slowly` by a method that reports later whether it worked."""
         session = self.objects[session_id]
         if session["status"] != "open":
             raise Failure(400, "session_not_open")
@@ -327,7 +327,7 @@ class FakeStripe:
         self._event("checkout.session.expired", session)
 
     def refund(self, intent_id: str, cents: int, *, metadata: Object | None = None) -> Object:
-        """The merchant refunds, by the API or on the dashboard."""
+        """The merchant refunds, through the API or on the dashboard."""
         charge = self._charge_of(intent_id)
         if cents > charge["amount"] - charge["amount_refunded"]:
             raise Failure(400, "charge_already_refunded")
@@ -384,7 +384,7 @@ class FakeStripe:
         self._event("charge.dispute.closed", dispute)
 
     def card(self, customer: str, *, refuses: str = "") -> Object:
-        """A card that the customer has; `refuses`: with what it answers charges while nobody is there."""
+        """A card that the customer has; `refuses`: how it answers charges made while nobody is there."""
         return self._new(
             "pm",
             "payment_method",
@@ -446,7 +446,7 @@ class FakeStripe:
         return invoice
 
     def pay_bill(self, invoice_id: str) -> None:
-        """At once, or after it failed."""
+        """Pay an invoice, at once or after it failed."""
         invoice = self.objects[invoice_id]
         intent = self._new_intent(invoice["total"], invoice["currency"], invoice["customer"], {})
         intent["payment_method"] = self.card(invoice["customer"])["id"]
@@ -478,7 +478,7 @@ class FakeStripe:
         return self.end(id_)
 
     def end(self, subscription_id: str) -> Object:
-        """It is over: it was to end, or nobody pays."""
+        """It ends: it was set to, or nobody pays."""
         subscription = self.objects[subscription_id]
         subscription["status"] = "canceled"
         self._event("customer.subscription.deleted", subscription)
@@ -524,7 +524,7 @@ class FakeStripe:
         self.events.append(event)
 
     def deliver(self) -> None:
-        """Send all events so far to `webhook_url`, as whoever runs beside a whole gateway wants it."""
+        """Send all events so far to `webhook_url`, for tests that run beside a whole gateway."""
         for event in self.events:
             body, header = self.sign(event)
             request = urllib.request.Request(self.webhook_url, body, {"stripe-signature": header})

@@ -1,4 +1,4 @@
-"""A gateway that a preset furnishes, with customers who came in through its pages.
+"""A gateway configured by a preset, with customers who signed up through its pages.
 
     async with Shop("modelbridge") as shop:
         customer = await shop.customer("ada@example.com")
@@ -33,7 +33,7 @@ USED = (9, 7)
 
 
 async def well(request: Request, peer: Peer) -> None:
-    """What a well-behaved provider says."""
+    """What a well-behaved provider answers."""
     if request.target.endswith(b"/embeddings"):
         data = [{"object": "embedding", "index": 0, "embedding": VECTOR}]
         usage = {"prompt_tokens": 5, "total_tokens": 5}
@@ -55,7 +55,7 @@ class Customer(msgspec.Struct, frozen=True):
 
 
 class Shop(Site):
-    """`config`: what the operator's file says beside the preset, tables first. `seconds`: how long providers get."""
+    """`config`: the operator's file besides the preset, tables first. `seconds`: how long providers get."""
 
     def __init__(
         self, preset: str, answer: Answer = well, *, config: str = "", seconds: str = "3s", **options: Any
@@ -83,7 +83,7 @@ class Shop(Site):
         return f'preset = "{self._preset}"\ndata_dir = "{folder}"\n{rows}\n{self._own}'
 
     async def customer(self, email: str) -> Customer:
-        """Somebody who registered, and copied the key from the first dashboard."""
+        """Somebody who registered and copied the key from the first dashboard."""
         visitor = await registered(self, email)
         [key] = self.keys_on((await visitor.get("/dashboard")).text)
         return Customer(key)
@@ -92,7 +92,7 @@ class Shop(Site):
         return Visitor(self)
 
     def keys_on(self, page: str) -> list[str]:
-        """The whole keys that a page shows, each once."""
+        """The full keys shown by a page, each once."""
         prefix = self.settings.brand.key_prefix
         found = re.findall(rf"{re.escape(prefix)}[A-Za-z0-9_-]+", page)
         return [each for each in dict.fromkeys(found) if form.well_formed(prefix, each)]
@@ -106,7 +106,7 @@ class Shop(Site):
         return Customer(made.text)
 
     async def sdk(self, customer: Customer, use: Callable[[openai.OpenAI], Any]) -> Any:
-        """What `use` returns with OpenAI's client for Python: all that it is told is a base URL and a key."""
+        """What `use` returns with OpenAI's client for Python, which is told only a base URL and a key."""
 
         def call() -> Any:
             base_url = f"http://127.0.0.1:{self.port}/v1"
@@ -116,7 +116,7 @@ class Shop(Site):
         return await asyncio.get_running_loop().run_in_executor(None, call)
 
     def asked(self, number: int = -1) -> Json:
-        """The body of a request as the provider got it."""
+        """The body of a request as the provider received it."""
         return dict(json.loads(self.requests[number].body))
 
 

@@ -50,7 +50,7 @@ strict = true
 
 
 def price(output: int) -> int:
-    """What an answer of so many tokens costs, in nano-USD."""
+    """What an answer with this many tokens costs, in nano-USD."""
     return PROMPT * INPUT_NANO + output * OUTPUT_NANO
 
 
@@ -116,7 +116,7 @@ class Node:
 class Upstream:
     """Answers in a thread of its own, for as long as the fleet lives.
 
-    `pause` before each answer, in seconds; `prompt`: the tokens of input that it reports.
+    `pause`: before each answer, in seconds; `prompt`: the input tokens that it reports.
     """
 
     def __init__(self) -> None:
@@ -187,7 +187,7 @@ class Fleet:
         self._thread.shutdown()
 
     def start(self, nodes: Iterable[Node]) -> None:
-        """All of them at once."""
+        """Start all of them at once."""
         nodes = list(nodes)
         for node in nodes:
             node.begin()
@@ -195,11 +195,11 @@ class Fleet:
             node.await_start()
 
     def do(self, what: Callable[[], object]) -> None:
-        """To a server; blocks."""
+        """Do something to a server; blocks."""
         self._thread.submit(what).result()
 
     async def during(self, what: Callable[[], object]) -> None:
-        """To a server, while all else goes on."""
+        """Do something to a server while everything else goes on."""
         await asyncio.get_running_loop().run_in_executor(self._thread, what)
 
     def run(self, scenario: Callable[["Fleet"], Awaitable[None]]) -> None:
@@ -218,7 +218,7 @@ class Fleet:
     # --- customers ------------------------------------------------------------------------------------------------
 
     async def customer(self, nano: int, *, limit: int | None = None, plan: str = "roomy") -> Customer:
-        """A new account with so much credit, and a key."""
+        """A new account with this much credit, and a key."""
         self._count += 1
         account = await accounts.create(
             self.database,
@@ -232,7 +232,7 @@ class Fleet:
         return Customer(account.id, account.email, made.text, made.public_id)
 
     async def ask(self, node: Node, customer: Customer, output: int = 5) -> Reply:
-        """One call whose answer has `output` tokens, and may not have more. OSError: the node is not there."""
+        """One call whose answer has exactly `output` tokens. OSError: the node is not there."""
         body = {"model": "m", "max_tokens": output, "messages": [{"role": "user", "content": str(output)}]}
         return await self.send(node, customer, "POST", "/v1/chat/completions", json.dumps(body).encode())
 
@@ -260,7 +260,7 @@ class Fleet:
         return [dict(zip(names, row, strict=True)) for row in rows]
 
     async def balance(self, customer: Customer) -> tuple[int, int]:
-        """What is there, and what of it is held."""
+        """What is there, and how much of it is held."""
         rows = await self.database.fetch(
             "SELECT paid + promo, held FROM balance WHERE account_id = $1", customer.account_id
         )
@@ -282,7 +282,7 @@ class Fleet:
 
 
 def charged(reply: Reply) -> int:
-    """The nano-USD that the headers tell."""
+    """The nano-USD reported by the headers."""
     assert reply.headers["x-tollbridge-cost-basis"] == "final"
     return parse_usd(reply.headers["x-tollbridge-charged-usd"])
 

@@ -1,7 +1,7 @@
 """A language model of a few kilobytes in llama.cpp's format: real weights (random ones), a real tokenizer, no sense.
 
-What it says does not matter here; that a server which this project did not write says it, with its own tokens and its
-own usage, does. Format: github.com/ggml-org/ggml docs/gguf.md, version 3.
+What it says does not matter; that a server not written by this project says it, with its own tokens and its own usage,
+does. Format: github.com/ggml-org/ggml docs/gguf.md, version 3.
 """
 
 import random
@@ -57,7 +57,7 @@ def _tensors(vocabulary: int) -> list[tuple[str, tuple[int, ...], list[float]]]:
         size = shape[0] * (shape[1] if len(shape) > 1 else 1)
         return shape, [1.0] * size if len(shape) == 1 else [chance.gauss(0, 0.3) for _ in range(size)]
 
-    # Only words are ever likely: bytes, and the end, have no weight of their own.
+    # Only words are ever likely: bytes and the end token get no weight.
     silent = [0.0] * EMBEDDING * (vocabulary - len(WORDS))
     spoken = [chance.gauss(0, 1) for _ in range(EMBEDDING * len(WORDS))]
     tensors = [

@@ -57,7 +57,7 @@ class World(msgspec.Struct):
 
     @asynccontextmanager
     async def serving(self, database: Database) -> AsyncIterator[Ledger]:
-        """The ledger of a gateway that runs."""
+        """The ledger of a running gateway."""
         assert await register(database, [TERMS]) == [1]
         process = await processes.begin(database)
         ledger: Ledger
@@ -99,7 +99,7 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prove(world: World) -> None:
-    """Whatever a test did, the books are right."""
+    """Whatever a test did, the books must be right."""
     report = world.run(verify)
     assert report.ok, report.problems
 
@@ -116,7 +116,7 @@ def sqlite_world(migrated_file: Path, tmp_path: Path) -> Iterator[World]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    """The same contract on both."""
+    """The same contract on both engines."""
     if request.param == "sqlite":
         yield request.getfixturevalue("sqlite_world")
     else:

@@ -25,7 +25,7 @@ TERMS = prices.Terms(model="m", provider="p", upstream_model="u", price=NANO_A_T
 
 
 class Engine:
-    """A migrated database, and how the hot engine of its kind is opened."""
+    """A migrated database, and how its hot engine is opened."""
 
     def __init__(self, url: str, directory: Path) -> None:
         self.url = url
@@ -115,7 +115,7 @@ class Books:
         return op.id, await self.ledger.submit(op)
 
     async def held(self, customer: Customer, want: int, least: int | None = None) -> int:
-        """The id of a hold that must be granted."""
+        """The id of a hold, which must be granted."""
         id_, verdict = await self.hold(customer, want, least)
         assert isinstance(verdict, Held), verdict
         return id_

@@ -1,9 +1,9 @@
-"""A server to be killed: it works on one SQLite file, and says of each event when it has been acknowledged.
+"""A server to be killed: it works on one SQLite file, and reports each event when it has been acknowledged.
 
     python -m tests.store.hammer URL [POINT COUNT]
 
-A line is one event: `hold ID`, `step ID N`, `note ID CHARGE`, `end ID CHARGE`, `post KEY`. With a POINT it kills itself
-when it comes there for the COUNTth time.
+A line is one event: `hold ID`, `step ID N`, `note ID CHARGE`, `end ID CHARGE`, `post KEY`. With a POINT, it kills
+itself when it gets there for the COUNTth time.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from tollbridge.store.db import sqlite_path
 from tollbridge.values import Outcome
 
 TASKS = 8
-# Before it: nothing of the batch is on the disk; after it: all of it, and nobody has been told.
+# Before it, nothing of the batch is on disk; after it, all of it is, and nobody has been told.
 POINTS = {
     "load": ("books", "_load"),
     "write": ("books", "_write"),
@@ -74,7 +74,7 @@ async def main(url: str) -> None:
             try:
                 await call(books, customers[number % len(customers)], chance)
             except Unavailable as error:
-                if error.code != "overloaded":  # a slow disk is no failing one
+                if error.code != "overloaded":  # a slow disk is not a failing one
                     raise
 
     await asyncio.gather(*map(work, range(TASKS)))

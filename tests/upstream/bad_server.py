@@ -73,21 +73,21 @@ class Peer:
             return await self._reader.readexactly(size)
 
     async def send(self, data: bytes) -> None:
-        """Returns when the kernel (or a buffer of at most 64 KiB) has taken the bytes."""
-        if self._writer.is_closing():  # uvloop's RuntimeError is nothing to catch
+        """Return when the kernel (or a buffer of at most 64 KiB) has taken the bytes."""
+        if self._writer.is_closing():  # otherwise uvloop raises RuntimeError, which should not be caught
             raise Gone
         with _gone():
             self._writer.write(data)
             await self._writer.drain()
 
     async def closed(self) -> None:
-        """Wait until the client has gone; whatever it still sends is thrown away."""
+        """Wait until the client has gone; anything it still sends is discarded."""
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while await self._reader.read(65536):
                 pass
 
     async def reset(self) -> None:
-        """End the connection with RST instead of FIN, after what was sent has left."""
+        """End the connection with RST instead of FIN, after everything sent has left."""
         with _gone():
             await self._writer.drain()
         sock = self._writer.get_extra_info("socket")
@@ -95,13 +95,13 @@ class Peer:
         self._writer.transport.abort()
 
     def tls(self) -> ssl.SSLObject:
-        """What was agreed on; only for a server with TLS."""
+        """The TLS parameters agreed on; only for a server with TLS."""
         tls = self._writer.get_extra_info("ssl_object")
         assert tls is not None
         return cast(ssl.SSLObject, tls)
 
     def close(self) -> None:
-        """FIN; what was sent before still leaves."""
+        """FIN; anything sent before still leaves."""
         self._writer.close()
 
     async def wait_closed(self) -> None:
@@ -137,12 +137,12 @@ class BadServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._server.close()
-        await asyncio.sleep(0)  # what has been accepted already gets its task
+        await asyncio.sleep(0)  # connections already accepted still get their task
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        for peer in tuple(self._peers):  # also those whose script never began
+        for peer in tuple(self._peers):  # including those whose script never began
             await peer.wait_closed()
         await self._server.wait_closed()
         if self._failures and error is None:
@@ -246,14 +246,14 @@ def black_hole() -> Iterator[int]:
 async def eventually(condition: Callable[[], object]) -> None:
     """Wait until `condition()` is true; fails after 30 s."""
     async with asyncio.timeout(SETTLE_SECONDS):
-        while not condition():  # noqa: ASYNC110 (what is waited for knows no event)
+        while not condition():  # noqa: ASYNC110 (there is no event for it)
             await asyncio.sleep(0.002)
 
 
 def run(loop: str, main: Awaitable[None]) -> None:
     """Run a test on the named loop (one of LOOPS).
 
-    It fails when a task is left running, or when the loop logs something, such as an exception in a callback.
+    It fails if a task is left running, or if the loop logs something, such as an exception in a callback.
     """
     logged: list[dict[str, Any]] = []
 

@@ -13,10 +13,10 @@ from tollbridge.upstream.connection import Connection
 from tollbridge.upstream.pool import Limits, Pool, Response, tls_context
 
 HEADERS = [(b"authorization", b"Bearer sk-secret"), (b"content-type", b"application/json")]
-# A clock 200 times as fast for what must time out. The total is so far off that a slow machine does not come to it
-# first: which deadline it was is asserted.
+# Deadlines 200 times shorter, for what must time out. The total is so much longer that a slow machine does not reach it
+# first: tests assert which deadline it was.
 BRISK = Limits(connect=0.5, first_byte=0.2, gap=0.2, total=1.2, idle=0.2, queue=0.2)
-# What a machine that does much else adds to a deadline.
+# What a busy machine adds to a deadline.
 LATE = 5.0
 
 

@@ -4,8 +4,8 @@
         page = await chromium.open(site.url + "/auth/login")
         await page.fill("#email", "ada@example.com")
 
-Each page fails the test that opened it when the browser complains about anything (`Page.complaints`): a script that
-throws, a file that is missing, a request to somebody else, something that the Content-Security-Policy forbids.
+Each page fails the test that opened it if the browser complains about anything (`Page.complaints`): a script that
+throws, a missing file, a request to another site, something forbidden by the Content-Security-Policy.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ class Chromium:
         self.complaints: list[str] = []
 
     async def context(self, **options: Any) -> BrowserContext:
-        """A person's browser: cookies of its own."""
+        """One person's browser, with cookies of its own."""
         return await self._browser.new_context(**{"viewport": DESKTOP, **options}, reduced_motion="reduce")
 
     async def open(self, url: str, context: BrowserContext | None = None) -> Page:
@@ -70,14 +70,14 @@ class Chromium:
 
 
 def run_long(test: Coroutine[Any, Any, T]) -> T:
-    """As `tests.gateway.site.run`, for tests that open dozens of pages: on a busy machine they take minutes."""
+    """Like `tests.gateway.site.run`, for tests that open dozens of pages: on a busy machine they take minutes."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(asyncio.wait_for(test, 600))
 
 
 @asynccontextmanager
 async def browser() -> AsyncIterator[Chromium]:
-    """Complaints of its pages fail the test at the end."""
+    """Complaints about its pages fail the test at the end."""
     async with async_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         launched = await playwright.chromium.launch(executable_path=executable(), args=arguments)
@@ -85,14 +85,14 @@ async def browser() -> AsyncIterator[Chromium]:
         try:
             yield chromium
         finally:
-            # A browser that hangs must not keep the whole suite.
+            # A browser that hangs must not hold up the whole suite.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(launched.close(), 10)
     assert chromium.complaints == []
 
 
 async def picture(page: Page, name: str) -> None:
-    """Pictures of a page into tests/web/pictures: light, dark, and on a phone."""
+    """Write pictures of a page to tests/web/pictures: light, dark, and on a phone."""
     PICTURES.mkdir(exist_ok=True)
     for scheme in ("light", "dark"):
         await page.emulate_media(color_scheme=scheme)
@@ -100,7 +100,7 @@ async def picture(page: Page, name: str) -> None:
         await page.screenshot(path=PICTURES / f"{name}-{scheme}.png", full_page=True)
     await page.emulate_media(color_scheme="light")
     await page.set_viewport_size(PHONE)  # type: ignore[arg-type]
-    # As on a phone, where it begins closed; then its movement ends.
+    # As on a phone, where it is closed at first; then let its movement end.
     await page.evaluate("document.getElementById('sidebar')?.close?.()")
     await page.wait_for_timeout(400)
     await page.screenshot(path=PICTURES / f"{name}-phone.png", full_page=True)
@@ -108,7 +108,7 @@ async def picture(page: Page, name: str) -> None:
     await page.evaluate("document.getElementById('sidebar')?.open?.()")
 
 
-# Colours on their way from one theme to the other are nobody's colours. What never ends is not waited for.
+# Colours in transition from one theme to the other are not real ones. Endless animations are not waited for.
 SETTLED = """() => Promise.allSettled(
     document.getAnimations()
         .filter(each => each.effect.getComputedTiming().endTime !== Infinity)
@@ -117,9 +117,9 @@ SETTLED = """() => Promise.allSettled(
 
 
 async def axe(page: Page, *rules: str) -> list[str]:
-    """What axe-core finds wrong with the page for people who do not see it or use no mouse. `rules`: only these."""
+    """What axe-core finds wrong with the page for people who cannot see it or use no mouse. `rules`: only these."""
     await page.evaluate(SETTLED)
-    # Not a script of the page: its policy would forbid that.
+    # Not as a script of the page: its policy would forbid that.
     await page.evaluate(AXE.read_text())
     found = await page.evaluate(
         "async (rules) => (await axe.run(rules.length ? {runOnly: rules} : {})).violations", rules
@@ -130,5 +130,5 @@ async def axe(page: Page, *rules: str) -> list[str]:
 
 
 def pictures_wanted() -> bool:
-    """`PICTURES=1` has them taken; they cost seconds."""
+    """Whether `PICTURES=1` asks for pictures, which cost seconds."""
     return bool(os.environ.get("PICTURES"))

@@ -4,7 +4,7 @@ import json
 
 from tests.web.payloads import PAYLOADS
 
-# Shipped models of these are listed, and never called.
+# Shipped models of these are listed but never called.
 MANY = "".join(
     f'\n[providers.{name}]\napi_key = "not-a-key-{name}"\n' for name in ("openai", "anthropic", "deepseek", "mistral")
 )
@@ -31,7 +31,7 @@ periods = [{ days = "sat-sun", input = "1", output = "4" }]
 
 
 def strange() -> str:
-    """Models whose every free text is one that would run, if it were not shown as text."""
+    """Models in which every free text is a payload that would run if it were not escaped."""
     rows = []
     for index, payload in enumerate(PAYLOADS):
         text = json.dumps(payload, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""What would run, ask somewhere else or break a page, were it not shown as text (J7): 20 kinds, in 10 wrappings."""
+"""Texts that, if not escaped, would run, call another site or break a page (J7): 20 kinds, in 10 wrappings."""
 
 PAYLOADS = (
     "<script>alert(1)</script>",
@@ -22,7 +22,7 @@ PAYLOADS = (
     "<details open ontoggle=alert(1)>",
     "<meta http-equiv=refresh content='0;url=http://127.0.0.1:9/'>",
 )
-# Where it could stand: alone, in a sentence, an attribute, elements that hold only text, a script, Markdown.
+# Where they could appear: alone, in a sentence, an attribute, elements that contain only text, a script, Markdown.
 WRAPPINGS = (
     "{}",
     "a {} z",

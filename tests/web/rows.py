@@ -1,4 +1,4 @@
-"""Every page with who may open it, written down a second time: a page without a row here fails the test.
+"""Every page and who may open it, written down a second time: a page without a row here fails the test.
 
 `ROWS["POST /dashboard/members/{member}/role"] = Row("owner admin", {"role": "viewer"}, theirs="member")`
 """
@@ -16,10 +16,10 @@ EVERYBODY = f"anonymous {USERS}"
 
 
 class Row(msgspec.Struct, frozen=True):
-    """`may`: whom the page lets in. `fields`: a form that would do something, with ids of somebody else's account.
+    """`may`: who is let in. `fields`: a form that would do something, with ids from somebody else's account.
 
-    `theirs`: which object of another account the path can name (a key of `Objects`); then it is 404.
-    `leaves`: sending it takes a visitor's session or membership, so that the matrix sends it to nobody who may.
+    `theirs`: which object of another account the path can name (a key of `Objects`); it must then be 404.
+    `leaves`: sending it costs a visitor their session or membership, so the matrix does not send it as anybody who may.
     """
 
     may: str

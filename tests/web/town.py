@@ -1,4 +1,4 @@
-"""An account with a member of each role, an account of somebody else, and an operator; each logged in.
+"""An account with a member in each role, somebody else's account, and an operator; each logged in.
 
 async with town() as people:
     response = await people["viewer"].get("/dashboard")
@@ -26,7 +26,7 @@ OTHER = "other@elsewhere.example"
 
 
 class Objects(msgspec.Struct, frozen=True):
-    """Public ids of what belongs to `other`'s account, and a text that is in all that is theirs."""
+    """Public ids of what belongs to `other`'s account, and a text that occurs in everything of theirs."""
 
     account: str
     session: str
@@ -66,7 +66,7 @@ async def town(config: str = "", **options: Any) -> AsyncIterator[Town]:
 
 
 async def _hire(site: Site, people: dict[str, Visitor]) -> None:
-    """A member of every other role. One hash of a password serves them all."""
+    """Add a member in every other role. One password hash serves them all."""
     database = site.database
     owner = await users.by_email(database, "owner@example.com")
     assert owner is not None
@@ -120,7 +120,7 @@ async def _use_key(site: Site, other: Visitor) -> None:
 
 
 async def _buy(other: Visitor) -> None:
-    """A payment and its invoice, and an order that waits."""
+    """A payment and its invoice, and a pending order."""
     for once in ("paid", "open"):
         fields = {"pack": "10000000000", "method": "demo", "once": once}
         response = await other.post("/dashboard/billing/checkout", fields)

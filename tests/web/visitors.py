@@ -24,9 +24,9 @@ def house(config: str = "", **options: Any) -> Site:
 
 
 class Visitor:
-    """Somebody with a browser, as far as HTTP goes: cookies are kept, redirects are not followed.
+    """Somebody with a browser, as far as HTTP is concerned: cookies are kept, redirects are not followed.
 
-    A form is posted with the token of the page that it stands on, as `Sec-Fetch-Site: same-origin`.
+    A form is posted with the token of the page that it is on, as `Sec-Fetch-Site: same-origin`.
     """
 
     def __init__(self, site: Site, **headers: str) -> None:
@@ -48,7 +48,7 @@ class Visitor:
         return response
 
     async def post(self, path: str, fields: Mapping[str, str] | None = None, **headers: str) -> httpx.Response:
-        """Fill in a form. Whoever has no token yet opens a page for one."""
+        """Send a form. A visitor without a token first opens a page to get one."""
         if not self._token:
             await self.get("/auth/confirm")
         if not self._token:
@@ -58,7 +58,7 @@ class Visitor:
         return response
 
     async def send_json(self, method: str, path: str, fields: Mapping[str, object]) -> httpx.Response:
-        """As a script of our own pages does it."""
+        """Send JSON as a script of our own pages does."""
         if not self._token:
             await self.get("/auth/confirm")
         headers = {"sec-fetch-site": "same-origin", "x-csrf-token": self._token, "accept": "application/json"}
@@ -90,7 +90,7 @@ class Visitor:
 
 
 async def registered(site: Site, email: str, password: str = PASSWORD) -> Visitor:
-    """A visitor with an account of their own, logged in; where a link must be followed, they have followed it."""
+    """A visitor with an account of their own, logged in, and verified if a link must be followed."""
     visitor = Visitor(site)
     fields = {"email": email, "password": password, "consent": "1"}
     response = await visitor.post("/auth/register", fields)
@@ -103,7 +103,7 @@ async def registered(site: Site, email: str, password: str = PASSWORD) -> Visito
 
 
 async def letters(site: Site) -> list[tuple[str, str, str]]:
-    """(recipient, subject, text) of what waits in the outbox, the newest first."""
+    """(recipient, subject, text) of the mails in the outbox, newest first."""
     from tollbridge.store import mail
 
     desk = site.gateway._desk

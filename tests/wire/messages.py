@@ -20,7 +20,7 @@ def route(model: str = SONNET, dialect: str = "anthropic", **changes: Any) -> Ro
 
 
 def asked(endpoint: str = "messages", model: str = SONNET, limit: int | None = None, **members: Any) -> Exchange:
-    """The exchange for a caller of Messages or chat who says `members` besides a greeting."""
+    """The exchange for a caller of Messages or chat who sends `members` along with a greeting."""
     body: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
     if endpoint == "messages":
         body["max_tokens"] = 4_000
@@ -30,13 +30,13 @@ def asked(endpoint: str = "messages", model: str = SONNET, limit: int | None = N
 
 
 def sent(endpoint: str = "chat", model: str = SONNET, limit: int | None = None, **members: Any) -> dict[str, Any]:
-    """What Anthropic is sent for it."""
+    """What Anthropic is then sent."""
     body: dict[str, Any] = json.loads(asked(endpoint, model, limit, **members).request().body)
     return body
 
 
 def event(kind: str, **members: Any) -> bytes:
-    """As Anthropic writes it: named, and padded with spaces before the end."""
+    """As Anthropic writes it: named, and padded with spaces at the end."""
     data = json.dumps({"type": kind, **members}, ensure_ascii=False, separators=(",", ":"))
     return f"event: {kind}\ndata: {data[:-1]}   }}\n\n".encode()
 
@@ -56,7 +56,7 @@ def start(usage: dict[str, Any] | None = None) -> bytes:
 
 
 def block(index: int, content_block: dict[str, Any], *deltas: dict[str, Any]) -> bytes:
-    """A block from its start to its stop."""
+    """A block from start to stop."""
     middle = b"".join(event("content_block_delta", index=index, delta=delta) for delta in deltas)
     begin = event("content_block_start", index=index, content_block=content_block)
     return begin + middle + event("content_block_stop", index=index)
@@ -127,7 +127,7 @@ COUNTED = "Let me see: ≈ 7Très bien 🎉\nMild.get_weather" + '{"location": "
 
 
 def events(data: bytes) -> list[dict[str, Any]]:
-    """What a client reads: named events of one line of JSON, whose type is the name."""
+    """What a client reads: named events with one line of JSON, whose type is the name."""
     read: list[dict[str, Any]] = []
     assert data == b"" or data.endswith(b"\n\n")
     for raw in data.split(b"\n\n")[:-1]:
@@ -141,7 +141,7 @@ def events(data: bytes) -> list[dict[str, Any]]:
 
 
 def message_of(data: bytes) -> dict[str, Any]:
-    """The message that a client puts together, as Anthropic's SDK does; fails where the order is not the protocol's."""
+    """The message that a client assembles, as Anthropic's SDK does; fails if the order violates the protocol."""
     read = [each for each in events(data) if each["type"] != "ping"]
     assert read[0]["type"] == "message_start"
     message: dict[str, Any] = read[0]["message"]
@@ -188,7 +188,7 @@ def _add(content: dict[str, Any], delta: dict[str, Any], partial: dict[int, str]
 
 
 def replayed(exchange: Exchange, raw: bytes, cut: int | None = None) -> tuple[bytes, Any, Text]:
-    """What the caller of `exchange` gets of `raw`, cut in two there."""
+    """What the caller of `exchange` gets for `raw`, cut in two at `cut`."""
     output = Text()
     stream = exchange.stream(output)
     pieces = [raw] if cut is None else [raw[:cut], raw[cut:]]

@@ -57,7 +57,7 @@ def route(**changes: Any) -> Route:
 
 
 def stream_of(endpoint: str = "chat", asked: bool | None = None, n: int = 1, output: Text | None = None) -> Stream:
-    """The reader of a stream that a caller asked for, who wants usage (`asked`) or not, or says nothing of it."""
+    """The reader of a stream for a caller who wants usage or not (`asked`), or does not say (None)."""
     body: dict[str, Any] = {"model": MODEL, "stream": True, "n": n}
     if asked is not None:
         body["stream_options"] = {"include_usage": asked}
@@ -70,7 +70,7 @@ def stream_of(endpoint: str = "chat", asked: bool | None = None, n: int = 1, out
 
 
 def events(data: bytes) -> list[Any]:
-    """What a client that knows little of the format reads: lines that begin with `data: `. "[DONE]" as it is."""
+    """What a simple client reads: lines that begin with `data: `. "[DONE]" is kept as it is."""
     read: list[Any] = []
     assert data == b"" or data.endswith(b"\n\n")
     for event in data.split(b"\n\n")[:-1]:
@@ -83,7 +83,7 @@ def events(data: bytes) -> list[Any]:
 
 
 def text_of(read: list[Any]) -> str:
-    """The text that a client puts together, reasoning and tool calls included, in the order in which it comes."""
+    """The text that a client assembles, including reasoning and tool calls, in order of arrival."""
     text = ""
     for event in read:
         for choice in event["choices"] if event != "[DONE]" else ():
@@ -381,7 +381,7 @@ TRANSCRIPTS = (
 
 
 def told(stream: Stream, output: Text, pieces: list[bytes], stop_at: int) -> list[Any]:
-    """All that can be known of a stream, after each read."""
+    """Everything that is known about a stream, after each read."""
     known: list[Any] = []
     for number, piece in enumerate(pieces):
         known.append(stream.feed(piece))

@@ -54,7 +54,7 @@ class Crew:
             assert not hangs, "a member hangs"
 
     def run(self, script: Script, *args: Any) -> list[Any]:
-        """In each member that lives, at one moment."""
+        """Run in each living member at the same moment; their results."""
         living = [number for number, (member, _) in enumerate(self._members) if member.is_alive()]
         at = time.monotonic() + 0.01
         for number in living:
@@ -108,7 +108,7 @@ async def query(engine: Engine, sql: str, *args: Any) -> list[tuple[Any, ...]]:
 
 
 async def proved(engine: Engine) -> Report:
-    """The books are right, seen from outside."""
+    """Prove the books, from outside."""
     database = engine.database()
     await database.start()
     try:

@@ -13,13 +13,13 @@ HERE = Path(__file__).parent
 POSTGRES = "postgres"
 STORM = "log-ins"
 NAMES = (*(gateway.name for gateway in gateways.GATEWAYS), STORM, POSTGRES)
-# Whose CPU the targets compare so closely that the hour would decide: they take turns.
+# The targets compare their CPU so closely that the hour of day would decide: they take turns.
 COMPARED = ("nginx", "tollbridge")
 
 
 def main() -> int:
     wanted = _arguments()
-    # Who is told to end takes the gateways along.
+    # If told to end, take the gateways along.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     load_before = os.getloadavg()
     allowed = sorted(os.sched_getaffinity(0))

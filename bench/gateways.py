@@ -1,7 +1,7 @@
-"""The table of what is measured: how each gateway is had, configured and started.
+"""The table of what is measured: how each gateway is installed, configured and started.
 
-Each runs in one process on one core with its own logging off, in front of the same mock upstream; what is known to make
-it faster is switched on. Traps are noted beside the setting that avoids them.
+Each runs in one process on one core with its own logging off, in front of the same mock upstream; whatever is known to
+make it faster is switched on. Traps are noted beside the setting that avoids them.
 """
 
 import json
@@ -41,7 +41,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Launch:
-    """How to start it, and how to call it. No command: it is the mock itself that is called."""
+    """How to start it, and how to call it. No command: the mock itself is called."""
 
     command: tuple[str | Path, ...]
     version: str
@@ -106,8 +106,8 @@ http {{
     return Launch((nginx, "-e", place.directory / "error.log", "-c", config), version)
 
 
-# Later releases ask for a certifi that is not published; the proxy looks for opentelemetry on each request, so that its
-# absence costs an exception per call; without httptools and uvloop uvicorn parses in Python.
+# Later releases need a certifi that is not published. The proxy looks for opentelemetry on each request, so its absence
+# costs an exception per call. Without httptools and uvloop, uvicorn parses in Python.
 _LITELLM = (
     "litellm[proxy]==1.106.0",
     "opentelemetry-api==1.45.2",
@@ -119,7 +119,7 @@ _LITELLM = (
 
 def _litellm(place: Place) -> Launch:
     programs = peers.python_peer("litellm", _LITELLM)
-    # It refuses to start without a master key that looks random; without any, as it may, it is no faster.
+    # It refuses to start with a master key that does not look random; without any, as is allowed, it is no faster.
     key = "sk-" + secrets.token_hex(24)
     model = {"model": f"openai/{MODEL}", "api_base": place.upstream, "api_key": "sk-mock"}
     config = place.write(
@@ -146,7 +146,7 @@ def _litellm(place: Place) -> Launch:
     return Launch(
         (*command, "--num_workers", "1", "--log_config", quiet, "--keepalive_timeout", "600"),
         version=_LITELLM[0].partition("==")[2],
-        # The price list comes from the package: otherwise the start waits for a download.
+        # Take the price list from the package: otherwise the start waits for a download.
         environment={"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"},
         headers=(f"authorization: Bearer {key}",),
     )
@@ -173,7 +173,7 @@ def _ferrogw(place: Place) -> Launch:
     )
 
 
-# Its own ranges allow later releases of both, which cost it a quarter of its speed.
+# Its own version ranges admit later releases of both, which cost it a quarter of its speed.
 _PORTKEY_PINS = {"@hono/node-server": "1.13.5", "hono": "4.9.7"}
 
 
@@ -223,7 +223,7 @@ concurrency = 10000
 
 
 def _tollbridge(place: Place) -> Launch:
-    """With all of its work on: authentication, limits, durable hold and settle, usage rows."""
+    """With everything it does switched on: authentication, limits, durable hold and settle, usage rows."""
     return tollbridge_launch(place, tollbridge_config(place))
 
 

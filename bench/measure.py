@@ -1,4 +1,4 @@
-"""One gateway under the whole programme: start, requests at each level, paced streams, memory."""
+"""One gateway through the whole programme: start, requests at each level, paced streams, memory."""
 
 import http.client
 import socket
@@ -19,7 +19,7 @@ from bench.peers import NotRunError
 LEVELS = (1, 8, 64)
 STREAMS_AT_ONCE = 64
 STREAM_ROUNDS = 5
-WARM_UP_S = 4.0  # a just-in-time compiler needs as long
+WARM_UP_S = 4.0  # a just-in-time compiler needs this long
 START_LIMIT_S = 120.0
 SOAK_REQUESTS = 100_000
 SOAK_LIMIT_S = 300.0
@@ -69,10 +69,10 @@ class Memory:
 
     @property
     def growth(self) -> float:
-        """From the least of the second to fourth tenths to the least of the last three, as a part.
+        """From the minimum of the second to fourth tenths to the minimum of the last three, as a fraction.
 
-        The first tenth fills caches. What is needed for some seconds now and then, as while usage is summed, is longer
-        than a tenth and no growth.
+        The first tenth fills caches. Memory needed for some seconds now and then, as while usage is summed, can outlast
+        a tenth, and is not growth.
         """
         return min(self.samples[-3:]) / min(self.samples[2:5]) - 1
 
@@ -103,8 +103,8 @@ class Row:
 
 @contextmanager
 def bench(cores: tuple[int, int]) -> Iterator[Bench]:
-    """Starts the mock, in a directory of the run's own that goes at its end. `cores`: the gateway's, and the one that
-    mock and load generator share."""
+    """Start the mock, in a directory of the run's own that is removed at its end. `cores`: the gateway's, and the one
+    that mock and load generator share."""
     native.build()
     with tempfile.TemporaryDirectory(prefix="run-", dir=native.BIN) as directory:
         scratch = Path(directory)
@@ -158,7 +158,7 @@ def run(gateway: Gateway, on: Bench, *, seconds: float, soak: bool) -> Row:
 
 
 def place_of(gateway: Gateway, on: Bench, what: str = "") -> Place:
-    """A free port and a new directory, below one called `what` where it is measured more than once in a run."""
+    """A free port and a new directory, below one called `what` if it is measured more than once in a run."""
     directory = on.scratch / what / gateway.name
     directory.mkdir(parents=True)
     return Place(free_port(), on.mock_port, directory)
@@ -214,7 +214,7 @@ class Trial:
         )
 
     def soak(self) -> Memory:
-        """A long load at eight connections, cut short for the slow; the least memory of each tenth of it."""
+        """A long load at eight connections, cut short for slow gateways; the minimum memory in each tenth of it."""
         answered, samples = 0, [self.tree.memory_mb()]
         for _ in range(SOAK_SAMPLES):
             with _Floor(self.tree) as floor:
@@ -239,7 +239,7 @@ class Trial:
 
 
 class _Floor:
-    """The least memory that a tree had, looked at four times a second and at the end."""
+    """The minimum memory of a tree, sampled four times a second and at the end."""
 
     def __init__(self, tree: process.Tree) -> None:
         self.least_mb = float("inf")

@@ -46,12 +46,12 @@ class Target:
     port: int
     path: str
     headers: tuple[str, ...]
-    # Lines that are a header each: the requests take them in turn.
+    # One header per line: requests take them in turn.
     turns: Path | None = None
 
 
 def build() -> None:
-    """Compiles what is older than its source. Raises CalledProcessError when the compiler refuses."""
+    """Compile what is older than its source. Raises CalledProcessError if the compiler refuses."""
     BIN.mkdir(exist_ok=True)
     for name in ("mock", "load"):
         source, program = HERE / f"{name}.c", BIN / name

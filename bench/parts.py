@@ -44,7 +44,7 @@ from tollbridge.wire.exchange import Receipt
 AT_ONCE = 64
 OPERATIONS = 64_000
 WARM_UP = 8_000
-# Readings of the limits' clock: two a request, so that a minute sees 6,000 of them.
+# Readings of the limits' clock: two per request, so that a minute sees 6,000 requests.
 LIMITED_PER_SECOND = 200
 
 ANSWER = b'{"choices":[{"index":0,"message":{"role":"assistant","content":"%s"},"finish_reason":"stop"}]}' % (
@@ -56,8 +56,8 @@ USAGE = b'{"prompt_tokens":31,"completion_tokens":24,"total_tokens":55,"prompt_t
 
 @dataclass(frozen=True)
 class Part:
-    """A measured part. `budget_us` and `cpu_us` are microseconds of CPU per request; without a budget of its own it is
-    a share of what the others leave."""
+    """A measured part. `budget_us` and `cpu_us` are microseconds of CPU per request; a part without a budget of its own
+    shares what the others leave."""
 
     name: str
     what: str
@@ -151,7 +151,7 @@ def _ledger(setting: Setting) -> float:
             hold = Hold(id=ledger.next_id(), account_id=account_id, key_id=key_id, want=200_000, least=200_000)
             held = await ledger.submit(hold)
             assert isinstance(held, Held), held
-            await asyncio.sleep(0)  # others come while the provider works, and share the commit
+            await asyncio.sleep(0)  # others arrive while the provider works, and share the commit
             record = Record(
                 started_at=1_800_000_000_000,
                 duration_ms=1,
@@ -248,7 +248,7 @@ def _limits(strict: bool, _: Setting) -> float:
 
 
 def _plans(_: Setting) -> float:
-    """All that a plan may ask of a request beside its limits: its models, its included tokens, its abuse limits."""
+    """Everything that a plan can check of a request besides its limits: models, included tokens, abuse limits."""
     plan = Plan(name="pro", models=("deepseek-*", "qwen-*"), included_tokens=1_000_000, cost_cap=10**9)
     caller = Caller(key_id=1, account_id=1, plan=plan, scopes=())
     route, demand = _route(), pricing.Demand(prompt=31, output_limit=100)
@@ -268,7 +268,7 @@ def _plans(_: Setting) -> float:
 
 
 class _Clock:
-    """Goes on by `step` seconds when it is read, so that what was taken leaves the minute while this is measured."""
+    """Advances by `step` seconds when read, so that what was taken leaves the minute during the measurement."""
 
     def __init__(self, step: float) -> None:
         self._now = 0.0

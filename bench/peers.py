@@ -1,6 +1,6 @@
 """The gateways to compare with: installed on demand into `bench/.peers`, never into the project's environment.
 
-Direct requirements are pinned to the version that was tried. A peer that cannot be had is reported, not hidden.
+Direct requirements are pinned to the version that was tried. A peer that cannot be installed is reported, not hidden.
 """
 
 import json
@@ -33,8 +33,8 @@ def python_peer(name: str, requirements: Sequence[str]) -> Path:
 
 
 def node_peer(name: str, dependencies: Mapping[str, str], overrides: Mapping[str, str]) -> Path:
-    """A directory of its own, without running any install script; returns its `node_modules`. `overrides` reach what
-    dependencies bring along."""
+    """A directory of its own, without running any install script; returns its `node_modules`. `overrides` also apply to
+    indirect dependencies."""
     home = PEERS / name
     manifest = json.dumps({"private": True, "dependencies": dict(dependencies), "overrides": dict(overrides)})
     if not _is_installed(home, manifest):
@@ -47,20 +47,20 @@ def node_peer(name: str, dependencies: Mapping[str, str], overrides: Mapping[str
 
 
 def require(program: str, package: str) -> str:
-    """The path of a program that the machine has to bring along."""
+    """The path of a program that the machine itself must provide."""
     if path := shutil.which(program):
         return path
     raise NotRunError(f"{program} is not on this machine (install {package})")
 
 
 def output(*command: str | Path) -> str:
-    """What a command prints, both channels: versions go to either."""
+    """What a command prints, on both channels: versions go to either."""
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
     return (done.stdout + done.stderr).strip()
 
 
 def _is_installed(home: Path, recipe: str) -> bool:
-    """Whether `home` was made by this very recipe; what another or a broken one left behind is cleared away."""
+    """Whether `home` was made by this very recipe; what another or a broken one left behind is removed."""
     marker = home / ".recipe"
     if marker.exists() and marker.read_text() == recipe:
         return True

@@ -1,14 +1,14 @@
-"""Tollbridge on PostgreSQL: beside SQLite, four processes that share everything, one account and a thousand.
+"""Tollbridge on PostgreSQL: beside SQLite; four processes that share everything; one account and a thousand.
 
 Each trial starts its processes on a real server (`tests.servers`), in front of the run's mock. All processes of a trial
-share the gateway's core, the servers share the other with mock and load generators: on two cores requests/s of several
-processes say little where commits are fast, and CPU per request is the figure. Where a commit takes 10 ms nobody lacks
-CPU: there requests/s show who waits for whom.
+share the gateway's core; the servers share the other one with mock and load generators. On two cores, requests/s of
+several processes say little if commits are fast: CPU per request is the figure. If a commit takes 10 ms, CPU is not
+scarce: then requests/s show who waits for whom.
 
 Four processes on one core cost each other its caches, whatever they do. So four that share a database are compared with
 four that share nothing but the cores: each has accounts, a database and a Valkey of its own.
 
-Things that are compared are loaded in turns, so that what else the machine does falls on both.
+Things that are compared are loaded in turns, so that whatever else the machine does affects both.
 """
 
 import asyncio
@@ -41,12 +41,12 @@ ACCOUNTS = 1_000
 ROUNDS = 4
 SLOW_COMMIT_US = 10_000
 WARM_UP_S = 2.0
-# Leaves the gateway's core idle for a part of the time even with four processes.
+# Leaves the gateway's core partly idle even with four processes.
 REST_US = 256_000
-# A whole number of seconds of a load whose batches take turns at 10 ms each.
+# A load with batches that take turns at 10 ms each needs whole seconds.
 SLOW_S = 3.0
 
-# As `docs/operate/postgresql.md` recommends for a server of this size; all else as it comes.
+# As `docs/operate/postgresql.md` recommends for a server of this size; everything else is the default.
 SERVER = {"shared_buffers": "256MB", "wal_compression": "off", "max_wal_size": "4GB", "checkpoint_timeout": "15min"}
 
 
@@ -84,12 +84,12 @@ class Figures:
         return [self.sqlite, self.one, self.alone, self.apart, self.together, *pairs]
 
     def hot_share(self, delay: int) -> float:
-        """Throughput on one account as a part of that on a thousand."""
+        """Throughput on one account as a fraction of that on a thousand."""
         return self.hot[delay].per_second / self.many[delay].per_second
 
 
 def run_all(on: Bench, seconds: float) -> Figures:
-    """Everything here. NotRunError: a server or a gateway did not start. About two minutes with two seconds a load."""
+    """Run everything here. NotRunError: a server or gateway did not start. About two minutes, at two seconds a load."""
     try:
         with ExitStack() as stack:
             server = stack.enter_context(Postgres(**SERVER))
@@ -121,10 +121,10 @@ def _engines(on: Bench, server: Postgres, seconds: float) -> tuple[Reading, Read
 
 
 def _processes(on: Bench, server: Postgres, valkey: Valkey, seconds: float) -> tuple[Reading, Reading, Reading]:
-    """One process; four that share nothing; four that share all. Each process is asked as often, with shared limits.
+    """One process; four that share nothing; four that share everything. Each gets the same rate, with shared limits.
 
-    At the same rate, because what a process asks of its database at once is fewer the less it has to do: two cores
-    are not enough for four processes that do all they can.
+    The same rate, because the less a process has to do, the fewer requests it sends its database at once; and two
+    cores are not enough for four processes at full speed.
     """
     told = f"{CONNECTIONS * 1_000_000 // REST_US} requests/s each"
     with ExitStack() as stack:
@@ -166,7 +166,7 @@ def _accounts(on: Bench, server: Postgres, valkey: Valkey, delay: int, seconds: 
 
 
 class _SlowPostgres(Postgres):
-    """One whose disk takes longer to sync (`slow_sync.c`)."""
+    """A server whose disk takes longer to sync (`slow_sync.c`)."""
 
     def __init__(self, delay_us: int) -> None:
         super().__init__(**SERVER)
@@ -185,7 +185,7 @@ class _SlowPostgres(Postgres):
 
 @dataclass(frozen=True)
 class _Site:
-    """Gateway processes on one database. `lines`: a header with a key of an account of its own each, by process."""
+    """Gateway processes on one database. `lines`: by process, headers that each have the key of a separate account."""
 
     on: Bench
     trees: Sequence[process.Tree]
@@ -208,7 +208,7 @@ class _Site:
         return [native.Target(port, CHAT, (self.header,)) for port in self.ports]
 
     def load(self, targets: Sequence[native.Target], seconds: float, rest_us: int = 0) -> "_Load":
-        """Each target by a load generator of its own, at once."""
+        """Load all targets at once, each with a load generator of its own."""
         before = self._used()
         with ThreadPoolExecutor(len(targets)) as threads:
             started = [
@@ -289,7 +289,7 @@ def _site(
     processes: int = 1,
     many: int = 0,
 ) -> Iterator[_Site]:
-    """Processes on the database at `url`, or on a SQLite file; all answer. With one rich account, and `many` others."""
+    """Processes on the database at `url`, or on a SQLite file; all answer. With one rich account and `many` others."""
     number = len(list(on.scratch.glob("site-*")))
     directory = on.scratch / f"site-{number}"
     directory.mkdir()
@@ -301,7 +301,7 @@ def _site(
     ports = [free_port() for _ in range(processes)]
     lines = []
     for turn in range(processes):
-        # Each process meets the accounts in an order of its own.
+        # Each process meets the accounts in a different order.
         begin = turn * many // processes
         lines.append(place.write(f"keys-{turn}", "\n".join(others[begin:] + others[:begin])))
     with ExitStack() as stack:

@@ -28,7 +28,7 @@ class Tree:
         return self.process.poll() is None
 
     def last_words(self) -> str:
-        """The last line of the log that says something, for an error message."""
+        """The last non-empty line of the log, for an error message."""
         lines = self.log.read_text(errors="replace").strip().splitlines() or ["(no output)"]
         return lines[-1].strip()[:300]
 
@@ -36,21 +36,21 @@ class Tree:
         return cpu_seconds(self.process.pid)
 
     def memory_mb(self) -> float:
-        """Memory of the tree in MB (10⁶ bytes): what each process has alone, and once what the largest shares. That is
-        the resident size of a single process. (A proportional size would shrink with every stranger who runs Python.)
+        """Memory of the tree in MB (10⁶ bytes): each process's private memory, plus the largest shared memory, once.
+        For a single process this is its resident size. (A proportional size would shrink with every unrelated Python.)
         """
         sizes = [_memory_bytes(pid) for pid in _descendants(self.process.pid)]
         return (sum(private for private, _ in sizes) + max(shared for _, shared in sizes)) / 1e6
 
     def freeze(self) -> None:
-        """Lets the whole group stand still, until it may `go_on`."""
+        """Stop the whole group until it may `go_on`."""
         os.killpg(self.process.pid, signal.SIGSTOP)
 
     def go_on(self) -> None:
         os.killpg(self.process.pid, signal.SIGCONT)
 
     def stop(self) -> None:
-        """Ends the whole group: SIGTERM, after 10 s SIGKILL."""
+        """End the whole group: SIGTERM, after 10 s SIGKILL."""
         for sign, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
             try:
                 os.killpg(self.process.pid, sign)
@@ -64,7 +64,7 @@ class Tree:
 
 
 def most_memory_mb(pid: int) -> float:
-    """The most that the process ever had resident, in MB."""
+    """The most memory that the process ever had resident, in MB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024 / 1e6
@@ -138,7 +138,7 @@ def _descendants(root: int) -> Iterator[int]:
 
 
 def _cpu_clock(pid: int) -> float:
-    # The id of a process's CPU clock, as clock_getcpuclockid(3) makes it: finer than the ticks of /proc/PID/stat.
+    # The id of a process's CPU clock, as in clock_getcpuclockid(3): finer than the ticks of /proc/PID/stat.
     try:
         return time.clock_gettime((~pid << 3) | 2)
     except OSError:
@@ -151,7 +151,7 @@ def _reaped_seconds(pid: int) -> float:
 
 
 def _memory_bytes(pid: int) -> tuple[int, int]:
-    """Private and shared resident bytes; all of it private where the kernel tells no more."""
+    """Private and shared resident bytes; all counted as private if the kernel tells no more."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     except OSError:

@@ -1,4 +1,4 @@
-"""The results as Markdown: the machine, the tables, the targets with the figure that each reached."""
+"""The results as Markdown: the machine, the tables, and the targets with the figures reached."""
 
 import os
 import platform
@@ -37,7 +37,7 @@ class Results:
 
 @dataclass(frozen=True)
 class Check:
-    """A target of the project: what was to be reached and what was. `met` is None when it was not measured."""
+    """A target of the project: what was to be reached, and what was. `met` is None if it was not measured."""
 
     name: str
     limit: str

@@ -1,7 +1,7 @@
 """Which functions a request or a chunk passes through, in bytecodes: `python -m bench.steps [streams] [--top N]`.
 
-CPU time moves by a tenth from one minute to the next; these counts do not, so that a change of one percent can be seen
-in them. They are of Python alone: what a call costs below it (C, the kernel, cold caches) they do not show.
+CPU time varies by a tenth from one minute to the next; these counts do not, so even a change of one percent shows. They
+count Python only: what a call costs below it (C, the kernel, cold caches) does not show.
 """
 
 import argparse
@@ -37,7 +37,7 @@ class Function(msgspec.Struct, frozen=True):
 
 
 class _Counter:
-    """Counts while it is told to: SIGUSR1 begins, SIGUSR2 writes to `path`."""
+    """Counts only while told to: SIGUSR1 begins, SIGUSR2 writes to `path`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

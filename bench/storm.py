@@ -1,7 +1,7 @@
 """Calls of the API beside a storm of log-ins (row B10 of the fault catalogue).
 
 A gateway with its built-in demo provider, as it starts without any configuration, on its core; callers and guessers on
-the other. Each round measures calls alone, then calls while a crowd of guessers log in at once.
+the other. Each round measures calls alone, then calls while a crowd of guessers logs in at once.
 """
 
 import http.client
@@ -31,7 +31,7 @@ STORM_AFTER_S = 0.3
 class Figures:
     """p99 of calls over three seconds, in microseconds: medians over the rounds.
 
-    `grown_mb`: how far the storms raised the most memory that the gateway ever had.
+    `grown_mb`: by how much the storms raised the gateway's peak memory.
     """
 
     alone_us: float
@@ -95,7 +95,7 @@ class _Guesser:
         self._cookie = (answer.getheader("set-cookie") or "").partition(";")[0]
 
     def storm(self, number: int) -> None:
-        """All at once; each is told that the password is wrong, or that too many are at it."""
+        """All at once; each is told that the password is wrong, or that too many are trying."""
         time.sleep(STORM_AFTER_S)
         forms = [self._form(f"guess{number}.{index}@example.com") for index in range(CROWD)]
         waiting = selectors.DefaultSelector()

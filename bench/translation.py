@@ -1,5 +1,5 @@
-"""What translating costs over passing on: CPU of reading a request, asking the provider, reading its answer and writing
-it for the caller, for each pair of dialects, less the same between OpenAI's and OpenAI's.
+"""What translation costs compared with passing through: the CPU of reading a request, asking the provider, reading its
+answer and writing it for the caller, for each pair of dialects, minus the same from OpenAI's to OpenAI's.
 
 Everything else on the way of a request is the same whether it is translated or not. `run` starts a child
 (`python -m bench.translation`) on the gateway's core.
@@ -48,7 +48,7 @@ _WORD = " token"
 
 @dataclass(frozen=True)
 class Pair:
-    """A caller's endpoint and a provider's dialect. Microseconds of CPU over passing on."""
+    """A caller's endpoint and a provider's dialect. Microseconds of CPU beyond passing through."""
 
     endpoint: str
     dialect: str
@@ -213,7 +213,7 @@ def _stream(endpoint: str, dialect: str) -> Callable[[], None]:
 
 
 def _least_us(call: Callable[[], None], count: int) -> float:
-    """The least of several rounds: what is above it was somebody else's."""
+    """The minimum over several rounds: anything above it is other programs' doing."""
     least = float("inf")
     for _ in range(ROUNDS):
         begun = time.process_time()

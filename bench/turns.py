@@ -1,8 +1,8 @@
-"""Gateways that the targets compare closely, all running, under load one after the other.
+"""Gateways that the targets compare closely, all running, loaded one after the other.
 
-What a request costs moves by a fifth with what the machine's host does at that time. Two that are measured minutes
-apart take that into their ratio; of two that take turns every few seconds it falls on both. Who is not under load
-stands still: the threads of an idle gateway would spoil the others' caches.
+What a request costs varies by a fifth with what the machine's host is doing. If two gateways are measured minutes
+apart, that goes into their ratio; if they take turns every few seconds, it affects both. A gateway that is not under
+load is stopped: the threads of an idle one would spoil the other's caches.
 """
 
 import time
@@ -19,10 +19,10 @@ from bench.peers import NotRunError
 ROUNDS = 5
 SECONDS = 2.0
 STREAM_ROUNDS = 2
-# Until it has seen that the clock went on.
+# Until it has noticed that the clock went on.
 AWAKE_S = 1.0
-# Usage is summed some 30 to 40 s after it ended. Streams that come sooner would be measured with what plain requests
-# before them left to do.
+# Usage is summed some 30 to 40 s after it ended. Streams that come sooner would also be charged for the work left over
+# from the plain requests before them.
 REST_S = 50.0
 
 
@@ -49,7 +49,7 @@ class Figures:
 
 
 def run(gateways: Sequence[Gateway], on: Bench) -> Figures:
-    """The figures of all rounds. Raises NotRunError when one cannot be started, or does not answer all it is asked."""
+    """The figures of all rounds. Raises NotRunError if a gateway cannot be started, or leaves a request unanswered."""
     with ExitStack() as stack:
         trials: dict[str, Trial] = {}
         for gateway in gateways:
@@ -92,7 +92,7 @@ def _in_turns(trials: dict[str, Trial], load: Callable[[Trial], Cost]) -> dict[s
 
 
 def _rest(trials: dict[str, Trial]) -> dict[str, float]:
-    """Let all go on, and nobody ask: CPU microseconds that each spends all the same."""
+    """Let all run without load: the CPU microseconds that each spends anyway."""
     for trial in trials.values():
         trial.tree.go_on()
     before = {name: trial.tree.cpu_seconds() for name, trial in trials.items()}

@@ -2,16 +2,17 @@
 
     python -m tools.build_catalog path/to/model_prices_and_context_window.json [--checked 2026-11-21]
 
-For development: what it writes is reviewed and committed. Rules 1 to 5 decide between the sources.
+For development: its output is reviewed and committed. Rules 1 to 5 decide between the sources.
 
-Rule 1  What stands in the file by hand wins. A price by hand says where it stands.
-Rule 2  genai-prices beats LiteLLM where it names a provider's model outright; LiteLLM where genai-prices only takes the
-        name for one of a family. What the other says, where it differs, is kept as the route's `doubt`.
+Rule 1  The file written by hand wins. A price by hand says where it is from.
+Rule 2  genai-prices beats LiteLLM if it names a provider's model outright; LiteLLM wins if genai-prices only takes the
+        name for a member of a family. If the loser disagrees, what it says is kept as the route's `doubt`.
 Rule 3  A model has one route per provider: its maker's first, then clouds, then resellers by price, OpenRouter last.
-Rule 4  No price, a price that the catalog cannot hold, or nothing but noughts: no route.
-        A route at its maker's price takes the prices that a list leaves out from the maker; one at another price that
-        lacks a meter which the maker prices apart (sound, drawn pictures) is none.
-Rule 5  A model that its maker does not serve is listed when two others do; none without a known context window.
+Rule 4  No price, a price that the catalog cannot hold, or nothing but zeros: no route.
+        A route at its maker's price takes prices that a list leaves out from the maker. A route at another price that
+        lacks a meter which the maker prices separately (sound, drawn pictures) is dropped.
+Rule 5  A model that its maker does not serve is listed if two others serve it. None is listed without a known context
+        window.
 """
 
 import argparse
@@ -37,8 +38,8 @@ BY_HAND = ROOT / "tools" / "catalog_by_hand.toml"
 class Source(NamedTuple):
     """Where the lists keep a provider's models.
 
-    `own`: genai-prices' ids are names that its API takes. `days`: on which days its prices by the hour apply. `only`:
-    how the names begin that this endpoint of it takes.
+    `own`: genai-prices' ids are names that its API accepts. `days`: the days on which its hourly prices apply. `only`:
+    the prefixes of names that this endpoint of it accepts.
     """
 
     provider: str
@@ -50,7 +51,7 @@ class Source(NamedTuple):
     only: tuple[str, ...] = ("",)
 
 
-# OpenRouter's names of makers where the plain one is another.
+# OpenRouter's names of makers, where they differ from the plain one.
 _PLAIN_NAMES = {
     "bytedance-seed": "bytedance",
     "meta-llama": "meta",
@@ -86,7 +87,7 @@ SOURCES = (
     Source("azure", "azure", ("azure",), "azure/"),
     Source("bedrock", "aws", ("bedrock_converse",), only=("openai.",)),
     Source("bedrock-mantle", "aws", ("bedrock_mantle",), "bedrock_mantle/"),
-    # Without a region in the name calls would fail, with one they cost a tenth more.
+    # Calls would fail without a region in the name; with one, they cost a tenth more.
     Source("bedrock-anthropic", "aws", ("bedrock_converse",), only=("global.anthropic.",)),
     Source("vertex", "google", ("vertex_ai-language-models",), only=("gemini-",)),
     Source("vertex-anthropic", "google", ("vertex_ai-anthropic_models",), "vertex_ai/"),
@@ -114,7 +115,7 @@ _CLOUDS = frozenset(
     {"azure", "bedrock", "bedrock-mantle", "bedrock-anthropic", "vertex", "vertex-anthropic", "vertex-openai"}
 )
 
-# Whose model it is, by how its name begins; and the provider that the maker itself is.
+# Whose model it is, by the prefix of its name; and the maker's own provider.
 _MAKERS = (
     ("claude", "anthropic", "anthropic"),
     ("gpt-oss", "openai", "openai"),
@@ -144,14 +145,14 @@ _MAKERS = (
 )
 _MAKER = tuple((re.compile(f"(?:{names})"), maker, provider) for names, maker, provider in _MAKERS)
 
-# Made for something else than the endpoints that there are, or priced by what a request holds beside tokens.
+# Made for other purposes than the existing endpoints, or priced by something in a request other than tokens.
 _UNFIT = re.compile(
     r"realtime|tts|transcribe|whisper|ocr|moderation|guard|rerank|robotics|deep-research|computer-use|search-preview|"
     r"search-api|search$|live|voice|lyria|veo|imagen|image|dall-e|sora|banana|draft|safeguard|preset/|^ft:|:|~|^latest|"
     r"-base|beta|experimental|-gv2|gemini-gemma|phind|openorca|groq-|gpt-jt|content-safety|vibe-cli|-1b$|8192$|"
     r"multimodal-embedding|gpt-4-32k|gpt-3\.5-turbo-16k|gpt-35|sd-|flux|parse|vision-preview|cyber|daybreak"
 )
-# Names that differ between providers for what is the same weights.
+# Different providers' names for the same weights.
 _SAME = (
     (re.compile(r"(?<=\d)p(?=\d)"), "-"),
     (re.compile(r"^(?:us|eu|global|apac|au|jp|regional)\."), ""),
@@ -167,7 +168,7 @@ _DRESS = re.compile(r"-(?:instruct|turbo|versatile|it|hf|fp8|chat|instant|tee|bf
 
 
 def key_of(name: str) -> str:
-    """What is the same for all names of one model."""
+    """What all names of one model have in common."""
     key = name.lower().rpartition("/")[2]
     for pattern, put in _SAME:
         key = pattern.sub(put, key)
@@ -178,7 +179,7 @@ def key_of(name: str) -> str:
 
 
 def maker_of(key: str) -> tuple[str, str] | None:
-    """The maker's name in public ids, and the provider that it is itself (empty: none)."""
+    """The maker's name in public ids, and the maker's own provider (empty: none)."""
     return next(((maker, provider) for pattern, maker, provider in _MAKER if pattern.match(key)), None)
 
 
@@ -222,7 +223,7 @@ class Lists:
         return offer
 
     def named(self, source: Source, name: str) -> Offer | None:
-        """What the lists say of a model, whatever it is."""
+        """What the lists say about a model, whatever it is."""
         entry = self._litellm.get(source.prefix + name)
         known = facts(entry) if entry is not None else None
         theirs = litellm_price(entry) if entry is not None else None
@@ -231,9 +232,9 @@ class Lists:
             known = msgspec.structs.replace(known or Facts(), context_window=model.context_window)
         ours = self._genai.price(model, source.days) if model is not None else None
         if model is not None and ours is None:
-            return None  # what one list knows of it cannot be held: the other leaves something out
+            return None  # what one list says cannot be held: the other leaves something out
         named = model is not None and model.id.lower() == name.lower()
-        # Where LiteLLM knows of other hours it is asked for their days only, in `SOURCES`.
+        # If LiteLLM knows of other hours, it is only asked for their days, in `SOURCES`.
         is_timed = entry is not None and "off_peak_pricing" in entry
         chosen, other = (ours, theirs) if ours is not None and (named or is_timed or theirs is None) else (theirs, ours)
         if chosen is None or _is_free(chosen):
@@ -248,7 +249,7 @@ def _is_free(row: PriceRow) -> bool:
 
 
 def _doubt(chosen: PriceRow, other: PriceRow | None, said: str) -> str:
-    """What another list says at the times and lengths of the base price, where it says another price."""
+    """What another list says, at the times and lengths of the base price, if its price differs."""
     if other is None:
         return ""
     bases = {row: msgspec.structs.replace(row, tiers=(), periods=()) for row in (chosen, other)}
@@ -295,7 +296,7 @@ def _one_each(offers: list[Offer], key: str) -> list[Offer]:
         return kind, float(offer.price.input) + float(offer.price.output), _PLACES[offer.provider]
 
     best: dict[str, Offer] = {}
-    # Of two names of a provider for the same model the one that is the model's, then the shorter one.
+    # Of a provider's two names for the same model, prefer the model's own, then the shorter one.
     for offer in sorted(offers, key=lambda each: (each.name.lower().rpartition("/")[2] != key, len(each.name))):
         best.setdefault(offer.provider, offer)
     ranked = sorted(best.values(), key=rank)
@@ -342,7 +343,7 @@ def _row(key: str, offers: list[Offer], checked: str) -> ModelRow:
 
 
 def _completed(lists: Lists, hand: ModelRow, offers: list[Offer], checked: str) -> ModelRow:
-    """A row by hand with what the lists add: capabilities, modalities, other names, more routes."""
+    """A row by hand, with what the lists add: capabilities, modalities, other names, more routes."""
     known = _facts(offers)
     given = {route.provider: route for route in hand.routes}
     others = [offer for offer in offers if offer.provider not in given]
@@ -385,7 +386,7 @@ def _routes(offers: list[Offer], priced: PriceRow, source: str) -> tuple[RouteRo
 
 
 def _facts(offers: list[Offer]) -> Facts:
-    """What the first offer says that says anything."""
+    """The facts of the first offer that states any; each limit from the first that states it."""
     known = [offer.facts for offer in offers if offer.facts is not None]
     if not known:
         return Facts()
@@ -425,7 +426,7 @@ def _aliases(id_: str, offers: list[Offer]) -> tuple[str, ...]:
 
 
 def _with_bare_names(rows: list[ModelRow]) -> list[ModelRow]:
-    """Names without a maker as aliases, where no two models have them; and every other name for one model only."""
+    """Add names without a maker as aliases if no two models share them, and keep any other name for one model only."""
     ids = {row.id for row in rows}
     bare: dict[str, int] = {}
     for row in rows:
@@ -455,7 +456,7 @@ def _type(key: str, known: Facts) -> str:
 
 
 def _best_for(row: ModelRow) -> str:
-    """A line from its facts: who wants more writes it by hand."""
+    """A line made from its facts: for more, write it by hand."""
     if row.type == "embedding":
         return "Embeddings"
     what = {"coding": "Code and tools", "reasoning": "Reasoning step by step"}.get(row.type)

@@ -1,8 +1,8 @@
-"""Write the pages of docs/reference/ that follow from the program: every setting, every command, every provider.
+"""Write the pages of docs/reference/ that are generated from the program: every setting, command and provider.
 
     python -m tools.docs
 
-A test fails when a page is not what this writes.
+A test fails if a page differs from this output.
 """
 
 import tomllib

@@ -1,6 +1,6 @@
 """Make this checkout usable in the environment that runs this: its sources on the path, its commands in `bin`.
 
-What an editable installation does, without a build backend: nothing to download, nothing to build.
+The effect of an editable installation without a build backend: nothing to download, nothing to build.
 """
 
 import sys

@@ -19,7 +19,7 @@ from pathlib import Path
 
 
 class InstallError(Exception):
-    """What is wanted cannot be had, or is not what it should be."""
+    """What is wanted is not available, or not what it should be."""
 
 
 def install(directory: Path) -> Path:

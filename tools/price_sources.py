@@ -1,4 +1,4 @@
-"""What the two price lists say of one model of one provider, in the words of the catalog.
+"""What the two price lists say about one model of one provider, in the catalog's terms.
 
 genai-prices (a package for development) and LiteLLM's `model_prices_and_context_window.json` are both MIT. A price that
 the catalog cannot hold exactly (per request, per page, per second, a picture's own price) makes the model unknown here:
@@ -36,7 +36,7 @@ _GENAI_METERS = {
     "output_image_mtok": "image_output",
     "web_searches_kcount": "searches",
 }
-# Prices that need no meter of their own while they are those of another one; and of what no answer is charged for here.
+# Prices that need no meter of their own as long as they equal another one's; and prices of what is never charged here.
 _GENAI_SAME = {
     "input_image_mtok": "input_mtok",
     "input_video_mtok": "input_mtok",
@@ -85,7 +85,7 @@ _MODALITIES = ("text", "image", "audio", "video", "file")
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model can do, as far as a list says so."""
+    """What a model can do, as far as a list says."""
 
     mode: str = "chat"
     context_window: int | None = None
@@ -116,7 +116,7 @@ class GenaiPrices:
         return next((model for model in self._models.get(provider, ()) if model.is_match(name)), None)
 
     def price(self, model: ModelInfo, days: str = "") -> PriceRow | None:
-        """What it costs from the day on, by the hour on `days` only; None: not what the catalog can hold."""
+        """What it costs from the day on, hourly prices on `days` only; None: not something the catalog can hold."""
         try:
             return self._price(model, days)
         except ValueError:
@@ -125,7 +125,7 @@ class GenaiPrices:
     def _price(self, model: ModelInfo, days: str) -> PriceRow:
         if isinstance(model.prices, ModelPrice):
             return _genai_row(model.prices)
-        # The last price that applies counts: whatever stands before one that applies from now on is history.
+        # The last price that applies counts: anything before one that applies from now on is history.
         prices = [(0, each) for each in model.prices[:1]] + list(enumerate(model.prices))
         start, base = [(place, each) for place, each in prices if place == 0 or self._applies_always(each)][-1]
         periods = tuple(_period(each, days) for each in model.prices[start + 1 :])
@@ -168,7 +168,7 @@ def _genai_row(price: ModelPrice) -> PriceRow:
 
 
 def _genai_value(value: Any, above: int) -> Decimal:
-    """The price of a request that is longer than `above`."""
+    """The price of a request longer than `above`."""
     if isinstance(value, Decimal):
         return value
     reached: Decimal = value.base
@@ -225,7 +225,7 @@ def _litellm_meters(entry: Mapping[str, Any], suffix: str) -> dict[str, str]:
     meters = {}
     for key, meter in _LITELLM_METERS.items():
         value = entry.get(key + suffix, entry.get(key))
-        # Nought is written there for what a provider does not bill apart, as if it were free.
+        # A zero is written there for what a provider does not bill separately, as if it were free.
         if value is not None and (value or meter in ("input", "output")):
             meters[meter] = _rounded(value, 1_000_000)
     return meters
@@ -260,7 +260,7 @@ def _whole(value: Any) -> int | None:
 
 
 def _row(base: dict[str, str], tiers: list[dict[str, Any]]) -> PriceRow:
-    """Without what is the default anyway."""
+    """The row without defaults."""
     changed = [tier for tier in tiers if any(tier[meter] != base.get(meter) for meter in tier if meter != "above")]
     return msgspec.convert(
         {**_short(base), "tiers": [{"above": tier["above"], **_short(tier, base)} for tier in changed]}, PriceRow

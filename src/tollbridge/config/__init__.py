@@ -1,7 +1,7 @@
 """The configuration, read once: `read(Source(path))` gives one frozen `Settings` or a `ConfigError` with its line.
 
-`settings` the table of all settings and the Structs that they become · `kinds` what a value may look like ·
-`reading` file, environment and command line into one · `lines` where each value of a TOML file stands.
+`settings` the table of all settings, and the Structs that hold them · `kinds` what a value may look like · `reading`
+file, environment and command line into one · `lines` on which line each value of a TOML file is.
 """
 
 from tollbridge.config.kinds import Secret

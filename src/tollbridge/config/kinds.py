@@ -1,4 +1,4 @@
-"""What the value of a setting may look like: each kind reads it from TOML and says what would be right."""
+"""What the value of a setting may look like: each kind reads it from TOML, or says what would be right."""
 
 import contextlib
 import ipaddress
@@ -29,11 +29,11 @@ _PERCENT = re.compile(r"([0-9]{1,4})(?:\.([0-9]{1,4}))?")
 # What `paths` of a provider may name.
 ENDPOINTS = ["chat", "stream", "completions", "embeddings", "messages"]
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-# The pool sends these itself; another one would change where a request ends or what comes back.
+# The pool sends these itself; a second one would change where a request ends or what comes back.
 _OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding", "te"})
 _INNER_PRICES: dict[str, type[msgspec.Struct]] = {"tiers": TierRow, "periods": PeriodRow}
 _TIMES = {"since": '"2027-01-31"', "until": '"2027-01-31"', "days": '"mon-fri"', "hours": '"01:00-04:00"'}
-# Links within a cloud machine hand out its credentials.
+# Link-local addresses in a cloud machine hand out its credentials.
 _LINK_LOCAL_NAMES = frozenset({"metadata.google.internal", "metadata", "instance-data"})
 _METADATA_6 = ipaddress.IPv6Address("fd00:ec2::254")
 
@@ -41,7 +41,7 @@ _METADATA_6 = ipaddress.IPv6Address("fd00:ec2::254")
 class Wrong(ValueError):
     """A value is not of its kind; the message says what would be right and never quotes a secret.
 
-    `inside`: the key within the value, where it is a table.
+    `inside`: the key within the value, if it is a table.
     """
 
     def __init__(self, message: str, *inside: str) -> None:
@@ -50,7 +50,7 @@ class Wrong(ValueError):
 
 
 class Secret:
-    """A text that is shown by nobody by accident: not by `repr`, `str`, a format or a traceback's locals."""
+    """A text that nothing shows by accident: not `repr`, `str`, a format, or the locals in a traceback."""
 
     __slots__ = ("_text",)
 
@@ -71,10 +71,10 @@ class Secret:
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
-    """`name` as the documentation calls it. `parse` takes what TOML gave or raises `Wrong`.
+    """`name`: as in the documentation. `parse` takes what TOML returned, or raises `Wrong`.
 
-    `plain`: an environment variable holds the text itself; otherwise it holds what would stand in the file
-    (`8000`, `true`, `["*"]`). `secret`: masked wherever it is shown, and may be a reference (`env:NAME`, `file:PATH`).
+    `plain`: an environment variable holds the text itself; otherwise it holds what would be in the file (`8000`,
+    `true`, `["*"]`). `secret`: masked wherever it is shown, and may be a reference (`env:NAME`, `file:PATH`).
     """
 
     name: str
@@ -84,7 +84,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_text(text: str) -> bool:
-    """Bytes of another encoding come from the environment as characters that nobody can write down."""
+    """False for bytes in another encoding, which come from the environment as characters that cannot be encoded."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -93,13 +93,13 @@ def is_text(text: str) -> bool:
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """What to say after an unknown name."""
+    """What to suggest after an unknown name."""
     close = get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else f"known here: {', '.join(sorted(set(known)))}"
 
 
 def toml(value: Any) -> str:
-    """`value` as it is written in TOML."""
+    """`value` as written in TOML."""
     if isinstance(value, dict):
         return (
             "{ " + ", ".join(f"{_key(name)} = {toml(each)}" for name, each in value.items()) + " }" if value else "{}"
@@ -161,7 +161,7 @@ def one_of(*allowed: int) -> Kind:
 
 
 def some(*allowed: str) -> Kind:
-    """A list of them, in the order in which they are written here."""
+    """A list of these, in the order in which they are allowed here."""
     one = choice(*allowed)
 
     def parse(raw: Any) -> tuple[str, ...]:
@@ -321,7 +321,7 @@ def _packs(raw: Any) -> tuple[int, ...]:
 
 
 def _percent(raw: Any) -> int:
-    """Parts per million on top of one: "20" is 1,200,000."""
+    """Parts per million, including the whole: "20" (percent) is 1,200,000."""
     match = _PERCENT.fullmatch(_string(raw, 'a percentage such as "20"'))
     share = int(match[1]) * 10_000 + int((match[2] or "").ljust(4, "0")) if match else -1
     if not 0 <= share <= 1000 * 10_000:
@@ -341,7 +341,7 @@ def _prices(raw: Any) -> PriceRow:
 
 
 def _check_rates(raw: Any, form: type[msgspec.Struct]) -> None:
-    """Each meter a price, each other member what it should be; tiers and periods have such members themselves."""
+    """Each meter is a price, each other member of its own kind; tiers and periods contain such members themselves."""
     known = list(form.__struct_fields__)
     if not isinstance(raw, dict):
         raise Wrong('expected prices such as { input = "0.50", output = "1.50" }')
@@ -386,7 +386,7 @@ PRICES = Kind(name="prices", parse=_prices, plain=False)
 
 
 def split_url(raw: Any, like: str) -> SplitResult:
-    """The parts of a URL of http or https that holds no credential, query or fragment."""
+    """The parts of an http or https URL without credential, query or fragment."""
     try:
         parts = urlsplit(_string(raw, like))
         parts.port  # noqa: B018 (raises for a port that is none)
@@ -453,7 +453,7 @@ def _database_url(raw: Any) -> Secret:
         except ValueError:
             raise Wrong(like) from None
         hosts = parts.netloc.rpartition("@")[2].split(",")
-        # A password with a / in it ends the host, and the rest of it would be shown as the name.
+        # A password that contains / would end the host, and the rest of it would be shown as the name.
         if "@" in parts.path or not all(re.fullmatch(r"(\[[^]]*\]|[^:]*)(:\d+)?", host) for host in hosts):
             raise Wrong(f"{like}: / ? # and @ of a password are written %2F %3F %23 and %40")
         if parts.path.strip("/"):
@@ -470,7 +470,7 @@ def _redis_url(raw: Any) -> Secret:
         parts = urlsplit(read)
     except ValueError:
         raise Wrong(like) from None
-    # A password with a / in it ends the host, and its beginning would be taken for a port.
+    # A password that contains / would end the host, and its beginning would be taken for a port.
     if "@" in read.removeprefix(f"{parts.scheme}://{parts.netloc}"):
         raise Wrong(f"{like}: / ? # and @ of a password are written %2F %3F %23 and %40")
     host = re.fullmatch(r"(\[[^]]+\]|[^:]+)(:\d{1,5})?", parts.netloc.rpartition("@")[2])
@@ -532,7 +532,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_private(host: str) -> bool:
-    """Whether a call to `host` stays within one's own network, as far as its name tells."""
+    """Whether a call to `host` stays within the operator's own network, as far as the name tells."""
     address = _called(host)
     if address is not None:
         return not address.is_global

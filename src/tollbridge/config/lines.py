@@ -1,7 +1,7 @@
-"""Where each value of a TOML document stands, and what keeps a text from being one.
+"""On which line each value of a TOML document is, and why a text is not TOML.
 
-The parser of the standard library keeps no positions. `line_numbers` reads what is known to be valid, so that only what
-separates values must be understood.
+The standard library's parser keeps no positions. `line_numbers` reads only text that is known to be valid, so it need
+only understand what separates values.
 """
 
 import re
@@ -23,12 +23,12 @@ _STRING = re.compile(
     re.DOTALL | re.VERBOSE,
 )
 _SCALAR = re.compile(r"[^,\]}#\n]+")
-# As the parser of the standard library says it.
+# The wording of the standard library's parser.
 _TABLE_TWICE = re.compile(r"Cannot declare \((.*?),?\) twice")
 
 
 def not_toml(said: str) -> str:
-    """What keeps a file from being TOML, in words for whoever wrote it; `said`: the parser's."""
+    """Why a file is not TOML, in words for whoever wrote it; `said`: the parser's message."""
     if table := _TABLE_TWICE.fullmatch(said):
         name = ".".join(part.strip(" '\"") for part in table[1].split(","))
         return f"{name} is there twice: put all of its settings under one [{name}]"
@@ -66,7 +66,7 @@ class _Scanner:
             self.at = self.text.index("]]" if many else "]", self.at) + (2 if many else 1)
 
     def _opened(self, keys: list[str], many: bool) -> Path:
-        """The path that a header opens: a name that is an array of tables means its last item."""
+        """The path that a header opens: the name of an array of tables means its last item."""
         path: Path = ()
         for depth, key in enumerate(keys, 1):
             path = (*path, key)
@@ -127,7 +127,7 @@ class _Scanner:
         self.at += 1
 
     def _skip(self) -> bool:
-        """Past white space and comments; False at the end of the text."""
+        """Skip white space and comments; False at the end of the text."""
         match = _BLANK.match(self.text, self.at)
         assert match, "nothing is blank too"
         self.at = match.end()

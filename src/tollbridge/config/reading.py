@@ -1,6 +1,6 @@
 """From a file, the environment and the command line to one frozen `Settings`.
 
-Rule 1  What stands later wins: default, shipped row of a provider, preset, file, environment, command line.
+Rule 1  Later sources win: default, a provider's shipped row, preset, file, environment, command line.
 Rule 2  Everything is read once, here; nothing else in the program looks at the environment.
 Rule 3  A mistake names its line (or variable, or option) and what would be right. The first one ends the reading.
 Rule 4  What is shown of a secret is where it comes from, or `***`.
@@ -40,13 +40,13 @@ SHIPPED_PLANS = File(__file__).parent.parent / "data" / "plans.toml"
 SHIPPED_PRESETS = File(__file__).parent.parent / "data" / "presets"
 LEAST_SECRET = 32
 
-# Says where the file is, so it cannot stand in it.
+# Says where the file is, so it cannot be set in it.
 _NOT_SETTINGS = frozenset({"TOLLBRIDGE_CONFIG"})
-# What a cluster sets in every container beside a service of this name.
+# Set by a cluster in every container beside a service of this name.
 _CLUSTER = re.compile(
     r"TOLLBRIDGE_(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_[0-9]+_(?:TCP|UDP)(?:_[A-Z]+)?)"
 )
-# From Stripe's documentation of keys; what is shorter, or repeats itself, is a placeholder.
+# From Stripe's documentation of keys; anything shorter, or repetitive, is a placeholder.
 _STRIPE_KEY = re.compile(r"[sr]k_(live|test)_[A-Za-z0-9_]{16,}")
 _STRIPE_SIGNING = re.compile(r"whsec_[A-Za-z0-9+/=_-]{24,}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,59}")
@@ -71,7 +71,7 @@ def read(source: Source, environ: Mapping[str, str] = os.environ) -> Settings:
 
 
 def read_database_url(text: str, source: Source, environ: Mapping[str, str] = os.environ) -> tuple[Secret, str]:
-    """A URL that is given elsewhere, as `database_url` takes it; and how it may be shown. ConfigError: it is none."""
+    """A URL given elsewhere, as `database_url` takes it; and how it may be shown. ConfigError: it is not one."""
     try:
         url = kinds.DATABASE_URL.parse(_followed(text, source, environ))
     except kinds.Wrong as error:
@@ -90,7 +90,7 @@ class _Reader:
         self._environ = environ
         self._document: dict[str, Any] = {}
         self._lines: dict[Path, int] = {}
-        # Where a value that stands in no file comes from.
+        # Where a value comes from that is in no file.
         self._elsewhere: dict[Path, str] = {}
         self._entries: list[Entry] = []
         self._warnings: list[str] = []
@@ -141,7 +141,7 @@ class _Reader:
             found = _TOML_LINE.search(str(error))
             line = int(found[1]) if found and found[1] else text.count("\n") + 1
             raise ConfigError(f"{path}:{line}: {not_toml(_TOML_LINE.sub('', str(error)))}") from None
-        except (RecursionError, ValueError):  # nested without end, a number of thousands of digits
+        except (RecursionError, ValueError):  # endless nesting, a number of thousands of digits
             raise ConfigError(f"{path}: this is not TOML that can be read") from None
         self._lines = line_numbers(text)
 
@@ -151,7 +151,7 @@ class _Reader:
             if not variable.startswith(PREFIX) or variable in _NOT_SETTINGS or _CLUSTER.fullmatch(variable):
                 continue
             if variable == "TOLLBRIDGE_PORT" and "://" in text:
-                continue  # a cluster again
+                continue  # set by a cluster, again
             if not kinds.is_text(text):
                 raise ConfigError(f"{variable}: it is not UTF-8 text")
             self._read_variable(variable, text)
@@ -206,7 +206,7 @@ class _Reader:
         self._lines = {each: line for each, line in self._lines.items() if each[: len(path)] != path}
 
     def _add_preset(self) -> None:
-        """Under everything that was said, what the preset says."""
+        """Underneath everything given so far, what the preset says."""
         name = self._document.get("preset")
         if name in PRESETS:
             preset = tomllib.loads((SHIPPED_PRESETS / f"{name}.toml").read_text("utf-8"))
@@ -231,13 +231,13 @@ class _Reader:
                 self._lay_under(inner, value, (*path, key), origin)
 
     def _add_places(self) -> None:
-        """What follows from other settings."""
+        """Paths that follow from other settings."""
         document = self._document
         if "database_url" not in document:
             self._put(("database_url",), f"sqlite:///{document.get('data_dir', 'data')}/tollbridge.db", "default")
 
     def _add_shipped(self) -> None:
-        """Under each provider its shipped row; and those whose credential lies ready in the environment."""
+        """Underneath each provider, its shipped row; and providers whose credential is in the environment."""
         providers = self._document.setdefault("providers", {})
         if not isinstance(providers, dict):
             return
@@ -277,7 +277,7 @@ class _Reader:
                 self._warnings.append(f"{credential} is set, but not {' or '.join(known)}: no provider uses it")
 
     def _add_plans(self) -> None:
-        """Under each plan of the same name what the shipped one says."""
+        """Underneath each plan, the shipped plan of the same name."""
         plans = self._document.setdefault("plans", {})
         if not isinstance(plans, dict):
             return
@@ -349,7 +349,7 @@ class _Reader:
         return parsed
 
     def _resolved(self, raw: Any) -> Any:
-        """References replaced by what they stand for."""
+        """The value, with references replaced by what they refer to."""
         if isinstance(raw, dict):
             return {name: self._resolved(value) for name, value in raw.items()}
         return _followed(raw, self._source, self._environ) if isinstance(raw, str) else raw
@@ -408,7 +408,7 @@ class _Reader:
                 )
 
     def _placed(self, name: str, provider: ProviderSettings) -> ProviderSettings:
-        """The provider with its region, project … where its addresses have their names in braces."""
+        """The provider, with region, project … filled in where its addresses have their names in braces."""
 
         def fill(text: str) -> str:
             for place in _PLACE.findall(text):
@@ -454,7 +454,7 @@ class _Reader:
             raise self._mistake(("workers",), f"{settings.workers} workers {what}")
 
     def _check_stripe(self, settings: Settings) -> None:
-        """Half of it is none: a key without the webhook's secret sells what is never credited, or worse."""
+        """Refuse half a configuration: a key without the webhook's secret sells what is never credited, or worse."""
         stripe = settings.stripe
         given = {
             "secret_key": (stripe.secret_key, _STRIPE_KEY),
@@ -477,7 +477,7 @@ class _Reader:
             raise self._mistake(("stripe", "base_url"), "https:// is needed here: your key could be read on its way")
 
     def _check_plans(self, settings: Settings) -> None:
-        """A plan that is named and is not there would be offered to nobody, or leave its accounts without limits."""
+        """A plan that is named but does not exist would be offered to nobody, or leave its accounts without limits."""
         billing = settings.billing
         for setting, names in (("signup_plan", (billing.signup_plan,)), ("customer_plans", billing.customer_plans)):
             for name in names:
@@ -554,7 +554,7 @@ def _not_listed(group: Group) -> str:
 
 
 def _followed(raw: str, source: Source, environ: Mapping[str, str]) -> str:
-    """What a text stands for that may be a reference."""
+    """What a text that may be a reference refers to."""
     scheme, _, rest = raw.partition(":")
     if scheme == "env":
         value = environ.get(rest, "")

@@ -1,7 +1,7 @@
-"""Every setting there is: SETTINGS is the table, the Structs below it are what the rest of the program reads.
+"""Every setting there is: SETTINGS is the table; the Structs below it are what the rest of the program reads.
 
-Values in the Structs are in the program's own units: amounts in nano-USD (their names lose the `_usd`), shares in
-parts per million, durations in seconds, sizes in bytes. None means that nothing was set.
+Values in the Structs are in the program's own units: amounts in nano-USD (their names lose `_usd`), shares in parts per
+million, durations in seconds, sizes in bytes. None means that nothing was set.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ PRESETS = ("model-database", "modelbridge")
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """A row of the table. `default` as it would be written in the file; None: not set."""
+    """A row of the table. `default`: as it would be written in the file; None: not set."""
 
     name: str
     kind: Kind
@@ -30,7 +30,7 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 class Group(msgspec.Struct, frozen=True):
-    """A table of the file, and the Struct that it becomes. `x.NAME` is many by name, `x[]` many in order."""
+    """A table of the file, and the Struct that it becomes. `x.NAME`: many by name, `x[]`: many in order."""
 
     name: str
     type: type[msgspec.Struct]
@@ -58,7 +58,7 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class Source(msgspec.Struct, frozen=True):
-    """Where settings were read from, beside the environment. `options`: (setting, value) of the command line."""
+    """Where settings were read from, besides the environment. `options`: (setting, value) from the command line."""
 
     path: Path | None = None
     options: tuple[tuple[str, str | int], ...] = ()
@@ -73,7 +73,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Brand(msgspec.Struct, frozen=True, kw_only=True):
-    """`steps`: the way to a first call, a sentence each. `example_model`: the id that examples call."""
+    """`steps`: the steps to a first call, one sentence each. `example_model`: the id that examples call."""
 
     name: str
     tagline: str | None = None
@@ -85,20 +85,20 @@ class Brand(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CatalogSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`models`: patterns (`*`, `deepseek-*`) of the shipped models that are for sale."""
+    """`models`: patterns (`*`, `deepseek-*`) of the shipped models for sale."""
 
     models: tuple[str, ...]
 
 
 class Errors(msgspec.Struct, frozen=True, kw_only=True):
-    """Statuses of failures that are not the caller's."""
+    """Statuses for failures that are not the caller's."""
 
     upstream_failed: int = 502
     no_available_provider: int = 503
 
 
 class Billing(msgspec.Struct, frozen=True, kw_only=True):
-    """`markup_ppm`: what prices are multiplied by, 1,000,000 is no markup; `byok_fee_ppm` in the same way."""
+    """`markup_ppm`: what prices are multiplied by, 1,000,000 being no markup; `byok_fee_ppm` likewise."""
 
     cost_cap: int = msgspec.field(name="cost_cap_usd")
     markup_ppm: int = msgspec.field(name="markup_percent")
@@ -159,14 +159,14 @@ class Keys(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Idempotency(msgspec.Struct, frozen=True, kw_only=True):
-    """Answers that are kept for whoever asks again: seconds, bytes of one."""
+    """Answers kept for repeated requests: seconds, and bytes per answer."""
 
     keep: float
     max_answer: int
 
 
 class UsageSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`retention_days`: none are for ever."""
+    """`retention_days`: None keeps requests for ever."""
 
     retention_days: int | None = None
     export: Secret | None = None
@@ -184,7 +184,7 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoginSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Another service whose word lets users in. `kind`: oidc or github."""
+    """Another service that users can log in with. `kind`: oidc or github."""
 
     label: str
     kind: str
@@ -211,7 +211,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fetch(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes and seconds of one fetch; named as in `upstream.fetch.FetchLimits`. `hosts`: none are all."""
+    """Bytes and seconds for one fetch; named as in `upstream.fetch.FetchLimits`. `hosts`: if empty, all."""
 
     allow: bool
     max_bytes: int
@@ -220,7 +220,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProviderSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """A provider that can be called: the shipped row of its name, if there is one, overlaid by the operator's."""
+    """A provider that can be called: the shipped row of that name, if there is one, overlaid by the operator's."""
 
     dialect: str
     base_url: str
@@ -245,7 +245,7 @@ class ProviderSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """All settings, frozen. `entries` has what `config show` prints, `warnings` what the operator should know."""
+    """All settings, frozen. `entries`: what `config show` prints; `warnings`: what the operator should know."""
 
     preset: str | None = None
     public_url: str | None = None

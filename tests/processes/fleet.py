@@ -232,7 +232,7 @@ class Fleet:
         return Customer(account.id, account.email, made.text, made.public_id)
 
     async def ask(self, node: Node, customer: Customer, output: int = 5) -> Reply:
-        """One call whose answer has exactly `output` tokens. OSError: the node is not there."""
+        """One call for an answer of `output` tokens, and no more. OSError: the node is not there."""
         body = {"model": "m", "max_tokens": output, "messages": [{"role": "user", "content": str(output)}]}
         return await self.send(node, customer, "POST", "/v1/chat/completions", json.dumps(body).encode())
 

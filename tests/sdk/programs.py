@@ -5,12 +5,12 @@ import os
 from pathlib import Path
 
 SECONDS = 45.0
-# Where nobody listens: programs that would call home cannot.
+# Nobody listens there, so programs that would call home cannot.
 NOWHERE = "http://127.0.0.1:9"
 
 
 async def output(*command: str, cwd: Path | None = None, **environment: str) -> str:
-    """What a program said; it must end well, and gets nothing to read."""
+    """What a program printed; it must succeed, and gets no input."""
     ours = {"HTTPS_PROXY": NOWHERE, "https_proxy": NOWHERE, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     process = await asyncio.create_subprocess_exec(
         *command,

@@ -1,4 +1,4 @@
-"""A provider that has a scripted model: calls a tool that it is given, writes JSON where it must, else talks."""
+"""A provider with a scripted model: it calls a tool that it is given, writes JSON if it must, and otherwise talks."""
 
 import json
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from tests.upstream.bad_server import Peer, Request
 
 TEXT = "It is sunny in Paris."
 ARGUMENTS = {"city": "Paris"}
-# What the model puts into the parameters that a tool demands.
+# What the model puts into a tool's required parameters.
 _WORTH = {**ARGUMENTS, "location": "Paris", "cmd": "echo toll", "command": "echo toll", "description": "Say a word"}
 VECTOR = [0.25, -0.5, 1.0]
 USED = (20, 7)
 
 
 async def openai_provider(request: Request, peer: Peer) -> None:
-    """Chat and embeddings as OpenAI has them, whole and streamed."""
+    """Chat and embeddings as OpenAI serves them, whole and streamed."""
     body = json.loads(request.body)
     if request.target.endswith(b"/embeddings"):
         await says(_vectors(body))(request, peer)
@@ -41,7 +41,7 @@ class Call(NamedTuple):
 
 
 def _tool(body: Json) -> Call | None:
-    """The call to make: of the first tool whose parameters are understood, until it has been answered."""
+    """The call to make: to the first tool whose parameters are understood, until it has been answered."""
     if any(message["role"] == "tool" for message in body["messages"]):
         return None
     for tool in body.get("tools") or ():
@@ -57,7 +57,7 @@ def _wants_json(body: Json) -> bool:
 
 
 def _whole(text: str, tool: Call | None, *, thinks: bool) -> Json:
-    """An answer with all that OpenAI's own schema demands."""
+    """An answer with everything that OpenAI's own schema requires."""
     answer = completion(text, USED, "stop" if tool is None else "tool_calls")
     choice = answer["choices"][0]
     choice["logprobs"] = None

@@ -1,7 +1,7 @@
-"""Plans that failed once, made smaller, with their seeds. `python -m tests.simulation` prints such a plan.
+"""Plans that once failed, reduced, with their seeds. `python -m tests.simulation` prints such a plan.
 
-They are kept as events because what a seed draws changes with every kind of event that is added; the dice that say how
-long things take are the seed's.
+They are kept as events because what a seed draws changes whenever a kind of event is added; the seed still determines
+how long things take.
 """
 
 from tests.simulation.plan import Event

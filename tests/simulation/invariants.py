@@ -1,6 +1,6 @@
-"""What is always true of the books, looked at after every COMMIT, and what is true in the end.
+"""What is always true of the books, checked after every COMMIT, and what is true in the end.
 
-None of it uses the code that it looks after: sums are SQL over the rows that never change.
+None of this uses the code that it checks: sums are SQL over the rows that never change.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ class Broken(AssertionError):
 
 
 class Books:
-    """Looks at what is committed. `overdrawn`: whose balance may be below zero, by refund or dispute."""
+    """Checks what is committed. `overdrawn`: accounts whose balance may be below zero, after a refund or dispute."""
 
     def __init__(self) -> None:
         self.overdrawn: set[int] = set()
@@ -82,13 +82,13 @@ class Books:
 
 
 class Witness:
-    """What processes were told is durable. It is asked for in the end, whatever happened since."""
+    """What processes were told is durable. It must still be there in the end, whatever happened since."""
 
     def __init__(self) -> None:
         self.held: dict[int, int] = {}
         self.ended: dict[int, list[tuple[End, Verdict]]] = defaultdict(list)
         self.posted: set[str] = set()
-        # All that was asked for, acknowledged or not: a process may have died before it heard.
+        # Everything requested, acknowledged or not: a process may have died before it heard.
         self.asked: dict[int, list[End]] = defaultdict(list)
 
     def see(self, op: Operation, future: "asyncio.Future[Verdict]") -> None:
@@ -128,7 +128,7 @@ class Witness:
             charge, loss, outcome, _ = ends[hold]
             due = charge + loss + late.get(hold, 0)
             if outcome == Outcome.SWEPT:
-                # Whatever is known only later is charged on top, once.
+                # Anything learned only later is charged on top, once.
                 real = {max(charge + loss, op.charge) for op in asked if op.record.outcome is not Outcome.SWEPT}
                 known = {op.charge for op, _ in self.ended[hold] if op.record.outcome is not Outcome.SWEPT}
                 _require(due in real | {charge + loss}, f"hold {hold} was charged {due}, ended as {real}")

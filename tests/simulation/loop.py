@@ -4,9 +4,10 @@
         loop.run_until_complete(scenario())
 
 Rule 1  Everything that the product asks of time or chance (`time`, `random`) is answered from here, so that a seed
-        says all that happens. Callbacks keep the order that asyncio promises; what is random is how long things take.
-Rule 2  What runs on a machine carries it in `MACHINE`. A machine that has crashed runs nothing any more: what it had
-        scheduled, and what others schedule for it, is dropped without a `finally`, as a power cut would.
+        determines everything that happens. Callbacks keep the order that asyncio promises; what is random is how long
+        things take.
+Rule 2  Whatever runs on a machine carries it in `MACHINE`. A crashed machine runs nothing more: what it had scheduled,
+        and what others schedule for it, is dropped without a `finally`, as by a power cut.
 """
 
 import asyncio
@@ -20,9 +21,9 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 START_S = 1_000.0
-# A minute after its start a day, a month and the year 2030 begin: what renews itself does so in a simulation.
+# A minute after the start, a day, a month and the year 2030 begin, so that a simulation sees periodic limits renewed.
 EPOCH_S = 1_893_456_000.0 - START_S - 60.0
-# No answer of a thread comes at once.
+# No thread answers at once.
 THREAD_S = 0.002
 
 
@@ -42,7 +43,7 @@ class Life:
         self.pid = 0
         self.dead = False
         self.tasks: list[asyncio.Task[Any]] = []
-        # Files of processes before it that it has locked.
+        # Files of earlier processes that it has locked.
         self.leftovers: list[Any] = []
 
 
@@ -65,7 +66,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self._now
 
     def select(self, timeout: float | None) -> list[object]:
-        """What `BaseEventLoop` waits in: nothing ever comes from outside, so time may pass at once."""
+        """`BaseEventLoop` waits in this: nothing ever comes from outside, so time may pass at once."""
         if timeout is None:
             raise Stuck("everybody waits, and nothing is scheduled")
         self._now += max(0.0, timeout)
@@ -114,14 +115,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return future
 
     def crash(self, life: Life) -> None:
-        """Nothing of it runs any more, from this moment on."""
+        """Nothing of it runs any more from this moment on."""
         life.dead = True
         for handle in (*self._ready, *self._scheduled):  # type: ignore[attr-defined]
             if handle._context.get(LIFE) is life:
                 handle.cancel()
 
     def begin(self, machine: Machine, work: Callable[[Life], Any]) -> "tuple[Life, asyncio.Task[Any]]":
-        """A new process on `machine` that runs `work`."""
+        """Start a new process on `machine` that runs `work`."""
         life = Life(machine)
         self._processes.append(life)
         context = copy_context()
@@ -129,13 +130,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return life, self.create_task(work(life), context=context)
 
     def bury(self) -> None:
-        """Close what crashed processes were in the middle of, while nothing they do has an effect."""
+        """Close whatever crashed processes were in the middle of, with no effect from anything they still do."""
         for life in self._processes:
             life.dead = True
             for task in life.tasks:
                 if not task.done():
                     task._log_destroy_pending = False  # type: ignore[attr-defined]
-                    # Whatever it still wants to do: it is over.
+                    # Whatever it still tries to do: it is over.
                     with contextlib.suppress(BaseException):
                         task.get_coro().close()
 
@@ -150,7 +151,7 @@ def _task(loop: asyncio.AbstractEventLoop, coro: Any, context: Context | None = 
 
 @contextlib.contextmanager
 def virtual(seed: int) -> Iterator[VirtualLoop]:
-    """A loop whose time is everybody's, with a machine's own error on the wall clock."""
+    """A loop whose time everybody uses, with each machine's own error on the wall clock."""
     loop = VirtualLoop()
 
     def wall() -> float:

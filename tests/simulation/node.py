@@ -34,7 +34,7 @@ _DISK_S = (0.001, 0.001, 0.02, 0.3)
 
 
 class World:
-    """What all nodes share. `saw` is told each operation with the future of its verdict."""
+    """What all nodes share. `saw` is told of each operation, with the future of its verdict."""
 
     def __init__(self, loop: VirtualLoop, chance: Random, server: Server, providers: Providers, town: Town) -> None:
         self.loop = loop
@@ -49,7 +49,7 @@ class World:
 
 
 class SimulatedSpool(Spool):
-    """`Spool` with a disk that takes its time on the loop. What is not fsynced goes with the power, or half of it."""
+    """`Spool` with a disk that takes its time on the loop. A power cut takes what is not fsynced, or half of it."""
 
     chance: Random
     all: "list[SimulatedSpool]"
@@ -88,7 +88,7 @@ class SimulatedSpool(Spool):
 
 
 def simulated_leftovers(directory: Path) -> Iterator[Leftover]:
-    """`leftovers`, whose locks go with the process that found them."""
+    """`leftovers` whose locks end with the process that found them."""
     for leftover in leftovers(directory):
         life = LIFE.get()
         assert life is not None
@@ -129,13 +129,13 @@ class SimulatedLedger(PostgresLedger):
 
 
 class SimulatedGateway(Gateway):
-    """`Gateway` with parts that were made for it."""
+    """`Gateway` with parts made for it."""
 
     def __init__(self, world: World, database: SimulatedDatabase) -> None:
         super().__init__(world.town.settings, lambda _: None)
         self._world = world
         self._database = database
-        # What takes a clock took the real one when it was imported.
+        # Parts that take a clock as an argument took the real one on import.
         self._limiter = world.limiter(world.loop.time)
         self._health = Health(world.loop.time)
 
@@ -222,7 +222,7 @@ class Node:
             self._stop.set()
 
     def call(self, downstream: Any) -> "asyncio.Task[None]":
-        """A request that has come in."""
+        """Take a request that has arrived."""
         assert self.gateway is not None
         assert self._context is not None
         return self.world.loop.create_task(self._serve(downstream), context=self._context.copy())
@@ -241,7 +241,7 @@ class Node:
         return self.online
 
     async def _live(self, life: Life) -> None:
-        """As a supervisor would: start, serve until told to stop or taken for dead, and start again if that failed."""
+        """Act as a supervisor: start, serve until told to stop or taken for dead, and start again after a failure."""
         while True:
             life.pid = next(self.world.pids)
             self._context, self._stop = copy_context(), asyncio.Event()

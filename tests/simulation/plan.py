@@ -13,12 +13,12 @@ LASTS_S = 100.0
 CUSTOMERS = ("rich", "poor", "limited", "tokens", "paid")
 
 
-# At once, or so many statements later: then it happens in the middle of something.
+# At once, or this many statements later: then it happens in the middle of something.
 _NEXT = (0, 1, 2, 3, 5, 8)
 
 
 class Event(msgspec.Struct, frozen=True):
-    """At `at` seconds `kind` happens, to `who`. What it means is said in `simulation`."""
+    """At `at` seconds `kind` happens to `who`. `simulation` says what that means."""
 
     at: float
     kind: str
@@ -44,7 +44,7 @@ def draw(seed: int) -> list[Event]:
 def _calls(
     chance: Random, at: float | None = None, customer: str | None = None, node: int | None = None
 ) -> list[Event]:
-    """A request; or some at once, which is when limits and balances are tried; or one that is asked again."""
+    """One request; or several at once, which tests limits and balances; or one that is repeated."""
     at = chance.uniform(0, LASTS_S) if at is None else at
     customer = customer or chance.choice(CUSTOMERS)
     repeated = chance.random() < 0.15
@@ -80,7 +80,7 @@ def _fault(chance: Random) -> list[Event]:
         case 7:
             return [Event(at, "storm", None, (short,))]
         case 8:
-            # What ended while the database was away is on the disk of a node that then loses power.
+            # What ended while the database was away is only on the disk of a node, which then loses power.
             calls = [event for _ in range(4) for event in _calls(chance, at - chance.uniform(0, 2), None, node)]
             dies = Event(at, chance.choice(("database dies", "database hangs")), None, (5.0 + short, 0))
             return [*calls, dies, Event(round(at + chance.uniform(0.2, 4), 6), "power cut", node, (2.0, 0))]
@@ -91,14 +91,14 @@ def _fault(chance: Random) -> list[Event]:
 def _office(chance: Random, number: int) -> list[Event]:
     at, customer = round(chance.uniform(0, LASTS_S), 6), chance.choice(CUSTOMERS)
     kind = chance.choice(("grant", "top-up", "refund", "dispute", "revoke", "revoke", "prices"))
-    # Whoever knows the key still is asked with it at once.
+    # Nodes that still know the key are asked with it at once.
     near = [event for _ in range(6) for event in _calls(chance, max(0.0, at + chance.uniform(-2, 2)), customer)]
     more = near if kind == "revoke" else []
     return [*more, Event(at, kind, customer, (chance.choice((1_000_000, 20_000_000)), f"office-{number}"))]
 
 
 def _long_absence(chance: Random) -> list[Event]:
-    """A node is away for so long that the others end what it left; then it is back, and is asked at once."""
+    """A node is away for so long that the others end what it left; then it returns and is asked at once."""
     node, at, back = chance.randrange(NODES), LASTS_S - 2, LASTS_S + 1_300
     events = [event for _ in range(4) for event in _calls(chance, at - chance.uniform(0, 6), None, node)]
     if chance.random() < 0.5:

@@ -1,4 +1,4 @@
-"""Providers whose answers a seed chooses, in the place of `upstream.pool.Pool`: what they do is what pools report."""
+"""Providers whose answers a seed chooses, replacing `upstream.pool.Pool`: they do what pools report."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ from tests.simulation.loop import VirtualLoop
 
 from tollbridge.errors import ConnectError, ConnectionLost, PoolBusy, ProtocolError, UpstreamError, UpstreamTimeout
 
-# How likely each is, by how bad the weather is among providers.
+# How likely each is depends on how bad the weather is among providers.
 ANSWERS = ("ok", "refused", "busy", "timeout", "lost", "nonsense", "500", "429", "401", "400")
 CALM = (90, 1, 1, 1, 1, 1, 2, 2, 0, 1)
 STORM = (40, 8, 4, 6, 8, 6, 12, 10, 2, 4)
@@ -18,7 +18,7 @@ MOST_WORDS = 300
 
 
 class Providers:
-    """All of them. `on_call` is told when a request reaches one, with its body."""
+    """All providers. `on_call` is told when a request reaches one, with its body."""
 
     def __init__(self, loop: VirtualLoop, chance: Random) -> None:
         self.loop = loop
@@ -72,7 +72,7 @@ class SimulatedPool:
 
 
 class Answer:
-    """As `upstream.pool.Response`. `error` comes after the pieces."""
+    """Like `upstream.pool.Response`. `error` comes after the pieces."""
 
     def __init__(
         self, providers: Providers, status: int, pieces: list[bytes], error: UpstreamError | None = None
@@ -85,7 +85,7 @@ class Answer:
         self._open = True
 
     def whole_body(self) -> None:
-        """It has to be waited for."""
+        """It must be awaited."""
 
     async def read(self) -> bytes:
         await asyncio.sleep(0.001 * len(self._pieces))
@@ -125,7 +125,7 @@ class Answer:
 def _answer(providers: Providers, request: dict[str, Any]) -> Answer:
     chance = providers.chance
     most = request.get("max_tokens") or request.get("max_completion_tokens") or MOST_WORDS
-    # Some write on over every limit.
+    # Some keep writing past every limit.
     words = min(most, chance.choice((0, 1, 5, 40, MOST_WORDS))) + (chance.random() < 0.05) * 30
     output = max(0, words + chance.choice((0, 0, 0, 3, 200)))
     usage: dict[str, int] | None = {"prompt_tokens": chance.choice((8, 12, 90)), "completion_tokens": output}

@@ -1,14 +1,14 @@
-"""One database server as its clients see it: a real transaction at a time, and a network between.
+"""One database server as its clients see it: one real transaction at a time, behind a network.
 
-What is stored is a SQLite file with the real schema. What PostgreSQL adds is acted here: statements and answers that
+What is stored is a SQLite file with the real schema. What PostgreSQL adds is simulated: statements and answers that
 take time, connections that break in between, a COMMIT whose answer never comes, a client that gave up on a statement
-that the server still carries out, locks that are waited for, a server that hangs, dies and comes back.
+that the server still executes, waiting for locks, a server that hangs, dies and comes back.
 
-Rule 1  A write transaction has the one lock of the database from its first locking statement to its end, and loses it
-        when its connection breaks or its server dies. That is stricter than row locks: what those let pass is tried
+Rule 1  A write transaction has the database's only lock from its first locking statement to its end, and loses it when
+        its connection breaks or its server dies. That is stricter than row locks: what those let through is tested
         with real servers (tests/store/ledger/test_postgres_races.py).
-Rule 2  A commit is seen by everybody at once, and stays only once the log is flushed behind it: a server that dies
-        forgets what it had not flushed, which is the end of its write-ahead log (SQLite's file is cut there).
+Rule 2  Everybody sees a commit at once, but it lasts only once the log is flushed behind it: a server that dies forgets
+        what it had not flushed, which is the end of its write-ahead log (SQLite's file is cut there).
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from tollbridge.store.ledger.rows import end_row, key_state, opened
 
 T = TypeVar("T")
 
-# Whose process runs what happens on the server, or on the way to it.
+# The context of what happens on the server, or on the way to it: no process's.
 NOBODY = Context()
 LOCK_TIMEOUT_S = 0.5
 TRIP_S = 0.0005
@@ -41,7 +41,7 @@ DISK_S = (0.0005, 0.002, 0.01, 0.05)
 
 
 class InOrder(dict[Any, None]):
-    """A set whose order is no accident of memory."""
+    """A set whose order does not depend on addresses in memory."""
 
     def add(self, each: Any) -> None:
         self[each] = None
@@ -53,11 +53,11 @@ class InOrder(dict[Any, None]):
 
 
 class Network(dict[str, float]):
-    """How bad it is: the chance, at each statement, that it is `lost`, its answer is (`mute`), or it is `slow`."""
+    """How bad it is: the chance, per statement, that it is `lost`, its answer is (`mute`), or it is `slow`."""
 
 
 class Server:
-    """`on_commit` is called after each COMMIT that has to do with money."""
+    """`on_commit` is called after each COMMIT that moves money."""
 
     def __init__(self, loop: VirtualLoop, chance: Random, path: Path, network: Network) -> None:
         self.loop = loop
@@ -67,12 +67,12 @@ class Server:
         self.hangs = False
         self.commits = 0
         self.on_commit: Callable[[], None] = lambda: None
-        # Told of each statement that has been done, whose it was, and whether it was a COMMIT.
+        # Called after each statement, with whose it was and whether it was a COMMIT.
         self.watchers: list[Callable[[Life | None, bool], None]] = []
         self.sessions = InOrder()
         self.forgotten = 0
         self._path = path
-        # How much of the log is on the disk.
+        # How much of the log is on disk.
         self._flushed = 0
         self.writer = self.connect()
         self.reader = self.connect()
@@ -93,7 +93,7 @@ class Server:
 
     @property
     def now(self) -> int:
-        """The database's time: everybody's truth."""
+        """The database's time, which is true for everybody."""
         return int((EPOCH_S + self.loop.time()) * 1000)
 
     # --- what happens to it ---
@@ -143,7 +143,7 @@ class Server:
             work()
 
     def lock(self, session: "Session", then: Callable[[], None]) -> None:
-        """Call `then` when `session` has the lock; it is told when that takes too long."""
+        """Call `then` when `session` has the lock; it is told if that takes too long."""
         if self.owner is session:
             then()
         elif self.owner is None:
@@ -177,7 +177,7 @@ class Server:
         self.owner = None
         if self._queue:
             session, then = self._queue.popleft()
-            # As if it had arrived just now.
+            # As if it had only just arrived.
             self.loop.call_soon(self.lock, session, then, context=NOBODY)
 
 
@@ -188,11 +188,11 @@ class Session:
         self._server = server
         self._reaches = reaches
         self._closed = False
-        # What the server still carries out for a client that has gone.
+        # What the server is still executing for a client that has gone.
         self._flying = False
         self._waiter: asyncio.Future[Any] | None = None
         self.life = LIFE.get()
-        # Whether its transactions touch the books: a heartbeat does not.
+        # Whether its transactions touch the books; a heartbeat does not.
         self.moves_money = False
         self.on_lost: Callable[[], None] = lambda: None
 
@@ -208,14 +208,14 @@ class Session:
         return self._closed
 
     async def run(self, work: Callable[[], T], *, locks: bool = False, flushes: bool = False) -> T:
-        """Have `work` done there. Whatever breaks on the way, the work may have been done nevertheless."""
+        """Have `work` done on the server. Whatever breaks on the way, it may have been done nevertheless."""
         if self._closed:
             raise asyncpg.InterfaceError("connection is closed")
         server = self._server
         waiter = self._waiter = server.loop.create_future()
         lost = server.chance.random() < server.network.get("lost", 0.0)
         self._flying = True
-        # The server's own: it goes on when the client's process has died.
+        # The server's own: it continues even if the client's process has died.
         server.loop.call_later(
             server.delay(), server.arrive, lambda: self._arrived(work, lost, locks, flushes), context=NOBODY
         )
@@ -272,7 +272,7 @@ class Session:
             waiter.set_result(result)
 
     def lose(self) -> None:
-        """The connection breaks: the server rolls back, the client learns of it."""
+        """Break the connection: the server rolls back, the client learns of it."""
         self._closed, self._flying = True, False
         self._forget()
         if self._waiter is not None and not self._waiter.done():
@@ -280,7 +280,7 @@ class Session:
         self.on_lost()
 
     def terminate(self) -> None:
-        """The client gives up, or its process has died. What it sent may still be carried out."""
+        """The client gives up, or its process has died. What it sent may still be executed."""
         if self._closed:
             return
         self._closed = True
@@ -310,7 +310,7 @@ class Session:
             await self.run(lambda: server.roll_back(self))
         else:
             assert "COMMIT" in sql, sql
-            # Whoever does not wait for the disk does so behind it, by a transaction that does.
+            # A COMMIT that does not wait for the disk is followed by a transaction that does.
             waits = "TO off" not in sql or "emit_message" in sql
             await self.run(lambda: server.commit(self), flushes=waits)
         return sql
@@ -355,7 +355,7 @@ _RECALLS: Mapping[str, Callable[..., list[Row]]] = {
 
 
 class SimulatedBooks(Books):
-    """`Books` with its own rules, on a `Session`: what it locks, reads and writes is done by SQLite's statements."""
+    """`Books` with its own rules, on a `Session`: SQLite's statements do what it locks, reads and writes."""
 
     connection: Session
 
@@ -416,7 +416,7 @@ class SimulatedBooks(Books):
 
 
 class SimulatedDatabase:
-    """`Database` on a `Server`. `reaches`: whether this machine's packets get there."""
+    """`Database` on a `Server`. `reaches`: whether this machine's packets get through."""
 
     dialect = "sqlite"
 
@@ -461,7 +461,7 @@ class SimulatedDatabase:
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Transaction]:
-        """All of it as it is now: nobody here waits for it."""
+        """All of it as it is now; nobody here waits for it."""
         connection = self._server.connect()
         session = await self._session()
         try:

@@ -1,4 +1,4 @@
-"""A failing plan, made smaller: the fewest events with which the same seed still fails."""
+"""Reduce a failing plan to the fewest events with which the same seed still fails."""
 
 from collections.abc import Callable, Sequence
 

@@ -39,7 +39,7 @@ from tollbridge.store.ledger import postgres, spool
 from tollbridge.store.verify import verify
 from tollbridge.values import Outcome
 
-# The periods of jobs, so long that the time that nothing happens in costs little.
+# The periods of jobs, long enough that time in which nothing happens costs little.
 PERIODS = {"POLL_S": 20.0, "BEAT_S": 25.0, "SWEEP_S": 60.0, "SEAL_S": 700.0, "FORGET_S": 1e6, "AUDIT_S": 1e6}
 ROLL_UP_S = 90.0
 _TRACED = 400
@@ -49,12 +49,12 @@ class Result(msgspec.Struct):
     seed: int
     failure: str | None
     trace: list[str]
-    # What happened, to compare with another run: commits, requests by status, calls of providers, virtual seconds.
+    # What happened, for comparing runs: commits, requests by status, calls to providers, virtual seconds.
     sums: dict[str, int]
 
 
 class Client:
-    """Whoever asked, as `edge.downstream.Downstream` shows them."""
+    """A caller, as `edge.downstream.Downstream` presents it."""
 
     client = "127.0.0.1"
     paused = False
@@ -112,11 +112,11 @@ class Client:
 
 
 class WatchedLimiter(MemoryLimiter):
-    """Never more than the limit in any 60 seconds, nor more at one time: counted here by hand."""
+    """Never more than the limit in any 60 seconds, nor more at a time; counted here independently."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__(clock)
-        # Of each scope: when each request was let in, and what it took or, once it has ended, used.
+        # For each scope: when each request was let in, and the tokens it took or, once it has ended, used.
         self._taken: dict[str, dict[int, list[float]]] = {}
         self._running: dict[str, set[int]] = {}
 
@@ -128,7 +128,7 @@ class WatchedLimiter(MemoryLimiter):
                 rule, log = scope.rule, self._taken.setdefault(scope.name, {})
                 log[request] = [now, tokens]
                 inside = [each[1] for each in log.values() if each[0] > now - WINDOW_S]
-                # What is not strict may double for a minute.
+                # A limit that is not strict may double within a minute.
                 most = rule.requests and (rule.requests if rule.strict else 2 * rule.requests)
                 if most is not None and len(inside) > most:
                     raise Broken(f"{scope.name}: {len(inside)} requests in a minute, limit {rule.requests}")
@@ -179,7 +179,7 @@ class Simulation:
         self._work: list[asyncio.Task[None]] = []
 
     def _unexpected(self, loop: Any, context: dict[str, Any]) -> None:
-        """What nobody caught."""
+        """An exception that nobody caught."""
         error = context.get("exception")
         life = LIFE.get()
         if life is None or not life.dead:
@@ -189,7 +189,7 @@ class Simulation:
         self.trace.append(f"{self.loop.time() - 1_000:8.3f} {text}")
 
     def digest(self) -> int:
-        """Of all that ended, and when."""
+        """A digest of everything that ended, and when."""
         return zlib.crc32(repr(self.server.reader.execute("SELECT * FROM usage ORDER BY hold_id").fetchall()).encode())
 
     def count(self, what: str) -> None:
@@ -247,7 +247,7 @@ class Simulation:
                 self._spawn(self._clerk(event.kind, event.who, *more))
 
     def _soon(self, statements: int, node: Node | None, then: Callable[[], None]) -> None:
-        """Call `then` now, or a moment after so many more statements (the last one a COMMIT) were carried out."""
+        """Call `then` now, or a moment after this many more statements (the last one a COMMIT) were executed."""
         left = statements
 
         def watch(life: Any, commits: bool) -> None:
@@ -310,7 +310,7 @@ class Simulation:
         scope = {"method": "POST", "path": "/v1/chat/completions", "headers": headers, "query_string": b""}
         client = Client(name, scope, json.dumps(body).encode())
         self._calls.append(client)
-        node.call(client)  # what it raises comes to `_unexpected`
+        node.call(client)  # whatever it raises arrives in `_unexpected`
         if leaves_after is not None:
             # The connection's, which is the process's.
             self.loop.call_later(leaves_after, self._leave, node, client, node.life)
@@ -320,7 +320,7 @@ class Simulation:
             self.loop.call_soon(client.leave, context=node._context.copy())
 
     def _called(self, request: dict[str, Any]) -> None:
-        """A provider is called only behind a hold that is stored: never for more requests than there are holds."""
+        """A provider is called only behind a stored hold: never for more requests than there are holds."""
         who = request["messages"][0]["content"]
         customer = self._customers[who.rpartition(" ")[2]]
         asked = self._asked.setdefault(customer.name, set())
@@ -330,7 +330,7 @@ class Simulation:
             self.failure = self.failure or f"{customer.name}: {len(asked)} requests reached a provider, {holds} holds"
 
     async def _clerk(self, kind: str, who: str, amount: int, name: str) -> None:
-        """The operator, who tries again under the same name until it is known to be done."""
+        """The operator, who retries under the same name until the work is known to be done."""
         customer = self._customers[who]
         if kind in ("refund", "dispute"):
             self.books.overdrawn.add(customer.account_id)
@@ -344,12 +344,12 @@ class Simulation:
 
     async def _do(self, kind: str, customer: town.Customer, amount: int, name: str) -> None:
         database = self._office
-        # Not the names of `payments`, by which what went back has rows beside the journal.
+        # Not the names used by `payments`, under which refunds have rows beside the journal.
         key = f"office/{kind}/{name}"
         if kind == "revoke":
             now = await database.now()
             await run(database, lambda transaction: keys.revoke(transaction, None, customer.public_key, now))
-            # It was committed before this; what the database does from now on is after it.
+            # It was committed before this moment; what the database does from now on comes after it.
             self.books.revoked.setdefault(customer.key_id, self.server.now)
             return
         make = {"grant": grant, "top-up": top_up}.get(kind, refund)
@@ -373,7 +373,7 @@ class Simulation:
             raise Broken(self.failure)
 
     async def _recover(self) -> None:
-        """Everything is mended; then whoever waits is served, and whoever is dead is found out."""
+        """Everything is repaired; then those who wait are served, and those who are dead are found."""
         self.note("everything is mended")
         self.server.watchers.clear()
         self._network.clear()
@@ -392,7 +392,7 @@ class Simulation:
                 break
             await asyncio.sleep(100.0)
         self._require_sound()
-        # Once more, for what a machine keeps on its disk for its next start.
+        # Once more, for what a machine keeps on its disk until its next start.
         for node in self.nodes:
             node.stop()
         await asyncio.sleep(60.0)
@@ -439,7 +439,7 @@ class Simulation:
             raise Broken(f"verify: {report.problems}")
 
     def _check_claims(self) -> None:
-        """What was asked again under the same Idempotency-Key was charged once."""
+        """Requests repeated under the same Idempotency-Key were charged once."""
         rows = self.server.reader.execute("SELECT hold_id, charge, outcome FROM usage").fetchall()
         charged = {hold for hold, charge, outcome in rows if charge and outcome != Outcome.SWEPT}
         ids = self._town.master.ids()
@@ -454,7 +454,7 @@ class Simulation:
                 raise Broken(f"charged {len(holds)} times under one Idempotency-Key, as holds {holds}: {body!r}")
 
     def _check_told(self) -> None:
-        """Nobody is charged more than the answer said, by any later correction either."""
+        """Nobody is charged more than the answer said, nor by a later correction."""
         ids = self._town.master.ids()
         charges = dict(self.server.reader.execute("SELECT hold_id, charge FROM usage").fetchall())
         for client in self._calls:
@@ -479,7 +479,7 @@ async def _posted(database: SimulatedDatabase, post: Post) -> Any:
 
 @contextlib.contextmanager
 def _acted(loop: VirtualLoop, chance: Random) -> Iterator[None]:
-    """Threads, processes and machines as they are in a simulation."""
+    """Replace threads, processes and machines by their simulations."""
 
     def pid() -> int:
         life = LIFE.get()
@@ -536,7 +536,7 @@ def simulate(seed: int, events: Sequence[Event] | None = None, *, logged: bool =
                 "provider calls": simulation.providers.calls,
                 "commits forgotten": simulation.server.forgotten,
                 "virtual seconds": int(loop.time()),
-                # Whether two runs were the same.
+                # For checking that two runs were the same.
                 "digest": simulation.digest(),
             }
         simulation.server.close()

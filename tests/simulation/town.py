@@ -1,6 +1,6 @@
-"""Who lives where a simulation plays: a migrated database with customers, and a gateway's configuration for it.
+"""The inhabitants of a simulation: a migrated database with customers, and a gateway's configuration for it.
 
-Made once for each run of Python, by the product's own services, and copied for every seed.
+Made once per Python process, by the product's own services, and copied for every seed.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from tollbridge.store.keys import Rules
 
 __all__ = ["CREDIT_USD", "Customer", "Town", "found"]
 
-# The second list of prices is in force once an operator has changed them.
+# The second price list takes effect once an operator has changed the prices.
 CONFIG = """
 data_dir = "{folder}"
 database_url = "sqlite:///{folder}/town.db"
@@ -73,7 +73,7 @@ routes = [
 ]
 """
 
-# What each has: much, hardly enough for a few calls, a key with a daily limit, included tokens, paid credit only.
+# What each has: plenty, hardly enough for a few calls, a key with a daily limit, included tokens, paid credit only.
 CREDIT_USD = {"rich": "5", "poor": "0.003", "limited": "5", "tokens": "0.02", "paid": "0.5"}
 KEY_LIMIT_USD = "0.004"
 PLANS = {"poor": "loose", "tokens": "tokens", "paid": "loose"}
@@ -92,7 +92,7 @@ class Town(msgspec.Struct, frozen=True):
     customers: tuple[Customer, ...]
     settings: Settings
     master: Secrets
-    # By the list of prices that is in force.
+    # By the price list in effect.
     catalogs: tuple[dict[int | None, Catalog], ...]
 
 
@@ -106,7 +106,7 @@ def found() -> Town:
 
 
 def shared_memory() -> str | None:
-    """Where files cost no disk."""
+    """A directory in which files cost no disk."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 

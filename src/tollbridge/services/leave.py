@@ -20,9 +20,9 @@ _PAGE = 500
 
 
 async def export(desk: Desk, presence: Presence) -> AsyncIterator[bytes]:
-    """Everything kept about a user and the account that they look at, one JSON object a line, `kind` first.
+    """What is kept about a user and the account that they look at, one JSON object a line, `kind` first.
 
-    Prompts and answers are not kept.
+    Members, keys, activity and the statement are for owners and admins only. Prompts and answers are not kept.
     """
     database, user, account = desk.database, presence.user, presence.account
     yield _line("user", {"id": user.public_id, "email": user.email, "created_at": user.created_at})
@@ -65,9 +65,9 @@ def check(presence: Presence, typed: str) -> Account:
 
 
 async def close(desk: Desk, presence: Presence, typed: str) -> None:
-    """Close the account that the user looks at, and forget the user if it was their only one.
+    """Close the account that the user looks at, and forget the user if it was their only one; operators are kept.
 
-    `typed`: see `check`. A pending order of a plan is cancelled first. InvalidRequest: a plan is being paid for.
+    `typed`: see `check`. Withdraw unpaid orders before calling this. InvalidRequest: a plan runs and is not cancelled.
     """
     account, user = check(presence, typed), presence.user
     subscription = await subscriptions.open_of(desk.database, account.id)

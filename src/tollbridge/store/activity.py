@@ -13,7 +13,7 @@ import msgspec
 from tollbridge.store.db import Row, Transaction
 from tollbridge.store.rows import further, read_all
 
-# The account of things done to no account: vouchers that were created.
+# The account of things done to no account: vouchers created, operators linked.
 GATEWAY = 0
 # How many columns of `_SEALED` a seal covers.
 SEALED_WIDTH = 5

@@ -63,7 +63,7 @@ async def payers(database: Transaction, status: str, before: int, count: int) ->
 
 
 async def redeemers(database: Transaction, count: int) -> dict[int, tuple[str, str]]:
-    """(public id, address) of the accounts that redeemed the latest vouchers, by account id."""
+    """(public id, address) of the accounts that redeemed any of the latest `count` vouchers, by account id."""
     rows = await database.fetch(
         "SELECT id, public_id, email FROM account WHERE id IN "
         "(SELECT account_id FROM voucher ORDER BY id DESC LIMIT $1)",

@@ -1,4 +1,4 @@
-"""Sums of usage by hour and by day, exact at every moment, at no cost to the hot transaction.
+"""Sums of usage by hour and by day, exact at every moment, without touching the hot transaction.
 
 Rule 1  A watermark (`meta.rolled_up`, a time) divides all usage: what ended up to it is in `usage_rollup`, what ended
         after it is read from `usage` itself. Watermark and sums move in one transaction.

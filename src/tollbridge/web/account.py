@@ -12,7 +12,7 @@ from tollbridge.web.page import ANYONE, OWNER, USER, Page
 from tollbridge.web.visit import Visit
 
 SETTINGS = "/dashboard/settings"
-# The status of a page that a used link leads to, and which says where to get a new one.
+# The status of the page behind a used link; then where to get a new one.
 GONE = 410
 RESET_AGAIN = ("/auth/forgot", "Ask for a new link")
 EMAIL_AGAIN = (SETTINGS, "Back to the settings")

@@ -4,7 +4,7 @@
     report.ok or print(*report.problems, sep="\\n")
 
 It reads one moment of the database from end to end, a page at a time, so that ten million requests take time but not
-memory: it keeps one entry per account and one per key with a limit.
+memory: it keeps one entry per account, per key with a limit, and per account and month of included tokens.
 """
 
 import hashlib

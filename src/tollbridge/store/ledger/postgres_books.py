@@ -5,8 +5,8 @@
     await books.commit()                                     # or rollback(); the next transaction has begun
 
 Round trips are what a batch pays for, so there are few: one statement that locks and reads, one that writes, and a
-COMMIT with the next BEGIN behind it. Only extensions, checkpoints, journal transactions and other processes' holds need
-more.
+COMMIT with the next BEGIN behind it. More are needed only for what is rare: extensions, checkpoints, journal
+transactions, claims, included tokens, other processes' holds, and the first hold of a key with a limit.
 
 Rule 1  Everybody takes locks in one order: the process row, balances by account, spends by key. A process that fences
         another waits for its batch, and the fenced one's next batch sees the fence.

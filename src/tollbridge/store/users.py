@@ -82,7 +82,7 @@ async def was_taken_over(transaction: Transaction, user_id: int) -> bool:
 
 
 async def drop_ways_in(transaction: Transaction, user_id: int) -> None:
-    """Delete all sessions, passkeys and links. The password and the second factor stay."""
+    """Delete all sessions, passkeys and links. Password, second factor and identities at log-in providers stay."""
     await transaction.execute("DELETE FROM session WHERE user_id = $1", user_id)
     await transaction.execute("DELETE FROM passkey WHERE user_id = $1", user_id)
     await transaction.execute("DELETE FROM mail_token WHERE user_id = $1", user_id)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# secrets.sh: random secrets for compose.yaml, into secrets/ beside this file. What is there already is kept.
+# secrets.sh: writes random secrets for compose.yaml into secrets/ beside this file. Existing ones are kept.
 set -eu
 cd "$(dirname "$0")"
 umask 077
@@ -18,6 +18,6 @@ if [ ! -s secrets/providers ]; then
     printf 'put-the-key-here' >secrets/providers
     echo "Put your provider's key into deploy/compose/secrets/providers." >&2
 fi
-# A container's users are not known here, so its files can be read by all: the folder is what keeps others out. Whoever made
-# them can write to them: a provider's key is still to come.
+# The containers' users are not known here, so everybody may read the files: the folder keeps others out. Their owner can still
+# write to them, because a provider's key has yet to be added.
 chmod 0644 secrets/*

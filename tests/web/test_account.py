@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import html
+import json
 import re
 
 import pytest
@@ -676,10 +677,28 @@ def test_who_leaves_takes_their_data_along_and_is_forgotten_but_for_the_books() 
             bearer = {"authorization": f"Bearer {key}"}
             assert (await site.post("/v1/chat/completions", chat(), bearer)).status == 200
             await site.settled(1)
+            await add_passkey(site, "ada@example.com")
+            await site.database.execute(
+                "INSERT INTO identity (issuer, subject, user_id, created_at) VALUES ('https://id', 'hidden', 1, 5)"
+            )
+            order = await ada.post(
+                "/dashboard/billing/checkout", {"pack": "10000000000", "once": "1", "method": "demo"}
+            )
+            payment = order.headers["location"].partition("payment=")[2]
+            await ada.post(f"/dashboard/billing/payments/{payment}/demo")
+            await ada.post("/dashboard/billing/details", {"name": "Ada Ltd", "address": "1 Street", "tax_id": ""})
             export = await ada.get(f"{SETTINGS}/export")
-            kinds = {line.partition('"kind":"')[2].partition('"')[0] for line in export.text.splitlines()}
-            assert kinds == {"user", "session", "membership", "account", "member", "key", "activity", "statement"}
+            lines = [json.loads(line) for line in export.text.splitlines()]
+            personal = {"user", "session", "passkey", "log_in_by", "membership"}
+            of_account = {"account", "buyer", "payment", "invoice", "member", "key", "activity", "statement"}
+            assert {line["kind"] for line in lines} == personal | of_account
+            by_kind = {line["kind"]: line for line in lines}
+            assert by_kind["log_in_by"] == {"kind": "log_in_by", "issuer": "https://id", "created_at": 5}
+            assert (by_kind["payment"]["id"], by_kind["payment"]["amount_usd"]) == (payment, "10")
+            assert (by_kind["invoice"]["paper"], by_kind["invoice"]["amount_usd"]) == ("invoice", "10")
+            assert by_kind["buyer"]["name"] == "Ada Ltd"
             assert key not in export.text
+            assert "hidden" not in export.text
             assert (await ada.post(f"{SETTINGS}/close", {"typed": "yes"})).status_code == 400
             assert (await ada.post(f"{SETTINGS}/close", {"typed": "ada@example.com"})).status_code == 303
             assert (await ada.get("/dashboard")).status_code == 303
@@ -687,7 +706,8 @@ def test_who_leaves_takes_their_data_along_and_is_forgotten_but_for_the_books() 
             tables = await site.database.fetch("SELECT name FROM sqlite_master WHERE type = 'table'")
             for (table,) in tables:
                 text = str(await site.database.fetch(f'SELECT * FROM "{table}"'))
-                assert "ada@example.com" not in text, table
+                # Invoices must be kept as they were issued.
+                assert ("ada@example.com" in text) == (table == "invoice"), table
             assert len(await site.usage()) == 1
             assert (await registered(site, "ada@example.com")) is not None
 

@@ -3,17 +3,35 @@
 from collections.abc import AsyncIterator
 
 import msgspec
+from msgspec import Raw
 
 from tollbridge.core.money import format_usd
-from tollbridge.core.roles import Role
+from tollbridge.core.payments import Payment
+from tollbridge.core.roles import ADMINS, PAYERS, Role
 from tollbridge.errors import Forbidden, InvalidRequest
 from tollbridge.services.desk import Desk
 from tollbridge.services.sessions import Presence
 from tollbridge.services.statement import statement
-from tollbridge.store import activity, keys, leaving, members, sessions, subscriptions, users
+from tollbridge.store import (
+    activity,
+    byok,
+    identities,
+    invoices,
+    keys,
+    leaving,
+    management_keys,
+    members,
+    passkeys,
+    payments,
+    sessions,
+    subscriptions,
+    users,
+)
 from tollbridge.store.accounts import Account
 from tollbridge.store.activity import NewDeed
-from tollbridge.store.db import Transaction, run
+from tollbridge.store.db import Database, Transaction, run
+from tollbridge.store.invoices import Invoice
+from tollbridge.store.users import User
 
 _ALL = (1 << 62) - 1
 _PAGE = 500
@@ -22,32 +40,80 @@ _PAGE = 500
 async def export(desk: Desk, presence: Presence) -> AsyncIterator[bytes]:
     """What is kept about a user and the account that they look at, one JSON object a line, `kind` first.
 
-    Members, keys, activity and the statement are for owners and admins only. Prompts and answers are not kept.
+    Payments and invoices are for those who may pay; members, keys, activity and the statement for owners and admins.
+    Prompts and answers are not kept.
     """
-    database, user, account = desk.database, presence.user, presence.account
-    yield _line("user", {"id": user.public_id, "email": user.email, "created_at": user.created_at})
-    for session in await sessions.of_user(database, user.id):
-        yield _line("session", {"seen_at": session.seen_at, "address": session.address, "agent": session.agent})
-    for belonging in await members.of_user(database, user.id):
-        yield _line("membership", {"account": belonging.public_id, "role": belonging.role})
+    database, account = desk.database, presence.account
+    async for line in _of_user(database, presence.user):
+        yield line
     if account is None:
         return
     amounts = {name: format_usd(getattr(account, name)) for name in ("paid", "promo", "held")}
     yield _line("account", {"id": account.public_id, "email": account.email, "plan": account.plan, **amounts})
-    if presence.role not in {Role.OWNER, Role.ADMIN}:
-        return
-    for member in await members.of_account(database, account.id):
-        yield _line("member", {"email": member.email, "role": member.role, "since": member.since})
-    for key in await keys.of_account(database, account.id):
-        yield _line("key", {"id": key.public_id, "hint": key.hint, "label": key.label, "created_at": key.created_at})
+    if presence.role in PAYERS:
+        async for line in _of_payments(database, account.id):
+            yield line
+    if presence.role in ADMINS:
+        async for line in _of_account(database, account.id):
+            yield line
+
+
+async def _of_user(database: Database, user: User) -> AsyncIterator[bytes]:
+    yield _line("user", {"id": user.public_id, "email": user.email, "created_at": user.created_at})
+    for session in await sessions.of_user(database, user.id):
+        yield _line("session", {"seen_at": session.seen_at, "address": session.address, "agent": session.agent})
+    for passkey in await passkeys.of_user(database, user.id):
+        yield _line("passkey", {"label": passkey.label, "created_at": passkey.created_at, "used_at": passkey.used_at})
+    for issuer, created_at in await identities.of_user(database, user.id):
+        yield _line("log_in_by", {"issuer": issuer, "created_at": created_at})
+    for belonging in await members.of_user(database, user.id):
+        yield _line("membership", {"account": belonging.public_id, "role": belonging.role})
+
+
+async def _of_payments(database: Database, account_id: int) -> AsyncIterator[bytes]:
+    buyer = await invoices.buyer(database, account_id)
+    if buyer is not None:
+        yield _line("buyer", msgspec.to_builtins(buyer))
     before = _ALL
-    while deeds := await activity.page(database, account.id, before, _PAGE):
+    while orders := await payments.of_account(database, account_id, before, _PAGE):
+        for order in orders:
+            facts = _picked(order, "status", "method", "currency", "created_at", "paid_at")
+            yield _line("payment", {"id": order.public_id, **facts, **_amounts(order)})
+        before = orders[-1].id
+    before = _ALL
+    while papers := await invoices.of_account(database, account_id, before, _PAGE):
+        for paper in papers:
+            facts = {"paper": paper.kind, **_picked(paper, "number", "payment", "currency", "issued_at")}
+            yield _line("invoice", {**facts, **_amounts(paper), "buyer": Raw(paper.buyer.encode())})
+        before = papers[-1].number
+
+
+async def _of_account(database: Database, account_id: int) -> AsyncIterator[bytes]:
+    for member in await members.of_account(database, account_id):
+        yield _line("member", _picked(member, "email", "role", "since"))
+    for key in await keys.of_account(database, account_id):
+        yield _line("key", {"id": key.public_id, **_picked(key, "hint", "label", "created_at")})
+    for manager in await management_keys.of_account(database, account_id):
+        facts = _picked(manager, "hint", "label", "created_at", "used_at")
+        yield _line("management_key", {"id": manager.public_id, **facts})
+    for own in await byok.of_account(database, account_id):
+        yield _line("provider_key", {"id": own.public_id, **_picked(own, "provider", "hint", "label", "created_at")})
+    before = _ALL
+    while deeds := await activity.page(database, account_id, before, _PAGE):
         for deed in deeds:
             yield _line("activity", msgspec.to_builtins(deed))
         before = deeds[-1].id
-    async for line in statement(database, account.id):
+    async for line in statement(database, account_id):
         amounts = {"amount_usd": format_usd(line.amount), "balance_usd": format_usd(line.balance)}
         yield _line("statement", {"at": line.at, "what": line.what, **amounts})
+
+
+def _picked(row: msgspec.Struct, *names: str) -> dict[str, object]:
+    return {name: getattr(row, name) for name in names}
+
+
+def _amounts(row: Payment | Invoice) -> dict[str, object]:
+    return {"amount_usd": format_usd(row.amount), "tax_usd": format_usd(row.tax)}
 
 
 def check(presence: Presence, typed: str) -> Account:

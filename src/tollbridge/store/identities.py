@@ -15,3 +15,11 @@ async def add(transaction: Transaction, issuer: str, subject: str, user_id: int,
         "INSERT INTO identity (issuer, subject, user_id, created_at) VALUES ($1, $2, $3, $4)",
         *(issuer, subject, user_id, now),
     )
+
+
+async def of_user(database: Transaction, user_id: int) -> list[tuple[str, int]]:
+    """(issuer, since when in milliseconds) of everything that a user logs in by elsewhere."""
+    rows = await database.fetch(
+        "SELECT issuer, created_at FROM identity WHERE user_id = $1 ORDER BY created_at, issuer", user_id
+    )
+    return [(str(issuer), int(created_at)) for issuer, created_at in rows]

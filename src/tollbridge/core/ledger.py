@@ -1,18 +1,18 @@
 """What an operation does to the books.
 
 Both databases load the rows that a batch of operations needs, call `decide`, and write what it says in one
-transaction. The rules, all of them here:
+transaction. All the rules are here:
 
-Rule 1  An amount is an integer of nano-USD. A customer's balance is `paid` + `promo`; `held` of it is reserved for
-        calls that run; what is left is *available*. Promo is spent first.
+Rule 1  Amounts are integers of nano-USD. A customer's balance is `paid` + `promo`; `held` of it is reserved for
+        running calls; the rest is *available*. Promo is spent first.
 Rule 2  A hold reserves between `least` and `want`, atomically, or is refused and changes nothing.
 Rule 3  A hold ends at most once. A second end changes nothing and returns the first result.
 Rule 4  No hold, no effect: what an end moves is what the stored hold says.
-Rule 5  Usage never makes a balance negative and never spends more of a key than its limit: what cannot be charged
-        goes to the loss account. Only refunds and disputes may overdraw.
-Rule 6  A hold that was swept (its process had gone) may still have a true end: the difference is a transaction of its
+Rule 5  Usage never makes a balance negative and never takes a key past its limit: what cannot be charged goes to the
+        loss account. Only refunds and disputes may overdraw.
+Rule 6  A hold that was swept (its process was gone) may still get its true end: the difference is a transaction of its
         own, `late/<hold>`, and only ever a further charge.
-Rule 7  A hold may be on tokens that the account's plan includes in this month: then its amount is 0, its end charges 0
+Rule 7  A hold may be on tokens that the account's plan includes this month: then its amount is 0, its end charges 0
         and takes tokens instead, never more than are left. It is all tokens or all money.
 Rule 8  Everything but usage is a journal transaction whose entries sum to zero and whose idempotency key is unique.
 """
@@ -63,7 +63,7 @@ OVERDRAWING = frozenset({Kind.REFUND, Kind.DISPUTE})
 
 
 class Refusal(StrEnum):
-    """Why an operation was refused. The first three are 402, the next one 429, the others 401, 403 or ours."""
+    """Why an operation was refused. As HTTP: the first three 402, then 429, 401 and 403; the rest are ours, 503."""
 
     INSUFFICIENT = "insufficient_credits"
     IN_FLIGHT = "in_flight_budget_exhausted"
@@ -79,9 +79,9 @@ class Refusal(StrEnum):
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
-    """Whoever asks again under the same `name` gets no second hold for `keep_ms`, unless the first came to nothing.
+    """For `keep_ms`, no second hold is given under the same `name`, unless the first came to nothing.
 
-    `request` tells whether it is the same one. Both are SHA-256.
+    `request` tells whether it is the same request. Both are SHA-256.
     """
 
     name: bytes
@@ -90,9 +90,9 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
 
 
 class Hold(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Reserve at least `least` and at most `want`. `id` is new: epoch of the process and a counter (`hold_id`).
+    """Reserve at least `least` and at most `want`. `id` is new: the process's epoch and a counter (`hold_id`).
 
-    `period` (YYYYMM): before any money, `least_tokens` to `tokens` of the `included` tokens of that month; 0: none.
+    `period` (YYYYMM): try first to hold `least_tokens` to `tokens` of that month's `included` tokens; 0: money only.
     """
 
     id: int
@@ -109,7 +109,7 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Extend(msgspec.Struct, frozen=True, kw_only=True):
-    """Reserve more for a hold that runs, of what it is on. `step` counts the extensions of one hold from 1."""
+    """Reserve more for a running hold, money or tokens as it is on. `step` numbers a hold's extensions from 1."""
 
     hold: int
     account_id: int
@@ -120,7 +120,7 @@ class Extend(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """What is remembered of one request: the usage row less its amounts. Never a prompt or an answer."""
+    """What is kept of one request: the usage row without its amounts. Never a prompt or an answer."""
 
     started_at: int
     duration_ms: int
@@ -144,18 +144,18 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     suspect: bool = False
     # A customer's own credential paid the provider; the charge is the fee.
     byok: bool = False
-    # By which the caller knows its id: a key of `core.ids.PREFIXES`.
+    # A key of `core.ids.PREFIXES`: sets the prefix of the id that the caller was given.
     endpoint: str = "chat"
     finish: str | None = None
     raw: bytes | None = None
-    # JSON list of the attempts that went before the one that answered (route, status, cost); None when there was none.
+    # JSON list of the failed attempts (`gateway.admission.Attempt`); None when there were none.
     attempts: bytes | None = None
 
 
 class End(msgspec.Struct, frozen=True, gc=False):
-    """End a hold: `charge` is what the customer should pay, by money or by tokens; 0 gives all of it back.
+    """End a hold: `charge` is what the customer should pay, in money or tokens; 0 releases all of the hold.
 
-    `cap`: the most that they agreed to pay, at least what was held.
+    `cap`: the most that the customer agreed to pay; never less than what was held.
     """
 
     hold: int
@@ -182,7 +182,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Post(msgspec.Struct, frozen=True, kw_only=True):
-    """A journal transaction on one customer's account; made by `top_up`, `grant`, `refund` … below."""
+    """A journal transaction on one customer's account, made by `top_up`, `grant`, `refund` … below."""
 
     idempotency_key: str
     kind: Kind
@@ -199,9 +199,9 @@ Operation = Hold | Extend | End | Checkpoint | Post
 
 
 class Held(msgspec.Struct, frozen=True, gc=False):
-    """`amount` is the whole of the hold so far, extensions included; `available` what is left beside it.
+    """`amount` is the whole hold so far, extensions included; `available` is what the account has left beside it.
 
-    `tokens`: it is on so many included tokens; 0: on money.
+    `tokens`: the included tokens that it is on; 0: it is on money.
     """
 
     amount: int
@@ -225,17 +225,17 @@ class Posted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Noted(msgspec.Struct, frozen=True):
-    """A checkpoint was taken (or was not needed any more)."""
+    """A checkpoint was taken, or was no longer needed."""
 
 
 class Spooled(msgspec.Struct, frozen=True):
-    """The database is away. The end or checkpoint is safe on this machine's disk and is written when it is back."""
+    """The database is away. The end or checkpoint is safe on this machine's disk, to be written when it is back."""
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True):
-    """`available` and `posted` (available + held) of whatever refused: the account, or the key's limit.
+    """`available` and `posted` (available + held) are those of what refused: the account, or the key's limit.
 
-    `balance`: what is available to the account where it is the key's limit that refused.
+    `balance`: what the account has available, if the key's limit refused.
     """
 
     why: Refusal
@@ -245,7 +245,7 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True):
-    """Another hold has the claim. `same`: it is of the same request."""
+    """Another hold has the claim. `same`: it is for the same request."""
 
     hold: int
     same: bool
@@ -276,10 +276,10 @@ class Balance(msgspec.Struct, gc=False):
 
 
 class KeyState(msgspec.Struct, gc=False):
-    """What a hold must know of a key. `limit` None: no limit, and then no spend is kept.
+    """What a hold must know about a key. `limit` None: no limit, and then no spend is kept.
 
-    `live`: neither revoked nor disabled. `expires_at` may be left out where `live` has been read with the time already
-    in it. `reset`: the limit is for each day, week or month; `spent` is what ended from `since` on.
+    `live`: neither revoked nor disabled. `expires_at` may be None if `live` already accounts for it. `reset`: the limit
+    is per day, week or month; `spent` is what was charged by ends since `since`.
     """
 
     key_id: int
@@ -294,21 +294,21 @@ class KeyState(msgspec.Struct, gc=False):
 
     @property
     def left(self) -> int:
-        """What may still be held; of a key with a limit only."""
+        """What may still be held. Only for a key with a limit."""
         assert self.limit is not None
         return self.limit - self.spent - self.held
 
     def renew(self, now: int) -> None:
-        """Begin anew when the day, week or month has. A clock that goes back changes nothing.
+        """Start counting anew if a new day, week or month has begun. A clock that goes back changes nothing.
 
-        What ended before `now` is in the books by now: `since` may stand there, whatever the limit was before.
+        All that ended before `now` is already booked, so `since` may be `now`, whatever the limit was before.
         """
         if self.reset is not None and began(self.reset, now) > self.since:
             self.since, self.spent = now, 0
 
 
 class Allowance(msgspec.Struct, gc=False):
-    """A row of `allowance`: of the tokens that a plan includes in one month."""
+    """A row of `allowance`: the tokens that a plan includes in one month."""
 
     account_id: int
     period: int
@@ -322,10 +322,10 @@ class Allowance(msgspec.Struct, gc=False):
 
 
 class OpenHold(msgspec.Struct, gc=False):
-    """A row of `hold` with its extensions. `limited`: the key's spend carries this hold too.
+    """A row of `hold` with its extensions. `limited`: it counts against the key's limit too.
 
-    `tokens`, of the month `period`: it is on tokens, and its steps are tokens; None: on money. `expires_at`: of a new
-    one; 0: it was read from its row, and nobody asks.
+    `tokens`: the tokens of the month `period` that it is on; its steps are tokens too; None: it is on money.
+    `expires_at`: set for a new hold only; 0: it was read from its row, where nothing needs it.
     """
 
     id: int
@@ -343,8 +343,8 @@ class OpenHold(msgspec.Struct, gc=False):
 class EndRow(msgspec.Struct, frozen=True, gc=False):
     """A row of `usage`: the end of a hold, its journal and its usage record in one.
 
-    `limited`: the key's spend carried the hold, and carries the charge. `allowance`: included tokens that were taken
-    in place of a charge; None: the hold was on money.
+    `limited`: the hold counted, and the charge counts, against the key's limit. `allowance`: included tokens taken
+    instead of a charge; None: the hold was on money.
     """
 
     hold: int
@@ -361,7 +361,7 @@ class EndRow(msgspec.Struct, frozen=True, gc=False):
 
 
 class Claimant(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `claim`, and how its hold ended: `outcome` None: it runs."""
+    """A row of `claim`, and how its hold ended. `outcome` None: it is still running."""
 
     hold: int
     request: bytes
@@ -372,7 +372,7 @@ class Claimant(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: int = 0
 
     def stands(self, now: int, keep_ms: int) -> bool:
-        """Whether it still has the claim: not when its process died, and not when it failed and cost nothing."""
+        """Whether it still has the claim: not if its process died, nor if it failed and cost nothing."""
         if self.outcome is None:
             return True
         came_to_nothing = self.outcome is not Outcome.COMPLETED and not self.charge and not self.allowance
@@ -380,9 +380,9 @@ class Claimant(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class State(msgspec.Struct, kw_only=True):
-    """The rows that a batch needs, as stored. `decide` changes them in place: a state serves one batch.
+    """The rows that a batch needs, as stored. `decide` changes them in place, so a state serves one batch.
 
-    `ends` holds the ends already stored of the batch's holds; `posted` the idempotency keys already used.
+    `ends`: ends already stored for the batch's holds; `posted`: idempotency keys already used.
     `fenced`: another process has swept this one's holds.
     """
 
@@ -399,7 +399,7 @@ class State(msgspec.Struct, kw_only=True):
 
 
 class Decision(msgspec.Struct):
-    """What to write, in any order, in one transaction; and one verdict per operation, in the order they came."""
+    """What to write, in any order, in one transaction; and one verdict per operation, in their order."""
 
     verdicts: list[Verdict] = []
     holds: list[OpenHold] = []
@@ -409,7 +409,7 @@ class Decision(msgspec.Struct):
     posts: list[Post] = []
     balances: dict[int, Balance] = {}
     keys: dict[int, KeyState] = {}
-    # Holds that have ended and whose stored checkpoint, if there is one, goes.
+    # Ended holds whose stored checkpoint, if there is one, is deleted.
     forgotten: list[int] = []
     allowances: dict[tuple[int, int], Allowance] = {}
     claims: dict[tuple[int, bytes], Claimant] = {}
@@ -419,7 +419,7 @@ class Decision(msgspec.Struct):
 
 
 def hold_id(epoch: int, counter: int) -> int:
-    """64-bit id of a hold: who made it in the high bits, so that a dead process's holds are one range."""
+    """64-bit id of a hold, with the process's epoch in the high bits: the holds of a dead process are one range."""
     return (epoch << COUNTER_BITS) | counter
 
 
@@ -456,7 +456,7 @@ def _hold(state: State, op: Hold, now: int, out: Decision) -> Verdict:
     available = balance.paid + balance.promo - balance.held
     amount, tokens = want, None
     if want <= available and least <= available and key.limit is None and not op.period and not balance.frozen:
-        # Nearly every hold: nothing but the balance bounds it, and all of it is there.
+        # Nearly every hold: only the balance bounds it, and it covers all that is wanted.
         balance.held += want
         out.balances[account_id] = balance
     else:
@@ -479,7 +479,7 @@ def _hold(state: State, op: Hold, now: int, out: Decision) -> Verdict:
 
 
 def _take_tokens(state: State, op: Hold, out: Decision) -> int | None:
-    """Hold what is left of the month's tokens, up to what is wanted; None when it is too little."""
+    """Hold what is left of the month's tokens, up to what is wanted; None if that is too little."""
     _check_amounts(op.included, op.tokens, op.least_tokens)
     of = (op.account_id, op.period)
     allowance = state.allowances.get(of)
@@ -496,7 +496,7 @@ def _take_tokens(state: State, op: Hold, out: Decision) -> int | None:
 
 
 def _without_tokens(refused: Refused, op: Hold, state: State) -> Refused:
-    """Neither tokens nor money: the caller is told which of the two would do, and whether waiting helps."""
+    """The refusal when neither tokens nor money suffice. If what runs now holds the tokens, waiting helps."""
     if refused.why is not Refusal.INSUFFICIENT:
         return refused
     allowance = state.allowances[op.account_id, op.period]

@@ -1,6 +1,6 @@
 """What a call may cost before it runs, and what it is charged when it has ended.
 
-`bound` gives the hold its two numbers; `bill` is the table "What is charged" of docs/billing.md, one branch a row.
+`bound` gives a hold its two numbers; `bill` is the table "What is charged" of docs/billing.md, one branch per row.
 Amounts are nano-USD, tokens are counts.
 """
 
@@ -12,24 +12,24 @@ import msgspec
 from tollbridge.core import money, tokens
 from tollbridge.values import DAY_MS, Outcome, Price, Route, Usage, When
 
-# The least that a call is let run with: below this a refusal helps the caller more than a stump of an answer.
+# The least output that a call is run for: below this, a refusal serves the caller better than a stub of an answer.
 LEAST_OUTPUT_TOKENS = 256
 
-# A caller who leaves before the first token pays for the prompt, unless the provider had been silent for this long.
+# A caller who leaves before the first token pays for the prompt, unless the provider had been silent for longer.
 SILENCE_IS_UPSTREAMS_FAULT_MS = 30_000
 
-# What a request says when it wants its prompt cached for an hour.
+# How a request asks for its prompt to be cached for an hour.
 _HOUR = b'1h"'
-# How tools offer a provider's own search to the model, and how many calls of it a hold covers then. A function of the
-# caller's that is called so is none.
+# How tools offer a provider's own search to the model, and how many searches a hold then covers. A function of the
+# caller's own with such a name is not one.
 _SEARCH = (b'"type":"web_search', b'"type": "web_search', b'"google_search"', b'"googleSearch"')
 SEARCHES_HELD = 10
-# 1 January 1970 was a Thursday, the fourth day of its week.
+# 1 January 1970 was a Thursday; weeks begin on Monday, day 0.
 _FIRST_DAY = 3
 
 
 def at(route: Route, moment: int) -> Route:
-    """`route` on the terms that apply to a request that comes at `moment` (milliseconds since the epoch)."""
+    """`route` on the terms that apply to a request arriving at `moment` (milliseconds since the epoch)."""
     for variant in route.variants:
         if all(covers(when, moment) for when in variant.when):
             return variant.route
@@ -45,7 +45,7 @@ def all_at(routes: Sequence[Route], moment: int) -> Sequence[Route]:
 
 
 def covers(when: When, moment: int) -> bool:
-    """Whether `moment` (milliseconds since the epoch) is in it."""
+    """Whether `moment` (milliseconds since the epoch) falls within `when`."""
     if not when.since <= moment < when.until:
         return False
     day, time = divmod(moment, DAY_MS)
@@ -57,10 +57,10 @@ def covers(when: When, moment: int) -> bool:
 
 
 class Bound(msgspec.Struct, frozen=True, gc=False):
-    """`want` is what should be held, `least` what must be, `whole` what it may cost in all.
+    """`want` is what should be held, `least` what must be, `whole` what the request may cost in all.
 
-    `limit`: the output limit per choice that `whole` assumes. `prompt_price` is what the prompt and the searches may
-    cost in all, `output_price` each token written: pico-USD, before the multiplier, at the dearest.
+    `limit`: the output limit per choice that `whole` assumes. `prompt_price`: what the prompt and the searches may cost
+    in all; `output_price`: what each token written may cost; both in pico-USD, before the multiplier, at the dearest.
     """
 
     want: int
@@ -73,12 +73,12 @@ class Bound(msgspec.Struct, frozen=True, gc=False):
 
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What a request asks for, as far as money goes. `prompt`: estimated tokens, the hold's margin not yet added.
-    `read`: what of them is charged where the provider does not say what it read (`tokens.count_read`).
+    """What a request asks for, as far as money goes. `prompt`: estimated tokens, without the hold's margin. `read`:
+    those of them that are charged if the provider does not report what it read (`tokens.count_read`).
 
-    `output_limit` is the caller's, per choice; `choices` how many answers. `produces`: False for embeddings. What may
-    make it dearer: `audio`, it may hold sound; `body`, the request as it came, in which is looked for caching by the
-    hour (None: it may be asked for); `tools`, JSON.
+    `output_limit`: the caller's, per choice; `choices`: how many answers. `produces`: False for embeddings. What may
+    make it dearer: `audio`, it may hold sound; `body`, the request as it came, searched for one-hour caching (None: it
+    may be asked for); `tools`, JSON.
     """
 
     prompt: int
@@ -94,8 +94,8 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 def bound(demand: Demand, route: Route, model_limit: int, default_hold: int, strict: bool) -> Bound:
     """The bound of `demand` on one route, at the dearest meters that it may use and the dearest tier that it may reach.
 
-    `model_limit` is the most that the model writes; `default_hold` how many tokens are held when the caller set no
-    limit (all of them when `strict`).
+    `model_limit`: the most tokens that the model writes; `default_hold`: the output tokens held when the caller set no
+    limit (if `strict`, all that the model may write).
     """
     prompt = tokens.with_margin(demand.prompt)
     price, multiplier = route.price, route.multiplier_ppm
@@ -118,7 +118,7 @@ def bound(demand: Demand, route: Route, model_limit: int, default_hold: int, str
 
 
 class TokenBound(msgspec.Struct, frozen=True, gc=False):
-    """The same two numbers for a hold on tokens; 0: none is asked for."""
+    """The same two numbers for a hold on tokens; 0: no tokens are asked for."""
 
     want: int = 0
     least: int = 0
@@ -127,7 +127,7 @@ class TokenBound(msgspec.Struct, frozen=True, gc=False):
 def token_bound(demand: Demand, route: Route, bound: Bound, *, cap: int, default_hold: int) -> TokenBound:
     """How many included tokens should and must be held for a request with this `bound`, which may cost `cap`.
 
-    Nothing is asked for a call that costs nothing, or that the customer's own credential pays for.
+    None for a call that costs nothing or that the customer's own credential pays for.
     """
     if bound.whole == 0 or route.upstream.owner:
         return TokenBound()
@@ -141,7 +141,7 @@ def token_bound(demand: Demand, route: Route, bound: Bound, *, cap: int, default
 
 
 def affordable_output(route: Route, amount: int, bound: Bound, choices: int) -> int:
-    """Output tokens per choice that `amount` pays for beside the prompt of `bound`; 0 when it pays for none."""
+    """Output tokens per choice that `amount` pays for on top of the prompt of `bound`; 0 if it pays for none."""
     price = bound.output_price * route.multiplier_ppm
     if price == 0:
         return 1 << 31
@@ -150,7 +150,7 @@ def affordable_output(route: Route, amount: int, bound: Bound, choices: int) -> 
 
 
 def further_output(route: Route, prompt: int, output: int) -> int:
-    """What `output` tokens more may cost of an answer to a prompt of about `prompt` tokens."""
+    """What `output` more tokens may cost in an answer to a prompt of about `prompt` tokens."""
     price = route.price.at_most[1]
     for tier in route.price.tiers:
         if tokens.with_margin(prompt) > tier.above:
@@ -169,13 +169,13 @@ def cost(usage: Usage, route: Route) -> int:
 
 
 def charge_and_cost(usage: Usage, route: Route) -> tuple[int, int]:
-    """Both at once: most routes are sold at cost."""
+    """Both at once, computed once for most routes, which are sold at cost."""
     charged = money.charge(usage, route.price, route.multiplier_ppm)
     return charged, charged if route.is_sold_at_cost else cost(usage, route)
 
 
 def _dearest(price: Price, prompt: int, demand: Demand) -> tuple[int, int]:
-    """The most that a token read, and that a token written, may cost of a request with a prompt of so many tokens."""
+    """The most that a token read and a token written may cost, for a prompt of `prompt` tokens; pico-USD."""
     read, written = price.at_most
     if price.audio_input is not None and price.audio_input > read and demand.audio:
         read = price.audio_input
@@ -199,16 +199,16 @@ class Cause(Enum):
     OUR_FAULT = "our_fault"
 
 
-# What is asked of every call: CPython is slow to find a member of an enumeration in it.
+# Every call needs these: CPython is slow to look up a member of an enumeration.
 FINISHED, COMPLETED = Cause.FINISHED, Outcome.COMPLETED
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is known when a call ends.
 
-    `reported` is the provider's usage, already through its gate (None: none, or none that can be believed);
-    `counted` the local count of prompt and output. `produced`: the provider sent output. `delivered`: some of it was
-    written to the caller. `silent_ms`: how long the provider had been silent when it ended.
+    `reported`: the provider's usage, already through its gate (None: none was reported, or none that can be believed);
+    `counted`: the local count of prompt and output. `produced`: the provider sent output. `delivered`: some of it was
+    written to the caller. `silent_ms`: how long the provider had been silent when the call ended.
     """
 
     cause: Cause
@@ -221,20 +221,20 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Bill(msgspec.Struct, frozen=True, gc=False):
-    """`usage` is what is priced; `charged` False: the customer pays nothing for it; `outcome` goes on the record."""
+    """`usage` is what is priced. `charged` False: the customer pays nothing for it. `outcome` goes on the record."""
 
     usage: Usage
     charged: bool
     outcome: Outcome
-    # Nothing was charged although the provider may bill it: counts against the account's allowance of free losses.
+    # Not charged although the provider may bill it: counts against the account's daily allowance of free losses.
     free_loss: bool = False
 
 
 def bill(ending: Ending, charge_partial: bool, silence_ms: int = SILENCE_IS_UPSTREAMS_FAULT_MS) -> Bill:
     """What is charged.
 
-    `charge_partial`: the operator charges output that came before an upstream died. `silence_ms`: a caller who leaves
-    before the first token owes nothing after a longer silence of the provider.
+    `charge_partial`: the operator charges for output that came before an upstream died. `silence_ms`: a caller who
+    leaves before the first token owes nothing if the provider had been silent for longer than this.
     """
     usage = ending.reported or ending.counted
     if ending.cause is FINISHED and ending.produced:  # nearly every call

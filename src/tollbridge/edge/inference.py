@@ -1,7 +1,7 @@
 """The inference edge: `/v1/…`, without a framework.
 
-Bytes come in as a `Downstream` (edge.downstream); every answer goes out here, errors included, in the form that
-OpenAI's clients know. What happens in between is `gateway`'s.
+Requests come in as a `Downstream` (edge.downstream). Every answer goes out here, errors included, in the caller's
+dialect. What happens in between belongs to `gateway`.
 """
 
 import logging
@@ -75,10 +75,10 @@ ENDPOINTS: dict[str, Callable[[bytes], Request]] = {
 
 
 class Vital(msgspec.Struct, frozen=True):
-    """What tells whether paid work may be taken. `lag`: seconds that the event loop is behind.
+    """Tells whether paid work may be taken. `lag`: seconds that the event loop is behind.
 
-    `leaving`: nothing new should be sent here; what comes all the same is done. `well`: whether all is well but for
-    that, asked first; the others say what is wrong.
+    `leaving`: new requests should go elsewhere, but those that still arrive are served. `well`: whether all is well
+    apart from that; it is asked first, and the others say what is wrong.
     """
 
     well: Callable[[], bool]
@@ -93,7 +93,7 @@ _NOTHING = Usage()
 
 
 class Inference:
-    """Everything under `/v1`, and the probes: answers what `edge.server` takes in."""
+    """Everything under `/v1`, and the probes: answers the requests that `edge.server` takes in."""
 
     def __init__(
         self,
@@ -128,11 +128,11 @@ class Inference:
         self._guesses = Refusals[str](MOST_WRONG_KEYS - 1)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answers what a page asks for in its visitor's place: `scope` is of its making."""
+        """Answer a request that a page makes on its visitor's behalf: the page made `scope`."""
         await self.answer(scope["extensions"]["tollbridge"], self._read(scope))
 
     def answer(self, downstream: Downstream, asked: "_Asked | None" = None) -> Coroutine[Any, Any, None]:
-        """To be awaited: answers what the request's own head asks for, or else what is `asked`."""
+        """A coroutine that answers `asked`; when that is None, what the request's own head asks for."""
         if asked is None:
             known = downstream.known
             if known is None:
@@ -164,7 +164,7 @@ class Inference:
         )
 
     async def _identify(self, call: "_Call", head: Head) -> Caller:
-        """Who calls, where the key may be used from there."""
+        """The caller. Raises `InvalidApiKey`, `RateLimited` after too many of those, and `Forbidden` by address."""
         try:
             caller = call.caller = await self._callers.of(head.authorization, head.api_key)
         except InvalidApiKey as wrong:
@@ -175,9 +175,9 @@ class Inference:
         return caller
 
     def _check_guesses(self, call: "_Call", head: Head, wrong: InvalidApiKey) -> None:
-        """Whoever sends many wrong keys is told to stop."""
+        """Tell a client that sends many wrong keys to stop."""
         address = self._address(call, head)
-        # From this machine: a proxy that says nothing of its callers, and many in one.
+        # A loopback address is a proxy that does not name its clients: it stands for many.
         if address and not ip_address(address).is_loopback:
             customer = customer_of(address)
             wait = self._guesses.cool_down(customer, call.started)
@@ -236,7 +236,7 @@ class Inference:
                     await self._answer(call, ticket)
             finally:
                 if not call.closed:
-                    # Whatever kept it from being closed is no fault of the caller's: the hold goes back whole.
+                    # Whatever kept it from being closed is not the caller's fault: the whole hold is released.
                     call.ended = self._settlement.close(ticket, None, _nothing(pricing.Cause.OUR_FAULT), status=500)
             if recorder is not None and recorder.answer is not None:
                 await self._replays.keep(ticket.hold, recorder.answer)
@@ -244,13 +244,13 @@ class Inference:
             self._come_to_nothing(call, error)
 
     async def _replay(self, call: "_Call", caller: Caller, claim: Claim | None) -> None:
-        """Another request has the claim: its answer, where there is one already."""
+        """Another request has the claim: replay its answer, if there is one already."""
         assert claim is not None
         if not await self._replayed(call, caller, claim):
             raise in_progress() from None
 
     async def _replayed(self, call: "_Call", caller: Caller, claim: Claim) -> bool:
-        """Whether the request was answered before, and has been answered so again."""
+        """Replay the answer that an earlier request with this claim got; False if there is none."""
         kept = await self._replays.find(caller.account_id, claim)
         if kept is None:
             return False
@@ -351,7 +351,7 @@ class Inference:
         return self._settlement.close(stream.ticket, route, ending, first_byte_ms=stream.first_byte_ms)
 
     def _leave(self, call: "_Call", ticket: Ticket) -> None:
-        """The caller has gone before anything was sent anywhere."""
+        """The caller left before anything was sent to a provider."""
         call.closed = True
         call.ended = self._settlement.close(ticket, None, _nothing(pricing.Cause.CLIENT_LEFT), status=499)
         raise ClientGone
@@ -367,7 +367,7 @@ class Inference:
             self._fail(call)
 
     def _fail(self, call: "_Call") -> None:
-        """Something here is wrong: the log has it, the caller learns no more than that."""
+        """The fault is ours: the log has the details, the caller learns only that there was an error."""
         error = InternalError("The server had an error while processing your request. Please try again.")
         if call.out.response_started:
             call.out.abort()
@@ -402,8 +402,8 @@ class Inference:
         balance: bytes | None,
         basis: bytes,
     ) -> None:
-        """Adds to `headers` the money, who answered and who did not, the output limit that money set, and the fields
-        that could not be sent.
+        """Add to `headers` the money, which providers answered and failed, the output limit that money set, and the
+        fields that could not be sent.
         """
         names = self._names
         headers += (names.cost + cost, names.charged + charged, names.basis + basis)
@@ -481,7 +481,7 @@ class Inference:
         call.respond(200, [JSON], msgspec.json.encode({"object": "list", "data": data}))
 
     def _listing(self, model: Model, markup: int | None) -> msgspec.Raw:
-        """A model as it is listed, written once: there are hundreds."""
+        """A model's entry in the listing, encoded once: there are hundreds."""
         listing = self._listings.get((markup, model.id))
         if listing is None:
             listing = self._listings[markup, model.id] = msgspec.Raw(msgspec.json.encode(model_fields(model)))
@@ -489,7 +489,7 @@ class Inference:
 
     def _note(self, call: "_Call", status: int, code: str = "") -> None:
         ticket, caller = call.ticket, call.caller
-        # Any other path is the caller's own text, and may be a key that was pasted into the wrong place.
+        # Any other path is the caller's own text, which may be a key pasted into the wrong place.
         path = call.path if call.path in LOGGED_PATHS else ""
         elapsed_ms = int((time.monotonic() - call.started) * 1000)
         line = RequestLine(now_ms(), call.request_id, status, elapsed_ms, path, code)
@@ -511,10 +511,10 @@ class Inference:
         route: Route | None,
         first_byte_ms: int | None = None,
     ) -> None:
-        """As `_note`, with the bill. `route`: what answered; None when nothing did."""
+        """As `_note`, with the bill. `route`: the one that answered; None when none did."""
         ticket, bill = closed.ticket, closed.bill
         caller, usage = ticket.caller, bill.usage
-        # By place: of more than 15 names CPython makes a dict first, for each request.
+        # Positional: with more than 15 keyword arguments CPython builds a dict first, for each request.
         self._log.add(
             RequestLine(
                 time.time_ns() // 1_000_000,
@@ -541,7 +541,7 @@ class Inference:
 
 
 class _Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What the head of a request asks for. `parse` reads the body of a paid call; None: it is none."""
+    """What the head of a request asks for. `parse` reads the body of a paid call; None: it is not a paid call."""
 
     method: str
     path: str
@@ -553,7 +553,7 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Call(msgspec.Struct, eq=False):
-    """One request while it is answered. `out`: what the answer goes through; `ended`: how it came to nothing."""
+    """One request while it is answered. `out`: where the answer goes; `ended`: the bill of a call that failed."""
 
     downstream: Downstream
     out: Downstream | Recorder

@@ -1,14 +1,15 @@
 """Running the edge: `Server(app, listen(host, port)).run()`.
 
 uvicorn's server on uvloop and httptools, with connections of `edge.connection`, one sweep over their deadlines, and a
-shutdown that lets the application finish what is paid for before its lifespan ends.
+shutdown that lets the application finish paid work before its lifespan ends.
 
-How it stops: `on_drain` is called and answers end their connections, but connections are still taken for `drain_pause`.
-Then the listening socket is closed. Idle connections may bring one more request for `drain_idle`: a client that sends
-at the moment when its connection is closed has a failed request. What runs may go on for `drain` altogether.
+How it stops: `on_drain` is called and each answer ends its connection, but new connections are still taken for
+`drain_pause`. Then the listening socket is closed. For `drain_idle`, an idle connection may bring one more request,
+because a client that sends at the very moment its connection is closed sees a failed request. Running requests have
+`drain` in all.
 
-When the process runs out of file descriptors libuv takes and closes what waits in the backlog (it keeps one spare for
-this) and goes on once there are some; the cap on connections keeps it from coming to that.
+When the process runs out of file descriptors, libuv accepts and closes what waits in the backlog (it keeps one spare
+descriptor for this) and carries on once there are some again; the cap on connections is there to prevent that.
 """
 
 import asyncio
@@ -34,25 +35,25 @@ __all__ = ["LoopLag", "Server", "ServerLimits", "listen"]
 _MOST_FILES = 65_536
 _LAG_TICK = 0.25
 _DRAIN_TICK = 0.05
-# After cancelling what did not end in time: seconds to settle it.
+# Seconds that cancelled requests have to settle.
 _CANCELLED = 5.0
 
 
 class Readable(Protocol):
-    """Something to be watched by a loop."""
+    """Something that an event loop can watch."""
 
     def fileno(self) -> int: ...
 
 
 class Server(uvicorn.Server):
-    """One process's server of an ASGI application. Where that has a method `answer`, each request is offered to it
-    first, as a `Downstream`: it returns the coroutine that answers without ASGI, or None.
+    """Serves an ASGI application in one process. If the application has a method `answer`, each request is offered to
+    that first, as a `Downstream`: it returns a coroutine that answers without ASGI, or None.
 
-    `run()` serves until SIGTERM or SIGINT (in another thread than the main one: until `should_exit` is set), finishes
-    what is under way, and returns; SystemExit(3) when the application's start-up failed. SIGINT, which comes from a
-    keyboard, waits for requests but for no idle connection, and a second one for nothing.
-    `on_ready` is called when connections are taken, `on_drain` when that is to end, `on_reload` at each SIGHUP; when
-    `lifeline` becomes readable it is as if SIGTERM came. Nothing is printed.
+    `run()` serves until SIGTERM or SIGINT (outside the main thread: until `should_exit` is set), finishes what is under
+    way and returns; it raises SystemExit(3) when the application's start-up failed. SIGINT, which comes from a
+    keyboard, waits for requests but not for idle connections; a second one waits for nothing.
+    `on_ready` is called once connections are accepted, `on_drain` when that is about to end, `on_reload` at each
+    SIGHUP. `lifeline` becoming readable has the effect of SIGTERM. Nothing is printed.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Server(uvicorn.Server):
         lifeline: "Readable | None" = None,
     ) -> None:
         self.limits = limits or ServerLimits()
-        affordable = _open_more_files() // 2  # each request may need a connection to an upstream too
+        affordable = _open_more_files() // 2  # each request may also need a connection to an upstream
         self.shared = Shared(self.limits, self.limits.max_connections or affordable)
         self.port: int = sock.getsockname()[1]
         self._sock = sock
@@ -107,14 +108,14 @@ class Server(uvicorn.Server):
             self._on_ready()
 
     async def on_tick(self, counter: int) -> bool:
-        """uvicorn's tick, each 0.1 s; the date, its only header of its own, is rendered once for all answers."""
+        """uvicorn's tick, every 0.1 s. The date, the only header uvicorn adds, is rendered once for all answers."""
         leaving = await super().on_tick(counter)
         self.shared.date_line = b": ".join(self.server_state.default_headers[0])
         self._sweep()
         return leaving
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Takes no more connections, lets the present requests end, and only then ends the application's lifespan."""
+        """Stop taking connections, let running requests end, and only then end the application's lifespan."""
         loop, shared, limits = asyncio.get_running_loop(), self.shared, self.limits
         connections, tasks = self.server_state.connections, self.server_state.tasks
         shared.draining = True
@@ -152,7 +153,7 @@ class Server(uvicorn.Server):
         await self.on_tick(0)
 
     def _close_listeners(self, sockets: list[socket.socket]) -> None:
-        """With what waits in them taken: closing one resets the connections that nobody has accepted yet."""
+        """Accept what waits in them first: closing a listener resets the connections not accepted yet."""
         loop = asyncio.get_running_loop()
         for sock in sockets:
             with contextlib.suppress(OSError):
@@ -169,7 +170,7 @@ class Server(uvicorn.Server):
 
     async def _take(self, waiting: socket.socket) -> None:
         config, state = self.config, self.server_state
-        # What uvicorn itself makes of an accepted connection.
+        # As uvicorn itself does for an accepted connection.
         protocol = functools.partial(
             config.http_protocol_class,  # type: ignore[call-arg]
             config=config,
@@ -179,7 +180,7 @@ class Server(uvicorn.Server):
         await asyncio.get_running_loop().connect_accepted_socket(protocol, waiting)
 
     def end(self) -> None:
-        """As if SIGTERM came."""
+        """Stop as SIGTERM does."""
         self.should_exit = True
 
     def _cut_loose(self) -> None:
@@ -188,7 +189,7 @@ class Server(uvicorn.Server):
         self.end()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # uvicorn raises the signal again at the end, so that a drained process dies by it instead of returning.
+        # Not super(): uvicorn raises the signal again at the end, and a drained process would die by it, not return.
         if sig == signal.SIGINT:
             self.force_exit, self._hurried = self.should_exit, True
         self.should_exit = True
@@ -203,14 +204,14 @@ class Server(uvicorn.Server):
 
 
 class LoopLag:
-    """How late the loop ran its last timer, in seconds: what a request waits before anybody looks at it."""
+    """How late the loop ran its last timer, in seconds: how long a request waits before it is looked at."""
 
     def __init__(self) -> None:
         self.lag = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Begins to watch the running loop."""
+        """Begin to watch the running loop."""
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(_LAG_TICK, self._tick, loop, loop.time() + _LAG_TICK)
 
@@ -226,7 +227,7 @@ class LoopLag:
 
 
 def _open_more_files() -> int:
-    """Raises the limit of open files, 1024 by custom for programs that use select(), as far as allowed; the limit."""
+    """Raise the limit of open files as far as allowed and return it. It is often 1024, for programs using select()."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
     enough = _MOST_FILES if hard == unlimited else min(hard, _MOST_FILES)

@@ -1,10 +1,10 @@
-"""May this request run, and what may it cost? Everything that can refuse it, before anything is sent anywhere.
+"""May this request run, and what may it cost? Everything that can refuse it before anything is sent to a provider.
 
-In this order, so that a refusal costs as little as possible: the models and their routes, what the request alone makes
-too dear, the limits (one atomic take), the money (one durable hold). What comes out is a `Ticket`; what was taken is
-given back when it is settled, and here when the next step refuses.
+The order makes refusals cheap: the models and their routes, the cost cap (the request alone decides that), the limits
+(one atomic take), the money (one durable hold). The result is a `Ticket`. What was taken is given back when the ticket
+is settled, or here when a later step refuses.
 
-A route that the money does not cover is left out where a cheaper one follows it: the refusal is that of the first.
+If the money does not cover a route, a cheaper one after it is tried; the refusal is that of the first.
 """
 
 import random
@@ -40,7 +40,7 @@ from tollbridge.store.ledger import Ledger
 from tollbridge.values import Model, Preferences, Route
 from tollbridge.wire.request import Request
 
-# How much of a key's running mean the latest answer makes up.
+# The latest answer counts for one part in this many of a key's running mean.
 _MEAN_SHARE = 8
 _MEANS_KEPT = 10_000
 _MODELS_KEPT = 10_000
@@ -50,30 +50,30 @@ MAX_RETRY_AFTER_S = 10
 _SUFFIXES = tuple(routing.SUFFIXES)
 _NO_WISHES = Preferences()
 _NO_TOKENS = TokenBound()
-# Refusals of a hold that a cheaper route may not meet.
+# Refusals of a hold that a cheaper route may escape.
 _TOO_DEAR = frozenset({Refusal.INSUFFICIENT, Refusal.IN_FLIGHT, Refusal.KEY_LIMIT, Refusal.QUOTA})
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One try of one route that did not answer: kept with the request's record."""
+    """One try of a route that did not answer; kept with the request's record."""
 
     route: str
     failed: str
     status: int = 0
     ms: int = 0
-    # What the provider bills for it, as far as can be known; nano-USD.
+    # What the provider bills for it as far as is known, nano-USD.
     cost: int = 0
 
 
 class Ticket(msgspec.Struct, kw_only=True):
-    """Leave to run one request: its hold, its routes in order, and the output limit that money sets (None: none).
+    """Permission to run one request: its hold, its routes in order, and the output limit that money sets (None: none).
 
-    The routes may be of several models, in the caller's order; `model` is that of the route that is being tried.
-    `cap` is the most that it may cost, nano-USD.
-    `held` and `step` grow when the hold is extended. `tokens`: it is on so many included tokens, and `held` is 0; 0: it
-    is on money. `refusal`: why it could not be extended. `dropped`: the caller's fields that could not be sent.
-    `tried`: the routes that did not answer, each with the reason, in words for a header; `attempts`: the same for the
-    record, once it is known whether one answers.
+    The routes may belong to several models, in the caller's order; `model` is that of the route being tried.
+    `cap`: the most that the request may cost, nano-USD.
+    `held` and `step` grow when the hold is extended. `tokens`: the included tokens held, with `held` 0; 0: the hold is
+    on money. `refusal`: why the hold could not be extended. `dropped`: the caller's fields that could not be sent.
+    `tried`: the routes that did not answer, each with the reason, worded for a header; `attempts`: the same for the
+    record, set once the attempts are over.
     `started` is monotonic seconds, `started_at` epoch milliseconds.
     """
 
@@ -100,7 +100,7 @@ class Ticket(msgspec.Struct, kw_only=True):
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """What the operator decided about money, in nano-USD, and about failures of providers, as HTTP statuses."""
+    """What the operator set about money, in nano-USD, and about failures of providers, as HTTP statuses."""
 
     cost_cap: int
     default_hold_tokens: int
@@ -115,8 +115,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     """What a request would cost, and whether it would be admitted now (`refusal` says why not).
 
-    `routes` in the order to try them, each with the bound of what may be spent on it. `cap` is the most that the
-    request may cost, `held` what would be held at first; nano-USD. `limit`: the output limit that money would set.
+    `routes`: in the order to try them, each with the bound of its cost. `cap`: the most that the request may cost;
+    `held`: what would be held at first; both nano-USD. `limit`: the output limit that money would set.
     """
 
     demand: pricing.Demand
@@ -127,12 +127,12 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     refusal: ApiError | None = None
 
 
-# What the ledger says of a hold of (want, least), and before that of included tokens.
+# Asks the ledger for a hold of (want, least), nano-USD, or first of included tokens.
 Ask = Callable[[int, int, TokenBound], Awaitable[Verdict]]
 
 
 class Upstreams(Protocol):
-    """What admission asks about upstreams (`upstream.health.Health`)."""
+    """What admission asks about upstreams; `upstream.health.Health` answers."""
 
     def rank(self, route: Route) -> int | None: ...
 
@@ -145,16 +145,16 @@ class Upstreams(Protocol):
 
 # What a request asks for, and the routes that may answer it, in the order to try them.
 Choice = tuple[pricing.Demand, Sequence[Route]]
-# A route that may be held for, by its place, and what must be.
+# The index of a route to hold for, and the bound of its cost.
 Offer = tuple[int, pricing.Bound]
 
 
 class AlreadyClaimed(TollbridgeError):
-    """Another request with the same idempotency key runs, or has run."""
+    """Another request with the same idempotency key is running, or has run."""
 
 
 class Admission:
-    """`catalogs` by the markup of plans (`Plan.markup_ppm`); None: what the deployment's own markup makes of it.
+    """`catalogs`: by the markup of plans (`Plan.markup_ppm`); the one under None has the deployment's own markup.
 
     `fill_up` gives an account the credit that its plan includes this month, and says whether there was any to give.
     """
@@ -180,18 +180,18 @@ class Admission:
         self._own = own
         self._public_id = public_id
         self._fill_up = fill_up
-        # Accounts that have had the credit of this month, for all that is known here.
+        # The month, and the accounts known to have had its credit.
         self._filled: tuple[int, set[int]] = (0, set())
         self._mean_output: dict[int, int] = {}
-        # What callers were allowed to call, and its route where it has one alone, on the same terms at all times.
-        # By key, name and endpoint, for as long as the caller is what it was then.
+        # Models that callers were allowed to call, each with its route if it has only one, on the same terms at all
+        # times. By key, name and endpoint; an entry holds as long as the `Caller` is the very same object.
         self._allowed: dict[tuple[int, str, str], tuple[Caller, Model, Route | None]] = {}
         self._cuts, self._refusals = Cuts(), Refusals[int](MOST_REFUSALS)
 
     async def admit(self, caller: Caller, request: Request, cap: int | None, claim: Claim | None = None) -> Ticket:
-        """A ticket, or the `ApiError` that says why not. `cap`: the caller's own bound for this request, nano-USD.
+        """A ticket; raises the `ApiError` that says why not, or `AlreadyClaimed` if another request has the `claim`.
 
-        AlreadyClaimed: another request has the `claim`.
+        `cap`: the caller's own cap for this request, nano-USD.
         """
         started, started_at = time.monotonic(), time.time_ns() // 1_000_000
         if self._cuts.latest or self._refusals.minutes:  # seldom
@@ -228,7 +228,7 @@ class Admission:
             self._limiter.give_back(grant, 0)
             raise
         route = routes[place]
-        # Where all that it may cost is held nothing is capped.
+        # If all that it may cost is held, nothing limits the output.
         limit = None if held.amount >= bound.whole else self._limit(demand, route, bound, held, cap)
         return Ticket(
             id=self._public_id(request.endpoint, hold),
@@ -249,9 +249,9 @@ class Admission:
         )
 
     async def estimate(self, caller: Caller, request: Request, cap: int | None, ask: Ask) -> Estimate:
-        """What `admit` would say now, and what the request may cost. Takes nothing: `ask` must not either.
+        """What `admit` would say now, and what the request may cost. Takes nothing, and neither may `ask`.
 
-        Raises the `ApiError` of a request of which no price can be told, because there is no route for it.
+        Raises an `ApiError` if there is no route for the request and so no price.
         """
         choice = await self._choice(caller, request, time.time_ns() // 1_000_000)
         demand, chosen = choice
@@ -279,7 +279,7 @@ class Admission:
         return self._models[route.model]
 
     def _cap(self, caller: Caller, asked: int | None) -> int:
-        """The most that a request may cost: the smallest of what deployment, plan, key and the request itself say."""
+        """The most that a request may cost: the smallest cap of deployment, plan, key and the request itself."""
         cap = self._policy.cost_cap
         if caller.cost_cap is not None and caller.cost_cap < cap:
             cap = caller.cost_cap
@@ -295,20 +295,20 @@ class Admission:
         return self._limit(ticket.demand, route, bound, held, ticket.cap)
 
     def ceiling(self, route: Route, ticket: Ticket) -> int:
-        """The most that need ever be held for the ticket's request on `route`, with the limit that it was sent with."""
+        """The most that ever need be held for the ticket's request on `route`, with the output limit that was sent."""
         demand = ticket.demand
         if ticket.limit is not None:
             demand = msgspec.structs.replace(demand, output_limit=ticket.limit)
         return min(ticket.cap, self._bound(demand, route).whole)
 
     def most_tokens(self, route: Route, ticket: Ticket) -> int:
-        """The most included tokens that need ever be held for the ticket's request on `route`."""
+        """The most included tokens that ever need be held for the ticket's request on `route`."""
         bound = self._bound(ticket.demand, route)
         limit = bound.limit if ticket.limit is None else min(bound.limit, ticket.limit)
         return bound.prompt + limit * ticket.demand.choices
 
     def remember(self, ticket: Ticket, output: int) -> None:
-        """Learn how much this key's answers are, for the token limits of requests that set no limit."""
+        """Learn how long this key's answers are, for the token limits of requests that set no output limit."""
         means = self._mean_output
         key = ticket.caller.key_id
         mean = means.pop(key, None)
@@ -334,7 +334,7 @@ class Admission:
     # --- which routes ---
 
     def _plain_choice(self, caller: Caller, request: Request, moment: int) -> Choice | None:
-        """The choice for nearly every request: one model, no wishes, no credential of the caller's. Else None."""
+        """The choice for nearly every request: one model, no preferences, no credential of the caller's. Else None."""
         if request.preferences is not None or caller.own:
             return None
         asked = (caller.key_id, request.model, request.endpoint)
@@ -361,7 +361,7 @@ class Admission:
         return demand, routes
 
     async def _choice(self, caller: Caller, request: Request, moment: int) -> Choice:
-        """The routes of all models that the caller names. What keeps one of them out is told when there is no other."""
+        """The routes of all models that the caller names. If none has any, the first model's refusal is raised."""
         wishes = request.preferences or _NO_WISHES
         demand = demand_of(request)
         routes: list[Route] = []
@@ -402,12 +402,12 @@ class Admission:
         return routes
 
     def _ordered(self, routes: Sequence[Route]) -> Sequence[Route]:
-        if len(routes) == 1:  # as of most models
+        if len(routes) == 1:  # most models have one
             return routes if self._upstreams.rank(routes[0]) is not None else ()
         return routing.order(routes, self._upstreams.rank, random.random())  # noqa: S311
 
     def _measure(self, sort: str | None, demand: pricing.Demand) -> Callable[[Route], float] | None:
-        """What routes are sorted by: among those that are as healthy, the caller's own credential first."""
+        """What routes are sorted by, least first. Ties stay in order: by health, then the caller's own credential."""
         upstreams = self._upstreams
         match sort:
             case "price":
@@ -433,8 +433,8 @@ class Admission:
     def _limit(self, demand: pricing.Demand, route: Route, bound: pricing.Bound, held: Held, cap: int) -> int | None:
         """The output limit to send because of what is held, or because of the cap; None: what the caller asked for.
 
-        Where all that was wanted is held nothing is capped: a stream's hold grows with it, and what an answer costs
-        beyond its hold is taken from the rest of the balance.
+        If all that was wanted is held, the hold sets no limit: a stream's hold grows with it, and what another answer
+        costs beyond its hold is taken from the rest of the balance.
         """
         has, want = held.amount, bound.want
         if held.tokens:
@@ -472,7 +472,7 @@ class Admission:
         raise too_dear(self._bound(demand, routes[0]).want, cap, produces=demand.produces)
 
     async def _enforced(self, refusal: Exceeded, hold: int, caller: Caller, least: int, amount: int) -> Grant:
-        """What is taken of the limits that refuse, after this `refusal` by one of all; raises `RateLimited`."""
+        """Take only from the limits that are enforced, after this `refusal` by one of all; raises `RateLimited`."""
         if caller.enforced is None:
             self._refusals.note(caller.account_id, time.monotonic())
             raise limited(refusal)
@@ -484,14 +484,14 @@ class Admission:
         return enforced
 
     def _tokens(self, caller: Caller, demand: pricing.Demand) -> int:
-        """What is taken of the token limits: where the caller set no limit, what its answers are on average."""
+        """Tokens to take from the limits. If the caller set no output limit, the mean of its key's answers counts."""
         output = demand.output_limit
         if output is None:
             output = self._mean_output.get(caller.key_id, 0) if demand.produces else 0
         return demand.prompt + output * demand.choices
 
     def _asking(self, hold: int, caller: Caller, claim: Claim | None, started_at: int) -> Ask:
-        """Asks for the hold with this id."""
+        """An `Ask` for the hold with this id."""
 
         def ask(want: int, least: int, tokens: TokenBound) -> Awaitable[Verdict]:
             op = hold_of(hold, caller, (want, least), tokens, started_at)
@@ -502,9 +502,9 @@ class Admission:
     async def _reserve(
         self, caller: Caller, choice: Choice, first: Offer, cap: int, ask: Ask, verdict: Verdict | None = None
     ) -> tuple[Offer, Held]:
-        """Hold for the first offer, or where the money does not cover it for the first cheaper one that it covers.
+        """Hold for the first offer, or if the money does not cover it, for the first cheaper one that is covered.
 
-        `verdict`: what was said of the first one already.
+        `verdict`: the ledger's answer for the first offer, if it has been asked.
         """
         offer: Offer | None = first
         refusal: ApiError | None = None
@@ -527,7 +527,7 @@ class Admission:
         raise refusal
 
     async def _filled_up(self, caller: Caller, now: int) -> bool:
-        """Whether an account that is out of credit has just got some: asked once a month."""
+        """Whether an account that is out of credit has just been given some; tried once a month."""
         month, filled = self._filled
         if month != periods.month(now) or len(filled) >= _MEANS_KEPT:
             month, filled = self._filled = periods.month(now), set()
@@ -555,7 +555,7 @@ class Admission:
 
 
 def hold_of(id_: int, caller: Caller, money: tuple[int, int], tokens: TokenBound, started_at: int) -> Hold:
-    """The hold of `money` (want, least), or before that of `tokens` of the month in which the request began."""
+    """A hold of `money` (want, least), or if they suffice of `tokens` of the month in which the request began."""
     if not tokens.want:
         return Hold(id=id_, account_id=caller.account_id, key_id=caller.key_id, want=money[0], least=money[1])
     return Hold(
@@ -572,7 +572,7 @@ def hold_of(id_: int, caller: Caller, money: tuple[int, int], tokens: TokenBound
 
 
 def _resolve(catalog: Catalog, name: str) -> tuple[Model, str | None]:
-    """The model of a name, and how its suffix wants the routes sorted. A model's own name may end like a suffix."""
+    """The model of a name, and how its suffix wants the routes sorted. A model's own name may end in a suffix."""
     try:
         return catalog.resolve(name), None
     except NotFound:
@@ -593,5 +593,5 @@ def _check_model(caller: Caller, model: Model, request: Request) -> None:
 
 
 def _fits(bound: pricing.Bound, demand: pricing.Demand, cap: int) -> bool:
-    """Whether the request stays within its cap: what it asks for, or where it sets no limit at least a short answer."""
+    """Whether what the request asks for is within its cap; without an output limit, at least a short answer."""
     return bound.want <= cap or (bound.least <= cap and demand.output_limit is None)

@@ -1,9 +1,9 @@
 """One attempt after another, until a route answers.
 
-Rule 1  A route is called only when the hold covers what the request may cost on it; for a dearer one the hold is
-        extended first, and where it cannot be, the route is left out.
-Rule 2  Every failure before output may move on to the next route; `core.retry` says whether and where.
-Rule 3  What a provider says of its own troubles is for the operator: the caller learns what it means for them.
+Rule 1  A route is called only when the hold covers what the request may cost on it. For a dearer route the hold is
+        extended first; if it cannot be, the route is skipped.
+Rule 2  Any failure before output may move on to the next route; `core.retry` says whether and where.
+Rule 3  What a provider says about its own troubles is for the operator; the caller learns what it means for them.
 """
 
 import asyncio
@@ -50,15 +50,15 @@ from tollbridge.wire.errors import UpstreamSaid
 from tollbridge.wire.exchange import Answer, Exchange, Outgoing
 from tollbridge.wire.translate import Translated
 
-# Before the same route is tried again; never longer than a caller would notice.
+# Waits before the same route is tried again; too short for a caller to notice.
 BACK_OFF_S = (0.05, 0.2)
 MAX_RETRY_AFTER_S = 60
-# Addresses of one request that are fetched at most.
+# The most URLs that are fetched for one request.
 MOST_URLS = 16
 
 
 class Upstream(msgspec.Struct, frozen=True):
-    """How to call one upstream: what it is, its connections, the headers of every call, and those that change."""
+    """How to call one upstream: what it is, its connections, its fixed headers, and those that change (`token`)."""
 
     value: values.Upstream
     pool: Pool
@@ -67,7 +67,7 @@ class Upstream(msgspec.Struct, frozen=True):
 
 
 class AllFailed(TollbridgeError):
-    """No route answered. `error` is for the caller; `route` the last one that was tried, None when none was."""
+    """No route answered. `error` is for the caller; `route` is the last one that was tried, None when none was."""
 
     def __init__(self, error: ApiError, route: Route | None) -> None:
         super().__init__(error.message)
@@ -83,8 +83,8 @@ class _Failure(msgspec.Struct, frozen=True):
 
 
 class _Failures(msgspec.Struct):
-    """What went wrong with a request so far. `index`: of the route that is being tried; `of_model`: how many attempts
-    of its model failed; `told`: the one of which the caller would learn.
+    """What went wrong with a request so far. `index`: of the route being tried; `of_model`: how many attempts at its
+    model failed; `told`: the failure that the caller would be told of.
     """
 
     attempts: list[Attempt] = []
@@ -103,7 +103,7 @@ class Relay:
         fetcher: Fetcher | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`fetcher`: gets what addresses in messages point to, where the operator allows that."""
+        """`fetcher`: gets what URLs in messages point to, if the operator allows that."""
         self._fetcher = fetcher
         self._upstreams = upstreams
         self._health = health
@@ -115,11 +115,11 @@ class Relay:
     async def run(
         self, ticket: Ticket, stream: Callable[[Route, Exchange, Outgoing], Awaitable[None]] | None = None
     ) -> tuple[Route, Answer | None]:
-        """Call the ticket's routes in turn until one answers: that one, and what it said (None when it streams).
+        """Call the ticket's routes in turn until one answers; return that route and its answer (None when it streams).
 
         Raises `AllFailed`. Either way the ticket has the attempts that failed.
-        `stream` sends what the exchange wants sent and returns once there is output; what it raises (`UpstreamError`,
-        `UpstreamSaid`) is an attempt that failed before any. Without it the whole answer is read here.
+        `stream` sends what the exchange wants sent and returns once there is output; if it raises `UpstreamError` or
+        `UpstreamSaid`, the attempt failed before output. Without `stream` the whole answer is read here.
         """
         failures: _Failures | None = None
         route, started = ticket.routes[0], self._clock()
@@ -157,7 +157,7 @@ class Relay:
             started = self._clock()
 
     async def _after(self, failed: _Failure, failures: _Failures, ticket: Ticket, seconds: float) -> Route:
-        """The route to try next, when it is time to; `seconds`: what the failed attempt took. Raises `AllFailed`."""
+        """The route to try next, after any wait; `seconds`: how long the failed attempt took. Raises `AllFailed`."""
         routes = ticket.routes
         route = routes[failures.index]
         if failures.told is None or failed.kind is not Kind.UNSUPPORTED:
@@ -194,7 +194,7 @@ class Relay:
         return response
 
     def _send(self, route: Route, outgoing: Outgoing, on_sent: Callable[[], None] | None) -> Awaitable[Response]:
-        """The answer's head, to be awaited. No coroutine of its own: each wake-up of a call would pass through it."""
+        """The answer's head, to be awaited. Not a coroutine itself: each wake-up of a call would pass through it."""
         upstream = self._upstreams[route.upstream.name]
         headers = upstream.headers
         if route.upstream.owner:
@@ -206,7 +206,7 @@ class Relay:
         return upstream.pool.open(b"POST", outgoing.target, headers, outgoing.body, on_sent)
 
     async def _supply(self, exchange: Translated) -> None:
-        """Get what the provider would not get by itself."""
+        """Fetch what the provider would not fetch by itself."""
         assert self._fetcher is not None
         urls = exchange.urls()
         if len(urls) > MOST_URLS:
@@ -226,7 +226,7 @@ class Relay:
         return Step.NEXT_MODEL if more_models else Step.GIVE_UP
 
     async def _next_route(self, ticket: Ticket, index: int, *, other_model: bool) -> int:
-        """The place of the next route that the hold covers; as many as there are routes when there is none."""
+        """The index of the next route that the hold covers; the number of routes when there is none."""
         routes, left = ticket.routes, ticket.routes[index].model
         index += 1
         while index < len(routes) and (
@@ -236,11 +236,11 @@ class Relay:
         return index
 
     async def _covers(self, ticket: Ticket, route: Route) -> bool:
-        """Whether the hold covers the request on `route`, after extending it where that is needed and possible."""
+        """Whether the hold covers the request on `route`, once extended if that is needed and possible."""
         bound = self._admission.bound_on(route, ticket)
         if bound.least > ticket.cap:
             return False
-        # Included tokens are the same on every route; for a longer answer the hold grows.
+        # Included tokens count the same on every route; for a longer answer the hold grows later.
         more = 0 if ticket.tokens else min(bound.want, ticket.cap) - ticket.held
         if more > 0 and not await self.extend(ticket, more, max(0, bound.least - ticket.held)):
             return False
@@ -249,7 +249,7 @@ class Relay:
         return True
 
     async def grow(self, ticket: Ticket, route: Route, tokens: int) -> bool:
-        """Hold `tokens` more of output, as far as the request may still use them; False: they cannot be paid."""
+        """Hold `tokens` more of output, as far as the request may still use them; False: they cannot be paid for."""
         if ticket.tokens:
             more = min(tokens, self._admission.most_tokens(route, ticket) - ticket.tokens)
             return more <= 0 or await self.extend(ticket, more, min(more, pricing.LEAST_OUTPUT_TOKENS))
@@ -259,7 +259,7 @@ class Relay:
         return more <= 0 or await self.extend(ticket, more, least)
 
     async def extend(self, ticket: Ticket, want: int, least: int) -> bool:
-        """Hold up to `want` more, at least `least`, of what it is on; False when that much is not there."""
+        """Hold up to `want` more, at least `least`, of the money or tokens that it is on; False: they are not there."""
         ticket.step += 1
         verdict = await self._ledger.submit(
             Extend(
@@ -287,7 +287,7 @@ async def _send_with_token(
 
 
 async def _refuse(response: Response) -> NoReturn:
-    """It is not the provider's 200: raises what it is."""
+    """Raise what an answer other than 200 means."""
     if 300 <= response.status < 400:
         response.close()
         raise ProtocolError("the provider answered with a redirect")

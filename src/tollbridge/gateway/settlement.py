@@ -1,7 +1,7 @@
-"""What a request cost, on the books: exactly once, whatever happened to it.
+"""Puts what a request cost on the books: exactly once, whatever happened to it.
 
-`close` decides the bill and hands it to the ledger before it returns, so that nothing that is awaited later (a client
-that leaves, a task that is cancelled) can come between an answer and its charge.
+`close` decides the bill and hands it to the ledger before it returns, so nothing that happens during a later await (a
+client leaves, a task is cancelled) can come between an answer and its charge.
 """
 
 import asyncio
@@ -22,10 +22,11 @@ from tollbridge.upstream.health import Health
 from tollbridge.values import Route, Usage
 from tollbridge.wire.exchange import Receipt
 
-# How long an answer waits to tell the balance after it. The charge goes on to the books, waited for or not.
+# How long an answer waits in order to state the balance after it. The charge reaches the books regardless.
 SETTLE_WAIT_S = 0.25
 _STRETCHES = 5
-# Providers count hidden tokens too, and some overshoot a limit; nobody writes several times what a model can.
+# A report of output above the limit times this is not believed. Providers count hidden tokens too, and some overshoot
+# a limit, but none writes several times what a model can.
 SLACK = 2
 # A model that searches gives up after tens of calls.
 MOST_SEARCHES = 1_000
@@ -34,7 +35,7 @@ _ACCOUNTS_REMEMBERED = 100_000
 
 
 class Closed(msgspec.Struct):
-    """A bill that is with the ledger. `verdict` resolves once it is durable. `prompt`: all tokens that were read."""
+    """A bill handed to the ledger. `verdict` resolves once it is durable. `prompt`: all tokens that were read."""
 
     ticket: Ticket
     bill: pricing.Bill
@@ -46,13 +47,13 @@ class Closed(msgspec.Struct):
 
 
 class FreeLosses:
-    """What each account was given today in answers whose upstream died: as long as the process lives."""
+    """What each account was given today in answers whose upstream died; kept in memory, gone with the process."""
 
     def __init__(self) -> None:
         self._lost: dict[int, tuple[int, int]] = {}  # account: day, nano-USD
 
     def may_lose(self, account: int, day: int, charge: int, most: int) -> bool:
-        """Whether `account` may be given `charge` more on this day, of at most `most`. If so, it has been given it."""
+        """Whether `account` may be given `charge` more on `day`, `most` in all. If True, it is counted as given."""
         known_day, lost = self._lost.get(account, (day, 0))
         lost = lost + charge if known_day == day else charge
         if lost > most:
@@ -93,7 +94,7 @@ class Settlement:
         status: int = 200,
         first_byte_ms: int | None = None,
     ) -> Closed:
-        """Settle `ticket` as `ending` says. `route`: the one that was asked last; None: nothing was sent, no charge.
+        """Settle `ticket` as `ending` says. `route`: the one asked last; None: nothing was sent, so nothing is charged.
 
         `first_byte_ms`: of a stream that has begun.
         """
@@ -116,7 +117,7 @@ class Settlement:
         end = End(ticket.hold, caller.account_id, caller.key_id, charge, record, ticket.cap)
         verdict = self._ledger.submit(end)
         if ticket.tokens:
-            # The ledger takes included tokens for it.
+            # The ledger takes included tokens in place of money.
             charge, end = 0, msgspec.structs.replace(end, charge=0)
         self._recent.keep(end, priced_by)
         prompt = usage.prompt
@@ -131,7 +132,7 @@ class Settlement:
         return Closed(ticket, bill, prompt, charge, cost, record.byok, verdict)
 
     def checkpoint(self, ticket: Ticket, route: Route, counted: Usage) -> None:
-        """Note what a running stream would be charged if this process died now, unless it is more than its cap."""
+        """Note what a running stream would be charged if this process died now, unless that exceeds its cap."""
         ending = pricing.Ending(cause=pricing.Cause.OUR_FAULT, reported=None, counted=counted, produced=True)
         bill = pricing.bill(ending, True)
         charge, cost = pricing.charge_and_cost(counted, route)
@@ -146,11 +147,11 @@ class Settlement:
         )
 
     async def receipt(self, closed: Closed) -> Receipt:
-        """What the caller is told. Waits for the books, but not for long: then the balance is left out."""
+        """What the caller is told. Waits about `SETTLE_WAIT_S` for the books at most; then the balance is left out."""
         charge, balance = closed.charge, None
         try:
             ended = await self._patience.watch(closed.verdict)
-        except Exception:  # the books said no, or nothing in time: the charge goes on to them all the same
+        except Exception:  # the ledger failed, or did not answer in time: the charge is still with it
             ended = None
         if isinstance(ended, Ended):
             charge, balance = ended.charged, usd_bytes(ended.available)
@@ -167,7 +168,7 @@ class Settlement:
         )
 
     def believes(self, ticket: Ticket, reported: Usage) -> bool:
-        """The last gate of reported usage: no more than what was sent and asked for allows."""
+        """The last gate for reported usage: it may not exceed what was sent and asked for."""
         model, read = ticket.model, reported.prompt
         if read > model.context_window and read > len(ticket.request.body):
             return False
@@ -180,7 +181,7 @@ class Settlement:
         return reported.searches <= MOST_SEARCHES
 
     def _may_lose(self, ticket: Ticket, charge: int) -> bool:
-        """Whether this account may be given one more answer whose upstream died, today."""
+        """Whether this account may be given one more answer whose upstream died today."""
         day, most = ticket.started_at // DAY_MS, self._policy.free_loss_per_day
         return self._free_losses.may_lose(ticket.caller.account_id, day, charge, most)
 
@@ -196,12 +197,12 @@ class Settlement:
     ) -> Record:
         usage, request, finish = bill.usage, ticket.request, ending.finish
         if finish is not None and "\0" in finish:
-            # No text of PostgreSQL holds it: the end would never be stored.
+            # PostgreSQL's text cannot hold it: the end would never be stored.
             finish = finish.replace("\0", "")
         took = int((time.monotonic() - ticket.started) * 1000)
         if ending.cause is pricing.FINISHED and not request.stream:
-            first_byte_ms = took  # it came at once
-        # By place: of more than 15 names CPython makes a dict first, for each request.
+            first_byte_ms = took  # it came all at once
+        # Positional: with more than 15 keyword arguments CPython builds a dict first, for each request.
         return Record(
             ticket.started_at,
             took,
@@ -232,10 +233,10 @@ class Settlement:
 
 
 class _Patience:
-    """Ends waits that take too long: one timer for all of them, none while nobody waits.
+    """Ends waits that take too long, with one timer for all of them and none while nobody waits.
 
-    `_waiting`: those that began to wait in the same stretch of time, the oldest first. A wait ends after a number of
-    whole stretches: never early, and one stretch late at most.
+    `_waiting`: the waits grouped by the stretch of time in which they began, the oldest first. A wait ends after a
+    fixed number of whole stretches: never early, and at most one stretch late.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -244,9 +245,9 @@ class _Patience:
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, verdict: asyncio.Future[Verdict]) -> asyncio.Future[Verdict]:
-        """The verdict on an end, for one who waits for it. TimeoutError, which stays its result, when it is late.
+        """The verdict on an end, to be awaited. If it is late, its result becomes TimeoutError, for good.
 
-        The ledger carries an end out whether or not there is anybody left to tell.
+        The ledger carries the end out whether or not anybody is left to be told.
         """
         self._waiting[-1].append(verdict)
         if self._timer is None:

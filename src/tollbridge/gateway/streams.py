@@ -1,8 +1,8 @@
-"""Answers that are still running: from the provider's socket to the caller's, by callbacks alone.
+"""Running answers: from the provider's socket to the caller's, by callbacks alone.
 
-A `StreamCall` is one streamed answer. The pool calls it for each read of the provider's socket; what it writes goes
-to the caller's transport in the same turn of the loop. It decides nothing about money but when to ask for more of it.
-`LiveStreams` is the one timer that looks after all of them.
+A `StreamCall` is one streamed answer. The pool calls it for each read of the provider's socket, and what it writes goes
+to the caller's transport in the same turn of the loop. The only decision it takes about money is when to ask for more.
+`LiveStreams` has the one timer that looks after all of them.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ from tollbridge.values import Route, Usage
 from tollbridge.wire.exchange import Exchange, Outgoing, Stream
 
 KEEP_ALIVE = b": keep-alive\n\n"
-# A hold is extended when this share of it is used, by so many tokens more.
+# A hold is extended when this share of it is used.
 EXTEND_AT_PERCENT = 75
-# An answer whose hold cannot be extended is ended when so much of it is used.
+# An answer whose hold cannot be extended is ended when this share of it is used.
 END_AT_PERCENT = 95
-# A provider that is faster than the tick is looked at this often while an extension would be written.
+# A stream that outruns the tick is looked at this many times for each extension's worth of chunks.
 LOOKS_PER_EXTENSION = 32
-# A provider that was told a limit and goes on regardless is cut here.
+# A provider that goes on past its output limit regardless is cut off here.
 CUT_AT_PERCENT = 120
 CUT_SLACK_TOKENS = 64
 BEYOND_ITS_LIMIT = "the answer went beyond its limit of tokens"
@@ -44,18 +44,18 @@ SSE_HEADERS = (
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds, and how many callers who left are read on for at one time."""
+    """Times in seconds. `max_drains`: how many answers are read to their end at one time after their callers left."""
 
     tick: float = 1.0
     keep_alive: float = 15.0
     checkpoint: float = 5.0
     drain: float = 60.0
     max_drains: int = 64
-    silent_provider: float = 30.0  # after that a caller who leaves before the first token owes nothing
+    silent_provider: float = 30.0  # after this, a caller who leaves before the first token owes nothing
 
 
 class Downstream(Protocol):
-    """The caller's side of an exchange (edge.server)."""
+    """The caller's side of an exchange (edge.downstream)."""
 
     @property
     def paused(self) -> bool: ...
@@ -74,9 +74,9 @@ class Downstream(Protocol):
 class StreamCall:
     """One streamed answer.
 
-    `begun`: output has been sent, so that no other route may be tried. `started`: the head has been sent (it may go
-    out before any output, to keep a silent line open). `asked`: a provider has the request and has not refused it.
-    `finished` resolves to the ending.
+    `begun`: there has been output, so no other route may be tried. `started`: the head has been sent (it may go out
+    before any output, to keep a silent line open). `asked`: a provider has the request and has not refused it.
+    `finished` returns the ending.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class StreamCall:
         live.add(self)
 
     async def attempt(self, route: Route, exchange: Exchange, outgoing: Outgoing) -> None:
-        """Try one route: returns when output has begun, or the answer ended well; raises when it failed before."""
+        """Try one route: returns once output has begun or the answer has ended well; raises if it fails before that."""
         if self.left:
             raise ClientGone
         self.route = route
@@ -135,11 +135,11 @@ class StreamCall:
         return self._drain_until is not None
 
     def ensure_started(self) -> None:
-        """Send the head if nothing was to be said before the tail."""
+        """Send the head, if there was nothing to send before the tail."""
         self._start()
 
     async def finished(self) -> pricing.Ending:
-        """The ending; never before `attempt` returned."""
+        """The ending. Await it only after `attempt` has returned."""
         return await self._ending
 
     def give_up(self) -> pricing.Ending:
@@ -150,13 +150,13 @@ class StreamCall:
         )
 
     def abandon(self) -> pricing.Ending:
-        """The caller left, or we must stop, before the end: what has come so far, and nothing more."""
+        """Stop now, because the caller left or we must: the ending with what has come so far."""
         self._hang_up()
         self._live.discard(self)
         return self._end_as(Cause.CLIENT_LEFT if self.left else Cause.OUR_FAULT)
 
     def counted(self, *, suspect: bool = False) -> Usage:
-        """What was read and produced so far, counted here but for what the provider says first."""
+        """The usage so far, counted here, except for the input that the provider reported at its start, if credible."""
         stream = self.stream
         output = stream.output.tokens if stream is not None else 0
         raw = stream.reported if stream is not None and suspect else b""
@@ -187,7 +187,7 @@ class StreamCall:
             self._look(stream.chunks)
 
     def _look(self, chunks: int) -> None:
-        """After so many chunks: whether it goes on."""
+        """Decide after so many `chunks` whether the stream goes on."""
         if chunks >= self._cut_at:
             self._finish(Cause.CUT)
         else:
@@ -195,7 +195,7 @@ class StreamCall:
             self._see_to_hold()
 
     def _pass_on(self, out: bytes) -> None:
-        """What may be nothing, or the first output, or for nobody."""
+        """Pass on `out`, which may be empty, the first output, or for a caller who has left."""
         if out and not self.left:
             self._last_write = self._last_data
             if self.begun:
@@ -228,7 +228,7 @@ class StreamCall:
         self._set_ready()
 
     def _start(self, data: bytes = b"") -> None:
-        """The head, if it has not been sent, and `data` in the same write."""
+        """Send `data`, and in the same write the head if it has not been sent."""
         if self.started:
             self._downstream.write(data)
             return
@@ -261,7 +261,7 @@ class StreamCall:
         ending = self._end_as(Cause.CLIENT_LEFT if self.left else cause)
         if ending.cause is Cause.CUT:
             assert self.stream is not None
-            # Only now: what it was, has been read from it.
+            # Only now: the ending had to be read from the stream first.
             self._start(self.stream.stop(BEYOND_ITS_LIMIT))
         self._ending.set_result(ending)
         self._set_ready()
@@ -273,10 +273,10 @@ class StreamCall:
             reported, suspect = None, True
         output = stream.output.tokens if stream is not None else 0
         if reported is not None and stream is not None and not stream.complete and reported.output * 2 < output:
-            reported = None  # a report from the beginning, or the zeros that some send until the last one
+            reported = None  # a report from the start of the stream, or the zeros that some send until the last one
         finish = stream.finish if stream is not None else None
         if output and cause in _STOPPED_BY_US:
-            finish = "length"  # as the caller is told
+            finish = "length"  # what the caller is told
         return pricing.Ending(
             cause=cause,
             reported=reported,
@@ -303,7 +303,7 @@ class StreamCall:
             self._resume()
 
     def _let_go(self) -> None:
-        """Nobody waits for this any more, nor for a provider that has not answered yet."""
+        """Nobody waits for this any more: end it, or if no provider has answered yet, cancel the request's task."""
         if self._response is not None:
             self._finish(Cause.CLIENT_LEFT)
         elif self._task is not None:
@@ -339,14 +339,14 @@ class StreamCall:
             self._see_to_hold()
 
     def _see_to_hold(self) -> None:
-        """Extend the hold where most of it is used. Until that is done nothing more is read."""
+        """Extend the hold if most of it is used. Nothing more is read until that is done."""
         if self.begun and not self._extending and self._has_used(EXTEND_AT_PERCENT):
             self._extending = True
             self._pause()
             self._live.keep(self._loop.create_task(self._extend()))
 
     def _has_used(self, percent: int) -> bool:
-        """Whether so much of what is held is used, money or tokens."""
+        """Whether that share of the hold, money or tokens, is used."""
         assert self.route is not None
         counted = self.counted()
         if self.ticket.tokens:
@@ -357,12 +357,12 @@ class StreamCall:
         assert self.route is not None
         ticket, extended, before = self.ticket, True, -1
         try:
-            # As often as it takes: one read may hold more than one extension.
+            # In a loop, because one read may use up more than one extension.
             while extended and before != ticket.held + ticket.tokens and self._has_used(EXTEND_AT_PERCENT):
                 before = ticket.held + ticket.tokens
                 extended = await self._live.relay.grow(ticket, self.route, self._live.extend_by)
         except ApiError:
-            # The ledger cannot be asked just now: the running answer goes on, and the next look asks again.
+            # The ledger cannot be asked now: the running answer goes on, and the next look asks again.
             extended = True
         self._extending = False
         if not extended and self._has_used(END_AT_PERCENT):
@@ -372,9 +372,10 @@ class StreamCall:
 
 
 class LiveStreams:
-    """All streams that run, and the timer that looks after them.
+    """All running streams, and the timer that looks after them.
 
-    `extend_by`: tokens of one extension of a hold. `look_every`: chunks after which a stream is looked at beside that.
+    `extend_by`: tokens of one extension of a hold. `look_every`: chunks after which a stream is looked at without
+    waiting for the timer.
     """
 
     def __init__(self, relay: Relay, settlement: Settlement, extend_by: int, timing: Timing) -> None:
@@ -383,7 +384,7 @@ class LiveStreams:
         self.extend_by = extend_by
         self.look_every = max(1, extend_by // LOOKS_PER_EXTENSION)
         self.timing = timing
-        self.drains = 0  # of callers who left, read on because the provider bills anyway
+        self.drains = 0  # answers whose callers left, read on because the provider bills anyway
         self._calls: set[StreamCall] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None

@@ -1,4 +1,4 @@
-"""Limits of one process. Never waits, so that `take` is atomic on the event loop."""
+"""Limits of one process. Never awaits, so `take` is atomic on the event loop."""
 
 import time
 from collections import deque
@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from tollbridge.limits.base import FULL_RETRY_S, WINDOW_S, Exceeded, Free, Grant, Kind, Room, Rule, Scope, unlimited
 
-# A place whose call never gave it back (it should not happen) is free again after this long.
+# A place whose call never gave it back (which should not happen) is free again after this long.
 PLACE_TTL_S = 1_800.0
 FORGET_EVERY_S = 60.0
-# What fits but for a nanosecond fits: that much is what rounding makes of it.
+# With a nanosecond of slack for rounding errors.
 _WHOLE_S = WINDOW_S + 1e-9
 
 
@@ -39,7 +39,7 @@ class _Log:
         return WINDOW_S
 
     def take(self, amount: int, now: float, asking: bool) -> Room | None:
-        """What is left then; its entry is the `last`. None, and nothing is taken: `asking`, and it does not fit."""
+        """Take and return what is left; the entry is `last`. With `asking`, if it does not fit: None, nothing taken."""
         if asking and self.wait(amount, now):
             return None
         self.entries.append([now, amount])
@@ -47,7 +47,7 @@ class _Log:
         return self.room(now)
 
     def undo(self, amount: int) -> None:
-        """Give back the last `take`, which was of `amount`, as if it had not been."""
+        """Undo the last `take`, which was of `amount`."""
         self.entries.pop()
         self.used -= amount
 
@@ -78,7 +78,7 @@ class _Log:
 
 
 class _Bucket:
-    """A limit that refills evenly: the generic cell rate algorithm, kept as the time when it would be full again."""
+    """A limit that refills evenly: the generic cell rate algorithm (GCRA), kept as the time when it is full again."""
 
     __slots__ = ("full_at", "limit", "per_unit")
 
@@ -94,14 +94,14 @@ class _Bucket:
         self.per_unit = WINDOW_S / limit
 
     def wait(self, amount: int, now: float) -> float:
-        """As of `_Log`, for no more than the limit."""
+        """As in `_Log`, for an `amount` up to the limit."""
         if self.full_at <= now:
             return 0.0
         over = amount * self.per_unit - _WHOLE_S + (self.full_at - now)
         return over if over > 0 else 0.0
 
     def take(self, amount: int, now: float, asking: bool) -> Room | None:
-        """As of `_Log`; what is left is that of `room`."""
+        """As in `_Log`; returns what `room` would."""
         full_at, per_unit = self.full_at, self.per_unit
         if full_at <= now:
             full_at = now
@@ -136,12 +136,12 @@ class _Bucket:
 
 
 _Counter = _Log | _Bucket
-# What was taken of a scope: of which counter of tokens, how much, and its entry where there is one.
+# What was taken from a scope: from which counter of tokens, how much, and its entry if the counter is a log.
 Note = tuple["_Counters", _Counter | None, int, list[float] | None]
 
 
 class _Counters:
-    """The state of one scope. It outlives a change of the rule: a new limit is no new minute."""
+    """The state of one scope. It outlives a change of the rule: a new limit does not start a new minute."""
 
     __slots__ = ("places", "requests", "rule", "tokens")
 
@@ -157,7 +157,7 @@ class _Counters:
         self.tokens = _resized(self.tokens, rule.tokens, rule.strict)
 
     def take(self, grant: Grant, least: int, now: float, asking: bool) -> bool:
-        """Take what `grant` is for and note it there. False, and nothing is taken: `asking`, and it does not fit."""
+        """Take what `grant` is for and note it there. With `asking`, if it does not fit: False, and nothing taken."""
         places = self.rule.concurrency
         if places is not None and asking and len(self.places) >= places and self.full(now):
             return False
@@ -188,7 +188,7 @@ class _Counters:
         return True
 
     def full(self, now: float) -> bool:
-        """Whether all places are taken, those left out whose time is over."""
+        """Whether all places are taken, after freeing those that have expired."""
         for request, expires in list(self.places.items()):
             if expires <= now:
                 del self.places[request]
@@ -228,7 +228,7 @@ class MemoryLimiter:
         return _refusal(counters, least, tokens, now) or Free(*_rooms(counters, now))
 
     def record(self, request: int, scopes: Sequence[Scope], tokens: int) -> list[Note]:
-        """Take without asking: for what was admitted elsewhere. The notes belong into its grant."""
+        """Take without asking, for what was admitted elsewhere. The notes belong in its grant."""
         now = self._clock()
         if now >= self._forget_at:
             self._forget(now)
@@ -248,7 +248,7 @@ class MemoryLimiter:
                 counters.places.pop(grant.request, None)
 
     def taken(self) -> list[tuple[Scope, int, int]]:
-        """Of each scope that is in use: requests and tokens that its minute still holds."""
+        """Each scope in use, with the requests and tokens that its minute still holds."""
         now = self._clock()
         found = []
         for name, each in self._scopes.items():
@@ -264,11 +264,11 @@ class MemoryLimiter:
             counters = self._scopes[scope.name] = _Counters(scope.rule)
         elif counters.rule != scope.rule:
             counters.change(scope.rule)
-        counters.rule = scope.rule  # it is known by that at once when it comes again
+        counters.rule = scope.rule  # the very object, by which `take` recognises it next time
         return counters
 
     def _refused(self, grant: Grant, least: int, now: float) -> Exceeded:
-        """Some scope had no room: what the others gave they get back."""
+        """A scope had no room: give back what was taken from the others."""
         for counters, counter, amount, _ in grant.notes:
             if counters.requests is not None:
                 counters.requests.undo(1)
@@ -297,7 +297,7 @@ def _resized(counter: _Counter | None, limit: int | None, strict: bool) -> _Coun
 
 
 def _refusal(counters: Sequence[_Counters], least: int, tokens: int, now: float) -> Exceeded | None:
-    """By the limit that is in the way longest, so that who waits as long as it says is refused by no other."""
+    """By the limit with the longest wait, so that a caller who waits that long is refused by no other."""
     longest, limit = 0.0, 0
     kind: Kind = "requests"
     for each in counters:
@@ -320,7 +320,7 @@ def _refusal(counters: Sequence[_Counters], least: int, tokens: int, now: float)
 
 
 def _rooms(counters: Sequence[_Counters], now: float) -> tuple[Room | None, Room | None]:
-    """Of the tightest scope: requests, tokens."""
+    """The rooms of the tightest scope: requests, tokens."""
     requests: Room | None = None
     tokens: Room | None = None
     for each in counters:  # nearly always one

@@ -1,17 +1,17 @@
-"""Limits of many processes, in one Redis or Valkey: `take.lua` is the limit, this is the way to it.
+"""Limits shared by many processes, in one Redis or Valkey: `take.lua` is the limit, this module is the way to it.
 
-Rule 1  One call of the script at a time, and it carries everything that queued while the last one ran: a take is
-        atomic, and the price of a round trip is shared.
-Rule 2  Nobody waits long for a limit. When the server does not answer within 50 ms, or fails, requests are limited
-        here by each limit divided by the number of nodes that were last seen: neither open nor closed. Every failure
-        counts, whatever it is. From then on no request waits at all, until the server has answered a probe in time.
-Rule 3  What one side admits the other hears of: takes of the server are recorded here, so that this node's share is
-        what is left of it when the server goes away, and what was admitted here is noted there when it is back.
-Rule 4  A place among running calls is kept alive by its process (`KEEP_EVERY_S`) and expires without it, so that a
-        process that dies gives its places back. Places of calls that end while the server is away are freed later.
+Rule 1  One call of the script at a time, carrying everything that queued while the last one ran: a take is atomic, and
+        the price of a round trip is shared.
+Rule 2  Nobody waits long for a limit. If the server fails, whatever the failure, or does not answer within 50 ms, this
+        process enforces each limit divided by the number of nodes last seen: it fails neither open nor closed. From
+        then on no request waits at all, until the server has answered a probe in time.
+Rule 3  Each side hears what the other admits: takes at the server are recorded here, so that when the server goes away
+        this node has only the rest of its share; what was admitted here is noted there when it is back.
+Rule 4  A place among running calls is kept alive by its process (`KEEP_EVERY_S`) and expires without it, so a process
+        that dies gives its places back. Places of calls that end while the server is away are freed later.
 
-Time is the server's (`TIME`), so that no node's clock matters. Keys are not declared to the script: a Redis Cluster
-would refuse them. One server is enough for more requests than one gateway can be asked.
+Time is the server's (`TIME`), so no node's clock matters. Keys are not declared to the script: a Redis Cluster would
+refuse them. One server is enough for more requests than one gateway can be asked.
 """
 
 import asyncio
@@ -31,15 +31,15 @@ from tollbridge.limits.memory import MemoryLimiter
 _log = logging.getLogger(__name__)
 
 ANSWER_WITHIN_S = 0.05
-# The end of that: an answer that came while this process was busy is still read.
+# The last part of that, in which an answer that came while this process was busy is still read.
 LAST_LOOK_S = 0.005
-# What a call is given even when those who ask have waited already.
+# The least time a call is given, even if those who ask have already waited.
 LEAST_WITHIN_S = 0.01
 # Between probes of a server that failed, and how long one may take.
 PROBE_EVERY_S = 1.0
 PROBE_WITHIN_S = 1.0
 KEEP_EVERY_S = 30.0
-# By then all nodes have probed a server that is back: each asks how many they are.
+# By then all nodes have probed a server that is back: each then asks how many there are.
 MEET_AFTER_S = 2 * PROBE_EVERY_S
 MOST_AT_ONCE = 128
 IDS_AT_ONCE = 500
@@ -53,7 +53,7 @@ _Place = tuple[str, str]  # scope, request
 
 
 class _Asked(msgspec.Struct, frozen=True):
-    """`waiter`: of a take or a look. `at` is monotonic seconds."""
+    """`waiter`: for a take or a look, else None. `at`: monotonic seconds."""
 
     operation: dict[str, Any]
     waiter: "asyncio.Future[_Answer] | None"
@@ -63,7 +63,7 @@ class _Asked(msgspec.Struct, frozen=True):
 class RedisLimiter:
     """A `Limiter` for all processes that share a server. `start` and `stop` it on the loop.
 
-    `url`: redis://… or rediss://…; `node`: this process, unlike any other; `prefix` of all keys.
+    `url`: redis://… or rediss://…; `node`: a name unique to this process; `prefix`: of all keys.
     """
 
     def __init__(self, url: str, node: str, prefix: str = "tollbridge:", local: MemoryLimiter | None = None) -> None:
@@ -76,7 +76,7 @@ class RedisLimiter:
         self._queue: list[_Asked] = []
         # Calls that have places, wherever they were admitted.
         self._running: dict[int, Sequence[Scope]] = {}
-        # What is to be said to the server when it is back: places that were given back, and what was admitted here.
+        # What to tell the server when it is back: places that were given back, and what was admitted here.
         self._freed: dict[_Place, None] = {}
         self._away = MemoryLimiter()
         self._notes = itertools.count()
@@ -87,11 +87,11 @@ class RedisLimiter:
 
     @property
     def degraded(self) -> bool:
-        """Whether limits are this process's share for now."""
+        """Whether, for now, this process enforces its share of the limits."""
         return self._open
 
     async def start(self) -> None:
-        """Connect. A server that is away does not keep the gateway from starting."""
+        """Connect. The gateway starts even if the server is away."""
         from redis.asyncio import Redis
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
@@ -187,7 +187,7 @@ class RedisLimiter:
             raise
 
     def _undo(self, operation: dict[str, Any], answer: _Answer) -> None:
-        """Nobody waited for this any more."""
+        """Give back a take whose request no longer waits for it."""
         if operation["op"] == "take" and answer[0] == _TAKEN:
             self._enqueue({**operation, "op": "back", "used": 0, "taken": operation["tokens"]}, None)
 
@@ -201,7 +201,7 @@ class RedisLimiter:
             self._wake.clear()
             while self._queue:
                 batch, self._queue = self._queue[:MOST_AT_ONCE], self._queue[MOST_AT_ONCE:]
-                # Who was cancelled while waiting has taken nothing, and must not.
+                # A request that was cancelled while waiting has taken nothing, and must not.
                 batch = [asked for asked in batch if asked.waiter is None or not asked.waiter.done()]
                 if batch:
                     await self._serve(batch)
@@ -214,7 +214,7 @@ class RedisLimiter:
         except Exception as error:
             self._fail(error)
             answers = iter(())
-            # Nobody knows whether it was done. What is not done twice without harm is not done again.
+            # It may or may not have been done. Only what is harmless twice, freeing places, is done again.
             for asked in batch:
                 self._free_later(_places_of(asked.operation))
         for asked in batch:
@@ -236,7 +236,7 @@ class RedisLimiter:
     async def _call(self, operations: Sequence[dict[str, Any]], within: float) -> list[_Answer]:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(None) as deadline:
-            # In two steps: when this process was busy for so long, the answer may be there, unread.
+            # In two steps: if this process itself was busy that long, the answer may be there, unread.
             end = loop.call_later(within - LAST_LOOK_S, lambda: deadline.reschedule(loop.time() + LAST_LOOK_S))
             try:
                 said = await self._script(args=[msgspec.json.encode(operations), self._prefix, self._node])
@@ -264,11 +264,11 @@ class RedisLimiter:
             await asyncio.sleep(PROBE_EVERY_S)
             if self._open:
                 await self._probe()
-                # Who came first to a server that has forgotten everything has met nobody.
+                # The first node to reach a server that has forgotten everything has met no other yet.
                 keep_at = loop.time() + MEET_AFTER_S
             elif loop.time() >= keep_at:
                 keep_at = loop.time() + KEEP_EVERY_S
-                # Also says that this node is there, when it has nothing to keep.
+                # Even with nothing to keep, this says that the node is there.
                 self._enqueue({"op": "keep", "ids": []}, None)
                 for operation in self._keeps():
                     self._enqueue(operation, None)
@@ -292,7 +292,7 @@ class RedisLimiter:
             self._enqueue(operation, None)
 
     def _owed(self) -> Iterator[dict[str, Any]]:
-        """What the server does not know yet. To be called one by one, each after the last one has succeeded."""
+        """What the server does not know yet. Each operation is called only after the one before it has succeeded."""
         yield from self._frees()
         admitted, self._away = self._away.taken(), MemoryLimiter()
         scopes = [
@@ -324,14 +324,14 @@ class RedisLimiter:
 
 
 async def trouble(url: str, within: float) -> str:
-    """Why nobody answers at `url` within so many seconds: the name of the error; "" when somebody does."""
+    """The name of the error, if no server answers at `url` within `within` seconds; "" if one does."""
     from redis.asyncio import Redis
     from redis.exceptions import RedisError
 
     client = Redis.from_url(url, socket_connect_timeout=within, socket_timeout=within)
     try:
         await client.ping()
-    # TypeError: the URL has an option that there is not.
+    # TypeError: the URL has an unknown option.
     except (RedisError, OSError, TypeError) as error:
         return type(error).__name__
     finally:
@@ -355,7 +355,7 @@ def _places(request: int, scopes: Sequence[Scope]) -> list[_Place]:
 
 
 def _places_of(operation: dict[str, Any]) -> list[_Place]:
-    """The places that are nobody's when `operation` fails."""
+    """The places that `operation` would leave without an owner if it failed."""
     if operation["op"] == "free":
         return list(operation["ids"])
     if operation["op"] not in ("take", "back"):
@@ -364,7 +364,7 @@ def _places_of(operation: dict[str, Any]) -> list[_Place]:
 
 
 def _hopeless(scopes: Sequence[Scope], least: int) -> int:
-    """`least` where it exceeds a whole limit, else 0: what exceeds a share alone fits later."""
+    """`least` if it exceeds a whole limit, else 0: what only exceeds a share fits later."""
     return least if any(scope.rule.tokens and least > scope.rule.tokens for scope in scopes) else 0
 
 

@@ -1,17 +1,17 @@
 """One exchange on one socket: the parser, the time-outs, the caps and the back-pressure of an HTTP/1.1 call.
 
 Rules of this file
-1. A connection carries one exchange at a time. It is released only when the response has been read whole, nothing
-   followed it and the request was sent whole; otherwise it is aborted. So nobody reads another call's bytes.
-2. What arrives on a connection that nobody asked anything drops it.
-3. A slot of the pool is given back when the socket is closed, so that `max_connections` bounds sockets.
+1. A connection carries one exchange at a time. It is released only if the response was read whole, nothing followed it
+   and the request was sent whole; otherwise it is aborted. So no call ever reads another call's bytes.
+2. Bytes that arrive on a connection with no exchange drop it.
+3. A pool slot is given back when the socket is closed, so `max_connections` bounds sockets.
 4. The caller's callbacks run after the parser has returned, once per read of the socket, never inside it.
 5. A chunk only leaves a mark that it came; the pool's tick looks at the clock. A time-out is never early and at most
    two ticks late.
-6. Strict parsing is httptools' (llhttp): obs-fold, bare LF, control characters, a Content-Length that is repeated, a
-   list or beside Transfer-Encoding. What it lets pass is refused here: codings, foreign statuses, sizes.
-7. The parser judges a head, and tells nobody of its headers: few answers are ever asked for one. What is wanted of them
-   is looked for in the head that it has judged, in which a line is a header and ends with CRLF.
+6. httptools (llhttp) parses strictly: it refuses obs-fold, bare LF, control characters, and a Content-Length that is
+   repeated, a list, or beside Transfer-Encoding. What it lets pass is refused here: codings, foreign statuses, sizes.
+7. The parser checks a head but reports none of its headers, because few answers are ever asked for one. Those that are
+   wanted are searched for in the checked head, where each line is a header and ends with CRLF.
 """
 
 import asyncio
@@ -26,17 +26,17 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from tollbridge.errors import ConnectionLost, ProtocolError, UpstreamError, UpstreamTimeout
 
-# Bytes that wait in memory for a caller who has not said yet what to do with the body.
+# Bytes kept in memory for a caller that has not yet said what to do with the body.
 _UNCLAIMED_BYTES = 64 * 1024
-# A body up to this size leaves in one write together with its head; a larger one leaves in pieces of it.
+# A body up to this size leaves in one write with its head; a larger one leaves in pieces of this size.
 _PIECE_BYTES = 64 * 1024
-# A reused connection that dies within this time had been closed by the peer before it saw the request (one round trip);
-# one that dies later was at work on it, and a second try would make the provider bill twice.
+# If a reused connection dies within this time, the peer had closed it before it saw the request (one round trip); if it
+# dies later, the peer was working on it, and a second try would make the provider bill twice.
 _STALE_SECONDS = 2.0
-# Dead peers of silent streams are found after 30 + 4 × 15 s.
+# A dead peer of a silent stream is found after 30 + 4 × 15 s.
 _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 
-# In a head that the parser has taken, written in lower case.
+# Looked for in a head that the parser has accepted, in lower case.
 _LENGTH = b"\r\ncontent-length:"
 _TRANSFER = b"\r\ntransfer-encoding:"
 _CODED = b"-encoding:"
@@ -52,24 +52,24 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What one upstream may take: seconds, connections, bytes."""
 
     connect: float = 5.0  # look-up, TCP and TLS together
-    first_byte: float = 120.0  # from the request being sent to the whole head of the answer
+    first_byte: float = 120.0  # from the request's last byte to the answer's whole head
     gap: float = 60.0  # between two reads of the body, and between two writes of a large request
     total: float = 900.0  # one exchange, its pauses included
-    idle: float = 55.0  # an unused connection is kept
+    idle: float = 55.0  # how long an unused connection is kept
     queue: float = 10.0  # waiting for a connection when all are busy
     max_connections: int = 256
     max_waiting: int = 256
-    max_head: int = 32 * 1024  # also any other run of bytes that brings no body: chunk lines, trailers, interim answers
+    max_head: int = 32 * 1024  # also of any other run of bytes without body: chunk lines, trailers, interim answers
     max_headers: int = 128
     max_body: int = 32 * 1024 * 1024
 
 
 class Keeper(Protocol):
-    """Who owns connections."""
+    """The owner of connections."""
 
     limits: Limits
-    # Where sockets are read into. One does for all: it is filled and parsed in one go. Without it the loops' TLS
-    # allocates 256 KiB per read, which costs more than all the rest of a call.
+    # Sockets are read into this. One is enough for all, because it is filled and parsed in one go. Without it, the
+    # loop's TLS allocates 256 KiB per read, which costs more than all the rest of a call.
     buffer: memoryview
 
     def add(self, connection: "Connection") -> None:
@@ -83,9 +83,9 @@ class Keeper(Protocol):
 
 
 class Response(msgspec.Struct, eq=False):
-    """The answer of an upstream whose head is in. The body is read whole, piped, or abandoned with `close()`.
+    """An upstream's answer whose head has arrived. The body is read whole, piped, or abandoned with `close()`.
 
-    Whoever gets a Response reads it to its end or closes it: until then it occupies a connection.
+    A Response must be read to its end or closed: until then it occupies a connection.
     """
 
     _connection: "Connection | None"  # None: the exchange is over
@@ -105,7 +105,7 @@ class Response(msgspec.Struct, eq=False):
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Names are lower-case; values are bytes without control characters, stripped of surrounding white space.
 
-        Read from the head at each call.
+        Parsed from the head each time.
         """
         found = []
         for line in self._head.split(b"\r\n")[1:-1]:
@@ -121,13 +121,13 @@ class Response(msgspec.Struct, eq=False):
         return None
 
     def whole_body(self) -> bytes | None:
-        """As `read`, where all of it has come already; None: it has to be waited for, or has failed."""
+        """As `read`, if all of it has arrived already; None: it has to be waited for, or has failed."""
         if self._connection is not None or self._error is not None:
             return None
         return b"".join(self._chunks)
 
     async def read(self) -> bytes:
-        """The whole body. Raises UpstreamError; when cancelled, the response is closed."""
+        """The whole body. Raises UpstreamError. Cancelling closes the response."""
         connection = self._connection
         if connection is not None:
             self._whole = True
@@ -145,8 +145,8 @@ class Response(msgspec.Struct, eq=False):
     def pipe(self, on_data: Callable[[bytes], None], on_end: Callable[[UpstreamError | None], None]) -> None:
         """Call `on_data` for each read of the socket, then `on_end` exactly once, with None when the body is whole.
 
-        What came earlier is delivered before this returns. `on_end` may come during a pause, when nothing was left
-        to read.
+        What arrived earlier is delivered before this returns. `on_end` may be called during a pause, if nothing was
+        left to read.
         """
         self._on_data, self._on_end = on_data, on_end
         if self._chunks:
@@ -159,7 +159,7 @@ class Response(msgspec.Struct, eq=False):
             on_end(self._error)
 
     def pause(self) -> None:
-        """Stop reading the socket: the peer is slowed down by TCP, and the gap time-out rests."""
+        """Stop reading the socket: TCP slows the peer down, and the gap time-out is suspended."""
         if self._connection is not None:
             self._connection.pause()
 
@@ -243,13 +243,13 @@ class Connection(asyncio.BufferedProtocol):
         self._time = loop.time
         self._transport: asyncio.Transport | None = None
         self._parts: list[bytes] = []
-        # The parser looks its callbacks up once: this one then costs no Python frame per chunk.
+        # The parser looks up its callbacks once, so this one costs no Python frame per chunk.
         self.on_body = self._parts.append
         self._parser = HttpResponseParser(self)
         self._feed = self._parser.feed_data
-        # What has come of a head that is not whole, and whatever followed in the same read.
+        # The part of an incomplete head that has arrived; may hold what followed the head in the same read.
         self._unread = b""
-        # Before an answer that says otherwise: then it is the last one.
+        # Until an answer says otherwise, which is then the last one.
         self._reusable = True
         self._until_close = False
         self._upload: memoryview | None = None
@@ -258,18 +258,18 @@ class Connection(asyncio.BufferedProtocol):
         self._write_paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports do not inherit from it
         self._write = self._transport.write
         self._keeper.add(self)
         sock = transport.get_extra_info("socket")
-        with contextlib.suppress(OSError):  # some systems refuse options on a socket that the peer has reset already
+        with contextlib.suppress(OSError):  # some systems refuse options on a socket that the peer has already reset
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for option, value in _KEEPALIVE:
                 if hasattr(socket, option):
                     sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
     def start(self, response: Response, head: bytes, body: bytes, bodiless: bool) -> None:
-        """Send a request; the response learns of everything else."""
+        """Send a request. Everything that happens to it is reported to `response`."""
         self._bodiless = bodiless
         self.response = response
         self.served += 1
@@ -356,7 +356,7 @@ class Connection(asyncio.BufferedProtocol):
             self.fail(error)
 
     def _feed_capped(self, data: memoryview) -> None:
-        """A head is refused by its size, however it was cut into reads."""
+        """Refuse a head that is too large, however it was split into reads."""
         room = self._max_head - self._barren
         self._feed(data[:room])
         if self._phase == _HEAD:
@@ -372,7 +372,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._phase != _HEAD or response is None:
             return
         status = self._parser.get_status_code()
-        unread = self._unread.lstrip(b"\r\n")  # the parser takes empty lines before a head
+        unread = self._unread.lstrip(b"\r\n")  # the parser accepts empty lines before a head
         end = unread.index(b"\r\n\r\n") + 2
         if status != 200 and not 200 <= status <= 599:
             if not 100 <= status < 200:
@@ -384,13 +384,13 @@ class Connection(asyncio.BufferedProtocol):
         if end > self._few_headers:
             self._check_number(head)
         lower = head.lower()
-        if lower.find(_CODED) >= 0:  # `in` raises and drops a TypeError first
+        if lower.find(_CODED) >= 0:  # `in` raises and drops a TypeError on the way
             _check_codings(lower)
         if not self._parser.should_keep_alive():
             self._reusable = False
             self._until_close = _LENGTH not in lower and _TRANSFER not in lower
         self._phase = _BODY
-        if self._bodiless:  # the parser cannot be told, and would wait for the length that HEAD only states
+        if self._bodiless:  # the parser cannot be told, and would wait for the body whose length a HEAD answer states
             self._refuse_the_rest()
         response.status = status
         response._head = head
@@ -404,7 +404,7 @@ class Connection(asyncio.BufferedProtocol):
             raise ProtocolError(f"the upstream sent {headers} headers")
 
     def _refuse_the_rest(self) -> None:
-        """The answer is whole: what else came in the same read belongs to nobody."""
+        """The answer is whole: anything else in the same read belongs to no exchange."""
         self._phase = _OVERFULL
         self._surplus_at = len(self._parts)
 
@@ -451,7 +451,7 @@ class Connection(asyncio.BufferedProtocol):
             response._end(error)
 
     def drop(self) -> None:
-        """Close the socket now, without regard to what is on its way."""
+        """Close the socket now, whatever is still in flight."""
         if not self.closed:
             self.closed = True
             if self._transport is not None:
@@ -469,7 +469,7 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def check(self, now: float) -> None:
-        """End an exchange whose time is over."""
+        """End an exchange whose time is up."""
         if self.response is None:
             return
         limits = self._limits
@@ -486,7 +486,7 @@ class Connection(asyncio.BufferedProtocol):
 
 
 def _check_codings(head: bytes) -> None:
-    """Refuse a body that does not come plain, or in chunks; `head` is in lower case."""
+    """Refuse a body that is neither plain nor chunked; `head` is in lower case."""
     chunked = False
     for kind, value in _CODINGS.findall(head):
         coding = value.strip(b" \t")
@@ -500,7 +500,7 @@ def _check_codings(head: bytes) -> None:
 
 
 def _as_protocol_error(refusal: Exception) -> ProtocolError:
-    """The parser's reasons are fixed texts of its own; an error of a callback hangs below the parser's."""
+    """The parser's reasons are its own fixed texts; an error raised in a callback is the context of the parser's."""
     for error in (refusal, refusal.__context__):
         if isinstance(error, ProtocolError):
             return error

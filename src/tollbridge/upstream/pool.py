@@ -1,10 +1,10 @@
-"""HTTP/1.1 to one origin, for the hot half of the data path: keep-alive connections, callbacks, and no task per call.
+"""HTTP/1.1 to one origin, for the hot half of the data path: keep-alive connections, callbacks, no task per call.
 
     pool = Pool("https://api.example.com/v1", Limits())
     response = await pool.open(b"POST", b"/chat/completions", [(b"authorization", b"Bearer …")], body)
     data = await response.read()                 # or response.pipe(on_data, on_end)
 
-Redirects are answers like any other, nothing is decompressed, and no proxy is read from the environment.
+Redirects are answers like any other, nothing is decompressed, and the environment's proxy settings are ignored.
 """
 
 import asyncio
@@ -34,26 +34,26 @@ _OWN_HEADERS = frozenset(
 _WITHOUT_BODY = frozenset({b"GET", b"HEAD"})
 _KNOWN_NAMES = 256
 _KNOWN_HEADS = 64
-# As numbers: to look for bytes in bytes, CPython raises and drops a TypeError first.
+# Numbers, because CPython raises and drops a TypeError on the way when it looks for bytes in bytes.
 _NUL, _SPACE = 0, 32
 
-# What is known of a target before it was called: its method and headers, and what they begin a request with.
+# What is known about a target before its first call: method, headers, and the head that they make, up to its length.
 _NOTHING: tuple[bytes, Sequence[tuple[bytes, bytes]] | None, bytes] = b"", None, b""
 
-# The next one to serve stands first. Its result is a connection, or None: a slot to connect on.
+# A call in the queue, the next to be served first. Its result is a connection, or None: a slot to connect on.
 _Waiter = asyncio.Future[Connection | None]
 
 
 class _Wish(NamedTuple):
     until: float
-    fresh: bool  # only a connection that nobody has used before will do
+    fresh: bool  # only a connection that has never been used will do
 
 
 class Pool:
     """Connections to one upstream origin. It belongs to the event loop of its first call.
 
-    `base_url` is http or https with a host, perhaps a port, and a path (`path_prefix`) that stands before each target;
-    anything else is a ConfigError. `address`: where to connect, so that the host is not looked up.
+    `base_url` is http or https with a host, an optional port, and a path (`path_prefix`) that is put before each
+    target; anything else is a ConfigError. `address`: where to connect instead of looking up the host.
     """
 
     def __init__(
@@ -73,13 +73,13 @@ class Pool:
         self.origin = f"[{self._host}]" if ":" in self._host else self._host
         if self._port != (443 if self._secure else 80):
             self.origin += f":{self._port}"
-        # Between the target and the caller's headers.
+        # What stands between the target and the caller's headers.
         self._fixed = (
             f" HTTP/1.1\r\nHost: {self.origin}\r\nUser-Agent: tollbridge/{__version__}\r\n"
             "Accept-Encoding: identity\r\nConnection: keep-alive\r\n"
         ).encode("ascii")
         self._names: set[bytes] = set()
-        # By target: the call before had these very headers, nearly always. Only such as cannot change are remembered.
+        # By target, because nearly every call has the very headers of the one before. Only tuples, which cannot change.
         self._heads: dict[bytes, tuple[bytes, Sequence[tuple[bytes, bytes]] | None, bytes]] = {}
         self._connections: set[Connection] = set()
         self._connecting = 0
@@ -102,7 +102,7 @@ class Pool:
 
     @property
     def waiting(self) -> int:
-        """Calls that wait for a connection."""
+        """Calls waiting for a connection."""
         return len(self._waiters)
 
     async def open(
@@ -113,11 +113,11 @@ class Pool:
         body: bytes,
         on_sent: Callable[[], None] | None = None,
     ) -> Response:
-        """Send a request and return when the final head of its answer is in.
+        """Send a request and return when the final head of its answer has arrived.
 
         `target` starts with `/` and is put below `base_url`. The headers about connection, length, coding and agent are
-        the pool's; those of the caller may not contain CR, LF or NUL (ValueError, before anything is sent).
-        `on_sent` is called when there is a connection and the request leaves on it.
+        the pool's own; the caller's may not contain CR, LF or NUL (ValueError, before anything is sent).
+        `on_sent` is called when there is a connection and the request leaves on it, again if it is sent a second time.
         Raises ConnectError, PoolBusy, UpstreamTimeout, ConnectionLost, ProtocolError. Cancelling closes the connection.
         """
         known_method, known_headers, head = self._heads.get(target, _NOTHING)
@@ -169,7 +169,7 @@ class Pool:
                 self._learn(name)
             parts += (name, b": ", value, b"\r\n")
         head = b"".join(parts)
-        # Every line ends once: whatever a caller smuggled in changes the count.
+        # Each line ends once, so anything smuggled in changes the count.
         lines = 5 + len(headers)
         if head.count(b"\n") != lines or head.count(b"\r") != lines or _NUL in head:
             raise ValueError("a request's target and header values may not contain CR, LF or NUL")
@@ -191,7 +191,7 @@ class Pool:
             self._names.add(name)
 
     async def _acquire(self, *, fresh: bool = False) -> Connection:
-        """A connection that is the caller's alone."""
+        """A connection for the caller's sole use."""
         while True:
             if self._closed:
                 raise PoolBusy("the pool is closed")
@@ -202,7 +202,7 @@ class Pool:
             if self._connecting + len(self._connections) < self.limits.max_connections:
                 self._connecting += 1
                 return await self._connect()
-            if self._idle:  # a fresh one was asked for: one of these makes room for it
+            if self._idle:  # a fresh one was asked for: an idle one makes room for it
                 self._idle.pop(0).drop()
             turn = await self._turn(fresh)
             if turn is None:
@@ -211,7 +211,7 @@ class Pool:
                 return turn
 
     async def _turn(self, fresh: bool) -> Connection | None:
-        """Wait for a connection, or for a slot to connect on. Who wants a fresh one goes first: it had its turn."""
+        """Wait for a connection, or a slot to connect on. A call that wants a fresh one goes first: it had its turn."""
         if len(self._waiters) >= self.limits.max_waiting:
             raise PoolBusy(f"the {self.limits.max_connections} connections to {self.origin} and their queue are full")
         loop = asyncio.get_running_loop()
@@ -236,7 +236,7 @@ class Pool:
         return None
 
     def _give_back(self, turn: Connection | None) -> None:
-        """What a cancelled waiter had been given goes to the next one."""
+        """Pass what a cancelled waiter had been given on to the next one."""
         if turn is None:
             self._connecting -= 1
             self._pass_on_slot()
@@ -252,7 +252,7 @@ class Pool:
                 waiter.set_result(None)
 
     async def _connect(self) -> Connection:
-        """Connect on the slot that the caller took (it is counted in `_connecting`)."""
+        """Connect on the slot that the caller took (already counted in `_connecting`)."""
         loop = asyncio.get_running_loop()
         connection = Connection(self, loop)
         if self._secure and self._context is None:
@@ -270,7 +270,7 @@ class Pool:
                 )
         except BaseException as error:
             connection.drop()
-            self._connections.discard(connection)  # uvloop forgets connection_lost when it is cancelled here
+            self._connections.discard(connection)  # uvloop does not call connection_lost when cancelled here
             if isinstance(error, TimeoutError):
                 raise UpstreamTimeout("connect", self.limits.connect) from error
             if isinstance(error, OSError):
@@ -290,7 +290,7 @@ class Pool:
         self._connections.add(connection)
 
     def remove(self, connection: Connection) -> None:
-        """Its socket is closed."""
+        """The connection's socket is closed."""
         if connection in self._idle:
             self._idle.remove(connection)
         self._connections.discard(connection)
@@ -299,7 +299,7 @@ class Pool:
             self._emptied.set_result(None)
 
     def release(self, connection: Connection) -> None:
-        """It is clean and free: for the first in the queue, else for the next call."""
+        """Offer a clean, free connection to the first in the queue, or else to the next call."""
         if not self._waiters or (waiter := self._first_waiter()) is None:
             connection.idle_since = connection.loop.time()
             self._idle.append(connection)
@@ -313,7 +313,7 @@ class Pool:
         if not self._connections and not self._connecting:
             self._timer = None
             return
-        # First of all, so that an error of somebody's callback cannot stop the clock.
+        # First of all, so that an exception in a callback cannot stop the clock.
         self._timer = loop.call_later(self._tick_seconds, self._tick, loop)
         now = loop.time()
         while self._idle and now - self._idle[0].idle_since >= self.limits.idle:
@@ -327,7 +327,7 @@ class Pool:
 
 
 def _split(base_url: str) -> tuple[bool, str, int, bytes]:
-    """(https?, host, port, path without a slash at its end). The URL is not quoted in errors: it may hold a secret."""
+    """(https?, host, port, path without a trailing slash). Errors do not quote the URL, which may hold a secret."""
     try:
         parts = urlsplit(base_url)
         host = (parts.hostname or "").encode("idna").decode("ascii")

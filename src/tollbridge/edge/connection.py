@@ -1,15 +1,15 @@
 """One client connection: uvicorn's protocol on httptools, with the deadlines and caps that it lacks.
 
 Rules
-1. A connection is idle, inside a head, or inside a body (`_phase`); each has a deadline, moved only when the phase
-   changes, so that a client that drips bytes gains nothing. While an answer is being made there is none.
-2. All deadlines are looked at by one sweep for all connections (`edge.server`), not by a timer each.
-3. What cannot be parsed, is too large or too late ends the connection: nothing more of it is parsed (`_deaf`), answers
-   under way are finished, then comes the error. A request whose body fails is answered by the application that asked
-   for the body.
-4. After such an error the connection lingers: what the client still sends is thrown away for `linger` seconds, because
+1. A connection is idle, inside a head, or inside a body (`_phase`). Each phase has a deadline that moves only when the
+   phase changes, so a client that drips bytes gains nothing. While an answer is being made there is no deadline.
+2. One sweep for all connections (`edge.server`) checks all deadlines; there is no timer for each.
+3. Input that cannot be parsed, is too large or too late ends the connection: nothing more is parsed (`_deaf`), answers
+   under way are finished, then comes the error. If a request's body fails, the application that asked for the body
+   answers.
+4. After such an error the connection lingers: for `linger` seconds, what the client still sends is thrown away, because
    closing with unread bytes makes the kernel send a reset, which can overtake the answer.
-5. A client that has to read (`pause_writing`) and takes nothing for `stall` seconds is cut.
+5. A client that is behind (`pause_writing`) and takes nothing for `stall` seconds is cut off.
 """
 
 import asyncio
@@ -37,18 +37,18 @@ _FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect
 _UPGRADE_TOKENS = frozenset({b"upgrade", b"http2-settings"})
 _KNOWN_TARGETS = 256
 _KNOWN_LENGTH = 128
-_TASK = "request"  # or asyncio makes a name for each
-_FRAMING_BYTES = 64 * 1024  # that a chunked body may spend on top of twice its size
-_SPARE = 64  # connections above a cap that still get their 503; the next ones are cut
+_TASK = "request"  # otherwise asyncio makes up a name for each
+_FRAMING_BYTES = 64 * 1024  # that a chunked body may take on the wire beyond twice the cap
+_SPARE = 64  # connections above a cap that still get a 503; any more are cut
 _LOGGER = logging.getLogger("tollbridge.edge")
 
 
-# What answers a request without ASGI; None: nothing does.
+# Gives the coroutine that answers a request without ASGI, or None.
 Answer: TypeAlias = Callable[[Downstream], Coroutine[Any, Any, None] | None]
 
 
 class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds, bytes and counts. The operator sets some of them: docs/reference/settings.md."""
+    """In seconds, bytes and counts. Some are the operator's to set: docs/reference/settings.md."""
 
     head_timeout: float = 10.0
     body_timeout: float = 60.0
@@ -65,9 +65,9 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_pipelined: int = 16
     high_water: int = 64 * 1024
     max_unsent: int = 256 * 1024
-    # 0: as many as half of the process's open files allow.
+    # 0: half the process's limit of open files.
     max_connections: int = 0
-    # Per IPv4 address or IPv6 /64. A reverse proxy is one address: exempt it. 0: no such cap.
+    # Per IPv4 address or IPv6 /64. A reverse proxy is a single address: exempt it. 0: no such cap.
     max_connections_per_client: int = 200
     exempt_clients: frozenset[str] = frozenset({"127.0.0.1", "::1"})
 
@@ -86,7 +86,7 @@ class Shared:
         self.targets: dict[bytes, tuple[str, bytes, bytes]] = {}
 
     def target(self, url: bytes) -> tuple[str, bytes, bytes]:
-        """Path, raw path and query of a request target. Few different ones are asked for, again and again."""
+        """Path, raw path and query of a request target. Remembered, because the same few come over and over."""
         known = self.targets.get(url)
         if known is None:
             parsed = httptools.parse_url(url)
@@ -99,7 +99,7 @@ class Shared:
         return known
 
     def enter(self, client: str) -> int:
-        """Counts a connection in. How many are too many: 0, or the excess over the cap that is exceeded most."""
+        """Count a connection in. Returns the excess over the cap that is exceeded most; 0 when none is."""
         self.connections += 1
         excess = self.connections - self.max_connections
         if client:
@@ -117,18 +117,18 @@ class Shared:
                 del self.per_client[client]
 
     def counted_as(self, address: str) -> str:
-        """Whose connection it is: the IPv4 address, the /64 of an IPv6 address, or "" for one that is not counted."""
+        """Whom a connection counts for: the IPv4 address, the /64 of an IPv6 address, or "" if it is not counted."""
         if address in self.limits.exempt_clients or not self.limits.max_connections_per_client:
             return ""
         return customer_of(address)
 
 
 def _by_asgi(_downstream: Downstream) -> None:
-    """What an application of ASGI alone says to each request."""
+    """The `answer` of an application that speaks only ASGI."""
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's `HttpToolsProtocol`, made by its server for each accepted socket."""
+    """uvicorn's `HttpToolsProtocol`; its server makes one for each accepted socket."""
 
     cycle: Downstream
 
@@ -160,7 +160,7 @@ class Connection(HttpToolsProtocol):
         self._unsent = 0
         self._stalled_at = math.inf
         self._known: KnownHead | None = None
-        # Bytes of a body whose head was known that have not come yet.
+        # Bytes still to come of a body whose head was known.
         self._missing = 0
 
     # The transport's calls
@@ -191,7 +191,7 @@ class Connection(HttpToolsProtocol):
 
     def eof_received(self) -> None:
         if self._active is not None:
-            self.transport.abort()  # not close(), which would first wait for what is unsent
+            self.transport.abort()  # not close(), which would first wait for unsent bytes
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
@@ -242,7 +242,7 @@ class Connection(HttpToolsProtocol):
             self._active.resumed()
 
     def _without_parser(self, data: bytes) -> bytes:
-        """Reads the body of a request whose head was known; what of `data` does not belong to it."""
+        """Read the body of a request whose head was known. Returns the rest of `data`, which does not belong to it."""
         body, rest = data[: self._missing], data[self._missing :]
         self._missing -= len(body)
         if body:
@@ -252,14 +252,14 @@ class Connection(HttpToolsProtocol):
         return rest
 
     def _learn(self, data: bytes) -> None:
-        """Remembers the head that `data` began with, where the next one may be the same."""
+        """Remember the head that `data` began with, if the next one may be the same."""
         cycle = self.cycle
         plain = cycle.keep_alive and not cycle.waiting_for_100_continue and self._content_length > 0
         plain = plain and cycle.scope["http_version"] == "1.1"
         self._known = learn(data, cycle.scope, self.shared.limits.max_body) if plain else None
 
     def _feed(self, data: bytes) -> bool:
-        """Parses. Whether what follows can be parsed too."""
+        """Parse `data`. Returns whether what follows can be parsed too."""
         while data:
             self._fed = len(data)
             try:
@@ -287,9 +287,9 @@ class Connection(HttpToolsProtocol):
         self._stop(InvalidRequest("This is not a well-formed HTTP/1.1 request."))
 
     def _without_upgrade(self) -> bytes:
-        """The head of a request that offers an upgrade (JDK's HTTP client does, on each), without the offer.
+        """The head of a request that offers an upgrade (the JDK's HTTP client always does), without the offer.
 
-        httptools would skip the request's body.
+        With the offer, httptools would skip the request's body.
         """
         version = self.parser.get_http_version().encode()
         lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
@@ -320,7 +320,7 @@ class Connection(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def _on_framing(self, name: bytes, value: bytes) -> None:
-        # httptools has refused what is ambiguous: both lengths, two lengths, a transfer coding after `chunked`.
+        # httptools has refused what is ambiguous: a length beside chunks, two lengths, a coding after `chunked`.
         if name == b"host":
             self._hosts += 1
         elif name == b"content-length":
@@ -359,7 +359,7 @@ class Connection(HttpToolsProtocol):
         self._begin(cycle)
 
     def _begin(self, cycle: Downstream) -> None:
-        """Its body is to come: the request is the application's from now on."""
+        """The head is done and the body to come: hand the request to the application."""
         self._phase = _BODY
         expects_continue = cycle.waiting_for_100_continue
         self.deadline = math.inf if expects_continue else self.loop.time() + self.shared.limits.body_timeout
@@ -367,7 +367,7 @@ class Connection(HttpToolsProtocol):
             self._run(cycle)
         else:
             self.pipeline.appendleft((cycle, self.app))
-            # Not at the first one: who does not read does not see the client leave.
+            # Not at the first one: while reading is paused, we would not see the client leave.
             if len(self.pipeline) >= self.shared.limits.max_pipelined // 2:
                 self.flow.pause_reading()
 
@@ -409,7 +409,7 @@ class Connection(HttpToolsProtocol):
         answering = self._answer(cycle)
         if answering is None:
             answering = cycle.run_asgi(self.app)
-        # uvloop's own way to make one takes half as long again.
+        # uvloop's own create_task takes half as long again.
         task = asyncio.Task(answering, loop=self.loop, name=_TASK)
         self.tasks.add(task)
         task.add_done_callback(cycle.ended)
@@ -419,13 +419,13 @@ class Connection(HttpToolsProtocol):
         self.deadline = self.loop.time() + self.shared.limits.body_timeout
 
     def overrun(self, size: int) -> None:
-        """`size` more bytes were written to a client that is behind."""
+        """`size` more bytes were written to a client that is behind. Cuts it off at `max_unsent`."""
         self._unsent += size
         if self.transport.get_write_buffer_size() > self.shared.limits.max_unsent:
             self.transport.abort()
 
     def on_response_complete(self, closes: bool) -> None:  # type: ignore[override]
-        """The answer to the active request has been written; `closes`: it told the client that it is the last one."""
+        """The answer to the active request has been written. `closes`: it told the client that it is the last one."""
         self._active = None
         if self.transport.is_closing():
             self.deadline = self.loop.time() + self.shared.limits.stall
@@ -445,7 +445,7 @@ class Connection(HttpToolsProtocol):
     # The server's calls
 
     def sweep(self, now: float) -> None:
-        """Acts on what is late."""
+        """Act on deadlines that have passed."""
         if self._stalled_at <= now:
             unsent = self.transport.get_write_buffer_size()
             if unsent >= self._unsent:
@@ -457,7 +457,9 @@ class Connection(HttpToolsProtocol):
             self._late(now)
 
     def leave(self, idle_until: float) -> None:
-        """The server is going away: an answer that has not begun says so, and who is idle has until then to ask."""
+        """The server is shutting down: an answer that has not begun says so; an idle connection has until `idle_until`
+        to bring a request.
+        """
         if self._active is not None:
             if not self.cycle.response_started:
                 self.cycle.keep_alive = False
@@ -467,7 +469,7 @@ class Connection(HttpToolsProtocol):
     def _late(self, now: float) -> None:
         limits = self.shared.limits
         if self.flow.write_paused:
-            self.deadline = now + limits.stall  # it is still taking an answer, watched by _stalled_at
+            self.deadline = now + limits.stall  # the client is still taking an answer; _stalled_at watches that
         elif self._lingering or self.transport.is_closing():
             self.transport.abort()
         elif self._phase == _IDLE:
@@ -475,14 +477,14 @@ class Connection(HttpToolsProtocol):
         elif self._phase == _HEAD:
             self._stop(RequestTimedOut(f"The request head did not arrive within {limits.head_timeout:g} seconds."))
         elif self.flow.read_paused:
-            self.deadline = now + limits.body_timeout  # it is the application that does not read
+            self.deadline = now + limits.body_timeout  # the application is the one that does not read
         else:
             self._stop(RequestTimedOut(f"The request body did not arrive within {limits.body_timeout:g} seconds."))
 
     # Endings
 
     def _stop(self, error: ApiError) -> None:
-        """Follows the client's bytes no further."""
+        """Parse no more of what the client sends, and end the connection with `error`."""
         self._deaf = True
         self.deadline = math.inf
         if self._phase == _BODY:
@@ -493,7 +495,7 @@ class Connection(HttpToolsProtocol):
             self._part()
 
     def _part(self) -> None:
-        """After the last answer: the error that ended the connection, if any, and the close."""
+        """After the last answer: send the error that ended the connection, if any, and close or linger."""
         if self._farewell is not None:
             headers, body = error_answer(self._farewell)
             framing = b"\r\ncontent-length: %d" % len(body)

@@ -1,8 +1,8 @@
 """The demo provider: answers for every model when no real provider is configured.
 
 It speaks OpenAI's protocol over real HTTP on a loopback port, so that everything between a key and a charge can be
-tried before anyone has a provider's key. It says in each answer what it is; no model is called. It refuses what real
-providers refuse, and counts tokens as they do, so that what works and costs here is no surprise there.
+tried without a provider's key. Each answer says that it is a demo; no model is called. It refuses what real providers
+refuse and counts tokens as they do, so that neither errors nor costs come as a surprise later.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ NAME = "demo"
 _PACE_S = 0.02
 _DIMENSIONS = 1536
 _MOST_DIMENSIONS = 3072
-# Tokens of a picture at low detail.
+# Tokens for each picture or other medium: what a picture costs at low detail.
 _PER_MEDIUM = 85
 
 
@@ -94,7 +94,7 @@ class _Format(Struct):
 
 
 class _Asked(Struct):
-    """What the demo reads of a request; everything else is ignored."""
+    """The fields of a request that the demo reads; it ignores all others."""
 
     model: str = ""
     messages: list[_Message] = field(default_factory=list)
@@ -114,7 +114,7 @@ class _Asked(Struct):
 
 
 class DemoProvider:
-    """Started beside the gateway, on its event loop. `base_url` is known once it is made."""
+    """Runs beside the gateway, on its event loop. `base_url` is known before `start`."""
 
     def __init__(self) -> None:
         self._socket = listen("127.0.0.1", 0)
@@ -170,7 +170,7 @@ async def _app(scope: Any, receive: Any, send: Any) -> None:
 
 
 def _check(asked: _Asked, *, embeds: bool) -> None:
-    """What types do not say. Raises `ValidationError` in the form of msgspec's own."""
+    """Check what types cannot. Raises `ValidationError` in the form of msgspec's own."""
     if embeds and asked.input in ("", []):
         raise msgspec.ValidationError("Expected something to embed - at `$.input`")
     for index, message in enumerate(asked.messages):
@@ -185,7 +185,7 @@ def _check(asked: _Asked, *, embeds: bool) -> None:
 
 
 async def _refuse(send: Any, complaint: str) -> None:
-    """400, as OpenAI's. `complaint`: msgspec's, `what is wrong - at `$.place``."""
+    """A 400 in OpenAI's form. `complaint`: msgspec's, `what is wrong - at `$.place``."""
     what, _, place = complaint.partition(" - at `$")
     param = place.strip("`.") or None
     message = f"Invalid value for '{param}': {what}." if param else f"{what}."
@@ -282,7 +282,7 @@ def _usage(asked: _Asked, words: list[str]) -> dict[str, int]:
 
 
 def _counted(text: Any) -> int:
-    """Tokens of a text, or of ids of tokens."""
+    """The number of tokens in a text, or in a list of token ids."""
     return max(1, len(text) if isinstance(text, list) else tokens.count(str(text).encode("utf-8", "replace")))
 
 
@@ -306,7 +306,7 @@ def _is_tokens(value: list[Any]) -> bool:
 
 
 def _vector(text: str, size: int) -> list[float]:
-    """The same unit vector for the same text; close to nothing else."""
+    """A unit vector: the same for the same text, and close to that of no other."""
     noise = hashlib.shake_256(text.encode("utf-8", "replace")).digest(size)
     raw = [byte - 127.5 for byte in noise]
     norm = sum(value * value for value in raw) ** 0.5

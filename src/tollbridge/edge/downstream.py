@@ -1,17 +1,17 @@
 """One request as the inference application sees it: an application with a method `answer` gets a `Downstream`.
 
-It stands beside ASGI's `scope`, `receive` and `send`, which go on working for everything else, because awaiting `send`
-costs several µs for each streamed chunk and says nothing once the client has gone. `scope["extensions"]["tollbridge"]`
-is the same Downstream.
+It exists beside ASGI's `scope`, `receive` and `send`, which still serve everything else, because awaiting `send` costs
+several µs for each streamed chunk and does not tell that the client has gone. `scope["extensions"]["tollbridge"]` is
+the same Downstream.
 
 Rules
 1. An answer is `respond()`; or `start()`, any number of `write()`, and `end()`. `abort()` cuts it short.
-2. Nothing here waits but `read_body()`. While `paused`, the client is behind: the application stops reading its
-   upstream and goes on at `on_resume`. Who writes on regardless is cut at `max_unsent` bytes.
+2. Only `read_body()` waits. While `paused`, the client is behind: the application stops reading its upstream and goes
+   on at `on_resume`. If it writes on regardless, the connection is cut at `max_unsent` bytes.
 3. A client is gone when its socket closes, fails, or reports the end of its sending side: no HTTP client in use closes
    only that half. `on_disconnect` is called at once, at most once, and only while the answer is unfinished. After that
    `disconnected` is true and writing does nothing.
-4. Back-pressure, deadlines and keep-alive are the connection's (`edge.connection`).
+4. Back-pressure, deadlines and keep-alive are the connection's job (`edge.connection`).
 """
 
 import asyncio
@@ -36,7 +36,7 @@ __all__ = ["Downstream", "Headers", "error_answer", "render_head"]
 Headers = Sequence[bytes]
 
 _WITHOUT_BODY = frozenset({204, 304})
-# From this size on copying the body behind its head costs more than a second buffer in the same system call.
+# From this size on, copying the body behind its head costs more than a second buffer in the same system call.
 _LARGE = 64 * 1024
 _CR, _LF, _NUL = b"\r\n\0"
 _END = b"\r\n\r\n"
@@ -46,16 +46,16 @@ _LOGGER = logging.getLogger("tollbridge.edge")
 
 
 def error_answer(error: ApiError) -> tuple[list[bytes], bytes]:
-    """Headers and body, in OpenAI's shape and with an `x-request-id` of its own, of an error without an application."""
+    """Headers and body of an error that no application answers, in OpenAI's shape, with its own `x-request-id`."""
     headers = [b"content-type: application/json", b"x-request-id: req_" + secrets.token_hex(12).encode()]
     headers += [f"{name}: {value}".encode("latin-1") for name, value in error.headers.items()]
     return headers, render(error)
 
 
 def render_head(status: int, date_line: bytes, headers: Headers, framing: bytes, keep_alive: bool) -> bytes:
-    """The head of a response; `framing`: a line behind CRLF, b"" for none.
+    """The head of a response. `framing`: a CRLF and one more header line, or b"" for none.
 
-    ValueError when a header holds CR, LF or NUL.
+    ValueError if a header holds CR, LF or NUL.
     """
     lines = [date_line, *headers]
     text = b"".join(lines)
@@ -68,16 +68,16 @@ def render_head(status: int, date_line: bytes, headers: Headers, framing: bytes,
 class Downstream(RequestResponseCycle):
     """The client's side of one request. See the rules above.
 
-    `known`: its head, where it is one that repeats, with what the application has read of it. `client` is the address
-    of the peer ("" when unknown; no forwarding header is believed). Headers are lines, `name: value`;
-    content-length, transfer-encoding, connection and date are added here. A head with CR, LF or NUL inside a line is a
-    ValueError and nothing of it is sent.
+    `known`: its head, if that repeats, with what the application has read from it. `client`: the peer's address (""
+    when unknown; forwarding headers are not believed). Headers are lines, `name: value`; content-length,
+    transfer-encoding, connection and date are added here. A head with CR, LF or NUL inside a line is a ValueError, and
+    none of it is sent.
     """
 
-    # Shared by all requests of a head that repeats: to be read.
+    # Shared by all requests whose head repeats: read only.
     scope: Any
-    # What RequestResponseCycle.__init__ sets by eleven keyword arguments per request: here it costs nothing until it
-    # changes. tests/edge/test_downstream_asgi.py holds the two in step.
+    # What RequestResponseCycle.__init__ sets from eleven keyword arguments for each request. As class attributes they
+    # cost nothing until they change. tests/edge/test_downstream_asgi.py keeps the two in step.
     logger = _LOGGER
     access_logger = _LOGGER
     access_log = False
@@ -118,7 +118,7 @@ class Downstream(RequestResponseCycle):
         return self.flow.write_paused
 
     def whole_body(self) -> bytes | None:
-        """As `read_body`, where all of it has come already; None: it has to be waited for."""
+        """As `read_body`, if all of it has arrived already; None: call `read_body`, which waits or raises."""
         if self.more_body or self.disconnected or self._failure is not None:
             return None
         body, self.body = bytes(self.body), b""
@@ -139,14 +139,14 @@ class Downstream(RequestResponseCycle):
         return body
 
     def on_disconnect(self, callback: Callable[[], None]) -> None:
-        """Called when the client leaves before the answer is finished; at once, here, when it has already left."""
+        """Have `callback` called when the client leaves before the answer is finished; now, if it has already left."""
         if self.disconnected:
             callback()
         elif not self.response_complete:
             self._gone_callback = callback
 
     def on_resume(self, callback: Callable[[], None]) -> None:
-        """Called each time `paused` turns false while the answer is unfinished. One callback: the last one."""
+        """Have `callback` called each time `paused` turns false while the answer is unfinished. The last one counts."""
         self._resume_callback = callback
 
     # What it answers
@@ -169,7 +169,7 @@ class Downstream(RequestResponseCycle):
     def start(self, status: int, headers: Headers, data: bytes = b"") -> None:
         """The head of a stream, and its first bytes in the same write.
 
-        To HTTP/1.1 it is chunked; to HTTP/1.0, which knows no chunks, it ends with the connection.
+        For HTTP/1.1 it is chunked; for HTTP/1.0, which has no chunks, it ends with the connection.
         """
         if self._begins():
             chunked = self.scope["http_version"] == "1.1"
@@ -185,7 +185,7 @@ class Downstream(RequestResponseCycle):
                 self.write(data)
 
     def write(self, data: bytes) -> bool:
-        """One piece of a stream, in one write. Empty data is nothing. Whether the client is behind (`paused`)."""
+        """One piece of a stream, in one write; empty data writes nothing. Returns whether the client is behind."""
         if self._chunked and data:
             chunk = b"%x\r\n%b\r\n" % (len(data), data)
             self.transport.write(chunk)
@@ -208,20 +208,20 @@ class Downstream(RequestResponseCycle):
             self._finish()
 
     def abort(self) -> None:
-        """Cuts the connection, what is still unsent included: to the client, an answer that broke off."""
+        """Cut the connection, dropping unsent bytes: the client sees an answer that broke off."""
         self._forget()
         if not self.response_complete:
             self.disconnected = True
             self.transport.abort()
 
     def refuse(self, error: ApiError) -> None:
-        """The whole answer is this error, in OpenAI's shape."""
+        """Answer with this error, in OpenAI's shape."""
         self.respond(error.status, *error_answer(error))
 
     # What the connection tells
 
     def feed(self, data: bytes) -> None:
-        """A piece of the body has come."""
+        """A piece of the body has arrived."""
         if self.response_complete or self.disconnected:
             return
         if not self.body:
@@ -242,7 +242,7 @@ class Downstream(RequestResponseCycle):
             self.message_event.set()
 
     def fail(self, error: ApiError) -> None:
-        """The body cannot be had. Whoever asks for it learns why; the connection ends with the answer."""
+        """The body failed to arrive. Asking for it raises `error`; the connection ends with the answer."""
         self._failure = error
         self.keep_alive = False
         if self.message_event is not None:
@@ -263,9 +263,9 @@ class Downstream(RequestResponseCycle):
             callback()
 
     def ended(self, task: asyncio.Task[None]) -> None:
-        """The application is done with this request: whatever it did must not harm the connection.
+        """The application is done with this request. Whatever it did must not harm the connection.
 
-        An ApiError that it let through is its answer, in OpenAI's shape.
+        If it raised an ApiError, that is the answer, in OpenAI's shape.
         """
         self.connection.tasks.discard(task)
         if task.cancelled():  # the time for a graceful shutdown is over
@@ -283,7 +283,7 @@ class Downstream(RequestResponseCycle):
     # ASGI
 
     async def run_asgi(self, app: ASGI3Application) -> None:
-        # Its own scope, to change as it likes; ours does not lead back here, so that neither waits for the collector.
+        # A scope of its own, to change as it likes. Ours holds no reference to self: no cycle for the collector.
         scope: Any = {**self.scope, "extensions": {"tollbridge": self}}
         if self.connection.app_state:
             scope["state"] = self.connection.app_state.copy()
@@ -306,7 +306,7 @@ class Downstream(RequestResponseCycle):
             self.keep_alive = False
         await super().send(message)
         if self.response_started and not self.keep_alive:
-            self._last = self.keep_alive = True  # or uvicorn closes at the end, on unread bytes, which resets
+            self._last = self.keep_alive = True  # or uvicorn closes on unread bytes, and the kernel sends a reset
 
     def on_response(self) -> None:
         self._finish()
@@ -318,12 +318,12 @@ class Downstream(RequestResponseCycle):
     # Inside
 
     def _begins(self) -> bool:
-        """Whether there is anybody to answer. Decides, before the head is written, whether the connection goes on."""
+        """Whether the client is still there. Decides, before the head is written, whether the connection goes on."""
         if self.disconnected:
             return False
         if self.response_started:
             raise RuntimeError("this request has been answered")
-        if self.waiting_for_100_continue:  # the client may now send its body or not: it cannot be told apart
+        if self.waiting_for_100_continue:  # whether the client now sends its body or a new request, we cannot tell
             self.waiting_for_100_continue = self.keep_alive = False
         return True
 
@@ -360,7 +360,7 @@ class Downstream(RequestResponseCycle):
             self.refuse(error)
 
     def _arrival(self) -> asyncio.Event:
-        """What tells that something came, made when it is first asked for: most requests never wait."""
+        """Set when something has arrived. Made when first asked for, because most requests never wait."""
         if self.message_event is None:
             self.message_event = asyncio.Event()
             if self.body or not self.more_body or self.disconnected or self._failure is not None:

@@ -1,4 +1,4 @@
-"""Headers: those of a request that decide something, and our own, in the operator's brand."""
+"""Headers: those of a request that matter here, and our own, in the operator's brand."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,7 +18,7 @@ PREFLIGHT = [
 
 
 class Head(NamedTuple):
-    """The headers that decide something."""
+    """The headers of a request that matter here."""
 
     authorization: bytes | None
     api_key: bytes | None
@@ -29,12 +29,12 @@ class Head(NamedTuple):
     forwarded: bytes | None
     idempotency_key: bytes | None
     beta: bytes | None
-    # Whether it is nothing but plain JSON, without a cap: then `check_head` has nothing to say.
+    # Whether it is plain JSON without a cap, so that there is no need for `check_head`.
     is_plain: bool = False
 
 
 class Names(msgspec.Struct, frozen=True):
-    """The names of our own headers, in the operator's brand: what a line begins with. `max_cost`: of a caller's."""
+    """How lines of our own headers begin, in the operator's brand. `max_cost`: the name of a caller's header."""
 
     cost: bytes
     charged: bytes
@@ -69,7 +69,10 @@ class Names(msgspec.Struct, frozen=True):
 
 
 def read_head(headers: list[tuple[bytes, bytes]], max_cost: bytes) -> Head:
-    """Of a header that was sent twice the last counts; caps are listed, so that `read_cap` refuses them."""
+    """If a header was sent twice, the last one counts; but caps are joined by a comma, so that `read_cap` refuses them.
+
+    `max_cost`: the name of the caller's header for its cap.
+    """
     found: dict[bytes, bytes] = dict(headers)
     get = found.get
     if len(found) < len(headers) and max_cost in found:
@@ -89,13 +92,13 @@ def read_head(headers: list[tuple[bytes, bytes]], max_cost: bytes) -> Head:
 
 
 def listable(names: Sequence[str]) -> bytes:
-    """Some names as a header: nothing in it but what a header may hold."""
+    """`names` as the value of a header, with nothing in it that a header may not hold; at most 512 bytes."""
     text = ", ".join(dict.fromkeys(names)).encode("ascii", "replace")[:512]
     return bytes(char if 32 <= char < 127 else 63 for char in text)
 
 
 def check_head(head: Head, max_cost: bytes) -> int | None:
-    """What the caller lets the request cost, nano-USD; None: they do not say. `max_cost`: what its header is called.
+    """The caller's cap on what the request may cost, nano-USD; None: they set none. `max_cost`: its header's name.
 
     Raises `UnsupportedMediaType`, `InvalidRequest`.
     """

@@ -1,13 +1,13 @@
-"""Listening sockets: one for one process, a group of them for workers. Imports little: the supervisor needs it too.
+"""Listening sockets: one for a single process, a group of them for workers. Imports little, for the supervisor's sake.
 
-Workers each have a socket of their own on the same port (SO_REUSEPORT), and the kernel deals connections out. One
-socket for all would be simpler, but whoever wakes first then takes most: of 64 connections that came at once one of
-four workers got up to 45, and connections are kept for long. By groups it was 12 to 20.
+Each worker has a socket of its own on the same port (SO_REUSEPORT), and the kernel distributes connections. One socket
+for all would be simpler, but then the worker that wakes first takes most: of 64 connections that came at once, one of
+four workers got up to 45, and connections are kept for long. With a group, each got 12 to 20.
 
 The supervisor keeps all sockets open, so that none is ever closed with connections waiting in it.
 
-systemd, or who acts like it, may hand over a socket that it keeps open (sd_listen_fds(3)): callers then wait while
-nobody serves, and are never refused. Workers share that one.
+systemd, or something that acts like it, may hand over a socket that it keeps open (sd_listen_fds(3)): callers then wait
+while nobody serves, and are never refused. Workers share that one.
 """
 
 import array
@@ -27,7 +27,7 @@ BACKLOG = 2048
 _FIRST_HANDED_OVER = 3
 # Linux, asm-generic/socket.h; Python has no name for it.
 _SO_ATTACH_REUSEPORT_CBPF = 51
-# linux/filter.h: a filter's instructions, and where it finds a random number.
+# linux/filter.h: a filter's instructions, and the offset at which it reads a random number.
 _LOAD, _MODULO, _IF_EQUAL, _RETURN = 0x20, 0x94, 0x15, 0x06
 _RANDOM = 0xFFFFF000 + 56
 
@@ -40,7 +40,7 @@ _ADVICE = {
 
 
 def handed_over() -> socket.socket | None:
-    """The listening socket that this process was started with, if it was."""
+    """The listening socket that this process was started with, if any."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
         return None
     sock = socket.socket(fileno=_FIRST_HANDED_OVER)
@@ -49,28 +49,28 @@ def handed_over() -> socket.socket | None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket; port 0 takes a free one, "::" takes IPv4 as well. ConfigError when it cannot be had."""
+    """A listening TCP socket. Port 0 takes a free port, "::" takes IPv4 as well. ConfigError if it cannot be had."""
     return _listen(host, port, shared=False)
 
 
 def listen_for(count: int, host: str, port: int) -> list[socket.socket]:
-    """A listening socket for each of `count` workers, all on one port. ConfigError when it cannot be had."""
+    """A listening socket for each of `count` workers, all on one port. ConfigError if they cannot be had."""
     first = handed_over()
     if first is None and sys.platform != "linux":
-        # Elsewhere SO_REUSEPORT does not deal out, if it is there at all.
+        # Elsewhere SO_REUSEPORT does not distribute connections, if it exists at all.
         first = listen(host, port)
     if first is not None:
         return [first, *(first.dup() for _ in range(count - 1))]
-    # Whoever else listens there, were it ourselves once more, is found by a socket that does not share.
+    # A socket that does not share detects anything that already listens there, another Tollbridge included.
     with listen(host, port) as probe:
         port = probe.getsockname()[1]
     return [_listen(host, port, shared=True) for _ in range(count)]
 
 
 def steer(sockets: Sequence[socket.socket], taking: Sequence[int]) -> None:
-    """New connections go to those of `listen_for`'s sockets that are numbered in `taking`, by chance, and to no other.
+    """Distribute new connections at random among those of `listen_for`'s sockets whose numbers are in `taking`.
 
-    Where the kernel cannot do that, they go to all.
+    If the kernel cannot do that, they go to all.
     """
     if sys.platform != "linux" or not taking or len(sockets) < 2:
         return
@@ -94,7 +94,7 @@ def _listen(host: str, port: int, *, shared: bool) -> socket.socket:
             (host, port), family=family, backlog=BACKLOG, reuse_port=shared, dualstack_ipv6=host == "::"
         )
     except OSError as error:
-        # Python puts the address into its text once more.
+        # Python repeats the address in its message.
         reason = (error.strerror or str(error)).partition(" (while")[0]
         advice = _ADVICE.get(error.errno or 0, "")
         raise ConfigError(f"cannot listen on {host}:{port}: {reason}{advice}") from error

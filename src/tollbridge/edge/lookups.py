@@ -1,10 +1,10 @@
-"""What a customer may ask of this gateway itself: one request, its credit, its key, and what a request would cost.
+"""What a customer may ask the gateway itself about: a request, their credit, their key, and what a request would cost.
 
-Rule 1  A key sees what belongs to its account, and nothing else exists for it.
-Rule 2  Reading: no answer here makes a hold, takes of a limit or writes to the books.
+Rule 1  A key sees what belongs to its account; for it, nothing else exists.
+Rule 2  Read only: no answer here makes a hold, takes from a limit or writes to the books.
 Rule 3  Amounts are JSON numbers, USD, printed from integers of nano-USD.
 
-Field names are OpenRouter's where it has one for the thing, and ours beside them.
+Field names are OpenRouter's where it has a name for the thing; ours stand beside them.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -37,7 +37,7 @@ Parse = Callable[[bytes], Request]
 ReadBody = Callable[[], Awaitable[bytes]]
 
 COUNT = "/v1/messages/count_tokens"
-# Which method each path takes.
+# The method that each path takes.
 PATHS = {"/v1/generation": "GET", "/v1/credits": "GET", "/v1/key": "GET", "/v1/estimate": "POST", COUNT: "POST"}
 
 OUTCOMES = {
@@ -49,7 +49,7 @@ OUTCOMES = {
     Outcome.OUR_FAULT: "this gateway failed",
     Outcome.SWEPT: "this gateway stopped in the middle of the answer",
 }
-# What providers of other dialects, and `conversation.Reason`, call the ends that OpenAI has a word for.
+# What other dialects' providers, and `conversation.Reason`, call OpenAI's reasons to finish.
 _FINISHES = {
     **dict.fromkeys(("end_turn", "stop_sequence", "paused", "STOP", "COMPLETE", "completed"), "stop"),
     **dict.fromkeys(("max_tokens", "MAX_TOKENS", "model_context_window_exceeded", "incomplete"), "length"),
@@ -64,7 +64,7 @@ _METERS = (
 
 
 class Lookups:
-    """`decode` leads from a public id to its hold; `parsers` read the body of each inference endpoint by its path."""
+    """`decode` turns a public id into its hold; `parsers`, by path, read the bodies of the inference endpoints."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Lookups:
         self._parsers = parsers
 
     async def answer(self, path: str, query: bytes, caller: Caller, read_body: ReadBody, cap: int | None) -> bytes:
-        """The body of a 200 for one of `PATHS`; raises `ApiError`. `cap`: the caller's own bound of an estimate."""
+        """The body of a 200 for one of `PATHS`; raises `ApiError`. `cap`: the caller's, for an estimate, nano-USD."""
         match path:
             case "/v1/generation":
                 answer: dict[str, Any] | Raw = await self._generation(query, caller)
@@ -111,7 +111,7 @@ class Lookups:
         return {"data": found}
 
     async def _find(self, hold: int, id_: str, caller: Caller) -> dict[str, Any] | None:
-        """From the books; what they do not have yet, from this process's own memory."""
+        """The request as the books have it; if they do not have it yet, as this process remembers it."""
         kept = self._recent.find(hold)
         if kept is not None and kept.end.account_id != caller.account_id:
             return None
@@ -198,7 +198,7 @@ class Lookups:
         }
 
     async def _included(self, caller: Caller, now: int) -> dict[str, Any] | None:
-        """What the plan includes this month, and what is left of it."""
+        """The tokens that the plan includes this month, and what is left of them; None if it includes none."""
         included = caller.plan.included_tokens
         if not included:
             return None
@@ -229,7 +229,7 @@ class Lookups:
         return _estimated(request, estimate)
 
     def _asked_for(self, body: bytes) -> tuple[Parse, bytes]:
-        """The endpoint that is meant, and its body: `{endpoint, body}`, or a body of chat as it is."""
+        """The endpoint's parser and its body, out of `{endpoint, body}` or a plain chat body."""
         fields = read_object(body)
         if "body" not in fields or "endpoint" not in fields:
             return self._parsers["/v1/chat/completions"], body
@@ -246,7 +246,7 @@ class Lookups:
 
 
 def _generation(id_: str, names: tuple[str, str, str], record: Record, charge: int, *, settled: bool) -> dict[str, Any]:
-    """`names`: of the model, its provider and what that calls it. `settled`: the charge is in the books."""
+    """`names`: of the model, its provider, and the provider's name for it. `settled`: the charge is in the books."""
     model, provider, upstream_model = names
     prompt = record.input + record.cache_read + record.cache_write + record.cache_write_1h + record.audio_input
     completion = record.output + record.audio_output + record.image_output
@@ -291,7 +291,7 @@ def _generation(id_: str, names: tuple[str, str, str], record: Record, charge: i
 
 
 def _attempt(stored: dict[str, Any]) -> dict[str, Any]:
-    """A try that did not answer (`gateway.admission.Attempt`, as it is stored)."""
+    """An attempt that did not answer (`gateway.admission.Attempt` as stored)."""
     return {
         "route": stored["route"],
         "error": stored["failed"],
@@ -333,12 +333,12 @@ def _estimated(request: Request, estimate: Estimate) -> dict[str, Any]:
 
 
 def _least(demand: pricing.Demand, route: Route) -> int:
-    """A prompt that was read from the cache, where that is cheaper, and no word of an answer."""
+    """The charge for the prompt alone, read from the cache if that is cheaper, with an empty answer; nano-USD."""
     return min(pricing.charge(Usage(input=demand.read), route), pricing.charge(Usage(cache_read=demand.read), route))
 
 
 def _refusal(error: ApiError | None) -> dict[str, Any]:
-    """Whether it would be admitted, and if not what the answer would be."""
+    """Whether the request would be admitted, and if not, what the answer would be."""
     if error is None:
         return {"admitted": True, "status": 200, "error": None}
     retry_after = error.headers.get("retry-after")
@@ -369,7 +369,7 @@ def _time(milliseconds: int) -> str:
 
 
 def _count(body: bytes) -> Raw:
-    """Anthropic's count_tokens: about what the provider would count. A hold covers more."""
+    """Anthropic's count_tokens: an estimate of what the provider would count. A hold covers more."""
     prompt = anthropic_messages.parse_count(body).prompt()
     counted = tokens.count_read(prompt.text, prompt.messages, prompt.images)
     return Raw(anthropic_client.render_count(prompt.tokens + counted))

@@ -1,7 +1,7 @@
-"""Paths that are nearly right: what somebody meant who called one that is not there.
+"""Paths that are nearly right: which one a client meant when it called one that does not exist.
 
-The usual mistake is a base URL with `/v1` once too little (OpenAI's clients want it) or once too much (Anthropic's do
-not), or one of another gateway (`/api/v1`, `/openai/v1`).
+The usual mistake is a base URL that lacks `/v1` (OpenAI's clients want it) or has it once too often (Anthropic's do not
+want it), or the base URL of another gateway (`/api/v1`, `/openai/v1`).
 """
 
 from collections.abc import Iterable
@@ -12,20 +12,20 @@ _LONGEST = 64
 
 
 def ends_like_one(path: str, endpoints: Iterable[str]) -> bool:
-    """Whether `path` is one of `endpoints` but for what stands before it."""
+    """Whether `path` ends like one of `endpoints`, whatever comes before that."""
     return path.endswith(tuple(each.removeprefix(ROOT) for each in endpoints))
 
 
 def is_of_the_api(path: str, endpoints: Iterable[str]) -> bool:
-    """Whether `path` is not one of the pages, also where it is only nearly right."""
+    """Whether `path` belongs to the API and not to the pages, even if it is only nearly right."""
     if path.startswith("/v1/") or path == ROOT:
         return True
-    # The guide has a page of the same name for each, and a model may have any.
+    # The guide has a page named after each endpoint, and a model may have any name.
     return ends_like_one(path, endpoints) and not path.startswith(("/docs/", "/models/"))
 
 
 def meant(path: str, endpoints: Iterable[str]) -> str | None:
-    """The endpoint that was meant by `path`, which is none of them."""
+    """The endpoint that was meant by `path`, which is not one itself; None if there is no telling."""
     known = sorted(endpoints, key=len, reverse=True)
     trimmed = path.rstrip("/")[-_LONGEST:]
     for each in known:
@@ -35,7 +35,7 @@ def meant(path: str, endpoints: Iterable[str]) -> str | None:
 
 
 def not_here(method: str, path: str, endpoints: Iterable[str]) -> str:
-    """What to say to who called it."""
+    """The message for a client that called a path that does not exist."""
     said = f"There is no {method} {path[:200]} here."
     right = meant(path, endpoints)
     if right is None:

@@ -1,16 +1,16 @@
-"""A `Downstream` that keeps what goes through it, and goes on when its caller has gone (`gateway.replays`)."""
+"""A `Downstream` that keeps what is written to it, and goes on when its caller has gone (`gateway.replays`)."""
 
 from collections.abc import Callable
 
 from tollbridge.edge.downstream import Downstream, Headers
 from tollbridge.gateway.replays import KeptAnswer
 
-# These belong to one request and not to its answer.
+# These headers belong to one request, not to the answer that is kept.
 _OF_ONE_REQUEST = (b"x-request-id", b"request-id", b"x-ratelimit-", b"access-control-")
 
 
 class Recorder:
-    """The part of `Downstream` that answers need. `answer` once it is whole, and not larger than `most` bytes."""
+    """The part of `Downstream` that answers need. `answer`: set once a 200 is whole, if of at most `most` bytes."""
 
     def __init__(self, downstream: Downstream, most: int) -> None:
         self.answer: KeptAnswer | None = None

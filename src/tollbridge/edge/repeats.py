@@ -1,27 +1,27 @@
-"""Heads that repeat. On one connection nearly every request has the head of the one before it, byte for byte but for
-the length of its body: it need not be parsed again, nor read again by the application.
+"""Heads that repeat. Nearly every request on a connection has the same head as the one before it, byte for byte except
+for the length of its body. Neither the parser nor the application need read it again.
 
-Rule 1  Only a head that the parser has taken is known, and only one whose message ends by a length and leaves the
+Rule 1  A head is known only after the parser has accepted it, and only if its message ends by a length and leaves the
         connection open. The parser begins every message in the same state, so the same bytes mean the same again.
-Rule 2  What differs in anything but the digits of its length is the parser's, from its first byte on.
+Rule 2  A head that differs in anything but the digits of its length goes to the parser, from its first byte on.
 """
 
 from typing import Any
 
 __all__ = ["KnownHead", "learn"]
 
-# What is kept of each connection for as long as it is open.
+# The longest head that is kept, for each connection as long as it is open.
 _LONGEST = 4 * 1024
 _MOST_DIGITS = 9
 _LENGTH = b"\r\ncontent-length:"
 
 
 class KnownHead:
-    """A head: the bytes `before` and `after` the digits of its length, the ASGI scope that was made of it, and the
-    most bytes that a body may have.
+    """A head: the bytes `before` and `after` the digits of its length, the ASGI scope made from it, and the most bytes
+    that a body may have.
 
-    `scope`: of the request that matched last. `digest`: what the application has read from
-    the head, to be found again with the next request.
+    `scope`: that of the latest request that matched. `digest`: what the application has read from the head, kept for
+    the next request.
     """
 
     __slots__ = ("_after", "_before", "_found", "_last", "_max_body", "_place", "digest", "scope")
@@ -29,7 +29,7 @@ class KnownHead:
     def __init__(self, before: bytes, digits: bytes, after: bytes, scope: dict[str, Any], max_body: int) -> None:
         self._before = before
         self._after = after
-        # All of the head that matched last, and what `match` says of it: lengths repeat too.
+        # The whole head that matched last, and what `match` returned for it: lengths repeat too.
         self._last = before + digits + after
         self._found = len(self._last), int(digits)
         self._max_body = max_body
@@ -38,8 +38,8 @@ class KnownHead:
         self.digest: Any = None
 
     def match(self, data: bytes) -> tuple[int, int]:
-        """Where the body begins in `data`, and how long it is; (0, 0) when `data` does not begin with this head, or
-        has no body that may be taken.
+        """Where the body begins in `data`, and how long it is; (0, 0) if `data` does not begin with this head, or the
+        body is empty or too long.
         """
         if data.startswith(self._last):
             return self._found
@@ -62,9 +62,10 @@ class KnownHead:
 
 
 def learn(data: bytes, scope: dict[str, Any], max_body: int) -> KnownHead | None:
-    """The head that `data` begins with, of which `scope` was made; None when it is too long or not all of it.
+    """The head that `data` begins with, from which `scope` was made; None if it is too long, incomplete or without a
+    plain length.
 
-    `max_body`: the most bytes that a body behind it may have.
+    `max_body`: the most bytes that a body after it may have.
     """
     end = data.find(b"\r\n\r\n", 0, _LONGEST)
     if end < 0:

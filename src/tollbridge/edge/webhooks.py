@@ -1,4 +1,4 @@
-"""The webhook of the payment processor: raw ASGI, since no page's rules (session, CSRF, host) are meant for it."""
+"""The payment processor's webhook: raw ASGI, because the rules of pages (session, CSRF, host) do not apply to it."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -13,7 +13,7 @@ Receive = Callable[[str, bytes], Awaitable[int]]
 
 
 class Webhooks:
-    """Answers `PATH`. 404: no processor is configured; 400: not from it; 503: send it again."""
+    """Answers `PATH`. 404: no processor is configured; 400: the event is not from it; 503: send it again."""
 
     def __init__(self, take: Receive) -> None:
         self._take = take
@@ -27,13 +27,13 @@ class Webhooks:
             await _answer(send, 413)
             return
         found = [value for name, value in scope["headers"] if name == _HEADER]
-        # Two headers are none: whoever is between could have added one.
+        # Two headers count as none: somebody on the way could have added one.
         signature = found[0].decode("latin-1") if len(found) == 1 else ""
         await _answer(send, await self._take(signature, body))
 
 
 async def _body(receive: Any) -> bytes | None:
-    """The whole body; None: it is larger than any event, or its sender has gone."""
+    """The whole body; None: it is larger than any event, or the sender has gone."""
     parts, size = [], 0
     while True:
         message = await receive()

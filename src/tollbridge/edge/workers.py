@@ -1,17 +1,18 @@
 """Several workers on one port: `Supervisor` keeps them going, `Berth` is a worker's end of it.
 
-Rule 1  The supervisor does little, imports little and knows nothing of requests, so that nothing brings it down. It
+Rule 1  The supervisor does little, imports little and knows nothing about requests, so that nothing brings it down. It
         owns the sockets; a worker is a fresh process of the installed program, which may be newer than its supervisor.
-Rule 2  The first worker starts alone: it brings the schema to this version, says what an operator should read, and
-        what is wrong with the configuration is told once. The others follow when it is ready.
-Rule 3  A worker that dies is started again after 1, 2, 4 … 30 seconds, counted anew after a minute of health. Meanwhile
-        the others have its connections. When none runs and each has failed to start several times, the supervisor ends.
-Rule 4  In a rolling restart each worker is replaced in turn: its successor answers before it is told to drain. Should a
-        successor not start, the others stay as they are.
+Rule 2  The first worker starts alone: it brings the schema to this version, prints what an operator should read, and
+        reports mistakes in the configuration, which are thus reported once. The others follow when it is ready.
+Rule 3  A worker that dies is started again after 1, 2, 4 … 30 seconds; after a minute of health the count starts over.
+        Meanwhile the others take its connections. When none runs and each has failed to start several times, the
+        supervisor ends.
+Rule 4  In a rolling restart each worker is replaced in turn: its successor answers before it is told to drain. If a
+        successor does not start, the others stay as they are.
 Rule 5  A worker whose supervisor has gone drains and ends.
 
 Signals to the supervisor: SIGTERM drains all; SIGINT does so without a pause, and a second one does not wait; SIGHUP
-has all read their configuration again; SIGUSR2 is a rolling restart.
+makes all read their configuration again; SIGUSR2 is a rolling restart.
 """
 
 import logging
@@ -36,15 +37,15 @@ READY = b"ready\n"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 _MOST_PAUSE_S = 30.0
 _HEALTHY_S = 60.0
-# A start may have a large table's index to build.
+# Long, because a start may have to build the index of a large table.
 _START_S = 900.0
 _LOST_STARTS = 5
-# What is said of a failed start.
+# The most bytes of a message about a failed start.
 _MOST_SAID = 4096
 
 
 class Berth:
-    """A worker's place at its supervisor: the socket that it listens on, and a channel."""
+    """A worker's end: the socket that it listens on, and a channel to its supervisor."""
 
     def __init__(self, text: str) -> None:
         """`text`: as `Supervisor` gave it to the command."""
@@ -54,15 +55,15 @@ class Berth:
             self._channel = socket.socket(fileno=channel)
         except (ValueError, OSError) as error:
             raise ConfigError("--worker is for workers, which serve starts by itself: leave it out") from error
-        # Not for the children of this process.
+        # Children of this process do not get them.
         self.socket.set_inheritable(False)
         self._channel.set_inheritable(False)
         self._channel.setblocking(False)
-        # Whether this is the first of all, which tells the operator where the gateway is.
+        # Whether this is the very first worker, which tells the operator where the gateway is.
         self.first = bool(first)
 
     def fileno(self) -> int:
-        """Readable once the supervisor has gone, and never before."""
+        """Becomes readable when the supervisor has gone, never before."""
         return self._channel.fileno()
 
     def ready(self) -> None:
@@ -70,11 +71,11 @@ class Berth:
         self._say(READY)
 
     def failed(self, why: str) -> None:
-        """It will not: in one line."""
+        """This worker will not start: `why`, sent as one line."""
         self._say(" ".join(why.split()).encode()[:_MOST_SAID])
 
     def _say(self, data: bytes) -> None:
-        with suppress(OSError):  # nobody is there any more
+        with suppress(OSError):  # the supervisor has gone
             self._channel.send(data)
 
 
@@ -87,12 +88,12 @@ class _Worker:
         self.number = number
         self.started_at = time.monotonic()
         self.ready = False
-        self.outdated = False  # it may have read its configuration before that changed
+        self.outdated = False  # it may have read its configuration before the change
         self.said = b""
         self.ends_at: float | None = None
 
     def listen(self) -> None:
-        """Takes what it has said."""
+        """Read what it has said."""
         with suppress(OSError):
             while data := self.channel.recv(_MOST_SAID):
                 self.said = (self.said + data)[:_MOST_SAID]
@@ -103,7 +104,7 @@ class _Worker:
 
 
 class _Slot:
-    """One of the sockets, the worker that serves it, and in a rolling restart the one that comes."""
+    """One of the sockets: the worker that serves it and, in a rolling restart, its successor (`coming`)."""
 
     def __init__(self) -> None:
         self.worker: _Worker | None = None
@@ -114,12 +115,12 @@ class _Slot:
 
 
 class Supervisor:
-    """`Supervisor(sockets, command, drain).run()` serves until told to stop; the exit status.
+    """`Supervisor(sockets, command, drain).run()` serves until told to stop, and returns the exit status.
 
     `sockets`: one for each worker (`listening.listen_for`). `command(text)`: the program and arguments of a worker that
-    makes a `Berth` of `text`. `drain`: seconds that a worker which is told to stop may take. `second`: how long one is
-    between two starts.
-    TollbridgeError: the first worker could not start, or all others later; the message is theirs.
+    makes a `Berth` of `text`. `drain`: seconds that a worker has once told to stop. `second`: the unit, in seconds, of
+    the pauses between starts.
+    TollbridgeError: the first worker could not start, or later none could; the message is the worker's.
     """
 
     def __init__(
@@ -165,7 +166,7 @@ class Supervisor:
         return [*of_slots, *self._leaving]
 
     def _wait(self, wakeup: int) -> None:
-        """Until a signal, a word of a worker, or the next thing that is due."""
+        """Wait for a signal, a message from a worker, or the next thing that is due."""
         poll = select.poll()
         poll.register(wakeup, select.POLLIN)
         workers = self._workers()
@@ -181,7 +182,7 @@ class Supervisor:
                 pass
 
     def _look(self) -> None:
-        """Does all that there is to do now."""
+        """Do all that is to be done now."""
         while self._signals:
             self._obey(self._signals.pop(0))
         now = time.monotonic()
@@ -223,17 +224,17 @@ class Supervisor:
                     if worker is not None and worker.ready:
                         worker.send(signal.SIGHUP)
                     elif worker is not None:
-                        worker.outdated = True  # it does not know this signal yet
+                        worker.outdated = True  # it does not handle this signal yet
         elif self._begun and not self._stopping:
             log.info("the workers are replaced, one after the other")
             self._to_replace = list(range(len(self._slots)))
 
     def _stop(self, how: signal.Signals) -> None:
-        """A second SIGTERM changes nothing: some managers of processes send it to supervisor and workers alike."""
+        """A second SIGTERM changes nothing: some process managers send it to supervisor and workers alike."""
         if not self._stopping:
             self._stopping = True
             for sock in self._sockets:
-                sock.close()  # the workers have theirs, and answer what comes until they close them
+                sock.close()  # the workers have theirs, and answer what arrives until they close them
             for slot in self._slots:
                 slot.due = None
         for worker in self._workers():
@@ -312,7 +313,7 @@ class Supervisor:
             each.set_inheritable(True)
         try:
             command = self._command(f"{passed[0].fileno()},{passed[1].fileno()},{int(first)}")
-            # A group of its own: Ctrl+C of a terminal is for the supervisor alone.
+            # In a process group of its own: a terminal's Ctrl+C is for the supervisor alone.
             pid = os.posix_spawn(command[0], command, os.environ, setpgroup=0)
         finally:
             for each in passed:
@@ -322,12 +323,12 @@ class Supervisor:
 
 
 def worker_command(text: str) -> list[str]:
-    """This very command line, for a worker."""
+    """This process's own command line, for a worker."""
     return [sys.executable, "-m", "tollbridge", *sys.argv[1:], "--worker", text]
 
 
 def _ended(pid: int) -> int | None:
-    """The status that a child ended with, minus the signal that killed it; None: it lives."""
+    """A child's exit status, or minus the number of the signal that killed it; None: it is alive."""
     found, status = os.waitpid(pid, os.WNOHANG)
     return os.waitstatus_to_exitcode(status) if found else None
 

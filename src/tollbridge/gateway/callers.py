@@ -1,8 +1,8 @@
 """Who is calling: the key of a request, looked up once and then remembered for a while.
 
 The cache only saves work. A key that was revoked or has expired stops at its next paid call, because the hold checks
-it. Whatever else changed is seen when `forget` is called (the cache epoch moved); what only time changes, such as the
-end of terms that were agreed, after `TTL_S` at the latest.
+it. Any other change takes effect when `forget` is called (the cache epoch moved); what time alone changes, such as the
+end of agreed terms, within `TTL_S`.
 """
 
 import time
@@ -21,16 +21,16 @@ from tollbridge.values import Model
 
 TTL_S = 30.0
 MOST_REMEMBERED = 20_000
-# Padded with spaces, a good key has as many forms as one likes, as long as a head may be.
+# Padded with spaces, one good key has any number of forms, each as long as a head may be.
 LONGEST_REMEMBERED = 256
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """Whose request it is: a key of an account, with the account's plan and the scopes that limit it.
 
-    `enforced`: those of the scopes that refuse, while the others are only tried out; None: all of them do. `own`: the
-    account's credentials at providers. `models`, `networks`: what and from where the key may call; None: all.
-    `cost_cap`: what plan and key allow one request to cost, nano-USD.
+    `enforced`: the scopes that refuse, while the others are only tried out; None: all of them refuse. `own`: the
+    account's own credentials at providers. `models`, `networks`: what the key may call and from where; None: any.
+    `cost_cap`: what plan and key allow one request to cost, nano-USD; None: they set no cap.
     """
 
     key_id: int
@@ -59,7 +59,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KnownKey(Protocol):
-    """What the database knows of a key that may be used now."""
+    """What the database knows about a key."""
 
     @property
     def key_id(self) -> int: ...
@@ -80,7 +80,7 @@ class KnownKey(Protocol):
 
     @property
     def agreed(self) -> Agreed | None:
-        """What was agreed with its account beside the plan."""
+        """What was agreed with its account on top of the plan."""
 
     @property
     def models(self) -> tuple[str, ...] | None: ...
@@ -114,11 +114,11 @@ class Callers:
         self._own = own
         self._well_formed = well_formed
         self._plans = plans
-        # By the whole of what was presented: no two keys can ever share an entry.
+        # By all that was presented, so that no two keys can ever share an entry.
         self._known: dict[tuple[bytes | None, bytes | None], tuple[float, Caller | None]] = {}
 
     def known(self, authorization: bytes | None, api_key: bytes | None, now: float) -> Caller | None:
-        """The caller as of `of`, where nothing has to be looked up. `now`: of `time.monotonic`."""
+        """What `of` would return, if nothing has to be looked up, else None. `now`: of `time.monotonic`."""
         known = self._known.get((authorization, api_key))
         return known[1] if known is not None and known[0] > now else None
 
@@ -132,7 +132,7 @@ class Callers:
             known = (now + TTL_S, await self._look_up(_credential(authorization, api_key)))
             if len(remembered) >= MOST_REMEMBERED:
                 remembered.clear()
-            # What was read before a change goes where nobody looks any more.
+            # Into the dict from before the look-up: if `forget` came meanwhile, nobody reads that one any more.
             if len(authorization or b"") + len(api_key or b"") <= LONGEST_REMEMBERED:
                 remembered[presented] = known
         caller = known[1]
@@ -141,7 +141,7 @@ class Callers:
         return caller
 
     def forget(self) -> None:
-        """Something about keys, accounts or plans has changed."""
+        """Drop the cache: something about keys, accounts or plans has changed."""
         self._known = {}
 
     async def _look_up(self, key: str) -> Caller | None:
@@ -180,7 +180,7 @@ class Callers:
 
 
 class _Limits(Protocol):
-    """Of a plan or of a key, per minute and at once; None: no limit."""
+    """The limits of a plan or a key, per minute and at one time; None: no limit."""
 
     @property
     def rpm(self) -> int | None: ...
@@ -200,7 +200,10 @@ def _scope(name: str, limits: _Limits, strict: bool) -> tuple[Scope, ...]:
 
 
 def _credential(authorization: bytes | None, api_key: bytes | None) -> str:
-    """The one key of a request. Two different ones are refused: which of them counts must never be a guess."""
+    """The one key of a request. Two different ones are refused: we never guess which of them counts.
+
+    Raises `InvalidApiKey`, `InvalidRequest`.
+    """
     bearer = None
     if authorization is not None:
         scheme, _, value = authorization.partition(b" ")

@@ -5,9 +5,9 @@ from tollbridge.errors import ContextTooLong
 from tollbridge.values import Model
 from tollbridge.wire.request import Request
 
-# An estimate of more than this many windows is certainly of a longer prompt: it is not that wrong.
+# A prompt estimated at more than this many windows is certainly too long: the estimate is never that wrong.
 _CERTAIN_WINDOWS = 2
-# Where each endpoint's callers put what is to be read.
+# The field in which each endpoint takes its prompt.
 _TEXT = {
     "chat": "messages",
     "messages": "messages",
@@ -15,12 +15,12 @@ _TEXT = {
     "completions": "prompt",
     "embeddings": "input",
 }
-# Whose input may be a list of texts that have nothing to do with each other.
+# Endpoints whose input may be a list of independent texts.
 _OF_SEVERAL = frozenset({"completions", "embeddings"})
 
 
 def demand_of(request: Request) -> pricing.Demand:
-    """Its prompt estimated, and the limits that the caller set."""
+    """The demand of `request`: an estimate of its prompt, and the limits that the caller set."""
     prompt = request.prompt()
     counted = tokens.count_prompt(prompt.text, prompt.messages, prompt.images)
     return pricing.Demand(
@@ -36,7 +36,7 @@ def demand_of(request: Request) -> pricing.Demand:
 
 
 def check_length(model: Model, demand: pricing.Demand, request: Request) -> None:
-    """Raises `ContextTooLong` where the prompt is certainly longer than what the model reads."""
+    """Raise `ContextTooLong` if the prompt is certainly longer than the model's context window."""
     window = model.context_window * _CERTAIN_WINDOWS
     if demand.prompt > window and demand.prompt > window * _read_apart(request):
         raise ContextTooLong(
@@ -46,5 +46,5 @@ def check_length(model: Model, demand: pricing.Demand, request: Request) -> None
 
 
 def _read_apart(request: Request) -> int:
-    """How many texts the model reads each by itself, with a whole window for every one of them."""
+    """How many texts the model reads separately, each with a whole window to itself."""
     return request.inputs if request.endpoint in _OF_SEVERAL else 1

@@ -1,12 +1,12 @@
 """Bring your own key: routes that a customer's own credential pays for.
 
-Such a route is ours with another credential. The provider bills the customer, so that it costs the operator nothing;
-the customer pays a share of the route's price as a fee. Its terms are a price version like any other, so that the
-books can be checked in the same way.
+Such a route is one of ours with another credential. The provider bills the customer, so it costs the operator nothing;
+the customer pays a share of the route's price as a fee. Its terms are a price version like any other, so the books can
+be checked in the same way.
 
-Rule 1  Connections are shared with the operator's own calls: a credential stands in the headers of one call alone.
-Rule 2  Nothing of the operator's account goes with such a call: no header that may name or prove it.
-Rule 3  What is wrong with the credential is the customer's to mend, and opens no breaker of ours (`upstream.health`).
+Rule 1  Connections are shared with the operator's own calls: a credential is in the headers of its own call only.
+Rule 2  Such a call carries nothing of the operator's account: no header that may name it or authenticate as it.
+Rule 3  What is wrong with the credential is for the customer to mend, and opens no breaker of ours (`upstream.health`).
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,12 +23,12 @@ _FIRST = -1_000_000
 _APART = 10_000
 
 
-# In the names of configured headers that say whose call it is.
+# Words in the names of configured headers that say whose call it is.
 _OF_ACCOUNTS = ("auth", "key", "token", "secret", "cookie", "organization", "project", "account")
 
 
 class OwnCredential(msgspec.Struct, frozen=True):
-    """A customer's credential at a provider. `only`: models that it serves are never called with ours."""
+    """A customer's credential at a provider. `only`: models that it serves are never called with the operator's."""
 
     id: int
     provider: str
@@ -40,16 +40,16 @@ class OwnCredential(msgspec.Struct, frozen=True):
 
 
 class OwnRoutes:
-    """`fee_ppm`: the share of the price that is the fee. `register` gives routes the versions of their terms."""
+    """`fee_ppm`: the fee, as a share of the price. `register` returns the price versions of routes' terms."""
 
     def __init__(self, fee_ppm: int, register: Callable[[Sequence[Route]], Awaitable[Sequence[int]]]) -> None:
         self._fee_ppm = fee_ppm
         self._register = register
-        # By the version of the full price: as many as the catalog has.
+        # By the version of the full price, so no more than the catalog has.
         self._versions: dict[int, int] = {}
 
     async def of(self, own: Sequence[OwnCredential], routes: Sequence[Route]) -> Sequence[Route]:
-        """`routes`, and before them those that one of `own` pays for; these alone where a credential is the `only`."""
+        """`routes`, after those that one of `own` pays for; only the latter if one of these credentials is `only`."""
         made: list[Route] = []
         only = False
         for place, credential in enumerate(own):

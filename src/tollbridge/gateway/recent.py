@@ -1,7 +1,7 @@
-"""The last requests of this process: what answers questions about those that the database cannot show yet.
+"""This process's last requests, to answer questions about those that the database cannot show yet.
 
 An end is handed to the ledger before its answer goes out, but it may wait there, or in the spool while the database is
-away. One slot for each of the last holds, overwritten in turn: holds are numbered one after the other.
+away. Each of the last holds has a slot; holds are numbered consecutively, so a new one overwrites the oldest.
 """
 
 import msgspec
@@ -13,7 +13,7 @@ SLOTS = 4_096
 
 
 class Kept(msgspec.Struct, frozen=True, gc=False):
-    """An end as it was handed to the ledger. Its charge is what should be paid: the books may have found less."""
+    """An end as it was handed to the ledger. Its charge is what should be paid: the books may have taken less."""
 
     end: End
     route: Route

@@ -1,4 +1,4 @@
-"""What a caller is told whose request its cap, the ledger or the limits refuse."""
+"""What a caller is told when its cap, the ledger or the limits refuse a request."""
 
 import math
 

@@ -1,10 +1,10 @@
 """`Idempotency-Key`: the same request sent again gets the same answer, and costs nothing.
 
-Rule 1  Who has a key is decided where the money is held, in the same transaction (`core.ledger.Claim`). What is read
-        here before that saves work, and never decides.
-Rule 2  A request with a key runs to its end although its caller leaves: they will ask again for what they pay for.
-Rule 3  An answer is kept sealed, for a limited time. One that is too large, or was lost, is not made again: the caller
-        is told the id of the request that was charged.
+Rule 1  Which request has a key is decided in the transaction that holds the money (`core.ledger.Claim`). What is read
+        here before that only saves work.
+Rule 2  A request with a key runs to its end even if its caller leaves: they will ask again for what they pay for.
+Rule 3  An answer is kept sealed, for a limited time. If it was too large or was lost, the request is not run again: the
+        caller is told the id of the request that was charged.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
-"""How a provider wants to be shown its credential: a name in the provider's row → the headers to send.
+"""How each provider takes its credential: a name in the provider's row → the headers to send.
 
-Most credentials are keys, and their headers never change. A Google service account's is a private key: it signs a
-request for an access token, which lasts an hour (`AccessToken`).
+Most credentials are keys, whose headers never change. A Google service account has a private key instead, which signs
+a request for an access token that lasts an hour (`AccessToken`).
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 _FORM = ((b"content-type", b"application/x-www-form-urlencoded"),)
 _ASSERTION_S = 3600
-# So long before it ends a token is renewed, while calls go on with it; and so long it is not used any more.
+# How long before its end a token is renewed, while calls still use it; and how long before its end it is used no more.
 _RENEW_S = 300.0
 _MARGIN_S = 30.0
 _BACK_OFF_S = 5.0
@@ -50,7 +50,7 @@ def x_goog_api_key(credential: str) -> Headers:
 
 
 def none(credential: str) -> Headers:
-    """A server of one's own that asks for nothing; or one whose token is renewed (`access_token`)."""
+    """For the operator's own server that asks for nothing, and for those with a renewed token (`access_token`)."""
     return ()
 
 
@@ -65,7 +65,7 @@ SCHEMES: dict[str, Callable[[str], Headers]] = {
 
 
 def headers(upstream: Upstream) -> Headers:
-    """The headers of every call to `upstream`, made once; raises `ConfigError` for a scheme that nobody knows."""
+    """The fixed headers of every call to `upstream`. Raises `ConfigError` for an unknown scheme."""
     scheme = SCHEMES.get(upstream.auth)
     if scheme is None:
         known = ", ".join(SCHEMES)
@@ -76,12 +76,12 @@ def headers(upstream: Upstream) -> Headers:
 
 
 def takes_key(scheme: str) -> bool:
-    """Whether `scheme` shows a credential as it is, so that a customer's own can stand in its place."""
+    """Whether `scheme` sends a credential as it is, so that a customer's own can replace it."""
     return scheme not in (GOOGLE, "none")
 
 
 def access_token(upstream: Upstream) -> "AccessToken | None":
-    """What makes the headers of `upstream` that change; None where none do. Raises `ConfigError`."""
+    """The source of `upstream`'s changing headers; None if it has none. Raises `ConfigError`."""
     if upstream.auth != GOOGLE:
         return None
     try:
@@ -96,7 +96,7 @@ def access_token(upstream: Upstream) -> "AccessToken | None":
 
 
 class ServiceAccount(msgspec.Struct, frozen=True):
-    """A service account's key as Google's console writes it; `private_key` is PEM."""
+    """A service account's key in the form that Google's console writes; `private_key` is PEM."""
 
     client_email: str
     private_key: str
@@ -117,10 +117,10 @@ _decode_granted = msgspec.json.Decoder(_Granted).decode
 
 
 class AccessToken:
-    """An access token of a Google service account, kept fresh: one exchange an hour, whoever waits for it.
+    """An access token of a Google service account, kept fresh by one exchange an hour for all calls.
 
     From https://developers.google.com/identity/protocols/oauth2/service-account#httprest. `clock` is epoch seconds;
-    `pool` is closed by whoever owns this.
+    the owner of this object closes `pool`.
     """
 
     def __init__(self, account: ServiceAccount, clock: Callable[[], float] = time.time) -> None:
@@ -136,8 +136,8 @@ class AccessToken:
         self._renewal: asyncio.Task[None] | None = None
 
     async def headers(self) -> Headers:
-        """The headers to add to a call. Waits only where there is no token that can be used; then raises
-        `UpstreamError` where none can be had.
+        """The headers to add to a call. Waits only if there is no usable token, and raises `UpstreamError` if none can
+        be had.
         """
         now = self._clock()
         if now < self._expires - _RENEW_S:
@@ -177,8 +177,8 @@ class AccessToken:
 
 
 def assertion(account: ServiceAccount, now: int) -> str:
-    """The signed request for a token: a JWT by RS256 (RFC 7523). `now`: epoch seconds. Raises `ConfigError`."""
-    # Here, because most gateways start and run without them.
+    """The signed request for a token: an RS256 JWT (RFC 7523). `now`: epoch seconds. Raises `ConfigError`."""
+    # Imported here, because most gateways start and run without them.
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import padding, rsa
 

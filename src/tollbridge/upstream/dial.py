@@ -1,7 +1,7 @@
-"""Getting a socket to a host: addresses raced against each other, TLS as it must be, and why it failed in safe words.
+"""Getting a socket to a host: addresses raced against each other, strict TLS, and reasons for failure in safe words.
 
-The event loops' own connecting is not used for the race: uvloop tries one address after the other, so that a host
-whose IPv6 leads nowhere would never be reached in time, and asyncio's race loses a socket when it is cancelled.
+The event loops' own connecting is not used for the race: uvloop tries one address after the other, so a host whose
+IPv6 leads nowhere would never be reached in time, and asyncio's race loses a socket when it is cancelled.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ _HEAD_START_SECONDS = 0.25
 
 
 def tls_context() -> ssl.SSLContext:
-    """Verification on, TLS 1.2 or newer, HTTP/1.1 only. Costs 20 ms: share one among pools."""
+    """Verification on, TLS 1.2 or newer, HTTP/1.1 only. Takes 20 ms to make: share one among pools."""
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
@@ -25,7 +25,7 @@ def tls_context() -> ssl.SSLContext:
 async def dial(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
     """A connected socket to the first address that answers; each gets a head start before the next one is tried.
 
-    Raises OSError: that of the look-up, or of the first address that failed.
+    Raises the OSError of the look-up, or of the first address that failed.
     """
     addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     if len(addresses) == 1:
@@ -65,7 +65,7 @@ async def _connect(loop: asyncio.AbstractEventLoop, address: tuple[Any, ...]) ->
 
 
 def _by_turns(addresses: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """The families in turns, each in the resolver's order, beginning with the one that it prefers."""
+    """Alternate between address families, each in the resolver's order, starting with the one that it prefers."""
     first = [address for address in addresses if address[0] == addresses[0][0]]
     others = [address for address in addresses if address[0] != addresses[0][0]]
     mixed = [address for pair in zip(first, others, strict=False) for address in pair]
@@ -79,7 +79,7 @@ def _close_loser(attempt: asyncio.Task[socket.socket]) -> None:
 
 
 def reason(error: OSError) -> str:
-    """Why connecting failed, without a word that the other side chose."""
+    """Why connecting failed, with no words that the other side chose."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not accepted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):

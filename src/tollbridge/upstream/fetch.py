@@ -1,13 +1,13 @@
-"""Getting what a caller's URL points to, for targets that take no URLs. Off unless the operator switches it on.
+"""Fetching what a caller's URL points to, for providers that take no URLs. Off unless the operator switches it on.
 
-Rule 1  The host is looked up once. All of its addresses must be public; the connection goes to one of those that were
-        judged, and to nothing that is looked up again. TLS is verified against the name.
-Rule 2  A redirect is a URL like any other: read, looked up and judged anew, at most `MAX_REDIRECTS` times, and never
+Rule 1  The host is looked up once. All of its addresses must be public; the connection goes to one of the checked
+        addresses, never to the result of a second look-up. TLS is verified against the name.
+Rule 2  A redirect is a URL like any other: parsed, looked up and checked anew, at most `MAX_REDIRECTS` times, and never
         from https to http.
-Rule 3  One deadline over all of it, one cap of bytes, no cookies, no credentials, nothing decompressed, and only media
+Rule 3  One deadline for all of it, one cap on bytes, no cookies, no credentials, nothing decompressed, and only media
         that a model can read.
-Rule 4  Why it failed is said without what would help to map the operator's network: a name that leads inside and a name
-        that leads nowhere read the same.
+Rule 4  An error says nothing that would help to map the operator's network: a name that leads inside and one that leads
+        nowhere get the same message.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ AT_ONCE = 16
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _KINDS = ("image/", "audio/", "video/")
 _TYPES = frozenset({"application/pdf", "text/plain", "text/csv", "text/markdown"})
-# It can run programs and name further files.
+# SVG can run scripts and refer to further files.
 _NOT_TYPES = frozenset({"image/svg+xml"})
 # For servers that do not know what they serve.
 _UNKNOWN = frozenset({"", "application/octet-stream", "binary/octet-stream"})
@@ -50,7 +50,7 @@ class Fetched(msgspec.Struct, frozen=True):
 
 
 class FetchLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes and seconds of one fetch, redirects included. `hosts`: nothing but these, when there are any."""
+    """Bytes and seconds for one fetch, redirects included. `hosts`: if there are any, only these are fetched from."""
 
     max_bytes: int = 10 << 20
     timeout: float = 10.0
@@ -62,7 +62,7 @@ Connect = Callable[[Place, str, Limits], Pool]
 
 
 async def resolve(host: str, port: int) -> Sequence[str]:
-    """The addresses of a host; OSError when it has none."""
+    """The addresses of a host. OSError if it has none."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(peer[0]) for *_, peer in found]
 
@@ -86,7 +86,7 @@ class Fetcher:
         self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def fetch(self, url: str, param: str | None = None) -> Fetched:
-        """What `url` points to. Raises `InvalidRequest`, with `param`, in words for whoever wrote the URL."""
+        """What `url` points to. Raises `InvalidRequest` with `param`, worded for whoever wrote the URL."""
         try:
             async with asyncio.timeout(self._limits.timeout), self._turns:
                 return await self._follow(url)
@@ -114,7 +114,7 @@ class Fetcher:
         raise BadUrl(f"redirects more than {MAX_REDIRECTS} times")
 
     async def _get(self, place: Place) -> tuple[Fetched | None, str]:
-        """What is there, or the location that it points to instead."""
+        """What is there, or the location that it redirects to."""
         address = await self._address(place)
         limits = self._limits
         pool = self._connect(
@@ -142,7 +142,7 @@ class Fetcher:
             await pool.close()
 
     async def _address(self, place: Place) -> str:
-        """The address to call, one that the look-up gave and that was judged."""
+        """The address to call: from the one look-up, and checked."""
         if self._hosts and place.host not in self._hosts:
             raise BadUrl("names a host that this gateway does not fetch from")
         try:

@@ -1,9 +1,9 @@
-"""Which upstreams may be called now, and how fast they are: told of every attempt.
+"""Which upstreams may be called now, and how fast they are. It is told of every attempt.
 
-Rule 1  A breaker belongs to one upstream with one credential: what is wrong with a customer's own key opens none but
-        its own.
-Rule 2  A speed belongs to a model at an upstream, whoever pays. It is a running mean, in which the latest answer makes
-        up an eighth.
+Rule 1  A breaker belongs to one credential, the operator's at an upstream or a customer's own: what is wrong with a
+        customer's key opens only that key's breaker.
+Rule 2  A speed belongs to a model at an upstream, whoever pays. It is a running mean in which the latest answer counts
+        for an eighth.
 """
 
 import time
@@ -16,34 +16,34 @@ from tollbridge.core.retry import COUNTS_AGAINST_UPSTREAM, Breaker, Kind
 from tollbridge.values import Route
 
 DEFAULT_COOL_S = 5.0
-# Customers' credentials, each of which may have a breaker.
+# The most credentials of customers that have a breaker each.
 OWNERS_REMEMBERED = 10_000
-# Below that an answer says nothing about how fast others come.
+# A shorter answer says nothing about speed.
 LEAST_TOKENS = 16
 
 _SHARE = 0.125
 
 
 class Speed(msgspec.Struct, gc=False):
-    """Running means of one route; None: nothing was measured yet. Milliseconds, and tokens a second."""
+    """Running means, in milliseconds and tokens per second; None: nothing measured yet."""
 
     first_byte_ms: float | None = None
     tokens_per_s: float | None = None
 
 
 class Tally(msgspec.Struct, gc=False):
-    """What was tried at an upstream since the start, whoever paid."""
+    """Attempts at an upstream since the process started, whoever paid."""
 
     attempts: int = 0
     failures: dict[Kind, int] = msgspec.field(default_factory=dict)
 
 
 class Health:
-    """`clock` is monotonic seconds. `tallies` by the upstream's name: to be read."""
+    """`clock` is monotonic seconds. `tallies`: by the upstream's name, for others to read."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        # By the upstream's name, or by the owner of the credential. What was never in trouble has none: it is well.
+        # By the upstream's name, or by the `owner` of the credential. One that was never in trouble has no entry.
         self._breakers: dict[str | int, Breaker] = {}
         self._own: deque[int] = deque()
         self._speeds: dict[tuple[str, str], Speed] = {}
@@ -72,10 +72,10 @@ class Health:
             breaker.succeeded(self._clock())
 
     def failed(self, route: Route, kind: Kind, retry_after: float | None = None) -> None:
-        """An attempt failed. What the caller or our own money did wrong is no failure of the upstream.
+        """An attempt failed. What the caller or our own account did wrong is no failure of the upstream.
 
-        A customer's credential that was refused or is out of credit is not closed: it may be all that they want to
-        use, and then they are told what is wrong with it each time. Where there are other routes those go first.
+        A customer's credential that was refused or is out of credit stays in use: it may be all that they want to use,
+        and then they are told each time what is wrong with it. Other routes, if there are any, go first.
         """
         breaker, now = self._breaker(route), self._clock()
         failures = self._tally(route).failures
@@ -92,13 +92,13 @@ class Health:
         breaker.abandoned()
 
     def abandoned(self, route: Route) -> None:
-        """An attempt ended without telling anything (the caller left)."""
+        """An attempt ended without telling anything about the upstream (the caller left)."""
         breaker = self._known(route)
         if breaker is not None:
             breaker.abandoned()
 
     def measured(self, route: Route, first_byte_ms: int | None, tokens: int, ms: int) -> None:
-        """An answer came. `tokens` of it took `ms`, counted from the first byte where there is one."""
+        """An answer of `tokens` tokens came in `ms`, counted from its first byte if `first_byte_ms` is known."""
         key = (route.upstream.name, route.upstream_model)
         speed = self._speeds.get(key)
         if speed is None:
@@ -111,12 +111,12 @@ class Health:
             speed.tokens_per_s = latest if mean is None else mean + (latest - mean) * _SHARE
 
     def latency(self, route: Route) -> float:
-        """Milliseconds to the first byte; below zero where none was measured: those are tried, to know theirs."""
+        """Milliseconds to the first byte; negative if not measured yet, so that the route is tried and measured."""
         speed = self._speeds.get((route.upstream.name, route.upstream_model))
         return -1.0 if speed is None or speed.first_byte_ms is None else speed.first_byte_ms
 
     def throughput(self, route: Route) -> float:
-        """Tokens a second; without end where none were measured: those are tried, to know theirs."""
+        """Tokens per second; infinite if not measured yet, so that the route is tried and measured."""
         speed = self._speeds.get((route.upstream.name, route.upstream_model))
         return float("inf") if speed is None or speed.tokens_per_s is None else speed.tokens_per_s
 

@@ -1,4 +1,4 @@
-"""The composition root: `Gateway(settings)` puts everything together; the only place that knows every adapter."""
+"""The composition root: `Gateway` puts everything together. Nothing else knows every adapter."""
 
 import asyncio
 import gc
@@ -63,18 +63,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tollbridge")
 
-# What a reload cannot change: it takes a restart.
+# Settings that a reload cannot change: they take a restart.
 FIXED = ("host", "port", "workers", "data_dir", "public_url", "database_url", "redis_url", "mail", "server", "brand",
          "usage")  # fmt: skip
 
-# New containers, in number, before the garbage collector looks for cycles: requests make almost none.
+# The garbage collector looks for cycles after this many new containers: requests make almost none.
 GC_EVERY = 10_000
 
 
 class Line(msgspec.Struct, frozen=True):
-    """All that follows from the configuration: replaced as a whole when it is read again.
+    """All that follows from the configuration; replaced as a whole when that is read again.
 
-    Requests that run keep the line that they started on.
+    Running requests keep the line that they started on.
     """
 
     settings: Settings
@@ -85,10 +85,10 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Gateway:
-    """A gateway as an ASGI application: its lifespan starts and stops everything, its requests go to the edge.
+    """A gateway as an ASGI application. Its lifespan starts and stops everything; requests of the API go to `answer`.
 
-    `write_log` takes the lines of answered requests; `announce` what the operator should read at the start (None: it
-    was said). `on_fatal` is called when no more paid work can be taken, until a new process is started.
+    `write_log` takes the lines of answered requests; `announce` takes what the operator should read at the start (None:
+    another worker has said it). `on_fatal` is called when no more paid work can be taken before a new process starts.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Gateway:
         self._following: asyncio.Task[None] | None = None
         self._web: Web | None = None
         self._desk: Desk | None = None
-        # The last one is in use; what runs on one before it goes on.
+        # The last one is in use; earlier ones finish what runs on them.
         self._tills: list[Payments] = []
         self._webhooks = Webhooks(lambda signature, body: self._payments().receive(signature, body))
         self._metrics = metrics.Metrics(
@@ -135,7 +135,7 @@ class Gateway:
         )
 
     def answer(self, downstream: Downstream) -> Coroutine[Any, Any, None] | None:
-        """What answers a request of the API; None: it is for `__call__`."""
+        """The coroutine that answers a request of the API; None: it is for `__call__`."""
         path: str = downstream.scope["path"]
         if path in ENDPOINTS or path in PROBES or is_of_the_api(path, ENDPOINTS):
             assert self._line is not None
@@ -143,7 +143,7 @@ class Gateway:
         return None
 
     def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
-        """The pages, and what is no request."""
+        """The lifespan, the processor's webhook, `/metrics` and the pages."""
         if scope["type"] == "lifespan":
             return self._lifespan(receive, send)
         path: str = scope["path"]
@@ -190,12 +190,12 @@ class Gateway:
             await self._welcome(self._line, master, self._announce)
         if self.settings.workers > 1:
             await self._metrics.share(self.settings.data_dir / "metrics", self.ledger.epoch)
-        # What is there now stays: the collector need not look at it again.
+        # What exists now stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()
 
     async def stop(self) -> None:
-        """After the last request: write what waits, then let go of everything."""
+        """After the last request: write what is still waiting, then close everything."""
         await self._metrics.close()
         self._lag.stop()
         if self._following is not None:
@@ -220,7 +220,7 @@ class Gateway:
         await self._database.close()
 
     async def _open_web(self) -> "Web":
-        """The pages, soon after the start or with the first one. A thread gets them: nobody's call waits for it."""
+        """Load the pages, soon after the start or for the first request. In a thread, so that no call waits for it."""
         if self._web is None:
             made = await asyncio.to_thread(self._make_web)
             self._web = self._web or made
@@ -267,11 +267,11 @@ class Gateway:
         return self._line.catalog
 
     def drain(self) -> None:
-        """No more paid work is taken; what runs goes on."""
+        """Take no more paid work; what runs goes on."""
         self.draining = True
 
     def leave(self) -> None:
-        """This process will stop: `/ready` says so, and what comes all the same is done."""
+        """This process is about to stop: `/ready` says so, but requests that still arrive are served."""
         self.leaving = True
 
     def _give_up(self) -> None:
@@ -280,8 +280,8 @@ class Gateway:
             self._on_fatal()
 
     def reload(self) -> asyncio.Task[None]:
-        """Read the configuration again. A mistake in it is logged, and what there was stays."""
-        # After one that runs, which may have read the file before its last change.
+        """Read the configuration again. If there is a mistake in it, that is logged and the old one stays in force."""
+        # After a reload that is running, which may have read the file before its last change.
         self._reloading = asyncio.get_running_loop().create_task(self._reload(self._reloading))
         return self._reloading
 
@@ -315,7 +315,7 @@ class Gateway:
         self._following = asyncio.get_running_loop().create_task(self._follow())
 
     async def _follow(self) -> None:
-        """The master secret may have been rotated."""
+        """Reload if the master secret was rotated."""
         try:
             if self._desk is not None and await secrets.is_behind(self._database, self._desk.master):
                 await self.reload()
@@ -339,7 +339,7 @@ class Gateway:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _welcome(self, line: Line, master: Secrets, announce: Callable[[str], object]) -> None:
-        """Say where this is served, and on the first start give the operator a key."""
+        """Say where the gateway is served, and on the first start give the operator a key."""
         models = line.catalog.models
         if not models:
             log.warning("no model can be called: none of the configured providers serves any of the catalog's")
@@ -359,7 +359,7 @@ class Gateway:
         announce(f"Tollbridge {__version__} serves {plural(len(models), 'model')} on {self._url} (Ctrl+C stops it)")
 
     async def _open_ledger(self) -> tuple[Process, Ledger]:
-        """The books, with what dead processes left behind already ended."""
+        """The ledger, after ending the holds that dead processes left behind."""
         settings, url, database = self.settings, self.settings.database_url.reveal(), self._database
         if isinstance(database, SqliteDatabase):
             lock = FileLock(database.path)
@@ -456,7 +456,7 @@ class Gateway:
         return Line(settings, upstreams, by_markup[None], callers, edge)
 
     async def _upstream_values(self, settings: Settings) -> dict[str, values.Upstream]:
-        """What can be called: the configured providers, or the demo provider where there is none."""
+        """What can be called: the configured providers, or the demo provider if there are none."""
         if settings.providers:
             return {name: _upstream(name, row) for name, row in settings.providers.items()}
         if self._demo is None:
@@ -474,7 +474,7 @@ class Gateway:
         return {demo.NAME: demonstration}
 
     def _open_upstreams(self, wanted: Mapping[str, values.Upstream]) -> dict[str, Upstream]:
-        """A pool for each; those that have not changed keep theirs. A pool that is not wanted any more runs dry."""
+        """Open a pool for each; one that has not changed keeps its pool. A pool that is no longer wanted runs dry."""
         known = self._line.upstreams if self._line is not None else {}
         tls = pool.tls_context() if any(each.base_url.startswith("https") for each in wanted.values()) else None
         opened = {}
@@ -562,7 +562,7 @@ def _limits(upstream: values.Upstream) -> pool.Limits:
 
 
 def serve(settings: Settings, berth: Berth | None = None) -> int:
-    """Serve until told to stop; the exit status. `berth`: as a worker."""
+    """Serve until told to stop, and return the exit status. `berth`: given when this is a worker."""
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     limits = msgspec.convert(settings.server, ServerLimits, from_attributes=True)
     sock = berth.socket if berth is not None else handed_over() or listen(settings.host, settings.port)
@@ -584,13 +584,13 @@ def serve(settings: Settings, berth: Berth | None = None) -> int:
         on_reload=gateway.reload,
         lifeline=berth,
     )
-    # Why a start failed is said once, by whoever called.
+    # The caller says, once, why a start failed.
     logging.getLogger("uvicorn.error").addFilter(lambda _: gateway.failure is None)
     gc.set_threshold(GC_EVERY)
     try:
         server.run()
     except SystemExit:
-        # uvicorn ends so when the start failed; why is in `failure`.
+        # uvicorn exits like this when the start failed; `failure` has the reason.
         if gateway.failure is None:
             raise
     if gateway.failure is not None:

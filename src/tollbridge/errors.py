@@ -30,9 +30,9 @@ TollbridgeError
 │   ├── ProtocolError           what came back makes no sense (framing, caps, encodings, shape)
 │   └── UpstreamSaid            it answered, and its answer is an error (in wire.errors, which reads it)
 ├── ClientGone                  the caller hung up: nobody is left to answer
-└── ConfigError                 the operator's mistake; the message says where and what would be right
+└── ConfigError                 the operator's mistake; the message says where it is and what would be right
 
-A message is safe to show: no secret, no text that a provider sent.
+A message is safe to show: it holds no secret, and of a provider's text only what wire.errors has redacted.
 """
 
 from collections.abc import Mapping
@@ -45,8 +45,8 @@ class TollbridgeError(Exception):
 class ApiError(TollbridgeError):
     """An answer that is an error: `{"error": {message, type, param, code}, "detail": message}`.
 
-    `headers` are sent as they are; `extra` is merged into the top level of the body, its values already JSON
-    (`{"balance_usd": b"0.25"}`), so that money stays printed from integers.
+    `headers` are sent as they are; `extra` is merged into the top level of the body, its values being JSON already
+    (`{"balance_usd": b"0.25"}`), so that money is still printed from integers.
     """
 
     status: int = 500
@@ -94,7 +94,7 @@ class ContextTooLong(InvalidRequest):
 
 
 class UnsupportedField(InvalidRequest):
-    """A field that this route's provider cannot do; another one may."""
+    """A field that this route's provider cannot serve; another route may be able to."""
 
 
 class InvalidApiKey(ApiError):
@@ -154,7 +154,7 @@ class UnsupportedMediaType(ApiError):
 
 
 class RateLimited(ApiError):
-    """`type` says what ran out: requests, tokens or concurrency."""
+    """`type` says what ran out: requests, tokens, concurrency or insufficient_quota."""
 
     status = 429
     type = "requests"
@@ -180,7 +180,7 @@ class UpstreamFailed(ApiError):
 
 
 class Unavailable(ApiError):
-    """Nothing was charged; `Retry-After` is always set."""
+    """`Retry-After` is always set. As a status, it means that nothing was charged."""
 
     status = 503
     type = "server_error"

@@ -1,8 +1,8 @@
-"""Periodic work beside the requests. Each job runs alone; one that fails is logged and tried again at its next turn.
+"""Periodic work beside the requests. Each job runs on its own; a failure is logged and tried again at the next turn.
 
-Of many processes on PostgreSQL, one at a time has the turn of a job; whoever comes first has the next. Turns save work:
-what a job does is right however many do it at once. Each process says itself that it lives, looks for changes, and
-sweeps what the dead left.
+With many processes on PostgreSQL, one process at a time has the turn of a job, and the first to ask gets the next.
+Turns only save work: a job is correct however many processes do it at once. Each process itself reports that it is
+alive, looks for changes, and sweeps what dead ones left.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ log = logging.getLogger("tollbridge")
 
 POLL_S = 0.5
 SWEEP_S = 30.0
-# After the start, which it must not delay.
+# How long after the start, which `prepare` must not delay.
 PREPARE_S = 1.0
 MONEY_S = 60.0
 MISSED_S = 600.0
@@ -37,15 +37,15 @@ PLANS_S = 600.0
 SEAL_S = 3_600.0
 AUDIT_S = 3_600.0
 FORGET_S = 3_600.0
-# A failure that goes on is told no more often than this: the poll's would be two lines a second of an outage.
+# A lasting failure is logged no more often than this: the poll alone would log two lines a second during an outage.
 REPEAT_S = 60.0
 
-# What it is called, how many seconds lie between two turns, and what is done.
+# Its name, the seconds between two turns, and what it does.
 Job = tuple[str, float, Callable[[], Awaitable[object]]]
 
 
 def of_money(till: Callable[[], Payments], desk: Desk) -> tuple[Job, ...]:
-    """What payments need done. `till` gives them as they are configured at that moment."""
+    """What payments need done. `till` returns them as configured at that moment."""
     return (
         ("payments", MONEY_S, lambda: till().reconcile()),
         ("refunds", MONEY_S, lambda: refunds.retry(till())),
@@ -62,7 +62,7 @@ def of_plans(database: Database, plans: Callable[[], Mapping[str, Plan]]) -> Job
 
 
 def of_usage(database: Database, settings: UsageSettings, ids: Callable[[], Ids]) -> tuple[Job, ...]:
-    """What is due of the requests that have ended: to be written elsewhere, to be dropped."""
+    """What is to be done with records of ended requests: exporting them, dropping old ones."""
     jobs: list[Job] = []
     if settings.export is not None:
         sink = export.open_sink(settings.export.reveal())
@@ -75,9 +75,9 @@ def of_usage(database: Database, settings: UsageSettings, ids: Callable[[], Ids]
 class Jobs:
     """Heartbeat, sweep, sums of usage, seals, the proof of the books, the poll that notices changed keys and accounts.
 
-    `url` is the database's. `on_change`: what was cached may be stale. `on_fatal`: this process must not take any
-    more paid work. `more`: further jobs, run like these. `prepare`: is done once, soon after the start: what is read
-    later may be of another version, which was installed meanwhile.
+    `url`: the database's. `on_change`: what was cached may be stale. `on_fatal`: this process must not take any more
+    paid work. `more`: further jobs, run by turns. `prepare`: called once, soon after the start, because files read
+    later may belong to another version, installed meanwhile.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class Jobs:
     def _in_turn(
         self, name: str, seconds: float, job: Callable[[], Awaitable[object]]
     ) -> Callable[[], Awaitable[object]]:
-        """The job, done by one process of all."""
+        """`job`, done by only one of all processes."""
         if self._database.dialect == "sqlite":
             return job
 
@@ -177,7 +177,7 @@ class Jobs:
                 log.exception("audit failed")
 
     async def prove(self) -> None:
-        """Prove the books: every hour. What is wrong is for people: nothing is mended, and nothing is hidden."""
+        """Prove the books, every hour. What is wrong is left to people: nothing is mended, and nothing is hidden."""
         problems = await audit(self._url)
         for problem in problems:
             log.critical("the books are wrong: %s", problem)

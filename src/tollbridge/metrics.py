@@ -1,12 +1,12 @@
-"""`GET /metrics`: what this process did, and how it and the whole gateway stand, in Prometheus' text format 0.0.4.
+"""`GET /metrics`: what this process did, and its state and that of the whole gateway, in Prometheus' text format 0.0.4.
 
-Rule 1  Nothing is counted while a request runs. What was answered is added up from the lines of the request log when
+Rule 1  Nothing is counted while a request runs. Answered requests are added up from the lines of the request log when
         those are written, twice a second; everything else is read from its owner when somebody asks.
 Rule 2  A label has few values: models, upstreams, endpoints, outcomes. Never an account, a key or a caller's text.
-        Beyond `MOST_KINDS` of requests model and upstream are `other`.
-Rule 3  A process answers for itself, and where it shares its address with other workers for those of its machine too:
-        then each sample says whose it is. What METRICS calls `whole` is the whole gateway's: of that take the maximum
-        over processes, of everything else the sum.
+        Beyond `MOST_KINDS` kinds of requests, model and upstream are `other`.
+Rule 3  A process answers for itself; if it shares its address with other workers, also for those on its machine, and
+        then each sample says whose it is. What METRICS calls `whole` concerns the whole gateway: take the maximum of
+        it over processes, and the sum of everything else.
 Rule 4  Amounts are whole nano-USD. Times are seconds.
 
 From https://prometheus.io/docs/instrumenting/exposition_formats/ and …/practices/naming/.
@@ -43,10 +43,10 @@ _log = logging.getLogger("tollbridge")
 
 PATH = "/metrics"
 MOST_KINDS = 5_000
-# The sums over the database are this old at most, and nobody waits for them longer than that.
+# The sums over the database are at most this old, and a scrape waits for them at most that long.
 GAUGES_EVERY_S = 30.0
 GAUGES_WITHIN_S = 1.0
-# How long another worker may take to tell what it has. A socket that nobody listens on for longer than that is removed.
+# How long another worker may take to answer, and the age from which a socket that nobody listens on is removed.
 SIBLING_WITHIN_S = 3.0
 FORSAKEN_S = 60.0
 
@@ -55,12 +55,12 @@ _MS = tuple(int(bound * 1000) for bound in _SECONDS)
 _OTHER = "other"
 _KIND = attrgetter("path", "status", "model", "route", "outcome")
 _LOOPBACK = frozenset({"127.0.0.1", "::1"})
-# Whoever passes a request on says so in one of these.
+# A proxy that passes a request on says so in one of these.
 _FORWARDED = frozenset({b"x-forwarded-for", b"forwarded", b"x-real-ip", b"via"})
 
 
 class Metric(NamedTuple):
-    """A row of the table. `type` as Prometheus calls it."""
+    """A row of METRICS. `type` is Prometheus' name for it."""
 
     name: str
     type: Literal["counter", "gauge", "histogram"]
@@ -118,7 +118,7 @@ _Pairs = Sequence[tuple[str, str]]
 
 
 class _Sums(msgspec.Struct, gc=False):
-    """What requests of one kind come to: milliseconds counted by the bounds of `_MS`, tokens, nano-USD."""
+    """The sums over requests of one kind: counts by the bounds of `_MS`, milliseconds, tokens, nano-USD."""
 
     times: list[int]
     first_times: list[int]
@@ -131,7 +131,7 @@ class _Sums(msgspec.Struct, gc=False):
 
 
 def _note_times(counts: list[int], times: Sequence[int]) -> int:
-    """Count `times` (milliseconds) by the bounds of `_MS`; their sum."""
+    """Count `times` (milliseconds) by the bounds of `_MS`, and return their sum."""
     for ms, count in Counter(times).items():
         counts[bisect_left(_MS, ms)] += count
     return sum(times)
@@ -200,7 +200,7 @@ class Traffic:
 
 
 class _Histogram(NamedTuple):
-    """How many took how long, by the bounds of `_MS`, and milliseconds in all."""
+    """How many took how long, by the bounds of `_MS`; `ms`: milliseconds in all."""
 
     name: str
     labels: tuple[str, ...]
@@ -209,7 +209,7 @@ class _Histogram(NamedTuple):
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
-    """What is read at a scrape. `lag` in seconds; `spool` is the directory that spool files are in."""
+    """What is read at a scrape. `lag`: in seconds; `spool`: the directory of the spool files."""
 
     draining: bool
     lag: float
@@ -224,11 +224,11 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Metrics:
-    """A raw ASGI application. `token`: what it must be asked with; None: who is on this machine may ask.
+    """A raw ASGI application. `token`: what callers must send; None: callers on this machine need none.
 
-    Without a token only calls from a loopback address are answered, and none that somebody passed on; and where
-    `public` (a proxy may stand on this machine that says nothing of it) none at all. Whoever may not ask is told that
-    there is nothing (404), or with a token that it is wrong (401).
+    Without a token, only calls from a loopback address that no proxy passed on are answered, and if `public` (a proxy
+    on this machine may not say that it passes requests on) none at all. Others are told that there is nothing here
+    (404), or if there is a token, that theirs is wrong (401).
     """
 
     def __init__(
@@ -247,7 +247,7 @@ class Metrics:
         self._server: asyncio.Server | None = None
 
     async def share(self, folder: Path, process: int) -> None:
-        """Answer for all processes that share in `folder`, and let them answer for this one, number `process`."""
+        """Answer for all processes that share `folder` too, and let them answer for this one, number `process`."""
         self._process, self._socket = str(process), _place(folder, process)
         try:
             self._server = await asyncio.start_unix_server(self._tell, self._socket)
@@ -301,7 +301,7 @@ class Metrics:
         return 200 if here and not any(name in _FORWARDED for name, _ in scope["headers"]) else 404
 
     async def _read_gauges(self, database: Database) -> None:
-        """Have sums that are not too old; a database that is slow or away keeps nobody waiting."""
+        """Refresh the sums if they are too old. A database that is slow or away does not hold up a scrape for long."""
         if self._reading is None and time.monotonic() - self._read_at >= GAUGES_EVERY_S:
             self._reading = asyncio.create_task(self._refresh(gauges(database)))
         if self._reading is not None:
@@ -380,7 +380,7 @@ def _whole(sums: Gauges) -> Iterator[Sample]:
 
 
 def _process(started: float) -> Iterator[Sample]:
-    """What any program tells of itself. Memory and files only where there is a /proc."""
+    """What any program reports about itself. Memory and files only if there is a /proc."""
     yield "process_cpu_seconds_total", (), time.process_time()
     yield "process_start_time_seconds", (), started
     with contextlib.suppress(OSError):
@@ -390,7 +390,7 @@ def _process(started: float) -> Iterator[Sample]:
 
 
 async def _told(socket: Path) -> bytes:
-    """What another worker tells; nothing when it has gone or hangs."""
+    """What another worker reports; b"" if it has gone or hangs."""
     try:
         async with asyncio.timeout(SIBLING_WITHIN_S):
             reader, writer = await asyncio.open_unix_connection(socket)
@@ -426,7 +426,7 @@ def _sizes(files: Iterable[Path]) -> Iterator[int]:
 
 
 def render(samples: Iterable[Sample], histograms: Iterable[_Histogram], process: str = "") -> bytes:
-    """The exposition, without metrics of which there is nothing to say. `process`: a label of every sample."""
+    """The exposition, without metrics that have no samples. `process`: a label of every sample."""
     extra = [("process", process)] if process else []
     lines: dict[str, list[str]] = {}
     for name, labels, number in samples:
@@ -437,7 +437,7 @@ def render(samples: Iterable[Sample], histograms: Iterable[_Histogram], process:
 
 
 def merged(texts: Iterable[bytes]) -> bytes:
-    """One exposition of several."""
+    """Several expositions as one."""
     lines: dict[str, list[str]] = {}
     for text in texts:
         name = ""
@@ -450,7 +450,7 @@ def merged(texts: Iterable[bytes]) -> bytes:
 
 
 def _ordered(lines: Mapping[str, list[str]]) -> bytes:
-    """As METRICS has them: all samples of one stand together."""
+    """In the order of METRICS, all samples of a metric together."""
     text = []
     for metric in METRICS:
         if metric.name in lines:

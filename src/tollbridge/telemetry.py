@@ -1,7 +1,7 @@
-"""What the operator can see of requests: an id for each, and one structured line each, written in batches.
+"""What the operator sees of requests: for each an id and one structured line, written in batches.
 
 A line is a JSON object with a fixed list of fields. There is no prompt, answer, key or provider's text among them.
-What else a gateway has to say are JSON lines too (`log_json`), so that one program can read all of the log.
+Everything else that a gateway logs is JSON lines too (`log_json`), so that one program can read the whole log.
 """
 
 import asyncio
@@ -40,12 +40,12 @@ class RequestLine(msgspec.Struct, omit_defaults=True, gc=False):
     output_tokens: int = 0
     first_byte_ms: int | None = None
     attempts: int = 0
-    # Which limit of a plan that is only tried out would have refused it: requests, tokens or concurrency.
+    # The limit, only tried out so far, that would have refused it: requests, tokens or concurrency.
     would_refuse: str = ""
 
 
 class RequestIds:
-    """`req_` + 16 hexadecimal digits of chance, one process's, + a counter: unique, and made in half a microsecond."""
+    """`req_` + 16 random hexadecimal digits, one set per process, + a counter: unique, made in half a microsecond."""
 
     def __init__(self) -> None:
         self._prefix = f"req_{secrets.token_hex(8)}"
@@ -56,9 +56,9 @@ class RequestIds:
 
 
 class RequestLog:
-    """Lines on their way to `write`. When it cannot keep up, lines are dropped and counted, requests never wait.
+    """Lines on their way to `write`. If it cannot keep up, lines are dropped and counted; requests never wait.
 
-    `add_up` sees the lines too, when they are written.
+    `add_up` gets the same lines when they are written.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class RequestLog:
 
 
 class _JsonLine(logging.Formatter):
-    """A record as one line of JSON, whatever stands in it."""
+    """A record as one line of JSON, whatever it contains."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, str | int] = {
@@ -98,12 +98,12 @@ class _JsonLine(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = _readable(self.formatException(record.exc_info))
-        # Escaped to ASCII: no byte of it can end a line, colour a terminal or fail to be written.
+        # Escaped to ASCII, so that no byte can end the line, colour a terminal or fail to be written.
         return json.dumps(line)
 
 
 def _readable(text: str) -> str:
-    """Without halves of characters, which no reader of JSON takes."""
+    """`text` with lone surrogates escaped, which no JSON reader accepts."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

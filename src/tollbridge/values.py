@@ -1,8 +1,8 @@
 """Frozen values shared by `wire`, `core` and everything above them.
 
 Units: tokens and calls are plain counts; prices are integer pico-USD for one of them (pico-USD per token = micro-USD
-per million tokens); amounts of money are integer nano-USD. Times are integer milliseconds since the Unix epoch unless
-a name says otherwise.
+per million tokens); amounts of money are integer nano-USD. Times are integer milliseconds since the Unix epoch, unless
+the name says otherwise.
 """
 
 from enum import IntEnum
@@ -12,15 +12,14 @@ import msgspec
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Metered counts of one answer, in disjoint meters: no token stands in two of them.
+    """Metered counts of one answer, in disjoint meters: no token is in two of them.
 
-    `cache_write` was written to a cache for five minutes (or for however long the provider keeps it), `cache_write_1h`
-    for an hour. `audio_input`, `audio_output` and `image_output` are tokens that stand neither in `input` nor in
-    `output`; pictures that were read stand in `input`. `searches` counts calls of the provider's own search.
-    `reasoning` is the part of `output` that was spent on reasoning and is never billed on its own. `raw` is the
-    provider's own usage object as received (JSON, at most 1 KiB; empty when there was none). `estimated`: counted
-    here, because the provider reported nothing; `suspect`: it reported something that cannot be true, so that it was
-    counted here.
+    `cache_write` was written to a cache for five minutes (or however long the provider keeps it), `cache_write_1h` for
+    an hour. `audio_input`, `audio_output` and `image_output` are tokens that are not in `input` or `output`; pictures
+    that were read are in `input`. `searches` counts calls of the provider's own search. `reasoning` is the part of
+    `output` that was spent on reasoning; it is never billed on its own. `raw` is the provider's own usage object as
+    received (JSON, at most 1 KiB; empty if there was none). `estimated`: counted here, because the provider reported
+    nothing credible; `suspect`: what it reported cannot be true.
     """
 
     input: int = 0
@@ -52,9 +51,8 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
     """Pico-USD for one of each meter.
 
     None: `audio_input` costs what `input` costs, `audio_output` and `image_output` what `output` costs. `searches` is
-    for one call; where nobody says what a call costs it is free, for there is no other meter to take its price from.
-    `tiers`, in ascending order: a request whose prompt is longer than a tier's `above` is charged by that tier as a
-    whole.
+    for one call; without a price a call is free, because there is no other meter to take its price from. `tiers`, in
+    ascending order: a request whose prompt is longer than a tier's `above` is charged by that tier as a whole.
     """
 
     input: int
@@ -88,15 +86,15 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True):
 
 
 DAY_MS = 86_400_000
-# The first moment of the year 9999. What is said to happen later is refused: a day more, and no date could name it.
+# The first moment of the year 9999. Times beyond it are refused: later ones would soon be past what a date can express.
 LATEST_MS = 253_370_764_800_000
 
 
 class When(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A stretch of time that may recur, in UTC.
 
-    From `since` to before `until` (milliseconds since the epoch), on the days of the bits in `days` (1 is Monday, 64
-    Sunday), from `start` to before `end` (milliseconds of the day; over midnight where `end` comes first).
+    From `since` to before `until` (milliseconds since the epoch), on the days whose bits are set in `days` (1 is
+    Monday, 64 Sunday), from `start` to before `end` (milliseconds of the day; across midnight if `end` is smaller).
     """
 
     since: int = 0
@@ -115,17 +113,17 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     base_url: str
     auth: str
     credential: str
-    # Whose credential it is: the row of a customer's own one, 0 for the operator's.
+    # Whose credential it is: the row id of a customer's own, or 0 for the operator's.
     owner: int = 0
     headers: tuple[tuple[str, str], ...] = ()
     # "Does cancelling stop this provider's bill?": decides what a caller who leaves is charged.
     cancel_stops_billing: bool = False
-    # Fields that this provider calls otherwise (`max_tokens` → `max_completion_tokens`), and fields that it refuses.
+    # Fields that this provider names differently (`max_tokens` → `max_completion_tokens`), and fields that it refuses.
     renames: tuple[tuple[str, str], ...] = ()
     drops: tuple[str, ...] = ()
     stream_usage: bool = True
-    # Where an endpoint (chat, stream, embeddings …) is called below the base URL, where that is not as the dialect has
-    # it; `{model}` is the upstream's name of the model. And members that every body gets, values in JSON.
+    # Endpoints (chat, stream, embeddings …) whose path below the base URL differs from the dialect's; `{model}` is the
+    # upstream's name for the model. And members that are added to every body, with values in JSON.
     paths: tuple[tuple[str, str], ...] = ()
     adds: tuple[tuple[str, str], ...] = ()
     connect_timeout: float = 5.0
@@ -136,7 +134,7 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def changes_bodies(self) -> bool:
-        """Whether a body in its dialect may have to be another one for this provider."""
+        """Whether a body in the provider's dialect may have to be changed for it."""
         return bool(self.renames or self.drops or self.adds)
 
     def __repr__(self) -> str:
@@ -147,8 +145,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One way to serve a model. `cost` is what the provider bills; the customer pays `price` × `multiplier_ppm` / 10⁶.
 
     `version` is the id of the row in table `price_version` that holds exactly these terms. `output_limit`: the most
-    tokens that the model writes, for dialects that must be told one. `variants` are the same route on other terms at
-    other times (`core.pricing.at`): the first that applies is taken, this one where none does.
+    tokens that the model writes, for dialects that require a limit. `variants` are the same route on other terms at
+    other times (`core.pricing.at`): the first that applies is taken, or this route if none does.
     """
 
     model: str
@@ -170,7 +168,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
-    """`route` (itself without variants) is taken when all of `when` cover the moment at which a request comes."""
+    """`route` (itself without variants) is taken when all of `when` cover the moment at which a request arrives."""
 
     when: tuple[When, ...]
     route: Route
@@ -198,13 +196,13 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Preferences(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller wants of the routes, in OpenRouter's terms.
+    """A caller's preferences about routes, in OpenRouter's terms.
 
-    `models`: tried in this order after the one that is asked for. `order`, `only`, `ignore`: names of providers or
-    upstreams in lower case; None: nothing was said of it. `sort`: price, throughput or latency. `max_prompt`,
-    `max_completion`: the dearest price that will do, pico-USD per token. `require_parameters`: True, only routes that
-    take every field; False, a field that a route cannot express may be dropped. `allow_fallbacks`: whether providers
-    may be tried that the caller did not name (of `order`), or any but the first.
+    `models`: tried in this order after the requested one. `order`, `only`, `ignore`: names of providers or upstreams in
+    lower case; None: not given. `sort`: price, throughput or latency. `max_prompt`, `max_completion`: the highest
+    acceptable price, pico-USD per token. `require_parameters`: True, only routes that take every field; False, a field
+    that a route cannot express may be dropped. `allow_fallbacks`: whether providers that are not in `order` may be
+    tried, or without an `order`, any but the first.
     """
 
     models: tuple[str, ...] = ()

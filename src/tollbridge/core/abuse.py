@@ -1,7 +1,7 @@
-"""Calls that are load and use to nobody: long prompts cut before the first token, asking on after a 429, wrong keys.
+"""Calls that are only load: long prompts cut before the first token, calling on after a 429, wrong keys.
 
-The first pay for their prompt (docs/billing.md), and the others cost nothing (docs/operate/limits.md): by one of them
-nothing is lost. Faults F12, D11, B2.
+The first pay for their prompt (docs/billing.md), the others cost nothing (docs/operate/limits.md): a single one does no
+harm. Faults F12, D11, B2.
 """
 
 from collections import deque
@@ -19,9 +19,9 @@ _ACCOUNTS_KEPT = 10_000
 
 
 class Cuts:
-    """Such cuts of each account in the last ten minutes. `now` is monotonic seconds.
+    """Each account's cuts of long prompts in the last ten minutes. `now` is monotonic seconds.
 
-    `latest`: of each account that made some, to be read; one more than are let pass is all that has to be known.
+    `latest`, for others to read: the latest cuts of each account that made any, up to one more than is let pass.
     """
 
     def __init__(self) -> None:
@@ -47,9 +47,10 @@ class Cuts:
 
 
 class Refusals(Generic[Who]):
-    """Calls of each account, or from each address, that were refused, counted by the minute: `most` are let pass.
+    """Refused calls of each account, or from each address, counted by the minute: `most` of them are let pass.
 
-    `now` is monotonic seconds. `minutes`: when that of each began who was refused, and how often, to be read.
+    `now` is monotonic seconds. `minutes`, for others to read: for each, when its minute began and how often it was
+    refused.
     """
 
     def __init__(self, most: int) -> None:

@@ -1,11 +1,12 @@
-"""Where a URL that a stranger wrote may lead: to the public internet, and nowhere else. And who a caller is.
+"""Where a stranger's URL may lead: to the public internet, and nowhere else. And whose address a caller has.
 
-Rule 1  A URL is http or https, names a host, has no user, and no port but 80 and 443. What two readers could take for
-        two different hosts (backslashes, white space, control characters, numbers that are no dotted quad) is none.
-Rule 2  An address is public only if it is in no special-purpose block. The registries' list stands here, because that
-        of Python's `ipaddress` differs between its patch releases.
-Rule 3  An IPv6 address that carries an IPv4 address (mapped, NAT64) is judged by that one; 6to4 and Teredo, which
-        tunnel to any, are refused.
+Rule 1  A URL is http or https, names a host, has no user, and no port but 80 and 443. A URL that two parsers could read
+        as two different hosts (backslashes, white space, control characters, numbers that are no dotted quad) is
+        refused.
+Rule 2  An address is public only if it is in no special-purpose block. The registries' lists are copied here, because
+        those of Python's `ipaddress` differ between its patch releases.
+Rule 3  An IPv6 address that carries an IPv4 address (mapped, NAT64) is judged by the latter; 6to4 and Teredo, which
+        tunnel to any address, are refused.
 
 From https://www.iana.org/assignments/iana-ipv4-special-registry and …/iana-ipv6-special-registry.
 """
@@ -28,7 +29,7 @@ _NOT_PUBLIC_4 = tuple(
         "168.63.129.16/32",  # Azure's wire server: a public number that leads to the machine's own host
     )
 )
-# Nothing outside 2000::/3 is given to anybody on the internet (RFC 4291, 2.4).
+# Nothing outside 2000::/3 is allocated on the internet (RFC 4291, 2.4).
 _UNICAST_6 = ipaddress.IPv6Network("2000::/3")
 _NOT_PUBLIC_6 = tuple(
     ipaddress.IPv6Network(network)
@@ -45,7 +46,7 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 _UNCLEAR = re.compile(r"[\x00-\x20\x7f-\xa0\\]")
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
-# What `inet_aton` takes for a number.
+# What `inet_aton` reads as a number.
 _NUMBER = re.compile(r"\d+|0x[0-9a-f]*")
 
 
@@ -63,13 +64,13 @@ class Place(msgspec.Struct, frozen=True):
 
     @property
     def origin(self) -> str:
-        """The beginning of its URL, the port always written."""
+        """Scheme, host and port, the port always written out."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http{'s' if self.secure else ''}://{host}:{self.port}"
 
 
 def place(url: str) -> Place:
-    """Read a URL by Rule 1. Raises `BadUrl`."""
+    """Parse a URL by Rule 1. Raises `BadUrl`."""
     if len(url) > MAX_URL:
         raise BadUrl(f"is longer than {MAX_URL} characters")
     if _UNCLEAR.search(url):
@@ -92,7 +93,7 @@ def place(url: str) -> Place:
 
 
 def is_public(address: str) -> bool:
-    """Whether an address, as a resolver gives it, is one of the public internet."""
+    """Whether an address, as a resolver gives it, is on the public internet."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -107,7 +108,10 @@ def is_public(address: str) -> bool:
 
 
 def customer_of(address: str) -> str:
-    """What one customer has: the IPv4 address, or the /64 of an IPv6 address. ValueError: this is no address."""
+    """The address by which one customer is known: the IPv4 address, or the /64 of an IPv6 address.
+
+    ValueError: `address` has a colon and is not an IPv6 address.
+    """
     if ":" not in address:
         return address
     parsed = ipaddress.IPv6Address(address.partition("%")[0])
@@ -115,7 +119,7 @@ def customer_of(address: str) -> str:
 
 
 def client_address(peer: str, forwarded: str, trusted: tuple[str, ...]) -> str:
-    """Who calls: the last of `X-Forwarded-For` that is no trusted proxy, when the peer is one.
+    """Who calls: if the peer is a trusted proxy, the last address in `X-Forwarded-For` that is not one, else the peer.
 
     `trusted`: addresses and networks.
     """

@@ -1,4 +1,4 @@
-"""Which models there are: shipped rows, overlaid by the operator's, made into `Model`s with routes that can be called.
+"""Which models there are: shipped rows, overlaid by the operator's, made into `Model`s with callable routes.
 
 A model is listed when at least one of its routes names a configured upstream and has a price. Prices in rows are
 decimal strings: USD per million tokens, and per thousand searches, as providers print them.
@@ -39,7 +39,7 @@ _LONGEST_TYPO = 64
 class RateRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """USD per million tokens; `searches` USD per thousand calls.
 
-    A kind of input left out costs what `input` costs, a kind of output what `output` costs, and a search nothing.
+    If left out, a kind of input costs what `input` costs, a kind of output what `output` costs, and a search nothing.
     """
 
     input: str
@@ -54,16 +54,16 @@ class RateRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class TierRow(RateRow, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a request costs, all of it, that reads more than `above` tokens. Searches cost what they do without it."""
+    """What a whole request costs that reads more than `above` tokens. `searches` left out: the price without tiers."""
 
     above: int
 
 
 class PeriodRow(RateRow, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What applies instead from one date to before another, or at hours of days of the week; all in UTC.
+    """What applies instead from one date to before another, or at hours on days of the week; all in UTC.
 
-    `since`, `until`: dates such as `2027-01-31`. `days`: `mon-fri`, `sun`. `hours`: `01:00-04:00`, or over midnight
-    `16:30-00:30`. Empty: no bound. A period's own tiers stand in it.
+    `since`, `until`: dates such as `2027-01-31`. `days`: `mon-fri`, `sun`. `hours`: `01:00-04:00`, or across midnight
+    `16:30-00:30`. Empty: no bound. A period has tiers of its own.
     """
 
     since: str = ""
@@ -74,7 +74,7 @@ class PeriodRow(RateRow, frozen=True, kw_only=True, forbid_unknown_fields=True, 
 
 
 class PriceRow(RateRow, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A price with all that changes it. Of the periods that cover a moment the last one applies."""
+    """A price with all that changes it. Of several periods that cover a moment, the last one applies."""
 
     tiers: tuple[TierRow, ...] = ()
     periods: tuple[PeriodRow, ...] = ()
@@ -84,7 +84,7 @@ class RouteRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """`price` (what the customer pays, before the markup) and `cost` (what the provider bills) default to the model's.
 
     Routes are tried in the order in which they are written; those that share an `order` share the traffic by `weight`.
-    `source` says where the route's own price stands; `doubt` what another source says of it.
+    `source` says where the route's own price is published; `doubt`, what another source says about it.
     """
 
     provider: str
@@ -98,7 +98,7 @@ class RouteRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class ModelRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A model of the catalog. `source` and `checked` say where its price stands and when it was read."""
+    """A model of the catalog. `source` and `checked` say where its price is published and when that was read."""
 
     id: str
     type: str = "chat"
@@ -119,13 +119,13 @@ class ModelRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Catalog(msgspec.Struct, frozen=True):
-    """All models that can be called now, by id; and by their other names, none of which is an id."""
+    """All models that can be called now: `models` by id, `aliases` by their other names, none of which is an id."""
 
     models: dict[str, Model]
     aliases: dict[str, Model] = {}
 
     def resolve(self, name: str) -> Model:
-        """The model that a request names; raises `NotFound` in OpenAI's words."""
+        """The model that a request names. Raises `NotFound`, in OpenAI's words."""
         model = self.models.get(name) or self.aliases.get(name)
         if model is None:
             meant = nearest(name, self.models)
@@ -138,7 +138,7 @@ class Catalog(msgspec.Struct, frozen=True):
         return model
 
     def routes(self) -> Iterator[Route]:
-        """Every route, and behind each its variants."""
+        """Every route, each followed by its variants."""
         for model in self.models.values():
             for route in model.routes:
                 yield route
@@ -147,9 +147,9 @@ class Catalog(msgspec.Struct, frozen=True):
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Which of the `known` ids of models somebody meant who wrote `name`. A millisecond for hundreds of ids."""
+    """Which of the `known` model ids was probably meant by `name`. Takes a millisecond for hundreds of ids."""
     whole = {id_.lower(): id_ for id_ in known}
-    # Others call `maker/model` what is `model` here, and the other way round.
+    # What is `model` here is `maker/model` elsewhere, and the other way round.
     ids = {id_.rpartition("/")[2]: own for id_, own in whole.items()} | whole
     wanted = name.lower()[:_LONGEST_TYPO]
     for each in (wanted, wanted.rpartition("/")[2]):
@@ -202,7 +202,7 @@ def _rates(row: RateRow) -> Price:
 
 
 def periods(row: PriceRow) -> list[tuple[When, Price]]:
-    """When other prices apply, in the order in which to look for one; raises ValueError."""
+    """The periods in which other prices apply, in the order in which to look for one; raises ValueError."""
     return [(when(period), price(period)) for period in reversed(row.periods)]
 
 
@@ -261,7 +261,7 @@ def overlay(shipped: Iterable[ModelRow], own: Iterable[ModelRow]) -> list[ModelR
 
 
 def serve_all_by(rows: Iterable[ModelRow], upstream: str) -> list[ModelRow]:
-    """The same models, each served by `upstream` alone, at its first route's price."""
+    """The same models, each served only by `upstream`, at its first route's price."""
     served = []
     for row in rows:
         first = row.routes[0] if row.routes else None
@@ -274,7 +274,7 @@ def serve_all_by(rows: Iterable[ModelRow], upstream: str) -> list[ModelRow]:
 def build(rows: Iterable[ModelRow], upstreams: Mapping[str, Upstream], multiplier_ppm: int) -> Catalog:
     """The catalog of all rows that a configured upstream can serve. Price versions are still 0 (`with_versions`).
 
-    A later row takes an alias from an earlier one: the operator's come last.
+    A later row takes an alias away from an earlier one, and the operator's rows come last. ConfigError: a bad price.
     """
     models: dict[str, Model] = {}
     for row in rows:
@@ -290,7 +290,7 @@ def build(rows: Iterable[ModelRow], upstreams: Mapping[str, Upstream], multiplie
 
 
 def _with_aliases(models: dict[str, Model]) -> Catalog:
-    """Models keep those of their aliases by which they are found: an id, and of equal aliases the last, goes before."""
+    """Let models keep only the aliases that resolve to them: an id, or the same alias of a later model, wins."""
     owners = {alias: model.id for model in models.values() for alias in model.aliases if alias not in models}
     for model in list(models.values()):
         found = tuple(alias for alias in model.aliases if owners.get(alias) == model.id)
@@ -340,7 +340,7 @@ def _route(row: ModelRow, route: RouteRow, position: int, upstream: Upstream, mu
 
 
 def _variants(route: Route, priced: PriceRow, own_cost: PriceRow | None) -> Iterator[Variant]:
-    """The route at the times at which its price or its cost is another, what to look for first in front."""
+    """The route at times when its price or its cost differs, in the order in which to look for one."""
     if own_cost is None:
         for time, sold_at in periods(priced):
             yield Variant(when=(time,), route=msgspec.structs.replace(route, price=sold_at, cost=sold_at))
@@ -354,7 +354,7 @@ def _variants(route: Route, priced: PriceRow, own_cost: PriceRow | None) -> Iter
 
 
 def with_versions(catalog: Catalog, versions: Sequence[int]) -> Catalog:
-    """The catalog with the id of its price version on each route, `versions` in the order of `catalog.routes()`."""
+    """The catalog with a price version's id on each route. `versions`: in the order of `catalog.routes()`."""
     ids = iter(versions)
     models = {}
     for model in catalog.models.values():

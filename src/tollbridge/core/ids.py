@@ -1,8 +1,8 @@
 """Public ids of requests: what a stranger sees of a hold's id.
 
-A hold's id counts, so that it would tell how many requests there are. The public one is that number and as many zero
-bits, encrypted as one block of AES-128: a permutation that only the key's owner can walk, in either direction. It
-needs no column and no index, and a made-up id is known as such by its missing zeros (2⁻⁶⁴ of them pass).
+Hold ids are consecutive, so they would tell how many requests there are. The public id is that number and as many zero
+bits, encrypted as one block of AES-128: a permutation that only the key's owner can compute, in either direction. It
+needs no column and no index, and a made-up id is recognised by its missing zeros (2⁻⁶⁴ of them pass).
 """
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -23,7 +23,7 @@ _DIGITS = 32
 
 
 class Ids:
-    """Not for several threads at once: the cipher's context is reused. `before`: what made ids earlier, if anything."""
+    """Not thread-safe: the cipher's context is reused. `before`: what made earlier ids, if anything, to decode them."""
 
     def __init__(self, key: bytes, before: "Ids | None" = None) -> None:
         if len(key) != KEY_BYTES:
@@ -38,14 +38,14 @@ class Ids:
         return PREFIXES[endpoint] + self._encrypt(hold.to_bytes(8) + _ZEROS).hex()
 
     def decode(self, text: str) -> int | None:
-        """The hold that `text` names, whatever its prefix; None: it is no id of ours."""
+        """The hold that `text` names, with whichever of our prefixes; None: it is not an id of ours."""
         if text[:-_DIGITS] not in _KNOWN_PREFIXES:
             return None
         try:
             block = bytes.fromhex(text[-_DIGITS:])
         except ValueError:
             return None
-        # Blanks between digits are accepted above, and make it too short.
+        # `fromhex` accepts blanks between digits, which make the block too short.
         plain = self._decrypt(block) if len(block) == KEY_BYTES else b""
         if plain[8:] == _ZEROS:
             return int.from_bytes(plain[:8])

@@ -1,7 +1,7 @@
-"""Reading signed tokens (RFC 7515, 7519) as log-in providers send them, and nothing more of that standard.
+"""Verifying signed tokens (RFC 7515, 7519) as log-in providers send them, and nothing more of that standard.
 
-Only signatures by a provider's public keys are known: a token cannot choose to go without one, nor to be checked with
-a secret. What is not understood is refused.
+Only signatures by a provider's public keys are accepted: a token can choose neither to have no signature nor to be
+checked with a secret. What is not understood is refused.
 """
 
 import base64
@@ -28,11 +28,11 @@ class WrongToken(ValueError):
 
 
 class UnknownKey(WrongToken):
-    """No key at hand has signed it: the provider may have new ones."""
+    """No known key has signed it: the provider may have new ones."""
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
-    """What a token must say: who made it, for whom, and which log-in it answers. `now` in seconds."""
+    """What a token must say: who made it, for whom, and which log-in it answers. `now`: epoch seconds."""
 
     issuer: str
     audience: str
@@ -47,10 +47,9 @@ class _Head(msgspec.Struct):
 
 
 def verify(token: str, keys: Sequence[Key], expected: Expected) -> dict[str, Any]:
-    """The claims of an ID token (OpenID Connect Core, section 3.1.3.7); `keys` are the issuer's, as in its JWK set;
-    what among them is no key is passed over.
+    """The claims of an ID token (OpenID Connect Core, section 3.1.3.7). Raises `WrongToken`.
 
-    Raises `WrongToken`.
+    `keys`: the issuer's, as in its JWK set; members that are not keys are skipped.
     """
     head, claims, signed, signature = _parts(token)
     check = _CHECKS.get(head.alg)

@@ -1,9 +1,9 @@
-"""The form of an API key: `{prefix}` + 32 characters of chance + 6 of checksum, all of the latter base62.
+"""The form of an API key: `{prefix}` + 32 random characters + a checksum of 6, both base62.
 
     tb_live_ 7Hq0…(32) 0aZ19x
 
-The checksum (CRC32 of all before it) lets a key that was mistyped, cut or made up be refused without asking the
-database, and lets scanners for leaked secrets be sure. It protects nothing: 190 bits of chance do.
+With the checksum (CRC32 of all before it), a key that was mistyped, cut short or made up is refused without asking the
+database, and scanners for leaked secrets can be sure. It protects nothing: 190 random bits do.
 """
 
 import string
@@ -11,7 +11,7 @@ import zlib
 
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 RANDOM_BYTES = 32
-# Stands behind the brand's own prefix in a management key, so that nobody takes one for a key of `/v1`.
+# Follows the brand's prefix in a management key, so that nobody mistakes it for a key of `/v1`.
 MANAGES = "manage_"
 
 _CHANCE = 32
@@ -21,7 +21,7 @@ _HINT = 4
 
 
 def make(prefix: str, random: bytes) -> str:
-    """A key of `RANDOM_BYTES` random bytes (more than 62³² needs, so that no character is likelier than another)."""
+    """A key from `RANDOM_BYTES` random bytes (more than 62³² needs, so that no character is likelier than another)."""
     if len(random) != RANDOM_BYTES:
         raise ValueError(f"a key takes {RANDOM_BYTES} random bytes")
     body = prefix + base62(int.from_bytes(random), _CHANCE)
@@ -34,7 +34,7 @@ def well_formed(prefix: str, text: str) -> bool:
         return False
     if not text.isascii() or not text[-_TAIL:].isalnum():
         return False
-    # Public arithmetic, no secret: a plain comparison tells nobody anything.
+    # The checksum is no secret, so a plain comparison reveals nothing.
     return _checksum(text[:-_CHECK]) == text[-_CHECK:]
 
 

@@ -1,4 +1,4 @@
-"""Models, prices and times as people read them: decimal strings in USD, dates and hours in UTC."""
+"""Models, prices and times in a form for people: decimal strings in USD, dates and hours in UTC."""
 
 from datetime import date, timedelta
 from typing import Any
@@ -14,7 +14,7 @@ _SEARCHES = 1_000
 
 
 def model_fields(model: Model) -> dict[str, Any]:
-    """A model as `/v1/models` shows it, at the price of its first route: what the customer pays, the markup in it."""
+    """A model as `/v1/models` shows it, at its first route's price: what the customer pays, markup included."""
     first = model.routes[0]
     price = {"unit": "USD per 1M tokens", **price_fields(first.price, first.multiplier_ppm)}
     if first.variants:
@@ -39,7 +39,7 @@ def model_fields(model: Model) -> dict[str, Any]:
 def price_fields(price: Price, multiplier_ppm: int = money.PPM) -> dict[str, Any]:
     """USD per million tokens by meter, times the multiplier, and per thousand searches; `tiers` with their bounds.
 
-    Rounded up to a pico-USD per token, to be looked at: a charge is rounded once per request. A meter that has no price
+    Rounded up to a pico-USD per token, for display only: a charge is rounded once per request. A meter without a price
     of its own is left out.
     """
 
@@ -56,7 +56,7 @@ def price_fields(price: Price, multiplier_ppm: int = money.PPM) -> dict[str, Any
 
 
 def periods_of(route: Route) -> list[dict[str, Any]]:
-    """When customers pay another price than the route's, the first that applies first: `when`, and the price."""
+    """When customers pay a price other than the route's: `when`, and the price. The first that applies counts."""
     return [
         {"when": when_text(variant.when[0]), **price_fields(variant.route.price, route.multiplier_ppm)}
         for variant in route.variants
@@ -83,7 +83,7 @@ def _date(moment: int) -> str:
 
 
 def _days(bits: int) -> str:
-    """Days in a row begin after one that is not among them."""
+    """`mon-fri`, `sun`: the one run of days in `bits`, which begins after a day that is not in it."""
     on = [bits >> day & 1 for day in range(7)]
     first = next(day for day in range(7) if on[day] and not on[day - 1])
     last = next(day for day in range(first, first + 7) if not on[(day + 1) % 7]) % 7

@@ -1,9 +1,9 @@
-"""Money as integers: the one place where it is rounded, read and written.
+"""Money as integers: the one place where it is rounded, parsed and formatted.
 
 Rule 1  Prices are pico-USD (10⁻¹² USD) per token or call, amounts nano-USD (10⁻⁹ USD). There is no float.
 Rule 2  A request is rounded once, up, after everything is multiplied and summed: by less than one nano-USD.
-Rule 3  Every amount is below 2⁶² in size, so that sums of a few still fit a 64-bit column.
-Rule 4  Text is a plain decimal: no sign, exponent, space or separator comes in; none of them but a minus goes out.
+Rule 3  Every amount is below 2⁶² in size, so that the sum of a few still fits a 64-bit column.
+Rule 4  Text is a plain decimal. Input has no sign, exponent, space or separator; output has at most a minus.
 """
 
 import re
@@ -19,7 +19,7 @@ _USD_PLACES = 9
 _NANO_PER_USD = 10**_USD_PLACES
 # USD per million tokens is 10⁶ pico-USD per token.
 _PRICE_PLACES = 6
-# A comma that separates anything else may be somebody's decimal point.
+# A comma anywhere else may be meant as a decimal point.
 _THOUSANDS = re.compile(r"[1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]+)?")
 _DECIMAL = re.compile(r"(0|[1-9][0-9]{0,18})(?:\.([0-9]{1,12}))?")
 
@@ -43,7 +43,7 @@ def charge(usage: Usage, price: Price, multiplier_ppm: int = PPM) -> int:
 
 
 def tier(price: Price, prompt: int) -> Price:
-    """What a request with a prompt of so many tokens is charged by, all of it."""
+    """The price for a whole request with a prompt of `prompt` tokens."""
     reached = price
     for step in price.tiers:
         if prompt > step.above:
@@ -73,7 +73,7 @@ def _of_rare_meters(usage: Usage, price: Price) -> int:
 def round_up(pico: int, multiplier_ppm: int = PPM) -> int:
     """Whole nano-USD of `pico` × `multiplier_ppm` / 10⁶. ValueError: below zero or out of range."""
     if multiplier_ppm != PPM:
-        # Rounding up to whole pico-USD and then to nano-USD comes to the same as at once.
+        # Rounding up to whole pico-USD first and then to nano-USD gives the same result as rounding once.
         pico = -(-pico * multiplier_ppm // PPM)
     nano = -(-pico // _PICO_PER_NANO)
     if nano < 0 or nano >= MAX_AMOUNT:
@@ -102,7 +102,7 @@ def format_usd(nano: int) -> str:
 
 
 def usd_bytes(nano: int) -> bytes:
-    """`format_usd` as bytes, for what goes out with every answer."""
+    """`format_usd` as bytes, for the headers of every answer."""
     if nano < 0:
         return b"-" + usd_bytes(-nano)
     return (b"%d.%09d" % divmod(nano, _NANO_PER_USD)).rstrip(b"0").rstrip(b".")

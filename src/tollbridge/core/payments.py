@@ -1,15 +1,15 @@
-"""What a payment does to the books, whatever order its news arrive in.
+"""What a payment does to the books, in whatever order its news arrives.
 
-A processor's webhooks come twice, late, in any order, or never. So a webhook is only a hint that something changed:
-whoever gets one asks the processor for the whole truth of that payment (`Report`), and `settle` compares it with our
-own order and with what has been booked.
+A processor's webhooks come twice, late, in any order, or never. So a webhook is only a hint that something changed: its
+receiver asks the processor for the whole truth about that payment (`Report`), and `settle` compares it with our own
+order and with what has been booked.
 
-Rule 1  Our row says what was ordered. Credit is given when the processor has the same amount, currency, order and
+Rule 1  Our row says what was ordered. Credit is given if the processor has the same amount, currency, order and
         customer; anything else is for a person to look at (`Status.REVIEW`) and gives nothing.
-Rule 2  Each effect has one idempotency key, made of the processor's ids: whoever books it second changes nothing.
-Rule 3  States only go forward (pending → paid; taken → returned), so that an old report undoes nothing.
-Rule 4  Credit is what was paid before tax. What goes back takes tax with it in proportion, in whole cents.
-Rule 5  A month of a plan is bought, not credit: it is revenue, and no balance moves.
+Rule 2  Each effect has one idempotency key, made from the processor's ids: booking it a second time changes nothing.
+Rule 3  States only go forward (pending → paid; taken → returned), so an old report undoes nothing.
+Rule 4  Credit is what was paid before tax. Money that goes back takes its share of the tax with it, in whole cents.
+Rule 5  A month of a plan is a purchase, not credit: it is revenue, and no balance moves.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,10 +25,10 @@ ACTOR = "payments"
 
 
 class Status(StrEnum):
-    """How far an order is. The last three wait for nothing."""
+    """How far an order is. The last three are final."""
 
     PENDING = "pending"
-    PROCESSING = "processing"  # the customer did their part; a slow payment method does not say yet
+    PROCESSING = "processing"  # the customer has done their part; a slow payment method has no result yet
     REVIEW = "review"
     PAID = "paid"
     FAILED = "failed"
@@ -42,14 +42,14 @@ class Origin(StrEnum):
 
 
 class Return(StrEnum):
-    """Why money goes back. Values are also what journal keys begin with."""
+    """Why money goes back. Journal keys begin with these values."""
 
     REFUND = "refund"
     DISPUTE = "dispute"
 
 
 class State(StrEnum):
-    """Of money that goes back: asked for by us and already debited; gone; given back to us after all."""
+    """The state of money that goes back: requested by us and already debited; gone; returned to us after all."""
 
     REQUESTED = "requested"
     TAKEN = "taken"
@@ -87,14 +87,14 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def book(self) -> Book:
-        """Where it is booked, and what goes back is taken from."""
+        """The ledger account to which it is booked, and from which money that goes back is taken."""
         return Book.SUBSCRIPTIONS if self.origin is Origin.SUBSCRIPTION else Book.CUSTOMER_PAID
 
 
 class Reversal(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `reversal`; `id` 0: not stored yet. `amount` with tax, `credit` what the customer loses of it.
+    """A row of `reversal`; `id` 0: not stored yet. `amount`: with tax; `credit`: what the customer loses of it.
 
-    Of a month of a plan `credit` is what we lose: it is the amount without its tax.
+    For a month of a plan, `credit` is what we lose: the amount without its tax.
     """
 
     id: int = 0
@@ -119,7 +119,7 @@ class Card(msgspec.Struct, frozen=True):
 
 
 class Buyer(msgspec.Struct, frozen=True, kw_only=True):
-    """Whom an invoice is for."""
+    """The recipient of an invoice."""
 
     name: str = ""
     address: str = ""
@@ -127,9 +127,9 @@ class Buyer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reported(msgspec.Struct, frozen=True, kw_only=True):
-    """Money that went back, as the processor has it. `ours`: the id that we asked for it with.
+    """Money that went back, as the processor has it. `ours`: the id with which we requested it.
 
-    `fee`: what it cost us so far, below zero when that came back.
+    `fee`: what it cost us so far; negative if that came back.
     """
 
     id: str
@@ -142,9 +142,9 @@ class Reported(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole truth of one payment as its processor has it now. Amounts in nano-USD; `amount` is before tax.
+    """The whole truth about one payment as its processor has it now. Amounts in nano-USD; `amount` is before tax.
 
-    `order` and `account` are the public ids that we gave the processor with the order, `customer` its id of them.
+    `order` and `account`: the public ids that we gave the processor with the order; `customer`: its id for the account.
     """
 
     status: Status
@@ -164,9 +164,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """Who ordered, to be found again in the report: the account's public id, its customer id at the processor.
+    """Who ordered, which the report must repeat: the account's public id, and its customer id at the processor.
 
-    `order`: under which of our ids the processor has it; None: the payment's own.
+    `order`: the id of ours under which the processor has it; None: the payment's own.
     """
 
     account: str
@@ -186,7 +186,7 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def settle(payment: Payment, known: Sequence[Reversal], report: Report, expected: Expected, now: int) -> Settlement:
-    """Compare an order with what its processor says of it. `now` in milliseconds."""
+    """Compare an order with what its processor says about it. `now`: milliseconds since the epoch."""
     after, credited = _progress(payment, report, _mismatch(payment, report, expected), now)
     if after.status is not Status.PAID:
         return Settlement(payment=after, credited=False, posts=(), reversals=())
@@ -216,7 +216,7 @@ def settle(payment: Payment, known: Sequence[Reversal], report: Report, expected
 
 
 def _progress(payment: Payment, report: Report, mismatch: str | None, now: int) -> tuple[Payment, bool]:
-    """The order as it stands after the report, and whether it is now to be credited."""
+    """The order as it stands after the report, and whether it must be credited now."""
     if payment.status is Status.PAID:
         fee = payment.fee or report.fee
         return msgspec.structs.replace(payment, fee=fee), False
@@ -243,7 +243,7 @@ def _progress(payment: Payment, report: Report, mismatch: str | None, now: int) 
 
 
 def _mismatch(payment: Payment, report: Report, expected: Expected) -> str | None:
-    """What of the report is not what was ordered; None: all of it is."""
+    """What in the report differs from the order; None: nothing does."""
     checks = (
         ("amount", payment.amount, report.amount),
         ("currency", payment.currency, report.currency.lower()),
@@ -262,7 +262,7 @@ def _mismatch(payment: Payment, report: Report, expected: Expected) -> str | Non
 def _same(known: Reversal, reported: Reported) -> bool:
     if known.external_id is not None or reported.ours is None:
         return known.external_id == reported.id
-    # Asked for by us, and the processor's id not heard yet: it must be what we asked for.
+    # Requested by us, and its id at the processor not known yet: it must be what we requested.
     return (known.public_id, known.kind, known.amount) == (reported.ours, reported.kind, reported.amount)
 
 
@@ -289,10 +289,10 @@ def _reversal(
 
 
 def credit_of(payment: Payment, amount: int, gone: Iterable[Reversal]) -> int:
-    """How much credit goes with `amount` of a payment's total, whose tax goes in proportion, in whole cents.
+    """How much credit goes back with `amount` of a payment's total; tax goes back in proportion, in whole cents.
 
-    It is what `gone`, all that went back before, did not take of the credit that goes with all of it: so the parts of
-    a payment come to the payment.
+    Computed for everything that went back so far, less what `gone` (all that went back before) already took, so that
+    the parts of a payment add up to the payment.
     """
     if not payment.tax:
         return amount
@@ -306,7 +306,7 @@ def credit_of(payment: Payment, amount: int, gone: Iterable[Reversal]) -> int:
 
 
 def _arrived(payment: Payment) -> Post:
-    """What was paid. The processor owes us all of it; its fee is a transaction of its own, known later."""
+    """What was paid. The processor owes us all of it; its fee is known later, and a transaction of its own."""
     recurring = payment.origin is Origin.SUBSCRIPTION
     name = "subscription" if recurring else "top-up"
     return Post(
@@ -323,7 +323,7 @@ _METHODS = {"stripe": "card payment", "bank_transfer": "bank transfer", "demo": 
 
 
 def _reversal_posts(payment: Payment, before: Reversal | None, after: Reversal) -> Iterable[Post]:
-    """The steps that `after` is ahead of `before`: money gone, money back, and what that cost."""
+    """The steps by which `after` is ahead of `before`: money gone, money returned, and what that cost."""
     if before is None:
         yield taken(payment, after)
     if after.state is State.RETURNED:
@@ -336,7 +336,7 @@ def _reversal_posts(payment: Payment, before: Reversal | None, after: Reversal) 
 
 
 def taken(payment: Payment, reversal: Reversal) -> Post:
-    """Money of a payment goes back to where it came from, and the credit with it; this may overdraw."""
+    """Money of a payment goes back where it came from, and the credit with it. This may overdraw the account."""
     entries = _reversal_entries(payment, reversal, 1)
     return _reversal_post(payment, reversal, f"{reversal.kind}/{reversal.public_id}", entries)
 
@@ -370,7 +370,7 @@ def _reversal_post(payment: Payment, reversal: Reversal, key: str, entries: tupl
 
 
 def _fee(payment: Payment, fee: int, key: str) -> Post:
-    """What the processor keeps. No customer's balance moves."""
+    """What the processor keeps. It moves no customer's balance."""
     return Post(
         idempotency_key=key,
         kind=Kind.FEE,

@@ -1,4 +1,4 @@
-"""Days, weeks and months of UTC, as what renews itself counts them. Times are milliseconds since the epoch."""
+"""Days, weeks and months in UTC, for limits and allowances that renew. Times are milliseconds since the epoch."""
 
 from datetime import date
 from enum import StrEnum
@@ -11,7 +11,7 @@ _AFTER_MONDAY = 3
 
 
 class Reset(StrEnum):
-    """How often a limit begins anew."""
+    """How often a limit starts over."""
 
     DAILY = "daily"
     WEEKLY = "weekly"
@@ -29,18 +29,18 @@ def began(reset: Reset, now: int) -> int:
 
 
 def ends(reset: Reset, now: int) -> int:
-    """When the next one begins."""
+    """When the next day, week or month begins."""
     longest = {Reset.DAILY: 1, Reset.WEEKLY: 7, Reset.MONTHLY: 31}[reset]
-    # The first moment of the next one lies within the longest that there is, and within that one's own length.
+    # The longest possible length after this one began, we are in the next one for certain, and never beyond it.
     return began(reset, began(reset, now) + longest * DAY_MS)
 
 
 def counts(spent: int, reset: Reset | None, since: int, now: int) -> int:
-    """What of `spent`, which was spent from `since` on, counts at `now`: nothing of it once the limit began anew."""
+    """How much of what was `spent` from `since` on counts at `now`: nothing once the limit has started over."""
     return 0 if reset is not None and began(reset, now) > since else spent
 
 
 def month(now: int) -> int:
-    """The month of `now` as a number that people can read: 202701."""
+    """The month of `now` as a readable number: 202701."""
     day = date.fromordinal(now // DAY_MS + _EPOCH)
     return day.year * 100 + day.month

@@ -1,4 +1,4 @@
-"""What a plan allows, and what was agreed with one account beside it."""
+"""What a plan allows, and what was agreed with one account on top of it."""
 
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -9,7 +9,7 @@ from tollbridge.core.money import format_usd
 from tollbridge.core.words import plural
 from tollbridge.values import DAY_MS, Model
 
-# An account's plan when nothing else was said.
+# The plan of an account that was given no other.
 DEFAULT_PLAN = "default"
 FOR_EVER = 1 << 62
 _YEAR_10000 = 253_402_300_800_000
@@ -22,14 +22,14 @@ _COUNTED = {
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What accounts on it may do, and what they pay. Amounts are nano-USD, times milliseconds since the epoch, UTC.
+    """What its accounts may do, and what they pay. Amounts are nano-USD, times milliseconds since the epoch, UTC.
 
     `rpm`, `tpm`, `concurrency`: None is no limit. `models`: patterns (`*`, `deepseek-*`) of what may be called.
-    `included_tokens` and `included_credit` are had anew each month. `markup_ppm` is what prices are multiplied by in
-    place of the deployment's; None: that. `cost_cap`: the most that one request may cost. Outside of `since` to
-    `until` the plan is not in effect. `shadow`: who would be limited is counted, and nobody is.
-    `title`, `description` and `price` (a month) are for pages, which show what is `listed`.
-    `by_agreement`: what it leaves open is agreed with each account, and not without limit.
+    `included_tokens` and `included_credit` are granted anew each month. `markup_ppm`: what prices are multiplied by;
+    None: by the deployment's markup. `cost_cap`: the most that one request may cost. Outside of `since` to `until` the
+    plan is not in effect. `shadow`: its limits refuse nobody; what they would have refused is counted.
+    `title`, `description` and `price` (per month) are for pages, which show plans that are `listed`.
+    `by_agreement`: limits that it leaves open are agreed with each account; they are not unlimited.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Agreed(msgspec.Struct, frozen=True, kw_only=True):
-    """What was agreed with one account: from `since` to `until` this counts where its plan says otherwise."""
+    """What was agreed with one account: from `since` to `until`, each value that is set overrides the plan's."""
 
     rpm: int | None = None
     tpm: int | None = None
@@ -73,7 +73,7 @@ class Agreed(msgspec.Struct, frozen=True, kw_only=True):
         return self.since <= now < self.until
 
     def describe(self) -> str:
-        """`"500 requests a minute, until 2027-06-30"`: for people, dates only where there are some."""
+        """`"500 requests a minute, until 2027-06-30"`: for people; dates only if there are any."""
         said = [plural(value, *what) for name, what in _COUNTED.items() if (value := getattr(self, name)) is not None]
         if self.cost_cap is not None:
             said.append(f"at most {format_usd(self.cost_cap)} USD a request")
@@ -91,7 +91,7 @@ def _moment(at: int) -> str:
 
 
 def in_effect(plan: Plan, fallback: Plan, agreed: Agreed | None, now: int) -> Plan:
-    """What an account on `plan` may do at `now` (milliseconds): outside of the plan's dates, what `fallback` allows."""
+    """The plan in effect for an account on `plan` at `now` (milliseconds): `fallback` outside of the plan's dates."""
     if not plan.applies(now):
         plan = fallback
     if agreed is None or not agreed.applies(now):
@@ -107,7 +107,7 @@ def in_effect(plan: Plan, fallback: Plan, agreed: Agreed | None, now: int) -> Pl
 
 
 def matches(patterns: tuple[str, ...], model: Model) -> bool:
-    """Whether one of `patterns` is like a name that the model can be called by."""
+    """Whether one of `patterns` matches the model's id or one of its aliases."""
     if patterns == ("*",):
         return True
     return any(fnmatchcase(name, pattern) for name in (model.id, *model.aliases) for pattern in patterns)

@@ -1,12 +1,12 @@
 """Whether a failed attempt is tried again, and where. Pure; clock and counts are arguments.
 
-Rule 1  Nothing is tried again once output has reached the caller (the caller of this module sees to it).
-Rule 2  What the caller did wrong (400, 413, 422) is the same everywhere: it is passed on at once, unless the caller
+Rule 1  Nothing is tried again once output has reached the caller (`gateway.relay` sees to it).
+Rule 2  A mistake of the caller's (400, 413, 422 …) is the same everywhere: it is passed on at once, unless the caller
         named another model for that case, which may have a longer context or other rules.
-Rule 3  A credential's trouble (401, 402, 403) and a limit (429) are never tried again on the same route.
+Rule 3  Trouble with a credential (401, 402, 403) and a limit (429) are never tried again on the same route.
 Rule 4  A request is tried at most twice more for each model, and all retries together stay within 20 % of the traffic
-        (at least 3 a window), so that a failing provider is not hit by our own storm. Going on to another model that
-        the caller named is no retry.
+        (or 3 per window, if that is more), so that we do not add a storm of our own to a failing provider's trouble.
+        Moving on to another model that the caller named is not a retry.
 """
 
 from collections import deque
@@ -19,7 +19,7 @@ BUDGET_PERCENT = 20
 BUDGET_LEAST = 3
 BUDGET_WINDOW_S = 60.0
 
-# Of a breaker: seconds and calls.
+# A breaker's limits, in seconds and calls.
 FAILURES_IN_A_ROW = 5
 WINDOW_S = 30.0
 WINDOW_CALLS = 20
@@ -27,7 +27,7 @@ WINDOW_MOST = 1_000
 OPEN_S = 10.0
 PROBE_S = 10.0
 MAX_COOL_S = 60.0
-# An upstream that is out of credit stays so until somebody pays: one probe each time this is over.
+# An upstream that is out of credit stays so until somebody pays: one probe per this interval.
 EXHAUSTED_S = 300.0
 SHAKY_FAILURES = 3
 SHAKY_SHARE = 10
@@ -46,8 +46,8 @@ class Kind(Enum):
     OUT_OF_CREDIT = "out_of_credit"
     UNKNOWN_MODEL = "unknown_model"
     INVALID_RESPONSE = "invalid_response"
-    REJECTED = "rejected"  # the caller's request, in the provider's opinion
-    UNSUPPORTED = "unsupported"  # nothing was sent: this route cannot do what is asked for
+    REJECTED = "rejected"  # the provider blames the caller's request
+    UNSUPPORTED = "unsupported"  # nothing was sent: this route cannot do what was asked for
 
 
 class Step(Enum):
@@ -68,10 +68,10 @@ NEEDS_NO_BUDGET = frozenset({Kind.UNSUPPORTED})
 
 
 def decide(kind: Kind, *, retries: int, more_routes: bool, more_models: bool) -> Step:
-    """The next step after an attempt failed in the way of `kind`.
+    """The next step after an attempt failed with `kind`.
 
-    `retries`: how often the request had been tried again on this model. `more_routes`, `more_models`: whether there
-    are further ones, of whatever model, and ones of another model.
+    `retries`: how often the request has been retried on this model. `more_routes`, `more_models`: whether there are
+    further routes of any model, and of another model.
     """
     if kind is Kind.UNSUPPORTED:
         return Step.NEXT_ROUTE if more_routes else Step.GIVE_UP
@@ -83,7 +83,9 @@ def decide(kind: Kind, *, retries: int, more_routes: bool, more_models: bool) ->
 
 
 class Budget(msgspec.Struct):
-    """Retries allowed: `BUDGET_PERCENT` of the requests of the last minute, at least `BUDGET_LEAST`."""
+    """Retries allowed per minute: `BUDGET_PERCENT` of its requests or, if they are more, of those in the minute before;
+    at least `BUDGET_LEAST`.
+    """
 
     requests: int = 0
     retries: int = 0
@@ -112,12 +114,12 @@ class Budget(msgspec.Struct):
 
 
 class Breaker(msgspec.Struct):
-    """Whether an upstream may be called: a breaker on failures, and a cool-down on limits. `now` is monotonic seconds.
+    """Whether an upstream may be called: a breaker for failures, and a cool-down for limits. `now`: monotonic seconds.
 
-    Opens for 10 s after 5 failures in a row, or when at least half of at least 20 calls of the last 30 s failed; then
-    one probe decides. Long before that it is *shaky*: after three failures that are a tenth of its calls others go
-    first for a minute, so that what it fails costs few retries. Refusals of our own (no money, our limits) never
-    reach it.
+    It opens for 10 s after 5 failures in a row, or if at least half of at least 20 calls in the last 30 s failed; then
+    one probe decides. Well before that, the upstream is *shaky*: after three failures, in a row or a tenth of its calls
+    in the last 30 s, others go first for a minute, so that its failures cost few retries. Our own refusals (no money,
+    our limits) never count.
     """
 
     in_a_row: int = 0
@@ -137,7 +139,7 @@ class Breaker(msgspec.Struct):
         return now < self.shaky_until
 
     def begin(self, now: float) -> None:
-        """A call starts. When the breaker is half open it is the probe, and others wait for what it finds."""
+        """A call starts. If the breaker is half open, that call is the probe, and others wait for its result."""
         if self.open_until:
             self.probing_until = now + PROBE_S
 
@@ -150,7 +152,7 @@ class Breaker(msgspec.Struct):
             self._note(now, failed=False)
 
     def doubt(self, now: float) -> None:
-        """It refused in a way that it may refuse again: others go first for a while."""
+        """It refused a call and may do so again: others go first for a while."""
         self.shaky_until = now + SHAKY_S
 
     def exhausted(self, now: float) -> None:
@@ -175,11 +177,11 @@ class Breaker(msgspec.Struct):
         self.cool_until = max(self.cool_until, now + min(seconds, MAX_COOL_S))
 
     def abandoned(self) -> None:
-        """The call ended without telling anything about the upstream: let another be the probe."""
+        """The call ended without telling anything about the upstream: let another one be the probe."""
         self.probing_until = 0.0
 
     def opens_in(self, now: float) -> float:
-        """Seconds until it may be called again; 0 when it may be now."""
+        """Seconds until it may be called again; 0 if it may be called now."""
         return max(0.0, self.cool_until - now, self.open_until - now, self.probing_until - now)
 
     def _note(self, now: float, *, failed: bool) -> None:

@@ -1,10 +1,10 @@
 """What a member of an account may do there.
 
-owner      everything, and what cannot be taken back: delete the account, name another owner
+owner      everything, including what cannot be undone: delete the account, name another owner
 admin      everything else: members, keys, money
 developer  keys, usage, playground
 billing    usage and money
-viewer     looks at usage
+viewer     sees usage
 """
 
 from enum import StrEnum
@@ -26,5 +26,5 @@ PAYERS = frozenset({Role.OWNER, Role.ADMIN, Role.BILLING})
 
 
 def may_give(giver: Role, role: Role) -> bool:
-    """Whether `giver` may make somebody a `role`, or take it from them: nobody hands out more than they have."""
+    """Whether `giver` may give somebody `role` or take it away: nobody hands out more than they have."""
     return giver is Role.OWNER or (giver is Role.ADMIN and role is not Role.OWNER)

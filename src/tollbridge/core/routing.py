@@ -1,19 +1,19 @@
 """Which route first. Pure: health, speed and chance are arguments.
 
-A caller's own credential goes before ours. What a caller wants of routes (`Preferences`) only ever takes some away or
-puts them in another order: nothing that is not configured can be reached by it.
+A caller's own credential goes before ours, by its routes' `order`, unless the caller asks for another order. A caller's
+`Preferences` only ever remove or reorder routes: they reach nothing that is not configured.
 """
 
 from collections.abc import Callable, Sequence
 
 from tollbridge.values import Preferences, Route
 
-# OpenRouter's ways to write a wish into the name of a model.
+# OpenRouter's suffixes to the name of a model, and how they sort its routes.
 SUFFIXES = {":floor": "price", ":nitro": "throughput"}
 
 
 def split_suffix(name: str) -> tuple[str, str | None]:
-    """The name of the model, and how its routes are to be sorted."""
+    """The model's name without its suffix, and how the suffix sorts its routes; None: there is no suffix."""
     base, colon, end = name.rpartition(":")
     sort = SUFFIXES.get(colon + end)
     return (name, None) if sort is None or not base else (base, sort)
@@ -22,7 +22,7 @@ def split_suffix(name: str) -> tuple[str, str | None]:
 def order(routes: Sequence[Route], rank: Callable[[Route], int | None], chance: float) -> list[Route]:
     """The usable routes in the order to try them.
 
-    `rank`: None for a route that cannot be called now; the lower ones first, then by `order`, and among equals by
+    `rank`: None for a route that cannot be called now. Lower ranks go first, then by `order`, and among equals by
     weighted chance. `chance` is a random number in [0, 1). Routes of weight 0 come after their equals.
     """
     tiers: dict[tuple[int, int], list[Route]] = {}
@@ -37,15 +37,15 @@ def order(routes: Sequence[Route], rank: Callable[[Route], int | None], chance: 
 
 
 def allowed(routes: Sequence[Route], wishes: Preferences) -> list[Route]:
-    """Those that the caller lets be called."""
+    """The routes that the caller's preferences allow."""
     return [route for route in routes if _allows(route, wishes)]
 
 
 def prefer(routes: Sequence[Route], wishes: Preferences, measure: Callable[[Route], float] | None) -> list[Route]:
-    """`routes`, which stand in the order to try them, in the caller's order.
+    """`routes`, given in the order to try them, in the order that the caller prefers.
 
-    `measure`: what is sorted by, the least first; None: nothing is. Providers that were named in an order go before
-    all others. Without fall-backs only those are left, or where none was named the first.
+    `measure`: sort by this, least first; None: do not sort. Providers that the caller named in an order go before all
+    others. Without fall-backs only those are left, or if none was named, only the first route.
     """
     chosen = list(routes)
     if measure is not None:
@@ -63,7 +63,7 @@ def prefer(routes: Sequence[Route], wishes: Preferences, measure: Callable[[Rout
 
 
 def names(route: Route) -> tuple[str, str]:
-    """What callers may call the route's provider, in lower case."""
+    """The names by which callers may refer to the route's provider, in lower case."""
     return route.upstream.name.lower(), route.upstream.provider.lower()
 
 
@@ -78,7 +78,7 @@ def _allows(route: Route, wishes: Preferences) -> bool:
 
 
 def _is_above(price: int, route: Route, most: int | None) -> bool:
-    """Whether what the caller pays per token is more than it wants to."""
+    """Whether the caller would pay more per token than `most`."""
     return most is not None and price * route.multiplier_ppm > most * 1_000_000
 
 
@@ -94,7 +94,7 @@ def _shuffled(tier: list[Route], chance: float) -> list[Route]:
             if mark < route.weight:
                 break
             mark -= route.weight
-        # What is left of the chance within the chosen share is as good as a new one.
+        # The rest of the chance, within the chosen share, is as good as a new random number.
         chance = mark / route.weight if route.weight else chance
         chosen.append(route)
         left.remove(route)

@@ -1,10 +1,10 @@
-"""A plan that is paid for by the month, and what follows from what its processor says of it.
+"""A plan that is paid for by the month, and what follows from what its processor says about it.
 
-Rule 1  A month counts once its payment is in the books, as payments do (`core.payments`): what a processor says of a
-        subscription alone gives nothing.
-Rule 2  The plan is had until what was paid for is over, and for a time of grace beyond while the processor tries to
-        have the next month paid.
-Rule 3  What has ended stays ended: whoever wants the plan again orders it again.
+Rule 1  A month counts once its payment is in the books, like any payment (`core.payments`): what a processor says about
+        a subscription gives nothing by itself.
+Rule 2  The account has the plan until the end of what was paid for, and for a time of grace after that while the
+        processor tries to collect the next month.
+Rule 3  What has ended stays ended: a customer who wants the plan again orders it again.
 """
 
 from datetime import date
@@ -16,12 +16,12 @@ from tollbridge.values import DAY_MS
 
 HOUR_MS = 3_600_000
 EPOCH = date(1970, 1, 1).toordinal()
-# How often a processor is asked: for an order that waits to be paid, and for what should have happened by now.
+# How often a processor is asked about an order that waits to be paid, and about what should have happened by now.
 ASK_SOON_MS = 5 * 60_000
 
 
 class Stage(StrEnum):
-    """How far a subscription is. Nothing follows on the last two."""
+    """How far a subscription is. The last two are final."""
 
     PENDING = "pending"
     ACTIVE = "active"
@@ -31,10 +31,10 @@ class Stage(StrEnum):
 
 
 class Subscription(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `subscription`. `amount` is nano-USD a month before tax, times are milliseconds.
+    """A row of `subscription`. `amount` is nano-USD per month before tax, times are milliseconds since the epoch.
 
-    `session` and `external_id` are the processor's: of the page on which it was ordered, and its own. `paid_until`:
-    the end of the last month that was paid. `ending`: it ends then.
+    `session` and `external_id` are the processor's ids: of the page on which it was ordered, and of the subscription.
+    `paid_until`: the end of the last month that was paid. `ending`: it ends then.
     """
 
     id: int
@@ -56,19 +56,19 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def runs(self) -> bool:
-        """Whether its plan is had."""
+        """Whether the account has its plan."""
         return self.stage in {Stage.ACTIVE, Stage.PAST_DUE}
 
 
 class Bill(msgspec.Struct, frozen=True):
-    """A month that the processor says was paid: its invoice, and when the month ends."""
+    """A month that was paid, according to the processor: its invoice, and when the month ends."""
 
     external_id: str
     until: int
 
 
 class Heard(msgspec.Struct, frozen=True, kw_only=True):
-    """A subscription as its processor has it now. `late`: it tries to have a month paid that is due."""
+    """A subscription as its processor has it now. `late`: a month is due that it is still trying to collect."""
 
     external_id: str | None
     over: bool
@@ -78,9 +78,9 @@ class Heard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """What to write. `begins`, `ends`: the account gets or loses the plan. `warns`: a month could not be paid.
+    """What to write. `begins`, `ends`: the account gets or loses the plan. `warns`: a month could not be collected.
 
-    `stop`: the processor is to have nothing paid any more.
+    `stop`: the processor must stop collecting.
     """
 
     subscription: Subscription
@@ -91,7 +91,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def turn(subscription: Subscription, heard: Heard, paid_until: int | None, now: int, grace: int) -> Turn:
-    """What follows. `paid_until`: how far the months reach that are in the books; `grace` in milliseconds."""
+    """What follows. `paid_until`: the end of the last month that is in the books; `grace`: milliseconds."""
     again = None if heard.over else now + ASK_SOON_MS
     if subscription.ended_at is not None:
         return Turn(subscription=msgspec.structs.replace(subscription, check_at=again), stop=not heard.over)
@@ -117,7 +117,7 @@ def turn(subscription: Subscription, heard: Heard, paid_until: int | None, now: 
 
 
 def month_after(time: int) -> int:
-    """The same time of the same day a month later (UTC, milliseconds); the month's last day where it is shorter."""
+    """The same time of the same day a month later (UTC, milliseconds), or of the last day of a shorter month."""
     day, clock = divmod(time, DAY_MS)
     began = date.fromordinal(day + EPOCH)
     month = began.year * 12 + began.month
@@ -136,6 +136,6 @@ def _stage(heard: Heard, until: int | None, now: int, grace: int) -> Stage:
 def _ask_at(stage: Stage, until: int | None, now: int) -> int:
     if until is None:
         return now + ASK_SOON_MS
-    # A processor takes about an hour from a month's beginning to having it paid.
+    # A processor takes about an hour from the beginning of a month to collecting it.
     soonest = now + HOUR_MS
     return soonest if stage is Stage.PAST_DUE else max(soonest, until)

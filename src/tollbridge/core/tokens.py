@@ -1,7 +1,7 @@
 """Counting tokens here, for holds and for answers whose provider reported no usage.
 
-An exact count needs each provider's tokenizer. Weights by class of byte come within 0.93 and 1.17 of the real count on
-English, code, markdown and JSON, for a few microseconds; four bytes a token does not (0.6 on JSON, 0.4 on base64).
+An exact count needs each provider's tokenizer. Weights by class of byte give 0.93 to 1.17 times the real count on
+English, code, markdown and JSON, in a few microseconds; four bytes per token does not (0.6 on JSON, 0.4 on base64).
 """
 
 import msgspec
@@ -11,24 +11,24 @@ _DIGITS = b"0123456789"
 _SPACE = b" \t\r\n"
 _HIGH = bytes(range(0x80, 0x100))
 
-# Tokens per thousand bytes of each class. Whatever is in no class is punctuation.
+# Tokens per thousand bytes of each class. A byte of no class counts as punctuation.
 _PER_LETTER = 220
 _PER_DIGIT = 550
 _PER_SPACE = 120
 _PER_PUNCTUATION = 700
 _PER_HIGH = 360
-# How much more a byte weighs than one of the class that `count` takes out before it.
+# How much more a byte weighs than one of the class that `count` removes before it.
 _SPACE_OVER_LETTER = _PER_SPACE - _PER_LETTER
 _DIGIT_OVER_SPACE = _PER_DIGIT - _PER_SPACE
 _PUNCTUATION_OVER_DIGIT = _PER_PUNCTUATION - _PER_DIGIT
 
-# What a chat template adds: around a message (role and separators), and around the whole.
+# What a chat template adds: around each message (role and separators), and around the whole.
 PER_MESSAGE = 4
 PER_REQUEST = 3
-# The JSON around a message, as `count` sees it. No model reads it; in a hold it stands for what templates add beside.
+# The JSON around a message, as `count` sees it. No model reads it; in a hold it stands for what else templates add.
 PER_FRAME = 13
-# A picture at high detail costs between 85 and about 1,600 tokens with the providers that say. Held; charged only where
-# the provider never says what it read.
+# A picture at high detail costs between 85 and about 1,600 tokens at the providers that say. This is held, and charged
+# only if the provider never reports what it read.
 PER_IMAGE = 1_600
 
 # A hold covers the estimate plus this many percent, so that the real count stays below it.
@@ -36,7 +36,7 @@ HOLD_MARGIN_PERCENT = 30
 
 
 class TextClasses(msgspec.Struct):
-    """Bytes of text by class; `add` more of it, `tokens` at any time."""
+    """Bytes of text by class. `add` text piece by piece; `tokens` is the estimate so far."""
 
     letters: int = 0
     digits: int = 0
@@ -74,8 +74,8 @@ class TextClasses(msgspec.Struct):
 
 
 def count(text: bytes) -> int:
-    """Tokens of UTF-8 `text`, estimated: what `TextClasses` makes of it, for a text that comes whole."""
-    # What is left after each class was taken out.
+    """Estimated tokens of UTF-8 `text`: the same as `TextClasses`, for a text that is whole."""
+    # Each is what is left after removing one more class.
     others = text.translate(None, _LETTERS)
     digits_and_marks = others.translate(None, _SPACE)
     marks = digits_and_marks.translate(None, _DIGITS)
@@ -91,17 +91,17 @@ def count(text: bytes) -> int:
 
 
 def count_prompt(text: bytes, messages: int = 0, images: int = 0) -> int:
-    """Tokens of a prompt: its text (JSON of the messages and tools is fine), and what the form around it adds."""
+    """Estimated tokens of a prompt: its text (as JSON of the messages and tools, too), and what the form adds to it."""
     return count(text) + messages * PER_MESSAGE + images * PER_IMAGE + PER_REQUEST
 
 
 def count_read(text: bytes, messages: int = 0, images: int = 0) -> int:
-    """`count_prompt` without the JSON around messages: what a provider would say that it has read."""
+    """`count_prompt` without the JSON around messages: about what a provider would report as read."""
     return without_frames(count_prompt(text, messages, images), messages)
 
 
 def without_frames(counted: int, messages: int) -> int:
-    """`count_read` of a prompt of which `count_prompt` is known."""
+    """`count_read` of a prompt whose `count_prompt` is `counted`."""
     return max(1, counted - messages * PER_FRAME)
 
 

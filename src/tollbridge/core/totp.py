@@ -1,4 +1,4 @@
-"""Time-based one-time passwords: RFC 6238 with SHA-1, 30 seconds and six digits, which is what authenticators know."""
+"""Time-based one-time passwords: RFC 6238 with SHA-1, 30 seconds and six digits, as authenticators support them."""
 
 import base64
 import hmac
@@ -7,7 +7,7 @@ from urllib.parse import quote, urlencode
 STEP_S = 30
 SECRET_BYTES = 20
 _DIGITS = 6
-# Clocks differ: the step before and the one after are good too.
+# Clocks differ: the steps before and after are accepted too.
 _DRIFT = 1
 
 
@@ -20,7 +20,7 @@ def code(secret: bytes, step: int) -> str:
 
 
 def matching_step(secret: bytes, text: str, now_ms: int, last_step: int) -> int | None:
-    """The time step whose code `text` is, later than `last_step`, so that a code is good once; None: it is wrong."""
+    """The time step whose code `text` is; None: it is wrong. Only after `last_step`, so that a code works once."""
     given = "".join(text.split())
     current = now_ms // 1000 // STEP_S
     found = None

@@ -1,6 +1,6 @@
-"""The body of POST /v1/messages: what Anthropic's contract names, by type and range.
+"""The body of POST /v1/messages: the fields of Anthropic's contract, by type and range.
 
-Kinds of blocks, tools and thinking are strings: one that is not known here passes to Anthropic as it came.
+Kinds of blocks, tools and thinking are strings: a kind that is unknown here passes to Anthropic as it came.
 """
 
 from typing import Annotated, Literal
@@ -28,7 +28,7 @@ class Mark(msgspec.Struct, gc=False):
 
 
 class Block(msgspec.Struct, gc=False):
-    """Members that mean different things in different blocks are read when the type is known."""
+    """A content block. Members that mean different things in different blocks are read once the type is known."""
 
     type: str
     text: str | None = None
@@ -117,7 +117,7 @@ class Metadata(msgspec.Struct, gc=False):
 
 
 class Counted(msgspec.Struct, kw_only=True, gc=False):
-    """What both endpoints take; `output_format` is the older name of `output_config.format`."""
+    """What both endpoints take. `output_format` is the older name of `output_config.format`."""
 
     model: ModelName
     messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)]

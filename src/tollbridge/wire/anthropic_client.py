@@ -1,12 +1,12 @@
 """Answers for callers who speak Anthropic's Messages: whole, as a stream of events, and as errors.
 
-Rule 1  Blocks stand one after another, and each is closed before the next is opened. Text and thoughts are told apart
-        by their kind, calls by their number. Where pieces of several calls come mixed, one call is written and the
-        others wait until its arguments are whole: what comes after the end of a block is lost on most clients.
-Rule 2  A proof of another dialect goes out as a signature or as redacted thinking, which clients keep unread and send
-        back (`anthropic_conversation.sealed`).
-Rule 3  What was read is estimated in `message_start`, where nobody knows better yet; `message_delta` has the counts
-        that are charged, and money beside them.
+Rule 1  Blocks come one after another, each closed before the next is opened. Text and thoughts are told apart by kind,
+        calls by number. If pieces of several calls come mixed, one call is written and the others wait until its
+        arguments are whole, because most clients lose what comes after the end of a block.
+Rule 2  Another dialect's proof goes out as a signature or as redacted thinking, which clients keep unread and send back
+        (`anthropic_conversation.sealed`).
+Rule 3  What was read is estimated in `message_start`, when nobody knows better yet; `message_delta` has the counts that
+        are charged, and the money.
 """
 
 from typing import Any
@@ -56,7 +56,7 @@ _STOP_REASONS: dict[Reason, str] = {
     "refused": "refusal",
     "filtered": "refusal",
 }
-# A status that is not here is one of its hundred: 4xx the caller's mistake, 5xx ours.
+# A status that is not listed is read by its first digit: 4xx is the caller's mistake, 5xx ours.
 _ERRORS = {
     401: "authentication_error",
     402: "billing_error",
@@ -68,7 +68,7 @@ _ERRORS = {
     504: "timeout_error",
     529: "overloaded_error",
 }
-# Members that Anthropic's own schema demands of a whole answer's usage.
+# Members that Anthropic's schema requires in a whole answer's usage.
 _UNKNOWN = dict.fromkeys(
     ("cache_creation", "inference_geo", "output_tokens_details", "server_tool_use", "service_tier")
 )
@@ -213,7 +213,7 @@ class AnthropicWriter:
             self._add_arguments(event, out)
 
     def _write_waiting(self, out: list[bytes], *, to_the_end: bool = False) -> None:
-        """Write the calls that wait, in order, as far as the one before is whole; all of them where nothing follows."""
+        """Write the waiting calls in order, as long as the one before is whole; all of them if nothing follows."""
         while self._waiting and (to_the_end or self._is_call_whole()):
             first, rest = self._waiting[0], self._waiting[1:]
             self._waiting = []
@@ -267,7 +267,7 @@ class AnthropicWriter:
 
 
 def render_error(error: ApiError, request_id: str) -> bytes:
-    """The body of an error, as Anthropic's clients read it; at the top what it has there in other dialects too."""
+    """The body of an error as Anthropic's clients read it, with the top-level members that other dialects have too."""
     return _encode(
         {
             "type": "error",
@@ -301,7 +301,7 @@ def block_stop(index: int) -> bytes:
 
 
 def message_delta(delta: dict[str, Any], usage: dict[str, Any], detail: str) -> bytes:
-    """The last event but one. `detail`: why the answer was ended before its time, or ""."""
+    """The last event but one. `detail`: why the answer was ended early, or ""."""
     fields: dict[str, Any] = {"type": "message_delta", "delta": delta, "usage": usage}
     if detail:
         fields["detail"] = detail
@@ -343,7 +343,7 @@ def _blocks(part: Part) -> list[dict[str, Any]]:
 
 
 def _citation(citation: Citation) -> dict[str, str]:
-    """Of a web page: the only kind that says where something comes from by itself."""
+    """A citation of a web page: the only kind that names its source without referring to a document in the request."""
     return {
         "type": "web_search_result_location",
         "cited_text": citation.quote,
@@ -358,7 +358,7 @@ def _stop_details(explanation: str) -> dict[str, str | None]:
 
 
 def _usage(usage: Usage | None, receipt: Receipt | None) -> dict[str, Any]:
-    """With zeros where nothing is known: clients need the members."""
+    """The usage object, with zeros for what is not known, because clients need the members."""
     if receipt is not None and receipt.usage is not None:
         usage = receipt.usage
     fields = counts(usage or Usage())
@@ -368,5 +368,5 @@ def _usage(usage: Usage | None, receipt: Receipt | None) -> dict[str, Any]:
 
 
 def _estimate(prompt: Prompt) -> int:
-    """Tokens, roughly: for a number that the end of the stream corrects."""
+    """A rough number of tokens, which the end of the stream corrects."""
     return len(prompt.text) // _BYTES_PER_TOKEN + prompt.images * _TOKENS_PER_IMAGE + prompt.tokens

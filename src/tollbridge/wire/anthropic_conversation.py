@@ -1,7 +1,7 @@
-"""A body of POST /v1/messages as a conversation in nobody's dialect.
+"""Reads a body of POST /v1/messages into a `Conversation`.
 
 Rule 1  Blocks and tools that only Anthropic knows are `Opaque` or extras.
-Rule 2  Results of tools stand in users' messages there, and in turns of their own in a conversation.
+Rule 2  Results of tools are in users' messages there, and in turns of their own in a conversation.
 Rule 3  What only tunes how Anthropic serves an answer (caches, tiers, diagnostics) is a hint.
 """
 
@@ -82,29 +82,29 @@ class _ContextManagement(msgspec.Struct, gc=False):
 
 
 def sealed(origin: str, proof: str, *, of_call: bool = False) -> str:
-    """Another dialect's proof, so that it finds its way back through a client of this one, who keeps it unread.
+    """Another dialect's proof, marked so that it finds its way back through a client of this one, who keeps it unread.
 
-    `of_call`: it is not of a thought but of the call that follows.
+    `of_call`: it belongs not to a thought but to the call that follows.
     """
     return proof if not proof or origin in ("", ORIGIN) else f"{origin}:{'call:' if of_call else ''}{proof}"
 
 
 def _unsealed(text: str) -> tuple[str, str, bool]:
-    """Origin, proof, and whether it is of a call. Anthropic's own are base64, in which no colon stands."""
+    """Origin, proof, and whether it belongs to a call. Anthropic's own are base64, which has no colon."""
     found = _SEALED.fullmatch(text)
     return (found[1], found[3], found[2] is not None) if found else (ORIGIN if text else "", text, False)
 
 
 def origin_of(block: Block) -> str | None:
-    """The dialect that gave the proof of a thought, "" where it has none; None for what is no thought."""
+    """The dialect that gave a thought its proof, "" if it has none; None if `block` is not a thought."""
     if block.type == "thinking":
         return _unsealed(block.signature or "")[0]
     return _unsealed(block.data or "")[0] if block.type == "redacted_thinking" else None
 
 
 def read(typed: Body, fields: dict[str, Raw], *, lenient: bool) -> Conversation:
-    """`fields`: the top-level members of the body that was read into `typed`, but for those that stay here. Raises
-    `InvalidRequest`. `lenient`: as of `Conversation`.
+    """The conversation in `typed`. `fields`: the body's top-level members, without those that are not sent on.
+    `lenient`: as in `Conversation`. Raises `InvalidRequest`.
     """
     return _Reading(typed, fields, lenient=lenient).conversation()
 
@@ -295,7 +295,7 @@ def _members_of(raw: Raw) -> dict[str, Raw]:
 
 
 def _only_forgets(name: str, raw: Raw) -> bool:
-    """Whether a member only says which old thoughts are left out: nobody else is sent any."""
+    """Whether a member only says which old thoughts to leave out: other providers are sent none anyway."""
     if name != "context_management":
         return False
     try:

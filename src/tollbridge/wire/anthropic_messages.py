@@ -15,12 +15,12 @@ from tollbridge.wire.conversation import Conversation
 from tollbridge.wire.prompt import Prompt, unescaped
 from tollbridge.wire.request import Request, check_model, read_fields, read_typed, wrong
 
-# A page of a PDF takes 3 to 5 KB and costs 1,500 to 3,000 tokens as text and as much again as a picture.
+# A page of a PDF takes 3 to 5 KB and costs 1,500 to 3,000 tokens as text, and as many again as a picture.
 _PDF_BYTES_PER_TOKEN = 4
-# A document that stands elsewhere: nobody fetches it to look. About ten pages.
+# For a document that is not inline, which is not fetched to be counted: about ten pages.
 _TOKENS_ELSEWHERE = 20_000
 
-# Members that multiply Anthropic's price, which no catalog price can follow, and the value that does not.
+# Members that multiply Anthropic's price, which catalog prices cannot follow, each with the value that does not.
 _PRICED = {"inference_geo": Raw(b'"global"'), "speed": Raw(b'"standard"')}
 
 _BODY = msgspec.json.Decoder(Body)
@@ -36,8 +36,8 @@ _NEEDED = {
 }
 
 
-# What `anthropic-beta` may ask for, without its date: changes of form, and tools that the caller runs. What costs more
-# than a token's price, or reaches what the operator keeps at Anthropic (files, skills, sandboxes), is not among them.
+# What `anthropic-beta` may ask for, without its date: changes of form, and tools that the caller runs. Anything that
+# costs more than its tokens, or reaches what the operator keeps at Anthropic (files, skills, sandboxes), is left out.
 _BETAS = frozenset(
     {
         *("adaptive-thinking", "advanced-tool-use", "claude-code", "compact", "computer-use", "context-1m"),
@@ -51,9 +51,9 @@ _BETA = re.compile(r"([a-z0-9-]{1,48}?)-?(20\d\d-?\d\d-?\d\d)", re.ASCII)
 
 
 class MessagesRequest(Request, frozen=True, kw_only=True):
-    """See `request.Request`. `betas`: what of Anthropic's trials the caller asks for; `refused_betas`: and may not.
+    """See `request.Request`. `betas`: beta features that the caller asks for and may have; `refused_betas`: the others.
 
-    `has_foreign`: a model of another provider has answered in the conversation, and Claude would refuse what it left.
+    `has_foreign`: another provider's model has answered in the conversation, and Claude would refuse what it left.
     """
 
     betas: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ class MessagesRequest(Request, frozen=True, kw_only=True):
 
 
 def parse(body: bytes) -> MessagesRequest:
-    """A request for a message; raises `InvalidRequest`, and nothing else, whatever `body` is."""
+    """A request for a message. Raises `InvalidRequest` and nothing else, whatever `body` is."""
     fields = read_fields(body)
     typed = read_typed(body, _BODY, BODY_RULES)
     return _request(fields, body, typed, typed.max_tokens, stream=bool(typed.stream))
@@ -94,7 +94,7 @@ def with_betas(request: Request, header: bytes) -> Request:
 
 
 def parse_count(body: bytes) -> MessagesRequest:
-    """A request to count what it would read; raises `InvalidRequest`. Only its `prompt` is of use."""
+    """A request to count what a model would read; raises `InvalidRequest`. Only its `prompt` is useful."""
     fields = read_fields(body)
     return _request(fields, body, read_typed(body, _COUNTED, BODY_RULES), None, stream=False)
 
@@ -187,7 +187,7 @@ def _without_media(messages: bytes) -> tuple[bytes, int, int]:
         else:
             tokens += len(data) // _PDF_BYTES_PER_TOKEN
         if data.startswith(b'"'):
-            # The first place at or after the last one may be a twin of it in a text: as long, so as good.
+            # The first match after the last one may be a copy of it in a text, which is as long and does as well.
             start = messages.index(data, position)
             pieces.append(messages[position:start])
             position = start + len(data)
@@ -196,7 +196,7 @@ def _without_media(messages: bytes) -> tuple[bytes, int, int]:
 
 
 def _media(messages: bytes) -> Iterator[_Medium]:
-    """Each picture and document in order, those in results of tools too."""
+    """Each picture and document in order, including those in results of tools."""
     for message in _decode_media(messages):
         for block in () if isinstance(message.content, str) else message.content:
             if block.type in ("image", "document"):

@@ -1,4 +1,4 @@
-"""What Anthropic's models take, by their names: the same request is right for one of them and a 400 for the next.
+"""What Anthropic's models take, by their names: what is right for one of them is a 400 for the next.
 
 From platform.claude.com/docs (build-with-claude: adaptive-thinking, effort, structured-outputs, mid-conversation-
 system-messages; models: migration guides of Opus 5, Opus 5.5, Sonnet 5.5 and Haiku 5.5), 2026-11.
@@ -16,10 +16,10 @@ _NEWEST = (99, 0)
 
 
 class Abilities(msgspec.Struct, frozen=True, kw_only=True):
-    """`samples`: takes temperature, top_p and top_k; `samples_both`: temperature beside top_p. `efforts`: levels of
-    `output_config.effort`. `adapts`, `budgets`: takes thinking of type adaptive, of type enabled. `off`: the type that
-    turns thinking off, "" where nothing does. `forces`: a tool can be forced. `instructs`: takes system turns among
-    the others. `schemas`: takes output_config.format and strict tools.
+    """`samples`: takes temperature, top_p and top_k; `samples_both`: takes temperature and top_p together. `efforts`:
+    levels of `output_config.effort`. `adapts`, `budgets`: takes thinking of type adaptive, of type enabled. `off`: the
+    type that turns thinking off, "" if none does. `forces`: can be made to call a tool. `instructs`: takes system turns
+    among the others. `schemas`: takes output_config.format and strict tools.
     """
 
     samples: bool
@@ -33,7 +33,7 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True):
     schemas: bool
 
 
-# Servers of others that speak this dialect: what they share is its oldest form.
+# Others' servers that speak this dialect: what they have in common is its oldest form.
 _OTHERS = Abilities(
     samples=True,
     samples_both=True,
@@ -48,7 +48,7 @@ _OTHERS = Abilities(
 
 
 def abilities(model: str) -> Abilities:
-    """Of the model that a provider calls `model`. One that is newer than this list is taken for the newest."""
+    """The abilities of the model that a provider calls `model`. One newer than this list is taken for the newest."""
     name = model.lower()
     found = _NAME.search(name)
     line = found[1] if found else ""
@@ -76,7 +76,7 @@ def abilities(model: str) -> Abilities:
 
 
 def is_claude(model: str) -> bool:
-    """Whether it is one of Anthropic's own, and not another server's that speaks this dialect."""
+    """Whether it is one of Anthropic's own models, not another's behind a server that speaks this dialect."""
     return abilities(model) is not _OTHERS
 
 

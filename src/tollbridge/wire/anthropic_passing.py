@@ -1,13 +1,13 @@
-"""Anthropic's Messages on both sides: bytes pass, but for the model's name, the id, and money.
+"""Anthropic's Messages on both sides: bytes pass, except for the model's name, the id, and money.
 
-Rule 1  Of a request only the model, the limit and what this provider refuses change. Members that nobody here knows
-        pass. What another provider's model thought in this conversation, and its ids of calls, Claude would refuse:
-        the thoughts are left out, the ids written anew.
-Rule 2  An event passes as it came. `message_start` gets our names; `message_delta` and `message_stop` are withheld for
-        the end, where the usage is known that is charged.
-Rule 3  Nearly all events are the one before but for its text. What stands before the text is learnt when an event that
-        passed as it came, with another text in it (the probe), is read as expected; what later stands in its place is
-        proven to be one string by the decoder that reads whole events.
+Rule 1  In a request, only the model, the limit and what this provider refuses change. Unknown members pass. Claude
+        would refuse another model's thoughts in the conversation and its call ids: such thoughts are left out, and the
+        ids rewritten.
+Rule 2  An event passes as it came. `message_start` gets our names; `message_delta` and `message_stop` are withheld
+        until the end, when the usage that is charged is known.
+Rule 3  Nearly every event is like the one before except for its text. When an event has passed unchanged, it is read
+        again with another text in it (the probe); if that is read as expected, what comes before the text is learnt.
+        From then on, the decoder that reads whole events only has to prove that the text in its place is one string.
 Rule 4  After `message_stop` nothing counts. An error never counts as output and is never passed on.
 """
 
@@ -37,12 +37,12 @@ from tollbridge.wire.openai_reply import read_fields
 from tollbridge.wire.request import Request
 from tollbridge.wire.sse import LF
 
-# Pieces of text are counted together, so many at a time.
+# Pieces of text are counted together, this many at a time.
 _PIECES = 128
 
 _DELTA = b"event: content_block_delta\ndata: "
-# A member that may be the text, up to its value. In JSON a quote after a letter ends a string, and a colon after that
-# makes it a name: this matches nothing within a string.
+# A member that may be the text, up to its value. In JSON, a quote after a letter ends a string, and a colon after that
+# makes the string a name, so this matches nothing within a string.
 _TEXT = re.compile(rb'"(?:text|thinking|partial_json)": ?"')
 # An event longer than this is read whole.
 _LONG = 64 * 1024
@@ -92,7 +92,7 @@ class AnthropicPassing:
 
 
 def _think_within(limit: int, fields: dict[str, Raw]) -> tuple[str, ...]:
-    """Lower the budget of thinking below the limit that money sets: above it the request would be refused. Returns what
+    """Lower the thinking budget below the limit that money sets: the request would be refused otherwise. Returns what
     had to be left out.
     """
     try:
@@ -111,10 +111,10 @@ def _think_within(limit: int, fields: dict[str, Raw]) -> tuple[str, ...]:
 
 
 def _for_this_model(messages: Raw, *, is_for_claude: bool) -> Raw:
-    """`messages` without thoughts whose proof is another dialect's, and without messages that were nothing else.
+    """`messages` without thoughts whose proof is another dialect's, and without messages that consist of nothing else.
 
-    `is_for_claude`: thoughts without a proof are another model's too, and ids of calls have the characters that Claude
-    takes.
+    `is_for_claude`: thoughts without a proof count as another model's too, and call ids are rewritten in the characters
+    that Claude takes.
     """
     left = []
     for message in _decode_messages(messages):
@@ -176,7 +176,7 @@ class PassedAnswer(Metered):
 
 
 def before_text(data: bytes) -> bytes:
-    """What stands before the text of `data`, a plain event of a block; b"" where that cannot be told."""
+    """What comes before the text in `data`, a plain event of a block; b"" if that cannot be told."""
     found = _TEXT.search(data) if data.startswith(_DELTA) else None
     if found is None or text_after(data, found.end()) is None:
         return b""
@@ -187,9 +187,9 @@ def before_text(data: bytes) -> bytes:
 
 
 def text_after(data: bytes, start: int) -> str | None:
-    """The text that begins at `start` and ends, as does the event, with `data`; None: there is none, or more."""
+    """The text that begins at `start`, if nothing but the end of the one event follows it in `data`; else None."""
     end = data.rfind(b'"')
-    # Anthropic puts spaces between its last braces, to hide how long the text is.
+    # Anthropic puts spaces between the last braces, to hide the length of the text.
     if not data.endswith(b"}\n\n") or data[end:].replace(b" ", b"") != b'"}}\n\n':
         return None
     text = data[start:end]

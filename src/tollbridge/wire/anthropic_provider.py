@@ -169,7 +169,7 @@ def read_answer(body: bytes) -> tuple[Message, bytes]:
 
 
 def failure(name: bytes, event: Event) -> UpstreamError | None:
-    """What an event means that is none of an answer's: the provider's failure, or nothing (a ping, what is to come)."""
+    """What an event means that is not part of an answer: the provider's failure, or None (a ping, a future kind)."""
     if event.type == "error" or event.error or name == b"error":
         return said_in(event.error)
     if not event.type:

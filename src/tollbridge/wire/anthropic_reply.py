@@ -1,4 +1,4 @@
-"""What Anthropic's servers send, read carefully: as little as is needed, and nothing that is not as it should be."""
+"""What Anthropic's servers send, read with care: only what is needed, and nothing of the wrong shape."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from tollbridge.wire.body import NOTHING, NULL
 from tollbridge.wire.conversation import Citation, Reason
 from tollbridge.wire.openai_reply import read_any
 
-# `model_context_window_exceeded` is a limit like any other; what is not listed ends a turn.
+# `model_context_window_exceeded` is a limit like any other; a reason that is not listed ends a turn.
 REASONS: dict[str, Reason] = {
     "end_turn": "stop",
     "stop_sequence": "stop_sequence",
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class CitationSource(msgspec.Struct, gc=False):
-    """`url` of a web page, `source` of a search result that the caller gave; others cite the caller's documents."""
+    """`url`: of a web page; `source`: of a search result that the caller gave. Others cite the caller's documents."""
 
     url: str | None = None
     source: str | None = None
@@ -59,7 +59,7 @@ class StopDetails(msgspec.Struct, gc=False):
 
 
 class Delta(msgspec.Struct, gc=False):
-    """Of a block, or of the message."""
+    """What an event adds to a block, or to the message."""
 
     type: str = ""
     text: str | None = None
@@ -120,7 +120,7 @@ def read_message(body: bytes) -> tuple[Message, bytes]:
 
 
 def arguments(text: str) -> Raw:
-    """The arguments of a call as Anthropic has them: an object. What is none stands in one, so that nothing is lost."""
+    """A call's arguments as an object, which Anthropic requires. Anything else is put into one, so nothing is lost."""
     if not text or text.isspace():
         return Raw(b"{}")
     try:
@@ -139,7 +139,7 @@ def _whole_characters(decode: Callable[[bytes], T], data: bytes) -> T:
 
 
 def _repaired(data: bytes) -> bytes:
-    """Half of a surrogate pair, of a character that was cut in two, becomes a question mark; raises `ProtocolError`."""
+    """`data` with each lone half of a surrogate pair (a character cut in two) as a `?`; raises `ProtocolError`."""
     document = read_any(data)
     try:
         return json.dumps(document, ensure_ascii=False).encode(errors="replace")

@@ -1,12 +1,12 @@
-"""A conversation as the body of POST /v1/messages.
+"""Writes a conversation as the body of POST /v1/messages.
 
 Rule 1  `max_tokens` must be sent: the caller's or money's limit, whichever is smaller, else all that the model writes.
-Rule 2  There are two roles. Turns that follow each other in one role are one message, and all results of tools stand
-        first in theirs. Instructions before the first turn are `system`; later ones stay in their place where the model
-        takes them there, and join `system` where it does not. Instructions alone are what a user says.
-Rule 3  Empty text is refused there and says nothing: it is left out.
-Rule 4  Whether a model takes a field is known by its name (`anthropic_models`): what it would refuse is said to `Fit`,
-        but for values that are its default.
+Rule 2  There are two roles. Consecutive turns of one role become one message, in which all results of tools come first.
+        Instructions before the first turn are `system`; later ones stay in place if the model takes them there, else
+        they join `system`. Instructions alone become a user's message.
+Rule 3  Anthropic refuses empty text, which says nothing: it is left out.
+Rule 4  A model's name tells which fields it takes (`anthropic_models`). What it would refuse is reported to `Fit`,
+        except for values that are its default.
 """
 
 import base64
@@ -46,7 +46,7 @@ ORIGIN = "anthropic"
 MIN_BUDGET = 1_024
 _MAX_BUDGET = 128_000
 _ID = re.compile(r"[a-zA-Z0-9_-]+")
-# Members that can be put back where they stood.
+# Members that can be put back in their place.
 _TOP_OR_TOOL = re.compile(r"\w+|tools\[\d+\]")
 _NOT_ID = re.compile(r"[^a-zA-Z0-9_-]")
 _NO_PARAMETERS = Raw(b'{"type":"object","properties":{}}')
@@ -55,9 +55,9 @@ _MARKS: dict[Cache, _Json] = {"5m": {"type": "ephemeral"}, "1h": {"type": "ephem
 _CHOICES = {"auto": "auto", "none": "none", "required": "any", "one": "tool"}
 # Shares of the limit that thinking may take, as OpenRouter documents them for models that want a budget.
 _SHARES = {"minimal": 0.1, "low": 0.2, "medium": 0.5, "high": 0.8, "xhigh": 0.95, "max": 0.95}
-# From the least to the most: what a model does not know becomes the next lower that it knows.
+# From the least to the most: a level that a model does not know becomes the next lower one that it knows.
 _LEVELS = ("minimal", "low", "medium", "high", "xhigh", "max")
-# What a budget amounts to, for models that take none.
+# The level that a budget stands for, at models that take no budget.
 _LEVEL_ABOVE = ((16_384, "high"), (4_096, "medium"))
 
 
@@ -184,7 +184,7 @@ def _budget(wanted: Reasoning, max_tokens: int) -> int:
 
 
 def budget_within(budget: int, max_tokens: int) -> int:
-    """Tokens to think with: less than all that may be written; 0 where there is no room for any."""
+    """A thinking budget that is below `max_tokens`; 0 if there is no room for the least one."""
     budget = min(max(budget, MIN_BUDGET), max_tokens - 1)
     return budget if budget >= MIN_BUDGET else 0
 
@@ -229,7 +229,7 @@ def _tool(index: int, tool: Tool, able: Abilities, fit: Fit) -> _Json:
 
 
 def _schema(parameters: Raw | None) -> Raw | _Json:
-    """A schema that says what Anthropic wants to be said: that it is one of an object."""
+    """A schema that says, as Anthropic requires, that its type is object."""
     if parameters is None:
         return _NO_PARAMETERS
     try:
@@ -297,7 +297,7 @@ class _Messages:
             self._system += blocks
 
     def _has_place(self, position: int) -> bool:
-        """System turns stand behind what a user said, and before what the model says or is to say."""
+        """Whether a system turn may stand here: after what a user said, and before what the model says or will say."""
         following = (turn.role for turn in self._turns[position + 1 :] if turn.role not in ("system", "developer"))
         return self._roles[-1] in ("user", "system") and next(following, "assistant") == "assistant"
 
@@ -375,7 +375,7 @@ def _thought(part: Thinking) -> Iterator[_Json]:
 
 
 def _document(part: Document) -> Mapping[str, str] | None:
-    """Its source; None for a kind that is not read."""
+    """The document's `source`; None for a kind that Anthropic does not read."""
     if part.url:
         return {"type": "url", "url": part.url}
     text = part.text
@@ -398,7 +398,7 @@ def _marked(block: _Json, cache: Cache | None) -> _Json:
 
 
 def _as_content(blocks: list[Any]) -> str | list[Any]:
-    """A text alone in its short form."""
+    """The short form, a string, for a single plain text; else the blocks."""
     if len(blocks) == 1 and isinstance(blocks[0], dict) and blocks[0].keys() == {"type", "text"}:
         text: str = blocks[0]["text"]
         return text
@@ -406,5 +406,5 @@ def _as_content(blocks: list[Any]) -> str | list[Any]:
 
 
 def call_id(given: str) -> str:
-    """An id of a call, in the characters that Anthropic takes; the same for the call and its result."""
+    """A call's id in the characters that Anthropic takes; the same for the call and its result."""
     return given if _ID.fullmatch(given) else _NOT_ID.sub("_", given) or "_"

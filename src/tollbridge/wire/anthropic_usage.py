@@ -1,15 +1,15 @@
 """Usage as Anthropic reports it.
 
-Rule 1  One gate: a count is a whole number from 0 to `MOST`. Where `input_tokens` or `output_tokens` is anything else
-        (negative, NaN, a string, absurdly large), the report is not believed at all; without either it is none. Any
-        other part that is no count is 0, and the usage is marked suspect.
+Rule 1  One gate: a count is a whole number from 0 to `MOST`. If `input_tokens` or `output_tokens` is anything else
+        (negative, NaN, a string, absurdly large), the report is not believed at all; without either there is no report.
+        Any other part that is not a count is 0, and the usage is marked suspect.
 Rule 2  `input_tokens` EXCLUDES what was read from a cache and written to one; `output_tokens` INCLUDES thinking.
-Rule 3  In a stream `message_start` says what was read, and `message_delta` what was written, cumulatively: later counts
-        replace earlier ones. Only a `message_delta` makes a usage, for the first report says next to nothing of the
-        output: where no other comes, it tells what was read, and the output is counted here. One that repeats no count
-        of what was read, or says 0 for all of it, leaves the first one's.
-Rule 4  `iterations`, where there are any, are the real bill: what a compaction or a declined attempt used is in no
-        number beside them. They are added up, unless that gives less than the numbers beside them (suspect).
+Rule 3  In a stream, `message_start` says what was read, and `message_delta` what was written, cumulatively: later
+        counts replace earlier ones. Only a `message_delta` makes a usage, because the first report says next to nothing
+        about the output; if no other comes, it tells what was read, and the output is counted here. A `message_delta`
+        that repeats no count of what was read, or has 0 for all of them, leaves those of `message_start`.
+Rule 4  `iterations`, if there are any, are the real bill: the other numbers do not include what a compaction or a
+        declined attempt used. They are added up, unless that gives less than the other numbers (suspect).
 
 From the types of Anthropic's SDK (`Usage`, `MessageDeltaUsage`, `BetaIterationsUsage`).
 """
@@ -33,7 +33,7 @@ class _Creation(msgspec.Struct, gc=False):
 
 
 class _Counts(msgspec.Struct, gc=False):
-    """Of an answer, or of one iteration."""
+    """The counts of an answer, or of one iteration."""
 
     input_tokens: _Count | None = None
     output_tokens: _Count | None = None
@@ -68,7 +68,7 @@ _PARTS = {
 }
 _READ = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 _NONE = (NULL, Raw(b"0"))
-# A provider's own money is no business of the caller's; ours stands under the same names.
+# The provider's own prices are not for callers; ours take the same names.
 _MONEY = ("cost", "cost_details", "is_byok", "balance")
 
 
@@ -77,7 +77,7 @@ class _Unbelievable(Exception):
 
 
 class Meter:
-    """What one answer's provider reported, as often as it did."""
+    """What one answer's provider reported, however often."""
 
     def __init__(self) -> None:
         self.usage: Usage | None = None
@@ -125,7 +125,7 @@ class Meter:
             self.reported = short
 
     def render(self, receipt: Receipt | None) -> dict[str, Any]:
-        """The members of the usage object for the caller: the provider's own, but for its money, with ours.
+        """The members of the usage object for the caller: the provider's own without its money, and ours.
 
         What was counted here replaces its counts.
         """

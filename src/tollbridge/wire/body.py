@@ -1,4 +1,4 @@
-"""JSON from outside that nobody has looked at yet: what it may be, and what is wrong with it, in plain words."""
+"""Unchecked JSON from outside: what it may be, and what is wrong with it, in plain words."""
 
 import re
 
@@ -11,13 +11,13 @@ MAX_DEPTH = 64
 MAX_CONTAINERS = 100_000
 MAX_MEMBERS = 1_000
 NULL = Raw(b"null")
-# A member that is not there, where a type has it as its default.
+# A type's default for a member that is absent.
 NOTHING = Raw(b"")
 
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
 
-# What is left of a document of which only the nesting matters: brackets, quotes, and whatever may follow a backslash,
-# so that an escaped quote is not mistaken for the end of a string.
+# What is removed from a document when only its nesting matters: all but brackets, quotes, and whatever may follow a
+# backslash, so that an escaped quote is not mistaken for the end of a string.
 _UNSTRUCTURAL = bytes(set(range(256)) - set(b'{}[]"\\/bfnrtu'))
 _UNBRACKETED = bytes(set(range(256)) - set(b"()"))
 _AS_ONE_KIND = bytes.maketrans(b"{[}]", b"(())")
@@ -28,9 +28,9 @@ _HALF_A_PAIR = re.compile(
 
 
 def read_object(body: bytes) -> dict[str, Raw]:
-    """The top-level members of a request's body, the last one of a name; raises `InvalidRequest`.
+    """The top-level members of a request's body, for a repeated name the last one; raises `InvalidRequest`.
 
-    Every value is valid JSON in valid UTF-8; how deep it nests has not been looked at.
+    Every value is valid JSON in valid UTF-8; its nesting has not been checked.
     """
     if not body.isascii():
         try:
@@ -55,13 +55,13 @@ def read_object(body: bytes) -> dict[str, Raw]:
 
 
 def check_nesting(body: bytes, siblings: int) -> None:
-    """Refuse valid JSON that nests deeper than `MAX_DEPTH`, or is made of more than `MAX_CONTAINERS`.
+    """Refuse valid JSON that nests deeper than `MAX_DEPTH`, or is made of more than `MAX_CONTAINERS` containers.
 
     `siblings`: how many of its containers are known to stand beside another one. A document cannot be deeper than its
-    brackets are many, less those that stand side by side: few need a closer look.
+    number of opening brackets less those side by side, so few documents need a closer look.
     """
     too_many = MAX_DEPTH + siblings + 1
-    # Several times as fast as counting them: brackets are sought by memchr, and no more of them than tell.
+    # Several times as fast as counting them: memchr finds brackets, and no more of them than needed.
     rest = body.replace(b"{", b"", too_many).replace(b"[", b"", too_many)
     if len(body) - len(rest) < too_many:
         return
@@ -72,7 +72,7 @@ def check_nesting(body: bytes, siblings: int) -> None:
     for _ in range(MAX_DEPTH):
         if not brackets:
             return
-        # Takes away all innermost pairs, also those that the removal of a neighbour makes innermost: at least a level.
+        # Removes all innermost pairs, and those that become innermost as their neighbours go: at least one level.
         brackets = brackets.replace(b"()", b"")
     if brackets:
         raise too_deep()

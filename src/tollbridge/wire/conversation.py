@@ -1,13 +1,13 @@
-"""What is said between a caller and a model, in nobody's dialect: the values that translators meet in.
+"""What a caller and a model say to each other, in nobody's dialect: the values in which translators meet.
 
 A caller's dialect (`*_client`) reads a body into a `Conversation` and writes a `Reply` or `Event`s for its clients; a
 provider's dialect (`*_provider`) writes a `Conversation` and reads a `Reply` or `Event`s. So each dialect is written
 once for each side, and none knows another.
 
-Rule 1  What both sides can express survives. What only one dialect has (`Opaque`, `extras`, a signature of somebody
-        else's) goes back to that dialect alone.
-Rule 2  What a target cannot do is said to its `Fit`: an error that names the caller's field, or a note when the caller
-        allowed it to be left out. Nothing is dropped in silence but hints (see `Fit.hint`).
+Rule 1  What both sides can express survives. What only one dialect has (`Opaque`, `extras`, another provider's
+        signature) goes back to that dialect alone.
+Rule 2  What a target cannot do is reported to its `Fit`: an error that names the caller's field, or a note if the
+        caller allowed it to be left out. Only hints are left out without the caller's leave (`Fit.hint`).
 Rule 3  JSON stays text: arguments of tools, schemas and unknown members pass byte for byte.
 """
 
@@ -20,16 +20,16 @@ from msgspec import Raw
 from tollbridge.errors import UnsupportedField
 from tollbridge.values import Usage
 
-# A prompt-cache marker: how long what stands up to here may be kept.
+# A prompt-cache marker: how long everything up to here may be kept.
 Cache: TypeAlias = Literal["5m", "1h"]
 Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
-# `stop_sequence`: the sequence stands beside it. `filtered`: the provider withheld it. `refused`: the model did.
-# `paused`: the provider wants to be called again with what it said (Anthropic's server tools).
+# `stop_sequence`: the sequence is given beside it. `filtered`: the provider withheld the answer. `refused`: the model
+# did. `paused`: the provider wants to be called again with what it said (Anthropic's server tools).
 Reason: TypeAlias = Literal["stop", "stop_sequence", "length", "tool_calls", "filtered", "refused", "paused"]
 
 
 class Citation(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a piece of text comes from. `start`, `end`: characters of the text that it is about, where known."""
+    """Where a piece of text comes from. `start`, `end`: the characters of the text that it supports, if known."""
 
     url: str
     title: str = ""
@@ -73,7 +73,7 @@ class Audio(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Thinking(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model thought. `signature` proves it to the dialect `origin`, which wants it back as it was.
+    """What a model thought. `signature` proves it to the dialect `origin`, which wants it back unchanged.
 
     `redacted`: encrypted by the provider; then `text` is empty.
     """
@@ -85,7 +85,7 @@ class Thinking(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
-    """`arguments`: JSON as the model wrote it, not necessarily good JSON. `signature`: as of `Thinking` (Gemini)."""
+    """`arguments`: JSON as the model wrote it, not necessarily valid. `signature`: as in `Thinking` (Gemini)."""
 
     id: str
     name: str
@@ -108,7 +108,7 @@ class Opaque(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a tool answered to the call `id`. `name`: the tool's, where the caller or the call above says it."""
+    """What a tool answered to the call `id`. `name`: the tool's, if the caller or the call above says it."""
 
     id: str
     name: str = ""
@@ -121,7 +121,7 @@ Part: TypeAlias = Text | Image | Document | Audio | Thinking | ToolCall | ToolRe
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """One message. Results of tools stand in turns of role `tool`, one after another, and nowhere else."""
+    """One message. Results of tools are in turns of role `tool`, one after another, and nowhere else."""
 
     role: Role
     parts: tuple[Part, ...]
@@ -129,7 +129,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
-    """A function that the caller runs. `parameters`: JSON schema, None when the caller gave none."""
+    """A function that the caller runs. `parameters`: JSON schema, None if the caller gave none."""
 
     name: str
     description: str = ""
@@ -158,7 +158,7 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
 class Reasoning(msgspec.Struct, frozen=True, kw_only=True):
     """How much to think. `effort`: none, minimal, low, medium, high, xhigh …; `budget`: tokens (0: not at all).
 
-    `shown`: whether the caller wants to see it (None: as the provider does by itself).
+    `shown`: whether the caller wants to see it (None: the provider's default).
     """
 
     effort: str | None = None
@@ -169,12 +169,12 @@ class Reasoning(msgspec.Struct, frozen=True, kw_only=True):
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a caller asks for. A member that is None or empty was not given.
 
-    `tools` are functions; tools that a provider runs itself stand in `extras` or are `Opaque`. `parallel_tools`: may
-    several be called at once. Of an answer that calls several all the same, the caller is told of the first.
-    `choices`: how many answers. `end_user`: the caller's own name for its user, a hint. `extras`: members that only
-    the caller's dialect `origin` knows, by the caller's name. `names`: the caller's name of a member of this class
-    where it is another one. `hints`: as `extras`, but they change nothing of what an answer says or does: a target
-    takes those that it knows and leaves the others. `lenient`: what a target cannot do may be left out.
+    `tools` are functions; tools that a provider runs itself are in `extras` or `Opaque`. `parallel_tools`: whether
+    several may be called at once; if an answer calls several all the same, the caller is told of the first. `choices`:
+    how many answers. `end_user`: the caller's own name for its user, a hint. `extras`: members that only the caller's
+    dialect `origin` knows, by the caller's name. `names`: the caller's names for members of this class, where they
+    differ. `hints`: like `extras`, but they do not change what an answer says or does; a target takes those that it
+    knows and leaves the others. `lenient`: what a target cannot do may be left out.
     """
 
     origin: str
@@ -206,13 +206,13 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def urls(conversation: Conversation, taken: Callable[[Image | Document], bool]) -> list[str]:
-    """The addresses in `conversation` that the target does not take, each once."""
+    """The URLs in `conversation` that the target does not take, each once."""
     found = [part.url for part in _files(conversation) if part.url and not taken(part)]
     return list(dict.fromkeys(found))
 
 
 def with_data(conversation: Conversation, data: Mapping[str, tuple[str, str]]) -> Conversation:
-    """`conversation` with what some addresses point to in their place: of each its media type, and base64."""
+    """`conversation` with some URLs replaced by what they point to. `data`: by URL, media type and base64."""
 
     def filled(part: Part) -> Part:
         if isinstance(part, Image | Document) and part.url in data:
@@ -235,7 +235,7 @@ def _files(conversation: Conversation) -> Iterator[Image | Document]:
 
 
 class Fit:
-    """What of a conversation the target `target` (a dialect in words, for the message) cannot do."""
+    """Collects what the target cannot do of a conversation. `target`: its dialect, in words for the message."""
 
     def __init__(self, conversation: Conversation, target: str) -> None:
         self.dropped: list[str] = []
@@ -244,7 +244,7 @@ class Fit:
         self._target = target
 
     def lacks(self, param: str, why: str = "") -> None:
-        """`param`, a member's name here or a path of the caller's, cannot be done; raises unless it may be left out."""
+        """`param` (a member's name here, or the caller's path) cannot be done. Raises unless it may be left out."""
         param = self._names.get(param, param)
         if self._lenient:
             self.dropped.append(param)
@@ -256,7 +256,7 @@ class Fit:
         )
 
     def hint(self, param: str) -> None:
-        """`param` cannot be sent, which changes nothing of what the answer says or does: only noted."""
+        """`param` cannot be sent, which does not change what the answer says or does: it is only noted."""
         self.dropped.append(self._names.get(param, param))
 
 
@@ -274,7 +274,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """`usage`, `suspect`, `reported`: as of `exchange.Answer`."""
+    """`usage`, `suspect`, `reported`: as in `exchange.Answer`."""
 
     choices: tuple[Choice, ...]
     usage: Usage | None
@@ -284,8 +284,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
 
 # --- An answer that comes in pieces ---
 #
-# Pieces of one kind belong together until another kind comes, in the same choice: a writer opens and closes its blocks
-# by that. Tool calls are told apart by `index`, from 0.
+# Within a choice, pieces of one kind belong together until another kind comes; writers open and close their blocks by
+# that. Tool calls are told apart by `index`, from 0.
 
 
 class TextDelta(msgspec.Struct, frozen=True, gc=False):
@@ -300,7 +300,7 @@ class ThinkingDelta(msgspec.Struct, frozen=True, gc=False):
 
 
 class ThinkingEnd(msgspec.Struct, frozen=True, gc=False):
-    """The thought is over: its `signature`, or all of it as `redacted`; as of `Thinking`."""
+    """The thought is over: its `signature`, or all of it as `redacted`; as in `Thinking`."""
 
     signature: str = ""
     redacted: str = ""

@@ -1,6 +1,6 @@
 """The two sides of a dialect. Modules that speak one have a class for each side that makes sense (see `translate`).
 
-Both are stateless; what remembers something is made for one answer (`Reader`, `Writer`).
+Both are stateless; objects with state (`Reader`, `Writer`) are made for one answer.
 """
 
 from typing import Protocol
@@ -15,7 +15,7 @@ from tollbridge.wire.request import Request
 
 
 class Tail(msgspec.Struct, frozen=True, kw_only=True):
-    """How a stream ended. `usage`: None when nothing is known. `detail`: why it was ended before its time, or ""."""
+    """How a stream ended. `usage`: None if nothing is known. `detail`: why it was ended early, or ""."""
 
     finishes: tuple[Finish, ...]
     usage: Usage | None
@@ -27,7 +27,7 @@ class Writer(Protocol):
     """Writes one stream for a caller."""
 
     def write(self, events: list[Event]) -> bytes:
-        """Whole events of the caller's dialect. Never gets a `Finish`: that is for `end`."""
+        """Whole events of the caller's dialect. `events` never holds a `Finish`: that is for `end`."""
         ...
 
     def end(self, tail: Tail) -> bytes:
@@ -43,7 +43,7 @@ class Client(Protocol):
     """A caller's dialect: how answers are written for it."""
 
     def render(self, request: Request, names: Names, reply: Reply, receipt: Receipt | None) -> bytes:
-        """A whole answer. The usage is `receipt.usage` where it was counted here, else `reply.usage`."""
+        """A whole answer. The usage is `receipt.usage` if it was counted here, else `reply.usage`."""
         ...
 
     def writer(self, request: Request, names: Names) -> Writer: ...
@@ -52,9 +52,9 @@ class Client(Protocol):
 class Reader(Protocol):
     """Reads one stream of a provider.
 
-    `usage`, `suspect`, `reported`, `told_first`: as of `exchange.Stream`. `done`: the provider announced the end.
-    `failed`: it said that it failed (`UpstreamSaid`), or sent what makes no sense (`ProtocolError`); nothing is read
-    any more.
+    `usage`, `suspect`, `reported`, `told_first`: as in `exchange.Stream`. `done`: the provider announced the end.
+    `failed`: it said that it failed (`UpstreamSaid`), or sent what makes no sense (`ProtocolError`); nothing more is
+    read then.
     """
 
     @property
@@ -76,8 +76,8 @@ class Reader(Protocol):
     def failed(self) -> UpstreamError | None: ...
 
     def feed(self, data: bytes) -> list[Event]:
-        """What `data` completes. Raises nothing: look at `failed` afterwards. Cut anywhere, the events are the same
-        but for where text is cut.
+        """What `data` completes. Never raises: look at `failed` afterwards. However the bytes are cut, the events are
+        the same, except for where text is cut.
         """
         ...
 
@@ -90,13 +90,13 @@ class Provider(Protocol):
     """A provider's dialect: how it is asked, and how its answers are read."""
 
     def outgoing(self, conversation: Conversation, route: Route, limit: int | None) -> Outgoing:
-        """The call. `limit`: the output limit that money sets, None where it sets none; the smaller of it and the
-        caller's is sent. Raises `UnsupportedField`.
+        """The call. `limit`: the output limit that money sets, None if it sets none; the smaller of it and the caller's
+        is sent. Raises `UnsupportedField`.
         """
         ...
 
     def takes_url(self, part: Image | Document, route: Route) -> bool:
-        """Whether it reads what the URL of `part` points to by itself; otherwise it wants the data."""
+        """Whether the provider itself fetches what the URL of `part` points to; otherwise it wants the data."""
         ...
 
     def reply(self, body: bytes) -> Reply:

@@ -1,6 +1,6 @@
 """Errors in both directions: ours, as OpenAI's clients read them, and a provider's, as this gateway reads them.
 
-Nothing that a provider says reaches a caller but for the mistakes of the caller's own request (400, 404, 413, 422 …),
+A provider's words reach a caller only if they are about a mistake in the caller's own request (400, 404, 413, 422 …),
 and then only what `redact` leaves: no credential, address, host or account of the operator.
 """
 
@@ -23,9 +23,9 @@ MAX_MESSAGE = 300
 class UpstreamSaid(UpstreamError):
     """The provider answered, and its answer is an error.
 
-    `status`: what it means, as an HTTP status: 401 a credential that is not accepted (also where the provider says 400
-    for it), 402 an account without credit (also where it says 429). `message`: safe to show. `param`, `code`: short
-    identifiers, where given. `retry_after`: seconds, at most 60.
+    `status`: what it means, as an HTTP status: 401 for a credential that is not accepted (even if the provider said
+    400), 402 for an account without credit (even if it said 429). `message`: safe to show. `param`, `code`: short
+    identifiers, if given. `retry_after`: seconds, at most 60.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class UpstreamSaid(UpstreamError):
 
 
 class _Details(msgspec.Struct):
-    """An error object, whoever's: OpenAI-like, Anthropic's, Gemini's, FastAPI's, or a bare string."""
+    """An error object of any kind: OpenAI-like, Anthropic's, Gemini's, FastAPI's, or a bare string."""
 
     message: str = ""
     type: str = ""
@@ -57,7 +57,7 @@ class _Details(msgspec.Struct):
 
 
 def members(error: ApiError) -> dict[str, Any]:
-    """The top-level members of an error's body; with all four keys in `error`, as OpenAI's schema has it."""
+    """The top-level members of an error's body. `error` has all four keys, as in OpenAI's schema."""
     return {
         "error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code},
         "detail": error.message,
@@ -86,7 +86,7 @@ def classify(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, n
 
 
 def said_in(error: Any) -> UpstreamSaid:
-    """What an error object means that came with a 200: in a stream, or instead of an answer."""
+    """What an error object means that came with a 200, in a stream or instead of an answer."""
     details = _read({"error": error})
     return _said(details.status or _status_of(details), details, details.retry_after)
 
@@ -104,7 +104,7 @@ def _said(status: int, details: _Details, retry_after: float | None) -> Upstream
 
 # --- What it means ---
 
-# Between the provider and the operator.
+# These concern only the provider and the operator.
 _NOT_FOR_CALLERS = frozenset({401, 402, 403, 407, 408, 429})
 
 _OUT_OF_CREDIT = frozenset(
@@ -215,7 +215,7 @@ def _milliseconds(value: bytes | None) -> float | None:
 
 
 def _retry_after(value: bytes | None, now: float) -> float | None:
-    """Seconds of a Retry-After header: a number, or an HTTP date (RFC 9110, 5.6.7); None when it is neither."""
+    """Seconds from a Retry-After header: a number, or an HTTP date (RFC 9110, 5.6.7); None if it is neither."""
     text = (value or b"").decode("latin-1").strip()
     date = _DATE.fullmatch(text)
     if date is None:
@@ -255,7 +255,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][\w.\[\]-]{0,63}", re.ASCII)
 
 
 def redact(message: str) -> str:
-    """A provider's message without anything that is the operator's, in one line of at most `MAX_MESSAGE` characters."""
+    """A provider's message without anything of the operator's, in one line of at most `MAX_MESSAGE` characters."""
     visible = "".join(char if char.isprintable() else " " for char in message[: MAX_MESSAGE * 4])
     line = _SECRETS.sub(_HIDDEN, " ".join(visible.split()))
     return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 1].rstrip() + "…"

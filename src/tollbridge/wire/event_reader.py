@@ -1,4 +1,4 @@
-"""What readers of a provider's stream of events have in common, whatever its dialect and what they make of it."""
+"""What all readers of a provider's event stream share, whatever its dialect and whatever they turn it into."""
 
 from abc import ABC, abstractmethod
 from typing import Generic, Protocol, TypeVar
@@ -10,12 +10,12 @@ from tollbridge.wire.openai_reply import read_any
 
 T = TypeVar("T")
 
-# An answer that is no stream at all may be an error in JSON; more than this is not.
+# An answer that is not a stream may be an error in JSON; anything longer than this is not.
 MAX_HEAD = 16_384
 
 
 class Meter(Protocol):
-    """What a dialect's meter tells; see `exchange.Answer` and `exchange.Stream`."""
+    """What a dialect's meter provides; see `exchange.Answer` and `exchange.Stream`."""
 
     usage: Usage | None
     reported: bytes
@@ -48,7 +48,7 @@ class Metered:
 
 
 class Events(Metered, ABC, Generic[T]):
-    """Takes a body apart into events and lets `_take` make something of each."""
+    """Splits a body into events and has `_take` turn each into something."""
 
     def __init__(self) -> None:
         self.done = False
@@ -58,7 +58,7 @@ class Events(Metered, ABC, Generic[T]):
 
     @abstractmethod
     def _take(self, name: bytes, data: bytes, out: list[T]) -> UpstreamError | None:
-        """Append to `out` what an event says; what is wrong with it. The first that is one sets `_head` to None."""
+        """Append to `out` what an event says; return what is wrong with it. A real event sets `_head` to None."""
 
     def _read(self, data: bytes) -> list[T]:
         out: list[T] = []
@@ -97,7 +97,7 @@ class EventReader(Events[T]):
 
 
 class EventStream(Events[bytes]):
-    """See `exchange.Stream`: what is made of each event are events for the caller."""
+    """See `exchange.Stream`: each event is turned into events for the caller."""
 
     def feed(self, data: bytes) -> bytes:
         return b"".join(self._read(data))
@@ -107,7 +107,7 @@ class EventStream(Events[bytes]):
 
 
 def is_whole(data: bytes) -> bool:
-    """Whether an event that nothing closed came to its end."""
+    """Whether an event without the empty line that ends it is complete all the same."""
     if data.strip() == b"[DONE]":
         return True
     try:
@@ -118,7 +118,7 @@ def is_whole(data: bytes) -> bool:
 
 
 def no_stream(head: bytes) -> UpstreamError:
-    """Not one event came: an error in JSON with a 200, a page of HTML, nothing."""
+    """What it means that not one event came: an error in JSON with a 200, a page of HTML, nothing."""
     try:
         document = read_any(head)
     except ProtocolError:

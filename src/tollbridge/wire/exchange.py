@@ -1,4 +1,4 @@
-"""One call of one route: what is sent, and what its answer means. The same for every dialect."""
+"""One call of one route: what is sent, and what its answer means, in one form for every dialect."""
 
 from typing import Any, Protocol
 
@@ -9,9 +9,9 @@ from tollbridge.values import Usage
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):
-    """What the caller is told about money: JSON numbers, USD. `balance`: None when it is not known in time.
+    """What the caller is told about money: JSON numbers, USD. `balance`: None if it is not known in time.
 
-    `usage`: what was charged for, where it was counted here; None: what the provider reported. `byok`: the caller's own
+    `usage`: what was charged for, if it was counted here; None: what the provider reported. `byok`: the caller's own
     credential paid the provider, and the charge is the fee.
     """
 
@@ -23,7 +23,7 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
 
 
 class Names(msgspec.Struct, frozen=True, gc=False):
-    """What this gateway calls an answer: its public id, its model, and when it was made (epoch seconds)."""
+    """The names that this gateway gives an answer: its public id, its model, and its creation time (epoch seconds)."""
 
     id: str
     model: str
@@ -37,8 +37,8 @@ class Names(msgspec.Struct, frozen=True, gc=False):
 
 
 class Outgoing(msgspec.Struct, frozen=True, gc=False):
-    """What is sent: the target below the upstream's base URL, the body, headers beside the upstream's own, and the
-    caller's fields that were left out.
+    """What is sent: the target below the upstream's base URL, the body, headers in addition to the upstream's, and the
+    caller's fields that were left out (`dropped`).
     """
 
     target: bytes
@@ -54,15 +54,15 @@ class Counter(Protocol):
 
     @property
     def tokens(self) -> int:
-        """How many tokens that is, as near as can be told here."""
+        """How many tokens that is, as nearly as can be told here."""
         ...
 
 
 class Answer(Protocol):
     """An answer that came whole.
 
-    `usage`: what the provider reported; None when it did not, or when it reported what cannot be true (`suspect`).
-    `reported`: its own words, JSON, at most 1 KiB. `finish`: the first choice's finish reason.
+    `usage`: what the provider reported; None if it reported nothing, or what cannot be true (`suspect`). `reported`:
+    its own words, JSON, at most 1 KiB. `finish`: the first choice's finish reason.
     """
 
     @property
@@ -78,7 +78,7 @@ class Answer(Protocol):
     def finish(self) -> str | None: ...
 
     def text(self) -> bytes:
-        """What was produced, for counting it here. Computed at each call."""
+        """What was produced, to be counted here. Computed on each call."""
         ...
 
     def render(self, receipt: Receipt | None) -> bytes:
@@ -89,10 +89,10 @@ class Answer(Protocol):
 class Stream(Protocol):
     """An answer that comes in pieces.
 
-    `usage`, `suspect`, `reported`, `finish`: as of `Answer`, so far. `told_first`: what was read, where the provider
-    says it before it writes; nothing of what is written. `complete`: every choice has finished, or the end was
-    announced; `done`: it was announced. `chunks`: events that brought text. `failed`: the provider said that it failed
-    (`UpstreamSaid`), or sent what makes no sense (`ProtocolError`); nothing is read any more then.
+    `usage`, `suspect`, `reported`, `finish`: as in `Answer`, so far. `told_first`: what was read, if the provider
+    reports it before it writes; nothing about what it writes. `complete`: every choice has finished, or the end was
+    announced; `done`: it was announced. `chunks`: how many events brought text. `failed`: the provider said that it
+    failed (`UpstreamSaid`), or sent what makes no sense (`ProtocolError`); nothing more is read then.
     """
 
     @property
@@ -128,9 +128,9 @@ class Stream(Protocol):
         ...
 
     def feed(self, data: bytes) -> bytes:
-        """Whole events for the caller that `data` of the provider completes. What belongs to the tail is withheld.
+        """Whole events for the caller that the provider's `data` completes. What belongs to the tail is withheld.
 
-        Raises nothing: look at `failed` afterwards.
+        Never raises: look at `failed` afterwards.
         """
         ...
 
@@ -139,11 +139,11 @@ class Stream(Protocol):
         ...
 
     def end(self, receipt: Receipt | None) -> bytes:
-        """The tail: what was withheld, the usage where this caller expects it, and the end."""
+        """The tail: what was withheld, the usage in the place where this caller expects it, and the end."""
         ...
 
     def stop(self, reason: str) -> bytes:
-        """End it before its time, as if a length limit had been reached, and say why. `end` follows."""
+        """End it early, as if a length limit had been reached, and say why. `end` follows."""
         ...
 
     def fail(self, error: ApiError) -> bytes:

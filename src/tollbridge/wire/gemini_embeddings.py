@@ -1,8 +1,8 @@
 """Embeddings from Gemini, for a caller who speaks OpenAI's dialect: `:batchEmbedContents`.
 
-Vectors come as floats and become what was asked for. Gemini says nothing of the tokens that it read, or says it as
-`usageMetadata` (gemini-embedding-2); without it they are counted here. A vector that is shorter than the model's own
-(`dimensions`) is not of length 1, unlike OpenAI's (https://ai.google.dev/gemini-api/docs/embeddings).
+Vectors come as floats and become what was asked for. Gemini reports the tokens that it read in `usageMetadata`
+(gemini-embedding-2) or not at all; then they are counted here. A vector shorter than the model's own (`dimensions`) is
+not of length 1, unlike OpenAI's (https://ai.google.dev/gemini-api/docs/embeddings).
 """
 
 from typing import Any

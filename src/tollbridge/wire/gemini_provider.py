@@ -1,16 +1,16 @@
 """Gemini as a provider, on AI Studio and on Vertex: generateContent and streamGenerateContent.
 
-What is sent is in `gemini_request`, what usage means in `gemini_usage`. What comes back:
+`gemini_request` writes the request, and `gemini_usage` reads usage. Rules of answers:
 
-Rule 1  A stream is events that are whole answers by their shape; text in them is a piece, everything else whole. There
-        is no announcement of the end: it is over when the body is, and complete when a finish reason came.
-Rule 2  `STOP` is also the end of an answer that calls tools: that is told by looking at the parts. A blocked prompt
-        has no candidates and a `blockReason`: an answer that was filtered. Where the model's call of a tool could not
-        be read the provider failed; where it called one that is not there and the call is shown, that is for the
-        caller, as with other models.
-Rule 3  A signature stands on any part. On a function call it goes with the call; elsewhere it is a thought without
-        text, behind its part.
-Rule 4  A call without an id gets one that follows from the answer, so that it is the same however the bytes are cut.
+Rule 1  Events of a stream have the shape of whole answers; text in them is a piece, everything else is whole. The end
+        is not announced: a stream is over when its body is, and complete if a finish reason came.
+Rule 2  `STOP` also ends an answer that calls tools, which only the parts tell. A blocked prompt has no candidates and a
+        `blockReason`: that is an answer that was filtered. If the model's call of a tool could not be read, the
+        provider failed; if it called a tool that does not exist and the call is shown, that is for the caller, as with
+        other models.
+Rule 3  Any part may carry a signature. On a function call it goes with the call; elsewhere it becomes a thought without
+        text, after its part.
+Rule 4  A call without an id gets one derived from the answer, so it is the same however the bytes are cut.
 
 Shapes: https://ai.google.dev/api/generate-content#GenerateContentResponse, googleapis/python-genai types.py.
 """
@@ -53,14 +53,14 @@ from tollbridge.wire.gemini_request import ORIGIN, OWN_ID
 from tollbridge.wire.gemini_usage import Meter
 from tollbridge.wire.openai_reply import read_any
 
-# Where it is called below the base URL, unless the provider's row says otherwise.
+# Paths below the base URL, unless the provider's row says otherwise.
 PATHS = {
     "chat": "/models/{model}:generateContent",
     "stream": "/models/{model}:streamGenerateContent?alt=sse",
     "embeddings": "/models/{model}:batchEmbedContents",
 }
 
-# Whatever is not here is a stop: OTHER, LANGUAGE, NO_IMAGE, and words that come later.
+# A reason that is not listed is a stop: OTHER, LANGUAGE, NO_IMAGE, and any future ones.
 _REASONS: dict[str, Reason] = {
     "MAX_TOKENS": "length",
     **dict.fromkeys(("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MODEL_ARMOR"), "filtered"),
@@ -173,7 +173,7 @@ class GeminiReader(EventReader[Event]):
 
     @property
     def usage(self) -> Usage | None:
-        # A report that most of the output followed did not count it.
+        # A report cannot have counted output that came after it; if that is most of the output, it is no use.
         return self._meter.usage if self._uncovered <= self._covered else None
 
     def eof(self) -> list[Event]:
@@ -183,7 +183,7 @@ class GeminiReader(EventReader[Event]):
 
     def _take(self, name: bytes, data: bytes, out: list[Event]) -> UpstreamError | None:
         self._head = None
-        if data.strip() == b"[DONE]":  # not Gemini's own, but that of some who stand before it
+        if data.strip() == b"[DONE]":  # not Gemini's own, but some proxies in front of it send it
             return None
         before = len(out)
         try:
@@ -226,7 +226,7 @@ class GeminiReader(EventReader[Event]):
             out.append(Finish(reason, stop, candidate.finish_reason, choice))
 
     def _call(self, part: _Part, call: _Function, choice: int, response: str, out: list[Event]) -> None:
-        # Calls of a choice are counted on their own for the id, which is then the same as in a whole answer.
+        # For the id, each choice's calls are counted separately, so that it is the same as in a whole answer.
         position = self._calls.get(choice, 0)
         self._calls[choice] = position + 1
         arguments = _arguments(call)
@@ -269,7 +269,7 @@ def _choice(candidate: _Candidate, response: str) -> Choice:
 
 
 def _append(parts: list[Part], text: str, *, is_thought: bool) -> None:
-    """Pieces of one kind side by side become one, as they do in a stream."""
+    """Append `text`, joined to the part before if that is of the same kind, as in a stream."""
     last = parts[-1] if parts else None
     if is_thought:
         if isinstance(last, Thinking) and not last.signature:
@@ -291,7 +291,7 @@ def _sign(parts: list[Part], signature: str) -> None:
 
 
 def _reason(native: str, *, has_calls: bool) -> Reason:
-    """Raises `UpstreamSaid` where the model's call of a tool went wrong."""
+    """The reason in our terms. Raises `UpstreamSaid` if the model's call of a tool went wrong."""
     if native in _FAILED and not has_calls:
         raise UpstreamSaid(502, "The model called a tool in a way that cannot be read.")
     reason = _REASONS.get(native, "stop")
@@ -299,7 +299,7 @@ def _reason(native: str, *, has_calls: bool) -> Reason:
 
 
 def _blocked(answer: _Answer) -> str:
-    """Why there is nothing; raises `ProtocolError` where nobody says so."""
+    """Why there are no candidates; raises `ProtocolError` if the answer does not say."""
     if answer.prompt_feedback is None:
         raise ProtocolError("the upstream's answer has no candidates")
     return answer.prompt_feedback.block_reason or "BLOCKED_REASON_UNSPECIFIED"
@@ -317,7 +317,7 @@ def _own_id(seed: str) -> str:
 
 
 def _logprobs(raw: Raw) -> Raw | None:
-    """Log-probabilities in OpenAI's form; None where there are none that can be read."""
+    """Log-probabilities in OpenAI's form; None if there are none that can be read."""
     if raw == NULL:
         return None
     try:
@@ -358,7 +358,7 @@ def _of_another_shape(data: bytes) -> _Answer:
     if isinstance(document, dict) and document.get("error"):
         return _Answer(error=document["error"])
     try:
-        # Half of a surrogate pair: an answer cut in the middle of a character, which becomes a question mark.
+        # Lone halves of surrogate pairs, where an answer was cut in the middle of a character, become question marks.
         return _decode_answer(json.dumps(document, ensure_ascii=False).encode(errors="replace"))
     except (msgspec.DecodeError, RecursionError):
         raise ProtocolError("the upstream's answer is none of Gemini's") from None

@@ -1,15 +1,15 @@
-"""A conversation as Gemini reads it: the body of generateContent.
+"""Writes a conversation as the body of Gemini's generateContent.
 
-Rule 1  All system and developer messages go to `systemInstruction`, in order, also those from the middle: they keep
-        their authority, which a user's words would not have.
-Rule 2  Turns of one side that stand side by side become one; so do the results of parallel calls, as Gemini wants
-        them. A result has the name of its call. Results stay text, for numbers in Gemini's own form are floats.
-Rule 3  A signature goes back where it stood: on its function call, or on a part of its own. Since generation 3 a step
-        without one is refused; for a history that another model wrote Google documents `SKIP_SIGNATURE`
+Rule 1  All system and developer messages go to `systemInstruction`, in order, including those from the middle: there
+        they keep their authority, which they would lose as a user's words.
+Rule 2  Consecutive turns of one side become one, as do the results of parallel calls, which Gemini wants so. A result
+        has the name of its call. Results stay text, because numbers in Gemini's own form are floats.
+Rule 3  A signature goes back to its place: on its function call, or on a part of its own. Since generation 3, a step
+        without one is refused; for a history written by another model, Google documents `SKIP_SIGNATURE`
         (https://ai.google.dev/gemini-api/docs/thought-signatures). Thoughts themselves need not go back.
-Rule 4  Gemini fetches https addresses of files whose kind is told (since 2.5,
-        https://ai.google.dev/gemini-api/docs/file-input-methods); any other address is refused here, above all those
-        that Google reads as the operator: gs://, and files of the Files API.
+Rule 4  Gemini fetches https URLs of files whose type is given (since 2.5,
+        https://ai.google.dev/gemini-api/docs/file-input-methods). Any other URL is refused here, above all those that
+        Google would read as the operator: gs://, and files of the Files API.
 
 Fields: https://ai.google.dev/api/generate-content; thinking: https://ai.google.dev/gemini-api/docs/thinking.
 """
@@ -42,7 +42,7 @@ from tollbridge.wire.conversation import (
 
 ORIGIN = "gemini"
 SKIP_SIGNATURE = "skip_thought_signature_validator"
-# Gemini's older models give calls no ids; those that we give begin so, and are not sent back.
+# Gemini's older models give calls no ids; ours begin like this, and are not sent back.
 OWN_ID = "call_gemini_"
 MAX_STOPS = 5
 
@@ -71,8 +71,8 @@ _decode_names = msgspec.json.Decoder(list[str]).decode
 
 
 class Generation(msgspec.Struct, frozen=True):
-    """Which Gemini a model is: (3, 1) for `gemini-3.1-pro`. Names without a number (`gemini-flash-latest`) are taken
-    for the third; what is no Gemini is (0, 0).
+    """Which Gemini a model is: (3, 1) for `gemini-3.1-pro`. A name without a number (`gemini-flash-latest`) counts as
+    generation 3; a model that is not a Gemini is (0, 0).
     """
 
     model: str
@@ -92,7 +92,7 @@ def generation(model: str) -> Generation:
 
 
 def fields(conversation: Conversation, model: str, limit: int | None, fit: Fit) -> _Json:
-    """The body's members. `limit`: as of `dialect.Provider.outgoing`. What cannot be done is said to `fit`.
+    """The body's members. `limit`: as in `dialect.Provider.outgoing`. What cannot be done is reported to `fit`.
 
     Raises `UnsupportedField`.
     """
@@ -154,7 +154,7 @@ class _Turns:
         return [part for part in parts if part["text"]]
 
     def _said(self, parts: Iterable[Part]) -> list[_Json]:
-        """The parts of a user, or results of tools."""
+        """A user's parts, or results of tools."""
         written: list[_Json] = []
         for part in parts:
             if isinstance(part, ToolResult):
@@ -165,7 +165,7 @@ class _Turns:
 
     def _model(self, parts: tuple[Part, ...]) -> list[_Json]:
         written: list[_Json] = []
-        signature = ""  # of a thought; for the call that follows, if that has none
+        signature = ""  # of a thought: for the call that follows, if that has none of its own
         has_calls = False
         for part in parts:
             if isinstance(part, ToolCall):
@@ -261,24 +261,24 @@ class _Turns:
 
 
 def reads_url(part: Image | Document, model: str) -> bool:
-    """Whether Gemini gets what the part's URL points to by itself."""
+    """Whether Gemini itself fetches what the part's URL points to."""
     is_known = bool(_kind_of(part.url, part.media_type))
     return is_known and _is_anyone_s(part.url) and generation(model).number >= (2, 5)
 
 
 def _is_anyone_s(url: str) -> bool:
-    """Whether Google fetches it as anyone could, and not as the operator: not from their buckets and uploads."""
+    """Whether Google fetches `url` as anyone could, and not as the operator, from their buckets and uploads."""
     return url.startswith("https://") and _UPLOADS.match(url) is None
 
 
 def _kind_of(url: str, kind: str) -> str:
-    """The media type that was given, or that the end of the address tells."""
+    """The media type: `kind` if it was given, else as the URL's ending tells, or ""."""
     suffix = _SUFFIX.fullmatch(url)
     return kind or (_KINDS.get(suffix[1].lower(), "") if suffix else "")
 
 
 def _arguments(text: str) -> Raw | _Json:
-    """A call's arguments as the object that Gemini wants; what a model wrote and is none stays, as text."""
+    """A call's arguments as the object that Gemini wants; if a model wrote something else, that goes in as text."""
     try:
         _decode_object(text.encode())
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
@@ -290,7 +290,7 @@ def _arguments(text: str) -> Raw | _Json:
 
 
 def _put_tools(members: _Json, conversation: Conversation, version: Generation, fit: Fit) -> None:
-    """`VALIDATED` is `AUTO` with calls that keep to the schema, since 2.5; `ANY` always keeps to it
+    """Since 2.5, `VALIDATED` is `AUTO` with calls that follow the schema; `ANY` always follows it
     (https://ai.google.dev/gemini-api/docs/function-calling).
     """
     if not conversation.tools:
@@ -419,7 +419,7 @@ def _budget(effort: str | None, wanted: int | None, version: Generation, fit: Fi
 
 
 def _level(effort: str | None, budget: int | None, version: Generation, fit: Fit) -> str:
-    """The nearest level that a model has since generation 3, none of which can be kept from thinking."""
+    """The nearest level that a model of generation 3 or later has; none of these can be kept from thinking."""
     if effort is None and budget is not None:
         effort = "none" if budget <= 0 else "low" if budget <= 1024 else "medium" if budget <= 8192 else "high"
     if effort == "none":

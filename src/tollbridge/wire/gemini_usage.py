@@ -1,15 +1,15 @@
 """Usage as Gemini reports it: `usageMetadata`, on every event of a stream, cumulative; the last report counts.
 
-Rule 1  `promptTokenCount` includes what was read from a cache (`cachedContentTokenCount`), and leaves out what Gemini's
-        own tools read (`toolUsePromptTokenCount`), which is input too. `candidatesTokenCount` leaves out thoughts,
-        and is absent where nothing was written.
-Rule 2  `…TokensDetails` split those counts by what was read or written: sound that was read is `audio_input` but for
-        its cached part, sound and pictures that were written are no `output`. Pictures that were read are `input`.
-Rule 3  The total is prompt, tools, candidates and thoughts. Where it holds prompt and candidates alone although there
-        are thoughts, candidates include them (seen on Vertex). Any other total marks the usage suspect; so does a
-        part that is larger than its whole, which is cut to it.
-Rule 4  The gate of `usage`: a count is a whole number from 0 to `MOST`; any other thing where prompt, candidates,
-        thoughts or tools should stand, and the report is not believed at all.
+Rule 1  `promptTokenCount` includes what was read from a cache (`cachedContentTokenCount`), but not what Gemini's own
+        tools read (`toolUsePromptTokenCount`), which is input too. `candidatesTokenCount` does not include thoughts,
+        and is absent if nothing was written.
+Rule 2  `…TokensDetails` split those counts by kind: sound that was read is `audio_input`, except for its cached part;
+        sound and pictures that were written are not in `output`. Pictures that were read are `input`.
+Rule 3  The total is prompt, tools, candidates and thoughts. If it is only prompt and candidates although there are
+        thoughts, candidates include them (seen on Vertex). Any other total marks the usage suspect; so does a part
+        that is larger than its whole, to which it is cut.
+Rule 4  The gate of `usage`: a count is a whole number from 0 to `MOST`. If prompt, candidates, thoughts or tools are
+        anything else, the report is not believed at all.
 
 From https://ai.google.dev/api/generate-content#UsageMetadata and googleapis/python-genai, types.py.
 """
@@ -46,9 +46,9 @@ _decode = msgspec.json.Decoder(_Report | None).decode
 
 
 class Meter:
-    """What one answer's provider reported: the last report that can be believed counts.
+    """What one answer's provider reported: the last credible report counts.
 
-    `usage`, `suspect`, `reported`: as of `exchange.Answer`.
+    `usage`, `suspect`, `reported`: as in `exchange.Answer`.
     """
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ def _usage(report: _Report, raw: bytes) -> Usage:
     by_tools, thought = report.tool_use_prompt_token_count or 0, report.thoughts_token_count or 0
     total, written = report.total_token_count, report.candidates_token_count
     if written is None:
-        # Also where the count is only left out: the total has it.
+        # Even if the count was merely left out, the total includes it.
         written = 0 if total is None else max(0, total - prompt - by_tools - thought)
     output = written + thought
     is_suspect = total is not None and total != prompt + by_tools + output

@@ -1,4 +1,4 @@
-"""The four forms of a plain input: a string, an array of strings, one array of token ids, an array of those."""
+"""The four forms of a plain input: a string, an array of strings, an array of token ids, an array of such arrays."""
 
 from typing import Annotated, Any
 
@@ -31,7 +31,7 @@ def rule(*, empty: bool) -> str:
 
 
 def read(param: str, raw: Raw, *, empty: bool) -> tuple[int, int]:
-    """How many inputs `raw` holds, and how many token ids; raises `InvalidRequest` naming `param`.
+    """How many inputs `raw` holds, and how many token ids; raises an `InvalidRequest` that names `param`.
 
     `empty`: whether a text may be empty.
     """

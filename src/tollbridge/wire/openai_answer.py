@@ -100,7 +100,7 @@ class CompletionAnswer(Metered):
 
 
 def _whole(raw: Raw) -> Raw:
-    """The choices with the members that clients need, where the server left them out."""
+    """The choices, with the members that clients need added if the server left them out."""
     choices: list[dict[str, Any]] = msgspec.json.decode(raw, type=list[dict[str, Raw]])
     for index, choice in enumerate(choices):
         choice.setdefault("index", index)

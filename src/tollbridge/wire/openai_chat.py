@@ -83,7 +83,7 @@ class ChatRequest(Request, frozen=True, kw_only=True):
 
 
 def parse(body: bytes) -> ChatRequest:
-    """A chat request; raises `InvalidRequest`, and nothing else, whatever `body` is."""
+    """A chat request. Raises `InvalidRequest` and nothing else, whatever `body` is."""
     fields = read_fields(body)
     typed = read_typed(body, _DECODER, BODY_RULES)
     messages = typed.messages

@@ -1,10 +1,10 @@
-"""A conversation of another dialect as the body of OpenAI's chat, for OpenAI and for servers that do as it does.
+"""Writes a conversation of another dialect as the body of OpenAI's chat, for OpenAI and servers that follow it.
 
 Rule 1  Only what OpenAI publishes for chat is sent, and what servers whose models think between calls of tools want
         back within one turn of the user: `reasoning_content` (api-docs.deepseek.com/guides/thinking_mode), and
-        `reasoning_details` where they gave some (openrouter.ai/docs/guides/best-practices/reasoning-tokens).
-Rule 2  System and developer are one role: OpenAI reads both as the model wants them, other servers know only `system`.
-Rule 3  A tool's message holds text alone: pictures and files that a tool answered with follow in a user's message.
+        `reasoning_details` if they gave any (openrouter.ai/docs/guides/best-practices/reasoning-tokens).
+Rule 2  System and developer are one role: OpenAI reads either as the model wants it, other servers know only `system`.
+Rule 3  A tool's message holds only text: pictures and files that a tool answered with follow in a user's message.
 """
 
 from typing import Any
@@ -35,12 +35,12 @@ from tollbridge.wire.conversation import (
 from tollbridge.wire.openai_chat_conversation import ORIGIN
 from tollbridge.wire.openai_parts import image_url
 
-# Members that chat has by the same name and with the same meaning as Responses.
+# Members that have the same name and meaning in chat and Responses.
 _SHARED = frozenset({"service_tier"})
 # Hints that only OpenAI's own servers know; others may refuse a request for them.
 _OPENAI_HINTS = ("prompt_cache_key", "safety_identifier")
 _OPENAI = frozenset({"openai", "azure"})
-# Tokens of thought up to which an effort goes: chat has no budget.
+# The largest budget, in tokens, that an effort stands for: chat has no budgets.
 _BUDGETS = ((2048, "low"), (8192, "medium"))
 _EMPTY_SCHEMA = Raw(b'{"type":"object","properties":{}}')
 
@@ -141,7 +141,7 @@ def _put_answer(body: dict[str, Any], conversation: Conversation, fit: Fit) -> N
 
 
 def _effort(reasoning: Reasoning) -> str | None:
-    """None as well for a budget of nothing: models that cannot think refuse to be told so."""
+    """The effort to ask for. None also for a budget of 0: models that cannot think refuse to be told not to."""
     if reasoning.effort is not None or not reasoning.budget:
         return reasoning.effort
     return next((effort for most, effort in _BUDGETS if reasoning.budget <= most), "high")
@@ -163,7 +163,7 @@ def _format(wanted: Format) -> dict[str, Any]:
 
 
 def _proofs(thought: Thinking) -> list[Raw]:
-    """The `reasoning_details` in a signature; nothing where it is another one's."""
+    """The `reasoning_details` in a signature; none if it is another dialect's."""
     if thought.origin != ORIGIN or not thought.signature:
         return []
     try:
@@ -180,7 +180,7 @@ class _Messages:
         self._fit = fit
         self._takes_thoughts = "reasoning_content" not in upstream.drops
         self._last_user = max((at for at, turn in enumerate(conversation.turns) if turn.role == "user"), default=-1)
-        self._shown: list[dict[str, Any]] = []  # what tools showed, until their run of messages is over
+        self._shown: list[dict[str, Any]] = []  # pictures and files of tools, until their run of messages is over
         self._marked = False
         for index, turn in enumerate(conversation.turns):
             self._add(index, turn)

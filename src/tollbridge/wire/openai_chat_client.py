@@ -1,11 +1,11 @@
 """Answers of other dialects, written for clients of OpenAI's chat.
 
-Rule 1  Thoughts go out twice, as DeepSeek's clients read them (`reasoning_content`) and as OpenRouter's do
-        (`reasoning_details`, whose pieces are joined by `index`): only the latter hold the signatures without which
+Rule 1  Thoughts go out twice: as DeepSeek's clients read them (`reasoning_content`) and as OpenRouter's do
+        (`reasoning_details`, whose pieces are joined by `index`). Only the latter hold the signatures without which
         some models refuse to go on, so callers send them back.
-Rule 2  A stream begins with a chunk that says the role, for each choice.
-Rule 3  Calls of custom tools are told in their own form, whatever they were to the model. Callers who know functions by
-        their older name have room for one call: the first.
+Rule 2  Each choice of a stream begins with a chunk that states the role.
+Rule 3  Calls of custom tools are written in their own form, whatever they were to the model. Callers who use the older
+        name for functions have room for one call: the first.
 Rule 4  Usage is where the caller expects it: see rule 3 of `openai_stream`.
 """
 
@@ -77,7 +77,7 @@ class ChatClient:
 
 
 class _Told:
-    """How this caller wants to be told things. `customs`: the names of its custom tools."""
+    """How this caller wants its answer written. `customs`: the names of its custom tools."""
 
     def __init__(self, request: Request) -> None:
         self.legacy = is_legacy(request.fields)
@@ -141,7 +141,7 @@ def _choice(choice: Choice, told: _Told) -> dict[str, Any]:
 
 def _finish_reason(reason: Reason, *, has_refusal: bool, legacy: bool) -> str:
     if reason == "refused" and has_refusal:
-        return "stop"  # OpenAI's own: the refusal says it
+        return "stop"  # as OpenAI does: the refusal itself says why
     if reason == "tool_calls" and legacy:
         return "function_call"
     return _FINISH[reason]
@@ -184,17 +184,17 @@ def _call_detail(id_: str, signature: str, origin: str, index: int) -> dict[str,
 
 
 class _State:
-    """What a choice of a stream has come to."""
+    """The state of one choice of a stream."""
 
     def __init__(self, before_text: bytes) -> None:
         self.before_text = before_text
-        self.length = 0  # of its text, and up to where it was cited
+        self.length = 0  # of its text; `cited`: where the latest citation in it ends
         self.cited = 0
         self.details = 0
         self.is_thinking = False
         self.has_refusal = False
         self.bare: set[int] = set()  # calls without arguments so far
-        self.customs: dict[int, list[str]] = {}  # arguments of calls whose input stands inside them
+        self.customs: dict[int, list[str]] = {}  # arguments of custom tools' calls, which contain the input
 
 
 class ChatWriter:
@@ -223,7 +223,7 @@ class ChatWriter:
             case TextDelta():
                 state.length += len(event.text)
                 state.is_thinking = False
-                if event.logprobs is None and not begin:  # nearly all events are such
+                if event.logprobs is None and not begin:  # nearly all events
                     return b"%b%b%b" % (state.before_text, _encode(event.text), self._after_text)
                 delta = b'{"content":%b}' % _encode(event.text)
                 return begin + self._chunk(event.choice, delta, event.logprobs)
@@ -252,10 +252,10 @@ class ChatWriter:
         more: dict[str, Any] = {}
         if tail.detail:
             more["detail"] = tail.detail
-        # Clients read arguments as JSON, and a call without any came without a piece of them.
+        # Clients parse arguments as JSON, but a call without arguments has brought no piece of them.
         bare = [ToolDelta(call, "{}", at) for at, state in self._states.items() for call in sorted(state.bare)]
         out = [self.write(list[Event](bare)), *self._custom_inputs()]
-        # A choice that said nothing (a prompt that was blocked) has not begun.
+        # A choice that said nothing (its prompt was blocked) has not begun yet.
         out += [self._begin(finish.choice)[1] for finish in tail.finishes if finish.choice not in self._states]
         for position, finish in enumerate(tail.finishes):
             is_last = position == len(tail.finishes) - 1
@@ -270,7 +270,7 @@ class ChatWriter:
         return b"".join(out)
 
     def _custom_inputs(self) -> list[bytes]:
-        """What custom tools take goes out whole: it stands inside JSON that came in pieces."""
+        """The inputs of custom tools, which go out whole because they are inside JSON that came in pieces."""
         calls = [
             (at, call, "".join(text)) for at, state in self._states.items() for call, text in state.customs.items()
         ]
@@ -286,7 +286,7 @@ class ChatWriter:
     # --- One event ---
 
     def _begin(self, choice: int) -> tuple[_State, bytes]:
-        """The state of a choice that has none yet, and the chunk that it begins with."""
+        """A new choice's state, and the chunk that it begins with."""
         before_text = b'%b{"index":%d,"delta":{"content":' % (self._head, choice)
         state = self._states[choice] = _State(before_text)
         return state, self._chunk(choice, b'{"role":"assistant","content":"","refusal":null}')

@@ -1,7 +1,7 @@
-"""A chat request in nobody's dialect.
+"""Reads a chat request into a `Conversation`.
 
-Rule 1  What OpenAI publishes for chat is read by its types; what OpenRouter, DeepSeek and Google add to messages so
-        that reasoning and its signatures can be sent back is read too. A member that nobody here knows is an extra.
+Rule 1  What OpenAI publishes for chat is read by its types; so is what OpenRouter, DeepSeek and Google add to messages
+        so that reasoning and its signatures can be sent back. An unknown member is an extra.
 Rule 2  `functions` and `function_call` are the older names of `tools` and `tool_choice`: one call a turn, without ids.
 """
 
@@ -46,7 +46,7 @@ from tollbridge.wire.request import RULES, Request, Stop, read_typed, wrong
 
 ORIGIN = "openai_chat"
 
-# OpenRouter's words for whose signature stands in `reasoning_details`.
+# OpenRouter's words for whose signature is in `reasoning_details`.
 FORMATS = {"anthropic": "anthropic-claude-v1", "gemini": "google-gemini-v1"}
 _ORIGINS = {word: origin for origin, word in FORMATS.items()}
 
@@ -58,7 +58,7 @@ _NAMES = {
     "end_user": "user",
     "reasoning": "reasoning_effort",
 }
-# They change neither what an answer says nor what it costs.
+# These change neither what an answer says nor what it costs.
 _HINTS = frozenset(
     {
         *("metadata", "store", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "prediction"),
@@ -270,7 +270,7 @@ _RULES = RULES | {
 
 
 def is_legacy(fields: Mapping[str, Raw]) -> bool:
-    """Whether the caller knows tools by their older name, and wants calls of them by it."""
+    """Whether the caller uses the older name for tools, and so wants calls under it."""
     return fields.get("functions", NULL) != NULL and fields.get("tools", NULL) == NULL
 
 
@@ -356,7 +356,7 @@ def _tools(body: _Body, extras: dict[str, Raw]) -> tuple[Tool, ...]:
         if tool.function is None:
             if tool.type in (None, "function"):
                 raise wrong(f"tools[{index}].function", _RULES, "Missing")
-            # Whatever a provider runs itself.
+            # A tool that the provider runs itself.
             extras[f"tools[{index}]"] = Raw(msgspec.json.encode(tool.type))
             continue
         found.append(_tool(tool.function, tool.cache_control))
@@ -376,7 +376,7 @@ def _tool(function: _ToolFunction, mark: CacheMark | None) -> Tool:
 
 
 def _choice(body: _Body, tools: tuple[Tool, ...], extras: dict[str, Raw]) -> tuple[ToolChoice | None, tuple[Tool, ...]]:
-    """The choice, and the tools that it leaves."""
+    """The tool choice, and the tools that it allows."""
     choice = body.tool_choice
     if choice is None:
         legacy = body.function_call
@@ -420,7 +420,7 @@ def _reasoning(body: _Body) -> Reasoning | None:
 
 
 class _Turns:
-    """Reads messages in order: results of tools take their tool's name from the calls above them."""
+    """Reads messages in order: results of tools get their tool's name from the calls above them."""
 
     def __init__(self, messages: list[_Message], request: Request) -> None:
         self._request = request

@@ -1,11 +1,11 @@
 """OpenAI-like servers, for callers that speak another dialect.
 
 Rule 1  Servers differ in how they tell calls of tools apart: by `index`, by `id`, by neither; in pieces or whole. A
-        call begins where an index is new, or where an id or a name comes that is another one's.
-Rule 2  A call without an id gets one, made of the chunk that it began in: the same bytes give the same id.
-Rule 3  Signatures of thoughts, where a server has them (OpenRouter's `reasoning_details`), are kept as the JSON that it
-        wants back, its pieces joined: nobody else could read them.
-Rule 4  After the end was announced only usage counts.
+        call begins with a new index, or with an id or a name that differs from the known call's.
+Rule 2  A call without an id gets one, derived from the chunk that it began in: the same bytes give the same id.
+Rule 3  Signatures of thoughts, if a server has them (OpenRouter's `reasoning_details`), are kept as the JSON that it
+        wants back, with pieces joined: nobody else could read them.
+Rule 4  After the end was announced, only usage counts.
 """
 
 import hashlib
@@ -96,7 +96,7 @@ class _Piece(msgspec.Struct, gc=False):
 
 
 class _Detail(msgspec.Struct, gc=False, omit_defaults=True):
-    """A piece of `reasoning_details`; those of one index belong together."""
+    """A piece of `reasoning_details`; pieces with the same index belong together."""
 
     type: str = ""
     text: str | None = None
@@ -226,7 +226,7 @@ def _whole_choice(choice: _Choice, body: bytes) -> Choice:
 
 
 def _pieces(content: str | list[_Piece] | None) -> Iterator[tuple[bool, str]]:
-    """Content in parts: whether a part is a thought, and its text."""
+    """For each part of the content, whether it is a thought, and its text."""
     for piece in content if isinstance(content, list) else ():
         if piece.thinking:
             inner = piece.thinking
@@ -276,7 +276,7 @@ class _Details:
         self._joined: list[_Detail] = []
 
     def take(self, message: _Message) -> str:
-        """Take what a message or a piece of one has; its text, where it is said nowhere else."""
+        """Take the details of a message or a piece of one. Returns their text, which may be given nowhere else."""
         if message.reasoning_details == NULL:
             return ""
         try:
@@ -289,7 +289,7 @@ class _Details:
         return "" if message.reasoning_content or message.reasoning else text
 
     def proof(self) -> str:
-        """All of it as JSON, and a new start; empty where nothing of it is signed or encrypted."""
+        """Everything so far as JSON, "" if none of it is signed or encrypted; then start anew."""
         if not self._joined:
             return ""
         joined, self._joined = self._joined, []
@@ -326,7 +326,7 @@ class _OpenCall:
 
 
 class _State:
-    """What the choice `index` of a stream has come to."""
+    """The state of the choice `index` of a stream."""
 
     def __init__(self, index: int) -> None:
         self.calls: list[_OpenCall] = []
@@ -358,7 +358,7 @@ class _State:
             events.append(ToolDelta(found.index, arguments, self._index))
 
     def _find(self, index: int | None, id_: str, name: str) -> _OpenCall | None:
-        """The call that a piece belongs to; None: it begins another one."""
+        """The call that a piece belongs to; None: it begins a new one."""
         by_id = next((call for call in self.calls if call.given_id == id_), None) if id_ else None
         last = self.calls[-1] if self.calls else None
         known = (by_id or last) if index is None else self._by_index.get(index)
@@ -378,12 +378,12 @@ class ChatReader(EventReader[Event]):
         super().__init__()
         self._meter: Meter = Meter()
         self._states: dict[int, _State] = {}
-        self._over = False  # output came after the end: what follows may not be about this answer
+        self._over = False  # output came after the end: what follows may be about another answer
         self._covered = self._uncovered = 0  # pieces of output that came before the last report, and after it
 
     @property
     def usage(self) -> Usage | None:
-        # A report that most of the output followed did not count it.
+        # A report cannot have counted output that came after it; if that is most of the output, it is no use.
         return self._meter.usage if self._uncovered <= self._covered else None
 
     def _take(self, name: bytes, data: bytes, out: list[Event]) -> UpstreamError | None:
@@ -422,7 +422,7 @@ class ChatReader(EventReader[Event]):
         return None
 
     def _is_said(self) -> bool:
-        """All that was begun has been finished."""
+        """Whether everything that was begun is finished."""
         return self.done or (bool(self._states) and all(state.is_finished for state in self._states.values()))
 
     def _read_usage(self, chunk: _Body, choices: list[_Choice]) -> bool:

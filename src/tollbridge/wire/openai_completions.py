@@ -43,9 +43,9 @@ BODY_RULES = RULES | {"prompt": inputs.rule(empty=True), "best_of": RULES["n"]}
 
 
 def parse(body: bytes) -> Request:
-    """A request for completions; raises `InvalidRequest`, and nothing else, whatever `body` is.
+    """A request for completions. Raises `InvalidRequest` and nothing else, whatever `body` is.
 
-    Each prompt is answered `n` times, and `best_of` are written where that is more: `choices` counts all of them.
+    For each prompt, `n` answers are given and, if that is more, `best_of` written; `choices` counts those written.
     """
     fields = read_fields(body)
     typed = read_typed(body, _DECODER, BODY_RULES)

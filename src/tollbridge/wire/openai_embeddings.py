@@ -1,7 +1,7 @@
 """POST /v1/embeddings: as a caller sends it, and its answer from an OpenAI-like server.
 
-A vector is a JSON array of floats, or base64 of its little-endian 32-bit floats. Clients of OpenAI's library ask for
-base64 unless told otherwise, and many servers only know floats: whatever came becomes what was asked for.
+A vector is a JSON array of floats, or base64 of its little-endian 32-bit floats. OpenAI's library asks for base64
+unless told otherwise, and many servers only know floats, so whatever comes is converted to what was asked for.
 """
 
 import base64
@@ -49,7 +49,7 @@ _decode_vector = msgspec.json.Decoder(list[float]).decode
 
 
 def parse(body: bytes) -> Request:
-    """A request for embeddings; raises `InvalidRequest`, and nothing else, whatever `body` is."""
+    """A request for embeddings. Raises `InvalidRequest` and nothing else, whatever `body` is."""
     fields = read_request(body)
     typed = read_typed(body, _DECODER, BODY_RULES)
     if typed.input == NULL:
@@ -73,7 +73,7 @@ def parse(body: bytes) -> Request:
 
 
 class EmbeddingsAnswer(Metered):
-    """See `exchange.Answer`. The id is given to an answer that has one: OpenAI's have none."""
+    """See `exchange.Answer`. Only an answer that has an id gets ours: OpenAI's have none."""
 
     finish: str | None = None
 

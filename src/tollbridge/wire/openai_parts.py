@@ -1,7 +1,7 @@
-"""What OpenAI's two dialects, Chat and Responses, have alike: pictures, files, formats, citations, custom tools.
+"""What OpenAI's two dialects, Chat and Responses, share: pictures, files, formats, citations, custom tools.
 
-A custom tool takes any text, or what a grammar allows. For models that know functions alone it is a function of one
-member, `input`.
+A custom tool takes any text, or what a grammar allows. For models that only know functions, it is a function with one
+parameter, `input`.
 """
 
 import re
@@ -14,7 +14,7 @@ from tollbridge.errors import InvalidRequest
 from tollbridge.wire.body import NULL
 from tollbridge.wire.conversation import Cache, Citation, Document, Format, Image, Tool
 
-# Base64 is checked by whoever decodes it.
+# The base64 itself is left for its decoder to check.
 _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[^;,]*)*;base64,", re.ASCII | re.IGNORECASE)
 _MEDIA_TYPES = {
     "pdf": "application/pdf",
@@ -29,7 +29,7 @@ _MEDIA_TYPES = {
 
 
 class CacheMark(msgspec.Struct, gc=False):
-    """A prompt-cache marker: `cache_control` as OpenRouter has it, `prompt_cache_breakpoint` as OpenAI has it."""
+    """A prompt-cache marker: OpenRouter's `cache_control` or OpenAI's `prompt_cache_breakpoint`."""
 
     type: str | None = None
     mode: str | None = None
@@ -37,7 +37,7 @@ class CacheMark(msgspec.Struct, gc=False):
 
 
 def cache_of(control: CacheMark | None, mark: CacheMark | None) -> Cache | None:
-    """OpenAI keeps what stands before a breakpoint for at least half an hour: five minutes would be too short."""
+    """How long to cache. OpenAI keeps what comes before a breakpoint for at least half an hour, so 5m is too short."""
     if control is not None:
         return "1h" if control.ttl == "1h" else "5m"
     return None if mark is None else "1h"
@@ -81,7 +81,7 @@ def image_url(image: Image) -> str:
 
 
 def url_citation(citation: Citation, start: int, end: int) -> dict[str, Any]:
-    """`start`, `end`: characters of the text that it is about, where the citation does not say them."""
+    """`start`, `end`: the characters of the text that it supports, unless the citation says them itself."""
     members: dict[str, Any] = {
         "start_index": start if citation.start is None else citation.start,
         "end_index": end if citation.end is None else citation.end,
@@ -94,7 +94,7 @@ def url_citation(citation: Citation, start: int, end: int) -> dict[str, Any]:
 
 
 class JsonSchema(msgspec.Struct, gc=False):
-    """`json_schema` of Chat; of Responses it stands in `text.format` itself, with a type."""
+    """Chat's `json_schema`. In Responses, its members are in `text.format` itself, with a type."""
 
     type: str | None = None
     name: str | None = None
@@ -114,7 +114,7 @@ def schema_format(schema: JsonSchema) -> Format:
 
 
 def given(raw: Raw) -> Raw | None:
-    """A member's JSON; None where it was not given."""
+    """A member's JSON; None if it was not given."""
     return None if raw == NULL else raw
 
 
@@ -122,7 +122,7 @@ def given(raw: Raw) -> Raw | None:
 
 
 class Grammar(msgspec.Struct, gc=False):
-    """What a custom tool takes. Responses has the members of `grammar` in the format itself."""
+    """What a custom tool takes. In Responses, the members of `grammar` are in the format itself."""
 
     type: str | None = None
     syntax: str | None = None
@@ -153,7 +153,7 @@ def custom_arguments(text: str) -> str:
 
 
 def custom_input(arguments: str) -> str:
-    """The input of a custom tool in what a model wrote: where that is no good JSON, all of it."""
+    """A custom tool's input, out of the arguments that a model wrote; all of them if they are not as expected."""
     try:
         return _decode_input(arguments).input
     except msgspec.DecodeError:

@@ -1,9 +1,9 @@
-"""Events of one stream that are the same but for their text: what stands around it is learnt once for all of them.
+"""Events of one stream that are the same except for their text: what surrounds the text is learnt once for all of them.
 
-Rule 1  Surroundings are learnt when two events in a row agree in them, and only if an event with another text there
-        (the probe) is read and passed on as expected: so nothing but the text depends on what stands in its place.
-Rule 2  What later stands in its place is proven to be one string, by the decoder that reads whole events: no quote, no
-        line's end and no half of a character stands in it.
+Rule 1  Surroundings are learnt when two consecutive events share them, and only if an event with another text in them
+        (the probe) is read and passed on as expected: that proves that only the text depends on what is in its place.
+Rule 2  Whatever is in that place later is proven to be one string by the decoder that reads whole events: it holds no
+        quote, no line end and no half of a character.
 """
 
 import re
@@ -14,12 +14,12 @@ from tollbridge.wire.sse import LF, MAX_EVENT
 
 PROBE = "probe"
 
-# A member that may be the text, and its value without quotes. In JSON a quote after a letter ends a string, and a colon
-# after that makes it a name: this matches nothing within a string.
+# A member that may be the text, and its value without quotes. In JSON, a quote after a letter ends a string, and a
+# colon after that makes the string a name, so this matches nothing within a string.
 _TEXT = re.compile(rb'(?:content|reasoning|text|arguments)": ?"((?!")[^"\\]*+(?:\\.[^"\\]*+)*+)"')
-# Random letters that hide how long the text is: OpenAI's events end with them.
+# Random letters that hide the length of the text: OpenAI's events end with them.
 _PADDING = re.compile(rb'"obfuscation": ?"([A-Za-z0-9]+)"')
-# An event longer than this is not learnt, nor is anything passed that may make an event too long.
+# An event longer than `_LONG` is not learnt, and a read above `_LARGE` is not passed: an event in it may be too long.
 _LONG = 8_192
 _LARGE = MAX_EVENT - 2 * _LONG
 
@@ -27,8 +27,8 @@ _decode_text = msgspec.json.Decoder(str).decode
 
 
 class Around(msgspec.Struct, frozen=True):
-    """An event (JSON) without its text: what stands before the text, between it and the padding (nothing where there
-    is no padding), and at the end.
+    """An event (JSON) without its text: what comes before the text, what is between it and the padding (nothing if
+    there is no padding), and the end.
     """
 
     before: bytes
@@ -39,7 +39,7 @@ class Around(msgspec.Struct, frozen=True):
         return b"".join((self.before, PROBE.encode(), self._end()))
 
     def learn(self, passed: bytes) -> "Plain | None":
-        """`passed`: what the caller would get for the probe. None where that is not as expected."""
+        """How plain events pass. `passed`: what the caller would get for the probe; None if that is not as expected."""
         parts = passed.split(PROBE.encode())
         if len(parts) != 2 or (self.padded and parts[1] != self._end() + b"\n\n"):
             return None
@@ -51,9 +51,9 @@ class Around(msgspec.Struct, frozen=True):
 
 
 class Plain:
-    """Whole events that are the same but for their text; `…_for_caller`: with our names.
+    """Whole events that are the same except for their text; `…_for_caller`: with our names.
 
-    The texts of a read that begins with `before` and ends with `after` stand in `read[start:stop]`.
+    If a read begins with `before` and ends with `after`, its texts are in `read[start:stop]`.
     """
 
     __slots__ = (
@@ -77,8 +77,8 @@ class Plain:
         self._line_end = self._seam.index(b"\n")
 
     def read(self, between: bytes) -> tuple[list[str], bytes] | None:
-        """The texts in `read[start:stop]`, and what stands there for the caller; None: not all of these events are of
-        this kind and bring text.
+        """The texts in `between`, which is `read[start:stop]`, and what replaces it for the caller; None: not all of
+        these events are of this kind and bring text.
         """
         if not between or len(between) > _LARGE:
             return None
@@ -111,7 +111,7 @@ class Plain:
 
 
 def around_text(data: bytes) -> Around | None:
-    """What stands around the text of an event (JSON), if that can be told."""
+    """What surrounds the text of an event (JSON), if that can be told."""
     found = _TEXT.search(data) if len(data) <= _LONG and LF not in data else None
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""What OpenAI-like servers send, read carefully: as little as is needed, and nothing that is not as it should be."""
+"""What OpenAI-like servers send, read with care: only what is needed, and nothing of the wrong shape."""
 
 import json
 from typing import Annotated, Any, Literal, NoReturn
@@ -69,7 +69,7 @@ class AnswerChoice(msgspec.Struct, gc=False):
 
     @property
     def is_whole(self) -> bool:
-        """Nothing that clients need is missing."""
+        """Whether nothing that clients need is missing."""
         if self.index is UNSET or self.finish_reason is UNSET:
             return False
         return self.message is None or (self.message.role is not NOTHING and self.message.content is not NOTHING)
@@ -98,7 +98,7 @@ class _WholeChoice(msgspec.Struct, gc=False):
 
 
 class WholeChat(msgspec.Struct, gc=False):
-    """An answer of chat in which nothing is missing, nothing is unusual and no error stands."""
+    """An answer of chat with nothing missing, nothing unusual and no error."""
 
     choices: Annotated[list[_WholeChoice], Meta(min_length=1)]
     usage: Raw = NULL
@@ -110,8 +110,8 @@ _decode_completion = msgspec.json.Decoder(Completion).decode
 _decode_whole_chat = msgspec.json.Decoder(WholeChat).decode
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
 
-# Where a model's words stand in a message or a delta, whatever its shape. `reasoning` repeats `reasoning_content`
-# where both are sent; `reasoning_details` repeats either.
+# The members of a message or a delta that hold a model's words, whatever its shape. If both are sent, `reasoning`
+# repeats `reasoning_content`; `reasoning_details` repeats either.
 _WORDS = frozenset(
     {
         *("content", "text", "thinking", "reasoning_content", "refusal", "audio", "transcript"),
@@ -151,7 +151,7 @@ def read_completion(body: bytes) -> tuple[Completion, bytes]:
     if isinstance(document, dict) and document.get("error"):
         return Completion(error=document["error"]), body
     try:
-        # Half of a surrogate pair: an answer cut in the middle of a character, which becomes a question mark.
+        # Lone halves of surrogate pairs, where an answer was cut in the middle of a character, become question marks.
         body = json.dumps(document, ensure_ascii=False).encode(errors="replace")
         return _decode_completion(body), body
     except (msgspec.DecodeError, RecursionError):
@@ -163,7 +163,7 @@ def read_fields(data: bytes) -> dict[str, Raw]:
     try:
         return _decode_fields(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        # Half of a surrogate pair is JSON by its grammar, and some servers cut characters in two.
+        # Half of a surrogate pair is valid by JSON's grammar, and some servers cut characters in two.
         document = read_any(data)
         if not isinstance(document, dict):
             raise ProtocolError("the upstream sent JSON that is not an object") from None
@@ -179,7 +179,7 @@ def read_any(data: bytes) -> Any:
 
 
 def words(value: Any) -> list[str]:
-    """The text in a message or delta that was read as any JSON."""
+    """The text in a message or delta of any shape, read as plain JSON."""
     found: list[str] = []
     _gather(value, found)
     return found
@@ -239,7 +239,7 @@ def _choice_of_another_shape(choice: Any) -> ChunkChoice:
 
 
 def _plain(value: Any) -> Raw:
-    """JSON that every reader takes: half of a surrogate pair becomes a question mark."""
+    """JSON that every reader accepts: a lone half of a surrogate pair becomes a question mark."""
     return Raw(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
 
 

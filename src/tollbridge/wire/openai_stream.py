@@ -1,14 +1,17 @@
 """Streams of chat and completions, from an OpenAI-like server to an OpenAI client.
 
-Rule 1  An event passes as it came, but for the id and the model; what clients need and the server left out is added.
-Rule 2  To a caller who did not ask for usage no event goes without a choice (the published quickstart reads
-        `chunk.choices[0]`): what such an event says besides joins the next one.
+Rule 1  An event passes as it came, except for the id and the model; members that clients need are added if the server
+        left them out.
+Rule 2  A caller who did not ask for usage gets no event without a choice (the published quickstart reads
+        `chunk.choices[0]`): other members of such an event join the next one.
 Rule 3  Usage is where the caller expects it. Asked for: on an event of its own at the end, with no choices. Nothing
         said: on the event with the finish reason, which is withheld until the end. Refused: nowhere.
-Rule 4  After the end was announced only usage counts; once output comes after all, only if there was none before. An
-        error never counts as output and is never passed on.
-Rule 5  A report that output followed did not count that output: it is none unless it is near to what was received.
-Rule 6  Nearly all events are the one before but for its text: these pass without being read whole (`openai_plain`).
+Rule 4  After the end was announced, only usage counts; if output comes all the same, usage after it counts only if
+        there was none before. An error never counts as output and is never passed on.
+Rule 5  A report cannot have counted output that came after it: it is dropped if it has less than half of what was
+        received.
+Rule 6  Nearly every event is like the one before except for its text: such events pass without being read whole
+        (`openai_plain`).
 """
 
 from typing import Any
@@ -27,9 +30,9 @@ from tollbridge.wire.openai_plain import PROBE, Around, Plain, around_text
 from tollbridge.wire.openai_reply import Chunk, ChunkChoice, read_chunk, read_fields
 from tollbridge.wire.usage import Meter
 
-# Pieces of text are counted together, so many at a time.
+# Pieces of text are counted together, this many at a time.
 _PIECES = 128
-# The announcement of the end, with all the white space that anyone puts around it. No chunk is as short.
+# The announcement of the end, with any white space around it, is no longer than this. Every chunk is.
 _SHORT = 12
 _MOST_JOINING = 32
 _EMPTY = Raw(b'""')
@@ -53,7 +56,7 @@ class CompletionStream(EventStream):
         self._pieces: list[str] = []
         self._finished: set[int] = set()
         self._stopped = False
-        self._over = False  # output came after the end: what follows may not be about this answer
+        self._over = False  # output came after the end: what follows may be about another answer
         self._reported_at = 0  # chunks of output when usage was last reported
         self._held: dict[str, Raw] | None = None  # the event that usage will ride on
         self._tail: dict[str, Raw] | None = None  # the server's own event with usage alone

@@ -1,7 +1,7 @@
-"""What a caller wants of the routes, in the members of a body that OpenRouter's callers know: `models`, `provider`.
+"""A caller's preferences about routes, in the members of a body that OpenRouter has for them: `models`, `provider`.
 
-They are read here, the same for every endpoint, and are no part of what goes upstream. A provider is named, never
-addressed: whose server is called with whose credential stays the operator's business.
+They are read here, in the same way for every endpoint, and are not sent upstream. Callers name a provider, never an
+address: which server is called with which credential is the operator's business.
 """
 
 from decimal import Decimal
@@ -85,7 +85,7 @@ def read(request: Request) -> Request:
 
 
 def _refuse_unknown(path: str, raw: msgspec.Raw) -> None:
-    """Name the member that nobody here knows: one that is passed over in silence would be thought to be kept."""
+    """Refuse a member that is unknown here: if it were ignored, its sender would think that it is obeyed."""
     if not bytes(raw).lstrip().startswith(b"{"):
         return
     members = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])

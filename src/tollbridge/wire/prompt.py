@@ -1,8 +1,8 @@
 """What a request gives a model to read, for an estimate of its tokens.
 
-Rule 1  Nothing hides: text is the client's JSON as it came, so that a field nobody here knows counts as well.
-Rule 2  Only what a model does not read as text is left out: pictures (counted), sound and film (bounded), and only
-        where the protocol has its place for them. The same base64 in a text is text.
+Rule 1  Nothing can hide: text is the client's JSON as it came, so an unknown field counts too.
+Rule 2  Only what a model does not read as text is left out: pictures (counted), sound and film (bounded), and only in
+        the protocol's own places for them. The same base64 in a text is text.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,16 +12,16 @@ from msgspec import Raw
 
 from tollbridge.wire.body import NOTHING, NULL
 
-# Sound costs 10 to 32 tokens a second and seldom takes less than a kilobyte of base64 for it.
+# Sound costs 10 to 32 tokens a second, and a second seldom takes less than a kilobyte of base64.
 MEDIA_BYTES_PER_TOKEN = 16
-# What providers put into the prompt of a chat, beside its messages.
+# What providers put into the prompt of a chat besides its messages.
 _BESIDE_MESSAGES = frozenset({"tools", "functions", "response_format"})
 _BACKSLASH = ord("\\")
 
 
 class Prompt(msgspec.Struct, frozen=True, gc=False):
-    """`text` (UTF-8, JSON around it) is to be estimated; `tokens` more are known: ids of tokens, and a bound for
-    sound and film. `messages` is 0 where no chat template is put around the text.
+    """`text` (UTF-8, with its JSON) is to be estimated; `tokens` more are known: token ids, and a bound for sound and
+    film. `messages` is 0 if no chat template is put around the text.
     """
 
     text: bytes
@@ -66,14 +66,14 @@ def of_chat(fields: Mapping[str, Raw], messages: int, has_parts: bool) -> Prompt
 
 
 def of_inputs(fields: Mapping[str, Raw], names: tuple[str, ...], tokens: int) -> Prompt:
-    """The prompt of plain inputs, of which `tokens` are given as ids: then they are all of it."""
+    """The prompt of plain inputs. `tokens`: how many are given as token ids; if any are, they are all of it."""
     if tokens:
         return Prompt(text=b"", tokens=tokens)
     return Prompt(text=b"\n".join(unescaped(bytes(fields[name])) for name in names if name in fields))
 
 
 def unescaped(text: bytes) -> bytes:
-    """`text` without escapes, which would spoil the estimate: it need not be JSON any more."""
+    """`text` without escapes, which would spoil the estimate. It may no longer be JSON."""
     if _BACKSLASH not in text:
         return text
     if b"\\u" in text:
@@ -85,9 +85,9 @@ def unescaped(text: bytes) -> bytes:
 
 
 def without_media(text: bytes, media: Iterable[tuple[bytes, bool]]) -> tuple[bytes, int, int]:
-    """`text` without inline pictures, sound and film; the number of pictures; tokens for the rest.
+    """`text` without inline pictures, sound and film; the number of pictures; tokens for sound and film.
 
-    `media`, in order: its JSON string (empty for a picture that stands elsewhere), and whether it is a picture.
+    `media`, in order: the JSON string of each (empty if it is not inline), and whether it is a picture.
     """
     images, tokens, position = 0, 0, 0
     pieces = []
@@ -97,7 +97,7 @@ def without_media(text: bytes, media: Iterable[tuple[bytes, bool]]) -> tuple[byt
         if size and not is_image:
             tokens += size // MEDIA_BYTES_PER_TOKEN + 1
         if size:
-            # The first place at or after the last one may be a twin of it in a text: as long, so as good.
+            # The first match after the last one may be a copy of it in a text, which is as long and does as well.
             start = text.index(data, position)
             pieces.append(text[position:start])
             position = start + size
@@ -106,7 +106,7 @@ def without_media(text: bytes, media: Iterable[tuple[bytes, bool]]) -> tuple[byt
 
 
 def _media(messages: bytes) -> Iterator[tuple[bytes, bool]]:
-    """Each inline medium of a chat's messages, as of `without_media`."""
+    """Each medium in a chat's messages, as `without_media` takes them."""
     for message in _decode_messages(messages):
         if not isinstance(message.content, list):
             continue

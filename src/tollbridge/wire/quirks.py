@@ -1,15 +1,14 @@
-"""What one provider wants otherwise than its dialect says, by its catalog row: the body of the same dialect, changed
-where it must be and nowhere else.
+"""Where one provider differs from its dialect, by its row: the body in the same dialect, changed only where it must be.
 
-Rule 1  What goes out has the caller's members in their order, their values byte for byte, but for those that had to
-        change. White space between members goes, and a name that stood twice stands once, as it was checked: what was
-        checked is what every reader sees.
-Rule 2  No default that the caller did not send. A limit is sent only where the caller set one or money sets one, in
-        every name that the caller used, so that no provider reads a larger one; `max_tokens` where they used none.
-        Renames are of chat: the older endpoints have one name for everything.
+Rule 1  The body that is sent has the caller's members in their order and their values byte for byte, except those that
+        had to change. White space between members is removed, and a repeated name is sent once, as it was checked: what
+        was checked is what every reader sees.
+Rule 2  No default is added that the caller did not send. A limit is sent only if the caller or money sets one, under
+        every name that the caller used, so that no provider reads a larger one; under `max_tokens` if they used none.
+        Renames apply to chat only: the older endpoints have one name for everything.
 Rule 3  Usage is asked for on every stream, unless this provider refuses to be asked.
-Rule 4  Callers send messages back as they came, whoever's model wrote them: a provider that refuses `reasoning_content`
-        gets nothing of what we or others told under that name, nor the proofs of it.
+Rule 4  Callers send messages back as they came, whichever model wrote them: a provider that refuses
+        `reasoning_content` is sent nothing that we or others told under that name, nor the proofs of it.
 """
 
 from typing import Any
@@ -35,7 +34,7 @@ _decode_objects = msgspec.json.Decoder(list[dict[str, Raw]]).decode
 
 
 def body_for(request: Request, route: Route, max_tokens: int | None) -> bytes:
-    """The body to send on `route`. `max_tokens`: the limit that money sets, None where it sets none."""
+    """The body to send on `route`. `max_tokens`: the limit that money sets, None if it sets none."""
     upstream, fields = route.upstream, request.fields
     # One limit of the caller's, or none, goes out as it came.
     is_limited = max_tokens is not None or ("max_completion_tokens" in fields and "max_tokens" in fields)
@@ -58,7 +57,7 @@ def body_for(request: Request, route: Route, max_tokens: int | None) -> bytes:
 
 
 def change(fields: dict[str, Any], upstream: Upstream) -> None:
-    """What every body to `upstream` lacks, and what every one has, whatever its dialect."""
+    """Remove from `fields` what `upstream` refuses, and add what it wants in every body, whatever the dialect."""
     for name in upstream.drops:
         fields.pop(name, None)
     for name, value in upstream.adds:
@@ -66,9 +65,9 @@ def change(fields: dict[str, Any], upstream: Upstream) -> None:
 
 
 def target_for(route: Route, endpoint: str, usual: str, *, stream: bool = False) -> bytes:
-    """Where `endpoint` is called below the base URL: `usual`, unless the provider's row says otherwise.
+    """The path of `endpoint` below the base URL: `usual`, unless the provider's row says otherwise.
 
-    A row may have another place for streams, `stream`. `{model}` becomes the upstream's name of the model.
+    A row may have another path for streams, `stream`. `{model}` becomes the upstream's name for the model.
     """
     template = usual
     if route.upstream.paths:
@@ -127,7 +126,7 @@ def _without_thoughts(messages: Raw) -> Raw:
 
 
 def _without_proofs(calls: Raw) -> Raw:
-    """Calls of tools without Gemini's signatures, which stand beside what OpenAI knows."""
+    """Tool calls without Gemini's signatures, which are members beside OpenAI's own."""
     try:
         left = _decode_objects(calls)
     except msgspec.ValidationError:

@@ -1,10 +1,10 @@
-"""What a caller asks for, the same for every endpoint, and how a body is read into it.
+"""What a caller asks for, in one form for every endpoint, and how a body is read into it.
 
-Rule 1  What the published contracts name is checked by type and range, and refused with the field's name and what
+Rule 1  Fields that the published contracts name are checked by type and range; a refusal says the field's name and what
         would be right. Everything else passes as it came.
 Rule 2  `null` means: not given.
-Rule 3  Fields by which a caller would choose where the request goes, whose credential pays or what it costs belong to
-        the operator. Among what the operator has configured callers may choose (`wire.preferences`).
+Rule 3  Fields that would let a caller choose where the request goes, whose credential pays or what it costs belong to
+        the operator. Callers may choose among what the operator has configured (`wire.preferences`).
 """
 
 import re
@@ -74,7 +74,7 @@ _OPERATORS_PREFIXES = (
     *("aws_", "azure_", "bedrock_", "gcs_", "litellm_", "mock_", "oci_", "s3_", "sagemaker_", "vertex_", "watsonx_"),
 )
 
-# Most requests name nothing else, and need no closer look.
+# Most requests have no other fields, and need no closer look.
 _USUAL = frozenset(
     {
         *("dimensions", "encoding_format", "frequency_penalty", "input", "logprobs", "max_completion_tokens"),
@@ -93,10 +93,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """A request that may be sent on.
 
     `endpoint`: chat, completions, embeddings, responses or messages. `max_tokens`: the caller's limit per choice, the
-    smaller where two names give one. `choices`: how many answers may be written (at most). `inputs`: messages, items,
-    prompts or texts. `include_usage`: None when the caller said nothing of it. `fields`: every top-level member of
-    `body`, the last one of a name. `input_tokens`: tokens given as ids. `has_parts`: some message is more than a text.
-    `preferences`: what was said of routes (`wire.preferences`); None: nothing.
+    smaller one if two names give it. `choices`: the most answers that may be written. `inputs`: the number of messages,
+    items, prompts or texts. `include_usage`: None when the caller did not say. `fields`: every top-level member of
+    `body`, for a repeated name the last one. `input_tokens`: tokens given as ids. `has_parts`: some message is more
+    than a text. `preferences`: the caller's preferences about routes (`wire.preferences`); None: it gave none.
     """
 
     endpoint: str
@@ -115,22 +115,22 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def require_parameters(self) -> bool | None:
-        """True: only routes that take every field. False: what a target cannot express may be left out. None: neither
-        was said, and a field that cannot be expressed is an error.
+        """True: only routes that take every field. False: what a target cannot express may be left out. None: the
+        caller said neither, and a field that cannot be expressed is an error.
         """
         return None if self.preferences is None else self.preferences.require_parameters
 
     def conversation(self) -> Conversation:
-        """It in nobody's dialect, for a provider that speaks another one. Raises `UnsupportedField`."""
+        """The request in the neutral form, for a provider of another dialect. Raises `UnsupportedField`."""
         raise TypeError(f"{self.endpoint} is no conversation")
 
     def prompt(self) -> Prompt:
-        """What its tokens are estimated from. Computed at each call."""
+        """What its tokens are estimated from. Computed on each call."""
         return prompt.of_inputs(self.fields, ("prompt", "suffix", "input"), self.input_tokens)
 
 
 def read_fields(body: bytes) -> dict[str, Raw]:
-    """The members of a body that none but the caller has to answer for; raises `InvalidRequest`."""
+    """The members of a body; raises `InvalidRequest`, also for fields that only the operator may set."""
     fields = read_object(body)
     if not _USUAL.issuperset(fields):
         for name in fields:
@@ -140,7 +140,7 @@ def read_fields(body: bytes) -> dict[str, Raw]:
 
 
 def read_typed(body: bytes, decoder: "msgspec.json.Decoder[T]", rules: Mapping[str, str]) -> T:
-    """`body` as the decoder's type; raises `InvalidRequest` naming the field."""
+    """`body` as the decoder's type; raises an `InvalidRequest` that names the field."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -150,7 +150,7 @@ def read_typed(body: bytes, decoder: "msgspec.json.Decoder[T]", rules: Mapping[s
 
 
 def check_model(name: str) -> None:
-    """A name goes into headers, logs and pages: nothing in it may be invisible."""
+    """A model's name goes into headers, logs and pages: it may hold nothing invisible. Raises `InvalidRequest`."""
     if not name.isprintable() or name.isspace():
         raise wrong("model", RULES)
 

@@ -159,7 +159,7 @@ BODY_RULES = RULES | {
     "store": "must be true or false",
     "user": "must be a string",
 }
-# What a tool answered may have the same parts.
+# A tool's answer may have the same parts.
 BODY_RULES |= {
     name.replace(".content[]", ".output[]"): rule for name, rule in BODY_RULES.items() if ".content[]" in name
 }

@@ -1,10 +1,10 @@
 """Answers of other dialects, written for clients of OpenAI's Responses: whole, and as its stream of events.
 
-Rule 1  An item opens with its first piece and closes when something of another kind comes; calls of tools stay open
-        beside one another, for their pieces may be mixed.
-Rule 2  A thought is a summary to callers who asked for summaries, and what was thought to others.
-Rule 3  What a custom tool takes stands inside JSON: it goes out whole, once the JSON is.
-Rule 4  A stream ends with `response.completed`, `incomplete` or `failed`, which holds all that was said.
+Rule 1  An item opens with its first piece and closes when something of another kind comes. Several calls of tools may
+        be open at once, because their pieces may be mixed.
+Rule 2  A thought is written as a summary for callers who asked for summaries, and as reasoning text for others.
+Rule 3  A custom tool's input is inside JSON: it goes out whole, once the JSON is complete.
+Rule 4  A stream ends with `response.completed`, `incomplete` or `failed`, which holds everything that was said.
 
 From https://platform.openai.com/docs/api-reference/responses-streaming
 """
@@ -63,7 +63,7 @@ class ResponsesClient:
         frame, tools, as_summary = Frame(own.asked, own.fields, names), Tools(own.asked), wants_summary(own.asked)
         choice = reply.choices[0] if reply.choices else Choice(parts=(), reason="stop")
         output: list[dict[str, Any]] = []
-        content: list[dict[str, Any]] = []  # of the message that parts of text are gathered in
+        content: list[dict[str, Any]] = []  # of the message in which parts of text are gathered
         has_refusal = False
         for part in choice.parts:
             match part:
@@ -125,7 +125,7 @@ class _Open:
 
 
 class _Message(_Open):
-    """`kind`: of the part that is open, the last one: output_text, refusal, or none yet."""
+    """`kind`: that of the open part, which is the last: output_text, refusal, or none yet."""
 
     def __init__(self, id_: str, index: int) -> None:
         super().__init__(id_, index)
@@ -199,11 +199,11 @@ class ResponsesWriter:
     def _emit(self, kind: str, members: dict[str, Any]) -> None:
         data = _encode({"type": kind, "sequence_number": self._number, **members})
         self._number += 1
-        # Between tokens of what a provider wrote there may be line feeds; within strings there are none.
+        # A provider's JSON may have line feeds between tokens, never within strings.
         self._out.append(b"event: %b\ndata: %b\n\n" % (kind.encode(), data.replace(b"\n", b" ")))
 
     def _delta(self, kind: bytes, item: _Open, place: bytes, text: str) -> None:
-        """A piece of text: nearly all events are such."""
+        """A piece of text, like nearly all events."""
         item.pieces.append(text)
         self._out.append(
             b'event: response.%b.delta\ndata: {"type":"response.%b.delta","sequence_number":%d,"item_id":"%b",'

@@ -1,10 +1,10 @@
-"""A request of Responses in nobody's dialect.
+"""Reads a request of Responses into a `Conversation`.
 
-Rule 1  Items that one side says after another are one turn; what a tool answered is a turn of its own.
-Rule 2  What a model thought comes back with the signature that it went out with: `encrypted_content` is made here
-        (`sealed`), and holds the thought itself too, for clients that keep nothing else of it (Codex).
-Rule 3  Items that only tell what OpenAI's own tools did are left out; those that a model would have to understand
-        are refused by name.
+Rule 1  Consecutive items of one side are one turn; what a tool answered is a turn of its own.
+Rule 2  A thought comes back with the signature with which it went out: `encrypted_content` is made here (`sealed`), and
+        also holds the thought itself, for clients that keep nothing else of it (Codex).
+Rule 3  Items that only record what OpenAI's own tools did are left out; items that a model would have to understand are
+        refused by name.
 """
 
 import base64
@@ -49,7 +49,7 @@ _NAMES = {
     "logprobs": "include",
 }
 _KNOWN = frozenset(Body.__struct_fields__) | {"stream_options", "client_metadata"}
-# They change neither what an answer says nor what it costs; `max_tool_calls` bounds tools that are refused anyway.
+# These change neither what an answer says nor what it costs; `max_tool_calls` bounds tools that are refused anyway.
 _HINTS = frozenset(
     {
         *("include", "max_tool_calls", "metadata", "prompt_cache_key", "prompt_cache_options"),
@@ -71,7 +71,7 @@ class _Seal(msgspec.Struct, array_like=True):
 def sealed(thought: Thinking, call: str = "") -> str:
     """`encrypted_content` for what a model thought: opaque to the caller, who sends it back as it is.
 
-    `call`: the id of the call of a tool that the signature belongs to, where it does.
+    `call`: the id of the tool call that the signature belongs to, if it does.
     """
     seal = _Seal(thought.origin, thought.text, thought.signature, thought.redacted, call)
     return _SEAL + base64.b64encode(msgspec.json.encode(seal)).decode()
@@ -122,7 +122,7 @@ def conversation_of(request: Request, body: Body) -> Conversation:
 def _choice(
     body: Body, tools: Tools, extras: dict[str, Raw]
 ) -> tuple[ToolChoice | None, tuple[conversation.Tool, ...]]:
-    """The choice, and the tools that it leaves."""
+    """The tool choice, and the tools that it allows."""
     choice, functions = body.tool_choice, tuple(tools.functions)
     if choice is None or isinstance(choice, str):
         return (None if choice is None else ToolChoice(mode=choice)), functions
@@ -161,13 +161,13 @@ def _reasoning(body: Body) -> Reasoning | None:
 
 
 def wants_summary(body: Body) -> bool:
-    """Whether thoughts are shown as summaries, not as what was thought."""
+    """Whether the caller wants thoughts as summaries, not as reasoning text."""
     asked = body.reasoning
     return asked is not None and (asked.summary or asked.generate_summary or "none") != "none"
 
 
 class _Turns:
-    """Reads items in order: what a tool answered takes the tool's name from the calls above it."""
+    """Reads items in order: what a tool answered gets the tool's name from the calls above it."""
 
     def __init__(self, request: Request, body: Body, tools: Tools) -> None:
         self._request = request
@@ -313,7 +313,7 @@ class _Turns:
                 raise wrong(f"{where}.image_url", BODY_RULES, "Missing")
             case "input_file":
                 raise wrong(f"{where}.file_data", BODY_RULES, "Missing")
-        # Whatever comes to be.
+        # A kind that is unknown here, perhaps a future one.
         return Opaque(origin=ORIGIN, json=self._opaque(index).json, param=where)
 
     def _text(self, index: int, member: str, raw: Raw) -> str:
@@ -330,7 +330,7 @@ _decode_seal = msgspec.json.Decoder(_Seal).decode
 
 
 def _opened(encrypted: str | None) -> _Seal | None:
-    """What `sealed` put there; None where it is somebody else's, or was changed."""
+    """What `sealed` put there; None if it is not ours, or was changed."""
     if encrypted is None or not encrypted.startswith(_SEAL):
         return None
     try:

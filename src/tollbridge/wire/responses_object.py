@@ -1,7 +1,7 @@
 """What Responses answers with: the response object, its items, and its usage.
 
-From https://platform.openai.com/docs/api-reference/responses/object, and https://www.openresponses.org for which
-members are always there.
+From https://platform.openai.com/docs/api-reference/responses/object, and https://www.openresponses.org for the members
+that are always present.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from tollbridge.wire.responses_body import Body
 from tollbridge.wire.responses_conversation import sealed
 from tollbridge.wire.responses_tools import Known, search_arguments, shell_action
 
-# Members that are said back as they were asked for, and what they are where nothing was asked.
+# Members that repeat the request's, with their values if the request has none.
 _ECHOED = {
     "instructions": NULL,
     "max_output_tokens": NULL,
@@ -44,7 +44,7 @@ _decode_logprobs = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
 class Ending(msgspec.Struct, frozen=True):
-    """How a response ended. `reason`: why it is incomplete, where it is."""
+    """How a response ended. `reason`: why it is incomplete, if it is."""
 
     status: str
     reason: str | None = None
@@ -58,7 +58,7 @@ def ending_of(finish: Finish, *, has_refusal: bool) -> Ending:
 
 
 class Frame:
-    """A response without what it says."""
+    """A response without its output."""
 
     def __init__(self, body: Body, fields: dict[str, Raw], names: Names) -> None:
         self._members: dict[str, Any] = {
@@ -78,7 +78,7 @@ class Frame:
         for name, usual in _ECHOED.items():
             value = fields.get(name, NULL)
             self._members[name] = usual if value == NULL else value
-        # What ids of items are made of: unlike any other response's.
+        # The stem of its items' ids, unique to this response.
         self._stem = names.id.replace("-", "_").rpartition("_")[2]
 
     def item_id(self, kind: str, index: int) -> str:
@@ -156,7 +156,7 @@ def output_text(text: str, annotations: list[dict[str, Any]], logprobs: list[Raw
 
 
 def reasoning(id_: str, thought: Thinking, status: str, *, as_summary: bool) -> dict[str, Any]:
-    """A thought; with all that it needs to be sent back once it is over."""
+    """A thought; once it is over, with everything needed to send it back."""
     item: dict[str, Any] = {"type": "reasoning", "id": id_, "summary": []}
     if thought.text and as_summary:
         item["summary"] = [{"type": "summary_text", "text": thought.text}]
@@ -169,7 +169,7 @@ def reasoning(id_: str, thought: Thinking, status: str, *, as_summary: bool) -> 
 
 
 def call_signature(id_: str, signature: str, origin: str, call: str) -> dict[str, Any]:
-    """A signature that belongs to a call of a tool: callers send reasoning back, but not what a call holds besides."""
+    """A tool call's signature, as reasoning: callers send that back, but not extra members of a call."""
     seal = sealed(Thinking(signature=signature, origin=origin), call)
     return {"type": "reasoning", "id": id_, "summary": [], "encrypted_content": seal, "status": "completed"}
 

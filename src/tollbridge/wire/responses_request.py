@@ -1,6 +1,6 @@
 """POST /v1/responses, as a caller sends it.
 
-Nothing is kept between requests: what refers to something that OpenAI would have kept (a response before, a
+Nothing is kept between requests: a reference to something that OpenAI would have kept (an earlier response, a
 conversation, an item or a prompt by its id) is refused in plain words, and `store` changes nothing.
 """
 
@@ -25,7 +25,7 @@ _KEPT = {
 
 
 class ResponsesRequest(Request, frozen=True, kw_only=True):
-    """See `request.Request`. `asked`: the body as it was read."""
+    """See `request.Request`. `asked`: the body, typed."""
 
     asked: Body
 
@@ -37,7 +37,7 @@ class ResponsesRequest(Request, frozen=True, kw_only=True):
 
 
 def parse(body: bytes) -> ResponsesRequest:
-    """A request; raises `InvalidRequest`, and nothing else, whatever `body` is."""
+    """A request. Raises `InvalidRequest` and nothing else, whatever `body` is."""
     fields = read_fields(body)
     typed = read_typed(body, _DECODER, BODY_RULES)
     items = typed.input if isinstance(typed.input, list) else ()
@@ -102,7 +102,7 @@ def _prompt(fields: Mapping[str, Raw], items: int) -> Prompt:
 
 
 def _media(items: bytes) -> Iterator[tuple[bytes, bool]]:
-    """Each inline medium of the input, as of `prompt.without_media`."""
+    """Each medium in the input, as `prompt.without_media` takes them."""
     for item in _decode_items(items):
         for part in _parts(item.content) or _parts(item.output):
             if part.image_url not in (NOTHING, NULL):
@@ -113,7 +113,7 @@ def _media(items: bytes) -> Iterator[tuple[bytes, bool]]:
 
 
 def _parts(raw: Raw) -> list[_Part]:
-    """Content in parts; nothing where it is something else, which is refused later."""
+    """The parts of the content; none if it is anything else, which is refused later."""
     if not bytes(raw).startswith(b"["):
         return []
     try:

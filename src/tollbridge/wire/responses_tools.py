@@ -1,9 +1,9 @@
-"""Tools of Responses that are no functions, as functions, and their calls back again.
+"""Turns tools of Responses that are not functions into functions, and calls of them back.
 
-A custom tool takes any text (Codex patches files with one): see `openai_parts`. A namespace holds
-functions under a name of its own (Codex has one for each MCP server): `namespace__name`. `local_shell` runs a command
-on the caller's machine: a function as OpenAI's models were told of it. `tool_search`, where the caller runs it, finds
-tools that were not offered yet: those in what it answered are offered from then on.
+A custom tool takes any text (Codex patches files with one): see `openai_parts`. A namespace holds functions under a
+name of its own (Codex has one for each MCP server): `namespace__name`. `local_shell` runs a command on the caller's
+machine: it becomes the function that OpenAI's models know it as. `tool_search`, if the caller runs it, finds tools that
+were not offered yet: those in its answer are offered from then on.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from tollbridge.wire.responses_body import BODY_RULES, Body, Tool
 
 LOCAL_SHELL = "local_shell"
 TOOL_SEARCH = "tool_search"
-# What models of every provider take as the name of a function.
+# The longest function name that models of every provider accept.
 _MAX_NAME = 64
 _SHELL_SCHEMA = Raw(
     b'{"type":"object","properties":{"command":{"type":"array","items":{"type":"string"}},'
@@ -28,7 +28,7 @@ _SHELL_SCHEMA = Raw(
 
 
 class Known(msgspec.Struct, frozen=True):
-    """A tool as the caller knows it. `kind`: function, custom, local_shell or tool_search."""
+    """A tool in the caller's terms. `kind`: function, custom, local_shell or tool_search."""
 
     kind: str
     name: str
@@ -47,9 +47,9 @@ _decode_exec = msgspec.json.Decoder(_Exec).decode
 
 
 class Tools:
-    """What a request offers. `functions`: all of it that can be a function; `others`: by where the caller wrote it.
+    """The tools that a request offers. `functions`: those that can be functions; `others`: the rest, by their path.
 
-    `offered`: of `others`, what Codex offers with every request whether or not the model can use it.
+    `offered`: as `others`, those that Codex offers with every request, whether or not the model can use them.
     """
 
     def __init__(self, body: Body) -> None:
@@ -68,7 +68,7 @@ class Tools:
         return self._known.get(function) or Known("function", function)
 
     def function_of(self, name: str, namespace: str = "") -> str:
-        """The function's name for a tool of the caller's."""
+        """The name of the function that stands for the caller's tool."""
         return _joined(namespace, name) if namespace else name
 
     def _add(self, where: str, tool: Tool, namespace: str) -> None:
@@ -111,7 +111,7 @@ class Tools:
 
 
 def found_tools(tools: list[Tool]) -> str:
-    """What a search for tools found, as a model reads it."""
+    """What a search for tools found, in words for the model."""
     names = []
     for tool in tools:
         inner = [_joined(tool.name or "", one.name or "") for one in tool.tools or ()]
@@ -120,7 +120,7 @@ def found_tools(tools: list[Tool]) -> str:
 
 
 def shell_action(arguments: str) -> dict[str, Any]:
-    """The action of a call of the local shell; a command that makes no sense is one that cannot be run."""
+    """The action of a local shell call. Arguments that make no sense become a command that cannot be run."""
     try:
         wanted = _decode_exec(arguments)
     except msgspec.DecodeError:
@@ -134,7 +134,7 @@ def shell_action(arguments: str) -> dict[str, Any]:
 
 
 def search_arguments(arguments: str) -> dict[str, Raw]:
-    """The arguments of a search for tools: an object, unlike a function's; of no good JSON, a query."""
+    """A tool search's arguments: an object, unlike a function's. If they are not valid JSON, they are the query."""
     try:
         return _decode_members(arguments) if arguments else {}
     except msgspec.DecodeError:

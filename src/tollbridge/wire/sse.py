@@ -1,10 +1,10 @@
 """Server-sent events, as far as answers need them.
 
-Rule 1  Lines end with CR, LF or CRLF, mixed as it comes; an empty line ends an event; a cut may fall anywhere, between
-        CR and LF and within a character too.
-Rule 2  `data` lines are joined by LF; one space after the colon goes; comments and fields that nobody asked for go;
-        so does a byte order mark at the start.
-Rule 3  An event above `MAX_EVENT` bytes breaks the decoder: what came before it stands, nothing comes after it.
+Rule 1  Lines end with CR, LF or CRLF, in any mixture; an empty line ends an event; input may be cut anywhere, even
+        between CR and LF or within a character.
+Rule 2  `data` lines are joined by LF. One space after the colon is removed, as are comments, fields that nobody asked
+        for, and a byte order mark at the start.
+Rule 3  An event above `MAX_EVENT` bytes breaks the decoder: events before it stand, and none come after it.
 
 From https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
 """
@@ -16,16 +16,16 @@ from tollbridge.errors import ProtocolError
 MAX_EVENT = 1 << 20
 DONE = b"data: [DONE]\n\n"
 
-# Its name (empty: none), and its data.
+# An event's name (empty: none), and its data.
 Event: TypeAlias = tuple[bytes, bytes]
 
 _MARK = b"\xef\xbb\xbf"
-# As numbers: to look for bytes in bytes, CPython raises and drops a TypeError first, for every chunk.
+# Numbers, because CPython raises and drops a TypeError on the way when it looks for bytes in bytes, for every chunk.
 LF, CR = 10, 13
 
 
 def encode(data: bytes) -> bytes:
-    """One event of JSON `data`, in the form that even the simplest reader takes: one line, a space after the colon."""
+    """One event of JSON `data`, in a form that even the simplest reader accepts: one line, a space after the colon."""
     if LF in data:
         data = data.replace(b"\n", b" ")  # between tokens: within a string JSON has no line feed
     return b"data: %b\n\n" % data
@@ -42,7 +42,7 @@ class Decoder:
 
     @property
     def is_between_events(self) -> bool:
-        """Whether what comes next is read as if it came first, but for a byte order mark."""
+        """Whether what comes next is read as if it came first (except that it can be no byte order mark)."""
         return not self._pending and self._start is None and not self._after_cr
 
     def feed(self, data: bytes) -> list[Event]:
@@ -116,8 +116,8 @@ class Decoder:
 
 
 def _only_event(data: bytes) -> Event | None:
-    """The event that is all there is, its data in one line, if need be after its name: what nearly every read brings.
-    None: anything else.
+    """The one event that `data` consists of, a line of data that may follow a name: what nearly every read brings.
+    None: `data` is anything else.
     """
     last = len(data) - 2
     if not data.endswith(b"\n\n") or last > MAX_EVENT:

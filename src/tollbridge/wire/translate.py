@@ -1,6 +1,6 @@
 """Which exchange carries a request to a route.
 
-Where both sides speak the same dialect the bytes pass: a row of `_MAKERS`. Any other pair of a caller's dialect
+If both sides speak the same dialect, the bytes pass: a row of `_MAKERS`. Any other pair of a caller's dialect
 (`_CLIENTS`) and a provider's (`_PROVIDERS`) meets in a `conversation`.
 """
 
@@ -77,7 +77,7 @@ class _Embeddings(_PassThrough):
 
 
 class Translated:
-    """Another dialect on each side: an `Exchange` that may want to be given what addresses point to."""
+    """Different dialects on the two sides: an `Exchange` that may need to be given what URLs point to."""
 
     def __init__(
         self, sides: tuple[Client, Provider], request: Request, route: Route, names: Names, max_tokens: int | None
@@ -90,11 +90,11 @@ class Translated:
         self._conversation = request.conversation()
 
     def urls(self) -> list[str]:
-        """Addresses in the request that the provider does not take."""
+        """URLs in the request that the provider does not fetch itself."""
         return conversation.urls(self._conversation, lambda part: self._provider.takes_url(part, self._route))
 
     def supply(self, data: Mapping[str, tuple[str, str]]) -> None:
-        """What some of them point to: the media type and base64 of each."""
+        """Give it what some of those URLs point to: by URL, media type and base64."""
         self._conversation = conversation.with_data(self._conversation, data)
 
     def request(self) -> Outgoing:
@@ -137,8 +137,8 @@ _PROVIDERS: dict[str, Provider] = {
 def exchange(request: Request, route: Route, public_id: str, created: int, max_tokens: int | None) -> Exchange:
     """The exchange that carries `request` to `route`.
 
-    `public_id`: what the answer's `id` will be; `created`: epoch seconds; `max_tokens`: the output limit that money
-    sets, per choice (None: as the caller said).
+    `public_id`: the answer's future `id`; `created`: epoch seconds; `max_tokens`: the output limit per choice that
+    money sets (None: the caller's). Raises `UnsupportedField` or `ConfigError` if no exchange can carry it.
     """
     make = _MAKERS.get((request.endpoint, route.upstream.dialect))
     names = Names(public_id, route.model, created)

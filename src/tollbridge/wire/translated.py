@@ -25,7 +25,7 @@ from tollbridge.wire.dialect import Client, Reader, Tail, Writer
 from tollbridge.wire.exchange import Counter, Names, Receipt
 from tollbridge.wire.request import Request
 
-# Pieces of text are counted together, so many at a time.
+# Pieces of text are counted together, this many at a time.
 _PIECES = 128
 
 
@@ -63,7 +63,7 @@ class TranslatedAnswer:
 
     @property
     def finish(self) -> str | None:
-        """None where the provider gave no reason, whatever the caller is told."""
+        """None if the provider gave no reason, whatever the caller is told."""
         choice = self._reply.choices[0] if self._reply.choices else None
         return choice.reason if choice is not None and choice.native else None
 
@@ -82,7 +82,7 @@ class TranslatedAnswer:
 
 
 class TranslatedStream:
-    """See `exchange.Stream`. The finish is withheld for the end, where the usage stands beside it."""
+    """See `exchange.Stream`. The finish is withheld until the end, to go out with the usage."""
 
     def __init__(
         self, reader: Reader, writer: Writer, choices: int, output: Counter, *, one_call: bool = False

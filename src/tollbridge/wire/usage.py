@@ -1,14 +1,15 @@
 """Usage as OpenAI-like servers report it: numbers that somebody else counted, and that money depends on.
 
-Rule 1  One gate: a count is a whole number from 0 to `MOST`. Where prompt, completion or total is anything else
-        (negative, NaN, a string, a bool, absurdly large), the report is not believed at all.
-Rule 2  Zero is a count. Absent and null are not: a report without `prompt_tokens` or `completion_tokens` is none.
+Rule 1  One gate: a count is a whole number from 0 to `MOST`. If prompt, completion or total is anything else (negative,
+        NaN, a string, a bool, absurdly large), the report is not believed at all.
+Rule 2  Zero is a count. Absent and null are not: without `prompt_tokens` there is no report, nor without
+        `completion_tokens`, unless prompt and total give it.
 Rule 3  `prompt_tokens` includes what was read from a cache and written to one, and sound; `completion_tokens` includes
-        reasoning, sound and drawn pictures. Meters are made disjoint here. A part that is no count is 0, one that is
-        larger than its whole is cut to it, and the usage is marked suspect.
+        reasoning, sound and drawn pictures. Meters are made disjoint here. A part that is not a count is 0, one that is
+        larger than its whole is cut to it, and either marks the usage suspect.
 Rule 4  xAI leaves reasoning out of `completion_tokens` and counts it in `total_tokens` (docs.x.ai: "counted separately
-        from completion_tokens"). Where the total holds exactly the reasoning beyond prompt and completion, it is
-        output. A total that holds anything else beyond them marks the usage suspect.
+        from completion_tokens"). If the total exceeds prompt and completion by exactly the reasoning, that is output.
+        A total that exceeds them by anything else marks the usage suspect.
 """
 
 from typing import Annotated, Any
@@ -20,11 +21,11 @@ from tollbridge.values import Usage
 from tollbridge.wire.body import NOTHING, NULL
 from tollbridge.wire.exchange import Receipt
 
-# Ten times the largest context window there is: a single answer that used more did not.
+# Ten times the largest context window there is: no single answer uses more.
 MOST = 100_000_000
 MAX_RAW = 1024
 
-# A provider's own money is no business of the caller's; ours stands under the same names.
+# The provider's own prices are not for callers; ours take the same names.
 _MONEY = ("cost", "cost_details", "is_byok", "balance")
 _POINT = ord(".")
 
@@ -68,13 +69,13 @@ class _Unbelievable(Exception):
 
 
 class Meter:
-    """What one answer's provider reported, as often as it did: the last report that can be believed counts."""
+    """What one answer's provider reported, however often: the last credible report counts."""
 
     usage: Usage | None = None
     reported = b""
     told_first: Usage | None = None
     _full = b"{}"
-    _says_all = False  # `_full` has our counts as it came, and no money
+    _says_all = False  # `_full` as received has our counts, and no money
     _has_unbelievable = False
     _produces = True
 
@@ -148,13 +149,13 @@ class Meter:
 
 
 class InputMeter(Meter):
-    """Where there is no output to report: of embeddings."""
+    """For embeddings, which have no output to report. A prompt that is missing is the total."""
 
     _produces = False
 
 
 def render(usage: Usage | None, receipt: Receipt | None) -> Raw | None:
-    """The usage object of chat for an answer that was read in another dialect; None when nothing is known of it."""
+    """The usage object of chat for an answer that was read in another dialect; None if nothing is known."""
     if receipt is not None and receipt.usage is not None:
         usage = receipt.usage
     if usage is None and receipt is None:
@@ -168,7 +169,7 @@ def render(usage: Usage | None, receipt: Receipt | None) -> Raw | None:
 
 
 def money(receipt: Receipt) -> dict[str, Any]:
-    """What the usage object of every dialect says of money besides its counts: JSON numbers, USD."""
+    """What the usage object of every dialect says about money, besides its counts: JSON numbers, USD."""
     fields: dict[str, Any] = {
         "cost": Raw(receipt.charge),
         "cost_details": {"upstream_inference_cost": Raw(receipt.cost)},

@@ -367,7 +367,7 @@ class Gateway:
             process = await processes.begin(database, lock)
             ledger: Ledger = SqliteLedger(database.path, process.epoch, database.turn)
         else:
-            from tollbridge.store.ledger.postgres import PostgresLedger  # asyncpg costs a start on SQLite 60 ms
+            from tollbridge.store.ledger.postgres import PostgresLedger  # asyncpg would add 60 ms to a start on SQLite
 
             process = await processes.begin(database)
             ledger = PostgresLedger(url, process.epoch, settings.data_dir)

@@ -68,7 +68,7 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=
 
     @cached_property
     def at_most(self) -> tuple[int, int]:
-        """The most that a token read, and that a token written, costs in nearly every request (`can_be_dearer`)."""
+        """The most that a token read and a token written cost in nearly every request; exceptions: `can_be_dearer`."""
         written = max(self.output, self.audio_output or 0, self.image_output or 0)
         return max(self.input, self.cache_read, self.cache_write), written
 
@@ -105,7 +105,7 @@ class When(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Upstream(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """A provider plus the operator's credential: somewhere that can be called."""
+    """A provider plus a credential, the operator's or a customer's own: somewhere that can be called."""
 
     name: str
     provider: str
@@ -177,8 +177,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
 class Model(msgspec.Struct, frozen=True, kw_only=True):
     """A public name that a customer asks for.
 
-    Modalities are `text`, `image`, `audio`, `video` and `file`; what stands in `capabilities` is in
-    `core.catalog.CAPABILITIES`.
+    Modalities are `text`, `image`, `audio`, `video` and `file`; `capabilities` are from `core.catalog.CAPABILITIES`.
     """
 
     id: str

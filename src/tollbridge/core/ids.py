@@ -8,7 +8,7 @@ needs no column and no index, and a made-up id is recognised by its missing zero
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 KEY_BYTES = 16
-# Clients know the kind of an answer by these.
+# Clients tell the kind of an answer by these.
 PREFIXES = {
     "chat": "chatcmpl-",
     "completions": "cmpl-",

@@ -557,7 +557,7 @@ def _end(state: State, op: End, now: int, out: Decision) -> Verdict:
     balance, held, allowance = state.balances[account_id], hold.amount, None
     posted = balance.paid + balance.promo
     if due <= held and due <= posted and not hold.limited and hold.tokens is None:
-        # Nearly every end: nothing but hold and balance bounds it, and they cover all of it.
+        # Nearly every end: only hold and balance bound it, and they cover all of it.
         charge = due
         balance.held -= held
         out.balances[account_id] = balance
@@ -700,9 +700,9 @@ def _reserve(balance: Balance, key: KeyState | None, want: int, least: int) -> i
 
 
 def _chargeable(balance: Balance, key: KeyState | None, held: int) -> int:
-    """The most that an end may take, its own hold already given back: never a negative balance, never past a limit.
+    """The most that an end may take, its own hold already released: never a negative balance, never past a limit.
 
-    A refund may have taken the balance below what is held; then the money that is there is the bound.
+    A refund may have taken the balance below what is held; then the money that is left is the bound.
     """
     others = balance.held
     most = min(max(held, balance.posted - others), max(0, balance.posted))

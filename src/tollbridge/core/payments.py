@@ -342,7 +342,7 @@ def taken(payment: Payment, reversal: Reversal) -> Post:
 
 
 def given_back(payment: Payment, reversal: Reversal) -> Post:
-    """A refund that failed, a dispute that was won."""
+    """A refund failed or a dispute was won: the money comes back, and the credit with it."""
     entries = _reversal_entries(payment, reversal, -1)
     return _reversal_post(payment, reversal, f"{reversal.kind}/{reversal.public_id}/returned", entries)
 

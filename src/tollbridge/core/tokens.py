@@ -31,7 +31,7 @@ PER_FRAME = 13
 # only if the provider never reports what it read.
 PER_IMAGE = 1_600
 
-# A hold covers the estimate plus this many percent, so that the real count stays below it.
+# A hold covers the estimate plus this many percent, so that the real count stays within it.
 HOLD_MARGIN_PERCENT = 30
 
 

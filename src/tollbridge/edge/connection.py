@@ -73,7 +73,7 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Shared:
-    """What all connections of one server share."""
+    """The state that all connections of one server share."""
 
     def __init__(self, limits: ServerLimits, max_connections: int) -> None:
         self.limits = limits

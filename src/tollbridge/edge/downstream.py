@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Downstream", "Headers", "error_answer", "render_head"]
 
-# Each a line, `name: value`.
+# Each is a line, `name: value`.
 Headers = Sequence[bytes]
 
 _WITHOUT_BODY = frozenset({204, 304})

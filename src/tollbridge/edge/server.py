@@ -97,7 +97,7 @@ class Server(uvicorn.Server):
         super().run(sockets=sockets or [self._sock])
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await self.on_tick(0)  # the first answer has a date too
+        await self.on_tick(0)  # so that the first answer has a date too
         await super().startup(sockets=sockets)
         loop = asyncio.get_running_loop()
         if self._on_reload is not None and threading.current_thread() is threading.main_thread():

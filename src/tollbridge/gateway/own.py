@@ -18,7 +18,7 @@ from tollbridge.upstream.auth import takes_key
 from tollbridge.values import Price, Route
 
 NOTHING = Price(input=0, output=0, cache_read=0, cache_write=0, cache_write_1h=0)
-# Before all routes that cost the full price, and each credential before the next. Routes have orders up to 1,000.
+# Puts them before all routes at the full price, and each credential's before the next. Routes have orders up to 1,000.
 _FIRST = -1_000_000
 _APART = 10_000
 

@@ -1,1 +1,6 @@
-"""Shared counters of requests, tokens and running calls: `base` what a limiter is, `memory` the one for one process."""
+"""Counters of requests, tokens and running calls.
+
+base    what a limiter is
+memory  the limiter of one process
+redis   the limiter of many processes, on one Redis or Valkey
+"""

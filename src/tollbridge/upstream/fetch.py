@@ -31,7 +31,7 @@ _KINDS = ("image/", "audio/", "video/")
 _TYPES = frozenset({"application/pdf", "text/plain", "text/csv", "text/markdown"})
 # SVG can run scripts and refer to further files.
 _NOT_TYPES = frozenset({"image/svg+xml"})
-# For servers that do not know what they serve.
+# What servers say that do not know what they serve.
 _UNKNOWN = frozenset({"", "application/octet-stream", "binary/octet-stream"})
 _STARTS = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),

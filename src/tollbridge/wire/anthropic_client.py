@@ -285,7 +285,7 @@ def render_count(tokens: int) -> bytes:
 
 
 def error_event(error: ApiError) -> bytes:
-    """The end of a stream that broke off."""
+    """The event that ends a stream that broke off."""
     return event_of(b"error", _encode({"type": "error", "error": _error(error)}))
 
 

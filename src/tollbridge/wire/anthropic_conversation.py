@@ -255,7 +255,7 @@ class _Reading:
         )
 
     def _simple(self, block: Block, param: str) -> Text | Image | Document | None:
-        """A block that may stand in a message and in the result of a tool; None for what only Anthropic knows."""
+        """A block that may be in a message or in the result of a tool; None for a kind that only Anthropic knows."""
         if block.type == "text":
             return Text(text=block.text or "", cache=block.cache, citations=tuple(_citations(block.citations)))
         if block.type not in ("image", "document"):

@@ -269,7 +269,7 @@ class PassedStream(EventStream):
         return error_event(error)
 
     def _take(self, name: bytes, data: bytes, out: list[bytes]) -> UpstreamError | None:
-        """Read an event and put what the caller gets of it now into `out`; what is wrong with it."""
+        """Read an event and append to `out` what the caller gets now; return what is wrong with it."""
         if not data or data.isspace() or self.done:
             return None
         self._head = None

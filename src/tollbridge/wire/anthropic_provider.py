@@ -79,7 +79,7 @@ class AnthropicReader(EventReader[Said]):
         self._is_finished = False
 
     def _take(self, name: bytes, data: bytes, out: list[Said]) -> UpstreamError | None:
-        """Read an event; what is wrong with it."""
+        """Read an event; return what is wrong with it."""
         if not data or data.isspace() or self.done:
             return None
         self._head = None

@@ -92,7 +92,7 @@ class Meter:
         return self._has_unbelievable and self.usage is None
 
     def start(self, raw: Raw) -> None:
-        """Take the report of a `message_start`: any JSON value."""
+        """Take the report of a `message_start`, which may be any JSON value."""
         self._members = _fields(raw) or {}
         try:
             report, _ = _report(msgspec.json.encode(self._members), self._members)
@@ -102,7 +102,7 @@ class Meter:
         self.told_first = msgspec.structs.replace(read, output=0) if read.prompt else None
 
     def read(self, raw: Raw) -> None:
-        """Take a report of the whole, or of all so far: any JSON value."""
+        """Take a report of the whole, or of all so far; it may be any JSON value."""
         given = _fields(raw)
         if given is None:
             self._has_unbelievable |= raw != NULL
@@ -196,7 +196,7 @@ def _usage(text: bytes, members: dict[str, Raw], raw: bytes) -> Usage | None:
 
 
 def _report(text: bytes, members: dict[str, Raw]) -> tuple[_Report, bool]:
-    """`members`, as they stand in `text`, and whether a part of them had to be left out."""
+    """The report in `text`, whose members are `members`, and whether a part of it had to be left out."""
     try:
         return _decode_report(text), False
     except (msgspec.DecodeError, RecursionError):
@@ -204,7 +204,7 @@ def _report(text: bytes, members: dict[str, Raw]) -> tuple[_Report, bool]:
 
 
 def _meters(given: _Counts, raw: bytes) -> tuple[Usage, bool]:
-    """Disjoint meters, and whether the parts of what was written to a cache are more than the whole of it."""
+    """Disjoint meters, and whether the parts of what was written to a cache exceed the whole."""
     parts = given.cache_creation or _Creation()
     short, long = parts.ephemeral_5m_input_tokens or 0, parts.ephemeral_1h_input_tokens or 0
     written = given.cache_creation_input_tokens
@@ -235,7 +235,7 @@ def _sum(one: Usage, other: Usage) -> Usage:
 
 
 def _leniently(members: dict[str, Raw]) -> tuple[_Report, bool]:
-    """A report that is not all counts, and whether a part of it had to be left out."""
+    """A report in which not everything is a count, and whether a part of it had to be left out."""
     report = _Report(
         input_tokens=_count(members.get("input_tokens", NULL)),
         output_tokens=_count(members.get("output_tokens", NULL)),

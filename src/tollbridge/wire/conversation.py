@@ -100,7 +100,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Opaque(msgspec.Struct, frozen=True, kw_only=True):
-    """A part that only the dialect `origin` knows; `param`: where the caller wrote it."""
+    """A part that only the dialect `origin` knows. `param`: the caller's path to it."""
 
     origin: str
     json: Raw
@@ -146,7 +146,7 @@ class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Format(msgspec.Struct, frozen=True, kw_only=True):
-    """What the answer must be: `json` any JSON object; `schema` JSON by `schema`."""
+    """What the answer must be: `json`, any JSON object; `schema`, JSON that follows `schema`."""
 
     kind: Literal["text", "json", "schema"]
     name: str = ""

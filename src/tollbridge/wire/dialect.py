@@ -82,7 +82,7 @@ class Reader(Protocol):
         ...
 
     def eof(self) -> list[Event]:
-        """The body is over: what was still incomplete."""
+        """The body is over: the events in what was still incomplete."""
         ...
 
 

@@ -192,7 +192,7 @@ def _text(value: Any) -> str:
 
 
 def _retry_delay(details: Any) -> float | None:
-    """Gemini has no Retry-After: `{"@type": "…RetryInfo", "retryDelay": "34.4s"}` stands among the details."""
+    """Gemini has no Retry-After, but `{"@type": "…RetryInfo", "retryDelay": "34.4s"}` among the details."""
     for detail in details if isinstance(details, list) else ():
         if isinstance(detail, dict) and isinstance(delay := detail.get("retryDelay"), str):
             return _seconds(delay.removesuffix("s"))

@@ -353,7 +353,7 @@ def _read(data: bytes) -> _Answer:
 
 def _of_another_shape(data: bytes) -> _Answer:
     document = read_any(data)
-    if isinstance(document, list) and document:  # an error of a call that did not ask for events
+    if isinstance(document, list) and document:  # an error in answer to a call that did not ask for events
         document = document[0]
     if isinstance(document, dict) and document.get("error"):
         return _Answer(error=document["error"])

@@ -63,7 +63,7 @@ class Meter:
         return self._has_unbelievable and self.usage is None
 
     def read(self, raw: Raw) -> None:
-        """Take a report: any JSON value."""
+        """Take a report, which may be any JSON value."""
         text = bytes(raw)
         short = text if len(text) <= MAX_RAW else b""
         try:

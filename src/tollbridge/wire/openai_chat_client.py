@@ -302,7 +302,7 @@ class ChatWriter:
         )
 
     def _own(self, choices: list[dict[str, Any]], more: dict[str, Any]) -> bytes:
-        """An event with members of its own."""
+        """An event with `more` members than usual."""
         tail = _encode(more)[1:-1]
         return b"%b%b]%b}\n\n" % (self._head, _encode(choices)[1:-1], b"," + tail if tail else b"")
 

@@ -520,7 +520,7 @@ class _Turns:
         return Opaque(origin=ORIGIN, json=self._raw(index, "content", position), param=where)
 
     def _raw(self, index: int, member: str, position: int) -> Raw:
-        """What stands in a message, as the caller wrote it."""
+        """A member's element at `position` in the message at `index`, as the caller wrote it."""
         messages = msgspec.json.decode(self._request.fields["messages"], type=list[dict[str, Raw]])
         return msgspec.json.decode(messages[index][member], type=list[Raw])[position]
 

@@ -63,7 +63,7 @@ def image_of(url: str, detail: str | None, cache: Cache | None, param: str) -> I
 
 
 def document_of(data: str, title: str, cache: Cache | None) -> Document:
-    """A file's data: a data URL, base64 alone (then the name says what it is), or an address."""
+    """A file from `data`: a data URL, plain base64 (then its type follows from `title`), or a URL."""
     found = split_data_url(data)
     if found is not None:
         return Document(data=found[1], media_type=found[0] or _media_type(title), title=title, cache=cache)

@@ -71,7 +71,7 @@ class Plain:
         self.start = len(before)
         self.stop = -len(after)
         self._padded = padded
-        # Between the text of one event and that of the next, and where the first line ends there.
+        # What is between the text of one event and that of the next, and where the first line in it ends.
         self._seam = after + before
         self._seam_for_caller = after_for_caller + before_for_caller
         self._line_end = self._seam.index(b"\n")

@@ -131,7 +131,7 @@ def read_chunk(data: bytes) -> Chunk:
 
 
 def read_whole_chat(body: bytes) -> WholeChat | None:
-    """Nearly every answer of chat; None: `read_completion` tells what is wrong with it, if anything is."""
+    """The answer, if it is like nearly every answer of chat; None: leave it to `read_completion`, which says why."""
     try:
         if not body.isascii():
             body.decode()

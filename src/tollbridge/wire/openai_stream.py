@@ -147,7 +147,7 @@ class CompletionStream(EventStream):
     # --- One event ---
 
     def _take(self, name: bytes, data: bytes, out: list[bytes]) -> UpstreamError | None:
-        """Read an event and put what the caller gets of it now into `out`; what is wrong with it."""
+        """Read an event and append to `out` what the caller gets now; return what is wrong with it."""
         if len(data) <= _SHORT and (word := data.strip()) in (b"", b"[DONE]"):
             if word:
                 self.done, self._head = True, None
@@ -213,7 +213,7 @@ class CompletionStream(EventStream):
             out.append(_encode(fields))
 
     def _read_usage(self, chunk: Chunk, choices: list[ChunkChoice]) -> bool:
-        """Take every report in an event, the one that counts last; whether there is one."""
+        """Take every report in an event, the one that counts last; return whether there is one."""
         found = False
         if chunk.x_groq is not None and chunk.x_groq.usage != NULL:
             self._meter.read(chunk.x_groq.usage)
@@ -228,7 +228,7 @@ class CompletionStream(EventStream):
         return found
 
     def _read_choices(self, choices: list[ChunkChoice]) -> bool:
-        """Count the text of an event; whether a choice finishes in it."""
+        """Count the text of an event; return whether a choice finishes in it."""
         is_last = False
         for position, choice in enumerate(choices):
             if choice.finish_reason:
@@ -244,7 +244,7 @@ class CompletionStream(EventStream):
         return is_last
 
     def _learn(self, data: bytes) -> None:
-        """Learn what stands around the text of an event that passed as it came and brought nothing but text."""
+        """Learn what surrounds the text of an event that passed as it came and brought only text."""
         around = around_text(data)
         if around is None or around != self._around:
             self._around, self._is_tried = around, False
@@ -269,10 +269,10 @@ class CompletionStream(EventStream):
     # --- Bytes ---
 
     def _spliced(self, data: bytes, chunk: Chunk, choices: list[ChunkChoice]) -> bytes | None:
-        """The event with our names in it; None where that takes more than replacing two strings.
+        """The event with our names in it; None if that takes more than replacing two strings.
 
-        A value that stands in the event once stands where it was read, so that nothing else can be changed. Nearly
-        all events of a stream begin with the same bytes, names included: what they become is remembered.
+        A value that occurs only once in the event is where it was read, so nothing else can be changed by mistake.
+        Nearly all events of a stream begin with the same bytes, names included: their replacement is remembered.
         """
         if not self._is_whole(chunk, choices):
             return None
@@ -291,7 +291,7 @@ class CompletionStream(EventStream):
         return sse.encode(self._start_for_caller + data[end:])
 
     def _is_whole(self, chunk: Chunk, choices: list[ChunkChoice]) -> bool:
-        """Nothing that clients need is missing."""
+        """Whether nothing that clients need is missing."""
         if chunk.object is NOTHING or chunk.created is NOTHING:
             return False
         for choice in choices:
@@ -319,7 +319,7 @@ class CompletionStream(EventStream):
         return fields
 
     def _strip_usage(self, fields: dict[str, Raw]) -> None:
-        """Take out reports where they do not belong; to callers who asked, null says that it is still to come."""
+        """Remove reports from where they do not belong. For callers who asked, null says that usage is yet to come."""
         if self._asked:
             fields["usage"] = NULL
             return
@@ -349,7 +349,7 @@ class CompletionStream(EventStream):
         return {"index": index, **self._shape.empty, "finish_reason": finish}
 
     def _release(self) -> list[bytes]:
-        """What was withheld, without usage: another event will carry it."""
+        """The event that was withheld, without usage, which another event will carry."""
         held, self._held = self._held, None
         return [] if held is None else [_encode(held)]
 

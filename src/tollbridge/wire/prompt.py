@@ -80,7 +80,7 @@ def unescaped(text: bytes) -> bytes:
         try:
             text = msgspec.json.encode(msgspec.json.decode(text))
         except msgspec.MsgspecError:
-            return text  # good JSON with a number that no float holds
+            return text  # valid JSON with a number too large for a float
     return text.translate(None, b"\\")
 
 

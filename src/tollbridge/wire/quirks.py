@@ -36,7 +36,7 @@ _decode_objects = msgspec.json.Decoder(list[dict[str, Raw]]).decode
 def body_for(request: Request, route: Route, max_tokens: int | None) -> bytes:
     """The body to send on `route`. `max_tokens`: the limit that money sets, None if it sets none."""
     upstream, fields = route.upstream, request.fields
-    # One limit of the caller's, or none, goes out as it came.
+    # If the caller gave one limit, or none, it goes out as it came.
     is_limited = max_tokens is not None or ("max_completion_tokens" in fields and "max_tokens" in fields)
     is_other = route.upstream_model != request.model
     if not (is_other or request.stream or is_limited or upstream.changes_bodies):

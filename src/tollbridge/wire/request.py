@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 MAX_INPUTS = 2048
 
-# Types of fields that endpoints share.
+# Types of the fields that endpoints share.
 ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
 TokenLimit = Annotated[int, Meta(ge=1, lt=2**31)]
 Choices = Annotated[int, Meta(ge=1, le=8)]
@@ -39,7 +39,7 @@ class StreamOptions(msgspec.Struct, gc=False):
     include_usage: bool | None = None
 
 
-# What would be right, by path. Endpoints add their own.
+# What a field must be, by path. Endpoints add their own.
 RULES: dict[str, str] = {
     "model": "must be the name of a model: a string of 1 to 256 characters without control characters",
     "stream": "must be true or false",

@@ -1,4 +1,4 @@
-"""The body of POST /v1/responses: its shape, and what is right in it.
+"""The body of POST /v1/responses: its shape, and the rules for its fields.
 
 From https://platform.openai.com/docs/api-reference/responses/create and the types of OpenAI's Python SDK.
 """

@@ -91,7 +91,7 @@ class Decoder:
         return events
 
     def end(self) -> Event | None:
-        """The event that the end of the bytes cut off before its empty line, if there is one. It may be truncated."""
+        """The last event, if the bytes ended before its empty line. It may be truncated."""
         if self.broken is not None:
             return None
         return _read(bytes(self._pending))

@@ -53,7 +53,7 @@ class _Report(msgspec.Struct, gc=False):
     completion_tokens_details: _CompletionDetails | None = None
     prompt_cache_hit_tokens: _Count | None = None  # DeepSeek
     cached_tokens: _Count | None = None  # Moonshot
-    # `_MONEY`: only whether there is any.
+    # `_MONEY`: read only to know whether there is any.
     cost: Raw = NOTHING
     cost_details: Raw = NOTHING
     is_byok: Raw = NOTHING
@@ -85,7 +85,7 @@ class Meter:
         return self._has_unbelievable and self.usage is None
 
     def read(self, raw: Raw) -> None:
-        """Take a report: any JSON value."""
+        """Take a report, which may be any JSON value."""
         text = bytes(raw)
         short = text if len(text) <= MAX_RAW else b""
         is_suspect, says_all = False, True
@@ -112,7 +112,7 @@ class Meter:
             return
         if total == prompt + completion and _has_no_parts(report):  # nearly every report
             has_money = report.cost or report.cost_details or report.is_byok or report.balance
-            # Numbers with a point were read as whole ones; strict clients would not read them.
+            # `1.0` was read as a whole number, but strict clients would not read it.
             self._says_all = says_all and not has_money and _POINT not in text
             self.usage = Usage(input=prompt, output=completion, raw=short, suspect=is_suspect)
         else:
@@ -123,9 +123,10 @@ class Meter:
         self._full = text
 
     def render(self, receipt: Receipt | None) -> Raw | None:
-        """The usage object for the caller; None when nothing is known of it.
+        """The usage object for the caller; None if nothing is known.
 
-        The provider's own members stay as they came, but for its counts (ours, by OpenAI's convention) and its money.
+        The provider's own members stay as they came, except its counts (replaced by ours, in OpenAI's convention) and
+        its money (replaced by ours).
         """
         if self._says_all and receipt is not None and receipt.usage is None and not receipt.byok:
             balance = b"" if receipt.balance is None else b',"balance":' + receipt.balance
@@ -182,7 +183,7 @@ def money(receipt: Receipt) -> dict[str, Any]:
 
 
 def _count_into(fields: dict[str, Any], usage: Usage, *, produces: bool) -> None:
-    """Our counts in OpenAI's words, over what stands in `fields`."""
+    """Write our counts, in OpenAI's words, over those in `fields`."""
     fields["prompt_tokens"] = usage.prompt
     if produces:
         fields["completion_tokens"] = usage.completion
@@ -199,20 +200,20 @@ def _count_into(fields: dict[str, Any], usage: Usage, *, produces: bool) -> None
 
 
 def _add(fields: dict[str, Any], name: str, counts: dict[str, int]) -> None:
-    """What a provider says of parts in words of its own, in OpenAI's; what it says in OpenAI's, as it was believed."""
+    """Write `counts` into the object `name` of `fields`, over the provider's own, in OpenAI's words."""
     try:
         given = _decode_fields(fields[name])
     except (KeyError, msgspec.ValidationError):
         given = {}
         if fields.get(name, NULL) != NULL:
-            del fields[name]  # no object: strict clients would not read it
+            del fields[name]  # not an object, which strict clients would not read
     believed = {key: count for key, count in counts.items() if count or given.get(key, NULL) != NULL}
     if believed:
         fields[name] = {**given, **believed}
 
 
 def _of_parts(report: _Report, prompt: int, completion: int, beyond: int, raw: bytes, is_suspect: bool) -> Usage:
-    """The usage of a report whose total holds `beyond` more than prompt and completion."""
+    """The usage of a report whose total exceeds prompt and completion by `beyond`."""
     inner = report.prompt_tokens_details or _PromptDetails()
     read = inner.cached_tokens or report.prompt_cache_hit_tokens or report.cached_tokens or 0
     written = inner.cache_write_tokens or inner.cache_creation_input_tokens or 0
@@ -221,7 +222,7 @@ def _of_parts(report: _Report, prompt: int, completion: int, beyond: int, raw: b
     thought, spoken, drawn = made.reasoning_tokens or 0, made.audio_tokens or 0, made.image_tokens or 0
     is_apart = 0 < beyond == thought
     output = completion + thought if is_apart else completion
-    # Sound and text are read from the cache alike, and `audio_tokens` counts both: only what is left can be dearer.
+    # `audio_tokens` counts cached sound too, which is in `cache_read` like cached text: only the rest can be dearer.
     uncached = max(0, prompt - read - written)
     audio_input = min(heard, uncached)
     audio_output = min(spoken, output)
@@ -259,7 +260,7 @@ def _has_no_parts(report: _Report) -> bool:
 
 
 def _leniently(text: bytes) -> tuple[_Report, bool]:
-    """A report that is not all counts, and whether a part of it had to be left out."""
+    """A report in which not everything is a count, and whether a part of it had to be left out."""
     try:
         document = msgspec.json.decode(text)
     except msgspec.MsgspecError:
@@ -287,7 +288,7 @@ def _leniently(text: bytes) -> tuple[_Report, bool]:
 
 
 def _set(target: msgspec.Struct, name: str, source: dict[str, Any]) -> bool:
-    """Set a part; whether what the source says of it is no count."""
+    """Set a part from `source`. Returns whether the value there is not a count."""
     try:
         setattr(target, name, _count(source.get(name)))
     except _Unbelievable:

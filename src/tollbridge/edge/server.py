@@ -5,8 +5,8 @@ shutdown that lets the application finish paid work before its lifespan ends.
 
 How it stops: `on_drain` is called and each answer ends its connection, but new connections are still taken for
 `drain_pause`. Then the listening socket is closed. For `drain_idle`, an idle connection may bring one more request,
-because a client that sends at the very moment its connection is closed sees a failed request. Running requests have
-`drain` in all.
+because a client that sends at the very moment its connection is closed sees a failed request. Running requests may go
+on for `drain` after the pause.
 
 When the process runs out of file descriptors, libuv accepts and closes what waits in the backlog (it keeps one spare
 descriptor for this) and carries on once there are some again; the cap on connections is there to prevent that.

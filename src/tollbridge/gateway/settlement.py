@@ -147,7 +147,7 @@ class Settlement:
         )
 
     async def receipt(self, closed: Closed) -> Receipt:
-        """What the caller is told. Waits about `SETTLE_WAIT_S` for the books at most; then the balance is left out."""
+        """What the caller is told. Waits up to about `SETTLE_WAIT_S` for the books; then the balance is left out."""
         charge, balance = closed.charge, None
         try:
             ended = await self._patience.watch(closed.verdict)

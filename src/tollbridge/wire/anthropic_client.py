@@ -319,7 +319,7 @@ def _delta(index: int, delta: bytes) -> bytes:
 
 
 def _blocks(part: Part) -> list[dict[str, Any]]:
-    # Anthropic's schema demands `citations`, and clients that read it as a list (Vercel's AI SDK) take no null.
+    # Anthropic's schema requires `citations`, and clients that read it as a list (Vercel's AI SDK) do not accept null.
     match part:
         case Text():
             return [{"type": "text", "text": part.text, "citations": [_citation(each) for each in part.citations]}]

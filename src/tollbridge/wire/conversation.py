@@ -170,11 +170,11 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a caller asks for. A member that is None or empty was not given.
 
     `tools` are functions; tools that a provider runs itself are in `extras` or `Opaque`. `parallel_tools`: whether
-    several may be called at once; if an answer calls several all the same, the caller is told of the first. `choices`:
-    how many answers. `end_user`: the caller's own name for its user, a hint. `extras`: members that only the caller's
-    dialect `origin` knows, by the caller's name. `names`: the caller's names for members of this class, where they
-    differ. `hints`: like `extras`, but they do not change what an answer says or does; a target takes those that it
-    knows and leaves the others. `lenient`: what a target cannot do may be left out.
+    several may be called at once; if False, the caller is only told of the first call in an answer. `choices`: how many
+    answers. `end_user`: the caller's own name for its user, a hint. `extras`: members that only the caller's dialect
+    `origin` knows, by the caller's name. `names`: the caller's names for members of this class, where they differ.
+    `hints`: like `extras`, but they do not change what an answer says or does; a target takes those that it knows and
+    leaves the others. `lenient`: what a target cannot do may be left out.
     """
 
     origin: str

@@ -30,7 +30,7 @@ _PIECES = 128
 
 
 def with_one_call(reply: Reply) -> Reply:
-    """For a caller who wants one tool called at a time: the first of each choice, whatever the provider can be told."""
+    """`reply` with only the first call of each choice, for a caller who wants one at a time: not all providers obey."""
     return msgspec.structs.replace(reply, choices=tuple(map(_with_one_call, reply.choices)))
 
 

@@ -46,6 +46,7 @@ from tollbridge.core.ledger import (
     top_up,
     usage_entries,
 )
+from tollbridge.core.periods import Reset
 from tollbridge.values import Outcome
 
 ACCOUNTS = (1, 2)
@@ -159,8 +160,15 @@ class Books(RuleBasedStateMachine):
         limit = KEYS[key][1]
         if limit is None:
             return None
-        spent = sum(end.charge for end in self.store.usage.values() if end.key_id == key)
-        return limit - spent - sum(self.held[hold] for hold in self.open if self.of[hold].key_id == key)
+        return limit - self.spent(key) - sum(self.held[hold] for hold in self.open if self.of[hold].key_id == key)
+
+    def spent(self, key: int) -> int:
+        """What all requests of a key were charged, in time and late."""
+        mine = [end for end in self.store.usage.values() if end.key_id == key]
+        late = [self.store.journal[f"late/{end.hold}"] for end in mine if f"late/{end.hold}" in self.store.journal]
+        entries = [entry for post in late for entry in post.entries]
+        more = sum(entry.amount for entry in entries if entry.book in (Book.CUSTOMER_PAID, Book.CUSTOMER_PROMO))
+        return sum(end.charge for end in mine) - more
 
     def one(self, op: Operation) -> Verdict:
         (verdict,) = self.store.apply([op], self.now)
@@ -246,8 +254,9 @@ class Books(RuleBasedStateMachine):
             assert stored.record.outcome is Outcome.SWEPT
             more = verdict.charged - stored.charge
             assert more + verdict.loss == charge - stored.charge > 0
-            assert more == max(0, min(charge - stored.charge, paid + promo - held))
-            assert f"late/{hold.id}" in self.store.journal
+            bounds = [paid + promo - held] if left is None else [paid + promo - held, left]
+            assert more == max(0, min(charge - stored.charge, *bounds))
+            assert self.store.journal[f"late/{hold.id}"].actor == ("" if left is None else f"key/{hold.key_id}")
         assert verdict.available == self.available(hold.account_id)
         return op
 
@@ -488,7 +497,7 @@ class Books(RuleBasedStateMachine):
             mine = [hold for hold in self.open if self.of[hold].key_id == key]
             if limit is not None:
                 assert spend.held == sum(self.held[hold] for hold in mine)
-                assert spend.spent == sum(end.charge for end in self.store.usage.values() if end.key_id == key)
+                assert spend.spent == self.spent(key)
                 assert spend.spent <= limit
 
     @invariant()
@@ -677,6 +686,56 @@ def test_a_late_end_is_charged_once() -> None:
     assert rows.balances[1].posted == 70
 
 
+def late_end(rows: State, charge: int, now: int, *, before: int = 0) -> Decision:
+    """A call that was swept at `before` for 5 at the time 0, while another holds 20, ends truly."""
+    first, second = (Hold(id=id_, account_id=1, key_id=10, want=20, least=20) for id_ in (1, 2))
+    swept = End(hold=1, account_id=1, key_id=10, charge=5, record=record(Outcome.SWEPT))
+    decide(rows, [first, second, swept], before)
+    return decide(rows, [End(hold=1, account_id=1, key_id=10, charge=charge, record=record())], now)
+
+
+@pytest.mark.parametrize(("charge", "charged"), [(30, 30), (80, 80), (81, 80), (500, 80)])
+def test_a_late_end_is_spent_of_the_limit_of_its_key_and_no_more_than_it_has_left(charge: int, charged: int) -> None:
+    decision = late_end(state(paid=1000, limit=100), charge, 7)
+    assert decision.verdicts == [Ended(charged=charged, promo=0, loss=charge - charged, available=980 - charged)]
+    assert decision.keys == {10: KeyState(10, 1, live=True, limit=100, spent=charged, held=20)}
+    assert [(post.idempotency_key, post.actor) for post in decision.posts] == [("late/1", "key/10")]
+
+
+def test_a_late_end_counts_towards_the_day_in_which_it_comes() -> None:
+    day = 86_400_000
+    decision = late_end(state(paid=1000, limit=50, reset=Reset.DAILY), 60, 3 * day + 7, before=day)
+    assert decision.verdicts == [Ended(charged=35, promo=0, loss=25, available=945)]
+    (key,) = decision.keys.values()
+    assert (key.spent, key.held, key.since) == (30, 20, 3 * day + 7)
+
+
+def test_a_late_end_by_a_clock_from_before_the_limit_began_anew_is_bounded_and_not_counted() -> None:
+    decision = late_end(state(paid=1000, limit=50, since=100), 60, 99)
+    assert decision.verdicts == [Ended(charged=35, promo=0, loss=25, available=945)]
+    assert (decision.keys[10].spent, decision.keys[10].since) == (0, 100)
+
+
+def test_a_late_end_of_a_key_whose_limit_was_lifted_is_counted_and_not_bounded() -> None:
+    rows = state(paid=1000, limit=50)
+    first = Hold(id=1, account_id=1, key_id=10, want=20, least=20)
+    decide(rows, [first, End(hold=1, account_id=1, key_id=10, charge=5, record=record(Outcome.SWEPT))], 0)
+    rows.keys[10].limit = None
+    decision = decide(rows, [End(hold=1, account_id=1, key_id=10, charge=60, record=record())], 0)
+    assert decision.verdicts == [Ended(charged=60, promo=0, loss=0, available=940)]
+    assert decision.keys[10].spent == 60
+
+
+def test_a_late_end_of_a_key_that_got_its_limit_while_it_ran_is_none_of_that() -> None:
+    rows = state(paid=1000)
+    first = Hold(id=1, account_id=1, key_id=10, want=20, least=20)
+    decide(rows, [first, End(hold=1, account_id=1, key_id=10, charge=5, record=record(Outcome.SWEPT))], 0)
+    rows.keys[10].limit = 50
+    decision = decide(rows, [End(hold=1, account_id=1, key_id=10, charge=60, record=record())], 0)
+    assert decision.verdicts == [Ended(charged=60, promo=0, loss=0, available=940)]
+    assert (decision.keys, decision.posts[0].actor) == ({}, "")
+
+
 def test_no_end_takes_more_than_its_cap_whether_it_comes_in_time_or_late() -> None:
     rows = state(paid=100)
     hold = Hold(id=1, account_id=1, key_id=10, want=20, least=20)
@@ -686,6 +745,10 @@ def test_no_end_takes_more_than_its_cap_whether_it_comes_in_time_or_late() -> No
     swept = End(hold=2, account_id=1, key_id=10, charge=5, record=record(Outcome.SWEPT))
     late = msgspec.structs.replace(end, hold=2)
     assert applied(rows, hold, swept, late)[2] == Ended(charged=30, promo=0, loss=40, available=40)
+    swept, late = (msgspec.structs.replace(end, hold=3) for end in (swept, late))
+    # It had been swept at more than they had agreed to: nothing is given back.
+    hold, swept = msgspec.structs.replace(hold, id=3), msgspec.structs.replace(swept, charge=40)
+    assert applied(rows, hold, swept, late)[2] == Ended(charged=40, promo=0, loss=30, available=0)
 
 
 def test_promotional_credit_is_never_revenue_and_a_loss_is() -> None:

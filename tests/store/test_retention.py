@@ -81,7 +81,7 @@ def test_what_was_dropped_is_still_proved(ledger_engine: Engine) -> None:
 
 def test_what_was_charged_after_a_sweep_keeps_its_model_and_its_key(ledger_engine: Engine) -> None:
     async def scenario(books: Books) -> None:
-        ada = await books.customer(paid=10**6)
+        ada = await books.customer(paid=10**6, limit=10**5)
         hold = await books.held(ada, 500)
         for charge, outcome in ((100, Outcome.SWEPT), (400, Outcome.COMPLETED)):
             end = books.end_op(hold, ada, charge)
@@ -99,6 +99,11 @@ def test_what_was_charged_after_a_sweep_keeps_its_model_and_its_key(ledger_engin
         assert await retention.drop_old(books.database, 0) == 1
         assert await told() == before
         assert (await verify(books.database)).problems == []
+        # Its key's spend is still proved with it, and without it once the limit began anew.
+        await books.database.execute("UPDATE key_spend SET spent = spent - 300")
+        assert (await verify(books.database)).problems == [f"key {ada.key_id}: spent is 100, but the rows say 400"]
+        later = await books.database.now() + 1
+        await books.database.execute("UPDATE key_spend SET spent = 0, since = $1", later)
 
     with_books(ledger_engine, scenario)
 

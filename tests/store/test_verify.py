@@ -61,10 +61,11 @@ async def fill(books: Books) -> None:
         op = replace(books.hold_op(rich, 1), period=202612, included=100, tokens=40, least_tokens=1)
         await books.ledger.submit(op)
         await books.ledger.submit(books.end_op(op.id, rich, used))
-    swept = await books.held(rich, 50)
+    swept, spent = await books.held(rich, 50), await books.held(limited, 50)
     await sweep(books.database, books.ledger, books.process.epoch, 1 << 62)
-    await books.end(swept, rich, 20)
+    await books.end(spent, limited, 20)
     await books.ledger.submit(refund(rich.account_id, 10, idempotency_key="refund", reason="because", actor="me"))
+    await books.end(swept, rich, 20)
     assert await seal(books.database, settled_ms=-1) == 2
 
 
@@ -197,6 +198,64 @@ def test_an_open_hold_of_a_process_that_was_swept_is_found(sqlite_engine: Engine
     asyncio.run(main())
     edit(sqlite_engine, "UPDATE process SET swept_at = 1")
     assert any("is open, but its process is dead" in problem for problem in verified(sqlite_engine).problems)
+
+
+async def charged_late(books: Books) -> int:
+    """The id of a limited key that was charged 30 when its call was swept, and 50 later, 30 of them promo."""
+    customer = await books.customer(paid=1000, promo=60, limit=500)
+    hold = await books.held(customer, 100)
+    await books.ledger.submit(books.end_op(hold, customer, 30, Outcome.SWEPT))
+    assert (await books.end(hold, customer, 80)).charged == 80
+    return customer.key_id
+
+
+def test_the_spend_of_a_key_is_proved_with_its_late_charges(ledger_engine: Engine) -> None:
+    async def main() -> None:
+        async with serving(ledger_engine) as books:
+            key_id = await charged_late(books)
+            assert await books.database.fetch("SELECT spent FROM key_spend") == [(80,)]
+            await assert_verified(books.database)
+            await books.database.execute("UPDATE key_spend SET spent = 30")
+            assert (await verify(books.database)).problems == [f"key {key_id}: spent is 30, but the rows say 80"]
+            # It began anew after the sweep and at the true end: only that one counts.
+            await books.database.execute("UPDATE usage SET ended_at = ended_at - 60000")
+            await books.database.execute("UPDATE key_spend SET since = (SELECT ended_at FROM usage)")
+            assert (await verify(books.database)).problems == [f"key {key_id}: spent is 30, but the rows say 80"]
+            await books.database.execute("UPDATE key_spend SET since = (SELECT MAX(created_at) FROM journal)")
+            assert (await verify(books.database)).problems == [f"key {key_id}: spent is 30, but the rows say 50"]
+            # And once more.
+            await books.database.execute("UPDATE key_spend SET since = (SELECT MAX(created_at) + 1 FROM journal)")
+            assert (await verify(books.database)).problems == [f"key {key_id}: spent is 30, but the rows say 0"]
+
+    asyncio.run(main())
+
+
+def test_late_charges_from_before_they_were_spent_of_limits_are_right_without(ledger_engine: Engine) -> None:
+    """A version before, which may still run beside this one, says of nobody that they are of a key."""
+
+    async def main() -> None:
+        async with serving(ledger_engine) as books:
+            await charged_late(books)
+            assert await books.database.execute("UPDATE journal SET actor = '' WHERE kind = 'late'") == 1
+            assert not (await verify(books.database)).ok
+            await books.database.execute("UPDATE key_spend SET spent = 30")
+            await assert_verified(books.database)
+
+    asyncio.run(main())
+
+
+def test_only_what_is_late_is_spent_of_the_key_that_it_is_said_to_be_of(ledger_engine: Engine) -> None:
+    async def main() -> None:
+        async with serving(ledger_engine) as books:
+            customer = await books.customer(paid=1000, limit=500)
+            for number, actor in enumerate((f"key/{customer.key_id}", "key/", "key/x", f"a key/{customer.key_id}")):
+                back = refund(customer.account_id, 10, idempotency_key=f"{number}", reason="", actor=actor)
+                await books.ledger.submit(back)
+            await assert_verified(books.database)
+            await books.database.execute("UPDATE journal SET kind = 'late' WHERE idempotency_key IN ('1', '2', '3')")
+            await assert_verified(books.database)
+
+    asyncio.run(main())
 
 
 def test_prices_are_compared_with_their_digest_and_charges_with_their_price(sqlite_engine: Engine) -> None:

@@ -11,7 +11,7 @@ Rule 4  No hold, no effect: what an end moves is what the stored hold says.
 Rule 5  Usage never makes a balance negative and never takes a key past its limit: what cannot be charged goes to the
         loss account. Only refunds and disputes may overdraw.
 Rule 6  A hold that was swept (its process was gone) may still get its true end: the difference is a transaction of its
-        own, `late/<hold>`, and only ever a further charge.
+        own, `late/<hold>`, and only ever a further charge. If it counts against a key's limit, its actor is `key/<id>`.
 Rule 7  A hold may be on tokens that the account's plan includes this month: then its amount is 0, its end charges 0
         and takes tokens instead, never more than are left. It is all tokens or all money.
 Rule 8  Everything but usage is a journal transaction whose entries sum to zero and whose idempotency key is unique.
@@ -550,7 +550,7 @@ def _end(state: State, op: End, now: int, out: Decision) -> Verdict:
     if due < 0 or due >= MAX_AMOUNT:
         _check_amounts(due)
     if id_ in state.ends:
-        return _end_again(state, op, state.ends[id_], out)
+        return _end_again(state, op, state.ends[id_], now, out)
     hold = state.holds.get(id_)
     if hold is None or hold.account_id != account_id:
         return Refused(why=Refusal.NO_HOLD)
@@ -605,7 +605,7 @@ def tokens_of(record: Record) -> int:
     return read + record.output + record.audio_output + record.image_output
 
 
-def _end_again(state: State, op: End, stored: EndRow, out: Decision) -> Verdict:
+def _end_again(state: State, op: End, stored: EndRow, now: int, out: Decision) -> Verdict:
     balance = state.balances[stored.account_id]
     first = Ended(
         charged=stored.charge, promo=stored.promo, loss=stored.loss, available=balance.available, repeated=True
@@ -617,7 +617,13 @@ def _end_again(state: State, op: End, stored: EndRow, out: Decision) -> Verdict:
     late = f"late/{op.hold}"
     if late in state.posted:
         return first
-    charge = max(0, min(more, balance.available, op.cap - stored.charge))
+    key = state.keys.get(stored.key_id) if stored.limited else None
+    if key is not None:
+        key.renew(now)
+        out.keys[key.key_id] = key
+    charge = min(more, max(0, op.cap - stored.charge), _chargeable(balance, key, 0))
+    if key is not None and now >= key.since:
+        key.spent += charge
     promo = min(charge, balance.promo)
     cost = max(0, op.record.cost - stored.record.cost)
     entries = _entries(
@@ -630,8 +636,9 @@ def _end_again(state: State, op: End, stored: EndRow, out: Decision) -> Verdict:
         (Book.PROVIDER_PAYABLE, cost),
         (Book.PROVIDER_COST, -cost),
     )
+    of, actor = stored.account_id, "" if key is None else f"key/{key.key_id}"
     post = Post(
-        idempotency_key=late, kind=Kind.LATE, account_id=stored.account_id, entries=entries, reason="ended after sweep"
+        idempotency_key=late, kind=Kind.LATE, account_id=of, entries=entries, reason="ended after sweep", actor=actor
     )
     _apply(balance, post, out)
     state.posted.add(late)

@@ -8,6 +8,7 @@ memory: it keeps one entry per account, per key with a limit, and per account an
 """
 
 import hashlib
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator
 
@@ -29,6 +30,8 @@ from tollbridge.values import Outcome, Usage
 MOST_NAMED = 1_000
 _PAGE = 2_000
 _EVERYTHING = (0, 1 << 62)
+# Who a late charge is of where the spend of a key carries it (`core.ledger`, Rule 6).
+_OF_KEY = re.compile(r"key/([0-9]{1,18})")
 
 _BALANCES = "SELECT account_id, paid, promo, held FROM balance WHERE account_id > $1 ORDER BY account_id LIMIT $2"
 _SINCE = "SELECT key_id, since FROM key_spend WHERE since IS NOT NULL"
@@ -305,8 +308,8 @@ class _Audit:
         effect = self._effect(end.account_id)
         effect.promo -= end.promo
         effect.paid -= end.charge - end.promo
-        if end.limited and end.ended_at >= self._since.get(end.key_id, 0):
-            self._spend(end.key_id).spent += end.charge
+        if end.limited:
+            self._spend_at(end.key_id, end.ended_at).spent += end.charge
         for entry in usage_entries(end):
             self._trial[entry.book] += entry.amount
 
@@ -380,7 +383,7 @@ class _Audit:
                 chain.add(row, parts)
 
     def _check_transaction(self, row: Row, entries: list[Row]) -> None:
-        id_, key, kind, account_id = row[:4]
+        id_, key, kind, account_id, _, actor, at = row
         if kind not in set(Kind):
             self._report.add(f"transaction {id_} ({key}) is of the unknown kind {kind!r}")
         if not entries or sum(amount for *_, amount in entries):
@@ -388,6 +391,8 @@ class _Audit:
         if [line for _, line, _, _ in entries] != list(range(len(entries))):
             self._report.add(f"transaction {id_} ({key}) lacks an entry")
         effect = self._effect(account_id)
+        late_of = _OF_KEY.fullmatch(actor) if kind == Kind.LATE else None
+        spend = self._spend_at(int(late_of[1]), at) if late_of else Spend()
         for _, _, book, amount in entries:
             if book not in self._trial:
                 self._report.add(f"transaction {id_} ({key}) has an entry in the unknown account {book!r}")
@@ -395,8 +400,10 @@ class _Audit:
             self._trial[Book(book)] += amount
             if book == Book.CUSTOMER_PAID:
                 effect.paid += amount
+                spend.spent -= amount
             elif book == Book.CUSTOMER_PROMO:
                 effect.promo += amount
+                spend.spent -= amount
 
     # --- what is kept of it ---
 
@@ -445,6 +452,10 @@ class _Audit:
 
     def _spend(self, key_id: int) -> Spend:
         return self._spends.setdefault(key_id, Spend())
+
+    def _spend_at(self, key_id: int, at: int) -> Spend:
+        """Where a charge of this time counts: nowhere, if the key's limit began anew since."""
+        return self._spend(key_id) if at >= self._since.get(key_id, 0) else Spend()
 
 
 class _Chain:

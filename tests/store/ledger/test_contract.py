@@ -30,6 +30,7 @@ from tollbridge.core.ledger import (
     top_up,
 )
 from tollbridge.errors import Unavailable
+from tollbridge.store import lookups
 from tollbridge.store.processes import begin, sweep
 from tollbridge.values import Outcome
 
@@ -405,6 +406,43 @@ def test_a_swept_hold_is_charged_its_last_checkpoint_and_its_late_end_the_rest(l
         assert await books.balance(customer) == (0, 0, 0)
         rows = await books.database.fetch("SELECT idempotency_key FROM journal WHERE kind = 'late' ORDER BY id")
         assert rows == [(f"late/{noted}",), (f"late/{bare}",)]
+
+    with_books(ledger_engine, scenario)
+
+
+def test_a_late_end_is_spent_of_the_limit_of_its_key_and_no_more_than_is_left(ledger_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        customer = await books.customer(paid=1000, limit=100)
+        first, second = await books.held(customer, 30), await books.held(customer, 30)
+        assert await sweep(books.database, books.ledger, books.process.epoch, FOREVER) == 2
+        running = await books.held(customer, 20)
+        assert await books.end(first, customer, 50) == Ended(charged=50, promo=0, loss=0, available=930)
+        # Somebody else writes: what is remembered of the key is read again.
+        await books.database.execute("UPDATE api_key SET limit_nano = 90 WHERE id = $1", customer.key_id)
+        await assert_verified(books.database)
+        assert await books.end(second, customer, 50) == Ended(charged=20, promo=0, loss=30, available=910)
+        assert (await books.end(second, customer, 80)).repeated
+        _, verdict = await books.hold(customer, 1)
+        assert verdict == Refused(why=Refusal.KEY_LIMIT, available=0, posted=20, balance=910)
+        rows = await books.database.fetch("SELECT spent, held FROM key_spend WHERE key_id = $1", customer.key_id)
+        assert rows == [(70, 20)]
+        # What is told of the key agrees: nothing is counted twice.
+        now = await books.database.now()
+        assert (await lookups.key(books.database, customer.key_id, now)).limit_left == 0
+        assert (await lookups.spending(books.database, customer.account_id, customer.key_id, (0, 0, 0))).total == 70
+        assert (await books.end(running, customer, 20)).charged == 20
+
+    with_books(ledger_engine, scenario)
+
+
+def test_a_late_end_is_spent_of_a_limit_whose_spend_was_not_kept_yet(ledger_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        customer = await books.customer(paid=1000, limit=100)
+        hold = await books.held(customer, 30)
+        await sweep(books.database, books.ledger, books.process.epoch, FOREVER)
+        await books.database.execute("DELETE FROM key_spend WHERE key_id = $1", customer.key_id)
+        assert (await books.end(hold, customer, 50)).charged == 50
+        assert await books.database.fetch("SELECT spent, held FROM key_spend") == [(50, 0)]
 
     with_books(ledger_engine, scenario)
 

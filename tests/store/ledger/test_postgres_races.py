@@ -214,7 +214,7 @@ async def end_truly(books: Books, customer: Customer, ids: list[int]) -> None:
 
 def test_a_fenced_process_gets_no_more_and_its_true_ends_are_charged_once(postgres_engine: Engine) -> None:
     engine = postgres_engine
-    (customer,) = uvloop.run(customers(engine, 1, paid=100 * AMOUNT))
+    (customer,) = uvloop.run(customers(engine, 1, paid=100 * AMOUNT, limit=10 * AMOUNT))
     with Crew(engine, 2) as crew:
         crew.run(hurry)
         ids = crew.run_on(0, open_some, customer, 10)
@@ -226,3 +226,4 @@ def test_a_fenced_process_gets_no_more_and_its_true_ends_are_charged_once(postgr
     late = uvloop.run(query(engine, "SELECT idempotency_key FROM journal WHERE kind = 'late'"))
     assert {key for (key,) in late} == {f"late/{id_}" for id_ in ids}
     assert uvloop.run(query(engine, "SELECT paid FROM balance")) == [(90 * AMOUNT,)]
+    assert uvloop.run(query(engine, "SELECT spent, held FROM key_spend")) == [(10 * AMOUNT, 0)]

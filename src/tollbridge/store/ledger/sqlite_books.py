@@ -304,8 +304,11 @@ class Books:
             if end.account_id not in self._balances:
                 self._load_balance(end.account_id)
             late = f"late/{hold}"
-            if end.record.outcome is Outcome.SWEPT and self._connection.execute(_POSTED, (late,)).fetchone():
-                state.posted.add(late)
+            if end.record.outcome is Outcome.SWEPT:
+                if self._connection.execute(_POSTED, (late,)).fetchone():
+                    state.posted.add(late)
+                elif end.limited and end.key_id not in self._keys:
+                    self._load_key(end.key_id)
             return None
         row = self._connection.execute(_HOLD, (hold,)).fetchone()
         if row is None:

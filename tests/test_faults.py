@@ -74,7 +74,8 @@ FAULTS = (
         "an end after the hold expired",
         "core/test_ledger.py::test_a_late_end_is_charged_once",
         CONTRACT + "test_a_swept_hold_is_charged_its_last_checkpoint_and_its_late_end_the_rest"
-        " test_a_late_end_that_is_not_more_changes_nothing",
+        " test_a_late_end_that_is_not_more_changes_nothing"
+        " test_a_late_end_is_spent_of_the_limit_of_its_key_and_no_more_than_is_left",
     ),
     row(
         "A7",

@@ -239,7 +239,7 @@ PROBLEMS = (
     Problem(405, "method_not_allowed", "see `Allow`"),
     Problem(408, "request_timeout", "the request took too long to arrive"),
     Problem(409, "idempotency_in_progress", "the request with this key is running: ask again for its answer"),
-    Problem(409, "idempotency_answer_not_kept", "it was answered and charged; its answer was too large to be kept"),
+    Problem(409, "idempotency_answer_not_kept", "it was answered and charged, but the answer was not kept"),
     Problem(413, "request_too_large", "a smaller body"),
     Problem(415, "unsupported_media_type", "JSON, not compressed"),
     Problem(422, "idempotency_key_reused", "the key was used for another request: take a new one"),

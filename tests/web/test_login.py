@@ -352,3 +352,20 @@ def test_logging_out_ends_the_session_for_good() -> None:
             assert (await ada.get("/dashboard")).headers["location"].startswith("/auth/login")
 
     run(test())
+
+
+def test_who_guesses_where_the_forms_are_is_led_there() -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as visitor:
+            for guess, form in (
+                ("/login", "/auth/login"),
+                ("/login?next=/dashboard/billing", "/auth/login?next=/dashboard/billing"),
+                ("/register", "/auth/register"),
+                ("/signup?email=ada%40example.com", "/auth/register?email=ada%40example.com"),
+                ("/sign-up", "/auth/register"),
+            ):
+                response = await visitor.get(guess)
+                assert (response.status_code, response.headers["location"]) == (303, form)
+                assert (await visitor.get(form)).status_code == 200
+
+    run(test())

@@ -21,6 +21,22 @@ NOTICES = {
 VERIFY_AGAIN = ("/auth/login", "Log in")
 
 
+async def to_register(visit: Visit) -> Response:
+    """From where people look for the form."""
+    return visit.redirect(_with_query(visit, "/auth/register"))
+
+
+async def to_login(visit: Visit) -> Response:
+    """As `to_register`."""
+    return visit.redirect(_with_query(visit, "/auth/login"))
+
+
+def _with_query(visit: Visit, path: str) -> str:
+    """`path` with what was asked of this page: where to go on (`next`), say."""
+    query = visit.request.url.query
+    return f"{path}?{query}" if query else path
+
+
 async def register_form(visit: Visit) -> Response:
     if visit.presence is not None:
         return visit.redirect("/dashboard")
@@ -89,8 +105,7 @@ async def log_in(visit: Visit) -> Response:
     if not entered.token:
         return _look_into_mail(visit, form["email"])
     visit.log_in(entered.token, entered.device)
-    query = f"?{visit.request.url.query}" if visit.request.url.query else ""
-    return visit.redirect(f"/auth/second{query}" if entered.half else visit.next_path())
+    return visit.redirect(_with_query(visit, "/auth/second") if entered.half else visit.next_path())
 
 
 def _login_page(visit: Visit, form: Form, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -144,6 +159,10 @@ async def log_out(visit: Visit) -> Response:
 
 
 PAGES = (
+    Page("GET", "/login", ANYONE, to_login),
+    Page("GET", "/register", ANYONE, to_register),
+    Page("GET", "/signup", ANYONE, to_register),
+    Page("GET", "/sign-up", ANYONE, to_register),
     Page("GET", "/auth/register", ANYONE, register_form),
     Page("GET", "/auth/register.html", ANYONE, register_form),
     Page("POST", "/auth/register", ANYONE, register_now),

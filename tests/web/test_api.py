@@ -2,11 +2,13 @@
 
 import asyncio
 
+import httpx
 import pytest
 from tests.gateway.site import run
 from tests.servers import Postgres
-from tests.web.visitors import house, registered
+from tests.web.visitors import Visitor, house, registered
 
+from tollbridge.store import accounts, activity
 from tollbridge.web import api, requests, usage
 from tollbridge.web.api import openapi_paths
 
@@ -54,6 +56,102 @@ def test_what_is_done_to_a_key_at_once_is_done_one_after_the_other(postgres_serv
                 assert {**found, **changes[0], **changes[1], **changes[2]} == found
             rotate = [ada.send_json("POST", f"/api/keys/{key}/rotate", {"overlap": "none"}) for _ in range(4)]
             assert sorted(each.status_code for each in await asyncio.gather(*rotate)) == [201, 400, 400, 400]
+
+    with postgres_server.database() as url:
+        run(test(url))
+
+
+def test_keys_come_in_pages_where_a_limit_is_said_and_all_where_none_is() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada, eve = await registered(site, "ada@example.com"), await registered(site, "eve@example.com")
+            labels = [f"key {number}" for number in range(6)]
+            for label in labels:
+                await ada.send_json("POST", "/api/keys", {"label": label})
+            labels = [*reversed(labels), "default"]
+            whole = (await ada.client.get("/api/keys")).json()
+            assert [key["label"] for key in whole["data"]] == labels
+            assert whole["next_cursor"] is None
+            page = (await ada.client.get("/api/keys?limit=3")).json()
+            read = [[key["label"] for key in page["data"]]]
+            while page["next_cursor"] is not None:
+                page = (await ada.client.get(f"/api/keys?limit=3&cursor={page['next_cursor']}")).json()
+                read.append([key["label"] for key in page["data"]])
+            assert read == [labels[:3], labels[3:6], labels[6:]]
+            seven = (await ada.client.get("/api/keys?limit=7")).json()
+            assert (len(seven["data"]), seven["next_cursor"]) == (7, None)
+            third = whole["data"][2]["id"]
+            rest = (await ada.client.get(f"/api/keys?cursor={third}")).json()["data"]
+            assert [key["label"] for key in rest] == labels[3:]
+            ada.client.headers["accept"] = "application/json"
+            for query, param in (("limit=0", "limit"), ("limit=201", "limit"), ("cursor=key_x", "cursor")):
+                answer = await ada.client.get(f"/api/keys?{query}")
+                assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+            assert (await eve.client.get(f"/api/keys?cursor={third}")).status_code == 400
+
+    run(test())
+
+
+async def _make(visitor: Visitor, once: str, **fields: object) -> httpx.Response:
+    headers = {"idempotency-key": once, "x-csrf-token": await visitor.token("/auth/confirm")}
+    return await visitor.client.post("/api/keys", json=fields, headers={**headers, "accept": "application/json"})
+
+
+def test_a_key_that_is_asked_for_twice_is_made_once_and_shown_once() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada, eve = await registered(site, "ada@example.com"), await registered(site, "eve@example.com")
+            wish = {"label": "ci", "limit_usd": "5.00", "models": ["m"], "disabled": True}
+            first, again = await _make(ada, "k1", **wish), await _make(ada, "k1", **wish)
+            assert (first.status_code, again.status_code) == (201, 201)
+            made = first.json()
+            assert made.pop("key").startswith("tb_live_")
+            assert made["state"] == "disabled"
+            assert again.json() == made
+            assert ("idempotent-replayed" in first.headers, again.headers["idempotent-replayed"]) == (False, "true")
+            other = await _make(ada, "k1", **{**wish, "label": "another"})
+            assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+            assert made["id"] in other.json()["error"]["message"]
+            # The name is the account's own, and is no hint at anybody else's key.
+            assert (await _make(eve, "k1", **wish)).json()["id"] != made["id"]
+            assert (await _make(ada, "k2", **wish)).json()["id"] != made["id"]
+            # Who has lost the first answer gets a working key by rotating, and a revoked one is not made anew.
+            await ada.send_json("DELETE", f"/api/keys/{made['id']}", {})
+            assert (await _make(ada, "k1", **wish)).json()["state"] == "revoked"
+            assert len((await ada.client.get("/api/keys")).json()["data"]) == 3
+            for once in ("", "k" * 256):
+                answer = await _make(ada, once, **wish)
+                assert (answer.status_code, answer.json()["error"]["param"]) == (400, "Idempotency-Key")
+
+    run(test())
+
+
+def test_a_repeated_key_is_shown_again_where_keys_always_are() -> None:
+    async def test() -> None:
+        async with house('[keys]\nreveal = "always"\n') as site:
+            ada = await registered(site, "ada@example.com")
+            first, again = await _make(ada, "k1", label="ci"), await _make(ada, "k1", label="ci")
+            assert first.json() == again.json()
+            assert again.headers["idempotent-replayed"] == "true"
+
+    run(test())
+
+
+def test_of_two_wishes_for_one_key_at_once_one_makes_it(postgres_server: Postgres) -> None:
+    """On PostgreSQL, where transactions do not wait for each other by themselves."""
+
+    async def test(url: str) -> None:
+        async with house(database_url=url) as site:
+            ada = await registered(site, "ada@example.com")
+            for number in range(10):
+                answers = await asyncio.gather(*(_make(ada, f"k{number}", label="ci") for _ in range(4)))
+                assert [each.status_code for each in answers] == [201] * 4
+                assert len({each.json()["id"] for each in answers}) == 1
+                assert len([each for each in answers if "key" in each.json()]) == 1
+            account = await accounts.by_email(site.database, "ada@example.com")
+            assert account is not None
+            deeds = await activity.page(site.database, account.id, 1 << 62, 100)
+            assert [deed.action for deed in deeds].count("key.created") == 10
 
     with postgres_server.database() as url:
         run(test(url))

@@ -3,21 +3,23 @@
 Each deed is noted in the account's activity, and takes effect from the key's next call on.
 """
 
+import hashlib
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_network
 from typing import TypeVar
 
 import msgspec
 
+from tollbridge.core import keys as form
 from tollbridge.core.ledger import MAX_AMOUNT
-from tollbridge.errors import InvalidRequest, NotFound
+from tollbridge.errors import InvalidRequest, KeyReused, NotFound
 from tollbridge.services import keys, reveal
 from tollbridge.services.desk import Desk
 from tollbridge.services.keys import LONGEST_LABEL, LONGEST_PATTERN, MOST_PATTERNS, MOST_RATE, MadeKey
 from tollbridge.store import activity, managed_keys
 from tollbridge.store import keys as key_rows
 from tollbridge.store.activity import NewDeed
-from tollbridge.store.db import Transaction, run
+from tollbridge.store.db import Duplicate, Transaction, run
 from tollbridge.store.managed_keys import ManagedKey, Rules
 from tollbridge.values import LATEST_MS
 
@@ -28,6 +30,7 @@ RESETS = ("daily", "weekly", "monthly")
 # How long a rotated key lives on: "" for good, until it is revoked.
 OVERLAPS = {"none": 0, "1h": HOUR_MS, "24h": 24 * HOUR_MS, "": None}
 MOST_KEYS = 500
+_ID_LENGTH = 22
 
 
 class Actor(msgspec.Struct, frozen=True):
@@ -40,19 +43,47 @@ class Actor(msgspec.Struct, frozen=True):
         return NewDeed(account_id=account_id, actor=self.name, action=action, detail=detail, address=self.address)
 
 
-async def create(desk: Desk, account_id: int, label: str, rules: Rules, actor: Actor) -> MadeKey:
-    """A new key. InvalidRequest: the label or a rule cannot be."""
+async def create(
+    desk: Desk,
+    account_id: int,
+    label: str,
+    rules: Rules,
+    actor: Actor,
+    *,
+    disabled: bool = False,
+    once: str = "",
+) -> MadeKey:
+    """A new key. InvalidRequest: the label or a rule cannot be.
+
+    Repeated with the same text `once` it is the key that was made first; "" is never a repetition. KeyReused: that
+    key is not what is wished for now.
+    """
     now = await desk.database.now()
     label, rules = check_label(label), check_rules(rules, now)
 
     async def use_case(transaction: Transaction) -> MadeKey:
+        if once and (there := await managed_keys.find(transaction, account_id, _id(account_id, once))) is not None:
+            return _as_wished(there, label, rules)
         if sum(key.revoked_at is None for key in await managed_keys.of_account(transaction, account_id)) >= MOST_KEYS:
             raise InvalidRequest(f"An account has at most {MOST_KEYS} keys. Revoke some first.")
-        made = await _add(desk, transaction, account_id, (label, rules), now)
+        made = await _add(desk, transaction, account_id, (label, rules), now, _id(account_id, once) if once else "")
         await activity.add(transaction, actor.deed(account_id, "key.created", label), now)
+        if disabled:
+            key = await _find(transaction, account_id, made.public_id)
+            await managed_keys.set_disabled(transaction, key.id, now)
+            await activity.add(transaction, actor.deed(account_id, "key.disabled", key.name), now)
         return made
 
-    return await run(desk.database, use_case)
+    try:
+        made = await run(desk.database, use_case)
+    except Duplicate:
+        # The same request came twice at once, and the other one was quicker.
+        made = await run(desk.database, use_case)
+    if made.repeated and desk.settings.keys.reveal == "always":
+        shown = await reveal.keys_to_show(desk, account_id)
+        text = next((each.text for each in shown if each.public_id == made.public_id), "")
+        return msgspec.structs.replace(made, text=text)
+    return made
 
 
 async def change(
@@ -197,9 +228,30 @@ def _networks(texts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(wanted))
 
 
-async def _add(desk: Desk, transaction: Transaction, account_id: int, wish: tuple[str, Rules], now: int) -> MadeKey:
+def _id(account_id: int, once: str) -> str:
+    """What the key will be called: a repetition finds it by that name, and no two keys can have it."""
+    digest = hashlib.sha256(f"{account_id}/{once}".encode()).digest()
+    return f"key_{form.base62(int.from_bytes(digest), _ID_LENGTH)}"
+
+
+def _as_wished(key: ManagedKey, label: str, rules: Rules) -> MadeKey:
+    if label != key.label or any(getattr(rules, name) != getattr(key, name) for name in Rules.__struct_fields__):
+        raise KeyReused(
+            f"This Idempotency-Key made {key.public_id}, which is not what is wished for now: "
+            "it was changed since, or this is another request.",
+            param="Idempotency-Key",
+        )
+    return MadeKey(key.public_id, "", repeated=True)
+
+
+async def _add(
+    desk: Desk, transaction: Transaction, account_id: int, wish: tuple[str, Rules], now: int, public_id: str = ""
+) -> MadeKey:
     label, rules = wish
     made, row = keys.make(desk.master, account_id, desk.settings.brand.key_prefix, label)
+    if public_id:
+        made = msgspec.structs.replace(made, public_id=public_id)
+        row = msgspec.structs.replace(row, public_id=public_id)
     await key_rows.create(transaction, row, now)
     await managed_keys.set_rules(transaction, await _find(transaction, account_id, made.public_id), rules)
     if desk.settings.keys.reveal == "always":

@@ -27,10 +27,14 @@ MOST_RATE = 1_000_000_000
 
 
 class MadeKey(msgspec.Struct, frozen=True):
-    """A new key; `text` is the key itself, which nobody can show again."""
+    """A new key; `text` is the key itself, which nobody can show again.
+
+    `repeated`: it was made before, by the same request; `text` is "" then where it cannot be shown again.
+    """
 
     public_id: str
     text: str
+    repeated: bool = False
 
     def __repr__(self) -> str:
         return f"MadeKey({self.public_id})"

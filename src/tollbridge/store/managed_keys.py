@@ -11,6 +11,7 @@ SELECT limit_nano, limit_reset, models, addresses, rpm, tpm, concurrency, cost_c
   api_key.id, public_id, hint, label, spent, held, since, created_at, disabled_at, revoked_at
 FROM api_key LEFT JOIN key_spend ON key_spend.key_id = api_key.id
 """
+_ALL = (1 << 62) - 1
 _TEXTS = msgspec.json.Decoder(tuple[str, ...])
 
 
@@ -71,6 +72,17 @@ class ManagedKey(Rules, frozen=True, kw_only=True):
 async def of_account(database: Transaction, account_id: int) -> list[ManagedKey]:
     """All keys of an account, newest first."""
     rows = await database.fetch(f"{_SELECT} WHERE account_id = $1 ORDER BY api_key.id DESC", account_id)
+    return [_key(row) for row in rows]
+
+
+async def page(
+    database: Transaction, account_id: int, before: ManagedKey | None, count: int | None
+) -> list[ManagedKey]:
+    """As `of_account`: those made before `before` (None: all), at most `count` of them (None: all)."""
+    rows = await database.fetch(
+        f"{_SELECT} WHERE account_id = $1 AND api_key.id < $2 ORDER BY api_key.id DESC LIMIT $3",
+        *(account_id, _ALL if before is None else before.id, _ALL if count is None else count),
+    )
     return [_key(row) for row in rows]
 
 

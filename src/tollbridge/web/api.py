@@ -11,12 +11,14 @@ from starlette.responses import Response
 
 from tollbridge.core.money import format_usd, parse_usd
 from tollbridge.errors import InvalidRequest
+from tollbridge.gateway.replays import LONGEST
 from tollbridge.services import key_management
 from tollbridge.services.keys import MadeKey
 from tollbridge.services.usage import RANGES
 from tollbridge.store import managed_keys, rollups
 from tollbridge.store.managed_keys import ManagedKey, Rules
 from tollbridge.web.page import DEVELOPER, Page
+from tollbridge.web.requests import read_limit
 from tollbridge.web.usage import iso, json_response
 from tollbridge.web.visit import Visit
 
@@ -48,10 +50,23 @@ class RotateBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 async def list_keys(visit: Visit) -> Response:
+    """All keys, or a page of them where `limit` is said."""
     database, account = visit.shared.database, visit.account
-    keys = await managed_keys.of_account(database, account.id)
+    limit, name, before = read_limit(visit), visit.query("cursor"), None
+    if name:
+        before = await managed_keys.find(database, account.id, name)
+        if before is None:
+            raise InvalidRequest("This cursor is none that was given out.", param="cursor")
+    # One more than wished for says whether there are further ones.
+    keys = await managed_keys.page(database, account.id, before, None if limit is None else limit + 1)
+    more = limit is not None and len(keys) > limit
     uses = await rollups.last_uses(database, account.id)
-    return json_response({"data": [_key_json(visit, key, uses) for key in keys]})
+    return json_response(
+        {
+            "data": [_key_json(visit, key, uses) for key in keys[:limit]],
+            "next_cursor": keys[:limit][-1].public_id if more else None,
+        }
+    )
 
 
 async def one(visit: Visit) -> Response:
@@ -59,13 +74,22 @@ async def one(visit: Visit) -> Response:
 
 
 async def create(visit: Visit) -> Response:
+    """A new key. `Idempotency-Key`: sent again it is the same key, shown in full only if `keys.reveal` allows it."""
     body = await read_body(visit, KeyBody)
     label = "" if isinstance(body.label, UnsetType) else body.label
-    desk = visit.shared.desk
-    made = await key_management.create(desk, visit.account.id, label, _rules(body, Rules()), visit.actor)
-    if body.disabled is True:
-        await key_management.set_disabled(desk, visit.account.id, made.public_id, True, visit.actor)
-    return json_response(await _made(visit, made), 201)
+    made = await key_management.create(
+        visit.shared.desk,
+        visit.account.id,
+        label,
+        _rules(body, Rules()),
+        visit.actor,
+        disabled=body.disabled is True,
+        once=idempotency_name(visit),
+    )
+    response = json_response(await _made(visit, made), 201)
+    if made.repeated:
+        response.headers["idempotent-replayed"] = "true"
+    return response
 
 
 async def change(visit: Visit) -> Response:
@@ -101,6 +125,15 @@ async def read_body(visit: Visit, kind: type[Body]) -> Body:
         return msgspec.convert(await visit.json(), kind)
     except msgspec.ValidationError as error:
         raise _unreadable(str(error), kind) from None
+
+
+def idempotency_name(visit: Visit) -> str:
+    """By what a repetition of this request is known; "": it is none. InvalidRequest: the header cannot be."""
+    once = visit.request.headers.get("idempotency-key")
+    # An empty one is a mistake of whoever sends it, and would be no key at all.
+    if once is not None and not (once.strip() and len(once) <= LONGEST and once.isprintable()):
+        raise InvalidRequest(f"An Idempotency-Key has 1 to {LONGEST} printable characters.", param="Idempotency-Key")
+    return "" if once is None else f"api/{once}"
 
 
 def _unreadable(why: str, kind: type[msgspec.Struct]) -> InvalidRequest:
@@ -170,8 +203,9 @@ def _time(value: datetime | None) -> int | None:
 
 
 async def _made(visit: Visit, made: MadeKey) -> dict[str, Any]:
-    """A new key with its text, which is shown only now."""
-    return {"key": made.text, **await _shown(visit, made.public_id)}
+    """A new key with its text, which is shown only now: a repetition may have to do without."""
+    text = {"key": made.text} if made.text else {}
+    return text | await _shown(visit, made.public_id)
 
 
 async def _shown(visit: Visit, public_id: str) -> dict[str, Any]:
@@ -219,12 +253,14 @@ PAGES = (
 
 
 class Described(msgspec.Struct, frozen=True):
-    """An operation under `/api/`, for the OpenAPI document: `query` its parameters, `body` what it takes as JSON."""
+    """An operation under `/api/`, for the OpenAPI document: `query` and `headers` its parameters, `body` what it takes
+    as JSON."""
 
     method: str
     path: str
     summary: str
     query: Mapping[str, str] = {}
+    headers: Mapping[str, str] = {}
     body: type[msgspec.Struct] | None = None
 
 
@@ -254,8 +290,26 @@ OPERATIONS = (
     Described(
         "GET", "/api/requests/{request}", "One request: tokens by meter, charge, cost, route, attempts, outcome."
     ),
-    Described("GET", "/api/keys", "All API keys of the account, the newest first; never the keys themselves."),
-    Described("POST", "/api/keys", "Make an API key. `key` of the answer is shown only now.", body=KeyBody),
+    Described(
+        "GET",
+        "/api/keys",
+        "All API keys of the account, the newest first; never the keys themselves.",
+        {
+            "limit": "How many at most, up to 200; all when left out. `next_cursor` leads to older ones; null: "
+            "there are none.",
+            "cursor": "`next_cursor` of the page before.",
+        },
+    ),
+    Described(
+        "POST",
+        "/api/keys",
+        "Make an API key. `key` of the answer is shown only now.",
+        headers={
+            "Idempotency-Key": "The same request sent again with it makes no second key. Its answer has the header "
+            "`Idempotent-Replayed: true`, and no `key` unless keys are always shown here."
+        },
+        body=KeyBody,
+    ),
     Described("GET", "/api/keys/{key}", "One API key."),
     Described("PATCH", "/api/keys/{key}", "Change what is named; null takes a bound away.", body=KeyBody),
     Described("DELETE", "/api/keys/{key}", "Revoke a key for good, from its next call on."),
@@ -276,8 +330,9 @@ def openapi_paths() -> dict[str, Any]:
         names = re.findall(r"\{(\w+)\}", each.path)
         parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
         parameters += [
-            {"name": name, "in": "query", "description": text, "schema": {"type": "string"}}
-            for name, text in each.query.items()
+            {"name": name, "in": where, "description": text, "schema": {"type": "string"}}
+            for where, texts in (("query", each.query), ("header", each.headers))
+            for name, text in texts.items()
         ]
         made = "201" if each.method == "POST" else "200"
         operation: dict[str, Any] = {

@@ -9,10 +9,9 @@ from tollbridge.core.money import format_usd, parse_usd
 from tollbridge.core.payments import Payment
 from tollbridge.core.subscriptions import Subscription
 from tollbridge.errors import InvalidRequest
-from tollbridge.gateway.replays import LONGEST
 from tollbridge.services import deeds, invoices
 from tollbridge.services.invoices import Paper
-from tollbridge.web.api import read_body
+from tollbridge.web.api import idempotency_name, read_body
 from tollbridge.web.billing import reference
 from tollbridge.web.billing_papers import statement_json
 from tollbridge.web.page import PAYER, Page
@@ -67,14 +66,9 @@ async def order(visit: Visit) -> Response:
         amount = parse_usd(body.amount_usd)
     except ValueError as error:
         raise InvalidRequest(f"amount_usd: {error}", param="amount_usd") from None
-    once = visit.request.headers.get("idempotency-key")
-    # An empty one is a mistake of whoever sends it, and would be no key at all.
-    if once is not None and not (once.strip() and len(once) <= LONGEST and once.isprintable()):
-        raise InvalidRequest(f"An Idempotency-Key has 1 to {LONGEST} printable characters.", param="Idempotency-Key")
-    name = "" if once is None else f"api/{once}"
     try:
         begun = await visit.shared.payments().start_checkout(
-            visit.account, amount, method=body.method, once=name, save_card=body.save_card
+            visit.account, amount, method=body.method, once=idempotency_name(visit), save_card=body.save_card
         )
     except InvalidRequest as error:
         if error.param == "amount":  # as the form calls it

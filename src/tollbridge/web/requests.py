@@ -259,11 +259,19 @@ def attempts(record: Record) -> list[dict[str, Any]]:
 # --- JSON -----------------------------------------------------------------------------------------------------------
 
 
-async def list_json(visit: Visit) -> Response:
-    limit = visit.query("limit") or str(PAGE)
+def read_limit(visit: Visit) -> int | None:
+    """How many a program wants at once; None: it said nothing. Raises `InvalidRequest`."""
+    limit = visit.query("limit")
+    if not limit:
+        return None
     if not (limit.isascii() and limit.isdigit() and 0 < int(limit[:6]) <= MOST):
         raise InvalidRequest(f"limit is a whole number from 1 to {MOST}", param="limit")
-    found = await requests.page(visit.shared.database, visit.account.id, await asked(visit), place(visit), int(limit))
+    return int(limit)
+
+
+async def list_json(visit: Visit) -> Response:
+    limit, wanted = read_limit(visit) or PAGE, await asked(visit)
+    found = await requests.page(visit.shared.database, visit.account.id, wanted, place(visit), limit)
     called = await names(visit, found.lines)
     return json_response(
         {

@@ -66,6 +66,19 @@ def test_a_transfer_from_its_arrival_to_its_refund(shell: Shell, bought: Payment
     assert json.loads(shell.ok("ledger", "verify", "--json").out)["ok"]
 
 
+def test_a_refund_with_the_same_text_is_made_once(shell: Shell, bought: Payment) -> None:
+    shell.ok("payment", "confirm", str(bought.external_id), "50")
+    refund = ("payment", "refund", bought.public_id, "--amount", "5")
+    once = (*refund, "--idempotency-key", "ticket 81")
+    assert shell.ok(*once).err == shell.ok(*once).err
+    assert json.loads(shell.ok("account", "show", "ada@example.com", "--json").out)["paid_usd"] == "45"
+    assert "another amount" in shell.refused(*refund[:-1], "6", "--idempotency-key", "ticket 81")
+    assert "1 to 500 characters" in shell.refused(*refund, "--idempotency-key", "")
+    shell.ok(*refund)
+    assert json.loads(shell.ok("account", "show", "ada@example.com", "--json").out)["paid_usd"] == "40"
+    assert json.loads(shell.ok("ledger", "verify", "--json").out)["ok"]
+
+
 def test_an_order_that_was_never_paid_is_dismissed(shell: Shell, bought: Payment) -> None:
     shell.ok("payment", "dismiss", bought.public_id)
     (listed,) = json.loads(shell.ok("payment", "list", "--json").out)

@@ -38,6 +38,8 @@ _MARGINS = (
 )
 _DRIFT = ("model", "invoiced_usd", "recorded_usd", "difference_usd", "percent")
 _LISTED = 200
+# As of `credit grant`.
+_LONGEST_ONCE = 500
 _month = click.option("--month", required=True, metavar="MONTH", help="A calendar month such as 2026-11, UTC.")
 _csv = click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 
@@ -101,18 +103,27 @@ def payment_confirm(settings: "Settings", reference: str, amount: int) -> None:
 @payment.command("refund")
 @click.argument("payment", metavar="PAYMENT")
 @click.option("--amount", type=USD, metavar="USD", help="A part of it, tax included.  [default: all that is left]")
+@click.option(
+    "--idempotency-key",
+    metavar="TEXT",
+    help="A refund repeated with the same text changes nothing; without one, each is another refund.",
+)
 @configured
-def payment_refund(settings: "Settings", payment: str, amount: int | None) -> None:
+def payment_refund(settings: "Settings", payment: str, amount: int | None, idempotency_key: str | None) -> None:
     """Give money back, out of paid credit that was not spent. A bank transfer is only booked: send it yourself.
 
     \b
     Example:
-      tollbridge payment refund pay_7Hq0sZkT2mWb9XcLpR4vNe --amount 5
+      tollbridge payment refund pay_7Hq0sZkT2mWb9XcLpR4vNe --amount 5 --idempotency-key "ticket 81"
     """
     from tollbridge.core.money import format_usd
     from tollbridge.services.refunds import refund
 
-    made = _at_till(settings, lambda till: refund(till, payment, amount, actor=actor()))
+    once = idempotency_key or ""
+    if idempotency_key is not None and not (once.strip() and len(once) <= _LONGEST_ONCE and once.isprintable()):
+        # An empty one, of a variable that is not set, would be no key at all.
+        raise click.BadParameter(f"it is 1 to {_LONGEST_ONCE} characters in one line", param_hint="'--idempotency-key'")
+    made = _at_till(settings, lambda till: refund(till, payment, amount, actor=actor(), once=once))
     say(f"{format_usd(made.amount)} USD of {payment} go back as {made.public_id}")
 
 

@@ -104,6 +104,11 @@ def test_a_new_key_stands_alone_on_standard_output(shell: Shell) -> None:
     assert well_formed("tb_live_", key)
     assert key not in done.err
     assert done.out == f"{key}\n"
+    done = shell.ok("key", "create", "--account", "ada@example.com", "--label", "ci", "--json")
+    made = json.loads(done.out)
+    (_, listed) = json.loads(shell.ok("key", "list", "--account", "ada@example.com", "--json").out)
+    assert well_formed("tb_live_", made.pop("key"))
+    assert (made, done.err) == ({"id": listed["id"], "account": "ada@example.com", "label": "ci"}, "")
 
 
 def test_a_list_of_keys_begins_each_line_with_the_id_and_shows_no_key(shell: Shell) -> None:

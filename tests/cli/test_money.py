@@ -88,8 +88,14 @@ def test_an_order_that_was_never_paid_is_dismissed(shell: Shell, bought: Payment
 def test_vouchers_are_made_listed_and_withdrawn(shell: Shell) -> None:
     codes = shell.ok("voucher", "create", "10", "--count", "3", "--note", "fair", "--expires", "2099-01-01").lines
     assert len(set(codes)) == 3
+    (made,) = json.loads(shell.ok("voucher", "create", "2.5", "--paid", "--json").out)
+    shell.ok("voucher", "withdraw", str(made["id"]))
+    (listed, *_) = json.loads(shell.ok("voucher", "list", "--json").out)
+    assert made["code"].endswith(listed["code"].removeprefix("…"))
+    assert (made["kind"], made["amount_usd"], made["expires_at"]) == ("paid", "2.5", None)
     found = json.loads(shell.ok("voucher", "list", "--json").out)
-    assert [each["status"] for each in found] == ["open"] * 3
+    assert [each["status"] for each in found] == ["withdrawn", "open", "open", "open"]
+    found = found[1:]
     assert not any(code in shell.ok("voucher", "list").out for code in codes)
     shell.ok("voucher", "withdraw", str(found[0]["id"]))
     assert "no open voucher" in shell.refused("voucher", "withdraw", str(found[0]["id"]))

@@ -216,11 +216,12 @@ def key() -> None:
 @click.option("--tpm", type=click.IntRange(1), help="Tokens a minute.")
 @click.option("--concurrency", type=click.IntRange(1), help="Calls at once.")
 @click.option("--cost-cap", type=USD, metavar="USD", help="The most that one request may cost.")
+@as_json
 @configured
 def key_create(
-    settings: "Settings", email: str, label: str, limit: int | None, expires: int | None, **rules: Any
+    settings: "Settings", email: str, label: str, limit: int | None, expires: int | None, as_json: bool, **rules: Any
 ) -> None:
-    """Make an API key. It is printed alone, and never again.
+    """Make an API key. It is printed alone (or with its id, as JSON), and never again.
 
     \b
     Example:
@@ -246,6 +247,9 @@ def key_create(
         )
 
     made = with_database(settings, make)
+    if as_json:
+        print_json({"id": made.public_id, "key": made.text, "account": email, "label": label})
+        return
     say(f"{made.public_id} for {email}; keep the key safe, it is shown only now:")
     click.echo(made.text)
 

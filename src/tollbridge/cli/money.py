@@ -159,14 +159,18 @@ def voucher() -> None:
 @click.option("--paid", is_flag=True, help="Somebody has paid for them: paid credit, not a gift.")
 @click.option("--expires", type=DATE, metavar="DATE", help="When they end: that day's first moment, UTC.")
 @click.option("--note", default="", help="What they are for; only you see it.")
+@as_json
 @configured
-def voucher_create(settings: "Settings", amount: int, count: int, paid: bool, expires: int | None, note: str) -> None:
+def voucher_create(
+    settings: "Settings", amount: int, count: int, paid: bool, expires: int | None, note: str, as_json: bool
+) -> None:
     """Make codes worth USD each. They are printed one a line, and never again.
 
     \b
     Example:
       tollbridge voucher create 10 --count 50 --expires 2027-01-01
     """
+    from tollbridge.core.money import format_usd
     from tollbridge.services import vouchers
 
     kind = vouchers.PAID if paid else vouchers.PROMO
@@ -176,6 +180,15 @@ def voucher_create(settings: "Settings", amount: int, count: int, paid: bool, ex
             database, amount, kind=kind, count=count, expires_at=expires, note=note, actor=actor()
         ),
     )
+    if as_json:
+        same = {
+            "kind": kind,
+            "amount_usd": format_usd(amount),
+            "expires_at": time(expires) if expires else None,
+            "note": note,
+        }
+        print_json([{"id": each.id, "code": each.code, **same} for each in made])
+        return
     for each in made:
         click.echo(each.code)
 

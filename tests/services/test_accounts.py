@@ -8,9 +8,9 @@ from tests.services.conftest import PLANS, World, hold, spend
 from tollbridge.core.ledger import Ended, Held, Refusal, Refused
 from tollbridge.errors import InvalidRequest, NotFound
 from tollbridge.services import accounts
-from tollbridge.store import meta
+from tollbridge.store import leaving, meta
 from tollbridge.store.accounts import Account
-from tollbridge.store.db import Database
+from tollbridge.store.db import Database, run
 
 
 async def make(database: Database, email: str = "ada@example.com", credit: int = 0) -> Account:
@@ -134,5 +134,21 @@ def test_what_several_do_at_once_is_noted_as_it_was_done(world: World) -> None:
         noted = [action for (action,) in rows]
         assert noted == [f"account.{'un' if number % 2 else ''}frozen" for number in range(len(noted))]
         assert (await accounts.get(database, account.email)).frozen is (len(noted) % 2 == 1)
+
+    world.run(use)
+
+
+def test_a_closed_account_is_found_by_what_it_is_called_since(world: World) -> None:
+    async def use(database: Database) -> None:
+        account = await make(database)
+        pseudonym, now = leaving.pseudonym(account), await database.now()
+        await run(database, lambda transaction: leaving.close_account(transaction, account.id, pseudonym, now))
+        for text in (pseudonym, f" {pseudonym}", account.public_id):
+            assert (await accounts.named(database, text)).id == account.id
+        with pytest.raises(NotFound, match="has no account"):
+            await accounts.named(database, "ada@example.com")
+        # Nothing is given to it, nor is it set free, by that name.
+        with pytest.raises(NotFound, match="has no account"):
+            await accounts.set_frozen(database, pseudonym, False)
 
     world.run(use)

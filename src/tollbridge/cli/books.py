@@ -99,7 +99,7 @@ def ledger_statement(
     from tollbridge.services.statement import statement
 
     async def read(database: "Database") -> list[dict[str, str]]:
-        found = await accounts.get(database, email)
+        found = await accounts.named(database, email)
         return [
             {
                 "at": time(line.at),
@@ -122,7 +122,7 @@ def _print_month(settings: "Settings", email: str, month: str, as_csv: bool, as_
     from tollbridge.services import accounts, statements
 
     async def read(database: "Database") -> statements.Statement:
-        found = await accounts.get(database, email)
+        found = await accounts.named(database, email)
         return await statements.account_statement(database, found, statements.parse_month(month))
 
     made = with_database(settings, read)

@@ -84,14 +84,16 @@ async def get(database: Database, email: str) -> Account:
 async def named(database: Database, text: str) -> Account:
     """The account with this address, this public id, or this number, by which the request log identifies it.
 
-    Raises `NotFound`.
+    Also a closed one, by the address that it has since: for reading. Raises `NotFound`.
     """
     if text.startswith("acct_") and "@" not in text:
         account = await accounts.by_public_id(database, text)
     elif (number := numbered(text)) is not None:
         account = await accounts.by_id(database, number)
     else:
-        return await get(database, text)
+        normalise(text)
+        # What a closed account is called holds its public id, whose case counts.
+        return await accounts.by_email(database, text.strip()) or await get(database, text)
     if account is None:
         raise NotFound(f"there is no account {text}", param="account")
     return account

@@ -293,6 +293,12 @@ def test_second_factor_and_people_of_who_came_by_an_address_before_go_when_its_o
                 token = await reset_token(site, "ada@example.com")
                 assert (await ada.post("/auth/reset", {"token": token, "password": NEW})).status_code == 303
                 await ada.log_in("ada@example.com", NEW)
+            # Its keys work on: whoever registers with the address of one of its owners must not end them.
+            live = await site.database.fetch(
+                "SELECT email, COUNT(*) - COUNT(revoked_at) FROM account JOIN api_key ON account_id = account.id "
+                "WHERE email IN ('ada@example.com', 'boss@example.com') GROUP BY email ORDER BY email"
+            )
+            assert live == [("ada@example.com", 0), ("boss@example.com", 1)]
             account = (await accounts.get(site.database, "ada@example.com")).public_id
             await ada.post(f"/dashboard/accounts/{account}")
             assert (await ada.get("/dashboard")).status_code == 200

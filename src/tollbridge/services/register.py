@@ -159,8 +159,8 @@ async def verify(desk: Desk, token: str, password: str, client: Client) -> str:
 async def admit(desk: Desk, transaction: Transaction, user: User, gift: int, now: int, *, other: bool = True) -> None:
     """The address is theirs: it gets an account, or the one that the operator made for it.
 
-    `other`: they need not be who registered with the address, whose second factor, keys and people go then where
-    addresses are verified.
+    `other`: they need not be who registered with the address, whose second factor goes then where addresses are
+    verified, and the keys and people of the address's own account.
     """
     if await users.set_verified(transaction, user.id, now):
         # Whoever came in by this address before has not shown that it is theirs.
@@ -168,10 +168,11 @@ async def admit(desk: Desk, transaction: Transaction, user: User, gift: int, now
         if other and verification_required(desk.settings):
             await users.end_totp(transaction, user.id)
             for each in await members.of_user(transaction, user.id):
-                if each.role is Role.OWNER:
-                    await _revoke_keys(transaction, each.account_id, user, now)
-                # An account of somebody else's they joined by a link to this address.
+                # An account of somebody else's they joined by a link to this address, as its owner would. Nothing there
+                # is touched: a stranger who registers with the address of one of its people, or locks them out, could
+                # make its keys stop.
                 if each.role is Role.OWNER and each.email == user.email:
+                    await _revoke_keys(transaction, each.account_id, user, now)
                     await _send_away(transaction, each.account_id, user, now)
     if await members.of_user(transaction, user.id):
         return

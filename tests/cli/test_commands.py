@@ -1,5 +1,6 @@
 """What every command promises: help with an example, JSON where there are data, one line for a mistake."""
 
+import contextlib
 import json
 import sqlite3
 import subprocess
@@ -109,6 +110,15 @@ def test_a_new_key_stands_alone_on_standard_output(shell: Shell) -> None:
     (_, listed) = json.loads(shell.ok("key", "list", "--account", "ada@example.com", "--json").out)
     assert well_formed("tb_live_", made.pop("key"))
     assert (made, done.err) == ({"id": listed["id"], "account": "ada@example.com", "label": "ci"}, "")
+
+
+def test_a_new_key_can_be_shown_again_where_keys_always_are(shell: Shell) -> None:
+    shell.ok("account", "create", "ada@example.com")
+    make = ("key", "create", "--account", "ada@example.com")
+    assert "shown only now" in shell.ok(*make).err
+    assert "the dashboard shows the key too" in shell.ok(*make, env={"TOLLBRIDGE_KEYS__REVEAL": "always"}).err
+    with contextlib.closing(sqlite3.connect(shell.directory / "data" / "tollbridge.db")) as database:
+        assert database.execute("SELECT key_id FROM key_copy").fetchall() == [(2,)]
 
 
 def test_a_list_of_keys_begins_each_line_with_the_id_and_shows_no_key(shell: Shell) -> None:

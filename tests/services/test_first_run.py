@@ -15,6 +15,7 @@ from tollbridge.services import accounts, first_run
 from tollbridge.services.first_run import First, begin, welcome
 from tollbridge.services.keys import MadeKey
 from tollbridge.services.secrets import Secrets
+from tollbridge.store import key_copies
 from tollbridge.store.db import Database
 from tollbridge.store.keys import find_key
 
@@ -35,6 +36,7 @@ def test_the_first_start_makes_an_account_with_credit_and_a_key(world: World) ->
         found = await find_key(database, MASTER.digest(first.key.text))
         assert found is not None
         assert (found.account_id, found.live) == (account.id, True)
+        assert await key_copies.of_account(database, account.id) == []
         assert await start(database) is None
         assert len([each async for each in accounts.every(database)]) == 1
 
@@ -69,6 +71,20 @@ def test_the_credit_is_the_operators_to_set(sqlite_world: World) -> None:
     sqlite_world.run(use)
 
 
+def test_the_key_can_be_shown_again_where_keys_always_are(sqlite_world: World) -> None:
+    settings = read(Source(), {"TOLLBRIDGE_KEYS__REVEAL": "always"})
+
+    async def use(database: Database) -> None:
+        first = await start(database, settings)
+        assert first is not None
+        account = await accounts.get(database, first_run.EMAIL)
+        ((public_id, sealed),) = await key_copies.of_account(database, account.id)
+        assert MASTER.open(f"key/{public_id}", sealed).decode() == first.key.text
+        assert "which its dashboard shows too" in welcome(first, "http://127.0.0.1:8000", "m")
+
+    sqlite_world.run(use)
+
+
 def test_another_master_secret_ends_the_start(world: World) -> None:
     async def use(database: Database) -> None:
         await start(database)
@@ -82,6 +98,7 @@ def test_what_is_printed_works_as_pasted() -> None:
     text = welcome(First(MadeKey("key_1", "tb_live_abc"), 500_000_000), "http://127.0.0.1:8000", "deepseek-chat")
     assert "$0.50 of credit" in text
     assert "\n    tb_live_abc\n" in text
+    assert "which is shown only now" in text
     command = shlex.split(text[text.index("curl") :].replace("\\\n", " "))
     assert command[:2] == ["curl", "http://127.0.0.1:8000/v1/chat/completions"]
     assert command[2:6] == ["-H", "Authorization: Bearer tb_live_abc", "-H", "Content-Type: application/json"]

@@ -10,6 +10,9 @@ import pytest
 from tests.gateway.site import run
 from tests.web.visitors import PASSWORD, Visitor, house, link_to, registered, shown
 
+from tollbridge.services import accounts
+from tollbridge.services.keys import create as by_operator
+
 MAIL = 'require_verified_email = "always"\n'
 PROXIED = '[server]\ntrusted_proxies = ["127.0.0.1"]\n'
 SIGN_UP = {"email": "ada@example.com", "password": PASSWORD, "consent": "1"}
@@ -40,6 +43,12 @@ def test_a_key_is_shown_again_where_the_operator_allows_it() -> None:
             pages = [shown(await ada.get("/dashboard")) for _ in range(2)]
             keys = {key for page in pages for key in re.findall(r"tb_live_\w+", page)}
             assert len(keys) == 1
+            account = await accounts.get(site.database, "ada@example.com")
+            desk = site.gateway._desk
+            assert desk is not None
+            made = await by_operator(site.database, desk.master, account, "tb_live_", shown_again=True)
+            pages = [(await ada.get(f"/dashboard/keys/{made.public_id}")).text for _ in range(2)]
+            assert all(made.text in page for page in pages)
 
     run(test())
 

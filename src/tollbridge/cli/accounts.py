@@ -231,7 +231,7 @@ def key_create(
     from tollbridge.services import accounts, keys, secrets
     from tollbridge.store.keys import Rules
 
-    reset = rules.pop("reset")
+    again, reset = settings.keys.reveal == "always", rules.pop("reset")
     obeyed = Rules(reset=reset and Reset(reset), **{name: value or None for name, value in rules.items()})
 
     async def make(database: "Database") -> keys.MadeKey:
@@ -244,13 +244,15 @@ def key_create(
             expires_at=expires,
             rules=obeyed,
             actor=actor(),
+            shown_again=again,
         )
 
     made = with_database(settings, make)
     if as_json:
         print_json({"id": made.public_id, "key": made.text, "account": email, "label": label})
         return
-    say(f"{made.public_id} for {email}; keep the key safe, it is shown only now:")
+    shown = "the dashboard shows the key too" if again else "keep the key safe, it is shown only now"
+    say(f"{made.public_id} for {email}; {shown}:")
     click.echo(made.text)
 
 

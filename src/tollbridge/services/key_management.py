@@ -255,7 +255,7 @@ async def _add(
     await key_rows.create(transaction, row, now)
     await managed_keys.set_rules(transaction, await _find(transaction, account_id, made.public_id), rules)
     if desk.settings.keys.reveal == "always":
-        await reveal.keep_copy(desk, transaction, made.public_id, made.text)
+        await keys.keep_copy(desk.master, transaction, made)
     return made
 
 

@@ -11,7 +11,7 @@ from tollbridge.core.ledger import MAX_AMOUNT
 from tollbridge.errors import InvalidRequest, NotFound, TollbridgeError
 from tollbridge.services.accounts import new_id
 from tollbridge.services.secrets import Secrets, belongs_to
-from tollbridge.store import activity, keys, rotation
+from tollbridge.store import activity, key_copies, keys, rotation
 from tollbridge.store.accounts import Account
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Transaction, run
@@ -51,10 +51,11 @@ async def create(
     expires_at: int | None = None,
     rules: Rules = NO_RULES,
     actor: str = "",
+    shown_again: bool = False,
 ) -> MadeKey:
     """A key that may spend `limit` nano-USD in all, until `expires_at` (milliseconds); None: no end.
 
-    `actor`: as of `accounts.set_frozen`.
+    `actor`: as of `accounts.set_frozen`. `shown_again`: the dashboard shows it in full (`keys.reveal`).
 
     InvalidRequest: the label, limit, time or a rule cannot be. ConfigError: the database is not of this master secret.
     """
@@ -76,6 +77,8 @@ async def create(
 
     async def use_case(transaction: Transaction) -> None:
         await keys.create(transaction, row, now)
+        if shown_again:
+            await keep_copy(master, transaction, made)
         if actor:
             deed = NewDeed(account_id=account.id, actor=actor, action="key.created", detail=label or row.hint)
             await activity.add(transaction, deed, now)
@@ -120,6 +123,12 @@ def make(
         expires_at=expires_at,
     )
     return MadeKey(row.public_id, text), row
+
+
+async def keep_copy(master: Secrets, transaction: Transaction, made: MadeKey) -> None:
+    """Let a key, just made, be shown in full on the dashboard (`services.reveal`)."""
+    sealed = master.seal(f"key/{made.public_id}", made.text.encode())
+    await key_copies.put(transaction, made.public_id, sealed)
 
 
 async def find(database: Database, master: Secrets, text: str) -> KnownKey | None:

@@ -8,9 +8,9 @@ import msgspec
 from tollbridge.core import ledger
 from tollbridge.core.roles import Role
 from tollbridge.errors import InvalidRequest
-from tollbridge.services import accounts, letters, passwords, reveal, sessions, throttle
+from tollbridge.services import accounts, letters, passwords, sessions, throttle
 from tollbridge.services.desk import Desk
-from tollbridge.services.keys import make
+from tollbridge.services.keys import keep_copy, make
 from tollbridge.services.mail import Mail, verification_required
 from tollbridge.services.sessions import Client
 from tollbridge.services.throttle import DAY_MS, Limit
@@ -220,7 +220,7 @@ async def open_account(desk: Desk, transaction: Transaction, user: User, gift: i
     await members.add(transaction, account_id, user.id, Role.OWNER, now)
     made, row = make(desk.master, account_id, desk.settings.brand.key_prefix, KEY_LABEL)
     await keys.create(transaction, row, now)
-    await reveal.keep_copy(desk, transaction, made.public_id, made.text)
+    await keep_copy(desk.master, transaction, made)
     if gift:
         first = ledger.grant(
             account_id, gift, idempotency_key=f"grant/sign-up/{user.public_id}", reason="first credit", actor="sign-up"

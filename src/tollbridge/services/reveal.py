@@ -4,7 +4,7 @@ import msgspec
 
 from tollbridge.services.desk import Desk
 from tollbridge.store import key_copies
-from tollbridge.store.db import Transaction, run
+from tollbridge.store.db import run
 
 
 class Revealed(msgspec.Struct, frozen=True):
@@ -27,11 +27,6 @@ async def keys_to_show(desk: Desk, account_id: int) -> list[Revealed]:
             continue
         shown.append(Revealed(public_id, desk.master.open(f"key/{public_id}", sealed).decode(), again))
     return shown
-
-
-async def keep_copy(desk: Desk, transaction: Transaction, public_id: str, text: str) -> None:
-    """Let the key `public_id`, just made, be shown in full: once, or always."""
-    await key_copies.put(transaction, public_id, desk.master.seal(f"key/{public_id}", text.encode()))
 
 
 async def _used_up(desk: Desk, account_id: int, public_id: str) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from tests.gateway.site import INPUT_NANO, Site, always, chat, completion, run, says
+from tests.payments.fake_stripe import SECRET_KEY, SIGNING_SECRET
 
 from tollbridge import jobs
 from tollbridge.errors import Unavailable
@@ -62,6 +63,24 @@ def test_mistake_in_the_configuration_leaves_the_old_one_running(caplog: pytest.
                 await site.gateway.reload()
             assert "cost_cap_us" in caplog.text
             assert (await site.post("/v1/chat/completions", chat())).status == 200
+
+    run(test())
+
+
+def test_what_was_needed_for_payments_is_closed_once_the_configuration_was_read_twice_more() -> None:
+    async def test() -> None:
+        config = f'[stripe]\nsecret_key = "{SECRET_KEY}"\nwebhook_secret = "{SIGNING_SECRET}"\n'
+        async with Site(always(says(completion())), config=config) as site:
+            tills = site.gateway._tills
+            first = tills[0]
+            assert first.stripe is not None
+            client = first.stripe._api._opened()
+            await site.gateway.reload()
+            assert (len(tills), client.is_closed) == (2, False)
+            for _ in range(3):
+                await site.gateway.reload()
+            assert (len(tills), client.is_closed) == (2, True)
+            assert site.gateway._payments() is tills[-1]
 
     run(test())
 

@@ -17,6 +17,7 @@ from tollbridge.config import ProviderSettings, Settings
 from tollbridge.config import read as read_settings
 from tollbridge.core import catalog as catalogs
 from tollbridge.core import keys, money
+from tollbridge.core.abuse import Abuse
 from tollbridge.core.catalog import Catalog
 from tollbridge.core.words import plural
 from tollbridge.edge import demo, webhooks
@@ -40,7 +41,6 @@ from tollbridge.gateway.streams import LiveStreams, Timing
 from tollbridge.jobs import Jobs, of_money, of_plans, of_usage
 from tollbridge.limits.memory import MemoryLimiter
 from tollbridge.limits.redis import RedisLimiter
-from tollbridge.mail.smtp import Smtp
 from tollbridge.services import byok, first_run, mail, operators, plans, secrets
 from tollbridge.services import catalog as offered
 from tollbridge.services import keys as known_keys
@@ -117,6 +117,7 @@ class Gateway:
         self._health = Health()
         self._recent = Recent()
         self._free_losses = FreeLosses()
+        self._abuse = Abuse()
         self._demo: demo.DemoProvider | None = None
         self._database: Database = open_database(settings.database_url.reveal())
         self._process: Process | None = None
@@ -127,7 +128,7 @@ class Gateway:
         self._following: asyncio.Task[None] | None = None
         self._web: Web | None = None
         self._desk: Desk | None = None
-        # The last one is in use; earlier ones finish what runs on them.
+        # The last one is in use; the one before finishes what runs on it.
         self._tills: list[Payments] = []
         self._webhooks = Webhooks(lambda signature, body: self._payments().receive(signature, body))
         self._metrics = metrics.Metrics(
@@ -166,7 +167,7 @@ class Gateway:
             if self._limiter.degraded:
                 log.warning("redis_url: nobody answers there; each process limits its share until somebody does")
         self._line = await self._lay_line(self.settings, self.ledger, master)
-        post = mail.Post(self._database, master, _carrier(self.settings))
+        post = mail.Post(self._database, master, mail.carrier(self.settings))
         self._desk = Desk(self._database, master, Passwords(), post, self._url, lambda: self.settings)
         self._tills.append(open_payments(self._database, self.settings, self._url, post))
         self._jobs = Jobs(
@@ -305,6 +306,8 @@ class Gateway:
             return
         self.settings = settings
         self._tills.append(open_payments(self._database, settings, self._url, self._desk.post))
+        while len(self._tills) > 2:
+            await self._tills.pop(0).close()
         for warning in settings.warnings:
             log.warning("%s", warning)
         log.info("the configuration was read again: %s", plural(len(self._line.catalog.models), "model"))
@@ -406,6 +409,7 @@ class Gateway:
             ledger=ledger,
             upstreams=self._health,
             own=own,
+            abuse=self._abuse,
             public_id=master.ids().encode,
             fill_up=lambda account_id, plan: plans.fill_up(self._database, account_id, plan),
         )
@@ -504,21 +508,6 @@ class Gateway:
             versions = await prices.register(self._database, [prices.terms_of(route) for route in built.routes()])
             read[markup] = catalogs.with_versions(built, versions)
         return read
-
-
-def _carrier(settings: Settings) -> Smtp | None:
-    smtp = settings.mail
-    if smtp.host is None:
-        return None
-    assert smtp.sender is not None
-    return Smtp(
-        host=smtp.host,
-        port=smtp.port,
-        security=smtp.security,
-        username=smtp.username,
-        password=smtp.password.reveal() if smtp.password is not None else None,
-        sender=smtp.sender,
-    )
 
 
 def _fetcher(settings: Settings) -> Fetcher | None:

@@ -3,14 +3,14 @@
 import pytest
 from tests.gateway.site import Site, always, chat, completion, run, says
 
+from tollbridge.core import abuse
 from tollbridge.core.abuse import MOST_WRONG_KEYS
-from tollbridge.gateway import admission
 
 LIMITED = "[plans.default]\nrpm = 2\nstrict = true\n"
 
 
 def test_who_asks_on_after_a_429_cools_down_and_has_lost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "MOST_REFUSALS", 20)
+    monkeypatch.setattr(abuse, "MOST_REFUSALS", 20)
 
     async def main() -> None:
         async with Site(always(says(completion())), config=LIMITED) as site:
@@ -19,6 +19,10 @@ def test_who_asks_on_after_a_429_cools_down_and_has_lost_nothing(monkeypatch: py
             assert codes == [200] * 2 + ["rate_limit_exceeded"] * 21 + ["abuse_cooldown"] * 2
             assert 0 < int(replies[-1].headers["retry-after"]) <= 60
             assert len(await site.settled(2)) == 2
+            # To read the configuration again lets nobody off.
+            await site.gateway.reload()
+            again = await site.post("/v1/chat/completions", chat())
+            assert (again.status, again.json["error"]["code"]) == (429, "abuse_cooldown")
 
     run(main())
 
@@ -39,6 +43,8 @@ def test_who_tries_many_keys_is_told_to_stop_while_good_keys_from_there_are_answ
                 assert await tried(neighbour, site.key) == 200
                 assert await tried(neighbour, "tb_live_wrong") == 429
                 assert await tried("203.0.113.5", "tb_live_wrong") == 401
+                await site.gateway.reload()
+                assert await tried(neighbour, "tb_live_wrong") == 429
             # A proxy that says nothing of its callers is not many callers.
             assert {await tried("", "tb_live_wrong") for _ in range(MOST_WRONG_KEYS + 3)} == {401}
 

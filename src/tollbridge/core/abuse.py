@@ -70,3 +70,15 @@ class Refusals(Generic[Who]):
         """Seconds until `who` is listened to again; 0 when it is now."""
         began, count = self.minutes.get(who, (0.0, 0))
         return max(0.0, began + REFUSALS_S - now) if count > self._most else 0.0
+
+
+class Abuse:
+    """All that is counted of it in one process. To read the configuration again begins no new count.
+
+    `cuts` and `refusals` are of accounts, `guesses` of addresses that send wrong keys.
+    """
+
+    def __init__(self) -> None:
+        self.cuts = Cuts()
+        self.refusals = Refusals[int](MOST_REFUSALS)
+        self.guesses = Refusals[str](MOST_WRONG_KEYS - 1)

@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 
 from tollbridge.core import money, pricing, tokens
-from tollbridge.core.abuse import MOST_WRONG_KEYS, Refusals
 from tollbridge.core.addresses import client_address, customer_of
 from tollbridge.core.catalog import Catalog
 from tollbridge.core.ledger import Claim
@@ -125,7 +124,7 @@ class Inference:
         self._names = Names.of(header_prefix)
         self._trusted_proxies = trusted_proxies
         self._request_id = RequestIds()
-        self._guesses = Refusals[str](MOST_WRONG_KEYS - 1)
+        self._guesses = admission.guesses
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request that a page makes on its visitor's behalf: the page made `scope`."""

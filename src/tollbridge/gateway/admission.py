@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 
 from tollbridge.core import periods, pricing, routing
-from tollbridge.core.abuse import MOST_REFUSALS, Cuts, Refusals
+from tollbridge.core.abuse import Abuse
 from tollbridge.core.catalog import Catalog
 from tollbridge.core.ledger import Claim, Claimed, Held, Hold, Refusal, Refused, Verdict
 from tollbridge.core.plans import Plan
@@ -168,6 +168,7 @@ class Admission:
         ledger: Ledger,
         upstreams: Upstreams,
         own: OwnRoutes,
+        abuse: Abuse,
         public_id: Callable[[str, int], str],
         fill_up: Callable[[int, Plan], Awaitable[bool]],
     ) -> None:
@@ -186,7 +187,7 @@ class Admission:
         # Models that callers were allowed to call, each with its route if it has only one, on the same terms at all
         # times. By key, name and endpoint; an entry holds as long as the `Caller` is the very same object.
         self._allowed: dict[tuple[int, str, str], tuple[Caller, Model, Route | None]] = {}
-        self._cuts, self._refusals = Cuts(), Refusals[int](MOST_REFUSALS)
+        self._cuts, self._refusals, self.guesses = abuse.cuts, abuse.refusals, abuse.guesses
 
     async def admit(self, caller: Caller, request: Request, cap: int | None, claim: Claim | None = None) -> Ticket:
         """A ticket; raises the `ApiError` that says why not, or `AlreadyClaimed` if another request has the `claim`.

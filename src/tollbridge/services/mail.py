@@ -8,6 +8,7 @@ import msgspec
 
 from tollbridge.config import Settings
 from tollbridge.errors import TollbridgeError
+from tollbridge.mail.smtp import Smtp
 from tollbridge.services.secrets import Secrets
 from tollbridge.store import mail
 from tollbridge.store.db import Database, Transaction, run
@@ -33,6 +34,22 @@ class Carrier(Protocol):
     """Takes a mail away; raises `TollbridgeError` if it cannot."""
 
     async def send(self, recipient: str, subject: str, text: str) -> None: ...
+
+
+def carrier(settings: Settings) -> Carrier | None:
+    """What takes mail away from here, as it is configured; None: nothing does."""
+    smtp = settings.mail
+    if smtp.host is None:
+        return None
+    assert smtp.sender is not None
+    return Smtp(
+        host=smtp.host,
+        port=smtp.port,
+        security=smtp.security,
+        username=smtp.username,
+        password=smtp.password.reveal() if smtp.password is not None else None,
+        sender=smtp.sender,
+    )
 
 
 class Post:

@@ -146,7 +146,7 @@ async def close(desk: Desk, presence: Presence, typed: str) -> None:
         await leaving.close_account(transaction, account.id, pseudonym, now)
         await activity.add(transaction, NewDeed(account_id=account.id, actor=pseudonym, action="account.closed"), now)
         if not await members.of_user(transaction, user.id) and not user.operator:
-            await activity.rename(transaction, user.email, "somebody who left")
+            await activity.rename(transaction, user.email)
             await leaving.forget_letters(transaction, user.email)
             await users.delete(transaction, user.id)
 

@@ -15,14 +15,18 @@ from tollbridge.store.rows import further, read_all
 
 # The account of things done to no account: vouchers created, operators linked.
 GATEWAY = 0
+# The actor of what a deleted user did, and how the address of a closed account ends.
+LEFT = "somebody who left"
+CLOSED = "@closed.invalid"
 # How many columns of `_SEALED` a seal covers.
 SEALED_WIDTH = 5
 
 _SALT_BYTES = 16
 _PAGE = 200
 _SEALED = (
-    "SELECT id, account_id, at, action, proof, salt, actor, detail, address FROM activity "
-    "WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3"
+    "SELECT id, account_id, at, action, proof, salt, actor, detail, address, "  # noqa: S608 - a constant
+    f"EXISTS (SELECT 1 FROM account WHERE account.id = account_id AND email = public_id || '{CLOSED}') "
+    "FROM activity WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3"
 )
 
 
@@ -65,11 +69,9 @@ async def page(database: Transaction, account_id: int, before: int, count: int) 
     return read_all(Deed, rows)
 
 
-async def rename(transaction: Transaction, actor: str, pseudonym: str) -> None:
+async def rename(transaction: Transaction, actor: str) -> None:
     """For somebody who leaves: what they did stays, who they were does not."""
-    await transaction.execute(
-        "UPDATE activity SET actor = $2, address = '', salt = NULL WHERE actor = $1", actor, pseudonym
-    )
+    await transaction.execute("UPDATE activity SET actor = $2, address = '', salt = NULL WHERE actor = $1", actor, LEFT)
 
 
 async def forget(transaction: Transaction, account_id: int, pseudonym: str) -> None:
@@ -91,14 +93,21 @@ def proof(salt: bytes, actor: str, detail: str, address: str) -> bytes:
 
 
 async def sealed_rows(database: Transaction, after: int, until: int) -> AsyncIterator[Row]:
-    """What a seal covers of each row, in the order of ids, followed by the texts that its proof covers."""
+    """What a seal covers of each row, in the order of ids, followed by the salt and texts that its proof covers and by
+    whether its account is closed."""
     while rows := await database.fetch(_SEALED, after, until, _PAGE):
         after = further(rows[-1][0], after)
         for row in rows:
             yield row
 
 
-def is_as_noted(row: Row) -> bool:
-    """Whether a row of `sealed_rows` still holds the texts it was written with, or has forgotten them."""
-    *_, kept, salt, actor, detail, address = row
-    return kept is None or salt is None or proof(bytes(salt), actor, detail, address) == bytes(kept)
+def complaint(row: Row) -> str:
+    """What is wrong with a row of `sealed_rows`; "": it still holds the texts it was written with, or has forgotten them
+    as `rename` and `forget` do."""
+    *_, kept, salt, actor, detail, address, closed = row
+    if kept is None:
+        return ""
+    if salt is not None:
+        return "" if proof(bytes(salt), actor, detail, address) == bytes(kept) else "says something else than was noted"
+    left, forgotten = actor == LEFT, closed and not detail
+    return "" if not address and (left or forgotten) else "has lost its proof, and nobody was forgotten there"

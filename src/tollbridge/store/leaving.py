@@ -8,7 +8,7 @@ from tollbridge.store.meta import raise_cache_epoch
 
 def pseudonym(account: Account) -> str:
     """What replaces the address of a closed account."""
-    return f"{account.public_id}@closed.invalid"
+    return f"{account.public_id}{activity.CLOSED}"
 
 
 def is_closed(account: Account) -> bool:

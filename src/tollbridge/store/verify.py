@@ -372,8 +372,8 @@ class _Audit:
             if chain is not None:
                 chain.add(row[: activity.SEALED_WIDTH], [])
             self._report.deeds += 1
-            if not activity.is_as_noted(row):
-                self._report.add(f"activity {row[0]} ({row[3]}) says something else than was noted")
+            if wrong := activity.complaint(row):
+                self._report.add(f"activity {row[0]} ({row[3]}) {wrong}")
 
     async def _check_papers(self) -> None:
         """What invoices say; that they are of payments is for `verify_payments`."""

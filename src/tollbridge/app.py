@@ -445,6 +445,7 @@ class Gateway:
                 recent=self._recent,
                 decode=master.ids().decode,
                 parsers=ENDPOINTS,
+                dialects={each.value.provider: each.value.dialect for each in upstreams.values()},
             ),
             vital=Vital(
                 well=lambda: not (ledger.failed or self.draining or self._lag.lag > MOST_LAG_S),

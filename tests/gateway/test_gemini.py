@@ -63,6 +63,7 @@ def test_a_stream_is_translated_and_charged_to_the_token() -> None:
             assert (reply.status, reply.text) == (200, "Hello!")
             assert seen == [(b"/v1/models/upstream-m:streamGenerateContent?alt=sse", b"upstream-secret")]
             usage = reply.chunks[-1]["usage"]
+            assert reply.chunks[-1]["choices"][0]["native_finish_reason"] == "STOP"
             assert (usage["prompt_tokens"], usage["completion_tokens"]) == (40, 10)
             assert usage["prompt_tokens_details"]["cached_tokens"] == 16
             [row] = await site.settled(1)
@@ -87,7 +88,9 @@ def test_a_call_of_a_tool_comes_back_with_its_signature() -> None:
             tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
             first = await site.post("/v1/chat/completions", chat(tools=tools))
             choice = first.json["choices"][0]
-            assert choice["finish_reason"] == "tool_calls"
+            assert (choice["finish_reason"], choice["native_finish_reason"]) == ("tool_calls", "STOP")
+            found = (await site.get(f"/v1/generation?id={first.json['id']}")).json["data"]
+            assert (found["finish_reason"], found["native_finish_reason"]) == ("tool_calls", None)
             (call,) = choice["message"]["tool_calls"]
             assert json.loads(call["function"]["arguments"]) == {"city": "Zürich"}
             result = {"role": "tool", "tool_call_id": call["id"], "content": "7"}

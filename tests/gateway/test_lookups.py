@@ -71,6 +71,7 @@ def test_a_request_is_known_the_moment_it_has_ended(streamed: bool) -> None:
                 assert (found["tokens"]["input"], found["tokens"]["output"]) == (10, 5)
                 assert (found["streamed"], found["cancelled"], found["is_byok"]) == (streamed, False, False)
                 assert (found["outcome"], found["status"], found["finish_reason"]) == ("completed", 200, "stop")
+                assert found["native_finish_reason"] == "stop"
                 assert (found["time_to_first_token"] is not None) == streamed
                 assert found["attempts"] == []
 

@@ -57,6 +57,9 @@ _FINISHES = {
     **dict.fromkeys(("refusal", "refused", "filtered"), "content_filter"),
     **dict.fromkeys(("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"), "content_filter"),
 }
+# Where the books have a provider's own word for the end: its dialect, and the endpoints that speak the same.
+_SPOKEN_HERE = "openai_chat"
+_PASSED_ON = frozenset({"chat", "completions"})
 _METERS = (
     *("input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning"),
     *("audio_input", "audio_output", "image_output", "searches"),
@@ -64,7 +67,9 @@ _METERS = (
 
 
 class Lookups:
-    """`decode` turns a public id into its hold; `parsers`, by path, read the bodies of the inference endpoints."""
+    """`decode` turns a public id into its hold; `parsers`, by path, read the bodies of the inference endpoints;
+    `dialects` are those of the providers, by name.
+    """
 
     def __init__(
         self,
@@ -75,6 +80,7 @@ class Lookups:
         recent: Recent,
         decode: Callable[[str], int | None],
         parsers: Mapping[str, Parse],
+        dialects: Mapping[str, str],
     ) -> None:
         self._database = database
         self._admission = admission
@@ -82,6 +88,7 @@ class Lookups:
         self._recent = recent
         self._decode = decode
         self._parsers = parsers
+        self._dialects = dialects
 
     async def answer(self, path: str, query: bytes, caller: Caller, read_body: ReadBody, cap: int | None) -> bytes:
         """The body of a 200 for one of `PATHS`; raises `ApiError`. `cap`: the caller's, for an estimate, nano-USD."""
@@ -124,14 +131,24 @@ class Lookups:
         if ended is not None:
             terms = ended.terms
             names = ("", "", "") if terms is None else (terms.model, terms.provider, terms.upstream_model)
-            return _generation(id_, names, ended.end.record, ended.end.charge, settled=True)
+            found = _generation(id_, names, ended.end.record, ended.end.charge, settled=True)
+            return found | self._ended_with(ended.end.record, names[1])
         if kept is not None:
             route = kept.route
             names = (route.model, route.upstream.provider, route.upstream_model)
-            return _generation(id_, names, kept.end.record, kept.end.charge, settled=False)
+            found = _generation(id_, names, kept.end.record, kept.end.charge, settled=False)
+            return found | self._ended_with(kept.end.record, names[1])
         if await lookups.running(self._database, caller.account_id, hold):
             raise NotFound("This request has not ended yet.", code="generation_not_ended", param="id")
         return None
+
+    def _ended_with(self, record: Record, provider: str) -> dict[str, str | None]:
+        """How the answer ended, in OpenAI's word and in the provider's own: None where that was not kept."""
+        is_own = self._dialects.get(provider) == _SPOKEN_HERE and record.endpoint in _PASSED_ON
+        return {
+            "finish_reason": _FINISHES.get(record.finish or "", record.finish),
+            "native_finish_reason": record.finish if is_own else None,
+        }
 
     # --- credit and key ---
 
@@ -270,8 +287,6 @@ def _generation(id_: str, names: tuple[str, str, str], record: Record, charge: i
         "outcome": record.outcome.name.lower(),
         "outcome_text": OUTCOMES[record.outcome],
         "status": record.status,
-        "finish_reason": _FINISHES.get(record.finish or "", record.finish),
-        "native_finish_reason": record.finish,
         "latency": record.duration_ms,
         "generation_time": record.duration_ms - (first or 0),
         "time_to_first_token": first,

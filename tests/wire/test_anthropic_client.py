@@ -31,8 +31,10 @@ from tollbridge.wire.conversation import (
     Choice,
     Citation,
     Cited,
+    Drawn,
     Event,
     Finish,
+    Image,
     Part,
     Refusal,
     RefusalDelta,
@@ -66,6 +68,7 @@ SHOWN = {
     "cost_details": {"upstream_inference_cost": 0.0001},
     "balance": 9.999877,
 }
+PICTURE = Image(data="aGk=", media_type="image/png")
 CITATION = Citation(url="https://x.org", title="X", quote="x")
 CITED = {
     "type": "web_search_result_location",
@@ -95,6 +98,16 @@ def rendered(*parts: Part, receipt: Receipt | None = RECEIPT, **choice: Any) -> 
 SAID: list[tuple[list[Event], tuple[Part, ...], list[dict[str, Any]]]] = [
     ([], (), []),
     ([TextDelta("a"), TextDelta("b\n🎉")], (Text(text="ab\n🎉"),), [{"type": "text", "text": "ab\n🎉"}]),
+    (
+        [TextDelta("a"), Drawn(PICTURE), Drawn(Image(url="https://x.org/y.png")), TextDelta("b")],
+        (Text(text="a"), PICTURE, Image(url="https://x.org/y.png"), Text(text="b")),
+        [
+            {"type": "text", "text": "a"},
+            {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGk="}},
+            {"type": "image", "source": {"type": "url", "url": "https://x.org/y.png"}},
+            {"type": "text", "text": "b"},
+        ],
+    ),
     (
         [ThinkingDelta("h"), ThinkingDelta("m"), ThinkingEnd(signature="Eq", origin="anthropic"), TextDelta("a")],
         (Thinking(text="hm", signature="Eq", origin="anthropic"), Text(text="a")),

@@ -15,6 +15,7 @@ from tollbridge.errors import ProtocolError, UpstreamError
 from tollbridge.wire import openai_chat, translate
 from tollbridge.wire.conversation import (
     Choice,
+    Drawn,
     Event,
     Finish,
     Image,
@@ -337,11 +338,13 @@ def test_several_choices_are_kept_apart() -> None:
     assert reader.done
 
 
-def test_a_drawn_picture_comes_whole_and_never_in_a_stream() -> None:
-    event = answer(candidate({"inlineData": {"mimeType": "image/png", "data": "iVBOR"}}, finish="STOP"))
+def test_a_drawn_picture_is_read_whole_and_in_a_stream_but_for_what_was_drawn_in_thought() -> None:
+    blob = {"mimeType": "image/png", "data": "iVBOR"}
+    event = answer(candidate({"inlineData": blob, "thought": True}, {"inlineData": blob}, finish="STOP"))
+    picture = Image(data="iVBOR", media_type="image/png")
     reply = GeminiProvider().reply(json.dumps(event).encode())
-    assert reply.choices[0].parts == (Image(data="iVBOR", media_type="image/png"),)
-    assert isinstance(read(body(event))[1].failed, ProtocolError)
+    assert reply.choices[0].parts == (picture,)
+    assert read(body(event))[0] == [Drawn(picture), Finish("stop", native="STOP")]
 
 
 def test_log_probabilities_are_openai_s() -> None:

@@ -400,16 +400,13 @@ def test_hints_are_noted() -> None:
     assert json.loads(result.body) == sent()
 
 
-def test_pictures_can_be_asked_for_but_not_in_a_stream() -> None:
+def test_pictures_can_be_asked_for() -> None:
     image = "gemini-2.5-flash-image"
     assert config(to=image, extras={"modalities": Raw(b'["image","text"]')}) == {
         "responseModalities": ["IMAGE", "TEXT"]
     }
     assert config(extras={"modalities": Raw(b'["text"]')}) == {}
-    for lenient in (True, False):
-        with pytest.raises(UnsupportedField, match="pictures come whole") as caught:
-            outgoing(to=image, stream=True, lenient=lenient)
-        assert caught.value.param == "stream"
+    assert json.loads(outgoing(to=image, stream=True).body)["contents"]
 
 
 THINKING = [

@@ -19,6 +19,7 @@ from tollbridge.wire.conversation import (
     Cited,
     Conversation,
     Document,
+    Drawn,
     Event,
     Finish,
     Format,
@@ -358,6 +359,16 @@ def test_thoughts_and_signatures_come_back_as_they_went_out() -> None:
         ToolCall(id="c1", name="f", arguments="{}", signature="ts", origin="gemini"),
     )
     assert parts_of(rendered(*said)["message"]) == said
+
+
+def test_pictures_are_said_alike_and_come_back_as_they_went_out() -> None:
+    picture, elsewhere = Image(data="aGk=", media_type="image/jpeg"), Image(url="https://a.b/c.png")
+    message = rendered(Text(text="so"), picture, elsewhere)["message"]
+    assert parts_of(message) == (Text(text="so"), picture, elsewhere)
+    read = streamed([TextDelta("so"), Drawn(picture), Drawn(elsewhere)], Finish("stop"))
+    deltas = [event["choices"][0]["delta"] for event in read]
+    assert [image for delta in deltas for image in delta.get("images", ())] == message["images"]
+    assert [image["index"] for image in message["images"]] == [0, 1]
 
 
 def test_usage_and_money_stand_beside_the_answer() -> None:

@@ -16,6 +16,7 @@ from tollbridge.wire.conversation import (
     Cited,
     Conversation,
     Document,
+    Drawn,
     Event,
     Finish,
     Image,
@@ -224,7 +225,7 @@ def test_a_budget_of_thoughts_becomes_an_effort(reasoning: Reasoning, effort: st
             "messages[0]",
         ),
         (said(Turn(role="user", parts=(Document(url="https://a.b"), Text(text="a")))), "turns"),
-        (said(Turn(role="assistant", parts=(Image(url="https://a.b"),))), "turns"),
+        (said(Turn(role="assistant", parts=(Document(text="a"),))), "turns"),
     ],
 )
 def test_what_chat_cannot_say_is_named_or_left_out_where_that_is_allowed(
@@ -328,6 +329,18 @@ def test_calls_without_ids_get_different_ones_that_do_not_change() -> None:
     assert found == calls(*pieces)
     first, second = (event.id for event in found if isinstance(event, ToolStart))
     assert first != second
+
+
+def test_pictures_are_read_and_go_back_where_they_had_stood() -> None:
+    shown = [{"type": "image_url", "image_url": {"url": url}, "index": 0} for url in ("data:image/webp;base64,UklG",)]
+    picture = Image(data="UklG", media_type="image/webp")
+    streamed = chunk({"content": "Here", "images": shown}) + chunk({"images": "none of ours"}, "stop")
+    assert read(streamed)[0] == [TextDelta("Here"), Drawn(picture), Finish("stop", native="stop")]
+    message = {"role": "assistant", "content": "Here", "images": shown}
+    body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    [choice] = OpenAiChat().reply(json.dumps(body).encode()).choices
+    assert choice.parts == (Text(text="Here"), picture)
+    assert messages(Turn(role="assistant", parts=choice.parts))[0] == message
 
 
 def test_the_older_function_call_is_a_call() -> None:

@@ -11,6 +11,7 @@ from tollbridge.errors import ProtocolError, UpstreamFailed
 from tollbridge.values import Usage
 from tollbridge.wire.errors import UpstreamSaid
 from tollbridge.wire.exchange import Receipt, Stream
+from tollbridge.wire.sse import MAX_EVENT
 
 BROKE_OFF = UpstreamFailed("The provider broke off.")
 each_transcript = pytest.mark.parametrize("transcript", TRANSCRIPTS, ids=lambda transcript: transcript.name)
@@ -474,9 +475,9 @@ NONSENSE = [
     b'data: {"choices":[{"delta":{"content":"a"}}]\n\n',
     b"data: " + b"[" * 100_000 + b"\n\n",
     b'data: {"choices":[{"delta":{"content":' + b"[" * 50_000 + b"]" * 50_000 + b"}}]}\n\n",
-    b"data: " + b"x" * (1 << 20) + b"\n\n",
-    b'data: {"choices":[{"delta":{"content":"' + b"x" * (1 << 20),
-    (b"data: " + b"x" * 1000 + b"\n") * 1100,
+    b"data: " + b"x" * MAX_EVENT + b"\n\n",
+    b'data: {"choices":[{"delta":{"content":"' + b"x" * MAX_EVENT,
+    (b"data: " + b"x" * 100_000 + b"\n") * 170,
 ]
 
 

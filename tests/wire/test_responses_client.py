@@ -17,8 +17,10 @@ from tollbridge.wire.conversation import (
     Choice,
     Citation,
     Cited,
+    Drawn,
     Event,
     Finish,
+    Image,
     Part,
     Refusal,
     RefusalDelta,
@@ -275,6 +277,26 @@ def test_a_stream_says_what_the_whole_answer_says(summary: str | None) -> None:
     assert [(item["type"], item["text"]) for item in pieces] == [
         (item["type"], said_by(item)) for item in final["output"]
     ]
+
+
+def test_pictures_are_items_of_their_own_and_come_back_as_they_went_out() -> None:
+    picture, elsewhere = Image(data="/9j/x", media_type="image/jpeg"), Image(url="https://a.b/c.png")
+    whole = rendered(Text(text="so"), picture, elsewhere, reason="length")
+    read = streamed([TextDelta("so"), Drawn(picture), Drawn(elsewhere)], Finish("length"))
+    said, drawn, other = read[-1]["response"]["output"]
+    assert [item["content"][0]["text"] for item in (said, other)] == ["so", "![picture](https://a.b/c.png)"]
+    shown = {"type": "image_generation_call", "status": "completed", "result": "/9j/x", "output_format": "jpeg"}
+    assert drawn == whole["output"][1] == {**shown, "id": drawn["id"]}
+    steps = [event["type"] for event in read if event.get("output_index") == 1]
+    assert steps == [
+        "response.output_item.added",
+        *(f"response.image_generation_call.{step}" for step in ("in_progress", "generating", "completed")),
+        "response.output_item.done",
+    ]
+    [turn] = request(input=whole["output"]).conversation().turns
+    assert turn.parts == (Text(text="so"), picture, Text(text="![picture](https://a.b/c.png)"))
+    assert request(input=[{**shown, "result": "/9j/" + "A" * 90_000}]).prompt().images == 1
+    assert len(request(input=[{**shown, "result": "/9j/" + "A" * 90_000}]).prompt().text) < 300
 
 
 def test_everything_that_opens_closes() -> None:

@@ -23,7 +23,9 @@ from tollbridge.wire.conversation import (
     Choice,
     Citation,
     Cited,
+    Drawn,
     Event,
+    Image,
     Part,
     Reason,
     Refusal,
@@ -176,6 +178,9 @@ class AnthropicWriter:
         elif isinstance(event, RefusalDelta):
             self._refusal.append(event.text)
             self._text(event.text, out)
+        elif isinstance(event, Drawn):
+            self._open_block("image", _encode(_picture(event.image)), out)
+            self._close(out)
         elif isinstance(event, Cited):
             if self._open != "text":
                 self._open_block("text", b'{"type":"text","text":""}', out)
@@ -331,6 +336,8 @@ def _blocks(part: Part) -> list[dict[str, Any]]:
             ]
         case Thinking():
             return [{"type": "redacted_thinking", "data": sealed(part.origin, part.redacted)}]
+        case Image():
+            return [_picture(part)]
         case ToolCall():
             call: dict[str, Any] = {"type": "tool_use", "id": part.id, "name": part.name}
             call |= {"input": arguments(part.arguments), "caller": {"type": "direct"}}
@@ -340,6 +347,15 @@ def _blocks(part: Part) -> list[dict[str, Any]]:
             return [{"type": "redacted_thinking", "data": proof}, call]
         case _:
             return []
+
+
+def _picture(image: Image) -> dict[str, Any]:
+    """A picture that the model drew. Anthropic's models draw none, so that there is no block for it: it goes out in the
+    form that pictures are shown to a model in, which clients keep and send back as it is.
+    """
+    if image.url:
+        return {"type": "image", "source": {"type": "url", "url": image.url}}
+    return {"type": "image", "source": {"type": "base64", "media_type": image.media_type, "data": image.data}}
 
 
 def _citation(citation: Citation) -> dict[str, str]:

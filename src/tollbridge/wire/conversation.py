@@ -320,6 +320,13 @@ class Cited(msgspec.Struct, frozen=True, gc=False):
     choice: int = 0
 
 
+class Drawn(msgspec.Struct, frozen=True, gc=False):
+    """A picture of the model's: it comes whole."""
+
+    image: Image
+    choice: int = 0
+
+
 class ToolStart(msgspec.Struct, frozen=True, gc=False):
     index: int
     id: str
@@ -342,4 +349,6 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
     choice: int = 0
 
 
-Event: TypeAlias = TextDelta | ThinkingDelta | ThinkingEnd | RefusalDelta | Cited | ToolStart | ToolDelta | Finish
+Event: TypeAlias = (
+    TextDelta | ThinkingDelta | ThinkingEnd | RefusalDelta | Cited | Drawn | ToolStart | ToolDelta | Finish
+)

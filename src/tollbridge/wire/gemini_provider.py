@@ -30,6 +30,7 @@ from tollbridge.wire.conversation import (
     Choice,
     Conversation,
     Document,
+    Drawn,
     Event,
     Finish,
     Fit,
@@ -216,8 +217,8 @@ class GeminiReader(EventReader[Event]):
                     else:
                         out.append(TextDelta(part.text, choice, probabilities))
                         probabilities = None
-                elif part.inline_data is not None:
-                    raise ProtocolError("the upstream sent a picture in a stream, where none can be passed on")
+                elif (image := _drawn(part)) is not None:
+                    out.append(Drawn(image, choice))
                 if part.thought_signature:
                     out.append(ThinkingEnd(part.thought_signature, "", ORIGIN, choice))
         if candidate.finish_reason:
@@ -254,9 +255,8 @@ def _choice(candidate: _Candidate, response: str) -> Choice:
             continue
         if part.text:
             _append(parts, part.text, is_thought=bool(part.thought))
-        elif part.inline_data is not None:
-            blob = part.inline_data
-            parts.append(Image(data=blob.data or "", media_type=blob.mime_type or ""))
+        elif (image := _drawn(part)) is not None:
+            parts.append(image)
         if signature:
             _sign(parts, signature)
     native = candidate.finish_reason or ""
@@ -266,6 +266,14 @@ def _choice(candidate: _Candidate, response: str) -> Choice:
         native=native,
         logprobs=_logprobs(candidate.logprobs_result),
     )
+
+
+def _drawn(part: _Part) -> Image | None:
+    """A picture, but for those that the model drew while it thought."""
+    blob = part.inline_data
+    if blob is None or not blob.data or part.thought:
+        return None
+    return Image(data=blob.data, media_type=blob.mime_type or "image/png")
 
 
 def _append(parts: list[Part], text: str, *, is_thought: bool) -> None:

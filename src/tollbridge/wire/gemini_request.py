@@ -21,7 +21,6 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from tollbridge.errors import UnsupportedField
 from tollbridge.wire.conversation import (
     Audio,
     Conversation,
@@ -97,8 +96,6 @@ def fields(conversation: Conversation, model: str, limit: int | None, fit: Fit) 
     Raises `UnsupportedField`.
     """
     version = generation(model)
-    if conversation.stream and "-image" in model:
-        raise UnsupportedField("'stream' cannot be had of a model that draws: pictures come whole.", param="stream")
     system, contents = _Turns(fit, version).write(conversation.turns)
     members: _Json = {"contents": contents}
     if system:

@@ -33,7 +33,7 @@ from tollbridge.wire.conversation import (
     Turn,
 )
 from tollbridge.wire.openai_chat_conversation import ORIGIN
-from tollbridge.wire.openai_parts import image_url
+from tollbridge.wire.openai_parts import drawn_member, image_url
 
 # Members that have the same name and meaning in chat and Responses.
 _SHARED = frozenset({"service_tier"})
@@ -226,6 +226,7 @@ class _Messages:
         proofs: list[Raw] = []
         refusals: list[str] = []
         calls: list[dict[str, Any]] = []
+        images: list[dict[str, Any]] = []
         for part in parts:
             match part:
                 case Text():
@@ -239,11 +240,15 @@ class _Messages:
                 case ToolCall():
                     function = {"name": part.name, "arguments": part.arguments}
                     calls.append({"id": part.id, "type": "function", "function": function})
+                case Image():
+                    images.append(drawn_member(part, len(images)))
                 case Opaque():
                     self._fit.lacks(part.param)
                 case _:
-                    self._fit.lacks("turns", "in messages of the assistant only text can be sent back")
+                    self._fit.lacks("turns", "in messages of the assistant only text and pictures can be sent back")
         message["content"] = "".join(texts) if texts or not (calls or refusals) else None
+        if images:
+            message["images"] = images  # where the server had put them
         if refusals:
             message["refusal"] = "".join(refusals)
         if calls:

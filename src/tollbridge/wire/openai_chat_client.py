@@ -19,6 +19,7 @@ from tollbridge.wire import errors, sse, usage
 from tollbridge.wire.conversation import (
     Choice,
     Cited,
+    Drawn,
     Event,
     Finish,
     Image,
@@ -38,7 +39,7 @@ from tollbridge.wire.conversation import (
 from tollbridge.wire.dialect import Tail
 from tollbridge.wire.exchange import Names, Receipt
 from tollbridge.wire.openai_chat_conversation import FORMATS, custom_names, hides_reasoning, is_legacy
-from tollbridge.wire.openai_parts import custom_input, url_citation
+from tollbridge.wire.openai_parts import custom_input, drawn_member, url_citation
 from tollbridge.wire.request import Request
 
 _FINISH: dict[Reason, str] = {
@@ -108,8 +109,7 @@ def _choice(choice: Choice, told: _Told) -> dict[str, Any]:
             case ToolCall():
                 calls.append(part)
             case Image():
-                url = part.url or f"data:{part.media_type};base64,{part.data}"
-                images.append({"type": "image_url", "image_url": {"url": url}, "index": len(images)})
+                images.append(drawn_member(part, len(images)))
     if not told.hides:
         details += (_call_detail(call.id, call.signature, call.origin, at) for at, call in _signed(calls, len(details)))
     message: dict[str, Any] = {
@@ -191,6 +191,7 @@ class _State:
         self.length = 0  # of its text; `cited`: where the latest citation in it ends
         self.cited = 0
         self.details = 0
+        self.images = 0
         self.is_thinking = False
         self.has_refusal = False
         self.bare: set[int] = set()  # calls without arguments so far
@@ -244,6 +245,11 @@ class ChatWriter:
                 citation = url_citation(event.citation, state.cited, state.length)
                 state.cited = state.length
                 return begin + self._chunk(event.choice, _encode({"annotations": [_annotation(citation)]}))
+            case Drawn():
+                state.is_thinking = False
+                state.images += 1
+                shown = drawn_member(event.image, state.images - 1)
+                return begin + self._chunk(event.choice, _encode({"images": [shown]}))
             case _:
                 return begin
 

@@ -38,6 +38,7 @@ from tollbridge.wire.openai_parts import (
     custom_arguments,
     custom_tool,
     document_of,
+    drawn_image,
     given,
     image_of,
     schema_format,
@@ -138,6 +139,7 @@ class _Message(msgspec.Struct, gc=False):
     name: str | None = None
     tool_call_id: str | None = None
     tool_calls: list[_Call] | None = None
+    images: list[_Part] | None = None
     function_call: _Function | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
@@ -462,6 +464,11 @@ class _Turns:
         elif message.reasoning_content or message.reasoning:
             parts.append(Thinking(text=message.reasoning_content or message.reasoning or ""))
         parts += content
+        for position, picture in enumerate(message.images or ()):
+            image = picture.image_url
+            if image is None:
+                raise wrong(f"messages[{index}].images[{position}].image_url", _RULES, "Missing")
+            parts.append(drawn_image(image if isinstance(image, str) else image.url))
         if message.refusal:
             parts.append(Refusal(text=message.refusal))
         if message.audio != NULL:

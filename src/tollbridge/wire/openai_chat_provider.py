@@ -26,6 +26,7 @@ from tollbridge.wire.conversation import (
     Cited,
     Conversation,
     Document,
+    Drawn,
     Event,
     Finish,
     Image,
@@ -48,6 +49,7 @@ from tollbridge.wire.event_reader import EventReader
 from tollbridge.wire.exchange import Outgoing
 from tollbridge.wire.openai_chat_body import body_of
 from tollbridge.wire.openai_chat_conversation import ORIGIN
+from tollbridge.wire.openai_parts import drawn_image
 from tollbridge.wire.openai_reply import read_any, read_completion
 from tollbridge.wire.usage import Meter
 
@@ -108,6 +110,16 @@ class _Detail(msgspec.Struct, gc=False, omit_defaults=True):
     index: int | None = None
 
 
+class _Url(msgspec.Struct, gc=False):
+    url: str
+
+
+class _Picture(msgspec.Struct, gc=False):
+    """OpenRouter's form of a picture that the model drew."""
+
+    image_url: _Url
+
+
 class _Message(msgspec.Struct, gc=False):
     """A message, or what a chunk adds to one."""
 
@@ -118,6 +130,7 @@ class _Message(msgspec.Struct, gc=False):
     tool_calls: list[_Call] | None = None
     function_call: _Function | None = None
     annotations: list[_Annotation] | None = None
+    images: Raw = NULL
     reasoning_details: Raw = NULL
 
 
@@ -147,6 +160,7 @@ class _Body(msgspec.Struct, gc=False):
 _decode_body = msgspec.json.Decoder(_Body).decode
 _decode_details = msgspec.json.Decoder(list[_Detail] | None).decode
 _decode_text = msgspec.json.Decoder(str).decode
+_decode_pictures = msgspec.json.Decoder(list[_Picture] | None).decode
 
 
 class OpenAiChat:
@@ -202,6 +216,7 @@ def _whole_choice(choice: _Choice, body: bytes) -> Choice:
     if any(texts):
         citations = tuple(map(_citation, _cited(message.annotations)))
         parts.append(Text(text="".join(texts), citations=citations))
+    parts += _drawn(message)
     if message.refusal:
         parts.append(Refusal(text=message.refusal))
     calls = [(call.id, call.function) for call in message.tool_calls or () if call.function is not None]
@@ -233,6 +248,16 @@ def _pieces(content: str | list[_Piece] | None) -> Iterator[tuple[bool, str]]:
             yield True, inner if isinstance(inner, str) else "".join(part.text or "" for part in inner)
         elif piece.text:
             yield False, piece.text
+
+
+def _drawn(message: _Message) -> Iterator[Image]:
+    """Pictures; none where `images` is something else."""
+    if message.images != NULL:
+        try:
+            found = _decode_pictures(message.images) or []
+        except (msgspec.DecodeError, RecursionError):
+            return
+        yield from (drawn_image(picture.image_url.url) for picture in found)
 
 
 def _cited(annotations: list[_Annotation] | None) -> Iterator[_UrlCitation]:
@@ -448,7 +473,7 @@ class ChatReader(EventReader[Event]):
                 thought = state.details.take(delta) or thought
             if thought:
                 events.append(ThinkingDelta(thought, index))
-            if delta.content or delta.tool_calls:
+            if delta.content or delta.tool_calls or delta.images != NULL:
                 self._prove(index, state, events)
             logprobs = None if choice.logprobs == NULL else choice.logprobs
             if type(delta.content) is str and (delta.content or logprobs is not None):
@@ -482,6 +507,7 @@ class ChatReader(EventReader[Event]):
             state.has_refusal = True
             events.append(RefusalDelta(delta.refusal, index))
         events.extend(Cited(_citation(found), index) for found in _cited(delta.annotations))
+        events.extend(Drawn(image, index) for image in _drawn(delta))
 
 
 def _read_chunk(data: bytes) -> _Body:

@@ -26,6 +26,8 @@ _MEDIA_TYPES = {
     "docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
     "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
 }
+# What pictures begin like, in base64.
+_PICTURES = {"iVBOR": "image/png", "/9j/": "image/jpeg", "UklGR": "image/webp", "R0lG": "image/gif"}
 
 
 class CacheMark(msgspec.Struct, gc=False):
@@ -62,6 +64,17 @@ def image_of(url: str, detail: str | None, cache: Cache | None, param: str) -> I
     )
 
 
+def drawn_image(url: str) -> Image:
+    """A picture of a model's, which may stand elsewhere."""
+    found = split_data_url(url)
+    return Image(url=url) if found is None else Image(data=found[1], media_type=found[0] or "image/png")
+
+
+def drawn_member(image: Image, index: int) -> dict[str, Any]:
+    """A picture of a model's in `images` of its message, as OpenRouter has them."""
+    return {"type": "image_url", "image_url": {"url": image_url(image)}, "index": index}
+
+
 def document_of(data: str, title: str, cache: Cache | None) -> Document:
     """A file from `data`: a data URL, plain base64 (then its type follows from `title`), or a URL."""
     found = split_data_url(data)
@@ -74,6 +87,11 @@ def document_of(data: str, title: str, cache: Cache | None) -> Document:
 
 def _media_type(title: str) -> str:
     return _MEDIA_TYPES.get(title.rpartition(".")[2].lower(), "application/pdf")
+
+
+def media_type_of(picture: str) -> str:
+    """What kind of picture its base64 begins like."""
+    return next((kind for start, kind in _PICTURES.items() if picture.startswith(start)), "image/png")
 
 
 def image_url(image: Image) -> str:

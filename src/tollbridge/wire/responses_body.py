@@ -55,6 +55,7 @@ class Item(msgspec.Struct, gc=False):
     tools: "list[Tool] | None" = None
     summary: list[Part] | None = None
     encrypted_content: str | None = None
+    result: str | None = None
 
 
 class Tool(msgspec.Struct, gc=False):
@@ -132,6 +133,7 @@ BODY_RULES = RULES | {
     "input[].input": "must be a string",
     "input[].output": "must be a string or an array of content parts",
     "input[].tools": "must be an array of tools with a type",
+    "input[].result": "must be the base64 of a picture, or null",
     "input[].summary": "must be an array of parts of type summary_text",
     "input[].encrypted_content": "must be a string",
     "instructions": "must be a string",

@@ -18,8 +18,10 @@ from tollbridge.wire import responses_object as objects
 from tollbridge.wire.conversation import (
     Choice,
     Cited,
+    Drawn,
     Event,
     Finish,
+    Image,
     Part,
     Refusal,
     RefusalDelta,
@@ -65,7 +67,7 @@ class ResponsesClient:
         output: list[dict[str, Any]] = []
         content: list[dict[str, Any]] = []  # of the message in which parts of text are gathered
         has_refusal = False
-        for part in choice.parts:
+        for part in map(_shown, choice.parts):
             match part:
                 case Text() | Refusal():
                     if not content:
@@ -76,6 +78,8 @@ class ResponsesClient:
                 case Thinking():
                     id_ = frame.item_id("rs", len(output))
                     output.append(objects.reasoning(id_, part, "completed", as_summary=as_summary))
+                case Image():
+                    output.append(objects.picture(frame.item_id("ig", len(output)), part))
                 case ToolCall():
                     if part.signature:
                         id_ = frame.item_id("rs", len(output))
@@ -89,12 +93,17 @@ class ResponsesClient:
             texts[0]["logprobs"] = objects.logprobs_of(choice.logprobs)
         finish = Finish(choice.reason, choice.stop_sequence, choice.native)
         ending = objects.ending_of(finish, has_refusal=has_refusal)
-        if ending.status == "incomplete" and output:
+        if ending.status == "incomplete" and output and output[-1]["type"] != objects.PICTURE:
             output[-1]["status"] = "incomplete"
         return _encode(frame.response(ending, output, {"usage": objects.usage_of(reply.usage, receipt)}))
 
     def writer(self, request: Request, names: Names) -> "ResponsesWriter":
         return ResponsesWriter(_own(request), names)
+
+
+def _shown(part: Part) -> Part:
+    """A picture that stands elsewhere is no base64, and goes out as the text of its address."""
+    return Text(text=f"![picture]({part.url})") if isinstance(part, Image) and part.url else part
 
 
 def _content(part: Part) -> dict[str, Any]:
@@ -236,6 +245,8 @@ class ResponsesWriter:
                 self._delta(b"refusal", message, b'"content_index":%d,' % len(message.content), event.text)
             case Cited():
                 self._cite(event)
+            case Drawn():
+                self._draw(event.image)
             case _:
                 pass
 
@@ -317,6 +328,23 @@ class ResponsesWriter:
         message.annotations.append(citation)
         members = {**self._place(message), "annotation_index": len(message.annotations) - 1, "annotation": citation}
         self._emit("response.output_text.annotation.added", members)
+
+    # --- Pictures ---
+
+    def _draw(self, image: Image) -> None:
+        shown = _shown(image)
+        if isinstance(shown, Text):
+            self._text(TextDelta(shown.text))
+            return
+        self._close_message()
+        self._close_thought()
+        self._close_calls()
+        index = len(self._output)
+        id_ = self._frame.item_id("ig", index)
+        self._add(objects.picture(id_, None))
+        for step in ("in_progress", "generating", "completed"):
+            self._emit(f"response.image_generation_call.{step}", {"item_id": id_, "output_index": index})
+        self._done(index, objects.picture(id_, image))
 
     # --- Thoughts ---
 

@@ -31,7 +31,15 @@ from tollbridge.wire.conversation import (
     ToolResult,
     Turn,
 )
-from tollbridge.wire.openai_parts import JsonSchema, cache_of, custom_arguments, document_of, image_of, schema_format
+from tollbridge.wire.openai_parts import (
+    JsonSchema,
+    cache_of,
+    custom_arguments,
+    document_of,
+    image_of,
+    media_type_of,
+    schema_format,
+)
 from tollbridge.wire.request import Request, wrong
 from tollbridge.wire.responses_body import BODY_RULES, Body, Item, Part
 from tollbridge.wire.responses_tools import LOCAL_SHELL, TOOL_SEARCH, Tools, found_tools
@@ -211,6 +219,9 @@ class _Turns:
                 self._answer(index, item, (Text(text=found_tools(item.tools or [])),))
             case "function_call_output" | "custom_tool_call_output" | "local_shell_call_output":
                 self._result(index, item)
+            case "image_generation_call":
+                if item.result:
+                    self._said.append(Image(data=item.result, media_type=media_type_of(item.result)))
             case kind if kind in _TOLD:
                 pass
             case _:

@@ -12,7 +12,7 @@ from msgspec import Raw
 from tollbridge.values import Usage
 from tollbridge.wire import usage
 from tollbridge.wire.body import NULL
-from tollbridge.wire.conversation import Finish, Reason, Thinking
+from tollbridge.wire.conversation import Finish, Image, Reason, Thinking
 from tollbridge.wire.exchange import Names, Receipt
 from tollbridge.wire.openai_parts import custom_input
 from tollbridge.wire.responses_body import Body
@@ -168,6 +168,15 @@ def reasoning(id_: str, thought: Thinking, status: str, *, as_summary: bool) -> 
     return item
 
 
+def picture(id_: str, image: Image | None) -> dict[str, Any]:
+    """A picture that the model drew; None: it is being drawn."""
+    item: dict[str, Any] = {"type": PICTURE, "id": id_, "status": "in_progress", "result": None}
+    if image is not None:
+        item |= {"status": "completed", "result": image.data}
+        item["output_format"] = image.media_type.rpartition("/")[2]
+    return item
+
+
 def call_signature(id_: str, signature: str, origin: str, call: str) -> dict[str, Any]:
     """A tool call's signature, as reasoning: callers send that back, but not extra members of a call."""
     seal = sealed(Thinking(signature=signature, origin=origin), call)
@@ -194,6 +203,7 @@ def tool_call(id_: str, call: str, known: Known, arguments: str, status: str) ->
     return {**item, "status": status}
 
 
+PICTURE = "image_generation_call"
 PREFIXES = {"function": "fc", "custom": "ctc", "local_shell": "lsh", "tool_search": "tsc"}
 
 

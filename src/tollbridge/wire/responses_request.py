@@ -80,6 +80,7 @@ class _Part(msgspec.Struct, gc=False):
 class _Item(msgspec.Struct, gc=False):
     content: Raw = NOTHING
     output: Raw = NOTHING
+    result: Raw = NOTHING
 
 
 _decode_items = msgspec.json.Decoder(list[_Item]).decode
@@ -104,6 +105,8 @@ def _prompt(fields: Mapping[str, Raw], items: int) -> Prompt:
 def _media(items: bytes) -> Iterator[tuple[bytes, bool]]:
     """Each medium in the input, as `prompt.without_media` takes them."""
     for item in _decode_items(items):
+        if bytes(item.result).startswith(b'"'):
+            yield bytes(item.result), True
         for part in _parts(item.content) or _parts(item.output):
             if part.image_url not in (NOTHING, NULL):
                 url = bytes(part.image_url)

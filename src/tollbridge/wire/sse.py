@@ -13,7 +13,8 @@ from typing import TypeAlias
 
 from tollbridge.errors import ProtocolError
 
-MAX_EVENT = 1 << 20
+# A picture that a model drew comes in one event.
+MAX_EVENT = 1 << 24
 DONE = b"data: [DONE]\n\n"
 
 # An event's name (empty: none), and its data.

@@ -8,6 +8,7 @@ from tollbridge.errors import ApiError, UpstreamError
 from tollbridge.values import Usage
 from tollbridge.wire.conversation import (
     Choice,
+    Drawn,
     Event,
     Finish,
     Refusal,
@@ -185,6 +186,9 @@ class TranslatedStream:
                 piece = event.arguments
             case ToolStart():
                 piece = event.name
+            case Drawn():
+                self.chunks += 1
+                return
             case _:
                 return
         if piece:

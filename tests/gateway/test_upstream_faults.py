@@ -12,6 +12,7 @@ from tests.gateway.site import (
     INPUT_NANO,
     OUTPUT_NANO,
     STREAM_HEAD,
+    Json,
     Site,
     always,
     chat,
@@ -98,10 +99,8 @@ def test_silent_provider_times_out_and_is_free() -> None:
     run(test())
 
 
-@pytest.mark.parametrize(
-    ("retry_after", "least", "most"), [("7", 7, 7), ("1000000000", 60, 60), ("soon", 1, 60), (None, 1, 60)]
-)
-def test_providers_limit_is_passed_on_within_bounds(retry_after: str | None, least: int, most: int) -> None:
+@pytest.mark.parametrize(("retry_after", "seconds"), [("7", 7), ("0", 1), ("1000000000", 60), ("soon", 5), (None, 5)])
+def test_providers_limit_is_passed_on_within_bounds_and_lasts_as_long(retry_after: str | None, seconds: int) -> None:
     """E3."""
 
     async def test() -> None:
@@ -109,11 +108,13 @@ def test_providers_limit_is_passed_on_within_bounds(retry_after: str | None, lea
         async with Site(always(says(ERROR, 429, headers))) as site:
             reply = await site.post("/v1/chat/completions", chat())
             assert reply.status == 429
-            assert least <= int(reply.headers["retry-after"]) <= most
+            assert int(reply.headers["retry-after"]) == seconds
+            if retry_after == "0":
+                return
             second = await site.post("/v1/chat/completions", chat())
             assert second.status == 503
             assert second.json["error"]["code"] == "no_available_provider"
-            assert 1 <= int(second.headers["retry-after"]) <= 10
+            assert seconds - 2 <= int(second.headers["retry-after"]) <= seconds
             rows = await site.settled(1)
             assert [row["charge"] for row in rows] == [0]
 
@@ -151,6 +152,26 @@ def test_trouble_with_our_credential_is_not_the_callers(status: int) -> None:
         async with Site(always(answer)) as site:
             await refused(site, 502, "upstream_auth")
         assert calls == 1
+
+    run(test())
+
+
+def _no_credit(status: int, code: str) -> tuple[int, Json]:
+    return status, {"error": {"message": "no", "type": code, "param": None, "code": code}}
+
+
+@pytest.mark.parametrize("said", [_no_credit(402, "billing_error"), _no_credit(429, "insufficient_quota")])
+def test_how_long_an_account_without_credit_at_the_provider_is_left_alone_is_said(said: tuple[int, Json]) -> None:
+    status, body = said
+
+    async def test() -> None:
+        async with Site(always(says(body, status))) as site:
+            await refused(site, 502, "upstream_auth")
+            reply = await site.post("/v1/chat/completions", chat())
+            assert (reply.status, reply.json["error"]["code"]) == (503, "no_available_provider")
+            assert 290 <= int(reply.headers["retry-after"]) <= 300
+            assert reply.headers["x-should-retry"] == "false"
+            assert "try again in 5 minutes" in reply.json["detail"]
 
     run(test())
 

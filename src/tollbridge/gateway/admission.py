@@ -34,7 +34,15 @@ from tollbridge.errors import (
 from tollbridge.gateway.callers import Caller
 from tollbridge.gateway.demand import check_length, demand_of
 from tollbridge.gateway.own import OwnRoutes
-from tollbridge.gateway.refusals import ASKED_TOO_OFTEN, CUT_TOO_OFTEN, cooling_down, limited, refused, too_dear
+from tollbridge.gateway.refusals import (
+    ASKED_TOO_OFTEN,
+    CUT_TOO_OFTEN,
+    cooling_down,
+    limited,
+    none_usable,
+    refused,
+    too_dear,
+)
 from tollbridge.limits.base import Exceeded, Grant, Limiter
 from tollbridge.store.ledger import Ledger
 from tollbridge.values import Model, Preferences, Route
@@ -44,7 +52,6 @@ from tollbridge.wire.request import Request
 _MEAN_SHARE = 8
 _MEANS_KEPT = 10_000
 _MODELS_KEPT = 10_000
-MAX_RETRY_AFTER_S = 10
 
 
 _SUFFIXES = tuple(routing.SUFFIXES)
@@ -421,13 +428,7 @@ class Admission:
                 return None
 
     def _none_usable(self, model: Model, routes: Sequence[Route]) -> Unavailable:
-        wait = min(MAX_RETRY_AFTER_S, 1 + int(self._upstreams.usable_in(routes)))
-        return Unavailable(
-            f"No provider of {model.id} can be called right now. Nothing was charged; try again in {wait} s.",
-            status=self._policy.no_provider_status,
-            code="no_available_provider",
-            retry_after=wait,
-        )
+        return none_usable(model.id, self._upstreams.usable_in(routes), self._policy.no_provider_status)
 
     # --- limits and money ---
 

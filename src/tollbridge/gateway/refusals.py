@@ -15,6 +15,9 @@ from tollbridge.errors import (
 )
 from tollbridge.limits.base import Exceeded, Room
 
+# SDKs wait for as long as they are told up to here; beyond it they guess, and ask much sooner.
+LONGEST_WAIT_S = 60
+
 
 def refused(verdict: Refused, least: int) -> ApiError:
     """The error for a hold that was not given."""
@@ -60,6 +63,21 @@ def refused(verdict: Refused, least: int) -> ApiError:
             return InvalidApiKey("Incorrect API key provided: it was revoked or has expired.")
         case _:
             return Unavailable("The ledger is not available. Nothing was charged.", code="ledger_unavailable")
+
+
+def none_usable(model: str, opens_in: float, status: int) -> Unavailable:
+    """The error where no provider may be called for `opens_in` seconds more: as long as that really lasts."""
+    wait = 1 + int(opens_in)
+    when = f"{wait} s" if wait <= LONGEST_WAIT_S else f"{math.ceil(wait / 60)} minutes"
+    error = Unavailable(
+        f"No provider of {model} can be called right now. Nothing was charged; try again in {when}.",
+        status=status,
+        code="no_available_provider",
+        retry_after=wait,
+    )
+    if wait > LONGEST_WAIT_S:
+        error.headers["x-should-retry"] = "false"
+    return error
 
 
 _RAN_OUT: dict[Refusal | None, str] = {
@@ -114,7 +132,6 @@ def limited(exceeded: Exceeded) -> RateLimited:
             f"Rate limit reached: {exceeded.limit:,} {what[exceeded.type]}. Try again in {exceeded.retry_after:.3g} s."
         )
         headers["retry-after"] = str(max(1, math.ceil(exceeded.retry_after)))
-        # SDKs wait for a minute at most, and guess when they are told more.
         headers["retry-after-ms"] = str(math.ceil(exceeded.retry_after * 1000))
     if exceeded.degraded:
         headers["x-ratelimit-mode"] = "degraded"

@@ -8,6 +8,7 @@ Rule 3  What a provider says about its own troubles is for the operator; the cal
 
 import asyncio
 import base64
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NoReturn
@@ -41,7 +42,7 @@ from tollbridge.store.ledger import Ledger
 from tollbridge.upstream import auth
 from tollbridge.upstream.auth import AccessToken, Headers
 from tollbridge.upstream.fetch import Fetcher
-from tollbridge.upstream.health import Health
+from tollbridge.upstream.health import DEFAULT_COOL_S, Health
 from tollbridge.upstream.pool import Pool, Response
 from tollbridge.values import Route
 from tollbridge.wire import errors as wire_errors
@@ -353,7 +354,8 @@ def _said(said: UpstreamSaid, route: Route) -> _Failure:
         error = UpstreamFailed(f"The provider of {route.model} refused this gateway's account.", code="upstream_auth")
         return _Failure(Kind.OUT_OF_CREDIT, error, status)
     if status == 429:
-        seconds = min(MAX_RETRY_AFTER_S, int((said.retry_after or 1) + 0.999))
+        cool = DEFAULT_COOL_S if said.retry_after is None else said.retry_after
+        seconds = min(MAX_RETRY_AFTER_S, max(1, math.ceil(cool)))
         limited = RateLimited(
             f"The provider of {route.model} is limiting requests. Try again in {seconds} s.",
             headers={"retry-after": str(seconds)},

@@ -9,6 +9,7 @@ from tests.gateway.site import INPUT_NANO, OUTPUT_NANO, Site, always, chat, run,
 from tests.upstream.bad_server import BadServer, Peer
 from tests.upstream.test_auth import account, granted
 
+from tollbridge.core import tokens
 from tollbridge.values import Outcome
 
 # cache_read = "0.1"
@@ -170,8 +171,14 @@ def test_a_field_that_gemini_lacks_is_refused_by_name_or_left_out_when_allowed()
     run(test())
 
 
-def test_embeddings_are_counted_here() -> None:
-    vectors = {"embeddings": [{"values": [0.5, -0.5]}, {"values": [1.0, 0.0]}]}
+@pytest.mark.parametrize("dialect", ["gemini", "openai_chat"])
+def test_embeddings_are_counted_here_as_the_texts_that_they_are(dialect: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOLLBRIDGE_PROVIDERS__UP__DIALECT", dialect)
+    floats = [[0.5, -0.5], [1.0, 0.0]]
+    vectors = {
+        "embeddings": [{"values": each} for each in floats],
+        "data": [{"object": "embedding", "index": index, "embedding": each} for index, each in enumerate(floats)],
+    }
 
     async def test() -> None:
         async with Site(always(says(vectors))) as site:
@@ -179,7 +186,8 @@ def test_embeddings_are_counted_here() -> None:
             assert reply.status == 200
             assert [each["embedding"] for each in reply.json["data"]] == [[0.5, -0.5], [1.0, 0.0]]
             [row] = await site.settled(1)
-            assert row["charge"] == row["input"] * INPUT_NANO > 0
+            assert row["input"] == tokens.count_prompt(b"a word\nanother")
+            assert row["charge"] == row["input"] * INPUT_NANO
             assert reply.json["usage"]["prompt_tokens"] == row["input"]
 
     run(test())
@@ -194,13 +202,13 @@ def test_a_service_account_s_token_stands_in_every_call(monkeypatch: pytest.Monk
             shown.append(request.headers[b"authorization"])
             await says(answer({"text": "Hi"}, finish="STOP", usage=USAGE))(request, peer)
 
-    async def tokens(peer: Peer) -> None:
+    async def grants(peer: Peer) -> None:
         await peer.request()
         await peer.send(granted("token-1"))
         await peer.closed()
 
     async def test() -> None:
-        async with BadServer(tokens) as google:
+        async with BadServer(grants) as google:
             key = msgspec.json.encode(account(f"{google.url}/token")).decode()
             monkeypatch.setenv("TOLLBRIDGE_PROVIDERS__UP__API_KEY", key)
             monkeypatch.setenv("TOLLBRIDGE_PROVIDERS__UP__AUTH", "google-service-account")

@@ -139,5 +139,8 @@ def test_token_ids_are_counted_exactly() -> None:
 
 def test_plain_inputs_are_text_without_a_template() -> None:
     body = {"model": "m", "prompt": "Once", "suffix": "end"}
-    assert openai_completions.parse(json.dumps(body).encode()).prompt() == Prompt(text=b'"Once"\n"end"')
-    assert openai_embeddings.parse(b'{"model":"m","input":["a","b"]}').prompt() == Prompt(text=b'["a","b"]')
+    assert openai_completions.parse(json.dumps(body).encode()).prompt() == Prompt(text=b"Once\nend")
+    assert openai_embeddings.parse(b'{"model":"m","input":["a","b"]}').prompt() == Prompt(text=b"a\nb")
+    assert openai_embeddings.parse(b'{"model":"m","input":"\\u00e9\\n\\"\\ud83d\\ude00"}').prompt() == Prompt(
+        text='é\n"😀'.encode()
+    )

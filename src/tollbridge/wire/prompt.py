@@ -1,6 +1,7 @@
 """What a request gives a model to read, for an estimate of its tokens.
 
-Rule 1  Nothing can hide: text is the client's JSON as it came, so an unknown field counts too.
+Rule 1  Nothing can hide: text is the client's JSON as it came, so an unknown field counts too. Plain inputs
+        have no fields: they are counted as the texts they are.
 Rule 2  Only what a model does not read as text is left out: pictures (counted), sound and film (bounded), and only in
         the protocol's own places for them. The same base64 in a text is text.
 """
@@ -20,7 +21,7 @@ _BACKSLASH = ord("\\")
 
 
 class Prompt(msgspec.Struct, frozen=True, gc=False):
-    """`text` (UTF-8, with its JSON) is to be estimated; `tokens` more are known: token ids, and a bound for sound and
+    """`text` (UTF-8; in a chat with its JSON) is to be estimated; `tokens` more are known: token ids, and a bound for sound and
     film. `messages` is 0 if no chat template is put around the text.
     """
 
@@ -46,6 +47,7 @@ class _Message(msgspec.Struct, gc=False):
 
 
 _decode_messages = msgspec.json.Decoder(list[_Message]).decode
+_decode_texts = msgspec.json.Decoder(str | list[str]).decode
 _decode_source = msgspec.json.Decoder(_Source).decode
 
 
@@ -69,7 +71,16 @@ def of_inputs(fields: Mapping[str, Raw], names: tuple[str, ...], tokens: int) ->
     """The prompt of plain inputs. `tokens`: how many are given as token ids; if any are, they are all of it."""
     if tokens:
         return Prompt(text=b"", tokens=tokens)
-    return Prompt(text=b"\n".join(unescaped(bytes(fields[name])) for name in names if name in fields))
+    return Prompt(text=b"\n".join(_texts(fields[name]) for name in names if name in fields))
+
+
+def _texts(raw: Raw) -> bytes:
+    """A text, or several after each other, without the JSON around them."""
+    try:
+        read = _decode_texts(raw)
+    except msgspec.DecodeError:
+        return unescaped(bytes(raw))
+    return (read if isinstance(read, str) else "\n".join(read)).encode("utf-8", "surrogatepass")
 
 
 def unescaped(text: bytes) -> bytes:

@@ -463,7 +463,8 @@ class Gateway:
     async def _upstream_values(self, settings: Settings) -> dict[str, values.Upstream]:
         """What can be called: the configured providers, or the demo provider if there are none."""
         if settings.providers:
-            return {name: _upstream(name, row) for name, row in settings.providers.items()}
+            omits, rows = not settings.routing.require_parameters, settings.providers
+            return {name: msgspec.structs.replace(_upstream(name, row), leaves_out=omits) for name, row in rows.items()}
         if self._demo is None:
             self._demo = demo.DemoProvider()
             await self._demo.start()

@@ -122,6 +122,8 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     renames: tuple[tuple[str, str], ...] = ()
     drops: tuple[str, ...] = ()
     stream_usage: bool = True
+    # Whether parts of a request that it cannot express are left out, not refused, unless the caller says otherwise.
+    leaves_out: bool = False
     # Endpoints (chat, stream, embeddings …) whose path below the base URL differs from the dialect's; `{model}` is the
     # upstream's name for the model. And members that are added to every body, with values in JSON.
     paths: tuple[tuple[str, str], ...] = ()

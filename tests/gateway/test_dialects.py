@@ -239,6 +239,26 @@ def test_what_a_provider_cannot_do_is_named_or_left_out_as_the_caller_says() -> 
     run(test())
 
 
+def test_what_a_provider_cannot_do_is_left_out_where_the_operator_says_so_and_the_caller_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TOLLBRIDGE_ROUTING__REQUIRE_PARAMETERS", "false")
+
+    async def test() -> None:
+        async with Site(always(_provider("anthropic")), dialect="anthropic") as site:
+            for path, asked in ASKED.items():
+                body = {"model": "m", **asked, "seed": 7}
+                reply = await site.post(path, body)
+                assert reply.status == 200
+                if path != "/v1/messages":  # which is passed on as it is
+                    assert reply.headers["x-tollbridge-dropped-fields"] == "seed"
+                    refused = await site.post(path, {**body, "provider": {"require_parameters": True}})
+                    assert (refused.status, refused.json["error"]["param"]) == (400, "seed")
+            await site.settled(5)
+
+    run(test())
+
+
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
 def test_what_was_tried_before_the_answer_stands_in_its_headers(streamed: bool) -> None:
     async def test() -> None:

@@ -100,6 +100,14 @@ def test_a_vector_of_something_else_makes_no_sense(encoding: str) -> None:
         answer.render(None)
 
 
+def test_what_gemini_does_not_know_is_left_out_where_that_is_allowed() -> None:
+    request = openai_embeddings.parse(b'{"model":"m","input":"a","user":"u","input_type":"query"}')
+    with pytest.raises(UnsupportedField):
+        translate.exchange(request, route(dialect="gemini"), ID, CREATED, None).request()
+    outgoing = translate.exchange(request, route(dialect="gemini", leaves_out=True), ID, CREATED, None).request()
+    assert outgoing.dropped == ("user", "input_type")
+
+
 def test_an_error_is_said() -> None:
     body = b'{"error":{"code":404,"message":"models/x is not found","status":"NOT_FOUND"}}'
     for each in (body, b"[" + body + b"]"):

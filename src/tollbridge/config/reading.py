@@ -22,13 +22,12 @@ from tollbridge.config.settings import (
     GROUPS,
     PRESETS,
     SETTINGS,
-    Entry,
     Group,
     ProviderSettings,
     Setting,
     Settings,
-    Source,
 )
+from tollbridge.config.source import Entry, Source
 from tollbridge.core.catalog import ModelRow
 from tollbridge.core.plans import DEFAULT_PLAN, Plan
 from tollbridge.errors import ConfigError

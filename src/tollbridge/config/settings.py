@@ -11,6 +11,7 @@ import msgspec
 
 from tollbridge.config import kinds
 from tollbridge.config.kinds import Kind, Secret, choice, duration, one_of, size, some, text, whole
+from tollbridge.config.source import Entry, Source
 from tollbridge.core.catalog import CAPABILITIES, MODALITIES, TYPES, ModelRow, RouteRow
 from tollbridge.core.plans import Plan
 
@@ -57,21 +58,6 @@ class Group(msgspec.Struct, frozen=True):
         return self.name.removesuffix(".NAME").removesuffix("[]")
 
 
-class Source(msgspec.Struct, frozen=True):
-    """Where settings were read from, besides the environment. `options`: (setting, value) from the command line."""
-
-    path: Path | None = None
-    options: tuple[tuple[str, str | int], ...] = ()
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """One effective value as it may be shown, and where it comes from."""
-
-    name: str
-    shown: str
-    origin: str
-
-
 class Brand(msgspec.Struct, frozen=True, kw_only=True):
     """`steps`: the steps to a first call, one sentence each. `example_model`: the id that examples call."""
 
@@ -88,6 +74,12 @@ class CatalogSettings(msgspec.Struct, frozen=True, kw_only=True):
     """`models`: patterns (`*`, `deepseek-*`) of the shipped models for sale."""
 
     models: tuple[str, ...]
+
+
+class Routing(msgspec.Struct, frozen=True, kw_only=True):
+    """How a request is sent to a provider unless its caller says otherwise."""
+
+    require_parameters: bool
 
 
 class Errors(msgspec.Struct, frozen=True, kw_only=True):
@@ -262,6 +254,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_token: Secret | None = None
     brand: Brand
     catalog: CatalogSettings
+    routing: Routing
     errors: Errors
     keys: Keys
     billing: Billing
@@ -288,6 +281,7 @@ GROUPS = (
     Group("brand", Brand, "What customers see."),
     Group("keys", Keys, "API keys."),
     Group("catalog", CatalogSettings, "Which of the shipped models are for sale. Models of your own always are."),
+    Group("routing", Routing, "How a request goes to a provider where its caller says nothing of it."),
     Group("errors", Errors, "The HTTP statuses of failures that are a provider's."),
     Group("billing", Billing, "Money."),
     Group(
@@ -441,6 +435,13 @@ SETTINGS = (
     ),
     Setting(
         "catalog.models", kinds.TEXTS, ["*"], "Patterns of the shipped models that are for sale, such as `deepseek-*`."
+    ),
+    Setting(
+        "routing.require_parameters",
+        kinds.FLAG,
+        True,
+        "Refuse what a provider cannot take (400) where a request's `provider.require_parameters` says nothing. If "
+        "not, it is left out, and a header of the answer names it.",
     ),
     Setting("errors.upstream_failed", one_of(502, 500), 502, "When a provider answers with a server error of its own."),
     Setting("errors.no_available_provider", one_of(503, 502), 503, "When none of a model's providers can be called."),

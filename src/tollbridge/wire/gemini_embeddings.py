@@ -53,9 +53,12 @@ class GeminiEmbeddings:
 
     def request(self) -> Outgoing:
         fields = self._request.fields
-        dropped = tuple(name for name in fields if name in _HINTS)
-        for name, value in fields.items():
-            if name not in _KNOWN and name not in _HINTS and value != NULL:
+        can_omit = self._request.lets_omit(self._route.upstream)
+        dropped = tuple(
+            name for name, value in fields.items() if name in _HINTS or (name not in _KNOWN and value != NULL)
+        )
+        for name in dropped:
+            if name not in _HINTS and not can_omit:
                 raise UnsupportedField(f"'{name[:64]}' cannot be sent to Gemini. Leave it out.", param=name[:64])
         if self._request.input_tokens:
             raise UnsupportedField("'input' cannot be sent to Gemini as token ids. Send it as text.", param="input")

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from tollbridge.errors import InvalidRequest
-from tollbridge.values import Preferences
+from tollbridge.values import Preferences, Upstream
 from tollbridge.wire import prompt
 from tollbridge.wire.body import read_object, too_deep
 from tollbridge.wire.conversation import Conversation
@@ -116,9 +116,14 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def require_parameters(self) -> bool | None:
         """True: only routes that take every field. False: what a target cannot express may be left out. None: the
-        caller said neither, and a field that cannot be expressed is an error.
+        caller said neither, and the operator decides.
         """
         return None if self.preferences is None else self.preferences.require_parameters
+
+    def lets_omit(self, upstream: Upstream) -> bool:
+        """Whether what `upstream` cannot express may be left out."""
+        required = self.require_parameters
+        return upstream.leaves_out if required is None else not required
 
     def conversation(self) -> Conversation:
         """The request in the neutral form, for a provider of another dialect. Raises `UnsupportedField`."""

@@ -88,6 +88,8 @@ class Translated:
         self._names = names
         self._max_tokens = max_tokens
         self._conversation = request.conversation()
+        if request.lets_omit(route.upstream) and not self._conversation.lenient:
+            self._conversation = msgspec.structs.replace(self._conversation, lenient=True)
 
     def urls(self) -> list[str]:
         """URLs in the request that the provider does not fetch itself."""

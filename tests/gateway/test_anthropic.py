@@ -28,7 +28,7 @@ CONFIG = """
 id = "claude"
 context_window = 200000
 output_limit = 8192
-price = { input = "1", output = "2", cache_read = "0.1", cache_write = "1.25", cache_write_1h = "2" }
+price = { input = "1", output = "2", cache_read = "0.1", cache_write = "1.25", cache_write_1h = "2", searches = "10" }
 routes = [{ provider = "up", model = "claude-opus-4-8" }]
 """
 USAGE = {
@@ -129,7 +129,30 @@ def test_what_only_anthropic_knows_passes_both_ways() -> None:
             assert bodies == [message(stream=True, **own) | {"model": "claude-opus-4-8"}]
             kinds = [part["type"] for part in message_of(reply.body)["content"]]
             assert kinds[3:5] == ["server_tool_use", "web_search_tool_result"]
-            await here.settled(1)
+            [row] = await here.settled(1)
+            assert row["charge"] > 10_000_000  # a search alone
+
+    run(test())
+
+
+def test_a_search_that_has_no_price_is_refused_or_left_out_and_named() -> None:
+    tools = [{"type": "web_search_20250305", "name": "web_search"}]
+    bodies: list[Json] = []
+
+    async def answer(request: Request, peer: Peer) -> None:
+        bodies.append(json.loads(request.body))
+        await says(MESSAGE)(request, peer)
+
+    async def test() -> None:
+        async with site(answer) as here:
+            wanted = message(model="m", tools=tools)
+            refused = await here.post("/v1/messages", wanted)
+            assert refused.status == 400
+            assert "'tools[0]' is a search on the web, for which m has no price" in refused.json["detail"]
+            reply = await here.post("/v1/messages", wanted | {"provider": {"require_parameters": False}})
+            assert (reply.status, reply.headers["x-tollbridge-dropped-fields"]) == (200, "tools[0]")
+            assert [sorted(body) for body in bodies] == [["max_tokens", "messages", "model"]]
+            await here.settled(2)
 
     run(test())
 

@@ -4,6 +4,7 @@ import json
 import random
 from typing import Any
 
+import msgspec
 import pytest
 from tests.wire.messages import (
     COUNTED,
@@ -24,10 +25,10 @@ from tests.wire.messages import (
     sent,
     start,
 )
-from tests.wire.streams import CREATED, ID, MODEL, RECEIPT, Text
+from tests.wire.streams import CREATED, ID, MODEL, PRICE, RECEIPT, Text
 
-from tollbridge.errors import ProtocolError, UpstreamFailed
-from tollbridge.values import Usage
+from tollbridge.errors import ProtocolError, UnsupportedField, UpstreamFailed
+from tollbridge.values import Preferences, Price, Usage
 from tollbridge.wire import anthropic_messages, translate
 from tollbridge.wire.anthropic_messages import parse
 from tollbridge.wire.errors import UpstreamSaid
@@ -115,6 +116,40 @@ def test_what_other_models_thought_and_their_ids_of_calls_do_not_reach_claude() 
     # Other servers of this dialect may give no proofs, and want their thoughts and ids as they were.
     written = sent("messages", "deepseek-chat", messages=turns)
     assert written["messages"] == [user, {"role": "assistant", "content": [*own, unsigned, call]}, turns[2]]
+
+
+def search_of(price: Price, tools: list[Any], *, required: bool | None = False, owner: int = 0, **more: Any) -> Any:
+    """What is sent, and what is left out, of a request that offers `tools` to a model with that price."""
+    body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "a"}], "tools": tools, **more}
+    request = msgspec.structs.replace(
+        parse(json.dumps(body).encode()), preferences=Preferences(require_parameters=required)
+    )
+    to = msgspec.structs.replace(route(owner=owner), price=price)
+    outgoing = translate.exchange(request, to, ID, CREATED, None).request()
+    return json.loads(outgoing.body), outgoing.dropped
+
+
+def test_a_search_without_a_price_is_refused_or_left_out_where_anything_has_one() -> None:
+    search: Any = {"type": "web_search_20260209", "name": "web_search"}
+    own: Any = {"name": "web_search_of_mine", "input_schema": {"type": "object"}}
+    chosen: Any = {"tool_choice": {"type": "tool", "name": "web_search"}}
+    for price, owner in (
+        (msgspec.structs.replace(PRICE, searches=1), 0),
+        (Price(input=0, output=0, cache_read=0, cache_write=0, cache_write_1h=0), 0),
+        (PRICE, 7),
+    ):
+        sent, dropped = search_of(price, [own, search], required=True, owner=owner, **chosen)
+        assert (sent["tools"], sent["tool_choice"], dropped) == ([own, search], chosen["tool_choice"], ())
+    assert search_of(PRICE, [own], required=True)[0]["tools"] == [own]
+    for required in (None, True):
+        with pytest.raises(UnsupportedField) as caught:
+            search_of(PRICE, [own, search], required=required)
+        assert caught.value.param == "tools[1]"
+    sent, dropped = search_of(PRICE, [own, search], **chosen)
+    assert (sent["tools"], "tool_choice" in sent, dropped) == ([own], False, ("tools[1]",))
+    sent, dropped = search_of(PRICE, [own, search], tool_choice={"type": "auto"})
+    assert (sent["tools"], sent["tool_choice"]) == ([own], {"type": "auto"})
+    assert search_of(PRICE, [search])[0].keys() == {"model", "max_tokens", "messages"}
 
 
 def test_fields_that_this_provider_refuses_are_left_out() -> None:

@@ -2,7 +2,8 @@
 
 Rule 1  In a request, only the model, the limit and what this provider refuses change. Unknown members pass. Claude
         would refuse another model's thoughts in the conversation and its call ids: such thoughts are left out, and the
-        ids rewritten.
+        ids rewritten. A web search that the model has no price for would be sold for nothing: its tool is refused or
+        left out.
 Rule 2  An event passes as it came. `message_start` gets our names; `message_delta` and `message_stop` are withheld
         until the end, when the usage that is charged is known.
 Rule 3  Nearly every event is like the one before except for its text. When an event has passed unchanged, it is read
@@ -17,7 +18,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from tollbridge.errors import ApiError, ProtocolError, UpstreamError
+from tollbridge.errors import ApiError, ProtocolError, UnsupportedField, UpstreamError
 from tollbridge.values import Route
 from tollbridge.wire import quirks
 from tollbridge.wire.anthropic_body import Block, ThinkingParam
@@ -48,10 +49,20 @@ _TEXT = re.compile(rb'"(?:text|thinking|partial_json)": ?"')
 _LONG = 64 * 1024
 
 _THOUGHT = b"thinking"
+_SEARCH = b'"web_search'
+
+
+class _Named(msgspec.Struct, gc=False):
+    """A tool, or the choice of one."""
+
+    type: str | None = None
+    name: str | None = None
+
 
 _decode_text = msgspec.json.Decoder(str).decode
 _decode_messages = msgspec.json.Decoder(list[dict[str, Raw]]).decode
 _decode_blocks = msgspec.json.Decoder(list[Raw]).decode
+_decode_named = msgspec.json.Decoder(_Named).decode
 _decode_block = msgspec.json.Decoder(Block).decode
 
 
@@ -69,10 +80,10 @@ class AnthropicPassing:
         fields = dict(request.fields)
         if route.upstream_model != request.model:
             fields["model"] = Raw(msgspec.json.encode(route.upstream_model))
-        dropped: tuple[str, ...] = ()
+        dropped = self._without_searches(fields)
         if self._max_tokens is not None and (request.max_tokens is None or self._max_tokens < request.max_tokens):
             fields["max_tokens"] = Raw(b"%d" % self._max_tokens)
-            dropped = _think_within(self._max_tokens, fields)
+            dropped += _think_within(self._max_tokens, fields)
         if isinstance(request, MessagesRequest) and request.has_foreign:
             fields["messages"] = _for_this_model(fields["messages"], is_for_claude=is_claude(route.upstream_model))
         quirks.change(fields, route.upstream)
@@ -83,6 +94,35 @@ class AnthropicPassing:
             if request.betas:
                 headers = ((b"anthropic-beta", ",".join(request.betas).encode()),)
         return Outgoing(target, msgspec.json.encode(fields), dropped, headers)
+
+    def _without_searches(self, fields: dict[str, Raw]) -> tuple[str, ...]:
+        """Leave out Anthropic's own search where a call of it has no price, unless nothing has one or the customer's
+        own credential pays. Returns what was left out; raises `UnsupportedField` where the caller wants all of it.
+        """
+        route, offered = self._route, bytes(fields.get("tools", b""))
+        price = route.price
+        if _SEARCH not in offered or price.searches or route.upstream.owner or not any(price.at_most):
+            return ()
+        tools = [(f"tools[{index}]", raw, _decode_named(raw)) for index, raw in enumerate(_decode_blocks(offered))]
+        searches = {where: tool for where, _, tool in tools if (tool.type or "").startswith("web_search")}
+        if not searches:
+            return ()
+        if not self._request.lets_omit(route.upstream):
+            where = next(iter(searches))
+            raise UnsupportedField(
+                f"'{where}' is a search on the web, for which {route.model} has no price. Leave it out, or let it be"
+                ' left out with "provider": {"require_parameters": false}.',
+                param=where,
+            )
+        left = [raw for where, raw, _ in tools if where not in searches]
+        choice = _decode_named(fields["tool_choice"]) if "tool_choice" in fields else _Named()
+        if left:
+            fields["tools"] = Raw(msgspec.json.encode(left))
+        else:
+            del fields["tools"]
+        if not left or choice.name in {tool.name for tool in searches.values()} - {None}:
+            fields.pop("tool_choice", None)
+        return tuple(searches)
 
     def response(self, body: bytes) -> Answer:
         return PassedAnswer(self._names, body)

@@ -356,8 +356,7 @@ class Gateway:
             chats = (model.id for model in models.values() if model.type != "embedding")
             announce(first_run.welcome(first, self._url, example if example in models else next(chats, "a-model")))
         operators.remember_address(self.settings, self._url)
-        token = await operators.first_link(self._database)
-        if token is not None:
+        if (token := await operators.first_link(self._database)) is not None:
             announce(operators.welcome(self._url, token))
         announce(f"Tollbridge {__version__} serves {plural(len(models), 'model')} on {self._url} (Ctrl+C stops it)")
 
@@ -431,6 +430,7 @@ class Gateway:
             live=LiveStreams(relay, settlement, billing.default_hold_tokens, self._timing),
             replays=Replays(
                 self._database,
+                self._recent,
                 seal=master.seal,
                 unseal=master.open,
                 public_id=lambda hold: master.ids().encode("chat", hold),

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import random
+import time
 from typing import Any
 
 import pytest
@@ -146,6 +147,65 @@ def test_a_kept_answer_is_given_to_its_own_account_alone(pairs: int) -> None:
                 assert reply.body not in {body for pair, body in known.items() if pair != (owner, number)}
                 assert known.setdefault((owner, number), reply.body) == reply.body
             assert len(await site.settled(len(known))) == len(known)
+
+    run(test())
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_who_asks_again_at_the_end_gets_the_answer_although_it_is_not_kept_yet(streamed: bool) -> None:
+    async def test() -> None:
+        async with Site(OK) as site:
+            body = chat(stream=streamed)
+            for number in range(5):  # whatever is kept by then
+                first = await site.post(CHAT, body, key(number))
+                again = await site.post(CHAT, body, key(number))
+                assert (again.status, again.body, again.headers[REPLAYED]) == (200, first.body, "true")
+            [row] = await site.database.fetch(
+                "SELECT * FROM kept_answer WHERE hold_id = (SELECT MAX(hold_id) FROM claim)"
+            )
+            await site.database.execute("DELETE FROM kept_answer")
+            asked = asyncio.create_task(site.post(CHAT, body, key(number)))
+            await asyncio.sleep(0.2)
+            assert not asked.done()
+            marks = ", ".join(f"${at + 1}" for at in range(len(row)))
+            await site.database.execute(f"INSERT INTO kept_answer VALUES ({marks})", *row)
+            assert (await asked).body == first.body
+            assert len(await site.settled(5)) == 5
+
+    run(test())
+
+
+def test_who_asks_again_after_a_failure_is_answered_at_once() -> None:
+    async def test() -> None:
+        fail = [True] * 10
+
+        async def script(request: Request, peer: Peer) -> None:
+            await (says({"error": {"message": "no"}}, 400) if fail else answers)(request, peer)
+
+        async with Site(always(script)) as site:
+            for _ in range(10):
+                assert (await site.post(CHAT, chat(), KEY)).status == 400
+            fail.clear()
+            assert (await site.post(CHAT, chat(), KEY)).status == 200
+            await site.settled(11)
+
+    run(test())
+
+
+def test_who_asks_again_while_it_runs_is_told_so_at_once() -> None:
+    async def slow(request: Request, peer: Peer) -> None:
+        await asyncio.sleep(1)
+        await answers(request, peer)
+
+    async def test() -> None:
+        async with Site(always(slow)) as site:
+            first = asyncio.create_task(site.post(CHAT, chat(), KEY))
+            await asyncio.sleep(0.2)
+            began = time.monotonic()
+            assert (await site.post(CHAT, chat(), KEY)).status == 409
+            assert time.monotonic() - began < 0.5
+            assert (await first).status == 200
+            await site.settled(1)
 
     run(test())
 

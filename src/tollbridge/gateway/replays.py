@@ -7,6 +7,7 @@ Rule 3  An answer is kept sealed, for a limited time. If it was too large or was
         caller is told the id of the request that was charged.
 """
 
+import asyncio
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ import msgspec
 
 from tollbridge.core.ledger import Claim
 from tollbridge.errors import Conflict, InvalidRequest, KeyReused, Unavailable
+from tollbridge.gateway.recent import Recent
 from tollbridge.store import answers
 from tollbridge.store.db import Database
 
@@ -24,6 +26,9 @@ HEADER = b"idempotency-key"
 LONGEST = 255
 # Between the charge and the answer being kept.
 _SOON_MS = 10_000
+
+# Between looks at a claim that is being closed: a second in all.
+PAUSES_S = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.365)
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -38,11 +43,14 @@ class KeptAnswer(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Replays:
-    """`seal` and `unseal` take what it is for and the bytes. `public_id` names a request by its hold."""
+    """`recent`: the requests that have ended here. `seal` and `unseal` take what it is for and the bytes. `public_id`
+    names a request by its hold.
+    """
 
     def __init__(
         self,
         database: Database,
+        recent: Recent,
         *,
         seal: Callable[[str, bytes], bytes],
         unseal: Callable[[str, bytes], bytes],
@@ -51,6 +59,7 @@ class Replays:
         max_answer: int,
     ) -> None:
         self._database = database
+        self._recent = recent
         self._seal = seal
         self._unseal = unseal
         self._public_id = public_id
@@ -68,20 +77,30 @@ class Replays:
         return Claim(hashlib.sha256(key).digest(), digest, self._keep_ms)
 
     async def find(self, account_id: int, claim: Claim) -> KeptAnswer | None:
-        """The answer to the request that has the claim; None: nobody has. Raises `KeyReused` or `Conflict`."""
-        first = await answers.claimed(self._database, account_id, claim.name)
-        now = await self._database.now()
-        if first is None or not first.stands(now, claim.keep_ms):
-            return None
-        if first.request != claim.request:
-            raise KeyReused("This Idempotency-Key was used for another request. Send a new key with a new request.")
-        sealed = None if first.outcome is None else await answers.find(self._database, first.hold)
-        if sealed is not None:
-            return msgspec.msgpack.decode(self._unseal(f"answer/{first.hold}", sealed), type=KeptAnswer)
-        if first.outcome is None or now < first.ended_at + _SOON_MS:
-            raise in_progress()
-        id_ = self._public_id(first.hold)
-        raise Conflict(
+        """The answer to the request that has the claim; None: nobody has. Raises `KeyReused` or `Conflict`.
+
+        Waits for a claim that is being closed, but not for long: whoever has seen the end may ask again at once.
+        """
+        for pause in PAUSES_S:
+            first = await answers.claimed(self._database, account_id, claim.name)
+            now = await self._database.now()
+            if first is None or not first.stands(now, claim.keep_ms):
+                return None
+            if first.request != claim.request:
+                raise KeyReused("This Idempotency-Key was used for another request. Send a new key with a new request.")
+            sealed = None if first.outcome is None else await answers.find(self._database, first.hold)
+            if sealed is not None:
+                return msgspec.msgpack.decode(self._unseal(f"answer/{first.hold}", sealed), type=KeptAnswer)
+            if first.outcome is None and self._recent.find(first.hold) is None:
+                break
+            if first.outcome is not None and now >= first.ended_at + _SOON_MS:
+                raise self._not_kept(first.hold)
+            await asyncio.sleep(pause)
+        raise in_progress()
+
+    def _not_kept(self, hold: int) -> Conflict:
+        id_ = self._public_id(hold)
+        return Conflict(
             f"This request was answered and charged before, as {id_}, and its answer was not kept. Send a new"
             " Idempotency-Key to have it answered, and charged, again.",
             code="idempotency_answer_not_kept",

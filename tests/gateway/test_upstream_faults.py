@@ -100,7 +100,7 @@ def test_silent_provider_times_out_and_is_free() -> None:
 
 
 @pytest.mark.parametrize(("retry_after", "seconds"), [("7", 7), ("0", 1), ("1000000000", 60), ("soon", 5), (None, 5)])
-def test_providers_limit_is_passed_on_within_bounds_and_lasts_as_long(retry_after: str | None, seconds: int) -> None:
+def test_providers_limit_is_passed_on_within_bounds(retry_after: str | None, seconds: int) -> None:
     """E3."""
 
     async def test() -> None:

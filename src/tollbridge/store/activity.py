@@ -102,8 +102,9 @@ async def sealed_rows(database: Transaction, after: int, until: int) -> AsyncIte
 
 
 def complaint(row: Row) -> str:
-    """What is wrong with a row of `sealed_rows`; "": it still holds the texts it was written with, or has forgotten them
-    as `rename` and `forget` do."""
+    """What is wrong with a row of `sealed_rows`; "": it still holds the texts it was written with, or has forgotten
+    them as `rename` and `forget` do.
+    """
     *_, kept, salt, actor, detail, address, closed = row
     if kept is None:
         return ""

@@ -21,8 +21,8 @@ _BACKSLASH = ord("\\")
 
 
 class Prompt(msgspec.Struct, frozen=True, gc=False):
-    """`text` (UTF-8; in a chat with its JSON) is to be estimated; `tokens` more are known: token ids, and a bound for sound and
-    film. `messages` is 0 if no chat template is put around the text.
+    """`text` (UTF-8; in a chat with its JSON) is to be estimated; `tokens` more are known: token ids, and a bound for
+    sound and film. `messages` is 0 if no chat template is put around the text.
     """
 
     text: bytes

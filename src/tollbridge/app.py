@@ -165,7 +165,7 @@ class Gateway:
             self._limiter = RedisLimiter(self.settings.redis_url.reveal(), f"{self.ledger.epoch}")
             await self._limiter.start()
             if self._limiter.degraded:
-                log.warning("redis_url: nobody answers there; each process limits its share until somebody does")
+                log.warning("redis_url: nothing answers there; each process limits its share until something does")
         self._line = await self._lay_line(self.settings, self.ledger, master)
         post = mail.Post(self._database, master, mail.carrier(self.settings))
         self._desk = Desk(self._database, master, Passwords(), post, self._url, lambda: self.settings)
@@ -295,14 +295,14 @@ class Gateway:
             settings = read_settings(self.settings.source)
             for name in FIXED:
                 if getattr(settings, name) != getattr(self.settings, name):
-                    log.warning("%s has changed: that takes a restart", name)
+                    log.warning("%s has changed: restart to apply it", name)
             settings = msgspec.structs.replace(settings, **{name: getattr(self.settings, name) for name in FIXED})
             fresh = await secrets.load_for(self._database, settings)
             await secrets.belongs_to(self._database, fresh)
             self._desk.master.become(fresh)
             self._line = await self._lay_line(settings, self.ledger, self._desk.master)
         except TollbridgeError as error:
-            log.error("the configuration was not read again: %s", error)  # noqa: TRY400 - the message says it all
+            log.error("the configuration was not reloaded: %s", error)  # noqa: TRY400 - the message says it all
             return
         self.settings = settings
         self._tills.append(open_payments(self._database, settings, self._url, self._desk.post))
@@ -310,7 +310,7 @@ class Gateway:
             await self._tills.pop(0).close()
         for warning in settings.warnings:
             log.warning("%s", warning)
-        log.info("the configuration was read again: %s", plural(len(self._line.catalog.models), "model"))
+        log.info("the configuration was reloaded: %s", plural(len(self._line.catalog.models), "model"))
 
     def _forget(self) -> None:
         if self._line is not None:
@@ -323,7 +323,7 @@ class Gateway:
             if self._desk is not None and await secrets.is_behind(self._database, self._desk.master):
                 await self.reload()
         except TollbridgeError as error:
-            log.warning("whether the master secret was rotated is not known: %s", error)
+            log.warning("cannot tell whether the master secret was rotated: %s", error)
 
     async def _lifespan(self, receive: Any, send: Any) -> None:
         await receive()
@@ -345,7 +345,7 @@ class Gateway:
         """Say where the gateway is served, and on the first start give the operator a key."""
         models = line.catalog.models
         if not models:
-            log.warning("no model can be called: none of the configured providers serves any of the catalog's")
+            log.warning("no model can be called: none of the configured providers serves a model of the catalog")
         if demo.NAME in line.upstreams:
             log.warning("no provider is configured: the built-in demo provider answers for every model")
         for warning in self.settings.warnings:

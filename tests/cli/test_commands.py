@@ -204,7 +204,7 @@ def test_a_grant_with_the_same_text_is_made_once(shell: Shell) -> None:
     shell.ok("account", "create", "ada@example.com")
     words = ("credit", "grant", "ada@example.com", "5", "--reason", "x", "--idempotency-key", "invoice 7")
     assert shell.ok(*words).err == ""
-    assert "nothing was changed" in shell.ok(*words).err
+    assert "nothing has changed" in shell.ok(*words).err
     assert "5" in shell.ok("account", "show", "ada@example.com").out
     assert "used for another grant" in shell.refused(
         "credit", "grant", "ada@example.com", "6", "--reason", "x", "--idempotency-key", "invoice 7"
@@ -243,24 +243,24 @@ def test_an_amount_that_is_none_is_refused(shell: Shell, amount: str) -> None:
     [
         (("account", "show", "bob@example.com"), "bob@example.com has no account"),
         (("account", "create", "nobody"), "'nobody' is not an e-mail address"),
-        (("account", "create", "ada@example.com"), "has an account already"),
+        (("account", "create", "ada@example.com"), "already has an account"),
         (
             ("account", "create", "b@example.com", "--plan", "gold"),
             "there is no plan 'gold', only free, pro, custom, default: ",
         ),
         (("account", "create"), "Missing argument 'EMAIL'. (see tollbridge account create --help)"),
         (("key", "create"), "Missing option '--account'"),
-        (("key", "create", "--account", "ada@example.com", "--expires", "soon"), "a date is like 2027-01-31"),
-        (("key", "create", "--account", "ada@example.com", "--expires", "2001-01-31"), "expires in the future"),
+        (("key", "create", "--account", "ada@example.com", "--expires", "soon"), "a date must be like 2027-01-31"),
+        (("key", "create", "--account", "ada@example.com", "--expires", "2001-01-31"), "expire in the future"),
         (("key", "create", "--account", "ada@example.com", "--expires", "9999-12-31T23:59-12:00"), "from 1970 to 9998"),
         (("ledger", "statement", "ada@example.com", "--since", "0001-01-01T00:00+14:00"), "from 1970 to 9998"),
         (("voucher", "create", "5", "--expires", "9999-12-31T23:59-12:00"), "from 1970 to 9998"),
         (
             ("key", "create", "--account", "ada@example.com", "--rpm", "9" * 20),
-            "rpm is a whole number from 1 to 10000000",
+            "rpm must be a whole number from 1 to 10000000",
         ),
-        (("key", "create", "--account", "ada@example.com", "--model", ""), "'' is no model's name"),
-        (("key", "create", "--account", "ada@example.com", "--model", "a b"), "'a b' is no model's name"),
+        (("key", "create", "--account", "ada@example.com", "--model", ""), "'' is neither a model's name"),
+        (("key", "create", "--account", "ada@example.com", "--model", "a b"), "'a b' is neither a model's name"),
         (
             ("account", "plan", "ada@example.com", "custom", "--included-tokens", "9" * 20),
             "included_tokens is a whole number from 0 to",
@@ -270,7 +270,7 @@ def test_an_amount_that_is_none_is_refused(shell: Shell, amount: str) -> None:
         (("report", "margin", "--month", "2026-11", "--csv", "--json"), "not both"),
         (("report", "journal", "--month", "November"), "a month is like 2026-11"),
         (("key", "revoke", "key_unknown"), "there is no key 'key_unknown'"),
-        (("credit", "grant", "ada@example.com", "5", "--reason", " "), "reason is 1 to 500 characters"),
+        (("credit", "grant", "ada@example.com", "5", "--reason", " "), "reason must be 1 to 500 characters"),
         (("catalog", "show", "gpt-99"), "there is no model 'gpt-99'"),
         (("catalog", "show", "deepsek-chat"), "did you mean deepseek-chat?"),
         (("serve", "--port", "99999"), "99999 is not in the range"),
@@ -282,12 +282,12 @@ def test_an_amount_that_is_none_is_refused(shell: Shell, amount: str) -> None:
         (("move", "env:NOWHERE"), "the environment variable 'NOWHERE' is not set"),
         (("move", "file:nowhere"), "the file 'nowhere' cannot be read"),
         (("move", "postgres.internal"), 'expected "sqlite:///path'),
-        (("move", "sqlite:///other.db"), "the target is a PostgreSQL database: postgresql://user"),
+        (("move", "sqlite:///other.db"), "the target must be a PostgreSQL database: postgresql://user"),
         (("nonsense",), "No such command 'nonsense'"),
         (("accont",), "Did you mean 'account'?"),
         (
             ("credit", "grant", "ada@example.com", "-5", "--reason", "x"),
-            "-5 is below zero: amounts and numbers are",
+            "-5 is negative: amounts and numbers must be",
         ),
         (("account", "lsit"), "Did you mean 'list'?"),
     ],
@@ -319,7 +319,10 @@ def test_a_backup_is_put_back(shell: Shell) -> None:
     shell.ok("key", "create", "--account", "ada@example.com")
     assert "secret" in shell.ok("backup", "copy.db").err
     shell.ok("account", "create", "bob@example.com")
-    assert "what was there before is data/tollbridge.db.before-restore-" in shell.ok("restore", "copy.db").err
+    assert (
+        "the database that was there is kept as data/tollbridge.db.before-restore-"
+        in shell.ok("restore", "copy.db").err
+    )
     assert [each["email"] for each in msgspec.json.decode(shell.ok("account", "list", "--json").out)] == [
         "ada@example.com"
     ]
@@ -391,7 +394,7 @@ def test_in_the_wrong_directory_nothing_is_made_and_nothing_is_right(
 
 def test_an_empty_database_is_said_to_be_empty(shell: Shell) -> None:
     (shell.directory / "data" / "tollbridge.db").write_bytes(b"")
-    assert "the database is empty: the first start makes its tables" in shell.refused("ledger", "verify")
+    assert "the database is empty: the first start creates its tables" in shell.refused("ledger", "verify")
 
 
 def test_a_place_where_nothing_can_be_made_is_said(shell: Shell) -> None:
@@ -415,7 +418,7 @@ def test_a_database_of_another_version_is_left_alone(shell: Shell) -> None:
     assert shell.refused("account", "list").endswith(": run tollbridge migrate")
     change_by_hand("UPDATE alembic_version SET version_num = '9999'")
     change_by_hand("UPDATE meta SET value = 9999 WHERE name = 'schema_oldest'")
-    assert "a newer Tollbridge has used it: run that one" in shell.refused("account", "list")
+    assert "it was used by a newer Tollbridge: run that version" in shell.refused("account", "list")
 
 
 def test_everything_works_as_a_process_of_its_own(shell: Shell) -> None:

@@ -57,7 +57,7 @@ def test_a_transfer_from_its_arrival_to_its_refund(shell: Shell, bought: Payment
     assert "is paid" in shell.ok("payment", "confirm", bought.external_id, "50").err
     assert "no order has the reference" in shell.refused("payment", "confirm", "TB-NONE", "50")
     assert "5 USD of pay_" in shell.ok("payment", "refund", bought.public_id, "--amount", "5").err
-    assert "it is paid" in shell.refused("payment", "dismiss", bought.public_id)
+    assert "it has been paid" in shell.refused("payment", "dismiss", bought.public_id)
     assert json.loads(shell.ok("account", "show", "ada@example.com", "--json").out)["paid_usd"] == "45"
     assert shell.ok("payment", "list", "--status", "review").out.count("\n") == 1
     wrong = shell("payment", "list", "--status", "reviwe")
@@ -124,7 +124,7 @@ def test_a_month_is_printed_in_three_ways(shell: Shell, bought: Payment) -> None
     data: dict[str, Any] = json.loads(shell.ok(*command, "--json").out)
     assert (data["closing_usd"], data["movements"][0]) == ("50", {"kind": "top_up", "amount_usd": "50"})
     assert [row["balance_usd"] for row in rows(shell.ok(*command, "--csv").out)] == ["0", "50", "50"]
-    assert "add --month" in shell.refused("ledger", "statement", "ada@example.com", "--csv")
+    assert "needs --month" in shell.refused("ledger", "statement", "ada@example.com", "--csv")
     assert "a month is like 2026-11" in shell.refused("ledger", "statement", "ada@example.com", "--month", "May")
 
 

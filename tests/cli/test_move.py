@@ -20,18 +20,18 @@ def test_books_are_copied_to_postgresql(shell: Shell, postgres_url: str) -> None
     assert said[6:] == [
         'next: set database_url = "file:target" and start the gateway',
         "it needs data/secret as before: each machine that serves needs the same file",
-        "keep data/tollbridge.db as a backup: it is as it was, but no gateway serves from it any more",
+        "keep data/tollbridge.db as a backup: it is as it was, but no gateway will serve from it again",
     ]
     examined = shell("doctor")
     assert examined.code == 1
     assert "this database was copied to PostgreSQL: set database_url to that one" in examined.out
     assert "set database_url to that one" in shell.refused("credit", "grant", "ada@example.com", "1", "--reason", "hi")
     env = {"TOLLBRIDGE_DATABASE_URL": postgres_url}
-    assert "the one of this database" in shell.ok("doctor", env=env).out
+    assert "it belongs to this database" in shell.ok("doctor", env=env).out
     (account,) = msgspec.json.decode(shell.ok("account", "list", "--json", env=env).out)
     assert (account["email"], account["available_usd"]) == ("ada@example.com", "5")
     assert "the target is not empty: " in shell.refused("move", "file:target")
-    assert "database_url is PostgreSQL already" in shell.refused("move", "file:target", env=env)
+    assert "database_url is already PostgreSQL" in shell.refused("move", "file:target", env=env)
 
 
 def test_what_was_copied_is_told_as_json(shell: Shell, postgres_url: str) -> None:

@@ -8,13 +8,13 @@ def test_a_link_lets_an_operator_choose_a_password(shell: Shell) -> None:
         *("operator", "link", "ada@example.com", "--create"), env={"TOLLBRIDGE_PUBLIC_URL": "https://ours.example"}
     )
     assert done.out.startswith("https://ours.example/auth/reset?token=")
-    assert "good once" in done.err
+    assert "works once" in done.err
     assert shell.ok("operator", "link").out.startswith("http://127.0.0.1:8000/auth/reset?token=")
     assert "not an e-mail address" in shell.refused("operator", "link", "nobody")
 
 
 def test_an_address_that_nobody_has_is_made_an_operator_only_when_asked(shell: Shell) -> None:
-    says = "eve@example.com is nobody's address here; --create makes a new operator of it"
+    says = "nobody here has the address eve@example.com; --create makes a new operator with it"
     assert says in shell.refused("operator", "link", "eve@example.com")
     shell.ok("operator", "link", "eve@example.com", "--create")
     assert "eve@example.com is an operator" in shell.ok("operator", "link", "Eve@example.com").err.lower()

@@ -15,19 +15,19 @@ def test_the_secret_is_rotated_in_steps_that_say_what_comes_next(shell: Shell) -
     said = shell.ok("secrets", "rotate")
     told += file.read_text().split()
     assert "then run tollbridge secrets rotate again" in said.err
-    assert "does not go by the new master secret yet" in shell.refused("secrets", "rotate", "--finish")
+    assert "does not use the new master secret yet" in shell.refused("secrets", "rotate", "--finish")
     moved = shell.ok("secrets", "rotate")
     assert "known by the previous one until they are next used: API keys 1, management keys 0" in moved.err
-    assert "the one of this database" in shell("doctor").out
+    assert "it belongs to this database" in shell("doctor").out
     again = shell.ok("secrets", "rotate", "--json")
     facts = {"sealed_anew": 0, "unreadable": 0, "keys": 1, "management_keys": 0}
     assert json.loads(again.out) == {"stage": "moved", **facts}
     refusal = shell.refused("secrets", "rotate", "--finish")
     assert refusal.startswith("tollbridge: 1 API key was not used since the master secret was rotated")
     ended = shell.ok("secrets", "rotate", "--finish", "--force")
-    assert "these work no more: API keys 1, management keys 0" in ended.err
+    assert "these no longer work: API keys 1, management keys 0" in ended.err
     assert file.read_text().split() == [told[1]]
-    assert "--force goes with --finish" in shell.refused("secrets", "rotate", "--force")
+    assert "--force needs --finish" in shell.refused("secrets", "rotate", "--force")
     for done in (said, moved, again, ended):
         assert not any(text in done.out + done.err for text in told)
 
@@ -39,7 +39,7 @@ def test_a_backup_from_before_is_good_while_the_previous_secret_is_there(shell: 
     for _ in range(2):
         shell.ok("secrets", "rotate")
     shell.ok("restore", "before.db")
-    assert "the one of this database" in shell("doctor").out
+    assert "it belongs to this database" in shell("doctor").out
     assert "sealed anew" in shell.ok("secrets", "rotate").err
     shell.ok("secrets", "rotate", "--finish", "--force")
     assert "not the master secret" in shell.refused("restore", "before.db")
@@ -54,7 +54,7 @@ def test_secrets_of_the_configuration_are_checked_and_never_shown(shell: Shell) 
     shown = shell.ok("config", "show", env=both)
     moved = shell.ok("secrets", "rotate", env=both)
     ended = shell.ok("secrets", "rotate", "--finish", "--force", env=both)
-    assert "take secret_previous out of the configuration" in ended.err
+    assert "remove secret_previous from the configuration" in ended.err
     for done in (shown, moved, ended):
         assert not any(text in done.out + done.err for text in (OLD, NEW))
     alone = {"TOLLBRIDGE_SECRET_PREVIOUS": OLD}

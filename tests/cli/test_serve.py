@@ -208,7 +208,7 @@ def test_a_port_in_use_is_said_in_one_line(shell: Shell, gateway: Gateway) -> No
     assert (done.code, done.out) == (1, "")
     assert done.err == (
         f"tollbridge: cannot listen on 127.0.0.1:{gateway.port}: Address already in use; "
-        "stop what listens there, or take another port with --port\n"
+        "stop what is listening there, or choose another port with --port\n"
     )
 
 
@@ -317,7 +317,7 @@ def test_workers_on_sqlite_are_refused_with_what_to_set(shell: Shell) -> None:
 def test_the_option_of_workers_is_for_nobody_else(shell: Shell) -> None:
     done = shell.process("serve", "--worker", "0,0,0")
     assert done.code == 1
-    assert done.err.startswith("tollbridge: --worker is for workers")
+    assert done.err.startswith("tollbridge: --worker is for the workers")
     assert "--worker " not in shell.ok("serve", "--help").out
 
 

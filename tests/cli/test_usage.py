@@ -40,7 +40,7 @@ def test_requests_are_taken_out_as_json_lines_or_csv(used: Shell) -> None:
     assert used.ok("usage", "export", "--since", "2099-01-01").out == ""
     assert "no/such" in used.refused("usage", "export", "--to", "no/such/file")
     backwards = ("--since", "2026-12-01", "--until", "2026-11-01")
-    assert "--until is after --since" in used.refused("usage", "export", *backwards)
+    assert "--until must be after --since" in used.refused("usage", "export", *backwards)
 
 
 def test_what_no_setting_asks_for_is_refused(used: Shell) -> None:
@@ -65,5 +65,5 @@ def test_whoever_takes_out_days_of_which_requests_are_gone_is_told(used: Shell) 
     with sqlite3.connect(used.directory / "data" / "tollbridge.db") as database:
         database.execute("INSERT INTO closing VALUES (1, 'usage/9', 1, 1, 1, 1790000000000, x'', x'', 0)")
     database.close()
-    assert "up to 2026-09-21, older ones are missing" in used.ok("usage", "export", "--since", "2026-09-21").err
+    assert "up to 2026-09-21 are missing" in used.ok("usage", "export", "--since", "2026-09-21").err
     assert "missing" not in used.ok("usage", "export", "--since", "2026-09-22").err

@@ -54,7 +54,7 @@ def test_what_was_spent_is_not_refunded(world: World) -> None:
         key = await a_key(till.database, till.account)
         async with world.serving(till.database) as ledger:
             assert isinstance(await spend(ledger, till.account.id, key, 3 * USD), Ended)
-            with pytest.raises(InvalidRequest, match="not that much paid credit left"):
+            with pytest.raises(InvalidRequest, match="not have that much paid credit left"):
                 await give_back(till, payment)
             await give_back(till, payment, 7 * USD)
         assert (await till.state()).paid == 0
@@ -88,7 +88,7 @@ def test_a_refund_that_stripe_did_not_answer_happens_once(sqlite_world: World, f
     async def scenario(till: Till) -> None:
         payment = await till.paid()
         till.stripe.faults = [fault] * 3
-        with pytest.raises(ProcessorUnavailable, match="will be asked for"):
+        with pytest.raises(ProcessorUnavailable, match="will be requested"):
             await give_back(till, payment, 4 * USD)
         assert (await till.state()).paid == 6 * USD
         await till.database.execute("UPDATE reversal SET created_at = created_at - 3600000")

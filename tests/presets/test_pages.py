@@ -34,9 +34,9 @@ def test_modelbridge_offers_its_three_plans_and_lists_its_statuses() -> None:
             visitor = shop.visitor()
             pricing = shown(await visitor.get("/pricing"))
             for words in (
-                "Requests a minute 20 Tokens a minute 50,000",
-                "Requests a minute 60 Tokens a minute 200,000",
-                "Requests a minute As agreed Tokens a minute As agreed",
+                "Requests per minute 20 Tokens per minute 50,000",
+                "Requests per minute 60 Tokens per minute 200,000",
+                "Requests per minute As agreed Tokens per minute As agreed",
             ):
                 assert words in pricing
             assert pricing.index("Free To") < pricing.index("Pro For") < pricing.index("Custom Limits")
@@ -98,11 +98,11 @@ def test_who_has_no_credit_but_included_tokens_is_not_told_that_calls_are_refuse
             visitor = await registered(shop, "ada@example.com")
             before = await visitor.get("/dashboard")
             [key] = shop.keys_on(before.text)
-            assert "Calls are refused" not in shown(before)
+            assert "Calls are refused until" not in shown(before)
             assert "Your credit is used up: calls that your plan's included tokens do not cover" in shown(before)
             assert (await shop.post("/v1/chat/completions", hello("deepseek-chat"), Customer(key).bearer)).status == 200
             await shop.database.execute("UPDATE allowance SET held = 300 - used")
-            assert "Calls are refused until there is credit again." in shown(await visitor.get("/dashboard"))
+            assert "Calls are refused until credit is added." in shown(await visitor.get("/dashboard"))
             await shop.database.execute("UPDATE allowance SET held = 0")
 
     run(test())

@@ -34,7 +34,7 @@ def test_a_new_account_has_its_plan_and_credit(world: World) -> None:
 def test_an_address_has_one_account(world: World) -> None:
     async def use(database: Database) -> int:
         await make(database)
-        with pytest.raises(InvalidRequest, match="has an account already"):
+        with pytest.raises(InvalidRequest, match="already has an account"):
             await make(database, "ADA@example.com", credit=7)
         return len([each async for each in accounts.every(database)])
 

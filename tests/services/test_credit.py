@@ -107,7 +107,7 @@ def test_an_amount_that_cannot_be_is_refused(world: World, amount: int) -> None:
 
     async def use(database: Database) -> None:
         account = await make(database, credit=1)
-        with pytest.raises(InvalidRequest, match="an amount is above zero"):
+        with pytest.raises(InvalidRequest, match="an amount must be above zero"):
             await give(database, account, amount)
         assert (await accounts.get(database, account.email)).promo == 1
 
@@ -129,7 +129,7 @@ def test_a_balance_never_outgrows_its_column(world: World) -> None:
 @pytest.mark.parametrize("reason", ["", "  ", "a\nb", "a\x00b", "\ud800", "x" * 501])
 def test_a_reason_that_cannot_be_is_refused(sqlite_world: World, reason: str) -> None:
     async def use(database: Database) -> None:
-        with pytest.raises(InvalidRequest, match="reason is 1 to 500 characters"):
+        with pytest.raises(InvalidRequest, match="reason must be 1 to 500 characters"):
             await give(database, await make(database), 5, reason=reason)
 
     sqlite_world.run(use)

@@ -36,7 +36,7 @@ def test_a_gateway_that_can_work_is_well(world: World) -> None:
 def test_before_the_first_start_nothing_is_made(tmp_path: Path) -> None:
     findings = found(read(Source(None, (("data_dir", str(tmp_path / "data")),)), {}))
     assert findings["data directory"].ok
-    assert "the first start makes it" in findings["database"].detail
+    assert "the first start creates it" in findings["database"].detail
     assert "demo" in findings["providers"].detail
     assert list(tmp_path.iterdir()) == []
 
@@ -48,14 +48,14 @@ def test_a_full_disk_is_found_beside_all_else(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(os, "write", full)
     findings = found(read(Source(None, (("data_dir", str(tmp_path)),)), {}))
     assert (findings["disk"].ok, findings["providers"].ok) == (False, True)
-    assert findings["disk"].detail == f"{tmp_path} takes no 800 KB more: No space left on device"
+    assert findings["disk"].detail == f"{tmp_path} cannot take another 800 KB: No space left on device"
 
 
 def test_a_master_secret_that_is_gone_is_found_and_none_is_made_for_it(sqlite_world: World) -> None:
     async def claim(database: Database) -> None:
         await secrets.belongs_to(database, secrets.load(settings(sqlite_world)))
 
-    assert found(settings(sqlite_world))["master secret"].detail == "none yet: the first start makes it"
+    assert found(settings(sqlite_world))["master secret"].detail == "none yet: the first start creates it"
     sqlite_world.run(claim)
     assert found(settings(sqlite_world))["master secret"].ok
     file = sqlite_world.directory / "secret"
@@ -132,7 +132,7 @@ def test_what_a_database_refuses_is_said_with_what_helps(tmp_path: Path, postgre
 
 def test_a_database_without_a_schema_is_found(tmp_path: Path, postgres_url: str) -> None:
     findings = found(read(Source(None, (("data_dir", str(tmp_path)), ("database_url", postgres_url))), {}))
-    assert findings["schema"].detail == "none yet: the first start makes it"
+    assert findings["schema"].detail == "none yet: the first start creates it"
 
 
 def test_accounts_on_a_plan_that_is_gone_are_found(world: World) -> None:
@@ -143,7 +143,7 @@ def test_accounts_on_a_plan_that_is_gone_are_found(world: World) -> None:
     world.run(two)
     finding = found(settings(world))["plans"]
     assert not finding.ok
-    assert finding.detail == "accounts are on plans that are not configured: gold (1); default counts"
+    assert finding.detail == "accounts are on plans that are not configured: gold (1); default applies"
     assert found(settings(world, TOLLBRIDGE_PLANS__GOLD__RPM="5"))["plans"].ok
 
 

@@ -45,7 +45,7 @@ def test_of_several_starts_at_once_none_fails(world: World) -> None:
 
 def test_a_user_becomes_an_operator(sqlite_world: World) -> None:
     async def use(database: Database) -> None:
-        with pytest.raises(NotFound, match=r"ada@example\.com is nobody's address"):
+        with pytest.raises(NotFound, match=r"nobody here has the address ada@example\.com"):
             await operators.link(database, "Ada@Example.com", create=False)
         await operators.link(database, "Ada@Example.com", create=True)
         await operators.link(database, "ada@example.com", create=False)

@@ -49,11 +49,11 @@ def test_more_than_can_wait_are_refused() -> None:
     [
         ("eleven char", "at least 12"),
         ("x" * 129, "at most 128"),
-        ("aaaaaaaaaaaaaa", "first that are tried"),
-        ("ada.lovelace@example.com", "first that are tried"),
-        ("Ada.Lovelace2027!", "first that are tried"),
-        ("Tollbridge-Gateway", "first that are tried"),
-        (COMMON.read_text().split()[7].upper(), "first that are tried"),
+        ("aaaaaaaaaaaaaa", "first that attackers try"),
+        ("ada.lovelace@example.com", "first that attackers try"),
+        ("Ada.Lovelace2027!", "first that attackers try"),
+        ("Tollbridge-Gateway", "first that attackers try"),
+        (COMMON.read_text().split()[7].upper(), "first that attackers try"),
     ],
 )
 def test_what_is_guessed_first_is_refused(password: str, words: str) -> None:

@@ -291,7 +291,7 @@ def test_secrets_of_the_configuration_are_the_operators_to_change(sqlite_world: 
         with pytest.raises(ConfigError, match="not the master secret"):
             await rotate(database, settings(sqlite_world.directory, TOLLBRIDGE_SECRET=NEW))
         both = settings(sqlite_world.directory, TOLLBRIDGE_SECRET=NEW, TOLLBRIDGE_SECRET_PREVIOUS=OLD)
-        with pytest.raises(ConfigError, match="does not go by the new master secret yet"):
+        with pytest.raises(ConfigError, match="does not use the new master secret yet"):
             await finish(database, both)
         await works(database, both, made, await opened(database, both), use_keys=True)
         assert (await rotate(database, both)).stage == "moved"

@@ -403,7 +403,7 @@ def test_a_target_that_has_its_tables_already_is_empty(sqlite_world: World, sett
 def test_a_role_that_may_not_make_tables_is_told_of(sqlite_world: World, settings: Settings, target: World) -> None:
     fill(sqlite_world, settings)
     asyncio.run(_sql("CREATE ROLE guest LOGIN")(target.url))
-    says = "the target: the database could not be migrated: permission denied for schema public. Its role owns"
+    says = "the target: the database could not be migrated: permission denied for schema public. Its role must own"
     assert says in refused(settings, target.url.replace("postgres@", "guest@"))
     asyncio.run(_sql("DROP ROLE guest")(target.url))
 
@@ -418,7 +418,7 @@ def test_a_role_that_may_not_make_tables_is_told_of(sqlite_world: World, setting
         ),
         (("127.0.0.1", "nowhere.invalid"), "its host is not known: is the name in the target right?"),
         (("postgres@", f"nobody:{PASSWORD}@"), "it does not accept the user"),
-        (("postgresql://", "sqlite:///"), "the target is a PostgreSQL database"),
+        (("postgresql://", "sqlite:///"), "the target must be a PostgreSQL database"),
     ],
 )
 def test_a_target_that_cannot_be_reached_is_told_of(
@@ -436,7 +436,7 @@ def test_there_must_be_something_to_copy(tmp_path: Path, target: World) -> None:
     assert "there is no database" in refused(chosen, target.url)
     assert not (tmp_path / "empty").exists()
     chosen = read(Source(None), {"TOLLBRIDGE_DATABASE_URL": target.url})
-    assert "database_url is PostgreSQL already" in refused(chosen, target.url)
+    assert "database_url is already PostgreSQL" in refused(chosen, target.url)
 
 
 # --- what breaks off ----------------------------------------------------------------------------------------------

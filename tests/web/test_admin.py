@@ -42,7 +42,7 @@ def test_credit_is_granted_once_with_a_reason_that_everybody_can_read() -> None:
             boss, ada = await operator(site), await registered(site, "ada@example.com")
             path = await path_of(site)
             assert (await boss.post(f"{path}/grant", {"amount": "2.5", "once": "1"})).status_code == 400
-            for saved in ("The credit is granted.", "The form was sent twice. The credit is granted once."):
+            for saved in ("The credit is granted.", "The form was sent twice; the credit was granted once."):
                 fields = {"amount": "2.5", "reason": "an apology", "once": "2"}
                 sent = await boss.post(f"{path}/grant", fields)
                 assert sent.status_code == 303
@@ -72,11 +72,11 @@ def test_a_frozen_account_calls_no_more_and_an_unfrozen_one_does() -> None:
             assert 'href="/admin/accounts?frozen=1"' in (await boss.get("/admin")).text
             listed = shown(await boss.get("/admin/accounts?frozen=1"))
             assert ("ada@example.com" in listed, "boss@example.com" in listed.partition("<tbody>")[2]) == (True, False)
-            assert "No frozen account like that" in shown(await boss.get("/admin/accounts?frozen=1&q=boss"))
+            assert "No frozen account matches" in shown(await boss.get("/admin/accounts?frozen=1&q=boss"))
             [[number]] = await site.database.fetch("SELECT id FROM account WHERE email = 'ada@example.com'")
             logged = (await boss.get(f"/admin/accounts?q={number}")).text
             assert f'<a href="{path}">ada@example.com</a>' in logged
-            assert "No account like that" in shown(await boss.get(f"/admin/accounts?q={'9' * 40}"))
+            assert "No account matches" in shown(await boss.get(f"/admin/accounts?q={'9' * 40}"))
             assert (await boss.post(f"{path}/unfreeze", {"reason": "sorry"})).status_code == 303
             assert (await site.post("/v1/chat/completions", chat(), headers)).status == 200
             [key] = re.findall(r"/keys/(key_\w+)/revoke", (await boss.get(path)).text)
@@ -94,7 +94,7 @@ def test_a_plan_that_is_gone_is_not_changed_by_saving_something_else() -> None:
             await site.database.execute("UPDATE account SET plan = 'gone' WHERE email = 'ada@example.com'")
             page = (await boss.get(path)).text
             assert re.search(r'<option value="gone"[^>]* selected', page)
-            assert "gone: not configured any more, default counts" in page
+            assert "gone: no longer configured, so default applies" in page
             assert (await boss.post(f"{path}/plan", {"plan": "gone", "rpm": "5"})).status_code == 400
 
     run(test())
@@ -109,13 +109,13 @@ def test_limits_are_agreed_with_one_account_and_given_up_again() -> None:
             assert (await boss.post(f"{path}/plan", {"plan": "pro", "rpm": "many"})).status_code == 400
             assert (await boss.post(f"{path}/plan", {"plan": "pro", "rpm": "1,500"})).status_code == 303
             page = shown(await ada.get(f"{BILLING}/plan"))
-            assert "Your plan Pro Requests a minute 1,500 Tokens a minute 200,000" in page
+            assert "Your plan Pro Requests per minute 1,500 Tokens per minute 200,000" in page
             assert "changed the plan pro; agreed: 1,500 requests a minute" in shown(
                 await ada.get("/dashboard/activity")
             )
             assert "Agreed: 1,500 requests a minute." in shown(await boss.get(path))
             assert (await boss.post(f"{path}/plan", {"plan": "pro"})).status_code == 303
-            assert "Requests a minute 60" in shown(await ada.get(f"{BILLING}/plan"))
+            assert "Requests per minute 60" in shown(await ada.get(f"{BILLING}/plan"))
 
     run(test())
 
@@ -135,7 +135,9 @@ def test_of_two_operators_who_change_one_plan_at_once_the_second_is_told() -> No
                 assert (await boss.post(f"{path}/plan", mine)).status_code == 303
             refused = await boss.post(f"{path}/plan", {"plan": "free", "was": seen})
             assert refused.status_code == 400
-            assert "changed this meanwhile: it is pro, agreed: 1,500 requests a minute. Save again" in shown(refused)
+            assert "changed this in the meantime: it is now pro, agreed: 1,500 requests a minute. Save again" in shown(
+                refused
+            )
             # What was typed is still there, and goes through once the other's is known.
             assert re.search(r'<option value="free"[^>]* selected', refused.text)
             assert (await boss.post(f"{path}/plan", {"plan": "free", "was": await was()})).status_code == 303

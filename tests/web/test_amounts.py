@@ -48,8 +48,9 @@ VALUES = [
     *(b'{"usd":"5"}', b"NaN", b"Infinity", b"-Infinity", b"0x5", b"05", b"9" * 400, b"5" + b"0" * 400, b"'5'"),
 ]  # fmt: skip
 SAYS = re.compile(
-    "such as 25 or|an amount is|amount above zero|threshold is|daily cap is|can be refunded|another amount was|"
-    "this form cannot be read",
+    "such as 25 or|an amount is|amount must|amount above zero|threshold must|daily cap must|can be refunded|"
+    "another amount was|"
+    "this form could not be read",
     re.IGNORECASE,
 )
 TABLES = ("journal", "balance", "payment", "reversal", "voucher", "auto_top_up", "balance_alert", "api_key", "account")
@@ -201,7 +202,9 @@ def test_no_program_hands_in_what_is_no_amount() -> None:
                     assert response.status_code in {400, 422}, (path, value, response.text)
                     said = response.json()["error"]["message"]
                     assert (
-                        field in said or "is not JSON" in said or re.search("an amount is|amount above zero", said)
+                        field in said
+                        or "is not JSON" in said
+                        or re.search("an amount (is|must)|amount (must be )?above zero", said)
                     ), said
                 assert await written(site) == before, (path, field)
                 taken = await ada.client.request(method, path, content=body % b'"12.5"', headers=headers)

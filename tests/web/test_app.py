@@ -37,7 +37,7 @@ def test_programs_get_json_and_people_get_pages() -> None:
             assert program.json()["error"]["code"] == "not_found"
             person = await visitor.get("/nothing")
             assert person.headers["content-type"].startswith("text/html")
-            assert "Nothing here" in shown(person)
+            assert "Page not found" in shown(person)
             wrong = await visitor.client.put("/auth/login", headers={"accept": "*/*"})
             assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, HEAD, POST")
             head = await visitor.client.head("/auth/login")
@@ -59,7 +59,7 @@ def test_our_own_mistakes_are_a_page_with_a_number_and_in_the_log(
             with caplog.at_level(logging.ERROR):
                 response = await ada.get("/dashboard/settings")
             assert response.status_code == 500
-            assert "Our mistake" in shown(response)
+            assert "Something went wrong" in shown(response)
             assert response.headers["x-request-id"] in shown(response)
             assert "the reason of it" not in response.text
             assert "the reason of it" in caplog.text

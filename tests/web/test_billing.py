@@ -159,7 +159,7 @@ def test_what_is_wrong_stands_beside_the_field() -> None:
                 ("checkout", {"pack": "other", "amount": "4.99", "method": "demo"}, "from 5 to 1000 USD"),
                 ("checkout", {"pack": "11000000000", "method": "demo"}, "one of the packs"),
                 ("checkout", {"pack": "other", "amount": "25", "method": "gold"}, "is not offered here"),
-                ("voucher", {"code": "AAAA"}, "not valid, has expired, or was used"),
+                ("voucher", {"code": "AAAA"}, "not valid, has expired, or has already been used"),
                 ("top-up", {"threshold": "1", "amount": "10", "daily_cap": "10"}, "are not offered here"),
                 ("alert", {"alert": "-1"}, "such as 25 or 12.50"),
             )
@@ -192,14 +192,14 @@ def test_an_account_is_warned_where_it_wants_to_be() -> None:
             desk = site.gateway._desk
             assert desk is not None
             ada = await registered(site, "ada@example.com")
-            warning = "of credit left. Calls are refused"
+            warning = "of credit left. When it is used up, calls are refused"
             assert warning not in shown(await ada.get("/dashboard"))
             told = await ada.post(f"{BILLING}/alert", {"alert": "0.75"})
             assert "when less than that is left" in shown(await ada.get(told.headers["location"]))
             assert warning in shown(await ada.get("/dashboard"))
             assert [await tell_low_balances(desk) for _ in range(2)] == [1, 0]
             told = await ada.post(f"{BILLING}/alert", {"alert": "0"})
-            assert "We do not write to you" in shown(await ada.get(told.headers["location"]))
+            assert "We will not write to you" in shown(await ada.get(told.headers["location"]))
             assert await tell_low_balances(desk) == 0
             assert warning not in shown(await ada.get("/dashboard"))
             await ada.post(f"{BILLING}/alert", {"alert": "0.6"})
@@ -276,7 +276,7 @@ def test_programs_order_once_by_their_idempotency_key() -> None:
                 answer = await ada.client.post("/api/billing/payments", json=body, headers=headers)
                 assert answer.status_code == status, answer.text
             assert answer.json()["error"]["param"] == "Idempotency-Key"
-            assert answer.json()["error"]["message"] == "An Idempotency-Key has 1 to 255 printable characters."
+            assert answer.json()["error"]["message"] == "An Idempotency-Key must have 1 to 255 printable characters."
 
     run(test())
 

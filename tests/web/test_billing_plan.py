@@ -32,12 +32,12 @@ def test_a_plan_is_bought_on_stripes_page_kept_and_cancelled() -> None:
                 assert (await ada.post(PLAN, {"plan": "pro"})).status_code == 400  # not for nothing
                 places = {(await ada.post(f"{PLAN}/subscribe", {"plan": "pro"})).headers["location"] for _ in range(2)}
                 (place,) = places
-                assert "Pro is ordered, and not paid yet" in shown(await ada.get(PLAN))
+                assert "Pro is ordered but not paid yet" in shown(await ada.get(PLAN))
                 stripe.pay(place.rpartition("/")[2])
                 # The page asks by itself; the webhook may come later.
                 page = shown(await ada.get(f"{PLAN}?ordered=1"))
                 assert "Pro, 20.00 USD a month" in page
-                assert "Your plan Pro Requests a minute 60" in page
+                assert "Your plan Pro Requests per minute 60" in page
                 assert "Upgrade to" not in page
                 await deliver(0)
                 invoice = shown(await ada.get("/dashboard/billing/invoices/INV-000001"))

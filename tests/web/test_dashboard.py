@@ -183,7 +183,7 @@ def test_a_program_manages_keys() -> None:
             assert changed["limit_usd"] == "0.5"
             assert await call(site, made["key"]) == 401
             refused = await send("POST", f"{path}/rotate", status=400)
-            assert refused["error"]["message"] == "This key is disabled: enable it first, or make a new one."
+            assert refused["error"]["message"] == "This key is disabled: enable it first, or create a new one."
             changed = await send("PATCH", path, {"disabled": False, "addresses": None, "label": "deploy"})
             assert (changed["state"], changed["label"]) == ("live", "deploy")
             assert await call(site, made["key"]) == 200
@@ -216,7 +216,7 @@ def test_a_program_manages_keys() -> None:
             await send("POST", "/api/keys", {"expires_at": "2020-01-01T00:00:00Z"}, 400)
             # What is for people alone says so.
             refused = await send("GET", "/api/billing/payments", status=401)
-            assert refused["detail"] == "This is for people who are logged in: no key does here."
+            assert refused["detail"] == "This is for people who are logged in: keys do not work here."
             # It calls no model, and no key for models manages.
             assert (await site.post("/v1/chat/completions", chat(), manager)).status == 401
             manager["authorization"] = f"Bearer {first}"
@@ -268,7 +268,7 @@ def test_a_bound_is_not_taken_away_by_an_empty_list_and_no_key_ends_beyond_all_d
             response = await ada.send_json("POST", "/api/keys", {"expires_at": "2027-01-31"})
             assert "such as 2027-01-31T00:00:00Z" in response.json()["detail"]
             page = await ada.post("/dashboard/keys", {"label": "x", "expires_at": "9999-12-31"})
-            assert (page.status_code, "leave it out" in shown(page)) == (400, True)
+            assert (page.status_code, "too far in the future" in shown(page)) == (400, True)
             listed = (await ada.get("/api/keys")).json()["data"]
             assert [key["models"] for key in listed] == [["m"], None]
 
@@ -393,7 +393,7 @@ def test_what_is_wrong_with_a_body_names_its_field_and_what_would_be_right() -> 
             ada = await registered(site, "ada@example.com")
             for body, param, words in (
                 ({"limit_usd": 5}, "limit_usd", 'such as "5.00"'),
-                ({"lable": "ci"}, "lable", "There are label, limit_usd,"),
+                ({"lable": "ci"}, "lable", "The fields are: label, limit_usd,"),
                 ({"rpm": "10"}, "rpm", "Expected `int | null`"),
                 ({"models": [1]}, "models", "Expected `str`"),
             ):
@@ -410,7 +410,7 @@ def test_a_key_says_which_of_its_models_are_not_there() -> None:
             ada = await registered(site, "ada@example.com")
             await new_key(ada, label="ci", models="m\nnothing-*")
             [path] = re.findall(r'href="(/dashboard/keys/key_\w+)">ci', (await ada.get("/dashboard/keys")).text)
-            assert "No model here has a name like nothing-*." in shown(await ada.get(path))
+            assert "No model here matches nothing-*." in shown(await ada.get(path))
             await ada.post(path, {"label": "ci", "models": "m"})
             assert "No model here" not in shown(await ada.get(path))
 
@@ -428,7 +428,7 @@ def test_the_key_of_the_playground_is_not_counted_among_ones_own() -> None:
                 await ada.client.post("/playground/chat", content=json.dumps(chat()), headers=own)
             ).status_code == 200
             text = shown(await ada.get("/dashboard"))
-            assert "default. It was shown in full once" in text
+            assert "default. It was shown in full only once" in text
             assert "Playground made by it" in shown(await ada.get("/dashboard/keys"))
 
     run(test())
@@ -441,13 +441,13 @@ def test_what_is_wrong_with_a_key_stands_beside_the_field() -> None:
             for field, value, words in (
                 ("limit_usd", "many", "Write an amount in USD"),
                 ("limit_usd", "0", "above zero"),
-                ("limit_reset", "daily", "Say how much"),
-                ("expires_at", "2020-01-01", "lies in the future"),
+                ("limit_reset", "daily", "how much may be spent"),
+                ("expires_at", "2020-01-01", "must be in the future"),
                 ("expires_at", "soon", "2027-01-31"),
                 ("rpm", "-1", "whole number"),
                 ("rpm", "1,5", "such as 60 or 200,000"),
                 ("models", "a b", "pattern"),
-                ("addresses", "10.0.0.300", "is no address"),
+                ("addresses", "10.0.0.300", "is not an address"),
                 ("label", "x" * 101, "at most 100 characters"),
             ):
                 response = await ada.post("/dashboard/keys", {field: value})
@@ -500,6 +500,6 @@ def test_a_request_on_included_tokens_says_what_paid_for_it() -> None:
             one = (await ada.get(f"/api/requests/{id_}")).json()
             assert (one["charge_usd"], one["included_tokens"] >= 10) == ("0", True)
             assert "Paid with tokens that the plan includes" in text
-            assert "once those that it includes are used up" in shown(await ada.get("/dashboard/billing/plan"))
+            assert "once the included ones are used up" in shown(await ada.get("/dashboard/billing/plan"))
 
     run(test())

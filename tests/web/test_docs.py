@@ -106,7 +106,7 @@ def test_a_search_without_a_hit_says_so_and_shows_words_as_text() -> None:
             response = await visitor.get("/docs/search?q=%3Cscript%3Ealert(1)%3C/script%3E")
             assert "Nothing found" in response.text
             assert "<script>alert" not in response.text
-            assert "Type what you look for" in (await visitor.get("/docs/search")).text
+            assert "Type what you are looking for" in (await visitor.get("/docs/search")).text
             found = await visitor.get("/docs/search?q=rate+limits")
             assert 'href="/docs/rate-limits' in found.text
             # A heading that has the words comes before a text that has them.

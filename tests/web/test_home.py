@@ -19,7 +19,7 @@ def test_the_first_call_stands_on_the_front_page_as_it_works() -> None:
             assert '"https://api.example.com/v1"' in text
             assert '"m"' in text
             assert "Model Bridge speaks OpenAI's protocol" in text
-            assert "$0.50 of credit to begin with" in text
+            assert "$0.50 of free credit to start with" in text
 
     run(test())
 

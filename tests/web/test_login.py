@@ -59,8 +59,8 @@ def test_what_is_wrong_stands_beside_its_field() -> None:
             for change, words in (
                 ({"email": "nobody"}, "is not an e-mail address"),
                 ({"password": "short"}, "at least 12 characters"),
-                ({"password": "q1w2e3r4t5y6"}, "first that are tried"),
-                ({"password": "ada@example.com"}, "first that are tried"),
+                ({"password": "q1w2e3r4t5y6"}, "first that attackers try"),
+                ({"password": "ada@example.com"}, "first that attackers try"),
                 ({"password": "x" * 129}, "at most 128 characters"),
                 ({"consent": ""}, "agree to the terms"),
             ):
@@ -79,9 +79,9 @@ def test_who_must_verify_logs_in_only_after_the_link_and_gets_credit_only_then()
     async def test() -> None:
         async with house(MAIL, credit_usd="0") as site, Visitor(site) as visitor:
             response = await visitor.post("/auth/register", SIGN_UP)
-            assert "Look into your mail" in shown(response)
+            assert "Check your e-mail" in shown(response)
             assert await site.database.fetch("SELECT 1 FROM account WHERE email = $1", "ada@example.com") == []
-            assert "Look into your mail" in shown(await visitor.log_in("ada@example.com"))
+            assert "Check your e-mail" in shown(await visitor.log_in("ada@example.com"))
             assert (await visitor.get("/dashboard")).status_code == 303
             token = (await link_to(site, "ada@example.com")).partition("token=")[2]
             wrong = await visitor.post("/auth/verify", {"token": token, "password": "somebody else's"})
@@ -116,7 +116,7 @@ def test_an_account_that_the_operator_made_is_for_who_has_the_mailbox() -> None:
     async def test() -> None:
         async with house() as site, Visitor(site) as visitor:
             fields = {**SIGN_UP, "email": "someone@example.com"}
-            assert "Look into your mail" in shown(await visitor.post("/auth/register", fields))
+            assert "Check your e-mail" in shown(await visitor.post("/auth/register", fields))
             token = (await link_to(site, "someone@example.com")).partition("token=")[2]
             assert (await visitor.post("/auth/verify", {"token": token, "password": PASSWORD})).status_code == 303
             assert "$1.00" in shown(await visitor.get("/dashboard"))

@@ -68,7 +68,7 @@ def test_filters_and_order() -> None:
                 assert await listed(nonsense) == ["m", "e", "maker/tiered"], nonsense
             for none in ("?type=x", "?context=999999999999999", "?q=%F0%9F%90%8C"):
                 assert await listed(none) == []
-            assert "No model is like that" in (await visitor.get("/models?q=zzz")).text
+            assert "No model matches" in (await visitor.get("/models?q=zzz")).text
 
     run(test())
 

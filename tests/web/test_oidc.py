@@ -181,7 +181,7 @@ def test_an_issuer_that_leads_to_no_address_is_a_page_that_says_so(name: str, ur
             response = await visitor.get("/auth/with/test")
             assert response.status_code == 502
             assert "says to log in at" in shown(response)
-            assert "which cannot be" in shown(response)
+            assert "which is not a valid address" in shown(response)
 
     run(test())
 

@@ -42,7 +42,7 @@ def test_a_passkey_is_added_lets_in_as_two_factors_and_is_removed() -> None:
             await page.goto(here + SETTINGS)
             assert "To add one, open this page" not in await page.inner_text("main")
             await page.click("text=Add a passkey")
-            await page.wait_for_selector("text=Your passkey can be used")
+            await page.wait_for_selector("text=Your passkey is ready")
             assert "Chrome on Linux since" in await page.inner_text("main")
             # A second factor is set up too: the passkey is as good as both.
             await site.database.execute('UPDATE "user" SET totp_since = 1, totp_secret = $1', b"x")
@@ -55,7 +55,7 @@ def test_a_passkey_is_added_lets_in_as_two_factors_and_is_removed() -> None:
             assert used is not None
             page.on("dialog", lambda dialog: dialog.accept())
             await page.click("button:has-text('Remove')")
-            await page.wait_for_selector("text=That passkey is removed")
+            await page.wait_for_selector("text=The passkey is removed")
             noted = await site.database.fetch("SELECT action FROM activity ORDER BY id")
             assert [action for (action,) in noted if action.startswith("passkey")] == [
                 "passkey.added",

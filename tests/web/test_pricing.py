@@ -32,7 +32,7 @@ def test_the_page_says_what_is_configured() -> None:
                 "more than $7.50",
                 "takes 2.5% of the price",
                 "Bank transfer",
-                "Requests a minute 20 Tokens a minute 50,000 Calls at once No limit Models m",
+                "Requests per minute 20 Tokens per minute 50,000 Calls at once No limit Models m",
             ):
                 assert words in text, words
 
@@ -42,7 +42,7 @@ def test_the_page_says_what_is_configured() -> None:
 def test_the_plan_of_every_account_comes_first() -> None:
     offers = pricing.offers([Plan(name="big_team", rpm=1_000), Plan(name="default"), Plan(name="free")])
     assert [offer.name for offer in offers] == ["Pay as you go", "Big team", "Free"]
-    assert offers[1].limits[0] == ("Requests a minute", "1,000")
+    assert offers[1].limits[0] == ("Requests per minute", "1,000")
 
 
 def test_the_price_list_and_the_page_of_plans_say_the_same() -> None:
@@ -60,10 +60,10 @@ until = 2026-01-01
             prices, plans = shown(await visitor.get("/pricing")), shown(await visitor.get("/dashboard/billing/plan"))
             assert "Get Pro" in prices
             assert "Change to Pro" in plans
-            assert "A month Free Credit included, a month $3" in prices
+            assert "Per month Free Included credit per month $3" in prices
             assert "Price Free Free –" in plans
-            assert "Requests a minute As agreed" in prices
-            assert "Requests a minute 60 20 As agreed" in plans
+            assert "Requests per minute As agreed" in prices
+            assert "Requests per minute 60 20 As agreed" in plans
             assert "Gone" not in prices + plans
 
     run(test())

@@ -58,7 +58,7 @@ def test_from_a_stranger_to_the_first_answer_its_bill_and_a_new_key(tmp_path: Pa
                 await page.fill("#password", PASSWORD)
                 await page.check("#consent")
                 await page.click("text=Create account")
-                await page.wait_for_selector("text=Look into your mail")
+                await page.wait_for_selector("text=Check your e-mail")
                 for _ in range(500):
                     if mailbox.letters:
                         break
@@ -106,7 +106,7 @@ def test_from_a_stranger_to_the_first_answer_its_bill_and_a_new_key(tmp_path: Pa
                 await page.click("tbody a")
                 await page.select_option("#overlap", "none")
                 await page.click("button:has-text('Rotate')")
-                await page.wait_for_selector("text=does not work any more")
+                await page.wait_for_selector("text=no longer works")
                 fresh = await page.inner_text(".copyable code")
                 assert fresh != key
                 for each, status in ((key, 401), (fresh, 200)):

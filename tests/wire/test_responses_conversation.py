@@ -296,12 +296,12 @@ def test_what_is_wrong_is_named(fields: dict[str, Any], param: str) -> None:
         (
             {"type": "input_image"},
             "image_url",
-            "Missing 'input[0].content[0].image_url': it must be an address or a data",
+            "Missing 'input[0].content[0].image_url': it must be a URL or a data URL",
         ),
         (
             {"type": "input_image", "image_url": "cat.png"},
             "image_url",
-            "it must be an address (https://…) or a data URL",
+            "it must be a URL (https://…) or a data URL",
         ),
         ({"type": "input_image", "image_url": "data:image/png;base64,"}, "image_url", "a picture's base64"),
         ({"type": "input_image", "file_id": "file-1"}, "file_id", "no files are kept here, so send image_url"),

@@ -29,7 +29,7 @@ _KEY_COLUMNS = ("id", "key", "status", "limit_usd", "spent_usd", "expires_at", "
 
 @click.group()
 def account() -> None:
-    """Who may buy and use.
+    """Manage the accounts of customers.
 
     \b
     Example:
@@ -40,12 +40,12 @@ def account() -> None:
 
 @account.command("create")
 @click.argument("email")
-@click.option("--plan", default="default", show_default=True, help="A plan of the configuration.")
-@click.option("--credit", type=USD, metavar="USD", help="Promotional credit to begin with.")
+@click.option("--plan", default="default", show_default=True, help="The plan, as named in the configuration.")
+@click.option("--credit", type=USD, metavar="USD", help="Promotional credit to start with.")
 @as_json
 @configured
 def account_create(settings: "Settings", email: str, plan: str, credit: int | None, as_json: bool) -> None:
-    """Make an account for an e-mail address.
+    """Create an account for an e-mail address.
 
     \b
     Example:
@@ -65,7 +65,7 @@ def account_create(settings: "Settings", email: str, plan: str, credit: int | No
 @as_json
 @configured
 def account_list(settings: "Settings", as_json: bool) -> None:
-    """All accounts and what they have left.
+    """List all accounts and what they have left.
 
     \b
     Example:
@@ -91,9 +91,9 @@ def account_list(settings: "Settings", as_json: bool) -> None:
 @as_json
 @configured
 def account_show(settings: "Settings", account: str, as_json: bool) -> None:
-    """One account, its balance and its keys.
+    """Show an account, its balance and its keys.
 
-    ACCOUNT is an address, an id (acct_…), or the number by which the log names it.
+    ACCOUNT is an e-mail address, an id (acct_…), or the number that the log shows.
 
     \b
     Example:
@@ -139,7 +139,7 @@ def account_freeze(settings: "Settings", email: str) -> None:
 @click.argument("email")
 @configured
 def account_unfreeze(settings: "Settings", email: str) -> None:
-    """Take an account's calls again.
+    """Accept an account's calls again.
 
     \b
     Example:
@@ -154,19 +154,19 @@ def account_unfreeze(settings: "Settings", email: str) -> None:
 @account.command("plan")
 @click.argument("email")
 @click.argument("plan")
-@click.option("--rpm", type=click.IntRange(1), help="Agreed with this account: requests a minute.")
-@click.option("--tpm", type=click.IntRange(1), help="Agreed: tokens a minute.")
+@click.option("--rpm", type=click.IntRange(1), help="Agreed with this account: requests per minute.")
+@click.option("--tpm", type=click.IntRange(1), help="Agreed: tokens per minute.")
 @click.option("--concurrency", type=click.IntRange(1), help="Agreed: calls at once.")
-@click.option("--included-tokens", type=click.IntRange(0), help="Agreed: tokens a month that cost nothing.")
-@click.option("--cost-cap", type=USD, metavar="USD", help="Agreed: the most that one request may cost.")
-@click.option("--from", "since", type=DATE, metavar="DATE", help="When what was agreed begins.  [default: now]")
-@click.option("--until", type=DATE, metavar="DATE", help="When what was agreed ends.  [default: never]")
+@click.option("--included-tokens", type=click.IntRange(0), help="Agreed: free tokens per month.")
+@click.option("--cost-cap", type=USD, metavar="USD", help="Agreed: the most one request may cost.")
+@click.option("--from", "since", type=DATE, metavar="DATE", help="When the agreed limits begin.  [default: now]")
+@click.option("--until", type=DATE, metavar="DATE", help="When the agreed limits end.  [default: never]")
 @as_json
 @configured
 def account_plan(
     settings: "Settings", email: str, plan: str, since: int | None, until: int | None, as_json: bool, **agreed: Any
 ) -> None:
-    """Put an account on a plan, with limits of its own if wished.
+    """Put an account on a plan, optionally with limits of its own.
 
     The limits given replace all that were agreed before.
 
@@ -180,7 +180,7 @@ def account_plan(
 
     own = {name: value for name, value in agreed.items() if value is not None}
     if not own and (since, until) != (None, None):
-        raise click.UsageError("--from and --until are the dates of limits: give one, such as --rpm")
+        raise click.UsageError("--from and --until are the dates of agreed limits: give a limit too, such as --rpm")
 
     terms = Agreed(**own, since=since or 0, until=until or FOR_EVER) if own else None
 
@@ -195,7 +195,7 @@ def account_plan(
 
 @click.group()
 def key() -> None:
-    """What calls are made with.
+    """Manage API keys.
 
     \b
     Example:
@@ -205,23 +205,31 @@ def key() -> None:
 
 
 @key.command("create")
-@click.option("--account", "email", required=True, metavar="EMAIL", help="Whose key it is.")
+@click.option("--account", "email", required=True, metavar="EMAIL", help="The account that the key belongs to.")
 @click.option("--label", default="", help="What it is for.")
-@click.option("--limit", type=USD, metavar="USD", help="The most that it may spend in all.")
-@click.option("--reset", type=click.Choice(["daily", "weekly", "monthly"]), help="How often the limit begins anew.")
-@click.option("--expires", type=DATE, metavar="DATE", help="When it ends: 2027-01-31 is that day's first moment, UTC.")
-@click.option("--model", "models", multiple=True, metavar="PATTERN", help="What it may call; again for more.")
-@click.option("--address", "addresses", multiple=True, metavar="NETWORK", help="From where; again for more.")
-@click.option("--rpm", type=click.IntRange(1), help="Requests a minute, of this key alone.")
-@click.option("--tpm", type=click.IntRange(1), help="Tokens a minute.")
+@click.option("--limit", type=USD, metavar="USD", help="The most it may spend, in all or in each period of --reset.")
+@click.option("--reset", type=click.Choice(["daily", "weekly", "monthly"]), help="How often the limit starts over.")
+@click.option(
+    "--expires", type=DATE, metavar="DATE", help="When it expires: 2027-01-31 means the start of that day, UTC."
+)
+@click.option("--model", "models", multiple=True, metavar="PATTERN", help="A model that it may call; repeat for more.")
+@click.option(
+    "--address",
+    "addresses",
+    multiple=True,
+    metavar="NETWORK",
+    help="An address that it may be used from; repeat for more.",
+)
+@click.option("--rpm", type=click.IntRange(1), help="Requests per minute, for this key alone.")
+@click.option("--tpm", type=click.IntRange(1), help="Tokens per minute.")
 @click.option("--concurrency", type=click.IntRange(1), help="Calls at once.")
-@click.option("--cost-cap", type=USD, metavar="USD", help="The most that one request may cost.")
+@click.option("--cost-cap", type=USD, metavar="USD", help="The most one request may cost.")
 @as_json
 @configured
 def key_create(
     settings: "Settings", email: str, label: str, limit: int | None, expires: int | None, as_json: bool, **rules: Any
 ) -> None:
-    """Make an API key. It is printed alone (or with its id, as JSON), and never again.
+    """Create an API key. It is printed alone (or with its id, as JSON), and never again.
 
     \b
     Example:
@@ -257,11 +265,11 @@ def key_create(
 
 
 @key.command("list")
-@click.option("--account", "email", required=True, metavar="EMAIL", help="Whose keys.")
+@click.option("--account", "email", required=True, metavar="EMAIL", help="The account.")
 @as_json
 @configured
 def key_list(settings: "Settings", email: str, as_json: bool) -> None:
-    """An account's keys, the id first on each line.
+    """List an account's keys, the id first on each line.
 
     \b
     Example:
@@ -285,7 +293,7 @@ def key_list(settings: "Settings", email: str, as_json: bool) -> None:
 @click.argument("id_", metavar="ID")
 @configured
 def key_revoke(settings: "Settings", id_: str) -> None:
-    """End a key for good, from its next call on.
+    """Revoke a key for good, from its next call on.
 
     \b
     Example:
@@ -299,7 +307,7 @@ def key_revoke(settings: "Settings", id_: str) -> None:
 
 @click.group()
 def credit() -> None:
-    """What the operator gives.
+    """Grant credit.
 
     \b
     Example:
@@ -310,8 +318,8 @@ def credit() -> None:
 @credit.command("grant")
 @click.argument("email")
 @click.argument("amount", type=USD, metavar="USD")
-@click.option("--reason", required=True, help="Why, as the account's statement will say.")
-@click.option("--idempotency-key", metavar="TEXT", help="A grant repeated with the same text changes nothing.")
+@click.option("--reason", required=True, help="Why; shown on the account's statement.")
+@click.option("--idempotency-key", metavar="TEXT", help="Repeating a grant with the same text changes nothing.")
 @as_json
 @configured
 def credit_grant(
@@ -334,7 +342,7 @@ def credit_grant(
         owner = await accounts.get(database, email)
         posted = await grant(database, owner, amount, reason=reason, actor=actor(), idempotency_key=once)
         if posted.repeated:
-            say("this grant was made before: nothing was changed")
+            say("this grant was already made: nothing has changed")
         return await accounts.get(database, email)
 
     _print_account(with_database(settings, give), as_json)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def ledger() -> None:
-    """The books.
+    """Prove the books, and print statements.
 
     \b
     Example:
@@ -43,7 +43,7 @@ def ledger() -> None:
 def ledger_verify(settings: "Settings", as_json: bool) -> None:
     """Prove the books.
 
-    Computes every balance again, and looks for every broken rule. Exits with 1 when there is one.
+    Recomputes every balance and checks every rule. Exits with 1 when one is broken.
 
     \b
     Example:
@@ -70,17 +70,17 @@ def ledger_verify(settings: "Settings", as_json: bool) -> None:
 
 @ledger.command("statement")
 @click.argument("email")
-@click.option("--since", type=DATE, default=0, metavar="DATE", help="From this day on, UTC.")
-@click.option("--month", metavar="MONTH", help="A calendar month such as 2026-11, with its sums.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV (of a month).")
+@click.option("--since", type=DATE, default=0, metavar="DATE", help="From this day (UTC) on.")
+@click.option("--month", metavar="MONTH", help="A calendar month such as 2026-11, with its totals.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV; needs --month.")
 @as_json
 @configured
 def ledger_statement(
     settings: "Settings", email: str, since: int, month: str | None, as_csv: bool, as_json: bool
 ) -> None:
-    """All that changed an account's balance.
+    """Show every change of an account's balance.
 
-    Each line says what was left after it.
+    Each line shows the balance after it.
 
     \b
     Example:
@@ -89,11 +89,11 @@ def ledger_statement(
     one_form(as_csv, as_json)
     if month is not None:
         if since:
-            raise click.UsageError("--since or --month, not both")
+            raise click.UsageError("use either --since or --month, not both")
         _print_month(settings, email, month, as_csv, as_json)
         return
     if as_csv:
-        raise click.UsageError("--csv is of a month: add --month")
+        raise click.UsageError("--csv needs --month")
     from tollbridge.core.money import format_usd
     from tollbridge.services import accounts
     from tollbridge.services.statement import statement
@@ -143,7 +143,7 @@ def _print_month(settings: "Settings", email: str, month: str, as_csv: bool, as_
 
 @click.group()
 def audit() -> None:
-    """What people did.
+    """Prove what people did.
 
     \b
     Example:
@@ -155,7 +155,7 @@ def audit() -> None:
 @as_json
 @configured
 def audit_verify(settings: "Settings", as_json: bool) -> None:
-    """Prove that what people did stands as it was noted.
+    """Prove that the record of what people did is unchanged.
 
     Covers every log-in, key, payment and operator's deed. Exits with 1 when a row was changed or is missing.
 
@@ -173,14 +173,16 @@ def audit_verify(settings: "Settings", as_json: bool) -> None:
         for problem in report.problems:
             click.echo(problem)
         say(f"deeds {report.deeds:,}, seals {report.seals:,}")
-        say("the activity is as it was noted" if report.ok else f"it was changed in {plural(report.found, 'place')}")
+        say(
+            "the activity is unchanged" if report.ok else f"the activity was changed in {plural(report.found, 'place')}"
+        )
     if not report.ok:
         sys.exit(1)
 
 
 @click.group()
 def catalog() -> None:
-    """What is for sale.
+    """Show and check what is for sale.
 
     \b
     Example:
@@ -190,11 +192,11 @@ def catalog() -> None:
 
 
 @catalog.command("list")
-@click.option("--all", "everything", is_flag=True, help="Models too that no configured provider serves.")
+@click.option("--all", "everything", is_flag=True, help="Include models that no configured provider serves.")
 @as_json
 @configured
 def catalog_list(settings: "Settings", everything: bool, as_json: bool) -> None:
-    """The models that customers can call, and what they pay.
+    """List the models that customers can call, and what they pay.
 
     \b
     Example:
@@ -222,7 +224,7 @@ def catalog_list(settings: "Settings", everything: bool, as_json: bool) -> None:
 @as_json
 @configured
 def catalog_show(settings: "Settings", model: str, as_json: bool) -> None:
-    """One model, by any of its names.
+    """Show a model, by any of its names.
 
     Shows what it can do, its routes, and what each costs.
 
@@ -262,7 +264,7 @@ def _print_prices(when: str, prices: dict[str, Any], costs: dict[str, Any]) -> N
 
 
 @catalog.command("check")
-@click.option("--days", type=click.IntRange(1), default=180, show_default=True, help="How old a price may be.")
+@click.option("--days", type=click.IntRange(1), default=180, show_default=True, help="How old a price may be, in days.")
 @as_json
 @configured
 def catalog_check(settings: "Settings", days: int, as_json: bool) -> None:
@@ -285,7 +287,7 @@ def catalog_check(settings: "Settings", days: int, as_json: bool) -> None:
     else:
         for each in found:
             click.echo(f"{each.kind:<8} {each.text}")
-        say("the catalog is right" if not found else f"{len(found):,} to look at")
+        say("the catalog is right" if not found else f"{len(found):,} to review")
     if any(each.serious for each in found):
         sys.exit(1)
 

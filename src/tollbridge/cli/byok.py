@@ -18,7 +18,7 @@ _COLUMNS = ("id", "provider", "credential", "only", "created_at", "label")
 
 @click.group()
 def byok() -> None:
-    """Credentials that customers bring along.
+    """Manage credentials that customers bring along.
 
     \b
     Example:
@@ -29,18 +29,20 @@ def byok() -> None:
 
 @byok.command("add")
 @click.argument("provider")
-@click.option("--account", "email", required=True, metavar="EMAIL", help="Whose credential it is.")
+@click.option("--account", "email", required=True, metavar="EMAIL", help="The account that it belongs to.")
 @click.option("--label", default="", help="What it is for.")
 @click.option("--only", is_flag=True, help="Never fall back to the operator's credential for what it serves.")
-@click.option("--env", "variable", metavar="NAME", help="Read it from this environment variable, not from the input.")
+@click.option(
+    "--env", "variable", metavar="NAME", help="Read it from this environment variable instead of the standard input."
+)
 @as_json
 @configured
 def byok_add(
     settings: "Settings", provider: str, email: str, label: str, only: bool, variable: str | None, as_json: bool
 ) -> None:
-    """Keep a customer's credential at a provider.
+    """Store a customer's credential for a provider.
 
-    Their calls there go on their own bill, for a fee.
+    The provider bills the customer for calls with it; you take a fee.
 
     \b
     Example:
@@ -71,13 +73,13 @@ def byok_add(
 
 
 @byok.command("list")
-@click.option("--account", "email", required=True, metavar="EMAIL", help="Whose credentials.")
+@click.option("--account", "email", required=True, metavar="EMAIL", help="The account.")
 @as_json
 @configured
 def byok_list(settings: "Settings", email: str, as_json: bool) -> None:
-    """An account's own credentials, in the order of use.
+    """List an account's own credentials, in the order of use.
 
-    The id stands first on each line.
+    Each line begins with the id.
 
     \b
     Example:
@@ -102,7 +104,7 @@ def byok_list(settings: "Settings", email: str, as_json: bool) -> None:
 @click.argument("id_", metavar="ID")
 @configured
 def byok_remove(settings: "Settings", id_: str) -> None:
-    """Forget a credential; the next call is made without it.
+    """Remove a credential; the next call is made without it.
 
     \b
     Example:
@@ -111,7 +113,7 @@ def byok_remove(settings: "Settings", id_: str) -> None:
     from tollbridge.services import byok
 
     with_database(settings, lambda database: byok.remove(database, None, id_, actor=actor()))
-    say(f"{id_} is forgotten")
+    say(f"{id_} is removed")
 
 
 def _read(variable: str | None) -> str:

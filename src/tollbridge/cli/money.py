@@ -46,7 +46,7 @@ _csv = click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 
 @click.group()
 def payment() -> None:
-    """Money that customers pay.
+    """Manage payments of customers.
 
     \b
     Example:
@@ -56,7 +56,9 @@ def payment() -> None:
 
 
 @payment.command("list")
-@click.option("--status", default="", metavar="STATUS", help="Only these: pending, processing, review, paid, …")
+@click.option(
+    "--status", default="", metavar="STATUS", help="Only payments in this state: pending, processing, review, paid, …"
+)
 @as_json
 @configured
 def payment_list(settings: "Settings", status: str, as_json: bool) -> None:
@@ -70,7 +72,7 @@ def payment_list(settings: "Settings", status: str, as_json: bool) -> None:
     from tollbridge.store import oversight, payments
 
     if status not in {"", *Status}:
-        raise click.BadParameter(f"it is one of {', '.join(Status)}, not {status!r}", param_hint="'--status'")
+        raise click.BadParameter(f"a status is one of {', '.join(Status)}, not {status!r}", param_hint="'--status'")
 
     async def read(database: "Database") -> list[dict[str, Any]]:
         which = (status, 1 << 62, _LISTED)
@@ -102,15 +104,15 @@ def payment_confirm(settings: "Settings", reference: str, amount: int) -> None:
 
 @payment.command("refund")
 @click.argument("payment", metavar="PAYMENT")
-@click.option("--amount", type=USD, metavar="USD", help="A part of it, tax included.  [default: all that is left]")
+@click.option("--amount", type=USD, metavar="USD", help="The amount, tax included.  [default: all that is left]")
 @click.option(
     "--idempotency-key",
     metavar="TEXT",
-    help="A refund repeated with the same text changes nothing; without one, each is another refund.",
+    help="Repeating a refund with the same text changes nothing; without one, each is another refund.",
 )
 @configured
 def payment_refund(settings: "Settings", payment: str, amount: int | None, idempotency_key: str | None) -> None:
-    """Give money back, out of paid credit that was not spent. A bank transfer is only booked: send it yourself.
+    """Refund a payment out of paid credit that was not spent. A bank transfer is only booked: send it yourself.
 
     \b
     Example:
@@ -145,7 +147,7 @@ def payment_dismiss(settings: "Settings", payment: str) -> None:
 
 @click.group()
 def voucher() -> None:
-    """Codes that are worth credit once.
+    """Manage vouchers: codes that can be redeemed once for credit.
 
     \b
     Example:
@@ -157,8 +159,8 @@ def voucher() -> None:
 @click.argument("amount", type=USD, metavar="USD")
 @click.option("--count", type=click.IntRange(1, 1000), default=1, show_default=True, help="How many.")
 @click.option("--paid", is_flag=True, help="Somebody has paid for them: paid credit, not a gift.")
-@click.option("--expires", type=DATE, metavar="DATE", help="When they end: that day's first moment, UTC.")
-@click.option("--note", default="", help="What they are for; only you see it.")
+@click.option("--expires", type=DATE, metavar="DATE", help="When they expire: the start of that day, UTC.")
+@click.option("--note", default="", help="What they are for; only operators see it.")
 @as_json
 @configured
 def voucher_create(
@@ -241,12 +243,12 @@ def voucher_withdraw(settings: "Settings", id_: str) -> None:
     if not id_.isascii() or not id_.isdecimal() or len(id_) > 15:
         raise InvalidRequest(f"an id is a number of `voucher list`, not {id_[:20]!r}", param="id")
     with_database(settings, lambda database: vouchers.withdraw(database, int(id_), actor=actor()))
-    say(f"voucher {id_} is worth nothing any more")
+    say(f"voucher {id_} is withdrawn: its code is worth nothing now")
 
 
 @click.group()
 def report() -> None:
-    """What the operator earns and owes.
+    """Report what the operator earns and owes.
 
     \b
     Example:
@@ -261,7 +263,7 @@ def report() -> None:
 @as_json
 @configured
 def report_margin(settings: "Settings", month: str, by: str, as_csv: bool, as_json: bool) -> None:
-    """Revenue, cost and margin of a month.
+    """Print the revenue, cost and margin of a month.
 
     \b
     Example:
@@ -291,7 +293,9 @@ def report_margin(settings: "Settings", month: str, by: str, as_csv: bool, as_js
 
 @report.command("drift")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--provider", required=True, metavar="NAME", help="Whose invoice it is: a name from `providers`.")
+@click.option(
+    "--provider", required=True, metavar="NAME", help="The provider that sent the invoice: a name from `providers`."
+)
 @_month
 @_csv
 @as_json

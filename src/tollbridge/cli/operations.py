@@ -24,7 +24,7 @@ ENDING_S = 30.0
 @click.option("--preset", metavar="NAME", help="A product to start from: model-database or modelbridge.")
 @click.option("--host", help="The address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), help="The port to listen on; 0 takes a free one.")
-@click.option("--workers", type=click.IntRange(1, 256), help="How many processes serve; more than 1 on PostgreSQL.")
+@click.option("--workers", type=click.IntRange(1, 256), help="How many processes serve; more than 1 needs PostgreSQL.")
 @click.option("--worker", hidden=True)
 def serve(config: Path | None, data_dir: str | None, worker: str | None, **options: str | int | None) -> None:
     """Start the gateway.
@@ -97,7 +97,7 @@ def migrate(settings: "Settings") -> None:
 @as_json
 @configured
 def doctor(settings: "Settings", as_json: bool) -> None:
-    """Look whether a gateway can work here. Exits with 1 when it cannot.
+    """Check whether a gateway can work here. Exits with 1 when it cannot.
 
     \b
     Example:
@@ -131,18 +131,18 @@ def backup(settings: "Settings", file: Path) -> None:
     from tollbridge.store.backup import back_up
 
     back_up(settings.database_url.reveal(), file)
-    say(f"{file} is a whole copy of the database")
+    say(f"{file} is a complete copy of the database")
     if settings.secret is None:
-        say(f"keep {settings.data_dir / secrets.FILE} too: without it no key in the copy works")
+        say(f"also keep {settings.data_dir / secrets.FILE}: without it, no key in the copy works")
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @configured
 def restore(settings: "Settings", file: Path) -> None:
-    """Put a backup in the place of the SQLite database. The gateway must not run.
+    """Replace the SQLite database with a backup. The gateway must not be running.
 
-    The backup is looked through first, its books too. What was there before is kept beside it.
+    The backup and its books are checked first. The database that was there is kept beside it.
 
     \b
     Example:
@@ -151,9 +151,9 @@ def restore(settings: "Settings", file: Path) -> None:
     from tollbridge.services.restore import restore as put_back
 
     kept = asyncio.run(put_back(settings, file))
-    say(f"{file} is the database now")
+    say(f"{file} is now the database")
     if kept is not None:
-        say(f"what was there before is {kept}")
+        say(f"the database that was there is kept as {kept}")
 
 
 @click.command("move")
@@ -161,12 +161,12 @@ def restore(settings: "Settings", file: Path) -> None:
 @as_json
 @configured
 def move(settings: "Settings", url: str, as_json: bool) -> None:
-    """Go over from SQLite to PostgreSQL. The gateway must not run.
+    """Move from SQLite to PostgreSQL. The gateway must not be running.
 
     Copies all there is into an empty PostgreSQL database. URL is what database_url will be:
     postgresql://user:password@host/name, or better env:NAME or file:PATH, since others on this machine see what a
     command is given. The books are proved before and after. A copy that breaks off leaves nothing, and can be started
-    again. The SQLite file stays as it was, but no gateway serves from it any more.
+    again. The SQLite file stays as it was, but no gateway will serve from it again.
 
     \b
     Example:
@@ -206,12 +206,12 @@ def _tell_what_next(settings: "Settings", shown: str, open_holds: int) -> None:
         say(f"requests that were cut off: {open_holds:,}; its first start settles them at what they had produced")
     for path in spools(settings):
         say(f"{path} holds ends of requests: start a gateway with this data directory, which replays them")
-    say(f"keep {file_of(settings)} as a backup: it is as it was, but no gateway serves from it any more")
+    say(f"keep {file_of(settings)} as a backup: it is as it was, but no gateway will serve from it again")
 
 
 @click.group("config")
 def configuration() -> None:
-    """The settings.
+    """Show the settings.
 
     \b
     Example:
@@ -223,7 +223,7 @@ def configuration() -> None:
 @as_json
 @configured
 def config_show(settings: "Settings", as_json: bool) -> None:
-    """All settings in effect and where each comes from, secrets masked.
+    """Show all settings in effect and where each comes from, secrets masked.
 
     \b
     Example:

@@ -15,7 +15,7 @@ FIRST = "operator@localhost"
 
 @click.group()
 def operator() -> None:
-    """Who runs this gateway.
+    """Manage the operators of this gateway.
 
     \b
     Example:
@@ -25,12 +25,12 @@ def operator() -> None:
 
 @operator.command("link")
 @click.argument("email", default=FIRST)
-@click.option("--create", is_flag=True, help="Make a new user where nobody has the address.")
+@click.option("--create", is_flag=True, help="Create a user if nobody has this address.")
 @configured
 def operator_link(settings: "Settings", email: str, create: bool) -> None:
     """Make a user an operator, and print a login link.
 
-    With the link they choose a password; it is good once, for 24 hours. A second factor stays: who has lost it enters
+    With the link they choose a password; it works once, for 24 hours. A second factor stays: if it is lost, enter
     a recovery code. Without an address it is for the operator of the first start.
 
     \b
@@ -43,7 +43,7 @@ def operator_link(settings: "Settings", email: str, create: bool) -> None:
     token = with_database(
         settings, lambda database: operators.link(database, email, create=may_create, actor=actor()), new=create
     )
-    say(f"{email} is an operator; the link is good once, for 24 hours")
+    say(f"{email} is an operator; the link works once, for 24 hours")
     click.echo(f"{operators.address(settings)}/auth/reset?token={token}")
 
 

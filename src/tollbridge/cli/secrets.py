@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @click.group("secrets")
 def secrets() -> None:
-    """The master secret.
+    """Rotate the master secret.
 
     \b
     Example:
@@ -23,11 +23,13 @@ def secrets() -> None:
 
 @secrets.command("rotate")
 @click.option("--finish", is_flag=True, help="Drop the previous secret.")
-@click.option("--force", is_flag=True, help="With --finish: although keys that were not used since stop working.")
+@click.option(
+    "--force", is_flag=True, help="With --finish: do so even if keys that were not used since then stop working."
+)
 @as_json
 @configured
 def secrets_rotate(settings: "Settings", finish: bool, force: bool, as_json: bool) -> None:
-    """Put another master secret in the place of the present one.
+    """Replace the master secret with a new one.
 
     Run it once to make the new secret, again once every gateway has read it, and with --finish when the keys in use
     are known by it. Nothing stops meanwhile, and each step can be run again.
@@ -40,7 +42,7 @@ def secrets_rotate(settings: "Settings", finish: bool, force: bool, as_json: boo
     from tollbridge.services import rotation
 
     if force and not finish:
-        raise click.UsageError("--force goes with --finish")
+        raise click.UsageError("--force needs --finish")
     found = with_database(
         settings,
         lambda database: (
@@ -65,15 +67,15 @@ def _tell(settings: "Settings", found: "Rotation") -> None:
         say(f"rows that neither secret opens, left as they are: {found.unreadable:,}")
     counts = f"API keys {found.keys:,}, management keys {found.management_keys:,}"
     if found.stage == "moved":
-        say("the database goes by the new master secret")
+        say("the database now uses the new master secret")
         say(f"known by the previous one until they are next used: {counts}")
         say("later run tollbridge secrets rotate --finish")
         return
-    say("the previous master secret is not needed any more")
+    say("the previous master secret is no longer needed")
     if found.keys or found.management_keys:
-        say(f"these work no more: {counts}")
+        say(f"these no longer work: {counts}")
     if settings.secret_previous is not None:
-        say("take secret_previous out of the configuration")
+        say("remove secret_previous from the configuration")
 
 
 COMMANDS = (secrets,)

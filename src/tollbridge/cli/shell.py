@@ -46,7 +46,7 @@ class Commands(click.Group):
             where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
             message = error.format_message()
             if isinstance(error, NoSuchOption) and error.option_name[1:2].isdigit():
-                message = f"{error.option_name} is below zero: amounts and numbers are above."
+                message = f"{error.option_name} is negative: amounts and numbers must be above zero."
             _complain(message + (f" (see {where} --help)" if where else ""))
             sys.exit(error.exit_code)
         except TollbridgeError as error:
@@ -71,7 +71,7 @@ def _complain(message: str) -> None:
 def places(function: Function) -> Function:
     """`--config` and `--data-dir`, which every command takes."""
     data_dir = click.option(
-        "--data-dir", metavar="DIR", help="Where files are kept (also TOLLBRIDGE_DATA_DIR).  [default: data]"
+        "--data-dir", metavar="DIR", help="The directory for files (also TOLLBRIDGE_DATA_DIR).  [default: data]"
     )
     config = click.option(
         "--config",
@@ -111,7 +111,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 def one_form(as_csv: bool, as_json: bool) -> None:
     if as_csv and as_json:
-        raise click.UsageError("say --csv or --json, not both")
+        raise click.UsageError("use either --csv or --json, not both")
 
 
 class _Usd(click.ParamType[int]):
@@ -127,7 +127,7 @@ class _Usd(click.ParamType[int]):
         except ValueError as error:
             self.fail(str(error), param, ctx)
         if amount == 0:
-            self.fail("an amount is above zero", param, ctx)
+            self.fail("an amount must be above zero", param, ctx)
         return amount
 
 
@@ -144,11 +144,11 @@ class _Date(click.ParamType[int]):
         try:
             read = datetime.fromisoformat(value)
         except ValueError:
-            self.fail(f"a date is like 2027-01-31 or 2027-01-31T18:00Z, not {value[:40]!r}", param, ctx)
+            self.fail(f"a date must be like 2027-01-31 or 2027-01-31T18:00Z, not {value[:40]!r}", param, ctx)
         at = int((read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp() * 1000)
         # As a time of the books; and a zone more must not lead to a year that no date can name.
         if not 0 <= at < LATEST_MS:
-            self.fail(f"a date is from 1970 to 9998, not {value[:40]!r}", param, ctx)
+            self.fail(f"a date must be from 1970 to 9998, not {value[:40]!r}", param, ctx)
         return at
 
 
@@ -210,7 +210,7 @@ async def _opened(url: str, new: bool) -> "AsyncIterator[Database]":
             if not new:
                 raise ConfigError(
                     f"there is no database {path}: is this the gateway's directory (or --data-dir, or --config)? "
-                    "A new one is made by its first start, or by tollbridge migrate"
+                    "Its first start creates one, as does tollbridge migrate"
                 )
             try:
                 await schema.migrate(url)
@@ -226,11 +226,15 @@ async def _opened(url: str, new: bool) -> "AsyncIterator[Database]":
         revision = await schema.current(database)
         if revision is None:
             if not new:
-                raise ConfigError("the database is empty: the first start makes its tables, or tollbridge migrate")
+                raise ConfigError(
+                    "the database is empty: the first start creates its tables, as does tollbridge migrate"
+                )
             await schema.migrate(url)
         elif not await schema.fits(database, revision):
             mend = (
-                "run tollbridge migrate" if revision < schema.HEAD else "a newer Tollbridge has used it: run that one"
+                "run tollbridge migrate"
+                if revision < schema.HEAD
+                else "it was used by a newer Tollbridge: run that version"
             )
             raise ConfigError(f"the database has schema {revision}, not {schema.HEAD}: {mend}")
         yield database

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def usage() -> None:
-    """Single requests: take them out, and drop old ones.
+    """Export single requests, and drop old ones.
 
     \b
     Example:
@@ -26,13 +26,18 @@ def usage() -> None:
 
 
 @usage.command("export")
-@click.option("--since", type=DATE, default=0, metavar="DATE", help="From this day on, UTC.")
-@click.option("--until", type=DATE, metavar="DATE", help="Before this day, UTC; by default until now.")
+@click.option("--since", type=DATE, default=0, metavar="DATE", help="From this day (UTC) on.")
+@click.option("--until", type=DATE, metavar="DATE", help="Before this day (UTC).  [default: until now]")
 @click.option("--format", "form", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True)
-@click.option("--to", "file", type=click.Path(path_type=Path, dir_okay=False), help="A file; by default it is printed.")
+@click.option(
+    "--to",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file to write.  [default: standard output]",
+)
 @configured
 def usage_export(settings: "Settings", since: int, until: int | None, form: str, file: Path | None) -> None:
-    """Each request that has ended, of all accounts, with what it cost. Amounts are in billionths of a USD.
+    """Export the ended requests of all accounts, with what each cost. Amounts are in billionths of a USD.
 
     \b
     Example:
@@ -43,7 +48,7 @@ def usage_export(settings: "Settings", since: int, until: int | None, form: str,
     from tollbridge.store import retention
 
     if until is not None and until <= since:
-        raise click.UsageError("--until is after --since")
+        raise click.UsageError("--until must be after --since")
 
     async def write(database: "Database") -> tuple[int, int]:
         count = 0
@@ -63,7 +68,7 @@ def usage_export(settings: "Settings", since: int, until: int | None, form: str,
     say(plural(count, "request"))
     if gone >= since and gone:
         day = datetime.fromtimestamp(gone // 1000, UTC).strftime("%Y-%m-%d")
-        say(f"of those that ended up to {day}, older ones are missing: they were dropped")
+        say(f"old requests that ended up to {day} are missing: they were dropped")
 
 
 def _opened(file: Path | None) -> AbstractContextManager[BinaryIO]:
@@ -80,9 +85,9 @@ def _opened(file: Path | None) -> AbstractContextManager[BinaryIO]:
 @usage.command("sync")
 @configured
 def usage_sync(settings: "Settings") -> None:
-    """Write what is not yet where it should be.
+    """Write the requests that have not yet been exported.
 
-    That place is the setting `usage.export`. A running gateway does so by itself.
+    Where to is the setting `usage.export`. A running gateway does this by itself.
 
     \b
     Example:
@@ -92,7 +97,7 @@ def usage_sync(settings: "Settings") -> None:
     from tollbridge.services import export, secrets
 
     if settings.usage.export is None:
-        raise click.ClickException("the setting usage.export names no place")
+        raise click.ClickException("the setting usage.export is not set: there is nowhere to write to")
     sink = export.open_sink(settings.usage.export.reveal())
 
     async def write(database: "Database") -> int:
@@ -109,7 +114,7 @@ def usage_sync(settings: "Settings") -> None:
 def usage_drop(settings: "Settings") -> None:
     """Drop requests that are too old.
 
-    Too old is what the setting `usage.retention_days` says. A running gateway does so by itself.
+    How old is the setting `usage.retention_days`. A running gateway does this by itself.
 
     \b
     Example:
@@ -119,7 +124,7 @@ def usage_drop(settings: "Settings") -> None:
     from tollbridge.services.export import drop_old
 
     if settings.usage.retention_days is None:
-        raise click.ClickException("the setting usage.retention_days says nothing: requests are kept for ever")
+        raise click.ClickException("the setting usage.retention_days is not set: requests are kept for ever")
     count = with_database(settings, lambda database: drop_old(database, settings.usage))
     say(f"{plural(count, 'request was', 'requests were')} dropped")
 

@@ -327,7 +327,7 @@ class Connection(HttpToolsProtocol):
             self._content_length = int(value)
         elif name == b"transfer-encoding":
             if value.lower() != b"chunked":
-                raise InvalidRequest("The only transfer coding is chunked.")
+                raise InvalidRequest("The only transfer coding accepted is chunked.")
             self._content_length = -1
         elif value.lower() == b"100-continue":
             self.expect_100_continue = True
@@ -381,7 +381,7 @@ class Connection(HttpToolsProtocol):
                 raise HeadersTooLarge("The request head is too large.")
         if version == "1.1":
             if self._hosts != 1:
-                raise InvalidRequest("A request has exactly one Host header.")
+                raise InvalidRequest("A request must have exactly one Host header.")
         elif version != "1.0" or self._hosts > 1 or self._content_length < 0:
             raise InvalidRequest("This is not a well-formed HTTP/1.1 request.")
         if len(self.pipeline) >= limits.max_pipelined:

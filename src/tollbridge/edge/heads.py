@@ -111,7 +111,7 @@ def check_media(head: Head) -> None:
     if kind is None or kind.partition(b";")[0].strip().lower() != b"application/json":
         raise UnsupportedMediaType("Send the body as JSON, with `Content-Type: application/json`.")
     if head.content_encoding is not None and head.content_encoding.lower() != b"identity":
-        raise UnsupportedMediaType("Send the body as it is, without Content-Encoding.")
+        raise UnsupportedMediaType("Send the body uncompressed, without Content-Encoding.")
 
 
 def read_cap(value: bytes | None, name: bytes) -> int | None:

@@ -54,7 +54,7 @@ class Berth:
             self.socket = socket.socket(fileno=listener)
             self._channel = socket.socket(fileno=channel)
         except (ValueError, OSError) as error:
-            raise ConfigError("--worker is for workers, which serve starts by itself: leave it out") from error
+            raise ConfigError("--worker is for the workers that serve starts itself: leave it out") from error
         # Children of this process do not get them.
         self.socket.set_inheritable(False)
         self._channel.set_inheritable(False)

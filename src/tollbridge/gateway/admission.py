@@ -400,7 +400,7 @@ class Admission:
         if not allowed:
             known = ", ".join(dict.fromkeys(route.upstream.name for route in model.routes))
             raise NotFound(
-                f"No provider of {model.id} is left by what `provider` asks for. Its providers are: {known}.",
+                f"What `provider` asks for leaves no provider of {model.id}. Its providers are: {known}.",
                 code="no_allowed_provider",
                 param="provider",
             )
@@ -591,7 +591,7 @@ def _check_model(caller: Caller, model: Model, request: Request) -> None:
     embeds = request.endpoint == "embeddings"
     if embeds != (model.type == "embedding"):
         right = "/v1/embeddings" if model.type == "embedding" else "/v1/chat/completions"
-        raise InvalidRequest(f"{model.id} is a model of type {model.type}: call {right} with it.", param="model")
+        raise InvalidRequest(f"{model.id} is a model of type {model.type}: use {right} for it.", param="model")
 
 
 def _fits(bound: pricing.Bound, demand: pricing.Demand, cap: int) -> bool:

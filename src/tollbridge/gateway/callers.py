@@ -137,7 +137,7 @@ class Callers:
                 remembered[presented] = known
         caller = known[1]
         if caller is None:
-            raise InvalidApiKey("Incorrect API key provided: it is unknown, was revoked or has expired.")
+            raise InvalidApiKey("Incorrect API key provided: it is unknown, revoked or expired.")
         return caller
 
     def forget(self) -> None:
@@ -148,7 +148,7 @@ class Callers:
         if not self._well_formed(key):
             if keys.MANAGES in key:
                 raise InvalidApiKey(
-                    "This is a management key: it works below /api/ alone. Calls of models take an API key."
+                    "This is a management key, which works only under /api/. Call models with an API key."
                 )
             raise InvalidApiKey("Incorrect API key provided: this is not a key of this service.")
         row = await self._find(key)
@@ -218,6 +218,6 @@ def _credential(authorization: bytes | None, api_key: bytes | None) -> str:
     key = bearer or api_key
     if not key:
         raise InvalidApiKey(
-            "Incorrect API key provided: there is none. Send it as `Authorization: Bearer YOUR_API_KEY`."
+            "Incorrect API key provided: it is missing. Send it as `Authorization: Bearer YOUR_API_KEY`."
         )
     return key.decode("latin-1")

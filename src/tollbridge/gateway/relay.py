@@ -211,7 +211,7 @@ class Relay:
         assert self._fetcher is not None
         urls = exchange.urls()
         if len(urls) > MOST_URLS:
-            raise InvalidRequest(f"At most {MOST_URLS} addresses of a request are fetched; send the rest as data.")
+            raise InvalidRequest(f"At most {MOST_URLS} URLs of a request are fetched; send the rest as data.")
         fetched = await asyncio.gather(*(self._fetcher.fetch(url, "messages") for url in urls))
         data = ((each.media_type, base64.b64encode(each.data).decode()) for each in fetched)
         exchange.supply(dict(zip(urls, data, strict=True)))
@@ -335,7 +335,7 @@ def _failure(error: UpstreamError | UpstreamSaid | InvalidRequest, route: Route)
     if isinstance(error, ConnectError):
         kind, what = Kind.UNREACHED, "cannot be reached"
     else:
-        kind, what = Kind.LOST, "broke off before it had answered"
+        kind, what = Kind.LOST, "broke off before it answered"
     return _Failure(kind, UpstreamFailed(f"The provider of {route.model} {what}. You were not charged."))
 
 
@@ -382,7 +382,7 @@ def _said(said: UpstreamSaid, route: Route) -> _Failure:
 def _own_refused(status: int, route: Route) -> ApiError:
     why = "is out of credit there" if status == 402 else "was refused"
     return Forbidden(
-        f"Your own credential at {route.upstream.provider} {why} (status {status}). Mend or remove it; your key here is"
+        f"Your own credential at {route.upstream.provider} {why} (status {status}). Fix or remove it; your key here is"
         " fine, and nothing was charged.",
         code="own_credential_refused",
     )

@@ -70,7 +70,7 @@ class Replays:
         """What a request with this key claims; raises `InvalidRequest` for a key that is none."""
         if not 0 < len(key) <= LONGEST or not all(32 < char < 127 for char in key):
             raise InvalidRequest(
-                f"An Idempotency-Key has 1 to {LONGEST} visible ASCII characters: a UUID is a good one.",
+                f"An Idempotency-Key must have 1 to {LONGEST} visible ASCII characters; a UUID is a good choice.",
                 param="Idempotency-Key",
             )
         digest = hashlib.sha256(b"%b\n%b" % (path.encode(), body)).digest()
@@ -118,6 +118,6 @@ class Replays:
 
 def in_progress() -> Conflict:
     return Conflict(
-        "A request with this Idempotency-Key is running. Its answer is yours once it has ended: ask again.",
+        "A request with this Idempotency-Key is still running. Ask again once it has ended to get its answer.",
         headers={"retry-after": "1"},
     )

@@ -45,7 +45,7 @@ async def create(
     try:
         await run(database, lambda transaction: add(database, transaction, address, plan, credit, actor, now))
     except Duplicate:
-        raise InvalidRequest(f"{address} has an account already", param="email") from None
+        raise InvalidRequest(f"{address} already has an account", param="email") from None
     return await get(database, address)
 
 
@@ -53,7 +53,7 @@ def check_plan(plan: str, plans: Collection[str]) -> None:
     """InvalidRequest: there is no such plan."""
     if plan not in plans:
         raise InvalidRequest(
-            f"there is no plan {plan[:60]!r}, only {', '.join(plans)}: the configuration names them under [plans]",
+            f"there is no plan {plan[:60]!r}, only {', '.join(plans)}: plans are configured under [plans]",
             param="plan",
         )
 

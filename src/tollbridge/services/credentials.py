@@ -16,7 +16,7 @@ RESET = "reset"
 EMAIL = "email"
 RESET_MS = 15 * 60_000
 EMAIL_MS = throttle.DAY_MS
-SPENT = "This link is no longer good. Ask for a new one."
+SPENT = "This link no longer works. Ask for a new one."
 
 
 async def forgot(desk: Desk, email: str, client: Client) -> None:
@@ -110,7 +110,7 @@ async def change_email(desk: Desk, presence: Presence, email: str) -> None:
     user, now = presence.user, await desk.database.now()
     address = accounts.normalise(email)
     if address == user.email:
-        raise InvalidRequest("This is your address already.", param="email")
+        raise InvalidRequest("This is already your address.", param="email")
     await throttle.spend_mail(desk.database, user.public_id, address, now)
     token = sessions.new_token()
     taken = await users.by_email(desk.database, address) is not None
@@ -149,7 +149,7 @@ async def confirm_email(desk: Desk, token: str, client: Client) -> None:
     try:
         letter = await run(desk.database, use_case)
     except Duplicate:
-        raise InvalidRequest("Somebody else has this address by now.", param="token") from None
+        raise InvalidRequest("Somebody else uses this address by now.", param="token") from None
     if letter is None:
         raise InvalidRequest(SPENT, param="token")
     desk.post.hurry(letter)

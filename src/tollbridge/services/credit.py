@@ -27,10 +27,10 @@ async def grant(
     InvalidRequest: the amount or reason is not acceptable. KeyReused: the key was used for something else.
     """
     if not 0 < amount < MAX_AMOUNT - account.paid - account.promo:
-        raise InvalidRequest("an amount is above zero and keeps the balance below 4 billion USD", param="amount")
+        raise InvalidRequest("an amount must be above zero and keep the balance below 4 billion USD", param="amount")
     for name, text in (("reason", reason), ("idempotency_key", idempotency_key)):
         if not text.strip() or len(text) > _LONGEST or not text.isprintable():
-            raise InvalidRequest(f"{name} is 1 to {_LONGEST} characters in one line", param=name)
+            raise InvalidRequest(f"{name} must be 1 to {_LONGEST} characters in one line", param=name)
     now = await database.now()
     gift = ledger.grant(
         account.id, amount, idempotency_key=f"grant/{idempotency_key}", reason=reason.strip(), actor=actor
@@ -49,6 +49,6 @@ async def grant(
     except Duplicate:
         verdict = None  # for another account, at this very moment
     if verdict is None:
-        raise KeyReused("this idempotency key was used for another grant", param="idempotency_key")
+        raise KeyReused("this idempotency key was already used for another grant", param="idempotency_key")
     assert isinstance(verdict, Posted), verdict
     return verdict

@@ -33,12 +33,12 @@ _REMEDIES = {
     "28P01": "it does not accept the user or the password of database_url",
     "28000": "it does not accept the user of database_url from here (see its pg_hba.conf)",
     "3D000": "there is no database of this name: createdb makes one",
-    "53300": "it has no connection left: raise its max_connections, or stop others",
+    "53300": "it has no connection left: raise its max_connections, or close others",
     "57P03": "it is starting or stopping: try again shortly",
     "SQLITE_READONLY": "it cannot be written: does it belong to the user who runs this?",
     "SQLITE_CANTOPEN": "it cannot be opened: does it, and its directory, belong to the user who runs this?",
     "SQLITE_FULL": "the disk is full",
-    "SQLITE_IOERR": "its disk fails, most often because it is full: see df",
+    "SQLITE_IOERR": "its disk fails, most often because it is full: check with df",
     "SQLITE_CORRUPT": "the file is damaged: tollbridge restore BACKUP puts a copy in its place",
     "SQLITE_NOTADB": "the file is damaged, or was never a database: tollbridge restore BACKUP puts a copy in its place",
 }
@@ -74,7 +74,7 @@ def _reason(cause: BaseException) -> str:
     if isinstance(cause, socket.gaierror):
         return "its host is not known: is the name in database_url right?"
     if isinstance(cause, TimeoutError):
-        return "it does not answer: is the address in database_url right, and does no firewall stand between?"
+        return "it does not answer: is the address in database_url right, and is there a firewall in between?"
     if isinstance(cause, OSError):
         return "nothing answers there: is PostgreSQL running, and is the address in database_url right?"
     return f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"
@@ -98,12 +98,12 @@ def _python() -> Finding:
 
 
 def _configuration(settings: Settings) -> Finding:
-    written = f"{settings.source.path}" if settings.source.path else "no file, all by default and environment"
+    written = f"{settings.source.path}" if settings.source.path else "no file, only defaults and the environment"
     return Finding("configuration", True, "; ".join([written, *settings.warnings]))
 
 
 def _data_directory(path: Path) -> Finding:
-    return _directory("data directory", path, "the first start makes it")
+    return _directory("data directory", path, "the first start creates it")
 
 
 def _directory(name: str, path: Path, made: str) -> Finding:
@@ -127,7 +127,7 @@ def _disk(path: Path) -> Finding:
     try:
         taken = sorted(_syncs(path))
     except OSError as error:
-        return Finding("disk", False, f"{path.resolve()} takes no 800 KB more: {error.strerror}")
+        return Finding("disk", False, f"{path.resolve()} cannot take another 800 KB: {error.strerror}")
     middle, high = (taken[int(len(taken) * share)] * 1000 for share in (0.5, 0.99))
     slow = "" if middle < _SLOW_SYNC_MS else "; that is slow: each request waits for two"
     return Finding("disk", True, f"fsync p50 {middle:.2f} ms, p99 {high:.2f} ms of {len(taken)}{slow}")
@@ -155,7 +155,7 @@ async def _database(settings: Settings) -> list[Finding]:
         except OSError as error:  # a parent directory that is not ours
             return [Finding("database", False, f"the database {path}: {error.strerror}")]
         if not there:
-            return [Finding("database", True, f"{path} does not exist: the first start makes it")]
+            return [Finding("database", True, f"{path} does not exist: the first start creates it")]
         if not os.access(path, os.W_OK):
             # It can be read without writing, but no gateway starts.
             return [Finding("database", False, f"the database {path}: {_REMEDIES['SQLITE_READONLY']}")]
@@ -171,7 +171,7 @@ async def _database(settings: Settings) -> list[Finding]:
         revision = await schema.current(database)
         fits = await schema.fits(database, revision)
         if revision is None:
-            return [reached, Finding("schema", True, "none yet: the first start makes it")]
+            return [reached, Finding("schema", True, "none yet: the first start creates it")]
         if not fits:
             return [reached, _schema(revision, fits), await _secret(database, settings)]
         return [reached, _schema(revision, fits), await _secret(database, settings), await _plans(database, settings)]
@@ -181,7 +181,7 @@ async def _database(settings: Settings) -> list[Finding]:
 
 def _schema(revision: str, fits: bool) -> Finding:
     if not fits:
-        return Finding("schema", False, f"{revision}, but this version needs {schema.HEAD}: tollbridge migrate")
+        return Finding("schema", False, f"{revision}, but this version needs {schema.HEAD}: run tollbridge migrate")
     return Finding("schema", True, revision)
 
 
@@ -189,13 +189,13 @@ async def _secret(database: Database, settings: Settings) -> Finding:
     path = settings.data_dir / secrets.FILE
     try:
         if settings.secret is None and not path.exists() and not await secrets.is_claimed(database):
-            return Finding("master secret", True, "none yet: the first start makes it")
+            return Finding("master secret", True, "none yet: the first start creates it")
         await secrets.check(database, await secrets.load_for(database, settings))
     except TollbridgeError as error:
         return Finding("master secret", False, str(error))
     except OSError as error:
         return Finding("master secret", False, f"{path} cannot be read: {error.strerror}")
-    return Finding("master secret", True, "the one of this database")
+    return Finding("master secret", True, "it belongs to this database")
 
 
 async def _plans(database: Database, settings: Settings) -> Finding:
@@ -204,9 +204,9 @@ async def _plans(database: Database, settings: Settings) -> Finding:
     gone = [f"{plan} ({count})" for plan, count in rows if plan not in settings.plans]
     if gone:
         return Finding(
-            "plans", False, f"accounts are on plans that are not configured: {', '.join(gone)}; default counts"
+            "plans", False, f"accounts are on plans that are not configured: {', '.join(gone)}; default applies"
         )
-    return Finding("plans", True, "those of all accounts are configured")
+    return Finding("plans", True, "the plans of all accounts are configured")
 
 
 async def _limits(url: str) -> Finding:
@@ -226,7 +226,7 @@ def _export(url: str) -> list[Finding]:
     parts = urlsplit(url)
     if parts.scheme != "directory":
         return []
-    return [_directory("usage export", Path(unquote(parts.path)), "the first requests that are written make it")]
+    return [_directory("usage export", Path(unquote(parts.path)), "the first export creates it")]
 
 
 def _providers(settings: Settings) -> Finding:

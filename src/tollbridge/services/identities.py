@@ -36,7 +36,7 @@ async def enter(desk: Desk, claim: Claim, client: Client) -> Entered:
 async def _introduce(desk: Desk, claim: Claim, client: Client) -> int:
     """The id of the user, found by the address or created."""
     if claim.email is None:
-        raise InvalidRequest("You have no verified e-mail address there. Verify it, or register with a password.")
+        raise InvalidRequest("You have no verified e-mail address there. Verify one, or register with a password.")
     email = accounts.normalise(claim.email)
     now = await desk.database.now()
     known = await users.by_email(desk.database, email)
@@ -57,7 +57,7 @@ async def _introduce(desk: Desk, claim: Claim, client: Client) -> int:
     try:
         return await run(desk.database, use_case)
     except Duplicate:
-        raise InvalidRequest("Somebody is logging in with this just now. Please try again.") from None
+        raise InvalidRequest("Another log-in with this is running. Please try again.") from None
 
 
 async def _new_user(transaction: Transaction, email: str, now: int) -> User:

@@ -121,10 +121,10 @@ async def rotate(desk: Desk, account_id: int, public_id: str, overlap: str, acto
 
     async def use_case(transaction: Transaction, key: ManagedKey) -> MadeKey:
         if key.state(now) in {"revoked", "expired"}:
-            raise InvalidRequest("This key does not work any more: make a new one.", param="id")
+            raise InvalidRequest("This key no longer works: create a new one.", param="id")
         if key.disabled_at is not None:
             # A new one that works would undo the disabling, and one that does not looks like it does.
-            raise InvalidRequest("This key is disabled: enable it first, or make a new one.", param="id")
+            raise InvalidRequest("This key is disabled: enable it first, or create a new one.", param="id")
         made = await _add(desk, transaction, account_id, (key.label, key), now)
         if lives == 0:
             await key_rows.revoke(transaction, account_id, public_id, now)
@@ -181,21 +181,25 @@ def check_label(label: str) -> str:
 def check_rules(rules: Rules, now: int) -> Rules:
     """The rules as they are stored. InvalidRequest names what cannot be."""
     if rules.limit is not None and not 0 < rules.limit < MAX_AMOUNT:
-        raise InvalidRequest("A spend limit is an amount above zero, in USD.", param="limit_usd")
+        raise InvalidRequest("A spend limit must be an amount above zero, in USD.", param="limit_usd")
     if rules.reset is not None and rules.reset not in RESETS:
-        raise InvalidRequest(f"A limit counts anew {', '.join(RESETS[:-1])} or {RESETS[-1]}.", param="limit_reset")
+        raise InvalidRequest(f"A limit starts over {', '.join(RESETS[:-1])} or {RESETS[-1]}.", param="limit_reset")
     if rules.reset is not None and rules.limit is None:
-        raise InvalidRequest("Say how much may be spent in each period.", param="limit_usd")
+        raise InvalidRequest(
+            "A limit that starts over needs an amount: how much may be spent in each period.", param="limit_usd"
+        )
     if rules.cost_cap is not None and not 0 < rules.cost_cap < MAX_AMOUNT:
-        raise InvalidRequest("The most that a call may cost is an amount above zero, in USD.", param="cost_cap_usd")
+        raise InvalidRequest("The maximum cost of a call must be an amount above zero, in USD.", param="cost_cap_usd")
     for name in ("rpm", "tpm", "concurrency"):
         rate = getattr(rules, name)
         if rate is not None and not 0 < rate <= MOST_RATE:
-            raise InvalidRequest(f"This is a whole number from 1 to {MOST_RATE:,}.", param=name)
+            raise InvalidRequest(f"This must be a whole number from 1 to {MOST_RATE:,}.", param=name)
     if rules.expires_at is not None and rules.expires_at <= now:
-        raise InvalidRequest("The time at which a key expires lies in the future.", param="expires_at")
+        raise InvalidRequest("The time at which a key expires must be in the future.", param="expires_at")
     if rules.expires_at is not None and rules.expires_at >= LATEST_MS:
-        raise InvalidRequest("A key that never expires has no such time: leave it out.", param="expires_at")
+        raise InvalidRequest(
+            "This is too far in the future. Leave it out for a key that never expires.", param="expires_at"
+        )
     return msgspec.structs.replace(
         rules, models=_patterns(rules.models or ()) or None, addresses=_networks(rules.addresses or ()) or None
     )
@@ -220,7 +224,7 @@ def _networks(texts: tuple[str, ...]) -> tuple[str, ...]:
             wanted.append(str(ip_network(text.strip(), strict=False)))
         except ValueError:
             raise InvalidRequest(
-                f"{text.strip()[:60]!r} is no address: write 203.0.113.7 or 203.0.113.0/24 on each line.",
+                f"{text.strip()[:60]!r} is not an address: write one per line, like 203.0.113.7 or 203.0.113.0/24.",
                 param="addresses",
             ) from None
     if len(wanted) > MOST_PATTERNS:

@@ -62,12 +62,12 @@ async def create(
     if len(label) > LONGEST_LABEL or not (label.isprintable() or not label):
         raise InvalidRequest(f"a label is at most {LONGEST_LABEL} characters in one line", param="label")
     if limit is not None and not 0 < limit < MAX_AMOUNT:
-        raise InvalidRequest("a limit is above zero", param="limit")
+        raise InvalidRequest("a limit must be above zero", param="limit")
     now = await database.now()
     if expires_at is not None and not now < expires_at < LATEST_MS:
-        raise InvalidRequest("a key expires in the future, before the year 9999", param="expires")
+        raise InvalidRequest("a key must expire in the future, before the year 9999", param="expires")
     if rules.reset is not None and limit is None:
-        raise InvalidRequest("a limit that begins anew needs an amount", param="limit")
+        raise InvalidRequest("a limit that starts over needs an amount", param="limit")
     _check(rules)
     if rules.addresses is not None:
         rules = msgspec.structs.replace(rules, addresses=tuple(map(_network, rules.addresses)))
@@ -92,10 +92,12 @@ def _check(rules: Rules) -> None:
     for name in ("rpm", "tpm", "concurrency"):
         rate = getattr(rules, name)
         if rate is not None and not 0 < rate <= MOST_RATE:
-            raise InvalidRequest(f"{name} is a whole number from 1 to {MOST_RATE}", param=name)
+            raise InvalidRequest(f"{name} must be a whole number from 1 to {MOST_RATE}", param=name)
     for each in rules.models or ():
         if not each or len(each) > LONGEST_PATTERN or not each.isprintable() or " " in each:
-            raise InvalidRequest(f"{each[:60]!r} is no model's name, and no pattern such as openai/*", param="models")
+            raise InvalidRequest(
+                f"{each[:60]!r} is neither a model's name nor a pattern such as openai/*", param="models"
+            )
     if max(len(rules.models or ()), len(rules.addresses or ())) > MOST_PATTERNS:
         raise InvalidRequest(f"a key names at most {MOST_PATTERNS} models, and as many addresses", param="models")
 
@@ -104,7 +106,9 @@ def _network(text: str) -> str:
     try:
         return str(ip_network(text, strict=False))
     except ValueError:
-        raise InvalidRequest(f"{text[:60]!r} is no address or network like 203.0.113.0/24", param="addresses") from None
+        raise InvalidRequest(
+            f"{text[:60]!r} is not an address or a network like 203.0.113.0/24", param="addresses"
+        ) from None
 
 
 def make(

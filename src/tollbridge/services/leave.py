@@ -126,7 +126,7 @@ def check(presence: Presence, typed: str) -> Account:
     if presence.role is not Role.OWNER:
         raise Forbidden("Only an owner can close an account.", code="role")
     if typed.strip().lower() != account.email:
-        raise InvalidRequest("Type the account's e-mail address as it stands above.", param="typed")
+        raise InvalidRequest("Type the account's e-mail address exactly as shown.", param="typed")
     return account
 
 
@@ -138,7 +138,7 @@ async def close(desk: Desk, presence: Presence, typed: str) -> None:
     account, user = check(presence, typed), presence.user
     subscription = await subscriptions.open_of(desk.database, account.id)
     if subscription is not None and subscription.runs and not subscription.ending:
-        raise InvalidRequest("Cancel your plan first: it is paid for by the month.", param="typed")
+        raise InvalidRequest("Cancel your plan first: you pay for it by the month.", param="typed")
     now = await desk.database.now()
     pseudonym = leaving.pseudonym(account)
 

@@ -13,7 +13,7 @@ def verify(desk: Desk, recipient: str, token: str) -> Mail:
         "Confirm your e-mail address",
         f"Welcome to {_name(desk)}. Confirm that this address is yours:",
         _link(desk, "/auth/verify", token),
-        "The link is good for 24 hours. If you did not register, do nothing: without you no account is opened.",
+        "The link works for 24 hours. If you did not register, do nothing: no account is opened unless you follow it.",
     )
 
 
@@ -21,11 +21,11 @@ def already_registered(desk: Desk, recipient: str) -> Mail:
     return _mail(
         desk,
         recipient,
-        "You have an account already",
-        f"Somebody, probably you, tried to register at {_name(desk)} with this address, which has an account already. "
-        "Log in, or have your password reset there:",
+        "You already have an account",
+        f"Somebody, probably you, tried to register at {_name(desk)} with this address, which already has an account. "
+        "Log in, or reset your password:",
         f"{desk.url}/auth/login",
-        "If it was not you, there is nothing to do.",
+        "If it was not you, you need not do anything.",
     )
 
 
@@ -36,7 +36,7 @@ def reset(desk: Desk, recipient: str, token: str) -> Mail:
         "Reset your password",
         f"Choose a new password for {_name(desk)}:",
         _link(desk, "/auth/reset", token),
-        "The link is good for 15 minutes and once. If you did not ask for it, do nothing.",
+        "The link works once, for 15 minutes. If you did not ask for it, do nothing.",
     )
 
 
@@ -45,9 +45,9 @@ def confirm_email(desk: Desk, recipient: str, token: str) -> Mail:
         desk,
         recipient,
         "Confirm your new e-mail address",
-        f"Use this address for {_name(desk)} from now on:",
+        f"Confirm that you want to use this address for {_name(desk)}:",
         _link(desk, "/auth/email", token),
-        "The link is good for 24 hours. If you did not ask for it, do nothing.",
+        "The link works for 24 hours. If you did not ask for it, do nothing.",
     )
 
 
@@ -71,7 +71,7 @@ def way_in(desk: Desk, recipient: str, happened: str) -> Mail:
         happened,
         f"{happened} for your log-in at {_name(desk)}. If it was not you, reset your password now:",
         f"{desk.url}/auth/forgot",
-        "Then look in your settings whether each passkey, the second factor and all sessions are yours.",
+        "Then check in your settings that every passkey, the second factor and all sessions are yours.",
     )
 
 
@@ -82,7 +82,7 @@ def invitation(desk: Desk, recipient: str, inviter: str, token: str) -> Mail:
         f"{inviter} invites you",
         f"{inviter} invites you to their account at {_name(desk)}:",
         _link(desk, "/auth/invitation", token),
-        "The link is good for 7 days.",
+        "The link works for 7 days.",
     )
 
 

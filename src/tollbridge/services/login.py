@@ -82,7 +82,7 @@ async def prove(desk: Desk, presence: Presence, code: str, client: Client) -> st
     await throttle.check_door(desk.database, door, now)
     if not await _takes(desk, user, code, now):
         await throttle.failed(desk.database, door, now)
-        raise InvalidRequest("This code is wrong or has been used. Wait for the next one.", param="code")
+        raise InvalidRequest("This code is wrong or has already been used. Wait for the next one.", param="code")
     await throttle.opened(desk.database, door)
     await run(desk.database, lambda transaction: deeds.note_of_user(transaction, user, "login", client, now))
     return await sessions.renew(desk.database, presence, client, factors=2)

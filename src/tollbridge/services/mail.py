@@ -85,7 +85,7 @@ class Post:
     def hurry(self, letter: Mail) -> None:
         """A mail has been put: send it now, or tell the operator."""
         if self._carrier is None:
-            log.warning("mail cannot be sent (no mail.host): to %s: %s", letter.recipient, _link(letter.text))
+            log.warning("mail cannot be sent (mail.host is not set): to %s: %s", letter.recipient, _link(letter.text))
         self._wake.set()
 
     def text(self, letter: Letter) -> str:

@@ -64,8 +64,8 @@ async def find(desk: Desk, authorization: str) -> Manager:
     account = None if key is None else await accounts.by_id(desk.database, key.account_id)
     if key is None or account is None:
         raise InvalidApiKey(
-            "This takes a management key (`Authorization: Bearer …`), which is made on the dashboard under API keys. "
-            "API keys for /v1 do not do here."
+            "This needs a management key (`Authorization: Bearer …`), which you can create on the dashboard under API "
+            "keys. API keys for /v1 do not work here."
         )
     now = await desk.database.now()
     if key.used_at is None or now - key.used_at > _TOUCH_MS:

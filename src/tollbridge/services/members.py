@@ -22,9 +22,9 @@ async def invite(desk: Desk, presence: Presence, email: str, role: str, client: 
     _allow(giver, wanted)
     now = await desk.database.now()
     if any(each.email == address for each in await members.of_account(desk.database, account)):
-        raise InvalidRequest("They are a member already.", param="email")
+        raise InvalidRequest("They are already a member.", param="email")
     if len(await members.invitations(desk.database, account)) >= MOST_INVITATIONS:
-        raise InvalidRequest("Too many invitations are open. Take some back first.", param="email")
+        raise InvalidRequest("Too many invitations are open. Withdraw some first.", param="email")
     await throttle.spend_mail(desk.database, presence.user.public_id, address, now)
     token = sessions.new_token()
     letter = letters.invitation(desk, address, presence.user.email, token)
@@ -50,7 +50,7 @@ async def find_invitation(desk: Desk, token: str) -> Invitation:
     """Raises `InvalidRequest` if the link is not, or no longer, valid."""
     found = await members.find_invitation(desk.database, sessions.digest(token), await desk.database.now())
     if found is None:
-        raise InvalidRequest("This invitation is no longer good. Ask for a new one.", param="token")
+        raise InvalidRequest("This invitation is no longer valid. Ask for a new one.", param="token")
     return found
 
 
@@ -81,9 +81,9 @@ async def accept(desk: Desk, presence: Presence, token: str) -> None:
     try:
         joined = await run(desk.database, use_case)
     except Duplicate:
-        raise InvalidRequest("You are a member already.", param="token") from None
+        raise InvalidRequest("You are already a member.", param="token") from None
     if not joined:
-        raise InvalidRequest("This invitation is no longer good. Ask for a new one.", param="token")
+        raise InvalidRequest("This invitation is no longer valid. Ask for a new one.", param="token")
 
 
 async def take_back(desk: Desk, presence: Presence, invitation: str, client: Client) -> None:
@@ -135,7 +135,7 @@ def read_role(text: str) -> Role:
     try:
         return Role(text)
     except ValueError:
-        raise InvalidRequest(f"A role is one of {', '.join(Role)}.", param="role") from None
+        raise InvalidRequest(f"A role must be one of {', '.join(Role)}.", param="role") from None
 
 
 def _account(presence: Presence) -> tuple[int, Role]:
@@ -159,7 +159,7 @@ async def _find(transaction: Transaction, account: int, member: str) -> tuple[in
 async def _keep_an_owner(desk: Desk, transaction: Transaction, account: int) -> None:
     # If two owners leave at once, one check follows the other.
     if await members.lock_owners(desk.database, transaction, account) <= 1:
-        raise InvalidRequest("An account has an owner: make somebody else one first.")
+        raise InvalidRequest("An account needs an owner: make somebody else one first.")
 
 
 async def _note(transaction: Transaction, presence: Presence, action: str, detail: str, client: Client) -> None:

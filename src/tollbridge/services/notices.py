@@ -45,9 +45,9 @@ def plan_unpaid(name: str, url: str, recipient: str, plan: str, until: int) -> M
     return Mail(
         recipient,
         f"{name}: {plan} could not be paid",
-        f"Hello,\n\nyour card could not be charged for the next month of {plan}. It is tried again in the next days; "
-        f"unless that succeeds you keep the plan until {day} (UTC). Your credit and your keys stay as they are. See "
-        f"to it here:\n\n    {url}{_PAGE}/plan\n\n{name}\n",
+        f"Hello,\n\nyour card could not be charged for the next month of {plan}. It will be tried again over the next "
+        f"days; unless that succeeds, you keep the plan until {day} (UTC). Your credit and your keys stay as they are. "
+        f"See your plan here:\n\n    {url}{_PAGE}/plan\n\n{name}\n",
     )
 
 
@@ -57,7 +57,7 @@ def plan_ended(name: str, url: str, recipient: str, plans: tuple[str, str]) -> M
         recipient,
         f"{name}: {plans[0]} has ended",
         f"Hello,\n\nyour plan {plans[0]} has ended, and nothing more is charged for it. You are on {plans[1]} now; "
-        f"your credit and your keys stay as they are. Plans are here:\n\n    {url}{_PAGE}/plan\n\n{name}\n",
+        f"your credit and your keys stay as they are. All plans are here:\n\n    {url}{_PAGE}/plan\n\n{name}\n",
     )
 
 
@@ -67,7 +67,7 @@ def stopped(name: str, url: str, recipient: str, why: str) -> Mail:
         recipient,
         f"{name}: Automatic top-ups have stopped",
         f"Hello,\n\nyour card could not be charged three times in a row, so automatic top-ups have stopped. {why} "
-        f"Switch them on again here, with another card if need be:\n\n    {url}{_PAGE}\n\n{name}\n",
+        f"You can switch them on again here, with another card if need be:\n\n    {url}{_PAGE}\n\n{name}\n",
     )
 
 

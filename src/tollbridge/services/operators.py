@@ -45,7 +45,7 @@ async def link(database: Database, email: str, *, create: bool, actor: str = "")
         if user is None:
             if not create:
                 raise NotFound(
-                    f"{address} is nobody's address here; --create makes a new operator of it", param="email"
+                    f"nobody here has the address {address}; --create makes a new operator with it", param="email"
                 )
             row = NewUser(public_id=accounts.new_id("user"), email=address, operator=True, verified_at=now)
             user_id = await users.create(transaction, row, now)
@@ -87,7 +87,7 @@ def address(settings: Settings) -> str:
 
 def welcome(url: str, token: str) -> str:
     return f"""\
-Choose the operator's password here (the link is good once, for 24 hours):
+Choose the operator's password here (the link works once, for 24 hours):
 
     {url}/auth/reset?token={token}
 """

@@ -58,7 +58,7 @@ async def ask_new(desk: Desk, presence: Presence) -> Asked:
     structs = webauthn.helpers.structs
     known = await passkeys.of_user(desk.database, presence.user.id)
     if len(known) >= MOST_PASSKEYS:
-        raise InvalidRequest("You have many passkeys: remove one first.")
+        raise InvalidRequest("You have as many passkeys as are allowed: remove one first.")
     challenge = await _challenge(desk, presence.user.id)
     options = webauthn.generate_registration_options(
         rp_id=place(desk)[0],
@@ -106,7 +106,7 @@ async def add(desk: Desk, presence: Presence, sealed: str, credential: Any, labe
     try:
         await run(desk.database, use_case)
     except Duplicate:
-        raise InvalidRequest("This passkey is known already.") from None
+        raise InvalidRequest("This passkey has already been added.") from None
     desk.post.hurry(letter)
 
 

@@ -125,7 +125,7 @@ def check(password: str, *known: str) -> str:
     bare = folded.strip("0123456789!?.*_-# ")
     words = {word for text in known for word in (text.casefold(), text.casefold().partition("@")[0]) if word}
     if len(set(folded)) < 5 or bare in words or folded in words or folded in _common():
-        raise InvalidRequest("This password is among the first that are tried. Use another one.", param="password")
+        raise InvalidRequest("This password is among the first that attackers try. Use another one.", param="password")
     return normal
 
 

@@ -223,7 +223,7 @@ class Payments:
                 raise NotFound(f"there is no payment {public_id[:40]!r}", param="payment")
             payment = await payments.locked(self.database, transaction, found.id)
             if payment.status is Status.PAID:
-                raise InvalidRequest("it is paid: refund it instead", param="payment")
+                raise InvalidRequest("it has been paid: refund it instead", param="payment")
             note = payment.note if payment.status is Status.REVIEW else "dismissed by the operator"
             closed = msgspec.structs.replace(payment, status=Status.FAILED, note=note, check_at=None)
             await payments.update(transaction, closed)
@@ -335,7 +335,7 @@ class Payments:
                 since = now - PENDING_DAYS * _DAY
                 if await payments.count_pending(transaction, new.account_id, since) > MOST_PENDING:
                     raise InvalidRequest(
-                        f"{MOST_PENDING} orders of the last {PENDING_DAYS} days wait to be paid: pay one of them, "
+                        f"{MOST_PENDING} orders of the last {PENDING_DAYS} days are still unpaid: pay one of them, "
                         "or ask whoever runs this gateway to close some."
                     )
             return payment
@@ -348,7 +348,7 @@ class Payments:
         way = self._methods.get(name)
         if way is None:
             raise InvalidRequest(
-                f"payment by {name[:40]!r} is not offered here; there is: {', '.join(self.methods) or 'none'}",
+                f"payment by {name[:40]!r} is not offered here, only: {', '.join(self.methods) or 'none'}",
                 param="method",
             )
         return way
@@ -358,7 +358,7 @@ class Payments:
         least, most = self.bounds
         if amount not in self.packs and (not least <= amount <= most or amount % NANO_PER_CENT):
             raise InvalidRequest(
-                f"an amount is from {format_usd(least)} to {format_usd(most)} USD, in whole cents", param="amount"
+                f"an amount must be from {format_usd(least)} to {format_usd(most)} USD, in whole cents", param="amount"
             )
 
     async def _begin(self, way: Method, payment: Payment, account: Account) -> Payment:
@@ -375,7 +375,7 @@ class Payments:
         try:
             started = await way.start(order)
         except ProcessorRefused as error:
-            log.warning("payment %s could not be begun: %s (%s)", payment.public_id, error, error.code)
+            log.warning("payment %s could not be started: %s (%s)", payment.public_id, error, error.code)
             raise ProcessorUnavailable from error
 
         async def use_case(transaction: Transaction) -> Payment:

@@ -74,7 +74,9 @@ async def refund(
         )
         credited = payment.subscription_id is None
         if credited and made.credit > await payments.refundable(database, transaction, payment.account_id):
-            raise InvalidRequest("the account has not that much paid credit left that nothing reserves", param="amount")
+            raise InvalidRequest(
+                "the account does not have that much paid credit left that is not reserved", param="amount"
+            )
         post = msgspec.structs.replace(rules.taken(payment, made), actor=actor)
         verdict = await journal.post(database, transaction, post, now)
         assert isinstance(verdict, Posted), verdict
@@ -119,7 +121,9 @@ async def _request(ways: Payments, payment: Payment, made: Reversal) -> None:
         await _undo(ways, payment, made)
         raise InvalidRequest(f"{error} Nothing was refunded.", param="payment") from error
     except ProcessorUnavailable as error:
-        raise ProcessorUnavailable("Stripe cannot be reached. The refund is booked and will be asked for.") from error
+        raise ProcessorUnavailable(
+            "Stripe cannot be reached. The refund is booked and will be requested later."
+        ) from error
     await ways.ask(payment)
 
 

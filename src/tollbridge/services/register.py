@@ -48,7 +48,7 @@ async def register(desk: Desk, form: SignUp, client: Client) -> str | None:
     email = accounts.normalise(form.email)
     password = passwords.check(form.password, email, desk.settings.brand.name)
     if not form.consent:
-        raise InvalidRequest("Please agree to the terms to go on.", param="consent")
+        raise InvalidRequest("Please agree to the terms to continue.", param="consent")
     with desk.passwords.turn():
         now = await desk.database.now()
         if not throttle.is_local(client.address) and not await throttle.spend(
@@ -81,7 +81,7 @@ async def _register_now(desk: Desk, email: str, hashed: str, client: Client) -> 
     try:
         return await run(desk.database, use_case)
     except Duplicate:
-        raise InvalidRequest("This address has an account already: log in instead.", param="email") from None
+        raise InvalidRequest("This address already has an account: log in instead.", param="email") from None
 
 
 async def _register_later(desk: Desk, email: str, hashed: str, now: int) -> None:
@@ -134,7 +134,7 @@ async def verify(desk: Desk, token: str, password: str, client: Client) -> str:
     found = await mail.find_token(desk.database, sessions.digest(token), LINK, now)
     user = await users.by_id(desk.database, found[0]) if found else None
     if user is None:
-        raise InvalidRequest("This link is no longer good. Log in to get a new one.", param="token")
+        raise InvalidRequest("This link no longer works. Log in to get a new one.", param="token")
     door = throttle.Door(account=user.email, client=client.address)
     await throttle.check_door(desk.database, door, now)
     if not await desk.passwords.matches(user.password, password):
@@ -152,7 +152,7 @@ async def verify(desk: Desk, token: str, password: str, client: Client) -> str:
 
     session = await run(desk.database, use_case)
     if session is None:
-        raise InvalidRequest("This link has been used already. Log in.", param="token")
+        raise InvalidRequest("This link has already been used. Log in.", param="token")
     return session
 
 

@@ -25,7 +25,7 @@ SET_BOTH = (
     "the master secret is the setting secret: put a new one there and the present one into secret_previous, "
     "have every gateway read that (SIGHUP or restart), then run this again"
 )
-TOO_EARLY = "the database does not go by the new master secret yet: run tollbridge secrets rotate first"
+TOO_EARLY = "the database does not use the new master secret yet: run tollbridge secrets rotate first"
 NOTHING = "the master secret is not being rotated: tollbridge secrets rotate begins it"
 
 _BATCH = 100

@@ -243,7 +243,7 @@ def _read(path: Path) -> list[str]:
         raise ConfigError(f"{path}: everybody on this machine can read the master secret: chmod 600 {path}")
     lines = path.read_text("ascii", "replace").strip().splitlines()
     if not lines or any(len(line) < 2 * KEY_BYTES for line in lines):
-        raise ConfigError(f"{path}: the master secret is cut off: bring it back from where it was kept")
+        raise ConfigError(f"{path}: the master secret is cut off: bring it back from your copy")
     if len(lines) > 2:
         raise ConfigError(f"{path}: the file holds the master secret, and in a second line the one before: no more")
     return lines

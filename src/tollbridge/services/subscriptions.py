@@ -112,14 +112,14 @@ class Subscriptions:
             before = await self._withdraw(before)
         if before is not None and before.runs:
             raise InvalidRequest(
-                "You pay for a plan already. Cancel it; another can be bought when it has ended.", param="plan"
+                "You already pay for a plan. Cancel it; you can buy another when it has ended.", param="plan"
             )
         ours = before or await self._create(account, name, price, method)
         if ours is not None and (ours.plan, ours.amount, ours.method) == (name, price, method):
             begun = ours if ours.url is not None else await self._begin(ours, account)
             if begun.ended_at is None:
                 return begun
-        raise InvalidRequest("Another plan was ordered at the same moment. Look which, and try again.", param="plan")
+        raise InvalidRequest("Another plan was ordered at the same moment. Check which, and try again.", param="plan")
 
     async def look(self, account: Account) -> Subscription | None:
         """The current one; its processor is asked again while it is unpaid, if it can be."""
@@ -142,7 +142,7 @@ class Subscriptions:
         """Have no further month paid, or go on after all. InvalidRequest: none is running, or no longer."""
         database, ours = self._till.database, await self.current(account)
         if ours is None or not ours.runs:
-            raise InvalidRequest("There is no plan that is paid for by the month.", param="plan")
+            raise InvalidRequest("This account does not pay for a plan.", param="plan")
         if ours.method == STRIPE:
             try:
                 await self._stripe.set_ending(ours, ending)
@@ -150,7 +150,9 @@ class Subscriptions:
                 log.warning("subscription %s cannot be changed: %s (%s)", ours.public_id, error, error.code)
                 # We missed something, most likely its end.
                 await self.follow(ours)
-                raise InvalidRequest("It cannot be changed any more. See what became of it.", param="plan") from None
+                raise InvalidRequest(
+                    "It can no longer be changed. Reload the page to see its state.", param="plan"
+                ) from None
         now = await database.now()
 
         async def use_case(transaction: Transaction) -> Subscription:
@@ -265,7 +267,7 @@ class Subscriptions:
         try:
             started = await self._stripe.start(order)
         except ProcessorRefused as error:
-            log.warning("subscription %s could not be begun: %s (%s)", ours.public_id, error, error.code)
+            log.warning("subscription %s could not be started: %s (%s)", ours.public_id, error, error.code)
             raise ProcessorUnavailable from error
         begun = await self._learn(msgspec.structs.replace(ours, session=started.external_id, url=started.url))
         if begun.ended_at is not None:

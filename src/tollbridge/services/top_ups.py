@@ -48,11 +48,13 @@ async def switch_on(ways: Payments, account: Account, *, threshold: int, amount:
         raise InvalidRequest("automatic top-ups are not offered here")
     ways.check_amount(amount)
     if not 0 < threshold <= ways.bounds[1]:
-        raise InvalidRequest(f"a threshold is above 0 and at most {format_usd(ways.bounds[1])} USD", param="threshold")
+        raise InvalidRequest(
+            f"a threshold must be above 0 and at most {format_usd(ways.bounds[1])} USD", param="threshold"
+        )
     if not amount <= daily_cap <= 100 * ways.bounds[1]:
-        raise InvalidRequest("the daily cap is at least what one top-up buys", param="daily_cap")
+        raise InvalidRequest("the daily cap must be at least what one top-up buys", param="daily_cap")
     if await card(ways.database, account) is None:
-        raise InvalidRequest("no card is saved: save one with the next payment", param="card")
+        raise InvalidRequest("no card is saved: save one with your next payment", param="card")
     wanted = AutoTopUp(account_id=account.id, threshold=threshold, amount=amount, daily_cap=daily_cap)
     await run(ways.database, lambda transaction: top_ups.put(transaction, wanted))
     return wanted

@@ -22,7 +22,7 @@ async def to_postgresql(settings: Settings, target: Secret, tell: Callable[[str]
     """
     path, url = file_of(settings), target.reveal()
     if not url.startswith("postgres"):
-        raise ConfigError("the target is a PostgreSQL database: postgresql://user:password@host/name")
+        raise ConfigError("the target must be a PostgreSQL database: postgresql://user:password@host/name")
     lock = FileLock(path)
     _acquire(lock, path)
     source, there = SqliteDatabase(path), PostgresDatabase(url, TIMEOUT_S)
@@ -52,7 +52,7 @@ def file_of(settings: Settings) -> Path:
     url = settings.database_url.reveal()
     if not url.startswith("sqlite:"):
         raise ConfigError(
-            "database_url is PostgreSQL already: what is copied is the SQLite database that it names "
+            "database_url is already PostgreSQL: this copies the SQLite database that it names "
             "(by default tollbridge.db in data_dir)"
         )
     path = sqlite_path(url)
@@ -72,7 +72,9 @@ async def _prepare(url: str) -> None:
     try:
         await schema.migrate(url)
     except schema.MigrationFailed as error:
-        raise ConfigError(f"the target: {error}. Its role owns the database, or may at least make tables") from error
+        raise ConfigError(
+            f"the target: {error}. Its role must own the database, or at least be allowed to create tables"
+        ) from error
 
 
 def _acquire(lock: FileLock, path: Path) -> None:
@@ -81,7 +83,7 @@ def _acquire(lock: FileLock, path: Path) -> None:
     except ConfigError:
         raise ConfigError(
             f"a gateway serves from {path}: stop it, copy, and start it again on PostgreSQL. What it takes meanwhile "
-            "would be missing in the copy"
+            "would be missing from the copy"
         ) from None
     except OSError as error:
         raise ConfigError(f"{lock.path} cannot be written: {error.strerror}") from error

@@ -54,7 +54,9 @@ async def begin(desk: Desk, presence: Presence, code: str, client: Client) -> tu
         secret = desk.master.open(f"totp/{user.public_id}", sealed)
         step = totp.matching_step(secret, code, now, user.totp_step)
     if step is None:
-        raise InvalidRequest("This is not the code that it shows now. Wait for the next one.", param="code")
+        raise InvalidRequest(
+            "This is not the code that your authenticator shows now. Wait for the next one.", param="code"
+        )
     codes, used = new_codes(), step
     letter = letters.way_in(desk, user.email, "The second factor was turned on")
 
@@ -74,7 +76,7 @@ async def begin(desk: Desk, presence: Presence, code: str, client: Client) -> tu
 async def end(desk: Desk, presence: Presence, client: Client) -> str:
     """Log in by password alone from now on; the token of the session that continues. InvalidRequest for operators."""
     if presence.user.operator:
-        raise InvalidRequest("Operators keep their second factor.")
+        raise InvalidRequest("Operators cannot turn off their second factor.")
     now = await desk.database.now()
     letter = letters.way_in(desk, presence.user.email, "The second factor was turned off")
 

@@ -43,16 +43,18 @@ async def create(
     already exist.
     """
     if not 0 < amount < MAX_AMOUNT:
-        raise InvalidRequest("An amount is above zero.", param="amount")
+        raise InvalidRequest("The amount must be above zero.", param="amount")
     if kind not in {PROMO, PAID} or not 0 < count <= _MOST:
         raise InvalidRequest(f"Vouchers are {PROMO} or {PAID}, 1 to {_MOST} at once.", param="kind")
     if len(note) > _MOST_NOTE or not note.isprintable():
         raise InvalidRequest(f"A note has at most {_MOST_NOTE} printable characters.", param="note")
     now = await database.now()
     if expires_at is not None and expires_at <= now:
-        raise InvalidRequest("They would have expired already.", param="expires_at")
+        raise InvalidRequest("They would already have expired.", param="expires_at")
     if expires_at is not None and expires_at >= LATEST_MS:
-        raise InvalidRequest("Vouchers that never expire have no such day.", param="expires_at")
+        raise InvalidRequest(
+            "This is too far in the future. Leave it out for vouchers that never expire.", param="expires_at"
+        )
     seed = once if len(once) >= _LEAST_SEED else secrets.token_urlsafe(32)
 
     async def use_case(transaction: Transaction) -> list[MadeVoucher]:
@@ -72,7 +74,7 @@ async def create(
         return await run(database, use_case)
     except Duplicate:
         raise Conflict(
-            "These vouchers are there: the form was sent twice. The codes were shown the first time."
+            "These vouchers already exist: the form was sent twice. The codes were shown the first time."
         ) from None
 
 
@@ -90,7 +92,7 @@ async def redeem(database: Database, account: Account, code: str) -> Voucher:
 
     voucher = await run(database, use_case)
     if voucher is None:
-        raise InvalidRequest("This code is not valid, has expired, or was used before.", param="code")
+        raise InvalidRequest("This code is not valid, has expired, or has already been used.", param="code")
     return voucher
 
 

@@ -32,7 +32,7 @@ def require(page: Page, presence: Presence | None, now: int) -> None:
     who = page.who
     if who.user and presence is None and page.path.startswith("/api/"):
         if not page.manage:
-            raise InvalidApiKey("This is for people who are logged in: no key does here.")
+            raise InvalidApiKey("This is for people who are logged in: keys do not work here.")
         raise InvalidApiKey("Log in, or send a management key of the account as `Authorization: Bearer …`.")
     if who.user and presence is None:
         raise Elsewhere("/auth/login")
@@ -42,7 +42,7 @@ def require(page: Page, presence: Presence | None, now: int) -> None:
         raise Elsewhere("/dashboard/no-account")
     if not allows(who, presence):
         if who.operator:
-            raise Forbidden("Only operators of this gateway come here.", code="role")
+            raise Forbidden("Only operators of this gateway may open this.", code="role")
         raise Forbidden("Your role in this account does not allow that. An owner or admin can change it.", code="role")
     if page.fresh and presence is not None and not presence.fresh(now):
         raise Elsewhere("/auth/confirm")

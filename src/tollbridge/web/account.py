@@ -18,11 +18,11 @@ RESET_AGAIN = ("/auth/forgot", "Ask for a new link")
 EMAIL_AGAIN = (SETTINGS, "Back to the settings")
 SAVED = {
     "password": "Your password is changed, and all other sessions are logged out.",
-    "email": "A link is on its way to the new address. Follow it, and it is yours.",
+    "email": "A link is on its way to the new address. Follow it to confirm the change.",
     "two-factor-off": "Your second factor is off.",
-    "passkey": "Your passkey can be used from now on.",
-    "passkey-removed": "That passkey is removed.",
-    "session": "That session is logged out.",
+    "passkey": "Your passkey is ready to use.",
+    "passkey-removed": "The passkey is removed.",
+    "session": "The session is logged out.",
     "sessions": "All other sessions are logged out.",
 }
 

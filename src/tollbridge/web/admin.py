@@ -22,7 +22,7 @@ NEWEST = (1 << 62) - 1
 HEAD = ("requests", "tokens_in", "tokens_out", "charged_usd", "of_it_promo_usd", "lost_usd", "cost_usd", "margin_usd")
 BY = {"day": "Day", "model": "Model", "provider": "Provider", "account": "Account"}
 # For somebody who goes back to a form that was sent, and changes it.
-SENT_BEFORE = "This form was sent before, and what it said then is done. Send it again to have this done as well."
+SENT_BEFORE = "This form was sent before with other values, and that has been done. Send it again to do this as well."
 _DAY = timedelta(days=1)
 
 
@@ -46,9 +46,9 @@ def asked_dates(visit: Visit) -> Dates:
             date.fromisoformat(since) if since else today.replace(day=1), date.fromisoformat(until) if until else today
         )
     except ValueError:
-        raise InvalidRequest("Write days as 2026-11-30.", param="since") from None
+        raise InvalidRequest("Write days like 2026-11-30.", param="since") from None
     if not 2000 <= asked.since.year <= asked.until.year < 3000 or asked.since > asked.until:
-        raise InvalidRequest("The first day comes before the last.", param="since")
+        raise InvalidRequest("The first day must not be after the last.", param="since")
     return asked
 
 

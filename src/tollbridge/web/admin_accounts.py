@@ -24,11 +24,11 @@ ACCOUNTS = f"{ADMIN}/accounts"
 SHOWN = 50
 RECENT = 15
 SAVED = {
-    "plan": "The plan is changed. The next call obeys it.",
+    "plan": "The plan is changed. It applies from the next call.",
     "frozen": "The account is frozen: its next call is refused.",
     "unfrozen": "The account can call again.",
     "granted": "The credit is granted.",
-    "repeated": "The form was sent twice. The credit is granted once.",
+    "repeated": "The form was sent twice; the credit was granted once.",
     "revoked": "The key is revoked.",
 }
 _LIMITS = ("rpm", "tpm", "concurrency")
@@ -76,7 +76,7 @@ async def _show(visit: Visit, refused: ApiError | None = None, section: str = ""
     offered = [(name, plan.title or name) for name, plan in settings.plans.items()]
     if account.plan not in settings.plans:
         # Otherwise the form would show another plan as the account's, and the next change would make it so.
-        offered.insert(0, (account.plan, f"{account.plan}: not configured any more, default counts"))
+        offered.insert(0, (account.plan, f"{account.plan}: no longer configured, so default applies"))
     forms = {"plan": Form({"plan": account.plan, **limits}), "frozen": Form(), "grant": Form()}
     if refused is not None:
         forms[section] = (await visit.form()).refused(refused, "plan", *_LIMITS, "reason", "amount")
@@ -108,7 +108,9 @@ async def change_plan(visit: Visit) -> Response:
             return  # the same form, sent twice
         if had != before or form["was"] not in {"", _stored(stored, had)}:
             said = f"{stored.plan}, agreed: {had.describe()}" if had is not None else stored.plan
-            raise InvalidRequest(f"Somebody has changed this meanwhile: it is {said}. Save again to replace that.")
+            raise InvalidRequest(
+                f"Somebody has changed this in the meantime: it is now {said}. Save again to replace that."
+            )
 
     try:
         own = {name: value for name in _LIMITS if (value := whole(form[name], name)) is not None}

@@ -24,10 +24,10 @@ SUBSCRIBERS = f"{ADMIN}/subscribers"
 MOST_VOUCHERS = 200
 SAVED = {
     "confirmed": "The transfer is credited.",
-    "refunded": "The money goes back, and the credit is taken.",
+    "refunded": "The money is being returned, and the credit has been taken back.",
     "dismissed": "The order is closed: nothing is credited.",
-    "withdrawn": "The voucher is worth nothing any more.",
-    "cancelled": "No further month is charged. The account keeps its plan until what it paid for is over.",
+    "withdrawn": "The voucher is withdrawn: its code is worth nothing now.",
+    "cancelled": "No further month is charged. The account keeps its plan until the time it paid for is over.",
 }
 KINDS = [("promo", "A gift: promotional credit"), ("paid", "Sold elsewhere: paid credit")]
 
@@ -180,7 +180,7 @@ def _day(text: str) -> int | None:
     try:
         return int(datetime.strptime(text.strip(), "%Y-%m-%d").replace(tzinfo=UTC).timestamp()) * 1000
     except ValueError:
-        raise InvalidRequest("Write a day as 2027-01-31.", param="expires_at") from None
+        raise InvalidRequest("Write a day like 2027-01-31.", param="expires_at") from None
 
 
 PAGES = (

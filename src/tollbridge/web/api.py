@@ -24,7 +24,7 @@ from tollbridge.web.visit import Visit
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 _AT = re.compile(r"`\$\.(\w+)")
-_A_TIME = "a time is a text with its zone, such as 2027-01-31T00:00:00Z, or null."
+_A_TIME = "a time is a string with a time zone, such as 2027-01-31T00:00:00Z, or null."
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _UNKNOWN = re.compile(r"unknown field `(\w+)`")
 
@@ -140,17 +140,17 @@ def _unreadable(why: str, kind: type[msgspec.Struct]) -> InvalidRequest:
     """What msgspec says of a body, as people read it."""
     if unknown := _UNKNOWN.search(why):
         fields = ", ".join(kind.__struct_fields__)
-        return InvalidRequest(f"There is no field {unknown[1]} here. There are {fields}.", param=unknown[1])
+        return InvalidRequest(f"There is no field {unknown[1]} here. The fields are: {fields}.", param=unknown[1])
     if missing := _MISSING.search(why):
         return InvalidRequest(f"{missing[1]} is missing.", param=missing[1])
     at = _AT.search(why)
     if at is None:
-        return InvalidRequest(f"The body cannot be: {why}")
+        return InvalidRequest(f"The body is not valid: {why}")
     if at[1] == "expires_at":
         return InvalidRequest(f"{at[1]}: {_A_TIME}", param=at[1])
     if at[1].endswith("_usd"):
         null = ", or null" if "null`, got" in why else ""
-        return InvalidRequest(f'{at[1]}: an amount is a text, such as "5.00"{null}.', param=at[1])
+        return InvalidRequest(f'{at[1]}: an amount is a string, such as "5.00"{null}.', param=at[1])
     return InvalidRequest(f"{at[1]}: {why.partition(' - at ')[0]}", param=at[1])
 
 
@@ -190,7 +190,7 @@ def _texts(values: list[str] | None, name: str) -> tuple[str, ...] | None:
     if values is None:
         return None
     if not values or not all(each.strip() for each in values):
-        raise InvalidRequest(f"{name}: name what is allowed, or say null for all.", param=name)
+        raise InvalidRequest(f"{name}: name what is allowed, or send null for all.", param=name)
     return tuple(values)
 
 
@@ -280,11 +280,11 @@ OPERATIONS = (
     Described(
         "GET",
         "/api/requests",
-        "Requests, the newest first. `next_cursor` leads to older ones; null: there are none.",
+        "Requests, newest first. `next_cursor` leads to older ones; null: there are none.",
         {
             **_FILTER,
             "limit": "How many at most, up to 200; 50 when left out.",
-            "cursor": "`next_cursor` of the page before.",
+            "cursor": "`next_cursor` of the previous page.",
         },
     ),
     Described(
@@ -293,30 +293,30 @@ OPERATIONS = (
     Described(
         "GET",
         "/api/keys",
-        "All API keys of the account, the newest first; never the keys themselves.",
+        "All API keys of the account, newest first; never the keys themselves.",
         {
             "limit": "How many at most, up to 200; all when left out. `next_cursor` leads to older ones; null: "
             "there are none.",
-            "cursor": "`next_cursor` of the page before.",
+            "cursor": "`next_cursor` of the previous page.",
         },
     ),
     Described(
         "POST",
         "/api/keys",
-        "Make an API key. `key` of the answer is shown only now.",
+        "Create an API key. `key` in the answer is shown only now.",
         headers={
-            "Idempotency-Key": "The same request sent again with it makes no second key. Its answer has the header "
+            "Idempotency-Key": "Sending the same request again with it makes no second key. Its answer has the header "
             "`Idempotent-Replayed: true`, and no `key` unless keys are always shown here."
         },
         body=KeyBody,
     ),
     Described("GET", "/api/keys/{key}", "One API key."),
-    Described("PATCH", "/api/keys/{key}", "Change what is named; null takes a bound away.", body=KeyBody),
+    Described("PATCH", "/api/keys/{key}", "Change the fields that are sent; null removes a bound.", body=KeyBody),
     Described("DELETE", "/api/keys/{key}", "Revoke a key for good, from its next call on."),
     Described(
         "POST",
         "/api/keys/{key}/rotate",
-        "A new key with the label and bounds of this one. `overlap`: how long the old one lives on: `none`, `1h`, "
+        "A new key with the label and bounds of this one. `overlap`: how long the old one keeps working: `none`, `1h`, "
         "`24h`; left out: until it is revoked.",
         body=RotateBody,
     ),
@@ -343,8 +343,8 @@ def openapi_paths() -> dict[str, Any]:
             "parameters": parameters,
             "responses": {
                 made: {"description": "Done.", "content": {"application/json": {"schema": {"type": "object"}}}},
-                "400": {"description": "What was sent cannot be: `error.param` names it."},
-                "401": {"description": "No session and no management key."},
+                "400": {"description": "What was sent is not valid: `error.param` names it."},
+                "401": {"description": "Neither a session nor a management key."},
                 "404": {"description": "The account has no such object."},
             },
         }

@@ -131,11 +131,15 @@ class Web:
                 others.add(page.method)
         if others:
             allow = ", ".join(sorted(others | ({"HEAD"} if "GET" in others else set())))
-            said = "This page is reached by a button on another page." if visit.wants_html else f"Use {allow} here."
+            said = (
+                "This page can only be reached by a button on another page."
+                if visit.wants_html
+                else f"Use {allow} here."
+            )
             raise MethodNotAllowed(said, headers={"allow": allow})
         path = request.scope["path"][:200]
         if visit.wants_html:
-            raise NotFound("The address may be mistyped, or what was here is gone.")
+            raise NotFound("The address may be mistyped, or the page may be gone.")
         raise NotFound(f"There is no {request.method} {path} here. The API is described under /docs.")
 
     def _elsewhere(self, visit: Visit, elsewhere: access.Elsewhere) -> Response:

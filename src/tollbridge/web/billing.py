@@ -24,8 +24,8 @@ SAVED = {
     "top-up": "Automatic top-ups are on.",
     "top-up-off": "Automatic top-ups are off.",
     "card": "Your card is forgotten, here and at Stripe.",
-    "alert": "From now on we write to you when less than that is left.",
-    "alert-off": "We do not write to you when little is left.",
+    "alert": "From now on, we write to you when less than that is left.",
+    "alert-off": "We will not write to you when credit runs low.",
     "alert-usual": "Your own threshold is removed.",
 }
 _FORMS = ("checkout", "voucher", "top_up", "alert")

@@ -18,10 +18,10 @@ from tollbridge.web.page import PAYER, Page
 from tollbridge.web.visit import Visit
 
 PLAN = f"{BILLING}/plan"
-NOT_CHOOSABLE = "This plan is made by arrangement: write to the operator."
+NOT_CHOOSABLE = "This plan is by arrangement: write to the operator."
 SAVED = {
-    "changed": "The plan is changed. The next call obeys it.",
-    "cancelled": "Your plan is cancelled: nothing more is charged for it. You keep it until what you paid for is over.",
+    "changed": "The plan is changed. It applies from the next call.",
+    "cancelled": "Your plan is cancelled: nothing more is charged. You keep it until the time you paid for is over.",
     "resumed": "Your plan goes on.",
 }
 

@@ -17,16 +17,16 @@ WORDS = {
     "email.changed": "changed their e-mail address",
     "member.invited": "invited",
     "member.joined": "joined",
-    "member.uninvited": "took an invitation back",
+    "member.uninvited": "withdrew an invitation",
     "member.role": "changed a role",
     "member.removed": "removed a member",
-    "key.created": "made a key",
+    "key.created": "created a key",
     "key.changed": "changed a key",
     "key.rotated": "rotated a key",
     "key.disabled": "disabled a key",
     "key.enabled": "enabled a key",
     "key.revoked": "revoked a key",
-    "management_key.created": "made a management key",
+    "management_key.created": "created a management key",
     "management_key.revoked": "revoked a management key",
     "plan.changed": "changed the plan",
     "payment.ordered": "ordered credit",
@@ -47,7 +47,7 @@ WORDS = {
     "operator.linked": "made a link for an operator:",
     "vouchers.created": "made vouchers",
     "voucher.withdrawn": "withdrew a voucher",
-    "alert.changed": "changed when to be told of a low balance",
+    "alert.changed": "changed when to be told about a low balance",
 }
 
 

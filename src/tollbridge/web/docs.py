@@ -143,7 +143,7 @@ async def guide(visit: Visit) -> Response:
     if name == "quick-start":
         return visit.redirect("/docs")
     if name not in _WRITTEN:
-        raise NotFound("There is no such page in the guide. Its search knows what there is.")
+        raise NotFound("There is no such page in the guide. Try its search.")
     return _show(visit, name)
 
 

@@ -43,7 +43,7 @@ def parse(body: bytes) -> Form:
     try:
         pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=MOST_FIELDS, errors="strict")
     except ValueError:
-        raise InvalidRequest("This form cannot be read.") from None
+        raise InvalidRequest("This form could not be read.") from None
     if any("\0" in value for _, value in pairs):
-        raise InvalidRequest("This form cannot be read.")
+        raise InvalidRequest("This form could not be read.")
     return Form(dict(pairs))

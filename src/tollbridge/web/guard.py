@@ -55,7 +55,7 @@ def check_host(host: str, public_url: str | None) -> None:
         name = ""
     if name in _LOCAL_NAMES or name.endswith(".localhost") or _is_address(name):
         return
-    raise Unknown("This gateway does not know itself by this name. Its operator sets it as public_url.")
+    raise Unknown("This gateway does not answer to this host name. Its operator can set it as public_url.")
 
 
 def check_origin(headers: Mapping[str, str], public_url: str | None) -> None:
@@ -74,7 +74,7 @@ def check_origin(headers: Mapping[str, str], public_url: str | None) -> None:
 
 def check_token(expected: Iterable[str], given: str) -> None:
     if not given or not any(hmac.compare_digest(each.encode(), given.encode()) for each in expected):
-        raise CrossSite("This form has expired. Open the page anew and try again.")
+        raise CrossSite("This form has expired. Reload the page and try again.")
 
 
 def _is_address(name: str) -> bool:

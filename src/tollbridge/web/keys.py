@@ -29,15 +29,15 @@ FIELDS = (
 RESET_NAMES = [("", "For good"), *((each, each.capitalize()) for each in RESETS)]
 OVERLAP_NAMES = [
     ("", "Works until you revoke it"),
-    ("24h", "Works for 24 hours more"),
-    ("1h", "Works for an hour more"),
+    ("24h", "Works for 24 more hours"),
+    ("1h", "Works for one more hour"),
     ("none", "Stops working at once"),
 ]
 SAVED = {
-    "changed": "The key is changed. Its next call obeys.",
+    "changed": "The key is changed. This applies from its next call.",
     "disabled": "The key is disabled: its calls are refused.",
     "enabled": "The key is enabled.",
-    "revoked": "The key is revoked, for good.",
+    "revoked": "The key is revoked for good.",
 }
 
 
@@ -227,7 +227,7 @@ def _day(text: str) -> int | None:
     try:
         day = datetime.strptime(text.strip(), "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError:
-        raise InvalidRequest("Write a day as 2027-01-31.", param="expires_at") from None
+        raise InvalidRequest("Write a day like 2027-01-31.", param="expires_at") from None
     return int(day.timestamp()) * 1000 + DAY_MS
 
 

@@ -13,7 +13,7 @@ TITLES = {
     "terms": ("Terms of service", "What you and {brand} agree on."),
     "privacy": ("Privacy policy", "What {brand} does with personal data."),
     "refunds": ("Refund policy", "When {brand} gives money back."),
-    "contact": ("Contact", "How {brand} is reached."),
+    "contact": ("Contact", "How to reach {brand}."),
 }
 
 

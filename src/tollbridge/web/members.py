@@ -14,11 +14,11 @@ MEMBERS = "/dashboard/members"
 ACTIVITY_PAGE = 50
 _NEWEST = (1 << 62) - 1
 ROLES = {
-    Role.OWNER: "Owner: everything, closing the account too",
+    Role.OWNER: "Owner: everything, including closing the account",
     Role.ADMIN: "Admin: members, keys and money",
     Role.DEVELOPER: "Developer: keys, usage, playground",
     Role.BILLING: "Billing: usage and money",
-    Role.VIEWER: "Viewer: looks at usage",
+    Role.VIEWER: "Viewer: sees usage",
 }
 
 

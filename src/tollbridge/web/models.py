@@ -33,7 +33,7 @@ METERS = {
     "input": "Input",
     "cache_read": "Input from the cache",
     "cache_write": "Written to the cache",
-    "cache_write_1h": "Written to the cache for an hour",
+    "cache_write_1h": "Written to the cache for one hour",
     "audio_input": "Audio input",
     "output": "Output",
     "audio_output": "Audio output",
@@ -203,7 +203,7 @@ async def detail(visit: Visit) -> Response:
     try:
         model = catalog.resolve(name)
     except NotFound:
-        raise NotFound("There is no model of this name here. The list of models has all that there are.") from None
+        raise NotFound("There is no model of this name here. The list of models has all of them.") from None
     if model.id != name:
         return visit.redirect(row(model).path)
     return visit.render(

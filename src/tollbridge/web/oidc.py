@@ -93,7 +93,7 @@ async def finish(visit: Visit) -> Response:
     pending = _pending(visit, name)
     visit.set_cookie(COOKIE, "", 0)
     if not hmac.compare_digest(pending.state.encode(), visit.query("state").encode()):
-        raise InvalidRequest("This answer is not to your log-in. Please begin again.")
+        raise InvalidRequest("This answer does not belong to your log-in. Please start again.")
     if not visit.query("code"):
         return visit.redirect("/auth/login")
     claim = await _claim(visit, settings, pending)
@@ -110,7 +110,7 @@ def _provider(visit: Visit) -> tuple[str, LoginSettings]:
     name = visit.path("provider")
     settings = visit.shared.settings.login.get(name)
     if settings is None:
-        raise NotFound("There is no such way to log in.")
+        raise NotFound("There is no such log-in provider here.")
     return name, settings
 
 
@@ -125,7 +125,7 @@ def _pending(visit: Visit, name: str) -> Pending:
     except (ValueError, ConfigError, msgspec.MsgspecError):
         pending = None
     if pending is None or pending.provider != name or pending.until < time.time():
-        raise InvalidRequest("This log-in has taken too long or began in another browser. Please begin again.")
+        raise InvalidRequest("This log-in took too long or began in another browser. Please start again.")
     return pending
 
 
@@ -153,7 +153,7 @@ async def _claim(visit: Visit, settings: LoginSettings, pending: Pending) -> Cla
     try:
         claims = jwt.verify(str(tokens.get("id_token", "")), keys if isinstance(keys, list) else [], expected)
     except jwt.WrongToken as error:
-        raise UpstreamFailed(f"What {settings.label} says cannot be believed: {error}.") from error
+        raise UpstreamFailed(f"The answer of {settings.label} cannot be trusted: {error}.") from error
     email = claims.get("email") if claims.get("email_verified") is True else None
     return Claim(issuer=endpoints.issuer, subject=claims["sub"], email=email if isinstance(email, str) else None)
 
@@ -190,7 +190,7 @@ async def _endpoints(settings: LoginSettings) -> Endpoints:
     begin = "https://" if issuer.startswith("https://") else ("http://", "https://")
     for url in (endpoints.authorization_endpoint, endpoints.token_endpoint, endpoints.jwks_uri):
         if not url.startswith(begin) or not url.isascii() or not url.isprintable():
-            raise UpstreamFailed(f"{settings.label} says to log in at {url[:100]!r}, which cannot be.")
+            raise UpstreamFailed(f"{settings.label} says to log in at {url[:100]!r}, which is not a valid address.")
     return endpoints
 
 
@@ -211,9 +211,9 @@ async def _ask(client: "httpx2.AsyncClient", method: str, url: str, **options: A
             async for piece in response.aiter_bytes():
                 body += piece
                 if len(body) > _MOST_BYTES:
-                    raise UpstreamFailed("The log-in provider says too much.")
+                    raise UpstreamFailed("The log-in provider's answer is too large.")
         if not response.is_success:
-            raise UpstreamFailed("The log-in provider refused. Please begin again.")
+            raise UpstreamFailed("The log-in provider refused. Please start again.")
         return msgspec.json.decode(body)
     except (httpx2.HTTPError, httpx2.InvalidURL, msgspec.DecodeError) as error:
         raise UpstreamFailed("The log-in provider cannot be reached. Please try again.") from error
@@ -221,7 +221,7 @@ async def _ask(client: "httpx2.AsyncClient", method: str, url: str, **options: A
 
 def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise UpstreamFailed("The log-in provider says what nobody understands.")
+        raise UpstreamFailed("The log-in provider's answer could not be understood.")
     return value
 
 

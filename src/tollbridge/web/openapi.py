@@ -127,7 +127,7 @@ OPERATIONS = (
         path="/v1/messages/count_tokens",
         group="Inference",
         summary="Count tokens",
-        text="About how many tokens a message would read. It costs nothing.",
+        text="About how many input tokens a message would use. It costs nothing.",
         answer="TokenCount",
         body=anthropic_body.Counted,
         rules=anthropic_body.BODY_RULES,
@@ -154,7 +154,7 @@ OPERATIONS = (
         path="/v1/credits",
         group="Account",
         summary="Credit",
-        text="What your account has, and what of it is held for running requests.",
+        text="What your account has, and how much of it is held for running requests.",
         answer="Credits",
     ),
     Operation(
@@ -162,7 +162,7 @@ OPERATIONS = (
         path="/v1/key",
         group="Account",
         summary="This key",
-        text="The limits of the key that asks, and what it has spent.",
+        text="The limits of the key you ask with, and what it has spent.",
         answer="Key",
     ),
     Operation(
@@ -172,7 +172,7 @@ OPERATIONS = (
         summary="One request",
         text="What a request used and cost, by the id of its answer.",
         answer="Generation",
-        query={"id": "The `id` of the answer, which stands in its header `«header»-Generation-Id` too."},
+        query={"id": "The `id` of the answer, also in its header `«header»-Generation-Id`."},
     ),
     Operation(
         method="POST",
@@ -181,7 +181,7 @@ OPERATIONS = (
         summary="Estimate",
         text=(
             "What a request would cost, and whether it would be admitted. The body is that of a chat, or "
-            '`{"endpoint": "embeddings", "body": {…}}`. It costs nothing and takes nothing of a limit.'
+            '`{"endpoint": "embeddings", "body": {…}}`. It costs nothing and counts against no limit.'
         ),
         answer="Estimate",
         example={"model": "«model»", "messages": _HELLO},
@@ -191,7 +191,7 @@ OPERATIONS = (
         path="/v1/health",
         group="Health",
         summary="Health",
-        text="The process lives. `/health` is the same.",
+        text="The process is alive. `/health` is the same.",
         answer="Health",
         public=True,
     ),
@@ -200,7 +200,7 @@ OPERATIONS = (
         path="/health",
         group="Health",
         summary="Health",
-        text="The process lives.",
+        text="The process is alive.",
         answer="Health",
         public=True,
     ),
@@ -209,52 +209,54 @@ OPERATIONS = (
         path="/ready",
         group="Health",
         summary="Readiness",
-        text="It takes requests: 200; or 503 while it starts or stops, is too busy, or cannot trust its books.",
+        text="It takes requests: 200; or 503 while it starts or stops, is too busy, or its books cannot be trusted.",
         answer="Health",
         public=True,
     ),
 )
 
 PROBLEMS = (
-    Problem(400, "invalid_request_error", "mend the request; `param` names the field"),
+    Problem(400, "invalid_request_error", "fix the request; `param` names the field"),
     Problem(400, "invalid_url", "a URL in the messages cannot be fetched: send the data itself"),
-    Problem(400, "cost_cap_exceeded", "it may cost more than its cap: a smaller `max_tokens` or prompt"),
-    Problem(400, "context_length_exceeded", "a shorter prompt"),
+    Problem(400, "cost_cap_exceeded", "it could cost more than its cap: send a smaller `max_tokens` or prompt"),
+    Problem(400, "context_length_exceeded", "send a shorter prompt"),
     Problem(400, "ambiguous_credentials", "send one key, not two"),
     Problem(401, "invalid_api_key", "check the key"),
     Problem(402, "insufficient_credits", "add credit; do not try again before"),
     Problem(402, "in_flight_budget_exhausted", "your running requests hold the rest: try again after `Retry-After`"),
     Problem(402, "key_limit_exceeded", "this key has spent its limit"),
     Problem(403, "account_frozen", "ask the operator"),
-    Problem(403, "model_not_allowed", "your plan or key does not have this model"),
+    Problem(403, "model_not_allowed", "your plan or key does not include this model"),
     Problem(403, "address_not_allowed", "this key may not be used from your address"),
     Problem(403, "own_credential_refused", "your own key at the provider was refused or is out of credit"),
     Problem(404, "model_not_found", "check the name of the model"),
     Problem(
-        404, "no_allowed_provider", "no provider is left by what `provider` asks for; the message names those there are"
+        404, "no_allowed_provider", "what `provider` asks for leaves no provider; the message names those there are"
     ),
     Problem(404, "generation_not_found", "check the id"),
-    Problem(404, "generation_not_ended", "ask again when it has ended"),
+    Problem(404, "generation_not_ended", "ask again once it has ended"),
     Problem(404, "not_found", "check the path"),
     Problem(405, "method_not_allowed", "see `Allow`"),
     Problem(408, "request_timeout", "the request took too long to arrive"),
     Problem(409, "idempotency_in_progress", "the request with this key is running: ask again for its answer"),
     Problem(409, "idempotency_answer_not_kept", "it was answered and charged, but the answer was not kept"),
-    Problem(413, "request_too_large", "a smaller body"),
-    Problem(415, "unsupported_media_type", "JSON, not compressed"),
+    Problem(413, "request_too_large", "send a smaller body"),
+    Problem(415, "unsupported_media_type", "send JSON, not compressed"),
     Problem(422, "idempotency_key_reused", "the key was used for another request: take a new one"),
     Problem(429, "rate_limit_exceeded", "try again after `Retry-After`; not at all with `x-should-retry: false`"),
     Problem(429, "insufficient_quota", "neither the month's included tokens nor the credit cover it: add credit"),
     Problem(429, "abuse_cooldown", "too many long prompts cut off, refused calls sent again, or wrong keys: wait"),
-    Problem(431, "headers_too_large", "smaller headers"),
-    Problem(500, "internal_error", "try again; our fault"),
-    Problem(502, "upstream_unavailable", "the provider failed, on every route there was: try again"),
-    Problem(502, "upstream_invalid_response", "the provider answered nonsense: try again"),
+    Problem(431, "headers_too_large", "send smaller headers"),
+    Problem(500, "internal_error", "our fault: try again"),
+    Problem(502, "upstream_unavailable", "the provider failed on every route: try again"),
+    Problem(502, "upstream_invalid_response", "the provider's answer made no sense: try again"),
     Problem(502, "upstream_auth", "the provider refused the operator's credential; your key is fine"),
     Problem(503, "no_available_provider", "no route can be called now: try again after `Retry-After`"),
-    Problem(503, "ledger_unavailable", "the books are away, and nothing is sold: try again after `Retry-After`"),
+    Problem(
+        503, "ledger_unavailable", "the books cannot be written, so nothing is sold: try again after `Retry-After`"
+    ),
     Problem(503, "overloaded", "try again after `Retry-After`"),
-    Problem(504, "upstream_timeout", "the provider did not answer in time"),
+    Problem(504, "upstream_timeout", "the provider did not answer in time: try again"),
 )
 
 
@@ -298,7 +300,7 @@ _CHOICE = _object(index=_WHOLE, message=_object(role=_TEXT, content=_TEXT), fini
 SCHEMAS: Json = {
     "Error": _object(
         error=_object(message=_TEXT, type=_TEXT, param={"type": ["string", "null"]}, code=_TEXT),
-        detail={**_TEXT, "description": "The message again."},
+        detail={**_TEXT, "description": "The same message again."},
         balance_usd={**_NUMBER, "description": "On 402: what can be spent."},
     ),
     "Usage": _object(prompt_tokens=_WHOLE, completion_tokens=_WHOLE, total_tokens=_WHOLE, **_MONEY),
@@ -490,7 +492,7 @@ def _operation(operation: Operation, prefix: str, problems: Sequence[Problem]) -
     if operation.paid:
         text = "The most that this request may cost you, a decimal in USD."
         inputs.append({"name": f"{prefix}-Max-Cost-USD", "in": "header", "description": text, "schema": _TEXT})
-        text = "The same request sent again with it gets the same answer, and is not charged again."
+        text = "Sending the same request again with it gets the same answer and is not charged again."
         inputs.append({"name": "Idempotency-Key", "in": "header", "description": text, "schema": _TEXT})
     if inputs:
         made["parameters"] = inputs

@@ -51,7 +51,7 @@ async def log_in(visit: Visit) -> Response:
 async def _body(visit: Visit) -> dict[str, Any]:
     body = await visit.json()
     if not isinstance(body, dict):
-        raise InvalidRequest("A JSON object is expected.")
+        raise InvalidRequest("Send a JSON object.")
     return body
 
 

@@ -60,17 +60,17 @@ def offer(plan: Plan, *, free: bool = False) -> Offer:
     """`free`: it costs nothing, whether or not it says so."""
     none = "As agreed" if plan.by_agreement else "No limit"
     limits = [
-        ("Requests a minute", _limit(plan.rpm, none)),
-        ("Tokens a minute", _limit(plan.tpm, none)),
+        ("Requests per minute", _limit(plan.rpm, none)),
+        ("Tokens per minute", _limit(plan.tpm, none)),
         ("Calls at once", _limit(plan.concurrency, none)),
         ("Models", "All" if plan.models == ("*",) else ", ".join(plan.models)),
     ]
     if plan.included_credit:
-        limits.insert(0, ("Credit included, a month", f"${money.format_usd(plan.included_credit)}"))
+        limits.insert(0, ("Included credit per month", f"${money.format_usd(plan.included_credit)}"))
     if plan.included_tokens:
-        limits.insert(0, ("Tokens included, a month", f"{plan.included_tokens:,}"))
+        limits.insert(0, ("Included tokens per month", f"{plan.included_tokens:,}"))
     if plan.price is not None or free:
-        limits.insert(0, ("A month", f"${money.format_usd(plan.price)}" if plan.price else "Free"))
+        limits.insert(0, ("Per month", f"${money.format_usd(plan.price)}" if plan.price else "Free"))
     return Offer(plan_name(plan), plan.description or "", tuple(limits))
 
 

@@ -145,7 +145,7 @@ class Visit:
         async for piece in self.request.stream():
             data += piece
             if len(data) > MOST_BODY:
-                raise PayloadTooLarge("This is more than a form can hold.")
+                raise PayloadTooLarge("This is more than a form may hold.")
         return data
 
     async def form(self) -> Form:

@@ -331,7 +331,7 @@ class _Messages:
 
     def _medium(self, part: Image | Document | Audio, role: str) -> Iterator[_Json]:
         if role not in ("user", "tool"):
-            self._fit.lacks("turns", f"only users can show it pictures and documents, not the role {role}")
+            self._fit.lacks("turns", f"only the role user can send it pictures and documents, not {role}")
         elif isinstance(part, Image):
             if part.detail not in (None, "auto"):
                 self._fit.hint("messages[].content[].image_url.detail")
@@ -350,7 +350,7 @@ class _Messages:
                 block["title"] = part.title
             yield _marked(block, part.cache)
         else:
-            self._fit.lacks("turns", "it does not hear sound")
+            self._fit.lacks("turns", "it does not take audio")
 
     def _result(self, part: ToolResult) -> _Json:
         blocks = [block for inner in part.parts for block in self._blocks(inner, "tool")]

@@ -46,7 +46,7 @@ def read_object(body: bytes) -> dict[str, Raw]:
             raise InvalidRequest("The request body is empty; it must be a JSON object.") from None
         if _HALF_A_PAIR.search(body):
             raise InvalidRequest("The request body holds half of a surrogate pair, like \\ud83d alone.") from None
-        raise InvalidRequest(f"The request body is not JSON that can be read: {error}.") from None
+        raise InvalidRequest(f"The request body is not valid JSON: {error}.") from None
     except RecursionError:
         raise too_deep() from None
     if len(fields) > MAX_MEMBERS:
@@ -68,7 +68,7 @@ def check_nesting(body: bytes, siblings: int) -> None:
     structure = body.translate(_AS_ONE_KIND, _UNSTRUCTURAL).replace(b"\\\\", b"").replace(b'\\"', b"")
     brackets = b"".join(structure.split(b'"')[::2]).translate(None, _UNBRACKETED)
     if len(brackets) > 2 * MAX_CONTAINERS:
-        raise InvalidRequest(f"The request body is made of more than {MAX_CONTAINERS:,} arrays and objects.")
+        raise InvalidRequest(f"The request body contains more than {MAX_CONTAINERS:,} arrays and objects.")
     for _ in range(MAX_DEPTH):
         if not brackets:
             return

@@ -250,7 +250,7 @@ class Fit:
             self.dropped.append(param)
             return
         raise UnsupportedField(
-            f"'{param}' cannot be sent to {self._target}{': ' + why if why else ''}. Leave it out, or let it be left"
+            f"'{param}' cannot be sent to {self._target}{': ' + why if why else ''}. Leave it out, or have it left"
             ' out with "provider": {"require_parameters": false}.',
             param=param,
         )

@@ -229,13 +229,13 @@ class _Turns:
                 kind = _SOUNDS.get(part.format.lower())
                 if kind is not None:
                     return [{"inlineData": {"mimeType": kind, "data": part.data}}]
-                self._fit.lacks("turns", f"it reads no sound in the format {part.format[:20]!r}")
+                self._fit.lacks("turns", f"it does not take audio in the format {part.format[:20]!r}")
             case Opaque():
                 self._fit.lacks(part.param)
             case Thinking():
                 pass
             case ToolCall() | ToolResult():
-                self._fit.lacks("turns", "calls of tools stand in an assistant's turn, their results in a tool's")
+                self._fit.lacks("turns", "tool calls belong in an assistant's turn, their results in a tool's")
         return []
 
     def _file(self, url: str, data: str, kind: str, default: str) -> list[_Json]:
@@ -248,10 +248,10 @@ class _Turns:
         if not _is_anyone_s(url) or not kind:
             self._fit.lacks(
                 "turns",
-                "it takes https addresses that end in the kind of the file, like .png or .pdf; send the file as data",
+                "it takes https URLs that end in the type of the file, like .png or .pdf; send the file as data",
             )
         elif self._version.number < (2, 5):
-            self._fit.lacks("turns", "this model takes no addresses; send the file as data")
+            self._fit.lacks("turns", "this model takes no URLs; send the file as data")
         else:
             return [{"fileData": {"mimeType": kind, "fileUri": url}}]
         return []
@@ -385,7 +385,7 @@ def _thinking(reasoning: Reasoning | None, version: Generation, fit: Fit) -> _Js
         return None
     effort = reasoning.effort
     if effort is not None and effort != "none" and effort not in _BUDGETS:
-        fit.lacks("reasoning", f"it knows no effort {effort[:20]!r}")
+        fit.lacks("reasoning", f"it does not know the effort {effort[:20]!r}")
         return None
     if version.number < (2, 5):
         if effort not in (None, "none") or reasoning.budget:

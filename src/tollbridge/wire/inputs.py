@@ -23,7 +23,7 @@ _NONE_EMPTY: msgspec.json.Decoder[list[Any]] = msgspec.json.Decoder(Annotated[li
 
 
 def rule(*, empty: bool) -> str:
-    text = "a string" if empty else "a string that is not empty"
+    text = "a string" if empty else "a non-empty string"
     return (
         f"must be {text}, an array of 1 to {MAX_INPUTS:,} of them, an array of token ids (whole numbers from 0), or an"
         f" array of 1 to {MAX_INPUTS:,} such arrays"

@@ -245,7 +245,7 @@ class _Messages:
                 case Opaque():
                     self._fit.lacks(part.param)
                 case _:
-                    self._fit.lacks("turns", "in messages of the assistant only text and pictures can be sent back")
+                    self._fit.lacks("turns", "messages of the assistant can only carry text and pictures")
         message["content"] = "".join(texts) if texts or not (calls or refusals) else None
         if images:
             message["images"] = images  # where the server had put them

@@ -58,7 +58,7 @@ def image_of(url: str, detail: str | None, cache: Cache | None, param: str) -> I
     if url.startswith(("https://", "http://")):
         return Image(url=url, detail=detail, cache=cache)
     raise InvalidRequest(
-        f"Invalid value for '{param}': it must be an address (https://…) or a data URL with a picture's base64"
+        f"Invalid value for '{param}': it must be a URL (https://…) or a data URL with a picture's base64"
         " (data:image/png;base64,…).",
         param=param,
     )

@@ -164,7 +164,7 @@ def wrong(param: str, rules: Mapping[str, str], what: str = "Invalid value for")
     general = _INDEX.sub("[]", param)
     while general not in rules and general:
         general = general[: max(general.rfind("."), general.rfind("["), 0)]
-    return InvalidRequest(f"{what} '{param}': it {rules.get(general, 'is not right')}.", param=param)
+    return InvalidRequest(f"{what} '{param}': it {rules.get(general, 'is not valid')}.", param=param)
 
 
 def _explain(reason: str, rules: Mapping[str, str]) -> InvalidRequest:

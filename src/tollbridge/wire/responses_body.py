@@ -116,14 +116,14 @@ class Body(msgspec.Struct, gc=False):
 
 
 BODY_RULES = RULES | {
-    "input": f"must be a text, or an array of 1 to {MAX_ITEMS:,} items",
+    "input": f"must be a string, or an array of 1 to {MAX_ITEMS:,} items",
     "input[]": 'must be an object, like {"role": "user", "content": "Hello!"}',
     "input[].role": "must be user, system, developer or assistant",
     "input[].content": "must be a string or an array of content parts",
     "input[].content[]": 'must be an object, like {"type": "input_text", "text": "Hello!"}',
     "input[].content[].text": "must be a string",
     "input[].content[].refusal": "must be a string",
-    "input[].content[].image_url": "must be an address or a data URL: a string",
+    "input[].content[].image_url": "must be a URL or a data URL: a string",
     "input[].content[].file_data": "must be a data URL or base64, if there is no file_url: a string",
     "input[].content[].file_id": "must be left out: no files are kept here, so send image_url, file_url or file_data",
     "input[].content[].input_audio": 'must be an object, like {"data": "…", "format": "wav"}',

@@ -132,7 +132,9 @@ def idempotency_name(visit: Visit) -> str:
     once = visit.request.headers.get("idempotency-key")
     # An empty one is a mistake of whoever sends it, and would be no key at all.
     if once is not None and not (once.strip() and len(once) <= LONGEST and once.isprintable()):
-        raise InvalidRequest(f"An Idempotency-Key has 1 to {LONGEST} printable characters.", param="Idempotency-Key")
+        raise InvalidRequest(
+            f"An Idempotency-Key must have 1 to {LONGEST} printable characters.", param="Idempotency-Key"
+        )
     return "" if once is None else f"api/{once}"
 
 

@@ -256,7 +256,10 @@ class Books(RuleBasedStateMachine):
             assert more + verdict.loss == charge - stored.charge > 0
             bounds = [paid + promo - held] if left is None else [paid + promo - held, left]
             assert more == max(0, min(charge - stored.charge, *bounds))
-            assert self.store.journal[f"late/{hold.id}"].actor == ("" if left is None else f"key/{hold.key_id}")
+            late = self.store.journal[f"late/{hold.id}"]
+            assert late.actor == ("" if left is None else f"key/{hold.key_id}")
+            # With what its sweep charged and wrote off, it is all of its price, once.
+            assert stored.charge + stored.loss - owed(late) == charge
         assert verdict.available == self.available(hold.account_id)
         return op
 
@@ -673,6 +676,30 @@ def test_a_limit_that_is_never_reached_changes_nothing(credit: tuple[int, int], 
     assert [msgspec.structs.replace(end, limited=True) for end in decision.ends] == ruled.ends
     assert [msgspec.structs.replace(hold, limited=True) for hold in decision.holds] == ruled.holds
     assert not decision.keys
+
+
+def owed(post: Post) -> int:
+    """What a transaction gave to its customer and the loss account; below zero: took."""
+    books = (Book.CUSTOMER_PAID, Book.CUSTOMER_PROMO, Book.LOSS)
+    return sum(entry.amount for entry in post.entries if entry.book in books)
+
+
+@pytest.mark.parametrize(("credit", "charged", "loss"), [(0, 50, 40), (15, 65, 25), (100, 90, 0)])
+def test_what_a_sweep_wrote_off_is_not_written_off_or_earned_again(credit: int, charged: int, loss: int) -> None:
+    rows = state(paid=50)
+    swept, true = (
+        End(hold=1, account_id=1, key_id=10, charge=charge, record=record(outcome))
+        for charge, outcome in ((70, Outcome.SWEPT), (90, Outcome.COMPLETED))
+    )
+    first = decide(rows, [Hold(id=1, account_id=1, key_id=10, want=50, least=50), swept], 0)
+    assert first.verdicts[1] == Ended(charged=50, promo=0, loss=20, available=0)
+    rows.balances[1].paid += credit
+    decision = decide(rows, [true], 0)
+    assert decision.verdicts == [Ended(charged=charged, promo=0, loss=loss, available=credit - charged + 50)]
+    (late,) = decision.posts
+    assert sum(entry.amount for entry in late.entries) == 0
+    earned = sum(entry.amount for entry in late.entries if entry.book is Book.REVENUE)
+    assert 70 + earned == 70 - owed(late) == 90
 
 
 def test_a_late_end_is_charged_once() -> None:

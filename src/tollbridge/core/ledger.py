@@ -631,8 +631,8 @@ def _end_again(state: State, op: End, stored: EndRow, now: int, out: Decision) -
         (Book.PROMO_EXPENSE, promo),
         (Book.CUSTOMER_PAID, promo - charge),
         (Book.REVENUE, charge - promo),
-        (Book.REVENUE, more - charge),
-        (Book.LOSS, charge - more),
+        (Book.REVENUE, more - charge - stored.loss),  # what the sweep could not charge is written off already
+        (Book.LOSS, charge + stored.loss - more),
         (Book.PROVIDER_PAYABLE, cost),
         (Book.PROVIDER_COST, -cost),
     )

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 from types import CodeType, FrameType
@@ -96,6 +97,9 @@ def _count(mode: str) -> tuple[int, list[Function]]:
             target = native.Target(place.port, launch.path, launch.headers)
             await_first_answer(tree, target, on.body.read_bytes(), time.perf_counter())
             native.requests(target, on.body, core=on.load_core, connections=AT_ONCE, count=REQUESTS // 4)
+            # Loads the pages, which would otherwise be loaded, and counted, a second after the start.
+            with urllib.request.urlopen(f"http://127.0.0.1:{place.port}/") as page:
+                page.read()
             os.kill(tree.process.pid, signal.SIGUSR1)
             if mode == "streams":
                 load = native.streams(

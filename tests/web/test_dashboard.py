@@ -428,7 +428,7 @@ def test_the_key_of_the_playground_is_not_counted_among_ones_own() -> None:
                 await ada.client.post("/playground/chat", content=json.dumps(chat()), headers=own)
             ).status_code == 200
             text = shown(await ada.get("/dashboard"))
-            assert "default. It was shown in full only once" in text
+            assert "“default”. It was shown in full only once" in text
             assert "Playground made by it" in shown(await ada.get("/dashboard/keys"))
 
     run(test())

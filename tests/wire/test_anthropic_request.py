@@ -431,6 +431,7 @@ def test_how_wordy_an_answer_should_be_is_a_hint_that_is_named() -> None:
 
 def test_hints_of_others_stay_behind() -> None:
     assert "store" not in body(hints={"store": Raw(b"true")})
+    assert outgoing(hints={"store": Raw(b"true")}).dropped == ("store",)
 
 
 # --- The whole way from a caller of chat ---

@@ -107,6 +107,9 @@ def _refuse_unknown(conversation: Conversation, fit: Fit) -> None:
     for name in c.extras:
         if c.origin != ORIGIN or not _TOP_OR_TOOL.fullmatch(name):
             fit.lacks(name)
+    if c.origin != ORIGIN:
+        for name in c.hints:
+            fit.hint(name)
 
 
 def _own(conversation: Conversation) -> Iterable[tuple[str, Raw]]:

@@ -64,8 +64,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("tollbridge")
 
 # Settings that a reload cannot change: they take a restart.
-FIXED = ("host", "port", "workers", "data_dir", "public_url", "database_url", "redis_url", "mail", "server", "brand",
-         "usage")  # fmt: skip
+FIXED = (
+    *("host", "port", "workers", "data_dir", "public_url", "database_url", "redis_url"),
+    *("mail", "server", "brand", "usage"),
+)
 
 # The garbage collector looks for cycles after this many new containers: requests make almost none.
 GC_EVERY = 10_000
@@ -229,8 +231,11 @@ class Gateway:
 
     def _make_web(self) -> "Web":
         module = importlib.import_module("tollbridge.web.app")
-        more = {"payments": self._payments, "limiter": self._limiter}
-        made: Web = module.Web(self._desk, self._catalog, self._health, self._call_edge, self._log, **more)
+        made: Web = module.Web(
+            *(self._desk, self._catalog, self._health, self._call_edge, self._log),
+            payments=self._payments,
+            limiter=self._limiter,
+        )
         return made
 
     async def _call_web(self, scope: Any, receive: Any, send: Any) -> None:

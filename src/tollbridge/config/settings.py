@@ -281,7 +281,7 @@ GROUPS = (
     Group("brand", Brand, "What customers see."),
     Group("keys", Keys, "API keys."),
     Group("catalog", CatalogSettings, "Which of the shipped models are for sale. Models of your own always are."),
-    Group("routing", Routing, "How a request goes to a provider where its caller says nothing of it."),
+    Group("routing", Routing, "How a request is sent to a provider unless its caller says otherwise."),
     Group("errors", Errors, "The HTTP statuses of failures that are a provider's."),
     Group("billing", Billing, "Money."),
     Group(
@@ -440,8 +440,8 @@ SETTINGS = (
         "routing.require_parameters",
         kinds.FLAG,
         True,
-        "Refuse what a provider cannot take (400) where a request's `provider.require_parameters` says nothing. If "
-        "not, it is left out, and a header of the answer names it.",
+        "Refuse fields that a provider cannot take (400), unless a request's `provider.require_parameters` decides. If "
+        "false, they are left out, and a header of the answer names them.",
     ),
     Setting("errors.upstream_failed", one_of(502, 500), 502, "When a provider answers with a server error."),
     Setting("errors.no_available_provider", one_of(503, 502), 503, "When none of a model's providers can be called."),

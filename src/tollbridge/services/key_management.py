@@ -56,7 +56,7 @@ async def create(
     """A new key. InvalidRequest: the label or a rule cannot be.
 
     Repeated with the same text `once` it is the key that was made first; "" is never a repetition. KeyReused: that
-    key is not what is wished for now.
+    key differs from what is asked for now.
     """
     now = await desk.database.now()
     label, rules = check_label(label), check_rules(rules, now)
@@ -241,8 +241,8 @@ def _id(account_id: int, once: str) -> str:
 def _as_wished(key: ManagedKey, label: str, rules: Rules) -> MadeKey:
     if label != key.label or any(getattr(rules, name) != getattr(key, name) for name in Rules.__struct_fields__):
         raise KeyReused(
-            f"This Idempotency-Key made {key.public_id}, which is not what is wished for now: "
-            "it was changed since, or this is another request.",
+            f"This Idempotency-Key created {key.public_id}, which differs from what this request asks for: "
+            "the key was changed since, or this is another request.",
             param="Idempotency-Key",
         )
     return MadeKey(key.public_id, "", repeated=True)

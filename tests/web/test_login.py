@@ -229,6 +229,25 @@ def test_guessing_is_slowed_and_the_owner_gets_in_from_elsewhere() -> None:
     run(test())
 
 
+def test_an_address_that_a_visitor_sends_ahead_of_the_proxys_is_not_believed() -> None:
+    async def test() -> None:
+        async with house(PROXIED) as site, Visitor(site) as guesser:
+            fields = {"csrf": await guesser.token(), "password": "guess"}
+            statuses = []
+            for index in range(25):
+                # HAProxy adds a line of its own below the visitor's.
+                lines = [("x-forwarded-for", f"10.1.1.{index}"), ("x-forwarded-for", "10.6.6.6")]
+                response = await guesser.client.post(
+                    "/auth/login",
+                    data={"email": f"u{index}@example.com", **fields},
+                    headers=[("sec-fetch-site", "same-origin"), *lines],
+                )
+                statuses.append(response.status_code)
+            assert statuses == [400] * 20 + [429] * 5
+
+    run(test())
+
+
 @pytest.mark.parametrize("address", ["10.6.6.6", "2001:db8:6:6::{:x}"])
 def test_one_address_cannot_try_many_accounts(address: str) -> None:
     async def test() -> None:

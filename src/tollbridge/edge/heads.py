@@ -9,6 +9,7 @@ from tollbridge.core import money
 from tollbridge.errors import InvalidRequest, UnsupportedMediaType
 from tollbridge.gateway.replays import HEADER
 
+FORWARDED = b"x-forwarded-for"
 CORS = (b"access-control-allow-origin: *", b"access-control-expose-headers: *")
 PREFLIGHT = [
     b"access-control-allow-methods: GET, POST, OPTIONS",
@@ -69,14 +70,17 @@ class Names(msgspec.Struct, frozen=True):
 
 
 def read_head(headers: list[tuple[bytes, bytes]], max_cost: bytes) -> Head:
-    """If a header was sent twice, the last one counts; but caps are joined by a comma, so that `read_cap` refuses them.
+    """If a header was sent twice, the last one counts; but caps are joined by a comma, so that `read_cap` refuses them,
+    and so are the addresses of `X-Forwarded-For`: some proxies add a line of their own.
 
     `max_cost`: the name of the caller's header for its cap.
     """
     found: dict[bytes, bytes] = dict(headers)
     get = found.get
-    if len(found) < len(headers) and max_cost in found:
-        found[max_cost] = b", ".join(value for name, value in headers if name == max_cost)
+    if len(found) < len(headers):
+        for each in (max_cost, FORWARDED):
+            if each in found:
+                found[each] = b", ".join(value for name, value in headers if name == each)
     return Head(
         get(b"authorization"),
         get(b"x-api-key"),
@@ -84,7 +88,7 @@ def read_head(headers: list[tuple[bytes, bytes]], max_cost: bytes) -> Head:
         get(b"content-encoding"),
         get(max_cost),
         get(b"origin"),
-        get(b"x-forwarded-for"),
+        get(FORWARDED),
         get(HEADER),
         get(b"anthropic-beta"),
         get(b"content-type") == b"application/json" and b"content-encoding" not in found and max_cost not in found,

@@ -120,7 +120,8 @@ class Visit:
         headers = self.request.headers
         peer = self.request.client.host if self.request.client else ""
         trusted = self.shared.settings.server.trusted_proxies
-        address = client_address(peer, headers.get("x-forwarded-for", ""), trusted)
+        # Some proxies add a line of their own instead of going on with the one that the visitor sent.
+        address = client_address(peer, ", ".join(headers.getlist("x-forwarded-for")), trusted)
         agent = headers.get("user-agent", "")
         return Client(address, "".join(each for each in agent if each.isprintable()))
 

@@ -35,3 +35,25 @@ def test_of_many_who_follow_a_link_at_once_one_gets_in(world: World) -> None:
             assert taken.count(True) == 1
 
     world.run(use)
+
+
+def test_a_password_is_replaced_only_while_it_is_the_one_that_was_read(world: World) -> None:
+    async def use(database: Database) -> None:
+        now = await database.now()
+        row = NewUser(public_id=accounts.new_id("user"), email="ada@example.com", password=None, consented_at=now)
+        user = await run(database, lambda transaction: users.create(transaction, row, now))
+
+        async def replaced(before: str | None, after: str | None) -> bool:
+            return await run(database, lambda transaction: users.replace_password(transaction, user, before, after))
+
+        assert await replaced(None, None)
+        assert not await replaced("a", "b")
+        assert await replaced(None, "a")
+        assert not await replaced(None, "b")
+        assert await replaced("a", "a")
+        assert await replaced("a", "b")
+        found = await users.by_id(database, user)
+        assert found is not None
+        assert found.password == "b"
+
+    world.run(use)

@@ -56,6 +56,55 @@ def test_a_reset_link_is_good_once_ends_all_sessions_and_lets_the_new_password_i
     run(test())
 
 
+def test_who_logs_in_with_the_old_password_during_a_reset_is_out_after_it() -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as owner:
+            await registered(site, "ada@example.com")
+            fields = {"token": await reset_token(site, "ada@example.com"), "password": NEW}
+            thieves = [Visitor(site) for _ in range(12)]
+            for each in (owner, *thieves):
+                await each.token()
+            # Passwords are checked one after the other: some log-ins are checked before the reset and begin after it.
+            ways_in = [each.post("/auth/login", {"email": "ada@example.com", "password": PASSWORD}) for each in thieves]
+            reset, *answers = await asyncio.gather(owner.post("/auth/reset", fields), *ways_in)
+            assert reset.status_code == 303
+            assert {answer.status_code for answer in answers} <= {303, 400}
+            assert {(await each.get("/dashboard")).status_code for each in thieves} == {303}
+            assert (await owner.log_in("ada@example.com", NEW)).status_code == 303
+
+    run(test())
+
+
+@pytest.mark.parametrize("path", ["/auth/confirm", f"{SETTINGS}/password"])
+def test_what_is_done_with_a_session_during_a_reset_does_not_outlive_it(path: str) -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as owner, Visitor(site) as stranger:
+            thief = await registered(site, "ada@example.com")
+            for each in (thief, owner, stranger):
+                await each.token(SETTINGS if each is thief else "/auth/login")
+            token = await reset_token(site, "ada@example.com")
+            password = PASSWORD if path == "/auth/confirm" else "the password of a thief"
+
+            async def after(seconds: float, visitor: Visitor, path: str, fields: dict[str, str]) -> int:
+                await asyncio.sleep(seconds)
+                return (await visitor.post(path, fields)).status_code
+
+            # Passwords are hashed one after the other: those of strangers, the owner's, the thief's.
+            guesses = {"email": "nobody@example.com", "password": PASSWORD}
+            crowd = [after(0, stranger, "/auth/login", guesses) for _ in range(12)]
+            await asyncio.gather(
+                *crowd,
+                reset := asyncio.create_task(after(0.05, owner, "/auth/reset", {"token": token, "password": NEW})),
+                after(0.15, thief, path, {"password": password}),
+            )
+            assert reset.result() == 303
+            assert (await thief.get("/dashboard")).status_code == 303
+            assert (await owner.log_in("ada@example.com", "the password of a thief")).status_code == 400
+            assert (await owner.log_in("ada@example.com", NEW)).status_code == 303
+
+    run(test())
+
+
 def test_links_end_with_their_time_and_are_not_in_the_database_as_they_are() -> None:
     async def test() -> None:
         async with house() as site, Visitor(site) as visitor:

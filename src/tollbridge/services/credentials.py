@@ -1,5 +1,7 @@
 """Changing what people log in with: a forgotten password, a new password, a new e-mail address."""
 
+import msgspec
+
 from tollbridge.core.roles import Role
 from tollbridge.errors import InvalidRequest
 from tollbridge.services import accounts, deeds, letters, passwords, register, sessions, throttle
@@ -84,14 +86,18 @@ async def reset(desk: Desk, token: str, password: str, client: Client) -> None:
 
 
 async def change_password(desk: Desk, presence: Presence, password: str, client: Client) -> str:
-    """The token of the session that continues; all others end, and links become void. InvalidRequest: unsuitable."""
+    """The token of the session that continues; all others end, and links become void.
+
+    InvalidRequest: unsuitable, or somebody else was quicker, with a link for choosing a new one, say.
+    """
     user, now = presence.user, await desk.database.now()
     checked = passwords.check(password, user.email, desk.settings.brand.name)
     hashed = await desk.passwords.hash(checked)
     letter = letters.changed(desk, user.email, "password")
 
     async def use_case(transaction: Transaction) -> None:
-        await users.set_password(transaction, user.id, hashed)
+        if not await users.replace_password(transaction, user.id, user.password, hashed):
+            raise InvalidRequest(sessions.CHANGED, param="password")
         await session_rows.end_all(transaction, user.id, but=presence.session.id)
         await mail.void_tokens(transaction, user.id)
         await deeds.note_of_user(transaction, user, "password.changed", client, now)
@@ -99,6 +105,7 @@ async def change_password(desk: Desk, presence: Presence, password: str, client:
 
     await run(desk.database, use_case)
     desk.post.hurry(letter)
+    presence = msgspec.structs.replace(presence, user=msgspec.structs.replace(user, password=hashed))
     return await sessions.renew(desk.database, presence, client, factors=presence.session.factors)
 
 

@@ -47,13 +47,17 @@ async def log_in(desk: Desk, email: str, password: str, client: Client, device: 
     await throttle.opened(desk.database, door)
     assert user.password is not None
     if desk.passwords.is_old(user.password):
-        renewed = await desk.passwords.hash(password)
-        await run(desk.database, lambda transaction: users.set_password(transaction, user.id, renewed))
+        user_id, before, renewed = user.id, user.password, await desk.passwords.hash(password)
+        await run(desk.database, lambda transaction: users.replace_password(transaction, user_id, before, renewed))
+        user = msgspec.structs.replace(user, password=renewed)
     return await enter(desk, user, client)
 
 
 async def enter(desk: Desk, user: User, client: Client, *, factors: int = 1) -> Entered:
-    """Let in a user who has proved who they are, with one factor or two."""
+    """Let in a user who has proved who they are, with one factor or two.
+
+    InvalidRequest: their password was changed since `user` was read, which ended all sessions and must end this one.
+    """
     if user.verified_at is None and (
         verification_required(desk.settings) or not await members.of_user(desk.database, user.id)
     ):
@@ -63,6 +67,8 @@ async def enter(desk: Desk, user: User, client: Client, *, factors: int = 1) -> 
     half = user.totp_since is not None and factors < 2
 
     async def use_case(transaction: Transaction) -> str:
+        if not await users.replace_password(transaction, user.id, user.password, user.password):
+            raise InvalidRequest(sessions.CHANGED, param="password")
         token = await sessions.begin(transaction, user, client, factors, now)
         # One factor of two does not let anybody in, and the owner should see that somebody has it.
         await deeds.note_of_user(transaction, user, "login.half" if half else "login", client, now)

@@ -6,7 +6,7 @@ import secrets
 import msgspec
 
 from tollbridge.core.roles import Role
-from tollbridge.errors import NotFound
+from tollbridge.errors import InvalidRequest, NotFound
 from tollbridge.services.accounts import new_id
 from tollbridge.store import accounts, members, sessions, users
 from tollbridge.store.accounts import Account
@@ -23,6 +23,8 @@ OPERATORS = (30 * MINUTE_MS, 8 * HOUR_MS)
 MOST_SESSIONS = 20
 # How long a proof of identity is good enough for what cannot be undone.
 FRESH_MS = 10 * MINUTE_MS
+
+CHANGED = "Your password was changed in the meantime. Log in with the new one."
 
 _TOUCH_MS = MINUTE_MS
 _LONGEST_AGENT = 200
@@ -109,12 +111,19 @@ async def find(database: Database, token: str) -> Presence | None:
 
 
 async def renew(database: Database, presence: Presence, client: Client, *, factors: int) -> str:
-    """The token of a session that replaces the present one, after every change of what it may do."""
+    """The token of a session that replaces the present one, after every change of what it may do.
+
+    InvalidRequest: the password was changed since `presence` was read, which ended all sessions but one.
+    """
     now = await database.now()
 
+    user = presence.user
+
     async def use_case(transaction: Transaction) -> str:
-        await sessions.end(transaction, presence.user.id, presence.session.public_id)
-        token = await begin(transaction, presence.user, client, factors, now)
+        if not await users.replace_password(transaction, user.id, user.password, user.password):
+            raise InvalidRequest(CHANGED)
+        await sessions.end(transaction, user.id, presence.session.public_id)
+        token = await begin(transaction, user, client, factors, now)
         if presence.account is not None:
             session = await sessions.find(transaction, digest(token))
             assert session is not None

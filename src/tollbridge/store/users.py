@@ -67,6 +67,19 @@ async def set_password(transaction: Transaction, user_id: int, password: str) ->
     await transaction.execute('UPDATE "user" SET password = $2 WHERE id = $1', user_id, password)
 
 
+async def replace_password(transaction: Transaction, user_id: int, before: str | None, password: str | None) -> bool:
+    """Like `set_password`, unless the hash is no longer `before`: False.
+
+    Until the transaction ends, nobody else changes it: with the same one twice, this makes sure that it stays.
+    """
+    return bool(
+        await transaction.execute(
+            "UPDATE \"user\" SET password = $3 WHERE id = $1 AND coalesce(password, '') = $2",
+            *(user_id, before or "", password),
+        )
+    )
+
+
 async def drop_password(transaction: Transaction, user_id: int) -> None:
     await transaction.execute('UPDATE "user" SET password = NULL WHERE id = $1', user_id)
 

@@ -19,6 +19,8 @@ from tests.upstream.bad_server import BadServer, Peer
 from tests.web.visitors import PASSWORD, Visitor, house, letters, registered, shown
 from tools.npm_install import install
 
+from tollbridge.services import operators
+
 HERE = Path(__file__).parent / "oidc"
 
 
@@ -115,6 +117,19 @@ def test_a_verified_address_leads_to_the_user_who_has_it_but_never_to_an_operato
                 # Nobody had shown that the address was theirs: the password that was chosen then is void.
                 assert (await thief.log_in("ada@example.com", PASSWORD)).status_code == 400
             assert await letters(site) == []
+
+    run(test())
+
+
+def test_who_has_become_an_operator_no_longer_logs_in_by_what_they_used_before(oidc_provider: Path) -> None:
+    async def test() -> None:
+        async with site_with_provider() as site:
+            async with Visitor(site) as boss:
+                assert (await walk(boss, "boss")).headers["location"] == "/dashboard"
+            await operators.link(site.database, "boss@example.com", create=False)
+            async with Visitor(site) as boss:
+                assert "Operators log in with their password" in shown(await walk(boss, "boss"))
+                assert (await boss.get("/dashboard")).status_code == 303
 
     run(test())
 

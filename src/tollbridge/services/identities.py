@@ -11,6 +11,9 @@ from tollbridge.store import identities, users
 from tollbridge.store.db import Duplicate, Transaction, run
 from tollbridge.store.users import NewUser, User
 
+# Another service does not decide who runs the gateway, not even one that somebody used before they became an operator.
+OF_OPERATORS = "Operators log in with their password."
+
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """What `issuer` says: who it was (`subject`, which never changes), and an address if it knows that it is theirs."""
@@ -23,13 +26,15 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 async def enter(desk: Desk, claim: Claim, client: Client) -> Entered:
     """Let in somebody whom the issuer has recognised; a new user gets an account.
 
-    InvalidRequest: the issuer knows no verified address, which a new user needs.
+    InvalidRequest: the issuer knows no verified address, which a new user needs; or they are an operator.
     """
     user_id = await identities.find(desk.database, claim.issuer, claim.subject)
     if user_id is None:
         user_id = await _introduce(desk, claim, client)
     user = await users.by_id(desk.database, user_id)
     assert user is not None
+    if user.operator:
+        raise InvalidRequest(OF_OPERATORS)
     return await login.enter(desk, user, client)
 
 
@@ -41,8 +46,7 @@ async def _introduce(desk: Desk, claim: Claim, client: Client) -> int:
     now = await desk.database.now()
     known = await users.by_email(desk.database, email)
     if known is not None and known.operator:
-        # Another service does not decide who runs the gateway.
-        raise InvalidRequest("Operators log in with their password.")
+        raise InvalidRequest(OF_OPERATORS)
     gift = 0 if known is not None else await register.first_credit(desk, email, client, now)
 
     async def use_case(transaction: Transaction) -> int:

@@ -10,6 +10,7 @@ from aiosmtpd.controller import UnthreadedController
 from aiosmtpd.handlers import Message as MessageHandler
 
 from tollbridge.mail.smtp import MailFailed, Smtp, compose
+from tollbridge.services import accounts
 
 SENDER = "Tollbridge <no-reply@example.com>"
 
@@ -55,6 +56,16 @@ def test_a_server_that_is_away_is_a_failure_that_says_so() -> None:
         port = closed.getsockname()[1]
     with pytest.raises(MailFailed, match=str(port)):
         asyncio.run(smtp(port).send("ada@example.com", "Hello", "Hello"))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [".ada@example.com", "ada..b@example.com", "[@example.com", "?#b?=@[.a", "é@example.com", "ada@a..b"],
+)
+def test_an_address_that_no_mail_can_go_to_is_a_failure_like_any_other(address: str) -> None:
+    accounts.normalise(address)  # somebody may register with it
+    with pytest.raises(MailFailed):
+        asyncio.run(smtp(1).send(address, "Hello", "Hello"))
 
 
 def test_a_mail_names_its_recipient_and_hides_the_password() -> None:

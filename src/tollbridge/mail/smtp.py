@@ -2,6 +2,7 @@
 
 import email.policy
 import ssl
+from email.errors import MessageError
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid, parseaddr
@@ -11,6 +12,8 @@ import msgspec
 from tollbridge.errors import TollbridgeError
 
 TIMEOUT_S = 30.0
+# What Python's parser of addresses raises besides ValueError, for `.ada@example.com` or `[@example.com`.
+UNWRITABLE = (MessageError, AttributeError, IndexError)
 
 
 class MailFailed(TollbridgeError):
@@ -34,8 +37,8 @@ class Smtp(msgspec.Struct, frozen=True, kw_only=True):
         """Hand over one mail; raises `MailFailed`."""
         import aiosmtplib  # costs 50 ms, and most gateways send nothing while they start
 
-        message = compose(self.sender, recipient, subject, text)
         try:
+            message = compose(self.sender, recipient, subject, text)
             await aiosmtplib.send(
                 message,
                 hostname=self.host,
@@ -47,12 +50,12 @@ class Smtp(msgspec.Struct, frozen=True, kw_only=True):
                 tls_context=ssl.create_default_context() if self.security != "none" else None,
                 timeout=TIMEOUT_S,
             )
-        except (aiosmtplib.SMTPException, OSError, ValueError) as error:
+        except (aiosmtplib.SMTPException, OSError, ValueError, *UNWRITABLE) as error:
             raise MailFailed(" ".join(str(error).split())[:300] or type(error).__name__) from error
 
 
 def compose(sender: str, recipient: str, subject: str, text: str) -> EmailMessage:
-    """A mail in plain text. ValueError: an address or the subject is not allowed in a header."""
+    """A mail in plain text. ValueError, `UNWRITABLE`: an address or the subject is not allowed in a header."""
     message = EmailMessage(policy=email.policy.SMTP)
     name, address = parseaddr(sender)
     message["From"] = Address(name, addr_spec=address)

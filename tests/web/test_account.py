@@ -105,6 +105,21 @@ def test_what_is_done_with_a_session_during_a_reset_does_not_outlive_it(path: st
     run(test())
 
 
+def test_who_has_asked_for_too_many_links_keeps_nobody_from_asking_for_theirs() -> None:
+    async def test() -> None:
+        async with house('[server]\ntrusted_proxies = ["127.0.0.1"]\n') as site:
+            await registered(site, "ada@example.com")
+            async with Visitor(site, **{"x-forwarded-for": "10.6.6.6"}) as stranger:
+                for address in (*(f"nobody{number}@example.com" for number in range(10)), *["ada@example.com"] * 3):
+                    assert (await stranger.post("/auth/forgot", {"email": address})).status_code == 200
+            async with Visitor(site, **{"x-forwarded-for": "10.1.1.1"}) as ada:
+                assert (await ada.post("/auth/forgot", {"email": "ada@example.com"})).status_code == 200
+                assert (await ada.get(await link_to(site, "ada@example.com"))).status_code == 200
+            assert [recipient for recipient, _, _ in await letters(site)] == ["ada@example.com"]
+
+    run(test())
+
+
 def test_links_end_with_their_time_and_are_not_in_the_database_as_they_are() -> None:
     async def test() -> None:
         async with house() as site, Visitor(site) as visitor:

@@ -28,11 +28,12 @@ async def forgot(desk: Desk, email: str, client: Client) -> None:
     except InvalidRequest:
         return
     now = await desk.database.now()
-    to_them = await throttle.spend(desk.database, "mail-to", address, throttle.MAILS_TO_ADDRESS, now)
-    from_here = throttle.is_local(client.address) or await throttle.spend(
+    # In this order: a sender at their limit must not use up what the address may receive.
+    if not throttle.is_local(client.address) and not await throttle.spend(
         desk.database, "mail-from", throttle.whose(client.address), throttle.MAILS_FROM_ADDRESS, now
-    )
-    if to_them and from_here:
+    ):
+        return
+    if await throttle.spend(desk.database, "mail-to", address, throttle.MAILS_TO_ADDRESS, now):
         user = await users.by_email(desk.database, address)
         if user is not None:
             await _put(desk, letters.reset(desk, address, await reset_token(desk, user, RESET_MS)), now)

@@ -59,3 +59,16 @@ def test_no_text_of_a_visitor_becomes_a_header(trials: int) -> None:
                 assert not location.startswith("//"), given
 
     run(test())
+
+
+@pytest.mark.parametrize("path", ["/\u6c49", "/caf\u00e9?q=\u6c49"])
+def test_a_script_is_sent_on_to_any_path_as_a_browser_is(path: str) -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            plain = await ada.client.get("/auth/login", params={"next": path})
+            scripted = await ada.client.get("/auth/login", params={"next": path}, headers={"hx-request": "true"})
+            assert (plain.status_code, scripted.status_code) == (303, 204)
+            assert scripted.headers["hx-redirect"] == plain.headers["location"] == quote(path, safe="/?=")
+
+    run(test())

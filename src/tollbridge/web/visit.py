@@ -192,9 +192,11 @@ class Visit:
 
     def redirect(self, path: str) -> Response:
         """On to another page of ours, by GET."""
+        response = RedirectResponse(path, 303)
         if self.by_htmx:
-            return Response(status_code=204, headers={"hx-redirect": path})
-        return RedirectResponse(path, 303)
+            # As it may stand in a header: a path may have been what a visitor wrote.
+            return Response(status_code=204, headers={"hx-redirect": response.headers["location"]})
+        return response
 
     def later(self, work: Coroutine[Any, Any, object]) -> None:
         """Have this done after the answer is on its way."""

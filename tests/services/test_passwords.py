@@ -2,11 +2,12 @@
 
 import asyncio
 import time
+from contextlib import ExitStack
 
 import pytest
 
 from tollbridge.errors import InvalidRequest, Unavailable
-from tollbridge.services.passwords import COMMON, MOST_WAITING, Passwords, check
+from tollbridge.services.passwords import COMMON, MOST_OF_ONE, MOST_WAITING, Passwords, check
 
 
 def test_a_hash_is_argon2id_with_the_parameters_of_the_rules_and_matches_its_password_alone() -> None:
@@ -43,6 +44,21 @@ def test_more_than_can_wait_are_refused() -> None:
         assert await passwords.matches(None, "x") is False
 
     asyncio.run(test())
+
+
+def test_one_address_has_a_share_of_the_places_and_all_together_no_more_than_there_are() -> None:
+    passwords = Passwords()
+    with ExitStack() as waiting:
+        for _ in range(MOST_OF_ONE):
+            waiting.enter_context(passwords.turn("10.6.6.6"))
+        with pytest.raises(Unavailable), passwords.turn("10.6.6.6"):
+            pass
+        for _ in range(MOST_WAITING - MOST_OF_ONE):
+            waiting.enter_context(passwords.turn(""))
+        with pytest.raises(Unavailable), passwords.turn("10.1.1.1"):
+            pass
+    with passwords.turn("10.6.6.6"):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -294,6 +294,26 @@ def test_many_log_ins_at_once_leave_room_for_calls() -> None:
     run(test())
 
 
+def test_who_logs_in_all_the_time_keeps_nobody_else_out() -> None:
+    async def test() -> None:
+        async with house(PROXIED) as site, Visitor(site) as greedy, Visitor(site) as visitor:
+            for email in ("ada@example.com", "bob@example.com"):
+                await registered(site, email)
+            tokens = {each: await each.token() for each in (greedy, visitor)}
+
+            async def enter(who: Visitor, email: str, address: str) -> int:
+                fields = {"csrf": tokens[who], "email": email, "password": PASSWORD}
+                return (await who.raw_post("/auth/login", fields, **{"x-forwarded-for": address})).status_code
+
+            many = [asyncio.create_task(enter(greedy, "ada@example.com", "10.6.6.6")) for _ in range(60)]
+            await asyncio.sleep(0.2)
+            others = (enter(visitor, "bob@example.com", f"10.1.1.{index}") for index in range(8))
+            assert await asyncio.gather(*others) == [303] * 8
+            assert set(await asyncio.gather(*many)) == {303, 503}
+
+    run(test())
+
+
 @pytest.mark.soak
 def test_two_hundred_log_ins_at_once_cost_the_process_little_memory_and_calls_go_on() -> None:
     """B10: 64 MiB for the gateway, and half as much for the callers, who are in the same process."""

@@ -93,7 +93,8 @@ async def change_password(desk: Desk, presence: Presence, password: str, client:
     """
     user, now = presence.user, await desk.database.now()
     checked = passwords.check(password, user.email, desk.settings.brand.name)
-    hashed = await desk.passwords.hash(checked)
+    with desk.passwords.turn(throttle.taker(client.address)):
+        hashed = await desk.passwords.hash(checked)
     letter = letters.changed(desk, user.email, "password")
 
     async def use_case(transaction: Transaction) -> None:

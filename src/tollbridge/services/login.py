@@ -35,7 +35,7 @@ async def log_in(desk: Desk, email: str, password: str, client: Client, device: 
         address = accounts.normalise(email)
     except InvalidRequest:
         address = ""
-    with desk.passwords.turn():
+    with desk.passwords.turn(throttle.taker(client.address)):
         now = await desk.database.now()
         user = await users.by_email(desk.database, address) if address else None
         door = Door(account=address, client=client.address, device=user is not None and is_known(desk, user, device))
@@ -98,10 +98,11 @@ async def prove_again(desk: Desk, presence: Presence, password: str, client: Cli
     """Trade the password, given once more, for the token of a fresh session. InvalidRequest, RateLimited: as above."""
     user, now = presence.user, await desk.database.now()
     door = Door(account=user.email, client=client.address, device=True)
-    await throttle.check_door(desk.database, door, now)
-    if not await desk.passwords.matches(user.password, password):
-        await throttle.failed(desk.database, door, now)
-        raise InvalidRequest("This is not your password.", param="password")
+    with desk.passwords.turn(throttle.taker(client.address)):
+        await throttle.check_door(desk.database, door, now)
+        if not await desk.passwords.matches(user.password, password):
+            await throttle.failed(desk.database, door, now)
+            raise InvalidRequest("This is not your password.", param="password")
     await throttle.opened(desk.database, door)
     return await sessions.renew(desk.database, presence, client, factors=presence.session.factors)
 

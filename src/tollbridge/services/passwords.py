@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -29,6 +30,8 @@ _MOST_TYPED = 4 * MOST
 # From OWASP's password storage cheat sheet: 19 MiB, two passes, one lane.
 MEMORY_KIB, PASSES, LANES = 19_456, 2, 1
 MOST_WAITING = 32
+# How many of those places one network address may hold: whoever logs in all the time keeps nobody else out.
+MOST_OF_ONE = 8
 # Of the thread, where a thread can have its own (Linux).
 NICENESS = 15
 # The most used passwords that are long enough to be accepted otherwise, one a line.
@@ -41,7 +44,8 @@ class Passwords:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "passwords", initializer=_stand_back)
         self._is_ready = False
-        self._entered = self._waiting = 0
+        self._entered = Counter[str]()
+        self._waiting = 0
 
     def get_ready(self) -> None:
         """Load what hashing needs, in the thread, because somebody is about to type a password."""
@@ -50,18 +54,20 @@ class Passwords:
             self._thread.submit(self._verify, None, "")
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self, who: str) -> Iterator[None]:
         """Wrap everything that a stranger can set off: one too many is turned away before it has cost anything else.
 
-        Unavailable: too many are waiting.
+        `who`: as whom a network address counts; "": as many. Unavailable: too many are waiting, or too many of theirs.
         """
-        if self._entered >= MOST_WAITING:
+        if self._entered.total() >= MOST_WAITING or (who and self._entered[who] >= MOST_OF_ONE):
             raise _full()
-        self._entered += 1
+        self._entered[who] += 1
         try:
             yield
         finally:
-            self._entered -= 1
+            self._entered[who] -= 1
+            if not self._entered[who]:
+                del self._entered[who]
 
     async def hash(self, password: str) -> str:
         """Unavailable: too many are waiting."""

@@ -49,7 +49,7 @@ async def register(desk: Desk, form: SignUp, client: Client) -> str | None:
     password = passwords.check(form.password, email, desk.settings.brand.name)
     if not form.consent:
         raise InvalidRequest("Please agree to the terms to continue.", param="consent")
-    with desk.passwords.turn():
+    with desk.passwords.turn(throttle.taker(client.address)):
         now = await desk.database.now()
         if not throttle.is_local(client.address) and not await throttle.spend(
             desk.database, "sign-up", throttle.whose(client.address), throttle.SIGN_UPS, now

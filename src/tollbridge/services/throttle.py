@@ -125,6 +125,11 @@ def whose(address: str) -> str:
         return address
 
 
+def taker(address: str) -> str:
+    """As whom a client counts where nobody may take everything; "" for one who may stand for many."""
+    return "" if is_local(address) else whose(address)
+
+
 def is_local(address: str) -> bool:
     """Whether it is this machine: a proxy not named in `server.trusted_proxies`, or somebody trying things out."""
     try:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import time
 
 import pytest
 from tests.gateway.site import run
@@ -83,6 +84,42 @@ def test_too_much_and_what_is_no_form_is_refused() -> None:
                 headers={"content-type": "application/x-www-form-urlencoded"},
             )
             assert nul.status_code == 400
+
+    run(test())
+
+
+def test_a_cookie_of_nothing_but_escapes_costs_no_more_than_another() -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as visitor:
+            await visitor.get("/auth/login")
+            before = time.process_time()
+            for value in ("\\" * 15_000, "\\a" * 7_500, '"'):
+                response = await visitor.client.get(
+                    "/auth/login", headers={"cookie": f'visitor="{value}"; sid="{value}"'}
+                )
+                assert response.status_code == 200
+            assert time.process_time() - before < 0.5
+
+    run(test())
+
+
+def test_cookies_are_found_among_others_however_they_are_written() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            sid = ada.client.cookies["sid"]
+            ada.client.cookies.clear()
+            for written, status in {
+                f"sid={sid}": 200,
+                f'a=b;sid="{sid}" ;c': 200,
+                f"asid=x; sid = {sid}; sidb=x; =": 200,
+                f"sid={sid}; sid=x": 303,
+                f"Sid={sid}": 303,
+                f"xsid={sid}": 303,
+                "sid=": 303,
+            }.items():
+                response = await ada.client.get("/dashboard", headers={"cookie": written})
+                assert response.status_code == status, written
 
     run(test())
 

@@ -216,7 +216,17 @@ class Visit:
         return (self.shared.settings.public_url or "").startswith("https:")
 
     def cookie(self, name: str) -> str:
-        return self.request.cookies.get(self._cookie_name(name), "")
+        """What the browser kept under this name; "" if nothing."""
+        wanted = self._cookie_name(name)
+        found = ""
+        # `Request.cookies` resolves escapes, which some Pythons do in the square of their number (CVE-2024-7592). Our
+        # own cookies have none.
+        for line in self.request.headers.getlist("cookie"):
+            for each in line.split(";"):
+                key, _, value = each.partition("=")
+                if key.strip() == wanted:
+                    found = value.strip().strip('"')
+        return found
 
     def set_cookie(self, name: str, value: str, age_s: int) -> None:
         """Set a cookie with the answer. Age 0 deletes it."""

@@ -14,8 +14,8 @@ from tollbridge.errors import InvalidRequest
 from tollbridge.wire.body import NULL
 from tollbridge.wire.conversation import Cache, Citation, Document, Format, Image, Tool
 
-# The base64 itself is left for its decoder to check.
-_DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[^;,]*)*;base64,", re.ASCII | re.IGNORECASE)
+# The base64 itself is left for its decoder to check. One parameter is usual, and millions would take seconds to read.
+_DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(?:;[\w.+-]++=[^;,]*+){0,16};base64,", re.ASCII | re.IGNORECASE)
 _MEDIA_TYPES = {
     "pdf": "application/pdf",
     "txt": "text/plain",

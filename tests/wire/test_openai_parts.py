@@ -1,0 +1,31 @@
+"""Parts of messages as OpenAI writes them."""
+
+import time
+
+import pytest
+
+from tollbridge.wire.openai_parts import split_data_url
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("data:image/png;base64,AAAA", ("image/png", "AAAA")),
+        ("DATA:Image/PNG;charset=utf-8;name=a b.png;BASE64,AAAA", ("image/png", "AAAA")),
+        ("data:;base64,AAAA", ("", "AAAA")),
+        ("data:image/png;base64,", ("image/png", "")),
+        ("data:image/png,AAAA", None),
+        ("data:image/png;base64;a=b,AAAA", None),
+        ("data:image/png;a;base64,AAAA", None),
+        ("https://example.com/data:image/png;base64,AAAA", None),
+    ],
+)
+def test_a_data_url_is_its_type_and_its_base64(url: str, found: tuple[str, str] | None) -> None:
+    assert split_data_url(url) == found
+
+
+def test_millions_of_parameters_cost_no_more_than_a_few() -> None:
+    url = f"data:image/png{';a=b' * 2_000_000};base64,AAAA"
+    before = time.thread_time()
+    assert split_data_url(url) is None
+    assert time.thread_time() - before < 0.05

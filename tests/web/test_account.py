@@ -13,8 +13,8 @@ from tests.web.visitors import PASSWORD, Visitor, house, letters, link_to, regis
 
 from tollbridge.core import totp
 from tollbridge.services import accounts, credentials, operators
-from tollbridge.services.throttle import MAILS_BY_USER
-from tollbridge.store import users
+from tollbridge.services.throttle import DAY_MS, FAILURES_A_DAY, MAILS_BY_USER, Door
+from tollbridge.store import throttle, users
 from tollbridge.web import render
 
 NEW = "another fine password"
@@ -101,6 +101,23 @@ def test_what_is_done_with_a_session_during_a_reset_does_not_outlive_it(path: st
             assert (await thief.get("/dashboard")).status_code == 303
             assert (await owner.log_in("ada@example.com", "the password of a thief")).status_code == 400
             assert (await owner.log_in("ada@example.com", NEW)).status_code == 303
+
+    run(test())
+
+
+def test_who_is_locked_out_by_the_failures_of_strangers_gets_in_by_a_link() -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as stranger, Visitor(site) as ada:
+            await registered(site, "ada@example.com")
+            _, failures, _ = Door(account="ada@example.com", client="10.6.6.6").names()
+            now = await site.database.now()
+            for _ in range(FAILURES_A_DAY):
+                await throttle.add(site.database, failures, DAY_MS, now)
+            assert (await ada.log_in("ada@example.com")).status_code == 429
+            fields = {"token": await reset_token(site, "ada@example.com"), "password": NEW}
+            assert (await ada.post("/auth/reset", fields)).status_code == 303
+            assert (await ada.log_in("ada@example.com", NEW)).status_code == 303
+            assert (await stranger.log_in("ada@example.com", NEW)).status_code == 429
 
     run(test())
 

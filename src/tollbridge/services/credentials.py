@@ -4,7 +4,7 @@ import msgspec
 
 from tollbridge.core.roles import Role
 from tollbridge.errors import InvalidRequest
-from tollbridge.services import accounts, deeds, letters, passwords, register, sessions, throttle
+from tollbridge.services import accounts, deeds, letters, login, passwords, register, sessions, throttle
 from tollbridge.services.desk import Desk
 from tollbridge.services.mail import Mail
 from tollbridge.services.sessions import Client, Presence
@@ -56,9 +56,10 @@ async def is_good(desk: Desk, token: str, kind: str) -> bool:
     return await mail.find_token(desk.database, sessions.digest(token), kind, await desk.database.now()) is not None
 
 
-async def reset(desk: Desk, token: str, password: str, client: Client) -> None:
+async def reset(desk: Desk, token: str, password: str, client: Client) -> str:
     """Choose a new password by a link. All sessions end, and all other links become void.
 
+    Returns the mark of a known browser: the failures of strangers must not keep out whoever has the mailbox.
     InvalidRequest: the link or the password is not acceptable.
     """
     now = await desk.database.now()
@@ -84,6 +85,7 @@ async def reset(desk: Desk, token: str, password: str, client: Client) -> None:
 
     if not await run(desk.database, use_case):
         raise InvalidRequest(SPENT, param="token")
+    return login.device_mark(desk, user)
 
 
 async def change_password(desk: Desk, presence: Presence, password: str, client: Client) -> str:

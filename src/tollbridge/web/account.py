@@ -114,13 +114,14 @@ async def reset_form(visit: Visit) -> Response:
 async def reset(visit: Visit) -> Response:
     form = await visit.form()
     try:
-        await credentials.reset(visit.shared.desk, form["token"], form["password"], visit.client)
+        device = await credentials.reset(visit.shared.desk, form["token"], form["password"], visit.client)
     except InvalidRequest as error:
         if error.param == "token":
             return visit.render("login/spent.html", status=error.status, again=RESET_AGAIN)
         form = form.refused(error, "password")
         return visit.render("login/reset.html", status=error.status, form=form, token=form["token"])
     visit.log_out()
+    visit.remember(device)
     return visit.redirect("/auth/login?notice=password")
 
 

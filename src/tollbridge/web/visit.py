@@ -236,7 +236,11 @@ class Visit:
         """Give the browser this session."""
         self.set_cookie("sid", token, COOKIE_AGE_S)
         if device:
-            self.set_cookie("device", device, DEVICE_AGE_S)
+            self.remember(device)
+
+    def remember(self, device: str) -> None:
+        """Have the browser show by this mark that a user is known in it."""
+        self.set_cookie("device", device, DEVICE_AGE_S)
 
     def log_out(self) -> None:
         self.set_cookie("sid", "", 0)

@@ -155,3 +155,77 @@ def test_of_two_wishes_for_one_key_at_once_one_makes_it(postgres_server: Postgre
 
     with postgres_server.database() as url:
         run(test(url))
+
+
+async def _rotate(visitor: Visitor, key: str, once: str, **fields: object) -> httpx.Response:
+    headers = {"idempotency-key": once, "x-csrf-token": await visitor.token("/auth/confirm")}
+    return await visitor.client.post(
+        f"/api/keys/{key}/rotate", json=fields, headers={**headers, "accept": "application/json"}
+    )
+
+
+@pytest.mark.parametrize("overlap", ["none", "1h", "24h", ""])
+def test_a_key_that_is_rotated_twice_by_one_request_has_one_successor(overlap: str) -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            wish = {"label": "ci", "limit_usd": "5.00", "models": ["m"]}
+            key = (await _make(ada, "k1", **wish)).json()["id"]
+            other = (await _make(ada, "k2", **wish)).json()["id"]
+            first, again = [await _rotate(ada, key, "k1", overlap=overlap) for _ in range(2)]
+            assert (first.status_code, again.status_code) == (201, 201)
+            made = first.json()
+            assert made.pop("key").startswith("tb_live_")
+            assert (again.json(), again.headers["idempotent-replayed"]) == (made, "true")
+            assert "idempotent-replayed" not in first.headers
+            for another in {"none", "1h", "24h", ""} - {overlap}:
+                refused = await _rotate(ada, key, "k1", overlap=another)
+                assert (refused.status_code, refused.json()["error"]["code"]) == (422, "idempotency_key_reused")
+                assert made["id"] in refused.json()["error"]["message"]
+            # Each key has a successor of its own, and what is rotated with one name is not what was made with it.
+            assert (await _rotate(ada, other, "k1", overlap=overlap)).json()["id"] not in {made["id"], key, other}
+            # What happened to the two since changes nothing.
+            for each in (key, made["id"]):
+                await ada.send_json("DELETE", f"/api/keys/{each}", {})
+            assert (await _rotate(ada, key, "k1", overlap=overlap)).json()["id"] == made["id"]
+            assert len((await ada.client.get("/api/keys")).json()["data"]) == 5
+            empty = await _rotate(ada, key, "", overlap=overlap)
+            assert (empty.status_code, empty.json()["error"]["param"]) == (400, "Idempotency-Key")
+
+    run(test())
+
+
+def test_the_successor_of_a_key_is_shown_again_where_keys_always_are() -> None:
+    async def test() -> None:
+        async with house('[keys]\nreveal = "always"\n') as site:
+            ada = await registered(site, "ada@example.com")
+            key = (await _make(ada, "k1", label="ci")).json()["id"]
+            first, again = [await _rotate(ada, key, "k1") for _ in range(2)]
+            assert "key" in first.json()
+            assert first.json() == again.json()
+
+    run(test())
+
+
+def test_of_two_rotations_by_one_request_at_once_one_makes_the_successor(postgres_server: Postgres) -> None:
+    """On PostgreSQL, where transactions do not wait for each other by themselves."""
+
+    async def test(url: str) -> None:
+        async with house(database_url=url) as site:
+            ada = await registered(site, "ada@example.com")
+            key = (await _make(ada, "first", label="ci")).json()["id"]
+            for number in range(10):
+                answers = await asyncio.gather(*(_rotate(ada, key, f"k{number}", overlap="none") for _ in range(4)))
+                assert [each.status_code for each in answers] == [201] * 4
+                assert len({each.json()["id"] for each in answers}) == 1
+                assert len([each for each in answers if "key" in each.json()]) == 1
+                key = answers[0].json()["id"]
+            overlaps = [_rotate(ada, key, "last", overlap=each) for each in ("none", "1h", "24h", "")]
+            assert sorted(each.status_code for each in await asyncio.gather(*overlaps)) == [201, 422, 422, 422]
+            account = await accounts.by_email(site.database, "ada@example.com")
+            assert account is not None
+            deeds = await activity.page(site.database, account.id, 1 << 62, 100)
+            assert [deed.action for deed in deeds].count("key.rotated") == 11
+
+    with postgres_server.database() as url:
+        run(test(url))

@@ -79,11 +79,7 @@ async def create(
     except Duplicate:
         # The same request came twice at once, and the other one was quicker.
         made = await run(desk.database, use_case)
-    if made.repeated and desk.settings.keys.reveal == "always":
-        shown = await reveal.keys_to_show(desk, account_id)
-        text = next((each.text for each in shown if each.public_id == made.public_id), "")
-        return msgspec.structs.replace(made, text=text)
-    return made
+    return await _shown_again(desk, account_id, made)
 
 
 async def change(
@@ -107,11 +103,12 @@ async def change(
     await _with_key(desk, account_id, public_id, use_case)
 
 
-async def rotate(desk: Desk, account_id: int, public_id: str, overlap: str, actor: Actor) -> MadeKey:
+async def rotate(desk: Desk, account_id: int, public_id: str, overlap: str, actor: Actor, *, once: str = "") -> MadeKey:
     """A new key with the label and the rules of this one, which lives on for as long as `OVERLAPS` says.
 
     InvalidRequest: no such overlap, or the key does not work. What the old key spent of a limit, it spent:
-    the new one begins with the whole of it.
+    the new one begins with the whole of it. `once`: as for `create`, for each key that is rotated. KeyReused: this
+    key was rotated by it with another overlap.
     """
     if overlap not in OVERLAPS:
         names = ", ".join(repr(each) for each in OVERLAPS if each)
@@ -120,12 +117,23 @@ async def rotate(desk: Desk, account_id: int, public_id: str, overlap: str, acto
     now = await desk.database.now()
 
     async def use_case(transaction: Transaction, key: ManagedKey) -> MadeKey:
+        # First of all: what is repeated may have revoked this key. The key is locked, so two at once come one by one.
+        for each in OVERLAPS if once else ():
+            there = await managed_keys.find(transaction, account_id, _successor(account_id, public_id, each, once))
+            if there is not None and each != overlap:
+                raise KeyReused(
+                    f"This Idempotency-Key rotated this key with another overlap, into {there.public_id}.",
+                    param="Idempotency-Key",
+                )
+            if there is not None:
+                return MadeKey(there.public_id, "", repeated=True)
         if key.state(now) in {"revoked", "expired"}:
             raise InvalidRequest("This key no longer works: create a new one.", param="id")
         if key.disabled_at is not None:
             # A new one that works would undo the disabling, and one that does not looks like it does.
             raise InvalidRequest("This key is disabled: enable it first, or create a new one.", param="id")
-        made = await _add(desk, transaction, account_id, (key.label, key), now)
+        named = _successor(account_id, public_id, overlap, once) if once else ""
+        made = await _add(desk, transaction, account_id, (key.label, key), now, named)
         if lives == 0:
             await key_rows.revoke(transaction, account_id, public_id, now)
         elif lives is not None:
@@ -133,7 +141,7 @@ async def rotate(desk: Desk, account_id: int, public_id: str, overlap: str, acto
         await activity.add(transaction, actor.deed(account_id, "key.rotated", key.name), now)
         return made
 
-    return await _with_key(desk, account_id, public_id, use_case)
+    return await _shown_again(desk, account_id, await _with_key(desk, account_id, public_id, use_case))
 
 
 async def set_disabled(desk: Desk, account_id: int, public_id: str, disabled: bool, actor: Actor) -> None:
@@ -238,6 +246,10 @@ def _id(account_id: int, once: str) -> str:
     return f"key_{form.base62(int.from_bytes(digest), _ID_LENGTH)}"
 
 
+def _successor(account_id: int, public_id: str, overlap: str, once: str) -> str:
+    return _id(account_id, f"rotate/{public_id}/{overlap}/{once}")
+
+
 def _as_wished(key: ManagedKey, label: str, rules: Rules) -> MadeKey:
     if label != key.label or any(getattr(rules, name) != getattr(key, name) for name in Rules.__struct_fields__):
         raise KeyReused(
@@ -246,6 +258,16 @@ def _as_wished(key: ManagedKey, label: str, rules: Rules) -> MadeKey:
             param="Idempotency-Key",
         )
     return MadeKey(key.public_id, "", repeated=True)
+
+
+async def _shown_again(desk: Desk, account_id: int, made: MadeKey) -> MadeKey:
+    """A repeated key with its text, where keys are always shown."""
+    if not made.repeated or desk.settings.keys.reveal != "always":
+        return made
+    shown = await reveal.keys_to_show(desk, account_id)
+    return msgspec.structs.replace(
+        made, text=next((each.text for each in shown if each.public_id == made.public_id), "")
+    )
 
 
 async def _add(

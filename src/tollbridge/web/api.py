@@ -86,10 +86,7 @@ async def create(visit: Visit) -> Response:
         disabled=body.disabled is True,
         once=idempotency_name(visit),
     )
-    response = json_response(await _made(visit, made), 201)
-    if made.repeated:
-        response.headers["idempotent-replayed"] = "true"
-    return response
+    return await _made(visit, made)
 
 
 async def change(visit: Visit) -> Response:
@@ -106,12 +103,18 @@ async def change(visit: Visit) -> Response:
 
 
 async def rotate(visit: Visit) -> Response:
+    """A key in the place of this one. `Idempotency-Key`: as of `create`."""
     # Without a body all is as it is by default.
     body = await read_body(visit, RotateBody) if visit.content_type or await visit.body() else RotateBody()
     made = await key_management.rotate(
-        visit.shared.desk, visit.account.id, visit.path("key"), body.overlap, visit.actor
+        visit.shared.desk,
+        visit.account.id,
+        visit.path("key"),
+        body.overlap,
+        visit.actor,
+        once=idempotency_name(visit),
     )
-    return json_response(await _made(visit, made), 201)
+    return await _made(visit, made)
 
 
 async def revoke(visit: Visit) -> Response:
@@ -204,10 +207,13 @@ def _time(value: datetime | None) -> int | None:
     return int(value.timestamp() * 1000)
 
 
-async def _made(visit: Visit, made: MadeKey) -> dict[str, Any]:
+async def _made(visit: Visit, made: MadeKey) -> Response:
     """A new key with its text, which is shown only now: a repetition may have to do without."""
     text = {"key": made.text} if made.text else {}
-    return text | await _shown(visit, made.public_id)
+    response = json_response(text | await _shown(visit, made.public_id), 201)
+    if made.repeated:
+        response.headers["idempotent-replayed"] = "true"
+    return response
 
 
 async def _shown(visit: Visit, public_id: str) -> dict[str, Any]:
@@ -272,6 +278,10 @@ _FILTER = {
     "model": "A part of the model's name.",
     "key": "The id of a key.",
 }
+_ONCE = {
+    "Idempotency-Key": "Sending the same request again with it makes no second key. Its answer has the header "
+    "`Idempotent-Replayed: true`, and no `key` unless keys are always shown here."
+}
 OPERATIONS = (
     Described(
         "GET",
@@ -306,10 +316,7 @@ OPERATIONS = (
         "POST",
         "/api/keys",
         "Create an API key. `key` in the answer is shown only now.",
-        headers={
-            "Idempotency-Key": "Sending the same request again with it makes no second key. Its answer has the header "
-            "`Idempotent-Replayed: true`, and no `key` unless keys are always shown here."
-        },
+        headers=_ONCE,
         body=KeyBody,
     ),
     Described("GET", "/api/keys/{key}", "One API key."),
@@ -320,6 +327,7 @@ OPERATIONS = (
         "/api/keys/{key}/rotate",
         "A new key with the label and bounds of this one. `overlap`: how long the old one keeps working: `none`, `1h`, "
         "`24h`; left out: until it is revoked.",
+        headers=_ONCE,
         body=RotateBody,
     ),
 )

@@ -1,6 +1,8 @@
 import asyncio
+import gc
 import importlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,36 @@ def test_configuration_is_read_again_while_requests_run() -> None:
             assert (await site.post("/v1/chat/completions", chat())).status == 200
             rows = await site.settled(2)
             assert [row["charge"] for row in rows] == [10 * INPUT_NANO, 30 * INPUT_NANO]
+
+    run(test())
+
+
+def test_connections_to_a_provider_that_changed_go_after_the_last_request_on_them() -> None:
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: Any, peer: Any) -> None:
+        asked.set()
+        await go_on.wait()
+        await says(completion(), headers={"connection": "close"})(request, peer)
+
+    async def test() -> None:
+        async with Site(always(answer)) as site:
+            running, text = asyncio.create_task(site.post("/v1/chat/completions", chat())), site.file.read_text()
+            await asked.wait()
+            for number in range(5):
+                changed = text.replace("[providers.up]", f"[providers.up]\nmax_connections = {number + 1}")
+                site.file.write_text(changed)
+                await site.gateway.reload()
+            await until(lambda: len(site.gateway._pools) == 2)
+            go_on.set()
+            assert (await running).status == 200
+            await until(lambda: len(site.gateway._pools) == 1)
+            assert (await site.post("/v1/chat/completions", chat())).status == 200
+
+    async def until(so: Callable[[], bool]) -> None:
+        while not so():
+            gc.collect()
+            await asyncio.sleep(0.01)
 
     run(test())
 

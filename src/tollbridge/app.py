@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import sys
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -125,7 +126,8 @@ class Gateway:
         self._process: Process | None = None
         self._jobs: Jobs | None = None
         self._line: Line | None = None
-        self._pools: list[pool.Pool] = []
+        # Weak: one of a provider that has changed since goes when no request and no connection is on it.
+        self._pools: weakref.WeakSet[pool.Pool] = weakref.WeakSet()
         self._reloading: asyncio.Task[None] | None = None
         self._following: asyncio.Task[None] | None = None
         self._web: Web | None = None
@@ -215,7 +217,7 @@ class Gateway:
             await self._limiter.stop()
         if self._process is not None:
             await self._process.finish()
-        for each in self._pools:
+        for each in tuple(self._pools):
             await each.close()
         if self._demo is not None:
             await self._demo.stop()
@@ -496,7 +498,7 @@ class Gateway:
                 continue
             own, token = pool.Pool(each.base_url, _limits(each), ssl_context=tls), auth.access_token(each)
             opened[name] = Upstream(each, own, auth.headers(each), token)
-            self._pools += [own] if token is None else [own, token.pool]
+            self._pools.update([own] if token is None else [own, token.pool])
         return opened
 
     async def _own_credentials(self, master: Secrets, account_id: int) -> list[OwnCredential]:

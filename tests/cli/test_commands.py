@@ -112,6 +112,16 @@ def test_a_new_key_stands_alone_on_standard_output(shell: Shell) -> None:
     assert (made, done.err) == ({"id": listed["id"], "account": "ada@example.com", "label": "ci"}, "")
 
 
+def test_what_only_shows_an_account_takes_its_id_and_its_number_too(shell: Shell) -> None:
+    """A closed account has no other name."""
+    ada = json.loads(shell.ok("account", "create", "ada@example.com", "--json").out)["id"]
+    shell.ok("key", "create", "--account", "ada@example.com")
+    for words in (("key", "list", "--account"), ("byok", "list", "--account"), ("ledger", "statement")):
+        shown = shell.ok(*words, "ada@example.com").out
+        assert [shell.ok(*words, name).out for name in (ada, "1")] == [shown, shown]
+        assert "there is no account" in shell.refused(*words, "acct_x")
+
+
 def test_a_new_key_can_be_shown_again_where_keys_always_are(shell: Shell) -> None:
     shell.ok("account", "create", "ada@example.com")
     make = ("key", "create", "--account", "ada@example.com")

@@ -265,7 +265,9 @@ def key_create(
 
 
 @key.command("list")
-@click.option("--account", "email", required=True, metavar="EMAIL", help="The account.")
+@click.option(
+    "--account", "email", required=True, metavar="ACCOUNT", help="Its e-mail address, its id (acct_…) or its number."
+)
 @as_json
 @configured
 def key_list(settings: "Settings", email: str, as_json: bool) -> None:
@@ -279,7 +281,7 @@ def key_list(settings: "Settings", email: str, as_json: bool) -> None:
     from tollbridge.store import keys
 
     async def read(database: "Database") -> list[dict[str, Any]]:
-        found, now = await accounts.get(database, email), await database.now()
+        found, now = await accounts.named(database, email), await database.now()
         return [_key_fields(each, now) for each in await keys.of_account(database, found.id)]
 
     found = with_database(settings, read)

@@ -80,7 +80,7 @@ def ledger_statement(
 ) -> None:
     """Show every change of an account's balance.
 
-    Each line shows the balance after it.
+    Each line shows the balance after it. EMAIL may also be an account's id (acct_…) or the number that the log shows.
 
     \b
     Example:

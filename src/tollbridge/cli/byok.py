@@ -73,7 +73,9 @@ def byok_add(
 
 
 @byok.command("list")
-@click.option("--account", "email", required=True, metavar="EMAIL", help="The account.")
+@click.option(
+    "--account", "email", required=True, metavar="ACCOUNT", help="Its e-mail address, its id (acct_…) or its number."
+)
 @as_json
 @configured
 def byok_list(settings: "Settings", email: str, as_json: bool) -> None:
@@ -89,7 +91,7 @@ def byok_list(settings: "Settings", email: str, as_json: bool) -> None:
     from tollbridge.store import byok
 
     async def read(database: "Database") -> list[dict[str, Any]]:
-        owner = await accounts.get(database, email)
+        owner = await accounts.named(database, email)
         return [_fields(each) for each in await byok.of_account(database, owner.id)]
 
     found = with_database(settings, read)

@@ -224,6 +224,5 @@ class Outcome(IntEnum):
     CLIENT_LEFT = 2
     UPSTREAM_DIED = 3
     NO_OUTPUT = 4
-    FAILED = 5  # no route answered; nothing was produced
-    OUR_FAULT = 6
+    OUR_FAULT = 6  # 5 was never written
     SWEPT = 7  # the process died or was cut off; ended by the sweeper at its last checkpoint

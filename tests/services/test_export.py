@@ -33,7 +33,7 @@ async def history(books: Books) -> None:
     for hours in (50, 3, 1, 0):
         for number in range(3):
             await spend(books, ada, 100 + number, searches=2)
-        await spend(books, other, 7, outcome=Outcome.FAILED)
+        await spend(books, other, 7, outcome=Outcome.OUR_FAULT)
         if hours:
             await age(books, hours * HOUR_MS)
 

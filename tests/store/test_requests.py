@@ -57,7 +57,7 @@ def test_a_filter_finds_all_however_far_apart(ledger_engine: Engine, monkeypatch
         now = await books.database.now()
         for number in range(30):
             rare = number in {2, 21, 22}
-            hold = await spend(books, second if rare else ada, 10, Outcome.FAILED if rare else Outcome.COMPLETED)
+            hold = await spend(books, second if rare else ada, 10, Outcome.OUR_FAULT if rare else Outcome.COMPLETED)
             at = now - (30 - number) * DAY_MS
             await books.database.execute("UPDATE usage SET ended_at = $2 WHERE hold_id = $1", hold, at)
             if rare:

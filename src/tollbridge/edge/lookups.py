@@ -45,7 +45,6 @@ OUTCOMES = {
     Outcome.CLIENT_LEFT: "the caller left before the end",
     Outcome.UPSTREAM_DIED: "the provider broke off in the middle of its answer",
     Outcome.NO_OUTPUT: "the provider answered nothing",
-    Outcome.FAILED: "no provider answered",
     Outcome.OUR_FAULT: "this gateway failed",
     Outcome.SWEPT: "this gateway stopped in the middle of the answer",
 }

@@ -35,7 +35,6 @@ OUTCOMES = {
     Outcome.CLIENT_LEFT: ("The caller left before the end", "warn"),
     Outcome.UPSTREAM_DIED: ("The provider broke off in the middle of its answer", "bad"),
     Outcome.NO_OUTPUT: ("The provider answered nothing", "bad"),
-    Outcome.FAILED: ("No provider answered", "bad"),
     Outcome.OUR_FAULT: ("This gateway failed", "bad"),
     Outcome.SWEPT: ("This gateway stopped in the middle of the answer", "bad"),
 }

@@ -336,7 +336,7 @@ def test_a_claim_is_of_one_hold_until_that_comes_to_nothing(ledger_engine: Engin
         assert [verdict for _, verdict in twenty].count(Claimed(hold=first, same=True)) == 19
         assert (await claim(b"o" * 32))[1] == Claimed(hold=first, same=False)
         # It fails, and the next one may try; that one's process dies, and the next one may.
-        failed = books.end_op(first, customer, 0, Outcome.FAILED)
+        failed = books.end_op(first, customer, 0, Outcome.OUR_FAULT)
         await books.ledger.submit(failed)
         second, verdict = await claim()
         assert isinstance(verdict, Held)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tollbridge.wire import openai_chat, openai_completions, openai_embeddings
+from tollbridge.wire import openai_chat, openai_completions, openai_embeddings, responses_request
 from tollbridge.wire.prompt import MEDIA_BYTES_PER_TOKEN, Prompt
 
 PICTURE = "data:image/png;base64," + base64.b64encode(b"\x89PNG" * 5000).decode()
@@ -79,6 +79,37 @@ def test_picture_given_as_a_plain_string_counts() -> None:
     prompt = chat([{"type": "image_url", "image_url": PICTURE}])
     assert prompt.images == 1
     assert len(prompt.text) < 200
+
+
+@pytest.mark.parametrize("content", [None, "Here it is.", [picture(PICTURE)]])
+def test_pictures_that_a_model_drew_are_pictures_when_they_are_sent_back(content: Any) -> None:
+    drawn = [{**picture(PICTURE), "index": 0}, {"type": "image_url", "image_url": "https://x.test/a.png"}]
+    message = {"role": "assistant", "content": content, "images": drawn}
+    body = {"model": "m", "messages": [message, {"role": "user", "content": "Bluer!"}]}
+    prompt = openai_chat.parse(json.dumps(body).encode()).prompt()
+    assert (prompt.images, prompt.tokens) == (3 if isinstance(content, list) else 2, 0)
+    assert b"Bluer!" in prompt.text
+    assert len(prompt.text) < 500
+
+
+@pytest.mark.parametrize("images", [PICTURE, [PICTURE], [{"url": PICTURE}], {"image_url": PICTURE}])
+def test_what_is_no_drawn_picture_is_text(images: Any) -> None:
+    body = {"model": "m", "messages": [{"role": "assistant", "content": "", "images": images}]}
+    assert len(openai_chat.parse(json.dumps(body).encode()).prompt().text) > len(PICTURE)
+    body["messages"] = [{"role": "user", "content": "", "images": [picture(PICTURE)]}]
+    assert len(openai_chat.parse(json.dumps(body).encode()).prompt().text) > len(PICTURE)
+
+
+def test_pictures_before_the_text_they_usually_follow_are_counted_twice_rather_than_not() -> None:
+    other = PICTURE.replace("iVBO", "jVBO")
+    message = {"role": "assistant", "images": [picture(PICTURE)], "content": [picture(other)]}
+    prompt = openai_chat.parse(json.dumps({"model": "m", "messages": [message]}).encode()).prompt()
+    assert prompt.images == 2
+    assert len(PICTURE) < len(prompt.text) < len(PICTURE) + 500
+    part = {"type": "input_image", "image_url": other}
+    item = {"type": "message", "role": "user", "result": PICTURE, "content": [part]}
+    body = json.dumps({"model": "m", "input": [{**item, "content": [part, part]}]}).encode()
+    assert responses_request.parse(body).prompt().images == 3
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, Raw, UnsetType
 
 from tollbridge.wire import openai_chat_conversation, prompt
 from tollbridge.wire.body import check_nesting
@@ -37,6 +37,7 @@ class _Part(msgspec.Struct, gc=False):
 class _Message(msgspec.Struct, gc=False):
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
     content: str | list[_Part] | UnsetType | None = UNSET
+    images: Raw | UnsetType = UNSET
 
 
 class _Tool(msgspec.Struct, gc=False):
@@ -95,6 +96,8 @@ def parse(body: bytes) -> ChatRequest:
             if message.content is UNSET and message.role != "assistant":
                 raise wrong(f"messages[{messages.index(message)}].content", BODY_RULES, "Missing")
             has_parts = has_parts or type(message.content) is list
+        if message.images is not UNSET:
+            has_parts = True
     limit, other = typed.max_tokens, typed.max_completion_tokens
     if limit is None or (other is not None and other < limit):
         limit = other

@@ -43,10 +43,13 @@ class _Part(msgspec.Struct, gc=False):
 
 
 class _Message(msgspec.Struct, gc=False):
+    role: str = ""
     content: str | list[_Part] | None = None
+    images: Raw = NOTHING
 
 
 _decode_messages = msgspec.json.Decoder(list[_Message]).decode
+_decode_parts = msgspec.json.Decoder(list[_Part]).decode
 _decode_texts = msgspec.json.Decoder(str | list[str]).decode
 _decode_source = msgspec.json.Decoder(_Source).decode
 
@@ -54,7 +57,7 @@ _decode_source = msgspec.json.Decoder(_Source).decode
 def of_chat(fields: Mapping[str, Raw], messages: int, has_parts: bool) -> Prompt:
     """The prompt of a chat: its messages, and the tools and formats that providers put into the prompt.
 
-    `has_parts`: some message's content is an array of parts.
+    `has_parts`: some message's content is an array of parts, or a model's message has `images`.
     """
     images = tokens = 0
     text = bytes(fields["messages"])
@@ -109,7 +112,9 @@ def without_media(text: bytes, media: Iterable[tuple[bytes, bool]]) -> tuple[byt
             tokens += size // MEDIA_BYTES_PER_TOKEN + 1
         if size:
             # The first match after the last one may be a copy of it in a text, which is as long and does as well.
-            start = text.index(data, position)
+            start = text.find(data, position)
+            if start < 0:  # members in an order of their own: it is counted as text too
+                continue
             pieces.append(text[position:start])
             position = start + size
     pieces.append(text[position:])
@@ -119,17 +124,30 @@ def without_media(text: bytes, media: Iterable[tuple[bytes, bool]]) -> tuple[byt
 def _media(messages: bytes) -> Iterator[tuple[bytes, bool]]:
     """Each medium in a chat's messages, as `without_media` takes them."""
     for message in _decode_messages(messages):
-        if not isinstance(message.content, list):
-            continue
-        for part in message.content:
+        for part in message.content if isinstance(message.content, list) else ():
             if part.image_url != NOTHING:
-                url = _source(part.image_url)
-                yield url if url.startswith((b'"data:image/', rb'"data:image\/')) else b"", True
+                yield _inline(part.image_url), True
             elif part.input_audio != NOTHING:
                 yield _source(part.input_audio), False
             elif part.video_url != NOTHING:
                 url = _source(part.video_url)
                 yield url if url.startswith(b'"data:') else b"", False
+        if message.role == "assistant" and message.images != NOTHING:
+            for part in _drawn(message.images):
+                yield _inline(part.image_url), True
+
+
+def _drawn(images: Raw) -> list[_Part]:
+    """The pictures that a model drew, where OpenRouter and we put them; none if it is anything else."""
+    try:
+        return [part for part in _decode_parts(images) if part.image_url != NOTHING]
+    except msgspec.ValidationError:
+        return []
+
+
+def _inline(image_url: Raw) -> bytes:
+    url = _source(image_url)
+    return url if url.startswith((b'"data:image/', rb'"data:image\/')) else b""
 
 
 def _source(raw: Raw) -> bytes:

@@ -23,9 +23,11 @@ from tests.gateway.site import (
     stream,
     streams,
     usage_chunk,
+    used,
 )
 from tests.upstream.bad_server import Peer, Request
 
+from tollbridge.core.tokens import PER_DRAWN
 from tollbridge.values import Outcome
 
 PRICE = 10 * INPUT_NANO + 5 * OUTPUT_NANO
@@ -248,6 +250,69 @@ def test_empty_answer_without_a_finish_is_free() -> None:
             assert (await site.post("/v1/chat/completions", chat())).status == 200
             [row] = await site.settled(1)
             assert (row["charge"], row["outcome"]) == (0, Outcome.NO_OUTPUT)
+
+    run(test())
+
+
+PICTURE = "iVBORw0KGgo" * 5_000
+IMAGES = [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}"}}]
+GEMINI_PART = {"inlineData": {"mimeType": "image/png", "data": PICTURE}}
+
+
+def _drawing(dialect: str, *, finish: bool = True) -> Any:
+    """Answers with one picture, and reports no usage."""
+    if dialect == "gemini":
+        whole: Any = {"candidates": [{"content": {"parts": [GEMINI_PART]}, "finishReason": "STOP"}]}
+        events = [event(whole)]
+    else:
+        whole = completion(usage=None)
+        whole["choices"][0]["message"] = {"role": "assistant", "content": None, "images": IMAGES}
+        drawn = chunk(choices=[{"index": 0, "delta": {"images": IMAGES}, "finish_reason": None}])
+        events = [drawn, *([chunk(finish="stop"), DONE] if finish else [])]
+
+    async def answer(request: Request, peer: Peer) -> None:
+        is_stream = b":stream" in request.target or json.loads(request.body).get("stream")
+        await (streams(events) if is_stream else says(whole))(request, peer)
+
+    return always(answer)
+
+
+@pytest.mark.parametrize("dialect", ["openai_chat", "gemini"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_picture_without_usage_is_charged_by_an_estimate(dialect: str, stream: bool) -> None:
+    async def test() -> None:
+        async with Site(_drawing(dialect), dialect=dialect) as site:
+            reply = await site.post("/v1/chat/completions", chat(stream=stream))
+            assert PICTURE.encode() in reply.body
+            [row] = await site.settled(1)
+            assert row["charge"] == row["input"] * INPUT_NANO + PER_DRAWN * OUTPUT_NANO
+            assert (row["outcome"], row["flags"] & 2) == (Outcome.COMPLETED, 2)
+
+    run(test())
+
+
+@pytest.mark.parametrize(("partial", "drawn"), [("none", 0), ("partial", PER_DRAWN)])
+def test_a_picture_whose_provider_fails_after_it_is_output(partial: str, drawn: int) -> None:
+    async def test() -> None:
+        config = f'[billing]\ncharge_on_upstream_error = "{partial}"\n'
+        async with Site(_drawing("openai_chat", finish=False), config=config) as site:
+            await site.post("/v1/chat/completions", chat(stream=True))
+            [row] = await site.settled(1)
+            assert row["outcome"] == Outcome.UPSTREAM_DIED
+            assert row["charge"] == (row["input"] * INPUT_NANO + drawn * OUTPUT_NANO if drawn else 0)
+
+    run(test())
+
+
+def test_reported_tokens_of_pictures_alone_are_output() -> None:
+    """Even if the provider says nothing of how it finished."""
+
+    async def test() -> None:
+        usage = {**used(10, 50), "completion_tokens_details": {"image_tokens": 50}}
+        async with Site(always(says(completion("", usage=usage, finish=None)))) as site:
+            await site.post("/v1/chat/completions", chat())
+            [row] = await site.settled(1)
+            assert (row["charge"], row["outcome"]) == (10 * INPUT_NANO + 50 * OUTPUT_NANO, Outcome.COMPLETED)
 
     run(test())
 

@@ -35,6 +35,7 @@ class Text:
 
     def __init__(self) -> None:
         self.text = b""
+        self.pictures = 0
 
     def add(self, text: bytes) -> None:
         self.text += text

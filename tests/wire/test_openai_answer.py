@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.wire.streams import CREATED, ID, MODEL, RECEIPT, route
+from tests.wire.streams import CREATED, ID, MODEL, RECEIPT, route, stream_of
 
 from tollbridge.errors import ProtocolError
 from tollbridge.values import Usage
@@ -277,3 +277,17 @@ def test_nearly_every_answer_is_whole() -> None:
     for part in ("index", "message", "finish_reason"):
         choice = {name: value for name, value in body["choices"][0].items() if name != part}
         assert read_whole_chat(json.dumps(completion(choices=[choice])).encode()) is None
+
+
+@pytest.mark.parametrize(
+    ("images", "count"),
+    [(None, 0), ("picture", 0), ([1], 0), ([{"url": "x"}], 0), ([], 0), ([{"image_url": {"url": "x"}}] * 2, 2)],
+)
+def test_drawn_pictures_are_counted_where_they_are_pictures(images: Any, count: int) -> None:
+    assert answer(completion({"role": "assistant", "content": "", "images": images})).pictures() == count
+    for odd in ({}, {"content": [{"type": "text", "text": ""}]}):
+        choice = {"index": 0, "delta": {"content": "", "images": images, **odd}, "finish_reason": None}
+        event = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+        stream = stream_of()
+        stream.feed(b"data: " + json.dumps(event).encode() + b"\n\n")
+        assert (stream.failed, stream.output.pictures, stream.chunks) == (None, count, int(count > 0))

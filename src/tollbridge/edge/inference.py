@@ -283,17 +283,18 @@ class Inference:
     def _ending(self, ticket: Ticket, answer: Answer) -> pricing.Ending:
         reported, produces = answer.usage, ticket.demand.produces
         if reported is not None and self._settlement.believes(ticket, reported):
-            counted, produced = _NOTHING, reported.output > 0 or not produces
+            counted, produced = _NOTHING, reported.completion > 0 or not produces
         else:
-            text = answer.text()
+            text, pictures = answer.text(), answer.pictures()
             counted = Usage(
                 input=ticket.demand.read,
                 output=tokens.count(text) if produces else 0,
+                image_output=pictures * tokens.PER_DRAWN,
                 estimated=True,
                 suspect=answer.suspect or reported is not None,
                 raw=answer.reported,
             )
-            reported, produced = None, bool(text) or not produces
+            reported, produced = None, bool(text or pictures) or not produces
         return pricing.Ending(
             cause=pricing.FINISHED, reported=reported, counted=counted, produced=produced, finish=answer.finish
         )

@@ -46,6 +46,10 @@ class Metered:
     def told_first(self) -> Usage | None:
         return self._meter.told_first
 
+    def pictures(self) -> int:
+        """Most dialects have none."""
+        return 0
+
 
 class Events(Metered, ABC, Generic[T]):
     """Splits a body into events and has `_take` turn each into something."""

@@ -48,13 +48,15 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
 
 
 class Counter(Protocol):
-    """Takes the text that a model produced, in order, in pieces of any size (UTF-8)."""
+    """Takes the text that a model produced, in order, in pieces of any size (UTF-8), and how many pictures it drew."""
+
+    pictures: int
 
     def add(self, text: bytes) -> None: ...
 
     @property
     def tokens(self) -> int:
-        """How many tokens that is, as nearly as can be told here."""
+        """How many tokens the text is, as nearly as can be told here."""
         ...
 
 
@@ -79,6 +81,10 @@ class Answer(Protocol):
 
     def text(self) -> bytes:
         """What was produced, to be counted here. Computed on each call."""
+        ...
+
+    def pictures(self) -> int:
+        """How many pictures were drawn, as `text`."""
         ...
 
     def render(self, receipt: Receipt | None) -> bytes:
@@ -124,7 +130,7 @@ class Stream(Protocol):
 
     @property
     def output(self) -> Counter:
-        """All text that was produced: reasoning and the arguments of tool calls included, errors never."""
+        """All that was produced: reasoning and the arguments of tool calls included, errors never."""
         ...
 
     def feed(self, data: bytes) -> bytes:

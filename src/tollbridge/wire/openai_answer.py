@@ -10,7 +10,7 @@ from tollbridge.wire.body import NULL
 from tollbridge.wire.errors import said_in
 from tollbridge.wire.event_reader import Metered
 from tollbridge.wire.exchange import Names, Receipt
-from tollbridge.wire.openai_reply import read_any, read_completion, read_fields, read_whole_chat, words
+from tollbridge.wire.openai_reply import pictures_in, read_any, read_completion, read_fields, read_whole_chat, words
 from tollbridge.wire.usage import Meter
 
 _encode = msgspec.json.Encoder().encode
@@ -85,6 +85,11 @@ class CompletionAnswer(Metered):
         except RecursionError:
             raise ProtocolError("the upstream's answer nests too deep") from None
         return "\n".join(found).encode("utf-8", "surrogatepass")
+
+    def pictures(self) -> int:
+        completion, _ = read_completion(self._body)
+        messages = [choice.message for choice in completion.choices or ()]
+        return sum(pictures_in(message.images) for message in messages if message is not None)
 
     def render(self, receipt: Receipt | None) -> bytes:
         fields = read_fields(self._body)

@@ -26,6 +26,7 @@ class Delta(msgspec.Struct, gc=False):
     refusal: str | None = None
     tool_calls: list[_ToolCall] | None = None
     function_call: _Function | None = None
+    images: Raw | UnsetType = UNSET
 
 
 class ChunkChoice(msgspec.Struct, gc=False):
@@ -57,6 +58,7 @@ class Chunk(msgspec.Struct, gc=False):
 class _Message(msgspec.Struct, gc=False):
     role: Raw = NOTHING
     content: Raw = NOTHING
+    images: Raw = NULL
 
 
 class AnswerChoice(msgspec.Struct, gc=False):
@@ -81,6 +83,10 @@ class Completion(msgspec.Struct, gc=False):
     choices: list[AnswerChoice] | None = None
     usage: Raw = NULL
     error: Any = None
+
+
+class _Picture(msgspec.Struct, gc=False):
+    image_url: Raw
 
 
 class _WholeMessage(msgspec.Struct, gc=False):
@@ -108,6 +114,7 @@ class WholeChat(msgspec.Struct, gc=False):
 _decode_chunk = msgspec.json.Decoder(Chunk).decode
 _decode_completion = msgspec.json.Decoder(Completion).decode
 _decode_whole_chat = msgspec.json.Decoder(WholeChat).decode
+_decode_pictures = msgspec.json.Decoder(list[_Picture]).decode
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
 
 # The members of a message or a delta that hold a model's words, whatever its shape. If both are sent, `reasoning`
@@ -185,6 +192,14 @@ def words(value: Any) -> list[str]:
     return found
 
 
+def pictures_in(images: Raw) -> int:
+    """How many pictures a message or a delta brings, in OpenRouter's place for them; none if it is anything else."""
+    try:
+        return 0 if images == NULL else len(_decode_pictures(images))
+    except (msgspec.DecodeError, RecursionError):
+        return 0
+
+
 def _gather(value: Any, found: list[str]) -> None:
     if isinstance(value, str):
         found.append(value)
@@ -226,11 +241,12 @@ def _choice_of_another_shape(choice: Any) -> ChunkChoice:
         raise ProtocolError("the upstream sent a choice of the wrong shape")
     try:
         content = "".join(words(delta))
+        images = _plain(delta.get("images")) if delta else NULL
     except RecursionError:
         raise ProtocolError("the upstream sent an event that nests too deep") from None
     return ChunkChoice(
         index=index if isinstance(index, int) and not isinstance(index, bool) else UNSET,
-        delta=None if delta is None else Delta(content=content),
+        delta=None if delta is None else Delta(content=content, images=images),
         text=text,
         finish_reason=finish,
         usage=_plain(choice.get("usage")),

@@ -27,7 +27,7 @@ from tollbridge.wire.event_reader import EventStream
 from tollbridge.wire.exchange import Counter, Names, Receipt
 from tollbridge.wire.openai_answer import Shape
 from tollbridge.wire.openai_plain import PROBE, Around, Plain, around_text
-from tollbridge.wire.openai_reply import Chunk, ChunkChoice, read_chunk, read_fields
+from tollbridge.wire.openai_reply import Chunk, ChunkChoice, pictures_in, read_chunk, read_fields
 from tollbridge.wire.usage import Meter
 
 # Pieces of text are counted together, this many at a time.
@@ -235,9 +235,10 @@ class CompletionStream(EventStream):
                 is_last = True
                 self.finish = choice.finish_reason
                 self._finished.add(position if choice.index is UNSET else choice.index)
-        texts = _texts(choices)
-        if texts:
+        texts, pictures = _texts(choices), _pictures(choices)
+        if texts or pictures:
             self.chunks += 1
+            self._output.pictures += pictures
             self._pieces += texts
             if len(self._pieces) >= _PIECES:
                 _ = self.output
@@ -254,7 +255,7 @@ class CompletionStream(EventStream):
             chunk = read_chunk(probe)
             choices = chunk.choices or []
             event = self._spliced(probe, chunk, choices)
-            if event is not None and _texts(choices) == [PROBE]:
+            if event is not None and _texts(choices) == [PROBE] and not _pictures(choices):
                 self._learnt = around.learn(event)
                 self._learnt_created = chunk.created
 
@@ -356,6 +357,11 @@ class CompletionStream(EventStream):
 
 def _encode(fields: dict[str, Any]) -> bytes:
     return sse.encode(msgspec.json.encode(fields))
+
+
+def _pictures(choices: list[ChunkChoice]) -> int:
+    deltas = [choice.delta for choice in choices]
+    return sum(pictures_in(each.images) for each in deltas if each is not None and each.images is not UNSET)
 
 
 def _texts(choices: list[ChunkChoice]) -> list[str]:

@@ -11,6 +11,7 @@ from tollbridge.wire.conversation import (
     Drawn,
     Event,
     Finish,
+    Image,
     Refusal,
     RefusalDelta,
     Reply,
@@ -77,6 +78,9 @@ class TranslatedAnswer:
                 elif isinstance(part, ToolCall):
                     found += (part.name, part.arguments)
         return "\n".join(found).encode("utf-8", "surrogatepass")
+
+    def pictures(self) -> int:
+        return sum(isinstance(part, Image) for choice in self._reply.choices for part in choice.parts)
 
     def render(self, receipt: Receipt | None) -> bytes:
         return self._client.render(self._request, self._names, self._reply, receipt)
@@ -188,6 +192,7 @@ class TranslatedStream:
                 piece = event.name
             case Drawn():
                 self.chunks += 1
+                self._output.pictures += 1
                 return
             case _:
                 return

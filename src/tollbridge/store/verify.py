@@ -26,7 +26,7 @@ from tollbridge.store.rows import further, pages
 from tollbridge.store.seal import HOLD_TAIL, HOLD_WIDTH, Digest, Seal
 from tollbridge.values import Outcome, Usage
 
-# More are counted, not named.
+# Problems beyond these are counted, not named.
 MOST_NAMED = 1_000
 _PAGE = 2_000
 _EVERYTHING = (0, 1 << 62)
@@ -89,7 +89,9 @@ _OUTSIDE = {
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """What `verify` found. `problems` names each broken invariant with its ids; `found` counts them all."""
+    """What `verify` found. `problems` names broken invariants with their ids, the first `MOST_NAMED` of them; `found`
+    counts them all.
+    """
 
     problems: list[str] = []
     found: int = 0

@@ -140,7 +140,10 @@ class Books:
         self._connection.close()
 
     def apply(self, operations: Sequence[Operation], *, careful: bool = False) -> list[Verdict]:
-        """The verdicts of `operations`, which are durable. Any exception: nothing was changed, nothing is remembered.
+        """The verdicts of `operations`, which are durable.
+
+        `UnknownCommitError`: whether anything was changed is unknown. Any other exception: nothing was changed, nothing
+        is remembered.
 
         `careful`: look into the database even for what can only be there when something has gone wrong before.
         """

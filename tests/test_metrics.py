@@ -223,4 +223,4 @@ def test_a_folder_whose_name_is_too_long_leaves_each_worker_alone(
             assert (await site.get("/metrics")).status == 200
 
     run(test())
-    assert "one worker at a time" in caplog.text
+    assert "only the worker that answers" in caplog.text

@@ -169,7 +169,7 @@ class Gateway:
             self._limiter = RedisLimiter(self.settings.redis_url.reveal(), f"{self.ledger.epoch}")
             await self._limiter.start()
             if self._limiter.degraded:
-                log.warning("redis_url: nothing answers there; each process limits its share until something does")
+                log.warning("redis_url: no server answers; each process applies its share of the limits until one does")
         self._line = await self._lay_line(self.settings, self.ledger, master)
         post = mail.Post(self._database, master, mail.carrier(self.settings))
         self._desk = Desk(self._database, master, Passwords(), post, self._url, lambda: self.settings)

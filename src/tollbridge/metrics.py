@@ -69,42 +69,49 @@ class Metric(NamedTuple):
 
 
 METRICS = (
-    Metric("tollbridge_info", "gauge", ("version", "database"), "1; what runs is in the labels."),
+    Metric("tollbridge_info", "gauge", ("version", "database"), "Always 1; the labels say what runs."),
     Metric("tollbridge_draining", "gauge", (), "1 when this process takes no more paid calls."),
     Metric("tollbridge_loop_lag_seconds", "gauge", (), "How late the event loop was at its last tick."),
-    Metric("tollbridge_log_lines_dropped_total", "counter", (), "Lines of the request log that nobody could take."),
+    Metric("tollbridge_log_lines_dropped_total", "counter", (), "Lines of the request log that could not be written."),
     Metric("tollbridge_requests_total", "counter", ("endpoint", "status"), "Answered requests."),
     Metric("tollbridge_request_seconds", "histogram", ("endpoint",), "From a request's head to its answer's end."),
     Metric("tollbridge_calls_total", "counter", ("model", "upstream", "outcome"), "Paid calls that ended."),
-    Metric("tollbridge_first_byte_seconds", "histogram", ("upstream",), "From a request's head to a stream's output."),
+    Metric(
+        "tollbridge_first_byte_seconds", "histogram", ("upstream",), "From a request's head to a stream's first output."
+    ),
     Metric("tollbridge_tokens_total", "counter", ("model", "kind"), "Tokens of paid calls, `input` and `output`."),
     Metric("tollbridge_charged_nanousd_total", "counter", ("model",), "What customers paid for calls."),
     Metric("tollbridge_cost_nanousd_total", "counter", ("upstream",), "What providers bill for calls."),
-    Metric("tollbridge_would_refuse_total", "counter", ("limit",), "Refusals, had a limit not only been tried out."),
-    Metric("tollbridge_upstream_attempts_total", "counter", ("upstream",), "Calls that were tried at an upstream."),
+    Metric(
+        "tollbridge_would_refuse_total",
+        "counter",
+        ("limit",),
+        "Requests that a limit with `shadow = true` would have refused.",
+    ),
+    Metric("tollbridge_upstream_attempts_total", "counter", ("upstream",), "Attempts to call an upstream."),
     Metric("tollbridge_upstream_failures_total", "counter", ("upstream", "kind"), "Attempts that failed, and how."),
-    Metric("tollbridge_upstream_state", "gauge", ("upstream",), "0: may be called; 1: others go first; 2: left alone."),
+    Metric("tollbridge_upstream_state", "gauge", ("upstream",), "0: called; 1: after the others; 2: not called."),
     Metric("tollbridge_upstream_connections", "gauge", ("upstream", "state"), "Open connections, `busy` and `idle`."),
     Metric("tollbridge_upstream_waiting", "gauge", ("upstream",), "Calls that wait for a connection."),
     Metric("tollbridge_upstream_connections_opened_total", "counter", ("upstream",), "Connections that were opened."),
-    Metric("tollbridge_ledger_failed", "gauge", (), "1 when the books cannot be trusted: this process must end."),
+    Metric("tollbridge_ledger_failed", "gauge", (), "1 when the ledger has failed: restart this process."),
     Metric("tollbridge_ledger_waiting", "gauge", (), "Operations that wait to be written."),
     Metric("tollbridge_ledger_operations_total", "counter", (), "Operations that were written."),
     Metric("tollbridge_ledger_batches_total", "counter", (), "Transactions that wrote them."),
     Metric("tollbridge_ledger_retries_total", "counter", (), "Transactions that had to be tried again."),
     Metric("tollbridge_ledger_commit_seconds", "gauge", (), "How long the last transaction took."),
     Metric("tollbridge_spool_files", "gauge", ("state",), "Spool files: `waiting` for the database, `damaged`."),
-    Metric("tollbridge_spool_bytes", "gauge", (), "What stands in the spool files of this data directory."),
-    Metric("tollbridge_limits_degraded", "gauge", (), "1 when shared limits are away: a share each."),
-    Metric("tollbridge_database_up", "gauge", (), "1 when the sums below could be read."),
-    Metric("tollbridge_credit_nanousd", "gauge", ("kind",), "Whole: credit, `paid`, `promo`; what is `held` of it."),
+    Metric("tollbridge_spool_bytes", "gauge", (), "Size of the spool files in this data directory."),
+    Metric("tollbridge_limits_degraded", "gauge", (), "1 while each process applies its share of the limits."),
+    Metric("tollbridge_database_up", "gauge", (), "1 when what begins with `Whole` could be read."),
+    Metric("tollbridge_credit_nanousd", "gauge", ("kind",), "Whole: credit, `paid` and `promo`, and `held` of it."),
     Metric("tollbridge_accounts_frozen", "gauge", (), "Whole: accounts whose credit is frozen."),
-    Metric("tollbridge_mail_waiting", "gauge", (), "Whole: letters that were not sent yet."),
-    Metric("tollbridge_webhooks_waiting", "gauge", (), "Whole: webhooks that nobody saw to yet."),
+    Metric("tollbridge_mail_waiting", "gauge", (), "Whole: letters that have not been sent yet."),
+    Metric("tollbridge_webhooks_waiting", "gauge", (), "Whole: webhooks that have not been processed yet."),
     Metric("tollbridge_payments_in_review", "gauge", (), "Whole: payments that wait for a person."),
     Metric("tollbridge_processes", "gauge", (), "Whole: processes that have not ended."),
-    Metric("tollbridge_audit_problems", "gauge", (), "Whole: what the last proof of the books found wrong."),
-    Metric("tollbridge_audit_age_seconds", "gauge", (), "Whole: how long ago that was."),
+    Metric("tollbridge_audit_problems", "gauge", (), "Whole: problems found by the last proof of the books."),
+    Metric("tollbridge_audit_age_seconds", "gauge", (), "Whole: time since the last proof of the books."),
     Metric("process_cpu_seconds_total", "counter", (), "CPU time of this process."),
     Metric("process_resident_memory_bytes", "gauge", (), "Memory of this process."),
     Metric("process_open_fds", "gauge", (), "Open files and connections of this process."),
@@ -252,7 +259,11 @@ class Metrics:
         try:
             self._server = await asyncio.start_unix_server(self._tell, self._socket)
         except OSError as error:  # the longest name of a socket has 107 bytes
-            _log.warning("/metrics will tell of one worker at a time: %s: %s", self._socket, error)
+            _log.warning(
+                "/metrics will show only the worker that answers: the socket %s cannot be opened: %s",
+                self._socket,
+                error,
+            )
 
     async def close(self) -> None:
         if self._server is not None and self._socket is not None:

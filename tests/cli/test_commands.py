@@ -324,6 +324,17 @@ def test_books_that_are_wrong_are_told(shell: Shell) -> None:
     assert not msgspec.json.decode(shell("ledger", "verify", "--json").out)["ok"]
 
 
+def test_of_very_many_mistakes_the_first_are_named_and_all_are_counted(shell: Shell) -> None:
+    shell.ok("account", "create", "ada@example.com", "--credit", "5")
+    change_by_hand(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1001) "
+        "INSERT INTO balance (account_id, paid, promo, held, frozen) SELECT i + 1, 7, 0, 0, 0 FROM n"
+    )
+    assert "; the first 1,000 are named above" in shell("ledger", "verify").err
+    told = msgspec.json.decode(shell("ledger", "verify", "--json").out)
+    assert (len(told["problems"]), told["found"] > 1_000) == (1_000, True)
+
+
 def test_a_backup_is_put_back(shell: Shell) -> None:
     shell.ok("account", "create", "ada@example.com")
     shell.ok("key", "create", "--account", "ada@example.com")

@@ -141,7 +141,7 @@ def test_several_processes_drop_once_and_one_that_was_stopped_goes_on(
         ("DELETE FROM closing WHERE id = 1", "one before it"),
         ("DELETE FROM closing WHERE id = 5", "`carried` was changed"),
         ("UPDATE seal SET row_count = row_count + 1 WHERE chain <> 'journal'", "were dropped"),
-        ("DELETE FROM seal WHERE chain <> 'journal'", "there is no seal over it"),
+        ("DELETE FROM seal WHERE chain <> 'journal'", "no seal covers them"),
         ("UPDATE usage_rollup SET charge = charge + 1 WHERE span = 86400000 AND account_id = 1", "sums by day"),
         ("UPDATE usage_rollup SET requests = requests + 1 WHERE span = 3600000 AND account_id = 1", "sums by hour"),
         ("UPDATE usage_day SET promo = promo + 1 WHERE grouped = 2", "sums of all accounts"),

@@ -220,7 +220,9 @@ def test_sums_are_made_anew_as_the_proof_says_when_older_requests_are_gone(
             newest = f"start = (SELECT MAX(start) FROM {table})"
             await books.database.execute(f"UPDATE {table} SET charge = charge + 1 WHERE {newest}")
             problem = next(each for each in (await verify(books.database)).problems if table in each)
-            found = re.search(rf"delete what {table} has from (\d+) on and set meta.{mark} to (\d+)", problem)
+            found = re.search(
+                rf"the rows of {table} with a start of (\d+) or later, and set '{mark}' in meta to (\d+)", problem
+            )
             assert found is not None, problem
             await books.database.execute(f"DELETE FROM {table} WHERE start >= $1", int(found[1]))
             await books.database.execute(f"UPDATE meta SET value = $1 WHERE name = '{mark}'", int(found[2]))

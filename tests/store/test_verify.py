@@ -135,7 +135,7 @@ def test_what_is_put_before_the_first_row_is_found(filled: Engine) -> None:
     )
     problems = verified(filled).problems
     for table in ("account", "balance"):
-        assert f"1 rows of {table} have an id that no row is given" in problems
+        assert f"1 rows of {table} have an id below 1 or too large, which no row is ever given" in problems
 
 
 def test_a_seal_that_was_taken_out_of_its_chain_is_found(sqlite_engine: Engine) -> None:
@@ -270,7 +270,7 @@ def test_prices_are_compared_with_their_digest_and_charges_with_their_price(sqli
             report = await verify(books.database)
             assert [problem.split("hold ")[1] for problem in report.problems] == [
                 f"{wrong} charges 10 and loses 0, but what was used is worth 11",
-                f"{unknown} refers to price version 77, which there is not",
+                f"{unknown} refers to price version 77, which does not exist",
             ]
 
     asyncio.run(main())
@@ -380,7 +380,7 @@ def test_the_same_is_found_on_both_databases(ledger_engine: Engine) -> None:
                 "of journal is broken",
                 "the entries of transaction 2 (",
                 "price version 1 cannot be read",
-                "price version 1 is not what its digest says",
+                "price version 1 was changed: it does not match its digest",
             ):
                 assert part in found
 

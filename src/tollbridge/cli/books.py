@@ -57,13 +57,16 @@ def ledger_verify(settings: "Settings", as_json: bool) -> None:
     books = {book.value: format_usd(amount) for book, amount in report.trial_balance.items()}
     if as_json:
         counts = {name: getattr(report, name) for name in COUNTS}
-        print_json({"ok": report.ok, **counts, "trial_balance_usd": books, "problems": report.problems})
+        print_json(
+            {"ok": report.ok, **counts, "trial_balance_usd": books, "found": report.found, "problems": report.problems}
+        )
     else:
         print_table(("ledger account", "USD"), list(books.items()))
         say(", ".join(f"{name.replace('_', ' ')} {getattr(report, name):,}" for name in COUNTS))
         for problem in report.problems:
             click.echo(problem)
-        say("the books are right" if report.ok else f"the books are wrong in {plural(report.found, 'place')}")
+        named = "" if len(report.problems) == report.found else f"; the first {len(report.problems):,} are named above"
+        say("the books are right" if report.ok else f"the books are wrong in {plural(report.found, 'place')}{named}")
     if not report.ok:
         sys.exit(1)
 

@@ -181,7 +181,7 @@ def _texts(raw: Any) -> tuple[str, ...]:
 
 def _text_by_name(raw: Any) -> dict[str, str]:
     if not isinstance(raw, dict) or not all(isinstance(each, str) and each for each in raw.values()):
-        raise Wrong('expected names with texts such as { max_tokens = "max_completion_tokens" }')
+        raise Wrong('expected a table of texts such as { max_tokens = "max_completion_tokens" }')
     return raw
 
 
@@ -197,7 +197,7 @@ def _json_by_name(raw: Any) -> dict[str, str]:
 def _headers(raw: Any) -> dict[str, Secret]:
     for name, value in _text_by_name(raw).items():
         if _HEADER.fullmatch(name) is None:
-            raise Wrong("that is no name of a header", name)
+            raise Wrong("this is not a valid name of a header", name)
         if name.lower() in _OWN_HEADERS:
             raise Wrong("the gateway sets this header itself", name)
         if re.fullmatch(r"[\x20-\x7e]+", value) is None:
@@ -206,14 +206,14 @@ def _headers(raw: Any) -> dict[str, Secret]:
 
 
 def _secret(raw: Any) -> Secret:
-    read = _string(raw, 'best "env:NAME" or "file:PATH"')
+    read = _string(raw, 'preferably "env:NAME" or "file:PATH"')
     if read.startswith("{"):  # a service account's key
         try:
             return Secret(json.dumps(json.loads(read), separators=(",", ":")))
         except ValueError:
-            raise Wrong("a secret in braces is JSON: a service account's key as it was downloaded") from None
+            raise Wrong("a secret that begins with { must be JSON: a service account's key as downloaded") from None
     if re.fullmatch(r"[\x21-\x7e]{1,4096}", read) is None:
-        raise Wrong("a secret is printable ASCII without spaces, and not empty")
+        raise Wrong("a secret must be 1 to 4,096 printable ASCII characters without spaces")
     return Secret(read)
 
 
@@ -230,7 +230,7 @@ def _file(raw: Any) -> str:
 def _lines(raw: Any) -> tuple[str, ...]:
     lines = _texts(raw)
     if len(lines) > 9 or any(len(line) > 300 or not line.isprintable() for line in lines):
-        raise Wrong("expected at most nine texts of one line, up to 300 characters each")
+        raise Wrong("expected at most nine texts, each one line of up to 300 characters")
     return lines
 
 
@@ -307,7 +307,7 @@ def _usd(raw: Any) -> int:
 def _cents(raw: Any) -> int:
     amount = _usd(str(raw) if isinstance(raw, int) and not isinstance(raw, bool) else raw)
     if amount % money.NANO_PER_CENT or amount == 0:
-        raise Wrong("what is paid is above zero, in whole cents")
+        raise Wrong("a payment must be above zero and in whole cents")
     return amount
 
 
@@ -395,9 +395,9 @@ def split_url(raw: Any, like: str) -> SplitResult:
     if parts.scheme not in {"http", "https"} or not parts.hostname or re.search(r"[\x00-\x20\x7f\\]", raw):
         raise Wrong(f"expected a URL with http:// or https://, {like}")
     if "@" in parts.netloc:
-        raise Wrong("a URL holds no user and no password here: they would be shown")
+        raise Wrong("a URL may contain no user and no password here: they would be shown")
     if parts.query or parts.fragment:
-        raise Wrong("a URL ends before ? and # here")
+        raise Wrong("a URL may contain no ? and no # here")
     return parts
 
 
@@ -430,14 +430,14 @@ def _base_url(raw: Any) -> str:
     host = (parts.hostname or "").removesuffix(".")
     address = _called(host)
     if (address is not None and (address.is_link_local or address == _METADATA_6)) or host in _LINK_LOCAL_NAMES:
-        raise Wrong("an address of a cloud's metadata service is no provider")
+        raise Wrong("this is the address of a cloud's metadata service, not of a provider")
     return str(raw).rstrip("/")
 
 
 def _public_url(raw: Any) -> str:
     parts = split_url(raw, 'such as "https://api.example.com"')
     if parts.path not in {"", "/"}:
-        raise Wrong("the gateway lives at the root of its host: leave the path out")
+        raise Wrong("the gateway is served at the root of its host: leave the path out")
     return str(raw).rstrip("/")
 
 
@@ -480,7 +480,7 @@ def _redis_url(raw: Any) -> Secret:
 
 
 def _export_url(raw: Any) -> Secret:
-    like = 'expected "directory:///path", or "clickhouse://user:password@host:8123/database" (s: with TLS)'
+    like = 'expected "directory:///path", or "clickhouse://user:password@host:8123/database" (clickhouses: with TLS)'
     read = _string(raw, like)
     parts = urlsplit(read)
     directory = parts.scheme == "directory" and not parts.netloc and len(parts.path) > 1

@@ -54,13 +54,13 @@ def verify(token: str, keys: Sequence[Key], expected: Expected) -> dict[str, Any
     head, claims, signed, signature = _parts(token)
     check = _CHECKS.get(head.alg)
     if check is None or head.crit:
-        raise WrongToken(f"it is signed by {head.alg[:20]!r}, not by one of {', '.join(_CHECKS)}")
+        raise WrongToken(f"its algorithm is {head.alg[:20]!r}, not one of {', '.join(_CHECKS)}")
     whole = [key for key in keys if isinstance(key, dict) and key.get("use", "sig") == "sig"]
     usable = [key for key in whole if head.kid is None or key.get("kid") == head.kid]
     if not usable:
-        raise UnknownKey("no key of the issuer has its id")
+        raise UnknownKey("the issuer has no key with its key id")
     if not any(_signed(check, key, signature, signed) for key in usable):
-        raise UnknownKey("its signature is not the issuer's")
+        raise UnknownKey("no key of the issuer made its signature")
     _check_claims(claims, expected)
     return claims
 
@@ -68,7 +68,7 @@ def verify(token: str, keys: Sequence[Key], expected: Expected) -> dict[str, Any
 def _parts(token: str) -> tuple[_Head, dict[str, Any], bytes, bytes]:
     texts = token.split(".")
     if len(texts) != 3 or len(token) > _MOST_BYTES:
-        raise WrongToken("it is no signed token")
+        raise WrongToken("it is not a signed token")
     try:
         head = msgspec.json.decode(_decoded(texts[0]), type=_Head)
         claims = msgspec.json.decode(_decoded(texts[1]), type=dict[str, Any])
@@ -84,15 +84,15 @@ def _check_claims(claims: dict[str, Any], expected: Expected) -> None:
     made: Any = claims.get("iat", 0)
     nonce, subject = claims.get("nonce"), claims.get("sub")
     if claims.get("iss") != expected.issuer:
-        raise WrongToken("another issuer made it")
+        raise WrongToken("it was made by another issuer than the configured one")
     if expected.audience not in audiences or (len(audiences) > 1 and claims.get("azp") != expected.audience):
-        raise WrongToken("it was made for somebody else")
+        raise WrongToken("it was made for another client id")
     if not _is_time(ends) or ends + LEEWAY_S <= expected.now:
-        raise WrongToken("its time has passed")
+        raise WrongToken("it has expired")
     if not _is_time(made) or made - LEEWAY_S > expected.now:
-        raise WrongToken("it comes from the future")
+        raise WrongToken("it was made in the future: compare the clocks")
     if not isinstance(nonce, str) or not hmac.compare_digest(nonce.encode(), expected.nonce.encode()):
-        raise WrongToken("it answers another log-in")
+        raise WrongToken("it belongs to another log-in")
     if not isinstance(subject, str) or not 0 < len(subject) <= 255 or not subject.isprintable():
         raise WrongToken("it does not say who logged in")
 

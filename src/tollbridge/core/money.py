@@ -119,10 +119,10 @@ def format_price(pico_per_token: int) -> str:
 def _parse(text: str, places: int, what: str) -> int:
     match = _DECIMAL.fullmatch(text)
     if match is None:
-        raise ValueError(f'{what} is a plain decimal like "0.25", not {text[:40]!r}')
+        raise ValueError(f'{what} must be a plain decimal like "0.25", not {text[:40]!r}')
     whole, fraction = match[1], (match[2] or "").rstrip("0")
     if len(fraction) > places:
-        raise ValueError(f"{what} has at most {places} decimal places, not {text[:40]!r}")
+        raise ValueError(f"{what} can have at most {places} decimal places: {text[:40]!r}")
     value = int(whole + fraction.ljust(places, "0"))
     if value >= MAX_AMOUNT:
         raise ValueError(f"{what} is too large: {text[:40]!r}")

@@ -113,7 +113,11 @@ class Replays:
         try:
             await answers.keep(self._database, hold, sealed)
         except Unavailable as error:
-            _log.warning("the answer of %s was sent and is not kept: %s", self._public_id(hold), error)
+            _log.warning(
+                "the answer %s was sent, but cannot be repeated for its Idempotency-Key: %s",
+                self._public_id(hold),
+                error,
+            )
 
 
 def in_progress() -> Conflict:

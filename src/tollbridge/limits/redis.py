@@ -249,7 +249,7 @@ class RedisLimiter:
     def _fail(self, error: Exception) -> None:
         if not self._open:
             _log.warning(
-                "the limits' server does not answer (%s): each of %d nodes limits its share until it does",
+                "redis_url: the server does not answer (%s); until it does, each of %d processes applies its share",
                 type(error).__name__,
                 self._nodes,
             )
@@ -286,7 +286,7 @@ class RedisLimiter:
                 await self._client.connection_pool.disconnect()
             return
         if self._tasks:
-            _log.warning("the limits' server answers again")
+            _log.warning("redis_url: the server answers again")
         self._open = False
         for operation in self._frees():  # of calls that ended meanwhile
             self._enqueue(operation, None)

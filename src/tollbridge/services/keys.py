@@ -143,7 +143,7 @@ async def find(database: Database, master: Secrets, text: str) -> KnownKey | Non
         try:
             await rotation.renew_digest(database, found.key_id, digests, master.fingerprint())
         except TollbridgeError as error:
-            log.warning("a key is known by the previous master secret until its next call: %s", error)
+            log.warning("a key could not be moved to the new master secret; its next call tries again: %s", error)
     return found
 
 

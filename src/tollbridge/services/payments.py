@@ -173,7 +173,7 @@ class Payments:
             try:
                 return await self.ask(payment)
             except (ProcessorUnavailable, ProcessorRefused) as error:
-                log.warning("payment %s could not be looked at: %s", public_id, error)
+                log.warning("Stripe could not be asked about payment %s: %s", public_id, error)
         return payment
 
     async def pay_demo(self, account: Account, public_id: str) -> Payment:
@@ -261,7 +261,7 @@ class Payments:
         try:
             await self._take(event)
         except Unavailable as error:
-            log.warning("a webhook could not be written down: %s", error)
+            log.warning("a webhook could not be stored, Stripe will send it again: %s", error)
             return 503
         return 200
 
@@ -278,7 +278,7 @@ class Payments:
             try:
                 await self._catch_up(payment, now)
             except (ProcessorUnavailable, ProcessorRefused) as error:
-                log.warning("payment %s could not be asked for: %s", payment.public_id, error)
+                log.warning("Stripe could not be asked about payment %s: %s", payment.public_id, error)
 
     async def find_missed(self) -> int:
         """Process events that Stripe has but that never arrived; how many. Runs every ten minutes."""
@@ -311,7 +311,7 @@ class Payments:
             return await run(self.database, use_case)
         except _Conflict as error:
             why = str(error)
-        log.critical("payment %s: %s", payment.public_id, why)
+        log.critical("payment %s is set aside for you to review: %s", payment.public_id, why)
         return await run(self.database, lambda transaction: self._set_aside(transaction, payment, why))
 
     async def ask(self, payment: Payment, event: str | None = None) -> Payment:
@@ -423,7 +423,7 @@ class Payments:
             else:
                 await self.ask(payment, event.id)
         except (ProcessorUnavailable, ProcessorRefused) as error:
-            log.warning("event %s (%s) waits: %s", event.id, event.kind, error)
+            log.warning("event %s (%s) could not be processed and will be tried again: %s", event.id, event.kind, error)
             at = await self.database.now() + min(_HOUR, _MINUTE << min(event.tries, 6))
             await run(self.database, lambda transaction: payments.try_again(transaction, event.id, at))
 

@@ -128,7 +128,7 @@ class Subscriptions:
             try:
                 await self.follow(ours)
             except (ProcessorUnavailable, ProcessorRefused) as error:
-                log.warning("subscription %s could not be looked at: %s", ours.public_id, error)
+                log.warning("Stripe could not be asked about subscription %s: %s", ours.public_id, error)
             return await self.current(account)
         return ours
 
@@ -224,7 +224,7 @@ class Subscriptions:
             try:
                 await self._catch_up(await subscriptions.by_id(database, ours.id), now)
             except (ProcessorUnavailable, ProcessorRefused) as error:
-                log.warning("subscription %s could not be asked for: %s", ours.public_id, error)
+                log.warning("Stripe could not be asked about subscription %s: %s", ours.public_id, error)
 
     # --- within -------------------------------------------------------------------------------------------------
 

@@ -77,7 +77,7 @@ async def forget_card(ways: Payments, account: Account) -> None:
         try:
             await ways.stripe.forget(saved)
         except (ProcessorRefused, ProcessorUnavailable) as error:
-            log.warning("a card of account %s is still at Stripe: %s", account.public_id, error)
+            log.warning("the card of account %s could not be removed at Stripe: %s", account.public_id, error)
 
 
 async def run_due(ways: Payments) -> int:
@@ -99,7 +99,9 @@ async def run_due(ways: Payments) -> int:
             await ways.charge(payment, account)
         except ProcessorUnavailable as error:
             # Whether it was charged is not known: the reconciler asks, under the same key.
-            log.warning("top-up %s waits: %s", payment.public_id, error)
+            log.warning(
+                "whether top-up %s was paid is not known yet, Stripe will be asked: %s", payment.public_id, error
+            )
     return charged
 
 

@@ -342,7 +342,7 @@ async def check(view: Transaction, complain: Callable[[str], None], dropped_unti
             for start, key_id, version in await _differing(view, (account_id, span, since, until), watermark):
                 complain(
                     f"account {account_id}: the sums of the {'day' if span == DAY_MS else 'hour'} from {start} on for "
-                    f"key {key_id} and price version {version} are not those of its requests; {mend}"
+                    f"key {key_id} and price version {version} do not agree with its requests; {mend}"
                 )
 
 
@@ -354,8 +354,9 @@ def first_whole_day(dropped_until: int) -> int:
 def made_anew(table: str, watermark: str, begin: int) -> str:
     """How to mend sums that are wrong; days before `begin` no longer have the requests to compute them from."""
     if not begin:
-        return f"delete {table} and meta.{watermark} to have all sums made anew"
-    return f"delete what {table} has from {begin} on and set meta.{watermark} to {begin - 1} to have them made anew"
+        return f"to have all sums computed again, delete all rows of {table} and the row {watermark!r} of meta"
+    behind = f"delete the rows of {table} with a start of {begin} or later"
+    return f"to have them computed again, {behind}, and set {watermark!r} in meta to {begin - 1}"
 
 
 async def windows(view: Transaction, begin: int, watermark: int) -> AsyncIterator[tuple[int, int, int]]:

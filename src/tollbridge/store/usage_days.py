@@ -284,8 +284,8 @@ async def check(view: Transaction, complain: Callable[[str], None], dropped_unti
     wrong = {start for start, *pairs, count in await view.fetch(_ONE_DAY) if count != 3 or pairs[::2] != pairs[1::2]}
     wrong |= await _unlike_rollups(view, both) | await _unlike_requests(view, begin, watermark, complain)
     for start in sorted(wrong):
-        mend = rollups.made_anew("usage_day", WATERMARK, begin) if start >= begin else "they cannot be made anew"
-        complain(f"the sums of all accounts of the day from {start} on are not those of its requests; {mend}")
+        mend = rollups.made_anew("usage_day", WATERMARK, begin) if start >= begin else "they cannot be computed again"
+        complain(f"the sums of all accounts of the day from {start} on do not agree with its requests; {mend}")
 
 
 async def _unlike_requests(view: Transaction, begin: int, watermark: int, complain: Callable[[str], None]) -> set[int]:
@@ -305,7 +305,7 @@ async def _unlike_requests(view: Transaction, begin: int, watermark: int, compla
     known += len(rows)
     [(there,)] = await view.fetch(_COUNT_KEPT, begin)
     if there != known:
-        complain(f"{there - known} sums of all accounts from {begin} on are of no account and no key that there is")
+        complain(f"{there - known} sums of all accounts from {begin} on belong to no account or key that exists")
     return wrong | _differing(rows, of_prices)
 
 

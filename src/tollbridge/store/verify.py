@@ -201,7 +201,7 @@ class _Audit:
             self._chains[chain] = _Chain(chain, of_it, self._report, self._dropped)
         for chain, until in self._dropped.positions.items():
             if chain not in seals or seals[chain][-1].last < until:
-                self._report.add(f"what was dropped of {chain} up to {until} was sealed, and there is no seal over it")
+                self._report.add(f"rows of {chain} up to {until} were dropped, but no seal covers them")
         self._carry()
         for table in _OUTSIDE:
             await self._check_ids(table)
@@ -233,12 +233,12 @@ class _Audit:
             except (msgspec.MsgspecError, UnicodeError):
                 self._report.add(f"price version {id_} cannot be read")
             if hashlib.sha256(terms.encode()).digest() != bytes(digest):
-                self._report.add(f"price version {id_} is not what its digest says")
+                self._report.add(f"price version {id_} was changed: it does not match its digest")
 
     async def _check_ids(self, table: str) -> None:
         [(count,)] = await self._view.fetch(_OUTSIDE[table], *_EVERYTHING)
         if count:
-            self._report.add(f"{count} rows of {table} have an id that no row is given")
+            self._report.add(f"{count} rows of {table} have an id below 1 or too large, which no row is ever given")
 
     def _carry(self) -> None:
         """What requests that were dropped come to."""
@@ -270,7 +270,7 @@ class _Audit:
                 if epoch not in self._swept:
                     self._report.add(f"hold {row[0]} belongs to no process")
             if row[0] <= self._dropped.positions.get(f"{seal.USAGE}{epoch}", 0):
-                self._report.add(f"hold {row[0]} was dropped, and is there")
+                self._report.add(f"hold {row[0]} is there, but was noted as dropped")
             if chain is not None:
                 chain.add(row, steps)
             self._report.holds += 1
@@ -302,7 +302,7 @@ class _Audit:
         if end.held != first + extended:
             self._report.add(f"usage row of hold {id_} gave back {end.held}, but {first + extended} was held")
         if (end.allowance is None) != (tokens is None):
-            self._report.add(f"usage row of hold {id_} and the hold are not on the same, tokens or money")
+            self._report.add(f"usage row of hold {id_} and the hold differ in what pays: included tokens or money")
         elif end.allowance is not None:
             self._quota(account_id, period).used += end.allowance
         for problem in self._wrong_amounts(end):
@@ -320,12 +320,12 @@ class _Audit:
         if not 0 <= end.promo <= end.charge or end.loss < 0 or record.cost < 0:
             yield f"has impossible amounts: charge {end.charge}, promo {end.promo}, loss {end.loss}"
         if record.price_version not in self._prices:
-            yield f"refers to price version {record.price_version}, which there is not"
+            yield f"refers to price version {record.price_version}, which does not exist"
             return
         terms = self._prices[record.price_version]
         due = end.charge + end.loss
         if end.allowance is not None and (due or not 0 <= end.allowance <= tokens_of(record)):
-            yield f"charges {due} beside {end.allowance} included tokens, and used {tokens_of(record)}"
+            yield f"charges {due} and {end.allowance} included tokens, but used {tokens_of(record)} tokens"
         if terms is None:
             if due or record.cost:
                 yield f"charges {due} and costs {record.cost} without a price"
@@ -429,7 +429,7 @@ class _Audit:
                     self._report.add(f"key {key_id}: {name} is {value}, but the rows say {getattr(spend, name)}")
         for key_id, spend in self._spends.items():
             if spend.spent or spend.held:
-                self._report.add(f"key {key_id} has spent under a limit, but its spend is not kept")
+                self._report.add(f"key {key_id} has spent under a limit, but has no row in key_spend")
 
     async def _check_allowances(self) -> None:
         after = (0, 0)
@@ -440,11 +440,11 @@ class _Audit:
                 for name, value in zip(("used", "held"), kept, strict=True):
                     if value != getattr(quota, name):
                         self._report.add(
-                            f"account {account_id}: {name} of the tokens of {period} is {value}, but the rows say "
-                            f"{getattr(quota, name)}"
+                            f"account {account_id}: {name} of the included tokens of {period} is {value}, but the rows "
+                            f"say {getattr(quota, name)}"
                         )
         for account_id, period in self._quotas:
-            self._report.add(f"account {account_id} has used tokens of {period}, but they are not kept")
+            self._report.add(f"account {account_id} has used included tokens of {period}, but has no row in allowance")
 
     def _quota(self, account_id: int, period: int) -> Quota:
         return self._quotas.setdefault((account_id, period), Quota())
@@ -494,9 +494,11 @@ class _Chain:
             self._close_dropped(name, sealed)
         else:
             if self._digest.count != sealed.count:
-                self._report.add(f"{name} counted {plural(sealed.count, 'row')}, now there are {self._digest.count}")
+                self._report.add(
+                    f"{name} counted {plural(sealed.count, 'row')}, but now there are {self._digest.count}"
+                )
             if self._digest.close(sealed.last, sealed.at) != sealed.digest:
-                self._report.add(f"{name} is broken: a row in it was changed, or the seal was")
+                self._report.add(f"{name} is broken: a row under it was changed, or the seal itself")
         self._before, self._next = sealed.digest, sealed.last + 1
         self._advance()
 
@@ -510,7 +512,7 @@ class _Chain:
             if last >= sealed.last:
                 break
         if count != sealed.count:
-            self._report.add(f"{name} counted {plural(sealed.count, 'row')}, and {count} were dropped")
+            self._report.add(f"{name} counted {plural(sealed.count, 'row')}, but {count} were dropped")
 
     def _advance(self) -> None:
         self._seal = next(self._seals, None)

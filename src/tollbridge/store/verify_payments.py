@@ -101,13 +101,13 @@ async def check(view: Transaction, complain: Complain) -> None:
             complain(f"payment {row[1]} {problem}")
     async for row in pages(view, _REVERSALS, _PAGE):
         for problem in _of_reversal(row):
-            complain(f"what went back as {row[1]} {problem}")
+            complain(f"money that went back ({row[1]}) {problem}")
     async for row in pages(view, _NOTES, _PAGE):
         if not _is_note_of_reversal(row):
-            complain(f"invoice {row[0]}, a {row[1]} of {row[2]} and {row[3]} tax, is not what went back")
+            complain(f"invoice {row[0]}, a {row[1]} of {row[2]} and {row[3]} tax, does not match what went back")
     async for id_, amount, account, at, *booked in pages(view, _VOUCHERS, _PAGE):
         if [account, at, amount if account is not None else None] != booked:
-            complain(f"voucher {id_} is not credited as it was redeemed")
+            complain(f"voucher {id_}: the journal has another account, time, kind or amount for its credit")
     (count, least, most), = await view.fetch(_NUMBERS)  # fmt: skip
     last = await value(view, LAST_NUMBER) or 0
     if (least, most) != (1, count) or last != most:
@@ -126,7 +126,7 @@ async def _check_counts(view: Transaction, complain: Complain) -> None:
     for kind in Return:
         (there, booked) = (await view.fetch(_REVERSED, kind))[0]
         if there != booked:
-            complain(f"what went back by {kind}: {plural(there, 'row')}, but {booked} in the journal")
+            complain(f"money that went back by {kind}: {plural(there, 'row')}, but {booked} in the journal")
     (there, booked) = (await view.fetch(_FEES))[0]
     if there != booked:
         complain(f"fees of payments, refunds and disputes: {there}, but {booked} in the journal")
@@ -147,11 +147,11 @@ def _of_payment(row: Row) -> list[str]:
     if fees != -fee:
         problems.append(f"cost a fee of {fee}, but the journal has {-fees}")
     if invoices != 1:
-        problems.append(f"has {invoices} invoices over its amount, of its account and day")
+        problems.append(f"has {invoices} invoices of its amount, account and day, not 1")
     if not in_time:
-        problems.append("was paid at another time than the journal has")
+        problems.append("was paid at another time than the journal says")
     if odd_months:
-        problems.append("is of a month of a plan and has no subscription, or the other way round")
+        problems.append("pays for a month of a plan without a subscription, or the other way round")
     return problems
 
 
@@ -171,7 +171,7 @@ def _of_reversal(row: Row) -> list[str]:
     if fee != fees:
         problems.append(f"cost a fee of {fee}, but the journal has {fees}")
     if tuple(papers) not in _PAPERS[state == State.RETURNED]:
-        problems.append(f"is {state}, and has {papers[1]} credit notes and {papers[2]} corrections")
+        problems.append(f"is {state}, but has {papers[1]} credit notes and {papers[2]} corrections")
     return problems
 
 

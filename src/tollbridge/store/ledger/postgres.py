@@ -158,7 +158,7 @@ class PostgresLedger:
             if known.get(leftover.epoch) == leftover.started_at:
                 replays.append(self._replay(leftover))
             else:
-                _log.warning("%s belongs to another database and is left alone", leftover.path)
+                _log.warning("the spool file %s belongs to another database and is left alone", leftover.path)
                 leftover.release()
         # A sweep of what they left must see their last checkpoints, not those from before the outage.
         await asyncio.gather(*replays)
@@ -271,7 +271,7 @@ class PostgresLedger:
         try:
             await self._write_all()
         except Exception:
-            _log.critical("the ledger stops", exc_info=True)
+            _log.critical("the ledger has failed and stops", exc_info=True)
             self.failed = True
             self._queue.extendleft(waiting for waiting in reversed(self._batch) if not waiting.over)
         self._give_up()
@@ -381,7 +381,7 @@ class PostgresLedger:
         except Exception as error:
             if isinstance(error, asyncpg.IntegrityConstraintViolationError):
                 self.failed = True
-            _log.exception("the ledger cannot do this: %s", type(waiting.op).__name__)
+            _log.exception("the ledger could not carry out an operation: %s", type(waiting.op).__name__)
             # An end in the spool stays there, for a later start that may know better.
             waiting.over = True
             _refuse(waiting, error if isinstance(error, ValueError) else InternalError("The ledger failed."))
@@ -483,7 +483,7 @@ class PostgresLedger:
             self._go_away()
             return
         if self._away:
-            _log.warning("the ledger has its database again")
+            _log.warning("the ledger reaches its database again")
         self._away = False
         self._parked.clear()
         self._watch()

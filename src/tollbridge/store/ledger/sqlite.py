@@ -255,7 +255,7 @@ class SqliteLedger:
                     return
                 if _is_impossible(own_error):
                     self._fail(own_error)
-                _log.exception("the ledger cannot do this: %s", type(item[0]).__name__)
+                _log.exception("the ledger could not carry out an operation: %s", type(item[0]).__name__)
                 self._tell(self._reject, [item], own_error if isinstance(own_error, ValueError) else _broken())
             else:
                 self._tell(self._resolve, [item[0]], [item[1]], verdicts)
@@ -277,7 +277,7 @@ class SqliteLedger:
 
     def _fail(self, error: Exception) -> None:
         if not self._failed:
-            _log.critical("the ledger stops: %s", error or type(error).__name__, exc_info=error)
+            _log.critical("the ledger has failed and stops: %s", error or type(error).__name__, exc_info=error)
         self._failed = True
 
     def _tell(self, what: Any, *outcome: Any) -> None:

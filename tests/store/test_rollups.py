@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import time
 from collections import Counter
 
 import pytest
@@ -141,6 +142,56 @@ def test_a_clock_that_is_set_back_loses_nothing(sqlite_engine: Engine, monkeypat
         await rollups.roll_up(books.database)
         await assert_exact(books, ada)
         assert (await totals(books, ada)).charge == 30
+
+    with_books(sqlite_engine, scenario)
+
+
+@pytest.mark.parametrize("back_ms", [10_000, 29_000, 31_000, 34_000, 39_999, 41_000])
+def test_a_clock_that_is_set_back_a_little_between_two_runs_loses_nothing(
+    sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch, back_ms: int
+) -> None:
+    """Behind the watermark there are 30 s, and the next run comes 10 s later: requests may end before it unseen."""
+
+    async def scenario(books: Books) -> None:
+        ada = await books.customer(paid=10**9)
+        ahead = 0
+
+        async def now() -> int:
+            return time.time_ns() // 1_000_000 + ahead
+
+        monkeypatch.setattr(books.database, "now", now)
+        await spend(books, ada, 10)
+        ahead = back_ms
+        await rollups.roll_up(books.database)
+        # Set back, and used at once.
+        await spend(books, ada, 20)
+        ahead = 10_000
+        for _ in range(2):
+            await rollups.roll_up(books.database)
+            assert (await totals(books, ada)).charge == 30
+            await assert_exact(books, ada)
+            ahead += 60_000
+
+    with_books(sqlite_engine, scenario)
+
+
+def test_a_run_that_read_the_time_before_another_one_moved_the_watermark_changes_nothing(
+    sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(books: Books) -> None:
+        ada = await books.customer(paid=10**9)
+        await spend(books, ada, 10)
+        ahead = 60_000
+
+        async def now() -> int:
+            return time.time_ns() // 1_000_000 + ahead
+
+        monkeypatch.setattr(books.database, "now", now)
+        await rollups.roll_up(books.database)
+        moved = await value(books.database, rollups.WATERMARK)
+        ahead -= 4_000
+        await rollups.roll_up(books.database)
+        assert await value(books.database, rollups.WATERMARK) == moved
 
     with_books(sqlite_engine, scenario)
 

@@ -4,7 +4,7 @@ Rule 1  A watermark (`meta.rolled_up`, a time) divides all usage: what ended up 
         after it is read from `usage` itself. Watermark and sums move in one transaction.
 Rule 2  The watermark stays `SETTLED_MS` behind the clock: no batch of the ledger takes that long to arrive.
 Rule 3  If the clock is set back, so that requests may again end before the watermark, the watermark is set back too,
-        and the sums after it are dropped.
+        and the sums after it are dropped. The next run notices, if it comes within `SETTLED_MS - _APART_MS`.
 Rule 4  A reader of sums reads the watermark, the sums and the rest in one snapshot.
 Rule 5  All hours and days are UTC. What a swept request cost beyond what it was charged (`late` in the journal) is no
         request of its own: it is read from the journal and counts where it was posted, but is never in the stored sums.
@@ -27,6 +27,8 @@ HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 WATERMARK = "rolled_up"
 SETTLED_MS = 30_000
+# Another process may have moved the watermark this long after one has read the time.
+_APART_MS = 5_000
 # One transaction sums up this much time at first. A job that has much to catch up on then takes as much at once as it
 # finishes within `_WHOLE_S`, so that nobody waits long for it.
 MOST_MS = 600_000
@@ -254,9 +256,10 @@ async def advance(
     for _ in range(_STEPS):
         now = await database.now()
         before = await value(database, watermark) or 0
-        if now < before:
-            # This whole day is summed anew.
-            await _step(database, watermark, (before, now // DAY_MS * DAY_MS - 1), drop)
+        if now < before + max(0, SETTLED_MS - _APART_MS):
+            # The clock was set back since the watermark was moved: requests may have ended before it meanwhile.
+            # This whole day is summed anew, and the one before if they may have been of it.
+            await _step(database, watermark, (before, (now - HOUR_MS) // DAY_MS * DAY_MS - 1), drop)
             return
         after = latest = now - SETTLED_MS
         if latest <= before:

@@ -3,10 +3,14 @@
 import asyncio
 from typing import Any
 
-from tests.store.books import Books, Engine, assert_verified, serving, with_books
+import msgspec
+from msgspec.structs import replace
+from tests.store.books import TERMS, Books, Engine, assert_verified, serving, with_books
 
 from tollbridge.core.ledger import hold_id
-from tollbridge.store.seal import Digest, read, seal
+from tollbridge.store import prices
+from tollbridge.store.seal import PRICE, Digest, read, seal
+from tollbridge.store.verify import verify
 
 
 def test_only_what_ended_long_ago_is_sealed(ledger_engine: Engine) -> None:
@@ -14,12 +18,42 @@ def test_only_what_ended_long_ago_is_sealed(ledger_engine: Engine) -> None:
         customer = await books.customer(paid=1000)
         await books.end(await books.held(customer, 10), customer, 1)
         assert await seal(books.database) == 0
-        assert await seal(books.database, settled_ms=-1) == 2
+        assert await seal(books.database, settled_ms=-1) == 3
         chains = await read(books.database)
         assert {chain: [each.count for each in seals] for chain, seals in chains.items()} == {
             "journal": [1],
+            "price": [1],
             f"usage/{books.process.epoch}": [1],
         }
+
+    with_books(ledger_engine, scenario)
+
+
+def test_what_a_price_was_for_is_sealed(ledger_engine: Engine) -> None:
+    """Not only its amounts, by which charges are proven: whom they are attributed to as well."""
+
+    async def scenario(books: Books) -> None:
+        async def write(version: int, terms: prices.Terms) -> None:
+            text = msgspec.json.encode(terms, order="deterministic").decode()
+            await books.database.execute(
+                "UPDATE price_version SET terms = $2, digest = $3 WHERE id = $1", version, text, prices.digest(text)
+            )
+
+        first = books.price_version
+        await prices.register(books.database, [replace(TERMS, model="another")])
+        await seal(books.database, settled_ms=-10_000)
+        [sealed] = (await read(books.database))[PRICE]
+        assert (sealed.first, sealed.count) == (1, 2)
+        # Later ones get a seal of their own.
+        await prices.register(books.database, [replace(TERMS, model="later")])
+        await seal(books.database, settled_ms=-10_000)
+        assert [each.count for each in (await read(books.database))[PRICE]] == [2, 1]
+        await assert_verified(books.database)
+        for other in (replace(TERMS, provider="other"), replace(TERMS, model="other")):
+            await write(first, other)
+            [problem] = (await verify(books.database)).problems
+            assert problem.startswith("the seal over 1 to 2 of price is broken")
+        await write(first, TERMS)
 
     with_books(ledger_engine, scenario)
 

@@ -1,7 +1,8 @@
 """Seals: digests over rows that will not change any more, each including the seal before it.
 
 A seal covers a range of one chain: `journal` (transactions with their entries), `usage/<epoch>` (the holds of one
-process with their extensions and ends), `activity` (what people did), or `invoice` (papers, with all that they say).
+process with their extensions and ends), `activity` (what people did), `invoice` (papers, with all that they say), or
+`price` (the terms of price versions).
 `verify` detects any sealed row that was edited by hand.
 
 Rule 1  A range is closed once everything in it ended so long ago that no slow transaction can still add to it.
@@ -29,6 +30,7 @@ SETTLED_MS = 15 * 60_000
 JOURNAL = "journal"
 ACTIVITY = "activity"
 INVOICE = "invoice"
+PRICE = "price"
 USAGE = "usage/"
 
 # Rows read, and then hashed, at once: a thousandth of a second of the loop that serves.
@@ -53,6 +55,7 @@ _INVOICES = (
     "SELECT number, kind, payment_id, reversal_id, account_id, issued_at, amount, tax, currency, seller, buyer "
     "FROM invoice WHERE number > $1 AND number <= $2 ORDER BY number LIMIT $3"
 )
+_PRICES = "SELECT id, terms, created_at FROM price_version WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3"
 _SEALS = "SELECT chain, first_id, last_id, row_count, digest, created_at FROM seal ORDER BY chain, first_id"
 _ALL_IDS = (0, 1 << 62)
 HOLD_WIDTH = 6
@@ -115,10 +118,21 @@ async def deeds(database: Transaction, after: int, until: int) -> AsyncIterator[
 
 async def papers(database: Transaction, after: int, until: int) -> AsyncIterator[tuple[Row, list[Row]]]:
     """Each invoice and credit note, in the order of numbers."""
-    while rows := await database.fetch(_INVOICES, after, until, _PAGE):
+    async for row in _rows(database, _INVOICES, after, until):
+        yield row, []
+
+
+async def prices(database: Transaction, after: int, until: int) -> AsyncIterator[tuple[Row, list[Row]]]:
+    """Each price version, in the order of ids."""
+    async for row in _rows(database, _PRICES, after, until):
+        yield row, []
+
+
+async def _rows(database: Transaction, sql: str, after: int, until: int) -> AsyncIterator[Row]:
+    while rows := await database.fetch(sql, after, until, _PAGE):
         after = further(rows[-1][0], after)
         for row in rows:
-            yield row, []
+            yield row
 
 
 async def read(database: Transaction) -> dict[str, list[Seal]]:
@@ -137,7 +151,7 @@ async def seal(database: Database, settled_ms: int = SETTLED_MS) -> int:
     chains = {f"{USAGE}{epoch}": (hold_id(epoch, 0), hold_id(epoch + 1, 0) - 1) for (epoch,) in epochs}
     closed = []
     async with database.snapshot() as view:
-        for chain, bounds in {JOURNAL: _ALL_IDS, ACTIVITY: _ALL_IDS, INVOICE: _ALL_IDS, **chains}.items():
+        for chain, bounds in {**dict.fromkeys(_WALKS, _ALL_IDS), **chains}.items():
             sealed = await _close(view, chain, bounds, now, now - settled_ms)
             if sealed is not None:
                 closed.append(sealed)
@@ -170,7 +184,7 @@ async def _close(view: Transaction, chain: str, bounds: tuple[int, int], now: in
 
 
 # How the rows of a chain are read, and which column says when a row ended. All other chains are of holds.
-_WALKS = {JOURNAL: (transactions, 6), ACTIVITY: (deeds, 2), INVOICE: (papers, 5)}
+_WALKS = {JOURNAL: (transactions, 6), ACTIVITY: (deeds, 2), INVOICE: (papers, 5), PRICE: (prices, 2)}
 
 
 async def _walk(

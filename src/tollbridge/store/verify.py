@@ -33,6 +33,7 @@ _EVERYTHING = (0, 1 << 62)
 # Who a late charge is of where the spend of a key carries it (`core.ledger`, Rule 6).
 _OF_KEY = re.compile(r"key/([0-9]{1,18})")
 
+_PRICES = "SELECT id, digest, terms, created_at FROM price_version ORDER BY id"
 _BALANCES = "SELECT account_id, paid, promo, held FROM balance WHERE account_id > $1 ORDER BY account_id LIMIT $2"
 _SINCE = "SELECT key_id, since FROM key_spend WHERE since IS NOT NULL"
 _ALLOWANCES = (
@@ -191,7 +192,6 @@ class _Audit:
         self._dropped = retention.Dropped()
 
     async def run(self) -> None:
-        await self._read_prices()
         self._since = dict(await self._view.fetch(_SINCE))
         processes = await self._view.fetch("SELECT epoch, swept_at FROM process")
         self._swept = {epoch: swept_at is not None for epoch, swept_at in processes}
@@ -202,6 +202,7 @@ class _Audit:
         for chain, until in self._dropped.positions.items():
             if chain not in seals or seals[chain][-1].last < until:
                 self._report.add(f"rows of {chain} up to {until} were dropped, but no seal covers them")
+        await self._read_prices()
         self._carry()
         for table in _OUTSIDE:
             await self._check_ids(table)
@@ -227,7 +228,10 @@ class _Audit:
             self._report.add(f"the trial balance is {sum(self._trial.values())} nano-USD, not zero")
 
     async def _read_prices(self) -> None:
-        for id_, digest, terms in await self._view.fetch("SELECT id, digest, terms FROM price_version"):
+        chain = self._chains.get(seal.PRICE)
+        for id_, digest, terms, at in await self._view.fetch(_PRICES):
+            if chain is not None:
+                chain.add((id_, terms, at), [])
             try:
                 self._prices[id_] = msgspec.json.decode(terms, type=Terms)
             except (msgspec.MsgspecError, UnicodeError):
@@ -530,7 +534,7 @@ def entries_of(charge: int, promo: int, loss: int, cost: int) -> Iterable[Entry]
 
 def _first_of(chain: str) -> int:
     """The first id that a chain's first seal covers; of a chain that there cannot be, none."""
-    if chain in (seal.JOURNAL, seal.ACTIVITY, seal.INVOICE):
+    if chain in (seal.JOURNAL, seal.ACTIVITY, seal.INVOICE, seal.PRICE):
         return 1
     epoch = chain.removeprefix(seal.USAGE)
     return hold_id(int(epoch), 0) + 1 if epoch.isdecimal() and epoch != chain else -1

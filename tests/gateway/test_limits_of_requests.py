@@ -9,7 +9,7 @@ from typing import Any
 
 import openai
 import pytest
-from tests.gateway.site import Call, Site, always, by_kind, chat, completion, run, says, stream, streams
+from tests.gateway.site import Call, Site, always, by_kind, chat, completion, run, says, stream, streams, used
 from tests.servers import Valkey
 from tests.upstream.bad_server import Peer, Request
 
@@ -103,6 +103,17 @@ def test_input_that_can_never_fit_is_told_so_and_not_sent_again() -> None:
             with pytest.raises(openai.RateLimitError):
                 await _sdk(site, lambda client: _ask(client, "word " * 3_000), slept.append)
             assert slept == []
+
+    run(test())
+
+
+def test_what_a_model_drew_counts_towards_a_token_limit() -> None:
+    async def test() -> None:
+        drawn = {**used(10, 900), "completion_tokens_details": {"image_tokens": 900}}
+        async with Site(always(says(completion(usage=drawn))), config=plan(tpm=1_000, strict=True)) as site:
+            assert (await site.post(CHAT, chat(max_tokens=500))).status == 200
+            await site.settled(1)
+            assert (await site.post(CHAT, chat(max_tokens=500))).status == 429
 
     run(test())
 

@@ -109,9 +109,10 @@ def test_a_key_that_is_asked_for_twice_is_made_once_and_shown_once() -> None:
             assert made["state"] == "disabled"
             assert again.json() == made
             assert ("idempotent-replayed" in first.headers, again.headers["idempotent-replayed"]) == (False, "true")
-            other = await _make(ada, "k1", **{**wish, "label": "another"})
-            assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
-            assert made["id"] in other.json()["error"]["message"]
+            for change in ({"label": "another"}, {"disabled": False}):
+                other = await _make(ada, "k1", **{**wish, **change})
+                assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+                assert made["id"] in other.json()["error"]["message"]
             # The name is the account's own, and is no hint at anybody else's key.
             assert (await _make(eve, "k1", **wish)).json()["id"] != made["id"]
             assert (await _make(ada, "k2", **wish)).json()["id"] != made["id"]

@@ -120,13 +120,13 @@ class Settlement:
             # The ledger takes included tokens in place of money.
             charge, end = 0, msgspec.structs.replace(end, charge=0)
         self._recent.keep(end, priced_by)
-        prompt = usage.prompt
-        self._limiter.give_back(ticket.grant, prompt + usage.output if bill.charged else 0)
+        prompt, written = usage.prompt, usage.completion
+        self._limiter.give_back(ticket.grant, prompt + written if bill.charged else 0)
         if bill.outcome is pricing.COMPLETED and ticket.demand.produces:
-            self._admission.remember(ticket, usage.output)
+            self._admission.remember(ticket, written)
             if not ticket.attempts:
                 took = record.duration_ms - (first_byte_ms or 0)
-                self._health.measured(priced_by, first_byte_ms, usage.output, took)
+                self._health.measured(priced_by, first_byte_ms, written, took)
         elif ending.cause is pricing.Cause.CLIENT_LEFT and route is not None and not ending.produced:
             self._admission.cut(ticket)
         return Closed(ticket, bill, prompt, charge, cost, record.byok, verdict)

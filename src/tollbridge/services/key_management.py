@@ -63,7 +63,7 @@ async def create(
 
     async def use_case(transaction: Transaction) -> MadeKey:
         if once and (there := await managed_keys.find(transaction, account_id, _id(account_id, once))) is not None:
-            return _as_wished(there, label, rules)
+            return _as_wished(there, label, rules, disabled)
         if sum(key.revoked_at is None for key in await managed_keys.of_account(transaction, account_id)) >= MOST_KEYS:
             raise InvalidRequest(f"An account has at most {MOST_KEYS} keys. Revoke some first.")
         made = await _add(desk, transaction, account_id, (label, rules), now, _id(account_id, once) if once else "")
@@ -250,8 +250,9 @@ def _successor(account_id: int, public_id: str, overlap: str, once: str) -> str:
     return _id(account_id, f"rotate/{public_id}/{overlap}/{once}")
 
 
-def _as_wished(key: ManagedKey, label: str, rules: Rules) -> MadeKey:
-    if label != key.label or any(getattr(rules, name) != getattr(key, name) for name in Rules.__struct_fields__):
+def _as_wished(key: ManagedKey, label: str, rules: Rules, disabled: bool) -> MadeKey:
+    asked, there = (label, disabled), (key.label, key.disabled_at is not None)
+    if asked != there or any(getattr(rules, name) != getattr(key, name) for name in Rules.__struct_fields__):
         raise KeyReused(
             f"This Idempotency-Key created {key.public_id}, which differs from what this request asks for: "
             "the key was changed since, or this is another request.",

@@ -401,3 +401,13 @@ def test_whatever_happens_is_a_stream_that_a_client_can_read(happened: list[Even
     assert read[-1]["type"] == "response.completed"
     done = [event["item"]["id"] for event in read if event["type"] == "response.output_item.done"]
     assert sorted(done) == sorted(item["id"] for item in read[-1]["response"]["output"])
+
+
+def test_line_ends_in_the_request_end_no_line_of_the_stream() -> None:
+    body = json.dumps({"model": MODEL, "input": "Hi", "metadata": {"a": "b"}, "tools": [NAMESPACE]}, indent=1)
+    asked = responses_request.parse(body.replace("\n", "\r\n").encode())
+    writer = ResponsesClient().writer(asked, NAMES)
+    data = writer.write([TextDelta("Hi")]) + writer.end(Tail(finishes=(Finish("stop"),), usage=None, receipt=None))
+    assert b"\r" not in data
+    created, *_, completed = events(data)
+    assert created["response"]["metadata"] == completed["response"]["metadata"] == {"a": "b"}

@@ -49,6 +49,7 @@ _encode = msgspec.json.encode
 # Codes that clients act on; any other failure of ours is the server's.
 _CODES = frozenset({"context_length_exceeded", "insufficient_quota", "rate_limit_exceeded"})
 _IN_PROGRESS = Ending("in_progress")
+_LINE_ENDS = bytes.maketrans(b"\r\n", b"  ")
 
 
 def _own(request: Request) -> ResponsesRequest:
@@ -208,8 +209,8 @@ class ResponsesWriter:
     def _emit(self, kind: str, members: dict[str, Any]) -> None:
         data = _encode({"type": kind, "sequence_number": self._number, **members})
         self._number += 1
-        # A provider's JSON may have line feeds between tokens, never within strings.
-        self._out.append(b"event: %b\ndata: %b\n\n" % (kind.encode(), data.replace(b"\n", b" ")))
+        # JSON of a provider, or repeated from the request, may have line ends between tokens, never within strings.
+        self._out.append(b"event: %b\ndata: %b\n\n" % (kind.encode(), data.translate(_LINE_ENDS)))
 
     def _delta(self, kind: bytes, item: _Open, place: bytes, text: str) -> None:
         """A piece of text, like nearly all events."""

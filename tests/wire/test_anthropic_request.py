@@ -325,6 +325,8 @@ def test_strict_tools_are_strict() -> None:
         (Reasoning(effort="xhigh"), OPUS, {"type": "adaptive"}, {"effort": "xhigh"}),
         (Reasoning(effort="xhigh"), OPUS_4_6, {"type": "adaptive"}, {"effort": "high"}),
         (Reasoning(effort="max"), OPUS_4_6, {"type": "adaptive"}, {"effort": "max"}),
+        (Reasoning(), OPUS, {"type": "adaptive"}, None),
+        (Reasoning(), SONNET, {"type": "enabled", "budget_tokens": 3_200}, None),
         (Reasoning(shown=True), OPUS, {"type": "adaptive", "display": "summarized"}, None),
         (Reasoning(effort="high", shown=False), OPUS, {"type": "adaptive", "display": "omitted"}, {"effort": "high"}),
         (Reasoning(budget=2_048), OPUS, {"type": "adaptive"}, {"effort": "low"}),

@@ -225,6 +225,10 @@ def test_a_choice_among_some_tools_leaves_those() -> None:
         ({"reasoning": {"enabled": False}}, Reasoning(budget=0)),
         ({"thinking": {"type": "enabled", "budget_tokens": 5}}, Reasoning(budget=5)),
         ({"thinking": {"type": "disabled"}}, Reasoning(budget=0)),
+        ({"reasoning": {"enabled": True}}, Reasoning()),
+        ({"thinking": {"type": "enabled"}}, Reasoning()),
+        ({"thinking": {"type": "adaptive"}}, Reasoning()),
+        ({"reasoning": {}}, None),
         ({"reasoning_effort": None}, None),
     ],
 )

@@ -158,7 +158,7 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
 class Reasoning(msgspec.Struct, frozen=True, kw_only=True):
     """How much to think. `effort`: none, minimal, low, medium, high, xhigh …; `budget`: tokens (0: not at all).
 
-    `shown`: whether the caller wants to see it (None: the provider's default).
+    `shown`: whether the caller wants to see it (None: the provider's default). Without any of them: to think at all.
     """
 
     effort: str | None = None

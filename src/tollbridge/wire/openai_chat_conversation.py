@@ -410,13 +410,16 @@ def _format(given_format: _ResponseFormat | None) -> Format | None:
 
 def _reasoning(body: _Body) -> Reasoning | None:
     effort, budget, shown = body.reasoning_effort, None, body.include_reasoning
+    is_wanted = False
     if body.reasoning is not None:
         effort = body.reasoning.effort or effort
         budget = 0 if body.reasoning.enabled is False else body.reasoning.max_tokens
         shown = shown if body.reasoning.exclude is None else not body.reasoning.exclude
+        is_wanted = body.reasoning.enabled is True
     elif body.thinking is not None:
         budget = 0 if body.thinking.type == "disabled" else body.thinking.budget_tokens
-    if effort is None and budget is None and shown is None:
+        is_wanted = body.thinking.type in ("enabled", "adaptive")
+    if effort is None and budget is None and shown is None and not is_wanted:
         return None
     return Reasoning(effort=effort, budget=budget, shown=shown)
 

@@ -305,7 +305,10 @@ def test_finish_reasons(native: str, reason: str) -> None:
     assert read(body(event))[0][-1] == Finish(reason, None, native)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("native", ["MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS"])
+@pytest.mark.parametrize(
+    "native",
+    ["MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "MISSING_THOUGHT_SIGNATURE"],
+)
 def test_a_call_that_went_wrong_is_the_provider_s_failure(native: str) -> None:
     event = answer(candidate(finish=native), usage=counted(5, 9))
     with pytest.raises(UpstreamSaid) as caught:

@@ -185,6 +185,7 @@ def test_a_chat_is_no_completion() -> None:
         ({"error": {"code": "oops"}, "choices": 7}, 502),
         (completion(error={"message": "secret words", "code": 503}), 503),
         ({"choices": [{"message": {"content": "half"}, "finish_reason": "error"}]}, 502),
+        ({"choices": [{"message": {"content": "half"}, "finish_reason": "network_error"}]}, 502),
         ({"choices": [{"message": None, "error": {"code": 504, "message": "secret words"}}]}, 504),
     ],
 )

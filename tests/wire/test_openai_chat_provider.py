@@ -413,6 +413,7 @@ def test_half_a_character_becomes_a_question_mark() -> None:
         (b'data: {"error":{"message":"overloaded","type":"overloaded_error"}}\n\n', UpstreamSaid),
         (b'event: error\ndata: {"message":"no"}\n\n', UpstreamSaid),
         (chunk({}, "error"), UpstreamSaid),
+        (chunk({}, "network_error"), UpstreamSaid),
         (b'{"error":{"message":"no such model","code":404}}', UpstreamSaid),
         (b"<html>", ProtocolError),
         (b"data: {}\n\n", ProtocolError),
@@ -460,6 +461,13 @@ def test_a_whole_answer_is_read() -> None:
     assert (choice.reason, choice.native) == ("tool_calls", "stop")
 
 
+@pytest.mark.parametrize("native", ["length", "max_tokens", "model_length", "model_context_window_exceeded"])
+def test_a_full_context_is_a_limit_like_any_other(native: str) -> None:
+    assert reply({"content": "a"}, native).reason == "length"
+    events, _ = read(chunk({"content": "a"}, native))
+    assert events[-1] == Finish("length", native=native)
+
+
 def test_a_refusal_is_one_whatever_the_reason_says() -> None:
     choice = reply({"content": None, "refusal": "No"})
     assert (choice.parts, choice.reason) == ((Refusal(text="No"),), "refused")
@@ -494,7 +502,12 @@ def test_an_answer_that_makes_no_sense_is_said_to_be_so(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b'{"error":"no"}', b'{"choices":[{"message":{"content":"a"},"finish_reason":"error"}]}']
+    "body",
+    [
+        b'{"error":"no"}',
+        b'{"choices":[{"message":{"content":"a"},"finish_reason":"error"}]}',
+        b'{"choices":[{"message":{"content":"a"},"finish_reason":"network_error"}]}',
+    ],
 )
 def test_an_error_in_an_answer_is_the_provider_s(body: bytes) -> None:
     with pytest.raises(UpstreamSaid):

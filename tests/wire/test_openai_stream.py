@@ -395,6 +395,7 @@ ERRORS = [
     b"event: error\n" + sse({"error": {"type": "overloaded_error", "message": "secret words"}}),
     chunk("secret words", "error", error={"code": 429, "message": "secret words"}),
     chunk("secret words", "error"),
+    chunk("secret words", "network_error"),
     sse(
         json.loads(chunk("secret words")[6:])
         | {"choices": [{"index": 0, "delta": {}, "error": {"message": "secret words"}}]}

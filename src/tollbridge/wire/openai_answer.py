@@ -10,7 +10,15 @@ from tollbridge.wire.body import NULL
 from tollbridge.wire.errors import said_in
 from tollbridge.wire.event_reader import Metered
 from tollbridge.wire.exchange import Names, Receipt
-from tollbridge.wire.openai_reply import pictures_in, read_any, read_completion, read_fields, read_whole_chat, words
+from tollbridge.wire.openai_reply import (
+    FAILED,
+    pictures_in,
+    read_any,
+    read_completion,
+    read_fields,
+    read_whole_chat,
+    words,
+)
 from tollbridge.wire.usage import Meter
 
 _encode = msgspec.json.Encoder().encode
@@ -65,7 +73,7 @@ class CompletionAnswer(Metered):
         if not choices:
             raise ProtocolError("the upstream's answer has no choices")
         for choice in choices:
-            if choice.error or choice.finish_reason == "error":
+            if choice.error or choice.finish_reason in FAILED:
                 raise said_in(choice.error or None)
             if (choice.message if self._shape.is_chat else choice.text) is None:
                 raise ProtocolError("the upstream's answer has a choice without an answer")

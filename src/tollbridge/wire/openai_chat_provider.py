@@ -50,7 +50,7 @@ from tollbridge.wire.exchange import Outgoing
 from tollbridge.wire.openai_chat_body import body_of
 from tollbridge.wire.openai_chat_conversation import ORIGIN
 from tollbridge.wire.openai_parts import drawn_image
-from tollbridge.wire.openai_reply import read_any, read_completion
+from tollbridge.wire.openai_reply import FAILED, read_any, read_completion
 from tollbridge.wire.usage import Meter
 
 _SHORT = 12
@@ -59,6 +59,8 @@ _REASONS: dict[str, Reason] = {
     "stop": "stop",
     "length": "length",
     "max_tokens": "length",
+    "model_length": "length",  # Mistral
+    "model_context_window_exceeded": "length",  # Zhipu
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
     "content_filter": "filtered",
@@ -197,7 +199,7 @@ class OpenAiChat:
 
 def _whole_choice(choice: _Choice, body: bytes) -> Choice:
     message, native = choice.message, choice.finish_reason or ""
-    if native == "error":
+    if native in FAILED:
         raise said_in(None)
     if message is None:
         raise ProtocolError("the upstream's answer has a choice without an answer")
@@ -432,7 +434,7 @@ class ChatReader(EventReader[Event]):
             self._uncovered = 0 if has_usage else self._uncovered
             return None
         said = chunk.error or next((choice.error for choice in choices if choice.error), None)
-        if said or name == b"error" or any(choice.finish_reason == "error" for choice in choices):
+        if said or name == b"error" or any(choice.finish_reason in FAILED for choice in choices):
             return said_in(said)
         if chunk.choices is None and not has_usage and name in (b"", b"message"):
             return ProtocolError("the upstream sent an event without choices")

@@ -9,6 +9,9 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from tollbridge.errors import ProtocolError
 from tollbridge.wire.body import NOTHING, NULL
 
+# Reasons to finish that say that the provider failed: OpenRouter's word, and Zhipu's.
+FAILED = frozenset({"error", "network_error"})
+
 
 class _Function(msgspec.Struct, gc=False):
     name: str | None = None

@@ -27,7 +27,7 @@ from tollbridge.wire.event_reader import EventStream
 from tollbridge.wire.exchange import Counter, Names, Receipt
 from tollbridge.wire.openai_answer import Shape
 from tollbridge.wire.openai_plain import PROBE, Around, Plain, around_text
-from tollbridge.wire.openai_reply import Chunk, ChunkChoice, pictures_in, read_chunk, read_fields
+from tollbridge.wire.openai_reply import FAILED, Chunk, ChunkChoice, pictures_in, read_chunk, read_fields
 from tollbridge.wire.usage import Meter
 
 # Pieces of text are counted together, this many at a time.
@@ -392,7 +392,7 @@ def _failure(name: bytes, chunk: Chunk, choices: list[ChunkChoice]) -> UpstreamE
     error = chunk.error
     for choice in choices:
         error = error or choice.error
-        if choice.finish_reason == "error":
+        if choice.finish_reason in FAILED:
             return errors.said_in(error)
     if error or name == b"error":
         return errors.said_in(error)

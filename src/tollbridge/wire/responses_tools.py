@@ -67,10 +67,6 @@ class Tools:
         """The tool that a call of `function` means."""
         return self._known.get(function) or Known("function", function)
 
-    def function_of(self, name: str, namespace: str = "") -> str:
-        """The name of the function that stands for the caller's tool."""
-        return _joined(namespace, name) if namespace else name
-
     def _add(self, where: str, tool: Tool, namespace: str) -> None:
         match tool.type:
             case "function" | "custom":
@@ -93,7 +89,7 @@ class Tools:
                 (self.offered if is_offered else self.others)[where] = Raw(msgspec.json.encode(tool.type))
 
     def _function(self, tool: Tool, name: str, namespace: str) -> None:
-        function = self.function_of(name, namespace)
+        function = function_of(name, namespace)
         about, known = tool.description or "", Known(tool.type, name, namespace)
         if tool.type == "custom":
             self._put(known, custom_tool(function, about, tool.format))
@@ -114,7 +110,7 @@ def found_tools(tools: list[Tool]) -> str:
     """What a search for tools found, in words for the model."""
     names = []
     for tool in tools:
-        inner = [_joined(tool.name or "", one.name or "") for one in tool.tools or ()]
+        inner = [function_of(one.name or "", tool.name or "") for one in tool.tools or ()]
         names += inner or [tool.name or tool.type]
     return "You can call these now: " + ", ".join(names) if names else "Nothing was found."
 
@@ -141,7 +137,10 @@ def search_arguments(arguments: str) -> dict[str, Raw]:
         return {"query": Raw(msgspec.json.encode(arguments))}
 
 
-def _joined(namespace: str, name: str) -> str:
+def function_of(name: str, namespace: str) -> str:
+    """The name of the function that stands for the caller's tool. `namespace`: "" if it is in none."""
+    if not namespace:
+        return name
     joined = f"{namespace.removesuffix('__')}__{name}"
     if len(joined) <= _MAX_NAME:
         return joined

@@ -78,6 +78,20 @@ def test_a_request_is_known_the_moment_it_has_ended(streamed: bool) -> None:
     run(test())
 
 
+@pytest.mark.parametrize(
+    ("native", "word"),
+    [("sensitive", "content_filter"), ("model_length", "length"), ("tool_calls", "tool_calls"), ("new", "new")],
+)
+def test_how_a_request_ended_is_told_in_openai_s_word(native: str, word: str) -> None:
+    async def test() -> None:
+        async with Site(always(says(completion(finish=native)))) as site:
+            reply = await site.post(CHAT, chat())
+            found = await generation(site, reply.json["id"])
+            assert (found["finish_reason"], found["native_finish_reason"]) == (word, native)
+
+    run(test())
+
+
 def test_it_is_known_while_the_books_are_behind_and_the_same_when_they_are_not() -> None:
     locks = contextlib.ExitStack()
     sites: list[Site] = []

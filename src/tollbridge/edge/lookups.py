@@ -31,6 +31,8 @@ from tollbridge.values import Outcome, Route, Usage
 from tollbridge.wire import anthropic_client, anthropic_messages, preferences
 from tollbridge.wire import errors as wire_errors
 from tollbridge.wire.body import read_object
+from tollbridge.wire.openai_chat_client import FINISHES
+from tollbridge.wire.openai_chat_provider import REASONS
 from tollbridge.wire.request import Request
 
 Parse = Callable[[bytes], Request]
@@ -47,14 +49,6 @@ OUTCOMES = {
     Outcome.NO_OUTPUT: "the provider answered nothing",
     Outcome.OUR_FAULT: "this gateway failed",
     Outcome.SWEPT: "this gateway stopped in the middle of the answer",
-}
-# What other dialects' providers, and `conversation.Reason`, call OpenAI's reasons to finish.
-_FINISHES = {
-    **dict.fromkeys(("end_turn", "stop_sequence", "paused", "STOP", "COMPLETE", "completed"), "stop"),
-    **dict.fromkeys(("max_tokens", "MAX_TOKENS", "model_context_window_exceeded", "incomplete"), "length"),
-    "tool_use": "tool_calls",
-    **dict.fromkeys(("refusal", "refused", "filtered"), "content_filter"),
-    **dict.fromkeys(("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"), "content_filter"),
 }
 # Where the books have a provider's own word for the end: its dialect, and the endpoints that speak the same.
 _SPOKEN_HERE = "openai_chat"
@@ -143,9 +137,10 @@ class Lookups:
 
     def _ended_with(self, record: Record, provider: str) -> dict[str, str | None]:
         """How the answer ended, in OpenAI's word and in the provider's own: None where that was not kept."""
+        word = record.finish or ""  # a `conversation.Reason`, or what a server that speaks OpenAI's dialect calls it
         is_own = self._dialects.get(provider) == _SPOKEN_HERE and record.endpoint in _PASSED_ON
         return {
-            "finish_reason": _FINISHES.get(record.finish or "", record.finish),
+            "finish_reason": FINISHES.get(REASONS.get(word, word), record.finish),
             "native_finish_reason": record.finish if is_own else None,
         }
 

@@ -42,7 +42,8 @@ from tollbridge.wire.openai_chat_conversation import FORMATS, custom_names, hide
 from tollbridge.wire.openai_parts import custom_input, drawn_member, url_citation
 from tollbridge.wire.request import Request
 
-_FINISH: dict[Reason, str] = {
+# OpenAI's words, by `Reason`.
+FINISHES: dict[str, str] = {
     "stop": "stop",
     "stop_sequence": "stop",
     "length": "length",
@@ -144,7 +145,7 @@ def _finish_reason(reason: Reason, *, has_refusal: bool, legacy: bool) -> str:
         return "stop"  # as OpenAI does: the refusal itself says why
     if reason == "tool_calls" and legacy:
         return "function_call"
-    return _FINISH[reason]
+    return FINISHES[reason]
 
 
 def _annotation(citation: dict[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ from tollbridge.wire.usage import Meter
 
 _SHORT = 12
 _MOST_CALLS = 1024
-_REASONS: dict[str, Reason] = {
+REASONS: dict[str, Reason] = {
     "stop": "stop",
     "length": "length",
     "max_tokens": "length",
@@ -290,7 +290,7 @@ def _arguments(raw: Raw) -> str:
 
 
 def _reason(native: str, *, has_calls: bool, has_refusal: bool) -> Reason:
-    reason = _REASONS.get(native, "stop")
+    reason = REASONS.get(native, "stop")
     if reason == "stop" and has_refusal:
         return "refused"
     return "tool_calls" if reason == "stop" and has_calls else reason

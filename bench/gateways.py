@@ -18,7 +18,6 @@ from bench import peers
 
 MODEL = "gpt-4o-mini"
 CHAT = "/v1/chat/completions"
-JSON = "content-type: application/json"
 
 
 @dataclass(frozen=True)

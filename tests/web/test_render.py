@@ -88,6 +88,12 @@ def test_vendored_files_are_what_their_list_says_and_have_their_licence() -> Non
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == each["sha256"], name
 
 
+def test_every_icon_is_on_some_page() -> None:
+    web = Path(render.FOLDER).parent
+    text = "".join(file.read_text() for file in (*render.FOLDER.rglob("*.html"), *web.glob("*.py")))
+    assert [icon.stem for icon in render.FOLDER.glob("icons/*.svg") if f'"{icon.stem}"' not in text] == []
+
+
 def test_every_template_is_without_inline_script_and_style() -> None:
     for file in Path(render.FOLDER).rglob("*.html"):
         text = file.read_text()

@@ -202,12 +202,12 @@ class Visit:
         """Have this done after the answer is on its way."""
         self.afterwards.append(work)
 
-    def next_path(self, default: str = "/dashboard") -> str:
-        """Where the visitor wanted to go before they had to log in: a path of ours, or `default`."""
+    def next_path(self) -> str:
+        """Where the visitor wanted to go before they had to log in: a path of ours, the dashboard if it is not."""
         path = self.query("next")
         # A path with a single leading slash has neither scheme nor host.
         ours = path.startswith("/") and not path.startswith("//") and "\\" not in path and path.isprintable()
-        return path if ours else default
+        return path if ours else "/dashboard"
 
     # --- cookies --------------------------------------------------------------------------------------------------
 

@@ -84,9 +84,11 @@ def test_keys_come_in_pages_where_a_limit_is_said_and_all_where_none_is() -> Non
             rest = (await ada.client.get(f"/api/keys?cursor={third}")).json()["data"]
             assert [key["label"] for key in rest] == labels[3:]
             ada.client.headers["accept"] = "application/json"
-            for query, param in (("limit=0", "limit"), ("limit=201", "limit"), ("cursor=key_x", "cursor")):
-                answer = await ada.client.get(f"/api/keys?{query}")
-                assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+            for limit in ("0", "201", "-1", "1.0", "0001009999", "000100" + 5_000 * "9"):
+                answer = await ada.client.get(f"/api/keys?limit={limit}")
+                assert (answer.status_code, answer.json()["error"]["param"]) == (400, "limit")
+            answer = await ada.client.get("/api/keys?cursor=key_x")
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, "cursor")
             assert (await eve.client.get(f"/api/keys?cursor={third}")).status_code == 400
 
     run(test())

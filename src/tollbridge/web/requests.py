@@ -263,7 +263,7 @@ def read_limit(visit: Visit) -> int | None:
     limit = visit.query("limit")
     if not limit:
         return None
-    if not (limit.isascii() and limit.isdigit() and 0 < int(limit[:6]) <= MOST):
+    if not (limit.isascii() and limit.isdigit() and len(limit) < 7 and 0 < int(limit) <= MOST):
         raise InvalidRequest(f"limit is a whole number from 1 to {MOST}", param="limit")
     return int(limit)
 

@@ -503,3 +503,18 @@ def test_a_request_on_included_tokens_says_what_paid_for_it() -> None:
             assert "once the included ones are used up" in shown(await ada.get("/dashboard/billing/plan"))
 
     run(test())
+
+
+def test_how_a_request_ended_is_told_in_openai_s_word() -> None:
+    async def test() -> None:
+        async with Site(always(says(completion(finish="sensitive")))) as site:
+            ada = await registered(site, "ada@example.com")
+            assert await call(site, await key_of(ada)) == 200
+            [listed] = (await ada.get("/api/requests")).json()["data"]
+            one = (await ada.get(f"/api/requests/{listed['id']}")).json()
+            assert listed["finish_reason"] == one["finish_reason"] == "content_filter"
+            [line] = csv.DictReader(io.StringIO((await ada.get("/dashboard/requests.csv")).text))
+            assert line["finish_reason"] == "content_filter"
+            assert "content_filter" in (await ada.get(f"/dashboard/requests/{listed['id']}")).text
+
+    run(test())

@@ -31,8 +31,7 @@ from tollbridge.values import Outcome, Route, Usage
 from tollbridge.wire import anthropic_client, anthropic_messages, preferences
 from tollbridge.wire import errors as wire_errors
 from tollbridge.wire.body import read_object
-from tollbridge.wire.openai_chat_client import FINISHES
-from tollbridge.wire.openai_chat_provider import REASONS
+from tollbridge.wire.openai_reply import finish_reason
 from tollbridge.wire.request import Request
 
 Parse = Callable[[bytes], Request]
@@ -137,10 +136,9 @@ class Lookups:
 
     def _ended_with(self, record: Record, provider: str) -> dict[str, str | None]:
         """How the answer ended, in OpenAI's word and in the provider's own: None where that was not kept."""
-        word = record.finish or ""  # a `conversation.Reason`, or what a server that speaks OpenAI's dialect calls it
         is_own = self._dialects.get(provider) == _SPOKEN_HERE and record.endpoint in _PASSED_ON
         return {
-            "finish_reason": FINISHES.get(REASONS.get(word, word), record.finish),
+            "finish_reason": finish_reason(record.finish),
             "native_finish_reason": record.finish if is_own else None,
         }
 

@@ -23,6 +23,7 @@ from tollbridge.web import models
 from tollbridge.web.page import MEMBER, Page
 from tollbridge.web.usage import iso, json_response
 from tollbridge.web.visit import Visit
+from tollbridge.wire.openai_reply import finish_reason
 
 PATH = "/dashboard/requests"
 PAGE = 50
@@ -237,6 +238,7 @@ async def one(visit: Visit) -> Response:
         meters=[] if found.terms is None else metered(record, found.terms),
         outcome=OUTCOMES[record.outcome],
         attempts=attempts(record),
+        finish=finish_reason(record.finish),
         key=next((key for key in keys if key.id == found.end.key_id), None),
     )
 
@@ -299,7 +301,7 @@ def line_json(visit: Visit, line: Line, called: Names) -> dict[str, Any]:
         "streamed": line.streamed,
         "outcome": line.outcome.name.lower(),
         "status": line.status,
-        "finish_reason": line.finish,
+        "finish_reason": finish_reason(line.finish),
     }
 
 
@@ -329,7 +331,7 @@ async def one_json(visit: Visit) -> Response:
         "outcome": record.outcome.name.lower(),
         "outcome_text": OUTCOMES[record.outcome][0],
         "status": record.status,
-        "finish_reason": record.finish,
+        "finish_reason": finish_reason(record.finish),
         "attempts": attempts(record),
     }
     return json_response(body)

@@ -40,18 +40,8 @@ from tollbridge.wire.dialect import Tail
 from tollbridge.wire.exchange import Names, Receipt
 from tollbridge.wire.openai_chat_conversation import FORMATS, custom_names, hides_reasoning, is_legacy
 from tollbridge.wire.openai_parts import custom_input, drawn_member, url_citation
+from tollbridge.wire.openai_reply import FINISHES
 from tollbridge.wire.request import Request
-
-# OpenAI's words, by `Reason`.
-FINISHES: dict[str, str] = {
-    "stop": "stop",
-    "stop_sequence": "stop",
-    "length": "length",
-    "tool_calls": "tool_calls",
-    "filtered": "content_filter",
-    "refused": "content_filter",
-    "paused": "stop",
-}
 
 _encode = msgspec.json.encode
 

@@ -50,23 +50,11 @@ from tollbridge.wire.exchange import Outgoing
 from tollbridge.wire.openai_chat_body import body_of
 from tollbridge.wire.openai_chat_conversation import ORIGIN
 from tollbridge.wire.openai_parts import drawn_image
-from tollbridge.wire.openai_reply import FAILED, read_any, read_completion
+from tollbridge.wire.openai_reply import FAILED, REASONS, read_any, read_completion
 from tollbridge.wire.usage import Meter
 
 _SHORT = 12
 _MOST_CALLS = 1024
-REASONS: dict[str, Reason] = {
-    "stop": "stop",
-    "length": "length",
-    "max_tokens": "length",
-    "model_length": "length",  # Mistral
-    "model_context_window_exceeded": "length",  # Zhipu
-    "tool_calls": "tool_calls",
-    "function_call": "tool_calls",
-    "content_filter": "filtered",
-    "sensitive": "filtered",  # Zhipu
-    "insufficient_system_resource": "length",  # DeepSeek: cut off
-}
 
 
 class _Function(msgspec.Struct, gc=False):

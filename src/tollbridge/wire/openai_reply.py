@@ -8,9 +8,33 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from tollbridge.errors import ProtocolError
 from tollbridge.wire.body import NOTHING, NULL
+from tollbridge.wire.conversation import Reason
 
 # Reasons to finish that say that the provider failed: OpenRouter's word, and Zhipu's.
 FAILED = frozenset({"error", "network_error"})
+# What the others say; one that is not listed is a stop.
+REASONS: dict[str, Reason] = {
+    "stop": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",  # Mistral
+    "model_context_window_exceeded": "length",  # Zhipu
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "filtered",
+    "sensitive": "filtered",  # Zhipu
+    "insufficient_system_resource": "length",  # DeepSeek: cut off
+}
+# OpenAI's words, by `Reason`.
+FINISHES: dict[str, str] = {
+    "stop": "stop",
+    "stop_sequence": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "filtered": "content_filter",
+    "refused": "content_filter",
+    "paused": "stop",
+}
 
 
 class _Function(msgspec.Struct, gc=False):
@@ -128,6 +152,14 @@ _WORDS = frozenset(
         *("tool_calls", "function_call", "function", "name", "arguments"),
     }
 )
+
+
+def finish_reason(kept: str | None) -> str | None:
+    """OpenAI's word for how an answer ended. `kept`: how the books have it, as a `Reason` or, where OpenAI's dialect is
+    spoken on both sides, in the server's own word.
+    """
+    word = kept or ""
+    return FINISHES.get(REASONS.get(word, word), kept)
 
 
 def read_chunk(data: bytes) -> Chunk:

@@ -209,6 +209,21 @@ def test_functions_are_the_older_name_of_tools() -> None:
     assert (result.id, result.name) == (call.id, "f")
 
 
+def test_sound_in_the_result_of_a_tool_is_not_lost_without_a_word() -> None:
+    calls = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    sound = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+    content = [{"type": "text", "text": "a"}, sound]
+    found = conversation(
+        [{"role": "assistant", "tool_calls": calls}, {"role": "tool", "tool_call_id": "c", "content": content}]
+    )
+    result = found.turns[1].parts[0]
+    assert isinstance(result, ToolResult)
+    text, other = result.parts
+    assert text == Text(text="a")
+    assert isinstance(other, Opaque)
+    assert (other.param, json.loads(bytes(other.json))) == ("messages[1].content[1]", sound)
+
+
 def test_a_choice_among_some_tools_leaves_those() -> None:
     tools = [{"type": "function", "function": {"name": name}} for name in "abc"]
     allowed = {"mode": "required", "tools": [{"type": "function", "function": {"name": "b"}}]}

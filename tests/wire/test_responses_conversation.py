@@ -324,3 +324,15 @@ def test_a_part_without_what_it_is_for_is_refused_by_that_name(part: dict[str, s
         conversation([answer])
     assert refused.value.param == f"input[0].output[0].{param}"
     assert says.replace("content[", "output[") in refused.value.message
+
+
+def test_sound_in_the_result_of_a_tool_is_not_lost_without_a_word() -> None:
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    sound = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+    output = {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "a"}, sound]}
+    result = turns(call, output)[1].parts[0]
+    assert isinstance(result, ToolResult)
+    text, other = result.parts
+    assert text == Text(text="a")
+    assert isinstance(other, Opaque)
+    assert other.param == "input[1].output[1]"

@@ -447,11 +447,13 @@ class _Turns:
         call = self._legacy_id if message.role == "function" else message.tool_call_id
         if not call:
             raise wrong(f"messages[{index}].tool_call_id", _RULES, "Missing")
-        parts = tuple(part for part in content if isinstance(part, Text | Image | Document | Opaque))
         return ToolResult(
             id=call,
             name=self._names.get(call) or message.name or "",
-            parts=parts,
+            parts=tuple(
+                part if isinstance(part, Text | Image | Document | Opaque) else self._opaque(index, position)
+                for position, part in enumerate(content)
+            ),
             cache=cache_of(message.cache_control, None),
         )
 
@@ -527,6 +529,11 @@ class _Turns:
                 return Refusal(text=part.refusal)
             case "text" | "image_url" | "input_audio" | "refusal" as kind:
                 raise wrong(f"{where}.{kind}", _RULES, "Missing")
+        return self._opaque(index, position)
+
+    def _opaque(self, index: int, position: int) -> Opaque:
+        """A part of a message that is not for where it stands, or is unknown here."""
+        where = f"messages[{index}].content[{position}]"
         return Opaque(origin=ORIGIN, json=self._raw(index, "content", position), param=where)
 
     def _raw(self, index: int, member: str, position: int) -> Raw:

@@ -224,11 +224,12 @@ class _Turns:
             case kind if kind in _TOLD:
                 pass
             case _:
-                self._said.append(self._opaque(index))
+                self._said.append(self._opaque(index, f"input[{index}]"))
 
-    def _opaque(self, index: int) -> Opaque:
+    def _opaque(self, index: int, where: str) -> Opaque:
+        """The item at `index`, of which what is at `where` is not for that place, or is unknown here."""
         raw = msgspec.json.decode(self._request.fields["input"], type=list[Raw])[index]
-        return Opaque(origin=ORIGIN, json=raw, param=f"input[{index}]")
+        return Opaque(origin=ORIGIN, json=raw, param=where)
 
     def _message(self, index: int, item: Item) -> None:
         role = item.role or "user"
@@ -279,16 +280,19 @@ class _Turns:
 
     def _result(self, index: int, item: Item) -> None:
         raw = bytes(item.output)
-        parts: list[conversation.Part] = []
+        parts: list[Text | Image | Document | Opaque] = []
         if raw.startswith(b"["):
             try:
                 content = _decode_parts(raw)
             except msgspec.DecodeError:
                 raise wrong(f"input[{index}].output", BODY_RULES) from None
-            parts += (self._part(f"input[{index}].output[{at}]", index, part) for at, part in enumerate(content))
+            for at, given in enumerate(content):
+                where = f"input[{index}].output[{at}]"
+                part = self._part(where, index, given)
+                parts.append(part if isinstance(part, Text | Image | Document) else self._opaque(index, where))
         else:
             parts.append(Text(text=self._text(index, "output", item.output)))
-        self._answer(index, item, tuple(part for part in parts if isinstance(part, Text | Image | Document | Opaque)))
+        self._answer(index, item, tuple(parts))
 
     def _answer(self, index: int, item: Item, shown: tuple[Text | Image | Document | Opaque, ...]) -> None:
         call = item.call_id or item.id
@@ -324,7 +328,7 @@ class _Turns:
             case "input_file":
                 raise wrong(f"{where}.file_data", BODY_RULES, "Missing")
         # A kind that is unknown here, perhaps a future one.
-        return Opaque(origin=ORIGIN, json=self._opaque(index).json, param=where)
+        return self._opaque(index, where)
 
     def _text(self, index: int, member: str, raw: Raw) -> str:
         try:

@@ -22,7 +22,7 @@ from msgspec import Meta, Raw
 from tollbridge.values import Usage
 from tollbridge.wire.body import NULL
 from tollbridge.wire.exchange import Receipt
-from tollbridge.wire.usage import MAX_RAW, MOST, money
+from tollbridge.wire.usage import MAX_RAW, MONEY, MOST, Unbelievable, count, money
 
 _Count = Annotated[int, Meta(ge=0, le=MOST)]
 
@@ -68,12 +68,6 @@ _PARTS = {
 }
 _READ = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 _NONE = (NULL, Raw(b"0"))
-# The provider's own prices are not for callers; ours take the same names.
-_MONEY = ("cost", "cost_details", "is_byok", "balance")
-
-
-class _Unbelievable(Exception):
-    """A report that cannot be true."""
 
 
 class Meter:
@@ -96,7 +90,7 @@ class Meter:
         self._members = _fields(raw) or {}
         try:
             report, _ = _report(msgspec.json.encode(self._members), self._members)
-        except _Unbelievable:
+        except Unbelievable:
             return
         read, _ = _meters(report, b"")
         self.told_first = msgspec.structs.replace(read, output=0) if read.prompt else None
@@ -114,7 +108,7 @@ class Meter:
         short = text if len(text) <= MAX_RAW else b""
         try:
             usage = _usage(text, members, short)
-        except _Unbelievable:
+        except Unbelievable:
             self._has_unbelievable = True
             if self.usage is None:
                 self.reported = short
@@ -132,7 +126,7 @@ class Meter:
         counted = None if receipt is None else receipt.usage
         fields: dict[str, Any] = {}
         if counted is None and self.usage is not None:
-            fields.update((name, value) for name, value in self._members.items() if name not in _MONEY)
+            fields.update((name, value) for name, value in self._members.items() if name not in MONEY)
         else:
             fields.update(counts(counted or Usage()))
         if receipt is not None:
@@ -247,19 +241,14 @@ def _leniently(members: dict[str, Raw]) -> tuple[_Report, bool]:
             continue
         try:
             setattr(report, name, _count(raw) if kind is int else msgspec.json.decode(raw, type=kind))
-        except (_Unbelievable, msgspec.DecodeError, RecursionError):
+        except (Unbelievable, msgspec.DecodeError, RecursionError):
             is_suspect = True
     return report, is_suspect
 
 
 def _count(raw: Raw) -> int | None:
-    """The gate. null stays None; a float that is a whole number is one."""
     try:
         value = msgspec.json.decode(raw)
     except (msgspec.DecodeError, RecursionError):
-        raise _Unbelievable from None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST):
-        return value
-    raise _Unbelievable
+        raise Unbelievable from None
+    return count(value)

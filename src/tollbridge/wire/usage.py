@@ -26,7 +26,7 @@ MOST = 100_000_000
 MAX_RAW = 1024
 
 # The provider's own prices are not for callers; ours take the same names.
-_MONEY = ("cost", "cost_details", "is_byok", "balance")
+MONEY = ("cost", "cost_details", "is_byok", "balance")
 _POINT = ord(".")
 
 _Count = Annotated[int, Meta(ge=0, le=MOST)]
@@ -53,7 +53,7 @@ class _Report(msgspec.Struct, gc=False):
     completion_tokens_details: _CompletionDetails | None = None
     prompt_cache_hit_tokens: _Count | None = None  # DeepSeek
     cached_tokens: _Count | None = None  # Moonshot
-    # `_MONEY`: read only to know whether there is any.
+    # `MONEY`: read only to know whether there is any.
     cost: Raw = NOTHING
     cost_details: Raw = NOTHING
     is_byok: Raw = NOTHING
@@ -64,7 +64,7 @@ _decode_report = msgspec.json.Decoder(_Report | None).decode
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
-class _Unbelievable(Exception):
+class Unbelievable(Exception):
     """A report that cannot be true."""
 
 
@@ -95,7 +95,7 @@ class Meter:
             says_all = False
             try:
                 report, is_suspect = _leniently(text)
-            except _Unbelievable:
+            except Unbelievable:
                 self._has_unbelievable = True
                 if self.usage is None:
                     self.reported = short
@@ -142,7 +142,7 @@ class Meter:
             if not usage.estimated:
                 fields.update(_decode_fields(self._full))
             _count_into(fields, usage, produces=self._produces)
-        for name in _MONEY:
+        for name in MONEY:
             fields.pop(name, None)
         if receipt is not None:
             fields.update(money(receipt))
@@ -264,13 +264,13 @@ def _leniently(text: bytes) -> tuple[_Report, bool]:
     try:
         document = msgspec.json.decode(text)
     except msgspec.MsgspecError:
-        raise _Unbelievable from None
+        raise Unbelievable from None
     if not isinstance(document, dict):
-        raise _Unbelievable
+        raise Unbelievable
     report = _Report(
-        prompt_tokens=_count(document.get("prompt_tokens")),
-        completion_tokens=_count(document.get("completion_tokens")),
-        total_tokens=_count(document.get("total_tokens")),
+        prompt_tokens=count(document.get("prompt_tokens")),
+        completion_tokens=count(document.get("completion_tokens")),
+        total_tokens=count(document.get("total_tokens")),
     )
     is_suspect = False
     for part in ("prompt_cache_hit_tokens", "cached_tokens"):
@@ -290,16 +290,16 @@ def _leniently(text: bytes) -> tuple[_Report, bool]:
 def _set(target: msgspec.Struct, name: str, source: dict[str, Any]) -> bool:
     """Set a part from `source`. Returns whether the value there is not a count."""
     try:
-        setattr(target, name, _count(source.get(name)))
-    except _Unbelievable:
+        setattr(target, name, count(source.get(name)))
+    except Unbelievable:
         return True
     return False
 
 
-def _count(value: Any) -> int | None:
+def count(value: Any) -> int | None:
     """The gate. None stays None; a float that is a whole number is one."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST):
         return value
-    raise _Unbelievable
+    raise Unbelievable

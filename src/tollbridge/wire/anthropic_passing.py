@@ -31,15 +31,12 @@ from tollbridge.wire.anthropic_reply import REASONS, Delta, Event, read_event
 from tollbridge.wire.anthropic_request import ORIGIN, budget_within, call_id
 from tollbridge.wire.anthropic_usage import Meter
 from tollbridge.wire.body import NOTHING
-from tollbridge.wire.event_reader import EventStream, Metered
+from tollbridge.wire.event_reader import PIECES, EventStream, Metered, Produced
 from tollbridge.wire.exchange import Answer, Counter, Names, Outgoing, Receipt, Stream
 from tollbridge.wire.openai_plain import PROBE
 from tollbridge.wire.openai_reply import read_fields
 from tollbridge.wire.request import Request
 from tollbridge.wire.sse import LF
-
-# Pieces of text are counted together, this many at a time.
-_PIECES = 128
 
 _DELTA = b"event: content_block_delta\ndata: "
 # A member that may be the text, up to its value. In JSON, a quote after a letter ends a string, and a colon after that
@@ -245,7 +242,7 @@ def _piece(delta: Delta) -> str | None:
     return delta.text or delta.partial_json or delta.thinking
 
 
-class PassedStream(EventStream):
+class PassedStream(Produced, EventStream):
     """See `exchange.Stream`."""
 
     def __init__(self, names: Names, output: Counter) -> None:
@@ -265,13 +262,6 @@ class PassedStream(EventStream):
     @property
     def complete(self) -> bool:
         return self.done or self.finish is not None
-
-    @property
-    def output(self) -> Counter:
-        if self._pieces:
-            self._output.add("".join(self._pieces).encode("utf-8", "surrogatepass"))
-            self._pieces.clear()
-        return self._output
 
     def feed(self, data: bytes) -> bytes:
         before = self._before
@@ -382,5 +372,5 @@ class PassedStream(EventStream):
     def _add(self, *pieces: str) -> None:
         self.chunks += 1
         self._pieces += pieces
-        if len(self._pieces) >= _PIECES:
+        if len(self._pieces) >= PIECES:
             _ = self.output

@@ -6,12 +6,14 @@ from typing import Generic, Protocol, TypeVar
 from tollbridge.errors import ProtocolError, UpstreamError
 from tollbridge.values import Usage
 from tollbridge.wire import errors, sse
+from tollbridge.wire.exchange import Counter
 from tollbridge.wire.openai_reply import read_any
 
 T = TypeVar("T")
 
 # An answer that is not a stream may be an error in JSON; anything longer than this is not.
 MAX_HEAD = 16_384
+PIECES = 128
 
 
 class Meter(Protocol):
@@ -49,6 +51,20 @@ class Metered:
     def pictures(self) -> int:
         """Most dialects have none."""
         return 0
+
+
+class Produced:
+    """Something that produces text: pieces are counted together, `PIECES` at a time. See `exchange.Stream`."""
+
+    _output: Counter
+    _pieces: list[str]
+
+    @property
+    def output(self) -> Counter:
+        if self._pieces:
+            self._output.add("".join(self._pieces).encode("utf-8", "surrogatepass"))
+            self._pieces.clear()
+        return self._output
 
 
 class Events(Metered, ABC, Generic[T]):

@@ -23,15 +23,13 @@ from tollbridge.errors import ApiError, ProtocolError, UpstreamError
 from tollbridge.values import Usage
 from tollbridge.wire import errors, sse
 from tollbridge.wire.body import NOTHING, NULL
-from tollbridge.wire.event_reader import EventStream
+from tollbridge.wire.event_reader import PIECES, EventStream, Produced
 from tollbridge.wire.exchange import Counter, Names, Receipt
 from tollbridge.wire.openai_answer import Shape
 from tollbridge.wire.openai_plain import PROBE, Around, Plain, around_text
 from tollbridge.wire.openai_reply import FAILED, Chunk, ChunkChoice, pictures_in, read_chunk, read_fields
 from tollbridge.wire.usage import Meter
 
-# Pieces of text are counted together, this many at a time.
-_PIECES = 128
 # The announcement of the end, with any white space around it, is no longer than this. Every chunk is.
 _SHORT = 12
 _MOST_JOINING = 32
@@ -39,7 +37,7 @@ _EMPTY = Raw(b'""')
 _ENVELOPE = frozenset({"id", "object", "created", "model", "choices", "usage"})
 
 
-class CompletionStream(EventStream):
+class CompletionStream(Produced, EventStream):
     """See `exchange.Stream`. `asked`: the caller's `include_usage`. `choices`: how many answers will come."""
 
     def __init__(self, shape: Shape, names: Names, asked: bool | None, choices: int, output: Counter) -> None:
@@ -87,13 +85,6 @@ class CompletionStream(EventStream):
     def complete(self) -> bool:
         return self.done or self._stopped or len(self._finished) >= self._choices
 
-    @property
-    def output(self) -> Counter:
-        if self._pieces:
-            self._output.add("".join(self._pieces).encode("utf-8", "surrogatepass"))
-            self._pieces.clear()
-        return self._output
-
     def feed(self, data: bytes) -> bytes:
         plain = self._plain
         if plain is not None and data.startswith(plain.before) and data.endswith(plain.after):
@@ -102,7 +93,7 @@ class CompletionStream(EventStream):
                 texts, between = read
                 self.chunks += len(texts)
                 self._pieces += texts
-                if len(self._pieces) >= _PIECES:
+                if len(self._pieces) >= PIECES:
                     _ = self.output
                 return plain.before_for_caller + between + plain.after_for_caller
         out = b"".join(self._read(data))
@@ -240,7 +231,7 @@ class CompletionStream(EventStream):
             self.chunks += 1
             self._output.pictures += pictures
             self._pieces += texts
-            if len(self._pieces) >= _PIECES:
+            if len(self._pieces) >= PIECES:
                 _ = self.output
         return is_last
 

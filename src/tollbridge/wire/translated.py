@@ -24,11 +24,9 @@ from tollbridge.wire.conversation import (
     ToolStart,
 )
 from tollbridge.wire.dialect import Client, Reader, Tail, Writer
+from tollbridge.wire.event_reader import PIECES, Produced
 from tollbridge.wire.exchange import Counter, Names, Receipt
 from tollbridge.wire.request import Request
-
-# Pieces of text are counted together, this many at a time.
-_PIECES = 128
 
 
 def with_one_call(reply: Reply) -> Reply:
@@ -86,7 +84,7 @@ class TranslatedAnswer:
         return self._client.render(self._request, self._names, self._reply, receipt)
 
 
-class TranslatedStream:
+class TranslatedStream(Produced):
     """See `exchange.Stream`. The finish is withheld until the end, to go out with the usage."""
 
     def __init__(
@@ -132,13 +130,6 @@ class TranslatedStream:
     @property
     def complete(self) -> bool:
         return self._reader.done or bool(self._detail) or len(self._finishes) >= self._choices
-
-    @property
-    def output(self) -> Counter:
-        if self._pieces:
-            self._output.add("".join(self._pieces).encode("utf-8", "surrogatepass"))
-            self._pieces.clear()
-        return self._output
 
     def feed(self, data: bytes) -> bytes:
         return self._write(self._reader.feed(data))
@@ -199,5 +190,5 @@ class TranslatedStream:
         if piece:
             self.chunks += 1
             self._pieces.append(piece)
-            if len(self._pieces) >= _PIECES:
+            if len(self._pieces) >= PIECES:
                 _ = self.output

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tollbridge.services.payments import Payments
     from tollbridge.services.statements import Period
     from tollbridge.store.db import Database
+    from tollbridge.store.vouchers import Voucher
 
 T = TypeVar("T")
 
@@ -208,23 +209,35 @@ def voucher_list(settings: "Settings", as_json: bool) -> None:
     from tollbridge.core.money import format_usd
     from tollbridge.services import vouchers
 
+    async def read(database: "Database") -> "tuple[list[Voucher], int]":
+        return await vouchers.listed(database), await database.now()
+
+    listed, now = with_database(settings, read)
     found = [
         {
             "id": each.id,
             "code": each.hint,
             "kind": each.kind,
             "amount_usd": format_usd(each.amount),
-            "status": "redeemed" if each.redeemed_at else "withdrawn" if each.withdrawn_at else "open",
+            "status": _status(each, now),
             "expires_at": time(each.expires_at) if each.expires_at else None,
             "note": each.note,
         }
-        for each in with_database(settings, vouchers.listed)
+        for each in listed
     ]
     if as_json:
         print_json(found)
     else:
         head = ("id", "code", "kind", "amount USD", "status", "expires", "note")
         print_table(head, [[str(value or "") for value in each.values()] for each in found])
+
+
+def _status(one: "Voucher", now: int) -> str:
+    if one.redeemed_at:
+        return "redeemed"
+    if one.withdrawn_at:
+        return "withdrawn"
+    return "expired" if one.expires_at and one.expires_at <= now else "open"
 
 
 @voucher.command("withdraw")

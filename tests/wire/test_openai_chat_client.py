@@ -243,7 +243,11 @@ def test_a_choice_among_some_tools_leaves_those() -> None:
         ({"reasoning": {"enabled": True}}, Reasoning()),
         ({"thinking": {"type": "enabled"}}, Reasoning()),
         ({"thinking": {"type": "adaptive"}}, Reasoning()),
+        ({"reasoning": {"enabled": True, "exclude": True}}, Reasoning(shown=False)),
         ({"reasoning": {}}, None),
+        ({"reasoning": {"exclude": True}}, None),
+        ({"include_reasoning": False}, None),
+        ({"include_reasoning": True}, Reasoning(shown=True)),
         ({"reasoning_effort": None}, None),
     ],
 )

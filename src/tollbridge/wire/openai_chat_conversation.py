@@ -419,7 +419,8 @@ def _reasoning(body: _Body) -> Reasoning | None:
     elif body.thinking is not None:
         budget = 0 if body.thinking.type == "disabled" else body.thinking.budget_tokens
         is_wanted = body.thinking.type in ("enabled", "adaptive")
-    if effort is None and budget is None and shown is None and not is_wanted:
+    # Not to be shown what was thought is no wish to think, which costs.
+    if effort is None and budget is None and not shown and not is_wanted:
         return None
     return Reasoning(effort=effort, budget=budget, shown=shown)
 

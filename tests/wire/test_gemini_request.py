@@ -394,6 +394,24 @@ def test_a_field_is_refused_by_the_caller_s_name_of_it() -> None:
     assert refused(names={"logit_bias": "theirs"}, logit_bias=Raw(b"{}")) == "theirs"
 
 
+@pytest.mark.parametrize(
+    "turns",
+    [
+        (Turn(role="system", parts=(Text(text="Be brief", cache="5m"),)), HELLO),
+        (HELLO, model(call("c")), tool(ToolResult(id="c", parts=(Text(text="a", cache="1h"),)))),
+        (HELLO, model(call("c", cache="5m")), tool(ToolResult(id="c", parts=(Text(text="a"),)))),
+    ],
+)
+def test_marks_for_a_prompt_cache_are_noted_once(turns: tuple[Turn, ...]) -> None:
+    assert outgoing(*turns, tools=(Tool(name="f", cache="5m"),)).dropped == ("cache_control",)
+    assert outgoing(*turns).dropped == ("cache_control",)
+
+
+def test_names_of_speakers_are_noted() -> None:
+    named = Turn(role="user", parts=(Text(text="Hi"),), name="ada")
+    assert outgoing(named, named).dropped == ("messages[].name",)
+
+
 def test_hints_are_noted() -> None:
     result = outgoing(end_user="u", verbosity="low", hints={"metadata": Raw(b"{}"), "store": Raw(b"true")})
     assert set(result.dropped) == {"end_user", "verbosity", "metadata", "store"}

@@ -177,6 +177,17 @@ def test_fields_that_a_provider_refuses_are_left_out_and_noted() -> None:
     assert outgoing.dropped == ("seed",)
 
 
+def test_marks_for_a_prompt_cache_are_noted_once_wherever_they_are() -> None:
+    marked = Text(text="a", cache="5m")
+    tools = (Tool(name="f", cache="5m"),)
+    for role in ("system", "user", "assistant"):
+        turns = (Turn(role=role, parts=(marked,)), Turn(role="user", parts=(Text(text="b"),)))
+        for offered in ((), tools):
+            outgoing = OpenAiChat().outgoing(said(*turns, tools=offered), route(), None)
+            assert outgoing.dropped == ("cache_control",)
+            assert b"cache_control" not in outgoing.body
+
+
 def test_what_a_tool_showed_follows_in_a_message_of_the_user() -> None:
     result = ToolResult(id="c1", name="look", parts=(Text(text="seen"), Image(url="https://a.b/c.png")))
     other = ToolResult(id="c2", name="look", parts=(Text(text="nothing"),))

@@ -205,6 +205,14 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     lenient: bool = False
 
 
+def is_marked(conversation: Conversation) -> bool:
+    """Whether something in it is marked for a prompt cache."""
+    parts = [part for turn in conversation.turns for part in turn.parts]
+    inner = [each for part in parts if isinstance(part, ToolResult) for each in part.parts]
+    kinds = Text | Image | Document | ToolCall | ToolResult | Tool
+    return any(isinstance(each, kinds) and each.cache is not None for each in (*parts, *inner, *conversation.tools))
+
+
 def urls(conversation: Conversation, taken: Callable[[Image | Document], bool]) -> list[str]:
     """The URLs in `conversation` that the target does not take, each once."""
     found = [part.url for part in _files(conversation) if part.url and not taken(part)]

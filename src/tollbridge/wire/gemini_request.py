@@ -37,6 +37,7 @@ from tollbridge.wire.conversation import (
     ToolCall,
     ToolResult,
     Turn,
+    is_marked,
 )
 
 ORIGIN = "gemini"
@@ -96,6 +97,8 @@ def fields(conversation: Conversation, model: str, limit: int | None, fit: Fit) 
     Raises `UnsupportedField`.
     """
     version = generation(model)
+    if is_marked(conversation):
+        fit.hint("cache_control")
     system, contents = _Turns(fit, version).write(conversation.turns)
     members: _Json = {"contents": contents}
     if system:
@@ -123,6 +126,8 @@ class _Turns:
         before = ""
         for turn in turns:
             role = turn.role
+            if turn.name:
+                self._fit.hint("messages[].name")
             if role in ("system", "developer"):
                 system += self._system(turn)
                 continue

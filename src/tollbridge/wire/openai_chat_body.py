@@ -31,6 +31,7 @@ from tollbridge.wire.conversation import (
     ToolCall,
     ToolResult,
     Turn,
+    is_marked,
 )
 from tollbridge.wire.openai_chat_conversation import ORIGIN
 from tollbridge.wire.openai_parts import drawn_member, image_url
@@ -60,8 +61,10 @@ def body_of(conversation: Conversation, route: Route, limit: int | None) -> tupl
     limits = [most for most in (conversation.max_tokens, limit) if most is not None]
     if limits:
         body["max_tokens"] = min(limits)
+    if is_marked(conversation):
+        fit.hint("cache_control")
     _put_sampling(body, conversation, fit)
-    _put_tools(body, conversation, fit)
+    _put_tools(body, conversation)
     _put_answer(body, conversation, fit)
     for name, value in conversation.extras.items():
         if name in _SHARED:
@@ -102,9 +105,7 @@ def _put_sampling(body: dict[str, Any], conversation: Conversation, fit: Fit) ->
         fit.lacks("top_k")
 
 
-def _put_tools(body: dict[str, Any], conversation: Conversation, fit: Fit) -> None:
-    if any(tool.cache is not None for tool in conversation.tools):
-        fit.hint("cache_control")
+def _put_tools(body: dict[str, Any], conversation: Conversation) -> None:
     if not conversation.tools:
         return
     body["tools"] = [_tool(tool) for tool in conversation.tools]
@@ -181,12 +182,9 @@ class _Messages:
         self._takes_thoughts = "reasoning_content" not in upstream.drops
         self._last_user = max((at for at, turn in enumerate(conversation.turns) if turn.role == "user"), default=-1)
         self._shown: list[dict[str, Any]] = []  # pictures and files of tools, until their run of messages is over
-        self._marked = False
         for index, turn in enumerate(conversation.turns):
             self._add(index, turn)
         self._show()
-        if self._marked:
-            fit.hint("cache_control")
 
     def _add(self, index: int, turn: Turn) -> None:
         if turn.role == "tool":
@@ -212,7 +210,6 @@ class _Messages:
     def _result(self, result: ToolResult) -> None:
         texts = [part.text for part in result.parts if isinstance(part, Text)]
         shown = [part for part in result.parts if not isinstance(part, Text)]
-        self._marked |= result.cache is not None
         if shown:
             self._shown.append(
                 {"type": "text", "text": f"What the call {result.id} of {result.name or 'a tool'} gave:"}
@@ -260,23 +257,19 @@ class _Messages:
 
     def _content(self, parts: tuple[Part, ...]) -> str | list[dict[str, Any]]:
         if len(parts) == 1 and isinstance(parts[0], Text):
-            self._marked |= parts[0].cache is not None
             return parts[0].text
         return [shown for part in parts if (shown := self._part(part)) is not None]
 
     def _part(self, part: Part) -> dict[str, Any] | None:
         match part:
             case Text():
-                self._marked |= part.cache is not None
                 return {"type": "text", "text": part.text}
             case Image():
-                self._marked |= part.cache is not None
                 shown: dict[str, Any] = {"url": image_url(part)}
                 if part.detail is not None:
                     shown["detail"] = part.detail
                 return {"type": "image_url", "image_url": shown}
             case Document():
-                self._marked |= part.cache is not None
                 return self._document(part)
             case Audio():
                 return {"type": "input_audio", "input_audio": {"data": part.data, "format": part.format}}

@@ -95,12 +95,10 @@ _UNTIL_DISK = "SET LOCAL synchronous_commit TO off; COMMIT; BEGIN"
 
 
 def _forget_to_spool(self: PostgresLedger, waiting: Any) -> None:
-    from tollbridge.store.ledger.postgres import _kept
-
     for one in waiting:
         one.spooled = True
     self._spooled += len(waiting)
-    _kept(waiting, None)
+    self._kept(waiting, None)
 
 
 def _revive(state: State) -> None:

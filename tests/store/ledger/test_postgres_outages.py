@@ -2,10 +2,12 @@
 
 import asyncio
 import random
+import resource
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -384,6 +386,68 @@ def test_the_last_checkpoint_of_an_outage_counts_where_the_process_died_in_it(
         crew.run_on(0, note_while_away, customer, ids[2:4])
 
     assert outlived(breakable, engine, meanwhile) == [(Outcome.COMPLETED, 2, 18), (Outcome.SWEPT, 3, 18)]
+
+
+@contextmanager
+def no_room() -> Iterator[None]:
+    """No file of this process may grow, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def test_ends_that_a_full_disk_refused_are_kept_once_it_has_room(
+    breakable: Breakable, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with serving(engine) as books:
+            customer = await books.customer(paid=PLENTY)
+            ids = await open_some(books, customer, 3)
+            ledger = books.ledger
+            await breakable.do(breakable.server.kill)
+            with no_room():
+                futures = [ledger.submit(books.end_op(id_, customer, 5)) for id_ in ids]
+                await until(lambda: "the spool cannot take them" in caplog.text)
+                # It is tried again, and complains once.
+                await asyncio.sleep(2.0)
+            assert caplog.text.count("the spool cannot take them") == 1
+            assert not any(future.done() for future in futures)
+            async with asyncio.timeout(8):
+                assert await asyncio.gather(*futures) == [Spooled()] * 3
+                await ledger.stop()
+            assert spool_size(engine) > 0
+            await breakable.do(breakable.server.start)
+        async with serving(engine) as books:
+            await settled(books, engine)
+
+    uvloop.run(scenario())
+    assert uvloop.run(proved(engine)).open_holds == 0
+    assert uvloop.run(query(engine, "SELECT count(*), sum(charge)::bigint FROM usage")) == [(3, 15)]
+
+
+def test_a_process_that_stops_says_what_it_could_not_keep_anywhere(
+    breakable: Breakable, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with serving(engine) as books:
+            customer = await books.customer(paid=PLENTY)
+            ids = await open_some(books, customer, 3)
+            await breakable.do(breakable.server.kill)
+            with no_room():
+                for id_ in ids:
+                    books.ledger.submit(books.end_op(id_, customer, 5))
+                await until(lambda: "the spool cannot take them" in caplog.text)
+                async with asyncio.timeout(8):
+                    await books.ledger.stop()
+            assert "neither the database nor the spool could take the ends of 3 calls" in caplog.text
+            await breakable.do(breakable.server.start)
+
+    uvloop.run(scenario())
 
 
 @pytest.mark.parametrize("how", ["is gone", "hangs"])

@@ -5,7 +5,7 @@ Rule 1  The writer takes what queued while the last transaction ran, and never s
 Rule 2  A request for money waits at most `MOST_PATIENCE_S` and is then refused. Money granted to a caller that no
         longer waits is given back.
 Rule 3  An end is never refused. One that is not in the database after `SPOOL_AFTER_S` goes to the spool and counts as
-        safe once fsynced there (`Spooled`); it stays in the queue until it is committed.
+        safe once fsynced there (`Spooled`); it stays queued until it is committed. A full disk is tried again.
 Rule 4  After a COMMIT whose answer never came, the same operations are sent again with the same ids, and nothing held
         in memory is believed: what is stored decides.
 Rule 5  Somebody who keeps an account locked delays only that account. If a batch cannot get its locks in time,
@@ -57,6 +57,8 @@ BEGUN_S = 0.3
 LOOK_S = 0.1
 CONNECT_S = 2.0
 MOST_BACK_OFF_S = 0.5
+# A disk that stays full is reported no more often than this.
+COMPLAIN_S = 60.0
 
 SESSION = {
     "application_name": "tollbridge ledger",
@@ -129,6 +131,7 @@ class PostgresLedger:
         self._away = False
         self._stopping = False
         self._spooled = 0  # in the spool, not yet in the database
+        self._complain_at = 0.0
         self._parked: dict[int, _Waiting] = {}  # the newest checkpoint of each hold, while away
         self._writer: asyncio.Task[None] | None = None
         self._asleep: asyncio.Future[None] | None = None
@@ -190,6 +193,9 @@ class PostgresLedger:
         await self._loop.run_in_executor(None, self._spool.close)
         # Let through what the spool's thread has just reported.
         await asyncio.sleep(0)
+        lost = sum(isinstance(waiting.op, End) and not (waiting.spooled or waiting.over) for waiting in self._queue)
+        if lost:
+            _log.error("neither the database nor the spool could take the ends of %d calls: they are given away", lost)
 
     # --- taking operations ----------------------------------------------------------------------------------------
 
@@ -228,7 +234,7 @@ class PostgresLedger:
             if parked is not waiting:
                 # Only the newest checkpoint is worth writing, and an outage may be long.
                 parked.op = waiting.op
-                self._spool.append([waiting.op], partial(_kept, [waiting]))
+                self._spool.append([waiting.op], partial(self._kept, [waiting]))
                 return
         self._enqueue(waiting)
         self._keep([waiting])
@@ -259,7 +265,21 @@ class PostgresLedger:
             one.spooled = True
         self._spooled += len(waiting)
         kept = [one.op for one in waiting if isinstance(one.op, End | Checkpoint)]
-        self._spool.append(kept, partial(_kept, waiting))
+        self._spool.append(kept, partial(self._kept, waiting))
+
+    def _kept(self, those: Sequence[_Waiting], error: OSError | None) -> None:
+        """The spool has what these waiting handed over, or could not take it: then it is asked again before long."""
+        for waiting in those:
+            if error is None:
+                if not waiting.future.done():
+                    waiting.future.set_result(Spooled())
+            elif waiting.spooled and not waiting.over:
+                waiting.spooled = False
+                self._spooled -= 1
+        now = self._loop.time()
+        if error is not None and now >= self._complain_at:
+            self._complain_at = now + COMPLAIN_S
+            _log.error("%s: ends of calls are only in memory, the spool cannot take them: %s", self._directory, error)
 
     def _wake(self) -> None:
         if self._asleep is not None and not self._asleep.done():
@@ -560,16 +580,6 @@ async def _roll_back(books: Books) -> None:
         await books.rollback()
     except Exception as error:
         raise _unavailable() from error
-
-
-def _kept(those: Sequence[_Waiting], error: OSError | None) -> None:
-    """The spool has what these waiting handed over, or could not take it."""
-    if error is not None:
-        _log.error("the spool cannot be written: %s", error)
-        return
-    for waiting in those:
-        if not waiting.future.done():
-            waiting.future.set_result(Spooled())
 
 
 def _refuse(waiting: _Waiting, error: Exception) -> None:

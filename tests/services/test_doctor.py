@@ -3,10 +3,12 @@
 import asyncio
 import errno
 import os
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from tests.servers import HOST, Valkey
 from tests.services.conftest import PLANS, World
 
 from tollbridge.config import Settings, Source, read
@@ -102,6 +104,55 @@ def test_a_server_of_limits_that_is_away_is_found(tmp_path: Path, valkey_url: st
     assert "limits" not in found(read(Source(None, (("data_dir", str(tmp_path)),)), {}))
 
 
+def test_a_server_of_limits_that_gateways_cannot_use_is_found(tmp_path: Path) -> None:
+    with Valkey() as server:
+
+        def limits() -> Finding:
+            options = (("data_dir", str(tmp_path)), ("redis_url", server.url()))
+            return found(read(Source(None, options), {}))["limits"]
+
+        assert limits().ok
+        for trouble, says, over in (
+            (
+                ("REPLICAOF", HOST, "1"),
+                "ReadOnlyError: You can't write against a read only replica",
+                "REPLICAOF NO ONE",
+            ),
+            (("CONFIG", "SET", "maxmemory", "1"), "OutOfMemoryError", "CONFIG SET maxmemory 0"),
+        ):
+            assert server.command(*trouble) == b"+OK\r\n"
+            finding = limits()
+            assert (finding.ok, says in finding.detail) == (False, True), finding
+            assert server.command(*over.split()) == b"+OK\r\n"
+            assert limits().ok
+        time.sleep(1.1)
+        assert server.command("DBSIZE") == b":0\r\n"
+
+
+def test_a_server_of_limits_that_is_slow_is_found(tmp_path: Path, valkey_url: str) -> None:
+    parts = urlsplit(valkey_url)
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while said := await reader.read(65536):
+            await asyncio.sleep(0.06)
+            writer.write(said)
+        writer.close()
+
+    async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_connection(parts.hostname, parts.port)
+        await asyncio.gather(pass_on(reader, server_writer), pass_on(server_reader, writer))
+
+    async def look() -> Finding:
+        async with await asyncio.start_server(meet, HOST, 0) as slow:
+            url = f"redis://{HOST}:{slow.sockets[0].getsockname()[1]}{parts.path}"
+            options = (("data_dir", str(tmp_path)), ("redis_url", url))
+            return {each.name: each for each in await examine(read(Source(None, options), {}))}["limits"]
+
+    finding = asyncio.run(look())
+    assert not finding.ok
+    assert "ms to answer, and is waited for 50 ms" in finding.detail
+
+
 def test_a_place_of_exported_requests_that_is_no_directory_is_found(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for place, well, says in (
@@ -116,6 +167,33 @@ def test_a_place_of_exported_requests_that_is_no_directory_is_found(tmp_path: Pa
         assert says in finding.detail
     assert "usage export" not in found(read(Source(None, (("data_dir", str(tmp_path)),)), {}))
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_clock_that_differs_from_the_databases_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = found(settings(world)).get("clock")
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() - 7200)
+    wrong = found(settings(world)).get("clock")
+    if world.url.startswith("sqlite:"):
+        assert (clock, wrong) == (None, None)
+        return
+    assert clock is not None
+    assert clock.ok
+    assert wrong is not None
+    assert (wrong.ok, "7,200 s behind the database's" in wrong.detail) == (False, True)
+
+
+def test_a_schema_of_a_newer_version_is_not_to_be_migrated(world: World) -> None:
+    async def age(database: Database) -> None:
+        await database.execute("UPDATE alembic_version SET version_num = '9999'")
+        await database.execute("UPDATE meta SET value = 9999 WHERE name = 'schema_oldest'")
+
+    assert found(settings(world))["schema"].ok
+    world.run(age)
+    finding = found(settings(world))["schema"]
+    assert not finding.ok
+    assert "9999, of a newer version" in finding.detail
+    assert "migrate" not in finding.detail
 
 
 def test_what_a_database_refuses_is_said_with_what_helps(tmp_path: Path, postgres_url: str) -> None:

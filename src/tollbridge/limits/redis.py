@@ -30,6 +30,7 @@ from tollbridge.limits.memory import MemoryLimiter
 
 _log = logging.getLogger(__name__)
 
+PREFIX = "tollbridge:"
 ANSWER_WITHIN_S = 0.05
 # The last part of that, in which an answer that came while this process was busy is still read.
 LAST_LOOK_S = 0.005
@@ -44,6 +45,8 @@ MEET_AFTER_S = 2 * PROBE_EVERY_S
 MOST_AT_ONCE = 128
 IDS_AT_ONCE = 500
 MOST_FREED = 100_000
+# How often a server is asked to find out how fast it is.
+_LOOKS = 3
 
 _TYPES: dict[int, Any] = {1: "requests", 2: "tokens", 3: "tokens", 4: "concurrency"}
 _TAKEN, _HOPELESS = 0, 3
@@ -66,7 +69,7 @@ class RedisLimiter:
     `url`: redis://… or rediss://…; `node`: a name unique to this process; `prefix`: of all keys.
     """
 
-    def __init__(self, url: str, node: str, prefix: str = "tollbridge:", local: MemoryLimiter | None = None) -> None:
+    def __init__(self, url: str, node: str, prefix: str = PREFIX, local: MemoryLimiter | None = None) -> None:
         self._url = url
         self._node = node
         self._prefix = prefix
@@ -324,18 +327,31 @@ class RedisLimiter:
 
 
 async def trouble(url: str, within: float) -> str:
-    """The name of the error, if no server answers at `url` within `within` seconds; "" if one does."""
+    """Why gateways cannot use the server at `url`; "" if they can. `within`: seconds to wait for it.
+
+    What it writes to find out is gone a second later.
+    """
     from redis.asyncio import Redis
-    from redis.exceptions import RedisError
+    from redis.exceptions import RedisError, ResponseError
 
     client = Redis.from_url(url, socket_connect_timeout=within, socket_timeout=within)
+    script = client.register_script("return redis.call('SET', ARGV[1] .. 'doctor', '1', 'PX', 1000)")
+    fastest = within
     try:
-        await client.ping()
+        await script(args=[PREFIX])  # connects
+        for _ in range(_LOOKS):
+            began = time.monotonic()
+            await script(args=[PREFIX])
+            fastest = min(fastest, time.monotonic() - began)
+    except ResponseError as error:  # it is read-only, full, or forbids us to write
+        return f"{type(error).__name__}: {str(error).partition(' script: ')[0]}"
     # TypeError: the URL has an unknown option.
     except (RedisError, OSError, TypeError) as error:
         return type(error).__name__
     finally:
         await client.aclose()
+    if fastest > ANSWER_WITHIN_S:
+        return f"it takes {fastest * 1000:.0f} ms to answer, and is waited for {ANSWER_WITHIN_S * 1000:.0f} ms"
     return ""
 
 

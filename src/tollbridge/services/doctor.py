@@ -26,6 +26,8 @@ _BLOCK = bytes(4096)
 _LIMITS_WITHIN_S = 2.0
 # Each request waits for two of them.
 _SLOW_SYNC_MS = 10
+# More than clocks differ that are set by the network.
+_CLOCKS_DIFFER_S = 5
 
 
 # SQLSTATE of PostgreSQL or error name of SQLite, and what to do about it.
@@ -170,16 +172,32 @@ async def _database(settings: Settings) -> list[Finding]:
         reached = Finding("database", True, f"{database.dialect} can be reached")
         revision = await schema.current(database)
         fits = await schema.fits(database, revision)
+        findings = [reached, *await _clock(database)]
         if revision is None:
-            return [reached, Finding("schema", True, "none yet: the first start creates it")]
-        if not fits:
-            return [reached, _schema(revision, fits), await _secret(database, settings)]
-        return [reached, _schema(revision, fits), await _secret(database, settings), await _plans(database, settings)]
+            return [*findings, Finding("schema", True, "none yet: the first start creates it")]
+        findings += [_schema(revision, fits), await _secret(database, settings)]
+        return [*findings, await _plans(database, settings)] if fits else findings
     finally:
         await database.close()
 
 
+async def _clock(database: Database) -> list[Finding]:
+    """Whether this machine's clock agrees with that of a database elsewhere."""
+    if database.dialect == "sqlite":
+        return []
+    before = time.time()
+    theirs = await database.now() / 1000
+    ahead = (before + time.time()) / 2 - theirs
+    if abs(ahead) < _CLOCKS_DIFFER_S:
+        return [Finding("clock", True, "this machine's agrees with the database's")]
+    how = f"{abs(ahead):,.0f} s {'ahead of' if ahead > 0 else 'behind'} the database's"
+    what = "money and limits are not affected; dates of requests and plans, prices by hour and log-in codes are"
+    return [Finding("clock", False, f"this machine's is {how}: set both by NTP ({what})")]
+
+
 def _schema(revision: str, fits: bool) -> Finding:
+    if revision > schema.HEAD and not fits:
+        return Finding("schema", False, f"{revision}, of a newer version: this one ({schema.HEAD}) cannot work on it")
     if not fits:
         return Finding("schema", False, f"{revision}, but this version needs {schema.HEAD}: run tollbridge migrate")
     return Finding("schema", True, revision)
@@ -210,15 +228,15 @@ async def _plans(database: Database, settings: Settings) -> Finding:
 
 
 async def _limits(url: str) -> Finding:
-    """Whether anything answers at `redis_url`. Without it a gateway works, but limits less exactly."""
+    """Whether the server at `redis_url` can be used. Without it a gateway works, but limits less exactly."""
     from tollbridge.limits.redis import trouble
 
     parts = urlsplit(url)
     place = f"{parts.netloc.rpartition('@')[2]}{parts.path}"
     found = await trouble(url, _LIMITS_WITHIN_S)
     if found:
-        return Finding("limits", False, f"redis_url {place} ({found}): each process allows its share until it answers")
-    return Finding("limits", True, f"{place} answers")
+        return Finding("limits", False, f"redis_url {place} ({found}): each process allows its share meanwhile")
+    return Finding("limits", True, f"{place} answers in time")
 
 
 def _export(url: str) -> list[Finding]:

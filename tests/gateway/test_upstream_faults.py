@@ -89,6 +89,18 @@ def test_provider_that_cannot_be_reached_is_left_for_the_next(streamed: bool) ->
     run(test())
 
 
+def test_the_log_says_why_a_provider_cannot_be_reached(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        async with Site(hang_up) as site:
+            site.upstream._server.close()
+            for _ in range(3):
+                assert (await site.post("/v1/chat/completions", chat())).status in (502, 503)
+        assert caplog.text.count("unreached (cannot connect to ") == 1
+        assert ": connection refused)" in caplog.text
+
+    run(test())
+
+
 def test_silent_provider_times_out_and_is_free() -> None:
     """E2, at a fortieth of the time."""
 

@@ -59,6 +59,36 @@ def test_our_credential_that_is_refused_goes_last_and_one_without_credit_is_not_
     assert health.rank(route("b")) == 0
 
 
+def test_the_log_says_once_a_minute_why_an_upstream_cannot_be_called(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    health = Health(clock)
+
+    def said() -> list[str]:
+        messages = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return messages
+
+    for _ in range(3):
+        health.failed(OURS, Kind.CREDENTIAL, why="status 401")
+    assert said() == ["calls of m at the provider a fail: credential (status 401)"]
+    clock.now += 59
+    health.failed(OURS, Kind.CREDENTIAL, why="status 401")
+    assert said() == []
+    clock.now += 1
+    health.failed(OURS, Kind.CREDENTIAL, why="status 401")
+    assert len(said()) == 1
+    for _ in range(4):
+        health.failed(route("b"), Kind.SERVER_ERROR, why="status 500")
+    assert said() == []  # it is still called
+    health.failed(route("b"), Kind.SERVER_ERROR, why="status 500")
+    assert said() == ["calls of m at the provider b fail: server_error (status 500)"]
+    for kind in Kind:
+        health.failed(OWN, kind)
+        if kind not in (Kind.CREDENTIAL, Kind.OUT_OF_CREDIT, Kind.UNKNOWN_MODEL):
+            health.failed(route(kind.value), kind)
+    assert said() == []
+
+
 def test_a_limit_cools_what_was_limited_for_as_long_as_it_says() -> None:
     clock = Clock()
     health = Health(clock)

@@ -81,6 +81,8 @@ class _Failure(msgspec.Struct, frozen=True):
     error: ApiError
     status: int = 0
     retry_after: float | None = None
+    # What the log says of it: no words of the provider's.
+    why: str = ""
 
 
 class _Failures(msgspec.Struct):
@@ -144,6 +146,8 @@ class Relay:
                     answer = exchange.response(await response.read() if body is None else body)
             except (UpstreamError, UpstreamSaid, InvalidRequest) as error:
                 failed = _failure(error, route)
+                if isinstance(error, UpstreamError):
+                    failed = msgspec.structs.replace(failed, why=str(error))
             except BaseException:
                 self._health.abandoned(route)
                 raise
@@ -163,7 +167,8 @@ class Relay:
         route = routes[failures.index]
         if failures.told is None or failed.kind is not Kind.UNSUPPORTED:
             failures.told = failed
-        self._health.failed(route, failed.kind, failed.retry_after)
+        why = failed.why or f"status {failed.status}"
+        self._health.failed(route, failed.kind, failed.retry_after, why)
         attempt = _attempt(route, failed, seconds)
         failures.attempts.append(attempt)
         retries, failures.of_model = failures.of_model, failures.of_model + 1

@@ -4,8 +4,11 @@ Rule 1  A breaker belongs to one credential, the operator's at an upstream or a 
         customer's key opens only that key's breaker.
 Rule 2  A speed belongs to a model at an upstream, whoever pays. It is a running mean in which the latest answer counts
         for an eighth.
+Rule 3  The log says why an upstream is not called, or cannot be until the operator does something; for each upstream no
+        more than once a minute.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,6 +25,12 @@ OWNERS_REMEMBERED = 10_000
 LEAST_TOKENS = 16
 
 _SHARE = 0.125
+
+COMPLAIN_S = 60.0
+# One such failure says that all calls will fail, until the operator does something.
+_FOR_THE_OPERATOR = frozenset({Kind.CREDENTIAL, Kind.OUT_OF_CREDIT, Kind.UNKNOWN_MODEL})
+
+_log = logging.getLogger(__name__)
 
 
 class Speed(msgspec.Struct, gc=False):
@@ -48,6 +57,8 @@ class Health:
         self._own: deque[int] = deque()
         self._speeds: dict[tuple[str, str], Speed] = {}
         self.tallies: dict[str, Tally] = {}
+        # By the upstream's name: when the log may speak of it again.
+        self._complain_at: dict[str, float] = {}
 
     def rank(self, route: Route) -> int | None:
         """None: it may not be called now; 0: it may; 1: it may, but others should be asked first."""
@@ -71,9 +82,10 @@ class Health:
         if self._breakers and (breaker := self._known(route)) is not None:
             breaker.succeeded(self._clock())
 
-    def failed(self, route: Route, kind: Kind, retry_after: float | None = None) -> None:
+    def failed(self, route: Route, kind: Kind, retry_after: float | None = None, why: str = "") -> None:
         """An attempt failed. What the caller or our own account did wrong is no failure of the upstream.
 
+        `why`: for the log.
         A customer's credential that was refused or is out of credit stays in use: it may be all that they want to use,
         and then they are told each time what is wrong with it. Other routes, if there are any, go first.
         """
@@ -82,7 +94,11 @@ class Health:
         failures[kind] = failures.get(kind, 0) + 1
         if kind in COUNTS_AGAINST_UPSTREAM:
             breaker.failed(now)
+            if not breaker.usable(now):
+                self._complain(route, kind, why, now)
             return
+        if kind in _FOR_THE_OPERATOR:
+            self._complain(route, kind, why, now)
         if kind is Kind.LIMITED:
             breaker.cool(now, DEFAULT_COOL_S if retry_after is None else retry_after)
         elif kind is Kind.OUT_OF_CREDIT and not route.upstream.owner:
@@ -90,6 +106,12 @@ class Health:
         elif kind in (Kind.CREDENTIAL, Kind.OUT_OF_CREDIT):
             breaker.doubt(now)
         breaker.abandoned()
+
+    def _complain(self, route: Route, kind: Kind, why: str, now: float) -> None:
+        name = route.upstream.name
+        if not route.upstream.owner and now >= self._complain_at.get(name, now):
+            self._complain_at[name] = now + COMPLAIN_S
+            _log.warning("calls of %s at the provider %s fail: %s (%s)", route.upstream_model, name, kind.value, why)
 
     def abandoned(self, route: Route) -> None:
         """An attempt ended without telling anything about the upstream (the caller left)."""

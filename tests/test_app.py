@@ -160,6 +160,24 @@ def test_a_change_that_comes_while_the_file_is_read_is_read_too(monkeypatch: pyt
     run(test())
 
 
+def test_a_provider_that_was_out_of_credit_is_asked_again_after_a_reload() -> None:
+    broke = True
+
+    async def answer(request: Any, peer: Any) -> None:
+        await (says({"error": {"message": "pay"}}, 402) if broke else says(completion()))(request, peer)
+
+    async def test() -> None:
+        nonlocal broke
+        async with Site(always(answer)) as site:
+            assert [(await site.post("/v1/chat/completions", chat())).status for _ in range(2)] == [502, 503]
+            broke = False
+            assert (await site.post("/v1/chat/completions", chat())).status == 503
+            await site.gateway.reload()
+            assert (await site.post("/v1/chat/completions", chat())).status == 200
+
+    run(test())
+
+
 def test_new_models_and_plans_are_served_after_a_reload() -> None:
     more = '\n[[models]]\nid = "new"\nprice = { input = "1", output = "1" }\n'
     more += 'routes = [{ provider = "up", model = "x" }]\n'

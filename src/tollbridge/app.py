@@ -312,6 +312,7 @@ class Gateway:
             log.error("the configuration was not reloaded: %s", error)  # noqa: TRY400 - the message says it all
             return
         self.settings = settings
+        self._health.reconsider()
         self._tills.append(open_payments(self._database, settings, self._url, self._desk.post))
         while len(self._tills) > 2:
             await self._tills.pop(0).close()

@@ -59,6 +59,23 @@ def test_our_credential_that_is_refused_goes_last_and_one_without_credit_is_not_
     assert health.rank(route("b")) == 0
 
 
+def test_what_is_left_alone_is_asked_once_the_operator_may_have_mended_it() -> None:
+    clock = Clock()
+    health = Health(clock)
+    health.failed(OURS, Kind.OUT_OF_CREDIT)
+    assert health.rank(OURS) is None
+    health.reconsider()
+    assert health.rank(OURS) == 0
+    health.begin(OURS)  # which finds out; others wait for it
+    assert health.rank(OURS) is None
+    health.failed(OURS, Kind.OUT_OF_CREDIT)
+    assert health.usable_in([OURS]) == 300.0
+    health.reconsider()
+    health.begin(OURS)
+    health.succeeded(OURS)
+    assert (health.rank(OURS), health.usable_in([OURS])) == (0, 0.0)
+
+
 def test_the_log_says_once_a_minute_why_an_upstream_cannot_be_called(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     health = Health(clock)

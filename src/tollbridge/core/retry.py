@@ -160,6 +160,11 @@ class Breaker(msgspec.Struct):
         self.open_until = now + EXHAUSTED_S
         self.probing_until = 0.0
 
+    def reconsider(self, now: float) -> None:
+        """What was wrong may have been mended: the next call finds out."""
+        self.open_until = min(self.open_until, now)
+        self.probing_until = 0.0
+
     def failed(self, now: float) -> None:
         self.in_a_row += 1
         self._note(now, failed=True)

@@ -113,6 +113,12 @@ class Health:
             self._complain_at[name] = now + COMPLAIN_S
             _log.warning("calls of %s at the provider %s fail: %s (%s)", route.upstream_model, name, kind.value, why)
 
+    def reconsider(self) -> None:
+        """The operator may have mended what was wrong, or replaced a credential: the next calls find out."""
+        now = self._clock()
+        for breaker in self._breakers.values():
+            breaker.reconsider(now)
+
     def abandoned(self, route: Route) -> None:
         """An attempt ended without telling anything about the upstream (the caller left)."""
         breaker = self._known(route)

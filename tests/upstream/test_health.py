@@ -91,6 +91,8 @@ def test_the_log_says_once_a_minute_why_an_upstream_cannot_be_called(caplog: pyt
     clock.now += 59
     health.failed(OURS, Kind.CREDENTIAL, why="status 401")
     assert said() == []
+    health.failed(OURS, Kind.OUT_OF_CREDIT, why="status 402")
+    assert said() == ["calls of m at the provider a fail: out_of_credit (status 402)"]
     clock.now += 1
     health.failed(OURS, Kind.CREDENTIAL, why="status 401")
     assert len(said()) == 1

@@ -4,8 +4,8 @@ Rule 1  A breaker belongs to one credential, the operator's at an upstream or a 
         customer's key opens only that key's breaker.
 Rule 2  A speed belongs to a model at an upstream, whoever pays. It is a running mean in which the latest answer counts
         for an eighth.
-Rule 3  The log says why an upstream is not called, or cannot be until the operator does something; for each upstream no
-        more than once a minute.
+Rule 3  The log says why an upstream is not called, or cannot be until the operator does something; each cause
+        at each upstream no more than once a minute.
 """
 
 import logging
@@ -57,8 +57,8 @@ class Health:
         self._own: deque[int] = deque()
         self._speeds: dict[tuple[str, str], Speed] = {}
         self.tallies: dict[str, Tally] = {}
-        # By the upstream's name: when the log may speak of it again.
-        self._complain_at: dict[str, float] = {}
+        # By the upstream's name and what is wrong: when the log may say so again.
+        self._complain_at: dict[tuple[str, Kind], float] = {}
 
     def rank(self, route: Route) -> int | None:
         """None: it may not be called now; 0: it may; 1: it may, but others should be asked first."""
@@ -109,8 +109,8 @@ class Health:
 
     def _complain(self, route: Route, kind: Kind, why: str, now: float) -> None:
         name = route.upstream.name
-        if not route.upstream.owner and now >= self._complain_at.get(name, now):
-            self._complain_at[name] = now + COMPLAIN_S
+        if not route.upstream.owner and now >= self._complain_at.get((name, kind), now):
+            self._complain_at[name, kind] = now + COMPLAIN_S
             _log.warning("calls of %s at the provider %s fail: %s (%s)", route.upstream_model, name, kind.value, why)
 
     def reconsider(self) -> None:

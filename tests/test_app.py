@@ -12,7 +12,8 @@ from tests.payments.fake_stripe import SECRET_KEY, SIGNING_SECRET
 
 from tollbridge import jobs
 from tollbridge.errors import Unavailable
-from tollbridge.store import prices
+from tollbridge.store import prices, processes, schema
+from tollbridge.store.db import open_database
 from tollbridge.web import render
 
 
@@ -174,6 +175,25 @@ def test_a_provider_that_was_out_of_credit_is_asked_again_after_a_reload() -> No
             assert (await site.post("/v1/chat/completions", chat())).status == 503
             await site.gateway.reload()
             assert (await site.post("/v1/chat/completions", chat())).status == 200
+
+    run(test())
+
+
+def test_a_process_that_limits_by_itself_beside_others_says_so(
+    postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def another() -> None:
+        await schema.migrate(postgres_url)
+        database = open_database(postgres_url)
+        await database.start()
+        await processes.begin(database)
+        await database.execute("UPDATE process SET host = 'elsewhere 1 2'")
+        await database.close()
+
+    async def test() -> None:
+        await another()
+        async with Site(always(says(completion())), database_url=postgres_url):
+            assert "redis_url is not set, and 1 more serve from this database" in caplog.text
 
     run(test())
 

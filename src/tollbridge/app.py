@@ -170,6 +170,8 @@ class Gateway:
             await self._limiter.start()
             if self._limiter.degraded:
                 log.warning("redis_url: no server answers; each process applies its share of the limits until one does")
+        elif others := await processes.serving(self._database, beside=self.ledger.epoch):
+            log.warning("redis_url is not set, and %d more serve from this database: each limits by itself", others)
         self._line = await self._lay_line(self.settings, self.ledger, master)
         post = mail.Post(self._database, master, mail.carrier(self.settings))
         self._desk = Desk(self._database, master, Passwords(), post, self._url, lambda: self.settings)

@@ -16,6 +16,7 @@ from tollbridge.errors import ConfigError, Unavailable
 from tollbridge.services import accounts, secrets
 from tollbridge.services.doctor import Finding, diagnose, examine
 from tollbridge.store.db import Database
+from tollbridge.store.processes import begin
 
 
 def found(settings: Settings) -> dict[str, Finding]:
@@ -181,6 +182,19 @@ def test_a_clock_that_differs_from_the_databases_is_found(world: World, monkeypa
     assert clock.ok
     assert wrong is not None
     assert (wrong.ok, "7,200 s behind the database's" in wrong.detail) == (False, True)
+
+
+def test_processes_that_do_not_share_their_limits_are_found(world: World, valkey_url: str) -> None:
+    assert "limits" not in found(settings(world))
+    for _ in range(2):
+        world.run(begin)
+    finding = found(settings(world)).get("limits")
+    if world.url.startswith("sqlite:"):
+        assert finding is None  # they cannot be alive
+        return
+    assert finding is not None
+    assert (finding.ok, "2 processes serve from this database" in finding.detail) == (False, True)
+    assert found(settings(world, TOLLBRIDGE_REDIS_URL=valkey_url))["limits"].ok
 
 
 def test_a_schema_of_a_newer_version_is_not_to_be_migrated(world: World) -> None:

@@ -209,3 +209,15 @@ def test_a_sweep_looks_again_where_something_may_still_come(
             await assert_verified(books.database)
 
     asyncio.run(main())
+
+
+def test_who_serves_from_a_database_is_counted_by_heartbeats(ledger_engine: Engine) -> None:
+    async def scenario() -> None:
+        async with serving(ledger_engine) as books:
+            here = (await begin(books.database)).epoch
+            gone, _ = await another(books)
+            before = await processes.serving(books.database, beside=here)
+            await silent_for(books, gone, 16_000)
+            assert before - await processes.serving(books.database, beside=here) == (books.database.dialect != "sqlite")
+
+    asyncio.run(scenario())

@@ -16,7 +16,7 @@ from tollbridge.errors import ConfigError, TollbridgeError, Unavailable
 from tollbridge.services import secrets
 from tollbridge.store import schema
 from tollbridge.store.db import Database, open_database, sqlite_path
-from tollbridge.store.processes import FileLock, require_unmoved
+from tollbridge.store.processes import FileLock, require_unmoved, serving
 
 LEAST_PYTHON = (3, 11)
 
@@ -176,7 +176,13 @@ async def _database(settings: Settings) -> list[Finding]:
         if revision is None:
             return [*findings, Finding("schema", True, "none yet: the first start creates it")]
         findings += [_schema(revision, fits), await _secret(database, settings)]
-        return [*findings, await _plans(database, settings)] if fits else findings
+        if not fits:
+            return findings
+        findings.append(await _plans(database, settings))
+        if settings.redis_url is None and (several := await serving(database)) > 1:
+            what = f"{several} processes serve from this database and redis_url is not set: each limits by itself"
+            findings.append(Finding("limits", False, what))
+        return findings
     finally:
         await database.close()
 

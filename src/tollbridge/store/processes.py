@@ -35,6 +35,8 @@ _log = logging.getLogger("tollbridge")
 BEAT_S = 5.0
 # The longest that a hold can live (`Hold.ttl_ms`).
 TTL_MS = 1_000_000
+# Who was not heard of for so long may be dead.
+_ALIVE_MS = 15_000
 # If clocks disagree by more than this, one of them has jumped.
 _JUMP_MS = 30_000
 _PAGE = 256
@@ -219,6 +221,21 @@ async def begin(database: Database, lock: FileLock | None = None) -> Process:
         *(_identity(), os.getpid(), now),
     )
     return Process(database, int(rows[0][0]), lock)
+
+
+async def serving(database: Database, *, beside: int = 0) -> int:
+    """How many processes serve from `database`, as far as one can know; `beside`: the epoch of one not to count.
+
+    0 on SQLite: a file has one server, whatever rows the dead have left.
+    """
+    if database.dialect == "sqlite":
+        return 0
+    rows = await database.fetch(
+        "SELECT COUNT(*) FROM process "
+        "WHERE epoch <> $1 AND stopped_at IS NULL AND fenced_at IS NULL AND heartbeat_at > $2",
+        *(beside, await database.now() - _ALIVE_MS),
+    )
+    return int(rows[0][0])
 
 
 async def require_newest(database: Transaction, lock: FileLock) -> None:

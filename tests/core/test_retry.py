@@ -83,6 +83,20 @@ def test_probe_that_fails_opens_the_breaker_again() -> None:
     assert breaker.usable(20.5)
 
 
+def test_calls_that_fail_late_do_not_keep_a_breaker_open() -> None:
+    """A provider hung for a moment; what was asked of it then times out one after the other, long after it is well."""
+    breaker = Breaker()
+    for _ in range(5):
+        breaker.failed(100.0)
+    for late in range(1, 10):
+        breaker.failed(100.0 + late)
+    assert not breaker.usable(109.9)
+    assert breaker.usable(110.0)
+    breaker.begin(110.0)
+    breaker.succeeded(110.1)
+    assert breaker.usable(110.2)
+
+
 def test_probe_that_was_abandoned_lets_another_try() -> None:
     breaker = Breaker()
     for _ in range(5):

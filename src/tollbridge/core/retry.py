@@ -166,6 +166,9 @@ class Breaker(msgspec.Struct):
         self.probing_until = 0.0
 
     def failed(self, now: float) -> None:
+        if now < self.open_until:
+            # A call that began before: what made it fail, perhaps minutes ago, must not keep the probe waiting.
+            return
         self.in_a_row += 1
         self._note(now, failed=True)
         failures = sum(failed for _, failed in self.recent)
@@ -175,7 +178,7 @@ class Breaker(msgspec.Struct):
             self.shaky_until = now + SHAKY_S
         mostly = len(self.recent) >= WINDOW_CALLS and failures * 2 >= len(self.recent)
         if self.open_until or self.in_a_row >= FAILURES_IN_A_ROW or mostly:
-            self.open_until = max(self.open_until, now + OPEN_S)
+            self.open_until = now + OPEN_S
             self.probing_until = 0.0
 
     def cool(self, now: float, seconds: float) -> None:

@@ -188,6 +188,51 @@ def test_how_long_an_account_without_credit_at_the_provider_is_left_alone_is_sai
     run(test())
 
 
+LIMIT_REACHED = "You have reached your specified API usage limits. You will regain access on 2026-12-01 at 00:00 UTC."
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (400, LIMIT_REACHED),
+        (412, "Account me is suspended, possibly due to reaching the monthly spending limit."),
+        (400, "The model `upstream-m` has been decommissioned and is no longer supported."),
+    ],
+    ids=["anthropic", "fireworks", "groq"],
+)
+def test_what_is_the_operators_to_mend_is_not_told_to_callers_as_their_mistake(status: int, message: str) -> None:
+    async def test() -> None:
+        body = {"type": "error", "error": {"type": "invalid_request_error", "message": message}}
+        other = always(says(completion("from the other")))
+        async with Site(always(says(body, status)), others={"other": other}) as site:
+            reply = await site.post("/v1/chat/completions", chat())
+            assert (reply.status, reply.headers["x-tollbridge-provider"]) == (200, "other")
+        async with Site(always(says(body, status))) as site:
+            alone = await site.post("/v1/chat/completions", chat())
+            assert alone.status in (404, 502)
+            assert message.encode() not in alone.body
+
+    run(test())
+
+
+def test_no_caller_can_have_a_provider_taken_for_one_without_credit() -> None:
+    """Providers repeat what is wrong with a request, in the caller's words."""
+
+    async def answer(request: Request, peer: Peer) -> None:
+        choice = json.loads(request.body).get("tool_choice")
+        wrong = {"error": {"message": f"Invalid value: '{choice}'.", "type": "invalid_request_error", "code": None}}
+        await (says(wrong, 400) if choice else says(completion()))(request, peer)
+
+    async def test() -> None:
+        async with Site(always(answer)) as site:
+            for words in ("insufficient balance", "credit balance is too low", LIMIT_REACHED):
+                reply = await site.post("/v1/chat/completions", chat(tool_choice=words))
+                assert reply.status == 400
+            assert (await site.post("/v1/chat/completions", chat())).status == 200
+
+    run(test())
+
+
 @pytest.mark.parametrize(("status", "expected"), [(400, 400), (404, 404), (413, 413), (422, 400)])
 def test_what_the_provider_rejects_is_passed_on_redacted(status: int, expected: int) -> None:
     """E6."""

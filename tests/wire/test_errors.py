@@ -161,10 +161,65 @@ def test_a_bad_credential_is_401_whatever_they_call_it(status: int, error: Any) 
         (400, {"code": "Arrearage", "message": "Access denied"}),
         (403, {"message": "Insufficient balance"}),
         (402, {"message": "Insufficient Balance", "type": "unknown_error", "code": "invalid_request_error"}),
+        (
+            400,
+            {
+                "type": "invalid_request_error",
+                "message": "You have reached your specified API usage limits. You will regain access on 2026-12-01.",
+            },
+        ),
+        (
+            412,
+            {
+                "message": "Account me-1 is suspended, possibly due to reaching the monthly spending limit or failure"
+                " to pay past invoices.",
+                "code": "PRECONDITION_FAILED",
+                "type": "error",
+            },
+        ),
+        (429, "Your team 16f2 has either used all available credits or reached its monthly spending limit."),
+        (403, "You have run out of credits"),
+        (403, {"message": "Sorry, your account balance is insufficient", "code": 30001}),
+        (429, {"message": "Your account is not active", "type": "billing_not_active", "code": "billing_not_active"}),
+        (403, {"message": "The request failed", "type": "Forbidden", "code": "AccountOverdueError"}),
+        (403, {"message": "用户额度不足, 剩余额度: 0", "type": "new_api_error", "code": "insufficient_user_quota"}),
+        (403, {"message": "x", "type": "new_api_error", "code": "pre_consume_token_quota_failed"}),
+        (401, {"message": "[sk-abc***xyz] 该令牌额度已用尽", "type": "one_api_error"}),
     ],
 )
 def test_an_empty_account_is_402_whatever_they_call_it(status: int, error: Any) -> None:
     assert classified(status, {"error": error}).status == 402
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Invalid value: 'insufficient balance'. Supported values are: 'none', 'auto', and 'required'.",
+        "insufficient balance: Extra inputs are not permitted",
+        "Your credit balance is too low: Extra inputs are not permitted",
+        "messages.0.content.0.type: Input should be 'text', not 'you have reached your specified API usage limits'",
+        'Unknown name "insufficient credits": Cannot find field.',
+    ],
+)
+def test_what_a_caller_wrote_never_empties_the_account(message: str) -> None:
+    assert classified(400, {"error": {"message": message, "type": "invalid_request_error"}}).status == 400
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, {"message": "The model `x` has been decommissioned and is no longer supported.", "type": "x"}),
+        (400, {"message": "x", "type": "invalid_request_error", "code": "model_decommissioned"}),
+        (400, {"message": "x/y is not a valid model ID", "code": 400}),
+        (400, {"message": "Model Not Exist", "type": "invalid_request_error", "code": "invalid_request_error"}),
+        (400, {"message": "Invalid model: x", "type": "invalid_model", "code": "1500"}),
+        (400, {"message": "The model grok-x does not exist or your team does not have access to it."}),
+        (410, {"message": "The model 'x' has reached its end of life and is no longer available."}),
+        (405, "Method Not Allowed"),
+    ],
+)
+def test_a_model_that_the_provider_does_not_serve_is_404_whatever_they_call_it(status: int, error: Any) -> None:
+    assert classified(status, {"error": error}).status == 404
 
 
 @pytest.mark.parametrize(
@@ -442,7 +497,7 @@ def test_what_google_s_errors_mean(status: int, body: dict[str, Any], meaning: i
         ),
         (403, {"Message": "Authentication failed: the bearer token is not valid."}, 403, None),
         (429, {"message": "Too many requests, please wait before trying again."}, 429, None),
-        (400, {"message": "The provided model identifier is invalid."}, 400, None),
+        (400, {"message": "The provided model identifier is invalid."}, 404, None),
     ],
     ids=["azure key", "azure deployment", "azure filter", "bedrock key", "bedrock limit", "bedrock model"],
 )

@@ -109,12 +109,38 @@ _NOT_FOR_CALLERS = frozenset({401, 402, 403, 407, 408, 429})
 
 _OUT_OF_CREDIT = frozenset(
     {
-        *("insufficient_quota", "billing_hard_limit_reached", "insufficient_balance", "billing_error"),
-        *("exceeded_current_quota_error", "Arrearage", "AccountOverdue", "1113", "credit_balance_too_low"),
+        *("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance"),
+        *("billing_error", "credit_balance_too_low", "exceeded_current_quota_error", "1113"),
+        *("Arrearage", "AccountOverdue", "AccountOverdueError"),
+        *("insufficient_user_quota", "pre_consume_token_quota_failed"),  # another gateway: one-api, new-api
     }
 )
 _NO_CREDIT_TEXT = re.compile(
-    r"credit balance is too low|credits are depleted|insufficient (balance|credit|quota)|余额不足", re.IGNORECASE
+    r"credit balance is too low|credits are depleted|insufficient (balance|credit|quota)"
+    r"|account balance is insufficient|specified API usage limits|run out of credits"
+    r"|(used all available credits|reach(ed|ing) (its|the) monthly spending limit)|(余额|额度)(不足|已用尽)",
+    re.IGNORECASE,
+)
+# An error about a request may repeat what its caller sent, whose words must not shut a provider for everybody: there
+# only these beginnings count, and nothing in a complaint about a field, which can begin with the field's name.
+_NO_CREDIT_SENTENCE = re.compile(
+    r"(sorry, )?(insufficient (account )?(balance|credits?|quota)\b|you have (reached|run out)"
+    r"|your ((account|credit) balance is|(prepayment )?credits are|team \S+ has either used)\b"
+    r"|account \S+ is suspended, possibly\b|[\[\w*\]-]{0,64}\s?(余额|额度))",
+    re.IGNORECASE,
+)
+_ABOUT_A_FIELD = re.compile(
+    r"(extra inputs|not permitted|not allowed|unknown|unrecognized|unexpected|unsupported|invalid|supported values)\b",
+    re.IGNORECASE,
+)
+# No caller chooses the provider's name of a model.
+_UNKNOWN_MODEL = frozenset(
+    {"model_not_found", "model_decommissioned", "model_not_supported", "invalid_model", "unknown_model", "1211"}
+)
+_UNKNOWN_MODEL_TEXT = re.compile(
+    r"model not exist|the provided model identifier is invalid|\S+ is not a valid model id"
+    r"|the model \S+ (does not exist|has been (decommissioned|deprecated|retired))",
+    re.IGNORECASE,
 )
 _BAD_KEY = re.compile(
     r"\b(incorrect|invalid|no|missing|expired) (x-)?api[ _-]?key|api[ _-]?key (not valid|is invalid|expired|not found)"
@@ -145,13 +171,30 @@ _STATUS_OF_WORD = {
 
 
 def _meaning(status: int, details: _Details) -> int:
-    if {details.code, details.type} & _OUT_OF_CREDIT or _NO_CREDIT_TEXT.search(details.message):
-        return 402 if status in (400, 402, 403, 429, 502) else status
+    words = {details.code, details.type}
+    if status in _MAY_MEAN_NO_CREDIT and (words & _OUT_OF_CREDIT or _says_no_credit(status, details.message)):
+        return 402
     if status == 400 and _BAD_KEY.search(f"{details.code} {details.type} {details.message}"):
         return 401
     if status == 400 and details.type == "FAILED_PRECONDITION":
         return 403  # Gemini: the account's country, or its billing (ai.google.dev/gemini-api/docs/troubleshooting)
-    return status
+    if status == 400 and (words & _UNKNOWN_MODEL or _UNKNOWN_MODEL_TEXT.match(details.message)):
+        return 404
+    return 404 if status in _NOT_THERE else status
+
+
+# 412: Fireworks, of an account that is suspended.
+_MAY_MEAN_NO_CREDIT = frozenset({400, 401, 402, 403, 412, 429, 502})
+# No such path below the base URL; the model was taken out of service (NVIDIA).
+_NOT_THERE = frozenset({405, 410})
+
+
+def _says_no_credit(status: int, message: str) -> bool:
+    if not _NO_CREDIT_TEXT.search(message):
+        return False
+    if status in (401, 402, 403, 429):
+        return True
+    return bool(_NO_CREDIT_SENTENCE.match(message)) and not _ABOUT_A_FIELD.search(message)
 
 
 def _is_too_long(details: _Details) -> bool:

@@ -391,7 +391,11 @@ def test_what_gemini_cannot_do_is_refused_by_name(fields: Json) -> None:
 
 
 def test_a_field_is_refused_by_the_caller_s_name_of_it() -> None:
-    assert refused(names={"logit_bias": "theirs"}, logit_bias=Raw(b"{}")) == "theirs"
+    assert refused(names={"logit_bias": "theirs"}, logit_bias=Raw(b'{"5":1}')) == "theirs"
+
+
+def test_an_empty_logit_bias_asks_for_nothing() -> None:
+    assert config(logit_bias=Raw(b"{}")) == {}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ import time
 
 import pytest
 
-from tollbridge.wire.openai_parts import split_data_url
+from tollbridge.wire.openai_parts import drawn_image, image_of, split_data_url
+
+JPEG, PNG, WEBP, GIF = "/9j/4AAQSkZJRg==", "iVBORw0KGgo=", "UklGRiIAAABXRUJQ", "R0lGODlhAQAB"
 
 
 @pytest.mark.parametrize(
@@ -29,3 +31,23 @@ def test_millions_of_parameters_cost_no_more_than_a_few() -> None:
     before = time.thread_time()
     assert split_data_url(url) is None
     assert time.thread_time() - before < 0.05
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        (f"data:image/png;base64,{PNG}", "image/png"),
+        (f"data:;base64,{JPEG}", "image/jpeg"),
+        (f"data:image/png;base64,{JPEG}", "image/jpeg"),
+        (f"data:image/jpg;base64,{JPEG}", "image/jpeg"),
+        (f"data:image/jpeg;base64,{WEBP}", "image/webp"),
+        (f"data:application/octet-stream;base64,{GIF}", "image/gif"),
+        ("data:image/jpg;base64,AAAA", "image/jpeg"),
+        ("data:image/heic;base64,AAAA", "image/heic"),
+        ("data:;base64,AAAA", "image/png"),
+    ],
+)
+def test_a_picture_is_what_its_bytes_are(url: str, kind: str) -> None:
+    """Anthropic: "The image was specified using the image/png media type, but appears to be image/jpeg"."""
+    assert image_of(url, None, None, "url").media_type == kind
+    assert drawn_image(url).media_type == kind

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from tollbridge.wire.body import NULL
 from tollbridge.wire.conversation import (
     Audio,
     Conversation,
@@ -348,7 +349,7 @@ def _config(conversation: Conversation, version: Generation, limit: int | None, 
         config["stopSequences"] = conversation.stop[:MAX_STOPS]
     if conversation.format is not None:
         _put_format(config, conversation.format, fit)
-    if conversation.logit_bias is not None:
+    if conversation.logit_bias not in (None, NULL, Raw(b"{}")):
         fit.lacks("logit_bias")
     if conversation.verbosity is not None:
         fit.hint("verbosity")

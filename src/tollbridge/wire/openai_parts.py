@@ -54,7 +54,7 @@ def split_data_url(url: str) -> tuple[str, str] | None:
 def image_of(url: str, detail: str | None, cache: Cache | None, param: str) -> Image:
     found = split_data_url(url)
     if found is not None and found[1]:
-        return Image(data=found[1], media_type=found[0] or "image/png", detail=detail, cache=cache)
+        return Image(data=found[1], media_type=media_type_of(found[1], found[0]), detail=detail, cache=cache)
     if url.startswith(("https://", "http://")):
         return Image(url=url, detail=detail, cache=cache)
     raise InvalidRequest(
@@ -67,7 +67,7 @@ def image_of(url: str, detail: str | None, cache: Cache | None, param: str) -> I
 def drawn_image(url: str) -> Image:
     """A picture of a model's, which may stand elsewhere."""
     found = split_data_url(url)
-    return Image(url=url) if found is None else Image(data=found[1], media_type=found[0] or "image/png")
+    return Image(url=url) if found is None else Image(data=found[1], media_type=media_type_of(found[1], found[0]))
 
 
 def drawn_member(image: Image, index: int) -> dict[str, Any]:
@@ -89,9 +89,14 @@ def _media_type(title: str) -> str:
     return _MEDIA_TYPES.get(title.rpartition(".")[2].lower(), "application/pdf")
 
 
-def media_type_of(picture: str) -> str:
-    """What kind of picture its base64 begins like."""
-    return next((kind for start, kind in _PICTURES.items() if picture.startswith(start)), "image/png")
+def media_type_of(picture: str, said: str = "") -> str:
+    """What kind of picture its base64 begins like; if that is not known, what is said of it.
+
+    Anthropic refuses a picture whose type is not what its bytes are, and `image/jpg`, which many write.
+    """
+    if said == "image/jpg":
+        said = "image/jpeg"
+    return next((kind for start, kind in _PICTURES.items() if picture.startswith(start)), said or "image/png")
 
 
 def image_url(image: Image) -> str:

@@ -187,3 +187,22 @@ def test_failure_of_the_provider_is_the_clients_own_exception() -> None:
             await asyncio.get_running_loop().run_in_executor(None, call)
 
     run(test())
+
+
+def test_models_are_listed_as_anthropic_lists_them() -> None:
+    """As Claude Code reads them, which shows only what `data` calls `claude…` or `anthropic…`."""
+
+    async def test() -> None:
+        async with Site(always(openai_provider)) as site:
+            async with anthropic.AsyncAnthropic(base_url=site.url, api_key=site.key, max_retries=0) as client:
+                page = await client.models.list(limit=1000)
+                assert [each.id async for each in page] == ["m"]
+                [model] = page.data
+                assert (model.type, model.display_name, model.created_at.year) == ("model", "m", 1970)
+                assert (page.has_more, page.first_id, page.last_id) == (False, "m", "m")
+                assert (await client.models.retrieve("m")) == model
+                with pytest.raises(anthropic.NotFoundError):
+                    await client.models.retrieve("none")
+            assert (await site.get("/v1/models")).json["object"] == "list"
+
+    run(test())

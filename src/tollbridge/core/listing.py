@@ -36,6 +36,18 @@ def model_fields(model: Model) -> dict[str, Any]:
     }
 
 
+def anthropic_fields(model: Model) -> dict[str, Any]:
+    """A model as Anthropic's list of models shows one (platform.claude.com/docs/en/api/models/list)."""
+    return {
+        "type": "model",
+        "id": model.id,
+        "display_name": model.id,
+        "created_at": f"{_date(model.created * 1000)}T00:00:00Z",
+        "max_input_tokens": model.context_window,
+        "max_tokens": model.output_limit,
+    }
+
+
 def price_fields(price: Price, multiplier_ppm: int = money.PPM) -> dict[str, Any]:
     """USD per million tokens by meter, times the multiplier, and per thousand searches; `tiers` with their bounds.
 

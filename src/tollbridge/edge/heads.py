@@ -32,6 +32,8 @@ class Head(NamedTuple):
     beta: bytes | None
     # Whether it is plain JSON without a cap, so that there is no need for `check_head`.
     is_plain: bool = False
+    # Whether it comes from a client of Anthropic's.
+    is_anthropic: bool = False
 
 
 class Names(msgspec.Struct, frozen=True):
@@ -92,6 +94,7 @@ def read_head(headers: list[tuple[bytes, bytes]], max_cost: bytes) -> Head:
         get(HEADER),
         get(b"anthropic-beta"),
         get(b"content-type") == b"application/json" and b"content-encoding" not in found and max_cost not in found,
+        b"anthropic-version" in found,
     )
 
 

@@ -16,9 +16,9 @@ from tollbridge.core import money, pricing, tokens
 from tollbridge.core.addresses import client_address, customer_of
 from tollbridge.core.catalog import Catalog
 from tollbridge.core.ledger import Claim
-from tollbridge.core.listing import model_fields
 from tollbridge.edge.downstream import Downstream
 from tollbridge.edge.heads import CORS, PREFLIGHT, Head, Names, check_head, check_media, listable, read_cap, read_head
+from tollbridge.edge.listings import Listings
 from tollbridge.edge.lookups import PATHS, Lookups
 from tollbridge.edge.paths import not_here
 from tollbridge.edge.recorder import Recorder
@@ -40,7 +40,7 @@ from tollbridge.gateway.replays import Replays, in_progress
 from tollbridge.gateway.settlement import Closed, Settlement
 from tollbridge.gateway.streams import SSE_HEADERS, LiveStreams, StreamCall, failed_midway
 from tollbridge.telemetry import RequestIds, RequestLine, RequestLog, now_ms
-from tollbridge.values import Model, Outcome, Route, Usage
+from tollbridge.values import Outcome, Route, Usage
 from tollbridge.wire import (
     anthropic_client,
     anthropic_messages,
@@ -116,8 +116,7 @@ class Inference:
         self._settlement = settlement
         self._live = live
         self._replays = replays
-        self._catalogs = catalogs
-        self._listings: dict[tuple[int | None, str], msgspec.Raw] = {}
+        self._listings = Listings(catalogs)
         self._lookups = lookups
         self._vital = vital
         self._log = log
@@ -437,9 +436,9 @@ class Inference:
             _require(method, "POST")
         elif path == "/v1/models" or path.startswith("/v1/models/"):
             _require(method, "GET")
-            await self._identify(call, head)
-            assert call.caller is not None
-            self._models(call, call.caller, path.removeprefix("/v1/models").removeprefix("/"))
+            caller = await self._identify(call, head)
+            wanted = path.removeprefix("/v1/models").removeprefix("/")
+            call.respond(200, [JSON], self._listings.answer(caller, wanted, anthropic=head.is_anthropic))
         elif path in PATHS:
             await self._look_up(call, asked)
         else:
@@ -467,25 +466,6 @@ class Inference:
         if self._vital.leaving():
             raise Unavailable("This server is shutting down.")
         call.respond(200, [JSON, NO_STORE], b'{"status":"ready"}')
-
-    def _models(self, call: "_Call", caller: Caller, wanted: str) -> None:
-        markup = caller.plan.markup_ppm
-        catalog = self._catalogs[markup]
-        if wanted:
-            model = catalog.resolve(wanted)
-            if not caller.may_call(model):
-                Catalog({}).resolve(wanted)
-            call.respond(200, [JSON], bytes(self._listing(model, markup)))
-            return
-        data = [self._listing(model, markup) for model in catalog.models.values() if caller.may_call(model)]
-        call.respond(200, [JSON], msgspec.json.encode({"object": "list", "data": data}))
-
-    def _listing(self, model: Model, markup: int | None) -> msgspec.Raw:
-        """A model's entry in the listing, encoded once: there are hundreds."""
-        listing = self._listings.get((markup, model.id))
-        if listing is None:
-            listing = self._listings[markup, model.id] = msgspec.Raw(msgspec.json.encode(model_fields(model)))
-        return listing
 
     def _note(self, call: "_Call", status: int, code: str = "") -> None:
         ticket, caller = call.ticket, call.caller

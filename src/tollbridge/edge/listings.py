@@ -1,0 +1,52 @@
+"""`GET /v1/models`: what a caller can call, in OpenAI's form, or in Anthropic's for clients of Anthropic's."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from tollbridge.core.catalog import Catalog
+from tollbridge.core.listing import anthropic_fields, model_fields
+from tollbridge.gateway.callers import Caller
+from tollbridge.values import Model
+
+
+class Listings:
+    """Entries are encoded once: there are hundreds. `catalogs`: by plans' markup."""
+
+    def __init__(self, catalogs: Mapping[int | None, Catalog]) -> None:
+        self._catalogs = catalogs
+        self._entries: dict[tuple[int | None, str, bool], Raw] = {}
+
+    def answer(self, caller: Caller, wanted: str, *, anthropic: bool) -> bytes:
+        """The body for all models, or for the one called `wanted`. Raises `NotFound`."""
+        markup = caller.plan.markup_ppm
+        catalog = self._catalogs[markup]
+        if wanted:
+            model = catalog.resolve(wanted)
+            if not caller.may_call(model):
+                Catalog({}).resolve(wanted)
+            return bytes(self._entry(model, markup, anthropic))
+        # Anthropic has no embeddings, and its clients no way to ask for them.
+        models = [
+            model
+            for model in catalog.models.values()
+            if caller.may_call(model) and not (anthropic and model.type == "embedding")
+        ]
+        data = [self._entry(model, markup, anthropic) for model in models]
+        listed: dict[str, Any] = {"data": data}
+        if anthropic:
+            # All at once, whatever page was asked for: clients go on only if there is more.
+            first, last = (models[0].id, models[-1].id) if models else (None, None)
+            listed |= {"has_more": False, "first_id": first, "last_id": last}
+        else:
+            listed = {"object": "list", **listed}
+        return msgspec.json.encode(listed)
+
+    def _entry(self, model: Model, markup: int | None, anthropic: bool) -> Raw:
+        entry = self._entries.get((markup, model.id, anthropic))
+        if entry is None:
+            fields = anthropic_fields(model) if anthropic else model_fields(model)
+            entry = self._entries[markup, model.id, anthropic] = Raw(msgspec.json.encode(fields))
+        return entry

@@ -312,6 +312,22 @@ def test_requests_are_found_by_key_model_outcome_and_id() -> None:
             assert await count("model=M&status=ok&range=24h") == 3
             assert await count("model=other") == 0
             assert await count("status=failed") == 0
+            today = (await ada.get("/api/requests")).json()["data"][0]["ended_at"]
+            day = today[:10]
+            assert await count(f"since={day}&until={day}") == 3
+            assert await count("since=2100-01-01") == await count("until=2026-01-01") == 0
+            assert await count(f"until={today}") == 2  # before the newest
+            assert await count(f"since={today}") == 1
+            # Its own cursor leads on to the older ones.
+            page = (await ada.get(f"/api/requests?until={day}&limit=2")).json()
+            assert await count(f"until={day}&limit=2&cursor={page['next_cursor']}") == 1
+            for wrong in ("since=yesterday", "since=2026-11-01T08:00", "until=9999-12-31", "until=0001-01-01"):
+                refused = await ada.get(f"/api/requests?{wrong}")
+                assert refused.status_code == 400
+                assert f"{wrong[:5]} is a day (UTC)" in shown(refused)
+            listed = (await ada.get(f"/dashboard/requests?until={day}&status=ok")).text
+            assert f"/dashboard/requests.csv?until={day}&amp;status=ok" in listed
+            assert len((await ada.get("/dashboard/requests.csv?until=2026-01-01")).text.splitlines()) == 1
             assert (await ada.get("/api/requests?cursor=1.x")).status_code == 400
             assert (await ada.get("/api/requests?key=key_x")).status_code == 400
             assert (await ada.get("/dashboard/requests?range=1y")).status_code == 400

@@ -274,6 +274,8 @@ class Described(msgspec.Struct, frozen=True):
 
 _FILTER = {
     "range": f"Only the last {', '.join(RANGES)}.",
+    "since": "Only what ended from this day (UTC) or time on: `2026-11-01`, `2026-11-01T08:00:00Z`.",
+    "until": "Only what ended by this day, which is included, or before this time.",
     "status": "`ok` or `failed`.",
     "model": "A part of the model's name.",
     "key": "The id of a key.",

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
@@ -100,12 +101,39 @@ async def asked(visit: Visit) -> Filter:
     status = visit.query("status")
     if status not in STATUSES:
         raise InvalidRequest("status is ok, failed, or left out", param="status")
-    since, period = 0, visit.query("range")
+    since, period = moment(visit, "since") or 0, visit.query("range")
     if period:
         if period not in RANGES:
             raise InvalidRequest(f"range is one of {', '.join(RANGES)}, or left out", param="range")
-        since = RANGES[period].period(visit.now).since
+        since = max(since, RANGES[period].period(visit.now).since)
     return Filter(since=since, key_id=key_id, versions=versions, failed=None if not status else status == "failed")
+
+
+def moment(visit: Visit, name: str, later: timedelta = timedelta()) -> int | None:
+    """A time in the address, epoch milliseconds; None: there is none. Of a day (UTC): its begin, `later` by this."""
+    text = visit.query(name)
+    if not text:
+        return None
+    try:
+        said = datetime.fromisoformat(text)
+    except ValueError:
+        said = datetime(1, 1, 1, tzinfo=UTC)
+    if len(text) == len("2026-11-30"):
+        said = said.replace(tzinfo=UTC)
+    else:
+        later = timedelta()
+    if said.tzinfo is None or not 1970 < said.year < 3000:
+        raise InvalidRequest(
+            f"{name} is a day (UTC), such as 2026-11-30, or a time with its zone, such as 2026-11-30T08:00:00Z.",
+            param=name,
+        )
+    return int((said + later).timestamp() * 1000)
+
+
+def newest(visit: Visit) -> Place:
+    """Before what time all must have ended. A last day is included."""
+    until = moment(visit, "until", timedelta(days=1))
+    return NEWEST if until is None else (until, 0)
 
 
 def cursor(visit: Visit, hold: Place) -> str:
@@ -117,7 +145,7 @@ def place(visit: Visit) -> Place:
     """Where the page begins. InvalidRequest: the cursor is not one of ours."""
     text = visit.query("cursor")
     if not text:
-        return NEWEST
+        return newest(visit)
     at, _, id_ = text.partition(".")
     hold = visit.shared.master.ids().decode(f"chatcmpl-{id_}")
     if hold is None or not (at.isascii() and at.isdigit() and len(at) < 16):
@@ -143,7 +171,7 @@ async def page(visit: Visit) -> Response:
     wanted = await asked(visit)
     found = await requests.page(visit.shared.database, visit.account.id, wanted, place(visit), PAGE)
     called = await names(visit, found.lines)
-    fields = {name: visit.query(name) for name in ("range", "status", "model", "key")}
+    fields = {name: visit.query(name) for name in ("range", "since", "until", "status", "model", "key")}
     kept = urlencode({name: value for name, value in fields.items() if value})
     older = "" if found.next is None else urlencode({"cursor": cursor(visit, found.next)})
     return visit.render(
@@ -166,13 +194,12 @@ async def export(visit: Visit) -> Response:
     wanted = await asked(visit)
     name = f"requests-{iso(visit.now)[:10]}.csv"
     headers = {"content-disposition": f'attachment; filename="{name}"'}
-    return StreamingResponse(rows(visit, wanted), media_type="text/csv; charset=utf-8", headers=headers)
+    return StreamingResponse(rows(visit, wanted, newest(visit)), media_type="text/csv; charset=utf-8", headers=headers)
 
 
-async def rows(visit: Visit, wanted: Filter) -> AsyncIterator[bytes]:
+async def rows(visit: Visit, wanted: Filter, before: Place | None) -> AsyncIterator[bytes]:
     """The lines of a CSV file, some at a time: nobody holds all of them."""
     yield (",".join(_COLUMNS) + "\r\n").encode()
-    before: Place | None = NEWEST
     while before is not None:
         found: Found = await requests.page(visit.shared.database, visit.account.id, wanted, before, EXPORT_PAGE)
         called = await names(visit, found.lines)

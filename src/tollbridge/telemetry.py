@@ -42,6 +42,8 @@ class RequestLine(msgspec.Struct, omit_defaults=True, gc=False):
     attempts: int = 0
     # The limit, only tried out so far, that would have refused it: requests, tokens or concurrency.
     would_refuse: str = ""
+    # Who sent a key that is not accepted, or not from there; of no other caller.
+    address: str = ""
 
 
 class RequestIds:

@@ -144,6 +144,7 @@ def test_a_list_of_keys_begins_each_line_with_the_id_and_shows_no_key(shell: She
             assert row["id"] in out
     _, line = shell.ok("key", "list", "--account", "ada@example.com").lines
     assert line.split()[:3] == [row["id"], row["key"], "active"]
+    assert row["number"] == 1  # which is what the log calls it
     shell.ok("key", "revoke", row["id"])
     (row,) = msgspec.json.decode(shell.ok("key", "list", "--account", "ada@example.com", "--json").out)
     assert row["status"] == "revoked"
@@ -166,6 +167,7 @@ def test_an_account_is_found_by_its_address_its_id_and_the_number_in_the_log(she
     shell.ok("account", "create", "bob@example.com")
     shell.ok("account", "create", "ada@example.com")
     shown = msgspec.json.decode(shell.ok("account", "show", "ada@example.com", "--json").out)
+    assert shown["number"] == 2
     for name in (shown["id"], "2"):
         assert msgspec.json.decode(shell.ok("account", "show", name, "--json").out) == shown
     for nobody in ("3", "acct_unknown", "9" * 18):

@@ -26,6 +26,7 @@ from tests.gateway.site import (
     usage_chunk,
 )
 
+from tollbridge.store.keys import Rules
 from tollbridge.values import Outcome
 
 PRICE = 10 * INPUT_NANO + 5 * OUTPUT_NANO
@@ -263,5 +264,26 @@ def test_late_usage_counts_even_when_it_comes_after_the_end() -> None:
             await site.post("/v1/chat/completions", chat(stream=True))
             [row] = await site.settled(1)
             assert row["charge"] == PRICE
+
+    run(test())
+
+
+def test_log_says_where_a_key_that_is_not_accepted_came_from() -> None:
+    """For whoever bans addresses. Of callers who are let in it says nothing of the kind."""
+    proxy = '[server]\ntrusted_proxies = ["127.0.0.1"]\n'
+
+    async def test() -> None:
+        async with Site(always(says(completion())), config=proxy) as site:
+            there = {"x-forwarded-for": "203.0.113.9"}
+            bound = await site.make_key(rules=Rules(addresses=("198.51.100.0/24",)))
+            for key, status in (("tb_live_x", 401), (bound, 403), (site.key, 200)):
+                headers = {**there, "authorization": f"Bearer {key}"}
+                assert (await site.post("/v1/chat/completions", chat(), headers)).status == status
+            while b"".join(site.log).count(b"\n") < 3:  # noqa: ASYNC110 - a log has no event
+                await asyncio.sleep(0.01)
+            lines = [json.loads(line) for line in b"".join(site.log).splitlines()]
+            said = [(line["code"], line.get("address")) for line in lines if line["status"] != 200]
+            assert said == [("invalid_api_key", "203.0.113.9"), ("address_not_allowed", "203.0.113.9")]
+            assert "address" not in lines[-1]
 
     run(test())

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tollbridge.store.db import Database
     from tollbridge.store.keys import Key
 
-_KEY_COLUMNS = ("id", "key", "status", "limit_usd", "spent_usd", "expires_at", "label")
+_KEY_COLUMNS = ("id", "key", "status", "limit_usd", "spent_usd", "expires_at", "number", "label")
 
 
 @click.group()
@@ -356,6 +356,7 @@ def _account_fields(account: "Account") -> dict[str, Any]:
     return {
         "email": account.email,
         "id": account.public_id,
+        "number": account.id,
         "plan": account.plan,
         "status": "frozen" if account.frozen else "active",
         "available_usd": format_usd(account.available),
@@ -372,6 +373,7 @@ def _key_fields(key: "Key", now: int) -> dict[str, Any]:
     expired = key.expires_at is not None and key.expires_at <= now
     return {
         "id": key.public_id,
+        "number": key.number,
         "key": key.hint,
         "label": key.label,
         "status": _status(key, expired),
@@ -407,7 +409,7 @@ def _print_account(account: "Account", json: bool) -> None:
 
 def _print_keys(keys: list[dict[str, Any]]) -> None:
     print_table(
-        ("id", "key", "status", "limit USD", "spent USD", "expires", "label"),
+        ("id", "key", "status", "limit USD", "spent USD", "expires", "no.", "label"),
         [[each[name] for name in _KEY_COLUMNS] for each in keys],
     )
 

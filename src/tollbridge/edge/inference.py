@@ -169,12 +169,13 @@ class Inference:
             self._check_guesses(call, head, wrong)
             raise
         if caller.networks is not None and not caller.may_come_from(self._address(call, head)):
+            call.address = self._address(call, head)
             raise Forbidden("This API key may not be used from your address.", code="address_not_allowed")
         return caller
 
     def _check_guesses(self, call: "_Call", head: Head, wrong: InvalidApiKey) -> None:
         """Tell a client that sends many wrong keys to stop."""
-        address = self._address(call, head)
+        address = call.address = self._address(call, head)
         # A loopback address is a proxy that does not name its clients: it stands for many.
         if address and not ip_address(address).is_loopback:
             customer = customer_of(address)
@@ -472,7 +473,7 @@ class Inference:
         # Any other path is the caller's own text, which may be a key pasted into the wrong place.
         path = call.path if call.path in LOGGED_PATHS else ""
         elapsed_ms = int((time.monotonic() - call.started) * 1000)
-        line = RequestLine(now_ms(), call.request_id, status, elapsed_ms, path, code)
+        line = RequestLine(now_ms(), call.request_id, status, elapsed_ms, path, code, address=call.address)
         if caller is not None:
             line.account, line.key = caller.account_id, caller.key_id
         if ticket is not None:
@@ -542,6 +543,7 @@ class _Call(msgspec.Struct, eq=False):
     headers: list[bytes]
     started: float
     caller: Caller | None = None
+    address: str = ""
     ticket: Ticket | None = None
     closed: bool = False
     ended: Closed | None = None

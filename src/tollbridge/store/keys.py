@@ -62,8 +62,12 @@ RULES_WIDTH = 7
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """What may be shown of a key. `spent` and `held` exist only for a key with a limit; `spent` counts from `since`."""
+    """What may be shown of a key. `spent` and `held` exist only for a key with a limit; `spent` counts from `since`.
 
+    `number`: what the log of requests calls it.
+    """
+
+    number: int
     public_id: str
     hint: str
     label: str
@@ -148,8 +152,8 @@ async def create(transaction: Transaction, key: NewKey, now: int) -> None:
 async def of_account(database: Transaction, account_id: int) -> list[Key]:
     """All keys of an account, revoked ones too, oldest first."""
     rows = await database.fetch(
-        "SELECT public_id, hint, label, limit_nano, spent, held, created_at, expires_at, revoked_at, disabled_at, "  # noqa: S608
-        f"since, {RULES} FROM api_key LEFT JOIN key_spend ON key_spend.key_id = api_key.id "
+        "SELECT api_key.id, public_id, hint, label, limit_nano, spent, held, created_at, expires_at, revoked_at, "  # noqa: S608
+        f"disabled_at, since, {RULES} FROM api_key LEFT JOIN key_spend ON key_spend.key_id = api_key.id "
         "WHERE account_id = $1 ORDER BY api_key.id",
         account_id,
     )

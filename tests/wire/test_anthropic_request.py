@@ -479,3 +479,10 @@ def test_a_request_of_chat_becomes_one_of_messages() -> None:
         "stop_sequences": ["END"],
         "metadata": {"user_id": "u"},
     }
+
+
+def test_an_answer_that_was_begun_ends_without_a_space() -> None:
+    """Anthropic: "final assistant content cannot end with trailing whitespace"."""
+    begun = Turn(role="assistant", parts=(Text(text="Sure: \n"),))
+    assert body(HI, begun)["messages"][-1] == {"role": "assistant", "content": "Sure:"}
+    assert body(HI, begun, HI)["messages"][1]["content"] == "Sure: \n"

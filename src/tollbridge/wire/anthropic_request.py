@@ -283,6 +283,8 @@ class _Messages:
                 for part in turn.parts:
                     into = results if type(part) is ToolResult else rest
                     into.extend(self._blocks(part, turn.role))
+        if self._roles[-1:] == ["assistant"]:
+            _end(self._contents[-1][1])
         messages = [
             {"role": role, "content": _as_content(results + rest)}
             for role, (results, rest) in zip(self._roles, self._contents, strict=True)
@@ -363,6 +365,13 @@ class _Messages:
         if part.is_error:
             written["is_error"] = True
         return _marked(written, part.cache)
+
+
+def _end(blocks: list[Any]) -> None:
+    """Anthropic: "final assistant content cannot end with trailing whitespace"."""
+    last = blocks[-1] if blocks else None
+    if isinstance(last, dict) and last["type"] == "text":
+        last["text"] = last["text"].rstrip()
 
 
 def _text(part: Text) -> Iterator[_Json]:

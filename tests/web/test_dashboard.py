@@ -189,7 +189,7 @@ def test_a_program_manages_keys() -> None:
             assert await call(site, made["key"]) == 200
 
             rotated = await send("POST", f"{path}/rotate", {"overlap": "1h"}, 201)
-            assert (rotated["label"], rotated["limit_usd"]) == ("deploy", "0.5")
+            assert (rotated["label"], rotated["limit_usd"], rotated["spent_usd"]) == ("deploy", "0.5", "0")
             assert await call(site, made["key"]) == 200
             assert await call(site, rotated["key"]) == 200
             assert (await send("GET", path))["expires_at"] is not None

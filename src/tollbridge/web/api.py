@@ -327,8 +327,8 @@ OPERATIONS = (
     Described(
         "POST",
         "/api/keys/{key}/rotate",
-        "A new key with the label and bounds of this one. `overlap`: how long the old one keeps working: `none`, `1h`, "
-        "`24h`; left out: until it is revoked.",
+        "A new key with the label and bounds of this one, which has spent nothing of its limit yet. `overlap`: how "
+        "long the old one keeps working: `none`, `1h`, `24h`; left out: until it is revoked.",
         headers=_ONCE,
         body=RotateBody,
     ),

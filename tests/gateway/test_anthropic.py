@@ -15,6 +15,7 @@ from tests.gateway.site import (
     framed,
     run,
     says,
+    stream,
     streams,
 )
 from tests.upstream.bad_server import Peer, Request
@@ -185,6 +186,24 @@ def test_an_overload_in_the_middle_is_an_error_and_free(path: str) -> None:
                 assert (last["type"], last["error"]["type"]) == ("error", "api_error")
             [row] = await here.settled(1)
             assert (row["charge"], row["outcome"]) == (0, Outcome.UPSTREAM_DIED)
+
+    run(test())
+
+
+def test_an_overload_before_the_first_text_moves_on_to_the_next_route() -> None:
+    """A message starts, and pings come, long before its first text."""
+
+    async def test() -> None:
+        opening = [start(), event("ping"), event("error", error={"type": "overloaded_error", "message": "Overloaded"})]
+        async with Site(
+            always(streams(opening, 0.02)), dialect="anthropic", others={"second": always(streams(stream()))}
+        ) as here:
+            reply = await here.post("/v1/messages", {**message(stream=True), "model": "m"})
+            assert reply.headers["x-tollbridge-provider"] == "second"
+            kinds = [each["type"] for each in events(reply.body)]
+            assert (kinds[0], kinds.count("message_start"), kinds[-1]) == ("message_start", 1, "message_stop")
+            [row] = await here.settled(1)
+            assert row["charge"] == 10 * INPUT_NANO + 5 * OUTPUT_NANO
 
     run(test())
 

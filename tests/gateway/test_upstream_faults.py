@@ -342,6 +342,48 @@ def test_error_event_before_any_output_moves_on_to_the_next_route() -> None:
     run(test())
 
 
+OPENING = chunk(choices=[{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
+
+
+@pytest.mark.parametrize("tail", [[event(ERROR)], []], ids=["error", "broken off"])
+def test_a_stream_that_fails_after_its_opening_moves_on_to_the_next_route(tail: list[bytes]) -> None:
+    """OpenAI's first event has a role and no text, and comes long before the first token."""
+
+    async def test() -> None:
+        first = always(streams([OPENING, *tail], pause=0.02))
+        async with Site(first, others={"second": always(streams([OPENING, *stream()]))}) as site:
+            reply = await site.post("/v1/chat/completions", chat(stream=True))
+            assert reply.text == "Hello!"
+            assert reply.headers["x-tollbridge-provider"] == "second"
+            assert [each["choices"][0]["delta"].get("role") for each in reply.chunks].count("assistant") == 1
+            [row] = await site.settled(1)
+            assert row["charge"] == PRICE
+
+    run(test())
+
+
+def test_a_stream_without_text_is_passed_on_whole() -> None:
+    async def test() -> None:
+        async with Site(always(streams([OPENING, chunk(finish="stop"), usage_chunk(10, 0), DONE]))) as site:
+            reply = await site.post("/v1/chat/completions", chat(stream=True))
+            assert (reply.status, len(reply.chunks)) == (200, 2)
+            assert reply.chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+            assert reply.chunks[1]["choices"][0]["finish_reason"] == "stop"
+
+    run(test())
+
+
+def test_an_opening_that_goes_on_for_ever_does_not_wait_for_ever() -> None:
+    async def test() -> None:
+        long = [chunk("", note="x" * 1000) for _ in range(40)]
+        async with Site(always(streams([*long, event(ERROR)])), others={"second": always(streams(stream()))}) as site:
+            reply = await site.post("/v1/chat/completions", chat(stream=True))
+            assert reply.headers["x-tollbridge-provider"] == "up"
+            assert reply.chunks[-1]["choices"][0]["finish_reason"] == "error"
+
+    run(test())
+
+
 def test_error_in_a_200_is_an_error() -> None:
     async def test() -> None:
         async with Site(always(says(ERROR))) as site:

@@ -33,6 +33,8 @@ LOOKS_PER_EXTENSION = 32
 # A provider that goes on past its output limit regardless is cut off here.
 CUT_AT_PERCENT = 120
 CUT_SLACK_TOKENS = 64
+# Bytes for the caller that wait for the first text. More than a start may have is something else, such as a picture.
+MOST_OPENING = 16 * 1024
 BEYOND_ITS_LIMIT = "the answer went beyond its limit of tokens"
 _STOPPED_BY_US = frozenset({Cause.CUT, Cause.MONEY_RAN_OUT})
 
@@ -74,9 +76,10 @@ class Downstream(Protocol):
 class StreamCall:
     """One streamed answer.
 
-    `begun`: there has been output, so no other route may be tried. `started`: the head has been sent (it may go out
-    before any output, to keep a silent line open). `asked`: a provider has the request and has not refused it.
-    `finished` returns the ending.
+    `begun`: there has been output, so no other route may be tried. What comes before the first text (a role, the start
+    of a message) waits for it, because providers send that at once and may fail afterwards. `started`: the head has
+    been sent (it may go out before any output, to keep a silent line open). `asked`: a provider has the request and has
+    not refused it. `finished` returns the ending.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class StreamCall:
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._response: Response | None = None
+        self._opening = b""  # what waits for the first text
         self._ready: asyncio.Future[None] | None = None
         self._ending: asyncio.Future[pricing.Ending] = self._loop.create_future()
         self._last_data = self._last_write = self._checkpointed = time.monotonic()
@@ -115,6 +119,7 @@ class StreamCall:
         if self.left:
             raise ClientGone
         self.route = route
+        self._opening = b""
         self.stream = exchange.stream(TextClasses())
         self._cut_at = _cut_at(self.ticket)
         self._look_at = min(self._cut_at, self._live.look_every)
@@ -198,6 +203,13 @@ class StreamCall:
 
     def _pass_on(self, out: bytes) -> None:
         """Pass on `out`, which may be empty, the first output, or for a caller who has left."""
+        if out and not self.begun:
+            out = self._opening + out
+            assert self.stream is not None
+            if not self.stream.chunks and len(out) <= MOST_OPENING:
+                self._opening = out
+                return
+            self._opening = b""
         if out and not self.left:
             self._last_write = self._last_data
             if self.begun:
@@ -260,6 +272,9 @@ class StreamCall:
         if self._ending.done():
             return
         self._live.discard(self)
+        if self._opening and not self.left:
+            opening, self._opening = self._opening, b""
+            self._begin(opening)  # it ends without any text
         ending = self._end_as(Cause.CLIENT_LEFT if self.left else cause)
         if ending.cause is Cause.CUT:
             assert self.stream is not None

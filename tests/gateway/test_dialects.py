@@ -16,6 +16,7 @@ from tests.gateway.site import (
     Reply,
     Site,
     always,
+    chat,
     chunk,
     completion,
     framed,
@@ -286,6 +287,39 @@ def test_a_plain_prompt_goes_only_to_who_completes_it() -> None:
             assert "/v1/chat/completions" in refused.json["error"]["message"]
             [row] = await site.settled(1)
             assert row["charge"] == 0
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("dialect", "path", "said"),
+    [
+        ("openai_chat", "/v1/messages", {"max_tokens": 32_000}),
+        ("openai_chat", "/v1/responses", {"max_output_tokens": 32_000}),
+        ("anthropic", "/v1/chat/completions", {"max_completion_tokens": 32_000}),
+        ("gemini", "/v1/messages", {"max_tokens": 32_000}),
+    ],
+)
+def test_nobody_is_refused_for_asking_for_more_than_a_model_of_another_dialect_writes(
+    dialect: str, path: str, said: Json
+) -> None:
+    """Claude Code asks for 32,000 tokens of every model that it does not know."""
+    sent: list[Json] = []
+
+    async def answer(request: Request, peer: Peer) -> None:
+        sent.append(json.loads(request.body))
+        await _provider(dialect)(request, peer)
+
+    async def test() -> None:
+        async with Site(always(answer), dialect=dialect) as site:
+            assert (await site.post(path, {"model": "m", **ASKED[path], **said})).status == 200
+            assert "4096" in str(sent[0])
+            assert "32000" not in str(sent[0])
+            # Who speaks the provider's dialect is passed on as they are.
+            if dialect == "openai_chat":
+                await site.post("/v1/chat/completions", chat(max_tokens=32_000))
+                assert sent[1]["max_tokens"] == 32_000
+            await site.settled(len(sent))
 
     run(test())
 

@@ -100,7 +100,13 @@ class Translated:
         self._conversation = conversation.with_data(self._conversation, data)
 
     def request(self) -> Outgoing:
-        return self._provider.outgoing(self._conversation, self._route, self._max_tokens)
+        """Clients of other dialects do not know this model: many ask for more output than it can write, which providers
+        refuse.
+        """
+        limit, asked, most = self._max_tokens, self._conversation.max_tokens, self._route.output_limit
+        if asked is not None and asked > most:
+            limit = most if limit is None else min(limit, most)
+        return self._provider.outgoing(self._conversation, self._route, limit)
 
     def response(self, body: bytes) -> Answer:
         reply = self._provider.reply(body)

@@ -117,6 +117,24 @@ def test_a_refund_that_stripe_refuses_is_given_back(world: World) -> None:
     at_till(world, scenario)
 
 
+@pytest.mark.parametrize("trouble", ["refused", "drop"])
+def test_a_refund_that_fails_again_holds_up_no_other(sqlite_world: World, trouble: str) -> None:
+    async def scenario(till: Till) -> None:
+        for payment in [await till.paid(), await till.paid()]:
+            till.stripe.faults = ["drop"] * 3
+            with pytest.raises(ProcessorUnavailable):
+                await give_back(till, payment, 4 * USD)
+            if trouble == "refused" and not await till.database.fetch("SELECT 1 FROM reversal WHERE id > 1"):
+                till.stripe.refund(str(payment.intent), 1000)  # on the dashboard: nothing is left of this one
+        await till.database.execute("UPDATE reversal SET created_at = created_at - 3600000")
+        till.stripe.faults = ["drop"] * 3 if trouble == "drop" else []
+        await retry(till.ways)
+        states = [state for (state,) in await till.database.fetch("SELECT state FROM reversal ORDER BY id LIMIT 2")]
+        assert states == [{"refused": "returned", "drop": "requested"}[trouble], "taken"]
+
+    at_till(sqlite_world, scenario)
+
+
 def test_a_refund_never_answered_is_given_up_after_a_day(sqlite_world: World) -> None:
     async def scenario(till: Till) -> None:
         payment = await till.paid()

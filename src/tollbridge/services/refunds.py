@@ -5,6 +5,7 @@ is given back; if it does not answer, it is asked again (`retry`), under the sam
 """
 
 import hashlib
+import logging
 
 import msgspec
 
@@ -21,6 +22,8 @@ from tollbridge.services.payments import Payments
 from tollbridge.store import accounts, activity, invoices, journal, payments
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Transaction, run
+
+log = logging.getLogger("tollbridge")
 
 _PATIENCE_MS = 60_000
 
@@ -97,20 +100,28 @@ async def refund(
 
 
 async def retry(ways: Payments) -> None:
-    """Ask again for refunds that the processor has not confirmed. Runs every minute."""
+    """Ask again for refunds that the processor has not confirmed, each by itself. Runs every minute."""
     if ways.stripe is None:
         return
     now = await ways.database.now()
     for waiting in await payments.requested(ways.database, now - _PATIENCE_MS):
-        payment = await payments.by_id(ways.database, waiting.payment_id)
-        assert payment.intent is not None
-        there = any(each.ours == waiting.public_id for each in await ways.stripe.refunds(payment.intent))
-        if there:
-            await ways.ask(payment)
-        elif waiting.created_at > now - SAME_CALL_MS:
-            await _request(ways, payment, waiting)
-        else:
-            await _undo(ways, payment, waiting)
+        try:
+            await _retry(ways, waiting, now)
+        except (ProcessorRefused, ProcessorUnavailable, InvalidRequest) as error:
+            log.warning("refund %s: %s", waiting.public_id, error)
+
+
+async def _retry(ways: Payments, waiting: Reversal, now: int) -> None:
+    assert ways.stripe is not None
+    payment = await payments.by_id(ways.database, waiting.payment_id)
+    assert payment.intent is not None
+    there = any(each.ours == waiting.public_id for each in await ways.stripe.refunds(payment.intent))
+    if there:
+        await ways.ask(payment)
+    elif waiting.created_at > now - SAME_CALL_MS:
+        await _request(ways, payment, waiting)
+    else:
+        await _undo(ways, payment, waiting)
 
 
 async def _request(ways: Payments, payment: Payment, made: Reversal) -> None:

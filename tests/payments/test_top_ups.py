@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from tests.payments.conftest import USD, Till, at_till, with_stripe
 from tests.services.conftest import World
+from tests.services.test_accounts import make
 
 from tollbridge.core.payments import Origin, Status
 from tollbridge.errors import InvalidRequest
@@ -76,11 +77,11 @@ def test_whoever_comes_late_sees_that_it_is_done(world: World, monkeypatch: pyte
 
     async def scenario(till: Till) -> None:
         await ready(till)
-        (due,) = await rows.due(till.database, 10)
+        (due,) = await rows.due(till.database, 0, 10)
         assert await top_ups.run_due(till.ways) == 1
 
-        async def old_list(*_: object) -> list[int]:
-            return [due]
+        async def old_list(_: object, after: int, _count: int) -> list[int]:
+            return [due] if after < due else []
 
         monkeypatch.setattr(rows, "due", old_list)
         assert await top_ups.run_due(till.ways) == 0
@@ -100,6 +101,20 @@ def test_the_daily_cap_holds(sqlite_world: World) -> None:
         await till.database.execute("UPDATE payment SET created_at = created_at - 90000000")
         await top_ups.run_due(till.ways)
         assert (await till.state()).paid == 160 * USD
+
+    at_till(sqlite_world, scenario)
+
+
+def test_accounts_at_their_cap_hold_up_no_other(sqlite_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(till: Till) -> None:
+        monkeypatch.setattr(top_ups, "_BATCH", 1)
+        await ready(till, cap=50 * USD)
+        assert await top_ups.run_due(till.ways) == 1
+        await till.database.execute("UPDATE auto_top_up SET threshold = 900000000000")
+        other = Till(till.stripe, till.ways, till.database, await make(till.database, "eve@example.com"))
+        await ready(other)
+        assert await top_ups.run_due(till.ways) == 1
+        assert ((await till.state()).paid, (await other.state()).paid) == (60 * USD, 60 * USD)
 
     at_till(sqlite_world, scenario)
 

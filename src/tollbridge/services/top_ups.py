@@ -84,25 +84,29 @@ async def run_due(ways: Payments) -> int:
     """Charge the cards of all accounts with too little left; how many. Runs every minute; several processes may."""
     if not offered(ways):
         return 0
-    charged = 0
-    for account_id in await top_ups.due(ways.database, _BATCH):
-        now = await ways.database.now()
-        try:
-            payment = await run(ways.database, lambda transaction: _order(transaction, account_id, now))  # noqa: B023
-        except _NotNeeded:
-            continue
-        if payment is None:
-            continue
-        account = await accounts.known(ways.database, account_id)
-        charged += 1
-        try:
-            await ways.charge(payment, account)
-        except ProcessorUnavailable as error:
-            # Whether it was charged is not known: the reconciler asks, under the same key.
-            log.warning(
-                "whether top-up %s was paid is not known yet, Stripe will be asked: %s", payment.public_id, error
-            )
+    charged = after = 0
+    while found := await top_ups.due(ways.database, after, _BATCH):
+        for account_id in found:
+            charged += await _run(ways, account_id)
+        after = found[-1]
     return charged
+
+
+async def _run(ways: Payments, account_id: int) -> bool:
+    """Charge the account's card if that is still due; whether it was."""
+    now = await ways.database.now()
+    try:
+        payment = await run(ways.database, lambda transaction: _order(transaction, account_id, now))
+    except _NotNeeded:
+        return False
+    if payment is None:
+        return False
+    try:
+        await ways.charge(payment, await accounts.known(ways.database, account_id))
+    except ProcessorUnavailable as error:
+        # Whether it was charged is not known: the reconciler asks, under the same key.
+        log.warning("whether top-up %s was paid is not known yet, Stripe will be asked: %s", payment.public_id, error)
+    return True
 
 
 def offered(ways: Payments) -> bool:

@@ -48,14 +48,16 @@ async def remove(transaction: Transaction, account_id: int) -> None:
     await transaction.execute("DELETE FROM auto_top_up WHERE account_id = $1", account_id)
 
 
-async def due(database: Transaction, count: int) -> list[int]:
-    """Up to `count` accounts below their threshold with a card and no payment in progress, not frozen or stopped."""
+async def due(database: Transaction, after: int, count: int) -> list[int]:
+    """Up to `count` accounts behind id `after` that are below their threshold, in order: with a card and no payment in
+    progress, not frozen or stopped.
+    """
     rows = await database.fetch(
         "SELECT auto_top_up.account_id FROM auto_top_up JOIN balance ON balance.account_id = auto_top_up.account_id "
         "JOIN buyer ON buyer.account_id = auto_top_up.account_id "
         "WHERE stopped IS NULL AND payment_id IS NULL AND card IS NOT NULL AND frozen = $1 "
-        "AND paid + promo - held < threshold ORDER BY auto_top_up.account_id LIMIT $2",
-        *(False, count),
+        "AND paid + promo - held < threshold AND auto_top_up.account_id > $2 ORDER BY auto_top_up.account_id LIMIT $3",
+        *(False, after, count),
     )
     return [int(row[0]) for row in rows]
 

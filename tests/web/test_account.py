@@ -689,6 +689,42 @@ def test_who_is_invited_joins_with_their_role_and_can_be_removed() -> None:
     run(test())
 
 
+def test_what_happens_to_members_is_noted_with_whom_and_when_it_happened() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada, bob = await registered(site, "ada@example.com"), await registered(site, "bob@example.com")
+            started = await site.database.now()
+
+            async def post(path: str, fields: dict[str, str], status: int = 303) -> None:
+                # The page was opened hours ago.
+                await site.database.execute("UPDATE session SET seen_at = seen_at - 7200000")
+                assert (await ada.post(f"/dashboard/members{path}", fields)).status_code == status
+
+            await post("", {"email": "bob@example.com", "role": "billing"})
+            await bob.post("/auth/invitation", {"token": await token_to(site, "bob@example.com")})
+            [member] = set(re.findall(r"/members/(user_\w+)/role", (await ada.get("/dashboard/members")).text))
+            await post(f"/{member}/role", {"role": "viewer"})
+            await post(f"/{member}/remove", {})
+            await post("", {"email": "eve@example.com", "role": "viewer"})
+            [invitation] = re.findall(r"/invitations/(inv_\w+)", (await ada.get("/dashboard/members")).text)
+            await post(f"/invitations/{invitation}", {})
+            await post(f"/invitations/{invitation}", {}, 404)
+            noted = await site.database.fetch(
+                "SELECT action, detail, at FROM activity WHERE action LIKE 'member.%' ORDER BY id"
+            )
+            assert [each[:2] for each in noted] == [
+                ("member.invited", "bob@example.com as billing"),
+                ("member.joined", "as billing"),
+                ("member.role", "bob@example.com: billing → viewer"),
+                ("member.removed", "bob@example.com"),
+                ("member.invited", "eve@example.com as viewer"),
+                ("member.uninvited", "eve@example.com"),
+            ]
+            assert all(at >= started for *_, at in noted)
+
+    run(test())
+
+
 def test_a_user_has_mails_sent_to_so_many_addresses_a_day() -> None:
     async def test() -> None:
         async with house() as site:

@@ -39,7 +39,7 @@ async def invite(desk: Desk, presence: Presence, email: str, role: str, client: 
 
     async def use_case(transaction: Transaction) -> None:
         await members.invite(transaction, row, sessions.digest(token))
-        await _note(transaction, presence, "member.invited", f"{address} as {wanted}", client)
+        await _note(transaction, presence, "member.invited", f"{address} as {wanted}", (client, now))
         await desk.post.put(transaction, letter, now)
 
     await run(desk.database, use_case)
@@ -65,7 +65,7 @@ async def accept(desk: Desk, presence: Presence, token: str) -> None:
     now = await desk.database.now()
 
     async def use_case(transaction: Transaction) -> bool:
-        if not await members.take_back(transaction, invitation.account_id, invitation.public_id):
+        if await members.take_back(transaction, invitation.account_id, invitation.public_id) is None:
             return False
         await members.add(transaction, invitation.account_id, presence.user.id, invitation.role, now)
         await session_rows.move(transaction, presence.session.id, invitation.account_id)
@@ -89,28 +89,30 @@ async def accept(desk: Desk, presence: Presence, token: str) -> None:
 async def take_back(desk: Desk, presence: Presence, invitation: str, client: Client) -> None:
     """Raises `NotFound`."""
     account, _ = _account(presence)
+    now = await desk.database.now()
 
-    async def use_case(transaction: Transaction) -> bool:
-        await _note(transaction, presence, "member.uninvited", "", client)
-        return await members.take_back(transaction, account, invitation)
+    async def use_case(transaction: Transaction) -> None:
+        invited = await members.take_back(transaction, account, invitation)
+        if invited is None:
+            raise NotFound("There is no such invitation.")
+        await _note(transaction, presence, "member.uninvited", invited, (client, now))
 
-    if not await run(desk.database, use_case):
-        raise NotFound("There is no such invitation.")
+    await run(desk.database, use_case)
 
 
 async def set_role(desk: Desk, presence: Presence, member: str, role: str, client: Client) -> None:
     """NotFound, InvalidRequest (the last owner stays one), Forbidden (nobody gives or takes more than they have)."""
     account, giver = _account(presence)
-    wanted = read_role(role)
+    wanted, now = read_role(role), await desk.database.now()
 
     async def use_case(transaction: Transaction) -> None:
-        user_id, current = await _find(transaction, account, member)
+        user_id, current, email = await _find(transaction, account, member)
         _allow(giver, current)
         _allow(giver, wanted)
         if current is Role.OWNER and wanted is not Role.OWNER:
             await _keep_an_owner(desk, transaction, account)
         await members.set_role(transaction, account, user_id, wanted)
-        await _note(transaction, presence, "member.role", f"{current} → {wanted}", client)
+        await _note(transaction, presence, "member.role", f"{email}: {current} → {wanted}", (client, now))
 
     await run(desk.database, use_case)
 
@@ -118,15 +120,16 @@ async def set_role(desk: Desk, presence: Presence, member: str, role: str, clien
 async def remove(desk: Desk, presence: Presence, member: str, client: Client) -> None:
     """Remove a member; their sessions then look at no account. Raises as `set_role`."""
     account, giver = _account(presence)
+    now = await desk.database.now()
 
     async def use_case(transaction: Transaction) -> None:
-        user_id, current = await _find(transaction, account, member)
+        user_id, current, email = await _find(transaction, account, member)
         if user_id != presence.user.id:
             _allow(giver, current)
         if current is Role.OWNER:
             await _keep_an_owner(desk, transaction, account)
         await members.remove(transaction, account, user_id)
-        await _note(transaction, presence, "member.removed", "", client)
+        await _note(transaction, presence, "member.removed", email, (client, now))
 
     await run(desk.database, use_case)
 
@@ -149,7 +152,7 @@ def _allow(giver: Role, role: Role) -> None:
         raise Forbidden("Only an owner can do that.", code="role")
 
 
-async def _find(transaction: Transaction, account: int, member: str) -> tuple[int, Role]:
+async def _find(transaction: Transaction, account: int, member: str) -> tuple[int, Role, str]:
     found = await members.find(transaction, account, member)
     if found is None:
         raise NotFound("There is no such member.")
@@ -162,7 +165,9 @@ async def _keep_an_owner(desk: Desk, transaction: Transaction, account: int) -> 
         raise InvalidRequest("An account needs an owner: make somebody else one first.")
 
 
-async def _note(transaction: Transaction, presence: Presence, action: str, detail: str, client: Client) -> None:
+async def _note(transaction: Transaction, presence: Presence, action: str, detail: str, at: tuple[Client, int]) -> None:
+    """`at`: from where, and when (milliseconds)."""
     account, _ = _account(presence)
+    client, now = at
     deed = NewDeed(account_id=account, actor=presence.user.email, action=action, detail=detail, address=client.address)
-    await activity.add(transaction, deed, presence.session.seen_at)
+    await activity.add(transaction, deed, now)

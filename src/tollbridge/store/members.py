@@ -77,14 +77,14 @@ async def of_user(database: Transaction, user_id: int) -> list[Belonging]:
     return read_all(Belonging, rows)
 
 
-async def find(transaction: Transaction, account_id: int, public_id: str) -> tuple[int, Role] | None:
-    """A member's user id and role."""
+async def find(transaction: Transaction, account_id: int, public_id: str) -> tuple[int, Role, str] | None:
+    """A member's user id, role and address."""
     rows = await transaction.fetch(
-        "SELECT user_id, role FROM membership "
-        'WHERE account_id = $1 AND user_id = (SELECT id FROM "user" WHERE public_id = $2)',
+        'SELECT user_id, role, email FROM membership JOIN "user" ON "user".id = user_id '
+        "WHERE account_id = $1 AND public_id = $2",
         *(account_id, public_id),
     )
-    return (int(rows[0][0]), Role(rows[0][1])) if rows else None
+    return (int(rows[0][0]), Role(rows[0][1]), str(rows[0][2])) if rows else None
 
 
 async def lock_owners(database: Database, transaction: Transaction, account_id: int) -> int:
@@ -139,10 +139,9 @@ async def find_invitation(database: Transaction, digest: bytes, now: int) -> Inv
     return read_first(Invitation, rows)
 
 
-async def take_back(transaction: Transaction, account_id: int, public_id: str) -> bool:
-    """Withdraw an invitation; whether there was one."""
-    return bool(
-        await transaction.execute(
-            "DELETE FROM invitation WHERE account_id = $1 AND public_id = $2", account_id, public_id
-        )
+async def take_back(transaction: Transaction, account_id: int, public_id: str) -> str | None:
+    """Withdraw an invitation; the address that was invited, None: there was no such invitation."""
+    rows = await transaction.fetch(
+        "DELETE FROM invitation WHERE account_id = $1 AND public_id = $2 RETURNING email", account_id, public_id
     )
+    return str(rows[0][0]) if rows else None

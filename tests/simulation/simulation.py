@@ -20,6 +20,7 @@ from typing import Any
 from unittest.mock import patch
 
 import msgspec
+from tests.core.posts import refund
 from tests.simulation import town
 from tests.simulation.invariants import Books, Broken, Witness
 from tests.simulation.loop import LIFE, VirtualLoop, virtual
@@ -29,7 +30,7 @@ from tests.simulation.provider import CALM, STORM, Providers
 from tests.simulation.server import NOBODY, Network, Server, SimulatedDatabase
 
 from tollbridge import jobs
-from tollbridge.core.ledger import Kind, Post, Posted, grant, refund, top_up
+from tollbridge.core.ledger import Kind, Post, Posted, grant, top_up
 from tollbridge.errors import TollbridgeError, Unavailable
 from tollbridge.limits.base import WINDOW_S, Exceeded, Grant
 from tollbridge.limits.memory import MemoryLimiter

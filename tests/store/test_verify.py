@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 from msgspec.structs import replace
+from tests.core.posts import refund
 from tests.store.books import TERMS, Books, Engine, assert_verified, serving
 
-from tollbridge.core.ledger import Book, Checkpoint, refund
+from tollbridge.core.ledger import Book, Checkpoint
 from tollbridge.store import prices, processes, usage
 from tollbridge.store import seal as seal_module
 from tollbridge.store import verify as verify_module

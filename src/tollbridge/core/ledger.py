@@ -182,7 +182,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Post(msgspec.Struct, frozen=True, kw_only=True):
-    """A journal transaction on one customer's account, made by `top_up`, `grant`, `refund` … below."""
+    """A journal transaction on one customer's account, made by `top_up` and `grant` below, and by `core.payments`."""
 
     idempotency_key: str
     kind: Kind
@@ -244,11 +244,8 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
     balance: int = 0
 
 
-class Claimed(msgspec.Struct, frozen=True, kw_only=True):
-    """Another hold has the claim. `same`: it is for the same request."""
-
-    hold: int
-    same: bool
+class Claimed(msgspec.Struct, frozen=True):
+    """Another hold has the claim."""
 
 
 Verdict = Held | Ended | Posted | Noted | Spooled | Refused | Claimed
@@ -452,7 +449,7 @@ def _hold(state: State, op: Hold, now: int, out: Decision) -> Verdict:
     if op.claim is not None:
         first = state.claims.get((account_id, op.claim.name))
         if first is not None and first.stands(now, op.claim.keep_ms):
-            return Claimed(hold=first.hold, same=first.request == op.claim.request)
+            return Claimed()
     available = balance.paid + balance.promo - balance.held
     amount, tokens = want, None
     if want <= available and least <= available and key.limit is None and not op.period and not balance.frozen:
@@ -626,7 +623,7 @@ def _end_again(state: State, op: End, stored: EndRow, now: int, out: Decision) -
         key.spent += charge
     promo = min(charge, balance.promo)
     cost = max(0, op.record.cost - stored.record.cost)
-    entries = _entries(
+    entries = entries_of(
         (Book.CUSTOMER_PROMO, -promo),
         (Book.PROMO_EXPENSE, promo),
         (Book.CUSTOMER_PAID, promo - charge),
@@ -755,28 +752,21 @@ def _check_amounts(*amounts: int) -> None:
 # --- journal transactions -----------------------------------------------------------------------------------------
 
 
-def _entries(*lines: tuple[Book, int]) -> tuple[Entry, ...]:
+def entries_of(*lines: tuple[Book, int]) -> tuple[Entry, ...]:
+    """Entries of these amounts; of 0, none."""
     return tuple(Entry(book, amount) for book, amount in lines if amount)
 
 
 def grant(account_id: int, amount: int, *, idempotency_key: str, reason: str, actor: str) -> Post:
     """Promotional credit from the operator."""
-    entries = _entries((Book.PROMO_EXPENSE, -amount), (Book.CUSTOMER_PROMO, amount))
+    entries = entries_of((Book.PROMO_EXPENSE, -amount), (Book.CUSTOMER_PROMO, amount))
     return _made(Kind.GRANT, account_id, amount, entries, idempotency_key, reason, actor)
 
 
-def top_up(account_id: int, amount: int, *, fee: int = 0, idempotency_key: str, reason: str, actor: str) -> Post:
-    """Credit that was paid for: `amount` reaches the customer, `fee` of it stays with the payment processor."""
-    if not 0 <= fee <= amount:
-        raise ValueError("a fee is between nothing and the amount")
-    entries = _entries((Book.CLEARING, fee - amount), (Book.FEES, -fee), (Book.CUSTOMER_PAID, amount))
+def top_up(account_id: int, amount: int, *, idempotency_key: str, reason: str, actor: str) -> Post:
+    """Credit that was paid for elsewhere. What a payment here does to the books is in `core.payments`."""
+    entries = entries_of((Book.CLEARING, -amount), (Book.CUSTOMER_PAID, amount))
     return _made(Kind.TOP_UP, account_id, amount, entries, idempotency_key, reason, actor)
-
-
-def refund(account_id: int, amount: int, *, idempotency_key: str, reason: str, actor: str) -> Post:
-    """Paid credit given back in money. May overdraw: the customer may have spent it."""
-    entries = _entries((Book.CUSTOMER_PAID, -amount), (Book.CLEARING, amount))
-    return _made(Kind.REFUND, account_id, amount, entries, idempotency_key, reason, actor)
 
 
 def _made(kind: Kind, account: int, amount: int, entries: tuple[Entry, ...], key: str, reason: str, actor: str) -> Post:
@@ -785,15 +775,15 @@ def _made(kind: Kind, account: int, amount: int, entries: tuple[Entry, ...], key
     return Post(idempotency_key=key, kind=kind, account_id=account, entries=entries, reason=reason, actor=actor)
 
 
-def usage_entries(end: EndRow) -> tuple[Entry, ...]:
-    """The ledger entries that a usage row stands for; they sum to zero like any transaction's."""
-    paid = end.charge - end.promo
-    return _entries(
-        (Book.CUSTOMER_PROMO, -end.promo),
-        (Book.PROMO_EXPENSE, end.promo),
+def usage_entries(charge: int, promo: int, loss: int, cost: int) -> tuple[Entry, ...]:
+    """The entries that a row of `usage`, or many together, stand for; they sum to zero like any transaction's."""
+    paid = charge - promo
+    return entries_of(
+        (Book.CUSTOMER_PROMO, -promo),
+        (Book.PROMO_EXPENSE, promo),
         (Book.CUSTOMER_PAID, -paid),
-        (Book.REVENUE, paid + end.loss),
-        (Book.LOSS, -end.loss),
-        (Book.PROVIDER_PAYABLE, end.record.cost),
-        (Book.PROVIDER_COST, -end.record.cost),
+        (Book.REVENUE, paid + loss),
+        (Book.LOSS, -loss),
+        (Book.PROVIDER_PAYABLE, cost),
+        (Book.PROVIDER_COST, -cost),
     )

@@ -17,7 +17,7 @@ from enum import StrEnum
 
 import msgspec
 
-from tollbridge.core.ledger import Book, Entry, Kind, Post
+from tollbridge.core.ledger import Book, Entry, Kind, Post, entries_of
 from tollbridge.core.money import NANO_PER_CENT
 
 CURRENCY = "usd"
@@ -313,7 +313,7 @@ def _arrived(payment: Payment) -> Post:
         idempotency_key=f"{name}/{payment.method}/{payment.intent or payment.public_id}",
         kind=Kind.SUBSCRIPTION if recurring else Kind.TOP_UP,
         account_id=payment.account_id,
-        entries=_entries((Book.CLEARING, -payment.total), (Book.TAX, payment.tax), (payment.book, payment.amount)),
+        entries=entries_of((Book.CLEARING, -payment.total), (Book.TAX, payment.tax), (payment.book, payment.amount)),
         reason=f"{_METHODS.get(payment.method, payment.method)} {payment.public_id}",
         actor=ACTOR,
     )
@@ -348,7 +348,7 @@ def given_back(payment: Payment, reversal: Reversal) -> Post:
 
 
 def _reversal_entries(payment: Payment, reversal: Reversal, sign: int) -> tuple[Entry, ...]:
-    return _entries(
+    return entries_of(
         (payment.book, -sign * reversal.credit),
         (Book.TAX, -sign * (reversal.amount - reversal.credit)),
         (Book.CLEARING, sign * reversal.amount),
@@ -375,11 +375,7 @@ def _fee(payment: Payment, fee: int, key: str) -> Post:
         idempotency_key=key,
         kind=Kind.FEE,
         account_id=payment.account_id,
-        entries=_entries((Book.CLEARING, fee), (Book.FEES, -fee)),
+        entries=entries_of((Book.CLEARING, fee), (Book.FEES, -fee)),
         reason=f"fee of {payment.public_id}",
         actor=ACTOR,
     )
-
-
-def _entries(*lines: tuple[Book, int]) -> tuple[Entry, ...]:
-    return tuple(Entry(book, amount) for book, amount in lines if amount)

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from tollbridge.core.ledger import Book, Kind
+from tollbridge.core.ledger import Book, Kind, usage_entries
 from tollbridge.core.money import format_usd
 from tollbridge.core.words import plural
 from tollbridge.errors import InvalidRequest
@@ -25,7 +25,6 @@ from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database
 from tollbridge.store.rollups import DAY_MS, Sums
 from tollbridge.store.usage_days import Days, Group
-from tollbridge.store.verify import entries_of
 
 _MONTH = re.compile(r"(20[0-9]{2})-(0[1-9]|1[0-2])")
 _PAGE = 1_000
@@ -233,8 +232,8 @@ async def trial_balance(database: Database, period: Period) -> list[TrialLine]:
 async def _moved(days: Days, since: int, until: int) -> dict[Book, int]:
     moved = await reports.books(days.view, since, until)
     for each in await days.by(Group.PRICE, since, until):
-        for entry in _entries(each.charge, each.promo, each.loss, each.cost):
-            moved[entry[0]] = moved.get(entry[0], 0) + entry[1]
+        for entry in usage_entries(each.charge, each.promo, each.loss, each.cost):
+            moved[entry.book] = moved.get(entry.book, 0) + entry.amount
     return moved
 
 
@@ -264,9 +263,14 @@ async def journal_lines(database: Database, period: Period) -> AsyncIterator[Jou
         since, last = max(period.since, whole), 0
         while rows := await reports.ends(view, since, period.until, last, _PAGE):
             for hold, at, email, charge, promo, loss, cost in rows:
-                for book, amount in _entries(charge, promo, loss, cost):
+                for entry in usage_entries(charge, promo, loss, cost):
                     yield JournalLine(
-                        id=f"usage/{hold}", at=at, kind="usage", email=email or "", book=book, amount=amount
+                        id=f"usage/{hold}",
+                        at=at,
+                        kind="usage",
+                        email=email or "",
+                        book=entry.book,
+                        amount=entry.amount,
                     )
             last = rows[-1][0]
 
@@ -278,14 +282,14 @@ async def _gone(days: Days, since: int, until: int) -> AsyncIterator[JournalLine
         end = min(since // DAY_MS * DAY_MS + DAY_MS, until)
         day = datetime.fromtimestamp(since // 1000, UTC).strftime("%Y-%m-%d")
         for each in await days.by(Group.ACCOUNT, since, end):
-            for book, amount in _entries(each.charge, each.promo, each.loss, each.cost):
+            for entry in usage_entries(each.charge, each.promo, each.loss, each.cost):
                 yield JournalLine(
                     id=f"usage/{day}/{each.group}",
                     at=end - 1,
                     kind="usage",
                     email=emails.get(each.group, ""),
-                    book=book,
-                    amount=amount,
+                    book=entry.book,
+                    amount=entry.amount,
                     reason=f"{plural(each.requests, 'request')} on {day}",
                 )
         since = end
@@ -307,11 +311,6 @@ def to_csv(rows: Iterable[Sequence[str]]) -> str:
     out = io.StringIO()
     csv.writer(out).writerows(rows)
     return out.getvalue()
-
-
-def _entries(charge: int, promo: int, loss: int, cost: int) -> list[tuple[Book, int]]:
-    """The entries of one request, or of many together."""
-    return [(entry.book, entry.amount) for entry in entries_of(charge, promo, loss, cost)]
 
 
 def _time(at: int) -> str:

@@ -10,12 +10,12 @@ memory: it keeps one entry per account, per key with a limit, and per account an
 import hashlib
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
 from tollbridge.core import money
-from tollbridge.core.ledger import Book, EndRow, Entry, Kind, Record, epoch_of, hold_id, tokens_of, usage_entries
+from tollbridge.core.ledger import Book, EndRow, Kind, epoch_of, hold_id, tokens_of, usage_entries
 from tollbridge.core.words import plural
 from tollbridge.errors import Unavailable
 from tollbridge.store import activity, retention, rollups, seal, usage_days, verify_payments
@@ -260,7 +260,7 @@ class _Audit:
             sum(amount for (kind, *_), amount in self._dropped.carried.items() if kind == name)
             for name in ("charge", "promo", "loss", "cost")
         )
-        for entry in entries_of(charge, promo, loss, cost):
+        for entry in usage_entries(charge, promo, loss, cost):
             self._trial[entry.book] += entry.amount
 
     # --- what happened ---
@@ -316,7 +316,7 @@ class _Audit:
         effect.paid -= end.charge - end.promo
         if end.limited:
             self._spend_at(end.key_id, end.ended_at).spent += end.charge
-        for entry in usage_entries(end):
+        for entry in usage_entries(end.charge, end.promo, end.loss, end.record.cost):
             self._trial[entry.book] += entry.amount
 
     def _wrong_amounts(self, end: EndRow) -> Iterator[str]:
@@ -522,14 +522,6 @@ class _Chain:
         self._seal = next(self._seals, None)
         if self._seal is not None:
             self._digest = Digest(self._chain, self._seal.first, self._before)
-
-
-def entries_of(charge: int, promo: int, loss: int, cost: int) -> Iterable[Entry]:
-    """The entries of a request, or of many in one."""
-    record = Record(started_at=0, duration_ms=0, price_version=0, cost=cost, outcome=Outcome.COMPLETED)
-    return usage_entries(
-        EndRow(hold=0, account_id=0, key_id=0, ended_at=0, held=0, charge=charge, promo=promo, loss=loss, record=record)
-    )
 
 
 def _first_of(chain: str) -> int:

@@ -199,24 +199,21 @@ class UpstreamTimedOut(ApiError):
 
 
 class UpstreamError(TollbridgeError):
-    """A call to a provider went wrong. `sent` tells whether the provider may have begun to work on it."""
-
-    sent: bool = True
+    """A call to a provider went wrong."""
 
 
 class ConnectError(UpstreamError):
-    sent = False
+    pass
 
 
 class PoolBusy(UpstreamError):
-    sent = False
+    pass
 
 
 class UpstreamTimeout(UpstreamError):
     def __init__(self, kind: str, seconds: float) -> None:
         super().__init__(f"upstream {kind} time-out after {seconds:g} s")
         self.kind = kind
-        self.sent = kind != "connect"
 
 
 class ConnectionLost(UpstreamError):

@@ -58,13 +58,14 @@ def valkey() -> Iterator[Valkey]:
 
 
 class ClockedLimiter(RedisLimiter):
-    """One whose script is told the time."""
+    """One whose script is told the time, with keys of its own."""
 
     _databases = itertools.count()
 
     def __init__(self, url: str, clock: Clock) -> None:
-        super().__init__(url, "node", prefix=f"test{next(self._databases)}:")
+        super().__init__(url, "node")
         self._clock = clock
+        self._prefix = f"test{next(self._databases)}:"
 
     async def start(self) -> None:
         await super().start()

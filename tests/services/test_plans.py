@@ -10,7 +10,7 @@ from tests.services.test_accounts import make
 from tollbridge.core.plans import Agreed, Plan
 from tollbridge.errors import InvalidRequest
 from tollbridge.services import accounts, credit, keys
-from tollbridge.services.plans import change_plan, fill_up, fill_up_all
+from tollbridge.services.plans import change_plan, fill_up, fill_up_all, fill_up_within
 from tollbridge.store import activity, meta
 from tollbridge.store.db import Database
 from tollbridge.store.keys import find_key
@@ -77,7 +77,10 @@ def test_included_credit_is_filled_up_once_in_each_of_two_hundred_months(world: 
             year, month = 2024 + number // 12, number % 12 + 1
             first = int(datetime(year, month, 1, tzinfo=UTC).timestamp()) * 1000
             last = int(datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC).timestamp()) * 1000 - 1
-            given = [await fill_up(database, account.id, MONTHLY, now) for now in (first, last, first)]
+            given = []
+            for now in (first, last, first):
+                async with database.transaction() as transaction:
+                    given.append(await fill_up_within(database, transaction, account.id, MONTHLY, now))
             assert given == [number == 0, False, False]
             expected.append((f"plan/{account.id}/{MONTHLY.name}/{year * 100 + month}", 0 if number else 1_000))
         assert await grants(database) == expected

@@ -361,7 +361,7 @@ def test_e2_an_upstream_that_does_not_answer_times_out(loop: str, said: bytes) -
             begin = seconds()
             with pytest.raises(UpstreamTimeout) as caught:
                 await ask(pool)
-            assert (caught.value.kind, caught.value.sent) == ("first_byte", True)
+            assert caught.value.kind == "first_byte"
             assert BRISK.first_byte <= seconds() - begin < BRISK.first_byte + LATE
             await eventually(lambda: pool.connections == 0)
 

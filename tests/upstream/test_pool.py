@@ -380,9 +380,8 @@ def test_a_request_that_may_have_been_worked_on_is_not_sent_twice(
     async def main() -> None:
         async with serving(script) as (server, pool):
             await ask(pool)
-            with pytest.raises(ConnectionLost) as caught:
+            with pytest.raises(ConnectionLost):
                 await ask(pool)
-            assert caught.value.sent
             assert server.accepted == 1
 
     run(loop, main())
@@ -531,9 +530,8 @@ def test_a_full_queue_refuses_at_once(loop: str) -> None:
         async with serving(silent, Limits(max_connections=2, max_waiting=3)) as (server, pool):
             calls = [asyncio.create_task(post(pool)) for _ in range(5)]
             await eventually(lambda: (server.accepted, pool.waiting) == (2, 3))
-            with pytest.raises(PoolBusy) as caught:
+            with pytest.raises(PoolBusy):
                 await post(pool)
-            assert not caught.value.sent
             for call in calls:
                 call.cancel()
             await asyncio.wait(calls)

@@ -46,9 +46,8 @@ def test_a_refused_connection_says_so(loop: str) -> None:
         async with BadServer(silent) as server:
             server.stop_listening()
             pool = Pool(server.url, Limits())
-            with pytest.raises(ConnectError, match=f"cannot connect to 127.0.0.1:{server.port}: .*refused") as caught:
+            with pytest.raises(ConnectError, match=f"cannot connect to 127.0.0.1:{server.port}: .*refused"):
                 await post(pool)
-            assert not caught.value.sent
             assert pool.connections == 0
             await pool.close()
 
@@ -73,7 +72,7 @@ def test_a_connection_that_does_not_come_about_times_out(loop: str) -> None:
             pool = Pool(f"http://127.0.0.1:{port}", Limits(connect=0.2))
             with pytest.raises(UpstreamTimeout) as caught:
                 await post(pool)
-            assert (caught.value.kind, caught.value.sent) == ("connect", False)
+            assert caught.value.kind == "connect"
             await pool.close()
 
     run(loop, main())
@@ -182,7 +181,6 @@ def test_a_certificate_that_is_not_accepted_ends_the_call_before_anything_is_sen
             with pytest.raises(ConnectError, match="certificate") as caught:
                 await post(pool)
             assert "secret" not in str(caught.value)
-            assert not caught.value.sent
             await eventually(lambda: pool.connections == 0)
             await pool.close()
 

@@ -10,7 +10,7 @@ Rule 3  An answer is kept sealed, for a limited time. If it was too large or was
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import msgspec
 
@@ -29,8 +29,6 @@ _SOON_MS = 10_000
 
 # Between looks at a claim that is being closed: a second in all.
 PAUSES_S = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.365)
-
-Headers = Sequence[tuple[bytes, bytes]]
 
 
 class KeptAnswer(msgspec.Struct, frozen=True, array_like=True):

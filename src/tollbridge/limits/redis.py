@@ -30,7 +30,6 @@ from tollbridge.limits.memory import MemoryLimiter
 
 _log = logging.getLogger(__name__)
 
-PREFIX = "tollbridge:"
 ANSWER_WITHIN_S = 0.05
 # The last part of that, in which an answer that came while this process was busy is still read.
 LAST_LOOK_S = 0.005
@@ -47,7 +46,8 @@ IDS_AT_ONCE = 500
 MOST_FREED = 100_000
 # How often a server is asked to find out how fast it is.
 _LOOKS = 3
-
+# Of all keys at the server.
+_PREFIX = "tollbridge:"
 _TYPES: dict[int, Any] = {1: "requests", 2: "tokens", 3: "tokens", 4: "concurrency"}
 _TAKEN, _HOPELESS = 0, 3
 
@@ -66,14 +66,13 @@ class _Asked(msgspec.Struct, frozen=True):
 class RedisLimiter:
     """A `Limiter` for all processes that share a server. `start` and `stop` it on the loop.
 
-    `url`: redis://… or rediss://…; `node`: a name unique to this process; `prefix`: of all keys.
+    `url`: redis://… or rediss://…; `node`: a name unique to this process.
     """
 
-    def __init__(self, url: str, node: str, prefix: str = PREFIX, local: MemoryLimiter | None = None) -> None:
+    def __init__(self, url: str, node: str) -> None:
         self._url = url
         self._node = node
-        self._prefix = prefix
-        self._local = local or MemoryLimiter()
+        self._local = MemoryLimiter()
         self._nodes = 1
         self._open = True  # nobody has answered yet
         self._queue: list[_Asked] = []
@@ -242,7 +241,7 @@ class RedisLimiter:
             # In two steps: if this process itself was busy that long, the answer may be there, unread.
             end = loop.call_later(within - LAST_LOOK_S, lambda: deadline.reschedule(loop.time() + LAST_LOOK_S))
             try:
-                said = await self._script(args=[msgspec.json.encode(operations), self._prefix, self._node])
+                said = await self._script(args=[msgspec.json.encode(operations), _PREFIX, self._node])
             finally:
                 end.cancel()
         self._nodes = max(1, said[0])
@@ -338,10 +337,10 @@ async def trouble(url: str, within: float) -> str:
     script = client.register_script("return redis.call('SET', ARGV[1] .. 'doctor', '1', 'PX', 1000)")
     fastest = within
     try:
-        await script(args=[PREFIX])  # connects
+        await script(args=[_PREFIX])  # connects
         for _ in range(_LOOKS):
             began = time.monotonic()
-            await script(args=[PREFIX])
+            await script(args=[_PREFIX])
             fastest = min(fastest, time.monotonic() - began)
     except ResponseError as error:  # it is read-only, full, or forbids us to write
         return f"{type(error).__name__}: {str(error).partition(' script: ')[0]}"

@@ -27,7 +27,7 @@ class Party(msgspec.Struct, frozen=True, kw_only=True):
 class Paper(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a printable page shows. Amounts in nano-USD, negative where money went back.
 
-    `title`: "Invoice", "Credit note", or "Invoice" again where a credited sum came back.
+    `title`: "Invoice", "Credit note", or "Correction" where a credited sum came back.
     """
 
     number: str
@@ -57,7 +57,7 @@ class Issuer(msgspec.Struct, frozen=True):
     settings: Seller
     brand: str
 
-    def draft(self, kind: str, payment: Payment, account: Account, buyer: Buyer | None, now: int) -> Invoice:
+    def draft(self, payment: Payment, account: Account, buyer: Buyer | None, now: int) -> Invoice:
         """The invoice of a payment, not numbered yet."""
         seller = Party(
             name=self.settings.seller or self.brand,
@@ -74,7 +74,7 @@ class Issuer(msgspec.Struct, frozen=True):
         )
         return Invoice(
             number=0,
-            kind=kind,
+            kind="invoice",
             payment_id=payment.id,
             reversal_id=None,
             account_id=payment.account_id,

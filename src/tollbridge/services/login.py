@@ -107,10 +107,6 @@ async def prove_again(desk: Desk, presence: Presence, password: str, client: Cli
     return await sessions.renew(desk.database, presence, client, factors=presence.session.factors)
 
 
-async def log_out(desk: Desk, presence: Presence) -> None:
-    await sessions.end(desk.database, presence.user, presence.session.public_id)
-
-
 async def _takes(desk: Desk, user: User, code: str, now: int) -> bool:
     sealed = await users.totp_secret(desk.database, user.id)
     if sealed is None or user.totp_since is None:

@@ -535,7 +535,7 @@ class Payments:
         buyer = await invoices.buyer(transaction, account.id)
         if buyer is None or not buyer.name:
             buyer = report.buyer
-        draft = self.issuer.draft("invoice", payment, account, buyer, now)
+        draft = self.issuer.draft(payment, account, buyer, now)
         if done.credited:
             number = await invoices.issue(transaction, draft)
             shown = self.issuer.number(number)

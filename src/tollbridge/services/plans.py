@@ -63,18 +63,18 @@ async def change_plan(
     return changed
 
 
-async def fill_up(database: Database, account_id: int, plan: Plan, now: int | None = None) -> bool:
-    """Raise promotional credit to what `plan` includes, once in the month of `now`; whether there is now more of it.
+async def fill_up(database: Database, account_id: int, plan: Plan) -> bool:
+    """Raise promotional credit to what `plan` includes, once in a month; whether there is now more of it.
 
     Once for each plan that the account is on during that month. An account that already has that much gets nothing,
     and has still used up this month's turn.
     """
-    at = await database.now() if now is None else now
-    return await run(database, lambda transaction: fill_up_within(database, transaction, account_id, plan, at))
+    now = await database.now()
+    return await run(database, lambda transaction: fill_up_within(database, transaction, account_id, plan, now))
 
 
 async def fill_up_within(database: Database, transaction: Transaction, account_id: int, plan: Plan, now: int) -> bool:
-    """`fill_up` within a transaction that does more."""
+    """`fill_up` in the month of `now`, within a transaction that does more."""
     promo = await accounts.lock_promo(database, transaction, account_id)
     amount = max(0, plan.included_credit - promo)
     gift = Post(
@@ -89,15 +89,15 @@ async def fill_up_within(database: Database, transaction: Transaction, account_i
     return isinstance(verdict, Posted) and not verdict.repeated and amount > 0
 
 
-async def fill_up_all(database: Database, plans: Iterable[Plan], now: int | None = None) -> None:
+async def fill_up_all(database: Database, plans: Iterable[Plan]) -> None:
     """`fill_up` for every account that has not had this month's."""
-    at = await database.now() if now is None else now
+    now = await database.now()
     for plan in plans:
         after = 0
-        while plan.included_credit and plan.applies(at):
-            found = await accounts.not_filled_up(database, plan.name, month(at), after, _PAGE)
+        while plan.included_credit and plan.applies(now):
+            found = await accounts.not_filled_up(database, plan.name, month(now), after, _PAGE)
             for account_id in found:
-                await fill_up(database, account_id, plan, at)
+                await fill_up(database, account_id, plan)
             if len(found) < _PAGE:
                 break
             after = found[-1]

@@ -170,6 +170,6 @@ def _left(payment: Payment, gone: list[Reversal]) -> int:
 
 async def _paper(ways: Payments, transaction: Transaction, payment: Payment, made: Reversal, now: int) -> None:
     account = await accounts.known(transaction, payment.account_id)
-    draft = ways.issuer.draft("invoice", payment, account, await invoices.buyer(transaction, account.id), now)
+    draft = ways.issuer.draft(payment, account, await invoices.buyer(transaction, account.id), now)
     kind = "correction" if made.state is State.RETURNED else "credit_note"
     await invoices.issue(transaction, reversed_draft(draft, kind, made, made.id))

@@ -62,12 +62,6 @@ async def register(database: Database, terms: Sequence[Terms]) -> list[int]:
     return [known[digest(text)] for text in texts]
 
 
-async def read(database: Transaction) -> dict[int, Terms]:
-    """All versions. ValueError: a row is not what was written."""
-    rows = await database.fetch(_ALL)
-    return {id_: msgspec.json.decode(text, type=Terms) for id_, text in rows}
-
-
 async def models(database: Transaction, versions: Iterable[int]) -> dict[int, str]:
     """The model of each of `versions` that exists."""
     wanted = f",{','.join(map(str, sorted(set(versions))))},"

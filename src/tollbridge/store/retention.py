@@ -29,7 +29,6 @@ from tollbridge.store.seal import Digest, Seal
 EVERY_S = 3_600.0
 # What one transaction drops: nobody waits long for it.
 BATCH = 1_000
-PER_ACCOUNT = ("requests", "charge", "promo", "loss", "cost")
 SPENT, TOKENS = "spent", "tokens"
 _LOCK = "closings"
 _EVER = 1 << 62

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 from tests.services.conftest import MASTER, World
@@ -67,6 +68,30 @@ def test_a_mail_that_does_not_leave_is_tried_again_later(sqlite_world: World) ->
             await database.execute("UPDATE outbox SET next_at = 0")
             await post.deliver(carrier)
         assert carrier.taken == [LETTER.text]
+
+    sqlite_world.run(use)
+
+
+def test_a_mail_put_while_the_outbox_is_read_does_not_wait_for_the_next_round(
+    sqlite_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def use(database: Database) -> None:
+        carrier, due = Carrier(), mail.due
+        post = Post(database, MASTER, carrier)
+
+        async def read_too_early(*asked: Any) -> list[mail.Letter]:
+            found = await due(*asked)
+            if not await mail.latest(database, 1):
+                await put(database, post)
+                post.hurry(LETTER)
+            return found
+
+        monkeypatch.setattr(mail, "due", read_too_early)
+        post.start()
+        async with asyncio.timeout(10):
+            while not carrier.taken:  # noqa: ASYNC110 - a mail
+                await asyncio.sleep(0.01)
+        await post.stop()
 
     sqlite_world.run(use)
 

@@ -94,13 +94,14 @@ class Post:
 
     async def _work(self, carrier: Carrier) -> None:
         while True:
+            # First of all: what is put from now on may be missed below.
+            self._wake.clear()
             try:
                 await self.deliver(carrier)
             except TollbridgeError as error:
                 log.warning("mail: %s", error)
             except Exception:
                 log.exception("mail failed")
-            self._wake.clear()
             try:
                 async with asyncio.timeout(_POLL_S):
                     await self._wake.wait()

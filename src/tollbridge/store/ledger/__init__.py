@@ -5,11 +5,14 @@
 """
 
 import asyncio
+import time
 from typing import Protocol
 
 import msgspec
 
-from tollbridge.core.ledger import Operation, Verdict
+from tollbridge.core.ledger import End, Hold, Operation, Record, Verdict
+from tollbridge.errors import InternalError, Unavailable
+from tollbridge.values import Outcome
 
 # A hold or an extension is refused while this many operations wait, or once the first has waited this long.
 MOST_WAITING = 4_096
@@ -59,3 +62,32 @@ class Ledger(Protocol):
 
     async def stop(self) -> None:
         """Accept nothing more, and write what is waiting."""
+
+
+def away() -> Unavailable:
+    """The database cannot be written."""
+    return Unavailable("The ledger is not available. Nothing was charged.", code="ledger_unavailable")
+
+
+def behind() -> Unavailable:
+    return Unavailable("Too many requests are waiting. Try again shortly.")
+
+
+def broken(error: Exception) -> Exception:
+    """What is told of an operation that failed by itself: a mistake in it, or one of ours."""
+    return error if isinstance(error, ValueError) else InternalError("The ledger failed.")
+
+
+def refuse(future: asyncio.Future[Verdict], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+        # Not everybody waits: do not complain that nobody looked.
+        future.exception()
+
+
+def given_back(op: Hold) -> End:
+    """The end of a hold that nobody waits for."""
+    record = Record(
+        started_at=time.time_ns() // 1_000_000, duration_ms=0, price_version=0, outcome=Outcome.CLIENT_LEFT, status=499
+    )
+    return End(hold=op.id, account_id=op.account_id, key_id=op.key_id, charge=0, record=record)

@@ -35,17 +35,25 @@ from tollbridge.core.ledger import (
     Hold,
     OpenHold,
     Operation,
-    Record,
     Spooled,
     Verdict,
     hold_id,
 )
-from tollbridge.errors import ConfigError, InternalError, Unavailable
+from tollbridge.errors import ConfigError, Unavailable
 from tollbridge.store.db import TRIES, Contended, jitter, translate_postgres
-from tollbridge.store.ledger import MOST_IN_BATCH, MOST_WAITING, MOST_WAITING_MS, Counters
+from tollbridge.store.ledger import (
+    MOST_IN_BATCH,
+    MOST_WAITING,
+    MOST_WAITING_MS,
+    Counters,
+    away,
+    behind,
+    broken,
+    given_back,
+    refuse,
+)
 from tollbridge.store.ledger.postgres_books import Books, Swallowed
 from tollbridge.store.ledger.spool import Leftover, Spool, leftovers
-from tollbridge.values import Outcome
 
 MOST_PATIENCE_S = 1.8
 SPOOL_AFTER_S = 0.15
@@ -205,7 +213,7 @@ class PostgresLedger:
             self._require_room(now)
         waiting = _Waiting(op, self._loop.create_future(), now)
         if self._writer is None or self._writer.done():
-            _refuse(waiting, _unavailable())
+            refuse(waiting.future, away())
         elif self._away:
             self._submit_away(waiting)
         else:
@@ -220,14 +228,14 @@ class PostgresLedger:
 
     def _require_room(self, now: float) -> None:
         if self._away or self._stopping or self.failed:
-            raise _unavailable()
+            raise away()
         queue = self._queue
         if queue and (len(queue) >= MOST_WAITING or (now - queue[0].since) * 1000 > MOST_WAITING_MS):
-            raise Unavailable("Too many requests are waiting. Try again shortly.")
+            raise behind()
 
     def _submit_away(self, waiting: _Waiting) -> None:
         if waiting.asks_for_money:
-            _refuse(waiting, _unavailable())
+            refuse(waiting.future, away())
             return
         if isinstance(waiting.op, Checkpoint):
             parked = self._parked.setdefault(waiting.op.hold, waiting)
@@ -334,7 +342,7 @@ class PostgresLedger:
             if waiting.asks_for_money and waiting.future.done():
                 if not (waiting.unknown and isinstance(waiting.op, Hold)):
                     continue
-                waiting.op = _release(waiting.op)
+                waiting.op = given_back(waiting.op)
             if waiting.op.account_id in self._aside:
                 self._aside[waiting.op.account_id].append(waiting)
             else:
@@ -404,7 +412,7 @@ class PostgresLedger:
             _log.exception("the ledger could not carry out an operation: %s", type(waiting.op).__name__)
             # An end in the spool stays there, for a later start that may know better.
             waiting.over = True
-            _refuse(waiting, error if isinstance(error, ValueError) else InternalError("The ledger failed."))
+            refuse(waiting.future, broken(error))
 
     async def _commit(self, books: Books, batch: list[_Waiting], remembered: dict[int, OpenHold] | None) -> None:
         operations = [waiting.op for waiting in batch]
@@ -458,7 +466,7 @@ class PostgresLedger:
             if not waiting.future.done():
                 waiting.future.set_result(verdict)
             elif isinstance(op, Hold) and isinstance(verdict, Held):
-                self._enqueue(_Waiting(_release(op), self._loop.create_future(), self._loop.time()))
+                self._enqueue(_Waiting(given_back(op), self._loop.create_future(), self._loop.time()))
         if settled:
             self._spooled -= settled
             if not self._spooled:
@@ -470,7 +478,7 @@ class PostgresLedger:
         try:
             return await books.locked_by_others(operations)
         except Exception as error:
-            raise _unavailable() from error
+            raise away() from error
 
     def _put_back(self, books: Books, error: Exception) -> None:
         """Queue the whole batch again, for another connection: operations already committed will say so."""
@@ -537,7 +545,7 @@ class PostgresLedger:
         self._take_back(set(self._aside))
         for waiting in self._queue:
             if waiting.asks_for_money:
-                _refuse(waiting, _unavailable())
+                refuse(waiting.future, away())
         self._keep([waiting for waiting in self._queue if not waiting.asks_for_money and not waiting.spooled])
 
     def _replay(self, leftover: Leftover) -> Awaitable[object]:
@@ -558,20 +566,8 @@ def _overdue(line: Iterable[_Waiting], now: float) -> list[_Waiting]:
             if not waiting.spooled and not waiting.over:
                 late.append(waiting)
         elif age >= MOST_PATIENCE_S:
-            _refuse(waiting, _unavailable())
+            refuse(waiting.future, away())
     return late
-
-
-def _release(op: Hold) -> End:
-    """The end of a hold that nobody waits for."""
-    record = Record(
-        started_at=time.time_ns() // 1_000_000,
-        duration_ms=0,
-        price_version=0,
-        outcome=Outcome.CLIENT_LEFT,
-        status=499,
-    )
-    return End(hold=op.id, account_id=op.account_id, key_id=op.key_id, charge=0, record=record)
 
 
 async def _roll_back(books: Books) -> None:
@@ -579,14 +575,7 @@ async def _roll_back(books: Books) -> None:
     try:
         await books.rollback()
     except Exception as error:
-        raise _unavailable() from error
-
-
-def _refuse(waiting: _Waiting, error: Exception) -> None:
-    if not waiting.future.done():
-        waiting.future.set_exception(error)
-        # Not everybody waits: do not complain that nobody looked.
-        waiting.future.exception()
+        raise away() from error
 
 
 def _replayed(leftover: Leftover, outcomes: "asyncio.Future[list[object]]") -> None:
@@ -594,7 +583,3 @@ def _replayed(leftover: Leftover, outcomes: "asyncio.Future[list[object]]") -> N
         leftover.release()
     else:
         leftover.remove()
-
-
-def _unavailable() -> Unavailable:
-    return Unavailable("The ledger is not available. Nothing was charged.", code="ledger_unavailable")

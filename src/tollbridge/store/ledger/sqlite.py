@@ -24,12 +24,20 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from tollbridge.core.ledger import End, Extend, Held, Hold, Operation, Post, Record, Verdict, hold_id
-from tollbridge.errors import InternalError, Unavailable
+from tollbridge.core.ledger import End, Extend, Held, Hold, Operation, Post, Verdict, hold_id
 from tollbridge.store.db import Turn, connect_sqlite
-from tollbridge.store.ledger import MOST_IN_BATCH, MOST_WAITING, MOST_WAITING_MS, Counters
+from tollbridge.store.ledger import (
+    MOST_IN_BATCH,
+    MOST_WAITING,
+    MOST_WAITING_MS,
+    Counters,
+    away,
+    behind,
+    broken,
+    given_back,
+    refuse,
+)
 from tollbridge.store.ledger.sqlite_books import Books, UnknownCommitError
-from tollbridge.values import Outcome
 
 _log = logging.getLogger(__name__)
 
@@ -119,7 +127,7 @@ class SqliteLedger:
         if isinstance(op, _RESERVING):
             self._require_room(now)
         elif self._failed or self._stopping:
-            _refuse(future, _away())
+            refuse(future, away())
             return future
         # In this order: a writer about to sleep looks once more for anything waiting.
         if not self._waiting and self._sleeping and self._is_quick_for(op):
@@ -156,7 +164,7 @@ class SqliteLedger:
 
     def _require_room(self, now: float) -> None:
         if self._failed or self._stalled or self._stopping:
-            raise _away()
+            raise away()
         waiting = self._waiting
         if not waiting:
             return
@@ -165,7 +173,7 @@ class SqliteLedger:
         except IndexError:  # the writer has just taken what was waiting
             return
         if is_behind or len(waiting) >= MOST_WAITING:
-            raise Unavailable("Too many requests are waiting. Try again shortly.", code="overloaded")
+            raise behind()
 
     # --- back on the loop ---
 
@@ -177,12 +185,11 @@ class SqliteLedger:
                 future.set_result(verdict)
             except asyncio.InvalidStateError:  # nobody is waiting for it any more
                 if isinstance(op, Hold) and isinstance(verdict, Held):
-                    self.submit(_given_back(op))
+                    self.submit(given_back(op))
 
     def _reject(self, batch: Sequence[_Item], error: Exception) -> None:
         for _, future, _ in batch:
-            if not future.done():
-                _refuse(future, error)
+            refuse(future, error)
 
     # --- the writer's thread ---
 
@@ -193,7 +200,7 @@ class SqliteLedger:
             if not batch:
                 return
             if self._failed:
-                self._tell(self._reject, batch, _away())
+                self._tell(self._reject, batch, away())
                 continue
             if error is None:
                 self._serve(batch)
@@ -256,7 +263,7 @@ class SqliteLedger:
                 if _is_impossible(own_error):
                     self._fail(own_error)
                 _log.exception("the ledger could not carry out an operation: %s", type(item[0]).__name__)
-                self._tell(self._reject, [item], own_error if isinstance(own_error, ValueError) else _broken())
+                self._tell(self._reject, [item], broken(own_error))
             else:
                 self._tell(self._resolve, [item[0]], [item[1]], verdicts)
 
@@ -264,13 +271,13 @@ class SqliteLedger:
         code = getattr(error, "sqlite_errorcode", 0) if isinstance(error, sqlite3.Error) else 0
         if self._failed or isinstance(error, UnknownCommitError) or code & 0xFF in _BROKEN:
             self._fail(error)
-            self._tell(self._reject, batch, _away())
+            self._tell(self._reject, batch, away())
             return True
         if code & 0xFF in _AWAY:
             self._stalled = True
             self.counters.retries += 1
             kept = [item for item in batch if isinstance(item[0], _KEPT)]
-            self._tell(self._reject, [item for item in batch if not isinstance(item[0], _KEPT)], _away())
+            self._tell(self._reject, [item for item in batch if not isinstance(item[0], _KEPT)], away())
             self._waiting.extendleft(reversed(kept))
             return True
         return False
@@ -311,24 +318,3 @@ class SqliteLedger:
 def _is_impossible(error: Exception) -> bool:
     check_failed = isinstance(error, sqlite3.IntegrityError) and error.sqlite_errorcode == _CONSTRAINT_CHECK
     return check_failed or isinstance(error, AssertionError)
-
-
-def _away() -> Unavailable:
-    return Unavailable("The ledger cannot be written at the moment. Nothing was charged.", code="ledger_unavailable")
-
-
-def _broken() -> InternalError:
-    return InternalError("The ledger failed.")
-
-
-def _refuse(future: asyncio.Future[Verdict], error: Exception) -> None:
-    future.set_exception(error)
-    # Not everybody waits for an end: do not complain that nobody looked.
-    future.exception()
-
-
-def _given_back(op: Hold) -> End:
-    record = Record(
-        started_at=time.time_ns() // 1_000_000, duration_ms=0, price_version=0, outcome=Outcome.CLIENT_LEFT, status=499
-    )
-    return End(hold=op.id, account_id=op.account_id, key_id=op.key_id, charge=0, record=record)

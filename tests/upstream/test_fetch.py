@@ -297,6 +297,28 @@ def test_only_hosts_that_the_operator_named_are_fetched_from() -> None:
     trial(picture(), named)
 
 
+def test_when_one_of_several_cannot_be_fetched_the_others_are_given_up() -> None:
+    begun, given_up = asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        if (await peer.request()).target == b"/missing.png":
+            await begun.wait()
+            await peer.send(response(404, headers=[(b"Content-Length", b"0")]))
+        else:
+            begun.set()
+            await peer.closed()
+            given_up.set()
+
+    async def use(world: World) -> None:
+        urls = [f"http://files.example/{name}.png" for name in ("endless", "missing")]
+        with pytest.raises(InvalidRequest, match="status 404"):
+            await world.fetcher().fetch_all(urls)
+        async with asyncio.timeout(5):
+            await given_up.wait()
+
+    trial(script, use)
+
+
 def test_no_more_than_so_many_run_at_once() -> None:
     running = most = 0
     full = asyncio.Event()

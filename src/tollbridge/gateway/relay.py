@@ -217,7 +217,7 @@ class Relay:
         urls = exchange.urls()
         if len(urls) > MOST_URLS:
             raise InvalidRequest(f"At most {MOST_URLS} URLs of a request are fetched; send the rest as data.")
-        fetched = await asyncio.gather(*(self._fetcher.fetch(url, "messages") for url in urls))
+        fetched = await self._fetcher.fetch_all(urls, "messages")
         data = ((each.media_type, base64.b64encode(each.data).decode()) for each in fetched)
         exchange.supply(dict(zip(urls, data, strict=True)))
 

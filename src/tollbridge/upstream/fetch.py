@@ -100,6 +100,15 @@ class Fetcher:
             reason = "cannot be reached"
         raise InvalidRequest(f"A URL in the request cannot be fetched: it {reason}.", code="invalid_url", param=param)
 
+    async def fetch_all(self, urls: Sequence[str], param: str | None = None) -> list[Fetched]:
+        """As `fetch`, at once. If one of them cannot be fetched, the others are given up."""
+        fetches = [asyncio.ensure_future(self.fetch(url, param)) for url in urls]
+        try:
+            return await asyncio.gather(*fetches)
+        finally:
+            for each in fetches:
+                each.cancel()
+
     async def _follow(self, url: str) -> Fetched:
         place = addresses.place(url)
         for _ in range(1 + MAX_REDIRECTS):

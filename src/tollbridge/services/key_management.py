@@ -291,21 +291,14 @@ async def _with_key(
 ) -> T:
     async def use_case(transaction: Transaction) -> T:
         # Of two deeds at once the second sees what the first one did.
-        key = None
-        if _may_be(public_id):
-            key = await managed_keys.locked(desk.database, transaction, account_id, public_id)
-        return await work(transaction, _known(key))
+        key = _known(await managed_keys.locked(desk.database, transaction, account_id, public_id))
+        return await work(transaction, key)
 
     return await run(desk.database, use_case)
 
 
 async def _find(database: Transaction, account_id: int, public_id: str) -> ManagedKey:
-    return _known(await managed_keys.find(database, account_id, public_id) if _may_be(public_id) else None)
-
-
-def _may_be(public_id: str) -> bool:
-    """PostgreSQL takes no NUL in a text."""
-    return public_id.isascii() and public_id.isprintable()
+    return _known(await managed_keys.find(database, account_id, public_id))
 
 
 def _known(key: ManagedKey | None) -> ManagedKey:

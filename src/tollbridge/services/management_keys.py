@@ -95,6 +95,5 @@ async def revoke(desk: Desk, account_id: int, public_id: str, actor: Actor) -> N
         await activity.add(transaction, actor.deed(account_id, "management_key.revoked", public_id), now)
         return True
 
-    known = public_id.isascii() and public_id.isprintable()
-    if not known or not await run(desk.database, use_case):
+    if not await run(desk.database, use_case):
         raise NotFound("There is no such management key in this account.", param="id")

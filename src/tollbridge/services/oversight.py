@@ -15,8 +15,7 @@ _LONGEST = 300
 
 async def find(database: Database, public_id: str) -> Account:
     """The account with this public id; raises `NotFound`."""
-    known = public_id.isascii() and public_id.isprintable()
-    account = await accounts.by_public_id(database, public_id) if known else None
+    account = await accounts.by_public_id(database, public_id)
     if account is None:
         raise NotFound("There is no such account.", param="account")
     return account

@@ -154,11 +154,11 @@ class Stripe:
         intent = await self._api.get(f"/v1/payment_intents/{safe(intent_id)}", (), PaymentIntent)
         return intent.id, intent.mark(ORDER)
 
-    async def events(self, since: int) -> list[tuple[Event, int]]:
-        """Events from `since` on (seconds), each with its time, newest first. Stripe keeps them for 30 days."""
+    async def events(self, since: int) -> list[Event]:
+        """Events from `since` on (seconds), newest first. Stripe keeps them for 30 days."""
         params = {"created": {"gte": since}, "types": EVENTS}
         return [
-            (Event(each.id, each.type, each.data.object.id, _id_of(each.data.object.payment_intent)), each.created)
+            Event(each.id, each.type, each.data.object.id, _id_of(each.data.object.payment_intent))
             for each in await self._api.listed("/v1/events", params, StripeEvent)
         ]
 

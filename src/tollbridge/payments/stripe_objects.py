@@ -122,7 +122,6 @@ class EventData(msgspec.Struct, frozen=True):
 class StripeEvent(msgspec.Struct, frozen=True):
     id: str
     type: str
-    created: int
     data: EventData
 
 

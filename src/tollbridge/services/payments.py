@@ -287,7 +287,7 @@ class Payments:
         now = await self.database.now() // 1000
         since = await run(self.database, lambda transaction: meta.first_value(transaction, _SINCE, now - _OVERLAP_S))
         missed = 0
-        for event, _ in reversed(await self.stripe.events(since)):
+        for event in reversed(await self.stripe.events(since)):
             missed += await self._take(event)
         await self.database.execute(
             "UPDATE meta SET value = $2 WHERE name = $1 AND value < $2", _SINCE, now - _OVERLAP_S

@@ -6,7 +6,7 @@ from tollbridge.core.ledger import Allowance, Balance, EndRow, Hold, State, Verd
 from tollbridge.store import requests, usage_days
 from tollbridge.store.db import Database, Transaction
 from tollbridge.store.keys import RULES, RULES_WIDTH, Rules, rules_of
-from tollbridge.store.ledger.rows import USAGE_COLUMNS, end_row, key_state
+from tollbridge.store.ledger.rows import KEY, USAGE_COLUMNS, end_row, key_state
 from tollbridge.store.prices import Terms
 from tollbridge.store.usage_days import Group, Sums
 from tollbridge.values import Outcome
@@ -201,12 +201,7 @@ async def would_hold(database: Transaction, hold: Hold, now: int) -> Verdict:
     balances = await database.fetch(
         "SELECT paid, promo, held, frozen FROM balance WHERE account_id = $1", hold.account_id
     )
-    keys = await database.fetch(
-        "SELECT account_id, revoked_at IS NULL AND disabled_at IS NULL, limit_nano, spent, held, expires_at, "
-        "limit_reset, since "
-        "FROM api_key LEFT JOIN key_spend ON key_spend.key_id = api_key.id WHERE api_key.id = $1",
-        hold.key_id,
-    )
+    keys = await database.fetch(f"{KEY} WHERE api_key.id = $1", hold.key_id)
     state = State(balances={}, keys={}, holds={}, ends={}, posted=set())
     for paid, promo, held, frozen in balances:
         state.balances[hold.account_id] = Balance(hold.account_id, paid, promo, held, bool(frozen))

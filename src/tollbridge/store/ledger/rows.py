@@ -26,6 +26,12 @@ CLAIM = (
     "SELECT claim.hold_id, digest, created_at, outcome, charge, usage.allowance, ended_at "
     "FROM claim LEFT JOIN usage ON usage.hold_id = claim.hold_id"
 )
+# What a hold must know about one key: for `key_state`.
+KEY = (
+    "SELECT account_id, revoked_at IS NULL AND disabled_at IS NULL, limit_nano, spent, held, expires_at, "
+    "limit_reset, since "
+    "FROM api_key LEFT JOIN key_spend ON key_spend.key_id = api_key.id"
+)
 _RARE_METERS = ("audio_input", "audio_output", "image_output", "searches")
 
 
@@ -174,7 +180,7 @@ def key_state(
     reset: str | None,
     since: int | None,
 ) -> KeyState:
-    """From `api_key` and `key_spend`; a key without a limit has no row in the latter."""
+    """From `KEY`; a key without a limit has no spend."""
     return KeyState(
         key_id=key_id,
         account_id=account_id,

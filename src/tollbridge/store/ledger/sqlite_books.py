@@ -29,6 +29,7 @@ from tollbridge.store.db import Turn
 from tollbridge.store.ledger import Counters
 from tollbridge.store.ledger.rows import (
     CLAIM,
+    KEY,
     USAGE_COLUMNS,
     claimant,
     encode_record,
@@ -50,11 +51,7 @@ _IOERR, _IOERR_WRITE = 10, 778
 
 _FENCED = "SELECT fenced_at FROM process WHERE epoch = ?"
 _BALANCE = "SELECT account_id, paid, promo, held, frozen FROM balance WHERE account_id = ?"
-_KEY = (
-    "SELECT account_id, revoked_at IS NULL AND disabled_at IS NULL, limit_nano, spent, held, expires_at, "
-    "limit_reset, since "
-    "FROM api_key LEFT JOIN key_spend ON key_id = api_key.id WHERE api_key.id = ?"
-)
+_KEY = f"{KEY} WHERE api_key.id = ?"
 _HOLD = (
     "SELECT hold.id, account_id, key_id, amount, limited, tokens, period, checkpoint.hold_id "
     "FROM hold LEFT JOIN checkpoint ON checkpoint.hold_id = hold.id WHERE hold.id = ?"

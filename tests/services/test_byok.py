@@ -11,8 +11,9 @@ from tollbridge.errors import ConfigError, InvalidRequest, NotFound
 from tollbridge.services import accounts, byok
 from tollbridge.services.secrets import Secrets
 from tollbridge.store import byok as rows
+from tollbridge.store import leaving
 from tollbridge.store.accounts import Account
-from tollbridge.store.db import Database, open_database
+from tollbridge.store.db import Database, open_database, run
 
 TEXT = "sk-customers-own-0123456789"
 MASTER = Secrets("m" * 64)
@@ -118,6 +119,21 @@ def test_a_short_credential_has_no_hint(tmp_path: Path) -> None:
     async def test() -> None:
         database, account = await opened(tmp_path / "a.db")
         assert (await add(database, account, "short-key")).hint == "…"
+        await database.close()
+
+    asyncio.run(test())
+
+
+def test_credentials_go_with_their_account(tmp_path: Path) -> None:
+    async def test() -> None:
+        database, account = await opened(tmp_path / "a.db")
+        stays = await accounts.create(database, "b@example.com", plans={"default"}, actor="test")
+        await add(database, account)
+        await add(database, stays)
+        gone = leaving.pseudonym(account)
+        await run(database, lambda transaction: leaving.close_account(transaction, account.id, gone, 1))
+        assert await rows.of_account(database, account.id) == []
+        assert len(await rows.of_account(database, stays.id)) == 1
         await database.close()
 
     asyncio.run(test())

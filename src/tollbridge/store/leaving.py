@@ -34,6 +34,7 @@ async def close_account(transaction: Transaction, account_id: int, pseudonym: st
     await transaction.execute("UPDATE session SET account_id = NULL WHERE account_id = $1", account_id)
     await transaction.execute("DELETE FROM membership WHERE account_id = $1", account_id)
     await transaction.execute("DELETE FROM invitation WHERE account_id = $1", account_id)
+    await transaction.execute("DELETE FROM byok WHERE account_id = $1", account_id)
     await activity.forget(transaction, account_id, pseudonym)
     await transaction.execute("DELETE FROM auto_top_up WHERE account_id = $1", account_id)
     await transaction.execute("DELETE FROM balance_alert WHERE account_id = $1", account_id)

@@ -1,5 +1,7 @@
 """B9 on a simulated clock: what a guesser gets, and that the owner is never locked out."""
 
+import asyncio
+
 import pytest
 from tests.services.conftest import World
 
@@ -51,6 +53,15 @@ def test_a_guesser_with_one_address_waits_and_others_do_not(world: World) -> Non
         await check_door(database, Door(account="ada@example.com", client="10.1.1.1"), START + 2_000)
         await opened(database, door)
         assert await tries(database, door, START + 2_000)
+
+    world.run(use)
+
+
+def test_a_guesser_gets_no_more_guesses_by_making_them_all_at_once(world: World) -> None:
+    async def use(database: Database) -> None:
+        door = Door(account="ada@example.com", client="10.6.6.6")
+        assert sum(await asyncio.gather(*(tries(database, door, START) for _ in range(100)))) == 5
+        assert not await tries(database, door, START + 2_000)
 
     world.run(use)
 

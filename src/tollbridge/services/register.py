@@ -140,6 +140,7 @@ async def verify(desk: Desk, token: str, password: str, client: Client) -> str:
     if not await desk.passwords.matches(user.password, password):
         await throttle.failed(desk.database, door, now)
         raise InvalidRequest("This is not the password that you chose when you registered.", param="password")
+    await throttle.opened(desk.database, door)
     gift = await first_credit(desk, user.email, client, now)
 
     async def use_case(transaction: Transaction) -> str | None:

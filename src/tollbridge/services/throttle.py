@@ -64,7 +64,7 @@ def delay_s(failures: int) -> int:
 
 
 async def check_door(database: Database, door: Door, now: int) -> None:
-    """RateLimited, with the seconds to wait, if it is too early for another try."""
+    """Count a try, as one that fails until it is `opened`. RateLimited, with the seconds to wait: it is too early."""
     pair, account, client = door.names()
     failures, last = await throttle.count(database, pair, DAY_MS, now)
     wait = last + delay_s(failures) * 1000 - now if failures else 0
@@ -75,13 +75,17 @@ async def check_door(database: Database, door: Door, now: int) -> None:
         anywhere, _ = await throttle.count(database, account, DAY_MS, now)
         if anywhere >= FAILURES_A_DAY:
             wait = max(wait, HOUR_MS)
+    if wait <= 0:
+        # Of many at once, all of which read the same count, only as many are let in as one after the other.
+        earlier = await throttle.add(database, pair, DAY_MS, now) - 1
+        wait = delay_s(earlier) * 1000 if earlier > failures else 0
     if wait > 0:
         raise too_many("Too many failed log-ins", wait)
 
 
 async def failed(database: Database, door: Door, now: int) -> None:
-    pair, account, client = door.names()
-    await throttle.add(database, pair, DAY_MS, now)
+    """Count what `check_door` has let in where it counts for others too."""
+    _, account, client = door.names()
     await throttle.add(database, client, MINUTE_MS, now)
     if not door.device:
         await throttle.add(database, account, DAY_MS, now)

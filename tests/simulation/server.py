@@ -462,8 +462,8 @@ class SimulatedDatabase:
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Transaction]:
         """All of it as it is now; nobody here waits for it."""
-        connection = self._server.connect()
         session = await self._session()
+        connection = self._server.connect()
         try:
             connection.execute("BEGIN")
             connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()

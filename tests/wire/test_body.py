@@ -1,5 +1,6 @@
 import json
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,7 +8,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tollbridge.errors import InvalidRequest
+from tollbridge.wire import (
+    anthropic_messages,
+    openai_chat,
+    openai_completions,
+    openai_embeddings,
+    responses_request,
+)
 from tollbridge.wire.body import MAX_CONTAINERS, MAX_DEPTH, check_nesting, read_object
+
+MESSAGES = b'{"model":"m","messages":[{"role":"user","content":"Hello"}]'
+DIALECTS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
+    "chat": (openai_chat.parse, MESSAGES),
+    "messages": (anthropic_messages.parse, MESSAGES + b',"max_tokens":5'),
+    "count_tokens": (anthropic_messages.parse_count, MESSAGES),
+    "responses": (responses_request.parse, b'{"model":"m","input":"Hello"'),
+    "completions": (openai_completions.parse, b'{"model":"m","prompt":"Hello"'),
+    "embeddings": (openai_embeddings.parse, b'{"model":"m","input":"Hello"'),
+}
 
 
 def depth(value: Any) -> int:
@@ -53,8 +71,6 @@ def is_too_deep(body: bytes, siblings: int = 0) -> bool:
         (b"7", "must be a JSON object"),
         (b"null", "must be a JSON object"),
         (b'"text"', "must be a JSON object"),
-        (b'{"a":' * 100_000, "64 levels"),
-        (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "64 levels"),
     ],
 )
 def test_a_body_that_cannot_be_read_is_refused_in_plain_words(body: bytes, says: str) -> None:
@@ -102,11 +118,40 @@ def test_many_neighbours_are_not_deep() -> None:
 @pytest.mark.parametrize("levels", [1, 2, 60])
 def test_a_body_of_too_many_containers_is_refused_before_it_costs_much(levels: int) -> None:
     inner = b"[" * levels + b"]" * levels
-    times = MAX_CONTAINERS // levels - 1
-    check_nesting(b"[" + b",".join([inner] * times) + b"]", 0)
+    times = MAX_CONTAINERS // levels - 2
+    read_object(b'{"a": [' + b",".join([inner] * times) + b"]}")
     with pytest.raises(InvalidRequest, match="100,000 arrays and objects"):
-        check_nesting(b"[" + b",".join([inner] * (times + 2)) + b"]", 0)
-    check_nesting(b'["' + inner * (times + 2) + b'"]', 0)
+        read_object(b'{"a": [' + b",".join([inner] * (times + 3)) + b"]}")
+    read_object(b'{"a": "' + inner * (times + 3) + b'"}')
+
+
+@pytest.mark.parametrize("member", [rb'"[\\"', rb'"\"[{"', rb'"\\\""', rb'"\u005b"', r'"é\\é\"["'.encode()])
+def test_brackets_in_strings_are_no_containers_wherever_a_piece_ends(member: bytes) -> None:
+    """The containers of a large body are counted piece by piece, and pieces may end inside a string or an escape."""
+    for shift in range(12):
+        start = b'{"' + b"x" * shift + b'": ['
+        full = (b"{" + member + b":" + member + b"},") * (MAX_CONTAINERS - 2) + b'"[[[["]}'
+        read_object(start + full)
+        with pytest.raises(InvalidRequest, match="100,000 arrays and objects"):
+            read_object(start + b"[]," + full)
+
+
+def test_a_large_body_that_is_no_json_is_said_to_be_none() -> None:
+    with pytest.raises(InvalidRequest, match="not valid JSON"):
+        read_object(b'{"a": ["' + b"[" * 300_000 + b"\\" * 600_001)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_no_dialect_reads_a_body_that_nests_too_deep_or_is_made_of_too_many_containers(dialect: str) -> None:
+    """Whether decoding notices endless nesting depends on the version of Python."""
+    parse, start = DIALECTS[dialect]
+    for levels in (MAX_DEPTH, 1_000, 90_000):
+        for opening, closing in ((b"[", b"]"), (b'{"a":', b"}")):
+            value = opening * levels + (b"1" if opening != b"[" else b"") + closing * levels
+            with pytest.raises(InvalidRequest, match="64 levels"):
+                parse(start + b',"metadata2":' + value + b"}")
+    with pytest.raises(InvalidRequest, match="100,000 arrays and objects"):
+        parse(start + b',"metadata2":[' + b"{}," * MAX_CONTAINERS + b"1]}")
 
 
 def test_a_body_of_too_many_fields_is_refused() -> None:

@@ -14,11 +14,15 @@ NULL = Raw(b"null")
 # A type's default for a member that is absent.
 NOTHING = Raw(b"")
 
+# How much of a body is searched for containers at a time: if there are too many, the first pieces tell.
+_PIECE = 256 * 1024
+
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
 
 # What is removed from a document when only its nesting matters: all but brackets, quotes, and whatever may follow a
 # backslash, so that an escaped quote is not mistaken for the end of a string.
 _UNSTRUCTURAL = bytes(set(range(256)) - set(b'{}[]"\\/bfnrtu'))
+_NEITHER_BRACKET_NOR_QUOTE = bytes(set(range(256)) - set(b'{}[]"'))
 _UNBRACKETED = bytes(set(range(256)) - set(b"()"))
 _AS_ONE_KIND = bytes.maketrans(b"{[}]", b"(())")
 
@@ -30,8 +34,10 @@ _HALF_A_PAIR = re.compile(
 def read_object(body: bytes) -> dict[str, Raw]:
     """The top-level members of a request's body, for a repeated name the last one; raises `InvalidRequest`.
 
-    Every value is valid JSON in valid UTF-8; its nesting has not been checked.
+    Every value is valid JSON in valid UTF-8, and there are at most `MAX_CONTAINERS` containers. How deep they nest has
+    not been checked: whether decoding notices depends on the version of Python.
     """
+    _check_containers(body)
     if not body.isascii():
         try:
             body.decode()
@@ -55,7 +61,7 @@ def read_object(body: bytes) -> dict[str, Raw]:
 
 
 def check_nesting(body: bytes, siblings: int) -> None:
-    """Refuse valid JSON that nests deeper than `MAX_DEPTH`, or is made of more than `MAX_CONTAINERS` containers.
+    """Refuse a body that nests deeper than `MAX_DEPTH`; `read_object` has taken it.
 
     `siblings`: how many of its containers are known to stand beside another one. A document cannot be deeper than its
     number of opening brackets less those side by side, so few documents need a closer look.
@@ -67,8 +73,6 @@ def check_nesting(body: bytes, siblings: int) -> None:
         return
     structure = body.translate(_AS_ONE_KIND, _UNSTRUCTURAL).replace(b"\\\\", b"").replace(b'\\"', b"")
     brackets = b"".join(structure.split(b'"')[::2]).translate(None, _UNBRACKETED)
-    if len(brackets) > 2 * MAX_CONTAINERS:
-        raise InvalidRequest(f"The request body contains more than {MAX_CONTAINERS:,} arrays and objects.")
     for _ in range(MAX_DEPTH):
         if not brackets:
             return
@@ -76,6 +80,34 @@ def check_nesting(body: bytes, siblings: int) -> None:
         brackets = brackets.replace(b"()", b"")
     if brackets:
         raise too_deep()
+
+
+def _check_containers(body: bytes) -> None:
+    """Refuse what is made of more than `MAX_CONTAINERS` containers, before decoding, which would take long for them.
+
+    `body` need not be JSON.
+    """
+    if len(body) <= 2 * MAX_CONTAINERS:
+        return
+    most = MAX_CONTAINERS + 1
+    # As in `check_nesting`: much faster than counting where there are few.
+    rest = body.replace(b"{", b"", most).replace(b"[", b"", most)
+    if len(body) - len(rest) < most:
+        return
+    containers, in_string, start = 0, 0, 0
+    while start < len(body):
+        piece = body[start : start + _PIECE]
+        if (len(piece) - len(piece.rstrip(b"\\"))) % 2:  # what the last backslash escapes belongs to the same piece
+            piece = body[start : start + _PIECE + 1]
+        start += len(piece)
+        if b"\\" in piece:
+            piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"")
+        # Most strings hold no bracket, and vanish. What is left is inside a string, or not, as it was before.
+        parts = piece.translate(_AS_ONE_KIND, _NEITHER_BRACKET_NOR_QUOTE).replace(b'""', b"").split(b'"')
+        containers += b"".join(parts[in_string::2]).count(b"(")
+        if containers > MAX_CONTAINERS:
+            raise InvalidRequest(f"The request body contains more than {MAX_CONTAINERS:,} arrays and objects.")
+        in_string ^= (len(parts) - 1) % 2
 
 
 def too_deep() -> InvalidRequest:

@@ -4,6 +4,7 @@ import asyncio
 import resource
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -14,6 +15,7 @@ from tests.edge.raw import GET, HEADERS, Client, ask, echo, eventually, post, ru
 
 from tollbridge.edge.connection import ServerLimits, Shared
 from tollbridge.edge.downstream import Downstream
+from tollbridge.edge.server import Server
 from tollbridge.errors import ClientGone
 
 
@@ -378,3 +380,129 @@ def test_thousands_of_idle_connections_cost_nothing_but_themselves() -> None:
 def test_whom_a_connection_is_counted_for(address: str, counted: str) -> None:
     assert Shared(ServerLimits(), 10).counted_as(address) == counted
     assert Shared(ServerLimits(max_connections_per_client=0), 10).counted_as(address) == ""
+
+
+# --- The sum of bodies that are arriving ---
+
+LARGE = 100 * 1024
+# Room for 8 bodies of the largest size, of which a client may take 2.
+ROOM = {"max_body": LARGE, "max_arriving": 0}
+
+
+def arriving(server: Server) -> int:
+    assert server.shared.arriving >= sum(server.shared.arriving_per_client.values())
+    return server.shared.arriving
+
+
+def started(server: Server, stack: ExitStack, count: int, source: str = "127.0.0.1") -> list[Client]:
+    """`count` clients whose large bodies lack the last byte, all taken in."""
+    before = arriving(server)
+    clients = [stack.enter_context(Client(server, source=source)) for _ in range(count)]
+    for client in clients:
+        client.send(post(b"x" * LARGE)[:-1])
+    eventually(lambda: arriving(server) == before + count * (LARGE - 1))
+    return clients
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["a new head", "a known head"])
+def test_more_large_bodies_than_there_is_room_for_are_shed_while_they_arrive(known: bool) -> None:
+    with running(echo, **ROOM) as server, ExitStack() as stack:
+        waiting = started(server, stack, 8)
+        with Client(server) as more:
+            if known:
+                assert more.send(post(b"abc" * 50)).response().status == 200
+            more.send(post(b"x" * LARGE)[:-1])
+            answer = more.response()
+            assert (answer.status, answer.headers["retry-after"], answer.error["code"]) == (503, "2", "overloaded")
+            assert answer.headers["connection"] == "close"
+            assert more.closed()
+        assert ask(server, post(b"x" * 60_000)).status == 200
+        assert arriving(server) == 8 * (LARGE - 1)
+        for client in waiting:
+            assert len(client.send(b"x").response().body) == LARGE + 7
+        assert arriving(server) == 0
+        assert len(ask(server, post(b"x" * LARGE)).body) == LARGE + 7
+
+
+def test_one_address_has_a_share_of_the_room() -> None:
+    with running(echo, **ROOM, exempt_clients=frozenset({"127.0.0.3"})) as server, ExitStack() as stack:
+        started(server, stack, 2)
+        with Client(server) as more:
+            assert more.send(post(b"x" * LARGE)[:-1]).response().status == 503
+        started(server, stack, 2, "127.0.0.2")
+        started(server, stack, 4, "127.0.0.3")
+        assert server.shared.arriving_per_client.keys() == {"127.0.0.1", "127.0.0.2"}
+        stack.close()
+        eventually(lambda: arriving(server) == 0)
+        assert not server.shared.arriving_per_client
+
+
+def wrong_chunk(client: Client) -> None:
+    client.send(b"no chunk\r\n")
+    assert client.response().status == 400
+
+
+def too_late(client: Client) -> None:
+    assert client.response().status == 408
+
+
+def too_large(client: Client) -> None:
+    client.send(b"%x\r\n" % LARGE + b"x" * LARGE)
+    assert client.response().status == 413
+
+
+def end_of_it(client: Client) -> None:
+    client.send(b"0\r\n\r\n")
+    assert client.response().status == 200
+
+
+@pytest.mark.parametrize("end", [close, reset, half_close, wrong_chunk, too_late, too_large, end_of_it])
+def test_the_room_of_a_body_is_given_back_however_it_ends(end: Callable[[Client], None]) -> None:
+    timeout = 0.5 if end is too_late else 60.0
+    with running(echo, **ROOM, body_timeout=timeout, exempt_clients=frozenset()) as server, Client(server) as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        client.send(b"%x\r\n" % (90 * 1024) + b"x" * (90 * 1024) + b"\r\n")
+        eventually(lambda: arriving(server) == 90 * 1024)
+        end(client)
+        eventually(lambda: arriving(server) == 0)
+        assert not server.shared.arriving_per_client
+
+
+def test_the_room_of_a_body_that_nobody_wants_is_given_back_with_the_answer() -> None:
+    enough = threading.Event()
+
+    async def hasty(downstream: Downstream, scope: Any) -> None:
+        reading = asyncio.ensure_future(downstream.read_body())
+        if scope["path"] == "/hasty":
+            await asyncio.to_thread(enough.wait, 30)
+        else:
+            await reading
+        downstream.respond(200, HEADERS, b"done")
+        await reading
+
+    with running(hasty, **ROOM) as server, Client(server) as client:
+        client.send(post(b"x" * LARGE, "/hasty")[:-1])
+        eventually(lambda: arriving(server) == LARGE - 1)
+        enough.set()
+        assert client.response().body == b"done"
+        eventually(lambda: arriving(server) == 0)
+        client.send(b"x" + post(b"x" * LARGE))
+        assert client.response().body == b"done"
+        assert arriving(server) == 0
+
+
+def test_a_body_that_waits_for_its_turn_on_a_connection_takes_room() -> None:
+    turn = threading.Event()
+
+    async def slow_first(downstream: Downstream, scope: Any) -> None:
+        body = await downstream.read_body()
+        if scope["path"] == "/first":
+            await asyncio.to_thread(turn.wait, 30)
+        downstream.respond(200, HEADERS, b"%d" % len(body))
+
+    with running(slow_first, **ROOM) as server, Client(server) as client:
+        client.send(post(b"abc", "/first") + post(b"x" * LARGE) + post(b"x" * LARGE))
+        eventually(lambda: arriving(server) > 64 * 1024)
+        turn.set()
+        assert [client.response().body for _ in range(3)] == [b"3", *[b"%d" % LARGE] * 2]
+        assert arriving(server) == 0

@@ -38,6 +38,7 @@ _UPGRADE_TOKENS = frozenset({b"upgrade", b"http2-settings"})
 _KNOWN_TARGETS = 256
 _KNOWN_LENGTH = 128
 _TASK = "request"  # otherwise asyncio makes up a name for each
+_UNCOUNTED = 64 * 1024  # of each body; most bodies are smaller, and cost no counting
 _FRAMING_BYTES = 64 * 1024  # that a chunked body may take on the wire beyond twice the cap
 _SPARE = 64  # connections above a cap that still get a 503; any more are cut
 _LOGGER = logging.getLogger("tollbridge.edge")
@@ -62,6 +63,9 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_head: int = 32 * 1024
     max_headers: int = 100
     max_body: int = 10 * 1024 * 1024
+    # Of all bodies that are not at work yet: still arriving, or waiting for their turn on a connection. A client (see
+    # max_connections_per_client) has a quarter. Eight times max_body if that is more: each has room for two.
+    max_arriving: int = 256 * 1024 * 1024
     max_pipelined: int = 16
     high_water: int = 64 * 1024
     max_unsent: int = 256 * 1024
@@ -80,6 +84,9 @@ class Shared:
         self.max_connections = max_connections
         self.connections = 0
         self.per_client: dict[str, int] = {}
+        self.max_arriving = max(limits.max_arriving, 8 * limits.max_body)
+        self.arriving = 0
+        self.arriving_per_client: dict[str, int] = {}
         self.draining = False
         self.keep_alive = limits.keep_alive
         self.date_line = b""
@@ -115,6 +122,26 @@ class Shared:
                 self.per_client[client] = count
             else:
                 del self.per_client[client]
+
+    def arrive(self, client: str, size: int) -> bool:
+        """Count `size` more bytes of a body in. Returns whether there was room; if not, they are not counted."""
+        of_client = self.arriving_per_client.get(client, 0) + size if client else 0
+        if self.arriving + size > self.max_arriving or of_client > self.max_arriving // 4:
+            return False
+        self.arriving += size
+        if client:
+            self.arriving_per_client[client] = of_client
+        return True
+
+    def arrived(self, client: str, size: int) -> None:
+        """Count bytes of a body out."""
+        self.arriving -= size
+        if client:
+            rest = self.arriving_per_client[client] - size
+            if rest:
+                self.arriving_per_client[client] = rest
+            else:
+                del self.arriving_per_client[client]
 
     def counted_as(self, address: str) -> str:
         """Whom a connection counts for: the IPv4 address, the /64 of an IPv6 address, or "" if it is not counted."""
@@ -181,6 +208,10 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.connections.discard(self)
         self.shared.leave(self._counted)
+        if self.cycle is not None:
+            self._count_out(self.cycle)
+        for waiting, _ in self.pipeline:
+            self._count_out(waiting)  # type: ignore[arg-type]
         self.parser = None  # type: ignore[assignment]
         self._deaf = True
         self.flow.resume_writing()
@@ -246,7 +277,11 @@ class Connection(HttpToolsProtocol):
         body, rest = data[: self._missing], data[self._missing :]
         self._missing -= len(body)
         if body:
-            self.on_body(body)
+            try:
+                self.on_body(body)
+            except ApiError as error:
+                self._stop(error)
+                return b""
         if not self._missing:
             self.on_message_complete()
         return rest
@@ -393,14 +428,32 @@ class Connection(HttpToolsProtocol):
         self._body_size += len(body)
         if self._body_size > self.shared.limits.max_body:
             raise PayloadTooLarge(f"The request body is larger than {self.shared.limits.max_body} bytes.")
+        if self._body_size > _UNCOUNTED:
+            self._count_in(self.cycle)
         self.cycle.feed(body)
 
     def on_message_complete(self) -> None:
         if self._phase != _BODY:
             return  # the head of a declined upgrade
         self._phase = _IDLE
+        if self._active is self.cycle:
+            self._count_out(self.cycle)
         self.cycle.body_complete()
         self.deadline = math.inf if self._active is not None else self.loop.time() + self.shared.keep_alive
+
+    def _count_in(self, cycle: Downstream) -> None:
+        """Count what has arrived of the body of `cycle`, until it is at work or thrown away."""
+        if cycle.response_complete:
+            return
+        size = self._body_size - cycle.counted
+        if not self.shared.arrive(self._counted, size):
+            raise Unavailable("Too many large request bodies are arriving at once. Please try again.")
+        cycle.counted += size
+
+    def _count_out(self, cycle: Downstream) -> None:
+        if cycle.counted:
+            self.shared.arrived(self._counted, cycle.counted)
+            cycle.counted = 0
 
     # The application's calls
 
@@ -436,11 +489,17 @@ class Connection(HttpToolsProtocol):
             self._farewell = None  # the client was told that there is no more
             self._part()
         elif self.pipeline:
-            self._run(self.pipeline.pop()[0])  # type: ignore[arg-type]
+            cycle: Downstream = self.pipeline.pop()[0]  # type: ignore[assignment]
+            if not cycle.more_body:
+                self._count_out(cycle)
+            self._run(cycle)
         elif self._deaf:
             self._part()
         elif self._phase == _IDLE:
             self.deadline = self.loop.time() + self.shared.keep_alive
+        elif self._phase == _BODY:  # the rest of it is thrown away as it comes
+            self.cycle.body = b""
+            self._count_out(self.cycle)
 
     # The server's calls
 
@@ -489,6 +548,7 @@ class Connection(HttpToolsProtocol):
         self.deadline = math.inf
         if self._phase == _BODY:
             self.cycle.fail(error)
+            self._count_out(self.cycle)
         else:
             self._farewell = error
         if self._active is None:

@@ -90,6 +90,8 @@ class Downstream(RequestResponseCycle):
     message_event: asyncio.Event | None = None  # type: ignore[assignment]
     waiting_for_100_continue = False
     body: bytes | bytearray = b""  # type: ignore[assignment]
+    # Bytes of the body that the connection has counted as arriving.
+    counted = 0
 
     _last = False
     _chunked = False
@@ -244,6 +246,7 @@ class Downstream(RequestResponseCycle):
     def fail(self, error: ApiError) -> None:
         """The body failed to arrive. Asking for it raises `error`; the connection ends with the answer."""
         self._failure = error
+        self.body = b""
         self.keep_alive = False
         if self.message_event is not None:
             self.message_event.set()

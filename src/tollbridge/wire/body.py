@@ -14,6 +14,8 @@ NULL = Raw(b"null")
 # A type's default for a member that is absent.
 NOTHING = Raw(b"")
 
+# A shorter body has no room for the brackets of more than `MAX_CONTAINERS`.
+_MAY_HOLD_TOO_MANY = 2 * MAX_CONTAINERS
 # How much of a body is searched for containers at a time: if there are too many, the first pieces tell.
 _PIECE = 256 * 1024
 
@@ -37,7 +39,8 @@ def read_object(body: bytes) -> dict[str, Raw]:
     Every value is valid JSON in valid UTF-8, and there are at most `MAX_CONTAINERS` containers. How deep they nest has
     not been checked: whether decoding notices depends on the version of Python.
     """
-    _check_containers(body)
+    if len(body) > _MAY_HOLD_TOO_MANY:
+        _check_containers(body)
     if not body.isascii():
         try:
             body.decode()
@@ -87,8 +90,6 @@ def _check_containers(body: bytes) -> None:
 
     `body` need not be JSON.
     """
-    if len(body) <= 2 * MAX_CONTAINERS:
-        return
     most = MAX_CONTAINERS + 1
     # As in `check_nesting`: much faster than counting where there are few.
     rest = body.replace(b"{", b"", most).replace(b"[", b"", most)

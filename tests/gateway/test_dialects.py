@@ -366,7 +366,7 @@ def test_what_an_address_points_to_is_sent_as_data_where_the_operator_allows_it(
 ) -> None:
     sent: list[Json] = []
 
-    async def fetch(self: Fetcher, url: str, param: str | None = None) -> Fetched:
+    async def fetch(self: Fetcher, url: str, account: int, param: str | None = None) -> Fetched:
         if url != PICTURE:
             raise InvalidRequest("A URL in the request cannot be fetched.", code="invalid_url", param=param)
         return Fetched("image/png", b"\x89PNG")

@@ -13,7 +13,7 @@ from tests.upstream.bad_server import BadServer, Peer, Script, always, certifica
 
 from tollbridge.core.addresses import Place, is_public
 from tollbridge.errors import InvalidRequest
-from tollbridge.upstream.fetch import AT_ONCE, Fetched, Fetcher, FetchLimits, resolve
+from tollbridge.upstream.fetch import AT_ONCE, AT_ONCE_OF_ACCOUNT, Fetched, Fetcher, FetchLimits, resolve
 from tollbridge.upstream.pool import Limits, Pool
 
 PUBLIC = "93.184.216.34"
@@ -89,7 +89,7 @@ def sends_on(location: bytes, status: int = 302) -> Script:
 
 def gives(expected: Fetched, url: str = "http://files.example/a.png") -> Callable[[World], Awaitable[None]]:
     async def use(world: World) -> None:
-        assert await world.fetcher().fetch(url) == expected
+        assert await world.fetcher().fetch(url, 1) == expected
 
     return use
 
@@ -99,7 +99,7 @@ def refuses(
 ) -> Callable[[World], Awaitable[None]]:
     async def use(world: World) -> None:
         with pytest.raises(InvalidRequest) as caught:
-            await world.fetcher(limits).fetch(url, "messages[0].content[1].image_url.url")
+            await world.fetcher(limits).fetch(url, 1, "messages[0].content[1].image_url.url")
         assert words in caught.value.message
         assert caught.value.param == "messages[0].content[1].image_url.url"
         assert not any(inside in caught.value.message for inside in (*INSIDE, "files.example"))
@@ -145,7 +145,7 @@ def test_name_that_leads_inside_reads_like_one_that_leads_nowhere() -> None:
     async def use(world: World) -> None:
         for host in ("inside.example", "nowhere.invalid"):
             with pytest.raises(InvalidRequest) as caught:
-                await world.fetcher().fetch(f"http://{host}/")
+                await world.fetcher().fetch(f"http://{host}/", 1)
             said.add(caught.value.message)
 
     trial(picture(), use, names={"inside.example": [["10.0.0.5"]]})
@@ -242,7 +242,7 @@ def test_time_is_capped_over_all_of_it() -> None:
 
     async def main() -> None:
         with pytest.raises(InvalidRequest):
-            await Fetcher(FetchLimits(timeout=0.05), resolve=slow).fetch("http://files.example/")
+            await Fetcher(FetchLimits(timeout=0.05), resolve=slow).fetch("http://files.example/", 1)
 
     run("uvloop", main())
 
@@ -292,7 +292,7 @@ def test_only_hosts_that_the_operator_named_are_fetched_from() -> None:
 
     async def named(world: World) -> None:
         limits = FetchLimits(hosts=("Files.Example",))
-        assert (await world.fetcher(limits).fetch("http://FILES.example./a.png")).data == PNG
+        assert (await world.fetcher(limits).fetch("http://FILES.example./a.png", 1)).data == PNG
 
     trial(picture(), named)
 
@@ -312,7 +312,7 @@ def test_when_one_of_several_cannot_be_fetched_the_others_are_given_up() -> None
     async def use(world: World) -> None:
         urls = [f"http://files.example/{name}.png" for name in ("endless", "missing")]
         with pytest.raises(InvalidRequest, match="status 404"):
-            await world.fetcher().fetch_all(urls)
+            await world.fetcher().fetch_all(urls, 1)
         async with asyncio.timeout(5):
             await given_up.wait()
 
@@ -337,10 +337,32 @@ def test_no_more_than_so_many_run_at_once() -> None:
 
     async def use(world: World) -> None:
         fetcher = world.fetcher()
-        await asyncio.gather(*(fetcher.fetch("http://files.example/") for _ in range(AT_ONCE * 2)))
+        await asyncio.gather(*(fetcher.fetch("http://files.example/", account) for account in range(AT_ONCE * 2)))
 
     trial(script, use)
     assert most == AT_ONCE
+
+
+def test_one_account_has_a_share_so_that_slow_servers_of_its_choice_keep_nobody_else_waiting() -> None:
+    slow, others = asyncio.Event(), 0
+
+    async def script(peer: Peer) -> None:
+        nonlocal others
+        if b"/slow" in await peer.request():
+            await slow.wait()
+        else:
+            others += 1
+        await peer.send(chunk_of(PNG))
+
+    async def use(world: World) -> None:
+        fetcher = world.fetcher()
+        waiting = [asyncio.ensure_future(fetcher.fetch("http://files.example/slow", 1)) for _ in range(AT_ONCE * 2)]
+        await asyncio.gather(*(fetcher.fetch("http://files.example/", account) for account in range(2, 20)))
+        assert (len(world.dialled), others) == (AT_ONCE_OF_ACCOUNT + 18, 18)
+        slow.set()
+        await asyncio.gather(*waiting)
+
+    trial(script, use)
 
 
 def test_nothing_inside_is_connected_to_however_it_is_written() -> None:
@@ -380,7 +402,9 @@ def test_nothing_inside_is_connected_to_however_it_is_written() -> None:
             world._names = {name: itertools.chain(a, itertools.repeat(a[-1])) for name, a in names().items()}
             for each in (url, f"http://files.example/r/{number}"):
                 with pytest.raises(InvalidRequest):
-                    await world.fetcher(FetchLimits(timeout=0.3)).fetch(each)  # TLS to a server that speaks none waits
+                    await world.fetcher(FetchLimits(timeout=0.3)).fetch(
+                        each, 1
+                    )  # TLS to a server that speaks none waits
 
     world = trial(redirecting, use, names=names())
     assert {address for _, address, _ in world.dialled} == {PUBLIC}
@@ -395,6 +419,6 @@ def test_hosts_are_looked_up_and_addresses_are_what_they_are() -> None:
         with pytest.raises(OSError):
             await resolve("nowhere.invalid", 80)
         with pytest.raises(InvalidRequest, match="no host of the public internet"):
-            await Fetcher(FetchLimits()).fetch("http://localhost/")
+            await Fetcher(FetchLimits()).fetch("http://localhost/", 1)
 
     run("uvloop", main())

@@ -132,7 +132,7 @@ class Relay:
             try:
                 exchange = translate.exchange(ticket.request, route, ticket.id, ticket.started_at // 1000, ticket.limit)
                 if self._fetcher is not None and isinstance(exchange, Translated):
-                    await self._supply(exchange)
+                    await self._supply(exchange, ticket.caller.account_id)
                 outgoing = exchange.request()
                 ticket.dropped = outgoing.dropped
                 answer: Answer | None = None
@@ -211,13 +211,13 @@ class Relay:
             headers = (*headers, *outgoing.headers)
         return upstream.pool.open(b"POST", outgoing.target, headers, outgoing.body, on_sent)
 
-    async def _supply(self, exchange: Translated) -> None:
+    async def _supply(self, exchange: Translated, account: int) -> None:
         """Fetch what the provider would not fetch by itself."""
         assert self._fetcher is not None
         urls = exchange.urls()
         if len(urls) > MOST_URLS:
             raise InvalidRequest(f"At most {MOST_URLS} URLs of a request are fetched; send the rest as data.")
-        fetched = await self._fetcher.fetch_all(urls, "messages")
+        fetched = await self._fetcher.fetch_all(urls, account, "messages")
         data = ((each.media_type, base64.b64encode(each.data).decode()) for each in fetched)
         exchange.supply(dict(zip(urls, data, strict=True)))
 

@@ -15,6 +15,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import urljoin
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -25,6 +26,8 @@ from tollbridge.upstream.pool import Limits, Pool, Response
 
 MAX_REDIRECTS = 3
 AT_ONCE = 16
+# Of one account: whoever names slow servers must not keep all others waiting.
+AT_ONCE_OF_ACCOUNT = 4
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _KINDS = ("image/", "audio/", "video/")
@@ -84,11 +87,17 @@ class Fetcher:
         self._connect = connect or self._pool
         self._ssl = ssl_context
         self._turns = asyncio.Semaphore(AT_ONCE)
+        # Each lives as long as a fetch for its account runs or waits.
+        self._shares: WeakValueDictionary[int, asyncio.Semaphore] = WeakValueDictionary()
 
-    async def fetch(self, url: str, param: str | None = None) -> Fetched:
-        """What `url` points to. Raises `InvalidRequest` with `param`, worded for whoever wrote the URL."""
+    async def fetch(self, url: str, account: int, param: str | None = None) -> Fetched:
+        """What `url` points to. Raises `InvalidRequest` with `param`, worded for whoever wrote the URL.
+
+        `account`: who asks. Waiting for a turn is part of the time that a fetch may take.
+        """
+        share = self._shares.setdefault(account, asyncio.Semaphore(AT_ONCE_OF_ACCOUNT))
         try:
-            async with asyncio.timeout(self._limits.timeout), self._turns:
+            async with asyncio.timeout(self._limits.timeout), share, self._turns:
                 return await self._follow(url)
         except BadUrl as error:
             reason = str(error)
@@ -100,9 +109,9 @@ class Fetcher:
             reason = "cannot be reached"
         raise InvalidRequest(f"A URL in the request cannot be fetched: it {reason}.", code="invalid_url", param=param)
 
-    async def fetch_all(self, urls: Sequence[str], param: str | None = None) -> list[Fetched]:
+    async def fetch_all(self, urls: Sequence[str], account: int, param: str | None = None) -> list[Fetched]:
         """As `fetch`, at once. If one of them cannot be fetched, the others are given up."""
-        fetches = [asyncio.ensure_future(self.fetch(url, param)) for url in urls]
+        fetches = [asyncio.ensure_future(self.fetch(url, account, param)) for url in urls]
         try:
             return await asyncio.gather(*fetches)
         finally:

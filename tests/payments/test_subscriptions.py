@@ -494,7 +494,7 @@ def test_where_nobody_can_pay_by_the_month_no_plan_is_sold() -> None:
         ("UPDATE payment SET amount = amount + 1", "but the journal has 20000000000"),
         ("UPDATE payment SET origin = 'checkout'", "is paid, but not in the journal"),
         ("UPDATE payment SET status = 'failed'", "is not paid, but in the journal"),
-        ("DELETE FROM invoice", "has 0 invoices over its amount"),
+        ("DELETE FROM invoice", "has 0 invoices of its amount"),
     ],
 )
 def test_a_month_that_was_tampered_with_is_named(sqlite_world: World, statement: str, complaint: str) -> None:

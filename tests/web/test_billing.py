@@ -295,6 +295,20 @@ def test_a_management_key_reads_the_balance_and_nothing_that_only_payers_may_see
     run(test())
 
 
+def test_whoever_closes_their_account_leaves_no_card_behind() -> None:
+    async def test() -> None:
+        with FakeStripe.beside() as stripe:
+            async with house(config(stripe)) as site:
+                ada = await registered(site, "ada@example.com")
+                await filled(site, ada, stripe)
+                (method,) = [each for each in stripe.objects.values() if each["object"] == "payment_method"]
+                assert method["customer"] is not None
+                assert (await ada.post("/dashboard/settings/close", {"typed": "ada@example.com"})).status_code == 303
+                assert method["customer"] is None
+
+    run(test())
+
+
 PAGES = (BILLING, f"{BILLING}/plan", f"{BILLING}/invoices", f"{BILLING}/invoices/INV-000001", f"{BILLING}/statement")
 
 

@@ -3,7 +3,7 @@
 from starlette.responses import Response, StreamingResponse
 
 from tollbridge.errors import ApiError, InvalidRequest, RateLimited
-from tollbridge.services import credentials, leave, passkeys, sessions, two_factor
+from tollbridge.services import credentials, leave, passkeys, sessions, top_ups, two_factor
 from tollbridge.store import members, users
 from tollbridge.store import passkeys as passkey_rows
 from tollbridge.store import sessions as session_rows
@@ -200,6 +200,7 @@ async def close(visit: Visit) -> Response:
         # With an order's page still open, somebody could pay for a plan that nobody can cancel, or credit for nobody.
         await visit.shared.payments().subscriptions.withdraw(account)
         await visit.shared.payments().withdraw(account)
+        await top_ups.forget_card(visit.shared.payments(), account)
         await leave.close(visit.shared.desk, visit.presence, form["typed"])
     except InvalidRequest as error:
         return await _settings(visit, error, "close")

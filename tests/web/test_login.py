@@ -309,7 +309,8 @@ def test_who_logs_in_all_the_time_keeps_nobody_else_out() -> None:
             await asyncio.sleep(0.2)
             others = (enter(visitor, "bob@example.com", f"10.1.1.{index}") for index in range(8))
             assert await asyncio.gather(*others) == [303] * 8
-            assert set(await asyncio.gather(*many)) == {303, 503}
+            # Some may also come while too many of theirs have not been answered yet.
+            assert {303, 503} <= set(await asyncio.gather(*many)) <= {303, 429, 503}
 
     run(test())
 

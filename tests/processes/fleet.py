@@ -9,6 +9,8 @@ charge can be told from all others, and every answer that a client got can be fo
 """
 
 import asyncio
+import contextlib
+import functools
 import json
 import os
 import signal
@@ -265,6 +267,15 @@ class Fleet:
             "SELECT paid + promo, held FROM balance WHERE account_id = $1", customer.account_id
         )
         return rows[0][0], rows[0][1]
+
+    async def await_balance(self, customer: Customer, nano: int) -> None:
+        """Wait until so much is there and nothing is held: a busy machine may book later than it answers."""
+        with contextlib.suppress(AssertionError):
+            await until(functools.partial(self._is, customer, nano))
+        assert await self.balance(customer) == (nano, 0)
+
+    async def _is(self, customer: Customer, nano: int) -> bool:
+        return await self.balance(customer) == (nano, 0)
 
     async def open_holds(self) -> int:
         rows = await self.database.fetch(

@@ -133,6 +133,36 @@ def test_every_page_can_be_used_by_everybody_and_is_small(axe_core: Path, filled
     run_long(test())
 
 
+WRITES = """
+const write = CanvasRenderingContext2D.prototype.fillText;
+window.written = [];
+CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+  window.written.push([text, x - this.measureText(text).width]);
+  return write.apply(this, [text, x, y]);
+};
+"""
+
+
+@pytest.mark.parametrize("config", ["", "[plans.free]\nincluded_tokens = 30000\n"], ids=["very little", "nothing"])
+def test_an_axis_of_money_can_be_read_however_little_was_spent(config: str) -> None:
+    async def test() -> None:
+        async with Site(always(says(completion(usage=(3, 1)))), config=config) as site, browser() as chromium:
+            ada = await registered(site, "ada@example.com")
+            assert await call(site, await key_of(ada)) == 200
+            await site.settled(1)
+            context = await chromium.context()
+            await context.add_init_script(WRITES)
+            cookie = {"name": "sid", "value": ada.client.cookies["sid"], "url": site.url}
+            await context.add_cookies([cookie])  # type: ignore[list-item]
+            page = await chromium.open(f"{site.url}/dashboard", context)
+            marks = [each for each in await page.evaluate("window.written") if each[0].startswith("$")]
+            # None is cut off at the left, and no two are the same.
+            assert all(left >= 0 for _, left in marks), marks
+            assert len({text for text, _ in marks}) == len(marks) >= 2, marks
+
+    run_long(test())
+
+
 def test_a_limit_that_began_anew_is_whole_wherever_it_is_shown() -> None:
     async def test() -> None:
         async with house() as site:

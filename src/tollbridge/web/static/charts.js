@@ -12,10 +12,11 @@
     return `$${value.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: places })}`;
   };
   const span = (ms) => (ms < 1000 ? `${Math.round(ms)} ms` : `${Math.round(ms / 100) / 10} s`);
+  // `least`: the top of an axis where all values are zero, so that its marks have names of their own.
   const units = {
-    count: { axis: (value) => count.format(value), tip: (value) => exact.format(value) },
-    usd: { axis: usd, tip: usd },
-    ms: { axis: span, tip: span },
+    count: { axis: (value) => count.format(value), tip: (value) => exact.format(value), least: 1 },
+    usd: { axis: usd, tip: usd, least: NANO },
+    ms: { axis: span, tip: span, least: 1000 },
   };
 
   // Between two requests there is none.
@@ -38,6 +39,9 @@
     const sums = series[0].values.map(() => 0);
     return series.map((each) => each.values.map((value, index) => (sums[index] += value)));
   };
+
+  // A price of a few tokens has many digits.
+  const room = (labels) => Math.max(58, ...(labels ?? []).map((each) => 12 + 7 * each.length));
 
   const tipOf = (host, data) => {
     const tip = document.createElement("div");
@@ -92,11 +96,11 @@
       cursor: { y: false, points: { show: !bars }, drag: { x: false, y: false, setScale: false } },
       scales: {
         x: { time: false, range: () => [data.x[0] - half, data.x[data.x.length - 1] + half] },
-        y: { range: (_, _low, high) => [0, high > 0 ? high * 1.08 : 1] },
+        y: { range: (_, _low, high) => [0, high > 0 ? high * 1.08 : unit.least] },
       },
       axes: [
         { stroke: muted, font, grid: { show: false }, ticks: { show: false }, size: 26, space: 58, values: (_, at) => at.map((each) => tick(each, data.step)), splits: () => marked(data, host.clientWidth) },
-        { stroke: muted, font, grid, ticks: { show: false }, size: 58, space: 36, ...(data.unit === "count" && { incrs: WHOLE }), values: (_, at) => at.map(unit.axis) },
+        { stroke: muted, font, grid, ticks: { show: false }, size: (_, labels) => room(labels), space: 36, ...(data.unit === "count" && { incrs: WHOLE }), values: (_, at) => at.map(unit.axis) },
       ],
       series: [
         {},

@@ -314,10 +314,11 @@ class Books(RuleBasedStateMachine):
         elif verdict.why is Refusal.QUOTA:
             assert money > available or available <= 0
             assert not 0 < min(tokens) <= included - used
+        elif verdict.why is Refusal.TOKENS_HELD:
+            assert 0 < min(tokens) <= included - used
         else:
             assert verdict.why is Refusal.IN_FLIGHT
-            fits = 0 < min(tokens) <= included - used
-            assert fits or 0 < money <= sum(self.balance(account)[:2])
+            assert 0 < money <= sum(self.balance(account)[:2])
         return multiple()
 
     @rule(target=done, hold=calls, want=amounts, least=amounts)
@@ -643,6 +644,18 @@ def test_an_end_within_its_hold_is_spent_of_the_limit_of_its_key() -> None:
     end = End(hold=1, account_id=1, key_id=10, charge=30, record=record())
     rows = state(paid=1000, limit=100)
     assert decide(rows, [hold, end], 0).keys == {10: KeyState(10, 1, live=True, limit=100, spent=30, held=0)}
+
+
+def test_who_would_have_enough_tokens_if_nothing_ran_is_told_so() -> None:
+    def hold(id_: int, tokens: int) -> Hold:
+        op = Hold(id=id_, account_id=1, key_id=10, want=60, least=60, period=202701, included=9)
+        return msgspec.structs.replace(op, tokens=tokens, least_tokens=tokens)
+
+    verdicts = applied(state(paid=10), hold(1, 5), hold(2, 9), hold(3, 10))
+    assert verdicts[1:] == [
+        Refused(why=Refusal.TOKENS_HELD, available=10, posted=10),
+        Refused(why=Refusal.QUOTA, available=10, posted=10),
+    ]
 
 
 def test_an_end_that_costs_nothing_gives_its_tokens_back() -> None:

@@ -19,6 +19,7 @@ from tests.gateway.site import (
     stream,
     streams,
 )
+from tests.upstream.bad_server import Peer, Request
 
 from tollbridge.core.periods import Reset
 from tollbridge.core.plans import Agreed
@@ -303,6 +304,32 @@ def test_a_stream_on_included_tokens_grows_and_ends_where_they_do() -> None:
             used, left = await quota(site)
             # Of 629 tokens that can be held 95 % are used, or more.
             assert (used + left, left < 105) == (700, True)
+
+    run(test())
+
+
+def test_included_tokens_that_running_calls_hold_come_back_and_the_error_says_so() -> None:
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: Request, peer: Peer) -> None:
+        asked.set()
+        await go_on.wait()
+        await says(completion())(request, peer)
+
+    async def test() -> None:
+        async with Site(always(answer), config=INCLUDED.format(500), credit_usd="0") as site:
+            running = asyncio.create_task(site.post(CHAT, chat(max_tokens=400)))
+            await asked.wait()
+            refused = await site.post(CHAT, chat(max_tokens=400))
+            assert (refused.status, refused.json["error"]["type"]) == (429, "tokens")
+            assert refused.json["error"]["code"] == "rate_limit_exceeded"
+            assert "running requests hold the rest of this month's included tokens" in refused.json["detail"]
+            # OpenAI's clients wait for so long and ask again by themselves.
+            assert int(refused.headers["retry-after"]) > 0
+            assert "x-should-retry" not in refused.headers
+            go_on.set()
+            assert (await running).status == 200
+            assert (await site.post(CHAT, chat(max_tokens=400))).status == 200
 
     run(test())
 

@@ -63,12 +63,13 @@ OVERDRAWING = frozenset({Kind.REFUND, Kind.DISPUTE})
 
 
 class Refusal(StrEnum):
-    """Why an operation was refused. As HTTP: the first three 402, then 429, 401 and 403; the rest are ours, 503."""
+    """Why an operation was refused. As HTTP: the first three 402, two 429, then 401 and 403; the rest are ours, 503."""
 
     INSUFFICIENT = "insufficient_credits"
     IN_FLIGHT = "in_flight_budget_exhausted"
     KEY_LIMIT = "key_limit_exceeded"
     QUOTA = "insufficient_quota"
+    TOKENS_HELD = "tokens_held"
     KEY_GONE = "invalid_api_key"
     FROZEN = "account_frozen"
     FENCED = "fenced"
@@ -498,9 +499,8 @@ def _without_tokens(refused: Refused, op: Hold, state: State) -> Refused:
         return refused
     allowance = state.allowances[op.account_id, op.period]
     fits_later = 0 < op.least_tokens <= allowance.included - allowance.used
-    return Refused(
-        why=Refusal.IN_FLIGHT if fits_later else Refusal.QUOTA, available=refused.available, posted=refused.posted
-    )
+    why = Refusal.TOKENS_HELD if fits_later else Refusal.QUOTA
+    return Refused(why=why, available=refused.available, posted=refused.posted)
 
 
 def _extend(state: State, op: Extend, now: int, out: Decision) -> Verdict:

@@ -58,7 +58,7 @@ _SUFFIXES = tuple(routing.SUFFIXES)
 _NO_WISHES = Preferences()
 _NO_TOKENS = TokenBound()
 # Refusals of a hold that a cheaper route may escape.
-_TOO_DEAR = frozenset({Refusal.INSUFFICIENT, Refusal.IN_FLIGHT, Refusal.KEY_LIMIT, Refusal.QUOTA})
+_TOO_DEAR = frozenset({Refusal.INSUFFICIENT, Refusal.IN_FLIGHT, Refusal.KEY_LIMIT, Refusal.QUOTA, Refusal.TOKENS_HELD})
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -57,6 +57,14 @@ def refused(verdict: Refused, least: int) -> ApiError:
             )
             error.type = Refusal.QUOTA.value
             return error
+        case Refusal.TOKENS_HELD:
+            error = RateLimited(
+                "Your running requests hold the rest of this month's included tokens: this one would fit once they end."
+                " Try again in a moment, or set a smaller max_tokens.",
+                headers={"retry-after": "2"},
+            )
+            error.type = "tokens"
+            return error
         case Refusal.FROZEN:
             return Forbidden("This account is frozen. Please contact support.", code=Refusal.FROZEN.value)
         case Refusal.KEY_GONE:

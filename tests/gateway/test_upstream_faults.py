@@ -188,6 +188,23 @@ def test_how_long_an_account_without_credit_at_the_provider_is_left_alone_is_sai
     run(test())
 
 
+def test_what_a_model_cannot_do_at_its_provider_is_no_unknown_model() -> None:
+    said = {"error": {"message": "No endpoints found that support image input", "code": 404}}
+
+    async def test() -> None:
+        async with Site(always(says(said, 404))) as site:
+            for stream in (False, True):
+                reply = await site.post("/v1/chat/completions", chat(stream=stream))
+                assert (reply.status, reply.json["error"]["code"]) == (400, "invalid_request_error")
+                assert reply.json["detail"] == "No endpoints found that support image input"
+        other = always(says(completion("from the other")))
+        async with Site(always(says(said, 404)), others={"other": other}) as site:
+            reply = await site.post("/v1/chat/completions", chat())
+            assert (reply.status, reply.headers["x-tollbridge-provider"]) == (200, "other")
+
+    run(test())
+
+
 LIMIT_REACHED = "You have reached your specified API usage limits. You will regain access on 2026-12-01 at 00:00 UTC."
 
 

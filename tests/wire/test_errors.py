@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tollbridge.errors import InvalidRequest, PaymentRequired, UpstreamFailed
-from tollbridge.wire.errors import MAX_MESSAGE, UpstreamSaid, classify, redact, render, said_in
+from tollbridge.wire.errors import MAX_MESSAGE, NONE_CAN, UpstreamSaid, classify, redact, render, said_in
 
 NOW = 784_111_777.0  # Sun, 06 Nov 1994 08:49:37 GMT
 
@@ -189,6 +189,27 @@ def test_a_bad_credential_is_401_whatever_they_call_it(status: int, error: Any) 
 )
 def test_an_empty_account_is_402_whatever_they_call_it(status: int, error: Any) -> None:
     assert classified(status, {"error": error}).status == 402
+
+
+MORE = " To learn more about provider routing, visit: https://openrouter.ai/docs/guides/routing/provider-selection"
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("No endpoints found that support image input", "No endpoints found that support image input"),
+        ("No endpoints found that support tool use." + MORE, "No endpoints found that support tool use."),
+        (
+            "No endpoints found that can handle the requested parameters." + MORE,
+            "No endpoints found that can handle the requested parameters.",
+        ),
+    ],
+)
+def test_what_no_host_of_a_known_model_can_do_is_told_apart_from_an_unknown_model(message: str, told: str) -> None:
+    said = classified(404, {"error": {"message": message, "code": 404}})
+    assert (said.status, said.message, said.code) == (404, told, NONE_CAN)
+    said = classified(404, {"error": {"message": "No endpoints found for maker/model.", "code": 404}})
+    assert (said.status, said.code) == (404, None)
 
 
 @pytest.mark.parametrize(

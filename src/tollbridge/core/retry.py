@@ -47,7 +47,7 @@ class Kind(Enum):
     UNKNOWN_MODEL = "unknown_model"
     INVALID_RESPONSE = "invalid_response"
     REJECTED = "rejected"  # the provider blames the caller's request
-    UNSUPPORTED = "unsupported"  # nothing was sent: this route cannot do what was asked for
+    UNSUPPORTED = "unsupported"  # this route cannot do what was asked for; most often nothing was sent
 
 
 class Step(Enum):
@@ -63,7 +63,7 @@ COUNTS_AGAINST_UPSTREAM = frozenset(
 )
 
 
-# Nothing was sent.
+# Nothing was sent, or the provider did nothing with it.
 NEEDS_NO_BUDGET = frozenset({Kind.UNSUPPORTED})
 
 

@@ -366,6 +366,8 @@ def _said(said: UpstreamSaid, route: Route) -> _Failure:
             headers={"retry-after": str(seconds)},
         )
         return _Failure(Kind.LIMITED, limited, status, said.retry_after)
+    if status == 404 and said.code == wire_errors.NONE_CAN:
+        return _Failure(Kind.UNSUPPORTED, InvalidRequest(said.message), status)
     if status == 404:
         error = NotFound(f"The provider does not know {route.model}.", code="model_not_found", param="model")
         return _Failure(Kind.UNKNOWN_MODEL, error, status)

@@ -18,6 +18,8 @@ from tollbridge.wire.openai_reply import read_any
 
 MAX_RETRY_AFTER_S = 60.0
 MAX_MESSAGE = 300
+# The `code` of a 404 that is about the request: this provider's model cannot do what it asks for.
+NONE_CAN = "unsupported_by_provider"
 
 
 class UpstreamSaid(UpstreamError):
@@ -99,6 +101,8 @@ def _said(status: int, details: _Details, retry_after: float | None) -> Upstream
         return UpstreamSaid(status, f"The provider answered with status {status}.", retry_after=retry_after)
     message = redact(details.message) or f"The provider refused the request with status {status}."
     code = "context_length_exceeded" if _is_too_long(details) else _identifier(details.code)
+    if status == 404 and _NONE_CAN.match(message):
+        message, code = message.partition(" To learn more")[0], NONE_CAN
     return UpstreamSaid(status, message, param=_identifier(details.param), code=code, retry_after=retry_after)
 
 
@@ -142,6 +146,8 @@ _UNKNOWN_MODEL_TEXT = re.compile(
     r"|the model \S+ (does not exist|has been (decommissioned|deprecated|retired))",
     re.IGNORECASE,
 )
+# OpenRouter, of a model that it knows: nobody there who serves it can do what was asked for.
+_NONE_CAN = re.compile(r"No endpoints found that (support|can handle)\b")
 _BAD_KEY = re.compile(
     r"\b(incorrect|invalid|no|missing|expired) (x-)?api[ _-]?key|api[ _-]?key (not valid|is invalid|expired|not found)"
     r"|API_KEY_INVALID|invalid_api_key|InvalidApiKey|invalid_authentication|authentication_error|UNAUTHENTICATED",

@@ -173,6 +173,19 @@ def test_other_parameters_are_passed_on_to_the_model() -> None:
     run(test())
 
 
+def test_what_a_provider_of_the_same_dialect_does_not_take_is_named_too() -> None:
+    async def test() -> None:
+        async with Shop("model-database") as shop:
+            asked = hello("gpt-4o", web_search_options={}, service_tier=None, seed=7)
+            reply = await shop.post("/v1/chat/completions", asked)
+            assert reply.status == 200
+            assert shop.asked().keys() == {"model", "messages", "seed"}
+            assert reply.headers["x-mdb-dropped-fields"] == "web_search_options"
+            assert "x-mdb-dropped-fields" not in (await shop.post("/v1/chat/completions", hello("gpt-4o"))).headers
+
+    run(test())
+
+
 def test_a_stream_is_lines_of_data_and_ends_with_done() -> None:
     async def test() -> None:
         async with Shop("model-database") as shop:

@@ -56,6 +56,11 @@ def body_for(request: Request, route: Route, max_tokens: int | None) -> bytes:
     return _encode(fields)
 
 
+def left_out(request: Request, upstream: Upstream) -> tuple[str, ...]:
+    """The caller's fields that `body_for` removes."""
+    return tuple(name for name in upstream.drops if request.fields.get(name, NULL) != NULL)
+
+
 def change(fields: dict[str, Any], upstream: Upstream) -> None:
     """Remove from `fields` what `upstream` refuses, and add what it wants in every body, whatever the dialect."""
     for name in upstream.drops:

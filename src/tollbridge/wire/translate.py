@@ -43,7 +43,8 @@ class _PassThrough(msgspec.Struct):
         target = self.target
         if self.route.upstream.paths:
             target = quirks.target_for(self.route, self.asked.endpoint, target.decode())
-        return Outgoing(target, quirks.body_for(self.asked, self.route, self.max_tokens))
+        dropped = quirks.left_out(self.asked, self.route.upstream)
+        return Outgoing(target, quirks.body_for(self.asked, self.route, self.max_tokens), dropped)
 
 
 class _Completion(_PassThrough):

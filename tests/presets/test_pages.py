@@ -54,6 +54,21 @@ def test_modelbridge_offers_its_three_plans_and_lists_its_statuses() -> None:
     run(test())
 
 
+@pytest.mark.parametrize(
+    ("preset", "words"),
+    [
+        ("modelbridge", "the answer is 400 , and param names the field."),
+        ("model-database", "is left out; X-MDB-Dropped-Fields then names it."),
+    ],
+)
+def test_the_guide_says_what_becomes_of_a_field_that_a_provider_cannot_take(preset: str, words: str) -> None:
+    async def test() -> None:
+        async with Shop(preset) as shop:
+            assert words in shown(await shop.visitor().get("/docs/models-and-routing"))
+
+    run(test())
+
+
 def test_model_database_sells_credit_in_packs_and_no_plans() -> None:
     async def test() -> None:
         async with Shop("model-database") as shop:

@@ -1,8 +1,9 @@
 """The guide: Markdown from `guide/`, with this gateway's own values filled in; and the API's reference.
 
 A text has marks. «name», «url», «base_url», «key_prefix», «header», «model», «window» (its tokens) and «embedding»
-stand for this gateway's own values, «keeping» for how often a key is shown. A line «parameters PATH» stands for the
-table of an endpoint's fields, «errors» for the table of errors.
+stand for this gateway's own values, «keeping» for how often a key is shown, «fitting» for what becomes of a field that
+a provider cannot take. A line «parameters PATH» stands for the table of an endpoint's fields, «errors» for the table of
+errors.
 """
 
 import html
@@ -53,6 +54,7 @@ class Fill(msgspec.Struct, frozen=True):
     embedding: str
     errors: Errors = Errors()
     reveal: str = "once"
+    require_parameters: bool = True
 
     @property
     def base_url(self) -> str:
@@ -63,6 +65,12 @@ class Fill(msgspec.Struct, frozen=True):
         if self.reveal == "always":
             return "The dashboard shows your keys at every visit."
         return "A key is shown once, when it is made: keep it where only your programs find it."
+
+    @property
+    def fitting(self) -> str:
+        if self.require_parameters:
+            return "If the provider cannot do what a field asks for, the answer is `400`, and `param` names the field."
+        return f"A field that the provider cannot take is left out; `{self.header}-Dropped-Fields` then names it."
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +128,7 @@ def fill(visit: Visit) -> Fill:
         embedding=embedding,
         errors=shared.settings.errors,
         reveal=shared.settings.keys.reveal,
+        require_parameters=shared.settings.routing.require_parameters,
     )
 
 

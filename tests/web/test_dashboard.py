@@ -514,6 +514,10 @@ def test_a_key_can_be_seen_again_where_the_operator_allows_it() -> None:
             for _ in range(2):
                 assert key in (await ada.get(path)).text
                 assert key in (await ada.get("/dashboard")).text
+            # Of several keys it is said which is which.
+            text = shown(await ada.get("/dashboard"))
+            assert "credit. default tb_live_" in text
+            assert f"again {key} Copy" in text
 
     run(test())
 

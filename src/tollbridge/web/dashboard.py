@@ -45,6 +45,7 @@ async def overview(visit: Visit) -> Response:
     return visit.render(
         "dashboard/overview.html",
         shown=shown,
+        labels={key.public_id: key.label for key in every},
         keys=keys[::-1],
         base_url=base_url,
         model=model,

@@ -74,6 +74,7 @@ def test_model_database_sells_credit_in_packs_and_no_plans() -> None:
         async with Shop("model-database") as shop:
             pricing = shown(await shop.visitor().get("/pricing"))
             assert "$10 · $50 · $200" in pricing
+            assert "It never expires." in pricing
             assert "Pay as you go" in pricing
             assert "Custom Limits" not in pricing
             quick_start = shown(await shop.visitor().get("/docs"))

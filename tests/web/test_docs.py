@@ -1,10 +1,13 @@
 """The guide: every text is whole, every link leads somewhere, and the search finds what is in it."""
 
+import html
+import json
 import re
 from pathlib import Path
 
 import pytest
-from tests.gateway.site import run
+from tests.gateway.site import Site, always, chat, completion, run, says
+from tests.sdk.programs import output
 from tests.web.visitors import Visitor, house, registered, shown
 
 from tollbridge.web import docs, openapi
@@ -160,5 +163,24 @@ def test_the_example_of_a_management_key_runs_as_it_stands() -> None:
             assert answer.status_code == 201, answer.text
             for path in ("/api/keys", "/api/usage?range=7d", "/api/requests", "/api/billing"):
                 assert (await ada.client.get(path, headers=headers)).status_code == 200, path
+
+    run(test())
+
+
+def test_the_example_of_looking_up_a_request_runs_as_it_stands() -> None:
+    async def test() -> None:
+        async with Site(always(says(completion()))) as site:
+            answer = await site.post("/v1/chat/completions", chat())
+            await site.settled(1)
+            page = (await Visitor(site).get("/docs/api")).text
+            blocks = (
+                html.unescape(re.sub("<[^>]+>", "", each)) for each in re.findall(r"<pre.*?</pre>", page, re.DOTALL)
+            )
+            [example] = [each for each in blocks if "/v1/generation" in each]
+            # In every shell: the address has a question mark.
+            assert f'"{site.url}/v1/generation?id=ID_OF_THE_ANSWER"' in example
+            call = example.replace("YOUR_API_KEY", site.key).replace("ID_OF_THE_ANSWER", answer.json["id"])
+            told = json.loads(await output("sh", "-c", call.replace("curl", "curl -s", 1)))
+            assert told["data"]["id"] == answer.json["id"]
 
     run(test())

@@ -256,8 +256,9 @@ def _table(own: Fill, match: re.Match[str]) -> str:
 
 def _example(operation: openapi.Operation, own: Fill) -> Markup:
     """A call of the endpoint with curl."""
-    path = operation.path.replace("{id}", own.model) + ("?id=chatcmpl-…" if operation.query else "")
-    lines = [f"curl {own.url}{path}"]
+    address = own.url + operation.path.replace("{id}", own.model)
+    # Unquoted, zsh takes the question mark for a pattern of names of files.
+    lines = [f'curl "{address}?id=ID_OF_THE_ANSWER"' if operation.query else f"curl {address}"]
     if not operation.public:
         lines.append('-H "Authorization: Bearer YOUR_API_KEY"')
     if operation.example is not None:

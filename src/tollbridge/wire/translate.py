@@ -40,10 +40,10 @@ class _PassThrough(msgspec.Struct):
     max_tokens: int | None
 
     def request(self) -> Outgoing:
-        target = self.target
-        if self.route.upstream.paths:
+        target, upstream = self.target, self.route.upstream
+        if upstream.paths:
             target = quirks.target_for(self.route, self.asked.endpoint, target.decode())
-        dropped = quirks.left_out(self.asked, self.route.upstream)
+        dropped = quirks.left_out(self.asked, upstream) if upstream.drops else ()
         return Outgoing(target, quirks.body_for(self.asked, self.route, self.max_tokens), dropped)
 
 

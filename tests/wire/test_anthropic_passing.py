@@ -146,6 +146,12 @@ def test_a_search_without_a_price_is_refused_or_left_out_where_anything_has_one(
             search_of(PRICE, [own, search], required=required)
         assert caught.value.param == "tools[1]"
     sent, dropped = search_of(PRICE, [own, search], **chosen)
+    escaped = parse(
+        b'{"model":"m","max_tokens":9,"messages":[{"role":"user","content":"a"}],'
+        rb'"tools":[{"type":"web\u005fsearch_20250305","name":"\u0077eb_search"}]}'
+    )
+    with pytest.raises(UnsupportedField):
+        translate.exchange(escaped, msgspec.structs.replace(route(), price=PRICE), ID, CREATED, None).request()
     assert (sent["tools"], "tool_choice" in sent, dropped) == ([own], False, ("tools[1]",))
     sent, dropped = search_of(PRICE, [own, search], tool_choice={"type": "auto"})
     assert (sent["tools"], sent["tool_choice"]) == ([own], {"type": "auto"})

@@ -47,6 +47,7 @@ _LONG = 64 * 1024
 
 _THOUGHT = b"thinking"
 _SEARCH = b'"web_search'
+_ESCAPED = rb"\u00"
 
 
 class _Named(msgspec.Struct, gc=False):
@@ -98,7 +99,9 @@ class AnthropicPassing:
         """
         route, offered = self._route, bytes(fields.get("tools", b""))
         price = route.price
-        if _SEARCH not in offered or price.searches or route.upstream.owner or not any(price.at_most):
+        if price.searches or route.upstream.owner or not any(price.at_most):
+            return ()
+        if _SEARCH not in offered and _ESCAPED not in offered:
             return ()
         tools = [(f"tools[{index}]", raw, _decode_named(raw)) for index, raw in enumerate(_decode_blocks(offered))]
         searches = {where: tool for where, _, tool in tools if (tool.type or "").startswith("web_search")}

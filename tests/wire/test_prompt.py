@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tollbridge.wire import openai_chat, openai_completions, openai_embeddings, responses_request
-from tollbridge.wire.prompt import MEDIA_BYTES_PER_TOKEN, Prompt
+from tollbridge.wire.prompt import MEDIA_BYTES_PER_TOKEN, TOKENS_ELSEWHERE, Prompt
 
 PICTURE = "data:image/png;base64," + base64.b64encode(b"\x89PNG" * 5000).decode()
 SOUND = base64.b64encode(b"RIFF" * 4000).decode()
@@ -160,6 +160,40 @@ def test_parts_with_two_media_in_any_order_are_read() -> None:
     prompt = chat([part, dict(reversed(part.items()))])
     assert prompt.images == 2
     assert len(prompt.text) > 2 * len(SOUND)
+
+
+URL = "https://example.com/long"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "video_url", "video_url": {"url": URL}},
+        {"type": "file", "file": {"filename": "a.pdf", "file_data": URL}},
+        {"type": "file", "file": {"file_id": "file-123"}},
+        {"type": "file_url", "file_url": {"url": URL}},
+        {"type": "document_url", "document_url": URL},
+        {"type": "audio_url", "audio_url": {"url": URL}},
+        {"type": "input_audio", "input_audio": {"data": URL}},
+        {"type": "video", "video": [URL, URL]},
+    ],
+)
+@pytest.mark.parametrize("start", ["https://", r"\u0068ttps:\/\/"])
+def test_what_the_provider_fetches_counts_though_nobody_knows_how_long_it_is(part: dict[str, Any], start: str) -> None:
+    content = json.dumps([{"type": "text", "text": "What?"}, part, part]).replace("https://", start)
+    body = '{"model":"m","messages":[{"role":"user","content":%s}]}' % content  # noqa: UP031
+    assert 2 * TOKENS_ELSEWHERE <= openai_chat.parse(body.encode()).prompt().tokens <= 2 * TOKENS_ELSEWHERE + 10
+
+
+def test_media_that_are_sent_along_and_urls_in_a_text_are_not_elsewhere() -> None:
+    film = {"type": "video_url", "video_url": {"url": "data:video/mp4;base64," + SOUND}}
+    file = {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,AAAA"}}
+    assert chat([film, file, {"type": "text", "text": URL}, picture(URL)], URL).tokens < TOKENS_ELSEWHERE
+    items = [
+        {"role": "user", "content": [{"type": "input_file", "file_url": URL}, {"type": "input_text", "text": URL}]}
+    ]
+    body = {"model": "m", "input": items}
+    assert responses_request.parse(json.dumps(body).encode()).prompt().tokens == TOKENS_ELSEWHERE
 
 
 def test_token_ids_are_counted_exactly() -> None:

@@ -12,13 +12,11 @@ from tollbridge.wire.anthropic_body import BODY_RULES, Block, Body, Counted
 from tollbridge.wire.anthropic_request import ORIGIN, call_id
 from tollbridge.wire.body import NOTHING, NULL, check_nesting
 from tollbridge.wire.conversation import Conversation
-from tollbridge.wire.prompt import Prompt, unescaped
+from tollbridge.wire.prompt import TOKENS_ELSEWHERE, Prompt, unescaped
 from tollbridge.wire.request import Request, check_model, read_fields, read_typed, wrong
 
 # A page of a PDF takes 3 to 5 KB and costs 1,500 to 3,000 tokens as text, and as many again as a picture.
 _PDF_BYTES_PER_TOKEN = 4
-# For a document that is not inline, which is not fetched to be counted: about ten pages.
-_TOKENS_ELSEWHERE = 20_000
 
 # Members that multiply Anthropic's price, which catalog prices cannot follow, each with the value that does not.
 _PRICED = {"inference_geo": Raw(b'"global"'), "speed": Raw(b'"standard"')}
@@ -183,7 +181,7 @@ def _without_media(messages: bytes) -> tuple[bytes, int, int]:
         if block.type == "image":
             images += 1
         elif source.type in ("url", "file"):
-            tokens += _TOKENS_ELSEWHERE
+            tokens += TOKENS_ELSEWHERE
         else:
             tokens += len(data) // _PDF_BYTES_PER_TOKEN
         if data.startswith(b'"'):

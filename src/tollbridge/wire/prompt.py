@@ -4,8 +4,11 @@ Rule 1  Nothing can hide: text is the client's JSON as it came, so an unknown fi
         have no fields: they are counted as the texts they are.
 Rule 2  Only what a model does not read as text is left out: pictures (counted), sound and film (bounded), and only in
         the protocol's own places for them. The same base64 in a text is text.
+Rule 3  What the provider gets from elsewhere, by a URL or from its own store, is not fetched to be counted: it counts
+        as `TOKENS_ELSEWHERE`, a picture as a picture.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
@@ -15,9 +18,13 @@ from tollbridge.wire.body import NOTHING, NULL
 
 # Sound costs 10 to 32 tokens a second, and a second seldom takes less than a kilobyte of base64.
 MEDIA_BYTES_PER_TOKEN = 16
+# About ten pages, or a minute or two of film.
+TOKENS_ELSEWHERE = 20_000
 # What providers put into the prompt of a chat besides its messages.
 _BESIDE_MESSAGES = frozenset({"tools", "functions", "response_format"})
 _BACKSLASH = ord("\\")
+# What is inline is a data URL or base64, neither of which begins like this.
+_ELSEWHERE = re.compile(rb'"(?:https?:|gs:|s3:|file_id")', re.IGNORECASE)
 
 
 class Prompt(msgspec.Struct, frozen=True, gc=False):
@@ -40,6 +47,12 @@ class _Part(msgspec.Struct, gc=False):
     image_url: Raw = NOTHING
     input_audio: Raw = NOTHING
     video_url: Raw = NOTHING
+    # In the words of OpenAI, Mistral, Zhipu, vLLM and Qwen.
+    file: Raw = NOTHING
+    file_url: Raw = NOTHING
+    document_url: Raw = NOTHING
+    audio_url: Raw = NOTHING
+    video: Raw = NOTHING
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -63,6 +76,7 @@ def of_chat(fields: Mapping[str, Raw], messages: int, has_parts: bool) -> Prompt
     text = bytes(fields["messages"])
     if has_parts:
         text, images, tokens = without_media(text, _media(text))
+        tokens += TOKENS_ELSEWHERE * _elsewhere(bytes(fields["messages"]))
     text = unescaped(text)
     if not _BESIDE_MESSAGES.isdisjoint(fields):
         beside = [bytes(raw) for name, raw in fields.items() if name in _BESIDE_MESSAGES and raw != NULL]
@@ -135,6 +149,25 @@ def _media(messages: bytes) -> Iterator[tuple[bytes, bool]]:
         if message.role == "assistant" and message.images != NOTHING:
             for part in _drawn(message.images):
                 yield _inline(part.image_url), True
+
+
+def _elsewhere(messages: bytes) -> int:
+    """How many files, sounds and films of a chat the provider gets from elsewhere."""
+    if _ELSEWHERE.search(messages) is None and b"\\u00" not in messages:
+        return 0
+    parts = [part for each in _decode_messages(messages) if isinstance(each.content, list) for part in each.content]
+    return sum(any(map(is_elsewhere, _media_of(part))) for part in parts)
+
+
+def _media_of(part: _Part) -> tuple[Raw, ...]:
+    by_url = part.file_url, part.document_url, part.audio_url
+    return part.input_audio, part.video_url, part.video, part.file, *by_url
+
+
+def is_elsewhere(raw: Raw) -> bool:
+    """Whether a part's member names what it means by a URL, or by an id of the provider's, anywhere within."""
+    text = bytes(raw)
+    return text.startswith((b"{", b"[", b'"')) and _ELSEWHERE.search(unescaped(text)) is not None
 
 
 def _drawn(images: Raw) -> list[_Part]:

@@ -75,6 +75,9 @@ class _Sound(msgspec.Struct, gc=False):
 class _Part(msgspec.Struct, gc=False):
     image_url: Raw = NOTHING
     input_audio: _Sound | None = None
+    file_url: Raw = NOTHING
+    file_id: Raw = NOTHING
+    file_data: Raw = NOTHING
 
 
 class _Item(msgspec.Struct, gc=False):
@@ -96,6 +99,7 @@ def _prompt(fields: Mapping[str, Raw], items: int) -> Prompt:
             text = bytes(raw)
             if name == "input" and text.startswith(b"["):
                 text, images, tokens = prompt.without_media(text, _media(text))
+                tokens += prompt.TOKENS_ELSEWHERE * _elsewhere(bytes(raw))
             elif name == "input":
                 text = b'[{"role":"user","content":%b}]' % text  # framed as each item is
             texts.append(prompt.unescaped(text))
@@ -113,6 +117,18 @@ def _media(items: bytes) -> Iterator[tuple[bytes, bool]]:
                 yield url if url.startswith((b'"data:image/', rb'"data:image\/')) else b"", True
             elif part.input_audio is not None and bytes(part.input_audio.data).startswith(b'"'):
                 yield bytes(part.input_audio.data), False
+
+
+def _elsewhere(items: bytes) -> int:
+    """How many files the provider gets from elsewhere."""
+    if b'"input_file"' not in items and b"\\u00" not in items:
+        return 0
+    parts = [part for item in _decode_items(items) for part in _parts(item.content) or _parts(item.output)]
+    absent = NOTHING, NULL
+    return sum(
+        part.file_url not in absent or part.file_id not in absent or prompt.is_elsewhere(part.file_data)
+        for part in parts
+    )
 
 
 def _parts(raw: Raw) -> list[_Part]:

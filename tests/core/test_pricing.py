@@ -256,6 +256,7 @@ def test_a_prompt_is_held_at_the_price_of_what_the_request_may_use() -> None:
 
     assert held(b'{"messages":[]}', audio=False) == 1300 * 500
     assert held(b'{"cache_control":{"ttl":"1h"}}', audio=False) == held(None, audio=False) == 1300 * 900
+    assert held(rb'{"cache_control":{"ttl":"\u0031\u0068"}}', audio=False) == 1300 * 900
     assert held(b'{"messages":[]}', audio=True) == held(b'{"ttl":"1h"}', audio=True) == 1300 * 2000
 
 
@@ -264,6 +265,7 @@ def test_a_prompt_is_held_at_the_price_of_what_the_request_may_use() -> None:
     [
         (b'[{"type":"web_search_20250305","name":"web_search"}]', 10),
         (b'[{"type": "web_search"}]', 10),
+        (b'[{"type" :\n "web_search_20250305"}]', 10),
         (b'[{"googleSearch":{}}]', 10),
         (b'[{"type":"function","function":{"name":"web_search"}}]', 0),
         (b"", 0),
@@ -277,6 +279,17 @@ def test_what_lets_a_model_search_is_held_for_some_searches(tools: bytes, search
     assert bound.least == bound.want == 1300 * 500 + searches * 10**7 + 10 * 1500
     free = pricing.bound(demand, ROUTE, model_limit=10, default_hold=0, strict=False)
     assert free.prompt_price == 1300 * 500_000
+
+
+def test_a_predicted_text_is_held_as_if_it_were_written_on_top_of_the_answer() -> None:
+    plain, predicted = (
+        pricing.bound(Demand(prompt=1000, output_limit=10, predicted=count), ROUTE, 4096, 1000, strict=False)
+        for count in (0, 5000)
+    )
+    assert plain.want == 1300 * 500 + 10 * 1500
+    assert predicted.want == predicted.least == plain.want + 6500 * 1500
+    # What the money pays for is still the answer alone.
+    assert pricing.affordable_output(ROUTE, predicted.want, predicted, 1) == 10
 
 
 def test_a_changed_price_knows_its_own_dearest() -> None:

@@ -171,6 +171,35 @@ def test_iterations_are_charged() -> None:
     run(test())
 
 
+@pytest.mark.parametrize(("kind", "is_believed"), [("web_fetch_20260209", True), ("custom", False)])
+def test_what_a_provider_reads_again_in_rounds_of_its_own_tools_is_charged(kind: str, is_believed: bool) -> None:
+    """Their results are no part of the request, and all rounds together may exceed the model's window."""
+    answer = says({**MESSAGE, "usage": {"input_tokens": 900_000, "output_tokens": 50}})
+    tools = [{"type": kind, "name": "web_fetch", "input_schema": {"type": "object"}}]
+
+    async def test() -> None:
+        async with site(answer) as here:
+            await here.post("/v1/messages", message(tools=tools))
+            [row] = await here.settled(1)
+            assert (row["charge"] == 900_000 * INPUT_NANO + 50 * OUTPUT_NANO) is is_believed
+
+    run(test())
+
+
+def test_a_search_whose_name_is_written_in_escapes_is_held_for() -> None:
+    body = (
+        json.dumps(message(tools=[{"type": "XXX", "name": "x"}])).replace("XXX", r"\u0077eb_search_20250305").encode()
+    )
+
+    async def test() -> None:
+        async with site(says(MESSAGE)) as here:
+            await here.post("/v1/messages", body)
+            [row] = await here.settled(1)
+            assert row["held"] > 10 * 10_000_000
+
+    run(test())
+
+
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/chat/completions"])
 def test_an_overload_in_the_middle_is_an_error_and_free(path: str) -> None:
     raw = start() + block(0, TEXT, {"type": "text_delta", "text": "Hel"})

@@ -342,6 +342,19 @@ def test_what_goes_beyond_hold_and_balance_is_our_loss() -> None:
     run(test())
 
 
+def test_tokens_of_a_prediction_that_were_not_used_are_held_and_charged_as_written() -> None:
+    """OpenAI charges all that is predicted as written, however little the answer may be."""
+    predicted = {"type": "content", "content": "word " * 20_000}
+
+    async def test() -> None:
+        async with Site(always(says(completion(usage=(10, 20_010))))) as site:
+            await site.post("/v1/chat/completions", chat(max_tokens=10, prediction=predicted))
+            [row] = await site.settled(1)
+            assert row["held"] >= row["charge"] == 10 * INPUT_NANO + 20_010 * OUTPUT_NANO
+
+    run(test())
+
+
 def test_answer_above_its_hold_is_paid_from_the_rest_of_the_balance() -> None:
     config = "[billing]\ndefault_hold_tokens = 100\n"
 

@@ -4,6 +4,7 @@
 Amounts are nano-USD, tokens are counts.
 """
 
+import re
 from collections.abc import Sequence
 from enum import Enum
 
@@ -18,11 +19,11 @@ LEAST_OUTPUT_TOKENS = 256
 # A caller who leaves before the first token pays for the prompt, unless the provider had been silent for longer.
 SILENCE_IS_UPSTREAMS_FAULT_MS = 30_000
 
-# How a request asks for its prompt to be cached for an hour.
-_HOUR = b'1h"'
+# How a request asks for its prompt to be cached for an hour, with and without escapes.
+_HOUR = tuple(one + hour + b'"' for one in (b"1", rb"\u0031") for hour in (b"h", rb"\u0068"))
 # How tools offer a provider's own search to the model, and how many searches a hold then covers. A function of the
 # caller's own with such a name is not one.
-_SEARCH = (b'"type":"web_search', b'"type": "web_search', b'"google_search"', b'"googleSearch"')
+_SEARCH = re.compile(rb'"type"\s*:\s*"web_search|"google_?[sS]earch"')
 SEARCHES_HELD = 10
 # 1 January 1970 was a Thursday; weeks begin on Monday, day 0.
 _FIRST_DAY = 3
@@ -59,8 +60,9 @@ def covers(when: When, moment: int) -> bool:
 class Bound(msgspec.Struct, frozen=True, gc=False):
     """`want` is what should be held, `least` what must be, `whole` what the request may cost in all.
 
-    `limit`: the output limit per choice that `whole` assumes. `prompt_price`: what the prompt and the searches may cost
-    in all; `output_price`: what each token written may cost; both in pico-USD, before the multiplier, at the dearest.
+    `limit`: the output limit per choice that `whole` assumes. `prompt_price`: what the prompt, the searches and what is
+    predicted may cost in all; `output_price`: what each token written may cost; both in pico-USD, before the
+    multiplier, at the dearest.
     """
 
     want: int
@@ -78,7 +80,8 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     `output_limit`: the caller's, per choice; `choices`: how many answers. `produces`: False for embeddings. What may
     make it dearer: `audio`, it may hold sound; `body`, the request as it came, searched for one-hour caching (None: it
-    may be asked for); `tools`, JSON.
+    may be asked for); `tools`, JSON without escaped letters. `predicted`: tokens of a text that providers charge as
+    written, where the model writes something else.
     """
 
     prompt: int
@@ -89,6 +92,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     audio: bool = True
     body: bytes | None = None
     tools: bytes = b""
+    predicted: int = 0
 
 
 def bound(demand: Demand, route: Route, model_limit: int, default_hold: int, strict: bool) -> Bound:
@@ -101,8 +105,10 @@ def bound(demand: Demand, route: Route, model_limit: int, default_hold: int, str
     price, multiplier = route.price, route.multiplier_ppm
     read, written = _dearest(price, prompt, demand) if price.can_be_dearer else price.at_most
     pico = prompt * read
-    if price.searches and demand.tools and any(each in demand.tools for each in _SEARCH):
+    if price.searches and demand.tools and _SEARCH.search(demand.tools):
         pico += SEARCHES_HELD * price.searches
+    if demand.predicted:
+        pico += tokens.with_margin(demand.predicted) * written
     asked, choices = demand.output_limit, demand.choices
     limit = model_limit if demand.produces else 0
     if asked is not None and asked < limit:
@@ -179,7 +185,7 @@ def _dearest(price: Price, prompt: int, demand: Demand) -> tuple[int, int]:
     read, written = price.at_most
     if price.audio_input is not None and price.audio_input > read and demand.audio:
         read = price.audio_input
-    if price.cache_write_1h > read and (demand.body is None or _HOUR in demand.body):
+    if price.cache_write_1h > read and (demand.body is None or any(each in demand.body for each in _HOUR)):
         read = price.cache_write_1h
     for tier in price.tiers:
         if prompt > tier.above:

@@ -1,5 +1,7 @@
 """What a request asks for, as far as money goes, and whether a model can read it at all."""
 
+import re
+
 from tollbridge.core import pricing, tokens
 from tollbridge.errors import ContextTooLong
 from tollbridge.values import Model
@@ -17,6 +19,7 @@ _TEXT = {
 }
 # Endpoints whose input may be a list of independent texts.
 _OF_SEVERAL = frozenset({"completions", "embeddings"})
+_ESCAPE = re.compile(rb"\\u00([2-7][0-9a-fA-F])")
 
 
 def demand_of(request: Request) -> pricing.Demand:
@@ -31,8 +34,14 @@ def demand_of(request: Request) -> pricing.Demand:
         produces=request.endpoint != "embeddings",
         audio=prompt.tokens > 0,
         body=request.body,
-        tools=bytes(request.fields["tools"]) if "tools" in request.fields else b"",
+        tools=_without_escapes(bytes(request.fields["tools"])) if "tools" in request.fields else b"",
+        predicted=tokens.count(bytes(request.fields["prediction"])) if "prediction" in request.fields else 0,
     )
+
+
+def _without_escapes(json: bytes) -> bytes:
+    """`json` with letters as they are: what is looked for must not hide behind escapes. It may no longer be JSON."""
+    return _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), json) if b"\\u00" in json else json
 
 
 def check_length(model: Model, demand: pricing.Demand, request: Request) -> None:

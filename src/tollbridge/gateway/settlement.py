@@ -28,6 +28,8 @@ _STRETCHES = 5
 # A report of output above the limit times this is not believed. Providers count hidden tokens too, and some overshoot
 # a limit, but none writes several times what a model can.
 SLACK = 2
+# A provider that runs tools itself reads the conversation again with each result. Anthropic pauses after ten rounds.
+MOST_ROUNDS = 16
 # A model that searches gives up after tens of calls.
 MOST_SEARCHES = 1_000
 DAY_MS = 86_400_000
@@ -171,12 +173,14 @@ class Settlement:
         """The last gate for reported usage: it may not exceed what was sent and asked for."""
         model, read = ticket.model, reported.prompt
         if read > model.context_window and read > len(ticket.request.body):
-            return False
+            rounds = MOST_ROUNDS if ticket.request.offers_providers_tools() else 1
+            if read > model.context_window * rounds:
+                return False
         written = reported.completion
         if written > model.output_limit:
             demand = ticket.demand
             limit = max(model.output_limit, ticket.limit or 0, demand.output_limit or 0)
-            if written > limit * demand.choices * SLACK:
+            if written > limit * demand.choices * SLACK + demand.predicted * SLACK:
                 return False
         return reported.searches <= MOST_SEARCHES
 

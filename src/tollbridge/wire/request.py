@@ -9,7 +9,7 @@ Rule 3  Fields that would let a caller choose where the request goes, whose cred
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw
@@ -17,7 +17,7 @@ from msgspec import Meta, Raw
 from tollbridge.errors import InvalidRequest
 from tollbridge.values import Preferences, Upstream
 from tollbridge.wire import prompt
-from tollbridge.wire.body import read_object, too_deep
+from tollbridge.wire.body import NULL, read_object, too_deep
 from tollbridge.wire.conversation import Conversation
 from tollbridge.wire.prompt import Prompt
 
@@ -33,6 +33,14 @@ Temperature = Annotated[float, Meta(ge=0, le=2)]
 TopP = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Stop = str | Annotated[list[str], Meta(max_length=4)]
+
+
+class _Tool(msgspec.Struct, gc=False):
+    type: Any = None
+
+
+_decode_tools = msgspec.json.Decoder(list[_Tool]).decode
+_CALLERS_TOOLS = (None, "function", "custom")
 
 
 class StreamOptions(msgspec.Struct, gc=False):
@@ -124,6 +132,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         """Whether what `upstream` cannot express may be left out."""
         required = self.require_parameters
         return upstream.leaves_out if required is None else not required
+
+    def offers_providers_tools(self) -> bool:
+        """Whether some tool is of a kind that the provider may run itself: neither a function nor a custom tool."""
+        offered = bytes(self.fields.get("tools", NULL))
+        if not offered.startswith(b"["):
+            return False
+        return any(tool.type not in _CALLERS_TOOLS for tool in _decode_tools(offered))
 
     def conversation(self) -> Conversation:
         """The request in the neutral form, for a provider of another dialect. Raises `UnsupportedField`."""

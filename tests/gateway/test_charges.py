@@ -386,6 +386,36 @@ def test_answer_above_its_hold_costs_no_more_than_its_cap(streamed: bool) -> Non
     run(test())
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("own", ["cap", "limit"])
+def test_bounds_of_the_customers_own_are_no_way_to_pay_for_nothing_but_the_estimate(own: str, streamed: bool) -> None:
+    script = by_kind(says(completion(usage=(50_000, 5))), streams(stream(usage=(50_000, 5))))
+    config = '[billing]\nfree_loss_per_day_usd = "0.10"\ncost_cap_usd = "0.04"\n'
+
+    async def test() -> None:
+        async with Site(always(script), config=config) as site:
+            told = []
+            for _ in range(5):
+                cap = {"X-Tollbridge-Max-Cost-USD": "0.001"} if own == "cap" else {}
+                if own == "limit":
+                    site.key = await site.make_key(limit=1_000_000)
+                reply = await site.post("/v1/chat/completions", chat(max_tokens=10, stream=streamed), cap)
+                answers = reply.chunks if streamed else [reply.json]
+                told += [round(each["usage"]["cost"] * 1e9) for each in answers if each.get("usage")]
+            charges = [row["charge"] for row in await site.settled(5)]
+            # Each loses 0.049, and the third makes it more than what is given.
+            assert charges == told == [1_000_000] * 3 + [40_000_000] * 2
+            # A reload of the configuration lets nobody off.
+            await site.gateway.reload()
+            cap = {"X-Tollbridge-Max-Cost-USD": "0.001"} if own == "cap" else {}
+            if own == "limit":
+                site.key = await site.make_key(limit=1_000_000)
+            await site.post("/v1/chat/completions", chat(max_tokens=10, stream=streamed), cap)
+            assert (await site.settled(6))[-1]["charge"] == 40_000_000
+
+    run(test())
+
+
 def test_stream_is_charged_once_however_often_usage_is_reported() -> None:
     async def test() -> None:
         events = [

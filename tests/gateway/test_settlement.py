@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tollbridge.core.ledger import Checkpoint, Noted, Record, Verdict
 from tollbridge.core.pricing import Bill, Cause, Ending
 from tollbridge.gateway.admission import Attempt
-from tollbridge.gateway.settlement import MOST_SEARCHES, SLACK, Settlement, _Patience
+from tollbridge.gateway.settlement import MOST_ROUNDS, MOST_SEARCHES, SLACK, Settlement, _Patience
 from tollbridge.values import Outcome, Price, Route, Upstream, Usage
 
 PRICE = Price(input=1, output=1, cache_read=1, cache_write=1, cache_write_1h=1)
@@ -83,11 +83,49 @@ few = st.integers(0, 40)
     body=few,
     limits=st.tuples(few, st.none() | few, st.none() | few),
     choices=st.integers(1, 3),
+    predicted=few,
+    has_providers_tools=st.booleans(),
 )
-@example(used={"output": 8}, searches=0, window=0, body=0, limits=(4, None, None), choices=1)
-@example(used={"output": 9}, searches=0, window=0, body=0, limits=(4, None, None), choices=1)
-@example(used={"output": 24}, searches=0, window=0, body=0, limits=(4, 4, 6), choices=2)
-@example(used={"output": 25}, searches=0, window=0, body=0, limits=(4, 6, 4), choices=2)
+@example(
+    used={"output": 8},
+    searches=0,
+    window=0,
+    body=0,
+    limits=(4, None, None),
+    choices=1,
+    predicted=0,
+    has_providers_tools=False,
+)
+@example(
+    used={"output": 9},
+    searches=0,
+    window=0,
+    body=0,
+    limits=(4, None, None),
+    choices=1,
+    predicted=0,
+    has_providers_tools=False,
+)
+@example(
+    used={"output": 24},
+    searches=0,
+    window=0,
+    body=0,
+    limits=(4, 4, 6),
+    choices=2,
+    predicted=0,
+    has_providers_tools=False,
+)
+@example(
+    used={"output": 25},
+    searches=0,
+    window=0,
+    body=0,
+    limits=(4, 6, 4),
+    choices=2,
+    predicted=0,
+    has_providers_tools=False,
+)
 def test_no_more_is_believed_than_was_sent_and_asked_for(
     used: dict[str, int],
     searches: int,
@@ -95,19 +133,21 @@ def test_no_more_is_believed_than_was_sent_and_asked_for(
     body: int,
     limits: tuple[int, int | None, int | None],
     choices: int,
+    predicted: int,
+    has_providers_tools: bool,
 ) -> None:
     most_written, set_by_money, asked = limits
     ticket = SimpleNamespace(
         model=SimpleNamespace(context_window=window, output_limit=most_written),
-        request=SimpleNamespace(body=b"x" * body),
-        demand=SimpleNamespace(output_limit=asked, choices=choices),
+        request=SimpleNamespace(body=b"x" * body, offers_providers_tools=lambda: has_providers_tools),
+        demand=SimpleNamespace(output_limit=asked, choices=choices, predicted=predicted),
         limit=set_by_money,
     )
     reported = msgspec.convert({**used, "searches": searches}, Usage)
     limit = max(most_written, set_by_money or 0, asked or 0)
     assert settlement.believes(ticket, reported) == (
-        reported.prompt <= max(body, window)
-        and reported.completion <= limit * choices * SLACK
+        reported.prompt <= max(body, window * (MOST_ROUNDS if has_providers_tools else 1))
+        and (reported.completion <= most_written or reported.completion <= (limit * choices + predicted) * SLACK)
         and searches <= MOST_SEARCHES
     )
 

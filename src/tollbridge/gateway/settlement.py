@@ -37,33 +37,44 @@ _ACCOUNTS_REMEMBERED = 100_000
 
 
 class Closed(msgspec.Struct):
-    """A bill handed to the ledger. `verdict` resolves once it is durable. `prompt`: all tokens that were read."""
+    """A bill handed to the ledger. `verdict` resolves once it is durable. `prompt`: all tokens that were read; `cap`:
+    the most that is charged.
+    """
 
     ticket: Ticket
     bill: pricing.Bill
     prompt: int
     charge: int
     cost: int
+    cap: int
     byok: bool
     verdict: asyncio.Future[Verdict]
 
 
 class FreeLosses:
-    """What each account was given today in answers whose upstream died; kept in memory, gone with the process."""
+    """What each account was given today: answers whose upstream died, and what could not be charged of those that cost
+    more than was held for them. Kept in memory, gone with the process.
+    """
 
     def __init__(self) -> None:
         self._lost: dict[int, tuple[int, int]] = {}  # account: day, nano-USD
 
     def may_lose(self, account: int, day: int, charge: int, most: int) -> bool:
         """Whether `account` may be given `charge` more on `day`, `most` in all. If True, it is counted as given."""
-        known_day, lost = self._lost.get(account, (day, 0))
-        lost = lost + charge if known_day == day else charge
-        if lost > most:
+        if self.lost(account, day) + charge > most:
             return False
+        self.add(account, day, charge)
+        return True
+
+    def lost(self, account: int, day: int) -> int:
+        known_day, lost = self._lost.get(account, (day, 0))
+        return lost if known_day == day else 0
+
+    def add(self, account: int, day: int, amount: int) -> None:
+        lost = self.lost(account, day) + amount
         if len(self._lost) >= _ACCOUNTS_REMEMBERED:
             self._lost = {a: entry for a, entry in self._lost.items() if entry[0] == day}
         self._lost[account] = (day, lost)
-        return True
 
 
 class Settlement:
@@ -116,8 +127,14 @@ class Settlement:
                 charge = 0
         record = self._record(ticket, priced_by, bill, ending, status, first_byte_ms, cost)
         caller = ticket.caller
-        end = End(ticket.hold, caller.account_id, caller.key_id, charge, record, ticket.cap)
+        cap, past_limit = ticket.cap, False
+        if charge > ticket.held and self._bounds_are_abused(ticket):  # seldom
+            plans = caller.plan.cost_cap
+            cap, past_limit = policy.cost_cap if plans is None else min(plans, policy.cost_cap), True
+        end = End(ticket.hold, caller.account_id, caller.key_id, charge, record, cap, past_limit)
         verdict = self._ledger.submit(end)
+        if charge > ticket.held and not ticket.tokens:
+            verdict.add_done_callback(lambda ended: self._note_loss(ticket, ended))
         if ticket.tokens:
             # The ledger takes included tokens in place of money.
             charge, end = 0, msgspec.structs.replace(end, charge=0)
@@ -131,7 +148,7 @@ class Settlement:
                 self._health.measured(priced_by, first_byte_ms, written, took)
         elif ending.cause is pricing.Cause.CLIENT_LEFT and route is not None and not ending.produced:
             self._admission.cut(ticket)
-        return Closed(ticket, bill, prompt, charge, cost, record.byok, verdict)
+        return Closed(ticket, bill, prompt, charge, cost, cap, record.byok, verdict)
 
     def checkpoint(self, ticket: Ticket, route: Route, counted: Usage) -> None:
         """Note what a running stream would be charged if this process died now, unless that exceeds its cap."""
@@ -157,8 +174,8 @@ class Settlement:
             ended = None
         if isinstance(ended, Ended):
             charge, balance = ended.charged, usd_bytes(ended.available)
-        elif charge > closed.ticket.cap:
-            charge = closed.ticket.cap
+        elif charge > closed.cap:
+            charge = closed.cap
         usage, cost = closed.bill.usage, closed.cost
         charged = usd_bytes(charge)
         return Receipt(
@@ -180,9 +197,23 @@ class Settlement:
         if written > model.output_limit:
             demand = ticket.demand
             limit = max(model.output_limit, ticket.limit or 0, demand.output_limit or 0)
-            if written > limit * demand.choices * SLACK + demand.predicted * SLACK:
+            if written > (limit * demand.choices + demand.predicted) * SLACK:
                 return False
         return reported.searches <= MOST_SEARCHES
+
+    def _bounds_are_abused(self, ticket: Ticket) -> bool:
+        """Whether a call that costs more than its hold is charged beyond the caller's own cap and the key's limit.
+
+        Estimates are sometimes wrong, and customers can choose bounds so low, and keys so many, that they would pay for
+        nothing but the estimate.
+        """
+        day, most = ticket.started_at // DAY_MS, self._policy.free_loss_per_day
+        return self._free_losses.lost(ticket.caller.account_id, day) > most
+
+    def _note_loss(self, ticket: Ticket, verdict: asyncio.Future[Verdict]) -> None:
+        ended = verdict.result() if not verdict.cancelled() and verdict.exception() is None else None
+        if isinstance(ended, Ended) and ended.loss and not ended.repeated:
+            self._free_losses.add(ticket.caller.account_id, ticket.started_at // DAY_MS, ended.loss)
 
     def _may_lose(self, ticket: Ticket, charge: int) -> bool:
         """Whether this account may be given one more answer whose upstream died today."""

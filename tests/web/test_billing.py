@@ -133,6 +133,24 @@ def test_a_demo_payment_says_what_it_is_and_credits_once() -> None:
     run(test())
 
 
+def test_a_demo_payment_is_not_taken_through_a_proxy_whose_operator_forgot_the_public_url() -> None:
+    """Many proxies send their own name for the gateway as `Host`, and then it looks like the operator's browser."""
+
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            back = await ordered(ada, method="demo")
+            payment = back.partition("payment=")[2]
+            for name in ("x-forwarded-for", "x-real-ip", "via"):
+                refused = await ada.post(f"{BILLING}/payments/{payment}/demo", {}, **{name: "203.0.113.9"})
+                assert refused.status_code == 403
+            assert await site.database.fetch("SELECT status FROM payment") == [("pending",)]
+            assert (await ada.post(f"{BILLING}/payments/{payment}/demo")).status_code == 303
+            assert await site.database.fetch("SELECT status FROM payment") == [("paid",)]
+
+    run(test())
+
+
 def test_where_others_can_reach_it_there_is_no_demo_payment() -> None:
     async def test() -> None:
         async with house('public_url = "https://api.example.com"\n') as site:

@@ -13,7 +13,7 @@ from tollbridge.core import roles
 from tollbridge.core.addresses import client_address
 from tollbridge.core.catalog import Catalog
 from tollbridge.core.plans import DEFAULT_PLAN
-from tollbridge.errors import InvalidRequest, PayloadTooLarge, Unavailable, UnsupportedMediaType
+from tollbridge.errors import Forbidden, InvalidRequest, PayloadTooLarge, Unavailable, UnsupportedMediaType
 from tollbridge.limits.base import Limiter
 from tollbridge.services import notices
 from tollbridge.services.desk import Desk
@@ -35,6 +35,8 @@ from tollbridge.web.static import Static
 MOST_BODY = 256 * 1024
 FORM = "application/x-www-form-urlencoded"
 JSON = "application/json"
+# What reverse proxies add. nginx says HTTP/1.0 and adds nothing, unless told otherwise.
+_FORWARDED = ("x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "forwarded", "x-real-ip", "via")
 COOKIE_AGE_S = 14 * 86_400
 DEVICE_AGE_S = 365 * 86_400
 
@@ -114,6 +116,13 @@ class Visit:
         """Who does what is done here, for the account's activity."""
         name = self.user.email if self.manager is None else f"management key {self.manager.key.hint}"
         return Actor(name, self.client.address)
+
+    def check_direct(self) -> None:
+        """Raises `Forbidden` if a reverse proxy brings this request. What is meant for nobody but the operator must not
+        be there for everybody else where `public_url` was forgotten.
+        """
+        if self.request.scope["http_version"] == "1.0" or any(name in self.request.headers for name in _FORWARDED):
+            raise Forbidden("Demo payments are not taken through a proxy. The operator can set public_url.")
 
     @property
     def client(self) -> Client:

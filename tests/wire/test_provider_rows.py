@@ -62,6 +62,26 @@ def called(to: Route, **fields: Any) -> tuple[str, Mapping[bytes, bytes], Json]:
     return to.upstream.base_url + outgoing.target.decode(), dict(auth.headers(to.upstream)), json.loads(outgoing.body)
 
 
+# What changes the price of a call, or what is written beyond what was checked, at those who know it.
+DEARER = {
+    "service_tier": (
+        *("openai", "azure", "azure-deployments", "bedrock", "bedrock-mantle", "openrouter", "xai", "groq"),
+        *("fireworks", "deepinfra", "cerebras"),
+    ),
+    "web_search_options": ("openai", "azure", "azure-deployments", "openrouter", "xai"),
+    "search_parameters": ("xai",),
+    "enable_search": ("qwen",),
+    "n_predict": ("llamacpp",),
+    "n_cmpl": ("llamacpp",),
+}
+
+
+@pytest.mark.parametrize(("field", "name"), [(field, name) for field, names in DEARER.items() for name in names])
+def test_no_caller_makes_a_call_dearer_than_its_price(field: str, name: str, tmp_path: Path) -> None:
+    _, _, body = called(route(name, configured(tmp_path, name), "m-1"), **{field: "priority"})
+    assert field not in body
+
+
 GOOGLE = "https://aiplatform.googleapis.com/v1/projects/my-project/locations/global"
 # Where a chat goes, where a streamed one does if elsewhere, the header of the credential.
 CALLS: dict[str, tuple[str, str | None, tuple[bytes, bytes] | None]] = {

@@ -119,6 +119,34 @@ def test_caller_who_left_pays_for_what_was_produced_when_the_provider_stops() ->
     run(test())
 
 
+SPOKEN = "A" * 64_000  # 20 tokens
+
+
+@pytest.mark.parametrize(
+    ("delta", "tokens"),
+    [
+        ({"tool_calls": [{"index": 0, "custom": {"name": "write", "input": "word " * 100}}]}, 100),
+        ({"audio": {"id": "a", "data": SPOKEN}}, 20),
+        ({"audio": {"id": "a", "transcript": "word " * 100}}, 100),
+    ],
+)
+def test_caller_who_left_pays_for_text_of_tools_and_for_sound_too(delta: Any, tokens: int) -> None:
+    said = chunk(choices=[{"index": 0, "delta": delta, "finish_reason": None}])
+
+    async def test() -> None:
+        async with Site(always(holding(said))) as site:
+            call = await site.open("/v1/chat/completions", chat(stream=True))
+            await call.head()
+            await call.reader.readuntil(b"\n\n")
+            call.reset()
+            [row] = await site.settled(1)
+            assert row["outcome"] == Outcome.CLIENT_LEFT
+            written = (row["charge"] - row["input"] * INPUT_NANO) / OUTPUT_NANO
+            assert tokens * 0.8 < written < tokens * 1.5
+
+    run(test())
+
+
 def test_caller_who_left_before_the_first_token_pays_for_the_prompt() -> None:
     asked = asyncio.Event()
 

@@ -36,6 +36,7 @@ class Text:
     def __init__(self) -> None:
         self.text = b""
         self.pictures = 0
+        self.sound = 0
 
     def add(self, text: bytes) -> None:
         self.text += text

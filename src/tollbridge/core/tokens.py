@@ -35,12 +35,18 @@ PER_IMAGE = 1_600
 # Charged only if the provider does not report what it wrote.
 PER_DRAWN = 1_290
 
+# Base64 characters of sound that a model speaks: 24,000 samples of two bytes a second, for 20 tokens (OpenAI's `pcm16`,
+# the only one that it streams). Charged only if the provider does not report what it spoke.
+SOUND_PER_TOKEN = 3_200
+
 # A hold covers the estimate plus this many percent, so that the real count stays within it.
 HOLD_MARGIN_PERCENT = 30
 
 
 class TextClasses(msgspec.Struct):
-    """Bytes of text by class. `add` text piece by piece; `tokens` is the estimate so far, without `pictures`."""
+    """Bytes of text by class. `add` text piece by piece; `tokens` is the estimate so far, without `pictures` and
+    `sound` (base64 characters).
+    """
 
     letters: int = 0
     digits: int = 0
@@ -48,6 +54,7 @@ class TextClasses(msgspec.Struct):
     punctuation: int = 0
     high: int = 0
     pictures: int = 0
+    sound: int = 0
 
     def add(self, text: bytes) -> None:
         size = len(text)

@@ -14,7 +14,7 @@ import msgspec
 
 from tollbridge.core import pricing
 from tollbridge.core.pricing import Cause
-from tollbridge.core.tokens import PER_DRAWN, TextClasses
+from tollbridge.core.tokens import PER_DRAWN, SOUND_PER_TOKEN, TextClasses
 from tollbridge.errors import ApiError, ClientGone, ConnectionLost, UpstreamError, UpstreamFailed
 from tollbridge.gateway.admission import Ticket
 from tollbridge.gateway.relay import Relay
@@ -163,13 +163,13 @@ class StreamCall:
     def counted(self, *, suspect: bool = False) -> Usage:
         """The usage so far, counted here, except for the input that the provider reported at its start, if credible."""
         stream = self.stream
-        output, drawn = _produced(stream)
+        output, drawn, spoken = _produced(stream)
         raw = stream.reported if stream is not None and suspect else b""
         read = stream.told_first if stream is not None else None
         if read is None or not self._live.settlement.believes(self.ticket, read):
             read = Usage(input=self.ticket.demand.read)
         return msgspec.structs.replace(
-            read, output=output, image_output=drawn, estimated=True, suspect=suspect, raw=raw
+            read, output=output, image_output=drawn, audio_output=spoken, estimated=True, suspect=suspect, raw=raw
         )
 
     # --- the provider's side ---
@@ -288,17 +288,17 @@ class StreamCall:
         reported, suspect = (stream.usage, stream.suspect) if stream is not None else (None, False)
         if reported is not None and not self._live.settlement.believes(self.ticket, reported):
             reported, suspect = None, True
-        output, drawn = _produced(stream)
+        output, drawn, spoken = _produced(stream)
         if reported is not None and stream is not None and not stream.complete and reported.output * 2 < output:
             reported = None  # a report from the start of the stream, or the zeros that some send until the last one
         finish = stream.finish if stream is not None else None
-        if (output or drawn) and cause in _STOPPED_BY_US:
+        if (output or drawn or spoken) and cause in _STOPPED_BY_US:
             finish = "length"  # what the caller is told
         return pricing.Ending(
             cause=cause,
             reported=reported,
             counted=self.counted(suspect=suspect),
-            produced=output + drawn > 0,
+            produced=output + drawn + spoken > 0,
             delivered=self.begun,
             silent_ms=int((time.monotonic() - self._last_data) * 1000),
             finish=finish,
@@ -440,9 +440,12 @@ def _cut_at(ticket: Ticket) -> int:
     return (most * CUT_AT_PERCENT // 100 + CUT_SLACK_TOKENS) * ticket.demand.choices
 
 
-def _produced(stream: Stream | None) -> tuple[int, int]:
-    """Tokens of text, and of drawn pictures."""
-    return (0, 0) if stream is None else (stream.output.tokens, stream.output.pictures * PER_DRAWN)
+def _produced(stream: Stream | None) -> tuple[int, int, int]:
+    """Tokens of text, of drawn pictures, and of sound."""
+    if stream is None:
+        return 0, 0, 0
+    output = stream.output
+    return output.tokens, output.pictures * PER_DRAWN, -(-output.sound // SOUND_PER_TOKEN)
 
 
 def failed_midway(route: Route) -> ApiError:

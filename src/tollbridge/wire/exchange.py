@@ -48,9 +48,12 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
 
 
 class Counter(Protocol):
-    """Takes the text that a model produced, in order, in pieces of any size (UTF-8), and how many pictures it drew."""
+    """Takes the text that a model produced, in order, in pieces of any size (UTF-8), how many pictures it drew, and how
+    many base64 characters of sound it spoke.
+    """
 
     pictures: int
+    sound: int
 
     def add(self, text: bytes) -> None: ...
 

@@ -42,8 +42,19 @@ class _Function(msgspec.Struct, gc=False):
     arguments: str | None = None
 
 
+class _Custom(msgspec.Struct, gc=False):
+    name: str | None = None
+    input: str | None = None
+
+
 class _ToolCall(msgspec.Struct, gc=False):
     function: _Function | None = None
+    custom: _Custom | None = None
+
+
+class _Sound(msgspec.Struct, gc=False):
+    data: str | None = None
+    transcript: str | None = None
 
 
 class Delta(msgspec.Struct, gc=False):
@@ -54,6 +65,7 @@ class Delta(msgspec.Struct, gc=False):
     tool_calls: list[_ToolCall] | None = None
     function_call: _Function | None = None
     images: Raw | UnsetType = UNSET
+    audio: _Sound | None = None
 
 
 class ChunkChoice(msgspec.Struct, gc=False):
@@ -149,7 +161,7 @@ _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
 _WORDS = frozenset(
     {
         *("content", "text", "thinking", "reasoning_content", "refusal", "audio", "transcript"),
-        *("tool_calls", "function_call", "function", "name", "arguments"),
+        *("tool_calls", "function_call", "function", "custom", "name", "arguments", "input"),
     }
 )
 

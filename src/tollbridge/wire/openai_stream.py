@@ -226,10 +226,11 @@ class CompletionStream(Produced, EventStream):
                 is_last = True
                 self.finish = choice.finish_reason
                 self._finished.add(position if choice.index is UNSET else choice.index)
-        texts, pictures = _texts(choices), _pictures(choices)
-        if texts or pictures:
+        texts, pictures, sound = _texts(choices), _pictures(choices), _sound(choices)
+        if texts or pictures or sound:
             self.chunks += 1
             self._output.pictures += pictures
+            self._output.sound += sound
             self._pieces += texts
             if len(self._pieces) >= PIECES:
                 _ = self.output
@@ -355,6 +356,11 @@ def _pictures(choices: list[ChunkChoice]) -> int:
     return sum(pictures_in(each.images) for each in deltas if each is not None and each.images is not UNSET)
 
 
+def _sound(choices: list[ChunkChoice]) -> int:
+    spoken = [choice.delta.audio for choice in choices if choice.delta is not None and choice.delta.audio is not None]
+    return sum(len(each.data) for each in spoken if each.data)
+
+
 def _texts(choices: list[ChunkChoice]) -> list[str]:
     """All that was produced, tool calls included."""
     texts: list[str] = []
@@ -373,8 +379,12 @@ def _texts(choices: list[ChunkChoice]) -> list[str]:
         for call in delta.tool_calls or ():
             if call.function is not None:
                 texts.extend(filter(None, (call.function.name, call.function.arguments)))
+            if call.custom is not None:
+                texts.extend(filter(None, (call.custom.name, call.custom.input)))
         if delta.function_call is not None:
             texts.extend(filter(None, (delta.function_call.name, delta.function_call.arguments)))
+        if delta.audio is not None and delta.audio.transcript:
+            texts.append(delta.audio.transcript)
     return texts
 
 

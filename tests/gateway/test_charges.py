@@ -28,6 +28,7 @@ from tests.gateway.site import (
 from tests.upstream.bad_server import Peer, Request
 
 from tollbridge.core.tokens import PER_DRAWN
+from tollbridge.gateway import settlement
 from tollbridge.values import Outcome
 
 PRICE = 10 * INPUT_NANO + 5 * OUTPUT_NANO
@@ -115,6 +116,38 @@ def test_caller_who_left_pays_for_what_was_produced_when_the_provider_stops() ->
             assert row["output"] > 0
             assert row["charge"] == row["input"] * INPUT_NANO + row["output"] * OUTPUT_NANO
             await asyncio.wait_for(gone.wait(), 30)
+
+    run(test())
+
+
+def test_who_always_leaves_before_the_thoughts_are_counted_pays_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reasoning model's text can be had whole, and left just before the usage that tells of its thoughts."""
+    monkeypatch.setattr(settlement, "USUAL_START_MS", 0)
+    monkeypatch.setattr(settlement, "THOUGHT_PER_S", 40_000)
+
+    async def answer(request: Request, peer: Peer) -> None:
+        await asyncio.sleep(0.1)  # it thinks
+        await peer.send(STREAM_HEAD + framed(chunk("The answer.")))
+        await asyncio.sleep(0.3)
+        await peer.send(b"".join(framed(each) for each in (chunk(finish="stop"), usage_chunk(10, 3_000), DONE)))
+        await peer.send(b"0\r\n\r\n")
+
+    async def test() -> None:
+        # 0.1 s of thoughts are about 4,000 tokens: 0.008 USD.
+        async with Site(always(answer), config='[billing]\nfree_loss_per_day_usd = "0.02"\n') as site:
+            for number in range(6):
+                call = await site.open("/v1/chat/completions", chat(stream=True))
+                await call.head()
+                await anext(call.pieces())
+                call.reset()
+                await site.settled(number + 1)
+            rows = await site.settled(6)
+            assert {row["outcome"] for row in rows} == {Outcome.CLIENT_LEFT}
+            written = [row["output"] for row in rows]
+            given = written.index(3_000)
+            assert 1 <= given <= 2
+            assert max(written[:given]) < 10
+            assert written[given:] == [3_000] * (6 - given)
 
     run(test())
 

@@ -32,6 +32,9 @@ SLACK = 2
 MOST_ROUNDS = 16
 # A model that searches gives up after tens of calls.
 MOST_SEARCHES = 1_000
+# How long models that do not think take until their first text, and tokens a second of those that do.
+USUAL_START_MS = 2_000
+THOUGHT_PER_S = 100
 DAY_MS = 86_400_000
 _ACCOUNTS_REMEMBERED = 100_000
 
@@ -52,8 +55,8 @@ class Closed(msgspec.Struct):
 
 
 class FreeLosses:
-    """What each account was given today: answers whose upstream died, and what could not be charged of those that cost
-    more than was held for them. Kept in memory, gone with the process.
+    """What each account was given today: answers whose upstream died, what could not be charged of those that cost more
+    than was held for them, and unseen thoughts of those that it left. Kept in memory, gone with the process.
     """
 
     def __init__(self) -> None:
@@ -200,6 +203,14 @@ class Settlement:
             if written > (limit * demand.choices + demand.predicted) * SLACK:
                 return False
         return reported.searches <= MOST_SEARCHES
+
+    def may_leave_thoughts(self, ticket: Ticket, route: Route, silent_ms: int) -> bool:
+        """Whether a caller who leaves is given what the model may have thought in the time before its first text.
+
+        If True, it is counted as given.
+        """
+        tokens = min(max(0, silent_ms - USUAL_START_MS) * THOUGHT_PER_S // 1_000, ticket.model.output_limit)
+        return not tokens or self._may_lose(ticket, pricing.further_output(route, ticket.demand.prompt, tokens))
 
     def _bounds_are_abused(self, ticket: Ticket) -> bool:
         """Whether a call that costs more than its hold is charged beyond the caller's own cap and the key's limit.

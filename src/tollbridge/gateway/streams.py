@@ -311,13 +311,21 @@ class StreamCall:
             return
         self.left = True
         route = self.route
-        stops = route is None or route.upstream.cancel_stops_billing
+        stops = route is None or (route.upstream.cancel_stops_billing and self._may_be_cut(route))
         if stops or not self.asked or not self._live.may_drain():
             self._let_go()
         else:
             self._drain_until = time.monotonic() + self._live.timing.drain
             self._live.drains += 1
             self._resume()
+
+    def _may_be_cut(self, route: Route) -> bool:
+        """Whether nothing is lost by it, or so little that it is given: what a model thought unseen is known only from
+        the usage at the end.
+        """
+        if self.first_byte_ms is None or self.stream is None or self.stream.usage is not None:
+            return True
+        return self._live.settlement.may_leave_thoughts(self.ticket, route, self.first_byte_ms)
 
     def _let_go(self) -> None:
         """Nobody waits for this any more: end it, or if no provider has answered yet, cancel the request's task."""

@@ -28,6 +28,7 @@ TollbridgeError
 │   ├── UpstreamTimeout         connect, first_byte, gap or total (`kind` says which)
 │   ├── ConnectionLost          the peer closed or reset before the answer was whole
 │   ├── ProtocolError           what came back makes no sense (framing, caps, encodings, shape)
+│   │   └── AnswerTooLarge      more bytes than are read of an answer
 │   └── UpstreamSaid            it answered, and its answer is an error (in wire.errors, which reads it)
 ├── ClientGone                  the caller hung up: nobody is left to answer
 └── ConfigError                 the operator's mistake; the message says where it is and what would be right
@@ -221,6 +222,10 @@ class ConnectionLost(UpstreamError):
 
 
 class ProtocolError(UpstreamError):
+    pass
+
+
+class AnswerTooLarge(ProtocolError):
     pass
 
 

@@ -18,6 +18,7 @@ from tests.gateway.site import (
     completion,
     event,
     framed,
+    http,
     run,
     says,
     stream,
@@ -148,6 +149,30 @@ def test_who_always_leaves_before_the_thoughts_are_counted_pays_for_them(monkeyp
             assert 1 <= given <= 2
             assert max(written[:given]) < 10
             assert written[given:] == [3_000] * (6 - given)
+
+    run(test())
+
+
+def test_answers_that_are_too_large_because_much_was_asked_for_are_no_providers_fault() -> None:
+    """Otherwise anybody could have a provider asked again and again, and left alone for everybody, at no cost."""
+    asked: list[str] = []
+
+    def answers(name: str) -> Any:
+        async def answer(request: Request, peer: Peer) -> None:
+            asked.append(name)
+            much = json.loads(request.body).get("logprobs")
+            await peer.send(http(200, completion(logprobs="x" * (33 << 20) if much else "")))
+
+        return always(answer)
+
+    async def test() -> None:
+        async with Site(answers("up"), others={"other": answers("other")}) as site:
+            for _ in range(6):
+                reply = await site.post("/v1/chat/completions", chat(logprobs=True, top_logprobs=20, n=8))
+                assert (reply.status, reply.json["error"]["code"]) == (400, "answer_too_large")
+            assert (await site.post("/v1/chat/completions", chat())).status == 200
+            assert asked == ["up"] * 7
+            assert [row["charge"] for row in await site.settled(7)] == [0] * 6 + [PRICE]
 
     run(test())
 

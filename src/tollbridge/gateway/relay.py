@@ -20,6 +20,7 @@ from tollbridge.core import pricing, retry
 from tollbridge.core.ledger import Extend, Held, Refused
 from tollbridge.core.retry import Kind, Step
 from tollbridge.errors import (
+    AnswerTooLarge,
     ApiError,
     ConnectError,
     Forbidden,
@@ -145,7 +146,7 @@ class Relay:
                     body = response.whole_body()
                     answer = exchange.response(await response.read() if body is None else body)
             except (UpstreamError, UpstreamSaid, InvalidRequest) as error:
-                failed = _failure(error, route)
+                failed = _too_much(error, ticket) or _failure(error, route)
                 if isinstance(error, UpstreamError):
                     failed = msgspec.structs.replace(failed, why=str(error))
             except BaseException:
@@ -306,6 +307,24 @@ def _attempt(route: Route, failure: _Failure, seconds: float) -> Attempt:
         failed=failure.kind.value,
         status=failure.status,
         ms=int(seconds * 1000),
+    )
+
+
+def _too_much(error: Exception, ticket: Ticket) -> _Failure | None:
+    """Of an answer that is too large because that much was asked for: no provider is to blame, and another one would
+    bill for the same.
+    """
+    if not isinstance(error, AnswerTooLarge) or (
+        ticket.demand.choices == 1 and "logprobs" not in ticket.request.fields
+    ):
+        return None
+    return _Failure(
+        Kind.REJECTED,
+        InvalidRequest(
+            "The answer is larger than this gateway reads. Ask for less: fewer choices, a smaller max_tokens, or no"
+            " logprobs. You were not charged.",
+            code="answer_too_large",
+        ),
     )
 
 

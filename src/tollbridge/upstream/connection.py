@@ -24,7 +24,7 @@ from typing import Protocol, cast
 import msgspec
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from tollbridge.errors import ConnectionLost, ProtocolError, UpstreamError, UpstreamTimeout
+from tollbridge.errors import AnswerTooLarge, ConnectionLost, ProtocolError, UpstreamError, UpstreamTimeout
 
 # Bytes kept in memory for a caller that has not yet said what to do with the body.
 _UNCLAIMED_BYTES = 64 * 1024
@@ -335,7 +335,7 @@ class Connection(asyncio.BufferedProtocol):
                 parts.clear()
             self._received = received = self._received + len(chunk)
             if received > self._max_body:
-                self.fail(ProtocolError(f"the upstream's answer is larger than {self._max_body} bytes"))
+                self.fail(AnswerTooLarge(f"the upstream's answer is larger than {self._max_body} bytes"))
                 return
             on_data = response._on_data
             if on_data is not None:

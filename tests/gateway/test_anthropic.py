@@ -171,6 +171,21 @@ def test_iterations_are_charged() -> None:
     run(test())
 
 
+def test_included_tokens_pay_for_no_searches() -> None:
+    searched = {**USAGE, "server_tool_use": {"web_search_requests": 10}}
+    tools = [{"type": "web_search_20250305", "name": "web_search"}]
+
+    async def test() -> None:
+        config = CONFIG + "\n[plans.default]\nincluded_tokens = 1000000\n"
+        async with Site(always(says({**MESSAGE, "usage": searched})), dialect="anthropic", config=config) as here:
+            await here.post("/v1/messages", message())
+            await here.post("/v1/messages", message(tools=tools))
+            rows = await here.settled(2)
+            assert [row["charge"] for row in rows] == [0, CHARGE + 10 * 10_000_000]
+
+    run(test())
+
+
 @pytest.mark.parametrize(("kind", "is_believed"), [("web_fetch_20260209", True), ("custom", False)])
 def test_what_a_provider_reads_again_in_rounds_of_its_own_tools_is_charged(kind: str, is_believed: bool) -> None:
     """Their results are no part of the request, and all rounds together may exceed the model's window."""

@@ -105,7 +105,7 @@ def bound(demand: Demand, route: Route, model_limit: int, default_hold: int, str
     price, multiplier = route.price, route.multiplier_ppm
     read, written = _dearest(price, prompt, demand) if price.can_be_dearer else price.at_most
     pico = prompt * read
-    if price.searches and demand.tools and _SEARCH.search(demand.tools):
+    if price.searches and _may_search(demand):
         pico += SEARCHES_HELD * price.searches
     if demand.predicted:
         pico += tokens.with_margin(demand.predicted) * written
@@ -133,9 +133,10 @@ class TokenBound(msgspec.Struct, frozen=True, gc=False):
 def token_bound(demand: Demand, route: Route, bound: Bound, *, cap: int, default_hold: int) -> TokenBound:
     """How many included tokens should and must be held for a request with this `bound`, which may cost `cap`.
 
-    None for a call that costs nothing or that the customer's own credential pays for.
+    None for a call that costs nothing or that the customer's own credential pays for, nor for one that may search where
+    that has a price: searches are no tokens.
     """
-    if bound.whole == 0 or route.upstream.owner:
+    if bound.whole == 0 or route.upstream.owner or (route.price.searches and _may_search(demand)):
         return TokenBound()
     output = bound.limit
     if demand.output_limit is None and bound.want < bound.whole:
@@ -153,6 +154,10 @@ def affordable_output(route: Route, amount: int, bound: Bound, choices: int) -> 
         return 1 << 31
     left = amount - money.round_up(bound.prompt_price, route.multiplier_ppm)
     return max(0, left * 1_000 * 1_000_000 // (price * choices))
+
+
+def _may_search(demand: Demand) -> bool:
+    return bool(demand.tools) and _SEARCH.search(demand.tools) is not None
 
 
 def further_output(route: Route, prompt: int, output: int) -> int:

@@ -37,7 +37,7 @@ from tollbridge.gateway.own import OwnCredential, OwnRoutes
 from tollbridge.gateway.recent import Recent
 from tollbridge.gateway.relay import Relay, Upstream
 from tollbridge.gateway.replays import Replays
-from tollbridge.gateway.settlement import FreeLosses, Settlement
+from tollbridge.gateway.settlement import Settlement
 from tollbridge.gateway.streams import LiveStreams, Timing
 from tollbridge.jobs import Jobs, of_money, of_plans, of_usage
 from tollbridge.limits.memory import MemoryLimiter
@@ -119,7 +119,6 @@ class Gateway:
         self._limiter: MemoryLimiter | RedisLimiter = MemoryLimiter()
         self._health = Health()
         self._recent = Recent()
-        self._free_losses = FreeLosses()
         self._abuse = Abuse()
         self._demo: demo.DemoProvider | None = None
         self._database: Database = open_database(settings.database_url.reveal())
@@ -430,7 +429,7 @@ class Gateway:
             policy=policy,
             health=self._health,
             recent=self._recent,
-            free_losses=self._free_losses,
+            losses=self._abuse.losses,
         )
         edge = Inference(
             callers=callers,

@@ -1,6 +1,15 @@
-"""Accounts that cut long prompts before the first token, and those that ask on after a 429."""
+"""Accounts that cut long prompts before the first token, those that ask on after a 429, and what is not paid."""
 
-from tollbridge.core.abuse import LONG_PROMPT_TOKENS, MOST_CUTS, MOST_REFUSALS, REFUSALS_S, WINDOW_S, Cuts, Refusals
+from tollbridge.core.abuse import (
+    LONG_PROMPT_TOKENS,
+    MOST_CUTS,
+    MOST_REFUSALS,
+    REFUSALS_S,
+    WINDOW_S,
+    Cuts,
+    Losses,
+    Refusals,
+)
 
 
 def cut(cuts: Cuts, times: int, *, account: int = 1, prompt: int = LONG_PROMPT_TOKENS, start: float = 0.0) -> float:
@@ -67,3 +76,23 @@ def test_old_refusals_are_forgotten_when_there_are_many_accounts() -> None:
         refusals.note(account, 0.0)
     refusals.note(10_001, REFUSALS_S)
     assert len(refusals.minutes) == 1
+
+
+def test_so_much_is_given_a_day_and_no_more() -> None:
+    losses = Losses()
+    assert losses.may_give(1, 7, 60, 100)
+    assert not losses.may_give(1, 7, 41, 100)
+    assert losses.may_give(1, 7, 40, 100)
+    assert losses.given(1, 7) == 100
+    assert (losses.given(2, 7), losses.given(1, 8)) == (0, 0)
+    assert losses.may_give(1, 8, 100, 100)
+    losses.add(1, 8, 50)
+    assert losses.given(1, 8) == 150
+
+
+def test_losses_of_earlier_days_are_forgotten_when_there_are_many() -> None:
+    losses = Losses()
+    for account in range(100_000):
+        losses.add(account, 1, 1)
+    losses.add(100_001, 2, 1)
+    assert losses.accounts == {100_001: (2, 1)}

@@ -10,6 +10,7 @@ from tests.gateway.site import (
     INPUT_NANO,
     OUTPUT_NANO,
     STREAM_HEAD,
+    Reply,
     Site,
     always,
     by_kind,
@@ -476,28 +477,31 @@ def test_answer_above_its_hold_costs_no_more_than_its_cap(streamed: bool) -> Non
 @pytest.mark.parametrize("own", ["cap", "limit"])
 def test_bounds_of_the_customers_own_are_no_way_to_pay_for_nothing_but_the_estimate(own: str, streamed: bool) -> None:
     script = by_kind(says(completion(usage=(50_000, 5))), streams(stream(usage=(50_000, 5))))
-    config = '[billing]\nfree_loss_per_day_usd = "0.10"\ncost_cap_usd = "0.04"\n'
+    config = '[billing]\nfree_loss_per_day_usd = "0.10"\n'
 
     async def test() -> None:
         async with Site(always(script), config=config) as site:
-            told = []
-            for _ in range(5):
-                cap = {"X-Tollbridge-Max-Cost-USD": "0.001"} if own == "cap" else {}
+
+            async def call() -> Reply:
                 if own == "limit":
                     site.key = await site.make_key(limit=1_000_000)
-                reply = await site.post("/v1/chat/completions", chat(max_tokens=10, stream=streamed), cap)
-                answers = reply.chunks if streamed else [reply.json]
-                told += [round(each["usage"]["cost"] * 1e9) for each in answers if each.get("usage")]
-            charges = [row["charge"] for row in await site.settled(5)]
+                cap = {"X-Tollbridge-Max-Cost-USD": "0.001"} if own == "cap" else {}
+                return await site.post("/v1/chat/completions", chat(max_tokens=10, stream=streamed), cap)
+
             # Each loses 0.049, and the third makes it more than what is given.
-            assert charges == told == [1_000_000] * 3 + [40_000_000] * 2
+            for _ in range(3):
+                assert (await call()).status == 200
+            assert [row["charge"] for row in await site.settled(3)] == [1_000_000] * 3
+            code = "cost_cap_exceeded" if own == "cap" else "key_limit_exceeded"
+            assert (await call()).json["error"]["code"] == code
             # A reload of the configuration lets nobody off.
             await site.gateway.reload()
-            cap = {"X-Tollbridge-Max-Cost-USD": "0.001"} if own == "cap" else {}
-            if own == "limit":
-                site.key = await site.make_key(limit=1_000_000)
-            await site.post("/v1/chat/completions", chat(max_tokens=10, stream=streamed), cap)
-            assert (await site.settled(6))[-1]["charge"] == 40_000_000
+            assert (await call()).json["error"]["code"] == code
+            # Whoever can pay for a full context window is served as before.
+            site.key = await site.make_key()
+            reply = await site.post("/v1/chat/completions", chat(max_tokens=10, stream=streamed))
+            assert reply.status == 200
+            assert (await site.settled(4))[-1]["charge"] > 40_000_000
 
     run(test())
 

@@ -135,8 +135,8 @@ class Books:
             record=self.record(charge, outcome),
         )
 
-    async def end(self, hold: int, customer: Customer, charge: int, **more: Any) -> Ended:
-        verdict = await self.ledger.submit(msgspec.structs.replace(self.end_op(hold, customer, charge), **more))
+    async def end(self, hold: int, customer: Customer, charge: int) -> Ended:
+        verdict = await self.ledger.submit(self.end_op(hold, customer, charge))
         assert isinstance(verdict, Ended), verdict
         return verdict
 

@@ -1,7 +1,7 @@
-"""Calls that are only load: long prompts cut before the first token, calling on after a 429, wrong keys.
+"""What does no harm once, and much if it goes on: calls that are only load, and calls that cost more than is paid.
 
-The first pay for their prompt (docs/billing.md), the others cost nothing (docs/operate/limits.md): a single one does no
-harm. Faults F12, D11, B2.
+Load is long prompts cut before the first token, calling on after a 429, and wrong keys (docs/operate/limits.md; faults
+F12, D11, B2). What is not paid is in docs/billing.md.
 """
 
 from collections import deque
@@ -16,6 +16,7 @@ MOST_REFUSALS = 1_000
 MOST_WRONG_KEYS = 20
 REFUSALS_S = 60.0
 _ACCOUNTS_KEPT = 10_000
+_LOSSES_KEPT = 100_000
 
 
 class Cuts:
@@ -72,13 +73,42 @@ class Refusals(Generic[Who]):
         return max(0.0, began + REFUSALS_S - now) if count > self._most else 0.0
 
 
+class Losses:
+    """What each account was given today, in nano-USD: answers whose upstream died, what could not be charged of those
+    that cost more than was held for them, and unseen thoughts of those that it left.
+
+    `accounts`, for others to read: the latest day of each account that was given any, and how much.
+    """
+
+    def __init__(self) -> None:
+        self.accounts: dict[int, tuple[int, int]] = {}
+
+    def may_give(self, account: int, day: int, amount: int, most: int) -> bool:
+        """Whether `account` may be given `amount` more on `day`, `most` in all. If True, it is counted as given."""
+        if self.given(account, day) + amount > most:
+            return False
+        self.add(account, day, amount)
+        return True
+
+    def given(self, account: int, day: int) -> int:
+        known = self.accounts.get(account)
+        return known[1] if known is not None and known[0] == day else 0
+
+    def add(self, account: int, day: int, amount: int) -> None:
+        given = self.given(account, day) + amount
+        if len(self.accounts) >= _LOSSES_KEPT:
+            self.accounts = {each: known for each, known in self.accounts.items() if known[0] == day}
+        self.accounts[account] = day, given
+
+
 class Abuse:
     """All that is counted of it in one process. To read the configuration again begins no new count.
 
-    `cuts` and `refusals` are of accounts, `guesses` of addresses that send wrong keys.
+    `cuts`, `refusals` and `losses` are of accounts, `guesses` of addresses that send wrong keys.
     """
 
     def __init__(self) -> None:
         self.cuts = Cuts()
         self.refusals = Refusals[int](MOST_REFUSALS)
         self.guesses = Refusals[str](MOST_WRONG_KEYS - 1)
+        self.losses = Losses()

@@ -156,8 +156,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 class End(msgspec.Struct, frozen=True, gc=False):
     """End a hold: `charge` is what the customer should pay, in money or tokens; 0 releases all of the hold.
 
-    `cap`: the most that the customer agreed to pay; never less than what was held. `past_limit`: what exceeds the hold
-    may exceed the key's limit too.
+    `cap`: the most that the customer agreed to pay; never less than what was held.
     """
 
     hold: int
@@ -166,7 +165,6 @@ class End(msgspec.Struct, frozen=True, gc=False):
     charge: int
     record: Record
     cap: int = MAX_AMOUNT
-    past_limit: bool = False
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -567,7 +565,7 @@ def _end(state: State, op: End, now: int, out: Decision) -> Verdict:
         _move_held(balance, key, -held, out)
         if hold.tokens is not None:
             allowance, due = _use_tokens(state, op, hold, out), 0
-        charge = min(due, op.cap, _chargeable(balance, None if op.past_limit else key, held))
+        charge = min(due, op.cap, _chargeable(balance, key, held))
         if key is not None and now >= key.since:
             key.spent += charge
     promo, loss = balance.promo, due - charge

@@ -22,8 +22,6 @@ from tollbridge.core.plans import Plan
 from tollbridge.core.pricing import TokenBound
 from tollbridge.errors import (
     ApiError,
-    Forbidden,
-    InvalidRequest,
     NotFound,
     PaymentRequired,
     RateLimited,
@@ -32,7 +30,7 @@ from tollbridge.errors import (
     UpstreamFailed,
 )
 from tollbridge.gateway.callers import Caller
-from tollbridge.gateway.demand import check_length, demand_of
+from tollbridge.gateway.demand import check_length, check_model, demand_of
 from tollbridge.gateway.own import OwnRoutes
 from tollbridge.gateway.refusals import (
     ASKED_TOO_OFTEN,
@@ -45,7 +43,7 @@ from tollbridge.gateway.refusals import (
 )
 from tollbridge.limits.base import Exceeded, Grant, Limiter
 from tollbridge.store.ledger import Ledger
-from tollbridge.values import Model, Preferences, Route
+from tollbridge.values import DAY_MS, Model, Preferences, Route
 from tollbridge.wire.request import Request
 
 # The latest answer counts for one part in this many of a key's running mean.
@@ -195,6 +193,7 @@ class Admission:
         # times. By key, name and endpoint; an entry holds as long as the `Caller` is the very same object.
         self._allowed: dict[tuple[int, str, str], tuple[Caller, Model, Route | None]] = {}
         self._cuts, self._refusals, self.guesses = abuse.cuts, abuse.refusals, abuse.guesses
+        self._losses = abuse.losses
 
     async def admit(self, caller: Caller, request: Request, cap: int | None, claim: Claim | None = None) -> Ticket:
         """A ticket; raises the `ApiError` that says why not, or `AlreadyClaimed` if another request has the `claim`.
@@ -207,7 +206,9 @@ class Admission:
         choice = self._plain_choice(caller, request, started_at) or await self._choice(caller, request, started_at)
         demand, routes = choice
         cap = self._cap(caller, cap)
-        place, bound = 0, self._bound(demand, routes[0])
+        if self._losses.accounts:  # seldom
+            choice = self._cautious(caller, choice, started_at)
+        place, bound = 0, self._bound(choice[0], routes[0])
         want = bound.want
         if want > cap:  # seldom
             place, bound = self._first_within(cap, choice)
@@ -261,7 +262,8 @@ class Admission:
 
         Raises an `ApiError` if there is no route for the request and so no price.
         """
-        choice = await self._choice(caller, request, time.time_ns() // 1_000_000)
+        now = time.time_ns() // 1_000_000
+        choice = self._cautious(caller, await self._choice(caller, request, now), now)
         demand, chosen = choice
         cap = self._cap(caller, cap)
         routes = [(route, self._bound(demand, route)) for route in chosen]
@@ -353,7 +355,7 @@ class Admission:
             return None
         else:
             model = self._catalogs[caller.plan.markup_ppm].resolve(request.model)
-            _check_model(caller, model, request)
+            check_model(caller, model, request)
             if len(self._allowed) >= _MODELS_KEPT:
                 self._allowed.clear()
             lone = model.routes[0] if len(model.routes) == 1 and not model.routes[0].variants else None
@@ -389,7 +391,7 @@ class Admission:
     ) -> list[Route]:
         wishes = request.preferences or _NO_WISHES
         model, sort = _resolve(self._catalogs[caller.plan.markup_ppm], name)
-        _check_model(caller, model, request)
+        check_model(caller, model, request)
         check_length(model, demand, request)
         configured = pricing.all_at(model.routes, moment)
         if caller.own:
@@ -432,6 +434,16 @@ class Admission:
 
     # --- limits and money ---
 
+    def _cautious(self, caller: Caller, choice: Choice, moment: int) -> Choice:
+        """`choice`; as if the prompt filled the model, if too much was lost today because the account's calls cost more
+        than was held for them. Else caps and limits of its own would be a way to pay for nothing but wrong estimates.
+        """
+        demand, routes = choice
+        if self._losses.given(caller.account_id, moment // DAY_MS) <= self._policy.free_loss_per_day:
+            return choice
+        window = max(self._models[route.model].context_window for route in routes)
+        return msgspec.structs.replace(demand, prompt=max(demand.prompt, window)), routes
+
     def _limit(self, demand: pricing.Demand, route: Route, bound: pricing.Bound, held: Held, cap: int) -> int | None:
         """The output limit to send because of what is held, or because of the cap; None: what the caller asked for.
 
@@ -455,14 +467,8 @@ class Admission:
         return affordable if demand.output_limit is None else min(affordable, demand.output_limit)
 
     def _bound(self, demand: pricing.Demand, route: Route) -> pricing.Bound:
-        policy = self._policy
-        return pricing.bound(
-            demand,
-            route,
-            self._models[route.model].output_limit,
-            policy.default_hold_tokens,
-            policy.strict_holds,
-        )
+        policy, limit = self._policy, self._models[route.model].output_limit
+        return pricing.bound(demand, route, limit, policy.default_hold_tokens, policy.strict_holds)
 
     def _first_within(self, cap: int, choice: Choice) -> Offer:
         """The first route on which the request stays within its cap; raises `CostCapExceeded`."""
@@ -582,16 +588,6 @@ def _resolve(catalog: Catalog, name: str) -> tuple[Model, str | None]:
         if sort is None:
             raise
         return catalog.resolve(base), sort
-
-
-def _check_model(caller: Caller, model: Model, request: Request) -> None:
-    if not caller.may_call(model):
-        whose = "This API key" if caller.plan.allows(model) else f"Your plan ({caller.plan.name})"
-        raise Forbidden(f"{whose} does not include {model.id}.", code="model_not_allowed", param="model")
-    embeds = request.endpoint == "embeddings"
-    if embeds != (model.type == "embedding"):
-        right = "/v1/embeddings" if model.type == "embedding" else "/v1/chat/completions"
-        raise InvalidRequest(f"{model.id} is a model of type {model.type}: use {right} for it.", param="model")
 
 
 def _fits(bound: pricing.Bound, demand: pricing.Demand, cap: int) -> bool:

@@ -1,9 +1,10 @@
-"""What a request asks for, as far as money goes, and whether a model can read it at all."""
+"""What a request asks for, as far as money goes, and whether a model is for this caller and can read it at all."""
 
 import re
 
 from tollbridge.core import pricing, tokens
-from tollbridge.errors import ContextTooLong
+from tollbridge.errors import ContextTooLong, Forbidden, InvalidRequest
+from tollbridge.gateway.callers import Caller
 from tollbridge.values import Model
 from tollbridge.wire.request import Request
 
@@ -57,3 +58,14 @@ def check_length(model: Model, demand: pricing.Demand, request: Request) -> None
 def _read_apart(request: Request) -> int:
     """How many texts the model reads separately, each with a whole window to itself."""
     return request.inputs if request.endpoint in _OF_SEVERAL else 1
+
+
+def check_model(caller: Caller, model: Model, request: Request) -> None:
+    """Raise `Forbidden` if the caller may not call it, and `InvalidRequest` if it is not of the endpoint's kind."""
+    if not caller.may_call(model):
+        whose = "This API key" if caller.plan.allows(model) else f"Your plan ({caller.plan.name})"
+        raise Forbidden(f"{whose} does not include {model.id}.", code="model_not_allowed", param="model")
+    embeds = request.endpoint == "embeddings"
+    if embeds != (model.type == "embedding"):
+        right = "/v1/embeddings" if model.type == "embedding" else "/v1/chat/completions"
+        raise InvalidRequest(f"{model.id} is a model of type {model.type}: use {right} for it.", param="model")

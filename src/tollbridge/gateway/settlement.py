@@ -12,6 +12,7 @@ from itertools import filterfalse
 import msgspec
 
 from tollbridge.core import pricing
+from tollbridge.core.abuse import Losses
 from tollbridge.core.ledger import Checkpoint, End, Ended, Record, Verdict
 from tollbridge.core.money import usd_bytes
 from tollbridge.gateway.admission import Admission, Policy, Ticket
@@ -19,7 +20,7 @@ from tollbridge.gateway.recent import Recent
 from tollbridge.limits.base import Limiter
 from tollbridge.store.ledger import Ledger
 from tollbridge.upstream.health import Health
-from tollbridge.values import Route, Usage
+from tollbridge.values import DAY_MS, Route, Usage
 from tollbridge.wire.exchange import Receipt
 
 # How long an answer waits in order to state the balance after it. The charge reaches the books regardless.
@@ -35,49 +36,18 @@ MOST_SEARCHES = 1_000
 # How long models that do not think take until their first text, and tokens a second of those that do.
 USUAL_START_MS = 2_000
 THOUGHT_PER_S = 100
-DAY_MS = 86_400_000
-_ACCOUNTS_REMEMBERED = 100_000
 
 
 class Closed(msgspec.Struct):
-    """A bill handed to the ledger. `verdict` resolves once it is durable. `prompt`: all tokens that were read; `cap`:
-    the most that is charged.
-    """
+    """A bill handed to the ledger. `verdict` resolves once it is durable. `prompt`: all tokens that were read."""
 
     ticket: Ticket
     bill: pricing.Bill
     prompt: int
     charge: int
     cost: int
-    cap: int
     byok: bool
     verdict: asyncio.Future[Verdict]
-
-
-class FreeLosses:
-    """What each account was given today: answers whose upstream died, what could not be charged of those that cost more
-    than was held for them, and unseen thoughts of those that it left. Kept in memory, gone with the process.
-    """
-
-    def __init__(self) -> None:
-        self._lost: dict[int, tuple[int, int]] = {}  # account: day, nano-USD
-
-    def may_lose(self, account: int, day: int, charge: int, most: int) -> bool:
-        """Whether `account` may be given `charge` more on `day`, `most` in all. If True, it is counted as given."""
-        if self.lost(account, day) + charge > most:
-            return False
-        self.add(account, day, charge)
-        return True
-
-    def lost(self, account: int, day: int) -> int:
-        known_day, lost = self._lost.get(account, (day, 0))
-        return lost if known_day == day else 0
-
-    def add(self, account: int, day: int, amount: int) -> None:
-        lost = self.lost(account, day) + amount
-        if len(self._lost) >= _ACCOUNTS_REMEMBERED:
-            self._lost = {a: entry for a, entry in self._lost.items() if entry[0] == day}
-        self._lost[account] = (day, lost)
 
 
 class Settlement:
@@ -90,7 +60,7 @@ class Settlement:
         policy: Policy,
         health: Health,
         recent: Recent,
-        free_losses: FreeLosses,
+        losses: Losses,
     ) -> None:
         self._ledger = ledger
         self._limiter = limiter
@@ -99,7 +69,7 @@ class Settlement:
         self._health = health
         self._recent = recent
         self._patience = _Patience(SETTLE_WAIT_S)
-        self._free_losses = free_losses
+        self._losses = losses
 
     def close(
         self,
@@ -130,11 +100,7 @@ class Settlement:
                 charge = 0
         record = self._record(ticket, priced_by, bill, ending, status, first_byte_ms, cost)
         caller = ticket.caller
-        cap, past_limit = ticket.cap, False
-        if charge > ticket.held and self._bounds_are_abused(ticket):  # seldom
-            plans = caller.plan.cost_cap
-            cap, past_limit = policy.cost_cap if plans is None else min(plans, policy.cost_cap), True
-        end = End(ticket.hold, caller.account_id, caller.key_id, charge, record, cap, past_limit)
+        end = End(ticket.hold, caller.account_id, caller.key_id, charge, record, ticket.cap)
         verdict = self._ledger.submit(end)
         if charge > ticket.held and not ticket.tokens:
             verdict.add_done_callback(lambda ended: self._note_loss(ticket, ended))
@@ -151,7 +117,7 @@ class Settlement:
                 self._health.measured(priced_by, first_byte_ms, written, took)
         elif ending.cause is pricing.Cause.CLIENT_LEFT and route is not None and not ending.produced:
             self._admission.cut(ticket)
-        return Closed(ticket, bill, prompt, charge, cost, cap, record.byok, verdict)
+        return Closed(ticket, bill, prompt, charge, cost, record.byok, verdict)
 
     def checkpoint(self, ticket: Ticket, route: Route, counted: Usage) -> None:
         """Note what a running stream would be charged if this process died now, unless that exceeds its cap."""
@@ -177,8 +143,8 @@ class Settlement:
             ended = None
         if isinstance(ended, Ended):
             charge, balance = ended.charged, usd_bytes(ended.available)
-        elif charge > closed.cap:
-            charge = closed.cap
+        elif charge > closed.ticket.cap:
+            charge = closed.ticket.cap
         usage, cost = closed.bill.usage, closed.cost
         charged = usd_bytes(charge)
         return Receipt(
@@ -212,24 +178,15 @@ class Settlement:
         tokens = min(max(0, silent_ms - USUAL_START_MS) * THOUGHT_PER_S // 1_000, ticket.model.output_limit)
         return not tokens or self._may_lose(ticket, pricing.further_output(route, ticket.demand.prompt, tokens))
 
-    def _bounds_are_abused(self, ticket: Ticket) -> bool:
-        """Whether a call that costs more than its hold is charged beyond the caller's own cap and the key's limit.
-
-        Estimates are sometimes wrong, and customers can choose bounds so low, and keys so many, that they would pay for
-        nothing but the estimate.
-        """
-        day, most = ticket.started_at // DAY_MS, self._policy.free_loss_per_day
-        return self._free_losses.lost(ticket.caller.account_id, day) > most
-
     def _note_loss(self, ticket: Ticket, verdict: asyncio.Future[Verdict]) -> None:
         ended = verdict.result() if not verdict.cancelled() and verdict.exception() is None else None
         if isinstance(ended, Ended) and ended.loss and not ended.repeated:
-            self._free_losses.add(ticket.caller.account_id, ticket.started_at // DAY_MS, ended.loss)
+            self._losses.add(ticket.caller.account_id, ticket.started_at // DAY_MS, ended.loss)
 
     def _may_lose(self, ticket: Ticket, charge: int) -> bool:
         """Whether this account may be given one more answer whose upstream died today."""
         day, most = ticket.started_at // DAY_MS, self._policy.free_loss_per_day
-        return self._free_losses.may_lose(ticket.caller.account_id, day, charge, most)
+        return self._losses.may_give(ticket.caller.account_id, day, charge, most)
 
     def _record(
         self,

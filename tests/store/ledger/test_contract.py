@@ -232,23 +232,6 @@ def test_a_limited_key_spends_no_more_than_its_limit(ledger_engine: Engine) -> N
     with_books(ledger_engine, scenario)
 
 
-def test_an_end_that_may_pass_the_limit_of_its_key_is_bounded_by_balance_and_cap(ledger_engine: Engine) -> None:
-    async def scenario(books: Books) -> None:
-        customer = await books.customer(paid=1000, limit=100)
-        hold = await books.held(customer, 60)
-        assert await books.end(hold, customer, 300, past_limit=True) == Ended(300, 0, 0, 700)
-        _, verdict = await books.hold(customer, 1)
-        assert verdict == Refused(why=Refusal.KEY_LIMIT, available=-200, posted=-200, balance=700)
-        other = await books.key(customer.account_id, limit=100)
-        hold = await books.held(other, 60)
-        assert await books.end(hold, other, 5000, cap=600, past_limit=True) == Ended(600, 0, 4400, 100)
-        last = await books.key(customer.account_id, limit=100)
-        hold = await books.held(last, 60)
-        assert await books.end(hold, last, 5000, past_limit=True) == Ended(100, 0, 4900, 0)
-
-    with_books(ledger_engine, scenario)
-
-
 def test_a_limit_that_begins_anew_each_day_counts_what_ended_since(ledger_engine: Engine) -> None:
     async def scenario(books: Books) -> None:
         customer = await books.customer(paid=1000, limit=100)

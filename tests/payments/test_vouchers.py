@@ -1,6 +1,7 @@
 """Vouchers: worth credit once, to one account, until they expire."""
 
 import asyncio
+import re
 
 import pytest
 from tests.services.conftest import World
@@ -27,6 +28,15 @@ def test_a_code_is_credited_however_it_is_typed(world: World) -> None:
         assert all(promo.code not in str(row) for row in await database.fetch("SELECT * FROM voucher"))
 
     world.run(use)
+
+
+def test_a_code_spells_no_word_and_has_no_sign_that_looks_like_another(sqlite_world: World) -> None:
+    async def use(database: Database) -> None:
+        made = await vouchers.create(database, 5 * USD, count=200, actor="test")
+        assert all(re.fullmatch(r"([^AEIOU01L\W]{4}-){4}[^AEIOU01L\W]{4}", each.code) for each in made)
+        assert len(set("".join(each.code for each in made))) == 29, "28 signs and the dash"
+
+    sqlite_world.run(use)
 
 
 @pytest.mark.parametrize("codes", [100, pytest.param(2_000, marks=[pytest.mark.soak, pytest.mark.timeout(1_800)])])

@@ -17,8 +17,9 @@ from tollbridge.store.vouchers import Voucher
 from tollbridge.values import LATEST_MS
 
 PROMO, PAID = "promo", "paid"
-# Without characters that are mistaken for others when read aloud or typed: 32 of them, 5 bits each.
-_ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
+# Without characters that are mistaken for others when read aloud or typed, and without vowels: codes are printed and
+# given to people, and must not spell a word.
+_ALPHABET = "23456789BCDFGHJKMNPQRSTVWXYZ"
 _GROUPS, _GROUP = 5, 4
 _MOST = 1_000
 _MOST_NOTE = 200
@@ -135,12 +136,15 @@ def _credit(voucher: Voucher, account: Account) -> Post:
 
 
 def _code(seed: str, number: int) -> str:
-    chance = hashlib.sha256(f"{seed}/{number}".encode()).digest()
-    signs = "".join(_ALPHABET[byte % len(_ALPHABET)] for byte in chance[: _GROUPS * _GROUP])
+    chance = int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest())
+    signs = ""
+    for _ in range(_GROUPS * _GROUP):
+        chance, sign = divmod(chance, len(_ALPHABET))
+        signs += _ALPHABET[sign]
     return "-".join(signs[at : at + _GROUP] for at in range(0, len(signs), _GROUP))
 
 
 def _digest(code: str) -> bytes:
-    """The same however it was typed. The codes have 100 random bits: their digest needs no salt."""
+    """The same however it was typed. The codes have 96 random bits: their digest needs no salt."""
     plain = "".join(sign for sign in code[:200].upper() if sign.isalnum())
     return hashlib.sha256(plain.encode()).digest()

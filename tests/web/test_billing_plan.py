@@ -1,5 +1,6 @@
 """A plan that is paid for by the month, as customers and operators see it."""
 
+import re
 from typing import Any
 
 import pytest
@@ -129,5 +130,16 @@ def test_where_nothing_is_configured_the_demo_pays() -> None:
             for expected in (303, 400):
                 assert (await ada.post(f"{PLAN}/demo")).status_code == expected
             assert "Pro, 20.00 USD a month" in shown(await ada.get(PLAN))
+
+    run(test())
+
+
+def test_plans_are_compared_from_the_one_that_everybody_begins_with_and_the_offer_looks_like_a_button() -> None:
+    async def test() -> None:
+        async with house(PRICED) as site:
+            ada = await registered(site, "ada@example.com")
+            page = await ada.get(PLAN)
+            assert re.findall(r'plan-name">(\w+)', page.text) == ["Free", "Pro", "Custom"]
+            assert re.search(r'<button class="btn" data-variant="primary"[^>]*>Upgrade to Pro', page.text)
 
     run(test())

@@ -63,7 +63,7 @@ until = 2026-01-01
             assert "Per month Free Included credit per month $3" in prices
             assert "Price Free Free –" in plans
             assert "Requests per minute As agreed" in prices
-            assert "Requests per minute 60 20 As agreed" in plans
+            assert "Requests per minute 20 60 As agreed" in plans
             assert "Gone" not in prices + plans
 
     run(test())

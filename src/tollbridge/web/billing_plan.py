@@ -51,7 +51,7 @@ async def _plan(visit: Visit, form: Form, status: int = 200) -> Response:
         sold=[] if agreed is not None or _runs(subscription) else bought.offered(visit.now),
         subscription=subscription,
         subscribed=every.get(subscription.plan) if subscription is not None else None,
-        shown=shown(every, mine, visit.now),
+        shown=shown(every, mine, shared.settings.billing.signup_plan, visit.now),
         default=DEFAULT_PLAN,
         saved=SAVED.get(visit.query("saved"), ""),
     )
@@ -131,9 +131,10 @@ def choosable(settings: Settings, agreed: Agreed | None, subscription: Subscript
     return [each.name for each in named if each is not None and not each.price and each.applies(now)]
 
 
-def shown(every: Mapping[str, Plan], mine: Plan, now: int) -> list[Plan]:
-    """The plans to compare: what is offered, and the account's own."""
+def shown(every: Mapping[str, Plan], mine: Plan, first: str, now: int) -> list[Plan]:
+    """The plans to compare: what is offered, beginning with `first` as /pricing does, and the account's own."""
     offered = [each for each in every.values() if each.listed and each.applies(now) and each.name != DEFAULT_PLAN]
+    offered.sort(key=lambda each: each.name != first)
     return offered if mine in offered else [mine, *offered]
 
 

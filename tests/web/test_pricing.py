@@ -45,6 +45,12 @@ def test_the_plan_of_every_account_comes_first() -> None:
     assert offers[1].limits[0] == ("Requests per minute", "1,000")
 
 
+def test_the_plan_default_is_offered_only_to_those_who_can_get_it() -> None:
+    plans = [Plan(name="default"), Plan(name="free")]
+    assert [offer.name for offer in pricing.offers(plans, "free")] == ["Free"]
+    assert [offer.name for offer in pricing.offers(plans, "free", free=["default"])] == ["Free", "Pay as you go"]
+
+
 def test_the_price_list_and_the_page_of_plans_say_the_same() -> None:
     async def test() -> None:
         config = """

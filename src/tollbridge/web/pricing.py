@@ -1,6 +1,6 @@
 """What things cost: plans, credit, prices of models."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 from starlette.responses import Response
@@ -46,10 +46,14 @@ async def pricing(visit: Visit) -> Response:
 
 
 def offers(
-    plans: Iterable[Plan], first: str = DEFAULT_PLAN, *, free: Container[str] = (), sold: Container[str] = ()
+    plans: Iterable[Plan], first: str = DEFAULT_PLAN, *, free: Collection[str] = (), sold: Collection[str] = ()
 ) -> list[Offer]:
-    """What is listed, beginning with the plan that every new account gets. `free`, `sold`: open to everybody."""
-    listed = (plan for plan in sorted(plans, key=lambda plan: plan.name != first) if plan.listed)
+    """What is listed, beginning with the plan that every new account gets. `free`, `sold`: open to everybody.
+
+    The plan `default` is an offer only to those who can get it: it always exists, limits or not.
+    """
+    here = (plan for plan in plans if plan.listed and (plan.name != DEFAULT_PLAN or plan.name in {first, *free, *sold}))
+    listed = sorted(here, key=lambda plan: plan.name != first)
     return [
         msgspec.structs.replace(offer(plan, free=plan.name in free), open=plan.name in free or plan.name in sold)
         for plan in listed

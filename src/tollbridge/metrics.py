@@ -105,7 +105,7 @@ METRICS = (
     Metric("tollbridge_limits_degraded", "gauge", (), "1 while each process applies its share of the limits."),
     Metric("tollbridge_database_up", "gauge", (), "1 when what begins with `Whole` could be read."),
     Metric("tollbridge_credit_nanousd", "gauge", ("kind",), "Whole: credit, `paid` and `promo`, and `held` of it."),
-    Metric("tollbridge_accounts_frozen", "gauge", (), "Whole: accounts whose credit is frozen."),
+    Metric("tollbridge_accounts_frozen", "gauge", (), "Whole: accounts that are frozen and not closed."),
     Metric("tollbridge_mail_waiting", "gauge", (), "Whole: letters that have not been sent yet."),
     Metric("tollbridge_webhooks_waiting", "gauge", (), "Whole: webhooks that have not been processed yet."),
     Metric("tollbridge_payments_in_review", "gauge", (), "Whole: payments that wait for a person."),

@@ -13,11 +13,12 @@ from tests.web.test_billing import BILLING, amounts, logged_in, ordered
 from tests.web.town import operator
 from tests.web.visitors import Visitor, house, registered, shown
 
-from tollbridge.core.money import parse_usd
+from tollbridge.core.money import format_usd, parse_usd
 from tollbridge.jobs import Jobs
 from tollbridge.services import vouchers
 from tollbridge.store import meta
 from tollbridge.store.accounts import by_email
+from tollbridge.store.gauges import gauges
 
 TRANSFER = '[bank_transfer]\ninstructions = "To us"\n'
 
@@ -82,6 +83,43 @@ def test_a_frozen_account_calls_no_more_and_an_unfrozen_one_does() -> None:
             [key] = re.findall(r"/keys/(key_\w+)/revoke", (await boss.get(path)).text)
             assert (await boss.post(f"{path}/keys/{key}/revoke")).status_code == 303
             assert (await site.post("/v1/chat/completions", chat(), headers)).status == 401
+
+    run(test())
+
+
+def test_an_account_that_its_owner_closed_is_not_called_frozen() -> None:
+    async def test() -> None:
+        async with house() as site:
+            boss, ada = await operator(site), await registered(site, "ada@example.com")
+            path = await path_of(site)
+            sent = await ada.post("/dashboard/settings/close", {"typed": "ada@example.com"})
+            assert sent.status_code == 303
+            assert "0 frozen accounts" in shown(await boss.get("/admin"))
+            assert "No frozen account" in shown(await boss.get("/admin/accounts?frozen=1"))
+            [[number]] = await site.database.fetch("SELECT id FROM account WHERE email LIKE '%@closed.invalid'")
+            assert "No frozen account" in shown(await boss.get(f"/admin/accounts?frozen=1&q={number}"))
+            for page in (path, "/admin/accounts"):
+                text = shown(await boss.get(page))
+                assert ("Closed" in text, "Frozen Freeze" in text) == (True, False)
+            assert (await gauges(site.database)).frozen == 0
+
+    run(test())
+
+
+def test_the_operator_sees_what_each_key_spent_with_or_without_a_limit_and_which_is_disabled() -> None:
+    async def test() -> None:
+        async with house() as site:
+            boss, ada = await operator(site), await registered(site, "ada@example.com")
+            path = await path_of(site)
+            await call(site, ada)
+            [[charged]] = await site.database.fetch("SELECT SUM(charge) FROM usage")
+            # Where amounts are aligned, the places beyond cents stand apart and are filled up.
+            spent = format_usd(charged).replace("0.00", r"0\.00 ") + "[ 0]*"
+            page = await boss.get(path)
+            assert re.search(rf"Active {spent} –", shown(page))
+            [key] = re.findall(r"/keys/(key_\w+)/revoke", page.text)
+            assert (await ada.post(f"/dashboard/keys/{key}/disable")).status_code == 303
+            assert re.search(rf"Disabled {spent} –", shown(await boss.get(path)))
 
     run(test())
 

@@ -358,7 +358,7 @@ def _account_fields(account: "Account") -> dict[str, Any]:
         "id": account.public_id,
         "number": account.id,
         "plan": account.plan,
-        "status": "frozen" if account.frozen else "active",
+        "status": "closed" if account.closed else "frozen" if account.frozen else "active",
         "available_usd": format_usd(account.available),
         "paid_usd": format_usd(account.paid),
         "promo_usd": format_usd(account.promo),

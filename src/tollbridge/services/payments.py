@@ -33,7 +33,7 @@ from tollbridge.services.accounts import new_id
 from tollbridge.services.invoices import Issuer, reversed_draft
 from tollbridge.services.mail import Mail, Post
 from tollbridge.services.subscriptions import Subscriptions, Terms
-from tollbridge.store import accounts, activity, invoices, journal, leaving, meta, payments, subscriptions, top_ups
+from tollbridge.store import accounts, activity, invoices, journal, meta, payments, subscriptions, top_ups
 from tollbridge.store.accounts import Account
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Transaction, run
@@ -518,7 +518,7 @@ class Payments:
             verdict = await journal.post(self.database, transaction, post, now)
             if not isinstance(verdict, Posted):
                 raise _Conflict(f"{post.idempotency_key} stands for something else")
-        note = TO_RETURN if done.credited and leaving.is_closed(account) else done.payment.note
+        note = TO_RETURN if done.credited and account.closed else done.payment.note
         after = msgspec.structs.replace(done.payment, check_at=_next(done.payment, now), note=note)
         if after != current:
             await payments.update(transaction, after)
@@ -540,7 +540,7 @@ class Payments:
             number = await invoices.issue(transaction, draft)
             shown = self.issuer.number(number)
             make = notices.receipt if payment.subscription_id is None else notices.month_paid
-            if not leaving.is_closed(account):
+            if not account.closed:
                 await self.write(transaction, make(self._brand, self._url, account.email, payment, shown), now)
                 if report.card is not None:
                     await invoices.put_card(transaction, account.id, report.card)

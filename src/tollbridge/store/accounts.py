@@ -7,6 +7,9 @@ from tollbridge.store.db import Database, Transaction
 from tollbridge.store.meta import raise_cache_epoch
 from tollbridge.store.rows import read_all, read_first
 
+# How the address of a closed account ends, after its public id.
+CLOSED = "@closed.invalid"
+IS_CLOSED = f"email = public_id || '{CLOSED}'"
 _SELECT = """
 SELECT account.id, public_id, email, plan, created_at, paid, promo, held, frozen, balance_alert.threshold
 FROM account JOIN balance ON balance.account_id = account.id
@@ -31,6 +34,11 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def available(self) -> int:
         return self.paid + self.promo - self.held
+
+    @property
+    def closed(self) -> bool:
+        """Its owner has closed it: it is frozen too, and stays without members and keys."""
+        return self.email == f"{self.public_id}{CLOSED}"
 
 
 async def create(transaction: Transaction, *, public_id: str, email: str, plan: str, now: int) -> int:
@@ -72,12 +80,12 @@ async def by_public_id(database: Transaction, public_id: str) -> Account | None:
 async def search(database: Transaction, text: str, before: int, count: int, *, frozen: bool = False) -> list[Account]:
     """Up to `count` accounts whose address or public id contains `text`, below id `before`, newest first.
 
-    `frozen`: frozen ones only.
+    `frozen`: only those that are frozen and not closed.
     """
     pattern = "%" + text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
     rows = await database.fetch(
         f"{_SELECT} WHERE account.id < $1 AND (email LIKE $2 ESCAPE '\\' OR public_id LIKE $2 ESCAPE '\\') "
-        f"{'AND frozen = $4 ' if frozen else ''}ORDER BY account.id DESC LIMIT $3",
+        f"{f'AND frozen = $4 AND NOT {IS_CLOSED} ' if frozen else ''}ORDER BY account.id DESC LIMIT $3",
         *(before, pattern, count, *((True,) if frozen else ())),
     )
     return read_all(Account, rows)

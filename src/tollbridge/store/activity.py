@@ -10,14 +10,14 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
+from tollbridge.store.accounts import IS_CLOSED
 from tollbridge.store.db import Row, Transaction
 from tollbridge.store.rows import further, read_all
 
 # The account of things done to no account: vouchers created, operators linked.
 GATEWAY = 0
-# The actor of what a deleted user did, and how the address of a closed account ends.
+# The actor of what a deleted user did.
 LEFT = "somebody who left"
-CLOSED = "@closed.invalid"
 # How many columns of `_SEALED` a seal covers.
 SEALED_WIDTH = 5
 
@@ -25,7 +25,7 @@ _SALT_BYTES = 16
 _PAGE = 200
 _SEALED = (
     "SELECT id, account_id, at, action, proof, salt, actor, detail, address, "  # noqa: S608 - a constant
-    f"EXISTS (SELECT 1 FROM account WHERE account.id = account_id AND email = public_id || '{CLOSED}') "
+    f"EXISTS (SELECT 1 FROM account WHERE account.id = account_id AND {IS_CLOSED}) "
     "FROM activity WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3"
 )
 

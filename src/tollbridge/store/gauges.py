@@ -3,6 +3,7 @@
 import msgspec
 
 from tollbridge.store import meta, payments
+from tollbridge.store.accounts import IS_CLOSED
 from tollbridge.store.db import Database
 
 
@@ -31,7 +32,8 @@ async def gauges(database: Database) -> Gauges:
         "SELECT (SELECT CAST(COALESCE(SUM(paid), 0) AS BIGINT) FROM balance), "  # noqa: S608
         "(SELECT CAST(COALESCE(SUM(promo), 0) AS BIGINT) FROM balance), "
         "(SELECT CAST(COALESCE(SUM(held), 0) AS BIGINT) FROM balance), "
-        "(SELECT COUNT(*) FROM balance WHERE frozen = $1), "
+        "(SELECT COUNT(*) FROM balance JOIN account ON account.id = account_id "
+        f"WHERE frozen = $1 AND NOT {IS_CLOSED}), "
         "(SELECT COUNT(*) FROM outbox WHERE sent_at IS NULL), "
         "(SELECT COUNT(*) FROM payment_event WHERE retry_at IS NOT NULL), "
         f"(SELECT COUNT(*) FROM payment WHERE {payments.TO_LOOK_AT}), "

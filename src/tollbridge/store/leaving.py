@@ -1,18 +1,14 @@
 """Closing an account: the books stay as they are, and whom they were kept for is forgotten."""
 
 from tollbridge.store import activity
-from tollbridge.store.accounts import Account
+from tollbridge.store.accounts import CLOSED, Account
 from tollbridge.store.db import Transaction
 from tollbridge.store.meta import raise_cache_epoch
 
 
 def pseudonym(account: Account) -> str:
     """What replaces the address of a closed account."""
-    return f"{account.public_id}{activity.CLOSED}"
-
-
-def is_closed(account: Account) -> bool:
-    return account.email == pseudonym(account)
+    return f"{account.public_id}{CLOSED}"
 
 
 async def close_account(transaction: Transaction, account_id: int, pseudonym: str, now: int) -> None:

@@ -4,6 +4,7 @@ import msgspec
 
 from tollbridge.core.payments import State, Status
 from tollbridge.store import payments
+from tollbridge.store.accounts import IS_CLOSED
 from tollbridge.store.activity import Deed
 from tollbridge.store.db import Transaction
 from tollbridge.store.rows import read, read_all
@@ -46,7 +47,7 @@ async def waiting(database: Transaction) -> Waiting:
         f"SELECT (SELECT COUNT(*) FROM payment WHERE {payments.TO_LOOK_AT}), "  # noqa: S608
         "(SELECT COUNT(*) FROM payment WHERE status = $1 AND method = 'bank_transfer'), "
         "(SELECT COUNT(*) FROM reversal WHERE kind = 'dispute' AND state = $2), "
-        "(SELECT COUNT(*) FROM balance WHERE frozen = $3)",
+        f"(SELECT COUNT(*) FROM balance JOIN account ON account.id = account_id WHERE frozen = $3 AND NOT {IS_CLOSED})",
         *(Status.PENDING.value, State.TAKEN.value, True),
     )
     return read(Waiting, rows[0])

@@ -10,7 +10,7 @@ from tollbridge.errors import ApiError, InvalidRequest, KeyReused
 from tollbridge.services import key_management, oversight, plans
 from tollbridge.services.accounts import numbered
 from tollbridge.services.sessions import new_token
-from tollbridge.store import accounts, activity, keys, members, payments
+from tollbridge.store import accounts, activity, keys, lookups, members, payments
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Transaction
 from tollbridge.web.admin import ADMIN, NEWEST, SENT_BEFORE, asked_before
@@ -46,7 +46,7 @@ async def search(visit: Visit) -> Response:
     if before == NEWEST and (number := numbered(asked)) is not None:
         # The number by which the request log identifies an account.
         logged = await accounts.by_id(visit.shared.database, number)
-        if logged is not None and (logged.frozen or not frozen):
+        if logged is not None and ((logged.frozen and not logged.closed) or not frozen):
             found = [logged, *(each for each in found if each.id != number)]
     fields = {"q": asked, "frozen": "1" if frozen else ""}
     return visit.render(
@@ -92,6 +92,7 @@ async def _show(visit: Visit, refused: ApiError | None = None, section: str = ""
         agreed=agreed.describe() if agreed is not None else "",
         members=await members.of_account(database, account.id),
         keys=await keys.of_account(database, account.id),
+        sums=await lookups.uses_of_keys(database, account.id),
         payments=await payments.of_account(database, account.id, NEWEST, RECENT),
         deeds=await activity.page(database, account.id, NEWEST, RECENT),
     )

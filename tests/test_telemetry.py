@@ -3,6 +3,8 @@
 import asyncio
 import json
 import logging
+import subprocess
+import sys
 
 import msgspec
 import pytest
@@ -33,6 +35,16 @@ def test_an_exception_stands_in_its_line() -> None:
     read = msgspec.json.decode(_JsonLine().format(record))
     assert read["message"] == "request req_1 failed"
     assert "ValueError: a\nb" in read["exception"]
+
+
+def test_calls_of_the_http_client_are_no_lines_but_its_warnings_are() -> None:
+    """In a process of its own: log_json() is for the whole process."""
+    program = (
+        "import logging; from tollbridge.telemetry import log_json; log_json(); log = logging.getLogger('httpx2');"
+        "log.info('HTTP Request: GET'); log.warning('odd'); logging.getLogger('tollbridge').info('begun')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert [msgspec.json.decode(line)["message"] for line in done.stderr.splitlines()] == ["odd", "begun"]
 
 
 def test_lines_are_written_together_and_what_is_too_much_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,8 @@ def log_json() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLine())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    # It writes a line for each call to Stripe, most of which only ask whether there is something new.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 
 def now_ms() -> int:

@@ -7,6 +7,7 @@ import click
 from tollbridge.cli.shell import (
     DATE,
     USD,
+    Whole,
     actor,
     as_json,
     configured,
@@ -154,10 +155,10 @@ def account_unfreeze(settings: "Settings", email: str) -> None:
 @account.command("plan")
 @click.argument("email")
 @click.argument("plan")
-@click.option("--rpm", type=click.IntRange(1), help="Agreed with this account: requests per minute.")
-@click.option("--tpm", type=click.IntRange(1), help="Agreed: tokens per minute.")
-@click.option("--concurrency", type=click.IntRange(1), help="Agreed: calls at once.")
-@click.option("--included-tokens", type=click.IntRange(0), help="Agreed: free tokens per month.")
+@click.option("--rpm", type=Whole(1), help="Agreed with this account: requests per minute.")
+@click.option("--tpm", type=Whole(1), help="Agreed: tokens per minute.")
+@click.option("--concurrency", type=Whole(1), help="Agreed: calls at once.")
+@click.option("--included-tokens", type=Whole(0), help="Agreed: free tokens per month.")
 @click.option("--cost-cap", type=USD, metavar="USD", help="Agreed: the most one request may cost.")
 @click.option("--from", "since", type=DATE, metavar="DATE", help="When the agreed limits begin.  [default: now]")
 @click.option("--until", type=DATE, metavar="DATE", help="When the agreed limits end.  [default: never]")
@@ -220,9 +221,9 @@ def key() -> None:
     metavar="NETWORK",
     help="An address that it may be used from; repeat for more.",
 )
-@click.option("--rpm", type=click.IntRange(1), help="Requests per minute, for this key alone.")
-@click.option("--tpm", type=click.IntRange(1), help="Tokens per minute.")
-@click.option("--concurrency", type=click.IntRange(1), help="Calls at once.")
+@click.option("--rpm", type=Whole(1), help="Requests per minute, for this key alone.")
+@click.option("--tpm", type=Whole(1), help="Tokens per minute.")
+@click.option("--concurrency", type=Whole(1), help="Calls at once.")
 @click.option("--cost-cap", type=USD, metavar="USD", help="The most one request may cost.")
 @as_json
 @configured

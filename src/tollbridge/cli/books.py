@@ -8,6 +8,7 @@ import click
 from tollbridge.cli.shell import (
     COUNTS,
     DATE,
+    Whole,
     as_json,
     configured,
     one_form,
@@ -267,7 +268,7 @@ def _print_prices(when: str, prices: dict[str, Any], costs: dict[str, Any]) -> N
 
 
 @catalog.command("check")
-@click.option("--days", type=click.IntRange(1), default=180, show_default=True, help="How old a price may be, in days.")
+@click.option("--days", type=Whole(1), default=180, show_default=True, help="How old a price may be, in days.")
 @as_json
 @configured
 def catalog_check(settings: "Settings", days: int, as_json: bool) -> None:

@@ -8,6 +8,7 @@ import click
 from tollbridge.cli.shell import (
     DATE,
     USD,
+    Whole,
     actor,
     as_json,
     configured,
@@ -158,7 +159,7 @@ def voucher() -> None:
 
 @voucher.command("create")
 @click.argument("amount", type=USD, metavar="USD")
-@click.option("--count", type=click.IntRange(1, 1000), default=1, show_default=True, help="How many.")
+@click.option("--count", type=Whole(1, 1000), default=1, show_default=True, help="How many.")
 @click.option("--paid", is_flag=True, help="Somebody has paid for them: paid credit, not a gift.")
 @click.option("--expires", type=DATE, metavar="DATE", help="When they expire: the start of that day, UTC.")
 @click.option("--note", default="", help="What they are for; only operators see it.")

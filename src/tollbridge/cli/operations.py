@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tollbridge.cli.shell import COUNTS, as_json, configured, places, print_json, print_table, read_settings, say
+from tollbridge.cli.shell import COUNTS, Whole, as_json, configured, places, print_json, print_table, read_settings, say
 from tollbridge.errors import TollbridgeError
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ ENDING_S = 30.0
 @places
 @click.option("--preset", metavar="NAME", help="A product to start from: model-database or modelbridge.")
 @click.option("--host", help="The address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), help="The port to listen on; 0 takes a free one.")
-@click.option("--workers", type=click.IntRange(1, 256), help="How many processes serve; more than 1 needs PostgreSQL.")
+@click.option("--port", type=Whole(0, 65535), help="The port to listen on; 0 takes a free one.")
+@click.option("--workers", type=Whole(1, 256), help="How many processes serve; more than 1 needs PostgreSQL.")
 @click.option("--worker", hidden=True)
 def serve(config: Path | None, data_dir: str | None, worker: str | None, **options: str | int | None) -> None:
     """Start the gateway.

@@ -114,6 +114,17 @@ def one_form(as_csv: bool, as_json: bool) -> None:
         raise click.UsageError("use either --csv or --json, not both")
 
 
+class Whole(click.IntRange):
+    """A whole number within bounds; the error names them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return int(super().convert(value, param, ctx))
+        except click.BadParameter:
+            bounds = f"of at least {self.min}" if self.max is None else f"from {self.min} to {self.max}"
+            self.fail(f"it is a whole number {bounds}, not {str(value)!r}", param, ctx)
+
+
 class _Usd(click.ParamType[int]):
     name = "usd"
 

@@ -43,6 +43,13 @@ def test_requests_are_taken_out_as_json_lines_or_csv(used: Shell) -> None:
     assert "--until must be after --since" in used.refused("usage", "export", *backwards)
 
 
+def test_lists_of_keys_say_what_each_has_spent(used: Shell) -> None:
+    """With a limit or without one."""
+    (key,) = json.loads(used.ok("key", "list", "--account", "1", "--json").out)
+    assert (key["limit_usd"], key["spent_usd"]) == (None, "0.000000012")
+    assert "0.000000012" in used.ok("account", "show", "1").out
+
+
 def test_what_no_setting_asks_for_is_refused(used: Shell) -> None:
     assert "usage.export" in used.refused("usage", "sync")
     assert "usage.retention_days" in used.refused("usage", "drop")

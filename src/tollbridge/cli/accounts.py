@@ -102,13 +102,12 @@ def account_show(settings: "Settings", account: str, as_json: bool) -> None:
       tollbridge account show 17
     """
     from tollbridge.services import accounts
-    from tollbridge.store import keys
     from tollbridge.store.accounts import agreed_with
 
     async def read(database: "Database") -> tuple[dict[str, Any], list[dict[str, Any]]]:
         found, now = await accounts.named(database, account), await database.now()
         agreed = await agreed_with(database, found.id)
-        its_keys = [_key_fields(each, now) for each in await keys.of_account(database, found.id)]
+        its_keys = await _keys_of(database, found.id, now)
         return {**_account_fields(found), "agreed": agreed and agreed.describe()}, its_keys
 
     found, its_keys = with_database(settings, read)
@@ -279,11 +278,10 @@ def key_list(settings: "Settings", email: str, as_json: bool) -> None:
       tollbridge key list --account ada@example.com
     """
     from tollbridge.services import accounts
-    from tollbridge.store import keys
 
     async def read(database: "Database") -> list[dict[str, Any]]:
         found, now = await accounts.named(database, email), await database.now()
-        return [_key_fields(each, now) for each in await keys.of_account(database, found.id)]
+        return await _keys_of(database, found.id, now)
 
     found = with_database(settings, read)
     if as_json:
@@ -368,7 +366,16 @@ def _account_fields(account: "Account") -> dict[str, Any]:
     }
 
 
-def _key_fields(key: "Key", now: int) -> dict[str, Any]:
+async def _keys_of(database: "Database", account_id: int, now: int) -> list[dict[str, Any]]:
+    from tollbridge.store import keys, lookups
+
+    sums = await lookups.uses_of_keys(database, account_id)
+    charges = {number: each.charge for number, each in sums.items()}
+    return [_key_fields(each, charges.get(each.number, 0), now) for each in await keys.of_account(database, account_id)]
+
+
+def _key_fields(key: "Key", charge: int, now: int) -> dict[str, Any]:
+    """`charge`: all that it ever spent, which is what is shown of a key without a limit."""
     from tollbridge.core.money import format_usd
 
     expired = key.expires_at is not None and key.expires_at <= now
@@ -379,7 +386,7 @@ def _key_fields(key: "Key", now: int) -> dict[str, Any]:
         "label": key.label,
         "status": _status(key, expired),
         "limit_usd": None if key.limit is None else format_usd(key.limit),
-        "spent_usd": None if key.spent is None else format_usd(key.spent_by(now)),
+        "spent_usd": format_usd(charge if key.limit is None else key.spent_by(now)),
         "limit_reset": key.rules.reset,
         "models": key.rules.models,
         "addresses": key.rules.addresses,

@@ -215,9 +215,12 @@ def test_what_cannot_be_undone_asks_for_the_password_when_it_was_long_ago() -> N
             ada = await registered(site, "ada@example.com")
             await site.database.execute("UPDATE session SET proved_at = proved_at - 700000")
             asked = await ada.post(f"{SETTINGS}/password", {"password": NEW}, referer=f"{site.url}{SETTINGS}")
-            assert asked.headers["location"] == f"/auth/confirm?next={SETTINGS}"
-            assert (await ada.post("/auth/confirm", {"password": "wrong"})).status_code == 400
-            confirmed = await ada.post(f"/auth/confirm?next={SETTINGS}", {"password": PASSWORD})
+            place = asked.headers["location"]
+            assert place == f"/auth/confirm?next={SETTINGS}&notice=lost"
+            assert "What you just sent was not done." in shown(await ada.get(place))
+            wrong = await ada.post(place, {"password": "wrong"})
+            assert (wrong.status_code, "What you just sent was not done." in shown(wrong)) == (400, True)
+            confirmed = await ada.post(place, {"password": PASSWORD})
             assert confirmed.headers["location"] == SETTINGS
             assert (await ada.post(f"{SETTINGS}/password", {"password": NEW})).headers["location"].startswith(SETTINGS)
 

@@ -385,7 +385,8 @@ def test_a_log_in_leads_back_to_where_one_wanted_to_go_and_nowhere_else() -> Non
                     visitor.client.cookies.delete("sid")
                 for referer, back in (("http://[", "/dashboard"), (f"{site.url}/dashboard/keys", "/dashboard/keys")):
                     away = await visitor.raw_post("/dashboard/keys", fields, referer=referer)
-                    assert (away.status_code, away.headers["location"]) == (303, f"/auth/login?next={back}")
+                    assert (away.status_code, away.headers["location"]) == (303, f"/auth/login?next={back}&notice=lost")
+                assert "What you just sent was not done." in shown(await visitor.get(away.headers["location"]))
 
     run(test())
 

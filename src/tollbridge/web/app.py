@@ -145,15 +145,15 @@ class Web:
     def _elsewhere(self, visit: Visit, elsewhere: access.Elsewhere) -> Response:
         request = visit.request
         # What was filled in is lost: back to the page with the form.
-        where = request.headers.get("referer", "/dashboard")
+        where, notice = request.headers.get("referer", "/dashboard"), "&notice=lost"
         if request.method in guard.SAFE_METHODS:
-            where = f"{request.scope['path']}?{request.url.query}"
+            where, notice = f"{request.scope['path']}?{request.url.query}", ""
         try:
             asked = urlsplit(where)
         except ValueError:
             asked = urlsplit("/dashboard")
         back = asked.path + (f"?{asked.query}" if asked.query else "")
-        return visit.redirect(f"{elsewhere.path}?next={quote(back, safe='/')}")
+        return visit.redirect(f"{elsewhere.path}?next={quote(back, safe='/')}{notice}")
 
     def _refuse(self, visit: Visit, error: ApiError) -> Response:
         if visit.wants_html:

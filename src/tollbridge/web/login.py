@@ -14,6 +14,7 @@ NOTICES = {
     "out": "You are logged out.",
     "email": "Your new e-mail address is confirmed.",
     "deleted": "Your account is deleted.",
+    "lost": "What you just sent was not done. Send it again afterwards.",
 }
 
 
@@ -135,7 +136,7 @@ async def second(visit: Visit) -> Response:
 
 
 async def confirm_form(visit: Visit) -> Response:
-    return visit.render("login/confirm.html", form=Form())
+    return _confirm_page(visit, Form())
 
 
 async def confirm(visit: Visit) -> Response:
@@ -145,9 +146,14 @@ async def confirm(visit: Visit) -> Response:
     try:
         token = await login.prove_again(visit.shared.desk, visit.presence, form["password"], visit.client)
     except (InvalidRequest, RateLimited) as error:
-        return visit.render("login/confirm.html", status=error.status, form=form.refused(error, "password"))
+        return _confirm_page(visit, form.refused(error, "password"), error.status)
     visit.log_in(token)
     return visit.redirect(visit.next_path())
+
+
+def _confirm_page(visit: Visit, form: Form, status: int = 200) -> Response:
+    notice = NOTICES["lost"] if visit.query("notice") == "lost" else ""
+    return visit.render("login/confirm.html", status=status, form=form, notice=notice)
 
 
 async def log_out(visit: Visit) -> Response:

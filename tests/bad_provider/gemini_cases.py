@@ -215,8 +215,8 @@ def _said() -> Iterator[Case]:
     yield _stream(
         "array-instead-of-events",
         [http(array)],
-        [failed(), *WHOLE],
-        "events were asked for: an error that is free, or the answer as a stream",
+        [*WHOLE, failed()],
+        "events were asked for: the answer as a stream, or an error that is free",
     )
 
 

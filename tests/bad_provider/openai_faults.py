@@ -152,14 +152,14 @@ def _senseless() -> Iterator[Case]:
     yield stream_case(
         "whole-instead-of",
         [http(completion(usage=USAGE))],
-        [failed(), answered(TRUE)],
-        "a stream was asked for: an error that is free, or the answer as a stream",
+        [answered(TRUE), failed()],
+        "a stream was asked for: the answer as a stream, or an error that is free",
     )
     yield whole_case(
         "stream-instead-of-whole",
         events(streamed(USAGE)),
-        [failed(), answered(TRUE)],
-        "a whole answer was asked for: an error that is free, or the stream put together",
+        [answered(TRUE), failed()],
+        "a whole answer was asked for: the stream put together, or an error that is free",
     )
     for kind in ("text/html", "text/plain", "application/octet-stream"):
         yield whole_case(

@@ -127,9 +127,13 @@ ASKED: dict[str, Json] = {
 }
 
 
-def _provider(dialect: str) -> Answer:
+def _provider(dialect: str, *, heeds_stream: bool = True) -> Answer:
     async def answer(request: Request, peer: Peer) -> None:
-        if request.target.decode() == PATHS[dialect][1] and _streams(request):
+        if not heeds_stream:
+            whole = http(200, WHOLE[dialect])
+            stream = http(200, b"".join(STREAMS[dialect]), {"Content-Type": "text/event-stream"})
+            await peer.send(whole if _streams(request) else stream)
+        elif request.target.decode() == PATHS[dialect][1] and _streams(request):
             await peer.send(STREAM_HEAD)
             for each in STREAMS[dialect]:
                 await peer.send(framed(each))
@@ -167,12 +171,16 @@ def _said(path: str, reply: Reply, *, streamed: bool) -> tuple[str, Json]:
     return reply.json["output"][0]["content"][0]["text"], reply.json["usage"]
 
 
+@pytest.mark.parametrize("heeds_stream", [True, False], ids=["heeds", "heedless"])
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("dialect", WHOLE)
 @pytest.mark.parametrize("path", ASKED)
-def test_whoever_asks_and_whoever_answers(path: str, dialect: str, streamed: bool) -> None:
+def test_whoever_asks_and_whoever_answers(path: str, dialect: str, streamed: bool, heeds_stream: bool) -> None:
+    """A provider that answers in one piece where a stream was asked for, or the other way round, is understood too."""
+
     async def test() -> None:
-        async with Site(always(_provider(dialect)), dialect=dialect) as site:
+        provider = _provider(dialect, heeds_stream=heeds_stream)
+        async with Site(always(provider), dialect=dialect) as site:
             body = {"model": "m", **ASKED[path], "stream": streamed}
             if path == "/v1/chat/completions" and streamed:
                 body["stream_options"] = {"include_usage": True}

@@ -13,6 +13,7 @@ Rule 4  After `message_stop` nothing counts. An error never counts as output and
 """
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -33,6 +34,7 @@ from tollbridge.wire.anthropic_usage import Meter
 from tollbridge.wire.body import NOTHING
 from tollbridge.wire.event_reader import PIECES, EventStream, Metered, Produced
 from tollbridge.wire.exchange import Answer, Counter, Names, Outgoing, Receipt, Stream
+from tollbridge.wire.heedless import anthropic_events
 from tollbridge.wire.openai_plain import PROBE
 from tollbridge.wire.openai_reply import read_fields
 from tollbridge.wire.request import Request
@@ -300,6 +302,9 @@ class PassedStream(Produced, EventStream):
 
     def fail(self, error: ApiError) -> bytes:
         return error_event(error)
+
+    def _events_of(self, answer: Any) -> Iterable[Any]:
+        return anthropic_events(answer)
 
     def _take(self, name: bytes, data: bytes, out: list[bytes]) -> UpstreamError | None:
         """Read an event and append to `out` what the caller gets now; return what is wrong with it."""

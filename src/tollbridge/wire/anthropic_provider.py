@@ -1,6 +1,7 @@
 """Providers that speak Anthropic's Messages, for callers who speak another dialect."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import msgspec
 from msgspec import Raw
@@ -37,6 +38,7 @@ from tollbridge.wire.conversation import Event as Said
 from tollbridge.wire.errors import said_in
 from tollbridge.wire.event_reader import EventReader
 from tollbridge.wire.exchange import Outgoing
+from tollbridge.wire.heedless import anthropic_events
 
 TARGET = "/messages"
 _NO_INPUT = (NOTHING, NULL, Raw(b"{}"))
@@ -77,6 +79,9 @@ class AnthropicReader(EventReader[Said]):
         self._tools: dict[int, int] = {}  # block → its number among the calls
         self._signatures: dict[int, str] = {}  # of thoughts that are not over
         self._is_finished = False
+
+    def _events_of(self, answer: Any) -> Iterable[Any]:
+        return anthropic_events(answer)
 
     def _take(self, name: bytes, data: bytes, out: list[Said]) -> UpstreamError | None:
         """Read an event; return what is wrong with it."""

@@ -1,7 +1,9 @@
 """What all readers of a provider's event stream share, whatever its dialect and whatever they turn it into."""
 
+import json
 from abc import ABC, abstractmethod
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Iterable
+from typing import Any, Generic, Protocol, TypeVar
 
 from tollbridge.errors import ProtocolError, UpstreamError
 from tollbridge.values import Usage
@@ -11,8 +13,6 @@ from tollbridge.wire.openai_reply import read_any
 
 T = TypeVar("T")
 
-# An answer that is not a stream may be an error in JSON; anything longer than this is not.
-MAX_HEAD = 16_384
 PIECES = 128
 
 
@@ -74,18 +74,22 @@ class Events(Metered, ABC, Generic[T]):
         self.done = False
         self.failed: UpstreamError | None = None
         self._decoder = sse.Decoder()
-        self._head: bytes | None = b""  # until the first event
+        self._head: bytearray | None = bytearray()  # until the first event
 
     @abstractmethod
     def _take(self, name: bytes, data: bytes, out: list[T]) -> UpstreamError | None:
         """Append to `out` what an event says; return what is wrong with it. A real event sets `_head` to None."""
 
+    @abstractmethod
+    def _events_of(self, answer: Any) -> Iterable[Any]:
+        """The events, as JSON, that would have said what a whole `answer` (JSON) says. Raises `UpstreamError`."""
+
     def _read(self, data: bytes) -> list[T]:
         out: list[T] = []
         if self.failed is not None:
             return out
-        if self._head is not None and len(self._head) < MAX_HEAD:
-            self._head += data[:MAX_HEAD]
+        if self._head is not None and len(self._head) <= sse.MAX_EVENT:
+            self._head += data
         for name, payload in self._decoder.feed(data):
             failed = self._take(name, payload, out)
             if failed is not None:
@@ -102,8 +106,22 @@ class Events(Metered, ABC, Generic[T]):
         if event is not None and is_whole(event[1]):
             self.failed = self._take(*event, out)
         if self._head is not None and self.failed is None:
-            self.failed = no_stream(self._head)
+            self._take_whole(bytes(self._head), out)
         return out
+
+    def _take_whole(self, body: bytes, out: list[T]) -> None:
+        """Not one event came: the answer came whole, or this is an error in JSON, a page of HTML, nothing."""
+        try:
+            for event in self._events_of(whole_answer(body)):
+                data = json.dumps(event, ensure_ascii=False).encode(errors="replace")
+                self.failed = self.failed or self._take(b"", data, out)
+            self.done = True
+        except UpstreamError as error:
+            self.failed = error
+        except RecursionError:
+            self.failed = ProtocolError("the upstream's answer nests too deep")
+        if self.failed is not None:
+            out.clear()  # no output yet, so that another route may be tried
 
 
 class EventReader(Events[T]):
@@ -137,14 +155,13 @@ def is_whole(data: bytes) -> bool:
     return True
 
 
-def no_stream(head: bytes) -> UpstreamError:
-    """What it means that not one event came: an error in JSON with a 200, a page of HTML, nothing."""
+def whole_answer(body: bytes) -> Any:
+    """An answer that is not a stream, as JSON; raises `UpstreamSaid` if it is an error, or `ProtocolError`."""
     try:
-        document = read_any(head)
+        document = read_any(body)
     except ProtocolError:
-        document = None
-    if isinstance(document, list) and document:  # Gemini's, where events are not asked for
-        document = document[0]
-    if isinstance(document, dict) and document.get("error"):
-        return errors.said_in(document["error"])
-    return ProtocolError("the upstream's answer is not a stream of events")
+        raise ProtocolError("the upstream's answer is not a stream of events") from None
+    first = document[0] if isinstance(document, list) and document else document  # Gemini's are in a list
+    if isinstance(first, dict) and first.get("error"):
+        raise errors.said_in(first["error"])
+    return document

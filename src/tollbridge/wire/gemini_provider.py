@@ -16,6 +16,7 @@ Shapes: https://ai.google.dev/api/generate-content#GenerateContentResponse, goog
 """
 
 import json
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Any
 
@@ -52,6 +53,7 @@ from tollbridge.wire.event_reader import EventReader
 from tollbridge.wire.exchange import Outgoing
 from tollbridge.wire.gemini_request import ORIGIN, OWN_ID
 from tollbridge.wire.gemini_usage import Meter
+from tollbridge.wire.heedless import gemini_events
 from tollbridge.wire.openai_reply import read_any
 
 # Paths below the base URL, unless the provider's row says otherwise.
@@ -186,6 +188,9 @@ class GeminiReader(EventReader[Event]):
         out = super().eof()
         self.done = self._has_finish and self.failed is None
         return out
+
+    def _events_of(self, answer: Any) -> Iterable[Any]:
+        return gemini_events(answer)
 
     def _take(self, name: bytes, data: bytes, out: list[Event]) -> UpstreamError | None:
         self._head = None

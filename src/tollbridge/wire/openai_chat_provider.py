@@ -10,7 +10,7 @@ Rule 4  After the end was announced, only usage counts.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -47,6 +47,7 @@ from tollbridge.wire.conversation import (
 from tollbridge.wire.errors import said_in
 from tollbridge.wire.event_reader import EventReader
 from tollbridge.wire.exchange import Outgoing
+from tollbridge.wire.heedless import openai_events
 from tollbridge.wire.openai_chat_body import body_of
 from tollbridge.wire.openai_chat_conversation import ORIGIN
 from tollbridge.wire.openai_parts import drawn_image
@@ -400,6 +401,9 @@ class ChatReader(EventReader[Event]):
     def usage(self) -> Usage | None:
         # A report cannot have counted output that came after it; if that is most of the output, it is no use.
         return self._meter.usage if self._uncovered <= self._covered else None
+
+    def _events_of(self, answer: Any) -> Iterable[Any]:
+        return openai_events(answer)
 
     def _take(self, name: bytes, data: bytes, out: list[Event]) -> UpstreamError | None:
         if len(data) <= _SHORT and (word := data.strip()) in (b"", b"[DONE]"):

@@ -14,6 +14,7 @@ Rule 6  Nearly every event is like the one before except for its text: such even
         (`openai_plain`).
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -25,6 +26,7 @@ from tollbridge.wire import errors, sse
 from tollbridge.wire.body import NOTHING, NULL
 from tollbridge.wire.event_reader import PIECES, EventStream, Produced
 from tollbridge.wire.exchange import Counter, Names, Receipt
+from tollbridge.wire.heedless import openai_events
 from tollbridge.wire.openai_answer import Shape
 from tollbridge.wire.openai_plain import PROBE, Around, Plain, around_text
 from tollbridge.wire.openai_reply import FAILED, Chunk, ChunkChoice, pictures_in, read_chunk, read_fields
@@ -136,6 +138,9 @@ class CompletionStream(Produced, EventStream):
         return b"".join(self._release()) + _encode(fields | errors.members(error))
 
     # --- One event ---
+
+    def _events_of(self, answer: Any) -> Iterable[Any]:
+        return openai_events(answer)
 
     def _take(self, name: bytes, data: bytes, out: list[bytes]) -> UpstreamError | None:
         """Read an event and append to `out` what the caller gets now; return what is wrong with it."""

@@ -19,6 +19,7 @@ from tollbridge.wire.dialect import Client, Provider
 from tollbridge.wire.exchange import Answer, Counter, Exchange, Names, Outgoing, Stream
 from tollbridge.wire.gemini_embeddings import GeminiEmbeddings
 from tollbridge.wire.gemini_provider import GeminiProvider
+from tollbridge.wire.heedless import is_stream, joined
 from tollbridge.wire.openai_answer import CHAT, COMPLETIONS, CompletionAnswer, Shape
 from tollbridge.wire.openai_chat_client import ChatClient
 from tollbridge.wire.openai_chat_provider import OpenAiChat
@@ -61,6 +62,11 @@ class _Chat(_Completion):
     target = b"/chat/completions"
     shape = CHAT
 
+    def response(self, body: bytes) -> Answer:
+        if is_stream(body):
+            return TranslatedAnswer(_CLIENTS["chat"], self.asked, self.names, joined(OpenAiChat().reader(), body))
+        return super().response(body)
+
 
 class _Completions(_Completion):
     target = b"/completions"
@@ -75,6 +81,14 @@ class _Embeddings(_PassThrough):
 
     def stream(self, output: Counter) -> Stream:
         raise TypeError("embeddings do not stream")
+
+
+class _Messages(AnthropicPassing):
+    def response(self, body: bytes) -> Answer:
+        if is_stream(body):
+            reply = joined(AnthropicProvider().reader(), body)
+            return TranslatedAnswer(_CLIENTS["messages"], self._request, self._names, reply)
+        return super().response(body)
 
 
 class Translated:
@@ -110,7 +124,8 @@ class Translated:
         return self._provider.outgoing(self._conversation, self._route, limit)
 
     def response(self, body: bytes) -> Answer:
-        reply = self._provider.reply(body)
+        provider = self._provider
+        reply = joined(provider.reader(), body) if is_stream(body) else provider.reply(body)
         if self._conversation.parallel_tools is False:
             reply = with_one_call(reply)
         return TranslatedAnswer(self._client, self._request, self._names, reply)
@@ -128,7 +143,7 @@ _MAKERS: dict[tuple[str, str], _Maker] = {
     ("completions", "openai_chat"): _Completions,
     ("embeddings", "openai_chat"): _Embeddings,
     ("embeddings", "gemini"): GeminiEmbeddings,
-    ("messages", "anthropic"): AnthropicPassing,
+    ("messages", "anthropic"): _Messages,
 }
 
 _CLIENTS: dict[str, Client] = {

@@ -1,0 +1,201 @@
+"""Providers that do not heed `stream`: whole answers where a stream was asked for, and the other way round.
+
+A whole answer becomes the events that its own dialect would have sent, for the same readers as any stream. A stream
+becomes a `Reply`, by the provider's reader.
+"""
+
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from tollbridge.errors import ConnectionLost, ProtocolError
+from tollbridge.wire.conversation import (
+    Choice,
+    Citation,
+    Cited,
+    Drawn,
+    Event,
+    Finish,
+    Part,
+    Refusal,
+    RefusalDelta,
+    Reply,
+    Text,
+    TextDelta,
+    Thinking,
+    ThinkingDelta,
+    ThinkingEnd,
+    ToolCall,
+    ToolDelta,
+    ToolStart,
+)
+from tollbridge.wire.dialect import Reader
+
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
+
+Json = dict[str, Any]
+
+
+def is_stream(body: bytes) -> bool:
+    """Whether a whole body is a stream of events: JSON begins with none of these."""
+    return body[:1] != b"{" and body[:64].lstrip(b"\xef\xbb\xbf\r\n").startswith(_FIELDS)
+
+
+# --- Events of a whole answer ---
+
+
+def openai_events(answer: Any) -> Iterator[Json]:
+    """For each choice a chunk with what it says, then one with how it ended; the last has the usage."""
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    if not isinstance(choices, list) or not choices or not all(isinstance(each, dict) for each in choices):
+        raise ProtocolError("the upstream's answer has no choices")
+    envelope = {name: value for name, value in answer.items() if name not in ("object", "choices", "usage")}
+    ends = []
+    for position, choice in enumerate(choices):
+        index = choice.get("index", position)
+        said = {**choice, "index": index, "finish_reason": None}
+        end = {"index": index, "finish_reason": choice.get("finish_reason") or "stop"}
+        if "message" in choice:
+            said["delta"], end["delta"] = _delta(said.pop("message")), {}
+        else:
+            end["text"] = ""
+        ends.append(end)
+        yield {**envelope, "choices": [said]}
+    for end in ends:
+        usage = {"usage": answer.get("usage")} if end is ends[-1] else {}
+        yield {**envelope, "choices": [end], **usage}
+
+
+def _delta(message: Any) -> Any:
+    if not isinstance(message, dict):
+        raise ProtocolError("the upstream's answer has a choice without an answer")
+    delta = {"role": "assistant", **message}
+    calls = message.get("tool_calls")
+    if isinstance(calls, list) and all(isinstance(call, dict) for call in calls):
+        delta["tool_calls"] = [{"index": index, **call} for index, call in enumerate(calls)]
+    return delta
+
+
+def anthropic_events(message: Any) -> Iterator[Json]:
+    blocks = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
+        raise ProtocolError("the upstream's answer has no content")
+    ended = {name: message.get(name) for name in ("stop_reason", "stop_sequence", "stop_details")}
+    ended["stop_reason"] = ended["stop_reason"] or "end_turn"
+    yield {"type": "message_start", "message": {**message, "content": [], "stop_reason": None, "stop_sequence": None}}
+    for index, block in enumerate(blocks):
+        empty, deltas = _opened(block)
+        yield {"type": "content_block_start", "index": index, "content_block": empty}
+        for delta in deltas:
+            yield {"type": "content_block_delta", "index": index, "delta": delta}
+        yield {"type": "content_block_stop", "index": index}
+    yield {"type": "message_delta", "delta": ended, "usage": message.get("usage")}
+    yield {"type": "message_stop"}
+
+
+def _opened(block: Json) -> tuple[Json, list[Json]]:
+    """How a block begins, and what is added to it then; a block of a kind that is not added to begins whole."""
+    kind = block.get("type")
+    if kind == "text":
+        cited = [{"type": "citations_delta", "citation": each} for each in block.get("citations") or ()]
+        return {**block, "text": ""}, [{"type": "text_delta", "text": block.get("text")}, *cited]
+    if kind == "thinking":
+        thought = {"type": "thinking_delta", "thinking": block.get("thinking")}
+        proof = {"type": "signature_delta", "signature": block.get("signature")}
+        return {**block, "thinking": "", "signature": ""}, [thought, proof]
+    if kind in ("tool_use", "server_tool_use"):
+        arguments = msgspec.json.encode(block.get("input") or {}).decode()
+        return {**block, "input": {}}, [{"type": "input_json_delta", "partial_json": arguments}]
+    return block, []
+
+
+def gemini_events(answer: Any) -> list[Json]:
+    """Whole answers have the shape of events, and come in a list if a stream was asked for without `alt=sse`."""
+    answers = answer if isinstance(answer, list) else [answer]
+    if not any(isinstance(each, dict) and (each.get("candidates") or each.get("promptFeedback")) for each in answers):
+        raise ProtocolError("the upstream's answer has no candidates")
+    return answers
+
+
+# --- The whole answer of a stream ---
+
+
+def joined(reader: Reader, body: bytes) -> Reply:
+    """What the stream `body` says. Raises `UpstreamError` if it failed, broke off, or makes no sense."""
+    events = reader.feed(body) + reader.eof()
+    if reader.failed is not None:
+        raise reader.failed
+    finished = {event.choice for event in events if isinstance(event, Finish)}
+    if not finished and not reader.done:
+        raise ConnectionLost("the stream ended in the middle")
+    by_choice: dict[int, list[Event]] = {choice: [] for choice in sorted(finished)} or {0: []}
+    for event in events:
+        by_choice.setdefault(event.choice, []).append(event)
+    choices = tuple(map(_choice, by_choice.values()))
+    return Reply(choices=choices, usage=reader.usage, suspect=reader.suspect, reported=reader.reported)
+
+
+def _choice(events: list[Event]) -> Choice:
+    parts: list[Part] = []
+    calls: dict[int, tuple[ToolStart, list[str]]] = {}
+    finish, probabilities = Finish("stop"), []
+    for kind, run in groupby(events, type):
+        same: list[Any] = list(run)
+        if kind in _TEXTS:
+            parts.append(_TEXTS[kind](text="".join(event.text for event in same)))
+            probabilities += [event.logprobs for event in same if kind is TextDelta and event.logprobs is not None]
+            continue
+        for event in same:
+            if kind is ThinkingEnd:
+                _prove(parts, event)
+            elif kind is Cited:
+                _cite(parts, event.citation)
+            elif kind is Drawn:
+                parts.append(event.image)
+            elif kind is ToolStart:
+                calls[event.index] = event, []
+            elif kind is ToolDelta:
+                calls[event.index][1].append(event.arguments)
+            else:
+                finish = event
+    for start, arguments in calls.values():
+        given = "".join(arguments) or "{}"
+        parts.append(
+            ToolCall(id=start.id, name=start.name, arguments=given, signature=start.signature, origin=start.origin)
+        )
+    return Choice(
+        parts=tuple(parts),
+        reason=finish.reason,
+        stop_sequence=finish.stop_sequence,
+        native=finish.native,
+        logprobs=_joined_logprobs(probabilities),
+    )
+
+
+_TEXTS: dict[type, Any] = {TextDelta: Text, ThinkingDelta: Thinking, RefusalDelta: Refusal}
+
+
+def _prove(parts: list[Part], end: ThinkingEnd) -> None:
+    thought = parts[-1] if parts else None
+    if end.redacted or not isinstance(thought, Thinking) or thought.signature or thought.redacted:
+        parts.append(Thinking(signature=end.signature, redacted=end.redacted, origin=end.origin))
+    else:
+        parts[-1] = msgspec.structs.replace(thought, signature=end.signature, origin=end.origin)
+
+
+def _cite(parts: list[Part], citation: Citation) -> None:
+    text = parts[-1] if parts else None
+    if isinstance(text, Text):
+        parts[-1] = msgspec.structs.replace(text, citations=(*text.citations, citation))
+
+
+def _joined_logprobs(pieces: list[Raw]) -> Raw | None:
+    """Pieces in OpenAI's form, as one."""
+    whole: Json = {}
+    for piece in pieces:
+        for name, value in msgspec.json.decode(piece).items():
+            whole[name] = whole[name] + value if isinstance(whole.get(name), list) and value else value
+    return Raw(msgspec.json.encode(whole)) if whole else None

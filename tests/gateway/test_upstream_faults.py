@@ -401,6 +401,46 @@ def test_an_opening_that_goes_on_for_ever_does_not_wait_for_ever() -> None:
     run(test())
 
 
+MINIMAX = {
+    1000: (502, "upstream_unavailable"),
+    1001: (504, "upstream_timeout"),
+    1002: (429, "rate_limit_exceeded"),
+    1004: (502, "upstream_auth"),
+    1008: (502, "upstream_auth"),
+    1026: (400, "content_filter"),
+    1027: (400, "content_filter"),
+    1039: (429, "rate_limit_exceeded"),
+    2013: (400, "invalid_request_error"),
+    2049: (502, "upstream_auth"),
+    2061: (404, "model_not_found"),
+}
+
+
+@pytest.mark.parametrize("streamed", [None, "answer", "event"])
+@pytest.mark.parametrize("status_code", MINIMAX)
+def test_what_minimax_says_beside_an_answer_means_what_it_says(status_code: int, streamed: str | None) -> None:
+    """MiniMax answers 200, without choices, and says in `base_resp` what failed."""
+    body = {"choices": None, "base_resp": {"status_code": status_code, "status_msg": "new_sensitive"}}
+
+    async def test() -> None:
+        async with Site(always(streams([event(body)]) if streamed == "event" else says(body))) as site:
+            await refused(site, *MINIMAX[status_code], stream=streamed is not None)
+
+    run(test())
+
+
+def test_what_minimax_says_when_all_is_well_passes() -> None:
+    async def test() -> None:
+        well = {"status_code": 0, "status_msg": ""}
+        async with Site(always(says(completion(base_resp=well)))) as site:
+            reply = await site.post("/v1/chat/completions", chat())
+            assert (reply.status, reply.json["base_resp"]) == (200, well)
+            [row] = await site.settled(1)
+            assert row["charge"] == PRICE
+
+    run(test())
+
+
 def test_error_in_a_200_is_an_error() -> None:
     async def test() -> None:
         async with Site(always(says(ERROR))) as site:

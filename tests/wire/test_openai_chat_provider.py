@@ -425,6 +425,7 @@ def test_half_a_character_becomes_a_question_mark() -> None:
         (b'event: error\ndata: {"message":"no"}\n\n', UpstreamSaid),
         (chunk({}, "error"), UpstreamSaid),
         (chunk({}, "network_error"), UpstreamSaid),
+        (b'data: {"choices":null,"base_resp":{"status_code":1002}}\n\n', UpstreamSaid),
         (b'{"error":{"message":"no such model","code":404}}', UpstreamSaid),
         (b"<html>", ProtocolError),
         (b"data: {}\n\n", ProtocolError),
@@ -436,6 +437,11 @@ def test_half_a_character_becomes_a_question_mark() -> None:
 def test_what_goes_wrong_is_said(raw: bytes, kind: type[UpstreamError]) -> None:
     _, reader = read(raw)
     assert isinstance(reader.failed, kind)
+
+
+def test_an_event_whose_choices_are_null_says_nothing() -> None:
+    events, reader = read(chunk({"content": "a"}) + b'data: {"choices":null}\n\n')
+    assert (events, reader.failed) == ([TextDelta("a")], None)
 
 
 def test_after_the_end_only_usage_counts() -> None:
@@ -518,6 +524,7 @@ def test_an_answer_that_makes_no_sense_is_said_to_be_so(body: bytes) -> None:
         b'{"error":"no"}',
         b'{"choices":[{"message":{"content":"a"},"finish_reason":"error"}]}',
         b'{"choices":[{"message":{"content":"a"},"finish_reason":"network_error"}]}',
+        b'{"choices":null,"base_resp":{"status_code":1004,"status_msg":"login fail"}}',
     ],
 )
 def test_an_error_in_an_answer_is_the_provider_s(body: bytes) -> None:

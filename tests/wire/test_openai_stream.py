@@ -264,6 +264,16 @@ def test_what_an_event_without_choices_says_joins_the_next(asked: bool | None) -
     assert "prompt_filter_results" not in event
 
 
+@each_wish
+def test_an_event_whose_choices_are_null_has_none(asked: bool | None) -> None:
+    stream = stream_of(asked=asked)
+    out = stream.feed(chunk("a") + sse({"id": "x", "object": "", "model": "y", "choices": None}) + chunk("b", "stop"))
+    out += stream.feed(DONE) + stream.end(RECEIPT)
+    assert stream.failed is None
+    assert text_of(events(out)) == "ab"
+    assert all(event == "[DONE]" or isinstance(event["choices"], list) for event in events(out))
+
+
 def test_all_choices_finish_before_it_is_complete() -> None:
     def event(index: int, finish: str | None) -> bytes:
         return chunk(choices=[{"index": index, "delta": {"content": str(index)}, "finish_reason": finish}])
@@ -396,6 +406,8 @@ ERRORS = [
     chunk("secret words", "error", error={"code": 429, "message": "secret words"}),
     chunk("secret words", "error"),
     chunk("secret words", "network_error"),
+    sse({"choices": None, "base_resp": {"status_code": 1027, "status_msg": "secret words"}}),
+    chunk("secret words", base_resp={"status_code": 1000, "status_msg": "unknown error"}),
     sse(
         json.loads(chunk("secret words")[6:])
         | {"choices": [{"index": 0, "delta": {}, "error": {"message": "secret words"}}]}

@@ -93,6 +93,17 @@ def said_in(error: Any) -> UpstreamSaid:
     return _said(details.status or _status_of(details), details, details.retry_after)
 
 
+def said_beside(base_resp: Any) -> UpstreamSaid | None:
+    """What MiniMax's `base_resp` means, which comes with every 200; None: all is well."""
+    code = base_resp.get("status_code") if isinstance(base_resp, dict) else None
+    if not isinstance(code, int) or not code:
+        return None
+    word = "content_filter" if code in _FILTERED_BY_MINIMAX else ""
+    return _said(
+        _STATUS_OF_MINIMAX.get(code, 502), _Details(message=_text(base_resp.get("status_msg")), code=word), None
+    )
+
+
 def _said(status: int, details: _Details, retry_after: float | None) -> UpstreamSaid:
     status = _meaning(status, details)
     if retry_after is not None:
@@ -173,6 +184,17 @@ _STATUS_OF_WORD = {
     "permission": 403,
     "not_found": 404,
     "too_large": 413,
+}
+
+# platform.minimax.io/docs/api-reference/errorcode; 2026-11
+_FILTERED_BY_MINIMAX = frozenset({1026, 1027})
+_STATUS_OF_MINIMAX = {
+    1001: 504,
+    **dict.fromkeys((1002, 1039, 1041, 2045, 2056), 429),
+    **dict.fromkeys((1004, 2049), 401),
+    1008: 402,
+    **dict.fromkeys((1026, 1027, 1042, 2013), 400),
+    2061: 404,  # not in the account's plan
 }
 
 

@@ -164,4 +164,7 @@ def whole_answer(body: bytes) -> Any:
     first = document[0] if isinstance(document, list) and document else document  # Gemini's are in a list
     if isinstance(first, dict) and first.get("error"):
         raise errors.said_in(first["error"])
+    failed = errors.said_beside(first.get("base_resp")) if isinstance(first, dict) else None
+    if failed is not None:
+        raise failed
     return document

@@ -7,7 +7,7 @@ from msgspec import UNSET, Raw
 
 from tollbridge.errors import ProtocolError
 from tollbridge.wire.body import NULL
-from tollbridge.wire.errors import said_in
+from tollbridge.wire.errors import said_beside, said_in
 from tollbridge.wire.event_reader import Metered
 from tollbridge.wire.exchange import Names, Receipt
 from tollbridge.wire.openai_reply import (
@@ -70,6 +70,9 @@ class CompletionAnswer(Metered):
         choices = completion.choices or []
         if completion.error:
             raise said_in(completion.error)
+        failed = said_beside(completion.base_resp)
+        if failed is not None:
+            raise failed
         if not choices:
             raise ProtocolError("the upstream's answer has no choices")
         for choice in choices:

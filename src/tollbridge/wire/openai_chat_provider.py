@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from tollbridge.errors import ProtocolError, UpstreamError
 from tollbridge.values import Route, Usage
@@ -44,7 +44,7 @@ from tollbridge.wire.conversation import (
     ToolDelta,
     ToolStart,
 )
-from tollbridge.wire.errors import said_in
+from tollbridge.wire.errors import said_beside, said_in
 from tollbridge.wire.event_reader import EventReader
 from tollbridge.wire.exchange import Outgoing
 from tollbridge.wire.heedless import openai_events
@@ -142,10 +142,11 @@ class _XGroq(msgspec.Struct, gc=False):
 class _Body(msgspec.Struct, gc=False):
     """A whole answer, or a chunk."""
 
-    choices: list[_Choice] | None = None
+    choices: list[_Choice] | UnsetType | None = UNSET
     usage: Raw = NULL
     error: Any = None
     x_groq: _XGroq | None = None
+    base_resp: Any = None
 
 
 _decode_body = msgspec.json.Decoder(_Body).decode
@@ -169,6 +170,9 @@ class OpenAiChat:
         for error in (completion.error, *(choice.error for choice in completion.choices or ())):
             if error:
                 raise said_in(error)
+        failed = said_beside(completion.base_resp)
+        if failed is not None:
+            raise failed
         try:
             choices = _decode_body(body).choices or []
         except (msgspec.DecodeError, RecursionError):
@@ -428,7 +432,10 @@ class ChatReader(EventReader[Event]):
         said = chunk.error or next((choice.error for choice in choices if choice.error), None)
         if said or name == b"error" or any(choice.finish_reason in FAILED for choice in choices):
             return said_in(said)
-        if chunk.choices is None and not has_usage and name in (b"", b"message"):
+        failed = said_beside(chunk.base_resp)
+        if failed is not None:
+            return failed
+        if chunk.choices is UNSET and not has_usage and name in (b"", b"message"):
             return ProtocolError("the upstream sent an event without choices")
         try:
             for position, choice in enumerate(choices):

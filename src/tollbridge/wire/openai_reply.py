@@ -88,10 +88,11 @@ class Chunk(msgspec.Struct, gc=False):
     object: Raw = NOTHING
     created: Raw = NOTHING
     model: Raw = NOTHING
-    choices: list[ChunkChoice] | None = None
+    choices: list[ChunkChoice] | UnsetType | None = UNSET
     usage: Raw = NULL
     error: Any = None
     x_groq: _XGroq | None = None
+    base_resp: Any = None
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -122,6 +123,7 @@ class Completion(msgspec.Struct, gc=False):
     choices: list[AnswerChoice] | None = None
     usage: Raw = NULL
     error: Any = None
+    base_resp: Any = None
 
 
 class _Picture(msgspec.Struct, gc=False):
@@ -142,12 +144,19 @@ class _WholeChoice(msgspec.Struct, gc=False):
     error: None = None
 
 
+class _Well(msgspec.Struct, gc=False):
+    """MiniMax's word that nothing failed."""
+
+    status_code: Literal[0] = 0
+
+
 class WholeChat(msgspec.Struct, gc=False):
     """An answer of chat with nothing missing, nothing unusual and no error."""
 
     choices: Annotated[list[_WholeChoice], Meta(min_length=1)]
     usage: Raw = NULL
     error: None = None
+    base_resp: _Well | None = None
 
 
 _decode_chunk = msgspec.json.Decoder(Chunk).decode
@@ -271,9 +280,12 @@ def _chunk_of_another_shape(data: bytes) -> Chunk:
         model=fields.get("model", NOTHING),
         usage=fields.get("usage", NULL),
         error=document.get("error"),
+        base_resp=document.get("base_resp"),
     )
-    choices = document.get("choices")
-    if choices is not None:
+    choices = document.get("choices", UNSET)
+    if choices is None:
+        chunk.choices = None
+    elif choices is not UNSET:
         if not isinstance(choices, list):
             raise ProtocolError("the upstream sent choices that are not an array")
         chunk.choices = [_choice_of_another_shape(choice) for choice in choices]

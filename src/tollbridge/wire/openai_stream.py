@@ -167,7 +167,7 @@ class CompletionStream(Produced, EventStream):
             return failure
         if choices:
             self._pass(data, chunk, choices, has_usage, out)
-        elif chunk.choices is not None or has_usage:
+        elif chunk.choices is not UNSET or has_usage:
             self._pass_without_choices(data, chunk, has_usage, out)
         elif not name or name == b"message":
             return ProtocolError("the upstream sent an event without choices")
@@ -202,8 +202,9 @@ class CompletionStream(Produced, EventStream):
             self._joining.update((name, value) for name, value in fields.items() if name not in _ENVELOPE)
             if len(self._joining) > _MOST_JOINING:
                 self._joining.clear()
-        elif has_usage:
-            fields["choices"] = Raw(b"[]")
+            return
+        fields["choices"] = Raw(b"[]")
+        if has_usage:
             self._tail = fields
         else:
             out.append(_encode(fields))
@@ -402,4 +403,4 @@ def _failure(name: bytes, chunk: Chunk, choices: list[ChunkChoice]) -> UpstreamE
             return errors.said_in(error)
     if error or name == b"error":
         return errors.said_in(error)
-    return None
+    return errors.said_beside(chunk.base_resp)

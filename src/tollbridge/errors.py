@@ -29,6 +29,7 @@ TollbridgeError
 │   ├── ConnectionLost          the peer closed or reset before the answer was whole
 │   ├── ProtocolError           what came back makes no sense (framing, caps, encodings, shape)
 │   │   └── AnswerTooLarge      more bytes than are read of an answer
+│   ├── ModelFailed             it answered, and what the model wrote cannot be used (in wire.errors)
 │   └── UpstreamSaid            it answered, and its answer is an error (in wire.errors, which reads it)
 ├── ClientGone                  the caller hung up: nobody is left to answer
 └── ConfigError                 the operator's mistake; the message says where it is and what would be right

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.gateway.site import INPUT_NANO, OUTPUT_NANO, Site, always, chat, run, says, streams
-from tests.upstream.bad_server import BadServer, Peer
+from tests.upstream.bad_server import BadServer, Peer, Request
 from tests.upstream.test_auth import account, granted
 
 from tollbridge.core import tokens
@@ -70,6 +70,29 @@ def test_a_stream_is_translated_and_charged_to_the_token() -> None:
             [row] = await site.settled(1)
             assert (row["charge"], row["outcome"], row["finish"]) == (CHARGE, Outcome.COMPLETED, "stop")
             assert (row["input"], row["cache_read"], row["output"], row["reasoning"]) == (24, 16, 10, 7)
+
+    run(test())
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_model_that_cannot_call_its_tools_does_not_shut_its_provider(streamed: bool) -> None:
+    """Whoever sends such a tool would otherwise take the provider away from everybody."""
+    bad = answer(finish="MALFORMED_FUNCTION_CALL", usage=USAGE)
+    good = answer({"text": "Hello!"}, finish="STOP", usage=USAGE)
+
+    async def reply(request: Request, peer: Peer) -> None:
+        said = good if b"please" in request.body else bad
+        await (streams([event(said)]) if streamed else says(said))(request, peer)
+
+    async def test() -> None:
+        async with Site(always(reply)) as site:
+            for _ in range(10):
+                failed = await site.post("/v1/chat/completions", chat(stream=streamed))
+                assert (failed.status, failed.json["error"]["code"]) == (502, "upstream_invalid_response")
+                assert "calls a tool" in failed.json["error"]["message"]
+            assert (await site.post("/v1/chat/completions", chat("please", stream=streamed))).status == 200
+            rows = await site.settled(11)
+            assert [row["charge"] for row in rows] == [0] * 10 + [CHARGE]
 
     run(test())
 

@@ -46,6 +46,7 @@ class Kind(Enum):
     OUT_OF_CREDIT = "out_of_credit"
     UNKNOWN_MODEL = "unknown_model"
     INVALID_RESPONSE = "invalid_response"
+    MODEL_FAILED = "model_failed"  # the provider is well, and what the model wrote cannot be used
     REJECTED = "rejected"  # the provider blames the caller's request
     UNSUPPORTED = "unsupported"  # this route cannot do what was asked for; most often nothing was sent
 
@@ -57,7 +58,7 @@ class Step(Enum):
     GIVE_UP = "give_up"
 
 
-_AGAIN_HERE = frozenset({Kind.UNREACHED, Kind.LOST, Kind.SERVER_ERROR})
+_AGAIN_HERE = frozenset({Kind.UNREACHED, Kind.LOST, Kind.SERVER_ERROR, Kind.MODEL_FAILED})
 COUNTS_AGAINST_UPSTREAM = frozenset(
     {Kind.UNREACHED, Kind.LOST, Kind.TIMED_OUT, Kind.SERVER_ERROR, Kind.INVALID_RESPONSE}
 )

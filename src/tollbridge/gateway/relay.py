@@ -48,7 +48,7 @@ from tollbridge.upstream.pool import Pool, Response
 from tollbridge.values import Route
 from tollbridge.wire import errors as wire_errors
 from tollbridge.wire import translate
-from tollbridge.wire.errors import UpstreamSaid
+from tollbridge.wire.errors import ModelFailed, UpstreamSaid
 from tollbridge.wire.exchange import Answer, Exchange, Outgoing
 from tollbridge.wire.translate import Translated
 
@@ -345,6 +345,15 @@ def _failure(error: UpstreamError | UpstreamSaid | InvalidRequest, route: Route)
             Kind.INVALID_RESPONSE,
             UpstreamFailed(
                 f"The provider of {route.model} sent an answer that makes no sense. You were not charged.",
+                code="upstream_invalid_response",
+            ),
+        )
+    if isinstance(error, ModelFailed):
+        return _Failure(
+            Kind.MODEL_FAILED,
+            UpstreamFailed(
+                f"The answer of {route.model} cannot be used: it calls a tool in a way that cannot be read. You were"
+                " not charged. Try again.",
                 code="upstream_invalid_response",
             ),
         )

@@ -47,6 +47,10 @@ class UpstreamSaid(UpstreamError):
         self.retry_after = retry_after
 
 
+class ModelFailed(UpstreamError):
+    """The provider is well, but what the model wrote cannot be used, such as a call of a tool that is no JSON."""
+
+
 class _Details(msgspec.Struct):
     """An error object of any kind: OpenAI-like, Anthropic's, Gemini's, FastAPI's, or a bare string."""
 

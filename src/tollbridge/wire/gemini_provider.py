@@ -6,7 +6,7 @@ Rule 1  Events of a stream have the shape of whole answers; text in them is a pi
         is not announced: a stream is over when its body is, and complete if a finish reason came.
 Rule 2  `STOP` also ends an answer that calls tools, which only the parts tell. A blocked prompt has no candidates and a
         `blockReason`: that is an answer that was filtered. If the model's call of a tool could not be read, the
-        provider failed; if it called a tool that does not exist and the call is shown, that is for the caller, as with
+        model failed; if it called a tool that does not exist and the call is shown, that is for the caller, as with
         other models.
 Rule 3  Any part may carry a signature. On a function call it goes with the call; elsewhere it becomes a thought without
         text, after its part.
@@ -48,7 +48,7 @@ from tollbridge.wire.conversation import (
     ToolDelta,
     ToolStart,
 )
-from tollbridge.wire.errors import UpstreamSaid
+from tollbridge.wire.errors import ModelFailed
 from tollbridge.wire.event_reader import EventReader
 from tollbridge.wire.exchange import Outgoing
 from tollbridge.wire.gemini_request import ORIGIN, OWN_ID
@@ -209,7 +209,7 @@ class GeminiReader(EventReader[Event]):
             if not answer.candidates and not self._has_finish and answer.prompt_feedback is not None:
                 out.append(Finish("filtered", native=_blocked(answer)))
                 self._has_finish = True
-        except (ProtocolError, UpstreamSaid) as error:
+        except UpstreamError as error:
             return error
         return None
 
@@ -309,9 +309,9 @@ def _sign(parts: list[Part], signature: str) -> None:
 
 
 def _reason(native: str, *, has_calls: bool) -> Reason:
-    """The reason in our terms. Raises `UpstreamSaid` if the model's call of a tool went wrong."""
+    """The reason in our terms. Raises `ModelFailed` if the model's call of a tool went wrong."""
     if native in _FAILED and not has_calls:
-        raise UpstreamSaid(502, "The model called a tool in a way that cannot be read.")
+        raise ModelFailed(f"the model called a tool in a way that cannot be read ({native})")
     reason = _REASONS.get(native, "stop")
     return "tool_calls" if has_calls and reason == "stop" else reason
 

@@ -182,3 +182,37 @@ def test_a_late_failure_does_not_shorten_how_long_a_breaker_is_open() -> None:
     breaker.exhausted(0.0)
     breaker.failed(1.0)
     assert not breaker.usable(100.0)
+
+
+def test_calls_that_hung_before_a_breaker_opened_do_not_open_it_again() -> None:
+    breaker = Breaker()
+    for _ in range(5):
+        breaker.failed(100.0)
+    for late in range(20):
+        breaker.failed(110.0 + late / 10, 90.0)  # what hung times out while the probe is awaited …
+    assert breaker.usable(112.0)
+    breaker.begin(112.0)
+    breaker.succeeded(112.1)
+    for late in range(30):
+        breaker.failed(200.0 + late / 10, 99.0)  # … and long after the provider is well
+    assert breaker.usable(204.0)
+    assert not breaker.shaky(204.0)
+
+
+def test_calls_that_hung_before_the_last_success_are_no_failures_in_a_row() -> None:
+    breaker = Breaker()
+    for _ in range(10):
+        breaker.failed(120.0, began=0.0, well_at=119.0)
+    assert breaker.usable(120.0)
+    for _ in range(5):
+        breaker.failed(130.0, began=119.5, well_at=119.0)
+    assert not breaker.usable(130.0)
+
+
+def test_a_provider_that_lets_half_of_its_calls_hang_is_left_alone_for_all_that() -> None:
+    breaker = Breaker()
+    for call in range(10):
+        breaker.failed(120.0 + call, began=float(call), well_at=120.0 + call)
+        breaker.succeeded(120.5 + call)
+    breaker.failed(130.0, began=10.0, well_at=129.5)
+    assert not breaker.usable(130.0)

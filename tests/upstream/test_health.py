@@ -118,6 +118,21 @@ def test_a_limit_cools_what_was_limited_for_as_long_as_it_says() -> None:
     assert health.rank(OURS) == 0
 
 
+def test_what_times_out_after_a_short_outage_does_not_shut_a_provider_that_is_well() -> None:
+    clock = Clock()
+    health = Health(clock)
+    clock.now += 60
+    health.begin(OWN)
+    health.succeeded(OWN)  # whoever paid
+    clock.now += 60
+    for _ in range(6):
+        health.failed(OURS, Kind.TIMED_OUT, seconds=120.0)
+    assert health.rank(OURS) is not None
+    for _ in range(6):
+        health.failed(OURS, Kind.TIMED_OUT, seconds=30.0)
+    assert health.rank(OURS) is None
+
+
 def test_breakers_of_customers_are_bounded() -> None:
     health = Health(Clock())
     for owner in range(1, OWNERS_REMEMBERED + 10):

@@ -11,6 +11,7 @@ Rule 4  A request is tried at most twice more for each model, and all retries to
 
 from collections import deque
 from enum import Enum
+from math import inf
 
 import msgspec
 
@@ -121,6 +122,9 @@ class Breaker(msgspec.Struct):
     one probe decides. Well before that, the upstream is *shaky*: after three failures, in a row or a tenth of its calls
     in the last 30 s, others go first for a minute, so that its failures cost few retries. Our own refusals (no money,
     our limits) never count.
+
+    A call that hung may fail minutes after the trouble is over. It counts for nothing if the breaker has opened since
+    it began, and not in a row if a call has succeeded since.
     """
 
     in_a_row: int = 0
@@ -128,6 +132,7 @@ class Breaker(msgspec.Struct):
     cool_until: float = 0.0
     probing_until: float = 0.0
     shaky_until: float = 0.0
+    closed_at: float = -inf
     recent: deque[tuple[float, bool]] = msgspec.field(default_factory=deque)
 
     def usable(self, now: float) -> bool:
@@ -148,6 +153,7 @@ class Breaker(msgspec.Struct):
         self.in_a_row = 0
         if self.open_until:
             self.open_until = self.probing_until = 0.0
+            self.closed_at = now
             self.recent.clear()
         if self.recent:
             self._note(now, failed=False)
@@ -166,11 +172,12 @@ class Breaker(msgspec.Struct):
         self.open_until = min(self.open_until, now)
         self.probing_until = 0.0
 
-    def failed(self, now: float) -> None:
-        if now < self.open_until:
-            # A call that began before: what made it fail, perhaps minutes ago, must not keep the probe waiting.
+    def failed(self, now: float, began: float | None = None, well_at: float = -inf) -> None:
+        """A call that began at `began` (None: now) failed. `well_at`: when a call succeeded last."""
+        began = now if began is None else began
+        if began < max(self.open_until, self.closed_at):
             return
-        self.in_a_row += 1
+        self.in_a_row += began >= well_at
         self._note(now, failed=True)
         failures = sum(failed for _, failed in self.recent)
         if self.in_a_row >= SHAKY_FAILURES or (

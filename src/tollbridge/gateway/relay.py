@@ -169,7 +169,7 @@ class Relay:
         if failures.told is None or failed.kind is not Kind.UNSUPPORTED:
             failures.told = failed
         why = failed.why or f"status {failed.status}"
-        self._health.failed(route, failed.kind, failed.retry_after, why)
+        self._health.failed(route, failed.kind, failed.retry_after, why, seconds)
         attempt = _attempt(route, failed, seconds)
         failures.attempts.append(attempt)
         retries, failures.of_model = failures.of_model, failures.of_model + 1

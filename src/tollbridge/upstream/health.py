@@ -12,6 +12,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from math import inf
 
 import msgspec
 
@@ -57,6 +58,8 @@ class Health:
         self._own: deque[int] = deque()
         self._speeds: dict[tuple[str, str], Speed] = {}
         self.tallies: dict[str, Tally] = {}
+        # By the upstream's name, whoever paid: when a call succeeded last.
+        self._well_at: dict[str, float] = {}
         # By the upstream's name and what is wrong: when the log may say so again.
         self._complain_at: dict[tuple[str, Kind], float] = {}
 
@@ -79,13 +82,16 @@ class Health:
         tally.attempts += 1
 
     def succeeded(self, route: Route) -> None:
+        self._well_at[route.upstream.name] = self._clock()
         if self._breakers and (breaker := self._known(route)) is not None:
             breaker.succeeded(self._clock())
 
-    def failed(self, route: Route, kind: Kind, retry_after: float | None = None, why: str = "") -> None:
+    def failed(
+        self, route: Route, kind: Kind, retry_after: float | None = None, why: str = "", seconds: float = 0.0
+    ) -> None:
         """An attempt failed. What the caller or our own account did wrong is no failure of the upstream.
 
-        `why`: for the log.
+        `why`: for the log. `seconds`: how long the attempt took.
         A customer's credential that was refused or is out of credit stays in use: it may be all that they want to use,
         and then they are told each time what is wrong with it. Other routes, if there are any, go first.
         """
@@ -93,7 +99,7 @@ class Health:
         failures = self._tally(route).failures
         failures[kind] = failures.get(kind, 0) + 1
         if kind in COUNTS_AGAINST_UPSTREAM:
-            breaker.failed(now)
+            breaker.failed(now, now - seconds, self._well_at.get(route.upstream.name, -inf))
             if not breaker.usable(now):
                 self._complain(route, kind, why, now)
             return

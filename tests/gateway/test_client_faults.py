@@ -34,7 +34,7 @@ from tests.gateway.site import (
 )
 from tests.upstream.bad_server import Peer, Request
 
-from tollbridge.core import tokens
+from tollbridge.core import retry, tokens
 from tollbridge.edge.server import ServerLimits
 from tollbridge.gateway.streams import Timing
 from tollbridge.services import accounts
@@ -740,6 +740,28 @@ def test_nothing_is_tried_again_for_a_caller_who_has_left(others: bool) -> None:
             assert (row["charge"], row["outcome"]) == (0, Outcome.CLIENT_LEFT)
             assert len(asked) == 1
             assert second.requests == 0
+
+    run(test())
+
+
+def test_an_error_of_ours_is_in_the_log_even_if_the_caller_has_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        fail, asked = asyncio.Event(), asyncio.Event()
+        async with Site(failing_at(fail, asked.set), cancel_stops_billing=False) as site:
+            monkeypatch.setattr(retry, "decide", lambda *_, **__: 1 // 0)
+            call = await site.open(PATH, chat(stream=True))
+            await soon(asked)
+            call.reset()
+            await asyncio.sleep(0.05)
+            fail.set()
+            [row] = await site.settled(1)
+            assert (row["charge"], row["outcome"]) == (0, Outcome.CLIENT_LEFT)
+        [record] = [record for record in caplog.records if record.exc_info is not None]
+        assert "ZeroDivisionError" in caplog.text
+        [line] = [line for line in map(json.loads, b"".join(site.log).splitlines()) if line.get("status") == 499]
+        assert record.getMessage() == f"request {line['request_id']} failed"
 
     run(test())
 

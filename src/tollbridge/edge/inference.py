@@ -30,6 +30,7 @@ from tollbridge.errors import (
     InvalidApiKey,
     MethodNotAllowed,
     NotFound,
+    TollbridgeError,
     Unavailable,
 )
 from tollbridge.gateway.admission import Admission, AlreadyClaimed, Ticket
@@ -321,9 +322,12 @@ class Inference:
             call.out.end(stream.stream.fail(failed.error))
             self._note(call, 200, code=failed.error.code)
             return
-        except BaseException:
+        except BaseException as error:
             ending = stream.abandon()
-            if not stream.left:
+            if stream.left:
+                if isinstance(error, Exception) and not isinstance(error, TollbridgeError):
+                    _LOGGER.exception("request %s failed", call.request_id)
+            else:
                 call.ended = self._close_stream(call, stream, ending)
                 if stream.started and stream.stream is not None:
                     call.out.end(stream.stream.fail(Unavailable("The server stopped in the middle of its answer.")))

@@ -13,6 +13,7 @@ from tests.servers import free_port
 from tests.services.test_export import history, holds
 from tests.store.books import Books, Engine, with_books
 from tests.store.conftest import migrated_file, sqlite_engine
+from tests.store.test_rollups import spend
 
 from tollbridge.core.ids import Ids
 from tollbridge.errors import Unavailable
@@ -105,6 +106,22 @@ def test_each_request_is_there_once_however_often_it_is_sent(sqlite_engine: Engi
             await sink.write(1, export.parts(books.database, 0, until))
             final = f"SELECT count(), sum(charge) FROM {export.TABLE} FINAL"
             assert [list(map(int, row)) for row in server.rows(final)] == [[len(expected), sums[0][0]]]
+
+        with_books(sqlite_engine, scenario)
+
+
+def test_what_is_added_to_a_minute_that_is_there_arrives(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """As after the clock was set back."""
+    with serving(tmp_path / "clickhouse") as server:
+
+        async def scenario(books: Books) -> None:
+            ada = await books.customer(paid=10**9)
+            sink = export.open_sink(f"clickhouse://127.0.0.1:{server.port}/default")
+            for count in (1, 2, 3):
+                await spend(books, ada, 5)
+                await sink.write(0, export.parts(books.database, 0, 1 << 60))
+                final = f"SELECT count(), sum(charge) FROM {export.TABLE} FINAL"
+                assert [list(map(int, row)) for row in server.rows(final)] == [[count, 5 * count]]
 
         with_books(sqlite_engine, scenario)
 

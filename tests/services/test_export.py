@@ -104,6 +104,50 @@ def test_a_window_that_was_cut_off_is_written_again_and_whole(
     with_books(sqlite_engine, scenario)
 
 
+class Minutes:
+    """A place that keeps each window that it was given last."""
+
+    name = "minutes"
+    window_ms = export.MINUTE_MS
+
+    def __init__(self) -> None:
+        self.windows: dict[int, list[int]] = {}
+
+    async def write(self, since: int, parts: AsyncIterator[list[Line]]) -> None:
+        self.windows[since] = [line.hold async for lines in parts for line in lines]
+
+
+@pytest.mark.parametrize("back_s", [5, 35, 45, 65, 100, 200])
+@pytest.mark.parametrize("after_s", [1, 20, 29])
+def test_a_clock_that_is_set_back_neither_skips_nor_doubles(
+    sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch, back_s: int, after_s: int
+) -> None:
+    """A request ends each second. The job runs every 30 s, and `after_s` after a run the clock is set back."""
+
+    async def scenario(books: Books) -> None:
+        ada, sink = await books.customer(paid=10**9), Minutes()
+        start = 1_700_000_000_000 // HOUR_MS * HOUR_MS
+        clock, back_at = start, 310 + after_s
+
+        async def now() -> int:
+            return clock
+
+        monkeypatch.setattr(books.database, "now", now)
+        ids = [await books.held(ada, 1) for _ in range(600)]
+        await asyncio.gather(*(books.ledger.submit(books.end_op(id_, ada, 1)) for id_ in ids))
+        await books.database.execute("UPDATE usage SET ended_at = $1", start + DAY_MS)
+        for second, id_ in enumerate(ids):
+            clock += 1_000 if second != back_at else 1_000 - back_s * 1_000
+            await books.database.execute("UPDATE usage SET ended_at = $2 WHERE hold_id = $1", id_, clock)
+            if second % 30 == 10:
+                await export.keep_up(books.database, sink)
+        clock += 600_000
+        await export.keep_up(books.database, sink)
+        assert sorted(hold for window in sink.windows.values() for hold in window) == sorted(ids)
+
+    with_books(sqlite_engine, scenario)
+
+
 def test_what_was_charged_late_has_a_line_of_its_own(ledger_engine: Engine) -> None:
     async def scenario(books: Books) -> None:
         ada = await books.customer(paid=10**9)

@@ -6,8 +6,10 @@
 Rule 1  Time is cut into windows. Each is written in turn, once nothing can end in it any more, and a watermark
         (`meta.exported/…`, one for each place) follows.
 Rule 2  A window may be written again, after a crash or by two processes at once, with the same result. A file is
-        replaced whole. ClickHouse recognises the window by its token or, if it comes too late for that, rows by key.
-Rule 3  If the clock is set back, the watermark is set back with it, and the windows after it are written again.
+        replaced whole. ClickHouse recognises a block by its token or, if it comes too late for that, rows by key.
+Rule 3  If the clock is set back, the watermark is set back with it, and the windows after it are written again: more
+        may end in them. Each run leaves its time (`meta.export_ran/…`), which tells the next one. A clock that goes
+        back by less than the time between two runs goes unnoticed, but not back to a window that is written.
 """
 
 import asyncio
@@ -33,11 +35,16 @@ from tollbridge.store.db import Database
 from tollbridge.store.export import Line
 from tollbridge.store.meta import put, value
 from tollbridge.store.prices import Terms
-from tollbridge.store.rollups import DAY_MS, HOUR_MS, SETTLED_MS
+from tollbridge.store.rollups import DAY_MS, HOUR_MS
 from tollbridge.store.usage_days import EVER
 
 EVERY_S = 30.0
 MINUTE_MS = 60_000
+# A window is over this long after its end: no batch of the ledger takes so long to arrive, and no two runs are so far
+# apart.
+SETTLED_MS = 60_000
+# Another process may have run this long after one has read the time.
+_APART_MS = 5_000
 TABLE = "tollbridge_usage"
 _ENCODE = msgspec.json.Encoder().encode_lines
 
@@ -93,9 +100,10 @@ async def keep_up(database: Database, sink: Sink, ids: Ids | None = None) -> int
         now = await database.now()
         limit = (now - SETTLED_MS) // width * width
         before = await watermark(database, sink)
-        if now < before:
-            await put(database, _mark(sink), now // width * width)
-            return count
+        if now < max(before, (await value(database, _ran(sink)) or 0) - _APART_MS):
+            before = min(before, limit)
+            await put(database, _mark(sink), before)
+        await put(database, _ran(sink), now)
         first = await export.first(database, before)
         start = limit if first is None else min(limit, max(before, first // width * width))
         if start >= limit:
@@ -151,7 +159,15 @@ def csv_head() -> bytes:
 
 
 def _mark(sink: Sink) -> str:
-    return f"exported/{hashlib.sha256(sink.name.encode()).hexdigest()[:16]}"
+    return f"exported/{_digest(sink.name)}"
+
+
+def _ran(sink: Sink) -> str:
+    return f"export_ran/{_digest(sink.name)}"
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 # --- files --------------------------------------------------------------------------------------------------------
@@ -238,7 +254,9 @@ class ClickHouse:
                 if client.command(HAS_ID) == 0:
                     client.command(ADD_ID)
                 self._client = client
-            token = {"insert_deduplication_token": f"{TABLE}/{since}", "async_insert": 0}
+            # Of a window to which something was added, the block is another one.
+            digest = hashlib.sha256(block).hexdigest()[:16]
+            token = {"insert_deduplication_token": f"{TABLE}/{since}/{digest}", "async_insert": 0}
             self._client.raw_insert(TABLE, insert_block=block, fmt="JSONEachRow", settings=token)
         except (ClickHouseError, OSError) as error:
             self._client = None

@@ -13,9 +13,16 @@ from tests.store.ledger.crew import Crew, end_all, proved, query
 
 from tollbridge.core.ledger import Checkpoint, Ended, Held, Refusal, Refused, Spooled, epoch_of
 from tollbridge.store import processes, schema
+from tollbridge.store.ledger import postgres
 
 AMOUNT = 100_000
 MEMBERS = 5
+
+
+async def be_patient(_: Books) -> None:
+    """However slow the machine is: what becomes of those who waited too long has tests of its own."""
+    for name, value in {"MOST_WAITING_MS": 30_000, "MOST_PATIENCE_S": 30.0, "SPOOL_AFTER_S": 30.0}.items():
+        setattr(postgres, name, value)
 
 
 async def customers(engine: Engine, count: int, *, paid: int, limit: int | None = None) -> list[Customer]:
@@ -45,6 +52,7 @@ def race(
     if fresh:
         uvloop.run(query(engine, "DELETE FROM key_spend RETURNING 1"))
     with Crew(engine, MEMBERS) as crew:
+        crew.run(be_patient)
         for customer in everybody:
             results = crew.run(grab, customer, 50 // MEMBERS)
             granted = [id_ for ids, _ in results for id_ in ids]
@@ -171,6 +179,7 @@ def test_what_a_node_that_never_returns_had_open_is_ended_once(
             engine = Engine(url, postgres_engine.directory)
             (customer,) = uvloop.run(customers(engine, 1, paid=100 * AMOUNT))
             with Crew(engine, 4) as crew:
+                crew.run(be_patient)
                 crew.run(hurry)
                 ids = crew.run_on(0, open_some, customer, 20)
                 crew.kill(0)
@@ -190,6 +199,7 @@ def test_an_outage_longer_than_the_time_to_live_ends_nobodys_holds(tmp_path: Pat
         engine = Engine(url, tmp_path)
         (customer,) = uvloop.run(customers(engine, 1, paid=100 * AMOUNT))
         with Crew(engine, 2) as crew:
+            crew.run(be_patient)
             crew.run(hurry)
             crew.run(notice_gaps)
             crew.run(beat_for, TTL_S + 0.3)
@@ -216,6 +226,7 @@ def test_a_fenced_process_gets_no_more_and_its_true_ends_are_charged_once(postgr
     engine = postgres_engine
     (customer,) = uvloop.run(customers(engine, 1, paid=100 * AMOUNT, limit=10 * AMOUNT))
     with Crew(engine, 2) as crew:
+        crew.run(be_patient)
         crew.run(hurry)
         ids = crew.run_on(0, open_some, customer, 10)
         uvloop.run(query(engine, MOVE_AWAY, epoch_of(ids[0])))

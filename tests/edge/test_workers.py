@@ -67,10 +67,9 @@ logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
 count, program, plan, unit = int(sys.argv[1]), sys.argv[2], sys.argv[3], float(sys.argv[4])
 sockets = listen_for(count, "127.0.0.1", 0)
 print(sockets[0].getsockname()[1], flush=True)
+workers._PAUSE_S = unit
 try:
-    status = workers.Supervisor(
-        sockets, lambda text: [sys.executable, program, text, plan], drain=1.0, second=unit
-    ).run()
+    status = workers.Supervisor(sockets, lambda text: [sys.executable, program, text, plan], drain=1.0).run()
 except TollbridgeError as error:
     print("refused:", error, flush=True)
     status = 1

@@ -460,9 +460,6 @@ class FakeStripe:
         self._event("invoice.paid", invoice)
         self._event("customer.subscription.updated", subscription)
 
-    def intent_of(self, invoice: Object) -> str:
-        return str(invoice["payments"]["data"][0]["payment"]["payment_intent"])
-
     def _change_subscription(self, params: Object, id_: str) -> Object:
         subscription = self._get("sub_", id_)
         if subscription["status"] == "canceled":

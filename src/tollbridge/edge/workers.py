@@ -35,7 +35,9 @@ log = logging.getLogger("tollbridge")
 
 READY = b"ready\n"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
-_MOST_PAUSE_S = 30.0
+# Before a new start, at first; then 2, 4 … times as long, up to `_MOST_PAUSES`.
+_PAUSE_S = 1.0
+_MOST_PAUSES = 30.0
 _HEALTHY_S = 60.0
 # Long, because a start may have to build the index of a large table.
 _START_S = 900.0
@@ -118,18 +120,14 @@ class Supervisor:
     """`Supervisor(sockets, command, drain).run()` serves until told to stop, and returns the exit status.
 
     `sockets`: one for each worker (`listening.listen_for`). `command(text)`: the program and arguments of a worker that
-    makes a `Berth` of `text`. `drain`: seconds that a worker has once told to stop. `second`: the unit, in seconds, of
-    the pauses between starts.
+    makes a `Berth` of `text`. `drain`: seconds that a worker has once told to stop.
     TollbridgeError: the first worker could not start, or later none could; the message is the worker's.
     """
 
-    def __init__(
-        self, sockets: Sequence[socket.socket], command: Callable[[str], list[str]], drain: float, second: float = 1.0
-    ) -> None:
+    def __init__(self, sockets: Sequence[socket.socket], command: Callable[[str], list[str]], drain: float) -> None:
         self._sockets = sockets
         self._command = command
         self._drain = drain
-        self._second = second
         self._slots = [_Slot() for _ in sockets]
         self._leaving: list[_Worker] = []
         self._to_replace: list[int] = []
@@ -269,7 +267,7 @@ class Supervisor:
             slot.coming = None
             self._to_replace = []
             if slot.worker is None and not self._stopping:
-                slot.due = now + self._second
+                slot.due = now + _PAUSE_S
             elif not self._stopping:
                 log.error("the replacement was given up, the workers stay as they are: %s", _reason(worker, status))
             return
@@ -282,11 +280,11 @@ class Supervisor:
             slot.lost_starts += 1
         if worker.ready and now - worker.started_at >= _HEALTHY_S:
             slot.failures = 0
-        pause = min(_MOST_PAUSE_S, 2.0**slot.failures)
+        pause = min(_MOST_PAUSES, 2.0**slot.failures)
         slot.failures += 1
         if not self._alive() and all(each.lost_starts >= _LOST_STARTS for each in self._slots):
             raise TollbridgeError(_reason(worker, status))
-        slot.due = now + pause * self._second
+        slot.due = now + pause * _PAUSE_S
         said = (worker.number + 1, worker.pid, _reason(worker, status), pause)
         log.error("worker %d (process %d) was lost, %s; the next one starts in %.0f s", *said)
 

@@ -14,7 +14,6 @@ from tollbridge.web import deeds
 from tollbridge.web.static import Static
 
 FOLDER = Path(__file__).parent / "templates"
-_NANO = 1_000_000_000
 
 
 def environment(static: Static) -> Environment:

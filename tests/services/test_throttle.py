@@ -6,7 +6,17 @@ import pytest
 from tests.services.conftest import World
 
 from tollbridge.errors import RateLimited
-from tollbridge.services.throttle import DAY_MS, Door, Limit, check_door, delay_s, failed, opened, spend
+from tollbridge.services.throttle import (
+    DAY_MS,
+    FAILURES_A_DAY,
+    Door,
+    Limit,
+    check_door,
+    delay_s,
+    failed,
+    opened,
+    spend,
+)
 from tollbridge.store.db import Database
 
 START = 1_000_000 * DAY_MS
@@ -64,6 +74,26 @@ def test_a_guesser_gets_no_more_guesses_by_making_them_all_at_once(world: World)
         assert not await tries(database, door, START + 2_000)
 
     world.run(use)
+
+
+def test_nor_by_making_them_all_at_once_from_many_addresses(world: World) -> None:
+    async def use(database: Database) -> None:
+        doors = [Door(account="ada@example.com", client=f"10.6.{number}.1") for number in range(250)]
+        assert sum(await asyncio.gather(*(tries(database, door, START) for door in doors))) == FAILURES_A_DAY
+
+    world.run(use)
+
+
+def test_who_gets_in_uses_up_no_guess(sqlite_world: World) -> None:
+    async def use(database: Database) -> None:
+        for number in range(2 * FAILURES_A_DAY):
+            door = Door(account="ada@example.com", client=f"10.6.{number % 200}.1")
+            await check_door(database, door, START + number)
+            await opened(database, door)
+        for number in range(FAILURES_A_DAY):
+            assert await tries(database, Door(account="ada@example.com", client=f"10.7.{number}.1"), START + 1_000)
+
+    sqlite_world.run(use)
 
 
 def test_a_limit_counts_within_its_window(world: World) -> None:

@@ -79,20 +79,23 @@ async def check_door(database: Database, door: Door, now: int) -> None:
         # Of many at once, all of which read the same count, only as many are let in as one after the other.
         earlier = await throttle.add(database, pair, DAY_MS, now) - 1
         wait = delay_s(earlier) * 1000 if earlier > failures else 0
+    if wait <= 0 and not door.device and await throttle.add(database, account, DAY_MS, now) > FAILURES_A_DAY:
+        wait = HOUR_MS
     if wait > 0:
         raise too_many("Too many failed log-ins", wait)
 
 
 async def failed(database: Database, door: Door, now: int) -> None:
-    """Count what `check_door` has let in where it counts for others too."""
-    _, account, client = door.names()
-    await throttle.add(database, client, MINUTE_MS, now)
-    if not door.device:
-        await throttle.add(database, account, DAY_MS, now)
+    """Count what `check_door` has let in for its network address too."""
+    await throttle.add(database, door.names()[2], MINUTE_MS, now)
 
 
 async def opened(database: Database, door: Door) -> None:
-    await throttle.clear(database, door.names()[0])
+    """What `check_door` has let in was no failure."""
+    pair, account, _ = door.names()
+    await throttle.clear(database, pair)
+    if not door.device:
+        await throttle.take_back(database, account)
 
 
 async def spend(database: Database, what: str, who: str, limit: Limit, now: int) -> bool:

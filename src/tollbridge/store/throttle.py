@@ -24,5 +24,10 @@ async def add(database: Transaction, name: str, window_ms: int, now: int) -> int
     return int(rows[0][0])
 
 
+async def take_back(database: Transaction, name: str) -> None:
+    """Count once less."""
+    await database.execute("UPDATE throttle SET count = count - 1 WHERE name = $1 AND count > 0", name)
+
+
 async def clear(database: Transaction, name: str) -> None:
     await database.execute("DELETE FROM throttle WHERE name = $1", name)

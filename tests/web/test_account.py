@@ -13,7 +13,7 @@ from tests.web.visitors import PASSWORD, Visitor, house, letters, link_to, regis
 
 from tollbridge.core import totp
 from tollbridge.services import accounts, credentials, operators
-from tollbridge.services.throttle import DAY_MS, FAILURES_A_DAY, MAILS_BY_USER, Door
+from tollbridge.services.throttle import DAY_MS, FAILURES_A_DAY, MAILS_BY_USER, MAILS_TO_ADDRESS, Door, spend
 from tollbridge.store import throttle, users
 from tollbridge.web import render
 
@@ -133,6 +133,38 @@ def test_who_has_asked_for_too_many_links_keeps_nobody_from_asking_for_theirs() 
                 assert (await ada.post("/auth/forgot", {"email": "ada@example.com"})).status_code == 200
                 assert (await ada.get(await link_to(site, "ada@example.com"))).status_code == 200
             assert [recipient for recipient, _, _ in await letters(site)] == ["ada@example.com"]
+
+    run(test())
+
+
+def test_strangers_who_have_mails_sent_to_somebody_keep_them_from_no_reset() -> None:
+    async def test() -> None:
+        async with house('[server]\ntrusted_proxies = ["127.0.0.1"]\n') as site:
+            await registered(site, "ada@example.com")
+            before = await site.database.now()
+            for _ in range(5):  # invitations, say
+                await spend(site.database, "mail-to", "ada@example.com", MAILS_TO_ADDRESS, before)
+            for number in range(5):
+                async with Visitor(site, **{"x-forwarded-for": f"10.7.7.{number}"}) as stranger:
+                    await stranger.post("/auth/forgot", {"email": "ada@example.com"})
+            async with Visitor(site) as ada:
+                assert (await ada.get(await link_to(site, "ada@example.com"))).status_code == 200
+            # Until she can be sent another one.
+            [(until,)] = await site.database.fetch("SELECT MAX(expires_at) FROM mail_token WHERE kind = 'reset'")
+            [(since,)] = await site.database.fetch("SELECT since FROM throttle WHERE name LIKE 'reset-to/%'")
+            assert before <= since <= until - MAILS_TO_ADDRESS.window_ms
+
+    run(test())
+
+
+def test_an_earlier_reset_link_stays_good_until_one_is_used() -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as visitor:
+            await registered(site, "ada@example.com")
+            first, second, third = [await reset_token(site, "ada@example.com") for _ in range(3)]
+            assert (await visitor.post("/auth/reset", {"token": second, "password": NEW})).status_code == 303
+            for token in (first, second, third):
+                assert (await visitor.get(f"/auth/reset?token={token}")).status_code == 410
 
     run(test())
 

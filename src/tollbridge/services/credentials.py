@@ -16,7 +16,8 @@ from tollbridge.store.users import User
 
 RESET = "reset"
 EMAIL = "email"
-RESET_MS = 15 * 60_000
+# As long as the limit on these mails: who is sent no more of them, because strangers asked, has one that is good.
+RESET_MS = throttle.MAILS_TO_ADDRESS.window_ms
 EMAIL_MS = throttle.DAY_MS
 SPENT = "This link no longer works. Ask for a new one."
 
@@ -33,14 +34,15 @@ async def forgot(desk: Desk, email: str, client: Client) -> None:
         desk.database, "mail-from", throttle.whose(client.address), throttle.MAILS_FROM_ADDRESS, now
     ):
         return
-    if await throttle.spend(desk.database, "mail-to", address, throttle.MAILS_TO_ADDRESS, now):
+    # By itself: no other mail that strangers have sent there helps whoever has forgotten their password.
+    if await throttle.spend(desk.database, "reset-to", address, throttle.MAILS_TO_ADDRESS, now):
         user = await users.by_email(desk.database, address)
         if user is not None:
             await _put(desk, letters.reset(desk, address, await reset_token(desk, user, RESET_MS)), now)
 
 
 async def reset_token(desk: Desk, user: User, good_for_ms: int) -> str:
-    """The token for a link to choose a new password. Earlier ones become void."""
+    """The token for a link to choose a new password. Whichever is used first makes the others void."""
     now = await desk.database.now()
     token = sessions.new_token()
     holder = (user.id, user.email)
@@ -129,6 +131,8 @@ async def change_email(desk: Desk, presence: Presence, email: str) -> None:
 
     async def use_case(transaction: Transaction) -> None:
         if not taken:
+            # The one before may have gone to a mailbox that was a slip of the pen.
+            await mail.void_tokens_of(transaction, user.id, EMAIL)
             await mail.add_token(transaction, sessions.digest(token), EMAIL, (user.id, address), now + EMAIL_MS)
         await desk.post.put(transaction, letter, now)
 

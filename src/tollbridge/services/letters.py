@@ -36,7 +36,7 @@ def reset(desk: Desk, recipient: str, token: str) -> Mail:
         "Reset your password",
         f"Choose a new password for {_name(desk)}:",
         _link(desk, "/auth/reset", token),
-        "The link works once, for 15 minutes. If you did not ask for it, do nothing.",
+        "The link works once, for an hour. If you did not ask for it, do nothing.",
     )
 
 

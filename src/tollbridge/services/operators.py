@@ -63,6 +63,8 @@ async def link(database: Database, email: str, *, create: bool, actor: str = "")
         if actor:
             deed = NewDeed(account_id=activity.GATEWAY, actor=actor, action="operator.linked", detail=address)
             await activity.add(transaction, deed, now)
+        # Of those that were printed before, somebody may have the log.
+        await mail.void_tokens_of(transaction, user_id, RESET)
         await mail.add_token(transaction, sessions.digest(token), RESET, (user_id, address), now + LINK_MS)
 
     await run(database, use_case)

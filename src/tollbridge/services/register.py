@@ -99,6 +99,7 @@ async def _register_later(desk: Desk, email: str, hashed: str, now: int) -> None
             else:
                 user_id = user.id
                 # Whoever was here before has not shown that the address is theirs.
+                await mail.void_tokens_of(transaction, user_id, LINK)
                 await users.set_password(transaction, user_id, hashed)
                 await users.consented_again(transaction, user_id, now)
             await mail.add_token(transaction, sessions.digest(token), LINK, (user_id, email), now + LINK_MS)

@@ -26,9 +26,8 @@ _LETTER = "SELECT id, recipient, subject, sealed, created_at, next_at, sent_at, 
 async def add_token(
     transaction: Transaction, digest: bytes, kind: str, holder: tuple[int, str], expires_at: int
 ) -> None:
-    """Add a link for `holder`: a user's id, and the address it is sent to. Earlier links of this kind become void."""
+    """Add a link for `holder`: a user's id, and the address it is sent to. Earlier links stay good."""
     user_id, email = holder
-    await transaction.execute("DELETE FROM mail_token WHERE user_id = $1 AND kind = $2", user_id, kind)
     await transaction.execute(
         "INSERT INTO mail_token (digest, kind, user_id, email, expires_at) VALUES ($1, $2, $3, $4, $5)",
         *(digest, kind, user_id, email, expires_at),
@@ -55,6 +54,10 @@ async def take_token(transaction: Transaction, digest: bytes, kind: str, now: in
 async def void_tokens(transaction: Transaction, user_id: int) -> None:
     """Invalidate every link that the user was sent before."""
     await transaction.execute("DELETE FROM mail_token WHERE user_id = $1", user_id)
+
+
+async def void_tokens_of(transaction: Transaction, user_id: int, kind: str) -> None:
+    await transaction.execute("DELETE FROM mail_token WHERE user_id = $1 AND kind = $2", user_id, kind)
 
 
 # --- the outbox ---------------------------------------------------------------------------------------------------

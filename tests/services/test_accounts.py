@@ -74,6 +74,22 @@ def test_what_is_no_address_is_refused(sqlite_world: World, email: str) -> None:
         sqlite_world.run(lambda database: make(database, email))
 
 
+@pytest.mark.parametrize(
+    "domain",
+    ["b", "localhost", "-x.com", "x-.com", "x..com", ".com", "x.com.", "a_b.com", "x!.com", "10.0.0.1", "[::1]"],
+)
+def test_no_mail_goes_to_what_is_no_domain_of_the_internet(domain: str) -> None:
+    with pytest.raises(InvalidRequest):
+        accounts.mailable(f"a@{domain}")
+
+
+@pytest.mark.parametrize(
+    "domain", ["b.c", "a-b.co.uk", "9.example", "xn--bcher-kva.example", "bücher.example", "उदाहरण.भारत"]
+)
+def test_mail_goes_to_domains_in_any_language(domain: str) -> None:
+    assert accounts.mailable(f" A@{domain} ") == f"a@{domain}"
+
+
 def test_an_unknown_plan_is_refused(sqlite_world: World) -> None:
     with pytest.raises(InvalidRequest, match="there is no plan 'platinum'"):
         sqlite_world.run(

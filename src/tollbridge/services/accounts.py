@@ -15,6 +15,7 @@ from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Duplicate, Transaction, run
 
 _EMAIL = re.compile(r"[^@\s\x00-\x1f\x7f<>\"(),:;\\]{1,64}@[^@\s\x00-\x1f\x7f<>\"(),:;\\]{1,189}")
+_LABEL = re.compile(r"(?!-)[a-z0-9\-\x80-\U0010ffff]{1,63}(?<!-)")
 # Composing makes a text four times shorter at most: what is longer than this has too many characters for `_EMAIL`.
 _LONGEST_TYPED = 4 * 254
 _PAGE = 500
@@ -37,6 +38,15 @@ def normalise(email: str) -> str:
     if _EMAIL.fullmatch(read) is None or not read.isprintable():
         raise InvalidRequest(f"{email[:80]!r} is not an e-mail address such as you@example.com", param="email")
     return read
+
+
+def mailable(email: str) -> str:
+    """As `normalise`, for an address that mail will go to: no mail goes to a domain that the internet cannot have."""
+    address = normalise(email)
+    labels = address.partition("@")[2].split(".")
+    if len(labels) < 2 or not all(map(_LABEL.fullmatch, labels)) or labels[-1].isdigit():
+        raise InvalidRequest(f"No mail can be sent to {address[:80]!r}: check what comes after the @", param="email")
+    return address
 
 
 async def create(

@@ -121,7 +121,7 @@ async def change_email(desk: Desk, presence: Presence, email: str) -> None:
     InvalidRequest: not an address, or already theirs. RateLimited: too many.
     """
     user, now = presence.user, await desk.database.now()
-    address = accounts.normalise(email)
+    address = accounts.mailable(email)
     if address == user.email:
         raise InvalidRequest("This is already your address.", param="email")
     await throttle.spend_mail(desk.database, user.public_id, address, now)

@@ -45,7 +45,7 @@ async def register(desk: Desk, form: SignUp, client: Client) -> str | None:
 
     InvalidRequest: a field is wrong. RateLimited: too many sign-ups from there.
     """
-    email = accounts.normalise(form.email)
+    email = accounts.mailable(form.email)
     password = passwords.check(form.password, email, desk.settings.brand.name)
     if not form.consent:
         raise InvalidRequest("Please agree to the terms to continue.", param="consent")

@@ -25,7 +25,7 @@ _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
 # backslash, so that an escaped quote is not mistaken for the end of a string.
 _UNSTRUCTURAL = bytes(set(range(256)) - set(b'{}[]"\\/bfnrtu'))
 _NEITHER_BRACKET_NOR_QUOTE = bytes(set(range(256)) - set(b'{}[]"'))
-_UNBRACKETED = bytes(set(range(256)) - set(b"()"))
+_UNQUOTED = bytes(set(range(256)) - set(b'()"'))
 _AS_ONE_KIND = bytes.maketrans(b"{[}]", b"(())")
 
 _HALF_A_PAIR = re.compile(
@@ -75,7 +75,9 @@ def check_nesting(body: bytes, siblings: int) -> None:
     if len(body) - len(rest) < too_many:
         return
     structure = body.translate(_AS_ONE_KIND, _UNSTRUCTURAL).replace(b"\\\\", b"").replace(b'\\"', b"")
-    brackets = b"".join(structure.split(b'"')[::2]).translate(None, _UNBRACKETED)
+    # Nearly all strings hold no bracket. Two quotes side by side can go, even if they end one string and begin another.
+    structure = structure.translate(None, _UNQUOTED).replace(b'""', b"")
+    brackets = b"".join(structure.split(b'"')[::2])
     for _ in range(MAX_DEPTH):
         if not brackets:
             return

@@ -188,8 +188,6 @@ async def _open_books(path: Path) -> tuple[SqliteLedger, int, int]:
         pepper_id=1,
         hint="tb_live_…",
         label="",
-        limit=None,
-        expires_at=None,
     )
     await keys.create(database, key, account.created_at)
     known = await keys.find_key(database, key.digest)

@@ -33,6 +33,7 @@ from tollbridge.core.ledger import Held, Hold
 from tollbridge.gateway.admission import Admission, Policy
 from tollbridge.gateway.streams import Timing
 from tollbridge.services import accounts
+from tollbridge.store.keys import Rules
 from tollbridge.values import Outcome, Price, Route
 
 
@@ -308,7 +309,7 @@ def test_who_is_told_that_an_answer_was_cut_is_told_by_which_limit() -> None:
     async def test() -> None:
         config = "[billing]\ndefault_hold_tokens = 100\n"
         async with Site(long_stream(3000, 0.0), config=config, timing=NEVER) as site:
-            key = await site.make_key(limit=1_000_000)
+            key = await site.make_key(rules=Rules(limit=1_000_000))
             reply = await site.post("/v1/chat/completions", chat(stream=True), {"authorization": f"Bearer {key}"})
             last = reply.chunks[-1]
             assert last["detail"] == "the spend limit of this API key ran out"

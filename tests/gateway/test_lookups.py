@@ -29,6 +29,7 @@ from tests.servers import Postgres
 from tests.upstream.bad_server import Peer, Request
 
 from tollbridge.services import accounts, byok
+from tollbridge.store.keys import Rules
 
 PRICE = 10 * INPUT_NANO + 5 * OUTPUT_NANO
 OK = always(by_kind(says(completion()), streams(stream())))
@@ -221,7 +222,7 @@ def test_credit_is_what_was_given_less_what_was_used() -> None:
 def test_a_key_knows_its_limit_its_use_and_what_is_left_of_its_plan() -> None:
     async def test() -> None:
         async with Site(OK, config=LIMITED) as site:
-            key = await site.make_key(limit=10**9, label="laptop")
+            key = await site.make_key(rules=Rules(limit=10**9), label="laptop")
             own = {"authorization": f"Bearer {key}"}
             for _ in range(2):
                 assert (await site.post(CHAT, chat(max_tokens=10), own)).status == 200
@@ -365,7 +366,7 @@ def database_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
 def test_either_database_tells_the_same(database_url: str | None) -> None:
     async def test() -> None:
         async with Site(OK, database_url=database_url) as site:
-            own = {"authorization": f"Bearer {await site.make_key(limit=10**9)}"}
+            own = {"authorization": f"Bearer {await site.make_key(rules=Rules(limit=10**9))}"}
             providers = byok.providers(site.settings)
             await byok.add(
                 site.database, site._master, site.account, provider="up", credential="sk-own", providers=providers

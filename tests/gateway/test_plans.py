@@ -205,8 +205,10 @@ def test_a_keys_limits_are_taken_with_its_accounts_or_not_at_all() -> None:
 def test_what_a_key_obeys_is_shown() -> None:
     async def test() -> None:
         async with Site(OK) as site:
-            rules = Rules(reset=Reset.MONTHLY, models=("m",), addresses=("127.0.0.1",), tpm=9_000, cost_cap=10**9)
-            await use_key(site, rules, limit=10**9)
+            rules = Rules(
+                limit=10**9, reset=Reset.MONTHLY, models=("m",), addresses=("127.0.0.1",), tpm=9_000, cost_cap=10**9
+            )
+            await use_key(site, rules)
             await site.post(CHAT, chat())
             shown = (await site.get("/v1/key")).json["data"]
             assert (shown["limit"], shown["limit_remaining"], shown["limit_reset"]) == (1, 1 - PRICE / 10**9, "monthly")

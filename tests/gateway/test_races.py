@@ -11,6 +11,8 @@ import pytest
 from tests.gateway.site import INPUT_NANO, OUTPUT_NANO, Reply, Site, always, chat, completion, run, says
 from tests.servers import Postgres
 
+from tollbridge.store.keys import Rules
+
 # 100 tokens of answer and the prompt, counted with its margin: what one call holds, and what each is charged.
 LIMIT = 100
 
@@ -86,7 +88,7 @@ def test_fifty_at_once_with_a_key_for_ten(databases: Databases) -> None:
         held = await hold_of_one(databases())
         seen: list[int] = []
         async with Site(slow(held, seen), credit_usd="100", database_url=databases()) as site:
-            site.key = await site.make_key(limit=held * 10)
+            site.key = await site.make_key(rules=Rules(limit=held * 10))
             replies = await race(site, 50)
             assert Counter(reply.status for reply in replies) == {200: 10, 402: 40}
             refused = [reply.json for reply in replies if reply.status == 402]

@@ -34,6 +34,7 @@ from tollbridge.services import accounts, keys
 from tollbridge.services.secrets import Secrets
 from tollbridge.store import schema
 from tollbridge.store.db import Database, open_database
+from tollbridge.store.keys import Rules
 from tollbridge.store.verify import verify
 
 START_S = 60.0
@@ -230,7 +231,7 @@ class Fleet:
             credit=nano,
             actor="test",
         )
-        made = await keys.create(self.database, Secrets(SECRET), account, "tb_live_", limit=limit)
+        made = await keys.create(self.database, Secrets(SECRET), account, "tb_live_", rules=Rules(limit=limit))
         return Customer(account.id, account.email, made.text, made.public_id)
 
     async def ask(self, node: Node, customer: Customer, output: int = 5) -> Reply:

@@ -12,11 +12,11 @@ from tollbridge.errors import ConfigError, InvalidRequest, NotFound
 from tollbridge.services import keys
 from tollbridge.services.keys import MadeKey
 from tollbridge.services.secrets import Secrets
-from tollbridge.store import keys as rows
+from tollbridge.store import managed_keys as rows
 from tollbridge.store import meta
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database
-from tollbridge.store.keys import find_key
+from tollbridge.store.keys import Rules, find_key
 
 PREFIX = "tb_live_"
 
@@ -111,7 +111,7 @@ def test_an_expired_key_is_not_live(world: World) -> None:
     async def use(database: Database) -> None:
         account = await make(database, credit=1_000)
         expires_at = await database.now() + 1_500
-        made = await a_key(database, account, expires_at=expires_at)
+        made = await a_key(database, account, rules=Rules(expires_at=expires_at))
         digest = MASTER.digest(made.text)
         known = await find_key(database, digest)
         assert known is not None
@@ -130,7 +130,7 @@ def test_an_expired_key_is_not_live(world: World) -> None:
 def test_a_limit_is_all_that_a_key_may_spend(world: World) -> None:
     async def use(database: Database) -> None:
         account = await make(database, credit=1_000)
-        made = await a_key(database, account, limit=25)
+        made = await a_key(database, account, rules=Rules(limit=25))
         known = await find_key(database, MASTER.digest(made.text))
         assert known is not None
         async with world.serving(database) as ledger:
@@ -168,10 +168,10 @@ def test_an_unknown_key_is_not_found(world: World) -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"limit": 0}, "above zero"),
-        ({"limit": -5}, "above zero"),
-        ({"limit": 1 << 62}, "above zero"),
-        ({"expires_at": 1}, "in the future"),
+        ({"rules": Rules(limit=0)}, "above zero"),
+        ({"rules": Rules(limit=-5)}, "above zero"),
+        ({"rules": Rules(limit=1 << 62)}, "above zero"),
+        ({"rules": Rules(expires_at=1)}, "in the future"),
         ({"label": "a\nb"}, "in one line"),
         ({"label": "x" * 101}, "at most 100"),
     ],

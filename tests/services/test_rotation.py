@@ -21,7 +21,7 @@ from tollbridge.services.passwords import Passwords
 from tollbridge.services.rotation import finish, rotate
 from tollbridge.services.secrets import Secrets
 from tollbridge.store import key_copies, users
-from tollbridge.store import keys as rows_of_keys
+from tollbridge.store import managed_keys as rows_of_keys
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database, Transaction
 from tollbridge.store.rotation import SEALED

@@ -152,9 +152,8 @@ async def _customer(database: Database, settings: Settings, master: Secrets, nam
         await journal.post(
             database, transaction, give(account, amount, idempotency_key=f"first/{name}", reason="r", actor="a"), now
         )
-        made, row = keys.make(master, account, settings.brand.key_prefix, "", limit)
-        if limit is not None:
-            row = msgspec.structs.replace(row, rules=Rules(reset=Reset.DAILY))
+        rules = Rules() if limit is None else Rules(limit=limit, reset=Reset.DAILY)
+        made, row = keys.make(master, account, settings.brand.key_prefix, "", rules)
         await key_rows.create(transaction, row, now)
         [(key,)] = await transaction.fetch("SELECT id FROM api_key WHERE public_id = $1", made.public_id)
         return Customer(name, account, key, made.public_id, made.text)

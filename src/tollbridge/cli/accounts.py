@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tollbridge.config import Settings
     from tollbridge.store.accounts import Account
     from tollbridge.store.db import Database
-    from tollbridge.store.keys import Key
+    from tollbridge.store.managed_keys import ManagedKey
 
 _KEY_COLUMNS = ("id", "key", "status", "limit_usd", "spent_usd", "expires_at", "number", "label")
 
@@ -235,12 +235,11 @@ def key_create(
     Example:
       KEY=$(tollbridge key create --account ada@example.com --label laptop --limit 10 --reset monthly)
     """
-    from tollbridge.core.periods import Reset
     from tollbridge.services import accounts, keys, secrets
     from tollbridge.store.keys import Rules
 
-    again, reset = settings.keys.reveal == "always", rules.pop("reset")
-    obeyed = Rules(reset=reset and Reset(reset), **{name: value or None for name, value in rules.items()})
+    again = settings.keys.reveal == "always"
+    obeyed = Rules(limit=limit, expires_at=expires, **{name: value or None for name, value in rules.items()})
 
     async def make(database: "Database") -> keys.MadeKey:
         owner = await accounts.get(database, email)
@@ -248,8 +247,6 @@ def key_create(
         return await keys.create(
             *(database, master, owner, prefix),
             label=label,
-            limit=limit,
-            expires_at=expires,
             rules=obeyed,
             actor=actor(),
             shown_again=again,
@@ -367,44 +364,37 @@ def _account_fields(account: "Account") -> dict[str, Any]:
 
 
 async def _keys_of(database: "Database", account_id: int, now: int) -> list[dict[str, Any]]:
-    from tollbridge.store import keys, lookups
+    from tollbridge.store import lookups, managed_keys
 
     sums = await lookups.uses_of_keys(database, account_id)
     charges = {number: each.charge for number, each in sums.items()}
-    return [_key_fields(each, charges.get(each.number, 0), now) for each in await keys.of_account(database, account_id)]
+    its = await managed_keys.of_account(database, account_id)
+    return [_key_fields(each, charges.get(each.id, 0), now) for each in reversed(its)]
 
 
-def _key_fields(key: "Key", charge: int, now: int) -> dict[str, Any]:
+def _key_fields(key: "ManagedKey", charge: int, now: int) -> dict[str, Any]:
     """`charge`: all that it ever spent, which is what is shown of a key without a limit."""
     from tollbridge.core.money import format_usd
 
-    expired = key.expires_at is not None and key.expires_at <= now
+    state = key.state(now)
     return {
         "id": key.public_id,
-        "number": key.number,
+        "number": key.id,
         "key": key.hint,
         "label": key.label,
-        "status": _status(key, expired),
+        "status": "active" if state == "live" else state,
         "limit_usd": None if key.limit is None else format_usd(key.limit),
         "spent_usd": format_usd(charge if key.limit is None else key.spent_by(now)),
-        "limit_reset": key.rules.reset,
-        "models": key.rules.models,
-        "addresses": key.rules.addresses,
-        "rpm": key.rules.rpm,
-        "tpm": key.rules.tpm,
-        "concurrency": key.rules.concurrency,
-        "cost_cap_usd": None if key.rules.cost_cap is None else format_usd(key.rules.cost_cap),
+        "limit_reset": key.reset,
+        "models": key.models,
+        "addresses": key.addresses,
+        "rpm": key.rpm,
+        "tpm": key.tpm,
+        "concurrency": key.concurrency,
+        "cost_cap_usd": None if key.cost_cap is None else format_usd(key.cost_cap),
         "created_at": time(key.created_at),
         "expires_at": None if key.expires_at is None else time(key.expires_at),
     }
-
-
-def _status(key: "Key", expired: bool) -> str:
-    if key.revoked_at is not None:
-        return "revoked"
-    if expired:
-        return "expired"
-    return "active" if key.disabled_at is None else "disabled"
 
 
 def _print_account(account: "Account", json: bool) -> None:

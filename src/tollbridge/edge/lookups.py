@@ -25,7 +25,7 @@ from tollbridge.gateway.admission import Admission, Estimate, hold_of
 from tollbridge.gateway.callers import Caller
 from tollbridge.gateway.recent import Recent
 from tollbridge.limits.base import Limiter, Room
-from tollbridge.store import lookups
+from tollbridge.store import lookups, managed_keys
 from tollbridge.store.db import Database
 from tollbridge.values import Outcome, Route, Usage
 from tollbridge.wire import anthropic_client, anthropic_messages, preferences
@@ -160,25 +160,24 @@ class Lookups:
 
     async def _key(self, caller: Caller) -> dict[str, Any]:
         now = await self._database.now()
-        key = await lookups.key(self._database, caller.key_id, now)
+        key = await managed_keys.by_id(self._database, caller.key_id)
         credit = await lookups.credit(self._database, caller.account_id)
         day, week, month = (periods.began(each, now) for each in Reset)
         spent = await lookups.spending(self._database, caller.account_id, caller.key_id, (day, week, month))
-        rules = key.rules
         found = await self._limiter.look(caller.scopes, 0, 0)
         plan = caller.plan
-        rpm = _least_of(plan.rpm, rules.rpm)
+        rpm = _least_of(plan.rpm, key.rpm)
         return {
             "data": {
                 "id": key.public_id,
                 "key": key.hint,
                 "label": key.label or key.hint,
                 "limit": None if key.limit is None else _usd(key.limit),
-                "limit_remaining": None if key.limit_left is None else _usd(key.limit_left),
-                "limit_reset": rules.reset,
-                "limit_resets_at": None if rules.reset is None else _time(periods.ends(rules.reset, now)),
-                "models": rules.models,
-                "addresses": rules.addresses,
+                "limit_remaining": None if key.limit is None else _usd(key.left(now)),
+                "limit_reset": key.reset,
+                "limit_resets_at": None if key.reset is None else _time(periods.ends(Reset(key.reset), now)),
+                "models": key.models,
+                "addresses": key.addresses,
                 "cost_cap_usd": None if caller.cost_cap is None else _usd(caller.cost_cap),
                 "include_byok_in_limit": True,
                 "usage": _usd(spent.total),
@@ -200,7 +199,7 @@ class Lookups:
                 "limits": {
                     "requests": _room(found.requests_room),
                     "tokens": _room(found.tokens_room),
-                    "concurrency": _least_of(plan.concurrency, rules.concurrency),
+                    "concurrency": _least_of(plan.concurrency, key.concurrency),
                 },
                 "balance_usd": _usd(credit.available),
             }

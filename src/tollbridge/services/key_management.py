@@ -20,7 +20,8 @@ from tollbridge.store import activity, managed_keys
 from tollbridge.store import keys as key_rows
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Duplicate, Transaction, run
-from tollbridge.store.managed_keys import ManagedKey, Rules
+from tollbridge.store.keys import Rules
+from tollbridge.store.managed_keys import ManagedKey
 from tollbridge.values import LATEST_MS
 
 T = TypeVar("T")
@@ -275,12 +276,11 @@ async def _add(
     desk: Desk, transaction: Transaction, account_id: int, wish: tuple[str, Rules], now: int, public_id: str = ""
 ) -> MadeKey:
     label, rules = wish
-    made, row = keys.make(desk.master, account_id, desk.settings.brand.key_prefix, label)
+    made, row = keys.make(desk.master, account_id, desk.settings.brand.key_prefix, label, rules)
     if public_id:
         made = msgspec.structs.replace(made, public_id=public_id)
         row = msgspec.structs.replace(row, public_id=public_id)
     await key_rows.create(transaction, row, now)
-    await managed_keys.set_rules(transaction, await _find(transaction, account_id, made.public_id), rules)
     if desk.settings.keys.reveal == "always":
         await keys.keep_copy(desk.master, transaction, made)
     return made

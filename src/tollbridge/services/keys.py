@@ -47,33 +47,24 @@ async def create(
     prefix: str,
     *,
     label: str = "",
-    limit: int | None = None,
-    expires_at: int | None = None,
     rules: Rules = NO_RULES,
     actor: str = "",
     shown_again: bool = False,
 ) -> MadeKey:
-    """A key that may spend `limit` nano-USD in all, until `expires_at` (milliseconds); None: no end.
+    """A key that may do what `rules` say.
 
     `actor`: as of `accounts.set_frozen`. `shown_again`: the dashboard shows it in full (`keys.reveal`).
 
-    InvalidRequest: the label, limit, time or a rule cannot be. ConfigError: the database is not of this master secret.
+    InvalidRequest: the label or a rule cannot be. ConfigError: the database is not of this master secret.
     """
     if len(label) > LONGEST_LABEL or not (label.isprintable() or not label):
         raise InvalidRequest(f"a label is at most {LONGEST_LABEL} characters in one line", param="label")
-    if limit is not None and not 0 < limit < MAX_AMOUNT:
-        raise InvalidRequest("a limit must be above zero", param="limit")
     now = await database.now()
-    if expires_at is not None and not now < expires_at < LATEST_MS:
-        raise InvalidRequest("a key must expire in the future, before the year 9999", param="expires")
-    if rules.reset is not None and limit is None:
-        raise InvalidRequest("a limit that starts over needs an amount", param="limit")
-    _check(rules)
+    _check(rules, now)
     if rules.addresses is not None:
         rules = msgspec.structs.replace(rules, addresses=tuple(map(_network, rules.addresses)))
     await belongs_to(database, master)
-    made, row = make(master, account.id, prefix, label, limit, expires_at)
-    row = msgspec.structs.replace(row, rules=rules)
+    made, row = make(master, account.id, prefix, label, rules)
 
     async def use_case(transaction: Transaction) -> None:
         await keys.create(transaction, row, now)
@@ -87,8 +78,14 @@ async def create(
     return made
 
 
-def _check(rules: Rules) -> None:
+def _check(rules: Rules, now: int) -> None:
     """InvalidRequest: a rule that nobody could change again, for it is none that `key_management` takes."""
+    if rules.limit is not None and not 0 < rules.limit < MAX_AMOUNT:
+        raise InvalidRequest("a limit must be above zero", param="limit")
+    if rules.expires_at is not None and not now < rules.expires_at < LATEST_MS:
+        raise InvalidRequest("a key must expire in the future, before the year 9999", param="expires")
+    if rules.reset is not None and rules.limit is None:
+        raise InvalidRequest("a limit that starts over needs an amount", param="limit")
     for name in ("rpm", "tpm", "concurrency"):
         rate = getattr(rules, name)
         if rate is not None and not 0 < rate <= MOST_RATE:
@@ -111,9 +108,7 @@ def _network(text: str) -> str:
         ) from None
 
 
-def make(
-    master: Secrets, account_id: int, prefix: str, label: str, limit: int | None = None, expires_at: int | None = None
-) -> tuple[MadeKey, NewKey]:
+def make(master: Secrets, account_id: int, prefix: str, label: str, rules: Rules = NO_RULES) -> tuple[MadeKey, NewKey]:
     """A new key, and the row that it is known by."""
     text = form.make(prefix, secrets.token_bytes(form.RANDOM_BYTES))
     row = NewKey(
@@ -123,8 +118,7 @@ def make(
         pepper_id=master.generation,
         hint=form.hint(prefix, text),
         label=label,
-        limit=limit,
-        expires_at=expires_at,
+        rules=rules,
     )
     return MadeKey(row.public_id, text), row
 

@@ -17,8 +17,8 @@ from tollbridge.store import (
     byok,
     identities,
     invoices,
-    keys,
     leaving,
+    managed_keys,
     management_keys,
     members,
     passkeys,
@@ -91,7 +91,7 @@ async def _of_payments(database: Database, account_id: int) -> AsyncIterator[byt
 async def _of_account(database: Database, account_id: int) -> AsyncIterator[bytes]:
     for member in await members.of_account(database, account_id):
         yield _line("member", _picked(member, "email", "role", "since"))
-    for key in await keys.of_account(database, account_id):
+    for key in reversed(await managed_keys.of_account(database, account_id)):
         yield _line("key", {"id": key.public_id, **_picked(key, "hint", "label", "created_at")})
     for manager in await management_keys.of_account(database, account_id):
         facts = _picked(manager, "hint", "label", "created_at", "used_at")

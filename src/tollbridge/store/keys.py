@@ -1,12 +1,10 @@
 """API keys. The key itself is never stored: only its digest, and a hint of what it looks like."""
 
-from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 import msgspec
 
-from tollbridge.core.periods import Reset, counts
 from tollbridge.core.plans import Agreed
 from tollbridge.store.db import Database, Transaction
 from tollbridge.store.meta import raise_cache_epoch
@@ -40,63 +38,40 @@ class KnownKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """The rules of a key beside its limit and expiry; None: no such rule.
+    """What a key may do; None: no rule of its own.
 
-    `reset`: how often the limit begins anew. `models`: patterns; `addresses`: the callers' networks (`10.0.0.0/8`).
-    `rpm`, `tpm`, `concurrency`: for this key alone. `cost_cap`: nano-USD per request.
+    `limit`: nano-USD, which begins anew each `reset` (`daily`, `weekly`, `monthly`). `models`: patterns; `addresses`:
+    the callers' networks (`10.0.0.0/8`). `rpm`, `tpm`, `concurrency`: for this key alone. `cost_cap`: nano-USD per
+    request. `expires_at`: milliseconds.
     """
 
-    reset: Reset | None = None
+    limit: int | None = None
+    reset: str | None = None
     models: tuple[str, ...] | None = None
     addresses: tuple[str, ...] | None = None
     rpm: int | None = None
     tpm: int | None = None
     concurrency: int | None = None
     cost_cap: int | None = None
+    expires_at: int | None = None
+
+    def columns(self) -> list[Any]:
+        """As they are stored, in order."""
+        limit, reset, models, addresses, *numbers = (getattr(self, name) for name in Rules.__struct_fields__)
+        texts = [None if each is None else msgspec.json.encode(each).decode() for each in (models, addresses)]
+        return [limit, None if reset is None else str(reset), *texts, *numbers]
 
 
 NO_RULES = Rules()
-# The columns of `Rules`, in order.
-RULES = "limit_reset, models, addresses, rpm, tpm, concurrency, cost_cap"
-RULES_WIDTH = 7
-
-
-class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """What may be shown of a key. `spent` and `held` exist only for a key with a limit; `spent` counts from `since`.
-
-    `number`: what the log of requests calls it.
-    """
-
-    number: int
-    public_id: str
-    hint: str
-    label: str
-    limit: int | None
-    spent: int | None
-    held: int | None
-    created_at: int
-    expires_at: int | None
-    revoked_at: int | None
-    disabled_at: int | None
-    since: int | None
-    rules: Rules
-
-    def spent_by(self, now: int) -> int:
-        """What counts towards the limit at `now`; 0 without one."""
-        return counts(self.spent or 0, self.rules.reset, self.since or 0, now)
 
 
 class NewKey(msgspec.Struct, frozen=True, kw_only=True):
-    """`limit` in nano-USD and `expires_at` in milliseconds; None: no limit, no expiry."""
-
     public_id: str
     account_id: int
     digest: bytes
     pepper_id: int
     hint: str
     label: str
-    limit: int | None
-    expires_at: int | None
     rules: Rules = NO_RULES
 
 
@@ -137,50 +112,16 @@ async def find_key(database: Database, digest: bytes, other: bytes | None = None
 async def create(transaction: Transaction, key: NewKey, now: int) -> None:
     rows = await transaction.fetch(
         "INSERT INTO api_key "
-        "(public_id, account_id, digest, pepper_id, hint, label, limit_nano, created_at, expires_at, "
-        "limit_reset, models, addresses, rpm, tpm, concurrency, cost_cap) "
+        "(public_id, account_id, digest, pepper_id, hint, label, created_at, "
+        "limit_nano, limit_reset, models, addresses, rpm, tpm, concurrency, cost_cap, expires_at) "
         "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) RETURNING id",
         *(key.public_id, key.account_id, key.digest, key.pepper_id, key.hint, key.label),
-        *(key.limit, now, key.expires_at, *_columns(key.rules)),
+        *(now, *key.rules.columns()),
     )
-    if key.limit is not None:
+    if key.rules.limit is not None:
         await transaction.execute("INSERT INTO key_spend (key_id, spent, held) VALUES ($1, 0, 0)", rows[0][0])
     # A cache may remember its digest as that of no key.
     await raise_cache_epoch(transaction)
-
-
-async def of_account(database: Transaction, account_id: int) -> list[Key]:
-    """All keys of an account, revoked ones too, oldest first."""
-    rows = await database.fetch(
-        "SELECT api_key.id, public_id, hint, label, limit_nano, spent, held, created_at, expires_at, revoked_at, "  # noqa: S608
-        f"disabled_at, since, {RULES} FROM api_key LEFT JOIN key_spend ON key_spend.key_id = api_key.id "
-        "WHERE account_id = $1 ORDER BY api_key.id",
-        account_id,
-    )
-    names = Key.__struct_fields__[:-1]
-    return [
-        Key(**dict(zip(names, row[:-RULES_WIDTH], strict=True)), rules=rules_of(row[-RULES_WIDTH:])) for row in rows
-    ]
-
-
-def rules_of(columns: Sequence[Any]) -> Rules:
-    """Rules from the columns `RULES`."""
-    reset, models, addresses, rpm, tpm, concurrency, cost_cap = columns
-    return Rules(
-        reset=None if reset is None else Reset(reset),
-        models=None if models is None else _LIST.decode(models),
-        addresses=None if addresses is None else _LIST.decode(addresses),
-        rpm=rpm,
-        tpm=tpm,
-        concurrency=concurrency,
-        cost_cap=cost_cap,
-    )
-
-
-def _columns(rules: Rules) -> list[Any]:
-    reset, models, addresses, *numbers = msgspec.structs.astuple(rules)
-    texts = [None if each is None else msgspec.json.encode(each).decode() for each in (models, addresses)]
-    return [None if reset is None else reset.value, *texts, *numbers]
 
 
 async def revoke(transaction: Transaction, account_id: int | None, public_id: str, now: int) -> int | None:

@@ -5,7 +5,6 @@ import msgspec
 from tollbridge.core.ledger import Allowance, Balance, EndRow, Hold, State, Verdict, decide
 from tollbridge.store import requests, usage_days
 from tollbridge.store.db import Database, Transaction
-from tollbridge.store.keys import RULES, RULES_WIDTH, Rules, rules_of
 from tollbridge.store.ledger.rows import KEY, USAGE_COLUMNS, end_row, key_state
 from tollbridge.store.prices import Terms
 from tollbridge.store.usage_days import Group, Sums
@@ -41,19 +40,6 @@ class Credit(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def available(self) -> int:
         return self.paid + self.promo - self.held
-
-
-class KeyFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What may be shown of a key. `limit_left` (nano-USD): for a key with a limit."""
-
-    public_id: str
-    hint: str
-    label: str
-    created_at: int
-    limit: int | None
-    limit_left: int | None
-    expires_at: int | None
-    rules: Rules
 
 
 class Spending(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,29 +113,6 @@ async def allowance_used(database: Transaction, account_id: int, month: int) -> 
         "SELECT used + held FROM allowance WHERE account_id = $1 AND period = $2", account_id, month
     )
     return int(rows[0][0]) if rows else 0
-
-
-async def key(database: Transaction, key_id: int, now: int) -> KeyFacts:
-    rows = await database.fetch(
-        f"SELECT public_id, hint, label, created_at, {RULES}, "  # noqa: S608 - a constant
-        "account_id, revoked_at IS NULL AND disabled_at IS NULL, limit_nano, spent, held, expires_at, "
-        "limit_reset, since "
-        "FROM api_key LEFT JOIN key_spend ON key_spend.key_id = api_key.id WHERE api_key.id = $1",
-        key_id,
-    )
-    public_id, hint, label, created_at, *rest = rows[0]
-    rules, state = rules_of(rest[:RULES_WIDTH]), key_state(key_id, *rest[RULES_WIDTH:])
-    state.renew(now)
-    return KeyFacts(
-        public_id=public_id,
-        hint=hint,
-        label=label,
-        created_at=created_at,
-        limit=state.limit,
-        limit_left=None if state.limit is None else max(0, state.left),
-        expires_at=state.expires_at,
-        rules=rules,
-    )
 
 
 async def spending(database: Database, account_id: int, key_id: int, since: tuple[int, int, int]) -> Spending:

@@ -4,6 +4,7 @@ import msgspec
 
 from tollbridge.core.periods import Reset, counts
 from tollbridge.store.db import Database, Transaction
+from tollbridge.store.keys import Rules
 from tollbridge.store.meta import raise_cache_epoch
 
 _SELECT = """
@@ -13,21 +14,6 @@ FROM api_key LEFT JOIN key_spend ON key_spend.key_id = api_key.id
 """
 _ALL = (1 << 62) - 1
 _TEXTS = msgspec.json.Decoder(tuple[str, ...])
-
-
-class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """What a key may do; None: no rule of its own. `limit` in nano-USD begins anew each `reset` (`daily`, `weekly`,
-    `monthly`). `models`: patterns, `addresses`: networks. `cost_cap`: nano-USD per request."""
-
-    limit: int | None = None
-    reset: str | None = None
-    models: tuple[str, ...] | None = None
-    addresses: tuple[str, ...] | None = None
-    rpm: int | None = None
-    tpm: int | None = None
-    concurrency: int | None = None
-    cost_cap: int | None = None
-    expires_at: int | None = None
 
 
 class ManagedKey(Rules, frozen=True, kw_only=True):
@@ -91,6 +77,10 @@ async def find(database: Transaction, account_id: int, public_id: str) -> Manage
     return _key(rows[0]) if rows else None
 
 
+async def by_id(database: Transaction, key_id: int) -> ManagedKey:
+    return _key((await database.fetch(f"{_SELECT} WHERE api_key.id = $1", key_id))[0])
+
+
 async def locked(database: Database, transaction: Transaction, account_id: int, public_id: str) -> ManagedKey | None:
     """The key, locked until the transaction ends."""
     lock = " FOR NO KEY UPDATE OF api_key" if database.dialect == "postgresql" else ""
@@ -122,18 +112,13 @@ async def set_rules(transaction: Transaction, key: ManagedKey, rules: Rules) -> 
     await transaction.execute(
         "UPDATE api_key SET limit_nano = $2, limit_reset = $3, models = $4, addresses = $5, rpm = $6, tpm = $7, "
         "concurrency = $8, cost_cap = $9, expires_at = $10 WHERE id = $1",
-        *(key.id, rules.limit, rules.reset, _texts(rules.models), _texts(rules.addresses), rules.rpm, rules.tpm),
-        *(rules.concurrency, rules.cost_cap, rules.expires_at),
+        *(key.id, *rules.columns()),
     )
     if rules.limit is not None:
         await transaction.execute(
             "INSERT INTO key_spend (key_id, spent, held) VALUES ($1, 0, 0) ON CONFLICT DO NOTHING", key.id
         )
     await raise_cache_epoch(transaction)
-
-
-def _texts(values: tuple[str, ...] | None) -> str | None:
-    return None if values is None else msgspec.json.encode(values).decode()
 
 
 def _key(row: tuple[object, ...]) -> ManagedKey:

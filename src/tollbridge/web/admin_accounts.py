@@ -10,7 +10,7 @@ from tollbridge.errors import ApiError, InvalidRequest, KeyReused
 from tollbridge.services import key_management, oversight, plans
 from tollbridge.services.accounts import numbered
 from tollbridge.services.sessions import new_token
-from tollbridge.store import accounts, activity, keys, lookups, members, payments
+from tollbridge.store import accounts, activity, lookups, managed_keys, members, payments
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Transaction
 from tollbridge.web.admin import ADMIN, NEWEST, SENT_BEFORE, asked_before
@@ -91,7 +91,7 @@ async def _show(visit: Visit, refused: ApiError | None = None, section: str = ""
         plans=offered,
         agreed=agreed.describe() if agreed is not None else "",
         members=await members.of_account(database, account.id),
-        keys=await keys.of_account(database, account.id),
+        keys=list(reversed(await managed_keys.of_account(database, account.id))),
         sums=await lookups.uses_of_keys(database, account.id),
         payments=await payments.of_account(database, account.id, NEWEST, RECENT),
         deeds=await activity.page(database, account.id, NEWEST, RECENT),

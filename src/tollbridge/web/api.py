@@ -16,7 +16,8 @@ from tollbridge.services import key_management
 from tollbridge.services.keys import MadeKey
 from tollbridge.services.usage import RANGES
 from tollbridge.store import managed_keys, rollups
-from tollbridge.store.managed_keys import ManagedKey, Rules
+from tollbridge.store.keys import Rules
+from tollbridge.store.managed_keys import ManagedKey
 from tollbridge.web.page import DEVELOPER, Page
 from tollbridge.web.requests import read_limit
 from tollbridge.web.usage import iso, json_response

@@ -13,7 +13,8 @@ from tollbridge.services import key_management, management_keys, playground, rev
 from tollbridge.services.key_management import OVERLAPS, RESETS
 from tollbridge.store import lookups, managed_keys, rollups
 from tollbridge.store import management_keys as management_rows
-from tollbridge.store.managed_keys import ManagedKey, Rules
+from tollbridge.store.keys import Rules
+from tollbridge.store.managed_keys import ManagedKey
 from tollbridge.store.rollups import DAY_MS
 from tollbridge.values import Model
 from tollbridge.web.billing import read_usd

@@ -167,6 +167,13 @@ def test_speed_is_the_routes_whoever_pays() -> None:
     assert health.latency(other) < 0
 
 
+def test_an_answer_that_came_all_at_once_was_not_written_in_no_time() -> None:
+    for ms in (0, 2):
+        health = Health(Clock())
+        health.measured(OURS, first_byte_ms=1_000, tokens=100, ms=ms)
+        assert 90 < health.throughput(OURS) <= 100
+
+
 def test_a_few_tokens_and_a_whole_answer_say_nothing_of_what_they_cannot() -> None:
     health = Health(Clock())
     health.measured(OURS, first_byte_ms=None, tokens=3, ms=1)

@@ -24,6 +24,8 @@ DEFAULT_COOL_S = 5.0
 OWNERS_REMEMBERED = 10_000
 # A shorter answer says nothing about speed.
 LEAST_TOKENS = 16
+# No provider writes faster.
+MOST_TOKENS_PER_MS = 10
 
 _SHARE = 0.125
 
@@ -140,6 +142,8 @@ class Health:
         if first_byte_ms is not None:
             known = speed.first_byte_ms
             speed.first_byte_ms = float(first_byte_ms if known is None else known + (first_byte_ms - known) * _SHARE)
+            if tokens > ms * MOST_TOKENS_PER_MS:
+                ms += first_byte_ms  # it came all at once: its tokens were written before its first byte
         if tokens >= LEAST_TOKENS and ms > 0:
             latest, mean = tokens * 1000 / ms, speed.tokens_per_s
             speed.tokens_per_s = latest if mean is None else mean + (latest - mean) * _SHARE

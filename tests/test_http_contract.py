@@ -37,8 +37,8 @@ def codes() -> set[str]:
         if isinstance(node, ast.ClassDef) and node.name == "Refusal":
             found.update(str(each.value.value) for each in node.body
                          if isinstance(each, ast.Assign) and isinstance(each.value, ast.Constant))  # fmt: skip
-    # Noted in the log only; answered as ledger_unavailable.
-    return found - {"client_gone", "fenced", "no_hold"}
+    # Noted in the log only; answered as ledger_unavailable, or as rate_limit_exceeded of type `tokens`.
+    return found - {"client_gone", "fenced", "no_hold", "tokens_held"}
 
 
 def classes(kind: type[ApiError] = ApiError) -> Iterator[type[ApiError]]:

@@ -31,6 +31,7 @@ from tests.upstream.bad_server import Peer, Request
 
 from tollbridge.core.tokens import PER_DRAWN
 from tollbridge.gateway import settlement
+from tollbridge.store.keys import Rules
 from tollbridge.values import Outcome
 
 PRICE = 10 * INPUT_NANO + 5 * OUTPUT_NANO
@@ -484,7 +485,7 @@ def test_bounds_of_the_customers_own_are_no_way_to_pay_for_nothing_but_the_estim
 
             async def call() -> Reply:
                 if own == "limit":
-                    site.key = await site.make_key(limit=1_000_000)
+                    site.key = await site.make_key(rules=Rules(limit=1_000_000))
                 cap = {"X-Tollbridge-Max-Cost-USD": "0.001"} if own == "cap" else {}
                 return await site.post("/v1/chat/completions", chat(max_tokens=10, stream=streamed), cap)
 

@@ -393,7 +393,7 @@ def test_the_fastest_provider_is_found_by_its_answers() -> None:
         return always(answer)
 
     async def test() -> None:
-        async with three(writing(0.0, 0.2), writing(0.6, 0.0), writing(0.3, 0.1)) as site:
+        async with three(writing(0.0, 0.2), writing(0.6, 0.02), writing(0.3, 0.1)) as site:
 
             async def first(**fields: Any) -> str:
                 body = {**chat(stream=True), "model": "choice", **fields}

@@ -74,6 +74,33 @@ def test_a_stream_is_translated_and_charged_to_the_token() -> None:
     run(test())
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
+@pytest.mark.parametrize("odd", [{"promptTokenCount": 40}, {"promptTokenCount": 40, "candidatesTokenCount": -1}])
+def test_an_answer_whose_last_reports_say_nothing_about_output_is_not_free(path: str, odd: dict[str, int]) -> None:
+    words = ["lorem ipsum dolor sit amet " * 4] * 4
+    first = answer({"text": "Well: "}, usage={"promptTokenCount": 40, "candidatesTokenCount": 2, "totalTokenCount": 42})
+    events = [first, *(answer({"text": text}, usage=odd) for text in words), answer(finish="STOP", usage=odd)]
+    whole = answer({"text": "".join(words)}, finish="STOP", usage={"promptTokenCount": 40})
+    stream = streams([event(each) for each in events])
+
+    async def script(peer: Peer) -> None:
+        while True:
+            request = await peer.request()
+            await (stream if b"stream" in request.target else says(whole))(request, peer)
+
+    async def test() -> None:
+        async with Site(script) as site:
+            said = {"input": "hi"} if path == "/v1/responses" else {"messages": chat()["messages"], "max_tokens": 500}
+            for streamed in (False, True):
+                asked = await site.post(path, {"model": "m", "stream": streamed, **said})
+                assert asked.status == 200
+            rows = await site.settled(2)
+            assert all(60 <= row["output"] <= 200 for row in rows)
+            assert all(row["charge"] == row["input"] * INPUT_NANO + row["output"] * OUTPUT_NANO for row in rows)
+
+    run(test())
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_model_that_cannot_call_its_tools_does_not_shut_its_provider(streamed: bool) -> None:
     """Whoever sends such a tool would otherwise take the provider away from everybody."""

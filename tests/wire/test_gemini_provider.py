@@ -496,6 +496,13 @@ def test_a_report_that_most_of_the_answer_followed_does_not_count() -> None:
     assert read(body(early, more[0], late))[1].usage is not None
 
 
+@pytest.mark.parametrize("odd", [{}, {"candidatesTokenCount": 3}, {"promptTokenCount": 11}, counted(11, -3), 7])
+def test_a_report_that_is_not_believed_covers_no_output(odd: Any) -> None:
+    early = answer(candidate({"text": "a"}), usage=counted(11, 1))
+    more = [answer(candidate({"text": "b"}), usage=odd), answer(candidate({"text": "c"}, finish="STOP"), usage=odd)]
+    assert read(body(early, *more))[1].usage is None
+
+
 def test_an_announced_end_is_no_event_of_gemini_s_and_does_no_harm() -> None:
     events, reader = read(body(*CASES[0].events) + b"data: [DONE]\n\n")
     assert (reader.failed, reader.done) == (None, True)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from tollbridge.values import Usage
-from tollbridge.wire.gemini_usage import Meter
+from tollbridge.wire.gemini_usage import InputMeter, Meter
 
 Report = dict[str, Any]
 
@@ -230,17 +230,27 @@ RECORDED: list[tuple[str, Report, dict[str, Any]]] = [
         },
         {"input": 268, "output": 162},
     ),
-    (
-        "gemini-embedding-2",
-        {"promptTokenCount": 7, "promptTokenDetails": details(text=7)},
-        {"input": 7},
-    ),
 ]
 
 
 @pytest.mark.parametrize(("report", "expected"), [each[1:] for each in RECORDED], ids=[each[0] for each in RECORDED])
 def test_recorded_reports_become_exact_meters(report: Report, expected: dict[str, Any]) -> None:
     assert counts(metered(report).usage) == expected
+
+
+def test_a_recorded_report_of_embeddings_tells_what_was_read() -> None:
+    meter = InputMeter()
+    meter.read(Raw(json.dumps({"promptTokenCount": 7, "promptTokenDetails": details(text=7)}).encode()))
+    assert counts(meter.usage) == {"input": 7}
+
+
+def test_a_report_that_says_nothing_about_output_does_not_make_it_free() -> None:
+    """Nor does it take back what an earlier report said."""
+    silent = {"promptTokenCount": 8, "promptTokensDetails": text(8)}
+    meter = metered(silent)
+    assert (meter.usage, meter.suspect, counts(meter.told_first)) == (None, False, {"input": 8})
+    whole = {"promptTokenCount": 8, "candidatesTokenCount": 30, "totalTokenCount": 38}
+    assert counts(metered(whole, silent).usage) == {"input": 8, "output": 30}
 
 
 def test_reports_are_cumulative_and_the_last_one_counts() -> None:
@@ -298,7 +308,8 @@ fields = st.fixed_dictionaries(
 
 @given(fields)
 def test_no_token_stands_in_two_meters_and_none_is_lost(report: Report) -> None:
-    usage = metered(report).usage
+    meter = metered(report)
+    usage = meter.usage or meter.told_first
     assert usage is not None
     assert all(getattr(usage, name) >= 0 for name in Usage.__struct_fields__ if name != "raw")
     assert usage.prompt == report["promptTokenCount"] + report.get("toolUsePromptTokenCount", 0)

@@ -18,7 +18,7 @@ from tollbridge.wire.errors import said_in
 from tollbridge.wire.event_reader import Metered
 from tollbridge.wire.exchange import Answer, Counter, Names, Outgoing, Receipt, Stream
 from tollbridge.wire.gemini_provider import PATHS
-from tollbridge.wire.gemini_usage import Meter
+from tollbridge.wire.gemini_usage import InputMeter
 from tollbridge.wire.openai_embeddings import to_base64
 from tollbridge.wire.openai_reply import read_any
 from tollbridge.wire.request import Request
@@ -98,7 +98,7 @@ class GeminiVectors(Metered):
             raise ProtocolError("the upstream sent an embedding that is no vector")
         self._as_base64 = request.encoding_format == "base64"
         self._names = names
-        self._meter: Meter = Meter()
+        self._meter: InputMeter = InputMeter()
         if reply.usage_metadata != NULL:
             self._meter.read(reply.usage_metadata)
 

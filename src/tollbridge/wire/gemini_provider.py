@@ -199,12 +199,11 @@ class GeminiReader(EventReader[Event]):
         before = len(out)
         try:
             answer = _read(data)
-            if answer.usage_metadata != NULL:
-                self._meter.read(answer.usage_metadata)
+            is_told = answer.usage_metadata != NULL and self._meter.read(answer.usage_metadata)
             for candidate in answer.candidates or ():
                 self._candidate(candidate, answer.response_id or "", out)
             self._uncovered += len(out) - before
-            if answer.usage_metadata != NULL:
+            if is_told:
                 self._covered, self._uncovered = self._covered + self._uncovered, 0
             if not answer.candidates and not self._has_finish and answer.prompt_feedback is not None:
                 out.append(Finish("filtered", native=_blocked(answer)))

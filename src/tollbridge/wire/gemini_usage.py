@@ -10,6 +10,8 @@ Rule 3  The total is prompt, tools, candidates and thoughts. If it is only promp
         that is larger than its whole, to which it is cut.
 Rule 4  The gate of `usage`: a count is a whole number from 0 to `MOST`. If prompt, candidates, thoughts or tools are
         anything else, the report is not believed at all.
+Rule 5  A report that names neither candidates nor thoughts nor a total does not say that nothing was written: it only
+        tells what was read, and the output is counted here. Embeddings have no output to report.
 
 From https://ai.google.dev/api/generate-content#UsageMetadata and googleapis/python-genai, types.py.
 """
@@ -51,6 +53,8 @@ class Meter:
     `usage`, `suspect`, `reported`: as in `exchange.Answer`.
     """
 
+    _produces = True
+
     def __init__(self) -> None:
         self.usage: Usage | None = None
         self.reported = b""
@@ -62,8 +66,8 @@ class Meter:
         """Something was reported, and none of it can be believed."""
         return self._has_unbelievable and self.usage is None
 
-    def read(self, raw: Raw) -> None:
-        """Take a report, which may be any JSON value."""
+    def read(self, raw: Raw) -> bool:
+        """Take a report, which may be any JSON value. Returns whether it tells the usage so far."""
         text = bytes(raw)
         short = text if len(text) <= MAX_RAW else b""
         try:
@@ -72,10 +76,26 @@ class Meter:
             self._has_unbelievable = True
             if self.usage is None:
                 self.reported = short
-            return
-        if report is not None and report.prompt_token_count is not None:
-            self.usage = _usage(report, short)
-            self.reported = short
+            return False
+        if report is None or report.prompt_token_count is None:
+            return False
+        usage = _usage(report, short)
+        if self._produces and _has_no_output(report):
+            self.told_first = usage
+            return False
+        self.usage = usage
+        self.reported = short
+        return True
+
+
+class InputMeter(Meter):
+    """For embeddings."""
+
+    _produces = False
+
+
+def _has_no_output(report: _Report) -> bool:
+    return report.candidates_token_count is report.thoughts_token_count is report.total_token_count is None
 
 
 def _usage(report: _Report, raw: bytes) -> Usage:

@@ -364,3 +364,16 @@ def test_credit_that_is_included_comes_at_the_first_refusal_and_once_a_month() -
             assert await site.balance() == 100_000 - 3 * PRICE
 
     run(test())
+
+
+def test_a_second_plan_in_the_same_month_gives_its_own_credit_at_the_first_refusal() -> None:
+    async def test() -> None:
+        config = "".join(f'[plans.{name}]\nincluded_credit_usd = "0.0001"\n' for name in ("gift", "other"))
+        async with Site(OK, config=config, credit_usd="0") as site:
+            for name in ("gift", "other"):
+                await put_on(site, name)
+                while (await site.post(CHAT, chat(max_tokens=10))).status == 200:
+                    pass
+            assert len(await site.settled(6)) == 6  # three each time: what is left is filled up to 0.0001
+
+    run(test())

@@ -186,8 +186,8 @@ class Admission:
         self._own = own
         self._public_id = public_id
         self._fill_up = fill_up
-        # The month, and the accounts known to have had its credit.
-        self._filled: tuple[int, set[int]] = (0, set())
+        # The month, and the accounts known to have had its credit, each with the plan that included it.
+        self._filled: tuple[int, set[tuple[int, str]]] = (0, set())
         self._mean_output: dict[int, int] = {}
         # Models that callers were allowed to call, each with its route if it has only one, on the same terms at all
         # times. By key, name and endpoint; an entry holds as long as the `Caller` is the very same object.
@@ -535,14 +535,15 @@ class Admission:
         raise refusal
 
     async def _filled_up(self, caller: Caller, now: int) -> bool:
-        """Whether an account that is out of credit has just been given some; tried once a month."""
+        """Whether an account that is out of credit has just been given some; tried once a month for each plan."""
         month, filled = self._filled
         if month != periods.month(now) or len(filled) >= _MEANS_KEPT:
             month, filled = self._filled = periods.month(now), set()
-        if caller.account_id in filled:
+        known = caller.account_id, caller.plan.name
+        if known in filled:
             return False
         given = await self._fill_up(caller.account_id, caller.plan)
-        filled.add(caller.account_id)
+        filled.add(known)
         return given
 
     def _included(self, choice: Choice, offer: Offer, cap: int) -> TokenBound:

@@ -63,9 +63,9 @@ class _Chat(_Completion):
     shape = CHAT
 
     def response(self, body: bytes) -> Answer:
-        if is_stream(body):
-            return TranslatedAnswer(_CLIENTS["chat"], self.asked, self.names, joined(OpenAiChat().reader(), body))
-        return super().response(body)
+        if body.startswith(b"{") or not is_stream(body):
+            return CompletionAnswer(CHAT, self.names, body)
+        return TranslatedAnswer(_CLIENTS["chat"], self.asked, self.names, joined(OpenAiChat().reader(), body))
 
 
 class _Completions(_Completion):

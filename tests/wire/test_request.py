@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tollbridge.errors import InvalidRequest
-from tollbridge.wire import openai_chat
+from tollbridge.wire import openai_chat, openai_completions
 from tollbridge.wire.request import read_fields
 
 # Parameters by which callers of LiteLLM's proxy (CVE-2024-6587 and its kin) or of OpenRouter direct a request.
@@ -80,3 +80,9 @@ def test_a_very_long_name_is_not_repeated_whole() -> None:
         read_fields(json.dumps({"aws_" + "x" * 5000: 1}).encode())
     assert len(raised.value.message) < 200
     assert len(raised.value.param or "") == 64
+
+
+@pytest.mark.parametrize("tools", [[1], [None], ["web_search"], {"type": "web_search"}, "web_search", None])
+def test_no_tools_are_offered_where_there_are_none(tools: object) -> None:
+    request = openai_completions.parse(json.dumps({"model": "m", "prompt": "a", "tools": tools}).encode())
+    assert request.offers_providers_tools() is False

@@ -138,7 +138,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         offered = bytes(self.fields.get("tools", NULL))
         if not offered.startswith(b"["):
             return False
-        return any(tool.type not in _CALLERS_TOOLS for tool in _decode_tools(offered))
+        try:
+            return any(tool.type not in _CALLERS_TOOLS for tool in _decode_tools(offered))
+        except msgspec.MsgspecError:
+            return False  # of an endpoint that has no tools, where anything may be sent by this name
 
     def conversation(self) -> Conversation:
         """The request in the neutral form, for a provider of another dialect. Raises `UnsupportedField`."""

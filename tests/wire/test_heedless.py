@@ -164,6 +164,21 @@ def test_a_whole_answer_that_failed_has_no_output(answer: Any, error: type[Upstr
     assert events == []
 
 
+@pytest.mark.parametrize("citations", [5, True, "x", {"a": 1}])
+def test_citations_that_are_no_list_are_an_error(citations: Any) -> None:
+    message = {**MESSAGE, "content": [{"type": "text", "text": "a", "citations": citations}]}
+    stream, events = stream_of(asked(), message, "anthropic")
+    assert isinstance(stream.failed, ProtocolError)
+    assert events == []
+
+
+def test_half_a_pair_of_surrogates_in_the_input_of_a_tool_is_an_error() -> None:
+    body = json.dumps({**MESSAGE, "content": [{"type": "tool_use", "id": "t", "name": "f", "input": {"a": "\ud800"}}]})
+    stream, events = stream_of(asked(), body.encode(), "anthropic")
+    assert isinstance(stream.failed, ProtocolError)
+    assert events == []
+
+
 # --- A stream where a whole answer was asked for ---
 
 
@@ -216,6 +231,17 @@ def test_the_pieces_of_a_stream_are_joined() -> None:
     assert (second.parts, second.reason) == ((Refusal(text="No"),), "refused")
     assert reply.usage is not None
     assert (reply.usage.input, reply.usage.output) == (10, 5)
+
+
+def test_logprobs_of_another_form_are_left_out() -> None:
+    pieces: list[Any] = [5, [1], {"content": "a"}, {"content": None}, {"content": [{"token": "a"}]}, {"content": None}]
+    chunks = [delta(content="a") for _ in pieces]
+    for chunk, piece in zip(chunks, pieces, strict=True):
+        chunk["choices"][0]["logprobs"] = piece
+    [choice] = joined(ChatReader(), sse(*chunks, delta("stop"))).choices
+    assert choice.parts == (Said(text="a" * len(pieces)),)
+    assert choice.logprobs is not None
+    assert json.loads(bytes(choice.logprobs)) == {"content": [{"token": "a"}]}
 
 
 def test_proofs_and_citations_stay_with_what_they_prove() -> None:

@@ -120,6 +120,8 @@ class Events(Metered, ABC, Generic[T]):
             self.failed = error
         except RecursionError:
             self.failed = ProtocolError("the upstream's answer nests too deep")
+        except UnicodeEncodeError:  # half a pair of surrogates, in the input of a tool
+            self.failed = ProtocolError("the upstream's answer is no Unicode")
         if self.failed is not None:
             out.clear()  # no output yet, so that another route may be tried
 

@@ -38,6 +38,8 @@ _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 Json = dict[str, Any]
 
+_decode_lists = msgspec.json.Decoder(dict[str, list[Raw] | None]).decode
+
 
 def is_stream(body: bytes) -> bool:
     """Whether a whole body is a stream of events: JSON begins with none of these."""
@@ -100,7 +102,9 @@ def _opened(block: Json) -> tuple[Json, list[Json]]:
     """How a block begins, and what is added to it then; a block of a kind that is not added to begins whole."""
     kind = block.get("type")
     if kind == "text":
-        cited = [{"type": "citations_delta", "citation": each} for each in block.get("citations") or ()]
+        citations = block.get("citations")
+        sources = citations if isinstance(citations, list) else ()
+        cited = [{"type": "citations_delta", "citation": each} for each in sources]
         return {**block, "text": ""}, [{"type": "text_delta", "text": block.get("text")}, *cited]
     if kind == "thinking":
         thought = {"type": "thinking_delta", "thinking": block.get("thinking")}
@@ -193,9 +197,17 @@ def _cite(parts: list[Part], citation: Citation) -> None:
 
 
 def _joined_logprobs(pieces: list[Raw]) -> Raw | None:
-    """Pieces in OpenAI's form, as one."""
-    whole: Json = {}
+    """Pieces in OpenAI's form, as one, without those of another form."""
+    whole: dict[str, list[Raw] | None] = {}
     for piece in pieces:
-        for name, value in msgspec.json.decode(piece).items():
-            whole[name] = whole[name] + value if isinstance(whole.get(name), list) and value else value
+        try:
+            lists = _decode_lists(piece)
+        except msgspec.MsgspecError:
+            continue
+        for name, values in lists.items():
+            known = whole.setdefault(name, values)
+            if known is None:
+                whole[name] = values
+            elif values is not None and values is not known:
+                known += values
     return Raw(msgspec.json.encode(whole)) if whole else None

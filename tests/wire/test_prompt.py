@@ -178,7 +178,7 @@ URL = "https://example.com/long"
         {"type": "video", "video": [URL, URL]},
     ],
 )
-@pytest.mark.parametrize("start", ["https://", r"\u0068ttps:\/\/"])
+@pytest.mark.parametrize("start", ["https://", r"\u0068ttps:\/\/", "  https://", r"\n\thttps://", r"\u000ahttps://"])
 def test_what_the_provider_fetches_counts_though_nobody_knows_how_long_it_is(part: dict[str, Any], start: str) -> None:
     content = json.dumps([{"type": "text", "text": "What?"}, part, part]).replace("https://", start)
     body = '{"model":"m","messages":[{"role":"user","content":%s}]}' % content  # noqa: UP031

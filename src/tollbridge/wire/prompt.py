@@ -23,8 +23,9 @@ TOKENS_ELSEWHERE = 20_000
 # What providers put into the prompt of a chat besides its messages.
 _BESIDE_MESSAGES = frozenset({"tools", "functions", "response_format"})
 _BACKSLASH = ord("\\")
-# What is inline is a data URL or base64, neither of which begins like this.
-_ELSEWHERE = re.compile(rb'"(?:https?:|gs:|s3:|file_id")', re.IGNORECASE)
+# What is inline is a data URL or base64, neither of which begins like this. Many ignore white space before a URL; its
+# escapes stand with their backslash, or without.
+_ELSEWHERE = re.compile(rb'"[ \\nrt]*+(?:https?:|gs:|s3:|file_id")', re.IGNORECASE)
 
 
 class Prompt(msgspec.Struct, frozen=True, gc=False):

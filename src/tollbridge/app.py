@@ -429,7 +429,7 @@ class Gateway:
             policy=policy,
             health=self._health,
             recent=self._recent,
-            losses=self._abuse.losses,
+            abuse=self._abuse,
         )
         edge = Inference(
             callers=callers,

@@ -484,7 +484,7 @@ SETTINGS = (
         "billing.free_loss_per_day_usd",
         kinds.USD,
         "1.00",
-        "How much an account may receive a day in answers that were broken off, left or too dear for what was held.",
+        "How much an account may get for nothing a day, in answers broken off or left, or beyond what was held.",
     ),
     Setting("billing.packs_usd", kinds.PACKS, [10, 50, 200], "The credit packs that customers can buy."),
     Setting("billing.least_top_up_usd", kinds.CENTS, "5", "The smallest amount that a customer may choose to pay."),

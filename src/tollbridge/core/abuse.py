@@ -74,8 +74,7 @@ class Refusals(Generic[Who]):
 
 
 class Losses:
-    """What each account was given today, in nano-USD: answers whose upstream died, what could not be charged of those
-    that cost more than was held for them, and unseen thoughts of those that it left.
+    """What each account got for nothing today, in nano-USD.
 
     `accounts`, for others to read: the latest day of each account that was given any, and how much.
     """
@@ -104,11 +103,14 @@ class Losses:
 class Abuse:
     """All that is counted of it in one process. To read the configuration again begins no new count.
 
-    `cuts`, `refusals` and `losses` are of accounts, `guesses` of addresses that send wrong keys.
+    `guesses` are of addresses that send wrong keys, all else of accounts. `gifts`: answers whose upstream died, and
+    unseen thoughts of those that were left. `overruns`: what could not be charged of calls that cost more than was
+    held for them.
     """
 
     def __init__(self) -> None:
         self.cuts = Cuts()
         self.refusals = Refusals[int](MOST_REFUSALS)
         self.guesses = Refusals[str](MOST_WRONG_KEYS - 1)
-        self.losses = Losses()
+        self.gifts = Losses()
+        self.overruns = Losses()

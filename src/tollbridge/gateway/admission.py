@@ -193,7 +193,7 @@ class Admission:
         # times. By key, name and endpoint; an entry holds as long as the `Caller` is the very same object.
         self._allowed: dict[tuple[int, str, str], tuple[Caller, Model, Route | None]] = {}
         self._cuts, self._refusals, self.guesses = abuse.cuts, abuse.refusals, abuse.guesses
-        self._losses = abuse.losses
+        self._overruns = abuse.overruns
 
     async def admit(self, caller: Caller, request: Request, cap: int | None, claim: Claim | None = None) -> Ticket:
         """A ticket; raises the `ApiError` that says why not, or `AlreadyClaimed` if another request has the `claim`.
@@ -206,7 +206,7 @@ class Admission:
         choice = self._plain_choice(caller, request, started_at) or await self._choice(caller, request, started_at)
         demand, routes = choice
         cap = self._cap(caller, cap)
-        if self._losses.accounts:  # seldom
+        if self._overruns.accounts:  # seldom
             choice = self._cautious(caller, choice, started_at)
         place, bound = 0, self._bound(choice[0], routes[0])
         want = bound.want
@@ -439,7 +439,7 @@ class Admission:
         than was held for them. Else caps and limits of its own would be a way to pay for nothing but wrong estimates.
         """
         demand, routes = choice
-        if self._losses.given(caller.account_id, moment // DAY_MS) <= self._policy.free_loss_per_day:
+        if self._overruns.given(caller.account_id, moment // DAY_MS) <= self._policy.free_loss_per_day:
             return choice
         window = max(self._models[route.model].context_window for route in routes)
         return msgspec.structs.replace(demand, prompt=max(demand.prompt, window)), routes

@@ -12,7 +12,7 @@ from itertools import filterfalse
 import msgspec
 
 from tollbridge.core import pricing
-from tollbridge.core.abuse import Losses
+from tollbridge.core.abuse import Abuse
 from tollbridge.core.ledger import Checkpoint, End, Ended, Record, Verdict
 from tollbridge.core.money import usd_bytes
 from tollbridge.gateway.admission import Admission, Policy, Ticket
@@ -60,7 +60,7 @@ class Settlement:
         policy: Policy,
         health: Health,
         recent: Recent,
-        losses: Losses,
+        abuse: Abuse,
     ) -> None:
         self._ledger = ledger
         self._limiter = limiter
@@ -69,7 +69,7 @@ class Settlement:
         self._health = health
         self._recent = recent
         self._patience = _Patience(SETTLE_WAIT_S)
-        self._losses = losses
+        self._gifts, self._overruns = abuse.gifts, abuse.overruns
 
     def close(
         self,
@@ -103,7 +103,7 @@ class Settlement:
         end = End(ticket.hold, caller.account_id, caller.key_id, charge, record, ticket.cap)
         verdict = self._ledger.submit(end)
         if charge > ticket.held and not ticket.tokens:
-            verdict.add_done_callback(lambda ended: self._note_loss(ticket, ended))
+            verdict.add_done_callback(lambda ended: self._note_overrun(ticket, ended))
         if ticket.tokens:
             # The ledger takes included tokens in place of money.
             charge, end = 0, msgspec.structs.replace(end, charge=0)
@@ -178,15 +178,15 @@ class Settlement:
         tokens = min(max(0, silent_ms - USUAL_START_MS) * THOUGHT_PER_S // 1_000, ticket.model.output_limit)
         return not tokens or self._may_lose(ticket, pricing.further_output(route, ticket.demand.prompt, tokens))
 
-    def _note_loss(self, ticket: Ticket, verdict: asyncio.Future[Verdict]) -> None:
+    def _note_overrun(self, ticket: Ticket, verdict: asyncio.Future[Verdict]) -> None:
         ended = verdict.result() if not verdict.cancelled() and verdict.exception() is None else None
         if isinstance(ended, Ended) and ended.loss and not ended.repeated:
-            self._losses.add(ticket.caller.account_id, ticket.started_at // DAY_MS, ended.loss)
+            self._overruns.add(ticket.caller.account_id, ticket.started_at // DAY_MS, ended.loss)
 
     def _may_lose(self, ticket: Ticket, charge: int) -> bool:
         """Whether this account may be given one more answer whose upstream died today."""
         day, most = ticket.started_at // DAY_MS, self._policy.free_loss_per_day
-        return self._losses.may_give(ticket.caller.account_id, day, charge, most)
+        return self._gifts.may_give(ticket.caller.account_id, day, charge, most)
 
     def _record(
         self,

@@ -74,6 +74,7 @@ def test_the_first_byte_of_a_whole_answer_comes_with_the_last(cause: Cause, stre
 
 
 few = st.integers(0, 40)
+NOTHING_ELSE = {"searches": 0, "window": 0, "body": 0, "predicted": 0, "has_providers_tools": False}
 
 
 @given(
@@ -86,46 +87,10 @@ few = st.integers(0, 40)
     predicted=few,
     has_providers_tools=st.booleans(),
 )
-@example(
-    used={"output": 8},
-    searches=0,
-    window=0,
-    body=0,
-    limits=(4, None, None),
-    choices=1,
-    predicted=0,
-    has_providers_tools=False,
-)
-@example(
-    used={"output": 9},
-    searches=0,
-    window=0,
-    body=0,
-    limits=(4, None, None),
-    choices=1,
-    predicted=0,
-    has_providers_tools=False,
-)
-@example(
-    used={"output": 24},
-    searches=0,
-    window=0,
-    body=0,
-    limits=(4, 4, 6),
-    choices=2,
-    predicted=0,
-    has_providers_tools=False,
-)
-@example(
-    used={"output": 25},
-    searches=0,
-    window=0,
-    body=0,
-    limits=(4, 6, 4),
-    choices=2,
-    predicted=0,
-    has_providers_tools=False,
-)
+@example(used={"output": 8}, limits=(4, None, None), choices=1, **NOTHING_ELSE)
+@example(used={"output": 9}, limits=(4, None, None), choices=1, **NOTHING_ELSE)
+@example(used={"output": 24}, limits=(4, 4, 6), choices=2, **NOTHING_ELSE)
+@example(used={"output": 25}, limits=(4, 6, 4), choices=2, **NOTHING_ELSE)
 def test_no_more_is_believed_than_was_sent_and_asked_for(
     used: dict[str, int],
     searches: int,

@@ -33,7 +33,8 @@ SLACK = 2
 MOST_ROUNDS = 16
 # A model that searches gives up after tens of calls.
 MOST_SEARCHES = 1_000
-# How long models that do not think take until their first text, and tokens a second of those that do.
+# How long models that do not think take until their first text, and tokens a second of those that do. Roughly: they
+# decide only whether a stream is read to its end after its caller left, never a charge.
 USUAL_START_MS = 2_000
 THOUGHT_PER_S = 100
 

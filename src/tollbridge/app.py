@@ -31,12 +31,14 @@ from tollbridge.edge.server import LoopLag, Server, ServerLimits
 from tollbridge.edge.webhooks import Webhooks
 from tollbridge.edge.workers import Berth
 from tollbridge.errors import TollbridgeError
-from tollbridge.gateway.admission import Admission, Policy
+from tollbridge.gateway.admission import Admission
 from tollbridge.gateway.callers import Callers
 from tollbridge.gateway.own import OwnCredential, OwnRoutes
+from tollbridge.gateway.policy import Policy
 from tollbridge.gateway.recent import Recent
 from tollbridge.gateway.relay import Relay, Upstream
 from tollbridge.gateway.replays import Replays
+from tollbridge.gateway.router import Router
 from tollbridge.gateway.settlement import Settlement
 from tollbridge.gateway.streams import LiveStreams, Timing
 from tollbridge.jobs import Jobs, of_money, of_plans, of_usage
@@ -411,12 +413,10 @@ class Gateway:
             lambda routes: prices.register(self._database, [prices.terms_of(route) for route in routes]),
         )
         admission = Admission(
-            catalogs=by_markup,
+            router=Router(by_markup, policy, self._health, own),
             policy=policy,
             limiter=self._limiter,
             ledger=ledger,
-            upstreams=self._health,
-            own=own,
             abuse=self._abuse,
             public_id=master.ids().encode,
             fill_up=lambda account_id, plan: plans.fill_up(self._database, account_id, plan),

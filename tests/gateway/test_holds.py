@@ -30,7 +30,8 @@ from tests.upstream.bad_server import Peer, Request
 
 from tollbridge.core import pricing
 from tollbridge.core.ledger import Held, Hold
-from tollbridge.gateway.admission import Admission, Policy
+from tollbridge.gateway.admission import Admission
+from tollbridge.gateway.policy import Policy
 from tollbridge.gateway.streams import Timing
 from tollbridge.services import accounts
 from tollbridge.store.keys import Rules

@@ -7,53 +7,29 @@ is settled, or here when a later step refuses.
 If the money does not cover a route, a cheaper one after it is tried; the refusal is that of the first.
 """
 
-import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from tollbridge.core import periods, pricing, routing
+from tollbridge.core import periods, pricing
 from tollbridge.core.abuse import Abuse
-from tollbridge.core.catalog import Catalog
 from tollbridge.core.ledger import Claim, Claimed, Held, Hold, Refusal, Refused, Verdict
 from tollbridge.core.plans import Plan
 from tollbridge.core.pricing import TokenBound
-from tollbridge.errors import (
-    ApiError,
-    NotFound,
-    PaymentRequired,
-    RateLimited,
-    TollbridgeError,
-    Unavailable,
-    UpstreamFailed,
-)
+from tollbridge.errors import ApiError, PaymentRequired, RateLimited, TollbridgeError
 from tollbridge.gateway.callers import Caller
-from tollbridge.gateway.demand import check_length, check_model, demand_of
-from tollbridge.gateway.own import OwnRoutes
-from tollbridge.gateway.refusals import (
-    ASKED_TOO_OFTEN,
-    CUT_TOO_OFTEN,
-    cooling_down,
-    limited,
-    none_usable,
-    refused,
-    too_dear,
-)
+from tollbridge.gateway.policy import Policy
+from tollbridge.gateway.refusals import ASKED_TOO_OFTEN, CUT_TOO_OFTEN, cooling_down, limited, refused, too_dear
+from tollbridge.gateway.router import Choice, Router
 from tollbridge.limits.base import Exceeded, Grant, Limiter
 from tollbridge.store.ledger import Ledger
-from tollbridge.values import DAY_MS, Model, Preferences, Route
+from tollbridge.values import DAY_MS, Model, Route
 from tollbridge.wire.request import Request
 
 # The latest answer counts for one part in this many of a key's running mean.
 _MEAN_SHARE = 8
 _MEANS_KEPT = 10_000
-_MODELS_KEPT = 10_000
-
-
-_SUFFIXES = tuple(routing.SUFFIXES)
-_NO_WISHES = Preferences()
 _NO_TOKENS = TokenBound()
 # Refusals of a hold that a cheaper route may escape.
 _TOO_DEAR = frozenset({Refusal.INSUFFICIENT, Refusal.IN_FLIGHT, Refusal.KEY_LIMIT, Refusal.QUOTA, Refusal.TOKENS_HELD})
@@ -104,19 +80,6 @@ class Ticket(msgspec.Struct, kw_only=True):
     attempts: Sequence[Attempt] = ()
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """What the operator set about money, in nano-USD, and about failures of providers, as HTTP statuses."""
-
-    cost_cap: int
-    default_hold_tokens: int
-    strict_holds: bool = False
-    charge_partial: bool = False
-    free_loss_per_day: int = 0
-    silence_ms: int = pricing.SILENCE_IS_UPSTREAMS_FAULT_MS
-    upstream_failed_status: int = UpstreamFailed.status
-    no_provider_status: int = Unavailable.status
-
-
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     """What a request would cost, and whether it would be admitted now (`refusal` says why not).
 
@@ -134,22 +97,6 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 
 # Asks the ledger for a hold of (want, least), nano-USD, or first of included tokens.
 Ask = Callable[[int, int, TokenBound], Awaitable[Verdict]]
-
-
-class Upstreams(Protocol):
-    """What admission asks about upstreams; `upstream.health.Health` answers."""
-
-    def rank(self, route: Route) -> int | None: ...
-
-    def usable_in(self, routes: Sequence[Route]) -> float: ...
-
-    def latency(self, route: Route) -> float: ...
-
-    def throughput(self, route: Route) -> float: ...
-
-
-# What a request asks for, and the routes that may answer it, in the order to try them.
-Choice = tuple[pricing.Demand, Sequence[Route]]
 # The index of a route to hold for, and the bound of its cost.
 Offer = tuple[int, pricing.Bound]
 
@@ -159,39 +106,28 @@ class AlreadyClaimed(TollbridgeError):
 
 
 class Admission:
-    """`catalogs`: by the markup of plans (`Plan.markup_ppm`); the one under None has the deployment's own markup.
-
-    `fill_up` gives an account the credit that its plan includes this month, and says whether there was any to give.
-    """
+    """`fill_up` gives an account the credit that its plan includes this month, and says whether there was any."""
 
     def __init__(
         self,
         *,
-        catalogs: Mapping[int | None, Catalog],
+        router: Router,
         policy: Policy,
         limiter: Limiter,
         ledger: Ledger,
-        upstreams: Upstreams,
-        own: OwnRoutes,
         abuse: Abuse,
         public_id: Callable[[str, int], str],
         fill_up: Callable[[int, Plan], Awaitable[bool]],
     ) -> None:
-        self._catalogs = catalogs
-        self._models = catalogs[None].models
+        self._router = router
         self._policy = policy
         self._limiter = limiter
         self._ledger = ledger
-        self._upstreams = upstreams
-        self._own = own
         self._public_id = public_id
         self._fill_up = fill_up
         # The month, and the accounts known to have had its credit, each with the plan that included it.
         self._filled: tuple[int, set[tuple[int, str]]] = (0, set())
         self._mean_output: dict[int, int] = {}
-        # Models that callers were allowed to call, each with its route if it has only one, on the same terms at all
-        # times. By key, name and endpoint; an entry holds as long as the `Caller` is the very same object.
-        self._allowed: dict[tuple[int, str, str], tuple[Caller, Model, Route | None]] = {}
         self._cuts, self._refusals, self.guesses = abuse.cuts, abuse.refusals, abuse.guesses
         self._overruns = abuse.overruns
 
@@ -203,12 +139,13 @@ class Admission:
         started, started_at = time.monotonic(), time.time_ns() // 1_000_000
         if self._cuts.latest or self._refusals.minutes:  # seldom
             self._check_abuse(caller, started)
-        choice = self._plain_choice(caller, request, started_at) or await self._choice(caller, request, started_at)
+        router = self._router
+        choice = router.plain_choice(caller, request, started_at) or await router.choice(caller, request, started_at)
         demand, routes = choice
         cap = self._cap(caller, cap)
         if self._overruns.accounts:  # seldom
             choice = self._cautious(caller, choice, started_at)
-        place, bound = 0, self._bound(choice[0], routes[0])
+        place, bound = 0, router.bound(choice[0], routes[0])
         want = bound.want
         if want > cap:  # seldom
             place, bound = self._first_within(cap, choice)
@@ -244,7 +181,7 @@ class Admission:
             hold=hold,
             caller=caller,
             request=request,
-            model=self._models[route.model],
+            model=self._router.models[route.model],
             routes=routes[place:] if place else routes,
             demand=demand,
             held=held.amount,
@@ -263,10 +200,10 @@ class Admission:
         Raises an `ApiError` if there is no route for the request and so no price.
         """
         now = time.time_ns() // 1_000_000
-        choice = self._cautious(caller, await self._choice(caller, request, now), now)
+        choice = self._cautious(caller, await self._router.choice(caller, request, now), now)
         demand, chosen = choice
         cap = self._cap(caller, cap)
-        routes = [(route, self._bound(demand, route)) for route in chosen]
+        routes = [(route, self._router.bound(demand, route)) for route in chosen]
         try:
             self._check_abuse(caller, time.monotonic())
             first = self._first_within(cap, choice)
@@ -286,7 +223,7 @@ class Admission:
         return self._policy
 
     def model_of(self, route: Route) -> Model:
-        return self._models[route.model]
+        return self._router.models[route.model]
 
     def _cap(self, caller: Caller, asked: int | None) -> int:
         """The most that a request may cost: the smallest cap of deployment, plan, key and the request itself."""
@@ -297,7 +234,7 @@ class Admission:
 
     def bound_on(self, route: Route, ticket: Ticket) -> pricing.Bound:
         """What the ticket's request must hold to be sent on `route`."""
-        return self._bound(ticket.demand, route)
+        return self._router.bound(ticket.demand, route)
 
     def limit_on(self, route: Route, ticket: Ticket, bound: pricing.Bound) -> int | None:
         """The output limit that the ticket's money, or its included tokens, set on `route`."""
@@ -309,11 +246,11 @@ class Admission:
         demand = ticket.demand
         if ticket.limit is not None:
             demand = msgspec.structs.replace(demand, output_limit=ticket.limit)
-        return min(ticket.cap, self._bound(demand, route).whole)
+        return min(ticket.cap, self._router.bound(demand, route).whole)
 
     def most_tokens(self, route: Route, ticket: Ticket) -> int:
         """The most included tokens that ever need be held for the ticket's request on `route`."""
-        bound = self._bound(ticket.demand, route)
+        bound = self._router.bound(ticket.demand, route)
         limit = bound.limit if ticket.limit is None else min(bound.limit, ticket.limit)
         return bound.prompt + limit * ticket.demand.choices
 
@@ -341,99 +278,6 @@ class Admission:
         if wait > 0:
             raise cooling_down(ASKED_TOO_OFTEN, wait)
 
-    # --- which routes ---
-
-    def _plain_choice(self, caller: Caller, request: Request, moment: int) -> Choice | None:
-        """The choice for nearly every request: one model, no preferences, no credential of the caller's. Else None."""
-        if request.preferences is not None or caller.own:
-            return None
-        asked = (caller.key_id, request.model, request.endpoint)
-        known = self._allowed.get(asked)
-        if known is not None and known[0] is caller:
-            _, model, lone = known
-        elif request.model.endswith(_SUFFIXES):
-            return None
-        else:
-            model = self._catalogs[caller.plan.markup_ppm].resolve(request.model)
-            check_model(caller, model, request)
-            if len(self._allowed) >= _MODELS_KEPT:
-                self._allowed.clear()
-            lone = model.routes[0] if len(model.routes) == 1 and not model.routes[0].variants else None
-            self._allowed[asked] = caller, model, lone
-        if lone is not None and self._upstreams.rank(lone) is not None:
-            routes: Sequence[Route] = model.routes
-        else:
-            routes = self._ordered(pricing.all_at(model.routes, moment))
-            if not routes:
-                raise self._none_usable(model, model.routes)
-        demand = demand_of(request)
-        check_length(model, demand, request)
-        return demand, routes
-
-    async def _choice(self, caller: Caller, request: Request, moment: int) -> Choice:
-        """The routes of all models that the caller names. If none has any, the first model's refusal is raised."""
-        wishes = request.preferences or _NO_WISHES
-        demand = demand_of(request)
-        routes: list[Route] = []
-        refusal: ApiError | None = None
-        for name in dict.fromkeys((request.model, *wishes.models)):
-            try:
-                routes += await self._routes_of(name, caller, request, demand, moment)
-            except ApiError as error:
-                refusal = refusal or error
-        if not routes:
-            assert refusal is not None, "a request names a model"
-            raise refusal
-        return demand, routes
-
-    async def _routes_of(
-        self, name: str, caller: Caller, request: Request, demand: pricing.Demand, moment: int
-    ) -> list[Route]:
-        wishes = request.preferences or _NO_WISHES
-        model, sort = _resolve(self._catalogs[caller.plan.markup_ppm], name)
-        check_model(caller, model, request)
-        check_length(model, demand, request)
-        configured = pricing.all_at(model.routes, moment)
-        if caller.own:
-            configured = await self._own.of(caller.own, configured)
-        allowed = routing.allowed(configured, wishes)
-        if wishes.require_parameters:
-            allowed = [route for route in allowed if request.fields.keys().isdisjoint(route.upstream.drops)]
-        if not allowed:
-            known = ", ".join(dict.fromkeys(route.upstream.name for route in model.routes))
-            raise NotFound(
-                f"What `provider` asks for leaves no provider of {model.id}. Its providers are: {known}.",
-                code="no_allowed_provider",
-                param="provider",
-            )
-        routes = routing.prefer(self._ordered(allowed), wishes, self._measure(wishes.sort or sort, demand))
-        if not routes:
-            raise self._none_usable(model, allowed)
-        return routes
-
-    def _ordered(self, routes: Sequence[Route]) -> Sequence[Route]:
-        if len(routes) == 1:  # most models have one
-            return routes if self._upstreams.rank(routes[0]) is not None else ()
-        return routing.order(routes, self._upstreams.rank, random.random())  # noqa: S311
-
-    def _measure(self, sort: str | None, demand: pricing.Demand) -> Callable[[Route], float] | None:
-        """What routes are sorted by, least first. Ties stay in order: by health, then the caller's own credential."""
-        upstreams = self._upstreams
-        match sort:
-            case "price":
-                return lambda route: self._bound(demand, route).want
-            case "latency":
-                return upstreams.latency
-            case "throughput":
-                return lambda route: -upstreams.throughput(route)
-            case _:
-                return None
-
-    def _none_usable(self, model: Model, routes: Sequence[Route]) -> Unavailable:
-        return none_usable(model.id, self._upstreams.usable_in(routes), self._policy.no_provider_status)
-
-    # --- limits and money ---
-
     def _cautious(self, caller: Caller, choice: Choice, moment: int) -> Choice:
         """`choice`; as if the prompt filled the model, if too much was lost today because the account's calls cost more
         than was held for them. Else caps and limits of its own would be a way to pay for nothing but wrong estimates.
@@ -441,7 +285,7 @@ class Admission:
         demand, routes = choice
         if self._overruns.given(caller.account_id, moment // DAY_MS) <= self._policy.free_loss_per_day:
             return choice
-        window = max(self._models[route.model].context_window for route in routes)
+        window = max(self._router.models[route.model].context_window for route in routes)
         return msgspec.structs.replace(demand, prompt=max(demand.prompt, window)), routes
 
     def _limit(self, demand: pricing.Demand, route: Route, bound: pricing.Bound, held: Held, cap: int) -> int | None:
@@ -466,18 +310,14 @@ class Admission:
             affordable = pricing.affordable_output(route, has, bound, demand.choices)
         return affordable if demand.output_limit is None else min(affordable, demand.output_limit)
 
-    def _bound(self, demand: pricing.Demand, route: Route) -> pricing.Bound:
-        policy, limit = self._policy, self._models[route.model].output_limit
-        return pricing.bound(demand, route, limit, policy.default_hold_tokens, policy.strict_holds)
-
     def _first_within(self, cap: int, choice: Choice) -> Offer:
         """The first route on which the request stays within its cap; raises `CostCapExceeded`."""
         demand, routes = choice
         for place, route in enumerate(routes):
-            bound = self._bound(demand, route)
+            bound = self._router.bound(demand, route)
             if _fits(bound, demand, cap):
                 return place, bound
-        raise too_dear(self._bound(demand, routes[0]).want, cap, produces=demand.produces)
+        raise too_dear(self._router.bound(demand, routes[0]).want, cap, produces=demand.produces)
 
     async def _enforced(self, refusal: Exceeded, hold: int, caller: Caller, least: int, amount: int) -> Grant:
         """Take only from the limits that are enforced, after this `refusal` by one of all; raises `RateLimited`."""
@@ -557,7 +397,7 @@ class Admission:
         demand, routes = choice
         before, too_much = refused
         for place in range(before + 1, len(routes)):
-            bound = self._bound(demand, routes[place])
+            bound = self._router.bound(demand, routes[place])
             if bound.least < too_much.least and _fits(bound, demand, cap):
                 return place, bound
         return None
@@ -578,17 +418,6 @@ def hold_of(id_: int, caller: Caller, money: tuple[int, int], tokens: TokenBound
         tokens=tokens.want,
         least_tokens=tokens.least,
     )
-
-
-def _resolve(catalog: Catalog, name: str) -> tuple[Model, str | None]:
-    """The model of a name, and how its suffix wants the routes sorted. A model's own name may end in a suffix."""
-    try:
-        return catalog.resolve(name), None
-    except NotFound:
-        base, sort = routing.split_suffix(name)
-        if sort is None:
-            raise
-        return catalog.resolve(base), sort
 
 
 def _fits(bound: pricing.Bound, demand: pricing.Demand, cap: int) -> bool:

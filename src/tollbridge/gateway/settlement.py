@@ -15,7 +15,8 @@ from tollbridge.core import pricing
 from tollbridge.core.abuse import Abuse
 from tollbridge.core.ledger import Checkpoint, End, Ended, Record, Verdict
 from tollbridge.core.money import usd_bytes
-from tollbridge.gateway.admission import Admission, Policy, Ticket
+from tollbridge.gateway.admission import Admission, Ticket
+from tollbridge.gateway.policy import Policy
 from tollbridge.gateway.recent import Recent
 from tollbridge.limits.base import Limiter
 from tollbridge.store.ledger import Ledger

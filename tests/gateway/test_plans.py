@@ -366,6 +366,34 @@ def test_credit_that_is_included_comes_at_the_first_refusal_and_once_a_month() -
     run(test())
 
 
+def test_a_new_months_credit_comes_to_whoever_was_refused_just_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database says when a month begins: a gateway whose clock is ahead has asked too early."""
+    monkeypatch.setattr("tollbridge.gateway.admission._FILL_UP_AGAIN_S", 0.2)
+
+    async def test() -> None:
+        config = '[plans.gift]\nincluded_credit_usd = "0.0001"\n'
+        async with Site(OK, config=config, credit_usd="0") as site:
+            await put_on(site, "gift")
+            replies = [await site.post(CHAT, chat(max_tokens=10)) for _ in range(4)]
+            assert [reply.status for reply in replies] == [200] * 3 + [402]
+            await site.database.execute("UPDATE journal SET idempotency_key = 'of last month' WHERE actor = 'plan'")
+            await asyncio.sleep(0.2)
+            assert (await site.post(CHAT, chat(max_tokens=10))).status == 200
+
+    run(test())
+
+
+def test_calls_that_are_refused_at_once_all_get_the_months_credit() -> None:
+    async def test() -> None:
+        config = '[plans.gift]\nincluded_credit_usd = "0.0001"\n'
+        async with Site(OK, config=config, credit_usd="0") as site:
+            await put_on(site, "gift")
+            replies = await asyncio.gather(*(site.post(CHAT, chat(max_tokens=10)) for _ in range(3)))
+            assert [reply.status for reply in replies] == [200] * 3
+
+    run(test())
+
+
 def test_a_second_plan_in_the_same_month_gives_its_own_credit_at_the_first_refusal() -> None:
     async def test() -> None:
         config = "".join(f'[plans.{name}]\nincluded_credit_usd = "0.0001"\n' for name in ("gift", "other"))

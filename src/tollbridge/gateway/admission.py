@@ -30,6 +30,8 @@ from tollbridge.wire.request import Request
 # The latest answer counts for one part in this many of a key's running mean.
 _MEAN_SHARE = 8
 _MEANS_KEPT = 10_000
+# How soon an account that is refused again may have been given what its plan includes in a new month.
+_FILL_UP_AGAIN_S = 10.0
 _NO_TOKENS = TokenBound()
 # Refusals of a hold that a cheaper route may escape.
 _TOO_DEAR = frozenset({Refusal.INSUFFICIENT, Refusal.IN_FLIGHT, Refusal.KEY_LIMIT, Refusal.QUOTA, Refusal.TOKENS_HELD})
@@ -106,7 +108,7 @@ class AlreadyClaimed(TollbridgeError):
 
 
 class Admission:
-    """`fill_up` gives an account the credit that its plan includes this month, and says whether there was any."""
+    """`fill_up` gives an account the credit that its plan includes this month, unless it has had it."""
 
     def __init__(
         self,
@@ -117,7 +119,7 @@ class Admission:
         ledger: Ledger,
         abuse: Abuse,
         public_id: Callable[[str, int], str],
-        fill_up: Callable[[int, Plan], Awaitable[bool]],
+        fill_up: Callable[[int, Plan], Awaitable[object]],
     ) -> None:
         self._router = router
         self._policy = policy
@@ -125,8 +127,8 @@ class Admission:
         self._ledger = ledger
         self._public_id = public_id
         self._fill_up = fill_up
-        # The month, and the accounts known to have had its credit, each with the plan that included it.
-        self._filled: tuple[int, set[tuple[int, str]]] = (0, set())
+        # By account and plan: until when the credit that it includes is not asked for again.
+        self._filled: dict[tuple[int, str], float] = {}
         self._mean_output: dict[int, int] = {}
         self._cuts, self._refusals, self.guesses = abuse.cuts, abuse.refusals, abuse.guesses
         self._overruns = abuse.overruns
@@ -167,7 +169,7 @@ class Admission:
                 try:
                     (place, bound), held = await self._reserve(caller, choice, first, cap, ask, verdict)
                 except (PaymentRequired, RateLimited):
-                    if not caller.plan.included_credit or not await self._filled_up(caller, started_at):
+                    if not caller.plan.included_credit or not await self._filled_up(caller, started):
                         raise
                     (place, bound), held = await self._reserve(caller, choice, first, cap, ask)
         except BaseException:
@@ -374,17 +376,19 @@ class Admission:
         assert refusal is not None
         raise refusal
 
-    async def _filled_up(self, caller: Caller, now: int) -> bool:
-        """Whether an account that is out of credit has just been given some; tried once a month for each plan."""
-        month, filled = self._filled
-        if month != periods.month(now) or len(filled) >= _MEANS_KEPT:
-            month, filled = self._filled = periods.month(now), set()
-        known = caller.account_id, caller.plan.name
-        if known in filled:
+    async def _filled_up(self, caller: Caller, now: float) -> bool:
+        """Whether the account may have credit now: what its plan includes was just given to it, here or elsewhere.
+
+        Only the database knows which month it is, since clocks differ; it is asked no more often than can be borne.
+        """
+        filled, known = self._filled, (caller.account_id, caller.plan.name)
+        if now < filled.get(known, 0.0):
             return False
-        given = await self._fill_up(caller.account_id, caller.plan)
-        filled.add(known)
-        return given
+        await self._fill_up(caller.account_id, caller.plan)
+        if len(filled) >= _MEANS_KEPT:
+            filled.clear()
+        filled[known] = now + _FILL_UP_AGAIN_S
+        return True
 
     def _included(self, choice: Choice, offer: Offer, cap: int) -> TokenBound:
         demand, routes = choice

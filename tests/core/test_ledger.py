@@ -749,9 +749,10 @@ def test_a_late_end_counts_towards_the_day_in_which_it_comes() -> None:
 
 
 def test_a_late_end_by_a_clock_from_before_the_limit_began_anew_is_bounded_and_not_counted() -> None:
-    decision = late_end(state(paid=1000, limit=50, since=100), 60, 99)
+    hours = 2 * 3_600_000
+    decision = late_end(state(paid=1000, limit=50, since=hours), 60, 99)
     assert decision.verdicts == [Ended(charged=35, promo=0, loss=25, available=945)]
-    assert (decision.keys[10].spent, decision.keys[10].since) == (0, 100)
+    assert (decision.keys[10].spent, decision.keys[10].since) == (0, hours)
 
 
 def test_a_late_end_of_a_key_whose_limit_was_lifted_is_counted_and_not_bounded() -> None:

@@ -28,6 +28,8 @@ from tollbridge.values import Outcome
 
 MAX_AMOUNT = 1 << 62
 COUNTER_BITS = 40
+# The most by which a clock that was set back moves the end of a call.
+_SET_BACK_MS = 3_600_000
 
 
 class Book(StrEnum):
@@ -299,7 +301,8 @@ class KeyState(msgspec.Struct, gc=False):
     def renew(self, now: int) -> None:
         """Start counting anew if a new day, week or month has begun. A clock that goes back changes nothing.
 
-        All that ended before `now` is already booked, so `since` may be `now`, whatever the limit was before.
+        All that ended before `now` is already booked, so `since` may be `now`, whatever the limit was before. What ends
+        by a clock that was set back a little ends at `since`, so that it counts.
         """
         if self.reset is not None and began(self.reset, now) > self.since:
             self.since, self.spent = now, 0
@@ -566,7 +569,8 @@ def _end(state: State, op: End, now: int, out: Decision) -> Verdict:
         if hold.tokens is not None:
             allowance, due = _use_tokens(state, op, hold, out), 0
         charge = min(due, op.cap, _chargeable(balance, key, held))
-        if key is not None and now >= key.since:
+        if key is not None and now > key.since - _SET_BACK_MS:
+            now = max(now, key.since)
             key.spent += charge
     promo, loss = balance.promo, due - charge
     if promo >= charge:

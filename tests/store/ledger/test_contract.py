@@ -254,6 +254,27 @@ def test_a_limit_that_begins_anew_each_day_counts_what_ended_since(ledger_engine
     with_books(ledger_engine, scenario)
 
 
+def test_what_ends_by_a_clock_that_was_set_back_a_little_counts_towards_the_limit(ledger_engine: Engine) -> None:
+    """Set back by a minute just after midnight, or by a year: then it keeps its own date, and limits nothing."""
+
+    async def scenario(books: Books) -> None:
+        for back, counted in ((60_000, 80), (365 * 86_400_000, 0)):
+            customer = await books.customer(paid=1000, limit=100)
+            await books.database.execute("UPDATE api_key SET limit_reset = 'daily' WHERE id = $1", customer.key_id)
+            running = await books.held(customer, 80)
+            began = await books.database.fetch("SELECT since FROM key_spend WHERE key_id = $1", customer.key_id)
+            since = began[0][0] + back
+            await books.database.execute("UPDATE key_spend SET since = $1 WHERE key_id = $2", since, customer.key_id)
+            await books.end(running, customer, 80)
+            rows = await books.database.fetch("SELECT spent FROM key_spend WHERE key_id = $1", customer.key_id)
+            assert rows == [(counted,)]
+            rows = await books.database.fetch("SELECT ended_at FROM usage WHERE key_id = $1", customer.key_id)
+            assert (rows[0][0] == since) == bool(counted)
+            await assert_verified(books.database)
+
+    with_books(ledger_engine, scenario)
+
+
 def test_tokens_that_are_included_go_before_money(ledger_engine: Engine) -> None:
     """And come back, are extended, swept at a checkpoint, used up, and are there again in the next month."""
 

@@ -221,3 +221,25 @@ def test_who_serves_from_a_database_is_counted_by_heartbeats(ledger_engine: Engi
             assert before - await processes.serving(books.database, beside=here) == (books.database.dialect != "sqlite")
 
     asyncio.run(scenario())
+
+
+def test_a_process_says_once_that_its_clock_differs_from_the_databases(
+    postgres_engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = time.time
+    ahead = 0.0
+    monkeypatch.setattr(time, "time", lambda: right() + ahead)
+
+    async def main() -> None:
+        nonlocal ahead
+        async with serving(postgres_engine) as books:
+            for seconds in (0.0, 90.0, 90.0, 0.0, -7200.0):
+                ahead = seconds
+                await books.process.beat()
+
+    asyncio.run(main())
+    said = [record.getMessage() for record in caplog.records if "clock" in record.getMessage()]
+    assert [line.partition(":")[0] for line in said] == [
+        "this machine's clock is 90 s ahead of the database's",
+        "this machine's clock is 7,200 s behind the database's",
+    ]

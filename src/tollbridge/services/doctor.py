@@ -16,7 +16,7 @@ from tollbridge.errors import ConfigError, TollbridgeError, Unavailable
 from tollbridge.services import secrets
 from tollbridge.store import schema
 from tollbridge.store.db import Database, open_database, sqlite_path
-from tollbridge.store.processes import FileLock, require_unmoved, serving
+from tollbridge.store.processes import FileLock, clock, require_unmoved, serving
 
 LEAST_PYTHON = (3, 11)
 
@@ -26,8 +26,6 @@ _BLOCK = bytes(4096)
 _LIMITS_WITHIN_S = 2.0
 # Each request waits for two of them.
 _SLOW_SYNC_MS = 10
-# More than clocks differ that are set by the network.
-_CLOCKS_DIFFER_S = 5
 
 
 # SQLSTATE of PostgreSQL or error name of SQLite, and what to do about it.
@@ -191,14 +189,12 @@ async def _clock(database: Database) -> list[Finding]:
     """Whether this machine's clock agrees with that of a database elsewhere."""
     if database.dialect == "sqlite":
         return []
-    before = time.time()
-    theirs = await database.now() / 1000
-    ahead = (before + time.time()) / 2 - theirs
-    if abs(ahead) < _CLOCKS_DIFFER_S:
+    _, apart = await clock(database)
+    if not apart:
         return [Finding("clock", True, "this machine's agrees with the database's")]
-    how = f"{abs(ahead):,.0f} s {'ahead of' if ahead > 0 else 'behind'} the database's"
-    what = "money and limits are not affected; dates of requests and plans, prices by hour and log-in codes are"
-    return [Finding("clock", False, f"this machine's is {how}: set both by NTP ({what})")]
+    theirs = "credit, limits and log-in codes go by the database's"
+    ours = "dates of requests and plans, prices by hour, included tokens and what others sign go by this one"
+    return [Finding("clock", False, f"this machine's is {apart}: set both by NTP ({theirs}; {ours})")]
 
 
 def _schema(revision: str, fits: bool) -> Finding:

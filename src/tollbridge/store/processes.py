@@ -39,6 +39,8 @@ TTL_MS = 1_000_000
 _ALIVE_MS = 15_000
 # If clocks disagree by more than this, one of them has jumped.
 _JUMP_MS = 30_000
+# More than clocks differ that are set by the network.
+_APART_S = 5
 _PAGE = 256
 # How many ids one statement looks through: this many never take long.
 _WINDOW = 100_000
@@ -112,12 +114,16 @@ class Process:
         self._lock = lock
         self._heard_since = time.monotonic()
         self._last: tuple[float, int] | None = None
+        self._apart = False
         # For each living epoch, the ids up to which nothing was open at the last sweep but one, and at the last one.
         self._closed: dict[int, tuple[int, int]] = {}
 
     async def beat(self) -> None:
         """Report that this process is alive. Fenced: nobody believes it any more."""
-        now = await self._database.now()
+        now, apart = await clock(self._database)
+        if apart and not self._apart:
+            _log.warning("this machine's clock is %s: set both by NTP; see `tollbridge doctor`", apart)
+        self._apart = bool(apart)
         beaten = await self._database.execute(
             "UPDATE process SET heartbeat_at = $2 WHERE epoch = $1 AND fenced_at IS NULL", self.epoch, now
         )
@@ -221,6 +227,16 @@ async def begin(database: Database, lock: FileLock | None = None) -> Process:
         *(_identity(), os.getpid(), now),
     )
     return Process(database, int(rows[0][0]), lock)
+
+
+async def clock(database: Database) -> tuple[int, str]:
+    """The database's time, and if this machine's is too far from it, how far: `"90 s ahead of the database's"`."""
+    before = time.time()
+    now = await database.now()
+    ahead = (before + time.time()) / 2 - now / 1000
+    if abs(ahead) < _APART_S:
+        return now, ""
+    return now, f"{abs(ahead):,.0f} s {'ahead of' if ahead > 0 else 'behind'} the database's"
 
 
 async def serving(database: Database, *, beside: int = 0) -> int:

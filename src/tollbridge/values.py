@@ -85,7 +85,9 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True):
     price: Price
 
 
-DAY_MS = 86_400_000
+MINUTE_MS = 60_000
+HOUR_MS = 60 * MINUTE_MS
+DAY_MS = 24 * HOUR_MS
 # The first moment of the year 9999. Times beyond it are refused: later ones would soon be past what a date can express.
 LATEST_MS = 253_370_764_800_000
 

@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from tollbridge.core.subscriptions import ASK_SOON_MS, HOUR_MS, Heard, Stage, Subscription, month_after, turn
+from tollbridge.core.subscriptions import ASK_SOON_MS, Heard, Stage, Subscription, month_after, turn
+from tollbridge.values import HOUR_MS
 
 DAY_MS = 24 * HOUR_MS
 GRACE = 7 * DAY_MS

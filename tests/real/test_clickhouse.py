@@ -19,7 +19,7 @@ from tollbridge.core.ids import Ids
 from tollbridge.errors import Unavailable
 from tollbridge.services import export
 from tollbridge.store.meta import put
-from tollbridge.store.rollups import HOUR_MS
+from tollbridge.values import HOUR_MS
 
 __all__ = ["migrated_file", "sqlite_engine"]
 pytestmark = pytest.mark.real

@@ -21,8 +21,7 @@ from tollbridge.services.export import Files
 from tollbridge.store import rollups, seal, usage_days
 from tollbridge.store.export import Line
 from tollbridge.store.meta import put
-from tollbridge.store.rollups import DAY_MS, HOUR_MS
-from tollbridge.values import Outcome
+from tollbridge.values import DAY_MS, HOUR_MS, MINUTE_MS, Outcome
 
 __all__ = ["ledger_engine", "migrated_file", "postgres_engine", "sqlite_engine"]
 
@@ -108,7 +107,7 @@ class Minutes:
     """A place that keeps each window that it was given last."""
 
     name = "minutes"
-    window_ms = export.MINUTE_MS
+    window_ms = MINUTE_MS
 
     def __init__(self) -> None:
         self.windows: dict[int, list[int]] = {}

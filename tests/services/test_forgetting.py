@@ -7,7 +7,8 @@ from tests.services.conftest import World
 
 from tollbridge.store import forgetting
 from tollbridge.store.db import Database
-from tollbridge.store.forgetting import ANSWERS_MS, DAY_MS, forget
+from tollbridge.store.forgetting import ANSWERS_MS, forget
+from tollbridge.values import DAY_MS
 
 
 def test_only_what_nobody_needs_is_forgotten(world: World) -> None:

@@ -7,7 +7,6 @@ from tests.services.conftest import World
 
 from tollbridge.errors import RateLimited
 from tollbridge.services.throttle import (
-    DAY_MS,
     FAILURES_A_DAY,
     Door,
     Limit,
@@ -18,6 +17,7 @@ from tollbridge.services.throttle import (
     spend,
 )
 from tollbridge.store.db import Database
+from tollbridge.values import DAY_MS
 
 START = 1_000_000 * DAY_MS
 

@@ -5,7 +5,8 @@ from typing import Any
 from tollbridge.services import usage
 from tollbridge.services.usage import GONE_KEY, MOST_SERIES, NO_MODEL, RANGES, REST, arrange, fold
 from tollbridge.store.managed_keys import ManagedKey
-from tollbridge.store.rollups import DAY_MS, HOUR_MS, Period, Sums, Used
+from tollbridge.store.rollups import Period, Sums, Used
+from tollbridge.values import DAY_MS, HOUR_MS
 
 PERIOD = Period(10 * DAY_MS, 13 * DAY_MS, DAY_MS)
 

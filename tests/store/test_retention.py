@@ -10,10 +10,10 @@ from tests.store.test_rollups import spend
 from tollbridge.services.statement import statement
 from tollbridge.store import lookups, reports, retention, rollups, seal, usage_days
 from tollbridge.store.retention import Unproved
-from tollbridge.store.rollups import DAY_MS, Period
+from tollbridge.store.rollups import Period
 from tollbridge.store.usage_days import EVER, Group
 from tollbridge.store.verify import verify
-from tollbridge.values import Outcome
+from tollbridge.values import DAY_MS, Outcome
 
 
 @pytest.fixture(autouse=True)

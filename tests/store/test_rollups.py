@@ -13,9 +13,9 @@ from tests.store.books import Books, Customer, Engine, with_books
 from tollbridge.store import rollups, usage_days
 from tollbridge.store.db import open_database
 from tollbridge.store.meta import value
-from tollbridge.store.rollups import DAY_MS, HOUR_MS, Period, Sums, Used, by_time
+from tollbridge.store.rollups import Period, Sums, Used, by_time
 from tollbridge.store.verify import verify
-from tollbridge.values import Outcome
+from tollbridge.values import DAY_MS, HOUR_MS, Outcome
 
 
 async def spend(books: Books, customer: Customer, charge: int, **fields: object) -> None:

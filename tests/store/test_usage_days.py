@@ -10,10 +10,10 @@ from tests.store.test_rollups import age, spend
 from tollbridge.core.ledger import End
 from tollbridge.store import lookups, retention, rollups, seal, usage_days
 from tollbridge.store.db import Transaction
-from tollbridge.store.rollups import DAY_MS, Period
+from tollbridge.store.rollups import Period
 from tollbridge.store.usage_days import EVER, Days, Group, Sums
 from tollbridge.store.verify import verify
-from tollbridge.values import Outcome
+from tollbridge.values import DAY_MS, Outcome
 
 
 async def by_rows(books: Books, where: str = "1 = 1") -> tuple[int, int, int]:

@@ -13,8 +13,9 @@ from tests.web.visitors import PASSWORD, Visitor, house, letters, link_to, regis
 
 from tollbridge.core import totp
 from tollbridge.services import accounts, credentials, operators
-from tollbridge.services.throttle import DAY_MS, FAILURES_A_DAY, MAILS_BY_USER, MAILS_TO_ADDRESS, Door, spend
+from tollbridge.services.throttle import FAILURES_A_DAY, MAILS_BY_USER, MAILS_TO_ADDRESS, Door, spend
 from tollbridge.store import throttle, users
+from tollbridge.values import DAY_MS
 from tollbridge.web import render
 
 NEW = "another fine password"

@@ -33,8 +33,8 @@ from tests.web.visitors import Visitor, house, registered
 from tollbridge.core.ledger import hold_id
 from tollbridge.store import meta, prices, rollups, schema, usage_days
 from tollbridge.store.db import Database, PostgresDatabase, SqliteDatabase, Transaction, run
-from tollbridge.store.rollups import DAY_MS
 from tollbridge.store.verify import Report
+from tollbridge.values import DAY_MS
 
 ROWS = int(os.environ.get("SOAK_ROWS", "10000000"))
 ACCOUNTS = 1_000

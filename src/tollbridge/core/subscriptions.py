@@ -12,12 +12,11 @@ from enum import StrEnum
 
 import msgspec
 
-from tollbridge.values import DAY_MS
+from tollbridge.values import DAY_MS, HOUR_MS, MINUTE_MS
 
-HOUR_MS = 3_600_000
 EPOCH = date(1970, 1, 1).toordinal()
 # How often a processor is asked about an order that waits to be paid, and about what should have happened by now.
-ASK_SOON_MS = 5 * 60_000
+ASK_SOON_MS = 5 * MINUTE_MS
 
 
 class Stage(StrEnum):

@@ -7,9 +7,10 @@ import msgspec
 from tollbridge.core.payments import Payment
 from tollbridge.core.subscriptions import Subscription
 from tollbridge.errors import TollbridgeError, Unavailable
+from tollbridge.values import HOUR_MS
 
 # After a day, Stripe forgets an Idempotency-Key (the same call would then be another one) and closes an unpaid page.
-SAME_CALL_MS = 23 * 3_600_000
+SAME_CALL_MS = 23 * HOUR_MS
 
 
 class ProcessorUnavailable(Unavailable):

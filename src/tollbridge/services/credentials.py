@@ -13,12 +13,13 @@ from tollbridge.store import mail, members, users
 from tollbridge.store import sessions as session_rows
 from tollbridge.store.db import Duplicate, Transaction, run
 from tollbridge.store.users import User
+from tollbridge.values import DAY_MS
 
 RESET = "reset"
 EMAIL = "email"
 # As long as the limit on these mails: who is sent no more of them, because strangers asked, has one that is good.
 RESET_MS = throttle.MAILS_TO_ADDRESS.window_ms
-EMAIL_MS = throttle.DAY_MS
+EMAIL_MS = DAY_MS
 SPENT = "This link no longer works. Ask for a new one."
 
 

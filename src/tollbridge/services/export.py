@@ -35,14 +35,13 @@ from tollbridge.store.db import Database
 from tollbridge.store.export import Line
 from tollbridge.store.meta import put, value
 from tollbridge.store.prices import Terms
-from tollbridge.store.rollups import DAY_MS, HOUR_MS
 from tollbridge.store.usage_days import EVER
+from tollbridge.values import DAY_MS, HOUR_MS, MINUTE_MS
 
 EVERY_S = 30.0
-MINUTE_MS = 60_000
 # A window is over this long after its end: no batch of the ledger takes so long to arrive, and no two runs are so far
 # apart.
-SETTLED_MS = 60_000
+SETTLED_MS = MINUTE_MS
 # Another process may have run this long after one has read the time.
 _APART_MS = 5_000
 TABLE = "tollbridge_usage"

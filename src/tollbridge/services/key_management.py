@@ -22,14 +22,13 @@ from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Duplicate, Transaction, run
 from tollbridge.store.keys import Rules
 from tollbridge.store.managed_keys import ManagedKey
-from tollbridge.values import LATEST_MS
+from tollbridge.values import DAY_MS, HOUR_MS, LATEST_MS
 
 T = TypeVar("T")
 
-HOUR_MS = 3_600_000
 RESETS = ("daily", "weekly", "monthly")
 # How long a rotated key lives on: "" for good, until it is revoked.
-OVERLAPS = {"none": 0, "1h": HOUR_MS, "24h": 24 * HOUR_MS, "": None}
+OVERLAPS = {"none": 0, "1h": HOUR_MS, "24h": DAY_MS, "": None}
 MOST_KEYS = 500
 _ID_LENGTH = 22
 

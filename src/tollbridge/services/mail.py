@@ -13,13 +13,14 @@ from tollbridge.services.secrets import Secrets
 from tollbridge.store import mail
 from tollbridge.store.db import Database, Transaction, run
 from tollbridge.store.mail import Letter
+from tollbridge.values import HOUR_MS, MINUTE_MS
 
 log = logging.getLogger("tollbridge")
 
 _BATCH = 20
 _POLL_S = 30.0
-_FIRST_DELAY_MS = 60_000
-_LONGEST_DELAY_MS = 3_600_000
+_FIRST_DELAY_MS = MINUTE_MS
+_LONGEST_DELAY_MS = HOUR_MS
 
 
 class Mail(msgspec.Struct, frozen=True):

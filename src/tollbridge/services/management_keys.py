@@ -15,9 +15,10 @@ from tollbridge.store import accounts, activity, management_keys, rotation
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Transaction, run
 from tollbridge.store.management_keys import ManagementKey
+from tollbridge.values import MINUTE_MS
 
 MOST_KEYS = 20
-_TOUCH_MS = 60_000
+_TOUCH_MS = MINUTE_MS
 
 
 class Manager(msgspec.Struct, frozen=True):

@@ -10,8 +10,9 @@ from tollbridge.store import sessions as session_rows
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Duplicate, Transaction, run
 from tollbridge.store.members import Invitation
+from tollbridge.values import DAY_MS
 
-INVITATION_MS = 7 * throttle.DAY_MS
+INVITATION_MS = 7 * DAY_MS
 MOST_INVITATIONS = 50
 
 

@@ -13,8 +13,9 @@ from tollbridge.store import activity, mail, members, users
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Duplicate, Transaction, run
 from tollbridge.store.users import NewUser
+from tollbridge.values import DAY_MS
 
-LINK_MS = 24 * 3_600_000
+LINK_MS = DAY_MS
 # In the data directory: where the gateway was reached when it was last started.
 ADDRESS = "address"
 

@@ -19,10 +19,11 @@ from tollbridge.services.sessions import Client, Presence
 from tollbridge.services.throttle import Limit
 from tollbridge.store import passkeys, users
 from tollbridge.store.db import Duplicate, Transaction, run
+from tollbridge.values import DAY_MS, MINUTE_MS
 
-PATIENCE_MS = 5 * throttle.MINUTE_MS
+PATIENCE_MS = 5 * MINUTE_MS
 MOST_PASSKEYS = 20
-_ONCE = Limit(1, throttle.DAY_MS)
+_ONCE = Limit(1, DAY_MS)
 _LONGEST_LABEL = 60
 _REFUSED = "This passkey was not accepted. Please try again."
 

@@ -38,15 +38,15 @@ from tollbridge.store.accounts import Account
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Transaction, run
 from tollbridge.store.payments import Waiting
+from tollbridge.values import DAY_MS, HOUR_MS, MINUTE_MS
 
 log = logging.getLogger("tollbridge")
 
 MOST_FAILURES = 3
 # The note on a payment that is in the books but has nobody left to spend it.
 TO_RETURN = "the account is closed: refund it"
-_MINUTE, _HOUR, _DAY = 60_000, 3_600_000, 86_400_000
 # Stripe closes an unpaid session after 24 hours, and says so when asked after that.
-_ASK_AGAIN, _ASK_SLOW = 5 * _MINUTE, _HOUR
+_ASK_AGAIN, _ASK_SLOW = 5 * MINUTE_MS, HOUR_MS
 # How far back missed events are looked for, since a listing may lag behind.
 _OVERLAP_S = 3_600
 _SINCE = "stripe_events_since"
@@ -332,7 +332,7 @@ class Payments:
         async def use_case(transaction: Transaction) -> Payment:
             payment = await payments.create(transaction, new, now, waits)
             if new.origin is Origin.CHECKOUT and payment.public_id == new.public_id:
-                since = now - PENDING_DAYS * _DAY
+                since = now - PENDING_DAYS * DAY_MS
                 if await payments.count_pending(transaction, new.account_id, since) > MOST_PENDING:
                     raise InvalidRequest(
                         f"{MOST_PENDING} orders of the last {PENDING_DAYS} days are still unpaid: pay one of them, "
@@ -424,7 +424,7 @@ class Payments:
                 await self.ask(payment, event.id)
         except (ProcessorUnavailable, ProcessorRefused) as error:
             log.warning("event %s (%s) could not be processed and will be tried again: %s", event.id, event.kind, error)
-            at = await self.database.now() + min(_HOUR, _MINUTE << min(event.tries, 6))
+            at = await self.database.now() + min(HOUR_MS, MINUTE_MS << min(event.tries, 6))
             await run(self.database, lambda transaction: payments.try_again(transaction, event.id, at))
 
     async def _known(self, event: Waiting) -> Payment | None:

@@ -22,10 +22,11 @@ from tollbridge.services.payments import Payments
 from tollbridge.store import accounts, activity, invoices, journal, payments
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Transaction, run
+from tollbridge.values import MINUTE_MS
 
 log = logging.getLogger("tollbridge")
 
-_PATIENCE_MS = 60_000
+_PATIENCE_MS = MINUTE_MS
 
 
 async def refund(

@@ -13,12 +13,13 @@ from tollbridge.services.desk import Desk
 from tollbridge.services.keys import keep_copy, make
 from tollbridge.services.mail import Mail, verification_required
 from tollbridge.services.sessions import Client
-from tollbridge.services.throttle import DAY_MS, Limit
+from tollbridge.services.throttle import Limit
 from tollbridge.store import accounts as account_rows
 from tollbridge.store import activity, journal, keys, mail, managed_keys, management_keys, members, users
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Duplicate, Transaction, run
 from tollbridge.store.users import NewUser, User
+from tollbridge.values import DAY_MS, HOUR_MS
 
 KEY_LABEL = "default"
 LINK = "verify"
@@ -54,7 +55,7 @@ async def register(desk: Desk, form: SignUp, client: Client) -> str | None:
         if not throttle.is_local(client.address) and not await throttle.spend(
             desk.database, "sign-up", throttle.whose(client.address), throttle.SIGN_UPS, now
         ):
-            raise throttle.too_many("Too many sign-ups from your network", throttle.HOUR_MS)
+            raise throttle.too_many("Too many sign-ups from your network", HOUR_MS)
         hashed = await desk.passwords.hash(password)
     must_verify = verification_required(desk.settings)
     # Whose account was made by the operator proves that they are meant.

@@ -13,10 +13,8 @@ from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database, Transaction, run
 from tollbridge.store.sessions import NewSession, Session
 from tollbridge.store.users import User
+from tollbridge.values import DAY_MS, HOUR_MS, MINUTE_MS
 
-MINUTE_MS = 60_000
-HOUR_MS = 60 * MINUTE_MS
-DAY_MS = 24 * HOUR_MS
 # (idle, absolute)
 USERS = (24 * HOUR_MS, 14 * DAY_MS)
 OPERATORS = (30 * MINUTE_MS, 8 * HOUR_MS)

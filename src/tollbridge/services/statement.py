@@ -10,8 +10,9 @@ import msgspec
 from tollbridge.core.words import plural
 from tollbridge.store import journal, retention, usage, usage_days
 from tollbridge.store.db import Database, Transaction
-from tollbridge.store.rollups import DAY_MS, first_whole_day
+from tollbridge.store.rollups import first_whole_day
 from tollbridge.store.usage_days import Days
+from tollbridge.values import DAY_MS
 
 _PAGE = 500
 

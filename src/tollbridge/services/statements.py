@@ -23,8 +23,9 @@ from tollbridge.services.statement import statement_within
 from tollbridge.store import journal, reports, retention, rollups, usage_days
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database
-from tollbridge.store.rollups import DAY_MS, Sums
+from tollbridge.store.rollups import Sums
 from tollbridge.store.usage_days import Days, Group
+from tollbridge.values import DAY_MS
 
 _MONTH = re.compile(r"(20[0-9]{2})-(0[1-9]|1[0-2])")
 _PAGE = 1_000

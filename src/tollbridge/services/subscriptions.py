@@ -34,12 +34,12 @@ from tollbridge.store import accounts, activity, payments, subscriptions
 from tollbridge.store.accounts import Account
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Duplicate, Transaction, run
+from tollbridge.values import DAY_MS
 
 log = logging.getLogger("tollbridge")
 
 ACTOR = "payments"
 PAGE = "/dashboard/billing/plan"
-_DAY_MS = 86_400_000
 _BATCH = 100
 _TRIES = 4
 
@@ -79,7 +79,7 @@ class Subscriptions:
     def __init__(self, till: Till, terms: Terms) -> None:
         self._till = till
         self._terms = terms
-        self._grace = terms.grace_days * _DAY_MS
+        self._grace = terms.grace_days * DAY_MS
 
     def offered(self, now: int) -> list[str]:
         """The plans that can be subscribed to: those with a price, if there is a way to pay it."""
@@ -318,7 +318,7 @@ class Subscriptions:
 
     async def _renew_demo(self, ours: Subscription, now: int) -> None:
         if ours.paid_until is None:
-            over = ours.created_at < now - _DAY_MS
+            over = ours.created_at < now - DAY_MS
             await self._take(ours, Heard(external_id=None, over=over))
         elif now < ours.paid_until:
             await self._take(ours, Heard(external_id=None, over=False, ending=ours.ending))

@@ -14,10 +14,7 @@ from tollbridge.core.words import plural
 from tollbridge.errors import RateLimited
 from tollbridge.store import throttle
 from tollbridge.store.db import Database
-
-MINUTE_MS = 60_000
-HOUR_MS = 60 * MINUTE_MS
-DAY_MS = 24 * HOUR_MS
+from tollbridge.values import DAY_MS, HOUR_MS, MINUTE_MS
 
 FREE_FAILURES = 5
 LONGEST_DELAY_S = 900

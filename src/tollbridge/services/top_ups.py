@@ -17,11 +17,11 @@ from tollbridge.store import accounts, invoices, payments, top_ups
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database, Transaction, run
 from tollbridge.store.top_ups import AutoTopUp
+from tollbridge.values import DAY_MS, MINUTE_MS
 
 log = logging.getLogger("tollbridge")
 
-_DAY_MS = 24 * 3_600_000
-_ASK_AFTER_MS = 5 * 60_000
+_ASK_AFTER_MS = 5 * MINUTE_MS
 _BATCH = 100
 
 
@@ -135,6 +135,6 @@ async def _order(transaction: Transaction, account_id: int, now: int) -> Payment
         transaction, account_id
     ):
         raise _NotNeeded
-    if await payments.spent_automatically(transaction, account_id, now - _DAY_MS) > wanted.daily_cap:
+    if await payments.spent_automatically(transaction, account_id, now - DAY_MS) > wanted.daily_cap:
         raise _NotNeeded
     return payment

@@ -7,7 +7,8 @@ import msgspec
 from tollbridge.store import managed_keys, prices, rollups
 from tollbridge.store.db import Database
 from tollbridge.store.managed_keys import ManagedKey
-from tollbridge.store.rollups import DAY_MS, HOUR_MS, Period, Sums, Used
+from tollbridge.store.rollups import Period, Sums, Used
+from tollbridge.values import DAY_MS, HOUR_MS
 
 # If there are more series than this, the rest become one.
 MOST_SERIES = 6

@@ -1,14 +1,14 @@
 """What nobody needs any more: old sessions, void links and invitations, kept answers, old counts, old mail."""
 
 from tollbridge.store.db import Database
+from tollbridge.values import DAY_MS, HOUR_MS
 
-DAY_MS = 86_400_000
 SESSIONS_MS = 14 * DAY_MS
 THROTTLES_MS = 2 * DAY_MS
 # An outbox is no archive, and the links in it are void by then anyway.
 LETTERS_MS = 7 * DAY_MS
 # The longest that `idempotency.keep` can be, plus as long as a request can run.
-ANSWERS_MS = 2 * 3_600_000
+ANSWERS_MS = 2 * HOUR_MS
 # Kept for ever: a mailbox gets its first credit only once.
 KEPT = "grant-mailbox/%"
 

@@ -7,8 +7,8 @@ import msgspec
 from tollbridge.store.db import Row, Transaction
 from tollbridge.store.ledger.rows import STREAMED, endpoint_of, read_meters
 from tollbridge.store.meta import value
-from tollbridge.store.rollups import DAY_MS, WATERMARK
-from tollbridge.values import Outcome
+from tollbridge.store.rollups import WATERMARK
+from tollbridge.values import DAY_MS, Outcome
 
 # How many requests one statement looks through for matches of a filter.
 WINDOW = 20_000

@@ -22,9 +22,9 @@ from tollbridge.errors import TollbridgeError
 from tollbridge.store import rollups, seal, usage_days
 from tollbridge.store.db import Database, Row, Transaction, run
 from tollbridge.store.meta import first_value, value
-from tollbridge.store.rollups import DAY_MS, HOUR_MS
 from tollbridge.store.rows import pages
 from tollbridge.store.seal import Digest, Seal
+from tollbridge.values import DAY_MS, HOUR_MS
 
 EVERY_S = 3_600.0
 # What one transaction drops: nobody waits long for it.

@@ -22,9 +22,8 @@ from tollbridge.store.db import Database, Row, Transaction, run
 from tollbridge.store.ledger.rows import read_meters
 from tollbridge.store.meta import value
 from tollbridge.store.rows import pages
+from tollbridge.values import DAY_MS, HOUR_MS
 
-HOUR_MS = 3_600_000
-DAY_MS = 24 * HOUR_MS
 WATERMARK = "rolled_up"
 SETTLED_MS = 30_000
 # Another process may have moved the watermark this long after one has read the time.

@@ -24,9 +24,10 @@ from tollbridge.store import activity
 from tollbridge.store.db import Database, Duplicate, Row, Transaction
 from tollbridge.store.ledger.rows import USAGE_COLUMNS
 from tollbridge.store.rows import further
+from tollbridge.values import MINUTE_MS
 
 # No statement or batch lasts this long.
-SETTLED_MS = 15 * 60_000
+SETTLED_MS = 15 * MINUTE_MS
 JOURNAL = "journal"
 ACTIVITY = "activity"
 INVOICE = "invoice"

@@ -22,7 +22,8 @@ from tollbridge.store import rollups
 from tollbridge.store.db import Database, Row, Transaction
 from tollbridge.store.ledger.rows import read_meters
 from tollbridge.store.meta import value
-from tollbridge.store.rollups import DAY_MS, EACH_ACCOUNT, advance, by_time
+from tollbridge.store.rollups import EACH_ACCOUNT, advance, by_time
+from tollbridge.values import DAY_MS
 
 WATERMARK = "summed_by_day"
 # The end of a period without one: the first moment of a day.

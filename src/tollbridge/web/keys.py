@@ -15,8 +15,7 @@ from tollbridge.store import lookups, managed_keys, rollups
 from tollbridge.store import management_keys as management_rows
 from tollbridge.store.keys import Rules
 from tollbridge.store.managed_keys import ManagedKey
-from tollbridge.store.rollups import DAY_MS
-from tollbridge.values import Model
+from tollbridge.values import DAY_MS, Model
 from tollbridge.web.billing import read_usd
 from tollbridge.web.forms import Form
 from tollbridge.web.page import DEVELOPER, Page

@@ -11,7 +11,8 @@ from tollbridge.core.money import format_usd
 from tollbridge.errors import InvalidRequest
 from tollbridge.services import usage as service
 from tollbridge.services.usage import RANGES, Range, Report, Series
-from tollbridge.store.rollups import DAY_MS, Sums
+from tollbridge.store.rollups import Sums
+from tollbridge.values import DAY_MS
 from tollbridge.web import render
 from tollbridge.web.page import MEMBER, Page
 from tollbridge.web.visit import Visit

@@ -53,9 +53,8 @@ async def _settings(visit: Visit, refused: ApiError | None = None, section: str 
 
 async def change_password(visit: Visit) -> Response:
     form = await visit.form()
-    assert visit.presence is not None
     try:
-        token = await credentials.change_password(visit.shared.desk, visit.presence, form["password"], visit.client)
+        token = await credentials.change_password(visit.shared.desk, visit.somebody, form["password"], visit.client)
     except InvalidRequest as error:
         return await _settings(visit, error, "password")
     visit.log_in(token)
@@ -64,9 +63,8 @@ async def change_password(visit: Visit) -> Response:
 
 async def change_email(visit: Visit) -> Response:
     form = await visit.form()
-    assert visit.presence is not None
     try:
-        await credentials.change_email(visit.shared.desk, visit.presence, form["email"])
+        await credentials.change_email(visit.shared.desk, visit.somebody, form["email"])
     except (InvalidRequest, RateLimited) as error:
         return await _settings(visit, error, "email")
     return visit.redirect(f"{SETTINGS}?saved=email")
@@ -133,18 +131,16 @@ async def two_factor_form(visit: Visit) -> Response:
 
 
 async def _two_factor(visit: Visit, form: Form, status: int = 200) -> Response:
-    assert visit.presence is not None
     if visit.user.totp_since is not None:
         return visit.redirect(SETTINGS)
-    proposal = await two_factor.propose(visit.shared.desk, visit.presence)
+    proposal = await two_factor.propose(visit.shared.desk, visit.somebody)
     return visit.render("account/two_factor.html", status=status, form=form, proposal=proposal)
 
 
 async def begin_two_factor(visit: Visit) -> Response:
     form = await visit.form()
-    assert visit.presence is not None
     try:
-        token, codes = await two_factor.begin(visit.shared.desk, visit.presence, form["code"], visit.client)
+        token, codes = await two_factor.begin(visit.shared.desk, visit.somebody, form["code"], visit.client)
     except InvalidRequest as error:
         return await _two_factor(visit, form.refused(error, "code"), error.status)
     visit.log_in(token)
@@ -152,8 +148,7 @@ async def begin_two_factor(visit: Visit) -> Response:
 
 
 async def end_two_factor(visit: Visit) -> Response:
-    assert visit.presence is not None
-    visit.log_in(await two_factor.end(visit.shared.desk, visit.presence, visit.client))
+    visit.log_in(await two_factor.end(visit.shared.desk, visit.somebody, visit.client))
     return visit.redirect(f"{SETTINGS}?saved=two-factor-off")
 
 
@@ -166,8 +161,7 @@ async def end_session(visit: Visit) -> Response:
 
 
 async def end_other_sessions(visit: Visit) -> Response:
-    assert visit.presence is not None
-    await sessions.end_others(visit.shared.database, visit.presence)
+    await sessions.end_others(visit.shared.database, visit.somebody)
     return visit.redirect(f"{SETTINGS}?saved=sessions")
 
 
@@ -177,8 +171,7 @@ async def accounts(visit: Visit) -> Response:
 
 
 async def open_account(visit: Visit) -> Response:
-    assert visit.presence is not None
-    await sessions.look_at(visit.shared.database, visit.presence, visit.path("account"))
+    await sessions.look_at(visit.shared.database, visit.somebody, visit.path("account"))
     return visit.redirect("/dashboard")
 
 
@@ -186,22 +179,20 @@ async def open_account(visit: Visit) -> Response:
 
 
 async def export(visit: Visit) -> Response:
-    assert visit.presence is not None
     headers = {"content-disposition": 'attachment; filename="export.ndjson"'}
-    lines = leave.export(visit.shared.desk, visit.presence)
+    lines = leave.export(visit.shared.desk, visit.somebody)
     return StreamingResponse(lines, media_type="application/x-ndjson", headers=headers)
 
 
 async def close(visit: Visit) -> Response:
     form = await visit.form()
-    assert visit.presence is not None
     try:
-        account = leave.check(visit.presence, form["typed"])
+        account = leave.check(visit.somebody, form["typed"])
         # With an order's page still open, somebody could pay for a plan that nobody can cancel, or credit for nobody.
         await visit.shared.payments().subscriptions.withdraw(account)
         await visit.shared.payments().withdraw(account)
         await top_ups.forget_card(visit.shared.payments(), account)
-        await leave.close(visit.shared.desk, visit.presence, form["typed"])
+        await leave.close(visit.shared.desk, visit.somebody, form["typed"])
     except InvalidRequest as error:
         return await _settings(visit, error, "close")
     visit.log_out()

@@ -26,9 +26,8 @@ _SHOWN = ("spend", "requests")
 async def overview(visit: Visit) -> Response:
     shared, account = visit.shared, visit.account
     database = shared.database
-    assert visit.presence is not None
     shown = []
-    if visit.presence.role in roles.DEVELOPERS and visit.request.method == "GET":
+    if visit.somebody.role in roles.DEVELOPERS and visit.request.method == "GET":
         shown = await reveal.keys_to_show(shared.desk, account.id)
     every = await managed_keys.of_account(database, account.id)
     hidden = playground.own_keys(shared.desk, account, {key.public_id for key in every})

@@ -142,9 +142,8 @@ async def confirm_form(visit: Visit) -> Response:
 async def confirm(visit: Visit) -> Response:
     """Ask for the password once more, before what cannot be undone."""
     form = await visit.form()
-    assert visit.presence is not None
     try:
-        token = await login.prove_again(visit.shared.desk, visit.presence, form["password"], visit.client)
+        token = await login.prove_again(visit.shared.desk, visit.somebody, form["password"], visit.client)
     except (InvalidRequest, RateLimited) as error:
         return _confirm_page(visit, form.refused(error, "password"), error.status)
     visit.log_in(token)

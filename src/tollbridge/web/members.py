@@ -27,9 +27,8 @@ async def list_members(visit: Visit) -> Response:
 
 
 async def _members(visit: Visit, form: Form, status: int = 200) -> Response:
-    shared, presence = visit.shared, visit.presence
-    assert presence is not None
-    assert presence.role is not None
+    shared, role = visit.shared, visit.somebody.role
+    assert role is not None
     found = await members.of_account(shared.database, visit.account.id)
     return visit.render(
         "account/members.html",
@@ -39,40 +38,36 @@ async def _members(visit: Visit, form: Form, status: int = 200) -> Response:
         owners=sum(each.role is Role.OWNER for each in found),
         invitations=await members.invitations(shared.database, visit.account.id),
         sends=shared.desk.post.sends,
-        roles=[(role.value, label) for role, label in ROLES.items() if may_give(presence.role, role)],
+        roles=[(each.value, label) for each, label in ROLES.items() if may_give(role, each)],
     )
 
 
 async def invite(visit: Visit) -> Response:
     form = await visit.form()
-    assert visit.presence is not None
     try:
-        await service.invite(visit.shared.desk, visit.presence, form["email"], form["role"], visit.client)
+        await service.invite(visit.shared.desk, visit.somebody, form["email"], form["role"], visit.client)
     except (InvalidRequest, RateLimited) as error:
         return await _members(visit, form.refused(error, "email", "role"), error.status)
     return visit.redirect(MEMBERS)
 
 
 async def take_back(visit: Visit) -> Response:
-    assert visit.presence is not None
-    await service.take_back(visit.shared.desk, visit.presence, visit.path("invitation"), visit.client)
+    await service.take_back(visit.shared.desk, visit.somebody, visit.path("invitation"), visit.client)
     return visit.redirect(MEMBERS)
 
 
 async def set_role(visit: Visit) -> Response:
     form = await visit.form()
-    assert visit.presence is not None
     try:
-        await service.set_role(visit.shared.desk, visit.presence, visit.path("member"), form["role"], visit.client)
+        await service.set_role(visit.shared.desk, visit.somebody, visit.path("member"), form["role"], visit.client)
     except (InvalidRequest, Forbidden) as error:
         return await _refused(visit, error)
     return visit.redirect(MEMBERS)
 
 
 async def remove(visit: Visit) -> Response:
-    assert visit.presence is not None
     try:
-        await service.remove(visit.shared.desk, visit.presence, visit.path("member"), visit.client)
+        await service.remove(visit.shared.desk, visit.somebody, visit.path("member"), visit.client)
     except (InvalidRequest, Forbidden) as error:
         return await _refused(visit, error)
     return visit.redirect(MEMBERS)
@@ -84,8 +79,7 @@ async def _refused(visit: Visit, error: ApiError) -> Response:
 
 async def leave(visit: Visit) -> Response:
     """Leave this account."""
-    assert visit.presence is not None
-    await service.remove(visit.shared.desk, visit.presence, visit.user.public_id, visit.client)
+    await service.remove(visit.shared.desk, visit.somebody, visit.user.public_id, visit.client)
     return visit.redirect("/dashboard/accounts")
 
 
@@ -96,8 +90,7 @@ async def invitation(visit: Visit) -> Response:
 
 async def accept(visit: Visit) -> Response:
     form = await visit.form()
-    assert visit.presence is not None
-    await service.accept(visit.shared.desk, visit.presence, form["token"])
+    await service.accept(visit.shared.desk, visit.somebody, form["token"])
     return visit.redirect("/dashboard")
 
 

@@ -16,22 +16,19 @@ PASSKEYS = "/dashboard/settings/passkeys"
 
 
 async def ask_new(visit: Visit) -> Response:
-    assert visit.presence is not None
-    return _options(visit, await passkeys.ask_new(visit.shared.desk, visit.presence))
+    return _options(visit, await passkeys.ask_new(visit.shared.desk, visit.somebody))
 
 
 async def add(visit: Visit) -> Response:
     body = await _body(visit)
-    assert visit.presence is not None
     label = str(body.get("label", ""))
     credential = body.get("credential")
-    await passkeys.add(visit.shared.desk, visit.presence, visit.cookie(COOKIE), credential, label, visit.client)
+    await passkeys.add(visit.shared.desk, visit.somebody, visit.cookie(COOKIE), credential, label, visit.client)
     return _go(visit, "/dashboard/settings?saved=passkey")
 
 
 async def remove(visit: Visit) -> Response:
-    assert visit.presence is not None
-    await passkeys.remove(visit.shared.desk, visit.presence, visit.path("passkey"), visit.client)
+    await passkeys.remove(visit.shared.desk, visit.somebody, visit.path("passkey"), visit.client)
     return visit.redirect("/dashboard/settings?saved=passkey-removed")
 
 

@@ -97,19 +97,23 @@ class Visit:
     # --- who asks -------------------------------------------------------------------------------------------------
 
     @property
-    def user(self) -> User:
+    def somebody(self) -> Presence:
         """Who is logged in. Only for pages that require a user."""
         assert self.presence is not None
-        return self.presence.user
+        return self.presence
+
+    @property
+    def user(self) -> User:
+        return self.somebody.user
 
     @property
     def account(self) -> Account:
         """The account that they look at. Only for pages that require a member."""
         if self.manager is not None:
             return self.manager.account
-        assert self.presence is not None
-        assert self.presence.account is not None
-        return self.presence.account
+        account = self.somebody.account
+        assert account is not None
+        return account
 
     @property
     def actor(self) -> Actor:

@@ -27,12 +27,8 @@ SAVED = {
 }
 
 
-async def settings(visit: Visit) -> Response:
-    return await _settings(visit)
-
-
-async def _settings(visit: Visit, refused: ApiError | None = None, section: str = "") -> Response:
-    """The page, with what was wrong in one of its sections."""
+async def settings(visit: Visit, refused: ApiError | None = None, section: str = "") -> Response:
+    """`refused`: what was wrong in one of its sections."""
     shared, user = visit.shared, visit.user
     forms = {name: Form() for name in ("password", "email", "close")}
     if refused is not None:
@@ -56,7 +52,7 @@ async def change_password(visit: Visit) -> Response:
     try:
         token = await credentials.change_password(visit.shared.desk, visit.somebody, form["password"], visit.client)
     except InvalidRequest as error:
-        return await _settings(visit, error, "password")
+        return await settings(visit, error, "password")
     visit.log_in(token)
     return visit.redirect(f"{SETTINGS}?saved=password")
 
@@ -66,7 +62,7 @@ async def change_email(visit: Visit) -> Response:
     try:
         await credentials.change_email(visit.shared.desk, visit.somebody, form["email"])
     except (InvalidRequest, RateLimited) as error:
-        return await _settings(visit, error, "email")
+        return await settings(visit, error, "email")
     return visit.redirect(f"{SETTINGS}?saved=email")
 
 
@@ -194,7 +190,7 @@ async def close(visit: Visit) -> Response:
         await top_ups.forget_card(visit.shared.payments(), account)
         await leave.close(visit.shared.desk, visit.somebody, form["typed"])
     except InvalidRequest as error:
-        return await _settings(visit, error, "close")
+        return await settings(visit, error, "close")
     visit.log_out()
     return visit.redirect("/auth/login?notice=deleted")
 

@@ -60,12 +60,8 @@ async def search(visit: Visit) -> Response:
     )
 
 
-async def show(visit: Visit) -> Response:
-    return await _show(visit)
-
-
-async def _show(visit: Visit, refused: ApiError | None = None, section: str = "") -> Response:
-    """One account, with what was wrong in one of its forms."""
+async def show(visit: Visit, refused: ApiError | None = None, section: str = "") -> Response:
+    """One account. `refused`: what was wrong in one of its forms."""
     database, settings = visit.shared.database, visit.shared.settings
     account = await oversight.find(database, visit.path("account"))
     agreed = await accounts.agreed_with(database, account.id)
@@ -128,7 +124,7 @@ async def change_plan(visit: Visit) -> Response:
             check=check,
         )
     except InvalidRequest as error:
-        return await _show(visit, error, "plan")
+        return await show(visit, error, "plan")
     return _back(visit, "plan")
 
 
@@ -164,7 +160,7 @@ async def _set_frozen(visit: Visit, frozen: bool) -> Response:
     try:
         await oversight.set_frozen(visit.shared.database, account, frozen, form["reason"], visit.actor)
     except InvalidRequest as error:
-        return await _show(visit, error, "frozen")
+        return await show(visit, error, "frozen")
     return _back(visit, "frozen" if frozen else "unfrozen")
 
 
@@ -177,9 +173,9 @@ async def grant(visit: Visit) -> Response:
             visit.shared.database, account, amount, form["reason"], actor=visit.actor, once=f"page/{form['once']}"
         )
     except KeyReused:
-        return await _show(visit, KeyReused(SENT_BEFORE), "grant")
+        return await show(visit, KeyReused(SENT_BEFORE), "grant")
     except InvalidRequest as error:
-        return await _show(visit, error, "grant")
+        return await show(visit, error, "grant")
     return _back(visit, "repeated" if given.repeated else "granted")
 
 

@@ -32,11 +32,7 @@ SAVED = {
 KINDS = [("promo", "A gift: promotional credit"), ("paid", "Sold elsewhere: paid credit")]
 
 
-async def list_payments(visit: Visit) -> Response:
-    return await _payments(visit)
-
-
-async def _payments(visit: Visit, refused: ApiError | None = None, section: str = "") -> Response:
+async def list_payments(visit: Visit, refused: ApiError | None = None, section: str = "") -> Response:
     database = visit.shared.database
     status, before = visit.query("status"), asked_before(visit)
     if status not in {"", *Status}:
@@ -75,7 +71,7 @@ async def confirm(visit: Visit) -> Response:
             form["reference"], amount, actor=visit.actor.name, address=visit.actor.address
         )
     except (InvalidRequest, NotFound) as error:
-        return await _payments(visit, error, "confirm")
+        return await list_payments(visit, error, "confirm")
     return visit.redirect(f"{PAYMENTS}?saved=confirmed")
 
 
@@ -93,9 +89,9 @@ async def refund(visit: Visit) -> Response:
             once=form["once"][:100],
         )
     except KeyReused:
-        return await _payments(visit, KeyReused(SENT_BEFORE), "refund")
+        return await list_payments(visit, KeyReused(SENT_BEFORE), "refund")
     except (InvalidRequest, NotFound, ProcessorUnavailable) as error:
-        return await _payments(visit, error, "refund")
+        return await list_payments(visit, error, "refund")
     return visit.redirect(f"{PAYMENTS}?saved=refunded")
 
 

@@ -31,12 +31,8 @@ SAVED = {
 _FORMS = ("checkout", "voucher", "top_up", "alert")
 
 
-async def credit(visit: Visit) -> Response:
-    return await _credit(visit)
-
-
-async def _credit(visit: Visit, refused: ApiError | None = None, section: str = "") -> Response:
-    """The page, with what was wrong in one of its forms."""
+async def credit(visit: Visit, refused: ApiError | None = None, section: str = "") -> Response:
+    """`refused`: what was wrong in one of its forms."""
     shared, ways, database = visit.shared, visit.shared.payments(), visit.shared.database
     name = visit.query("payment")
     payment = await ways.look(visit.account, name) if name else None
@@ -84,7 +80,7 @@ async def checkout(visit: Visit) -> Response:
             visit.account, amount, method=form["method"], once=form["once"], save_card=form.flag("save_card")
         )
     except InvalidRequest as error:
-        return await _credit(visit, error, "checkout")
+        return await credit(visit, error, "checkout")
     what = f"{money.format_usd(amount)} USD by {METHODS[begun.payment.method].lower()}"
     if not begun.repeated:
         await deeds.note(visit.shared.database, visit.account, visit.actor, "payment.ordered", what)
@@ -122,7 +118,7 @@ async def redeem(visit: Visit) -> Response:
     try:
         voucher = await vouchers.redeem(visit.shared.database, visit.account, form["code"])
     except InvalidRequest as error:
-        return await _credit(visit, error, "voucher")
+        return await credit(visit, error, "voucher")
     what = f"{money.format_usd(voucher.amount)} USD, {voucher.hint}"
     await deeds.note(visit.shared.database, visit.account, visit.actor, "voucher.redeemed", what)
     return visit.redirect(f"{BILLING}?saved=voucher")
@@ -136,7 +132,7 @@ async def switch_top_up_on(visit: Visit) -> Response:
             visit.shared.payments(), visit.account, threshold=threshold, amount=amount, daily_cap=cap
         )
     except InvalidRequest as error:
-        return await _credit(visit, error, "top_up")
+        return await credit(visit, error, "top_up")
     what = f"{money.format_usd(amount)} USD below {money.format_usd(threshold)} USD"
     await deeds.note(visit.shared.database, visit.account, visit.actor, "top_up.on", what)
     return visit.redirect(f"{BILLING}?saved=top-up#top-up")
@@ -162,7 +158,7 @@ async def choose_alert(visit: Visit) -> Response:
         threshold = read_usd(text, "alert") if text else None
         await notices.choose_threshold(visit.shared.database, visit.account, threshold)
     except InvalidRequest as error:
-        return await _credit(visit, error, "alert")
+        return await credit(visit, error, "alert")
     await deeds.note(visit.shared.database, visit.account, visit.actor, "alert.changed", f"{text} USD" if text else "")
     saved = {None: "alert-usual", 0: "alert-off"}.get(threshold, "alert")
     return visit.redirect(f"{BILLING}?saved={saved}#alert-title")

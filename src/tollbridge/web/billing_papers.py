@@ -19,11 +19,7 @@ MOST_MONTHS = 120
 CSV = "text/csv; charset=utf-8"
 
 
-async def list_invoices(visit: Visit) -> Response:
-    return await _invoices(visit)
-
-
-async def _invoices(visit: Visit, refused: ApiError | None = None) -> Response:
+async def list_invoices(visit: Visit, refused: ApiError | None = None) -> Response:
     database, account = visit.shared.database, visit.account
     buyer = await invoices.buyer(database, account)
     form = Form({"name": buyer.name, "address": buyer.address, "tax_id": buyer.tax_id})
@@ -50,7 +46,7 @@ async def set_details(visit: Visit) -> Response:
     try:
         await invoices.set_buyer(visit.shared.database, visit.account, details)
     except InvalidRequest as error:
-        return await _invoices(visit, error)
+        return await list_invoices(visit, error)
     await deeds.note(visit.shared.database, visit.account, visit.actor, "details.changed")
     return visit.redirect(f"{BILLING}/invoices?saved=1")
 

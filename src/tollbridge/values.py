@@ -88,6 +88,8 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True):
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS
+# The end of what has none.
+FOR_EVER = 1 << 62
 # The first moment of the year 9999. Times beyond it are refused: later ones would soon be past what a date can express.
 LATEST_MS = 253_370_764_800_000
 
@@ -100,7 +102,7 @@ class When(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
 
     since: int = 0
-    until: int = 1 << 62
+    until: int = FOR_EVER
     days: int = 127
     start: int = 0
     end: int = DAY_MS

@@ -174,9 +174,10 @@ def account_plan(
     Example:
       tollbridge account plan ada@example.com custom --rpm 500 --tpm 2000000
     """
-    from tollbridge.core.plans import FOR_EVER, Agreed
+    from tollbridge.core.plans import Agreed
     from tollbridge.services import accounts
     from tollbridge.services.plans import change_plan
+    from tollbridge.values import FOR_EVER
 
     own = {name: value for name, value in agreed.items() if value is not None}
     if not own and (since, until) != (None, None):

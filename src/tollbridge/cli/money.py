@@ -72,12 +72,13 @@ def payment_list(settings: "Settings", status: str, as_json: bool) -> None:
     """
     from tollbridge.core.payments import Status
     from tollbridge.store import oversight, payments
+    from tollbridge.store.rows import ABOVE_ALL
 
     if status not in {"", *Status}:
         raise click.BadParameter(f"a status is one of {', '.join(Status)}, not {status!r}", param_hint="'--status'")
 
     async def read(database: "Database") -> list[dict[str, Any]]:
-        which = (status, 1 << 62, _LISTED)
+        which = (status, ABOVE_ALL, _LISTED)
         payers = await oversight.payers(database, *which)
         listed = await payments.of_status(database, *which)
         return [_fields(each, payers.get(each.account_id, ("", "-"))[1]) for each in listed]

@@ -13,7 +13,7 @@ import msgspec
 
 from tollbridge.core import money
 from tollbridge.errors import ConfigError, NotFound
-from tollbridge.values import DAY_MS, Model, Price, Route, Tier, Upstream, Variant, When
+from tollbridge.values import DAY_MS, FOR_EVER, Model, Price, Route, Tier, Upstream, Variant, When
 
 TYPES = ("chat", "reasoning", "coding", "embedding")
 MODALITIES = ("text", "image", "audio", "video", "file")
@@ -209,7 +209,7 @@ def periods(row: PriceRow) -> list[tuple[When, Price]]:
 def when(row: PeriodRow) -> When:
     """The moments that a period covers; raises ValueError."""
     start, end = _hours(row.hours)
-    since, until = _date(row.since, 0), _date(row.until, 1 << 62)
+    since, until = _date(row.since, 0), _date(row.until, FOR_EVER)
     if since >= until:
         raise ValueError(f"the period ends before it begins: since {row.since}, until {row.until}")
     return When(since=since, until=until, days=_days(row.days), start=start, end=end)

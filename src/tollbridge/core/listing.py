@@ -4,7 +4,7 @@ from datetime import date, timedelta
 from typing import Any
 
 from tollbridge.core import money
-from tollbridge.values import DAY_MS, Model, Price, Route, When
+from tollbridge.values import DAY_MS, FOR_EVER, Model, Price, Route, When
 
 _EPOCH = date(1970, 1, 1)
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -81,7 +81,7 @@ def when_text(when: When) -> str:
     parts = []
     if when.since:
         parts.append(f"from {_date(when.since)}")
-    if when.until < 1 << 62:
+    if when.until < FOR_EVER:
         parts.append(f"until {_date(when.until)}")
     if when.days != 127:
         parts.append(_days(when.days))

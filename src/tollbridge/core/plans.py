@@ -7,11 +7,10 @@ import msgspec
 
 from tollbridge.core.money import format_usd
 from tollbridge.core.words import plural
-from tollbridge.values import DAY_MS, Model
+from tollbridge.values import DAY_MS, FOR_EVER, Model
 
 # The plan of an account that was given no other.
 DEFAULT_PLAN = "default"
-FOR_EVER = 1 << 62
 _YEAR_10000 = 253_402_300_800_000
 _COUNTED = {
     "rpm": ("request a minute", "requests a minute"),

@@ -13,7 +13,7 @@ from tollbridge.core import catalog, money, pricing
 from tollbridge.core.catalog import ModelRow, PriceRow, RouteRow
 from tollbridge.core.listing import when_text
 from tollbridge.errors import NotFound
-from tollbridge.values import DAY_MS, Price, When
+from tollbridge.values import DAY_MS, FOR_EVER, Price, When
 
 SHIPPED = Path(__file__).parent.parent / "data" / "catalog.json"
 # A price read longer ago than this may have changed.
@@ -196,7 +196,7 @@ def _conflicts(own: Offer, shipped: Offer) -> Iterator[Complaint]:
 def _moments(whens: Iterable[When], today: date) -> list[int]:
     """A moment in every combination of periods from today on: each combination begins or ends at one of these."""
     now = (today - _EPOCH).days * DAY_MS
-    days = {now, *(edge for when in whens for edge in (when.since, when.until) if now < edge < 1 << 62)}
+    days = {now, *(edge for when in whens for edge in (when.since, when.until) if now < edge < FOR_EVER)}
     times = {0, *(edge % DAY_MS for when in whens for edge in (when.start, when.end))}
     return sorted(day + number * DAY_MS + time for day in days for number in range(7) for time in times)
 

@@ -9,8 +9,8 @@ from tollbridge.store import invoices
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database, run
 from tollbridge.store.invoices import Invoice
+from tollbridge.store.rows import ABOVE_ALL
 
-_EVERYTHING = 1 << 62
 _MOST_NAME, _MOST_ADDRESS, _MOST_TAX_ID = 200, 500, 60
 
 
@@ -122,7 +122,7 @@ def reversed_draft(draft: Invoice, kind: str, reversal: Reversal, reversal_id: i
 
 async def papers(database: Database, issuer: Issuer, account: Account, count: int = 100) -> list[Paper]:
     """An account's invoices and credit notes, newest first."""
-    found = await invoices.of_account(database, account.id, _EVERYTHING, count)
+    found = await invoices.of_account(database, account.id, ABOVE_ALL, count)
     return [issuer.paper(each) for each in found]
 
 

@@ -31,9 +31,9 @@ from tollbridge.store.accounts import Account
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Transaction, run
 from tollbridge.store.invoices import Invoice
+from tollbridge.store.rows import ABOVE_ALL
 from tollbridge.store.users import User
 
-_ALL = (1 << 62) - 1
 _PAGE = 500
 
 
@@ -74,13 +74,13 @@ async def _of_payments(database: Database, account_id: int) -> AsyncIterator[byt
     buyer = await invoices.buyer(database, account_id)
     if buyer is not None:
         yield _line("buyer", msgspec.to_builtins(buyer))
-    before = _ALL
+    before = ABOVE_ALL
     while orders := await payments.of_account(database, account_id, before, _PAGE):
         for order in orders:
             facts = _picked(order, "status", "method", "currency", "created_at", "paid_at")
             yield _line("payment", {"id": order.public_id, **facts, **_amounts(order)})
         before = orders[-1].id
-    before = _ALL
+    before = ABOVE_ALL
     while papers := await invoices.of_account(database, account_id, before, _PAGE):
         for paper in papers:
             facts = {"paper": paper.kind, **_picked(paper, "number", "payment", "currency", "issued_at")}
@@ -98,7 +98,7 @@ async def _of_account(database: Database, account_id: int) -> AsyncIterator[byte
         yield _line("management_key", {"id": manager.public_id, **facts})
     for own in await byok.of_account(database, account_id):
         yield _line("provider_key", {"id": own.public_id, **_picked(own, "provider", "hint", "label", "created_at")})
-    before = _ALL
+    before = ABOVE_ALL
     while deeds := await activity.page(database, account_id, before, _PAGE):
         for deed in deeds:
             yield _line("activity", msgspec.to_builtins(deed))

@@ -38,6 +38,7 @@ from tollbridge.store.accounts import Account
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Transaction, run
 from tollbridge.store.payments import Waiting
+from tollbridge.store.rows import ABOVE_ALL
 from tollbridge.values import DAY_MS, HOUR_MS, MINUTE_MS
 
 log = logging.getLogger("tollbridge")
@@ -161,7 +162,7 @@ class Payments:
 
     async def orders(self, account: Account, count: int = 100) -> list[Payment]:
         """An account's orders, newest first."""
-        return await payments.of_account(self.database, account.id, 1 << 62, count)
+        return await payments.of_account(self.database, account.id, ABOVE_ALL, count)
 
     async def look(self, account: Account, public_id: str) -> Payment:
         """The order, for the page that a customer comes back to; the processor is asked again if it is pending.

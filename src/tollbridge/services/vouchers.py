@@ -13,6 +13,7 @@ from tollbridge.store import activity, journal, vouchers
 from tollbridge.store.accounts import Account
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Duplicate, Transaction, run
+from tollbridge.store.rows import ABOVE_ALL
 from tollbridge.store.vouchers import Voucher
 from tollbridge.values import LATEST_MS
 
@@ -113,7 +114,7 @@ async def withdraw(database: Database, id_: int, *, actor: str, address: str = "
 
 async def listed(database: Database, count: int = 200) -> list[Voucher]:
     """The latest vouchers, newest first."""
-    return await vouchers.page(database, 1 << 62, count)
+    return await vouchers.page(database, ABOVE_ALL, count)
 
 
 async def _note(transaction: Transaction, actor: str, address: str, what: tuple[str, str], now: int) -> None:

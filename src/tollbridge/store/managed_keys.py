@@ -6,13 +6,13 @@ from tollbridge.core.periods import Reset, counts
 from tollbridge.store.db import Database, Transaction
 from tollbridge.store.keys import Rules
 from tollbridge.store.meta import raise_cache_epoch
+from tollbridge.store.rows import ABOVE_ALL
 
 _SELECT = """
 SELECT limit_nano, limit_reset, models, addresses, rpm, tpm, concurrency, cost_cap, expires_at,
   api_key.id, public_id, hint, label, spent, held, since, created_at, disabled_at, revoked_at
 FROM api_key LEFT JOIN key_spend ON key_spend.key_id = api_key.id
 """
-_ALL = (1 << 62) - 1
 _TEXTS = msgspec.json.Decoder(tuple[str, ...])
 
 
@@ -67,7 +67,7 @@ async def page(
     """As `of_account`: those made before `before` (None: all), at most `count` of them (None: all)."""
     rows = await database.fetch(
         f"{_SELECT} WHERE account_id = $1 AND api_key.id < $2 ORDER BY api_key.id DESC LIMIT $3",
-        *(account_id, _ALL if before is None else before.id, _ALL if count is None else count),
+        *(account_id, ABOVE_ALL if before is None else before.id, ABOVE_ALL if count is None else count),
     )
     return [_key(row) for row in rows]
 

@@ -28,7 +28,7 @@ from tollbridge.errors import ConfigError, TollbridgeError, Unavailable
 from tollbridge.store.db import Database, Transaction
 from tollbridge.store.ledger import Ledger
 from tollbridge.store.ledger.rows import decode_record
-from tollbridge.values import Outcome
+from tollbridge.values import FOR_EVER, Outcome
 
 _log = logging.getLogger("tollbridge")
 
@@ -53,7 +53,6 @@ _OPEN = (
     "LEFT JOIN checkpoint ON checkpoint.hold_id = hold.id "
     "WHERE hold.id > $1 AND hold.id <= $2 AND usage.hold_id IS NULL ORDER BY hold.id LIMIT $3"
 )
-_NEVER = 1 << 62
 
 
 class Fenced(TollbridgeError):
@@ -198,7 +197,7 @@ class Process:
             )
         ]
 
-    async def _bury(self, ledger: Ledger, epoch: int, unless_heard_since: int = _NEVER) -> int:
+    async def _bury(self, ledger: Ledger, epoch: int, unless_heard_since: int = FOR_EVER) -> int:
         now = await self._database.now()
         await self._database.execute(
             "UPDATE process SET fenced_at = $2 WHERE epoch = $1 AND fenced_at IS NULL AND heartbeat_at < $3",
@@ -207,7 +206,7 @@ class Process:
         fenced = await self._database.fetch("SELECT fenced_at FROM process WHERE epoch = $1", epoch)
         if fenced[0][0] is None:
             return 0
-        count = await sweep(self._database, ledger, epoch, _NEVER)
+        count = await sweep(self._database, ledger, epoch, FOR_EVER)
         await self._database.execute("UPDATE process SET swept_at = $2 WHERE epoch = $1", epoch, now)
         return count
 

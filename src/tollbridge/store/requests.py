@@ -8,7 +8,8 @@ from tollbridge.store.db import Row, Transaction
 from tollbridge.store.ledger.rows import STREAMED, endpoint_of, read_meters
 from tollbridge.store.meta import value
 from tollbridge.store.rollups import WATERMARK
-from tollbridge.values import DAY_MS, Outcome
+from tollbridge.store.rows import ABOVE_ALL
+from tollbridge.values import DAY_MS, FOR_EVER, Outcome
 
 # How many requests one statement looks through for matches of a filter.
 WINDOW = 20_000
@@ -48,7 +49,7 @@ WHERE journal.account_id = $1 AND journal.kind = 'late' AND journal.created_at >
 """
 
 Place = tuple[int, int]
-NEWEST: Place = (1 << 62, 1 << 62)
+NEWEST: Place = (FOR_EVER, ABOVE_ALL)
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,14 +24,13 @@ from tollbridge.store.db import Database, Row, Transaction, run
 from tollbridge.store.meta import first_value, value
 from tollbridge.store.rows import pages
 from tollbridge.store.seal import Digest, Seal
-from tollbridge.values import DAY_MS, HOUR_MS
+from tollbridge.values import DAY_MS, FOR_EVER, HOUR_MS
 
 EVERY_S = 3_600.0
 # What one transaction drops: nobody waits long for it.
 BATCH = 1_000
 SPENT, TOKENS = "spent", "tokens"
 _LOCK = "closings"
-_EVER = 1 << 62
 
 _RANGE = "hold_id > $1 AND hold_id <= $2"
 # 7 is `Outcome.SWEPT`: no other request is charged more afterwards.
@@ -111,7 +110,7 @@ async def horizon(database: Transaction) -> int:
     return int(rows[0][0] or 0)
 
 
-async def drop_old(database: Database, keep_ms: int, exported: int = _EVER) -> int:
+async def drop_old(database: Database, keep_ms: int, exported: int = FOR_EVER) -> int:
     """Drop what ended more than `keep_ms` ago, and was exported up to a time; how many requests.
 
     Unproved: a seal is broken. It may be stopped at any moment, and run from several processes.

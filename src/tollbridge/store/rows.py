@@ -11,6 +11,9 @@ import msgspec
 from tollbridge.errors import Unavailable
 from tollbridge.store.db import Row, Transaction
 
+# Above every id: a list that is read newest first begins below it.
+ABOVE_ALL = 1 << 62
+
 T = TypeVar("T", bound=msgspec.Struct)
 K = TypeVar("K", int, tuple[int, int])
 

@@ -23,7 +23,7 @@ from tollbridge.core.ledger import hold_id
 from tollbridge.store import activity
 from tollbridge.store.db import Database, Duplicate, Row, Transaction
 from tollbridge.store.ledger.rows import USAGE_COLUMNS
-from tollbridge.store.rows import further
+from tollbridge.store.rows import ABOVE_ALL, further
 from tollbridge.values import MINUTE_MS
 
 # No statement or batch lasts this long.
@@ -58,7 +58,8 @@ _INVOICES = (
 )
 _PRICES = "SELECT id, terms, created_at FROM price_version WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3"
 _SEALS = "SELECT chain, first_id, last_id, row_count, digest, created_at FROM seal ORDER BY chain, first_id"
-_ALL_IDS = (0, 1 << 62)
+# What no id is below or above.
+ALL_IDS = (0, ABOVE_ALL)
 HOLD_WIDTH = 6
 # Columns of `hold` that were added later and stand behind those of its end.
 HOLD_TAIL = 2
@@ -152,7 +153,7 @@ async def seal(database: Database, settled_ms: int = SETTLED_MS) -> int:
     chains = {f"{USAGE}{epoch}": (hold_id(epoch, 0), hold_id(epoch + 1, 0) - 1) for (epoch,) in epochs}
     closed = []
     async with database.snapshot() as view:
-        for chain, bounds in {**dict.fromkeys(_WALKS, _ALL_IDS), **chains}.items():
+        for chain, bounds in {**dict.fromkeys(_WALKS, ALL_IDS), **chains}.items():
             sealed = await _close(view, chain, bounds, now, now - settled_ms)
             if sealed is not None:
                 closed.append(sealed)

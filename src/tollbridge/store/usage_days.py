@@ -23,11 +23,11 @@ from tollbridge.store.db import Database, Row, Transaction
 from tollbridge.store.ledger.rows import read_meters
 from tollbridge.store.meta import value
 from tollbridge.store.rollups import EACH_ACCOUNT, advance, by_time
-from tollbridge.values import DAY_MS
+from tollbridge.values import DAY_MS, FOR_EVER
 
 WATERMARK = "summed_by_day"
 # The end of a period without one: the first moment of a day.
-EVER = (1 << 62) // DAY_MS * DAY_MS
+EVER = FOR_EVER // DAY_MS * DAY_MS
 
 
 class Group(IntEnum):

@@ -23,13 +23,12 @@ from tollbridge.store.db import Database, Row, Transaction
 from tollbridge.store.ledger.rows import end_row
 from tollbridge.store.prices import Terms
 from tollbridge.store.rows import further, pages
-from tollbridge.store.seal import HOLD_TAIL, HOLD_WIDTH, Digest, Seal
+from tollbridge.store.seal import ALL_IDS, HOLD_TAIL, HOLD_WIDTH, Digest, Seal
 from tollbridge.values import Outcome, Usage
 
 # Problems beyond these are counted, not named.
 MOST_NAMED = 1_000
 _PAGE = 2_000
-_EVERYTHING = (0, 1 << 62)
 # Who a late charge is of where the spend of a key carries it (`core.ledger`, Rule 6).
 _OF_KEY = re.compile(r"key/([0-9]{1,18})")
 
@@ -240,7 +239,7 @@ class _Audit:
                 self._report.add(f"price version {id_} was changed: it does not match its digest")
 
     async def _check_ids(self, table: str) -> None:
-        [(count,)] = await self._view.fetch(_OUTSIDE[table], *_EVERYTHING)
+        [(count,)] = await self._view.fetch(_OUTSIDE[table], *ALL_IDS)
         if count:
             self._report.add(f"{count} rows of {table} have an id below 1 or too large, which no row is ever given")
 
@@ -267,7 +266,7 @@ class _Audit:
 
     async def _check_holds(self) -> None:
         chain, epoch = None, -1
-        async for row, steps in seal.holds(self._view, *_EVERYTHING):
+        async for row, steps in seal.holds(self._view, *ALL_IDS):
             if epoch_of(row[0]) != epoch:
                 epoch = epoch_of(row[0])
                 chain = self._chains.get(f"{seal.USAGE}{epoch}")
@@ -356,7 +355,7 @@ class _Audit:
 
     async def _check_journal(self) -> None:
         chain = self._chains.get(seal.JOURNAL)
-        async for row, entries in seal.transactions(self._view, *_EVERYTHING):
+        async for row, entries in seal.transactions(self._view, *ALL_IDS):
             if chain is not None:
                 chain.add(row, entries)
             self._report.transactions += 1
@@ -374,7 +373,7 @@ class _Audit:
 
     async def _check_activity(self) -> None:
         chain = self._chains.get(seal.ACTIVITY)
-        async for row in activity.sealed_rows(self._view, *_EVERYTHING):
+        async for row in activity.sealed_rows(self._view, *ALL_IDS):
             if chain is not None:
                 chain.add(row[: activity.SEALED_WIDTH], [])
             self._report.deeds += 1
@@ -385,7 +384,7 @@ class _Audit:
         """What invoices say; that they are of payments is for `verify_payments`."""
         chain = self._chains.get(seal.INVOICE)
         if chain is not None:
-            async for row, parts in seal.papers(self._view, *_EVERYTHING):
+            async for row, parts in seal.papers(self._view, *ALL_IDS):
                 chain.add(row, parts)
 
     def _check_transaction(self, row: Row, entries: list[Row]) -> None:

@@ -12,13 +12,13 @@ from tollbridge.services.catalog import complaints
 from tollbridge.services.margins import Margin
 from tollbridge.services.statements import Period, no_formula, to_csv
 from tollbridge.store import oversight
+from tollbridge.store.rows import ABOVE_ALL
 from tollbridge.web.page import OPERATOR, Page
 from tollbridge.web.status import snapshot
 from tollbridge.web.visit import Visit
 
 ADMIN = "/admin"
 A_PAGE = 50
-NEWEST = (1 << 62) - 1
 HEAD = ("requests", "tokens_in", "tokens_out", "charged_usd", "of_it_promo_usd", "lost_usd", "cost_usd", "margin_usd")
 BY = {"day": "Day", "model": "Model", "provider": "Provider", "account": "Account"}
 # For somebody who goes back to a form that was sent, and changes it.
@@ -39,7 +39,7 @@ class Dates(msgspec.Struct, frozen=True):
 
 def asked_dates(visit: Visit) -> Dates:
     """The days in the address; by default this month so far. InvalidRequest: they are not days."""
-    today = datetime.fromtimestamp(visit.now / 1000, UTC).date()
+    today = visit.today
     since, until = visit.query("since"), visit.query("until")
     try:
         asked = Dates(
@@ -58,7 +58,7 @@ def _start(day: date) -> int:
 
 def quick(visit: Visit) -> list[tuple[str, Dates]]:
     """Ranges that are often asked for."""
-    today = datetime.fromtimestamp(visit.now / 1000, UTC).date()
+    today = visit.today
     first = today.replace(day=1)
     before = first - _DAY
     return [
@@ -73,7 +73,6 @@ async def overview(visit: Visit) -> Response:
     database, settings = visit.shared.database, visit.shared.settings
     dates, by = asked_dates(visit), _asked_by(visit)
     rows = await margins.margins(database, dates.period, by)
-    today = datetime.fromtimestamp(visit.now / 1000, UTC).date()
     return visit.render(
         "admin/overview.html",
         dates=dates,
@@ -83,7 +82,7 @@ async def overview(visit: Visit) -> Response:
         rows=margins.fold(rows) if by == "account" else rows,
         total=margins.total(rows),
         waiting=await oversight.waiting(database),
-        serious=sum(each.serious for each in complaints(settings, today)),
+        serious=sum(each.serious for each in complaints(settings, visit.today)),
         seen=snapshot(visit.shared.catalog(), visit.shared.health),
     )
 
@@ -110,17 +109,9 @@ def _asked_by(visit: Visit) -> str:
 
 
 async def deeds(visit: Visit) -> Response:
-    before = asked_before(visit)
+    before = visit.before()
     found = await oversight.deeds(visit.shared.database, before, A_PAGE)
-    return visit.render("admin/activity.html", deeds=found, more=len(found) == A_PAGE, first=before == NEWEST)
-
-
-def asked_before(visit: Visit) -> int:
-    """The id in the address after which a list goes on. InvalidRequest: it is not an id."""
-    text = visit.query("before")
-    if text and not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise InvalidRequest("This page does not exist.", param="before")
-    return int(text) if text else NEWEST
+    return visit.render("admin/activity.html", deeds=found, more=len(found) == A_PAGE, first=before == ABOVE_ALL)
 
 
 PAGES = (

@@ -13,7 +13,8 @@ from tollbridge.services.sessions import new_token
 from tollbridge.store import accounts, activity, lookups, managed_keys, members, payments
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Transaction
-from tollbridge.web.admin import ADMIN, NEWEST, SENT_BEFORE, asked_before
+from tollbridge.store.rows import ABOVE_ALL
+from tollbridge.web.admin import ADMIN, SENT_BEFORE
 from tollbridge.web.billing import read_usd
 from tollbridge.web.forms import Form
 from tollbridge.web.keys import whole
@@ -37,13 +38,13 @@ _LIMITS = ("rpm", "tpm", "concurrency")
 async def search(visit: Visit) -> Response:
     asked = visit.query("q").strip()[:100]
     frozen = visit.query("frozen") == "1"
-    before = asked_before(visit)
+    before = visit.before()
     found = await accounts.search(visit.shared.database, asked, before, SHOWN, frozen=frozen)
     if not found and asked != asked.lower():
         # Ids are searched as written; addresses are in lower case.
         found = await accounts.search(visit.shared.database, asked.lower(), before, SHOWN, frozen=frozen)
     more = len(found) == SHOWN
-    if before == NEWEST and (number := numbered(asked)) is not None:
+    if before == ABOVE_ALL and (number := numbered(asked)) is not None:
         # The number by which the request log identifies an account.
         logged = await accounts.by_id(visit.shared.database, number)
         if logged is not None and ((logged.frozen and not logged.closed) or not frozen):
@@ -56,7 +57,7 @@ async def search(visit: Visit) -> Response:
         kept=urlencode({name: value for name, value in fields.items() if value}),
         accounts=found,
         more=more,
-        first=before == NEWEST,
+        first=before == ABOVE_ALL,
     )
 
 
@@ -89,8 +90,8 @@ async def show(visit: Visit, refused: ApiError | None = None, section: str = "")
         members=await members.of_account(database, account.id),
         keys=list(reversed(await managed_keys.of_account(database, account.id))),
         sums=await lookups.uses_of_keys(database, account.id),
-        payments=await payments.of_account(database, account.id, NEWEST, RECENT),
-        deeds=await activity.page(database, account.id, NEWEST, RECENT),
+        payments=await payments.of_account(database, account.id, ABOVE_ALL, RECENT),
+        deeds=await activity.page(database, account.id, ABOVE_ALL, RECENT),
     )
 
 

@@ -1,7 +1,5 @@
 """What is for sale, at what price, cost and margin; what needs attention; and how providers are doing."""
 
-from datetime import UTC, datetime
-
 import msgspec
 from starlette.responses import Response
 
@@ -46,12 +44,11 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 async def catalog(visit: Visit) -> Response:
     settings = visit.shared.settings
     every = visit.query("all") == "1"
-    today = datetime.fromtimestamp(visit.now / 1000, UTC).date()
     return visit.render(
         "admin/catalog.html",
         lines=lines(settings, every),
         every=every,
-        findings=sorted(complaints(settings, today), key=lambda each: not each.serious),
+        findings=sorted(complaints(settings, visit.today), key=lambda each: not each.serious),
         markup=f"{(settings.billing.markup_ppm - PPM) * 100 / PPM:g}",
     )
 

@@ -12,7 +12,8 @@ from tollbridge.services.sessions import new_token
 from tollbridge.services.vouchers import MadeVoucher
 from tollbridge.store import oversight as rows
 from tollbridge.store import payments, subscriptions
-from tollbridge.web.admin import A_PAGE, ADMIN, NEWEST, SENT_BEFORE, asked_before
+from tollbridge.store.rows import ABOVE_ALL
+from tollbridge.web.admin import A_PAGE, ADMIN, SENT_BEFORE
 from tollbridge.web.billing import METHODS, read_usd
 from tollbridge.web.forms import Form
 from tollbridge.web.page import OPERATOR, Page
@@ -34,7 +35,7 @@ KINDS = [("promo", "A gift: promotional credit"), ("paid", "Sold elsewhere: paid
 
 async def list_payments(visit: Visit, refused: ApiError | None = None, section: str = "") -> Response:
     database = visit.shared.database
-    status, before = visit.query("status"), asked_before(visit)
+    status, before = visit.query("status"), visit.before()
     if status not in {"", *Status}:
         raise InvalidRequest(f"A payment is {', '.join(Status)}.", param="status")
     found = await payments.of_status(database, status, before, A_PAGE)
@@ -55,7 +56,7 @@ async def list_payments(visit: Visit, refused: ApiError | None = None, section: 
         statuses=list(Status),
         payments=found,
         more=len(found) == A_PAGE,
-        first=before == NEWEST,
+        first=before == ABOVE_ALL,
         names=await rows.payers(database, status, before, A_PAGE),
         returned=await rows.returned(database, A_PAGE),
         methods=METHODS,
@@ -151,14 +152,14 @@ async def withdraw(visit: Visit) -> Response:
 
 
 async def list_subscribers(visit: Visit) -> Response:
-    before = asked_before(visit)
+    before = visit.before()
     found = await subscriptions.page(visit.shared.database, before, A_PAGE)
     return visit.render(
         "admin/subscribers.html",
         saved=SAVED.get(visit.query("saved"), ""),
         subscribers=found,
         more=len(found) == A_PAGE,
-        first=before == NEWEST,
+        first=before == ABOVE_ALL,
         methods=METHODS,
     )
 

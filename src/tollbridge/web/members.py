@@ -6,13 +6,13 @@ from tollbridge.core.roles import Role, may_give
 from tollbridge.errors import ApiError, Forbidden, InvalidRequest, RateLimited
 from tollbridge.services import members as service
 from tollbridge.store import activity, members
+from tollbridge.store.rows import ABOVE_ALL
 from tollbridge.web.forms import Form
 from tollbridge.web.page import ADMIN, ANYONE, MEMBER, USER, Page
 from tollbridge.web.visit import Visit
 
 MEMBERS = "/dashboard/members"
 ACTIVITY_PAGE = 50
-_NEWEST = (1 << 62) - 1
 ROLES = {
     Role.OWNER: "Owner: everything, including closing the account",
     Role.ADMIN: "Admin: members, keys and money",
@@ -95,12 +95,11 @@ async def accept(visit: Visit) -> Response:
 
 
 async def deeds(visit: Visit) -> Response:
-    text = visit.query("before")
-    if text and not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise InvalidRequest("This page does not exist.", param="before")
-    before = int(text) if text else _NEWEST
+    before = visit.before()
     found = await activity.page(visit.shared.database, visit.account.id, before, ACTIVITY_PAGE)
-    return visit.render("account/activity.html", deeds=found, more=len(found) == ACTIVITY_PAGE, first=not text)
+    return visit.render(
+        "account/activity.html", deeds=found, more=len(found) == ACTIVITY_PAGE, first=before == ABOVE_ALL
+    )
 
 
 PAGES = (

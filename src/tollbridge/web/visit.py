@@ -1,6 +1,7 @@
 """What a page's function is given."""
 
 from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, date, datetime
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from tollbridge.services.secrets import Secrets
 from tollbridge.services.sessions import Client, Presence, new_token
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database
+from tollbridge.store.rows import ABOVE_ALL
 from tollbridge.store.users import User
 from tollbridge.upstream.health import Health
 from tollbridge.web import forms, guard
@@ -94,6 +96,11 @@ class Visit:
         self.afterwards: list[Coroutine[Any, Any, object]] = []
         self._cookies: list[tuple[str, str, int]] = []
 
+    @property
+    def today(self) -> date:
+        """The day of this visit, UTC."""
+        return datetime.fromtimestamp(self.now / 1000, UTC).date()
+
     # --- who asks -------------------------------------------------------------------------------------------------
 
     @property
@@ -145,6 +152,13 @@ class Visit:
         if "\0" in value:
             raise InvalidRequest("This address cannot be read.")
         return value
+
+    def before(self) -> int:
+        """The id below which a list goes on, from the address; `ABOVE_ALL`: it begins. Raises `InvalidRequest`."""
+        text = self.query("before")
+        if text and not (text.isascii() and text.isdigit() and len(text) < 19):
+            raise InvalidRequest("This page does not exist.", param="before")
+        return int(text) if text else ABOVE_ALL
 
     def path(self, name: str) -> str:
         """The part of the path that matches the page's `{name}`."""

@@ -252,12 +252,14 @@ def voucher_withdraw(settings: "Settings", id_: str) -> None:
     Example:
       tollbridge voucher withdraw 17
     """
+    from tollbridge.core.words import read_whole
     from tollbridge.errors import InvalidRequest
     from tollbridge.services import vouchers
 
-    if not id_.isascii() or not id_.isdecimal() or len(id_) > 15:
+    number = read_whole(id_, 15)
+    if number is None:
         raise InvalidRequest(f"an id is a number of `voucher list`, not {id_[:20]!r}", param="id")
-    with_database(settings, lambda database: vouchers.withdraw(database, int(id_), actor=actor()))
+    with_database(settings, lambda database: vouchers.withdraw(database, number, actor=actor()))
     say(f"voucher {id_} is withdrawn: its code is worth nothing now")
 
 

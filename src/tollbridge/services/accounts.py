@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Collection
 from tollbridge.core.keys import ALPHABET
 from tollbridge.core.ledger import Posted, grant
 from tollbridge.core.plans import DEFAULT_PLAN
+from tollbridge.core.words import read_whole
 from tollbridge.errors import InvalidRequest, NotFound
 from tollbridge.store import accounts, activity, journal
 from tollbridge.store.accounts import Account
@@ -19,8 +20,6 @@ _LABEL = re.compile(r"(?!-)[a-z0-9\-\x80-\U0010ffff]{1,63}(?<!-)")
 # Composing makes a text four times shorter at most: what is longer than this has too many characters for `_EMAIL`.
 _LONGEST_TYPED = 4 * 254
 _PAGE = 500
-# No database has a larger number.
-_MOST_DIGITS = 18
 # More than 128 random bits.
 _ID_LENGTH = 22
 
@@ -102,7 +101,7 @@ async def named(database: Database, text: str) -> Account:
     """
     if text.startswith("acct_") and "@" not in text:
         account = await accounts.by_public_id(database, text)
-    elif (number := numbered(text)) is not None:
+    elif (number := read_whole(text)) is not None:
         account = await accounts.by_id(database, number)
     else:
         normalise(text)
@@ -111,11 +110,6 @@ async def named(database: Database, text: str) -> Account:
     if account is None:
         raise NotFound(f"there is no account {text}", param="account")
     return account
-
-
-def numbered(text: str) -> int | None:
-    """An account's number, as the request log writes it; None: `text` is not one."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
 
 
 async def every(database: Database) -> AsyncIterator[Account]:

@@ -4,6 +4,7 @@ import msgspec
 
 from tollbridge.config.settings import Invoices as Seller
 from tollbridge.core.payments import Buyer, Payment, Reversal
+from tollbridge.core.words import read_whole
 from tollbridge.errors import InvalidRequest, NotFound
 from tollbridge.store import invoices
 from tollbridge.store.accounts import Account
@@ -128,10 +129,8 @@ async def papers(database: Database, issuer: Issuer, account: Account, count: in
 
 async def paper(database: Database, issuer: Issuer, account: Account, number: str) -> Paper:
     """One of an account's invoices, by the number printed on it. NotFound: it has none of that number."""
-    digits = number.removeprefix(issuer.settings.prefix)
-    found = None
-    if digits.isascii() and digits.isdecimal() and len(digits) < 16:
-        found = await invoices.by_number(database, int(digits))
+    digits = read_whole(number.removeprefix(issuer.settings.prefix), 15)
+    found = None if digits is None else await invoices.by_number(database, digits)
     if found is None or found.account_id != account.id:
         raise NotFound(f"there is no invoice {number[:40]!r} in this account", param="number")
     return issuer.paper(found)

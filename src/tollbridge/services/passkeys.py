@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from tollbridge.core.words import read_whole
 from tollbridge.errors import ConfigError, InvalidRequest, NotFound
 from tollbridge.services import deeds, letters, login, sessions, throttle
 from tollbridge.services.desk import Desk
@@ -113,18 +114,18 @@ async def add(desk: Desk, presence: Presence, sealed: str, credential: Any, labe
 
 async def remove(desk: Desk, presence: Presence, passkey: str, client: Client) -> None:
     """Raises `NotFound`."""
-    known = passkey.isascii() and passkey.isdigit() and len(passkey) < 19
+    id_ = read_whole(passkey) or 0  # which none has
     now = await desk.database.now()
     letter = letters.way_in(desk, presence.user.email, "A passkey was removed")
 
     async def use_case(transaction: Transaction) -> bool:
-        removed = await passkeys.remove(transaction, presence.user.id, int(passkey))
+        removed = await passkeys.remove(transaction, presence.user.id, id_)
         if removed:
             await deeds.note_of_user(transaction, presence.user, "passkey.removed", client, now)
             await desk.post.put(transaction, letter, now)
         return removed
 
-    if not known or not await run(desk.database, use_case):
+    if not await run(desk.database, use_case):
         raise NotFound("There is no such passkey.")
     desk.post.hurry(letter)
 

@@ -6,9 +6,9 @@ import msgspec
 from starlette.responses import Response
 
 from tollbridge.core.plans import Agreed
+from tollbridge.core.words import read_whole
 from tollbridge.errors import ApiError, InvalidRequest, KeyReused
 from tollbridge.services import key_management, oversight, plans
-from tollbridge.services.accounts import numbered
 from tollbridge.services.sessions import new_token
 from tollbridge.store import accounts, activity, lookups, managed_keys, members, payments
 from tollbridge.store.accounts import Account
@@ -44,7 +44,7 @@ async def search(visit: Visit) -> Response:
         # Ids are searched as written; addresses are in lower case.
         found = await accounts.search(visit.shared.database, asked.lower(), before, SHOWN, frozen=frozen)
     more = len(found) == SHOWN
-    if before == ABOVE_ALL and (number := numbered(asked)) is not None:
+    if before == ABOVE_ALL and (number := read_whole(asked)) is not None:
         # The number by which the request log identifies an account.
         logged = await accounts.by_id(visit.shared.database, number)
         if logged is not None and ((logged.frozen and not logged.closed) or not frozen):

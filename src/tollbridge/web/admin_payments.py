@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from starlette.responses import Response
 
 from tollbridge.core.payments import Status
+from tollbridge.core.words import read_whole
 from tollbridge.errors import ApiError, Conflict, InvalidRequest, KeyReused, NotFound
 from tollbridge.payments.base import ProcessorUnavailable
 from tollbridge.services import oversight, vouchers
@@ -126,12 +127,11 @@ async def create_vouchers(visit: Visit) -> Response:
     form = await visit.form()
     try:
         amount = read_usd(form["amount"], "amount")
-        count = form["count"].strip()
         made = await vouchers.create(
             visit.shared.database,
             amount,
             kind=form["kind"],
-            count=int(count) if count.isascii() and count.isdecimal() and len(count) < 6 else 0,
+            count=read_whole(form["count"].strip(), 5) or 0,
             expires_at=_day(form["expires_at"]),
             note=form["note"].strip(),
             actor=visit.actor.name,
@@ -144,10 +144,10 @@ async def create_vouchers(visit: Visit) -> Response:
 
 
 async def withdraw(visit: Visit) -> Response:
-    text = visit.path("voucher")
-    if not (text.isascii() and text.isdecimal() and len(text) < 18):
+    id_ = read_whole(visit.path("voucher"), 17)
+    if id_ is None:
         raise NotFound("There is no such voucher.", param="voucher")
-    await vouchers.withdraw(visit.shared.database, int(text), actor=visit.actor.name, address=visit.actor.address)
+    await vouchers.withdraw(visit.shared.database, id_, actor=visit.actor.name, address=visit.actor.address)
     return visit.redirect(f"{VOUCHERS}?saved=withdrawn")
 
 

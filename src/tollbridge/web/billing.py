@@ -4,6 +4,7 @@ from starlette.responses import Response
 
 from tollbridge.core import money
 from tollbridge.core.payments import Payment, Status
+from tollbridge.core.words import read_whole
 from tollbridge.errors import ApiError, InvalidRequest
 from tollbridge.payments.manual import BANK_TRANSFER, DEMO
 from tollbridge.services import deeds, notices, top_ups, vouchers
@@ -102,8 +103,8 @@ async def order(visit: Visit) -> Response:
     payment = await ways.look(visit.account, visit.path("payment"))
     if not visit.by_htmx or payment.status is not Status.PENDING:
         return visit.redirect(f"{BILLING}?payment={payment.public_id}")
-    text = visit.query("looks")
-    looks = int(text) + 1 if text.isascii() and text.isdecimal() and len(text) < 4 else MOST_LOOKS
+    before = read_whole(visit.query("looks"), 3)
+    looks = MOST_LOOKS if before is None else before + 1
     return visit.render("billing/payment.html", payment=payment, ways=ways, left=False, looks=looks)
 
 

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from tollbridge.core import money
 from tollbridge.core.plans import matches
+from tollbridge.core.words import read_whole
 from tollbridge.errors import ApiError, InvalidRequest
 from tollbridge.services import key_management, management_keys, playground, reveal
 from tollbridge.services.key_management import OVERLAPS, RESETS
@@ -215,9 +216,9 @@ def whole(text: str, name: str) -> int | None:
     text = money.without_thousands(text.strip())
     if not text:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) < 16):
+    if (number := read_whole(text, 15)) is None:
         raise InvalidRequest("Write a whole number, such as 60 or 200,000.", param=name)
-    return int(text)
+    return number
 
 
 def _day(text: str) -> int | None:

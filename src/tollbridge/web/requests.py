@@ -13,6 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from tollbridge.core import money
 from tollbridge.core.ledger import EndRow, Record
 from tollbridge.core.money import format_usd
+from tollbridge.core.words import read_whole
 from tollbridge.errors import InvalidRequest, NotFound
 from tollbridge.services.usage import RANGES
 from tollbridge.store import lookups, managed_keys, prices, requests
@@ -148,9 +149,10 @@ def place(visit: Visit) -> Place:
         return newest(visit)
     at, _, id_ = text.partition(".")
     hold = visit.shared.master.ids().decode(f"chatcmpl-{id_}")
-    if hold is None or not (at.isascii() and at.isdigit() and len(at) < 16):
+    ended_at = read_whole(at, 15)
+    if hold is None or ended_at is None:
         raise InvalidRequest("This cursor is none that was given out.", param="cursor")
-    return int(at), hold
+    return ended_at, hold
 
 
 async def names(visit: Visit, lines: list[Line]) -> Names:
@@ -289,12 +291,12 @@ def attempts(record: Record) -> list[dict[str, Any]]:
 
 def read_limit(visit: Visit) -> int | None:
     """How many a program wants at once; None: it said nothing. Raises `InvalidRequest`."""
-    limit = visit.query("limit")
-    if not limit:
+    text = visit.query("limit")
+    if not text:
         return None
-    if not (limit.isascii() and limit.isdigit() and len(limit) < 7 and 0 < int(limit) <= MOST):
+    if not 0 < (limit := read_whole(text) or 0) <= MOST:
         raise InvalidRequest(f"limit is a whole number from 1 to {MOST}", param="limit")
-    return int(limit)
+    return limit
 
 
 async def list_json(visit: Visit) -> Response:

@@ -14,6 +14,7 @@ from tollbridge.core import roles
 from tollbridge.core.addresses import client_address
 from tollbridge.core.catalog import Catalog
 from tollbridge.core.plans import DEFAULT_PLAN
+from tollbridge.core.words import read_whole
 from tollbridge.errors import Forbidden, InvalidRequest, PayloadTooLarge, Unavailable, UnsupportedMediaType
 from tollbridge.limits.base import Limiter
 from tollbridge.services import notices
@@ -156,9 +157,11 @@ class Visit:
     def before(self) -> int:
         """The id below which a list goes on, from the address; `ABOVE_ALL`: it begins. Raises `InvalidRequest`."""
         text = self.query("before")
-        if text and not (text.isascii() and text.isdigit() and len(text) < 19):
+        if not text:
+            return ABOVE_ALL
+        if (before := read_whole(text)) is None:
             raise InvalidRequest("This page does not exist.", param="before")
-        return int(text) if text else ABOVE_ALL
+        return before
 
     def path(self, name: str) -> str:
         """The part of the path that matches the page's `{name}`."""

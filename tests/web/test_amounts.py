@@ -19,8 +19,7 @@ from tests.web.town import operator
 from tests.web.visitors import Visitor, house, registered, shown
 
 from tollbridge.errors import InvalidRequest
-from tollbridge.web.billing import read_usd
-from tollbridge.web.keys import amount
+from tollbridge.web.forms import Form
 
 # What people write in forms, and mean.
 READABLE = {" 1": 1, "1 ": 1, "5\n": 5, "\t5": 5, "$5": 5, "1,000": 1000}
@@ -63,21 +62,22 @@ def test_there_are_enough() -> None:
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: repr(text[:20]))
 def test_a_form_reads_what_people_mean_and_nothing_else(text: str) -> None:
+    form = Form({"amount": text})
     if text in READABLE:
-        assert read_usd(text, "amount") == READABLE[text] * USD
+        assert form.usd("amount") == READABLE[text] * USD
     elif text in ZEROS:
-        assert read_usd(text, "amount") == 0
+        assert form.usd("amount") == 0
     else:
         with pytest.raises(InvalidRequest, match="Write an amount in USD") as caught:
-            read_usd(text, "amount")
+            form.usd("amount")
         assert caught.value.param == "amount"
     if text in READABLE:
-        assert amount(text, "limit_usd") == READABLE[text] * USD
+        assert form.usd_if_any("amount") == READABLE[text] * USD
     elif text in EMPTY:
-        assert amount(text, "limit_usd") is None
+        assert form.usd_if_any("amount") is None
     elif text not in ZEROS:
         with pytest.raises(InvalidRequest, match="Write an amount in USD"):
-            amount(text, "limit_usd")
+            form.usd_if_any("amount")
 
 
 async def written(site: Site) -> list[object]:

@@ -15,9 +15,7 @@ from tollbridge.store.accounts import Account
 from tollbridge.store.db import Transaction
 from tollbridge.store.rows import ABOVE_ALL
 from tollbridge.web.admin import ADMIN, SENT_BEFORE
-from tollbridge.web.billing import read_usd
 from tollbridge.web.forms import Form
-from tollbridge.web.keys import whole
 from tollbridge.web.page import OPERATOR, Page
 from tollbridge.web.visit import Visit
 
@@ -111,7 +109,7 @@ async def change_plan(visit: Visit) -> Response:
             )
 
     try:
-        own = {name: value for name in _LIMITS if (value := whole(form[name], name)) is not None}
+        own = {name: value for name in _LIMITS if (value := form.whole_if_any(name)) is not None}
         before = await accounts.agreed_with(database, account.id)
         agreed = _with(before, own, visit.now)
         await plans.change_plan(
@@ -169,7 +167,7 @@ async def grant(visit: Visit) -> Response:
     form = await visit.form()
     account = await oversight.find(visit.shared.database, visit.path("account"))
     try:
-        amount = read_usd(form["amount"], "amount")
+        amount = form.usd("amount")
         given = await oversight.grant(
             visit.shared.database, account, amount, form["reason"], actor=visit.actor, once=f"page/{form['once']}"
         )

@@ -1,7 +1,5 @@
 """Payments, refunds, disputes and vouchers, for operators."""
 
-from datetime import UTC, datetime
-
 from starlette.responses import Response
 
 from tollbridge.core.payments import Status
@@ -15,7 +13,7 @@ from tollbridge.store import oversight as rows
 from tollbridge.store import payments, subscriptions
 from tollbridge.store.rows import ABOVE_ALL
 from tollbridge.web.admin import A_PAGE, ADMIN, SENT_BEFORE
-from tollbridge.web.billing import METHODS, read_usd
+from tollbridge.web.billing import METHODS
 from tollbridge.web.forms import Form
 from tollbridge.web.page import OPERATOR, Page
 from tollbridge.web.visit import Visit
@@ -68,7 +66,7 @@ async def list_payments(visit: Visit, refused: ApiError | None = None, section: 
 async def confirm(visit: Visit) -> Response:
     form = await visit.form()
     try:
-        amount = read_usd(form["amount"], "amount")
+        amount = form.usd("amount")
         await visit.shared.payments().confirm(
             form["reference"], amount, actor=visit.actor.name, address=visit.actor.address
         )
@@ -81,7 +79,7 @@ async def refund(visit: Visit) -> Response:
     """An empty amount: all that is left of the payment."""
     form = await visit.form()
     try:
-        amount = read_usd(form["amount"], "amount") if form["amount"].strip() else None
+        amount = form.usd_if_any("amount")
         await oversight.refund(
             visit.shared.payments(),
             form["payment"].strip(),
@@ -126,13 +124,13 @@ async def create_vouchers(visit: Visit) -> Response:
     """The codes are shown in this answer, and nowhere again."""
     form = await visit.form()
     try:
-        amount = read_usd(form["amount"], "amount")
+        amount = form.usd("amount")
         made = await vouchers.create(
             visit.shared.database,
             amount,
             kind=form["kind"],
             count=read_whole(form["count"].strip(), 5) or 0,
-            expires_at=_day(form["expires_at"]),
+            expires_at=form.day_if_any("expires_at"),
             note=form["note"].strip(),
             actor=visit.actor.name,
             address=visit.actor.address,
@@ -168,16 +166,6 @@ async def cancel_subscription(visit: Visit) -> Response:
     account = await oversight.find(visit.shared.database, visit.path("account"))
     await visit.shared.payments().subscriptions.set_ending(account, True, visit.actor)
     return visit.redirect(f"{SUBSCRIBERS}?saved=cancelled")
-
-
-def _day(text: str) -> int | None:
-    """The first moment of a day, in milliseconds. InvalidRequest: it is not a day."""
-    if not text.strip():
-        return None
-    try:
-        return int(datetime.strptime(text.strip(), "%Y-%m-%d").replace(tzinfo=UTC).timestamp()) * 1000
-    except ValueError:
-        raise InvalidRequest("Write a day like 2027-01-31.", param="expires_at") from None
 
 
 PAGES = (

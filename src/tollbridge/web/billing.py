@@ -91,7 +91,7 @@ async def checkout(visit: Visit) -> Response:
 def _chosen(form: Form, packs: tuple[int, ...]) -> int:
     by_value = {str(pack): pack for pack in packs}
     if form["pack"] == OTHER_AMOUNT:
-        return read_usd(form["amount"], "amount")
+        return form.usd("amount")
     if form["pack"] not in by_value:
         raise InvalidRequest("Choose one of the packs, or another amount.", param="amount")
     return by_value[form["pack"]]
@@ -128,7 +128,7 @@ async def redeem(visit: Visit) -> Response:
 async def switch_top_up_on(visit: Visit) -> Response:
     form = await visit.form()
     try:
-        threshold, amount, cap = (read_usd(form[name], name) for name in ("threshold", "amount", "daily_cap"))
+        threshold, amount, cap = (form.usd(name) for name in ("threshold", "amount", "daily_cap"))
         await top_ups.switch_on(
             visit.shared.payments(), visit.account, threshold=threshold, amount=amount, daily_cap=cap
         )
@@ -155,22 +155,14 @@ async def choose_alert(visit: Visit) -> Response:
     """An empty field: as the operator says; 0: never."""
     form = await visit.form()
     try:
-        text = form["alert"].strip()
-        threshold = read_usd(text, "alert") if text else None
+        threshold = form.usd_if_any("alert")
         await notices.choose_threshold(visit.shared.database, visit.account, threshold)
     except InvalidRequest as error:
         return await credit(visit, error, "alert")
-    await deeds.note(visit.shared.database, visit.account, visit.actor, "alert.changed", f"{text} USD" if text else "")
+    what = "" if threshold is None else f"{form['alert'].strip()} USD"
+    await deeds.note(visit.shared.database, visit.account, visit.actor, "alert.changed", what)
     saved = {None: "alert-usual", 0: "alert-off"}.get(threshold, "alert")
     return visit.redirect(f"{BILLING}?saved={saved}#alert-title")
-
-
-def read_usd(text: str, name: str) -> int:
-    """Nano-USD of what people write: `25`, `25.50`, `$1,000`. InvalidRequest names the field."""
-    try:
-        return money.parse_usd(money.without_thousands(text.strip().removeprefix("$")))
-    except ValueError:
-        raise InvalidRequest("Write an amount in USD, such as 25 or 12.50.", param=name) from None
 
 
 def reference(payment: Payment) -> str | None:

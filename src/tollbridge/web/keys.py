@@ -8,7 +8,6 @@ from starlette.responses import Response
 
 from tollbridge.core import money
 from tollbridge.core.plans import matches
-from tollbridge.core.words import read_whole
 from tollbridge.errors import ApiError, InvalidRequest
 from tollbridge.services import key_management, management_keys, playground, reveal
 from tollbridge.services.key_management import OVERLAPS, RESETS
@@ -17,7 +16,6 @@ from tollbridge.store import management_keys as management_rows
 from tollbridge.store.keys import Rules
 from tollbridge.store.managed_keys import ManagedKey
 from tollbridge.values import DAY_MS, Model
-from tollbridge.web.billing import read_usd
 from tollbridge.web.forms import Form
 from tollbridge.web.page import DEVELOPER, Page
 from tollbridge.web.visit import Visit
@@ -176,15 +174,15 @@ async def revoke_manager(visit: Visit) -> Response:
 def rules_of(form: Form) -> Rules:
     """InvalidRequest: a field cannot be read. The rules may still be refused for what they say."""
     return Rules(
-        limit=amount(form["limit_usd"], "limit_usd"),
+        limit=form.usd_if_any("limit_usd"),
         reset=form["limit_reset"] or None,
         models=tuple(form["models"].replace(",", "\n").splitlines()),
         addresses=tuple(form["addresses"].replace(",", "\n").splitlines()),
-        rpm=whole(form["rpm"], "rpm"),
-        tpm=whole(form["tpm"], "tpm"),
-        concurrency=whole(form["concurrency"], "concurrency"),
-        cost_cap=amount(form["cost_cap_usd"], "cost_cap_usd"),
-        expires_at=_day(form["expires_at"]),
+        rpm=form.whole_if_any("rpm"),
+        tpm=form.whole_if_any("tpm"),
+        concurrency=form.whole_if_any("concurrency"),
+        cost_cap=form.usd_if_any("cost_cap_usd"),
+        expires_at=None if (day := form.day_if_any("expires_at")) is None else day + DAY_MS,
     )
 
 
@@ -204,32 +202,6 @@ def form_of(key: ManagedKey) -> Form:
             "expires_at": "" if key.expires_at is None else _last_day(key.expires_at),
         }
     )
-
-
-def amount(text: str, name: str) -> int | None:
-    """Nano-USD; None if empty."""
-    return read_usd(text, name) if text.strip() else None
-
-
-def whole(text: str, name: str) -> int | None:
-    """`60` and `200,000`; None if empty."""
-    text = money.without_thousands(text.strip())
-    if not text:
-        return None
-    if (number := read_whole(text, 15)) is None:
-        raise InvalidRequest("Write a whole number, such as 60 or 200,000.", param=name)
-    return number
-
-
-def _day(text: str) -> int | None:
-    """The end of a day."""
-    if not text.strip():
-        return None
-    try:
-        day = datetime.strptime(text.strip(), "%Y-%m-%d").replace(tzinfo=UTC)
-    except ValueError:
-        raise InvalidRequest("Write a day like 2027-01-31.", param="expires_at") from None
-    return int(day.timestamp()) * 1000 + DAY_MS
 
 
 def _last_day(until: int) -> str:

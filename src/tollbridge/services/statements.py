@@ -19,7 +19,7 @@ from tollbridge.core.ledger import Book, Kind, usage_entries
 from tollbridge.core.money import format_usd
 from tollbridge.core.words import plural
 from tollbridge.errors import InvalidRequest
-from tollbridge.services.statement import statement_within
+from tollbridge.services.statement import Line, statement_within
 from tollbridge.store import journal, reports, retention, rollups, usage_days
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database
@@ -56,15 +56,6 @@ class ModelUse(msgspec.Struct, frozen=True):
     prompt: int
     output: int
     charge: int
-
-
-class Line(msgspec.Struct, frozen=True):
-    """One change of the balance, and what was left after it."""
-
-    at: int
-    what: str
-    amount: int
-    balance: int
 
 
 class Statement(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,7 +136,7 @@ async def account_statement(
             if len(lines) == most_lines:
                 break
             if line.amount:  # the line that brings the balance forward is the opening
-                lines.append(Line(line.at, line.what, line.amount, line.balance))
+                lines.append(line)
     # Already part of the usage.
     kinds.pop(Kind.LATE, None)
     spent = -sum(each.charge for each in used.values())

@@ -2,7 +2,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tollbridge.core.periods import Reset, began, counts, ends, month
+from tollbridge.core.periods import Reset, began, counts, day_text, ends, month, time_text
 
 
 def at(text: str) -> int:
@@ -50,3 +50,10 @@ def test_a_hundred_years_of_days_agree_with_the_calendar() -> None:
 )
 def test_what_was_spent_counts_until_the_limit_begins_anew(reset: Reset | None, now: str, counted: int) -> None:
     assert counts(5, reset, at("2026-11-22T16:00"), at(now)) == counted
+
+
+def test_days_and_times_are_written_in_utc() -> None:
+    last = at("2026-12-31T23:59:59.999")
+    assert (day_text(last), time_text(last)) == ("2026-12-31", "2026-12-31T23:59:59Z")
+    assert (day_text(last + 1), time_text(last + 1)) == ("2027-01-01", "2027-01-01T00:00:00Z")
+    assert (day_text(0), day_text(-1)) == ("1970-01-01", "1969-12-31")

@@ -15,6 +15,7 @@ from tests.services.conftest import World, spend
 from tests.services.test_accounts import a_key
 
 from tollbridge.core.ledger import Book, End, Held, Hold, Record
+from tollbridge.core.periods import day_text
 from tollbridge.errors import InvalidRequest
 from tollbridge.services import accounts, margins, statements, vouchers
 from tollbridge.services.credit import grant
@@ -201,10 +202,9 @@ def test_the_journal_is_whole_when_requests_are_gone(world: World, monkeypatch: 
         assert await retention.drop_old(database, 0) == 21
         until = await database.now() + DAY
         lines = await journal(database, Period("x", 0, until))
-        assert {line.id: line.reason for line in lines if line.kind == "usage"} == {
-            f"usage/{statements._time(until - 4 * DAY)[:10]}/{till.account.id}": "21 requests on "
-            + statements._time(until - 4 * DAY)[:10]
-        }
+        day = day_text(until - 4 * DAY)
+        gone = {f"usage/{day}/{till.account.id}": f"21 requests on {day}"}
+        assert {line.id: line.reason for line in lines if line.kind == "usage"} == gone
         trial = await statements.trial_balance(database, Period("x", 0, until))
         assert {each.book: each.moved for each in trial} == by_book(lines)
 

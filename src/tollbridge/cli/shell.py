@@ -293,6 +293,6 @@ def _cell(value: Any) -> str:
 
 
 def time(milliseconds: int) -> str:
-    from datetime import UTC, datetime
+    from tollbridge.core.periods import time_text
 
-    return datetime.fromtimestamp(milliseconds // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return time_text(milliseconds)

@@ -2,7 +2,6 @@
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -43,6 +42,7 @@ def usage_export(settings: "Settings", since: int, until: int | None, form: str,
     Example:
       tollbridge usage export --since 2026-11-01 --until 2026-12-01 --format csv --to november.csv
     """
+    from tollbridge.core.periods import day_text
     from tollbridge.core.words import plural
     from tollbridge.services import export, secrets
     from tollbridge.store import retention
@@ -67,8 +67,7 @@ def usage_export(settings: "Settings", since: int, until: int | None, form: str,
     count, gone = with_database(settings, write)
     say(plural(count, "request"))
     if gone >= since and gone:
-        day = datetime.fromtimestamp(gone // 1000, UTC).strftime("%Y-%m-%d")
-        say(f"old requests that ended up to {day} are missing: they were dropped")
+        say(f"old requests that ended up to {day_text(gone)} are missing: they were dropped")
 
 
 def _opened(file: Path | None) -> AbstractContextManager[BinaryIO]:

@@ -1,6 +1,7 @@
-"""Days, weeks and months in UTC, for limits and allowances that renew. Times are milliseconds since the epoch."""
+"""Days, weeks and months in UTC: when limits and allowances renew, and how books name them. Times are milliseconds
+since the epoch."""
 
-from datetime import date
+from datetime import UTC, date, datetime
 from enum import StrEnum
 
 from tollbridge.values import DAY_MS
@@ -44,3 +45,13 @@ def month(now: int) -> int:
     """The month of `now` as a readable number: 202701."""
     day = date.fromordinal(now // DAY_MS + _EPOCH)
     return day.year * 100 + day.month
+
+
+def day_text(at: int) -> str:
+    """`2027-01-31`."""
+    return date.fromordinal(at // DAY_MS + _EPOCH).isoformat()
+
+
+def time_text(at: int) -> str:
+    """`2027-01-31T18:00:59Z`."""
+    return datetime.fromtimestamp(at // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -3,17 +3,18 @@
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 
 import msgspec
 
 from tollbridge.core.money import PPM, parse_usd, without_thousands
+from tollbridge.core.periods import day_text
 from tollbridge.errors import InvalidRequest
 from tollbridge.services.statements import Period, model_of
 from tollbridge.store import reports, usage_days
 from tollbridge.store.db import Database, Transaction
 from tollbridge.store.reports import Late
 from tollbridge.store.usage_days import Days, Group, Sums
+from tollbridge.values import DAY_MS
 
 BY = ("day", "model", "provider", "account")
 # Accounts on one page.
@@ -157,7 +158,7 @@ def _amount(text: str, line: int) -> int:
 
 async def _names(view: Transaction, by: str) -> Callable[[int], str]:
     if by == "day":
-        return lambda day: datetime.fromtimestamp(day * 86_400, UTC).strftime("%Y-%m-%d")
+        return lambda day: day_text(day * DAY_MS)
     if by == "account":
         emails = await reports.emails(view)
         return lambda account: emails.get(account, f"account {account}")

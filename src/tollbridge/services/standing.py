@@ -1,10 +1,10 @@
 """Where an account stands now: its plan, and how much of it is left."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 import msgspec
 
+from tollbridge.core.periods import month
 from tollbridge.core.plans import DEFAULT_PLAN, Plan, in_effect
 from tollbridge.limits.base import Limiter, Room, Rule, Scope
 from tollbridge.store import accounts, lookups
@@ -31,6 +31,5 @@ async def standing(database: Database, limiter: Limiter, plans: Mapping[str, Pla
     found = await limiter.look((Scope(f"account/{account.id}", rule),), 0, 0)
     left = None
     if plan.included_tokens:
-        month = int(datetime.fromtimestamp(now / 1000, UTC).strftime("%Y%m"))
-        left = max(0, plan.included_tokens - await lookups.allowance_used(database, account.id, month))
+        left = max(0, plan.included_tokens - await lookups.allowance_used(database, account.id, month(now)))
     return Standing(plan=plan, requests=found.requests_room, tokens=found.tokens_room, included_left=left)

@@ -2,11 +2,11 @@
 
 import heapq
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
 from typing import TypeVar
 
 import msgspec
 
+from tollbridge.core.periods import day_text
 from tollbridge.core.words import plural
 from tollbridge.store import journal, retention, usage, usage_days
 from tollbridge.store.db import Database, Transaction
@@ -97,8 +97,8 @@ async def _paged(
 async def _used(days: list[tuple[int, int, int]], requests: AsyncIterator[usage.Charge]) -> AsyncIterator[Line]:
     """Days whose requests are gone, one line each; then the requests."""
     for start, count, amount in days:
-        day = datetime.fromtimestamp(start // 1000, UTC).strftime("%Y-%m-%d")
-        yield Line(at=start + DAY_MS - 1, what=f"{plural(count, 'request')} on {day}", amount=-amount, balance=0)
+        what = f"{plural(count, 'request')} on {day_text(start)}"
+        yield Line(at=start + DAY_MS - 1, what=what, amount=-amount, balance=0)
     async for row in requests:
         yield Line(at=row.at, what=_of_usage(row), amount=-row.amount, balance=0)
 
@@ -106,10 +106,7 @@ async def _used(days: list[tuple[int, int, int]], requests: AsyncIterator[usage.
 async def _merged(transactions: AsyncIterator[journal.Line], used: AsyncIterator[Line]) -> AsyncIterator[Line]:
     """Both in order of time; at the same time, what came in goes first."""
     waiting: list[tuple[int, int, Line]] = []
-    sources = (
-        _lines(transactions),
-        used,
-    )
+    sources = (_lines(transactions), used)
     for rank, source in enumerate(sources):
         if (first := await anext(source, None)) is not None:
             heapq.heappush(waiting, (first.at, rank, first))

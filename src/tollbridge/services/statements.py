@@ -17,6 +17,7 @@ import msgspec
 
 from tollbridge.core.ledger import Book, Kind, usage_entries
 from tollbridge.core.money import format_usd
+from tollbridge.core.periods import day_text, time_text
 from tollbridge.core.words import plural
 from tollbridge.errors import InvalidRequest
 from tollbridge.services.statement import Line, statement_within
@@ -110,7 +111,7 @@ def parse_month(text: str) -> Period:
 
 def month_of(at: int) -> str:
     """The month of a time in milliseconds, as `parse_month` reads it."""
-    return datetime.fromtimestamp(at // 1000, UTC).strftime("%Y-%m")
+    return day_text(at)[: len("2026-11")]
 
 
 def _start(year: int, month: int) -> int:
@@ -171,12 +172,12 @@ def model_of(terms: str | None, name: str = "model") -> str:
 def statement_csv(made: Statement) -> str:
     """The statement as CSV, for spreadsheets: its lines, between the opening and the closing balance."""
     rows: list[Sequence[str]] = [("at", "what", "amount_usd", "balance_usd")]
-    rows.append((_time(made.period.since), "opening balance", "", format_usd(made.opening)))
+    rows.append((time_text(made.period.since), "opening balance", "", format_usd(made.opening)))
     rows += [
-        (_time(line.at), no_formula(line.what), format_usd(line.amount), format_usd(line.balance))
+        (time_text(line.at), no_formula(line.what), format_usd(line.amount), format_usd(line.balance))
         for line in made.lines
     ]
-    rows.append((_time(made.period.until), "closing balance", "", format_usd(made.closing)))
+    rows.append((time_text(made.period.until), "closing balance", "", format_usd(made.closing)))
     return to_csv(rows)
 
 
@@ -200,7 +201,7 @@ def statement_json(made: Statement) -> dict[str, object]:
         ],
         "lines": [
             {
-                "at": _time(line.at),
+                "at": time_text(line.at),
                 "what": line.what,
                 "amount_usd": format_usd(line.amount),
                 "balance_usd": format_usd(line.balance),
@@ -272,7 +273,7 @@ async def _gone(days: Days, since: int, until: int) -> AsyncIterator[JournalLine
     emails = await reports.emails(days.view) if since < until else {}
     while since < until:
         end = min(since // DAY_MS * DAY_MS + DAY_MS, until)
-        day = datetime.fromtimestamp(since // 1000, UTC).strftime("%Y-%m-%d")
+        day = day_text(since)
         for each in await days.by(Group.ACCOUNT, since, end):
             for entry in usage_entries(each.charge, each.promo, each.loss, each.cost):
                 yield JournalLine(
@@ -290,7 +291,7 @@ async def _gone(days: Days, since: int, until: int) -> AsyncIterator[JournalLine
 def journal_row(line: JournalLine) -> tuple[str, ...]:
     """A line of the journal for CSV, under JOURNAL_HEAD."""
     return (
-        *(line.id, _time(line.at), line.kind, no_formula(line.email), line.book, format_usd(line.amount)),
+        *(line.id, time_text(line.at), line.kind, no_formula(line.email), line.book, format_usd(line.amount)),
         *(no_formula(line.reason), no_formula(line.actor)),
     )
 
@@ -303,10 +304,6 @@ def to_csv(rows: Iterable[Sequence[str]]) -> str:
     out = io.StringIO()
     csv.writer(out).writerows(rows)
     return out.getvalue()
-
-
-def _time(at: int) -> str:
-    return datetime.fromtimestamp(at // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def no_formula(text: str) -> str:

@@ -1,12 +1,12 @@
 """API keys: the list, one key; creating, changing, rotating and ending them; and keys for programs that do the same."""
 
 from collections.abc import Collection, Iterable
-from datetime import UTC, datetime
 
 import msgspec
 from starlette.responses import Response
 
 from tollbridge.core import money
+from tollbridge.core.periods import day_text
 from tollbridge.core.plans import matches
 from tollbridge.errors import ApiError, InvalidRequest
 from tollbridge.services import key_management, management_keys, playground, reveal
@@ -199,13 +199,9 @@ def form_of(key: ManagedKey) -> Form:
             "tpm": "" if key.tpm is None else str(key.tpm),
             "concurrency": "" if key.concurrency is None else str(key.concurrency),
             "cost_cap_usd": "" if key.cost_cap is None else money.format_usd(key.cost_cap),
-            "expires_at": "" if key.expires_at is None else _last_day(key.expires_at),
+            "expires_at": "" if key.expires_at is None else day_text(key.expires_at - 1),
         }
     )
-
-
-def _last_day(until: int) -> str:
-    return datetime.fromtimestamp((until - 1) / 1000, UTC).strftime("%Y-%m-%d")
 
 
 PAGES = (

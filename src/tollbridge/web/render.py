@@ -8,6 +8,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from tollbridge.core import money
+from tollbridge.core.periods import day_text
 from tollbridge.core.plans import DEFAULT_PLAN, Plan
 from tollbridge.core.words import plural
 from tollbridge.web import deeds
@@ -33,7 +34,7 @@ def environment(static: Static) -> Environment:
     made.globals |= {"asset": static.url, "icon": icon}
     made.filters |= {"usd": usd, "exact_usd": money.format_usd, "number": number}
     made.filters |= {"span": span, "short": short, "second": second}
-    made.filters |= {"time": time, "date": date, "ago": ago, "browser": browser, "qr": qr}
+    made.filters |= {"time": time, "date": day_text, "ago": ago, "browser": browser, "qr": qr}
     made.filters |= {"deed": deeds.words, "plural": plural, "plan_name": plan_name}
     return made
 
@@ -88,10 +89,6 @@ def time(milliseconds: int) -> str:
 def second(milliseconds: int) -> str:
     """`2027-01-31 18:00:59`, UTC."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def date(milliseconds: int) -> str:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d")
 
 
 def ago(milliseconds: int, now: int) -> str:

@@ -34,10 +34,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _COLUMNS = ("payment", "account", "status", "amount_usd", "method", "reference", "created_at", "note")
-_MARGINS = (
-    *("requests", "tokens_in", "tokens_out"),
-    *("charged_usd", "of_it_promo_usd", "lost_usd", "cost_usd", "margin_usd"),
-)
 _DRIFT = ("model", "invoiced_usd", "recorded_usd", "difference_usd", "percent")
 _LISTED = 200
 # As of `credit grant`.
@@ -286,26 +282,15 @@ def report_margin(settings: "Settings", month: str, by: str, as_csv: bool, as_js
     Example:
       tollbridge report margin --month 2026-11 --by provider
     """
-    from tollbridge.core.money import format_usd
-    from tollbridge.services.margins import margins
+    from tollbridge.services.margins import COLUMNS, columns, margins
     from tollbridge.services.statements import no_formula
 
     one_form(as_csv, as_json)
     rows = [
-        {
-            by: no_formula(row.name) if as_csv else row.name,
-            "requests": row.requests,
-            "tokens_in": row.prompt,
-            "tokens_out": row.output,
-            "charged_usd": format_usd(row.charged),
-            "of_it_promo_usd": format_usd(row.promo),
-            "lost_usd": format_usd(row.lost),
-            "cost_usd": format_usd(row.cost),
-            "margin_usd": format_usd(row.margin),
-        }
+        {by: no_formula(row.name) if as_csv else row.name, **columns(row)}
         for row in with_database(settings, lambda database: margins(database, _period(month), by))
     ]
-    _print((by, *_MARGINS), rows, as_csv, as_json)
+    _print((by, *COLUMNS), rows, as_csv, as_json)
 
 
 @report.command("drift")
@@ -415,7 +400,7 @@ def _print(head: tuple[str, ...], rows: list[dict[str, Any]], as_csv: bool, as_j
     if as_json:
         print_json(rows)
     elif as_csv:
-        print_data(to_csv([head, *([str(value) for value in row.values()] for row in rows)]).encode())
+        print_data(to_csv([head, *(row.values() for row in rows)]).encode())
     elif rows:
         print_table(head, [list(row.values()) for row in rows])
     else:

@@ -14,7 +14,6 @@ Rule 3  If the clock is set back, the watermark is set back with it, and the win
 
 import asyncio
 import contextlib
-import csv
 import gzip
 import hashlib
 import io
@@ -30,6 +29,7 @@ import msgspec
 from tollbridge.config import UsageSettings
 from tollbridge.core.ids import Ids
 from tollbridge.errors import ConfigError, Unavailable
+from tollbridge.services.statements import to_csv
 from tollbridge.store import disk, export, retention
 from tollbridge.store.db import Database
 from tollbridge.store.export import Line
@@ -144,9 +144,7 @@ def as_json_lines(lines: list[Line]) -> bytes:
 
 def as_csv(lines: list[Line]) -> bytes:
     """Without a header: see `csv_head`. Booleans are `true` and `false`, as in JSON."""
-    out = io.StringIO()
-    csv.writer(out).writerows(map(_cell, msgspec.structs.astuple(line)) for line in lines)
-    return out.getvalue().encode()
+    return to_csv(map(_cell, msgspec.structs.astuple(line)) for line in lines).encode()
 
 
 def _cell(value: object) -> object:
@@ -154,7 +152,7 @@ def _cell(value: object) -> object:
 
 
 def csv_head() -> bytes:
-    return (",".join(Line.__struct_fields__) + "\r\n").encode()
+    return to_csv([Line.__struct_fields__]).encode()
 
 
 def _mark(sink: Sink) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from tollbridge.core.money import PPM, parse_usd, without_thousands
+from tollbridge.core.money import PPM, format_usd, parse_usd, without_thousands
 from tollbridge.core.periods import day_text
 from tollbridge.errors import InvalidRequest
 from tollbridge.services.statements import Period, model_of
@@ -17,6 +17,17 @@ from tollbridge.store.usage_days import Days, Group, Sums
 from tollbridge.values import DAY_MS
 
 BY = ("day", "model", "provider", "account")
+# How a row is written, behind the name of its group.
+COLUMNS = (
+    "requests",
+    "tokens_in",
+    "tokens_out",
+    "charged_usd",
+    "of_it_promo_usd",
+    "lost_usd",
+    "cost_usd",
+    "margin_usd",
+)
 # Accounts on one page.
 MOST_ROWS = 100
 
@@ -92,6 +103,12 @@ def total(rows: list[Margin], name: str = "") -> Margin:
     """The sum of all rows."""
     fields = [field for field in Margin.__struct_fields__ if field != "name"]
     return Margin(name=name, **{field: sum(getattr(row, field) for row in rows) for field in fields})
+
+
+def columns(row: Margin) -> dict[str, int | str]:
+    """A row by `COLUMNS`: counts, and amounts as decimal texts."""
+    sums = (row.charged, row.promo, row.lost, row.cost, row.margin)
+    return dict(zip(COLUMNS, (row.requests, row.prompt, row.output, *map(format_usd, sums)), strict=True))
 
 
 async def drift(database: Database, period: Period, provider: str, invoice: str) -> list[Drift]:

@@ -299,7 +299,7 @@ def journal_row(line: JournalLine) -> tuple[str, ...]:
 JOURNAL_HEAD = ("transaction", "at", "kind", "account", "book", "amount_usd", "reason", "actor")
 
 
-def to_csv(rows: Iterable[Sequence[str]]) -> str:
+def to_csv(rows: Iterable[Iterable[object]]) -> str:
     """RFC 4180, with its line ends."""
     out = io.StringIO()
     csv.writer(out).writerows(rows)

@@ -5,11 +5,9 @@ from datetime import UTC, date, datetime, timedelta
 import msgspec
 from starlette.responses import Response
 
-from tollbridge.core.money import format_usd
 from tollbridge.errors import InvalidRequest
 from tollbridge.services import margins
 from tollbridge.services.catalog import complaints
-from tollbridge.services.margins import Margin
 from tollbridge.services.statements import Period, no_formula, to_csv
 from tollbridge.store import oversight
 from tollbridge.store.rows import ABOVE_ALL
@@ -19,7 +17,6 @@ from tollbridge.web.visit import Visit
 
 ADMIN = "/admin"
 A_PAGE = 50
-HEAD = ("requests", "tokens_in", "tokens_out", "charged_usd", "of_it_promo_usd", "lost_usd", "cost_usd", "margin_usd")
 BY = {"day": "Day", "model": "Model", "provider": "Provider", "account": "Account"}
 # For somebody who goes back to a form that was sent, and changes it.
 SENT_BEFORE = "This form was sent before with other values, and that has been done. Send it again to do this as well."
@@ -90,15 +87,9 @@ async def overview(visit: Visit) -> Response:
 async def overview_csv(visit: Visit) -> Response:
     by = _asked_by(visit)
     rows = await margins.margins(visit.shared.database, asked_dates(visit).period, by)
-    lines = [(by, *HEAD), *(_line(row) for row in rows)]
+    lines = ((no_formula(row.name), *margins.columns(row).values()) for row in rows)
     headers = {"content-disposition": f'attachment; filename="margin-by-{by}.csv"'}
-    return Response(to_csv(lines), media_type="text/csv; charset=utf-8", headers=headers)
-
-
-def _line(row: Margin) -> tuple[str, ...]:
-    counts = (row.requests, row.prompt, row.output)
-    sums = (row.charged, row.promo, row.lost, row.cost, row.margin)
-    return (no_formula(row.name), *map(str, counts), *map(format_usd, sums))
+    return Response(to_csv([(by, *margins.COLUMNS), *lines]), media_type="text/csv; charset=utf-8", headers=headers)
 
 
 def _asked_by(visit: Visit) -> str:

@@ -1,7 +1,5 @@
 """Requests: a list that is filtered and paged, one request in all its parts, the list as CSV and as JSON."""
 
-import csv
-import io
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +13,7 @@ from tollbridge.core.ledger import EndRow, Record
 from tollbridge.core.money import format_usd
 from tollbridge.core.words import read_whole
 from tollbridge.errors import InvalidRequest, NotFound
+from tollbridge.services.statements import no_formula, to_csv
 from tollbridge.services.usage import RANGES
 from tollbridge.store import lookups, managed_keys, prices, requests
 from tollbridge.store.managed_keys import ManagedKey
@@ -56,8 +55,6 @@ _COLUMNS = (
     *("id", "ended_at", "model", "key", "charge_usd", "cost_usd", "prompt_tokens", "cached_tokens"),
     *("completion_tokens", "reasoning_tokens", "latency_ms", "first_token_ms", "outcome", "status", "finish_reason"),
 )
-# What a spreadsheet would take for a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class Names(msgspec.Struct, frozen=True):
@@ -199,24 +196,19 @@ async def export(visit: Visit) -> Response:
     return StreamingResponse(rows(visit, wanted, newest(visit)), media_type="text/csv; charset=utf-8", headers=headers)
 
 
-async def rows(visit: Visit, wanted: Filter, before: Place | None) -> AsyncIterator[bytes]:
+async def rows(visit: Visit, wanted: Filter, before: Place | None) -> AsyncIterator[str]:
     """The lines of a CSV file, some at a time: nobody holds all of them."""
-    yield (",".join(_COLUMNS) + "\r\n").encode()
+    yield to_csv([_COLUMNS])
     while before is not None:
         found: Found = await requests.page(visit.shared.database, visit.account.id, wanted, before, EXPORT_PAGE)
         called = await names(visit, found.lines)
-        text = io.StringIO()
-        writer = csv.writer(text)
-        for line in found.lines:
-            fields = line_json(visit, line, called)
-            writer.writerow([_plain(fields[column]) for column in _COLUMNS])
-        yield text.getvalue().encode()
+        lines = (line_json(visit, line, called) for line in found.lines)
+        yield to_csv([_plain(line[column]) for column in _COLUMNS] for line in lines)
         before = found.next
 
 
 def _plain(value: object) -> object:
-    """What a spreadsheet shows as it is."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    return no_formula(value) if isinstance(value, str) else value
 
 
 # --- one request ----------------------------------------------------------------------------------------------------

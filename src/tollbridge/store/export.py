@@ -4,6 +4,7 @@ import msgspec
 
 from tollbridge.core.ids import Ids
 from tollbridge.store.db import Database, Row
+from tollbridge.store.journal import CHARGE, COST, LOSS, PROMO
 from tollbridge.store.ledger.rows import BYOK, ESTIMATED, STREAMED, endpoint_of, read_meters
 from tollbridge.store.prices import Terms
 from tollbridge.store.rollups import EACH_ACCOUNT, by_time
@@ -63,11 +64,7 @@ SELECT {_FACTS} FROM (SELECT * FROM usage WHERE {EACH_ACCOUNT}ended_at >= $1 AND
 ORDER BY ended_at, hold_id
 """  # noqa: S608 - constants
 _LATE = f"""
-SELECT {_FACTS}, journal.created_at,
-  CAST(-SUM(CASE WHEN book IN ('customer_paid', 'customer_promo') THEN amount ELSE 0 END) AS BIGINT),
-  CAST(-SUM(CASE WHEN book = 'customer_promo' THEN amount ELSE 0 END) AS BIGINT),
-  CAST(-SUM(CASE WHEN book = 'loss' THEN amount ELSE 0 END) AS BIGINT),
-  CAST(-SUM(CASE WHEN book = 'provider_cost' THEN amount ELSE 0 END) AS BIGINT)
+SELECT {_FACTS}, journal.created_at, {CHARGE}, {PROMO}, {LOSS}, {COST}
 FROM journal JOIN entry ON journal_id = journal.id
 JOIN usage ON usage.hold_id = CAST(SUBSTR(idempotency_key, 6) AS BIGINT) {_JOINED}
 WHERE journal.kind = 'late' AND journal.created_at >= $1 AND journal.created_at < $2

@@ -8,6 +8,11 @@ import msgspec
 from tollbridge.core.ledger import Balance, Book, Entry, Kind, Post, Posted, Refused, State, decide
 from tollbridge.store.db import Database, Transaction
 
+# What a transaction charged (with the gifts in that), lost and cost, in statements that group entries by transaction.
+CHARGE = "CAST(-SUM(CASE WHEN book IN ('customer_paid', 'customer_promo') THEN entry.amount ELSE 0 END) AS BIGINT)"
+PROMO = "CAST(-SUM(CASE WHEN book = 'customer_promo' THEN entry.amount ELSE 0 END) AS BIGINT)"
+LOSS = "CAST(-SUM(CASE WHEN book = 'loss' THEN entry.amount ELSE 0 END) AS BIGINT)"
+COST = "CAST(-SUM(CASE WHEN book = 'provider_cost' THEN entry.amount ELSE 0 END) AS BIGINT)"
 _CUSTOMER = (Book.CUSTOMER_PAID, Book.CUSTOMER_PROMO)
 
 

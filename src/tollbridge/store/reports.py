@@ -7,20 +7,19 @@ import msgspec
 
 from tollbridge.core.ledger import Book
 from tollbridge.store.db import Row, Transaction
+from tollbridge.store.journal import CHARGE, COST, LOSS, PROMO
+from tollbridge.values import DAY_MS
 
 # Ends that came after the sweep: how they differ from what the usage row says.
-_LATE = """
-SELECT journal.created_at / 86400000, COALESCE(usage.price_version, carried.part, 0), journal.account_id,
-  CAST(-SUM(CASE WHEN book IN ('customer_paid', 'customer_promo') THEN entry.amount ELSE 0 END) AS BIGINT),
-  CAST(-SUM(CASE WHEN book = 'customer_promo' THEN entry.amount ELSE 0 END) AS BIGINT),
-  CAST(-SUM(CASE WHEN book = 'loss' THEN entry.amount ELSE 0 END) AS BIGINT),
-  CAST(-SUM(CASE WHEN book = 'provider_cost' THEN entry.amount ELSE 0 END) AS BIGINT)
+_LATE = f"""
+SELECT journal.created_at / {DAY_MS}, COALESCE(usage.price_version, carried.part, 0), journal.account_id,
+  {CHARGE}, {PROMO}, {LOSS}, {COST}
 FROM journal JOIN entry ON journal_id = journal.id
 LEFT JOIN usage ON usage.hold_id = CAST(SUBSTR(idempotency_key, 6) AS BIGINT)
 LEFT JOIN carried ON carried.kind = 'late' AND carried.id = journal.id
 WHERE journal.kind = 'late' AND journal.created_at >= $1 AND journal.created_at < $2
 GROUP BY journal.id, journal.created_at, usage.price_version, carried.part, journal.account_id
-"""
+"""  # noqa: S608 - constants
 _KINDS = """
 SELECT kind, CAST(SUM(amount) AS BIGINT) FROM journal JOIN entry ON journal_id = journal.id
 WHERE account_id = $3 AND created_at >= $1 AND created_at < $2 AND book IN ('customer_paid', 'customer_promo')

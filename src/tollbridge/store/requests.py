@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tollbridge.store.db import Row, Transaction
+from tollbridge.store.journal import CHARGE, COST, PROMO
 from tollbridge.store.ledger.rows import STREAMED, endpoint_of, read_meters
 from tollbridge.store.meta import value
 from tollbridge.store.rollups import WATERMARK
@@ -39,14 +40,11 @@ _LAST_DAY = (
 )
 
 # What was charged for requests of an account after their sweep (`core.ledger`, Rule 6). These are few.
-_LATE = """
-SELECT CAST(SUBSTR(idempotency_key, 6) AS BIGINT),
-  CAST(-SUM(CASE WHEN book IN ('customer_paid', 'customer_promo') THEN amount ELSE 0 END) AS BIGINT),
-  CAST(-SUM(CASE WHEN book = 'customer_promo' THEN amount ELSE 0 END) AS BIGINT),
-  CAST(-SUM(CASE WHEN book = 'provider_cost' THEN amount ELSE 0 END) AS BIGINT)
+_LATE = f"""
+SELECT CAST(SUBSTR(idempotency_key, 6) AS BIGINT), {CHARGE}, {PROMO}, {COST}
 FROM journal JOIN entry ON journal_id = journal.id
 WHERE journal.account_id = $1 AND journal.kind = 'late' AND journal.created_at >= $2 GROUP BY idempotency_key
-"""
+"""  # noqa: S608 - constants
 
 Place = tuple[int, int]
 NEWEST: Place = (FOR_EVER, ABOVE_ALL)

@@ -19,6 +19,7 @@ import msgspec
 
 from tollbridge.errors import Unavailable
 from tollbridge.store.db import Database, Row, Transaction, run
+from tollbridge.store.journal import CHARGE, COST
 from tollbridge.store.ledger.rows import read_meters
 from tollbridge.store.meta import value
 from tollbridge.store.rows import pages
@@ -95,16 +96,15 @@ _TAIL_BY_PRICE = f"SELECT ended_at / $5 * $5, price_version, {_OF_USAGE} {_TAIL}
 _TAIL_BY_KEY = f"SELECT ended_at / $5 * $5, key_id, {_OF_USAGE} {_TAIL} GROUP BY 1, 2"
 _TAIL_RARE = f"SELECT ended_at / $5 * $5, price_version, key_id, meters {_TAIL} AND meters IS NOT NULL"
 # Ends that came after the sweep: what was charged then, and what it cost. For dropped rows, `carried` knows whose.
-_LATE = """
+_LATE = f"""
 SELECT created_at / $4 * $4, COALESCE(usage.price_version, carried.part, 0), COALESCE(usage.key_id, carried.amount, 0),
-  CAST(-SUM(CASE WHEN book IN ('customer_paid', 'customer_promo') THEN entry.amount ELSE 0 END) AS BIGINT),
-  CAST(-SUM(CASE WHEN book = 'provider_cost' THEN entry.amount ELSE 0 END) AS BIGINT)
+  {CHARGE}, {COST}
 FROM journal JOIN entry ON journal_id = journal.id
 LEFT JOIN usage ON usage.hold_id = CAST(SUBSTR(idempotency_key, 6) AS BIGINT)
 LEFT JOIN carried ON carried.kind = 'late' AND carried.id = journal.id
 WHERE journal.kind = 'late' AND journal.account_id = $1 AND created_at >= $2 AND created_at < $3
 GROUP BY journal.id, created_at, usage.price_version, usage.key_id, carried.part, carried.amount
-"""
+"""  # noqa: S608
 _LAST_USES = "SELECT key_id, MAX(last_at) FROM usage_rollup WHERE account_id = $1 AND span = 86400000 GROUP BY key_id"
 _LATER_USES = "SELECT key_id, MAX(ended_at) FROM usage WHERE account_id = $1 AND ended_at > $2 GROUP BY key_id"
 

@@ -14,7 +14,7 @@ import msgspec
 from tollbridge.config import Settings
 from tollbridge.errors import ConfigError, TollbridgeError, Unavailable
 from tollbridge.services import secrets
-from tollbridge.store import schema
+from tollbridge.store import accounts, schema
 from tollbridge.store.db import Database, open_database, sqlite_path
 from tollbridge.store.processes import FileLock, clock, require_unmoved, serving
 
@@ -220,8 +220,8 @@ async def _secret(database: Database, settings: Settings) -> Finding:
 
 async def _plans(database: Database, settings: Settings) -> Finding:
     """Whether the plans of all accounts are configured; on any other, the limits of `default` apply, if it has any."""
-    rows = await database.fetch("SELECT plan, COUNT(*) FROM account GROUP BY plan ORDER BY plan")
-    gone = [f"{plan} ({count})" for plan, count in rows if plan not in settings.plans]
+    counts = await accounts.by_plan(database)
+    gone = [f"{plan} ({count})" for plan, count in counts.items() if plan not in settings.plans]
     if gone:
         return Finding(
             "plans", False, f"accounts are on plans that are not configured: {', '.join(gone)}; default applies"

@@ -290,9 +290,7 @@ class Payments:
         missed = 0
         for event in reversed(await self.stripe.events(since)):
             missed += await self._take(event)
-        await self.database.execute(
-            "UPDATE meta SET value = $2 WHERE name = $1 AND value < $2", _SINCE, now - _OVERLAP_S
-        )
+        await meta.raise_to(self.database, _SINCE, now - _OVERLAP_S)
         return missed
 
     async def settle(

@@ -144,6 +144,11 @@ async def not_filled_up(database: Transaction, plan: str, period: int, after: in
     return [row[0] for row in rows]
 
 
+async def by_plan(database: Transaction) -> dict[str, int]:
+    """How many accounts are on each plan."""
+    return dict(await database.fetch("SELECT plan, COUNT(*) FROM account GROUP BY plan ORDER BY plan"))
+
+
 async def page(database: Transaction, after: int, count: int) -> list[Account]:
     """Up to `count` accounts above id `after`, oldest first."""
     rows = await database.fetch(f"{_SELECT} WHERE account.id > $1 ORDER BY account.id LIMIT $2", after, count)

@@ -23,6 +23,11 @@ async def first_value(transaction: Transaction, name: str, number: int) -> int:
     return await value(transaction, name) or 0
 
 
+async def raise_to(database: Transaction, name: str, number: int) -> None:
+    """Set `name` to `number`, unless it is as large already."""
+    await database.execute("UPDATE meta SET value = $2 WHERE name = $1 AND value < $2", name, number)
+
+
 async def put(transaction: Transaction, name: str, number: int) -> None:
     """Set `name` to `number`, whatever was there."""
     await transaction.execute(

@@ -7,7 +7,7 @@ from tollbridge.store import meta
 from tollbridge.store.db import Transaction
 from tollbridge.store.rows import read_all, read_first
 
-# The row of `meta` with the last number: whoever takes the next one locks others out until it is written.
+# The row of `meta` with the last number.
 LAST_NUMBER = "last_invoice"
 _COLUMNS = (
     "number, kind, payment_id, reversal_id, invoice.account_id, issued_at, invoice.amount, invoice.tax, "
@@ -45,9 +45,7 @@ class Invoice(msgspec.Struct, frozen=True, kw_only=True):
 
 async def issue(transaction: Transaction, draft: Invoice) -> int:
     """Write an invoice under the next number, which is returned; the draft's own number is ignored."""
-    await meta.first_value(transaction, LAST_NUMBER, 0)
-    rows = await transaction.fetch("UPDATE meta SET value = value + 1 WHERE name = $1 RETURNING value", LAST_NUMBER)
-    number = int(rows[0][0])
+    number = await meta.next_value(transaction, LAST_NUMBER)
     await transaction.execute(
         "INSERT INTO invoice (number, kind, payment_id, reversal_id, account_id, issued_at, amount, tax, currency, "
         "seller, buyer) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",

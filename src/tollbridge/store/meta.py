@@ -23,6 +23,13 @@ async def first_value(transaction: Transaction, name: str, number: int) -> int:
     return await value(transaction, name) or 0
 
 
+async def next_value(transaction: Transaction, name: str) -> int:
+    """One more than the last, from 1 on; whoever takes it locks others out until the transaction ends."""
+    await first_value(transaction, name, 0)
+    rows = await transaction.fetch("UPDATE meta SET value = value + 1 WHERE name = $1 RETURNING value", name)
+    return int(rows[0][0])
+
+
 async def raise_to(database: Transaction, name: str, number: int) -> None:
     """Set `name` to `number`, unless it is as large already."""
     await database.execute("UPDATE meta SET value = $2 WHERE name = $1 AND value < $2", name, number)

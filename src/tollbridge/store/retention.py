@@ -21,7 +21,7 @@ import msgspec
 from tollbridge.errors import TollbridgeError
 from tollbridge.store import rollups, seal, usage_days
 from tollbridge.store.db import Database, Row, Transaction, run
-from tollbridge.store.meta import first_value, value
+from tollbridge.store.meta import next_value, value
 from tollbridge.store.rows import pages
 from tollbridge.store.seal import Digest, Seal
 from tollbridge.values import DAY_MS, FOR_EVER, HOUR_MS
@@ -154,8 +154,7 @@ async def _drop(database: Database, sealed: Seal, after: int) -> tuple[int, int]
 
     async def use_case(transaction: Transaction) -> tuple[int, int]:
         # One after the other, whichever chain it is.
-        await first_value(transaction, _LOCK, 0)
-        await transaction.execute("UPDATE meta SET value = value + 1 WHERE name = $1", _LOCK)
+        await next_value(transaction, _LOCK)
         there = await transaction.fetch("SELECT MAX(last_id) FROM closing WHERE chain = $1", sealed.chain)
         if (there[0][0] or 0) > after:
             return int(there[0][0]), 0

@@ -118,6 +118,32 @@ def test_what_a_model_drew_counts_towards_a_token_limit() -> None:
     run(test())
 
 
+def test_what_credit_refuses_was_a_request_and_used_no_tokens() -> None:
+    """An account without credit has a limit too: each call of it asks the ledger."""
+
+    async def test() -> None:
+        config = plan(rpm=2, tpm=1_000, concurrency=1, strict=True)
+        async with Site(OK, config=config, credit_usd="0.0001") as site:
+            for _ in range(2):
+                reply = await site.post(CHAT, chat(max_tokens=600))
+                assert (reply.status, reply.json["error"]["code"]) == (402, "insufficient_credits")
+            reply = await site.post(CHAT, chat(max_tokens=600))
+            assert (reply.status, reply.json["error"]["type"]) == (429, "requests")
+
+    run(test())
+
+
+def test_what_is_refused_before_the_limits_is_not_counted() -> None:
+    async def test() -> None:
+        async with Site(OK, config=plan(rpm=1, strict=True)) as site:
+            assert (await site.post(CHAT, chat(model="no-such-model"))).status == 404
+            assert (await site.post(CHAT, chat(max_tokens=0))).status == 400
+            assert (await site.post(CHAT, chat())).status == 200
+            assert (await site.post(CHAT, chat())).status == 429
+
+    run(test())
+
+
 def test_many_keys_of_an_account_gain_nothing() -> None:
     """D9."""
 

@@ -37,7 +37,12 @@ TollbridgeError
 A message is safe to show: it holds no secret, and of a provider's text only what wire.errors has redacted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Otherwise = TypeVar("Otherwise")
 
 
 class TollbridgeError(Exception):
@@ -77,9 +82,39 @@ class ApiError(TollbridgeError):
 
 
 class InvalidRequest(ApiError):
+    """`others`: what is wrong with more fields of the same form (`Faults`)."""
+
     status = 400
     type = "invalid_request_error"
     code = "invalid_request_error"
+    others: "Sequence[InvalidRequest]" = ()
+
+
+class Faults:
+    """Goes on to the next field after a wrong one, so that somebody who fills in a form is told of all at once."""
+
+    def __init__(self) -> None:
+        self._found: dict[str | None, InvalidRequest] = {}
+
+    def of(self, otherwise: Otherwise, check: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Otherwise:
+        """What `check` says of these arguments; `otherwise`, to go on with, if it raises `InvalidRequest`."""
+        try:
+            return check(*args, **kwargs)
+        except InvalidRequest as error:
+            for each in (error, *error.others):
+                # Of one field, the first: what could not be read is not too small besides.
+                self._found.setdefault(each.param, each)
+            return otherwise
+
+    def add(self, message: str, param: str) -> None:
+        self._found.setdefault(param, InvalidRequest(message, param=param))
+
+    def end(self) -> None:
+        """Raises what was found: the first, with the `others`."""
+        if self._found:
+            first, *others = self._found.values()
+            first.others = others
+            raise first
 
 
 class CostCapExceeded(InvalidRequest):

@@ -26,8 +26,7 @@ async def grant(
 
     InvalidRequest: the amount or reason is not acceptable. KeyReused: the key was used for something else.
     """
-    if not 0 < amount < MAX_AMOUNT - account.paid - account.promo:
-        raise InvalidRequest("an amount must be above zero and keep the balance below 4 billion USD", param="amount")
+    check_amount(account, amount)
     for name, text in (("reason", reason), ("idempotency_key", idempotency_key)):
         if not text.strip() or len(text) > _LONGEST or not text.isprintable():
             raise InvalidRequest(f"{name} must be 1 to {_LONGEST} characters in one line", param=name)
@@ -52,3 +51,9 @@ async def grant(
         raise KeyReused("this idempotency key was already used for another grant", param="idempotency_key")
     assert isinstance(verdict, Posted), verdict
     return verdict
+
+
+def check_amount(account: Account, amount: int) -> None:
+    """InvalidRequest: `account` cannot be given `amount`."""
+    if not 0 < amount < MAX_AMOUNT - account.paid - account.promo:
+        raise InvalidRequest("an amount must be above zero and keep the balance below 4 billion USD", param="amount")

@@ -5,7 +5,7 @@ import msgspec
 from tollbridge.config.settings import Invoices as Seller
 from tollbridge.core.payments import Buyer, Payment, Reversal
 from tollbridge.core.words import read_whole
-from tollbridge.errors import InvalidRequest, NotFound
+from tollbridge.errors import Faults, InvalidRequest, NotFound
 from tollbridge.store import invoices
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database, run
@@ -142,16 +142,17 @@ async def buyer(database: Database, account: Account) -> Buyer:
 
 
 async def set_buyer(database: Database, account: Account, details: Buyer) -> Buyer:
-    """Set name, address (in lines) and tax id for invoices from now on. InvalidRequest: one is not acceptable."""
+    """Set name, address (in lines) and tax id for invoices from now on. InvalidRequest names what is not acceptable."""
+    faults = Faults()
+    lines = [faults.of("", _text, "address", each, _MOST_ADDRESS) for each in details.address.splitlines()]
     clean = Buyer(
-        name=_text("name", details.name, _MOST_NAME),
-        address="\n".join(
-            line for each in details.address.splitlines() if (line := _text("address", each, _MOST_ADDRESS))
-        ),
-        tax_id=_text("tax_id", details.tax_id, _MOST_TAX_ID),
+        name=faults.of("", _text, "name", details.name, _MOST_NAME),
+        address="\n".join(line for line in lines if line),
+        tax_id=faults.of("", _text, "tax_id", details.tax_id, _MOST_TAX_ID),
     )
     if len(clean.address) > _MOST_ADDRESS:
-        raise InvalidRequest(f"address has at most {_MOST_ADDRESS} characters", param="address")
+        faults.add(f"address has at most {_MOST_ADDRESS} characters", "address")
+    faults.end()
     await run(database, lambda transaction: invoices.put_buyer(transaction, account.id, clean))
     return clean
 

@@ -12,7 +12,7 @@ import msgspec
 
 from tollbridge.core import keys as form
 from tollbridge.core.ledger import MAX_AMOUNT
-from tollbridge.errors import InvalidRequest, KeyReused, NotFound
+from tollbridge.errors import Faults, InvalidRequest, KeyReused, NotFound
 from tollbridge.services import keys, reveal
 from tollbridge.services.desk import Desk
 from tollbridge.services.keys import LONGEST_LABEL, LONGEST_PATTERN, MOST_PATTERNS, MOST_RATE, MadeKey
@@ -59,7 +59,7 @@ async def create(
     key differs from what is asked for now.
     """
     now = await desk.database.now()
-    label, rules = check_label(label), check_rules(rules, now)
+    label, rules = check(label, rules, now)
 
     async def use_case(transaction: Transaction) -> MadeKey:
         if once and (there := await managed_keys.find(transaction, account_id, _id(account_id, once))) is not None:
@@ -91,9 +91,8 @@ async def change(
 
     async def use_case(transaction: Transaction, key: ManagedKey) -> None:
         label, rules = wanted(key)
-        label = check_label(label)
         # A key that has expired may keep its date.
-        checked = check_rules(rules, 0 if rules.expires_at == key.expires_at else now)
+        label, checked = check(label, rules, 0 if rules.expires_at == key.expires_at else now)
         if label == key.label and all(getattr(checked, name) == getattr(key, name) for name in Rules.__struct_fields__):
             return
         await managed_keys.rename(transaction, key.id, label)
@@ -179,6 +178,15 @@ async def find(desk: Desk, account_id: int, public_id: str) -> ManagedKey:
 # --- what may be wished for -----------------------------------------------------------------------------------------
 
 
+def check(label: str, rules: Rules, now: int) -> tuple[str, Rules]:
+    """The label and the rules as they are stored. InvalidRequest names all that cannot be."""
+    faults = Faults()
+    label = faults.of(label, check_label, label)
+    rules = faults.of(rules, check_rules, rules, now)
+    faults.end()
+    return label, rules
+
+
 def check_label(label: str) -> str:
     label = label.strip()
     if len(label) > LONGEST_LABEL or not (label.isprintable() or not label):
@@ -187,30 +195,28 @@ def check_label(label: str) -> str:
 
 
 def check_rules(rules: Rules, now: int) -> Rules:
-    """The rules as they are stored. InvalidRequest names what cannot be."""
+    """The rules as they are stored. InvalidRequest names all that cannot be."""
+    faults = Faults()
     if rules.limit is not None and not 0 < rules.limit < MAX_AMOUNT:
-        raise InvalidRequest("A spend limit must be an amount above zero, in USD.", param="limit_usd")
+        faults.add("A spend limit must be an amount above zero, in USD.", "limit_usd")
     if rules.reset is not None and rules.reset not in RESETS:
-        raise InvalidRequest(f"A limit starts over {', '.join(RESETS[:-1])} or {RESETS[-1]}.", param="limit_reset")
-    if rules.reset is not None and rules.limit is None:
-        raise InvalidRequest(
-            "A limit that starts over needs an amount: how much may be spent in each period.", param="limit_usd"
-        )
+        faults.add(f"A limit starts over {', '.join(RESETS[:-1])} or {RESETS[-1]}.", "limit_reset")
+    elif rules.reset is not None and rules.limit is None:
+        faults.add("A limit that starts over needs an amount: how much may be spent in each period.", "limit_usd")
     if rules.cost_cap is not None and not 0 < rules.cost_cap < MAX_AMOUNT:
-        raise InvalidRequest("The maximum cost of a call must be an amount above zero, in USD.", param="cost_cap_usd")
+        faults.add("The maximum cost of a call must be an amount above zero, in USD.", "cost_cap_usd")
     for name in ("rpm", "tpm", "concurrency"):
         rate = getattr(rules, name)
         if rate is not None and not 0 < rate <= MOST_RATE:
-            raise InvalidRequest(f"This must be a whole number from 1 to {MOST_RATE:,}.", param=name)
+            faults.add(f"This must be a whole number from 1 to {MOST_RATE:,}.", name)
     if rules.expires_at is not None and rules.expires_at <= now:
-        raise InvalidRequest("The time at which a key expires must be in the future.", param="expires_at")
+        faults.add("The time at which a key expires must be in the future.", "expires_at")
     if rules.expires_at is not None and rules.expires_at >= LATEST_MS:
-        raise InvalidRequest(
-            "This is too far in the future. Leave it out for a key that never expires.", param="expires_at"
-        )
-    return msgspec.structs.replace(
-        rules, models=_patterns(rules.models or ()) or None, addresses=_networks(rules.addresses or ()) or None
-    )
+        faults.add("This is too far in the future. Leave it out for a key that never expires.", "expires_at")
+    models = faults.of((), _patterns, rules.models or ())
+    addresses = faults.of((), _networks, rules.addresses or ())
+    faults.end()
+    return msgspec.structs.replace(rules, models=models or None, addresses=addresses or None)
 
 
 def _patterns(texts: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Who belongs to an account: inviting, changing roles, leaving."""
 
 from tollbridge.core.roles import Role, may_give
-from tollbridge.errors import Forbidden, InvalidRequest, NotFound
+from tollbridge.errors import Faults, Forbidden, InvalidRequest, NotFound
 from tollbridge.services import accounts, letters, sessions, throttle
 from tollbridge.services.desk import Desk
 from tollbridge.services.sessions import Client, Presence
@@ -19,7 +19,10 @@ MOST_INVITATIONS = 50
 async def invite(desk: Desk, presence: Presence, email: str, role: str, client: Client) -> None:
     """InvalidRequest: no address, no role, already a member. Forbidden: more than the inviter may give. RateLimited."""
     account, giver = _account(presence)
-    address, wanted = accounts.mailable(email), read_role(role)
+    faults = Faults()
+    address = faults.of("", accounts.mailable, email)
+    wanted = faults.of(giver, read_role, role)
+    faults.end()
     _allow(giver, wanted)
     now = await desk.database.now()
     if any(each.email == address for each in await members.of_account(desk.database, account)):

@@ -23,7 +23,7 @@ async def find(database: Database, public_id: str) -> Account:
 
 async def set_frozen(database: Database, account: Account, frozen: bool, reason: str, actor: Actor) -> None:
     """Refuse an account's calls from the next one on, or accept them again. InvalidRequest: a reason is missing."""
-    why, now = _reason(reason), await database.now()
+    why, now = check_reason(reason), await database.now()
     action = "account.frozen" if frozen else "account.unfrozen"
 
     async def use_case(transaction: Transaction) -> None:
@@ -39,7 +39,7 @@ async def grant(database: Database, account: Account, amount: int, reason: str, 
         database,
         account,
         amount,
-        reason=_reason(reason),
+        reason=check_reason(reason),
         actor=actor.name,
         address=actor.address,
         idempotency_key=once,
@@ -51,11 +51,11 @@ async def refund(
 ) -> Reversal:
     """Give money back, once per text `once`; None: all that is left of the payment. Raises as `refunds.refund`."""
     return await refunds.refund(
-        ways, public_id, amount, actor=actor.name, address=actor.address, reason=_reason(reason), once=once
+        ways, public_id, amount, actor=actor.name, address=actor.address, reason=check_reason(reason), once=once
     )
 
 
-def _reason(text: str) -> str:
+def check_reason(text: str) -> str:
     text = text.strip()
     if not text or len(text) > _LONGEST or not text.isprintable():
         raise InvalidRequest(f"Say why, in 1 to {_LONGEST} characters in one line.", param="reason")

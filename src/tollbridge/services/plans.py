@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from tollbridge.core.ledger import Book, Entry, Kind, Post, Posted
 from tollbridge.core.periods import month
 from tollbridge.core.plans import Agreed, Plan
-from tollbridge.errors import InvalidRequest
+from tollbridge.errors import Faults, InvalidRequest
 from tollbridge.services.accounts import check_plan
 from tollbridge.store import accounts, activity, journal
 from tollbridge.store.accounts import Account
@@ -37,9 +37,7 @@ async def change_plan(
     `check` is called once more before anything changes. Repeating this changes nothing. InvalidRequest: there is no
     such plan, or the agreement is not acceptable.
     """
-    check_plan(plan, plans)
-    if agreed is not None:
-        _check(agreed)
+    check_change(plan, plans, agreed)
     now = await database.now()
     if agreed is not None and agreed.until <= now:
         raise InvalidRequest("what is agreed ends in the future", param="until")
@@ -103,12 +101,23 @@ async def fill_up_all(database: Database, plans: Iterable[Plan]) -> None:
             after = found[-1]
 
 
+def check_change(plan: str, plans: Collection[str], agreed: Agreed | None) -> None:
+    """InvalidRequest names all that `change_plan` would refuse at any time."""
+    faults = Faults()
+    faults.of(None, check_plan, plan, plans)
+    if agreed is not None:
+        faults.of(None, _check, agreed)
+    faults.end()
+
+
 def _check(agreed: Agreed) -> None:
+    faults = Faults()
     for name in ("rpm", "tpm", "concurrency"):
         limit = getattr(agreed, name)
         if limit is not None and not 0 < limit <= _MOST:
-            raise InvalidRequest(f"{name} is a whole number from 1 to {_MOST}", param=name)
+            faults.add(f"{name} is a whole number from 1 to {_MOST}", name)
     if not 0 <= (agreed.included_tokens or 0) <= _MOST_TOKENS:
-        raise InvalidRequest(f"included_tokens is a whole number from 0 to {_MOST_TOKENS}", param="included_tokens")
+        faults.add(f"included_tokens is a whole number from 0 to {_MOST_TOKENS}", "included_tokens")
     if agreed.since >= agreed.until:
-        raise InvalidRequest("what was agreed begins before it ends", param="until")
+        faults.add("what was agreed begins before it ends", "until")
+    faults.end()

@@ -7,7 +7,7 @@ import msgspec
 
 from tollbridge.core import ledger
 from tollbridge.core.roles import Role
-from tollbridge.errors import InvalidRequest
+from tollbridge.errors import Faults, InvalidRequest
 from tollbridge.services import accounts, letters, passwords, sessions, throttle
 from tollbridge.services.desk import Desk
 from tollbridge.services.keys import keep_copy, make
@@ -46,10 +46,12 @@ async def register(desk: Desk, form: SignUp, client: Client) -> str | None:
 
     InvalidRequest: a field is wrong. RateLimited: too many sign-ups from there.
     """
-    email = accounts.mailable(form.email)
-    password = passwords.check(form.password, email, desk.settings.brand.name)
+    faults = Faults()
+    email = faults.of("", accounts.mailable, form.email)
+    password = faults.of("", passwords.check, form.password, email, desk.settings.brand.name)
     if not form.consent:
-        raise InvalidRequest("Please agree to the terms to continue.", param="consent")
+        faults.add("Please agree to the terms to continue.", "consent")
+    faults.end()
     with desk.passwords.turn(throttle.taker(client.address)):
         now = await desk.database.now()
         if not throttle.is_local(client.address) and not await throttle.spend(

@@ -8,7 +8,7 @@ import logging
 
 from tollbridge.core.money import format_usd
 from tollbridge.core.payments import Card, Origin, Payment
-from tollbridge.errors import InvalidRequest, TollbridgeError
+from tollbridge.errors import Faults, InvalidRequest, TollbridgeError
 from tollbridge.payments.base import ProcessorRefused, ProcessorUnavailable
 from tollbridge.payments.stripe import NAME as STRIPE
 from tollbridge.services.accounts import new_id
@@ -44,20 +44,25 @@ async def switch_on(ways: Payments, account: Account, *, threshold: int, amount:
 
     InvalidRequest: an amount is not acceptable, no card is saved, or it is not offered here.
     """
-    if not offered(ways):
-        raise InvalidRequest("automatic top-ups are not offered here")
-    ways.check_amount(amount)
-    if not 0 < threshold <= ways.bounds[1]:
-        raise InvalidRequest(
-            f"a threshold must be above 0 and at most {format_usd(ways.bounds[1])} USD", param="threshold"
-        )
-    if not amount <= daily_cap <= 100 * ways.bounds[1]:
-        raise InvalidRequest("the daily cap must be at least what one top-up buys", param="daily_cap")
+    check(ways, threshold=threshold, amount=amount, daily_cap=daily_cap)
     if await card(ways.database, account) is None:
         raise InvalidRequest("no card is saved: save one with your next payment", param="card")
     wanted = AutoTopUp(account_id=account.id, threshold=threshold, amount=amount, daily_cap=daily_cap)
     await run(ways.database, lambda transaction: top_ups.put(transaction, wanted))
     return wanted
+
+
+def check(ways: Payments, *, threshold: int, amount: int, daily_cap: int) -> None:
+    """InvalidRequest names all amounts that are not acceptable, or says that it is not offered here."""
+    if not offered(ways):
+        raise InvalidRequest("automatic top-ups are not offered here")
+    faults, most = Faults(), ways.bounds[1]
+    if not 0 < threshold <= most:
+        faults.add(f"a threshold must be above 0 and at most {format_usd(most)} USD", "threshold")
+    faults.of(None, ways.check_amount, amount)
+    if not amount <= daily_cap <= 100 * most:
+        faults.add("the daily cap must be at least what one top-up buys", "daily_cap")
+    faults.end()
 
 
 async def switch_off(database: Database, account: Account) -> None:

@@ -8,7 +8,7 @@ import msgspec
 from tollbridge.core import ledger
 from tollbridge.core.ledger import MAX_AMOUNT, Post, Posted
 from tollbridge.core.money import format_usd
-from tollbridge.errors import Conflict, InvalidRequest
+from tollbridge.errors import Conflict, Faults, InvalidRequest
 from tollbridge.store import activity, journal, vouchers
 from tollbridge.store.accounts import Account
 from tollbridge.store.activity import NewDeed
@@ -44,19 +44,8 @@ async def create(
     `once`: at least 256 random bits from which the codes are made; a shorter text is ignored. Conflict: these vouchers
     already exist.
     """
-    if not 0 < amount < MAX_AMOUNT:
-        raise InvalidRequest("The amount must be above zero.", param="amount")
-    if kind not in {PROMO, PAID} or not 0 < count <= _MOST:
-        raise InvalidRequest(f"Vouchers are {PROMO} or {PAID}, 1 to {_MOST} at once.", param="kind")
-    if len(note) > _MOST_NOTE or not note.isprintable():
-        raise InvalidRequest(f"A note has at most {_MOST_NOTE} printable characters.", param="note")
     now = await database.now()
-    if expires_at is not None and expires_at <= now:
-        raise InvalidRequest("They would already have expired.", param="expires_at")
-    if expires_at is not None and expires_at >= LATEST_MS:
-        raise InvalidRequest(
-            "This is too far in the future. Leave it out for vouchers that never expire.", param="expires_at"
-        )
+    check(amount, kind=kind, count=count, expires_at=expires_at, note=note, now=now)
     seed = once if len(once) >= _LEAST_SEED else secrets.token_urlsafe(32)
 
     async def use_case(transaction: Transaction) -> list[MadeVoucher]:
@@ -78,6 +67,24 @@ async def create(
         raise Conflict(
             "These vouchers already exist: the form was sent twice. The codes were shown the first time."
         ) from None
+
+
+def check(amount: int, *, kind: str, count: int, expires_at: int | None, note: str, now: int) -> None:
+    """InvalidRequest names all that `create` refuses."""
+    faults = Faults()
+    if not 0 < amount < MAX_AMOUNT:
+        faults.add("The amount must be above zero.", "amount")
+    if kind not in {PROMO, PAID}:
+        faults.add(f"Vouchers are {PROMO} or {PAID}.", "kind")
+    if not 0 < count <= _MOST:
+        faults.add(f"From 1 to {_MOST} vouchers can be made at once.", "count")
+    if len(note) > _MOST_NOTE or not note.isprintable():
+        faults.add(f"A note has at most {_MOST_NOTE} printable characters.", "note")
+    if expires_at is not None and expires_at <= now:
+        faults.add("They would already have expired.", "expires_at")
+    if expires_at is not None and expires_at >= LATEST_MS:
+        faults.add("This is too far in the future. Leave it out for vouchers that never expire.", "expires_at")
+    faults.end()
 
 
 async def redeem(database: Database, account: Account, code: str) -> Voucher:

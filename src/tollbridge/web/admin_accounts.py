@@ -1,5 +1,6 @@
 """Accounts as operators see and change them."""
 
+from collections.abc import Collection
 from urllib.parse import urlencode
 
 import msgspec
@@ -7,8 +8,8 @@ from starlette.responses import Response
 
 from tollbridge.core.plans import Agreed
 from tollbridge.core.words import read_whole
-from tollbridge.errors import ApiError, InvalidRequest, KeyReused
-from tollbridge.services import key_management, oversight, plans
+from tollbridge.errors import ApiError, Faults, InvalidRequest, KeyReused
+from tollbridge.services import credit, key_management, oversight, plans
 from tollbridge.services.sessions import new_token
 from tollbridge.store import accounts, activity, lookups, managed_keys, members, payments
 from tollbridge.store.accounts import Account
@@ -109,7 +110,7 @@ async def change_plan(visit: Visit) -> Response:
             )
 
     try:
-        own = {name: value for name in _LIMITS if (value := form.whole_if_any(name)) is not None}
+        own = _own_limits(form, visit.shared.settings.plans)
         before = await accounts.agreed_with(database, account.id)
         agreed = _with(before, own, visit.now)
         await plans.change_plan(
@@ -125,6 +126,16 @@ async def change_plan(visit: Visit) -> Response:
     except InvalidRequest as error:
         return await show(visit, error, "plan")
     return _back(visit, "plan")
+
+
+def _own_limits(form: Form, known: Collection[str]) -> dict[str, int]:
+    """The limits that are filled in. InvalidRequest names all that is wrong with the plan's form."""
+    faults = Faults()
+    given = {name: faults.of(None, form.whole_if_any, name) for name in _LIMITS}
+    own = {name: value for name, value in given.items() if value is not None}
+    faults.of(None, plans.check_change, form["plan"], known, Agreed(**own))
+    faults.end()
+    return own
 
 
 def _stored(account: Account, agreed: Agreed | None) -> str:
@@ -167,9 +178,13 @@ async def grant(visit: Visit) -> Response:
     form = await visit.form()
     account = await oversight.find(visit.shared.database, visit.path("account"))
     try:
-        amount = form.usd("amount")
+        faults = Faults()
+        amount = faults.of(0, form.usd, "amount")
+        faults.of(None, credit.check_amount, account, amount)
+        reason = faults.of("", oversight.check_reason, form["reason"])
+        faults.end()
         given = await oversight.grant(
-            visit.shared.database, account, amount, form["reason"], actor=visit.actor, once=f"page/{form['once']}"
+            visit.shared.database, account, amount, reason, actor=visit.actor, once=f"page/{form['once']}"
         )
     except KeyReused:
         return await show(visit, KeyReused(SENT_BEFORE), "grant")

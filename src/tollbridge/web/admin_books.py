@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from starlette.responses import Response, StreamingResponse
 
-from tollbridge.errors import InvalidRequest
+from tollbridge.errors import Faults, InvalidRequest
 from tollbridge.services import margins, statements
 from tollbridge.services.statements import Period
 from tollbridge.store import meta
@@ -51,7 +51,11 @@ async def drift(visit: Visit) -> Response:
     """What a provider billed, beside what the books say, model by model."""
     form = await visit.form()
     try:
-        period = statements.parse_month(form["month"])
+        faults = Faults()
+        now = statements.parse_month(statements.month_of(visit.now))
+        period = faults.of(now, statements.parse_month, form["month"])
+        faults.of(None, margins.read_invoice, form["file"])
+        faults.end()
         found = await margins.drift(visit.shared.database, period, form["provider"].strip(), form["file"])
     except InvalidRequest as error:
         return _drift(visit, form.refused(error, "month", "provider", "file"), status=error.status)

@@ -4,7 +4,7 @@ from starlette.responses import Response
 
 from tollbridge.core.payments import Status
 from tollbridge.core.words import read_whole
-from tollbridge.errors import ApiError, Conflict, InvalidRequest, KeyReused, NotFound
+from tollbridge.errors import ApiError, Conflict, Faults, InvalidRequest, KeyReused, NotFound
 from tollbridge.payments.base import ProcessorUnavailable
 from tollbridge.services import oversight, vouchers
 from tollbridge.services.sessions import new_token
@@ -79,12 +79,15 @@ async def refund(visit: Visit) -> Response:
     """An empty amount: all that is left of the payment."""
     form = await visit.form()
     try:
-        amount = form.usd_if_any("amount")
+        faults = Faults()
+        amount = faults.of(None, form.usd_if_any, "amount")
+        reason = faults.of("", oversight.check_reason, form["reason"])
+        faults.end()
         await oversight.refund(
             visit.shared.payments(),
             form["payment"].strip(),
             amount,
-            form["reason"],
+            reason,
             actor=visit.actor,
             once=form["once"][:100],
         )
@@ -124,20 +127,27 @@ async def create_vouchers(visit: Visit) -> Response:
     """The codes are shown in this answer, and nowhere again."""
     form = await visit.form()
     try:
-        amount = form.usd("amount")
+        faults = Faults()
+        amount = faults.of(0, form.usd, "amount")
+        count = read_whole(form["count"].strip(), 5) or 0
+        kind, note = form["kind"], form["note"].strip()
+        expires_at = faults.of(None, form.day_if_any, "expires_at")
+        faults.of(None, vouchers.check, amount, kind=kind, count=count, expires_at=expires_at, note=note, now=visit.now)
+        faults.end()
         made = await vouchers.create(
             visit.shared.database,
             amount,
-            kind=form["kind"],
-            count=read_whole(form["count"].strip(), 5) or 0,
-            expires_at=form.day_if_any("expires_at"),
-            note=form["note"].strip(),
+            kind=kind,
+            count=count,
+            expires_at=expires_at,
+            note=note,
             actor=visit.actor.name,
             address=visit.actor.address,
             once=form["once"],
         )
     except (InvalidRequest, Conflict) as error:
-        return await _vouchers(visit, form.refused(error, "amount", "kind", "expires_at", "note"), status=error.status)
+        form = form.refused(error, "amount", "kind", "count", "expires_at", "note")
+        return await _vouchers(visit, form, status=error.status)
     return await _vouchers(visit, Form({"count": "1"}), made)
 
 

@@ -5,7 +5,7 @@ from starlette.responses import Response
 from tollbridge.core import money
 from tollbridge.core.payments import Payment, Status
 from tollbridge.core.words import read_whole
-from tollbridge.errors import ApiError, InvalidRequest
+from tollbridge.errors import ApiError, Faults, InvalidRequest
 from tollbridge.payments.manual import BANK_TRANSFER, DEMO
 from tollbridge.services import deeds, notices, top_ups, vouchers
 from tollbridge.services.sessions import new_token
@@ -126,12 +126,13 @@ async def redeem(visit: Visit) -> Response:
 
 
 async def switch_top_up_on(visit: Visit) -> Response:
-    form = await visit.form()
+    form, ways, faults = await visit.form(), visit.shared.payments(), Faults()
+    names = ("threshold", "amount", "daily_cap")
+    threshold, amount, cap = (faults.of(0, form.usd, name) for name in names)
     try:
-        threshold, amount, cap = (form.usd(name) for name in ("threshold", "amount", "daily_cap"))
-        await top_ups.switch_on(
-            visit.shared.payments(), visit.account, threshold=threshold, amount=amount, daily_cap=cap
-        )
+        faults.of(None, top_ups.check, ways, threshold=threshold, amount=amount, daily_cap=cap)
+        faults.end()
+        await top_ups.switch_on(ways, visit.account, threshold=threshold, amount=amount, daily_cap=cap)
     except InvalidRequest as error:
         return await credit(visit, error, "top_up")
     what = f"{money.format_usd(amount)} USD below {money.format_usd(threshold)} USD"

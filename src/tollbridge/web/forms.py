@@ -62,11 +62,13 @@ class Form:
             raise InvalidRequest("Write a day like 2027-01-31.", param=name) from None
 
     def refused(self, error: ApiError, *fields: str) -> "Form":
-        """This form with the reason beside the field that it names, if that is one of `fields`, else above the form."""
-        if error.param is not None and error.param in fields:
-            self.errors[error.param] = error.message
-        else:
-            self.problem = error.message
+        """This form with each reason beside the field that it names. One that names none of `fields` goes above it."""
+        others = error.others if isinstance(error, InvalidRequest) else ()
+        for each in (error, *others):
+            if each.param is not None and each.param in fields:
+                self.errors[each.param] = each.message
+            else:
+                self.problem = self.problem or each.message
         return self
 
 

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from tollbridge.core import money
 from tollbridge.core.periods import day_text
 from tollbridge.core.plans import matches
-from tollbridge.errors import ApiError, InvalidRequest
+from tollbridge.errors import ApiError, Faults, InvalidRequest
 from tollbridge.services import key_management, management_keys, playground, reveal
 from tollbridge.services.key_management import OVERLAPS, RESETS
 from tollbridge.store import lookups, managed_keys, rollups
@@ -69,9 +69,8 @@ async def new(visit: Visit) -> Response:
 async def create(visit: Visit) -> Response:
     form = await visit.form()
     try:
-        made = await key_management.create(
-            visit.shared.desk, visit.account.id, form["label"], rules_of(form), visit.actor
-        )
+        label, rules = wanted(form, visit.now)
+        made = await key_management.create(visit.shared.desk, visit.account.id, label, rules, visit.actor)
     except InvalidRequest as error:
         form = form.refused(error, *FIELDS)
         return visit.render("keys/new.html", status=error.status, form=form, resets=RESET_NAMES)
@@ -113,12 +112,8 @@ async def change(visit: Visit) -> Response:
     form, account = await visit.form(), visit.account
     key = await key_management.find(visit.shared.desk, account.id, visit.path("key"))
     try:
-        rules = rules_of(form)
-        if form["expires_at"] == form_of(key)["expires_at"]:
-            # Shown as a day, kept to the millisecond.
-            rules = msgspec.structs.replace(rules, expires_at=key.expires_at)
-        wanted = (form["label"], rules)
-        await key_management.change(visit.shared.desk, account.id, key.public_id, lambda _: wanted, visit.actor)
+        wish = wanted(form, visit.now, key)
+        await key_management.change(visit.shared.desk, account.id, key.public_id, lambda _: wish, visit.actor)
     except InvalidRequest as error:
         return await _one(visit, key, form.refused(error, *FIELDS), error.status)
     return visit.redirect(f"{PATH}/{key.public_id}?saved=changed")
@@ -171,19 +166,27 @@ async def revoke_manager(visit: Visit) -> Response:
 # --- what is filled in ----------------------------------------------------------------------------------------------
 
 
-def rules_of(form: Form) -> Rules:
-    """InvalidRequest: a field cannot be read. The rules may still be refused for what they say."""
-    return Rules(
-        limit=form.usd_if_any("limit_usd"),
+def wanted(form: Form, now: int, key: ManagedKey | None = None) -> tuple[str, Rules]:
+    """The label and the rules that are wanted, of `key` if there is one. InvalidRequest names all wrong fields."""
+    faults = Faults()
+    day = faults.of(None, form.day_if_any, "expires_at")
+    rules = Rules(
+        limit=faults.of(None, form.usd_if_any, "limit_usd"),
         reset=form["limit_reset"] or None,
         models=tuple(form["models"].replace(",", "\n").splitlines()),
         addresses=tuple(form["addresses"].replace(",", "\n").splitlines()),
-        rpm=form.whole_if_any("rpm"),
-        tpm=form.whole_if_any("tpm"),
-        concurrency=form.whole_if_any("concurrency"),
-        cost_cap=form.usd_if_any("cost_cap_usd"),
-        expires_at=None if (day := form.day_if_any("expires_at")) is None else day + DAY_MS,
+        rpm=faults.of(None, form.whole_if_any, "rpm"),
+        tpm=faults.of(None, form.whole_if_any, "tpm"),
+        concurrency=faults.of(None, form.whole_if_any, "concurrency"),
+        cost_cap=faults.of(None, form.usd_if_any, "cost_cap_usd"),
+        expires_at=None if day is None else day + DAY_MS,
     )
+    if key is not None and form["expires_at"] == form_of(key)["expires_at"]:
+        # Shown as a day, kept to the millisecond; a key that has expired may keep it.
+        rules, now = msgspec.structs.replace(rules, expires_at=key.expires_at), 0
+    found = faults.of((form["label"], rules), key_management.check, form["label"], rules, now)
+    faults.end()
+    return found
 
 
 def form_of(key: ManagedKey) -> Form:

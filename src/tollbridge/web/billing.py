@@ -109,7 +109,7 @@ async def order(visit: Visit) -> Response:
 
 
 async def pay_demo(visit: Visit) -> Response:
-    visit.check_direct()
+    visit.check_demo_payment()
     payment = await visit.shared.payments().pay_demo(visit.account, visit.path("payment"))
     return visit.redirect(f"{BILLING}?payment={payment.public_id}")
 

@@ -97,7 +97,7 @@ async def subscribe(visit: Visit) -> Response:
 
 
 async def pay_demo(visit: Visit) -> Response:
-    visit.check_direct()
+    visit.check_demo_payment()
     await visit.shared.payments().subscriptions.pay_demo(visit.account)
     return visit.redirect(f"{PLAN}?saved=changed")
 

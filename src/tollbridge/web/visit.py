@@ -129,9 +129,9 @@ class Visit:
         name = self.user.email if self.manager is None else f"management key {self.manager.key.hint}"
         return Actor(name, self.client.address)
 
-    def check_direct(self) -> None:
-        """Raises `Forbidden` if a reverse proxy brings this request. What is meant for nobody but the operator must not
-        be there for everybody else where `public_url` was forgotten.
+    def check_demo_payment(self) -> None:
+        """Raises `Forbidden` if a reverse proxy brings this request. A payment that costs nothing is meant for nobody
+        but the operator, and must not be there for everybody else where `public_url` was forgotten.
         """
         if self.request.scope["http_version"] == "1.0" or any(name in self.request.headers for name in _FORWARDED):
             raise Forbidden("Demo payments are not taken through a proxy. The operator can set public_url.")

@@ -4,10 +4,10 @@ import asyncio
 
 import msgspec
 from msgspec.structs import replace
-from tests.store.books import TERMS, Books, Engine, with_books
+from tests.store.books import TERMS, Books, Customer, Engine, with_books
 
 from tollbridge.store import prices
-from tollbridge.values import Price, Tier
+from tollbridge.values import Outcome, Price, Tier
 
 
 async def read(books: Books) -> dict[int, prices.Terms]:
@@ -61,5 +61,28 @@ def test_terms_with_tiers_and_all_meters_are_read_as_they_were_written(ledger_en
 def test_no_terms_no_versions(ledger_engine: Engine) -> None:
     async def scenario(books: Books) -> None:
         assert await prices.register(books.database, []) == []
+
+    with_books(ledger_engine, scenario)
+
+
+def test_the_models_that_answered_an_account_last_come_newest_first(ledger_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        [other] = await prices.register(books.database, [replace(TERMS, model="other")])
+        ada, eve = await books.customer(paid=10**9), await books.customer(paid=10**9)
+
+        async def call(customer: Customer, version: int, outcome: Outcome = Outcome.COMPLETED) -> None:
+            end = books.end_op(await books.held(customer, 10_000), customer, 10)
+            record = replace(end.record, price_version=version, outcome=outcome)
+            await books.ledger.submit(replace(end, record=record))
+
+        assert await prices.latest_models(books.database, ada.account_id) == []
+        await call(ada, books.price_version)
+        await call(ada, other)
+        await call(ada, books.price_version, Outcome.CLIENT_LEFT)
+        await call(ada, other, Outcome.NO_OUTPUT)
+        await call(eve, other)
+        for moment in ("ended_at", "5000"):  # at the same moment, too
+            await books.database.execute(f"UPDATE usage SET ended_at = {moment}")
+            assert await prices.latest_models(books.database, ada.account_id) == [TERMS.model, "other", TERMS.model]
 
     with_books(ledger_engine, scenario)

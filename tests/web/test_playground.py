@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from typing import Any
 
 from tests.gateway.site import Site, always, by_kind, completion, run, says, stream, streams
@@ -137,6 +138,41 @@ routes = [{ provider = "up", model = "x" }]
             assert 'value="other"' not in text
             assert 'value="e"' not in text
             assert 'data-first="m"' in text
+
+    run(test())
+
+
+def test_it_begins_with_the_model_that_answered_the_account_last() -> None:
+    async def test() -> None:
+        config = """
+[[models]]
+id = "second"
+price = { input = "1", output = "2" }
+routes = [{ provider = "up", model = "x" }]
+"""
+        vector = {"object": "embedding", "index": 0, "embedding": [0.5]}
+        async with Site(always(says(completion(data=[vector]))), config=config) as site:
+            ada, eve = await registered(site, "ada@example.com"), await registered(site, "eve@example.com")
+
+            async def first(path: str = "/playground") -> str:
+                return (await ada.get(path)).text.partition('data-first="')[2].partition('"')[0]
+
+            assert await first() == "m"
+            assert (await ask(ada, {**ASKED, "model": "second"})).status_code == 200
+            assert (await ask(eve, ASKED)).status_code == 200
+            await site.settled(2)
+            assert await first() == "second"
+            assert await first("/playground?model=m") == "m"
+            # An embedding model cannot be talked to, and a request that got no answer says nothing for its model.
+            key = re.findall(r"tb_live_\w+", (await ada.get("/dashboard")).text)[0]
+            mine = {"authorization": f"Bearer {key}"}
+            assert (await site.post("/v1/embeddings", {"model": "e", "input": "hi"}, mine)).status == 200
+            assert (await ask(ada, ASKED)).status_code == 200
+            await site.settled(4)
+            assert await first() == "m"
+            await site.database.execute("UPDATE usage SET outcome = 4 WHERE hold_id = (SELECT MAX(hold_id) FROM usage)")
+            assert await first() == "second"
+            await site.database.execute("UPDATE usage SET outcome = 1")
 
     run(test())
 

@@ -9,6 +9,14 @@ from tollbridge.store.db import Database, Transaction, run
 from tollbridge.values import Price, Route
 
 _ALL = "SELECT id, terms FROM price_version"
+# Of so many requests at most, so that it costs the same whatever they were.
+_LATEST = """
+SELECT terms FROM (
+  SELECT hold_id, price_version, outcome, ended_at FROM usage WHERE account_id = $1
+  ORDER BY ended_at DESC, hold_id DESC LIMIT 50
+) AS latest JOIN price_version ON price_version.id = latest.price_version
+WHERE outcome <= 2 ORDER BY ended_at DESC, hold_id DESC
+"""
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +77,11 @@ async def models(database: Transaction, versions: Iterable[int]) -> dict[int, st
         "SELECT id, terms FROM price_version WHERE CAST($1 AS TEXT) LIKE '%,' || CAST(id AS TEXT) || ',%'", wanted
     )
     return {id_: msgspec.json.decode(text, type=_Named).model for id_, text in rows}
+
+
+async def latest_models(database: Transaction, account_id: int) -> list[str]:
+    """The models that answered the latest requests of an account, newest first."""
+    return [msgspec.json.decode(text, type=_Named).model for (text,) in await database.fetch(_LATEST, account_id)]
 
 
 async def of_model(database: Transaction, text: str) -> frozenset[int]:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from tollbridge.core.plans import DEFAULT_PLAN
 from tollbridge.services import playground
+from tollbridge.store import prices
 from tollbridge.web import markdown
 from tollbridge.web.markdown import Code
 from tollbridge.web.page import DEVELOPER, Page
@@ -42,12 +43,12 @@ async def page(visit: Visit) -> Response:
     models = [
         model.id for model in shared.catalog().models.values() if model.type != "embedding" and plan.allows(model)
     ]
-    asked = visit.query("model")
+    wanted = (visit.query("model"), *await prices.latest_models(shared.database, visit.account.id), *models)
     code = [Code("python", "…"), Code("js", "…"), Code("sh", "…")]
     return visit.render(
         "playground/playground.html",
         models=models,
-        first=asked if asked in models else next(iter(models), ""),
+        first=next((each for each in wanted if each in models), ""),
         base_url=f"{shared.desk.url}/v1",
         code=markdown.tabs("shown", code),
     )

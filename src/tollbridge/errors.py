@@ -38,7 +38,7 @@ A message is safe to show: it holds no secret, and of a provider's text only wha
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Self, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -91,10 +91,22 @@ class InvalidRequest(ApiError):
 
 
 class Faults:
-    """Goes on to the next field after a wrong one, so that somebody who fills in a form is told of all at once."""
+    """Goes on to the next field after a wrong one, so that somebody who fills in a form is told of all at once.
+
+    At its end, a `with` block raises what was found in it: the first, with the `others`.
+    """
 
     def __init__(self) -> None:
         self._found: dict[str | None, InvalidRequest] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is None and self._found:
+            first, *others = self._found.values()
+            first.others = others
+            raise first
 
     def of(self, otherwise: Otherwise, check: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Otherwise:
         """What `check` says of these arguments; `otherwise`, to go on with, if it raises `InvalidRequest`."""
@@ -108,13 +120,6 @@ class Faults:
 
     def add(self, message: str, param: str) -> None:
         self._found.setdefault(param, InvalidRequest(message, param=param))
-
-    def end(self) -> None:
-        """Raises what was found: the first, with the `others`."""
-        if self._found:
-            first, *others = self._found.values()
-            first.others = others
-            raise first
 
 
 class CostCapExceeded(InvalidRequest):

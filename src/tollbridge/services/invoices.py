@@ -143,16 +143,15 @@ async def buyer(database: Database, account: Account) -> Buyer:
 
 async def set_buyer(database: Database, account: Account, details: Buyer) -> Buyer:
     """Set name, address (in lines) and tax id for invoices from now on. InvalidRequest names what is not acceptable."""
-    faults = Faults()
-    lines = [faults.of("", _text, "address", each, _MOST_ADDRESS) for each in details.address.splitlines()]
-    clean = Buyer(
-        name=faults.of("", _text, "name", details.name, _MOST_NAME),
-        address="\n".join(line for line in lines if line),
-        tax_id=faults.of("", _text, "tax_id", details.tax_id, _MOST_TAX_ID),
-    )
-    if len(clean.address) > _MOST_ADDRESS:
-        faults.add(f"address has at most {_MOST_ADDRESS} characters", "address")
-    faults.end()
+    with Faults() as faults:
+        lines = [faults.of("", _text, "address", each, _MOST_ADDRESS) for each in details.address.splitlines()]
+        clean = Buyer(
+            name=faults.of("", _text, "name", details.name, _MOST_NAME),
+            address="\n".join(line for line in lines if line),
+            tax_id=faults.of("", _text, "tax_id", details.tax_id, _MOST_TAX_ID),
+        )
+        if len(clean.address) > _MOST_ADDRESS:
+            faults.add(f"address has at most {_MOST_ADDRESS} characters", "address")
     await run(database, lambda transaction: invoices.put_buyer(transaction, account.id, clean))
     return clean
 

@@ -180,10 +180,9 @@ async def find(desk: Desk, account_id: int, public_id: str) -> ManagedKey:
 
 def check(label: str, rules: Rules, now: int) -> tuple[str, Rules]:
     """The label and the rules as they are stored. InvalidRequest names all that cannot be."""
-    faults = Faults()
-    label = faults.of(label, check_label, label)
-    rules = faults.of(rules, check_rules, rules, now)
-    faults.end()
+    with Faults() as faults:
+        label = faults.of(label, check_label, label)
+        rules = faults.of(rules, check_rules, rules, now)
     return label, rules
 
 
@@ -196,26 +195,25 @@ def check_label(label: str) -> str:
 
 def check_rules(rules: Rules, now: int) -> Rules:
     """The rules as they are stored. InvalidRequest names all that cannot be."""
-    faults = Faults()
-    if rules.limit is not None and not 0 < rules.limit < MAX_AMOUNT:
-        faults.add("A spend limit must be an amount above zero, in USD.", "limit_usd")
-    if rules.reset is not None and rules.reset not in RESETS:
-        faults.add(f"A limit starts over {', '.join(RESETS[:-1])} or {RESETS[-1]}.", "limit_reset")
-    elif rules.reset is not None and rules.limit is None:
-        faults.add("A limit that starts over needs an amount: how much may be spent in each period.", "limit_usd")
-    if rules.cost_cap is not None and not 0 < rules.cost_cap < MAX_AMOUNT:
-        faults.add("The maximum cost of a call must be an amount above zero, in USD.", "cost_cap_usd")
-    for name in ("rpm", "tpm", "concurrency"):
-        rate = getattr(rules, name)
-        if rate is not None and not 0 < rate <= MOST_RATE:
-            faults.add(f"This must be a whole number from 1 to {MOST_RATE:,}.", name)
-    if rules.expires_at is not None and rules.expires_at <= now:
-        faults.add("The time at which a key expires must be in the future.", "expires_at")
-    if rules.expires_at is not None and rules.expires_at >= LATEST_MS:
-        faults.add("This is too far in the future. Leave it out for a key that never expires.", "expires_at")
-    models = faults.of((), _patterns, rules.models or ())
-    addresses = faults.of((), _networks, rules.addresses or ())
-    faults.end()
+    with Faults() as faults:
+        if rules.limit is not None and not 0 < rules.limit < MAX_AMOUNT:
+            faults.add("A spend limit must be an amount above zero, in USD.", "limit_usd")
+        if rules.reset is not None and rules.reset not in RESETS:
+            faults.add(f"A limit starts over {', '.join(RESETS[:-1])} or {RESETS[-1]}.", "limit_reset")
+        elif rules.reset is not None and rules.limit is None:
+            faults.add("A limit that starts over needs an amount: how much may be spent in each period.", "limit_usd")
+        if rules.cost_cap is not None and not 0 < rules.cost_cap < MAX_AMOUNT:
+            faults.add("The maximum cost of a call must be an amount above zero, in USD.", "cost_cap_usd")
+        for name in ("rpm", "tpm", "concurrency"):
+            rate = getattr(rules, name)
+            if rate is not None and not 0 < rate <= MOST_RATE:
+                faults.add(f"This must be a whole number from 1 to {MOST_RATE:,}.", name)
+        if rules.expires_at is not None and rules.expires_at <= now:
+            faults.add("The time at which a key expires must be in the future.", "expires_at")
+        if rules.expires_at is not None and rules.expires_at >= LATEST_MS:
+            faults.add("This is too far in the future. Leave it out for a key that never expires.", "expires_at")
+        models = faults.of((), _patterns, rules.models or ())
+        addresses = faults.of((), _networks, rules.addresses or ())
     return msgspec.structs.replace(rules, models=models or None, addresses=addresses or None)
 
 

@@ -19,10 +19,9 @@ MOST_INVITATIONS = 50
 async def invite(desk: Desk, presence: Presence, email: str, role: str, client: Client) -> None:
     """InvalidRequest: no address, no role, already a member. Forbidden: more than the inviter may give. RateLimited."""
     account, giver = _account(presence)
-    faults = Faults()
-    address = faults.of("", accounts.mailable, email)
-    wanted = faults.of(giver, read_role, role)
-    faults.end()
+    with Faults() as faults:
+        address = faults.of("", accounts.mailable, email)
+        wanted = faults.of(giver, read_role, role)
     _allow(giver, wanted)
     now = await desk.database.now()
     if any(each.email == address for each in await members.of_account(desk.database, account)):

@@ -103,21 +103,19 @@ async def fill_up_all(database: Database, plans: Iterable[Plan]) -> None:
 
 def check_change(plan: str, plans: Collection[str], agreed: Agreed | None) -> None:
     """InvalidRequest names all that `change_plan` would refuse at any time."""
-    faults = Faults()
-    faults.of(None, check_plan, plan, plans)
-    if agreed is not None:
-        faults.of(None, _check, agreed)
-    faults.end()
+    with Faults() as faults:
+        faults.of(None, check_plan, plan, plans)
+        if agreed is not None:
+            faults.of(None, _check, agreed)
 
 
 def _check(agreed: Agreed) -> None:
-    faults = Faults()
-    for name in ("rpm", "tpm", "concurrency"):
-        limit = getattr(agreed, name)
-        if limit is not None and not 0 < limit <= _MOST:
-            faults.add(f"{name} is a whole number from 1 to {_MOST}", name)
-    if not 0 <= (agreed.included_tokens or 0) <= _MOST_TOKENS:
-        faults.add(f"included_tokens is a whole number from 0 to {_MOST_TOKENS}", "included_tokens")
-    if agreed.since >= agreed.until:
-        faults.add("what was agreed begins before it ends", "until")
-    faults.end()
+    with Faults() as faults:
+        for name in ("rpm", "tpm", "concurrency"):
+            limit = getattr(agreed, name)
+            if limit is not None and not 0 < limit <= _MOST:
+                faults.add(f"{name} is a whole number from 1 to {_MOST}", name)
+        if not 0 <= (agreed.included_tokens or 0) <= _MOST_TOKENS:
+            faults.add(f"included_tokens is a whole number from 0 to {_MOST_TOKENS}", "included_tokens")
+        if agreed.since >= agreed.until:
+            faults.add("what was agreed begins before it ends", "until")

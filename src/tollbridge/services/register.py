@@ -46,12 +46,11 @@ async def register(desk: Desk, form: SignUp, client: Client) -> str | None:
 
     InvalidRequest: a field is wrong. RateLimited: too many sign-ups from there.
     """
-    faults = Faults()
-    email = faults.of("", accounts.mailable, form.email)
-    password = faults.of("", passwords.check, form.password, email, desk.settings.brand.name)
-    if not form.consent:
-        faults.add("Please agree to the terms to continue.", "consent")
-    faults.end()
+    with Faults() as faults:
+        email = faults.of("", accounts.mailable, form.email)
+        password = faults.of("", passwords.check, form.password, email, desk.settings.brand.name)
+        if not form.consent:
+            faults.add("Please agree to the terms to continue.", "consent")
     with desk.passwords.turn(throttle.taker(client.address)):
         now = await desk.database.now()
         if not throttle.is_local(client.address) and not await throttle.spend(

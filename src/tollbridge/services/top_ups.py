@@ -56,13 +56,13 @@ def check(ways: Payments, *, threshold: int, amount: int, daily_cap: int) -> Non
     """InvalidRequest names all amounts that are not acceptable, or says that it is not offered here."""
     if not offered(ways):
         raise InvalidRequest("automatic top-ups are not offered here")
-    faults, most = Faults(), ways.bounds[1]
-    if not 0 < threshold <= most:
-        faults.add(f"a threshold must be above 0 and at most {format_usd(most)} USD", "threshold")
-    faults.of(None, ways.check_amount, amount)
-    if not amount <= daily_cap <= 100 * most:
-        faults.add("the daily cap must be at least what one top-up buys", "daily_cap")
-    faults.end()
+    most = ways.bounds[1]
+    with Faults() as faults:
+        if not 0 < threshold <= most:
+            faults.add(f"a threshold must be above 0 and at most {format_usd(most)} USD", "threshold")
+        faults.of(None, ways.check_amount, amount)
+        if not amount <= daily_cap <= 100 * most:
+            faults.add("the daily cap must be at least what one top-up buys", "daily_cap")
 
 
 async def switch_off(database: Database, account: Account) -> None:

@@ -71,20 +71,19 @@ async def create(
 
 def check(amount: int, *, kind: str, count: int, expires_at: int | None, note: str, now: int) -> None:
     """InvalidRequest names all that `create` refuses."""
-    faults = Faults()
-    if not 0 < amount < MAX_AMOUNT:
-        faults.add("The amount must be above zero.", "amount")
-    if kind not in {PROMO, PAID}:
-        faults.add(f"Vouchers are {PROMO} or {PAID}.", "kind")
-    if not 0 < count <= _MOST:
-        faults.add(f"From 1 to {_MOST} vouchers can be made at once.", "count")
-    if len(note) > _MOST_NOTE or not note.isprintable():
-        faults.add(f"A note has at most {_MOST_NOTE} printable characters.", "note")
-    if expires_at is not None and expires_at <= now:
-        faults.add("They would already have expired.", "expires_at")
-    if expires_at is not None and expires_at >= LATEST_MS:
-        faults.add("This is too far in the future. Leave it out for vouchers that never expire.", "expires_at")
-    faults.end()
+    with Faults() as faults:
+        if not 0 < amount < MAX_AMOUNT:
+            faults.add("The amount must be above zero.", "amount")
+        if kind not in {PROMO, PAID}:
+            faults.add(f"Vouchers are {PROMO} or {PAID}.", "kind")
+        if not 0 < count <= _MOST:
+            faults.add(f"From 1 to {_MOST} vouchers can be made at once.", "count")
+        if len(note) > _MOST_NOTE or not note.isprintable():
+            faults.add(f"A note has at most {_MOST_NOTE} printable characters.", "note")
+        if expires_at is not None and expires_at <= now:
+            faults.add("They would already have expired.", "expires_at")
+        if expires_at is not None and expires_at >= LATEST_MS:
+            faults.add("This is too far in the future. Leave it out for vouchers that never expire.", "expires_at")
 
 
 async def redeem(database: Database, account: Account, code: str) -> Voucher:

@@ -130,11 +130,10 @@ async def change_plan(visit: Visit) -> Response:
 
 def _own_limits(form: Form, known: Collection[str]) -> dict[str, int]:
     """The limits that are filled in. InvalidRequest names all that is wrong with the plan's form."""
-    faults = Faults()
-    given = {name: faults.of(None, form.whole_if_any, name) for name in _LIMITS}
-    own = {name: value for name, value in given.items() if value is not None}
-    faults.of(None, plans.check_change, form["plan"], known, Agreed(**own))
-    faults.end()
+    with Faults() as faults:
+        given = {name: faults.of(None, form.whole_if_any, name) for name in _LIMITS}
+        own = {name: value for name, value in given.items() if value is not None}
+        faults.of(None, plans.check_change, form["plan"], known, Agreed(**own))
     return own
 
 
@@ -178,11 +177,10 @@ async def grant(visit: Visit) -> Response:
     form = await visit.form()
     account = await oversight.find(visit.shared.database, visit.path("account"))
     try:
-        faults = Faults()
-        amount = faults.of(0, form.usd, "amount")
-        faults.of(None, credit.check_amount, account, amount)
-        reason = faults.of("", oversight.check_reason, form["reason"])
-        faults.end()
+        with Faults() as faults:
+            amount = faults.of(0, form.usd, "amount")
+            faults.of(None, credit.check_amount, account, amount)
+            reason = faults.of("", oversight.check_reason, form["reason"])
         given = await oversight.grant(
             visit.shared.database, account, amount, reason, actor=visit.actor, once=f"page/{form['once']}"
         )

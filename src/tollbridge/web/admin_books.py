@@ -51,11 +51,10 @@ async def drift(visit: Visit) -> Response:
     """What a provider billed, beside what the books say, model by model."""
     form = await visit.form()
     try:
-        faults = Faults()
-        now = statements.parse_month(statements.month_of(visit.now))
-        period = faults.of(now, statements.parse_month, form["month"])
-        faults.of(None, margins.read_invoice, form["file"])
-        faults.end()
+        with Faults() as faults:
+            now = statements.parse_month(statements.month_of(visit.now))
+            period = faults.of(now, statements.parse_month, form["month"])
+            faults.of(None, margins.read_invoice, form["file"])
         found = await margins.drift(visit.shared.database, period, form["provider"].strip(), form["file"])
     except InvalidRequest as error:
         return _drift(visit, form.refused(error, "month", "provider", "file"), status=error.status)

@@ -79,10 +79,9 @@ async def refund(visit: Visit) -> Response:
     """An empty amount: all that is left of the payment."""
     form = await visit.form()
     try:
-        faults = Faults()
-        amount = faults.of(None, form.usd_if_any, "amount")
-        reason = faults.of("", oversight.check_reason, form["reason"])
-        faults.end()
+        with Faults() as faults:
+            amount = faults.of(None, form.usd_if_any, "amount")
+            reason = faults.of("", oversight.check_reason, form["reason"])
         await oversight.refund(
             visit.shared.payments(),
             form["payment"].strip(),
@@ -127,13 +126,14 @@ async def create_vouchers(visit: Visit) -> Response:
     """The codes are shown in this answer, and nowhere again."""
     form = await visit.form()
     try:
-        faults = Faults()
-        amount = faults.of(0, form.usd, "amount")
-        count = read_whole(form["count"].strip(), 5) or 0
-        kind, note = form["kind"], form["note"].strip()
-        expires_at = faults.of(None, form.day_if_any, "expires_at")
-        faults.of(None, vouchers.check, amount, kind=kind, count=count, expires_at=expires_at, note=note, now=visit.now)
-        faults.end()
+        with Faults() as faults:
+            amount = faults.of(0, form.usd, "amount")
+            count = read_whole(form["count"].strip(), 5) or 0
+            kind, note = form["kind"], form["note"].strip()
+            expires_at = faults.of(None, form.day_if_any, "expires_at")
+            faults.of(
+                None, vouchers.check, amount, kind=kind, count=count, expires_at=expires_at, note=note, now=visit.now
+            )
         made = await vouchers.create(
             visit.shared.database,
             amount,

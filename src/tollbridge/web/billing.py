@@ -126,12 +126,12 @@ async def redeem(visit: Visit) -> Response:
 
 
 async def switch_top_up_on(visit: Visit) -> Response:
-    form, ways, faults = await visit.form(), visit.shared.payments(), Faults()
-    names = ("threshold", "amount", "daily_cap")
-    threshold, amount, cap = (faults.of(0, form.usd, name) for name in names)
+    form, ways = await visit.form(), visit.shared.payments()
     try:
-        faults.of(None, top_ups.check, ways, threshold=threshold, amount=amount, daily_cap=cap)
-        faults.end()
+        with Faults() as faults:
+            names = ("threshold", "amount", "daily_cap")
+            threshold, amount, cap = (faults.of(0, form.usd, name) for name in names)
+            faults.of(None, top_ups.check, ways, threshold=threshold, amount=amount, daily_cap=cap)
         await top_ups.switch_on(ways, visit.account, threshold=threshold, amount=amount, daily_cap=cap)
     except InvalidRequest as error:
         return await credit(visit, error, "top_up")

@@ -168,25 +168,24 @@ async def revoke_manager(visit: Visit) -> Response:
 
 def wanted(form: Form, now: int, key: ManagedKey | None = None) -> tuple[str, Rules]:
     """The label and the rules that are wanted, of `key` if there is one. InvalidRequest names all wrong fields."""
-    faults = Faults()
-    day = faults.of(None, form.day_if_any, "expires_at")
-    rules = Rules(
-        limit=faults.of(None, form.usd_if_any, "limit_usd"),
-        reset=form["limit_reset"] or None,
-        models=tuple(form["models"].replace(",", "\n").splitlines()),
-        addresses=tuple(form["addresses"].replace(",", "\n").splitlines()),
-        rpm=faults.of(None, form.whole_if_any, "rpm"),
-        tpm=faults.of(None, form.whole_if_any, "tpm"),
-        concurrency=faults.of(None, form.whole_if_any, "concurrency"),
-        cost_cap=faults.of(None, form.usd_if_any, "cost_cap_usd"),
-        expires_at=None if day is None else day + DAY_MS,
-    )
-    if key is not None and form["expires_at"] == form_of(key)["expires_at"]:
-        # Shown as a day, kept to the millisecond; a key that has expired may keep it.
-        rules, now = msgspec.structs.replace(rules, expires_at=key.expires_at), 0
-    found = faults.of((form["label"], rules), key_management.check, form["label"], rules, now)
-    faults.end()
-    return found
+    with Faults() as faults:
+        day = faults.of(None, form.day_if_any, "expires_at")
+        rules = Rules(
+            limit=faults.of(None, form.usd_if_any, "limit_usd"),
+            reset=form["limit_reset"] or None,
+            models=tuple(form["models"].replace(",", "\n").splitlines()),
+            addresses=tuple(form["addresses"].replace(",", "\n").splitlines()),
+            rpm=faults.of(None, form.whole_if_any, "rpm"),
+            tpm=faults.of(None, form.whole_if_any, "tpm"),
+            concurrency=faults.of(None, form.whole_if_any, "concurrency"),
+            cost_cap=faults.of(None, form.usd_if_any, "cost_cap_usd"),
+            expires_at=None if day is None else day + DAY_MS,
+        )
+        if key is not None and form["expires_at"] == form_of(key)["expires_at"]:
+            # Shown as a day, kept to the millisecond; a key that has expired may keep it.
+            rules, now = msgspec.structs.replace(rules, expires_at=key.expires_at), 0
+        label, rules = faults.of((form["label"], rules), key_management.check, form["label"], rules, now)
+    return label, rules
 
 
 def form_of(key: ManagedKey) -> Form:

@@ -1,11 +1,18 @@
 """Passkeys with a real browser and its virtual authenticator, and what is no passkey."""
 
 import base64
+import hashlib
 import json
+import secrets
+import time
 from typing import Any
 
+import cbor2
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
 from playwright.async_api import BrowserContext, Page
-from tests.gateway.site import run
+from tests.gateway.site import Site, run
 from tests.web.browser import browser
 from tests.web.visitors import PASSWORD, Visitor, house, letters, registered, shown
 
@@ -103,6 +110,91 @@ def test_what_is_no_passkey_lets_nobody_in() -> None:
             assert "Passkeys" in shown(await ada.get(SETTINGS))
 
     run(test())
+
+
+# Three kilobytes of a regular expression, as a tag: making it takes a general decoder seconds.
+SLOW = b"\xd8\x23" + cbor2.dumps("(?i)" + "[\u00e0-\U0010ffff]" * 300)
+
+
+@pytest.mark.parametrize("where", ["statement", "extensions", "key"])
+def test_what_is_slow_to_decode_is_refused_before_it_is_decoded(where: str) -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            token = await ada.token(SETTINGS)
+            for device, status in ((Device(site), 200), (Device(site, **{where: SLOW}), 400)):
+                asked = (await send(ada, f"{SETTINGS}/passkeys/options", token, {})).json()
+                began = time.process_time()
+                response = await send(ada, f"{SETTINGS}/passkeys", token, {"credential": device.create(asked)})
+                assert response.status_code == status
+                assert time.process_time() - began < 0.5
+            assert await site.database.fetch("SELECT count(*) FROM passkey") == [(1,)]
+
+    run(test())
+
+
+def test_a_log_in_with_extensions_that_are_slow_to_decode_is_refused() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada, device = await registered(site, "ada@example.com"), Device(site)
+            token = await ada.token(SETTINGS)
+            asked = (await send(ada, f"{SETTINGS}/passkeys/options", token, {})).json()
+            await send(ada, f"{SETTINGS}/passkeys", token, {"credential": device.create(asked)})
+            for extensions, status in ((SLOW, 400), (cbor2.dumps({"credProtect": 2}), 200)):
+                device.extensions = extensions
+                async with Visitor(site) as visitor:
+                    token = await visitor.token()
+                    asked = (await send(visitor, "/auth/passkey/options", token, {})).json()
+                    began = time.process_time()
+                    response = await send(visitor, "/auth/passkey", token, {"credential": device.get(asked)})
+                    assert response.status_code == status
+                    assert time.process_time() - began < 0.5
+
+    run(test())
+
+
+class Device:
+    """An authenticator in software. `statement`, `extensions`, `key`: CBOR that it adds there."""
+
+    def __init__(self, site: Site, *, statement: bytes = b"", extensions: bytes = b"", key: bytes = b"") -> None:
+        self.origin = f"http://localhost:{site.port}"
+        self.secret = ec.generate_private_key(ec.SECP256R1())
+        self.id = secrets.token_bytes(16)
+        self.statement, self.extensions, self.key = statement, extensions, key
+        self.count = 0
+
+    def create(self, asked: Any) -> Any:
+        point = self.secret.public_key().public_numbers()
+        key = cbor2.dumps({1: 2, 3: -7, -1: 1, -2: point.x.to_bytes(32), -3: point.y.to_bytes(32)})
+        if self.key:
+            key = b"\xa6" + key[1:] + cbor2.dumps(-9) + self.key
+        about = self._data(0x45, bytes(16) + len(self.id).to_bytes(2) + self.id + key)
+        made = cbor2.dumps({"fmt": "none", "attStmt": {}, "authData": about})
+        if self.statement:
+            made = b"\xa4" + made[1:] + cbor2.dumps("x") + self.statement
+        return self._credential("create", asked, {"attestationObject": made})
+
+    def get(self, asked: Any) -> Any:
+        self.count += 1
+        return self._credential("get", asked, {"authenticatorData": self._data(0x05)})
+
+    def _data(self, flags: int, more: bytes = b"") -> bytes:
+        flags |= 0x80 if self.extensions else 0
+        name = hashlib.sha256(b"localhost").digest()
+        return name + bytes([flags]) + self.count.to_bytes(4) + more + self.extensions
+
+    def _credential(self, what: str, asked: Any, answer: dict[str, bytes]) -> Any:
+        said = {"type": f"webauthn.{what}", "challenge": asked["challenge"], "origin": self.origin}
+        answer["clientDataJSON"] = json.dumps(said).encode()
+        if what == "get":
+            signed = answer["authenticatorData"] + hashlib.sha256(answer["clientDataJSON"]).digest()
+            answer["signature"] = self.secret.sign(signed, ec.ECDSA(SHA256()))
+        texts = {name: _text(value) for name, value in answer.items()}
+        return {"id": _text(self.id), "rawId": _text(self.id), "type": "public-key", "response": texts}
+
+
+def _text(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 async def send(visitor: Visitor, path: str, token: str, body: Any) -> Any:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from tollbridge.core import cbor
 from tollbridge.core.words import read_whole
 from tollbridge.errors import ConfigError, InvalidRequest, NotFound
 from tollbridge.services import deeds, letters, login, sessions, throttle
@@ -26,6 +27,10 @@ PATIENCE_MS = 5 * MINUTE_MS
 MOST_PASSKEYS = 20
 _ONCE = Limit(1, DAY_MS)
 _LONGEST_LABEL = 60
+# The largest keys, which withstand quantum computers, have 2 KiB, and we do not ask for certificates of the device.
+_MOST_BYTES = 16 * 1024
+# Where authenticator data has its flags, and what follows its fixed part (WebAuthn, section 6.1).
+_FLAGS, _FIXED, _HAS_KEY, _AAGUID, _LENGTH = 32, 37, 0x40, 16, 2
 _REFUSED = "This passkey was not accepted. Please try again."
 
 
@@ -85,8 +90,10 @@ async def add(desk: Desk, presence: Presence, sealed: str, credential: Any, labe
     if not isinstance(credential, dict):
         raise InvalidRequest(_REFUSED)
     try:
+        read = webauthn.helpers.parse_registration_credential_json(credential)
+        _check_attestation(read.response.attestation_object)
         made = webauthn.verify_registration_response(
-            credential=credential,
+            credential=read,
             expected_challenge=_bytes(challenge),
             expected_rp_id=name,
             expected_origin=origin,
@@ -151,8 +158,10 @@ async def log_in(desk: Desk, sealed: str, credential: Any, client: Client) -> En
         raise InvalidRequest(_REFUSED)
     name, origin = place(desk)
     try:
+        read = webauthn.helpers.parse_authentication_credential_json(credential)
+        _check_data(read.response.authenticator_data)
         proof = webauthn.verify_authentication_response(
-            credential=credential,
+            credential=read,
             expected_challenge=_bytes(challenge),
             expected_rp_id=name,
             expected_origin=origin,
@@ -173,6 +182,31 @@ async def log_in(desk: Desk, sealed: str, credential: Any, client: Client) -> En
 async def _library() -> Any:
     """Loading it takes a quarter of a second, once, and nobody else should wait for that."""
     return await asyncio.to_thread(importlib.import_module, "webauthn")
+
+
+def _check_attestation(data: bytes) -> None:
+    """ValueError: the library had better not decode this."""
+    if len(data) > _MOST_BYTES:
+        raise ValueError("more than authenticators write")
+    found, end = cbor.read(data)
+    if end != len(data) or not isinstance(found, dict) or not isinstance(found.get("authData"), bytes):
+        raise ValueError("not what an authenticator writes about a new key")
+    _check_data(found["authData"])
+
+
+def _check_data(data: bytes) -> None:
+    """As `_check_attestation`, for authenticator data: a key and extensions, if any, follow its fixed part."""
+    if not _FIXED <= len(data) <= _MOST_BYTES:
+        raise ValueError("not as long as what authenticators write")
+    at = _FIXED
+    if data[_FLAGS] & _HAS_KEY:
+        at += _AAGUID
+        at += _LENGTH + int.from_bytes(data[at : at + _LENGTH])
+        key, at = cbor.read(data, at)
+        if not isinstance(key, dict):
+            raise ValueError("no key")
+    while at < len(data):
+        _, at = cbor.read(data, at)
 
 
 async def _challenge(desk: Desk, user: int) -> Challenge:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -169,6 +170,61 @@ def test_a_provider_that_is_away_or_talks_nonsense_is_a_page_that_says_so() -> N
             response = await visitor.get("/auth/with/test")
             assert response.status_code == 502
             assert "says that it is http://somebody.else" in shown(response)
+
+    run(test())
+
+
+def test_however_many_begin_to_log_in_the_issuer_is_asked_once() -> None:
+    asked = []
+
+    async def test() -> None:
+        async def script(peer: Peer) -> None:
+            asked.append((await peer.request()).target)
+            here = f"http://127.0.0.1:{server.port}"
+            said = {"authorization_endpoint": f"{here}/a", "token_endpoint": f"{here}/t", "jwks_uri": f"{here}/k"}
+            await peer.send(http(200, json.dumps({"issuer": here, **said}).encode()))
+
+        async with BadServer(script) as server, house(config(server.port)) as site, Visitor(site) as visitor:
+            answers = await asyncio.gather(*(visitor.get("/auth/with/test") for _ in range(20)))
+            assert {each.status_code for each in answers} == {303}
+            assert len(asked) == 1
+
+    run(test())
+
+
+def test_an_issuer_that_is_away_is_not_asked_again_by_each_who_waits() -> None:
+    asked = []
+
+    async def script(peer: Peer) -> None:
+        asked.append((await peer.request()).target)
+        await asyncio.sleep(0.2)
+        await peer.send(http(500, b"{}"))
+
+    async def test() -> None:
+        async with BadServer(script) as server, house(config(server.port)) as site, Visitor(site) as visitor:
+            answers = await asyncio.gather(*(visitor.get("/auth/with/test") for _ in range(20)))
+            assert {each.status_code for each in answers} == {502}
+            assert len(asked) == 1
+
+    run(test())
+
+
+def test_an_answer_that_never_ends_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tollbridge.web.issuers.TIMEOUT_S", 1.0)
+
+    async def drops(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
+        for _ in range(100):
+            await peer.send(b" ")
+            await asyncio.sleep(0.3)
+
+    async def test() -> None:
+        async with BadServer(drops) as server, house(config(server.port)) as site, Visitor(site) as visitor:
+            began = time.monotonic()
+            response = await visitor.get("/auth/with/test")
+            assert response.status_code == 502
+            assert time.monotonic() - began < 10
 
     run(test())
 

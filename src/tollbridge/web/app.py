@@ -23,6 +23,7 @@ from tollbridge.services.payments import Payments
 from tollbridge.telemetry import RequestIds, RequestLine, RequestLog, now_ms
 from tollbridge.upstream.health import Health
 from tollbridge.web import access, guard, render
+from tollbridge.web.issuers import Issuers
 from tollbridge.web.pace import Pace
 from tollbridge.web.page import ANYONE, Page
 from tollbridge.web.pages import PAGES
@@ -49,7 +50,8 @@ class Web:
         limiter: Limiter,
     ) -> None:
         static = Static()
-        self._shared = Shared(desk, catalog, health, edge, render.environment(static), static, payments, limiter)
+        templates = render.environment(static)
+        self._shared = Shared(desk, catalog, health, edge, templates, static, payments, limiter, Issuers())
         self._log = log
         self._request_id = RequestIds()
         self._pace = Pace()

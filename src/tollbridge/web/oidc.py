@@ -22,6 +22,7 @@ from tollbridge.errors import ConfigError, InvalidRequest, NotFound, UpstreamFai
 from tollbridge.services import identities
 from tollbridge.services.identities import Claim
 from tollbridge.services.sessions import new_token
+from tollbridge.web.issuers import ask
 from tollbridge.web.page import ANYONE, Page
 from tollbridge.web.visit import Visit
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 COOKIE = "oidc"
 PATIENCE_S = 600
-_TIMEOUT_S = 10.0
-_MOST_BYTES = 1 << 20
 _GITHUB = "https://github.com"
 
 
@@ -46,19 +45,10 @@ class Pending(msgspec.Struct, frozen=True):
     until: int
 
 
-class Endpoints(msgspec.Struct, frozen=True):
-    """What an issuer says about itself (OpenID Connect Discovery, section 3)."""
-
-    issuer: str
-    authorization_endpoint: str
-    token_endpoint: str
-    jwks_uri: str = ""
-
-
 async def start(visit: Visit) -> Response:
     """On to the provider."""
     name, settings = _provider(visit)
-    endpoints = await _endpoints(settings)
+    endpoints = await visit.shared.issuers.endpoints(settings)
     pending = Pending(
         provider=name,
         state=new_token(),
@@ -133,7 +123,7 @@ def _pending(visit: Visit, name: str) -> Pending:
 
 
 async def _claim(visit: Visit, settings: LoginSettings, pending: Pending) -> Claim:
-    endpoints = await _endpoints(settings)
+    endpoints = await visit.shared.issuers.endpoints(settings)
     fields = {
         "grant_type": "authorization_code",
         "code": visit.query("code"),
@@ -142,11 +132,11 @@ async def _claim(visit: Visit, settings: LoginSettings, pending: Pending) -> Cla
         "client_secret": settings.client_secret.reveal(),
         "code_verifier": pending.verifier,
     }
-    async with _client() as client:
-        tokens = _object(await _ask(client, "POST", endpoints.token_endpoint, data=fields))
+    async with visit.shared.issuers.client() as client:
+        tokens = _object(await ask(client, "POST", endpoints.token_endpoint, data=fields))
         if settings.kind == "github":
             return await _github_claim(client, settings, tokens.get("access_token"))
-        keys = _object(await _ask(client, "GET", endpoints.jwks_uri)).get("keys")
+        keys = _object(await ask(client, "GET", endpoints.jwks_uri)).get("keys")
     expected = jwt.Expected(
         issuer=endpoints.issuer, audience=settings.client_id, nonce=pending.nonce, now=int(time.time())
     )
@@ -162,61 +152,14 @@ async def _github_claim(client: "httpx2.AsyncClient", settings: LoginSettings, t
     """As in https://docs.github.com/en/rest/users: the permanent id, and the primary address if it is verified."""
     api = "https://api.github.com" if settings.issuer == _GITHUB else f"{settings.issuer}/api/v3"
     headers = {"authorization": f"Bearer {token}", "accept": "application/vnd.github+json"}
-    who = _object(await _ask(client, "GET", f"{api}/user", headers=headers))
-    mails = await _ask(client, "GET", f"{api}/user/emails", headers=headers)
+    who = _object(await ask(client, "GET", f"{api}/user", headers=headers))
+    mails = await ask(client, "GET", f"{api}/user/emails", headers=headers)
     if not isinstance(who.get("id"), int) or not isinstance(mails, list):
         raise UpstreamFailed(f"{settings.label} does not say who logged in.")
     listed = (each for each in mails if isinstance(each, dict))
     verified = [each.get("email") for each in listed if each.get("primary") is True and each.get("verified") is True]
     email = verified[0] if verified and isinstance(verified[0], str) else None
     return Claim(issuer=settings.issuer, subject=str(who["id"]), email=email)
-
-
-async def _endpoints(settings: LoginSettings) -> Endpoints:
-    issuer = settings.issuer
-    if settings.kind == "github":
-        path = f"{issuer}/login/oauth"
-        return Endpoints(issuer, f"{path}/authorize", f"{path}/access_token")
-    async with _client() as client:
-        found = await _ask(client, "GET", f"{issuer}/.well-known/openid-configuration")
-    try:
-        endpoints = msgspec.convert(found, Endpoints)
-    except msgspec.ValidationError as error:
-        raise UpstreamFailed(f"{settings.label} does not say where to log in.") from error
-    # Some write their name with a trailing slash, and sign that.
-    if endpoints.issuer.rstrip("/") != issuer:
-        raise UpstreamFailed(f"{settings.label} says that it is {endpoints.issuer[:100]}, not {issuer}.")
-    # Our secret and our users are sent there: nowhere less safe than the issuer, and into no other header.
-    begin = "https://" if issuer.startswith("https://") else ("http://", "https://")
-    for url in (endpoints.authorization_endpoint, endpoints.token_endpoint, endpoints.jwks_uri):
-        if not url.startswith(begin) or not url.isascii() or not url.isprintable():
-            raise UpstreamFailed(f"{settings.label} says to log in at {url[:100]!r}, which is not a valid address.")
-    return endpoints
-
-
-def _client() -> "httpx2.AsyncClient":
-    import httpx2
-
-    return httpx2.AsyncClient(timeout=_TIMEOUT_S, trust_env=False, follow_redirects=False)
-
-
-async def _ask(client: "httpx2.AsyncClient", method: str, url: str, **options: Any) -> Any:
-    """The JSON that it answers with. Raises `UpstreamFailed`, without quoting anything received."""
-    import httpx2
-
-    headers = {"accept": "application/json", **options.pop("headers", {})}
-    try:
-        async with client.stream(method, url, headers=headers, **options) as response:
-            body = b""
-            async for piece in response.aiter_bytes():
-                body += piece
-                if len(body) > _MOST_BYTES:
-                    raise UpstreamFailed("The log-in provider's answer is too large.")
-        if not response.is_success:
-            raise UpstreamFailed("The log-in provider refused. Please start again.")
-        return msgspec.json.decode(body)
-    except (httpx2.HTTPError, httpx2.InvalidURL, msgspec.DecodeError) as error:
-        raise UpstreamFailed("The log-in provider cannot be reached. Please try again.") from error
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from tollbridge.store.users import User
 from tollbridge.upstream.health import Health
 from tollbridge.web import forms, guard
 from tollbridge.web.forms import Form
+from tollbridge.web.issuers import Issuers
 from tollbridge.web.menu import Link, menu
 from tollbridge.web.page import Page
 from tollbridge.web.static import Static
@@ -51,7 +52,7 @@ class Shared(msgspec.Struct, frozen=True):
     """What all pages share. `catalog`: what can be called now; `health`: what is known about its routes.
 
     `edge`: the application below `/v1`, for the playground, which calls it as any client does. `payments`: the ways to
-    pay now. `limiter`: knows what is left of the limits of plans.
+    pay now. `limiter`: knows what is left of the limits of plans. `issuers`: where else users log in.
     """
 
     desk: Desk
@@ -62,6 +63,7 @@ class Shared(msgspec.Struct, frozen=True):
     static: Static
     payments: Callable[[], Payments]
     limiter: Limiter
+    issuers: Issuers
 
     @property
     def database(self) -> Database:

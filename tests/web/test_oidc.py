@@ -21,6 +21,7 @@ from tests.web.visitors import PASSWORD, Visitor, house, letters, registered, sh
 from tools.npm_install import install
 
 from tollbridge.services import operators
+from tollbridge.services.throttle import FAILURES_A_MINUTE
 
 HERE = Path(__file__).parent / "oidc"
 
@@ -227,6 +228,33 @@ def test_an_answer_that_never_ends_has_an_end(monkeypatch: pytest.MonkeyPatch) -
             assert time.monotonic() - began < 10
 
     run(test())
+
+
+def test_who_brings_answers_that_no_provider_gave_is_soon_not_listened_to() -> None:
+    asked = []
+
+    async def hub(peer: Peer) -> None:
+        while True:
+            asked.append((await peer.request()).target)
+            await peer.send(http(200, b'{"error":"bad_verification_code"}' if len(asked) % 2 else b"[]"))
+
+    async def test() -> None:
+        async with BadServer(hub) as server:
+            settings = config(server.port).replace('label = "Test"', 'label = "GitHub"\nkind = "github"')
+            async with house('[server]\ntrusted_proxies = ["127.0.0.1"]\n' + settings) as site:
+                async with Visitor(site, **{"x-forwarded-for": "10.6.6.6"}) as stranger:
+                    statuses = [await _bring(stranger) for _ in range(FAILURES_A_MINUTE + 3)]
+                    assert statuses == [502] * FAILURES_A_MINUTE + [429] * 3
+                    assert len(asked) == 2 * FAILURES_A_MINUTE
+                async with Visitor(site, **{"x-forwarded-for": "10.1.1.1"}) as somebody:
+                    assert await _bring(somebody) == 502
+
+    run(test())
+
+
+async def _bring(visitor: Visitor) -> int:
+    asked = parse_qs(urlsplit((await visitor.get("/auth/with/test")).headers["location"]).query)
+    return (await visitor.get(f"/auth/with/test/back?code=made-up&state={asked['state'][0]}")).status_code
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from tests.gateway.site import Site, run
 from tests.web.browser import browser
 from tests.web.visitors import PASSWORD, Visitor, house, letters, registered, shown
 
+from tollbridge.services.throttle import FAILURES_A_MINUTE
+
 SETTINGS = "/dashboard/settings"
 
 
@@ -149,6 +151,34 @@ def test_a_log_in_with_extensions_that_are_slow_to_decode_is_refused() -> None:
                     response = await send(visitor, "/auth/passkey", token, {"credential": device.get(asked)})
                     assert response.status_code == status
                     assert time.process_time() - began < 0.5
+
+    run(test())
+
+
+def test_who_fails_again_and_again_is_soon_not_listened_to_and_costs_no_rows() -> None:
+    async def test() -> None:
+        async with house('[server]\ntrusted_proxies = ["127.0.0.1"]\n') as site:
+            async with Visitor(site, **{"x-forwarded-for": "10.6.6.6"}) as stranger:
+                token = await stranger.token()
+                statuses = []
+                for _ in range(FAILURES_A_MINUTE + 3):
+                    asked = (await send(stranger, "/auth/passkey/options", token, {})).json()
+                    answer = {"credential": Device(site).get(asked)}
+                    statuses.append((await send(stranger, "/auth/passkey", token, answer)).status_code)
+                assert statuses == [400] * FAILURES_A_MINUTE + [429] * 3
+            assert await site.database.fetch("SELECT count(*) FROM throttle") == [(FAILURES_A_MINUTE + 1,)]
+
+            device, ada = Device(site), Visitor(site, **{"x-forwarded-for": "10.1.1.1"})
+            await ada.post("/auth/register", {"email": "ada@example.com", "password": PASSWORD, "consent": "1"})
+            token = await ada.token(SETTINGS)
+            asked = (await send(ada, f"{SETTINGS}/passkeys/options", token, {})).json()
+            await send(ada, f"{SETTINGS}/passkeys", token, {"credential": device.create(asked)})
+            for _ in range(FAILURES_A_MINUTE + 3):
+                async with Visitor(site, **{"x-forwarded-for": "10.1.1.1"}) as visitor:
+                    token = await visitor.token()
+                    asked = (await send(visitor, "/auth/passkey/options", token, {})).json()
+                    response = await send(visitor, "/auth/passkey", token, {"credential": device.get(asked)})
+                    assert response.status_code == 200
 
     run(test())
 

@@ -150,7 +150,8 @@ async def ask_log_in(desk: Desk) -> Asked:
 
 
 async def log_in(desk: Desk, sealed: str, credential: Any, client: Client) -> Entered:
-    """Let in the owner of the passkey; raises `InvalidRequest`."""
+    """Let in the owner of the passkey. Raises `InvalidRequest`, `RateLimited`."""
+    await throttle.check_client(desk.database, client.address, await desk.database.now())
     webauthn = await _library()
     challenge = await _spend(desk, sealed, 0)
     known = await passkeys.find(desk.database, _credential_id(credential))
@@ -172,6 +173,7 @@ async def log_in(desk: Desk, sealed: str, credential: Any, client: Client) -> En
     except (webauthn.helpers.exceptions.WebAuthnException, ValueError, TypeError, KeyError) as error:
         raise InvalidRequest(_REFUSED) from error
     now = await desk.database.now()
+    await throttle.opened_client(desk.database, client.address)
     await run(desk.database, lambda transaction: passkeys.used(transaction, known.id, proof.new_sign_count, now))
     user = await users.by_id(desk.database, known.user_id)
     if user is None:

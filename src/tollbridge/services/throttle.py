@@ -51,7 +51,7 @@ class Door(msgspec.Struct, frozen=True, kw_only=True):
         """The counters: this account from here, this account from anywhere, anything from here."""
         client = whose(self.client)
         pair = f"device/{self.account}" if self.device else f"pair/{self.account}/{client}"
-        return _name("login", pair), _name("login", f"account/{self.account}"), _name("login", f"from/{client}")
+        return _name("login", pair), _name("login", f"account/{self.account}"), _from(self.client)
 
 
 def delay_s(failures: int) -> int:
@@ -93,6 +93,22 @@ async def opened(database: Database, door: Door) -> None:
     await throttle.clear(database, pair)
     if not door.device:
         await throttle.take_back(database, account)
+
+
+async def check_client(database: Database, address: str, now: int) -> None:
+    """As `check_door`, where nobody says whose account it is: by a passkey, or by another service."""
+    if is_local(address):
+        return
+    name = _from(address)
+    tried, _ = await throttle.count(database, name, MINUTE_MS, now)
+    if tried >= FAILURES_A_MINUTE or await throttle.add(database, name, MINUTE_MS, now) > FAILURES_A_MINUTE:
+        raise too_many("Too many failed log-ins", MINUTE_MS)
+
+
+async def opened_client(database: Database, address: str) -> None:
+    """What `check_client` has let in was no failure."""
+    if not is_local(address):
+        await throttle.take_back(database, _from(address))
 
 
 async def spend(database: Database, what: str, who: str, limit: Limit, now: int) -> bool:
@@ -140,6 +156,10 @@ def is_local(address: str) -> bool:
         return ip_address(address).is_loopback
     except ValueError:
         return True
+
+
+def _from(address: str) -> str:
+    return _name("login", f"from/{whose(address)}")
 
 
 def _name(what: str, who: str) -> str:

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from tollbridge.config import LoginSettings
 from tollbridge.core import jwt
 from tollbridge.errors import ConfigError, InvalidRequest, NotFound, UpstreamFailed
-from tollbridge.services import identities
+from tollbridge.services import identities, throttle
 from tollbridge.services.identities import Claim
 from tollbridge.services.sessions import new_token
 from tollbridge.web.issuers import ask
@@ -86,7 +86,10 @@ async def finish(visit: Visit) -> Response:
         raise InvalidRequest("This answer does not belong to your log-in. Please start again.")
     if not visit.query("code"):
         return visit.redirect("/auth/login")
+    database, address = visit.shared.database, visit.client.address
+    await throttle.check_client(database, address, visit.now)
     claim = await _claim(visit, settings, pending)
+    await throttle.opened_client(database, address)
     entered = await identities.enter(visit.shared.desk, claim, visit.client)
     if not entered.token:
         return visit.redirect("/auth/login")

@@ -14,12 +14,14 @@ from urllib.parse import parse_qs, urljoin, urlsplit
 
 import httpx
 import pytest
-from tests.gateway.site import Site, http, run
+from tests.gateway.site import Site, chat, http, run
 from tests.servers import free_port
 from tests.upstream.bad_server import BadServer, Peer
+from tests.web.town import secret_of
 from tests.web.visitors import PASSWORD, Visitor, house, letters, registered, shown
 from tools.npm_install import install
 
+from tollbridge.core import totp
 from tollbridge.services import operators
 from tollbridge.services.throttle import FAILURES_A_MINUTE
 
@@ -119,6 +121,29 @@ def test_a_verified_address_leads_to_the_user_who_has_it_but_never_to_an_operato
                 # Nobody had shown that the address was theirs: the password that was chosen then is void.
                 assert (await thief.log_in("ada@example.com", PASSWORD)).status_code == 400
             assert await letters(site) == []
+
+    run(test())
+
+
+def test_who_registered_with_an_address_before_its_owner_came_keeps_nothing_of_theirs(oidc_provider: Path) -> None:
+    """Not where nobody can be sent a link either: the issuer has shown whose it is."""
+
+    async def test() -> None:
+        async with site_with_provider() as site:
+            eve = await registered(site, "ada@example.com")
+            secret = secret_of(await eve.get("/dashboard/settings/two-factor"))
+            step = await site.database.now() // 1000 // totp.STEP_S
+            code = {"code": totp.code(secret, step)}
+            assert "recovery" in shown(await eve.post("/dashboard/settings/two-factor", code))
+            made = shown(await eve.post("/dashboard/keys", {"label": "mine"}))
+            key = re.findall(r"tb_live_[A-Za-z0-9]+", made)[0]
+            async with Visitor(site) as ada:
+                # Neither keeps the owner out …
+                assert (await walk(ada, "ada")).headers["location"] == "/dashboard"
+                assert (await ada.get("/dashboard")).status_code == 200
+            # … nor spends what they pay in.
+            reply = await site.post("/v1/chat/completions", chat("hi"), headers={"authorization": f"Bearer {key}"})
+            assert reply.status == 401
 
     run(test())
 

@@ -6,7 +6,7 @@ from tollbridge.core.roles import Role
 from tollbridge.errors import InvalidRequest
 from tollbridge.services import accounts, deeds, letters, login, passwords, register, sessions, throttle
 from tollbridge.services.desk import Desk
-from tollbridge.services.mail import Mail
+from tollbridge.services.mail import Mail, verification_required
 from tollbridge.services.sessions import Client, Presence
 from tollbridge.store import accounts as account_rows
 from tollbridge.store import mail, members, users
@@ -81,8 +81,9 @@ async def reset(desk: Desk, token: str, password: str, client: Client) -> str:
         await session_rows.end_all(transaction, user.id)
         # Including one that leads to somebody else's mailbox.
         await mail.void_tokens(transaction, user.id)
-        # Whoever has the link has the mailbox.
-        await register.admit(desk, transaction, user, 0, now)
+        # Whoever has the link has the mailbox, unless the operator gave it to who said that they forgot their password.
+        other = verification_required(desk.settings)
+        await register.admit(desk, transaction, user, 0, now, other=other)
         await deeds.note_of_user(transaction, user, "password.reset", client, now)
         return True
 

@@ -54,7 +54,7 @@ async def _introduce(desk: Desk, claim: Claim, client: Client) -> int:
         if user.verified_at is None:
             # Whoever chose the password has not shown that the address is theirs.
             await users.drop_password(transaction, user.id)
-        await register.admit(desk, transaction, user, gift, now)
+        await register.admit(desk, transaction, user, gift, now, other=True)
         await identities.add(transaction, claim.issuer, claim.subject, user.id, now)
         return user.id
 

@@ -150,7 +150,7 @@ async def verify(desk: Desk, token: str, password: str, client: Client) -> str:
         if await mail.take_token(transaction, sessions.digest(token), LINK, now) is None:
             return None
         # Who registered first and knows the password has made the keys themselves, when nobody had to verify yet.
-        other = await users.was_taken_over(transaction, user.id)
+        other = verification_required(desk.settings) and await users.was_taken_over(transaction, user.id)
         await admit(desk, transaction, user, gift, now, other=other)
         return await sessions.begin(transaction, user, client, 1, now)
 
@@ -160,16 +160,16 @@ async def verify(desk: Desk, token: str, password: str, client: Client) -> str:
     return session
 
 
-async def admit(desk: Desk, transaction: Transaction, user: User, gift: int, now: int, *, other: bool = True) -> None:
+async def admit(desk: Desk, transaction: Transaction, user: User, gift: int, now: int, *, other: bool) -> None:
     """The address is theirs: it gets an account, or the one that the operator made for it.
 
-    `other`: they need not be who registered with the address, whose second factor goes then where addresses are
-    verified, and the keys and people of the address's own account.
+    `other`: they need not be who registered with the address. If nobody has shown before that it is theirs, the second
+    factor goes then, and the keys and people of the address's own account.
     """
     if await users.set_verified(transaction, user.id, now):
         # Whoever came in by this address before has not shown that it is theirs.
         await users.drop_ways_in(transaction, user.id)
-        if other and verification_required(desk.settings):
+        if other:
             await users.end_totp(transaction, user.id)
             for each in await members.of_user(transaction, user.id):
                 # An account of somebody else's they joined by a link to this address, as its owner would. Nothing there

@@ -73,9 +73,15 @@ def test_a_price_is_compared_with_the_markup_in_it() -> None:
 def test_named_providers_come_first_in_the_callers_order() -> None:
     routes = [route("a"), route("b"), route("c"), route("d", provider="a")]
     assert names(prefer(routes, Preferences(order=("c", "a")), None)) == "cadb"
-    assert names(prefer(routes, Preferences(order=("c", "a"), allow_fallbacks=False), None)) == "cad"
     assert names(prefer(routes, Preferences(order=("nobody",)), None)) == "abcd"
-    assert prefer(routes, Preferences(order=("nobody",), allow_fallbacks=False), None) == []
+
+
+def test_without_fallbacks_only_the_named_are_allowed() -> None:
+    routes = [route("a"), route("b"), route("c"), route("d", provider="a")]
+    wishes = Preferences(order=("c", "a"), allow_fallbacks=False)
+    assert names(prefer(allowed(routes, wishes), wishes, None)) == "cad"
+    assert allowed(routes, Preferences(order=("nobody",), allow_fallbacks=False)) == []
+    assert names(allowed(routes, Preferences(order=("nobody",)))) == "abcd"
 
 
 def test_without_fallbacks_the_first_stands_alone() -> None:

@@ -98,6 +98,7 @@ def test_callers_choose_among_the_configured_providers() -> None:
                 {"only": ["nobody"]},
                 {"max_price": {"prompt": "0.9"}},
                 {"ignore": ["up", "other", "third"]},
+                {"order": ["nobody"], "allow_fallbacks": False},
             ):
                 assert await by(site, provider=nothing) == (404, "", "no_allowed_provider")
 

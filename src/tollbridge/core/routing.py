@@ -45,7 +45,7 @@ def prefer(routes: Sequence[Route], wishes: Preferences, measure: Callable[[Rout
     """`routes`, given in the order to try them, in the order that the caller prefers.
 
     `measure`: sort by this, least first; None: do not sort. Providers that the caller named in an order go before all
-    others. Without fall-backs only those are left, or if none was named, only the first route.
+    others. Without fall-backs and such names, only the first route is left.
     """
     chosen = list(routes)
     if measure is not None:
@@ -55,8 +55,6 @@ def prefer(routes: Sequence[Route], wishes: Preferences, measure: Callable[[Rout
         last = len(places)
         place = {id(route): min(places.get(name, last) for name in names(route)) for route in chosen}
         chosen.sort(key=lambda route: place[id(route)])
-        if not wishes.allow_fallbacks:
-            chosen = [route for route in chosen if place[id(route)] < last]
     elif not wishes.allow_fallbacks:
         del chosen[1:]
     return chosen
@@ -70,6 +68,8 @@ def names(route: Route) -> tuple[str, str]:
 def _allows(route: Route, wishes: Preferences) -> bool:
     called = names(route)
     if wishes.only is not None and wishes.only.isdisjoint(called):
+        return False
+    if wishes.order and not wishes.allow_fallbacks and not set(wishes.order).intersection(called):
         return False
     return wishes.ignore.isdisjoint(called) and not (
         _is_above(route.price.input, route, wishes.max_prompt)

@@ -222,6 +222,20 @@ def test_embeddings_come_in_the_format_that_was_asked_for() -> None:
     run(test())
 
 
+def test_a_vector_that_holds_no_floats_costs_nothing_and_is_the_provider_s_fault() -> None:
+    data = [{"object": "embedding", "index": 0, "embedding": "AAAA"}]
+    body = {"object": "list", "data": data, "model": "e", "usage": {"prompt_tokens": 3, "total_tokens": 3}}
+
+    async def test() -> None:
+        async with Site(always(says(body))) as site:
+            reply = await site.post("/v1/embeddings", {"model": "e", "input": "hi"})
+            assert (reply.status, reply.json["error"]["code"]) == (502, "upstream_invalid_response")
+            [row] = await site.settled(1)
+            assert row["charge"] == 0
+
+    run(test())
+
+
 def test_completions_are_served_like_chat() -> None:
     answer = {
         "id": "up-1",

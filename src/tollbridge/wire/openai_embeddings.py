@@ -89,7 +89,8 @@ class EmbeddingsAnswer(Metered):
         starts = {memoryview(item.embedding)[0] for item in items}
         if not starts <= {ord('"'), ord("[")}:
             raise ProtocolError("the upstream sent an embedding that is no vector")
-        self._must_convert = starts != {wanted}
+        # At once: while it is still an answer that makes no sense, another route can give a better one.
+        self._converted = None if starts == {wanted} else self._all_of_one_kind(read_fields(body)["data"])
         self._meter: Meter = InputMeter()
         if reply.usage != NULL:
             self._meter.read(reply.usage)
@@ -102,8 +103,8 @@ class EmbeddingsAnswer(Metered):
     def render(self, receipt: Receipt | None) -> bytes:
         fields: dict[str, Any] = read_fields(self._body)
         fields.setdefault("object", Raw(b'"list"'))
-        if self._must_convert:
-            fields["data"] = self._converted(fields["data"])
+        if self._converted is not None:
+            fields["data"] = self._converted
         fields["model"] = self._names.model
         if "id" in fields:
             fields["id"] = self._names.id
@@ -112,7 +113,7 @@ class EmbeddingsAnswer(Metered):
             fields["usage"] = usage
         return msgspec.json.encode(fields)
 
-    def _converted(self, data: Raw) -> Raw:
+    def _all_of_one_kind(self, data: Raw) -> Raw:
         items = _decode_items(data)
         for item in items:
             vector = bytes(item["embedding"])

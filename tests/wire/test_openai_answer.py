@@ -133,6 +133,14 @@ def test_an_answer_cut_in_the_middle_of_a_character_is_mended() -> None:
     assert found.text() == b"Hello ?"
 
 
+def test_an_answer_that_is_withheld_needs_no_message() -> None:
+    body = completion(choices=[{"index": 0, "finish_reason": "content_filter"}])
+    found = answer(body)
+    assert (found.finish, found.text(), found.pictures()) == ("content_filter", b"", 0)
+    message = {"role": "assistant", "content": None}
+    assert rendered(found)["choices"] == [{"index": 0, "finish_reason": "content_filter", "message": message}]
+
+
 # --- What goes wrong (E8, E19) ---
 
 NONSENSE: list[Any] = [

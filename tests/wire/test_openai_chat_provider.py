@@ -490,6 +490,17 @@ def test_a_refusal_is_one_whatever_the_reason_says() -> None:
     assert (choice.parts, choice.reason) == ((Refusal(text="No"),), "refused")
 
 
+def test_an_answer_that_is_withheld_needs_no_message() -> None:
+    body = {"choices": [{"index": 0, "finish_reason": "content_filter"}], "usage": None}
+    choice = OpenAiChat().reply(json.dumps(body).encode()).choices[0]
+    assert (choice.parts, choice.reason) == ((), "filtered")
+
+
+def test_a_call_of_nothing_is_none() -> None:
+    choice = reply({"content": "4", "function_call": {"name": "", "arguments": ""}, "tool_calls": None}, "")
+    assert (choice.parts, choice.reason) == ((Text(text="4"),), "stop")
+
+
 def test_thoughts_in_parts_of_content_are_thoughts() -> None:
     parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}, {"type": "text", "text": "a"}]
     assert reply({"content": parts}).parts == (Thinking(text="Hm", origin="openai_chat"), Text(text="a"))

@@ -12,6 +12,7 @@ from tollbridge.wire.event_reader import Metered
 from tollbridge.wire.exchange import Names, Receipt
 from tollbridge.wire.openai_reply import (
     FAILED,
+    WITHHELD,
     pictures_in,
     read_any,
     read_completion,
@@ -79,7 +80,9 @@ class CompletionAnswer(Metered):
             if choice.error or choice.finish_reason in FAILED:
                 raise said_in(choice.error or None)
             if (choice.message if self._shape.is_chat else choice.text) is None:
-                raise ProtocolError("the upstream's answer has a choice without an answer")
+                if choice.finish_reason != WITHHELD:
+                    raise ProtocolError("the upstream's answer has a choice without an answer")
+                self._is_whole = False
             if choice.usage != NULL:
                 self._meter.read(choice.usage)
             if not choice.is_whole:
@@ -108,20 +111,24 @@ class CompletionAnswer(Metered):
             fields["object"] = self._shape.object
         self._names.put_on(fields)
         if not self._is_whole:
-            fields["choices"] = _whole(fields["choices"])
+            fields["choices"] = _whole(fields["choices"], self._shape)
         usage = self._meter.render(receipt)
         if usage is not None:
             fields["usage"] = usage
         return _encode(fields)
 
 
-def _whole(raw: Raw) -> Raw:
+def _whole(raw: Raw, shape: Shape) -> Raw:
     """The choices, with the members that clients need added if the server left them out."""
     choices: list[dict[str, Any]] = msgspec.json.decode(raw, type=list[dict[str, Raw]])
     for index, choice in enumerate(choices):
         choice.setdefault("index", index)
         choice.setdefault("finish_reason", "stop")
-        if choice.get("message", NULL) != NULL:
+        if not shape.is_chat:
+            choice.setdefault("text", "")
+        else:
+            if choice.get("message", NULL) == NULL:
+                choice["message"] = Raw(b"{}")
             message = msgspec.json.decode(choice["message"], type=dict[str, Raw])
             message.setdefault("role", Raw(b'"assistant"'))
             message.setdefault("content", NULL)

@@ -51,7 +51,7 @@ from tollbridge.wire.heedless import openai_events
 from tollbridge.wire.openai_chat_body import body_of
 from tollbridge.wire.openai_chat_conversation import ORIGIN
 from tollbridge.wire.openai_parts import drawn_image
-from tollbridge.wire.openai_reply import FAILED, REASONS, read_any, read_completion
+from tollbridge.wire.openai_reply import FAILED, REASONS, WITHHELD, read_any, read_completion
 from tollbridge.wire.usage import Meter
 
 _SHORT = 12
@@ -195,7 +195,9 @@ def _whole_choice(choice: _Choice, body: bytes) -> Choice:
     if native in FAILED:
         raise said_in(None)
     if message is None:
-        raise ProtocolError("the upstream's answer has a choice without an answer")
+        if native != WITHHELD:
+            raise ProtocolError("the upstream's answer has a choice without an answer")
+        message = _Message()
     parts: list[Part] = []
     details = _Details()
     thought = details.take(message) or message.reasoning_content or message.reasoning or ""
@@ -215,8 +217,10 @@ def _whole_choice(choice: _Choice, body: bytes) -> Choice:
     if message.refusal:
         parts.append(Refusal(text=message.refusal))
     calls = [(call.id, call.function) for call in message.tool_calls or () if call.function is not None]
-    if message.function_call is not None:
-        calls.append((None, message.function_call))
+    older = message.function_call
+    # Snowflake fills in every member, and so each of its answers has a call of nothing.
+    if older is not None and (older.name or _arguments(older.arguments)):
+        calls.append((None, older))
     for index, (id_, function) in enumerate(calls):
         if not function.name:
             raise ProtocolError("the upstream called a tool without a name")

@@ -25,6 +25,8 @@ REASONS: dict[str, Reason] = {
     "sensitive": "filtered",  # Zhipu
     "insufficient_system_resource": "length",  # DeepSeek: cut off
 }
+# Azure leaves out the message of an answer that it withholds.
+WITHHELD = "content_filter"
 # OpenAI's words, by `Reason`.
 FINISHES: dict[str, str] = {
     "stop": "stop",

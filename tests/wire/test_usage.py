@@ -63,6 +63,7 @@ def plain(prompt: Any, completion: Any, **more: Any) -> dict[str, Any]:
             plain(32, 9, completion_tokens_details={"reasoning_tokens": 94}, total_tokens=135),
             Usage(input=32, output=103, reasoning=94),
         ),
+        (plain(64, 6, num_cached_tokens=32, total_tokens=70), Usage(input=32, cache_read=32, output=6)),
         (plain(9.0, 7.0, total_tokens=16.0), Usage(input=9, output=7)),
         (plain(MOST, 0), Usage(input=MOST)),
         (plain(9, 7, prompt_tokens_details="many", x={"y": [1]}), Usage(input=9, output=7)),
@@ -114,7 +115,11 @@ def test_what_is_no_report_is_unbelievable(raw: bytes) -> None:
 
 @pytest.mark.parametrize("bad", BAD, ids=repr)
 @pytest.mark.parametrize(
-    "where", ["prompt_tokens_details.cached_tokens", "completion_tokens_details.reasoning_tokens", "cached_tokens"]
+    "where",
+    [
+        *("prompt_tokens_details.cached_tokens", "completion_tokens_details.reasoning_tokens"),
+        *("cached_tokens", "num_cached_tokens"),
+    ],
 )
 def test_a_part_that_is_no_count_is_left_out_and_marked(where: str, bad: Any) -> None:
     outer, _, inner = where.partition(".")
@@ -351,6 +356,16 @@ def test_sound_and_drawn_pictures_are_metered_apart_and_written_back() -> None:
     shown = json.loads(bytes(meter.render(None) or b""))
     assert shown == report
     assert json.loads(bytes(render(usage, None) or b"")) == report
+
+
+def test_sound_that_only_the_total_counts_is_metered_and_said_to_be_in_the_prompt() -> None:
+    # Mistral: 9 + 375 of sound + 201 = 585
+    meter = metered(plain(9, 201, prompt_tokens_details={"audio_tokens": 375}, total_tokens=585))
+    usage = meter.usage
+    assert usage is not None
+    assert (usage.input, usage.audio_input, usage.output, usage.suspect) == (9, 375, 201, False)
+    shown = json.loads(bytes(meter.render(None) or b""))
+    assert shown == plain(384, 201, prompt_tokens_details={"audio_tokens": 375}, total_tokens=585)
 
 
 def test_more_sound_than_there_was_of_anything_is_suspect() -> None:

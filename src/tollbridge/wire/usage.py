@@ -9,7 +9,8 @@ Rule 3  `prompt_tokens` includes what was read from a cache and written to one, 
         larger than its whole is cut to it, and either marks the usage suspect.
 Rule 4  xAI leaves reasoning out of `completion_tokens` and counts it in `total_tokens` (docs.x.ai: "counted separately
         from completion_tokens"). If the total exceeds prompt and completion by exactly the reasoning, that is output.
-        A total that exceeds them by anything else marks the usage suspect.
+        Mistral leaves sound out of `prompt_tokens` in the same way, and the total says so too. A total that exceeds
+        them by anything else marks the usage suspect.
 """
 
 from typing import Annotated, Any
@@ -53,6 +54,7 @@ class _Report(msgspec.Struct, gc=False):
     completion_tokens_details: _CompletionDetails | None = None
     prompt_cache_hit_tokens: _Count | None = None  # DeepSeek
     cached_tokens: _Count | None = None  # Moonshot
+    num_cached_tokens: _Count | None = None  # Mistral, before it had details
     # `MONEY`: read only to know whether there is any.
     cost: Raw = NOTHING
     cost_details: Raw = NOTHING
@@ -215,13 +217,15 @@ def _add(fields: dict[str, Any], name: str, counts: dict[str, int]) -> None:
 def _of_parts(report: _Report, prompt: int, completion: int, beyond: int, raw: bytes, is_suspect: bool) -> Usage:
     """The usage of a report whose total exceeds prompt and completion by `beyond`."""
     inner = report.prompt_tokens_details or _PromptDetails()
-    read = inner.cached_tokens or report.prompt_cache_hit_tokens or report.cached_tokens or 0
+    read = inner.cached_tokens or _cached(report)
     written = inner.cache_write_tokens or inner.cache_creation_input_tokens or 0
     heard = inner.audio_tokens or 0
     made = report.completion_tokens_details or _CompletionDetails()
     thought, spoken, drawn = made.reasoning_tokens or 0, made.audio_tokens or 0, made.image_tokens or 0
-    is_apart = 0 < beyond == thought
-    output = completion + thought if is_apart else completion
+    is_thought_apart = 0 < beyond == thought
+    is_heard_apart = not is_thought_apart and 0 < beyond == heard
+    output = completion + thought if is_thought_apart else completion
+    prompt = prompt + heard if is_heard_apart else prompt
     # `audio_tokens` counts cached sound too, which is in `cache_read` like cached text: only the rest can be dearer.
     uncached = max(0, prompt - read - written)
     audio_input = min(heard, uncached)
@@ -242,7 +246,7 @@ def _of_parts(report: _Report, prompt: int, completion: int, beyond: int, raw: b
             is_suspect
             or max(read + written, heard) > prompt
             or thought + spoken + drawn > output
-            or (beyond > 0 and not is_apart)
+            or (beyond > 0 and not is_thought_apart and not is_heard_apart)
         ),
     )
 
@@ -256,7 +260,12 @@ def _has_no_parts(report: _Report) -> bool:
         return False
     if written is not None and (written.reasoning_tokens or written.audio_tokens or written.image_tokens):
         return False
-    return not (report.prompt_cache_hit_tokens or report.cached_tokens)
+    return not _cached(report)
+
+
+def _cached(report: _Report) -> int:
+    """What was read from a cache, where a server says it beside the details."""
+    return report.prompt_cache_hit_tokens or report.cached_tokens or report.num_cached_tokens or 0
 
 
 def _leniently(text: bytes) -> tuple[_Report, bool]:
@@ -273,7 +282,7 @@ def _leniently(text: bytes) -> tuple[_Report, bool]:
         total_tokens=count(document.get("total_tokens")),
     )
     is_suspect = False
-    for part in ("prompt_cache_hit_tokens", "cached_tokens"):
+    for part in ("prompt_cache_hit_tokens", "cached_tokens", "num_cached_tokens"):
         is_suspect |= _set(report, part, document)
     read, written = document.get("prompt_tokens_details"), document.get("completion_tokens_details")
     if isinstance(read, dict):

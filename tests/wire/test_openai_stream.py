@@ -582,9 +582,11 @@ def test_all_kinds_of_produced_text_are_counted() -> None:
     ]
     for delta in deltas:
         stream.feed(chunk(choices=[{"index": 0, "delta": delta}]))
+    # Together says it twice.
+    stream.feed(chunk(choices=[{"index": 0, "text": "10", "delta": {"role": "assistant", "content": "10"}}]))
     assert stream.output.tokens > 0
-    assert text.text == b"123456789"
-    assert stream.chunks == 7
+    assert text.text == b"12345678910"
+    assert stream.chunks == 8
 
 
 def test_text_is_counted_in_order_and_whole_however_long_it_gets() -> None:

@@ -371,11 +371,10 @@ def _texts(choices: list[ChunkChoice]) -> list[str]:
     """All that was produced, tool calls included."""
     texts: list[str] = []
     for choice in choices:
-        if choice.text:
-            texts.append(choice.text)
         delta = choice.delta
         if delta is None:
-            continue
+            texts += filter(None, (choice.text,))
+            continue  # a `text` beside a delta repeats its content (Together)
         if delta.content:
             texts.append(delta.content)
         if delta.reasoning_content or delta.reasoning:

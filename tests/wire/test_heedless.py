@@ -258,6 +258,14 @@ def test_proofs_and_citations_stay_with_what_they_prove() -> None:
     )
 
 
+def test_citations_that_come_before_the_text_stay_with_it() -> None:
+    cited = [{"type": "url_citation", "url_citation": {"url": f"https://{name}.example"}} for name in "ab"]
+    early = delta(content="", annotations=cited)
+    [choice] = joined(ChatReader(), sse(early, delta(content="H"), delta(content="i"), delta("stop"))).choices
+    sources = Citation(url="https://a.example"), Citation(url="https://b.example")
+    assert choice.parts == (Said(text="Hi", citations=sources),)
+
+
 def test_a_picture_comes_whole() -> None:
     part = {"inlineData": {"mimeType": "image/png", "data": "aGk="}}
     body = sse({"candidates": [{"content": {"parts": [{"text": "a"}, part]}, "finishReason": "STOP"}]})

@@ -145,18 +145,22 @@ def joined(reader: Reader, body: bytes) -> Reply:
 def _choice(events: list[Event]) -> Choice:
     parts: list[Part] = []
     calls: dict[int, tuple[ToolStart, list[str]]] = {}
-    finish, probabilities = Finish("stop"), []
+    finish, probabilities, early = Finish("stop"), [], list[Citation]()
     for kind, run in groupby(events, type):
         same: list[Any] = list(run)
         if kind in _TEXTS:
             parts.append(_TEXTS[kind](text="".join(event.text for event in same)))
+            if kind is TextDelta:
+                while early:
+                    _cite(parts, early.pop(0))
             probabilities += [event.logprobs for event in same if kind is TextDelta and event.logprobs is not None]
             continue
         for event in same:
             if kind is ThinkingEnd:
                 _prove(parts, event)
             elif kind is Cited:
-                _cite(parts, event.citation)
+                if not _cite(parts, event.citation):
+                    early.append(event.citation)  # OpenRouter sends them before the text
             elif kind is Drawn:
                 parts.append(event.image)
             elif kind is ToolStart:
@@ -190,10 +194,13 @@ def _prove(parts: list[Part], end: ThinkingEnd) -> None:
         parts[-1] = msgspec.structs.replace(thought, signature=end.signature, origin=end.origin)
 
 
-def _cite(parts: list[Part], citation: Citation) -> None:
+def _cite(parts: list[Part], citation: Citation) -> bool:
+    """Whether there was a text to put it on."""
     text = parts[-1] if parts else None
-    if isinstance(text, Text):
-        parts[-1] = msgspec.structs.replace(text, citations=(*text.citations, citation))
+    if not isinstance(text, Text):
+        return False
+    parts[-1] = msgspec.structs.replace(text, citations=(*text.citations, citation))
+    return True
 
 
 def _joined_logprobs(pieces: list[Raw]) -> Raw | None:

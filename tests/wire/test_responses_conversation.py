@@ -205,6 +205,24 @@ def test_tools_that_a_search_found_are_offered_from_then_on() -> None:
     assert result.parts == (Text(text="You can call these now: mcp__files__f, f"),)
 
 
+def test_without_openai_s_search_for_tools_all_are_offered() -> None:
+    later = {**FUNCTION, "name": "later", "defer_loading": True}
+    more = {**FUNCTION, "name": "more"}
+    ran = {"call_id": "c1", "execution": "server", "status": "completed"}
+    found = conversation(
+        [
+            {"role": "user", "content": "Hi"},
+            {"type": "tool_search_call", "arguments": {"queries": ["x"]}, **ran},
+            {"type": "tool_search_output", "tools": [later], **ran},
+            {"type": "additional_tools", "role": "developer", "tools": [more]},
+        ],
+        tools=[{"type": "tool_search"}, FUNCTION, later],
+    )
+    assert [tool.name for tool in found.tools] == ["f", "later", "more"]
+    assert (found.extras, list(found.hints)) == ({}, ["tools[0]"])
+    assert [turn.role for turn in found.turns] == ["user"]
+
+
 def test_what_codex_sends_can_be_said_to_any_model() -> None:
     strict = {"type": "function", "name": "exec_command", "description": "d", "strict": False, "parameters": {}}
     patch = {"type": "custom", "name": "apply_patch", "description": "d", "format": {"type": "grammar"}}

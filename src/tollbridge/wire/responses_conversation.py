@@ -3,8 +3,8 @@
 Rule 1  Consecutive items of one side are one turn; what a tool answered is a turn of its own.
 Rule 2  A thought comes back with the signature with which it went out: `encrypted_content` is made here (`sealed`), and
         also holds the thought itself, for clients that keep nothing else of it (Codex).
-Rule 3  Items that only record what OpenAI's own tools did are left out; items that a model would have to understand are
-        refused by name.
+Rule 3  Items that only record what OpenAI's own tools did, or that only offer tools, are left out; items that a model
+        would have to understand are refused by name.
 """
 
 import base64
@@ -65,7 +65,8 @@ _HINTS = frozenset(
     }
 )
 _LOGPROBS = "message.output_text.logprobs"
-_TOLD = frozenset({"web_search_call", "file_search_call"})
+# `additional_tools` are offered (`responses_tools`); so are those that a search of OpenAI's found.
+_TOLD = frozenset({"web_search_call", "file_search_call", "tool_search_call", "tool_search_output", "additional_tools"})
 
 
 class _Seal(msgspec.Struct, array_like=True):

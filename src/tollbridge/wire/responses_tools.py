@@ -3,7 +3,7 @@
 A custom tool takes any text (Codex patches files with one): see `openai_parts`. A namespace holds functions under a
 name of its own (Codex has one for each MCP server): `namespace__name`. `local_shell` runs a command on the caller's
 machine: it becomes the function that OpenAI's models know it as. `tool_search`, if the caller runs it, finds tools that
-were not offered yet: those in its answer are offered from then on.
+were not offered yet: those in its answer are offered from then on, as are those in an item `additional_tools`.
 """
 
 import hashlib
@@ -49,7 +49,8 @@ _decode_exec = msgspec.json.Decoder(_Exec).decode
 class Tools:
     """The tools that a request offers. `functions`: those that can be functions; `others`: the rest, by their path.
 
-    `offered`: as `others`, those that Codex offers with every request, whether or not the model can use them.
+    `offered`: as `others`, those that change nothing when left out: the search that Codex offers with every request,
+    whether or not the model can use it, and OpenAI's search for tools.
     """
 
     def __init__(self, body: Body) -> None:
@@ -85,7 +86,8 @@ class Tools:
                 search = conversation.Tool(name=TOOL_SEARCH, description=about, parameters=parameters)
                 self._put(Known(TOOL_SEARCH, TOOL_SEARCH), search)
             case _:
-                is_offered = tool.external_web_access is not None
+                # Without OpenAI's search for tools, those that it would find are offered at once.
+                is_offered = tool.external_web_access is not None or tool.type == TOOL_SEARCH
                 (self.offered if is_offered else self.others)[where] = Raw(msgspec.json.encode(tool.type))
 
     def _function(self, tool: Tool, name: str, namespace: str) -> None:

@@ -93,6 +93,15 @@ def test_a_missing_field_is_named(name: str) -> None:
     assert error.message.startswith(f"Missing '{name}'")
 
 
+@pytest.mark.parametrize("kind", [b"openrouter:advisor", rb"\u006fpenrouter:fusion", b"openrouter:image_generation"])
+def test_tools_that_would_call_other_models_are_refused(kind: bytes) -> None:
+    head = b'{"model":"m","messages":[{"role":"user","content":"a"}],"tools":['
+    error = refusal(head + b'{"type":"function"},{"type":"%b","parameters":{"model":"x"}}]}' % kind)
+    assert (error.param, error.status) == ("tools[1]", 400)
+    for other in (b'"openrouter:web_search"', b'"openrouter:datetime"', b'"openrouter"', b'["openrouter:advisor"]'):
+        assert openai_chat.parse(head + b'{"type":%b}]}' % other)
+
+
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "1e400"])
 def test_numbers_that_no_float_holds_are_refused_where_they_are_read(number: str) -> None:
     body = b'{"model":"m","messages":[{"role":"user","content":"a"}],"temperature":%b}' % number.encode()

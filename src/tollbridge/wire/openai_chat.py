@@ -21,6 +21,7 @@ from tollbridge.wire.request import (
     TokenLimit,
     TopP,
     check_model,
+    check_tools,
     read_fields,
     read_typed,
     wrong,
@@ -90,6 +91,7 @@ def parse(body: bytes) -> ChatRequest:
     messages = typed.messages
     check_nesting(body, len(messages) - 1)
     check_model(typed.model)
+    check_tools(fields)
     has_parts = False
     for message in messages:
         if type(message.content) is not str:

@@ -41,6 +41,9 @@ class _Tool(msgspec.Struct, gc=False):
 
 _decode_tools = msgspec.json.Decoder(list[_Tool]).decode
 _CALLERS_TOOLS = (None, "function", "custom")
+# OpenRouter's own tools, and those of them that are free or metered.
+_OPENROUTERS = "openrouter:"
+_METERED = ("openrouter:web_search", "openrouter:datetime")
 
 
 class StreamOptions(msgspec.Struct, gc=False):
@@ -170,6 +173,22 @@ def read_typed(body: bytes, decoder: "msgspec.json.Decoder[T]", rules: Mapping[s
         raise _explain(str(error), rules) from None
     except RecursionError:
         raise too_deep() from None
+
+
+def check_tools(fields: Mapping[str, Raw]) -> None:
+    """Refuse OpenRouter's tools that call models and services of the caller's choice, which nobody meters."""
+    offered = bytes(fields.get("tools", NULL))
+    if b"openrouter" not in offered and b"\\u" not in offered:
+        return
+    try:
+        tools = _decode_tools(offered)
+    except msgspec.MsgspecError:
+        return  # the provider says what is wrong with it
+    for index, tool in enumerate(tools):
+        kind = tool.type
+        if isinstance(kind, str) and kind.startswith(_OPENROUTERS) and kind not in _METERED:
+            what = "It costs what no price here covers; leave it out."
+            raise InvalidRequest(f"'tools[{index}]' cannot be used. {what}", param=f"tools[{index}]")
 
 
 def check_model(name: str) -> None:

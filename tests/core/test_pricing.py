@@ -266,6 +266,7 @@ def test_a_prompt_is_held_at_the_price_of_what_the_request_may_use() -> None:
         (b'[{"type":"web_search_20250305","name":"web_search"}]', 10),
         (b'[{"type": "web_search"}]', 10),
         (b'[{"type" :\n "web_search_20250305"}]', 10),
+        (b'[{"type":"openrouter:web_search"}]', 10),
         (b'[{"googleSearch":{}}]', 10),
         (b'[{"type":"function","function":{"name":"web_search"}}]', 0),
         (b"", 0),

@@ -63,6 +63,11 @@ def plain(prompt: Any, completion: Any, **more: Any) -> dict[str, Any]:
             plain(32, 9, completion_tokens_details={"reasoning_tokens": 94}, total_tokens=135),
             Usage(input=32, output=103, reasoning=94),
         ),
+        (
+            plain(16, 4, server_tool_use_details={"web_search_requests": 3}, total_tokens=20),
+            Usage(input=16, output=4, searches=3),
+        ),
+        (plain(16, 4, server_tool_use_details={"tool_calls_executed": 1}), Usage(input=16, output=4)),
         (plain(64, 6, num_cached_tokens=32, total_tokens=70), Usage(input=32, cache_read=32, output=6)),
         (plain(9.0, 7.0, total_tokens=16.0), Usage(input=9, output=7)),
         (plain(MOST, 0), Usage(input=MOST)),
@@ -118,7 +123,7 @@ def test_what_is_no_report_is_unbelievable(raw: bytes) -> None:
     "where",
     [
         *("prompt_tokens_details.cached_tokens", "completion_tokens_details.reasoning_tokens"),
-        *("cached_tokens", "num_cached_tokens"),
+        *("cached_tokens", "num_cached_tokens", "server_tool_use_details.web_search_requests"),
     ],
 )
 def test_a_part_that_is_no_count_is_left_out_and_marked(where: str, bad: Any) -> None:

@@ -23,7 +23,7 @@ SILENCE_IS_UPSTREAMS_FAULT_MS = 30_000
 _HOUR = tuple(one + hour + b'"' for one in (b"1", rb"\u0031") for hour in (b"h", rb"\u0068"))
 # How tools offer a provider's own search to the model, and how many searches a hold then covers. A function of the
 # caller's own with such a name is not one.
-_SEARCH = re.compile(rb'"type"\s*:\s*"web_search|"google_?[sS]earch"')
+_SEARCH = re.compile(rb'"type"\s*:\s*"(?:openrouter:)?web_search|"google_?[sS]earch"')
 SEARCHES_HELD = 10
 # 1 January 1970 was a Thursday; weeks begin on Monday, day 0.
 _FIRST_DAY = 3

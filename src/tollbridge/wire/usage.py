@@ -46,6 +46,10 @@ class _CompletionDetails(msgspec.Struct, gc=False):
     image_tokens: _Count | None = None  # OpenRouter
 
 
+class _ToolUse(msgspec.Struct, gc=False):
+    web_search_requests: _Count | None = None
+
+
 class _Report(msgspec.Struct, gc=False):
     prompt_tokens: _Count | None = None
     completion_tokens: _Count | None = None
@@ -55,6 +59,7 @@ class _Report(msgspec.Struct, gc=False):
     prompt_cache_hit_tokens: _Count | None = None  # DeepSeek
     cached_tokens: _Count | None = None  # Moonshot
     num_cached_tokens: _Count | None = None  # Mistral, before it had details
+    server_tool_use_details: _ToolUse | None = None  # OpenRouter
     # `MONEY`: read only to know whether there is any.
     cost: Raw = NOTHING
     cost_details: Raw = NOTHING
@@ -241,6 +246,7 @@ def _of_parts(report: _Report, prompt: int, completion: int, beyond: int, raw: b
         audio_input=audio_input,
         audio_output=audio_output,
         image_output=image_output,
+        searches=_searches(report),
         raw=raw,
         suspect=(
             is_suspect
@@ -252,7 +258,7 @@ def _of_parts(report: _Report, prompt: int, completion: int, beyond: int, raw: b
 
 
 def _has_no_parts(report: _Report) -> bool:
-    """Whether it is all plain text: neither caches nor reasoning, no sound, no pictures."""
+    """Whether it is all plain text: neither caches nor reasoning, no sound, no pictures, no searches."""
     read, written = report.prompt_tokens_details, report.completion_tokens_details
     if read is not None and (
         read.cached_tokens or read.cache_write_tokens or read.cache_creation_input_tokens or read.audio_tokens
@@ -260,7 +266,12 @@ def _has_no_parts(report: _Report) -> bool:
         return False
     if written is not None and (written.reasoning_tokens or written.audio_tokens or written.image_tokens):
         return False
-    return not _cached(report)
+    return not _cached(report) and not _searches(report)
+
+
+def _searches(report: _Report) -> int:
+    used = report.server_tool_use_details
+    return 0 if used is None else used.web_search_requests or 0
 
 
 def _cached(report: _Report) -> int:
@@ -293,6 +304,10 @@ def _leniently(text: bytes) -> tuple[_Report, bool]:
         report.completion_tokens_details = _CompletionDetails()
         for part in _CompletionDetails.__struct_fields__:
             is_suspect |= _set(report.completion_tokens_details, part, written)
+    used = document.get("server_tool_use_details")
+    if isinstance(used, dict):
+        report.server_tool_use_details = _ToolUse()
+        is_suspect |= _set(report.server_tool_use_details, "web_search_requests", used)
     return report, is_suspect
 
 

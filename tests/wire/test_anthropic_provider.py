@@ -5,6 +5,7 @@ import pytest
 from tests.wire.messages import OPUS, SONNET, STREAM, TEXT, block, event, finish, route, start
 
 from tollbridge.errors import ProtocolError
+from tollbridge.wire import heedless
 from tollbridge.wire.anthropic_provider import AnthropicProvider, AnthropicReader
 from tollbridge.wire.conversation import (
     Citation,
@@ -38,8 +39,8 @@ BEST: list[Event] = [
     ThinkingEnd(redacted=REDACTED, origin="anthropic"),
     TextDelta("Très "),
     TextDelta("bien 🎉\n"),
-    Cited(CITATION),
     TextDelta("Mild."),
+    Cited(CITATION),
     ToolStart(0, "toolu_01T1x1fJ34qAmk2tNTrN7Up6", "get_weather"),
     ToolDelta(0, '{"location": "San'),
     ToolDelta(0, ' Francisco"}'),
@@ -81,6 +82,14 @@ def test_a_stream_is_read() -> None:
     assert (usage.input, usage.cache_read, usage.cache_write, usage.cache_write_1h, usage.output) == (25, 7, 4, 6, 89)
     assert usage.searches == 1
     assert json.loads(reader.reported)["output_tokens"] == 89
+
+
+def test_citations_which_come_before_their_text_follow_it() -> None:
+    cited = {"type": "citations_delta", "citation": {"url": CITATION.url, "title": "Weather", "cited_text": "mild"}}
+    raw = start() + block(0, TEXT, cited, {"type": "text_delta", "text": "Mild."}) + finish()
+    assert read(raw)[0][:2] == [TextDelta("Mild."), Cited(CITATION)]
+    [choice] = heedless.joined(PROVIDER.reader(), raw).choices
+    assert choice.parts == (Text(text="Mild.", citations=(CITATION,)),)
 
 
 def test_a_stream_is_the_same_wherever_it_is_cut() -> None:

@@ -15,6 +15,7 @@ from tollbridge.wire.anthropic_usage import Meter
 from tollbridge.wire.body import NOTHING, NULL
 from tollbridge.wire.conversation import (
     Choice,
+    Citation,
     Cited,
     Conversation,
     Document,
@@ -78,6 +79,7 @@ class AnthropicReader(EventReader[Said]):
         self._meter: Meter = Meter()
         self._tools: dict[int, int] = {}  # block → its number among the calls
         self._signatures: dict[int, str] = {}  # of thoughts that are not over
+        self._citations: list[Citation] = []  # of the text that is not over: they come before it
         self._is_finished = False
 
     def _events_of(self, answer: Any) -> Iterable[Any]:
@@ -100,6 +102,7 @@ class AnthropicReader(EventReader[Said]):
         elif kind == "content_block_stop":
             if event.index in self._signatures:
                 out.append(ThinkingEnd(signature=self._signatures.pop(event.index), origin=ORIGIN))
+            self._cite(out)
         elif kind == "message_start":
             if event.message is not None:
                 self._meter.start(event.message.usage)
@@ -149,9 +152,14 @@ class AnthropicReader(EventReader[Said]):
         elif kind == "citations_delta" and delta.citation is not None:
             citation = delta.citation.citation
             if citation is not None:
-                out.append(Cited(citation))
+                self._citations.append(citation)
+
+    def _cite(self, out: list[Said]) -> None:
+        out.extend(map(Cited, self._citations))
+        self._citations.clear()
 
     def _finish(self, event: Event, out: list[Said]) -> None:
+        self._cite(out)
         self._meter.read(event.usage)
         delta = event.delta
         if delta is None or not delta.stop_reason or self._is_finished:

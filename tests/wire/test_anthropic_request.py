@@ -374,6 +374,33 @@ def test_a_schema_is_kept_to() -> None:
     assert refused(format=wanted, model="claude-opus-4-1") == "format"
 
 
+BOUNDED = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}, "required": ["n"]}
+FITTED = {
+    "type": "object",
+    "properties": {"n": {"type": "integer", "description": "(minimum: 1)"}},
+    "required": ["n"],
+    "additionalProperties": False,
+}
+
+
+def test_bounds_that_claude_refuses_are_described_to_it() -> None:
+    bounded = Raw(json.dumps(BOUNDED).encode())
+    wanted = Format(kind="schema", name="x", schema=bounded)
+    written = outgoing(format=wanted, tools=(Tool(name="f", parameters=bounded, strict=True),))
+    sent = json.loads(written.body)
+    assert (sent["output_config"]["format"]["schema"], sent["tools"][0]["input_schema"]) == (FITTED, FITTED)
+    assert written.dropped == ("tools[0].strict", "format")
+    closed = body(tools=(Tool(name="f", strict=True),))["tools"][0]["input_schema"]
+    assert closed == {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+def test_schemas_without_a_promise_stay_as_they_are() -> None:
+    bounded = Raw(json.dumps(BOUNDED).encode())
+    assert body(tools=(Tool(name="f", parameters=bounded),))["tools"][0]["input_schema"] == BOUNDED
+    wanted = Format(kind="schema", name="x", schema=bounded)
+    assert body(format=wanted, model="deepseek-chat")["output_config"]["format"]["schema"] == BOUNDED
+
+
 def test_sampling_within_its_range_is_kept() -> None:
     written = body(temperature=0.5, top_k=5, stop=("END", "STOP"), model="claude-3-5-haiku-latest")
     assert (written["temperature"], written["top_k"], written["stop_sequences"]) == (0.5, 5, ["END", "STOP"])

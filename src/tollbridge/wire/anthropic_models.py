@@ -20,6 +20,7 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True):
     levels of `output_config.effort`. `adapts`, `budgets`: takes thinking of type adaptive, of type enabled. `off`: the
     type that turns thinking off, "" if none does. `forces`: can be made to call a tool. `instructs`: takes system turns
     among the others. `schemas`: takes output_config.format and strict tools.
+    `is_claude`: it is one of Anthropic's own.
     """
 
     samples: bool
@@ -31,6 +32,7 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True):
     forces: bool
     instructs: bool
     schemas: bool
+    is_claude: bool = True
 
 
 # Others' servers that speak this dialect: what they have in common is its oldest form.
@@ -44,6 +46,7 @@ _OTHERS = Abilities(
     forces=True,
     instructs=False,
     schemas=True,
+    is_claude=False,
 )
 
 
@@ -77,7 +80,7 @@ def abilities(model: str) -> Abilities:
 
 def is_claude(model: str) -> bool:
     """Whether it is one of Anthropic's own models, not another's behind a server that speaks this dialect."""
-    return abilities(model) is not _OTHERS
+    return abilities(model).is_claude
 
 
 def _efforts(line: str, version: tuple[int, int]) -> tuple[str, ...]:

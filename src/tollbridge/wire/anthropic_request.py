@@ -20,6 +20,7 @@ from msgspec import Raw
 
 from tollbridge.wire.anthropic_models import Abilities, abilities
 from tollbridge.wire.anthropic_reply import arguments
+from tollbridge.wire.anthropic_schemas import fitted
 from tollbridge.wire.body import NULL
 from tollbridge.wire.conversation import (
     Audio,
@@ -220,9 +221,10 @@ def _tool(index: int, tool: Tool, able: Abilities, fit: Fit) -> _Json:
     written: _Json = {"name": tool.name}
     if tool.description:
         written["description"] = tool.description
-    written["input_schema"] = _schema(tool.parameters)
+    schema = written["input_schema"] = _schema(tool.parameters)
     if tool.strict:
         if able.schemas:
+            written["input_schema"] = _kept_to(schema, f"tools[{index}].strict", able, fit)
             written["strict"] = True
         else:
             fit.lacks(f"tools[{index}].strict", "this model cannot promise to keep to a schema")
@@ -231,7 +233,7 @@ def _tool(index: int, tool: Tool, able: Abilities, fit: Fit) -> _Json:
     return written
 
 
-def _schema(parameters: Raw | None) -> Raw | _Json:
+def _schema(parameters: Raw | None) -> Raw:
     """A schema that says, as Anthropic requires, that its type is object."""
     if parameters is None:
         return _NO_PARAMETERS
@@ -241,7 +243,17 @@ def _schema(parameters: Raw | None) -> Raw | _Json:
         return parameters
     if "type" in members:
         return parameters
-    return {"type": _OBJECT, **members} if members else _NO_PARAMETERS
+    return Raw(msgspec.json.encode({"type": _OBJECT, **members})) if members else _NO_PARAMETERS
+
+
+def _kept_to(schema: Raw, param: str, able: Abilities, fit: Fit) -> Raw:
+    """`schema` as the model promises to keep to it. `param`: the caller's name for the promise."""
+    if not able.is_claude:
+        return schema
+    schema, is_looser = fitted(schema)
+    if is_looser:
+        fit.hint(param)
+    return schema
 
 
 def _put_format(fields: _Json, conversation: Conversation, able: Abilities, fit: Fit) -> None:
@@ -253,7 +265,7 @@ def _put_format(fields: _Json, conversation: Conversation, able: Abilities, fit:
     elif not able.schemas:
         fit.lacks("format", "this model cannot promise to keep to a schema")
     else:
-        written = {"type": "json_schema", "schema": wanted.schema}
+        written = {"type": "json_schema", "schema": _kept_to(wanted.schema, "format", able, fit)}
         fields["output_config"] = {**fields.get("output_config", {}), "format": written}
 
 

@@ -158,6 +158,20 @@ def test_a_search_without_a_price_is_refused_or_left_out_where_anything_has_one(
     assert search_of(PRICE, [search])[0].keys() == {"model", "max_tokens", "messages"}
 
 
+def test_an_advisor_is_refused_or_left_out_because_another_model_s_price_is_billed_for_it() -> None:
+    advisor: Any = {"type": "advisor_20260301", "name": "advisor", "model": "claude-opus-4-8"}
+    own: Any = {"name": "advisor_of_mine", "input_schema": {"type": "object"}}
+    priced = msgspec.structs.replace(PRICE, searches=1)
+    for price in (PRICE, priced):
+        with pytest.raises(UnsupportedField, match="another model") as caught:
+            search_of(price, [own, advisor], required=True)
+        assert caught.value.param == "tools[1]"
+        sent, dropped = search_of(price, [own, advisor])
+        assert (sent["tools"], dropped) == ([own], ("tools[1]",))
+    assert search_of(priced, [own, advisor], required=True, owner=7)[0]["tools"] == [own, advisor]
+    assert search_of(priced, [own], required=True)[0]["tools"] == [own]
+
+
 def test_fields_that_this_provider_refuses_are_left_out() -> None:
     request = parse(b'{"model":"m","max_tokens":9,"service_tier":"auto","messages":[{"role":"user","content":"a"}]}')
     exchange = translate.exchange(request, route(drops=("service_tier",)), ID, CREATED, None)

@@ -2,8 +2,8 @@
 
 Rule 1  In a request, only the model, the limit and what this provider refuses change. Unknown members pass. Claude
         would refuse another model's thoughts in the conversation and its call ids: such thoughts are left out, and the
-        ids rewritten. A web search that the model has no price for would be sold for nothing: its tool is refused or
-        left out.
+        ids rewritten. A web search that the model has no price for would be sold for nothing, and an advisor (another
+        model, which Anthropic asks along the way and bills) at this one's price: such tools are refused or left out.
 Rule 2  An event passes as it came. `message_start` gets our names; `message_delta` and `message_stop` are withheld
         until the end, when the usage that is charged is known.
 Rule 3  Nearly every event is like the one before except for its text. When an event has passed unchanged, it is read
@@ -48,7 +48,9 @@ _TEXT = re.compile(rb'"(?:text|thinking|partial_json)": ?"')
 _LONG = 64 * 1024
 
 _THOUGHT = b"thinking"
-_SEARCH = b'"web_search'
+# Kinds of tools whose calls cost what the model's price may not say, by how they begin.
+_ADVISOR = {"advisor_": "another model that Anthropic bills, for which {} has no price"}
+_UNPRICED = _ADVISOR | {"web_search": "a search on the web, for which {} has no price"}
 _ESCAPED = rb"\u00"
 
 
@@ -80,7 +82,7 @@ class AnthropicPassing:
         fields = dict(request.fields)
         if route.upstream_model != request.model:
             fields["model"] = Raw(msgspec.json.encode(route.upstream_model))
-        dropped = self._without_searches(fields)
+        dropped = self._without_unpriced(fields)
         if self._max_tokens is not None and (request.max_tokens is None or self._max_tokens < request.max_tokens):
             fields["max_tokens"] = Raw(b"%d" % self._max_tokens)
             dropped += _think_within(self._max_tokens, fields)
@@ -95,36 +97,38 @@ class AnthropicPassing:
                 headers = ((b"anthropic-beta", ",".join(request.betas).encode()),)
         return Outgoing(target, msgspec.json.encode(fields), dropped, headers)
 
-    def _without_searches(self, fields: dict[str, Raw]) -> tuple[str, ...]:
-        """Leave out Anthropic's own search where a call of it has no price, unless nothing has one or the customer's
-        own credential pays. Returns what was left out; raises `UnsupportedField` where the caller wants all of it.
+    def _without_unpriced(self, fields: dict[str, Raw]) -> tuple[str, ...]:
+        """Leave out Anthropic's own tools whose calls have no price, unless nothing has one or the customer's own
+        credential pays. Returns what was left out; raises `UnsupportedField` where the caller wants all of it.
         """
         route, offered = self._route, bytes(fields.get("tools", b""))
         price = route.price
-        if price.searches or route.upstream.owner or not any(price.at_most):
+        if route.upstream.owner or not any(price.at_most):
             return ()
-        if _SEARCH not in offered and _ESCAPED not in offered:
+        unpriced = _UNPRICED if not price.searches else _ADVISOR
+        if all(b'"' + kind.encode() not in offered for kind in unpriced) and _ESCAPED not in offered:
             return ()
         tools = [(f"tools[{index}]", raw, _decode_named(raw)) for index, raw in enumerate(_decode_blocks(offered))]
-        searches = {where: tool for where, _, tool in tools if (tool.type or "").startswith("web_search")}
-        if not searches:
+        refused = {where: tool for where, _, tool in tools if (tool.type or "").startswith(tuple(unpriced))}
+        if not refused:
             return ()
         if not self._request.lets_omit(route.upstream):
-            where = next(iter(searches))
+            where, tool = next(iter(refused.items()))
+            why = next(why for kind, why in unpriced.items() if (tool.type or "").startswith(kind))
             raise UnsupportedField(
-                f"'{where}' is a search on the web, for which {route.model} has no price. Leave it out, or let it be"
+                f"'{where}' is {why.format(route.model)}. Leave it out, or let it be"
                 ' left out with "provider": {"require_parameters": false}.',
                 param=where,
             )
-        left = [raw for where, raw, _ in tools if where not in searches]
+        left = [raw for where, raw, _ in tools if where not in refused]
         choice = _decode_named(fields["tool_choice"]) if "tool_choice" in fields else _Named()
         if left:
             fields["tools"] = Raw(msgspec.json.encode(left))
         else:
             del fields["tools"]
-        if not left or choice.name in {tool.name for tool in searches.values()} - {None}:
+        if not left or choice.name in {tool.name for tool in refused.values()} - {None}:
             fields.pop("tool_choice", None)
-        return tuple(searches)
+        return tuple(refused)
 
     def response(self, body: bytes) -> Answer:
         return PassedAnswer(self._names, body)

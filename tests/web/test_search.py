@@ -3,6 +3,7 @@
 import random
 import shutil
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from tollbridge.store.requests import NEWEST, Filter
 
 PATTERNS = 200
 LETTERS = "%_*\\[]^%_%_aeo.@1"
-# 200 ms on a free machine: a busy one takes more processor time for the same work.
-MOST_S = 0.3
+# So many times as long as for a plain word: the same on every machine, and on a busy one.
+MOST = 12
+TRIES = 5
 ROWS = """
 WITH RECURSIVE number(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM number WHERE i < {rows})
 """
@@ -24,7 +26,15 @@ WITH RECURSIVE number(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM number WHERE i
 
 @pytest.mark.parametrize("rows", [2_000, pytest.param(1_000_000, marks=pytest.mark.soak)])
 def test_no_pattern_takes_long(tmp_path: Path, rows: int) -> None:
-    """Each in processor time, of the whole process: who else is busy does not count."""
+    """Each in processor time, of the whole process: who else is busy does not count.
+
+    Of what takes longer than it may, the quickest of some tries does: a collection of garbage is not the pattern's.
+    """
+
+    async def took(search: Callable[[str], Awaitable[object]], text: str) -> float:
+        started = time.process_time()
+        await search(text)
+        return time.process_time() - started
 
     async def test() -> None:
         shutil.copy(await migrated_file(), tmp_path / "tollbridge.db")
@@ -46,20 +56,30 @@ def test_no_pattern_takes_long(tmp_path: Path, rows: int) -> None:
             f"SELECT i, 1, 1, i, 1, i, 1, 1, 200, 0{', 0' * len(columns.split(', '))} FROM number"
         )
         chance = random.Random(20261122)
-        slowest = 0.0
-        for _ in range(PATTERNS):
-            text = "".join(chance.choices(LETTERS, k=chance.randint(2, 80)))
-            started = time.process_time()
+
+        async def look(text: str) -> None:
             found = await accounts.search(database, text, 1 << 62, 50)
-            slowest = max(slowest, time.process_time() - started)
             assert all(text in each.email or text in each.public_id for each in found)
-            started = time.process_time()
+
+        async def filter_by(text: str) -> None:
             versions = await prices.of_model(database, text)
-            page = await requests.page(database, 1, Filter(versions=versions), NEWEST, 50)
-            slowest = max(slowest, time.process_time() - started)
-            assert page.lines == []
-        print(f"the slowest of {2 * PATTERNS} searches in {rows} rows: {slowest * 1000:.0f} ms")
+            assert (await requests.page(database, 1, Filter(versions=versions), NEWEST, 50)).lines == []
+
+        for search in (look, filter_by):
+            plain = min([await took(search, "nobody at all") for _ in range(TRIES)])
+            slowest = 0.0
+            for _ in range(PATTERNS):
+                text = "".join(chance.choices(LETTERS, k=chance.randint(2, 80)))
+                least = float("inf")
+                for _ in range(TRIES):
+                    least = min(least, await took(search, text))
+                    if least < MOST * plain:
+                        break
+                slowest = max(slowest, least)
+            print(
+                f"the slowest of {PATTERNS} searches in {rows} rows took {slowest / plain:.1f} times a plain one's time"
+            )
+            assert slowest < MOST * plain
         await database.close()
-        assert slowest < MOST_S
 
     run_long(test())

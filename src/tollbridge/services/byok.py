@@ -52,7 +52,7 @@ async def add(
         raise InvalidRequest(
             f"a credential is 1 to {_LONGEST_CREDENTIAL:,} visible characters of ASCII in one line", param="credential"
         )
-    if len(label) > _LONGEST_LABEL or not (label.isprintable() or not label):
+    if len(label) > _LONGEST_LABEL or not label.isprintable():
         raise InvalidRequest(f"a label is at most {_LONGEST_LABEL} characters in one line", param="label")
     await belongs_to(database, master)
     public_id = new_id("byok")

@@ -188,7 +188,7 @@ def check(label: str, rules: Rules, now: int) -> tuple[str, Rules]:
 
 def check_label(label: str) -> str:
     label = label.strip()
-    if len(label) > LONGEST_LABEL or not (label.isprintable() or not label):
+    if len(label) > LONGEST_LABEL or not label.isprintable():
         raise InvalidRequest(f"A label is at most {LONGEST_LABEL} characters in one line.", param="label")
     return label
 

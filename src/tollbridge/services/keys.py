@@ -57,7 +57,7 @@ async def create(
 
     InvalidRequest: the label or a rule cannot be. ConfigError: the database is not of this master secret.
     """
-    if len(label) > LONGEST_LABEL or not (label.isprintable() or not label):
+    if len(label) > LONGEST_LABEL or not label.isprintable():
         raise InvalidRequest(f"a label is at most {LONGEST_LABEL} characters in one line", param="label")
     now = await database.now()
     _check(rules, now)

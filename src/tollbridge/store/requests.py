@@ -119,9 +119,7 @@ async def page(database: Transaction, account_id: int, wanted: Filter, before: P
     if wanted.plain:
         rows = await database.fetch(_PAGE, account_id, *before, wanted.since, count + 1)
         return await _found(database, account_id, rows, count, None)
-    end = await _bound(database, account_id, wanted, before)
-    floor = (wanted.since, -1) if end is None else end
-    rows = await database.fetch(_FILTERED, account_id, *before, *floor, count + 1, *wanted._arguments)
+    rows, end = await _search(database, account_id, wanted, before, count)
     if rows or end is None:
         return await _found(database, account_id, rows, count, end)
     if end[0] > (await value(database, WATERMARK) or 0):
@@ -130,17 +128,19 @@ async def page(database: Transaction, account_id: int, wanted: Filter, before: P
     day = (await database.fetch(_LAST_DAY, account_id, end[0], *wanted._arguments))[0][0]
     if day is None or day + DAY_MS <= wanted.since:
         return Found([], None)
-    before = min(end, (day + DAY_MS, -1))
-    end = await _bound(database, account_id, wanted, before)
-    floor = (wanted.since, -1) if end is None else end
-    rows = await database.fetch(_FILTERED, account_id, *before, *floor, count + 1, *wanted._arguments)
+    rows, end = await _search(database, account_id, wanted, min(end, (day + DAY_MS, -1)), count)
     return await _found(database, account_id, rows, count, end)
 
 
-async def _bound(database: Transaction, account_id: int, wanted: Filter, before: Place) -> Place | None:
-    """The last place that one statement looks at; None: it reaches the end."""
-    rows = await database.fetch(_BOUND, account_id, *before, wanted.since, WINDOW)
-    return (rows[0][0], rows[0][1]) if rows else None
+async def _search(
+    database: Transaction, account_id: int, wanted: Filter, before: Place, count: int
+) -> tuple[list[Row], Place | None]:
+    """One more than `count` matches, and the last place that was looked at; None: the search reached the end."""
+    bound = await database.fetch(_BOUND, account_id, *before, wanted.since, WINDOW)
+    end = (bound[0][0], bound[0][1]) if bound else None
+    floor = (wanted.since, -1) if end is None else end
+    rows = await database.fetch(_FILTERED, account_id, *before, *floor, count + 1, *wanted._arguments)
+    return rows, end
 
 
 async def late(database: Transaction, account_id: int, since: int) -> dict[int, Late]:

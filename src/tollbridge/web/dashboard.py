@@ -13,7 +13,7 @@ from tollbridge.values import Model
 from tollbridge.web import markdown, models, snippets
 from tollbridge.web.page import MEMBER, USER, Page
 from tollbridge.web.requests import OUTCOMES, names, public_id
-from tollbridge.web.usage import CHARTS, draw, first_token, latency
+from tollbridge.web.usage import CHARTS, draw, latency
 from tollbridge.web.visit import Visit
 
 PERIOD = RANGES["7d"]
@@ -55,7 +55,6 @@ async def overview(visit: Visit) -> Response:
         total=report.total.total,
         drawn=[draw(chart, report, [report.total]) for chart in CHARTS if chart.name in _SHOWN],
         latency=latency,
-        first_token=first_token,
         lines=found.lines,
         ids=[public_id(visit, line.endpoint, line.hold) for line in found.lines],
         names=await names(visit, found.lines),

@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from tollbridge.config import Settings
+from tollbridge.core.words import plural
 from tollbridge.errors import ConfigError
 from tollbridge.services import playground, secrets
 from tollbridge.services.secrets import Secrets
@@ -95,7 +96,7 @@ def _refuse(left: tuple[int, int]) -> None:
 
 def _counted(keys: int, managers: int) -> str:
     counts = ((keys, "API key"), (managers, "management key"))
-    text = " and ".join(f"{count:,} {name}{'s' * (count != 1)}" for count, name in counts if count)
+    text = " and ".join(plural(count, name) for count, name in counts if count)
     return f"{text} {'was' if keys + managers == 1 else 'were'}"
 
 

@@ -69,7 +69,7 @@ async def create(
         made = await _add(desk, transaction, account_id, (label, rules), now, _id(account_id, once) if once else "")
         await activity.add(transaction, actor.deed(account_id, "key.created", label), now)
         if disabled:
-            key = await _find(transaction, account_id, made.public_id)
+            key = _known(await managed_keys.find(transaction, account_id, made.public_id))
             await managed_keys.set_disabled(transaction, key.id, now)
             await activity.add(transaction, actor.deed(account_id, "key.disabled", key.name), now)
         return made
@@ -172,7 +172,7 @@ async def revoke(desk: Desk, account_id: int, public_id: str, actor: Actor) -> N
 
 async def find(desk: Desk, account_id: int, public_id: str) -> ManagedKey:
     """Raises `NotFound`."""
-    return await _find(desk.database, account_id, public_id)
+    return _known(await managed_keys.find(desk.database, account_id, public_id))
 
 
 # --- what may be wished for -----------------------------------------------------------------------------------------
@@ -298,10 +298,6 @@ async def _with_key(
         return await work(transaction, key)
 
     return await run(desk.database, use_case)
-
-
-async def _find(database: Transaction, account_id: int, public_id: str) -> ManagedKey:
-    return _known(await managed_keys.find(database, account_id, public_id))
 
 
 def _known(key: ManagedKey | None) -> ManagedKey:

@@ -260,7 +260,7 @@ seal = _table(
     "seal",
     # A closed range of one kind of rows, and a digest over it that is chained to the chain's previous seal.
     Column("id", Int64, primary_key=True, autoincrement=True),
-    Column("chain", Text, nullable=False),  # 'journal', 'activity', 'invoice', or 'usage/<epoch>'
+    Column("chain", Text, nullable=False),  # 'journal', 'activity', 'invoice', 'price', or 'usage/<epoch>'
     Column("first_id", Int64, nullable=False),
     Column("last_id", Int64, nullable=False),
     Column("row_count", Int64, nullable=False),

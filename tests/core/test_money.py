@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import tollbridge
 from tollbridge.core.ledger import MAX_AMOUNT
-from tollbridge.core.money import charge, format_price, format_usd, parse_price, parse_usd, usd_bytes
+from tollbridge.core.money import charge, dollars, format_price, format_usd, parse_price, parse_usd, usd_bytes
 from tollbridge.values import Price, Usage
 
 SOURCE = Path(tollbridge.__file__).parent
@@ -178,3 +178,8 @@ def test_whoever_handles_money_makes_no_float_of_it(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call):
             assert ast.unparse(node.func) not in {"float", "round", "Decimal", "decimal.Decimal"}, ast.unparse(node)
+
+
+@pytest.mark.parametrize(("price", "text"), [("0.5", "$0.50"), ("3", "$3.00"), ("0.0012", "$0.0012"), ("0", "$0.00")])
+def test_a_price_has_cents_at_least(price: str, text: str) -> None:
+    assert dollars(price) == text

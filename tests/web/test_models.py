@@ -29,11 +29,6 @@ def test_a_size_is_written_as_makers_do(tokens: int, text: str) -> None:
     assert models.size(tokens) == text
 
 
-@pytest.mark.parametrize(("price", "text"), [("0.5", "$0.50"), ("3", "$3.00"), ("0.0012", "$0.0012"), ("0", "$0.00")])
-def test_a_price_has_cents_at_least(price: str, text: str) -> None:
-    assert models.dollars(price) == text
-
-
 def test_a_link_keeps_what_is_wanted_and_begins_at_the_first_page() -> None:
     wanted = Wanted(q="a b", sort="input", page="3")
     assert wanted.link(sort="-input") == "/models?q=a+b&sort=-input"

@@ -108,6 +108,12 @@ def usd_bytes(nano: int) -> bytes:
     return (b"%d.%09d" % divmod(nano, _NANO_PER_USD)).rstrip(b"0").rstrip(b".")
 
 
+def dollars(decimal: str) -> str:
+    """`$0.50` from the decimal `0.5`: cents, and every further digit there is."""
+    whole, _, fraction = decimal.partition(".")
+    return f"${whole}.{fraction:0<2}"
+
+
 def format_price(pico_per_token: int) -> str:
     """USD per million tokens, the shortest exact decimal, from pico-USD per token."""
     if pico_per_token < 0:

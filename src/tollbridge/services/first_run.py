@@ -3,7 +3,7 @@
 import msgspec
 
 from tollbridge.config import Settings
-from tollbridge.core.money import format_usd
+from tollbridge.core.money import dollars, format_usd
 from tollbridge.core.plans import DEFAULT_PLAN
 from tollbridge.services.accounts import add
 from tollbridge.services.keys import MadeKey, keep_copy, make
@@ -54,7 +54,7 @@ def welcome(first: First, url: str, model: str) -> str:
     shown = "which its dashboard shows too" if first.again else "which is shown only now"
     body = msgspec.json.encode({"model": model, "messages": [{"role": "user", "content": "Hello!"}]}).decode()
     return f"""\
-This is the first start. {EMAIL} has an account with ${_dollars(first.credit)} of credit and this API key,
+This is the first start. {EMAIL} has an account with {dollars(format_usd(first.credit))} of credit and this API key,
 {shown}:
 
     {first.key.text}
@@ -66,9 +66,3 @@ Try it:
       -H 'Content-Type: application/json' \\
       -d '{body}'
 """
-
-
-def _dollars(nano: int) -> str:
-    """`0.50`, with as many decimals as it takes."""
-    whole, _, fraction = format_usd(nano).partition(".")
-    return f"{whole}.{fraction.ljust(2, '0')}"

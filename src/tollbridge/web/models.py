@@ -135,8 +135,8 @@ def row(model: Model) -> Row:
         maker=model.owned_by,
         context=size(model.context_window),
         best_for=model.best_for,
-        input=dollars(fields["input"]),
-        output="" if model.type == "embedding" else dollars(fields["output"]),
+        input=money.dollars(fields["input"]),
+        output="" if model.type == "embedding" else money.dollars(fields["output"]),
         varies=any(each.price != first.price or each.price.tiers or each.variants for each in model.routes),
     )
 
@@ -148,12 +148,6 @@ def size(tokens: int) -> str:
             binary = unit == 1_000 and tokens % 1024 == 0 and tokens % 1000 != 0
             return f"{tokens // 1024}K" if binary else f"{round(tokens / unit, 1):g}{name}"
     return str(tokens)
-
-
-def dollars(text: str) -> str:
-    """`$0.50` from the decimal `0.5`."""
-    whole, _, fraction = text.partition(".")
-    return f"${whole}.{fraction:0<2}"
 
 
 def chosen(catalog: Catalog, wanted: Wanted) -> list[Model]:
@@ -241,7 +235,7 @@ def rates(route: Route) -> list[Rate]:
             continue
         prices = [first[meter], *(other.get(meter, first[meter]) for other in others)]
         if any(price != "0" for price in prices):
-            shown.append(Rate(name, tuple(map(dollars, prices))))
+            shown.append(Rate(name, tuple(map(money.dollars, prices))))
     return shown
 
 
@@ -251,8 +245,8 @@ def way(route: Route, health: Health) -> Way:
     return Way(
         provider=route.upstream.provider,
         state=state(route, health),
-        input=dollars(fields["input"]),
-        output=dollars(fields["output"]),
+        input=money.dollars(fields["input"]),
+        output=money.dollars(fields["output"]),
         first_byte_ms=None if latency < 0 else round(latency),
         tokens_per_s=None if throughput == float("inf") else round(throughput),
     )

@@ -20,7 +20,6 @@ from tollbridge.store.managed_keys import ManagedKey
 from tollbridge.store.prices import Terms
 from tollbridge.store.requests import NEWEST, Filter, Found, Line, Place
 from tollbridge.values import Outcome, Usage
-from tollbridge.web import models
 from tollbridge.web.page import MEMBER, Page
 from tollbridge.web.usage import iso, json_response
 from tollbridge.web.visit import Visit
@@ -239,7 +238,7 @@ def metered(record: Record, terms: Terms) -> list[Metered]:
         if rate is None:
             rate = price.input if name == "audio_input" else price.output
         each = -(-rate * terms.multiplier_ppm // money.PPM)
-        shown = models.dollars(money.format_price(-(-each // 1_000) if name == "searches" else each))
+        shown = money.dollars(money.format_price(-(-each // 1_000) if name == "searches" else each))
         amount = money.round_up(rate * count, terms.multiplier_ppm)
         found.append(Metered(METERS[name], count, shown, amount))
     return found

@@ -7,7 +7,7 @@ from tollbridge.core.subscriptions import Bill, Heard, Subscription
 from tollbridge.payments.base import ProcessorRefused, Started, Subscribing
 from tollbridge.payments.stripe_api import StripeApi, safe
 from tollbridge.payments.stripe_checkout import Checkout
-from tollbridge.payments.stripe_objects import Invoice, Session
+from tollbridge.payments.stripe_objects import Invoice
 from tollbridge.payments.stripe_objects import Subscription as Theirs
 
 ACCOUNT, SUBSCRIPTION = "tollbridge_account", "tollbridge_subscription"
@@ -77,11 +77,12 @@ class StripeSubscriptions:
 
     async def stop(self, ours: Subscription) -> None:
         """End it now: nothing more is charged. Repeating it changes nothing."""
+        if ours.external_id is None:
+            if ours.session is not None:
+                await self._checkout.expire(ours.session)
+            return
         try:
-            if ours.external_id is not None:
-                await self._api.delete(f"/v1/subscriptions/{safe(ours.external_id)}", Theirs)
-            elif ours.session is not None:
-                await self._api.post(f"/v1/checkout/sessions/{safe(ours.session)}/expire", {}, None, Session)
+            await self._api.delete(f"/v1/subscriptions/{safe(ours.external_id)}", Theirs)
         except ProcessorRefused as refused:
             if refused.status not in {400, 404}:
                 raise

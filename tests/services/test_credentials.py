@@ -19,7 +19,7 @@ def test_of_many_who_follow_a_link_at_once_one_gets_in(world: World) -> None:
     async def use(database: Database) -> None:
         now = await database.now()
         row = NewUser(public_id=accounts.new_id("user"), email="ada@example.com", password=None, consented_at=now)
-        user = await run(database, lambda transaction: users.create(transaction, row, now))
+        user = (await run(database, lambda transaction: users.create(transaction, row, now))).id
         for number in range(RACES):
             digest = sessions.digest(f"link {number}")
 
@@ -41,7 +41,7 @@ def test_a_password_is_replaced_only_while_it_is_the_one_that_was_read(world: Wo
     async def use(database: Database) -> None:
         now = await database.now()
         row = NewUser(public_id=accounts.new_id("user"), email="ada@example.com", password=None, consented_at=now)
-        user = await run(database, lambda transaction: users.create(transaction, row, now))
+        user = (await run(database, lambda transaction: users.create(transaction, row, now))).id
 
         async def replaced(before: str | None, after: str | None) -> bool:
             return await run(database, lambda transaction: users.replace_password(transaction, user, before, after))

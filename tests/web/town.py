@@ -82,8 +82,8 @@ async def _hire(site: Site, people: dict[str, Visitor]) -> None:
         )
 
         async def use_case(transaction: Transaction, row: NewUser = row, role: Role = role) -> None:
-            user_id = await users.create(transaction, row, now)
-            await members.add(transaction, home.account_id, user_id, role, now)
+            user = await users.create(transaction, row, now)
+            await members.add(transaction, home.account_id, user.id, role, now)
 
         await run(database, use_case)
         people[role] = Visitor(site)

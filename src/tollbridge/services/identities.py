@@ -9,7 +9,7 @@ from tollbridge.services.login import Entered
 from tollbridge.services.sessions import Client
 from tollbridge.store import identities, users
 from tollbridge.store.db import Duplicate, Transaction, run
-from tollbridge.store.users import NewUser, User
+from tollbridge.store.users import NewUser
 
 # Another service does not decide who runs the gateway, not even one that somebody used before they became an operator.
 OF_OPERATORS = "Operators log in with their password."
@@ -50,7 +50,8 @@ async def _introduce(desk: Desk, claim: Claim, client: Client) -> int:
     gift = 0 if known is not None else await register.first_credit(desk, email, client, now)
 
     async def use_case(transaction: Transaction) -> int:
-        user = await users.by_email(transaction, email) or await _new_user(transaction, email, now)
+        row = NewUser(public_id=accounts.new_id("user"), email=email, verified_at=now, consented_at=now)
+        user = await users.by_email(transaction, email) or await users.create(transaction, row, now)
         if user.verified_at is None:
             # Whoever chose the password has not shown that the address is theirs.
             await users.drop_password(transaction, user.id)
@@ -62,10 +63,3 @@ async def _introduce(desk: Desk, claim: Claim, client: Client) -> int:
         return await run(desk.database, use_case)
     except Duplicate:
         raise InvalidRequest("Another log-in with this is running. Please try again.") from None
-
-
-async def _new_user(transaction: Transaction, email: str, now: int) -> User:
-    row = NewUser(public_id=accounts.new_id("user"), email=email, verified_at=now, consented_at=now)
-    user = await users.by_id(transaction, await users.create(transaction, row, now))
-    assert user is not None
-    return user

@@ -49,7 +49,7 @@ async def link(database: Database, email: str, *, create: bool, actor: str = "")
                     f"nobody here has the address {address}; --create makes a new operator with it", param="email"
                 )
             row = NewUser(public_id=accounts.new_id("user"), email=address, operator=True, verified_at=now)
-            user_id = await users.create(transaction, row, now)
+            user_id = (await users.create(transaction, row, now)).id
         else:
             user_id = user.id
             await users.set_operator(transaction, user_id)

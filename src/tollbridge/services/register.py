@@ -75,8 +75,7 @@ async def _register_now(desk: Desk, email: str, hashed: str, client: Client) -> 
 
     async def use_case(transaction: Transaction) -> str:
         row = NewUser(public_id=accounts.new_id("user"), email=email, password=hashed, consented_at=now)
-        user = await users.by_id(transaction, await users.create(transaction, row, now))
-        assert user is not None
+        user = await users.create(transaction, row, now)
         await open_account(desk, transaction, user, gift, now)
         return await sessions.begin(transaction, user, client, 1, now)
 
@@ -97,7 +96,7 @@ async def _register_later(desk: Desk, email: str, hashed: str, now: int) -> None
             letter = letters.verify(desk, email, token)
             if user is None:
                 row = NewUser(public_id=accounts.new_id("user"), email=email, password=hashed, consented_at=now)
-                user_id = await users.create(transaction, row, now)
+                user_id = (await users.create(transaction, row, now)).id
             else:
                 user_id = user.id
                 # Whoever was here before has not shown that the address is theirs.

@@ -3,9 +3,10 @@
 import msgspec
 
 from tollbridge.store.db import Transaction
-from tollbridge.store.rows import read_all, read_first
+from tollbridge.store.rows import read, read_all, read_first
 
-_SELECT = 'SELECT id, public_id, email, password, operator, created_at, verified_at, totp_since, totp_step FROM "user"'
+_COLUMNS = "id, public_id, email, password, operator, created_at, verified_at, totp_since, totp_step"
+_SELECT = f'SELECT {_COLUMNS} FROM "user"'  # noqa: S608 - constants
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,15 +35,15 @@ class NewUser(msgspec.Struct, frozen=True, kw_only=True):
     consented_at: int | None = None
 
 
-async def create(transaction: Transaction, user: NewUser, now: int) -> int:
-    """Create a user; their id. `Duplicate`: the address has one."""
+async def create(transaction: Transaction, user: NewUser, now: int) -> User:
+    """`Duplicate`: the address has one."""
     rows = await transaction.fetch(
-        'INSERT INTO "user" '
+        'INSERT INTO "user" '  # noqa: S608 - constants
         "(public_id, email, password, operator, created_at, verified_at, consented_at, totp_step) "
-        "VALUES ($1, $2, $3, $4, $5, $6, $7, 0) RETURNING id",
+        f"VALUES ($1, $2, $3, $4, $5, $6, $7, 0) RETURNING {_COLUMNS}",
         *(user.public_id, user.email, user.password, user.operator, now, user.verified_at, user.consented_at),
     )
-    return int(rows[0][0])
+    return read(User, rows[0])
 
 
 async def by_email(database: Transaction, email: str) -> User | None:

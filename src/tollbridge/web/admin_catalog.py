@@ -6,11 +6,10 @@ from starlette.responses import Response
 from tollbridge.config import Settings
 from tollbridge.core.money import PPM, format_price
 from tollbridge.services.catalog import Offer, Way, complaints, offers
-from tollbridge.values import Route
 from tollbridge.web import models
 from tollbridge.web.admin import ADMIN
 from tollbridge.web.page import OPERATOR, Page
-from tollbridge.web.status import snapshot
+from tollbridge.web.status import STATES, snapshot
 from tollbridge.web.visit import Visit
 
 
@@ -29,16 +28,6 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     varies: bool
     open: bool
     own: bool
-
-
-class Seen(msgspec.Struct, frozen=True, kw_only=True):
-    """A route as this process sees it. Milliseconds and tokens a second; None: not measured."""
-
-    model: str
-    provider: str
-    state: str
-    first_byte_ms: int | None
-    tokens_per_s: int | None
 
 
 async def catalog(visit: Visit) -> Response:
@@ -97,25 +86,11 @@ def _percent(price: int | None, cost: int | None) -> str:
 
 
 async def providers(visit: Visit) -> Response:
-    shared = visit.shared
-    known = shared.catalog()
-    routes = [(model.id, route) for model in known.models.values() for route in model.routes]
-    seen = [_seen(visit, model, route) for model, route in routes]
-    order = {"down": 0, "shaky": 1, "up": 2}
-    seen.sort(key=lambda each: (order[each.state], each.provider, each.model))
-    return visit.render("admin/providers.html", seen=snapshot(known, shared.health), routes=seen)
-
-
-def _seen(visit: Visit, model: str, route: Route) -> Seen:
-    health = visit.shared.health
-    latency, speed = health.latency(route), health.throughput(route)
-    return Seen(
-        model=model,
-        provider=route.upstream.provider,
-        state=models.state(route, health),
-        first_byte_ms=round(latency) if latency >= 0 else None,
-        tokens_per_s=round(speed) if speed != float("inf") else None,
-    )
+    """Routes as this process sees them."""
+    known, health = visit.shared.catalog(), visit.shared.health
+    routes = [(model.id, models.way(route, health)) for model in known.models.values() for route in model.routes]
+    routes.sort(key=lambda each: (STATES.index(each[1].state), each[1].provider, each[0]))
+    return visit.render("admin/providers.html", seen=snapshot(known, health), routes=routes)
 
 
 PAGES = (

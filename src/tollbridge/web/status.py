@@ -13,7 +13,8 @@ from tollbridge.web import models
 from tollbridge.web.page import ANYONE, Page
 from tollbridge.web.visit import Visit
 
-_ORDER = ("down", "shaky", "up")
+# Of a route, the worst first.
+STATES = ("down", "shaky", "up")
 
 
 class ProviderState(msgspec.Struct, frozen=True):
@@ -49,7 +50,7 @@ def snapshot(catalog: Catalog, health: Health) -> Snapshot:
         if all(health.rank(route) is None for route in model.routes):
             unreachable.append(model.id)
     providers = [_provider(name, routes, health) for name, routes in by_provider.items()]
-    providers.sort(key=lambda each: (_ORDER.index(each.state), -each.routes, each.name))
+    providers.sort(key=lambda each: (STATES.index(each.state), -each.routes, each.name))
     return Snapshot(tuple(providers), tuple(unreachable), len(catalog.models))
 
 
@@ -57,7 +58,7 @@ def _provider(name: str, routes: list[Route], health: Health) -> ProviderState:
     states = {models.state(route, health) for route in routes}
     return ProviderState(
         name=name,
-        state=next(state for state in _ORDER if state in states),
+        state=next(state for state in STATES if state in states),
         routes=len(routes),
         first_byte_ms=_median([latency for route in routes if (latency := health.latency(route)) >= 0]),
         tokens_per_s=_median([speed for route in routes if (speed := health.throughput(route)) != float("inf")]),

@@ -238,7 +238,7 @@ async def journal_lines(database: Database, period: Period) -> AsyncIterator[Jou
     async with usage_days.reading(database) as days:
         view, after = days.view, (0, -1)
         while rows := await reports.entries(view, period.since, period.until, after, _PAGE):
-            for id_, _, at, kind, email, book, amount, reason, actor, _ in rows:
+            for id_, _, at, kind, email, book, amount, reason, actor in rows:
                 yield JournalLine(
                     id=str(id_),
                     at=at,

@@ -30,7 +30,7 @@ SELECT book, CAST(SUM(amount) AS BIGINT) FROM journal JOIN entry ON journal_id =
 WHERE created_at >= $1 AND created_at < $2 GROUP BY book
 """
 _ENTRIES = """
-SELECT journal.id, line, journal.created_at, kind, email, book, amount, reason, actor, idempotency_key
+SELECT journal.id, line, journal.created_at, kind, email, book, amount, reason, actor
 FROM journal JOIN entry ON journal_id = journal.id LEFT JOIN account ON account.id = journal.account_id
 WHERE journal.created_at >= $1 AND journal.created_at < $2 AND (journal.id, line) > ($3, $4)
 ORDER BY journal.id, line LIMIT $5
@@ -68,7 +68,7 @@ async def books(view: Transaction, since: int, until: int) -> dict[Book, int]:
 
 
 async def entries(view: Transaction, since: int, until: int, after: tuple[int, int], count: int) -> list[Row]:
-    """Journal lines after (transaction, line): id, line, at, kind, email, book, amount, reason, actor, key."""
+    """Journal lines after (transaction, line): id, line, at, kind, email, book, amount, reason, actor."""
     return await view.fetch(_ENTRIES, since, until, *after, count)
 
 

@@ -56,9 +56,7 @@ async def change_plan(
         await activity.add(transaction, deed, now)
 
     await run(database, change)
-    changed = await accounts.by_id(database, account.id)
-    assert changed is not None
-    return changed
+    return await accounts.known(database, account.id)
 
 
 async def fill_up(database: Database, account_id: int, plan: Plan) -> bool:

@@ -38,8 +38,7 @@ async def credit(visit: Visit, refused: ApiError | None = None, section: str = "
     name = visit.query("payment")
     payment = await ways.look(visit.account, name) if name else None
     # Read after the look, which may have credited it.
-    account = await accounts.by_id(database, visit.account.id)
-    assert account is not None
+    account = await accounts.known(database, visit.account.id)
     current = await top_ups.current(database, account)
     forms = {name: Form() for name in _FORMS}
     forms["checkout"] = Form({"pack": str(ways.packs[0]) if ways.packs else OTHER_AMOUNT})

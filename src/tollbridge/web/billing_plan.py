@@ -35,8 +35,7 @@ async def _plan(visit: Visit, form: Form, status: int = 200) -> Response:
     bought = shared.payments().subscriptions
     subscription = await bought.look(visit.account)
     # Read after the look, which may have given it its plan.
-    account = await accounts.by_id(shared.database, visit.account.id)
-    assert account is not None
+    account = await accounts.known(shared.database, visit.account.id)
     agreed = await accounts.agreed_with(shared.database, account.id)
     every = shared.settings.plans
     mine = every.get(account.plan, every[DEFAULT_PLAN])

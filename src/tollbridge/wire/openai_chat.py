@@ -91,7 +91,8 @@ def parse(body: bytes) -> ChatRequest:
     messages = typed.messages
     check_nesting(body, len(messages) - 1)
     check_model(typed.model)
-    check_tools(fields)
+    if "tools" in fields:
+        check_tools(bytes(fields["tools"]))
     has_parts = False
     for message in messages:
         if type(message.content) is not str:

@@ -175,9 +175,8 @@ def read_typed(body: bytes, decoder: "msgspec.json.Decoder[T]", rules: Mapping[s
         raise too_deep() from None
 
 
-def check_tools(fields: Mapping[str, Raw]) -> None:
+def check_tools(offered: bytes) -> None:
     """Refuse OpenRouter's tools that call models and services of the caller's choice, which nobody meters."""
-    offered = bytes(fields.get("tools", NULL))
     if b"openrouter" not in offered and b"\\u" not in offered:
         return
     try:

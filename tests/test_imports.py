@@ -45,7 +45,7 @@ FENCES = {
     "markdown_it": {"web"},
     "pygments": {"web"},
     "httpx": {"payments", "web/oidc.py"},
-    "httpx2": {"payments", "web/oidc.py"},
+    "httpx2": {"payments", "web/issuers.py", "web/oidc.py"},
     "aiosmtplib": {"mail"},
     "argon2": {"services/passwords.py"},
     "webauthn": {"services/passkeys.py"},

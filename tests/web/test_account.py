@@ -76,6 +76,29 @@ def test_who_logs_in_with_the_old_password_during_a_reset_is_out_after_it() -> N
     run(test())
 
 
+def test_a_request_that_arrives_slowly_does_nothing_with_a_session_that_ends_meanwhile() -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as owner:
+            thief = await registered(site, "ada@example.com")
+            token = await thief.token(SETTINGS)
+            assert (await owner.log_in("ada@example.com")).status_code == 303
+            body = b"email=eve%40example.com"
+            cookies = "; ".join(f"{name}={value}" for name, value in thief.client.cookies.items())
+            reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+            head = f"POST {SETTINGS}/email HTTP/1.1\r\nhost: 127.0.0.1:{site.port}\r\ncookie: {cookies}\r\n"
+            head += f"x-csrf-token: {token}\r\ncontent-type: application/x-www-form-urlencoded\r\n"
+            writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body[:5])
+            await asyncio.sleep(0.5)
+            assert (await owner.post(f"{SETTINGS}/sessions/others")).status_code == 303
+            writer.write(body[5:])
+            answer = await reader.readuntil(b"\r\n\r\n")
+            assert b"/auth/login" in answer, answer
+            writer.close()
+            assert await letters(site) == []
+
+    run(test())
+
+
 @pytest.mark.parametrize("path", ["/auth/confirm", f"{SETTINGS}/password"])
 def test_what_is_done_with_a_session_during_a_reset_does_not_outlive_it(path: str) -> None:
     async def test() -> None:

@@ -1,12 +1,13 @@
 """The ASGI application of all pages.
 
-In this order: is it our host, which page, who asks, may they, is it really them (CSRF), the page itself. Whatever goes
-wrong becomes a page that says so, or JSON if the answer is not for a browser.
+In this order: is it our host, all of the body, who asks, which page, may they, is it really them (CSRF), the page.
+Whatever goes wrong becomes a page that says so, or JSON if the answer is not for a browser.
 """
 
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -15,7 +16,15 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from tollbridge.core.catalog import Catalog
-from tollbridge.errors import ApiError, InternalError, MethodNotAllowed, NotFound, TollbridgeError, Unavailable
+from tollbridge.errors import (
+    ApiError,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    TollbridgeError,
+    Unavailable,
+)
 from tollbridge.limits.base import Limiter
 from tollbridge.services import management_keys, sessions
 from tollbridge.services.desk import Desk
@@ -92,6 +101,10 @@ class Web:
         if request.scope["path"].startswith(_STATIC) and request.method in guard.SAFE_METHODS:
             version, _, name = request.scope["path"].removeprefix(_STATIC).partition("/")
             return shared.static.answer(name, version, request.headers.get("accept-encoding", ""))
+        if request.method not in guard.SAFE_METHODS:
+            # Before anybody is recognized: who takes a minute to send it may be logged out by then.
+            with suppress(PayloadTooLarge):
+                await visit.body()
         await self._pace.begin()
         try:
             await self._recognize(visit)

@@ -97,6 +97,7 @@ class Visit:
         self.outage: Unavailable | None = None
         self.page: Page | None = None
         self.afterwards: list[Coroutine[Any, Any, object]] = []
+        self._body: bytes | None = None
         self._cookies: list[tuple[str, str, int]] = []
 
     @property
@@ -173,13 +174,17 @@ class Visit:
         return value
 
     async def body(self) -> bytes:
-        """At most 256 KiB; raises `PayloadTooLarge`."""
-        data = b""
-        async for piece in self.request.stream():
-            data += piece
-            if len(data) > MOST_BODY:
-                raise PayloadTooLarge("This is more than a form may hold.")
-        return data
+        """At most 256 KiB; the same each time. Raises `PayloadTooLarge`."""
+        if self._body is None:
+            data = b""
+            async for piece in self.request.stream():
+                data += piece
+                if len(data) > MOST_BODY:
+                    break
+            self._body = data
+        if len(self._body) > MOST_BODY:
+            raise PayloadTooLarge("This is more than a form may hold.")
+        return self._body
 
     async def form(self) -> Form:
         """What was filled in; the same object each time. Raises `InvalidRequest`."""

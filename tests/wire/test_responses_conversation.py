@@ -223,6 +223,17 @@ def test_without_openai_s_search_for_tools_all_are_offered() -> None:
     assert [turn.role for turn in found.turns] == ["user"]
 
 
+def test_a_call_of_a_tool_that_a_search_found_is_one_of_that_tool() -> None:
+    def name_of(tool: dict[str, Any]) -> str:
+        call = {"type": "function_call", "call_id": "c1", "name": "f", "namespace": "f", "arguments": "{}"}
+        [part] = conversation([call], tools=[tool]).turns[0].parts
+        assert isinstance(part, ToolCall)
+        return part.name
+
+    assert name_of({**FUNCTION, "defer_loading": True}) == "f"
+    assert name_of({"type": "namespace", "name": "f", "tools": [FUNCTION]}) == "f__f"
+
+
 def test_what_codex_sends_can_be_said_to_any_model() -> None:
     strict = {"type": "function", "name": "exec_command", "description": "d", "strict": False, "parameters": {}}
     patch = {"type": "custom", "name": "apply_patch", "description": "d", "format": {"type": "grammar"}}

@@ -42,7 +42,7 @@ from tollbridge.wire.openai_parts import (
 )
 from tollbridge.wire.request import Request, wrong
 from tollbridge.wire.responses_body import BODY_RULES, Body, Item, Part
-from tollbridge.wire.responses_tools import LOCAL_SHELL, TOOL_SEARCH, Tools, found_tools, function_of
+from tollbridge.wire.responses_tools import LOCAL_SHELL, TOOL_SEARCH, Tools, found_tools
 
 ORIGIN = "openai_responses"
 
@@ -107,7 +107,7 @@ def conversation_of(request: Request, body: Body) -> Conversation:
     logprobs = _LOGPROBS in (body.include or ())
     return Conversation(
         origin=ORIGIN,
-        turns=_Turns(request, body).turns,
+        turns=_Turns(request, body, tools).turns,
         stream=request.stream,
         tools=functions,
         tool_choice=choice,
@@ -178,8 +178,9 @@ def wants_summary(body: Body) -> bool:
 class _Turns:
     """Reads items in order: what a tool answered gets the tool's name from the calls above it."""
 
-    def __init__(self, request: Request, body: Body) -> None:
+    def __init__(self, request: Request, body: Body, tools: Tools) -> None:
         self._request = request
+        self._tools = tools
         self._names: dict[str, str] = {}
         self._signatures: dict[str, _Seal] = {}
         self._said: list[conversation.Part] = []  # by the assistant, until somebody else speaks
@@ -207,10 +208,10 @@ class _Turns:
                 self._thought(item)
             case "function_call":
                 arguments = self._text(index, "arguments", item.arguments) or "{}"
-                self._call(index, item, function_of(item.name or "", item.namespace or ""), arguments)
+                self._call(index, item, self._tools.called(item.name or "", item.namespace or ""), arguments)
             case "custom_tool_call":
                 arguments = custom_arguments(self._text(index, "input", item.input))
-                self._call(index, item, function_of(item.name or "", item.namespace or ""), arguments)
+                self._call(index, item, self._tools.called(item.name or "", item.namespace or ""), arguments)
             case "local_shell_call":
                 self._call(index, item, LOCAL_SHELL, "{}" if item.action == NULL else bytes(item.action).decode())
             case "tool_search_call" if item.execution == "client":

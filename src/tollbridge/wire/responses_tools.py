@@ -68,6 +68,13 @@ class Tools:
         """The tool that a call of `function` means."""
         return self._known.get(function) or Known("function", function)
 
+    def called(self, name: str, namespace: str) -> str:
+        """The function that stands for the tool of an earlier call. OpenAI's search for tools gives one that was in no
+        namespace one of its own name.
+        """
+        function = function_of(name, namespace)
+        return name if namespace == name and function not in self._known else function
+
     def _add(self, where: str, tool: Tool, namespace: str) -> None:
         match tool.type:
             case "function" | "custom":

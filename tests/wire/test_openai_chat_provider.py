@@ -444,6 +444,12 @@ def test_an_event_whose_choices_are_null_says_nothing() -> None:
     assert (events, reader.failed) == ([TextDelta("a")], None)
 
 
+def test_a_chunk_of_nothing_says_nothing() -> None:
+    nothing = b'data: {"object":"chat.completion.chunk","usage":null}\n\n'
+    events, reader = read(nothing + chunk({"content": "a"}) + nothing)
+    assert (events, reader.failed) == ([TextDelta("a")], None)
+
+
 def test_after_the_end_only_usage_counts() -> None:
     usage = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}\n\n'
     events, reader = read(chunk({"content": "a"}), b"data: [DONE]\n\n", chunk({"content": "b"}), usage)

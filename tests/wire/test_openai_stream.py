@@ -529,6 +529,13 @@ def test_events_that_are_none_of_ours_are_left_out() -> None:
     assert stream.failed is None
 
 
+def test_a_chunk_of_nothing_is_left_out() -> None:
+    nothing = {"id": "x1", "object": "chat.completion.chunk", "created": 5, "model": "m1", "usage": None}
+    stream = stream_of()
+    assert text_of(events(stream.feed(sse(nothing) + chunk("a") + sse(nothing) + chunk("b", "stop")))) == "a"
+    assert stream.failed is None
+
+
 # --- Money runs out ---
 
 

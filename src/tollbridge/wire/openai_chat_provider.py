@@ -48,6 +48,7 @@ from tollbridge.wire.errors import said_beside, said_in
 from tollbridge.wire.event_reader import EventReader
 from tollbridge.wire.exchange import Outgoing
 from tollbridge.wire.heedless import openai_events
+from tollbridge.wire.openai_answer import CHAT
 from tollbridge.wire.openai_chat_body import body_of
 from tollbridge.wire.openai_chat_conversation import ORIGIN
 from tollbridge.wire.openai_parts import drawn_image
@@ -142,6 +143,7 @@ class _XGroq(msgspec.Struct, gc=False):
 class _Body(msgspec.Struct, gc=False):
     """A whole answer, or a chunk."""
 
+    object: Raw = NULL
     choices: list[_Choice] | UnsetType | None = UNSET
     usage: Raw = NULL
     error: Any = None
@@ -439,7 +441,8 @@ class ChatReader(EventReader[Event]):
         failed = said_beside(chunk.base_resp)
         if failed is not None:
             return failed
-        if chunk.choices is UNSET and not has_usage and name in (b"", b"message"):
+        # While it speaks, OpenAI sends chunks that hold nothing.
+        if chunk.choices is UNSET and not has_usage and chunk.object != CHAT.chunk and name in (b"", b"message"):
             return ProtocolError("the upstream sent an event without choices")
         try:
             for position, choice in enumerate(choices):

@@ -169,7 +169,8 @@ class CompletionStream(Produced, EventStream):
             self._pass(data, chunk, choices, has_usage, out)
         elif chunk.choices is not UNSET or has_usage:
             self._pass_without_choices(data, chunk, has_usage, out)
-        elif not name or name == b"message":
+        # While it speaks, OpenAI sends chunks that hold nothing.
+        elif chunk.object != self._shape.chunk and name in (b"", b"message"):
             return ProtocolError("the upstream sent an event without choices")
         if has_usage:
             self._reported_at = self.chunks

@@ -18,8 +18,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     an hour. `audio_input`, `audio_output` and `image_output` are tokens that are not in `input` or `output`; pictures
     that were read are in `input`. `searches` counts calls of the provider's own search. `reasoning` is the part of
     `output` that was spent on reasoning; it is never billed on its own. `raw` is the provider's own usage object as
-    received (JSON, at most 1 KiB; empty if there was none). `estimated`: counted here, because the provider reported
-    nothing credible; `suspect`: what it reported cannot be true.
+    received (JSON, at most 1 KiB; empty if there was none). `estimated`: counted here, or a part of it, because
+    the provider reported nothing credible; `suspect`: what it reported cannot be true.
     """
 
     input: int = 0

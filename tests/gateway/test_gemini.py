@@ -74,6 +74,28 @@ def test_a_stream_is_translated_and_charged_to_the_token() -> None:
     run(test())
 
 
+def test_where_the_prompt_is_not_reported_it_is_counted_and_the_thoughts_are_charged() -> None:
+    told = answer({"text": "A dog."}, finish="STOP", usage={"candidatesTokenCount": 3, "thoughtsTokenCount": 50})
+    stream = streams([event(told)])
+
+    async def script(peer: Peer) -> None:
+        while True:
+            request = await peer.request()
+            await (stream if b"stream" in request.target else says(told))(request, peer)
+
+    async def test() -> None:
+        async with Site(script) as site:
+            for streamed in (False, True):
+                asked = await site.post("/v1/chat/completions", chat("What is it?", stream=streamed))
+                assert asked.status == 200
+            for row in await site.settled(2):
+                assert (row["output"], row["reasoning"], row["flags"] & 2) == (53, 50, 2)
+                assert row["input"] > 2
+                assert row["charge"] == row["input"] * INPUT_NANO + 53 * OUTPUT_NANO
+
+    run(test())
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
 @pytest.mark.parametrize("odd", [{"promptTokenCount": 40}, {"promptTokenCount": 40, "candidatesTokenCount": -1}])
 def test_an_answer_whose_last_reports_say_nothing_about_output_is_not_free(path: str, odd: dict[str, int]) -> None:

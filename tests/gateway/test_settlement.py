@@ -117,6 +117,14 @@ def test_no_more_is_believed_than_was_sent_and_asked_for(
     )
 
 
+def test_an_answer_to_nothing_gets_the_prompt_that_was_counted() -> None:
+    ticket: Any = SimpleNamespace(demand=SimpleNamespace(read=7))
+    whole = settlement.whole
+    assert whole(ticket, Usage(output=5)) == Usage(input=7, output=5, estimated=True)
+    for usage in (Usage(), Usage(input=1, output=5), Usage(cache_read=3, output=5)):
+        assert whole(ticket, usage) is usage
+
+
 def test_a_checkpoint_is_never_above_the_cap() -> None:
     noted: list[Checkpoint] = []
     here: Any = object.__new__(Settlement)

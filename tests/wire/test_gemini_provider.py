@@ -496,7 +496,7 @@ def test_a_report_that_most_of_the_answer_followed_does_not_count() -> None:
     assert read(body(early, more[0], late))[1].usage is not None
 
 
-@pytest.mark.parametrize("odd", [{}, {"candidatesTokenCount": 3}, {"promptTokenCount": 11}, counted(11, -3), 7])
+@pytest.mark.parametrize("odd", [{}, {"totalTokenCount": 14}, {"promptTokenCount": 11}, counted(11, -3), 7])
 def test_a_report_that_is_not_believed_covers_no_output(odd: Any) -> None:
     early = answer(candidate({"text": "a"}), usage=counted(11, 1))
     more = [answer(candidate({"text": "b"}), usage=odd), answer(candidate({"text": "c"}, finish="STOP"), usage=odd)]

@@ -259,10 +259,21 @@ def test_reports_are_cumulative_and_the_last_one_counts() -> None:
     assert counts(metered(first, first, last).usage) == {"input": 8, "output": 30}
 
 
-@pytest.mark.parametrize("report", [None, {}, {"totalTokenCount": 5}, {"candidatesTokenCount": 5}])
-def test_a_report_without_a_prompt_is_none(report: Any) -> None:
+@pytest.mark.parametrize("report", [None, {}, {"totalTokenCount": 5}])
+def test_a_report_of_neither_prompt_nor_output_is_none(report: Any) -> None:
     meter = metered(report)
     assert (meter.usage, meter.suspect, meter.reported) == (None, False, b"")
+
+
+def test_what_was_written_is_believed_without_the_prompt() -> None:
+    written = {"candidatesTokenCount": 23, "thoughtsTokenCount": 67}
+    assert counts(metered(written).usage) == {"output": 90, "reasoning": 67}
+    assert counts(metered({"promptTokenCount": 8}, written).usage) == {"input": 8, "output": 90, "reasoning": 67}
+    whole = {"promptTokenCount": 8, "cachedContentTokenCount": 3, "candidatesTokenCount": 1, "totalTokenCount": 9}
+    assert counts(metered(whole, written).usage) == {"input": 5, "cache_read": 3, "output": 90, "reasoning": 67}
+    embedded = InputMeter()
+    embedded.read(Raw(b'{"candidatesTokenCount": 5}'))
+    assert embedded.usage is None
 
 
 BAD = [-1, 1.5, True, "7", [], 10**9, 10**30]

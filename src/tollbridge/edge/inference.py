@@ -284,6 +284,7 @@ class Inference:
     def _ending(self, ticket: Ticket, answer: Answer) -> pricing.Ending:
         reported, produces = answer.usage, ticket.demand.produces
         if reported is not None and self._settlement.believes(ticket, reported):
+            reported = self._settlement.whole(ticket, reported)
             counted, produced = _NOTHING, reported.completion > 0 or not produces
         else:
             text, pictures = answer.text(), answer.pictures()

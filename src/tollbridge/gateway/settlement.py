@@ -172,6 +172,12 @@ class Settlement:
                 return False
         return reported.searches <= MOST_SEARCHES
 
+    def whole(self, ticket: Ticket, reported: Usage) -> Usage:
+        """`reported`, with the prompt as counted here if it says that an answer was given to nothing."""
+        if reported.prompt or not reported.completion:
+            return reported
+        return msgspec.structs.replace(reported, input=ticket.demand.read, estimated=True)
+
     def may_leave_thoughts(self, ticket: Ticket, route: Route, silent_ms: int) -> bool:
         """Whether a caller who leaves is given what the model may have thought in the time before its first text.
 

@@ -291,6 +291,8 @@ class StreamCall:
         output, drawn, spoken = _produced(stream)
         if reported is not None and stream is not None and not stream.complete and reported.output * 2 < output:
             reported = None  # a report from the start of the stream, or the zeros that some send until the last one
+        if reported is not None:
+            reported = self._live.settlement.whole(self.ticket, reported)
         finish = stream.finish if stream is not None else None
         if (output or drawn or spoken) and cause in _STOPPED_BY_US:
             finish = "length"  # what the caller is told

@@ -77,9 +77,13 @@ class Meter:
             if self.usage is None:
                 self.reported = short
             return False
-        if report is None or report.prompt_token_count is None:
+        if report is None or (report.prompt_token_count is None and not (self._produces and _has_output(report))):
             return False
         usage = _usage(report, short)
+        before = self.usage or self.told_first
+        if report.prompt_token_count is None and before is not None:
+            read = {name: getattr(before, name) for name in ("input", "cache_read", "audio_input")}
+            usage = msgspec.structs.replace(usage, **read)
         if self._produces and _has_no_output(report):
             self.told_first = usage
             return False
@@ -94,8 +98,12 @@ class InputMeter(Meter):
     _produces = False
 
 
+def _has_output(report: _Report) -> bool:
+    return report.candidates_token_count is not None or report.thoughts_token_count is not None
+
+
 def _has_no_output(report: _Report) -> bool:
-    return report.candidates_token_count is report.thoughts_token_count is report.total_token_count is None
+    return not _has_output(report) and report.total_token_count is None
 
 
 def _usage(report: _Report, raw: bytes) -> Usage:

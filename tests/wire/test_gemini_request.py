@@ -375,6 +375,15 @@ def test_formats() -> None:
     }
 
 
+def test_constants_which_gemini_ignores_become_enums() -> None:
+    schema, listed = Raw(b'{"type":"string","const":"cat"}'), {"type": "string", "enum": ["cat"]}
+    body = json.loads(
+        outgoing(tools=(Tool(name="a", parameters=schema),), format=Format(kind="schema", schema=schema)).body
+    )
+    assert body["tools"][0]["functionDeclarations"][0]["parametersJsonSchema"] == listed
+    assert body["generationConfig"]["responseJsonSchema"] == listed
+
+
 @pytest.mark.parametrize(
     "fields",
     [

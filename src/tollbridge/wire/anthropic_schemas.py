@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-_Json = dict[str, Any]
+from tollbridge.wire.schemas import mapped
 
 _BOUNDS = frozenset(
     {
@@ -24,8 +24,6 @@ _BOUNDS = frozenset(
 _FORMATS = frozenset(
     {"date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"},
 )
-_BY_NAME = frozenset({"properties", "$defs", "definitions"})
-_CHOICES = frozenset({"anyOf", "allOf", "oneOf"})
 
 
 def fitted(schema: Raw) -> tuple[Raw, bool]:
@@ -42,27 +40,17 @@ def fitted(schema: Raw) -> tuple[Raw, bool]:
 def _fitted(schema: Any, described: list[str]) -> Any:
     if not isinstance(schema, dict):
         return schema
-    written: _Json = {}
-    bounds: list[str] = []
-    for name, value in schema.items():
-        if name in _BY_NAME and isinstance(value, dict):
-            written[name] = {each: _fitted(inner, described) for each, inner in value.items()}
-        elif name in _CHOICES and isinstance(value, list):
-            to = "anyOf" if name == "oneOf" and "anyOf" not in schema else name
-            written[to] = [_fitted(each, described) for each in value]
-        elif name == "items":
-            written[name] = _fitted(value, described)
-        elif _is_bound(name, value):
-            bounds.append(f"{name}: {msgspec.json.encode(value).decode()}")
-        else:
-            written[name] = value
+    written = mapped(schema, lambda inner: _fitted(inner, described))
+    if "oneOf" in written and "anyOf" not in written:
+        written["anyOf"] = written.pop("oneOf")
     if "properties" in written:
         written.setdefault("additionalProperties", False)
+    bounds = [name for name, value in written.items() if _is_bound(name, value)]
     if bounds:
-        described += bounds
+        told = ", ".join(f"{name}: {msgspec.json.encode(written.pop(name)).decode()}" for name in bounds)
         before = written.get("description")
-        told = f"({', '.join(bounds)})"
-        written["description"] = f"{before} {told}" if isinstance(before, str) and before else told
+        written["description"] = f"{before} ({told})" if isinstance(before, str) and before else f"({told})"
+        described += bounds
     return written
 
 

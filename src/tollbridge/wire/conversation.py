@@ -8,7 +8,8 @@ Rule 1  What both sides can express survives. What only one dialect has (`Opaque
         signature) goes back to that dialect alone.
 Rule 2  What a target cannot do is reported to its `Fit`: an error that names the caller's field, or a note if the
         caller allowed it to be left out. Only hints are left out without the caller's leave (`Fit.hint`).
-Rule 3  JSON stays text: arguments of tools, schemas and unknown members pass byte for byte.
+Rule 3  JSON stays text: arguments of tools, schemas and unknown members pass byte for byte, except for words of a
+        schema that the target would refuse or ignore, but knows in its own terms.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -40,6 +40,7 @@ from tollbridge.wire.conversation import (
     Turn,
     is_marked,
 )
+from tollbridge.wire.gemini_schemas import heeded
 
 ORIGIN = "gemini"
 SKIP_SIGNATURE = "skip_thought_signature_validator"
@@ -305,7 +306,7 @@ def _put_tools(members: _Json, conversation: Conversation, version: Generation, 
         if tool.description:
             declaration["description"] = tool.description
         if tool.parameters is not None:
-            declaration["parametersJsonSchema"] = tool.parameters
+            declaration["parametersJsonSchema"] = heeded(tool.parameters)
         declarations.append(declaration)
         has_strict = has_strict or tool.strict is True
     members["tools"] = [{"functionDeclarations": declarations}]
@@ -366,7 +367,7 @@ def _put_format(config: _Json, wanted: Format, fit: Fit) -> None:
         return
     config["responseMimeType"] = "application/json"
     if wanted.schema is not None:
-        config["responseJsonSchema"] = wanted.schema
+        config["responseJsonSchema"] = heeded(wanted.schema)
     if wanted.description:
         fit.hint("format")
 

@@ -1,0 +1,23 @@
+"""JSON schemas, as far as providers want them in words of their own."""
+
+from collections.abc import Callable
+from typing import Any
+
+_BY_NAME = frozenset({"properties", "$defs", "definitions"})
+_LISTS = frozenset({"anyOf", "allOf", "oneOf", "prefixItems"})
+_ONES = frozenset({"items", "additionalProperties"})
+
+
+def mapped(schema: dict[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """`schema` with each schema that stands directly in it changed by `change`. Its own words stay as they are."""
+    written: dict[str, Any] = {}
+    for name, value in schema.items():
+        if name in _BY_NAME and isinstance(value, dict):
+            written[name] = {each: change(inner) for each, inner in value.items()}
+        elif name in _LISTS and isinstance(value, list):
+            written[name] = [change(each) for each in value]
+        elif name in _ONES:
+            written[name] = change(value)
+        else:
+            written[name] = value
+    return written

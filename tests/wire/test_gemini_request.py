@@ -237,11 +237,20 @@ def test_arguments_that_are_no_object_stay_as_text(arguments: str) -> None:
 
 
 def test_pictures_of_a_tool_stand_in_its_result_since_generation_3_and_beside_it_before() -> None:
-    turns = (HELLO, model(call("a")), tool(ToolResult(id="a", parts=(Image(data="iVBOR", media_type="image/png"),))))
+    picture = Image(data="iVBOR", media_type="image/png")
+    turns = (HELLO, model(call("a")), tool(ToolResult(id="a", parts=(picture,))))
     inline = {"inlineData": {"mimeType": "image/png", "data": "iVBOR"}}
     (result,) = contents(*turns, to=THREE)[2]["parts"]
     assert result["functionResponse"]["parts"] == [inline]
     assert contents(*turns)[2]["parts"][1:] == [inline]
+
+
+def test_a_kind_of_file_that_gemini_reads_in_no_result_stands_beside_it() -> None:
+    parts = (Image(data="iVBOR", media_type="image/png"), Document(data="YSxi", media_type="text/csv"))
+    turns = (HELLO, model(call("a")), tool(ToolResult(id="a", parts=parts)))
+    result, beside = contents(*turns, to=THREE)[2]["parts"]
+    inline = {"inlineData": {"mimeType": "image/png", "data": "iVBOR"}}
+    assert (result["functionResponse"]["parts"], beside["inlineData"]["mimeType"]) == ([inline], "text/csv")
 
 
 def test_tools_are_declared_by_json_schema() -> None:

@@ -56,6 +56,8 @@ _SOUNDS |= {"aiff": "audio/aiff", "opus": "audio/opus", "m4a": "audio/m4a"}
 _KINDS = {"png": "image/png", "jpg": "image/jpeg", "jpeg": "image/jpeg", "webp": "image/webp", "heic": "image/heic"}
 _KINDS |= {"heif": "image/heif", "gif": "image/gif", "pdf": "application/pdf", "txt": "text/plain", "html": "text/html"}
 _KINDS |= {"md": "text/markdown", "csv": "text/csv", "json": "application/json", "xml": "text/xml"}
+# https://ai.google.dev/gemini-api/docs/function-calling#multimodal
+_IN_RESULTS = ("image/png", "image/jpeg", "image/webp", "application/pdf", "text/plain")
 _SUFFIX = re.compile(r"https://[^?#]*/[^?#/]*\.([A-Za-z0-9]{2,5})(?:[?#].*)?", re.DOTALL)
 _UPLOADS = re.compile(r"https://[^/?#]*generativelanguage\.googleapis\.com\b", re.IGNORECASE)
 _GENERATION = re.compile(r"gemini-(\d{1,2})(?:\.(\d{1,2}))?")
@@ -214,10 +216,10 @@ class _Turns:
         response: _Json = {"name": name, "response": {"error" if result.is_error else "output": "\n".join(texts)}}
         if result.id and not result.id.startswith(OWN_ID):
             response["id"] = result.id
-        inline = [part for part in files if "inlineData" in part]
-        if inline and self._version.is_signed:  # Gemini 3 reads files within a result, older ones only beside it
+        inline = [part for part in files if part.get("inlineData", {}).get("mimeType") in _IN_RESULTS]
+        if inline and self._version.is_signed:  # Gemini 3 reads some files within a result, older ones only beside it
             response["parts"] = inline
-            files = [part for part in files if "inlineData" not in part]
+            files = [part for part in files if part not in inline]
         return [{"functionResponse": response}, *files]
 
     def _plain(self, part: Part) -> list[_Json]:

@@ -394,6 +394,15 @@ def test_bounds_that_claude_refuses_are_described_to_it() -> None:
     assert closed == {"type": "object", "properties": {}, "additionalProperties": False}
 
 
+def test_a_promise_too_many_is_refused_or_left_out() -> None:
+    tools = tuple(Tool(name=f"f{number}", parameters=SCHEMA, strict=True) for number in range(21))
+    assert all(tool["strict"] for tool in body(tools=tools[:20])["tools"])
+    assert refused(tools=tools) == "tools[20].strict"
+    written = outgoing(tools=tools, lenient=True)
+    assert ["strict" in tool for tool in json.loads(written.body)["tools"]] == [True] * 20 + [False]
+    assert len(body(tools=tools, model="deepseek-chat")["tools"]) == 21
+
+
 def test_schemas_without_a_promise_stay_as_they_are() -> None:
     bounded = Raw(json.dumps(BOUNDED).encode())
     assert body(tools=(Tool(name="f", parameters=bounded),))["tools"][0]["input_schema"] == BOUNDED

@@ -1,4 +1,4 @@
-from tollbridge.wire.schemas import mapped
+from tollbridge.wire.schemas import each, mapped
 
 
 def test_each_schema_in_a_schema_is_changed_once() -> None:
@@ -22,3 +22,11 @@ def test_each_schema_in_a_schema_is_changed_once() -> None:
         "enum": [7],
         "default": {"items": 8},
     }
+
+
+def test_all_schemas_in_a_schema_are_found() -> None:
+    leaf = {"type": "string"}
+    union = {"anyOf": [leaf, True]}
+    schema = {"properties": {"a": union}, "items": leaf, "default": {"items": leaf}}
+    assert list(each(schema)) == [schema, union, leaf, leaf]
+    assert not list(each(False))

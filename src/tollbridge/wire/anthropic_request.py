@@ -20,7 +20,7 @@ from msgspec import Raw
 
 from tollbridge.wire.anthropic_models import Abilities, abilities
 from tollbridge.wire.anthropic_reply import arguments
-from tollbridge.wire.anthropic_schemas import fitted
+from tollbridge.wire.anthropic_schemas import Promises, fitted
 from tollbridge.wire.body import NULL
 from tollbridge.wire.conversation import (
     Audio,
@@ -194,7 +194,10 @@ def budget_within(budget: int, max_tokens: int) -> int:
 
 
 def _put_tools(fields: _Json, conversation: Conversation, able: Abilities, fit: Fit) -> None:
-    tools: list[_Json | Raw] = [_tool(index, tool, able, fit) for index, tool in enumerate(conversation.tools)]
+    functions = [_tool(index, tool, able, fit) for index, tool in enumerate(conversation.tools)]
+    if able.is_claude:
+        _limit_promises(functions, conversation, fit)
+    tools: list[_Json | Raw] = [*functions]
     tools += [value for name, value in _own(conversation) if name.startswith("tools[")]
     if tools:
         fields["tools"] = tools
@@ -231,6 +234,19 @@ def _tool(index: int, tool: Tool, able: Abilities, fit: Fit) -> _Json:
     if tool.cache:
         written["cache_control"] = _MARKS[tool.cache]
     return written
+
+
+def _limit_promises(tools: list[_Json], conversation: Conversation, fit: Fit) -> None:
+    wanted = conversation.format
+    promises = Promises(None if wanted is None else wanted.schema)
+    for index, tool in enumerate(tools):
+        if "strict" in tool and not promises.take(tool["input_schema"]):
+            fit.lacks(
+                f"tools[{index}].strict",
+                "it promises to keep to the schemas of at most 20 tools, with at most 24 optional members and 16 of"
+                " several types",
+            )
+            del tool["strict"]
 
 
 def _schema(parameters: Raw | None) -> Raw:

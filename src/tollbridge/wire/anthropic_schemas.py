@@ -5,6 +5,8 @@ with a format that it does not know, with `oneOf`, or with an object that is not
 an object that lists its properties is closed, `oneOf` becomes `anyOf`, and bounds go into the description, where the
 model reads them, as Anthropic's own SDKs do. Anything else stays: what Anthropic says to it is clear enough.
 
+There is a limit to what it promises in one request, too (`Promises`).
+
 From platform.claude.com/docs, build-with-claude/structured-outputs, and anthropic-sdk-python, lib/_parse/_transform.py.
 """
 
@@ -13,12 +15,14 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from tollbridge.wire.schemas import mapped
+from tollbridge.wire.schemas import each, mapped
+
+_Json = dict[str, Any]
 
 _BOUNDS = frozenset(
     {
         *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength"),
-        *("maxItems", "uniqueItems", "minProperties", "maxProperties"),
+        *("maxItems", "uniqueItems", "minProperties", "maxProperties", "pattern"),
     }
 )
 _FORMATS = frozenset(
@@ -60,3 +64,40 @@ def _is_bound(name: str, value: Any) -> bool:
     if name == "format":
         return value not in _FORMATS
     return name in _BOUNDS
+
+
+class Promises:
+    """How many strict tools, optional members and members of several types a request may still have."""
+
+    def __init__(self, schema: Raw | None) -> None:
+        """`schema`: that of the answer, which counts too."""
+        _, optional, mixed = (0, 0, 0) if schema is None else _needs(schema)
+        self._left: tuple[int, ...] = (20, 24 - optional, 16 - mixed)
+
+    def take(self, schema: Raw) -> bool:
+        """Whether one more tool of `schema` can be strict; if so, it is counted."""
+        left = tuple(have - need for have, need in zip(self._left, _needs(schema), strict=True))
+        if min(left) < 0:
+            return False
+        self._left = left
+        return True
+
+
+def _needs(schema: Raw) -> tuple[int, int, int]:
+    """Tools, optional members, members of several types."""
+    try:
+        document = msgspec.json.decode(schema)
+    except (msgspec.DecodeError, RecursionError):
+        return 1, 0, 0
+    optional = mixed = 0
+    for inner in each(document):
+        members = inner.get("properties")
+        if isinstance(members, dict):
+            required = inner.get("required")
+            optional += len(members.keys() - set(required if isinstance(required, list) else ()))
+            mixed += sum(isinstance(one, dict) and _is_mixed(one) for one in members.values())
+    return 1, optional, mixed
+
+
+def _is_mixed(schema: _Json) -> bool:
+    return "anyOf" in schema or isinstance(schema.get("type"), list)

@@ -1,6 +1,6 @@
 """JSON schemas, as far as providers want them in words of their own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 _BY_NAME = frozenset({"properties", "$defs", "definitions"})
@@ -21,3 +21,14 @@ def mapped(schema: dict[str, Any], change: Callable[[Any], Any]) -> dict[str, An
         else:
             written[name] = value
     return written
+
+
+def each(schema: Any) -> Iterator[dict[str, Any]]:
+    """`schema` and all schemas in it."""
+    if not isinstance(schema, dict):
+        return
+    yield schema
+    inner: list[Any] = []
+    mapped(schema, inner.append)
+    for one in inner:
+        yield from each(one)

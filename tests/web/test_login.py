@@ -12,6 +12,8 @@ from tests.web.visitors import PASSWORD, Visitor, house, link_to, registered, sh
 
 from tollbridge.services import accounts
 from tollbridge.services.keys import create as by_operator
+from tollbridge.store import users
+from tollbridge.store.users import NewUser
 
 MAIL = 'require_verified_email = "always"\n'
 PROXIED = '[server]\ntrusted_proxies = ["127.0.0.1"]\n'
@@ -32,6 +34,40 @@ def test_who_registers_has_an_account_with_credit_and_a_key_shown_once() -> None
             second = await ada.get("/dashboard")
             assert key not in second.text
             assert key[-4:] in second.text
+
+    run(test())
+
+
+def test_who_registers_while_the_owner_of_the_address_confirms_it_does_not_choose_the_password(
+    postgres_url: str,
+) -> None:
+    async def test() -> None:
+        async with house(MAIL, database_url=postgres_url) as site, Visitor(site) as ada, Visitor(site) as eve:
+            await ada.post("/auth/register", SIGN_UP)
+            await eve.token("/auth/register")
+            async with site.database.transaction() as transaction:
+                # As `verify` does it, whose transaction is about to end.
+                await transaction.execute('UPDATE "user" SET verified_at = 1')
+                late = asyncio.create_task(eve.post("/auth/register", {**SIGN_UP, "password": "a password of a thief"}))
+                await asyncio.sleep(2)
+                assert not late.done()
+            assert (await late).status_code == 200
+            assert (await eve.log_in("ada@example.com", "a password of a thief")).status_code == 400
+            assert (await ada.log_in("ada@example.com")).status_code == 303
+
+    run(test())
+
+
+def test_a_form_that_is_sent_to_two_processes_at_once_registers_once(postgres_url: str) -> None:
+    async def test() -> None:
+        async with house(MAIL, database_url=postgres_url) as site, Visitor(site) as ada:
+            await ada.token("/auth/register")
+            async with site.database.transaction() as transaction:
+                await users.create(transaction, NewUser(public_id="user_x", email="ada@example.com", password="x"), 1)
+                late = asyncio.create_task(ada.post("/auth/register", SIGN_UP))
+                await asyncio.sleep(2)
+                assert not late.done()
+            assert "Check your e-mail" in shown(await late)
 
     run(test())
 

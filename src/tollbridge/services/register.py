@@ -90,24 +90,26 @@ async def _register_later(desk: Desk, email: str, hashed: str, now: int) -> None
 
     async def use_case(transaction: Transaction) -> Mail:
         user = await users.by_email(transaction, email)
-        if user is not None and user.verified_at is not None:
-            letter = letters.already_registered(desk, email)
+        if user is None:
+            row = NewUser(public_id=accounts.new_id("user"), email=email, password=hashed, consented_at=now)
+            user_id = (await users.create(transaction, row, now)).id
+        elif user.verified_at is None and await users.take_over(transaction, user.id, hashed, now):
+            user_id = user.id
+            # Whoever was here before has not shown that the address is theirs.
+            await mail.void_tokens_of(transaction, user_id, LINK)
         else:
-            letter = letters.verify(desk, email, token)
-            if user is None:
-                row = NewUser(public_id=accounts.new_id("user"), email=email, password=hashed, consented_at=now)
-                user_id = (await users.create(transaction, row, now)).id
-            else:
-                user_id = user.id
-                # Whoever was here before has not shown that the address is theirs.
-                await mail.void_tokens_of(transaction, user_id, LINK)
-                await users.set_password(transaction, user_id, hashed)
-                await users.consented_again(transaction, user_id, now)
+            user_id = 0
+        letter = letters.verify(desk, email, token) if user_id else letters.already_registered(desk, email)
+        if user_id:
             await mail.add_token(transaction, sessions.digest(token), LINK, (user_id, email), now + LINK_MS)
         await desk.post.put(transaction, letter, now)
         return letter
 
-    desk.post.hurry(await run(desk.database, use_case))
+    try:
+        letter = await run(desk.database, use_case)
+    except Duplicate:
+        letter = await run(desk.database, use_case)  # the form was sent twice: there is a user now
+    desk.post.hurry(letter)
 
 
 async def send_link(desk: Desk, user: User) -> None:

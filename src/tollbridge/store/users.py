@@ -85,9 +85,14 @@ async def drop_password(transaction: Transaction, user_id: int) -> None:
     await transaction.execute('UPDATE "user" SET password = NULL WHERE id = $1', user_id)
 
 
-async def consented_again(transaction: Transaction, user_id: int, now: int) -> None:
-    """Note that somebody registered with the address once more."""
-    await transaction.execute('UPDATE "user" SET consented_at = $2 WHERE id = $1', user_id, now)
+async def take_over(transaction: Transaction, user_id: int, password: str, now: int) -> bool:
+    """Note that somebody registered with the address once more, with this password. False: it is verified by now."""
+    return bool(
+        await transaction.execute(
+            'UPDATE "user" SET password = $2, consented_at = $3 WHERE id = $1 AND verified_at IS NULL',
+            *(user_id, password, now),
+        )
+    )
 
 
 async def was_taken_over(transaction: Transaction, user_id: int) -> bool:

@@ -13,6 +13,7 @@ from tests.web.visitors import PASSWORD, Visitor, house, letters, link_to, regis
 
 from tollbridge.core import totp
 from tollbridge.services import accounts, credentials, operators
+from tollbridge.services.sessions import MOST_SESSIONS
 from tollbridge.services.throttle import FAILURES_A_DAY, MAILS_BY_USER, MAILS_TO_ADDRESS, Door, spend
 from tollbridge.store import throttle, users
 from tollbridge.values import DAY_MS
@@ -509,6 +510,22 @@ def test_sessions_are_listed_and_can_be_ended() -> None:
             await ada.post(f"{SETTINGS}/sessions/others")
             assert [(await each.get("/dashboard")).status_code for each in others] == [303, 303]
             assert (await ada.get("/dashboard")).status_code == 200
+
+    run(test())
+
+
+def test_who_has_only_one_of_two_factors_logs_nobody_out() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            secret = secret_of(await ada.get(f"{SETTINGS}/two-factor"))
+            code = totp.code(secret, await site.database.now() // 1000 // totp.STEP_S)
+            assert (await ada.post(f"{SETTINGS}/two-factor", {"code": code})).status_code == 200
+            for _ in range(MOST_SESSIONS + 2):
+                async with Visitor(site) as thief:
+                    assert "/auth/second" in (await thief.log_in("ada@example.com")).headers["location"]
+            assert (await ada.get("/dashboard")).status_code == 200
+            assert await site.database.fetch("SELECT count(*) FROM session") == [(MOST_SESSIONS + 1,)]
 
     run(test())
 

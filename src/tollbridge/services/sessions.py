@@ -82,7 +82,8 @@ async def begin(transaction: Transaction, user: User, client: Client, factors: i
         agent=client.agent[:_LONGEST_AGENT],
     )
     await sessions.create(transaction, row, now)
-    await sessions.end_oldest(transaction, user.id, MOST_SESSIONS)
+    # Counted apart: whoever has only the password of somebody with a second factor logs nobody out.
+    await sessions.end_oldest(transaction, user.id, factors, MOST_SESSIONS)
     return token
 
 

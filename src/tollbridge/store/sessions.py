@@ -78,10 +78,10 @@ async def end_all(transaction: Transaction, user_id: int, *, but: int = 0) -> in
     return await transaction.execute("DELETE FROM session WHERE user_id = $1 AND id <> $2", user_id, but)
 
 
-async def end_oldest(transaction: Transaction, user_id: int, keep: int) -> None:
-    """End all but the `keep` most recently seen."""
+async def end_oldest(transaction: Transaction, user_id: int, factors: int, keep: int) -> None:
+    """End all but the `keep` most recently seen of those with so many factors."""
     await transaction.execute(
-        "DELETE FROM session WHERE user_id = $1 AND id NOT IN "
-        "(SELECT id FROM session WHERE user_id = $1 ORDER BY seen_at DESC, id DESC LIMIT $2)",
-        *(user_id, keep),
+        "DELETE FROM session WHERE user_id = $1 AND factors = $2 AND id NOT IN "
+        "(SELECT id FROM session WHERE user_id = $1 AND factors = $2 ORDER BY seen_at DESC, id DESC LIMIT $3)",
+        *(user_id, factors, keep),
     )

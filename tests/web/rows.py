@@ -89,6 +89,7 @@ ROWS: dict[str, Row] = {
     "POST /dashboard/settings/passkeys/options": Row(USERS),
     "POST /dashboard/settings/passkeys": Row(USERS),
     "POST /dashboard/settings/passkeys/{passkey}/remove": Row(USERS, theirs="passkey"),
+    "POST /dashboard/settings/identities/remove": Row(USERS),
     "POST /auth/passkey/options": Row(EVERYBODY),
     "POST /auth/passkey": Row(EVERYBODY),
     "GET /dashboard/settings/export": Row(USERS),

@@ -17,6 +17,7 @@ import pytest
 from tests.gateway.site import Site, chat, http, run
 from tests.servers import free_port
 from tests.upstream.bad_server import BadServer, Peer
+from tests.web.test_account import reset_token
 from tests.web.town import secret_of
 from tests.web.visitors import PASSWORD, Visitor, house, letters, registered, shown
 from tools.npm_install import install
@@ -144,6 +145,49 @@ def test_who_registered_with_an_address_before_its_owner_came_keeps_nothing_of_t
             # … nor spends what they pay in.
             reply = await site.post("/v1/chat/completions", chat("hi"), headers={"authorization": f"Bearer {key}"})
             assert reply.status == 401
+
+    run(test())
+
+
+def test_who_logs_in_elsewhere_for_the_first_time_is_told_and_can_end_it(oidc_provider: Path) -> None:
+    async def test() -> None:
+        async with site_with_provider() as site, Visitor(site) as ada, Visitor(site) as eve:
+            await registered(site, "ada@example.com")
+            token = await reset_token(site, "ada@example.com")
+            assert (await ada.post("/auth/reset", {"token": token, "password": PASSWORD})).status_code == 303
+            assert (await ada.log_in("ada@example.com")).status_code == 303
+            assert "Other services" not in shown(await ada.get("/dashboard/settings"))
+            # Somebody who has shown to the provider, one day, that this address is theirs.
+            assert (await walk(eve, "ada")).headers["location"] == "/dashboard"
+            assert [subject for _, subject, _ in await letters(site)] == ["Tollbridge: Test was added"]
+            assert "logged in with another service" in shown(await ada.get("/dashboard/activity"))
+            page = await ada.get("/dashboard/settings")
+            assert "Other services" in shown(page)
+            [issuer] = re.findall(r'name="issuer" value="([^"]+)"', page.text)
+            # Their address is another one by now, and who has the old one does not come in by it.
+            await site.database.execute('UPDATE "user" SET email = $1', "ada@example.org")
+            remove = "/dashboard/settings/identities/remove"
+            assert (await ada.post(remove, {"issuer": "https://another.example"})).status_code == 404
+            assert (await ada.post(remove, {"issuer": issuer})).status_code == 303
+            assert "Other services" not in shown(await ada.get("/dashboard/settings"))
+            async with Visitor(site) as again:
+                await walk(again, "ada")
+                assert "ada@example.com" in shown(await again.get("/dashboard/settings"))
+
+    run(test())
+
+
+def test_the_only_way_in_cannot_be_removed(oidc_provider: Path) -> None:
+    async def test() -> None:
+        async with site_with_provider() as site, Visitor(site) as ada:
+            await walk(ada, "ada")
+            [issuer] = re.findall(r'name="issuer" value="([^"]+)"', (await ada.get("/dashboard/settings")).text)
+            refused = await ada.post("/dashboard/settings/identities/remove", {"issuer": issuer})
+            assert refused.status_code == 400
+            assert "choose a password first" in shown(refused)
+            await ada.post("/dashboard/settings/password", {"password": PASSWORD})
+            removed = await ada.post("/dashboard/settings/identities/remove", {"issuer": issuer})
+            assert removed.headers["location"] == "/dashboard/settings?saved=identity-removed"
 
     run(test())
 

@@ -2,12 +2,13 @@
 
 import msgspec
 
-from tollbridge.errors import InvalidRequest
-from tollbridge.services import accounts, login, register
+from tollbridge.config import Settings
+from tollbridge.errors import InvalidRequest, NotFound
+from tollbridge.services import accounts, deeds, letters, login, register
 from tollbridge.services.desk import Desk
 from tollbridge.services.login import Entered
-from tollbridge.services.sessions import Client
-from tollbridge.store import identities, users
+from tollbridge.services.sessions import Client, Presence
+from tollbridge.store import identities, passkeys, users
 from tollbridge.store.db import Duplicate, Transaction, run
 from tollbridge.store.users import NewUser
 
@@ -48,18 +49,52 @@ async def _introduce(desk: Desk, claim: Claim, client: Client) -> int:
     if known is not None and known.operator:
         raise InvalidRequest(OF_OPERATORS)
     gift = 0 if known is not None else await register.first_credit(desk, email, client, now)
+    letter = letters.way_in(desk, email, f"{label(desk.settings, claim.issuer)} was added")
 
-    async def use_case(transaction: Transaction) -> int:
+    async def use_case(transaction: Transaction) -> tuple[int, bool]:
         row = NewUser(public_id=accounts.new_id("user"), email=email, verified_at=now, consented_at=now)
-        user = await users.by_email(transaction, email) or await users.create(transaction, row, now)
+        before = await users.by_email(transaction, email)
+        user = before or await users.create(transaction, row, now)
         if user.verified_at is None:
             # Whoever chose the password has not shown that the address is theirs.
             await users.drop_password(transaction, user.id)
         await register.admit(desk, transaction, user, gift, now, other=True)
         await identities.add(transaction, claim.issuer, claim.subject, user.id, now)
-        return user.id
+        if user is before and user.verified_at is not None:
+            # Only the service knows who that was: the user has to be able to say that it was not them.
+            await deeds.note_of_user(transaction, user, "identity.added", client, now)
+            await desk.post.put(transaction, letter, now)
+            return user.id, True
+        return user.id, False
 
     try:
-        return await run(desk.database, use_case)
+        user_id, told = await run(desk.database, use_case)
     except Duplicate:
         raise InvalidRequest("Another log-in with this is running. Please try again.") from None
+    if told:
+        desk.post.hurry(letter)
+    return user_id
+
+
+async def remove(desk: Desk, presence: Presence, issuer: str, client: Client) -> None:
+    """Let nobody in any more by what `issuer` says. NotFound; InvalidRequest: they have no other way in."""
+    user, now = presence.user, await desk.database.now()
+    letter = letters.way_in(desk, user.email, f"{label(desk.settings, issuer)} was removed")
+
+    async def use_case(transaction: Transaction) -> None:
+        if not await identities.remove(transaction, user.id, issuer):
+            raise NotFound("You do not log in with this service.")
+        others = await identities.of_user(transaction, user.id) or await passkeys.of_user(transaction, user.id)
+        if user.password is None and not others:
+            raise InvalidRequest("This is the only way in that you have: choose a password first.")
+        await deeds.note_of_user(transaction, user, "identity.removed", client, now)
+        await desk.post.put(transaction, letter, now)
+
+    await run(desk.database, use_case)
+    desk.post.hurry(letter)
+
+
+def label(settings: Settings, issuer: str) -> str:
+    """What users know an issuer as; its own name if it is no longer configured."""
+    names = [each.label for each in settings.login.values() if each.issuer == issuer.rstrip("/")]
+    return names[0] if names else issuer

@@ -71,7 +71,7 @@ def way_in(desk: Desk, recipient: str, happened: str) -> Mail:
         happened,
         f"{happened} for your log-in at {_name(desk)}. If it was not you, reset your password now:",
         f"{desk.url}/auth/forgot",
-        "Then check in your settings that every passkey, the second factor and all sessions are yours.",
+        "Then check in your settings that all passkeys, other services, sessions and the second factor are yours.",
     )
 
 

@@ -17,6 +17,11 @@ async def add(transaction: Transaction, issuer: str, subject: str, user_id: int,
     )
 
 
+async def remove(transaction: Transaction, user_id: int, issuer: str) -> bool:
+    """Whether the user had one there."""
+    return bool(await transaction.execute("DELETE FROM identity WHERE user_id = $1 AND issuer = $2", user_id, issuer))
+
+
 async def of_user(database: Transaction, user_id: int) -> list[tuple[str, int]]:
     """(issuer, since when in milliseconds) of everything that a user logs in by elsewhere."""
     rows = await database.fetch(

@@ -1,9 +1,12 @@
 """A user's own settings: password, e-mail address, second factor, sessions, and leaving."""
 
+from functools import partial
+
 from starlette.responses import Response, StreamingResponse
 
 from tollbridge.errors import ApiError, InvalidRequest, RateLimited
-from tollbridge.services import credentials, leave, passkeys, sessions, top_ups, two_factor
+from tollbridge.services import credentials, identities, leave, passkeys, sessions, top_ups, two_factor
+from tollbridge.store import identities as identity_rows
 from tollbridge.store import members, users
 from tollbridge.store import passkeys as passkey_rows
 from tollbridge.store import sessions as session_rows
@@ -22,6 +25,7 @@ SAVED = {
     "two-factor-off": "Your second factor is off.",
     "passkey": "Your passkey is ready to use.",
     "passkey-removed": "The passkey is removed.",
+    "identity-removed": "The service is removed. It is back if somebody logs in there with your address.",
     "session": "The session is logged out.",
     "sessions": "All other sessions are logged out.",
 }
@@ -42,6 +46,8 @@ async def settings(visit: Visit, refused: ApiError | None = None, section: str =
         is_half=sessions.is_half,
         passkeys=await passkey_rows.of_user(shared.database, user.id),
         place=passkeys.place(shared.desk)[0],
+        identities=await identity_rows.of_user(shared.database, user.id),
+        label=partial(identities.label, shared.settings),
         codes_left=await users.count_recovery_codes(shared.database, user.id),
         sends=shared.desk.post.sends,
     )
@@ -148,6 +154,16 @@ async def end_two_factor(visit: Visit) -> Response:
     return visit.redirect(f"{SETTINGS}?saved=two-factor-off")
 
 
+# --- other services -----------------------------------------------------------------------------------------------
+
+
+async def remove_identity(visit: Visit) -> Response:
+    form = await visit.form()
+    assert visit.presence is not None
+    await identities.remove(visit.shared.desk, visit.presence, form["issuer"], visit.client)
+    return visit.redirect(f"{SETTINGS}?saved=identity-removed")
+
+
 # --- sessions and accounts ----------------------------------------------------------------------------------------
 
 
@@ -202,6 +218,7 @@ PAGES = (
     Page("GET", f"{SETTINGS}/two-factor", USER, two_factor_form, fresh=True),
     Page("POST", f"{SETTINGS}/two-factor", USER, begin_two_factor, fresh=True),
     Page("POST", f"{SETTINGS}/two-factor/off", USER, end_two_factor, fresh=True),
+    Page("POST", f"{SETTINGS}/identities/remove", USER, remove_identity, fresh=True),
     Page("POST", f"{SETTINGS}/sessions/others", USER, end_other_sessions),
     Page("POST", f"{SETTINGS}/sessions/{{session}}", USER, end_session),
     Page("GET", f"{SETTINGS}/export", USER, export, fresh=True),

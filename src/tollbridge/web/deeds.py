@@ -12,6 +12,8 @@ WORDS = {
     "two_factor.off": "turned the second factor off",
     "passkey.added": "added a passkey",
     "passkey.removed": "removed a passkey",
+    "identity.added": "logged in with another service for the first time",
+    "identity.removed": "removed another service to log in with",
     "password.changed": "changed their password",
     "password.reset": "reset their password",
     "email.changed": "changed their e-mail address",

@@ -10,11 +10,12 @@ from tollbridge.wire.anthropic_provider import AnthropicReader
 from tollbridge.wire.conversation import Choice, Citation, Refusal, Thinking, ToolCall
 from tollbridge.wire.conversation import Text as Said
 from tollbridge.wire.errors import UpstreamSaid
-from tollbridge.wire.exchange import Stream
+from tollbridge.wire.exchange import Answer, Stream
 from tollbridge.wire.gemini_provider import GeminiReader
 from tollbridge.wire.heedless import anthropic_events, is_stream, joined
 from tollbridge.wire.openai_chat_provider import ChatReader
 from tollbridge.wire.request import Request
+from tollbridge.wire.sse import MAX_EVENT
 
 Json = dict[str, Any]
 
@@ -285,3 +286,76 @@ def test_a_stream_that_broke_off_is_no_answer(body: bytes, error: type[UpstreamE
     request = asked(stream=False)
     with pytest.raises(error):
         translate.exchange(request, route(), ID, CREATED, None).response(body)
+
+
+def text(said: str, finish: str | None = None, index: int = 0, **fields: Any) -> Json:
+    return {"choices": [{"index": index, "text": said, "finish_reason": finish, "logprobs": None, **fields}]}
+
+
+def completed(body: bytes) -> Answer:
+    request = openai_completions.parse(b'{"model":"m","prompt":"a"}')
+    return translate.exchange(request, route(), ID, CREATED, None).response(body)
+
+
+def test_the_pieces_of_a_completion_are_joined() -> None:
+    first = {"tokens": ["H"], "token_logprobs": [-1.5], "top_logprobs": None}
+    second = {"tokens": ["i"], "token_logprobs": [None], "text_offset": [1]}
+    body = sse(
+        {**text("H", logprobs=first), "id": "x", "object": "text_completion", "created": 7, "model": "y"},
+        {**text("N", index=1), "usage": None},
+        text("i", logprobs=second),
+        text("\ud83d", index=1),
+        text("\ude00", "length", index=1),
+        text("", "stop"),
+        {"choices": [], "usage": USED},
+    )
+    for whole in (body, body + b"data: [DONE]\n\n", body + b"data: [DONE]", body.removesuffix(b"\n\n")):
+        answer = completed(whole)
+        assert (answer.finish, answer.text()) == ("stop", "Hi\nN\U0001f600".encode())
+        assert answer.usage is not None
+        assert (answer.usage.input, answer.usage.output) == (10, 5)
+        rendered = json.loads(answer.render(None))
+        assert rendered == {
+            "id": ID,
+            "object": "text_completion",
+            "created": 7,
+            "model": "acme/public-name",
+            "choices": [
+                {
+                    "index": 0,
+                    "text": "Hi",
+                    "finish_reason": "stop",
+                    "logprobs": {"tokens": ["H", "i"], "token_logprobs": [-1.5, None], "text_offset": [1]},
+                },
+                {"index": 1, "text": "N\U0001f600", "finish_reason": "length", "logprobs": None},
+            ],
+            "usage": USED,
+        }
+
+
+def test_a_completion_without_a_reason_or_usage_ends_all_the_same() -> None:
+    answer = completed(sse(text("Hi")) + b"data: [DONE]\n\n")
+    assert (answer.finish, answer.usage) == (None, None)
+    assert json.loads(answer.render(None))["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (sse(text("a")), ConnectionLost),
+        (sse(text("a")) + b'data: {"choices"', ConnectionLost),
+        (b"data: [DONE]\n\n", ProtocolError),
+        (sse(text("a"), {"error": {"message": "no"}}), UpstreamSaid),
+        (sse(text("a", "error")), UpstreamSaid),
+        (sse(text("a"), text("", "stop", error={"message": "no"})), UpstreamSaid),
+        (sse(text("a"), [1]), ProtocolError),
+        (sse(text("a"), {"choices": 5}), ProtocolError),
+        (sse(text("a"), {"choices": [5]}), ProtocolError),
+        (sse(text("a", "stop", index=None)), ProtocolError),  # type: ignore[arg-type]
+        (sse(text("a")) + b"data: x\n\n", ProtocolError),
+        (b"data: " + b"x" * (MAX_EVENT + 1) + b"\n\n", ProtocolError),
+    ],
+)
+def test_a_completion_that_broke_off_is_no_answer(body: bytes, error: type[UpstreamError]) -> None:
+    with pytest.raises(error):
+        completed(body)

@@ -4,6 +4,7 @@ A whole answer becomes the events that its own dialect would have sent, for the 
 becomes a `Reply`, by the provider's reader.
 """
 
+import json
 from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
@@ -12,6 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from tollbridge.errors import ConnectionLost, ProtocolError
+from tollbridge.wire import sse
 from tollbridge.wire.conversation import (
     Choice,
     Citation,
@@ -33,6 +35,7 @@ from tollbridge.wire.conversation import (
     ToolStart,
 )
 from tollbridge.wire.dialect import Reader
+from tollbridge.wire.event_reader import is_whole, whole_answer
 
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 
@@ -201,6 +204,53 @@ def _cite(parts: list[Part], citation: Citation) -> bool:
         return False
     parts[-1] = msgspec.structs.replace(text, citations=(*text.citations, citation))
     return True
+
+
+def joined_completion(body: bytes) -> bytes:
+    """The answer that the stream `body` of a completion of text says, as its provider would have sent it whole.
+
+    Raises as `joined`; what a choice says that went wrong is left in it.
+    """
+    decoder = sse.Decoder()
+    events, last = decoder.feed(body), decoder.end()
+    if decoder.broken is not None:
+        raise decoder.broken
+    if last is not None and is_whole(last[1]):
+        events.append(last)
+    whole: Json = {}
+    choices: dict[int, tuple[list[str], dict[str, list[Any]], Json]] = {}
+    done = False
+    for _, data in events:
+        if (word := data.strip()) in (b"", b"[DONE]"):
+            done = done or bool(word)
+            continue
+        event = whole_answer(data)
+        said = event.pop("choices", None) or [] if isinstance(event, dict) else None
+        if not isinstance(said, list) or not all(isinstance(each, dict) for each in said):
+            raise ProtocolError("the upstream sent an event without choices")
+        whole.update((name, value) for name, value in event.items() if value is not None)
+        for position, choice in enumerate(said):
+            _add_text(choices, choice.get("index", position), choice)
+    if not done and not any(choice.get("finish_reason") for _, _, choice in choices.values()):
+        raise ConnectionLost("the stream ended in the middle")
+    whole["choices"] = [
+        {"index": index, "logprobs": logprobs or None, **choice, "text": "".join(texts)}
+        for index, (texts, logprobs, choice) in sorted(choices.items())
+    ]
+    return json.dumps(whole).encode()
+
+
+def _add_text(choices: dict[int, tuple[list[str], dict[str, list[Any]], Json]], index: Any, choice: Json) -> None:
+    if not isinstance(index, int):
+        raise ProtocolError("the upstream sent a choice without a number")
+    texts, logprobs, known = choices.setdefault(index, ([], {}, {}))
+    text, more = choice.pop("text", None), choice.pop("logprobs", None)
+    if isinstance(text, str):
+        texts.append(text)
+    for name, values in more.items() if isinstance(more, dict) else ():
+        if isinstance(values, list):
+            logprobs.setdefault(name, []).extend(values)
+    known.update((name, value) for name, value in choice.items() if value is not None)
 
 
 def _joined_logprobs(pieces: list[Raw]) -> Raw | None:

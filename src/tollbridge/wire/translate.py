@@ -19,7 +19,7 @@ from tollbridge.wire.dialect import Client, Provider
 from tollbridge.wire.exchange import Answer, Counter, Exchange, Names, Outgoing, Stream
 from tollbridge.wire.gemini_embeddings import GeminiEmbeddings
 from tollbridge.wire.gemini_provider import GeminiProvider
-from tollbridge.wire.heedless import is_stream, joined
+from tollbridge.wire.heedless import is_stream, joined, joined_completion
 from tollbridge.wire.openai_answer import CHAT, COMPLETIONS, CompletionAnswer, Shape
 from tollbridge.wire.openai_chat_client import ChatClient
 from tollbridge.wire.openai_chat_provider import OpenAiChat
@@ -71,6 +71,11 @@ class _Chat(_Completion):
 class _Completions(_Completion):
     target = b"/completions"
     shape = COMPLETIONS
+
+    def response(self, body: bytes) -> Answer:
+        if not body.startswith(b"{") and is_stream(body):
+            body = joined_completion(body)
+        return CompletionAnswer(COMPLETIONS, self.names, body)
 
 
 class _Embeddings(_PassThrough):

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from tests.gateway.site import run
 from tests.payments.fake_stripe import FakeStripe
-from tests.web.test_billing import config
+from tests.web.browser import browser
+from tests.web.test_billing import config, logged_in
 from tests.web.town import operator
 from tests.web.visitors import house, letters, registered, shown
 
@@ -72,6 +73,30 @@ def test_a_plan_is_bought_on_stripes_page_kept_and_cancelled() -> None:
                 deeds = shown(await ada.get("/dashboard/activity"))
                 for action in ("ordered a plan", "cancelled a plan", "kept a plan"):
                     assert action in deeds
+
+    run(test())
+
+
+def test_a_browser_is_led_to_a_payment_page_on_another_domain_than_stripes_own() -> None:
+    """No form may be redirected there (`form-action`), and Stripe serves the page from the operator's domain too."""
+
+    async def test() -> None:
+        with FakeStripe.beside() as stripe:
+            async with house(config(stripe) + PRICED) as site, browser() as chromium:
+                ada = await registered(site, "ada@example.com")
+                page = await logged_in(chromium, ada, PLAN)
+                await page.click("text=Upgrade to Pro")
+                await page.wait_for_selector("text=Pay by card")
+                assert page.url.startswith(stripe.url)
+                await page.goto(site.url + PLAN)
+                # A refusal is shown in place: somebody else has paid for it meanwhile.
+                place = await page.get_attribute("#subscription a", "href")
+                assert place is not None
+                stripe.pay(place.rpartition("/")[2])
+                assert "20.00 USD a month" in shown(await ada.get(f"{PLAN}?ordered=1"))
+                await page.click("text=Upgrade to Pro")
+                await page.wait_for_selector("#content [role=alert]")
+                chromium.complaints[:] = [each for each in chromium.complaints if stripe.url not in each]
 
     run(test())
 

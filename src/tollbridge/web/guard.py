@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 
 from tollbridge.errors import Forbidden
 
-# Where the payment provider takes over: a form of ours may lead there.
+# Where the payment provider takes over: a form of ours may be redirected there. Where scripts run, no form leads to a
+# payment (`leads_to_payment` in billing/parts.html), which may then be anywhere.
 CHECKOUT = "https://checkout.stripe.com https://billing.stripe.com"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "

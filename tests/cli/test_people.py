@@ -1,6 +1,14 @@
-"""`tollbridge operator`."""
+"""`tollbridge operator`, and customers who are brought from elsewhere."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 from tests.cli.conftest import Shell
+
+PAGE = Path(__file__).parents[2] / "docs" / "operate" / "login.md"
 
 
 def test_a_link_lets_an_operator_choose_a_password(shell: Shell) -> None:
@@ -23,3 +31,27 @@ def test_an_address_that_nobody_has_is_made_an_operator_only_when_asked(shell: S
 def test_a_link_leads_to_where_the_gateway_was_served_last(shell: Shell) -> None:
     (shell.directory / "data" / "address").write_text("http://127.0.0.1:8123\n")
     assert shell.ok("operator", "link").out.startswith("http://127.0.0.1:8123/auth/reset?token=")
+
+
+def test_customers_are_brought_from_elsewhere_by_the_loop_in_the_documentation(shell: Shell) -> None:
+    section = PAGE.read_text("utf-8").partition("## Customers from elsewhere")[2]
+    loop = section.partition("```sh\n")[2].partition("```")[0]
+    (shell.directory / "customers.csv").write_text(
+        "ada@example.com,12.50,100,60\r\nnobody,1,,\nbob@example.com,2,,many\neve@example.com,1,,"
+    )
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for _ in range(2):
+        done = subprocess.run(
+            ["sh", "-c", loop], cwd=shell.directory, env={"PATH": path}, capture_output=True, text=True, check=False
+        )
+        assert "'nobody' is not an e-mail address" in done.stderr
+    assert "ada@example.com already has an account" in done.stderr
+    made = [line.split(",") for line in (shell.directory / "keys.csv").read_text().splitlines()]
+    assert [email for email, _ in made] == ["ada@example.com", "eve@example.com"]
+    assert all(key.startswith("tb_live_") for _, key in made)
+    assert (shell.directory / "keys.csv").stat().st_mode & 0o777 == 0o600
+    ada, eve, bob = (
+        json.loads(shell.ok("account", "show", f"{name}@example.com", "--json").out) for name in ("ada", "eve", "bob")
+    )
+    assert [each["available_usd"] for each in (ada, eve, bob)] == ["12.5", "1", "2"]
+    assert [[key["limit_usd"] for key in each["keys"]] for each in (ada, eve, bob)] == [["100"], [None], []]

@@ -7,7 +7,7 @@ from tollbridge.core.payments import Payment, Status
 from tollbridge.core.words import read_whole
 from tollbridge.errors import ApiError, Faults, InvalidRequest
 from tollbridge.payments.manual import BANK_TRANSFER, DEMO
-from tollbridge.services import deeds, notices, top_ups, vouchers
+from tollbridge.services import notices, top_ups, vouchers
 from tollbridge.services.sessions import new_token
 from tollbridge.store import accounts
 from tollbridge.web.forms import Form
@@ -83,7 +83,7 @@ async def checkout(visit: Visit) -> Response:
         return await credit(visit, error, "checkout")
     what = f"{money.format_usd(amount)} USD by {METHODS[begun.payment.method].lower()}"
     if not begun.repeated:
-        await deeds.note(visit.shared.database, visit.account, visit.actor, "payment.ordered", what)
+        await visit.note("payment.ordered", what)
     return visit.redirect(begun.url)
 
 
@@ -120,7 +120,7 @@ async def redeem(visit: Visit) -> Response:
     except InvalidRequest as error:
         return await credit(visit, error, "voucher")
     what = f"{money.format_usd(voucher.amount)} USD, {voucher.hint}"
-    await deeds.note(visit.shared.database, visit.account, visit.actor, "voucher.redeemed", what)
+    await visit.note("voucher.redeemed", what)
     return visit.redirect(f"{BILLING}?saved=voucher")
 
 
@@ -135,19 +135,19 @@ async def switch_top_up_on(visit: Visit) -> Response:
     except InvalidRequest as error:
         return await credit(visit, error, "top_up")
     what = f"{money.format_usd(amount)} USD below {money.format_usd(threshold)} USD"
-    await deeds.note(visit.shared.database, visit.account, visit.actor, "top_up.on", what)
+    await visit.note("top_up.on", what)
     return visit.redirect(f"{BILLING}?saved=top-up#top-up")
 
 
 async def switch_top_up_off(visit: Visit) -> Response:
     await top_ups.switch_off(visit.shared.database, visit.account)
-    await deeds.note(visit.shared.database, visit.account, visit.actor, "top_up.off")
+    await visit.note("top_up.off")
     return visit.redirect(f"{BILLING}?saved=top-up-off#top-up")
 
 
 async def forget_card(visit: Visit) -> Response:
     await top_ups.forget_card(visit.shared.payments(), visit.account)
-    await deeds.note(visit.shared.database, visit.account, visit.actor, "card.removed")
+    await visit.note("card.removed")
     return visit.redirect(f"{BILLING}?saved=card#top-up")
 
 
@@ -160,7 +160,7 @@ async def choose_alert(visit: Visit) -> Response:
     except InvalidRequest as error:
         return await credit(visit, error, "alert")
     what = "" if threshold is None else f"{form['alert'].strip()} USD"
-    await deeds.note(visit.shared.database, visit.account, visit.actor, "alert.changed", what)
+    await visit.note("alert.changed", what)
     saved = {None: "alert-usual", 0: "alert-off"}.get(threshold, "alert")
     return visit.redirect(f"{BILLING}?saved={saved}#alert-title")
 

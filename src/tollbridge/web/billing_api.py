@@ -9,7 +9,7 @@ from tollbridge.core.money import format_usd, parse_usd
 from tollbridge.core.payments import Payment
 from tollbridge.core.subscriptions import Subscription
 from tollbridge.errors import InvalidRequest
-from tollbridge.services import deeds, invoices
+from tollbridge.services import invoices
 from tollbridge.services.invoices import Paper
 from tollbridge.web.api import idempotency_name, read_body
 from tollbridge.web.billing import reference
@@ -76,7 +76,7 @@ async def order(visit: Visit) -> Response:
         raise
     if not begun.repeated:
         what = f"{format_usd(amount)} USD by {body.method.replace('_', ' ')}"
-        await deeds.note(visit.shared.database, visit.account, visit.actor, "payment.ordered", what)
+        await visit.note("payment.ordered", what)
     response = json_response(_payment(begun.payment), 201)
     if begun.repeated:
         response.headers["idempotent-replayed"] = "true"

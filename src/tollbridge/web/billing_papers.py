@@ -6,7 +6,7 @@ from starlette.responses import Response
 
 from tollbridge.core.payments import Buyer
 from tollbridge.errors import ApiError, InvalidRequest
-from tollbridge.services import deeds, invoices, statements
+from tollbridge.services import invoices, statements
 from tollbridge.services.statements import Period, Statement
 from tollbridge.web.billing import BILLING
 from tollbridge.web.forms import Form
@@ -47,7 +47,7 @@ async def set_details(visit: Visit) -> Response:
         await invoices.set_buyer(visit.shared.database, visit.account, details)
     except InvalidRequest as error:
         return await list_invoices(visit, error)
-    await deeds.note(visit.shared.database, visit.account, visit.actor, "details.changed")
+    await visit.note("details.changed")
     return visit.redirect(f"{BILLING}/invoices?saved=1")
 
 

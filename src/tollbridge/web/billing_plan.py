@@ -8,7 +8,7 @@ from tollbridge.config import Settings
 from tollbridge.core.plans import DEFAULT_PLAN, Agreed, Plan, in_effect
 from tollbridge.core.subscriptions import Subscription
 from tollbridge.errors import InvalidRequest
-from tollbridge.services import deeds, plans
+from tollbridge.services import plans
 from tollbridge.store import accounts, subscriptions
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Transaction
@@ -91,7 +91,7 @@ async def subscribe(visit: Visit) -> Response:
     except InvalidRequest as error:
         form.problem = str(error)
         return await _plan(visit, form, error.status)
-    await deeds.note(visit.shared.database, visit.account, visit.actor, "subscription.ordered", begun.plan)
+    await visit.note("subscription.ordered", begun.plan)
     return visit.redirect(begun.url or PLAN)
 
 

@@ -17,7 +17,7 @@ from tollbridge.core.plans import DEFAULT_PLAN
 from tollbridge.core.words import read_whole
 from tollbridge.errors import Forbidden, InvalidRequest, PayloadTooLarge, Unavailable, UnsupportedMediaType
 from tollbridge.limits.base import Limiter
-from tollbridge.services import notices
+from tollbridge.services import deeds, notices
 from tollbridge.services.desk import Desk
 from tollbridge.services.key_management import Actor
 from tollbridge.services.management_keys import Manager
@@ -131,6 +131,10 @@ class Visit:
         """Who does what is done here, for the account's activity."""
         name = self.user.email if self.manager is None else f"management key {self.manager.key.hint}"
         return Actor(name, self.client.address)
+
+    async def note(self, action: str, detail: str = "") -> None:
+        """Note in the account's activity what was just done (`voucher.redeemed`)."""
+        await deeds.note(self.shared.database, self.account, self.actor, action, detail)
 
     def check_demo_payment(self) -> None:
         """Raises `Forbidden` if a reverse proxy brings this request. A payment that costs nothing is meant for nobody

@@ -112,7 +112,9 @@ class Fleet(Instance):
         await credit.grant(
             self.database, account, amount, reason="test", actor="test", idempotency_key=f"test/{account.id}"
         )
-        made = await keys.create(self.database, secrets.load(settings), account, settings.brand.key_prefix)
+        made = await keys.create(
+            self.database, secrets.load(settings), account, settings.brand.key_prefix, actor="test"
+        )
         return made.text
 
     async def start(self) -> None:

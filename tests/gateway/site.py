@@ -334,7 +334,7 @@ class Site:
 
     async def make_key(self, **options: Any) -> str:
         prefix = self.settings.brand.key_prefix
-        made = await keys.create(self.database, self._master, self.account, prefix, **options)
+        made = await keys.create(self.database, self._master, self.account, prefix, actor="test", **options)
         return made.text
 
     async def usage(self) -> list[Json]:

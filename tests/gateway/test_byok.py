@@ -63,6 +63,7 @@ async def bring(site: Site, **options: Any) -> str:
         site.database,
         site._master,
         site.account,
+        actor="test",
         **{"provider": "up", "credential": credential, "providers": byok.providers(site.settings), **options},
     )
     site.gateway._forget()
@@ -189,7 +190,7 @@ def test_it_ends_when_it_is_removed_and_the_next_one_takes_over() -> None:
             first = await bring(site)
             await bring(site, credential="sk-second-0123456789abcdef")
             await site.post(CHAT, chat())
-            await byok.remove(site.database, site.account.id, first)
+            await byok.remove(site.database, site.account.id, first, actor="test")
             site.gateway._forget()
             await site.post(CHAT, chat())
             assert provider.seen == [THEIRS, "Bearer sk-second-0123456789abcdef"]

@@ -218,10 +218,10 @@ def test_revoked_key_and_frozen_account_stop_at_their_next_call() -> None:
     async def test() -> None:
         async with Site(always(says(completion()))) as site:
             assert (await site.post("/v1/chat/completions", chat())).status == 200
-            await accounts.set_frozen(site.database, site.account.email, True)
+            await accounts.set_frozen(site.database, site.account.email, True, actor="test")
             frozen = await site.post("/v1/chat/completions", chat())
             assert (frozen.status, frozen.json["error"]["code"]) == (403, "account_frozen")
-            await accounts.set_frozen(site.database, site.account.email, False)
+            await accounts.set_frozen(site.database, site.account.email, False, actor="test")
             await site.database.execute("UPDATE api_key SET revoked_at = 1")
             revoked = await site.post("/v1/chat/completions", chat())
             assert (revoked.status, revoked.json["error"]["code"]) == (401, "invalid_api_key")

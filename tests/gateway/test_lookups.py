@@ -369,7 +369,13 @@ def test_either_database_tells_the_same(database_url: str | None) -> None:
             own = {"authorization": f"Bearer {await site.make_key(rules=Rules(limit=10**9))}"}
             providers = byok.providers(site.settings)
             await byok.add(
-                site.database, site._master, site.account, provider="up", credential="sk-own", providers=providers
+                site.database,
+                site._master,
+                site.account,
+                provider="up",
+                credential="sk-own",
+                providers=providers,
+                actor="test",
             )
             site.gateway._forget()
             first = await site.post(CHAT, chat(), own)

@@ -102,7 +102,7 @@ class Shop(Site):
         account = await accounts.create(
             self.database, f"{plan}@example.com", plan=plan, plans=self.settings.plans, credit=10**9, actor="test"
         )
-        made = await keys.create(self.database, self._master, account, self.settings.brand.key_prefix)
+        made = await keys.create(self.database, self._master, account, self.settings.brand.key_prefix, actor="test")
         return Customer(made.text)
 
     async def sdk(self, customer: Customer, use: Callable[[openai.OpenAI], Any]) -> Any:

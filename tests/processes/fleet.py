@@ -231,7 +231,9 @@ class Fleet:
             credit=nano,
             actor="test",
         )
-        made = await keys.create(self.database, Secrets(SECRET), account, "tb_live_", rules=Rules(limit=limit))
+        made = await keys.create(
+            self.database, Secrets(SECRET), account, "tb_live_", rules=Rules(limit=limit), actor="test"
+        )
         return Customer(account.id, account.email, made.text, made.public_id)
 
     async def ask(self, node: Node, customer: Customer, output: int = 5) -> Reply:

@@ -108,7 +108,7 @@ def test_a_revoked_key_stops_on_every_process(fleet: Fleet, times: int) -> None:
             customer = await fleet.customer(10**9)
             for node in fleet.nodes:
                 assert (await fleet.ask(node, customer)).status == 200
-            await keys.revoke(fleet.database, customer.account_id, customer.key_id)
+            await keys.revoke(fleet.database, customer.account_id, customer.key_id, actor="test")
             revoked_at = time.monotonic()
             for node in fleet.nodes:
                 assert (await fleet.ask(node, customer)).status == 401

@@ -123,13 +123,13 @@ def test_a_frozen_account_stops_at_its_next_call_and_ends_what_runs(world: World
             running = hold(ledger, account.id, key_id, 100)
             assert isinstance(await ledger.submit(running), Held)
             epoch = await meta.value(database, meta.CACHE_EPOCH)
-            assert (await accounts.set_frozen(database, account.email, True)).frozen
+            assert (await accounts.set_frozen(database, account.email, True, actor="test")).frozen
             assert await meta.value(database, meta.CACHE_EPOCH) != epoch
             refused = await spend(ledger, account.id, key_id, 100)
             assert isinstance(refused, Refused)
             assert refused.why is Refusal.FROZEN
             assert (await accounts.get(database, account.email)).held == 100
-            assert not (await accounts.set_frozen(database, account.email, False)).frozen
+            assert not (await accounts.set_frozen(database, account.email, False, actor="test")).frozen
             assert isinstance(await spend(ledger, account.id, key_id, 100), Ended)
 
     world.run(use)
@@ -142,7 +142,7 @@ async def a_key(database: Database, account: Account) -> int:
     from tollbridge.services import keys
     from tollbridge.store.keys import find_key
 
-    made = await keys.create(database, MASTER, account, "tb_live_")
+    made = await keys.create(database, MASTER, account, "tb_live_", actor="test")
     found = await find_key(database, MASTER.digest(made.text))
     assert found is not None
     return found.key_id
@@ -177,6 +177,6 @@ def test_a_closed_account_is_found_by_what_it_is_called_since(world: World) -> N
             await accounts.named(database, "ada@example.com")
         # Nothing is given to it, nor is it set free, by that name.
         with pytest.raises(NotFound, match="has no account"):
-            await accounts.set_frozen(database, pseudonym, False)
+            await accounts.set_frozen(database, pseudonym, False, actor="test")
 
     world.run(use)

@@ -30,7 +30,14 @@ async def add(
     database: Database, account: Account, text: str = TEXT, provider: str = "up", label: str = ""
 ) -> rows.Own:
     return await byok.add(
-        database, MASTER, account, provider=provider, credential=text, providers={"up", "other"}, label=label
+        database,
+        MASTER,
+        account,
+        provider=provider,
+        credential=text,
+        providers={"up", "other"},
+        label=label,
+        actor="test",
     )
 
 
@@ -106,9 +113,9 @@ def test_only_its_account_and_the_operator_remove_one(tmp_path: Path) -> None:
         first, second = await add(database, account), await add(database, account)
         for owner, id_ in ((account.id + 1, first.public_id), (None, "byok_none"), (None, "\0")):
             with pytest.raises(NotFound):
-                await byok.remove(database, owner, id_)
-        await byok.remove(database, account.id, first.public_id)
-        await byok.remove(database, None, second.public_id)
+                await byok.remove(database, owner, id_, actor="test")
+        await byok.remove(database, account.id, first.public_id, actor="test")
+        await byok.remove(database, None, second.public_id, actor="test")
         assert await byok.opened(database, MASTER, account.id) == []
         await database.close()
 

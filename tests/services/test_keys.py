@@ -22,7 +22,7 @@ PREFIX = "tb_live_"
 
 
 async def a_key(database: Database, account: Account, **given: object) -> MadeKey:
-    return await keys.create(database, MASTER, account, PREFIX, **given)  # type: ignore[arg-type]
+    return await keys.create(database, MASTER, account, PREFIX, actor="test", **given)  # type: ignore[arg-type]
 
 
 def test_a_key_is_found_by_its_digest_and_shown_only_once(world: World) -> None:
@@ -92,7 +92,7 @@ def test_a_revoked_key_stops_at_its_next_call(world: World) -> None:
         async with world.serving(database) as ledger:
             assert isinstance(await spend(ledger, account.id, known.key_id, 10), Ended)
             epoch = await meta.value(database, meta.CACHE_EPOCH)
-            await keys.revoke(database, None, made.public_id)
+            await keys.revoke(database, None, made.public_id, actor="test")
             assert await meta.value(database, meta.CACHE_EPOCH) != epoch
             refused = await spend(ledger, account.id, known.key_id, 10)
             assert isinstance(refused, Refused)
@@ -101,7 +101,7 @@ def test_a_revoked_key_stops_at_its_next_call(world: World) -> None:
         assert gone is not None
         assert not gone.live
         (listed,) = await rows.of_account(database, account.id)
-        await keys.revoke(database, None, made.public_id)
+        await keys.revoke(database, None, made.public_id, actor="test")
         assert (await rows.of_account(database, account.id)) == [listed]
 
     world.run(use)
@@ -151,18 +151,18 @@ def test_nobody_reaches_the_key_of_another_account(world: World) -> None:
         ada, bob = await make(database), await make(database, "bob@example.com")
         made = await a_key(database, ada)
         with pytest.raises(NotFound):
-            await keys.revoke(database, bob.id, made.public_id)
+            await keys.revoke(database, bob.id, made.public_id, actor="test")
         assert await rows.of_account(database, bob.id) == []
         (still,) = await rows.of_account(database, ada.id)
         assert still.revoked_at is None
-        await keys.revoke(database, ada.id, made.public_id)
+        await keys.revoke(database, ada.id, made.public_id, actor="test")
 
     world.run(use)
 
 
 def test_an_unknown_key_is_not_found(world: World) -> None:
     with pytest.raises(NotFound, match="there is no key 'key_nowhere'"):
-        world.run(lambda database: keys.revoke(database, None, "key_nowhere"))
+        world.run(lambda database: keys.revoke(database, None, "key_nowhere", actor="test"))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_keys_are_not_made_with_another_master_secret(world: World) -> None:
         account = await make(database)
         await a_key(database, account)
         with pytest.raises(ConfigError, match="not the master secret"):
-            await keys.create(database, Secrets("another" * 10), account, PREFIX)
+            await keys.create(database, Secrets("another" * 10), account, PREFIX, actor="test")
 
     world.run(use)
 
@@ -216,7 +216,7 @@ def test_sql_in_an_id_or_address_is_text(world: World, text: str) -> None:
         account = await make(database)
         made = await a_key(database, account, label=text if text.isprintable() else "")
         with pytest.raises((NotFound, InvalidRequest)):
-            await keys.revoke(database, None, text)
+            await keys.revoke(database, None, text, actor="test")
         assert await find_key(database, MASTER.digest(text)) is None
         (listed,) = await rows.of_account(database, account.id)
         assert (listed.public_id, listed.revoked_at) == (made.public_id, None)

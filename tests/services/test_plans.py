@@ -21,7 +21,7 @@ AGREED = Agreed(rpm=500, tpm=2_000_000, concurrency=7, included_tokens=9, cost_c
 def test_a_change_is_seen_with_the_key_told_to_caches_and_remembered(world: World) -> None:
     async def use(database: Database) -> None:
         account = await make(database)
-        made = await keys.create(database, MASTER, account, "tb_live_")
+        made = await keys.create(database, MASTER, account, "tb_live_", actor="test")
         before = await meta.value(database, meta.CACHE_EPOCH)
         changed = await change_plan(database, account, "gold", PLANS, actor="op", agreed=AGREED)
         assert changed.plan == "gold"
@@ -95,7 +95,7 @@ def test_what_was_spent_is_filled_up_and_what_others_gave_stays(world: World) ->
             await change_plan(database, account, "gold", PLANS, actor="op")
         await credit.grant(database, poor, 400, reason="r", actor="op", idempotency_key="1")
         await credit.grant(database, rich, 5_000, reason="r", actor="op", idempotency_key="2")
-        await accounts.set_frozen(database, frozen.email, True)
+        await accounts.set_frozen(database, frozen.email, True, actor="test")
         for _ in range(2):
             await fill_up_all(database, [MONTHLY, Plan(name="other", included_credit=7)])
         found = [await accounts.get(database, account.email) for account in (poor, rich, frozen)]

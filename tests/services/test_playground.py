@@ -38,7 +38,7 @@ def test_a_revoked_key_stays_revoked_and_another_takes_its_place() -> None:
         async with house() as site:
             first = await playground.key_of(desk(site), site.account)
             [key] = await of_playground(site.database, site.account.id)
-            await keys.revoke(site.database, site.account.id, key.public_id)
+            await keys.revoke(site.database, site.account.id, key.public_id, actor="test")
             second = await playground.key_of(desk(site), site.account)
             assert second != first
             assert await playground.key_of(desk(site), site.account) == second

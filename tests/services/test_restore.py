@@ -42,7 +42,7 @@ async def a_key_of(database: Database, account: Account, settings: Settings) -> 
     from tollbridge.store.keys import find_key
 
     master = load(settings)
-    made = await keys.create(database, master, account, "tb_live_")
+    made = await keys.create(database, master, account, "tb_live_", actor="test")
     found = await find_key(database, master.digest(made.text))
     assert found is not None
     return found.key_id

@@ -61,10 +61,10 @@ def desk_of(database: Database, chosen: Settings, master: Secrets) -> Desk:
 async def fill(database: Database, chosen: Settings, master: Secrets) -> Made:
     account = await accounts.create(database, "ada@example.com", plans=frozenset({"default"}), actor="test")
     desk = desk_of(database, chosen, master)
-    made = await keys.create(database, master, account, PREFIX)
-    shown = await keys.create(database, master, account, PREFIX)
+    made = await keys.create(database, master, account, PREFIX, actor="test")
+    shown = await keys.create(database, master, account, PREFIX, actor="test")
     await byok.add(
-        database, master, account, provider="up", credential="sk-0123456789abcdefgh", providers={"up"}
+        database, master, account, provider="up", credential="sk-0123456789abcdefgh", providers={"up"}, actor="test"
     )  # fmt: skip
     manager = await management_keys.create(desk, account.id, "robot", ACTOR)
     player = await playground.key_of(desk, account)
@@ -136,7 +136,7 @@ def test_everything_goes_on_from_before_the_first_step_until_after_the_last(worl
         aware = await opened(database, chosen)
         # Nothing is made by the new one while some gateways do not know it.
         assert aware.fingerprint() == unaware.fingerprint()
-        fresh = await keys.create(database, aware, made.account, PREFIX)
+        fresh = await keys.create(database, aware, made.account, PREFIX, actor="test")
         assert await keys.find(database, unaware, fresh.text) is not None
         await works(database, chosen, made, unaware, use_keys=True)
         await works(database, chosen, made, aware, use_keys=True)

@@ -82,7 +82,7 @@ def test_a_key_is_shown_again_where_the_operator_allows_it() -> None:
             account = await accounts.get(site.database, "ada@example.com")
             desk = site.gateway._desk
             assert desk is not None
-            made = await by_operator(site.database, desk.master, account, "tb_live_", shown_again=True)
+            made = await by_operator(site.database, desk.master, account, "tb_live_", actor="test", shown_again=True)
             pages = [(await ada.get(f"/dashboard/keys/{made.public_id}")).text for _ in range(2)]
             assert all(made.text in page for page in pages)
 

@@ -93,7 +93,7 @@ def test_the_edge_refuses_here_as_everywhere() -> None:
                 response = await ask(ada, body)
                 assert (response.status_code, response.json()["error"]["code"]) == (status, code)
             assert (await ask(ada, ASKED, **{"content-type": "text/plain"})).status_code == 415
-            await accounts.set_frozen(site.database, "ada@example.com", True)
+            await accounts.set_frozen(site.database, "ada@example.com", True, actor="test")
             assert (await ask(ada, ASKED)).json()["error"]["code"] == "account_frozen"
             # A key that the browser brings is not looked at, nor a price.
             assert (await ask(ada, ASKED, authorization=f"Bearer {site.key}")).status_code == 403

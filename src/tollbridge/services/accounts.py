@@ -121,15 +121,15 @@ async def every(database: Database) -> AsyncIterator[Account]:
         after = found[-1].id
 
 
-async def set_frozen(database: Database, email: str, frozen: bool, *, actor: str = "") -> Account:
+async def set_frozen(database: Database, email: str, frozen: bool, *, actor: str) -> Account:
     """Refuse an account's calls from the next one on, or accept them again. Repeating it changes nothing.
 
-    `actor`: who does it, for the account's activity; "": do not note anybody.
+    `actor`: who does it, for the account's activity.
     """
     account, now = await get(database, email), await database.now()
 
     async def use_case(transaction: Transaction) -> None:
-        if await accounts.set_frozen(transaction, account.id, frozen) and actor:
+        if await accounts.set_frozen(transaction, account.id, frozen):
             action = "account.frozen" if frozen else "account.unfrozen"
             await activity.add(transaction, NewDeed(account_id=account.id, actor=actor, action=action), now)
 

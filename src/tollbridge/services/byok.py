@@ -35,7 +35,7 @@ async def add(
     providers: Container[str],
     label: str = "",
     exclusive: bool = False,
-    actor: str = "",
+    actor: str,
 ) -> Own:
     """Use `credential` for the account's calls to `provider`, one of `providers`, from the next one on.
 
@@ -71,9 +71,8 @@ async def add(
         if len(await byok.of_account(transaction, account.id)) >= MOST:
             raise InvalidRequest(f"an account has at most {MOST} credentials of its own; remove one first")
         await byok.add(transaction, row, now)
-        if actor:
-            deed = NewDeed(account_id=account.id, actor=actor, action="byok.added", detail=f"{provider} {row.hint}")
-            await activity.add(transaction, deed, now)
+        deed = NewDeed(account_id=account.id, actor=actor, action="byok.added", detail=f"{provider} {row.hint}")
+        await activity.add(transaction, deed, now)
         return await byok.of_account(transaction, account.id)
 
     [kept] = [each for each in await run(database, keep) if each.public_id == public_id]
@@ -88,7 +87,7 @@ async def opened(database: Database, master: Secrets, account_id: int) -> list[t
     ]
 
 
-async def remove(database: Database, account_id: int | None, public_id: str, *, actor: str = "") -> None:
+async def remove(database: Database, account_id: int | None, public_id: str, *, actor: str) -> None:
     """Forget a credential; the next call is made without it. Raises `NotFound`.
 
     `account_id`: see `keys.revoke`; `actor`: see `accounts.set_frozen`.
@@ -97,7 +96,7 @@ async def remove(database: Database, account_id: int | None, public_id: str, *, 
 
     async def forget(transaction: Transaction) -> int | None:
         owner = await byok.remove(transaction, account_id, public_id)
-        if owner is not None and actor:
+        if owner is not None:
             deed = NewDeed(account_id=owner, actor=actor, action="byok.removed", detail=public_id)
             await activity.add(transaction, deed, now)
         return owner

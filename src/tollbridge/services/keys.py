@@ -48,7 +48,7 @@ async def create(
     *,
     label: str = "",
     rules: Rules = NO_RULES,
-    actor: str = "",
+    actor: str,
     shown_again: bool = False,
 ) -> MadeKey:
     """A key that may do what `rules` say.
@@ -70,9 +70,8 @@ async def create(
         await keys.create(transaction, row, now)
         if shown_again:
             await keep_copy(master, transaction, made)
-        if actor:
-            deed = NewDeed(account_id=account.id, actor=actor, action="key.created", detail=label or row.hint)
-            await activity.add(transaction, deed, now)
+        deed = NewDeed(account_id=account.id, actor=actor, action="key.created", detail=label or row.hint)
+        await activity.add(transaction, deed, now)
 
     await run(database, use_case)
     return made
@@ -141,7 +140,7 @@ async def find(database: Database, master: Secrets, text: str) -> KnownKey | Non
     return found
 
 
-async def revoke(database: Database, account_id: int | None, public_id: str, *, actor: str = "") -> None:
+async def revoke(database: Database, account_id: int | None, public_id: str, *, actor: str) -> None:
     """The key's next call is refused. `account_id`: whose keys are within reach; None: everybody's (the operator).
 
     Raises `NotFound`. Revoking again changes nothing. `actor`: as of `accounts.set_frozen`.
@@ -150,7 +149,7 @@ async def revoke(database: Database, account_id: int | None, public_id: str, *, 
 
     async def use_case(transaction: Transaction) -> int | None:
         owner = await keys.revoke(transaction, account_id, public_id, now)
-        if owner is not None and actor:
+        if owner is not None:
             deed = NewDeed(account_id=owner, actor=actor, action="key.revoked", detail=public_id)
             await activity.add(transaction, deed, now)
         return owner

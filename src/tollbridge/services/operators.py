@@ -34,8 +34,8 @@ async def first_link(database: Database) -> str | None:
 async def link(database: Database, email: str, *, create: bool, actor: str = "") -> str:
     """Make the user with this address an operator. The token of a link to choose a password: good once, for a day.
 
-    `actor`: see `accounts.set_frozen`. InvalidRequest: not an address. NotFound: nobody has it, and `create` does not
-    ask for a new user.
+    `actor`: who does it, for the operators' activity; "": nobody, it is the first start. InvalidRequest: not
+    an address. NotFound: nobody has it, and `create` does not ask for a new user.
     """
     address = accounts.normalise(email)
     token = sessions.new_token()

@@ -228,6 +228,20 @@ def test_how_it_ended_is_said(parts: tuple[Part, ...], reason: Any, status: str,
         assert body["output"][-1]["status"] == status
 
 
+def test_tokens_without_bytes_have_a_list_of_none() -> None:
+    other = {"token": "<|end|>", "logprob": -0.8, "bytes": None}
+    given = {
+        "content": [
+            {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": [other]},
+            {"token": "b", "logprob": 0},
+        ]
+    }
+    [item] = rendered(Text(text="ab"), logprobs=Raw(json.dumps(given).encode()))["output"]
+    first, second = item["content"][0]["logprobs"]
+    assert first == {**given["content"][0], "top_logprobs": [{**other, "bytes": []}]}
+    assert second == {"token": "b", "logprob": 0, "bytes": [], "top_logprobs": []}
+
+
 def test_citations_and_logprobs_stand_at_their_text() -> None:
     cited = Text(text="so", citations=(Citation(url="https://a.b", title="T"),))
     [item] = rendered(cited, logprobs=LOGPROBS)["output"]

@@ -41,6 +41,8 @@ _FUNCTION = Raw(b'"function"')
 _INCOMPLETE: dict[Reason, str] = {"length": "max_output_tokens", "filtered": "content_filter"}
 
 _decode_logprobs = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_tokens = msgspec.json.Decoder(list[dict[str, Raw]] | None).decode
+_encode = msgspec.json.Encoder().encode
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -208,11 +210,21 @@ PREFIXES = {"function": "fc", "custom": "ctc", "local_shell": "lsh", "tool_searc
 
 
 def logprobs_of(raw: Raw | None) -> list[Raw]:
-    """The tokens in a choice's logprobs, as OpenAI's chat has them."""
+    """The tokens in a choice's logprobs, as OpenAI's chat has them.
+
+    There, the bytes of a token that is no text are null, and other servers leave members out; here, both are lists.
+    """
     if raw is None:
         return []
     try:
-        content = _decode_logprobs(raw).get("content", NULL)
-        return [] if content == NULL else msgspec.json.decode(content, type=list[Raw])
+        tokens = _decode_tokens(_decode_logprobs(raw).get("content", NULL)) or []
+        for token in tokens:
+            others = _decode_tokens(token.get("top_logprobs", NULL)) or []
+            token["top_logprobs"] = Raw(_encode([_with_bytes(other) for other in others]))
+        return [Raw(_encode(_with_bytes(token))) for token in tokens]
     except msgspec.DecodeError:
         return []
+
+
+def _with_bytes(token: dict[str, Raw]) -> dict[str, Raw]:
+    return token if token.get("bytes", NULL) != NULL else {**token, "bytes": Raw(b"[]")}

@@ -240,6 +240,8 @@ def test_a_choice_among_some_tools_leaves_those() -> None:
         ({"reasoning": {"enabled": False}}, Reasoning(budget=0)),
         ({"thinking": {"type": "enabled", "budget_tokens": 5}}, Reasoning(budget=5)),
         ({"thinking": {"type": "disabled"}}, Reasoning(budget=0)),
+        ({"enable_thinking": True}, Reasoning()),
+        ({"enable_thinking": False}, Reasoning(budget=0)),
         ({"reasoning": {"enabled": True}}, Reasoning()),
         ({"thinking": {"type": "enabled"}}, Reasoning()),
         ({"thinking": {"type": "adaptive"}}, Reasoning()),
@@ -253,6 +255,20 @@ def test_a_choice_among_some_tools_leaves_those() -> None:
 )
 def test_reasoning_is_read_in_the_words_of_several_providers(fields: dict[str, Any], expected: Any) -> None:
     assert conversation(**fields).reasoning == expected
+
+
+def test_what_mistral_s_clients_send_is_read() -> None:
+    tool = {"type": "function", "function": {"name": "f"}}
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}
+    document = {"type": "document_url", "document_url": "https://a.example/b.pdf", "document_name": "b.pdf"}
+    said = [{"role": "user", "content": [document]}, {"role": "assistant", "content": [thought, {"text": "a"}]}]
+    found = conversation(said, tools=[tool], tool_choice="any", random_seed=7)
+    assert (found.tool_choice, found.seed, found.names["seed"]) == (ToolChoice(mode="required"), 7, "random_seed")
+    assert found.turns[0].parts == (Document(url="https://a.example/b.pdf", title="b.pdf"),)
+    assert found.turns[1].parts == (Thinking(text="Hm"), Text(text="a"))
+    assert found.extras == {}
+    [part] = parts_of({"role": "user", "content": [thought]})
+    assert isinstance(part, Opaque)
 
 
 def test_what_a_provider_runs_itself_is_an_extra_by_its_place() -> None:

@@ -1,7 +1,8 @@
 """Reads a chat request into a `Conversation`.
 
-Rule 1  What OpenAI publishes for chat is read by its types; so is what OpenRouter, DeepSeek and Google add to messages
-        so that reasoning and its signatures can be sent back. An unknown member is an extra.
+Rule 1  What OpenAI publishes for chat is read by its types; so is what OpenRouter, DeepSeek, Google and Mistral add to
+        messages so that reasoning and its signatures can be sent back, and Mistral's words for what OpenAI has too. An
+        unknown member is an extra.
 Rule 2  `functions` and `function_call` are the older names of `tools` and `tool_choice`: one call a turn, without ids.
 """
 
@@ -91,6 +92,9 @@ class _Part(msgspec.Struct, gc=False):
     image_url: _ImageUrl | str | None = None
     input_audio: _Sound | None = None
     file: _File | None = None
+    document_url: str | None = None
+    document_name: str | None = None
+    thinking: "str | list[_Part] | None" = None
     cache_control: CacheMark | None = None
     prompt_cache_breakpoint: CacheMark | None = None
 
@@ -218,7 +222,7 @@ class _Body(msgspec.Struct, gc=False):
     messages: list[_Message]
     tools: list[_Tool] | None = None
     functions: list[_ToolFunction] | None = None
-    tool_choice: Literal["none", "auto", "required"] | _ToolChoice | None = None
+    tool_choice: Literal["none", "auto", "required", "any"] | _ToolChoice | None = None
     function_call: Literal["none", "auto"] | _Name | None = None
     parallel_tool_calls: bool | None = None
     temperature: float | None = None
@@ -226,6 +230,7 @@ class _Body(msgspec.Struct, gc=False):
     top_k: int | None = None
     stop: Stop | None = None
     seed: int | None = None
+    random_seed: int | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logprobs: bool | None = None
@@ -236,6 +241,7 @@ class _Body(msgspec.Struct, gc=False):
     reasoning: _Reasoning | None = None
     thinking: _Thinking | None = None
     include_reasoning: bool | None = None
+    enable_thinking: bool | None = None  # Qwen
     verbosity: str | None = None
     user: str | None = None
     safety_identifier: str | None = None
@@ -286,8 +292,11 @@ def conversation_of(request: Request) -> Conversation:
     names = dict(_NAMES)
     if fields.get("max_tokens", NULL) == NULL:
         names["max_tokens"] = "max_completion_tokens"
-    if body.reasoning is not None or body.thinking is not None:
-        names["reasoning"] = "thinking" if body.reasoning is None else "reasoning"
+    asked = [name for name in ("reasoning", "thinking", "enable_thinking") if fields.get(name, NULL) != NULL]
+    if asked:
+        names["reasoning"] = asked[0]
+    if body.seed is None:
+        names["seed"] = "random_seed"
     stop = body.stop
     return Conversation(
         origin=ORIGIN,
@@ -301,7 +310,7 @@ def conversation_of(request: Request) -> Conversation:
         top_p=body.top_p,
         top_k=body.top_k,
         stop=() if stop is None else (stop,) if isinstance(stop, str) else tuple(stop),
-        seed=body.seed,
+        seed=body.random_seed if body.seed is None else body.seed,
         presence_penalty=body.presence_penalty,
         frequency_penalty=body.frequency_penalty,
         choices=request.choices,
@@ -386,7 +395,7 @@ def _choice(body: _Body, tools: tuple[Tool, ...], extras: dict[str, Raw]) -> tup
             return (None if legacy is None else ToolChoice(mode=legacy)), tools
         return ToolChoice(mode="one", name=legacy.name), tools
     if isinstance(choice, str):
-        return ToolChoice(mode=choice), tools
+        return ToolChoice(mode="required" if choice == "any" else choice), tools
     if choice.name is not None:
         return ToolChoice(mode="one", name=choice.name), tools
     if choice.allowed_tools is not None:
@@ -419,6 +428,9 @@ def _reasoning(body: _Body) -> Reasoning | None:
     elif body.thinking is not None:
         budget = 0 if body.thinking.type == "disabled" else body.thinking.budget_tokens
         is_wanted = body.thinking.type in ("enabled", "adaptive")
+    elif body.enable_thinking is not None:
+        budget = None if body.enable_thinking else 0
+        is_wanted = body.enable_thinking
     # Not to be shown what was thought is no wish to think, which costs.
     if effort is None and budget is None and not shown and not is_wanted:
         return None
@@ -509,9 +521,9 @@ class _Turns:
             return ()
         if isinstance(content, str):
             return (Text(text=content, cache=cache_of(message.cache_control, None)),)
-        return tuple(self._part(index, position, part) for position, part in enumerate(content))
+        return tuple(self._part(index, position, part, message.role) for position, part in enumerate(content))
 
-    def _part(self, index: int, position: int, part: _Part) -> Part:
+    def _part(self, index: int, position: int, part: _Part, role: str) -> Part:
         cache = cache_of(part.cache_control, part.prompt_cache_breakpoint)
         where = f"messages[{index}].content[{position}]"
         match part.type:
@@ -526,6 +538,12 @@ class _Turns:
                 return Audio(data=part.input_audio.data, format=part.input_audio.format)
             case "file" if part.file is not None and part.file.file_data:
                 return document_of(part.file.file_data, part.file.filename or "", cache)
+            case "document_url" if part.document_url:
+                return document_of(part.document_url, part.document_name or "", cache)
+            case "thinking" if part.thinking is not None and role == "assistant":
+                thought = part.thinking
+                text = thought if isinstance(thought, str) else "".join(each.text or "" for each in thought)
+                return Thinking(text=text)
             case "refusal" if part.refusal is not None:
                 return Refusal(text=part.refusal)
             case "text" | "image_url" | "input_audio" | "refusal" as kind:

@@ -407,6 +407,19 @@ def test_signatures_of_thoughts_come_back_as_the_server_wants_them() -> None:
     assert (message["reasoning_content"], message["reasoning_details"]) == ("Hm", DETAILS)
 
 
+def test_what_was_thought_before_the_text_stays_with_a_proof_that_comes_after_it() -> None:
+    thought = {"type": "reasoning.text", "text": "Hm", "format": "google-gemini-v1", "index": 0}
+    proof = {"type": "reasoning.encrypted", "data": "x", "format": "google-gemini-v1", "index": 1}
+    events, _ = read(
+        chunk({"reasoning": "Hm", "reasoning_details": [thought]}),
+        chunk({"content": "a"}),
+        chunk({"reasoning_details": [proof], "tool_calls": [{"index": 0, **call("f", "{}", id="c1")}]}),
+        chunk({}, "tool_calls"),
+    )
+    [end] = [event for event in events if isinstance(event, ThinkingEnd)]
+    assert json.loads(end.signature) == [thought, proof]
+
+
 def test_thoughts_that_stand_in_details_alone_are_read() -> None:
     details = [{"type": "reasoning.summary", "summary": "Hm"}]
     assert read(chunk({"reasoning_details": details}))[0] == [ThinkingDelta("Hm")]

@@ -315,12 +315,10 @@ class _Details:
         return "" if message.reasoning_content or message.reasoning else text
 
     def proof(self) -> str:
-        """Everything so far as JSON, "" if none of it is signed or encrypted; then start anew."""
-        if not self._joined:
+        """Everything so far as JSON, then start anew; "" while none of it is signed or encrypted."""
+        if not any(detail.signature or detail.data for detail in self._joined):
             return ""
         joined, self._joined = self._joined, []
-        if not any(detail.signature or detail.data for detail in joined):
-            return ""
         return msgspec.json.encode(joined).decode()
 
     def _join(self, detail: _Detail) -> None:

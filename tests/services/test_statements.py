@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import random
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ from tollbridge.services import accounts, margins, statements, vouchers
 from tollbridge.services.credit import grant
 from tollbridge.services.refunds import refund
 from tollbridge.services.statements import JournalLine, Period
-from tollbridge.store import retention, rollups, seal, usage, usage_days
+from tollbridge.store import reports, retention, rollups, seal, usage, usage_days
 from tollbridge.store.db import Database
 from tollbridge.store.ledger import Ledger
 from tollbridge.store.verify import verify
@@ -146,6 +147,41 @@ def test_what_people_wrote_is_no_formula(sqlite_world: World) -> None:
         assert set(named) == {"'=1+1@example.com"}
 
     sqlite_world.run(use)
+
+
+CORRECTIONS = (
+    "INSERT INTO journal SELECT i, CAST(i AS TEXT), 'adjustment', {account}, '', '', i FROM {numbers}",
+    "INSERT INTO entry (journal_id, line, book, amount) SELECT i, 0, 'revenue', -1 FROM {numbers}",
+    "INSERT INTO entry (journal_id, line, book, amount) SELECT i, 1, 'loss', 1 FROM {numbers}",
+)
+
+
+def test_each_page_of_the_journal_is_read_from_where_the_last_one_ended(world: World) -> None:
+    """Otherwise a journal of a million lines takes minutes, and each page longer than the one before."""
+    count, args = 10_000, (0, 1 << 60, 9_000, 0, 100)
+
+    async def use(database: Database) -> None:
+        postgres = database.dialect == "postgresql"
+        counted = f"(WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {count}) SELECT i FROM n)"
+        numbers = f"generate_series(1, {count}) AS n(i)" if postgres else counted
+        account = await accounts.create(database, "a@example.com", plans=("default",), actor="test")
+        for statement in CORRECTIONS:
+            await database.execute(statement.format(numbers=numbers, account=account.id))
+        assert [row[:2] for row in await reports.entries(database, 0, 1 << 60, (9_000, 0), 3)] == [
+            (9_000, 1),
+            (9_001, 0),
+            (9_001, 1),
+        ]
+        if not postgres:
+            plan = await database.fetch(f"EXPLAIN QUERY PLAN {reports._ENTRIES}", *args)
+            assert any("(rowid>" in row[3] or "(journal_id>" in row[3] for row in plan), plan
+            return
+        await database.execute("ANALYZE journal, entry")
+        lines = [row[0] for row in await database.fetch(f"EXPLAIN (ANALYZE, BUFFERS) {reports._ENTRIES}", *args)]
+        read = sum(map(int, re.findall(r"(?:hit|read)=(\d+)", next(line for line in lines if "Buffers" in line))))
+        assert read < 50, lines
+
+    world.run(use)
 
 
 @pytest.mark.parametrize(

@@ -29,10 +29,12 @@ _BOOKS = """
 SELECT book, CAST(SUM(amount) AS BIGINT) FROM journal JOIN entry ON journal_id = journal.id
 WHERE created_at >= $1 AND created_at < $2 GROUP BY book
 """
+# The bound is repeated for each table: otherwise each page would be looked for from the first transaction on.
 _ENTRIES = """
 SELECT journal.id, line, journal.created_at, kind, email, book, amount, reason, actor
 FROM journal JOIN entry ON journal_id = journal.id LEFT JOIN account ON account.id = journal.account_id
-WHERE journal.created_at >= $1 AND journal.created_at < $2 AND (journal.id, line) > ($3, $4)
+WHERE journal.created_at >= $1 AND journal.created_at < $2
+  AND journal.id >= $3 AND journal_id >= $3 AND (journal.id, line) > ($3, $4)
 ORDER BY journal.id, line LIMIT $5
 """
 _USAGE = """

@@ -34,8 +34,8 @@ def test_a_change_is_seen_with_the_key_told_to_caches_and_remembered(world: Worl
         found = await find_key(database, MASTER.digest(made.text))
         assert found is not None
         assert (found.plan, found.agreed) == ("gold", None)
-        *deeds, opened = await activity.page(database, account.id, 1 << 60, 10)
-        assert opened.action == "account.opened"
+        *deeds, made_key, opened = await activity.page(database, account.id, 1 << 60, 10)
+        assert (opened.action, made_key.action) == ("account.opened", "key.created")
         assert [(deed.actor, deed.action) for deed in deeds] == [("op", "plan.changed")] * 2
         assert [deed.detail for deed in deeds] == ["gold", f"gold; agreed: {AGREED.describe()}"]
 

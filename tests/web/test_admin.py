@@ -293,6 +293,20 @@ def test_the_trial_balance_is_zero_and_says_when_it_was_proved() -> None:
     run(test())
 
 
+def test_the_journal_is_sent_many_lines_at_a_time() -> None:
+    """A million lines are read within seconds. Sent one by one they took a minute more."""
+
+    async def test() -> None:
+        async with house() as site:
+            boss, ada = await operator(site), await registered(site, "ada@example.com")
+            await call(site, ada, 10)
+            async with boss.client.stream("GET", "/admin/ledger/journal.csv") as response:
+                parts = [part async for part in response.aiter_raw()]
+            assert len(parts) < 5 < 40 < b"".join(parts).count(b"\n")
+
+    run(test())
+
+
 def test_a_providers_invoice_is_compared_model_by_model() -> None:
     async def test() -> None:
         async with house() as site:

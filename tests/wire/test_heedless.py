@@ -133,6 +133,11 @@ def test_a_whole_message_becomes_the_events_of_one() -> None:
     assert (stream.usage.input, stream.usage.output) == (10, 5)
 
 
+def test_a_citation_comes_once() -> None:
+    starts = [event["content_block"] for event in anthropic_events(MESSAGE) if event["type"] == "content_block_start"]
+    assert [start["citations"] for start in starts if start["type"] == "text"] == [[]]
+
+
 def test_gemini_sends_events_in_a_list() -> None:
     answers = [
         {"candidates": [{"content": {"parts": [{"text": text}]}, **finish}]}

@@ -108,7 +108,8 @@ def _opened(block: Json) -> tuple[Json, list[Json]]:
         citations = block.get("citations")
         sources = citations if isinstance(citations, list) else ()
         cited = [{"type": "citations_delta", "citation": each} for each in sources]
-        return {**block, "text": ""}, [{"type": "text_delta", "text": block.get("text")}, *cited]
+        empty = {**block, "text": ""} | ({"citations": []} if cited else {})
+        return empty, [{"type": "text_delta", "text": block.get("text")}, *cited]
     if kind == "thinking":
         thought = {"type": "thinking_delta", "thinking": block.get("thinking")}
         proof = {"type": "signature_delta", "signature": block.get("signature")}

@@ -49,3 +49,10 @@ def test_a_model_s_name_says_what_it_takes(
 def test_temperature_beside_top_p_was_for_older_models() -> None:
     assert abilities("claude-opus-4-20250514").samples_both
     assert not abilities("claude-opus-4-1").samples_both
+
+
+def test_models_before_4_6_go_on_with_their_own_words() -> None:
+    assert abilities("claude-sonnet-4-5").continues
+    assert abilities("deepseek-chat").continues
+    assert not abilities("claude-sonnet-4-6").continues
+    assert not abilities("claude-next").continues

@@ -77,6 +77,29 @@ def test_instructions_alone_are_what_a_user_says() -> None:
     assert body(turn("system", "Hi"), turn("user", ""))["messages"] == [{"role": "user", "content": "Hi"}]
 
 
+def test_instructions_after_the_model_s_last_words_are_what_a_user_says() -> None:
+    for model in (SONNET, OPUS):
+        turns = (
+            turn("system", "Be brief."),
+            HI,
+            turn("assistant", "Yes?"),
+            turn("developer", "Ask."),
+            turn("system", "Now."),
+        )
+        written = body(*turns, model=model)
+        assert written["system"] == "Be brief."
+        last = {"role": "user", "content": [{"type": "text", "text": "Ask."}, {"type": "text", "text": "Now."}]}
+        assert written["messages"][1:] == [{"role": "assistant", "content": "Yes?"}, last]
+
+
+def test_a_model_that_only_answers_a_user_is_told_to_continue() -> None:
+    said = (HI, turn("assistant", "Thought: "))
+    own = {"role": "assistant", "content": "Thought:"}
+    assert body(*said, model=SONNET)["messages"][1:] == [own]
+    assert body(*said, model=OPUS_4_6)["messages"][1:] == [own, {"role": "user", "content": "Continue."}]
+    assert body(HI, turn("assistant", " "), model=OPUS_4_6)["messages"] == [{"role": "user", "content": "Hi"}]
+
+
 def test_instructions_that_come_first_are_the_system_prompt() -> None:
     assert body(turn("system", "Be brief."), HI)["system"] == "Be brief."
     first = turn("system", Text(text="Be brief.", cache="1h"))

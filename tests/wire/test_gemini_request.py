@@ -124,6 +124,35 @@ def test_system_messages_become_the_instruction_also_from_the_middle() -> None:
     assert [content["role"] for content in body["contents"]] == ["user", "model", "user"]
 
 
+def test_system_messages_after_the_model_s_last_words_are_what_gemini_answers() -> None:
+    ask = Turn(role="developer", parts=(Text(text="Ask."),))
+    body = sent(Turn(role="system", parts=(Text(text="Be brief."),)), HELLO, model(Text(text="Hi")), ask)
+    assert body["systemInstruction"] == {"parts": [{"text": "Be brief."}]}
+    assert body["contents"][1:] == [
+        {"role": "model", "parts": [{"text": "Hi"}]},
+        {"role": "user", "parts": [{"text": "Ask."}]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("to", "is_told"),
+    [
+        ("gemini-2.5-flash", False),
+        ("gemini-3-pro-preview", False),
+        ("gemini-3.1-pro-preview", False),
+        ("gemma-3-27b-it", False),
+        ("gemini-3.5-flash", True),
+        ("gemini-flash-latest", True),
+    ],
+)
+def test_models_that_only_answer_a_user_are_told_to_continue(to: str, is_told: bool) -> None:
+    more = [{"role": "user", "parts": [{"text": "Continue."}]}] if is_told else []
+    assert contents(HELLO, model(Text(text="Thought:")), to=to)[1:] == [
+        {"role": "model", "parts": [{"text": "Thought:"}]},
+        *more,
+    ]
+
+
 def test_a_system_message_alone_is_what_gemini_answers() -> None:
     assert sent(Turn(role="system", parts=(Text(text="Go"),))) == {
         "contents": [{"role": "user", "parts": [{"text": "Go"}]}]

@@ -20,6 +20,7 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True):
     levels of `output_config.effort`. `adapts`, `budgets`: takes thinking of type adaptive, of type enabled. `off`: the
     type that turns thinking off, "" if none does. `forces`: can be made to call a tool. `instructs`: takes system turns
     among the others. `schemas`: takes output_config.format and strict tools.
+    `continues`: goes on with its own words at the end of a conversation, which must end with a user's otherwise.
     `is_claude`: it is one of Anthropic's own.
     """
 
@@ -32,6 +33,7 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True):
     forces: bool
     instructs: bool
     schemas: bool
+    continues: bool
     is_claude: bool = True
 
 
@@ -46,6 +48,7 @@ _OTHERS = Abilities(
     forces=True,
     instructs=False,
     schemas=True,
+    continues=True,
     is_claude=False,
 )
 
@@ -75,6 +78,7 @@ def abilities(model: str) -> Abilities:
         forces=version < (5, 1),
         instructs=version >= (4, 8),
         schemas=version >= (4, 5),
+        continues=version < (4, 6),
     )
 
 

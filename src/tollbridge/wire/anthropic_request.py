@@ -3,7 +3,8 @@
 Rule 1  `max_tokens` must be sent: the caller's or money's limit, whichever is smaller, else all that the model writes.
 Rule 2  There are two roles. Consecutive turns of one role become one message, in which all results of tools come first.
         Instructions before the first turn are `system`; later ones stay in place if the model takes them there, else
-        they join `system`. Instructions alone become a user's message.
+        they join `system`. Instructions alone, and after the model's last words, become a user's message. Without
+        those, a model that does not go on with its own words is told to.
 Rule 3  Anthropic refuses empty text, which says nothing: it is left out.
 Rule 4  A model's name tells which fields it takes (`anthropic_models`). What it would refuse is reported to `Fit`,
         except for values that are its default.
@@ -23,6 +24,7 @@ from tollbridge.wire.anthropic_reply import arguments
 from tollbridge.wire.anthropic_schemas import Promises, fitted
 from tollbridge.wire.body import NULL
 from tollbridge.wire.conversation import (
+    CONTINUE,
     Audio,
     Cache,
     Conversation,
@@ -39,6 +41,7 @@ from tollbridge.wire.conversation import (
     ToolCall,
     ToolResult,
     Turn,
+    instructed_at_the_end,
 )
 
 _Json: TypeAlias = dict[str, Any]
@@ -301,10 +304,11 @@ class _Messages:
 
     def written(self) -> tuple[list[Any], list[_Json]]:
         """The system prompt, and the messages."""
+        asked_from = instructed_at_the_end(self._turns)
         for position, turn in enumerate(self._turns):
             if turn.name:
                 self._fit.hint("messages[].name")
-            if turn.role in ("system", "developer"):
+            if turn.role in ("system", "developer") and position < asked_from:
                 self._instruct(position, turn)
             else:
                 results, rest = self._message("assistant" if turn.role == "assistant" else "user")
@@ -312,7 +316,10 @@ class _Messages:
                     into = results if type(part) is ToolResult else rest
                     into.extend(self._blocks(part, turn.role))
         if self._roles[-1:] == ["assistant"]:
-            _end(self._contents[-1][1])
+            said = self._contents[-1][1]
+            _end(said)
+            if said and not self._able.continues:
+                self._message("user")[1].append({"type": "text", "text": CONTINUE})
         messages = [
             {"role": role, "content": _as_content(results + rest)}
             for role, (results, rest) in zip(self._roles, self._contents, strict=True)

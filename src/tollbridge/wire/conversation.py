@@ -12,7 +12,7 @@ Rule 3  JSON stays text: arguments of tools, schemas and unknown members pass by
         schema that the target would refuse or ignore, but knows in its own terms.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -204,6 +204,21 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     hints: Mapping[str, Raw] = {}
     names: Mapping[str, str] = {}
     lenient: bool = False
+
+
+# What a user says who only wants the next turn, to a model that answers nobody but a user.
+CONTINUE = "Continue."
+
+
+def instructed_at_the_end(turns: Sequence[Turn]) -> int:
+    """The position from which only instructions follow the model's last words; the number of turns if none do.
+
+    They are what the model is to answer.
+    """
+    end = len(turns)
+    while end and turns[end - 1].role in ("system", "developer"):
+        end -= 1
+    return end if end and turns[end - 1].role == "assistant" else len(turns)
 
 
 def is_marked(conversation: Conversation) -> bool:

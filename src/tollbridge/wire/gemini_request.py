@@ -1,7 +1,9 @@
 """Writes a conversation as the body of Gemini's generateContent.
 
 Rule 1  All system and developer messages go to `systemInstruction`, in order, including those from the middle: there
-        they keep their authority, which they would lose as a user's words.
+        they keep their authority, which they would lose as a user's words. Those after the model's last words are a
+        user's all the same: there must be something to answer. Without them, newer models, which do not go on with
+        their own words ("Requests ending with a model turn are not supported"), are told to.
 Rule 2  Consecutive turns of one side become one, as do the results of parallel calls, which Gemini wants so. A result
         has the name of its call. Results stay text, because numbers in Gemini's own form are floats.
 Rule 3  A signature goes back to its place: on its function call, or on a part of its own. Since generation 3, a step
@@ -23,6 +25,7 @@ from msgspec import Raw
 
 from tollbridge.wire.body import NULL
 from tollbridge.wire.conversation import (
+    CONTINUE,
     Audio,
     Conversation,
     Document,
@@ -38,6 +41,7 @@ from tollbridge.wire.conversation import (
     ToolCall,
     ToolResult,
     Turn,
+    instructed_at_the_end,
     is_marked,
 )
 from tollbridge.wire.gemini_schemas import heeded
@@ -86,6 +90,11 @@ class Generation(msgspec.Struct, frozen=True):
     def is_signed(self) -> bool:
         return self.number >= (3, 0)
 
+    @property
+    def continues(self) -> bool:
+        """Whether it goes on with its own words at the end of a conversation."""
+        return self.number <= (3, 1) and not self.model.endswith("-latest")
+
 
 def generation(model: str) -> Generation:
     name = model.rpartition("/")[2]
@@ -128,11 +137,12 @@ class _Turns:
         system: list[_Json] = []
         contents: list[_Json] = []
         before = ""
-        for turn in turns:
+        asked_from = instructed_at_the_end(turns)
+        for position, turn in enumerate(turns):
             role = turn.role
             if turn.name:
                 self._fit.hint("messages[].name")
-            if role in ("system", "developer"):
+            if role in ("system", "developer") and position < asked_from:
                 system += self._system(turn)
                 continue
             parts = self._model(turn.parts) if role == "assistant" else self._said(turn.parts)
@@ -143,6 +153,8 @@ class _Turns:
             else:
                 contents.append({"role": "model" if role == "assistant" else "user", "parts": parts})
             before = role
+        if before == "assistant" and not self._version.continues:
+            contents.append({"role": "user", "parts": [{"text": CONTINUE}]})
         for content in contents:
             if not content["parts"]:
                 content["parts"] = [{"text": ""}]

@@ -215,7 +215,6 @@ def test_any_value_anywhere_is_read_or_refused() -> None:
 
 # --- What is read ---
 
-CLOSED = {"type": "object", "properties": {}, "additionalProperties": False}
 FULL: dict[str, Any] = {
     "system": [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral", "ttl": "1h"}}],
     "messages": [
@@ -264,7 +263,7 @@ FULL: dict[str, Any] = {
     ],
     "tools": [
         {"name": "f", "description": "F", "input_schema": {"type": "object"}, "cache_control": {"type": "ephemeral"}},
-        {"type": "custom", "name": "g", "input_schema": CLOSED, "strict": True},
+        {"type": "custom", "name": "g", "input_schema": {"type": "object", "properties": {}}, "strict": True},
         {"type": "web_search_20250305", "name": "web_search", "max_uses": 3},
     ],
     "tool_choice": {"type": "auto", "disable_parallel_tool_use": True},

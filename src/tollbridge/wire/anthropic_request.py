@@ -198,8 +198,8 @@ def budget_within(budget: int, max_tokens: int) -> int:
 
 def _put_tools(fields: _Json, conversation: Conversation, able: Abilities, fit: Fit) -> None:
     functions = [_tool(index, tool, able, fit) for index, tool in enumerate(conversation.tools)]
-    if able.is_claude:
-        _limit_promises(functions, conversation, fit)
+    if able.is_claude and conversation.origin != ORIGIN:
+        _fit_promises(functions, conversation, fit)
     tools: list[_Json | Raw] = [*functions]
     tools += [value for name, value in _own(conversation) if name.startswith("tools[")]
     if tools:
@@ -227,10 +227,9 @@ def _tool(index: int, tool: Tool, able: Abilities, fit: Fit) -> _Json:
     written: _Json = {"name": tool.name}
     if tool.description:
         written["description"] = tool.description
-    schema = written["input_schema"] = _schema(tool.parameters)
+    written["input_schema"] = _schema(tool.parameters)
     if tool.strict:
         if able.schemas:
-            written["input_schema"] = _kept_to(schema, f"tools[{index}].strict", able, fit)
             written["strict"] = True
         else:
             fit.lacks(f"tools[{index}].strict", "this model cannot promise to keep to a schema")
@@ -239,13 +238,18 @@ def _tool(index: int, tool: Tool, able: Abilities, fit: Fit) -> _Json:
     return written
 
 
-def _limit_promises(tools: list[_Json], conversation: Conversation, fit: Fit) -> None:
+def _fit_promises(tools: list[_Json], conversation: Conversation, fit: Fit) -> None:
+    """Make strict tools such as Claude takes of those that it is to keep to."""
     wanted = conversation.format
     promises = Promises(None if wanted is None else wanted.schema)
     for index, tool in enumerate(tools):
-        if "strict" in tool and not promises.take(tool["input_schema"]):
+        if "strict" not in tool:
+            continue
+        param = f"tools[{index}].strict"
+        tool["input_schema"] = _kept_to(tool["input_schema"], param, fit)
+        if not promises.take(tool["input_schema"]):
             fit.lacks(
-                f"tools[{index}].strict",
+                param,
                 "it promises to keep to the schemas of at most 20 tools, with at most 24 optional members and 16 of"
                 " several types",
             )
@@ -265,10 +269,8 @@ def _schema(parameters: Raw | None) -> Raw:
     return Raw(msgspec.json.encode({"type": _OBJECT, **members})) if members else _NO_PARAMETERS
 
 
-def _kept_to(schema: Raw, param: str, able: Abilities, fit: Fit) -> Raw:
-    """`schema` as the model promises to keep to it. `param`: the caller's name for the promise."""
-    if not able.is_claude:
-        return schema
+def _kept_to(schema: Raw, param: str, fit: Fit) -> Raw:
+    """`schema` as Claude promises to keep to it. `param`: the caller's name for the promise."""
     schema, is_looser = fitted(schema)
     if is_looser:
         fit.hint(param)
@@ -284,7 +286,10 @@ def _put_format(fields: _Json, conversation: Conversation, able: Abilities, fit:
     elif not able.schemas:
         fit.lacks("format", "this model cannot promise to keep to a schema")
     else:
-        written = {"type": "json_schema", "schema": _kept_to(wanted.schema, "format", able, fit)}
+        schema = wanted.schema
+        if able.is_claude and conversation.origin != ORIGIN:
+            schema = _kept_to(schema, "format", fit)
+        written = {"type": "json_schema", "schema": schema}
         fields["output_config"] = {**fields.get("output_config", {}), "format": written}
 
 

@@ -387,6 +387,21 @@ DETAILS = [
 ]
 
 
+def test_addresses_beside_the_choices_are_citations() -> None:
+    urls = ["https://a.example", "https://b.example"]
+    sources = tuple(Citation(url=url) for url in urls)
+    beside = [
+        dict(json.loads(chunk({"content": text}, finish)[6:]), citations=urls)
+        for text, finish in (("a", None), ("b", "stop"))
+    ]
+    events, _ = read(*(b"data: " + json.dumps(each).encode() + b"\n\n" for each in beside))
+    assert merged(events) == [TextDelta("ab"), *map(Cited, sources), Finish("stop", native="stop")]
+    body = {"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}], "citations": urls}
+    assert OpenAiChat().reply(json.dumps(body).encode()).choices[0].parts == (Text(text="a", citations=sources),)
+    body["citations"] = [{"text": "of another kind"}]
+    assert OpenAiChat().reply(json.dumps(body).encode()).choices[0].parts == (Text(text="a"),)
+
+
 def test_signatures_of_thoughts_come_back_as_the_server_wants_them() -> None:
     first, second = DETAILS
     events, _ = read(

@@ -149,12 +149,14 @@ class _Body(msgspec.Struct, gc=False):
     error: Any = None
     x_groq: _XGroq | None = None
     base_resp: Any = None
+    citations: Raw = NULL  # Perplexity: the addresses that marks like [1] in the text stand for
 
 
 _decode_body = msgspec.json.Decoder(_Body).decode
 _decode_details = msgspec.json.Decoder(list[_Detail] | None).decode
 _decode_text = msgspec.json.Decoder(str).decode
 _decode_pictures = msgspec.json.Decoder(list[_Picture] | None).decode
+_decode_addresses = msgspec.json.Decoder(list[str]).decode
 
 
 class OpenAiChat:
@@ -176,23 +178,25 @@ class OpenAiChat:
         if failed is not None:
             raise failed
         try:
-            choices = _decode_body(body).choices or []
+            answer = _decode_body(body)
         except (msgspec.DecodeError, RecursionError):
             raise ProtocolError("the upstream's answer is not a completion") from None
+        choices = answer.choices or []
         if not choices:
             raise ProtocolError("the upstream's answer has no choices")
         meter = Meter()
         for raw in (*(choice.usage for choice in choices), completion.usage):
             if raw != NULL:
                 meter.read(raw)
-        found = tuple(_whole_choice(choice, body) for choice in choices)
+        sources = _sources(answer.citations)
+        found = tuple(_whole_choice(choice, body, sources) for choice in choices)
         return Reply(choices=found, usage=meter.usage, suspect=meter.suspect, reported=meter.reported)
 
     def reader(self) -> "ChatReader":
         return ChatReader()
 
 
-def _whole_choice(choice: _Choice, body: bytes) -> Choice:
+def _whole_choice(choice: _Choice, body: bytes, sources: tuple[Citation, ...]) -> Choice:
     message, native = choice.message, choice.finish_reason or ""
     if native in FAILED:
         raise said_in(None)
@@ -214,7 +218,7 @@ def _whole_choice(choice: _Choice, body: bytes) -> Choice:
             texts.append(text)
     if any(texts):
         citations = tuple(map(_citation, _cited(message.annotations)))
-        parts.append(Text(text="".join(texts), citations=citations))
+        parts.append(Text(text="".join(texts), citations=citations or sources))
     parts += _drawn(message)
     if message.refusal:
         parts.append(Refusal(text=message.refusal))
@@ -265,6 +269,16 @@ def _cited(annotations: list[_Annotation] | None) -> Iterator[_UrlCitation]:
     for annotation in annotations or ():
         if annotation.url_citation is not None and annotation.url_citation.url:
             yield annotation.url_citation
+
+
+def _sources(raw: Raw) -> tuple[Citation, ...]:
+    """What the addresses beside the choices cite; nothing where `citations` is something else."""
+    if raw == NULL:
+        return ()
+    try:
+        return tuple(Citation(url=url) for url in _decode_addresses(raw))
+    except msgspec.DecodeError:
+        return ()
 
 
 def _citation(found: _UrlCitation) -> Citation:
@@ -356,6 +370,7 @@ class _State:
         self.calls: list[_OpenCall] = []
         self.details = _Details()
         self.has_refusal = False
+        self.has_citations = False
         self.is_finished = False
         self._index = index
         self._by_index: dict[int, _OpenCall] = {}
@@ -402,6 +417,7 @@ class ChatReader(EventReader[Event]):
         super().__init__()
         self._meter: Meter = Meter()
         self._states: dict[int, _State] = {}
+        self._citations: Raw = NULL  # those beside the choices of the latest chunk
         self._over = False  # output came after the end: what follows may be about another answer
         self._covered = self._uncovered = 0  # pieces of output that came before the last report, and after it
 
@@ -442,6 +458,7 @@ class ChatReader(EventReader[Event]):
         # While it speaks, OpenAI sends chunks that hold nothing.
         if chunk.choices is UNSET and not has_usage and chunk.object != CHAT.chunk and name in (b"", b"message"):
             return ProtocolError("the upstream sent an event without choices")
+        self._citations = chunk.citations
         try:
             for position, choice in enumerate(choices):
                 self._choice(position if choice.index is None else choice.index, choice, data, out)
@@ -498,6 +515,8 @@ class ChatReader(EventReader[Event]):
                 raise ProtocolError("the upstream called a tool without a name")
             native = choice.finish_reason
             has_calls = any(call.name for call in state.calls)
+            if not has_calls and not state.has_citations:
+                events.extend(Cited(citation, index) for citation in _sources(self._citations))
             reason = _reason(native, has_calls=has_calls, has_refusal=state.has_refusal)
             events.append(Finish(reason, native=native, choice=index))
 
@@ -512,7 +531,10 @@ class ChatReader(EventReader[Event]):
         if delta.refusal:
             state.has_refusal = True
             events.append(RefusalDelta(delta.refusal, index))
-        events.extend(Cited(_citation(found), index) for found in _cited(delta.annotations))
+        cited = [Cited(_citation(found), index) for found in _cited(delta.annotations)]
+        if cited:
+            state.has_citations = True
+            events += cited
         events.extend(Drawn(image, index) for image in _drawn(delta))
 
 

@@ -147,6 +147,32 @@ def test_who_is_locked_out_by_the_failures_of_strangers_gets_in_by_a_link() -> N
     run(test())
 
 
+def test_who_guesses_second_factors_keeps_out_nobody_who_has_given_theirs_in_this_browser_before() -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as thief:
+            ada = await registered(site, "ada@example.com")
+            secret = secret_of(await ada.get(f"{SETTINGS}/two-factor"))
+            step = await site.database.now() // 1000 // totp.STEP_S
+            code = {"code": totp.code(secret, step - 1)}
+            codes = re.findall(r"\b\w{5}-\w{5}\b", shown(await ada.post(f"{SETTINGS}/two-factor", code)))
+            await ada.post("/auth/logout")
+            assert "/auth/second" in (await ada.log_in("ada@example.com")).headers["location"]
+            assert (await ada.post("/auth/second", {"code": codes[0]})).headers["location"] == "/dashboard"
+            await ada.post("/auth/logout")
+
+            rows = await site.database.fetch('SELECT public_id FROM "user" WHERE email = $1', "ada@example.com")
+            _, failures, _ = Door(account=f"totp/{rows[0][0]}", client="10.6.6.6").names()
+            now = await site.database.now()
+            for _ in range(FAILURES_A_DAY):
+                await throttle.add(site.database, failures, DAY_MS, now)
+            for visitor, status in ((thief, 429), (ada, 303)):
+                assert "/auth/second" in (await visitor.log_in("ada@example.com")).headers["location"]
+                assert ("device" in visitor.client.cookies) is (visitor is ada)
+                assert (await visitor.post("/auth/second", {"code": codes[1]})).status_code == status
+
+    run(test())
+
+
 def test_who_has_asked_for_too_many_links_keeps_nobody_from_asking_for_theirs() -> None:
     async def test() -> None:
         async with house('[server]\ntrusted_proxies = ["127.0.0.1"]\n') as site:

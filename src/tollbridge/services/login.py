@@ -19,8 +19,9 @@ WRONG = "The e-mail address or the password is wrong."
 
 
 class Entered(msgspec.Struct, frozen=True):
-    """A session's token, and a mark by which this browser is recognised later. `half`: a second factor is still needed.
+    """A session's token, and a mark by which this browser is recognised later.
 
+    `half`: a second factor is still needed, and the mark comes with it: no stranger who has the password gets one.
     No token: the address is not verified yet, and a new link was sent to it.
     """
 
@@ -75,23 +76,24 @@ async def enter(desk: Desk, user: User, client: Client, *, factors: int = 1) -> 
         return token
 
     token = await run(desk.database, use_case)
-    return Entered(token, device_mark(desk, user), half=half)
+    return Entered(token, "" if half else device_mark(desk, user), half=half)
 
 
-async def prove(desk: Desk, presence: Presence, code: str, client: Client) -> str:
-    """Trade the right code, or one of the recovery codes, for the token of a whole session.
+async def prove(desk: Desk, presence: Presence, code: str, client: Client, device: str = "") -> Entered:
+    """Trade the right code, or one of the recovery codes, for a whole session.
 
     InvalidRequest: wrong, or already used. RateLimited: after too many failures.
     """
     user, now = presence.user, await desk.database.now()
-    door = Door(account=f"totp/{user.public_id}", client=client.address)
+    known = is_known(desk, user, device)
+    door = Door(account=f"totp/{user.public_id}", client=client.address, device=known)
     await throttle.check_door(desk.database, door, now)
     if not await _takes(desk, user, code, now):
         await throttle.failed(desk.database, door, now)
         raise InvalidRequest("This code is wrong or has already been used. Wait for the next one.", param="code")
     await throttle.opened(desk.database, door)
     await run(desk.database, lambda transaction: deeds.note_of_user(transaction, user, "login", client, now))
-    return await sessions.renew(desk.database, presence, client, factors=2)
+    return Entered(await sessions.renew(desk.database, presence, client, factors=2), device_mark(desk, user))
 
 
 async def prove_again(desk: Desk, presence: Presence, password: str, client: Client) -> str:

@@ -128,10 +128,10 @@ async def second(visit: Visit) -> Response:
     if visit.half is None:
         return visit.redirect("/auth/login")
     try:
-        token = await login.prove(visit.shared.desk, visit.half, form["code"], visit.client)
+        entered = await login.prove(visit.shared.desk, visit.half, form["code"], visit.client, visit.cookie("device"))
     except (InvalidRequest, RateLimited) as error:
         return visit.render("login/second.html", status=error.status, form=form.refused(error, "code"))
-    visit.log_in(token)
+    visit.log_in(entered.token, entered.device)
     return visit.redirect(visit.next_path())
 
 

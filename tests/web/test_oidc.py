@@ -177,6 +177,26 @@ def test_who_logs_in_elsewhere_for_the_first_time_is_told_and_can_end_it(oidc_pr
     run(test())
 
 
+def test_who_has_no_password_proves_who_they_are_where_they_log_in(oidc_provider: Path) -> None:
+    async def test() -> None:
+        async with site_with_provider() as site, Visitor(site) as ada:
+            await walk(ada, "ada")
+            await site.database.execute("UPDATE session SET proved_at = 0")
+            asked = await ada.get("/dashboard/settings/two-factor")
+            page = await ada.get(asked.headers["location"])
+            assert "you have no password" in shown(page)
+            [again] = re.findall(r'href="(/auth/with/test[^"]*)"', page.text)
+            back = await walk(ada, "ada", html.unescape(again))
+            assert back.headers["location"].startswith("/dashboard/settings/two-factor")
+            assert (await ada.get(back.headers["location"])).status_code == 200
+            await site.database.execute("DELETE FROM identity")
+            text = shown(await ada.get("/auth/confirm"))
+            assert "Log out, and log in again as you always do." in text
+            assert "Continue with" not in text
+
+    run(test())
+
+
 def test_the_only_way_in_cannot_be_removed(oidc_provider: Path) -> None:
     async def test() -> None:
         async with site_with_provider() as site, Visitor(site) as ada:

@@ -5,6 +5,7 @@ from starlette.responses import Response
 from tollbridge.errors import InvalidRequest, RateLimited
 from tollbridge.services import credentials, login, passkeys, register, sessions
 from tollbridge.services.register import SignUp
+from tollbridge.store import identities
 from tollbridge.web.forms import Form
 from tollbridge.web.page import ANYONE, USER, Page
 from tollbridge.web.visit import Visit
@@ -136,7 +137,7 @@ async def second(visit: Visit) -> Response:
 
 
 async def confirm_form(visit: Visit) -> Response:
-    return _confirm_page(visit, Form())
+    return await _confirm_page(visit, Form())
 
 
 async def confirm(visit: Visit) -> Response:
@@ -145,14 +146,18 @@ async def confirm(visit: Visit) -> Response:
     try:
         token = await login.prove_again(visit.shared.desk, visit.somebody, form["password"], visit.client)
     except (InvalidRequest, RateLimited) as error:
-        return _confirm_page(visit, form.refused(error, "password"), error.status)
+        return await _confirm_page(visit, form.refused(error, "password"), error.status)
     visit.log_in(token)
     return visit.redirect(visit.next_path())
 
 
-def _confirm_page(visit: Visit, form: Form, status: int = 200) -> Response:
+async def _confirm_page(visit: Visit, form: Form, status: int = 200) -> Response:
     notice = NOTICES["lost"] if visit.query("notice") == "lost" else ""
-    return visit.render("login/confirm.html", status=status, form=form, notice=notice)
+    shared = visit.shared
+    issuers = {issuer.rstrip("/") for issuer, _ in await identities.of_user(shared.database, visit.user.id)}
+    # Logging in there once more proves it as well: some have no password.
+    services = {name: each.label for name, each in shared.settings.login.items() if each.issuer in issuers}
+    return visit.render("login/confirm.html", status=status, form=form, notice=notice, services=services)
 
 
 async def log_out(visit: Visit) -> Response:

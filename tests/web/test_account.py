@@ -8,6 +8,7 @@ import re
 
 import pytest
 from tests.gateway.site import Site, chat, run
+from tests.web.test_passkeys import Device, send
 from tests.web.town import operator, secret_of
 from tests.web.visitors import PASSWORD, Visitor, house, letters, link_to, registered, shown
 
@@ -126,6 +127,32 @@ def test_what_is_done_with_a_session_during_a_reset_does_not_outlive_it(path: st
             assert (await thief.get("/dashboard")).status_code == 303
             assert (await owner.log_in("ada@example.com", "the password of a thief")).status_code == 400
             assert (await owner.log_in("ada@example.com", NEW)).status_code == 303
+
+    run(test())
+
+
+@pytest.mark.parametrize("way", ["email", "passkeys"])
+def test_no_way_in_is_added_by_a_session_that_ends_at_that_moment(way: str, postgres_url: str) -> None:
+    async def test() -> None:
+        async with house(database_url=postgres_url) as site:
+            thief = await registered(site, "ada@example.com")
+            token = await thief.token(SETTINGS)
+            asked = (await send(thief, f"{SETTINGS}/passkeys/options", token, {})).json()
+            async with site.database.transaction() as transaction:
+                # As a reset does it, whose transaction is about to end.
+                await transaction.execute("DELETE FROM session")
+                if way == "email":
+                    late = asyncio.create_task(thief.post(f"{SETTINGS}/email", {"email": "eve@example.com"}))
+                else:
+                    passkey = {"credential": Device(site).create(asked)}
+                    late = asyncio.create_task(send(thief, f"{SETTINGS}/passkeys", token, passkey))
+                await asyncio.sleep(1)
+                assert not late.done()
+            answer = await late
+            assert answer.status_code == 400
+            assert "You were logged out in the meantime" in answer.text
+            assert await letters(site) == []
+            assert await site.database.fetch("SELECT * FROM passkey") == []
 
     run(test())
 

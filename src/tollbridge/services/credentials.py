@@ -132,6 +132,7 @@ async def change_email(desk: Desk, presence: Presence, email: str) -> None:
     letter = letters.already_registered(desk, address) if taken else letters.confirm_email(desk, address, token)
 
     async def use_case(transaction: Transaction) -> None:
+        await sessions.keep(transaction, presence, now)
         if not taken:
             # The one before may have gone to a mailbox that was a slip of the pen.
             await mail.void_tokens_of(transaction, user.id, EMAIL)

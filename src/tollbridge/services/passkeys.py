@@ -108,6 +108,7 @@ async def add(desk: Desk, presence: Presence, sealed: str, credential: Any, labe
     letter = letters.way_in(desk, presence.user.email, "A passkey was added")
 
     async def use_case(transaction: Transaction) -> None:
+        await sessions.keep(transaction, presence, now)
         await passkeys.add(transaction, presence.user.id, row, text, now)
         await deeds.note_of_user(transaction, presence.user, "passkey.added", client, now)
         await desk.post.put(transaction, letter, now)

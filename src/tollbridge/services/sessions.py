@@ -24,6 +24,8 @@ FRESH_MS = 10 * MINUTE_MS
 
 CHANGED = "Your password was changed in the meantime. Log in with the new one."
 
+ENDED = "You were logged out in the meantime. Log in and try again."
+
 _TOUCH_MS = MINUTE_MS
 _LONGEST_AGENT = 200
 
@@ -130,6 +132,12 @@ async def renew(database: Database, presence: Presence, client: Client, *, facto
         return token
 
     return await run(database, use_case)
+
+
+async def keep(transaction: Transaction, presence: Presence, now: int) -> None:
+    """Before what lets somebody in later. InvalidRequest: the session was ended since `presence` was read."""
+    if not await sessions.touch(transaction, presence.session.id, now):
+        raise InvalidRequest(ENDED)
 
 
 async def end(database: Database, user: User, public_id: str) -> None:

@@ -57,8 +57,9 @@ async def of_user(database: Transaction, user_id: int) -> list[Session]:
     return read_all(Session, rows)
 
 
-async def touch(database: Transaction, session_id: int, now: int) -> None:
-    await database.execute("UPDATE session SET seen_at = $2 WHERE id = $1", session_id, now)
+async def touch(database: Transaction, session_id: int, now: int) -> bool:
+    """Whether there still is such a session. Within a transaction, it stays until that ends."""
+    return bool(await database.execute("UPDATE session SET seen_at = $2 WHERE id = $1", session_id, now))
 
 
 async def move(transaction: Transaction, session_id: int, account_id: int) -> None:

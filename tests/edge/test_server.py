@@ -108,6 +108,16 @@ def test_sigterm_drains_sighup_reloads_and_nothing_else_is_printed() -> None:
         assert lines == ["reload", "draining", "stopped", "imported"]
 
 
+def test_a_signal_for_supervisors_cuts_nothing() -> None:
+    with process() as serving, Client(serving.server) as streaming:
+        streaming.send(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert streaming.socket.recv(65536)
+        status, lines, err = serving.end(signal.SIGUSR2, signal.SIGTERM)
+        assert b"last" in streaming.file.read()
+        assert (status, lines[:2]) == (0, ["draining", "stopped"])
+        assert err.startswith("SIGUSR2 changes nothing here")
+
+
 def test_a_second_signal_does_not_wait() -> None:
     with process() as serving, Client(serving.server) as waiting:
         waiting.send(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")

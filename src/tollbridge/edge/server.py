@@ -15,6 +15,7 @@ descriptor for this) and carries on once there are some again; the cap on connec
 import asyncio
 import contextlib
 import functools
+import logging
 import math
 import resource
 import signal
@@ -32,6 +33,9 @@ from tollbridge.edge.listening import BACKLOG, listen
 
 __all__ = ["LoopLag", "Server", "ServerLimits", "listen"]
 
+_log = logging.getLogger("tollbridge")
+
+_NO_SUPERVISOR = "SIGUSR2 changes nothing here: it is for the supervisor of `serve --workers`. Restart a lone process"
 _MOST_FILES = 65_536
 _LAG_TICK = 0.25
 _DRAIN_TICK = 0.05
@@ -53,7 +57,8 @@ class Server(uvicorn.Server):
     way and returns; it raises SystemExit(3) when the application's start-up failed. SIGINT, which comes from a
     keyboard, waits for requests but not for idle connections; a second one waits for nothing.
     `on_ready` is called once connections are accepted, `on_drain` when that is about to end, `on_reload` at each
-    SIGHUP. `lifeline` becoming readable has the effect of SIGTERM. Nothing is printed.
+    SIGHUP. SIGUSR2, which is meant for supervisors, is logged. `lifeline` becoming readable has the effect of SIGTERM.
+    Nothing is printed.
     """
 
     def __init__(
@@ -102,6 +107,8 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         if self._on_reload is not None and threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(signal.SIGHUP, self._on_reload)
+            # By default it would end this process at once, in the middle of answers.
+            loop.add_signal_handler(signal.SIGUSR2, _log.warning, _NO_SUPERVISOR)
         if self._lifeline is not None:
             loop.add_reader(self._lifeline.fileno(), self._cut_loose)
         if self._on_ready is not None:

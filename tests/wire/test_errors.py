@@ -247,6 +247,7 @@ def test_a_model_that_the_provider_does_not_serve_is_404_whatever_they_call_it(s
     "error",
     [
         {"message": "x", "code": "context_length_exceeded"},
+        {"message": "x", "type": "too_many_prompt_tokens", "code": 400},
         {"message": "This model's maximum context length is 8192 tokens. However, you requested 9000 tokens."},
         {"message": "prompt is too long: 250000 tokens > 200000 maximum", "type": "invalid_request_error"},
         {"message": "the request exceeds the available context size. try increasing the context size"},

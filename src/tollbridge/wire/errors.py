@@ -169,7 +169,7 @@ _BAD_KEY = re.compile(
     re.IGNORECASE,
 )
 _TOO_LONG = re.compile(
-    r"context[ _](length|window)|maximum context|prompt is too long|too many (input )?tokens|input is too long"
+    r"context[ _](length|window)|maximum context|(prompt|input) is too long|too[ _]many[ _]((input|prompt)[ _])?tokens"
     r"|exceeds the available context|exceed(s|ed)? (the )?(maximum( number of)?|model'?s?) (input|context|token)",
     re.IGNORECASE,
 )
@@ -230,7 +230,7 @@ def _says_no_credit(status: int, message: str) -> bool:
 
 
 def _is_too_long(details: _Details) -> bool:
-    return details.code == "context_length_exceeded" or bool(_TOO_LONG.search(details.message))
+    return _TOO_LONG.search(f"{details.type} {details.code} {details.message}") is not None
 
 
 def _status_of(details: _Details) -> int:

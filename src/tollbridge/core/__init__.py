@@ -7,5 +7,5 @@ Models    `catalog` which models there are · `listing` how people see them
 Calls     `routing` which route first · `retry` whether and where to try again · `abuse` who must cool down ·
           `addresses` where a URL may lead, and who is calling
 People    `plans` what a plan allows · `roles` what a member may do · `keys` the form of an API key ·
-          `ids` public ids of requests · `jwt`, `totp` proofs of who logs in · `words` numbers in sentences
+          `ids` public ids of requests · `jwt`, `totp`, `cbor` proofs of who logs in · `words` numbers in sentences
 """

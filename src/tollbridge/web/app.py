@@ -101,10 +101,7 @@ class Web:
         if request.scope["path"].startswith(_STATIC) and request.method in guard.SAFE_METHODS:
             version, _, name = request.scope["path"].removeprefix(_STATIC).partition("/")
             return shared.static.answer(name, version, request.headers.get("accept-encoding", ""))
-        if request.method not in guard.SAFE_METHODS:
-            # Before anybody is recognized: who takes a minute to send it may be logged out by then.
-            with suppress(PayloadTooLarge):
-                await visit.body()
+        await self._read(visit)
         await self._pace.begin()
         try:
             await self._recognize(visit)
@@ -123,6 +120,15 @@ class Web:
         if request.method not in guard.SAFE_METHODS:
             await visit.check_csrf()
         return await page.handler(visit)
+
+    async def _read(self, visit: Visit) -> None:
+        """All that is sent, before anybody is recognized: who takes a minute to send it may be logged out by then."""
+        if visit.request.method in guard.SAFE_METHODS:
+            return
+        # What is wrong with either is said later.
+        with suppress(NotFound, MethodNotAllowed, PayloadTooLarge):
+            if not self._find(visit).passes:
+                await visit.body()
 
     async def _recognize(self, visit: Visit) -> None:
         """Find out who asks, and when, according to the database."""

@@ -39,7 +39,7 @@ class Page(msgspec.Struct, frozen=True):
     """`path` may contain `{name}` (a segment) and `{name:path}` (the rest). `method`: GET answers HEAD too.
 
     `fresh`: only for somebody who proved a moment ago who they are; others are asked for their password first.
-    `manage`: also for programs that present a management key of the account.
+    `manage`: also for programs that present a management key of the account. `passes`: the body is passed on unread.
     """
 
     method: str
@@ -48,3 +48,4 @@ class Page(msgspec.Struct, frozen=True):
     handler: Handler
     fresh: bool = False
     manage: bool = False
+    passes: bool = False

@@ -61,5 +61,5 @@ async def chat(visit: Visit) -> Response:
 
 PAGES = (
     Page("GET", "/playground", DEVELOPER, page),
-    Page("POST", "/playground/chat", DEVELOPER, chat),
+    Page("POST", "/playground/chat", DEVELOPER, chat, passes=True),
 )

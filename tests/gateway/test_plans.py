@@ -385,11 +385,11 @@ def test_a_new_months_credit_comes_to_whoever_was_refused_just_before_it(monkeyp
 
 def test_calls_that_are_refused_at_once_all_get_the_months_credit() -> None:
     async def test() -> None:
-        config = '[plans.gift]\nincluded_credit_usd = "0.0001"\n'
+        config = '[plans.gift]\nincluded_credit_usd = "0.01"\n'
         async with Site(OK, config=config, credit_usd="0") as site:
             await put_on(site, "gift")
-            replies = await asyncio.gather(*(site.post(CHAT, chat(max_tokens=10)) for _ in range(3)))
-            assert [reply.status for reply in replies] == [200] * 3
+            replies = await asyncio.gather(*(site.post(CHAT, chat(max_tokens=10)) for _ in range(8)))
+            assert [reply.status for reply in replies] == [200] * 8
 
     run(test())
 

@@ -127,7 +127,7 @@ class Admission:
         self._ledger = ledger
         self._public_id = public_id
         self._fill_up = fill_up
-        # By account and plan: until when the credit that it includes is not asked for again.
+        # By account and plan: when the credit that it includes was last asked for.
         self._filled: dict[tuple[int, str], float] = {}
         self._mean_output: dict[int, int] = {}
         self._cuts, self._refusals, self.guesses = abuse.cuts, abuse.refusals, abuse.guesses
@@ -376,18 +376,19 @@ class Admission:
         assert refusal is not None
         raise refusal
 
-    async def _filled_up(self, caller: Caller, now: float) -> bool:
-        """Whether the account may have credit now: what its plan includes was just given to it, here or elsewhere.
+    async def _filled_up(self, caller: Caller, started: float) -> bool:
+        """Whether an account may have credit now: what its plan includes was given to it since its request `started`.
 
         Only the database knows which month it is, since clocks differ; it is asked no more often than can be borne.
         """
         filled, known = self._filled, (caller.account_id, caller.plan.name)
-        if now < filled.get(known, 0.0):
+        if (at := filled.get(known, 0.0)) < started < at + _FILL_UP_AGAIN_S:
             return False
-        await self._fill_up(caller.account_id, caller.plan)
-        if len(filled) >= _MEANS_KEPT:
-            filled.clear()
-        filled[known] = now + _FILL_UP_AGAIN_S
+        if at < started:
+            await self._fill_up(caller.account_id, caller.plan)
+            if len(filled) >= _MEANS_KEPT:
+                filled.clear()
+            filled[known] = time.monotonic()
         return True
 
     def _included(self, choice: Choice, offer: Offer, cap: int) -> TokenBound:

@@ -38,15 +38,14 @@ class Function(msgspec.Struct, frozen=True):
 
 
 class _Counter:
-    """Counts only while told to: SIGUSR1 begins, SIGUSR2 writes to `path`."""
+    """Counts only while told to: the first SIGUSR1 begins, the second writes to `path`. (SIGUSR2 is the server's.)"""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._counting = False
         self._calls: collections.Counter[CodeType] = collections.Counter()
         self._steps: collections.Counter[CodeType] = collections.Counter()
-        signal.signal(signal.SIGUSR1, self._begin)
-        signal.signal(signal.SIGUSR2, self._write)
+        signal.signal(signal.SIGUSR1, self._turn)
         threading.settrace(self._called)
         sys.settrace(self._called)
 
@@ -61,11 +60,10 @@ class _Counter:
             self._steps[frame.f_code] += 1
         return self._stepped
 
-    def _begin(self, _signal: int, _frame: FrameType | None) -> None:
-        self._counting = True
-
-    def _write(self, _signal: int, _frame: FrameType | None) -> None:
-        self._counting = False
+    def _turn(self, _signal: int, _frame: FrameType | None) -> None:
+        self._counting = not self._counting
+        if self._counting:
+            return
         functions = [Function(_name(code), self._calls[code], steps) for code, steps in self._steps.items()]
         fresh = self._path.with_suffix(".new")
         fresh.write_bytes(msgspec.json.encode(functions))
@@ -107,7 +105,7 @@ def _count(mode: str) -> tuple[int, list[Function]]:
                 )
             else:
                 load = native.requests(target, on.body, core=on.load_core, connections=AT_ONCE, count=REQUESTS)
-            os.kill(tree.process.pid, signal.SIGUSR2)
+            os.kill(tree.process.pid, signal.SIGUSR1)
             while not counts.exists():
                 time.sleep(0.05)
         finally:

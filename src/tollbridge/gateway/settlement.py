@@ -174,7 +174,7 @@ class Settlement:
 
     def whole(self, ticket: Ticket, reported: Usage) -> Usage:
         """`reported`, with the prompt as counted here if it says that an answer was given to nothing."""
-        if reported.prompt or not reported.completion:
+        if reported.input or reported.prompt or not reported.completion:
             return reported
         return msgspec.structs.replace(reported, input=ticket.demand.read, estimated=True)
 

@@ -266,7 +266,8 @@ def _has_no_parts(report: _Report) -> bool:
         return False
     if written is not None and (written.reasoning_tokens or written.audio_tokens or written.image_tokens):
         return False
-    return not _cached(report) and not _searches(report)
+    told = report.prompt_cache_hit_tokens or report.cached_tokens or report.num_cached_tokens
+    return not told and report.server_tool_use_details is None
 
 
 def _searches(report: _Report) -> int:

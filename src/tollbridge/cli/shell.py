@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 from click.exceptions import NoArgsIsHelpError, NoSuchOption
 
-from tollbridge.errors import ConfigError, TollbridgeError, Unavailable
+from tollbridge.errors import ConfigError, InvalidRequest, TollbridgeError, Unavailable
 
 if TYPE_CHECKING:
     from tollbridge.config import Settings
@@ -50,7 +50,8 @@ class Commands(click.Group):
             _complain(message + (f" (see {where} --help)" if where else ""))
             sys.exit(error.exit_code)
         except TollbridgeError as error:
-            _complain(str(error))
+            for each in (error, *(error.others if isinstance(error, InvalidRequest) else ())):
+                _complain(str(each))
             sys.exit(1)
         except OSError as error:  # what is printed goes to a disk that is full, say
             where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""

@@ -5,28 +5,25 @@ Each deed is noted in the account's activity, and takes effect from the key's ne
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from ipaddress import ip_network
 from typing import TypeVar
 
 import msgspec
 
 from tollbridge.core import keys as form
-from tollbridge.core.ledger import MAX_AMOUNT
-from tollbridge.errors import Faults, InvalidRequest, KeyReused, NotFound
-from tollbridge.services import keys, reveal
+from tollbridge.errors import InvalidRequest, KeyReused, NotFound
+from tollbridge.services import key_rules, keys, reveal
 from tollbridge.services.desk import Desk
-from tollbridge.services.keys import LONGEST_LABEL, LONGEST_PATTERN, MOST_PATTERNS, MOST_RATE, MadeKey
+from tollbridge.services.keys import MadeKey
 from tollbridge.store import activity, managed_keys
 from tollbridge.store import keys as key_rows
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Duplicate, Transaction, run
 from tollbridge.store.keys import Rules
 from tollbridge.store.managed_keys import ManagedKey
-from tollbridge.values import DAY_MS, HOUR_MS, LATEST_MS
+from tollbridge.values import DAY_MS, HOUR_MS
 
 T = TypeVar("T")
 
-RESETS = ("daily", "weekly", "monthly")
 # How long a rotated key lives on: "" for good, until it is revoked.
 OVERLAPS = {"none": 0, "1h": HOUR_MS, "24h": DAY_MS, "": None}
 MOST_KEYS = 500
@@ -59,7 +56,7 @@ async def create(
     key differs from what is asked for now.
     """
     now = await desk.database.now()
-    label, rules = check(label, rules, now)
+    label, rules = key_rules.check(label, rules, now)
 
     async def use_case(transaction: Transaction) -> MadeKey:
         if once and (there := await managed_keys.find(transaction, account_id, _id(account_id, once))) is not None:
@@ -92,7 +89,7 @@ async def change(
     async def use_case(transaction: Transaction, key: ManagedKey) -> None:
         label, rules = wanted(key)
         # A key that has expired may keep its date.
-        label, checked = check(label, rules, 0 if rules.expires_at == key.expires_at else now)
+        label, checked = key_rules.check(label, rules, 0 if rules.expires_at == key.expires_at else now)
         if label == key.label and all(getattr(checked, name) == getattr(key, name) for name in Rules.__struct_fields__):
             return
         await managed_keys.rename(transaction, key.id, label)
@@ -173,75 +170,6 @@ async def revoke(desk: Desk, account_id: int, public_id: str, actor: Actor) -> N
 async def find(desk: Desk, account_id: int, public_id: str) -> ManagedKey:
     """Raises `NotFound`."""
     return _known(await managed_keys.find(desk.database, account_id, public_id))
-
-
-# --- what may be wished for -----------------------------------------------------------------------------------------
-
-
-def check(label: str, rules: Rules, now: int) -> tuple[str, Rules]:
-    """The label and the rules as they are stored. InvalidRequest names all that cannot be."""
-    with Faults() as faults:
-        label = faults.of(label, check_label, label)
-        rules = faults.of(rules, check_rules, rules, now)
-    return label, rules
-
-
-def check_label(label: str) -> str:
-    label = label.strip()
-    if len(label) > LONGEST_LABEL or not label.isprintable():
-        raise InvalidRequest(f"A label is at most {LONGEST_LABEL} characters in one line.", param="label")
-    return label
-
-
-def check_rules(rules: Rules, now: int) -> Rules:
-    """The rules as they are stored. InvalidRequest names all that cannot be."""
-    with Faults() as faults:
-        if rules.limit is not None and not 0 < rules.limit < MAX_AMOUNT:
-            faults.add("A spend limit must be an amount above zero, in USD.", "limit_usd")
-        if rules.reset is not None and rules.reset not in RESETS:
-            faults.add(f"A limit starts over {', '.join(RESETS[:-1])} or {RESETS[-1]}.", "limit_reset")
-        elif rules.reset is not None and rules.limit is None:
-            faults.add("A limit that starts over needs an amount: how much may be spent in each period.", "limit_usd")
-        if rules.cost_cap is not None and not 0 < rules.cost_cap < MAX_AMOUNT:
-            faults.add("The maximum cost of a call must be an amount above zero, in USD.", "cost_cap_usd")
-        for name in ("rpm", "tpm", "concurrency"):
-            rate = getattr(rules, name)
-            if rate is not None and not 0 < rate <= MOST_RATE:
-                faults.add(f"This must be a whole number from 1 to {MOST_RATE:,}.", name)
-        if rules.expires_at is not None and rules.expires_at <= now:
-            faults.add("The time at which a key expires must be in the future.", "expires_at")
-        if rules.expires_at is not None and rules.expires_at >= LATEST_MS:
-            faults.add("This is too far in the future. Leave it out for a key that never expires.", "expires_at")
-        models = faults.of((), _patterns, rules.models or ())
-        addresses = faults.of((), _networks, rules.addresses or ())
-    return msgspec.structs.replace(rules, models=models or None, addresses=addresses or None)
-
-
-def _patterns(texts: tuple[str, ...]) -> tuple[str, ...]:
-    wanted = tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
-    for each in wanted:
-        if len(each) > LONGEST_PATTERN or not each.isprintable() or " " in each:
-            raise InvalidRequest("Write a model's name, or a pattern such as openai/*, on each line.", param="models")
-    if len(wanted) > MOST_PATTERNS:
-        raise InvalidRequest(f"Name at most {MOST_PATTERNS} models or patterns.", param="models")
-    return wanted
-
-
-def _networks(texts: tuple[str, ...]) -> tuple[str, ...]:
-    wanted = []
-    for text in texts:
-        if not text.strip():
-            continue
-        try:
-            wanted.append(str(ip_network(text.strip(), strict=False)))
-        except ValueError:
-            raise InvalidRequest(
-                f"{text.strip()[:60]!r} is not an address: write one per line, like 203.0.113.7 or 203.0.113.0/24.",
-                param="addresses",
-            ) from None
-    if len(wanted) > MOST_PATTERNS:
-        raise InvalidRequest(f"Name at most {MOST_PATTERNS} addresses or networks.", param="addresses")
-    return tuple(dict.fromkeys(wanted))
 
 
 def _id(account_id: int, once: str) -> str:

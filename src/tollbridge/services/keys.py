@@ -2,13 +2,12 @@
 
 import logging
 import secrets
-from ipaddress import ip_network
 
 import msgspec
 
 from tollbridge.core import keys as form
-from tollbridge.core.ledger import MAX_AMOUNT
-from tollbridge.errors import InvalidRequest, NotFound, TollbridgeError
+from tollbridge.errors import NotFound, TollbridgeError
+from tollbridge.services import key_rules
 from tollbridge.services.accounts import new_id
 from tollbridge.services.secrets import Secrets, belongs_to
 from tollbridge.store import activity, key_copies, keys, rotation
@@ -16,14 +15,8 @@ from tollbridge.store.accounts import Account
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Transaction, run
 from tollbridge.store.keys import NO_RULES, KnownKey, NewKey, Rules
-from tollbridge.values import LATEST_MS
 
 log = logging.getLogger("tollbridge")
-
-LONGEST_LABEL = 100
-LONGEST_PATTERN = 200
-MOST_PATTERNS = 100
-MOST_RATE = 1_000_000_000
 
 
 class MadeKey(msgspec.Struct, frozen=True):
@@ -55,14 +48,10 @@ async def create(
 
     `actor`: as of `accounts.set_frozen`. `shown_again`: the dashboard shows it in full (`keys.reveal`).
 
-    InvalidRequest: the label or a rule cannot be. ConfigError: the database is not of this master secret.
+    InvalidRequest names all that cannot be of label and rules. ConfigError: the database is not of this master secret.
     """
-    if len(label) > LONGEST_LABEL or not label.isprintable():
-        raise InvalidRequest(f"a label is at most {LONGEST_LABEL} characters in one line", param="label")
     now = await database.now()
-    _check(rules, now)
-    if rules.addresses is not None:
-        rules = msgspec.structs.replace(rules, addresses=tuple(map(_network, rules.addresses)))
+    label, rules = key_rules.check(label, rules, now)
     await belongs_to(database, master)
     made, row = make(master, account.id, prefix, label, rules)
 
@@ -75,36 +64,6 @@ async def create(
 
     await run(database, use_case)
     return made
-
-
-def _check(rules: Rules, now: int) -> None:
-    """InvalidRequest: a rule that nobody could change again, for it is none that `key_management` takes."""
-    if rules.limit is not None and not 0 < rules.limit < MAX_AMOUNT:
-        raise InvalidRequest("a limit must be above zero", param="limit")
-    if rules.expires_at is not None and not now < rules.expires_at < LATEST_MS:
-        raise InvalidRequest("a key must expire in the future, before the year 9999", param="expires")
-    if rules.reset is not None and rules.limit is None:
-        raise InvalidRequest("a limit that starts over needs an amount", param="limit")
-    for name in ("rpm", "tpm", "concurrency"):
-        rate = getattr(rules, name)
-        if rate is not None and not 0 < rate <= MOST_RATE:
-            raise InvalidRequest(f"{name} must be a whole number from 1 to {MOST_RATE}", param=name)
-    for each in rules.models or ():
-        if not each or len(each) > LONGEST_PATTERN or not each.isprintable() or " " in each:
-            raise InvalidRequest(
-                f"{each[:60]!r} is neither a model's name nor a pattern such as openai/*", param="models"
-            )
-    if max(len(rules.models or ()), len(rules.addresses or ())) > MOST_PATTERNS:
-        raise InvalidRequest(f"a key names at most {MOST_PATTERNS} models, and as many addresses", param="models")
-
-
-def _network(text: str) -> str:
-    try:
-        return str(ip_network(text, strict=False))
-    except ValueError:
-        raise InvalidRequest(
-            f"{text[:60]!r} is not an address or a network like 203.0.113.0/24", param="addresses"
-        ) from None
 
 
 def make(master: Secrets, account_id: int, prefix: str, label: str, rules: Rules = NO_RULES) -> tuple[MadeKey, NewKey]:

@@ -6,7 +6,7 @@ import msgspec
 
 from tollbridge.core import keys as form
 from tollbridge.errors import InvalidApiKey, InvalidRequest, NotFound
-from tollbridge.services import key_management
+from tollbridge.services import key_rules
 from tollbridge.services.accounts import new_id
 from tollbridge.services.desk import Desk
 from tollbridge.services.key_management import Actor
@@ -30,7 +30,7 @@ class Manager(msgspec.Struct, frozen=True):
 
 async def create(desk: Desk, account_id: int, label: str, actor: Actor) -> MadeKey:
     """Create a key. It can be shown now, and never again."""
-    label = key_management.check_label(label)
+    label = key_rules.check_label(label)
     now = await desk.database.now()
     prefix = desk.settings.brand.key_prefix + form.MANAGES
     text = form.make(prefix, secrets.token_bytes(form.RANDOM_BYTES))

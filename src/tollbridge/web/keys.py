@@ -9,8 +9,9 @@ from tollbridge.core import money
 from tollbridge.core.periods import day_text
 from tollbridge.core.plans import matches
 from tollbridge.errors import ApiError, Faults, InvalidRequest
-from tollbridge.services import key_management, management_keys, playground, reveal
-from tollbridge.services.key_management import OVERLAPS, RESETS
+from tollbridge.services import key_management, key_rules, management_keys, playground, reveal
+from tollbridge.services.key_management import OVERLAPS
+from tollbridge.services.key_rules import RESETS
 from tollbridge.store import lookups, managed_keys, rollups
 from tollbridge.store import management_keys as management_rows
 from tollbridge.store.keys import Rules
@@ -173,8 +174,8 @@ def wanted(form: Form, now: int, key: ManagedKey | None = None) -> tuple[str, Ru
         rules = Rules(
             limit=faults.of(None, form.usd_if_any, "limit_usd"),
             reset=form["limit_reset"] or None,
-            models=tuple(form["models"].replace(",", "\n").splitlines()),
-            addresses=tuple(form["addresses"].replace(",", "\n").splitlines()),
+            models=_lines(form["models"]),
+            addresses=_lines(form["addresses"]),
             rpm=faults.of(None, form.whole_if_any, "rpm"),
             tpm=faults.of(None, form.whole_if_any, "tpm"),
             concurrency=faults.of(None, form.whole_if_any, "concurrency"),
@@ -184,8 +185,12 @@ def wanted(form: Form, now: int, key: ManagedKey | None = None) -> tuple[str, Ru
         if key is not None and form["expires_at"] == form_of(key)["expires_at"]:
             # Shown as a day, kept to the millisecond; a key that has expired may keep it.
             rules, now = msgspec.structs.replace(rules, expires_at=key.expires_at), 0
-        label, rules = faults.of((form["label"], rules), key_management.check, form["label"], rules, now)
+        label, rules = faults.of((form["label"], rules), key_rules.check, form["label"], rules, now)
     return label, rules
+
+
+def _lines(text: str) -> tuple[str, ...] | None:
+    return tuple(line for line in text.replace(",", "\n").splitlines() if line.strip()) or None
 
 
 def form_of(key: ManagedKey) -> Form:

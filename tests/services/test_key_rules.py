@@ -1,0 +1,51 @@
+"""What a key may be told to allow: stored in one form, and refused for all that is wrong at once."""
+
+import pytest
+
+from tollbridge.core.ledger import MAX_AMOUNT
+from tollbridge.errors import InvalidRequest
+from tollbridge.services import key_rules
+from tollbridge.store.keys import NO_RULES, Rules
+from tollbridge.values import LATEST_MS
+
+NOW = 1_000
+
+
+def test_rules_are_stored_in_one_form() -> None:
+    rules = Rules(models=(" openai/* ", "openai/*"), addresses=("203.0.113.7", " 203.0.113.9/24", "203.0.113.0/24"))
+    label, stored = key_rules.check(" laptop ", rules, NOW)
+    assert label == "laptop"
+    assert stored.models == ("openai/*",)
+    assert stored.addresses == ("203.0.113.7/32", "203.0.113.0/24")
+    assert key_rules.check("laptop", stored, NOW) == ("laptop", stored)
+    assert key_rules.check("", NO_RULES, NOW) == ("", NO_RULES)
+
+
+def test_all_that_cannot_be_is_named_at_once() -> None:
+    wrong = Rules(
+        limit=0, reset="hourly", rpm=0, cost_cap=MAX_AMOUNT, expires_at=NOW, models=("a b",), addresses=("x",)
+    )
+    with pytest.raises(InvalidRequest) as raised:
+        key_rules.check("a\nb", wrong, NOW)
+    named = [each.param for each in (raised.value, *raised.value.others)]
+    assert named == ["label", "limit_usd", "limit_reset", "cost_cap_usd", "rpm", "expires_at", "models", "addresses"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "says"),
+    [
+        # A blank pattern must not leave a key that is allowed everything.
+        (Rules(models=("",)), "'' is neither a model's name"),
+        (Rules(models=(" ",)), "'' is neither a model's name"),
+        (Rules(models=("m",) * 2 + tuple(map(str, range(100)))), "at most 100 models"),
+        (Rules(models=("m" * 201,)), "neither a model's name"),
+        (Rules(addresses=("",)), "'' is not an address"),
+        (Rules(addresses=tuple(f"203.0.113.{each}" for each in range(101))), "at most 100 addresses"),
+        (Rules(reset="daily"), "needs an amount"),
+        (Rules(tpm=1_000_000_001), "Tokens per minute must be a whole number from 1 to 1,000,000,000"),
+        (Rules(expires_at=LATEST_MS), "too far in the future"),
+    ],
+)
+def test_a_rule_that_cannot_be_is_refused(rules: Rules, says: str) -> None:
+    with pytest.raises(InvalidRequest, match=says):
+        key_rules.check("", rules, NOW)

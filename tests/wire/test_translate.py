@@ -1,10 +1,12 @@
 import json
+from typing import Any
 
 import pytest
+from tests.wire import messages
 from tests.wire.streams import CREATED, ID, MODEL, Text, route
 
 from tollbridge.errors import ConfigError
-from tollbridge.wire import openai_chat, openai_completions, openai_embeddings, translate
+from tollbridge.wire import openai_chat, openai_completions, openai_embeddings, responses_request, translate
 from tollbridge.wire.request import Request
 
 REQUESTS: list[tuple[Request, bytes]] = [
@@ -87,3 +89,75 @@ def test_who_wants_one_call_at_a_time_gets_the_first(said: dict[str, bool], call
                 found[choice["index"]].append(call["function"]["name"])
     assert found == {0: ["f", "g"][:calls], 1: ["g", "g"][:calls]}
     assert {choice["finish_reason"] for choice, _ in choices if choice["finish_reason"]} == {"tool_calls"}
+
+
+# --- What a text's sources stand at ---
+
+
+def _source(name: str) -> dict[str, str]:
+    return {"type": "web_search_result_location", "url": f"https://{name}.example", "title": name, "cited_text": name}
+
+
+CITED: list[tuple[str, list[str]]] = [
+    ("By all accounts ", []),
+    ("it was mild", ["a", "b"]),
+    (", and ", []),
+    ("dry", ["c"]),
+    (".", []),
+]
+RANGES = [("https://a.example", 16, 27), ("https://b.example", 16, 27), ("https://c.example", 33, 36)]
+
+
+def _cited_whole() -> bytes:
+    content = [{"type": "text", "text": text, "citations": list(map(_source, names))} for text, names in CITED]
+    usage = {"input_tokens": 1, "output_tokens": 1}
+    return json.dumps(
+        {"type": "message", "role": "assistant", "content": content, "stop_reason": "end_turn", "usage": usage}
+    ).encode()
+
+
+def _cited_stream() -> bytes:
+    blocks = [
+        messages.block(
+            index,
+            {"type": "text", "text": "", **({"citations": []} if names else {})},
+            *({"type": "citations_delta", "citation": _source(name)} for name in names),
+            *({"type": "text_delta", "text": piece} for piece in (text[:1], text[1:]) if piece),
+        )
+        for index, (text, names) in enumerate(CITED)
+    ]
+    return messages.start() + b"".join(blocks) + messages.finish()
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "responses"])
+@pytest.mark.parametrize("comes", [_cited_whole, _cited_stream])
+@pytest.mark.parametrize("goes", [False, True])
+def test_each_source_stands_at_the_words_that_it_backs(endpoint: str, comes: Any, goes: bool) -> None:
+    said: dict[str, Any] = {
+        "model": MODEL,
+        "input": "a",
+        "messages": [{"role": "user", "content": "a"}],
+        "stream": goes,
+    }
+    parse = responses_request.parse if endpoint == "responses" else openai_chat.parse
+    exchange = translate.exchange(parse(json.dumps(said).encode()), messages.route(), ID, CREATED, None)
+    if goes:
+        flow = exchange.stream(Text())
+        shown = flow.feed(comes()) + flow.eof() + flow.end(None)
+        lines = [line.removeprefix(b"data: ") for line in shown.split(b"\n") if line.startswith(b"data: {")]
+        read = list(map(json.loads, lines))
+    else:
+        read = [json.loads(exchange.response(comes()).render(None))]
+    if endpoint == "chat":
+        pieces = [choice.get("delta") or choice.get("message") or {} for each in read for choice in each["choices"]]
+        text = "".join(each.get("content") or "" for each in pieces)
+        found = [note["url_citation"] for each in pieces for note in each.get("annotations") or ()]
+    else:
+        [item] = read[-1].get("response", read[-1])["output"]
+        [part] = item["content"]
+        text, found = part["text"], part["annotations"]
+        if goes:
+            added = [each for each in read if each["type"] == "response.output_text.annotation.added"]
+            assert [each["annotation"] for each in added] == found
+    assert text == "By all accounts it was mild, and dry."
+    assert [(each["url"], each["start_index"], each["end_index"]) for each in found] == RANGES

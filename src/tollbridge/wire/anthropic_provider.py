@@ -28,6 +28,7 @@ from tollbridge.wire.conversation import (
     Reply,
     Text,
     TextDelta,
+    TextStart,
     Thinking,
     ThinkingDelta,
     ThinkingEnd,
@@ -80,6 +81,7 @@ class AnthropicReader(EventReader[Said]):
         self._tools: dict[int, int] = {}  # block → its number among the calls
         self._signatures: dict[int, str] = {}  # of thoughts that are not over
         self._citations: list[Citation] = []  # of the text that is not over: they come before it
+        self._has_text = False
         self._is_finished = False
 
     def _events_of(self, answer: Any) -> Iterable[Any]:
@@ -130,8 +132,12 @@ class AnthropicReader(EventReader[Said]):
                 out.append(ThinkingDelta(block.thinking))
             if block.signature:
                 self._signatures[event.index] = block.signature
-        elif block.type == "text" and block.text:
-            out.append(TextDelta(block.text))
+        elif block.type == "text":
+            if self._has_text:
+                out.append(TextStart())
+            self._has_text = True
+            if block.text:
+                out.append(TextDelta(block.text))
 
     def _delta(self, event: Event, out: list[Said]) -> None:
         delta = event.delta

@@ -337,8 +337,14 @@ class RefusalDelta(msgspec.Struct, frozen=True, gc=False):
     choice: int = 0
 
 
+class TextStart(msgspec.Struct, frozen=True, gc=False):
+    """The text that follows is cited apart from the text before."""
+
+    choice: int = 0
+
+
 class Cited(msgspec.Struct, frozen=True, gc=False):
-    """The text so far is backed by `citation`."""
+    """The text since the last `TextStart` is backed by `citation`."""
 
     citation: Citation
     choice: int = 0
@@ -374,5 +380,5 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
 
 
 Event: TypeAlias = (
-    TextDelta | ThinkingDelta | ThinkingEnd | RefusalDelta | Cited | Drawn | ToolStart | ToolDelta | Finish
+    TextDelta | TextStart | ThinkingDelta | ThinkingEnd | RefusalDelta | Cited | Drawn | ToolStart | ToolDelta | Finish
 )

@@ -171,7 +171,7 @@ def _choice(events: list[Event]) -> Choice:
                 calls[event.index] = event, []
             elif kind is ToolDelta:
                 calls[event.index][1].append(event.arguments)
-            else:
+            elif kind is Finish:
                 finish = event
     for start, arguments in calls.values():
         given = "".join(arguments) or "{}"

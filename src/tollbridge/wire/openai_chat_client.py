@@ -29,6 +29,7 @@ from tollbridge.wire.conversation import (
     Reply,
     Text,
     TextDelta,
+    TextStart,
     Thinking,
     ThinkingDelta,
     ThinkingEnd,
@@ -179,8 +180,8 @@ class _State:
 
     def __init__(self, before_text: bytes) -> None:
         self.before_text = before_text
-        self.length = 0  # of its text; `cited`: where the latest citation in it ends
-        self.cited = 0
+        self.length = 0  # of its text; `start`: where that begins which is cited next
+        self.start = 0
         self.details = 0
         self.images = 0
         self.is_thinking = False
@@ -232,9 +233,11 @@ class ChatWriter:
             case RefusalDelta():
                 state.has_refusal = True
                 return begin + self._chunk(event.choice, b'{"refusal":%b}' % _encode(event.text))
+            case TextStart():
+                state.start = state.length
+                return begin
             case Cited():
-                citation = url_citation(event.citation, state.cited, state.length)
-                state.cited = state.length
+                citation = url_citation(event.citation, state.start, state.length)
                 return begin + self._chunk(event.choice, _encode({"annotations": [_annotation(citation)]}))
             case Drawn():
                 state.is_thinking = False

@@ -28,6 +28,7 @@ from tollbridge.wire.conversation import (
     Reply,
     Text,
     TextDelta,
+    TextStart,
     Thinking,
     ThinkingDelta,
     ThinkingEnd,
@@ -73,7 +74,7 @@ class ResponsesClient:
                 case Text() | Refusal():
                     if not content:
                         output.append(objects.message(frame.item_id("msg", len(output)), content, "completed"))
-                    content.append(_content(part))
+                    _put(content, part)
                     has_refusal |= isinstance(part, Refusal)
                     continue
                 case Thinking():
@@ -107,14 +108,17 @@ def _shown(part: Part) -> Part:
     return Text(text=f"![picture]({part.url})") if isinstance(part, Image) and part.url else part
 
 
-def _content(part: Part) -> dict[str, Any]:
-    match part:
-        case Text():
-            annotations = [_annotation(url_citation(found, 0, len(part.text))) for found in part.citations]
-            return objects.output_text(part.text, annotations, [])
-        case Refusal():
-            return {"type": "refusal", "refusal": part.text}
-    raise TypeError(type(part).__name__)
+def _put(content: list[dict[str, Any]], part: Text | Refusal) -> None:
+    """Texts that follow each other are one part, as they are from OpenAI and in a stream."""
+    if isinstance(part, Refusal):
+        content.append({"type": "refusal", "refusal": part.text})
+        return
+    if not content or content[-1]["type"] != "output_text":
+        content.append(objects.output_text("", [], []))
+    last = content[-1]
+    start = len(last["text"])
+    last["text"] += part.text
+    last["annotations"] += (_annotation(url_citation(found, start, len(last["text"]))) for found in part.citations)
 
 
 def _annotation(citation: dict[str, Any]) -> dict[str, Any]:
@@ -143,8 +147,8 @@ class _Message(_Open):
         self.content: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
         self.logprobs: list[Any] = []
-        self.length = 0
-        self.cited = 0
+        self.length = 0  # of the open part; `start`: where that begins which is cited next
+        self.start = 0
 
 
 class _Call(_Open):
@@ -244,6 +248,9 @@ class ResponsesWriter:
                 self._has_refusal = True
                 message = self._part("refusal")
                 self._delta(b"refusal", message, b'"content_index":%d,' % len(message.content), event.text)
+            case TextStart():
+                if self._message is not None:
+                    self._message.start = self._message.length
             case Cited():
                 self._cite(event)
             case Drawn():
@@ -314,7 +321,7 @@ class ResponsesWriter:
         self._emit("response.content_part.done", {**place, "part": part})
         message.content.append(part)
         message.kind, message.pieces, message.annotations, message.logprobs = "", [], [], []
-        message.length = message.cited = 0
+        message.length = message.start = 0
 
     def _close_message(self) -> None:
         message, self._message = self._message, None
@@ -324,8 +331,7 @@ class ResponsesWriter:
 
     def _cite(self, event: Cited) -> None:
         message = self._part("output_text")
-        citation = _annotation(url_citation(event.citation, message.cited, message.length))
-        message.cited = message.length
+        citation = _annotation(url_citation(event.citation, message.start, message.length))
         message.annotations.append(citation)
         members = {**self._place(message), "annotation_index": len(message.annotations) - 1, "annotation": citation}
         self._emit("response.output_text.annotation.added", members)

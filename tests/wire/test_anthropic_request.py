@@ -397,6 +397,13 @@ def test_a_schema_is_kept_to() -> None:
     assert refused(format=wanted, model="claude-opus-4-1") == "format"
 
 
+def test_what_a_format_is_for_stands_in_its_schema() -> None:
+    written = outgoing(format=Format(kind="schema", description="For a cat.", schema=SCHEMA))
+    schema = json.loads(written.body)["output_config"]["format"]["schema"]
+    assert schema == {**SHAPE, "description": "For a cat."}
+    assert not written.dropped
+
+
 BOUNDED = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}, "required": ["n"]}
 FITTED = {
     "type": "object",

@@ -413,6 +413,14 @@ def test_formats() -> None:
     }
 
 
+def test_what_a_format_is_for_stands_in_its_schema() -> None:
+    wanted = Format(kind="schema", description="For a cat.", schema=Raw(b'{"type":"object","description":"A form."}'))
+    written = outgoing(format=wanted)
+    schema = json.loads(written.body)["generationConfig"]["responseJsonSchema"]
+    assert schema == {"type": "object", "description": "For a cat.\n\nA form."}
+    assert not written.dropped
+
+
 def test_constants_which_gemini_ignores_become_enums() -> None:
     schema, listed = Raw(b'{"type":"string","const":"cat"}'), {"type": "string", "enum": ["cat"]}
     body = json.loads(

@@ -43,6 +43,7 @@ from tollbridge.wire.conversation import (
     Turn,
     instructed_at_the_end,
 )
+from tollbridge.wire.schemas import described
 
 _Json: TypeAlias = dict[str, Any]
 
@@ -286,7 +287,7 @@ def _put_format(fields: _Json, conversation: Conversation, able: Abilities, fit:
     elif not able.schemas:
         fit.lacks("format", "this model cannot promise to keep to a schema")
     else:
-        schema = wanted.schema
+        schema = described(wanted.schema, wanted.description, fit)
         if able.is_claude and conversation.origin != ORIGIN:
             schema = _kept_to(schema, "format", fit)
         written = {"type": "json_schema", "schema": schema}

@@ -45,6 +45,7 @@ from tollbridge.wire.conversation import (
     is_marked,
 )
 from tollbridge.wire.gemini_schemas import heeded
+from tollbridge.wire.schemas import described
 
 ORIGIN = "gemini"
 SKIP_SIGNATURE = "skip_thought_signature_validator"
@@ -381,9 +382,7 @@ def _put_format(config: _Json, wanted: Format, fit: Fit) -> None:
         return
     config["responseMimeType"] = "application/json"
     if wanted.schema is not None:
-        config["responseJsonSchema"] = heeded(wanted.schema)
-    if wanted.description:
-        fit.hint("format")
+        config["responseJsonSchema"] = heeded(described(wanted.schema, wanted.description, fit))
 
 
 def _put_extras(config: _Json, extras: Mapping[str, Raw], fit: Fit) -> None:

@@ -3,9 +3,37 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
+from msgspec import Raw
+
+from tollbridge.wire.conversation import Fit
+
 _BY_NAME = frozenset({"properties", "$defs", "definitions"})
 _LISTS = frozenset({"anyOf", "allOf", "oneOf", "prefixItems"})
 _ONES = frozenset({"items", "additionalProperties"})
+
+_EMPTY = Raw(b'""')
+_decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_text = msgspec.json.Decoder(str).decode
+
+
+def described(schema: Raw, description: str, fit: Fit) -> Raw:
+    """A format's `schema` with the format's `description` before its own, for targets that have no place beside it.
+
+    OpenAI's models read both.
+    """
+    if not description:
+        return schema
+    try:
+        members = _decode_members(schema)
+        own = _decode_text(members.get("description", _EMPTY))
+    except (msgspec.DecodeError, RecursionError):
+        members, own = {"$ref": _EMPTY}, ""
+    if "$ref" in members:  # no other word is read beside it
+        fit.hint("format")
+        return schema
+    told = f"{description}\n\n{own}" if own else description
+    return Raw(msgspec.json.encode(members | {"description": told}))
 
 
 def mapped(schema: dict[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:

@@ -282,6 +282,19 @@ def test_what_lets_a_model_search_is_held_for_some_searches(tools: bytes, search
     assert free.prompt_price == 1300 * 500_000
 
 
+def test_pictures_are_held_for_as_the_model_counts_them() -> None:
+    """One of a camera's, at a model that reads it as it is; `ROUTE` is any other."""
+    demand = Demand(prompt=1_700, pictures=(4032 * 3024,), output_limit=10)
+    plain = pricing.bound(msgspec.structs.replace(demand, pictures=()), ROUTE, 4096, 1000, strict=False)
+    shown = pricing.bound(demand, ROUTE, 4096, 1000, strict=False)
+    large = pricing.bound(
+        demand, msgspec.structs.replace(ROUTE, upstream_model="gpt-5.6-sol"), 4096, 1000, strict=False
+    )
+    assert (plain.prompt, shown.prompt, large.prompt) == (2_210, 2_210 + 4_800 - 2_080, 2_210 + 16_257 - 2_080)
+    assert plain.least < shown.least < large.least
+    assert large.prompt_price == large.prompt * ROUTE.price.at_most[0]
+
+
 def test_a_predicted_text_is_held_as_if_it_were_written_on_top_of_the_answer() -> None:
     plain, predicted = (
         pricing.bound(Demand(prompt=1000, output_limit=10, predicted=count), ROUTE, 4096, 1000, strict=False)

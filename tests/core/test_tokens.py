@@ -31,7 +31,7 @@ def test_count_adds_up_however_the_text_is_cut() -> None:
 
 def test_hold_of_a_prompt_is_above_its_count() -> None:
     assert tokens.with_margin(1000) == 1300
-    assert tokens.count_prompt(b"", messages=2, images=1) > tokens.PER_IMAGE
+    assert tokens.count_prompt(b"", messages=2) == 2 * tokens.PER_MESSAGE + tokens.PER_REQUEST
 
 
 @pytest.mark.parametrize(("said", "real"), [("hi", 8), ("Hello, how are you doing today?", 15)])

@@ -477,7 +477,7 @@ def test_an_estimate_sees_all_text_and_counts_pictures_and_files_apart() -> None
     prompt = read(
         system="Be brief.", messages=[{"role": "user", "content": content}], tools=[{"name": "f", "input_schema": {}}]
     ).prompt()
-    assert (prompt.messages, prompt.images) == (1, 3)
+    assert (prompt.messages, len(prompt.pictures)) == (1, 3)
     assert prompt.tokens == (len(data) + 2) // 4
     for text in (b"Be brief.", b'Say "hi"', b"deep", b"input_schema", b"https://x.org/a.png"):
         assert text in prompt.text

@@ -22,7 +22,7 @@ def picture(url: str) -> dict[str, Any]:
 
 def test_text_is_the_messages_as_they_came() -> None:
     prompt = chat("Hello", "there")
-    assert (prompt.messages, prompt.images, prompt.tokens) == (2, 0, 0)
+    assert (prompt.messages, len(prompt.pictures), prompt.tokens) == (2, 0, 0)
     assert json.loads(prompt.text) == [{"role": "user", "content": "Hello"}, {"role": "user", "content": "there"}]
 
 
@@ -68,7 +68,7 @@ def test_pictures_are_counted_and_their_data_is_not_text(escaped: bool) -> None:
     if escaped:
         body = body.replace("/", r"\/")
     prompt = openai_chat.parse(body.encode()).prompt()
-    assert prompt.images == 3
+    assert len(prompt.pictures) == 3
     assert prompt.tokens == 0
     assert b"What is this?" in prompt.text
     assert b"x.test" in prompt.text
@@ -77,7 +77,7 @@ def test_pictures_are_counted_and_their_data_is_not_text(escaped: bool) -> None:
 
 def test_picture_given_as_a_plain_string_counts() -> None:
     prompt = chat([{"type": "image_url", "image_url": PICTURE}])
-    assert prompt.images == 1
+    assert len(prompt.pictures) == 1
     assert len(prompt.text) < 200
 
 
@@ -87,7 +87,7 @@ def test_pictures_that_a_model_drew_are_pictures_when_they_are_sent_back(content
     message = {"role": "assistant", "content": content, "images": drawn}
     body = {"model": "m", "messages": [message, {"role": "user", "content": "Bluer!"}]}
     prompt = openai_chat.parse(json.dumps(body).encode()).prompt()
-    assert (prompt.images, prompt.tokens) == (3 if isinstance(content, list) else 2, 0)
+    assert (len(prompt.pictures), prompt.tokens) == (3 if isinstance(content, list) else 2, 0)
     assert b"Bluer!" in prompt.text
     assert len(prompt.text) < 500
 
@@ -104,12 +104,12 @@ def test_pictures_before_the_text_they_usually_follow_are_counted_twice_rather_t
     other = PICTURE.replace("iVBO", "jVBO")
     message = {"role": "assistant", "images": [picture(PICTURE)], "content": [picture(other)]}
     prompt = openai_chat.parse(json.dumps({"model": "m", "messages": [message]}).encode()).prompt()
-    assert prompt.images == 2
+    assert len(prompt.pictures) == 2
     assert len(PICTURE) < len(prompt.text) < len(PICTURE) + 500
     part = {"type": "input_image", "image_url": other}
     item = {"type": "message", "role": "user", "result": PICTURE, "content": [part]}
     body = json.dumps({"model": "m", "input": [{**item, "content": [part, part]}]}).encode()
-    assert responses_request.parse(body).prompt().images == 3
+    assert len(responses_request.parse(body).prompt().pictures) == 3
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_base64_anywhere_else_is_text(content: Any) -> None:
 def test_a_twin_of_a_picture_in_a_text_is_still_counted_once() -> None:
     twice = [{"type": "text", "text": PICTURE}, picture(PICTURE)]
     prompt = chat(twice, [picture(PICTURE)])
-    assert prompt.images == 2
+    assert len(prompt.pictures) == 2
     assert len(PICTURE) < len(prompt.text) < len(PICTURE) + 500
 
 
@@ -142,7 +142,7 @@ def test_a_twin_of_a_picture_in_a_text_is_still_counted_once() -> None:
 )
 def test_sound_and_film_are_bounded_by_their_size(part: dict[str, Any]) -> None:
     prompt = chat([part, {"type": "text", "text": "Listen!"}])
-    assert prompt.images == 0
+    assert len(prompt.pictures) == 0
     assert prompt.tokens >= len(SOUND) // MEDIA_BYTES_PER_TOKEN
     assert b"Listen!" in prompt.text
     assert len(prompt.text) < 300
@@ -158,7 +158,7 @@ def test_odd_parts_are_counted_as_text(name: str, odd: Any) -> None:
 def test_parts_with_two_media_in_any_order_are_read() -> None:
     part = {"input_audio": {"data": SOUND}, "image_url": {"url": PICTURE}, "type": "both"}
     prompt = chat([part, dict(reversed(part.items()))])
-    assert prompt.images == 2
+    assert len(prompt.pictures) == 2
     assert len(prompt.text) > 2 * len(SOUND)
 
 

@@ -309,7 +309,7 @@ def test_pictures_are_items_of_their_own_and_come_back_as_they_went_out() -> Non
     ]
     [turn] = request(input=whole["output"]).conversation().turns
     assert turn.parts == (Text(text="so"), picture, Text(text="![picture](https://a.b/c.png)"))
-    assert request(input=[{**shown, "result": "/9j/" + "A" * 90_000}]).prompt().images == 1
+    assert len(request(input=[{**shown, "result": "/9j/" + "A" * 90_000}]).prompt().pictures) == 1
     assert len(request(input=[{**shown, "result": "/9j/" + "A" * 90_000}]).prompt().text) < 300
 
 

@@ -88,7 +88,7 @@ def test_the_prompt_is_all_text_without_media() -> None:
         assert word in prompt.text
     assert b"AAAA" not in prompt.text
     assert b"BBBB" not in prompt.text
-    assert (prompt.images, prompt.messages, prompt.tokens) == (2, 3, (len(sound) + 2) // 16 + 1)
+    assert (len(prompt.pictures), prompt.messages, prompt.tokens) == (2, 3, (len(sound) + 2) // 16 + 1)
 
 
 def test_a_text_that_looks_like_a_picture_is_text() -> None:

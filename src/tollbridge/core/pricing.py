@@ -10,7 +10,7 @@ from enum import Enum
 
 import msgspec
 
-from tollbridge.core import money, tokens
+from tollbridge.core import money, pictures, tokens
 from tollbridge.values import DAY_MS, Outcome, Price, Route, Usage, When
 
 # The least output that a call is run for: below this, a refusal serves the caller better than a stub of an answer.
@@ -76,7 +76,8 @@ class Bound(msgspec.Struct, frozen=True, gc=False):
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a request asks for, as far as money goes. `prompt`: estimated tokens, without the hold's margin. `read`:
-    those of them that are charged if the provider does not report what it read (`tokens.count_read`).
+    those of them that are charged if the provider does not report what it read (`tokens.count_read`). `pictures`: the
+    pixels of each, 0 if unknown; `prompt` counts each as `tokens.PER_IMAGE`.
 
     `output_limit`: the caller's, per choice; `choices`: how many answers. `produces`: False for embeddings. What may
     make it dearer: `audio`, it may hold sound; `body`, the request as it came, searched for one-hour caching (None: it
@@ -86,6 +87,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     prompt: int
     read: int = 0
+    pictures: tuple[int, ...] = ()
     output_limit: int | None
     choices: int = 1
     produces: bool = True
@@ -102,6 +104,8 @@ def bound(demand: Demand, route: Route, model_limit: int, default_hold: int, str
     limit (if `strict`, all that the model may write).
     """
     prompt = tokens.with_margin(demand.prompt)
+    if demand.pictures:
+        prompt += pictures.beyond(demand.pictures, route.upstream_model)
     price, multiplier = route.price, route.multiplier_ppm
     read, written = _dearest(price, prompt, demand) if price.can_be_dearer else price.at_most
     pico = prompt * read

@@ -27,7 +27,7 @@ PER_MESSAGE = 4
 PER_REQUEST = 3
 # The JSON around a message, as `count` sees it. No model reads it; in a hold it stands for what else templates add.
 PER_FRAME = 13
-# A picture at high detail costs between 85 and about 1,600 tokens at the providers that say. This is held, and charged
+# A picture costs between 85 and about 1,600 tokens at most models, and more at some (`core.pictures`). This is charged
 # only if the provider never reports what it read.
 PER_IMAGE = 1_600
 
@@ -102,14 +102,14 @@ def count(text: bytes) -> int:
     return (weighed + 999) // 1000
 
 
-def count_prompt(text: bytes, messages: int = 0, images: int = 0) -> int:
+def count_prompt(text: bytes, messages: int = 0) -> int:
     """Estimated tokens of a prompt: its text (as JSON of the messages and tools, too), and what the form adds to it."""
-    return count(text) + messages * PER_MESSAGE + images * PER_IMAGE + PER_REQUEST
+    return count(text) + messages * PER_MESSAGE + PER_REQUEST
 
 
-def count_read(text: bytes, messages: int = 0, images: int = 0) -> int:
+def count_read(text: bytes, messages: int = 0) -> int:
     """`count_prompt` without the JSON around messages: about what a provider would report as read."""
-    return without_frames(count_prompt(text, messages, images), messages)
+    return without_frames(count_prompt(text, messages), messages)
 
 
 def without_frames(counted: int, messages: int) -> int:

@@ -377,5 +377,5 @@ def _time(milliseconds: int) -> str:
 def _count(body: bytes) -> Raw:
     """Anthropic's count_tokens: an estimate of what the provider would count. A hold covers more."""
     prompt = anthropic_messages.parse_count(body).prompt()
-    counted = tokens.count_read(prompt.text, prompt.messages, prompt.images)
+    counted = tokens.count_read(prompt.text, prompt.messages) + len(prompt.pictures) * tokens.PER_IMAGE
     return Raw(anthropic_client.render_count(prompt.tokens + counted))

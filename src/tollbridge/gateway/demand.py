@@ -26,13 +26,16 @@ _ESCAPE = re.compile(rb"\\u00([2-7][0-9a-fA-F])")
 def demand_of(request: Request) -> pricing.Demand:
     """The demand of `request`: an estimate of its prompt, and the limits that the caller set."""
     prompt = request.prompt()
-    counted = tokens.count_prompt(prompt.text, prompt.messages, prompt.images)
+    counted = prompt.tokens + tokens.count_prompt(prompt.text, prompt.messages)
+    if prompt.pictures:
+        counted += len(prompt.pictures) * tokens.PER_IMAGE
     return pricing.Demand(
-        prompt=prompt.tokens + counted,
-        read=prompt.tokens + tokens.without_frames(counted, prompt.messages),
+        prompt=counted,
+        read=tokens.without_frames(counted, prompt.messages),
         output_limit=request.max_tokens,
         choices=request.choices,
         produces=request.endpoint != "embeddings",
+        pictures=prompt.pictures,
         audio=prompt.tokens > 0,
         body=request.body,
         tools=_without_escapes(bytes(request.fields["tools"])) if "tools" in request.fields else b"",

@@ -385,4 +385,4 @@ def _usage(usage: Usage | None, receipt: Receipt | None) -> dict[str, Any]:
 
 def _estimate(prompt: Prompt) -> int:
     """A rough number of tokens, which the end of the stream corrects."""
-    return len(prompt.text) // _BYTES_PER_TOKEN + prompt.images * _TOKENS_PER_IMAGE + prompt.tokens
+    return len(prompt.text) // _BYTES_PER_TOKEN + len(prompt.pictures) * _TOKENS_PER_IMAGE + prompt.tokens

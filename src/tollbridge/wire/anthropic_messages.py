@@ -12,6 +12,7 @@ from tollbridge.wire.anthropic_body import BODY_RULES, Block, Body, Counted
 from tollbridge.wire.anthropic_request import ORIGIN, call_id
 from tollbridge.wire.body import NOTHING, NULL, check_nesting
 from tollbridge.wire.conversation import Conversation
+from tollbridge.wire.pictures import pixels
 from tollbridge.wire.prompt import TOKENS_ELSEWHERE, Prompt, unescaped
 from tollbridge.wire.request import Request, check_model, read_fields, read_typed, wrong
 
@@ -63,15 +64,16 @@ class MessagesRequest(Request, frozen=True, kw_only=True):
         return anthropic_conversation.read(typed, self.fields, lenient=self.require_parameters is False)
 
     def prompt(self) -> Prompt:
-        texts, images, tokens = [], 0, 0
+        pictures: tuple[int, ...] = ()
+        texts, tokens = [], 0
         for name in ("system", "messages", "tools", "output_config", "output_format"):
             raw = self.fields.get(name, NULL)
             if raw != NULL:
                 text = bytes(raw)
                 if name == "messages" and self.has_parts:
-                    text, images, tokens = _without_media(text)
+                    text, pictures, tokens = _without_media(text)
                 texts.append(unescaped(text))
-        return Prompt(text=b"\n".join(texts), messages=self.inputs, images=images, tokens=tokens)
+        return Prompt(text=b"\n".join(texts), messages=self.inputs, pictures=pictures, tokens=tokens)
 
 
 def parse(body: bytes) -> MessagesRequest:
@@ -168,10 +170,10 @@ _decode_results = msgspec.json.Decoder(list[_Medium]).decode
 _decode_inline = msgspec.json.Decoder(_Inline).decode
 
 
-def _without_media(messages: bytes) -> tuple[bytes, int, int]:
-    """`messages` without inline pictures and files; the number of pictures; tokens for files."""
-    images, tokens, position = 0, 0, 0
-    pieces = []
+def _without_media(messages: bytes) -> tuple[bytes, tuple[int, ...], int]:
+    """`messages` without inline pictures and files; the pixels of each picture; tokens for files."""
+    pictures: tuple[int, ...] = ()
+    tokens, position, pieces = 0, 0, []
     for block in _media(messages):
         try:
             source = _decode_inline(block.source)
@@ -179,7 +181,7 @@ def _without_media(messages: bytes) -> tuple[bytes, int, int]:
             continue
         data = bytes(source.data) if source.type == "base64" else b""
         if block.type == "image":
-            images += 1
+            pictures += (pixels(data),)
         elif source.type in ("url", "file"):
             tokens += TOKENS_ELSEWHERE
         else:
@@ -190,7 +192,7 @@ def _without_media(messages: bytes) -> tuple[bytes, int, int]:
             pieces.append(messages[position:start])
             position = start + len(data)
     pieces.append(messages[position:])
-    return b"".join(pieces), images, tokens
+    return b"".join(pieces), pictures, tokens
 
 
 def _media(messages: bytes) -> Iterator[_Medium]:

@@ -2,10 +2,10 @@
 
 Rule 1  Nothing can hide: text is the client's JSON as it came, so an unknown field counts too. Plain inputs
         have no fields: they are counted as the texts they are.
-Rule 2  Only what a model does not read as text is left out: pictures (counted), sound and film (bounded), and only in
+Rule 2  Only what a model does not read as text is left out: pictures (measured), sound and film (bounded), and only in
         the protocol's own places for them. The same base64 in a text is text.
 Rule 3  What the provider gets from elsewhere, by a URL or from its own store, is not fetched to be counted: it counts
-        as `TOKENS_ELSEWHERE`, a picture as a picture.
+        as `TOKENS_ELSEWHERE`, a picture as one of unknown size.
 """
 
 import re
@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Raw
 
 from tollbridge.wire.body import NOTHING, NULL
+from tollbridge.wire.pictures import pixels
 
 # Sound costs 10 to 32 tokens a second, and a second seldom takes less than a kilobyte of base64.
 MEDIA_BYTES_PER_TOKEN = 16
@@ -30,12 +31,13 @@ _ELSEWHERE = re.compile(rb'"[ \\nrt]*+(?:https?:|gs:|s3:|file_id")', re.IGNORECA
 
 class Prompt(msgspec.Struct, frozen=True, gc=False):
     """`text` (UTF-8; in a chat with its JSON) is to be estimated; `tokens` more are known: token ids, and a bound for
-    sound and film. `messages` is 0 if no chat template is put around the text.
+    sound and film. `messages` is 0 if no chat template is put around the text. `pictures`: the pixels of each, 0 if
+    they cannot be told.
     """
 
     text: bytes
     messages: int = 0
-    images: int = 0
+    pictures: tuple[int, ...] = ()
     tokens: int = 0
 
 
@@ -73,16 +75,17 @@ def of_chat(fields: Mapping[str, Raw], messages: int, has_parts: bool) -> Prompt
 
     `has_parts`: some message's content is an array of parts, or a model's message has `images`.
     """
-    images = tokens = 0
+    pictures: tuple[int, ...] = ()
+    tokens = 0
     text = bytes(fields["messages"])
     if has_parts:
-        text, images, tokens = without_media(text, _media(text))
+        text, pictures, tokens = without_media(text, _media(text))
         tokens += TOKENS_ELSEWHERE * _elsewhere(bytes(fields["messages"]))
     text = unescaped(text)
     if not _BESIDE_MESSAGES.isdisjoint(fields):
         beside = [bytes(raw) for name, raw in fields.items() if name in _BESIDE_MESSAGES and raw != NULL]
         text = b"\n".join([text, *map(unescaped, beside)])
-    return Prompt(text, messages, images, tokens)
+    return Prompt(text, messages, pictures, tokens)
 
 
 def of_inputs(fields: Mapping[str, Raw], names: tuple[str, ...], tokens: int) -> Prompt:
@@ -113,15 +116,16 @@ def unescaped(text: bytes) -> bytes:
     return text.translate(None, b"\\")
 
 
-def without_media(text: bytes, media: Iterable[tuple[bytes, bool]]) -> tuple[bytes, int, int]:
-    """`text` without inline pictures, sound and film; the number of pictures; tokens for sound and film.
+def without_media(text: bytes, media: Iterable[tuple[bytes, bool]]) -> tuple[bytes, tuple[int, ...], int]:
+    """`text` without inline pictures, sound and film; the pixels of each picture; tokens for sound and film.
 
     `media`, in order: the JSON string of each (empty if it is not inline), and whether it is a picture.
     """
-    images, tokens, position = 0, 0, 0
-    pieces = []
+    pictures: tuple[int, ...] = ()
+    tokens, position, pieces = 0, 0, []
     for data, is_image in media:
-        images += is_image
+        if is_image:
+            pictures += (pixels(data),)
         size = len(data)
         if size and not is_image:
             tokens += size // MEDIA_BYTES_PER_TOKEN + 1
@@ -133,7 +137,7 @@ def without_media(text: bytes, media: Iterable[tuple[bytes, bool]]) -> tuple[byt
             pieces.append(text[position:start])
             position = start + size
     pieces.append(text[position:])
-    return b"".join(pieces), images, tokens
+    return b"".join(pieces), pictures, tokens
 
 
 def _media(messages: bytes) -> Iterator[tuple[bytes, bool]]:

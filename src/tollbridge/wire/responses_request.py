@@ -91,19 +91,20 @@ _decode_parts = msgspec.json.Decoder(list[_Part]).decode
 
 
 def _prompt(fields: Mapping[str, Raw], items: int) -> Prompt:
-    images, tokens = 0, 0
+    pictures: tuple[int, ...] = ()
+    tokens = 0
     texts = []
     for name in ("instructions", "input", "tools", "text"):
         raw = fields.get(name, NULL)
         if raw != NULL:
             text = bytes(raw)
             if name == "input" and text.startswith(b"["):
-                text, images, tokens = prompt.without_media(text, _media(text))
+                text, pictures, tokens = prompt.without_media(text, _media(text))
                 tokens += prompt.TOKENS_ELSEWHERE * _elsewhere(bytes(raw))
             elif name == "input":
                 text = b'[{"role":"user","content":%b}]' % text  # framed as each item is
             texts.append(prompt.unescaped(text))
-    return Prompt(text=b"\n".join(texts), messages=items, images=images, tokens=tokens)
+    return Prompt(text=b"\n".join(texts), messages=items, pictures=pictures, tokens=tokens)
 
 
 def _media(items: bytes) -> Iterator[tuple[bytes, bool]]:

@@ -53,6 +53,18 @@ def plain(prompt: Any, completion: Any, **more: Any) -> dict[str, Any]:
             plain(9, 7, prompt_tokens_details={"cached_tokens": 0, "cache_creation_input_tokens": 9}),
             Usage(input=0, cache_write=9, output=7),
         ),
+        (
+            plain(2168, 100, prompt_tokens_details={"cached_tokens": 2161, "cache_write_tokens": 2161}),
+            Usage(input=7, cache_write=2161, output=100),
+        ),
+        (
+            plain(9000, 100, prompt_tokens_details={"cached_tokens": 2161, "cache_write_tokens": 2161}),
+            Usage(input=6839, cache_write=2161, output=100),
+        ),
+        (
+            plain(2168, 100, prompt_tokens_details={"cached_tokens": 2161, "cache_write_tokens": 61}),
+            Usage(input=7, cache_read=2100, cache_write=61, output=100),
+        ),
         (plain(9, 7, completion_tokens_details={"reasoning_tokens": 5}), Usage(input=9, output=7, reasoning=5)),
         (
             plain(9, 7, completion_tokens_details={"reasoning_tokens": 5}, total_tokens=16),
@@ -138,7 +150,7 @@ def test_a_part_that_is_no_count_is_left_out_and_marked(where: str, bad: Any) ->
     ("more", "read", "written", "reasoning"),
     [
         ({"prompt_tokens_details": {"cached_tokens": 10}}, 9, 0, 0),
-        ({"prompt_tokens_details": {"cached_tokens": 5, "cache_write_tokens": 5}}, 5, 4, 0),
+        ({"prompt_tokens_details": {"cached_tokens": 5, "cache_write_tokens": 6}}, 5, 4, 0),
         ({"completion_tokens_details": {"reasoning_tokens": 8}}, 0, 0, 7),
     ],
 )

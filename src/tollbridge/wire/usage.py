@@ -11,6 +11,9 @@ Rule 4  xAI leaves reasoning out of `completion_tokens` and counts it in `total_
         from completion_tokens"). If the total exceeds prompt and completion by exactly the reasoning, that is output.
         Mistral leaves sound out of `prompt_tokens` in the same way, and the total says so too. A total that exceeds
         them by anything else marks the usage suspect.
+Rule 5  OpenRouter counts what it has just written to Gemini's cache as read from it too, and charges both (recorded:
+        prompt 2168, cached 2161, written 2161). If as much was written as read, or both are more than the prompt, what
+        was written is not counted as read as well.
 """
 
 from typing import Annotated, Any
@@ -224,6 +227,8 @@ def _of_parts(report: _Report, prompt: int, completion: int, beyond: int, raw: b
     inner = report.prompt_tokens_details or _PromptDetails()
     read = inner.cached_tokens or _cached(report)
     written = inner.cache_write_tokens or inner.cache_creation_input_tokens or 0
+    if 0 < written <= read and (written == read or read + written > prompt):
+        read -= written
     heard = inner.audio_tokens or 0
     made = report.completion_tokens_details or _CompletionDetails()
     thought, spoken, drawn = made.reasoning_tokens or 0, made.audio_tokens or 0, made.image_tokens or 0

@@ -261,6 +261,18 @@ def test_an_estimate_counts_a_prompt_as_count_tokens_does() -> None:
     run(test())
 
 
+def test_count_tokens_counts_what_anthropic_says_about_tools() -> None:
+    async def test() -> None:
+        async with Site(OK) as site:
+            few, none = [
+                (await site.post("/v1/messages/count_tokens", chat(tools=tools))).json["input_tokens"]
+                for tools in ([{"name": "f", "input_schema": {"type": "object"}}], [])
+            ]
+            assert 290 <= few - none <= 804
+
+    run(test())
+
+
 @pytest.mark.parametrize("fields", [{"max_tokens": 100}, {}, {"n": 3, "max_tokens": 7}])
 def test_an_estimate_is_what_the_request_then_holds(fields: Json) -> None:
     async def test() -> None:

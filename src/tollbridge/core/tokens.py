@@ -31,6 +31,10 @@ PER_FRAME = 13
 # only if the provider never reports what it read.
 PER_IMAGE = 1_600
 
+# What Anthropic tells its models about tools if there are any: 290 (Opus 4.8) to 675 tokens (Opus 4.7), more if one
+# must be called (platform.claude.com/docs, agents-and-tools/tool-use/overview).
+PER_TOOLS = 500
+
 # A picture that a model draws, of about 1,024 by 1,024: 1,290 tokens at Google, 1,056 at OpenAI in medium quality.
 # Charged only if the provider does not report what it wrote.
 PER_DRAWN = 1_290

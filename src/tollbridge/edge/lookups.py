@@ -30,7 +30,7 @@ from tollbridge.store.db import Database
 from tollbridge.values import Outcome, Route, Usage
 from tollbridge.wire import anthropic_client, anthropic_messages, preferences
 from tollbridge.wire import errors as wire_errors
-from tollbridge.wire.body import read_object
+from tollbridge.wire.body import NULL, read_object
 from tollbridge.wire.openai_reply import finish_reason
 from tollbridge.wire.request import Request
 
@@ -376,6 +376,9 @@ def _time(milliseconds: int) -> str:
 
 def _count(body: bytes) -> Raw:
     """Anthropic's count_tokens: an estimate of what the provider would count. A hold covers more."""
-    prompt = anthropic_messages.parse_count(body).prompt()
+    request = anthropic_messages.parse_count(body)
+    prompt = request.prompt()
     counted = tokens.count_read(prompt.text, prompt.messages) + len(prompt.pictures) * tokens.PER_IMAGE
+    if request.fields.get("tools", NULL) not in (NULL, Raw(b"[]")):
+        counted += tokens.PER_TOOLS
     return Raw(anthropic_client.render_count(prompt.tokens + counted))

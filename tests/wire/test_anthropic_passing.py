@@ -172,6 +172,26 @@ def test_an_advisor_is_refused_or_left_out_because_another_model_s_price_is_bill
     assert search_of(priced, [own], required=True)[0]["tools"] == [own]
 
 
+def test_a_sandbox_that_is_billed_by_the_hour_is_refused_or_left_out() -> None:
+    """Anthropic bills none beside its newer search and fetch."""
+    code: Any = {"type": "code_execution_20250825", "name": "code_execution"}
+    fetch: Any = {"type": "web_fetch_20260209", "name": "web_fetch"}
+    old: Any = {"type": "web_fetch_20250910", "name": "web_fetch"}
+    search: Any = {"type": "web_search_20260318", "name": "web_search"}
+    own: Any = {"name": "f", "input_schema": {"type": "object"}, "allowed_callers": ["code_execution_20250825"]}
+    priced = msgspec.structs.replace(PRICE, searches=1)
+    for tools, price in (([own, code], PRICE), ([old, code], priced)):
+        with pytest.raises(UnsupportedField, match="web_fetch_20260209") as caught:
+            search_of(price, tools, required=True)
+        assert caught.value.param == "tools[1]"
+        sent, dropped = search_of(price, tools)
+        assert (sent["tools"], dropped) == (tools[:1], ("tools[1]",))
+    assert search_of(PRICE, [search, code, own])[1] == ("tools[0]", "tools[1]")
+    for tools, price in (([code, fetch], PRICE), ([search, code], priced), ([own], PRICE)):
+        assert search_of(price, tools, required=True)[0]["tools"] == tools
+    assert search_of(PRICE, [code], required=True, owner=7)[0]["tools"] == [code]
+
+
 def test_fields_that_this_provider_refuses_are_left_out() -> None:
     request = parse(b'{"model":"m","max_tokens":9,"service_tier":"auto","messages":[{"role":"user","content":"a"}]}')
     exchange = translate.exchange(request, route(drops=("service_tier",)), ID, CREATED, None)

@@ -3,7 +3,8 @@
 Rule 1  In a request, only the model, the limit and what this provider refuses change. Unknown members pass. Claude
         would refuse another model's thoughts in the conversation and its call ids: such thoughts are left out, and the
         ids rewritten. A web search that the model has no price for would be sold for nothing, and an advisor (another
-        model, which Anthropic asks along the way and bills) at this one's price: such tools are refused or left out.
+        model, which Anthropic asks along the way and bills) at this one's price. The usage says no hours of a sandbox.
+        Such tools are refused or left out.
 Rule 2  An event passes as it came. `message_start` gets our names; `message_delta` and `message_stop` are withheld
         until the end, when the usage that is charged is known.
 Rule 3  Nearly every event is like the one before except for its text. When an event has passed unchanged, it is read
@@ -49,8 +50,14 @@ _LONG = 64 * 1024
 
 _THOUGHT = b"thinking"
 # Kinds of tools whose calls cost what the model's price may not say, by how they begin.
-_ADVISOR = {"advisor_": "another model that Anthropic bills, for which {} has no price"}
-_UNPRICED = _ADVISOR | {"web_search": "a search on the web, for which {} has no price"}
+_SANDBOX = "code_execution_"
+_NEVER_PRICED = {
+    "advisor_": "another model that Anthropic bills, for which {} has no price",
+    _SANDBOX: "a sandbox that Anthropic bills by the hour unless web_fetch_20260209 or later is offered beside it",
+}
+_UNPRICED = _NEVER_PRICED | {"web_search": "a search on the web, for which {} has no price"}
+# Beside one of these from 20260209 on, code runs for nothing (platform.claude.com/docs, about-claude/pricing).
+_FREES_SANDBOX = re.compile(r"web_(?:search|fetch)_(20\d{6})")
 _ESCAPED = rb"\u00"
 
 
@@ -105,11 +112,13 @@ class AnthropicPassing:
         price = route.price
         if route.upstream.owner or not any(price.at_most):
             return ()
-        unpriced = _UNPRICED if not price.searches else _ADVISOR
+        unpriced = _UNPRICED if not price.searches else _NEVER_PRICED
         if all(b'"' + kind.encode() not in offered for kind in unpriced) and _ESCAPED not in offered:
             return ()
         tools = [(f"tools[{index}]", raw, _decode_named(raw)) for index, raw in enumerate(_decode_blocks(offered))]
         refused = {where: tool for where, _, tool in tools if (tool.type or "").startswith(tuple(unpriced))}
+        if any(where not in refused and _frees_sandbox(tool.type or "") for where, _, tool in tools):
+            refused = {where: tool for where, tool in refused.items() if not (tool.type or "").startswith(_SANDBOX)}
         if not refused:
             return ()
         if not self._request.lets_omit(route.upstream):
@@ -135,6 +144,11 @@ class AnthropicPassing:
 
     def stream(self, output: Counter) -> Stream:
         return PassedStream(self._names, output)
+
+
+def _frees_sandbox(kind: str) -> bool:
+    found = _FREES_SANDBOX.fullmatch(kind)
+    return found is not None and found[1] >= "20260209"
 
 
 def _think_within(limit: int, fields: dict[str, Raw]) -> tuple[str, ...]:

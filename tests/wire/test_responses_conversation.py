@@ -103,7 +103,7 @@ def test_settings_have_their_places() -> None:
         tool_choice={"type": "function", "name": "f"},
         parallel_tool_calls=False,
         text={"format": {"type": "json_schema", "name": "s", "schema": {"a": 1}, "strict": True}, "verbosity": "low"},
-        reasoning={"effort": "high", "summary": "auto"},
+        reasoning={"effort": "high", "summary": "auto", "mode": "standard", "context": "all_turns"},
         max_output_tokens=9,
         temperature=0.5,
         top_p=0.9,
@@ -123,7 +123,7 @@ def test_settings_have_their_places() -> None:
     assert (found.max_tokens, found.temperature, found.top_p) == (9, 0.5, 0.9)
     assert (found.logprobs, found.top_logprobs) == (True, 3)
     assert found.extras == {}
-    assert set(found.hints) >= {"metadata", "store", "service_tier"}
+    assert set(found.hints) >= {"metadata", "store", "service_tier", "reasoning.context"}
 
 
 @pytest.mark.parametrize(
@@ -136,6 +136,7 @@ def test_settings_have_their_places() -> None:
         ({"truncation": "auto"}, "truncation"),
         ({"service_tier": "priority"}, "service_tier"),
         ({"context_management": [{"type": "compaction"}]}, "context_management"),
+        ({"reasoning": {"effort": "high", "mode": "pro"}}, "reasoning.mode"),
     ],
 )
 def test_what_only_openai_does_is_an_extra_by_its_place(fields: dict[str, Any], name: str) -> None:

@@ -81,6 +81,8 @@ class Reasoning(msgspec.Struct, gc=False):
     effort: str | None = None
     summary: str | None = None
     generate_summary: str | None = None
+    mode: str | None = None
+    context: str | None = None
 
 
 class Text(msgspec.Struct, gc=False):

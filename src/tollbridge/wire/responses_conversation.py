@@ -102,6 +102,11 @@ def conversation_of(request: Request, body: Body) -> Conversation:
         (hints if body.service_tier in ("auto", "default") else extras)["service_tier"] = request.fields["service_tier"]
     if body.truncation == "auto":
         extras["truncation"] = request.fields["truncation"]
+    asked = body.reasoning
+    if asked is not None and asked.mode not in (None, "standard"):
+        extras["reasoning.mode"] = Raw(msgspec.json.encode(asked.mode))
+    if asked is not None and asked.context not in (None, "auto"):
+        hints["reasoning.context"] = Raw(msgspec.json.encode(asked.context))
     choice, functions = _choice(body, tools, extras)
     text = body.text
     logprobs = _LOGPROBS in (body.include or ())

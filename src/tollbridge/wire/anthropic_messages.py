@@ -41,9 +41,9 @@ _BETAS = frozenset(
     {
         *("adaptive-thinking", "advanced-tool-use", "claude-code", "compact", "computer-use", "context-1m"),
         *("context-management", "effort", "extended-cache-ttl", "fine-grained-tool-streaming", "interleaved-thinking"),
-        *("model-context-window-exceeded", "output-128k", "pdfs", "prompt-caching", "prompt-caching-scope"),
-        *("redact-thinking", "structured-outputs", "task-budgets", "token-counting", "token-efficient-tools"),
-        *("tool-examples", "tool-search-tool"),
+        *("mid-conversation-tool-changes", "model-context-window-exceeded", "output-128k", "pdfs", "prompt-caching"),
+        *("prompt-caching-scope", "redact-thinking", "structured-outputs", "task-budgets", "token-counting"),
+        *("token-efficient-tools", "tool-examples", "tool-search-tool"),
     }
 )
 _BETA = re.compile(r"([a-z0-9-]{1,48}?)-?(20\d\d-?\d\d-?\d\d)", re.ASCII)

@@ -40,6 +40,7 @@ def test_what_a_small_picture_costs_is_not_held_for_more() -> None:
     assert pictures.beyond([FULL_HD], "gpt-5.4-nano") < 1_000
     assert pictures.beyond([PHOTO], "gpt-4o") < 3_000
     assert pictures.beyond([], "gpt-4o-mini") == 0
+    assert held(0, "gpt-5.6") == held(0, "qwen3-vl-plus") == held(PHOTO, "claude-opus-5") == 4_800
 
 
 def test_each_picture_is_held_for() -> None:

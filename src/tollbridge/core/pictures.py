@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from tollbridge.core import tokens
 
 _PIXELS_PER_TOKEN = 750
-# A picture that stands elsewhere, or whose size cannot be told, is taken for one of a camera's.
-_UNKNOWN_PIXELS = 12_000_000
+# A picture that stands elsewhere, or whose size cannot be told, is taken for as large as most models read.
+_UNKNOWN_PIXELS = 3_600_000
 # The least and the most that a picture counts as, by the name that its provider has for the model.
 _ANY = tokens.PER_IMAGE, 4_800
 _BY_MODEL: tuple[tuple[re.Pattern[str], tuple[int, int]], ...] = (

@@ -1,6 +1,7 @@
 """Money before and while a request runs: caps, holds that fit, holds that grow."""
 
 import asyncio
+import base64
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -56,6 +57,29 @@ def test_request_above_the_operators_cap_is_refused_unsent() -> None:
             assert reply.status == 400
             assert reply.json["error"]["code"] == "cost_cap_exceeded"
             assert (await site.post("/v1/chat/completions", chat(max_tokens=100))).status == 200
+            assert len(bodies) == 1
+
+    run(test())
+
+
+def test_a_picture_that_the_model_counts_dearly_is_not_looked_at_on_too_little_credit() -> None:
+    """gpt-4o-mini reads a small one as 8,500 tokens, a large one as nearly 50,000."""
+    bodies: list[Any] = []
+    mini = """
+        [[models]]
+        id = "mini"
+        price = { input = "1", output = "2" }
+        routes = [{ provider = "up", model = "gpt-4o-mini" }]
+    """
+    png = b"\x89PNG\r\n\x1a\n" + bytes(8) + (512).to_bytes(4, "big") * 2
+    url = "data:image/png;base64," + base64.b64encode(png).decode()
+    shown = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
+
+    async def test() -> None:
+        async with Site(seeing(bodies), config=mini, credit_usd="0.04") as site:
+            reply = await site.post("/v1/chat/completions", chat(model="mini", messages=shown, max_tokens=10))
+            assert (reply.status, reply.json["error"]["code"]) == (402, "insufficient_credits")
+            assert (await site.post("/v1/chat/completions", chat(messages=shown, max_tokens=10))).status == 200
             assert len(bodies) == 1
 
     run(test())

@@ -21,6 +21,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from datetime import date
+from decimal import Decimal
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -239,9 +240,28 @@ class Lists:
         chosen, other = (ours, theirs) if ours is not None and (named or is_timed or theirs is None) else (theirs, ours)
         if chosen is None or _is_free(chosen):
             return None
+        if source.provider == "openrouter" and name.startswith("google/"):
+            chosen = _read_when_written(chosen)
         lists = (f"genai-prices {version('genai-prices')}", "LiteLLM")
         said, doubted = lists if chosen is ours else lists[::-1]
         return Offer(source.provider, name, chosen, said, _doubt(chosen, other, doubted), known)
+
+
+def _read_when_written(row: PriceRow) -> PriceRow:
+    """OpenRouter's price for writing Gemini's cache is what keeping it costs, below that of input. What is written is
+    read at once, and charged as that too; here a token is in one meter.
+    """
+
+    def whole(read: str | None, written: str | None, plain: str) -> str | None:
+        if read is None or written is None or Decimal(written) >= Decimal(plain):
+            return written
+        return str(Decimal(read) + Decimal(written))
+
+    tiers = tuple(
+        msgspec.structs.replace(tier, cache_write=whole(tier.cache_read, tier.cache_write, tier.input))
+        for tier in row.tiers
+    )
+    return msgspec.structs.replace(row, cache_write=whole(row.cache_read, row.cache_write, row.input), tiers=tiers)
 
 
 def _is_free(row: PriceRow) -> bool:

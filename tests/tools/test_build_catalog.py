@@ -111,6 +111,23 @@ def test_a_route_at_the_makers_price_has_its_meters_and_a_dearer_one_that_lacks_
     assert [(route.provider, route.price) for route in routes] == [("openai", None), ("azure", None)]
 
 
+def test_what_openrouter_writes_to_geminis_cache_costs_reading_it_too() -> None:
+    read, dear = {"cache_read_input_token_cost": 2e-07}, {"cache_creation_input_token_cost": 1.25e-06}
+    written = {"cache_creation_input_token_cost": 3.75e-07}
+    rows = built(
+        {
+            "gemini/gemini-zz": entry("gemini", **read),
+            "openrouter/google/gemini-zz": entry("openrouter", **read, **written),
+            "claude-zz": entry("anthropic", **read),
+            "openrouter/anthropic/claude-zz": entry("openrouter", **read, **dear),
+        }
+    )
+    assert [route.price and route.price.cache_write for row in rows.values() for route in row.routes] == [
+        *(None, "1.25"),
+        *(None, "0.575"),
+    ]
+
+
 def test_what_is_written_by_hand_wins_and_the_lists_add_to_it() -> None:
     hand = ModelRow(
         id="llama-zz",

@@ -111,6 +111,9 @@ def unsigned(alg: Any) -> str:
     return f"{text(json.dumps({'alg': alg}).encode())}.{text(json.dumps(CLAIMS).encode())}."
 
 
+NESTED = b'{"a":' + b"[" * 9_000 + b"]" * 9_000 + b"}"
+
+
 @pytest.mark.parametrize(
     "bad",
     [
@@ -120,6 +123,8 @@ def unsigned(alg: Any) -> str:
         token(kid="short"),
         token("ES256", "rsa"),
         token("RS256", "ec"),
+        f"{text(NESTED)}.e30.e30",
+        f"{unsigned('RS256').partition('.')[0]}.{text(NESTED)}.e30",
     ],
 )
 def test_anything_else_is_refused(bad: str) -> None:

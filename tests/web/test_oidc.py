@@ -374,6 +374,40 @@ def test_an_issuer_that_leads_to_no_address_is_a_page_that_says_so(name: str, ur
     run(test())
 
 
+NESTED = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
+
+
+@pytest.mark.parametrize("wrong", [NESTED, b'{"issuer":"\xff"}', b"<html>", b"[]"])
+@pytest.mark.parametrize("path", ["/.well-known/openid-configuration", "/t", "/k"])
+def test_an_answer_that_cannot_be_read_is_a_page_that_says_so(path: str, wrong: bytes) -> None:
+    async def test() -> None:
+        async with issuer_that_says({path: wrong}) as site, Visitor(site) as visitor:
+            response = await visitor.get("/auth/with/test")
+            if path != "/.well-known/openid-configuration":
+                state = parse_qs(urlsplit(response.headers["location"]).query)["state"][0]
+                response = await visitor.get(f"/auth/with/test/back?code=x&state={state}")
+            assert response.status_code == 502
+            assert "could not be understood" in shown(response) or "does not say where to log in" in shown(response)
+
+    run(test())
+
+
+@asynccontextmanager
+async def issuer_that_says(answers: dict[str, bytes]) -> AsyncIterator[Site]:
+    """A gateway and an issuer that answers with this at these paths, and properly at the others."""
+
+    async def script(peer: Peer) -> None:
+        while True:
+            target = (await peer.request()).target.decode()
+            here = f"http://127.0.0.1:{server.port}"
+            said = {"authorization_endpoint": f"{here}/a", "token_endpoint": f"{here}/t", "jwks_uri": f"{here}/k"}
+            proper = {"/t": b"{}", "/k": b'{"keys":[]}'}.get(target, json.dumps({"issuer": here, **said}).encode())
+            await peer.send(http(200, answers.get(target, proper)))
+
+    async with BadServer(script) as server, house(config(server.port)) as site:
+        yield site
+
+
 def test_github_says_who_by_number_and_address_by_its_list() -> None:
     mails = '[{"email":"old@example.com","primary":false,"verified":true},'
     mails += '{"email":"ada@example.com","primary":true,"verified":true}]'

@@ -73,7 +73,7 @@ def _parts(token: str) -> tuple[_Head, dict[str, Any], bytes, bytes]:
         head = msgspec.json.decode(_decoded(texts[0]), type=_Head)
         claims = msgspec.json.decode(_decoded(texts[1]), type=dict[str, Any])
         return head, claims, f"{texts[0]}.{texts[1]}".encode("ascii"), _decoded(texts[2])
-    except (ValueError, msgspec.MsgspecError):
+    except (ValueError, msgspec.MsgspecError, RecursionError):
         raise WrongToken("it cannot be read") from None
 
 

@@ -24,6 +24,7 @@ KEPT_S = 300.0
 FAILED_S = 2.0
 MOST_AT_ONCE = 32
 TIMEOUT_S = 10.0
+UNREADABLE = "The log-in provider's answer could not be understood."
 _MOST_BYTES = 1 << 20
 
 
@@ -115,9 +116,12 @@ async def ask(client: "httpx2.AsyncClient", method: str, url: str, **options: An
                     raise UpstreamFailed("The log-in provider's answer is too large.")
         if not response.is_success:
             raise UpstreamFailed("The log-in provider refused. Please start again.")
-        return msgspec.json.decode(body)
-    except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError, msgspec.DecodeError) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
         raise UpstreamFailed("The log-in provider cannot be reached. Please try again.") from error
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise UpstreamFailed(UNREADABLE) from None
 
 
 def _trusted() -> ssl.SSLContext:

@@ -22,7 +22,7 @@ from tollbridge.errors import ConfigError, InvalidRequest, NotFound, UpstreamFai
 from tollbridge.services import identities, throttle
 from tollbridge.services.identities import Claim
 from tollbridge.services.sessions import new_token
-from tollbridge.web.issuers import ask
+from tollbridge.web.issuers import UNREADABLE, ask
 from tollbridge.web.page import ANYONE, Page
 from tollbridge.web.visit import Visit
 
@@ -167,7 +167,7 @@ async def _github_claim(client: "httpx2.AsyncClient", settings: LoginSettings, t
 
 def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise UpstreamFailed("The log-in provider's answer could not be understood.")
+        raise UpstreamFailed(UNREADABLE)
     return value
 
 

@@ -415,6 +415,8 @@ def test_a_log_in_leads_back_to_where_one_wanted_to_go_and_nowhere_else() -> Non
                     ("http://[", "/dashboard"),
                     ("//%E2%84%80.example", "/dashboard"),
                     ("/[", "/["),
+                    (f"/{'x' * 1_000}", f"/{'x' * 1_000}"),
+                    (f"/{'x' * 2_000}", "/dashboard"),
                 ):
                     response = await visitor.raw_post(f"/auth/login?next={wanted}", fields)
                     assert (response.status_code, response.headers["location"]) == (303, led)

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import parse_qs, urljoin, urlsplit
+from urllib.parse import parse_qs, quote, urljoin, urlsplit
 
 import httpx
 import pytest
@@ -106,6 +106,17 @@ def test_a_new_user_has_an_account_and_comes_back_to_it(oidc_provider: Path) -> 
             assert await site.database.fetch('SELECT count(*) FROM "user"') == [(1,)]
             async with Visitor(site) as unverified:
                 assert "no verified e-mail address" in shown(await walk(unverified, "unverified-eve"))
+
+    run(test())
+
+
+@pytest.mark.parametrize("letter", ["a", '"', "é", "\U0001f600"])
+def test_however_long_the_way_back_the_browser_keeps_what_the_answer_must_match(letter: str) -> None:
+    async def test() -> None:
+        async with issuer_that_says({}) as site, Visitor(site) as visitor:
+            for length in (1, 200, 290, 590, 1_100, 1_199, 1_300, 5_000):
+                await visitor.get(f"/auth/with/test?next=/{quote(letter * length)}")
+                assert len(f"__Host-oidc={visitor.client.cookies['oidc']}") <= 4_096
 
     run(test())
 

@@ -37,6 +37,8 @@ from tollbridge.web.page import Page
 from tollbridge.web.static import Static
 
 MOST_BODY = 256 * 1024
+# Bytes. A log-in elsewhere keeps the path in a cookie, sealed, and browsers keep none of more than 4 KiB.
+MOST_NEXT = 1_200
 FORM = "application/x-www-form-urlencoded"
 JSON = "application/json"
 # What reverse proxies add. nginx says HTTP/1.0 and adds nothing, unless told otherwise.
@@ -246,6 +248,8 @@ class Visit:
     def next_path(self) -> str:
         """Where the visitor wanted to go before they had to log in: a path of ours, the dashboard if it is not."""
         path = self.query("next")
+        if len(path.encode()) > MOST_NEXT:
+            return "/dashboard"
         # A path with a single leading slash has neither scheme nor host.
         ours = path.startswith("/") and not path.startswith("//") and "\\" not in path and path.isprintable()
         return path if ours else "/dashboard"

@@ -131,18 +131,22 @@ def test_what_is_done_with_a_session_during_a_reset_does_not_outlive_it(path: st
     run(test())
 
 
-@pytest.mark.parametrize("way", ["email", "passkeys"])
+@pytest.mark.parametrize("way", ["email", "passkeys", "two-factor"])
 def test_no_way_in_is_added_by_a_session_that_ends_at_that_moment(way: str, postgres_url: str) -> None:
     async def test() -> None:
         async with house(database_url=postgres_url) as site:
             thief = await registered(site, "ada@example.com")
             token = await thief.token(SETTINGS)
             asked = (await send(thief, f"{SETTINGS}/passkeys/options", token, {})).json()
+            secret = secret_of(await thief.get(f"{SETTINGS}/two-factor"))
             async with site.database.transaction() as transaction:
                 # As a reset does it, whose transaction is about to end.
                 await transaction.execute("DELETE FROM session")
                 if way == "email":
                     late = asyncio.create_task(thief.post(f"{SETTINGS}/email", {"email": "eve@example.com"}))
+                elif way == "two-factor":
+                    code = totp.code(secret, await site.database.now() // 1000 // totp.STEP_S)
+                    late = asyncio.create_task(thief.post(f"{SETTINGS}/two-factor", {"code": code}))
                 else:
                     passkey = {"credential": Device(site).create(asked)}
                     late = asyncio.create_task(send(thief, f"{SETTINGS}/passkeys", token, passkey))
@@ -153,6 +157,7 @@ def test_no_way_in_is_added_by_a_session_that_ends_at_that_moment(way: str, post
             assert "You were logged out in the meantime" in answer.text
             assert await letters(site) == []
             assert await site.database.fetch("SELECT * FROM passkey") == []
+            assert await site.database.fetch('SELECT totp_since FROM "user"') == [(None,)]
 
     run(test())
 
@@ -677,6 +682,36 @@ def test_a_second_factor_is_asked_for_and_each_code_is_good_once() -> None:
                     await visitor.log_in("ada@example.com")
                     await visitor.get("/auth/second")
                     assert (await visitor.post("/auth/second", {"code": code})).status_code == status
+
+    run(test())
+
+
+@pytest.mark.parametrize("way", ["reset", "change"])
+def test_a_secret_that_was_shown_before_the_password_changed_is_proposed_no_more(way: str) -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as owner:
+            thief = await registered(site, "ada@example.com")
+            await owner.log_in("ada@example.com")
+            secret = secret_of(await thief.get(f"{SETTINGS}/two-factor"))
+            if way == "reset":
+                token = await reset_token(site, "ada@example.com")
+                assert (await owner.post("/auth/reset", {"token": token, "password": NEW})).status_code == 303
+                await owner.log_in("ada@example.com", NEW)
+            else:
+                assert (await owner.post(f"{SETTINGS}/password", {"password": NEW})).status_code == 303
+            code = {"code": totp.code(secret, await site.database.now() // 1000 // totp.STEP_S)}
+            refused = await owner.post(f"{SETTINGS}/two-factor", code)
+            assert refused.status_code == 400
+            assert secret_of(refused) != secret
+            # What is in use stays.
+            page = await owner.get(f"{SETTINGS}/two-factor")
+            code = {"code": totp.code(secret_of(page), await site.database.now() // 1000 // totp.STEP_S)}
+            assert "recovery" in shown(await owner.post(f"{SETTINGS}/two-factor", code))
+            assert (await owner.post(f"{SETTINGS}/password", {"password": f"{NEW}, again"})).status_code == 303
+            async with Visitor(site) as again:
+                assert (await again.log_in("ada@example.com", f"{NEW}, again")).headers["location"] == "/auth/second"
+                sealed = await site.database.fetch('SELECT totp_secret FROM "user" WHERE totp_since > 0')
+                assert sealed[0][0] is not None
 
     run(test())
 

@@ -78,6 +78,8 @@ async def reset(desk: Desk, token: str, password: str, client: Client) -> str:
         if await mail.take_token(transaction, digest, RESET, now) is None:
             return False
         await users.set_password(transaction, user.id, hashed)
+        # Whoever was logged in may have seen it.
+        await users.drop_proposed_totp(transaction, user.id)
         await session_rows.end_all(transaction, user.id)
         # Including one that leads to somebody else's mailbox.
         await mail.void_tokens(transaction, user.id)
@@ -106,6 +108,7 @@ async def change_password(desk: Desk, presence: Presence, password: str, client:
     async def use_case(transaction: Transaction) -> None:
         if not await users.replace_password(transaction, user.id, user.password, hashed):
             raise InvalidRequest(sessions.CHANGED, param="password")
+        await users.drop_proposed_totp(transaction, user.id)
         await session_rows.end_all(transaction, user.id, but=presence.session.id)
         await mail.void_tokens(transaction, user.id)
         await deeds.note_of_user(transaction, user, "password.changed", client, now)

@@ -16,6 +16,7 @@ RECOVERY_CODES = 10
 _CODE_LENGTH = 10
 # Without letters and digits that look alike.
 _LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
+_WRONG = "This is not the code that your authenticator shows now. Wait for the next one."
 
 
 class Proposal(msgspec.Struct, frozen=True):
@@ -29,7 +30,7 @@ class Proposal(msgspec.Struct, frozen=True):
 
 
 async def propose(desk: Desk, presence: Presence) -> Proposal:
-    """A secret for this user, the same one until its first code has been given."""
+    """A secret for this user, the same one until its first code has been given or the password is another."""
     user = presence.user
     use = f"totp/{user.public_id}"
     sealed = await users.totp_secret(desk.database, user.id)
@@ -45,24 +46,24 @@ async def propose(desk: Desk, presence: Presence) -> Proposal:
 async def begin(desk: Desk, presence: Presence, code: str, client: Client) -> tuple[str, list[str]]:
     """Switch it on: a token that replaces the present session, and recovery codes, which cannot be shown again.
 
-    InvalidRequest: the code does not belong to the proposed secret.
+    InvalidRequest: the code does not belong to the proposed secret, or the session was ended meanwhile.
     """
     user, now = presence.user, await desk.database.now()
-    sealed = await users.totp_secret(desk.database, user.id)
+    proposed = await users.totp_secret(desk.database, user.id)
     step = None
-    if sealed is not None and user.totp_since is None:
-        secret = desk.master.open(f"totp/{user.public_id}", sealed)
+    if proposed is not None and user.totp_since is None:
+        secret = desk.master.open(f"totp/{user.public_id}", proposed)
         step = totp.matching_step(secret, code, now, user.totp_step)
-    if step is None:
-        raise InvalidRequest(
-            "This is not the code that your authenticator shows now. Wait for the next one.", param="code"
-        )
-    codes, used = new_codes(), step
+    if proposed is None or step is None:
+        raise InvalidRequest(_WRONG, param="code")
+    codes, used, sealed = new_codes(), step, proposed
     letter = letters.way_in(desk, user.email, "The second factor was turned on")
 
     async def use_case(transaction: Transaction) -> None:
+        await sessions.keep(transaction, presence, now)
+        if not await users.begin_totp(transaction, user.id, sealed, now):
+            raise InvalidRequest(_WRONG, param="code")
         await users.take_step(transaction, user.id, used)
-        await users.begin_totp(transaction, user.id, now)
         await users.replace_recovery_codes(transaction, user.id, [sessions.digest(each) for each in codes])
         await deeds.note_of_user(transaction, user, "two_factor.on", client, now)
         await desk.post.put(transaction, letter, now)

@@ -141,14 +141,24 @@ async def totp_secret(database: Transaction, user_id: int) -> bytes | None:
 
 
 async def propose_totp(transaction: Transaction, user_id: int, sealed: bytes) -> None:
-    """Store a secret that is not used until its first code has been given."""
+    """Store a secret that is not used until its first code has been given, unless there is one."""
     await transaction.execute(
-        'UPDATE "user" SET totp_secret = $2, totp_step = 0 WHERE id = $1 AND totp_since IS NULL', user_id, sealed
+        'UPDATE "user" SET totp_secret = $2, totp_step = 0 WHERE id = $1 AND totp_secret IS NULL', user_id, sealed
     )
 
 
-async def begin_totp(transaction: Transaction, user_id: int, now: int) -> None:
-    await transaction.execute('UPDATE "user" SET totp_since = $2 WHERE id = $1', user_id, now)
+async def drop_proposed_totp(transaction: Transaction, user_id: int) -> None:
+    await transaction.execute('UPDATE "user" SET totp_secret = NULL WHERE id = $1 AND totp_since IS NULL', user_id)
+
+
+async def begin_totp(transaction: Transaction, user_id: int, sealed: bytes, now: int) -> bool:
+    """Use the proposed secret from now on. False: it is no longer this one, or in use already."""
+    return bool(
+        await transaction.execute(
+            'UPDATE "user" SET totp_since = $3 WHERE id = $1 AND totp_secret = $2 AND totp_since IS NULL',
+            *(user_id, sealed, now),
+        )
+    )
 
 
 async def end_totp(transaction: Transaction, user_id: int) -> None:

@@ -74,6 +74,8 @@ ROWS: dict[str, Row] = {
     "POST /auth/invitation": Row(USERS),
     "GET /auth/with/{provider}": Row(EVERYBODY),
     "GET /auth/with/{provider}/back": Row(EVERYBODY),
+    "GET /auth/claim": Row(EVERYBODY),
+    "POST /auth/claim": Row(EVERYBODY),
     "GET /dashboard": Row(USERS),
     "GET /dashboard/no-account": Row(USERS),
     "GET /dashboard/accounts": Row(USERS),

@@ -17,6 +17,7 @@ import pytest
 from tests.gateway.site import Site, chat, http, run
 from tests.servers import free_port
 from tests.upstream.bad_server import BadServer, Peer
+from tests.web.browser import axe, browser, picture, pictures_wanted, run_long
 from tests.web.test_account import reset_token
 from tests.web.town import secret_of
 from tests.web.visitors import PASSWORD, Visitor, house, letters, registered, shown
@@ -83,6 +84,14 @@ async def walk(visitor: Visitor, login: str, start: str = "/auth/with/test") -> 
     raise AssertionError("the provider sends nobody back")
 
 
+async def start_anew(visitor: Visitor, login: str) -> httpx.Response:
+    """As `walk`, for who says that it was somebody else who registered with their address."""
+    asked = (await walk(visitor, login)).headers["location"]
+    assert asked == "/auth/claim?next=%2Fdashboard"
+    assert "Is this account yours?" in shown(await visitor.get(asked))
+    return await visitor.post(asked, {"anew": "1"})
+
+
 @asynccontextmanager
 async def site_with_provider() -> AsyncIterator[Site]:
     port = free_port()
@@ -128,7 +137,7 @@ def test_a_verified_address_leads_to_the_user_who_has_it_but_never_to_an_operato
             await registered(site, "boss@example.com")
             await site.database.execute('UPDATE "user" SET operator = 1 WHERE email = $1', "boss@example.com")
             async with Visitor(site) as ada, Visitor(site) as boss, Visitor(site) as thief:
-                assert (await walk(ada, "ada")).headers["location"] == "/dashboard"
+                assert (await start_anew(ada, "ada")).headers["location"] == "/dashboard"
                 assert (await walk(boss, "boss")).status_code == 400
                 # Nobody had shown that the address was theirs: the password that was chosen then is void.
                 assert (await thief.log_in("ada@example.com", PASSWORD)).status_code == 400
@@ -151,11 +160,147 @@ def test_who_registered_with_an_address_before_its_owner_came_keeps_nothing_of_t
             key = re.findall(r"tb_live_[A-Za-z0-9]+", made)[0]
             async with Visitor(site) as ada:
                 # Neither keeps the owner out …
-                assert (await walk(ada, "ada")).headers["location"] == "/dashboard"
+                assert (await start_anew(ada, "ada")).headers["location"] == "/dashboard"
                 assert (await ada.get("/dashboard")).status_code == 200
             # … nor spends what they pay in.
             reply = await site.post("/v1/chat/completions", chat("hi"), headers={"authorization": f"Bearer {key}"})
             assert reply.status == 401
+
+    run(test())
+
+
+async def key_works(site: Site, key: str) -> bool:
+    reply = await site.post("/v1/chat/completions", chat("hi"), headers={"authorization": f"Bearer {key}"})
+    return reply.status == 200
+
+
+def test_who_registered_by_a_password_and_knows_it_keeps_everything_when_they_log_in_elsewhere(
+    oidc_provider: Path,
+) -> None:
+    async def test() -> None:
+        async with site_with_provider() as site:
+            first = await registered(site, "ada@example.com")
+            made = shown(await first.post("/dashboard/keys", {"label": "mine"}))
+            key = re.findall(r"tb_live_[A-Za-z0-9]+", made)[0]
+            await first.post("/dashboard/members", {"email": "bob@example.com", "role": "viewer"})
+            secret = secret_of(await first.get("/dashboard/settings/two-factor"))
+            step = await site.database.now() // 1000 // totp.STEP_S
+            await first.post("/dashboard/settings/two-factor", {"code": totp.code(secret, step)})
+            async with Visitor(site) as ada:
+                asked = (await walk(ada, "ada", "/auth/with/test?next=/dashboard/keys")).headers["location"]
+                assert asked == "/auth/claim?next=%2Fdashboard%2Fkeys"
+                assert "ada@example.com" in shown(await ada.get(asked))
+                refused = await ada.post(asked, {"password": "not the password"})
+                assert refused.status_code == 400
+                assert "This is not the password" in shown(refused)
+                assert await site.database.fetch("SELECT * FROM identity") == []
+                assert (await ada.get("/dashboard")).status_code == 303
+                second = (await ada.post(asked, {"password": PASSWORD})).headers["location"]
+                assert second == "/auth/second?next=%2Fdashboard%2Fkeys"
+                await ada.get(second)
+                await site.database.execute('UPDATE "user" SET totp_step = 0')
+                entered = await ada.post(second, {"code": totp.code(secret, step)})
+                assert entered.headers["location"] == "/dashboard/keys"
+                assert "bob@example.com" in shown(await ada.get("/dashboard/members"))
+                assert "logged in with another service" in shown(await ada.get("/dashboard/activity"))
+                assert "claim" not in ada.client.cookies
+            assert await key_works(site, key)
+            assert (await first.get("/dashboard")).status_code == 200
+            async with Visitor(site) as again:
+                assert (await walk(again, "ada")).headers["location"].startswith("/auth/second")
+            async with Visitor(site) as again:
+                assert (await again.log_in("ada@example.com", PASSWORD)).headers["location"] == "/auth/second"
+
+    run(test())
+
+
+def test_a_browser_comes_back_from_the_provider_to_the_question_whose_the_account_is(
+    oidc_provider: Path, axe_core: Path
+) -> None:
+    async def test() -> None:
+        async with site_with_provider() as site, browser() as chromium:
+            await registered(site, "ada@example.com")
+            page = await chromium.open(f"{site.url}/auth/login")
+            await page.click("text=Continue with Test")
+            await page.fill("[name=login]", "ada")
+            await page.fill("[name=password]", "x")
+            await page.click("button:text-is('Sign-in')")
+            await page.click("button:text-is('Continue')")
+            await page.wait_for_url("**/auth/claim?*")
+            problems = await axe(page)
+            if pictures_wanted():
+                await picture(page, "claim")
+            await page.fill("#password", "not the password")
+            await page.click("button:text-is('Continue')")
+            assert "This is not the password" in await page.inner_text("#password-note")
+            page.once("dialog", lambda dialog: dialog.dismiss())
+            await page.click("text=Start anew")
+            await page.fill("#password", PASSWORD)
+            await page.click("button:text-is('Continue')")
+            await page.wait_for_url("**/dashboard")
+            assert problems == []
+            # The provider is another site, where the browser was sent.
+            chromium.complaints = [each for each in chromium.complaints if site.url in each.split(" asks ")[-1]]
+
+    run_long(test())
+
+
+def test_the_password_that_shows_who_registered_is_not_to_be_guessed(oidc_provider: Path) -> None:
+    async def test() -> None:
+        async with site_with_provider() as site, Visitor(site) as ada, Visitor(site) as stranger:
+            await registered(site, "ada@example.com")
+            asked = (await walk(ada, "ada")).headers["location"]
+            statuses = [(await ada.post(asked, {"password": f"guess {n}"})).status_code for n in range(6)]
+            assert statuses == [400] * 5 + [429]
+            # The address is theirs all the same.
+            assert (await ada.post(asked, {"anew": "1"})).headers["location"] == "/dashboard"
+            # Whom no service has sent back is asked for nothing.
+            for response in (await stranger.get("/auth/claim"), await stranger.post("/auth/claim", {"anew": "1"})):
+                assert response.status_code == 400
+                assert "Please start again" in shown(response)
+
+    run(test())
+
+
+@pytest.mark.parametrize("meanwhile", ["another password", "registered again"])
+def test_what_becomes_of_an_account_while_its_owner_is_asked_for_its_password(
+    oidc_provider: Path, meanwhile: str
+) -> None:
+    async def test() -> None:
+        async with site_with_provider() as site, Visitor(site) as ada:
+            eve = await registered(site, "ada@example.com")
+            key = re.findall(r"tb_live_[A-Za-z0-9]+", shown(await eve.post("/dashboard/keys", {"label": "mine"})))[0]
+            asked = (await walk(ada, "ada")).headers["location"]
+            if meanwhile == "another password":
+                await eve.post("/dashboard/settings/password", {"password": f"{PASSWORD}, another"})
+                assert (await ada.post(asked, {"password": PASSWORD})).status_code == 400
+                assert await key_works(site, key)
+            else:
+                # As Ada does, where links are sent by now: it is her password, but she has not made the keys.
+                await site.database.execute('UPDATE "user" SET consented_at = created_at + 1')
+                assert (await ada.post(asked, {"password": PASSWORD})).headers["location"] == "/dashboard"
+                assert not await key_works(site, key)
+                # So she is not asked either.
+                await site.database.execute('UPDATE "user" SET verified_at = NULL, password = $1', "x")
+                await site.database.execute("DELETE FROM identity")
+                async with Visitor(site) as again:
+                    assert (await walk(again, "ada")).headers["location"] == "/dashboard"
+
+    run(test())
+
+
+def test_who_has_opened_no_account_is_asked_for_no_password(oidc_provider: Path) -> None:
+    """Somebody registered with the address, and the link that would open an account lies in its mailbox."""
+
+    async def test() -> None:
+        port = free_port()
+        settings = f'require_verified_email = "always"\n{config(port)}'
+        async with house(settings) as site, provider(f"{site.url}/auth/with/test/back", port), Visitor(site) as ada:
+            eve = Visitor(site)
+            fields = {"email": "ada@example.com", "password": PASSWORD, "consent": "1"}
+            assert (await eve.post("/auth/register", fields)).status_code == 200
+            assert (await walk(ada, "ada")).headers["location"] == "/dashboard"
+            assert (await eve.log_in("ada@example.com")).status_code == 400
 
     run(test())
 

@@ -8,9 +8,9 @@ from tollbridge.services import accounts, deeds, letters, login, register
 from tollbridge.services.desk import Desk
 from tollbridge.services.login import Entered
 from tollbridge.services.sessions import Client, Presence
-from tollbridge.store import identities, passkeys, users
+from tollbridge.store import identities, members, passkeys, users
 from tollbridge.store.db import Duplicate, Transaction, run
-from tollbridge.store.users import NewUser
+from tollbridge.store.users import NewUser, User
 
 # Another service does not decide who runs the gateway, not even one that somebody used before they became an operator.
 OF_OPERATORS = "Operators log in with their password."
@@ -24,14 +24,39 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     email: str | None
 
 
-async def enter(desk: Desk, claim: Claim, client: Client) -> Entered:
+async def is_taken(desk: Desk, claim: Claim) -> bool:
+    """Whether somebody opened an account with this address and a password, and nobody knows whether it was theirs.
+
+    If it was, they say so by that password (`enter_as_before`), and lose nothing. The mark of a known browser would not
+    say it: whoever had this browser before may have registered with the address of somebody else.
+    """
+    database = desk.database
+    if claim.email is None or await identities.find(database, claim.issuer, claim.subject) is not None:
+        return False
+    user = await users.by_email(database, accounts.normalise(claim.email))
+    if user is None or user.operator or user.password is None or user.verified_at is not None:
+        return False
+    return bool(await members.of_user(database, user.id)) and not await users.was_taken_over(database, user.id)
+
+
+async def enter_as_before(desk: Desk, claim: Claim, password: str, client: Client, device: str = "") -> Entered:
+    """As `enter`, for who knows the password that was chosen with the address: all that they have set up stays.
+
+    Raises as `login.by_password` too.
+    """
+    registered = await login.by_password(desk, claim.email or "", password, client, device)
+    return await enter(desk, claim, client, registered=registered)
+
+
+async def enter(desk: Desk, claim: Claim, client: Client, *, registered: User | None = None) -> Entered:
     """Let in somebody whom the issuer has recognised; a new user gets an account.
 
-    InvalidRequest: the issuer knows no verified address, which a new user needs; or they are an operator.
+    `registered`: who they have proved by a password to be. InvalidRequest: the issuer knows no verified address, which
+    a new user needs; or they are an operator.
     """
     user_id = await identities.find(desk.database, claim.issuer, claim.subject)
     if user_id is None:
-        user_id = await _introduce(desk, claim, client)
+        user_id = await _introduce(desk, claim, client, registered)
     user = await users.by_id(desk.database, user_id)
     assert user is not None
     if user.operator:
@@ -39,7 +64,7 @@ async def enter(desk: Desk, claim: Claim, client: Client) -> Entered:
     return await login.enter(desk, user, client)
 
 
-async def _introduce(desk: Desk, claim: Claim, client: Client) -> int:
+async def _introduce(desk: Desk, claim: Claim, client: Client, registered: User | None) -> int:
     """The id of the user, found by the address or created."""
     if claim.email is None:
         raise InvalidRequest("You have no verified e-mail address there. Verify one, or register with a password.")
@@ -55,12 +80,18 @@ async def _introduce(desk: Desk, claim: Claim, client: Client) -> int:
         row = NewUser(public_id=accounts.new_id("user"), email=email, verified_at=now, consented_at=now)
         before = await users.by_email(transaction, email)
         user = before or await users.create(transaction, row, now)
+        if user.verified_at is None and registered is not None:
+            if not await users.replace_password(transaction, user.id, registered.password, registered.password):
+                raise InvalidRequest(login.WRONG, param="password")
+            if not await users.was_taken_over(transaction, user.id):
+                await users.set_verified(transaction, user.id, now)
+                user = msgspec.structs.replace(user, verified_at=now)
         if user.verified_at is None:
             # Whoever chose the password has not shown that the address is theirs.
             await users.drop_password(transaction, user.id)
         await register.admit(desk, transaction, user, gift, now, other=True)
         await identities.add(transaction, claim.issuer, claim.subject, user.id, now)
-        if user is before and user.verified_at is not None:
+        if before is not None and user.verified_at is not None:
             # Only the service knows who that was: the user has to be able to say that it was not them.
             await deeds.note_of_user(transaction, user, "identity.added", client, now)
             await desk.post.put(transaction, letter, now)

@@ -31,7 +31,15 @@ class Entered(msgspec.Struct, frozen=True):
 
 
 async def log_in(desk: Desk, email: str, password: str, client: Client, device: str = "") -> Entered:
-    """InvalidRequest: address or password is wrong, without saying which. RateLimited: after too many failures."""
+    """Raises as `by_password`."""
+    return await enter(desk, await by_password(desk, email, password, client, device), client)
+
+
+async def by_password(desk: Desk, email: str, password: str, client: Client, device: str = "") -> User:
+    """Who has this address and this password.
+
+    InvalidRequest: address or password is wrong, without saying which. RateLimited: after too many failures.
+    """
     try:
         address = accounts.normalise(email)
     except InvalidRequest:
@@ -51,7 +59,7 @@ async def log_in(desk: Desk, email: str, password: str, client: Client, device: 
         user_id, before, renewed = user.id, user.password, await desk.passwords.hash(password)
         await run(desk.database, lambda transaction: users.replace_password(transaction, user_id, before, renewed))
         user = msgspec.structs.replace(user, password=renewed)
-    return await enter(desk, user, client)
+    return user
 
 
 async def enter(desk: Desk, user: User, client: Client, *, factors: int = 1) -> Entered:

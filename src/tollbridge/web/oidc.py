@@ -4,13 +4,14 @@ Rules
 1. Where to go and whom to believe is configured; nothing from a request becomes part of an address.
 2. What the answer must match (state, nonce, verifier) is kept in the browser, sealed, for ten minutes.
 3. An address counts only if the issuer says that it is verified.
+4. Whoever registered with it before, by a password alone, is asked for that password, or loses what they have set up.
 """
 
 import base64
 import hashlib
 import hmac
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -18,10 +19,12 @@ from starlette.responses import Response
 
 from tollbridge.config import LoginSettings
 from tollbridge.core import jwt
-from tollbridge.errors import ConfigError, InvalidRequest, NotFound, UpstreamFailed
-from tollbridge.services import identities, throttle
+from tollbridge.errors import ConfigError, InvalidRequest, NotFound, RateLimited, UpstreamFailed
+from tollbridge.services import identities, login, throttle
 from tollbridge.services.identities import Claim
+from tollbridge.services.login import Entered
 from tollbridge.services.sessions import new_token
+from tollbridge.web.forms import Form
 from tollbridge.web.issuers import UNREADABLE, ask
 from tollbridge.web.page import ANYONE, Page
 from tollbridge.web.visit import Visit
@@ -30,8 +33,12 @@ if TYPE_CHECKING:
     import httpx2
 
 COOKIE = "oidc"
+CLAIM = "claim"
 PATIENCE_S = 600
 _GITHUB = "https://github.com"
+_LATE = "This log-in took too long or began in another browser. Please start again."
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Pending(msgspec.Struct, frozen=True):
@@ -42,6 +49,13 @@ class Pending(msgspec.Struct, frozen=True):
     nonce: str
     verifier: str
     next: str
+    until: int
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """What a provider said (`claim`) about somebody who is asked for a password now, as the browser keeps it."""
+
+    claim: Claim
     until: int
 
 
@@ -57,8 +71,7 @@ async def start(visit: Visit) -> Response:
         next=visit.next_path(),
         until=int(time.time()) + PATIENCE_S,
     )
-    sealed = visit.shared.master.seal(COOKIE, msgspec.json.encode(pending))
-    visit.set_cookie(COOKIE, base64.urlsafe_b64encode(sealed).decode(), PATIENCE_S)
+    _keep(visit, COOKIE, pending)
     challenge = base64.urlsafe_b64encode(hashlib.sha256(pending.verifier.encode()).digest()).decode().rstrip("=")
     query = {
         "response_type": "code",
@@ -90,13 +103,45 @@ async def finish(visit: Visit) -> Response:
     await throttle.check_client(database, address, visit.now)
     claim = await _claim(visit, settings, pending)
     await throttle.opened_client(database, address)
-    entered = await identities.enter(visit.shared.desk, claim, visit.client)
+    if await identities.is_taken(visit.shared.desk, claim):
+        _keep(visit, CLAIM, Waiting(claim, int(time.time()) + PATIENCE_S))
+        return visit.redirect(f"/auth/claim?{urlencode({'next': pending.next})}")
+    return _enter(visit, await identities.enter(visit.shared.desk, claim, visit.client), pending.next)
+
+
+async def claim_form(visit: Visit) -> Response:
+    return _claim_page(visit, _waiting(visit), Form())
+
+
+async def claim(visit: Visit) -> Response:
+    """Let in who has the address, with what was set up by the password that they know, or without."""
+    form, waiting, desk = await visit.form(), _waiting(visit), visit.shared.desk
+    try:
+        if form.flag("anew"):
+            entered = await identities.enter(desk, waiting.claim, visit.client)
+        else:
+            device = visit.cookie("device")
+            entered = await identities.enter_as_before(desk, waiting.claim, form["password"], visit.client, device)
+    except (InvalidRequest, RateLimited) as error:
+        if error.message == login.WRONG:
+            error = InvalidRequest("This is not the password that was chosen here.", param="password")
+        return _claim_page(visit, waiting, form.refused(error, "password"), error.status)
+    visit.set_cookie(CLAIM, "", 0)
+    return _enter(visit, entered, visit.next_path())
+
+
+def _claim_page(visit: Visit, waiting: Waiting, form: Form, status: int = 200) -> Response:
+    shared, claim = visit.shared, waiting.claim
+    service = identities.label(shared.settings, claim.issuer)
+    sends = shared.desk.post.sends
+    return visit.render("login/claim.html", status=status, form=form, email=claim.email, service=service, sends=sends)
+
+
+def _enter(visit: Visit, entered: Entered, path: str) -> Response:
     if not entered.token:
         return visit.redirect("/auth/login")
     visit.log_in(entered.token, entered.device)
-    if entered.half:
-        return visit.redirect(f"/auth/second?{urlencode({'next': pending.next})}")
-    return visit.redirect(pending.next)
+    return visit.redirect(f"/auth/second?{urlencode({'next': path})}" if entered.half else path)
 
 
 def _provider(visit: Visit) -> tuple[str, LoginSettings]:
@@ -112,14 +157,30 @@ def _redirect_uri(visit: Visit, name: str) -> str:
 
 
 def _pending(visit: Visit, name: str) -> Pending:
-    try:
-        sealed = base64.urlsafe_b64decode(visit.cookie(COOKIE))
-        pending = msgspec.json.decode(visit.shared.master.open(COOKIE, sealed), type=Pending)
-    except (ValueError, ConfigError, msgspec.MsgspecError):
-        pending = None
+    pending = _kept(visit, COOKIE, Pending)
     if pending is None or pending.provider != name or pending.until < time.time():
-        raise InvalidRequest("This log-in took too long or began in another browser. Please start again.")
+        raise InvalidRequest(_LATE)
     return pending
+
+
+def _waiting(visit: Visit) -> Waiting:
+    waiting = _kept(visit, CLAIM, Waiting)
+    if waiting is None or waiting.until < time.time():
+        raise InvalidRequest(_LATE)
+    return waiting
+
+
+def _keep(visit: Visit, name: str, value: Pending | Waiting) -> None:
+    sealed = visit.shared.master.seal(name, msgspec.json.encode(value))
+    visit.set_cookie(name, base64.urlsafe_b64encode(sealed).decode(), PATIENCE_S)
+
+
+def _kept(visit: Visit, name: str, kind: type[T]) -> T | None:
+    try:
+        sealed = base64.urlsafe_b64decode(visit.cookie(name))
+        return msgspec.json.decode(visit.shared.master.open(name, sealed), type=kind)
+    except (ValueError, ConfigError, msgspec.MsgspecError):
+        return None
 
 
 # --- what the provider says ---------------------------------------------------------------------------------------
@@ -174,4 +235,6 @@ def _object(value: Any) -> dict[str, Any]:
 PAGES = (
     Page("GET", "/auth/with/{provider}", ANYONE, start),
     Page("GET", "/auth/with/{provider}/back", ANYONE, finish),
+    Page("GET", "/auth/claim", ANYONE, claim_form),
+    Page("POST", "/auth/claim", ANYONE, claim),
 )

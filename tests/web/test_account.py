@@ -853,6 +853,69 @@ def test_who_is_invited_joins_with_their_role_and_can_be_removed() -> None:
     run(test())
 
 
+async def hired(site: Site, owner: Visitor, email: str, role: str) -> tuple[Visitor, str]:
+    """A member of the owner's account, and their id."""
+    member = await registered(site, email)
+    await owner.post("/dashboard/members", {"email": email, "role": role})
+    await member.post("/auth/invitation", {"token": await token_to(site, email)})
+    rows = re.findall(r"<tr>.*?</tr>", (await owner.get("/dashboard/members")).text, re.DOTALL)
+    return member, next(re.findall(r"/members/(user_\w+)/remove", row)[0] for row in rows if email in row)
+
+
+@pytest.mark.parametrize("way", ["remove", "leave", "admin", "viewer"])
+def test_an_invitation_is_good_as_long_as_whoever_sent_it_may_give_its_role(way: str) -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            eve, member = await hired(site, ada, "eve@example.com", "owner")
+            friend = await registered(site, "friend@example.com")
+            for email, role in (("friend@example.com", "owner"), ("other@example.com", "viewer")):
+                await eve.post("/dashboard/members", {"email": email, "role": role})
+            token, viewers = await token_to(site, "friend@example.com"), await token_to(site, "other@example.com")
+            await ada.post("/dashboard/members", {"email": "own@example.com", "role": "viewer"})
+            page = shown(await ada.get("/dashboard/members"))
+            assert "friend@example.com as owner, by eve@example.com, until" in page
+            if way == "remove":
+                await ada.post(f"/dashboard/members/{member}/remove")
+            elif way == "leave":
+                assert (await eve.post("/dashboard/leave")).status_code == 303
+            else:
+                await ada.post(f"/dashboard/members/{member}/role", {"role": way})
+            refused = await friend.post("/auth/invitation", {"token": token})
+            assert refused.status_code == 400
+            assert "no longer valid" in shown(refused)
+            page = shown(await ada.get("/dashboard/members"))
+            assert "friend@example.com" not in page
+            assert ("other@example.com" in page) is (way == "admin")
+            assert (await friend.get(f"/auth/invitation?token={viewers}")).status_code == (
+                200 if way == "admin" else 400
+            )
+            assert "own@example.com as viewer, by ada@example.com" in page
+            noted = shown(await ada.get("/dashboard/activity"))
+            assert "withdrew an invitation friend@example.com as owner" in noted
+
+    run(test())
+
+
+def test_who_is_removed_at_that_moment_invites_nobody(postgres_url: str) -> None:
+    async def test() -> None:
+        async with house(database_url=postgres_url) as site:
+            ada = await registered(site, "ada@example.com")
+            eve, _ = await hired(site, ada, "eve@example.com", "admin")
+            await eve.token("/dashboard/members")
+            async with site.database.transaction() as transaction:
+                await transaction.execute("DELETE FROM membership WHERE role = 'admin'")
+                late = asyncio.create_task(
+                    eve.post("/dashboard/members", {"email": "friend@example.com", "role": "admin"})
+                )
+                await asyncio.sleep(1)
+                assert not late.done()
+            assert (await late).status_code == 403
+            assert await site.database.fetch("SELECT * FROM invitation") == []
+
+    run(test())
+
+
 def test_what_happens_to_members_is_noted_with_whom_and_when_it_happened() -> None:
     async def test() -> None:
         async with house() as site:

@@ -1,4 +1,7 @@
-"""Who belongs to an account: inviting, changing roles, leaving."""
+"""Who belongs to an account: inviting, changing roles, leaving.
+
+An invitation is good as long as whoever sent it may give its role: who is removed leaves no way back in behind.
+"""
 
 from tollbridge.core.roles import Role, may_give
 from tollbridge.errors import Faults, Forbidden, InvalidRequest, NotFound
@@ -38,9 +41,13 @@ async def invite(desk: Desk, presence: Presence, email: str, role: str, client: 
         role=wanted,
         created_at=now,
         expires_at=now + INVITATION_MS,
+        invited_by=presence.user.id,
+        inviter=presence.user.email,
     )
 
     async def use_case(transaction: Transaction) -> None:
+        if not await members.keep_role(transaction, account, presence.user.id, giver):
+            raise Forbidden("Your role in this account has changed in the meantime.", code="role")
         await members.invite(transaction, row, sessions.digest(token))
         await _note(transaction, presence, "member.invited", f"{address} as {wanted}", (client, now))
         await desk.post.put(transaction, letter, now)
@@ -116,6 +123,7 @@ async def set_role(desk: Desk, presence: Presence, member: str, role: str, clien
             await _keep_an_owner(desk, transaction, account)
         await members.set_role(transaction, account, user_id, wanted)
         await _note(transaction, presence, "member.role", f"{email}: {current} → {wanted}", (client, now))
+        await _withdraw(transaction, presence, (user_id, wanted), (client, now))
 
     await run(desk.database, use_case)
 
@@ -133,6 +141,7 @@ async def remove(desk: Desk, presence: Presence, member: str, client: Client) ->
             await _keep_an_owner(desk, transaction, account)
         await members.remove(transaction, account, user_id)
         await _note(transaction, presence, "member.removed", email, (client, now))
+        await _withdraw(transaction, presence, (user_id, None), (client, now))
 
     await run(desk.database, use_case)
 
@@ -160,6 +169,18 @@ async def _find(transaction: Transaction, account: int, member: str) -> tuple[in
     if found is None:
         raise NotFound("There is no such member.")
     return found
+
+
+async def _withdraw(
+    transaction: Transaction, presence: Presence, inviter: tuple[int, Role | None], at: tuple[Client, int]
+) -> None:
+    """The invitations that a user sent and may no longer send. `inviter`: their id and their role now, if any."""
+    account, _ = _account(presence)
+    user_id, role = inviter
+    for each in await members.invitations(transaction, account):
+        if each.invited_by == user_id and (role is None or not may_give(role, each.role)):
+            await members.take_back(transaction, account, each.public_id)
+            await _note(transaction, presence, "member.uninvited", f"{each.email} as {each.role}", at)
 
 
 async def _keep_an_owner(desk: Desk, transaction: Transaction, account: int) -> None:

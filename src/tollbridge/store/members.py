@@ -27,7 +27,10 @@ class Belonging(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Invitation(msgspec.Struct, frozen=True, kw_only=True):
-    """`email` is invited to `account_id` as `role`, until `expires_at` (milliseconds)."""
+    """`email` is invited to `account_id` as `role`, until `expires_at` (milliseconds), by the user `invited_by`.
+
+    `inviter`: the address of that user. Both are None if it is not known who it was.
+    """
 
     public_id: str
     account_id: int
@@ -35,6 +38,8 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True):
     role: Role
     created_at: int
     expires_at: int
+    invited_by: int | None
+    inviter: str | None
 
 
 async def add(transaction: Transaction, account_id: int, user_id: int, role: Role, now: int) -> None:
@@ -97,6 +102,16 @@ async def lock_owners(database: Database, transaction: Transaction, account_id: 
     return len(rows)
 
 
+async def keep_role(transaction: Transaction, account_id: int, user_id: int, role: Role) -> bool:
+    """Whether a user has this role; if so, until the transaction ends."""
+    return bool(
+        await transaction.execute(
+            "UPDATE membership SET role = $3 WHERE account_id = $1 AND user_id = $2 AND role = $3",
+            *(account_id, user_id, role.value),
+        )
+    )
+
+
 async def set_role(transaction: Transaction, account_id: int, user_id: int, role: Role) -> None:
     await transaction.execute(
         "UPDATE membership SET role = $3 WHERE account_id = $1 AND user_id = $2", account_id, user_id, role.value
@@ -113,7 +128,10 @@ async def remove(transaction: Transaction, account_id: int, user_id: int) -> Non
 
 # --- invitations --------------------------------------------------------------------------------------------------
 
-_INVITATION = "SELECT public_id, account_id, email, role, created_at, expires_at FROM invitation"
+_INVITATION = (
+    "SELECT invitation.public_id, account_id, invitation.email, role, invitation.created_at, expires_at, invited_by, "
+    '"user".email FROM invitation LEFT JOIN "user" ON "user".id = invited_by'
+)
 
 
 async def invite(transaction: Transaction, invitation: Invitation, digest: bytes) -> None:
@@ -122,15 +140,15 @@ async def invite(transaction: Transaction, invitation: Invitation, digest: bytes
         "DELETE FROM invitation WHERE account_id = $1 AND email = $2", invitation.account_id, invitation.email
     )
     await transaction.execute(
-        "INSERT INTO invitation (public_id, account_id, email, role, digest, created_at, expires_at) "
-        "VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO invitation (public_id, account_id, email, role, digest, created_at, expires_at, invited_by) "
+        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         *(invitation.public_id, invitation.account_id, invitation.email, invitation.role.value),
-        *(digest, invitation.created_at, invitation.expires_at),
+        *(digest, invitation.created_at, invitation.expires_at, invitation.invited_by),
     )
 
 
 async def invitations(database: Transaction, account_id: int) -> list[Invitation]:
-    rows = await database.fetch(f"{_INVITATION} WHERE account_id = $1 ORDER BY id", account_id)
+    rows = await database.fetch(f"{_INVITATION} WHERE account_id = $1 ORDER BY invitation.id", account_id)
     return read_all(Invitation, rows)
 
 

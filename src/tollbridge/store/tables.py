@@ -360,6 +360,8 @@ invitation = _table(
     Column("digest", LargeBinary(32), nullable=False, unique=True),
     Column("created_at", Int64, nullable=False),
     Column("expires_at", Int64, nullable=False),
+    # The id of a user; NULL: sent by a version that did not note it.
+    Column("invited_by", Int64),
 )
 
 key_copy = _table(

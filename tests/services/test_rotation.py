@@ -80,9 +80,9 @@ async def fill(database: Database, chosen: Settings, master: Secrets) -> Made:
             "INSERT INTO kept_answer (hold_id, sealed, created_at) VALUES (9, $1, 0)", master.seal("answer/9", b"said")
         )
         await transaction.execute(
-            'INSERT INTO "user" (public_id, email, operator, created_at, totp_secret, totp_step) '
-            "VALUES ('user_1', 'ada@example.com', $1, 0, $2, 0)",
-            *(False, master.seal("totp/user_1", b"totp")),
+            'INSERT INTO "user" (public_id, email, operator, created_at, totp_secret, totp_proposed, totp_step) '
+            "VALUES ('user_1', 'ada@example.com', $1, 0, $2, $3, 0)",
+            *(False, master.seal("totp/user_1", b"totp"), master.seal("totp/user_1", b"the next")),
         )
 
     async with database.transaction() as transaction:
@@ -101,6 +101,7 @@ async def works(database: Database, chosen: Settings, made: Made, master: Secret
         ("outbox/7", "SELECT sealed FROM outbox", b"a letter"),
         ("answer/9", "SELECT sealed FROM kept_answer", b"said"),
         ("totp/user_1", 'SELECT totp_secret FROM "user"', b"totp"),
+        ("totp/user_1", 'SELECT totp_proposed FROM "user"', b"the next"),
     ):
         [(sealed,)] = await database.fetch(sql)
         assert master.open(use, bytes(sealed)) == text
@@ -143,7 +144,7 @@ def test_everything_goes_on_from_before_the_first_step_until_after_the_last(worl
 
         moved = await rotate(database, chosen)
         # The key that may be shown again is known by the new secret at once, and the playground gets another.
-        assert (moved.stage, moved.sealed_anew, moved.keys, moved.management_keys) == ("moved", 5, 2, 1)
+        assert (moved.stage, moved.sealed_anew, moved.keys, moved.management_keys) == ("moved", 6, 2, 1)
         after = await opened(database, chosen)
         assert (after.generation, after.fingerprint()) == (2, Secrets(new).fingerprint())
         assert await secrets.is_behind(database, aware)
@@ -335,7 +336,7 @@ def test_a_row_that_neither_secret_opens_is_counted_and_left(sqlite_world: World
         await database.execute("UPDATE outbox SET sealed = $1", b"x" * 40)
         await rotate(database, chosen)
         moved = await rotate(database, chosen)
-        assert (moved.sealed_anew, moved.unreadable) == (4, 1)
+        assert (moved.sealed_anew, moved.unreadable) == (5, 1)
         assert await database.fetch("SELECT sealed FROM outbox") == [(b"x" * 40,)]
 
     sqlite_world.run(use)
@@ -353,5 +354,5 @@ def test_each_sealed_column_is_rotated() -> None:
     from tollbridge.store.tables import metadata
 
     named = {f"{table.name}.{column.name}" for table in metadata.tables.values() for column in table.columns
-             if column.name in {"sealed", "totp_secret"}}  # fmt: skip
+             if column.name in {"sealed", "totp_secret", "totp_proposed"}}  # fmt: skip
     assert named == set(SEALED)

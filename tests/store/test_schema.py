@@ -392,6 +392,7 @@ def test_the_index_by_time_is_built_beside_a_gateway_that_writes(postgres_url: s
             "ALTER TABLE activity DROP COLUMN proof, DROP COLUMN salt",
             "ALTER TABLE management_key DROP COLUMN pepper_id",
             "ALTER TABLE invitation DROP COLUMN invited_by",
+            'ALTER TABLE "user" DROP COLUMN totp_proposed',
             "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'usage_by_time'::regclass",
             "UPDATE alembic_version SET version_num = '0009'",
         ):

@@ -795,6 +795,39 @@ def test_operators_work_with_a_second_factor_only_and_keep_it() -> None:
     run(test())
 
 
+def test_who_has_another_authenticator_replaces_the_second_factor_and_gets_new_recovery_codes() -> None:
+    """Operators too, who cannot be without one: their recovery codes would come to an end."""
+
+    async def test() -> None:
+        async with house() as site:
+            boss = await operator(site)
+            used = await site.database.fetch('SELECT totp_secret FROM "user" WHERE operator')
+            assert "Replace it" in shown(await boss.get(SETTINGS))
+            page = await boss.get(f"{SETTINGS}/two-factor")
+            assert "Replace your second factor" in shown(page)
+            secret = secret_of(page)
+            # Until a code of the new one is given, the one before is good.
+            assert (await boss.post(f"{SETTINGS}/two-factor", {"code": "000000"})).status_code == 400
+            assert await site.database.fetch('SELECT totp_secret FROM "user" WHERE operator') == used
+            step = await site.database.now() // 1000 // totp.STEP_S
+            page = await boss.post(f"{SETTINGS}/two-factor", {"code": totp.code(secret, step)})
+            codes = re.findall(r"[a-z2-9]{5}-[a-z2-9]{5}", shown(page))
+            assert len(set(codes)) == 10
+            assert (await boss.get("/admin/outbox")).status_code == 200
+            [email] = (await site.database.fetch('SELECT email FROM "user" WHERE operator'))[0]
+            assert (await letters(site))[0][:2] == (email, "Tollbridge: The second factor was replaced")
+            async with Visitor(site) as again:
+                assert (await again.log_in(email)).headers["location"] == "/auth/second"
+                await again.get("/auth/second")
+                code = totp.code(secret, step + 1)
+                assert (await again.post("/auth/second", {"code": code})).headers["location"] == "/dashboard"
+                assert (await again.get("/admin/outbox")).status_code == 200
+            rows = await site.database.fetch("SELECT count(*) FROM recovery_code")
+            assert rows == [(10,)]
+
+    run(test())
+
+
 # --- members ------------------------------------------------------------------------------------------------------
 
 

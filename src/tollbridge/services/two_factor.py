@@ -33,11 +33,11 @@ async def propose(desk: Desk, presence: Presence) -> Proposal:
     """A secret for this user, the same one until its first code has been given or the password is another."""
     user = presence.user
     use = f"totp/{user.public_id}"
-    sealed = await users.totp_secret(desk.database, user.id)
+    sealed = await users.proposed_totp(desk.database, user.id)
     if sealed is None:
         fresh = desk.master.seal(use, secrets.token_bytes(totp.SECRET_BYTES))
         await run(desk.database, lambda transaction: users.propose_totp(transaction, user.id, fresh))
-        sealed = await users.totp_secret(desk.database, user.id)
+        sealed = await users.proposed_totp(desk.database, user.id)
     assert sealed is not None
     secret = desk.master.open(use, sealed)
     return Proposal(totp.base32(secret), totp.uri(secret, desk.settings.brand.name, user.email))
@@ -46,26 +46,28 @@ async def propose(desk: Desk, presence: Presence) -> Proposal:
 async def begin(desk: Desk, presence: Presence, code: str, client: Client) -> tuple[str, list[str]]:
     """Switch it on: a token that replaces the present session, and recovery codes, which cannot be shown again.
 
+    What was used before, by who has another authenticator now or few recovery codes left, is void.
     InvalidRequest: the code does not belong to the proposed secret, or the session was ended meanwhile.
     """
     user, now = presence.user, await desk.database.now()
-    proposed = await users.totp_secret(desk.database, user.id)
+    proposed = await users.proposed_totp(desk.database, user.id)
     step = None
-    if proposed is not None and user.totp_since is None:
+    if proposed is not None:
         secret = desk.master.open(f"totp/{user.public_id}", proposed)
-        step = totp.matching_step(secret, code, now, user.totp_step)
+        step = totp.matching_step(secret, code, now, 0)
     if proposed is None or step is None:
         raise InvalidRequest(_WRONG, param="code")
     codes, used, sealed = new_codes(), step, proposed
-    letter = letters.way_in(desk, user.email, "The second factor was turned on")
+    deed = "two_factor.on" if user.totp_since is None else "two_factor.replaced"
+    done = "turned on" if user.totp_since is None else "replaced"
+    letter = letters.way_in(desk, user.email, f"The second factor was {done}")
 
     async def use_case(transaction: Transaction) -> None:
         await sessions.keep(transaction, presence, now)
-        if not await users.begin_totp(transaction, user.id, sealed, now):
+        if not await users.begin_totp(transaction, user.id, sealed, used, now):
             raise InvalidRequest(_WRONG, param="code")
-        await users.take_step(transaction, user.id, used)
         await users.replace_recovery_codes(transaction, user.id, [sessions.digest(each) for each in codes])
-        await deeds.note_of_user(transaction, user, "two_factor.on", client, now)
+        await deeds.note_of_user(transaction, user, deed, client, now)
         await desk.post.put(transaction, letter, now)
 
     await run(desk.database, use_case)

@@ -27,6 +27,11 @@ _COLUMNS = {
         ORDER BY id LIMIT $2""",
         'UPDATE "user" SET totp_secret = $3 WHERE id = $1 AND totp_secret = $2',
     ),
+    "user.totp_proposed": (
+        """SELECT id, 'totp/' || public_id, totp_proposed FROM "user" WHERE id > $1 AND totp_proposed IS NOT NULL
+        ORDER BY id LIMIT $2""",
+        'UPDATE "user" SET totp_proposed = $3 WHERE id = $1 AND totp_proposed = $2',
+    ),
     "outbox.sealed": (
         "SELECT id, 'outbox/' || id, sealed FROM outbox WHERE id > $1 AND sealed IS NOT NULL ORDER BY id LIMIT $2",
         "UPDATE outbox SET sealed = $3 WHERE id = $1 AND sealed = $2",

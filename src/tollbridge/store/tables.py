@@ -285,6 +285,8 @@ user = _table(
     Column("totp_secret", LargeBinary),
     Column("totp_since", Int64),
     Column("totp_step", Int64, nullable=False),
+    # Sealed. Takes the place of `totp_secret` when its first code is given.
+    Column("totp_proposed", LargeBinary),
 )
 
 session = _table(

@@ -135,34 +135,43 @@ async def delete(transaction: Transaction, user_id: int) -> None:
 
 
 async def totp_secret(database: Transaction, user_id: int) -> bytes | None:
-    """Sealed; in use, or about to be."""
+    """Sealed; in use if the user's `totp_since` says so."""
     rows = await database.fetch('SELECT totp_secret FROM "user" WHERE id = $1', user_id)
+    return bytes(rows[0][0]) if rows and rows[0][0] is not None else None
+
+
+async def proposed_totp(database: Transaction, user_id: int) -> bytes | None:
+    """As `totp_secret`, about to be in use."""
+    rows = await database.fetch('SELECT totp_proposed FROM "user" WHERE id = $1', user_id)
     return bytes(rows[0][0]) if rows and rows[0][0] is not None else None
 
 
 async def propose_totp(transaction: Transaction, user_id: int, sealed: bytes) -> None:
     """Store a secret that is not used until its first code has been given, unless there is one."""
     await transaction.execute(
-        'UPDATE "user" SET totp_secret = $2, totp_step = 0 WHERE id = $1 AND totp_secret IS NULL', user_id, sealed
+        'UPDATE "user" SET totp_proposed = $2 WHERE id = $1 AND totp_proposed IS NULL', user_id, sealed
     )
 
 
 async def drop_proposed_totp(transaction: Transaction, user_id: int) -> None:
-    await transaction.execute('UPDATE "user" SET totp_secret = NULL WHERE id = $1 AND totp_since IS NULL', user_id)
+    await transaction.execute('UPDATE "user" SET totp_proposed = NULL WHERE id = $1', user_id)
 
 
-async def begin_totp(transaction: Transaction, user_id: int, sealed: bytes, now: int) -> bool:
-    """Use the proposed secret from now on. False: it is no longer this one, or in use already."""
+async def begin_totp(transaction: Transaction, user_id: int, sealed: bytes, step: int, now: int) -> bool:
+    """Use the proposed secret from now on, the code of this time step being used up. False: it is another by now."""
     return bool(
         await transaction.execute(
-            'UPDATE "user" SET totp_since = $3 WHERE id = $1 AND totp_secret = $2 AND totp_since IS NULL',
-            *(user_id, sealed, now),
+            'UPDATE "user" SET totp_secret = totp_proposed, totp_proposed = NULL, totp_since = $4, totp_step = $3 '
+            "WHERE id = $1 AND totp_proposed = $2",
+            *(user_id, sealed, step, now),
         )
     )
 
 
 async def end_totp(transaction: Transaction, user_id: int) -> None:
-    await transaction.execute('UPDATE "user" SET totp_secret = NULL, totp_since = NULL WHERE id = $1', user_id)
+    await transaction.execute(
+        'UPDATE "user" SET totp_secret = NULL, totp_since = NULL, totp_proposed = NULL WHERE id = $1', user_id
+    )
     await transaction.execute("DELETE FROM recovery_code WHERE user_id = $1", user_id)
 
 

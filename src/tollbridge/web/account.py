@@ -133,8 +133,6 @@ async def two_factor_form(visit: Visit) -> Response:
 
 
 async def _two_factor(visit: Visit, form: Form, status: int = 200) -> Response:
-    if visit.user.totp_since is not None:
-        return visit.redirect(SETTINGS)
     proposal = await two_factor.propose(visit.shared.desk, visit.somebody)
     return visit.render("account/two_factor.html", status=status, form=form, proposal=proposal)
 

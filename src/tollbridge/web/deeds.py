@@ -9,6 +9,7 @@ WORDS = {
     "login": "logged in",
     "login.half": "began to log in, and was asked for the second factor",
     "two_factor.on": "turned the second factor on",
+    "two_factor.replaced": "replaced the second factor",
     "two_factor.off": "turned the second factor off",
     "passkey.added": "added a passkey",
     "passkey.removed": "removed a passkey",

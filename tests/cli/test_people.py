@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,24 @@ def test_an_address_that_nobody_has_is_made_an_operator_only_when_asked(shell: S
 def test_a_link_leads_to_where_the_gateway_was_served_last(shell: Shell) -> None:
     (shell.directory / "data" / "address").write_text("http://127.0.0.1:8123\n")
     assert shell.ok("operator", "link").out.startswith("http://127.0.0.1:8123/auth/reset?token=")
+
+
+def test_who_has_lost_authenticator_and_recovery_codes_is_let_in_without(shell: Shell) -> None:
+    drop = ("account", "drop-factor", "Ada@example.com")
+    assert "nobody here has the address ada@example.com" in shell.refused(*drop)
+    shell.ok("account", "create", "ada@example.com")
+    shell.ok("operator", "link", "ada@example.com", "--create")
+    assert "ada@example.com has no second factor" in shell.refused(*drop)
+    with sqlite3.connect(shell.directory / "data" / "tollbridge.db") as database:
+        database.execute("UPDATE user SET totp_secret = x'00', totp_since = 1")
+        database.execute("INSERT INTO recovery_code (digest, user_id) SELECT x'00', id FROM user")
+    shell.ok(*drop)
+    with sqlite3.connect(shell.directory / "data" / "tollbridge.db") as database:
+        assert database.execute("SELECT totp_secret, totp_since FROM user").fetchall() == [(None, None)]
+        assert database.execute("SELECT * FROM recovery_code").fetchall() == []
+        noted = "SELECT action, detail FROM activity WHERE action LIKE 'two%' ORDER BY account_id"
+        assert database.execute(noted).fetchall() == [("two_factor.dropped", "ada@example.com")] * 2
+    database.close()
 
 
 def test_customers_are_brought_from_elsewhere_by_the_loop_in_the_documentation(shell: Shell) -> None:

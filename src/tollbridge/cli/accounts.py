@@ -151,6 +151,25 @@ def account_unfreeze(settings: "Settings", email: str) -> None:
     say(f"{email} is active")
 
 
+@account.command("drop-factor")
+@click.argument("email")
+@configured
+def account_drop_factor(settings: "Settings", email: str) -> None:
+    """Turn off the second factor of a user who has lost it.
+
+    They log in by their password alone from then on: make sure that they are who they say they are. An operator has to
+    set up another one.
+
+    \b
+    Example:
+      tollbridge account drop-factor ada@example.com
+    """
+    from tollbridge.services import two_factor
+
+    with_database(settings, lambda database: two_factor.drop(database, email, actor=actor()))
+    say(f"{email} has no second factor any more")
+
+
 @account.command("plan")
 @click.argument("email")
 @click.argument("plan")

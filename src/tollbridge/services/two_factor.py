@@ -5,12 +5,13 @@ import secrets
 import msgspec
 
 from tollbridge.core import totp
-from tollbridge.errors import InvalidRequest
-from tollbridge.services import deeds, letters, sessions
+from tollbridge.errors import InvalidRequest, NotFound
+from tollbridge.services import accounts, deeds, letters, sessions
 from tollbridge.services.desk import Desk
 from tollbridge.services.sessions import Client, Presence
-from tollbridge.store import users
-from tollbridge.store.db import Transaction, run
+from tollbridge.store import activity, members, users
+from tollbridge.store.activity import NewDeed
+from tollbridge.store.db import Database, Transaction, run
 
 RECOVERY_CODES = 10
 _CODE_LENGTH = 10
@@ -91,6 +92,31 @@ async def end(desk: Desk, presence: Presence, client: Client) -> str:
     await run(desk.database, use_case)
     desk.post.hurry(letter)
     return await sessions.renew(desk.database, presence, client, factors=1)
+
+
+async def drop(database: Database, email: str, *, actor: str) -> None:
+    """As `end`, for a user who has lost authenticator and recovery codes; operators too. `actor`: who does it for them.
+
+    InvalidRequest: not an address, or they have none. NotFound: nobody has it.
+    """
+    address = accounts.normalise(email)
+    now = await database.now()
+
+    async def use_case(transaction: Transaction) -> None:
+        user = await users.by_email(transaction, address)
+        if user is None:
+            raise NotFound(f"nobody here has the address {address}", param="email")
+        if user.totp_since is None:
+            raise InvalidRequest(f"{address} has no second factor", param="email")
+        await users.end_totp(transaction, user.id)
+        for account_id in (
+            activity.GATEWAY,
+            *(each.account_id for each in await members.of_user(transaction, user.id)),
+        ):
+            deed = NewDeed(account_id=account_id, actor=actor, action="two_factor.dropped", detail=address)
+            await activity.add(transaction, deed, now)
+
+    await run(database, use_case)
 
 
 def new_codes() -> list[str]:

@@ -11,6 +11,7 @@ WORDS = {
     "two_factor.on": "turned the second factor on",
     "two_factor.replaced": "replaced the second factor",
     "two_factor.off": "turned the second factor off",
+    "two_factor.dropped": "turned off the second factor of",
     "passkey.added": "added a passkey",
     "passkey.removed": "removed a passkey",
     "identity.added": "logged in with another service for the first time",

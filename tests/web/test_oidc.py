@@ -18,7 +18,7 @@ from tests.gateway.site import Site, chat, http, run
 from tests.servers import free_port
 from tests.upstream.bad_server import BadServer, Peer
 from tests.web.browser import axe, browser, picture, pictures_wanted, run_long
-from tests.web.test_account import reset_token
+from tests.web.test_account import add_passkey, reset_token
 from tests.web.town import secret_of
 from tests.web.visitors import PASSWORD, Visitor, house, letters, registered, shown
 from tools.npm_install import install
@@ -361,6 +361,17 @@ def test_the_only_way_in_cannot_be_removed(oidc_provider: Path) -> None:
             refused = await ada.post("/dashboard/settings/identities/remove", {"issuer": issuer})
             assert refused.status_code == 400
             assert "choose a password first" in shown(refused)
+            # With a passkey it can, and then the passkey cannot.
+            await add_passkey(site, "ada@example.com")
+            await ada.post("/dashboard/settings/identities/remove", {"issuer": issuer})
+            page = (await ada.get("/dashboard/settings")).text
+            [passkey] = re.findall(r"/dashboard/settings/passkeys/\d+/remove", page)
+            refused = await ada.post(passkey)
+            assert refused.status_code == 400
+            assert "choose a password first" in shown(refused)
+            async with Visitor(site) as again:
+                assert (await walk(again, "ada")).headers["location"] == "/dashboard"
+            assert (await ada.post(passkey)).status_code == 303
             await ada.post("/dashboard/settings/password", {"password": PASSWORD})
             removed = await ada.post("/dashboard/settings/identities/remove", {"issuer": issuer})
             assert removed.headers["location"] == "/dashboard/settings?saved=identity-removed"

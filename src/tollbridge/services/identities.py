@@ -8,7 +8,7 @@ from tollbridge.services import accounts, deeds, letters, login, register
 from tollbridge.services.desk import Desk
 from tollbridge.services.login import Entered
 from tollbridge.services.sessions import Client, Presence
-from tollbridge.store import identities, members, passkeys, users
+from tollbridge.store import identities, members, users
 from tollbridge.store.db import Duplicate, Transaction, run
 from tollbridge.store.users import NewUser, User
 
@@ -115,9 +115,7 @@ async def remove(desk: Desk, presence: Presence, issuer: str, client: Client) ->
     async def use_case(transaction: Transaction) -> None:
         if not await identities.remove(transaction, user.id, issuer):
             raise NotFound("You do not log in with this service.")
-        others = await identities.of_user(transaction, user.id) or await passkeys.of_user(transaction, user.id)
-        if user.password is None and not others:
-            raise InvalidRequest("This is the only way in that you have: choose a password first.")
+        await login.keep_a_way_in(transaction, user)
         await deeds.note_of_user(transaction, user, "identity.removed", client, now)
         await desk.post.put(transaction, letter, now)
 

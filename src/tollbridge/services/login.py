@@ -11,7 +11,7 @@ from tollbridge.services.desk import Desk
 from tollbridge.services.mail import verification_required
 from tollbridge.services.sessions import Client, Presence
 from tollbridge.services.throttle import Door
-from tollbridge.store import members, users
+from tollbridge.store import identities, members, passkeys, users
 from tollbridge.store.db import Transaction, run
 from tollbridge.store.users import User
 
@@ -127,6 +127,14 @@ async def _takes(desk: Desk, user: User, code: str, now: int) -> bool:
         return await run(desk.database, lambda transaction: users.take_step(transaction, user.id, step))
     digest = sessions.digest(code.strip().lower().replace("-", "").replace(" ", ""))
     return await run(desk.database, lambda transaction: users.take_recovery_code(transaction, user.id, digest))
+
+
+async def keep_a_way_in(transaction: Transaction, user: User) -> None:
+    """After one was removed. InvalidRequest: it was the only one."""
+    if user.password is None:
+        others = await identities.of_user(transaction, user.id) or await passkeys.of_user(transaction, user.id)
+        if not others:
+            raise InvalidRequest("This is the only way in that you have: choose a password first.")
 
 
 def device_mark(desk: Desk, user: User) -> str:

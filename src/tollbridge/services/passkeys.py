@@ -121,7 +121,7 @@ async def add(desk: Desk, presence: Presence, sealed: str, credential: Any, labe
 
 
 async def remove(desk: Desk, presence: Presence, passkey: str, client: Client) -> None:
-    """Raises `NotFound`."""
+    """NotFound; InvalidRequest: they have no other way in."""
     id_ = read_whole(passkey) or 0  # which none has
     now = await desk.database.now()
     letter = letters.way_in(desk, presence.user.email, "A passkey was removed")
@@ -129,6 +129,7 @@ async def remove(desk: Desk, presence: Presence, passkey: str, client: Client) -
     async def use_case(transaction: Transaction) -> bool:
         removed = await passkeys.remove(transaction, presence.user.id, id_)
         if removed:
+            await login.keep_a_way_in(transaction, presence.user)
             await deeds.note_of_user(transaction, presence.user, "passkey.removed", client, now)
             await desk.post.put(transaction, letter, now)
         return removed

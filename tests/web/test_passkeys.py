@@ -155,6 +155,25 @@ def test_a_log_in_with_extensions_that_are_slow_to_decode_is_refused() -> None:
     run(test())
 
 
+def test_who_has_to_confirm_their_address_first_is_told_so() -> None:
+    """As they had not to when they registered."""
+
+    async def test() -> None:
+        async with house('require_verified_email = "always"\n') as site, Visitor(site) as again:
+            ada, device = await registered(site, "ada@example.com"), Device(site)
+            token = await ada.token(SETTINGS)
+            asked = (await send(ada, f"{SETTINGS}/passkeys/options", token, {})).json()
+            await send(ada, f"{SETTINGS}/passkeys", token, {"credential": device.create(asked)})
+            await site.database.execute('UPDATE "user" SET verified_at = NULL')
+            token = await again.token()
+            asked = (await send(again, "/auth/passkey/options", token, {})).json()
+            led = (await send(again, "/auth/passkey", token, {"credential": device.get(asked)})).json()["location"]
+            assert "is not confirmed yet" in shown(await again.get(led))
+            assert (await letters(site))[0][1] == "Tollbridge: Confirm your e-mail address"
+
+    run(test())
+
+
 def test_who_fails_again_and_again_is_soon_not_listened_to_and_costs_no_rows() -> None:
     async def test() -> None:
         async with house('[server]\ntrusted_proxies = ["127.0.0.1"]\n') as site:

@@ -40,7 +40,7 @@ async def log_in(visit: Visit) -> Response:
     body = await _body(visit)
     entered = await passkeys.log_in(visit.shared.desk, visit.cookie(COOKIE), body.get("credential"), visit.client)
     if not entered.token:
-        return _go(visit, "/auth/login")
+        return _go(visit, "/auth/login?notice=unconfirmed")
     visit.log_in(entered.token, entered.device)
     return _go(visit, visit.next_path())
 

@@ -1,6 +1,7 @@
 """Registering, logging in and out: what it takes, what it tells, how often it may be tried."""
 
 import asyncio
+import html
 import re
 import resource
 import statistics
@@ -426,6 +427,33 @@ def test_a_log_in_leads_back_to_where_one_wanted_to_go_and_nowhere_else() -> Non
                     away = await visitor.raw_post("/dashboard/keys", fields, referer=referer)
                     assert (away.status_code, away.headers["location"]) == (303, f"/auth/login?next={back}&notice=lost")
                 assert "What you just sent was not done." in shown(await visitor.get(away.headers["location"]))
+
+    run(test())
+
+
+def test_who_is_invited_and_has_to_confirm_their_address_first_is_led_to_the_invitation() -> None:
+    async def test() -> None:
+        async with house(MAIL) as site:
+            ada = await registered(site, "ada@example.com")
+            await ada.post("/dashboard/members", {"email": "bob@example.com", "role": "viewer"})
+            async with Visitor(site) as bob:
+                page = await bob.get(await link_to(site, "bob@example.com"))
+                [sign_up] = re.findall(r'href="(/auth/register[^"]+)"', page.text)
+                fields = {"email": "bob@example.com", "password": PASSWORD, "consent": "1"}
+                assert "Check your e-mail" in shown(await bob.post(html.unescape(sign_up), fields))
+                token = (await link_to(site, "bob@example.com")).partition("token=")[2]
+                verified = await bob.post("/auth/verify", {"token": token, "password": PASSWORD})
+                assert verified.headers["location"].startswith("/auth/invitation?token=")
+                assert "Join" in shown(await bob.get(verified.headers["location"]))
+                assert "next" not in bob.client.cookies
+            # Whatever else the browser keeps there leads nowhere else.
+            async with Visitor(site) as eve:
+                fields = {"email": "eve@example.com", "password": PASSWORD, "consent": "1"}
+                await eve.post("/auth/register", fields)
+                token = (await link_to(site, "eve@example.com")).partition("token=")[2]
+                eve.client.cookies.set("next", "//evil.example")
+                verified = await eve.post("/auth/verify", {"token": token, "password": PASSWORD})
+                assert verified.headers["location"] == "/dashboard"
 
     run(test())
 

@@ -67,6 +67,7 @@ def _register_page(visit: Visit, form: Form, status: int = 200) -> Response:
 
 
 def _look_into_mail(visit: Visit, email: str) -> Response:
+    visit.keep_next_path()
     return visit.render("login/look_into_mail.html", email=email, sends=visit.shared.desk.post.sends)
 
 
@@ -87,7 +88,7 @@ async def verify(visit: Visit) -> Response:
         form = form.refused(error, "password")
         return visit.render("login/verify.html", status=error.status, form=form, token=form["token"])
     visit.log_in(token)
-    return visit.redirect("/dashboard")
+    return visit.redirect(visit.kept_next_path())
 
 
 async def login_form(visit: Visit) -> Response:

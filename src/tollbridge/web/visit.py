@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, date, datetime
 from typing import Any
+from urllib.parse import quote, unquote
 
 import msgspec
 from jinja2 import Environment
@@ -29,6 +30,7 @@ from tollbridge.store.db import Database
 from tollbridge.store.rows import ABOVE_ALL
 from tollbridge.store.users import User
 from tollbridge.upstream.health import Health
+from tollbridge.values import DAY_MS
 from tollbridge.web import forms, guard
 from tollbridge.web.forms import Form
 from tollbridge.web.issuers import Issuers
@@ -247,12 +249,18 @@ class Visit:
 
     def next_path(self) -> str:
         """Where the visitor wanted to go before they had to log in: a path of ours, the dashboard if it is not."""
-        path = self.query("next")
-        if len(path.encode()) > MOST_NEXT:
-            return "/dashboard"
-        # A path with a single leading slash has neither scheme nor host.
-        ours = path.startswith("/") and not path.startswith("//") and "\\" not in path and path.isprintable()
-        return path if ours else "/dashboard"
+        return _ours(self.query("next"))
+
+    def keep_next_path(self) -> None:
+        """Have the browser keep it for as long as the link in a mail is good, which says nothing of it."""
+        if self.query("next"):
+            self.set_cookie("next", quote(self.next_path()), DAY_MS // 1000)
+
+    def kept_next_path(self) -> str:
+        """What was kept by `keep_next_path`, once."""
+        if self.cookie("next"):
+            self.set_cookie("next", "", 0)
+        return _ours(unquote(self.cookie("next")))
 
     # --- cookies --------------------------------------------------------------------------------------------------
 
@@ -346,3 +354,11 @@ class Visit:
             "path": self.request.scope["path"],
             "now": self.now,
         }
+
+
+def _ours(path: str) -> str:
+    if len(path.encode()) > MOST_NEXT:
+        return "/dashboard"
+    # A path with a single leading slash has neither scheme nor host.
+    ours = path.startswith("/") and not path.startswith("//") and "\\" not in path and path.isprintable()
+    return path if ours else "/dashboard"

@@ -356,6 +356,11 @@ def test_a_new_address_is_theirs_once_its_link_is_followed() -> None:
             assert (await ada.post("/auth/email", {"token": token})).status_code == 303
             assert "new@example.com" in shown(await ada.get(SETTINGS))
             assert (await ada.post("/auth/email", {"token": token})).status_code == 400
+            # No link for a new password would come to the old address: it is not told to ask for one.
+            told = (await letters(site))[0]
+            assert told[:2] == ("ada@example.com", "Tollbridge: Your e-mail address was changed")
+            assert "/contact" in told[2]
+            assert "/auth/forgot" not in told[2]
             async with Visitor(site) as visitor:
                 assert (await visitor.log_in("ada@example.com")).status_code == 400
                 assert (await visitor.log_in("new@example.com")).status_code == 303

@@ -103,7 +103,7 @@ async def change_password(desk: Desk, presence: Presence, password: str, client:
     checked = passwords.check(password, user.email, desk.settings.brand.name)
     with desk.passwords.turn(throttle.taker(client.address)):
         hashed = await desk.passwords.hash(checked)
-    letter = letters.changed(desk, user.email, "password")
+    letter = letters.password_changed(desk, user.email)
 
     async def use_case(transaction: Transaction) -> None:
         if not await users.replace_password(transaction, user.id, user.password, hashed):
@@ -163,7 +163,7 @@ async def confirm_email(desk: Desk, token: str, client: Client) -> None:
         if own is not None and await members.role_of(transaction, own.id, user.id) is Role.OWNER:
             await account_rows.set_email(transaction, own.id, found[1])
         await deeds.note_of_user(transaction, user, "email.changed", client, now)
-        letter = letters.changed(desk, user.email, "e-mail address")
+        letter = letters.email_changed(desk, user.email)
         await desk.post.put(transaction, letter, now)
         return letter
 

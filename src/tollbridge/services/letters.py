@@ -51,15 +51,28 @@ def confirm_email(desk: Desk, recipient: str, token: str) -> Mail:
     )
 
 
-def changed(desk: Desk, recipient: str, what: str) -> Mail:
-    """Tell the owner of an account what was changed, in case it was not them."""
+def password_changed(desk: Desk, recipient: str) -> Mail:
+    """Tell the owner of an account, in case it was not them."""
     return _mail(
         desk,
         recipient,
-        f"Your {what} was changed",
-        f"Your {what} at {_name(desk)} was changed. If it was not you, reset your password now:",
+        "Your password was changed",
+        f"Your password at {_name(desk)} was changed. If it was not you, reset your password now:",
         f"{desk.url}/auth/forgot",
         "",
+    )
+
+
+def email_changed(desk: Desk, recipient: str) -> Mail:
+    """As `password_changed`, to the address of before: a link for a new password would go to the new one."""
+    return _mail(
+        desk,
+        recipient,
+        "Your e-mail address was changed",
+        f"Your e-mail address at {_name(desk)} was changed: this one no longer leads to your account. "
+        "If it was not you, tell us at once:",
+        f"{desk.url}/contact",
+        "If it was you, do nothing.",
     )
 
 

@@ -96,6 +96,8 @@ ROWS: dict[str, Row] = {
     "POST /auth/passkey": Row(EVERYBODY),
     "GET /dashboard/settings/export": Row(USERS),
     "POST /dashboard/settings/close": Row(OWNERS),
+    "POST /dashboard/settings/forget": Row(USERS),
+    "POST /dashboard/accounts": Row(USERS),
     "GET /dashboard/members": Row(ADMINS),
     "POST /dashboard/members": Row(ADMINS),
     "POST /dashboard/members/{member}/role": Row(ADMINS, {"role": "viewer"}, theirs="member"),

@@ -1102,6 +1102,46 @@ def test_who_leaves_takes_their_data_along_and_is_forgotten_but_for_the_books() 
     run(test())
 
 
+def test_who_belongs_to_no_account_any_more_opens_another_or_deletes_their_log_in() -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            bob, member = await hired(site, ada, "bob@example.com", "viewer")
+            # They belong to one: nothing is opened, nobody forgotten.
+            for path in ("/dashboard/accounts", f"{SETTINGS}/forget"):
+                assert (await bob.post(path)).status_code == 400
+            [own] = re.findall(r"/dashboard/accounts/(acct_\w+)", (await bob.get("/dashboard/accounts")).text)
+            await bob.post(f"/dashboard/accounts/{own}")
+            assert (await bob.post(f"{SETTINGS}/close", {"typed": "bob@example.com"})).status_code == 303
+            await bob.log_in("bob@example.com")
+            assert "ada@example.com" in shown(await bob.get("/dashboard"))
+            await ada.post(f"/dashboard/members/{member}/remove")
+            assert (await bob.get("/dashboard/accounts")).headers["location"] == "/dashboard/no-account"
+            assert "open one of your own" in shown(await bob.get("/dashboard/no-account"))
+            assert (await bob.post("/dashboard/accounts")).headers["location"] == "/dashboard"
+            page = shown(await bob.get("/dashboard"))
+            assert "bob@example.com" in page
+            # The first credit was theirs already.
+            assert "$0.00 available" in page
+            # One whose address has an account, which is somebody else's by now, gets no other.
+            await ada.post("/dashboard/members", {"email": "bob@example.com", "role": "owner"})
+            await bob.post("/auth/invitation", {"token": await token_to(site, "bob@example.com")})
+            [ada_id] = re.findall(r"/members/(user_\w+)/remove", (await bob.get("/dashboard/members")).text)[:1]
+            assert (await bob.post(f"/dashboard/members/{ada_id}/remove")).status_code == 303
+            for verified_at in (None, 1):
+                await site.database.execute('UPDATE "user" SET verified_at = $1', verified_at)
+                refused = await ada.post("/dashboard/accounts")
+                assert refused.status_code == 400
+                assert "There is an account with your address already" in shown(refused)
+            assert (await ada.post(f"{SETTINGS}/forget")).headers["location"] == "/auth/login?notice=forgotten"
+            assert await site.database.fetch('SELECT email FROM "user"') == [("bob@example.com",)]
+            assert await site.database.fetch("SELECT count(*) FROM activity WHERE actor LIKE 'ada@%'") == [(0,)]
+            async with Visitor(site) as visitor:
+                assert (await visitor.log_in("ada@example.com")).status_code == 400
+
+    run(test())
+
+
 def test_what_others_did_to_an_account_is_still_theirs_when_it_is_closed() -> None:
     """An operator's grant is not the customer's doing afterwards, and the closing itself is noted."""
 

@@ -146,11 +146,26 @@ async def close(desk: Desk, presence: Presence, typed: str) -> None:
         await leaving.close_account(transaction, account.id, pseudonym, now)
         await activity.add(transaction, NewDeed(account_id=account.id, actor=pseudonym, action="account.closed"), now)
         if not await members.of_user(transaction, user.id) and not user.operator:
-            await activity.rename(transaction, user.email)
-            await leaving.forget_letters(transaction, user.email)
-            await users.delete(transaction, user.id)
+            await _forget(transaction, user)
 
     await run(desk.database, use_case)
+
+
+async def forget(desk: Desk, user: User) -> None:
+    """Forget a user who belongs to no account. InvalidRequest: they belong to one, or are an operator."""
+
+    async def use_case(transaction: Transaction) -> None:
+        if user.operator or await members.of_user(transaction, user.id):
+            raise InvalidRequest("Leave or close all accounts first. Operators are not deleted.")
+        await _forget(transaction, user)
+
+    await run(desk.database, use_case)
+
+
+async def _forget(transaction: Transaction, user: User) -> None:
+    await activity.rename(transaction, user.email)
+    await leaving.forget_letters(transaction, user.email)
+    await users.delete(transaction, user.id)
 
 
 def _line(kind: str, fields: dict[str, object]) -> bytes:

@@ -12,10 +12,11 @@ from tollbridge.services import accounts, letters, passwords, sessions, throttle
 from tollbridge.services.desk import Desk
 from tollbridge.services.keys import keep_copy, make
 from tollbridge.services.mail import Mail, verification_required
-from tollbridge.services.sessions import Client
+from tollbridge.services.sessions import Client, Presence
 from tollbridge.services.throttle import Limit
 from tollbridge.store import accounts as account_rows
 from tollbridge.store import activity, journal, keys, mail, managed_keys, management_keys, members, users
+from tollbridge.store import sessions as session_rows
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Duplicate, Transaction, run
 from tollbridge.store.users import NewUser, User
@@ -28,6 +29,7 @@ LINK_MS = DAY_MS
 GRANTS_TO_CLIENT = Limit(3, DAY_MS)
 GRANTS_TO_DOMAIN = Limit(200, DAY_MS)
 GRANTS_TO_MAILBOX = Limit(1, 3650 * DAY_MS)
+_TAKEN = "There is an account with your address already: its owner can invite you, or write to us."
 
 
 class SignUp(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,6 +189,35 @@ async def admit(desk: Desk, transaction: Transaction, user: User, gift: int, now
     elif not await members.of_account(transaction, waiting.id):
         await members.add(transaction, waiting.id, user.id, Role.OWNER, now)
         await activity.add(transaction, NewDeed(account_id=waiting.id, actor=user.email, action="account.claimed"), now)
+
+
+async def open_own(desk: Desk, presence: Presence, client: Client) -> None:
+    """An account for a user who belongs to none any more; they look at it from now on.
+
+    InvalidRequest: they belong to one, another account has their address, or they have to confirm it first.
+    """
+    user, now = presence.user, await desk.database.now()
+    if user.verified_at is None and verification_required(desk.settings):
+        raise InvalidRequest("Confirm your address first: log out, and log in again.")
+    gift = await first_credit(desk, user.email, client, now)
+
+    async def use_case(transaction: Transaction) -> None:
+        await sessions.keep(transaction, presence, now)
+        if await members.of_user(transaction, user.id):
+            raise InvalidRequest("You belong to an account already.")
+        if user.verified_at is None:
+            await open_account(desk, transaction, user, gift, now)
+        else:
+            await admit(desk, transaction, user, gift, now, other=False)
+        opened = await members.of_user(transaction, user.id)
+        if not opened:
+            raise InvalidRequest(_TAKEN)
+        await session_rows.move(transaction, presence.session.id, opened[0].account_id)
+
+    try:
+        await run(desk.database, use_case)
+    except Duplicate:
+        raise InvalidRequest(_TAKEN) from None
 
 
 async def _revoke_keys(transaction: Transaction, account_id: int, user: User, now: int) -> None:

@@ -5,7 +5,7 @@ from functools import partial
 from starlette.responses import Response, StreamingResponse
 
 from tollbridge.errors import ApiError, InvalidRequest, RateLimited
-from tollbridge.services import credentials, identities, leave, passkeys, sessions, top_ups, two_factor
+from tollbridge.services import credentials, identities, leave, passkeys, register, sessions, top_ups, two_factor
 from tollbridge.store import identities as identity_rows
 from tollbridge.store import members, users
 from tollbridge.store import passkeys as passkey_rows
@@ -177,11 +177,19 @@ async def end_other_sessions(visit: Visit) -> Response:
 
 async def accounts(visit: Visit) -> Response:
     belongings = await members.of_user(visit.shared.database, visit.user.id)
+    if not belongings:
+        return visit.redirect("/dashboard/no-account")
     return visit.render("account/accounts.html", belongings=belongings)
 
 
 async def open_account(visit: Visit) -> Response:
     await sessions.look_at(visit.shared.database, visit.somebody, visit.path("account"))
+    return visit.redirect("/dashboard")
+
+
+async def open_own(visit: Visit) -> Response:
+    """For who was removed from the only account that they had."""
+    await register.open_own(visit.shared.desk, visit.somebody, visit.client)
     return visit.redirect("/dashboard")
 
 
@@ -209,6 +217,12 @@ async def close(visit: Visit) -> Response:
     return visit.redirect("/auth/login?notice=deleted")
 
 
+async def forget(visit: Visit) -> Response:
+    await leave.forget(visit.shared.desk, visit.user)
+    visit.log_out()
+    return visit.redirect("/auth/login?notice=forgotten")
+
+
 PAGES = (
     Page("GET", SETTINGS, USER, settings),
     Page("POST", f"{SETTINGS}/password", USER, change_password, fresh=True),
@@ -221,7 +235,9 @@ PAGES = (
     Page("POST", f"{SETTINGS}/sessions/{{session}}", USER, end_session),
     Page("GET", f"{SETTINGS}/export", USER, export, fresh=True),
     Page("POST", f"{SETTINGS}/close", OWNER, close, fresh=True),
+    Page("POST", f"{SETTINGS}/forget", USER, forget, fresh=True),
     Page("GET", "/dashboard/accounts", USER, accounts),
+    Page("POST", "/dashboard/accounts", USER, open_own),
     Page("POST", "/dashboard/accounts/{account}", USER, open_account),
     Page("GET", "/auth/forgot", ANYONE, forgot_form),
     Page("POST", "/auth/forgot", ANYONE, forgot),

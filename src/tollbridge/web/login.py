@@ -15,6 +15,7 @@ NOTICES = {
     "out": "You are logged out.",
     "email": "Your new e-mail address is confirmed.",
     "deleted": "Your account is deleted.",
+    "forgotten": "What you logged in with is deleted.",
     "unconfirmed": "Your e-mail address is not confirmed yet: follow the link that we have sent to it.",
     "lost": "What you just sent was not done. Send it again afterwards.",
 }

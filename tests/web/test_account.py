@@ -800,11 +800,13 @@ def test_operators_work_with_a_second_factor_only_and_keep_it() -> None:
     run(test())
 
 
-def test_who_has_another_authenticator_replaces_the_second_factor_and_gets_new_recovery_codes() -> None:
+def test_who_has_another_authenticator_replaces_the_second_factor_and_gets_new_recovery_codes(
+    postgres_url: str,
+) -> None:
     """Operators too, who cannot be without one: their recovery codes would come to an end."""
 
     async def test() -> None:
-        async with house() as site:
+        async with house(database_url=postgres_url) as site:
             boss = await operator(site)
             used = await site.database.fetch('SELECT totp_secret FROM "user" WHERE operator')
             assert "Replace it" in shown(await boss.get(SETTINGS))

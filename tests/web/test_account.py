@@ -728,23 +728,26 @@ def test_what_is_done_with_a_second_factor_is_noted_and_nobody_logs_in_by_one_of
             secret = secret_of(await ada.get(f"{SETTINGS}/two-factor"))
             [(before,)] = await site.database.fetch("SELECT MAX(id) FROM activity")
             step = await site.database.now() // 1000 // totp.STEP_S
-            await ada.post(f"{SETTINGS}/two-factor", {"code": totp.code(secret, step)})
-            async with Visitor(site) as visitor:
-                await visitor.log_in("ada@example.com")
-                await visitor.get("/auth/second")
-                await visitor.post("/auth/second", {"code": "123456"})
-                await visitor.post("/auth/second", {"code": totp.code(secret, step + 1)})
+            shown_codes = shown(await ada.post(f"{SETTINGS}/two-factor", {"code": totp.code(secret, step)}))
+            recovery = re.findall(r"[a-z2-9]{5}-[a-z2-9]{5}", shown_codes)[0]
+            for codes in (["123456", totp.code(secret, step + 1)], [recovery]):
+                async with Visitor(site) as visitor:
+                    await visitor.log_in("ada@example.com")
+                    await visitor.get("/auth/second")
+                    for code in codes:
+                        await visitor.post("/auth/second", {"code": code})
             assert (await ada.post(f"{SETTINGS}/two-factor/off")).status_code == 303
             noted = await site.database.fetch(
                 "SELECT action, actor, address FROM activity WHERE id > $1 ORDER BY id", before
             )
-            actions = ["two_factor.on", "login.half", "login", "two_factor.off"]
+            actions = ["two_factor.on", "login.half", "login", "login.half", "login.recovery", "two_factor.off"]
             assert noted == [(each, "ada@example.com", "127.0.0.1") for each in actions]
             page = shown(await ada.get("/dashboard/activity"))
             assert "turned the second factor off" in page
             mails = [(recipient, subject) for recipient, subject, _ in await letters(site)]
-            words = [f"Tollbridge: The second factor was turned {each}" for each in ("off", "on")]
-            assert mails == [("ada@example.com", each) for each in words]
+            words = ["The second factor was turned off", "A recovery code was used (9 left)"]
+            words.append("The second factor was turned on")
+            assert mails == [("ada@example.com", f"Tollbridge: {each}") for each in words]
             assert "began to log in, and was asked for the second factor" in page
 
     run(test())

@@ -6,7 +6,7 @@ import msgspec
 
 from tollbridge.core import totp
 from tollbridge.errors import InvalidRequest
-from tollbridge.services import accounts, deeds, register, sessions, throttle
+from tollbridge.services import accounts, deeds, letters, register, sessions, throttle
 from tollbridge.services.desk import Desk
 from tollbridge.services.mail import verification_required
 from tollbridge.services.sessions import Client, Presence
@@ -96,11 +96,17 @@ async def prove(desk: Desk, presence: Presence, code: str, client: Client, devic
     known = is_known(desk, user, device)
     door = Door(account=f"totp/{user.public_id}", client=client.address, device=known)
     await throttle.check_door(desk.database, door, now)
+    recovered = False
     if not await _takes(desk, user, code, now):
-        await throttle.failed(desk.database, door, now)
-        raise InvalidRequest("This code is wrong or has already been used. Wait for the next one.", param="code")
+        recovered = await _takes_recovery_code(desk, user, code)
+        if not recovered:
+            await throttle.failed(desk.database, door, now)
+            raise InvalidRequest("This code is wrong or has already been used. Wait for the next one.", param="code")
     await throttle.opened(desk.database, door)
-    await run(desk.database, lambda transaction: deeds.note_of_user(transaction, user, "login", client, now))
+    deed = "login.recovery" if recovered else "login"
+    await run(desk.database, lambda transaction: deeds.note_of_user(transaction, user, deed, client, now))
+    if recovered:
+        await _tell_of_recovery(desk, user, now)
     return Entered(await sessions.renew(desk.database, presence, client, factors=2), device_mark(desk, user))
 
 
@@ -123,10 +129,22 @@ async def _takes(desk: Desk, user: User, code: str, now: int) -> bool:
         return False
     secret = desk.master.open(f"totp/{user.public_id}", sealed)
     step = totp.matching_step(secret, code, now, user.totp_step)
-    if step is not None:
-        return await run(desk.database, lambda transaction: users.take_step(transaction, user.id, step))
+    return step is not None and await run(
+        desk.database, lambda transaction: users.take_step(transaction, user.id, step)
+    )
+
+
+async def _takes_recovery_code(desk: Desk, user: User, code: str) -> bool:
     digest = sessions.digest(code.strip().lower().replace("-", "").replace(" ", ""))
     return await run(desk.database, lambda transaction: users.take_recovery_code(transaction, user.id, digest))
+
+
+async def _tell_of_recovery(desk: Desk, user: User, now: int) -> None:
+    """In case that it was somebody else, who has found the list of codes and knows the password too."""
+    left = await users.count_recovery_codes(desk.database, user.id)
+    letter = letters.way_in(desk, user.email, f"A recovery code was used ({left} left)")
+    await run(desk.database, lambda transaction: desk.post.put(transaction, letter, now))
+    desk.post.hurry(letter)
 
 
 async def keep_a_way_in(transaction: Transaction, user: User) -> None:

@@ -8,6 +8,7 @@ WORDS = {
     "account.unfrozen": "unfroze the account",
     "login": "logged in",
     "login.half": "began to log in, and was asked for the second factor",
+    "login.recovery": "logged in with a recovery code",
     "two_factor.on": "turned the second factor on",
     "two_factor.replaced": "replaced the second factor",
     "two_factor.off": "turned the second factor off",

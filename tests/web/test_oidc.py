@@ -392,6 +392,20 @@ def test_who_has_become_an_operator_no_longer_logs_in_by_what_they_used_before(o
     run(test())
 
 
+def test_who_turns_back_at_the_other_service_is_told_and_goes_on_to_where_they_wanted() -> None:
+    async def test() -> None:
+        async with issuer_that_says({}) as site, Visitor(site) as ada:
+            await registered(site, "ada@example.com")
+            asked = await ada.get("/auth/with/test?next=/dashboard/keys")
+            state = parse_qs(urlsplit(asked.headers["location"]).query)["state"][0]
+            back = await ada.get(f"/auth/with/test/back?error=access_denied&state={state}")
+            assert "The other service did not log you in" in shown(await ada.get(back.headers["location"]))
+            fields = {"email": "ada@example.com", "password": PASSWORD}
+            assert (await ada.post(back.headers["location"], fields)).headers["location"] == "/dashboard/keys"
+
+    run(test())
+
+
 def test_an_answer_counts_once_for_the_browser_that_asked(oidc_provider: Path) -> None:
     async def test() -> None:
         async with site_with_provider() as site, Visitor(site) as ada, Visitor(site) as eve:

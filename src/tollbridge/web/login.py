@@ -17,6 +17,7 @@ NOTICES = {
     "deleted": "Your account is deleted.",
     "forgotten": "What you logged in with is deleted.",
     "unconfirmed": "Your e-mail address is not confirmed yet: follow the link that we have sent to it.",
+    "elsewhere": "The other service did not log you in. Try again, or log in another way.",
     "lost": "What you just sent was not done. Send it again afterwards.",
 }
 

@@ -98,7 +98,7 @@ async def finish(visit: Visit) -> Response:
     if not hmac.compare_digest(pending.state.encode(), visit.query("state").encode()):
         raise InvalidRequest("This answer does not belong to your log-in. Please start again.")
     if not visit.query("code"):
-        return visit.redirect("/auth/login")
+        return visit.redirect(f"/auth/login?{urlencode({'notice': 'elsewhere', 'next': pending.next})}")
     database, address = visit.shared.database, visit.client.address
     await throttle.check_client(database, address, visit.now)
     claim = await _claim(visit, settings, pending)

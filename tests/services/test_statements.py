@@ -9,7 +9,6 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
 import pytest
 from tests.payments.conftest import USD, Till, opened_till
 from tests.services.conftest import World, spend
@@ -22,6 +21,7 @@ from tollbridge.services import accounts, margins, statements, vouchers
 from tollbridge.services.credit import grant
 from tollbridge.services.refunds import refund
 from tollbridge.services.statements import JournalLine, Period
+from tollbridge.store import journal as journal_rows
 from tollbridge.store import reports, retention, rollups, seal, usage, usage_days
 from tollbridge.store.db import Database
 from tollbridge.store.ledger import Ledger
@@ -125,8 +125,8 @@ def test_csv_and_json_say_the_same(sqlite_world: World) -> None:
     async def look(till: Till) -> None:
         period = Period("all", 0, await till.database.now() + DAY)
         made = await statements.account_statement(till.database, till.account, period)
-        rows = list(csv.DictReader(io.StringIO(statements.statement_csv(made))))
-        data = json.loads(msgspec.json.encode(statements.statement_json(made)))
+        rows = list(csv.DictReader(io.StringIO("".join(statements.statement_csv(made)))))
+        data = json.loads(b"".join(statements.statement_json(made)))
         assert rows[0]["what"] == "opening balance"
         assert rows[-1]["balance_usd"] == data["closing_usd"]
         assert [row["amount_usd"] for row in rows[1:-1]] == [line["amount_usd"] for line in data["lines"]]
@@ -147,6 +147,28 @@ def test_what_people_wrote_is_no_formula(sqlite_world: World) -> None:
         assert set(named) == {"'=1+1@example.com"}
 
     sqlite_world.run(use)
+
+
+@pytest.mark.parametrize("part", [1, 3])
+def test_what_is_summed_up_in_parts_is_the_same(world: World, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An account with a million transactions, and a journal with millions, are not read by one statement."""
+
+    async def look(till: Till) -> None:
+        period = Period("all", 0, await till.database.now() + DAY)
+        [(middle,)] = await till.database.fetch("SELECT created_at FROM journal ORDER BY id LIMIT 1 OFFSET 4")
+        later = Period("later", middle, period.until)
+        whole = [await sums(till, each) for each in (period, later)]
+        monkeypatch.setattr(journal_rows, "_PART", part)
+        monkeypatch.setattr(reports, "_PART", part)
+        monkeypatch.setattr(statements, "_AT_ONCE", part)
+        assert [await sums(till, each) for each in (period, later)] == whole
+
+    async def sums(till: Till, period: Period) -> object:
+        made = await statements.account_statement(till.database, till.account, period)
+        texts = "".join(statements.statement_csv(made)), json.loads(b"".join(statements.statement_json(made)))
+        return made, texts, await statements.trial_balance(till.database, period)
+
+    in_a_busy_world(world, look)
 
 
 CORRECTIONS = (
@@ -180,6 +202,37 @@ def test_each_page_of_the_journal_is_read_from_where_the_last_one_ended(world: W
         lines = [row[0] for row in await database.fetch(f"EXPLAIN (ANALYZE, BUFFERS) {reports._ENTRIES}", *args)]
         read = sum(map(int, re.findall(r"(?:hit|read)=(\d+)", next(line for line in lines if "Buffers" in line))))
         assert read < 50, lines
+
+    world.run(use)
+
+
+def test_each_page_of_an_account_is_read_from_where_the_last_one_ended(world: World) -> None:
+    """Otherwise the statement of an account with many transactions groups all of them again for each page."""
+    count, half = 10_000, 5_000
+
+    async def use(database: Database) -> None:
+        postgres = database.dialect == "postgresql"
+        counted = f"(WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {count}) SELECT i FROM n)"
+        numbers = f"generate_series(1, {count}) AS n(i)" if postgres else counted
+        account = await accounts.create(database, "a@example.com", plans=("default",), actor="test")
+        for statement in CORRECTIONS:
+            await database.execute(statement.format(numbers=numbers, account=account.id))
+        # Every other one leaves the balance as it is.
+        await database.execute("UPDATE entry SET book = 'customer_paid' WHERE line = 1 AND journal_id % 2 = 0")
+        await database.execute("UPDATE entry SET book = 'customer_paid' WHERE line = 0 AND journal_id % 4 = 0")
+        await database.execute("UPDATE balance SET paid = $1", count // 4)
+        found = await journal_rows.lines(database, account.id, (half, 0), 1 << 60, 3)
+        assert [(line.id, line.at, line.amount) for line in found] == [(half + n, half + n, 1) for n in (2, 6, 10)]
+        args = (account.id, half, 0, 1 << 60, 100)
+        if not postgres:
+            plan = [row[3] for row in await database.fetch(f"EXPLAIN QUERY PLAN {journal_rows._LINES}", *args)]
+            assert any("journal_by_account (account_id=? AND created_at>" in step for step in plan), plan
+            assert not any("TEMP B-TREE" in step for step in plan), plan
+            return
+        await database.execute("ANALYZE journal, entry")
+        lines = [row[0] for row in await database.fetch(f"EXPLAIN (ANALYZE, BUFFERS) {journal_rows._LINES}", *args)]
+        read = sum(map(int, re.findall(r"(?:hit|read)=(\d+)", next(line for line in lines if "Buffers" in line))))
+        assert read < 5_000, lines
 
     world.run(use)
 

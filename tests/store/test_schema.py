@@ -389,6 +389,7 @@ def test_the_index_by_time_is_built_beside_a_gateway_that_writes(postgres_url: s
             "DROP TABLE carried",
             "DROP TABLE closing",
             "DROP INDEX journal_late",
+            "DROP INDEX journal_by_account",
             "ALTER TABLE activity DROP COLUMN proof, DROP COLUMN salt",
             "ALTER TABLE management_key DROP COLUMN pepper_id",
             "ALTER TABLE invitation DROP COLUMN invited_by",

@@ -122,6 +122,8 @@ def ledger_statement(
 
 
 def _print_month(settings: "Settings", email: str, month: str, as_csv: bool, as_json: bool) -> None:
+    import msgspec
+
     from tollbridge.core.money import format_usd
     from tollbridge.services import accounts, statements
 
@@ -131,9 +133,9 @@ def _print_month(settings: "Settings", email: str, month: str, as_csv: bool, as_
 
     made = with_database(settings, read)
     if as_csv:
-        print_data(statements.statement_csv(made).encode())
+        print_data("".join(statements.statement_csv(made)).encode())
     elif as_json:
-        print_json(statements.statement_json(made))
+        print_data(msgspec.json.format(b"".join(statements.statement_json(made))) + b"\n")
     else:
         print_fields({
             "opening USD": format_usd(made.opening),

@@ -2,7 +2,7 @@
 
     month = parse_month("2026-11")
     statement = await account_statement(database, account, month)     # opening + all movements = closing
-    text = statement_csv(statement)
+    parts = statement_csv(statement)
 
 Amounts are nano-USD; in CSV they are decimal USD to the last digit. Months and days are UTC.
 """
@@ -10,7 +10,7 @@ Amounts are nano-USD; in CSV they are decimal USD to the last digit. Months and 
 import csv
 import io
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -30,6 +30,8 @@ from tollbridge.values import DAY_MS
 
 _MONTH = re.compile(r"(20[0-9]{2})-(0[1-9]|1[0-2])")
 _PAGE = 1_000
+# Lines written at once.
+_AT_ONCE = 500
 # What a spreadsheet would take for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -128,7 +130,7 @@ async def account_statement(
     async with usage_days.reading(database) as days:
         before = await days.of_account(account.id, 0, period.since)
         opening = await journal.total(days.view, account.id, period.since) - before.charge
-        kinds = await reports.kinds(days.view, account.id, period.since, period.until)
+        kinds = await journal.moved(days.view, account.id, period.since, period.until)
         month = rollups.Period(period.since, period.until, DAY_MS)
         used = (await rollups.read_within(days.view, account.id, month)).by_price
         terms = await reports.price_terms(days.view)
@@ -169,21 +171,29 @@ def model_of(terms: str | None, name: str = "model") -> str:
     return str(msgspec.json.decode(terms, type=dict[str, object]).get(name, ""))
 
 
-def statement_csv(made: Statement) -> str:
-    """The statement as CSV, for spreadsheets: its lines, between the opening and the closing balance."""
-    rows: list[Sequence[str]] = [("at", "what", "amount_usd", "balance_usd")]
-    rows.append((time_text(made.period.since), "opening balance", "", format_usd(made.opening)))
-    rows += [
-        (time_text(line.at), no_formula(line.what), format_usd(line.amount), format_usd(line.balance))
-        for line in made.lines
-    ]
-    rows.append((time_text(made.period.until), "closing balance", "", format_usd(made.closing)))
-    return to_csv(rows)
+def statement_csv(made: Statement) -> Iterator[str]:
+    """The statement as CSV, for spreadsheets, some lines at a time: all of them would keep the gateway for seconds."""
+    yield to_csv(
+        [
+            ("at", "what", "amount_usd", "balance_usd"),
+            (time_text(made.period.since), "opening balance", "", format_usd(made.opening)),
+        ]
+    )
+    for some in _some(made.lines):
+        yield to_csv(
+            (time_text(line.at), no_formula(line.what), format_usd(line.amount), format_usd(line.balance))
+            for line in some
+        )
+    yield to_csv([(time_text(made.period.until), "closing balance", "", format_usd(made.closing))])
 
 
-def statement_json(made: Statement) -> dict[str, object]:
-    """The statement as JSON: amounts are decimal texts."""
-    return {
+def _some(lines: Sequence[Line]) -> Iterator[Sequence[Line]]:
+    return (lines[first : first + _AT_ONCE] for first in range(0, len(lines), _AT_ONCE))
+
+
+def statement_json(made: Statement) -> Iterator[bytes]:
+    """The statement as JSON, some lines at a time: amounts are decimal texts."""
+    totals = {
         "account": made.email,
         "month": made.period.name,
         "opening_usd": format_usd(made.opening),
@@ -199,16 +209,22 @@ def statement_json(made: Statement) -> dict[str, object]:
             }
             for each in made.models
         ],
-        "lines": [
+    }
+    yield msgspec.json.encode(totals)[:-1] + b',"lines":['
+    comma = b""
+    for some in _some(made.lines):
+        lines = [
             {
                 "at": time_text(line.at),
                 "what": line.what,
                 "amount_usd": format_usd(line.amount),
                 "balance_usd": format_usd(line.balance),
             }
-            for line in made.lines
-        ],
-    }
+            for line in some
+        ]
+        yield comma + msgspec.json.encode(lines)[1:-1]
+        comma = b","
+    yield b"]}"
 
 
 # --- the operator's books -----------------------------------------------------------------------------------------
@@ -217,16 +233,20 @@ def statement_json(made: Statement) -> dict[str, object]:
 async def trial_balance(database: Database, period: Period) -> list[TrialLine]:
     """Every ledger account at the beginning of a period, and what moved, which gives its end."""
     async with usage_days.reading(database) as days:
-        opening = await _moved(days, 0, period.since)
-        moved = await _moved(days, period.since, period.until)
-    return [TrialLine(book, opening.get(book, 0), moved.get(book, 0)) for book in Book]
+        booked = await reports.books(days.view, period.since, period.until)
+        used = [await _used(days, *each) for each in ((0, period.since), (period.since, period.until))]
+    return [
+        TrialLine(book, *(more + usage[book] for more, usage in zip(booked.get(book, (0, 0)), used, strict=True)))
+        for book in Book
+    ]
 
 
-async def _moved(days: Days, since: int, until: int) -> dict[Book, int]:
-    moved = await reports.books(days.view, since, until)
+async def _used(days: Days, since: int, until: int) -> dict[Book, int]:
+    """What requests moved on each ledger account."""
+    moved = dict.fromkeys(Book, 0)
     for each in await days.by(Group.PRICE, since, until):
         for entry in usage_entries(each.charge, each.promo, each.loss, each.cost):
-            moved[entry.book] = moved.get(entry.book, 0) + entry.amount
+            moved[entry.book] += entry.amount
     return moved
 
 

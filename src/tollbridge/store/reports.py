@@ -8,6 +8,7 @@ import msgspec
 from tollbridge.core.ledger import Book
 from tollbridge.store.db import Row, Transaction
 from tollbridge.store.journal import CHARGE, COST, LOSS, PROMO
+from tollbridge.store.rows import ABOVE_ALL
 from tollbridge.values import DAY_MS
 
 # Ends that came after the sweep: how they differ from what the usage row says.
@@ -20,15 +21,16 @@ LEFT JOIN carried ON carried.kind = 'late' AND carried.id = journal.id
 WHERE journal.kind = 'late' AND journal.created_at >= $1 AND journal.created_at < $2
 GROUP BY journal.id, journal.created_at, usage.price_version, carried.part, journal.account_id
 """  # noqa: S608 - constants
-_KINDS = """
-SELECT kind, CAST(SUM(amount) AS BIGINT) FROM journal JOIN entry ON journal_id = journal.id
-WHERE account_id = $3 AND created_at >= $1 AND created_at < $2 AND book IN ('customer_paid', 'customer_promo')
-GROUP BY kind
-"""
+# Of transactions from one id to another: what each ledger account had before a time, and what moved on it from then on.
 _BOOKS = """
-SELECT book, CAST(SUM(amount) AS BIGINT) FROM journal JOIN entry ON journal_id = journal.id
-WHERE created_at >= $1 AND created_at < $2 GROUP BY book
+SELECT book, CAST(SUM(CASE WHEN created_at < $1 THEN amount ELSE 0 END) AS BIGINT),
+  CAST(SUM(CASE WHEN created_at >= $1 THEN amount ELSE 0 END) AS BIGINT)
+FROM journal JOIN entry ON journal_id = journal.id
+WHERE journal.id > $3 AND journal.id <= $4 AND journal_id > $3 AND journal_id <= $4 AND created_at < $2 GROUP BY book
 """
+# As many as one statement reads well within its time limit.
+_PART = 50_000
+_PART_END = "SELECT id FROM journal WHERE id > $1 ORDER BY id LIMIT 1 OFFSET $2"
 # The bound is repeated for each table: otherwise each page would be looked for from the first transaction on.
 _ENTRIES = """
 SELECT journal.id, line, journal.created_at, kind, email, book, amount, reason, actor
@@ -59,14 +61,18 @@ async def late(view: Transaction, since: int, until: int) -> list[Late]:
     return [Late(*row) for row in await view.fetch(_LATE, since, until)]
 
 
-async def kinds(view: Transaction, account_id: int, since: int, until: int) -> dict[str, int]:
-    """What each kind of journal transaction did to an account's balance."""
-    return {kind: int(amount) for kind, amount in await view.fetch(_KINDS, since, until, account_id)}
-
-
-async def books(view: Transaction, since: int, until: int) -> dict[Book, int]:
-    """What the journal moved on each ledger account, requests left out."""
-    return {Book(book): int(amount) for book, amount in await view.fetch(_BOOKS, since, until)}
+async def books(view: Transaction, since: int, until: int) -> dict[Book, tuple[int, int]]:
+    """What the journal moved on each ledger account before a period, and in it; requests left out."""
+    sums: dict[Book, tuple[int, int]] = {}
+    after = 0
+    while after < ABOVE_ALL:
+        found = await view.fetch(_PART_END, after, _PART - 1)
+        end = found[0][0] if found else ABOVE_ALL
+        for name, before, within in await view.fetch(_BOOKS, since, until, after, end):
+            opening, moved = sums.get(Book(name), (0, 0))
+            sums[Book(name)] = opening + before, moved + within
+        after = end
+    return sums
 
 
 async def entries(view: Transaction, since: int, until: int, after: tuple[int, int], count: int) -> list[Row]:

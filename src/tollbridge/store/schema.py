@@ -15,7 +15,7 @@ from tollbridge.errors import ConfigError, TollbridgeError
 from tollbridge.store.db import Database, open_database, sqlite_path
 from tollbridge.store.meta import value
 
-HEAD = "0014"
+HEAD = "0015"
 # The oldest revision whose code works on the schema of `HEAD`.
 OLDEST = "0008"
 OLDEST_ROW = "schema_oldest"

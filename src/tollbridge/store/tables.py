@@ -245,6 +245,7 @@ journal = _table(
     Column("reason", Text, nullable=False),
     Column("actor", Text, nullable=False),
     Column("created_at", Int64, nullable=False),
+    Index("journal_by_account", "account_id", "created_at", "id"),
     Index("journal_late", "created_at", sqlite_where=text("kind = 'late'"), postgresql_where=text("kind = 'late'")),
 )
 

@@ -1,8 +1,11 @@
 """Printable invoices, whom they are made out to, and the account's monthly statement."""
 
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
+from typing import TypeVar
 
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from tollbridge.core.payments import Buyer
 from tollbridge.errors import ApiError, InvalidRequest
@@ -11,12 +14,13 @@ from tollbridge.services.statements import Period, Statement
 from tollbridge.web.billing import BILLING
 from tollbridge.web.forms import Form
 from tollbridge.web.page import PAYER, Page
-from tollbridge.web.usage import json_response
 from tollbridge.web.visit import Visit
 
 MOST_LINES = 200
 MOST_MONTHS = 120
 CSV = "text/csv; charset=utf-8"
+
+T = TypeVar("T", str, bytes)
 
 
 async def list_invoices(visit: Visit, refused: ApiError | None = None) -> Response:
@@ -65,11 +69,19 @@ async def statement(visit: Visit) -> Response:
 async def statement_csv(visit: Visit) -> Response:
     made = await _whole(visit)
     headers = {"content-disposition": f'attachment; filename="statement-{made.period.name}.csv"'}
-    return Response(statements.statement_csv(made), media_type=CSV, headers=headers)
+    return StreamingResponse(_in_turns(statements.statement_csv(made)), media_type=CSV, headers=headers)
 
 
 async def statement_json(visit: Visit) -> Response:
-    return json_response(statements.statement_json(await _whole(visit)))
+    parts = statements.statement_json(await _whole(visit))
+    return StreamingResponse(_in_turns(parts), media_type="application/json")
+
+
+async def _in_turns(parts: Iterator[T]) -> AsyncIterator[T]:
+    """A month may have half a million lines: calls are served between its parts."""
+    for part in parts:
+        yield part
+        await asyncio.sleep(0)
 
 
 async def _whole(visit: Visit) -> Statement:

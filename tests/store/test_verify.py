@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from tests.core.posts import refund
 from tests.store.books import TERMS, Books, Engine, assert_verified, serving
 
-from tollbridge.core.ledger import Book, Checkpoint
+from tollbridge.core.ledger import Book, Checkpoint, hold_id
 from tollbridge.store import prices, processes, usage
 from tollbridge.store import seal as seal_module
 from tollbridge.store import verify as verify_module
@@ -432,6 +432,27 @@ def test_enough_columns_were_tried() -> None:
     assert rest == {"meta", "process", "account", "api_key", "checkpoint"}
 
 
+async def _a_process_that_is_new(database: Database, names: str, values: str) -> None:
+    """Of whose holds PostgreSQL knows nothing, and believes that there are hardly any."""
+    first, count, page = hold_id(7, 1), 1_000, 200
+    series = f"FROM generate_series({first}, {first + count - 1}) AS n(i)"
+    for table in ("hold", "usage"):
+        await database.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
+    await database.execute(
+        "INSERT INTO hold (id, account_id, key_id, amount, limited, expires_at) SELECT i, 1, 1, 1, false, 0 " + series
+    )
+    await database.execute(f"INSERT INTO usage ({names}) SELECT {values} {series}")
+    for sql, bounds in (
+        (verify_module._ORPHANS["usage row of hold {} has no hold"], (first - 1, page)),
+        (processes._OPEN, (first - 1, first + processes._WINDOW, page)),
+    ):
+        for number, bound in enumerate(bounds, 1):
+            sql = sql.replace(f"${number}", str(bound))
+        [(plan,)] = await database.fetch(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}")
+        read = re.findall(r'"Actual Rows": ([0-9.]+),\s+"Actual Loops": ([0-9]+)', plan)
+        assert sum(float(rows) * int(loops) for rows, loops in read) <= 6 * count, plan
+
+
 def test_a_page_of_the_proof_or_of_a_sweep_costs_the_same_wherever_it_begins(postgres_engine: Engine) -> None:
     """PostgreSQL joins two orders by merging them: it must not begin one of them at the first row of all."""
     count, page = 20_000, 200
@@ -457,6 +478,7 @@ def test_a_page_of_the_proof_or_of_a_sweep_costs_the_same_wherever_it_begins(pos
             [(plan,)] = await database.fetch(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}")
             read = [float(rows) for rows in re.findall(r'"Actual Rows": ([0-9.]+)', plan)]
             assert max(read) <= 2 * page, plan
+        await _a_process_that_is_new(database, names, values)
 
     async def main() -> None:
         database = postgres_engine.database()

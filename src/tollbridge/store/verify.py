@@ -40,15 +40,16 @@ _ALLOWANCES = (
     "ORDER BY account_id, period LIMIT $3"
 )
 _SPENDS = "SELECT key_id, spent, held FROM key_spend WHERE key_id > $1 ORDER BY key_id LIMIT $2"
-# What is said of the first column of a row whose second is empty. The bounds are on both sides of joins as in `seal`.
+# What is said of the first column of a row whose second is empty. Holds are looked up one by one, as in `processes`;
+# the bounds of other joins are on both sides, as in `seal`.
 _ORPHANS = {
     "usage row of hold {} has no hold": """
-        SELECT hold_id, hold.id FROM usage LEFT JOIN hold ON hold.id = hold_id AND hold.id > $1
+        SELECT hold_id, (SELECT hold.id FROM hold WHERE hold.id = usage.hold_id) FROM usage
         WHERE hold_id > $1 ORDER BY hold_id LIMIT $2
     """,
     "extension of hold {} has no hold": """
-        SELECT hold_id, MAX(hold.id) FROM hold_step LEFT JOIN hold ON hold.id = hold_id AND hold.id > $1
-        WHERE hold_id > $1 GROUP BY hold_id ORDER BY hold_id LIMIT $2
+        SELECT DISTINCT hold_id, (SELECT hold.id FROM hold WHERE hold.id = hold_step.hold_id) FROM hold_step
+        WHERE hold_id > $1 ORDER BY hold_id LIMIT $2
     """,
     "checkpoint of hold {} has no open hold": """
         SELECT checkpoint.hold_id, CASE WHEN usage.hold_id IS NULL THEN hold.id END FROM checkpoint

@@ -369,3 +369,39 @@ def test_a_server_that_hangs_or_is_gone_is_unavailable_in_time_and_found_again()
 
     with Postgres() as server, server.database() as url:
         asyncio.run(main(server, url))
+
+
+def test_no_call_waits_while_a_long_log_is_copied_into_the_file(sqlite_engine: Engine) -> None:
+    """The log grows while somebody reads one moment of the books for minutes, and copying it can take seconds."""
+
+    async def scenario(database: Database) -> None:
+        assert isinstance(database, db.SqliteDatabase)
+        file, log = database.path, database.path.with_name(f"{database.path.name}-wal")
+        given: list[int] = []
+
+        class Watched(db.Turn):
+            def give(self) -> None:
+                given.append(file.stat().st_mtime_ns)
+                super().give()
+
+        assert database._writer is not None
+        database._writer._turn = Watched()
+        rows = "WITH RECURSIVE n(i) AS (SELECT $1 UNION ALL SELECT i + 1 FROM n LIMIT 1000) SELECT 'n' || i, i FROM n"
+        before = file.stat().st_mtime_ns
+        async with database.snapshot():
+            for number in range(20):
+                await database.execute(f"INSERT INTO meta (name, value) {rows}", 1_000 * number)
+        assert log.stat().st_size > 1_000_000
+        given.clear()
+
+        async def use_case(transaction: Transaction) -> None:
+            await transaction.execute(f"INSERT INTO meta (name, value) {rows}", 1_000_000)
+
+        for change in (run(database, use_case), database.execute(f"INSERT INTO meta (name, value) {rows}", 2_000_000)):
+            last = file.stat().st_mtime_ns
+            await change
+            assert given.pop() == last
+            assert file.stat().st_mtime_ns > last
+        assert file.stat().st_mtime_ns > before
+
+    with_database(sqlite_engine, scenario)

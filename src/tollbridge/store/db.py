@@ -266,6 +266,10 @@ class _Lane:
             self._connection = None
 
 
+# After so many changed rows the writer copies the log into the file.
+_LONG_LOG_ROWS = 1_000
+
+
 class _Writer(_Lane):
     """The lane for all changes except the ledger's. Its methods run in its thread."""
 
@@ -273,6 +277,13 @@ class _Writer(_Lane):
         super().__init__(path)
         self._turn = turn
         self._ours = False
+        self._copied = 0
+
+    def open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            # A commit that copies a long log first (after a backup, or the proof of the books) keeps calls waiting.
+            super().open().execute("PRAGMA wal_autocheckpoint=0")
+        return super().open()
 
     def change(self, sql: str, args: Row) -> tuple[int, list[Row]]:
         """Run one statement as its own transaction: how many rows it changed, and what it returns."""
@@ -280,9 +291,10 @@ class _Writer(_Lane):
         try:
             cursor = self.cursor(sql, args)
             rows = cursor.fetchall()
-            return max(0, cursor.rowcount), rows
         finally:
             self._give()
+        self._copy_log()
+        return max(0, cursor.rowcount), rows
 
     def begin(self) -> None:
         self._ours = self._turn.take(BUSY_TIMEOUT_S)
@@ -291,6 +303,7 @@ class _Writer(_Lane):
     def commit(self) -> None:
         self.cursor("COMMIT")
         self._give()
+        self._copy_log()
 
     def roll_back(self) -> None:
         try:
@@ -303,6 +316,14 @@ class _Writer(_Lane):
         if self._ours:
             self._ours = False
             self._turn.give()
+
+    def _copy_log(self) -> None:
+        """Copy the log into the file now and then, while others write."""
+        connection = self.open()
+        if connection.total_changes - self._copied >= _LONG_LOG_ROWS:
+            self._copied = connection.total_changes
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
 
 # How statements begin that change rows and may return them.

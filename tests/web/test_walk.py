@@ -12,6 +12,7 @@ from typing import Any
 from aiosmtpd.controller import UnthreadedController
 from aiosmtpd.handlers import Message as MessageHandler
 from tests.web.browser import axe, browser, picture, pictures_wanted, run_long
+from tests.web.test_billing import BILLING, ordered
 from tests.web.town import operator
 from tests.web.visitors import PASSWORD, house, registered
 
@@ -152,3 +153,51 @@ def test_every_page_can_be_used_by_everybody_and_is_small(axe_core: Path) -> Non
             assert problems == []
 
     run_long(test())
+
+
+LONG = "maximiliane.of-the-department-with-the-long-name@research.a-company-with-a-long-name.example.com"
+# What cannot be read on a phone without moving: words that are wider than it, and the end of a table whose end matters.
+HIDDEN = """() => [
+    ...document.querySelectorAll("main .card, .page-head > div, .narrow-top, .danger-row > *"),
+].filter(each => each.scrollWidth > each.clientWidth + 1).map(each => each.innerText.slice(0, 60))
+.concat([...document.querySelectorAll("main .table-container")]
+    .filter(each => each.scrollWidth > each.clientWidth + 1).map(each => "table: " + each.innerText.slice(0, 60)))
+.concat(document.documentElement.scrollWidth > innerWidth ? ["the page"] : [])"""
+
+
+def test_a_phone_shows_an_account_with_a_long_address_and_much_money_without_moving_sideways() -> None:
+    async def test() -> None:
+        async with house(f'[bank_transfer]\ninstructions = "To us"\n{RICH}') as site, browser() as chromium:
+            ada = await registered(site, LONG)
+            waiting = await ordered(ada, pack="1234567000000000", method="bank_transfer")
+            [(reference,)] = await site.database.fetch("SELECT external_id FROM payment")
+            await site.gateway._payments().confirm(reference, 1_234_567 * 10**9, actor="test")
+            await ada.post("/dashboard/keys/management", {"label": "ci"})
+            await ada.post("/dashboard/keys", {"label": "a label that somebody made rather long indeed"})
+            [key] = set(re.findall(r"tb_live_\w+", (await ada.post("/dashboard/keys", {"label": "x" * 60})).text))
+            body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+            assert (await site.post("/v1/chat/completions", body, {"authorization": f"Bearer {key}"})).status == 200
+            [one] = re.findall(r"/dashboard/keys/key_\w+", (await ada.get("/dashboard/keys")).text)[:1]
+            paths = ["/dashboard", "/dashboard/usage", "/dashboard/requests", "/dashboard/keys", one]
+            paths += ["/dashboard/members", "/dashboard/settings", "/auth/confirm"]
+            paths += [BILLING, f"{BILLING}/invoices", f"{BILLING}/invoices/INV-000001", waiting]
+            context = await chromium.context(viewport={"width": 360, "height": 800})
+            cookie = {"name": "sid", "value": ada.client.cookies["sid"], "url": site.url}
+            await context.add_cookies([cookie])  # type: ignore[list-item]
+            problems = []
+            for path in paths:
+                page = await chromium.open(site.url + path, context)
+                problems += [(path, each) for each in await page.evaluate(HIDDEN)]
+                await page.close()
+            assert problems == []
+
+    run_long(test())
+
+
+RICH = """
+[billing]
+packs_usd = [10, 1234567]
+most_top_up_usd = "2000000"
+[brand]
+name = "The Gateway of a Company with a Rather Long Name"
+"""

@@ -156,16 +156,16 @@ def test_every_page_can_be_used_by_everybody_and_is_small(axe_core: Path) -> Non
 
 
 LONG = "maximiliane.of-the-department-with-the-long-name@research.a-company-with-a-long-name.example.com"
-# What cannot be read on a phone without moving: words that are wider than it, and the end of a table whose end matters.
+# What cannot be read without moving: words and amounts wider than their place, and on a phone the end of a table.
 HIDDEN = """() => [
-    ...document.querySelectorAll("main .card, .page-head > div, .narrow-top, .danger-row > *"),
+    ...document.querySelectorAll("main .card, .page-head > div, .narrow-top, .danger-row > *, .stat, .pack"),
 ].filter(each => each.scrollWidth > each.clientWidth + 1).map(each => each.innerText.slice(0, 60))
-.concat([...document.querySelectorAll("main .table-container")]
+.concat([...document.querySelectorAll(innerWidth < 768 ? "main .table-container" : "none")]
     .filter(each => each.scrollWidth > each.clientWidth + 1).map(each => "table: " + each.innerText.slice(0, 60)))
 .concat(document.documentElement.scrollWidth > innerWidth ? ["the page"] : [])"""
 
 
-def test_a_phone_shows_an_account_with_a_long_address_and_much_money_without_moving_sideways() -> None:
+def test_phones_and_tablets_show_a_long_address_and_much_money_whole() -> None:
     async def test() -> None:
         async with house(f'[bank_transfer]\ninstructions = "To us"\n{RICH}') as site, browser() as chromium:
             ada = await registered(site, LONG)
@@ -181,13 +181,16 @@ def test_a_phone_shows_an_account_with_a_long_address_and_much_money_without_mov
             paths = ["/dashboard", "/dashboard/usage", "/dashboard/requests", "/dashboard/keys", one]
             paths += ["/dashboard/members", "/dashboard/settings", "/auth/confirm"]
             paths += [BILLING, f"{BILLING}/invoices", f"{BILLING}/invoices/INV-000001", waiting]
-            context = await chromium.context(viewport={"width": 360, "height": 800})
+            context = await chromium.context()
             cookie = {"name": "sid", "value": ada.client.cookies["sid"], "url": site.url}
             await context.add_cookies([cookie])  # type: ignore[list-item]
             problems = []
             for path in paths:
                 page = await chromium.open(site.url + path, context)
-                problems += [(path, each) for each in await page.evaluate(HIDDEN)]
+                for width in (360, 768):
+                    await page.set_viewport_size({"width": width, "height": 800})
+                    await page.reload()
+                    problems += [(path, width, each) for each in await page.evaluate(HIDDEN)]
                 await page.close()
             assert problems == []
 

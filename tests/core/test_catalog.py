@@ -76,7 +76,7 @@ def test_model_is_listed_when_one_of_its_routes_is_configured() -> None:
     )
     listed = catalog.build([row], {"there": upstream("there")}, 1_000_000)
     assert [route.upstream_model for route in listed.resolve("m").routes] == ["b"]
-    with pytest.raises(NotFound, match=r"does not exist or you do not have access to it\.$"):
+    with pytest.raises(NotFound, match=r"do not have access to it\. GET /v1/models lists those that you can call\.$"):
         catalog.build([row], {}, 1_000_000).resolve("m")
 
 

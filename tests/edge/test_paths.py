@@ -11,8 +11,11 @@ from tollbridge.edge.paths import ends_like_one, is_of_the_api, not_here
     [
         ("/chat/completions", "/v1/chat/completions: the base URL of OpenAI's clients ends with /v1."),
         ("/openai/completions", "/v1/completions: the base URL of OpenAI's clients ends with /v1."),
-        ("/v1/v1/messages", "/v1/messages: the base URL of Anthropic's clients ends without /v1."),
-        ("/v1/v1/messages/count_tokens", "/v1/messages/count_tokens: the base URL of Anthropic's clients ends without"),
+        (
+            "/v1/v1/messages",
+            "/v1/messages: a client that adds /v1 itself, as Anthropic's do, wants a base URL without.",
+        ),
+        ("/v1/v1/messages/count_tokens", "/v1/messages/count_tokens: a client that adds /v1 itself, as"),
         ("/api/v1/chat/completions", "/v1/chat/completions."),
         ("/v1/chat/completions/", "/v1/chat/completions."),
         ("/v1/chat/completion", "/v1/chat/completions."),

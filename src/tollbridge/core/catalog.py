@@ -131,7 +131,7 @@ class Catalog(msgspec.Struct, frozen=True):
             meant = nearest(name, self.models)
             raise NotFound(
                 f"The model `{name}` does not exist or you do not have access to it."
-                + (f" Did you mean `{meant}`?" if meant else ""),
+                + (f" Did you mean `{meant}`?" if meant else " GET /v1/models lists those that you can call."),
                 code="model_not_found",
                 param="model",
             )

@@ -43,5 +43,7 @@ def not_here(method: str, path: str, endpoints: Iterable[str]) -> str:
     if ROOT not in path:
         return f"{said} You want {right}: the base URL of OpenAI's clients ends with {ROOT}."
     if path.endswith(f"{ROOT}{right}"):
-        return f"{said} You want {right}: the base URL of Anthropic's clients ends without {ROOT}."
+        return (
+            f"{said} You want {right}: a client that adds {ROOT} itself, as Anthropic's do, wants a base URL without."
+        )
     return f"{said} You want {right}."

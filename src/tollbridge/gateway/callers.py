@@ -150,7 +150,10 @@ class Callers:
                 raise InvalidApiKey(
                     "This is a management key, which works only under /api/. Call models with an API key."
                 )
-            raise InvalidApiKey("Incorrect API key provided: this is not a key of this service.")
+            raise InvalidApiKey(
+                "Incorrect API key provided: this is not a key of this service. Check that it is whole, "
+                "with nothing around it: no quotes, no brackets, no second `Bearer`."
+            )
         row = await self._find(key)
         if row is None or not row.live:
             return None

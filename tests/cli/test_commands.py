@@ -131,6 +131,16 @@ def test_a_new_key_can_be_shown_again_where_keys_always_are(shell: Shell) -> Non
         assert database.execute("SELECT key_id FROM key_copy").fetchall() == [(2,)]
 
 
+def test_a_key_for_a_model_that_nobody_has_is_made_with_a_warning(shell: Shell) -> None:
+    shell.ok("account", "create", "ada@example.com")
+    make = ("key", "create", "--account", "ada@example.com", "--model")
+    done = shell.ok(*make, "deepsek-chat", "--model", "glm-*")
+    assert "warning: no model is called 'deepsek-chat': tollbridge catalog list --all names them" in done.err
+    assert "glm" not in done.err
+    assert done.lines[0].startswith("tb_live_")
+    assert "warning" not in shell.ok(*make, "claude-opus-4-8").err
+
+
 def test_a_list_of_keys_begins_each_line_with_the_id_and_shows_no_key(shell: Shell) -> None:
     """B20."""
     shell.ok("account", "create", "ada@example.com")
@@ -282,6 +292,7 @@ def test_an_amount_that_is_none_is_refused(shell: Shell, amount: str) -> None:
         (("report", "margin", "--month", "2026-11", "--csv", "--json"), "not both"),
         (("report", "journal", "--month", "November"), "a month is like 2026-11"),
         (("key", "revoke", "key_unknown"), "there is no key 'key_unknown'"),
+        (("key", "revoke", "2"), "there is no key: give its id, key_…, not the key itself"),
         (("credit", "grant", "ada@example.com", "5", "--reason", " "), "reason must be 1 to 500 characters"),
         (("catalog", "show", "gpt-99"), "there is no model 'gpt-99'"),
         (("catalog", "show", "deepsek-chat"), "did you mean deepseek-chat?"),

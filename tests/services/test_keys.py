@@ -165,6 +165,16 @@ def test_an_unknown_key_is_not_found(world: World) -> None:
         world.run(lambda database: keys.revoke(database, None, "key_nowhere", actor="test"))
 
 
+def test_who_names_a_key_by_itself_is_told_to_give_its_id_and_is_not_shown_the_key(world: World) -> None:
+    async def use(database: Database) -> None:
+        made = await a_key(database, await make(database))
+        with pytest.raises(NotFound, match="give its id, key_…, not the key itself") as refused:
+            await keys.revoke(database, None, made.text, actor="test")
+        assert made.text not in str(refused.value)
+
+    world.run(use)
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [

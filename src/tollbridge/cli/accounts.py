@@ -273,6 +273,9 @@ def key_create(
         )
 
     made = with_database(settings, make)
+    for pattern in rules["models"]:
+        if not _in_catalog(settings, pattern):
+            say(f"warning: no model is called {pattern!r}: tollbridge catalog list --all names them")
     if as_json:
         print_json({"id": made.public_id, "key": made.text, "account": email, "label": label})
         return
@@ -364,6 +367,14 @@ def credit_grant(
         return await accounts.get(database, email)
 
     _print_account(with_database(settings, give), as_json)
+
+
+def _in_catalog(settings: "Settings", pattern: str) -> bool:
+    """Whether a key with this pattern can call anything, if its provider is configured."""
+    from tollbridge.core.plans import matches
+    from tollbridge.services.catalog import rows
+
+    return any(matches((pattern,), row) for row in rows(settings))
 
 
 def _account_fields(account: "Account") -> dict[str, Any]:

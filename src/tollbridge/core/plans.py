@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from typing import Protocol
 
 import msgspec
 
@@ -105,7 +106,15 @@ def in_effect(plan: Plan, fallback: Plan, agreed: Agreed | None, now: int) -> Pl
     )
 
 
-def matches(patterns: tuple[str, ...], model: Model) -> bool:
+class _Named(Protocol):
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def aliases(self) -> tuple[str, ...]: ...
+
+
+def matches(patterns: tuple[str, ...], model: _Named) -> bool:
     """Whether one of `patterns` matches the model's id or one of its aliases."""
     if patterns == ("*",):
         return True

@@ -1,6 +1,6 @@
 """Bring your own key: a customer's credential at a provider, which pays for the customer's calls there."""
 
-from collections.abc import Container
+from collections.abc import Collection
 
 from tollbridge.config import Settings
 from tollbridge.errors import InvalidRequest, NotFound
@@ -32,7 +32,7 @@ async def add(
     *,
     provider: str,
     credential: str,
-    providers: Container[str],
+    providers: Collection[str],
     label: str = "",
     exclusive: bool = False,
     actor: str,
@@ -45,8 +45,9 @@ async def add(
     """
     text = credential.strip()
     if provider not in providers:
+        known = f"only {', '.join(sorted(providers))}" if providers else "nor is any other"
         raise InvalidRequest(
-            f"there is no provider {provider[:60]!r} in the configuration that takes a key", param="provider"
+            f"no provider {provider[:60]!r} that takes a key is configured here, {known}", param="provider"
         )
     if not text or len(text) > _LONGEST_CREDENTIAL or not (text.isascii() and text.isprintable()):
         raise InvalidRequest(

@@ -116,4 +116,6 @@ async def revoke(database: Database, account_id: int | None, public_id: str, *, 
     # PostgreSQL takes no NUL in a text.
     known = public_id.isascii() and public_id.isprintable()
     if not known or await run(database, use_case) is None:
-        raise NotFound(f"there is no key {public_id[:60]!r}", param="id")
+        # Who takes the key itself for its id must not find it in a log.
+        shown = f" {public_id[:60]!r}" if public_id.startswith("key_") else ": give its id, key_…, not the key itself"
+        raise NotFound(f"there is no key{shown}", param="id")

@@ -327,6 +327,25 @@ def test_whoever_closes_their_account_leaves_no_card_behind() -> None:
     run(test())
 
 
+def test_who_prints_from_a_dark_screen_gets_black_on_white_and_reads_whose_statement_it_is() -> None:
+    async def test() -> None:
+        async with house() as site, browser() as chromium:
+            ada = await registered(site, "ada@example.com")
+            page = await logged_in(chromium, ada, f"{BILLING}/statement")
+            await page.click("[data-theme-toggle]")
+            await page.evaluate(
+                "addEventListener('beforeprint', () => { window.paper = document.documentElement.className })"
+            )
+            assert not await page.is_visible("text=account ada@example.com")
+            await page.pdf()
+            assert (await page.evaluate("[window.paper, document.documentElement.className]")) == ["", "dark"]
+            await page.emulate_media(media="print")
+            month = await page.input_value("select[name=month]")
+            assert await page.is_visible(f"text=Statement of {month} (UTC), Tollbridge, account ada@example.com")
+
+    run(test())
+
+
 PAGES = (BILLING, f"{BILLING}/plan", f"{BILLING}/invoices", f"{BILLING}/invoices/INV-000001", f"{BILLING}/statement")
 
 

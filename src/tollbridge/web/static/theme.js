@@ -16,6 +16,9 @@
   };
   apply();
   system.addEventListener("change", apply);
+  // Paper is white, whatever the screen is.
+  addEventListener("beforeprint", () => root.classList.remove("dark"));
+  addEventListener("afterprint", apply);
   document.addEventListener("click", (event) => {
     if (!event.target.closest("[data-theme-toggle]")) return;
     try {

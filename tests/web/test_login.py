@@ -95,6 +95,7 @@ def test_what_is_wrong_stands_beside_its_field() -> None:
         async with house() as site, Visitor(site) as visitor:
             for change, words in (
                 ({"email": "nobody"}, "is not an e-mail address"),
+                ({"email": ""}, "An e-mail address is needed, such as you@example.com"),
                 ({"email": "nobody@localhost"}, "No mail can be sent to"),
                 ({"password": "short"}, "at least 12 characters"),
                 ({"password": "q1w2e3r4t5y6"}, "first that attackers try"),

@@ -35,7 +35,8 @@ def normalise(email: str) -> str:
     # Sorting a run of accents takes the square of its length, on the event loop.
     read = unicodedata.normalize("NFC", typed[: _LONGEST_TYPED + 1]).lower()
     if _EMAIL.fullmatch(read) is None or not read.isprintable():
-        raise InvalidRequest(f"{email[:80]!r} is not an e-mail address such as you@example.com", param="email")
+        said = f"{email[:80]!r} is not an e-mail address" if typed else "An e-mail address is needed,"
+        raise InvalidRequest(f"{said} such as you@example.com", param="email")
     return read
 
 

@@ -65,6 +65,21 @@ def test_every_page_can_be_used_by_everybody_and_is_small(axe_core: Path) -> Non
     run(test())
 
 
+def test_the_menu_and_the_prices_are_in_view_on_phones_and_tablets() -> None:
+    async def test() -> None:
+        async with house(MANY + PRICED + LONG) as site, browser() as chromium:
+            page = await chromium.open(site.url + "/models")
+            for width in (360, 768, 1024):
+                await page.set_viewport_size({"width": width, "height": 800})
+                for part in (".topbar nav", "main .scroll"):
+                    assert await page.evaluate(IN_VIEW, part), (width, part)
+
+    run(test())
+
+
+IN_VIEW = "part => { const each = document.querySelector(part); return each.scrollWidth <= each.clientWidth; }"
+
+
 def test_filters_work_without_a_button_and_without_a_script() -> None:
     async def test() -> None:
         async with house(MANY + PRICED) as site, browser() as chromium:

@@ -156,12 +156,14 @@ def test_every_page_can_be_used_by_everybody_and_is_small(axe_core: Path) -> Non
 
 
 LONG = "maximiliane.of-the-department-with-the-long-name@research.a-company-with-a-long-name.example.com"
-# What cannot be read without moving: words and amounts wider than their place, and on a phone the end of a table.
+# What cannot be read without moving: words and amounts wider than their place, and the end of a table.
 HIDDEN = """() => [
     ...document.querySelectorAll("main .card, .page-head > div, .narrow-top, .danger-row > *, .stat, .pack"),
 ].filter(each => each.scrollWidth > each.clientWidth + 1).map(each => each.innerText.slice(0, 60))
-.concat([...document.querySelectorAll(innerWidth < 768 ? "main .table-container" : "none")]
+.concat([...document.querySelectorAll("main .table-container")]
     .filter(each => each.scrollWidth > each.clientWidth + 1).map(each => "table: " + each.innerText.slice(0, 60)))
+.concat([...document.querySelectorAll("main input:not([type=radio], [type=checkbox], [type=hidden])")]
+    .filter(each => each.clientWidth && each.clientWidth < 80).map(each => "input: " + each.id))
 .concat(document.documentElement.scrollWidth > innerWidth ? ["the page"] : [])"""
 
 

@@ -54,9 +54,10 @@ async def reset_token(desk: Desk, user: User, good_for_ms: int) -> str:
     return token
 
 
-async def is_good(desk: Desk, token: str, kind: str) -> bool:
-    """Whether a link of this kind can still be used."""
-    return await mail.find_token(desk.database, sessions.digest(token), kind, await desk.database.now()) is not None
+async def address_of(desk: Desk, token: str, kind: str) -> str | None:
+    """The address that a link of this kind was made for; None if it cannot be used any more."""
+    found = await mail.find_token(desk.database, sessions.digest(token), kind, await desk.database.now())
+    return found[1] if found else None
 
 
 async def reset(desk: Desk, token: str, password: str, client: Client) -> str:

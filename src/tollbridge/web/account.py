@@ -74,7 +74,7 @@ async def change_email(visit: Visit) -> Response:
 
 async def email_link(visit: Visit) -> Response:
     token = visit.query("token")
-    if not await credentials.is_good(visit.shared.desk, token, credentials.EMAIL):
+    if not await credentials.address_of(visit.shared.desk, token, credentials.EMAIL):
         return visit.render("login/spent.html", status=GONE, again=EMAIL_AGAIN)
     return visit.render("login/email.html", form=Form(), token=token)
 
@@ -84,7 +84,7 @@ async def confirm_email(visit: Visit) -> Response:
     try:
         await credentials.confirm_email(visit.shared.desk, form["token"], visit.client)
     except InvalidRequest as error:
-        if not await credentials.is_good(visit.shared.desk, form["token"], credentials.EMAIL):
+        if not await credentials.address_of(visit.shared.desk, form["token"], credentials.EMAIL):
             return visit.render("login/spent.html", status=error.status, again=EMAIL_AGAIN)
         return visit.render("login/email.html", status=error.status, form=form.refused(error), token=form["token"])
     return visit.redirect(f"{SETTINGS}?saved=" if visit.presence else "/auth/login?notice=email")
@@ -106,9 +106,10 @@ async def forgot(visit: Visit) -> Response:
 
 async def reset_form(visit: Visit) -> Response:
     token = visit.query("token")
-    if not await credentials.is_good(visit.shared.desk, token, credentials.RESET):
+    address = await credentials.address_of(visit.shared.desk, token, credentials.RESET)
+    if address is None:
         return visit.render("login/spent.html", status=GONE, again=RESET_AGAIN)
-    return visit.render("login/reset.html", form=Form(), token=token)
+    return visit.render("login/reset.html", form=Form(), token=token, address=address)
 
 
 async def reset(visit: Visit) -> Response:
@@ -119,7 +120,8 @@ async def reset(visit: Visit) -> Response:
         if error.param == "token":
             return visit.render("login/spent.html", status=error.status, again=RESET_AGAIN)
         form = form.refused(error, "password")
-        return visit.render("login/reset.html", status=error.status, form=form, token=form["token"])
+        address = await credentials.address_of(visit.shared.desk, form["token"], credentials.RESET)
+        return visit.render("login/reset.html", status=error.status, form=form, token=form["token"], address=address)
     visit.log_out()
     visit.remember(device)
     return visit.redirect("/auth/login?notice=password")

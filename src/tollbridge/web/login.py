@@ -75,7 +75,7 @@ def _look_into_mail(visit: Visit, email: str) -> Response:
 
 async def verify_form(visit: Visit) -> Response:
     token = visit.query("token")
-    if not await credentials.is_good(visit.shared.desk, token, register.LINK):
+    if not await credentials.address_of(visit.shared.desk, token, register.LINK):
         return visit.render("login/spent.html", status=410, again=VERIFY_AGAIN)
     return visit.render("login/verify.html", form=Form(), token=token)
 

@@ -247,7 +247,7 @@ class Node:
             self._context, self._stop = copy_context(), asyncio.Event()
             again = False
             try:
-                gateway = await self._open(life)
+                gateway = await self._open()
                 await self._stop.wait()
                 again = gateway.draining
                 gateway.drain()
@@ -265,7 +265,7 @@ class Node:
         while self.running:  # noqa: ASYNC110 - as uvicorn does
             await asyncio.sleep(0.5)
 
-    async def _open(self, life: Life) -> SimulatedGateway:
+    async def _open(self) -> SimulatedGateway:
         assert self._stop is not None
         stop = self._stop
         database = SimulatedDatabase(self.world.server, self.reaches)

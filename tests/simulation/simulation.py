@@ -479,7 +479,7 @@ async def _posted(database: SimulatedDatabase, post: Post) -> Any:
 
 
 @contextlib.contextmanager
-def _acted(loop: VirtualLoop, chance: Random) -> Iterator[None]:
+def _acted(chance: Random) -> Iterator[None]:
     """Replace threads, processes and machines by their simulations."""
 
     def pid() -> int:
@@ -525,7 +525,7 @@ def simulate(seed: int, events: Sequence[Event] | None = None, *, logged: bool =
     logging.disable(logging.NOTSET if logged else logging.CRITICAL)
     simulation: Simulation | None = None
     try:
-        with virtual(seed) as loop, _acted(loop, Random(f"disk {seed}")):
+        with virtual(seed) as loop, _acted(Random(f"disk {seed}")):
             simulation = Simulation(loop, seed, folder)
             failure = None
             try:

@@ -39,7 +39,7 @@ def heard_all_the_time(process: Process) -> None:
     process._heard_since -= TTL_MS
 
 
-def peer(engine: Engine, books: Books) -> Process:
+def peer(books: Books) -> Process:
     """This process as one of several on PostgreSQL: without the lock of a file, which makes all others dead."""
     return Process(books.database, books.process.epoch, None)
 
@@ -47,7 +47,7 @@ def peer(engine: Engine, books: Books) -> Process:
 def test_the_living_elsewhere_are_left_alone(ledger_engine: Engine) -> None:
     async def main() -> None:
         async with serving(ledger_engine) as books:
-            process = peer(ledger_engine, books)
+            process = peer(books)
             _, customer = await another(books)
             assert await process.recover(books.ledger) == 0
             heard_all_the_time(process)
@@ -60,7 +60,7 @@ def test_the_living_elsewhere_are_left_alone(ledger_engine: Engine) -> None:
 def test_who_has_not_been_heard_of_for_the_life_of_a_hold_is_dead(ledger_engine: Engine) -> None:
     async def main() -> None:
         async with serving(ledger_engine) as books:
-            process = peer(ledger_engine, books)
+            process = peer(books)
             epoch, customer = await another(books)
             await silent_for(books, epoch, TTL_MS + 1_000)
             heard_all_the_time(process)
@@ -82,7 +82,7 @@ def test_after_an_outage_of_the_database_nobody_is_taken_for_dead(ledger_engine:
 
     async def main() -> None:
         async with serving(ledger_engine) as books:
-            process = peer(ledger_engine, books)
+            process = peer(books)
             epoch, customer = await another(books)
             await silent_for(books, epoch, TTL_MS + 1_000)
             assert await process.sweep(books.ledger) == 0
@@ -100,7 +100,7 @@ def test_after_an_outage_of_the_database_nobody_is_taken_for_dead(ledger_engine:
 def test_a_hold_that_has_expired_is_ended_though_its_process_lives(ledger_engine: Engine) -> None:
     async def main() -> None:
         async with serving(ledger_engine) as books:
-            process = peer(ledger_engine, books)
+            process = peer(books)
             epoch, customer = await another(books)
             mine = await books.held(customer, 50)
             kept = await books.held(customer, 50)
@@ -122,7 +122,7 @@ def test_who_died_on_this_machine_or_stopped_is_dead_at_once(ledger_engine: Engi
 
     async def main() -> None:
         async with serving(ledger_engine) as books:
-            process = peer(ledger_engine, books)
+            process = peer(books)
             gone = int(child.stdout)
             here = processes._identity()
             await another(books, host=here, pid=gone, holds=1)
@@ -147,7 +147,7 @@ def test_two_that_sweep_at_once_have_one_effect(ledger_engine: Engine, trials: i
             other = await begin(books.database)
             ledger = ledger_engine.ledger(other.epoch)
             await ledger.start()
-            sweepers = [(peer(ledger_engine, books), books.ledger), (other, ledger)]
+            sweepers = [(peer(books), books.ledger), (other, ledger)]
             for _ in range(trials):
                 epoch, customer = await another(books, holds=10)
                 await silent_for(books, epoch, TTL_MS + 1_000)
@@ -189,7 +189,7 @@ def test_a_sweep_looks_again_where_something_may_still_come(
 
     async def main() -> None:
         async with serving(ledger_engine) as books:
-            process = peer(ledger_engine, books)
+            process = peer(books)
             heard_all_the_time(process)
             customer = await books.customer(paid=1000)
             late = books.hold_op(customer, 1)

@@ -24,10 +24,6 @@ class Recorder:
         downstream.on_disconnect(self._gone)
 
     @property
-    def client(self) -> str:
-        return self._downstream.client
-
-    @property
     def paused(self) -> bool:
         return self._downstream.paused and not self._downstream.disconnected
 

@@ -66,8 +66,6 @@ class Downstream(Protocol):
 
     def write(self, data: bytes) -> bool: ...
 
-    def end(self, data: bytes = b"") -> None: ...
-
     def on_disconnect(self, callback: Callable[[], None]) -> None: ...
 
     def on_resume(self, callback: Callable[[], None]) -> None: ...
@@ -147,12 +145,9 @@ class StreamCall:
         """The ending. Await it only after `attempt` has returned."""
         return await self._ending
 
-    def give_up(self) -> pricing.Ending:
-        """No route answered: the ending of a call that produced nothing."""
+    def give_up(self) -> None:
+        """No route answered."""
         self._live.discard(self)
-        return pricing.Ending(
-            cause=Cause.UPSTREAM_FAILED, reported=None, counted=self.counted(), produced=False, delivered=False
-        )
 
     def abandon(self) -> pricing.Ending:
         """Stop now, because the caller left or we must: the ending with what has come so far."""

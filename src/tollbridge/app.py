@@ -23,7 +23,7 @@ from tollbridge.core.catalog import Catalog
 from tollbridge.core.words import plural
 from tollbridge.edge import demo, webhooks
 from tollbridge.edge.downstream import Downstream
-from tollbridge.edge.inference import ENDPOINTS, MOST_LAG_S, PROBES, Inference, Vital
+from tollbridge.edge.inference import ENDPOINTS, PROBES, Inference, Vital
 from tollbridge.edge.listening import handed_over, listen
 from tollbridge.edge.lookups import Lookups
 from tollbridge.edge.paths import is_of_the_api
@@ -107,8 +107,7 @@ class Gateway:
         timing: Timing | None = None,
     ) -> None:
         self.settings = settings
-        self.draining = False
-        self.leaving = False
+        self.vital = Vital(LoopLag())
         self.ledger: Ledger | None = None
         self.failure: TollbridgeError | None = None
         self._timing = timing or Timing()
@@ -117,7 +116,6 @@ class Gateway:
         self._on_fatal = on_fatal
         self._traffic = metrics.Traffic()
         self._log = RequestLog(write_log, self._traffic.add)
-        self._lag = LoopLag()
         self._limiter: MemoryLimiter | RedisLimiter = MemoryLimiter()
         self._health = Health()
         self._recent = Recent()
@@ -193,7 +191,7 @@ class Gateway:
         )
         self._jobs.start()
         post.start()
-        self._lag.start()
+        self.vital.lag.start()
         if self._announce is not None:
             await self._welcome(self._line, master, self._announce)
         if self.settings.workers > 1:
@@ -205,7 +203,7 @@ class Gateway:
     async def stop(self) -> None:
         """After the last request: write what is still waiting, then close everything."""
         await self._metrics.close()
-        self._lag.stop()
+        self.vital.lag.stop()
         if self._following is not None:
             self._following.cancel()
         if self._desk is not None:
@@ -254,8 +252,8 @@ class Gateway:
         assert self._line is not None
         assert self.ledger is not None
         return metrics.Observed(
-            draining=self.draining or self.leaving,
-            lag=self._lag.lag,
+            draining=self.vital.draining or self.vital.leaving,
+            lag=self.vital.lag.lag,
             log=self._log,
             ledger=self.ledger,
             limiter=self._limiter,
@@ -279,11 +277,11 @@ class Gateway:
 
     def drain(self) -> None:
         """Take no more paid work; what runs goes on."""
-        self.draining = True
+        self.vital.draining = True
 
     def leave(self) -> None:
         """This process is about to stop: `/ready` says so, but requests that still arrive are served."""
-        self.leaving = True
+        self.vital.leaving = True
 
     def _give_up(self) -> None:
         self.drain()
@@ -456,13 +454,8 @@ class Gateway:
                 parsers=ENDPOINTS,
                 dialects={each.value.provider: each.value.dialect for each in upstreams.values()},
             ),
-            vital=Vital(
-                well=lambda: not (ledger.failed or self.draining or self._lag.lag > MOST_LAG_S),
-                lag=lambda: self._lag.lag,
-                draining=lambda: self.draining,
-                leaving=lambda: self.leaving,
-                ledger_failed=lambda: ledger.failed,
-            ),
+            ledger=ledger,
+            vital=self.vital,
             log=self._log,
             header_prefix=settings.brand.header_prefix,
             trusted_proxies=settings.server.trusted_proxies,

@@ -249,7 +249,7 @@ class Node:
             try:
                 gateway = await self._open()
                 await self._stop.wait()
-                again = gateway.draining
+                again = gateway.vital.draining
                 gateway.drain()
                 await self._idle()
                 self.gateway = None

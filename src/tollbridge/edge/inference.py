@@ -22,6 +22,7 @@ from tollbridge.edge.listings import Listings
 from tollbridge.edge.lookups import PATHS, Lookups
 from tollbridge.edge.paths import not_here
 from tollbridge.edge.recorder import Recorder
+from tollbridge.edge.server import LoopLag
 from tollbridge.errors import (
     ApiError,
     ClientGone,
@@ -40,6 +41,7 @@ from tollbridge.gateway.relay import AllFailed, Relay
 from tollbridge.gateway.replays import Replays, in_progress
 from tollbridge.gateway.settlement import Closed, Settlement
 from tollbridge.gateway.streams import SSE_HEADERS, LiveStreams, StreamCall, failed_midway
+from tollbridge.store.ledger import Ledger
 from tollbridge.telemetry import RequestIds, RequestLine, RequestLog, now_ms
 from tollbridge.values import Outcome, Route, Usage
 from tollbridge.wire import (
@@ -74,18 +76,15 @@ ENDPOINTS: dict[str, Callable[[bytes], Request]] = {
 }
 
 
-class Vital(msgspec.Struct, frozen=True):
-    """Tells whether paid work may be taken. `lag`: seconds that the event loop is behind.
+class Vital(msgspec.Struct):
+    """Whether this process takes paid work. `draining`: it takes no more; `lag`: nor while the event loop is behind.
 
-    `leaving`: new requests should go elsewhere, but those that still arrive are served. `well`: whether all is well
-    apart from that; it is asked first, and the others say what is wrong.
+    `leaving`: new requests should go elsewhere, but those that still arrive are served.
     """
 
-    well: Callable[[], bool]
-    lag: Callable[[], float]
-    draining: Callable[[], bool]
-    leaving: Callable[[], bool]
-    ledger_failed: Callable[[], bool]
+    lag: LoopLag
+    draining: bool = False
+    leaving: bool = False
 
 
 MOST_LAG_S = 1.0
@@ -106,6 +105,7 @@ class Inference:
         replays: Replays,
         catalogs: Mapping[int | None, Catalog],
         lookups: Lookups,
+        ledger: Ledger,
         vital: Vital,
         log: RequestLog,
         header_prefix: str,
@@ -119,6 +119,7 @@ class Inference:
         self._replays = replays
         self._listings = Listings(catalogs)
         self._lookups = lookups
+        self._ledger = ledger
         self._vital = vital
         self._log = log
         self._names = Names.of(header_prefix)
@@ -197,7 +198,8 @@ class Inference:
             if caller is None or caller.networks is not None:
                 caller = await self._identify(call, head)
             call.caller = caller
-            if not self._vital.well():
+            vital = self._vital
+            if self._ledger.failed or vital.draining or vital.lag.lag > MOST_LAG_S:
                 self._check_vital()
             cap = None if head.is_plain else check_head(head, self._names.max_cost)
             downstream = call.downstream
@@ -390,11 +392,11 @@ class Inference:
 
     def _check_vital(self) -> None:
         vital = self._vital
-        if vital.ledger_failed():
+        if self._ledger.failed:
             raise Unavailable("The ledger is not available. Nothing was charged.", code="ledger_unavailable")
-        if vital.draining():
+        if vital.draining:
             raise Unavailable("This server is shutting down. Please try again.")
-        if vital.lag() > MOST_LAG_S:
+        if vital.lag.lag > MOST_LAG_S:
             raise Unavailable("This server is overloaded. Nothing was charged; please try again.")
 
     def _tell(
@@ -469,7 +471,7 @@ class Inference:
             call.respond(200, [JSON, NO_STORE], b'{"status":"ok"}')
             return
         self._check_vital()
-        if self._vital.leaving():
+        if self._vital.leaving:
             raise Unavailable("This server is shutting down.")
         call.respond(200, [JSON, NO_STORE], b'{"status":"ready"}')
 

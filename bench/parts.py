@@ -251,7 +251,7 @@ def _plans(_: Setting) -> float:
     caller = Caller(key_id=1, account_id=1, plan=plan, scopes=())
     route, demand = _route(), pricing.Demand(prompt=31, output_limit=100)
     cuts, refusals = Cuts(), Refusals[int](MOST_REFUSALS)
-    money = pricing.bound(demand, route, model_limit=8_192, default_hold=16_384, strict=False)
+    money = pricing.bound(demand, route, default_hold=16_384, strict=False)
     model = Model(id="qwen-plus", type="chat", context_window=128_000, output_limit=8_192, routes=(route,))
 
     def call(count: int) -> None:

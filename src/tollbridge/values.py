@@ -150,9 +150,9 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 class Route(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One way to serve a model. `cost` is what the provider bills; the customer pays `price` × `multiplier_ppm` / 10⁶.
 
-    `version` is the id of the row in table `price_version` that holds exactly these terms. `output_limit`: the most
-    tokens that the model writes, for dialects that require a limit. `variants` are the same route on other terms at
-    other times (`core.pricing.at`): the first that applies is taken, or this route if none does.
+    `version` is the id of the row in table `price_version` that holds exactly these terms. `output_limit`: the
+    model's, the most tokens that it writes. `variants` are the same route on other terms at other times
+    (`core.pricing.at`): the first that applies is taken, or this route if none does.
     """
 
     model: str

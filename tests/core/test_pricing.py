@@ -18,7 +18,7 @@ HERE = Upstream(
 PRICE = Price(input=500_000, output=1_500_000, cache_read=50_000, cache_write=500_000, cache_write_1h=500_000)
 DEARER = Price(input=1_000_000, output=2_250_000, cache_read=100_000, cache_write=1_000_000, cache_write_1h=1_000_000)
 LONG = msgspec.structs.replace(PRICE, tiers=(Tier(above=200_000, price=DEARER),))
-ROUTE = Route(model="m", upstream=HERE, upstream_model="m", price=PRICE, cost=PRICE)
+ROUTE = Route(model="m", upstream=HERE, upstream_model="m", price=PRICE, cost=PRICE, output_limit=4096)
 
 REPORTED = Usage(input=100, output=50, raw=b"{}")
 COUNTED = Usage(input=90, output=40, estimated=True)
@@ -111,24 +111,23 @@ def test_answer_that_we_ended_is_charged_what_was_produced(cause: Cause) -> None
 
 
 def test_bound_of_an_explicit_limit_covers_all_choices() -> None:
-    bound = pricing.bound(
-        Demand(prompt=100, output_limit=1000, choices=3), ROUTE, model_limit=4096, default_hold=16_384, strict=False
-    )
+    bound = pricing.bound(Demand(prompt=100, output_limit=1000, choices=3), ROUTE, default_hold=16_384, strict=False)
     assert bound.want == (130 * 500_000 + 3000 * 1_500_000) // 1000
     assert bound.least == (130 * 500_000 + 768 * 1_500_000) // 1000
 
 
 def test_bound_without_a_limit_holds_the_default_and_strictly_the_whole() -> None:
     demand = Demand(prompt=0, output_limit=None)
-    loose = pricing.bound(demand, ROUTE, model_limit=100_000, default_hold=16_384, strict=False)
-    strict = pricing.bound(demand, ROUTE, model_limit=100_000, default_hold=16_384, strict=True)
+    route = msgspec.structs.replace(ROUTE, output_limit=100_000)
+    loose = pricing.bound(demand, route, default_hold=16_384, strict=False)
+    strict = pricing.bound(demand, route, default_hold=16_384, strict=True)
     assert loose.want == 16_384 * 1_500
     assert strict.want == 100_000 * 1_500
 
 
 def test_bound_of_an_embedding_is_its_prompt() -> None:
     bound = pricing.bound(
-        Demand(prompt=1000, output_limit=None, produces=False), ROUTE, model_limit=1, default_hold=16_384, strict=False
+        Demand(prompt=1000, output_limit=None, produces=False), ROUTE, default_hold=16_384, strict=False
     )
     assert bound.want == bound.least == 1300 * 500
 
@@ -145,7 +144,7 @@ def test_affordable_output_never_costs_more_than_the_amount(
 ) -> None:
     route = msgspec.structs.replace(ROUTE, price=price, multiplier_ppm=multiplier)
     demand = Demand(prompt=prompt, output_limit=None, choices=choices)
-    bound = pricing.bound(demand, route, model_limit=4096, default_hold=4096, strict=False)
+    bound = pricing.bound(demand, route, default_hold=4096, strict=False)
     output = pricing.affordable_output(route, amount, bound, choices)
     if output:
         assert pricing.charge(Usage(input=bound.prompt, output=output * choices), route) <= amount
@@ -169,12 +168,12 @@ def test_no_request_within_its_demand_costs_more_than_its_bound(
     price: Price, dearer: Price, above: int, parts: tuple[int, ...], written: int
 ) -> None:
     tiered = msgspec.structs.replace(price, tiers=(Tier(above=above, price=dearer),))
-    route = msgspec.structs.replace(ROUTE, price=tiered)
+    route = msgspec.structs.replace(ROUTE, price=tiered, output_limit=written)
     read = msgspec.convert(dict(zip(("input", *METERS), parts, strict=True)), Usage)
     third = written // 3
     usage = msgspec.structs.replace(read, output=written - 2 * third, audio_output=third, image_output=third)
     demand = Demand(prompt=usage.prompt, output_limit=written)
-    bound = pricing.bound(demand, route, model_limit=written, default_hold=0, strict=True)
+    bound = pricing.bound(demand, route, default_hold=0, strict=True)
     assert pricing.charge(usage, route) <= bound.want
     assert pricing.charge(Usage(output=written), route) <= pricing.further_output(route, usage.prompt, written)
 
@@ -224,8 +223,8 @@ def test_a_bound_is_what_the_demand_costs_at_its_dearest(
         body=b'"1h"' if hour else b"",
     )
     sold_at = msgspec.structs.replace(price, tiers=tiers)
-    route = msgspec.structs.replace(ROUTE, price=sold_at, multiplier_ppm=multiplier)
-    bound = pricing.bound(demand, route, model_limit=model_limit, default_hold=default_hold, strict=strict)
+    route = msgspec.structs.replace(ROUTE, price=sold_at, multiplier_ppm=multiplier, output_limit=model_limit)
+    bound = pricing.bound(demand, route, default_hold=default_hold, strict=strict)
 
     assert bound.prompt == -(-prompt * 130 // 100)
     reached = [price, dearer] if is_tiered and bound.prompt > 150_000 else [price]
@@ -252,7 +251,7 @@ def test_a_prompt_is_held_at_the_price_of_what_the_request_may_use() -> None:
 
     def held(body: bytes | None, *, audio: bool) -> int:
         demand = Demand(prompt=1000, output_limit=None, produces=False, body=body, audio=audio)
-        return pricing.bound(demand, route, model_limit=1, default_hold=0, strict=False).want
+        return pricing.bound(demand, route, default_hold=0, strict=False).want
 
     assert held(b'{"messages":[]}', audio=False) == 1300 * 500
     assert held(b'{"cache_control":{"ttl":"1h"}}', audio=False) == held(None, audio=False) == 1300 * 900
@@ -275,21 +274,19 @@ def test_a_prompt_is_held_at_the_price_of_what_the_request_may_use() -> None:
 def test_what_lets_a_model_search_is_held_for_some_searches(tools: bytes, searches: int) -> None:
     route = msgspec.structs.replace(ROUTE, price=msgspec.structs.replace(PRICE, searches=10**10))
     demand = Demand(prompt=1000, output_limit=10, tools=tools)
-    bound = pricing.bound(demand, route, model_limit=10, default_hold=0, strict=False)
+    bound = pricing.bound(demand, route, default_hold=0, strict=False)
     assert bound.prompt_price == 1300 * 500_000 + searches * 10**10
     assert bound.least == bound.want == 1300 * 500 + searches * 10**7 + 10 * 1500
-    free = pricing.bound(demand, ROUTE, model_limit=10, default_hold=0, strict=False)
+    free = pricing.bound(demand, ROUTE, default_hold=0, strict=False)
     assert free.prompt_price == 1300 * 500_000
 
 
 def test_pictures_are_held_for_as_the_model_counts_them() -> None:
     """One of a camera's, at a model that reads it as it is; `ROUTE` is any other."""
     demand = Demand(prompt=1_700, pictures=(4032 * 3024,), output_limit=10)
-    plain = pricing.bound(msgspec.structs.replace(demand, pictures=()), ROUTE, 4096, 1000, strict=False)
-    shown = pricing.bound(demand, ROUTE, 4096, 1000, strict=False)
-    large = pricing.bound(
-        demand, msgspec.structs.replace(ROUTE, upstream_model="gpt-5.6-sol"), 4096, 1000, strict=False
-    )
+    plain = pricing.bound(msgspec.structs.replace(demand, pictures=()), ROUTE, 1000, strict=False)
+    shown = pricing.bound(demand, ROUTE, 1000, strict=False)
+    large = pricing.bound(demand, msgspec.structs.replace(ROUTE, upstream_model="gpt-5.6-sol"), 1000, strict=False)
     assert (plain.prompt, shown.prompt, large.prompt) == (2_210, 2_210 + 4_800 - 2_080, 2_210 + 16_257 - 2_080)
     assert plain.least < shown.least < large.least
     assert large.prompt_price == large.prompt * ROUTE.price.at_most[0]
@@ -297,7 +294,7 @@ def test_pictures_are_held_for_as_the_model_counts_them() -> None:
 
 def test_a_predicted_text_is_held_as_if_it_were_written_on_top_of_the_answer() -> None:
     plain, predicted = (
-        pricing.bound(Demand(prompt=1000, output_limit=10, predicted=count), ROUTE, 4096, 1000, strict=False)
+        pricing.bound(Demand(prompt=1000, output_limit=10, predicted=count), ROUTE, 1000, strict=False)
         for count in (0, 5000)
     )
     assert plain.want == 1300 * 500 + 10 * 1500
@@ -330,7 +327,7 @@ def test_a_long_prompt_is_held_and_charged_by_its_tier_as_a_whole() -> None:
     assert pricing.charge(short, route) == 150_000 * 500 + 50_000 * 50 + 10 * 1500
     assert pricing.charge(long, route) == 150_001 * 1000 + 50_000 * 100 + 10 * 2250
     demand = Demand(prompt=200_000, output_limit=10)
-    assert pricing.bound(demand, route, model_limit=10, default_hold=0, strict=True).want == 260_000 * 1000 + 10 * 2250
+    assert pricing.bound(demand, route, default_hold=0, strict=True).want == 260_000 * 1000 + 10 * 2250
 
 
 MONDAY = 1_795_392_000_000  # 2026-11-23 00:00 UTC

@@ -425,9 +425,9 @@ def test_nothing_is_capped_where_all_that_it_may_cost_is_held(
     read, written = prices
     price = Price(input=read, output=written, cache_read=read, cache_write=read, cache_write_1h=read)
     upstream: Any = SimpleNamespace(owner=0)
-    route = Route(model="m", upstream=upstream, upstream_model="m", price=price, cost=price)
+    route = Route(model="m", upstream=upstream, upstream_model="m", price=price, cost=price, output_limit=2_000)
     demand = pricing.Demand(prompt=prompt, output_limit=asked, choices=choices, produces=produces)
-    bound = pricing.bound(demand, route, model_limit=2_000, default_hold=500, strict=False)
+    bound = pricing.bound(demand, route, default_hold=500, strict=False)
     amount = max(0, min(bound.want, cap) - given_short)
     if amount >= bound.whole:
         held = Held(amount=amount, available=0)

@@ -97,11 +97,10 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     predicted: int = 0
 
 
-def bound(demand: Demand, route: Route, model_limit: int, default_hold: int, strict: bool) -> Bound:
+def bound(demand: Demand, route: Route, default_hold: int, strict: bool) -> Bound:
     """The bound of `demand` on one route, at the dearest meters that it may use and the dearest tier that it may reach.
 
-    `model_limit`: the most tokens that the model writes; `default_hold`: the output tokens held when the caller set no
-    limit (if `strict`, all that the model may write).
+    `default_hold`: the output tokens held when the caller set no limit (if `strict`, all that the model may write).
     """
     prompt = tokens.with_margin(demand.prompt)
     if demand.pictures:
@@ -114,7 +113,7 @@ def bound(demand: Demand, route: Route, model_limit: int, default_hold: int, str
     if demand.predicted:
         pico += tokens.with_margin(demand.predicted) * written
     asked, choices = demand.output_limit, demand.choices
-    limit = model_limit if demand.produces else 0
+    limit = route.output_limit if demand.produces else 0
     if asked is not None and asked < limit:
         limit = asked
     held = limit * choices
@@ -137,8 +136,8 @@ class TokenBound(msgspec.Struct, frozen=True, gc=False):
 def token_bound(demand: Demand, route: Route, bound: Bound, *, cap: int, default_hold: int) -> TokenBound:
     """How many included tokens should and must be held for a request with this `bound`, which may cost `cap`.
 
-    None for a call that costs nothing or that the customer's own credential pays for, nor for one that may search where
-    that has a price: searches are no tokens.
+    0 for a call that costs nothing, for one that the customer's own credential pays for, and for one that may search
+    where that has a price: searches are no tokens.
     """
     if bound.whole == 0 or route.upstream.owner or (route.price.searches and _may_search(demand)):
         return TokenBound()

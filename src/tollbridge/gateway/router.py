@@ -51,8 +51,7 @@ class Router:
         self._allowed: dict[tuple[int, str, str], tuple[Caller, Model, Route | None]] = {}
 
     def bound(self, demand: pricing.Demand, route: Route) -> pricing.Bound:
-        policy, limit = self._policy, self.models[route.model].output_limit
-        return pricing.bound(demand, route, limit, policy.default_hold_tokens, policy.strict_holds)
+        return pricing.bound(demand, route, self._policy.default_hold_tokens, self._policy.strict_holds)
 
     def plain_choice(self, caller: Caller, request: Request, moment: int) -> Choice | None:
         """The choice for nearly every request: one model, no preferences, no credential of the caller's. Else None."""

@@ -54,7 +54,7 @@ from tollbridge.wire import (
     responses_request,
 )
 from tollbridge.wire import errors as wire_errors
-from tollbridge.wire.exchange import Answer
+from tollbridge.wire.exchange import Answer, Receipt
 from tollbridge.wire.request import Request
 
 _LOGGER = logging.getLogger("tollbridge")
@@ -279,14 +279,14 @@ class Inference:
         body = answer.render(receipt)
         headers = call.headers
         headers.append(JSON)
-        self._tell(headers, ticket, route, receipt.cost, receipt.charge, receipt.balance, b"final")
+        self._tell(headers, ticket, route, receipt, b"final")
         call.out.respond(200, headers, body)
         self._note_closed(call, 200, closed, route)
 
     def _ending(self, ticket: Ticket, answer: Answer) -> pricing.Ending:
-        reported, produces = answer.usage, ticket.demand.produces
-        if reported is not None and self._settlement.believes(ticket, reported):
-            reported = self._settlement.whole(ticket, reported)
+        said, produces = answer.usage, ticket.demand.produces
+        reported = None if said is None else self._settlement.credible(ticket, said)
+        if reported is not None:
             counted, produced = _NOTHING, reported.completion > 0 or not produces
         else:
             text, pictures = answer.text(), answer.pictures()
@@ -295,10 +295,10 @@ class Inference:
                 output=tokens.count(text) if produces else 0,
                 image_output=pictures * tokens.PER_DRAWN,
                 estimated=True,
-                suspect=answer.suspect or reported is not None,
+                suspect=answer.suspect or said is not None,
                 raw=answer.reported,
             )
-            reported, produced = None, bool(text or pictures) or not produces
+            produced = bool(text or pictures) or not produces
         return pricing.Ending(
             cause=pricing.FINISHED, reported=reported, counted=counted, produced=produced, finish=answer.finish
         )
@@ -306,9 +306,8 @@ class Inference:
     async def _stream(self, call: "_Call", ticket: Ticket) -> None:
         def headers(route: Route) -> list[bytes]:
             held = money.usd_bytes(ticket.held)
-            balance = money.usd_bytes(ticket.available)
             told = [*SSE_HEADERS, *call.headers]
-            self._tell(told, ticket, route, held, held, balance, b"hold")
+            self._tell(told, ticket, route, Receipt(held, held, money.usd_bytes(ticket.available)), b"hold")
             return told
 
         stream = StreamCall(ticket, call.out, headers, self._live)
@@ -399,23 +398,14 @@ class Inference:
         if vital.lag.lag > MOST_LAG_S:
             raise Unavailable("This server is overloaded. Nothing was charged; please try again.")
 
-    def _tell(
-        self,
-        headers: list[bytes],
-        ticket: Ticket,
-        route: Route,
-        cost: bytes,
-        charged: bytes,
-        balance: bytes | None,
-        basis: bytes,
-    ) -> None:
+    def _tell(self, headers: list[bytes], ticket: Ticket, route: Route, receipt: Receipt, basis: bytes) -> None:
         """Add to `headers` the money, which providers answered and failed, the output limit that money set, and the
-        fields that could not be sent.
+        fields that could not be sent. `basis`: `hold` while the `receipt` is that of the hold, then `final`.
         """
         names = self._names
-        headers += (names.cost + cost, names.charged + charged, names.basis + basis)
-        if balance is not None:
-            headers.append(names.balance + balance)
+        headers += (names.cost + receipt.cost, names.charged + receipt.charge, names.basis + basis)
+        if receipt.balance is not None:
+            headers.append(names.balance + receipt.balance)
         headers.append(names.route + route.upstream.name.encode("latin-1"))
         if ticket.limit is not None:
             headers.append(names.limit + b"%d" % ticket.limit)

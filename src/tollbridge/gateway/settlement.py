@@ -157,24 +157,23 @@ class Settlement:
             closed.byok,
         )
 
-    def believes(self, ticket: Ticket, reported: Usage) -> bool:
-        """The last gate for reported usage: it may not exceed what was sent and asked for."""
-        model, read = ticket.model, reported.prompt
+    def credible(self, ticket: Ticket, reported: Usage) -> Usage | None:
+        """The last gate for reported usage: None if it exceeds what was sent and asked for. If it says that an answer
+        was given to nothing, the prompt is that counted here.
+        """
+        model, read, written = ticket.model, reported.prompt, reported.completion
         if read > model.context_window and read > len(ticket.request.body):
             rounds = MOST_ROUNDS if ticket.request.offers_providers_tools() else 1
             if read > model.context_window * rounds:
-                return False
-        written = reported.completion
+                return None
         if written > model.output_limit:
             demand = ticket.demand
             limit = max(model.output_limit, ticket.limit or 0, demand.output_limit or 0)
             if written > (limit * demand.choices + demand.predicted) * SLACK:
-                return False
-        return reported.searches <= MOST_SEARCHES
-
-    def whole(self, ticket: Ticket, reported: Usage) -> Usage:
-        """`reported`, with the prompt as counted here if it says that an answer was given to nothing."""
-        if reported.input or reported.prompt or not reported.completion:
+                return None
+        if reported.searches > MOST_SEARCHES:
+            return None
+        if read or not written:
             return reported
         return msgspec.structs.replace(reported, input=ticket.demand.read, estimated=True)
 

@@ -160,8 +160,9 @@ class StreamCall:
         stream = self.stream
         output, drawn, spoken = _produced(stream)
         raw = stream.reported if stream is not None and suspect else b""
-        read = stream.told_first if stream is not None else None
-        if read is None or not self._live.settlement.believes(self.ticket, read):
+        told = stream.told_first if stream is not None else None
+        read = None if told is None else self._live.settlement.credible(self.ticket, told)
+        if read is None:
             read = Usage(input=self.ticket.demand.read)
         return msgspec.structs.replace(
             read, output=output, image_output=drawn, audio_output=spoken, estimated=True, suspect=suspect, raw=raw
@@ -281,13 +282,12 @@ class StreamCall:
     def _end_as(self, cause: Cause) -> pricing.Ending:
         stream = self.stream
         reported, suspect = (stream.usage, stream.suspect) if stream is not None else (None, False)
-        if reported is not None and not self._live.settlement.believes(self.ticket, reported):
-            reported, suspect = None, True
+        if reported is not None:
+            reported = self._live.settlement.credible(self.ticket, reported)
+            suspect = suspect or reported is None
         output, drawn, spoken = _produced(stream)
         if reported is not None and stream is not None and not stream.complete and reported.output * 2 < output:
             reported = None  # a report from the start of the stream, or the zeros that some send until the last one
-        if reported is not None:
-            reported = self._live.settlement.whole(self.ticket, reported)
         finish = stream.finish if stream is not None else None
         if (output or drawn or spoken) and cause in _STOPPED_BY_US:
             finish = "length"  # what the caller is told

@@ -105,6 +105,8 @@ class StreamCall:
         self._ready: asyncio.Future[None] | None = None
         self._ending: asyncio.Future[pricing.Ending] = self._loop.create_future()
         self._last_data = self._last_write = self._checkpointed = time.monotonic()
+        # Something was passed on since the last tick, which looks at the clock: for each chunk that would cost more.
+        self._moved = False
         self._drain_until: float | None = None
         self._extending = False
         self._cut_at = self._look_at = 0
@@ -176,13 +178,13 @@ class StreamCall:
     def _on_data(self, data: bytes) -> None:
         stream = self.stream
         assert stream is not None
-        now = self._last_data = time.monotonic()
         out = stream.feed(data)
         if out and self.begun and not self.left:
-            self._last_write = now
+            self._moved = True
             if self._downstream.write(out):
                 self._pause()
         else:
+            self._last_data = time.monotonic()
             self._pass_on(out)
         if stream.failed is not None:
             self._stop(stream.failed)
@@ -342,6 +344,9 @@ class StreamCall:
     # --- looked at every second ---
 
     def tick(self, now: float) -> None:
+        if self._moved:
+            self._moved = False
+            self._last_data = self._last_write = now
         if self._drain_until is not None:
             if now >= self._drain_until:
                 self._let_go()

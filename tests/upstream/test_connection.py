@@ -17,7 +17,7 @@ from tests.upstream.bad_server import (
     response,
     run,
 )
-from tests.upstream.callers import BRISK, HEADERS, LATE, Sink, ask, post, serving
+from tests.upstream.callers import BRISK, LATE, Sink, ask, post, serving
 
 from tollbridge.errors import ProtocolError, UpstreamTimeout
 from tollbridge.upstream.pool import Limits
@@ -125,24 +125,6 @@ def test_trailers_are_not_headers(loop: str) -> None:
             got = await post(pool)
             await got.read()
             assert got.header(b"retry-after") is None
-
-    run(loop, main())
-
-
-@both_loops
-def test_a_head_request_has_no_body(loop: str) -> None:
-    async def script(peer: Peer) -> None:
-        await peer.request()
-        await peer.send(response(headers=[(b"Content-Length", b"1000")]) + b"surplus")
-        await peer.closed()
-
-    async def main() -> None:
-        async with serving(script) as (server, pool):
-            for number in (1, 2):
-                got = await pool.open(b"HEAD", b"/x", HEADERS, b"")
-                assert got.header(b"content-length") == b"1000"
-                assert await got.read() == b""
-                assert server.accepted == number
 
     run(loop, main())
 

@@ -91,7 +91,7 @@ def read(loop: asyncio.AbstractEventLoop, reads: list[bytes]) -> tuple[Connectio
     connection = Connection(wire, loop)
     connection.connection_made(wire)
     response = Response(connection, loop.create_future())
-    connection.start(response, b"", b"", False)
+    connection.start(response, b"", b"")
     for data in reads:
         if connection.response is None:
             break

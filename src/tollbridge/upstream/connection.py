@@ -44,8 +44,8 @@ _CODINGS = re.compile(rb"\r\n(content|transfer)-encoding:([^\r]*)")
 # The shortest line of a header: a letter, a colon, CRLF.
 _LEAST_HEADER = 4
 
-# Phases of an exchange, in order.
-_HEAD, _BODY, _ENDED, _OVERFULL = range(4)
+# Phases of an exchange, in order. `_BROKEN`: what the parser refused.
+_HEAD, _BODY, _ENDED, _BROKEN = range(4)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,7 +192,6 @@ class Connection(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_barren",
-        "_bodiless",
         "_buffer",
         "_feed",
         "_few_headers",
@@ -210,7 +209,6 @@ class Connection(asyncio.BufferedProtocol):
         "_reusable",
         "_sent_at",
         "_started",
-        "_surplus_at",
         "_time",
         "_transport",
         "_unread",
@@ -268,9 +266,8 @@ class Connection(asyncio.BufferedProtocol):
                 if hasattr(socket, option):
                     sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
-    def start(self, response: Response, head: bytes, body: bytes, bodiless: bool) -> None:
+    def start(self, response: Response, head: bytes, body: bytes) -> None:
         """Send a request. Everything that happens to it is reported to `response`."""
-        self._bodiless = bodiless
         self.response = response
         self.served += 1
         self._phase = _HEAD
@@ -311,7 +308,6 @@ class Connection(asyncio.BufferedProtocol):
             return
         data = self._buffer[:nbytes]
         self._progress = True
-        error = None
         try:
             if self._phase != _HEAD:
                 self._feed(data)
@@ -322,11 +318,10 @@ class Connection(asyncio.BufferedProtocol):
                 else:
                     self._feed(data)
         except (HttpParserError, HttpParserUpgrade, ProtocolError) as refusal:
-            error = _as_protocol_error(refusal)
             self._reusable = False
+            if self._phase != _ENDED:  # else the answer is whole, and what follows it belongs to no exchange
+                error, self._phase = _as_protocol_error(refusal), _BROKEN
         phase, parts = self._phase, self._parts
-        if phase == _OVERFULL:
-            del parts[self._surplus_at :]
         if parts:
             self._barren = 0
             chunk = parts.pop()
@@ -340,7 +335,7 @@ class Connection(asyncio.BufferedProtocol):
             on_data = response._on_data
             if on_data is not None:
                 on_data(chunk)
-                if self.response is not response:
+                if phase == _BODY or self.response is not response:
                     return
             else:
                 response._chunks.append(chunk)
@@ -348,11 +343,12 @@ class Connection(asyncio.BufferedProtocol):
                     self.pause()
         else:
             self._barren += nbytes
-            if self._barren >= self._max_head:
-                error = error or ProtocolError(f"the upstream sent {self._barren} bytes without any body")
-        if phase >= _ENDED:
+            if self._barren >= self._max_head and phase < _ENDED:
+                self.fail(ProtocolError(f"the upstream sent {self._barren} bytes without any body"))
+                return
+        if phase == _ENDED:
             self._finish(response)
-        elif error is not None:
+        elif phase == _BROKEN:
             self.fail(error)
 
     def _feed_capped(self, data: memoryview) -> None:
@@ -365,7 +361,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def on_message_begin(self) -> None:
         if self._phase == _ENDED:
-            self._refuse_the_rest()
+            raise ProtocolError("the upstream sent more than its answer")
 
     def on_headers_complete(self) -> None:
         response = self.response
@@ -390,8 +386,6 @@ class Connection(asyncio.BufferedProtocol):
             self._reusable = False
             self._until_close = _LENGTH not in lower and _TRANSFER not in lower
         self._phase = _BODY
-        if self._bodiless:  # the parser cannot be told, and would wait for the body whose length a HEAD answer states
-            self._refuse_the_rest()
         response.status = status
         response._head = head
         waiter = response._waiter
@@ -402,11 +396,6 @@ class Connection(asyncio.BufferedProtocol):
         headers = head.count(b"\n") - 1
         if headers > self._limits.max_headers:
             raise ProtocolError(f"the upstream sent {headers} headers")
-
-    def _refuse_the_rest(self) -> None:
-        """The answer is whole: anything else in the same read belongs to no exchange."""
-        self._phase = _OVERFULL
-        self._surplus_at = len(self._parts)
 
     def on_message_complete(self) -> None:
         if self._phase == _BODY:  # else an interim answer

@@ -31,7 +31,6 @@ _OWN_HEADERS = frozenset(
     {b"host", b"content-length", b"transfer-encoding", b"connection", b"accept-encoding", b"user-agent", b"te"}
     | {b"trailer", b"upgrade", b"keep-alive", b"proxy-connection", b"expect"}
 )
-_WITHOUT_BODY = frozenset({b"GET", b"HEAD"})
 _KNOWN_NAMES = 256
 _KNOWN_HEADS = 64
 # Numbers, because CPython raises and drops a TypeError on the way when it looks for bytes in bytes.
@@ -115,6 +114,7 @@ class Pool:
     ) -> Response:
         """Send a request and return when the final head of its answer has arrived.
 
+        `method` is GET or POST: the answer to a HEAD could not be read, since the parser would wait for a body.
         `target` starts with `/` and is put below `base_url`. The headers about connection, length, coding and agent are
         the pool's own; the caller's may not contain CR, LF or NUL (ValueError, before anything is sent).
         `on_sent` is called when there is a connection and the request leaves on it, again if it is sent a second time.
@@ -132,7 +132,7 @@ class Pool:
         while True:
             response = Response(connection, connection.loop.create_future())
             try:
-                connection.start(response, head, body, method == b"HEAD")
+                connection.start(response, head, body)
                 if on_sent is not None:
                     on_sent()
                 await response._waiter
@@ -175,7 +175,7 @@ class Pool:
             raise ValueError("a request's target and header values may not contain CR, LF or NUL")
         if _SPACE in target or target[:1] != b"/":
             raise ValueError("a request's target starts with / and has no spaces")
-        if method not in _WITHOUT_BODY:
+        if method != b"GET":
             head += b"Content-Length: "
             if isinstance(headers, tuple):
                 if len(self._heads) >= _KNOWN_HEADS:

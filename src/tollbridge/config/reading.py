@@ -9,7 +9,7 @@ Rule 4  What is shown of a secret is where it comes from, or `***`.
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path as File
 from typing import Any
 
@@ -39,6 +39,8 @@ SHIPPED_PLANS = File(__file__).parent.parent / "data" / "plans.toml"
 SHIPPED_PRESETS = File(__file__).parent.parent / "data" / "presets"
 LEAST_SECRET = 32
 
+# Of a provider's shipped row: what is no setting.
+_FACTS = frozenset({"env", "source", "places"})
 # Says where the file is, so it cannot be set in it.
 _NOT_SETTINGS = frozenset({"TOLLBRIDGE_CONFIG"})
 # Set by a cluster in every container beside a service of this name.
@@ -163,7 +165,7 @@ class _Reader:
             setting = _SETTINGS[group.name].get(part)
             inner = _INNER[group.name].get(part)
             if setting is not None and not parts:
-                self._put((*path, part), text if setting.kind.plain else self._value_of(variable, text), variable)
+                self._put((*path, part), text if setting.kind.plain else _value_of(text), variable)
                 return
             if inner is None or (parts and inner.listed):
                 break
@@ -171,7 +173,7 @@ class _Reader:
             if parts and inner.named:
                 path = (*path, self._existing_name(path, parts.pop(0)))
             if not parts:
-                self._put(path, self._value_of(variable, text), variable)
+                self._put(path, _value_of(text), variable)
                 return
         known = [PREFIX + each.name.replace(".", "__").upper() for each in SETTINGS if "[" not in each.name]
         known += _NOT_SETTINGS
@@ -183,15 +185,6 @@ class _Reader:
         there = self._document.get(str(path[-1]))
         names = [*(there if isinstance(there, dict) else ()), *(self._shipped if path == ("providers",) else ())]
         return next((name for name in names if re.sub(r"[^a-z0-9]", "_", name.lower()) == part), part)
-
-    @staticmethod
-    def _value_of(variable: str, text: str) -> Any:
-        try:
-            read = tomllib.loads(f"value = {text}")
-        except (ValueError, RecursionError):
-            read = {}
-        # Otherwise its kind will say what it should have been.
-        return read["value"] if len(read) == 1 else text
 
     def _put(self, path: Path, value: Any, origin: str) -> None:
         table = self._document
@@ -243,48 +236,48 @@ class _Reader:
         lacking: dict[str, list[str]] = {}  # by credential, for providers that stay off
         used = set()
         for name, row in self._shipped.items():
-            variables = row.get("env", [])
-            ready = next((each for each in variables if self._environ.get(each)), None)
-            places = row.get("places", {})
-            if name not in providers:
-                if ready is None:
-                    continue
-                unknown = [known for known in places.values() if not any(map(self._environ.get, known))]
-                if unknown:
-                    lacking[ready] = unknown[0]
-                    continue
-            used.add(ready)
-            given = providers.setdefault(name, {})
-            if not isinstance(given, dict):
-                continue
-            for key, value in row.items():
-                if key not in {"env", "source", "places"} and key not in given:
-                    self._put(("providers", name, key), value, "shipped")
-            for key, known in places.items():
-                variable = next((each for each in known if self._environ.get(each)), None)
-                if key not in given and variable is not None:
-                    self._put(("providers", name, key), self._environ[variable], variable)
-            if "api_key" not in given and ready is not None:
-                self._put(("providers", name, "api_key"), f"env:{ready}", ready)
-            elif "api_key" not in given and variables:
-                raise self._mistake(
-                    ("providers", name),
-                    f'api_key is missing: write api_key = "env:{variables[0]}", or set {variables[0]}',
-                )
+            ready = self._first_set(row.get("env", ()))
+            places = row.get("places", {}).values()
+            unknown = next((known for known in places if self._first_set(known) is None), None)
+            if name in providers or (ready is not None and unknown is None):
+                used.add(ready)
+                self._complete(name, row, ready)
+            elif ready is not None and unknown is not None:
+                lacking[ready] = unknown
         for credential, known in lacking.items():
             if credential not in used:
                 self._warnings.append(f"{credential} is set, but not {' or '.join(known)}: no provider uses it")
 
+    def _complete(self, name: str, row: dict[str, Any], ready: str | None) -> None:
+        """Add to a provider what its shipped `row` and the environment say; `ready`: the variable with its credential.
+
+        Raises `ConfigError` if it still has no credential.
+        """
+        path = ("providers", name)
+        given = self._document["providers"].setdefault(name, {})
+        if not isinstance(given, dict):
+            return  # the mistake in the file is found where it is read
+        settings = {key: value for key, value in row.items() if key not in _FACTS}
+        self._lay_under(_ROOT, {"providers": {name: settings}}, (), "shipped")
+        for key, known in row.get("places", {}).items():
+            variable = self._first_set(known)
+            if key not in given and variable is not None:
+                self._put((*path, key), self._environ[variable], variable)
+        if "api_key" in given:
+            return
+        if ready is not None:
+            self._put((*path, "api_key"), f"env:{ready}", ready)
+        elif variables := row.get("env"):
+            raise self._mistake(
+                path, f'api_key is missing: write api_key = "env:{variables[0]}", or set {variables[0]}'
+            )
+
+    def _first_set(self, variables: Iterable[str]) -> str | None:
+        return next((each for each in variables if self._environ.get(each)), None)
+
     def _add_plans(self) -> None:
         """Underneath each plan, the shipped plan of the same name."""
-        plans = self._document.setdefault("plans", {})
-        if not isinstance(plans, dict):
-            return
-        for name, row in tomllib.loads(SHIPPED_PLANS.read_text("utf-8")).items():
-            given = plans.setdefault(name, {})
-            for key, value in row.items() if isinstance(given, dict) else ():
-                if key not in given:
-                    self._put(("plans", name, key), value, "shipped")
+        self._lay_under(_ROOT, {"plans": tomllib.loads(SHIPPED_PLANS.read_text("utf-8"))}, (), "shipped")
 
     # --- deciding -------------------------------------------------------------------------------------------------
 
@@ -544,6 +537,15 @@ class _Reader:
             if path[:length] in self._lines:
                 return f"{self._source.path}:{self._lines[path[:length]]}"
         return str(self._source.path or "configuration")
+
+
+def _value_of(text: str) -> Any:
+    """A variable's value, written as in a file; else `text` itself, of which its kind will say what is right."""
+    try:
+        read = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        read = {}
+    return read["value"] if len(read) == 1 else text
 
 
 def _not_listed(group: Group) -> str:

@@ -454,6 +454,7 @@ class Gateway:
                 parsers=ENDPOINTS,
                 dialects={each.value.provider: each.value.dialect for each in upstreams.values()},
             ),
+            guesses=self._abuse.guesses,
             ledger=ledger,
             vital=self.vital,
             log=self._log,

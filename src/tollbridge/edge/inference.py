@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from tollbridge.core import money, pricing, tokens
+from tollbridge.core.abuse import Refusals
 from tollbridge.core.addresses import client_address, customer_of
 from tollbridge.core.catalog import Catalog
 from tollbridge.core.ledger import Claim
@@ -105,6 +106,7 @@ class Inference:
         replays: Replays,
         catalogs: Mapping[int | None, Catalog],
         lookups: Lookups,
+        guesses: Refusals[str],
         ledger: Ledger,
         vital: Vital,
         log: RequestLog,
@@ -125,7 +127,7 @@ class Inference:
         self._names = Names.of(header_prefix)
         self._trusted_proxies = trusted_proxies
         self._request_id = RequestIds()
-        self._guesses = admission.guesses
+        self._guesses = guesses
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request that a page makes on its visitor's behalf: the page made `scope`."""
@@ -315,7 +317,7 @@ class Inference:
         try:
             await self._relay.run(ticket, stream.attempt)
             answered = True
-            ending = await stream.finished()
+            ending = await stream.ending
         except AllFailed as failed:
             stream.give_up()
             self._close_failed(call, failed)
@@ -334,21 +336,24 @@ class Inference:
                 if stream.started and stream.stream is not None:
                     call.out.end(stream.stream.fail(Unavailable("The server stopped in the middle of its answer.")))
                 raise
-        route = stream.route
         closed = self._close_stream(call, stream, ending)
         if stream.left:
-            self._note_closed(call, 499, closed, route if answered else None)
-            return
-        assert stream.stream is not None
-        assert route is not None
-        if ending.cause is pricing.Cause.UPSTREAM_FAILED:
-            call.out.end(stream.stream.fail(failed_midway(route)))
+            self._note_closed(call, 499, closed, stream.route if answered else None)
         else:
-            if ending.cause is pricing.Cause.MONEY_RAN_OUT:
-                call.out.write(stream.stream.stop(ran_out(ticket.refusal)))
-            stream.ensure_started()
-            receipt = await self._settlement.receipt(closed)
-            call.out.end(stream.stream.end(receipt))
+            await self._end_stream(call, stream, ending.cause, closed)
+
+    async def _end_stream(self, call: "_Call", stream: StreamCall, cause: pricing.Cause, closed: Closed) -> None:
+        """Send the end of an answer, with what it cost."""
+        route, said = stream.route, stream.stream
+        assert said is not None
+        assert route is not None
+        if cause is pricing.Cause.UPSTREAM_FAILED:
+            call.out.end(said.fail(failed_midway(route)))
+        else:
+            if cause is pricing.Cause.MONEY_RAN_OUT:
+                call.out.write(said.stop(ran_out(stream.ticket.refusal)))
+            stream.start()  # if there was nothing to send before the end
+            call.out.end(said.end(await self._settlement.receipt(closed)))
         self._note_closed(call, 200, closed, route, stream.first_byte_ms)
 
     def _close_stream(self, call: "_Call", stream: StreamCall, ending: pricing.Ending) -> Closed:

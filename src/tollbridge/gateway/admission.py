@@ -130,8 +130,7 @@ class Admission:
         # By account and plan: when the credit that it includes was last asked for.
         self._filled: dict[tuple[int, str], float] = {}
         self._mean_output: dict[int, int] = {}
-        self._cuts, self._refusals, self.guesses = abuse.cuts, abuse.refusals, abuse.guesses
-        self._overruns = abuse.overruns
+        self._cuts, self._refusals, self._overruns = abuse.cuts, abuse.refusals, abuse.overruns
 
     async def admit(self, caller: Caller, request: Request, cap: int | None, claim: Claim | None = None) -> Ticket:
         """A ticket; raises the `ApiError` that says why not, or `AlreadyClaimed` if another request has the `claim`.

@@ -77,7 +77,7 @@ class StreamCall:
     `begun`: there has been output, so no other route may be tried. What comes before the first text (a role, the start
     of a message) waits for it, because providers send that at once and may fail afterwards. `started`: the head has
     been sent (it may go out before any output, to keep a silent line open). `asked`: a provider has the request and has
-    not refused it. `finished` returns the ending.
+    not refused it. `ending` is set once an `attempt` has returned and the answer has ended.
     """
 
     def __init__(
@@ -95,15 +95,15 @@ class StreamCall:
         self.left = False
         self.asked = False
         self.first_byte_ms: int | None = None
+        self.ending: asyncio.Future[pricing.Ending] = asyncio.get_running_loop().create_future()
         self._downstream = downstream
         self._headers = headers
         self._live = live
-        self._loop = asyncio.get_running_loop()
+        self._loop = self.ending.get_loop()
         self._task = asyncio.current_task()
         self._response: Response | None = None
         self._opening = b""  # what waits for the first text
         self._ready: asyncio.Future[None] | None = None
-        self._ending: asyncio.Future[pricing.Ending] = self._loop.create_future()
         self._last_data = self._last_write = self._checkpointed = time.monotonic()
         # Something was passed on since the last tick, which looks at the clock: for each chunk that would cost more.
         self._moved = False
@@ -139,13 +139,14 @@ class StreamCall:
     def is_draining(self) -> bool:
         return self._drain_until is not None
 
-    def ensure_started(self) -> None:
-        """Send the head, if there was nothing to send before the tail."""
-        self._start()
-
-    async def finished(self) -> pricing.Ending:
-        """The ending. Await it only after `attempt` has returned."""
-        return await self._ending
+    def start(self, data: bytes = b"") -> None:
+        """Send `data`, and in the same write the head if it has not been sent."""
+        if self.started:
+            self._downstream.write(data)
+            return
+        self.started = True
+        assert self.route is not None
+        self._downstream.start(200, self._headers(self.route), data)
 
     def give_up(self) -> None:
         """No route answered."""
@@ -236,17 +237,8 @@ class StreamCall:
     def _begin(self, out: bytes) -> None:
         self.begun = True
         self.first_byte_ms = int((time.monotonic() - self.ticket.started) * 1000)
-        self._start(out)
+        self.start(out)
         self._set_ready()
-
-    def _start(self, data: bytes = b"") -> None:
-        """Send `data`, and in the same write the head if it has not been sent."""
-        if self.started:
-            self._downstream.write(data)
-            return
-        self.started = True
-        assert self.route is not None
-        self._downstream.start(200, self._headers(self.route), data)
 
     def _set_ready(self) -> None:
         if self._ready is not None and not self._ready.done():
@@ -267,7 +259,7 @@ class StreamCall:
 
     def _finish(self, cause: Cause) -> None:
         self._hang_up()
-        if self._ending.done():
+        if self.ending.done():
             return
         self._live.discard(self)
         if self._opening and not self.left:
@@ -277,8 +269,8 @@ class StreamCall:
         if ending.cause is Cause.CUT:
             assert self.stream is not None
             # Only now: the ending had to be read from the stream first.
-            self._start(self.stream.stop(BEYOND_ITS_LIMIT))
-        self._ending.set_result(ending)
+            self.start(self.stream.stop(BEYOND_ITS_LIMIT))
+        self.ending.set_result(ending)
         self._set_ready()
 
     def _end_as(self, cause: Cause) -> pricing.Ending:
@@ -306,7 +298,7 @@ class StreamCall:
     # --- the caller's side ---
 
     def _client_left(self) -> None:
-        if self.left or self._ending.done():
+        if self.left or self.ending.done():
             return
         self.left = True
         route = self.route
@@ -354,7 +346,7 @@ class StreamCall:
         timing = self._live.timing
         is_silent = now - self._last_write >= timing.keep_alive and not self._downstream.paused
         if is_silent and self.route is not None and not self.left:
-            self._start(KEEP_ALIVE)
+            self.start(KEEP_ALIVE)
             self._last_write = now
         if self.begun and now - self._checkpointed >= timing.checkpoint:
             self._checkpointed = now

@@ -422,7 +422,7 @@ class Books(RuleBasedStateMachine):
     def adjust(self, account: int, paid: int, promo: int) -> None:
         lines = ((Book.CUSTOMER_PAID, paid), (Book.CUSTOMER_PROMO, promo), (Book.LOSS, -paid - promo))
         entries = tuple(Entry(book, amount) for book, amount in lines)
-        op = Post(idempotency_key=self.key(), kind=Kind.ADJUSTMENT, account_id=account, entries=entries)
+        op = Post(idempotency_key=self.key(), kind=Kind.GRANT, account_id=account, entries=entries)
         before = self.balance(account)
         verdict = self.one(op)
         after = (before[0] + paid, before[1] + promo, before[2])
@@ -600,7 +600,7 @@ def test_a_sum_out_of_range_is_refused() -> None:
 @pytest.mark.parametrize("entries", [(), (Entry(Book.LOSS, 1),), (Entry(Book.LOSS, 1), Entry(Book.FEES, -2))])
 def test_a_transaction_that_does_not_sum_to_zero_is_a_mistake(entries: tuple[Entry, ...]) -> None:
     with pytest.raises(ValueError):
-        decide(state(), [Post(idempotency_key="k", kind=Kind.ADJUSTMENT, account_id=1, entries=entries)], 0)
+        decide(state(), [Post(idempotency_key="k", kind=Kind.GRANT, account_id=1, entries=entries)], 0)
 
 
 def entries_of_end(end: EndRow) -> tuple[Entry, ...]:
@@ -626,7 +626,7 @@ def test_what_is_held_for_others_is_not_charged_nor_taken_back(due: int) -> None
     first, second = (Hold(id=id_, account_id=1, key_id=10, want=40, least=40) for id_ in (1, 2))
     end = End(hold=1, account_id=1, key_id=10, charge=due, record=record())
     taken = (Entry(Book.CUSTOMER_PAID, -61), Entry(Book.CLEARING, 61))
-    back = Post(idempotency_key="k", kind=Kind.ADJUSTMENT, account_id=1, entries=taken)
+    back = Post(idempotency_key="k", kind=Kind.GRANT, account_id=1, entries=taken)
     verdicts = applied(rows, first, second, back, end)
     assert verdicts[2] == Refused(why=Refusal.INSUFFICIENT, available=20, posted=100)
     assert verdicts[3] == Ended(charged=60, promo=0, loss=due - 60, available=0)

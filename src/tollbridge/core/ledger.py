@@ -55,7 +55,6 @@ class Kind(StrEnum):
     GRANT = "grant"
     REFUND = "refund"
     DISPUTE = "dispute"
-    ADJUSTMENT = "adjustment"
     LATE = "late"
     FEE = "fee"
     SUBSCRIPTION = "subscription"

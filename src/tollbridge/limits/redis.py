@@ -131,7 +131,7 @@ class RedisLimiter:
             return _exceeded(answer)
         self._runs(request, scopes)
         notes = self._local.record(request, self._share(scopes), tokens)
-        return Grant(request, scopes, tokens, *_rooms(answer), list(notes))
+        return Grant(request, scopes, tokens, *_rooms(answer), notes)
 
     async def look(self, scopes: Sequence[Scope], least: int, tokens: int) -> Free | Exceeded:
         answer = await self._ask(_asked("look", "", scopes, least, tokens))

@@ -519,7 +519,7 @@ def test_only_refunds_and_disputes_overdraw(ledger_engine: Engine) -> None:
         _, refused = await books.hold(customer, 1)
         assert refused == Refused(why=Refusal.INSUFFICIENT, available=-80, posted=-80)
         entries = (Entry(Book.CUSTOMER_PROMO, -1), Entry(Book.PROMO_EXPENSE, 1))
-        back = Post(idempotency_key="back", kind=Kind.ADJUSTMENT, account_id=customer.account_id, entries=entries)
+        back = Post(idempotency_key="back", kind=Kind.GRANT, account_id=customer.account_id, entries=entries)
         refused = await books.ledger.submit(back)
         assert isinstance(refused, Refused)
         assert await books.balance(customer) == (-80, 0, 0)

@@ -345,7 +345,8 @@ class Downstream(RequestResponseCycle):
 
     def _finish(self) -> None:
         self.response_complete = True
-        self._resume_callback = self._gone_callback = None
+        if self._gone_callback is not None:  # who wants to hear of resuming wants to hear of this too
+            self._resume_callback = self._gone_callback = None
         if self.message_event is not None:
             self.message_event.set()
         self.connection.on_response_complete(self._last or not self.keep_alive)

@@ -253,7 +253,7 @@ class Gateway:
         assert self.ledger is not None
         return metrics.Observed(
             draining=self.vital.draining or self.vital.leaving,
-            lag=self.vital.lag.lag,
+            lag=self.vital.lag.seconds,
             log=self._log,
             ledger=self.ledger,
             limiter=self._limiter,

@@ -32,7 +32,7 @@ from tollbridge import __version__
 from tollbridge.core.catalog import Catalog
 from tollbridge.errors import TollbridgeError
 from tollbridge.gateway.relay import Upstream
-from tollbridge.limits.redis import RedisLimiter
+from tollbridge.limits.base import Limiter
 from tollbridge.store.db import Database
 from tollbridge.store.gauges import Gauges, gauges
 from tollbridge.store.ledger import Ledger
@@ -222,7 +222,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     lag: float
     log: RequestLog
     ledger: Ledger
-    limiter: object
+    limiter: Limiter
     upstreams: Mapping[str, Upstream]
     catalog: Catalog
     health: Health
@@ -335,8 +335,7 @@ class Metrics:
         yield from self._traffic.samples()
         yield from _upstreams(observed)
         yield from _ledger(observed)
-        limiter = observed.limiter
-        yield "tollbridge_limits_degraded", (), int(isinstance(limiter, RedisLimiter) and limiter.degraded)
+        yield "tollbridge_limits_degraded", (), int(observed.limiter.degraded)
         fresh = self._reading is None and self._gauges is not None
         yield "tollbridge_database_up", (), int(fresh)
         if self._gauges is not None and fresh:

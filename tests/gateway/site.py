@@ -228,7 +228,7 @@ NEVER_BEHIND = {
 
 
 class Site:
-    """`script` is the upstream's; more can be added to `config` by name: `more={"other": script}`."""
+    """`script` is the upstream's; `others`: those of further upstreams, which also serve its model, by name."""
 
     def __init__(
         self,

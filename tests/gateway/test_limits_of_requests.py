@@ -281,7 +281,7 @@ def test_without_the_limits_server_calls_go_on_within_their_share(valkey: Valkey
             else:
                 valkey.resume()
             deadline = time.monotonic() + 30
-            while site.gateway._limiter.degraded:  # type: ignore[union-attr]
+            while site.gateway._limiter.degraded:
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.05)
             after = await site.post(CHAT, chat())

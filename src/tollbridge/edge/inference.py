@@ -201,7 +201,7 @@ class Inference:
                 caller = await self._identify(call, head)
             call.caller = caller
             vital = self._vital
-            if self._ledger.failed or vital.draining or vital.lag.lag > MOST_LAG_S:
+            if self._ledger.failed or vital.draining or vital.lag.seconds > MOST_LAG_S:
                 self._check_vital()
             cap = None if head.is_plain else check_head(head, self._names.max_cost)
             downstream = call.downstream
@@ -400,7 +400,7 @@ class Inference:
             raise Unavailable("The ledger is not available. Nothing was charged.", code="ledger_unavailable")
         if vital.draining:
             raise Unavailable("This server is shutting down. Please try again.")
-        if vital.lag.lag > MOST_LAG_S:
+        if vital.lag.seconds > MOST_LAG_S:
             raise Unavailable("This server is overloaded. Nothing was charged; please try again.")
 
     def _tell(self, headers: list[bytes], ticket: Ticket, route: Route, receipt: Receipt, basis: bytes) -> None:

@@ -70,7 +70,7 @@ class Server(uvicorn.Server):
         on_ready: Callable[[], None] | None = None,
         on_drain: Callable[[], None] | None = None,
         on_reload: Callable[[], object] | None = None,
-        lifeline: "Readable | None" = None,
+        lifeline: Readable | None = None,
     ) -> None:
         self.limits = limits or ServerLimits()
         affordable = _open_more_files() // 2  # each request may also need a connection to an upstream
@@ -211,10 +211,10 @@ class Server(uvicorn.Server):
 
 
 class LoopLag:
-    """How late the loop ran its last timer, in seconds: how long a request waits before it is looked at."""
+    """How late the loop ran its last timer, in `seconds`: how long a request waits before it is looked at."""
 
     def __init__(self) -> None:
-        self.lag = 0.0
+        self.seconds = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -229,7 +229,7 @@ class LoopLag:
 
     def _tick(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
         now = loop.time()
-        self.lag = max(0.0, now - due)
+        self.seconds = max(0.0, now - due)
         self._timer = loop.call_at(now + _LAG_TICK, self._tick, loop, now + _LAG_TICK)
 
 

@@ -148,7 +148,7 @@ def limited(exceeded: Exceeded) -> RateLimited:
     return error
 
 
-def add_limits(headers: list[bytes], requests: Room | None, used_tokens: Room | None) -> None:
+def add_limits(headers: list[bytes], requests: Room | None, tokens: Room | None) -> None:
     """OpenAI's six headers, of the tightest scope."""
     if requests is not None:
         headers += (
@@ -156,9 +156,9 @@ def add_limits(headers: list[bytes], requests: Room | None, used_tokens: Room | 
             b"x-ratelimit-remaining-requests: %d" % requests.remaining,
             b"x-ratelimit-reset-requests: %.3fs" % requests.reset,
         )
-    if used_tokens is not None:
+    if tokens is not None:
         headers += (
-            b"x-ratelimit-limit-tokens: %d" % used_tokens.limit,
-            b"x-ratelimit-remaining-tokens: %d" % used_tokens.remaining,
-            b"x-ratelimit-reset-tokens: %.3fs" % used_tokens.reset,
+            b"x-ratelimit-limit-tokens: %d" % tokens.limit,
+            b"x-ratelimit-remaining-tokens: %d" % tokens.remaining,
+            b"x-ratelimit-reset-tokens: %.3fs" % tokens.reset,
         )

@@ -85,6 +85,10 @@ class Free(msgspec.Struct, frozen=True):
 
 
 class Limiter(Protocol):
+    @property
+    def degraded(self) -> bool:
+        """Whether, for now, this process enforces its share of the limits."""
+
     async def take(self, request: int, scopes: Sequence[Scope], least: int, tokens: int) -> Grant | Exceeded:
         """Take one request, `tokens` tokens and one place among the running calls, in every scope or in none.
 

@@ -202,6 +202,8 @@ class _Counters:
 class MemoryLimiter:
     """A `Limiter` for one process; `clock` is monotonic seconds."""
 
+    degraded = False
+
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._scopes: dict[str, _Counters] = {}

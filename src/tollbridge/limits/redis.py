@@ -89,7 +89,6 @@ class RedisLimiter:
 
     @property
     def degraded(self) -> bool:
-        """Whether, for now, this process enforces its share of the limits."""
         return self._open
 
     async def start(self) -> None:

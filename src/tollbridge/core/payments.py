@@ -25,7 +25,7 @@ ACTOR = "payments"
 
 
 class Status(StrEnum):
-    """How far an order is. The last three are final."""
+    """How far an order is. The last three are final, unless money arrives after all for what failed or expired."""
 
     PENDING = "pending"
     PROCESSING = "processing"  # the customer has done their part; a slow payment method has no result yet

@@ -185,21 +185,7 @@ class Supervisor:
             self._obey(self._signals.pop(0))
         now = time.monotonic()
         for worker in self._workers():
-            if not worker.ready:
-                worker.listen()
-            status = _ended(worker.pid)
-            if status is not None:
-                worker.channel.close()
-                self._lost(worker, status, now)
-            elif not worker.ready and worker.said.startswith(READY):
-                self._came(worker)
-            elif worker.ends_at is not None and now >= worker.ends_at:
-                log.error("worker %d (process %d) does not end: it is killed", worker.number + 1, worker.pid)
-                worker.ends_at = None
-                worker.send(signal.SIGKILL)
-            elif not worker.ready and now >= worker.started_at + _START_S:
-                worker.said = f"it was not ready after {_START_S:.0f} seconds".encode()
-                worker.send(signal.SIGKILL)
+            self._look_at(worker, now)
         if self._stopping:
             return
         for number, slot in enumerate(self._slots):
@@ -210,6 +196,23 @@ class Supervisor:
         if taking != self._taking:
             self._taking = taking
             steer(self._sockets, taking)
+
+    def _look_at(self, worker: _Worker, now: float) -> None:
+        if not worker.ready:
+            worker.listen()
+        status = _ended(worker.pid)
+        if status is not None:
+            worker.channel.close()
+            self._lost(worker, status, now)
+        elif not worker.ready and worker.said.startswith(READY):
+            self._came(worker)
+        elif worker.ends_at is not None and now >= worker.ends_at:
+            log.error("worker %d (process %d) does not end: it is killed", worker.number + 1, worker.pid)
+            worker.ends_at = None
+            worker.send(signal.SIGKILL)
+        elif not worker.ready and now >= worker.started_at + _START_S:
+            worker.said = f"it was not ready after {_START_S:.0f} seconds".encode()
+            worker.send(signal.SIGKILL)
 
     # --- what happens ---------------------------------------------------------------------------------------------
 

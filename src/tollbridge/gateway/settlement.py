@@ -7,6 +7,7 @@ client leaves, a task is cancelled) can come between an answer and its charge.
 import asyncio
 import time
 from collections import deque
+from functools import partial
 from itertools import filterfalse
 
 import msgspec
@@ -105,7 +106,7 @@ class Settlement:
         end = End(ticket.hold, caller.account_id, caller.key_id, charge, record, ticket.cap)
         verdict = self._ledger.submit(end)
         if charge > ticket.held and not ticket.tokens:
-            verdict.add_done_callback(lambda ended: self._note_overrun(ticket, ended))
+            verdict.add_done_callback(partial(self._note_overrun, ticket))
         if ticket.tokens:
             # The ledger takes included tokens in place of money.
             charge, end = 0, msgspec.structs.replace(end, charge=0)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.upstream.bad_server import BadServer, Peer, Script, always, certificate, chunked, response, run
 
-from tollbridge.core.addresses import Place, is_public
+from tollbridge.core.addresses import Place, is_public, place
 from tollbridge.errors import InvalidRequest
 from tollbridge.upstream.fetch import AT_ONCE, AT_ONCE_OF_ACCOUNT, Fetched, Fetcher, FetchLimits, resolve
 from tollbridge.upstream.pool import Limits, Pool
@@ -130,6 +130,13 @@ def test_certificate_is_that_of_the_name(tmp_path: Path) -> None:
     trial(picture(), gives(Fetched("image/png", PNG), url), names=names, tls=made.server, trust=trust)
     wrong = refuses("cannot be reached", "https://other.example/a.png")
     trial(picture(), wrong, names=names, tls=made.server, trust=trust)
+
+
+def test_certificates_are_read_once_for_all_fetches() -> None:
+    """That takes 20 ms, in which nobody else is served."""
+    fetcher = Fetcher(FetchLimits())
+    first, second = (fetcher._pool(place(f"https://{host}.example/"), PUBLIC, Limits()) for host in ("a", "b"))
+    assert first._context is second._context is not None
 
 
 @pytest.mark.parametrize("inside", INSIDE)

@@ -22,7 +22,7 @@ import msgspec
 from tollbridge.core import addresses
 from tollbridge.core.addresses import BadUrl, Place
 from tollbridge.errors import InvalidRequest, ProtocolError, UpstreamError
-from tollbridge.upstream.pool import Limits, Pool, Response
+from tollbridge.upstream.pool import Limits, Pool, Response, tls_context
 
 MAX_REDIRECTS = 3
 AT_ONCE = 16
@@ -79,13 +79,12 @@ class Fetcher:
         *,
         resolve: Resolve = resolve,
         connect: Connect | None = None,
-        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._limits = limits
         self._hosts = frozenset(host.lower() for host in limits.hosts)
         self._resolve = resolve
         self._connect = connect or self._pool
-        self._ssl = ssl_context
+        self._tls: ssl.SSLContext | None = None
         self._turns = asyncio.Semaphore(AT_ONCE)
         # Each lives as long as a fetch for its account runs or waits.
         self._shares: WeakValueDictionary[int, asyncio.Semaphore] = WeakValueDictionary()
@@ -172,7 +171,9 @@ class Fetcher:
         return found[0]
 
     def _pool(self, place: Place, address: str, limits: Limits) -> Pool:
-        return Pool(place.origin, limits, ssl_context=self._ssl, address=address)
+        if place.secure and self._tls is None:
+            self._tls = tls_context()
+        return Pool(place.origin, limits, ssl_context=self._tls, address=address)
 
 
 async def _read(response: Response) -> Fetched:

@@ -71,10 +71,10 @@ def read(source: Source, environ: Mapping[str, str] = os.environ) -> Settings:
     return _Reader(source, environ).settings()
 
 
-def read_database_url(text: str, source: Source, environ: Mapping[str, str] = os.environ) -> tuple[Secret, str]:
+def read_database_url(text: str, source: Source) -> tuple[Secret, str]:
     """A URL given elsewhere, as `database_url` takes it; and how it may be shown. ConfigError: it is not one."""
     try:
-        url = kinds.DATABASE_URL.parse(_followed(text, source, environ))
+        url = kinds.DATABASE_URL.parse(_followed(text, source, os.environ))
     except kinds.Wrong as error:
         raise ConfigError(str(error)) from None
     return url, text if _is_reference(text) else kinds.without_password(text)

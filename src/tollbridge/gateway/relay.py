@@ -104,8 +104,7 @@ class Relay:
         health: Health,
         admission: Admission,
         ledger: Ledger,
-        fetcher: Fetcher | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        fetcher: Fetcher | None,
     ) -> None:
         """`fetcher`: gets what URLs in messages point to, if the operator allows that."""
         self._fetcher = fetcher
@@ -113,7 +112,7 @@ class Relay:
         self._health = health
         self._admission = admission
         self._ledger = ledger
-        self._clock = clock
+        self._clock = time.monotonic
         self._budget = retry.Budget()
 
     async def run(

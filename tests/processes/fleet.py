@@ -271,6 +271,21 @@ class Fleet:
         )
         return rows[0][0], rows[0][1]
 
+    async def money(self, customer: Customer) -> tuple[int, int, int]:
+        """What is there, how much of it is held, and what requests have taken, all at one moment.
+
+        On a busy machine an end can come after its process was killed, started again and swept: it is booked as late.
+        """
+        rows = await self.database.fetch(
+            "SELECT paid + promo, held, "
+            "(SELECT COALESCE(SUM(charge), 0) FROM usage WHERE account_id = $1) - "
+            "(SELECT COALESCE(SUM(amount), 0) FROM journal JOIN entry ON journal_id = journal.id "
+            "WHERE account_id = $1 AND kind = 'late' AND book IN ('customer_paid', 'customer_promo')) "
+            "FROM balance WHERE account_id = $1",
+            customer.account_id,
+        )
+        return rows[0][0], rows[0][1], int(rows[0][2])
+
     async def await_balance(self, customer: Customer, nano: int) -> None:
         """Wait until so much is there and nothing is held: a busy machine may book later than it answers."""
         with contextlib.suppress(AssertionError):

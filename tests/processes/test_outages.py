@@ -82,7 +82,8 @@ class Clients:
         assert set(booked.values()) <= {1}
         assert set(self._answered) <= booked.keys(), sorted(set(self._answered) - booked.keys())
         assert all(end["charge"] == price(end["output"]) for end in ends if end["charge"])
-        assert await self._fleet.balance(self._customer) == (PLENTY - sum(end["charge"] for end in ends), 0)
+        left, held, taken = await self._fleet.money(self._customer)
+        assert (left, held) == (PLENTY - taken, 0)
         assert self.statuses[200] == len(self._answered) > 0
 
 

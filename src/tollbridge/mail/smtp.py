@@ -1,5 +1,6 @@
 """Sending mail by SMTP."""
 
+import asyncio
 import email.policy
 import ssl
 from email.errors import MessageError
@@ -39,6 +40,8 @@ class Smtp(msgspec.Struct, frozen=True, kw_only=True):
 
         try:
             message = compose(self.sender, recipient, subject, text)
+            # It reads all certificates of the system, for 20 ms.
+            tls = await asyncio.to_thread(ssl.create_default_context) if self.security != "none" else None
             await aiosmtplib.send(
                 message,
                 hostname=self.host,
@@ -47,7 +50,7 @@ class Smtp(msgspec.Struct, frozen=True, kw_only=True):
                 password=self.password,
                 use_tls=self.security == "tls",
                 start_tls=self.security == "starttls",
-                tls_context=ssl.create_default_context() if self.security != "none" else None,
+                tls_context=tls,
                 timeout=TIMEOUT_S,
             )
         except (aiosmtplib.SMTPException, OSError, ValueError, *UNWRITABLE) as error:

@@ -59,7 +59,7 @@ class Form:
         try:
             return int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()) * 1000
         except ValueError:
-            raise InvalidRequest("Write a day like 2027-01-31.", param=name) from None
+            raise InvalidRequest("Write a day that there is, like 2027-01-31.", param=name) from None
 
     def refused(self, error: ApiError, *fields: str) -> "Form":
         """This form with each reason beside the field that it names. One that names none of `fields` goes above it."""

@@ -30,9 +30,9 @@ class Asset(msgspec.Struct, frozen=True):
 class Static:
     """The files below `static/`, by their path there."""
 
-    def __init__(self, folder: Path = FOLDER) -> None:
-        files = sorted(file for file in folder.rglob("*") if file.suffix in SERVED)
-        self._assets = {file.relative_to(folder).as_posix(): _read(file) for file in files}
+    def __init__(self) -> None:
+        files = sorted(file for file in FOLDER.rglob("*") if file.suffix in SERVED)
+        self._assets = {file.relative_to(FOLDER).as_posix(): _read(file) for file in files}
         digest = hashlib.sha256()
         for name, asset in self._assets.items():
             digest.update(name.encode() + b"\0" + asset.data)

@@ -555,6 +555,13 @@ def _limits(upstream: values.Upstream) -> pool.Limits:
     )
 
 
+def _announce(text: str) -> None:
+    try:
+        print(text, flush=True)  # noqa: T201 - for whoever starts it
+    except OSError as error:  # `serve | head`, say
+        log.warning("not shown (%s): tollbridge key create and operator link make a key and a link", error.strerror)
+
+
 def serve(settings: Settings, berth: Berth | None = None) -> int:
     """Serve until told to stop, and return the exit status. `berth`: given when this is a worker."""
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
@@ -565,7 +572,7 @@ def serve(settings: Settings, berth: Berth | None = None) -> int:
     gateway = Gateway(
         settings,
         partial(os.write, sys.stderr.fileno()),
-        announce=partial(print, flush=True) if berth is None or berth.first else None,
+        announce=_announce if berth is None or berth.first else None,
         on_fatal=lambda: server.end() if berth is not None else None,
         url=url,
     )

@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -210,6 +212,37 @@ def test_a_port_in_use_is_said_in_one_line(shell: Shell, gateway: Gateway) -> No
         f"tollbridge: cannot listen on 127.0.0.1:{gateway.port}: Address already in use; "
         "stop what is listening there, or choose another port with --port\n"
     )
+
+
+def test_a_gateway_whose_words_nobody_reads_serves(tmp_path: Path) -> None:
+    """`tollbridge serve | head`: what is printed at the start has nowhere to go."""
+    probe = socket.create_server(("127.0.0.1", 0))
+    port = probe.getsockname()[1]
+    probe.close()
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "tollbridge", "serve", "--port", str(port)]
+    env = {"PATH": os.environ["PATH"]}
+    process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    try:
+        assert process.stderr is not None
+        said = next(line for line in process.stderr if "not shown" in line)
+        assert "Broken pipe" in said
+        assert "tollbridge key create" in said
+        until = time.monotonic() + STOP_S
+        while time.monotonic() < until:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
+                    assert answer.status == 200
+                    break
+            except OSError:
+                time.sleep(0.1)
+        else:
+            raise AssertionError("it does not serve")
+    finally:
+        process.terminate()
+        process.communicate(timeout=STOP_S)
 
 
 FAILED_STARTS = [

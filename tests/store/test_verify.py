@@ -443,6 +443,8 @@ async def _a_process_that_is_new(database: Database, names: str, values: str) ->
     )
     await database.execute(f"INSERT INTO usage ({names}) SELECT {values} {series}")
     for sql, bounds in (
+        (seal_module._HOLDS, (first - 1, 1 << 62, page)),
+        (seal_module._ENDS, (first, first + page)),
         (verify_module._ORPHANS["usage row of hold {} has no hold"], (first - 1, page)),
         (processes._OPEN, (first - 1, first + processes._WINDOW, page)),
     ):

@@ -36,13 +36,13 @@ USAGE = "usage/"
 
 # Rows read, and then hashed, at once: a thousandth of a second of the loop that serves.
 _PAGE = 200
-_ALL_USAGE = ", ".join(f"usage.{name}" for name in USAGE_COLUMNS.split(", "))
-# The bound is on both sides of the join: PostgreSQL would otherwise walk one of them from its first row for every page.
+# Holds and ends are read by ranges and put together here. A join of them is not safe on PostgreSQL, see `processes`.
 _HOLDS = (
-    "SELECT hold.id, hold.account_id, hold.key_id, hold.amount, CAST(hold.limited AS INTEGER), hold.expires_at, "  # noqa: S608 - constants
-    f"{_ALL_USAGE}, hold.tokens, hold.period FROM hold LEFT JOIN usage ON usage.hold_id = hold.id "
-    "AND usage.hold_id > $1 WHERE hold.id > $1 AND hold.id <= $2 ORDER BY hold.id LIMIT $3"
+    "SELECT id, account_id, key_id, amount, CAST(limited AS INTEGER), expires_at, tokens, period FROM hold "
+    "WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3"
 )
+_ENDS = f"SELECT {USAGE_COLUMNS} FROM usage WHERE hold_id >= $1 AND hold_id <= $2"  # noqa: S608 - a constant
+_OPEN = (None,) * len(USAGE_COLUMNS.split(", "))
 _STEPS = "SELECT hold_id, step, amount FROM hold_step WHERE hold_id >= $1 AND hold_id <= $2 ORDER BY hold_id, step"
 _JOURNAL = (
     "SELECT id, idempotency_key, kind, account_id, reason, actor, created_at FROM journal "
@@ -102,8 +102,12 @@ class Digest:
 
 async def holds(database: Transaction, after: int, until: int) -> AsyncIterator[tuple[Row, list[Row]]]:
     """Each hold with its end (empty columns: it is open) and its extensions, in the order of ids."""
-    async for pair in _walk(database, _HOLDS, _STEPS, after, until):
-        yield pair
+    while rows := await database.fetch(_HOLDS, after, until, _PAGE):
+        after = further(rows[-1][0], after)
+        ends = {end[0]: end for end in await database.fetch(_ENDS, rows[0][0], after)}
+        steps = _by_first(await database.fetch(_STEPS, rows[0][0], after))
+        for row in rows:
+            yield (*row[:HOLD_WIDTH], *ends.get(row[0], _OPEN), *row[HOLD_WIDTH:]), steps.get(row[0], [])
 
 
 async def transactions(database: Transaction, after: int, until: int) -> AsyncIterator[tuple[Row, list[Row]]]:
@@ -194,8 +198,13 @@ async def _walk(
 ) -> AsyncIterator[tuple[Row, list[Row]]]:
     while rows := await database.fetch(heads, after, until, _PAGE):
         after = further(rows[-1][0], after)
-        by_head: dict[Any, list[Row]] = {}
-        for part in await database.fetch(parts, rows[0][0], after):
-            by_head.setdefault(part[0], []).append(part)
+        by_head = _by_first(await database.fetch(parts, rows[0][0], after))
         for row in rows:
             yield row, by_head.get(row[0], [])
+
+
+def _by_first(rows: Iterable[Row]) -> dict[Any, list[Row]]:
+    found: dict[Any, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row[0], []).append(row)
+    return found

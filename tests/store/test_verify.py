@@ -12,7 +12,7 @@ from tests.core.posts import refund
 from tests.store.books import TERMS, Books, Engine, assert_verified, serving
 
 from tollbridge.core.ledger import Book, Checkpoint, hold_id
-from tollbridge.store import prices, processes, usage
+from tollbridge.store import prices, processes, usage, verify_payments
 from tollbridge.store import seal as seal_module
 from tollbridge.store import verify as verify_module
 from tollbridge.store.db import Contended, Database, sqlite_path
@@ -430,6 +430,19 @@ def test_enough_columns_were_tried() -> None:
     tried = {*COLUMNS, *FREE}
     rest = {table for table, _ in set(columns_of_the_books()) - tried}
     assert rest == {"meta", "process", "account", "api_key", "checkpoint"}
+
+
+def test_the_invoice_of_a_payment_is_not_looked_for_among_all(sqlite_engine: Engine) -> None:
+    """With 100,000 payments the proof would take half an hour."""
+
+    async def main() -> None:
+        database = sqlite_engine.database()
+        await database.start()
+        plan = [row[3] for row in await database.fetch(f"EXPLAIN QUERY PLAN {verify_payments._PAYMENTS}", 0, 100)]
+        await database.close()
+        assert any("invoice_by_payment (payment_id=? AND kind=?" in step for step in plan), plan
+
+    asyncio.run(main())
 
 
 async def _a_process_that_is_new(database: Database, names: str, values: str) -> None:

@@ -22,6 +22,7 @@ _PAPERS = {
     True: {(Return.REFUND, 1, 1), (Return.REFUND, 0, 0), (Return.DISPUTE, 0, 0)},
 }
 
+# That an invoice is of no reversal is said so that SQLite does not look for it by that: it would read all invoices.
 _PAYMENTS = """
 SELECT payment.id, payment.public_id, payment.status, payment.amount, payment.tax, payment.fee, payment.account_id,
   journal.account_id,
@@ -32,7 +33,7 @@ SELECT payment.id, payment.public_id, payment.status, payment.amount, payment.ta
    WHERE booked.idempotency_key = 'fee/' || method || '/' || COALESCE(intent, payment.public_id) AND book = 'fees'),
   (SELECT COUNT(*) FROM invoice WHERE payment_id = payment.id AND invoice.kind = 'invoice'
    AND invoice.amount = payment.amount AND invoice.tax = payment.tax AND invoice.currency = payment.currency
-   AND invoice.account_id = payment.account_id AND invoice.reversal_id IS NULL AND issued_at = journal.created_at),
+   AND invoice.account_id = payment.account_id AND COALESCE(reversal_id, 0) = 0 AND issued_at = journal.created_at),
   CASE WHEN paid_at = journal.created_at THEN 1 ELSE 0 END,
   CASE WHEN origin = 'subscription' THEN 1 WHEN subscription_id IS NOT NULL THEN -1 ELSE 0 END
    - (SELECT COUNT(*) FROM subscription WHERE subscription.id = subscription_id

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tollbridge.services import usage
-from tollbridge.services.usage import GONE_KEY, MOST_SERIES, NO_MODEL, RANGES, REST, arrange, fold
+from tollbridge.services.usage import GONE_KEY, MOST_SERIES, NO_MODEL, RANGES, REST, arrange, lines
 from tollbridge.store.managed_keys import ManagedKey
 from tollbridge.store.rollups import Period, Sums, Used
 from tollbridge.values import DAY_MS, HOUR_MS
@@ -39,7 +39,7 @@ def test_models_and_keys_sum_to_the_total() -> None:
     # Versions 1 and 2 are two prices of one model; key 8 is not there any more.
     report = arrange(Used(by_price, by_key), PERIOD, {1: "m", 2: "m"}, {7: key(7, "")})
     assert report.starts == [10 * DAY_MS, 11 * DAY_MS, 12 * DAY_MS]
-    assert [step.charge for step in report.total.steps] == [5, 0, 12]
+    assert [step.charge for step in lines([report.total], PERIOD)[0].steps] == [5, 0, 12]
     assert [(each.id, each.label, each.total.charge) for each in report.models] == [("", NO_MODEL, 9), ("m", "m", 8)]
     assert [(each.id, each.label, each.total.charge) for each in report.keys] == [
         ("", GONE_KEY, 12),
@@ -51,7 +51,7 @@ def test_models_and_keys_sum_to_the_total() -> None:
 def test_nothing_used_is_a_report_too() -> None:
     report = arrange(Used({}, {}), PERIOD, {}, {})
     assert report.total.total == Sums()
-    assert len(report.total.steps) == 3
+    assert [each.steps for each in lines([report.total], PERIOD)] == [[Sums()] * 3]
     assert report.models == report.keys == []
 
 
@@ -59,11 +59,13 @@ def test_what_is_too_much_for_a_chart_is_one_series() -> None:
     count = MOST_SERIES + 4
     by_price = {(12 * DAY_MS, version): sums(version) for version in range(1, count + 1)}
     report = arrange(Used(by_price, {}), PERIOD, {version: f"m{version}" for version in range(1, count + 1)}, {})
-    folded = fold(report.models)
-    assert [each.label for each in folded] == [*(f"m{count - index}" for index in range(MOST_SERIES - 1)), REST]
-    assert sum(each.total.charge for each in folded) == report.total.total.charge
-    assert folded[-1].steps[2] == folded[-1].total
-    assert fold(folded) == folded
+    drawn = lines(report.models, PERIOD)
+    assert [each.label for each in drawn] == [*(f"m{count - index}" for index in range(MOST_SERIES - 1)), REST]
+    assert [[step.charge for step in each.steps] for each in drawn[:-1]] == [
+        [0, 0, count - index] for index in range(MOST_SERIES - 1)
+    ]
+    assert [step.charge for step in drawn[-1].steps] == [0, 0, 1 + 2 + 3 + 4 + 5]
+    assert [each.label for each in lines(report.models[:MOST_SERIES], PERIOD)][-1] == f"m{count - MOST_SERIES + 1}"
 
 
 def test_a_period_ends_with_the_step_that_has_begun() -> None:

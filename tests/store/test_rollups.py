@@ -44,6 +44,10 @@ async def totals(books: Books, customer: Customer, span: int = HOUR_MS) -> Sums:
     return totals[0]
 
 
+def test_the_sums_are_selected_in_the_order_of_their_fields() -> None:
+    assert f"{rollups._SUMMED}, {rollups._RARE}" == ", ".join(Sums.__struct_fields__)
+
+
 async def by_rows(books: Books, customer: Customer) -> tuple[int, int, int]:
     rows = await books.database.fetch(
         "SELECT COUNT(*), CAST(COALESCE(SUM(charge), 0) AS BIGINT), CAST(COALESCE(SUM(input), 0) AS BIGINT) "

@@ -42,11 +42,21 @@ RANGES = {
 
 
 class Series(msgspec.Struct, frozen=True):
-    """One line of a chart. `id`: a model's name or a key's public id, "" if it has none; `steps` in order."""
+    """What one model or key used. `id`: its name or public id, "" if it has none.
+
+    `parts`: sums by the number of their step, in no order, several for a step or none.
+    """
 
     id: str
     label: str
     total: Sums
+    parts: list[tuple[int, Sums]]
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One line of a chart, a value for each step."""
+
+    label: str
     steps: list[Sums]
 
 
@@ -85,23 +95,25 @@ def arrange(used: Used, period: Period, models: dict[int, str], keys: dict[int, 
     total = _series(used.by_price, period, lambda _: ("", "Total"))
     return Report(
         period,
-        total[0] if total else _empty(period),
+        total[0] if total else Series("", "Total", Sums(), []),
         _series(used.by_price, period, of_version),
         _series(used.by_key, period, of_key),
     )
 
 
-def fold(series: list[Series]) -> list[Series]:
-    """At most `MOST_SERIES` series: the excess is folded into one, the last."""
-    if len(series) <= MOST_SERIES:
-        return series
-    kept, rest = series[: MOST_SERIES - 1], series[MOST_SERIES - 1 :]
-    total, steps = Sums(), [Sums() for _ in rest[0].steps]
-    for each in rest:
-        total.add(each.total)
-        for step, more in zip(steps, each.steps, strict=True):
-            step.add(more)
-    return [*kept, Series("", REST, total, steps)]
+def lines(series: list[Series], period: Period) -> list[Line]:
+    """At most `MOST_SERIES` lines: the excess is folded into one, the last."""
+    if len(series) > MOST_SERIES:
+        rest = [part for each in series[MOST_SERIES - 1 :] for part in each.parts]
+        series = [*series[: MOST_SERIES - 1], Series("", REST, Sums(), rest)]
+    return [Line(each.label, _steps(each, period)) for each in series]
+
+
+def _steps(series: Series, period: Period) -> list[Sums]:
+    steps = [Sums() for _ in range(period.since, period.until, period.step)]
+    for number, each in series.parts:
+        steps[number].add(each)
+    return steps
 
 
 def _series(sums: dict[tuple[int, int], Sums], period: Period, name: Callable[[int], tuple[str, str]]) -> list[Series]:
@@ -110,11 +122,7 @@ def _series(sums: dict[tuple[int, int], Sums], period: Period, name: Callable[[i
         id_, label = name(group)
         series = made.get(id_)
         if series is None:
-            series = made[id_] = msgspec.structs.replace(_empty(period), id=id_, label=label)
+            series = made[id_] = Series(id_, label, Sums(), [])
         series.total.add(each)
-        series.steps[(start - period.since) // period.step].add(each)
+        series.parts.append(((start - period.since) // period.step, each))
     return sorted(made.values(), key=lambda each: (-each.total.charge, -each.total.requests, each.label))
-
-
-def _empty(period: Period) -> Series:
-    return Series("", "Total", Sums(), [Sums() for _ in range(period.since, period.until, period.step)])

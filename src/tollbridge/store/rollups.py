@@ -58,7 +58,6 @@ _OF_EACH = {
 _SUMMED = ", ".join(_OF_EACH)
 _OF_USAGE = ", ".join(f"{of_each} AS {name}" for name, of_each in _OF_EACH.items())
 _RARE = "audio_input, audio_output, image_output, searches"
-_NAMES = f"{_SUMMED}, {_RARE}".split(", ")
 _ADDED = ", ".join(f"{name} = usage_rollup.{name} + excluded.{name}" for name in _SUMMED.split(", ")[:-1])
 _SUMS = ", ".join(f"CAST(SUM({name}) AS BIGINT)" for name in _SUMMED.split(", ")[:-1])
 _RARE_SUMS = ", ".join(f"CAST(SUM({name}) AS BIGINT)" for name in _RARE.split(", "))
@@ -109,7 +108,7 @@ _LAST_USES = "SELECT key_id, MAX(last_at) FROM usage_rollup WHERE account_id = $
 _LATER_USES = "SELECT key_id, MAX(ended_at) FROM usage WHERE account_id = $1 AND ended_at > $2 GROUP BY key_id"
 
 
-class Sums(msgspec.Struct, kw_only=True):
+class Sums(msgspec.Struct):
     """What requests add up to: nano-USD, tokens, milliseconds. `first_bytes`: how many know when their answer began.
 
     `requests` includes `errors`, those that failed through no fault of the caller. `last_at`: when the last one ended.
@@ -309,8 +308,8 @@ async def _moved(transaction: Transaction, name: str, before: int, after: int) -
 
 
 def _keyed(rows: Iterable[Row], width: int = 2) -> dict[Any, Sums]:
-    """Sums by the first `width` columns."""
-    return {row[:width]: Sums(**dict(zip(_NAMES, row[width:], strict=False))) for row in rows}
+    """Sums by the first `width` columns; the others are in the order of the fields, and the last may lack."""
+    return {row[:width]: Sums(*row[width:]) for row in rows}
 
 
 # --- the proof ----------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ async def overview(visit: Visit) -> Response:
         works = {key.public_id for key in keys}
         shown = [key for key in shown if key.public_id in works]
     report = await service.report(database, account.id, PERIOD.period(visit.now))
+    total = service.lines([report.total], report.period)
     found = await requests.page(database, account.id, Filter(), NEWEST, RECENT)
     model = chosen(visit)
     base_url = f"{shared.desk.url}/v1"
@@ -53,7 +54,7 @@ async def overview(visit: Visit) -> Response:
         standing=await standing(database, shared.limiter, shared.settings.plans, account),
         period=PERIOD,
         total=report.total.total,
-        drawn=[draw(chart, report, [report.total]) for chart in CHARTS if chart.name in _SHOWN],
+        drawn=[draw(chart, report, total) for chart in CHARTS if chart.name in _SHOWN],
         latency=latency,
         lines=found.lines,
         ids=[public_id(visit, line.endpoint, line.hold) for line in found.lines],

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from tollbridge.core.money import format_usd
 from tollbridge.errors import InvalidRequest
 from tollbridge.services import usage as service
-from tollbridge.services.usage import RANGES, Range, Report, Series
+from tollbridge.services.usage import RANGES, Line, Range, Report
 from tollbridge.store.rollups import Sums
 from tollbridge.values import DAY_MS
 from tollbridge.web import render
@@ -63,9 +63,9 @@ class Drawn(msgspec.Struct, frozen=True):
     rows: list[tuple[str, list[str]]]
 
 
-def draw(chart: Chart, report: Report, series: Sequence[Series]) -> Drawn:
-    columns = [[chart.value(step) for step in each.steps] for each in series]
-    labels = [each.label for each in series]
+def draw(chart: Chart, report: Report, lines: Sequence[Line]) -> Drawn:
+    columns = [[chart.value(step) for step in each.steps] for each in lines]
+    labels = [each.label for each in lines]
     starts = report.starts
     data = {
         "kind": chart.kind,
@@ -94,17 +94,17 @@ def asked_range(visit: Visit) -> Range:
     return RANGES[name]
 
 
-def grouped(report: Report, by: str) -> list[Series]:
+def grouped(report: Report, by: str) -> list[Line]:
     if by not in GROUPS:
         raise InvalidRequest("by is model, key, or left out", param="by")
     series = {"": [report.total], "model": report.models, "key": report.keys}[by]
-    return service.fold(series) if series else [report.total]
+    return service.lines(series or [report.total], report.period)
 
 
 async def page(visit: Visit) -> Response:
     asked, by = asked_range(visit), visit.query("by")
     report = await service.report(visit.shared.database, visit.account.id, asked.period(visit.now))
-    series = grouped(report, by)
+    lines = grouped(report, by)
     return visit.render(
         "usage/usage.html",
         asked=asked,
@@ -113,7 +113,7 @@ async def page(visit: Visit) -> Response:
         groups=GROUPS,
         report=report,
         total=report.total.total,
-        drawn=[draw(chart, report, series) for chart in CHARTS],
+        drawn=[draw(chart, report, lines) for chart in CHARTS],
         latency=latency,
         first_token=first_token,
     )
@@ -125,7 +125,7 @@ async def page(visit: Visit) -> Response:
 async def as_json(visit: Visit) -> Response:
     asked = asked_range(visit)
     report = await service.report(visit.shared.database, visit.account.id, asked.period(visit.now))
-    step = report.period.step
+    step, [total] = report.period.step, service.lines([report.total], report.period)
     body = {
         "range": asked.name,
         "since": iso(report.period.since),
@@ -133,8 +133,7 @@ async def as_json(visit: Visit) -> Response:
         "step_seconds": step // 1000,
         "total": sums_json(report.total.total),
         "steps": [
-            {"start": iso(start), **sums_json(sums)}
-            for start, sums in zip(report.starts, report.total.steps, strict=True)
+            {"start": iso(start), **sums_json(sums)} for start, sums in zip(report.starts, total.steps, strict=True)
         ],
         "models": [{"model": each.id or None, **sums_json(each.total)} for each in report.models],
         "keys": [{"key": each.id or None, "label": each.label, **sums_json(each.total)} for each in report.keys],

@@ -150,7 +150,8 @@ def test_tools_whole_and_streamed(model: str) -> None:
 def test_tokens_are_counted_for_free(model: str) -> None:
     def use(client: anthropic.Anthropic, model: str) -> None:
         counted = client.messages.count_tokens(model=model, messages=QUESTION, tools=[WEATHER])
-        assert 5 <= counted.input_tokens <= 200
+        # What Anthropic tells its models about tools is some 500 of them.
+        assert 505 <= counted.input_tokens <= 700
 
     trial(use, model, 0)
 

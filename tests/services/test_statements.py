@@ -172,7 +172,7 @@ def test_what_is_summed_up_in_parts_is_the_same(world: World, part: int, monkeyp
 
 
 CORRECTIONS = (
-    "INSERT INTO journal SELECT i, CAST(i AS TEXT), 'adjustment', {account}, '', '', i FROM {numbers}",
+    "INSERT INTO journal SELECT i, CAST(i AS TEXT), 'grant', {account}, '', '', i FROM {numbers}",
     "INSERT INTO entry (journal_id, line, book, amount) SELECT i, 0, 'revenue', -1 FROM {numbers}",
     "INSERT INTO entry (journal_id, line, book, amount) SELECT i, 1, 'loss', 1 FROM {numbers}",
 )

@@ -287,13 +287,6 @@ reports = st.dictionaries(
 )
 
 
-def test_an_embedding_has_no_output_to_report() -> None:
-    report = plain(9, 7, completion_tokens_details={"reasoning_tokens": 25})
-    usage = metered(report, produces=False).usage
-    assert usage is not None
-    assert (usage.prompt, usage.completion, usage.reasoning) == (9, 0, 0)
-
-
 @given(reports, st.booleans())
 def test_whatever_is_reported_meters_are_counts_that_add_up(report: dict[str, Any], produces: bool) -> None:
     try:

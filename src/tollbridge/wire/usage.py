@@ -118,7 +118,6 @@ class Meter:
         if not self._produces:
             says_all = says_all and prompt is not None
             prompt, completion = (total if prompt is None else prompt), 0
-            report.completion_tokens_details = None
         elif completion is None and prompt is not None and total is not None and total >= prompt:
             completion, says_all = total - prompt, False
         if prompt is None or completion is None:

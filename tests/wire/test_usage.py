@@ -54,10 +54,6 @@ def plain(prompt: Any, completion: Any, **more: Any) -> dict[str, Any]:
             Usage(input=0, cache_write=9, output=7),
         ),
         (
-            plain(9, 2, completion_tokens_details={"reasoning_tokens": 25}, total_tokens=11),
-            Usage(input=9, output=27, reasoning=25),
-        ),
-        (
             plain(2168, 100, prompt_tokens_details={"cached_tokens": 2161, "cache_write_tokens": 2161}),
             Usage(input=7, cache_write=2161, output=100),
         ),
@@ -156,7 +152,6 @@ def test_a_part_that_is_no_count_is_left_out_and_marked(where: str, bad: Any) ->
         ({"prompt_tokens_details": {"cached_tokens": 10}}, 9, 0, 0),
         ({"prompt_tokens_details": {"cached_tokens": 5, "cache_write_tokens": 6}}, 5, 4, 0),
         ({"completion_tokens_details": {"reasoning_tokens": 8}}, 0, 0, 7),
-        ({"completion_tokens_details": {"reasoning_tokens": 14}}, 0, 0, 7),
     ],
 )
 def test_a_part_larger_than_its_whole_is_cut_and_marked(

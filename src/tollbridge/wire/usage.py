@@ -10,9 +10,7 @@ Rule 3  `prompt_tokens` includes what was read from a cache and written to one, 
 Rule 4  xAI leaves reasoning out of `completion_tokens` and counts it in `total_tokens` (docs.x.ai: "counted separately
         from completion_tokens"). If the total exceeds prompt and completion by exactly the reasoning, that is output.
         Mistral leaves sound out of `prompt_tokens` in the same way, and the total says so too. A total that exceeds
-        them by anything else marks the usage suspect. Vercel's gateway leaves reasoning out of the total as well, and
-        bills it (recorded: 2 written, 25 reasoning, billed as 27): reasoning of more than twice what was written is not
-        part of it. Less than that may be the same text, counted by another tokenizer.
+        them by anything else marks the usage suspect.
 Rule 5  OpenRouter counts what it has just written to Gemini's cache as read from it too, and charges both (recorded:
         prompt 2168, cached 2161, written 2161). If as much was written as read, or both are more than the prompt, what
         was written is not counted as read as well.
@@ -234,7 +232,7 @@ def _of_parts(report: _Report, prompt: int, completion: int, beyond: int, raw: b
     heard = inner.audio_tokens or 0
     made = report.completion_tokens_details or _CompletionDetails()
     thought, spoken, drawn = made.reasoning_tokens or 0, made.audio_tokens or 0, made.image_tokens or 0
-    is_thought_apart = 0 < beyond == thought or (beyond == 0 and thought > 2 * completion)
+    is_thought_apart = 0 < beyond == thought
     is_heard_apart = not is_thought_apart and 0 < beyond == heard
     output = completion + thought if is_thought_apart else completion
     prompt = prompt + heard if is_heard_apart else prompt

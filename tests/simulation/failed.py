@@ -80,4 +80,21 @@ FAILED_ONCE: dict[str, tuple[int, list[Event]]] = {
             Event(1407.351951, "call", "rich", (1, False, 1000, None, "again-319155")),
         ],
     ),
+    "the end of a hold that its process gave up, and that was never stored, was missed": (
+        34446,
+        [
+            Event(5.590592, "top-up", "paid", (20000000, "office-2")),
+            Event(6.276229, "call", "limited", (0, True, 50, None, "")),
+            Event(8.292126, "storm", None, (0.960881,)),
+            Event(8.329687, "call", "limited", (1, False, None, 0.3, "")),
+            Event(8.329907, "call", "limited", (0, False, None, None, "")),
+            Event(8.331179, "call", "limited", (0, False, None, None, "")),
+            Event(8.335382, "call", "limited", (1, False, None, None, "")),
+            Event(8.335383, "call", "limited", (0, False, None, 8.0, "")),
+            Event(30.515458, "power cut", 1, (0.5, 5)),
+            Event(36.245674, "network", None, ({"lost": 0.3}, 41.127613)),
+            Event(38.351009, "call", "tokens", (1, False, 1000, 8.0, "")),
+            Event(45.012749, "call", "rich", (1, True, 50, None, "")),
+        ],
+    ),
 }

@@ -23,6 +23,7 @@ from tollbridge.services.refunds import refund
 from tollbridge.services.statements import JournalLine, Period
 from tollbridge.store import journal as journal_rows
 from tollbridge.store import reports, retention, rollups, seal, usage, usage_days
+from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database
 from tollbridge.store.ledger import Ledger
 from tollbridge.store.verify import verify
@@ -178,17 +179,30 @@ CORRECTIONS = (
 )
 
 
+async def corrected(database: Database, count: int) -> Account:
+    """An account with `count` transactions, a millisecond apart."""
+    counted = f"(WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {count}) SELECT i FROM n)"
+    numbers = f"generate_series(1, {count}) AS n(i)" if database.dialect == "postgresql" else counted
+    account = await accounts.create(database, "a@example.com", plans=("default",), actor="test")
+    for statement in CORRECTIONS:
+        await database.execute(statement.format(numbers=numbers, account=account.id))
+    return account
+
+
+async def buffers_read(database: Database, sql: str, *args: int) -> tuple[int, list[str]]:
+    """How many pages of 8 KiB PostgreSQL looks at for a query, and its plan."""
+    await database.execute("ANALYZE journal, entry")
+    plan = [row[0] for row in await database.fetch(f"EXPLAIN (ANALYZE, BUFFERS) {sql}", *args)]
+    return sum(map(int, re.findall(r"(?:hit|read)=(\d+)", next(line for line in plan if "Buffers" in line)))), plan
+
+
 def test_each_page_of_the_journal_is_read_from_where_the_last_one_ended(world: World) -> None:
     """Otherwise a journal of a million lines takes minutes, and each page longer than the one before."""
     count, args = 10_000, (0, 1 << 60, 9_000, 0, 100)
 
     async def use(database: Database) -> None:
         postgres = database.dialect == "postgresql"
-        counted = f"(WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {count}) SELECT i FROM n)"
-        numbers = f"generate_series(1, {count}) AS n(i)" if postgres else counted
-        account = await accounts.create(database, "a@example.com", plans=("default",), actor="test")
-        for statement in CORRECTIONS:
-            await database.execute(statement.format(numbers=numbers, account=account.id))
+        await corrected(database, count)
         assert [row[:2] for row in await reports.entries(database, 0, 1 << 60, (9_000, 0), 3)] == [
             (9_000, 1),
             (9_001, 0),
@@ -198,9 +212,7 @@ def test_each_page_of_the_journal_is_read_from_where_the_last_one_ended(world: W
             plan = await database.fetch(f"EXPLAIN QUERY PLAN {reports._ENTRIES}", *args)
             assert any("(rowid>" in row[3] or "(journal_id>" in row[3] for row in plan), plan
             return
-        await database.execute("ANALYZE journal, entry")
-        lines = [row[0] for row in await database.fetch(f"EXPLAIN (ANALYZE, BUFFERS) {reports._ENTRIES}", *args)]
-        read = sum(map(int, re.findall(r"(?:hit|read)=(\d+)", next(line for line in lines if "Buffers" in line))))
+        read, lines = await buffers_read(database, reports._ENTRIES, *args)
         assert read < 50, lines
 
     world.run(use)
@@ -212,11 +224,7 @@ def test_each_page_of_an_account_is_read_from_where_the_last_one_ended(world: Wo
 
     async def use(database: Database) -> None:
         postgres = database.dialect == "postgresql"
-        counted = f"(WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {count}) SELECT i FROM n)"
-        numbers = f"generate_series(1, {count}) AS n(i)" if postgres else counted
-        account = await accounts.create(database, "a@example.com", plans=("default",), actor="test")
-        for statement in CORRECTIONS:
-            await database.execute(statement.format(numbers=numbers, account=account.id))
+        account = await corrected(database, count)
         # Every other one leaves the balance as it is.
         await database.execute("UPDATE entry SET book = 'customer_paid' WHERE line = 1 AND journal_id % 2 = 0")
         await database.execute("UPDATE entry SET book = 'customer_paid' WHERE line = 0 AND journal_id % 4 = 0")
@@ -229,9 +237,7 @@ def test_each_page_of_an_account_is_read_from_where_the_last_one_ended(world: Wo
             assert any("journal_by_account (account_id=? AND created_at>" in step for step in plan), plan
             assert not any("TEMP B-TREE" in step for step in plan), plan
             return
-        await database.execute("ANALYZE journal, entry")
-        lines = [row[0] for row in await database.fetch(f"EXPLAIN (ANALYZE, BUFFERS) {journal_rows._LINES}", *args)]
-        read = sum(map(int, re.findall(r"(?:hit|read)=(\d+)", next(line for line in lines if "Buffers" in line))))
+        read, lines = await buffers_read(database, journal_rows._LINES, *args)
         assert read < 5_000, lines
 
     world.run(use)

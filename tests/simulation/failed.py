@@ -80,7 +80,7 @@ FAILED_ONCE: dict[str, tuple[int, list[Event]]] = {
             Event(1407.351951, "call", "rich", (1, False, 1000, None, "again-319155")),
         ],
     ),
-    "the end of a hold that its process gave up, and that was never stored, was missed": (
+    "the proof missed the end of a hold that its process had given up, and that was never stored": (
         34446,
         [
             Event(5.590592, "top-up", "paid", (20000000, "office-2")),

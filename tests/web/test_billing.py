@@ -30,7 +30,7 @@ base_url = "{stripe.url}"
 
 async def logged_in(chromium: Chromium, visitor: Visitor, path: str) -> Page:
     context = await chromium.context()
-    await context.add_cookies([{"name": "sid", "value": visitor.client.cookies["sid"], "url": visitor.url}])
+    await visitor.log_in_browser(context)
     return await chromium.open(visitor.url + path, context)
 
 

@@ -108,8 +108,7 @@ def test_every_page_can_be_used_by_everybody_and_is_small(axe_core: Path, filled
                     re.findall(r'href="(/dashboard/keys/key_\w+)"', (await ada.get("/dashboard/keys")).text)[0]
                 )
             context = await chromium.context()
-            cookie = {"name": "sid", "value": ada.client.cookies["sid"], "url": site.url}
-            await context.add_cookies([cookie])  # type: ignore[list-item]
+            await ada.log_in_browser(context)
             problems = []
             for path in paths:
                 page = await chromium.open(site.url + path, context)
@@ -152,8 +151,7 @@ def test_an_axis_of_money_can_be_read_however_little_was_spent(config: str) -> N
             await site.settled(1)
             context = await chromium.context()
             await context.add_init_script(WRITES)
-            cookie = {"name": "sid", "value": ada.client.cookies["sid"], "url": site.url}
-            await context.add_cookies([cookie])  # type: ignore[list-item]
+            await ada.log_in_browser(context)
             page = await chromium.open(f"{site.url}/dashboard", context)
             marks = [each for each in await page.evaluate("window.written") if each[0].startswith("$")]
             # None is cut off at the left, and no two are the same.

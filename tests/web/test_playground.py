@@ -180,7 +180,7 @@ routes = [{ provider = "up", model = "x" }]
 async def entered(site: Site, chromium: Any, email: str = "ada@example.com") -> Any:
     ada = await registered(site, email)
     context = await chromium.context()
-    await context.add_cookies([{"name": "sid", "value": ada.client.cookies["sid"], "url": site.url}])
+    await ada.log_in_browser(context)
     return context
 
 

@@ -42,8 +42,7 @@ def test_every_page_can_be_used_by_everybody_and_is_small(axe_core: Path) -> Non
                 # Nothing is known beforehand: all that a page needs is counted.
                 context = await chromium.context()
                 if path == "/playground":
-                    cookie = {"name": "sid", "value": ada.client.cookies["sid"], "url": site.url}
-                    await context.add_cookies([cookie])  # type: ignore[list-item]
+                    await ada.log_in_browser(context)
                 page = await chromium.open(site.url + path, context)
                 problems += [f"{path}: {problem}" for problem in await axe(page)]
                 await page.emulate_media(color_scheme="dark", reduced_motion="reduce")

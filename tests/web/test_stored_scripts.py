@@ -289,8 +289,7 @@ def test_what_is_stored_is_shown_as_text_everywhere(tmp_path: Path) -> None:
             now = await site.database.now()
             await in_one(site.database, lambda transaction: written(transaction, now, user, account))
             context = await chromium.context()
-            cookie = {"name": "sid", "value": boss.client.cookies["sid"], "url": site.url}
-            await context.add_cookies([cookie])  # type: ignore[list-item]
+            await boss.log_in_browser(context)
             walk = Walk(site.url, chromium, await chromium.open(f"{site.url}/docs", context))
             for path in PAGES:
                 await walk.open(path)

@@ -148,8 +148,7 @@ def test_every_page_can_be_used_by_everybody_and_is_small(axe_core: Path) -> Non
                     if pictures_wanted():
                         await picture(page, re.sub(r"\W+", "-", path.partition("?")[0]).strip("-"))
                     await page.close()
-                cookie = {"name": "sid", "value": boss.client.cookies["sid"], "url": site.url}
-                await context.add_cookies([cookie])  # type: ignore[list-item]
+                await boss.log_in_browser(context)
             assert problems == []
 
     run_long(test())
@@ -184,8 +183,7 @@ def test_phones_and_tablets_show_a_long_address_and_much_money_whole() -> None:
             paths += ["/dashboard/members", "/dashboard/settings", "/auth/confirm"]
             paths += [BILLING, f"{BILLING}/invoices", f"{BILLING}/invoices/INV-000001", waiting]
             context = await chromium.context()
-            cookie = {"name": "sid", "value": ada.client.cookies["sid"], "url": site.url}
-            await context.add_cookies([cookie])  # type: ignore[list-item]
+            await ada.log_in_browser(context)
             problems = []
             for path in paths:
                 page = await chromium.open(site.url + path, context)

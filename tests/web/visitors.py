@@ -9,10 +9,13 @@ import asyncio
 import html
 import re
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 from tests.gateway.site import Site, always, completion, says
+
+if TYPE_CHECKING:
+    from playwright.async_api import BrowserContext
 
 PASSWORD = "correct horse battery staple"
 HTML = {"accept": "text/html,application/xhtml+xml"}
@@ -41,6 +44,10 @@ class Visitor:
 
     async def __aexit__(self, *_: object) -> None:
         await self.client.aclose()
+
+    async def log_in_browser(self, context: "BrowserContext") -> None:
+        """Log a real browser in as this visitor."""
+        await context.add_cookies([{"name": "sid", "value": self.client.cookies["sid"], "url": self.url}])
 
     async def get(self, path: str, **headers: str) -> httpx.Response:
         response = await self.client.get(path, headers=headers)

@@ -27,8 +27,8 @@ from tollbridge.core.ledger import End, Ended, Held, Hold, Record
 from tollbridge.core.plans import Plan
 from tollbridge.edge.downstream import Downstream
 from tollbridge.edge.server import Server, listen
-from tollbridge.gateway.admission import hold_of
 from tollbridge.gateway.callers import Caller
+from tollbridge.gateway.holds import hold_of
 from tollbridge.limits.base import Grant, Rule, Scope
 from tollbridge.limits.memory import MemoryLimiter
 from tollbridge.services import accounts

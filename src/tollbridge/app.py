@@ -20,6 +20,7 @@ from tollbridge.core import catalog as catalogs
 from tollbridge.core import keys, money
 from tollbridge.core.abuse import Abuse
 from tollbridge.core.catalog import Catalog
+from tollbridge.core.means import Means
 from tollbridge.core.words import plural
 from tollbridge.edge import demo, webhooks
 from tollbridge.edge.downstream import Downstream
@@ -33,6 +34,7 @@ from tollbridge.edge.workers import Berth
 from tollbridge.errors import TollbridgeError
 from tollbridge.gateway.admission import Admission
 from tollbridge.gateway.callers import Callers
+from tollbridge.gateway.holds import Holds
 from tollbridge.gateway.own import OwnCredential, OwnRoutes
 from tollbridge.gateway.policy import Policy
 from tollbridge.gateway.recent import Recent
@@ -120,6 +122,7 @@ class Gateway:
         self._health = Health()
         self._recent = Recent()
         self._abuse = Abuse()
+        self._lengths = Means()
         self._demo: demo.DemoProvider | None = None
         self._database: Database = open_database(settings.database_url.reveal())
         self._process: Process | None = None
@@ -410,20 +413,24 @@ class Gateway:
             billing.byok_fee_ppm - money.PPM,
             lambda routes: prices.register(self._database, [prices.terms_of(route) for route in routes]),
         )
+        router = Router(by_markup, policy, self._health, own)
+        holds = Holds(ledger, router, policy)
         admission = Admission(
-            router=Router(by_markup, policy, self._health, own),
+            router=router,
             policy=policy,
             limiter=self._limiter,
             ledger=ledger,
+            holds=holds,
+            lengths=self._lengths,
             abuse=self._abuse,
             public_id=master.ids().encode,
-            fill_up=lambda account_id, plan: plans.fill_up(self._database, account_id, plan),
+            fill_up=partial(plans.fill_up, self._database),
         )
-        relay = Relay(upstreams, self._health, admission, ledger, _fetcher(settings))
+        relay = Relay(upstreams, self._health, holds, policy, _fetcher(settings))
         settlement = Settlement(
             ledger=ledger,
             limiter=self._limiter,
-            admission=admission,
+            lengths=self._lengths,
             policy=policy,
             health=self._health,
             recent=self._recent,
@@ -434,7 +441,7 @@ class Gateway:
             admission=admission,
             relay=relay,
             settlement=settlement,
-            live=LiveStreams(relay, settlement, billing.default_hold_tokens, self._timing),
+            live=LiveStreams(relay, holds, settlement, billing.default_hold_tokens, self._timing),
             replays=Replays(
                 self._database,
                 self._recent,
@@ -471,16 +478,7 @@ class Gateway:
         if self._demo is None:
             self._demo = demo.DemoProvider()
             await self._demo.start()
-        demonstration = values.Upstream(
-            name=demo.NAME,
-            provider=demo.NAME,
-            dialect="openai_chat",
-            base_url=self._demo.base_url,
-            auth="none",
-            credential="",
-            cancel_stops_billing=True,
-        )
-        return {demo.NAME: demonstration}
+        return {demo.NAME: self._demo.upstream}
 
     def _open_upstreams(self, wanted: Mapping[str, values.Upstream]) -> dict[str, Upstream]:
         """Open a pool for each; one that has not changed keeps its pool. A pool that is no longer wanted runs dry."""
@@ -517,9 +515,7 @@ class Gateway:
 
 def _fetcher(settings: Settings) -> Fetcher | None:
     fetch = settings.fetch
-    if not fetch.allow:
-        return None
-    return Fetcher(FetchLimits(max_bytes=fetch.max_bytes, timeout=fetch.timeout, hosts=fetch.hosts))
+    return Fetcher(msgspec.convert(fetch, FetchLimits, from_attributes=True)) if fetch.allow else None
 
 
 def _upstream(name: str, row: ProviderSettings) -> values.Upstream:

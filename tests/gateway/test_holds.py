@@ -31,7 +31,7 @@ from tests.upstream.bad_server import Peer, Request
 
 from tollbridge.core import pricing
 from tollbridge.core.ledger import Held, Hold
-from tollbridge.gateway.admission import Admission
+from tollbridge.gateway.holds import Holds
 from tollbridge.gateway.policy import Policy
 from tollbridge.gateway.streams import Timing
 from tollbridge.services import accounts
@@ -420,8 +420,8 @@ def test_nothing_is_capped_where_all_that_it_may_cost_is_held(
     given_short: int,
 ) -> None:
     """What `admit` need not ask."""
-    admission: Any = object.__new__(Admission)
-    admission._policy = Policy(cost_cap=cap, default_hold_tokens=500)
+    nothing: Any = None
+    holds = Holds(nothing, nothing, Policy(cost_cap=cap, default_hold_tokens=500))
     read, written = prices
     price = Price(input=read, output=written, cache_read=read, cache_write=read, cache_write_1h=read)
     upstream: Any = SimpleNamespace(owner=0)
@@ -431,4 +431,4 @@ def test_nothing_is_capped_where_all_that_it_may_cost_is_held(
     amount = max(0, min(bound.want, cap) - given_short)
     if amount >= bound.whole:
         held = Held(amount=amount, available=0)
-        assert admission._limit(demand, route, bound, held, cap) is None
+        assert holds.limit(demand, route, bound, held, cap) is None

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tollbridge.core.ledger import Checkpoint, Noted, Record, Verdict
 from tollbridge.core.pricing import Bill, Cause, Ending
-from tollbridge.gateway.admission import Attempt
 from tollbridge.gateway.settlement import MOST_ROUNDS, MOST_SEARCHES, SLACK, Settlement, _Patience
+from tollbridge.gateway.ticket import Attempt
 from tollbridge.values import Outcome, Price, Route, Upstream, Usage
 
 PRICE = Price(input=1, output=1, cache_read=1, cache_write=1, cache_write_1h=1)

@@ -150,7 +150,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     endpoint: str = "chat"
     finish: str | None = None
     raw: bytes | None = None
-    # JSON list of the failed attempts (`gateway.admission.Attempt`); None when there were none.
+    # JSON list of the failed attempts (`gateway.ticket.Attempt`); None when there were none.
     attempts: bytes | None = None
 
 

@@ -20,6 +20,7 @@ from msgspec import Meta, Struct, field
 
 from tollbridge.core import tokens
 from tollbridge.edge.server import listen
+from tollbridge.values import Upstream
 
 NAME = "demo"
 _PACE_S = 0.02
@@ -125,6 +126,18 @@ class DemoProvider:
     def base_url(self) -> str:
         host, port = self._socket.getsockname()[:2]
         return f"http://{host}:{port}/v1"
+
+    @property
+    def upstream(self) -> Upstream:
+        return Upstream(
+            name=NAME,
+            provider=NAME,
+            dialect="openai_chat",
+            base_url=self.base_url,
+            auth="none",
+            credential="",
+            cancel_stops_billing=True,
+        )
 
     async def start(self) -> None:
         config = uvicorn.Config(_app, lifespan="off", ws="none", log_config=None, access_log=False)

@@ -35,13 +35,15 @@ from tollbridge.errors import (
     TollbridgeError,
     Unavailable,
 )
-from tollbridge.gateway.admission import Admission, AlreadyClaimed, Ticket
+from tollbridge.gateway.admission import Admission
 from tollbridge.gateway.callers import Caller, Callers
+from tollbridge.gateway.holds import AlreadyClaimed
 from tollbridge.gateway.refusals import WRONG_TOO_OFTEN, add_limits, cooling_down, ran_out
 from tollbridge.gateway.relay import AllFailed, Relay
 from tollbridge.gateway.replays import Replays, in_progress
 from tollbridge.gateway.settlement import Closed, Settlement
 from tollbridge.gateway.streams import SSE_HEADERS, LiveStreams, StreamCall, failed_midway
+from tollbridge.gateway.ticket import Ticket
 from tollbridge.store.ledger import Ledger
 from tollbridge.telemetry import RequestIds, RequestLine, RequestLog, now_ms
 from tollbridge.values import Outcome, Route, Usage

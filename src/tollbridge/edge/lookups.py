@@ -21,8 +21,9 @@ from tollbridge.core.money import format_usd
 from tollbridge.core.periods import Reset
 from tollbridge.core.pricing import TokenBound
 from tollbridge.errors import ApiError, InvalidRequest, NotFound, Unavailable
-from tollbridge.gateway.admission import Admission, Estimate, hold_of
+from tollbridge.gateway.admission import Admission, Estimate
 from tollbridge.gateway.callers import Caller
+from tollbridge.gateway.holds import hold_of
 from tollbridge.gateway.recent import Recent
 from tollbridge.limits.base import Limiter, Room
 from tollbridge.store import lookups, managed_keys
@@ -297,7 +298,7 @@ def _generation(id_: str, names: tuple[str, str, str], record: Record, charge: i
 
 
 def _attempt(stored: dict[str, Any]) -> dict[str, Any]:
-    """An attempt that did not answer (`gateway.admission.Attempt` as stored)."""
+    """An attempt that did not answer (`gateway.ticket.Attempt` as stored)."""
     return {
         "route": stored["route"],
         "error": stored["failed"],

@@ -15,10 +15,11 @@ import msgspec
 from tollbridge.core import pricing
 from tollbridge.core.abuse import Abuse
 from tollbridge.core.ledger import Checkpoint, End, Ended, Record, Verdict
+from tollbridge.core.means import Means
 from tollbridge.core.money import usd_bytes
-from tollbridge.gateway.admission import Admission, Ticket
 from tollbridge.gateway.policy import Policy
 from tollbridge.gateway.recent import Recent
+from tollbridge.gateway.ticket import Ticket
 from tollbridge.limits.base import Limiter
 from tollbridge.store.ledger import Ledger
 from tollbridge.upstream.health import Health
@@ -59,7 +60,7 @@ class Settlement:
         *,
         ledger: Ledger,
         limiter: Limiter,
-        admission: Admission,
+        lengths: Means,
         policy: Policy,
         health: Health,
         recent: Recent,
@@ -67,12 +68,12 @@ class Settlement:
     ) -> None:
         self._ledger = ledger
         self._limiter = limiter
-        self._admission = admission
+        self._lengths = lengths
         self._policy = policy
         self._health = health
         self._recent = recent
         self._patience = _Patience(SETTLE_WAIT_S)
-        self._gifts, self._overruns = abuse.gifts, abuse.overruns
+        self._cuts, self._gifts, self._overruns = abuse.cuts, abuse.gifts, abuse.overruns
 
     def close(
         self,
@@ -114,12 +115,12 @@ class Settlement:
         prompt, written = usage.prompt, usage.completion
         self._limiter.give_back(ticket.grant, prompt + written if bill.charged else 0)
         if bill.outcome is pricing.COMPLETED and ticket.demand.produces:
-            self._admission.remember(ticket, written)
+            self._lengths.learn(caller.key_id, written)
             if not ticket.attempts:
                 took = record.duration_ms - (first_byte_ms or 0)
                 self._health.measured(priced_by, first_byte_ms, written, took)
         elif ending.cause is pricing.Cause.CLIENT_LEFT and route is not None and not ending.produced:
-            self._admission.cut(ticket)
+            self._cuts.note(caller.account_id, ticket.demand.prompt, time.monotonic())
         return Closed(ticket, bill, prompt, charge, cost, record.byok, verdict)
 
     def checkpoint(self, ticket: Ticket, route: Route, counted: Usage) -> None:

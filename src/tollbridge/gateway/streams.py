@@ -16,9 +16,10 @@ from tollbridge.core import pricing
 from tollbridge.core.pricing import Cause
 from tollbridge.core.tokens import PER_DRAWN, SOUND_PER_TOKEN, TextClasses
 from tollbridge.errors import ApiError, ClientGone, ConnectionLost, UpstreamError, UpstreamFailed
-from tollbridge.gateway.admission import Ticket
+from tollbridge.gateway.holds import Holds
 from tollbridge.gateway.relay import Relay
 from tollbridge.gateway.settlement import Settlement
+from tollbridge.gateway.ticket import Ticket
 from tollbridge.upstream.pool import Response
 from tollbridge.values import Route, Usage
 from tollbridge.wire.exchange import Exchange, Outgoing, Stream
@@ -379,7 +380,7 @@ class StreamCall:
             # In a loop, because one read may use up more than one extension.
             while extended and before != ticket.held + ticket.tokens and self._has_used(EXTEND_AT_PERCENT):
                 before = ticket.held + ticket.tokens
-                extended = await self._live.relay.grow(ticket, self.route, self._live.extend_by)
+                extended = await self._live.holds.grow(ticket, self.route, self._live.extend_by)
         except ApiError:
             # The ledger cannot be asked now: the running answer goes on, and the next look asks again.
             extended = True
@@ -397,8 +398,9 @@ class LiveStreams:
     waiting for the timer.
     """
 
-    def __init__(self, relay: Relay, settlement: Settlement, extend_by: int, timing: Timing) -> None:
+    def __init__(self, relay: Relay, holds: Holds, settlement: Settlement, extend_by: int, timing: Timing) -> None:
         self.relay = relay
+        self.holds = holds
         self.settlement = settlement
         self.extend_by = extend_by
         self.look_every = max(1, extend_by // LOOKS_PER_EXTENSION)

@@ -507,6 +507,22 @@ def test_bounds_of_the_customers_own_are_no_way_to_pay_for_nothing_but_the_estim
     run(test())
 
 
+def test_an_estimate_after_such_losses_counts_for_the_limits_what_the_request_does() -> None:
+    config = '[billing]\nfree_loss_per_day_usd = "0"\n'
+
+    async def test() -> None:
+        async with Site(always(says(completion(usage=(50_000, 5)))), config=config) as site:
+            cap = {"X-Tollbridge-Max-Cost-USD": "0.001"}
+            assert (await site.post("/v1/chat/completions", chat(max_tokens=10), cap)).status == 200
+            await site.settled(1)
+            site.key = await site.make_key(rules=Rules(tpm=1_000))
+            estimate = (await site.post("/v1/estimate", chat(max_tokens=10))).json
+            assert (estimate["admitted"], estimate["error"]) == (True, None)
+            assert (await site.post("/v1/chat/completions", chat(max_tokens=10))).status == 200
+
+    run(test())
+
+
 def test_stream_is_charged_once_however_often_usage_is_reported() -> None:
     async def test() -> None:
         events = [

@@ -146,10 +146,11 @@ class Admission:
         Raises an `ApiError` if there is no route for the request and so no price.
         """
         now = time.time_ns() // 1_000_000
-        choice = self._cautious(caller, await self._router.choice(caller, request, now), now)
+        choice = await self._router.choice(caller, request, now)
         demand, chosen = choice
+        choice = self._cautious(caller, choice, now)
         cap = self._cap(caller, cap)
-        routes = [(route, self._router.bound(demand, route)) for route in chosen]
+        routes = [(route, self._router.bound(choice[0], route)) for route in chosen]
         try:
             self._check_abuse(caller, time.monotonic())
             self._holds.first_within(cap, choice)  # the limits are not asked about what is too dear

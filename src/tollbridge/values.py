@@ -11,15 +11,13 @@ from functools import cached_property
 import msgspec
 
 
-class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Metered counts of one answer, in disjoint meters: no token is in two of them.
+class Meters(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Counts of one answer in disjoint meters: no token is in two of them.
 
     `cache_write` was written to a cache for five minutes (or however long the provider keeps it), `cache_write_1h` for
     an hour. `audio_input`, `audio_output` and `image_output` are tokens that are not in `input` or `output`; pictures
     that were read are in `input`. `searches` counts calls of the provider's own search. `reasoning` is the part of
-    `output` that was spent on reasoning; it is never billed on its own. `raw` is the provider's own usage object as
-    received (JSON, at most 1 KiB; empty if there was none). `estimated`: counted here, or a part of it, because
-    the provider reported nothing credible; `suspect`: what it reported cannot be true.
+    `output` that was spent on reasoning; it is never billed on its own.
     """
 
     input: int = 0
@@ -32,9 +30,6 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     audio_output: int = 0
     image_output: int = 0
     searches: int = 0
-    raw: bytes = b""
-    estimated: bool = False
-    suspect: bool = False
 
     @property
     def prompt(self) -> int:
@@ -45,6 +40,24 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def completion(self) -> int:
         """All tokens that were written: OpenAI's `completion_tokens`."""
         return self.output + self.audio_output + self.image_output
+
+    @property
+    def tokens(self) -> int:
+        """All tokens."""
+        return self.prompt + self.completion
+
+
+class Usage(Meters, frozen=True, kw_only=True, gc=False):
+    """What was used, and how that is known.
+
+    `raw` is the provider's own usage object as received (JSON, at most 1 KiB; empty if there was none). `estimated`:
+    counted here, or a part of it, because the provider reported nothing credible; `suspect`: what it reported cannot be
+    true.
+    """
+
+    raw: bytes = b""
+    estimated: bool = False
+    suspect: bool = False
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=True):

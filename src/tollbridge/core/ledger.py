@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from tollbridge.core.periods import Reset, began
-from tollbridge.values import Outcome
+from tollbridge.values import Meters, Outcome
 
 MAX_AMOUNT = 1 << 62
 COUNTER_BITS = 40
@@ -121,7 +121,7 @@ class Extend(msgspec.Struct, frozen=True, kw_only=True):
     least: int
 
 
-class Record(msgspec.Struct, frozen=True, gc=False):
+class Record(Meters, frozen=True, gc=False):
     """What is kept of one request: the usage row without its amounts. Never a prompt or an answer."""
 
     started_at: int
@@ -130,16 +130,6 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     outcome: Outcome
     status: int = 200
     first_byte_ms: int | None = None
-    input: int = 0
-    cache_read: int = 0
-    cache_write: int = 0
-    cache_write_1h: int = 0
-    output: int = 0
-    reasoning: int = 0
-    audio_input: int = 0
-    audio_output: int = 0
-    image_output: int = 0
-    searches: int = 0
     cost: int = 0
     streamed: bool = False
     estimated: bool = False
@@ -593,16 +583,10 @@ def _use_tokens(state: State, op: End, hold: OpenHold, out: Decision) -> int:
     of = (hold.account_id, hold.period)
     allowance = state.allowances[of]
     allowance.held -= hold.tokens
-    used = min(tokens_of(op.record), max(hold.tokens, allowance.left)) if op.charge else 0
+    used = min(op.record.tokens, max(hold.tokens, allowance.left)) if op.charge else 0
     allowance.used += used
     out.allowances[of] = allowance
     return used
-
-
-def tokens_of(record: Record) -> int:
-    """How many tokens a request read and wrote."""
-    read = record.input + record.cache_read + record.cache_write + record.cache_write_1h + record.audio_input
-    return read + record.output + record.audio_output + record.image_output
 
 
 def _end_again(state: State, op: End, stored: EndRow, now: int, out: Decision) -> Verdict:

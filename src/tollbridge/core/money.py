@@ -9,7 +9,7 @@ Rule 4  Text is a plain decimal. Input has no sign, exponent, space or separator
 import re
 
 from tollbridge.core.ledger import MAX_AMOUNT
-from tollbridge.values import Price, Usage
+from tollbridge.values import Meters, Price
 
 PPM = 1_000_000
 NANO_PER_CENT = 10_000_000
@@ -24,7 +24,7 @@ _THOUSANDS = re.compile(r"[1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]+)?")
 _DECIMAL = re.compile(r"(0|[1-9][0-9]{0,18})(?:\.([0-9]{1,12}))?")
 
 
-def charge(usage: Usage, price: Price, multiplier_ppm: int = PPM) -> int:
+def charge(usage: Meters, price: Price, multiplier_ppm: int = PPM) -> int:
     """What `usage` costs in nano-USD at `price` × `multiplier_ppm` / 10⁶, rounded up once.
 
     ValueError: a meter, a price or the result is out of range.
@@ -51,14 +51,14 @@ def tier(price: Price, prompt: int) -> Price:
     return reached
 
 
-def _of_cache(usage: Usage, price: Price) -> int:
+def _of_cache(usage: Meters, price: Price) -> int:
     cached, written, written_1h = usage.cache_read, usage.cache_write, usage.cache_write_1h
     if cached < 0 or written < 0 or written_1h < 0:
         raise ValueError("a count of tokens is not negative")
     return cached * price.cache_read + written * price.cache_write + written_1h * price.cache_write_1h
 
 
-def _of_rare_meters(usage: Usage, price: Price) -> int:
+def _of_rare_meters(usage: Meters, price: Price) -> int:
     heard, spoken, drawn, searches = usage.audio_input, usage.audio_output, usage.image_output, usage.searches
     if heard < 0 or spoken < 0 or drawn < 0 or searches < 0:
         raise ValueError("a count of tokens or calls is not negative")

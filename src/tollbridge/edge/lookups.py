@@ -28,7 +28,7 @@ from tollbridge.gateway.recent import Recent
 from tollbridge.limits.base import Limiter, Room
 from tollbridge.store import lookups, managed_keys
 from tollbridge.store.db import Database
-from tollbridge.values import Outcome, Route, Usage
+from tollbridge.values import Meters, Outcome, Route, Usage
 from tollbridge.wire import anthropic_client, anthropic_messages, preferences
 from tollbridge.wire import errors as wire_errors
 from tollbridge.wire.body import NULL, read_object
@@ -53,10 +53,6 @@ OUTCOMES = {
 # Where the books have a provider's own word for the end: its dialect, and the endpoints that speak the same.
 _SPOKEN_HERE = "openai_chat"
 _PASSED_ON = frozenset({"chat", "completions"})
-_METERS = (
-    *("input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning"),
-    *("audio_input", "audio_output", "image_output", "searches"),
-)
 
 
 class Lookups:
@@ -257,8 +253,6 @@ class Lookups:
 def _generation(id_: str, names: tuple[str, str, str], record: Record, charge: int, *, settled: bool) -> dict[str, Any]:
     """`names`: of the model, its provider, and the provider's name for it. `settled`: the charge is in the books."""
     model, provider, upstream_model = names
-    prompt = record.input + record.cache_read + record.cache_write + record.cache_write_1h + record.audio_input
-    completion = record.output + record.audio_output + record.image_output
     first = record.first_byte_ms if record.streamed else None
     attempts = [] if record.attempts is None else msgspec.json.decode(record.attempts)
     return {
@@ -282,15 +276,15 @@ def _generation(id_: str, names: tuple[str, str, str], record: Record, charge: i
         "latency": record.duration_ms,
         "generation_time": record.duration_ms - (first or 0),
         "time_to_first_token": first,
-        "tokens_prompt": prompt,
-        "tokens_completion": completion,
-        "native_tokens_prompt": prompt,
-        "native_tokens_completion": completion,
+        "tokens_prompt": record.prompt,
+        "tokens_completion": record.completion,
+        "native_tokens_prompt": record.prompt,
+        "native_tokens_completion": record.completion,
         "native_tokens_reasoning": record.reasoning,
         "native_tokens_cached": record.cache_read,
         "native_tokens_completion_images": record.image_output,
         "num_search_results": record.searches,
-        "tokens": {meter: getattr(record, meter) for meter in _METERS},
+        "tokens": {meter: getattr(record, meter) for meter in Meters.__struct_fields__},
         "estimated": record.estimated,
         "suspect": record.suspect,
         "attempts": [_attempt(each) for each in attempts],

@@ -214,7 +214,7 @@ class Settlement:
         took = int((time.monotonic() - ticket.started) * 1000)
         if ending.cause is pricing.FINISHED and not request.stream:
             first_byte_ms = took  # it came all at once
-        # Positional: with more than 15 keyword arguments CPython builds a dict first, for each request.
+        # Half of them positional: with more than 15 keyword arguments CPython builds a dict first, for each request.
         return Record(
             ticket.started_at,
             took,
@@ -222,16 +222,6 @@ class Settlement:
             bill.outcome,
             status,
             first_byte_ms,
-            usage.input,
-            usage.cache_read,
-            usage.cache_write,
-            usage.cache_write_1h,
-            usage.output,
-            usage.reasoning,
-            usage.audio_input,
-            usage.audio_output,
-            usage.image_output,
-            usage.searches,
             cost,
             request.stream,
             usage.estimated,
@@ -241,6 +231,16 @@ class Settlement:
             finish,
             usage.raw or None,
             msgspec.json.encode(ticket.attempts) if ticket.attempts else None,
+            input=usage.input,
+            cache_read=usage.cache_read,
+            cache_write=usage.cache_write,
+            cache_write_1h=usage.cache_write_1h,
+            output=usage.output,
+            reasoning=usage.reasoning,
+            audio_input=usage.audio_input,
+            audio_output=usage.audio_output,
+            image_output=usage.image_output,
+            searches=usage.searches,
         )
 
 

@@ -370,7 +370,7 @@ class StreamCall:
         assert self.route is not None
         counted = self.counted()
         if self.ticket.tokens:
-            return (counted.prompt + counted.completion) * 100 >= self.ticket.tokens * percent
+            return counted.tokens * 100 >= self.ticket.tokens * percent
         return pricing.charge(counted, self.route) * 100 >= self.ticket.held * percent
 
     async def _extend(self) -> None:

@@ -112,7 +112,7 @@ def _line(row: Row, terms: dict[int, Terms], ids: Ids | None) -> Line:
     duration, first_byte, input_, cache_read, cache_write, cache_write_1h, output, reasoning, meters, *amounts = rest
     charge, promo, loss, cost = amounts
     price = terms.get(version)
-    rare = read_meters(meters) if meters else {}
+    rare = read_meters(meters)
     return Line(
         hold=hold,
         ended_at=ended_at,

@@ -10,7 +10,7 @@ from tollbridge.store.ledger.rows import STREAMED, endpoint_of, read_meters
 from tollbridge.store.meta import value
 from tollbridge.store.rollups import WATERMARK
 from tollbridge.store.rows import ABOVE_ALL
-from tollbridge.values import DAY_MS, FOR_EVER, Outcome
+from tollbridge.values import DAY_MS, FOR_EVER, Meters, Outcome
 
 # How many requests one statement looks through for matches of a filter.
 WINDOW = 20_000
@@ -164,7 +164,7 @@ def _with_late(line: Line, more: Late) -> Line:
 def _line(row: Row) -> Line:
     *plain, outcome, status, flags, finish, meters = row
     hold, ended_at, key_id, version, charge, cost, prompt, cached, output, reasoning, started, duration, first = plain
-    rare = read_meters(meters) if meters else {}
+    rare = Meters(**read_meters(meters))
     return Line(
         hold=hold,
         ended_at=ended_at,
@@ -172,9 +172,9 @@ def _line(row: Row) -> Line:
         price_version=version,
         charge=charge,
         cost=cost,
-        prompt=prompt + rare.get("audio_input", 0),
+        prompt=prompt + rare.prompt,
         cached=cached,
-        output=output + rare.get("audio_output", 0) + rare.get("image_output", 0),
+        output=output + rare.completion,
         reasoning=reasoning,
         started_at=started,
         duration_ms=duration,

@@ -4,6 +4,7 @@ import msgspec
 
 from tollbridge.store.db import Transaction
 from tollbridge.store.ledger.rows import read_meters
+from tollbridge.values import Meters
 
 
 class Charge(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,13 +37,13 @@ async def charges(
 
 def _charge(hold: int, at: int, amount: int, prompt: int, output: int, *rest: str | None) -> Charge:
     terms, meters = rest
-    rare = read_meters(meters) if meters else {}
+    rare = Meters(**read_meters(meters))
     return Charge(
         hold=hold,
         at=at,
         amount=amount,
-        prompt=prompt + rare.get("audio_input", 0),
-        output=output + rare.get("audio_output", 0) + rare.get("image_output", 0),
+        prompt=prompt + rare.prompt,
+        output=output + rare.completion,
         terms=terms or "{}",
     )
 

@@ -23,7 +23,7 @@ from tollbridge.store.db import Database, Row, Transaction
 from tollbridge.store.ledger.rows import read_meters
 from tollbridge.store.meta import value
 from tollbridge.store.rollups import EACH_ACCOUNT, advance, by_time
-from tollbridge.values import DAY_MS, FOR_EVER
+from tollbridge.values import DAY_MS, FOR_EVER, Meters
 
 WATERMARK = "summed_by_day"
 # The end of a period without one: the first moment of a day.
@@ -141,7 +141,7 @@ async def roll_up(database: Database) -> None:
         await transaction.execute(add_all, before, after)
         rare: dict[_Place, list[int]] = {}
         for *place, account_id, meters in await transaction.fetch(added_rare, before, after):
-            sums = rollups.Sums(**read_meters(meters))
+            sums = Meters(**read_meters(meters))
             for each in _places(tuple(place), account_id):
                 _more(rare, each, [sums.prompt, sums.completion])
         for each, more in sorted(rare.items()):
@@ -200,7 +200,7 @@ class Days:
                 for row in await self.view.fetch(statement, begin, end, *rows[1:]):
                     found[row[0]] = _plus(found.get(row[0]), row)
                 for group, meters in await self.view.fetch(rare, begin, end, *rows[1:]):
-                    sums = rollups.Sums(**read_meters(meters))
+                    sums = Meters(**read_meters(meters))
                     found[group] = _plus(found[group], (group, 0, sums.prompt, sums.completion, 0, 0, 0, 0))
         return [found[group] for group in sorted(found)]
 
@@ -340,7 +340,7 @@ async def _of_requests(
     for *place, meters in await view.fetch(_ALL_RARE, *period):
         # A row that cannot be read is reported by itself.
         with contextlib.suppress(ValueError, TypeError, msgspec.MsgspecError):
-            rare = rollups.Sums(**read_meters(meters))
+            rare = Meters(**read_meters(meters))
             found.append((tuple(place), [0, rare.prompt, rare.completion, 0, 0, 0, 0]))
     return found
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import msgspec
 
 from tollbridge.core import money
-from tollbridge.core.ledger import Book, EndRow, Kind, epoch_of, hold_id, tokens_of, usage_entries
+from tollbridge.core.ledger import Book, EndRow, Kind, epoch_of, hold_id, usage_entries
 from tollbridge.core.words import plural
 from tollbridge.errors import Unavailable
 from tollbridge.store import activity, retention, rollups, seal, usage_days, verify_payments
@@ -24,7 +24,7 @@ from tollbridge.store.ledger.rows import end_row
 from tollbridge.store.prices import Terms
 from tollbridge.store.rows import further, pages
 from tollbridge.store.seal import ALL_IDS, HOLD_TAIL, HOLD_WIDTH, Digest, Seal
-from tollbridge.values import Outcome, Usage
+from tollbridge.values import Outcome
 
 # Problems beyond these are counted, not named.
 MOST_NAMED = 1_000
@@ -328,25 +328,14 @@ class _Audit:
             return
         terms = self._prices[record.price_version]
         due = end.charge + end.loss
-        if end.allowance is not None and (due or not 0 <= end.allowance <= tokens_of(record)):
-            yield f"charges {due} and {end.allowance} included tokens, but used {tokens_of(record)} tokens"
+        if end.allowance is not None and (due or not 0 <= end.allowance <= record.tokens):
+            yield f"charges {due} and {end.allowance} included tokens, but used {record.tokens} tokens"
         if terms is None:
             if due or record.cost:
                 yield f"charges {due} and costs {record.cost} without a price"
             return
-        usage = Usage(
-            input=record.input,
-            cache_read=record.cache_read,
-            cache_write=record.cache_write,
-            cache_write_1h=record.cache_write_1h,
-            output=record.output,
-            audio_input=record.audio_input,
-            audio_output=record.audio_output,
-            image_output=record.image_output,
-            searches=record.searches,
-        )
         try:
-            full = money.charge(usage, terms.price, terms.multiplier_ppm)
+            full = money.charge(record, terms.price, terms.multiplier_ppm)
         except ValueError:
             yield "has impossible meters"
             return

@@ -119,7 +119,7 @@ def end_row(row: tuple[Any, ...]) -> EndRow:
         finish=finish,
         raw=raw,
         attempts=attempts,
-        **({} if meters is None else read_meters(meters)),
+        **read_meters(meters),
     )
     return EndRow(
         hold=hold,
@@ -200,8 +200,10 @@ def _rare_meters(record: Record) -> str:
     return msgspec.json.encode(counts).decode()
 
 
-def read_meters(meters: str) -> dict[str, int]:
+def read_meters(meters: str | None) -> dict[str, int]:
     """The counts in `usage.meters`, by meter. ValueError: it holds something else."""
+    if meters is None:
+        return {}
     counts = msgspec.json.decode(meters, type=dict[str, int])
     if not counts.keys() <= set(_RARE_METERS):
         raise ValueError(f"meters of usage that there are not: {meters[:100]}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tollbridge import __version__, metrics, values
+from tollbridge import __version__, metrics
 from tollbridge.config import ProviderSettings, Settings
 from tollbridge.config import read as read_settings
 from tollbridge.core import catalog as catalogs
@@ -38,7 +38,7 @@ from tollbridge.gateway.holds import Holds
 from tollbridge.gateway.own import OwnCredential, OwnRoutes
 from tollbridge.gateway.policy import Policy
 from tollbridge.gateway.recent import Recent
-from tollbridge.gateway.relay import Relay, Upstream
+from tollbridge.gateway.relay import OpenUpstream, Relay
 from tollbridge.gateway.replays import Replays
 from tollbridge.gateway.router import Router
 from tollbridge.gateway.settlement import Settlement
@@ -62,6 +62,7 @@ from tollbridge.telemetry import RequestLog
 from tollbridge.upstream import auth, pool
 from tollbridge.upstream.fetch import Fetcher, FetchLimits
 from tollbridge.upstream.health import Health
+from tollbridge.values import Upstream
 
 if TYPE_CHECKING:
     from tollbridge.web.app import Web
@@ -85,7 +86,7 @@ class Line(msgspec.Struct, frozen=True):
     """
 
     settings: Settings
-    upstreams: dict[str, Upstream]
+    upstreams: dict[str, OpenUpstream]
     catalog: Catalog
     callers: Callers
     edge: Inference
@@ -470,7 +471,7 @@ class Gateway:
         )
         return Line(settings, upstreams, by_markup[None], callers, edge)
 
-    async def _upstream_values(self, settings: Settings) -> dict[str, values.Upstream]:
+    async def _upstream_values(self, settings: Settings) -> dict[str, Upstream]:
         """What can be called: the configured providers, or the demo provider if there are none."""
         if settings.providers:
             omits, rows = not settings.routing.require_parameters, settings.providers
@@ -480,7 +481,7 @@ class Gateway:
             await self._demo.start()
         return {demo.NAME: self._demo.upstream}
 
-    def _open_upstreams(self, wanted: Mapping[str, values.Upstream]) -> dict[str, Upstream]:
+    def _open_upstreams(self, wanted: Mapping[str, Upstream]) -> dict[str, OpenUpstream]:
         """Open a pool for each; one that has not changed keeps its pool. A pool that is no longer wanted runs dry."""
         known = self._line.upstreams if self._line is not None else {}
         tls = pool.tls_context() if any(each.base_url.startswith("https") for each in wanted.values()) else None
@@ -491,7 +492,7 @@ class Gateway:
                 opened[name] = before
                 continue
             own, token = pool.Pool(each.base_url, _limits(each), ssl_context=tls), auth.access_token(each)
-            opened[name] = Upstream(each, own, auth.headers(each), token)
+            opened[name] = OpenUpstream(each, own, auth.headers(each), token)
             self._pools.update([own] if token is None else [own, token.pool])
         return opened
 
@@ -499,7 +500,9 @@ class Gateway:
         opened = await byok.opened(self._database, master, account_id)
         return [OwnCredential(each.id, each.provider, text, each.exclusive) for each, text in opened]
 
-    async def _read_catalogs(self, settings: Settings, upstreams: Mapping[str, Upstream]) -> dict[int | None, Catalog]:
+    async def _read_catalogs(
+        self, settings: Settings, upstreams: Mapping[str, OpenUpstream]
+    ) -> dict[int | None, Catalog]:
         """The catalog by the markup of plans (None: the deployment's), with its price versions in the database."""
         rows = offered.rows(settings)
         if demo.NAME in upstreams:
@@ -518,8 +521,8 @@ def _fetcher(settings: Settings) -> Fetcher | None:
     return Fetcher(msgspec.convert(fetch, FetchLimits, from_attributes=True)) if fetch.allow else None
 
 
-def _upstream(name: str, row: ProviderSettings) -> values.Upstream:
-    return values.Upstream(
+def _upstream(name: str, row: ProviderSettings) -> Upstream:
+    return Upstream(
         name=name,
         provider=name,
         dialect=row.dialect,
@@ -541,7 +544,7 @@ def _upstream(name: str, row: ProviderSettings) -> values.Upstream:
     )
 
 
-def _limits(upstream: values.Upstream) -> pool.Limits:
+def _limits(upstream: Upstream) -> pool.Limits:
     return pool.Limits(
         connect=upstream.connect_timeout,
         first_byte=upstream.first_byte_timeout,

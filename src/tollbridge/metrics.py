@@ -31,7 +31,7 @@ import msgspec
 from tollbridge import __version__
 from tollbridge.core.catalog import Catalog
 from tollbridge.errors import TollbridgeError
-from tollbridge.gateway.relay import Upstream
+from tollbridge.gateway.relay import OpenUpstream
 from tollbridge.limits.base import Limiter
 from tollbridge.store.db import Database
 from tollbridge.store.gauges import Gauges, gauges
@@ -223,7 +223,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     log: RequestLog
     ledger: Ledger
     limiter: Limiter
-    upstreams: Mapping[str, Upstream]
+    upstreams: Mapping[str, OpenUpstream]
     catalog: Catalog
     health: Health
     database: Database

@@ -19,7 +19,7 @@ from tests.simulation.town import Town
 from tollbridge.app import Gateway, _upstream
 from tollbridge.core.ledger import Operation, Verdict
 from tollbridge.errors import TollbridgeError
-from tollbridge.gateway.relay import Upstream
+from tollbridge.gateway.relay import OpenUpstream
 from tollbridge.jobs import Jobs
 from tollbridge.limits.memory import MemoryLimiter
 from tollbridge.store import processes
@@ -169,9 +169,9 @@ class SimulatedGateway(Gateway):
         self._log.flush()
         await self._database.close()
 
-    def _open_upstreams(self, wanted: Any) -> dict[str, Upstream]:
+    def _open_upstreams(self, wanted: Any) -> dict[str, OpenUpstream]:
         providers = self._world.providers
-        return {name: Upstream(each, providers.pool(), auth.headers(each)) for name, each in wanted.items()}  # type: ignore[arg-type]
+        return {name: OpenUpstream(each, providers.pool(), auth.headers(each)) for name, each in wanted.items()}  # type: ignore[arg-type]
 
     async def _upstream_values(self, settings: Any) -> Any:
         return {name: _upstream(name, row) for name, row in settings.providers.items()}

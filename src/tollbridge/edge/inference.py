@@ -484,7 +484,7 @@ class Inference:
             line.id, line.model = ticket.id, ticket.model.id
             line.would_refuse = ticket.grant.would_refuse
         if (ended := call.ended) is not None:
-            line.outcome = OUTCOMES[ended.bill.outcome]
+            line.outcome = OUTCOME_NAMES[ended.bill.outcome]
             line.charge, line.cost, line.attempts = ended.charge, ended.cost, len(ended.ticket.attempts)
         self._log.add(line)
 
@@ -513,7 +513,7 @@ class Inference:
                 caller.key_id,
                 ticket.model.id,
                 "" if route is None else route.upstream.name,
-                OUTCOMES[bill.outcome],
+                OUTCOME_NAMES[bill.outcome],
                 closed.charge,
                 closed.cost,
                 closed.prompt,
@@ -566,7 +566,7 @@ class _Call(msgspec.Struct, eq=False):
         self.respond(error.status, [JSON, *own], body)
 
 
-OUTCOMES = {outcome: outcome.name.lower() for outcome in Outcome}
+OUTCOME_NAMES = {outcome: outcome.name.lower() for outcome in Outcome}
 PROBES = frozenset({"/health", "/v1/health", "/ready"})
 KNOWN_PATHS = ENDPOINTS.keys() | PATHS.keys() | {"/v1/models"}
 LOGGED_PATHS = PROBES | KNOWN_PATHS

@@ -42,7 +42,7 @@ COUNT = "/v1/messages/count_tokens"
 # The method that each path takes.
 PATHS = {"/v1/generation": "GET", "/v1/credits": "GET", "/v1/key": "GET", "/v1/estimate": "POST", COUNT: "POST"}
 
-OUTCOMES = {
+OUTCOME_TEXTS = {
     Outcome.COMPLETED: "completed",
     Outcome.CLIENT_LEFT: "the caller left before the end",
     Outcome.UPSTREAM_DIED: "the provider broke off in the middle of its answer",
@@ -271,7 +271,7 @@ def _generation(id_: str, names: tuple[str, str, str], record: Record, charge: i
         "streamed": record.streamed,
         "cancelled": record.outcome is Outcome.CLIENT_LEFT,
         "outcome": record.outcome.name.lower(),
-        "outcome_text": OUTCOMES[record.outcome],
+        "outcome_text": OUTCOME_TEXTS[record.outcome],
         "status": record.status,
         "latency": record.duration_ms,
         "generation_time": record.duration_ms - (first or 0),

@@ -13,7 +13,6 @@ from typing import NoReturn
 
 import msgspec
 
-from tollbridge import values
 from tollbridge.core import retry
 from tollbridge.core.retry import Kind, Step
 from tollbridge.errors import ApiError, InvalidRequest, ProtocolError, TollbridgeError, UpstreamError
@@ -26,7 +25,7 @@ from tollbridge.upstream.auth import AccessToken, Headers
 from tollbridge.upstream.fetch import Fetcher
 from tollbridge.upstream.health import Health
 from tollbridge.upstream.pool import Pool, Response
-from tollbridge.values import Route
+from tollbridge.values import Route, Upstream
 from tollbridge.wire import errors as wire_errors
 from tollbridge.wire import translate
 from tollbridge.wire.exchange import Answer, Exchange, Outgoing
@@ -38,10 +37,10 @@ BACK_OFF_S = (0.05, 0.2)
 MOST_URLS = 16
 
 
-class Upstream(msgspec.Struct, frozen=True):
+class OpenUpstream(msgspec.Struct, frozen=True):
     """How to call one upstream: what it is, its connections, its fixed headers, and those that change (`token`)."""
 
-    value: values.Upstream
+    value: Upstream
     pool: Pool
     headers: Headers
     token: AccessToken | None = None
@@ -70,7 +69,7 @@ class _Failures(msgspec.Struct):
 class Relay:
     def __init__(
         self,
-        upstreams: Mapping[str, Upstream],
+        upstreams: Mapping[str, OpenUpstream],
         health: Health,
         holds: Holds,
         policy: Policy,
@@ -211,7 +210,7 @@ class Relay:
 
 
 async def _send_with_token(
-    upstream: Upstream, token: AccessToken, outgoing: Outgoing, on_sent: Callable[[], None] | None
+    upstream: OpenUpstream, token: AccessToken, outgoing: Outgoing, on_sent: Callable[[], None] | None
 ) -> Response:
     headers = (*upstream.headers, *await token.headers(), *outgoing.headers)
     return await upstream.pool.open(b"POST", outgoing.target, headers, outgoing.body, on_sent)

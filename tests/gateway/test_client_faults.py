@@ -351,6 +351,36 @@ def test_what_was_delivered_before_a_forced_shutdown_is_charged() -> None:
     run(test())
 
 
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_call_that_a_forced_shutdown_ends_is_in_the_log_too(streamed: bool) -> None:
+    asked = asyncio.Event()
+
+    async def answer(request: Request, peer: Peer) -> None:
+        if streamed:
+            await peer.send(STREAM_HEAD + framed(chunk("Hello there, this is some output. ")))
+        asked.set()
+        await asyncio.sleep(60)
+
+    async def test() -> None:
+        async with Site(always(answer), limits=ServerLimits(drain=0.1)) as site:
+            call = await site.open(PATH, chat(stream=streamed))
+            await asked.wait()
+            if streamed:
+                await call.head()
+            site._server.should_exit = True
+            assert site._serving is not None
+            await site._serving
+            [row] = await site.settled(1)
+            call.close()
+            lines = [json.loads(line) for line in b"".join(site.log).splitlines()]
+        [line] = [each for each in lines if each.get("path") == PATH]
+        status = 200 if streamed else 503
+        assert (line["status"], line["code"], line["outcome"]) == (status, "overloaded", "our_fault")
+        assert (line.get("charge", 0), line["key"]) == (row["charge"], row["key_id"])
+
+    run(test())
+
+
 # --- F3: an answer that is not a stream ---------------------------------------------------------------------------
 
 

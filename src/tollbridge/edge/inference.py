@@ -4,6 +4,7 @@ Requests come in as a `Downstream` (edge.downstream). Every answer goes out here
 dialect. What happens in between belongs to `gateway`.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -246,7 +247,7 @@ class Inference:
                     call.ended = self._settlement.close(ticket, None, _nothing(pricing.Cause.OUR_FAULT), status=500)
             if recorder is not None and recorder.answer is not None:
                 await self._replays.keep(ticket.hold, recorder.answer)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             self._come_to_nothing(call, error)
 
     async def _replay(self, call: "_Call", caller: Caller, claim: Claim | None) -> None:
@@ -369,12 +370,16 @@ class Inference:
         call.ended = self._settlement.close(ticket, None, _nothing(pricing.Cause.CLIENT_LEFT), status=499)
         raise ClientGone
 
-    def _come_to_nothing(self, call: "_Call", error: Exception) -> None:
+    def _come_to_nothing(self, call: "_Call", error: BaseException) -> None:
         if isinstance(error, ApiError):
             call.refuse(error)
             self._note(call, error.status, code=error.code)
         elif isinstance(error, ClientGone):
             self._note(call, 499, code="client_gone")
+        elif isinstance(error, asyncio.CancelledError):
+            # The time for a graceful shutdown is over. `Downstream.ended` answers, where no answer has begun.
+            self._note(call, 200 if call.out.response_started else Unavailable.status, code=Unavailable.code)
+            raise error
         else:
             _LOGGER.error("request %s failed", call.request_id, exc_info=error)
             self._fail(call)

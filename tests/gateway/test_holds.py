@@ -30,7 +30,7 @@ from tests.gateway.site import (
 from tests.upstream.bad_server import Peer, Request
 
 from tollbridge.core import pricing
-from tollbridge.core.ledger import Held, Hold
+from tollbridge.core.ledger import Extend, Held, Hold
 from tollbridge.gateway.holds import Holds
 from tollbridge.gateway.policy import Policy
 from tollbridge.gateway.streams import Timing
@@ -313,6 +313,40 @@ def test_hold_of_a_burst_grows_with_it_between_two_ticks() -> None:
             assert row["held"] >= row["charge"] > 3000 * OUTPUT_NANO
 
     run(test())
+
+
+def test_nothing_more_is_read_while_a_hold_is_extended_whatever_the_caller_can_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[tuple[int, int]] = []
+
+    async def test() -> None:
+        config = "[billing]\ndefault_hold_tokens = 100\n"
+        async with Site(long_stream(1_000, 0.0), config=config, timing=NEVER) as site:
+            assert site.gateway.ledger is not None
+            assert site.gateway._line is not None
+            submit, live = site.gateway.ledger.submit, site.gateway._line.edge._live
+
+            async def slowly(op: Extend) -> Any:
+                [call] = live._calls
+                assert call.stream is not None
+                before = call.stream.chunks
+                call._resume()  # the caller's socket has room again
+                await asyncio.sleep(0.2)
+                read.append((before, call.stream.chunks))
+                return await submit(op)
+
+            monkeypatch.setattr(
+                site.gateway.ledger, "submit", lambda op: slowly(op) if isinstance(op, Extend) else submit(op)
+            )
+            reply = await site.post("/v1/chat/completions", chat(stream=True))
+            monkeypatch.undo()
+            assert reply.text == "word " * 1_000
+            await site.settled(1)
+
+    run(test())
+    assert read
+    assert all(before == after for before, after in read)
 
 
 def test_burst_ends_where_its_money_does_not_at_the_next_tick() -> None:

@@ -331,7 +331,7 @@ class StreamCall:
             self._response.pause()
 
     def _resume(self) -> None:
-        if self._response is not None:
+        if self._response is not None and not self._extending:
             self._response.resume()
 
     # --- looked at every second ---

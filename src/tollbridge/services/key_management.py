@@ -27,6 +27,7 @@ T = TypeVar("T")
 # How long a rotated key lives on: "" for good, until it is revoked.
 OVERLAPS = {"none": 0, "1h": HOUR_MS, "24h": DAY_MS, "": None}
 MOST_KEYS = 500
+_OVER = frozenset({"revoked", "expired"})
 _ID_LENGTH = 22
 
 
@@ -61,8 +62,7 @@ async def create(
     async def use_case(transaction: Transaction) -> MadeKey:
         if once and (there := await managed_keys.find(transaction, account_id, _id(account_id, once))) is not None:
             return _as_wished(there, label, rules, disabled)
-        if sum(key.revoked_at is None for key in await managed_keys.of_account(transaction, account_id)) >= MOST_KEYS:
-            raise InvalidRequest(f"An account has at most {MOST_KEYS} keys. Revoke some first.")
+        await _require_room(transaction, account_id, now)
         made = await _add(desk, transaction, account_id, (label, rules), now, _id(account_id, once) if once else "")
         await activity.add(transaction, actor.deed(account_id, "key.created", label), now)
         if disabled:
@@ -123,11 +123,13 @@ async def rotate(desk: Desk, account_id: int, public_id: str, overlap: str, acto
                 )
             if there is not None:
                 return MadeKey(there.public_id, "", repeated=True)
-        if key.state(now) in {"revoked", "expired"}:
+        if key.state(now) in _OVER:
             raise InvalidRequest("This key no longer works: create a new one.", param="id")
         if key.disabled_at is not None:
             # A new one that works would undo the disabling, and one that does not looks like it does.
             raise InvalidRequest("This key is disabled: enable it first, or create a new one.", param="id")
+        if lives is None:
+            await _require_room(transaction, account_id, now)
         named = _successor(account_id, public_id, overlap, once) if once else ""
         made = await _add(desk, transaction, account_id, (key.label, key), now, named)
         if lives == 0:
@@ -170,6 +172,12 @@ async def revoke(desk: Desk, account_id: int, public_id: str, actor: Actor) -> N
 async def find(desk: Desk, account_id: int, public_id: str) -> ManagedKey:
     """Raises `NotFound`."""
     return _known(await managed_keys.find(desk.database, account_id, public_id))
+
+
+async def _require_room(transaction: Transaction, account_id: int, now: int) -> None:
+    """InvalidRequest: the account has as many keys as it may. Those that no longer work do not count."""
+    if sum(key.state(now) not in _OVER for key in await managed_keys.of_account(transaction, account_id)) >= MOST_KEYS:
+        raise InvalidRequest(f"An account has at most {MOST_KEYS} keys. Revoke some first.")
 
 
 def _id(account_id: int, once: str) -> str:

@@ -58,7 +58,20 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         return any(at in network for network in self.networks)
 
 
-class KnownKey(Protocol):
+class Limits(Protocol):
+    """The limits of a plan or a key, per minute and at one time; None: no limit."""
+
+    @property
+    def rpm(self) -> int | None: ...
+
+    @property
+    def tpm(self) -> int | None: ...
+
+    @property
+    def concurrency(self) -> int | None: ...
+
+
+class KnownKey(Limits, Protocol):
     """What the database knows about a key."""
 
     @property
@@ -87,15 +100,6 @@ class KnownKey(Protocol):
 
     @property
     def networks(self) -> tuple[IPv4Network | IPv6Network, ...] | None: ...
-
-    @property
-    def rpm(self) -> int | None: ...
-
-    @property
-    def tpm(self) -> int | None: ...
-
-    @property
-    def concurrency(self) -> int | None: ...
 
     @property
     def cost_cap(self) -> int | None: ...
@@ -182,20 +186,7 @@ class Callers:
         return in_effect(plan, fallback, row.agreed, time.time_ns() // 1_000_000)
 
 
-class _Limits(Protocol):
-    """The limits of a plan or a key, per minute and at one time; None: no limit."""
-
-    @property
-    def rpm(self) -> int | None: ...
-
-    @property
-    def tpm(self) -> int | None: ...
-
-    @property
-    def concurrency(self) -> int | None: ...
-
-
-def _scope(name: str, limits: _Limits, strict: bool) -> tuple[Scope, ...]:
+def _scope(name: str, limits: Limits, strict: bool) -> tuple[Scope, ...]:
     if limits.rpm is None and limits.tpm is None and limits.concurrency is None:
         return ()
     rule = Rule(requests=limits.rpm, tokens=limits.tpm, concurrency=limits.concurrency, strict=strict)

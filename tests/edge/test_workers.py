@@ -69,7 +69,10 @@ sockets = listen_for(count, "127.0.0.1", 0)
 print(sockets[0].getsockname()[1], flush=True)
 workers._PAUSE_S = unit
 try:
-    status = workers.Supervisor(sockets, lambda text: [sys.executable, program, text, plan], drain=1.0).run()
+    def command(text):
+        return [sys.executable + "-gone" * ("gone" in open(plan).read().split()), program, text, plan]
+
+    status = workers.Supervisor(sockets, command, drain=1.0).run()
 except TollbridgeError as error:
     print("refused:", error, flush=True)
     status = 1
@@ -221,6 +224,27 @@ def test_a_rolling_restart_that_fails_leaves_the_others_as_they_are(tmp_path: Pa
         one.plan("")
         one.process.send_signal(signal.SIGUSR2)
         one.until("drained", 2)
+
+
+def test_where_the_program_has_gone_those_that_run_go_on(tmp_path: Path) -> None:
+    with supervised(tmp_path, 2) as one:
+        one.until("answers", 2)
+        one.plan("gone")
+        one.process.send_signal(signal.SIGUSR2)
+        one.until("the replacement was given up, the workers stay as they are: .*No such file")
+        victim, other = one.pids("first")[0], one.pids("started")[0]
+        os.kill(victim, signal.SIGKILL)
+        one.until("worker 1 cannot be started, .*; tried again in 2 s")
+        assert one.ask() == other
+        one.plan("")
+        one.until("answers", 3)
+        assert one.end(signal.SIGTERM) == 0
+
+
+def test_a_first_worker_that_cannot_be_started_is_the_end(tmp_path: Path) -> None:
+    with supervised(tmp_path, 2, "gone") as one:
+        assert one.process.wait(60) == 1
+        assert one.count("refused: .*No such file") == 1
 
 
 def test_sighup_goes_to_all(tmp_path: Path) -> None:

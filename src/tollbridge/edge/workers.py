@@ -277,19 +277,23 @@ class Supervisor:
         slot.worker = None
         if self._stopping:
             return
-        if not self._begun:
-            raise TollbridgeError(_reason(worker, status))
+        why = _reason(worker, status)
         if not worker.ready:
             slot.lost_starts += 1
-        if worker.ready and now - worker.started_at >= _HEALTHY_S:
+        elif now - worker.started_at >= _HEALTHY_S:
             slot.failures = 0
+        pause = self._start_later(slot, why)
+        said = (worker.number + 1, worker.pid, why, pause)
+        log.error("worker %d (process %d) was lost, %s; the next one starts in %.0f s", *said)
+
+    def _start_later(self, slot: _Slot, why: str) -> float:
+        """After how many seconds a worker is started again. TollbridgeError: this is no use, and `why`."""
+        if not self._begun or (not self._alive() and all(each.lost_starts >= _LOST_STARTS for each in self._slots)):
+            raise TollbridgeError(why)
         pause = min(_MOST_PAUSES, 2.0**slot.failures)
         slot.failures += 1
-        if not self._alive() and all(each.lost_starts >= _LOST_STARTS for each in self._slots):
-            raise TollbridgeError(_reason(worker, status))
-        slot.due = now + pause * _PAUSE_S
-        said = (worker.number + 1, worker.pid, _reason(worker, status), pause)
-        log.error("worker %d (process %d) was lost, %s; the next one starts in %.0f s", *said)
+        slot.due = time.monotonic() + pause * _PAUSE_S
+        return pause
 
     def _alive(self) -> bool:
         return any(slot.worker is not None for slot in self._slots)
@@ -298,15 +302,26 @@ class Supervisor:
         if not self._to_replace or any(slot.coming is not None for slot in self._slots):
             return
         number = self._to_replace.pop(0)
-        self._slots[number].coming = self._spawn(number, first=False)
+        try:
+            self._slots[number].coming = self._spawn(number, first=False)
+        except OSError as error:
+            self._to_replace = []
+            log.error("the replacement was given up, the workers stay as they are: %s", error)  # noqa: TRY400
 
     def _start(self, number: int) -> None:
         slot = self._slots[number]
         slot.due = None
-        if slot.coming is None:
+        if slot.coming is not None:
+            return
+        try:
             slot.worker = self._spawn(number, first=not self._begun)
+        except OSError as error:
+            slot.lost_starts += 1
+            pause = self._start_later(slot, str(error))
+            log.error("worker %d cannot be started, %s; tried again in %.0f s", number + 1, error, pause)  # noqa: TRY400
 
     def _spawn(self, number: int, *, first: bool) -> _Worker:
+        """OSError: there is no room for a process, or the program has gone (it is being replaced, perhaps)."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         passed = self._sockets[number], theirs
@@ -316,6 +331,9 @@ class Supervisor:
             command = self._command(f"{passed[0].fileno()},{passed[1].fileno()},{int(first)}")
             # In a process group of its own: a terminal's Ctrl+C is for the supervisor alone.
             pid = os.posix_spawn(command[0], command, os.environ, setpgroup=0)
+        except OSError:
+            ours.close()
+            raise
         finally:
             for each in passed:
                 each.set_inheritable(False)

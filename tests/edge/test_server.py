@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -287,6 +288,28 @@ def test_running_out_of_files_neither_ends_nor_blocks_the_server() -> None:
         for client in clients:
             client.close()
         eventually(serving.answers)
+
+
+def test_a_busy_server_accepts_what_waits_together() -> None:
+    """Otherwise a load balancer's probe waits for as many turns of the loop as connections came before it."""
+    come = threading.Event()
+    turns = 0
+
+    async def busy(downstream: Downstream, _scope: Any) -> None:
+        nonlocal turns
+        downstream.respond(200, HEADERS)
+        come.wait(30)
+        while downstream.connection.shared.connections < 201 and turns < 1000:
+            turns += 1
+            await asyncio.sleep(0)
+
+    with running(busy) as server, ExitStack() as stack:
+        stack.enter_context(Client(server)).send(GET).response()
+        for _ in range(200):
+            stack.enter_context(Client(server))
+        come.set()
+        eventually(lambda: server.shared.connections == 201)
+        assert turns < 20
 
 
 def test_more_files_are_opened_where_that_is_allowed_and_half_are_for_clients() -> None:

@@ -10,6 +10,10 @@ on for `drain` after the pause.
 
 When the process runs out of file descriptors, libuv accepts and closes what waits in the backlog (it keeps one spare
 descriptor for this) and carries on once there are some again; the cap on connections is there to prevent that.
+
+libuv accepts one connection in each turn of the loop. In a busy process, whose turns are long, a new one (a load
+balancer's probe, say) would wait for as many turns as connections stand before it. So with each, up to `_MORE_AT_ONCE`
+of those that wait are accepted.
 """
 
 import asyncio
@@ -20,6 +24,7 @@ import math
 import resource
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -39,6 +44,7 @@ _NO_SUPERVISOR = "SIGUSR2 changes nothing here: it is for the supervisor of `ser
 _MOST_FILES = 65_536
 _LAG_TICK = 0.25
 _DRAIN_TICK = 0.05
+_MORE_AT_ONCE = 64
 # Seconds that cancelled requests have to settle.
 _CANCELLED = 5.0
 
@@ -77,6 +83,8 @@ class Server(uvicorn.Server):
         self.shared = Shared(self.limits, self.limits.max_connections or affordable)
         self.port: int = sock.getsockname()[1]
         self._sock = sock
+        self._listening: list[socket.socket] = []
+        self._accepts = False
         self._on_ready = on_ready
         self._on_drain = on_drain
         self._on_reload = on_reload
@@ -86,7 +94,7 @@ class Server(uvicorn.Server):
         config = Config(
             app,
             loop="uvloop",
-            http=functools.partial(Connection, self.shared),  # type: ignore[arg-type]
+            http=self._connection,  # type: ignore[arg-type]
             ws="none",
             interface="asgi3",
             lifespan="on",
@@ -105,6 +113,9 @@ class Server(uvicorn.Server):
         await self.on_tick(0)  # so that the first answer has a date too
         await super().startup(sockets=sockets)
         loop = asyncio.get_running_loop()
+        self._listening = sockets or []
+        for sock in self._listening:
+            sock.setblocking(False)
         if self._on_reload is not None and threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(signal.SIGHUP, self._on_reload)
             # By default it would end this process at once, in the middle of answers.
@@ -132,7 +143,7 @@ class Server(uvicorn.Server):
         end = loop.time() + limits.drain_pause
         while not self._hurried and loop.time() < end:
             await self._drain_tick()
-        self._close_listeners(sockets or [])
+        self._close_listeners()
         shared.keep_alive = limits.drain_idle
         self._dismiss(loop.time() + limits.drain_idle)
         end += limits.drain
@@ -159,30 +170,39 @@ class Server(uvicorn.Server):
         self._next_sweep = 0.0
         await self.on_tick(0)
 
-    def _close_listeners(self, sockets: list[socket.socket]) -> None:
+    def _close_listeners(self) -> None:
         """Accept what waits in them first: closing a listener resets the connections not accepted yet."""
-        loop = asyncio.get_running_loop()
-        for sock in sockets:
-            with contextlib.suppress(OSError):
-                sock.setblocking(False)
-                while True:
-                    waiting, _ = sock.accept()
-                    task = loop.create_task(self._take(waiting))
-                    self.server_state.tasks.add(task)
-                    task.add_done_callback(self.server_state.tasks.discard)
+        self._accept(sys.maxsize)
+        listening, self._listening = self._listening, []
         for server in self.servers:
             server.close()
-        for sock in sockets:
+        for sock in listening:
             sock.close()
+
+    def _connection(self, **uvicorns: Any) -> Connection:
+        """Called for each connection that libuv accepts."""
+        if not self._accepts:
+            self._accepts = True
+            asyncio.get_running_loop().call_soon(self._accept, _MORE_AT_ONCE)
+        return Connection(self.shared, **uvicorns)
+
+    def _accept(self, most: int) -> None:
+        """Accept what waits in each listener."""
+        loop, tasks = asyncio.get_running_loop(), self.server_state.tasks
+        self._accepts = False
+        for sock in self._listening:
+            with contextlib.suppress(OSError):
+                for _ in range(most):
+                    waiting, _ = sock.accept()
+                    task = loop.create_task(self._take(waiting))
+                    tasks.add(task)
+                    task.add_done_callback(tasks.discard)
 
     async def _take(self, waiting: socket.socket) -> None:
         config, state = self.config, self.server_state
         # As uvicorn itself does for an accepted connection.
         protocol = functools.partial(
-            config.http_protocol_class,  # type: ignore[call-arg]
-            config=config,
-            server_state=state,
-            app_state=self.lifespan.state,
+            Connection, self.shared, config=config, server_state=state, app_state=self.lifespan.state
         )
         await asyncio.get_running_loop().connect_accepted_socket(protocol, waiting)
 

@@ -126,6 +126,13 @@ def test_base64_anywhere_else_is_text(content: Any) -> None:
     assert len(chat(content).text) > len(PICTURE)
 
 
+def test_what_only_begins_like_a_picture_is_text() -> None:
+    prompt = chat([{"type": "mystery", "url": PICTURE[:-4] + "abcd"}, picture(PICTURE)])
+    assert len(prompt.pictures) == 1
+    assert b"abcd" in prompt.text
+    assert prompt.text.count(b"data:image") == 1
+
+
 def test_a_twin_of_a_picture_in_a_text_is_still_counted_once() -> None:
     twice = [{"type": "text", "text": PICTURE}, picture(PICTURE)]
     prompt = chat(twice, [picture(PICTURE)])

@@ -39,6 +39,7 @@ from tollbridge.errors import (
 from tollbridge.gateway.admission import Admission
 from tollbridge.gateway.callers import Caller, Callers
 from tollbridge.gateway.holds import AlreadyClaimed
+from tollbridge.gateway.large import LARGE, LargeBodies
 from tollbridge.gateway.refusals import WRONG_TOO_OFTEN, add_limits, cooling_down, ran_out
 from tollbridge.gateway.relay import AllFailed, Relay
 from tollbridge.gateway.replays import Replays, in_progress
@@ -130,6 +131,7 @@ class Inference:
         self._names = Names.of(header_prefix)
         self._trusted_proxies = trusted_proxies
         self._request_id = RequestIds()
+        self._large = LargeBodies()
         self._guesses = guesses
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -210,7 +212,7 @@ class Inference:
             downstream = call.downstream
             body = downstream.whole_body()
             if body is None:
-                body = await downstream.read_body()
+                body = await self._body_of(downstream)
             claim = None
             if head.idempotency_key is not None:
                 claim = self._replays.claim(call.path, head.idempotency_key, body)
@@ -249,6 +251,14 @@ class Inference:
                 await self._replays.keep(ticket.hold, recorder.answer)
         except (Exception, asyncio.CancelledError) as error:
             self._come_to_nothing(call, error)
+
+    async def _body_of(self, downstream: Downstream) -> bytes:
+        body = await downstream.read_body()
+        if len(body) > LARGE:
+            await self._large.begin()
+            if downstream.disconnected:
+                raise ClientGone
+        return body
 
     async def _replay(self, call: "_Call", caller: Caller, claim: Claim | None) -> None:
         """Another request has the claim: replay its answer, if there is one already."""

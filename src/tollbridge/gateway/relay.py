@@ -18,6 +18,7 @@ from tollbridge.core.retry import Kind, Step
 from tollbridge.errors import ApiError, InvalidRequest, ProtocolError, TollbridgeError, UpstreamError
 from tollbridge.gateway.failures import Failure, failure_of
 from tollbridge.gateway.holds import Holds
+from tollbridge.gateway.large import LARGE, LargeBodies
 from tollbridge.gateway.policy import Policy
 from tollbridge.gateway.ticket import Attempt, Ticket
 from tollbridge.upstream import auth
@@ -83,6 +84,7 @@ class Relay:
         self._policy = policy
         self._clock = time.monotonic
         self._budget = retry.Budget()
+        self._large = LargeBodies()
 
     async def run(
         self, ticket: Ticket, stream: Callable[[Route, Exchange, Outgoing], Awaitable[None]] | None = None
@@ -112,7 +114,11 @@ class Relay:
                     if response.status != 200:
                         await _refuse(response)
                     body = response.whole_body()
-                    answer = exchange.response(await response.read() if body is None else body)
+                    if body is None:
+                        body = await response.read()
+                        if len(body) > LARGE:
+                            await self._large.begin()
+                    answer = exchange.response(body)
             except (UpstreamError, InvalidRequest) as error:
                 failed = failure_of(error, ticket, route)
             except BaseException:

@@ -162,15 +162,19 @@ def test_answers_that_are_too_large_because_much_was_asked_for_are_no_providers_
     def answers(name: str) -> Any:
         async def answer(request: Request, peer: Peer) -> None:
             asked.append(name)
-            much = json.loads(request.body).get("logprobs")
-            await peer.send(http(200, completion(logprobs="x" * (33 << 20) if much else "")))
+            body = json.loads(request.body)
+            much = body.get("logprobs") or "input" in body
+            await peer.send(http(200, completion(logprobs="x" * (41 << 20) if much else "")))
 
         return always(answer)
 
     async def test() -> None:
         async with Site(answers("up"), others={"other": answers("other")}) as site:
-            for _ in range(6):
+            for _ in range(3):
                 reply = await site.post("/v1/chat/completions", chat(logprobs=True, top_logprobs=20, n=8))
+                assert (reply.status, reply.json["error"]["code"]) == (400, "answer_too_large")
+            for _ in range(3):
+                reply = await site.post("/v1/embeddings", {"model": "e", "input": ["hi"] * 100})
                 assert (reply.status, reply.json["error"]["code"]) == (400, "answer_too_large")
             assert (await site.post("/v1/chat/completions", chat())).status == 200
             assert asked == ["up"] * 7

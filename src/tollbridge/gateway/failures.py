@@ -51,11 +51,17 @@ def failure_of(error: UpstreamError | InvalidRequest, ticket: Ticket, route: Rou
         return Failure(Kind.UNSUPPORTED if isinstance(error, UnsupportedField) else Kind.REJECTED, error)
     if isinstance(error, UpstreamSaid):
         failure = _said(error, route)
-    elif isinstance(error, AnswerTooLarge) and (ticket.demand.choices > 1 or "logprobs" in ticket.request.fields):
+    elif isinstance(error, AnswerTooLarge) and _asked_for_much(ticket):
         failure = _too_much()
     else:
         failure = _lost(error, route)
     return msgspec.structs.replace(failure, why=str(error))
+
+
+def _asked_for_much(ticket: Ticket) -> bool:
+    request = ticket.request
+    several = request.inputs > 1 if request.endpoint == "embeddings" else ticket.demand.choices > 1
+    return several or "logprobs" in request.fields
 
 
 def _too_much() -> Failure:
@@ -65,8 +71,8 @@ def _too_much() -> Failure:
     return Failure(
         Kind.REJECTED,
         InvalidRequest(
-            "The answer is larger than this gateway reads. Ask for less: fewer choices, a smaller max_tokens, or no"
-            " logprobs. You were not charged.",
+            "The answer is larger than this gateway reads. Ask for less: fewer inputs, or embeddings as base64; fewer"
+            " choices, a smaller max_tokens, or no logprobs. You were not charged.",
             code="answer_too_large",
         ),
     )

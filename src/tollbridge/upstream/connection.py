@@ -61,7 +61,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_waiting: int = 256
     max_head: int = 32 * 1024  # also of any other run of bytes without body: chunk lines, trailers, interim answers
     max_headers: int = 128
-    max_body: int = 32 * 1024 * 1024
+    # The most embeddings that OpenAI gives at once, 2,048 of 3,072 numbers each, take a little over 32 MiB in base64.
+    max_body: int = 40 * 1024 * 1024
 
 
 class Keeper(Protocol):

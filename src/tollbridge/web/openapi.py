@@ -218,7 +218,7 @@ OPERATIONS = (
 PROBLEMS = (
     Problem(400, "invalid_request_error", "fix the request; `param` names the field"),
     Problem(400, "invalid_url", "a URL in the messages cannot be fetched: send the data itself"),
-    Problem(400, "answer_too_large", "the answer is more than is read of one: ask for fewer choices, or no logprobs"),
+    Problem(400, "answer_too_large", "the answer is more than is read of one: ask for fewer inputs or choices"),
     Problem(400, "cost_cap_exceeded", "it could cost more than its cap: send a smaller `max_tokens` or prompt"),
     Problem(400, "context_length_exceeded", "send a shorter prompt"),
     Problem(400, "ambiguous_credentials", "send one key, not two"),

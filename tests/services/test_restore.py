@@ -1,7 +1,9 @@
 """Backups: taken while a gateway writes, looked through before they are put back."""
 
 import asyncio
+import os
 import random
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from tollbridge.services.secrets import belongs_to, load
 from tollbridge.store.accounts import Account
 from tollbridge.store.backup import back_up
 from tollbridge.store.db import Database, sqlite_path
-from tollbridge.store.processes import FileLock
+from tollbridge.store.processes import Fenced, FileLock
 
 
 @pytest.fixture
@@ -85,6 +87,44 @@ def test_a_restored_database_can_be_served_from(sqlite_world: World, settings: S
     sqlite_world.run(beat)
     asyncio.run(restore(settings, tmp_path / "copy.db"))
     sqlite_world.run(beat)
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_nobody_sells_on_from_a_file_that_lost_its_name_and_what_it_holds_can_be_copied_back(
+    sqlite_world: World, settings: Settings, tmp_path: Path, how: str
+) -> None:
+    from tollbridge.store import processes
+
+    fill(sqlite_world, settings)
+    path = sqlite_path(sqlite_world.url)
+    back_up(sqlite_world.url, tmp_path / "copy.db")
+
+    async def lose(database: Database) -> None:
+        lock = FileLock(path)
+        lock.acquire()
+        process = await processes.begin(database, lock)
+        await process.beat()
+        opened = os.open(path, os.O_RDONLY)
+        if how == "removed":
+            path.unlink()
+        else:
+            shutil.copy(tmp_path / "copy.db", path.with_name("another"))
+            path.with_name("another").rename(path)
+        with pytest.raises(Fenced, match=rf"{path} was removed or replaced .* /proc/{os.getpid()}/fd"):
+            await process.beat()
+        rescued = path.with_name("rescued")
+        shutil.copy(f"/proc/self/fd/{opened}", rescued)
+        os.close(opened)
+        rescued.rename(path)
+        await process.finish()
+
+    async def begin(database: Database) -> None:
+        lock = FileLock(path)
+        lock.acquire()
+        await (await processes.begin(database, lock)).finish()
+
+    sqlite_world.run(lose)
+    sqlite_world.run(begin)
 
 
 def test_backups_are_whole_while_a_gateway_writes(sqlite_world: World, settings: Settings, tmp_path: Path) -> None:

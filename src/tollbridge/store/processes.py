@@ -10,6 +10,7 @@ Rule 4  A SQLite file has one server, which holds a lock beside it: when it star
 Rule 5  The lock's file remembers the latest heartbeat that reached the disk. A database that does not have it has lost
         something (its write-ahead log, or everything since a backup) and is not served from.
 Rule 6  Of two copies of the books, only one is served from: a file copied to PostgreSQL is marked as such.
+Rule 7  What is written to a file that has lost its name is gone when its last process ends: nobody sells on it.
 """
 
 import asyncio
@@ -71,6 +72,7 @@ class FileLock:
     """The lock beside a SQLite file (`<file>-lock`) that its one server holds, with the mark of Rule 5 in it."""
 
     def __init__(self, database: Path) -> None:
+        self.database = database
         self.path = database.with_name(f"{database.name}-lock")
         self._file: int | None = None
 
@@ -111,6 +113,7 @@ class Process:
         self.epoch = epoch
         self._database = database
         self._lock = lock
+        self._file = None if lock is None else _file_at(lock.database)
         self._heard_since = time.monotonic()
         self._last: tuple[float, int] | None = None
         self._apart = False
@@ -118,7 +121,13 @@ class Process:
         self._closed: dict[int, tuple[int, int]] = {}
 
     async def beat(self) -> None:
-        """Report that this process is alive. Fenced: nobody believes it any more."""
+        """Report that this process is alive. Fenced: nobody believes it any more, or its file is another (Rule 7)."""
+        if self._lock is not None and _file_at(self._lock.database, self._file) != self._file:
+            raise Fenced(
+                f"{self._lock.database} was removed or replaced while this process serves from it: no paid call is "
+                f"taken any more. The books are only in an open file, one of /proc/{os.getpid()}/fd: before you stop "
+                "this process, copy that to where it was"
+            )
         now, apart = await clock(self._database)
         if apart and not self._apart:
             _log.warning("this machine's clock is %s: set both by NTP; see `tollbridge doctor`", apart)
@@ -169,7 +178,8 @@ class Process:
             await self._database.execute(
                 "UPDATE process SET heartbeat_at = $2, stopped_at = $2 WHERE epoch = $1", self.epoch, now
             )
-            if self._lock is not None:
+            # A file that was copied back has nothing of what is written now (Rule 7), and must be good to serve from.
+            if self._lock is not None and _file_at(self._lock.database, self._file) == self._file:
                 self._lock.write_mark(Mark(self.epoch, now))
         except Unavailable as error:
             _log.warning("the database was not told that this process has ended: %s", error)
@@ -336,6 +346,17 @@ def _identity() -> str:
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
         parts.append(str(Path("/proc/self/ns/pid").readlink()))
     return " ".join(parts)
+
+
+def _file_at(path: Path, unknown: tuple[int, int] | None = None) -> tuple[int, int] | None:
+    """The file that has this name: (device, inode); None: there is none. `unknown`: what to say if nobody can tell."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return unknown
+    return found.st_dev, found.st_ino
 
 
 def _gone(host: str, pid: int) -> bool:

@@ -52,6 +52,24 @@ def test_who_has_lost_authenticator_and_recovery_codes_is_let_in_without(shell: 
     database.close()
 
 
+def test_who_cannot_log_in_any_more_is_given_another_address(shell: Shell) -> None:
+    move = ("account", "address", "ada@old.example", "ada@example.com")
+    assert "nobody here has the address ada@old.example" in shell.refused(*move)
+    shell.ok("account", "create", "ada@old.example")
+    assert "ada@old.example is ada@example.com now" in shell.ok(*move).err
+    shell.ok("operator", "link", "ada@example.com", "--create")
+    back = ("account", "address", "ada@example.com", "ada@old.example")
+    ours = {"TOLLBRIDGE_PUBLIC_URL": "https://ours.example"}
+    done = shell.ok(*back, env=ours)
+    assert "hand over the link" in done.err
+    assert done.out.startswith("https://ours.example/auth/reset?token=")
+    sends = {"TOLLBRIDGE_MAIL__HOST": "smtp.example", "TOLLBRIDGE_MAIL__FROM": "Ours <no-reply@ours.example>"}
+    done = shell.ok(*back, env={**ours, **sends})
+    # Who gets it has shown that the mailbox is theirs.
+    assert (done.out, "a link goes to ada@old.example" in done.err) == ("", True)
+    assert "No mail can be sent to 'ada@old'" in shell.refused("account", "address", "ada@example.com", "ada@old")
+
+
 def test_customers_are_brought_from_elsewhere_by_the_loop_in_the_documentation(shell: Shell) -> None:
     section = PAGE.read_text("utf-8").partition("## Customers from elsewhere")[2]
     loop = section.partition("```sh\n")[2].partition("```")[0]

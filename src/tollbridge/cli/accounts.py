@@ -170,6 +170,43 @@ def account_drop_factor(settings: "Settings", email: str) -> None:
     say(f"{email} has no second factor any more")
 
 
+@account.command("address")
+@click.argument("old")
+@click.argument("new")
+@configured
+def account_address(settings: "Settings", old: str, new: str) -> None:
+    """Give who cannot log in any more another e-mail address.
+
+    A link goes to NEW. Who follows it within 24 hours chooses a password and logs in with NEW from then on; every other
+    way in ends, except the second factor, and OLD is told by mail. Until then nothing changes. Make sure that they are
+    who they say they are. An account with whose address nobody logs in has NEW at once.
+
+    \b
+    Example:
+      tollbridge account address ada@old.example ada@example.com
+    """
+    from tollbridge.services import credentials, mail, operators, secrets
+    from tollbridge.services.desk import Desk
+    from tollbridge.services.passwords import Passwords
+
+    sends = settings.mail.host is not None
+
+    async def offer(database: "Database") -> str | None:
+        master = await secrets.load_for(database, settings)
+        post = mail.Post(database, master, mail.carrier(settings))
+        desk = Desk(database, master, Passwords(), post, operators.address(settings), lambda: settings)
+        return await credentials.move(desk, old, new, actor=actor())
+
+    token = with_database(settings, offer)
+    if token is None:
+        say(f"{old} is {new} now: nobody logs in with it")
+    elif sends:
+        say(f"a link goes to {new}; it works once, for 24 hours, and nothing changes before that")
+    else:
+        say("mail cannot be sent (mail.host is not set): hand over the link; it works once, for 24 hours")
+        click.echo(f"{operators.address(settings)}/auth/reset?token={token}")
+
+
 @account.command("plan")
 @click.argument("email")
 @click.argument("plan")

@@ -3,14 +3,15 @@
 import msgspec
 
 from tollbridge.core.roles import Role
-from tollbridge.errors import InvalidRequest
+from tollbridge.errors import InvalidRequest, NotFound
 from tollbridge.services import accounts, deeds, letters, login, passwords, register, sessions, throttle
 from tollbridge.services.desk import Desk
 from tollbridge.services.mail import Mail, verification_required
 from tollbridge.services.sessions import Client, Presence
 from tollbridge.store import accounts as account_rows
-from tollbridge.store import mail, members, users
+from tollbridge.store import activity, identities, mail, members, users
 from tollbridge.store import sessions as session_rows
+from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Duplicate, Transaction, run
 from tollbridge.store.users import User
 from tollbridge.values import DAY_MS
@@ -20,7 +21,9 @@ EMAIL = "email"
 # As long as the limit on these mails: who is sent no more of them, because strangers asked, has one that is good.
 RESET_MS = throttle.MAILS_TO_ADDRESS.window_ms
 EMAIL_MS = DAY_MS
+MOVE_MS = DAY_MS
 SPENT = "This link no longer works. Ask for a new one."
+_TAKEN = "Somebody else uses this address by now."
 
 
 async def forgot(desk: Desk, email: str, client: Client) -> None:
@@ -63,36 +66,88 @@ async def address_of(desk: Desk, token: str, kind: str) -> str | None:
 async def reset(desk: Desk, token: str, password: str, client: Client) -> str:
     """Choose a new password by a link. All sessions end, and all other links become void.
 
+    A link of `move` leads to another address than the user's: they have that one from now on.
     Returns the mark of a known browser: the failures of strangers must not keep out whoever has the mailbox.
-    InvalidRequest: the link or the password is not acceptable.
+    InvalidRequest: the link or the password is not acceptable, or the address is taken.
     """
     now = await desk.database.now()
     digest = sessions.digest(token)
     found = await mail.find_token(desk.database, digest, RESET, now)
     user = await users.by_id(desk.database, found[0]) if found else None
-    if user is None:
+    if found is None or user is None:
         raise InvalidRequest(SPENT, param="token")
-    checked = passwords.check(password, user.email, desk.settings.brand.name)
+    checked = passwords.check(password, found[1], desk.settings.brand.name)
     hashed = await desk.passwords.hash(checked)
+    moved = msgspec.structs.replace(user, email=found[1])
 
-    async def use_case(transaction: Transaction) -> bool:
+    async def use_case(transaction: Transaction) -> tuple[bool, Mail | None]:
         if await mail.take_token(transaction, digest, RESET, now) is None:
-            return False
+            return False, None
         await users.set_password(transaction, user.id, hashed)
         # Whoever was logged in may have seen it.
         await users.drop_proposed_totp(transaction, user.id)
         await session_rows.end_all(transaction, user.id)
         # Including one that leads to somebody else's mailbox.
         await mail.void_tokens(transaction, user.id)
+        told = None
+        if moved != user:
+            # Who had the old mailbox, or their password, is not who has this one: they may have left.
+            await users.drop_ways_in(transaction, user.id)
+            await identities.remove_all(transaction, user.id)
+            told = await _change(desk, transaction, user, moved.email, client, now)
         # Whoever has the link has the mailbox, unless the operator gave it to who said that they forgot their password.
-        other = verification_required(desk.settings)
-        await register.admit(desk, transaction, user, 0, now, other=other)
-        await deeds.note_of_user(transaction, user, "password.reset", client, now)
-        return True
+        # The operator has asked who is moved whether the account is theirs.
+        other = verification_required(desk.settings) and moved == user
+        await register.admit(desk, transaction, moved, 0, now, other=other)
+        await deeds.note_of_user(transaction, moved, "password.reset", client, now)
+        return True, told
 
-    if not await run(desk.database, use_case):
+    try:
+        done, told = await run(desk.database, use_case)
+    except Duplicate:
+        raise InvalidRequest(_TAKEN, param="token") from None
+    if not done:
         raise InvalidRequest(SPENT, param="token")
+    if told is not None:
+        desk.post.hurry(told)
     return login.device_mark(desk, user)
+
+
+async def move(desk: Desk, old: str, new: str, *, actor: str) -> str | None:
+    """For the operator: give who has lost their old mailbox, and their way in with it, another address.
+
+    Nothing changes until they choose a password by a link that is sent to `new`, whose token is returned. Their second
+    factor stays. None: nobody logs in by `old`, which was only an account's address and is `new` at once. `actor`: see
+    `accounts.set_frozen`. InvalidRequest: not an address, or taken. NotFound: nobody has `old`.
+    """
+    before, after = accounts.normalise(old), accounts.mailable(new)
+    now = await desk.database.now()
+    token = sessions.new_token()
+
+    async def use_case(transaction: Transaction) -> str | None:
+        user, account = await users.by_email(transaction, before), await account_rows.by_email(transaction, before)
+        if user is None and account is None:
+            raise NotFound(f"nobody here has the address {before}", param="email")
+        if await users.by_email(transaction, after) or await account_rows.by_email(transaction, after):
+            raise InvalidRequest(
+                f"{after} has an account or a login here already: whoever has it deletes that first, in their settings",
+                param="email",
+            )
+        theirs = [] if user is None else [each.account_id for each in await members.of_user(transaction, user.id)]
+        if account is not None and account.id not in theirs:
+            user, theirs = None, [account.id]
+            await account_rows.set_email(transaction, account.id, after)
+        if user is not None:
+            await mail.void_tokens_of(transaction, user.id, RESET)
+            await mail.add_token(transaction, sessions.digest(token), RESET, (user.id, after), now + MOVE_MS)
+            await desk.post.put(transaction, letters.moved(desk, after, token), now)
+        action = "account.moved" if user is None else "email.offered"
+        for account_id in theirs:
+            deed = NewDeed(account_id=account_id, actor=actor, action=action, detail=f"{before} → {after}")
+            await activity.add(transaction, deed, now)
+        return None if user is None else token
+
+    return await run(desk.database, use_case)
 
 
 async def change_password(desk: Desk, presence: Presence, password: str, client: Client) -> str:
@@ -156,25 +211,33 @@ async def confirm_email(desk: Desk, token: str, client: Client) -> None:
         user = await users.by_id(transaction, found[0]) if found else None
         if found is None or user is None:
             return None
-        await users.set_email(transaction, user.id, found[1])
         await users.set_verified(transaction, user.id, now)
         # Those in the old mailbox.
         await mail.void_tokens(transaction, user.id)
-        own = await account_rows.by_email(transaction, user.email)
-        if own is not None and await members.role_of(transaction, own.id, user.id) is Role.OWNER:
-            await account_rows.set_email(transaction, own.id, found[1])
-        await deeds.note_of_user(transaction, user, "email.changed", client, now)
-        letter = letters.email_changed(desk, user.email)
-        await desk.post.put(transaction, letter, now)
-        return letter
+        return await _change(desk, transaction, user, found[1], client, now)
 
     try:
         letter = await run(desk.database, use_case)
     except Duplicate:
-        raise InvalidRequest("Somebody else uses this address by now.", param="token") from None
+        raise InvalidRequest(_TAKEN, param="token") from None
     if letter is None:
         raise InvalidRequest(SPENT, param="token")
     desk.post.hurry(letter)
+
+
+async def _change(desk: Desk, transaction: Transaction, user: User, email: str, client: Client, now: int) -> Mail:
+    """Give a user, and the account of theirs that has their address, another one. `Duplicate`: it is taken.
+
+    The letter that tells the old mailbox, for `hurry`.
+    """
+    await users.set_email(transaction, user.id, email)
+    own = await account_rows.by_email(transaction, user.email)
+    if own is not None and await members.role_of(transaction, own.id, user.id) is Role.OWNER:
+        await account_rows.set_email(transaction, own.id, email)
+    await deeds.note_of_user(transaction, user, "email.changed", client, now)
+    letter = letters.email_changed(desk, user.email)
+    await desk.post.put(transaction, letter, now)
+    return letter
 
 
 async def _put(desk: Desk, letter: Mail, now: int) -> None:

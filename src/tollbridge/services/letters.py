@@ -51,6 +51,18 @@ def confirm_email(desk: Desk, recipient: str, token: str) -> Mail:
     )
 
 
+def moved(desk: Desk, recipient: str, token: str) -> Mail:
+    """To who could not reach their account any more, at the address that they told the operator."""
+    return _mail(
+        desk,
+        recipient,
+        "Choose a new password",
+        f"You asked us to let you log in to {_name(desk)} with this address. Choose a new password, and it is yours:",
+        _link(desk, "/auth/reset", token),
+        "The link works once, for 24 hours. If you did not ask for it, do nothing.",
+    )
+
+
 def password_changed(desk: Desk, recipient: str) -> Mail:
     """Tell the owner of an account, in case it was not them."""
     return _mail(

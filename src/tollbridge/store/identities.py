@@ -22,6 +22,10 @@ async def remove(transaction: Transaction, user_id: int, issuer: str) -> bool:
     return bool(await transaction.execute("DELETE FROM identity WHERE user_id = $1 AND issuer = $2", user_id, issuer))
 
 
+async def remove_all(transaction: Transaction, user_id: int) -> None:
+    await transaction.execute("DELETE FROM identity WHERE user_id = $1", user_id)
+
+
 async def of_user(database: Transaction, user_id: int) -> list[tuple[str, int]]:
     """(issuer, since when in milliseconds) of everything that a user logs in by elsewhere."""
     rows = await database.fetch(

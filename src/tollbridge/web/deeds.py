@@ -3,6 +3,7 @@
 WORDS = {
     "account.opened": "opened the account",
     "account.claimed": "took over the account",
+    "account.moved": "changed the account's address:",
     "account.closed": "closed the account",
     "account.frozen": "froze the account",
     "account.unfrozen": "unfroze the account",
@@ -19,6 +20,7 @@ WORDS = {
     "identity.removed": "removed another service to log in with",
     "password.changed": "changed their password",
     "password.reset": "reset their password",
+    "email.offered": "made a link for another e-mail address:",
     "email.changed": "changed their e-mail address",
     "member.invited": "invited",
     "member.joined": "joined",

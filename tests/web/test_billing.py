@@ -9,7 +9,7 @@ from tests.gateway.site import Site, chat, run
 from tests.payments.conftest import USD
 from tests.payments.fake_stripe import SECRET_KEY, SIGNING_SECRET, FakeStripe
 from tests.web.browser import Chromium, axe, browser, picture, pictures_wanted
-from tests.web.visitors import Visitor, house, letters, registered, shown
+from tests.web.visitors import Visitor, house, letters, link_to, registered, shown
 
 from tollbridge.edge.webhooks import PATH
 from tollbridge.services import vouchers
@@ -200,6 +200,29 @@ def test_a_voucher_is_worth_its_amount_once() -> None:
             assert (await ada.post(f"{BILLING}/voucher", {"code": made.code})).status_code == 400
             assert amounts((await ada.get(BILLING)).text)[:3] == ["3.5", "3", "0.5"]
             assert "redeemed a voucher" in shown(await ada.get("/dashboard/activity"))
+
+    run(test())
+
+
+def test_who_left_an_account_to_somebody_else_is_not_told_what_it_has_left() -> None:
+    async def test() -> None:
+        async with house() as site:
+            desk = site.gateway._desk
+            assert desk is not None
+            ada, bob = await registered(site, "ada@example.com"), await registered(site, "bob@example.com")
+            await ada.post("/dashboard/members", {"email": "bob@example.com", "role": "owner"})
+            link = await link_to(site, "bob@example.com")
+            await bob.get(link)
+            assert (await bob.post("/auth/invitation", {"token": link.partition("=")[2]})).status_code == 303
+            for threshold, recipient in (("0.75", "ada@example.com"), ("0.8", "bob@example.com")):
+                await bob.post(f"{BILLING}/alert", {"alert": threshold})
+                assert await tell_low_balances(desk) == 1
+                assert (await letters(site))[0][0] == recipient
+                [(member,)] = await site.database.fetch(
+                    'SELECT public_id FROM "user" WHERE email = $1', "ada@example.com"
+                )
+                await bob.post(f"/dashboard/members/{member}/remove")
+            assert "ada@example.com" in shown(await bob.get("/dashboard/settings"))
 
     run(test())
 

@@ -8,7 +8,7 @@ from tollbridge.core.payments import Payment
 from tollbridge.errors import InvalidRequest
 from tollbridge.services.desk import Desk
 from tollbridge.services.mail import Mail
-from tollbridge.store import top_ups
+from tollbridge.store import members, top_ups
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database, Transaction, run
 from tollbridge.store.top_ups import Low
@@ -71,11 +71,11 @@ def stopped(name: str, url: str, recipient: str, why: str) -> Mail:
     )
 
 
-def low(name: str, url: str, account: Low) -> Mail:
+def low(name: str, url: str, recipient: str, account: Low) -> Mail:
     """The balance is below a threshold."""
     left = format_usd(max(0, account.available))
     return Mail(
-        account.email,
+        recipient,
         f"{name}: {left} USD of credit left",
         f"Hello,\n\nyou have {left} USD of credit left. When it is used up, calls that cost something are refused. "
         f"Buy more here, or switch on automatic top-ups:\n\n    {url}{_PAGE}\n\n{name}\n",
@@ -101,7 +101,8 @@ async def tell_low_balances(desk: Desk) -> int:
 
 
 async def _tell(desk: Desk, account: Low, now: int) -> bool:
-    letter = low(desk.settings.brand.name, desk.url, account)
+    to = await members.recipient(desk.database, account.account_id, account.email)
+    letter = low(desk.settings.brand.name, desk.url, to, account)
 
     async def use_case(transaction: Transaction) -> bool:
         new = await top_ups.told(transaction, account.account_id, account.threshold, now)

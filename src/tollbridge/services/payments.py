@@ -33,7 +33,7 @@ from tollbridge.services.accounts import new_id
 from tollbridge.services.invoices import Issuer, reversed_draft
 from tollbridge.services.mail import Mail, Post
 from tollbridge.services.subscriptions import Subscriptions, Terms
-from tollbridge.store import accounts, activity, invoices, journal, meta, payments, subscriptions, top_ups
+from tollbridge.store import accounts, activity, invoices, journal, members, meta, payments, subscriptions, top_ups
 from tollbridge.store.accounts import Account
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Transaction, run
@@ -494,7 +494,8 @@ class Payments:
     async def _count_failure(self, transaction: Transaction, payment: Payment, account: Account, now: int) -> None:
         """Too many failures in a row stop automatic top-ups, and the customer is told."""
         if await top_ups.failed(transaction, payment.id, MOST_FAILURES, payment.note):
-            letter = notices.stopped(self._brand, self._url, account.email, payment.note)
+            to = await members.recipient(transaction, account.id, account.email)
+            letter = notices.stopped(self._brand, self._url, to, payment.note)
             await self.write(transaction, letter, now)
 
     async def write(self, transaction: Transaction, letter: Mail, now: int) -> None:
@@ -540,7 +541,8 @@ class Payments:
             shown = self.issuer.number(number)
             make = notices.receipt if payment.subscription_id is None else notices.month_paid
             if not account.closed:
-                await self.write(transaction, make(self._brand, self._url, account.email, payment, shown), now)
+                to = await members.recipient(transaction, account.id, account.email)
+                await self.write(transaction, make(self._brand, self._url, to, payment, shown), now)
                 if report.card is not None:
                     await invoices.put_card(transaction, account.id, report.card)
             await top_ups.succeeded(transaction, payment.id)

@@ -30,7 +30,7 @@ from tollbridge.services.accounts import new_id
 from tollbridge.services.key_management import Actor
 from tollbridge.services.mail import Mail
 from tollbridge.services.plans import fill_up_within
-from tollbridge.store import accounts, activity, payments, subscriptions
+from tollbridge.store import accounts, activity, members, payments, subscriptions
 from tollbridge.store.accounts import Account
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Duplicate, Transaction, run
@@ -393,15 +393,14 @@ class Subscriptions:
         # An account that the operator put on another plan meanwhile stays there.
         if done.ends and account.plan == ours.plan:
             await self._put_on(transaction, account, after.name, now)
+        to = await members.recipient(transaction, account.id, account.email)
         if done.ends:
-            letter = notices.plan_ended(terms.brand, terms.url, account.email, (title, after.title or "pay as you go"))
+            letter = notices.plan_ended(terms.brand, terms.url, to, (title, after.title or "pay as you go"))
             await self._till.write(transaction, letter, now)
         if done.warns:
             assert ours.paid_until is not None
             until = ours.paid_until + self._grace
-            await self._till.write(
-                transaction, notices.plan_unpaid(terms.brand, terms.url, account.email, title, until), now
-            )
+            await self._till.write(transaction, notices.plan_unpaid(terms.brand, terms.url, to, title, until), now)
 
     async def _put_on(self, transaction: Transaction, account: Account, plan: str, now: int) -> None:
         await accounts.set_plan(transaction, account.id, plan, await accounts.agreed_with(transaction, account.id))

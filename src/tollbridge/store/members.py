@@ -82,6 +82,20 @@ async def of_user(database: Transaction, user_id: int) -> list[Belonging]:
     return read_all(Belonging, rows)
 
 
+async def recipient(database: Transaction, account_id: int, email: str) -> str:
+    """To whom letters about an account go whose address is `email`: there, unless its owners are others by now.
+
+    Who has left an account in other hands is not told what it pays and has left.
+    """
+    rows = await database.fetch(
+        'SELECT "user".email FROM membership JOIN "user" ON "user".id = membership.user_id '
+        "WHERE account_id = $1 AND role = $2 ORDER BY membership.created_at, membership.user_id",
+        *(account_id, Role.OWNER.value),
+    )
+    owners = [str(row[0]) for row in rows]
+    return email if not owners or email in owners else owners[0]
+
+
 async def find(transaction: Transaction, account_id: int, public_id: str) -> tuple[int, Role, str] | None:
     """A member's user id, role and address."""
     rows = await transaction.fetch(

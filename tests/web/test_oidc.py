@@ -24,8 +24,11 @@ from tests.web.visitors import PASSWORD, Visitor, house, letters, registered, sh
 from tools.npm_install import install
 
 from tollbridge.core import totp
-from tollbridge.services import operators
+from tollbridge.services import accounts, byok, operators
 from tollbridge.services.throttle import FAILURES_A_MINUTE
+from tollbridge.store import top_ups
+from tollbridge.store.db import run as run_within
+from tollbridge.store.top_ups import AutoTopUp
 
 HERE = Path(__file__).parent / "oidc"
 
@@ -158,10 +161,33 @@ def test_who_registered_with_an_address_before_its_owner_came_keeps_nothing_of_t
             assert "recovery" in shown(await eve.post("/dashboard/settings/two-factor", code))
             made = shown(await eve.post("/dashboard/keys", {"label": "mine"}))
             key = re.findall(r"tb_live_[A-Za-z0-9]+", made)[0]
+            account = await accounts.get(site.database, "ada@example.com")
+            desk = site.gateway._desk
+            assert desk is not None
+            await byok.add(
+                *(site.database, desk.master, account),
+                provider="deepseek",
+                credential="sk-of-eve",
+                providers=["deepseek"],
+                actor="cli/root",
+            )
+            await site.database.execute(
+                "INSERT INTO buyer (account_id, name, address, tax_id, customer, card, card_hint) "
+                "VALUES ($1, '', '', '', 'cus_1', 'pm_1', 'visa 4242')",
+                account.id,
+            )
+            every = AutoTopUp(account_id=account.id, threshold=1, amount=1, daily_cap=1)
+            await run_within(site.database, lambda transaction: top_ups.put(transaction, every))
             async with Visitor(site) as ada:
                 # Neither keeps the owner out …
                 assert (await start_anew(ada, "ada")).headers["location"] == "/dashboard"
                 assert (await ada.get("/dashboard")).status_code == 200
+                # … nor pays for what the owner does …
+                for table in ("byok", "auto_top_up", "buyer WHERE card IS NOT NULL"):
+                    assert await site.database.fetch(f"SELECT 1 FROM {table}") == []
+                deeds = shown(await ada.get("/dashboard/activity"))
+                assert "removed a credential" in deeds
+                assert "removed the saved card" in deeds
             # … nor spends what they pay in.
             reply = await site.post("/v1/chat/completions", chat("hi"), headers={"authorization": f"Bearer {key}"})
             assert reply.status == 401

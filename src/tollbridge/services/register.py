@@ -15,7 +15,19 @@ from tollbridge.services.mail import Mail, verification_required
 from tollbridge.services.sessions import Client, Presence
 from tollbridge.services.throttle import Limit
 from tollbridge.store import accounts as account_rows
-from tollbridge.store import activity, journal, keys, mail, managed_keys, management_keys, members, users
+from tollbridge.store import (
+    activity,
+    byok,
+    invoices,
+    journal,
+    keys,
+    mail,
+    managed_keys,
+    management_keys,
+    members,
+    top_ups,
+    users,
+)
 from tollbridge.store import sessions as session_rows
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Duplicate, Transaction, run
@@ -167,7 +179,7 @@ async def admit(desk: Desk, transaction: Transaction, user: User, gift: int, now
     """The address is theirs: it gets an account, or the one that the operator made for it.
 
     `other`: they need not be who registered with the address. If nobody has shown before that it is theirs, the second
-    factor goes then, and the keys and people of the address's own account.
+    factor goes then, and of the address's own account its keys and people, and whatever it pays with elsewhere.
     """
     if await users.set_verified(transaction, user.id, now):
         # Whoever came in by this address before has not shown that it is theirs.
@@ -180,6 +192,7 @@ async def admit(desk: Desk, transaction: Transaction, user: User, gift: int, now
                 # make its keys stop.
                 if each.role is Role.OWNER and each.email == user.email:
                     await _revoke_keys(transaction, each.account_id, user, now)
+                    await _give_back(transaction, each.account_id, user, now)
                     await _send_away(transaction, each.account_id, user, now)
     if await members.of_user(transaction, user.id):
         return
@@ -229,6 +242,17 @@ async def _revoke_keys(transaction: Transaction, account_id: int, user: User, no
     for manager in await management_keys.of_account(transaction, account_id):
         await management_keys.revoke(transaction, account_id, manager.public_id, now)
         await _note(transaction, account_id, user, ("management_key.revoked", manager.public_id), now)
+
+
+async def _give_back(transaction: Transaction, account_id: int, user: User, now: int) -> None:
+    """What would have the one before pay for the one who is here now: their keys at providers, and their card."""
+    for own in await byok.of_account(transaction, account_id):
+        await byok.remove(transaction, account_id, own.public_id)
+        await _note(transaction, account_id, user, ("byok.removed", own.public_id), now)
+    await top_ups.remove(transaction, account_id)
+    if await invoices.card(transaction, account_id) is not None:
+        await invoices.put_card(transaction, account_id, None)
+        await _note(transaction, account_id, user, ("card.removed", ""), now)
 
 
 async def _send_away(transaction: Transaction, account_id: int, user: User, now: int) -> None:

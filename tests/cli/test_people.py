@@ -70,6 +70,38 @@ def test_who_cannot_log_in_any_more_is_given_another_address(shell: Shell) -> No
     assert "No mail can be sent to 'ada@old'" in shell.refused("account", "address", "ada@example.com", "ada@old")
 
 
+def test_an_account_is_closed_for_who_does_not_come_to_do_it(shell: Shell) -> None:
+    close = ("account", "close", "ada@example.com")
+    assert "ada@example.com has no account" in shell.refused(*close)
+    account = json.loads(shell.ok("account", "create", "ada@example.com", "--credit", "5", "--json").out)["id"]
+    shell.ok("key", "create", "--account", "ada@example.com")
+    with sqlite3.connect(shell.directory / "data" / "tollbridge.db") as database:
+        database.execute(
+            "INSERT INTO user (public_id, email, operator, created_at, totp_step) "
+            "VALUES ('user_1', 'ada@example.com', 0, 1, 0)"
+        )
+        database.execute("INSERT INTO membership SELECT account.id, user.id, 'owner', 1 FROM account, user")
+    shell.ok("credit", "grant", "ada@example.com", "1", "--reason", "an apology")
+    with sqlite3.connect(shell.directory / "data" / "tollbridge.db") as database:
+        database.execute("UPDATE balance SET paid = 2000000000")
+    assert "2 USD of paid credit is left: refund it first" in shell.refused(*close)
+    with sqlite3.connect(shell.directory / "data" / "tollbridge.db") as database:
+        database.execute("UPDATE balance SET paid = 0")
+    assert f"is closed, and is {account} in the books; 6 USD are lost" in shell.ok(*close).err
+    shown = shell.ok("account", "show", account).out
+    assert "ada@" not in shown
+    assert "revoked" in shown
+    with sqlite3.connect(shell.directory / "data" / "tollbridge.db") as database:
+        assert database.execute("SELECT email FROM user").fetchall() == []
+        closed = "SELECT actor FROM activity WHERE action = 'account.closed'"
+        assert database.execute(closed).fetchall()[0][0].startswith("cli")
+        assert not [row for row in database.iterdump() if "ada@example.com" in row]
+    database.close()
+    assert "is closed already" in shell.refused("account", "close", account)
+    shell.ok("ledger", "verify")
+    shell.ok("audit", "verify")
+
+
 def test_customers_are_brought_from_elsewhere_by_the_loop_in_the_documentation(shell: Shell) -> None:
     section = PAGE.read_text("utf-8").partition("## Customers from elsewhere")[2]
     loop = section.partition("```sh\n")[2].partition("```")[0]

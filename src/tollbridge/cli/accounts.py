@@ -10,6 +10,7 @@ from tollbridge.cli.shell import (
     Whole,
     actor,
     as_json,
+    at_till,
     configured,
     print_fields,
     print_json,
@@ -205,6 +206,28 @@ def account_address(settings: "Settings", old: str, new: str) -> None:
     else:
         say("mail cannot be sent (mail.host is not set): hand over the link; it works once, for 24 hours")
         click.echo(f"{operators.address(settings)}/auth/reset?token={token}")
+
+
+@account.command("close")
+@click.argument("account")
+@click.option("--forfeit", is_flag=True, help="Also if it has paid credit left, which is then lost.")
+@configured
+def account_close(settings: "Settings", account: str, forfeit: bool) -> None:
+    """Close an account for good, and forget whose it was.
+
+    As its owner can in their settings: its keys stop, the saved card goes, members lose their access, and the user who
+    has its address is deleted if it was their only account. The books and invoices stay. ACCOUNT is an e-mail address,
+    an id (acct_…), or the number that the log shows.
+
+    \b
+    Example:
+      tollbridge account close ada@example.com
+    """
+    from tollbridge.core.money import format_usd
+    from tollbridge.services import leave
+
+    was = at_till(settings, lambda till: leave.close_for(till, account, forfeit=forfeit, actor=actor()))
+    say(f"{was.email} is closed, and is {was.public_id} in the books; {format_usd(max(0, was.available))} USD are lost")
 
 
 @account.command("plan")

@@ -11,6 +11,7 @@ from tollbridge.cli.shell import (
     Whole,
     actor,
     as_json,
+    at_till,
     configured,
     one_form,
     print_data,
@@ -22,11 +23,8 @@ from tollbridge.cli.shell import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from tollbridge.config import Settings
     from tollbridge.core.payments import Payment
-    from tollbridge.services.payments import Payments
     from tollbridge.services.statements import Period
     from tollbridge.store.db import Database
     from tollbridge.store.vouchers import Voucher
@@ -97,7 +95,7 @@ def payment_confirm(settings: "Settings", reference: str, amount: int) -> None:
     Example:
       tollbridge payment confirm TB-7HQ0SZKT2M 50
     """
-    done = _at_till(settings, lambda till: till.confirm(reference, amount, actor=actor()))
+    done = at_till(settings, lambda till: till.confirm(reference, amount, actor=actor()))
     say(f"{done.public_id} is {done.status.value}")
 
 
@@ -124,7 +122,7 @@ def payment_refund(settings: "Settings", payment: str, amount: int | None, idemp
     if idempotency_key is not None and not (once.strip() and len(once) <= _LONGEST_ONCE and once.isprintable()):
         # An empty one, of a variable that is not set, would be no key at all.
         raise click.BadParameter(f"it is 1 to {_LONGEST_ONCE} characters in one line", param_hint="'--idempotency-key'")
-    made = _at_till(settings, lambda till: refund(till, payment, amount, actor=actor(), once=once))
+    made = at_till(settings, lambda till: refund(till, payment, amount, actor=actor(), once=once))
     say(f"{format_usd(made.amount)} USD of {payment} go back as {made.public_id}")
 
 
@@ -140,7 +138,7 @@ def payment_dismiss(settings: "Settings", payment: str) -> None:
     Example:
       tollbridge payment dismiss pay_7Hq0sZkT2mWb9XcLpR4vNe
     """
-    _at_till(settings, lambda till: till.dismiss(payment, actor=actor()))
+    at_till(settings, lambda till: till.dismiss(payment, actor=actor()))
     say(f"{payment} is closed, and nothing was credited")
 
 
@@ -405,26 +403,6 @@ def _print(head: tuple[str, ...], rows: list[dict[str, Any]], as_csv: bool, as_j
         print_table(head, [list(row.values()) for row in rows])
     else:
         say("there is nothing in this month")
-
-
-def _at_till(settings: "Settings", use: "Callable[[Payments], Awaitable[T]]") -> T:
-    """What `use` returns, given the payments of this gateway. Receipts are left to the serving process to send."""
-    from tollbridge.services import secrets
-    from tollbridge.services.mail import Post
-    from tollbridge.services.payments import open_payments
-
-    url = f"http://{settings.host}:{settings.port}"
-
-    async def run(database: "Database") -> T:
-        master = await secrets.load_for(database, settings)
-        await secrets.belongs_to(database, master)
-        till = open_payments(database, settings, url, Post(database, master, None))
-        try:
-            return await use(till)
-        finally:
-            await till.close()
-
-    return with_database(settings, run)
 
 
 def _fields(each: "Payment", email: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tollbridge.errors import ConfigError, InvalidRequest, TollbridgeError, Unav
 
 if TYPE_CHECKING:
     from tollbridge.config import Settings
+    from tollbridge.services.payments import Payments
     from tollbridge.store.db import Database
 
 T = TypeVar("T")
@@ -206,6 +207,26 @@ def with_database(settings: "Settings", use: "Callable[[Database], Awaitable[T]]
                 raise diagnose(error, url) from error
 
     return asyncio.run(run())
+
+
+def at_till(settings: "Settings", use: "Callable[[Payments], Awaitable[T]]") -> T:
+    """What `use` returns, given the payments of this gateway. Receipts are left to the serving process to send."""
+    from tollbridge.services import secrets
+    from tollbridge.services.mail import Post
+    from tollbridge.services.payments import open_payments
+
+    url = f"http://{settings.host}:{settings.port}"
+
+    async def run(database: "Database") -> T:
+        master = await secrets.load_for(database, settings)
+        await secrets.belongs_to(database, master)
+        till = open_payments(database, settings, url, Post(database, master, None))
+        try:
+            return await use(till)
+        finally:
+            await till.close()
+
+    return with_database(settings, run)
 
 
 @asynccontextmanager

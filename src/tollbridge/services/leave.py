@@ -9,7 +9,9 @@ from tollbridge.core.money import format_usd
 from tollbridge.core.payments import Payment
 from tollbridge.core.roles import ADMINS, PAYERS, Role
 from tollbridge.errors import Forbidden, InvalidRequest
+from tollbridge.services import accounts, top_ups
 from tollbridge.services.desk import Desk
+from tollbridge.services.payments import Payments
 from tollbridge.services.sessions import Presence
 from tollbridge.services.statement import statement
 from tollbridge.store import (
@@ -135,20 +137,52 @@ async def close(desk: Desk, presence: Presence, typed: str) -> None:
 
     `typed`: see `check`. Withdraw unpaid orders before calling this. InvalidRequest: a plan runs and is not cancelled.
     """
-    account, user = check(presence, typed), presence.user
-    subscription = await subscriptions.open_of(desk.database, account.id)
-    if subscription is not None and subscription.runs and not subscription.ending:
+    account = check(presence, typed)
+    if await _pays_for_a_plan(desk.database, account):
         raise InvalidRequest("Cancel your plan first: you pay for it by the month.", param="typed")
-    now = await desk.database.now()
-    pseudonym = leaving.pseudonym(account)
+    await _close(desk.database, account, presence.user, leaving.pseudonym(account))
+
+
+async def close_for(ways: Payments, named: str, *, forfeit: bool, actor: str) -> Account:
+    """As `close`, by the operator, for who cannot or does not: what the account was. Unpaid orders are withdrawn.
+
+    The user who has its address is forgotten if it was their only account. `named`: see `accounts.named`; `forfeit`:
+    also if paid credit is left; `actor`: see `accounts.set_frozen`. NotFound. InvalidRequest: a plan runs, or paid
+    credit is left. ProcessorUnavailable: an order may still be paid.
+    """
+    account = await accounts.named(ways.database, named)
+    if account.closed:
+        raise InvalidRequest(f"{account.public_id} is closed already", param="account")
+    if await _pays_for_a_plan(ways.database, account):
+        raise InvalidRequest("it pays for a plan by the month: end that first, under Operator → Subscribers")
+    if account.paid > 0 and not forfeit:
+        raise InvalidRequest(
+            f"{format_usd(account.paid)} USD of paid credit is left: refund it first (tollbridge payment refund), "
+            "or add --forfeit"
+        )
+    await ways.subscriptions.withdraw(account)
+    await ways.withdraw(account)
+    await top_ups.forget_card(ways, account)
+    await _close(ways.database, account, await users.by_email(ways.database, account.email), actor)
+    return account
+
+
+async def _pays_for_a_plan(database: Database, account: Account) -> bool:
+    subscription = await subscriptions.open_of(database, account.id)
+    return subscription is not None and subscription.runs and not subscription.ending
+
+
+async def _close(database: Database, account: Account, user: User | None, actor: str) -> None:
+    """Close it, and forget `user` if they belong to no other; operators are kept."""
+    now = await database.now()
 
     async def use_case(transaction: Transaction) -> None:
-        await leaving.close_account(transaction, account.id, pseudonym, now)
-        await activity.add(transaction, NewDeed(account_id=account.id, actor=pseudonym, action="account.closed"), now)
-        if not await members.of_user(transaction, user.id) and not user.operator:
+        await leaving.close_account(transaction, account.id, leaving.pseudonym(account), now)
+        await activity.add(transaction, NewDeed(account_id=account.id, actor=actor, action="account.closed"), now)
+        if user is not None and not user.operator and not await members.of_user(transaction, user.id):
             await _forget(transaction, user)
 
-    await run(desk.database, use_case)
+    await run(database, use_case)
 
 
 async def forget(desk: Desk, user: User) -> None:

@@ -233,6 +233,14 @@ def test_a_grant_with_the_same_text_is_made_once(shell: Shell) -> None:
     )
 
 
+def test_a_grant_is_given_to_whom_an_export_names_unless_they_are_gone(shell: Shell) -> None:
+    account = json.loads(shell.ok("account", "create", "ada@example.com", "--json").out)["id"]
+    given = json.loads(shell.ok("credit", "grant", account, "0.000001", "--reason", "x", "--json").out)
+    assert (given["email"], given["available_usd"]) == ("ada@example.com", "0.000001")
+    shell.ok("account", "close", account)
+    assert "this account is closed" in shell.refused("credit", "grant", account, "1", "--reason", "x")
+
+
 BAD_AMOUNTS = [
     *("", " ", "0", "0.0", "0.000000000", "00", "-0", "-1", "-0.01", "+1", "+0.5", " 1", "1 ", "1 000", "1_000", "1,5"),
     *("1,000", "1.", ".5", "1..5", "1.5.5", "1e3", "1E3", "1e309", "1e-9", "1e", "nan", "NaN", "inf", "-inf"),

@@ -397,16 +397,18 @@ def credit() -> None:
 
 
 @credit.command("grant")
-@click.argument("email")
+@click.argument("account")
 @click.argument("amount", type=USD, metavar="USD")
 @click.option("--reason", required=True, help="Why; shown on the account's statement.")
 @click.option("--idempotency-key", metavar="TEXT", help="Repeating a grant with the same text changes nothing.")
 @as_json
 @configured
 def credit_grant(
-    settings: "Settings", email: str, amount: int, reason: str, idempotency_key: str | None, as_json: bool
+    settings: "Settings", account: str, amount: int, reason: str, idempotency_key: str | None, as_json: bool
 ) -> None:
     """Give an account promotional credit.
+
+    ACCOUNT is an e-mail address, an id (acct_…), or the number that the log shows.
 
     \b
     Example:
@@ -420,11 +422,11 @@ def credit_grant(
     once = idempotency_key if idempotency_key is not None else secrets.token_hex(16)
 
     async def give(database: "Database") -> "Account":
-        owner = await accounts.get(database, email)
+        owner = await accounts.named(database, account)
         posted = await grant(database, owner, amount, reason=reason, actor=actor(), idempotency_key=once)
         if posted.repeated:
             say("this grant was already made: nothing has changed")
-        return await accounts.get(database, email)
+        return await accounts.named(database, owner.public_id)
 
     _print_account(with_database(settings, give), as_json)
 

@@ -54,6 +54,8 @@ async def grant(
 
 
 def check_amount(account: Account, amount: int) -> None:
-    """InvalidRequest: `account` cannot be given `amount`."""
+    """InvalidRequest: `account` cannot be given `amount`, or anything: it is closed."""
+    if account.closed:
+        raise InvalidRequest("this account is closed: nobody could use the credit", param="account")
     if not 0 < amount < MAX_AMOUNT - account.paid - account.promo:
         raise InvalidRequest("an amount must be above zero and keep the balance below 4 billion USD", param="amount")

@@ -1,6 +1,7 @@
 """What the configuration says, where it comes from, and what an operator is told about a mistake."""
 
 import json
+import re
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -402,6 +403,19 @@ def test_a_route_to_a_provider_without_a_credential_is_left_out_with_a_warning(f
     settings = load(file, BOX + MODEL + routes)
     (warning,) = settings.warnings
     assert warning.endswith(":7: models[0].routes[1] is left out: provider deepseek has no credential")
+
+
+def test_a_price_that_looks_as_if_it_were_per_token_is_asked_about(file: Path) -> None:
+    price = 'price = {{ input = "{}", output = "{}" }}\n'
+    routes = 'routes = [{ provider = "mybox", model = "x" }, { provider = "mybox", model = "y" }]\n'
+    model = '[[models]]\nid = "m"\ncontext_window = 9\n'
+    settings = load(file, BOX + model + price.format("0.000003", "0.000015") + routes)
+    said = "is taken as USD per million tokens: if it is meant per token, multiply it by 1000000"
+    assert [each.partition(": ")[2] for each in settings.warnings] == [
+        f"models[0].price.{meter} {said}" for meter in ("input", "output")
+    ]
+    assert re.search(r":\d+: ", settings.warnings[0])
+    assert load(file, BOX + model + price.format("0", "0.001") + routes).warnings == ()
 
 
 def test_plain_http_can_be_accepted(file: Path) -> None:

@@ -33,6 +33,8 @@ _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding", "te"})
 _INNER_PRICES: dict[str, type[msgspec.Struct]] = {"tiers": TierRow, "periods": PeriodRow}
 _TIMES = {"since": '"2027-01-31"', "until": '"2027-01-31"', "days": '"mon-fri"', "hours": '"01:00-04:00"'}
+# Pico-USD per token. The cheapest model that is sold anywhere costs a hundred times as much.
+_MOST_PER_TOKEN = 100
 # Link-local addresses in a cloud machine hand out its credentials.
 _LINK_LOCAL_NAMES = frozenset({"metadata.google.internal", "metadata", "instance-data"})
 _METADATA_6 = ipaddress.IPv6Address("fd00:ec2::254")
@@ -365,6 +367,11 @@ def _check_rates(raw: Any, form: type[msgspec.Struct]) -> None:
         if name in known and name not in raw:
             example = "200000" if name == "above" else '"0.50", or "0" for nothing'
             raise Wrong(f"{name} is missing: write {name} = {example}")
+
+
+def per_token(price: PriceRow) -> list[str]:
+    """The meters of a price that look as if they were per token, as in other lists: so little is asked by nobody."""
+    return [each for each in ("input", "output") if 0 < money.parse_price(getattr(price, each)) <= _MOST_PER_TOKEN]
 
 
 def _check_rate(value: Any, meter: str) -> None:

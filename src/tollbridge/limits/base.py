@@ -19,7 +19,7 @@ Kind = Literal["requests", "tokens", "concurrency"]
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """Per minute; None is no limit. `concurrency`: calls running at one time."""
+    """Per minute, each at least 1; None is no limit. `concurrency`: calls running at one time."""
 
     requests: int | None = None
     tokens: int | None = None

@@ -54,6 +54,9 @@ def test_what_was_answered_is_counted_once_it_is_asked_for() -> None:
             assert found['tollbridge_first_byte_seconds_count{upstream="up"}'] == 1
             assert found['tollbridge_upstream_attempts_total{upstream="up"}'] == 2
             assert found['tollbridge_upstream_state{upstream="up"}'] == 0
+            # The first failure is an increase, which the alert asks for.
+            for kind in ("credential", "out_of_credit"):
+                assert found[f'tollbridge_upstream_failures_total{{upstream="up",kind="{kind}"}}'] == 0
             assert found['tollbridge_credit_nanousd{kind="promo"}'] == await site.balance()
             assert found['tollbridge_credit_nanousd{kind="held"}'] == 0
             assert found["tollbridge_ledger_operations_total"] >= 4

@@ -30,6 +30,7 @@ import msgspec
 
 from tollbridge import __version__
 from tollbridge.core.catalog import Catalog
+from tollbridge.core.retry import Kind
 from tollbridge.errors import TollbridgeError
 from tollbridge.gateway.relay import OpenUpstream
 from tollbridge.limits.base import Limiter
@@ -343,11 +344,17 @@ class Metrics:
         yield from _process(self._started)
 
 
+# What wakes somebody is there before it happens: what Prometheus meets at 1 has not increased.
+_ALERTED = {Kind.CREDENTIAL: 0, Kind.OUT_OF_CREDIT: 0}
+
+
 def _upstreams(observed: Observed) -> Iterator[Sample]:
     health = observed.health
     for name, tally in health.tallies.items():
         yield "tollbridge_upstream_attempts_total", (name,), tally.attempts
-        for kind, failures in tally.failures.items():
+    for name in dict.fromkeys((*observed.upstreams, *health.tallies)):
+        found = health.tallies[name].failures if name in health.tallies else {}
+        for kind, failures in {**_ALERTED, **found}.items():
             yield "tollbridge_upstream_failures_total", (name, kind.value), failures
     routes = {route.upstream.name: route for route in observed.catalog.routes()}
     for name, upstream in observed.upstreams.items():

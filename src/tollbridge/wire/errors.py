@@ -216,7 +216,7 @@ def _meaning(status: int, details: _Details) -> int:
 
 
 # 412: Fireworks, of an account that is suspended.
-_MAY_MEAN_NO_CREDIT = frozenset({400, 401, 402, 403, 412, 429, 502})
+_MAY_MEAN_NO_CREDIT = frozenset({400, 401, 403, 412, 429, 502})
 # No such path below the base URL; the model was taken out of service (NVIDIA).
 _NOT_THERE = frozenset({405, 410})
 
@@ -224,7 +224,7 @@ _NOT_THERE = frozenset({405, 410})
 def _says_no_credit(status: int, message: str) -> bool:
     if not _NO_CREDIT_TEXT.search(message):
         return False
-    if status in (401, 402, 403, 429):
+    if status in (401, 403, 429):
         return True
     return bool(_NO_CREDIT_SENTENCE.match(message)) and not _ABOUT_A_FIELD.search(message)
 

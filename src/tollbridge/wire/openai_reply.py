@@ -271,10 +271,7 @@ def _gather(value: Any, found: list[str]) -> None:
 
 
 def _chunk_of_another_shape(data: bytes) -> Chunk:
-    document = read_any(data)
-    if not isinstance(document, dict):
-        raise ProtocolError("the upstream sent an event that is not an object")
-    fields = read_fields(data)
+    fields, document = read_fields(data), read_any(data)
     chunk = Chunk(
         id=fields.get("id", NOTHING),
         object=fields.get("object", NOTHING),

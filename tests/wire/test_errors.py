@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.effort import growth
 
 from tollbridge.errors import InvalidRequest, PaymentRequired, UpstreamFailed
-from tollbridge.wire.errors import MAX_MESSAGE, NONE_CAN, UpstreamSaid, classify, redact, render, said_in
+from tollbridge.wire.errors import MAX_MESSAGE, NONE_CAN, UpstreamSaid, classify, redact, render, said_beside, said_in
 
 NOW = 784_111_777.0  # Sun, 06 Nov 1994 08:49:37 GMT
 
@@ -99,6 +99,7 @@ PASSED_ON: list[tuple[int, Any, str, str | None, str | None]] = [
         None,
         None,
     ),
+    (400, {"error": "n is odd", "code": "invalid_argument"}, "n is odd", None, "invalid_argument"),
     (413, {"error": {"message": "too big", "code": "request_too_large"}}, "too big", None, "request_too_large"),
     (400, b"<html>Bad Request</html>", "The provider refused the request with status 400.", None, None),
     (400, b"", "The provider refused the request with status 400.", None, None),
@@ -277,6 +278,28 @@ def test_a_prompt_that_is_too_long_has_openai_s_code(error: Any) -> None:
 )
 def test_an_error_that_came_with_a_200_has_the_status_that_it_means(error: Any, status: int) -> None:
     assert said_in(error).status == status
+
+
+@pytest.mark.parametrize(
+    ("beside", "status", "message", "code"),
+    [
+        ({"status_code": 2013, "status_msg": "n is odd"}, 400, "n is odd", None),
+        ({"status_code": 1026, "status_msg": "new_sensitive"}, 400, "new_sensitive", "content_filter"),
+        ({"status_code": 1002, "status_msg": "secret"}, 429, "The provider answered with status 429.", None),
+        ({"status_code": 7, "status_msg": "secret"}, 502, "The provider answered with status 502.", None),
+    ],
+)
+def test_what_minimax_says_beside_an_answer_is_an_error(
+    beside: Any, status: int, message: str, code: str | None
+) -> None:
+    said = said_beside(beside)
+    assert said is not None
+    assert (said.status, said.message, said.code) == (status, message, code)
+
+
+@pytest.mark.parametrize("beside", [None, "no", {}, {"status_code": 0}, {"status_code": "1004"}])
+def test_nothing_is_wrong_where_minimax_names_no_error(beside: Any) -> None:
+    assert said_beside(beside) is None
 
 
 def test_other_statuses_keep_their_meaning() -> None:

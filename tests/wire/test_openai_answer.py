@@ -2,11 +2,11 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.wire.streams import CREATED, ID, MODEL, RECEIPT, route, stream_of
 
-from tollbridge.errors import ProtocolError
+from tollbridge.errors import ConnectionLost, ProtocolError
 from tollbridge.values import Usage
 from tollbridge.wire import openai_answer, openai_chat, openai_completions, translate
 from tollbridge.wire.errors import UpstreamSaid
@@ -84,12 +84,13 @@ def test_completions_have_text() -> None:
     choices = [
         {"text": "Once", "finish_reason": "length"},
         {"text": "", "index": 1, "finish_reason": "stop", "message": None},
+        {"finish_reason": "content_filter"},
     ]
     found = answer({"choices": choices, "usage": USAGE}, COMPLETIONS)
     assert (found.text(), found.finish) == (b"Once\n", "length")
     shown = rendered(found)
     assert shown["object"] == "text_completion"
-    assert [(choice["index"], choice["text"]) for choice in shown["choices"]] == [(0, "Once"), (1, "")]
+    assert [(choice["index"], choice["text"]) for choice in shown["choices"]] == [(0, "Once"), (1, ""), (2, "")]
 
 
 @pytest.mark.parametrize(
@@ -167,6 +168,7 @@ NONSENSE: list[Any] = [
     b'{"choices":[{"message":{"content":"a"}}]} trailing',
     b'{"choices":[{"message":{"content":"\xff"}}]}',
     b'{"choices":[{"message":{"content":NaN}}]}',
+    b'{"choices":[{"index":0,"message":{"role":"assistant","content":"\xff"},"finish_reason":"stop"}]}',
     b'{"choices":' + b"[" * 100_000,
     b'{"object":"list","data":[]}',
     b"data: {}\n\n",
@@ -227,10 +229,11 @@ replies = st.fixed_dictionaries(
 
 @settings(max_examples=300)
 @given(replies.map(lambda value: json.dumps(value).encode()) | st.binary(), st.booleans())
+@example(b":", False)
 def test_no_bytes_break_the_reader(body: bytes, is_chat: bool) -> None:
     try:
         found = answer(body, CHAT if is_chat else COMPLETIONS)
-    except (ProtocolError, UpstreamSaid):
+    except (ProtocolError, ConnectionLost, UpstreamSaid):
         return
     shown = rendered(found)
     assert (shown["id"], shown["model"]) == (ID, MODEL)

@@ -209,6 +209,16 @@ def test_functions_are_the_older_name_of_tools() -> None:
     assert (result.id, result.name) == (call.id, "f")
 
 
+def test_functions_beside_tools_are_ignored() -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    assert [tool.name for tool in conversation(tools=tools, functions=[{"name": "g"}]).tools] == ["f"]
+
+
+def test_the_result_of_a_call_that_is_not_there_has_no_name() -> None:
+    result = ToolResult(id="c", name="", parts=(Text(text="1"),))
+    assert parts_of({"role": "tool", "tool_call_id": "c", "content": "1"}) == (result,)
+
+
 def test_sound_in_the_result_of_a_tool_is_not_lost_without_a_word() -> None:
     calls = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
     sound = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
@@ -257,15 +267,40 @@ def test_reasoning_is_read_in_the_words_of_several_providers(fields: dict[str, A
     assert conversation(**fields).reasoning == expected
 
 
+@pytest.mark.parametrize(
+    ("fields", "meant", "name"),
+    [
+        ({"max_tokens": 5}, "max_tokens", "max_tokens"),
+        ({"max_completion_tokens": 5}, "max_tokens", "max_completion_tokens"),
+        ({"reasoning": {"effort": "high"}}, "reasoning", "reasoning"),
+        ({"thinking": {"type": "enabled"}}, "reasoning", "thinking"),
+        ({"enable_thinking": True}, "reasoning", "enable_thinking"),
+        ({"reasoning_effort": "low"}, "reasoning", "reasoning_effort"),
+    ],
+)
+def test_what_a_provider_cannot_do_is_named_as_the_caller_wrote_it(
+    fields: dict[str, Any], meant: str, name: str
+) -> None:
+    assert conversation(**fields).names.get(meant, meant) == name
+
+
 def test_what_mistral_s_clients_send_is_read() -> None:
     tool = {"type": "function", "function": {"name": "f"}}
     thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}
     document = {"type": "document_url", "document_url": "https://a.example/b.pdf", "document_name": "b.pdf"}
-    said = [{"role": "user", "content": [document]}, {"role": "assistant", "content": [thought, {"text": "a"}]}]
+    picture = {"type": "image_url", "image_url": "https://a.example/c.png"}
+    older = {"type": "thinking", "thinking": "So"}
+    said = [
+        {"role": "user", "content": [document, picture]},
+        {"role": "assistant", "content": [thought, older, {"text": "a"}]},
+    ]
     found = conversation(said, tools=[tool], tool_choice="any", random_seed=7)
     assert (found.tool_choice, found.seed, found.names["seed"]) == (ToolChoice(mode="required"), 7, "random_seed")
-    assert found.turns[0].parts == (Document(url="https://a.example/b.pdf", title="b.pdf"),)
-    assert found.turns[1].parts == (Thinking(text="Hm"), Text(text="a"))
+    assert found.turns[0].parts == (
+        Document(url="https://a.example/b.pdf", title="b.pdf"),
+        Image(url="https://a.example/c.png"),
+    )
+    assert found.turns[1].parts == (Thinking(text="Hm"), Thinking(text="So"), Text(text="a"))
     assert found.extras == {}
     [part] = parts_of({"role": "user", "content": [thought]})
     assert isinstance(part, Opaque)
@@ -300,8 +335,11 @@ def test_custom_tools_are_functions_to_the_model_and_custom_tools_to_the_caller(
     assert "start: x" in found.tools[0].description
     assert found.tool_choice == ToolChoice(mode="one", name="patch")
     assert found.turns[0].parts == (ToolCall(id="c1", name="patch", arguments='{"input":"x"}'),)
-    shown = rendered(*found.turns[0].parts, reason="tool_calls", asked={"tools": [PATCH]})
-    assert shown["message"]["tool_calls"] == said["tool_calls"]
+    function = {"id": "c2", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    asked = {"tools": [PATCH, {"type": "function", "function": {"name": "f"}}]}
+    called = (*found.turns[0].parts, ToolCall(id="c2", name="f", arguments="{}"))
+    shown = rendered(*called, reason="tool_calls", asked=asked)
+    assert shown["message"]["tool_calls"] == [*said["tool_calls"], function]
 
 
 def test_a_custom_tool_s_input_is_streamed_whole() -> None:
@@ -324,6 +362,18 @@ def test_parts_that_nobody_knows_keep_their_words_and_place() -> None:
     )
 
 
+@pytest.mark.parametrize("kind", ["file", "document_url", "thinking"])
+def test_a_part_without_what_it_is_named_for_is_one_that_nobody_knows(kind: str) -> None:
+    for empty in ({}, {kind: None}):
+        [part] = parts_of({"role": "assistant", "content": [{"type": kind, **empty}]})
+        assert isinstance(part, Opaque)
+
+
+def test_a_sound_of_the_assistant_is_not_lost_without_a_word() -> None:
+    [part] = parts_of({"role": "assistant", "content": None, "audio": {"id": "a1"}})
+    assert part == Opaque(origin="openai_chat", json=Raw(b'{"id": "a1"}'), param="messages[0].audio")
+
+
 def test_a_caller_may_allow_fields_to_be_left_out() -> None:
     plain = request()
     assert plain.conversation().lenient is False
@@ -339,6 +389,7 @@ def test_a_caller_may_allow_fields_to_be_left_out() -> None:
         ({"tools": [{"type": "function", "function": {"name": 5}}]}, "tools[0].function.name"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ({"response_format": {"type": "yaml"}}, "response_format.type"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
         (
@@ -400,6 +451,19 @@ def test_thoughts_and_signatures_come_back_as_they_went_out() -> None:
     assert parts_of(rendered(*said)["message"]) == said
 
 
+def test_a_call_has_its_signature_with_it_where_no_thoughts_are_shown() -> None:
+    """Google's place for it in this dialect: Gemini wants the signature back, also from who sees no thoughts."""
+    signed, asked = ToolCall(id="c1", name="f", arguments="{}", signature="ts", origin="gemini"), {"exclude": True}
+    message = rendered(signed, reason="tool_calls", asked={"reasoning": asked})["message"]
+    assert "reasoning_details" not in message
+    assert message["tool_calls"][0]["extra_content"] == {"google": {"thought_signature": "ts"}}
+    assert parts_of(message) == (signed,)
+    started = ToolStart(0, "c1", "f", signature="ts", origin="gemini")
+    delta = streamed([started], Finish("tool_calls"), reasoning=asked)[1]["choices"][0]["delta"]
+    assert "reasoning_details" not in delta
+    assert delta["tool_calls"][0]["extra_content"] == message["tool_calls"][0]["extra_content"]
+
+
 def test_pictures_are_said_alike_and_come_back_as_they_went_out() -> None:
     picture, elsewhere = Image(data="aGk=", media_type="image/jpeg"), Image(url="https://a.b/c.png")
     message = rendered(Text(text="so"), picture, elsewhere)["message"]
@@ -447,7 +511,8 @@ def test_every_reason_has_its_word(parts: tuple[Part, ...], reason: Any, expecte
 
 def test_callers_who_know_functions_get_a_function_call() -> None:
     asked: dict[str, Any] = {"functions": [{"name": "f"}]}
-    choice = rendered(ToolCall(id="c", name="f", arguments="{}"), reason="tool_calls", asked=asked)
+    called = ToolCall(id="c", name="f", arguments="{}"), ToolCall(id="d", name="g", arguments="{}")
+    choice = rendered(*called, reason="tool_calls", asked=asked)
     assert choice["message"]["function_call"] == {"name": "f", "arguments": "{}"}
     assert choice["finish_reason"] == "function_call"
     happened: list[Event] = [ToolStart(0, "c", "f"), ToolDelta(0, '{"a":'), ToolDelta(0, "1}")]
@@ -478,6 +543,11 @@ def test_proofs_without_a_text_add_nothing_to_what_was_thought() -> None:
     message = rendered(proof, Thinking(text="a"), Thinking(redacted="x", origin="anthropic"), Text(text="t"))["message"]
     assert message["reasoning_content"] == "a"
     assert len(message["reasoning_details"]) == 3
+
+
+def test_the_end_of_a_thought_without_a_proof_says_nothing() -> None:
+    read = streamed([ThinkingDelta("Hm"), ThinkingEnd(), TextDelta("a")])
+    assert len(read) == len(streamed([ThinkingDelta("Hm"), TextDelta("a")]))
 
 
 def test_callers_who_want_no_thoughts_get_none() -> None:

@@ -19,6 +19,7 @@ from tollbridge.wire.conversation import (
     Drawn,
     Event,
     Finish,
+    Format,
     Image,
     Opaque,
     Reasoning,
@@ -166,6 +167,24 @@ def test_the_smaller_limit_goes_out_by_the_name_that_the_provider_reads() -> Non
     assert "max_tokens" not in sent(said())
 
 
+def test_what_nobody_asked_for_is_not_sent() -> None:
+    assert sent(said()) == {"model": "upstream-name", "messages": [{"role": "user", "content": "Hi"}]}
+
+
+@pytest.mark.parametrize(("kind", "type_"), [("text", "text"), ("json", "json_object")])
+def test_a_plain_format_is_only_its_type(kind: Any, type_: str) -> None:
+    assert sent(said(format=Format(kind=kind)))["response_format"] == {"type": type_}
+
+
+@pytest.mark.parametrize(
+    ("media_type", "title", "name"),
+    [("text/csv", "a.csv", "a.csv"), ("text/csv", "", "document.csv"), ("", "", "document.pdf")],
+)
+def test_a_file_has_a_name(media_type: str, title: str, name: str) -> None:
+    turn = Turn(role="user", parts=(Document(data="AAAA", media_type=media_type, title=title),))
+    assert messages(turn)[0]["content"][0]["file"]["filename"] == name
+
+
 def test_usage_is_asked_for_where_the_provider_lets_itself_be_asked() -> None:
     assert sent(said(stream=True))["stream_options"] == {"include_usage": True}
     assert "stream_options" not in sent(said(stream=True), stream_usage=False)
@@ -204,6 +223,9 @@ def test_thoughts_go_back_within_a_turn_of_the_user_where_they_are_taken() -> No
     assert "reasoning_content" not in messages(USER, thought, USER)[1]
     assert "reasoning_content" not in messages(USER, thought, drops=("reasoning_content",))[1]
     assert "reasoning_content" not in messages(USER, foreign)[1]
+    proven = Turn(role="assistant", parts=(Thinking(text="Hm", signature="[1]", origin="openai_chat"), Text(text="a")))
+    assert messages(USER, proven)[1]["reasoning_details"] == [1]
+    assert "reasoning_details" not in messages(USER, proven, drops=("reasoning_content",))[1]
 
 
 def test_a_document_of_text_is_text() -> None:
@@ -382,7 +404,14 @@ def test_refusals_citations_and_logprobs_are_read() -> None:
 
 
 DETAILS = [
-    {"type": "reasoning.text", "text": "Hm", "signature": "sig", "format": "anthropic-claude-v1", "index": 0},
+    {
+        "type": "reasoning.text",
+        "text": "Hm",
+        "signature": "sig",
+        "id": "r1",
+        "format": "anthropic-claude-v1",
+        "index": 0,
+    },
     {"type": "reasoning.encrypted", "data": "xyz", "id": "c1", "index": 1},
 ]
 
@@ -398,6 +427,11 @@ def test_addresses_beside_the_choices_are_citations() -> None:
     assert merged(events) == [TextDelta("ab"), *map(Cited, sources), Finish("stop", native="stop")]
     body = {"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}], "citations": urls}
     assert OpenAiChat().reply(json.dumps(body).encode()).choices[0].parts == (Text(text="a", citations=sources),)
+    cited = {"type": "url_citation", "url_citation": {"url": "https://c.example"}}
+    message = {"content": "a", "annotations": [cited]}
+    with_both = {"choices": [{"message": message, "finish_reason": "stop"}], "citations": urls}
+    own = (Citation(url="https://c.example"),)
+    assert OpenAiChat().reply(json.dumps(with_both).encode()).choices[0].parts == (Text(text="a", citations=own),)
     body["citations"] = [{"text": "of another kind"}]
     assert OpenAiChat().reply(json.dumps(body).encode()).choices[0].parts == (Text(text="a"),)
 
@@ -406,7 +440,7 @@ def test_signatures_of_thoughts_come_back_as_the_server_wants_them() -> None:
     first, second = DETAILS
     events, _ = read(
         chunk({"reasoning": "H", "reasoning_details": [{**first, "text": "H", "signature": None}]}),
-        chunk({"reasoning": "m", "reasoning_details": [{**first, "text": "m", "signature": None}]}),
+        chunk({"reasoning": "m", "reasoning_details": [{**first, "text": "m", "signature": None, "id": None}]}),
         chunk({"reasoning_details": [{**first, "text": None}]}),
         chunk({"reasoning_details": [second]}),
         chunk({"content": "a"}),
@@ -486,6 +520,19 @@ def test_after_the_end_only_usage_counts() -> None:
     assert reader.usage is not None
 
 
+@pytest.mark.parametrize(("between", "output"), [(b"", 3), (chunk({"content": "b"}), 2)])
+def test_usage_after_the_end_corrects_what_was_said_unless_it_is_about_another_answer(
+    between: bytes, output: int
+) -> None:
+    first, second = (
+        b"data: " + json.dumps({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": count}}).encode()
+        for count in (2, 3)
+    )
+    _, reader = read(chunk({"content": "a"}), first + b"\n\ndata: [DONE]\n\n", between, second + b"\n\n")
+    assert reader.usage is not None
+    assert reader.usage.output == output
+
+
 # --- Whole answers ---
 
 
@@ -499,7 +546,7 @@ def test_a_whole_answer_is_read() -> None:
         {
             "content": "a",
             "reasoning": "Hm",
-            "tool_calls": [call("f", '{"a":1}', id="c1"), call("g", {"b": 2}, id="c2")],
+            "tool_calls": [call("f", '{"a":1}', id="c1"), call("g", {"b": 2}, id="c2"), call("h", id="c3")],
         },
         "stop",
     )
@@ -508,6 +555,7 @@ def test_a_whole_answer_is_read() -> None:
         Text(text="a"),
         ToolCall(id="c1", name="f", arguments='{"a":1}'),
         ToolCall(id="c2", name="g", arguments='{"b": 2}'),
+        ToolCall(id="c3", name="h", arguments="{}"),
     )
     assert (choice.reason, choice.native) == ("tool_calls", "stop")
 
@@ -569,6 +617,7 @@ def test_an_answer_that_makes_no_sense_is_said_to_be_so(body: bytes) -> None:
         b'{"error":"no"}',
         b'{"choices":[{"message":{"content":"a"},"finish_reason":"error"}]}',
         b'{"choices":[{"message":{"content":"a"},"finish_reason":"network_error"}]}',
+        b'{"choices":[{"message":{"content":"a"},"error":{"code":504}}]}',
         b'{"choices":null,"base_resp":{"status_code":1004,"status_msg":"login fail"}}',
     ],
 )

@@ -2,7 +2,17 @@
 
 import pytest
 
-from tollbridge.wire.openai_parts import drawn_image, image_of, split_data_url
+from tollbridge.wire.conversation import Document
+from tollbridge.wire.openai_parts import (
+    CacheMark,
+    Grammar,
+    cache_of,
+    custom_tool,
+    document_of,
+    drawn_image,
+    image_of,
+    split_data_url,
+)
 
 JPEG, PNG, WEBP, GIF = "/9j/4AAQSkZJRg==", "iVBORw0KGgo=", "UklGRiIAAABXRUJQ", "R0lGODlhAQAB"
 
@@ -48,3 +58,56 @@ def test_a_picture_is_what_its_bytes_are(url: str, kind: str) -> None:
     """Anthropic: "The image was specified using the image/png media type, but appears to be image/jpeg"."""
     assert image_of(url, None, None, "url").media_type == kind
     assert drawn_image(url).media_type == kind
+
+
+def test_a_picture_may_stand_at_any_address_of_the_web() -> None:
+    assert [image_of(url, None, None, "url").url for url in ("http://a", "https://a")] == ["http://a", "https://a"]
+
+
+@pytest.mark.parametrize(
+    ("data", "title", "found"),
+    [
+        ("data:text/csv;base64,AAAA", "a.txt", Document(data="AAAA", media_type="text/csv", title="a.txt")),
+        ("data:;base64,AAAA", "a.txt", Document(data="AAAA", media_type="text/plain", title="a.txt")),
+        ("AAAA", "a.b.TXT", Document(data="AAAA", media_type="text/plain", title="a.b.TXT")),
+        ("AAAA", "", Document(data="AAAA", media_type="application/pdf")),
+        ("https://a/b.txt", "t", Document(url="https://a/b.txt", title="t")),
+        ("http://a/b.txt", "t", Document(url="http://a/b.txt", title="t")),
+    ],
+)
+def test_a_file_is_its_data_or_its_address_and_of_a_type(data: str, title: str, found: Document) -> None:
+    assert document_of(data, title, None) == found
+    assert document_of(data, title, "5m").cache == "5m"
+
+
+@pytest.mark.parametrize(
+    ("control", "mark", "cache"),
+    [
+        (None, None, None),
+        (CacheMark(type="ephemeral"), None, "5m"),
+        (CacheMark(ttl="5m"), CacheMark(), "5m"),
+        (CacheMark(ttl="1h"), None, "1h"),
+        (None, CacheMark(mode="explicit"), "1h"),
+    ],
+)
+def test_a_mark_says_how_long_to_cache(control: CacheMark | None, mark: CacheMark | None, cache: str | None) -> None:
+    assert cache_of(control, mark) == cache
+
+
+@pytest.mark.parametrize(
+    ("taken", "more"),
+    [
+        (None, ""),
+        (Grammar(type="text"), ""),
+        (
+            Grammar(type="grammar", syntax="lark", definition="start: x"),
+            "\n\n`input` must follow this lark grammar:\nstart: x",
+        ),
+        (
+            Grammar(type="grammar", grammar=Grammar(syntax="regex", definition="a+")),
+            "\n\n`input` must follow this regex grammar:\na+",
+        ),
+    ],
+)
+def test_a_custom_tool_says_what_it_takes(taken: Grammar | None, more: str) -> None:
+    assert custom_tool("patch", "Patches", taken).description == "Patches" + more

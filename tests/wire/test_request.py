@@ -86,3 +86,13 @@ def test_a_very_long_name_is_not_repeated_whole() -> None:
 def test_no_tools_are_offered_where_there_are_none(tools: object) -> None:
     request = openai_completions.parse(json.dumps({"model": "m", "prompt": "a", "tools": tools}).encode())
     assert request.offers_providers_tools() is False
+
+
+@pytest.mark.parametrize(
+    ("kinds", "offered"),
+    [(["function", "custom"], False), (["function", "web_search"], True), (["web_search_20250305"], True)],
+)
+def test_tools_are_the_caller_s_or_the_provider_s(kinds: list[str], offered: bool) -> None:
+    tools = [{"type": kind} for kind in kinds]
+    request = openai_completions.parse(json.dumps({"model": "m", "prompt": "a", "tools": tools}).encode())
+    assert request.offers_providers_tools() is offered

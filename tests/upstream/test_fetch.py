@@ -122,6 +122,18 @@ def test_picture_is_fetched_from_the_address_that_was_judged() -> None:
     assert not {b"authorization", b"cookie", b"referer"} & set(request.headers)
 
 
+def test_nobody_is_asked_again_where_the_host_is_when_it_is_called() -> None:
+    async def main() -> None:
+        async with BadServer(picture()) as server:
+            there = Place(secure=False, host="files.invalid", port=server.port, target=b"/a.png")
+            pool = Fetcher(FetchLimits())._pool(there, "127.0.0.1", Limits())
+            response = await pool.open(b"GET", there.target, [], b"")
+            assert await response.read() == PNG
+            await pool.close()
+
+    run("uvloop", main())
+
+
 def test_certificate_is_that_of_the_name(tmp_path: Path) -> None:
     made = certificate(tmp_path, "files.example")
     trust = ssl.create_default_context(cafile=made.authority)

@@ -21,6 +21,19 @@ def test_rules_are_stored_in_one_form() -> None:
     assert key_rules.check("", NO_RULES, NOW) == ("", NO_RULES)
 
 
+@pytest.mark.parametrize(
+    "rules",
+    [
+        Rules(limit=1, reset="monthly", cost_cap=1, rpm=1, tpm=1, concurrency=1, expires_at=NOW + 1),
+        Rules(limit=MAX_AMOUNT - 1, cost_cap=MAX_AMOUNT - 1, rpm=1_000_000_000, expires_at=LATEST_MS - 1),
+        Rules(models=("m" * 200, *map(str, range(99)))),
+    ],
+)
+def test_what_is_just_within_bounds_is_stored(rules: Rules) -> None:
+    label = "a" * 100
+    assert key_rules.check(label, rules, NOW) == (label, rules)
+
+
 def test_all_that_cannot_be_is_named_at_once() -> None:
     wrong = Rules(
         limit=0, reset="hourly", rpm=0, cost_cap=MAX_AMOUNT, expires_at=NOW, models=("a b",), addresses=("x",)
@@ -39,6 +52,7 @@ def test_all_that_cannot_be_is_named_at_once() -> None:
         (Rules(models=(" ",)), "'' is neither a model's name"),
         (Rules(models=("m",) * 2 + tuple(map(str, range(100)))), "at most 100 models"),
         (Rules(models=("m" * 201,)), "neither a model's name"),
+        (Rules(models=("m\u200b",)), "neither a model's name"),
         (Rules(addresses=("",)), "'' is not an address"),
         (Rules(addresses=tuple(f"203.0.113.{each}" for each in range(101))), "at most 100 addresses"),
         (Rules(reset="daily"), "needs an amount"),

@@ -127,7 +127,7 @@ def test_one_exchange_serves_all_who_wait_and_lasts_until_it_is_renewed_beside_t
     async def script(peer: Peer) -> None:
         while True:
             request = await peer.request()
-            assert request.target == b"/token"
+            assert (request.method, request.target) == (b"POST", b"/token")
             assert request.headers[b"content-type"] == b"application/x-www-form-urlencoded"
             forms.append(parse_qs(request.body.decode()))
             await peer.send(granted(f"token-{len(forms)}"))
@@ -175,7 +175,7 @@ def test_without_a_token_a_call_fails_and_the_next_ones_at_once(
             while True:
                 await peer.request()
                 asked += 1
-                await peer.send(answer)
+                await peer.send(answer if asked <= 2 else granted("late"))
 
         async with BadServer(script) as server:
             token = AccessToken(account(f"{server.url}/token"), clock)
@@ -187,6 +187,8 @@ def test_without_a_token_a_call_fails_and_the_next_ones_at_once(
             with pytest.raises(kind):
                 await token.headers()
             assert asked == 2
+            clock.now += 6
+            assert await token.headers() == ((b"authorization", b"Bearer late"),)
             await token.pool.close()
 
     run(loop, main())

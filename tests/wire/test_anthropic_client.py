@@ -223,7 +223,16 @@ def test_the_first_event_estimates_what_was_read() -> None:
     first = events(written([TextDelta("a")]))[0]
     assert first["message"]["usage"]["input_tokens"] > 5
     assert first["message"]["usage"]["output_tokens"] == 0
-    assert (first["message"]["id"], first["message"]["model"]) == (ID, MODEL)
+    assert first["message"] | {"usage": None} == {
+        "id": ID,
+        "type": "message",
+        "role": "assistant",
+        "model": MODEL,
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": None,
+    }
 
 
 def test_what_was_counted_here_is_shown() -> None:
@@ -264,6 +273,13 @@ def test_calls_that_come_mixed_go_out_one_after_another(mixed: list[Event]) -> N
     assert [(block.get("name"), block.get("input")) for block in blocks] == [
         *(("f", {"x": 1}), ("g", {}), ("h", {}), (None, None)),
     ]
+
+
+def test_calls_that_wait_go_out_before_the_text_that_follows_them() -> None:
+    writer = AnthropicWriter(REQUEST, NAMES)
+    waiting: list[Event] = [ToolStart(0, "a", "f"), ToolStart(1, "b", "g"), ToolDelta(1, "{}")]
+    assert b'"id":"b"' not in writer.write(waiting)
+    assert b'"id":"b"' in writer.write([TextDelta("So")])
 
 
 def test_a_call_that_follows_a_whole_one_does_not_wait() -> None:

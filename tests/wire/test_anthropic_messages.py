@@ -439,10 +439,36 @@ def test_cited_text_keeps_its_sources() -> None:
         {"type": "web_search_result_location", "url": "https://x.org", "title": None, "cited_text": "a"},
         {"type": "search_result_location", "source": "s", "title": "t", "cited_text": "b"},
         {"type": "char_location", "document_index": 0, "cited_text": "c"},
+        {"type": "web_search_result_location", "url": "https://y.org"},
     ]
     assert parts({"type": "text", "text": "x", "citations": citations}, role="assistant") == (
-        Text(text="x", citations=(Citation(url="https://x.org", quote="a"), Citation(url="s", title="t", quote="b"))),
+        Text(
+            text="x",
+            citations=(
+                Citation(url="https://x.org", quote="a"),
+                Citation(url="s", title="t", quote="b"),
+                Citation(url="https://y.org"),
+            ),
+        ),
     )
+
+
+@pytest.mark.parametrize(
+    ("block", "is_foreign"),
+    [
+        ({"type": "text", "text": "a"}, False),
+        ({"type": "thinking", "thinking": "a", "signature": "Eq+/=="}, False),
+        ({"type": "thinking", "thinking": "a", "signature": "gemini:abc"}, True),
+        ({"type": "thinking", "thinking": "a", "signature": ""}, True),
+        ({"type": "redacted_thinking", "data": "Em=="}, False),
+        ({"type": "redacted_thinking", "data": "gemini:abc"}, True),
+        ({"type": "tool_result", "tool_use_id": "toolu_1", "content": "1"}, False),
+        ({"type": "tool_result", "tool_use_id": "functions.f:0", "content": "1"}, True),
+    ],
+)
+def test_one_block_of_another_model_s_is_noticed(block: dict[str, Any], is_foreign: bool) -> None:
+    content = [{"type": "text", "text": "a"}, block, {"type": "text", "text": "b"}]
+    assert read(messages=[{"role": "user", "content": content}]).has_foreign is is_foreign
 
 
 def test_proofs_of_other_dialects_come_back_as_they_were() -> None:
@@ -481,6 +507,21 @@ def test_an_estimate_sees_all_text_and_counts_pictures_and_files_apart() -> None
     assert prompt.tokens == (len(data) + 2) // 4
     for text in (b"Be brief.", b'Say "hi"', b"deep", b"input_schema", b"https://x.org/a.png"):
         assert text in prompt.text
+    assert b"QUJD" not in prompt.text
+
+
+def test_pictures_and_files_in_results_count_wherever_they_stand() -> None:
+    picture, pdf, odd = (
+        {"type": kind, "source": {"type": "base64", "media_type": "x/y", "data": data}}
+        for kind, data in (("image", "QUJD"), ("document", "QUJD" * 10), ("document", 7))
+    )
+    odd["source"] = "not to be read"
+    results = [
+        {"type": "tool_result", "tool_use_id": "a", "content": content}
+        for content in ([odd, pdf], "text", [{"type": 7}], [picture, {"type": "text", "text": "t"}, pdf])
+    ]
+    prompt = read(messages=[{"role": "user", "content": results}, {"role": "user", "content": [odd, picture]}]).prompt()
+    assert (len(prompt.pictures), prompt.tokens) == (2, 2 * (42 // 4))
     assert b"QUJD" not in prompt.text
 
 

@@ -140,6 +140,17 @@ def test_a_call_that_comes_at_once_is_a_call() -> None:
     assert found == [ToolStart(0, "t", "f"), ToolDelta(0, '{"a":1}')]
 
 
+def test_text_and_thoughts_that_come_at_once_are_read() -> None:
+    thought = block(0, {"type": "thinking", "thinking": "Hm", "signature": "Eq"})
+    found, _ = read(start() + thought + block(1, {"type": "text", "text": "Hi"}))
+    assert found == [ThinkingDelta("Hm"), ThinkingEnd(signature="Eq", origin="anthropic"), TextDelta("Hi")]
+
+
+def test_an_answer_ends_once_and_a_refusal_need_not_say_why() -> None:
+    found, _ = read(start() + finish("refusal", stop_details={"type": "refusal"}) + finish())
+    assert found == [Finish("refused", None, "refusal")]
+
+
 def test_a_thought_that_is_not_shown_keeps_its_signature() -> None:
     delta = {"type": "signature_delta", "signature": "Eq"}
     found, _ = read(start() + block(0, {"type": "thinking", "thinking": "", "signature": ""}, delta))
@@ -166,6 +177,11 @@ def test_an_error_after_a_200_is_an_error(kind: str, status: int) -> None:
     assert reader.usage is None
 
 
+@pytest.mark.parametrize("raw", [b'data: {"type":"error"}\n\n', b'event: error\ndata: {"type":"x"}\n\n'])
+def test_an_error_without_words_is_an_error(raw: bytes) -> None:
+    assert isinstance(read(start() + raw)[1].failed, UpstreamSaid)
+
+
 def test_an_error_instead_of_a_stream_is_an_error() -> None:
     _, reader = read(b'{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}')
     assert isinstance(reader.failed, UpstreamSaid)
@@ -185,6 +201,7 @@ def test_an_error_instead_of_a_stream_is_an_error() -> None:
         b'data: {"type":"content_block_delta","index":"0","delta":{}}\n\n',
         b'data: {"type":"content_block_delta","delta":{"type":"text_delta","text":7}}\n\n',
         b"data: \xff\n\n",
+        b'data: {"type":"ping","x":"\xff"}\n\n',
         b"data: " + b"[" * 5_000 + b"\n\n",
         b"data: " + b"x" * (MAX_EVENT + 1),
     ],

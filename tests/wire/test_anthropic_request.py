@@ -347,6 +347,12 @@ def test_strict_tools_are_strict() -> None:
         (Reasoning(effort="minimal"), OPUS, {"type": "adaptive"}, {"effort": "low"}),
         (Reasoning(effort="xhigh"), OPUS, {"type": "adaptive"}, {"effort": "xhigh"}),
         (Reasoning(effort="xhigh"), OPUS_4_6, {"type": "adaptive"}, {"effort": "high"}),
+        (
+            Reasoning(budget=2_048, effort="low"),
+            OPUS_4_6,
+            {"type": "enabled", "budget_tokens": 2_048},
+            {"effort": "low"},
+        ),
         (Reasoning(effort="max"), OPUS_4_6, {"type": "adaptive"}, {"effort": "max"}),
         (Reasoning(), OPUS, {"type": "adaptive"}, None),
         (Reasoning(), SONNET, {"type": "enabled", "budget_tokens": 3_200}, None),
@@ -444,6 +450,8 @@ def test_sampling_within_its_range_is_kept() -> None:
     written = body(temperature=0.5, top_k=5, stop=("END", "STOP"), model="claude-3-5-haiku-latest")
     assert (written["temperature"], written["top_k"], written["stop_sequences"]) == (0.5, 5, ["END", "STOP"])
     assert body(temperature=0.5, top_p=0.5, model="claude-3-opus-latest")["top_p"] == 0.5
+    for near in (0.95, 0.97):
+        assert body(top_p=near, reasoning=Reasoning(budget=2_000), model=SONNET)["top_p"] == near
 
 
 @pytest.mark.parametrize(

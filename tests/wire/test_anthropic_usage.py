@@ -186,6 +186,8 @@ def test_iterations_are_the_real_bill() -> None:
     ]
     fallback = {"input_tokens": 300, "cache_creation_input_tokens": 112, "output_tokens": 4, "iterations": parts}
     assert meters(read(fallback).usage) == (700, 0, 0, 120, 12, 0)
+    part = {"input_tokens": 1, "output_tokens": 4, "cache_read_input_tokens": 2, "cache_creation_input_tokens": 3}
+    assert meters(read(part | {"iterations": [part, part]}).usage) == (2, 4, 6, 0, 8, 0)
 
 
 def test_iterations_in_a_message_delta_count() -> None:
@@ -195,7 +197,12 @@ def test_iterations_in_a_message_delta_count() -> None:
 
 @pytest.mark.parametrize(
     "iterations",
-    [[{"input_tokens": 1, "output_tokens": 1}], [{}], [{"input_tokens": MOST, "output_tokens": 8}] * 2],
+    [
+        [{"input_tokens": 181, "output_tokens": 1}],
+        [{"input_tokens": 1, "output_tokens": 8}],
+        [{}],
+        [{"input_tokens": MOST, "output_tokens": 8}] * 2,
+    ],
 )
 def test_iterations_that_cannot_be_the_bill_make_it_suspect(iterations: list[Any]) -> None:
     usage = read(COMPACTED | {"iterations": iterations}).usage

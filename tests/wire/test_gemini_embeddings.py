@@ -57,6 +57,13 @@ def test_what_gemini_cannot_do_is_refused_by_name(fields: dict[str, Any], param:
     assert caught.value.param == param
 
 
+def test_one_dimension_is_enough_and_a_row_may_add_members() -> None:
+    request = openai_embeddings.parse(json.dumps({"model": MODEL, "input": "a", "dimensions": 1}).encode())
+    gemini = route(dialect="gemini", adds=(("labels", '{"a":"b"}'),))
+    body = json.loads(translate.exchange(request, gemini, ID, CREATED, None).request().body)
+    assert (body["requests"][0]["outputDimensionality"], body["labels"]) == (1, {"a": "b"})
+
+
 def test_vectors_come_as_they_were_asked_for() -> None:
     shown = json.loads(exchange().response(reply(*VECTORS)).render(None))
     assert shown == {

@@ -349,6 +349,18 @@ def test_a_drawn_picture_is_read_whole_and_in_a_stream_but_for_what_was_drawn_in
     assert read(body(event))[0] == [Drawn(picture), Finish("stop", native="STOP")]
 
 
+@pytest.mark.parametrize(("said", "kind"), [({"mimeType": "image/jpeg"}, "image/jpeg"), ({}, "image/png")])
+def test_a_drawn_picture_is_of_the_kind_that_is_said(said: dict[str, str], kind: str) -> None:
+    event = answer(candidate({"inlineData": {"data": "AAAA", **said}}, finish="STOP"))
+    assert read(body(event))[0][0] == Drawn(Image(data="AAAA", media_type=kind))
+
+
+def test_a_word_about_the_prompt_beside_an_answer_blocks_nothing() -> None:
+    told = answer(candidate({"text": "a"}), promptFeedback={"safetyRatings": []})
+    events, _ = read(body(told, answer(candidate({"text": "b"}, finish="STOP"))))
+    assert events == [TextDelta("a"), TextDelta("b"), Finish("stop", native="STOP")]
+
+
 def test_log_probabilities_are_openai_s() -> None:
     result = {
         "chosenCandidates": [
@@ -392,7 +404,7 @@ QUOTA = {
 }
 
 
-@pytest.mark.parametrize("wrapped", [QUOTA, [QUOTA]], ids=["object", "array"])
+@pytest.mark.parametrize("wrapped", [QUOTA, [QUOTA], QUOTA | {"candidates": 7}], ids=["object", "array", "odd"])
 def test_an_error_with_a_200_is_said(wrapped: Any) -> None:
     data = json.dumps(wrapped, indent=2).encode()
     with pytest.raises(UpstreamSaid) as caught:

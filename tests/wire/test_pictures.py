@@ -23,19 +23,19 @@ def inline(file: bytes, kind: str = "image/png") -> bytes:
     return b'"data:%b;base64,%b"' % (kind.encode(), base64.b64encode(file))
 
 
-@pytest.mark.parametrize(
-    "file",
-    [
-        PNG,
-        GIF,
-        jpeg((0xE0, b"JFIF\0" + bytes(9))),
-        jpeg((0xE1, b"Exif\0\0" + jpeg((0xE0, b"a small copy"))), (0xC4, bytes(30))),
-        b"\xff\xd8\xff" + jpeg()[2:],
-        webp(b"VP8 ", bytes(3) + b"\x9d\x01\x2a" + struct.pack("<HH", 640, 480 | 1 << 14)),
-        webp(b"VP8L", b"\x2f" + struct.pack("<I", 639 | 479 << 14)),
-        webp(b"VP8X", bytes(4) + (639).to_bytes(3, "little") + (479).to_bytes(3, "little")),
-    ],
-)
+FILES = [
+    PNG,
+    GIF,
+    jpeg((0xE0, b"JFIF\0" + bytes(9))),
+    jpeg((0xE1, b"Exif\0\0" + jpeg((0xE0, b"a small copy"))), (0xC4, bytes(30))),
+    b"\xff\xd8\xff" + jpeg()[2:],
+    webp(b"VP8 ", bytes(3) + b"\x9d\x01\x2a" + struct.pack("<HH", 640, 480 | 1 << 14)),
+    webp(b"VP8L", b"\x2f" + struct.pack("<I", 639 | 479 << 14)),
+    webp(b"VP8X", bytes(4) + (639).to_bytes(3, "little") + (479).to_bytes(3, "little")),
+]
+
+
+@pytest.mark.parametrize("file", FILES)
 def test_the_size_stands_in_the_first_bytes(file: bytes) -> None:
     whole = file + bytes(200_000)
     assert pixels(inline(whole)) == 640 * 480
@@ -49,6 +49,11 @@ def test_the_size_stands_in_the_first_bytes(file: bytes) -> None:
 )
 def test_what_tells_no_size_has_none(file: bytes) -> None:
     assert pixels(inline(file)) == 0
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_that_is_cut_has_its_size_or_none(file: bytes) -> None:
+    assert {pixels(inline(file[:cut])) for cut in range(0, len(file), 3)} == {0, 640 * 480}
 
 
 def test_what_stands_elsewhere_has_none() -> None:

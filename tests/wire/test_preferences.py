@@ -59,6 +59,11 @@ def test_everything_that_can_be_said_is_read() -> None:
     assert found.require_parameters is True
 
 
+def test_models_may_be_named_alone_and_a_price_may_be_nothing() -> None:
+    assert parsed(models=["b", "c"]).preferences == Preferences(models=("b", "c"))
+    assert preferences(max_price={"prompt": 0, "completion": 0}) == Preferences(max_prompt=0, max_completion=0)
+
+
 @pytest.mark.parametrize("value", [True, False, None])
 def test_whether_parameters_are_required_has_three_states(value: bool | None) -> None:
     assert parsed(provider={"require_parameters": value}).require_parameters is value

@@ -149,6 +149,39 @@ def test_a_search_that_codex_offers_with_every_request_is_a_hint() -> None:
     assert "tools[0]" in found.hints
 
 
+@pytest.mark.parametrize(("type_", "kind"), [("json_object", "json"), ("text", "text")])
+def test_a_plain_format_is_only_its_type(type_: str, kind: Any) -> None:
+    assert conversation(text={"format": {"type": type_}}).format == Format(kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ({}, None),
+        ({"effort": "low"}, Reasoning(effort="low")),
+        ({"summary": "auto"}, Reasoning(shown=True)),
+        ({"effort": "low", "summary": "auto"}, Reasoning(effort="low", shown=True)),
+    ],
+)
+def test_thoughts_are_asked_for_by_their_effort_or_to_be_shown(asked: dict[str, str], meant: Reasoning | None) -> None:
+    assert conversation(reasoning=asked).reasoning == meant
+
+
+def test_a_choice_among_no_tools_leaves_none() -> None:
+    assert conversation(tools=[FUNCTION], tool_choice={"type": "allowed_tools", "mode": "auto"}).tools == ()
+
+
+def test_calls_that_say_nothing_have_an_empty_object() -> None:
+    said = turns(
+        {"type": "local_shell_call", "call_id": "c1"},
+        {"type": "tool_search_call", "execution": "client", "call_id": "c2"},
+    )
+    assert said[0].parts == (
+        ToolCall(id="c1", name="local_shell", arguments="{}"),
+        ToolCall(id="c2", name="tool_search", arguments="{}"),
+    )
+
+
 def test_custom_tools_and_namespaces_are_functions() -> None:
     found = conversation(
         [

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from tollbridge.errors import InvalidRequest
 from tollbridge.wire import responses_request
+from tollbridge.wire.prompt import TOKENS_ELSEWHERE
 from tollbridge.wire.responses_request import ResponsesRequest
 
 
@@ -89,6 +90,25 @@ def test_the_prompt_is_all_text_without_media() -> None:
     assert b"AAAA" not in prompt.text
     assert b"BBBB" not in prompt.text
     assert (len(prompt.pictures), prompt.messages, prompt.tokens) == (2, 3, (len(sound) + 2) // 16 + 1)
+
+
+@pytest.mark.parametrize(
+    ("file", "is_elsewhere"),
+    [
+        ({"file_url": "https://a.b/c.pdf"}, True),
+        ({"file_id": "file_1"}, True),
+        ({"file_data": "https://a.b/c.pdf"}, True),
+        ({"file_data": "data:application/pdf;base64,AAAA"}, False),
+        ({"file_url": None, "file_id": None, "filename": "a.pdf"}, False),
+    ],
+)
+def test_files_that_the_provider_gets_from_elsewhere_are_not_free(file: dict[str, Any], is_elsewhere: bool) -> None:
+    part = {"type": "input_file", **file}
+    for item in (
+        {"role": "user", "content": [part]},
+        {"type": "function_call_output", "call_id": "c", "output": [part]},
+    ):
+        assert parsed(input=[item, item]).prompt().tokens == (2 * TOKENS_ELSEWHERE if is_elsewhere else 0)
 
 
 def test_a_text_that_looks_like_a_picture_is_text() -> None:

@@ -1,6 +1,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from tests.wire import messages
 from tests.wire.streams import CREATED, ID, MODEL, Text, route
@@ -43,6 +44,19 @@ def test_the_caller_gets_the_name_that_they_asked_for() -> None:
     body = b'{"id":"x","model":"dated-2026-01-02","choices":[{"index":0,"message":{"role":"assistant","content":"a"}}]}'
     shown = json.loads(translate.exchange(request, route(), ID, CREATED, None).response(body).render(None))
     assert (shown["id"], shown["model"], shown["created"]) == (ID, MODEL, CREATED)
+
+
+@pytest.mark.parametrize(
+    ("asked", "money", "sent"),
+    [(None, None, None), (99, None, 99), (100, None, 100), (101, None, 100), (101, 7, 7), (5, 7, 5), (None, 7, 7)],
+)
+def test_no_more_output_is_asked_of_another_dialect_than_the_model_can_write(
+    asked: int | None, money: int | None, sent: int | None
+) -> None:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "a"}], "max_tokens": asked}
+    to = msgspec.structs.replace(route(dialect="gemini"), output_limit=100)
+    exchange = translate.exchange(openai_chat.parse(json.dumps(body).encode()), to, ID, CREATED, money)
+    assert json.loads(exchange.request().body).get("generationConfig", {}).get("maxOutputTokens") == sent
 
 
 # --- One call at a time, of a provider that cannot be told so ---

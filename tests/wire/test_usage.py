@@ -102,7 +102,17 @@ def test_explicit_zero_is_a_count() -> None:
 
 
 @pytest.mark.parametrize(
-    "report", [None, {}, {"prompt_tokens": None}, plain(None, 7), plain(9, None), {"total_tokens": 5}, {"cost": 1}]
+    "report",
+    [
+        None,
+        {},
+        {"prompt_tokens": None},
+        plain(None, 7),
+        plain(9, None),
+        {"total_tokens": 5},
+        {"cost": 1},
+        plain(9, None, total_tokens=8),
+    ],
 )
 def test_what_says_no_counts_is_no_usage(report: Any) -> None:
     meter = metered(report)
@@ -390,6 +400,14 @@ def test_more_sound_than_there_was_of_anything_is_suspect() -> None:
     meter.read(msgspec.Raw(b'{"prompt_tokens":1,"completion_tokens":2,"completion_tokens_details":{"audio_tokens":3}}'))
     assert meter.usage is not None
     assert (meter.usage.suspect, meter.usage.completion) == (True, 2)
+
+
+def test_drawn_pictures_thoughts_and_sound_are_parts_of_one_output() -> None:
+    parts = {"reasoning_tokens": 3, "audio_tokens": 3, "image_tokens": 3}
+    for output, suspect in ((9, False), (8, True)):
+        usage = metered(plain(1, output, completion_tokens_details=parts)).usage
+        assert usage is not None
+        assert usage.suspect is suspect
 
 
 def test_an_answer_of_another_dialect_says_its_money_too() -> None:

@@ -34,7 +34,6 @@ __all__ = ["Connection", "ServerLimits", "Shared"]
 
 _IDLE, _HEAD, _BODY = range(3)
 _FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
-_UPGRADE_TOKENS = frozenset({b"upgrade", b"http2-settings"})
 _KNOWN_TARGETS = 256
 _KNOWN_LENGTH = 128
 _TASK = "request"  # otherwise asyncio makes up a name for each
@@ -328,12 +327,7 @@ class Connection(HttpToolsProtocol):
         """
         version = self.parser.get_http_version().encode()
         lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
-        for name, value in self.headers:
-            if name == b"connection":
-                tokens = [token.strip() for token in value.lower().split(b",")]
-                value = b", ".join(token for token in tokens if token not in _UPGRADE_TOKENS)
-            if name != b"upgrade":
-                lines.append(name + b": " + value)
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
     # The parser's calls

@@ -41,8 +41,10 @@ def test_a_language_that_nobody_knows_is_shown_as_it_is() -> None:
 
 
 def test_a_table_scrolls_by_itself() -> None:
-    html = markdown.render("| a | b |\n|---|---|\n| 1 | 2 |\n").html
-    assert html.startswith('<div class="scroll" tabindex="0"><table class="table">')
+    html = markdown.render("## What <it> costs\n\n| a | b |\n|---|---|\n| 1 | 2 |\n").html
+    name = 'aria-label="What &lt;it&gt; costs"'
+    assert f'<div class="scroll" role="group" {name} tabindex="0"><table {name} class="table">' in html
+    assert html.count('<th scope="col">') == 2
     assert html.rstrip().endswith("</table></div>")
 
 

@@ -4,7 +4,7 @@ Rules
 1. A heading has an id made from its text, and a link to itself.
 2. A fenced block is highlighted code with a copy button. Adjacent blocks marked `tab` (```` ```python tab ````) are one
    group, of which one is shown.
-3. A table that is too wide scrolls by itself.
+3. A table that is too wide scrolls by itself. It is called what its part of the text is called.
 """
 
 import re
@@ -13,6 +13,7 @@ from functools import cache
 
 import msgspec
 from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markupsafe import Markup, escape
 from pygments import highlight
@@ -138,7 +139,8 @@ def _copy(target: str) -> Markup:
 
 def _block(name: str, code: Code) -> Markup:
     # So that it can be scrolled by keyboard too.
-    return Markup('<pre class="snippet" tabindex="0"><code id="{}">{}</code></pre>').format(name, colours(code))
+    scrolls = Markup('role="group" aria-label="{}" tabindex="0"').format(code.name)
+    return Markup('<pre class="snippet" {}><code id="{}">{}</code></pre>').format(scrolls, name, colours(code))
 
 
 def _code(token: Token) -> Code:
@@ -151,9 +153,14 @@ def _is_tab(token: Token) -> bool:
 
 
 def _with_anchors(tokens: list[Token]) -> tuple[str, list[Heading]]:
-    """Give headings their ids, and take the title out."""
-    title, headings, known = "", [], set[str]()
+    """Give headings their ids, and tables the names of the parts that they are in; take the title out."""
+    title, known = "", set[str]()
+    headings: list[Heading] = []
     for index, token in enumerate(tokens):
+        if token.type == "table_open":
+            token.attrSet("aria-label", headings[-1].text if headings else title or "Table")
+        if token.type == "th_open":
+            token.attrSet("scope", "col")
         if token.type != "heading_open":
             continue
         inline = tokens[index + 1]
@@ -178,12 +185,14 @@ def _with_anchors(tokens: list[Token]) -> tuple[str, list[Heading]]:
     return title, headings
 
 
+def _table(renderer: RendererHTML, tokens: Sequence[Token], index: int, *_: object) -> str:
+    name = renderer.renderAttrs(tokens[index])
+    return f'<div class="scroll" role="group"{name} tabindex="0"><table{name} class="table">'
+
+
 @cache
 def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False, "linkify": False}).enable(["table", "strikethrough"])
-    parser.add_render_rule(
-        "table_open",
-        lambda *_: '<div class="scroll" tabindex="0"><table class="table">',
-    )
+    parser.add_render_rule("table_open", _table)
     parser.add_render_rule("table_close", lambda *_: "</table></div>")
     return parser

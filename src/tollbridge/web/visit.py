@@ -231,8 +231,12 @@ class Visit:
     # --- what they get --------------------------------------------------------------------------------------------
 
     def render(self, template: str, *, status: int = 200, **values: Any) -> Response:
-        """A page from `templates/`. Every template knows `visit`, `brand`, `user`, `account`, `csrf`, `menu`, `now`."""
-        text = self.shared.templates.get_template(template).render(self._known() | values)
+        """A page from `templates/`. Every template knows `visit`, `brand`, `user`, `account`, `csrf`, `menu`, `now`.
+
+        A page with the status of an error is a form that was refused: its title says so.
+        """
+        known = self._known() | {"failed": status >= 400}
+        text = self.shared.templates.get_template(template).render(known | values)
         return Response(text, status, media_type="text/html; charset=utf-8")
 
     def redirect(self, path: str) -> Response:

@@ -1,14 +1,21 @@
 // What pages do without a request: copy, ask before something is done, show and hide the menu, no form sent twice.
 (() => {
+  // For screen readers, which do not read a button again because its words have changed.
+  const say = (words) => {
+    document.getElementById("said").textContent = words;
+  };
+
   const copied = (button) => {
     const label = button.querySelector("span");
-    if (!label) return;
+    if (!label || button.dataset.copied !== undefined) return;
     const before = label.textContent;
+    say("Copied");
     label.textContent = "Copied";
     button.dataset.copied = "";
     setTimeout(() => {
       label.textContent = before;
       delete button.dataset.copied;
+      say("");
     }, 1600);
   };
 
@@ -32,9 +39,30 @@
       return;
     }
     if (event.target.closest("[data-toggle-sidebar]")) {
-      document.getElementById("sidebar")?.toggle?.();
+      sidebar?.toggle?.();
+      if (covers()) sidebar.querySelector("section a")?.focus();
     }
   });
+
+  // The menu: its button says whether it is open. On a phone it lies over the page: it then takes the focus, and closes when
+  // that leaves it, or at Escape.
+  const sidebar = document.getElementById("sidebar");
+  const opener = document.querySelector("[data-toggle-sidebar]");
+  const open = () => sidebar?.getAttribute("aria-hidden") === "false";
+  const covers = () => open() && getComputedStyle(sidebar).position === "fixed";
+  if (sidebar && opener) {
+    const tell = () => opener.setAttribute("aria-expanded", String(open()));
+    new MutationObserver(tell).observe(sidebar, { attributeFilter: ["aria-hidden"] });
+    tell();
+    document.addEventListener("focusin", (event) => {
+      if (covers() && !sidebar.contains(event.target)) sidebar.close();
+    });
+    document.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || !covers()) return;
+      sidebar.close();
+      opener.focus();
+    });
+  }
 
   document.addEventListener("submit", (event) => {
     const form = event.target;

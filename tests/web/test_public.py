@@ -1,6 +1,6 @@
 """Public pages and the playground in a real browser: usable by everybody, small, quick, and by nobody's script."""
 
-import json
+import cProfile
 import re
 from pathlib import Path
 
@@ -27,8 +27,8 @@ PATHS = (
     *("/terms", "/privacy", "/refunds", "/contact", "/docs", "/docs/tools", "/docs/billing", "/docs/chat-completions"),
     *("/docs/api", "/docs/search?q=stream", "/models/nope", "/playground"),
 )
-# Milliseconds of the server's own, at the 95th percentile.
-MOST_MS = 30
+# For a page, and for asking for it. The most that any took when this was written was half as many, some 5 ms.
+MOST_CALLS = 40_000
 
 
 def test_every_page_can_be_used_by_everybody_and_is_small(axe_core: Path) -> None:
@@ -120,25 +120,22 @@ def test_code_is_chosen_and_copied_by_keyboard() -> None:
     run(test())
 
 
-def test_pages_are_made_quickly() -> None:
+def test_pages_are_made_with_little_work() -> None:
+    """Calls of functions, which a busy machine does not change: those of gateway and client, in one thread."""
+
     async def test() -> None:
         async with house(MANY + PRICED) as site, Visitor(site) as visitor:
             paths = [path for path in PATHS if path not in {"/playground", "/models/nope"}]
-            slow = {}
+            work = {}
             for path in paths:
                 await visitor.get(path)  # templates are compiled, the guide is rendered
-                for _ in range(3):  # the machine may have been busy with something else
-                    site.gateway._log.flush()
-                    site.log.clear()
-                    for _ in range(20):
+                tries = []
+                for _ in range(3):  # something else may have been done meanwhile
+                    with cProfile.Profile() as profile:
                         await visitor.get(path)
-                    site.gateway._log.flush()
-                    taken = sorted(json.loads(line)["ms"] for line in b"".join(site.log).splitlines())
-                    assert len(taken) == 20
-                    slow[path] = taken[18]
-                    if slow[path] <= MOST_MS:
-                        break
-            print(slow)
-            assert {path: ms for path, ms in slow.items() if ms > MOST_MS} == {}
+                    tries.append(sum(each.callcount for each in profile.getstats()))
+                work[path] = min(tries)
+            print(work)
+            assert {path: calls for path, calls in work.items() if calls > MOST_CALLS} == {}
 
     run(test())

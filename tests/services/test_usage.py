@@ -1,71 +1,73 @@
 """Reports of usage: arranged from sums, named, the dearest first, folded where there are many."""
 
-from typing import Any
+from tests.store.books import Books, Engine, with_books
+from tests.store.conftest import ledger_engine, migrated_file, postgres_engine, sqlite_engine
 
 from tollbridge.services import usage
-from tollbridge.services.usage import GONE_KEY, MOST_SERIES, NO_MODEL, RANGES, REST, arrange, lines
-from tollbridge.store.managed_keys import ManagedKey
-from tollbridge.store.rollups import Period, Sums, Used
+from tollbridge.services.usage import MOST_SERIES, RANGES, REST, Keys, Report, Series, lines, report
+from tollbridge.store import rollups
+from tollbridge.store.rollups import Period, Sums
 from tollbridge.values import DAY_MS, HOUR_MS
 
+__all__ = ["ledger_engine", "migrated_file", "postgres_engine", "sqlite_engine"]
+
 PERIOD = Period(10 * DAY_MS, 13 * DAY_MS, DAY_MS)
-
-
-def key(id_: int, label: str) -> ManagedKey:
-    nothing = dict.fromkeys(ManagedKey.__struct_fields__)
-    fields: dict[str, Any] = {
-        **nothing,
-        "id": id_,
-        "public_id": f"key_{id_}",
-        "hint": "tb_…x",
-        "label": label,
-        "created_at": 0,
-    }
-    return ManagedKey(**fields)
 
 
 def sums(charge: int) -> Sums:
     return Sums(requests=1, charge=charge)
 
 
-def test_models_and_keys_sum_to_the_total() -> None:
-    by_price = {
-        (10 * DAY_MS, 1): sums(5),
-        (12 * DAY_MS, 1): sums(1),
-        (12 * DAY_MS, 2): sums(2),
-        (12 * DAY_MS, 3): sums(9),
-    }
-    by_key = {(10 * DAY_MS, 7): sums(5), (12 * DAY_MS, 8): sums(12)}
-    # Versions 1 and 2 are two prices of one model; key 8 is not there any more.
-    report = arrange(Used(by_price, by_key), PERIOD, {1: "m", 2: "m"}, {7: key(7, "")})
-    assert report.starts == [10 * DAY_MS, 11 * DAY_MS, 12 * DAY_MS]
-    assert [step.charge for step in lines([report.total], PERIOD)[0].steps] == [5, 0, 12]
-    assert [(each.id, each.label, each.total.charge) for each in report.models] == [("", NO_MODEL, 9), ("m", "m", 8)]
-    assert [(each.id, each.label, each.total.charge) for each in report.keys] == [
-        ("", GONE_KEY, 12),
-        ("key_7", "tb_…x", 5),
-    ]
-    assert report.total.total.requests == 4
+def test_models_and_keys_sum_to_the_total(ledger_engine: Engine) -> None:
+    """With more keys than a chart shows: the dearest, then all others as one."""
 
+    async def scenario(books: Books) -> None:
+        ada = await books.customer(paid=10**9)
+        period = RANGES["24h"].period(await books.database.now())
+        assert await report(books.database, ada.account_id, period, Keys.STEPS) == Report(
+            period, Series("", "Total", Sums(), []), [], []
+        )
+        keys = [ada, *[await books.key(ada.account_id) for _ in range(MOST_SERIES + 1)]]
+        for number, each in enumerate(keys, 1):
+            hold = await books.held(each, 10_000)
+            await books.ledger.submit(books.end_op(hold, each, 100 * number))
+        for is_summed in (False, True):
+            if is_summed:
+                await books.database.execute("UPDATE usage SET ended_at = ended_at - $1", HOUR_MS)
+                await rollups.roll_up(books.database)
+                period = RANGES["24h"].period(await books.database.now())
+            made = await report(books.database, ada.account_id, period, Keys.STEPS)
+            count = len(keys)
+            assert [each.total.charge for each in made.keys] == [100 * (count - index) for index in range(count)]
+            models = sum(each.total.charge for each in made.models)
+            assert made.total.total.charge == models == 100 * sum(range(count + 1))
+            drawn = lines(made.keys, period)
+            assert [each.label for each in drawn][-1] == REST
+            assert [sum(step.charge for step in each.steps) for each in drawn] == [
+                *(100 * (count - index) for index in range(MOST_SERIES - 1)),
+                100 * sum(range(count - MOST_SERIES + 2)),
+            ]
+            [total] = lines([made.total], period)
+            for number, whole in enumerate(total.steps):
+                assert sum(each.steps[number].requests for each in drawn) == whole.requests
+            totals = await report(books.database, ada.account_id, period, Keys.TOTALS)
+            assert [(each.id, each.total) for each in totals.keys] == [(each.id, each.total) for each in made.keys]
+            assert (await report(books.database, ada.account_id, period)).keys == []
 
-def test_nothing_used_is_a_report_too() -> None:
-    report = arrange(Used({}, {}), PERIOD, {}, {})
-    assert report.total.total == Sums()
-    assert [each.steps for each in lines([report.total], PERIOD)] == [[Sums()] * 3]
-    assert report.models == report.keys == []
+    with_books(ledger_engine, scenario)
 
 
 def test_what_is_too_much_for_a_chart_is_one_series() -> None:
     count = MOST_SERIES + 4
-    by_price = {(12 * DAY_MS, version): sums(version) for version in range(1, count + 1)}
-    report = arrange(Used(by_price, {}), PERIOD, {version: f"m{version}" for version in range(1, count + 1)}, {})
-    drawn = lines(report.models, PERIOD)
-    assert [each.label for each in drawn] == [*(f"m{count - index}" for index in range(MOST_SERIES - 1)), REST]
+    names = [f"m{count - index}" for index in range(count)]
+    series = [Series(name, name, sums(int(name[1:])), [(2, sums(int(name[1:])))]) for name in names]
+    drawn = lines(series, PERIOD)
+    assert [each.label for each in drawn] == [*names[: MOST_SERIES - 1], REST]
     assert [[step.charge for step in each.steps] for each in drawn[:-1]] == [
         [0, 0, count - index] for index in range(MOST_SERIES - 1)
     ]
     assert [step.charge for step in drawn[-1].steps] == [0, 0, 1 + 2 + 3 + 4 + 5]
-    assert [each.label for each in lines(report.models[:MOST_SERIES], PERIOD)][-1] == f"m{count - MOST_SERIES + 1}"
+    assert [each.label for each in lines(series[:MOST_SERIES], PERIOD)][-1] == f"m{count - MOST_SERIES + 1}"
 
 
 def test_a_period_ends_with_the_step_that_has_begun() -> None:

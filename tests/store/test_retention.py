@@ -5,12 +5,12 @@ import asyncio
 import msgspec
 import pytest
 from tests.store.books import Books, Customer, Engine, serving, with_books
+from tests.store.test_rollups import read as sums_of
 from tests.store.test_rollups import spend
 
 from tollbridge.services.statement import statement
 from tollbridge.store import lookups, reports, retention, rollups, seal, usage_days
 from tollbridge.store.retention import Unproved
-from tollbridge.store.rollups import Period
 from tollbridge.store.usage_days import EVER, Group
 from tollbridge.store.verify import verify
 from tollbridge.values import DAY_MS, Outcome
@@ -51,8 +51,7 @@ async def figures(books: Books, customer: Customer) -> object:
     async with usage_days.reading(books.database) as days:
         sums = [await days.by(group, 0, EVER) for group in Group], await days.by_day(0, EVER)
     lines = [line async for line in statement(books.database, customer.account_id)]
-    used = await rollups.read(books.database, customer.account_id, Period(0, EVER, DAY_MS))
-    return sums, used, lines[-1].balance, sum(line.amount for line in lines)
+    return sums, await sums_of(books, customer, DAY_MS), lines[-1].balance, sum(line.amount for line in lines)
 
 
 def test_what_was_dropped_is_still_proved(ledger_engine: Engine) -> None:
@@ -92,8 +91,11 @@ def test_what_was_charged_after_a_sweep_keeps_its_model_and_its_key(ledger_engin
         async def told() -> object:
             async with books.database.snapshot() as view:
                 late = await reports.late(view, 0, EVER)
-            used = await rollups.read(books.database, ada.account_id, Period(0, EVER, DAY_MS))
-            return late, used, await lookups.spending(books.database, ada.account_id, ada.key_id, (0, 0, 0))
+            return (
+                late,
+                await sums_of(books, ada, DAY_MS),
+                await lookups.spending(books.database, ada.account_id, ada.key_id, (0, 0, 0)),
+            )
 
         before = await told()
         assert await retention.drop_old(books.database, 0) == 1

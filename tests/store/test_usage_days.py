@@ -6,11 +6,11 @@ import re
 import pytest
 from tests.store.books import Books, Customer, Engine, with_books
 from tests.store.test_rollups import age, spend
+from tests.store.test_rollups import read as sums_of
 
 from tollbridge.core.ledger import End
 from tollbridge.store import lookups, retention, rollups, seal, usage_days
 from tollbridge.store.db import Transaction
-from tollbridge.store.rollups import Period
 from tollbridge.store.usage_days import EVER, Days, Group, Sums
 from tollbridge.store.verify import verify
 from tollbridge.values import DAY_MS, Outcome
@@ -97,8 +97,8 @@ def test_what_a_late_end_charges_is_in_the_sums_of_its_key_and_model(ledger_engi
         await books.ledger.submit(swept)
         late = End(hold=hold, account_id=ada.account_id, key_id=ada.key_id, charge=700, record=books.record(700))
         await books.ledger.submit(late)
-        used = await rollups.read(books.database, ada.account_id, Period(0, EVER, DAY_MS))
-        for cells, group in ((used.by_price, books.price_version), (used.by_key, ada.key_id)):
+        by_price, by_key = await sums_of(books, ada, DAY_MS)
+        for cells, group in ((by_price, books.price_version), (by_key, ada.key_id)):
             ((place, sums),) = cells.items()
             assert place[1] == group
             assert (sums.requests, sums.charge, sums.cost) == (1, 700, 350)
@@ -118,8 +118,8 @@ def test_sound_and_pictures_are_tokens_as_they_are_in_statements(ledger_engine: 
                 await age(books, DAY_MS)
                 await usage_days.roll_up(books.database)
                 await rollups.roll_up(books.database)
-            used = await rollups.read(books.database, ada.account_id, Period(0, EVER, DAY_MS))
-            (cell,) = used.by_price.values()
+            by_price, _ = await sums_of(books, ada, DAY_MS)
+            (cell,) = by_price.values()
             async with usage_days.reading(books.database) as days:
                 for group in (Group.PRICE, Group.ACCOUNT, Group.KEY):
                     (sums,) = await days.by(group, 0, EVER)

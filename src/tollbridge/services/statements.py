@@ -132,7 +132,7 @@ async def account_statement(
         opening = await journal.total(days.view, account.id, period.since) - before.charge
         kinds = await journal.moved(days.view, account.id, period.since, period.until)
         month = rollups.Period(period.since, period.until, DAY_MS)
-        used = (await rollups.read_within(days.view, account.id, month)).by_price
+        used = await rollups.by_price(days.view, account.id, month)
         terms = await reports.price_terms(days.view)
         lines: list[Line] = []
         async for line in statement_within(days, account.id, period.since, period.until):

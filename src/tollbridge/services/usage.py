@@ -1,13 +1,14 @@
 """What an account used: totals, over time, by model and by key. Exact when asked (`store.rollups`)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from enum import IntEnum
 
 import msgspec
 
 from tollbridge.store import managed_keys, prices, rollups
 from tollbridge.store.db import Database
 from tollbridge.store.managed_keys import ManagedKey
-from tollbridge.store.rollups import Period, Sums, Used
+from tollbridge.store.rollups import Cells, Period, Sums
 from tollbridge.values import DAY_MS, HOUR_MS
 
 # If there are more series than this, the rest become one.
@@ -44,7 +45,8 @@ RANGES = {
 class Series(msgspec.Struct, frozen=True):
     """What one model or key used. `id`: its name or public id, "" if it has none.
 
-    `parts`: sums by the number of their step, in no order, several for a step or none.
+    `parts`: sums by the number of their step, in no order, several for a step or none. Of keys, only `Keys.STEPS` has
+    any: those of the first `MOST_SERIES - 1`, and in the next one those of all others, as a chart shows them.
     """
 
     id: str
@@ -61,7 +63,7 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """`total` is the sum of `models`, and of `keys`; both are sorted, most expensive first."""
+    """`total` is the sum of `models`, and of `keys` if it has any; both are sorted, most expensive first."""
 
     period: Period
     total: Series
@@ -74,31 +76,57 @@ class Report(msgspec.Struct, frozen=True):
         return list(range(self.period.since, self.period.until, self.period.step))
 
 
-async def report(database: Database, account_id: int, period: Period) -> Report:
-    used = await rollups.read(database, account_id, period)
-    models = await prices.models(database, (version for _, version in used.by_price))
-    keys = await managed_keys.of_account(database, account_id)
-    return arrange(used, period, models, {key.id: key for key in keys})
+class Keys(IntEnum):
+    """What a report says of keys: nothing, each one's total, or also the steps that a chart of them shows."""
+
+    NONE = 0
+    TOTALS = 1
+    STEPS = 2
 
 
-def arrange(used: Used, period: Period, models: dict[int, str], keys: dict[int, ManagedKey]) -> Report:
-    """The report, from sums and the names of price versions and keys."""
+async def report(database: Database, account_id: int, period: Period, keys: Keys = Keys.NONE) -> Report:
+    async with database.snapshot() as view:
+        by_price = await rollups.by_price(view, account_id, period)
+        models = await prices.models(view, (version for _, version in by_price))
+        made = Report(period, _total(by_price, period), _by_model(by_price, period, models), [])
+        if keys is Keys.NONE:
+            return made
+        by_key = await rollups.by_key(view, account_id, period)
+        named = _names(await managed_keys.of_account(view, account_id), by_key)
+        found = _series({(period.since, key_id): each for key_id, each in by_key.items()}, period, named.__getitem__)
+        drawn: Cells = {}
+        if keys is Keys.STEPS:
+            shown = {each.id for each in found[: MOST_SERIES - 1]}
+            ids = [key_id for key_id, (public_id, _) in named.items() if public_id in shown]
+            drawn = await rollups.of_keys(view, account_id, period, ids)
+    steps = {each.id: each.parts for each in _series(drawn, period, named.__getitem__)}
+    made.keys.extend(msgspec.structs.replace(each, parts=steps.get(each.id, [])) for each in found)
+    if keys is Keys.STEPS and len(found) >= MOST_SERIES:
+        made.keys[MOST_SERIES - 1].parts.extend(_rest(made.total, drawn, period))
+    return made
 
-    def of_version(version: int) -> tuple[str, str]:
-        model = models.get(version, "")
-        return model, model or NO_MODEL
 
-    def of_key(key_id: int) -> tuple[str, str]:
-        key = keys.get(key_id)
-        return (key.public_id, key.name) if key is not None else ("", GONE_KEY)
+def _total(by_price: Cells, period: Period) -> Series:
+    total = _series(by_price, period, lambda _: ("", "Total"))
+    return total[0] if total else Series("", "Total", Sums(), [])
 
-    total = _series(used.by_price, period, lambda _: ("", "Total"))
-    return Report(
-        period,
-        total[0] if total else Series("", "Total", Sums(), []),
-        _series(used.by_price, period, of_version),
-        _series(used.by_key, period, of_key),
-    )
+
+def _by_model(by_price: Cells, period: Period, models: dict[int, str]) -> list[Series]:
+    return _series(by_price, period, lambda version: (models.get(version, ""), models.get(version) or NO_MODEL))
+
+
+def _names(keys: list[ManagedKey], used: Iterable[int]) -> dict[int, tuple[str, str]]:
+    """The public id and the name of each key that was used."""
+    there = {key.id: (key.public_id, key.name) for key in keys}
+    return {key_id: there.get(key_id, ("", GONE_KEY)) for key_id in used}
+
+
+def _rest(total: Series, drawn: Cells, period: Period) -> list[tuple[int, Sums]]:
+    """The steps of everything but what is drawn by itself."""
+    every, shown = _steps(total, period), [Sums() for _ in range(period.since, period.until, period.step)]
+    for (start, _), each in drawn.items():
+        shown[(start - period.since) // period.step].add(each)
+    return [(number, all_.less(some)) for number, (all_, some) in enumerate(zip(every, shown, strict=True))]
 
 
 def lines(series: list[Series], period: Period) -> list[Line]:
@@ -116,7 +144,7 @@ def _steps(series: Series, period: Period) -> list[Sums]:
     return steps
 
 
-def _series(sums: dict[tuple[int, int], Sums], period: Period, name: Callable[[int], tuple[str, str]]) -> list[Series]:
+def _series(sums: Cells, period: Period, name: Callable[[int], tuple[str, str]]) -> list[Series]:
     made: dict[str, Series] = {}
     for (start, group), each in sums.items():
         id_, label = name(group)

@@ -12,7 +12,7 @@ Rule 5  All hours and days are UTC. What a swept request cost beyond what it was
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -90,14 +90,14 @@ _OF_ROLLUPS = f"{_SUMS}, MAX(last_at), {_RARE_SUMS}"
 _KEPT = "FROM usage_rollup WHERE account_id = $1 AND span = $2 AND start >= $3 AND start < $4"
 _TAIL = "FROM usage WHERE account_id = $1 AND ended_at > $2 AND ended_at >= $3 AND ended_at < $4"
 _BY_PRICE = f"SELECT start / $5 * $5, price_version, {_OF_ROLLUPS} {_KEPT} GROUP BY 1, 2"
-_BY_KEY = f"SELECT start / $5 * $5, key_id, {_OF_ROLLUPS} {_KEPT} GROUP BY 1, 2"
+_BY_KEY = f"SELECT key_id, {_OF_ROLLUPS} {_KEPT} GROUP BY 1"
+_OF_KEYS = f"SELECT start / $5 * $5, key_id, {_OF_ROLLUPS} {_KEPT} AND key_id IN (KEYS) GROUP BY 1, 2"
 _TAIL_BY_PRICE = f"SELECT ended_at / $5 * $5, price_version, {_OF_USAGE} {_TAIL} GROUP BY 1, 2"
 _TAIL_BY_KEY = f"SELECT ended_at / $5 * $5, key_id, {_OF_USAGE} {_TAIL} GROUP BY 1, 2"
-_TAIL_RARE = f"SELECT ended_at / $5 * $5, price_version, key_id, meters {_TAIL} AND meters IS NOT NULL"
+_TAIL_RARE = f"SELECT ended_at / $5 * $5, PLACE, meters {_TAIL} AND meters IS NOT NULL"
 # Ends that came after the sweep: what was charged then, and what it cost. For dropped rows, `carried` knows whose.
 _LATE = f"""
-SELECT created_at / $4 * $4, COALESCE(usage.price_version, carried.part, 0), COALESCE(usage.key_id, carried.amount, 0),
-  {CHARGE}, {COST}
+SELECT created_at / $4 * $4, PLACE, {CHARGE}, {COST}
 FROM journal JOIN entry ON journal_id = journal.id
 LEFT JOIN usage ON usage.hold_id = CAST(SUBSTR(idempotency_key, 6) AS BIGINT)
 LEFT JOIN carried ON carried.kind = 'late' AND carried.id = journal.id
@@ -164,6 +164,11 @@ class Sums(msgspec.Struct):
         self.searches += other.searches
         self.last_at = max(self.last_at, other.last_at)
 
+    def less(self, other: "Sums") -> "Sums":
+        """What is left without what `other` adds up, a part of it. `last_at` stays."""
+        kept = {name: getattr(self, name) - getattr(other, name) for name in Sums.__struct_fields__}
+        return Sums(**kept | {"last_at": self.last_at})
+
 
 class Period(msgspec.Struct, frozen=True):
     """From `since` on and before `until`, in steps of `step` milliseconds. `since` begins a step.
@@ -176,40 +181,77 @@ class Period(msgspec.Struct, frozen=True):
     step: int
 
 
-class Used(msgspec.Struct, frozen=True):
-    """What an account used in a period, summed twice: by (start of step, price version) and by (start of step, key)."""
-
-    by_price: dict[tuple[int, int], Sums]
-    by_key: dict[tuple[int, int], Sums]
+# Sums by (start of step, price version or key).
+Cells = dict[tuple[int, int], Sums]
 
 
-async def read(database: Database, account_id: int, period: Period) -> Used:
-    async with database.snapshot() as view:
-        return await read_within(view, account_id, period)
-
-
-async def read_within(view: Transaction, account_id: int, period: Period) -> Used:
-    """What an account used, according to `view`, a snapshot."""
+async def by_price(view: Transaction, account_id: int, period: Period) -> Cells:
+    """What an account used, by (start of step, price version), according to `view`, a snapshot."""
     span = HOUR_MS if period.step % DAY_MS else DAY_MS
-    watermark = await value(view, WATERMARK) or 0
-    kept = (account_id, span, period.since, period.until, period.step)
-    late = (account_id, watermark, period.since, period.until, period.step)
-    used = Used(_keyed(await view.fetch(_BY_PRICE, *kept)), _keyed(await view.fetch(_BY_KEY, *kept)))
-    tail = Used(_keyed(await view.fetch(_TAIL_BY_PRICE, *late)), _keyed(await view.fetch(_TAIL_BY_KEY, *late)))
-    for start, version, key_id, meters in await view.fetch(_TAIL_RARE, *late):
-        rare = Sums(**read_meters(meters))
-        tail.by_price[start, version].add(rare)
-        tail.by_key[start, key_id].add(rare)
-    for start, version, key_id, charge, cost in await view.fetch(
-        _LATE, account_id, period.since, period.until, period.step
-    ):
-        more = Sums(charge=charge, cost=cost)
-        tail.by_price.setdefault((start, version), Sums()).add(more)
-        tail.by_key.setdefault((start, key_id), Sums()).add(more)
-    for sums, added in ((used.by_price, tail.by_price), (used.by_key, tail.by_key)):
-        for place, each in added.items():
-            sums.setdefault(place, Sums()).add(each)
-    return used
+    cells = _keyed(await view.fetch(_BY_PRICE, account_id, span, period.since, period.until, period.step))
+    return _together(cells, await _not_summed(view, account_id, period, _PRICE))
+
+
+async def by_key(view: Transaction, account_id: int, period: Period) -> dict[int, Sums]:
+    """What an account used in a period, by key: whole days from the sums of days, the rest from those of hours."""
+    first, last = -(-period.since // DAY_MS) * DAY_MS, period.until // DAY_MS * DAY_MS
+    ranges = [(DAY_MS, first, last), (HOUR_MS, period.since, first), (HOUR_MS, last, period.until)]
+    sums: dict[int, Sums] = {}
+    for span, since, until in ranges if first <= last else [(HOUR_MS, period.since, period.until)]:
+        for row in await view.fetch(_BY_KEY, account_id, span, since, until) if since < until else ():
+            sums.setdefault(row[0], Sums()).add(Sums(*row[1:]))
+    for (_, key_id), more in (await _not_summed(view, account_id, period, _KEY)).items():
+        sums.setdefault(key_id, Sums()).add(more)
+    return sums
+
+
+async def of_keys(view: Transaction, account_id: int, period: Period, keys: Sequence[int]) -> Cells:
+    """As `by_price`, but by key, of these keys alone: an account may have thousands of them."""
+    if not keys:
+        return {}
+    span = HOUR_MS if period.step % DAY_MS else DAY_MS
+    sql = _OF_KEYS.replace("KEYS", ", ".join(f"${6 + index}" for index in range(len(keys))))
+    cells = _keyed(await view.fetch(sql, account_id, span, period.since, period.until, period.step, *keys))
+    late = await _not_summed(view, account_id, period, _KEY)
+    return _together(cells, {place: each for place, each in late.items() if place[1] in set(keys)})
+
+
+class _Cell(msgspec.Struct, frozen=True):
+    """What is not in the stored sums, by step and one more column: of `usage`, of the journal's late ends."""
+
+    tail: str
+    rare: str
+    late: str
+
+
+_PRICE = _Cell(
+    _TAIL_BY_PRICE,
+    _TAIL_RARE.replace("PLACE", "price_version"),
+    _LATE.replace("PLACE", "COALESCE(usage.price_version, carried.part, 0)"),
+)
+_KEY = _Cell(
+    _TAIL_BY_KEY,
+    _TAIL_RARE.replace("PLACE", "key_id"),
+    _LATE.replace("PLACE", "COALESCE(usage.key_id, carried.amount, 0)"),
+)
+
+
+async def _not_summed(view: Transaction, account_id: int, period: Period, cell: _Cell) -> Cells:
+    """What ended after the watermark, and what was charged late."""
+    bounds = (period.since, period.until, period.step)
+    tail = (account_id, await value(view, WATERMARK) or 0, *bounds)
+    cells = _keyed(await view.fetch(cell.tail, *tail))
+    for start, group, meters in await view.fetch(cell.rare, *tail):
+        cells[start, group].add(Sums(**read_meters(meters)))
+    for start, group, charge, cost in await view.fetch(cell.late, account_id, *bounds):
+        cells.setdefault((start, group), Sums()).add(Sums(charge=charge, cost=cost))
+    return cells
+
+
+def _together(cells: Cells, more: Cells) -> Cells:
+    for place, each in more.items():
+        cells.setdefault(place, Sums()).add(each)
+    return cells
 
 
 async def last_uses(database: Database, account_id: int) -> dict[int, int]:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from tollbridge.core.money import format_usd
 from tollbridge.errors import InvalidRequest
 from tollbridge.services import usage as service
-from tollbridge.services.usage import RANGES, Line, Range, Report
+from tollbridge.services.usage import RANGES, Keys, Line, Range, Report
 from tollbridge.store.rollups import Sums
 from tollbridge.values import DAY_MS
 from tollbridge.web import render
@@ -103,7 +103,8 @@ def grouped(report: Report, by: str) -> list[Line]:
 
 async def page(visit: Visit) -> Response:
     asked, by = asked_range(visit), visit.query("by")
-    report = await service.report(visit.shared.database, visit.account.id, asked.period(visit.now))
+    keys = Keys.STEPS if by == "key" else Keys.TOTALS
+    report = await service.report(visit.shared.database, visit.account.id, asked.period(visit.now), keys)
     lines = grouped(report, by)
     return visit.render(
         "usage/usage.html",
@@ -124,7 +125,7 @@ async def page(visit: Visit) -> Response:
 
 async def as_json(visit: Visit) -> Response:
     asked = asked_range(visit)
-    report = await service.report(visit.shared.database, visit.account.id, asked.period(visit.now))
+    report = await service.report(visit.shared.database, visit.account.id, asked.period(visit.now), Keys.TOTALS)
     step, [total] = report.period.step, service.lines([report.total], report.period)
     body = {
         "range": asked.name,

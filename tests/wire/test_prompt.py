@@ -3,6 +3,7 @@ import json
 from typing import Any
 
 import pytest
+from tests.effort import growth
 
 from tollbridge.wire import openai_chat, openai_completions, openai_embeddings, responses_request
 from tollbridge.wire.prompt import MEDIA_BYTES_PER_TOKEN, TOKENS_ELSEWHERE, Prompt
@@ -131,6 +132,18 @@ def test_what_only_begins_like_a_picture_is_text() -> None:
     assert len(prompt.pictures) == 1
     assert b"abcd" in prompt.text
     assert prompt.text.count(b"data:image") == 1
+
+
+def test_a_text_that_begins_like_a_medium_everywhere_takes_no_longer() -> None:
+    def body(size: int) -> bytes:
+        parts = [
+            {"type": "text", "text": '"' * size},
+            {"type": "input_audio", "input_audio": {"data": '"' * size + "."}},
+        ]
+        return json.dumps({"model": "m", "messages": [{"role": "user", "content": parts}]}).encode()
+
+    bodies = {size: body(size) for size in (40_000, 240_000)}
+    assert growth(lambda size: openai_chat.parse(bodies[size]).prompt(), *bodies) < 14
 
 
 def test_a_twin_of_a_picture_in_a_text_is_still_counted_once() -> None:

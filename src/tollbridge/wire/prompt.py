@@ -24,7 +24,9 @@ TOKENS_ELSEWHERE = 20_000
 # What providers put into the prompt of a chat besides its messages.
 _BESIDE_MESSAGES = frozenset({"tools", "functions", "response_format"})
 _BACKSLASH = ord("\\")
+# What a medium is searched by, and how often: what repeats itself would take for ever.
 _BEGIN = 256
+_TRIES = 8
 # What is inline is a data URL or base64, neither of which begins like this. Many ignore white space before a URL; its
 # escapes stand with their backslash, or without.
 _ELSEWHERE = re.compile(rb'"[ \\nrt]*+(?:https?:|gs:|s3:|file_id")', re.IGNORECASE)
@@ -144,10 +146,12 @@ def without_media(text: bytes, media: Iterable[tuple[bytes, bool]]) -> tuple[byt
 def _find(text: bytes, data: bytes, position: int) -> int:
     """As `text.find(data, position)`, which takes ten times as long for megabytes."""
     begin = data[:_BEGIN]
-    start = text.find(begin, position)
-    while start >= 0 and not text.startswith(data, start):
-        start = text.find(begin, start + 1)
-    return start
+    for _ in range(_TRIES):
+        start = text.find(begin, position)
+        if start < 0 or text.startswith(data, start):
+            return start
+        position = start + 1
+    return text.find(data, position)  # whose time is bounded, even if all of `text` begins like `data`
 
 
 def _media(messages: bytes) -> Iterator[tuple[bytes, bool]]:

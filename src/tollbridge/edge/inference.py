@@ -46,7 +46,7 @@ from tollbridge.gateway.replays import Replays, in_progress
 from tollbridge.gateway.settlement import Closed, Settlement
 from tollbridge.gateway.streams import SSE_HEADERS, LiveStreams, StreamCall, failed_midway
 from tollbridge.gateway.ticket import Ticket
-from tollbridge.store.ledger import Ledger
+from tollbridge.store.ledger import Ledger, away
 from tollbridge.telemetry import RequestIds, RequestLine, RequestLog, now_ms
 from tollbridge.values import Outcome, Route, Usage
 from tollbridge.wire import (
@@ -414,7 +414,7 @@ class Inference:
     def _check_vital(self) -> None:
         vital = self._vital
         if self._ledger.failed:
-            raise Unavailable("The ledger is not available. Nothing was charged.", code="ledger_unavailable")
+            raise away()
         if vital.draining:
             raise Unavailable("This server is shutting down. Please try again.")
         if vital.lag.seconds > MOST_LAG_S:

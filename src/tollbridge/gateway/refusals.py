@@ -14,6 +14,7 @@ from tollbridge.errors import (
     Unavailable,
 )
 from tollbridge.limits.base import Exceeded, Room
+from tollbridge.store.ledger import away
 
 # SDKs wait for as long as they are told up to here; beyond it they guess, and ask much sooner.
 LONGEST_WAIT_S = 60
@@ -70,7 +71,7 @@ def refused(verdict: Refused, least: int) -> ApiError:
         case Refusal.KEY_GONE:
             return InvalidApiKey("Incorrect API key provided: it was revoked or has expired.")
         case _:
-            return Unavailable("The ledger is not available. Nothing was charged.", code="ledger_unavailable")
+            return away()
 
 
 def none_usable(model: str, opens_in: float, status: int) -> Unavailable:

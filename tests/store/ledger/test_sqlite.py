@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import resource
 import shutil
 import signal
@@ -252,9 +253,9 @@ def small(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path
 
 
 def test_a_full_disk_refuses_holds_keeps_ends_and_recovers(
-    small: tuple[Path, Quota | Disk], migrated_file: Path
+    small: tuple[Path, Quota | Disk], migrated_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """H6: twenty times in a row. What is on the disk can be read all the while."""
+    """H6: twenty times in a row. What is on the disk can be read all the while, and the log says once what is wrong."""
     directory, disk = small
     shutil.copy(migrated_file, directory / "tollbridge.db")
     engine = Engine(f"sqlite:///{directory / 'tollbridge.db'}", directory)
@@ -279,6 +280,9 @@ def test_a_full_disk_refuses_holds_keeps_ends_and_recovers(
             await books.end(await books.held(customer, 10), customer, 1)
 
     with_books(engine, scenario)
+    said = [record.getMessage() for record in caplog.records if "the ledger cannot write" in record.getMessage()]
+    assert len(said) == 1
+    assert re.search(r"ends wait: (database or disk is full|disk I/O error)$", said[0])
 
 
 def test_stopping_on_a_full_disk_comes_to_an_end(sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,8 @@ _MOST_WAITING_S = MOST_WAITING_MS / 1000
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
 # How long `stop` keeps trying to write to a full disk.
 _LAST_TRIES_S = 5.0
+# How often it says why it cannot write, at most.
+_TELL_EVERY_S = 60.0
 
 # How often the log is copied into the file, once this many operations have been written since; and from how many pages
 # on the writer helps to finish the copy, so that the log starts over.
@@ -89,6 +91,7 @@ class SqliteLedger:
         self._stopping = False
         self._failed = True
         self._stalled = False
+        self._tell_after = 0.0
         self._log_is_long = threading.Event()
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -275,6 +278,9 @@ class SqliteLedger:
             return True
         if code & 0xFF in _AWAY:
             self._stalled = True
+            if time.monotonic() >= self._tell_after:
+                self._tell_after = time.monotonic() + _TELL_EVERY_S
+                _log.warning("the ledger cannot write: new calls are refused, and ends wait: %s", error)
             self.counters.retries += 1
             kept = [item for item in batch if isinstance(item[0], _KEPT)]
             self._tell(self._reject, [item for item in batch if not isinstance(item[0], _KEPT)], away())

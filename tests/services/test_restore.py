@@ -209,7 +209,7 @@ def test_a_damaged_file_is_no_backup(sqlite_world: World, settings: Settings, tm
     (tmp_path / "cut.db").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "flipped.db").write_bytes(whole[:8192] + bytes(4096) + whole[12288:])
     for name in ("empty", "text", "cut", "flipped", "missing"):
-        with pytest.raises(ConfigError):
+        with pytest.raises(ConfigError, match=rf"{name}\.db: "):
             asyncio.run(restore(settings, tmp_path / f"{name}.db"))
     assert not [name for name in files(sqlite_world) if name.startswith(".")]
 

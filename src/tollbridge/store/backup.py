@@ -53,9 +53,9 @@ def stage(source: Path, place: Path) -> Path:
     except (OSError, sqlite3.Error) as error:
         discard(draft)
         raise ConfigError(f"{source}: it cannot be restored: {error}") from error
-    except ConfigError:
+    except ConfigError as error:
         discard(draft)
-        raise
+        raise ConfigError(f"{source}: {error}") from error
     return draft
 
 

@@ -344,7 +344,7 @@ def test_connections_are_capped_in_all_and_beyond_the_answer_too() -> None:
         held = [stack.enter_context(Client(server)) for _ in range(5)]
         assert [client.send(GET).response().status for client in held] == [200] * 5
         refused = [stack.enter_context(Client(server)) for _ in range(64)]
-        assert {client.response().status for client in refused} == {503}
+        assert {client.send(GET).response().status for client in refused} == {503}
         with Client(server) as cut, pytest.raises((ConnectionError, IndexError)):
             cut.send(GET).response()
         assert held[0].send(GET).response().status == 200
@@ -356,13 +356,48 @@ def test_connections_are_capped_in_all_and_beyond_the_answer_too() -> None:
         assert ask(server).status == 200
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics"])
+def test_a_full_server_still_says_how_it_is(path: str) -> None:
+    """Otherwise whoever watches it takes it for a dead one, and restarts it with all that it is doing."""
+    with running(echo, max_connections=1) as server, Client(server) as held:
+        assert held.send(GET).response().status == 200
+        for _ in range(3):
+            with Client(server) as probe:
+                answer = probe.send(GET.replace(b"/ ", path.encode() + b" ", 1)).response()
+                assert (answer.status, answer.headers["connection"]) == (200, "close")
+                assert probe.closed()
+            assert ask(server).status == 503
+
+
+@pytest.mark.parametrize(
+    ("caps", "said"),
+    [
+        ({"max_connections": 2}, "2 are open, as many as server.max_connections allows"),
+        ({"max_connections_per_client": 2}, "127.0.0.2 has as many as server.max_connections_per_client allows. If"),
+    ],
+)
+def test_the_log_says_now_and_then_why_connections_are_refused(
+    caps: dict[str, int], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(echo, **caps) as server, ExitStack() as stack:
+        for _ in range(2):
+            held = stack.enter_context(Client(server, source="127.0.0.2"))
+            assert held.send(GET).response().status == 200
+        for _ in range(20):
+            with Client(server, source="127.0.0.2") as refused:
+                assert refused.send(GET).response().status == 503
+        eventually(lambda: caplog.messages)
+    [message] = caplog.messages
+    assert message.startswith("connections are refused: " + said)
+
+
 def test_thousands_of_idle_connections_cost_nothing_but_themselves() -> None:
     with running(echo, max_connections=600) as server, ExitStack() as stack:
         for _ in range(600):
             stack.enter_context(Client(server))
         eventually(lambda: server.shared.connections == 600)
         with Client(server) as late:
-            assert late.response().status == 503
+            assert late.send(GET).response().status == 503
 
 
 @pytest.mark.parametrize(

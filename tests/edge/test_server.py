@@ -314,7 +314,7 @@ def test_a_busy_server_accepts_what_waits_together() -> None:
 
 def test_more_files_are_opened_where_that_is_allowed_and_half_are_for_clients() -> None:
     with process(100, 900) as serving:
-        assert ask(serving.server, b"GET /files HTTP/1.1\r\nHost: a\r\n\r\n").body == b"900 450"
+        assert ask(serving.server, b"GET /files HTTP/1.1\r\nHost: a\r\n\r\n").body == b"900 386"
 
 
 def cpu_seconds(pid: int) -> float:

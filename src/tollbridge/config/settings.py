@@ -628,7 +628,7 @@ SETTINGS = (
         "server.max_connections",
         whole(0, MANY),
         0,
-        "How many connections may be open; 0: as many as half of the process's open files allow.",
+        "How many connections may be open; 0: somewhat less than half of the files that the process may open.",
     ),
     Setting(
         "server.max_connections_per_client",

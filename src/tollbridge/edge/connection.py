@@ -40,6 +40,8 @@ _TASK = "request"  # otherwise asyncio makes up a name for each
 _UNCOUNTED = 64 * 1024  # of each body; most bodies are smaller, and cost no counting
 _FRAMING_BYTES = 64 * 1024  # that a chunked body may take on the wire beyond twice the cap
 _SPARE = 64  # connections above a cap that still get a 503; any more are cut
+# What is answered even then: whoever asks must not take a full process for a dead one.
+_PROBES = frozenset({"/health", "/ready", "/metrics"})
 _LOGGER = logging.getLogger("tollbridge.edge")
 
 
@@ -87,6 +89,8 @@ class Shared:
         self.arriving = 0
         self.arriving_per_client: dict[str, int] = {}
         self.draining = False
+        # What the log should say: the cap that connections were refused by, in words.
+        self.refused = ""
         self.keep_alive = limits.keep_alive
         self.date_line = b""
         self.targets: dict[bytes, tuple[str, bytes, bytes]] = {}
@@ -107,11 +111,18 @@ class Shared:
     def enter(self, client: str) -> int:
         """Count a connection in. Returns the excess over the cap that is exceeded most; 0 when none is."""
         self.connections += 1
-        excess = self.connections - self.max_connections
+        excess, of_client = self.connections - self.max_connections, 0
         if client:
             count = self.per_client[client] = self.per_client.get(client, 0) + 1
-            excess = max(excess, count - self.limits.max_connections_per_client)
-        return max(excess, 0)
+            of_client = count - self.limits.max_connections_per_client
+        if excess > 0:
+            self.refused = f"{self.max_connections} are open, as many as server.max_connections allows"
+        elif of_client > 0:
+            self.refused = (
+                f"{client} has as many as server.max_connections_per_client allows. If that is your reverse proxy, add "
+                "it to server.exempt_clients"
+            )
+        return max(excess, of_client, 0)
 
     def leave(self, client: str) -> None:
         self.connections -= 1
@@ -173,6 +184,7 @@ class Connection(HttpToolsProtocol):
         self._answer: Answer = getattr(self.app, "answer", _by_asgi)
         self._counted = ""
         self._phase = _IDLE
+        self._excess = False
         self._deaf = False
         self._lingering = False
         self._farewell: ApiError | None = None
@@ -202,7 +214,8 @@ class Connection(HttpToolsProtocol):
         if excess > _SPARE:
             transport.abort()
         elif excess:
-            self._stop(Unavailable("Too many connections. Please try again."))
+            self._excess = True
+            self.deadline = self.loop.time() + limits.linger
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.connections.discard(self)
@@ -368,6 +381,8 @@ class Connection(HttpToolsProtocol):
         version = parser.get_http_version()
         self._check_head(version)
         path, raw_path, query = self.shared.target(self.url)
+        if self._excess and path not in _PROBES:
+            raise Unavailable("Too many connections. Please try again.")
         scope: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
@@ -382,7 +397,7 @@ class Connection(HttpToolsProtocol):
             "query_string": query,
             "headers": self.headers,
         }
-        keep_alive = version == "1.1" and not self.shared.draining and parser.should_keep_alive()
+        keep_alive = version == "1.1" and not (self.shared.draining or self._excess) and parser.should_keep_alive()
         cycle = self.cycle = Downstream(self, scope, keep_alive)
         cycle.waiting_for_100_continue = self.expect_100_continue
         self._begin(cycle)

@@ -42,6 +42,9 @@ _log = logging.getLogger("tollbridge")
 
 _NO_SUPERVISOR = "SIGUSR2 changes nothing here: it is for the supervisor of `serve --workers`. Restart a lone process"
 _MOST_FILES = 65_536
+# Open files that are neither a caller's connection nor an upstream's: databases, logs, and callers who are refused.
+_OTHER_FILES = 128
+_REPEAT_S = 60.0
 _LAG_TICK = 0.25
 _DRAIN_TICK = 0.05
 _MORE_AT_ONCE = 64
@@ -79,7 +82,9 @@ class Server(uvicorn.Server):
         lifeline: Readable | None = None,
     ) -> None:
         self.limits = limits or ServerLimits()
-        affordable = _open_more_files() // 2  # each request may also need a connection to an upstream
+        # Each request may also need a connection to an upstream.
+        files = _open_more_files()
+        affordable = max(files - _OTHER_FILES, files // 2) // 2
         self.shared = Shared(self.limits, self.limits.max_connections or affordable)
         self.port: int = sock.getsockname()[1]
         self._sock = sock
@@ -90,7 +95,7 @@ class Server(uvicorn.Server):
         self._on_reload = on_reload
         self._lifeline = lifeline
         self._hurried = False
-        self._next_sweep = 0.0
+        self._next_sweep = self._next_word = 0.0
         config = Config(
             app,
             loop="uvloop",
@@ -228,6 +233,10 @@ class Server(uvicorn.Server):
         self._next_sweep = now + self.limits.sweep
         for connection in list(self.server_state.connections):
             connection.sweep(now)  # type: ignore[union-attr]
+        if self.shared.refused and now >= self._next_word:
+            _log.warning("connections are refused: %s", self.shared.refused)
+            self.shared.refused = ""
+            self._next_word = now + _REPEAT_S
 
 
 class LoopLag:

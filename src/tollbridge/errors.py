@@ -24,7 +24,7 @@ TollbridgeError
 │   └── UpstreamTimedOut        504
 ├── UpstreamError               a call to a provider went wrong (never shown as it is: gateway.relay decides)
 │   ├── ConnectError            no connection: nothing was sent, so another try is safe
-│   ├── PoolBusy                the upstream's connection limit and its queue are full: nothing was sent
+│   ├── PoolBusy                the upstream's connection limit and queue are full, or ours: nothing was sent
 │   ├── UpstreamTimeout         connect, first_byte, gap or total (`kind` says which)
 │   ├── ConnectionLost          the peer closed or reset before the answer was whole
 │   ├── ProtocolError           what came back makes no sense (framing, caps, encodings, shape)

@@ -6,6 +6,7 @@ import random
 import time
 from typing import Any
 
+import msgspec
 import pytest
 from tests.gateway.site import (
     DONE,
@@ -564,6 +565,31 @@ def test_flapping_provider_is_left_alone_and_our_own_refusals_never_count() -> N
             for _ in range(30):
                 assert (await site.post("/v1/chat/completions", chat())).status == 200
         assert calls <= 6
+
+    run(test())
+
+
+def test_calls_beyond_the_connections_to_a_provider_go_to_the_next_however_many_they_are() -> None:
+    """Nothing was sent, so this is no retry: otherwise a provider that hangs would use up all that are allowed."""
+    release = asyncio.Event()
+
+    async def hangs(request: Request, peer: Peer) -> None:
+        await release.wait()
+        await says(completion())(request, peer)
+
+    async def test() -> None:
+        async with Site(always(hangs), others={"second": always(says(completion()))}) as site:
+            line = site.gateway._line
+            assert line is not None
+            pool = line.upstreams["up"].pool
+            pool.limits = msgspec.structs.replace(pool.limits, max_connections=1, max_waiting=0)
+            held = asyncio.create_task(site.post("/v1/chat/completions", chat()))
+            while not pool.connections:  # noqa: ASYNC110 - a pool has no event
+                await asyncio.sleep(0.005)
+            for _ in range(30):
+                assert (await site.post("/v1/chat/completions", chat())).status == 200
+            release.set()
+            assert (await held).status == 200
 
     run(test())
 

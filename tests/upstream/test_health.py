@@ -101,9 +101,12 @@ def test_the_log_says_once_a_minute_why_an_upstream_cannot_be_called(caplog: pyt
     assert said() == []  # it is still called
     health.failed(route("b"), Kind.SERVER_ERROR, why="status 500")
     assert said() == ["calls of m at the provider b fail: server_error (status 500)"]
+    health.failed(route("c"), Kind.BUSY, why="the 256 connections to c and their queue are full")
+    assert said() == ["calls of m at the provider c fail: busy (the 256 connections to c and their queue are full)"]
+    assert health.rank(route("c")) == 0
     for kind in Kind:
         health.failed(OWN, kind)
-        if kind not in (Kind.CREDENTIAL, Kind.OUT_OF_CREDIT, Kind.UNKNOWN_MODEL):
+        if kind not in (Kind.CREDENTIAL, Kind.OUT_OF_CREDIT, Kind.UNKNOWN_MODEL, Kind.BUSY):
             health.failed(route(kind.value), kind)
     assert said() == []
 

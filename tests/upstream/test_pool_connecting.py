@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import resource
 import socket
 import ssl
 from pathlib import Path
@@ -49,6 +50,26 @@ def test_a_refused_connection_says_so(loop: str) -> None:
             with pytest.raises(ConnectError, match=f"cannot connect to 127.0.0.1:{server.port}: .*refused"):
                 await post(pool)
             assert pool.connections == 0
+            await pool.close()
+
+    run(loop, main())
+
+
+@both_loops
+def test_having_no_more_files_is_not_the_upstreams_fault(loop: str) -> None:
+    async def main() -> None:
+        async with BadServer(always(OK)) as server:
+            pool = Pool(server.url, Limits())
+            limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+            with socket.socket() as last:
+                next_one = last.fileno()
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (next_one, limits[1]))
+                with pytest.raises(PoolBusy, match=f"cannot connect to 127.0.0.1:{server.port}: too many open files"):
+                    await post(pool)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            assert (await post(pool)).status == 200
             await pool.close()
 
     run(loop, main())

@@ -6,7 +6,7 @@ Rule 2  A mistake of the caller's (400, 413, 422 …) is the same everywhere: it
 Rule 3  Trouble with a credential (401, 402, 403) and a limit (429) are never tried again on the same route.
 Rule 4  A request is tried at most twice more for each model, and all retries together stay within 20 % of the traffic
         (or 3 per window, if that is more), so that we do not add a storm of our own to a failing provider's trouble.
-        Moving on to another model that the caller named is not a retry.
+        Moving on to another model that the caller named is not a retry, nor is moving on for want of a connection.
 """
 
 from collections import deque
@@ -38,6 +38,7 @@ SHAKY_S = 60.0
 class Kind(Enum):
     """What went wrong with one attempt."""
 
+    BUSY = "busy"  # we have no connection to spare for it: nothing was sent
     UNREACHED = "unreached"  # nothing was sent
     LOST = "lost"  # sent, and the answer never came or was not whole
     TIMED_OUT = "timed_out"
@@ -66,7 +67,7 @@ COUNTS_AGAINST_UPSTREAM = frozenset(
 
 
 # Nothing was sent, or the provider did nothing with it.
-NEEDS_NO_BUDGET = frozenset({Kind.UNSUPPORTED})
+NEEDS_NO_BUDGET = frozenset({Kind.UNSUPPORTED, Kind.BUSY})
 
 
 def decide(kind: Kind, *, retries: int, more_routes: bool, more_models: bool) -> Step:

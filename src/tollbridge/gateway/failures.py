@@ -104,11 +104,10 @@ def _lost(error: UpstreamError, route: Route) -> Failure:
         )
     if isinstance(error, PoolBusy):
         return Failure(
-            Kind.LIMITED,
+            Kind.BUSY,
             Unavailable(
                 f"All connections to the provider of {route.model} are busy. Try again in a moment.", retry_after=1
             ),
-            retry_after=0.0,
         )
     if isinstance(error, ConnectError):
         kind, what = Kind.UNREACHED, "cannot be reached"

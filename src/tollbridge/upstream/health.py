@@ -30,8 +30,9 @@ MOST_TOKENS_PER_MS = 10
 _SHARE = 0.125
 
 COMPLAIN_S = 60.0
-# One such failure says that all calls will fail, until the operator does something.
-_FOR_THE_OPERATOR = frozenset({Kind.CREDENTIAL, Kind.OUT_OF_CREDIT, Kind.UNKNOWN_MODEL})
+# One such failure says that all calls will fail, or that more are asked than can be made, until the operator does
+# something.
+_FOR_THE_OPERATOR = frozenset({Kind.CREDENTIAL, Kind.OUT_OF_CREDIT, Kind.UNKNOWN_MODEL, Kind.BUSY})
 
 _log = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ Redirects are answers like any other, nothing is decompressed, and the environme
 """
 
 import asyncio
+import errno
 import re
 import ssl
 from collections import OrderedDict
@@ -32,6 +33,8 @@ _OWN_HEADERS = frozenset(
     | {b"trailer", b"upgrade", b"keep-alive", b"proxy-connection", b"expect"}
 )
 _KNOWN_NAMES = 256
+# This machine has no more files, ports or buffers, which is not the upstream's fault.
+_NONE_LEFT = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS})
 _KNOWN_HEADS = 64
 # Numbers, because CPython raises and drops a TypeError on the way when it looks for bytes in bytes.
 _NUL, _SPACE = 0, 32
@@ -273,6 +276,8 @@ class Pool:
             self._connections.discard(connection)  # uvloop does not call connection_lost when cancelled here
             if isinstance(error, TimeoutError):
                 raise UpstreamTimeout("connect", self.limits.connect) from error
+            if isinstance(error, OSError) and error.errno in _NONE_LEFT:
+                raise PoolBusy(f"cannot connect to {self.origin}: {reason(error)}") from error
             if isinstance(error, OSError):
                 raise ConnectError(f"cannot connect to {self.origin}: {reason(error)}") from error
             raise

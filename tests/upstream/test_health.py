@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tollbridge.core.retry import Kind
+from tollbridge.core.retry import COUNTS_AGAINST_UPSTREAM, Kind
 from tollbridge.upstream.health import OWNERS_REMEMBERED, Health
 from tollbridge.values import Price, Route, Upstream
 
@@ -109,6 +109,19 @@ def test_the_log_says_once_a_minute_why_an_upstream_cannot_be_called(caplog: pyt
         if kind not in (Kind.CREDENTIAL, Kind.OUT_OF_CREDIT, Kind.UNKNOWN_MODEL, Kind.BUSY):
             health.failed(route(kind.value), kind)
     assert said() == []
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in COUNTS_AGAINST_UPSTREAM | {Kind.OUT_OF_CREDIT}])
+def test_a_probe_that_told_nothing_of_an_upstream_lets_another_one_follow_at_once(kind: Kind) -> None:
+    clock = Clock()
+    health = Health(clock)
+    for _ in range(5):
+        health.failed(OURS, Kind.UNREACHED)
+    clock.now += 11
+    health.begin(OURS)
+    assert health.rank(OURS) is None
+    health.failed(OURS, kind, retry_after=0)
+    assert health.rank(OURS) is not None
 
 
 def test_a_limit_cools_what_was_limited_for_as_long_as_it_says() -> None:

@@ -235,6 +235,12 @@ def test_the_first_event_estimates_what_was_read() -> None:
     }
 
 
+def test_an_end_of_which_nothing_is_known_has_all_that_clients_need() -> None:
+    data = AnthropicWriter(REQUEST, NAMES).end(Tail(finishes=(Finish("stop"),), usage=None, receipt=None))
+    usage = events(data)[-2]["usage"]
+    assert (usage["input_tokens"], usage["output_tokens"]) == (0, 0)
+
+
 def test_what_was_counted_here_is_shown() -> None:
     counted = Receipt(charge=b"1", cost=b"1", usage=Usage(input=7, output=8, estimated=True))
     for shown in (rendered(receipt=counted), message_of(written([], receipt=counted))):

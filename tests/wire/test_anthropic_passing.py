@@ -75,8 +75,8 @@ def test_money_limits_thinking_too(limit: int | None, expected: dict[str, Any] |
     outgoing = asked(limit=limit, thinking={"type": "enabled", "budget_tokens": 3_000}).request()
     assert json.loads(outgoing.body).get("thinking") == expected
     assert outgoing.dropped == (() if expected else ("thinking",))
-    adaptive = {"type": "adaptive"}
-    assert sent("messages", OPUS, limit=10, thinking=adaptive)["thinking"] == adaptive
+    for unlimited in ({"type": "adaptive"}, {"type": "enabled"}):
+        assert sent("messages", OPUS, limit=10, thinking=unlimited)["thinking"] == unlimited
 
 
 def test_what_other_models_thought_and_their_ids_of_calls_do_not_reach_claude() -> None:

@@ -192,6 +192,11 @@ def test_an_empty_account_is_402_whatever_they_call_it(status: int, error: Any) 
     assert classified(status, {"error": error}).status == 402
 
 
+@pytest.mark.parametrize(("status", "meant"), [(401, 402), (403, 402), (429, 402), (400, 400), (412, 412), (500, 500)])
+def test_only_an_error_about_the_account_says_anywhere_that_it_is_empty(status: int, meant: int) -> None:
+    assert classified(status, {"error": {"message": "Denied, as you have run out of credits"}}).status == meant
+
+
 MORE = " To learn more about provider routing, visit: https://openrouter.ai/docs/guides/routing/provider-selection"
 
 

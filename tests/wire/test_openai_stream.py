@@ -369,6 +369,12 @@ def test_usage_has_a_choice_to_ride_on_when_the_finish_is_already_out() -> None:
     assert read[-2]["choices"][0]["delta"] == {}
 
 
+def test_an_answer_that_never_said_why_it_ended_has_stopped() -> None:
+    stream = stream_of()
+    read = events(stream.feed(chunk("a") + chunk("", usage=USAGE) + DONE) + stream.end(RECEIPT))
+    assert [event["choices"][0]["finish_reason"] for event in read[:-1]] == [None, None, "stop"]
+
+
 def test_end_without_done_is_complete_when_a_finish_was_seen() -> None:
     stream = stream_of()
     stream.feed(chunk("a"))
@@ -485,6 +491,7 @@ NONSENSE = [
     b'data: {"choices":[{"delta":{"content":"a"},"x":"\xff"}]}\n\n',
     b'data: {"choices":[{"delta":{"content":"a\x00"}}]}\n\n',
     b'data: {"choices":[{"delta":{"content":NaN}}]}\n\n',
+    chunk("a", x=7).replace(b"7", b"NaN"),
     b'data: {"choices":[{"delta":{"content":"a"}}]\n\n',
     b"data: " + b"[" * 100_000 + b"\n\n",
     b'data: {"choices":[{"delta":{"content":' + b"[" * 50_000 + b"]" * 50_000 + b"}}]}\n\n",

@@ -24,6 +24,7 @@ from tests.gateway.site import (
     says,
     stream,
     streams,
+    used,
 )
 from tests.servers import Postgres
 from tests.upstream.bad_server import Peer, Request
@@ -89,6 +90,23 @@ def test_how_a_request_ended_is_told_in_openai_s_word(native: str, word: str) ->
             reply = await site.post(CHAT, chat())
             found = await generation(site, reply.json["id"])
             assert (found["finish_reason"], found["native_finish_reason"]) == (word, native)
+
+    run(test())
+
+
+def test_all_that_was_read_and_written_stands_in_two_sums() -> None:
+    usage = {
+        **used(100, 50),
+        "prompt_tokens_details": {"cached_tokens": 40, "cache_write_tokens": 20, "audio_tokens": 10},
+        "completion_tokens_details": {"audio_tokens": 10, "image_tokens": 15},
+    }
+
+    async def test() -> None:
+        async with Site(always(says(completion(usage=usage)))) as site:
+            reply = await site.post(CHAT, chat())
+            found = await generation(site, reply.json["id"])
+            assert (found["native_tokens_prompt"], found["native_tokens_completion"]) == (100, 50)
+            assert (found["tokens"]["input"], found["tokens"]["output"]) == (30, 25)
 
     run(test())
 
@@ -246,6 +264,7 @@ def test_a_key_knows_its_limit_its_use_and_what_is_left_of_its_plan() -> None:
             unlimited = (await site.get("/v1/key")).json["data"]
             assert (unlimited["limit"], unlimited["limit_remaining"]) == (None, None)
             assert unlimited["usage"] == PRICE / 1e9
+            assert unlimited["included_tokens"] is None
 
     run(test())
 
@@ -342,6 +361,7 @@ def test_any_endpoint_can_be_estimated(body: Json, endpoint: str) -> None:
             estimate = (await site.post("/v1/estimate", body)).json
             assert (estimate["admitted"], estimate["endpoint"]) == (True, endpoint)
             assert estimate["greatest_usd"] >= estimate["least_usd"] > 0
+            assert (estimate["tokens"]["max_output"] == 0) == (endpoint == "embeddings")
 
     run(test())
 

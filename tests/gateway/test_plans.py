@@ -243,6 +243,7 @@ def test_included_tokens_cost_nothing_then_credit_is_used_then_nothing_is_left()
             assert reply.headers["x-tollbridge-upstream-cost-usd"] != "0"
             assert reply.json["usage"]["cost"] == 0
             assert await quota(site) == (15, 285)
+            assert (await site.get("/v1/key")).json["data"]["included_tokens"]["limit"] == 300
             told = await site.get(f"/v1/generation?id={reply.json['id']}")
             assert told.json["data"]["total_cost"] == 0
             # More than is left: credit is used.

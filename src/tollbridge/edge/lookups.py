@@ -312,7 +312,7 @@ def _estimated(request: Request, estimate: Estimate) -> dict[str, Any]:
         "provider": route.upstream.name,
         "tokens": {
             "prompt": demand.read,
-            "max_output": most * demand.choices if demand.produces else 0,
+            "max_output": most * demand.choices,
             "choices": demand.choices,
         },
         "least_usd": _usd(_least(demand, route)),

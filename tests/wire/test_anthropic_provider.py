@@ -147,7 +147,8 @@ def test_text_and_thoughts_that_come_at_once_are_read() -> None:
 
 
 def test_an_answer_ends_once_and_a_refusal_need_not_say_why() -> None:
-    found, _ = read(start() + finish("refusal", stop_details={"type": "refusal"}) + finish())
+    told = {"stop_reason": "refusal", "stop_details": {"type": "refusal"}}
+    found, _ = read(start() + event("message_delta", delta=told) + finish())
     assert found == [Finish("refused", None, "refusal")]
 
 
@@ -244,6 +245,7 @@ MESSAGE: dict[str, Any] = {
             "citations": [
                 {"type": "web_search_result_location", "url": CITATION.url, "title": "Weather", "cited_text": "mild"},
                 {"type": "char_location", "document_index": 0, "cited_text": "x"},
+                {"type": "search_result_location", "source": "a book"},
             ],
         },
         {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {"b": 1, "a": [1.50]}},
@@ -260,7 +262,7 @@ def test_a_whole_answer_is_read() -> None:
     assert reply.choices[0].parts == (
         Thinking(text="Let me see", signature=SIGNATURE, origin="anthropic"),
         Thinking(redacted=REDACTED, origin="anthropic"),
-        Text(text="Mild.", citations=(CITATION,)),
+        Text(text="Mild.", citations=(CITATION, Citation(url="a book"))),
         ToolCall(id="toolu_1", name="f", arguments='{"b": 1, "a": [1.5]}'),
         ToolCall(id="toolu_2", name="g", arguments="{}"),
     )

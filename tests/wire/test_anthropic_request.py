@@ -176,6 +176,12 @@ def test_arguments_that_are_no_object_are_kept_in_one(arguments: str) -> None:
     assert written["messages"][1]["content"][0]["input"] == {"invalid_arguments": arguments}
 
 
+@pytest.mark.parametrize("arguments", ["", " ", "\n"])
+def test_no_arguments_are_an_empty_object(arguments: str) -> None:
+    written = body(HI, turn("assistant", ToolCall(id="a", name="f", arguments=arguments)))
+    assert written["messages"][1]["content"][0]["input"] == {}
+
+
 def test_arguments_stay_as_they_were_written() -> None:
     arguments = '{"n": 1.50, "big": 123456789012345678901234567890}'
     assert (

@@ -166,7 +166,6 @@ class Breaker(msgspec.Struct):
     def exhausted(self, now: float) -> None:
         """It is out of credit."""
         self.open_until = now + EXHAUSTED_S
-        self.probing_until = 0.0
 
     def reconsider(self, now: float) -> None:
         """What was wrong may have been mended: the next call finds out."""

@@ -51,9 +51,6 @@ class _PassThrough(msgspec.Struct):
 class _Completion(_PassThrough):
     shape: ClassVar[Shape]
 
-    def response(self, body: bytes) -> Answer:
-        return CompletionAnswer(self.shape, self.names, body)
-
     def stream(self, output: Counter) -> Stream:
         return CompletionStream(self.shape, self.names, self.asked.include_usage, self.asked.choices, output)
 

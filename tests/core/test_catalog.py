@@ -101,8 +101,9 @@ def test_a_tier_has_its_own_prices_but_for_searches() -> None:
         *(6_000_000, 600_000, 6_000_000),
     )
     assert step.price.searches == price.searches
-    with pytest.raises(ValueError, match="another number"):
-        catalog.price(PriceRow(input="3", tiers=(tier, tier)))
+    for wrong in ((tier, tier), (msgspec.structs.replace(tier, above=0), tier)):
+        with pytest.raises(ValueError, match="another number"):
+            catalog.price(PriceRow(input="3", tiers=wrong))
 
 
 def test_periods_become_variants_with_versions_of_their_own() -> None:
@@ -150,6 +151,7 @@ def test_price_and_cost_may_each_have_their_times() -> None:
     [
         ({"since": "1.2.2027"}, "a date is written"),
         ({"since": "2027-02-01", "until": "2027-01-01"}, "ends before it begins"),
+        ({"since": "2027-02-01", "until": "2027-02-01"}, "ends before it begins"),
         ({"days": "monday"}, "days are written"),
         ({"days": "mon-"}, "days are written"),
         ({"days": "sat-mon"}, None),

@@ -42,6 +42,13 @@ def test_equals_share_the_traffic_by_weight() -> None:
     assert first == {"a": 750, "b": 250}
 
 
+def test_equals_share_each_place_whoever_came_before() -> None:
+    routes = [route(name) for name in "abc"]
+    orders = Counter(names(order(routes, lambda _: 0, (step + 0.5) / 600)) for step in range(600))
+    assert len(orders) == 6
+    assert set(orders.values()) == {100}
+
+
 @given(st.lists(st.integers(0, 9), max_size=6), st.floats(0, 1, exclude_max=True))
 def test_every_usable_route_stands_in_the_order_once(weights: list[int], chance: float) -> None:
     routes = [msgspec.structs.replace(route(str(i)), weight=weight) for i, weight in enumerate(weights)]

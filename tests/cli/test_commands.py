@@ -85,7 +85,14 @@ def test_an_account_from_its_first_credit_to_its_statement(shell: Shell) -> None
     assert (made["email"], made["promo_usd"], made["plan"]) == ("ada@example.com", "0.25", "default")
     after = shell.ok("credit", "grant", "ada@example.com", "0.000000001", "--reason", "a nano", "--json").out
     assert msgspec.json.decode(after)["available_usd"] == "0.250000001"
-    lines = msgspec.json.decode(shell.ok("ledger", "statement", "ada@example.com", "--json").out)
+    text = shell.ok("ledger", "statement", "ada@example.com", "--json").out
+    lines = msgspec.json.decode(text)
+    # Printed line by line, and yet as any other JSON is.
+    assert text.encode() == msgspec.json.format(msgspec.json.encode(lines)) + b"\n"
+    assert shell.ok("ledger", "statement", "ada@example.com", "--since", "2100-01-01", "--json").out.count("{") == 1
+    head, *table = shell.ok("ledger", "statement", "ada@example.com").lines
+    assert head.split() == ["at", "amount", "USD", "balance", "USD", "what"]
+    assert [line[head.index("what") :] for line in table] == ["grant: first credit", "grant: a nano"]
     assert [(line["amount_usd"], line["balance_usd"], line["what"]) for line in lines] == [
         ("0.25", "0.25", "grant: first credit"),
         ("0.000000001", "0.250000001", "grant: a nano"),

@@ -9,6 +9,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 import pytest
 from tests.payments.conftest import USD, Till, opened_till
 from tests.services.conftest import World, spend
@@ -20,7 +21,8 @@ from tollbridge.errors import InvalidRequest
 from tollbridge.services import accounts, margins, statements, vouchers
 from tollbridge.services.credit import grant
 from tollbridge.services.refunds import refund
-from tollbridge.services.statements import JournalLine, Period
+from tollbridge.services.statement import Line
+from tollbridge.services.statements import JournalLine, Lines, Period
 from tollbridge.store import journal as journal_rows
 from tollbridge.store import reports, retention, rollups, seal, usage, usage_days
 from tollbridge.store.accounts import Account
@@ -79,7 +81,7 @@ def test_opening_and_movements_make_the_closing_and_the_lines_agree(world: World
         made = await statements.account_statement(till.database, account, month)
         assert made.opening == 0
         assert made.closing == account.paid + account.promo
-        assert made.lines[-1].balance == made.closing
+        assert [*made.lines][-1].balance == made.closing
         assert sum(line.amount for line in made.lines) == made.closing
         sums = {each.kind: each.amount for each in made.movements}
         assert sums["top_up"] == 51 * USD
@@ -93,7 +95,7 @@ def test_opening_and_movements_make_the_closing_and_the_lines_agree(world: World
         assert not any("fee" in line.what for line in made.lines)
         following = statements.parse_month("2099-01")
         after = await statements.account_statement(till.database, account, following)
-        assert (after.opening, after.closing, after.lines) == (made.closing, made.closing, ())
+        assert (after.opening, after.closing, [*after.lines]) == (made.closing, made.closing, [])
 
     in_a_busy_world(world, look)
 
@@ -115,11 +117,23 @@ def test_what_is_charged_while_a_statement_is_read_is_in_none_of_its_figures(
             monkeypatch.setattr(usage, "charges", meanwhile)
             period = Period("all", 0, await till.database.now() + DAY)
             made = await statements.account_statement(till.database, till.account, period)
-            assert (
-                made.lines[-1].balance == made.closing == (await till.state()).paid + (await till.state()).promo + 1000
-            )
+            left = (await till.state()).paid + (await till.state()).promo
+            assert [*made.lines][-1].balance == made.closing == left + 1000
 
     asyncio.run(main())
+
+
+def test_many_lines_are_kept_in_little_memory_and_in_their_order() -> None:
+    lines = Lines()
+    for number in range(20_001):
+        what = f"maker/model-{number % 7}: {number % 900} tokens in, {number % 300} out"
+        lines.add(Line(at=1_790_000_000_000 + number * 977, what=what, amount=-number, balance=10**12 - number))
+    assert len(lines) == 20_001
+    assert [line.amount for line in lines] == [line.amount for line in lines] == [-number for number in range(20_001)]
+    assert [len(some) for some in lines.parts()] == [*[500] * 40, 1]
+    # A line by itself is some 250 bytes.
+    assert sum(map(len, lines.packed)) < 30 * len(lines)
+    assert [*Lines()] == [*Lines().parts()] == []
 
 
 def test_csv_and_json_say_the_same(sqlite_world: World) -> None:
@@ -167,7 +181,9 @@ def test_what_is_summed_up_in_parts_is_the_same(world: World, part: int, monkeyp
     async def sums(till: Till, period: Period) -> object:
         made = await statements.account_statement(till.database, till.account, period)
         texts = "".join(statements.statement_csv(made)), json.loads(b"".join(statements.statement_json(made)))
-        return made, texts, await statements.trial_balance(till.database, period)
+        # The same lines, however many of them are packed at once.
+        made, lines = msgspec.structs.replace(made, lines=Lines()), [*made.lines]
+        return made, lines, texts, await statements.trial_balance(till.database, period)
 
     in_a_busy_world(world, look)
 

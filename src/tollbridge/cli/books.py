@@ -1,5 +1,6 @@
 """`tollbridge ledger`, `audit` and `catalog`."""
 
+import itertools
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,12 @@ from tollbridge.cli.shell import (
     Whole,
     as_json,
     configured,
+    json_text,
     one_form,
     print_data,
     print_fields,
     print_json,
+    print_row,
     print_table,
     say,
     time,
@@ -24,6 +27,7 @@ from tollbridge.cli.shell import (
 if TYPE_CHECKING:
     from tollbridge.config import Settings
     from tollbridge.services.catalog import Offer, Terms
+    from tollbridge.services.statement import Line
     from tollbridge.store.db import Database
 
 
@@ -98,32 +102,40 @@ def ledger_statement(
         return
     if as_csv:
         raise click.UsageError("--csv needs --month")
-    from tollbridge.core.money import format_usd
     from tollbridge.services import accounts
     from tollbridge.services.statement import statement
 
-    async def read(database: "Database") -> list[dict[str, str]]:
+    async def show(database: "Database") -> None:
         found = await accounts.named(database, email)
-        return [
-            {
-                "at": time(line.at),
-                "amount_usd": format_usd(line.amount),
-                "balance_usd": format_usd(line.balance),
-                "what": line.what,
-            }
-            async for line in statement(database, found.id, since)
-        ]
+        lines = statement(database, found.id, since)
+        if as_json:
+            names = ("at", "amount_usd", "balance_usd", "what")
+            count = 0
+            async for line in lines:
+                # A list of one, whose brackets belong to all of them.
+                print_data((b",\n" if count else b"[\n") + json_text([dict(zip(names, _row(line), strict=True))])[2:-2])
+                count += 1
+            print_data(b"\n]\n" if count else b"[]\n")
+        else:
+            print_row(_HEAD, _WIDTHS)
+            async for line in lines:
+                print_row(_row(line), _WIDTHS)
 
-    lines = with_database(settings, read)
-    if as_json:
-        print_json(lines)
-    else:
-        print_table(("at", "amount USD", "balance USD", "what"), [list(line.values()) for line in lines])
+    with_database(settings, show)
+
+
+_HEAD = ("at", "amount USD", "balance USD", "what")
+# Of a time, and of amounts up to 10,000 USD to the last digit: lines are shown before the widest is known.
+_WIDTHS = (20, 15, 15)
+
+
+def _row(line: "Line") -> tuple[str, ...]:
+    from tollbridge.core.money import format_usd
+
+    return time(line.at), format_usd(line.amount), format_usd(line.balance), line.what
 
 
 def _print_month(settings: "Settings", email: str, month: str, as_csv: bool, as_json: bool) -> None:
-    import msgspec
-
     from tollbridge.core.money import format_usd
     from tollbridge.services import accounts, statements
 
@@ -133,9 +145,12 @@ def _print_month(settings: "Settings", email: str, month: str, as_csv: bool, as_
 
     made = with_database(settings, read)
     if as_csv:
-        print_data("".join(statements.statement_csv(made)).encode())
+        for part in statements.statement_csv(made):
+            print_data(part.encode())
     elif as_json:
-        print_data(msgspec.json.format(b"".join(statements.statement_json(made))) + b"\n")
+        for data in statements.statement_json(made):
+            print_data(data)
+        print_data(b"\n")
     else:
         print_fields({
             "opening USD": format_usd(made.opening),
@@ -143,8 +158,8 @@ def _print_month(settings: "Settings", email: str, month: str, as_csv: bool, as_
             "closing USD": format_usd(made.closing),
         })  # fmt: skip
         click.echo()
-        rows = [(time(line.at), format_usd(line.amount), format_usd(line.balance), line.what) for line in made.lines]
-        print_table(("at", "amount USD", "balance USD", "what"), rows)
+        for row in itertools.chain([_HEAD], map(_row, made.lines)):
+            print_row(row, _WIDTHS)
 
 
 @click.group()

@@ -284,9 +284,13 @@ def say(message: str) -> None:
 
 
 def print_json(data: Any) -> None:
+    print_data(json_text(data) + b"\n")
+
+
+def json_text(data: Any) -> bytes:
     import msgspec
 
-    print_data(msgspec.json.format(msgspec.json.encode(data)) + b"\n")
+    return msgspec.json.format(msgspec.json.encode(data))
 
 
 def print_data(data: bytes) -> None:
@@ -300,6 +304,11 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def print_row(row: Sequence[Any], widths: Sequence[int]) -> None:
+    """A row of a table that is shown as it comes. `widths`: of all columns but the last; nothing is cut off."""
+    click.echo("  ".join(_cell(value).ljust(width) for value, width in zip(row, (*widths, 0), strict=True)).rstrip())
 
 
 def print_fields(fields: dict[str, Any]) -> None:

@@ -10,7 +10,8 @@ Amounts are nano-USD; in CSV they are decimal USD to the last digit. Months and 
 import csv
 import io
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
 import msgspec
@@ -30,7 +31,7 @@ from tollbridge.values import DAY_MS
 
 _MONTH = re.compile(r"(20[0-9]{2})-(0[1-9]|1[0-2])")
 _PAGE = 1_000
-# Lines written at once.
+# Lines packed and written at once.
 _AT_ONCE = 500
 # What a spreadsheet would take for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -61,6 +62,39 @@ class ModelUse(msgspec.Struct, frozen=True):
     charge: int
 
 
+class Lines(msgspec.Struct):
+    """The lines of a statement, packed: a month may have half a million, which would fill hundreds of megabytes.
+
+    They are read at one moment and kept until they are sent: were they read while they are, a slow reader would keep a
+    connection to the database, and a view that everybody else's changes pile up behind.
+    """
+
+    count: int = 0
+    packed: list[bytes] = []
+    last: list[Line] = []
+
+    def add(self, line: Line) -> None:
+        self.count += 1
+        self.last.append(line)
+        if len(self.last) == _AT_ONCE:
+            self.packed.append(zlib.compress(msgspec.msgpack.encode(self.last), 1))
+            self.last = []
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Line]:
+        for some in self.parts():
+            yield from some
+
+    def parts(self) -> Iterator[list[Line]]:
+        """Some lines at a time."""
+        for packed in self.packed:
+            yield msgspec.msgpack.decode(zlib.decompress(packed), type=list[Line])
+        if self.last:
+            yield self.last
+
+
 class Statement(msgspec.Struct, frozen=True, kw_only=True):
     """An account's month: `opening` plus all `movements` is `closing`, as with the lines if none is left out."""
 
@@ -70,7 +104,7 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
     closing: int
     movements: tuple[Movement, ...]
     models: tuple[ModelUse, ...]
-    lines: tuple[Line, ...]
+    lines: Lines
 
 
 class TrialLine(msgspec.Struct, frozen=True):
@@ -134,12 +168,12 @@ async def account_statement(
         month = rollups.Period(period.since, period.until, DAY_MS)
         used = await rollups.by_price(days.view, account.id, month)
         terms = await reports.price_terms(days.view)
-        lines: list[Line] = []
+        lines = Lines()
         async for line in statement_within(days, account.id, period.since, period.until):
             if len(lines) == most_lines:
                 break
             if line.amount:  # the line that brings the balance forward is the opening
-                lines.append(line)
+                lines.add(line)
     # Already part of the usage.
     kinds.pop(Kind.LATE, None)
     spent = -sum(each.charge for each in used.values())
@@ -152,7 +186,7 @@ async def account_statement(
         closing=opening + sum(each.amount for each in movements),
         movements=tuple(movements),
         models=_models(used, terms),
-        lines=tuple(lines),
+        lines=lines,
     )
 
 
@@ -179,16 +213,12 @@ def statement_csv(made: Statement) -> Iterator[str]:
             (time_text(made.period.since), "opening balance", "", format_usd(made.opening)),
         ]
     )
-    for some in _some(made.lines):
+    for some in made.lines.parts():
         yield to_csv(
             (time_text(line.at), no_formula(line.what), format_usd(line.amount), format_usd(line.balance))
             for line in some
         )
     yield to_csv([(time_text(made.period.until), "closing balance", "", format_usd(made.closing))])
-
-
-def _some(lines: Sequence[Line]) -> Iterator[Sequence[Line]]:
-    return (lines[first : first + _AT_ONCE] for first in range(0, len(lines), _AT_ONCE))
 
 
 def statement_json(made: Statement) -> Iterator[bytes]:
@@ -212,7 +242,7 @@ def statement_json(made: Statement) -> Iterator[bytes]:
     }
     yield msgspec.json.encode(totals)[:-1] + b',"lines":['
     comma = b""
-    for some in _some(made.lines):
+    for some in made.lines.parts():
         lines = [
             {
                 "at": time_text(line.at),

@@ -402,12 +402,3 @@ def test_an_invoice_of_a_provider_is_compared_model_by_model(sqlite_world: World
             await margins.drift(till.database, period, "nobody", "model,cost\n")
 
     in_a_busy_world(sqlite_world, look)
-
-
-def test_many_accounts_are_a_hundred_rows_and_their_sum_stays() -> None:
-    rows = [margins.Margin(name=str(n), requests=1, charged=n) for n in range(1000)]
-    folded = margins.fold(rows)
-    assert len(folded) == margins.MOST_ROWS
-    assert folded[-1].name == "901 more"
-    assert margins.total(folded) == margins.total(rows)
-    assert margins.fold(rows[:100]) == rows[:100]

@@ -93,10 +93,35 @@ async def margins(database: Database, period: Period, by: str) -> list[Margin]:
     return ordered if by == "day" else sorted(ordered, key=lambda row: -row.charged)
 
 
-def fold(rows: list[Margin]) -> list[Margin]:
-    """At most `MOST_ROWS` rows: the excess is folded into one, the last."""
-    kept, rest = rows[: MOST_ROWS - 1], rows[MOST_ROWS - 1 :]
-    return [*kept, total(rest, f"{len(rest):,} more")] if len(rest) > 1 else rows
+async def by_account(database: Database, period: Period) -> tuple[list[Margin], Margin]:
+    """The first `MOST_ROWS` rows of `margins` by account, the rest as one, the last; and the sum of all."""
+    async with usage_days.reading(database) as days:
+        late = await reports.late(days.view, period.since, period.until)
+        everything = await days.by(Group.PRICE, period.since, period.until)
+        ids = {each.account_id for each in late}
+        sums, count = await days.most_charged(period.since, period.until, MOST_ROWS, ids)
+        found: dict[str, Margin] = {}
+        for each in sums:
+            _add(found, str(each.group), each, requests=each.requests, prompt=each.prompt, output=each.output)
+        count += len(ids - {each.group for each in sums})
+        whole: dict[str, Margin] = {}
+        for each in everything:
+            _add(whole, "", each, requests=each.requests, prompt=each.prompt, output=each.output)
+        for more in late:
+            _add(found, str(more.account_id), more)
+            _add(whole, "", more)
+        shown = sorted(found.values(), key=lambda row: -row.charged)[: MOST_ROWS - (count > MOST_ROWS)]
+        emails = await reports.emails_of(days.view, [int(row.name) for row in shown])
+    names = {row.name: emails.get(int(row.name), f"account {row.name}") for row in shown}
+    rows = [msgspec.structs.replace(row, name=names[row.name]) for row in shown]
+    rows.sort(key=lambda row: (-row.charged, row.name))
+    every = whole.get("", Margin(name=""))
+    return [*rows, *([_less(every, total(rows), f"{count - len(rows):,} more")] if count > len(rows) else [])], every
+
+
+def _less(whole: Margin, part: Margin, name: str) -> Margin:
+    fields = [field for field in Margin.__struct_fields__ if field != "name"]
+    return Margin(name=name, **{field: getattr(whole, field) - getattr(part, field) for field in fields})
 
 
 def total(rows: list[Margin], name: str = "") -> Margin:

@@ -3,6 +3,8 @@
 A period is from a time on (milliseconds) and before another. Ask within `Database.snapshot()`, where nobody waits.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 from tollbridge.core.ledger import Book
@@ -92,3 +94,10 @@ async def price_terms(view: Transaction) -> dict[int, str]:
 
 async def emails(view: Transaction) -> dict[int, str]:
     return dict(await view.fetch("SELECT id, email FROM account"))
+
+
+async def emails_of(view: Transaction, ids: Sequence[int]) -> dict[int, str]:
+    if not ids:
+        return {}
+    these = ", ".join(f"${1 + index}" for index in range(len(ids)))
+    return dict(await view.fetch(f"SELECT id, email FROM account WHERE id IN ({these})", *ids))  # noqa: S608 - $1, $2

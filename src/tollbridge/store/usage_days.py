@@ -10,7 +10,7 @@ another; parts of days at its ends are read from the requests themselves, and da
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from enum import IntEnum
 from typing import Any
@@ -26,6 +26,8 @@ from tollbridge.store.rollups import EACH_ACCOUNT, advance, by_time
 from tollbridge.values import DAY_MS, FOR_EVER, Meters
 
 WATERMARK = "summed_by_day"
+# As many ids are named in one statement.
+_MOST_IDS = 2_000
 # The end of a period without one: the first moment of a day.
 EVER = FOR_EVER // DAY_MS * DAY_MS
 
@@ -85,6 +87,9 @@ _ADD_RARE = (
 )
 _DAYS = "FROM usage_day WHERE start >= $1 AND start < $2 AND grouped ="
 _BY_ID = f"SELECT id, {_KEPT} {_DAYS} $3 GROUP BY id"
+_OF_IDS = f"SELECT id, {_KEPT} {_DAYS} $3 AND id IN (IDS) GROUP BY id"
+# To add up one column and then all of a few rows takes a third of the time of all columns of all rows.
+_MOST = f"SELECT id, COUNT(*) OVER () {_DAYS} $3 GROUP BY id ORDER BY SUM(charge) DESC, id LIMIT $4"
 _BY_START = f"SELECT start / {DAY_MS}, {_KEPT} {_DAYS} 0 GROUP BY start"
 _OF_ID = f"SELECT id, {_KEPT} {_DAYS} $3 AND id = $4 GROUP BY id"
 _OF_KEYS = f"SELECT id, {_KEPT} {_DAYS} 2 AND id IN (SELECT id FROM api_key WHERE account_id = $3) GROUP BY id"  # noqa: S608
@@ -165,6 +170,29 @@ class Days:
         """By the group's ids, those with any requests."""
         return await self._collect((_BY_ID, group), (_ALL_BY[group],), since, until)
 
+    async def most_charged(
+        self, since: int, until: int, count: int, also: Collection[int] = ()
+    ) -> tuple[list[Sums], int]:
+        """The accounts that were charged most, at least `count` of those that there are, and how many there are.
+
+        `also`: accounts that are wanted in any case.
+        """
+        first, last = -(-since // DAY_MS) * DAY_MS, until // DAY_MS * DAY_MS
+        most = await self.view.fetch(_MOST, first, last, Group.ACCOUNT, count) if first < last else []
+        found: dict[int, Sums] = {}
+        await self._add_rows(found, (_ALL_BY[Group.ACCOUNT],), since, until)
+        wanted = sorted({row[0] for row in most} | found.keys() | set(also))
+        if len(wanted) > _MOST_IDS:  # the sums are far behind
+            sums = await self.by(Group.ACCOUNT, since, until)
+            return sums, len(sums)
+        new = len(found)
+        if wanted and first < last:
+            sql = _OF_IDS.replace("IDS", ", ".join(f"${4 + index}" for index in range(len(wanted))))
+            for row in await self.view.fetch(sql, first, last, Group.ACCOUNT, *wanted):
+                new -= row[0] in found
+                found[row[0]] = _plus(found.get(row[0]), row)
+        return list(found.values()), (most[0][1] if most else 0) + new
+
     async def by_day(self, since: int, until: int) -> list[Sums]:
         """By the day's number since 1970."""
         return await self._collect((_BY_START,), (_ALL_BY_DAY,), since, until)
@@ -189,10 +217,17 @@ class Days:
         `kept` and `rows` each hold a statement (`rows`: two) and the arguments that follow the period.
         """
         first, last = -(-since // DAY_MS) * DAY_MS, until // DAY_MS * DAY_MS
-        ranges = [(since, until)]
         found: dict[int, Sums] = {}
         if first < last:
             found = {row[0]: Sums(*row) for row in await self.view.fetch(kept[0], first, last, *kept[1:])}
+        await self._add_rows(found, rows, since, until)
+        return [found[group] for group in sorted(found)]
+
+    async def _add_rows(self, found: dict[int, Sums], rows: tuple[Any, ...], since: int, until: int) -> None:
+        """Add what the sums of a period's whole days do not hold, from the requests themselves."""
+        first, last = -(-since // DAY_MS) * DAY_MS, until // DAY_MS * DAY_MS
+        ranges = [(since, until)]
+        if first < last:
             ranges = [(since, first), (max(first, self._watermark + 1), last), (last, until)]
         statement, rare = (by_time(self._dialect, each) for each in rows[0])
         for begin, end in ranges:
@@ -202,7 +237,6 @@ class Days:
                 for group, meters in await self.view.fetch(rare, begin, end, *rows[1:]):
                     sums = Meters(**read_meters(meters))
                     found[group] = _plus(found[group], (group, 0, sums.prompt, sums.completion, 0, 0, 0, 0))
-        return [found[group] for group in sorted(found)]
 
 
 def _only(id_: int, found: list[Sums]) -> Sums:

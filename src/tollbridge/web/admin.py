@@ -69,15 +69,19 @@ def quick(visit: Visit) -> list[tuple[str, Dates]]:
 async def overview(visit: Visit) -> Response:
     database, settings = visit.shared.database, visit.shared.settings
     dates, by = asked_dates(visit), _asked_by(visit)
-    rows = await margins.margins(database, dates.period, by)
+    if by == "account":
+        rows, total = await margins.by_account(database, dates.period)
+    else:
+        rows = await margins.margins(database, dates.period, by)
+        total = margins.total(rows)
     return visit.render(
         "admin/overview.html",
         dates=dates,
         quick=quick(visit),
         by=by,
         groups=BY,
-        rows=margins.fold(rows) if by == "account" else rows,
-        total=margins.total(rows),
+        rows=rows,
+        total=total,
         waiting=await oversight.waiting(database),
         serious=sum(each.serious for each in complaints(settings, visit.today)),
         seen=snapshot(visit.shared.catalog(), visit.shared.health),

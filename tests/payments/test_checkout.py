@@ -194,8 +194,11 @@ def test_what_was_not_ordered_is_for_people_to_look_at(sqlite_world: World, what
         assert order.note.startswith("the processor has another")
         await till.ways.reconcile()
         assert (await till.state()).paid == 0
-        closed = await till.ways.dismiss(order.public_id, actor="test")
-        assert closed.status is Status.FAILED
+        for _ in range(2):
+            closed = await till.ways.dismiss(order.public_id, actor="test")
+            assert (closed.status, closed.note) == (Status.FAILED, order.note)
+        deeds = await till.database.fetch("SELECT detail FROM activity WHERE action = 'payment.dismissed'")
+        assert deeds == [(order.public_id,)]
 
     at_till(sqlite_world, scenario)
 
@@ -262,6 +265,20 @@ def test_a_webhook_that_never_came_is_made_up_for(world: World) -> None:
     at_till(world, scenario)
 
 
+@pytest.mark.parametrize("is_away", [False, True])
+def test_an_order_is_asked_about_every_five_minutes_until_it_is_paid(sqlite_world: World, is_away: bool) -> None:
+    async def scenario(till: Till) -> None:
+        await till.order()
+        till.stripe.faults = ["500"] * 100 if is_away else []
+        await till.database.execute("UPDATE payment SET check_at = 1")
+        before = await till.database.now()
+        await till.ways.reconcile()
+        [(check_at,)] = await till.database.fetch("SELECT check_at FROM payment")
+        assert before + 5 * 60_000 <= check_at <= await till.database.now() + 5 * 60_000
+
+    at_till(sqlite_world, scenario)
+
+
 def test_of_fifty_webhooks_that_never_came_all_are_made_up_for_within_ten_minutes(sqlite_world: World) -> None:
     """I9: an order is asked for five minutes after it was made, by whoever has its turn, once."""
 
@@ -297,6 +314,12 @@ def test_events_that_were_missed_are_found(world: World) -> None:
         assert await till.ways.find_missed() == 2
         assert (await till.state()).paid == 6 * USD
         assert await till.ways.find_missed() == 0
+        # What happened before the last look may be listed only now.
+        till.stripe.refund(payment.intent, 100)
+        for event in till.stripe.events[-2:]:
+            event["created"] -= 1_800
+        assert await till.ways.find_missed() == 2
+        assert (await till.state()).paid == 5 * USD
 
     at_till(world, scenario)
 
@@ -385,6 +408,36 @@ def test_what_stripe_could_not_be_asked_for_waits_in_the_inbox(world: World) -> 
         assert await till.database.fetch("SELECT 1 FROM payment_event WHERE done_at IS NULL") == []
 
     at_till(world, scenario)
+
+
+def test_an_event_that_cannot_be_seen_to_is_tried_after_ever_longer_waits(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        checkout = await till.order()
+        till.stripe.pay(till.session(checkout))
+        till.stripe.faults = ["500"] * 1_000
+        await till.send(till.stripe.events[0])
+        waits = []
+        for _ in range(8):
+            [(retry_at,)] = await till.database.fetch("SELECT retry_at FROM payment_event")
+            waits.append(round((retry_at - await till.database.now()) / 60_000))
+            await till.database.execute("UPDATE payment_event SET retry_at = 1")
+            await till.ways.reconcile()
+        assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+
+    at_till(sqlite_world, scenario)
+
+
+def test_an_event_of_what_stripe_no_longer_has_is_not_asked_about_again(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        checkout = await till.order()
+        till.stripe.pay(till.session(checkout))
+        [event, *_] = till.stripe.events
+        event["data"]["object"] = {"id": "cs_test_gone", "object": "checkout.session"}
+        await till.send(event)
+        assert await till.database.fetch("SELECT 1 FROM payment_event WHERE done_at IS NULL") == []
+        assert (await till.state()).paid == 0
+
+    at_till(sqlite_world, scenario)
 
 
 def test_a_session_whose_id_we_never_learned_is_still_ours(world: World) -> None:

@@ -225,7 +225,7 @@ class Payments:
             payment = await payments.locked(self.database, transaction, found.id)
             if payment.status is Status.PAID:
                 raise InvalidRequest("it has been paid: refund it instead", param="payment")
-            note = payment.note if payment.status is Status.REVIEW else "dismissed by the operator"
+            note = payment.note if payment.status in {Status.REVIEW, Status.FAILED} else "dismissed by the operator"
             closed = msgspec.structs.replace(payment, status=Status.FAILED, note=note, check_at=None)
             await payments.update(transaction, closed)
             if closed != payment:

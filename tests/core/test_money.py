@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 
 import tollbridge
 from tollbridge.core.ledger import MAX_AMOUNT
-from tollbridge.core.money import charge, dollars, format_price, format_usd, parse_price, parse_usd, usd_bytes
+from tollbridge.core.money import (
+    charge,
+    dollars,
+    format_price,
+    format_usd,
+    parse_price,
+    parse_usd,
+    usd_bytes,
+    without_thousands,
+)
 from tollbridge.values import Price, Usage
 
 SOURCE = Path(tollbridge.__file__).parent
@@ -134,6 +143,15 @@ def test_amounts_as_people_write_them() -> None:
     assert format_usd(1) == "0.000000001"
     assert format_usd(12_000_000_000) == "12"
     assert format_price(270_000) == "0.27"
+
+
+def test_commas_are_left_out_between_thousands_and_nowhere_else() -> None:
+    plain = {"1,000": "1000", "12,345,678.90": "12345678.90", "999,999": "999999", "1000": "1000", "12.5": "12.5"}
+    other = ("1,5", "0,500", "1,0000", "12,34,567", "1,000,", ",500", "1.000,50", "1,00")
+    assert {text: without_thousands(text) for text in (*plain, *other)} == {
+        **plain,
+        **dict(zip(other, other, strict=True)),
+    }
 
 
 NOT_AMOUNTS = (

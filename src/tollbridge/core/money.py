@@ -116,8 +116,6 @@ def dollars(decimal: str) -> str:
 
 def format_price(pico_per_token: int) -> str:
     """USD per million tokens, the shortest exact decimal, from pico-USD per token."""
-    if pico_per_token < 0:
-        return "-" + format_price(-pico_per_token)
     digits = str(pico_per_token).rjust(_PRICE_PLACES + 1, "0")
     return f"{digits[:-_PRICE_PLACES]}.{digits[-_PRICE_PLACES:]}".rstrip("0").rstrip(".")
 

@@ -19,6 +19,9 @@ from tollbridge.core.ledger import (
     Balance,
     Book,
     Checkpoint,
+    Claim,
+    Claimant,
+    Claimed,
     Decision,
     End,
     Ended,
@@ -43,6 +46,7 @@ from tollbridge.core.ledger import (
     epoch_of,
     grant,
     hold_id,
+    tokens_of,
     top_up,
     usage_entries,
 )
@@ -658,6 +662,59 @@ def test_who_would_have_enough_tokens_if_nothing_ran_is_told_so() -> None:
     ]
 
 
+def test_a_frozen_account_gets_neither_money_nor_tokens() -> None:
+    rows = state(paid=100)
+    rows.balances[1].frozen = True
+    money = Hold(id=1, account_id=1, key_id=10, want=10, least=10)
+    tokens = msgspec.structs.replace(money, id=2, period=202701, included=9, tokens=5, least_tokens=5)
+    decision = decide(rows, [money, tokens], 0)
+    assert decision.verdicts == [Refused(why=Refusal.FROZEN, available=100, posted=100)] * 2
+    assert not decision.holds
+
+
+def test_a_hold_that_is_sent_again_is_the_first_one() -> None:
+    money = Hold(id=1, account_id=1, key_id=10, want=10, least=10)
+    tokens = msgspec.structs.replace(money, id=2, period=202701, included=9, tokens=5, least_tokens=5)
+    decision = decide(state(paid=100), [money, tokens, money, tokens], 0)
+    assert decision.verdicts == [Held(10, 90), Held(0, 90, 5)] * 2
+    assert [hold.id for hold in decision.holds] == [1, 2]
+
+
+def test_the_tokens_of_a_call_are_all_that_it_read_and_wrote() -> None:
+    read = ("input", "cache_read", "cache_write", "cache_write_1h", "audio_input")
+    written = ("output", "audio_output", "image_output")
+    free = {"reasoning": 10**9, "searches": 10**9}
+    meters = {name: 10**place for place, name in enumerate((*read, *written))}
+    assert tokens_of(msgspec.structs.replace(record(), **meters, **free)) == 11_111_111
+
+
+FAILED, SWEPT = Outcome.NO_OUTPUT, Outcome.SWEPT
+
+
+@pytest.mark.parametrize(
+    ("ended", "now", "stands"),
+    [
+        ({}, 10**9, True),  # it is still running
+        ({"outcome": Outcome.COMPLETED}, 149, True),
+        ({"outcome": Outcome.COMPLETED}, 150, False),
+        ({"outcome": FAILED}, 149, False),
+        ({"outcome": FAILED, "charge": 1}, 149, True),
+        ({"outcome": FAILED, "allowance": 1}, 149, True),
+        ({"outcome": FAILED, "charge": 1}, 150, False),
+        ({"outcome": SWEPT, "charge": 1}, 149, False),
+    ],
+)
+def test_a_claim_is_kept_for_its_time_unless_its_call_came_to_nothing(
+    ended: dict[str, Any], now: int, stands: bool
+) -> None:
+    claim = Claim(name=b"n", request=b"r", keep_ms=50)
+    rows = state(paid=100)
+    rows.claims = {(1, b"n"): Claimant(hold=1, request=b"r", created_at=100, **ended)}
+    decision = decide(rows, [Hold(id=2, account_id=1, key_id=10, want=10, least=10, claim=claim)], now)
+    assert decision.verdicts == [Claimed() if stands else Held(10, 90)]
+    assert [claimant.hold for claimant in decision.claims.values()] == ([] if stands else [2])
+
+
 def test_an_end_that_costs_nothing_gives_its_tokens_back() -> None:
     hold = Hold(id=1, account_id=1, key_id=10, want=1, least=1, period=202701, included=9, tokens=5, least_tokens=5)
     end = End(hold=1, account_id=1, key_id=10, charge=0, record=record())
@@ -722,6 +779,15 @@ def test_a_late_end_is_charged_once() -> None:
     assert verdicts[2] == Ended(charged=30, promo=0, loss=0, available=70)
     assert verdicts[3] == verdicts[4] == Ended(charged=5, promo=0, loss=0, available=70, repeated=True)
     assert rows.balances[1].posted == 70
+
+
+@pytest.mark.parametrize(("known", "true", "more"), [(4, 9, 5), (9, 9, 0), (9, 4, 0)])
+def test_a_late_end_owes_its_provider_what_the_sweep_did_not_know_of(known: int, true: int, more: int) -> None:
+    swept = End(hold=1, account_id=1, key_id=10, charge=5, record=record(Outcome.SWEPT, cost=known))
+    end = End(hold=1, account_id=1, key_id=10, charge=30, record=record(cost=true))
+    (late,) = decide(state(paid=100), [Hold(id=1, account_id=1, key_id=10, want=50, least=50), swept, end], 0).posts
+    owed_to_provider = {entry.book: entry.amount for entry in late.entries if entry.book.startswith("provider")}
+    assert owed_to_provider == ({Book.PROVIDER_PAYABLE: more, Book.PROVIDER_COST: -more} if more else {})
 
 
 def late_end(rows: State, charge: int, now: int, *, before: int = 0) -> Decision:

@@ -152,6 +152,12 @@ def test_affordable_output_never_costs_more_than_the_amount(
     assert pricing.charge(longest, route) >= amount
 
 
+def test_output_that_costs_nothing_is_afforded_in_any_length() -> None:
+    route = msgspec.structs.replace(ROUTE, price=msgspec.structs.replace(PRICE, output=0))
+    bound = pricing.bound(Demand(prompt=100, output_limit=None), route, default_hold=4096, strict=False)
+    assert pricing.affordable_output(route, 0, bound, 1) >= route.output_limit
+
+
 counts = st.integers(0, 400_000)
 rates = st.integers(0, 10**8)
 maybe = st.none() | rates
@@ -175,7 +181,8 @@ def test_no_request_within_its_demand_costs_more_than_its_bound(
     demand = Demand(prompt=usage.prompt, output_limit=written)
     bound = pricing.bound(demand, route, default_hold=0, strict=True)
     assert pricing.charge(usage, route) <= bound.want
-    assert pricing.charge(Usage(output=written), route) <= pricing.further_output(route, usage.prompt, written)
+    written_alone = pricing.charge(usage, route) - pricing.charge(read, route)
+    assert written_alone <= pricing.further_output(route, usage.prompt, written)
 
 
 @given(
@@ -301,6 +308,54 @@ def test_a_predicted_text_is_held_as_if_it_were_written_on_top_of_the_answer() -
     assert predicted.want == predicted.least == plain.want + 6500 * 1500
     # What the money pays for is still the answer alone.
     assert pricing.affordable_output(ROUTE, predicted.want, predicted, 1) == 10
+
+
+def tokens_held(
+    demand: Demand, route: Route = ROUTE, *, cap: int = 10**12, default_hold: int = 16_384
+) -> tuple[int, int]:
+    bound = pricing.bound(demand, route, default_hold, strict=False)
+    tokens = pricing.token_bound(demand, route, bound, cap=cap, default_hold=default_hold)
+    return tokens.want, tokens.least
+
+
+@pytest.mark.parametrize(
+    ("demand", "default_hold", "want", "least"),
+    [
+        (Demand(prompt=100, output_limit=100), 16_384, 130 + 100, 130 + 100),
+        (Demand(prompt=100, output_limit=1000, choices=3), 16_384, 130 + 3000, 130 + 768),
+        (Demand(prompt=100, output_limit=1000), 500, 130 + 1000, 130 + 256),
+        (Demand(prompt=100, output_limit=None), 16_384, 130 + 4096, 130 + 256),
+        (Demand(prompt=100, output_limit=None), 1000, 130 + 1000, 130 + 256),
+        # Each of three answers may be 334 tokens long, so that 1,000 are enough.
+        (Demand(prompt=100, output_limit=None, choices=3), 1000, 130 + 1002, 130 + 768),
+        (Demand(prompt=100, output_limit=None, produces=False), 16_384, 130, 130),
+    ],
+)
+def test_included_tokens_are_held_for_the_prompt_and_what_would_be_held_in_money(
+    demand: Demand, default_hold: int, want: int, least: int
+) -> None:
+    assert tokens_held(demand, default_hold=default_hold) == (want, least)
+
+
+def test_no_more_included_tokens_are_held_than_the_cost_cap_affords() -> None:
+    demand = Demand(prompt=100, output_limit=4000, choices=2)
+    whole = 130 * 500 + 8000 * 1500
+    assert tokens_held(demand, cap=whole) == (130 + 8000, 130 + 512)
+    assert tokens_held(demand, cap=whole - 1) == (130 + 7998, 130 + 512)
+    assert tokens_held(demand, cap=130 * 500 + 200 * 1500) == (130 + 200, 130 + 200)
+    # What is held by default may be less than the cap affords.
+    assert tokens_held(Demand(prompt=100, output_limit=None), cap=1000 * 1500, default_hold=500) == (630, 386)
+
+
+def test_included_tokens_are_for_calls_that_cost_the_operators_tokens_and_nothing_else() -> None:
+    searching = Demand(prompt=100, output_limit=10, tools=b'[{"type":"web_search"}]')
+    searched = msgspec.structs.replace(ROUTE, price=msgspec.structs.replace(PRICE, searches=10**10))
+    theirs = msgspec.structs.replace(ROUTE, upstream=msgspec.structs.replace(HERE, owner=7))
+    nothing = Price(input=0, output=0, cache_read=0, cache_write=0, cache_write_1h=0)
+    free = msgspec.structs.replace(ROUTE, price=nothing)
+    plain = Demand(prompt=100, output_limit=10)
+    assert tokens_held(searching) == tokens_held(plain, searched) == (140, 140)
+    assert tokens_held(searching, searched) == tokens_held(plain, theirs) == tokens_held(plain, free) == (0, 0)
 
 
 def test_a_changed_price_knows_its_own_dearest() -> None:

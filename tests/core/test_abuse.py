@@ -31,7 +31,7 @@ def test_cool_down_ends_when_the_first_of_the_cuts_is_old() -> None:
     cuts = Cuts()
     cut(cuts, MOST_CUTS + 1)
     assert cuts.cool_down(1, WINDOW_S - 1) == 1
-    assert cuts.cool_down(1, WINDOW_S) == 0
+    assert cuts.cool_down(1, WINDOW_S) == cuts.cool_down(1, WINDOW_S + 99) == 0
     cut(cuts, 1, start=WINDOW_S)
     assert cuts.cool_down(1, WINDOW_S) == 1
 
@@ -46,8 +46,9 @@ def test_old_accounts_are_forgotten_when_there_are_many() -> None:
     cuts = Cuts()
     for account in range(10_000):
         cuts.note(account, LONG_PROMPT_TOKENS, 0.0)
+    cuts.note(7, LONG_PROMPT_TOKENS, 1.0)
     cuts.note(10_001, LONG_PROMPT_TOKENS, WINDOW_S)
-    assert len(cuts.latest) == 1
+    assert {account: list(times) for account, times in cuts.latest.items()} == {7: [0.0, 1.0], 10_001: [WINDOW_S]}
 
 
 def test_who_asks_on_although_they_are_refused_cools_down_for_the_rest_of_the_minute() -> None:
@@ -61,6 +62,10 @@ def test_who_asks_on_although_they_are_refused_cools_down_for_the_rest_of_the_mi
     assert refusals.cool_down(1, 7 + REFUSALS_S) == 0
     refusals.note(1, 7 + REFUSALS_S)
     assert refusals.cool_down(1, 8 + REFUSALS_S) == 0
+    # The next minute is counted like the first.
+    for _ in range(MOST_REFUSALS):
+        refusals.note(1, 8 + REFUSALS_S)
+    assert refusals.cool_down(1, 8 + REFUSALS_S) == REFUSALS_S - 1
 
 
 def test_refusals_of_an_ordinary_client_are_no_abuse() -> None:
@@ -73,9 +78,9 @@ def test_refusals_of_an_ordinary_client_are_no_abuse() -> None:
 def test_old_refusals_are_forgotten_when_there_are_many_accounts() -> None:
     refusals = Refusals[int](MOST_REFUSALS)
     for account in range(10_000):
-        refusals.note(account, 0.0)
+        refusals.note(account, 1.0 if account == 7 else 0.0)
     refusals.note(10_001, REFUSALS_S)
-    assert len(refusals.minutes) == 1
+    assert refusals.minutes == {7: (1.0, 1), 10_001: (REFUSALS_S, 1)}
 
 
 def test_so_much_is_given_a_day_and_no_more() -> None:

@@ -52,6 +52,12 @@ def test_what_was_spent_counts_until_the_limit_begins_anew(reset: Reset | None, 
     assert counts(5, reset, at("2026-11-22T16:00"), at(now)) == counted
 
 
+@pytest.mark.parametrize("reset", list(Reset))
+def test_what_was_spent_from_the_first_moment_of_a_period_counts_in_it(reset: Reset) -> None:
+    begun = began(reset, at("2026-11-22T16:00"))
+    assert counts(5, reset, begun, begun) == counts(5, reset, begun, ends(reset, begun) - 1) == 5
+
+
 def test_days_and_times_are_written_in_utc() -> None:
     last = at("2026-12-31T23:59:59.999")
     assert (day_text(last), time_text(last)) == ("2026-12-31", "2026-12-31T23:59:59Z")

@@ -48,3 +48,6 @@ def test_each_picture_is_held_for() -> None:
     two = pictures.beyond([PHOTO, PHOTO], "gpt-5.6") + tokens.with_margin(2 * tokens.PER_IMAGE)
     assert one == PHOTO // 750
     assert two == 2 * one
+    # A small one leaves nothing for a large one.
+    mixed = pictures.beyond([64 * 64, PHOTO], "gpt-5.6") + tokens.with_margin(2 * tokens.PER_IMAGE)
+    assert mixed == tokens.PER_IMAGE + one

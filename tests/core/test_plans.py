@@ -1,4 +1,5 @@
 import msgspec
+import pytest
 
 from tollbridge.core.plans import Agreed, Plan, in_effect
 from tollbridge.values import DAY_MS, Model
@@ -36,6 +37,14 @@ def test_what_was_agreed_counts_while_it_lasts_and_the_rest_stays_the_plans() ->
     assert within == msgspec.structs.replace(PRO, rpm=500, included_tokens=7, cost_cap=9)
     assert in_effect(PRO, DEFAULT, agreed, 119) is PRO
     assert in_effect(PRO, DEFAULT, agreed, 150) is PRO
+
+
+@pytest.mark.parametrize("name", ["rpm", "tpm", "concurrency", "included_tokens", "cost_cap"])
+def test_each_value_that_was_agreed_changes_itself_and_nothing_else(name: str) -> None:
+    plan = Plan(name="team", rpm=1, tpm=2, concurrency=3, included_tokens=4, cost_cap=5)
+    for value in (0, 9):
+        agreed = msgspec.convert({name: value}, Agreed)
+        assert in_effect(plan, DEFAULT, agreed, 0) == msgspec.structs.replace(plan, **{name: value})
 
 
 def test_what_was_agreed_is_told_in_words() -> None:

@@ -68,6 +68,34 @@ def test_what_has_ended_stays_ended_and_is_stopped_until_it_is_over() -> None:
     assert (over.stop, over.subscription.check_at) == (False, None)
 
 
+@pytest.mark.parametrize(
+    ("before", "said", "later", "wait"),
+    [
+        # Nothing is paid yet.
+        (NEW, {}, 0, ASK_SOON_MS),
+        # The next month is due when the paid one ends, and its payment takes a while.
+        (RUNS, {}, -30 * DAY_MS, 30 * DAY_MS),
+        (RUNS, {}, -1, HOUR_MS),
+        (RUNS, {}, 1, HOUR_MS),
+        (RUNS, {"late": True}, -30 * DAY_MS, HOUR_MS),
+        # Not yet over there, although it is here.
+        (RUNS, {}, GRACE, ASK_SOON_MS),
+    ],
+)
+def test_a_processor_is_asked_again_when_something_should_have_happened(
+    before: Subscription, said: dict[str, Any], later: int, wait: int
+) -> None:
+    now = NOW + later
+    assert turn(before, heard(**said), None, now, GRACE).subscription.check_at == now + wait
+
+
+def test_a_subscription_keeps_the_first_id_that_its_processor_gave_it() -> None:
+    known = turn(NEW, heard(), None, NOW, GRACE).subscription
+    assert known.external_id == "sub_1"
+    for later in (None, "sub_2"):
+        assert turn(known, heard(external_id=later), None, NOW, GRACE).subscription.external_id == "sub_1"
+
+
 @pytest.mark.parametrize("day", [1, 28, 29, 30, 31])
 def test_two_hundred_months_follow_on_each_other(day: int) -> None:
     """A19: whatever day, over leap years, and where clocks change."""

@@ -58,8 +58,33 @@ def test_all_that_cannot_be_is_named_at_once() -> None:
         (Rules(reset="daily"), "needs an amount"),
         (Rules(tpm=1_000_000_001), "Tokens per minute must be a whole number from 1 to 1,000,000,000"),
         (Rules(expires_at=LATEST_MS), "too far in the future"),
+        (Rules(limit=MAX_AMOUNT), "A spend limit must be an amount above zero"),
+        (Rules(cost_cap=0), "The maximum cost of a call must be an amount above zero"),
     ],
 )
 def test_a_rule_that_cannot_be_is_refused(rules: Rules, says: str) -> None:
     with pytest.raises(InvalidRequest, match=says):
         key_rules.check("", rules, NOW)
+
+
+LEAST = Rules(limit=1, cost_cap=1, rpm=1, tpm=1, concurrency=1, expires_at=NOW + 1)
+MOST = Rules(
+    limit=MAX_AMOUNT - 1,
+    cost_cap=MAX_AMOUNT - 1,
+    rpm=1_000_000_000,
+    tpm=1_000_000_000,
+    concurrency=1_000_000_000,
+    expires_at=LATEST_MS - 1,
+    models=tuple(f"{each:m>200}" for each in range(100)),
+    addresses=tuple(f"203.0.113.{each}/32" for each in range(100)),
+)
+
+
+@pytest.mark.parametrize("rules", [LEAST, MOST, *(Rules(limit=1, reset=each) for each in key_rules.RESETS)])
+def test_the_least_and_the_most_of_each_rule_are_kept(rules: Rules) -> None:
+    assert key_rules.check("l" * 100, rules, NOW) == ("l" * 100, rules)
+
+
+def test_a_label_is_not_longer_than_that() -> None:
+    with pytest.raises(InvalidRequest, match="at most 100 characters"):
+        key_rules.check_label("l" * 101)

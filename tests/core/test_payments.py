@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 import pytest
 
-from tollbridge.core.ledger import Book
+from tollbridge.core.ledger import Book, Kind
 from tollbridge.core.payments import (
     Expected,
     Origin,
@@ -84,7 +84,8 @@ class Books:
             self.reversals[each.public_id] = msgspec.structs.replace(each, id=each.id or len(self.reversals) + 1)
         for post in done.posts:
             assert sum(entry.amount for entry in post.entries) == 0
-            self.posted.setdefault(post.idempotency_key, {entry.book: entry.amount for entry in post.entries})
+            entries = {entry.book: entry.amount for entry in post.entries}
+            assert self.posted.setdefault(post.idempotency_key, entries) == entries, "one name for two transactions"
 
     def totals(self) -> dict[Book, int]:
         found = dict.fromkeys(Book, 0)
@@ -177,6 +178,32 @@ def test_what_was_not_ordered_is_not_credited(wrong: dict[str, object]) -> None:
     books = after([msgspec.structs.replace(with_(REFUND), **wrong)])
     assert (books.payment.status, books.posted, books.reversals) == (Status.REVIEW, {}, {})
     assert books.payment.note
+
+
+def test_what_is_booked_is_not_booked_again() -> None:
+    books = after([with_(REFUND, DISPUTE)])
+    again = settle(books.payment, list(books.reversals.values()), with_(REFUND, DISPUTE), WHO, 6)
+    assert (again.payment, again.credited, again.posts, again.reversals) == (books.payment, False, (), ())
+
+
+def test_a_fee_that_is_known_later_is_booked_once() -> None:
+    books = after(msgspec.structs.replace(PAID, fee=fee * CENT) for fee in (0, 60, 0, 70))
+    assert books.payment.fee == 60 * CENT
+    assert books.posted["fee/stripe/pi_1"] == {Book.CLEARING: 60 * CENT, Book.FEES: -60 * CENT}
+
+
+def test_a_month_of_a_plan_is_revenue_and_what_goes_back_of_it_too() -> None:
+    month = msgspec.structs.replace(ORDER, origin=Origin.SUBSCRIPTION)
+    done = settle(month, [], with_(REFUND), WHO, 5)
+    first, _, refund = done.posts
+    assert (first.kind, first.idempotency_key, refund.kind) == (
+        Kind.SUBSCRIPTION,
+        "subscription/stripe/pi_1",
+        Kind.REFUND,
+    )
+    moved = [{entry.book: entry.amount for entry in post.entries} for post in (first, refund)]
+    assert moved[0] == {Book.CLEARING: -1190 * CENT, Book.TAX: 190 * CENT, Book.SUBSCRIPTIONS: 1000 * CENT}
+    assert moved[1] == {Book.CLEARING: 400 * CENT, Book.TAX: -64 * CENT, Book.SUBSCRIPTIONS: -336 * CENT}
 
 
 def test_an_order_goes_forward_only() -> None:

@@ -223,6 +223,26 @@ def test_a_dispute_freezes_the_account_and_takes_the_credit(world: World) -> Non
     at_till(world, scenario)
 
 
+@pytest.mark.parametrize("won", [False, True])
+def test_a_dispute_may_come_to_cost_more(world: World, won: bool) -> None:
+    """Another fee is booked on top of the first, whether it comes while the dispute runs or with its end."""
+
+    async def scenario(till: Till) -> None:
+        payment = await till.paid()
+        dispute = till.stripe.dispute(str(payment.intent))
+        await till.send(*till.stripe.events)
+        if won:
+            till.stripe.close_dispute(dispute["id"], won=True)
+        dispute["balance_transactions"][-1]["fee"] += 2_000
+        await till.ways.ask(payment)
+        await till.ways.ask(payment)
+        account = await till.state()
+        assert (account.paid, account.frozen) == ((10 * USD, False) if won else (0, True))
+        assert (await till.books())["fees"] == -(59 + 2_000 + (0 if won else 1_500)) * CENT
+
+    at_till(world, scenario)
+
+
 def test_a_lost_dispute_stays_lost_and_the_account_frozen(sqlite_world: World) -> None:
     async def scenario(till: Till) -> None:
         payment = await till.paid()
@@ -253,11 +273,14 @@ def test_an_account_with_two_disputes_is_free_when_both_are_won(sqlite_world: Wo
     at_till(sqlite_world, scenario)
 
 
-def test_an_account_that_the_operator_froze_stays_frozen(sqlite_world: World) -> None:
+@pytest.mark.parametrize("is_told_at_once", [False, True])
+def test_an_account_that_the_operator_froze_stays_frozen(sqlite_world: World, is_told_at_once: bool) -> None:
     async def scenario(till: Till) -> None:
         payment = await till.paid()
         await till.database.execute("UPDATE balance SET frozen = $1", True)
         dispute = till.stripe.dispute(str(payment.intent))
+        if is_told_at_once:
+            await till.send(*till.stripe.events)
         till.stripe.close_dispute(dispute["id"], won=True)
         await till.send(*till.stripe.events)
         assert (await till.state()).frozen

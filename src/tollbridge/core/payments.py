@@ -331,7 +331,7 @@ def _reversal_posts(payment: Payment, before: Reversal | None, after: Reversal) 
     name = f"{after.kind}/{after.public_id}"
     charged = 0 if before is None else before.fee
     if after.fee != charged:
-        step = "fee" if after.fee > charged else "fee/returned"
+        step = "fee/returned" if after.fee < charged else "fee/more" if charged else "fee"
         yield _fee(payment, after.fee - charged, f"{name}/{step}")
 
 

@@ -54,7 +54,8 @@ SELECT reversal.id, reversal.public_id, reversal.state, reversal.credit, payment
    AND book IN ('customer_paid', 'subscription_revenue')),
   reversal.fee, (SELECT CAST(COALESCE(-SUM(entry.amount), 0) AS BIGINT) FROM entry JOIN journal AS kept
    ON kept.id = journal_id WHERE book = 'fees' AND kept.idempotency_key IN (reversal.kind || '/' || reversal.public_id
-    || '/fee', reversal.kind || '/' || reversal.public_id || '/fee/returned')),
+    || '/fee', reversal.kind || '/' || reversal.public_id || '/fee/more', reversal.kind || '/' || reversal.public_id
+    || '/fee/returned')),
   reversal.kind, (SELECT COUNT(*) FROM invoice WHERE reversal_id = reversal.id AND invoice.kind = 'credit_note'),
   (SELECT COUNT(*) FROM invoice WHERE reversal_id = reversal.id AND invoice.kind = 'correction')
 FROM reversal JOIN payment ON payment.id = payment_id LEFT JOIN journal
@@ -74,7 +75,8 @@ _METHODS = ("stripe", "bank_transfer", "demo")
 _FEES = """
 SELECT (SELECT COUNT(*) FROM payment WHERE fee <> 0 AND status = 'paid') + (SELECT COUNT(*) FROM reversal JOIN journal
     ON idempotency_key IN (reversal.kind || '/' || public_id || '/fee', reversal.kind || '/' || public_id
-    || '/fee/returned')), (SELECT COUNT(*) FROM journal WHERE kind = 'fee')
+    || '/fee/more', reversal.kind || '/' || public_id || '/fee/returned')),
+  (SELECT COUNT(*) FROM journal WHERE kind = 'fee')
 """
 _BOOKED = "SELECT COUNT(*) FROM journal WHERE idempotency_key LIKE $1"
 # How many there were according to the journal, to detect rows that were removed.

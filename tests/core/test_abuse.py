@@ -59,7 +59,7 @@ def test_who_asks_on_although_they_are_refused_cools_down_for_the_rest_of_the_mi
         refusals.note(1, 7 + number / 100)
     assert refusals.cool_down(1, 27) == 7 + REFUSALS_S - 27
     assert refusals.cool_down(2, 27) == 0
-    assert refusals.cool_down(1, 7 + REFUSALS_S) == 0
+    assert refusals.cool_down(1, 7 + REFUSALS_S) == refusals.cool_down(1, 99 + REFUSALS_S) == 0
     refusals.note(1, 7 + REFUSALS_S)
     assert refusals.cool_down(1, 8 + REFUSALS_S) == 0
     # The next minute is counted like the first.
@@ -99,5 +99,6 @@ def test_losses_of_earlier_days_are_forgotten_when_there_are_many() -> None:
     losses = Losses()
     for account in range(100_000):
         losses.add(account, 1, 1)
+    losses.add(7, 2, 5)
     losses.add(100_001, 2, 1)
-    assert losses.accounts == {100_001: (2, 1)}
+    assert losses.accounts == {7: (2, 5), 100_001: (2, 1)}

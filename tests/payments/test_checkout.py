@@ -8,13 +8,14 @@ import pytest
 from tests.payments.conftest import USD, Till, at_till
 from tests.services.conftest import World
 
+from tollbridge.core.ledger import grant
 from tollbridge.core.payments import Status
 from tollbridge.errors import InvalidRequest, NotFound
 from tollbridge.payments.base import Order, ProcessorUnavailable, Started
 from tollbridge.services import invoices
 from tollbridge.services.accounts import create
 from tollbridge.services.refunds import refund
-from tollbridge.store import leaving, oversight, payments
+from tollbridge.store import journal, leaving, oversight, payments
 from tollbridge.store.accounts import known
 from tollbridge.store.db import run
 from tollbridge.store.gauges import gauges
@@ -438,6 +439,33 @@ def test_an_event_of_what_stripe_no_longer_has_is_not_asked_about_again(sqlite_w
         assert (await till.state()).paid == 0
 
     at_till(sqlite_world, scenario)
+
+
+@pytest.mark.parametrize("is_paid", [False, True])
+def test_what_the_books_have_under_the_same_name_is_for_people_to_look_at(world: World, is_paid: bool) -> None:
+    """Nothing of such a report is booked: not the credit before its fee, nor a refund of what was paid before."""
+
+    async def scenario(till: Till) -> None:
+        checkout = await till.order()
+        till.stripe.pay(till.session(checkout))
+        intent = str(till.stripe.objects[till.session(checkout)]["payment_intent"])
+        name = f"fee/stripe/{intent}"
+        if is_paid:
+            await till.send(*till.stripe.events)
+            name = f"refund/{till.stripe.refund(intent, 400)['id']}"
+        other = grant(till.account.id, USD, idempotency_key=name, reason="by hand", actor="test")
+        now = await till.database.now()
+        await run(till.database, lambda transaction: journal.post(till.database, transaction, other, now))
+        before = await till.books()
+        await till.send(*till.stripe.events)
+        order = await till.ways.order(till.account, checkout.payment.public_id)
+        if is_paid:
+            assert (order.status, order.note) == (Status.PAID, "")
+        else:
+            assert (order.status, order.note) == (Status.REVIEW, f"{name} stands for something else")
+        assert await till.books() == before
+
+    at_till(world, scenario)
 
 
 def test_a_session_whose_id_we_never_learned_is_still_ours(world: World) -> None:

@@ -461,6 +461,8 @@ def test_the_demo_pays_with_nothing_and_goes_on_by_the_month(world: World) -> No
         assert (await ways.subscriptions.start(account, "pro")).method == "demo"
         assert (await till.state()).plan == "default"
         await ways.subscriptions.pay_demo(account)
+        with pytest.raises(InvalidRequest, match="no demo payment to make"):
+            await ways.subscriptions.pay_demo(account)
         first = (await only(till)).paid_until
         assert ((await till.state()).plan, first is not None) == ("pro", True)
         await later(till, 32)
@@ -475,6 +477,36 @@ def test_the_demo_pays_with_nothing_and_goes_on_by_the_month(world: World) -> No
         assert report.ok, report.problems
 
     world.run(use)
+
+
+def test_a_plan_is_not_paid_for_by_the_demo_where_demo_payments_have_ended(sqlite_world: World) -> None:
+    async def use(database: Any) -> None:
+        account = await make(database)
+        before = open_payments(database, settings(**PRO), "http://127.0.0.1")
+        after = open_payments(database, settings(public_url="https://api.example.com", **PRO), "")
+        for ways in (before, after):
+            # Nothing is ordered before, and no longer to be had so after.
+            with pytest.raises(InvalidRequest, match="no demo payment to make"):
+                await ways.subscriptions.pay_demo(account)
+            if ways is before:
+                await ways.subscriptions.start(account, "pro")
+        till = Till(FakeStripe(), after, database, account)
+        assert ((await only(till)).stage, (await till.state()).plan) == (Stage.PENDING, "default")
+
+    sqlite_world.run(use)
+
+
+def test_while_stripe_is_away_it_is_asked_every_five_minutes(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        await ordered(till)
+        till.stripe.faults = ["500"] * 100
+        before = await till.database.now()
+        await catch_up(till)
+        check_at = (await only(till)).check_at
+        assert check_at is not None
+        assert before + 5 * 60_000 <= check_at <= await till.database.now() + 5 * 60_000
+
+    subscribing(sqlite_world, scenario)
 
 
 def test_where_nobody_can_pay_by_the_month_no_plan_is_sold() -> None:

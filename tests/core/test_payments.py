@@ -215,6 +215,47 @@ def test_an_order_goes_forward_only() -> None:
     assert after([failed, PAID]).payment.status is Status.PAID
 
 
+@pytest.mark.parametrize(
+    ("before", "said", "now"),
+    [
+        ("pending", "processing", "processing"),
+        ("pending", "failed", "failed"),
+        ("pending", "expired", "expired"),
+        ("processing", "pending", "processing"),
+        ("processing", "failed", "failed"),
+        ("failed", "processing", "failed"),
+        ("expired", "failed", "expired"),
+        ("review", "failed", "review"),
+    ],
+)
+def test_an_unpaid_order_is_what_its_processor_says_until_it_is_closed(before: str, said: str, now: str) -> None:
+    order = msgspec.structs.replace(ORDER, status=Status(before), external_id=None, note="before")
+    report = msgspec.structs.replace(OPEN, status=Status(said), intent="pi_1", note="said")
+    done = settle(order, [], report, WHO, 5).payment
+    note = "said" if now == said else "before"
+    assert (done.status, done.note, done.external_id, done.intent) == (Status(now), note, "cs_1", "pi_1")
+    # An intent that it leaves out is not forgotten, and a report of another order changes nothing.
+    assert settle(done, [], msgspec.structs.replace(report, intent=None), WHO, 5).payment.intent == "pi_1"
+    assert settle(order, [], msgspec.structs.replace(report, order="pay_2"), WHO, 5).payment == order
+
+
+def test_why_an_order_failed_is_no_note_on_it_once_it_is_paid() -> None:
+    failed = msgspec.structs.replace(OPEN, status=Status.FAILED, note="card declined")
+    assert after([failed]).payment.note == "card declined"
+    assert after([failed, PAID]).payment.note == ""
+
+
+def test_two_refunds_at_the_processor_are_not_both_the_one_that_we_asked_for() -> None:
+    first = msgspec.structs.replace(REFUND, ours="refund_1")
+    books = after([with_(first)])
+    books.reversals = {"refund_1": msgspec.structs.replace(books.reversals["re_1"], public_id="refund_1")}
+    books.take(with_(first, msgspec.structs.replace(first, id="re_2")))
+    assert [(each.public_id, each.external_id) for each in books.reversals.values()] == [
+        ("refund_1", "re_1"),
+        ("re_2", "re_2"),
+    ]
+
+
 def test_a_refund_that_we_asked_for_is_known_again_by_its_amount_too() -> None:
     asked = Reversal(
         id=1,

@@ -186,6 +186,24 @@ def test_what_is_booked_is_not_booked_again() -> None:
     assert (again.payment, again.credited, again.posts, again.reversals) == (books.payment, False, (), ())
 
 
+@pytest.mark.parametrize("reported", [REFUND, DISPUTE], ids=lambda each: each.kind)
+def test_what_comes_back_leaves_the_books_as_they_were(reported: Reported) -> None:
+    there_and_back = after([with_(reported), with_(back(reported))])
+    assert there_and_back.totals() == after([PAID]).totals()
+    assert "top-up/stripe/pi_1" in there_and_back.posted
+
+
+def test_what_a_dispute_costs_only_grows_until_its_money_comes_back() -> None:
+    def fees(*cents: int) -> int:
+        return after(with_(msgspec.structs.replace(DISPUTE, fee=fee * CENT)) for fee in cents).totals()[Book.FEES]
+
+    assert [fees(15), fees(0, 15), fees(15, 25), fees(15, 10), fees(-5), fees(-5, 15)] == [
+        -(60 + fee) * CENT for fee in (15, 15, 25, 15, 0, 15)
+    ]
+    won = after([with_(DISPUTE), with_(back(DISPUTE, fee=4 * CENT))])
+    assert won.totals()[Book.FEES] == -(60 + 4) * CENT
+
+
 def test_a_fee_that_is_known_later_is_booked_once() -> None:
     books = after(msgspec.structs.replace(PAID, fee=fee * CENT) for fee in (0, 60, 0, 70))
     assert books.payment.fee == 60 * CENT
@@ -278,7 +296,7 @@ def test_a_refund_that_we_asked_for_is_known_again_by_its_amount_too() -> None:
 
 
 @pytest.mark.parametrize("tax", [0, 1 * CENT, 70 * CENT, 190 * CENT])
-@pytest.mark.parametrize("cents", [1, 7, 99, 333])
+@pytest.mark.parametrize("cents", [1, 3, 7, 99, 333])
 def test_the_parts_of_a_payment_that_go_back_come_to_the_payment_in_whole_cents(tax: int, cents: int) -> None:
     """Also when one of them comes back in between, and goes again."""
     payment = msgspec.structs.replace(ORDER, tax=tax)

@@ -496,6 +496,48 @@ def test_a_plan_is_not_paid_for_by_the_demo_where_demo_payments_have_ended(sqlit
     sqlite_world.run(use)
 
 
+def test_an_order_that_stripe_never_heard_of_is_begun_again_and_then_given_up(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        till.stripe.faults = ["drop"] * 100
+        with pytest.raises(ProcessorUnavailable):
+            await ordered(till)
+        till.stripe.faults = []
+        await catch_up(till)
+        begun = await only(till)
+        assert (begun.stage, (begun.url or "").startswith(till.stripe.url)) == (Stage.PENDING, True)
+        await till.database.execute("UPDATE subscription SET session = NULL, url = NULL, created_at = 1")
+        await catch_up(till)
+        assert ((await only(till)).stage, (await only(till)).url) == (Stage.ABANDONED, None)
+
+    subscribing(sqlite_world, scenario)
+
+
+def test_a_demo_that_nobody_pays_goes_away_after_a_day_and_one_that_is_offered_no_more_ends(
+    sqlite_world: World,
+) -> None:
+    async def use(database: Any) -> None:
+        account = await make(database)
+        ways = open_payments(database, settings(**PRO), "http://127.0.0.1:8000")
+        till = Till(FakeStripe(), ways, database, account)
+        await ways.subscriptions.start(account, "pro")
+        await catch_up(till)
+        assert (await only(till)).stage is Stage.PENDING
+        await later(till, 1)
+        await catch_up(till)
+        assert (await only(till)).stage is Stage.ABANDONED
+        await database.execute("DELETE FROM subscription")
+        await ways.subscriptions.start(account, "pro")
+        await ways.subscriptions.pay_demo(account)
+        till.ways = open_payments(database, settings(public_url="https://api.example.com", **PRO), "")
+        await catch_up(till)
+        assert (await only(till)).stage is Stage.ACTIVE
+        await later(till, 32)
+        await catch_up(till)
+        assert ((await only(till)).stage, await till.count("payment")) == (Stage.ENDED, 1)
+
+    sqlite_world.run(use)
+
+
 def test_while_stripe_is_away_it_is_asked_every_five_minutes(sqlite_world: World) -> None:
     async def scenario(till: Till) -> None:
         await ordered(till)

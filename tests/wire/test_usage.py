@@ -95,6 +95,23 @@ def test_meters_are_disjoint_by_openai_s_convention(report: Any, expected: Usage
     assert not meter.suspect
 
 
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        *(("prompt_tokens_details", f"{name}_tokens") for name in ("cached", "cache_write", "audio")),
+        ("prompt_tokens_details", "cache_creation_input_tokens"),
+        *(("completion_tokens_details", f"{name}_tokens") for name in ("reasoning", "audio", "image")),
+    ],
+)
+def test_parts_are_metered_whether_or_not_the_report_says_a_total(where: str, name: str) -> None:
+    report = plain(9, 7, **{where: {name: 4}})
+    without, with_total = (metered(each).usage for each in (report, {**report, "total_tokens": 16}))
+    assert without is not None
+    assert with_total is not None
+    assert msgspec.structs.replace(with_total, raw=without.raw) == without
+    assert msgspec.structs.replace(without, raw=b"") != Usage(input=9, output=7)
+
+
 def test_explicit_zero_is_a_count() -> None:
     meter = metered(plain(0, 0, total_tokens=0))
     assert meter.usage is not None
@@ -270,6 +287,13 @@ def test_what_was_counted_here_replaces_what_cannot_be_believed() -> None:
         "cost": 0,
         "cost_details": {"upstream_inference_cost": 0},
     }
+
+
+def test_what_was_counted_here_replaces_what_is_not_charged() -> None:
+    counted = Usage(input=3, cache_write=1, cache_write_1h=2, output=2, estimated=True)
+    usage = shown(metered(plain(0, 7, total_tokens=7)), Receipt(charge=b"0", cost=b"0", usage=counted))
+    assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (6, 2, 8)
+    assert usage["prompt_tokens_details"] == {"cache_write_tokens": 3}
 
 
 def test_nothing_known_is_nothing_shown() -> None:

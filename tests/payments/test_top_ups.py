@@ -91,9 +91,10 @@ def test_whoever_comes_late_sees_that_it_is_done(world: World, monkeypatch: pyte
     at_till(world, scenario)
 
 
-def test_the_daily_cap_holds(sqlite_world: World) -> None:
+@pytest.mark.parametrize("cap", [100 * USD, 150 * USD - 1])
+def test_the_daily_cap_holds(sqlite_world: World, cap: int) -> None:
     async def scenario(till: Till) -> None:
-        await ready(till, cap=120 * USD)
+        await ready(till, cap=cap)
         for _ in range(5):
             await till.database.execute("UPDATE auto_top_up SET threshold = 900000000000")
             await top_ups.run_due(till.ways)
@@ -187,6 +188,8 @@ def test_a_card_that_is_forgotten_is_not_charged(sqlite_world: World) -> None:
         assert await top_ups.card(till.database, till.account) is None
         (method,) = [each for each in till.stripe.objects.values() if each["object"] == "payment_method"]
         assert method["customer"] is None
+        # There is none to forget any more.
+        await top_ups.forget_card(till.ways, till.account)
 
     at_till(sqlite_world, scenario)
 
@@ -220,6 +223,22 @@ def test_amounts_that_cannot_be_are_refused(sqlite_world: World, threshold: int,
             await top_ups.switch_on(
                 till.ways, till.account, threshold=threshold * USD, amount=amount * USD, daily_cap=cap * USD
             )
+
+    at_till(sqlite_world, scenario)
+
+
+@pytest.mark.parametrize(("threshold", "amount", "cap"), [(1, 5, 5), (1000, 1000, 100_000)])
+def test_the_least_and_the_most_may_be_wanted(sqlite_world: World, threshold: int, amount: int, cap: int) -> None:
+    async def scenario(till: Till) -> None:
+        least, most = till.ways.bounds
+        assert (least, most) == (5 * USD, 1000 * USD)
+        await till.paid(save_card=True)
+        await top_ups.switch_on(
+            till.ways, till.account, threshold=threshold * USD, amount=amount * USD, daily_cap=cap * USD
+        )
+        kept = await top_ups.current(till.database, till.account)
+        assert kept is not None
+        assert (kept.threshold, kept.amount, kept.daily_cap) == (threshold * USD, amount * USD, cap * USD)
 
     at_till(sqlite_world, scenario)
 

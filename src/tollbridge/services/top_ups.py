@@ -39,7 +39,7 @@ async def current(database: Database, account: Account) -> AutoTopUp | None:
     return await top_ups.get(database, account.id)
 
 
-async def switch_on(ways: Payments, account: Account, *, threshold: int, amount: int, daily_cap: int) -> AutoTopUp:
+async def switch_on(ways: Payments, account: Account, *, threshold: int, amount: int, daily_cap: int) -> None:
     """Buy `amount` whenever less than `threshold` is left, for at most `daily_cap` a day (nano-USD).
 
     InvalidRequest: an amount is not acceptable, no card is saved, or it is not offered here.
@@ -49,7 +49,6 @@ async def switch_on(ways: Payments, account: Account, *, threshold: int, amount:
         raise InvalidRequest("no card is saved: save one with your next payment", param="card")
     wanted = AutoTopUp(account_id=account.id, threshold=threshold, amount=amount, daily_cap=daily_cap)
     await run(ways.database, lambda transaction: top_ups.put(transaction, wanted))
-    return wanted
 
 
 def check(ways: Payments, *, threshold: int, amount: int, daily_cap: int) -> None:

@@ -186,3 +186,21 @@ def _state(limiter: MemoryLimiter, scopes: list[Scope], now: float) -> list[Any]
         found.append(set(counters.places))
         found += [told(each.room(now)) for each in (counters.requests, counters.tokens) if each is not None]
     return found
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_what_was_taken_is_what_the_minute_still_holds(strict: bool) -> None:
+    clock = Clock()
+    limiter = MemoryLimiter(clock)
+    both = Scope("both", Rule(requests=10, tokens=100, strict=strict))
+    scopes = [both, Scope("few", Rule(requests=10, strict=strict)), Scope("long", Rule(tokens=100, strict=strict))]
+    for number, scope in enumerate(scopes):
+        take(limiter, number, scope, tokens=30)
+    limiter.give_back(take(limiter, 9, both, tokens=30), 20)
+    assert [(scope.name, *counts) for scope, *counts in limiter.taken()] == [
+        ("both", 2, 50),
+        ("few", 1, 0),
+        ("long", 0, 30),
+    ]
+    clock.now += 60
+    assert limiter.taken() == []

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tollbridge.core.ledger import Checkpoint, Noted, Record, Verdict
+from tollbridge.core.ledger import Checkpoint, Ended, Noted, Record, Verdict
+from tollbridge.core.money import usd_bytes
 from tollbridge.core.pricing import Bill, Cause, Ending
-from tollbridge.gateway.settlement import MOST_ROUNDS, MOST_SEARCHES, SLACK, Settlement, _Patience
+from tollbridge.gateway.settlement import MOST_ROUNDS, MOST_SEARCHES, SLACK, Closed, Settlement, _Patience
 from tollbridge.gateway.ticket import Attempt
 from tollbridge.values import Outcome, Price, Route, Upstream, Usage
+from tollbridge.wire.exchange import Receipt
 
 PRICE = Price(input=1, output=1, cache_read=1, cache_write=1, cache_write_1h=1)
 HERE = Upstream(
@@ -142,6 +144,39 @@ def test_a_checkpoint_is_never_above_the_cap() -> None:
     for output in (10, 20, 21):
         here.checkpoint(ticket, route, Usage(output=output))
     assert [(each.hold, each.charge, each.record.output) for each in noted] == [(3, 10, 10), (3, 20, 20)]
+
+
+def told(verdict: Verdict | None, charge: int, *, estimated: bool = False) -> Receipt:
+    """The receipt of a call with a cap of 20 that cost 9; `verdict` None: the books are silent."""
+
+    async def ask() -> Receipt:
+        here: Any = object.__new__(Settlement)
+        here._patience = _Patience(0.01)
+        settled: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        if verdict is not None:
+            settled.set_result(verdict)
+        usage = Usage(input=1, estimated=estimated)
+        bill = Bill(usage=usage, charged=True, outcome=Outcome.COMPLETED)
+        ticket: Any = SimpleNamespace(cap=20)
+        receipt = await here.receipt(Closed(ticket, bill, 1, charge, 9, False, settled))
+        assert isinstance(receipt, Receipt)
+        return receipt
+
+    return asyncio.run(ask())
+
+
+def test_a_receipt_says_what_was_charged_and_what_it_cost() -> None:
+    receipt = told(Ended(charged=7, promo=0, loss=8, available=5), 15)
+    assert (receipt.charge, receipt.cost, receipt.balance) == (usd_bytes(7), usd_bytes(9), usd_bytes(5))
+    at_cost = told(Ended(charged=9, promo=0, loss=0, available=5), 9)
+    assert (at_cost.charge, at_cost.cost) == (usd_bytes(9), usd_bytes(9))
+    assert (receipt.usage, told(None, 1, estimated=True).usage) == (None, Usage(input=1, estimated=True))
+
+
+def test_while_the_books_are_silent_a_receipt_says_what_is_due_up_to_the_cap() -> None:
+    receipts = [told(None, charge) for charge in (19, 20, 21)]
+    assert [receipt.charge for receipt in receipts] == [usd_bytes(19), usd_bytes(20), usd_bytes(20)]
+    assert [receipt.balance for receipt in receipts] == [None] * 3
 
 
 def test_a_wait_for_the_books_ends_in_time_and_never_early() -> None:

@@ -46,7 +46,6 @@ from tollbridge.core.ledger import (
     epoch_of,
     grant,
     hold_id,
-    tokens_of,
     top_up,
     usage_entries,
 )
@@ -685,7 +684,7 @@ def test_the_tokens_of_a_call_are_all_that_it_read_and_wrote() -> None:
     written = ("output", "audio_output", "image_output")
     free = {"reasoning": 10**9, "searches": 10**9}
     meters = {name: 10**place for place, name in enumerate((*read, *written))}
-    assert tokens_of(msgspec.structs.replace(record(), **meters, **free)) == 11_111_111
+    assert msgspec.structs.replace(record(), **meters, **free).tokens == 11_111_111
 
 
 FAILED, SWEPT = Outcome.NO_OUTPUT, Outcome.SWEPT

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.gateway.site import Site, chat, run
 from tests.payments.conftest import USD
-from tests.web.browser import axe, browser, picture, pictures_wanted
+from tests.web.browser import axe, browser, picture, pictures_wanted, run_long
 from tests.web.test_billing import BILLING, amounts, logged_in, ordered
 from tests.web.town import operator
 from tests.web.visitors import Visitor, house, registered, shown
@@ -361,4 +361,4 @@ def test_every_page_of_the_operator_can_be_used_by_everybody(axe_core: Path) -> 
                 await page.close()
             assert problems == []
 
-    run(test())
+    run_long(test())

@@ -8,7 +8,7 @@ from playwright.async_api import Page
 from tests.gateway.site import Site, chat, run
 from tests.payments.conftest import USD
 from tests.payments.fake_stripe import SECRET_KEY, SIGNING_SECRET, FakeStripe
-from tests.web.browser import Chromium, axe, browser, picture, pictures_wanted
+from tests.web.browser import Chromium, axe, browser, picture, pictures_wanted, run_long
 from tests.web.visitors import Visitor, house, letters, link_to, registered, shown
 
 from tollbridge.edge.webhooks import PATH
@@ -390,7 +390,7 @@ def test_every_page_of_money_can_be_used_by_everybody(axe_core: Path) -> None:
                     await page.close()
                 assert problems == []
 
-    run(test())
+    run_long(test())
 
 
 async def filled(site: Site, ada: Visitor, stripe: FakeStripe) -> None:

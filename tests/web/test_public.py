@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from tests.gateway.site import run
-from tests.web.browser import PHONE, axe, browser, picture, pictures_wanted
+from tests.web.browser import PHONE, axe, browser, picture, pictures_wanted, run_long
 from tests.web.catalogs import MANY, PRICED
 from tests.web.visitors import Visitor, house, registered
 
@@ -61,7 +61,7 @@ def test_every_page_can_be_used_by_everybody_and_is_small(axe_core: Path) -> Non
                 await context.close()
             assert problems == []
 
-    run(test())
+    run_long(test())
 
 
 def test_the_menu_and_the_prices_are_in_view_on_phones_and_tablets() -> None:

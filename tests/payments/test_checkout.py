@@ -198,8 +198,8 @@ def test_what_was_not_ordered_is_for_people_to_look_at(sqlite_world: World, what
         for _ in range(2):
             closed = await till.ways.dismiss(order.public_id, actor="test")
             assert (closed.status, closed.note) == (Status.FAILED, order.note)
-        deeds = await till.database.fetch("SELECT detail FROM activity WHERE action = 'payment.dismissed'")
-        assert deeds == [(order.public_id,)]
+            deeds = await till.database.fetch("SELECT detail FROM activity WHERE action = 'payment.dismissed'")
+            assert deeds == [(order.public_id,)]
 
     at_till(sqlite_world, scenario)
 

@@ -103,6 +103,19 @@ def test_our_own_fault_is_free_unless_output_was_delivered() -> None:
     assert bill(ending(Cause.OUR_FAULT, reported=None), charge_partial=False).charged
 
 
+@pytest.mark.parametrize("produced", [False, True])
+@pytest.mark.parametrize("delivered", [False, True])
+def test_our_own_fault_is_charged_for_output_that_arrived_only(produced: bool, delivered: bool) -> None:
+    result = bill(ending(Cause.OUR_FAULT, produced=produced, delivered=delivered), True)
+    assert (result.charged, result.outcome) == (produced and delivered, Outcome.OUR_FAULT)
+
+
+@pytest.mark.parametrize("cause", [Cause.FINISHED, Cause.MONEY_RAN_OUT, Cause.CUT])
+def test_no_output_and_nothing_reported_is_free(cause: Cause) -> None:
+    result = bill(ending(cause, produced=False, reported=None), True)
+    assert (result.charged, result.outcome, result.usage) == (False, Outcome.NO_OUTPUT, COUNTED)
+
+
 @pytest.mark.parametrize("cause", [Cause.MONEY_RAN_OUT, Cause.CUT])
 def test_answer_that_we_ended_is_charged_what_was_produced(cause: Cause) -> None:
     result = bill(ending(cause, reported=None), charge_partial=False)

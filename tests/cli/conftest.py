@@ -1,8 +1,10 @@
 """Commands as an operator types them, in the test's own directory."""
 
 import asyncio
+import contextlib
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -54,6 +56,10 @@ class Shell(msgspec.Struct):
         line = done.err.splitlines()[-1]
         assert line.startswith("tollbridge: "), done.err
         return line
+
+    def database(self) -> contextlib.closing[sqlite3.Connection]:
+        """The books, to look into or to change by hand; what is changed is committed at once."""
+        return contextlib.closing(sqlite3.connect(self.directory / "data" / "tollbridge.db", isolation_level=None))
 
     def process(self, *words: str, env: Mapping[str, str] | None = None) -> Done:
         """Run in a process of its own."""

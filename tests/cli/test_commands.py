@@ -1,6 +1,5 @@
 """What every command promises: help with an example, JSON where there are data, one line for a mistake."""
 
-import contextlib
 import json
 import sqlite3
 import subprocess
@@ -134,7 +133,7 @@ def test_a_new_key_can_be_shown_again_where_keys_always_are(shell: Shell) -> Non
     make = ("key", "create", "--account", "ada@example.com")
     assert "shown only now" in shell.ok(*make).err
     assert "the dashboard shows the key too" in shell.ok(*make, env={"TOLLBRIDGE_KEYS__REVEAL": "always"}).err
-    with contextlib.closing(sqlite3.connect(shell.directory / "data" / "tollbridge.db")) as database:
+    with shell.database() as database:
         assert database.execute("SELECT key_id FROM key_copy").fetchall() == [(2,)]
 
 
@@ -213,9 +212,8 @@ def test_what_is_done_on_the_command_line_is_noted_with_who_did_it(shell: Shell)
     kept = json.loads(shell.ok(*own, env=box).out)["id"]
     shell.ok("byok", "remove", kept)
     shell.ok("operator", "link", "boss@example.com", "--create")
-    with sqlite3.connect(shell.directory / "data" / "tollbridge.db") as database:
+    with shell.database() as database:
         deeds = database.execute("SELECT actor, action, detail FROM activity ORDER BY id").fetchall()
-    database.close()
     assert {actor.partition("/")[0] for actor, _, _ in deeds} == {"cli"}
     assert [deed[1:] for deed in deeds] == [
         ("account.opened", ""),

@@ -1,11 +1,9 @@
 """Payments, vouchers and reports on the command line."""
 
 import asyncio
-import contextlib
 import csv
 import io
 import json
-import sqlite3
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,7 +37,7 @@ def bought(shell: Shell) -> Payment:
 
 def month_of(shell: Shell) -> str:
     """In which money was last moved: another may have begun since."""
-    with contextlib.closing(sqlite3.connect(shell.directory / "data" / "tollbridge.db")) as database:
+    with shell.database() as database:
         [(at,)] = database.execute("SELECT MAX(created_at) FROM journal")
     return datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m")
 

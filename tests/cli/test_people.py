@@ -2,7 +2,6 @@
 
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -40,16 +39,15 @@ def test_who_has_lost_authenticator_and_recovery_codes_is_let_in_without(shell: 
     shell.ok("account", "create", "ada@example.com")
     shell.ok("operator", "link", "ada@example.com", "--create")
     assert "ada@example.com has no second factor" in shell.refused(*drop)
-    with sqlite3.connect(shell.directory / "data" / "tollbridge.db") as database:
+    with shell.database() as database:
         database.execute("UPDATE user SET totp_secret = x'00', totp_since = 1")
         database.execute("INSERT INTO recovery_code (digest, user_id) SELECT x'00', id FROM user")
     shell.ok(*drop)
-    with sqlite3.connect(shell.directory / "data" / "tollbridge.db") as database:
+    with shell.database() as database:
         assert database.execute("SELECT totp_secret, totp_since FROM user").fetchall() == [(None, None)]
         assert database.execute("SELECT * FROM recovery_code").fetchall() == []
         noted = "SELECT action, detail FROM activity WHERE action LIKE 'two%' ORDER BY account_id"
         assert database.execute(noted).fetchall() == [("two_factor.dropped", "ada@example.com")] * 2
-    database.close()
 
 
 def test_who_cannot_log_in_any_more_is_given_another_address(shell: Shell) -> None:
@@ -75,28 +73,27 @@ def test_an_account_is_closed_for_who_does_not_come_to_do_it(shell: Shell) -> No
     assert "ada@example.com has no account" in shell.refused(*close)
     account = json.loads(shell.ok("account", "create", "ada@example.com", "--credit", "5", "--json").out)["id"]
     shell.ok("key", "create", "--account", "ada@example.com")
-    with sqlite3.connect(shell.directory / "data" / "tollbridge.db") as database:
+    with shell.database() as database:
         database.execute(
             "INSERT INTO user (public_id, email, operator, created_at, totp_step) "
             "VALUES ('user_1', 'ada@example.com', 0, 1, 0)"
         )
         database.execute("INSERT INTO membership SELECT account.id, user.id, 'owner', 1 FROM account, user")
     shell.ok("credit", "grant", "ada@example.com", "1", "--reason", "an apology")
-    with sqlite3.connect(shell.directory / "data" / "tollbridge.db") as database:
+    with shell.database() as database:
         database.execute("UPDATE balance SET paid = 2000000000")
     assert "2 USD of paid credit is left: refund it first" in shell.refused(*close)
-    with sqlite3.connect(shell.directory / "data" / "tollbridge.db") as database:
+    with shell.database() as database:
         database.execute("UPDATE balance SET paid = 0")
     assert f"is closed, and is {account} in the books; 6 USD are lost" in shell.ok(*close).err
     shown = shell.ok("account", "show", account).out
     assert "ada@" not in shown
     assert "revoked" in shown
-    with sqlite3.connect(shell.directory / "data" / "tollbridge.db") as database:
+    with shell.database() as database:
         assert database.execute("SELECT email FROM user").fetchall() == []
         closed = "SELECT actor FROM activity WHERE action = 'account.closed'"
         assert database.execute(closed).fetchall()[0][0].startswith("cli")
         assert not [row for row in database.iterdump() if "ada@example.com" in row]
-    database.close()
     assert "is closed already" in shell.refused("account", "close", account)
     shell.ok("ledger", "verify")
     shell.ok("audit", "verify")

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -63,14 +62,12 @@ def test_what_is_missing_in_the_other_place_is_written(used: Shell, tmp_path: Pa
     (file,) = (tmp_path / "out").rglob("*.gz")
     assert len(gzip.decompress(file.read_bytes()).splitlines()) == 2
     assert "0 requests" in used.ok("usage", "drop", env=place).err
-    with sqlite3.connect(used.directory / "data" / "tollbridge.db") as database:
+    with used.database() as database:
         assert database.execute("SELECT COUNT(*) FROM usage").fetchone() == (2,)
-    database.close()
 
 
 def test_whoever_takes_out_days_of_which_requests_are_gone_is_told(used: Shell) -> None:
-    with sqlite3.connect(used.directory / "data" / "tollbridge.db") as database:
+    with used.database() as database:
         database.execute("INSERT INTO closing VALUES (1, 'usage/9', 1, 1, 1, 1790000000000, x'', x'', 0)")
-    database.close()
     assert "up to 2026-09-21 are missing" in used.ok("usage", "export", "--since", "2026-09-21").err
     assert "missing" not in used.ok("usage", "export", "--since", "2026-09-22").err

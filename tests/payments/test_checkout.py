@@ -19,6 +19,7 @@ from tollbridge.store import journal, leaving, oversight, payments
 from tollbridge.store.accounts import known
 from tollbridge.store.db import run
 from tollbridge.store.gauges import gauges
+from tollbridge.values import HOUR_MS
 
 CENT = USD // 100
 
@@ -464,6 +465,10 @@ def test_what_the_books_have_under_the_same_name_is_for_people_to_look_at(world:
         else:
             assert (order.status, order.note) == (Status.REVIEW, f"{name} stands for something else")
         assert await till.books() == before
+        # Not asked again at once: there was such a line in the log every minute.
+        waits = "SELECT retry_at FROM payment_event WHERE done_at IS NULL"
+        late = [at - await till.database.now() for (at,) in await till.database.fetch(waits)]
+        assert {round(each / HOUR_MS, 1) for each in late} == ({1.0} if is_paid else set())
 
     at_till(world, scenario)
 

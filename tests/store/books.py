@@ -67,7 +67,11 @@ class Books:
         if lock is not None:
             lock.acquire()
         await self.database.start()
-        self.process = await processes.begin(self.database, lock)
+        try:
+            self.process = await processes.begin(self.database, lock)
+        except BaseException:
+            await self.database.close()
+            raise
         self.ledger = self.engine.ledger(self.process.epoch)
         await self.ledger.start()
         await self.process.recover(self.ledger)

@@ -533,6 +533,11 @@ def _called(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return address
 
 
+def is_for_this_machine(public_url: str | None, host: str) -> bool:
+    """Whether nobody but its operator can reach a gateway that has this `public_url` and listens on `host`."""
+    return is_loopback(host if public_url is None else split_url(public_url, "").hostname or "")
+
+
 def is_loopback(host: str) -> bool:
     address = _address(host)
     return address.is_loopback if address else host == "localhost" or host.endswith(".localhost")

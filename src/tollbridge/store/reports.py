@@ -10,7 +10,7 @@ import msgspec
 from tollbridge.core.ledger import Book
 from tollbridge.store.db import Row, Transaction
 from tollbridge.store.journal import CHARGE, COST, LOSS, PROMO
-from tollbridge.store.rows import ABOVE_ALL
+from tollbridge.store.rows import ABOVE_ALL, with_list
 from tollbridge.values import DAY_MS
 
 # Ends that came after the sweep: how they differ from what the usage row says.
@@ -45,7 +45,7 @@ _USAGE = """
 SELECT hold_id, ended_at, email, charge, promo, loss, cost FROM usage LEFT JOIN account ON account.id = account_id
 WHERE ended_at >= $1 AND ended_at < $2 AND hold_id > $3 ORDER BY hold_id LIMIT $4
 """
-_EMAILS_OF = "SELECT id, email FROM account WHERE id IN (IDS)"
+_EMAILS_OF = "SELECT id, email FROM account WHERE id IN ($1)"
 
 
 class Late(msgspec.Struct, frozen=True):
@@ -98,7 +98,4 @@ async def emails(view: Transaction) -> dict[int, str]:
 
 
 async def emails_of(view: Transaction, ids: Sequence[int]) -> dict[int, str]:
-    if not ids:
-        return {}
-    these = ", ".join(f"${1 + index}" for index in range(len(ids)))
-    return dict(await view.fetch(_EMAILS_OF.replace("IDS", these), *ids))
+    return dict(await view.fetch(with_list(_EMAILS_OF, len(ids)), *ids)) if ids else {}

@@ -22,7 +22,7 @@ from tollbridge.store.db import Database, Row, Transaction, run
 from tollbridge.store.journal import CHARGE, COST
 from tollbridge.store.ledger.rows import read_meters
 from tollbridge.store.meta import value
-from tollbridge.store.rows import pages
+from tollbridge.store.rows import pages, with_list
 from tollbridge.values import DAY_MS, HOUR_MS
 
 WATERMARK = "rolled_up"
@@ -91,19 +91,23 @@ _KEPT = "FROM usage_rollup WHERE account_id = $1 AND span = $2 AND start >= $3 A
 _TAIL = "FROM usage WHERE account_id = $1 AND ended_at > $2 AND ended_at >= $3 AND ended_at < $4"
 _BY_PRICE = f"SELECT start / $5 * $5, price_version, {_OF_ROLLUPS} {_KEPT} GROUP BY 1, 2"
 _BY_KEY = f"SELECT key_id, {_OF_ROLLUPS} {_KEPT} GROUP BY 1"
-_OF_KEYS = f"SELECT start / $5 * $5, key_id, {_OF_ROLLUPS} {_KEPT} AND key_id IN (KEYS) GROUP BY 1, 2"
+_OF_KEYS = f"SELECT start / $5 * $5, key_id, {_OF_ROLLUPS} {_KEPT} AND key_id IN ($6) GROUP BY 1, 2"
 _TAIL_BY_PRICE = f"SELECT ended_at / $5 * $5, price_version, {_OF_USAGE} {_TAIL} GROUP BY 1, 2"
 _TAIL_BY_KEY = f"SELECT ended_at / $5 * $5, key_id, {_OF_USAGE} {_TAIL} GROUP BY 1, 2"
-_TAIL_RARE = f"SELECT ended_at / $5 * $5, PLACE, meters {_TAIL} AND meters IS NOT NULL"
+_RARE_BY_PRICE = f"SELECT ended_at / $5 * $5, price_version, meters {_TAIL} AND meters IS NOT NULL"
+_RARE_BY_KEY = f"SELECT ended_at / $5 * $5, key_id, meters {_TAIL} AND meters IS NOT NULL"
 # Ends that came after the sweep: what was charged then, and what it cost. For dropped rows, `carried` knows whose.
-_LATE = f"""
-SELECT created_at / $4 * $4, PLACE, {CHARGE}, {COST}
+_LATE = """
 FROM journal JOIN entry ON journal_id = journal.id
 LEFT JOIN usage ON usage.hold_id = CAST(SUBSTR(idempotency_key, 6) AS BIGINT)
 LEFT JOIN carried ON carried.kind = 'late' AND carried.id = journal.id
 WHERE journal.kind = 'late' AND journal.account_id = $1 AND created_at >= $2 AND created_at < $3
 GROUP BY journal.id, created_at, usage.price_version, usage.key_id, carried.part, carried.amount
-"""  # noqa: S608
+"""
+_LATE_BY_PRICE = (
+    f"SELECT created_at / $4 * $4, COALESCE(usage.price_version, carried.part, 0), {CHARGE}, {COST} {_LATE}"
+)
+_LATE_BY_KEY = f"SELECT created_at / $4 * $4, COALESCE(usage.key_id, carried.amount, 0), {CHARGE}, {COST} {_LATE}"
 _LAST_USES = "SELECT key_id, MAX(last_at) FROM usage_rollup WHERE account_id = $1 AND span = 86400000 GROUP BY key_id"
 _LATER_USES = "SELECT key_id, MAX(ended_at) FROM usage WHERE account_id = $1 AND ended_at > $2 GROUP BY key_id"
 
@@ -210,8 +214,8 @@ async def of_keys(view: Transaction, account_id: int, period: Period, keys: Sequ
     if not keys:
         return {}
     span = HOUR_MS if period.step % DAY_MS else DAY_MS
-    sql = _OF_KEYS.replace("KEYS", ", ".join(f"${6 + index}" for index in range(len(keys))))
-    cells = _keyed(await view.fetch(sql, account_id, span, period.since, period.until, period.step, *keys))
+    sql, bounds = with_list(_OF_KEYS, len(keys)), (period.since, period.until, period.step)
+    cells = _keyed(await view.fetch(sql, account_id, span, *bounds, *keys))
     late = await _not_summed(view, account_id, period, _KEY)
     return _together(cells, {place: each for place, each in late.items() if place[1] in set(keys)})
 
@@ -224,16 +228,8 @@ class _Cell(msgspec.Struct, frozen=True):
     late: str
 
 
-_PRICE = _Cell(
-    _TAIL_BY_PRICE,
-    _TAIL_RARE.replace("PLACE", "price_version"),
-    _LATE.replace("PLACE", "COALESCE(usage.price_version, carried.part, 0)"),
-)
-_KEY = _Cell(
-    _TAIL_BY_KEY,
-    _TAIL_RARE.replace("PLACE", "key_id"),
-    _LATE.replace("PLACE", "COALESCE(usage.key_id, carried.amount, 0)"),
-)
+_PRICE = _Cell(_TAIL_BY_PRICE, _RARE_BY_PRICE, _LATE_BY_PRICE)
+_KEY = _Cell(_TAIL_BY_KEY, _RARE_BY_KEY, _LATE_BY_KEY)
 
 
 async def _not_summed(view: Transaction, account_id: int, period: Period, cell: _Cell) -> Cells:

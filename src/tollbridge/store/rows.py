@@ -3,6 +3,7 @@
 Also the rows of a query that are too many to read at once.
 """
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ from tollbridge.store.db import Row, Transaction
 
 # Above every id: a list that is read newest first begins below it.
 ABOVE_ALL = 1 << 62
+_LIST = re.compile(r"IN \(\$(\d+)\)")
 
 T = TypeVar("T", bound=msgspec.Struct)
 K = TypeVar("K", int, tuple[int, int])
@@ -28,6 +30,13 @@ def read_first(type_: type[T], rows: Sequence[Row]) -> T | None:
 
 def read_all(type_: type[T], rows: Sequence[Row]) -> list[T]:
     return [read(type_, row) for row in rows]
+
+
+def with_list(sql: str, count: int) -> str:
+    """`sql`, whose last parameter stands alone in `IN ($3)`, for `count` of them: `IN ($3, $4 …)`."""
+    return _LIST.sub(
+        lambda found: f"IN ({', '.join(f'${number}' for number in range(int(found[1]), int(found[1]) + count))})", sql
+    )
 
 
 async def pages(view: Transaction, sql: str, size: int) -> AsyncIterator[Row]:

@@ -29,7 +29,7 @@ def codes() -> set[str]:
             target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
             if isinstance(target, ast.Name) and target.id == "code" and isinstance(node.value, ast.Constant):
                 found.add(str(node.value.value))
-    for package in ("gateway", "edge", "core", "upstream", "wire"):
+    for package in ("gateway", "edge", "core", "store", "upstream", "wire"):
         for path in (SOURCE / package).rglob("*.py"):
             found.update(re.findall(r'\bcode="([a-z_]+)"', path.read_text("utf-8")))
     # Refusals of the ledger are named by what they are.

@@ -301,6 +301,7 @@ def test_a_busy_server_accepts_what_waits_together() -> None:
         come.wait(30)
         while downstream.connection.shared.connections < 201 and turns < 1000:
             turns += 1
+            time.sleep(0.02)  # noqa: ASYNC251 a long turn of the loop
             await asyncio.sleep(0)
 
     with running(busy) as server, ExitStack() as stack:
@@ -309,7 +310,7 @@ def test_a_busy_server_accepts_what_waits_together() -> None:
             stack.enter_context(Client(server))
         come.set()
         eventually(lambda: server.shared.connections == 201)
-        assert turns < 20
+        assert turns < 50
 
 
 def test_more_files_are_opened_where_that_is_allowed_and_half_are_for_clients() -> None:

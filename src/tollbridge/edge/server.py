@@ -12,8 +12,9 @@ When the process runs out of file descriptors, libuv accepts and closes what wai
 descriptor for this) and carries on once there are some again; the cap on connections is there to prevent that.
 
 libuv accepts one connection in each turn of the loop. In a busy process, whose turns are long, a new one (a load
-balancer's probe, say) would wait for as many turns as connections stand before it. So with each, up to `_MORE_AT_ONCE`
-of those that wait are accepted.
+balancer's probe, say) would wait for as many turns as connections stand before it. So after a long turn one more is
+accepted for each `_ACCEPT_EVERY_S` that it took. While turns are short a crowd still comes in one by one, and calls
+are served in between.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
@@ -47,7 +49,8 @@ _OTHER_FILES = 128
 _REPEAT_S = 60.0
 _LAG_TICK = 0.25
 _DRAIN_TICK = 0.05
-_MORE_AT_ONCE = 64
+_ACCEPT_EVERY_S = 0.0005
+_MOST_AT_ONCE = 64
 # Seconds that cancelled requests have to settle.
 _CANCELLED = 5.0
 
@@ -188,13 +191,17 @@ class Server(uvicorn.Server):
         """Called for each connection that libuv accepts."""
         if not self._accepts:
             self._accepts = True
-            asyncio.get_running_loop().call_soon(self._accept, _MORE_AT_ONCE)
+            asyncio.get_running_loop().call_soon(self._accept_more, time.monotonic())
         return Connection(self.shared, **uvicorns)
+
+    def _accept_more(self, began: float) -> None:
+        """At the end of a turn in which a connection was accepted, at `began`."""
+        self._accepts = False
+        self._accept(min(_MOST_AT_ONCE, int((time.monotonic() - began) / _ACCEPT_EVERY_S)))
 
     def _accept(self, most: int) -> None:
         """Accept what waits in each listener."""
         loop, tasks = asyncio.get_running_loop(), self.server_state.tasks
-        self._accepts = False
         for sock in self._listening:
             with contextlib.suppress(OSError):
                 for _ in range(most):

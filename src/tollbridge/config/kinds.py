@@ -33,7 +33,7 @@ _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding", "te"})
 _INNER_PRICES: dict[str, type[msgspec.Struct]] = {"tiers": TierRow, "periods": PeriodRow}
 _TIMES = {"since": '"2027-01-31"', "until": '"2027-01-31"', "days": '"mon-fri"', "hours": '"01:00-04:00"'}
-# Pico-USD per token. The cheapest model that is sold anywhere costs a hundred times as much.
+# Pico-USD per token. The cheapest model of the shipped catalog costs a hundred times as much.
 _MOST_PER_TOKEN = 100
 # Link-local addresses in a cloud machine hand out its credentials.
 _LINK_LOCAL_NAMES = frozenset({"metadata.google.internal", "metadata", "instance-data"})

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tollbridge import __version__, metrics
-from tollbridge.config import ProviderSettings, Settings
+from tollbridge.config import Settings
 from tollbridge.config import read as read_settings
 from tollbridge.core import catalog as catalogs
 from tollbridge.core import keys, money
@@ -38,7 +38,7 @@ from tollbridge.gateway.holds import Holds
 from tollbridge.gateway.own import OwnCredential, OwnRoutes
 from tollbridge.gateway.policy import Policy
 from tollbridge.gateway.recent import Recent
-from tollbridge.gateway.relay import OpenUpstream, Relay
+from tollbridge.gateway.relay import Relay
 from tollbridge.gateway.replays import Replays
 from tollbridge.gateway.router import Router
 from tollbridge.gateway.settlement import Settlement
@@ -46,7 +46,7 @@ from tollbridge.gateway.streams import LiveStreams, Timing
 from tollbridge.jobs import Jobs, of_money, of_plans, of_usage
 from tollbridge.limits.memory import MemoryLimiter
 from tollbridge.limits.redis import RedisLimiter
-from tollbridge.services import byok, first_run, mail, operators, plans, secrets
+from tollbridge.services import byok, first_run, mail, operators, plans, providers, secrets
 from tollbridge.services import catalog as offered
 from tollbridge.services import keys as known_keys
 from tollbridge.services.desk import Desk
@@ -59,9 +59,10 @@ from tollbridge.store.ledger import Ledger
 from tollbridge.store.ledger.sqlite import SqliteLedger
 from tollbridge.store.processes import FileLock, Process
 from tollbridge.telemetry import RequestLog
-from tollbridge.upstream import auth, pool
 from tollbridge.upstream.fetch import Fetcher, FetchLimits
 from tollbridge.upstream.health import Health
+from tollbridge.upstream.opening import OpenUpstream, open_upstream
+from tollbridge.upstream.pool import Pool, tls_context
 from tollbridge.values import Upstream
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class Gateway:
         self._jobs: Jobs | None = None
         self._line: Line | None = None
         # Weak: one of a provider that has changed since goes when no request and no connection is on it.
-        self._pools: weakref.WeakSet[pool.Pool] = weakref.WeakSet()
+        self._pools: weakref.WeakSet[Pool] = weakref.WeakSet()
         self._reloading: asyncio.Task[None] | None = None
         self._following: asyncio.Task[None] | None = None
         self._web: Web | None = None
@@ -474,8 +475,7 @@ class Gateway:
     async def _upstream_values(self, settings: Settings) -> dict[str, Upstream]:
         """What can be called: the configured providers, or the demo provider if there are none."""
         if settings.providers:
-            omits, rows = not settings.routing.require_parameters, settings.providers
-            return {name: msgspec.structs.replace(_upstream(name, row), leaves_out=omits) for name, row in rows.items()}
+            return providers.upstreams(settings)
         if self._demo is None:
             self._demo = demo.DemoProvider()
             await self._demo.start()
@@ -484,16 +484,15 @@ class Gateway:
     def _open_upstreams(self, wanted: Mapping[str, Upstream]) -> dict[str, OpenUpstream]:
         """Open a pool for each; one that has not changed keeps its pool. A pool that is no longer wanted runs dry."""
         known = self._line.upstreams if self._line is not None else {}
-        tls = pool.tls_context() if any(each.base_url.startswith("https") for each in wanted.values()) else None
+        tls = tls_context() if any(each.base_url.startswith("https") for each in wanted.values()) else None
         opened = {}
         for name, each in wanted.items():
             before = known.get(name)
             if before is not None and before.value == each:
                 opened[name] = before
                 continue
-            own, token = pool.Pool(each.base_url, _limits(each), ssl_context=tls), auth.access_token(each)
-            opened[name] = OpenUpstream(each, own, auth.headers(each), token)
-            self._pools.update([own] if token is None else [own, token.pool])
+            opened[name] = open_upstream(each, tls)
+            self._pools.update(opened[name].pools())
         return opened
 
     async def _own_credentials(self, master: Secrets, account_id: int) -> list[OwnCredential]:
@@ -519,39 +518,6 @@ class Gateway:
 def _fetcher(settings: Settings) -> Fetcher | None:
     fetch = settings.fetch
     return Fetcher(msgspec.convert(fetch, FetchLimits, from_attributes=True)) if fetch.allow else None
-
-
-def _upstream(name: str, row: ProviderSettings) -> Upstream:
-    return Upstream(
-        name=name,
-        provider=name,
-        dialect=row.dialect,
-        base_url=row.base_url,
-        auth=row.auth,
-        credential=row.api_key.reveal() if row.api_key is not None else "",
-        headers=tuple((header, value.reveal()) for header, value in row.headers.items()),
-        cancel_stops_billing=row.cancel_stops_billing,
-        renames=tuple(row.renames.items()),
-        drops=row.drops,
-        stream_usage=row.stream_usage,
-        paths=tuple(row.paths.items()),
-        adds=tuple(row.adds.items()),
-        connect_timeout=row.connect_timeout,
-        first_byte_timeout=row.first_byte_timeout,
-        gap_timeout=row.gap_timeout,
-        total_timeout=row.total_timeout,
-        max_connections=row.max_connections,
-    )
-
-
-def _limits(upstream: Upstream) -> pool.Limits:
-    return pool.Limits(
-        connect=upstream.connect_timeout,
-        first_byte=upstream.first_byte_timeout,
-        gap=upstream.gap_timeout,
-        total=upstream.total_timeout,
-        max_connections=upstream.max_connections,
-    )
 
 
 def _announce(text: str) -> None:

@@ -32,13 +32,13 @@ from tollbridge import __version__
 from tollbridge.core.catalog import Catalog
 from tollbridge.core.retry import Kind
 from tollbridge.errors import TollbridgeError
-from tollbridge.gateway.relay import OpenUpstream
 from tollbridge.limits.base import Limiter
 from tollbridge.store.db import Database
 from tollbridge.store.gauges import Gauges, gauges
 from tollbridge.store.ledger import Ledger
 from tollbridge.telemetry import RequestLine, RequestLog
 from tollbridge.upstream.health import Health
+from tollbridge.upstream.opening import OpenUpstream
 
 _log = logging.getLogger("tollbridge")
 

@@ -30,7 +30,7 @@ def settings(world: World, **environ: str) -> Settings:
 def test_a_gateway_that_can_work_is_well(world: World) -> None:
     findings = found(settings(world, DEEPSEEK_API_KEY="canary-key"))
     assert [name for name, each in findings.items() if not each.ok] == []
-    assert findings["providers"].detail == "deepseek"
+    assert findings["providers"].detail == "deepseek (tollbridge provider check asks them)"
     assert "fsync p50 " in findings["disk"].detail
     assert findings["schema"].detail
     assert "canary" not in repr(findings)

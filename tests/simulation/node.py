@@ -16,18 +16,19 @@ from tests.simulation.provider import Providers
 from tests.simulation.server import InOrder, Server, Session, SimulatedBooks, SimulatedDatabase
 from tests.simulation.town import Town
 
-from tollbridge.app import Gateway, _upstream
+from tollbridge.app import Gateway
 from tollbridge.core.ledger import Operation, Verdict
 from tollbridge.errors import TollbridgeError
-from tollbridge.gateway.relay import OpenUpstream
 from tollbridge.jobs import Jobs
 from tollbridge.limits.memory import MemoryLimiter
+from tollbridge.services.providers import upstreams
 from tollbridge.store import processes
 from tollbridge.store.ledger.postgres import CONNECT_S, PostgresLedger
 from tollbridge.store.ledger.postgres_books import Books
 from tollbridge.store.ledger.spool import Done, Kept, Leftover, Spool, _nothing, leftovers
 from tollbridge.upstream import auth
 from tollbridge.upstream.health import Health
+from tollbridge.upstream.opening import OpenUpstream
 
 RESTART_S = 1.0
 _DISK_S = (0.001, 0.001, 0.02, 0.3)
@@ -174,7 +175,7 @@ class SimulatedGateway(Gateway):
         return {name: OpenUpstream(each, providers.pool(), auth.headers(each)) for name, each in wanted.items()}  # type: ignore[arg-type]
 
     async def _upstream_values(self, settings: Any) -> Any:
-        return {name: _upstream(name, row) for name, row in settings.providers.items()}
+        return upstreams(settings)
 
     async def _read_catalogs(self, settings: Any, upstreams: Any) -> Any:
         return self._world.town.catalogs[self._world.prices]

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import msgspec
 
-from tollbridge.app import Gateway, _upstream
+from tollbridge.app import Gateway
 from tollbridge.config import Settings, Source, read
 from tollbridge.core import money
 from tollbridge.core.catalog import Catalog
 from tollbridge.core.ledger import grant, top_up
 from tollbridge.core.periods import Reset
 from tollbridge.services import keys, secrets
+from tollbridge.services.providers import upstreams as upstreams_of
 from tollbridge.services.secrets import Secrets
 from tollbridge.store import accounts, journal, schema
 from tollbridge.store import keys as key_rows
@@ -165,5 +166,5 @@ async def _customer(database: Database, settings: Settings, master: Secrets, nam
 async def _catalogs(database: Database, settings: Settings) -> dict[int | None, Catalog]:
     gateway = Gateway(settings, lambda _: None)
     gateway._database = database
-    upstreams = gateway._open_upstreams({name: _upstream(name, row) for name, row in settings.providers.items()})
+    upstreams = gateway._open_upstreams(upstreams_of(settings))
     return await gateway._read_catalogs(settings, upstreams)

@@ -178,6 +178,7 @@ ROWS: dict[str, Row] = {
     "POST /admin/subscribers/{account}/cancel": Row("operator"),
     "GET /admin/catalog": Row("operator"),
     "GET /admin/providers": Row("operator"),
+    "POST /admin/providers": Row("operator", {"provider": "up"}),
     "GET /admin/ledger": Row("operator"),
     "GET /admin/ledger/journal.csv": Row("operator"),
     "GET /admin/drift": Row("operator"),

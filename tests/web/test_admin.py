@@ -323,6 +323,29 @@ def test_a_providers_invoice_is_compared_model_by_model() -> None:
     run(test())
 
 
+def test_providers_are_asked_one_or_all_and_what_they_say_is_shown() -> None:
+    gone = '[providers.gone]\nbase_url = "http://127.0.0.1:9"\n'
+
+    async def test() -> None:
+        async with house(gone) as site:
+            boss = await operator(site)
+            before = len(await site.usage())
+            page = await boss.post("/admin/providers", {"provider": ""})
+            assert page.status_code == 200
+            assert re.findall(r"(up|gone) (m|–) (Answers|Does not answer)", shown(page)) == [
+                ("up", "m", "Answers"),
+                ("gone", "–", "Does not answer"),
+            ]
+            one = await boss.post("/admin/providers", {"provider": "up"})
+            assert "Does not answer" not in shown(one)
+            assert amounts(one.text) == ["0.00002"]
+            wrong = await boss.post("/admin/providers", {"provider": "nobody"})
+            assert (wrong.status_code, "no provider" in shown(wrong)) == (404, True)
+            assert len(await site.usage()) == before
+
+    run(test())
+
+
 PAGES = (
     *("/admin", "/admin?by=account", "/admin/accounts", "/admin/accounts?q=nobody", "/admin/payments"),
     *(

@@ -5,14 +5,14 @@ Rule 2  A mistake is one line on standard error and an exit code above zero.
 Rule 3  Every command works while the server runs; those that cannot, `restore` and `move`, say so.
 
 `shell` what commands share · `accounts` accounts, keys and credit · `people` operators · `byok` customers' own
-credentials · `money` payments, vouchers, reports · `books` the ledger and the catalog · `usage` single
-requests · `operations` serving, and keeping it running · `secrets` the master secret.
+credentials · `providers` whether they answer · `money` payments, vouchers, reports · `books` the ledger and the
+catalog · `usage` single requests · `operations` serving, and keeping it running · `secrets` the master secret.
 """
 
 import click
 
 from tollbridge import __version__
-from tollbridge.cli import accounts, books, byok, money, operations, people, secrets, usage
+from tollbridge.cli import accounts, books, byok, money, operations, people, providers, secrets, usage
 from tollbridge.cli.shell import Commands
 
 __all__ = ["main"]
@@ -37,6 +37,7 @@ for command in (
     *accounts.COMMANDS,
     *people.COMMANDS,
     *byok.COMMANDS,
+    *providers.COMMANDS,
     *money.COMMANDS,
     *books.COMMANDS,
     *usage.COMMANDS,

@@ -10,6 +10,7 @@ holds       what it holds, and more of it for another route or a longer answer
 refusals    why not, in the caller's words
 ticket      permission to run a request
 relay       one attempt after another, until a route answers
+large       large bodies are read one after another
 failures    what a failed attempt means, to us and to the caller
 streams     answers that are still running
 settlement  what it cost, on the books

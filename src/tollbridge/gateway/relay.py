@@ -22,11 +22,12 @@ from tollbridge.gateway.large import LARGE, LargeBodies
 from tollbridge.gateway.policy import Policy
 from tollbridge.gateway.ticket import Attempt, Ticket
 from tollbridge.upstream import auth
-from tollbridge.upstream.auth import AccessToken, Headers
+from tollbridge.upstream.auth import AccessToken
 from tollbridge.upstream.fetch import Fetcher
 from tollbridge.upstream.health import Health
-from tollbridge.upstream.pool import Pool, Response
-from tollbridge.values import Route, Upstream
+from tollbridge.upstream.opening import OpenUpstream
+from tollbridge.upstream.pool import Response
+from tollbridge.values import Route
 from tollbridge.wire import errors as wire_errors
 from tollbridge.wire import translate
 from tollbridge.wire.exchange import Answer, Exchange, Outgoing
@@ -36,15 +37,6 @@ from tollbridge.wire.translate import Translated
 BACK_OFF_S = (0.05, 0.2)
 # The most URLs that are fetched for one request.
 MOST_URLS = 16
-
-
-class OpenUpstream(msgspec.Struct, frozen=True):
-    """How to call one upstream: what it is, its connections, its fixed headers, and those that change (`token`)."""
-
-    value: Upstream
-    pool: Pool
-    headers: Headers
-    token: AccessToken | None = None
 
 
 class AllFailed(TollbridgeError):

@@ -1,13 +1,18 @@
 """What is for sale, at what price, cost and margin; what needs attention; and how providers are doing."""
 
+from collections.abc import Sequence
+
 import msgspec
 from starlette.responses import Response
 
 from tollbridge.config import Settings
 from tollbridge.core.money import PPM, format_price
+from tollbridge.services import providers as known_providers
 from tollbridge.services.catalog import Offer, Way, complaints, offers
+from tollbridge.services.providers import Answered
 from tollbridge.web import models
 from tollbridge.web.admin import ADMIN
+from tollbridge.web.forms import Form
 from tollbridge.web.page import OPERATOR, Page
 from tollbridge.web.status import STATES, snapshot
 from tollbridge.web.visit import Visit
@@ -87,13 +92,34 @@ def _percent(price: int | None, cost: int | None) -> str:
 
 async def providers(visit: Visit) -> Response:
     """Routes as this process sees them."""
-    known, health = visit.shared.catalog(), visit.shared.health
+    return _providers(visit, Form({"provider": ""}))
+
+
+async def check(visit: Visit) -> Response:
+    """What providers answer when they are asked, one or all of them."""
+    form = await visit.form()
+    named = [form["provider"]] if form["provider"] else []
+    return _providers(visit, form, await known_providers.check(visit.shared.settings, named))
+
+
+def _providers(visit: Visit, form: Form, answers: Sequence[Answered] = ()) -> Response:
+    shared = visit.shared
+    known, health = shared.catalog(), shared.health
     routes = [(model.id, models.way(route, health)) for model in known.models.values() for route in model.routes]
     routes.sort(key=lambda each: (STATES.index(each[1].state), each[1].provider, each[0]))
-    return visit.render("admin/providers.html", seen=snapshot(known, health), routes=routes)
+    names = sorted(shared.settings.providers)
+    return visit.render(
+        "admin/providers.html",
+        seen=snapshot(known, health),
+        routes=routes,
+        form=form,
+        configured=[("", "All"), *((name, name) for name in names)] if names else [],
+        answers=answers,
+    )
 
 
 PAGES = (
     Page("GET", f"{ADMIN}/catalog", OPERATOR, catalog),
     Page("GET", f"{ADMIN}/providers", OPERATOR, providers),
+    Page("POST", f"{ADMIN}/providers", OPERATOR, check),
 )

@@ -78,10 +78,7 @@ def render(error: ApiError) -> bytes:
 
 def classify(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, now: float) -> UpstreamSaid:
     """What an answer that is not a 200 means. Header names are lower-case; `now` is epoch seconds."""
-    try:
-        details = _read(read_any(body))
-    except ProtocolError:
-        details = _Details()
+    details = _details(body)
     given = dict(headers)
     retry_after = _milliseconds(given.get(b"retry-after-ms"))
     if retry_after is None:
@@ -89,6 +86,11 @@ def classify(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, n
     if retry_after is None:
         retry_after = details.retry_after
     return _said(status, details, retry_after)
+
+
+def words(body: bytes) -> str:
+    """The provider's own words in an error, for the operator; "" if there are none."""
+    return redact(_details(body).message)
 
 
 def said_in(error: Any) -> UpstreamSaid:
@@ -106,6 +108,13 @@ def said_beside(base_resp: Any) -> UpstreamSaid | None:
     return _said(
         _STATUS_OF_MINIMAX.get(code, 502), _Details(message=_text(base_resp.get("status_msg")), code=word), None
     )
+
+
+def _details(body: bytes) -> _Details:
+    try:
+        return _read(read_any(body))
+    except ProtocolError:
+        return _Details()
 
 
 def _said(status: int, details: _Details, retry_after: float | None) -> UpstreamSaid:

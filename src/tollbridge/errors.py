@@ -6,6 +6,7 @@ TollbridgeError
 │   │   ├── CostCapExceeded     400
 │   │   ├── ContextTooLong      400
 │   │   ├── KeyReused           422  idempotency_key_reused
+│   │   ├── ThreadUnsupported   400  what Anthropic's clients read as: send the whole conversation
 │   │   └── UnsupportedField    400  another route may be able to do it
 │   ├── InvalidApiKey           401
 │   ├── PaymentRequired         402  insufficient_credits, in_flight_budget_exhausted, key_limit_exceeded
@@ -133,6 +134,12 @@ class KeyReused(InvalidRequest):
 
 class ContextTooLong(InvalidRequest):
     code = "context_length_exceeded"
+
+
+class ThreadUnsupported(InvalidRequest):
+    """Anthropic's word, as `details.error_code`: its SDKs and Claude Code then send whole conversations."""
+
+    code = "thread_unsupported_request"
 
 
 class UnsupportedField(InvalidRequest):

@@ -147,6 +147,29 @@ def test_tools_whole_and_streamed(model: str) -> None:
 
 
 @both_providers
+def test_tool_runner_and_threads_go_on_with_whole_conversations(model: str) -> None:
+    """They begin with a `thread` that Anthropic would keep, and give it up when they are told to."""
+
+    @anthropic.beta_tool
+    def weather(city: str) -> str:
+        """Tell the weather."""
+        return f"sunny in {city}"
+
+    def use(client: anthropic.Anthropic, model: str) -> None:
+        asked: Any = {"model": model, "max_tokens": 100}
+        runner = client.beta.messages.tool_runner(messages=QUESTION, tools=[weather], **asked)
+        assert [block.text for block in runner.until_done().content if block.type == "text"] == [TEXT]
+        thread = client.beta.messages.thread(**asked, unsupported_request_behavior="continue_unthreaded")
+        for _ in range(2):
+            answer = thread.send(*QUESTION)
+            assert [block.text for block in answer.content if block.type == "text"] == [TEXT]
+        with pytest.raises(anthropic.BadRequestError, match="send the whole conversation"):
+            client.beta.messages.thread(**asked).send(*QUESTION)
+
+    trial(use, model, 4)
+
+
+@both_providers
 def test_tokens_are_counted_for_free(model: str) -> None:
     def use(client: anthropic.Anthropic, model: str) -> None:
         counted = client.messages.count_tokens(model=model, messages=QUESTION, tools=[WEATHER])

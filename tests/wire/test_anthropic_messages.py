@@ -138,6 +138,9 @@ def wrong(**members: Any) -> str | None:
         ({"fallbacks": [{"model": "claude-fable-5"}]}, "fallbacks"),
         ({"inference_geo": "us"}, "inference_geo"),
         ({"speed": "fast"}, "speed"),
+        ({"thread": {"type": "create"}}, "thread"),
+        # The rest of a tool loop that paused: nothing new to say.
+        ({"thread": {"type": "continue", "previous_message_id": "msg_1"}, "messages": []}, "thread"),
     ],
 )
 def test_what_is_wrong_is_named(members: dict[str, Any], param: str) -> None:

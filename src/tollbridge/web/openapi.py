@@ -221,6 +221,7 @@ PROBLEMS = (
     Problem(400, "answer_too_large", "the answer is more than is read of one: ask for fewer inputs or choices"),
     Problem(400, "cost_cap_exceeded", "it could cost more than its cap: send a smaller `max_tokens` or prompt"),
     Problem(400, "context_length_exceeded", "send a shorter prompt"),
+    Problem(400, "thread_unsupported_request", "send the whole conversation, without `thread`"),
     Problem(400, "ambiguous_credentials", "send one key, not two"),
     Problem(401, "invalid_api_key", "check the key"),
     Problem(402, "insufficient_credits", "add credit; do not try again before"),

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from tollbridge.errors import ApiError
+from tollbridge.errors import ApiError, ThreadUnsupported
 from tollbridge.values import Usage
 from tollbridge.wire.anthropic_conversation import sealed
 from tollbridge.wire.anthropic_reply import arguments
@@ -313,9 +313,12 @@ def message_delta(delta: dict[str, Any], usage: dict[str, Any], detail: str) -> 
     return event_of(b"message_delta", _encode(fields))
 
 
-def _error(error: ApiError) -> dict[str, str]:
+def _error(error: ApiError) -> dict[str, Any]:
     kind = _ERRORS.get(error.status) or ("invalid_request_error" if error.status < 500 else "api_error")
-    return {"type": kind, "message": error.message}
+    shown: dict[str, Any] = {"type": kind, "message": error.message}
+    if isinstance(error, ThreadUnsupported):
+        shown["details"] = {"error_code": error.code}
+    return shown
 
 
 def _delta(index: int, delta: bytes) -> bytes:

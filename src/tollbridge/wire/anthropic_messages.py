@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import msgspec
 from msgspec import Raw
 
-from tollbridge.errors import InvalidRequest
+from tollbridge.errors import InvalidRequest, ThreadUnsupported
 from tollbridge.wire import anthropic_conversation
 from tollbridge.wire.anthropic_body import BODY_RULES, Block, Body, Counted
 from tollbridge.wire.anthropic_request import ORIGIN, call_id
@@ -79,6 +79,12 @@ class MessagesRequest(Request, frozen=True, kw_only=True):
 def parse(body: bytes) -> MessagesRequest:
     """A request for a message. Raises `InvalidRequest` and nothing else, whatever `body` is."""
     fields = read_fields(body)
+    if fields.get("thread", NULL) != NULL:
+        raise ThreadUnsupported(
+            "'thread' is refused, because nothing is kept between requests: send the whole conversation without it."
+            ' Anthropic\'s SDKs do so by themselves with unsupported_request_behavior="continue_unthreaded".',
+            param="thread",
+        )
     typed = read_typed(body, _BODY, BODY_RULES)
     return _request(fields, body, typed, typed.max_tokens, stream=bool(typed.stream))
 

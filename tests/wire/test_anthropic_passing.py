@@ -431,7 +431,8 @@ def test_garbage_never_raises() -> None:
 
 def test_trials_pass_where_they_change_a_form_and_are_named_where_they_cost_or_reach_something() -> None:
     asked = b"interleaved-thinking-2025-05-14, claude-code-20250219,files-api-2025-04-14, context-1m-2025-08-07, x: y"
-    asked += b", mid-conversation-tool-changes-2026-07-01"
+    also = b"mid-conversation-tool-changes-2026-07-01,per-turn-control-2026-07-01,thinking-token-count-2026-05-13"
+    asked += b", " + also
     added = b'{"type":"tool_addition","tool":{"type":"tool_reference","name":"f"}}'
     body = b"""{"model":"m","max_tokens":5,"tools":[{"name":"f","input_schema":{},"defer_loading":true}],
         "messages":[{"role":"user","content":"a"},{"role":"system","content":[%b]}]}"""
@@ -439,6 +440,6 @@ def test_trials_pass_where_they_change_a_form_and_are_named_where_they_cost_or_r
     request = anthropic_messages.with_betas(anthropic_messages.parse(body), asked)
     outgoing = translate.exchange(request, route(SONNET), "msg_1", 1, None).request()
     passed = b"interleaved-thinking-2025-05-14,claude-code-20250219,context-1m-2025-08-07"
-    assert outgoing.headers == ((b"anthropic-beta", passed + b",mid-conversation-tool-changes-2026-07-01"),)
+    assert outgoing.headers == ((b"anthropic-beta", passed + b"," + also),)
     assert outgoing.dropped == ("anthropic-beta: files-api-2025-04-14", "anthropic-beta: x: y")
     assert added in outgoing.body

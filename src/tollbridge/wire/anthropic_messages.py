@@ -41,8 +41,10 @@ _BETAS = frozenset(
     {
         *("adaptive-thinking", "advanced-tool-use", "claude-code", "compact", "computer-use", "context-1m"),
         *("context-management", "effort", "extended-cache-ttl", "fine-grained-tool-streaming", "interleaved-thinking"),
-        *("mid-conversation-tool-changes", "model-context-window-exceeded", "output-128k", "pdfs", "prompt-caching"),
-        *("prompt-caching-scope", "redact-thinking", "structured-outputs", "task-budgets", "token-counting"),
+        *("mid-conversation-output-config", "mid-conversation-system", "mid-conversation-system-clear-at"),
+        *("mid-conversation-tool-changes", "model-context-window-exceeded", "output-128k", "pdfs", "per-turn-control"),
+        *("prompt-caching", "prompt-caching-scope", "redact-thinking", "structured-outputs", "task-budgets"),
+        *("thinking-binding-controls", "thinking-display-updates", "thinking-token-count", "token-counting"),
         *("token-efficient-tools", "tool-examples", "tool-search-tool"),
     }
 )

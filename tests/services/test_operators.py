@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from tests.services.conftest import MASTER, World
+from tests.services.test_accounts import make
 
 from tollbridge.config import Source, read
 from tollbridge.core.roles import Role
@@ -52,5 +53,16 @@ def test_a_user_becomes_an_operator(sqlite_world: World) -> None:
         [operator] = await users.operators(database)
         assert operator.email == "ada@example.com"
         assert "\n    http://here/auth/reset?token=abc\n" in operators.welcome("http://here", "abc")
+
+    sqlite_world.run(use)
+
+
+def test_who_was_made_an_operator_is_said_by_their_account(sqlite_world: World) -> None:
+    async def use(database: Database) -> None:
+        account = await make(database, "ada@example.com")
+        for email in ("ada@example.com", "boss@example.com"):
+            await operators.link(database, email, create=True, actor="cli/root")
+        noted = await database.fetch("SELECT detail FROM activity WHERE action = 'operator.linked' ORDER BY id")
+        assert noted == [(account.public_id,), ("boss@example.com",)]
 
     sqlite_world.run(use)

@@ -1,11 +1,14 @@
 """What somebody did in an account, noted where its members can read it."""
 
+from collections.abc import Sequence
+
 from tollbridge.services.key_management import Actor
 from tollbridge.services.sessions import Client
 from tollbridge.store import activity, members
 from tollbridge.store.accounts import Account
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Transaction, run
+from tollbridge.store.members import Belonging
 from tollbridge.store.users import User
 
 
@@ -21,3 +24,11 @@ async def note_of_user(transaction: Transaction, user: User, action: str, client
     for each in await members.of_user(transaction, user.id):
         deed = NewDeed(account_id=each.account_id, actor=user.email, action=action, address=client.address)
         await activity.add(transaction, deed, now)
+
+
+def known_as(belongings: Sequence[Belonging], otherwise: str) -> str:
+    """Whom something was done to, by their accounts: so says the gateway's own activity, which forgets nobody.
+
+    `otherwise`: what says who they are if they belong to none.
+    """
+    return ", ".join(each.public_id for each in belongings) or otherwise

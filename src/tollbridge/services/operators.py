@@ -5,7 +5,7 @@ import contextlib
 from tollbridge.config import Settings
 from tollbridge.core.roles import Role
 from tollbridge.errors import NotFound
-from tollbridge.services import accounts, sessions
+from tollbridge.services import accounts, deeds, sessions
 from tollbridge.services.credentials import RESET
 from tollbridge.services.first_run import EMAIL
 from tollbridge.store import accounts as account_rows
@@ -49,24 +49,24 @@ async def link(database: Database, email: str, *, create: bool, actor: str = "")
                     f"nobody here has the address {address}; --create makes a new operator with it", param="email"
                 )
             row = NewUser(public_id=accounts.new_id("user"), email=address, operator=True, verified_at=now)
-            user_id = (await users.create(transaction, row, now)).id
+            user = await users.create(transaction, row, now)
         else:
-            user_id = user.id
-            await users.set_operator(transaction, user_id)
+            await users.set_operator(transaction, user.id)
             if user.verified_at is None:
                 # Anybody may have registered with this address: the one who has the link is the one meant.
-                await users.drop_password(transaction, user_id)
-                await users.end_totp(transaction, user_id)
-                await users.drop_ways_in(transaction, user_id)
+                await users.drop_password(transaction, user.id)
+                await users.end_totp(transaction, user.id)
+                await users.drop_ways_in(transaction, user.id)
         account = await account_rows.by_email(transaction, address)
         if account is not None and not await members.of_account(transaction, account.id):
-            await members.add(transaction, account.id, user_id, Role.OWNER, now)
+            await members.add(transaction, account.id, user.id, Role.OWNER, now)
         if actor:
-            deed = NewDeed(account_id=activity.GATEWAY, actor=actor, action="operator.linked", detail=address)
+            who = deeds.known_as(await members.of_user(transaction, user.id), address)
+            deed = NewDeed(account_id=activity.GATEWAY, actor=actor, action="operator.linked", detail=who)
             await activity.add(transaction, deed, now)
         # Of those that were printed before, somebody may have the log.
-        await mail.void_tokens_of(transaction, user_id, RESET)
-        await mail.add_token(transaction, sessions.digest(token), RESET, (user_id, address), now + LINK_MS)
+        await mail.void_tokens_of(transaction, user.id, RESET)
+        await mail.add_token(transaction, sessions.digest(token), RESET, (user.id, address), now + LINK_MS)
 
     await run(database, use_case)
     return token

@@ -109,11 +109,11 @@ async def drop(database: Database, email: str, *, actor: str) -> None:
         if user.totp_since is None:
             raise InvalidRequest(f"{address} has no second factor", param="email")
         await users.end_totp(transaction, user.id)
-        for account_id in (
-            activity.GATEWAY,
-            *(each.account_id for each in await members.of_user(transaction, user.id)),
-        ):
-            deed = NewDeed(account_id=account_id, actor=actor, action="two_factor.dropped", detail=address)
+        theirs = await members.of_user(transaction, user.id)
+        # Operators are never forgotten.
+        known = deeds.known_as(theirs, address if user.operator else user.public_id)
+        for account_id, whose in ((activity.GATEWAY, known), *((each.account_id, address) for each in theirs)):
+            deed = NewDeed(account_id=account_id, actor=actor, action="two_factor.dropped", detail=whose)
             await activity.add(transaction, deed, now)
 
     await run(database, use_case)

@@ -57,6 +57,22 @@ def test_models_and_keys_sum_to_the_total(ledger_engine: Engine) -> None:
     with_books(ledger_engine, scenario)
 
 
+def test_of_what_costs_the_same_the_most_used_comes_first_and_then_the_first_by_name(sqlite_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        cheap = await books.customer(paid=10**9)
+        keys = {"cheap": cheap} | {name: await books.key(cheap.account_id) for name in ("rare", "more", "also rare")}
+        for name, charges in {"cheap": [50, 49], "rare": [100], "more": [40, 60], "also rare": [100]}.items():
+            await books.database.execute("UPDATE api_key SET label = $2 WHERE id = $1", keys[name].key_id, name)
+            for charge in charges:
+                hold = await books.held(keys[name], 10_000)
+                await books.ledger.submit(books.end_op(hold, keys[name], charge))
+        period = RANGES["24h"].period(await books.database.now())
+        made = await report(books.database, cheap.account_id, period, Keys.TOTALS)
+        assert [each.label for each in made.keys] == ["more", "also rare", "rare", "cheap"]
+
+    with_books(sqlite_engine, scenario)
+
+
 def test_what_is_too_much_for_a_chart_is_one_series() -> None:
     count = MOST_SERIES + 4
     names = [f"m{count - index}" for index in range(count)]

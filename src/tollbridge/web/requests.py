@@ -19,7 +19,7 @@ from tollbridge.store import lookups, managed_keys, prices, requests
 from tollbridge.store.managed_keys import ManagedKey
 from tollbridge.store.prices import Terms
 from tollbridge.store.requests import NEWEST, Filter, Found, Line, Place
-from tollbridge.values import Outcome, Usage
+from tollbridge.values import Outcome
 from tollbridge.web.page import MEMBER, Page
 from tollbridge.web.usage import iso, json_response
 from tollbridge.web.visit import Visit
@@ -228,10 +228,10 @@ async def ended(visit: Visit) -> lookups.Ended:
 
 def metered(record: Record, terms: Terms) -> list[Metered]:
     """The meters that were not zero, at the price charged. Each is rounded up by itself here."""
-    counts = {name: getattr(record, name) for name in METERS}
-    price = money.tier(terms.price, Usage(**counts).prompt)
+    price = money.tier(terms.price, record.prompt)
     found = []
-    for name, count in counts.items():
+    for name in METERS:
+        count = getattr(record, name)
         if not count:
             continue
         rate = getattr(price, name)

@@ -192,7 +192,7 @@ FAULTS = (
         "B7",
         "more rights than their maker's",
         ACCESS + "test_every_page_lets_in_whom_it_should_and_nobody_else",
-        "web/test_account.py::test_who_is_invited_joins_with_their_role_and_can_be_removed",
+        "web/test_members.py::test_who_is_invited_joins_with_their_role_and_can_be_removed",
     ),
     row(
         "B8",
@@ -217,24 +217,24 @@ FAULTS = (
         "who has an account",
         "web/test_login.py::test_nobody_learns_who_has_an_account test_time_does_not_tell_either",
     ),
-    row("B12", "a poisoned link", "web/test_account.py::test_no_header_changes_where_links_lead"),
+    row("B12", "a poisoned link", "web/test_reset.py::test_no_header_changes_where_links_lead"),
     row(
         "B13",
         "a link used twice",
         "services/test_credentials.py::test_of_many_who_follow_a_link_at_once_one_gets_in",
-        "web/test_account.py::test_a_reset_link_is_good_once_ends_all_sessions_and_lets_the_new_password_in"
+        "web/test_reset.py::test_a_reset_link_is_good_once_ends_all_sessions_and_lets_the_new_password_in"
         " test_links_end_with_their_time_and_are_not_in_the_database_as_they_are",
     ),
     row(
         "B14",
         "stolen and fixed sessions",
-        "web/test_account.py::test_a_session_has_a_new_id_at_each_log_in_and_a_cookie_that_scripts_and_other_sites_cannot_use",
+        "web/test_sessions.py::test_a_session_has_a_new_id_at_each_log_in_and_a_cookie_that_scripts_and_other_sites_cannot_use",
     ),
     row("B15", "forged forms", ACCESS + "test_no_form_is_taken_from_another_site_or_without_its_token"),
     row(
         "B16",
         "operators' log-in",
-        "web/test_account.py::test_a_second_factor_is_asked_for_and_each_code_is_good_once"
+        "web/test_two_factor.py::test_a_second_factor_is_asked_for_and_each_code_is_good_once"
         " test_operators_work_with_a_second_factor_only_and_keep_it",
     ),
     row("B17", "secrets compared in their own time", RULES, "test_source_rules.py::test_a_compared_secret_is_found"),
@@ -285,7 +285,7 @@ FAULTS = (
     row(
         "C7",
         "an account that has left",
-        "web/test_account.py::test_who_leaves_takes_their_data_along_and_is_forgotten_but_for_the_books",
+        "web/test_leaving.py::test_who_leaves_takes_their_data_along_and_is_forgotten_but_for_the_books",
     ),
     row(
         "C8",
@@ -801,7 +801,7 @@ FAULTS = (
     row(
         "J18",
         "taking data along, being forgotten",
-        "web/test_account.py::test_who_leaves_takes_their_data_along_and_is_forgotten_but_for_the_books",
+        "web/test_leaving.py::test_who_leaves_takes_their_data_along_and_is_forgotten_but_for_the_books",
     ),
     row("J19", "a cache that tells", "gateway/test_replays.py::test_a_key_stands_for_one_request_of_one_account"),
     row(

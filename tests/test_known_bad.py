@@ -57,7 +57,7 @@ KNOWN_BAD = (
         "a user could write their own role",
         (
             "tests/web/test_access.py::test_every_page_lets_in_whom_it_should_and_nobody_else",
-            "tests/web/test_account.py::test_who_is_invited_joins_with_their_role_and_can_be_removed",
+            "tests/web/test_members.py::test_who_is_invited_joins_with_their_role_and_can_be_removed",
         ),
     ),
     Row(7, "CVE-2026-40217", "code that an administrator pasted left its sandbox", (RULES,)),
@@ -73,7 +73,7 @@ KNOWN_BAD = (
         "team management without access control",
         (
             "tests/web/test_access.py::test_every_page_lets_in_whom_it_should_and_nobody_else",
-            "tests/web/test_account.py::test_an_account_keeps_an_owner",
+            "tests/web/test_members.py::test_an_account_keeps_an_owner",
         ),
     ),
     Row(
@@ -379,7 +379,7 @@ KNOWN_BAD = (
         50,
         "CVE-2026-27812",
         "the link to reset a password pointed where the Host header said",
-        ("tests/web/test_account.py::test_no_header_changes_where_links_lead",),
+        ("tests/web/test_reset.py::test_no_header_changes_where_links_lead",),
     ),
     Row(
         51,

@@ -18,9 +18,8 @@ from tests.gateway.site import Site, chat, http, run
 from tests.servers import free_port
 from tests.upstream.bad_server import BadServer, Peer
 from tests.web.browser import axe, browser, picture, pictures_wanted, run_long
-from tests.web.test_account import add_passkey, reset_token
 from tests.web.town import secret_of
-from tests.web.visitors import PASSWORD, Visitor, house, letters, registered, shown
+from tests.web.visitors import PASSWORD, Visitor, add_passkey, house, letters, registered, reset_token, shown
 from tools.npm_install import install
 
 from tollbridge.core import totp

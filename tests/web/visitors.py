@@ -14,10 +14,16 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx
 from tests.gateway.site import Site, always, completion, says
 
+from tollbridge.services import credentials
+from tollbridge.store import users
+
 if TYPE_CHECKING:
     from playwright.async_api import BrowserContext
 
 PASSWORD = "correct horse battery staple"
+# What a password is changed to.
+NEW = "another fine password"
+SETTINGS = "/dashboard/settings"
 HTML = {"accept": "text/html,application/xhtml+xml"}
 
 
@@ -132,3 +138,33 @@ def shown(response: httpx.Response) -> str:
     """The text of a page as people read it."""
     text = re.sub(r"<(script|style|svg)\b.*?</\1>", " ", response.text, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
+
+
+async def token_to(site: Site, email: str) -> str:
+    return (await link_to(site, email)).partition("token=")[2]
+
+
+async def reset_token(site: Site, email: str) -> str:
+    """What the link holds that somebody gets who has forgotten their password."""
+    desk = site.gateway._desk
+    assert desk is not None
+    user = await users.by_email(site.database, email)
+    assert user is not None
+    return await credentials.reset_token(desk, user, credentials.RESET_MS)
+
+
+async def add_passkey(site: Site, email: str) -> None:
+    await site.database.execute(
+        "INSERT INTO passkey (user_id, credential, public_key, counter, label, created_at) "
+        "SELECT id, $2, $2, 0, '', created_at FROM \"user\" WHERE email = $1",
+        *(email, b"credential"),
+    )
+
+
+async def hired(site: Site, owner: Visitor, email: str, role: str) -> tuple[Visitor, str]:
+    """A member of the owner's account, and their id."""
+    member = await registered(site, email)
+    await owner.post("/dashboard/members", {"email": email, "role": role})
+    await member.post("/auth/invitation", {"token": await token_to(site, email)})
+    rows = re.findall(r"<tr>.*?</tr>", (await owner.get("/dashboard/members")).text, re.DOTALL)
+    return member, next(re.findall(r"/members/(user_\w+)/remove", row)[0] for row in rows if email in row)

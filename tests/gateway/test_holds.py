@@ -29,7 +29,7 @@ from tests.gateway.site import (
 )
 from tests.upstream.bad_server import Peer, Request
 
-from tollbridge.core import pricing
+from tollbridge.core import money, pricing
 from tollbridge.core.ledger import Extend, Held, Hold
 from tollbridge.gateway.holds import Holds
 from tollbridge.gateway.policy import Policy
@@ -45,6 +45,10 @@ def seeing(bodies: list[Any], answer: Any = None) -> Any:
         await (answer or says(completion()))(request, peer)
 
     return always(script)
+
+
+def usd(nano_usd: int) -> str:
+    return money.format_usd(nano_usd)
 
 
 def test_request_above_the_operators_cap_is_refused_unsent() -> None:
@@ -431,6 +435,197 @@ def test_balance_in_a_streams_head_is_what_is_left_beside_its_hold() -> None:
             held = nano(reply.headers["x-tollbridge-charged-usd"])
             assert held > 100 * OUTPUT_NANO + INPUT_NANO
             assert nano(reply.headers["x-tollbridge-balance-usd"]) == 10**9 - held
+
+    run(test())
+
+
+TWO_ROUTES = """
+[billing]
+default_hold_tokens = 300
+
+[plans.default]
+included_tokens = {included}
+
+[[models]]
+id = "two"
+output_limit = 1000
+price = {{ input = "1", output = "2" }}
+routes = [
+  {{ provider = "up", model = "a", price = {first} }},
+  {{ provider = "next", model = "b", price = {second} }},
+]
+"""
+ONCE, TWICE, TENFOLD, HALF = (f'{{ input = "{n}", output = "{2 * n}" }}' for n in (1, 2, 10, 0.5))
+UNKNOWN = always(says({"error": {"message": "no such model"}}, 404))
+# Of "hi", with the margin.
+PROMPT = 29
+
+
+@pytest.mark.parametrize(
+    ("second", "credit", "cap", "asked", "written", "held"),
+    [
+        # There is enough for what the dearer route wants.
+        (TWICE, 10_000_000, None, None, None, 2 * (PROMPT * INPUT_NANO + 300 * OUTPUT_NANO)),
+        (TWICE, 10_000_000, None, 500, 500, 2 * (PROMPT * INPUT_NANO + 500 * OUTPUT_NANO)),
+        # The rest of the credit pays for a part of it.
+        (TWICE, 3_000_000, None, 1_000, 735, 3_000_000),
+        # Nothing is left, but what is held is enough for a shorter answer.
+        (TWICE, 2_016_000, None, 1_000, 489, 2_016_000),
+        # A cheaper route gives nothing back before the end.
+        (HALF, 10_000_000, None, 500, 500, PROMPT * INPUT_NANO + 500 * OUTPUT_NANO),
+        # The cap bounds what is held, and what may be written.
+        (TWICE, 10_000_000, 1_100_000, None, 260, 1_100_000),
+        (TWICE, 10_000_000, 3_000_000, None, 735, 2 * (PROMPT * INPUT_NANO + 300 * OUTPUT_NANO)),
+        # Even a short answer would cost more than the cap allows, or than the credit pays for.
+        (TENFOLD, 10_000_000, 3_000_000, None, 0, 0),
+        (TENFOLD, 3_000_000, None, None, 0, 0),
+    ],
+)
+def test_what_the_next_route_may_write_is_what_can_be_held_for_it(
+    second: str, credit: int, cap: int | None, asked: int | None, written: int | None, held: int
+) -> None:
+    """`written` 0: it is not asked."""
+    bodies: list[Any] = []
+
+    async def test() -> None:
+        config = TWO_ROUTES.format(first=ONCE, second=second, included=0)
+        async with Site(UNKNOWN, config=config, credit_usd=usd(credit), others={"next": seeing(bodies)}) as site:
+            headers = {} if cap is None else {"X-Tollbridge-Max-Cost-USD": usd(cap)}
+            body = {**chat(max_tokens=asked), "model": "two"}
+            reply = await site.post("/v1/chat/completions", body, headers)
+            if written == 0:
+                assert (reply.status, bodies) == (404, [])
+                assert await site.balance() == credit
+                return
+            assert (reply.status, [each["max_tokens"] for each in bodies]) == (200, [written])
+            [row] = await site.settled(1)
+            assert row["held"] == held
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("included", "cap", "asked", "choices", "written"),
+    [
+        (2_000, None, None, 1, None),
+        (2_000, None, 500, 1, 500),
+        (300, None, None, 1, 300 - PROMPT),
+        (400, None, 500, 1, 400 - PROMPT),
+        (700, None, 380, 2, (700 - PROMPT) // 2),
+        (PROMPT + 300, None, None, 1, None),
+        (2_000, "0.0011", None, 1, 260),
+    ],
+)
+def test_included_tokens_are_as_many_on_a_dearer_route(
+    included: int, cap: str | None, asked: int | None, choices: int, written: int | None
+) -> None:
+    bodies: list[Any] = []
+
+    async def test() -> None:
+        config = TWO_ROUTES.format(first=ONCE, second=TWICE, included=included)
+        async with Site(UNKNOWN, config=config, credit_usd="0", others={"next": seeing(bodies)}) as site:
+            headers = {} if cap is None else {"X-Tollbridge-Max-Cost-USD": cap}
+            body = {**chat(max_tokens=asked, n=choices), "model": "two"}
+            assert (await site.post("/v1/chat/completions", body, headers)).status == 200
+            assert [each["max_tokens"] for each in bodies] == [written]
+            [row] = await site.settled(1)
+            assert (row["held"], row["charge"]) == (0, 0)
+
+    run(test())
+
+
+def test_balance_in_a_streams_head_is_what_is_left_beside_the_hold_for_the_route_that_answers() -> None:
+    async def test() -> None:
+        config = TWO_ROUTES.format(first=ONCE, second=TWICE, included=0)
+        async with Site(UNKNOWN, config=config, others={"next": always(streams(stream()))}) as site:
+            reply = await site.post("/v1/chat/completions", {**chat(stream=True), "model": "two"})
+            held = 2 * (PROMPT * INPUT_NANO + 300 * OUTPUT_NANO)
+            assert nano(reply.headers["x-tollbridge-charged-usd"]) == held
+            assert nano(reply.headers["x-tollbridge-balance-usd"]) == 10**9 - held
+
+    run(test())
+
+
+def test_who_can_pay_for_no_route_is_told_of_the_first() -> None:
+    async def test() -> None:
+        config = TWO_ROUTES.format(first=TENFOLD, second=ONCE, included=0)
+        others = {"next": always(says(completion()))}
+        async with Site(always(says(completion())), config=config, credit_usd=usd(1_000), others=others) as site:
+            body = {**chat(max_tokens=100), "model": "two"}
+            first = 10 * (PROMPT * INPUT_NANO + 100 * OUTPUT_NANO)
+            poor = await site.post("/v1/chat/completions", body)
+            assert poor.status == 402
+            assert f"needs at least {usd(first)} USD" in poor.json["detail"]
+            capped = await site.post("/v1/chat/completions", body, {"X-Tollbridge-Max-Cost-USD": usd(1_000)})
+            assert capped.status == 400
+            assert f"could cost up to {usd(first)} USD" in capped.json["detail"]
+            assert site.upstream.accepted == site.others["next"].accepted == 0
+
+    run(test())
+
+
+# Of a stream that may write 1,000 tokens and holds for 300 at first, and for 300 more at a time.
+FIRST, STEP = PROMPT * INPUT_NANO + 300 * OUTPUT_NANO, 300 * OUTPUT_NANO
+LEAST_STEP = pricing.LEAST_OUTPUT_TOKENS * OUTPUT_NANO
+WHOLE = PROMPT * INPUT_NANO + 1_000 * OUTPUT_NANO
+
+
+@pytest.mark.parametrize(
+    ("credit", "cap", "words", "held", "finish"),
+    [
+        # Never for more than the answer may cost in all, or than its cap.
+        (10_000_000, None, 950, WHOLE, "stop"),
+        (10_000_000, 1_500_000, 730, PROMPT * INPUT_NANO + 735 * OUTPUT_NANO, "stop"),
+        # As far as the credit goes, if that pays for more than a stub.
+        (FIRST + STEP + LEAST_STEP - 1, None, 950, FIRST + STEP, "length"),
+        (FIRST + LEAST_STEP, None, 950, FIRST + LEAST_STEP, "length"),
+        (FIRST + LEAST_STEP - 1, None, 950, FIRST, "length"),
+        # The provider was told how much is paid for, and keeps to it: it is not cut before.
+        (600_000, None, 285, 600_000, "stop"),
+    ],
+)
+def test_a_running_answer_holds_what_it_may_still_cost(
+    credit: int, cap: int | None, words: int, held: int, finish: str
+) -> None:
+    async def test() -> None:
+        config = TWO_ROUTES.format(first=ONCE, second=ONCE, included=0)
+        others = {"next": long_stream(1, 0.0)}
+        async with Site(long_stream(words, 0.0), config=config, credit_usd=usd(credit), others=others) as site:
+            headers = {} if cap is None else {"X-Tollbridge-Max-Cost-USD": usd(cap)}
+            reply = await site.post("/v1/chat/completions", {**chat(stream=True), "model": "two"}, headers)
+            [row] = await site.settled(1)
+            assert (row["held"], row["finish"]) == (held, finish)
+            if finish == "stop":
+                assert reply.text == "word " * words
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("included", "choices", "words", "held", "finish"),
+    [
+        (5_000, 1, 950, PROMPT + 1_000, "stop"),
+        (5_000, 2, 1_900, PROMPT + 2_000, "stop"),
+        (PROMPT + 300 + 256, 1, 950, PROMPT + 300 + 256, "length"),
+        (PROMPT + 300 + 255, 1, 950, PROMPT + 300, "length"),
+        (300, 1, 300 - PROMPT, 300, "stop"),
+    ],
+)
+def test_a_running_answer_holds_the_included_tokens_that_it_may_still_write(
+    included: int, choices: int, words: int, held: int, finish: str
+) -> None:
+    async def test() -> None:
+        config = TWO_ROUTES.format(first=ONCE, second=ONCE, included=included)
+        others = {"next": long_stream(1, 0.0)}
+        async with Site(long_stream(words, 0.0), config=config, credit_usd="0", others=others) as site:
+            reply = await site.post("/v1/chat/completions", {**chat(stream=True, n=choices), "model": "two"})
+            [row] = await site.settled(1)
+            assert row["finish"] == finish
+            if finish == "stop":
+                assert reply.text == "word " * words
+            [(first,)] = await site.database.fetch("SELECT tokens FROM hold")
+            [(more,)] = await site.database.fetch("SELECT COALESCE(SUM(amount), 0) FROM hold_step")
+            assert first + more == held
 
     run(test())
 

@@ -26,6 +26,7 @@ TollbridgeError
 ├── UpstreamError               a call to a provider went wrong (never shown as it is: gateway.relay decides)
 │   ├── ConnectError            no connection: nothing was sent, so another try is safe
 │   ├── PoolBusy                the upstream's connection limit and queue are full, or ours: nothing was sent
+│   │   └── RoomElsewhere       … and the call need not wait, because another upstream has room for it
 │   ├── UpstreamTimeout         connect, first_byte, gap or total (`kind` says which)
 │   ├── ConnectionLost          the peer closed or reset before the answer was whole
 │   ├── ProtocolError           what came back makes no sense (framing, caps, encodings, shape)
@@ -256,6 +257,10 @@ class ConnectError(UpstreamError):
 
 
 class PoolBusy(UpstreamError):
+    pass
+
+
+class RoomElsewhere(PoolBusy):
     pass
 
 

@@ -22,6 +22,12 @@ def test_a_lone_route_that_stumbled_is_asked_again_twice(kind: Kind) -> None:
     assert decide(kind, retries=2, more_routes=False, more_models=False) is Step.GIVE_UP
 
 
+@pytest.mark.parametrize("kind", [Kind.BUSY, Kind.UNSUPPORTED])
+def test_what_was_not_sent_moves_on_however_often_others_failed(kind: Kind) -> None:
+    assert decide(kind, retries=2, more_routes=True, more_models=False) is Step.NEXT_ROUTE
+    assert decide(kind, retries=0, more_routes=False, more_models=False) is Step.GIVE_UP
+
+
 def test_budget_allows_three_retries_or_a_fifth_of_the_traffic() -> None:
     quiet = Budget()
     assert [quiet.take(1.0) for _ in range(4)] == [True, True, True, False]

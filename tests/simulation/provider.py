@@ -8,7 +8,15 @@ from typing import Any
 
 from tests.simulation.loop import VirtualLoop
 
-from tollbridge.errors import ConnectError, ConnectionLost, PoolBusy, ProtocolError, UpstreamError, UpstreamTimeout
+from tollbridge.errors import (
+    ConnectError,
+    ConnectionLost,
+    PoolBusy,
+    ProtocolError,
+    RoomElsewhere,
+    UpstreamError,
+    UpstreamTimeout,
+)
 
 # How likely each is depends on how bad the weather is among providers.
 ANSWERS = ("ok", "refused", "busy", "timeout", "lost", "nonsense", "500", "429", "401", "400")
@@ -34,6 +42,7 @@ class Providers:
 class SimulatedPool:
     def __init__(self, providers: Providers) -> None:
         self._providers = providers
+        self.room = 1
 
     async def open(
         self,
@@ -42,11 +51,12 @@ class SimulatedPool:
         headers: Sequence[tuple[bytes, bytes]],
         body: bytes,
         on_sent: Callable[[], None] | None = None,
+        elsewhere: Callable[[], object] | None = None,
     ) -> "Answer":
         providers, chance = self._providers, self._providers.chance
         does = chance.choices(ANSWERS, providers.weights)[0]
         if does == "busy":
-            raise PoolBusy("the queue is full")
+            raise RoomElsewhere("others are free") if elsewhere and elsewhere() else PoolBusy("the queue is full")
         await asyncio.sleep(0.002 + 0.01 * chance.random())
         if does == "refused":
             raise ConnectError("connection refused")

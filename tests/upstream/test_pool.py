@@ -15,10 +15,10 @@ from tests.upstream.bad_server import (
     run,
     silent,
 )
-from tests.upstream.callers import BRISK, LATE, ask, post, serving
+from tests.upstream.callers import BRISK, HEADERS, LATE, ask, post, serving
 
 from tollbridge import __version__
-from tollbridge.errors import ConfigError, ConnectError, ConnectionLost, PoolBusy
+from tollbridge.errors import ConfigError, ConnectError, ConnectionLost, PoolBusy, RoomElsewhere
 from tollbridge.upstream import connection as connection_module
 from tollbridge.upstream.pool import Limits, Pool
 
@@ -554,6 +554,36 @@ def test_waiting_for_a_connection_has_an_end(loop: str) -> None:
             assert pool.waiting == 0
             first.cancel()
             await asyncio.wait([first])
+
+    run(loop, main())
+
+
+@both_loops
+def test_no_more_calls_leave_the_queue_than_find_room_elsewhere(loop: str) -> None:
+    async def main() -> None:
+        small, large = Limits(max_connections=1, queue=2.0), Limits(max_connections=2)
+        async with serving(silent, small) as (_, full), serving(silent, large) as (_, other):
+            held = asyncio.create_task(post(full))
+            await eventually(lambda: full.room == 0)
+            open_elsewhere = False
+            calls = [
+                asyncio.create_task(
+                    full.open(b"POST", b"/x", HEADERS, b"{}", elsewhere=lambda: other if open_elsewhere else None)
+                )
+                for _ in range(4)
+            ]
+            await eventually(lambda: (full.waiting, full.room) == (4, -4))
+            open_elsewhere = True
+            done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            assert done == set(calls[:2])  # the first of them
+            for call in done:
+                with pytest.raises(RoomElsewhere):
+                    await call
+            with pytest.raises(RoomElsewhere):  # who comes later does not queue at all
+                await full.open(b"POST", b"/x", HEADERS, b"{}", elsewhere=lambda: other)
+            for call in (held, *calls):
+                call.cancel()
+            await asyncio.wait([held, *calls])
 
     run(loop, main())
 

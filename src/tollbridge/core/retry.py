@@ -6,7 +6,8 @@ Rule 2  A mistake of the caller's (400, 413, 422 …) is the same everywhere: it
 Rule 3  Trouble with a credential (401, 402, 403) and a limit (429) are never tried again on the same route.
 Rule 4  A request is tried at most twice more for each model, and all retries together stay within 20 % of the traffic
         (or 3 per window, if that is more), so that we do not add a storm of our own to a failing provider's trouble.
-        Moving on to another model that the caller named is not a retry, nor is moving on for want of a connection.
+        Moving on to another model that the caller named is not a retry, nor is moving on when nothing was sent, for
+        want of a connection or because a route cannot do what was asked for.
 """
 
 from collections import deque
@@ -76,7 +77,7 @@ def decide(kind: Kind, *, retries: int, more_routes: bool, more_models: bool) ->
     `retries`: how often the request has been retried on this model. `more_routes`, `more_models`: whether there are
     further routes of any model, and of another model.
     """
-    if kind is Kind.UNSUPPORTED:
+    if kind in NEEDS_NO_BUDGET:
         return Step.NEXT_ROUTE if more_routes else Step.GIVE_UP
     if kind is Kind.REJECTED or retries >= MAX_RETRIES:
         return Step.NEXT_MODEL if more_models else Step.GIVE_UP

@@ -3,19 +3,29 @@
 Rule 1  A route is called only when the hold covers what the request may cost on it. For a dearer route the hold is
         extended first; if it cannot be, the route is skipped.
 Rule 2  Any failure before output may move on to the next route; `core.retry` says whether and where.
+Rule 3  A call does not wait for a connection to one provider while another route of the same model has room: that one
+        goes first then. A call on a customer's own credential waits rather than move to one that costs them more.
 """
 
 import asyncio
 import base64
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NoReturn
 
 import msgspec
 
 from tollbridge.core import retry
 from tollbridge.core.retry import Kind, Step
-from tollbridge.errors import ApiError, InvalidRequest, ProtocolError, TollbridgeError, UpstreamError
+from tollbridge.errors import (
+    ApiError,
+    InvalidRequest,
+    ProtocolError,
+    RoomElsewhere,
+    TollbridgeError,
+    UpstreamError,
+)
 from tollbridge.gateway.failures import Failure, failure_of
 from tollbridge.gateway.holds import Holds
 from tollbridge.gateway.large import LARGE, LargeBodies
@@ -26,7 +36,7 @@ from tollbridge.upstream.auth import AccessToken
 from tollbridge.upstream.fetch import Fetcher
 from tollbridge.upstream.health import Health
 from tollbridge.upstream.opening import OpenUpstream
-from tollbridge.upstream.pool import Response
+from tollbridge.upstream.pool import Elsewhere, Pool, Response
 from tollbridge.values import Route
 from tollbridge.wire import errors as wire_errors
 from tollbridge.wire import translate
@@ -37,6 +47,8 @@ from tollbridge.wire.translate import Translated
 BACK_OFF_S = (0.05, 0.2)
 # The most URLs that are fetched for one request.
 MOST_URLS = 16
+# How often one call moves to where there is room, only to find that others were faster. Then it stays, and waits.
+MOST_MOVES = 3
 
 
 class AllFailed(TollbridgeError):
@@ -50,12 +62,14 @@ class AllFailed(TollbridgeError):
 
 class _Failures(msgspec.Struct):
     """What went wrong with a request so far. `index`: of the route being tried; `of_model`: how many attempts at its
-    model failed; `told`: the failure that the caller would be told of.
+    model failed after something was sent; `moves`: how often it went where there was room; `told`: the failure that the
+    caller would be told of.
     """
 
     attempts: list[Attempt] = []
     index: int = 0
     of_model: int = 0
+    moves: int = 0
     told: Failure | None = None
 
 
@@ -102,7 +116,7 @@ class Relay:
                 if stream is not None:
                     await stream(route, exchange, outgoing)
                 else:
-                    response = await self._send(route, outgoing, None)
+                    response = await self._send(ticket, route, outgoing, None)
                     if response.status != 200:
                         await _refuse(response)
                     body = response.whole_body()
@@ -111,6 +125,11 @@ class Relay:
                         if len(body) > LARGE:
                             await self._large.begin()
                     answer = exchange.response(body)
+            except RoomElsewhere:
+                failures = failures or _Failures()
+                route = await self._move(ticket, failures, self._clock() - started)
+                started = self._clock()
+                continue
             except (UpstreamError, InvalidRequest) as error:
                 failed = failure_of(error, ticket, route)
             except BaseException:
@@ -134,9 +153,9 @@ class Relay:
             failures.told = failed
         why = failed.why or f"status {failed.status}"
         self._health.failed(route, failed.kind, failed.retry_after, why, seconds)
-        attempt = _attempt(route, failed, seconds)
-        failures.attempts.append(attempt)
-        retries, failures.of_model = failures.of_model, failures.of_model + 1
+        failures.attempts.append(attempt := _attempt(route, failed.kind, failed.status, seconds))
+        retries = failures.of_model
+        failures.of_model += failed.kind not in retry.NEEDS_NO_BUDGET
         ticket.tried = (*ticket.tried, f"{attempt.route} {failed.status or failed.kind.value}")
         step = self._next(failed.kind, retries, routes, failures.index)
         if step is Step.SAME_ROUTE:
@@ -154,27 +173,76 @@ class Relay:
         ticket.attempts = failures.attempts
         raise AllFailed(told.error, route)
 
-    async def open(self, route: Route, outgoing: Outgoing, on_sent: Callable[[], None] | None = None) -> Response:
+    async def open(
+        self, ticket: Ticket, route: Route, outgoing: Outgoing, on_sent: Callable[[], None] | None = None
+    ) -> Response:
         """Send `outgoing` and return the provider's 200; raises `UpstreamSaid` for any other answer.
 
         `on_sent` is called when the request leaves: from then on the provider may bill it.
         """
-        response = await self._send(route, outgoing, on_sent)
+        response = await self._send(ticket, route, outgoing, on_sent)
         if response.status != 200:
             await _refuse(response)
         return response
 
-    def _send(self, route: Route, outgoing: Outgoing, on_sent: Callable[[], None] | None) -> Awaitable[Response]:
+    def _send(
+        self, ticket: Ticket, route: Route, outgoing: Outgoing, on_sent: Callable[[], None] | None
+    ) -> Awaitable[Response]:
         """The answer's head, to be awaited. Not a coroutine itself: each wake-up of a call would pass through it."""
+        elsewhere = None
+        if len(ticket.routes) > 1 and not ticket.waits:
+            elsewhere = partial(self._elsewhere, ticket, route)
         upstream = self._upstreams[route.upstream.name]
         headers = upstream.headers
         if route.upstream.owner:
             headers = auth.headers(route.upstream)
         elif upstream.token is not None:
-            return _send_with_token(upstream, upstream.token, outgoing, on_sent)
+            return _send_with_token(upstream, upstream.token, outgoing, on_sent, elsewhere)
         if outgoing.headers:
             headers = (*headers, *outgoing.headers)
-        return upstream.pool.open(b"POST", outgoing.target, headers, outgoing.body, on_sent)
+        return upstream.pool.open(b"POST", outgoing.target, headers, outgoing.body, on_sent, elsewhere)
+
+    def _elsewhere(self, ticket: Ticket, route: Route) -> Pool | None:
+        """The pool of the first route that a call may move to from `route`."""
+        place = next(self._with_room(ticket, route), None)
+        return None if place is None else self._upstreams[ticket.routes[place].upstream.name].pool
+
+    def _with_room(self, ticket: Ticket, route: Route) -> Iterator[int]:
+        """The places of the routes after `route` that a call may move to because they have room."""
+        routes = ticket.routes
+        begin = next(place for place, each in enumerate(routes) if each is route) + 1
+        for place, other in enumerate(routes[begin:], begin):
+            if (
+                other.model == route.model
+                and (other.upstream.owner or not route.upstream.owner)
+                and self._upstreams[other.upstream.name].pool.room > 0
+                and self._health.rank(other) is not None
+            ):
+                yield place
+
+    async def _move(self, ticket: Ticket, failures: _Failures, seconds: float) -> Route:
+        """The route to try instead of one that has no room, which goes behind it; the same one again, to be waited for,
+        if the hold covers no other. `seconds`: how long the call has waited.
+        """
+        routes, index = ticket.routes, failures.index
+        route = routes[index]
+        self._health.passed(route)
+        failures.moves += 1
+        ticket.waits = failures.moves >= MOST_MOVES
+        for place in self._with_room(ticket, route):
+            if await self._covers(ticket, routes[place]):
+                failures.attempts.append(attempt := _attempt(route, Kind.BUSY, 0, seconds))
+                ticket.tried = (*ticket.tried, f"{attempt.route} {attempt.failed}")
+                ticket.routes = (*routes[:index], routes[place], *routes[index:place], *routes[place + 1 :])
+                return routes[place]
+        ticket.waits = True
+        return route
+
+    async def _covers(self, ticket: Ticket, route: Route) -> bool:
+        try:
+            return await self._holds.cover(ticket, route)
+        except ApiError:  # the ledger cannot be asked now, and on its own route the call is paid for
+            return False
 
     async def _supply(self, exchange: Translated, account: int) -> None:
         """Fetch what the provider would not fetch by itself."""
@@ -208,10 +276,14 @@ class Relay:
 
 
 async def _send_with_token(
-    upstream: OpenUpstream, token: AccessToken, outgoing: Outgoing, on_sent: Callable[[], None] | None
+    upstream: OpenUpstream,
+    token: AccessToken,
+    outgoing: Outgoing,
+    on_sent: Callable[[], None] | None,
+    elsewhere: Elsewhere | None,
 ) -> Response:
     headers = (*upstream.headers, *await token.headers(), *outgoing.headers)
-    return await upstream.pool.open(b"POST", outgoing.target, headers, outgoing.body, on_sent)
+    return await upstream.pool.open(b"POST", outgoing.target, headers, outgoing.body, on_sent, elsewhere)
 
 
 async def _refuse(response: Response) -> NoReturn:
@@ -222,10 +294,7 @@ async def _refuse(response: Response) -> NoReturn:
     raise wire_errors.classify(response.status, response.headers, await response.read(), time.time())
 
 
-def _attempt(route: Route, failure: Failure, seconds: float) -> Attempt:
+def _attempt(route: Route, kind: Kind, status: int, seconds: float) -> Attempt:
     return Attempt(
-        route=f"{route.upstream.name}/{route.upstream_model}",
-        failed=failure.kind.value,
-        status=failure.status,
-        ms=int(seconds * 1000),
+        route=f"{route.upstream.name}/{route.upstream_model}", failed=kind.value, status=status, ms=int(seconds * 1000)
     )

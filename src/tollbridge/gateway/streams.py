@@ -127,7 +127,7 @@ class StreamCall:
         self._last_data = time.monotonic()
         self._ready = self._loop.create_future()
         try:
-            response = self._response = await self._live.relay.open(route, outgoing, self._sent)
+            response = self._response = await self._live.relay.open(self.ticket, route, outgoing, self._sent)
             response.pipe(self._on_data, self._on_end)
             if not self._ready.done() and self._downstream.paused:
                 response.pause()

@@ -24,7 +24,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Ticket(msgspec.Struct, kw_only=True):
     """Permission to run one request: its hold, its routes in order, and the output limit that money sets (None: none).
 
-    The routes may belong to several models, in the caller's order; `model` is that of the route being tried.
+    The routes may belong to several models, in the caller's order; `model` is that of the route being tried. `waits`:
+    for a connection to the provider, even while another route has room.
     `cap`: the most that the request may cost, nano-USD.
     `held` and `step` grow when the hold is extended. `tokens`: the included tokens held, with `held` 0; 0: the hold is
     on money. `refusal`: why the hold could not be extended. `dropped`: the caller's fields that could not be sent.
@@ -50,6 +51,7 @@ class Ticket(msgspec.Struct, kw_only=True):
     step: int = 0
     tokens: int = 0
     refusal: Refusal | None = None
+    waits: bool = False
     dropped: tuple[str, ...] = ()
     tried: tuple[str, ...] = ()
     attempts: Sequence[Attempt] = ()

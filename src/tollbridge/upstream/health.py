@@ -134,6 +134,12 @@ class Health:
         if breaker is not None:
             breaker.abandoned()
 
+    def passed(self, route: Route) -> None:
+        """An attempt went elsewhere, because there was no connection to spare: counted, and nothing is wrong."""
+        failures = self._tally(route).failures
+        failures[Kind.BUSY] = failures.get(Kind.BUSY, 0) + 1
+        self.abandoned(route)
+
     def measured(self, route: Route, first_byte_ms: int | None, tokens: int, ms: int) -> None:
         """An answer of `tokens` tokens came in `ms`, counted from its first byte if `first_byte_ms` is known."""
         key = (route.upstream.name, route.upstream_model)

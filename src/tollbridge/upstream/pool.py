@@ -11,13 +11,13 @@ import asyncio
 import errno
 import re
 import ssl
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from tollbridge import __version__
-from tollbridge.errors import ConfigError, ConnectError, PoolBusy, UpstreamTimeout
+from tollbridge.errors import ConfigError, ConnectError, PoolBusy, RoomElsewhere, UpstreamTimeout
 from tollbridge.upstream.connection import Connection, Limits, Response
 from tollbridge.upstream.dial import dial, reason, tls_context
 
@@ -46,9 +46,14 @@ _NOTHING: tuple[bytes, Sequence[tuple[bytes, bytes]] | None, bytes] = b"", None,
 _Waiter = asyncio.Future[Connection | None]
 
 
+# Asked by a call that would have to wait: which other pool has room for it, if it may go there.
+Elsewhere = Callable[[], "Pool | None"]
+
+
 class _Wish(NamedTuple):
     until: float
     fresh: bool  # only a connection that has never been used will do
+    elsewhere: Elsewhere | None
 
 
 class Pool:
@@ -107,6 +112,12 @@ class Pool:
         """Calls waiting for a connection."""
         return len(self._waiters)
 
+    @property
+    def room(self) -> int:
+        """How many more calls would not have to wait; negative when some do already."""
+        taken = self._connecting + len(self._connections) - len(self._idle)
+        return self.limits.max_connections - taken - len(self._waiters)
+
     async def open(
         self,
         method: bytes,
@@ -114,6 +125,7 @@ class Pool:
         headers: Sequence[tuple[bytes, bytes]],
         body: bytes,
         on_sent: Callable[[], None] | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> Response:
         """Send a request and return when the final head of its answer has arrived.
 
@@ -121,6 +133,8 @@ class Pool:
         `target` starts with `/` and is put below `base_url`. The headers about connection, length, coding and agent are
         the pool's own; the caller's may not contain CR, LF or NUL (ValueError, before anything is sent).
         `on_sent` is called when there is a connection and the request leaves on it, again if it is sent a second time.
+        `elsewhere`: with it, the call waits for a connection only as long as no other pool has room for it; then it
+        ends with RoomElsewhere.
         Raises ConnectError, PoolBusy, UpstreamTimeout, ConnectionLost, ProtocolError. Cancelling closes the connection.
         """
         known_method, known_headers, head = self._heads.get(target, _NOTHING)
@@ -131,7 +145,7 @@ class Pool:
         idle = self._idle
         connection = idle.pop() if idle else None
         if connection is None or connection.closed:
-            connection = await self._acquire()
+            connection = await self._acquire(elsewhere)
         while True:
             response = Response(connection, connection.loop.create_future())
             try:
@@ -193,7 +207,7 @@ class Pool:
         if len(self._names) < _KNOWN_NAMES:
             self._names.add(name)
 
-    async def _acquire(self, *, fresh: bool = False) -> Connection:
+    async def _acquire(self, elsewhere: Elsewhere | None = None, *, fresh: bool = False) -> Connection:
         """A connection for the caller's sole use."""
         while True:
             if self._closed:
@@ -207,19 +221,24 @@ class Pool:
                 return await self._connect()
             if self._idle:  # a fresh one was asked for: an idle one makes room for it
                 self._idle.pop(0).drop()
-            turn = await self._turn(fresh)
+            if elsewhere is not None and elsewhere() is not None:
+                raise self._passed()
+            turn = await self._turn(fresh, elsewhere)
             if turn is None:
                 return await self._connect()
             if not turn.closed:
                 return turn
 
-    async def _turn(self, fresh: bool) -> Connection | None:
+    def _passed(self) -> RoomElsewhere:
+        return RoomElsewhere(f"the {self.limits.max_connections} connections to {self.origin} are busy, others are not")
+
+    async def _turn(self, fresh: bool, elsewhere: Elsewhere | None) -> Connection | None:
         """Wait for a connection, or a slot to connect on. A call that wants a fresh one goes first: it had its turn."""
         if len(self._waiters) >= self.limits.max_waiting:
             raise PoolBusy(f"the {self.limits.max_connections} connections to {self.origin} and their queue are full")
         loop = asyncio.get_running_loop()
         waiter: _Waiter = loop.create_future()
-        self._waiters[waiter] = _Wish(loop.time() + self.limits.queue, fresh)
+        self._waiters[waiter] = _Wish(loop.time() + self.limits.queue, fresh, elsewhere)
         if fresh:
             self._waiters.move_to_end(waiter, last=False)
         try:
@@ -323,12 +342,28 @@ class Pool:
         now = loop.time()
         while self._idle and now - self._idle[0].idle_since >= self.limits.idle:
             self._idle.pop(0).drop()
-        for waiter, wish in tuple(self._waiters.items()):
-            if now >= wish.until and not waiter.done():
-                del self._waiters[waiter]
-                waiter.set_exception(PoolBusy(f"no connection to {self.origin} became free in {self.limits.queue:g} s"))
+        if self._waiters:
+            self._see_to_waiters(now)
         for connection in tuple(self._connections):
             connection.check(now)
+
+    def _see_to_waiters(self, now: float) -> None:
+        """End the wait of those whose time is up, and of as many as find room elsewhere, the first of them first."""
+        sent: Counter[Pool] = Counter()
+        for waiter, wish in tuple(self._waiters.items()):
+            if waiter.done():
+                continue
+            if now >= wish.until:
+                error = PoolBusy(f"no connection to {self.origin} became free in {self.limits.queue:g} s")
+            else:
+                other = wish.elsewhere() if wish.elsewhere is not None else None
+                # Those who are told to go arrive there later.
+                if other is None or sent[other] >= other.room:
+                    continue
+                sent[other] += 1
+                error = self._passed()
+            del self._waiters[waiter]
+            waiter.set_exception(error)
 
 
 def _split(base_url: str) -> tuple[bool, str, int, bytes]:

@@ -161,6 +161,38 @@ def test_a_change_that_comes_while_the_file_is_read_is_read_too(monkeypatch: pyt
     run(test())
 
 
+def test_all_that_follows_changes_ends_before_the_database_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second change must not forget the task that looks into the first, or it may be collected as garbage."""
+    steps: list[str] = []
+
+    async def hangs(*_: object) -> bool:
+        steps.append("begun")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            steps.append("ended")
+            raise
+        return False
+
+    async def test() -> None:
+        async with Site(always(says(completion()))) as site:
+            close = site.gateway._database.close
+
+            async def noted() -> None:
+                steps.append("closed")
+                await close()
+
+            monkeypatch.setattr(site.gateway._database, "close", noted)
+            monkeypatch.setattr("tollbridge.app.secrets.is_behind", hangs)
+            for _ in range(3):
+                site.gateway._forget()
+                await asyncio.sleep(0.01)
+            gc.collect()
+        assert steps == ["begun"] * 3 + ["ended"] * 3 + ["closed"]
+
+    run(test())
+
+
 def test_a_provider_that_was_out_of_credit_is_asked_again_after_a_reload() -> None:
     broke = True
 

@@ -133,7 +133,7 @@ class Gateway:
         # Weak: one of a provider that has changed since goes when no request and no connection is on it.
         self._pools: weakref.WeakSet[Pool] = weakref.WeakSet()
         self._reloading: asyncio.Task[None] | None = None
-        self._following: asyncio.Task[None] | None = None
+        self._following: set[asyncio.Task[None]] = set()
         self._web: Web | None = None
         self._desk: Desk | None = None
         # The last one is in use; the one before finishes what runs on it.
@@ -209,12 +209,13 @@ class Gateway:
         """After the last request: write what is still waiting, then close everything."""
         await self._metrics.close()
         self.vital.lag.stop()
-        if self._following is not None:
-            self._following.cancel()
         if self._desk is not None:
             await self._desk.post.stop()
         if self._jobs is not None:
             await self._jobs.stop()
+        for following in self._following:
+            following.cancel()
+        await asyncio.gather(*self._following, return_exceptions=True)
         for till in self._tills:
             await till.close()
         if self.ledger is not None:
@@ -329,7 +330,8 @@ class Gateway:
     def _forget(self) -> None:
         if self._line is not None:
             self._line.callers.forget()
-        self._following = asyncio.get_running_loop().create_task(self._follow())
+        self._following.add(following := asyncio.get_running_loop().create_task(self._follow()))
+        following.add_done_callback(self._following.discard)
 
     async def _follow(self) -> None:
         """Reload if the master secret was rotated."""
@@ -364,8 +366,7 @@ class Gateway:
             log.warning("no provider is configured: the built-in demo provider answers for every model")
         for warning in self.settings.warnings:
             log.warning("%s", warning)
-        first = await first_run.begin(self._database, self.settings, master)
-        if first is not None:
+        if (first := await first_run.begin(self._database, self.settings, master)) is not None:
             example = self.settings.brand.example_model
             chats = (model.id for model in models.values() if model.type != "embedding")
             announce(first_run.welcome(first, self._url, example if example in models else next(chats, "a-model")))

@@ -125,6 +125,43 @@ def test_a_failure_that_goes_on_is_told_once_and_again_after_it_was_over(caplog:
     assert [each.message for each in caplog.records] == ["mine: away", "mine: away", "mine: refused"]
 
 
+def test_what_nobody_expected_is_shown_once_then_counted_and_then_over(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A job that fails each second must not fill the disk with tracebacks."""
+    turns: list[str] = []
+
+    async def job() -> None:
+        turns.append("")
+        if len(turns) == 21:
+            monkeypatch.setattr("tollbridge.jobs.REPEAT_S", 0.0)
+        if len(turns) == 22:
+            monkeypatch.setattr("tollbridge.jobs.REPEAT_S", 60.0)
+        if len(turns) == 31:
+            return
+        if len(turns) > 40:
+            int("other")
+        raise KeyError(f"changes each time: {len(turns)}")
+
+    async def main() -> None:
+        repeated = asyncio.create_task(without_a_database()._repeat("mine", 0.001, job))
+        await until(lambda: len(turns) >= 50)
+        repeated.cancel()
+
+    caplog.set_level("INFO", "tollbridge")
+    asyncio.run(asyncio.wait_for(main(), 60))
+    told = [(each.message.partition(":")[0], each.exc_info is not None) for each in caplog.records]
+    assert told == [
+        ("mine failed", True),
+        ("mine failed again, 21 times since it was well", False),
+        ("mine is well again after 30 failures", False),
+        ("mine failed again, 1 time since it was well", False),
+        ("mine failed", True),
+    ]
+    assert "KeyError in " in caplog.records[1].message
+    assert "changes" not in caplog.records[1].message
+
+
 def test_the_proof_goes_on_after_whatever_broke_it_off(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

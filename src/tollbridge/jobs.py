@@ -8,11 +8,13 @@ alive, looks for changes, and sweeps what dead ones left.
 import asyncio
 import logging
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from tollbridge.config import UsageSettings
 from tollbridge.core.ids import Ids
 from tollbridge.core.plans import Plan
+from tollbridge.core.words import plural
 from tollbridge.errors import TollbridgeError
 from tollbridge.services import export, notices, refunds, top_ups
 from tollbridge.services.desk import Desk
@@ -37,7 +39,7 @@ PLANS_S = 600.0
 SEAL_S = 3_600.0
 AUDIT_S = 3_600.0
 FORGET_S = 3_600.0
-# A lasting failure is logged no more often than this: the poll alone would log two lines a second during an outage.
+# A failure that goes on is logged no more often than this: the poll alone would log two lines a second in an outage.
 REPEAT_S = 60.0
 
 # Its name, the seconds between two turns, and what it does.
@@ -70,6 +72,48 @@ def of_usage(database: Database, settings: UsageSettings, ids: Callable[[], Ids]
     if settings.retention_days is not None:
         jobs.append(("retention", retention.EVERY_S, lambda: export.drop_old(database, settings)))
     return tuple(jobs)
+
+
+class _Failures:
+    """What the log says of a job's failures: the first of its kind, how often it came again, and that it is over.
+
+    What nobody expected comes with its traceback, each kind no more than once a minute even if it comes and goes.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._count = 0
+        self._told = ""
+        self._told_at = 0.0
+        self._shown = ""
+        self._shown_at = 0.0
+
+    def add(self, error: Exception) -> None:
+        self._count += 1
+        now = time.monotonic()
+        is_expected = isinstance(error, TollbridgeError)
+        what = str(error) if is_expected else _place(error)
+        if what == self._told and now - self._told_at < REPEAT_S:
+            return
+        self._told, self._told_at = what, now
+        if is_expected:
+            log.warning("%s: %s", self._name, error)
+        elif what == self._shown and (self._count > 1 or now - self._shown_at < REPEAT_S):
+            log.error("%s failed again, %s since it was well: %s", self._name, plural(self._count, "time"), what)
+        else:
+            log.error("%s failed", self._name, exc_info=error)
+            self._shown, self._shown_at = what, now
+
+    def are_over(self) -> None:
+        if self._count:
+            log.info("%s is well again after %s", self._name, plural(self._count, "failure"))
+        self._count, self._told = 0, ""
+
+
+def _place(error: Exception) -> str:
+    """What went wrong, and where, without the text of the error: that may differ each time."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__} in {last.filename}:{last.lineno}"
 
 
 class Jobs:
@@ -135,21 +179,18 @@ class Jobs:
             log.exception("the pages cannot be opened")
 
     async def _repeat(self, name: str, seconds: float, job: Callable[[], Awaitable[object]]) -> None:
-        told, told_at = "", 0.0
+        failures = _Failures(name)
         while True:
             try:
                 await job()
-                told = ""
             except Fenced as error:
                 log.critical("%s", error)
                 self._on_fatal(error)
                 return
-            except TollbridgeError as error:
-                if str(error) != told or time.monotonic() - told_at >= REPEAT_S:
-                    log.warning("%s: %s", name, error)
-                    told, told_at = str(error), time.monotonic()
-            except Exception:
-                log.exception("%s failed", name)
+            except Exception as error:
+                failures.add(error)
+            else:
+                failures.are_over()
             await asyncio.sleep(seconds)
 
     def _in_turn(

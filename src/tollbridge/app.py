@@ -260,6 +260,7 @@ class Gateway:
         return metrics.Observed(
             draining=self.vital.draining or self.vital.leaving,
             lag=self.vital.lag.seconds,
+            unheard=self._process.unheard() if self._process is not None else 0.0,
             log=self._log,
             ledger=self.ledger,
             limiter=self._limiter,

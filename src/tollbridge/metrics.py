@@ -105,6 +105,12 @@ METRICS = (
     Metric("tollbridge_spool_bytes", "gauge", (), "Size of the spool files in this data directory."),
     Metric("tollbridge_limits_degraded", "gauge", (), "1 while each process applies its share of the limits."),
     Metric("tollbridge_database_up", "gauge", (), "1 when what begins with `Whole` could be read."),
+    Metric(
+        "tollbridge_heartbeat_age_seconds",
+        "gauge",
+        (),
+        "Time since this process last wrote to the database.",
+    ),
     Metric("tollbridge_credit_nanousd", "gauge", ("kind",), "Whole: credit, `paid` and `promo`, and `held` of it."),
     Metric("tollbridge_accounts_frozen", "gauge", (), "Whole: accounts that are frozen and not closed."),
     Metric("tollbridge_mail_waiting", "gauge", (), "Whole: letters that have not been sent yet."),
@@ -217,10 +223,11 @@ class _Histogram(NamedTuple):
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
-    """What is read at a scrape. `lag`: in seconds; `spool`: the directory of the spool files."""
+    """What is read at a scrape. `lag`, `unheard`: in seconds; `spool`: the directory of the spool files."""
 
     draining: bool
     lag: float
+    unheard: float
     log: RequestLog
     ledger: Ledger
     limiter: Limiter
@@ -337,6 +344,7 @@ class Metrics:
         yield from _upstreams(observed)
         yield from _ledger(observed)
         yield "tollbridge_limits_degraded", (), int(observed.limiter.degraded)
+        yield "tollbridge_heartbeat_age_seconds", (), observed.unheard
         fresh = self._reading is None and self._gauges is not None
         yield "tollbridge_database_up", (), int(fresh)
         if self._gauges is not None and fresh:

@@ -1,10 +1,11 @@
 """H6: the disk of the database is full. Paid calls are refused, whatever only reads works, and all of it recovers."""
 
 import asyncio
+import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,15 +62,29 @@ def test_a_gateway_on_a_full_disk_sells_nothing_and_still_answers(
                 assert calls == called, "a provider was called without a hold"
                 for path in ("/v1/models", "/v1/key", "/health"):
                     assert (await site.get(path)).status == 200, path
+                await unheard_for(site, lambda seconds: seconds > 0.5)
                 disk.free()
                 deadline = time.monotonic() + 30
                 while (await site.post(CHAT, chat())).status != 200:
                     assert time.monotonic() < deadline
+                await unheard_for(site, lambda seconds: seconds < 0.5)
 
+    monkeypatch.setattr("tollbridge.jobs.BEAT_S", 0.05)
     run(migrated_file())  # which stays, and not on that disk
     with mounted(tmp_path / "small", 4) as disk:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "small"))
         run(test(disk))
+
+
+async def unheard_for(site: Site, right: Callable[[float], bool]) -> None:
+    """Wait until the gauge that an operator is woken by says how long nothing could be written."""
+    async with asyncio.timeout(30):
+        while True:
+            told = (await site.get("/metrics")).body.decode()
+            [line] = re.findall(r"^tollbridge_heartbeat_age_seconds (\S+)$", told, re.MULTILINE)
+            if right(float(line)):
+                return
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.soak

@@ -144,6 +144,10 @@ class Process:
             self._heard_since = at
         self._last = at, now
 
+    def unheard(self) -> float:
+        """Seconds since the database last took a beat, or since the start."""
+        return time.monotonic() - (self._heard_since if self._last is None else self._last[0])
+
     def _missed(self, at: float, now: int, last_at: float, last_now: int) -> bool:
         """Whether a beat is overdue since the last one, or a clock jumped."""
         waited = int((at - last_at) * 1000)

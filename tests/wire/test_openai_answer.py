@@ -39,7 +39,7 @@ def test_names_and_usage_are_ours_and_the_rest_passes_byte_for_byte() -> None:
         b'{"id":"x","object":"chat.completion","created":7,"model":"y","choices":[ {"index":0, "message":{'
         b'"role":"assistant","content":"\\u00e9 \\"id\\":\\"x\\"","annotations":[]},'
         b'"logprobs":null,"finish_reason":"stop"} ],'
-        b'"usage":{"prompt_tokens":9,"completion_tokens":7,"total_tokens":16},"x":1.50}'
+        b'"usage":{"prompt_tokens":9,"completion_tokens":7,"total_tokens":16},"system_fingerprint":"fp","x":1.50}'
     )
     usage = (
         b'"completion_tokens":7,"total_tokens":16,"cost":0.000123,"cost_details":{"upstream_inference_cost":0.0001},'
@@ -74,6 +74,7 @@ def test_what_the_server_left_out_is_added() -> None:
             },
         ],
         "object": "chat.completion",
+        "system_fingerprint": None,
         "id": ID,
         "created": CREATED,
         "model": MODEL,

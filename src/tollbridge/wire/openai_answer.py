@@ -109,6 +109,9 @@ class CompletionAnswer(Metered):
         fields = read_fields(self._body)
         if "object" not in fields:
             fields["object"] = self._shape.object
+        if self._shape.is_chat:
+            # OpenRouter's SDK refuses an answer without it.
+            fields.setdefault("system_fingerprint", NULL)
         self._names.put_on(fields)
         if not self._is_whole:
             fields["choices"] = _whole(fields["choices"], self._shape)

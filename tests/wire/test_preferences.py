@@ -32,6 +32,12 @@ def test_a_request_without_preferences_is_left_as_it_is() -> None:
     assert request.require_parameters is None
 
 
+def test_the_wish_for_usage_which_always_comes_is_not_sent_on() -> None:
+    found = parsed(usage={"include": True}, seed=1)
+    assert found.fields.keys() == {"model", "messages", "seed"}
+    assert found.preferences is None
+
+
 def test_everything_that_can_be_said_is_read() -> None:
     found = parsed(
         models=["b", "c", "b"],

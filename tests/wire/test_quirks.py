@@ -79,6 +79,31 @@ def test_a_name_that_stood_twice_is_sent_once_as_it_was_checked() -> None:
     assert out == b'{"model":"m","max_tokens":5,"messages":[{"role":"user","content":"a"}]}'
 
 
+EFFORT: dict[str, Any] = {"renames": (("reasoning", "reasoning_effort"),)}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected", "left"),
+    [
+        ({"reasoning": {"effort": "low", "exclude": True}}, {"reasoning_effort": "low"}, ()),
+        ({"reasoning": {"max_tokens": 8_000}}, {"reasoning_effort": "medium"}, ()),
+        ({"reasoning": {"max_tokens": 9_000}}, {"reasoning_effort": "high"}, ()),
+        ({"reasoning": {"effort": "low"}, "reasoning_effort": "high"}, {"reasoning_effort": "high"}, ()),
+        ({"reasoning": {"enabled": True}}, {}, ("reasoning",)),
+        ({"reasoning": None}, {}, ()),
+        # The provider says what is wrong with it.
+        ({"reasoning": "low"}, {"reasoning_effort": "low"}, ()),
+    ],
+)
+def test_of_a_wish_to_think_the_effort_is_sent_where_there_is_only_a_word_for_it(
+    given: dict[str, Any], expected: dict[str, Any], left: tuple[str, ...]
+) -> None:
+    assert sent(given, **EFFORT) == expected
+    asked = openai_chat.parse(json.dumps({"model": MODEL, "messages": [USER], **given}).encode())
+    assert quirks.left_out(asked, route(**EFFORT).upstream) == left
+    assert sent(given) == given
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

@@ -23,7 +23,6 @@ from tollbridge.wire.conversation import (
     Image,
     Opaque,
     Part,
-    Reasoning,
     Refusal,
     Text,
     Thinking,
@@ -41,8 +40,6 @@ _SHARED = frozenset({"service_tier"})
 # Hints that only OpenAI's own servers know; others may refuse a request for them.
 _OPENAI_HINTS = ("prompt_cache_key", "safety_identifier")
 _OPENAI = frozenset({"openai", "azure"})
-# The largest budget, in tokens, that an effort stands for: chat has no budgets.
-_BUDGETS = ((2048, "low"), (8192, "medium"))
 _EMPTY_SCHEMA = Raw(b'{"type":"object","properties":{}}')
 
 
@@ -134,18 +131,11 @@ def _put_answer(body: dict[str, Any], conversation: Conversation, fit: Fit) -> N
         body["verbosity"] = conversation.verbosity
     reasoning = conversation.reasoning
     if reasoning is not None:
-        effort = _effort(reasoning)
+        effort = quirks.effort(reasoning.effort, reasoning.budget)
         if effort is not None:
             body["reasoning_effort"] = effort
         if effort != reasoning.effort or effort is None:
             fit.hint("reasoning")
-
-
-def _effort(reasoning: Reasoning) -> str | None:
-    """The effort to ask for. None also for a budget of 0: models that cannot think refuse to be told not to."""
-    if reasoning.effort is not None or not reasoning.budget:
-        return reasoning.effort
-    return next((effort for most, effort in _BUDGETS if reasoning.budget <= most), "high")
 
 
 def _format(wanted: Format) -> dict[str, Any]:

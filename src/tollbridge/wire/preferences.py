@@ -65,15 +65,17 @@ _KNOWN = {
     "provider": frozenset(_Provider.__struct_fields__),
     "provider.max_price": frozenset(_MaxPrice.__struct_fields__),
 }
+# OpenRouter's older wish for what every answer has here; strict providers refuse it.
+_USAGE = "usage"
 
 
 def read(request: Request) -> Request:
     """`request` with its preferences read and taken out of its fields; raises `InvalidRequest` naming the field."""
     fields = request.fields
-    if "provider" not in fields and "models" not in fields:
+    if "provider" not in fields and "models" not in fields and _USAGE not in fields:
         return request
     wanted = {name: fields[name] for name in ("models", "provider") if name in fields}
-    rest = {name: value for name, value in fields.items() if name not in wanted}
+    rest = {name: value for name, value in fields.items() if name not in wanted and name != _USAGE}
     if all(value == NULL for value in wanted.values()):
         return msgspec.structs.replace(request, fields=rest)
     _refuse_unknown("provider", wanted.get("provider", NULL))

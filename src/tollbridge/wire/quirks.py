@@ -29,7 +29,19 @@ _THOUGHT = "reasoning_content"
 _THOUGHTS = (_THOUGHT, "reasoning_details")
 _MAY_BE_THOUGHTS = (b'"reasoning_', b'"extra_content"')
 
+# OpenRouter's object, for which others have one word.
+_REASONING = "reasoning"
+# The largest budget, in tokens, that an effort stands for: chat has no budgets.
+_BUDGETS = ((2048, "low"), (8192, "medium"))
+
+
+class _Reasoning(msgspec.Struct, gc=False):
+    effort: str | None = None
+    max_tokens: int | None = None
+
+
 _encode = msgspec.json.Encoder().encode
+_decode_reasoning = msgspec.json.Decoder(_Reasoning).decode
 _decode_objects = msgspec.json.Decoder(list[dict[str, Raw]]).decode
 
 
@@ -58,7 +70,18 @@ def body_for(request: Request, route: Route, max_tokens: int | None) -> bytes:
 
 def left_out(request: Request, upstream: Upstream) -> tuple[str, ...]:
     """The caller's fields that `body_for` removes."""
-    return tuple(name for name in upstream.drops if request.fields.get(name, NULL) != NULL)
+    left = tuple(name for name in upstream.drops if request.fields.get(name, NULL) != NULL)
+    reasoning = request.fields.get(_REASONING, NULL)
+    if reasoning != NULL and request.endpoint == "chat" and _REASONING in dict(upstream.renames):
+        return left if _in_a_word(reasoning) != NULL else (*left, _REASONING)
+    return left
+
+
+def effort(wanted: str | None, budget: int | None) -> str | None:
+    """The effort to ask for. None also for a budget of 0: models that cannot think refuse to be told not to."""
+    if wanted is not None or not budget:
+        return wanted
+    return next((word for most, word in _BUDGETS if budget <= most), "high")
 
 
 def change(fields: dict[str, Any], upstream: Upstream) -> None:
@@ -112,8 +135,22 @@ def _rename(fields: dict[str, Raw], request: Request, upstream: Upstream) -> Non
         return
     for old, new in upstream.renames:
         value = fields.pop(old, NULL)
+        if old == _REASONING and value != NULL:
+            value = _in_a_word(value) if fields.get(new, NULL) == NULL else NULL
         if value != NULL:
             fields[new] = value
+
+
+def _in_a_word(reasoning: Raw) -> Raw:
+    """The effort that OpenRouter's object asks for; null if it asks for none. What is not understood stays as it came:
+    the provider says what is wrong with it.
+    """
+    try:
+        asked = _decode_reasoning(reasoning)
+    except msgspec.ValidationError:
+        return reasoning
+    word = effort(asked.effort, asked.max_tokens)
+    return NULL if word is None else Raw(_encode(word))
 
 
 def _without_thoughts(messages: Raw) -> Raw:

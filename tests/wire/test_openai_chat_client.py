@@ -156,6 +156,8 @@ def test_everything_that_chat_can_say_is_in_the_conversation() -> None:
         user="u1",
         metadata={"a": "b"},
         modalities=["text"],
+        # What the gateway does itself is no hint, so nobody is told that it could not be sent.
+        stream_options={"include_usage": True},
         web_search_options={},
     )
     raw = Raw(json.dumps(schema).encode())
@@ -478,6 +480,7 @@ def test_usage_and_money_stand_beside_the_answer() -> None:
     reply = Reply(choices=(Choice(parts=(Text(text="a"),), reason="stop"),), usage=USAGE)
     body = json.loads(ChatClient().render(request(), NAMES, reply, RECEIPT))
     assert (body["id"], body["model"], body["created"]) == (ID, MODEL, CREATED)
+    assert body["system_fingerprint"] is None  # OpenRouter's SDK wants the member
     assert body["usage"] == {
         "prompt_tokens": 15,
         "completion_tokens": 7,

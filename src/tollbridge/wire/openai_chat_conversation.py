@@ -64,7 +64,7 @@ _NAMES = {
 _HINTS = frozenset(
     {
         *("metadata", "store", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "prediction"),
-        *("safety_identifier", "stream_options", "transforms", "usage", "user"),
+        *("safety_identifier", "transforms", "user"),
     }
 )
 
@@ -250,7 +250,9 @@ class _Body(msgspec.Struct, gc=False):
 _DECODER = msgspec.json.Decoder(_Body)
 _TOOLS = msgspec.json.Decoder(list[_Tool])
 _REASONING = msgspec.json.Decoder(_Reasoning)
-_KNOWN = frozenset(_Body.__struct_fields__) | {"model", "stream", "n", "max_tokens", "max_completion_tokens"}
+# What the gateway itself does as asked is not for the provider.
+_DONE_HERE = {"model", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens"}
+_KNOWN = frozenset(_Body.__struct_fields__) | _DONE_HERE
 _RULES = RULES | {
     "messages[]": 'must be an object, like {"role": "user", "content": "Hello!"}',
     "messages[].content": "must be a string, an array of content parts, or null",

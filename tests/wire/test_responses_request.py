@@ -60,6 +60,13 @@ def test_what_is_wrong_is_named(fields: dict[str, Any], param: str) -> None:
     assert "must" in caught.value.message or "send" in caught.value.message or "leave it out" in caught.value.message
 
 
+def test_who_refers_to_items_is_told_how_clients_stop_doing_so() -> None:
+    body = {"model": "m", "input": [{"role": "user", "content": "a"}, {"type": "item_reference", "id": "msg_1"}]}
+    with pytest.raises(InvalidRequest, match="`store: false`") as caught:
+        responses_request.parse(json.dumps(body).encode())
+    assert caught.value.param == "input[1]"
+
+
 def test_input_is_required() -> None:
     with pytest.raises(InvalidRequest, match="input"):
         responses_request.parse(b'{"model":"m"}')

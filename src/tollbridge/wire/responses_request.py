@@ -52,7 +52,8 @@ def parse(body: bytes) -> ResponsesRequest:
             raise InvalidRequest(f"'{name}' cannot be used. {why}", param=name)
     for index, item in enumerate(items):
         if item.type == "item_reference" or (item.type is None and item.role is None):
-            what = "It refers to an item by its id, and nothing is kept here: send the item itself."
+            what = "It refers to an item by its id, and nothing is kept here: send the item itself, as many clients do"
+            what += " when they are told `store: false`."
             raise InvalidRequest(f"Invalid value for 'input[{index}]'. {what}", param=f"input[{index}]")
     return ResponsesRequest(
         endpoint="responses",

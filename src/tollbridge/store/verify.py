@@ -322,7 +322,9 @@ class _Audit:
     def _wrong_amounts(self, end: EndRow) -> Iterator[str]:
         record = end.record
         if not 0 <= end.promo <= end.charge or end.loss < 0 or record.cost < 0:
-            yield f"has impossible amounts: charge {end.charge}, promo {end.promo}, loss {end.loss}"
+            yield (
+                f"has impossible amounts: charge {end.charge}, promo {end.promo}, loss {end.loss}, cost {record.cost}"
+            )
         if record.price_version not in self._prices:
             yield f"refers to price version {record.price_version}, which does not exist"
             return

@@ -35,6 +35,19 @@ def test_the_first_start_has_a_link_until_there_is_a_password(world: World) -> N
     world.run(use)
 
 
+def test_the_link_of_a_later_start_is_for_the_operator_who_has_no_password_yet(sqlite_world: World) -> None:
+    async def use(database: Database) -> None:
+        await operators.link(database, "boss@example.com", create=True)
+        token = await operators.first_link(database)
+        assert token is not None
+        found = await mail.find_token(database, sessions.digest(token), "reset", await database.now())
+        assert found is not None
+        assert found[1] == "boss@example.com"
+        assert [each.email for each in await users.operators(database)] == ["boss@example.com"]
+
+    sqlite_world.run(use)
+
+
 def test_of_several_starts_at_once_none_fails(world: World) -> None:
     async def use(database: Database) -> None:
         async with world.opened() as second, world.opened() as third:

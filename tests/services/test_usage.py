@@ -1,5 +1,6 @@
 """Reports of usage: arranged from sums, named, the dearest first, folded where there are many."""
 
+from msgspec.structs import replace
 from tests.store.books import Books, Engine, with_books
 from tests.store.conftest import ledger_engine, migrated_file, postgres_engine, sqlite_engine
 
@@ -7,7 +8,7 @@ from tollbridge.services import usage
 from tollbridge.services.usage import MOST_SERIES, RANGES, REST, Keys, Report, Series, lines, report
 from tollbridge.store import rollups
 from tollbridge.store.rollups import Period, Sums
-from tollbridge.values import DAY_MS, HOUR_MS
+from tollbridge.values import DAY_MS, HOUR_MS, Outcome
 
 __all__ = ["ledger_engine", "migrated_file", "postgres_engine", "sqlite_engine"]
 
@@ -52,9 +53,38 @@ def test_models_and_keys_sum_to_the_total(ledger_engine: Engine) -> None:
                 assert sum(each.steps[number].requests for each in drawn) == whole.requests
             totals = await report(books.database, ada.account_id, period, Keys.TOTALS)
             assert [(each.id, each.total) for each in totals.keys] == [(each.id, each.total) for each in made.keys]
+            assert not any(each.parts for each in totals.keys)
             assert (await report(books.database, ada.account_id, period)).keys == []
 
     with_books(ledger_engine, scenario)
+
+
+def test_as_many_keys_as_a_chart_shows_have_a_line_each(sqlite_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        ada = await books.customer(paid=10**9)
+        keys = [ada, *[await books.key(ada.account_id) for _ in range(MOST_SERIES - 1)]]
+        for each in keys:
+            await books.end(await books.held(each, 10), each, 10)
+        period = RANGES["24h"].period(await books.database.now())
+        made = await report(books.database, ada.account_id, period, Keys.STEPS)
+        drawn = lines(made.keys, period)
+        assert [sum(step.charge for step in each.steps) for each in drawn] == [10] * MOST_SERIES
+        assert REST not in [each.label for each in drawn]
+
+    with_books(sqlite_engine, scenario)
+
+
+def test_a_request_without_a_price_is_of_no_model(sqlite_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        ada = await books.customer(paid=10**9)
+        await books.end(await books.held(ada, 10), ada, 10)
+        end = books.end_op(await books.held(ada, 10), ada, 0)
+        await books.ledger.submit(replace(end, record=replace(end.record, price_version=0, outcome=Outcome.OUR_FAULT)))
+        period = RANGES["24h"].period(await books.database.now())
+        made = await report(books.database, ada.account_id, period)
+        assert [(each.id, each.label) for each in made.models] == [("m", "m"), ("", "No model")]
+
+    with_books(sqlite_engine, scenario)
 
 
 def test_of_what_costs_the_same_the_most_used_comes_first_and_then_the_first_by_name(sqlite_engine: Engine) -> None:

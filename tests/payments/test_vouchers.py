@@ -7,9 +7,11 @@ import pytest
 from tests.services.conftest import World
 from tests.services.test_accounts import make
 
+from tollbridge.core.ledger import MAX_AMOUNT
 from tollbridge.errors import Conflict, InvalidRequest
 from tollbridge.services import accounts, vouchers
 from tollbridge.store.db import Database
+from tollbridge.values import LATEST_MS
 
 USD = 1_000_000_000
 
@@ -112,5 +114,43 @@ def test_a_voucher_that_cannot_be_is_not_made(sqlite_world: World, wrong: dict[s
     async def use(database: Database) -> None:
         with pytest.raises(InvalidRequest):
             await vouchers.create(database, **{"amount": USD, "actor": "test", **wrong})  # type: ignore[arg-type]
+
+    sqlite_world.run(use)
+
+
+def test_all_that_is_wrong_with_vouchers_is_named_beside_its_field() -> None:
+    now = 1_000
+    right = {"amount": 1, "kind": "paid", "count": 1_000, "expires_at": now + 1, "note": "x" * 200}
+    for change in ({}, {"amount": MAX_AMOUNT - 1, "expires_at": None}, {"expires_at": LATEST_MS - 1}):
+        vouchers.check(**right | change, now=now)  # type: ignore[arg-type]
+    wrong = {"amount": MAX_AMOUNT, "kind": "gold", "count": 1_001, "expires_at": now, "note": "x" * 201}
+    with pytest.raises(InvalidRequest) as all_of_it:
+        vouchers.check(**wrong, now=now)  # type: ignore[arg-type]
+    named = [fault.param for fault in (all_of_it.value, *all_of_it.value.others)]
+    assert named == ["amount", "kind", "count", "note", "expires_at"]
+    with pytest.raises(InvalidRequest, match="too far in the future"):
+        vouchers.check(**right | {"expires_at": LATEST_MS}, now=now)  # type: ignore[arg-type]
+
+
+def test_what_is_done_to_vouchers_is_noted_with_who_did_it_and_from_where(sqlite_world: World) -> None:
+    async def use(database: Database) -> None:
+        made = await vouchers.create(
+            database, USD, kind="paid", count=2, note="fair", actor="boss", address="192.0.2.1"
+        )
+        await vouchers.withdraw(database, made[1].id, actor="boss", address="192.0.2.2")
+        with pytest.raises(InvalidRequest):
+            await vouchers.withdraw(database, made[1].id, actor="boss")
+        noted = await database.fetch("SELECT account_id, actor, action, detail, address FROM activity ORDER BY id")
+        assert noted == [
+            (0, "boss", "vouchers.created", f"2 of 1 USD, paid, from {made[0].id} on", "192.0.2.1"),
+            (0, "boss", "voucher.withdrawn", str(made[1].id), "192.0.2.2"),
+        ]
+        account = await make(database)
+        redeemed = await vouchers.redeem(database, account, made[0].code)
+        assert (redeemed.hint, redeemed.note) == (f"…{made[0].code[-4:]}", "fair")
+        booked = "SELECT kind, idempotency_key, reason, actor FROM journal WHERE account_id = $1"
+        assert await database.fetch(booked, account.id) == [
+            ("top_up", f"voucher/{redeemed.id}", f"voucher {redeemed.hint}", f"account/{account.public_id}")
+        ]
 
     sqlite_world.run(use)

@@ -94,6 +94,70 @@ def test_keys_come_in_pages_where_a_limit_is_said_and_all_where_none_is() -> Non
     run(test())
 
 
+def test_each_bound_of_a_key_is_set_kept_where_it_is_left_out_and_removed_by_null() -> None:
+    bounds: dict[str, object] = {
+        "limit_usd": "5",
+        "limit_reset": "weekly",
+        "models": ["m"],
+        "addresses": ["192.0.2.0/24"],
+        "rpm": 10,
+        "tpm": 2000,
+        "concurrency": 3,
+        "cost_cap_usd": "0.25",
+        "expires_at": "2999-01-31T12:00:00.000Z",
+    }
+
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            made = (await ada.send_json("POST", "/api/keys", bounds | {"label": "ci"})).json()
+            path = f"/api/keys/{made['id']}"
+            assert {name: made[name] for name in bounds} == bounds
+            assert (made["spent_usd"], made["last_used_at"], made["disabled"], made["revoked_at"]) == (
+                "0",
+                None,
+                False,
+                None,
+            )
+            kept = (await ada.send_json("PATCH", path, {})).json()
+            assert kept == {name: value for name, value in made.items() if name != "key"}
+            # A reset is one of a limit.
+            nulls = [("limit_reset",), ("limit_usd",), *((name,) for name in bounds if not name.startswith("limit"))]
+            gone: dict[str, object] = {}
+            for (name,) in nulls:
+                gone[name] = None
+                answer = await ada.send_json("PATCH", path, {name: None})
+                assert answer.status_code == 200, answer.text
+                assert {each: answer.json()[each] for each in bounds} == bounds | gone
+            assert answer.json()["spent_usd"] is None
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "says"),
+    [
+        ({"expires_at": "2999-01-31T12:00:00"}, "expires_at", "a time is a string with a time zone"),
+        ({"expires_at": 5}, "expires_at", "a time is a string with a time zone"),
+        ({"limit_usd": 5}, "limit_usd", 'an amount is a string, such as "5.00", or null.'),
+        ({"cost_cap_usd": "x"}, "cost_cap_usd", "cost_cap_usd: "),
+        ({"rpm": "5"}, "rpm", "rpm: Expected `int | null`, got `str`"),
+        ({"nonsense": 1}, "nonsense", "There is no field nonsense here. The fields are: label, limit_usd, "),
+        ([], None, "The body is not valid: Expected `object`, got `array`"),
+    ],
+)
+def test_what_cannot_be_said_of_a_key_is_named(body: object, param: str | None, says: str) -> None:
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            headers = {"x-csrf-token": await ada.token("/auth/confirm"), "accept": "application/json"}
+            answer = await ada.client.post("/api/keys", json=body, headers=headers)
+            assert (answer.status_code, answer.json()["error"].get("param")) == (400, param)
+            assert says in answer.json()["error"]["message"]
+
+    run(test())
+
+
 async def _make(visitor: Visitor, once: str, **fields: object) -> httpx.Response:
     headers = {"idempotency-key": once, "x-csrf-token": await visitor.token("/auth/confirm")}
     return await visitor.client.post("/api/keys", json=fields, headers={**headers, "accept": "application/json"})

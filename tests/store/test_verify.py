@@ -358,6 +358,22 @@ def test_what_is_open_is_not_wrong(ledger_engine: Engine) -> None:
     asyncio.run(main())
 
 
+def test_an_extension_of_a_hold_on_included_tokens_is_of_tokens(ledger_engine: Engine) -> None:
+    async def main() -> None:
+        async with serving(ledger_engine) as books:
+            customer = await books.customer(paid=1000)
+            op = replace(books.hold_op(customer, 1), period=202612, included=100, tokens=40, least_tokens=1)
+            await books.ledger.submit(op)
+            await books.ledger.submit(books.extend_op(op.id, customer, 1, 25))
+            assert await books.database.fetch("SELECT used, held FROM allowance") == [(0, 65)]
+            await assert_verified(books.database)
+            await books.ledger.submit(books.end_op(op.id, customer, 50))
+            assert await books.database.fetch("SELECT used, held FROM allowance") == [(50, 0)]
+            await assert_verified(books.database)
+
+    asyncio.run(main())
+
+
 def test_the_same_is_found_on_both_databases(ledger_engine: Engine) -> None:
     async def main() -> None:
         async with serving(ledger_engine) as books:

@@ -58,6 +58,20 @@ def test_a_row_that_was_changed_or_removed_by_hand_is_found(ledger_engine: Engin
     with_books(ledger_engine, scenario)
 
 
+def test_a_row_before_the_first_one_is_found(sqlite_engine: Engine) -> None:
+    """No seal covers it."""
+
+    async def scenario(books: Books) -> None:
+        await noted(books)
+        await books.database.execute("UPDATE activity SET id = 0 WHERE id = 3")
+        report = await verify_activity(books.database)
+        assert report.problems == ["1 rows of activity have an id below 1 or too large, which no row is ever given"]
+        assert (report.deeds, report.seals) == (2, 0)
+        await books.database.execute("DELETE FROM activity")
+
+    with_books(sqlite_engine, scenario)
+
+
 def test_what_is_not_sealed_yet_is_held_to_its_proof(ledger_engine: Engine) -> None:
     async def scenario(books: Books) -> None:
         await noted(books)

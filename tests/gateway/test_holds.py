@@ -459,6 +459,10 @@ ONCE, TWICE, TENFOLD, HALF = (f'{{ input = "{n}", output = "{2 * n}" }}' for n i
 UNKNOWN = always(says({"error": {"message": "no such model"}}, 404))
 # Of "hi", with the margin.
 PROMPT = 29
+# The cost of the shortest answer to it that is worth a call.
+SHORT = PROMPT * INPUT_NANO + pricing.LEAST_OUTPUT_TOKENS * OUTPUT_NANO
+# Of a small picture at gpt-4o-mini, with the margin of what it counts as elsewhere.
+PICTURE = 48_192
 
 
 @pytest.mark.parametrize(
@@ -476,6 +480,8 @@ PROMPT = 29
         # The cap bounds what is held, and what may be written.
         (TWICE, 10_000_000, 1_100_000, None, 260, 1_100_000),
         (TWICE, 10_000_000, 3_000_000, None, 735, 2 * (PROMPT * INPUT_NANO + 300 * OUTPUT_NANO)),
+        (TENFOLD, 10_000_000, 10 * SHORT, None, 256, 10 * SHORT),
+        (TENFOLD, 10_000_000, 10 * SHORT - 1, None, 0, 0),
         # Even a short answer would cost more than the cap allows, or than the credit pays for.
         (TENFOLD, 10_000_000, 3_000_000, None, 0, 0),
         (TENFOLD, 3_000_000, None, None, 0, 0),
@@ -571,28 +577,31 @@ WHOLE = PROMPT * INPUT_NANO + 1_000 * OUTPUT_NANO
 
 
 @pytest.mark.parametrize(
-    ("credit", "cap", "words", "held", "finish"),
+    ("credit", "cap", "asked", "words", "held", "finish"),
     [
+        # Who set a limit has all of it held at first.
+        (10_000_000, None, 500, 495, PROMPT * INPUT_NANO + 500 * OUTPUT_NANO, "stop"),
         # Never for more than the answer may cost in all, or than its cap.
-        (10_000_000, None, 950, WHOLE, "stop"),
-        (10_000_000, 1_500_000, 730, PROMPT * INPUT_NANO + 735 * OUTPUT_NANO, "stop"),
+        (10_000_000, None, None, 950, WHOLE, "stop"),
+        (10_000_000, 1_500_000, None, 730, PROMPT * INPUT_NANO + 735 * OUTPUT_NANO, "stop"),
         # As far as the credit goes, if that pays for more than a stub.
-        (FIRST + STEP + LEAST_STEP - 1, None, 950, FIRST + STEP, "length"),
-        (FIRST + LEAST_STEP, None, 950, FIRST + LEAST_STEP, "length"),
-        (FIRST + LEAST_STEP - 1, None, 950, FIRST, "length"),
+        (FIRST + STEP + LEAST_STEP - 1, None, None, 950, FIRST + STEP, "length"),
+        (FIRST + LEAST_STEP, None, None, 950, FIRST + LEAST_STEP, "length"),
+        (FIRST + LEAST_STEP - 1, None, None, 950, FIRST, "length"),
         # The provider was told how much is paid for, and keeps to it: it is not cut before.
-        (600_000, None, 285, 600_000, "stop"),
+        (600_000, None, None, 285, 600_000, "stop"),
     ],
 )
 def test_a_running_answer_holds_what_it_may_still_cost(
-    credit: int, cap: int | None, words: int, held: int, finish: str
+    credit: int, cap: int | None, asked: int | None, words: int, held: int, finish: str
 ) -> None:
     async def test() -> None:
         config = TWO_ROUTES.format(first=ONCE, second=ONCE, included=0)
         others = {"next": long_stream(1, 0.0)}
         async with Site(long_stream(words, 0.0), config=config, credit_usd=usd(credit), others=others) as site:
             headers = {} if cap is None else {"X-Tollbridge-Max-Cost-USD": usd(cap)}
-            reply = await site.post("/v1/chat/completions", {**chat(stream=True), "model": "two"}, headers)
+            body = {**chat(stream=True, max_tokens=asked), "model": "two"}
+            reply = await site.post("/v1/chat/completions", body, headers)
             [row] = await site.settled(1)
             assert (row["held"], row["finish"]) == (held, finish)
             if finish == "stop":
@@ -626,6 +635,136 @@ def test_a_running_answer_holds_the_included_tokens_that_it_may_still_write(
             [(first,)] = await site.database.fetch("SELECT tokens FROM hold")
             [(more,)] = await site.database.fetch("SELECT COALESCE(SUM(amount), 0) FROM hold_step")
             assert first + more == held
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("included", "written"),
+    [(3_000, 0), (PICTURE, 0), (PICTURE + PROMPT + 255, 0), (PICTURE + PROMPT + 256, 256), (100_000, None)],
+)
+def test_included_tokens_suffice_for_a_picture_on_the_next_route_or_it_is_not_asked(
+    included: int, written: int | None
+) -> None:
+    """`written` 0: it is not asked."""
+    bodies: list[Any] = []
+    png = b"\x89PNG\r\n\x1a\n" + bytes(8) + (512).to_bytes(4, "big") * 2
+    url = "data:image/png;base64," + base64.b64encode(png).decode()
+    shown = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
+
+    async def test() -> None:
+        config = TWO_ROUTES.format(first=ONCE, second=ONCE, included=included)
+        config = config.replace('"b"', '"gpt-4o-mini"').replace("output_limit", "context_window = 100000\noutput_limit")
+        async with Site(UNKNOWN, config=config, credit_usd="0", others={"next": seeing(bodies)}) as site:
+            reply = await site.post("/v1/chat/completions", {**chat(messages=shown), "model": "two"})
+            if written == 0:
+                assert (reply.status, bodies) == (404, [])
+            else:
+                assert (reply.status, [each.get("max_tokens") for each in bodies]) == (200, [written])
+
+    run(test())
+
+
+def test_included_tokens_do_not_pay_for_searches_on_the_next_route() -> None:
+    bodies: list[Any] = []
+
+    async def test() -> None:
+        second = '{ input = "1", output = "2", searches = "10" }'
+        config = TWO_ROUTES.format(first=ONCE, second=second, included=100_000)
+        async with Site(UNKNOWN, config=config, credit_usd="1", others={"next": seeing(bodies)}) as site:
+            tools = [{"type": "web_search"}]
+            reply = await site.post("/v1/chat/completions", {**chat(tools=tools), "model": "two"})
+            assert (reply.status, bodies) == (404, [])
+            assert (await site.post("/v1/chat/completions", {**chat(), "model": "two"})).status == 200
+
+    run(test())
+
+
+def test_only_cheaper_routes_within_the_cap_are_tried_for_want_of_credit(monkeypatch: pytest.MonkeyPatch) -> None:
+    routes = """
+        [[models]]
+        id = "four"
+        output_limit = 1000
+        price = { input = "1", output = "2" }
+        routes = [
+          { provider = "up", model = "a", price = { input = "100", output = "20" } },
+          { provider = "same", model = "b", price = { input = "100", output = "20" } },
+          { provider = "dearer", model = "c", price = { input = "200", output = "40" } },
+          { provider = "capped", model = "d", price = { input = "1", output = "27" } },
+          { provider = "cheaper", model = "e", price = { input = "10", output = "20" } },
+        ]
+    """
+    answers = always(says(completion()))
+    holds: list[Hold] = []
+
+    async def test() -> None:
+        others = dict.fromkeys(("same", "dearer", "capped", "cheaper"), answers)
+        async with Site(answers, config=routes, credit_usd="0.0075", others=others) as site:
+            assert site.gateway.ledger is not None
+            submit = site.gateway.ledger.submit
+
+            def seen(op: Any) -> Any:
+                if isinstance(op, Hold):
+                    holds.append(op)
+                return submit(op)
+
+            monkeypatch.setattr(site.gateway.ledger, "submit", seen)
+            body = {**chat(max_tokens=1_000), "model": "four"}
+            reply = await site.post("/v1/chat/completions", body, {"X-Tollbridge-Max-Cost-USD": "0.0229"})
+            monkeypatch.undo()
+            assert (reply.status, reply.headers["x-tollbridge-provider"]) == (200, "cheaper")
+            assert len(holds) == 2
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("cap", "asked", "status", "written"),
+    [
+        (SHORT - 1, None, 400, None),
+        (SHORT, None, 200, 256),
+        (WHOLE - 1, 1_000, 400, None),
+        (WHOLE, 1_000, 200, 1_000),
+    ],
+)
+def test_a_request_fits_its_cap_to_the_nanodollar(cap: int, asked: int | None, status: int, written: Any) -> None:
+    bodies: list[Any] = []
+
+    async def test() -> None:
+        config = TWO_ROUTES.format(first=ONCE, second=ONCE, included=0)
+        async with Site(seeing(bodies), config=config, others={"next": UNKNOWN}) as site:
+            body = {**chat(max_tokens=asked), "model": "two"}
+            reply = await site.post("/v1/chat/completions", body, {"X-Tollbridge-Max-Cost-USD": usd(cap)})
+            assert (reply.status, [each["max_tokens"] for each in bodies]) == (status, [written] if written else [])
+
+    run(test())
+
+
+def test_where_included_tokens_do_not_suffice_credit_is_held_as_far_as_it_goes() -> None:
+    bodies: list[Any] = []
+
+    async def test() -> None:
+        config = TWO_ROUTES.format(first=ONCE, second=ONCE, included=PROMPT + 255)
+        async with Site(seeing(bodies), config=config, credit_usd="0.001", others={"next": UNKNOWN}) as site:
+            reply = await site.post("/v1/chat/completions", {**chat(max_tokens=1_000), "model": "two"})
+            assert (reply.status, [each["max_tokens"] for each in bodies]) == (200, [485])
+            [row] = await site.settled(1)
+            assert (row["held"], row["charge"]) == (1_000_000, 10 * INPUT_NANO + 5 * OUTPUT_NANO)
+
+    run(test())
+
+
+def test_an_answer_is_cut_by_the_limit_of_the_model_that_writes_it() -> None:
+    async def only_m(request: Request, peer: Peer) -> None:
+        known = json.loads(request.body)["model"] == "next-m"
+        await (streams([chunk("word ")] * 400 + stream([])) if known else says({}, 404))(request, peer)
+
+    async def test() -> None:
+        config = TWO_ROUTES.format(first=ONCE, second=ONCE, included=0).replace("_limit = 1000", "_limit = 100")
+        async with Site(UNKNOWN, config=config, others={"next": always(only_m)}) as site:
+            body = {**chat(stream=True), "model": "two", "models": ["m"]}
+            reply = await site.post("/v1/chat/completions", body)
+            assert reply.text == "word " * 400
 
     run(test())
 

@@ -1,7 +1,8 @@
 """What a request holds: how much at first, on which of its routes, and more for another route or a longer answer.
 
 Rule 1  If the money does not cover a route, a cheaper one after it is tried; the refusal is that of the first.
-Rule 2  A hold is all money or all tokens that the plan includes. Tokens count the same on every route.
+Rule 2  A hold is all money or all tokens that the plan includes. Tokens count the same on every route, except those of
+        pictures; a route on which they cannot pay for everything is not called on them.
 Rule 3  If all that was wanted is held, the hold sets no limit on the output: a stream's hold grows with it, and what
         another answer costs beyond its hold is taken from the rest of the balance.
 """
@@ -115,9 +116,15 @@ class Holds:
         bound = self._router.bound(demand, route)
         if bound.least > cap:
             return False
-        # For a longer answer the hold grows later.
-        more = 0 if ticket.tokens else min(bound.want, cap) - ticket.held
-        if more > 0 and not await self._extend(ticket, more, max(0, bound.least - ticket.held)):
+        has, want, least = ticket.held, min(bound.want, cap), bound.least
+        if ticket.tokens:
+            needs = self._token_bound(demand, route, bound, cap)
+            if bound.whole and not needs.want and not route.upstream.owner:
+                return False  # it may search there for a price, and searches are no tokens
+            # For a longer answer the hold grows later; only a route that reads more needs more at once.
+            has, least = ticket.tokens, needs.least
+            want = needs.want if least > has else has
+        if want > has and not await self._extend(ticket, want - has, max(0, least - has)):
             return False
         held = Held(amount=ticket.held, available=ticket.available, tokens=ticket.tokens)
         ticket.limit = self.limit(demand, route, bound, held, cap)

@@ -27,6 +27,7 @@ from tests.gateway.site import (
 from tests.upstream.bad_server import Peer, Request
 
 from tollbridge.errors import InvalidRequest
+from tollbridge.gateway.relay import MOST_URLS
 from tollbridge.upstream.fetch import Fetched, Fetcher
 
 # Each provider below reports 10 tokens of input, of which 4 were cached (a tenth of the price), and 5 of output.
@@ -397,5 +398,30 @@ def test_what_an_address_points_to_is_sent_as_data_where_the_operator_allows_it(
             refused = await site.post("/v1/chat/completions", body)
             assert (refused.status, refused.json["error"]["code"]) == (400, "invalid_url")
             assert [each["charge"] for each in await site.settled(2)] == [CHARGE, 0]
+
+    run(test())
+
+
+def test_only_so_many_addresses_of_a_request_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+
+    async def fetch(self: Fetcher, url: str, account: int, param: str | None = None) -> Fetched:
+        fetched.append(url)
+        return Fetched("image/png", b"\x89PNG")
+
+    monkeypatch.setattr(Fetcher, "fetch", fetch)
+
+    def showing(count: int) -> Json:
+        urls = [f"{PICTURE}/{number}" for number in range(count)]
+        content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+        return {"model": "m", "messages": [{"role": "user", "content": content}]}
+
+    async def test() -> None:
+        async with Site(always(_provider("gemini")), dialect="gemini", config=FETCHING) as site:
+            refused = await site.post("/v1/chat/completions", showing(MOST_URLS + 1))
+            assert (refused.status, fetched) == (400, [])
+            assert f"At most {MOST_URLS} URLs" in refused.json["error"]["message"]
+            assert (await site.post("/v1/chat/completions", showing(MOST_URLS))).status == 200
+            assert len(fetched) == MOST_URLS
 
     run(test())

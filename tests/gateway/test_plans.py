@@ -100,6 +100,21 @@ def test_limits_that_are_tried_out_are_counted_and_refuse_nobody() -> None:
     run(test())
 
 
+def test_the_limits_of_a_key_refuse_while_those_of_its_plan_are_tried_out() -> None:
+    async def test() -> None:
+        async with Site(OK, config=CONFIG) as site:
+            await put_on(site, "tried")
+            await use_key(site, Rules(rpm=2))
+            replies = [await site.post(CHAT, chat()) for _ in range(3)]
+            assert [reply.status for reply in replies] == [200, 200, 429]
+            assert replies[2].headers["x-ratelimit-limit-requests"] == "2"
+            assert len(await site.settled(2)) == 2
+            # Who asks on regardless cools down, as after refusals by any limit.
+            assert site.gateway._abuse.refusals.minutes
+
+    run(test())
+
+
 def test_a_plan_that_has_ended_limits_nobody_and_what_was_agreed_does() -> None:
     async def test() -> None:
         async with Site(OK, config=CONFIG) as site:

@@ -1,11 +1,30 @@
-"""Streams that fall silent."""
+"""Streams that fall silent, and those that end in an unusual way."""
 
 import asyncio
+from typing import Any
 
-from tests.gateway.site import STREAM_HEAD, Site, always, chat, chunk, framed, run, stream
+import pytest
+from tests.gateway.site import (
+    INPUT_NANO,
+    OUTPUT_NANO,
+    STREAM_HEAD,
+    Site,
+    always,
+    chat,
+    chunk,
+    event,
+    framed,
+    run,
+    stream,
+    streams,
+    used,
+)
 from tests.upstream.bad_server import Peer, Request
 
+from tollbridge.core.ledger import Extend
+from tollbridge.errors import Unavailable
 from tollbridge.gateway.streams import KEEP_ALIVE, Timing
+from tollbridge.values import Outcome
 
 TIMING = Timing(tick=0.02, keep_alive=0.8)
 
@@ -33,3 +52,98 @@ def test_a_comment_comes_when_a_stream_is_silent_and_not_while_it_flows() -> Non
             await site.settled(1)
 
     run(test())
+
+
+QUICK = Timing(tick=0.02, silent_provider=30.0)
+
+
+def test_an_answer_that_is_whole_ends_although_the_provider_keeps_the_line_open() -> None:
+    go_on = asyncio.Event()
+
+    async def answer(request: Request, peer: Peer) -> None:
+        await peer.send(STREAM_HEAD + b"".join(framed(each) for each in stream()))
+        await go_on.wait()
+
+    async def test() -> None:
+        async with Site(always(answer), timing=QUICK) as site:
+            reply = await site.post("/v1/chat/completions", chat(stream=True))
+            assert (reply.text, reply.events[-1]) == ("Hello!", "[DONE]")
+            [row] = await site.settled(1)
+            assert (row["outcome"], row["charge"]) == (Outcome.COMPLETED, 10 * INPUT_NANO + 5 * OUTPUT_NANO)
+            assert row["duration_ms"] < 2_500  # the provider's own time is over after 3 s
+            go_on.set()
+
+    run(test())
+
+
+def test_text_in_a_last_event_without_its_empty_line_arrives_and_is_charged() -> None:
+    def said(text: str, **fields: Any) -> bytes:
+        return event({"candidates": [{"content": {"parts": [{"text": text}], "role": "model"}, **fields}]})
+
+    last = said("and all the words of its end", finishReason="STOP")
+
+    async def test() -> None:
+        charges = []
+        for end in (last, last.rstrip()):
+            answer = always(streams([said("a good beginning "), end]))
+            async with Site(answer, dialect="gemini") as site:
+                reply = await site.post("/v1/chat/completions", chat(stream=True))
+                assert reply.text == "a good beginning and all the words of its end"
+                [row] = await site.settled(1)
+                assert row["outcome"] == Outcome.COMPLETED
+                charges.append(row["charge"])
+        assert charges[0] == charges[1] > 0
+
+    run(test())
+
+
+def test_zeros_that_a_provider_reports_until_its_last_event_are_no_free_answer_for_who_leaves_before() -> None:
+    sent = asyncio.Event()
+
+    async def answer(request: Request, peer: Peer) -> None:
+        await peer.send(STREAM_HEAD + b"".join(framed(chunk("word ", usage=used(10, 0))) for _ in range(100)))
+        sent.set()
+        await asyncio.sleep(30)
+
+    async def test() -> None:
+        async with Site(always(answer)) as site:
+            call = await site.open("/v1/chat/completions", chat(stream=True))
+            await call.head()
+            await sent.wait()
+            async for piece in call.pieces():
+                if b"word" in piece:
+                    break
+            call.reset()
+            [row] = await site.settled(1)
+            assert row["outcome"] == Outcome.CLIENT_LEFT
+            assert row["charge"] >= 100 * OUTPUT_NANO
+
+    run(test())
+
+
+def test_an_answer_goes_on_while_the_ledger_cannot_be_asked_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: list[Extend] = []
+
+    async def test() -> None:
+        config = "[billing]\ndefault_hold_tokens = 100\n"
+        async with Site(always(streams([chunk("word ")] * 1_000 + stream(["end"], None))), config=config) as site:
+            assert site.gateway.ledger is not None
+            submit = site.gateway.ledger.submit
+
+            def away(op: Any) -> Any:
+                if isinstance(op, Extend) and len(refused) < 30:  # until more is used than is held
+                    refused.append(op)
+                    raise Unavailable("The ledger is busy.")
+                return submit(op)
+
+            monkeypatch.setattr(site.gateway.ledger, "submit", away)
+            reply = await site.post("/v1/chat/completions", chat(stream=True))
+            assert reply.text == "word " * 1_000 + "end"
+            [row] = await site.settled(1)
+            assert row["outcome"] == Outcome.COMPLETED
+            # It was asked again, and told that all is well.
+            assert row["held"] >= row["charge"] > 1_000 * OUTPUT_NANO
+            monkeypatch.undo()
+
+    run(test())
+    assert len(refused) == 30

@@ -26,7 +26,7 @@ from tests.upstream.bad_server import (
 )
 from tests.upstream.callers import Sink, ask, post, serving, trusting
 
-from tollbridge.errors import ConnectionLost, ProtocolError, UpstreamError
+from tollbridge.errors import ConnectionLost, ProtocolError, UpstreamError, UpstreamTimeout
 from tollbridge.upstream.pool import Limits, Pool
 
 both_loops = pytest.mark.parametrize("loop", LOOPS)
@@ -449,6 +449,42 @@ def test_what_was_good_before_the_error_is_delivered(loop: str) -> None:
             sink = Sink(got)
             assert isinstance(await sink.end(), ProtocolError)
             assert sink.data == b"good"
+
+    run(loop, main())
+
+
+@both_loops
+def test_a_body_is_read_as_far_as_wanted_and_waits_without_its_time_being_used_up(loop: str) -> None:
+    sent: list[int] = []
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (40 * MEBIBYTE))
+            for number in range(40):
+                await peer.send(bytes([number]) * MEBIBYTE)
+                sent.append(number)
+
+    async def main() -> None:
+        async with serving(script, Limits(gap=1.5, total=3.0)) as (_, pool):
+            got = await post(pool)
+            assert await got.read_up_to(MEBIBYTE) is None
+            got.stop_clock()
+            await asyncio.sleep(3.5)  # longer than all of the answer may take, and longer than a gap
+            assert len(sent) < 30  # the rest waits there
+            got.start_clock()
+            assert await got.read_up_to(2 * MEBIBYTE) is None
+            assert await got.read_up_to(2 * MEBIBYTE) is None
+            body = await got.read_up_to(50 * MEBIBYTE)
+            assert body == b"".join(bytes([number]) * MEBIBYTE for number in range(40))
+            assert got.whole_body() == body
+            assert pool.idle == 1
+
+            got = await post(pool)
+            assert await got.read_up_to(MEBIBYTE) is None
+            await asyncio.sleep(4.5)
+            with pytest.raises(UpstreamTimeout, match="total"):  # its time goes on if nobody stops it
+                await got.read_up_to(50 * MEBIBYTE)
 
     run(loop, main())
 

@@ -196,6 +196,8 @@ class Connection(HttpToolsProtocol):
         self._content_length = 0
         self._hosts = 0
         self._unsent = 0
+        # Called when the client has taken what waits for it, or is gone.
+        self.untaken: list[Callable[[], None]] = []
         self._stalled_at = math.inf
         self._known: KnownHead | None = None
         # Bytes still to come of a body whose head was known.
@@ -227,6 +229,7 @@ class Connection(HttpToolsProtocol):
         self.parser = None  # type: ignore[assignment]
         self._deaf = True
         self.flow.resume_writing()
+        self._taken()
         active, self._active = self._active, None
         self.cycle = None  # type: ignore[assignment]
         if active is not None:
@@ -281,8 +284,14 @@ class Connection(HttpToolsProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._stalled_at = math.inf
+        self._taken()
         if self._active is not None:
             self._active.resumed()
+
+    def _taken(self) -> None:
+        callbacks, self.untaken = self.untaken, []
+        for callback in callbacks:
+            callback()
 
     def _without_parser(self, data: bytes) -> bytes:
         """Read the body of a request whose head was known. Returns the rest of `data`, which does not belong to it."""

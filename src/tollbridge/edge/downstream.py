@@ -151,6 +151,13 @@ class Downstream(RequestResponseCycle):
         """Have `callback` called each time `paused` turns false while the answer is unfinished. The last one counts."""
         self._resume_callback = callback
 
+    def when_taken(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called once the client has taken nearly all that was written, or is gone."""
+        if self.flow.write_paused:
+            self.connection.untaken.append(callback)
+        else:
+            callback()
+
     # What it answers
 
     def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:

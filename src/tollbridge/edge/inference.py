@@ -39,7 +39,7 @@ from tollbridge.errors import (
 from tollbridge.gateway.admission import Admission
 from tollbridge.gateway.callers import Caller, Callers
 from tollbridge.gateway.holds import AlreadyClaimed
-from tollbridge.gateway.large import LARGE, LargeBodies
+from tollbridge.gateway.large import LARGE
 from tollbridge.gateway.refusals import WRONG_TOO_OFTEN, add_limits, cooling_down, ran_out
 from tollbridge.gateway.relay import AllFailed, Relay
 from tollbridge.gateway.replays import Replays, in_progress
@@ -131,7 +131,7 @@ class Inference:
         self._names = Names.of(header_prefix)
         self._trusted_proxies = trusted_proxies
         self._request_id = RequestIds()
-        self._large = LargeBodies()
+        self._large = relay.large
         self._guesses = guesses
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -296,6 +296,8 @@ class Inference:
         headers.append(JSON)
         self._tell(headers, ticket, route, receipt, b"final")
         call.out.respond(200, headers, body)
+        if ticket.share is not None:
+            call.downstream.when_taken(ticket.let_go)
         self._note_closed(call, 200, closed, route)
 
     def _ending(self, ticket: Ticket, answer: Answer) -> pricing.Ending:
@@ -381,6 +383,8 @@ class Inference:
         raise ClientGone
 
     def _come_to_nothing(self, call: "_Call", error: BaseException) -> None:
+        if call.ticket is not None:
+            call.ticket.let_go()
         if isinstance(error, ApiError):
             call.refuse(error)
             self._note(call, error.status, code=error.code)
@@ -474,8 +478,7 @@ class Inference:
         if asked.method == "POST":
             check_media(head)
         cap = read_cap(head.max_cost, self._names.max_cost)
-        read_body = call.downstream.read_body
-        body = await self._lookups.answer(call.path, asked.query, caller, read_body, cap)
+        body = await self._lookups.answer(call.path, asked.query, caller, call.downstream.read_body, cap)
         call.respond(200, [JSON, NO_STORE], body)
 
     def _probe(self, call: "_Call") -> None:

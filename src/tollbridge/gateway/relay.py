@@ -20,7 +20,9 @@ from tollbridge.core import retry
 from tollbridge.core.retry import Kind, Step
 from tollbridge.errors import (
     ApiError,
+    ConnectionLost,
     InvalidRequest,
+    PoolBusy,
     ProtocolError,
     RoomElsewhere,
     TollbridgeError,
@@ -28,7 +30,7 @@ from tollbridge.errors import (
 )
 from tollbridge.gateway.failures import Failure, failure_of
 from tollbridge.gateway.holds import Holds
-from tollbridge.gateway.large import LARGE, LargeBodies
+from tollbridge.gateway.large import LARGE, PIECE, LargeBodies, Share
 from tollbridge.gateway.policy import Policy
 from tollbridge.gateway.ticket import Attempt, Ticket
 from tollbridge.upstream import auth
@@ -90,7 +92,7 @@ class Relay:
         self._policy = policy
         self._clock = time.monotonic
         self._budget = retry.Budget()
-        self._large = LargeBodies()
+        self.large = LargeBodies()
 
     async def run(
         self, ticket: Ticket, stream: Callable[[Route, Exchange, Outgoing], Awaitable[None]] | None = None
@@ -121,9 +123,11 @@ class Relay:
                         await _refuse(response)
                     body = response.whole_body()
                     if body is None:
-                        body = await response.read()
+                        body = await response.read_up_to(LARGE)
+                        if body is None:
+                            body = await self._rest_of(ticket, response)
                         if len(body) > LARGE:
-                            await self._large.begin()
+                            await self.large.begin()
                     answer = exchange.response(body)
             except RoomElsewhere:
                 failures = failures or _Failures()
@@ -149,6 +153,7 @@ class Relay:
         """The route to try next, after any wait; `seconds`: how long the failed attempt took. Raises `AllFailed`."""
         routes = ticket.routes
         route = routes[failures.index]
+        ticket.let_go()
         if failures.told is None or failed.kind is not Kind.UNSUPPORTED:
             failures.told = failed
         why = failed.why or f"status {failed.status}"
@@ -172,6 +177,27 @@ class Relay:
             told.error.status = self._policy.upstream_failed_status
         ticket.attempts = failures.attempts
         raise AllFailed(told.error, route)
+
+    async def _rest_of(self, ticket: Ticket, response: Response) -> bytes:
+        """All of a large answer, its rest read as its turn comes. Its share of the memory stays with the ticket."""
+        share = ticket.share = Share(self.large)
+        most, has_waited = 0, False
+        while True:
+            if not share.may_have_more():
+                has_waited = True
+                response.stop_clock()
+                await share.more()
+                response.start_clock()
+            most += PIECE
+            try:
+                body = await response.read_up_to(most)
+            except ConnectionLost as error:
+                if has_waited:
+                    raise PoolBusy("the provider broke off while its answer had to wait for others") from error
+                raise
+            if body is not None:
+                share.is_read(len(body))
+                return body
 
     async def open(
         self, ticket: Ticket, route: Route, outgoing: Outgoing, on_sent: Callable[[], None] | None = None

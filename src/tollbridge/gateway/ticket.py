@@ -7,6 +7,7 @@ import msgspec
 from tollbridge.core.ledger import Refusal
 from tollbridge.core.pricing import Demand
 from tollbridge.gateway.callers import Caller
+from tollbridge.gateway.large import Share
 from tollbridge.limits.base import Grant
 from tollbridge.values import Model, Route
 from tollbridge.wire.request import Request
@@ -25,7 +26,7 @@ class Ticket(msgspec.Struct, kw_only=True):
     """Permission to run one request: its hold, its routes in order, and the output limit that money sets (None: none).
 
     The routes may belong to several models, in the caller's order; `model` is that of the route being tried. `waits`:
-    for a connection to the provider, even while another route has room.
+    for a connection to the provider, even while another route has room. `share`: of the memory for large answers.
     `cap`: the most that the request may cost, nano-USD.
     `held` and `step` grow when the hold is extended. `tokens`: the included tokens held, with `held` 0; 0: the hold is
     on money. `refusal`: why the hold could not be extended. `dropped`: the caller's fields that could not be sent.
@@ -52,6 +53,12 @@ class Ticket(msgspec.Struct, kw_only=True):
     tokens: int = 0
     refusal: Refusal | None = None
     waits: bool = False
+    share: Share | None = None
     dropped: tuple[str, ...] = ()
     tried: tuple[str, ...] = ()
     attempts: Sequence[Attempt] = ()
+
+    def let_go(self) -> None:
+        """Its large answer, if there is one, needs no memory any more."""
+        if self.share is not None:
+            self.share.give_back()

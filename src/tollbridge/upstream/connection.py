@@ -16,6 +16,7 @@ Rules of this file
 
 import asyncio
 import contextlib
+import math
 import re
 import socket
 from collections.abc import Callable
@@ -94,7 +95,7 @@ class Response(msgspec.Struct, eq=False):
     status: int = 0
     _head: bytes = b""
     _chunks: list[bytes] = []
-    _whole: bool = False
+    _most: float = _UNCLAIMED_BYTES  # how much is received before it pauses
     _on_data: Callable[[bytes], None] | None = None
     _on_end: Callable[[UpstreamError | None], None] | None = None
     _error: UpstreamError | None = None
@@ -129,9 +130,19 @@ class Response(msgspec.Struct, eq=False):
 
     async def read(self) -> bytes:
         """The whole body. Raises UpstreamError. Cancelling closes the response."""
+        body = await self.read_up_to(math.inf)
+        assert body is not None
+        return body
+
+    async def read_up_to(self, most: float) -> bytes | None:
+        """As `read`; None once it is clear that the body is longer than `most` bytes. The rest of it waits then, and a
+        greater `most` goes on with it.
+        """
         connection = self._connection
         if connection is not None:
-            self._whole = True
+            self._most = most
+            if connection.received > most:
+                return None
             self._waiter = connection.loop.create_future()
             connection.resume()
             try:
@@ -139,9 +150,22 @@ class Response(msgspec.Struct, eq=False):
             except BaseException:
                 self.close()
                 raise
+            if self._connection is not None:
+                return None
         if self._error is not None:
             raise self._error
-        return b"".join(self._chunks)
+        body = b"".join(self._chunks)
+        self._chunks[:] = [body]  # not all of it twice
+        return body
+
+    def stop_clock(self) -> None:
+        """While the body waits because of us, none of its time is used up."""
+        if self._connection is not None:
+            self._connection.stop_clock()
+
+    def start_clock(self) -> None:
+        if self._connection is not None:
+            self._connection.start_clock()
 
     def pipe(self, on_data: Callable[[bytes], None], on_end: Callable[[UpstreamError | None], None]) -> None:
         """Call `on_data` for each read of the socket, then `on_end` exactly once, with None when the body is whole.
@@ -178,6 +202,10 @@ class Response(msgspec.Struct, eq=False):
             connection.response = None
             connection.drop()
 
+    def _wait(self) -> None:
+        if not self._waiter.done():
+            self._waiter.set_result(None)
+
     def _end(self, error: UpstreamError | None) -> None:
         self._connection = None
         self._error = error
@@ -206,10 +234,10 @@ class Connection(asyncio.BufferedProtocol):
         "_paused",
         "_phase",
         "_progress",
-        "_received",
         "_reusable",
         "_sent_at",
         "_started",
+        "_stopped_at",
         "_time",
         "_transport",
         "_unread",
@@ -221,6 +249,7 @@ class Connection(asyncio.BufferedProtocol):
         "idle_since",
         "loop",
         "on_body",
+        "received",
         "response",
         "served",
         "stale",
@@ -272,7 +301,7 @@ class Connection(asyncio.BufferedProtocol):
         self.response = response
         self.served += 1
         self._phase = _HEAD
-        self._barren = self._received = 0
+        self._barren = self.received = 0
         self._started = self._sent_at = self._time()
         self._progress = True
         if len(body) <= _PIECE_BYTES:
@@ -329,7 +358,7 @@ class Connection(asyncio.BufferedProtocol):
             if parts:
                 chunk = b"".join((*parts, chunk))
                 parts.clear()
-            self._received = received = self._received + len(chunk)
+            self.received = received = self.received + len(chunk)
             if received > self._max_body:
                 self.fail(AnswerTooLarge(f"the upstream's answer is larger than {self._max_body} bytes"))
                 return
@@ -340,8 +369,9 @@ class Connection(asyncio.BufferedProtocol):
                     return
             else:
                 response._chunks.append(chunk)
-                if received > _UNCLAIMED_BYTES and not response._whole:
+                if received > response._most and phase == _BODY:
                     self.pause()
+                    response._wait()
         else:
             self._barren += nbytes
             if self._barren >= self._max_head and phase < _ENDED:
@@ -457,6 +487,13 @@ class Connection(asyncio.BufferedProtocol):
             self._paused = False
             self._progress = True
             self._transport.resume_reading()
+
+    def stop_clock(self) -> None:
+        """Until `start_clock`, no time of the exchange passes."""
+        self._stopped_at, self._started = self._started - self._time(), math.inf
+
+    def start_clock(self) -> None:
+        self._started = self._stopped_at + self._time()
 
     def check(self, now: float) -> None:
         """End an exchange whose time is up."""

@@ -298,3 +298,29 @@ def test_a_provider_that_breaks_off_while_its_answer_had_to_wait_is_not_blamed()
                 await until(lambda: large.held == 0)
 
     run(test())
+
+
+def test_an_error_that_is_large_is_not_read() -> None:
+    async def test() -> None:
+        ended = asyncio.Event()
+        pieces = 0
+
+        async def errs(request: Request, peer: Peer) -> None:
+            nonlocal pieces
+            try:
+                await peer.send(b"HTTP/1.1 400 Bad Request\r\ncontent-length: %d\r\n\r\n" % (32 * PIECE))
+                for _ in range(32):
+                    await peer.send(b"x" * PIECE)
+                    pieces += 1
+            finally:
+                ended.set()
+
+        async with Site(always(errs)) as site:
+            reply = await site.post(CHAT, chat())
+            assert reply.status == 400
+            assert len(reply.body) < 1000
+            async with asyncio.timeout(30):
+                await ended.wait()
+            assert pieces < 32
+
+    run(test())

@@ -317,7 +317,11 @@ async def _refuse(response: Response) -> NoReturn:
     if 300 <= response.status < 400:
         response.close()
         raise ProtocolError("the provider answered with a redirect")
-    raise wire_errors.classify(response.status, response.headers, await response.read(), time.time())
+    said = await response.read_up_to(LARGE)
+    if said is None:
+        response.close()
+        said = b""  # no words of an error are that many
+    raise wire_errors.classify(response.status, response.headers, said, time.time())
 
 
 def _attempt(route: Route, kind: Kind, status: int, seconds: float) -> Attempt:

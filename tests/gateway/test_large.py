@@ -259,13 +259,16 @@ def test_answers_that_nobody_takes_are_counted_until_their_callers_leave() -> No
     async def test() -> None:
         async with watched(HUGE + ROOM, 1, HUGE) as (site, _, held):
             idle: list[Call] = [await site.open(CHAT, chat(max_tokens=4000)) for _ in range(2)]
-            await until(lambda: held[-1] > HUGE + PIECE)
-            waiting = asyncio.create_task(site.post(CHAT, chat(max_tokens=4000)))
-            await asyncio.sleep(0.3)
-            assert not waiting.done()
-            assert (await site.post(CHAT, chat("little"))).status == 200
-            for call in idle:
-                call.reset()
+            try:
+                await until(lambda: held[-1] > HUGE + PIECE)
+                waiting = asyncio.create_task(site.post(CHAT, chat(max_tokens=4000)))
+                await asyncio.sleep(2.0)
+                assert not waiting.done()
+                assert held[-1] > HUGE + PIECE
+                assert (await site.post(CHAT, chat("little"))).status == 200
+            finally:
+                for call in idle:
+                    call.reset()
             assert (await waiting).status == 200
 
     run(test())

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import gc
 import importlib
 import logging
@@ -189,6 +190,35 @@ def test_all_that_follows_changes_ends_before_the_database_is_closed(monkeypatch
                 await asyncio.sleep(0.01)
             gc.collect()
         assert steps == ["begun"] * 3 + ["ended"] * 3 + ["closed"]
+
+    run(test())
+
+
+def test_a_reload_ends_before_the_ledger_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    register = prices.register
+
+    async def test() -> None:
+        async with Site(always(says(completion()))) as site:
+            assert site.gateway.ledger is not None
+            stop, stopping = site.gateway.ledger.stop, asyncio.Event()
+
+            async def noted() -> None:
+                stopping.set()
+                steps.append("stopped")
+                await stop()
+
+            async def slowly(*arguments: Any) -> Any:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stopping.wait(), 1)
+                steps.append("read")
+                return await register(*arguments)
+
+            monkeypatch.setattr(site.gateway.ledger, "stop", noted)
+            monkeypatch.setattr(prices, "register", slowly)
+            reloading = site.gateway.reload()
+        await reloading
+        assert steps[-2:] == ["read", "stopped"]
 
     run(test())
 

@@ -216,6 +216,8 @@ class Gateway:
         for following in self._following:
             following.cancel()
         await asyncio.gather(*self._following, return_exceptions=True)
+        if self._reloading is not None:
+            await asyncio.wait((self._reloading,))
         for till in self._tills:
             await till.close()
         if self.ledger is not None:

@@ -566,3 +566,43 @@ def test_an_answer_that_was_begun_ends_without_a_space() -> None:
     begun = Turn(role="assistant", parts=(Text(text="Sure: \n"),))
     assert body(HI, begun)["messages"][-1] == {"role": "assistant", "content": "Sure:"}
     assert body(HI, begun, HI)["messages"][1]["content"] == "Sure: \n"
+
+
+THOUGHT = Turn(
+    role="assistant",
+    parts=(
+        Thinking(text="Hm", signature="c2ln", origin="anthropic"),
+        ToolCall(id="toolu_1", name="weather", arguments="{}"),
+    ),
+)
+ANSWERED = (
+    HI,
+    THOUGHT,
+    Turn(role="tool", parts=(ToolResult(id="toolu_1", name="weather", parts=(Text(text="sunny"),)),)),
+)
+GO = {"prefix_mismatch_behavior": "drop_block"}
+
+
+@pytest.mark.parametrize(
+    ("model", "members", "thinking"),
+    [
+        ("claude-opus-5-5", {}, {"type": "adaptive", "block_binding": GO}),
+        ("claude-fable-5-1", {}, {"type": "adaptive", "block_binding": GO}),
+        ("claude-sonnet-5-5", {"reasoning": Reasoning(effort="low")}, {"type": "adaptive", "block_binding": GO}),
+        # Not told to think, it is not told so by us.
+        ("claude-sonnet-5-5", {}, None),
+        ("claude-opus-5", {}, None),
+        ("claude-fable-5", {}, None),
+    ],
+)
+def test_thoughts_that_no_longer_fit_what_was_said_before_them_may_be_left_out(
+    model: str, members: dict[str, Any], thinking: dict[str, Any] | None
+) -> None:
+    conversation = Conversation(origin="openai_chat", turns=ANSWERED, max_tokens=4_000, **members)
+    sent = AnthropicProvider().outgoing(conversation, route(model, provider="anthropic"), None)
+    assert json.loads(sent.body).get("thinking") == thinking
+    assert sent.headers == (((b"anthropic-beta", b"thinking-binding-controls-2026-08-01"),) if thinking else ())
+    elsewhere = AnthropicProvider().outgoing(conversation, route(model, provider="bedrock"), None)
+    assert elsewhere.headers == ()
+    silent = Conversation(origin="openai_chat", turns=(HI,), max_tokens=4_000, **members)
+    assert AnthropicProvider().outgoing(silent, route(model, provider="anthropic"), None).headers == ()

@@ -1,7 +1,8 @@
 """What Anthropic's models take, by their names: what is right for one of them is a 400 for the next.
 
 From platform.claude.com/docs (build-with-claude: adaptive-thinking, effort, structured-outputs, mid-conversation-
-system-messages; models: migration guides of Opus 5, Opus 5.5, Sonnet 5.5 and Haiku 5.5), 2026-11.
+system-messages; models: migration guides of Opus 5, Opus 5.5, Sonnet 5.5 and Haiku 5.5), 2026-11. `binds`: what Fable
+5.1, Opus 5.5 and Sonnet 5.5 answer, "The block is bound to a different conversation", and the remedy that it names.
 """
 
 import re
@@ -20,6 +21,7 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True):
     levels of `output_config.effort`. `adapts`, `budgets`: takes thinking of type adaptive, of type enabled. `off`: the
     type that turns thinking off, "" if none does. `forces`: can be made to call a tool. `instructs`: takes system turns
     among the others. `schemas`: takes output_config.format and strict tools.
+    `binds`: refuses a thought when the instructions, the tools or a message before it have changed since.
     `continues`: goes on with its own words at the end of a conversation, which must end with a user's otherwise.
     `is_claude`: it is one of Anthropic's own.
     """
@@ -33,6 +35,7 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True):
     forces: bool
     instructs: bool
     schemas: bool
+    binds: bool
     continues: bool
     is_claude: bool = True
 
@@ -48,6 +51,7 @@ _OTHERS = Abilities(
     forces=True,
     instructs=False,
     schemas=True,
+    binds=False,
     continues=True,
     is_claude=False,
 )
@@ -78,6 +82,7 @@ def abilities(model: str) -> Abilities:
         forces=version < (5, 1),
         instructs=version >= (4, 8),
         schemas=version >= (4, 5),
+        binds=(version >= (5, 1) if line == "fable" else version >= (5, 5) and line in ("opus", "sonnet")),
         continues=version < (4, 6),
     )
 

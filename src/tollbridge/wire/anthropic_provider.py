@@ -9,6 +9,7 @@ from msgspec import Raw
 from tollbridge.errors import ProtocolError, UpstreamError
 from tollbridge.values import Route
 from tollbridge.wire import anthropic_request, quirks
+from tollbridge.wire.anthropic_models import abilities
 from tollbridge.wire.anthropic_reply import REASONS, Block, Event, Message, read_event, read_message
 from tollbridge.wire.anthropic_request import ORIGIN
 from tollbridge.wire.anthropic_usage import Meter
@@ -55,9 +56,10 @@ class AnthropicProvider:
         fields = anthropic_request.body(
             conversation, route.upstream_model, min(limits, default=route.output_limit), fit
         )
+        headers = _let_thoughts_go(fields, route)
         quirks.change(fields, route.upstream)
         target = quirks.target_for(route, "messages", TARGET, stream=conversation.stream)
-        return Outgoing(target, msgspec.json.encode(fields), tuple(dict.fromkeys(fit.dropped)))
+        return Outgoing(target, msgspec.json.encode(fields), tuple(dict.fromkeys(fit.dropped)), headers)
 
     def takes_url(self, part: Image | Document, route: Route) -> bool:
         return part.url.startswith("https://")
@@ -70,6 +72,27 @@ class AnthropicProvider:
 
     def reader(self) -> "AnthropicReader":
         return AnthropicReader()
+
+
+def _let_thoughts_go(fields: dict[str, Any], route: Route) -> tuple[tuple[bytes, bytes], ...]:
+    """Have thoughts left out that the model would refuse; returns the headers that this needs.
+
+    Callers of other dialects do not know that thoughts are bound to all that was said before them. An agent that hands
+    over to another changes instructions and tools. Anthropic documents the remedy for its own API.
+    """
+    able = abilities(route.upstream_model)
+    if not able.binds or route.upstream.provider != "anthropic" or not _has_thoughts(fields["messages"]):
+        return ()
+    thinking = fields.get("thinking", {"type": "adaptive"} if not able.off else {})
+    if thinking.get("type") != "adaptive":
+        return ()
+    fields["thinking"] = thinking | {"block_binding": {"prefix_mismatch_behavior": "drop_block"}}
+    return ((b"anthropic-beta", b"thinking-binding-controls-2026-08-01"),)
+
+
+def _has_thoughts(messages: list[dict[str, Any]]) -> bool:
+    blocks = (block for message in messages if isinstance(message["content"], list) for block in message["content"])
+    return any(isinstance(block, dict) and block.get("type") in ("thinking", "redacted_thinking") for block in blocks)
 
 
 class AnthropicReader(EventReader[Said]):

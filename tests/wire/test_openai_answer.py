@@ -74,7 +74,7 @@ def test_what_the_server_left_out_is_added() -> None:
             },
         ],
         "object": "chat.completion",
-        "system_fingerprint": None,
+        "system_fingerprint": "",
         "id": ID,
         "created": CREATED,
         "model": MODEL,

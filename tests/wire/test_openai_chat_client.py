@@ -480,7 +480,7 @@ def test_usage_and_money_stand_beside_the_answer() -> None:
     reply = Reply(choices=(Choice(parts=(Text(text="a"),), reason="stop"),), usage=USAGE)
     body = json.loads(ChatClient().render(request(), NAMES, reply, RECEIPT))
     assert (body["id"], body["model"], body["created"]) == (ID, MODEL, CREATED)
-    assert body["system_fingerprint"] is None  # OpenRouter's SDK wants the member
+    assert body["system_fingerprint"] == ""  # OpenRouter's SDK wants the member, and a string
     assert body["usage"] == {
         "prompt_tokens": 15,
         "completion_tokens": 7,

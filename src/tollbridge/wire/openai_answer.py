@@ -23,6 +23,7 @@ from tollbridge.wire.openai_reply import (
 from tollbridge.wire.usage import Meter
 
 _encode = msgspec.json.Encoder().encode
+_UNKNOWN = Raw(b'""')
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,7 +112,7 @@ class CompletionAnswer(Metered):
             fields["object"] = self._shape.object
         if self._shape.is_chat:
             # OpenRouter's SDK refuses an answer without it.
-            fields.setdefault("system_fingerprint", NULL)
+            fields.setdefault("system_fingerprint", _UNKNOWN)
         self._names.put_on(fields)
         if not self._is_whole:
             fields["choices"] = _whole(fields["choices"], self._shape)

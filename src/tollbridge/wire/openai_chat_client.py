@@ -58,7 +58,7 @@ class ChatClient:
             "object": "chat.completion",
             "created": names.created,
             "model": names.model,
-            "system_fingerprint": None,  # OpenRouter's SDK refuses an answer without it
+            "system_fingerprint": "",  # unknown; OpenRouter's SDK refuses an answer without it
             "choices": choices,
         }
         counted = usage.render(reply.usage, receipt)

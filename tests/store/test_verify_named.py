@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.store.books import Engine, serving
-from tests.store.test_verify import edit, fill, verified
+from tests.store.test_verify import edit, fill, filled, verified
 
 from tollbridge.core.ledger import hold_id
 from tollbridge.errors import Unavailable
@@ -16,6 +16,8 @@ from tollbridge.store.db import sqlite_path
 from tollbridge.store.seal import ALL_IDS
 from tollbridge.store.tables import metadata
 from tollbridge.store.verify import _OUTSIDE
+
+__all__ = ["filled"]
 
 # Holds are written `#1` here. Of the books that `fill` writes, #1 has an extension and is worth nothing, #2 was charged
 # 100 to a key with a limit, #13 and #14 used 10 and 0 included tokens, #15 and #16 were swept and have no price.
@@ -181,6 +183,14 @@ NAMED = {
         "account 1: used of the included tokens of 202612 is 9, but the rows say 10",
         "account 1: held of the included tokens of 202612 is 1, but the rows say 0",
     ],
+    # Of payments, whose proof is part of this one.
+    (
+        "INSERT INTO voucher (id, digest, hint, kind, amount, note, actor, created_at, redeemed_at, account_id) "
+        "VALUES (1, x'00', '', 'promo', 5, '', '', 0, 1, 1)"
+    ): [
+        "vouchers that were redeemed: 1, but 0 in the journal",
+        "voucher 1: the journal has another account, time, kind or amount for its credit",
+    ],
     "UPDATE allowance SET period = 202601": [
         "account 1: used of the included tokens of 202601 is 10, but the rows say 0",
         "account 1 has used included tokens of 202612, but has no row in allowance",
@@ -254,4 +264,13 @@ def test_where_reading_fails_is_said_what_was_found_until_then(unsealed: Engine)
     assert problems(unsealed) == [
         "usage row of hold #15 gave back 49, but 50 was held",
         "the rest could not be read: The database file is damaged. Restore a backup.",
+    ]
+
+
+def test_of_rows_that_a_seal_covers_it_is_said_how_many_are_gone(filled: Engine) -> None:
+    edit(filled, "DELETE FROM entry WHERE journal_id = 3", "DELETE FROM journal WHERE id = 3")
+    sealed = [each for each in verified(filled).problems if each.startswith("the seal over 1 to 6 of journal")]
+    assert sealed == [
+        "the seal over 1 to 6 of journal counted 6 rows, but now there are 5",
+        "the seal over 1 to 6 of journal is broken: a row under it was changed, or the seal itself",
     ]

@@ -72,8 +72,9 @@ def test_a_code_that_is_worth_nothing_says_so_in_the_same_words(sqlite_world: Wo
         if why == "withdrawn":
             await vouchers.withdraw(database, made.id, actor="test")
         code = {"unknown": "AAAA-BBBB-CCCC-DDDD-EEEE", "empty": ""}.get(why, made.code)
-        with pytest.raises(InvalidRequest, match="not valid, has expired, or has already been used"):
+        with pytest.raises(InvalidRequest, match="not valid, has expired, or has already been used") as refused:
             await vouchers.redeem(database, account, code)
+        assert refused.value.param == "code"
         assert (await accounts.get(database, account.email)).promo == (5 * USD if why == "used" else 0)
 
     sqlite_world.run(use)

@@ -1,6 +1,7 @@
 """B18: the first operator gets in by a link that is printed; there is no known password."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from tests.services.conftest import MASTER, World
@@ -79,3 +80,14 @@ def test_who_was_made_an_operator_is_said_by_their_account(sqlite_world: World) 
         assert noted == [(account.public_id,), ("boss@example.com",)]
 
     sqlite_world.run(use)
+
+
+def test_people_reach_the_gateway_where_it_says_else_where_it_was_served_last(tmp_path: Path) -> None:
+    settings = read(Source(), {"TOLLBRIDGE_DATA_DIR": str(tmp_path), "TOLLBRIDGE_PORT": "8123"})
+    assert operators.address(settings).endswith(":8123")
+    operators.remember_address(settings, "http://127.0.0.1:9000")
+    assert operators.address(settings) == "http://127.0.0.1:9000"
+    said = {"TOLLBRIDGE_DATA_DIR": str(tmp_path), "TOLLBRIDGE_PUBLIC_URL": "https://ours.example"}
+    assert operators.address(read(Source(), said)) == "https://ours.example"
+    (tmp_path / operators.ADDRESS).write_bytes(b"\xff")
+    assert operators.address(settings).endswith(":8123")

@@ -26,6 +26,11 @@ def test_a_body_is_described_by_its_fields() -> None:
     assert set(body["properties"]) >= {"label", "limit_usd", "limit_reset", "models", "addresses", "rpm", "tpm"}
     [key, *rest] = paths["/api/keys/{key}"]["get"]["parameters"]
     assert (key["name"], key["in"], rest) == ("key", "path", [])
+    listed = [(each["name"], each["in"]) for each in paths["/api/requests"]["get"]["parameters"]]
+    names = ("range", "since", "until", "status", "model", "key", "limit", "cursor")
+    assert listed == [(name, "query") for name in names]
+    [once] = paths["/api/keys"]["post"]["parameters"]
+    assert (once["name"], once["in"]) == ("Idempotency-Key", "header")
 
 
 @pytest.mark.parametrize(

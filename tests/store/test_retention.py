@@ -147,6 +147,7 @@ def test_several_processes_drop_once_and_one_that_was_stopped_goes_on(
         ("UPDATE usage_rollup SET charge = charge + 1 WHERE span = 86400000 AND account_id = 1", "sums by day"),
         ("UPDATE usage_rollup SET requests = requests + 1 WHERE span = 3600000 AND account_id = 1", "sums by hour"),
         ("UPDATE usage_day SET promo = promo + 1 WHERE grouped = 2", "sums of all accounts"),
+        ("UPDATE usage_day SET loss = loss + 1 WHERE grouped = 2", "sums of all accounts"),
         ("UPDATE balance SET paid = paid + 1 WHERE account_id = 1", "paid is"),
         ("UPDATE key_spend SET spent = spent - 1", "spent is"),
         # The last of those that were dropped.

@@ -36,6 +36,8 @@ async def assert_agree(books: Books, customers: list[Customer]) -> None:
             within = f"ended_at >= {since} AND ended_at < {until}"
             for group in (Group.PRICE, Group.ACCOUNT, Group.KEY):
                 assert added(await days.by(group, since, until)) == await by_rows(books, within)
+            own = await days.by(Group.OWN, since, until)
+            assert added(own) == await by_rows(books, f"{within} AND flags & 16 <> 0")
             assert added(await days.by_day(since, until)) == await by_rows(books, within)
             for customer in customers:
                 await assert_own(books, days, customer, (since, until))
@@ -74,6 +76,30 @@ def test_every_way_to_ask_agrees_with_the_requests(ledger_engine: Engine) -> Non
         await assert_agree(books, [ada, other])
 
     with_books(ledger_engine, scenario)
+
+
+def test_a_clock_that_is_set_back_counts_nothing_twice_and_loses_nothing(
+    sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(books: Books) -> None:
+        ada = await books.customer(paid=10**9)
+        await spend(books, ada, 5)
+        await age(books, 3 * DAY_MS)
+        await spend(books, ada, 10)
+        ahead = await books.database.now() + DAY_MS // 2
+
+        async def later() -> int:
+            return ahead
+
+        monkeypatch.setattr(books.database, "now", later)
+        await usage_days.roll_up(books.database)
+        monkeypatch.undo()
+        await spend(books, ada, 20)
+        for _ in range(2):
+            await usage_days.roll_up(books.database)
+            await assert_agree(books, [ada])
+
+    with_books(sqlite_engine, scenario)
 
 
 def test_several_processes_sum_once(ledger_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,6 +212,10 @@ def test_whoever_changes_a_sum_is_found_out(ledger_engine: Engine) -> None:
                 moved = f"UPDATE usage_day SET {column} = {column} + CASE id % 2 WHEN 0 THEN 1 ELSE -1 END "
                 moved += f"WHERE grouped = {group:d} AND start = (SELECT MAX(start) FROM usage_day)"
                 assert await problems_after(books, moved), (group, column)
+        names = ", ".join(Sums.__struct_fields__[1:])
+        nobodys = f"INSERT INTO usage_day (grouped, id, start, {names}) VALUES (3, 999, {DAY_MS}, 1, 0, 0, 0, 0, 0, 0)"
+        [problem] = await problems_after(books, nobodys)
+        assert problem.startswith("1 sums of all accounts from 0 on belong to no account or key that exists")
 
     with_books(ledger_engine, scenario)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -9,7 +10,9 @@ import time
 import pytest
 from tests.store.books import Books, Customer, Engine, assert_verified, serving
 
+from tollbridge.errors import ConfigError
 from tollbridge.store import processes
+from tollbridge.store.db import sqlite_path
 from tollbridge.store.processes import TTL_MS, Fenced, Process, begin
 from tollbridge.values import Outcome
 
@@ -37,6 +40,24 @@ async def silent_for(books: Books, epoch: int, ms: int) -> None:
 
 def heard_all_the_time(process: Process) -> None:
     process._heard_since -= TTL_MS
+
+
+def test_nobody_serves_from_a_file_that_is_damaged(sqlite_engine: Engine) -> None:
+    connection = sqlite3.connect(sqlite_path(sqlite_engine.url))
+    connection.execute("PRAGMA ignore_check_constraints = ON")
+    with connection:
+        connection.execute(
+            "INSERT INTO hold (id, account_id, key_id, amount, limited, expires_at) VALUES (1, 1, 1, -1, 0, 0)"
+        )
+    connection.close()
+
+    async def main() -> None:
+        said = r"the database file is damaged: CHECK constraint failed in hold\. Restore a backup"
+        with pytest.raises(ConfigError, match=said):
+            async with serving(sqlite_engine):
+                pass
+
+    asyncio.run(main())
 
 
 def peer(books: Books) -> Process:

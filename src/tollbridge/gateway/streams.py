@@ -410,9 +410,6 @@ class LiveStreams:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def __len__(self) -> int:
-        return len(self._calls)
-
     def add(self, call: StreamCall) -> None:
         self._calls.add(call)
         if self._timer is None:

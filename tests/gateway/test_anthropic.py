@@ -136,6 +136,28 @@ def test_what_only_anthropic_knows_passes_both_ways() -> None:
     run(test())
 
 
+def test_beta_features_that_a_caller_may_have_are_asked_for_beside_our_credential() -> None:
+    asked: list[Request] = []
+
+    async def answer(request: Request, peer: Peer) -> None:
+        asked.append(request)
+        await says(MESSAGE)(request, peer)
+
+    async def test() -> None:
+        async with site(answer) as here:
+            betas = {"anthropic-beta": "interleaved-thinking-2025-05-14,files-api-2025-04-14"}
+            reply = await here.post("/v1/messages", message(), betas)
+            assert reply.status == 200
+            assert (await here.post("/v1/messages", message())).status == 200
+        first, second = (request.headers for request in asked)
+        assert first.pop(b"anthropic-beta") == b"interleaved-thinking-2025-05-14"
+        for each in (first, second):
+            del each[b"content-length"]
+        assert first == second
+
+    run(test())
+
+
 def test_a_search_that_has_no_price_is_refused_or_left_out_and_named() -> None:
     tools = [{"type": "web_search_20250305", "name": "web_search"}]
     bodies: list[Json] = []

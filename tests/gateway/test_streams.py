@@ -147,3 +147,24 @@ def test_an_answer_goes_on_while_the_ledger_cannot_be_asked_for_more(monkeypatch
 
     run(test())
     assert len(refused) == 30
+
+
+def test_nothing_remembers_an_answer_whose_caller_left_before_it_began() -> None:
+    asked = asyncio.Event()
+
+    async def answer(request: Request, peer: Peer) -> None:
+        asked.set()
+        await peer.closed()
+
+    async def test() -> None:
+        async with Site(always(answer)) as site:
+            assert site.gateway._line is not None
+            live = site.gateway._line.edge._live
+            call = await site.open("/v1/chat/completions", chat(stream=True))
+            await asked.wait()
+            assert len(live._calls) == 1
+            call.reset()
+            await site.settled(1)
+            assert not live._calls
+
+    run(test())

@@ -523,6 +523,25 @@ def test_redirect_is_not_followed() -> None:
     run(test())
 
 
+def test_what_comes_with_a_redirect_is_not_waited_for() -> None:
+    hung_up = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(http(302, b"", {"Location": "http://127.0.0.1:1/", "Content-Length": "100000"}))
+        await peer.closed()
+        hung_up.set()
+
+    async def test() -> None:
+        async with Site(script) as site:
+            reply = await site.post("/v1/chat/completions", chat())
+            assert (reply.status, reply.json["error"]["code"]) == (502, "upstream_invalid_response")
+            async with asyncio.timeout(2):  # the provider's own time is over after 3 s
+                await hung_up.wait()
+
+    run(test())
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -220,6 +220,21 @@ def test_what_one_model_rejects_is_asked_of_the_next_and_of_no_other_route() -> 
     run(test())
 
 
+def test_who_wishes_for_a_provider_that_rests_is_told_when_to_come_again() -> None:
+    limits = always(says({"error": {"message": "slow down"}}, 429, {"Retry-After": "7"}))
+
+    async def test() -> None:
+        async with Site(limits) as site:
+            body = {**chat(), "provider": {"order": ["up"]}}
+            replies = [await site.post("/v1/chat/completions", body) for _ in range(2)]
+            assert [reply.status for reply in replies] == [429, 503]
+            assert replies[1].json["error"]["code"] == "no_available_provider"
+            assert 5 <= int(replies[1].headers["retry-after"]) <= 7
+            assert site.upstream.accepted == 1
+
+    run(test())
+
+
 def test_without_fallbacks_no_other_provider_is_tried() -> None:
     async def test() -> None:
         async with three(FAILS) as site:

@@ -168,3 +168,38 @@ def test_nothing_remembers_an_answer_whose_caller_left_before_it_began() -> None
             assert not live._calls
 
     run(test())
+
+
+def test_one_extension_of_a_hold_is_asked_for_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Extend] = []
+    running = [0]
+
+    async def answer(request: Request, peer: Peer) -> None:
+        await peer.send(STREAM_HEAD + b"".join(framed(chunk("word ")) for _ in range(100)))
+        await asyncio.sleep(0.5)
+        await peer.send(b"".join(framed(each) for each in stream(["end"], None)) + b"0\r\n\r\n")
+
+    async def test() -> None:
+        config = "[billing]\ndefault_hold_tokens = 100\n"
+        async with Site(always(answer), config=config, timing=QUICK) as site:
+            assert site.gateway.ledger is not None
+            submit = site.gateway.ledger.submit
+
+            async def slowly(op: Extend) -> Any:
+                asked.append(op)
+                running[0] += 1
+                assert running[0] == 1
+                await asyncio.sleep(0.3)  # many ticks
+                running[0] -= 1
+                return await submit(op)
+
+            monkeypatch.setattr(
+                site.gateway.ledger, "submit", lambda op: slowly(op) if isinstance(op, Extend) else submit(op)
+            )
+            reply = await site.post("/v1/chat/completions", chat(stream=True))
+            monkeypatch.undo()
+            assert reply.text == "word " * 100 + "end"
+            await site.settled(1)
+
+    run(test())
+    assert [op.step for op in asked] == [1]

@@ -23,6 +23,9 @@ def test_who_asks_on_after_a_429_cools_down_and_has_lost_nothing(monkeypatch: py
             await site.gateway.reload()
             again = await site.post("/v1/chat/completions", chat())
             assert (again.status, again.json["error"]["code"]) == (429, "abuse_cooldown")
+            estimate = (await site.post("/v1/estimate", chat())).json
+            assert (estimate["admitted"], estimate["status"]) == (False, 429)
+            assert estimate["error"]["code"] == "abuse_cooldown"
 
     run(main())
 

@@ -97,7 +97,7 @@ class Holds:
         if held.tokens:
             has = held.tokens
             want = self._token_bound(demand, route, bound, cap).want
-        if not demand.produces or (has >= want and bound.whole <= cap):
+        if has >= want and bound.whole <= cap:
             return None
         if has >= want:
             affordable = pricing.affordable_output(route, cap, bound, demand.choices)

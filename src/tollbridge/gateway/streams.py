@@ -378,7 +378,7 @@ class StreamCall:
         ticket, extended, before = self.ticket, True, -1
         try:
             # In a loop, because one read may use up more than one extension.
-            while extended and before != ticket.held + ticket.tokens and self._has_used(EXTEND_AT_PERCENT):
+            while before != ticket.held + ticket.tokens and self._has_used(EXTEND_AT_PERCENT):
                 before = ticket.held + ticket.tokens
                 extended = await self._live.holds.grow(ticket, self.route, self._live.extend_by)
         except ApiError:

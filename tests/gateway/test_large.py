@@ -5,6 +5,8 @@ import contextlib
 import itertools
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
+from types import SimpleNamespace
+from typing import cast
 from unittest import mock
 
 import pytest
@@ -13,6 +15,8 @@ from tests.upstream.bad_server import Peer, Request
 
 from tollbridge.core.retry import Kind
 from tollbridge.gateway.large import LARGE, PIECE, TURNS, LargeBodies, Share
+from tollbridge.gateway.ticket import Ticket
+from tollbridge.upstream.pool import Limits, Pool
 from tollbridge.values import Outcome
 
 # So many that nothing but waiting for them takes as many.
@@ -299,6 +303,29 @@ def test_a_provider_that_breaks_off_while_its_answer_had_to_wait_is_not_blamed()
                 assert health.rank(site.gateway._line.catalog.models["m"].routes[0]) == 0  # type: ignore[union-attr]
                 assert health.tallies["up"].failures == {Kind.BUSY: 2}
                 await until(lambda: large.held == 0)
+
+    run(test())
+
+
+def test_an_answer_that_is_cancelled_while_it_waits_lets_its_connection_go() -> None:
+    async def test() -> None:
+        with room_for(PIECE):
+            async with Site(always(says(completion("x" * HUGE)))) as site:
+                assert site.gateway._line is not None
+                relay = site.gateway._line.edge._relay
+                Share(relay.large).is_read(PIECE)  # all there is
+                pool = Pool(site.upstream.url, Limits())
+                try:
+                    response = await pool.open(b"POST", b"/", (), b"")
+                    waiting = asyncio.create_task(relay._rest_of(cast("Ticket", SimpleNamespace()), response))
+                    await asyncio.sleep(0.1)
+                    assert pool.connections == 1
+                    waiting.cancel()
+                    await asyncio.wait((waiting,))
+                    async with asyncio.timeout(10):
+                        await until(lambda: pool.connections == 0)
+                finally:
+                    await pool.close()
 
     run(test())
 

@@ -186,7 +186,11 @@ class Relay:
             if not share.may_have_more():
                 has_waited = True
                 response.stop_clock()
-                await share.more()
+                try:
+                    await share.more()
+                except BaseException:
+                    response.close()  # no time that passes would ever end it
+                    raise
                 response.start_clock()
             most += PIECE
             try:

@@ -390,7 +390,7 @@ def test_the_file_overlays_the_shipped_row(file: Path) -> None:
     settings = load(file, '[providers.openai]\nbase_url = "https://eu.api.openai.com/v1"\n', {"OPENAI_API_KEY": CANARY})
     openai = settings.providers["openai"]
     assert openai.base_url == "https://eu.api.openai.com/v1"
-    assert openai.renames == {"max_tokens": "max_completion_tokens"}
+    assert openai.renames["max_tokens"] == "max_completion_tokens"
     assert key_of(settings, "openai") == CANARY
 
 

@@ -14,13 +14,14 @@ from tests.web.visitors import Visitor, house, registered
 from tollbridge.services import credit, refunds, vouchers
 from tollbridge.store import activity
 from tollbridge.web.admin_books import PAGES as BOOKS
+from tollbridge.web.admin_catalog import PAGES as CATALOG
 from tollbridge.web.page import OPERATOR
 from tollbridge.web.pages import PAGES
 
 __all__ = ["migrated_file", "sqlite_world", "world"]
 
 # What asks with a form, and changes nothing.
-READS = {f"POST {page.path}" for page in BOOKS if page.method == "POST"}
+READS = {f"POST {page.path}" for page in (*BOOKS, *CATALOG) if page.method == "POST"}
 
 
 async def town(site: Site, ada: Visitor, boss: Visitor) -> dict[str, tuple[str, dict[str, str], str]]:

@@ -333,7 +333,8 @@ class Gateway:
     def _forget(self) -> None:
         if self._line is not None:
             self._line.callers.forget()
-        self._following.add(following := asyncio.get_running_loop().create_task(self._follow()))
+        following = asyncio.get_running_loop().create_task(self._follow())
+        self._following.add(following)
         following.add_done_callback(self._following.discard)
 
     async def _follow(self) -> None:
@@ -369,7 +370,8 @@ class Gateway:
             log.warning("no provider is configured: the built-in demo provider answers for every model")
         for warning in self.settings.warnings:
             log.warning("%s", warning)
-        if (first := await first_run.begin(self._database, self.settings, master)) is not None:
+        first = await first_run.begin(self._database, self.settings, master)
+        if first is not None:
             example = self.settings.brand.example_model
             chats = (model.id for model in models.values() if model.type != "embedding")
             announce(first_run.welcome(first, self._url, example if example in models else next(chats, "a-model")))

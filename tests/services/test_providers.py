@@ -114,13 +114,38 @@ def test_those_that_are_named_are_asked_by_the_models_that_are_named_or_by_all(t
     async def test() -> None:
         async with configured({"one": one, "two": two}, tmp_path) as settings:
             named = await check(settings, ["two"], ["vectors", "small", "speaks"])
-            assert [(each.model, each.ok) for each in named] == [("speaks", True), ("cheap", True), ("vectors", True)]
+            assert [(each.model, each.ok) for each in named] == [("cheap", True), ("vectors", True), ("speaks", True)]
             assert (one.asked, sorted(two.models)) == ([], ["two-cheap", "two-speaks", "two-vectors"])
             assert next(body for target, body in two.asked if target == "/v1/embeddings")["input"]
             every = await check(settings, ["one"], every=True)
             assert [each.model for each in every] == ["cheap", "dear", "free", "vectors"]
             assert all(each.ok for each in every)
             assert sorted(one.models) == ["one-cheap", "one-dear", "one-free", "one-vectors"]
+
+    run(test())
+
+
+def test_one_that_has_only_models_that_speak_is_asked_by_one_of_them(tmp_path: Path) -> None:
+    singer = Kind()
+    more = """
+[providers.sings]
+base_url = "{url}/v1"
+
+[[models]]
+id = "song"
+output_modalities = ["text", "audio"]
+price = {{ input = "1", output = "1" }}
+routes = [{{ provider = "sings", model = "song" }}]
+"""
+
+    async def test() -> None:
+        async with (
+            BadServer(singer) as server,
+            configured({"one": Kind()}, tmp_path, more.format(url=server.url)) as settings,
+        ):
+            for every in (False, True):
+                [only] = await check(settings, ["sings"], every=every)
+                assert (only.model, only.ok) == ("song", True)
 
     run(test())
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from tests.wire.streams import CREATED, ID, PRICE, RECEIPT, Text, events, stream_of, text_of
 
-from tollbridge import values
-from tollbridge.config import ProviderSettings, Source, read
+from tollbridge.config import Source, read
+from tollbridge.services.providers import upstreams
 from tollbridge.upstream import auth
-from tollbridge.values import Route
+from tollbridge.values import Route, Upstream
 from tollbridge.wire import openai_chat, openai_embeddings, translate
 
 ROWS: dict[str, dict[str, Any]] = tomllib.loads(
@@ -27,31 +27,17 @@ ACCOUNT = json.dumps({"client_email": "bot@example.test", "private_key": "none"}
 Json = dict[str, Any]
 
 
-def configured(tmp_path: Path, name: str) -> ProviderSettings:
+def configured(tmp_path: Path, name: str) -> Upstream:
     key = "" if not ROWS[name].get("env") else "api_key = 'KEY'\n"
     if ROWS[name].get("auth") == auth.GOOGLE:
         key = f"api_key = '{ACCOUNT}'\n"
     places = "".join(f'{place} = "{PLACES[place]}"\n' for place in ROWS[name].get("places", {}))
     file = tmp_path / "tollbridge.toml"
     file.write_text(f"[providers.{name}]\n{key}{places}")
-    return read(Source(file), {}).providers[name]
+    return upstreams(read(Source(file), {}))[name]
 
 
-def route(name: str, row: ProviderSettings, model: str) -> Route:
-    upstream = values.Upstream(
-        name=name,
-        provider=name,
-        dialect=row.dialect,
-        base_url=row.base_url,
-        auth=row.auth,
-        credential=row.api_key.reveal() if row.api_key is not None else "",
-        headers=tuple((header, value.reveal()) for header, value in row.headers.items()),
-        renames=tuple(row.renames.items()),
-        drops=row.drops,
-        adds=tuple(row.adds.items()),
-        paths=tuple(row.paths.items()),
-        stream_usage=row.stream_usage,
-    )
+def route(upstream: Upstream, model: str) -> Route:
     return Route(model="public", upstream=upstream, upstream_model=model, price=PRICE, cost=PRICE)
 
 
@@ -78,7 +64,7 @@ DEARER = {
 
 @pytest.mark.parametrize(("field", "name"), [(field, name) for field, names in DEARER.items() for name in names])
 def test_no_caller_makes_a_call_dearer_than_its_price(field: str, name: str, tmp_path: Path) -> None:
-    _, _, body = called(route(name, configured(tmp_path, name), "m-1"), **{field: "priority"})
+    _, _, body = called(route(configured(tmp_path, name), "m-1"), **{field: "priority"})
     assert field not in body
 
 
@@ -128,23 +114,23 @@ CALLS: dict[str, tuple[str, str | None, tuple[bytes, bytes] | None]] = {
 
 @pytest.mark.parametrize("name", ROWS)
 def test_a_chat_goes_where_the_provider_takes_it(tmp_path: Path, name: str) -> None:
-    row = configured(tmp_path, name)
+    upstream = configured(tmp_path, name)
     usual = (f"{ROWS[name]['base_url']}/chat/completions", None, (b"authorization", b"Bearer KEY"))
     whole, streamed, credential = CALLS.get(name, usual)
-    to = route(name, row, "m-1")
+    to = route(upstream, "m-1")
     url, headers, body = called(to)
     assert url == whole
     assert headers[b"content-type"] == b"application/json"
-    if credential is not None and row.api_key is not None:
+    if credential is not None and upstream.credential:
         assert headers[credential[0]] == credential[1]
     assert "{" not in url
     assert body
     assert called(to, stream=True)[0] == (streamed or whole)
-    assert (b"anthropic-version" in headers) == (row.dialect == "anthropic" and "vertex" not in name)
+    assert (b"anthropic-version" in headers) == (upstream.dialect == "anthropic" and "vertex" not in name)
 
 
 def test_vertex_wants_the_version_of_anthropic_in_the_body_and_the_model_outside(tmp_path: Path) -> None:
-    to = route("vertex-anthropic", configured(tmp_path, "vertex-anthropic"), "claude-opus-4-1@20250805")
+    to = route(configured(tmp_path, "vertex-anthropic"), "claude-opus-4-1@20250805")
     url, _, body = called(to, stream=True)
     assert url.endswith("/publishers/anthropic/models/claude-opus-4-1@20250805:streamRawPredict")
     assert body["anthropic_version"] == "vertex-2023-10-16"
@@ -153,7 +139,7 @@ def test_vertex_wants_the_version_of_anthropic_in_the_body_and_the_model_outside
 
 
 def test_a_deployment_of_azure_serves_embeddings_too(tmp_path: Path) -> None:
-    to = route("azure-deployments", configured(tmp_path, "azure-deployments"), "my embeddings")
+    to = route(configured(tmp_path, "azure-deployments"), "my embeddings")
     request = openai_embeddings.parse(b'{"model":"public","input":"a"}')
     target = translate.exchange(request, to, ID, CREATED, None).request().target
     assert target == b"/my%20embeddings/embeddings?api-version=2024-10-21"
@@ -161,13 +147,13 @@ def test_a_deployment_of_azure_serves_embeddings_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if "dialect" not in row])
 def test_a_limit_has_the_name_that_the_provider_reads(tmp_path: Path, name: str) -> None:
-    row = configured(tmp_path, name)
-    to = route(name, row, "m-1")
+    upstream = configured(tmp_path, name)
+    to = route(upstream, "m-1")
     for given in ("max_tokens", "max_completion_tokens"):
         _, _, body = called(to, **{given: 7, "stream": True})
-        assert body[row.renames.get(given, given)] == 7
-        assert not set(row.drops) & set(body)
-        assert ("stream_options" in body) == row.stream_usage
+        assert body[dict(upstream.renames).get(given, given)] == 7
+        assert not set(upstream.drops) & set(body)
+        assert ("stream_options" in body) == upstream.stream_usage
 
 
 def test_every_row_says_where_its_facts_stand_and_is_whole() -> None:

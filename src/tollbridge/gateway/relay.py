@@ -158,7 +158,8 @@ class Relay:
             failures.told = failed
         why = failed.why or f"status {failed.status}"
         self._health.failed(route, failed.kind, failed.retry_after, why, seconds)
-        failures.attempts.append(attempt := _attempt(route, failed.kind, failed.status, seconds))
+        attempt = _attempt(route, failed.kind, failed.status, seconds)
+        failures.attempts.append(attempt)
         retries = failures.of_model
         failures.of_model += failed.kind not in retry.NEEDS_NO_BUDGET
         ticket.tried = (*ticket.tried, f"{attempt.route} {failed.status or failed.kind.value}")
@@ -261,7 +262,8 @@ class Relay:
         ticket.waits = failures.moves >= MOST_MOVES
         for place in self._with_room(ticket, route):
             if await self._covers(ticket, routes[place]):
-                failures.attempts.append(attempt := _attempt(route, Kind.BUSY, 0, seconds))
+                attempt = _attempt(route, Kind.BUSY, 0, seconds)
+                failures.attempts.append(attempt)
                 ticket.tried = (*ticket.tried, f"{attempt.route} {attempt.failed}")
                 ticket.routes = (*routes[:index], routes[place], *routes[index:place], *routes[place + 1 :])
                 return routes[place]

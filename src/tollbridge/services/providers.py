@@ -6,6 +6,7 @@ or charged; the provider bills the operator as for any call.
 """
 
 import asyncio
+import ssl
 import time
 from collections.abc import Sequence
 
@@ -40,7 +41,6 @@ _MEANINGS = {
     404: "it knows no such address or model",
     429: "it limits this credential now",
 }
-
 
 # A model, and one of its routes.
 _Way = tuple[Model, Route]
@@ -114,18 +114,18 @@ async def check(
         if not any(asked.values()):
             raise NotFound(f"{', '.join(sorted(wanted))}: not served by {', '.join(asked)}")
         asked = {name: ways for name, ways in asked.items() if ways}
+    elif every:
+        asked = {name: [way for way in ways if not _speaks(way[0])] or ways[:1] for name, ways in asked.items()}
     else:
-        # Models that speak need more than this question.
-        mute = {name: [way for way in ways if "audio" not in way[0].output_modalities] for name, ways in asked.items()}
-        asked = mute if every else {name: ways[:1] for name, ways in mute.items()}
+        asked = {name: ways[:1] for name, ways in asked.items()}
     tls = tls_context() if any(each.base_url.startswith("https") for each in known.values()) else None
-    found = await asyncio.gather(*(_ask_all(open_upstream(known[name], tls), asked[name]) for name in asked))
+    found = await asyncio.gather(*(_ask_all(known[name], tls, ways) for name, ways in asked.items()))
     return [each for of_one in found for each in of_one]
 
 
 def _of(name: str, built: Catalog) -> list[_Way]:
     """The routes to a provider, the best to ask first: chats before embeddings, and cheap ones first, but not those for
-    nothing, which are limited most.
+    nothing, which are limited most. Models that speak, which may need more than this question, come last.
     """
     now = time.time_ns() // 1_000_000
     ways = [
@@ -135,17 +135,27 @@ def _of(name: str, built: Catalog) -> list[_Way]:
         if route.upstream.name == name
     ]
     costs = {id(route): pricing.cost(_TYPICAL, route) for _, route in ways}
-    return sorted(ways, key=lambda way: (_embeds(way[0]), not costs[id(way[1])], costs[id(way[1])]))
+
+    def rank(way: _Way) -> tuple[bool, bool, bool, int]:
+        cost = costs[id(way[1])]
+        return _speaks(way[0]), _embeds(way[0]), not cost, cost
+
+    return sorted(ways, key=rank)
+
+
+def _speaks(model: Model) -> bool:
+    return "audio" in model.output_modalities
 
 
 def _embeds(model: Model) -> bool:
     return model.type == "embedding"
 
 
-async def _ask_all(provider: OpenUpstream, ways: Sequence[_Way]) -> list[Answered]:
+async def _ask_all(upstream: Upstream, tls: ssl.SSLContext | None, ways: Sequence[_Way]) -> list[Answered]:
     if not ways:
         detail = "no model has a route to it: customers never reach it"
-        return [Answered(provider=provider.value.name, model="", upstream_model="", ok=False, detail=detail)]
+        return [Answered(provider=upstream.name, model="", upstream_model="", ok=False, detail=detail)]
+    provider = open_upstream(upstream, tls)
     turns = asyncio.Semaphore(AT_ONCE)
     try:
         return await asyncio.gather(*(_ask_in_turn(turns, provider, model, route) for model, route in ways))

@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import itertools
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from types import SimpleNamespace
 from typing import cast
 from unittest import mock
 
 import pytest
+from tests.gateway.process import until
 from tests.gateway.site import Call, Site, always, chat, completion, http, run, says
 from tests.upstream.bad_server import Peer, Request
 
@@ -108,12 +109,6 @@ HUGE = 16 * PIECE
 def room_for(size: int) -> Iterator[None]:
     with mock.patch("tollbridge.gateway.large.MOST", size):
         yield
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not true():  # noqa: ASYNC110 - a number has no event
-            await asyncio.sleep(0.005)
 
 
 def test_pieces_are_given_while_there_is_room_and_then_in_order() -> None:
@@ -322,8 +317,7 @@ def test_an_answer_that_is_cancelled_while_it_waits_lets_its_connection_go() -> 
                     assert pool.connections == 1
                     waiting.cancel()
                     await asyncio.wait((waiting,))
-                    async with asyncio.timeout(10):
-                        await until(lambda: pool.connections == 0)
+                    await until(lambda: pool.connections == 0, 10)
                 finally:
                     await pool.close()
 

@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 import pytest
+from tests.gateway.process import until
 from tests.gateway.site import Reply, Site, always, by_kind, chat, completion, run, says, stream, streams
 from tests.gateway.test_byok import MORE, bring
 from tests.upstream.bad_server import Peer, Request
@@ -63,12 +64,6 @@ async def full(site: Site, slow: Slow, name: str = "up", **fields: Any) -> Async
     finally:
         slow.release.set()
         assert (await held).status == 200
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not true():  # noqa: ASYNC110 - a pool has no event
-            await asyncio.sleep(0.005)
 
 
 def route_of(reply: Reply) -> str | None:

@@ -15,7 +15,7 @@ from tools.locks import ROOT
 
 from tollbridge.cli import main
 from tollbridge.config import kinds
-from tollbridge.config.settings import GROUPS, SETTINGS, Group, Setting
+from tollbridge.config.table import GROUPS, SETTINGS, Group, Setting
 
 PLACE = ROOT / "docs" / "reference"
 NOTE = "<!-- Written by `make docs`; do not edit. -->\n"

@@ -23,6 +23,7 @@ from tollbridge.core.catalog import Catalog
 from tollbridge.core.means import Means
 from tollbridge.core.words import plural
 from tollbridge.edge import demo, webhooks
+from tollbridge.edge.bodies import Bodies
 from tollbridge.edge.downstream import Downstream
 from tollbridge.edge.inference import ENDPOINTS, PROBES, Inference, Vital
 from tollbridge.edge.listening import handed_over, listen
@@ -35,6 +36,7 @@ from tollbridge.errors import TollbridgeError
 from tollbridge.gateway.admission import Admission
 from tollbridge.gateway.callers import Callers
 from tollbridge.gateway.holds import Holds
+from tollbridge.gateway.large import LargeBodies
 from tollbridge.gateway.own import OwnCredential, OwnRoutes
 from tollbridge.gateway.policy import Policy
 from tollbridge.gateway.recent import Recent
@@ -125,6 +127,8 @@ class Gateway:
         self._recent = Recent()
         self._abuse = Abuse()
         self._lengths = Means()
+        self._large = LargeBodies()
+        self._bodies = Bodies(settings.server.max_bodies, self._large)
         self._demo: demo.DemoProvider | None = None
         self._database: Database = open_database(settings.database_url.reveal())
         self._process: Process | None = None
@@ -434,7 +438,7 @@ class Gateway:
             public_id=master.ids().encode,
             fill_up=partial(plans.fill_up, self._database),
         )
-        relay = Relay(upstreams, self._health, holds, policy, _fetcher(settings))
+        relay = Relay(upstreams, self._health, holds, policy, self._large, _fetcher(settings))
         settlement = Settlement(
             ledger=ledger,
             limiter=self._limiter,
@@ -459,6 +463,7 @@ class Gateway:
                 keep_ms=int(settings.idempotency.keep * 1000),
                 max_answer=settings.idempotency.max_answer,
             ),
+            bodies=self._bodies,
             catalogs=by_markup,
             lookups=Lookups(
                 database=self._database,

@@ -5,7 +5,8 @@ import pytest
 
 from tollbridge.config import SETTINGS, Source, read
 from tollbridge.config.kinds import HEADERS, SECRET, Secret, is_loopback, is_private, nearest, without_password
-from tollbridge.config.settings import GROUPS, Group, Settings
+from tollbridge.config.settings import Settings
+from tollbridge.config.table import GROUPS, Group
 from tollbridge.upstream.auth import SCHEMES
 
 # What is no setting: names that come from a table's own, facts of the shipped catalog, and what reading leaves.

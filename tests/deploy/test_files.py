@@ -6,7 +6,7 @@ import re
 import pytest
 from tests.deploy.programs import DEPLOY, ROOT
 
-from tollbridge.config.settings import SETTINGS
+from tollbridge.config.table import SETTINGS
 from tollbridge.metrics import METRICS
 
 MONITORING = DEPLOY / "monitoring"

@@ -230,7 +230,7 @@ async def watched(room: int, together: int, size: int) -> AsyncIterator[tuple[Si
     with room_for(room):
         async with Site(Large(together, size), credit_usd="10") as site:
             assert site.gateway._line is not None
-            large = site.gateway._line.edge._relay.large
+            large = site.gateway._large
             watching = asyncio.create_task(watch(large))
             yield site, large, held
             watching.cancel()
@@ -286,7 +286,7 @@ def test_a_provider_that_breaks_off_while_its_answer_had_to_wait_is_not_blamed()
         with room_for(PIECE):
             async with Site(always(breaks_off), credit_usd="10") as site:
                 whole = await site.open(CHAT, chat("whole", max_tokens=4000))  # takes all there is, and is not taken
-                large = site.gateway._line.edge._relay.large  # type: ignore[union-attr]
+                large = site.gateway._large
                 await until(lambda: large.held > HUGE)
                 broken = [asyncio.create_task(site.post(CHAT, chat(max_tokens=4000))) for _ in range(2)]
                 await asyncio.sleep(0.5)
@@ -308,7 +308,7 @@ def test_an_answer_that_is_cancelled_while_it_waits_lets_its_connection_go() -> 
             async with Site(always(says(completion("x" * HUGE)))) as site:
                 assert site.gateway._line is not None
                 relay = site.gateway._line.edge._relay
-                Share(relay.large).is_read(PIECE)  # all there is
+                Share(site.gateway._large).is_read(PIECE)  # all there is
                 pool = Pool(site.upstream.url, Limits())
                 try:
                     response = await pool.open(b"POST", b"/", (), b"")

@@ -13,7 +13,7 @@ from tests.cli.test_serve import Gateway
 
 from tollbridge.config import Settings, Source, read
 from tollbridge.config.reading import SHIPPED_PRESETS
-from tollbridge.config.settings import PRESETS
+from tollbridge.config.table import PRESETS
 from tollbridge.errors import ConfigError
 from tollbridge.services.catalog import rows
 

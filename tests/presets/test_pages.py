@@ -8,7 +8,7 @@ from tests.gateway.site import run
 from tests.presets.shop import Customer, Shop, hello
 from tests.web.visitors import registered, shown
 
-from tollbridge.config.settings import PRESETS
+from tollbridge.config.table import PRESETS
 
 
 @pytest.mark.parametrize("preset", PRESETS)

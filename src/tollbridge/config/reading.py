@@ -18,16 +18,9 @@ import msgspec
 from tollbridge.config import kinds
 from tollbridge.config.kinds import Secret
 from tollbridge.config.lines import Path, line_numbers, not_toml
-from tollbridge.config.settings import (
-    GROUPS,
-    PRESETS,
-    SETTINGS,
-    Group,
-    ProviderSettings,
-    Setting,
-    Settings,
-)
+from tollbridge.config.settings import ProviderSettings, Settings
 from tollbridge.config.source import Entry, Source
+from tollbridge.config.table import GROUPS, PRESETS, SETTINGS, Group, Setting
 from tollbridge.core.catalog import ModelRow
 from tollbridge.core.plans import DEFAULT_PLAN, Plan
 from tollbridge.errors import ConfigError

@@ -4,6 +4,7 @@ inference.py    Inference: everything under `/v1`, and the probes; ENDPOINTS
 lookups.py      Lookups: what a customer may ask about: a request, credit, a key, an estimate
 heads.py        the headers of a request that matter, and the names of our own
 paths.py        paths that are nearly right
+bodies.py       Bodies: large bodies are read when there is memory for them
 recorder.py     Recorder: a Downstream that keeps an answer for its Idempotency-Key
 downstream.py   Downstream: one request as the application sees it; answers synchronously, tells when the client leaves
 connection.py   Connection: uvicorn's HTTP protocol with deadlines, caps and strict framing; ServerLimits

@@ -133,10 +133,10 @@ class Shared:
             else:
                 del self.per_client[client]
 
-    def arrive(self, client: str, size: int) -> bool:
-        """Count `size` more bytes of a body in. Returns whether there was room; if not, they are not counted."""
+    def arrive(self, client: str, size: int, most: int) -> bool:
+        """Count `size` more bytes of a body in, if `most` are then counted at most. Returns whether they were."""
         of_client = self.arriving_per_client.get(client, 0) + size if client else 0
-        if self.arriving + size > self.max_arriving or of_client > self.max_arriving // 4:
+        if self.arriving + size > most or of_client > most // 4:
             return False
         self.arriving += size
         if client:
@@ -252,6 +252,7 @@ class Connection(HttpToolsProtocol):
                     self.deadline = math.inf
                     self._run(cycle)
                     return
+                cycle.length = length
                 self._begin(cycle)
                 self._body_size, self._missing = 0, length
                 data = data[begin:]
@@ -409,6 +410,7 @@ class Connection(HttpToolsProtocol):
         keep_alive = version == "1.1" and not (self.shared.draining or self._excess) and parser.should_keep_alive()
         cycle = self.cycle = Downstream(self, scope, keep_alive)
         cycle.waiting_for_100_continue = self.expect_100_continue
+        cycle.length = self._content_length
         self._begin(cycle)
 
     def _begin(self, cycle: Downstream) -> None:
@@ -446,9 +448,10 @@ class Connection(HttpToolsProtocol):
         self._body_size += len(body)
         if self._body_size > self.shared.limits.max_body:
             raise PayloadTooLarge(f"The request body is larger than {self.shared.limits.max_body} bytes.")
-        if self._body_size > _UNCOUNTED:
-            self._count_in(self.cycle)
-        self.cycle.feed(body)
+        size, cycle, most = self._body_size, self.cycle, self.shared.max_arriving
+        if size > _UNCOUNTED and not cycle.response_complete and not self._count_in(cycle, size, most):
+            raise Unavailable("Too many large request bodies are arriving at once. Please try again.")
+        cycle.feed(body)
 
     def on_message_complete(self) -> None:
         if self._phase != _BODY:
@@ -459,14 +462,14 @@ class Connection(HttpToolsProtocol):
         self.cycle.body_complete()
         self.deadline = math.inf if self._active is not None else self.loop.time() + self.shared.keep_alive
 
-    def _count_in(self, cycle: Downstream) -> None:
-        """Count what has arrived of the body of `cycle`, until it is at work or thrown away."""
-        if cycle.response_complete:
-            return
-        size = self._body_size - cycle.counted
-        if not self.shared.arrive(self._counted, size):
-            raise Unavailable("Too many large request bodies are arriving at once. Please try again.")
-        cycle.counted += size
+    def _count_in(self, cycle: Downstream, size: int, most: int) -> bool:
+        """Count `size` bytes of its body until it is at work or thrown away. Returns whether there was room."""
+        more = size - cycle.counted
+        if more > 0:
+            if not self.shared.arrive(self._counted, more, most):
+                return False
+            cycle.counted += more
+        return True
 
     def _count_out(self, cycle: Downstream) -> None:
         if cycle.counted:
@@ -474,6 +477,11 @@ class Connection(HttpToolsProtocol):
             cycle.counted = 0
 
     # The application's calls
+
+    def expect_all(self, cycle: Downstream) -> bool:
+        """Count all of its body, whose length is known, as if it were there. Returns whether there was room for it."""
+        most = self.shared.max_arriving * 3 // 4  # the rest is for what others send before they have to wait
+        return not cycle.more_body or self._count_in(cycle, cycle.length, most)
 
     def _run(self, cycle: Downstream) -> None:
         self._active = cycle
@@ -534,9 +542,7 @@ class Connection(HttpToolsProtocol):
             self._late(now)
 
     def leave(self, idle_until: float) -> None:
-        """The server is shutting down: an answer that has not begun says so; an idle connection has until `idle_until`
-        to bring a request.
-        """
+        """The server stops: an answer not begun says so; an idle connection has until `idle_until` for a request."""
         if self._active is not None:
             if not self.cycle.response_started:
                 self.cycle.keep_alive = False

@@ -90,6 +90,8 @@ class Downstream(RequestResponseCycle):
     message_event: asyncio.Event | None = None  # type: ignore[assignment]
     waiting_for_100_continue = False
     body: bytes | bytearray = b""  # type: ignore[assignment]
+    # Bytes of the body as the head declares them; -1: it comes in chunks.
+    length = 0
     # Bytes of the body that the connection has counted as arriving.
     counted = 0
 
@@ -125,6 +127,10 @@ class Downstream(RequestResponseCycle):
             return None
         body, self.body = bytes(self.body), b""
         return body
+
+    def may_arrive(self) -> bool:
+        """Whether a body whose length is known has room to arrive; it keeps that until it is there. Else: ask again."""
+        return self.disconnected or self._failure is not None or self.connection.expect_all(self)
 
     async def read_body(self) -> bytes:
         """The whole body, once; at most `max_body` bytes. A client that waits for `100 Continue` gets it now.

@@ -18,6 +18,7 @@ from tollbridge.core.abuse import Refusals
 from tollbridge.core.addresses import client_address, customer_of
 from tollbridge.core.catalog import Catalog
 from tollbridge.core.ledger import Claim
+from tollbridge.edge.bodies import Bodies
 from tollbridge.edge.downstream import Downstream
 from tollbridge.edge.heads import CORS, PREFLIGHT, Head, Names, check_head, check_media, listable, read_cap, read_head
 from tollbridge.edge.listings import Listings
@@ -39,7 +40,6 @@ from tollbridge.errors import (
 from tollbridge.gateway.admission import Admission
 from tollbridge.gateway.callers import Caller, Callers
 from tollbridge.gateway.holds import AlreadyClaimed
-from tollbridge.gateway.large import LARGE
 from tollbridge.gateway.refusals import WRONG_TOO_OFTEN, add_limits, cooling_down, ran_out
 from tollbridge.gateway.relay import AllFailed, Relay
 from tollbridge.gateway.replays import Replays, in_progress
@@ -108,6 +108,7 @@ class Inference:
         settlement: Settlement,
         live: LiveStreams,
         replays: Replays,
+        bodies: Bodies,
         catalogs: Mapping[int | None, Catalog],
         lookups: Lookups,
         guesses: Refusals[str],
@@ -123,6 +124,7 @@ class Inference:
         self._settlement = settlement
         self._live = live
         self._replays = replays
+        self._bodies = bodies
         self._listings = Listings(catalogs)
         self._lookups = lookups
         self._ledger = ledger
@@ -131,7 +133,6 @@ class Inference:
         self._names = Names.of(header_prefix)
         self._trusted_proxies = trusted_proxies
         self._request_id = RequestIds()
-        self._large = relay.large
         self._guesses = guesses
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -212,7 +213,7 @@ class Inference:
             downstream = call.downstream
             body = downstream.whole_body()
             if body is None:
-                body = await self._body_of(downstream)
+                body = await self._bodies.read(downstream, caller.account_id)
             claim = None
             if head.idempotency_key is not None:
                 claim = self._replays.claim(call.path, head.idempotency_key, body)
@@ -251,14 +252,6 @@ class Inference:
                 await self._replays.keep(ticket.hold, recorder.answer)
         except (Exception, asyncio.CancelledError) as error:
             self._come_to_nothing(call, error)
-
-    async def _body_of(self, downstream: Downstream) -> bytes:
-        body = await downstream.read_body()
-        if len(body) > LARGE:
-            await self._large.begin()
-            if downstream.disconnected:
-                raise ClientGone
-        return body
 
     async def _replay(self, call: "_Call", caller: Caller, claim: Claim | None) -> None:
         """Another request has the claim: replay its answer, if there is one already."""

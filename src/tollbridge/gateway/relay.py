@@ -82,6 +82,7 @@ class Relay:
         health: Health,
         holds: Holds,
         policy: Policy,
+        large: LargeBodies,
         fetcher: Fetcher | None,
     ) -> None:
         """`fetcher`: gets what URLs in messages point to, if the operator allows that."""
@@ -92,7 +93,7 @@ class Relay:
         self._policy = policy
         self._clock = time.monotonic
         self._budget = retry.Budget()
-        self.large = LargeBodies()
+        self._large = large
 
     async def run(
         self, ticket: Ticket, stream: Callable[[Route, Exchange, Outgoing], Awaitable[None]] | None = None
@@ -127,7 +128,7 @@ class Relay:
                         if body is None:
                             body = await self._rest_of(ticket, response)
                         if len(body) > LARGE:
-                            await self.large.begin()
+                            await self._large.begin()
                     answer = exchange.response(body)
             except RoomElsewhere:
                 failures = failures or _Failures()
@@ -181,7 +182,7 @@ class Relay:
 
     async def _rest_of(self, ticket: Ticket, response: Response) -> bytes:
         """All of a large answer, its rest read as its turn comes. Its share of the memory stays with the ticket."""
-        share = ticket.share = Share(self.large)
+        share = ticket.share = Share(self._large)
         most, has_waited = 0, False
         while True:
             if not share.may_have_more():

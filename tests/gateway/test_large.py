@@ -273,6 +273,22 @@ def test_answers_that_nobody_takes_are_counted_until_their_callers_leave() -> No
     run(test())
 
 
+def test_who_takes_a_large_answer_a_little_at_a_time_is_cut_off() -> None:
+    async def test() -> None:
+        with mock.patch.multiple("tollbridge.edge.inference", TAKE_S=1.0, TAKE_RATE=HUGE * 100):
+            async with watched(HUGE + ROOM, 1, HUGE) as (site, large, held):
+                call = await site.open(CHAT, chat(max_tokens=4000))
+                await until(lambda: held[-1] > HUGE)
+                taken = 0
+                while large.held:
+                    taken += len(await call.reader.readexactly(4096))
+                    await asyncio.sleep(0.05)
+                call.reset()
+                assert taken < PIECE
+
+    run(test())
+
+
 def test_a_provider_that_breaks_off_while_its_answer_had_to_wait_is_not_blamed() -> None:
     async def breaks_off(request: Request, peer: Peer) -> None:
         answer = http(200, completion("x" * HUGE))

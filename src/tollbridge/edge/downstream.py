@@ -157,12 +157,20 @@ class Downstream(RequestResponseCycle):
         """Have `callback` called each time `paused` turns false while the answer is unfinished. The last one counts."""
         self._resume_callback = callback
 
-    def when_taken(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called once the client has taken nearly all that was written, or is gone."""
-        if self.flow.write_paused:
-            self.connection.untaken.append(callback)
-        else:
+    def when_taken(self, callback: Callable[[], None], within_s: float) -> None:
+        """Have `callback` called once the client has taken nearly all that was written, or is gone. A client that has
+        not taken it within that time is cut off.
+        """
+        if not self.flow.write_paused:
             callback()
+            return
+        timer = self.connection.loop.call_later(within_s, self.transport.abort)
+
+        def taken() -> None:
+            timer.cancel()
+            callback()
+
+        self.connection.untaken.append(taken)
 
     # What it answers
 

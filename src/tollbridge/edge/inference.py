@@ -40,6 +40,7 @@ from tollbridge.errors import (
 from tollbridge.gateway.admission import Admission
 from tollbridge.gateway.callers import Caller, Callers
 from tollbridge.gateway.holds import AlreadyClaimed
+from tollbridge.gateway.large import TAKE_RATE, TAKE_S
 from tollbridge.gateway.refusals import WRONG_TOO_OFTEN, add_limits, cooling_down, ran_out
 from tollbridge.gateway.relay import AllFailed, Relay
 from tollbridge.gateway.replays import Replays, in_progress
@@ -290,7 +291,7 @@ class Inference:
         self._tell(headers, ticket, route, receipt, b"final")
         call.out.respond(200, headers, body)
         if ticket.share is not None:
-            call.downstream.when_taken(ticket.let_go)
+            call.downstream.when_taken(ticket.let_go, TAKE_S + len(body) / TAKE_RATE)
         self._note_closed(call, 200, closed, route)
 
     def _ending(self, ticket: Ticket, answer: Answer) -> pricing.Ending:

@@ -4,6 +4,7 @@ Rule 1  They are worked on one after the other: each takes the event loop for as
         all those that came together would hold up everybody else.
 Rule 2  A large answer that is read whole has a share of one budget, from its first piece until the caller has taken it.
         When the budget is used up, providers wait to send more. What is not large has no share, and waits for nothing.
+        Nobody may keep a share by taking an answer a byte at a time: there is a time for it.
 Rule 3  When all of the budget belongs to answers of which more is to come, one of them, the first that waits, is read
         to its end beyond it. So there is always one that goes on, and no more is used than the budget and one answer.
 """
@@ -17,6 +18,9 @@ LARGE = 256 * 1024
 TURNS = 4
 # Bytes of large answers that are read, worked on or taken by their callers, at one time.
 MOST = 256 * 1024 * 1024
+# Seconds that a caller has to take a large answer, and bytes for each of which there is another second.
+TAKE_S = 60.0
+TAKE_RATE = 128 * 1024
 # Bytes of an answer that are asked for at a time.
 PIECE = 1024 * 1024
 

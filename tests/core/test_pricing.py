@@ -202,15 +202,20 @@ def test_no_request_within_its_demand_costs_more_than_its_bound(
     price=priced,
     cost=st.none() | priced,
     multiplier=st.sampled_from([1_000_000, 999_999, 1_200_000]),
-    read=counts,
-    written=counts,
+    read=st.tuples(counts, counts, counts, counts),
+    written=st.tuples(counts, counts, counts, counts),
 )
 def test_charge_and_cost_at_once_are_what_each_is_alone(
-    price: Price, cost: Price | None, multiplier: int, read: int, written: int
+    price: Price, cost: Price | None, multiplier: int, read: tuple[int, ...], written: tuple[int, ...]
 ) -> None:
     route = msgspec.structs.replace(ROUTE, price=price, cost=cost or price, multiplier_ppm=multiplier)
-    usage = Usage(input=read, output=written)
-    assert pricing.charge_and_cost(usage, route) == (pricing.charge(usage, route), pricing.cost(usage, route))
+    reads = dict(zip(("input", "cache_read", "cache_write_1h", "audio_input"), read, strict=True))
+    only_read = msgspec.structs.replace(Usage(), **reads)
+    wrote = dict(zip(("output", "audio_output", "image_output", "searches"), written, strict=True))
+    usage = msgspec.structs.replace(only_read, **wrote)
+    charge, costs, read_cost = pricing.charge_and_cost(usage, route)
+    assert (charge, costs) == (pricing.charge(usage, route), pricing.cost(usage, route))
+    assert read_cost == pricing.cost(only_read, route) <= costs
 
 
 @given(

@@ -158,7 +158,7 @@ def told(verdict: Verdict | None, charge: int, *, estimated: bool = False) -> Re
         usage = Usage(input=1, estimated=estimated)
         bill = Bill(usage=usage, charged=True, outcome=Outcome.COMPLETED)
         ticket: Any = SimpleNamespace(cap=20)
-        receipt = await here.receipt(Closed(ticket, bill, 1, charge, 9, False, settled))
+        receipt = await here.receipt(Closed(ticket, bill, 1, charge, 9, 4, False, settled))
         assert isinstance(receipt, Receipt)
         return receipt
 
@@ -168,6 +168,7 @@ def told(verdict: Verdict | None, charge: int, *, estimated: bool = False) -> Re
 def test_a_receipt_says_what_was_charged_and_what_it_cost() -> None:
     receipt = told(Ended(charged=7, promo=0, loss=8, available=5), 15)
     assert (receipt.charge, receipt.cost, receipt.balance) == (usd_bytes(7), usd_bytes(9), usd_bytes(5))
+    assert (receipt.read_cost, receipt.written_cost) == (4, 5)
     at_cost = told(Ended(charged=9, promo=0, loss=0, available=5), 9)
     assert (at_cost.charge, at_cost.cost) == (usd_bytes(9), usd_bytes(9))
     assert (receipt.usage, told(None, 1, estimated=True).usage) == (None, Usage(input=1, estimated=True))

@@ -14,7 +14,16 @@ from tollbridge.wire.request import Request
 ID = "chatcmpl-ours-0123456789"
 MODEL = "acme/public-name"
 CREATED = 1_750_000_000
-RECEIPT = Receipt(charge=b"0.000123", cost=b"0.0001", balance=b"9.999877")
+RECEIPT = Receipt(charge=b"0.000123", cost=b"0.0001", balance=b"9.999877", read_cost=60_000, written_cost=40_000)
+MONEY = {
+    "cost": 0.000123,
+    "cost_details": {
+        "upstream_inference_cost": 0.0001,
+        "upstream_inference_prompt_cost": 0.00006,
+        "upstream_inference_completions_cost": 0.00004,
+    },
+    "balance": 9.999877,
+}
 PRICE = Price(input=1, output=1, cache_read=1, cache_write=1, cache_write_1h=1)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tests.wire import streams
 from tests.wire.messages import events, message_of, route
-from tests.wire.streams import CREATED, ID, MODEL, RECEIPT
+from tests.wire.streams import CREATED, ID, MODEL, MONEY, RECEIPT
 
 from tollbridge.errors import (
     ApiError,
@@ -64,9 +64,7 @@ SHOWN = {
     "cache_creation": {"ephemeral_5m_input_tokens": 3, "ephemeral_1h_input_tokens": 2},
     "output_tokens_details": {"thinking_tokens": 8},
     "server_tool_use": {"web_search_requests": 1, "web_fetch_requests": 0},
-    "cost": 0.000123,
-    "cost_details": {"upstream_inference_cost": 0.0001},
-    "balance": 9.999877,
+    **MONEY,
 }
 PICTURE = Image(data="aGk=", media_type="image/png")
 CITATION = Citation(url="https://x.org", title="X", quote="x")

@@ -25,7 +25,7 @@ from tests.wire.messages import (
     sent,
     start,
 )
-from tests.wire.streams import CREATED, ID, MODEL, PRICE, RECEIPT, Text
+from tests.wire.streams import CREATED, ID, MODEL, MONEY, PRICE, RECEIPT, Text
 
 from tollbridge.errors import ProtocolError, UnsupportedField, UpstreamFailed
 from tollbridge.values import Preferences, Price, Usage
@@ -33,8 +33,6 @@ from tollbridge.wire import anthropic_messages, translate
 from tollbridge.wire.anthropic_messages import parse
 from tollbridge.wire.errors import UpstreamSaid
 from tollbridge.wire.exchange import Receipt
-
-MONEY = {"cost": 0.000123, "cost_details": {"upstream_inference_cost": 0.0001}, "balance": 9.999877}
 
 # --- Requests ---
 

@@ -213,7 +213,12 @@ def test_iterations_that_cannot_be_the_bill_make_it_suspect(iterations: list[Any
 
 def test_the_caller_sees_the_provider_s_counts_and_our_money() -> None:
     shown = read(FULL | {"cost": 99, "balance": 1}).render(RECEIPT)
-    money = {"cost": Raw(b"0.000123"), "cost_details": {"upstream_inference_cost": Raw(b"0.0001")}}
+    details = {
+        "upstream_inference_cost": Raw(b"0.0001"),
+        "upstream_inference_prompt_cost": Raw(b"60000e-9"),
+        "upstream_inference_completions_cost": Raw(b"40000e-9"),
+    }
+    money = {"cost": Raw(b"0.000123"), "cost_details": details}
     assert shown == {name: raw_compact(value) for name, value in FULL.items()} | money | {"balance": Raw(b"9.999877")}
 
 

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.wire.streams import CREATED, ID, MODEL, RECEIPT, route, stream_of
+from tests.wire.streams import CREATED, ID, MODEL, MONEY, RECEIPT, route, stream_of
 
 from tollbridge.errors import ConnectionLost, ProtocolError
 from tollbridge.values import Usage
@@ -16,7 +16,6 @@ from tollbridge.wire.openai_reply import read_whole_chat
 CHAT = openai_chat.parse(json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}).encode())
 COMPLETIONS = openai_completions.parse(json.dumps({"model": MODEL, "prompt": "Hi"}).encode())
 USAGE = {"prompt_tokens": 9, "completion_tokens": 7, "total_tokens": 16}
-MONEY = {"cost": 0.000123, "cost_details": {"upstream_inference_cost": 0.0001}, "balance": 9.999877}
 
 
 def answer(body: Any, request: Any = CHAT) -> Answer:
@@ -42,7 +41,8 @@ def test_names_and_usage_are_ours_and_the_rest_passes_byte_for_byte() -> None:
         b'"usage":{"prompt_tokens":9,"completion_tokens":7,"total_tokens":16},"system_fingerprint":"fp","x":1.50}'
     )
     usage = (
-        b'"completion_tokens":7,"total_tokens":16,"cost":0.000123,"cost_details":{"upstream_inference_cost":0.0001},'
+        b'"completion_tokens":7,"total_tokens":16,"cost":0.000123,"cost_details":{"upstream_inference_cost":0.0001,'
+        b'"upstream_inference_prompt_cost":60000e-9,"upstream_inference_completions_cost":40000e-9},'
     )
     expected = (
         body.replace(b'"id":"x",', f'"id":"{ID}",'.encode())

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
-from tests.wire.streams import CREATED, ID, MODEL, RECEIPT, events
+from tests.wire.streams import CREATED, ID, MODEL, MONEY, RECEIPT, events
 
 from tollbridge.errors import InvalidRequest, UpstreamFailed
 from tollbridge.values import Preferences, Usage
@@ -487,9 +487,7 @@ def test_usage_and_money_stand_beside_the_answer() -> None:
         "total_tokens": 22,
         "prompt_tokens_details": {"cached_tokens": 5},
         "completion_tokens_details": {"reasoning_tokens": 3},
-        "cost": 0.000123,
-        "cost_details": {"upstream_inference_cost": 0.0001},
-        "balance": 9.999877,
+        **MONEY,
     }
     counted = Receipt(charge=b"1", cost=b"1", usage=Usage(input=1, output=1, estimated=True))
     assert json.loads(ChatClient().render(request(), NAMES, reply, counted))["usage"]["prompt_tokens"] == 1

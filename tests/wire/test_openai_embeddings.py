@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.wire.streams import ID, MODEL, RECEIPT, route
+from tests.wire.streams import ID, MODEL, MONEY, RECEIPT, route
 
 from tollbridge.errors import InvalidRequest, ProtocolError
 from tollbridge.values import Usage
@@ -102,9 +102,7 @@ def test_the_caller_gets_the_format_that_was_asked_for(wanted: str | None, sent:
     assert [item["index"] for item in found["data"]] == [0, 1]
     assert found["usage"] == {
         **USAGE,
-        "cost": 0.000123,
-        "cost_details": {"upstream_inference_cost": 0.0001},
-        "balance": 9.999877,
+        **MONEY,
     }
     assert "id" not in found
 

@@ -2,10 +2,23 @@ import json
 import string
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.wire.streams import CREATED, ID, MODEL, RECEIPT, TRANSCRIPTS, Text, Transcript, events, stream_of, text_of
+from tests.wire.streams import (
+    CREATED,
+    ID,
+    MODEL,
+    MONEY,
+    RECEIPT,
+    TRANSCRIPTS,
+    Text,
+    Transcript,
+    events,
+    stream_of,
+    text_of,
+)
 
 from tollbridge.errors import ProtocolError, UpstreamFailed
 from tollbridge.values import Usage
@@ -98,7 +111,7 @@ def test_usage_stands_where_the_caller_expects_it(transcript: Transcript, asked:
     assert (usage["prompt_tokens"], usage["completion_tokens"]) == (prompt, output)
     assert usage["total_tokens"] == prompt + output
     assert (usage["cost"], usage["balance"]) == (0.000123, 9.999877)
-    assert usage["cost_details"] == {"upstream_inference_cost": 0.0001}
+    assert usage["cost_details"] == MONEY["cost_details"]
     assert usage.get("prompt_tokens_details", {}).get("cached_tokens", 0) == cached
 
 
@@ -341,7 +354,7 @@ def test_zero_usage_is_usage() -> None:
 @each_wish
 def test_without_usage_what_was_counted_here_is_shown(asked: bool | None) -> None:
     stream = stream_of(asked=asked)
-    receipt = Receipt(charge=b"1", cost=b"1", usage=Usage(input=7, output=2, estimated=True))
+    receipt = msgspec.structs.replace(RECEIPT, usage=Usage(input=7, output=2, estimated=True))
     read = events(run(stream, [chunk("a"), chunk("b", "stop")], receipt))
     assert stream.usage is None
     assert not suspect(stream)
@@ -349,8 +362,7 @@ def test_without_usage_what_was_counted_here_is_shown(asked: bool | None) -> Non
     assert not stream.done
     shown = [event["usage"] for event in read[:-1] if event.get("usage")]
     counted = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
-    money = {"cost": 1, "cost_details": {"upstream_inference_cost": 1}}
-    assert shown == ([] if asked is False else [counted | money])
+    assert shown == ([] if asked is False else [counted | MONEY])
     assert read[-1] == "[DONE]"
 
 

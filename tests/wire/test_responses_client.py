@@ -143,7 +143,11 @@ def test_a_response_says_all_that_was_asked_and_what_it_cost() -> None:
         "output_tokens_details": {"reasoning_tokens": 3},
         "total_tokens": 24,
         "cost": 0.000123,
-        "cost_details": {"upstream_inference_cost": 0.0001},
+        "cost_details": {
+            "upstream_inference_cost": 0.0001,
+            "upstream_inference_input_cost": 0.00006,
+            "upstream_inference_output_cost": 0.00004,
+        },
         "balance": 9.999877,
     }
     [item] = body["output"]

@@ -11,7 +11,7 @@ from tollbridge.wire import usage as usage_module
 from tollbridge.wire.exchange import Receipt
 from tollbridge.wire.usage import MOST, InputMeter, Meter, render
 
-RECEIPT = Receipt(charge=b"0.000000001", cost=b"0", balance=b"12.5")
+RECEIPT = Receipt(charge=b"0.000000001", cost=b"0.000000009", balance=b"12.5", read_cost=2, written_cost=7)
 
 
 def metered(report: Any, *, produces: bool = True) -> Meter:
@@ -251,11 +251,20 @@ def test_all_three_counts_are_always_shown(report: Any) -> None:
     assert usage["balance"] == 12.5
 
 
+def costs(cost: float, read: float, written: float) -> dict[str, float]:
+    return {
+        "upstream_inference_cost": cost,
+        "upstream_inference_prompt_cost": read,
+        "upstream_inference_completions_cost": written,
+    }
+
+
 def test_money_is_printed_as_it_was_given() -> None:
     meter = metered(plain(9, 7))
     assert meter.render(RECEIPT) == msgspec.Raw(
         b'{"prompt_tokens":9,"completion_tokens":7,"total_tokens":16,'
-        b'"cost":0.000000001,"cost_details":{"upstream_inference_cost":0},"balance":12.5}'
+        b'"cost":0.000000001,"cost_details":{"upstream_inference_cost":0.000000009,'
+        b'"upstream_inference_prompt_cost":2e-9,"upstream_inference_completions_cost":7e-9},"balance":12.5}'
     )
 
 
@@ -285,7 +294,7 @@ def test_what_was_counted_here_replaces_what_cannot_be_believed() -> None:
     assert shown(meter, Receipt(charge=b"0", cost=b"0", usage=counted)) == {
         **plain(3, 2, total_tokens=5),
         "cost": 0,
-        "cost_details": {"upstream_inference_cost": 0},
+        "cost_details": costs(0, 0, 0),
     }
 
 
@@ -386,7 +395,9 @@ def test_the_provider_s_money_goes_however_its_name_is_written() -> None:
     meter.read(msgspec.Raw(rb'{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3,"\u0063ost":null}'))
     raw = meter.render(RECEIPT)
     assert raw is not None
-    assert bytes(raw).count(b"ost") == len([b"cost", b"cost_details", b"inference_cost"])
+    assert bytes(raw).count(b"ost") == len(
+        [b"cost", b"cost_details", b"inference_cost", b"prompt_cost", b"completions_cost"]
+    )
 
 
 def test_sound_and_drawn_pictures_are_metered_apart_and_written_back() -> None:
@@ -435,13 +446,14 @@ def test_drawn_pictures_thoughts_and_sound_are_parts_of_one_output() -> None:
 
 
 def test_an_answer_of_another_dialect_says_its_money_too() -> None:
-    receipt = Receipt(charge=b"0.5", cost=b"0.25", balance=b"1.75", usage=Usage(input=3, output=4, estimated=True))
+    usage = Usage(input=3, output=4, estimated=True)
+    receipt = Receipt(b"0.5", b"0.25", b"1.75", usage, read_cost=50_000_000, written_cost=200_000_000)
     assert json.loads(bytes(render(Usage(input=1), receipt) or b"")) == {
         "prompt_tokens": 3,
         "completion_tokens": 4,
         "total_tokens": 7,
         "cost": 0.5,
-        "cost_details": {"upstream_inference_cost": 0.25},
+        "cost_details": costs(0.25, 0.05, 0.2),
         "balance": 1.75,
     }
     assert render(None, None) is None

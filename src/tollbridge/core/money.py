@@ -29,17 +29,25 @@ def charge(usage: Meters, price: Price, multiplier_ppm: int = PPM) -> int:
 
     ValueError: a meter, a price or the result is out of range.
     """
+    read, written = parts(usage, price)
+    return round_up(read + written, multiplier_ppm)
+
+
+def parts(usage: Meters, price: Price) -> tuple[int, int]:
+    """What was read and what was written, searches included, at `price`: pico-USD. ValueError: a meter is negative."""
     if price.tiers:
         price = tier(price, usage.prompt)
     read, output = usage.input, usage.output
     if read < 0 or output < 0:
         raise ValueError("a count of tokens is not negative")
-    pico = read * price.input + output * price.output
+    read *= price.input
+    written = output * price.output
     if usage.cache_read or usage.cache_write or usage.cache_write_1h:
-        pico += _of_cache(usage, price)
+        read += _of_cache(usage, price)
     if usage.audio_input or usage.audio_output or usage.image_output or usage.searches:
-        pico += _of_rare_meters(usage, price)
-    return round_up(pico, multiplier_ppm)
+        heard, others = _of_rare_meters(usage, price)
+        read, written = read + heard, written + others
+    return read, written
 
 
 def tier(price: Price, prompt: int) -> Price:
@@ -58,15 +66,16 @@ def _of_cache(usage: Meters, price: Price) -> int:
     return cached * price.cache_read + written * price.cache_write + written_1h * price.cache_write_1h
 
 
-def _of_rare_meters(usage: Meters, price: Price) -> int:
+def _of_rare_meters(usage: Meters, price: Price) -> tuple[int, int]:
+    """As `parts`."""
     heard, spoken, drawn, searches = usage.audio_input, usage.audio_output, usage.image_output, usage.searches
     if heard < 0 or spoken < 0 or drawn < 0 or searches < 0:
         raise ValueError("a count of tokens or calls is not negative")
     return (
-        heard * (price.input if price.audio_input is None else price.audio_input)
-        + spoken * (price.output if price.audio_output is None else price.audio_output)
+        heard * (price.input if price.audio_input is None else price.audio_input),
+        spoken * (price.output if price.audio_output is None else price.audio_output)
         + drawn * (price.output if price.image_output is None else price.image_output)
-        + searches * price.searches
+        + searches * price.searches,
     )
 
 

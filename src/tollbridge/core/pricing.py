@@ -182,10 +182,16 @@ def cost(usage: Usage, route: Route) -> int:
     return money.charge(usage, route.cost)
 
 
-def charge_and_cost(usage: Usage, route: Route) -> tuple[int, int]:
-    """Both at once, computed once for most routes, which are sold at cost."""
-    charged = money.charge(usage, route.price, route.multiplier_ppm)
-    return charged, charged if route.is_sold_at_cost else cost(usage, route)
+def charge_and_cost(usage: Usage, route: Route) -> tuple[int, int, int]:
+    """Both, and how much of the cost is for what was read, rounded up; computed once for most routes, which are sold at
+    cost.
+    """
+    read, written = money.parts(usage, route.price)
+    charged = costs = money.round_up(read + written, route.multiplier_ppm)
+    if not route.is_sold_at_cost:
+        read, written = money.parts(usage, route.cost)
+        costs = money.round_up(read + written)
+    return charged, costs, -(-read // 1_000)
 
 
 def _dearest(price: Price, prompt: int, demand: Demand) -> tuple[int, int]:

@@ -43,13 +43,16 @@ THOUGHT_PER_S = 100
 
 
 class Closed(msgspec.Struct):
-    """A bill handed to the ledger. `verdict` resolves once it is durable. `prompt`: all tokens that were read."""
+    """A bill handed to the ledger. `verdict` resolves once it is durable. `prompt`: all tokens that were read;
+    `read_cost`: how much of `cost` is for them.
+    """
 
     ticket: Ticket
     bill: pricing.Bill
     prompt: int
     charge: int
     cost: int
+    read_cost: int
     byok: bool
     verdict: asyncio.Future[Verdict]
 
@@ -93,10 +96,10 @@ class Settlement:
         usage = bill.usage
         if route is not None:
             priced_by = route
-            charge, cost = pricing.charge_and_cost(usage, priced_by)
+            charge, cost, read_cost = pricing.charge_and_cost(usage, priced_by)
         else:
             priced_by, bill = ticket.routes[0], msgspec.structs.replace(bill, charged=False)
-            charge, cost = pricing.charge(usage, priced_by), 0
+            charge, cost, read_cost = pricing.charge(usage, priced_by), 0, 0
         if not bill.charged:
             if bill.free_loss and not self._may_lose(ticket, charge):
                 bill = msgspec.structs.replace(bill, charged=True)
@@ -121,13 +124,13 @@ class Settlement:
                 self._health.measured(priced_by, first_byte_ms, written, took)
         elif ending.cause is pricing.Cause.CLIENT_LEFT and route is not None and not ending.produced:
             self._cuts.note(caller.account_id, ticket.demand.prompt, time.monotonic())
-        return Closed(ticket, bill, prompt, charge, cost, record.byok, verdict)
+        return Closed(ticket, bill, prompt, charge, cost, read_cost, record.byok, verdict)
 
     def checkpoint(self, ticket: Ticket, route: Route, counted: Usage) -> None:
         """Note what a running stream would be charged if this process died now, unless that exceeds its cap."""
         ending = pricing.Ending(cause=pricing.Cause.OUR_FAULT, reported=None, counted=counted, produced=True)
         bill = pricing.bill(ending, True)
-        charge, cost = pricing.charge_and_cost(counted, route)
+        charge, cost, _ = pricing.charge_and_cost(counted, route)
         if charge > ticket.cap:
             return
         record = self._record(ticket, route, bill, ending, 200, None, cost)
@@ -157,6 +160,8 @@ class Settlement:
             balance,
             usage if usage.estimated else None,
             closed.byok,
+            closed.read_cost,
+            cost - closed.read_cost,
         )
 
     def credible(self, ticket: Ticket, reported: Usage) -> Usage | None:

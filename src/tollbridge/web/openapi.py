@@ -293,11 +293,19 @@ def _ref(name: str) -> Json:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-_MONEY = {
-    "cost": {**_NUMBER, "description": "What this request took from your balance, USD."},
-    "cost_details": _object(upstream_inference_cost={**_NUMBER, "description": "What the provider bills, USD."}),
-    "balance": {**_NUMBER, "description": "What you can spend now, USD."},
-}
+def _money(read: str = "prompt", written: str = "completions") -> Json:
+    details = {
+        "upstream_inference_cost": {**_NUMBER, "description": "What the provider bills, USD."},
+        f"upstream_inference_{read}_cost": {**_NUMBER, "description": "Of this, for what was read."},
+        f"upstream_inference_{written}_cost": {**_NUMBER, "description": "And for what was written and searched for."},
+    }
+    return {
+        "cost": {**_NUMBER, "description": "What this request took from your balance, USD."},
+        "cost_details": _object(**details),
+        "balance": {**_NUMBER, "description": "What you can spend now, USD."},
+    }
+
+
 _CHOICE = _object(index=_WHOLE, message=_object(role=_TEXT, content=_TEXT), finish_reason=_TEXT)
 SCHEMAS: Json = {
     "Error": _object(
@@ -305,7 +313,7 @@ SCHEMAS: Json = {
         detail={**_TEXT, "description": "The same message again."},
         balance_usd={**_NUMBER, "description": "On 402: what can be spent."},
     ),
-    "Usage": _object(prompt_tokens=_WHOLE, completion_tokens=_WHOLE, total_tokens=_WHOLE, **_MONEY),
+    "Usage": _object(prompt_tokens=_WHOLE, completion_tokens=_WHOLE, total_tokens=_WHOLE, **_money()),
     "ChatCompletion": _object(
         id=_TEXT, object=_TEXT, created=_WHOLE, model=_TEXT, choices=_list(_CHOICE), usage=_ref("Usage")
     ),
@@ -329,7 +337,7 @@ SCHEMAS: Json = {
         status=_TEXT,
         model=_TEXT,
         output=_list({"type": "object"}),
-        usage=_object(input_tokens=_WHOLE, output_tokens=_WHOLE, total_tokens=_WHOLE, **_MONEY),
+        usage=_object(input_tokens=_WHOLE, output_tokens=_WHOLE, total_tokens=_WHOLE, **_money("input", "output")),
     ),
     "Message": _object(
         id=_TEXT,
@@ -338,7 +346,7 @@ SCHEMAS: Json = {
         model=_TEXT,
         content=_list({"type": "object"}),
         stop_reason=_TEXT,
-        usage=_object(input_tokens=_WHOLE, output_tokens=_WHOLE, **_MONEY),
+        usage=_object(input_tokens=_WHOLE, output_tokens=_WHOLE, **_money()),
     ),
     "TokenCount": _object(input_tokens=_WHOLE),
     "Model": _object(

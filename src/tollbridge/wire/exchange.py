@@ -12,7 +12,8 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     """What the caller is told about money: JSON numbers, USD. `balance`: None if it is not known in time.
 
     `usage`: what was charged for, if it was counted here; None: what the provider reported. `byok`: the caller's own
-    credential paid the provider, and the charge is the fee.
+    credential paid the provider, and the charge is the fee. `read_cost`, `written_cost`: what `cost` is the sum of, in
+    nano-USD.
     """
 
     charge: bytes
@@ -20,6 +21,8 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     balance: bytes | None = None
     usage: Usage | None = None
     byok: bool = False
+    read_cost: int = 0
+    written_cost: int = 0
 
 
 class Names(msgspec.Struct, frozen=True, gc=False):

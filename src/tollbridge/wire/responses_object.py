@@ -142,7 +142,7 @@ def usage_of(counted: Usage | None, receipt: Receipt | None) -> dict[str, Any] |
         "total_tokens": counted.prompt + counted.completion,
     }
     if receipt is not None:
-        shown.update(usage.money(receipt))
+        shown.update(usage.money(receipt, "input", "output"))
     return shown
 
 

@@ -67,7 +67,43 @@ def test_a_model_is_listed_with_all_that_its_price_depends_on() -> None:
                 }
             ],
         },
+        "canonical_slug": "v/m",
+        "name": "v/m",
+        "context_length": 1000,
+        "architecture": {
+            "modality": "text+image->text",
+            "input_modalities": ("text", "image"),
+            "output_modalities": ("text",),
+            "instruct_type": None,
+        },
+        "pricing": {
+            "prompt": "0.0000011",
+            "completion": "0.0000022",
+            "input_cache_read": "0.00000011",
+            "input_cache_write": "0.0000011",
+            "input_cache_write_1h": "0.0000011",
+            "audio": "0.0000033",
+            "web_search": "0.011",
+        },
+        "supported_parameters": ["max_tokens", "tools"],
+        "top_provider": {"context_length": 1000, "max_completion_tokens": 100, "is_moderated": False},
+        "links": {"details": "/v1/models/v/m"},
+        **dict.fromkeys(("default_parameters", "per_request_limits", "supported_voices")),
     }
+
+
+def test_openrouters_words_say_what_embeddings_are() -> None:
+    row = ModelRow(
+        id="e",
+        type="embedding",
+        context_window=1000,
+        price=PriceRow(input="0.02"),
+        routes=(RouteRow(provider="here", model="x"),),
+    )
+    shown = listing.model_fields(built(row).resolve("e"))
+    assert shown["architecture"]["modality"] == "text->embeddings"
+    assert (shown["pricing"]["prompt"], shown["pricing"]["completion"]) == ("0.00000002", "0")
+    assert (shown["supported_parameters"], shown["top_provider"]["max_completion_tokens"]) == ([], None)
 
 
 @pytest.mark.parametrize(

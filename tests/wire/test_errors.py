@@ -21,6 +21,15 @@ def classified(status: int, body: Any = b"", **headers: str) -> UpstreamSaid:
 # --- Ours ---
 
 
+@pytest.mark.parametrize("sdk", [b"typescript 1.3.19 2.914.0 1.0.0 @openrouter/sdk", b"python 1.3.84 1.0.0 openrouter"])
+def test_openrouters_sdks_get_the_status_as_code_and_ours_beside_it(sdk: bytes) -> None:
+    body = json.loads(render(InvalidRequest("Wrong."), [(b"host", b"x"), (b"user-agent", b"speakeasy-sdk/" + sdk)]))
+    assert body["error"]["code"] == 400
+    assert body["error"]["metadata"] == {"code": "invalid_request_error"}
+    for other in (b"OpenAI/JS 7.0 openrouter", b"speakeasy-sdk/typescript 1.0 @mistralai/mistralai"):
+        assert render(InvalidRequest("Wrong."), [(b"user-agent", other)]) == render(InvalidRequest("Wrong."))
+
+
 def test_an_error_has_openai_s_four_keys_and_a_detail() -> None:
     assert json.loads(render(InvalidRequest("Wrong.", param="n"))) == {
         "error": {"message": "Wrong.", "type": "invalid_request_error", "param": "n", "code": "invalid_request_error"},

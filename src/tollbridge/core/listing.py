@@ -11,6 +11,27 @@ _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _ALWAYS = ("input", "output", "cache_read", "cache_write", "cache_write_1h")
 _OWN = ("audio_input", "audio_output", "image_output")
 _SEARCHES = 1_000
+# What a capability lets a caller send, in OpenRouter's words.
+_PARAMETERS = {
+    "tools": ("tools",),
+    "tool_choice": ("tool_choice",),
+    "parallel_tools": ("parallel_tool_calls",),
+    "structured_output": ("response_format", "structured_outputs"),
+    "reasoning": ("reasoning", "include_reasoning"),
+    "web_search": ("web_search_options",),
+}
+# The meters of OpenRouter's prices.
+_OPENROUTERS = {
+    "prompt": "input",
+    "completion": "output",
+    "input_cache_read": "cache_read",
+    "input_cache_write": "cache_write",
+    "input_cache_write_1h": "cache_write_1h",
+    "audio": "audio_input",
+    "audio_output": "audio_output",
+    "image_output": "image_output",
+    "web_search": "searches",
+}
 
 
 def model_fields(model: Model) -> dict[str, Any]:
@@ -33,6 +54,38 @@ def model_fields(model: Model) -> dict[str, Any]:
         "capabilities": model.capabilities,
         "aliases": model.aliases,
         "price": price,
+        **_openrouter_fields(model),
+    }
+
+
+def _openrouter_fields(model: Model) -> dict[str, Any]:
+    """What OpenRouter's list says of a model, and its SDK needs (openrouter.ai/docs/api/api-reference/models)."""
+    first = model.routes[0]
+    taken, given = model.input_modalities, model.output_modalities
+    writes = model.type != "embedding"
+    given = given if writes else ("embeddings",)
+    sent = ("max_tokens",) if writes else ()
+    return {
+        "canonical_slug": model.id,
+        "name": model.id,
+        "context_length": model.context_window,
+        "architecture": {
+            "modality": f"{'+'.join(taken)}->{'+'.join(given)}",
+            "input_modalities": taken,
+            "output_modalities": given,
+            "instruct_type": None,
+        },
+        "pricing": _token_prices(first.price, first.multiplier_ppm),
+        "supported_parameters": [*sent, *(name for each in model.capabilities for name in _PARAMETERS.get(each, ()))],
+        "top_provider": {
+            "context_length": model.context_window,
+            "max_completion_tokens": model.output_limit if writes else None,
+            "is_moderated": False,
+        },
+        "links": {"details": f"/v1/models/{model.id}"},
+        "default_parameters": None,
+        "per_request_limits": None,
+        "supported_voices": None,
     }
 
 
@@ -65,6 +118,16 @@ def price_fields(price: Price, multiplier_ppm: int = money.PPM) -> dict[str, Any
     if price.tiers:
         fields["tiers"] = [{"above": tier.above, **price_fields(tier.price, multiplier_ppm)} for tier in price.tiers]
     return fields
+
+
+def _token_prices(price: Price, multiplier_ppm: int) -> dict[str, str]:
+    """As `price_fields`, but in USD per token and per search, in OpenRouter's words. Its tiers are only in ours."""
+    prices = ((name, getattr(price, meter)) for name, meter in _OPENROUTERS.items())
+    return {
+        name: money.format_token_price(-(-pico * multiplier_ppm // money.PPM))
+        for name, pico in prices
+        if pico or name in ("prompt", "completion")
+    }
 
 
 def periods_of(route: Route) -> list[dict[str, Any]]:

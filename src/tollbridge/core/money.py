@@ -125,8 +125,17 @@ def dollars(decimal: str) -> str:
 
 def format_price(pico_per_token: int) -> str:
     """USD per million tokens, the shortest exact decimal, from pico-USD per token."""
-    digits = str(pico_per_token).rjust(_PRICE_PLACES + 1, "0")
-    return f"{digits[:-_PRICE_PLACES]}.{digits[-_PRICE_PLACES:]}".rstrip("0").rstrip(".")
+    return _shortest(pico_per_token, _PRICE_PLACES)
+
+
+def format_token_price(pico_per_token: int) -> str:
+    """USD per token, or per call, the shortest exact decimal: 270,000 is `0.00000027`."""
+    return _shortest(pico_per_token, _PRICE_PLACES * 2)
+
+
+def _shortest(value: int, places: int) -> str:
+    digits = str(value).rjust(places + 1, "0")
+    return f"{digits[:-places]}.{digits[-places:]}".rstrip("0").rstrip(".")
 
 
 def _parse(text: str, places: int, what: str) -> int:

@@ -574,7 +574,7 @@ class _Call(msgspec.Struct, eq=False):
         if self.path.startswith(ANTHROPIC):
             body = anthropic_client.render_error(error, self.request_id)
         else:
-            body = wire_errors.render(error)
+            body = wire_errors.render(error, self.downstream.scope["headers"])
         self.respond(error.status, [JSON, *own], body)
 
 

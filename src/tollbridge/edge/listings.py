@@ -41,7 +41,8 @@ class Listings:
             first, last = (models[0].id, models[-1].id) if models else (None, None)
             listed |= {"has_more": False, "first_id": first, "last_id": last}
         else:
-            listed = {"object": "list", **listed}
+            # All at once too. OpenRouter's SDK wants to be told.
+            listed = {"object": "list", **listed, "total_count": len(data), "links": {"next": None}}
         return msgspec.json.encode(listed)
 
     def _entry(self, model: Model, markup: int | None, anthropic: bool) -> Raw:

@@ -54,6 +54,24 @@ OUTCOME_TEXTS = {
 _SPOKEN_HERE = "openai_chat"
 _PASSED_ON = frozenset({"chat", "completions"})
 
+# What OpenRouter has and we have not. Its SDK refuses answers without them.
+_NOT_OF_A_KEY = {
+    "allowed_data_regions": ["global"],
+    "free_model_daily_requests": {"limit": -1, "remaining": -1, "used": 0},  # nor is their use bounded by the day
+    **dict.fromkeys(("creator_user_id", "organization_id", "workspace_id")),
+}
+_NOT_OF_A_REQUEST = {
+    "data_region": "global",
+    "origin": "",
+    **dict.fromkeys(
+        (
+            *("app_id", "cache_discount", "external_user", "http_referer", "moderation_latency", "num_fetches"),
+            *("num_input_audio_prompt", "num_media_completion", "num_media_prompt", "preset_id", "provider_responses"),
+            *("router", "service_tier", "upstream_id", "user_agent", "web_search_engine", "workspace_id"),
+        )
+    ),
+}
+
 
 class Lookups:
     """`decode` turns a public id into its hold; `parsers`, by path, read the bodies of the inference endpoints;
@@ -190,7 +208,12 @@ class Lookups:
                 "is_provisioning_key": False,
                 "created_at": _time(key.created_at),
                 "expires_at": None if key.expires_at is None else _time(key.expires_at),
-                "rate_limit": {"requests": -1 if rpm is None else rpm, "interval": "60s"},
+                "rate_limit": {
+                    "requests": -1 if rpm is None else rpm,
+                    "interval": "60s",
+                    "note": "Requests that the plan and the key allow in this time; -1: as many as you like.",
+                },
+                **_NOT_OF_A_KEY,
                 "plan": plan.name,
                 "included_tokens": await self._included(caller, now),
                 "limits": {
@@ -288,6 +311,8 @@ def _generation(id_: str, names: tuple[str, str, str], record: Record, charge: i
         "estimated": record.estimated,
         "suspect": record.suspect,
         "attempts": [_attempt(each) for each in attempts],
+        "api_type": "embeddings" if record.endpoint == "embeddings" else "completions",
+        **_NOT_OF_A_REQUEST,
     }
 
 

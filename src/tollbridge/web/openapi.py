@@ -371,8 +371,11 @@ SCHEMAS: Json = {
             tiers=_list({"type": "object"}),
             periods=_list({"type": "object"}),
         ),
+        context_length=_WHOLE,
+        pricing={"type": "object", "description": "As OpenRouter has it: decimals, USD per token or search."},
+        supported_parameters=_list(_TEXT),
     ),
-    "ModelList": _object(object=_TEXT, data=_list(_ref("Model"))),
+    "ModelList": _object(object=_TEXT, data=_list(_ref("Model")), total_count=_WHOLE),
     "Credits": _object(
         data=_object(total_credits=_NUMBER, total_usage=_NUMBER),
         balance_usd=_NUMBER,

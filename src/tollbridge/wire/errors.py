@@ -16,6 +16,9 @@ from msgspec import Raw
 from tollbridge.errors import ApiError, ProtocolError, UpstreamError
 from tollbridge.wire.openai_reply import read_any
 
+# `speakeasy-sdk/typescript 1.3.19 2.914.0 1.0.0 @openrouter/sdk`
+_OPENROUTERS_SDK = re.compile(rb"speakeasy-sdk/.*\bopenrouter\b")
+
 MAX_RETRY_AFTER_S = 60.0
 MAX_MESSAGE = 300
 # The `code` of a 404 that is about the request: this provider's model cannot do what it asks for.
@@ -71,9 +74,15 @@ def members(error: ApiError) -> dict[str, Any]:
     }
 
 
-def render(error: ApiError) -> bytes:
-    """The body of an error."""
-    return msgspec.json.encode(members(error))
+def render(error: ApiError, asked: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
+    """The body of an error. `asked`: the request's headers, which tell whose client reads it.
+
+    OpenRouter's SDKs read a `code` only if it is the status, and without it none of the error. Ours is then beside it.
+    """
+    body = members(error)
+    if any(name == b"user-agent" and _OPENROUTERS_SDK.match(value) for name, value in asked):
+        body["error"] |= {"code": error.status, "metadata": {"code": error.code}}
+    return msgspec.json.encode(body)
 
 
 def classify(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, now: float) -> UpstreamSaid:

@@ -256,6 +256,9 @@ def test_a_key_knows_its_limit_its_use_and_what_is_left_of_its_plan() -> None:
             assert data["limits"]["tokens"]["remaining"] == 1000 - 3 * 15
             assert data["limits"]["concurrency"] == 3
             assert (data["rate_limit"]["requests"], data["rate_limit"]["interval"]) == (5, "60s")
+            assert data["budgets"] == [data["effective_budget"]]
+            budget = data["effective_budget"]
+            assert (budget["limit_usd"], budget["spend_usd"], budget["remaining_usd"]) == (1, spent, 1 - spent)
             assert (data["is_free_tier"], data["plan"]) == (True, "default")
             assert key not in str(data)
             for _ in range(10):

@@ -213,6 +213,8 @@ class Lookups:
                     "interval": "60s",
                     "note": "Requests that the plan and the key allow in this time; -1: as many as you like.",
                 },
+                "budgets": [] if key.limit is None else [_budget(key, now)],
+                "effective_budget": None if key.limit is None else _budget(key, now),
                 **_NOT_OF_A_KEY,
                 "plan": plan.name,
                 "included_tokens": await self._included(caller, now),
@@ -313,6 +315,22 @@ def _generation(id_: str, names: tuple[str, str, str], record: Record, charge: i
         "attempts": [_attempt(each) for each in attempts],
         "api_type": "embeddings" if record.endpoint == "embeddings" else "completions",
         **_NOT_OF_A_REQUEST,
+    }
+
+
+def _budget(key: managed_keys.ManagedKey, now: int) -> dict[str, Any]:
+    """The limit of a key that has one, as OpenRouter's SDK for Python wants to read it again."""
+    limit, reset = key.limit or 0, key.reset
+    return {
+        "scope": "key_limit",
+        "limit_usd": _usd(limit),
+        "spend_usd": _usd(key.spent_by(now)),
+        "remaining_usd": _usd(key.left(now)),
+        "reset_interval": reset,
+        "resets_at": None if reset is None else _time(periods.ends(Reset(reset), now)),
+        "include_byok": True,
+        "budget_id": None,
+        "guardrail_id": None,
     }
 
 

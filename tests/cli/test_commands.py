@@ -118,7 +118,7 @@ def test_a_new_key_stands_alone_on_standard_output(shell: Shell) -> None:
     assert (made, done.err) == ({"id": listed["id"], "account": "ada@example.com", "label": "ci"}, "")
 
 
-def test_what_only_shows_an_account_takes_its_id_and_its_number_too(shell: Shell) -> None:
+def test_what_shows_an_account_takes_its_id_and_its_number_too(shell: Shell) -> None:
     """A closed account has no other name."""
     ada = json.loads(shell.ok("account", "create", "ada@example.com", "--json").out)["id"]
     shell.ok("key", "create", "--account", "ada@example.com")
@@ -191,6 +191,21 @@ def test_an_account_is_found_by_its_address_its_id_and_the_number_in_the_log(she
     assert "has no account" in shell.refused("account", "show", "acct_ada@example.com")
     for none in ("9" * 19, "٣"):
         assert "is not an e-mail address" in shell.refused("account", "show", none)
+
+
+def test_an_account_is_named_by_address_id_or_number_wherever_it_is_changed(shell: Shell) -> None:
+    """The log has the number alone, and who reads there what an account does may have to stop it at once."""
+    made = json.loads(shell.ok("account", "create", "ada@example.com", "--json").out)
+    for name in (made["email"], made["id"], str(made["number"])):
+        assert "ada@example.com is frozen" in shell.ok("account", "freeze", name).err
+        assert "ada@example.com is active" in shell.ok("account", "unfreeze", name).err
+        assert json.loads(shell.ok("account", "plan", name, "pro", "--json").out)["id"] == made["id"]
+        key = shell.ok("key", "create", "--account", name, "--json").out
+        assert json.loads(key)["account"] == "ada@example.com"
+    shell.ok("account", "close", made["id"])
+    for words in (("account", "freeze"), ("key", "create", "--account")):
+        assert shell.refused(*words, made["id"]) == f"tollbridge: {made['id']} is closed"
+    assert shell.refused("account", "plan", made["id"], "pro") == f"tollbridge: {made['id']} is closed"
 
 
 def test_freezing_is_seen_and_undone(shell: Shell) -> None:

@@ -176,7 +176,8 @@ def test_a_closed_account_is_found_by_what_it_is_called_since(world: World) -> N
         with pytest.raises(NotFound, match="has no account"):
             await accounts.named(database, "ada@example.com")
         # Nothing is given to it, nor is it set free, by that name.
-        with pytest.raises(NotFound, match="has no account"):
-            await accounts.set_frozen(database, pseudonym, False, actor="test")
+        for text in (pseudonym, account.public_id, str(account.id)):
+            with pytest.raises(InvalidRequest, match=f"{account.public_id} is closed"):
+                await accounts.set_frozen(database, text, False, actor="test")
 
     world.run(use)

@@ -17,6 +17,7 @@ from tollbridge.cli.shell import (
     print_table,
     say,
     time,
+    to_account,
     with_database,
 )
 
@@ -121,10 +122,12 @@ def account_show(settings: "Settings", account: str, as_json: bool) -> None:
 
 
 @account.command("freeze")
-@click.argument("email")
+@click.argument("account")
 @configured
-def account_freeze(settings: "Settings", email: str) -> None:
+def account_freeze(settings: "Settings", account: str) -> None:
     """Refuse an account's calls from the next one on.
+
+    ACCOUNT is an e-mail address, an id (acct_…), or the number that the log shows.
 
     \b
     Example:
@@ -132,15 +135,17 @@ def account_freeze(settings: "Settings", email: str) -> None:
     """
     from tollbridge.services import accounts
 
-    with_database(settings, lambda database: accounts.set_frozen(database, email, True, actor=actor()))
-    say(f"{email} is frozen: its calls are refused from the next one on")
+    found = with_database(settings, lambda database: accounts.set_frozen(database, account, True, actor=actor()))
+    say(f"{found.email} is frozen: its calls are refused from the next one on")
 
 
 @account.command("unfreeze")
-@click.argument("email")
+@click.argument("account")
 @configured
-def account_unfreeze(settings: "Settings", email: str) -> None:
+def account_unfreeze(settings: "Settings", account: str) -> None:
     """Accept an account's calls again.
+
+    ACCOUNT is an e-mail address, an id (acct_…), or the number that the log shows.
 
     \b
     Example:
@@ -148,8 +153,8 @@ def account_unfreeze(settings: "Settings", email: str) -> None:
     """
     from tollbridge.services import accounts
 
-    with_database(settings, lambda database: accounts.set_frozen(database, email, False, actor=actor()))
-    say(f"{email} is active")
+    found = with_database(settings, lambda database: accounts.set_frozen(database, account, False, actor=actor()))
+    say(f"{found.email} is active")
 
 
 @account.command("drop-factor")
@@ -231,7 +236,7 @@ def account_close(settings: "Settings", account: str, forfeit: bool) -> None:
 
 
 @account.command("plan")
-@click.argument("email")
+@click.argument("account")
 @click.argument("plan")
 @click.option("--rpm", type=Whole(1), help="Agreed with this account: requests per minute.")
 @click.option("--tpm", type=Whole(1), help="Agreed: tokens per minute.")
@@ -243,11 +248,12 @@ def account_close(settings: "Settings", account: str, forfeit: bool) -> None:
 @as_json
 @configured
 def account_plan(
-    settings: "Settings", email: str, plan: str, since: int | None, until: int | None, as_json: bool, **agreed: Any
+    settings: "Settings", account: str, plan: str, since: int | None, until: int | None, as_json: bool, **agreed: Any
 ) -> None:
     """Put an account on a plan, optionally with limits of its own.
 
-    The limits given replace all that were agreed before.
+    The limits given replace all that were agreed before. ACCOUNT is an e-mail address, an id (acct_…), or the number
+    that the log shows.
 
     \b
     Example:
@@ -265,7 +271,7 @@ def account_plan(
     terms = Agreed(**own, since=since or 0, until=until or FOR_EVER) if own else None
 
     async def change(database: "Database") -> "Account":
-        found = await accounts.get(database, email)
+        found = await accounts.in_use(database, account)
         return await change_plan(database, found, plan, settings.plans, actor=actor(), agreed=terms)
 
     _print_account(with_database(settings, change), as_json)
@@ -285,7 +291,7 @@ def key() -> None:
 
 
 @key.command("create")
-@click.option("--account", "email", required=True, metavar="EMAIL", help="The account that the key belongs to.")
+@to_account
 @click.option("--label", default="", help="What it is for.")
 @click.option("--limit", type=USD, metavar="USD", help="The most it may spend, in all or in each period of --reset.")
 @click.option("--reset", type=click.Choice(["daily", "weekly", "monthly"]), help="How often the limit starts over.")
@@ -307,7 +313,7 @@ def key() -> None:
 @as_json
 @configured
 def key_create(
-    settings: "Settings", email: str, label: str, limit: int | None, expires: int | None, as_json: bool, **rules: Any
+    settings: "Settings", account: str, label: str, limit: int | None, expires: int | None, as_json: bool, **rules: Any
 ) -> None:
     """Create an API key. It is printed alone (or with its id, as JSON), and never again.
 
@@ -321,36 +327,35 @@ def key_create(
     again = settings.keys.reveal == "always"
     obeyed = Rules(limit=limit, expires_at=expires, **{name: value or None for name, value in rules.items()})
 
-    async def make(database: "Database") -> keys.MadeKey:
-        owner = await accounts.get(database, email)
+    async def make(database: "Database") -> tuple["Account", keys.MadeKey]:
+        owner = await accounts.in_use(database, account)
         master, prefix = await secrets.load_for(database, settings), settings.brand.key_prefix
-        return await keys.create(
+        made = await keys.create(
             *(database, master, owner, prefix),
             label=label,
             rules=obeyed,
             actor=actor(),
             shown_again=again,
         )
+        return owner, made
 
-    made = with_database(settings, make)
+    owner, made = with_database(settings, make)
     for pattern in rules["models"]:
         if not _in_catalog(settings, pattern):
             say(f"warning: no model is called {pattern!r}: tollbridge catalog list --all names them")
     if as_json:
-        print_json({"id": made.public_id, "key": made.text, "account": email, "label": label})
+        print_json({"id": made.public_id, "key": made.text, "account": owner.email, "label": label})
         return
     shown = "the dashboard shows the key too" if again else "keep the key safe, it is shown only now"
-    say(f"{made.public_id} for {email}; {shown}:")
+    say(f"{made.public_id} for {owner.email}; {shown}:")
     click.echo(made.text)
 
 
 @key.command("list")
-@click.option(
-    "--account", "email", required=True, metavar="ACCOUNT", help="Its e-mail address, its id (acct_…) or its number."
-)
+@to_account
 @as_json
 @configured
-def key_list(settings: "Settings", email: str, as_json: bool) -> None:
+def key_list(settings: "Settings", account: str, as_json: bool) -> None:
     """List an account's keys, the id first on each line.
 
     \b
@@ -360,7 +365,7 @@ def key_list(settings: "Settings", email: str, as_json: bool) -> None:
     from tollbridge.services import accounts
 
     async def read(database: "Database") -> list[dict[str, Any]]:
-        found, now = await accounts.named(database, email), await database.now()
+        found, now = await accounts.named(database, account), await database.now()
         return await _keys_of(database, found.id, now)
 
     found = with_database(settings, read)

@@ -77,18 +77,19 @@ def ledger_verify(settings: "Settings", as_json: bool) -> None:
 
 
 @ledger.command("statement")
-@click.argument("email")
+@click.argument("account")
 @click.option("--since", type=DATE, default=0, metavar="DATE", help="From this day (UTC) on.")
 @click.option("--month", metavar="MONTH", help="A calendar month such as 2026-11, with its totals.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV; needs --month.")
 @as_json
 @configured
 def ledger_statement(
-    settings: "Settings", email: str, since: int, month: str | None, as_csv: bool, as_json: bool
+    settings: "Settings", account: str, since: int, month: str | None, as_csv: bool, as_json: bool
 ) -> None:
     """Show every change of an account's balance.
 
-    Each line shows the balance after it. EMAIL may also be an account's id (acct_…) or the number that the log shows.
+    Each line shows the balance after it. ACCOUNT is an e-mail address, an id (acct_…), or the number that the log
+    shows.
 
     \b
     Example:
@@ -98,7 +99,7 @@ def ledger_statement(
     if month is not None:
         if since:
             raise click.UsageError("use either --since or --month, not both")
-        _print_month(settings, email, month, as_csv, as_json)
+        _print_month(settings, account, month, as_csv, as_json)
         return
     if as_csv:
         raise click.UsageError("--csv needs --month")
@@ -106,7 +107,7 @@ def ledger_statement(
     from tollbridge.services.statement import statement
 
     async def show(database: "Database") -> None:
-        found = await accounts.named(database, email)
+        found = await accounts.named(database, account)
         lines = statement(database, found.id, since)
         if as_json:
             names = ("at", "amount_usd", "balance_usd", "what")
@@ -135,12 +136,12 @@ def _row(line: "Line") -> tuple[str, ...]:
     return time(line.at), format_usd(line.amount), format_usd(line.balance), line.what
 
 
-def _print_month(settings: "Settings", email: str, month: str, as_csv: bool, as_json: bool) -> None:
+def _print_month(settings: "Settings", account: str, month: str, as_csv: bool, as_json: bool) -> None:
     from tollbridge.core.money import format_usd
     from tollbridge.services import accounts, statements
 
     async def read(database: "Database") -> statements.Statement:
-        found = await accounts.named(database, email)
+        found = await accounts.named(database, account)
         return await statements.account_statement(database, found, statements.parse_month(month))
 
     made = with_database(settings, read)

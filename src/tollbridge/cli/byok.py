@@ -6,10 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tollbridge.cli.shell import actor, as_json, configured, print_json, print_table, say, time, with_database
+from tollbridge.cli.shell import (
+    actor,
+    as_json,
+    configured,
+    print_json,
+    print_table,
+    say,
+    time,
+    to_account,
+    with_database,
+)
 
 if TYPE_CHECKING:
     from tollbridge.config import Settings
+    from tollbridge.store.accounts import Account
     from tollbridge.store.byok import Own
     from tollbridge.store.db import Database
 
@@ -29,7 +40,7 @@ def byok() -> None:
 
 @byok.command("add")
 @click.argument("provider")
-@click.option("--account", "email", required=True, metavar="EMAIL", help="The account that it belongs to.")
+@to_account
 @click.option("--label", default="", help="What it is for.")
 @click.option("--only", is_flag=True, help="Never fall back to the operator's credential for what it serves.")
 @click.option(
@@ -38,7 +49,7 @@ def byok() -> None:
 @as_json
 @configured
 def byok_add(
-    settings: "Settings", provider: str, email: str, label: str, only: bool, variable: str | None, as_json: bool
+    settings: "Settings", provider: str, account: str, label: str, only: bool, variable: str | None, as_json: bool
 ) -> None:
     """Store a customer's credential for a provider.
 
@@ -50,9 +61,9 @@ def byok_add(
     """
     from tollbridge.services import accounts, byok, secrets
 
-    async def keep(database: "Database") -> "Own":
-        owner = await accounts.get(database, email)
-        return await byok.add(
+    async def keep(database: "Database") -> tuple["Account", "Own"]:
+        owner = await accounts.in_use(database, account)
+        return owner, await byok.add(
             database,
             await secrets.load_for(database, settings),
             owner,
@@ -65,20 +76,18 @@ def byok_add(
         )
 
     credential = _read(variable)
-    kept = with_database(settings, keep)
+    owner, kept = with_database(settings, keep)
     if as_json:
         print_json(_fields(kept))
     else:
-        say(f"{kept.public_id}: {email} calls {provider} with {kept.hint} from the next call on")
+        say(f"{kept.public_id}: {owner.email} calls {provider} with {kept.hint} from the next call on")
 
 
 @byok.command("list")
-@click.option(
-    "--account", "email", required=True, metavar="ACCOUNT", help="Its e-mail address, its id (acct_…) or its number."
-)
+@to_account
 @as_json
 @configured
-def byok_list(settings: "Settings", email: str, as_json: bool) -> None:
+def byok_list(settings: "Settings", account: str, as_json: bool) -> None:
     """List an account's own credentials, in the order of use.
 
     Each line begins with the id.
@@ -91,7 +100,7 @@ def byok_list(settings: "Settings", email: str, as_json: bool) -> None:
     from tollbridge.store import byok
 
     async def read(database: "Database") -> list[dict[str, Any]]:
-        owner = await accounts.named(database, email)
+        owner = await accounts.named(database, account)
         return [_fields(each) for each in await byok.of_account(database, owner.id)]
 
     found = with_database(settings, read)

@@ -109,6 +109,9 @@ def read_settings(config: Path | None, data_dir: str | None, **options: str | in
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+to_account = click.option(
+    "--account", required=True, metavar="ACCOUNT", help="Its e-mail address, its id (acct_…) or its number."
+)
 
 
 def one_form(as_csv: bool, as_json: bool) -> None:

@@ -113,6 +113,14 @@ async def named(database: Database, text: str) -> Account:
     return account
 
 
+async def in_use(database: Database, text: str) -> Account:
+    """As `named`, for changing something: InvalidRequest if the account is closed."""
+    account = await named(database, text)
+    if account.closed:
+        raise InvalidRequest(f"{account.public_id} is closed", param="account")
+    return account
+
+
 async def every(database: Database) -> AsyncIterator[Account]:
     """All accounts, oldest first."""
     after = 0
@@ -122,12 +130,12 @@ async def every(database: Database) -> AsyncIterator[Account]:
         after = found[-1].id
 
 
-async def set_frozen(database: Database, email: str, frozen: bool, *, actor: str) -> Account:
+async def set_frozen(database: Database, text: str, frozen: bool, *, actor: str) -> Account:
     """Refuse an account's calls from the next one on, or accept them again. Repeating it changes nothing.
 
-    `actor`: who does it, for the account's activity.
+    `text`, and what is raised: see `in_use`; `actor`: who does it, for the account's activity.
     """
-    account, now = await get(database, email), await database.now()
+    account, now = await in_use(database, text), await database.now()
 
     async def use_case(transaction: Transaction) -> None:
         if await accounts.set_frozen(transaction, account.id, frozen):
@@ -135,4 +143,4 @@ async def set_frozen(database: Database, email: str, frozen: bool, *, actor: str
             await activity.add(transaction, NewDeed(account_id=account.id, actor=actor, action=action), now)
 
     await run(database, use_case)
-    return await get(database, email)
+    return await accounts.known(database, account.id)

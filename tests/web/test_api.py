@@ -9,13 +9,12 @@ from tests.servers import Postgres
 from tests.web.visitors import Visitor, house, registered
 
 from tollbridge.store import accounts, activity
-from tollbridge.web import api, requests, usage
 from tollbridge.web.api import openapi_paths
+from tollbridge.web.pages import PAGES
 
 
 def test_every_operation_for_programs_is_described() -> None:
-    pages = (*api.PAGES, *requests.PAGES, *usage.PAGES)
-    served = {(page.path, page.method.lower()) for page in pages if page.manage}
+    served = {(page.path, page.method.lower()) for page in PAGES if page.manage}
     described = {(path, method) for path, methods in openapi_paths().items() for method in methods}
     assert described == served
 
@@ -29,6 +28,8 @@ def test_a_body_is_described_by_its_fields() -> None:
     listed = [(each["name"], each["in"]) for each in paths["/api/requests"]["get"]["parameters"]]
     names = ("range", "since", "until", "status", "model", "key", "limit", "cursor")
     assert listed == [(name, "query") for name in names]
+    assert {"401", "503"} == paths["/api/billing"]["get"]["responses"].keys() - {"200"}
+    assert {"400", "401", "413", "415", "422", "503"} == paths["/api/keys"]["post"]["responses"].keys() - {"201"}
     [once] = paths["/api/keys"]["post"]["parameters"]
     assert (once["name"], once["in"]) == ("Idempotency-Key", "header")
 

@@ -99,7 +99,16 @@ def test_the_document_is_served_whole_in_the_operators_brand() -> None:
             assert chat["requestBody"]["content"]["application/json"]["example"]["model"] == "m"
             assert "X-MB-Charged-USD" in chat["responses"]["200"]["headers"]
             assert {"400", "401", "402", "429", "503"} <= chat["responses"].keys()
+            got = chat["responses"]
+            assert got["429"]["headers"].keys() >= {"x-request-id", "Retry-After", "x-ratelimit-remaining-tokens"}
             assert "402" not in document["paths"]["/v1/credits"]["get"]["responses"]
+            # What needs a provider, a hold or another path is said nowhere else.
+            asked = document["paths"]["/v1/credits"]["get"]["responses"]
+            assert set(asked) == {"200", "400", "401", "403", "404", "405", "408", "429", "431", "500", "503"}
+            assert asked["404"]["description"] == "`not_found`"
+            assert "503" in document["paths"]["/ready"]["get"]["responses"]
+            of_estimate = document["paths"]["/v1/estimate"]["post"]["parameters"]
+            assert [each["name"] for each in of_estimate] == ["X-MB-Max-Cost-USD"]
             two = {"authorization": f"Bearer {site.key}", "x-api-key": "another"}
             for path, asked in (("/v1/credits", two), ("/v1/generation", {})):
                 refused = await site.get(path, asked)
@@ -107,6 +116,29 @@ def test_the_document_is_served_whole_in_the_operators_brand() -> None:
                 assert f"`{refused.json['error']['code']}`" in told
             ids = [each["operationId"] for path in document["paths"].values() for each in path.values()]
             assert len(set(ids)) == len(ids)
+
+    run(test())
+
+
+def test_each_header_and_the_form_of_an_error_are_as_described() -> None:
+    async def test() -> None:
+        async with house() as site, Visitor(site) as visitor:
+            paths = (await visitor.get("/openapi.json")).json()
+            schemas, paths = paths["components"]["schemas"], paths["paths"]
+            for path in ("/v1/chat/completions", "/v1/messages"):
+                answers = paths[path]["post"]["responses"]
+                for model, status in (("m", "200"), ("nobody", "404")):
+                    body = {"model": model, "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]}
+                    answer = await site.post(path, body)
+                    assert answer.status == int(status)
+                    said = {name.lower() for name in answers[status]["headers"]}
+                    assert {name for name in answer.headers if name.startswith("x-")} <= said
+                    content = answers[status]["content"]["application/json"]["schema"]
+                    assert answer.json.keys() >= {"error", "detail"} or status == "200"
+                    if status != "200":
+                        described = schemas[content["$ref"].rpartition("/")[2]]["properties"]
+                        assert answer.json.keys() <= described.keys()
+                        assert answer.json["error"].keys() <= described["error"]["properties"].keys()
 
     run(test())
 

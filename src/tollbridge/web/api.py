@@ -333,7 +333,9 @@ OPERATIONS = (
         headers=_ONCE,
         body=RotateBody,
     ),
+    Described("GET", "/api/billing", "The balance and what is in it, the plan, ways to pay, packs."),
 )
+_REFUSED = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
 
 
 def openapi_paths() -> dict[str, Any]:
@@ -347,19 +349,29 @@ def openapi_paths() -> dict[str, Any]:
             for where, texts in (("query", each.query), ("header", each.headers))
             for name, text in texts.items()
         ]
-        made = "201" if each.method == "POST" else "200"
+        done: dict[str, Any] = {
+            "description": "Done.",
+            "content": {"application/json": {"schema": {"type": "object"}}},
+        }
+        refused = {401: "Neither a session nor a management key.", 503: "The database is away: try again."}
+        if each.query or each.headers or each.body:
+            refused[400] = "What was sent is not valid: `error.param` names it."
+        if names:
+            refused[404] = "The account has no such object."
+        if each.body is not None:
+            refused |= {413: "The body is too large.", 415: "The body is not JSON."}
+        if each.headers:
+            refused[422] = "`idempotency_key_reused`: the `Idempotency-Key` was used for another request."
+            text = "`true` if the first request with this `Idempotency-Key` did it."
+            done["headers"] = {"Idempotent-Replayed": {"description": text, "schema": {"type": "string"}}}
         operation: dict[str, Any] = {
             "operationId": re.sub(r"\W+", "-", f"{each.method.lower()}{each.path}").strip("-"),
             "summary": each.summary,
             "tags": ["Management"],
             "security": [{"managementKey": []}],
             "parameters": parameters,
-            "responses": {
-                made: {"description": "Done.", "content": {"application/json": {"schema": {"type": "object"}}}},
-                "400": {"description": "What was sent is not valid: `error.param` names it."},
-                "401": {"description": "Neither a session nor a management key."},
-                "404": {"description": "The account has no such object."},
-            },
+            "responses": {"201" if each.method == "POST" else "200": done}
+            | {str(status): {"description": refused[status], "content": _REFUSED} for status in sorted(refused)},
         }
         if each.body is not None:
             _, schemas = msgspec.json.schema_components([each.body])

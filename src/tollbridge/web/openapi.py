@@ -4,7 +4,6 @@ A row of `OPERATIONS` is a path that is served; tests compare it with the tables
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
 from msgspec import inspect
@@ -12,14 +11,12 @@ from starlette.responses import Response
 
 from tollbridge import __version__
 from tollbridge.config.settings import Brand, Errors
-from tollbridge.core.catalog import TYPES
 from tollbridge.web import api
+from tollbridge.web.openapi_answers import SCHEMAS, TEXT, Json, headers, ref
 from tollbridge.web.openapi_types import DEPTH, typed
 from tollbridge.web.page import ANYONE, Page
 from tollbridge.web.visit import Visit
 from tollbridge.wire import anthropic_body, openai_chat, openai_completions, openai_embeddings, responses_body
-
-Json = dict[str, Any]
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -275,157 +272,21 @@ def problems(errors: Errors) -> list[Problem]:
     return sorted(chosen, key=lambda problem: problem.status)
 
 
-_OF_BODIES = frozenset({400, 402, 409, 413, 415, 422})
-_TEXT: Json = {"type": "string"}
-_NUMBER: Json = {"type": "number"}
-_WHOLE: Json = {"type": "integer"}
-
-
-def _object(**properties: Json) -> Json:
-    return {"type": "object", "properties": properties}
-
-
-def _list(items: Json) -> Json:
-    return {"type": "array", "items": items}
-
-
-def _ref(name: str) -> Json:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _money(read: str = "prompt", written: str = "completions") -> Json:
-    details = {
-        "upstream_inference_cost": {**_NUMBER, "description": "What the provider bills, USD."},
-        f"upstream_inference_{read}_cost": {**_NUMBER, "description": "Of this, for what was read."},
-        f"upstream_inference_{written}_cost": {**_NUMBER, "description": "And for what was written and searched for."},
-    }
-    return {
-        "cost": {**_NUMBER, "description": "What this request took from your balance, USD."},
-        "cost_details": _object(**details),
-        "balance": {**_NUMBER, "description": "What you can spend now, USD."},
-    }
-
-
-_CHOICE = _object(index=_WHOLE, message=_object(role=_TEXT, content=_TEXT), finish_reason=_TEXT)
-SCHEMAS: Json = {
-    "Error": _object(
-        error=_object(message=_TEXT, type=_TEXT, param={"type": ["string", "null"]}, code=_TEXT),
-        detail={**_TEXT, "description": "The same message again."},
-        balance_usd={**_NUMBER, "description": "On 402: what can be spent."},
-    ),
-    "Usage": _object(prompt_tokens=_WHOLE, completion_tokens=_WHOLE, total_tokens=_WHOLE, **_money()),
-    "ChatCompletion": _object(
-        id=_TEXT, object=_TEXT, created=_WHOLE, model=_TEXT, choices=_list(_CHOICE), usage=_ref("Usage")
-    ),
-    "Completion": _object(
-        id=_TEXT,
-        object=_TEXT,
-        created=_WHOLE,
-        model=_TEXT,
-        choices=_list(_object(index=_WHOLE, text=_TEXT, finish_reason=_TEXT)),
-        usage=_ref("Usage"),
-    ),
-    "Embeddings": _object(
-        object=_TEXT,
-        model=_TEXT,
-        data=_list(_object(object=_TEXT, index=_WHOLE, embedding=_list(_NUMBER))),
-        usage=_ref("Usage"),
-    ),
-    "Response": _object(
-        id=_TEXT,
-        object=_TEXT,
-        status=_TEXT,
-        model=_TEXT,
-        output=_list({"type": "object"}),
-        usage=_object(input_tokens=_WHOLE, output_tokens=_WHOLE, total_tokens=_WHOLE, **_money("input", "output")),
-    ),
-    "Message": _object(
-        id=_TEXT,
-        type=_TEXT,
-        role=_TEXT,
-        model=_TEXT,
-        content=_list({"type": "object"}),
-        stop_reason=_TEXT,
-        usage=_object(input_tokens=_WHOLE, output_tokens=_WHOLE, **_money()),
-    ),
-    "TokenCount": _object(input_tokens=_WHOLE),
-    "Model": _object(
-        id=_TEXT,
-        object=_TEXT,
-        created=_WHOLE,
-        owned_by=_TEXT,
-        type={**_TEXT, "enum": list(TYPES)},
-        context_window=_WHOLE,
-        max_output_tokens={"type": ["integer", "null"], "description": "null where nothing is written."},
-        best_for=_TEXT,
-        input_modalities=_list(_TEXT),
-        output_modalities=_list(_TEXT),
-        capabilities=_list(_TEXT),
-        aliases=_list(_TEXT),
-        price=_object(
-            unit=_TEXT,
-            input={**_TEXT, "description": "A decimal: USD per million tokens, what you pay."},
-            output=_TEXT,
-            cache_read=_TEXT,
-            cache_write=_TEXT,
-            tiers=_list({"type": "object"}),
-            periods=_list({"type": "object"}),
-        ),
-        context_length=_WHOLE,
-        pricing={"type": "object", "description": "As OpenRouter has it: decimals, USD per token or search."},
-        supported_parameters=_list(_TEXT),
-    ),
-    "ModelList": _object(object=_TEXT, data=_list(_ref("Model")), total_count=_WHOLE),
-    "Credits": _object(
-        data=_object(total_credits=_NUMBER, total_usage=_NUMBER),
-        balance_usd=_NUMBER,
-        held_usd=_NUMBER,
-        paid_usd=_NUMBER,
-        promo_usd=_NUMBER,
-        frozen={"type": "boolean"},
-    ),
-    "Key": _object(
-        data=_object(
-            id=_TEXT,
-            label=_TEXT,
-            limit={"type": ["number", "null"]},
-            limit_remaining={"type": ["number", "null"]},
-            usage=_NUMBER,
-            usage_daily=_NUMBER,
-            usage_weekly=_NUMBER,
-            usage_monthly=_NUMBER,
-            plan=_TEXT,
-            limits={"type": "object"},
-            balance_usd=_NUMBER,
-        )
-    ),
-    "Generation": _object(
-        data=_object(
-            id=_TEXT,
-            model=_TEXT,
-            provider_name=_TEXT,
-            total_cost=_NUMBER,
-            tokens_prompt=_WHOLE,
-            tokens_completion=_WHOLE,
-            latency={**_WHOLE, "description": "Milliseconds."},
-            outcome=_TEXT,
-            finish_reason=_TEXT,
-            attempts=_list({"type": "object"}),
-        )
-    ),
-    "Estimate": _object(
-        object=_TEXT,
-        model=_TEXT,
-        least_usd=_NUMBER,
-        greatest_usd=_NUMBER,
-        held_usd={"type": ["number", "null"]},
-        cap_usd=_NUMBER,
-        admitted={"type": "boolean"},
-        status=_WHOLE,
-        routes=_list({"type": "object"}),
-    ),
-    "Health": _object(status=_TEXT),
+_OF_BODIES = frozenset({400, 413, 415})
+_OF_ONE_PATH = {
+    "model_not_found": "/v1/models/{id}",
+    "generation_not_found": "/v1/generation",
+    "generation_not_ended": "/v1/generation",
 }
+# Without a call to a provider, and a hold for it, these cannot be.
+_OF_CALLS = frozenset(
+    {"invalid_url", "answer_too_large", "cost_cap_exceeded", "context_length_exceeded", "thread_unsupported_request"}
+    | {"insufficient_credits", "in_flight_budget_exhausted", "key_limit_exceeded", "insufficient_quota"}
+    | {"account_frozen", "model_not_allowed", "own_credential_refused", "no_allowed_provider", "no_available_provider"}
+    | {"idempotency_in_progress", "idempotency_answer_not_kept", "idempotency_key_reused", "rate_limit_exceeded"}
+    | {"upstream_unavailable", "upstream_invalid_response", "upstream_auth", "upstream_timeout"}
+)
+_LIKE_ANTHROPIC = frozenset({"/v1/messages", "/v1/messages/count_tokens"})
 
 
 def document(brand: Brand, errors: Errors, base: str) -> Json:
@@ -496,17 +357,21 @@ def _operation(operation: Operation, prefix: str, problems: Sequence[Problem]) -
             "in": "query",
             "required": True,
             "description": text.replace("«header»", prefix),
-            "schema": _TEXT,
+            "schema": TEXT,
         }
         for name, text in operation.query.items()
     ]
     if "{id}" in operation.path:
-        inputs.append({"name": "id", "in": "path", "required": True, "schema": _TEXT})
-    if operation.paid:
+        inputs.append({"name": "id", "in": "path", "required": True, "schema": TEXT})
+    if operation.paid or operation.path == "/v1/estimate":
         text = "The most that this request may cost you, a decimal in USD."
-        inputs.append({"name": f"{prefix}-Max-Cost-USD", "in": "header", "description": text, "schema": _TEXT})
+        inputs.append({"name": f"{prefix}-Max-Cost-USD", "in": "header", "description": text, "schema": TEXT})
+    if operation.paid:
         text = "Sending the same request again with it gets the same answer and is not charged again."
-        inputs.append({"name": "Idempotency-Key", "in": "header", "description": text, "schema": _TEXT})
+        inputs.append({"name": "Idempotency-Key", "in": "header", "description": text, "schema": TEXT})
+    if operation.path.startswith("/v1/models"):
+        text = "With it, the answer is Anthropic's."
+        inputs.append({"name": "anthropic-version", "in": "header", "description": text, "schema": TEXT})
     if inputs:
         made["parameters"] = inputs
     if operation.method == "POST":
@@ -523,40 +388,36 @@ def _operation(operation: Operation, prefix: str, problems: Sequence[Problem]) -
 
 
 def _responses(operation: Operation, prefix: str, problems: Sequence[Problem]) -> Json:
-    content: Json = {"application/json": {"schema": _ref(operation.answer)}}
+    content: Json = {"application/json": {"schema": ref(operation.answer)}}
     if operation.streams:
-        content["text/event-stream"] = {"schema": _TEXT}
-    answer: Json = {"description": operation.summary, "content": content}
-    if operation.paid:
-        answer["headers"] = {
-            f"{prefix}-{name}": {"description": text, "schema": _TEXT}
-            for name, text in (
-                ("Upstream-Cost-USD", "What the provider bills the operator."),
-                ("Charged-USD", "What this request took from your balance."),
-                ("Balance-USD", "What you can spend now."),
-                ("Cost-Basis", "`final`; `hold` on a stream, whose headers leave before its cost is known."),
-                ("Generation-Id", "The `id` of the answer."),
-                ("Provider", "Who answered."),
-            )
-        }
-    made: Json = {"200": answer}
-    if operation.public:
-        return made
+        content["text/event-stream"] = {"schema": TEXT}
+    made: Json = {"200": {"description": operation.summary, "content": content}}
+    refused = ref("MessagesError" if operation.path in _LIKE_ANTHROPIC else "Error")
     for problem in problems:
-        if problem.status in _OF_BODIES and operation.method == "GET" and not _without_a_body(operation, problem):
-            continue
-        known = made.setdefault(
-            str(problem.status),
-            {"description": "", "content": {"application/json": {"schema": _ref("Error")}}},
-        )
-        known["description"] = ", ".join(filter(None, (known["description"], f"`{problem.code}`")))
+        if _can_have(operation, problem):
+            known = made.setdefault(
+                str(problem.status), {"description": "", "content": {"application/json": {"schema": refused}}}
+            )
+            known["description"] = ", ".join(filter(None, (known["description"], f"`{problem.code}`")))
+    if operation.path == "/ready":
+        made["503"] = {"description": "It takes no requests.", "content": content}
+    for status, answer in made.items():
+        answer["headers"] = headers(int(status), prefix, paid=operation.paid)
     return made
 
 
-def _without_a_body(operation: Operation, problem: Problem) -> bool:
-    """Whether a request can have this problem because of its headers alone."""
+def _can_have(operation: Operation, problem: Problem) -> bool:
     code = problem.code
-    return code == "ambiguous_credentials" or (code == "invalid_request_error" and bool(operation.query))
+    if operation.public:
+        return False
+    if code in _OF_ONE_PATH:
+        return operation.path == _OF_ONE_PATH[code] or (operation.paid and code == "model_not_found")
+    if code in _OF_CALLS:
+        return operation.paid
+    if operation.method == "GET" and problem.status in _OF_BODIES:
+        # Of a header, or of a query.
+        return code == "ambiguous_credentials" or (code == "invalid_request_error" and bool(operation.query))
+    return True
 
 
 def _schema(body: type[msgspec.Struct], rules: Mapping[str, str], path: str = "") -> Json:

@@ -173,7 +173,7 @@ def test_limits_that_were_agreed_are_told_and_shown(shell: Shell) -> None:
     says = "1,500 requests a minute, at most 2.5 USD a request, until 2999-01-31"
     assert shell.ok(*words, "--until", "2999-01-31").err == f"agreed: {says}\n"
     assert json.loads(shell.ok("account", "show", "ada@example.com", "--json").out)["agreed"] == says
-    assert "ends in the future" in shell.refused(*words, "--until", "2020-01-01")
+    assert "must end in the future" in shell.refused(*words, "--until", "2020-01-01")
     shell.ok("account", "plan", "ada@example.com", "default")
     assert json.loads(shell.ok("account", "show", "ada@example.com", "--json").out)["agreed"] is None
 

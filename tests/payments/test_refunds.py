@@ -11,6 +11,8 @@ from tollbridge.errors import InvalidRequest
 from tollbridge.payments.base import ProcessorUnavailable
 from tollbridge.services import invoices
 from tollbridge.services.refunds import refund, retry
+from tollbridge.store import accounts, leaving
+from tollbridge.store.db import run
 
 CENT = USD // 100
 
@@ -219,6 +221,21 @@ def test_a_dispute_freezes_the_account_and_takes_the_credit(world: World) -> Non
         account = await till.state()
         assert (account.paid, account.frozen) == (10 * USD, False)
         assert (await till.books())["fees"] == -59 * CENT
+
+    at_till(world, scenario)
+
+
+def test_an_account_that_was_closed_during_a_dispute_is_not_freed_when_it_is_won(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        payment = await till.paid()
+        dispute = till.stripe.dispute(str(payment.intent))
+        await till.send(*till.stripe.events)
+        name, now = leaving.pseudonym(till.account), await till.database.now()
+        await run(till.database, lambda transaction: leaving.close_account(transaction, till.account.id, name, now))
+        till.stripe.close_dispute(dispute["id"], won=True)
+        await till.send(*till.stripe.events)
+        account = await accounts.known(till.database, till.account.id)
+        assert (account.paid, account.frozen, account.closed) == (10 * USD, True, True)
 
     at_till(world, scenario)
 

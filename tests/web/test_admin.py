@@ -102,6 +102,24 @@ def test_an_account_that_its_owner_closed_is_not_called_frozen() -> None:
                 text = shown(await boss.get(page))
                 assert ("Closed" in text, "Frozen Freeze" in text) == (True, False)
             assert (await gauges(site.database)).frozen == 0
+            # Nothing is offered that it cannot have, nor done by a page that was open before.
+            assert not re.search("Grant|Unfreeze|Save", shown(await boss.get(path)))
+            for deed, fields in (("unfreeze", {"reason": "an error"}), ("plan", {"plan": "pro", "was": ""})):
+                sent = await boss.post(f"{path}/{deed}", fields)
+                assert sent.status_code == 400
+            assert await site.database.fetch("SELECT frozen FROM balance WHERE account_id = $1", number) == [(1,)]
+
+    run(test())
+
+
+def test_freezing_an_account_that_is_frozen_is_no_deed() -> None:
+    async def test() -> None:
+        async with house() as site:
+            boss, _ = await operator(site), await registered(site, "ada@example.com")
+            path = await path_of(site)
+            for _ in range(2):
+                assert (await boss.post(f"{path}/freeze", {"reason": "spam"})).status_code == 303
+            assert shown(await boss.get(path)).count("froze the account") == 1
 
     run(test())
 

@@ -116,9 +116,14 @@ async def named(database: Database, text: str) -> Account:
 async def in_use(database: Database, text: str) -> Account:
     """As `named`, for changing something: InvalidRequest if the account is closed."""
     account = await named(database, text)
+    check_open(account)
+    return account
+
+
+def check_open(account: Account) -> None:
+    """InvalidRequest: it is closed."""
     if account.closed:
         raise InvalidRequest(f"{account.public_id} is closed", param="account")
-    return account
 
 
 async def every(database: Database) -> AsyncIterator[Account]:

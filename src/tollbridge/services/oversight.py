@@ -4,6 +4,7 @@ from tollbridge.core.ledger import Posted
 from tollbridge.core.payments import Reversal
 from tollbridge.errors import InvalidRequest, NotFound
 from tollbridge.services import credit, refunds
+from tollbridge.services.accounts import check_open
 from tollbridge.services.key_management import Actor
 from tollbridge.services.payments import Payments
 from tollbridge.store import accounts, activity
@@ -22,13 +23,17 @@ async def find(database: Database, public_id: str) -> Account:
 
 
 async def set_frozen(database: Database, account: Account, frozen: bool, reason: str, actor: Actor) -> None:
-    """Refuse an account's calls from the next one on, or accept them again. InvalidRequest: a reason is missing."""
+    """Refuse an account's calls from the next one on, or accept them again. Repeating it changes nothing.
+
+    InvalidRequest: a reason is missing, or the account is closed.
+    """
+    check_open(account)
     why, now = check_reason(reason), await database.now()
     action = "account.frozen" if frozen else "account.unfrozen"
 
     async def use_case(transaction: Transaction) -> None:
-        await accounts.set_frozen(transaction, account.id, frozen)
-        await activity.add(transaction, actor.deed(account.id, action, why), now)
+        if await accounts.set_frozen(transaction, account.id, frozen):
+            await activity.add(transaction, actor.deed(account.id, action, why), now)
 
     await run(database, use_case)
 

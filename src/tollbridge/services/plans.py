@@ -6,7 +6,7 @@ from tollbridge.core.ledger import Book, Entry, Kind, Post, Posted
 from tollbridge.core.periods import month
 from tollbridge.core.plans import Agreed, Plan
 from tollbridge.errors import Faults, InvalidRequest
-from tollbridge.services.accounts import check_plan
+from tollbridge.services.accounts import check_open, check_plan
 from tollbridge.store import accounts, activity, journal
 from tollbridge.store.accounts import Account
 from tollbridge.store.activity import NewDeed
@@ -35,12 +35,13 @@ async def change_plan(
     """Put `account` on one of `plans`, with `agreed` replacing everything agreed before. Calls obey it at once.
 
     `check` is called once more before anything changes. Repeating this changes nothing. InvalidRequest: there is no
-    such plan, or the agreement is not acceptable.
+    such plan, the agreement is not acceptable, or the account is closed.
     """
+    check_open(account)
     check_change(plan, plans, agreed)
     now = await database.now()
     if agreed is not None and agreed.until <= now:
-        raise InvalidRequest("what is agreed ends in the future", param="until")
+        raise InvalidRequest("what is agreed must end in the future", param="until")
 
     async def change(transaction: Transaction) -> None:
         await accounts.lock_plan(database, transaction, account.id)

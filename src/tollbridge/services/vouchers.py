@@ -81,7 +81,7 @@ def check(amount: int, *, kind: str, count: int, expires_at: int | None, note: s
         if len(note) > _MOST_NOTE or not note.isprintable():
             faults.add(f"A note has at most {_MOST_NOTE} printable characters.", "note")
         if expires_at is not None and expires_at <= now:
-            faults.add("They would already have expired.", "expires_at")
+            faults.add("The vouchers would already have expired.", "expires_at")
         if expires_at is not None and expires_at >= LATEST_MS:
             faults.add("This is too far in the future. Leave it out for vouchers that never expire.", "expires_at")
 

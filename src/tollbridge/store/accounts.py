@@ -156,9 +156,14 @@ async def page(database: Transaction, after: int, count: int) -> list[Account]:
 
 
 async def set_frozen(transaction: Transaction, account_id: int, frozen: bool) -> bool:
-    """Freeze or unfreeze; a frozen account's next hold is refused. Whether this changed anything."""
+    """Freeze or unfreeze; a frozen account's next hold is refused. Whether this changed anything.
+
+    A closed account stays frozen, also when the dispute that froze it before is won.
+    """
     changed = await transaction.execute(
-        "UPDATE balance SET frozen = $2 WHERE account_id = $1 AND frozen <> $2", account_id, frozen
+        "UPDATE balance SET frozen = $2 WHERE account_id = $1 AND frozen <> $2 "  # noqa: S608
+        f"AND NOT EXISTS (SELECT 1 FROM account WHERE id = $1 AND {IS_CLOSED})",
+        *(account_id, frozen),
     )
     await raise_cache_epoch(transaction)
     return changed > 0

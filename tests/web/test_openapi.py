@@ -13,7 +13,7 @@ from tollbridge import errors
 from tollbridge.edge.inference import ENDPOINTS, PROBES
 from tollbridge.edge.lookups import PATHS
 from tollbridge.errors import ApiError
-from tollbridge.web import openapi
+from tollbridge.web import api, openapi
 
 OF_MODELS = {("GET", "/v1/models"), ("GET", "/v1/models/{id}")}
 OPERATIONS = {operation.path: operation for operation in openapi.OPERATIONS}
@@ -149,6 +149,8 @@ def test_the_reference_shows_every_operation() -> None:
             text = (await visitor.get("/docs/api")).text
             for operation in openapi.OPERATIONS:
                 assert f'id="{operation.id}"' in text
+            for described in api.OPERATIONS:
+                assert f"<code>{described.method} {described.path}</code>" in text
             assert not re.search("«|»", text)
             for problem in openapi.PROBLEMS:
                 assert f"<code>{problem.code}</code>" in text

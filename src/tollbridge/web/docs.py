@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from tollbridge.config.settings import Errors
 from tollbridge.errors import NotFound
+from tollbridge.web import api as management
 from tollbridge.web import markdown, models, openapi
 from tollbridge.web.markdown import Code, Text
 from tollbridge.web.page import ANYONE, Page
@@ -169,6 +170,7 @@ async def api(visit: Visit) -> Response:
         "public/api.html",
         guides=_groups(),
         groups=reference(own),
+        management=management.OPERATIONS,
         problems=openapi.problems(own.errors),
         inline=markdown.inline,
     )

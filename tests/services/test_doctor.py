@@ -36,6 +36,26 @@ def test_a_gateway_that_can_work_is_well(world: World) -> None:
     assert "canary" not in repr(findings)
 
 
+def test_what_strangers_would_miss_is_said_where_they_can_come(world: World) -> None:
+    here = found(settings(world))
+    assert here["providers"].ok
+    assert not {"mail", "texts"} & here.keys()
+    elsewhere = found(settings(world, TOLLBRIDGE_PUBLIC_URL="https://api.example.com"))
+    assert not elsewhere["providers"].ok
+    assert "customers pay for what it makes up" in elsewhere["providers"].detail
+    assert "Outbox" in elsewhere["mail"].detail
+    assert elsewhere["texts"].detail.startswith("not written: terms, privacy, refunds, contact")
+    terms = world.directory / "terms.md"
+    terms.write_text("# Terms")
+    written = {f"TOLLBRIDGE_PAGES__{name}": str(terms) for name in ("TERMS", "PRIVACY", "REFUNDS", "CONTACT")}
+    mail = {"TOLLBRIDGE_MAIL__HOST": "smtp.example.com", "TOLLBRIDGE_MAIL__FROM": "a@example.com"}
+    ready = {"TOLLBRIDGE_PUBLIC_URL": "https://api.example.com", "DEEPSEEK_API_KEY": "canary-key"}
+    findings = found(settings(world, **written, **mail, **ready))
+    assert findings["texts"].detail == "all of [pages] are written"
+    assert findings["mail"].detail == "sent by smtp.example.com"
+    assert findings["providers"].ok
+
+
 def test_before_the_first_start_nothing_is_made(tmp_path: Path) -> None:
     findings = found(read(Source(None, (("data_dir", str(tmp_path / "data")),)), {}))
     assert findings["data directory"].ok

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from tollbridge.config import Settings
+from tollbridge.config.kinds import is_for_this_machine
 from tollbridge.errors import ConfigError, TollbridgeError, Unavailable
 from tollbridge.services import secrets
 from tollbridge.store import accounts, schema
@@ -90,6 +91,8 @@ async def examine(settings: Settings) -> list[Finding]:
         findings.append(await _limits(settings.redis_url.reveal()))
     if settings.usage.export is not None:
         findings += _export(settings.usage.export.reveal())
+    if not is_for_this_machine(settings.public_url, settings.host):
+        findings += [_mail(settings), _texts(settings)]
     return [*findings, _providers(settings)]
 
 
@@ -249,9 +252,29 @@ def _export(url: str) -> list[Finding]:
     return [_directory("usage export", Path(unquote(parts.path)), "the first export creates it")]
 
 
+def _mail(settings: Settings) -> Finding:
+    if settings.mail.host is None:
+        what = (
+            "mail.host is not set: links for passwords and invitations are only in the log and under Operator → Outbox"
+        )
+        return Finding("mail", True, what)
+    return Finding("mail", True, f"sent by {settings.mail.host}")
+
+
+def _texts(settings: Settings) -> Finding:
+    """Whether there is what customers agree to when they sign up."""
+    missing = [name for name, text in msgspec.structs.asdict(settings.pages).items() if text is None]
+    if missing:
+        return Finding("texts", True, f"not written: {', '.join(missing)}; who signs up agrees to terms ([pages])")
+    return Finding("texts", True, "all of [pages] are written")
+
+
 def _providers(settings: Settings) -> Finding:
     """Not whether they answer: that costs a little."""
     names = ", ".join(settings.providers)
     if not names:
-        return Finding("providers", True, "none configured: the built-in demo provider answers")
+        demo = "none configured: the built-in demo provider answers"
+        if is_for_this_machine(settings.public_url, settings.host):
+            return Finding("providers", True, demo)
+        return Finding("providers", False, f"{demo}, and customers pay for what it makes up")
     return Finding("providers", True, f"{names} (tollbridge provider check asks them)")

@@ -113,3 +113,28 @@ def test_each_of_several_answers_is_given_and_counted(demo: DemoProvider) -> Non
     ends = [choice for chunk in chunks for choice in msgspec.json.decode(chunk)["choices"] if choice["finish_reason"]]
     assert [(choice["index"], choice["finish_reason"]) for choice in ends] == [(n, "length") for n in range(3)]
     assert msgspec.json.decode(chunks[-1])["usage"] == answer["usage"]
+
+
+@pytest.mark.parametrize(
+    ("stop", "text"),
+    [
+        ("!", "Hello"),
+        (["built-in", "demo"], "Hello! This is the"),
+        (["demo", "built-in"], "Hello! This is the"),
+        ("not said", None),
+        ("", None),
+        ([], None),
+    ],
+)
+def test_an_answer_ends_before_a_stop_sequence(demo: DemoProvider, stop: object, text: str | None) -> None:
+    body = {"model": "m", "messages": HI}
+    whole = answered(demo, CHAT, body)["choices"][0]["message"]["content"]
+    answer = answered(demo, CHAT, {**body, "stop": stop})
+    [choice] = answer["choices"]
+    assert choice["message"]["content"] == (whole if text is None else text)
+    assert choice["finish_reason"] == "stop"
+    assert answer["usage"]["completion_tokens"] == len(choice["message"]["content"].split())
+    _, streamed = ask(demo, CHAT, {**body, "stop": stop, "stream": True})
+    events = [event.removeprefix(b"data: ") for event in streamed.split(b"\n\n") if event][:-1]
+    deltas = [choice["delta"] for event in events for choice in msgspec.json.decode(event)["choices"]]
+    assert "".join(delta.get("content", "") for delta in deltas) == choice["message"]["content"]

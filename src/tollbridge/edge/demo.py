@@ -106,6 +106,7 @@ class _Asked(Struct):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     n: int | None = None
+    stop: str | list[str] | None = None
     tools: list[_Tool] | None = None
     response_format: _Format | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
@@ -270,6 +271,9 @@ def _reply(asked: _Asked) -> tuple[list[str], str]:
         f"Hello! This is the built-in demo provider, standing in for {asked.model}: no model was called.{quoted}"
         " Configure a provider to get real answers."
     )
+    for stop in [asked.stop] if isinstance(asked.stop, str) else asked.stop or ():
+        if stop:
+            text = text.partition(stop)[0]
     words = [word if index == 0 else f" {word}" for index, word in enumerate(text.split())]
     limit = asked.max_completion_tokens or asked.max_tokens
     return (words[:limit], "length") if limit is not None and limit < len(words) else (words, "stop")

@@ -30,6 +30,7 @@ from tests.gateway.site import (
 )
 from tests.upstream.bad_server import Peer, Request
 
+from tollbridge.store.keys import Rules
 from tollbridge.values import Outcome
 
 PRICE = 10 * INPUT_NANO + 5 * OUTPUT_NANO
@@ -565,7 +566,7 @@ def test_answer_that_makes_no_sense_is_said_to(body: bytes, streamed: bool) -> N
     run(test())
 
 
-def test_flapping_provider_is_left_alone_and_our_own_refusals_never_count() -> None:
+def test_flapping_provider_is_left_alone() -> None:
     """E21."""
     calls = 0
 
@@ -577,13 +578,39 @@ def test_flapping_provider_is_left_alone_and_our_own_refusals_never_count() -> N
 
     async def test() -> None:
         async with Site(always(answer), others={"second": always(says(completion()))}) as site:
-            poor = site.key
-            for _ in range(50):
-                assert (await site.post("/v1/chat/completions", chat(max_tokens=0))).status == 400
-            site.key = poor
             for _ in range(30):
                 assert (await site.post("/v1/chat/completions", chat())).status == 200
         assert calls <= 6
+
+    run(test())
+
+
+def test_refusals_that_are_no_failure_of_a_provider_never_shut_it() -> None:
+    """litellm-rs#720: neither our own, nor a provider's of what a caller sent."""
+
+    async def answer(request: Request, peer: Peer) -> None:
+        bad = b"nonsense" in request.body
+        said = {"error": {"message": "'top_k' must be positive", "type": "invalid_request_error", "param": "top_k"}}
+        await says(said if bad else completion(), 400 if bad else 200)(request, peer)
+
+    async def test() -> None:
+        async with Site(always(answer)) as site:
+            good = site.key
+            spent, hurried = Rules(limit=1), Rules(rpm=1)
+            for rules, fields, status in (
+                (spent, {}, 402),
+                (hurried, {}, 429),
+                (None, {"max_tokens": 0}, 400),
+                (None, {"top_k": "nonsense"}, 400),
+                (None, {"top_k": "nonsense", "stream": True}, 400),
+            ):
+                site.key = good if rules is None else await site.make_key(rules=rules)
+                if rules is hurried:
+                    assert (await site.post("/v1/chat/completions", chat())).status == 200
+                for _ in range(25):
+                    assert (await site.post("/v1/chat/completions", chat(**fields))).status == status
+            site.key = good
+            assert (await site.post("/v1/chat/completions", chat())).status == 200
 
     run(test())
 

@@ -1,6 +1,7 @@
 """Streams that fall silent, and those that end in an unusual way."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tests.gateway.site import (
     event,
     framed,
     run,
+    says,
     stream,
     streams,
     used,
@@ -50,6 +52,40 @@ def test_a_comment_comes_when_a_stream_is_silent_and_not_while_it_flows() -> Non
             assert not any(KEEP_ALIVE in each for each in flowing)
             assert KEEP_ALIVE in after
             await site.settled(1)
+
+    run(test())
+
+
+@pytest.mark.parametrize("key", [{}, {"Idempotency-Key": "one"}])
+def test_who_got_a_comment_is_told_in_the_stream_that_no_provider_answered_and_pays_nothing(
+    key: dict[str, str],
+) -> None:
+    silence_was_heard = asyncio.Event()
+
+    async def answer(request: Request, peer: Peer) -> None:
+        await silence_was_heard.wait()
+        await says({"error": {"message": "no"}}, 400)(request, peer)
+
+    async def test() -> None:
+        async with Site(always(answer), timing=Timing(tick=0.02, keep_alive=0.05)) as site:
+            call = await site.open("/v1/chat/completions", chat(stream=True), key)
+            status, headers = await call.head()
+            assert (status, headers["x-tollbridge-cost-basis"]) == (200, "hold")
+            body = b""
+            async for piece in call.pieces():
+                body += piece
+                silence_was_heard.set()
+            said = body.replace(KEEP_ALIVE, b"").decode()
+            assert said.startswith("data: {")
+            assert json.loads(said.split("\n\n")[0][6:])["error"]["message"] == "no"
+            assert "[DONE]" not in said
+            call.close()
+            [row] = await site.settled(1)
+            assert (row["charge"], row["status"]) == (0, 400)
+            site.gateway._log.flush()
+            [line] = [json.loads(each) for each in b"".join(site.log).splitlines() if b"chat/completions" in each]
+            assert (line["status"], line["code"]) == (200, "invalid_request_error")
+            assert (line["outcome"], line["attempts"], "charge" in line) == ("no_output", 1, False)
 
     run(test())
 

@@ -144,6 +144,11 @@ def test_a_checkpoint_is_never_above_the_cap() -> None:
     for output in (10, 20, 21):
         here.checkpoint(ticket, route, Usage(output=output))
     assert [(each.hold, each.charge, each.record.output) for each in noted] == [(3, 10, 10), (3, 20, 20)]
+    # It is on the books of whoever made the call, as what a gateway that fails in the middle would charge.
+    for each in noted:
+        record = each.record
+        assert (each.account_id, each.key_id, record.outcome) == (1, 2, Outcome.OUR_FAULT)
+        assert (record.status, record.first_byte_ms, record.cost) == (200, None, 1)
 
 
 def told(verdict: Verdict | None, charge: int, *, estimated: bool = False) -> Receipt:

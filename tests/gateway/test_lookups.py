@@ -29,6 +29,9 @@ from tests.gateway.site import (
 from tests.servers import Postgres
 from tests.upstream.bad_server import Peer, Request
 
+from tollbridge.errors import Unavailable
+from tollbridge.gateway.recent import SLOTS
+from tollbridge.gateway.streams import Timing
 from tollbridge.services import accounts, byok
 from tollbridge.store.keys import Rules
 
@@ -151,6 +154,58 @@ def test_nobody_sees_the_request_of_another_account() -> None:
             assert (foreign.status, foreign.json) == (unknown.status, unknown.json)
             assert (foreign.status, foreign.json["error"]["code"]) == (404, "generation_not_found")
             assert (await site.get("/v1/generation?id=" + id_, {"authorization": ""})).status == 401
+
+    run(test())
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_nobody_sees_the_request_of_another_account_that_only_the_books_know(has_ended: bool) -> None:
+    go_on = asyncio.Event()
+
+    async def answer(request: Request, peer: Peer) -> None:
+        await peer.send(STREAM_HEAD + b"".join(framed(each) for each in stream()))
+        await go_on.wait()
+        await peer.send(b"0\r\n\r\n")
+
+    async def test() -> None:
+        async with Site(always(answer), timing=Timing(tick=20)) as site:
+            call = await site.open(CHAT, chat(stream=True))
+            _, headers = await call.head()
+            id_ = headers["x-tollbridge-generation-id"]
+            if has_ended:
+                go_on.set()
+                await site.settled(1)
+                # As if another process had answered it.
+                site.gateway._recent._slots = [None] * SLOTS
+                assert (await generation(site, id_))["settled"] is True
+            site.account = await accounts.create(
+                site.database, "other@example.com", plans=site.settings.plans, actor="test"
+            )
+            foreign = await site.get(f"/v1/generation?id={id_}", {"authorization": f"Bearer {await site.make_key()}"})
+            assert (foreign.status, foreign.json["error"]["code"]) == (404, "generation_not_found")
+            go_on.set()
+            await site.settled(1)
+            call.close()
+
+    run(test())
+
+
+def test_what_ended_here_is_known_while_the_database_is_away_and_nothing_is_said_of_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def away(*_: object) -> None:
+        raise Unavailable("The database cannot be reached.", code="ledger_unavailable")
+
+    async def test() -> None:
+        async with Site(OK) as site:
+            id_ = (await site.post(CHAT, chat())).json["id"]
+            await site.settled(1)
+            known = await generation(site, id_)
+            monkeypatch.setattr("tollbridge.store.lookups.ended", away)
+            assert await generation(site, id_) == {**known, "settled": False}
+            site.gateway._recent._slots = [None] * SLOTS
+            reply = await site.get(f"/v1/generation?id={id_}")
+            assert (reply.status, reply.json["error"]["code"]) == (503, "ledger_unavailable")
 
     run(test())
 

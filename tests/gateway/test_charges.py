@@ -289,13 +289,18 @@ def test_answer_that_the_provider_broke_off_costs_what_the_operator_says(partial
 
 
 def test_free_answers_of_broken_providers_are_capped_by_account_and_day() -> None:
-    config = '[billing]\nfree_loss_per_day_usd = "0.0001"\n'
+    config = '[billing]\nfree_loss_per_day_usd = "0.0001"\n[plans.default]\ntpm = 20000\nstrict = true\n'
 
     async def test() -> None:
         async with Site(always(breaking(chunk("word " * 30))), config=config) as site:
-            for _ in range(3):
+            left = []
+            for number in range(3):
                 await site.post("/v1/chat/completions", chat(stream=True))
-            rows = await site.settled(3)
+                rows = await site.settled(number + 1)
+                left.append((await site.get("/v1/key")).json["data"]["limits"]["tokens"]["remaining"])
+            # What is charged counts towards the limits too.
+            used = sum(rows[1][meter] for meter in ("input", "output"))
+            assert left == [20_000, 20_000 - used, 20_000 - 2 * used]
             assert [row["charge"] > 0 for row in rows] == [False, True, True]
             # To read the configuration again begins no new day.
             await site.gateway.reload()
@@ -336,9 +341,13 @@ def test_failure_without_output_is_free(status: int) -> None:
     run(test())
 
 
-def test_empty_answer_without_a_finish_is_free() -> None:
+@pytest.mark.parametrize("free_loss", ["1", "0"])
+def test_empty_answer_without_a_finish_is_free(free_loss: str) -> None:
+    """However much may be given away of answers that broke off."""
+    config = f'[billing]\nfree_loss_per_day_usd = "{free_loss}"\n'
+
     async def test() -> None:
-        async with Site(always(says(completion("", usage=(10, 0), finish=None)))) as site:
+        async with Site(always(says(completion("", usage=(10, 0), finish=None))), config=config) as site:
             assert (await site.post("/v1/chat/completions", chat())).status == 200
             [row] = await site.settled(1)
             assert (row["charge"], row["outcome"]) == (0, Outcome.NO_OUTPUT)

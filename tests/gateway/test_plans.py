@@ -1,6 +1,7 @@
 """What a plan and a key say, on the way of a request."""
 
 import asyncio
+import contextlib
 import json
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from tests.gateway.site import (
     always,
     chat,
     completion,
+    lock_books,
     nano,
     run,
     says,
@@ -278,6 +280,30 @@ def test_included_tokens_cost_nothing_then_credit_is_used_then_nothing_is_left()
             assert (await site.post(CHAT, chat(max_tokens=100))).status == 200
             assert await quota(site) == (30, 270)
             assert [row["charge"] for row in await site.settled(3)] == [0, PRICE, 0]
+
+    run(test())
+
+
+def test_included_tokens_are_no_charge_while_the_books_are_behind_nor_in_the_log() -> None:
+    locks = contextlib.ExitStack()
+    sites: list[Site] = []
+
+    async def answer(request: Request, peer: Peer) -> None:
+        locks.enter_context(await lock_books(sites[0]))
+        await says(completion())(request, peer)
+
+    async def test() -> None:
+        async with Site(always(answer), config=INCLUDED.format(30_000), credit_usd="0") as site:
+            sites.append(site)
+            with locks:
+                reply = await site.post(CHAT, chat())
+                told = (await site.get(f"/v1/generation?id={reply.json['id']}")).json["data"]
+            assert (told["settled"], told["charge"]) == (False, 0)
+            assert reply.headers["x-tollbridge-charged-usd"] == "0"
+            await site.settled(1)
+            site.gateway._log.flush()
+            [line] = [json.loads(each) for each in b"".join(site.log).splitlines() if b"chat/completions" in each]
+            assert "charge" not in line
 
     run(test())
 

@@ -25,7 +25,7 @@ class Recorder:
 
     @property
     def paused(self) -> bool:
-        return self._downstream.paused and not self._downstream.disconnected
+        return self._downstream.paused
 
     @property
     def response_started(self) -> bool:
@@ -49,7 +49,7 @@ class Recorder:
 
     def write(self, data: bytes) -> bool:
         self._add(data)
-        return self._downstream.write(data) and not self._downstream.disconnected
+        return self._downstream.write(data)
 
     def end(self, data: bytes = b"") -> None:
         self._add(data)
@@ -57,7 +57,6 @@ class Recorder:
         self._finish(streamed=True)
 
     def abort(self) -> None:
-        self._pieces.clear()
         self._downstream.abort()
 
     def _gone(self) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,11 +30,17 @@ from tests.gateway.site import (
 from tests.servers import Postgres
 from tests.upstream.bad_server import Peer, Request
 
+from tollbridge.core import periods
+from tollbridge.core.ledger import top_up
+from tollbridge.core.periods import Reset
 from tollbridge.errors import Unavailable
 from tollbridge.gateway.recent import SLOTS
 from tollbridge.gateway.streams import Timing
 from tollbridge.services import accounts, byok
+from tollbridge.store import journal
+from tollbridge.store.db import run as run_in
 from tollbridge.store.keys import Rules
+from tollbridge.store.lookups import Spending
 
 PRICE = 10 * INPUT_NANO + 5 * OUTPUT_NANO
 OK = always(by_kind(says(completion()), streams(stream())))
@@ -289,6 +296,65 @@ def test_credit_is_what_was_given_less_what_was_used() -> None:
                 assert nano(reply.headers["x-tollbridge-balance-usd"]) == round(credit["balance_usd"] * 1e9)
                 assert credit["held_usd"] == 0
 
+    run(test())
+
+
+def test_what_was_paid_what_was_given_and_what_is_held_stand_apart() -> None:
+    go_on = asyncio.Event()
+
+    async def answer(request: Request, peer: Peer) -> None:
+        await go_on.wait()
+        await says(completion())(request, peer)
+
+    async def test() -> None:
+        async with Site(always(answer), credit_usd="0.25") as site:
+            paid = top_up(site.account.id, 10**9, idempotency_key="paid", reason="test", actor="test")
+            now = await site.database.now()
+            await run_in(site.database, lambda books: journal.post(site.database, books, paid, now))
+            call = await site.open(CHAT, chat(max_tokens=1_000))
+            while not await site.database.fetch("SELECT 1 FROM hold"):  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+            shown = (await site.get("/v1/credits")).json
+            [(held,)] = await site.database.fetch("SELECT held FROM balance")
+            assert 0 < held < 10**9
+            assert round(shown.pop("balance_usd") * 1e9) == 1_250_000_000 - held
+            assert round(shown.pop("held_usd") * 1e9) == held
+            data = {"total_credits": 1.25, "total_usage": 0}
+            assert shown == {"data": data, "paid_usd": 1, "promo_usd": 0.25, "frozen": False}
+            assert (await site.get("/v1/key")).json["data"]["is_free_tier"] is False
+            go_on.set()
+            assert (await call.rest()).status == 200
+            call.close()
+
+    run(test())
+
+
+def test_what_a_key_spent_in_each_time_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [
+        *("total", "daily", "weekly", "monthly"),
+        *("byok_total", "byok_daily", "byok_weekly", "byok_monthly"),
+    ]
+    since: list[tuple[int, ...]] = []
+
+    async def spending(_database: object, account_id: int, key_id: int, began: tuple[int, ...]) -> Spending:
+        since.append((account_id, key_id, *began))
+        return Spending(**{name: number * 10**9 for number, name in enumerate(names, 1)})
+
+    async def test() -> None:
+        async with Site(OK) as site:
+            other = await site.make_key()
+            reply = await site.get("/v1/key", {"authorization": f"Bearer {other}"})
+            data = reply.json["data"]
+            shown = [
+                f"{kind}{span}" for kind in ("usage", "byok_usage") for span in ("", "_daily", "_weekly", "_monthly")
+            ]
+            assert [data[name] for name in shown] == [1, 2, 3, 4, 5, 6, 7, 8]
+            (account, key, day, week, month) = since[0]
+            assert (account, key) == (site.account.id, 2)
+            assert max(week, month) <= day <= int(time.time() * 1000)
+            assert [periods.began(each, day) for each in Reset] == [day, week, month]
+
+    monkeypatch.setattr("tollbridge.store.lookups.spending", spending)
     run(test())
 
 

@@ -26,6 +26,7 @@ from tests.gateway.site import (
 )
 from tests.upstream.bad_server import Peer, Request
 
+from tollbridge.core.ledger import Claim
 from tollbridge.errors import Unavailable
 from tollbridge.services import accounts, credit
 from tollbridge.store.db import sqlite_path
@@ -97,6 +98,34 @@ def test_a_request_that_is_sent_again_gets_its_answer_again_to_the_byte(path: st
             assert len(await site.usage()) == 1
             assert (await site.post(path, body, key(2))).status == 200
             assert len(await site.settled(2)) == 2
+
+    run(test())
+
+
+def test_whose_claim_is_lost_to_one_who_is_answered_meanwhile_gets_that_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def test() -> None:
+        async with Site(OK) as site:
+            first = await site.post(CHAT, chat(), KEY)
+            await until_answered(site, CHAT, chat(), KEY)
+            assert site.gateway._line is not None
+            replays = site.gateway._line.edge._replays
+            find = replays.find
+
+            async def too_early(_account: int, _claim: Claim) -> None:
+                replays.find = find  # type: ignore[method-assign]
+
+            replays.find = too_early  # type: ignore[method-assign, assignment]
+            again = await site.post(CHAT, chat(), KEY)
+            assert (again.status, again.body, again.headers[REPLAYED]) == (200, first.body, "true")
+            assert len(await site.settled(1)) == 1
+            # Each has its own line, and nothing went wrong.
+            site.gateway._log.flush()
+            lines = [json.loads(each) for each in b"".join(site.log).splitlines() if b"chat/completions" in each]
+            assert [line["status"] for line in lines if line["status"] != 409] == [200] * 3
+            assert [line["account"] for line in lines] == [site.account.id] * len(lines)
+            assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
     run(test())
 

@@ -239,3 +239,38 @@ def test_one_extension_of_a_hold_is_asked_for_at_a_time(monkeypatch: pytest.Monk
 
     run(test())
     assert [op.step for op in asked] == [1]
+
+
+@pytest.mark.parametrize("key", [{}, {"Idempotency-Key": "one"}])
+def test_mistake_of_ours_in_the_middle_of_an_answer_is_seen_to_break_it_off(
+    key: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is on the books as what it was, and nobody is given the half of it as the whole."""
+
+    async def test() -> None:
+        async with Site(always(streams(stream(["some ", "words"])))) as site:
+            line = site.gateway._line
+            assert line is not None
+            line.edge._settlement.receipt = broken  # type: ignore[method-assign, assignment]
+            call = await site.open("/v1/chat/completions", chat(stream=True), key)
+            status, headers = await call.head()
+            assert status == 200
+            body = await call.reader.read()
+            call.close()
+            assert not body.endswith(b"0\r\n\r\n")
+            assert b"words" in body
+            assert b"[DONE]" not in body
+            assert b"secret detail" not in body
+            [logged] = [record for record in caplog.records if record.levelname == "ERROR"]
+            assert headers["x-request-id"] in logged.getMessage()
+            [row] = await site.settled(1)
+            assert row["charge"] > 0
+            site.gateway._log.flush()
+            [said] = [json.loads(each) for each in b"".join(site.log).splitlines() if b"chat/completions" in each]
+            assert (said["status"], said["code"], said["key"]) == (500, "internal_error", row["key_id"])
+            assert await site.database.fetch("SELECT 1 FROM kept_answer") == []
+
+    async def broken(*_: object) -> None:
+        raise RuntimeError("secret detail")
+
+    run(test())

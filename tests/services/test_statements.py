@@ -22,6 +22,7 @@ from tollbridge.services import accounts, margins, statements, vouchers
 from tollbridge.services.credit import grant
 from tollbridge.services.refunds import refund
 from tollbridge.services.statement import Line
+from tollbridge.services.statement import statement as every_change
 from tollbridge.services.statements import JournalLine, Lines, Period
 from tollbridge.store import journal as journal_rows
 from tollbridge.store import reports, retention, rollups, seal, usage, usage_days
@@ -98,6 +99,72 @@ def test_opening_and_movements_make_the_closing_and_the_lines_agree(world: World
         assert (after.opening, after.closing, [*after.lines]) == (made.closing, made.closing, [])
 
     in_a_busy_world(world, look)
+
+
+def test_each_month_begins_with_what_the_one_before_left(world: World) -> None:
+    """What happens in the last and the first moment of a month is in one of the two, and in the same one everywhere."""
+    march, april = statements.parse_month("2024-03"), statements.parse_month("2024-04")
+    edges = (march.since, march.until, april.until)
+    months = [Period(f"{year}", since, until) for year, since, until in zip("bma", (0, *edges), edges, strict=False)]
+    times = [edge + off for edge in edges for off in (-1, 0)]
+
+    async def look(till: Till, ledger: Ledger) -> None:
+        database, ada = till.database, till.account
+        bob = await accounts.create(database, "bob@example.com", plans=("default",), credit=USD, actor="test")
+        await grant(database, ada, USD, reason="x", actor="test", idempotency_key="now")
+        for account, unit in ((bob, 1_000), (ada, 1)):
+            key = await a_key(database, account)
+            for number, at in enumerate(times):
+                await happened(ledger, database, (account, key), (at, unit << number))
+        for month in months:
+            bits = sum(1 << number for number, at in enumerate(times) if month.since <= at < month.until)
+            before = sum(1 << number for number, at in enumerate(times) if at < month.since)
+            made = await statements.account_statement(database, ada, month)
+            # A gift of 100, a request of 20, and 6 more for a request of 4 after its sweep.
+            assert (made.opening, made.closing) == (70 * before, 70 * (before + bits))
+            assert {each.kind: each.amount for each in made.movements} == {"grant": 100 * bits, "usage": -30 * bits}
+            assert [*made.lines][-1].balance == made.closing
+            assert sum(line.amount for line in made.lines) == made.closing - made.opening
+            assert sum(each.charge for each in made.models) == 30 * bits
+            trial = await statements.trial_balance(database, month)
+            opening, moved = ({each.book: getattr(each, name) for each in trial} for name in ("opening", "moved"))
+            for sums, of_all in ((opening, before * 1_001), (moved, bits * 1_001)):
+                assert sum(sums.values()) == 0
+                assert (sums[Book.CUSTOMER_PROMO], sums[Book.PROVIDER_PAYABLE]) == (70 * of_all, 15 * of_all)
+            entries = await journal(database, month)
+            assert by_book(entries) == moved
+            assert all(month.since <= line.at < month.until for line in entries)
+            gifts_left = [line for line in entries if line.book == Book.CUSTOMER_PROMO and line.email == ada.email]
+            assert sum(line.amount for line in gifts_left) == 70 * bits
+            for by in margins.BY:
+                total = margins.total(await margins.margins(database, month, by))
+                assert (total.charged, total.promo, total.cost) == tuple(each * bits * 1_001 for each in (30, 30, 15))
+            every = [line async for line in every_change(database, ada.id, month.since, month.until)]
+            assert [line for line in every if line.amount] == [*made.lines]
+            assert not month.since or every[0].balance == made.opening
+
+    async def main() -> None:
+        async with opened_till(world) as till, world.serving(till.database) as ledger:
+            await look(till, ledger)
+
+    asyncio.run(main())
+
+
+async def happened(ledger: Ledger, database: Database, whose: tuple[Account, int], what: tuple[int, int]) -> None:
+    """At one time: a gift, a request, and the sweep of another and its true end."""
+    (account, key), (at, unit) = whose, what
+    key_of_gift = f"{at}/{account.id}"
+    await grant(database, account, 100 * unit, reason="x", actor="test", idempotency_key=key_of_gift)
+    await database.execute("UPDATE journal SET created_at = $1 WHERE id = (SELECT MAX(id) FROM journal)", at)
+    for ends in ([(20, Outcome.COMPLETED)], [(4, Outcome.SWEPT), (10, Outcome.COMPLETED)]):
+        op = Hold(id=ledger.next_id(), account_id=account.id, key_id=key, want=20 * unit, least=20 * unit)
+        assert isinstance(await ledger.submit(op), Held)
+        for charge, outcome in ends:
+            used, cost = charge * unit, charge * unit // 2
+            record = Record(started_at=0, duration_ms=1, price_version=1, input=used, outcome=outcome, cost=cost)
+            await ledger.submit(End(hold=op.id, account_id=account.id, key_id=key, charge=used, record=record))
+        await database.execute("UPDATE usage SET ended_at = $1 WHERE hold_id = $2", at, op.id)
+    await database.execute("UPDATE journal SET created_at = $1 WHERE id = (SELECT MAX(id) FROM journal)", at)
 
 
 def test_what_is_charged_while_a_statement_is_read_is_in_none_of_its_figures(

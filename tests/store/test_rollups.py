@@ -6,6 +6,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable
+from itertools import combinations
 
 import pytest
 from msgspec.structs import replace
@@ -28,6 +29,13 @@ async def spend(books: Books, customer: Customer, charge: int, **fields: object)
 async def age(books: Books, milliseconds: int) -> None:
     """All requests so far ended so much earlier."""
     await books.database.execute("UPDATE usage SET ended_at = ended_at - $1", milliseconds)
+
+
+async def spend_at(books: Books, customer: Customer, at: int, charge: int) -> None:
+    """A request that ended at this time, in milliseconds."""
+    hold = await books.held(customer, charge)
+    await books.end(hold, customer, charge)
+    await books.database.execute("UPDATE usage SET ended_at = $2 WHERE hold_id = $1", hold, at)
 
 
 async def read(books: Books, customer: Customer, step: int) -> tuple[Cells, Cells]:
@@ -60,6 +68,15 @@ async def totals(books: Books, customer: Customer, span: int = HOUR_MS) -> Sums:
 
 def test_the_sums_are_selected_in_the_order_of_their_fields() -> None:
     assert f"{rollups._SUMMED}, {rollups._RARE}" == ", ".join(Sums.__struct_fields__)
+
+
+def test_sums_are_added_field_by_field_and_taken_away_again() -> None:
+    one, other = (Sums(*range(first, first + len(Sums.__struct_fields__))) for first in (1, 1_000))
+    both = added([one, other])
+    for name in Sums.__struct_fields__:
+        expected = other.last_at if name == "last_at" else getattr(one, name) + getattr(other, name)
+        assert getattr(both, name) == expected, name
+    assert both.less(other) == replace(one, last_at=other.last_at)
 
 
 async def by_rows(books: Books, customer: Customer) -> tuple[int, int, int]:
@@ -108,6 +125,63 @@ def test_sums_are_exact_before_and_after_the_watermark(ledger_engine: Engine) ->
     with_books(ledger_engine, scenario)
 
 
+MIDNIGHT = 20_000 * DAY_MS
+# Each request that ended around a boundary has one bit of the charge: a sum says which of them it counts.
+_BOUNDARIES = (0, HOUR_MS, 90 * 60_000, DAY_MS)
+AROUND = {
+    MIDNIGHT + boundary + off: 1 << (3 * number + off + 1)
+    for number, boundary in enumerate(_BOUNDARIES)
+    for off in (-1, 0, 1)
+}
+
+
+def test_a_request_counts_once_at_each_boundary_of_hours_days_and_the_watermark(
+    ledger_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(books: Books) -> None:
+        ada, other = await books.customer(paid=10**12), await books.customer(paid=10**12)
+        second = await books.key(ada.account_id)
+        for at, charge in AROUND.items():
+            await spend_at(books, ada, at, charge)
+            await spend_at(books, second, at, charge << 12)
+            await spend_at(books, other, at, charge << 24)
+        clock = 0
+
+        async def now() -> int:
+            return clock + rollups.SETTLED_MS
+
+        monkeypatch.setattr(books.database, "now", now)
+        for clock in (MIDNIGHT - 1, MIDNIGHT, MIDNIGHT + 90 * 60_000, MIDNIGHT + DAY_MS, MIDNIGHT + 3 * DAY_MS):
+            await rollups.roll_up(books.database)
+            assert await value(books.database, rollups.WATERMARK) == clock
+            async with books.database.snapshot() as view:
+                for edges in combinations((-DAY_MS, 0, HOUR_MS, DAY_MS, 2 * DAY_MS), 2):
+                    since, until = (MIDNIGHT + edge for edge in edges)
+                    for step in (HOUR_MS, 6 * HOUR_MS, DAY_MS):
+                        if since % step or until % step:
+                            continue
+                        period, expected = Period(since, until, step), Counter[tuple[int, int]]()
+                        for at, charge in AROUND.items():
+                            if since <= at < until:
+                                expected[at // step * step, ada.key_id] += charge
+                                expected[at // step * step, second.key_id] += charge << 12
+                        keys = [ada.key_id, second.key_id]
+                        by_key = await rollups.of_keys(view, ada.account_id, period, keys)
+                        assert {place: each.charge for place, each in by_key.items()} == expected
+                        one = await rollups.of_keys(view, ada.account_id, period, keys[1:])
+                        assert one == {place: each for place, each in by_key.items() if place[1] == keys[1]}
+                        whole = await rollups.by_key(view, ada.account_id, period)
+                        for key in keys:
+                            of_key = [each for place, each in by_key.items() if place[1] == key]
+                            assert whole.get(key, Sums()) == added(of_key)
+                        by_price = await rollups.by_price(view, ada.account_id, period)
+                        for start in {start for start, _ in by_key} | {start for start, _ in by_price}:
+                            of_start = [each for place, each in by_key.items() if place[0] == start]
+                            assert by_price[start, books.price_version] == added(of_start)
+
+    with_books(ledger_engine, scenario)
+
+
 def test_what_ended_later_is_added_to_the_hour_that_was_begun(
     sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +210,8 @@ def test_several_processes_roll_up_once(ledger_engine: Engine, monkeypatch: pyte
     async def scenario(books: Books) -> None:
         ada = await books.customer(paid=10**9)
         for _ in range(5):
+            # Not in the millisecond of the watermark, which is ahead of the clock here.
+            await asyncio.sleep(0.005)
             await spend(books, ada, 10)
             await asyncio.gather(*(rollups.roll_up(books.database) for _ in range(4)))
             await asyncio.sleep(0.005)  # the sums go up to the next millisecond
@@ -190,6 +266,29 @@ def test_a_clock_that_is_set_back_a_little_between_two_runs_loses_nothing(
             assert (await totals(books, ada)).charge == 30
             await assert_exact(books, ada)
             ahead += 60_000
+
+    with_books(sqlite_engine, scenario)
+
+
+def test_a_clock_that_was_set_back_before_midnight_loses_nothing_of_the_day_before(
+    sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(books: Books) -> None:
+        ada = await books.customer(paid=10**9)
+        clock = MIDNIGHT + 600_000
+
+        async def now() -> int:
+            return clock
+
+        monkeypatch.setattr(books.database, "now", now)
+        await rollups.roll_up(books.database)
+        await spend_at(books, ada, MIDNIGHT - 1, 10)
+        # Midnight has passed again when the next run comes.
+        clock = MIDNIGHT + 5_000
+        for _ in range(2):
+            await rollups.roll_up(books.database)
+            await assert_exact(books, ada)
+            clock += 60_000
 
     with_books(sqlite_engine, scenario)
 

@@ -2,18 +2,20 @@
 
 import asyncio
 import re
+from itertools import combinations
 
 import pytest
 from tests.store.books import Books, Customer, Engine, with_books
-from tests.store.test_rollups import age, spend
+from tests.store.test_rollups import AROUND, MIDNIGHT, age, spend, spend_at
 from tests.store.test_rollups import read as sums_of
 
 from tollbridge.core.ledger import End
 from tollbridge.store import lookups, retention, rollups, seal, usage_days
 from tollbridge.store.db import Transaction
+from tollbridge.store.meta import value
 from tollbridge.store.usage_days import EVER, Days, Group, Sums
 from tollbridge.store.verify import verify
-from tollbridge.values import DAY_MS, Outcome
+from tollbridge.values import DAY_MS, HOUR_MS, Outcome
 
 
 async def by_rows(books: Books, where: str = "1 = 1") -> tuple[int, int, int]:
@@ -78,6 +80,64 @@ def test_every_way_to_ask_agrees_with_the_requests(ledger_engine: Engine) -> Non
     with_books(ledger_engine, scenario)
 
 
+def test_a_request_counts_once_at_each_boundary_of_days_and_the_watermark(
+    ledger_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(books: Books) -> None:
+        ada, other = await books.customer(paid=10**12), await books.customer(paid=10**12)
+        own = await books.key(ada.account_id)
+        for at, charge in AROUND.items():
+            await spend_at(books, ada, at, charge)
+            await spend_at(books, own, at, charge << 12)
+            await spend_at(books, other, at, charge << 24)
+        await books.database.execute("UPDATE usage SET flags = flags + 16 WHERE key_id = $1", own.key_id)
+        clock = 0
+
+        async def now() -> int:
+            return clock + rollups.SETTLED_MS
+
+        monkeypatch.setattr(books.database, "now", now)
+        for clock in (MIDNIGHT - 1, MIDNIGHT, MIDNIGHT + 90 * 60_000, MIDNIGHT + DAY_MS, MIDNIGHT + 3 * DAY_MS):
+            await usage_days.roll_up(books.database)
+            assert await value(books.database, usage_days.WATERMARK) == clock
+            async with usage_days.reading(books.database) as days:
+                for edges in combinations((-DAY_MS, 0, 1, HOUR_MS, DAY_MS - 1, DAY_MS, 2 * DAY_MS), 2):
+                    since, until = (MIDNIGHT + edge for edge in edges)
+                    bits = sum(charge for at, charge in AROUND.items() if since <= at < until)
+                    charges = {ada.key_id: bits, own.key_id: bits << 12, other.key_id: bits << 24}
+                    by_account = {ada.account_id: bits + (bits << 12), other.account_id: bits << 24}
+                    assert charged(await days.by(Group.KEY, since, until)) == used_only(charges)
+                    assert charged(await days.by(Group.OWN, since, until)) == used_only({own.key_id: bits << 12})
+                    assert charged(await days.by(Group.ACCOUNT, since, until)) == used_only(by_account)
+                    most, count = await days.most_charged(since, until, 1, [ada.account_id])
+                    assert (charged(most), count) == (used_only(by_account), 2 * bool(bits))
+                    assert charged([await days.of_account(ada.account_id, since, until)]) == {
+                        ada.account_id: by_account[ada.account_id]
+                    }
+                    of_keys = charged(await days.of_keys(ada.account_id, since, until))
+                    assert of_keys == used_only({ada.key_id: bits, own.key_id: bits << 12})
+                    by_day = charged(await days.by_day(since, until))
+                    assert sum(by_day.values()) == sum(charges.values())
+                    for day, charge in by_day.items():
+                        begin, end = max(since, day * DAY_MS), min(until, (day + 1) * DAY_MS)
+                        of_day = sum(bit for at, bit in AROUND.items() if begin <= at < end)
+                        assert charge == of_day + (of_day << 12) + (of_day << 24)
+                    after = sum(charge for at, charge in AROUND.items() if since <= at)
+                    for key, group in ((ada, Group.KEY), (own, Group.KEY), (own, Group.OWN)):
+                        spent = await days.of_key((key.account_id, key.key_id), since, group)
+                        assert spent.charge == after << (12 if key is own else 0)
+
+    with_books(ledger_engine, scenario)
+
+
+def charged(sums: list[Sums]) -> dict[int, int]:
+    return {each.group: each.charge for each in sums}
+
+
+def used_only(charges: dict[int, int]) -> dict[int, int]:
+    return {group: charge for group, charge in charges.items() if charge}
+
+
 def test_a_clock_that_is_set_back_counts_nothing_twice_and_loses_nothing(
     sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +168,8 @@ def test_several_processes_sum_once(ledger_engine: Engine, monkeypatch: pytest.M
     async def scenario(books: Books) -> None:
         ada = await books.customer(paid=10**9)
         for _ in range(4):
+            # Not in the millisecond of the watermark, which is ahead of the clock here.
+            await asyncio.sleep(0.005)
             await spend(books, ada, 10)
             await asyncio.gather(*(usage_days.roll_up(books.database) for _ in range(4)))
             await asyncio.sleep(0.005)  # the sums go up to the next millisecond

@@ -31,10 +31,16 @@ async def age(books: Books, milliseconds: int) -> None:
     await books.database.execute("UPDATE usage SET ended_at = ended_at - $1", milliseconds)
 
 
+SIXTEEN = {"input": 1, "cache_read": 2, "cache_write": 2, "cache_write_1h": 1, "audio_input": 4}
+SIXTEEN |= {"output": 1, "audio_output": 2, "image_output": 3}
+
+
 async def spend_at(books: Books, customer: Customer, at: int, charge: int) -> None:
-    """A request that ended at this time, in milliseconds."""
+    """A request that ended at this time, in milliseconds; `charge` is a multiple of 16 tokens, some of each kind."""
     hold = await books.held(customer, charge)
-    await books.end(hold, customer, charge)
+    end = books.end_op(hold, customer, charge)
+    tokens = {name: charge // 16 * parts for name, parts in SIXTEEN.items()}
+    await books.ledger.submit(replace(end, record=replace(end.record, streamed=True, **tokens)))
     await books.database.execute("UPDATE usage SET ended_at = $2 WHERE hold_id = $1", hold, at)
 
 
@@ -129,7 +135,7 @@ MIDNIGHT = 20_000 * DAY_MS
 # Each request that ended around a boundary has one bit of the charge: a sum says which of them it counts.
 _BOUNDARIES = (0, HOUR_MS, 90 * 60_000, DAY_MS)
 AROUND = {
-    MIDNIGHT + boundary + off: 1 << (3 * number + off + 1)
+    MIDNIGHT + boundary + off: 16 << (3 * number + off + 1)
     for number, boundary in enumerate(_BOUNDARIES)
     for off in (-1, 0, 1)
 }
@@ -139,7 +145,7 @@ def test_a_request_counts_once_at_each_boundary_of_hours_days_and_the_watermark(
     ledger_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario(books: Books) -> None:
-        ada, other = await books.customer(paid=10**12), await books.customer(paid=10**12)
+        ada, other = await books.customer(paid=10**13), await books.customer(promo=10**13)
         second = await books.key(ada.account_id)
         for at, charge in AROUND.items():
             await spend_at(books, ada, at, charge)
@@ -168,6 +174,10 @@ def test_a_request_counts_once_at_each_boundary_of_hours_days_and_the_watermark(
                         keys = [ada.key_id, second.key_id]
                         by_key = await rollups.of_keys(view, ada.account_id, period, keys)
                         assert {place: each.charge for place, each in by_key.items()} == expected
+                        for each in by_key.values():
+                            for name, parts in SIXTEEN.items():
+                                assert getattr(each, name) == each.charge // 16 * parts, name
+                            assert (each.requests, each.cost) == (each.charge.bit_count(), each.charge // 2)
                         one = await rollups.of_keys(view, ada.account_id, period, keys[1:])
                         assert one == {place: each for place, each in by_key.items() if place[1] == keys[1]}
                         whole = await rollups.by_key(view, ada.account_id, period)
@@ -282,7 +292,7 @@ def test_a_clock_that_was_set_back_before_midnight_loses_nothing_of_the_day_befo
 
         monkeypatch.setattr(books.database, "now", now)
         await rollups.roll_up(books.database)
-        await spend_at(books, ada, MIDNIGHT - 1, 10)
+        await spend_at(books, ada, MIDNIGHT - 1, 16)
         # Midnight has passed again when the next run comes.
         clock = MIDNIGHT + 5_000
         for _ in range(2):

@@ -81,11 +81,13 @@ def test_what_was_dropped_is_still_proved(ledger_engine: Engine) -> None:
 def test_what_was_charged_after_a_sweep_keeps_its_model_and_its_key(ledger_engine: Engine) -> None:
     async def scenario(books: Books) -> None:
         ada = await books.customer(paid=10**6, limit=10**5)
-        hold = await books.held(ada, 500)
-        for charge, outcome in ((100, Outcome.SWEPT), (400, Outcome.COMPLETED)):
-            end = books.end_op(hold, ada, charge)
-            record = msgspec.structs.replace(end.record, outcome=outcome, cost=charge // 2)
-            await books.ledger.submit(msgspec.structs.replace(end, record=record))
+        other = await books.key(ada.account_id)
+        for key, true_charge in ((ada, 400), (other, 900)):
+            hold = await books.held(key, 1_000)
+            for charge, outcome in ((100, Outcome.SWEPT), (true_charge, Outcome.COMPLETED)):
+                end = books.end_op(hold, key, charge)
+                record = msgspec.structs.replace(end.record, outcome=outcome, cost=charge // 2)
+                await books.ledger.submit(msgspec.structs.replace(end, record=record))
         await sum_and_seal(books)
 
         async def told() -> object:
@@ -94,11 +96,11 @@ def test_what_was_charged_after_a_sweep_keeps_its_model_and_its_key(ledger_engin
             return (
                 late,
                 await sums_of(books, ada, DAY_MS),
-                await lookups.spending(books.database, ada.account_id, ada.key_id, (0, 0, 0)),
+                [await lookups.spending(books.database, ada.account_id, key.key_id, (0, 0, 0)) for key in (ada, other)],
             )
 
         before = await told()
-        assert await retention.drop_old(books.database, 0) == 1
+        assert await retention.drop_old(books.database, 0) == 2
         assert await told() == before
         assert (await verify(books.database)).problems == []
         # Its key's spend is still proved with it, and without it once the limit began anew.

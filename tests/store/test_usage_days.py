@@ -5,12 +5,13 @@ import re
 from itertools import combinations
 
 import pytest
-from tests.store.books import Books, Customer, Engine, with_books
+from msgspec.structs import replace
+from tests.store.books import TERMS, Books, Customer, Engine, with_books
 from tests.store.test_rollups import AROUND, MIDNIGHT, age, spend, spend_at
 from tests.store.test_rollups import read as sums_of
 
 from tollbridge.core.ledger import End
-from tollbridge.store import lookups, retention, rollups, seal, usage_days
+from tollbridge.store import lookups, prices, retention, rollups, seal, usage_days
 from tollbridge.store.db import Transaction
 from tollbridge.store.meta import value
 from tollbridge.store.usage_days import EVER, Days, Group, Sums
@@ -145,6 +146,25 @@ def charged(sums: list[Sums]) -> dict[int, int]:
 
 def used_only(charges: dict[int, int]) -> dict[int, int]:
     return {group: charge for group, charge in charges.items() if charge}
+
+
+def test_requests_of_one_key_are_told_apart_by_price_and_by_whose_credential_paid(ledger_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        ada = await books.customer(paid=10**9)
+        (second,) = await prices.register(books.database, [replace(TERMS, upstream_model="another")])
+        for charge, version, flags in ((16, 1, 1), (32, 1, 17), (64, second, 1), (128, second, 17)):
+            await spend_at(books, ada, MIDNIGHT, charge)
+            await books.database.execute(
+                "UPDATE usage SET price_version = $2, flags = $3 WHERE charge = $1", charge, version, flags
+            )
+        for is_summed in (False, True):
+            if is_summed:
+                await usage_days.roll_up(books.database)
+            async with usage_days.reading(books.database) as days:
+                found = [charged(await days.by(group, 0, EVER)) for group in Group]
+            assert found == [{1: 48, second: 192}, {ada.account_id: 240}, {ada.key_id: 240}, {ada.key_id: 160}]
+
+    with_books(ledger_engine, scenario)
 
 
 def test_who_was_charged_most_is_who_was_over_all_days(ledger_engine: Engine) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.payments.conftest import USD, Till, opened_till
-from tests.services.conftest import World, spend
+from tests.services.conftest import TERMS, World, spend
 from tests.services.test_accounts import a_key
 
 from tollbridge.core.ledger import Book, End, Held, Hold, Record
@@ -23,12 +23,13 @@ from tollbridge.services.credit import grant
 from tollbridge.services.refunds import refund
 from tollbridge.services.statement import Line
 from tollbridge.services.statement import statement as every_change
-from tollbridge.services.statements import JournalLine, Lines, Period
+from tollbridge.services.statements import JournalLine, Lines, ModelUse, Period
 from tollbridge.store import journal as journal_rows
-from tollbridge.store import reports, retention, rollups, seal, usage, usage_days
+from tollbridge.store import prices, reports, retention, rollups, seal, usage, usage_days
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database
 from tollbridge.store.ledger import Ledger
+from tollbridge.store.rollups import Sums
 from tollbridge.store.verify import verify
 from tollbridge.values import Outcome
 
@@ -94,6 +95,9 @@ def test_opening_and_movements_make_the_closing_and_the_lines_agree(world: World
         (use,) = made.models
         assert (use.model, use.requests, use.charge) == ("deepseek-chat", 21, charged[0][0] + 600)
         assert not any("fee" in line.what for line in made.lines)
+        short = await statements.account_statement(till.database, account, month, 3)
+        assert [*short.lines] == [*made.lines][:3]
+        assert msgspec.structs.replace(short, lines=made.lines) == made
         following = statements.parse_month("2099-01")
         after = await statements.account_statement(till.database, account, following)
         assert (after.opening, after.closing, [*after.lines]) == (made.closing, made.closing, [])
@@ -110,6 +114,7 @@ def test_each_month_begins_with_what_the_one_before_left(world: World) -> None:
 
     async def look(till: Till, ledger: Ledger) -> None:
         database, ada = till.database, till.account
+        assert await prices.register(database, [msgspec.structs.replace(TERMS, model="another")]) == [2]
         bob = await accounts.create(database, "bob@example.com", plans=("default",), credit=USD, actor="test")
         await grant(database, ada, USD, reason="x", actor="test", idempotency_key="now")
         for account, unit in ((bob, 1_000), (ada, 1)):
@@ -125,7 +130,10 @@ def test_each_month_begins_with_what_the_one_before_left(world: World) -> None:
             assert {each.kind: each.amount for each in made.movements} == {"grant": 100 * bits, "usage": -30 * bits}
             assert [*made.lines][-1].balance == made.closing
             assert sum(line.amount for line in made.lines) == made.closing - made.opening
-            assert sum(each.charge for each in made.models) == 30 * bits
+            assert [(each.model, each.charge) for each in made.models] == [
+                ("deepseek-chat", 20 * bits),
+                ("another", 10 * bits),
+            ]
             trial = await statements.trial_balance(database, month)
             opening, moved = ({each.book: getattr(each, name) for each in trial} for name in ("opening", "moved"))
             for sums, of_all in ((opening, before * 1_001), (moved, bits * 1_001)):
@@ -156,15 +164,21 @@ async def happened(ledger: Ledger, database: Database, whose: tuple[Account, int
     key_of_gift = f"{at}/{account.id}"
     await grant(database, account, 100 * unit, reason="x", actor="test", idempotency_key=key_of_gift)
     await database.execute("UPDATE journal SET created_at = $1 WHERE id = (SELECT MAX(id) FROM journal)", at)
-    for ends in ([(20, Outcome.COMPLETED)], [(4, Outcome.SWEPT), (10, Outcome.COMPLETED)]):
+    for price, ends in ((1, [(20, Outcome.COMPLETED)]), (2, [(4, Outcome.SWEPT), (10, Outcome.COMPLETED)])):
         op = Hold(id=ledger.next_id(), account_id=account.id, key_id=key, want=20 * unit, least=20 * unit)
         assert isinstance(await ledger.submit(op), Held)
         for charge, outcome in ends:
             used, cost = charge * unit, charge * unit // 2
-            record = Record(started_at=0, duration_ms=1, price_version=1, input=used, outcome=outcome, cost=cost)
+            record = Record(started_at=0, duration_ms=1, price_version=price, input=used, outcome=outcome, cost=cost)
             await ledger.submit(End(hold=op.id, account_id=account.id, key_id=key, charge=used, record=record))
         await database.execute("UPDATE usage SET ended_at = $1 WHERE hold_id = $2", at, op.id)
     await database.execute("UPDATE journal SET created_at = $1 WHERE id = (SELECT MAX(id) FROM journal)", at)
+
+
+def test_models_stand_on_a_statement_by_what_they_cost_each_once() -> None:
+    used = {(0, 1): Sums(1, charge=2, output=7), (0, 2): Sums(2, charge=6), (DAY, 1): Sums(1, charge=3, audio_input=5)}
+    terms = {1: '{"model": "a"}', 2: '{"model": "b"}'}
+    assert statements._models(used, terms) == (ModelUse("b", 2, 0, 0, 6), ModelUse("a", 2, 5, 7, 5))
 
 
 def test_what_is_charged_while_a_statement_is_read_is_in_none_of_its_figures(
@@ -242,7 +256,8 @@ def test_what_is_summed_up_in_parts_is_the_same(world: World, part: int, monkeyp
         whole = [await sums(till, each) for each in (period, later)]
         monkeypatch.setattr(journal_rows, "_PART", part)
         monkeypatch.setattr(reports, "_PART", part)
-        monkeypatch.setattr(statements, "_AT_ONCE", part)
+        for name in ("_AT_ONCE", "_PAGE"):
+            monkeypatch.setattr(statements, name, part)
         assert [await sums(till, each) for each in (period, later)] == whole
 
     async def sums(till: Till, period: Period) -> object:
@@ -250,7 +265,8 @@ def test_what_is_summed_up_in_parts_is_the_same(world: World, part: int, monkeyp
         texts = "".join(statements.statement_csv(made)), json.loads(b"".join(statements.statement_json(made)))
         # The same lines, however many of them are packed at once.
         made, lines = msgspec.structs.replace(made, lines=Lines()), [*made.lines]
-        return made, lines, texts, await statements.trial_balance(till.database, period)
+        trial = await statements.trial_balance(till.database, period)
+        return made, lines, texts, trial, await journal(till.database, period)
 
     in_a_busy_world(world, look)
 
@@ -383,6 +399,7 @@ def test_the_journal_is_whole_when_requests_are_gone(world: World, monkeypatch: 
         day = day_text(until - 4 * DAY)
         gone = {f"usage/{day}/{till.account.id}": f"21 requests on {day}"}
         assert {line.id: line.reason for line in lines if line.kind == "usage"} == gone
+        assert {line.email for line in lines} == {till.account.email}
         trial = await statements.trial_balance(database, Period("x", 0, until))
         assert {each.book: each.moved for each in trial} == by_book(lines)
 

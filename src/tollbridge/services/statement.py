@@ -28,15 +28,13 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     balance: int
 
 
-async def statement(
-    database: Database, account_id: int, since: int = 0, before: int | None = None
-) -> AsyncIterator[Line]:
-    """Every change of an account's balance from `since` (milliseconds) until now or `before`, oldest first.
+async def statement(database: Database, account_id: int, since: int = 0) -> AsyncIterator[Line]:
+    """Every change of an account's balance from `since` (milliseconds) until now, oldest first.
 
     With `since`, the first line brings the balance forward. Read in pages, so that a long history needs little memory;
     free requests are left out. Where requests were dropped (`store.retention`), a day is one line.
     """
-    until = await database.now() + 1 if before is None else before
+    until = await database.now() + 1
     async with usage_days.reading(database) as days:
         opening = await _opened(days, account_id, since)
     async for line in _walk(database, account_id, opening, until):

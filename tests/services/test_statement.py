@@ -56,6 +56,7 @@ def check(lines: list[Line], running: int, balance: int) -> None:
 
 def test_where_requests_are_gone_a_statement_is_by_days(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollups, "SETTLED_MS", -1)
+    monkeypatch.setattr(retention, "BATCH", 2)
 
     async def use(database: Database) -> None:
         account = await make(database, credit=10_000)
@@ -63,33 +64,33 @@ def test_where_requests_are_gone_a_statement_is_by_days(world: World, monkeypatc
         today = await database.now() // DAY_MS * DAY_MS
         first, second = today - 4 * DAY_MS, today - 3 * DAY_MS
         async with world.serving(database) as ledger:
-            for at, charge in ((first + 1, 100), (second - 1, 20), (second, 3)):
+            for at, charge in ((first + 1, 100), (second - 2, 15), (second - 1, 20), (second, 3)):
                 await spend(ledger, account.id, key_id, charge)
                 await database.execute("UPDATE usage SET ended_at = $1 WHERE charge = $2", at, charge)
             assert await seal.seal(database, settled_ms=-1)
             for roll_up in (rollups.roll_up, usage_days.roll_up):
                 await asyncio.sleep(0.01)
                 await roll_up(database)
-            assert await retention.drop_old(database, 0) == 3
+            assert await retention.drop_old(database, 0) == 4
             await spend(ledger, account.id, key_id, 4_000)
             # Summed by the day too, but there by itself.
             await asyncio.sleep(0.01)
             await rollups.roll_up(database)
         after = await accounts.get(database, account.email)
         days = [
-            (second - 1, f"2 requests on {day_text(first)}", -120, -120),
-            (second + DAY_MS - 1, f"1 request on {day_text(second)}", -3, -123),
+            (second - 1, f"3 requests on {day_text(first)}", -135, -135),
+            (second + DAY_MS - 1, f"1 request on {day_text(second)}", -3, -138),
         ]
         # A time in a day that is one line means all of that day.
         for since, opening, gone in (
             *((0, [], days), (first, [0], days), (first + 5, [0], days), (second - 1, [0], days)),
-            *((second, [-120], days[1:]), (second + 5, [-120], days[1:]), (second + DAY_MS, [-123], [])),
+            *((second, [-135], days[1:]), (second + 5, [-135], days[1:]), (second + DAY_MS, [-138], [])),
         ):
             lines = [line async for line in statement(database, account.id, since)]
             shown = [(line.at, line.what, line.amount, line.balance) for line in lines]
             forward = [(since - since % DAY_MS, "brought forward", 0, balance) for balance in opening]
             assert shown[:-2] == [*forward, *gone], since
             assert [line.amount for line in lines[-2:]] == [10_000, -4_000]
-            assert lines[-1].balance == after.available == 5_877
+            assert lines[-1].balance == after.available == 5_862
 
     world.run(use)

@@ -78,7 +78,49 @@ def test_what_was_dropped_is_still_proved(ledger_engine: Engine) -> None:
     with_books(ledger_engine, scenario)
 
 
-def test_what_was_charged_after_a_sweep_keeps_its_model_and_its_key(ledger_engine: Engine) -> None:
+async def on_plan(books: Books, customer: Customer, month: int, used: int) -> None:
+    """A request on tokens that the plan includes."""
+    op = books.hold_op(customer, 1)
+    await books.ledger.submit(msgspec.structs.replace(op, period=month, included=100, tokens=40, least_tokens=1))
+    await books.ledger.submit(books.end_op(op.id, customer, used))
+
+
+def test_tokens_and_gifts_of_what_was_dropped_stay_proved_beside_what_is_left(
+    ledger_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "BATCH", 1)
+
+    async def scenario(books: Books) -> None:
+        assert await retention.drop_old(books.database, 0) == 0  # nothing was ever summed
+        ada, other = await books.customer(promo=10**6), await books.customer(promo=10**6)
+        for customer, month, used in ((ada, 202611, 10), (ada, 202612, 20), (other, 202612, 7), (ada, 202612, 5)):
+            await on_plan(books, customer, month, used)
+        await spend(books, ada, 30)
+        await sum_and_seal(books)
+        assert await retention.drop_old(books.database, 0) == 5
+        rows = await books.database.fetch("SELECT id, part, amount FROM carried WHERE kind = 'tokens'")
+        assert {row[:2]: row[2] for row in rows} == {
+            (ada.account_id, 202611): 10,
+            (ada.account_id, 202612): 25,
+            (other.account_id, 202612): 7,
+        }
+        assert (await verify(books.database)).problems == []
+        # Two more of the same day, which are not dropped.
+        for customer in (ada, ada, other):
+            await spend(books, customer, 50)
+            await on_plan(books, customer, 202612, 3)
+        await asyncio.sleep(0.01)
+        await rollups.roll_up(books.database)
+        await usage_days.roll_up(books.database)
+
+    with_books(ledger_engine, scenario)
+
+
+def test_what_was_charged_after_a_sweep_keeps_its_model_and_its_key(
+    ledger_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "BATCH", 1)
+
     async def scenario(books: Books) -> None:
         ada = await books.customer(paid=10**6, limit=10**5)
         other = await books.key(ada.account_id)

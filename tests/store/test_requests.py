@@ -42,6 +42,7 @@ def test_every_request_is_on_one_page(ledger_engine: Engine) -> None:
         await books.database.execute("UPDATE usage SET ended_at = 5000")
         for count in (1, 2, 3, 7, 8):
             assert (await walk(books, ada.account_id, Filter(), count))[0] == holds[::-1]
+        assert (await walk(books, ada.account_id, Filter(since=5000), 3))[0] == holds[::-1]
         assert (await walk(books, ada.account_id, Filter(since=5001), 3))[0] == []
 
     with_books(ledger_engine, scenario)
@@ -54,14 +55,18 @@ def test_a_filter_finds_all_however_far_apart(ledger_engine: Engine, monkeypatch
         ada = await books.customer(paid=10**9)
         second = await books.key(ada.account_id)
         wanted: list[int] = []
+        times: list[int] = []
         now = await books.database.now()
         for number in range(30):
             rare = number in {2, 21, 22}
-            hold = await spend(books, second if rare else ada, 10, Outcome.OUR_FAULT if rare else Outcome.COMPLETED)
+            # Whoever leaves before the end has not failed.
+            well = Outcome.CLIENT_LEFT if number % 2 else Outcome.COMPLETED
+            hold = await spend(books, second if rare else ada, 10, Outcome.OUR_FAULT if rare else well)
             at = now - (30 - number) * DAY_MS
             await books.database.execute("UPDATE usage SET ended_at = $2 WHERE hold_id = $1", hold, at)
             if rare:
                 wanted.insert(0, hold)
+                times.insert(0, at)
         for _ in range(2):
             for filter_ in (
                 Filter(key_id=second.key_id),
@@ -70,6 +75,9 @@ def test_a_filter_finds_all_however_far_apart(ledger_engine: Engine, monkeypatch
             ):
                 found, pages = await walk(books, ada.account_id, filter_, 2)
                 assert found == wanted
+                for since, count in ((times[2], 3), (times[2] + 1, 2), (times[1] + 1, 1), (times[0] + 1, 0)):
+                    found, _ = await walk(books, ada.account_id, replace(filter_, since=since), 2)
+                    assert found == wanted[:count]
             assert len((await walk(books, ada.account_id, Filter(failed=False), 4))[0]) == 27
             version = frozenset({books.price_version})
             assert len((await walk(books, ada.account_id, Filter(versions=version), 4))[0]) == 30

@@ -215,6 +215,16 @@ def test_freezing_is_seen_and_undone(shell: Shell) -> None:
         assert msgspec.json.decode(shell.ok("account", "show", "ada@example.com", "--json").out)["status"] == status
 
 
+def test_the_reason_of_a_freeze_is_noted_for_the_accounts_members(shell: Shell) -> None:
+    shell.ok("account", "create", "ada@example.com")
+    shell.ok("account", "freeze", "ada@example.com", "--reason", "a chargeback of 3 May")
+    assert "Say why" in shell.refused("account", "unfreeze", "ada@example.com", "--reason", " ")
+    shell.ok("account", "unfreeze", "ada@example.com")
+    with shell.database() as database:
+        noted = database.execute("SELECT action, detail FROM activity WHERE action LIKE 'account.%frozen' ORDER BY id")
+        assert noted.fetchall() == [("account.frozen", "a chargeback of 3 May"), ("account.unfrozen", "")]
+
+
 def test_what_is_done_on_the_command_line_is_noted_with_who_did_it(shell: Shell) -> None:
     shell.ok("account", "create", "ada@example.com")
     for word in ("freeze", "freeze", "unfreeze"):

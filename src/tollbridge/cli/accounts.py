@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tollbridge.store.db import Database
     from tollbridge.store.managed_keys import ManagedKey
 
+_reason = click.option("--reason", help="Why; the account's members can read it.")
 _KEY_COLUMNS = ("id", "key", "status", "limit_usd", "spent_usd", "expires_at", "number", "label")
 
 
@@ -123,8 +124,9 @@ def account_show(settings: "Settings", account: str, as_json: bool) -> None:
 
 @account.command("freeze")
 @click.argument("account")
+@_reason
 @configured
-def account_freeze(settings: "Settings", account: str) -> None:
+def account_freeze(settings: "Settings", account: str, reason: str | None) -> None:
     """Refuse an account's calls from the next one on.
 
     ACCOUNT is an e-mail address, an id (acct_…), or the number that the log shows.
@@ -133,16 +135,15 @@ def account_freeze(settings: "Settings", account: str) -> None:
     Example:
       tollbridge account freeze ada@example.com
     """
-    from tollbridge.services import accounts
-
-    found = with_database(settings, lambda database: accounts.set_frozen(database, account, True, actor=actor()))
+    found = _set_frozen(settings, account, True, reason)
     say(f"{found.email} is frozen: its calls are refused from the next one on")
 
 
 @account.command("unfreeze")
 @click.argument("account")
+@_reason
 @configured
-def account_unfreeze(settings: "Settings", account: str) -> None:
+def account_unfreeze(settings: "Settings", account: str, reason: str | None) -> None:
     """Accept an account's calls again.
 
     ACCOUNT is an e-mail address, an id (acct_…), or the number that the log shows.
@@ -151,10 +152,18 @@ def account_unfreeze(settings: "Settings", account: str) -> None:
     Example:
       tollbridge account unfreeze ada@example.com
     """
-    from tollbridge.services import accounts
-
-    found = with_database(settings, lambda database: accounts.set_frozen(database, account, False, actor=actor()))
+    found = _set_frozen(settings, account, False, reason)
     say(f"{found.email} is active")
+
+
+def _set_frozen(settings: "Settings", account: str, frozen: bool, reason: str | None) -> "Account":
+    from tollbridge.services import accounts
+    from tollbridge.services.oversight import check_reason
+
+    why = "" if reason is None else check_reason(reason)
+    return with_database(
+        settings, lambda database: accounts.set_frozen(database, account, frozen, actor=actor(), reason=why)
+    )
 
 
 @account.command("drop-factor")

@@ -135,17 +135,21 @@ async def every(database: Database) -> AsyncIterator[Account]:
         after = found[-1].id
 
 
-async def set_frozen(database: Database, text: str, frozen: bool, *, actor: str) -> Account:
+async def set_frozen(
+    database: Database, text: str, frozen: bool, *, actor: str, address: str = "", reason: str = ""
+) -> Account:
     """Refuse an account's calls from the next one on, or accept them again. Repeating it changes nothing.
 
-    `text`, and what is raised: see `in_use`; `actor`: who does it, for the account's activity.
+    `text`, and what is raised: see `in_use`. `actor`, `address`: who does it, and from where, for the account's
+    activity, in which its members read the reason too.
     """
     account, now = await in_use(database, text), await database.now()
 
     async def use_case(transaction: Transaction) -> None:
         if await accounts.set_frozen(transaction, account.id, frozen):
             action = "account.frozen" if frozen else "account.unfrozen"
-            await activity.add(transaction, NewDeed(account_id=account.id, actor=actor, action=action), now)
+            deed = NewDeed(account_id=account.id, actor=actor, action=action, detail=reason, address=address)
+            await activity.add(transaction, deed, now)
 
     await run(database, use_case)
     return await accounts.known(database, account.id)

@@ -3,39 +3,29 @@
 from tollbridge.core.ledger import Posted
 from tollbridge.core.payments import Reversal
 from tollbridge.errors import InvalidRequest, NotFound
-from tollbridge.services import credit, refunds
-from tollbridge.services.accounts import check_open
+from tollbridge.services import accounts, credit, refunds
 from tollbridge.services.key_management import Actor
 from tollbridge.services.payments import Payments
-from tollbridge.store import accounts, activity
+from tollbridge.store import accounts as rows
 from tollbridge.store.accounts import Account
-from tollbridge.store.db import Database, Transaction, run
+from tollbridge.store.db import Database
 
 _LONGEST = 300
 
 
 async def find(database: Database, public_id: str) -> Account:
     """The account with this public id; raises `NotFound`."""
-    account = await accounts.by_public_id(database, public_id)
+    account = await rows.by_public_id(database, public_id)
     if account is None:
         raise NotFound("There is no such account.", param="account")
     return account
 
 
 async def set_frozen(database: Database, account: Account, frozen: bool, reason: str, actor: Actor) -> None:
-    """Refuse an account's calls from the next one on, or accept them again. Repeating it changes nothing.
-
-    InvalidRequest: a reason is missing, or the account is closed.
-    """
-    check_open(account)
-    why, now = check_reason(reason), await database.now()
-    action = "account.frozen" if frozen else "account.unfrozen"
-
-    async def use_case(transaction: Transaction) -> None:
-        if await accounts.set_frozen(transaction, account.id, frozen):
-            await activity.add(transaction, actor.deed(account.id, action, why), now)
-
-    await run(database, use_case)
+    """As `accounts.set_frozen`. InvalidRequest: a reason is missing, or the account is closed."""
+    why = check_reason(reason)
+    named = account.public_id
+    await accounts.set_frozen(database, named, frozen, actor=actor.name, address=actor.address, reason=why)
 
 
 async def grant(database: Database, account: Account, amount: int, reason: str, *, actor: Actor, once: str) -> Posted:

@@ -103,6 +103,8 @@ def test_a_revoked_key_stops_at_its_next_call(world: World) -> None:
         (listed,) = await rows.of_account(database, account.id)
         await keys.revoke(database, None, made.public_id, actor="test")
         assert (await rows.of_account(database, account.id)) == [listed]
+        noted = await database.fetch("SELECT detail FROM activity WHERE action = 'key.revoked'")
+        assert noted == [(made.public_id,)]
 
     world.run(use)
 

@@ -106,16 +106,19 @@ async def revoke(database: Database, account_id: int | None, public_id: str, *, 
     """
     now = await database.now()
 
-    async def use_case(transaction: Transaction) -> int | None:
-        owner = await keys.revoke(transaction, account_id, public_id, now)
-        if owner is not None:
+    async def use_case(transaction: Transaction) -> bool:
+        found = await keys.revoke(transaction, account_id, public_id, now)
+        if found is None:
+            return False
+        owner, changed = found
+        if changed:
             deed = NewDeed(account_id=owner, actor=actor, action="key.revoked", detail=public_id)
             await activity.add(transaction, deed, now)
-        return owner
+        return True
 
     # PostgreSQL takes no NUL in a text.
     known = public_id.isascii() and public_id.isprintable()
-    if not known or await run(database, use_case) is None:
+    if not known or not await run(database, use_case):
         # Who takes the key itself for its id must not find it in a log.
         shown = f" {public_id[:60]!r}" if public_id.startswith("key_") else ": give its id, key_…, not the key itself"
         raise NotFound(f"there is no key{shown}", param="id")

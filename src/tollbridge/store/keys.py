@@ -124,15 +124,19 @@ async def create(transaction: Transaction, key: NewKey, now: int) -> None:
     await raise_cache_epoch(transaction)
 
 
-async def revoke(transaction: Transaction, account_id: int | None, public_id: str, now: int) -> int | None:
-    """The key's account; None: there is no such key within reach of `account_id` (None: the operator, who reaches all).
+async def revoke(transaction: Transaction, account_id: int | None, public_id: str, now: int) -> tuple[int, bool] | None:
+    """The key's account, and whether this changed anything: revoking again does not. The key's next hold is refused.
 
-    Revoking again changes nothing. The key's next hold is refused.
+    None: there is no such key within reach of `account_id` (None: the operator, who reaches all).
     """
-    found = await transaction.fetch(
-        "UPDATE api_key SET revoked_at = COALESCE(revoked_at, $3) "
-        "WHERE public_id = $1 AND (account_id = $2 OR CAST($2 AS BIGINT) IS NULL) RETURNING account_id",
+    its = "public_id = $1 AND (account_id = $2 OR CAST($2 AS BIGINT) IS NULL)"
+    changed = await transaction.execute(
+        f"UPDATE api_key SET revoked_at = $3 WHERE {its} AND revoked_at IS NULL",  # noqa: S608
         *(public_id, account_id, now),
     )
     await raise_cache_epoch(transaction)
-    return int(found[0][0]) if found else None
+    found = await transaction.fetch(
+        f"SELECT account_id FROM api_key WHERE {its}",  # noqa: S608
+        *(public_id, account_id),
+    )
+    return (int(found[0][0]), changed > 0) if found else None

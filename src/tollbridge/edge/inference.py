@@ -372,7 +372,6 @@ class Inference:
 
     def _leave(self, call: "_Call", ticket: Ticket) -> None:
         """The caller left before anything was sent to a provider."""
-        call.closed = True
         call.ended = self._settlement.close(ticket, None, _nothing(pricing.Cause.CLIENT_LEFT), status=499)
         raise ClientGone
 

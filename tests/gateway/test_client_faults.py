@@ -371,6 +371,11 @@ def test_a_call_that_a_forced_shutdown_ends_is_in_the_log_too(streamed: bool) ->
             assert site._serving is not None
             await site._serving
             [row] = await site.settled(1)
+            if streamed:
+                said = b"".join([piece async for piece in call.pieces()])
+                assert b"The server stopped in the middle of its answer." in said
+            else:
+                assert (await call.rest()).status == 503
             call.close()
             lines = [json.loads(line) for line in b"".join(site.log).splitlines()]
         [line] = [each for each in lines if each.get("path") == PATH]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis
@@ -647,6 +648,37 @@ def test_draining_server_is_alive_and_not_ready() -> None:
             for reply in (await send(site, "GET", "/ready"), await site.post(PATH, chat())):
                 refused(reply, 503, "overloaded")
                 assert int(reply.headers["retry-after"]) > 0
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("trouble", "code", "serves"),
+    [
+        ("is behind", "overloaded", False),
+        ("has no ledger", "ledger_unavailable", False),
+        ("leaves", "overloaded", True),
+    ],
+)
+def test_server_in_trouble_is_not_ready_and_only_one_that_leaves_serves(trouble: str, code: str, serves: bool) -> None:
+    async def test() -> None:
+        async with Site(always(says(completion()))) as site:
+            line = site.gateway._line
+            assert line is not None
+            edge: Any = line.edge
+            if trouble == "is behind":
+                edge._vital.lag = SimpleNamespace(seconds=60.0)
+            elif trouble == "has no ledger":
+                edge._ledger = SimpleNamespace(failed=True)
+            else:
+                edge._vital.leaving = True
+            refused(await send(site, "GET", "/ready"), 503, code)
+            assert (await send(site, "GET", "/health")).status == 200
+            reply = await site.post(PATH, chat())
+            if serves:
+                assert reply.status == 200
+            else:
+                refused(reply, 503, code)
 
     run(test())
 

@@ -165,6 +165,18 @@ def test_nobody_sees_the_request_of_another_account() -> None:
     run(test())
 
 
+def test_nothing_on_the_way_may_keep_what_was_told() -> None:
+    async def test() -> None:
+        async with Site(OK) as site:
+            id_ = (await site.post(CHAT, chat())).json["id"]
+            for path in (f"/v1/generation?id={id_}", "/v1/credits", "/v1/key", "/health", "/ready"):
+                headers = (await site.get(path)).headers
+                assert (headers["cache-control"], headers["content-type"]) == ("no-store", "application/json")
+            assert (await site.get("/v1/models")).headers["content-type"] == "application/json"
+
+    run(test())
+
+
 @pytest.mark.parametrize("has_ended", [True, False])
 def test_nobody_sees_the_request_of_another_account_that_only_the_books_know(has_ended: bool) -> None:
     go_on = asyncio.Event()

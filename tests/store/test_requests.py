@@ -48,6 +48,22 @@ def test_every_request_is_on_one_page(ledger_engine: Engine) -> None:
     with_books(ledger_engine, scenario)
 
 
+def test_what_was_charged_after_a_sweep_is_on_its_line_from_that_moment_on(ledger_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        ada, other = await books.customer(paid=10**9), await books.customer(paid=10**9)
+        for customer, charge in ((ada, 700), (other, 900)):
+            hold = await books.held(customer, 1_000)
+            for outcome, amount in ((Outcome.SWEPT, 100), (Outcome.COMPLETED, charge)):
+                await books.ledger.submit(books.end_op(hold, customer, amount, outcome))
+        await spend(books, ada, 30)
+        await books.database.execute("UPDATE usage SET ended_at = 5000")
+        await books.database.execute("UPDATE journal SET created_at = 5000 WHERE kind = 'late'")
+        found = await requests.page(books.database, ada.account_id, Filter(), NEWEST, 10)
+        assert [(line.charge, line.cost) for line in found.lines] == [(30, 15), (700, 350)]
+
+    with_books(ledger_engine, scenario)
+
+
 def test_a_filter_finds_all_however_far_apart(ledger_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "WINDOW", 3)
 

@@ -94,10 +94,6 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     def place(self) -> Place:
         return self.ended_at, self.hold
 
-    @property
-    def failed(self) -> bool:
-        return self.outcome > Outcome.CLIENT_LEFT
-
 
 class Late(msgspec.Struct, frozen=True):
     """What a request cost beyond what it was charged when swept, nano-USD."""

@@ -144,8 +144,16 @@ def test_each_month_begins_with_what_the_one_before_left(world: World) -> None:
             assert all(month.since <= line.at < month.until for line in entries)
             gifts_left = [line for line in entries if line.book == Book.CUSTOMER_PROMO and line.email == ada.email]
             assert sum(line.amount for line in gifts_left) == 70 * bits
+            names = {
+                "day": sorted({day_text(at) for at in times if month.since <= at < month.until}),
+                "model": ["deepseek-chat", "another"],
+                "provider": ["p"],
+                "account": ["bob@example.com", ada.email],
+            }
             for by in margins.BY:
-                total = margins.total(await margins.margins(database, month, by))
+                rows = await margins.margins(database, month, by)
+                assert [row.name for row in rows] == names[by]
+                total = margins.total(rows)
                 assert (total.charged, total.promo, total.cost) == tuple(each * bits * 1_001 for each in (30, 30, 15))
             every = [line async for line in every_change(database, ada.id, month.since)]
             assert [line for line in every if line.amount and line.at < month.until] == [*made.lines]
@@ -472,6 +480,8 @@ def test_an_invoice_of_a_provider_is_compared_model_by_model(sqlite_world: World
         for wrong, why in {
             "": "first line names the columns",
             "a,b\n1,2\n": "first line names the columns",
+            "a,cost\n1,2\n": "first line names the columns",
+            "model,b\n1,2\n": "first line names the columns",
             "model,cost\nm\n": "line 2 has too few columns",
             "model,cost\nm,1e9\n": "line 2",
             # Commas for decimals are no thousands.

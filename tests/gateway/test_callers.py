@@ -97,13 +97,16 @@ NO_RULES = dict.fromkeys(("agreed", "models", "networks", "rpm", "tpm", "concurr
 PLANS = {"default": Plan(name="default"), "pro": Plan(name="pro")}
 
 
-def callers_of(plan: str = "pro", plans: Mapping[str, Plan] = PLANS) -> tuple[Callers, list[str]]:
+def callers_of(
+    plan: str = "pro", plans: Mapping[str, Plan] = PLANS, cost_cap: int | None = None
+) -> tuple[Callers, list[str]]:
     """Callers whose every key is known, and the keys that were looked up."""
     asked: list[str] = []
 
     async def find(key: str) -> Any:
         asked.append(key)
-        return SimpleNamespace(key_id=1, account_id=1, plan=plan, live=key != "dead", has_own=False, **NO_RULES)
+        rules = {**NO_RULES, "cost_cap": cost_cap}
+        return SimpleNamespace(key_id=1, account_id=1, plan=plan, live=key != "dead", has_own=False, **rules)
 
     async def own(_: int) -> list[OwnCredential]:
         return []
@@ -187,3 +190,9 @@ def test_a_key_with_networks_is_used_from_these_alone(address: str, may: bool) -
     caller = Caller(key_id=1, account_id=1, plan=PLANS["pro"], scopes=(), networks=networks)
     assert caller.may_come_from(address) is may
     assert msgspec.structs.replace(caller, networks=None).may_come_from(address)
+
+
+@pytest.mark.parametrize(("of_plan", "of_key"), [(5, 7), (7, 5), (None, 5), (5, None)])
+def test_the_smaller_cap_of_plan_and_key_counts(of_plan: int | None, of_key: int | None) -> None:
+    callers, _ = callers_of(plans={"default": Plan(name="default", cost_cap=of_plan)}, cost_cap=of_key)
+    assert asyncio.run(callers.of(b"Bearer k", None)).cost_cap == 5

@@ -401,6 +401,11 @@ def test_a_key_knows_its_limit_its_use_and_what_is_left_of_its_plan() -> None:
             assert (unlimited["limit"], unlimited["limit_remaining"]) == (None, None)
             assert unlimited["usage"] == PRICE / 1e9
             assert unlimited["included_tokens"] is None
+            assert (unlimited["cost_cap_usd"], unlimited["expires_at"]) == (None, None)
+            assert unlimited["label"] == unlimited["key"]
+            assert unlimited["created_at"].endswith("+00:00")
+            assert (unlimited["include_byok_in_limit"], unlimited["is_provisioning_key"]) == (True, False)
+            assert round(unlimited["balance_usd"] * 1e9) == await site.balance()
 
     run(test())
 
@@ -412,6 +417,49 @@ def test_an_estimate_counts_a_prompt_as_count_tokens_does() -> None:
             counted = await site.post("/v1/messages/count_tokens", chat())
             assert estimate["tokens"]["prompt"] == counted.json["input_tokens"]
             assert round(estimate["least_usd"] * 1e9) == counted.json["input_tokens"] * 100  # read from the cache
+
+    run(test())
+
+
+def test_an_estimate_counts_all_answers_and_stays_below_the_cap() -> None:
+    async def test() -> None:
+        async with Site(OK) as site:
+            two = (await site.post("/v1/estimate", chat(max_tokens=100, n=2))).json
+            assert (two["object"], two["model"], two["endpoint"], two["provider"]) == ("estimate", "m", "chat", "up")
+            assert (two["tokens"]["max_output"], two["tokens"]["choices"]) == (200, 2)
+            assert round(two["greatest_usd"] * 1e9) > 200 * OUTPUT_NANO
+            # Without a limit of the caller's, as much is written as the cap pays for.
+            cap = 1_000_000
+            capped = (await site.post("/v1/estimate", chat(), {"X-Tollbridge-Max-Cost-USD": "0.001"})).json
+            assert round(capped["cap_usd"] * 1e9) == cap
+            for each in (capped, *capped["routes"]):
+                assert 0 < round(each["greatest_usd"] * 1e9) <= cap
+            assert capped["tokens"]["max_output"] * OUTPUT_NANO <= cap
+            refused = (await site.post("/v1/estimate", {**chat(), "model": "none"})).json
+            assert (refused["object"], refused["model"], refused["admitted"]) == ("estimate", "none", False)
+
+    run(test())
+
+
+@pytest.mark.parametrize("fields", [{"endpoint": "completions"}, {"body": chat()}])
+def test_an_estimate_for_an_endpoint_names_it_and_has_its_body(fields: Json) -> None:
+    async def test() -> None:
+        async with Site(OK) as site:
+            # Otherwise it is for a chat, whose fields these are not, or are taken for the provider's.
+            assert (await site.post("/v1/estimate", fields)).status == 400
+            assert (await site.post("/v1/estimate", {**chat(), **fields})).json["endpoint"] == "chat"
+
+    run(test())
+
+
+def test_a_providers_own_word_for_the_end_is_told_where_it_was_passed_on() -> None:
+    async def test() -> None:
+        async with Site(OK) as site:
+            for path in (CHAT, "/v1/messages"):
+                reply = await site.post(path, chat(max_tokens=50))
+                found = await generation(site, reply.headers["x-tollbridge-generation-id"])
+                told = (found["finish_reason"], found["native_finish_reason"])
+                assert told == ("stop", "stop" if path == CHAT else None)
 
     run(test())
 

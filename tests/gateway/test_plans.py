@@ -371,6 +371,9 @@ def test_included_tokens_that_running_calls_hold_come_back_and_the_error_says_so
             # OpenAI's clients wait for so long and ask again by themselves.
             assert int(refused.headers["retry-after"]) > 0
             assert "x-should-retry" not in refused.headers
+            shown = (await site.get("/v1/key")).json["data"]["included_tokens"]
+            assert (shown["limit"], shown["used"], shown["held"] > 400) == (500, 0, True)
+            assert shown["remaining"] == 500 - shown["held"]
             go_on.set()
             assert (await running).status == 200
             assert (await site.post(CHAT, chat(max_tokens=400))).status == 200

@@ -1,9 +1,10 @@
 """What is read of the headers of a request."""
 
+import msgspec
 import pytest
 
-from tollbridge.edge.heads import check_media, read_cap, read_head
-from tollbridge.errors import InvalidRequest
+from tollbridge.edge.heads import Names, check_head, check_media, listable, read_cap, read_head
+from tollbridge.errors import InvalidRequest, UnsupportedMediaType
 
 CAP = b"x-own-max-cost-usd"
 
@@ -34,3 +35,61 @@ def test_a_plain_head_has_plain_json_and_no_cap(kind: bytes, more: tuple[bytes, 
     if head.is_plain:
         check_media(head)
         assert read_cap(head.max_cost, CAP) is None
+
+
+def test_each_header_is_read_as_what_it_is() -> None:
+    fields = {
+        "authorization": b"authorization",
+        "api_key": b"x-api-key",
+        "content_type": b"content-type",
+        "content_encoding": b"content-encoding",
+        "max_cost": CAP,
+        "origin": b"origin",
+        "forwarded": b"x-forwarded-for",
+        "idempotency_key": b"idempotency-key",
+        "beta": b"anthropic-beta",
+    }
+    head = read_head([(name, b"its " + name) for name in fields.values()], CAP)
+    for field, name in fields.items():
+        assert getattr(head, field) == b"its " + name
+        assert getattr(read_head([], CAP), field) is None
+    assert [read_head(each, CAP).is_anthropic for each in ([], [(b"anthropic-version", b"x")])] == [False, True]
+
+
+def test_our_own_headers_have_the_names_that_are_documented_in_the_operators_brand() -> None:
+    assert msgspec.structs.asdict(Names.of("X-Own")) == {
+        "cost": b"X-Own-Upstream-Cost-USD: ",
+        "charged": b"X-Own-Charged-USD: ",
+        "balance": b"X-Own-Balance-USD: ",
+        "basis": b"X-Own-Cost-Basis: ",
+        "generation": b"X-Own-Generation-Id: ",
+        "limit": b"X-Own-Max-Tokens-Applied: ",
+        "dropped": b"X-Own-Dropped-Fields: ",
+        "tried": b"X-Own-Attempts: ",
+        "route": b"X-Own-Provider: ",
+        "replayed": b"X-Own-Idempotent-Replayed: ",
+        "max_cost": CAP,
+    }
+
+
+def test_a_list_of_names_is_no_way_to_write_another_header() -> None:
+    assert listable(["a b", "c", "a b", "\u00fc\u4e2d", "x\r\ny: z", "~\x7f\0"]) == b"a b, c, ??, x??y: z, ~??"
+    assert len(listable(["x" * 600])) == 512
+
+
+@pytest.mark.parametrize(
+    ("kind", "encoding", "is_good"),
+    [
+        *((b"application/json", None, True), (b"Application/JSON ; charset=utf-8", b"Identity", True)),
+        *((None, None, False), (b"text/plain", None, False), (b"", None, False), (b"application/jsonx", None, False)),
+        (b"application/json", b"gzip", False),
+    ],
+)
+def test_a_body_is_json_as_it_is(kind: bytes | None, encoding: bytes | None, is_good: bool) -> None:
+    named = {b"content-type": kind, b"content-encoding": encoding, CAP: b"\t0.5 "}
+    head = read_head([(name, value) for name, value in named.items() if value is not None], CAP)
+    if is_good:
+        assert check_head(head, CAP) == 500_000_000
+    else:
+        with pytest.raises(UnsupportedMediaType):
+            check_head(head, CAP)

@@ -60,3 +60,21 @@ def test_a_prompt_that_is_certainly_too_long_is_refused_unsent(path: str, body: 
             assert site.upstream.accepted == 0
 
     run(test())
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "right"),
+    [
+        ("chat/completions", {**chat(), "model": "small-e"}, "use /v1/embeddings"),
+        ("embeddings", {"model": "small", "input": "hi"}, "use /v1/chat/completions"),
+    ],
+)
+def test_who_calls_a_model_of_another_kind_is_told_where(path: str, body: Json, right: str) -> None:
+    async def test() -> None:
+        async with Site(always(says(completion())), config=SMALL) as site:
+            reply = await site.post(f"/v1/{path}", body)
+            assert (reply.status, reply.json["error"]["param"]) == (400, "model")
+            assert right in reply.json["error"]["message"]
+            assert site.upstream.accepted == 0
+
+    run(test())

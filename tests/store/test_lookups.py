@@ -3,9 +3,10 @@
 from msgspec.structs import replace
 from tests.core.posts import refund
 from tests.store.books import Books, Customer, Engine, with_books
+from tests.store.test_rollups import MIDNIGHT
 
 from tollbridge.store import lookups
-from tollbridge.values import Outcome
+from tollbridge.values import DAY_MS, Outcome
 
 
 async def strangers(books: Books) -> tuple[Customer, Customer]:
@@ -87,5 +88,34 @@ def test_tokens_of_the_plan_are_those_used_and_reserved_by_an_account_in_a_month
         assert found is not None
         assert (found.account_id, found.period, found.included, found.used, found.held) == (1, 202612, 100, 20, 40)
         assert await lookups.allowance(books.database, other.account_id, 202611) is None
+
+    with_books(ledger_engine, scenario)
+
+
+def test_what_a_key_spent_since_a_time_has_what_was_charged_from_that_moment_on(ledger_engine: Engine) -> None:
+    async def scenario(books: Books) -> None:
+        ada, other = await strangers(books)
+        today = MIDNIGHT + 20 * DAY_MS
+        since = (today, today - 3 * DAY_MS, MIDNIGHT)
+        times = [at + off for at in since for off in (-1, 0)]
+        for customer, unit in ((ada, 1), (Customer(ada.account_id, 1), 100), (other, 100)):
+            for number, at in enumerate(times):
+                for byok in (False, True):
+                    hold = await books.held(customer, 1_000)
+                    end = books.end_op(hold, customer, unit << number)
+                    await books.ledger.submit(replace(end, record=replace(end.record, byok=byok)))
+                    await books.database.execute("UPDATE usage SET ended_at = $1 WHERE hold_id = $2", at, hold)
+            hold = await books.held(customer, 1_000)
+            for outcome, charge in ((Outcome.SWEPT, 1), (Outcome.COMPLETED, 1 + 3 * unit)):
+                await books.ledger.submit(books.end_op(hold, customer, charge, outcome))
+            await books.database.execute("UPDATE usage SET ended_at = 5 WHERE hold_id = $1", hold)
+        for late_at in times:
+            await books.database.execute("UPDATE journal SET created_at = $1 WHERE kind = 'late'", late_at)
+            spent = await lookups.spending(books.database, ada.account_id, ada.key_id, since)
+            own = [sum(1 << number for number, at in enumerate(times) if at >= begin) for begin in (0, *since)]
+            late = [3 if late_at >= begin else 0 for begin in (0, *since)]
+            total, *others = (2 * each + more for each, more in zip(own, late, strict=True))
+            assert (spent.total, spent.daily, spent.weekly, spent.monthly) == (total + 1, *others)
+            assert [spent.byok_total, spent.byok_daily, spent.byok_weekly, spent.byok_monthly] == own
 
     with_books(ledger_engine, scenario)

@@ -118,6 +118,35 @@ def test_what_a_model_drew_counts_towards_a_token_limit() -> None:
     run(test())
 
 
+def test_an_answer_without_a_limit_is_expected_to_be_as_long_as_those_before() -> None:
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: Request, peer: Peer) -> None:
+        if asked.is_set():
+            await go_on.wait()
+        asked.set()
+        await says(completion(usage=(10, 400)))(request, peer)
+
+    async def test() -> None:
+        async with Site(always(answer), config="[plans.default]\ntpm = 10000\nstrict = true\n") as site:
+
+            async def left() -> int:
+                return int((await site.get("/v1/key")).json["data"]["limits"]["tokens"]["remaining"])
+
+            assert (await site.post("/v1/chat/completions", chat())).status == 200
+            assert await left() == 10_000 - 410
+            running = asyncio.create_task(site.post("/v1/chat/completions", chat()))
+            while len(await site.database.fetch("SELECT 1 FROM hold")) == 0:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+            # The prompt is few tokens.
+            assert 10_000 - 410 - 450 < await left() < 10_000 - 410 - 400
+            go_on.set()
+            assert (await running).status == 200
+            assert await left() == 10_000 - 820
+
+    run(test())
+
+
 def test_what_credit_refuses_was_a_request_and_used_no_tokens() -> None:
     """An account without credit has a limit too: each call of it asks the ledger."""
 

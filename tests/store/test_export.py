@@ -65,6 +65,10 @@ def test_what_ended_at_the_edge_of_two_windows_is_in_one(ledger_engine: Engine) 
         for at in times:
             await spend_at(books, ada, at, 16)
             await spend_at(books, other, at, 32)
+        # Only one of them had a request so early, and only the other one so late.
+        early, late_one = MIDNIGHT - 9, MIDNIGHT + MINUTE_MS + 9
+        await spend_at(books, ada, early, 48)
+        await spend_at(books, other, late_one, 64)
         hold = await books.held(ada, 1_000)
         for outcome, charge in ((Outcome.SWEPT, 100), (Outcome.COMPLETED, 400)):
             await books.ledger.submit(books.end_op(hold, ada, charge, outcome))
@@ -75,10 +79,15 @@ def test_what_ended_at_the_edge_of_two_windows_is_in_one(ledger_engine: Engine) 
             for since in (MIDNIGHT - MINUTE_MS, MIDNIGHT, MIDNIGHT + MINUTE_MS):
                 lines = await export.ended(books.database, since, since + MINUTE_MS, {})
                 assert all(since <= line.ended_at < since + MINUTE_MS for line in lines)
+                on_time = [line.ended_at for line in lines if not line.late]
+                assert on_time == sorted(on_time)
                 seen += [(line.ended_at, line.charge) for line in lines]
-            assert sorted(seen) == sorted([*((at, charge) for at in times for charge in (16, 32)), (late_at, 300)])
+            expected = [(at, charge) for at in times for charge in (16, 32)]
+            assert sorted(seen) == sorted([*expected, (early, 48), (late_one, 64), (late_at, 300)])
+        assert await export.first(books.database, early) == early
         assert await export.first(books.database, MIDNIGHT) == MIDNIGHT
         assert await export.first(books.database, MIDNIGHT + 2) == MIDNIGHT + MINUTE_MS - 1
-        assert await export.first(books.database, MIDNIGHT + MINUTE_MS + 1) is None
+        assert await export.first(books.database, MIDNIGHT + MINUTE_MS + 1) == late_one
+        assert await export.first(books.database, late_one + 1) is None
 
     with_books(ledger_engine, scenario)

@@ -44,6 +44,10 @@ def test_every_request_is_on_one_page(ledger_engine: Engine) -> None:
             assert (await walk(books, ada.account_id, Filter(), count))[0] == holds[::-1]
         assert (await walk(books, ada.account_id, Filter(since=5000), 3))[0] == holds[::-1]
         assert (await walk(books, ada.account_id, Filter(since=5001), 3))[0] == []
+        # Not by when they began.
+        for number, hold in enumerate(holds):
+            await books.database.execute("UPDATE usage SET ended_at = $1 WHERE hold_id = $2", 5000 - number, hold)
+        assert (await walk(books, ada.account_id, Filter(), 2))[0] == holds
 
     with_books(ledger_engine, scenario)
 
@@ -60,6 +64,29 @@ def test_what_was_charged_after_a_sweep_is_on_its_line_from_that_moment_on(ledge
         await books.database.execute("UPDATE journal SET created_at = 5000 WHERE kind = 'late'")
         found = await requests.page(books.database, ada.account_id, Filter(), NEWEST, 10)
         assert [(line.charge, line.cost) for line in found.lines] == [(30, 15), (700, 350)]
+
+    with_books(ledger_engine, scenario)
+
+
+def test_what_succeeded_is_found_among_failures(ledger_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "WINDOW", 3)
+
+    async def scenario(books: Books) -> None:
+        ada = await books.customer(paid=10**9)
+        wanted: list[int] = []
+        now = await books.database.now()
+        for number in range(30):
+            well = number in {2, 21}
+            hold = await spend(books, ada, 10, Outcome.COMPLETED if well else Outcome.NO_OUTPUT)
+            at = now - (30 - number) * DAY_MS
+            await books.database.execute("UPDATE usage SET ended_at = $2 WHERE hold_id = $1", hold, at)
+            if well:
+                wanted.insert(0, hold)
+        for _ in range(2):
+            found, pages = await walk(books, ada.account_id, Filter(failed=False), 2)
+            assert found == wanted
+            await rollups.roll_up(books.database)
+        assert pages < 10
 
     with_books(ledger_engine, scenario)
 

@@ -137,6 +137,23 @@ def test_only_what_has_changed_is_said_to_take_a_restart(caplog: pytest.LogCaptu
     run(test())
 
 
+def test_a_public_gateway_that_loses_its_providers_goes_on_with_them(caplog: pytest.LogCaptureFixture) -> None:
+    """Its customers would be charged for what the demo provider makes up."""
+
+    async def test() -> None:
+        async with Site(always(says(completion())), config='public_url = "https://api.example.com"\n') as site:
+            text = site.file.read_text()
+            site.file.write_text(text[: text.index("[providers.up]")])
+            await site.gateway.reload()
+            assert "no provider is configured (is its key missing?)" in caplog.text
+            site.file.write_text(text + '[catalog]\nmodels = ["gpt-44"]\n')
+            await site.gateway.reload()
+            assert "catalog.models: no model is called 'gpt-44'" in caplog.text
+            assert (await site.post("/v1/chat/completions", chat())).status == 200
+
+    run(test())
+
+
 def test_a_change_that_comes_while_the_file_is_read_is_read_too(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
         async with Site(always(says(completion(usage=(10, 0))))) as site:

@@ -16,6 +16,7 @@ import msgspec
 from tollbridge import __version__, metrics
 from tollbridge.config import Settings
 from tollbridge.config import read as read_settings
+from tollbridge.config.kinds import is_for_this_machine
 from tollbridge.core import catalog as catalogs
 from tollbridge.core import keys, money
 from tollbridge.core.abuse import Abuse
@@ -32,7 +33,7 @@ from tollbridge.edge.paths import is_of_the_api
 from tollbridge.edge.server import LoopLag, Server, ServerLimits
 from tollbridge.edge.webhooks import Webhooks
 from tollbridge.edge.workers import Berth
-from tollbridge.errors import TollbridgeError
+from tollbridge.errors import ConfigError, TollbridgeError
 from tollbridge.gateway.admission import Admission
 from tollbridge.gateway.callers import Callers
 from tollbridge.gateway.holds import Holds
@@ -330,7 +331,7 @@ class Gateway:
         self._tills.append(open_payments(self._database, settings, self._url, self._desk.post))
         while len(self._tills) > 2:
             await self._tills.pop(0).close()
-        for warning in settings.warnings:
+        for warning in (*settings.warnings, *offered.unmatched(settings)):
             log.warning("%s", warning)
         log.info("the configuration was reloaded: %s", plural(len(self._line.catalog.models), "model"))
 
@@ -369,10 +370,10 @@ class Gateway:
         """Say where the gateway is served, and on the first start give the operator a key."""
         models = line.catalog.models
         if not models:
-            log.warning("no model can be called: none of the configured providers serves a model of the catalog")
+            log.warning("no model can be called: none of the providers serves a model of the catalog")
         if demo.NAME in line.upstreams:
-            log.warning("no provider is configured: the built-in demo provider answers for every model")
-        for warning in self.settings.warnings:
+            log.warning("no provider is configured: the built-in demo provider answers")
+        for warning in (*self.settings.warnings, *offered.unmatched(self.settings)):
             log.warning("%s", warning)
         first = await first_run.begin(self._database, self.settings, master)
         if first is not None:
@@ -487,6 +488,12 @@ class Gateway:
         """What can be called: the configured providers, or the demo provider if there are none."""
         if settings.providers:
             return providers.upstreams(settings)
+        if settings.public_url is not None and not is_for_this_machine(settings.public_url, settings.host):
+            raise ConfigError(
+                "no provider is configured (is its key missing?), and others than you reach this gateway (public_url): "
+                "they would be charged for what the built-in demo provider makes up. Set a provider's key, such as "
+                "OPENAI_API_KEY"
+            )
         if self._demo is None:
             self._demo = demo.DemoProvider()
             await self._demo.start()
@@ -544,6 +551,7 @@ def serve(settings: Settings, berth: Berth | None = None) -> int:
     limits = msgspec.convert(settings.server, ServerLimits, from_attributes=True)
     sock = berth.socket if berth is not None else handed_over() or listen(settings.host, settings.port)
     host, port = sock.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - all addresses: of this machine, one
     url = settings.public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
     gateway = Gateway(
         settings,

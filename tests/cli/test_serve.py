@@ -214,6 +214,13 @@ def test_a_port_in_use_is_said_in_one_line(shell: Shell, gateway: Gateway) -> No
     )
 
 
+def test_a_gateway_on_all_addresses_shows_one_that_can_be_opened(shell: Shell) -> None:
+    with running(shell, "--host", "0.0.0.0") as gateway:
+        assert gateway.ask(gateway.key)[0] == 200
+        assert f"http://127.0.0.1:{gateway.port}/auth/reset?" in gateway.out
+        assert "0.0.0.0" not in gateway.out
+
+
 def test_a_gateway_whose_words_nobody_reads_serves(tmp_path: Path) -> None:
     """`tollbridge serve | head`: what is printed at the start has nowhere to go."""
     probe = socket.create_server(("127.0.0.1", 0))
@@ -253,6 +260,8 @@ FAILED_STARTS = [
     (("--data-dir", "file"), {}, "file/tollbridge.db: the database cannot be made: a file is where its directory"),
     (("--data-dir", "broken"), {}, "the database broken/tollbridge.db: the file is damaged, or was never a database"),
     (("--data-dir", "open"), {}, "open/secret: everybody on this machine can read the master secret: chmod 600 "),
+    ((), {"TOLLBRIDGE_PUBLIC_URL": "https://api.example.com"},
+     "no provider is configured (is its key missing?), and others than you reach this gateway (public_url)"),
     (("--host", "192.0.2.1"), {}, "cannot listen on 192.0.2.1:0: Cannot assign requested address; --host takes"),
 ]  # fmt: skip
 

@@ -60,6 +60,7 @@ cost = { input = "1.15", output = "2.3", cache_read = "1.3" }
     text = BOX + '[billing]\nmarkup_percent = "20"\n[[models]]\nid = "m"\n' + ROUTES + prices + plans
     below = "m at box: the price of {} is below its cost"
     assert found(tmp_path, text) == [
+        (Kind.MISSING, "plans.partner.models: no model is called 'other*'"),
         (Kind.LOSS, below.format("cache_read")),
         *((Kind.LOSS, below.format(meter) + " on the plan free") for meter in
           ("input", "output", "cache_write", "cache_write_1h")),
@@ -105,6 +106,15 @@ def test_doubtful_and_old_prices_of_models_that_are_sold_are_named(tmp_path: Pat
     later = date.fromordinal(TODAY.toordinal() + FRESH_DAYS)
     old = [text for kind, text in found(tmp_path, "", later, DEEPSEEK_API_KEY="canary") if kind is Kind.STALE]
     assert any(text.startswith("deepseek-v4-pro: its price was read 181 days ago") for text in old)
+
+
+def test_names_that_no_model_has_are_named(tmp_path: Path) -> None:
+    own = '[[models]]\nid = "mine"\naliases = ["ours"]\nprice = { input = "1", output = "1" }\n' + ROUTES
+    plans = '[plans.free]\nmodels = ["ours", "min*", "miine"]\n[catalog]\nmodels = ["depseek-chat", "deepseek-*"]\n'
+    assert found(tmp_path, BOX + own + plans) == [
+        (Kind.MISSING, "catalog.models: no model is called 'depseek-chat': did you mean deepseek-chat?"),
+        (Kind.MISSING, "plans.free.models: no model is called 'miine': did you mean mine?"),
+    ]
 
 
 def test_without_anything_to_call_that_is_said(tmp_path: Path) -> None:

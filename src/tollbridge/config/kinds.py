@@ -432,12 +432,19 @@ def _networks(raw: Any) -> tuple[str, ...]:
     return tuple(raw)
 
 
+# What a provider's documentation has behind its base URL.
+_ENDPOINTS = ("/chat/completions", "/completions", "/embeddings", "/messages", "/responses")
+
+
 def _base_url(raw: Any) -> str:
     parts = split_url(raw, 'such as "https://api.example.com/v1"')
     host = (parts.hostname or "").removesuffix(".")
     address = _called(host)
     if (address is not None and (address.is_link_local or address == _METADATA_6)) or host in _LINK_LOCAL_NAMES:
         raise Wrong("this is the address of a cloud's metadata service, not of a provider")
+    for end in _ENDPOINTS:
+        if parts.path.rstrip("/").endswith(end):
+            raise Wrong(f"leave {end} out: it is added for each call")
     return str(raw).rstrip("/")
 
 

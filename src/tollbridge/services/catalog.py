@@ -89,6 +89,19 @@ def rows(settings: Settings) -> list[ModelRow]:
     return catalog.overlay(shipped, settings.models)
 
 
+def unmatched(settings: Settings) -> Iterator[str]:
+    """What the configuration calls by a name that no model has."""
+    shipped, ours = {row.id for row in shipped_models()}, rows(settings)
+    names = {name for row in ours for name in (row.id, *row.aliases)}
+    patterns = [("catalog.models", pattern, shipped) for pattern in settings.catalog.models]
+    for name, plan in settings.plans.items():
+        patterns += [(f"plans.{name}.models", pattern, names) for pattern in plan.models]
+    for where, pattern, among in patterns:
+        if not any(fnmatchcase(name, pattern) for name in among):
+            meant = catalog.nearest(pattern, among)
+            yield f"{where}: no model is called {pattern!r}{f': did you mean {meant}?' if meant else ''}"
+
+
 def offers(settings: Settings) -> list[Offer]:
     """All models, callable or not. Without any provider, the demo provider serves all of them."""
     own = {row.id for row in settings.models}
@@ -115,6 +128,8 @@ def complaints(settings: Settings, today: date, fresh_days: int = FRESH_DAYS) ->
     found = offers(settings)
     if not any(each.listed for each in found):
         yield Complaint(kind=Kind.MISSING, text="no model can be called: no configured provider serves any")
+    for text in unmatched(settings):
+        yield Complaint(kind=Kind.MISSING, text=text)
     shipped = {row.id: row for row in shipped_models()} if settings.models else {}
     ids = {each.row.id for each in found if each.listed}
     for row in settings.models:

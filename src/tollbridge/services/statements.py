@@ -96,7 +96,7 @@ class Lines(msgspec.Struct):
 
 
 class Statement(msgspec.Struct, frozen=True, kw_only=True):
-    """An account's month: `opening` plus all `movements` is `closing`, as with the lines if none is left out."""
+    """An account's month: `opening` plus all `movements` is `closing`, as with the lines if not `shortened`."""
 
     email: str
     period: Period
@@ -105,6 +105,7 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
     movements: tuple[Movement, ...]
     models: tuple[ModelUse, ...]
     lines: Lines
+    shortened: bool = False
 
 
 class TrialLine(msgspec.Struct, frozen=True):
@@ -168,12 +169,13 @@ async def account_statement(
         month = rollups.Period(period.since, period.until, DAY_MS)
         used = await rollups.by_price(days.view, account.id, month)
         terms = await reports.price_terms(days.view)
-        lines = Lines()
+        lines, shortened = Lines(), False
         async for line in statement_within(days, account.id, period.since, period.until):
-            if len(lines) == most_lines:
+            if not line.amount:
+                continue  # it brings the balance forward: the opening
+            if shortened := len(lines) == most_lines:
                 break
-            if line.amount:  # the line that brings the balance forward is the opening
-                lines.add(line)
+            lines.add(line)
     # Already part of the usage.
     kinds.pop(Kind.LATE, None)
     spent = -sum(each.charge for each in used.values())
@@ -187,6 +189,7 @@ async def account_statement(
         movements=tuple(movements),
         models=_models(used, terms),
         lines=lines,
+        shortened=shortened,
     )
 
 

@@ -58,12 +58,7 @@ async def set_details(visit: Visit) -> Response:
 async def statement(visit: Visit) -> Response:
     period = asked_month(visit)
     made = await statements.account_statement(visit.shared.database, visit.account, period, MOST_LINES)
-    return visit.render(
-        "billing/statement.html",
-        made=made,
-        months=months(visit.account.created_at, visit.now),
-        shortened=len(made.lines) == MOST_LINES,
-    )
+    return visit.render("billing/statement.html", made=made, months=months(visit.account.created_at, visit.now))
 
 
 async def statement_csv(visit: Visit) -> Response:

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from tollbridge.core.ledger import Record
-from tollbridge.edge.lookups import OUTCOME_TEXTS, _generation
+from tollbridge.edge.lookups import _NOT_OF_A_REQUEST, OUTCOME_TEXTS, _generation
 from tollbridge.values import Meters, Outcome
 
 METERS = {name: number for number, name in enumerate(Meters.__struct_fields__, 101)}
@@ -61,6 +61,11 @@ def test_each_field_of_a_request_is_its_own(flag: str) -> None:
             {"route": "there/m", "error": "timeout", "status": None, "ms": 0},
             {"route": "up/m", "error": "server_error", "status": 503, "ms": 7},
         ],
+        # OpenRouter's SDKs want to read these.
+        "api_type": "completions",
+        "data_region": "global",
+        "origin": "",
+        **{name: None for name, value in _NOT_OF_A_REQUEST.items() if value is None},
     }
 
 

@@ -12,6 +12,8 @@ from tollbridge.store.meta import raise_cache_epoch
 Network = IPv4Network | IPv6Network
 
 _LIST = msgspec.json.Decoder(tuple[str, ...])
+# A key by its public id, of one account, or of any.
+_WITHIN_REACH = "public_id = $1 AND (account_id = $2 OR CAST($2 AS BIGINT) IS NULL)"
 
 
 class KnownKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,14 +131,13 @@ async def revoke(transaction: Transaction, account_id: int | None, public_id: st
 
     None: there is no such key within reach of `account_id` (None: the operator, who reaches all).
     """
-    its = "public_id = $1 AND (account_id = $2 OR CAST($2 AS BIGINT) IS NULL)"
     changed = await transaction.execute(
-        f"UPDATE api_key SET revoked_at = $3 WHERE {its} AND revoked_at IS NULL",  # noqa: S608
+        f"UPDATE api_key SET revoked_at = $3 WHERE {_WITHIN_REACH} AND revoked_at IS NULL",  # noqa: S608
         *(public_id, account_id, now),
     )
     await raise_cache_epoch(transaction)
     found = await transaction.fetch(
-        f"SELECT account_id FROM api_key WHERE {its}",  # noqa: S608
+        f"SELECT account_id FROM api_key WHERE {_WITHIN_REACH}",  # noqa: S608
         *(public_id, account_id),
     )
     return (int(found[0][0]), changed > 0) if found else None

@@ -337,7 +337,7 @@ def test_an_amount_that_is_none_is_refused(shell: Shell, amount: str) -> None:
         (("serve", "--port", "99999"), "it is a whole number from 0 to 65535, not '99999'"),
         (("serve", "--port", "x"), "it is a whole number from 0 to 65535, not 'x'"),
         (("catalog", "check", "--days", "0"), "it is a whole number of at least 1, not '0'"),
-        (("serve", "--host", "a b"), "--host: host: expected an address"),
+        (("serve", "--host", "a b"), "tollbridge: --host: expected an address"),
         (("doctor", "--config", "nowhere.toml"), "nowhere.toml: cannot be read"),
         (("backup", "data/tollbridge.db"), "exists already"),
         (("restore", "nowhere.db"), "there is no such file"),

@@ -351,7 +351,7 @@ def test_workers_on_sqlite_are_refused_with_what_to_set(shell: Shell) -> None:
     done = shell.process("serve", "--workers", "2")
     assert (done.code, done.out) == (1, "")
     assert done.err == (
-        "tollbridge: --workers: workers: 2 workers need a database for many processes: "
+        "tollbridge: --workers: 2 workers need a database for many processes: "
         "set database_url = postgresql://user:password@host/name (and redis_url)\n"
     )
 

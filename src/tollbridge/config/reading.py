@@ -527,7 +527,10 @@ class _Reader:
         return value
 
     def _mistake(self, path: Path, message: str) -> ConfigError:
-        return ConfigError(f"{self._origin(path)}: {shown_path(path)}: {message}")
+        origin = self._origin(path)
+        # An option says which setting it is.
+        where = origin if origin.startswith("--") else f"{origin}: {shown_path(path)}"
+        return ConfigError(f"{where}: {message}")
 
     def _origin(self, path: Path) -> str:
         for length in range(len(path), 0, -1):

@@ -173,7 +173,7 @@ def told(verdict: Verdict | None, charge: int, *, estimated: bool = False) -> Re
 def test_a_receipt_says_what_was_charged_and_what_it_cost() -> None:
     receipt = told(Ended(charged=7, promo=0, loss=8, available=5), 15)
     assert (receipt.charge, receipt.cost, receipt.balance) == (usd_bytes(7), usd_bytes(9), usd_bytes(5))
-    assert (receipt.read_cost, receipt.written_cost) == (4, 5)
+    assert (receipt.read_cost, receipt.written_cost) == (b"0.000000004", b"0.000000005")
     at_cost = told(Ended(charged=9, promo=0, loss=0, available=5), 9)
     assert (at_cost.charge, at_cost.cost) == (usd_bytes(9), usd_bytes(9))
     assert (receipt.usage, told(None, 1, estimated=True).usage) == (None, Usage(input=1, estimated=True))

@@ -14,7 +14,9 @@ from tollbridge.wire.request import Request
 ID = "chatcmpl-ours-0123456789"
 MODEL = "acme/public-name"
 CREATED = 1_750_000_000
-RECEIPT = Receipt(charge=b"0.000123", cost=b"0.0001", balance=b"9.999877", read_cost=60_000, written_cost=40_000)
+RECEIPT = Receipt(
+    charge=b"0.000123", cost=b"0.0001", balance=b"9.999877", read_cost=b"0.00006", written_cost=b"0.00004"
+)
 MONEY = {
     "cost": 0.000123,
     "cost_details": {

@@ -215,8 +215,8 @@ def test_the_caller_sees_the_provider_s_counts_and_our_money() -> None:
     shown = read(FULL | {"cost": 99, "balance": 1}).render(RECEIPT)
     details = {
         "upstream_inference_cost": Raw(b"0.0001"),
-        "upstream_inference_prompt_cost": Raw(b"60000e-9"),
-        "upstream_inference_completions_cost": Raw(b"40000e-9"),
+        "upstream_inference_prompt_cost": Raw(b"0.00006"),
+        "upstream_inference_completions_cost": Raw(b"0.00004"),
     }
     money = {"cost": Raw(b"0.000123"), "cost_details": details}
     assert shown == {name: raw_compact(value) for name, value in FULL.items()} | money | {"balance": Raw(b"9.999877")}

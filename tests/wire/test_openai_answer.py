@@ -42,7 +42,7 @@ def test_names_and_usage_are_ours_and_the_rest_passes_byte_for_byte() -> None:
     )
     usage = (
         b'"completion_tokens":7,"total_tokens":16,"cost":0.000123,"cost_details":{"upstream_inference_cost":0.0001,'
-        b'"upstream_inference_prompt_cost":60000e-9,"upstream_inference_completions_cost":40000e-9},'
+        b'"upstream_inference_prompt_cost":0.00006,"upstream_inference_completions_cost":0.00004},'
     )
     expected = (
         body.replace(b'"id":"x",', f'"id":"{ID}",'.encode())

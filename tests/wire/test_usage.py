@@ -11,7 +11,9 @@ from tollbridge.wire import usage as usage_module
 from tollbridge.wire.exchange import Receipt
 from tollbridge.wire.usage import MOST, InputMeter, Meter, render
 
-RECEIPT = Receipt(charge=b"0.000000001", cost=b"0.000000009", balance=b"12.5", read_cost=2, written_cost=7)
+RECEIPT = Receipt(
+    charge=b"0.000000001", cost=b"0.000000009", balance=b"12.5", read_cost=b"0.000000002", written_cost=b"0.000000007"
+)
 
 
 def metered(report: Any, *, produces: bool = True) -> Meter:
@@ -264,7 +266,7 @@ def test_money_is_printed_as_it_was_given() -> None:
     assert meter.render(RECEIPT) == msgspec.Raw(
         b'{"prompt_tokens":9,"completion_tokens":7,"total_tokens":16,'
         b'"cost":0.000000001,"cost_details":{"upstream_inference_cost":0.000000009,'
-        b'"upstream_inference_prompt_cost":2e-9,"upstream_inference_completions_cost":7e-9},"balance":12.5}'
+        b'"upstream_inference_prompt_cost":0.000000002,"upstream_inference_completions_cost":0.000000007},"balance":12.5}'
     )
 
 
@@ -447,7 +449,7 @@ def test_drawn_pictures_thoughts_and_sound_are_parts_of_one_output() -> None:
 
 def test_an_answer_of_another_dialect_says_its_money_too() -> None:
     usage = Usage(input=3, output=4, estimated=True)
-    receipt = Receipt(b"0.5", b"0.25", b"1.75", usage, read_cost=50_000_000, written_cost=200_000_000)
+    receipt = Receipt(b"0.5", b"0.25", b"1.75", usage, read_cost=b"0.05", written_cost=b"0.2")
     assert json.loads(bytes(render(Usage(input=1), receipt) or b"")) == {
         "prompt_tokens": 3,
         "completion_tokens": 4,

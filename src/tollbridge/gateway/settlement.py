@@ -160,8 +160,8 @@ class Settlement:
             balance,
             usage if usage.estimated else None,
             closed.byok,
-            closed.read_cost,
-            cost - closed.read_cost,
+            usd_bytes(closed.read_cost),
+            usd_bytes(cost - closed.read_cost),
         )
 
     def credible(self, ticket: Ticket, reported: Usage) -> Usage | None:

@@ -12,8 +12,7 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     """What the caller is told about money: JSON numbers, USD. `balance`: None if it is not known in time.
 
     `usage`: what was charged for, if it was counted here; None: what the provider reported. `byok`: the caller's own
-    credential paid the provider, and the charge is the fee. `read_cost`, `written_cost`: what `cost` is the sum of, in
-    nano-USD.
+    credential paid the provider, and the charge is the fee. `read_cost`, `written_cost`: what `cost` is the sum of.
     """
 
     charge: bytes
@@ -21,8 +20,8 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     balance: bytes | None = None
     usage: Usage | None = None
     byok: bool = False
-    read_cost: int = 0
-    written_cost: int = 0
+    read_cost: bytes = b"0"
+    written_cost: bytes = b"0"
 
 
 class Names(msgspec.Struct, frozen=True, gc=False):

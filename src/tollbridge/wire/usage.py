@@ -141,8 +141,8 @@ class Meter:
         if self._says_all and receipt is not None and receipt.usage is None and not receipt.byok:
             balance = b"" if receipt.balance is None else b',"balance":' + receipt.balance
             return Raw(
-                b'%b,"cost":%b,"cost_details":{"upstream_inference_cost":%b,"upstream_inference_prompt_cost":%de-9,'
-                b'"upstream_inference_completions_cost":%de-9}%b}'
+                b'%b,"cost":%b,"cost_details":{"upstream_inference_cost":%b,"upstream_inference_prompt_cost":%b,'
+                b'"upstream_inference_completions_cost":%b}%b}'
                 % (
                     self._full[:-1],
                     receipt.charge,
@@ -190,15 +190,14 @@ def render(usage: Usage | None, receipt: Receipt | None) -> Raw | None:
 def money(receipt: Receipt, read: str = "prompt", written: str = "completions") -> dict[str, Any]:
     """What the usage object of every dialect says about money, besides its counts: JSON numbers, USD.
 
-    `read`, `written`: the dialect's words for its two parts. They are nano-USD as `123e-9`, which takes less time to
-    write than a decimal fraction.
+    `read`, `written`: the dialect's words for its two parts.
     """
     fields: dict[str, Any] = {
         "cost": Raw(receipt.charge),
         "cost_details": {
             "upstream_inference_cost": Raw(receipt.cost),
-            f"upstream_inference_{read}_cost": Raw(b"%de-9" % receipt.read_cost),
-            f"upstream_inference_{written}_cost": Raw(b"%de-9" % receipt.written_cost),
+            f"upstream_inference_{read}_cost": Raw(receipt.read_cost),
+            f"upstream_inference_{written}_cost": Raw(receipt.written_cost),
         },
     }
     if receipt.balance is not None:

@@ -245,3 +245,18 @@ def test_waits_that_are_cancelled_leave_no_room_taken() -> None:
         assert (room.held, dict(room._of_account)) == (SIZE, {3: SIZE})
 
     run(test())
+
+
+def test_who_has_just_been_cancelled_is_passed_over() -> None:
+    async def test() -> None:
+        room = Bodies(ROOM, mock.sentinel.large)
+        await room._enter(1, ROOM, lambda: True)
+        gone, next_one = (asyncio.create_task(room._enter(account, SIZE, lambda: True)) for account in (2, 3))
+        await asyncio.sleep(0)
+        gone.cancel()
+        room._leave(1, ROOM, None)  # before the one that was cancelled has noticed it
+        results = await asyncio.gather(gone, next_one, return_exceptions=True)
+        assert [type(result) for result in results] == [asyncio.CancelledError, type(None)]
+        assert (room.held, dict(room._of_account)) == (SIZE, {3: SIZE})
+
+    run(test())

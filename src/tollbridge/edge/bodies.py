@@ -105,6 +105,8 @@ class Bodies:
     def _next(self) -> _Place | None:
         """Who comes next, if there is room for it. A client that sends as much as it may holds up nobody else."""
         for place in sorted(self._waiting, key=lambda each: self._of_account[each.account]):
+            if place.waiter.done():
+                continue  # cancelled, or out of patience: it leaves in the next turn of the loop
             if self.held and self.held + place.size > self._most:
                 return None
             if place.may_arrive():

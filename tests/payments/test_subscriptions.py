@@ -19,7 +19,7 @@ from tollbridge.core.subscriptions import Stage, Subscription
 from tollbridge.errors import InvalidRequest
 from tollbridge.payments.base import ProcessorUnavailable, Started, Subscribing
 from tollbridge.services import invoices, plans
-from tollbridge.services.key_management import Actor
+from tollbridge.services.deeds import Actor
 from tollbridge.services.payments import open_payments
 from tollbridge.services.refunds import refund
 from tollbridge.store import subscriptions as rows

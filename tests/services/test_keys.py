@@ -12,7 +12,7 @@ from tollbridge.errors import ConfigError, InvalidRequest, NotFound
 from tollbridge.services import keys
 from tollbridge.services.keys import MadeKey
 from tollbridge.services.secrets import Secrets
-from tollbridge.store import managed_keys as rows
+from tollbridge.store import account_keys as rows
 from tollbridge.store import meta
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database

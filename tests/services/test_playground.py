@@ -7,7 +7,7 @@ from tests.web.visitors import house
 
 from tollbridge.services import keys, playground
 from tollbridge.services.desk import Desk
-from tollbridge.store import managed_keys as rows
+from tollbridge.store import account_keys as rows
 from tollbridge.store.db import Database
 
 
@@ -16,7 +16,7 @@ def desk(site: Site) -> Desk:
     return site.gateway._desk
 
 
-async def of_playground(database: Database, account_id: int) -> list[rows.ManagedKey]:
+async def of_playground(database: Database, account_id: int) -> list[rows.AccountKey]:
     return [key for key in await rows.of_account(database, account_id) if key.label == playground.LABEL]
 
 

@@ -14,14 +14,14 @@ from tests.services.conftest import World
 from tollbridge.config import Settings, Source, read
 from tollbridge.errors import ConfigError, InvalidApiKey
 from tollbridge.services import accounts, byok, keys, login, management_keys, playground, secrets
+from tollbridge.services.deeds import Actor
 from tollbridge.services.desk import Desk
-from tollbridge.services.key_management import Actor
 from tollbridge.services.mail import Post
 from tollbridge.services.passwords import Passwords
 from tollbridge.services.rotation import finish, rotate
 from tollbridge.services.secrets import Secrets
+from tollbridge.store import account_keys as rows_of_keys
 from tollbridge.store import key_copies, users
-from tollbridge.store import managed_keys as rows_of_keys
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database, Transaction
 from tollbridge.store.rotation import SEALED

@@ -18,7 +18,7 @@ from tests.web.visitors import PASSWORD, Visitor, house, registered
 from tollbridge.core import totp
 from tollbridge.core.roles import Role
 from tollbridge.services import accounts, operators
-from tollbridge.store import managed_keys, management_keys, members, sessions, users
+from tollbridge.store import account_keys, management_keys, members, sessions, users
 from tollbridge.store.db import Transaction, run
 from tollbridge.store.users import NewUser
 
@@ -144,7 +144,7 @@ async def _objects(site: Site) -> Objects:
     )
     passkey = rows[0][0]
     [invitation] = await members.invitations(database, home.account_id)
-    [key] = await managed_keys.of_account(database, home.account_id)
+    [key] = await account_keys.of_account(database, home.account_id)
     [manager] = await management_keys.of_account(database, home.account_id)
     [(hold,)] = await database.fetch("SELECT hold_id FROM usage WHERE account_id = $1", home.account_id)
     [(order,)] = await database.fetch("SELECT public_id FROM payment WHERE status = 'pending'")

@@ -23,9 +23,9 @@ from tollbridge.cli.shell import (
 
 if TYPE_CHECKING:
     from tollbridge.config import Settings
+    from tollbridge.store.account_keys import AccountKey
     from tollbridge.store.accounts import Account
     from tollbridge.store.db import Database
-    from tollbridge.store.managed_keys import ManagedKey
 
 _reason = click.option("--reason", help="Why; the account's members can read it.")
 _KEY_COLUMNS = ("id", "key", "status", "limit_usd", "spent_usd", "expires_at", "number", "label")
@@ -471,15 +471,15 @@ def _account_fields(account: "Account") -> dict[str, Any]:
 
 
 async def _keys_of(database: "Database", account_id: int, now: int) -> list[dict[str, Any]]:
-    from tollbridge.store import lookups, managed_keys
+    from tollbridge.store import account_keys, lookups
 
     sums = await lookups.uses_of_keys(database, account_id)
     charges = {number: each.charge for number, each in sums.items()}
-    its = await managed_keys.of_account(database, account_id)
+    its = await account_keys.of_account(database, account_id)
     return [_key_fields(each, charges.get(each.id, 0), now) for each in reversed(its)]
 
 
-def _key_fields(key: "ManagedKey", charge: int, now: int) -> dict[str, Any]:
+def _key_fields(key: "AccountKey", charge: int, now: int) -> dict[str, Any]:
     """`charge`: all that it ever spent, which is what is shown of a key without a limit."""
     from tollbridge.core.money import format_usd
 

@@ -26,7 +26,7 @@ from tollbridge.gateway.callers import Caller
 from tollbridge.gateway.holds import hold_of
 from tollbridge.gateway.recent import Recent
 from tollbridge.limits.base import Limiter, Room
-from tollbridge.store import lookups, managed_keys
+from tollbridge.store import account_keys, lookups
 from tollbridge.store.db import Database
 from tollbridge.values import Meters, Outcome, Route, Usage
 from tollbridge.wire import anthropic_client, anthropic_messages, preferences
@@ -175,7 +175,7 @@ class Lookups:
 
     async def _key(self, caller: Caller) -> dict[str, Any]:
         now = await self._database.now()
-        key = await managed_keys.by_id(self._database, caller.key_id)
+        key = await account_keys.by_id(self._database, caller.key_id)
         credit = await lookups.credit(self._database, caller.account_id)
         day, week, month = (periods.began(each, now) for each in Reset)
         spent = await lookups.spending(self._database, caller.account_id, caller.key_id, (day, week, month))
@@ -318,7 +318,7 @@ def _generation(id_: str, names: tuple[str, str, str], record: Record, charge: i
     }
 
 
-def _budget(key: managed_keys.ManagedKey, now: int) -> dict[str, Any]:
+def _budget(key: account_keys.AccountKey, now: int) -> dict[str, Any]:
     """The limit of a key that has one, as OpenRouter's SDK for Python wants to read it again."""
     limit, reset = key.limit or 0, key.reset
     return {

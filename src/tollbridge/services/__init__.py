@@ -5,7 +5,7 @@
   answer · `restore`, `transfer`.
 - People: `register`, `login`, `sessions`, `passwords`, `passkeys`, `two_factor`, `identities`, `credentials` ·
   `members` · `operators` · `throttle` how often something may be tried · `mail`, `letters`, `notices` · `leave`.
-- Accounts: `accounts` · `keys`, `key_management`, `reveal`, `management_keys`, `byok`, `playground` · `credit`,
+- Accounts: `accounts` · `keys`, `account_keys`, `reveal`, `management_keys`, `byok`, `playground` · `credit`,
   `vouchers` · `standing`, `usage`, `statement`, `statements` · `deeds` what was done in them · `export`.
 - Money: `payments`, `top_ups`, `subscriptions`, `refunds`, `invoices` · `oversight` and `margins` for operators.
 

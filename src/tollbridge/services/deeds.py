@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from tollbridge.services.key_management import Actor
+import msgspec
+
 from tollbridge.services.sessions import Client
 from tollbridge.store import activity, members
 from tollbridge.store.accounts import Account
@@ -10,6 +11,16 @@ from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Transaction, run
 from tollbridge.store.members import Belonging
 from tollbridge.store.users import User
+
+
+class Actor(msgspec.Struct, frozen=True):
+    """Who does it, and the network address that they do it from."""
+
+    name: str
+    address: str
+
+    def deed(self, account_id: int, action: str, detail: str) -> NewDeed:
+        return NewDeed(account_id=account_id, actor=self.name, action=action, detail=detail, address=self.address)
 
 
 async def note(database: Database, account: Account, actor: Actor, action: str, detail: str = "") -> None:

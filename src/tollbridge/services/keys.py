@@ -1,4 +1,4 @@
-"""API keys: made once, shown once, revoked for good."""
+"""API keys: made once, shown once, revoked for good. What their owners do with them is in `account_keys`."""
 
 import logging
 import secrets

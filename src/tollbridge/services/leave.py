@@ -15,12 +15,12 @@ from tollbridge.services.payments import Payments
 from tollbridge.services.sessions import Presence
 from tollbridge.services.statement import statement
 from tollbridge.store import (
+    account_keys,
     activity,
     byok,
     identities,
     invoices,
     leaving,
-    managed_keys,
     management_keys,
     members,
     passkeys,
@@ -93,7 +93,7 @@ async def _of_payments(database: Database, account_id: int) -> AsyncIterator[byt
 async def _of_account(database: Database, account_id: int) -> AsyncIterator[bytes]:
     for member in await members.of_account(database, account_id):
         yield _line("member", _picked(member, "email", "role", "since"))
-    for key in reversed(await managed_keys.of_account(database, account_id)):
+    for key in reversed(await account_keys.of_account(database, account_id)):
         yield _line("key", {"id": key.public_id, **_picked(key, "hint", "label", "created_at")})
     for manager in await management_keys.of_account(database, account_id):
         facts = _picked(manager, "hint", "label", "created_at", "used_at")

@@ -8,8 +8,8 @@ from tollbridge.core import keys as form
 from tollbridge.errors import InvalidApiKey, InvalidRequest, NotFound
 from tollbridge.services import key_rules
 from tollbridge.services.accounts import new_id
+from tollbridge.services.deeds import Actor
 from tollbridge.services.desk import Desk
-from tollbridge.services.key_management import Actor
 from tollbridge.services.keys import MadeKey
 from tollbridge.store import accounts, activity, management_keys, rotation
 from tollbridge.store.accounts import Account

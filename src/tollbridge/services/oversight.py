@@ -4,7 +4,7 @@ from tollbridge.core.ledger import Posted
 from tollbridge.core.payments import Reversal
 from tollbridge.errors import InvalidRequest, NotFound
 from tollbridge.services import accounts, credit, refunds
-from tollbridge.services.key_management import Actor
+from tollbridge.services.deeds import Actor
 from tollbridge.services.payments import Payments
 from tollbridge.store import accounts as rows
 from tollbridge.store.accounts import Account

@@ -14,7 +14,7 @@ from tollbridge.core import keys as form
 from tollbridge.services.desk import Desk
 from tollbridge.services.keys import make
 from tollbridge.services.secrets import Secrets
-from tollbridge.store import keys, managed_keys
+from tollbridge.store import account_keys, keys
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Duplicate, run
 
@@ -26,7 +26,7 @@ async def key_of(desk: Desk, account: Account) -> str:
     """The account's key, usable for calls from now on. Never to be sent to anybody."""
     prefix = desk.settings.brand.key_prefix
     while True:
-        known = {key.public_id: key for key in await managed_keys.of_account(desk.database, account.id)}
+        known = {key.public_id: key for key in await account_keys.of_account(desk.database, account.id)}
         for public_id in _ids(desk.master, account.public_id, prefix):
             if public_id not in known:
                 break

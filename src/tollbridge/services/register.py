@@ -14,20 +14,20 @@ from tollbridge.services.keys import keep_copy, make
 from tollbridge.services.mail import Mail, verification_required
 from tollbridge.services.sessions import Client, Presence
 from tollbridge.services.throttle import Limit
-from tollbridge.store import accounts as account_rows
 from tollbridge.store import (
+    account_keys,
     activity,
     byok,
     invoices,
     journal,
     keys,
     mail,
-    managed_keys,
     management_keys,
     members,
     top_ups,
     users,
 )
+from tollbridge.store import accounts as account_rows
 from tollbridge.store import sessions as session_rows
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Duplicate, Transaction, run
@@ -235,7 +235,7 @@ async def open_own(desk: Desk, presence: Presence, client: Client) -> None:
 
 async def _revoke_keys(transaction: Transaction, account_id: int, user: User, now: int) -> None:
     """All of an account, of both kinds."""
-    for key in await managed_keys.of_account(transaction, account_id):
+    for key in await account_keys.of_account(transaction, account_id):
         if key.revoked_at is None:
             await keys.revoke(transaction, account_id, key.public_id, now)
             await _note(transaction, account_id, user, ("key.revoked", key.name), now)

@@ -18,7 +18,7 @@ from tollbridge.core.words import plural
 from tollbridge.errors import ConfigError
 from tollbridge.services import playground, secrets
 from tollbridge.services.secrets import Secrets
-from tollbridge.store import keys, managed_keys, rotation
+from tollbridge.store import account_keys, keys, rotation
 from tollbridge.store.db import Database, Transaction, run
 from tollbridge.store.rotation import SEALED, SealedText
 
@@ -146,7 +146,7 @@ async def _end_playgrounds(database: Database, settings: Settings, master: Secre
     while page := await rotation.labelled(database, playground.LABEL, master.generation - 1, after, _BATCH):
         after = page[-1].id
         for each in page:
-            known = {key.public_id for key in await managed_keys.of_account(database, each.account_id)}
+            known = {key.public_id for key in await account_keys.of_account(database, each.account_id)}
             if each.public_id in playground.made_for(master, each.account, prefix, known):
                 await _revoke(database, each.public_id)
 

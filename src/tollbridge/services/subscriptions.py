@@ -27,7 +27,7 @@ from tollbridge.payments.stripe import Stripe
 from tollbridge.payments.stripe_subscriptions import StripeSubscriptions
 from tollbridge.services import notices
 from tollbridge.services.accounts import new_id
-from tollbridge.services.key_management import Actor
+from tollbridge.services.deeds import Actor
 from tollbridge.services.mail import Mail
 from tollbridge.services.plans import fill_up_within
 from tollbridge.store import accounts, activity, members, payments, subscriptions

@@ -5,9 +5,9 @@ from enum import IntEnum
 
 import msgspec
 
-from tollbridge.store import managed_keys, prices, rollups
+from tollbridge.store import account_keys, prices, rollups
+from tollbridge.store.account_keys import AccountKey
 from tollbridge.store.db import Database
-from tollbridge.store.managed_keys import ManagedKey
 from tollbridge.store.rollups import Cells, Period, Sums
 from tollbridge.values import DAY_MS, HOUR_MS
 
@@ -92,7 +92,7 @@ async def report(database: Database, account_id: int, period: Period, keys: Keys
         if keys is Keys.NONE:
             return made
         by_key = await rollups.by_key(view, account_id, period)
-        named = _names(await managed_keys.of_account(view, account_id), by_key)
+        named = _names(await account_keys.of_account(view, account_id), by_key)
         found = _series({(period.since, key_id): each for key_id, each in by_key.items()}, period, named.__getitem__)
         drawn: Cells = {}
         if keys is Keys.STEPS:
@@ -115,7 +115,7 @@ def _by_model(by_price: Cells, period: Period, models: dict[int, str]) -> list[S
     return _series(by_price, period, lambda version: (models.get(version, ""), models.get(version) or NO_MODEL))
 
 
-def _names(keys: list[ManagedKey], used: Iterable[int]) -> dict[int, tuple[str, str]]:
+def _names(keys: list[AccountKey], used: Iterable[int]) -> dict[int, tuple[str, str]]:
     """The public id and the name of each key that was used."""
     there = {key.id: (key.public_id, key.name) for key in keys}
     return {key_id: there.get(key_id, ("", GONE_KEY)) for key_id in used}

@@ -9,9 +9,10 @@ from starlette.responses import Response
 from tollbridge.core.plans import Agreed
 from tollbridge.core.words import read_whole
 from tollbridge.errors import ApiError, Faults, InvalidRequest, KeyReused
-from tollbridge.services import credit, key_management, oversight, plans
+from tollbridge.services import account_keys, credit, oversight, plans
 from tollbridge.services.sessions import new_token
-from tollbridge.store import accounts, activity, lookups, managed_keys, members, payments
+from tollbridge.store import account_keys as key_rows
+from tollbridge.store import accounts, activity, lookups, members, payments
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Transaction
 from tollbridge.store.rows import ABOVE_ALL
@@ -87,7 +88,7 @@ async def show(visit: Visit, refused: ApiError | None = None, section: str = "")
         plans=offered,
         agreed=agreed.describe() if agreed is not None else "",
         members=await members.of_account(database, account.id),
-        keys=list(reversed(await managed_keys.of_account(database, account.id))),
+        keys=list(reversed(await key_rows.of_account(database, account.id))),
         sums=await lookups.uses_of_keys(database, account.id),
         payments=await payments.of_account(database, account.id, ABOVE_ALL, RECENT),
         deeds=await activity.page(database, account.id, ABOVE_ALL, RECENT),
@@ -193,7 +194,7 @@ async def grant(visit: Visit) -> Response:
 
 async def revoke_key(visit: Visit) -> Response:
     account = await oversight.find(visit.shared.database, visit.path("account"))
-    await key_management.revoke(visit.shared.desk, account.id, visit.path("key"), visit.actor)
+    await account_keys.revoke(visit.shared.desk, account.id, visit.path("key"), visit.actor)
     return _back(visit, "revoked")
 
 

@@ -12,12 +12,13 @@ from starlette.responses import Response
 from tollbridge.core.money import format_usd, parse_usd
 from tollbridge.errors import InvalidRequest
 from tollbridge.gateway.replays import LONGEST
-from tollbridge.services import key_management
+from tollbridge.services import account_keys
 from tollbridge.services.keys import MadeKey
 from tollbridge.services.usage import RANGES
-from tollbridge.store import managed_keys, rollups
+from tollbridge.store import account_keys as key_rows
+from tollbridge.store import rollups
+from tollbridge.store.account_keys import AccountKey
 from tollbridge.store.keys import Rules
-from tollbridge.store.managed_keys import ManagedKey
 from tollbridge.web.page import DEVELOPER, Page
 from tollbridge.web.requests import read_limit
 from tollbridge.web.usage import iso, json_response
@@ -55,11 +56,11 @@ async def list_keys(visit: Visit) -> Response:
     database, account = visit.shared.database, visit.account
     limit, name, before = read_limit(visit), visit.query("cursor"), None
     if name:
-        before = await managed_keys.find(database, account.id, name)
+        before = await key_rows.find(database, account.id, name)
         if before is None:
             raise InvalidRequest("This cursor is none that was given out.", param="cursor")
     # One more than wished for says whether there are further ones.
-    keys = await managed_keys.page(database, account.id, before, None if limit is None else limit + 1)
+    keys = await key_rows.page(database, account.id, before, None if limit is None else limit + 1)
     more = limit is not None and len(keys) > limit
     uses = await rollups.last_uses(database, account.id)
     return json_response(
@@ -78,7 +79,7 @@ async def create(visit: Visit) -> Response:
     """A new key. `Idempotency-Key`: sent again it is the same key, shown in full only if `keys.reveal` allows it."""
     body = await read_body(visit, KeyBody)
     label = "" if isinstance(body.label, UnsetType) else body.label
-    made = await key_management.create(
+    made = await account_keys.create(
         visit.shared.desk,
         visit.account.id,
         label,
@@ -94,12 +95,12 @@ async def change(visit: Visit) -> Response:
     body, desk, account = await read_body(visit, KeyBody), visit.shared.desk, visit.account
     public_id = visit.path("key")
 
-    def wanted(key: ManagedKey) -> tuple[str, Rules]:
+    def wanted(key: AccountKey) -> tuple[str, Rules]:
         return key.label if isinstance(body.label, UnsetType) else body.label, _rules(body, key)
 
-    await key_management.change(desk, account.id, public_id, wanted, visit.actor)
+    await account_keys.change(desk, account.id, public_id, wanted, visit.actor)
     if not isinstance(body.disabled, UnsetType):
-        await key_management.set_disabled(desk, account.id, public_id, body.disabled, visit.actor)
+        await account_keys.set_disabled(desk, account.id, public_id, body.disabled, visit.actor)
     return json_response(await _shown(visit, public_id))
 
 
@@ -107,7 +108,7 @@ async def rotate(visit: Visit) -> Response:
     """A key in the place of this one. `Idempotency-Key`: as of `create`."""
     # Without a body all is as it is by default.
     body = await read_body(visit, RotateBody) if visit.content_type or await visit.body() else RotateBody()
-    made = await key_management.rotate(
+    made = await account_keys.rotate(
         visit.shared.desk,
         visit.account.id,
         visit.path("key"),
@@ -119,7 +120,7 @@ async def rotate(visit: Visit) -> Response:
 
 
 async def revoke(visit: Visit) -> Response:
-    await key_management.revoke(visit.shared.desk, visit.account.id, visit.path("key"), visit.actor)
+    await account_keys.revoke(visit.shared.desk, visit.account.id, visit.path("key"), visit.actor)
     return json_response(await _shown(visit, visit.path("key")))
 
 
@@ -218,11 +219,11 @@ async def _made(visit: Visit, made: MadeKey) -> Response:
 
 
 async def _shown(visit: Visit, public_id: str) -> dict[str, Any]:
-    key = await key_management.find(visit.shared.desk, visit.account.id, public_id)
+    key = await account_keys.find(visit.shared.desk, visit.account.id, public_id)
     return _key_json(visit, key, await rollups.last_uses(visit.shared.database, visit.account.id))
 
 
-def _key_json(visit: Visit, key: ManagedKey, uses: dict[int, int]) -> dict[str, Any]:
+def _key_json(visit: Visit, key: AccountKey, uses: dict[int, int]) -> dict[str, Any]:
     def time(at: int | None) -> str | None:
         return None if at is None else iso(at)
 

@@ -7,7 +7,7 @@ from tollbridge.services import playground, reveal
 from tollbridge.services import usage as service
 from tollbridge.services.standing import standing
 from tollbridge.services.usage import RANGES
-from tollbridge.store import managed_keys, members, requests
+from tollbridge.store import account_keys, members, requests
 from tollbridge.store.requests import NEWEST, Filter
 from tollbridge.values import Model
 from tollbridge.web import markdown, models, snippets
@@ -29,7 +29,7 @@ async def overview(visit: Visit) -> Response:
     shown = []
     if visit.somebody.role in roles.DEVELOPERS and visit.request.method == "GET":
         shown = await reveal.keys_to_show(shared.desk, account.id)
-    every = await managed_keys.of_account(database, account.id)
+    every = await account_keys.of_account(database, account.id)
     hidden = playground.own_keys(shared.desk, account, {key.public_id for key in every})
     keys = [key for key in every if key.state(visit.now) == "live" and key.public_id not in hidden]
     if shown and shown[0].again:

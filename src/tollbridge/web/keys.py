@@ -9,13 +9,14 @@ from tollbridge.core import money
 from tollbridge.core.periods import day_text
 from tollbridge.core.plans import matches
 from tollbridge.errors import ApiError, Faults, InvalidRequest
-from tollbridge.services import key_management, key_rules, management_keys, playground, reveal
-from tollbridge.services.key_management import OVERLAPS
+from tollbridge.services import account_keys, key_rules, management_keys, playground, reveal
+from tollbridge.services.account_keys import OVERLAPS
 from tollbridge.services.key_rules import RESETS
-from tollbridge.store import lookups, managed_keys, rollups
+from tollbridge.store import account_keys as key_rows
+from tollbridge.store import lookups, rollups
 from tollbridge.store import management_keys as management_rows
+from tollbridge.store.account_keys import AccountKey
 from tollbridge.store.keys import Rules
-from tollbridge.store.managed_keys import ManagedKey
 from tollbridge.values import DAY_MS, Model
 from tollbridge.web.forms import Form
 from tollbridge.web.page import DEVELOPER, Page
@@ -47,7 +48,7 @@ async def list_keys(visit: Visit) -> Response:
 
 async def _list(visit: Visit, form: Form, status: int = 200) -> Response:
     database, account = visit.shared.database, visit.account
-    keys = await managed_keys.of_account(database, account.id)
+    keys = await key_rows.of_account(database, account.id)
     own = playground.own_keys(visit.shared.desk, account, {key.public_id for key in keys})
     return visit.render(
         "keys/list.html",
@@ -71,7 +72,7 @@ async def create(visit: Visit) -> Response:
     form = await visit.form()
     try:
         label, rules = wanted(form, visit.now)
-        made = await key_management.create(visit.shared.desk, visit.account.id, label, rules, visit.actor)
+        made = await account_keys.create(visit.shared.desk, visit.account.id, label, rules, visit.actor)
     except InvalidRequest as error:
         form = form.refused(error, *FIELDS)
         return visit.render("keys/new.html", status=error.status, form=form, resets=RESET_NAMES)
@@ -79,11 +80,11 @@ async def create(visit: Visit) -> Response:
 
 
 async def one(visit: Visit) -> Response:
-    key = await key_management.find(visit.shared.desk, visit.account.id, visit.path("key"))
+    key = await account_keys.find(visit.shared.desk, visit.account.id, visit.path("key"))
     return await _one(visit, key, form_of(key))
 
 
-async def _one(visit: Visit, key: ManagedKey, form: Form, status: int = 200) -> Response:
+async def _one(visit: Visit, key: AccountKey, form: Form, status: int = 200) -> Response:
     shared, text = visit.shared, ""
     if shared.settings.keys.reveal == "always":
         shown = await reveal.keys_to_show(shared.desk, visit.account.id)
@@ -111,10 +112,10 @@ def unmatched(patterns: Iterable[str], models: Collection[Model]) -> list[str]:
 
 async def change(visit: Visit) -> Response:
     form, account = await visit.form(), visit.account
-    key = await key_management.find(visit.shared.desk, account.id, visit.path("key"))
+    key = await account_keys.find(visit.shared.desk, account.id, visit.path("key"))
     try:
         wish = wanted(form, visit.now, key)
-        await key_management.change(visit.shared.desk, account.id, key.public_id, lambda _: wish, visit.actor)
+        await account_keys.change(visit.shared.desk, account.id, key.public_id, lambda _: wish, visit.actor)
     except InvalidRequest as error:
         return await _one(visit, key, form.refused(error, *FIELDS), error.status)
     return visit.redirect(f"{PATH}/{key.public_id}?saved=changed")
@@ -122,9 +123,9 @@ async def change(visit: Visit) -> Response:
 
 async def rotate(visit: Visit) -> Response:
     form, account, desk = await visit.form(), visit.account, visit.shared.desk
-    key = await key_management.find(desk, account.id, visit.path("key"))
+    key = await account_keys.find(desk, account.id, visit.path("key"))
     try:
-        made = await key_management.rotate(desk, account.id, key.public_id, form["overlap"], visit.actor)
+        made = await account_keys.rotate(desk, account.id, key.public_id, form["overlap"], visit.actor)
     except InvalidRequest as error:
         return await _one(visit, key, form_of(key).refused(error), error.status)
     assert form["overlap"] in OVERLAPS
@@ -141,12 +142,12 @@ async def enable(visit: Visit) -> Response:
 
 async def _switch(visit: Visit, *, disabled: bool) -> Response:
     name = visit.path("key")
-    await key_management.set_disabled(visit.shared.desk, visit.account.id, name, disabled, visit.actor)
+    await account_keys.set_disabled(visit.shared.desk, visit.account.id, name, disabled, visit.actor)
     return visit.redirect(f"{PATH}/{name}?saved={'disabled' if disabled else 'enabled'}")
 
 
 async def revoke(visit: Visit) -> Response:
-    await key_management.revoke(visit.shared.desk, visit.account.id, visit.path("key"), visit.actor)
+    await account_keys.revoke(visit.shared.desk, visit.account.id, visit.path("key"), visit.actor)
     return visit.redirect(f"{PATH}?saved=revoked")
 
 
@@ -167,7 +168,7 @@ async def revoke_manager(visit: Visit) -> Response:
 # --- what is filled in ----------------------------------------------------------------------------------------------
 
 
-def wanted(form: Form, now: int, key: ManagedKey | None = None) -> tuple[str, Rules]:
+def wanted(form: Form, now: int, key: AccountKey | None = None) -> tuple[str, Rules]:
     """The label and the rules that are wanted, of `key` if there is one. InvalidRequest names all wrong fields."""
     with Faults() as faults:
         day = faults.of(None, form.day_if_any, "expires_at")
@@ -193,7 +194,7 @@ def _lines(text: str) -> tuple[str, ...] | None:
     return tuple(line for line in text.replace(",", "\n").splitlines() if line.strip()) or None
 
 
-def form_of(key: ManagedKey) -> Form:
+def form_of(key: AccountKey) -> Form:
     """The form, filled in for an existing key."""
     return Form(
         {

@@ -15,8 +15,8 @@ from tollbridge.core.words import read_whole
 from tollbridge.errors import InvalidRequest, NotFound
 from tollbridge.services.statements import no_formula, to_csv
 from tollbridge.services.usage import RANGES
-from tollbridge.store import lookups, managed_keys, prices, requests
-from tollbridge.store.managed_keys import ManagedKey
+from tollbridge.store import account_keys, lookups, prices, requests
+from tollbridge.store.account_keys import AccountKey
 from tollbridge.store.prices import Terms
 from tollbridge.store.requests import NEWEST, Filter, Found, Line, Place
 from tollbridge.values import Outcome
@@ -60,7 +60,7 @@ class Names(msgspec.Struct, frozen=True):
     """What to call the prices and keys of some requests."""
 
     models: dict[int, str]
-    keys: dict[int, ManagedKey]
+    keys: dict[int, AccountKey]
 
     def model(self, line: Line) -> str:
         return self.models.get(line.price_version, "")
@@ -89,7 +89,7 @@ async def asked(visit: Visit) -> Filter:
     database, account = visit.shared.database, visit.account
     key_id, versions = None, None
     if name := visit.query("key"):
-        key = await managed_keys.find(database, account.id, name)
+        key = await account_keys.find(database, account.id, name)
         if key is None:
             raise InvalidRequest("There is no such key in this account.", param="key")
         key_id = key.id
@@ -154,7 +154,7 @@ def place(visit: Visit) -> Place:
 async def names(visit: Visit, lines: list[Line]) -> Names:
     database = visit.shared.database
     models = await prices.models(database, (line.price_version for line in lines))
-    keys = {key.id: key for key in await managed_keys.of_account(database, visit.account.id)}
+    keys = {key.id: key for key in await account_keys.of_account(database, visit.account.id)}
     return Names(models, keys)
 
 
@@ -247,7 +247,7 @@ def metered(record: Record, terms: Terms) -> list[Metered]:
 async def one(visit: Visit) -> Response:
     found = await ended(visit)
     record = found.end.record
-    keys = await managed_keys.of_account(visit.shared.database, visit.account.id)
+    keys = await account_keys.of_account(visit.shared.database, visit.account.id)
     return visit.render(
         "usage/request.html",
         id=public_id(visit, record.endpoint, found.end.hold),
@@ -327,7 +327,7 @@ def line_json(visit: Visit, line: Line, called: Names) -> dict[str, Any]:
 
 async def one_json(visit: Visit) -> Response:
     found = await ended(visit)
-    keys = await managed_keys.of_account(visit.shared.database, visit.account.id)
+    keys = await account_keys.of_account(visit.shared.database, visit.account.id)
     end: EndRow = found.end
     record, terms = end.record, found.terms
     body = {

@@ -19,8 +19,8 @@ from tollbridge.core.words import read_whole
 from tollbridge.errors import Forbidden, InvalidRequest, PayloadTooLarge, Unavailable, UnsupportedMediaType
 from tollbridge.limits.base import Limiter
 from tollbridge.services import deeds, notices
+from tollbridge.services.deeds import Actor
 from tollbridge.services.desk import Desk
-from tollbridge.services.key_management import Actor
 from tollbridge.services.management_keys import Manager
 from tollbridge.services.payments import Payments
 from tollbridge.services.secrets import Secrets

@@ -30,7 +30,7 @@ from tollbridge.core.ledger import (
     top_up,
 )
 from tollbridge.errors import Unavailable
-from tollbridge.store import lookups, managed_keys
+from tollbridge.store import account_keys, lookups
 from tollbridge.store.processes import begin, sweep
 from tollbridge.values import Outcome
 
@@ -449,7 +449,7 @@ def test_a_late_end_is_spent_of_the_limit_of_its_key_and_no_more_than_is_left(le
         assert rows == [(70, 20)]
         # What is told of the key agrees: nothing is counted twice.
         now = await books.database.now()
-        assert (await managed_keys.by_id(books.database, customer.key_id)).left(now) == 0
+        assert (await account_keys.by_id(books.database, customer.key_id)).left(now) == 0
         assert (await lookups.spending(books.database, customer.account_id, customer.key_id, (0, 0, 0))).total == 70
         assert (await books.end(running, customer, 20)).charged == 20
 

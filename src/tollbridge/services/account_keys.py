@@ -12,14 +12,15 @@ import msgspec
 from tollbridge.core import keys as form
 from tollbridge.errors import InvalidRequest, KeyReused, NotFound
 from tollbridge.services import key_rules, keys, reveal
+from tollbridge.services.deeds import Actor
 from tollbridge.services.desk import Desk
 from tollbridge.services.keys import MadeKey
-from tollbridge.store import activity, managed_keys
+from tollbridge.store import account_keys as rows
+from tollbridge.store import activity
 from tollbridge.store import keys as key_rows
-from tollbridge.store.activity import NewDeed
+from tollbridge.store.account_keys import AccountKey
 from tollbridge.store.db import Duplicate, Transaction, run
 from tollbridge.store.keys import Rules
-from tollbridge.store.managed_keys import ManagedKey
 from tollbridge.values import DAY_MS, HOUR_MS
 
 T = TypeVar("T")
@@ -29,16 +30,6 @@ OVERLAPS = {"none": 0, "1h": HOUR_MS, "24h": DAY_MS, "": None}
 MOST_KEYS = 500
 _OVER = frozenset({"revoked", "expired"})
 _ID_LENGTH = 22
-
-
-class Actor(msgspec.Struct, frozen=True):
-    """Who does it, and the network address that they do it from."""
-
-    name: str
-    address: str
-
-    def deed(self, account_id: int, action: str, detail: str) -> NewDeed:
-        return NewDeed(account_id=account_id, actor=self.name, action=action, detail=detail, address=self.address)
 
 
 async def create(
@@ -60,14 +51,14 @@ async def create(
     label, rules = key_rules.check(label, rules, now)
 
     async def use_case(transaction: Transaction) -> MadeKey:
-        if once and (there := await managed_keys.find(transaction, account_id, _id(account_id, once))) is not None:
+        if once and (there := await rows.find(transaction, account_id, _id(account_id, once))) is not None:
             return _as_wished(there, label, rules, disabled)
         await _require_room(transaction, account_id, now)
         made = await _add(desk, transaction, account_id, (label, rules), now, _id(account_id, once) if once else "")
         await activity.add(transaction, actor.deed(account_id, "key.created", label), now)
         if disabled:
-            key = _known(await managed_keys.find(transaction, account_id, made.public_id))
-            await managed_keys.set_disabled(transaction, key.id, now)
+            key = _known(await rows.find(transaction, account_id, made.public_id))
+            await rows.set_disabled(transaction, key.id, now)
             await activity.add(transaction, actor.deed(account_id, "key.disabled", key.name), now)
         return made
 
@@ -80,20 +71,20 @@ async def create(
 
 
 async def change(
-    desk: Desk, account_id: int, public_id: str, wanted: Callable[[ManagedKey], tuple[str, Rules]], actor: Actor
+    desk: Desk, account_id: int, public_id: str, wanted: Callable[[AccountKey], tuple[str, Rules]], actor: Actor
 ) -> None:
     """Give a key the label and the rules that are `wanted` of the key as it is. NotFound; InvalidRequest as for
     `create`."""
     now = await desk.database.now()
 
-    async def use_case(transaction: Transaction, key: ManagedKey) -> None:
+    async def use_case(transaction: Transaction, key: AccountKey) -> None:
         label, rules = wanted(key)
         # A key that has expired may keep its date.
         label, checked = key_rules.check(label, rules, 0 if rules.expires_at == key.expires_at else now)
         if label == key.label and all(getattr(checked, name) == getattr(key, name) for name in Rules.__struct_fields__):
             return
-        await managed_keys.rename(transaction, key.id, label)
-        await managed_keys.set_rules(transaction, key, checked)
+        await rows.rename(transaction, key.id, label)
+        await rows.set_rules(transaction, key, checked)
         await activity.add(transaction, actor.deed(account_id, "key.changed", label or key.hint), now)
 
     await _with_key(desk, account_id, public_id, use_case)
@@ -112,10 +103,10 @@ async def rotate(desk: Desk, account_id: int, public_id: str, overlap: str, acto
     lives = OVERLAPS[overlap]
     now = await desk.database.now()
 
-    async def use_case(transaction: Transaction, key: ManagedKey) -> MadeKey:
+    async def use_case(transaction: Transaction, key: AccountKey) -> MadeKey:
         # First of all: what is repeated may have revoked this key. The key is locked, so two at once come one by one.
         for each in OVERLAPS if once else ():
-            there = await managed_keys.find(transaction, account_id, _successor(account_id, public_id, each, once))
+            there = await rows.find(transaction, account_id, _successor(account_id, public_id, each, once))
             if there is not None and each != overlap:
                 raise KeyReused(
                     f"This Idempotency-Key rotated this key with another overlap, into {there.public_id}.",
@@ -135,7 +126,7 @@ async def rotate(desk: Desk, account_id: int, public_id: str, overlap: str, acto
         if lives == 0:
             await key_rows.revoke(transaction, account_id, public_id, now)
         elif lives is not None:
-            await managed_keys.end(transaction, key.id, now + lives)
+            await rows.end(transaction, key.id, now + lives)
         await activity.add(transaction, actor.deed(account_id, "key.rotated", key.name), now)
         return made
 
@@ -146,10 +137,10 @@ async def set_disabled(desk: Desk, account_id: int, public_id: str, disabled: bo
     """Refuse the key's calls until it is enabled again. NotFound."""
     now = await desk.database.now()
 
-    async def use_case(transaction: Transaction, key: ManagedKey) -> None:
+    async def use_case(transaction: Transaction, key: AccountKey) -> None:
         if (key.disabled_at is not None) == disabled:
             return
-        await managed_keys.set_disabled(transaction, key.id, now if disabled else None)
+        await rows.set_disabled(transaction, key.id, now if disabled else None)
         await activity.add(
             transaction, actor.deed(account_id, "key.disabled" if disabled else "key.enabled", key.name), now
         )
@@ -161,7 +152,7 @@ async def revoke(desk: Desk, account_id: int, public_id: str, actor: Actor) -> N
     """For good. NotFound. Revoking again changes nothing."""
     now = await desk.database.now()
 
-    async def use_case(transaction: Transaction, key: ManagedKey) -> None:
+    async def use_case(transaction: Transaction, key: AccountKey) -> None:
         if key.revoked_at is None:
             await key_rows.revoke(transaction, account_id, public_id, now)
             await activity.add(transaction, actor.deed(account_id, "key.revoked", key.name), now)
@@ -169,14 +160,14 @@ async def revoke(desk: Desk, account_id: int, public_id: str, actor: Actor) -> N
     await _with_key(desk, account_id, public_id, use_case)
 
 
-async def find(desk: Desk, account_id: int, public_id: str) -> ManagedKey:
+async def find(desk: Desk, account_id: int, public_id: str) -> AccountKey:
     """Raises `NotFound`."""
-    return _known(await managed_keys.find(desk.database, account_id, public_id))
+    return _known(await rows.find(desk.database, account_id, public_id))
 
 
 async def _require_room(transaction: Transaction, account_id: int, now: int) -> None:
     """InvalidRequest: the account has as many keys as it may. Those that no longer work do not count."""
-    if sum(key.state(now) not in _OVER for key in await managed_keys.of_account(transaction, account_id)) >= MOST_KEYS:
+    if sum(key.state(now) not in _OVER for key in await rows.of_account(transaction, account_id)) >= MOST_KEYS:
         raise InvalidRequest(f"An account has at most {MOST_KEYS} keys. Revoke some first.")
 
 
@@ -190,7 +181,7 @@ def _successor(account_id: int, public_id: str, overlap: str, once: str) -> str:
     return _id(account_id, f"rotate/{public_id}/{overlap}/{once}")
 
 
-def _as_wished(key: ManagedKey, label: str, rules: Rules, disabled: bool) -> MadeKey:
+def _as_wished(key: AccountKey, label: str, rules: Rules, disabled: bool) -> MadeKey:
     asked, there = (label, disabled), (key.label, key.disabled_at is not None)
     if asked != there or any(getattr(rules, name) != getattr(key, name) for name in Rules.__struct_fields__):
         raise KeyReused(
@@ -226,17 +217,17 @@ async def _add(
 
 
 async def _with_key(
-    desk: Desk, account_id: int, public_id: str, work: Callable[[Transaction, ManagedKey], Awaitable[T]]
+    desk: Desk, account_id: int, public_id: str, work: Callable[[Transaction, AccountKey], Awaitable[T]]
 ) -> T:
     async def use_case(transaction: Transaction) -> T:
         # Of two deeds at once the second sees what the first one did.
-        key = _known(await managed_keys.locked(desk.database, transaction, account_id, public_id))
+        key = _known(await rows.locked(desk.database, transaction, account_id, public_id))
         return await work(transaction, key)
 
     return await run(desk.database, use_case)
 
 
-def _known(key: ManagedKey | None) -> ManagedKey:
+def _known(key: AccountKey | None) -> AccountKey:
     if key is None:
         raise NotFound("There is no such key in this account.", param="id")
     return key

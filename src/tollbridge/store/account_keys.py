@@ -16,7 +16,7 @@ FROM api_key LEFT JOIN key_spend ON key_spend.key_id = api_key.id
 _TEXTS = msgspec.json.Decoder(tuple[str, ...])
 
 
-class ManagedKey(Rules, frozen=True, kw_only=True):
+class AccountKey(Rules, frozen=True, kw_only=True):
     """A key and its rules. Amounts in nano-USD, times in milliseconds.
 
     `spent`, `held` and `since` are kept only for a key with a limit; `spent` is of the last period with any spending.
@@ -55,15 +55,15 @@ class ManagedKey(Rules, frozen=True, kw_only=True):
         return "live" if self.disabled_at is None else "disabled"
 
 
-async def of_account(database: Transaction, account_id: int) -> list[ManagedKey]:
+async def of_account(database: Transaction, account_id: int) -> list[AccountKey]:
     """All keys of an account, newest first."""
     rows = await database.fetch(f"{_SELECT} WHERE account_id = $1 ORDER BY api_key.id DESC", account_id)
     return [_key(row) for row in rows]
 
 
 async def page(
-    database: Transaction, account_id: int, before: ManagedKey | None, count: int | None
-) -> list[ManagedKey]:
+    database: Transaction, account_id: int, before: AccountKey | None, count: int | None
+) -> list[AccountKey]:
     """As `of_account`: those made before `before` (None: all), at most `count` of them (None: all)."""
     rows = await database.fetch(
         f"{_SELECT} WHERE account_id = $1 AND api_key.id < $2 ORDER BY api_key.id DESC LIMIT $3",
@@ -72,16 +72,16 @@ async def page(
     return [_key(row) for row in rows]
 
 
-async def find(database: Transaction, account_id: int, public_id: str) -> ManagedKey | None:
+async def find(database: Transaction, account_id: int, public_id: str) -> AccountKey | None:
     rows = await database.fetch(f"{_SELECT} WHERE account_id = $1 AND public_id = $2", account_id, public_id)
     return _key(rows[0]) if rows else None
 
 
-async def by_id(database: Transaction, key_id: int) -> ManagedKey:
+async def by_id(database: Transaction, key_id: int) -> AccountKey:
     return _key((await database.fetch(f"{_SELECT} WHERE api_key.id = $1", key_id))[0])
 
 
-async def locked(database: Database, transaction: Transaction, account_id: int, public_id: str) -> ManagedKey | None:
+async def locked(database: Database, transaction: Transaction, account_id: int, public_id: str) -> AccountKey | None:
     """The key, locked until the transaction ends."""
     lock = " FOR NO KEY UPDATE OF api_key" if database.dialect == "postgresql" else ""
     rows = await transaction.fetch(f"{_SELECT} WHERE account_id = $1 AND public_id = $2{lock}", account_id, public_id)
@@ -107,7 +107,7 @@ async def end(transaction: Transaction, key_id: int, at: int) -> None:
     await raise_cache_epoch(transaction)
 
 
-async def set_rules(transaction: Transaction, key: ManagedKey, rules: Rules) -> None:
+async def set_rules(transaction: Transaction, key: AccountKey, rules: Rules) -> None:
     """Set what the key may do from its next call on. A first limit counts spending from now on."""
     await transaction.execute(
         "UPDATE api_key SET limit_nano = $2, limit_reset = $3, models = $4, addresses = $5, rpm = $6, tpm = $7, "
@@ -121,9 +121,9 @@ async def set_rules(transaction: Transaction, key: ManagedKey, rules: Rules) -> 
     await raise_cache_epoch(transaction)
 
 
-def _key(row: tuple[object, ...]) -> ManagedKey:
-    values = dict(zip(ManagedKey.__struct_fields__, row, strict=True))
+def _key(row: tuple[object, ...]) -> AccountKey:
+    values = dict(zip(AccountKey.__struct_fields__, row, strict=True))
     for name in ("models", "addresses"):
         if isinstance(text := values[name], str):
             values[name] = _TEXTS.decode(text)
-    return msgspec.convert(values, ManagedKey)
+    return msgspec.convert(values, AccountKey)

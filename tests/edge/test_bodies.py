@@ -206,7 +206,9 @@ def test_one_client_sends_so_much_at_once_and_others_pass_it() -> None:
     async def test() -> None:
         async with Site(always(says(completion())), credit_usd="10", limits=limits) as site:
             body, room = large(size=SIZE - 1000), site.gateway._bodies
-            calls = [await half(site, body) for _ in range(2)]
+            calls = [await half(site, body)]
+            await until(lambda: room.held == len(body))
+            calls.append(await half(site, body))
             await until(lambda: len(room._waiting) == 1)
             assert room.held == len(body)
             other = await half(site, body, "127.0.0.2")

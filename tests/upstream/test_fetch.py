@@ -338,6 +338,19 @@ def test_when_one_of_several_cannot_be_fetched_the_others_are_given_up() -> None
     trial(script, use)
 
 
+def test_what_the_urls_of_a_request_point_to_is_capped_together() -> None:
+    async def use(world: World) -> None:
+        urls = [f"http://files.example/{number}" for number in range(3)]
+        fetcher = world.fetcher(FetchLimits(max_bytes=3 * len(PNG)))
+        assert [each.data for each in await fetcher.fetch_all(urls, 1)] == [PNG] * 3
+        fetcher = world.fetcher(FetchLimits(max_bytes=3 * len(PNG) - 1))
+        with pytest.raises(InvalidRequest, match=f"more than {3 * len(PNG) - 1} bytes together") as refused:
+            await fetcher.fetch_all(urls, 1, "messages")
+        assert (refused.value.code, refused.value.param) == ("invalid_url", "messages")
+
+    trial(picture(PNG), use)
+
+
 def test_no_more_than_so_many_run_at_once() -> None:
     running = most = 0
     full = asyncio.Event()

@@ -451,7 +451,7 @@ SETTINGS = (
         "Reverse proxies, and networks of them, whose `X-Forwarded-For` says who asks. No other is believed.",
     ),
     Setting("fetch.allow", kinds.FLAG, False, "Fetch what URLs in messages point to where the provider takes no URLs."),
-    Setting("fetch.max_bytes", size(1 << 10, 64 << 20), "10MiB", "The most that one URL may point to."),
+    Setting("fetch.max_bytes", size(1 << 10, 64 << 20), "10MiB", "The most that all URLs of a request may point to."),
     Setting("fetch.timeout", duration(0.1, 300), "10s", "How long fetching one URL may take, redirects included."),
     Setting("fetch.hosts", kinds.TEXTS, [], "Fetch from these hosts only. None: from any of the public internet."),
     Setting(

@@ -53,7 +53,9 @@ class Fetched(msgspec.Struct, frozen=True):
 
 
 class FetchLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes and seconds for one fetch, redirects included. `hosts`: if there are any, only these are fetched from."""
+    """Seconds for one fetch, redirects included; bytes for all of a request. `hosts`: if there are any, only these are
+    fetched from.
+    """
 
     max_bytes: int = 10 << 20
     timeout: float = 10.0
@@ -109,8 +111,21 @@ class Fetcher:
         raise InvalidRequest(f"A URL in the request cannot be fetched: it {reason}.", code="invalid_url", param=param)
 
     async def fetch_all(self, urls: Sequence[str], account: int, param: str | None = None) -> list[Fetched]:
-        """As `fetch`, at once. If one of them cannot be fetched, the others are given up."""
-        fetches = [asyncio.ensure_future(self.fetch(url, account, param)) for url in urls]
+        """As `fetch`, at once, and together no more than one of them may have: who names many would take up more
+        memory than any that brings what it means. If one of them cannot be fetched, the others are given up.
+        """
+        left = most = self._limits.max_bytes
+
+        async def one(url: str) -> Fetched:
+            nonlocal left
+            fetched = await self.fetch(url, account, param)
+            left -= len(fetched.data)
+            if left < 0:
+                said = f"The URLs in the request point to more than {most:,} bytes together."
+                raise InvalidRequest(said, code="invalid_url", param=param)
+            return fetched
+
+        fetches = [asyncio.ensure_future(one(url)) for url in urls]
         try:
             return await asyncio.gather(*fetches)
         finally:

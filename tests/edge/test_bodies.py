@@ -88,6 +88,24 @@ def test_a_large_body_waits_until_a_running_call_has_ended() -> None:
     run(test())
 
 
+@pytest.mark.parametrize("path", ["/v1/estimate", "/v1/messages/count_tokens"])
+def test_what_costs_nothing_waits_for_room_like_what_is_paid_for(path: str) -> None:
+    async def test() -> None:
+        provider = Held()
+        async with selling(provider) as (site, room):
+            first = asked(site, large())
+            await until(lambda: len(provider.got) == 1)
+            second = asyncio.create_task(site.post(path, large()))
+            await until(lambda: len(room._waiting) == 1)
+            assert (await site.post(path, chat("little", max_tokens=10))).status == 200
+            assert not second.done()
+            provider.go()
+            assert [(await first).status, (await second).status] == [200, 200]
+            assert len(await site.settled(1)) == 1
+
+    run(test())
+
+
 def test_who_waits_too_long_is_refused_and_not_charged(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         provider = Held()

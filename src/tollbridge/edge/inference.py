@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
@@ -471,7 +472,9 @@ class Inference:
         if asked.method == "POST":
             check_media(head)
         cap = read_cap(head.max_cost, self._names.max_cost)
-        body = await self._lookups.answer(call.path, asked.query, caller, call.downstream.read_body, cap)
+        # Costs nothing, so it must not have more of the server than what is paid for.
+        read_body = partial(self._bodies.read, call.downstream, caller.account_id)
+        body = await self._lookups.answer(call.path, asked.query, caller, read_body, cap)
         call.respond(200, [JSON, NO_STORE], body)
 
     def _probe(self, call: "_Call") -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 
 import pytest
 from tests.gateway.site import run
@@ -66,7 +67,7 @@ def test_what_is_done_with_a_session_during_a_reset_does_not_outlive_it(path: st
     run(test())
 
 
-@pytest.mark.parametrize("way", ["email", "passkeys", "two-factor"])
+@pytest.mark.parametrize("way", ["password", "email", "passkeys", "two-factor"])
 def test_no_way_in_is_added_by_a_session_that_ends_at_that_moment(way: str, postgres_url: str) -> None:
     async def test() -> None:
         async with house(database_url=postgres_url) as site:
@@ -77,7 +78,9 @@ def test_no_way_in_is_added_by_a_session_that_ends_at_that_moment(way: str, post
             async with site.database.transaction() as transaction:
                 # As a reset does it, whose transaction is about to end.
                 await transaction.execute("DELETE FROM session")
-                if way == "email":
+                if way == "password":
+                    late = asyncio.create_task(thief.post(f"{SETTINGS}/password", {"password": NEW}))
+                elif way == "email":
                     late = asyncio.create_task(thief.post(f"{SETTINGS}/email", {"email": "eve@example.com"}))
                 elif way == "two-factor":
                     code = totp.code(secret, await site.database.now() // 1000 // totp.STEP_S)
@@ -93,6 +96,27 @@ def test_no_way_in_is_added_by_a_session_that_ends_at_that_moment(way: str, post
             assert await letters(site) == []
             assert await site.database.fetch("SELECT * FROM passkey") == []
             assert await site.database.fetch('SELECT totp_since FROM "user"') == [(None,)]
+            assert (await thief.log_in("ada@example.com")).status_code == 303
+
+    run(test())
+
+
+def test_a_session_that_ends_at_that_moment_turns_no_second_factor_off(postgres_url: str) -> None:
+    async def test() -> None:
+        async with house(database_url=postgres_url) as site:
+            thief = await registered(site, "ada@example.com")
+            code = totp.code(secret_of(await thief.get(f"{SETTINGS}/two-factor")), int(time.time()) // totp.STEP_S)
+            assert (await thief.post(f"{SETTINGS}/two-factor", {"code": code})).status_code == 200
+            await thief.get(SETTINGS)
+            async with site.database.transaction() as transaction:
+                await transaction.execute("DELETE FROM session")
+                late = asyncio.create_task(thief.post(f"{SETTINGS}/two-factor/off"))
+                await asyncio.sleep(1)
+                assert not late.done()
+            answer = await late
+            assert (answer.status_code, "You were logged out in the meantime" in answer.text) == (400, True)
+            [(since,)] = await site.database.fetch('SELECT totp_since FROM "user"')
+            assert since is not None
 
     run(test())
 

@@ -153,7 +153,8 @@ async def move(desk: Desk, old: str, new: str, *, actor: str) -> str | None:
 async def change_password(desk: Desk, presence: Presence, password: str, client: Client) -> str:
     """The token of the session that continues; all others end, and links become void.
 
-    InvalidRequest: unsuitable, or somebody else was quicker, with a link for choosing a new one, say.
+    InvalidRequest: unsuitable, or somebody else was quicker: with a link for choosing a new one, or by ending this
+    session.
     """
     user, now = presence.user, await desk.database.now()
     checked = passwords.check(password, user.email, desk.settings.brand.name)
@@ -162,6 +163,7 @@ async def change_password(desk: Desk, presence: Presence, password: str, client:
     letter = letters.password_changed(desk, user.email)
 
     async def use_case(transaction: Transaction) -> None:
+        await sessions.keep(transaction, presence, now)
         if not await users.replace_password(transaction, user.id, user.password, hashed):
             raise InvalidRequest(sessions.CHANGED, param="password")
         await users.drop_proposed_totp(transaction, user.id)

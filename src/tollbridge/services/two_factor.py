@@ -78,13 +78,17 @@ async def begin(desk: Desk, presence: Presence, code: str, client: Client) -> tu
 
 
 async def end(desk: Desk, presence: Presence, client: Client) -> str:
-    """Log in by password alone from now on; the token of the session that continues. InvalidRequest for operators."""
+    """Log in by password alone from now on; the token of the session that continues.
+
+    InvalidRequest: for operators, or the session was ended meanwhile.
+    """
     if presence.user.operator:
         raise InvalidRequest("Operators cannot turn off their second factor.")
     now = await desk.database.now()
     letter = letters.way_in(desk, presence.user.email, "The second factor was turned off")
 
     async def use_case(transaction: Transaction) -> None:
+        await sessions.keep(transaction, presence, now)
         await users.end_totp(transaction, presence.user.id)
         await deeds.note_of_user(transaction, presence.user, "two_factor.off", client, now)
         await desk.post.put(transaction, letter, now)

@@ -5,9 +5,22 @@ import re
 
 from tests.gateway.site import chat, run
 from tests.web.town import operator
-from tests.web.visitors import SETTINGS, Visitor, add_passkey, hired, house, registered, shown, token_to
+from tests.web.visitors import (
+    PASSWORD,
+    SETTINGS,
+    Visitor,
+    add_passkey,
+    hired,
+    house,
+    registered,
+    reset_token,
+    shown,
+    token_to,
+)
 
 from tollbridge.services import accounts
+from tollbridge.store.forgetting import forget
+from tollbridge.values import DAY_MS
 
 
 def test_who_leaves_takes_their_data_along_and_is_forgotten_but_for_the_books() -> None:
@@ -93,6 +106,34 @@ def test_who_belongs_to_no_account_any_more_opens_another_or_deletes_their_log_i
             assert await site.database.fetch("SELECT count(*) FROM activity WHERE actor LIKE 'ada@%'") == [(0,)]
             async with Visitor(site) as visitor:
                 assert (await visitor.log_in("ada@example.com")).status_code == 400
+
+    run(test())
+
+
+def test_who_closes_an_account_and_opens_another_has_what_a_plan_includes_only_once() -> None:
+    async def test() -> None:
+        async with house("[plans.free]\nincluded_tokens = 1000\n") as site:
+            ada = await registered(site, "ada@gmail.com")
+            assert "1,000" in shown(await ada.get("/dashboard/billing/plan"))
+            assert (await ada.post(f"{SETTINGS}/close", {"typed": "ada@gmail.com"})).status_code == 303
+            for number, email in enumerate(("ada@gmail.com", "a.da+1@googlemail.com")):
+                again = await registered(site, email)
+                assert "/no-account" in (await again.get("/dashboard")).headers["location"]
+                refused = await again.post("/dashboard/accounts")
+                assert (refused.status_code, "in the last 31 days" in shown(refused)) == (400, True)
+                # Nor by a link for a new password, which somebody may use who has never confirmed their address.
+                token = await reset_token(site, email)
+                assert (await again.post("/auth/reset", {"token": token, "password": PASSWORD})).status_code == 303
+                await again.log_in(email)
+                assert "/no-account" in (await again.get("/dashboard")).headers["location"]
+                assert await site.database.fetch("SELECT count(*) FROM account") == [(2,)], number
+            assert (await registered(site, "bob@gmail.com")).client.cookies
+            # A month later, whatever else was forgotten.
+            await site.database.execute("UPDATE throttle SET since = since - $1, last = last - $1", 30 * DAY_MS)
+            await forget(site.database)
+            assert (await again.post("/dashboard/accounts")).status_code == 400
+            await site.database.execute("UPDATE throttle SET since = since - $1, last = last - $1", DAY_MS)
+            assert (await again.post("/dashboard/accounts")).headers["location"] == "/dashboard"
 
     run(test())
 

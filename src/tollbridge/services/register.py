@@ -5,6 +5,7 @@ A user who has to verify their address first has nothing but a row until they do
 
 import msgspec
 
+from tollbridge.config import Settings
 from tollbridge.core import ledger
 from tollbridge.core.roles import Role
 from tollbridge.errors import Faults, InvalidRequest
@@ -41,6 +42,9 @@ LINK_MS = DAY_MS
 GRANTS_TO_CLIENT = Limit(3, DAY_MS)
 GRANTS_TO_DOMAIN = Limit(200, DAY_MS)
 GRANTS_TO_MAILBOX = Limit(1, 3650 * DAY_MS)
+# Where an account has something for nothing each month.
+ACCOUNTS_OF_MAILBOX = Limit(1, 31 * DAY_MS)
+_AGAIN = "An account was opened for your mailbox in the last 31 days. Open another later, or write to us."
 _TAKEN = "There is an account with your address already: its owner can invite you, or write to us."
 
 
@@ -180,6 +184,8 @@ async def admit(desk: Desk, transaction: Transaction, user: User, gift: int, now
 
     `other`: they need not be who registered with the address. If nobody has shown before that it is theirs, the second
     factor goes then, and of the address's own account its keys and people, and whatever it pays with elsewhere.
+
+    They get none if `open_account` opens none.
     """
     if await users.set_verified(transaction, user.id, now):
         # Whoever came in by this address before has not shown that it is theirs.
@@ -207,7 +213,8 @@ async def admit(desk: Desk, transaction: Transaction, user: User, gift: int, now
 async def open_own(desk: Desk, presence: Presence, client: Client) -> None:
     """An account for a user who belongs to none any more; they look at it from now on.
 
-    InvalidRequest: they belong to one, another account has their address, or they have to confirm it first.
+    InvalidRequest: they belong to one, another account has their address, their mailbox had one too lately, or they
+    have to confirm it first.
     """
     user, now = presence.user, await desk.database.now()
     if user.verified_at is None and verification_required(desk.settings):
@@ -224,7 +231,8 @@ async def open_own(desk: Desk, presence: Presence, client: Client) -> None:
             await admit(desk, transaction, user, gift, now, other=False)
         opened = await members.of_user(transaction, user.id)
         if not opened:
-            raise InvalidRequest(_TAKEN)
+            taken = await account_rows.by_email(transaction, user.email) is not None
+            raise InvalidRequest(_TAKEN if taken else _AGAIN)
         await session_rows.move(transaction, presence.session.id, opened[0].account_id)
 
     try:
@@ -273,8 +281,16 @@ async def _note(transaction: Transaction, account_id: int, user: User, deed: tup
     await activity.add(transaction, NewDeed(account_id=account_id, actor=user.email, action=action, detail=detail), now)
 
 
-async def open_account(desk: Desk, transaction: Transaction, user: User, gift: int, now: int) -> int:
-    """The id of a new account of `user` with a key labelled `default`, which can be shown once."""
+async def open_account(desk: Desk, transaction: Transaction, user: User, gift: int, now: int) -> None:
+    """A new account of `user` with a key labelled `default`, which can be shown once.
+
+    None is opened if their mailbox had one in the last 31 days, and each would have something for nothing: who closed
+    one and opened another, again and again, would have it as often.
+    """
+    if _gives_each_month(desk.settings) and not await throttle.spend(
+        transaction, "account-mailbox", mailbox(user.email), ACCOUNTS_OF_MAILBOX, now
+    ):
+        return
     plan = desk.settings.billing.signup_plan
     account_id = await accounts.add(desk.database, transaction, user.email, plan, 0, user.email, now)
     await members.add(transaction, account_id, user.id, Role.OWNER, now)
@@ -286,7 +302,13 @@ async def open_account(desk: Desk, transaction: Transaction, user: User, gift: i
             account_id, gift, idempotency_key=f"grant/sign-up/{user.public_id}", reason="first credit", actor="sign-up"
         )
         await journal.post(desk.database, transaction, first, now)
-    return account_id
+
+
+def _gives_each_month(settings: Settings) -> bool:
+    """Whether a plan that costs nothing, and that customers may choose, includes tokens or credit."""
+    names = {settings.billing.signup_plan, *settings.billing.customer_plans}
+    plans = (settings.plans.get(name) for name in names)
+    return any(plan is not None and not plan.price and (plan.included_tokens or plan.included_credit) for plan in plans)
 
 
 async def first_credit(desk: Desk, email: str, client: Client, now: int) -> int:

@@ -13,7 +13,7 @@ from tollbridge.core.addresses import customer_of
 from tollbridge.core.words import plural
 from tollbridge.errors import RateLimited
 from tollbridge.store import throttle
-from tollbridge.store.db import Database
+from tollbridge.store.db import Database, Transaction
 from tollbridge.values import DAY_MS, HOUR_MS, MINUTE_MS
 
 FREE_FAILURES = 5
@@ -111,7 +111,7 @@ async def opened_client(database: Database, address: str) -> None:
         await throttle.take_back(database, _from(address))
 
 
-async def spend(database: Database, what: str, who: str, limit: Limit, now: int) -> bool:
+async def spend(database: Transaction, what: str, who: str, limit: Limit, now: int) -> bool:
     """Count one more `what` by `who`; whether it is within the limit."""
     return await throttle.add(database, _name(what, who), limit.window_ms, now) <= limit.count
 

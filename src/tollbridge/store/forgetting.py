@@ -9,8 +9,8 @@ THROTTLES_MS = 2 * DAY_MS
 LETTERS_MS = 7 * DAY_MS
 # The longest that `idempotency.keep` can be, plus as long as a request can run.
 ANSWERS_MS = 2 * HOUR_MS
-# Kept for ever: a mailbox gets its first credit only once.
-KEPT = "grant-mailbox/%"
+# Kept for ever: a mailbox gets its first credit only once, and accounts with something in them not one after the other.
+KEPT = "%-mailbox/%"
 
 
 # What one statement deletes at most (`$2`): neither the ledger nor anybody else waits long for it.

@@ -674,7 +674,7 @@ def test_included_tokens_do_not_pay_for_searches_on_the_next_route() -> None:
         async with Site(UNKNOWN, config=config, credit_usd="1", others={"next": seeing(bodies)}) as site:
             tools = [{"type": "web_search"}]
             reply = await site.post("/v1/chat/completions", {**chat(tools=tools), "model": "two"})
-            assert (reply.status, bodies) == (404, [])
+            assert (reply.status, bodies) == (400, [])
             assert (await site.post("/v1/chat/completions", {**chat(), "model": "two"})).status == 200
 
     run(test())

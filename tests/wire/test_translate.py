@@ -4,10 +4,18 @@ from typing import Any
 import msgspec
 import pytest
 from tests.wire import messages
-from tests.wire.streams import CREATED, ID, MODEL, Text, route
+from tests.wire.streams import CREATED, ID, MODEL, PRICE, Text, route
 
-from tollbridge.errors import ConfigError
-from tollbridge.wire import openai_chat, openai_completions, openai_embeddings, responses_request, translate
+from tollbridge.errors import ConfigError, UnsupportedField
+from tollbridge.values import Price, Route
+from tollbridge.wire import (
+    openai_chat,
+    openai_completions,
+    openai_embeddings,
+    preferences,
+    responses_request,
+    translate,
+)
 from tollbridge.wire.request import Request
 
 REQUESTS: list[tuple[Request, bytes]] = [
@@ -37,6 +45,51 @@ def test_a_row_may_say_another_path(request_: Request, path: bytes) -> None:
 def test_a_dialect_that_nobody_speaks_is_the_operator_s_mistake(request_: Request, path: bytes) -> None:
     with pytest.raises(ConfigError, match="telepathy"):
         translate.exchange(request_, route(dialect="telepathy"), ID, CREATED, None)
+
+
+FREE = Price(input=0, output=0, cache_read=0, cache_write=0, cache_write_1h=0)
+FUNCTION = {"type": "function", "function": {"name": "f"}}
+SEARCH = {"type": "openrouter:web_search"}
+DATE = {"type": "openrouter:datetime"}
+BROWSER = {"type": "browser_search"}
+BUILT_IN = {"type": "builtin_function", "function": {"name": "$web_search"}}
+
+
+def priced(owner: int = 0, **prices: int) -> Route:
+    return msgspec.structs.replace(route(owner=owner), price=msgspec.structs.replace(PRICE, **prices))
+
+
+def with_tools(tools: list[Any], to: Route, **fields: Any) -> tuple[Any, tuple[str, ...]]:
+    """The body that is sent, and what was left out."""
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "a"}], "tools": tools, **fields}
+    request = preferences.read(openai_chat.parse(json.dumps(body).encode()))
+    outgoing = translate.exchange(request, to, ID, CREATED, None).request()
+    return json.loads(outgoing.body), outgoing.dropped
+
+
+@pytest.mark.parametrize(
+    "tool", [SEARCH, BROWSER, BUILT_IN, {"type": "web_search"}, {"type": "code_interpreter"}, {"type": 7}]
+)
+def test_a_tool_that_the_provider_runs_is_not_sent_where_it_has_no_price(tool: Any) -> None:
+    with pytest.raises(UnsupportedField, match="no price for it") as refused:
+        with_tools([FUNCTION, tool], priced())
+    assert refused.value.param == "tools[1]"
+    lets = {"provider": {"require_parameters": False}}
+    sent, dropped = with_tools([FUNCTION, tool, DATE], priced(), **lets)
+    assert (sent["tools"], dropped) == ([FUNCTION, DATE], ("tools[1]",))
+    sent, dropped = with_tools([tool], priced(), tool_choice="required", parallel_tool_calls=True, **lets)
+    assert (set(sent), dropped) == ({"model", "messages"}, ("tools[0]",))
+    # Where nothing has a price, or somebody else pays the provider, it is theirs to use.
+    for to in (msgspec.structs.replace(route(), price=FREE), priced(owner=7)):
+        assert with_tools([FUNCTION, tool], to)[0]["tools"] == [FUNCTION, tool]
+
+
+def test_searches_that_have_a_price_are_sent_and_what_callers_run_always_is() -> None:
+    tools = [FUNCTION, {"type": "custom", "custom": {"name": "c"}}, {}, DATE]
+    assert with_tools(tools, priced())[0]["tools"] == tools
+    assert with_tools([SEARCH, {"type": "web_search"}], priced(searches=10**10))[0]["tools"]
+    with pytest.raises(UnsupportedField):
+        with_tools([BROWSER], priced(searches=10**10))
 
 
 def test_the_caller_gets_the_name_that_they_asked_for() -> None:

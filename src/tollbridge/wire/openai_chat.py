@@ -1,6 +1,6 @@
 """POST /v1/chat/completions, as a caller sends it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
@@ -10,6 +10,7 @@ from tollbridge.wire.body import check_nesting
 from tollbridge.wire.conversation import Conversation
 from tollbridge.wire.prompt import Prompt
 from tollbridge.wire.request import (
+    CALLERS_TOOLS,
     RULES,
     Choices,
     ModelName,
@@ -42,7 +43,7 @@ class _Message(msgspec.Struct, gc=False):
 
 
 class _Tool(msgspec.Struct, gc=False):
-    pass
+    type: Any = None
 
 
 class Body(msgspec.Struct, gc=False):
@@ -75,7 +76,9 @@ BODY_RULES = RULES | {
 
 
 class ChatRequest(Request, frozen=True, kw_only=True):
-    """See `request.Request`."""
+    """See `request.Request`. `providers_tools`: as `offers_providers_tools` says."""
+
+    providers_tools: bool = False
 
     def conversation(self) -> Conversation:
         return openai_chat_conversation.conversation_of(self)
@@ -91,8 +94,12 @@ def parse(body: bytes) -> ChatRequest:
     messages = typed.messages
     check_nesting(body, len(messages) - 1)
     check_model(typed.model)
+    providers_tools = False
     if "tools" in fields:
         check_tools(bytes(fields["tools"]))
+        for tool in typed.tools or ():
+            if tool.type not in CALLERS_TOOLS:
+                providers_tools = True
     has_parts = False
     for message in messages:
         if type(message.content) is not str:
@@ -114,6 +121,7 @@ def parse(body: bytes) -> ChatRequest:
         include_usage=None if options is None else options.include_usage,
         inputs=len(messages),
         has_parts=has_parts,
+        providers_tools=providers_tools,
         fields=fields,
         body=body,
     )

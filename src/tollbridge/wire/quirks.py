@@ -17,9 +17,10 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Raw
 
+from tollbridge.errors import UnsupportedField
 from tollbridge.values import Route, Upstream
 from tollbridge.wire.body import NULL
-from tollbridge.wire.request import Request
+from tollbridge.wire.request import CALLERS_TOOLS, Request
 
 _LIMITS = ("max_completion_tokens", "max_tokens")
 _ASK_USAGE = Raw(b'{"include_usage":true}')
@@ -40,7 +41,18 @@ class _Reasoning(msgspec.Struct, gc=False):
     max_tokens: int | None = None
 
 
+# Tools that providers run themselves: free, or metered where searches have a price.
+_FREE = "openrouter:datetime"
+_SEARCHES = ("web_search", "openrouter:web_search")
+
+
+class _Tool(msgspec.Struct, gc=False):
+    type: Any = None
+
+
 _encode = msgspec.json.Encoder().encode
+_decode_tool = msgspec.json.Decoder(_Tool).decode
+_decode_raws = msgspec.json.Decoder(list[Raw]).decode
 _decode_reasoning = msgspec.json.Decoder(_Reasoning).decode
 _decode_objects = msgspec.json.Decoder(list[dict[str, Raw]]).decode
 
@@ -75,6 +87,36 @@ def left_out(request: Request, upstream: Upstream) -> tuple[str, ...]:
     if reasoning != NULL and request.endpoint == "chat" and _REASONING in dict(upstream.renames):
         return left if _in_a_word(reasoning) != NULL else (*left, _REASONING)
     return left
+
+
+def without_unpriced_tools(request: Request, route: Route) -> tuple[Request, tuple[str, ...]]:
+    """`request` without the tools that providers run themselves, and bill apart, for which the model has no price; and
+    what was left out. All stay if nothing has a price or the customer's own credential pays. Raises `UnsupportedField`
+    where the caller wants all of them.
+    """
+    if route.upstream.owner or not any(route.price.at_most):
+        return request, ()
+    left, refused = [], []
+    for index, raw in enumerate(_decode_raws(request.fields["tools"])):
+        kind = _decode_tool(raw).type
+        named = kind if isinstance(kind, str) else ""
+        if kind in CALLERS_TOOLS or named == _FREE or (route.price.searches and named.startswith(_SEARCHES)):
+            left.append(raw)
+        else:
+            refused.append(f"tools[{index}]")
+    if not refused:
+        return request, ()
+    if not request.lets_omit(route.upstream):
+        raise UnsupportedField(
+            f"'{refused[0]}' is run by the provider, which may bill it apart, and {route.model} has no price for it."
+            ' Leave it out, or let it be left out with "provider": {"require_parameters": false}.',
+            param=refused[0],
+        )
+    fields = request.fields | {"tools": Raw(_encode(left))}
+    if not left:
+        for name in ("tools", "tool_choice", "parallel_tool_calls"):
+            fields.pop(name, None)
+    return msgspec.structs.replace(request, fields=fields), tuple(refused)
 
 
 def effort(wanted: str | None, budget: int | None) -> str | None:

@@ -40,7 +40,8 @@ class _Tool(msgspec.Struct, gc=False):
 
 
 _decode_tools = msgspec.json.Decoder(list[_Tool]).decode
-_CALLERS_TOOLS = (None, "function", "custom")
+# Kinds of tools that callers run themselves. A kind that is missing is for the provider to complain of.
+CALLERS_TOOLS = (None, "function", "custom")
 # OpenRouter's own tools, and those of them that are free or metered.
 _OPENROUTERS = "openrouter:"
 _METERED = ("openrouter:web_search", "openrouter:datetime")
@@ -142,7 +143,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         if not offered.startswith(b"["):
             return False
         try:
-            return any(tool.type not in _CALLERS_TOOLS for tool in _decode_tools(offered))
+            return any(tool.type not in CALLERS_TOOLS for tool in _decode_tools(offered))
         except msgspec.MsgspecError:
             return False  # of an endpoint that has no tools, where anything may be sent by this name
 

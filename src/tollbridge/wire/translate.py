@@ -21,6 +21,7 @@ from tollbridge.wire.gemini_embeddings import GeminiEmbeddings
 from tollbridge.wire.gemini_provider import GeminiProvider
 from tollbridge.wire.heedless import is_stream, joined, joined_completion
 from tollbridge.wire.openai_answer import CHAT, COMPLETIONS, CompletionAnswer, Shape
+from tollbridge.wire.openai_chat import ChatRequest
 from tollbridge.wire.openai_chat_client import ChatClient
 from tollbridge.wire.openai_chat_provider import OpenAiChat
 from tollbridge.wire.openai_embeddings import EmbeddingsAnswer
@@ -44,8 +45,11 @@ class _PassThrough(msgspec.Struct):
         target, upstream = self.target, self.route.upstream
         if upstream.paths:
             target = quirks.target_for(self.route, self.asked.endpoint, target.decode())
-        dropped = quirks.left_out(self.asked, upstream) if upstream.drops else ()
-        return Outgoing(target, quirks.body_for(self.asked, self.route, self.max_tokens), dropped)
+        asked, dropped = self.asked, quirks.left_out(self.asked, upstream) if upstream.drops else ()
+        if isinstance(asked, ChatRequest) and asked.providers_tools:
+            asked, unpriced = quirks.without_unpriced_tools(asked, self.route)
+            dropped += unpriced
+        return Outgoing(target, quirks.body_for(asked, self.route, self.max_tokens), dropped)
 
 
 class _Completion(_PassThrough):

@@ -14,7 +14,7 @@ from tests.payments.test_verify_payments import problems_after
 from tests.services.conftest import World
 from tests.services.test_accounts import make
 
-from tollbridge.core.plans import Agreed
+from tollbridge.core.plans import Agreed, Plan
 from tollbridge.core.subscriptions import Stage, Subscription
 from tollbridge.errors import InvalidRequest
 from tollbridge.payments.base import ProcessorUnavailable, Started, Subscribing
@@ -22,6 +22,7 @@ from tollbridge.services import invoices, plans
 from tollbridge.services.deeds import Actor
 from tollbridge.services.payments import open_payments
 from tollbridge.services.refunds import refund
+from tollbridge.store import accounts
 from tollbridge.store import subscriptions as rows
 from tollbridge.store.verify import verify
 
@@ -101,6 +102,29 @@ def test_the_first_month_gives_the_plan_and_is_revenue(world: World) -> None:
         assert (paper.item, paper.net, paper.paid_by) == ("One month of the plan pro", 20 * USD, "card")
         report = await verify(till.database)
         assert report.ok, report.problems
+
+    subscribing(world, scenario)
+
+
+def test_what_a_plan_includes_is_not_given_in_a_month_that_is_not_paid_yet(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        await subscribed(till)
+        plan, account = Plan(name="pro", included_credit=3 * USD), till.account.id
+        ours = await only(till)
+        assert ours.paid_until is not None
+        later_on = ours.paid_until + 5 * DAY_MS  # within the time of grace, and in another calendar month
+
+        async def given() -> bool:
+            async with till.database.transaction() as transaction:
+                return await plans.fill_up_within(till.database, transaction, account, plan, later_on)
+
+        assert await accounts.not_filled_up(till.database, "pro", later_on, 0, 9) == []
+        assert not await given()
+        # Once it is paid, the gift is there as ever.
+        await till.database.execute("UPDATE subscription SET paid_until = $1", later_on + DAY_MS)
+        assert await accounts.not_filled_up(till.database, "pro", later_on, 0, 9) == [account]
+        assert (await given(), await given()) == (True, False)
+        assert await accounts.not_filled_up(till.database, "pro", later_on, 0, 9) == []
 
     subscribing(world, scenario)
 

@@ -7,7 +7,7 @@ from tollbridge.core.periods import month
 from tollbridge.core.plans import Agreed, Plan
 from tollbridge.errors import Faults, InvalidRequest
 from tollbridge.services.accounts import check_open, check_plan
-from tollbridge.store import accounts, activity, journal
+from tollbridge.store import accounts, activity, journal, subscriptions
 from tollbridge.store.accounts import Account
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Transaction, run
@@ -71,7 +71,12 @@ async def fill_up(database: Database, account_id: int, plan: Plan) -> bool:
 
 
 async def fill_up_within(database: Database, transaction: Transaction, account_id: int, plan: Plan, now: int) -> bool:
-    """`fill_up` in the month of `now`, within a transaction that does more."""
+    """`fill_up` in the month of `now`, within a transaction that does more.
+
+    Not while a month is due that the processor still tries to collect: the plan goes on, the gift waits.
+    """
+    if await subscriptions.in_arrears(transaction, account_id, plan.name, now):
+        return False
     promo = await accounts.lock_promo(database, transaction, account_id)
     amount = max(0, plan.included_credit - promo)
     gift = Post(
@@ -92,7 +97,7 @@ async def fill_up_all(database: Database, plans: Iterable[Plan]) -> None:
     for plan in plans:
         after = 0
         while plan.included_credit and plan.applies(now):
-            found = await accounts.not_filled_up(database, plan.name, month(now), after, _PAGE)
+            found = await accounts.not_filled_up(database, plan.name, now, after, _PAGE)
             for account_id in found:
                 await fill_up(database, account_id, plan)
             if len(found) < _PAGE:

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from tollbridge.core.periods import month
 from tollbridge.core.plans import Agreed
 from tollbridge.store.db import Database, Transaction
 from tollbridge.store.meta import raise_cache_epoch
@@ -132,14 +133,18 @@ async def lock_promo(database: Database, transaction: Transaction, account_id: i
     return int(rows[0][0])
 
 
-async def not_filled_up(database: Transaction, plan: str, period: int, after: int, count: int) -> list[int]:
-    """Up to `count` accounts on `plan` above id `after`, not frozen, still without the credit of a month (YYYYMM)."""
+async def not_filled_up(database: Transaction, plan: str, now: int, after: int, count: int) -> list[int]:
+    """Up to `count` accounts on `plan` above id `after`, not frozen and not in arrears (`subscriptions.in_arrears`),
+    still without the credit of this month.
+    """
     rows = await database.fetch(
         "SELECT account.id FROM account JOIN balance ON balance.account_id = account.id "
         "WHERE plan = $1 AND account.id > $2 AND frozen = $3 AND NOT EXISTS (SELECT 1 FROM journal "
         "WHERE idempotency_key = 'plan/' || CAST(account.id AS TEXT) || '/' || plan || '/' || CAST($4 AS TEXT)) "
+        "AND NOT EXISTS (SELECT 1 FROM subscription WHERE account_id = account.id AND ended_at IS NULL "
+        "AND subscription.plan = account.plan AND paid_until <= $6) "
         "ORDER BY account.id LIMIT $5",
-        *(plan, after, False, str(period), count),
+        *(plan, after, False, str(month(now)), count, now),
     )
     return [row[0] for row in rows]
 

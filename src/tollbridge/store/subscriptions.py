@@ -62,6 +62,12 @@ async def open_of(database: Transaction, account_id: int) -> Subscription | None
     )
 
 
+async def in_arrears(database: Transaction, account_id: int, plan: str, now: int) -> bool:
+    """Whether an account still has this plan although the month that it paid for is over."""
+    ours = await open_of(database, account_id)
+    return ours is not None and ours.plan == plan and ours.paid_until is not None and ours.paid_until <= now
+
+
 async def locked(database: Database, transaction: Transaction, id_: int) -> Subscription:
     """The subscription, locked until the transaction ends."""
     lock = " FOR UPDATE" if database.dialect == "postgresql" else ""

@@ -8,6 +8,7 @@ import pytest
 from tests.services.conftest import MASTER, World
 
 from tollbridge.config import Source, read
+from tollbridge.services.accounts import mailable
 from tollbridge.services.desk import Desk
 from tollbridge.services.mail import Post
 from tollbridge.services.passwords import Passwords
@@ -47,3 +48,14 @@ def test_who_signs_up_again_and_again_is_given_no_more_than_the_caps(sqlite_worl
         assert set(to_mailbox.values()) == {1}
 
     sqlite_world.run(use)
+
+
+@pytest.mark.parametrize(
+    "email",
+    ["me@ｇmail.com", "m.e+tag@ＧＭＡＩＬ.com", "me@gmail\ufe0f.com", "me@gm\u034fail.com", "me@googlemail.com"],
+)
+def test_an_address_that_mail_servers_read_as_anothers_has_the_same_mailbox(email: str) -> None:
+    assert mailbox(mailable(email)) == "me@gmail.com"
+    assert mailbox("me@bücher.example") == mailbox("me@xn--bcher-kva.example") != mailbox("me@bucher.example")
+    # What is no name at all is a mailbox of its own.
+    assert mailbox(f"me@{'ü' * 63}.example") == f"me@{'ü' * 63}.example"

@@ -3,6 +3,8 @@
 A user who has to verify their address first has nothing but a row until they do.
 """
 
+from contextlib import suppress
+
 import msgspec
 
 from tollbridge.config import Settings
@@ -316,8 +318,8 @@ async def first_credit(desk: Desk, email: str, client: Client, now: int) -> int:
     amount = desk.settings.billing.signup_grant
     if not amount:
         return 0
-    counted = [("grant-mailbox", mailbox(email), GRANTS_TO_MAILBOX)]
-    counted.append(("grant-domain", email.rpartition("@")[2], GRANTS_TO_DOMAIN))
+    box = mailbox(email)
+    counted = [("grant-mailbox", box, GRANTS_TO_MAILBOX), ("grant-domain", box.rpartition("@")[2], GRANTS_TO_DOMAIN)]
     if not throttle.is_local(client.address):
         counted.append(("grant-client", throttle.whose(client.address), GRANTS_TO_CLIENT))
     allowed = [await throttle.spend(desk.database, what, who, limit, now) for what, who, limit in counted]
@@ -325,9 +327,13 @@ async def first_credit(desk: Desk, email: str, client: Client, now: int) -> int:
 
 
 def mailbox(email: str) -> str:
-    """The same text for addresses that mostly lead to one mailbox: without `+tag`, and without Google's dots."""
+    """The same text for addresses that mostly lead to one mailbox: without `+tag`, without Google's dots, and with its
+    domain as mail servers look it up, however it is written.
+    """
     name, _, domain = email.rpartition("@")
     name = name.partition("+")[0]
+    with suppress(UnicodeError):
+        domain = domain.encode("idna").decode("ascii")
     if domain in {"gmail.com", "googlemail.com"}:
         name, domain = name.replace(".", ""), "gmail.com"
     return f"{name}@{domain}"

@@ -402,6 +402,44 @@ def test_what_an_address_points_to_is_sent_as_data_where_the_operator_allows_it(
     run(test())
 
 
+def test_what_an_address_points_to_is_fetched_once_however_many_models_are_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fetched: list[str] = []
+    bodies: list[bytes] = []
+
+    async def fetch(self: Fetcher, url: str, account: int, param: str | None = None) -> Fetched:
+        fetched.append(url)
+        if url != PICTURE:
+            raise InvalidRequest("A URL in the request cannot be fetched.", code="invalid_url", param=param)
+        return Fetched("image/png", b"\x89PNG")
+
+    monkeypatch.setattr(Fetcher, "fetch", fetch)
+
+    async def refuse(request: Request, peer: Peer) -> None:
+        bodies.append(request.body)
+        await peer.send(http(400, {"error": {"message": "no"}}))
+
+    more = "".join(
+        f'[[models]]\nid = "m{number}"\nprice = {{ input = "1", output = "2" }}\n'
+        f'routes = [{{ provider = "up", model = "m{number}" }}]\n'
+        for number in range(3)
+    )
+
+    async def test() -> None:
+        async with Site(always(refuse), dialect="gemini", config=FETCHING + more) as site:
+            others = {"models": ["m0", "m1", "m2"]}
+            assert (await site.post("/v1/chat/completions", _with_picture() | others)).status == 400
+            assert (len(bodies), fetched) == (4, [PICTURE])
+            assert all(base64.b64encode(b"\x89PNG") in body for body in bodies)
+            body = json.loads(json.dumps(_with_picture() | others).replace("/one", "/two"))
+            refused = await site.post("/v1/chat/completions", body)
+            assert (refused.status, refused.json["error"]["code"]) == (400, "invalid_url")
+            assert (len(bodies), fetched[1:]) == (4, ["http://pictures.example/two"])
+
+    run(test())
+
+
 def test_only_so_many_addresses_of_a_request_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     fetched: list[str] = []
 

@@ -75,6 +75,13 @@ class _Failures(msgspec.Struct):
     told: Failure | None = None
 
 
+class _Supplies(msgspec.Struct):
+    """What was fetched for a request, by URL: media type and base64. `failed`: why some URLs could not be."""
+
+    data: dict[str, tuple[str, str]] = {}
+    failed: dict[tuple[str, ...], InvalidRequest] = {}
+
+
 class Relay:
     def __init__(
         self,
@@ -105,14 +112,15 @@ class Relay:
         attempt failed before output. Without `stream` the whole answer is read here.
         """
         failures: _Failures | None = None
+        supplies = None if self._fetcher is None else _Supplies()
         route, started = ticket.routes[0], self._clock()
         self._budget.request(started)
         while True:
             self._health.begin(route)
             try:
                 exchange = translate.exchange(ticket.request, route, ticket.id, ticket.started_at // 1000, ticket.limit)
-                if self._fetcher is not None and isinstance(exchange, Translated):
-                    await self._supply(exchange, ticket.caller.account_id)
+                if supplies is not None and isinstance(exchange, Translated):
+                    await self._supply(exchange, ticket.caller.account_id, supplies)
                 outgoing = exchange.request()
                 ticket.dropped = outgoing.dropped
                 answer: Answer | None = None
@@ -277,15 +285,23 @@ class Relay:
         except ApiError:  # the ledger cannot be asked now, and on its own route the call is paid for
             return False
 
-    async def _supply(self, exchange: Translated, account: int) -> None:
-        """Fetch what the provider would not fetch by itself."""
+    async def _supply(self, exchange: Translated, account: int, supplies: _Supplies) -> None:
+        """Fetch what the provider would not fetch by itself: once, however many models and routes are tried."""
         assert self._fetcher is not None
         urls = exchange.urls()
         if len(urls) > MOST_URLS:
             raise InvalidRequest(f"At most {MOST_URLS} URLs of a request are fetched; send the rest as data.")
-        fetched = await self._fetcher.fetch_all(urls, account, "messages")
+        missing = tuple(url for url in urls if url not in supplies.data)
+        if missing in supplies.failed:
+            raise supplies.failed[missing]
+        try:
+            fetched = await self._fetcher.fetch_all(missing, account, "messages")
+        except InvalidRequest as error:
+            supplies.failed[missing] = error
+            raise
         data = ((each.media_type, base64.b64encode(each.data).decode()) for each in fetched)
-        exchange.supply(dict(zip(urls, data, strict=True)))
+        supplies.data.update(zip(missing, data, strict=True))
+        exchange.supply({url: supplies.data[url] for url in urls})
 
     def _next(self, kind: Kind, retries: int, routes: Sequence[Route], index: int) -> Step:
         """What to do after the route at `index` failed."""

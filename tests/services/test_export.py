@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.store.books import Books, Engine, with_books
 from tests.store.conftest import ledger_engine, migrated_file, postgres_engine, sqlite_engine
@@ -167,6 +168,8 @@ def test_what_was_charged_late_has_a_line_of_its_own(ledger_engine: Engine) -> N
         assert [len(row.split(",")) for row in rows] == [len(Line.__struct_fields__)] * 3
         assert [row.split(",")[1] for row in rows] == ["late", "false", "true"]
         assert [row.split(",")[-1] for row in rows] == ["id", lines[0].id, lines[1].id]
+        evil = msgspec.structs.replace(lines[0], finish="=1+1")
+        assert ",'=1+1," in export.as_csv([evil]).decode()
 
     with_books(ledger_engine, scenario)
 

@@ -29,7 +29,7 @@ import msgspec
 from tollbridge.config import UsageSettings
 from tollbridge.core.ids import Ids
 from tollbridge.errors import ConfigError, Unavailable
-from tollbridge.services.statements import to_csv
+from tollbridge.services.statements import no_formula, to_csv
 from tollbridge.store import disk, export, retention
 from tollbridge.store.db import Database
 from tollbridge.store.export import Line
@@ -143,11 +143,15 @@ def as_json_lines(lines: list[Line]) -> bytes:
 
 
 def as_csv(lines: list[Line]) -> bytes:
-    """Without a header: see `csv_head`. Booleans are `true` and `false`, as in JSON."""
+    """Without a header: see `csv_head`. Booleans are `true` and `false`, as in JSON; no text is one that spreadsheets
+    evaluate: how an answer ended is the provider's own word.
+    """
     return to_csv(map(_cell, msgspec.structs.astuple(line)) for line in lines).encode()
 
 
 def _cell(value: object) -> object:
+    if isinstance(value, str):
+        return no_formula(value)
     return str(value).lower() if isinstance(value, bool) else value
 
 

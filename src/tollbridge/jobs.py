@@ -16,7 +16,7 @@ from tollbridge.core.ids import Ids
 from tollbridge.core.plans import Plan
 from tollbridge.core.words import plural
 from tollbridge.errors import TollbridgeError
-from tollbridge.services import export, notices, refunds, top_ups
+from tollbridge.services import credit, export, notices, refunds, top_ups
 from tollbridge.services.desk import Desk
 from tollbridge.services.payments import Payments
 from tollbridge.services.plans import fill_up_all
@@ -54,6 +54,7 @@ def of_money(till: Callable[[], Payments], desk: Desk) -> tuple[Job, ...]:
         ("top-ups", MONEY_S, lambda: top_ups.run_due(till())),
         ("subscriptions", MONEY_S, lambda: till().subscriptions.reconcile()),
         ("missed payments", MISSED_S, lambda: till().find_missed()),
+        ("closed accounts", MISSED_S, lambda: credit.take_back_all(desk.database)),
         ("low balances", MONEY_S, lambda: notices.tell_low_balances(desk)),
     )
 

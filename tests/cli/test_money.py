@@ -46,6 +46,31 @@ def rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
+def test_what_a_closed_account_has_left_is_said_and_written_off(shell: Shell, bought: Payment) -> None:
+    assert bought.external_id is not None
+    shell.ok("payment", "confirm", bought.external_id, "50")
+    shell.ok("credit", "grant", "ada@example.com", "2", "--reason", "x")
+    account = json.loads(shell.ok("account", "show", "ada@example.com", "--json").out)["id"]
+    write_off = ("credit", "write-off", account, "--reason", "not claimed")
+    assert "only what a closed account has left" in shell.refused(*write_off)
+    assert "50 USD of paid credit is left" in shell.refused("account", "close", account)
+    said = shell.ok("account", "close", account, "--forfeit").err
+    assert "; 2 USD of promotional credit are lost" in said
+    assert (
+        f"50 USD of paid credit are still owed: tollbridge payment refund, or tollbridge credit write-off {account}"
+        in said
+    )
+    shell.ok("payment", "refund", bought.public_id, "--amount", "20")
+    assert "30 USD are written off: revenue" in shell.ok(*write_off).err
+    assert "nothing is owed" in shell.refused(*write_off)
+    statement = json.loads(shell.ok("ledger", "statement", account, "--month", month_of(shell), "--json").out)
+    sums = {each["kind"]: each["amount_usd"] for each in statement["movements"]}
+    assert sums == {"top_up": "50", "refund": "-20", "write_off": "-30", "usage": "0"}
+    books = json.loads(shell.ok("ledger", "verify", "--json").out)["trial_balance_usd"]
+    kept = {"revenue": "30", "processor_clearing": "-30"}
+    assert {name: amount for name, amount in books.items() if amount != "0"} == kept
+
+
 def test_a_transfer_from_its_arrival_to_its_refund(shell: Shell, bought: Payment) -> None:
     assert bought.external_id is not None
     (listed,) = json.loads(shell.ok("payment", "list", "--json").out)

@@ -86,7 +86,7 @@ def test_an_account_is_closed_for_who_does_not_come_to_do_it(shell: Shell) -> No
     assert "2 USD of paid credit is left: refund it first" in shell.refused(*close)
     with shell.database() as database:
         database.execute("UPDATE balance SET paid = 0")
-    assert f"is closed, and is {account} in the books; 6 USD are lost" in shell.ok(*close).err
+    assert f"is closed, and is {account} in the books; 6 USD of promotional credit are lost" in shell.ok(*close).err
     shown = shell.ok("account", "show", account).out
     assert "ada@" not in shown
     assert "revoked" in shown

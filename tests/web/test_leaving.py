@@ -55,6 +55,9 @@ def test_who_leaves_takes_their_data_along_and_is_forgotten_but_for_the_books() 
             assert by_kind["buyer"]["name"] == "Ada Ltd"
             assert key not in export.text
             assert "hidden" not in export.text
+            page = shown(await ada.get(SETTINGS))
+            assert "$10.00 of paid credit can no longer be spent, and does not come back by itself" in page
+            assert "$0.49998 of promotional credit is lost" in page
             assert (await ada.post(f"{SETTINGS}/close", {"typed": "yes"})).status_code == 400
             assert (await ada.post(f"{SETTINGS}/close", {"typed": "ada@example.com"})).status_code == 303
             assert (await ada.get("/dashboard")).status_code == 303
@@ -148,8 +151,12 @@ def test_what_others_did_to_an_account_is_still_theirs_when_it_is_closed() -> No
             grant = {"amount": "1", "reason": "for Ada", "once": "x"}
             assert (await boss.post(f"/admin/accounts/{account.public_id}/grant", grant)).status_code == 303
             await accounts.set_frozen(site.database, "ada@example.com", True, actor="cli/root")
+            page = shown(await ada.get(SETTINGS))
+            assert "of promotional credit is lost" in page
+            assert "of paid credit" not in page
             assert (await ada.post(f"{SETTINGS}/close", {"typed": "ada@example.com"})).status_code == 303
             closed = f"{account.public_id}@closed.invalid"
+            assert (await accounts.named(site.database, closed)).promo == 0
             noted = await site.database.fetch(
                 "SELECT action, actor, detail FROM activity WHERE account_id = $1 ORDER BY id", account.id
             )

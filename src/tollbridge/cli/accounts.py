@@ -224,14 +224,15 @@ def account_address(settings: "Settings", old: str, new: str) -> None:
 
 @account.command("close")
 @click.argument("account")
-@click.option("--forfeit", is_flag=True, help="Also if it has paid credit left, which is then lost.")
+@click.option("--forfeit", is_flag=True, help="Also if it has paid credit left, which nobody can spend then.")
 @configured
 def account_close(settings: "Settings", account: str, forfeit: bool) -> None:
     """Close an account for good, and forget whose it was.
 
     As its owner can in their settings: its keys stop, the saved card goes, members lose their access, and the user who
-    has its address is deleted if it was their only account. The books and invoices stay. ACCOUNT is an e-mail address,
-    an id (acct_…), or the number that the log shows.
+    has its address is deleted if it was their only account. The books and invoices stay. Promotional credit is lost;
+    paid credit is still owed until it is refunded or written off. ACCOUNT is an e-mail address, an id (acct_…), or the
+    number that the log shows.
 
     \b
     Example:
@@ -240,8 +241,16 @@ def account_close(settings: "Settings", account: str, forfeit: bool) -> None:
     from tollbridge.core.money import format_usd
     from tollbridge.services import leave
 
-    was = at_till(settings, lambda till: leave.close_for(till, account, forfeit=forfeit, actor=actor()))
-    say(f"{was.email} is closed, and is {was.public_id} in the books; {format_usd(max(0, was.available))} USD are lost")
+    was, left = at_till(settings, lambda till: leave.close_for(till, account, forfeit=forfeit, actor=actor()))
+    say(
+        f"{was.email} is closed, and is {was.public_id} in the books; "
+        f"{format_usd(was.promo)} USD of promotional credit are lost"
+    )
+    way_out = f"tollbridge credit write-off {was.public_id} --reason …"
+    if left.paid > 0:
+        say(f"{format_usd(left.paid)} USD of paid credit are still owed: tollbridge payment refund, or {way_out}")
+    elif left.paid < 0:
+        say(f"it is overdrawn by {format_usd(-left.paid)} USD: wait for the money, or {way_out}")
 
 
 @account.command("plan")
@@ -402,7 +411,7 @@ def key_revoke(settings: "Settings", id_: str) -> None:
 
 @click.group()
 def credit() -> None:
-    """Grant credit.
+    """Grant credit, and write off what closed accounts have left.
 
     \b
     Example:
@@ -443,6 +452,32 @@ def credit_grant(
         return await accounts.named(database, owner.public_id)
 
     _print_account(with_database(settings, give), as_json)
+
+
+@credit.command("write-off")
+@click.argument("account")
+@click.option("--reason", required=True, help="Why; it stays in the journal.")
+@configured
+def credit_write_off(settings: "Settings", account: str, reason: str) -> None:
+    """End what is owed between you and a closed account.
+
+    Paid credit that it has left becomes revenue, and can no longer be refunded: the law may make you wait for that.
+    What it is overdrawn by, after a refund or a dispute, becomes a loss. ACCOUNT is an id (acct_…), or the number that
+    the log shows.
+
+    \b
+    Example:
+      tollbridge credit write-off acct_7Hq0sZkT2mWb9XcLpR4vNe --reason "not claimed for three years"
+    """
+    from tollbridge.core.money import format_usd
+    from tollbridge.services import accounts
+    from tollbridge.services.credit import write_off
+
+    async def end(database: "Database") -> int:
+        return await write_off(database, await accounts.named(database, account), reason=reason, actor=actor())
+
+    paid = with_database(settings, end)
+    say(f"{format_usd(abs(paid))} USD are written off: {'revenue' if paid > 0 else 'a loss'}")
 
 
 def _in_catalog(settings: "Settings", pattern: str) -> bool:

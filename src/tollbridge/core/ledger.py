@@ -58,6 +58,7 @@ class Kind(StrEnum):
     LATE = "late"
     FEE = "fee"
     SUBSCRIPTION = "subscription"
+    WRITE_OFF = "write_off"
 
 
 OVERDRAWING = frozenset({Kind.REFUND, Kind.DISPUTE})
@@ -174,7 +175,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Post(msgspec.Struct, frozen=True, kw_only=True):
-    """A journal transaction on one customer's account, made by `top_up` and `grant` below, and by `core.payments`."""
+    """A journal transaction on one customer's account, made by the functions at the end, and by `core.payments`."""
 
     idempotency_key: str
     kind: Kind
@@ -748,6 +749,26 @@ def grant(account_id: int, amount: int, *, idempotency_key: str, reason: str, ac
     """Promotional credit from the operator."""
     entries = entries_of((Book.PROMO_EXPENSE, -amount), (Book.CUSTOMER_PROMO, amount))
     return _made(Kind.GRANT, account_id, amount, entries, idempotency_key, reason, actor)
+
+
+def taken_back(account_id: int, amount: int, *, idempotency_key: str) -> Post:
+    """Promotional credit of a closed account that nobody can spend any more: a gift that was never made."""
+    entries = entries_of((Book.CUSTOMER_PROMO, -amount), (Book.PROMO_EXPENSE, amount))
+    return _made(Kind.GRANT, account_id, amount, entries, idempotency_key, "the account was closed", "closing")
+
+
+def written_off(account_id: int, paid: int, promo: int, *, idempotency_key: str, reason: str, actor: str) -> Post:
+    """All that is left of a closed account, by the operator's decision: nothing is owed in either direction after it.
+
+    Paid credit becomes revenue; what is missing of it, because more was paid back than was left, a loss.
+    """
+    entries = entries_of(
+        (Book.CUSTOMER_PROMO, -promo),
+        (Book.PROMO_EXPENSE, promo),
+        (Book.CUSTOMER_PAID, -paid),
+        (Book.REVENUE if paid > 0 else Book.LOSS, paid),
+    )
+    return _made(Kind.WRITE_OFF, account_id, max(abs(paid), promo), entries, idempotency_key, reason, actor)
 
 
 def top_up(account_id: int, amount: int, *, idempotency_key: str, reason: str, actor: str) -> Post:

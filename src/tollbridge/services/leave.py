@@ -9,7 +9,7 @@ from tollbridge.core.money import format_usd
 from tollbridge.core.payments import Payment
 from tollbridge.core.roles import ADMINS, PAYERS, Role
 from tollbridge.errors import Forbidden, InvalidRequest
-from tollbridge.services import accounts, top_ups
+from tollbridge.services import accounts, credit, top_ups
 from tollbridge.services.desk import Desk
 from tollbridge.services.payments import Payments
 from tollbridge.services.sessions import Presence
@@ -143,8 +143,9 @@ async def close(desk: Desk, presence: Presence, typed: str) -> None:
     await _close(desk.database, account, presence.user, leaving.pseudonym(account))
 
 
-async def close_for(ways: Payments, named: str, *, forfeit: bool, actor: str) -> Account:
-    """As `close`, by the operator, for who cannot or does not: what the account was. Unpaid orders are withdrawn.
+async def close_for(ways: Payments, named: str, *, forfeit: bool, actor: str) -> tuple[Account, Account]:
+    """As `close`, by the operator, for who cannot or does not: the account before and after. Unpaid orders are
+    withdrawn.
 
     The user who has its address is forgotten if it was their only account. `named`: see `accounts.named`; `forfeit`:
     also if paid credit is left; `actor`: see `accounts.set_frozen`. NotFound. InvalidRequest: a plan runs, or paid
@@ -164,7 +165,7 @@ async def close_for(ways: Payments, named: str, *, forfeit: bool, actor: str) ->
     await ways.withdraw(account)
     await top_ups.forget_card(ways, account)
     await _close(ways.database, account, await users.by_email(ways.database, account.email), actor)
-    return account
+    return account, await accounts.named(ways.database, account.public_id)
 
 
 async def _pays_for_a_plan(database: Database, account: Account) -> bool:
@@ -173,11 +174,12 @@ async def _pays_for_a_plan(database: Database, account: Account) -> bool:
 
 
 async def _close(database: Database, account: Account, user: User | None, actor: str) -> None:
-    """Close it, and forget `user` if they belong to no other; operators are kept."""
+    """Close it, take its gifts back, and forget `user` if they belong to no other; operators are kept."""
     now = await database.now()
 
     async def use_case(transaction: Transaction) -> None:
         await leaving.close_account(transaction, account.id, leaving.pseudonym(account), now)
+        await credit.take_back(database, transaction, account.id, now)
         await activity.add(transaction, NewDeed(account_id=account.id, actor=actor, action="account.closed"), now)
         if user is not None and not user.operator and not await members.of_user(transaction, user.id):
             await _forget(transaction, user)

@@ -149,6 +149,16 @@ async def not_filled_up(database: Transaction, plan: str, now: int, after: int, 
     return [row[0] for row in rows]
 
 
+async def closed_with_promo(database: Transaction, after: int, count: int) -> list[int]:
+    """Up to `count` closed accounts above id `after` with promotional credit that no running call has reserved."""
+    rows = await database.fetch(
+        "SELECT account.id FROM balance JOIN account ON account.id = account_id WHERE account_id > $1 "  # noqa: S608
+        f"AND frozen = $2 AND promo > 0 AND paid + promo > held AND {IS_CLOSED} ORDER BY account_id LIMIT $3",
+        *(after, True, count),
+    )
+    return [row[0] for row in rows]
+
+
 async def by_plan(database: Transaction) -> dict[str, int]:
     """How many accounts are on each plan."""
     return dict(await database.fetch("SELECT plan, COUNT(*) FROM account GROUP BY plan ORDER BY plan"))

@@ -106,6 +106,12 @@ async def total(database: Transaction, account_id: int, until: int) -> int:
     return sum((await moved(database, account_id, 0, until)).values())
 
 
+async def last(transaction: Transaction, account_id: int) -> int:
+    """The id of an account's last transaction; 0: it has none."""
+    rows = await transaction.fetch("SELECT COALESCE(MAX(id), 0) FROM journal WHERE account_id = $1", account_id)
+    return int(rows[0][0])
+
+
 async def _stored(transaction: Transaction, idempotency_key: str) -> tuple[int, str, tuple[Entry, ...]] | None:
     rows = await transaction.fetch(
         "SELECT account_id, kind, book, amount FROM journal JOIN entry ON entry.journal_id = journal.id "

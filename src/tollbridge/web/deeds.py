@@ -42,6 +42,7 @@ WORDS = {
     "payment.dismissed": "closed an order",
     "voucher.redeemed": "redeemed a voucher",
     "credit.granted": "granted credit",
+    "credit.written_off": "wrote off what the account had left:",
     "top_up.on": "switched automatic top-ups on",
     "top_up.off": "switched automatic top-ups off",
     "card.removed": "removed the saved card",

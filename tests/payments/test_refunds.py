@@ -6,7 +6,7 @@ from tests.services.conftest import World, spend
 from tests.services.test_accounts import a_key
 
 from tollbridge.core.ledger import Ended, Refusal, Refused
-from tollbridge.core.payments import Payment, State, Status
+from tollbridge.core.payments import Buyer, Payment, State, Status
 from tollbridge.errors import InvalidRequest
 from tollbridge.payments.base import ProcessorUnavailable
 from tollbridge.services import invoices
@@ -46,6 +46,38 @@ def test_a_refund_takes_the_credit_and_has_a_credit_note(world: World) -> None:
         assert all(external_id.startswith("re_") for _, external_id in rows)
         with pytest.raises(InvalidRequest, match="0 USD of it can be refunded"):
             await give_back(till, payment)
+
+    at_till(world, scenario)
+
+
+def test_a_credit_note_is_of_an_invoice_and_goes_to_whom_that_went(world: World) -> None:
+    """Whoever they are by now: they moved, or closed the account, in which case nobody else knows their name."""
+
+    async def scenario(till: Till) -> None:
+        await till.paid(20 * USD)
+        ada = Buyer(name="Ada Ltd", address="1 Street", tax_id="DE1")
+        await invoices.set_buyer(till.database, till.account, ada)
+        payment = await till.paid()
+        await invoices.set_buyer(till.database, till.account, Buyer(name="Another Ltd"))
+        await give_back(till, payment, 2 * USD)
+        assert payment.intent is not None
+        failed = till.stripe.refund(payment.intent, 100)
+        await till.send(*till.stripe.events)
+        gone, now = leaving.pseudonym(till.account), await till.database.now()
+        await run(till.database, lambda transaction: leaving.close_account(transaction, till.account.id, gone, now))
+        till.stripe.fail_refund(failed["id"])
+        await till.send(*till.stripe.events)
+        await give_back(till, payment, 3 * USD)
+        papers = await invoices.papers(till.database, till.ways.issuer, till.account)
+        bought, of_it = "Prepaid credit", "Prepaid credit, refund of invoice INV-000002"
+        assert [(each.title, each.item, each.buyer.name, each.buyer.tax_id) for each in papers] == [
+            ("Credit note", of_it, "Ada Ltd", "DE1"),
+            ("Correction", of_it, "Ada Ltd", "DE1"),
+            ("Credit note", of_it, "Ada Ltd", "DE1"),
+            ("Credit note", of_it, "Ada Ltd", "DE1"),
+            ("Invoice", bought, "Ada Ltd", "DE1"),
+            ("Invoice", bought, "Ada Lovelace", ""),
+        ]
 
     at_till(world, scenario)
 

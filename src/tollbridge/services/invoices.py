@@ -8,7 +8,7 @@ from tollbridge.core.words import read_whole
 from tollbridge.errors import Faults, InvalidRequest, NotFound
 from tollbridge.store import invoices
 from tollbridge.store.accounts import Account
-from tollbridge.store.db import Database, run
+from tollbridge.store.db import Database, Transaction, run
 from tollbridge.store.invoices import Invoice
 from tollbridge.store.rows import ABOVE_ALL
 
@@ -100,7 +100,7 @@ class Issuer(msgspec.Struct, frozen=True):
             issued_at=invoice.issued_at,
             seller=msgspec.json.decode(invoice.seller, type=Party),
             buyer=msgspec.json.decode(invoice.buyer, type=Party),
-            item=bought if invoice.kind == "invoice" else f"{bought}, refund of payment {invoice.payment}",
+            item=bought if invoice.kind == "invoice" else f"{bought}, refund of invoice {self.number(invoice.first)}",
             net=invoice.amount,
             tax=invoice.tax,
             currency=invoice.currency,
@@ -109,16 +109,21 @@ class Issuer(msgspec.Struct, frozen=True):
         )
 
 
-def reversed_draft(draft: Invoice, kind: str, reversal: Reversal, reversal_id: int) -> Invoice:
-    """The credit note of a refund or, if a refund failed, its correction."""
+async def reverse(transaction: Transaction, draft: Invoice, kind: str, reversal: Reversal, reversal_id: int) -> None:
+    """Issue the credit note of a refund or, if a refund failed, its correction.
+
+    It goes to whom the invoice was made out to, whatever their details are by now: the account may be closed.
+    """
     sign = -1 if kind == "credit_note" else 1
-    return msgspec.structs.replace(
+    note = msgspec.structs.replace(
         draft,
         kind=kind,
         reversal_id=reversal_id,
         amount=sign * reversal.credit,
         tax=sign * (reversal.amount - reversal.credit),
+        buyer=await invoices.buyer_of(transaction, draft.payment_id) or draft.buyer,
     )
+    await invoices.issue(transaction, note)
 
 
 async def papers(database: Database, issuer: Issuer, account: Account, count: int = 100) -> list[Paper]:

@@ -29,7 +29,7 @@ from tollbridge.payments.stripe import EVENTS, Stripe
 from tollbridge.payments.stripe import NAME as STRIPE
 from tollbridge.services import notices
 from tollbridge.services.accounts import new_id
-from tollbridge.services.invoices import Issuer, reversed_draft
+from tollbridge.services.invoices import Issuer, reverse
 from tollbridge.services.mail import Mail, Post
 from tollbridge.services.subscriptions import Subscriptions, Terms
 from tollbridge.store import accounts, activity, invoices, journal, members, meta, payments, subscriptions, top_ups
@@ -584,7 +584,7 @@ class Payments:
         if kind == "correction" and "credit_note" not in issued:
             return
         if kind not in issued:
-            await invoices.issue(transaction, reversed_draft(draft, kind, reversal, id_))
+            await reverse(transaction, draft, kind, reversal, id_)
 
 
 def _wait(status: Status) -> int:

@@ -17,7 +17,7 @@ from tollbridge.errors import InvalidRequest, KeyReused, NotFound
 from tollbridge.payments.base import SAME_CALL_MS, ProcessorRefused, ProcessorUnavailable
 from tollbridge.payments.stripe import NAME as STRIPE
 from tollbridge.services.accounts import new_id
-from tollbridge.services.invoices import reversed_draft
+from tollbridge.services.invoices import reverse
 from tollbridge.services.payments import Payments
 from tollbridge.store import accounts, activity, invoices, journal, payments
 from tollbridge.store.activity import NewDeed
@@ -173,4 +173,4 @@ async def _paper(ways: Payments, transaction: Transaction, payment: Payment, mad
     account = await accounts.known(transaction, payment.account_id)
     draft = ways.issuer.draft(payment, account, await invoices.buyer(transaction, account.id), now)
     kind = "correction" if made.state is State.RETURNED else "credit_note"
-    await invoices.issue(transaction, reversed_draft(draft, kind, made, made.id))
+    await reverse(transaction, draft, kind, made, made.id)

@@ -11,7 +11,8 @@ from tollbridge.store.rows import read_all, read_first
 LAST_NUMBER = "last_invoice"
 _COLUMNS = (
     "number, kind, payment_id, reversal_id, invoice.account_id, issued_at, invoice.amount, invoice.tax, "
-    "invoice.currency, seller, buyer, payment.public_id, payment.method, COALESCE(plan, '')"
+    "invoice.currency, seller, buyer, payment.public_id, payment.method, COALESCE(plan, ''), "
+    "COALESCE((SELECT MIN(number) FROM invoice AS first WHERE first.payment_id = payment.id AND kind = 'invoice'), 0)"
 )
 _FROM = (
     "FROM invoice JOIN payment ON payment.id = payment_id "
@@ -22,7 +23,7 @@ _FROM = (
 class Invoice(msgspec.Struct, frozen=True, kw_only=True):
     """A row of `invoice`. `kind`: invoice, credit_note, or correction of a credit note. `seller`, `buyer`: JSON.
 
-    `plan`: the plan of which a month was bought; empty: it was credit.
+    `plan`: the plan of which a month was bought; empty: it was credit. `first`: the number of the payment's invoice.
 
     `amount` and `tax` in nano-USD, negative on a credit note.
     """
@@ -41,6 +42,7 @@ class Invoice(msgspec.Struct, frozen=True, kw_only=True):
     payment: str = ""
     method: str = ""
     plan: str = ""
+    first: int = 0
 
 
 async def issue(transaction: Transaction, draft: Invoice) -> int:
@@ -78,6 +80,14 @@ async def of_reversal(transaction: Transaction, reversal_id: int) -> set[str]:
 async def buyer(database: Transaction, account_id: int) -> Buyer | None:
     rows = await database.fetch("SELECT name, address, tax_id FROM buyer WHERE account_id = $1", account_id)
     return Buyer(name=rows[0][0], address=rows[0][1], tax_id=rows[0][2]) if rows else None
+
+
+async def buyer_of(transaction: Transaction, payment_id: int) -> str | None:
+    """Whom the invoice of a payment was made out to, as JSON."""
+    rows = await transaction.fetch(
+        "SELECT buyer FROM invoice WHERE payment_id = $1 AND kind = 'invoice' ORDER BY number LIMIT 1", payment_id
+    )
+    return str(rows[0][0]) if rows else None
 
 
 async def put_buyer(transaction: Transaction, account_id: int, details: Buyer) -> None:

@@ -150,6 +150,43 @@ def test_a_month_is_printed_in_three_ways(shell: Shell, bought: Payment) -> None
     assert "a month is like 2026-11" in shell.refused("ledger", "statement", "ada@example.com", "--month", "May")
 
 
+def test_the_invoices_of_a_month_as_a_tax_adviser_needs_them(shell: Shell, bought: Payment) -> None:
+    with shell.database() as database:
+        database.execute(
+            "INSERT INTO buyer (account_id, name, address, tax_id) VALUES (1, '=Ada Ltd', '1 Street\nTown', 'DE1')"
+        )
+    shell.ok("payment", "confirm", str(bought.external_id), "50")
+    shell.ok("payment", "refund", bought.public_id, "--amount", "20")
+    with shell.database() as database:
+        # What is issued in the first moment of a month is of that month.
+        database.execute("UPDATE invoice SET issued_at = 1709251200000 WHERE number = 2")
+        database.execute("UPDATE invoice SET issued_at = 1709251199999 WHERE number = 1")
+    [invoice] = rows(shell.ok("report", "invoices", "--month", "2024-02", "--csv").out)
+    assert invoice == {
+        "number": "INV-000001",
+        "issued_at": "2024-02-29T23:59:59Z",
+        "what": "invoice",
+        "of_invoice": "",
+        "buyer": "'=Ada Ltd",
+        "net_usd": "50",
+        "tax_usd": "0",
+        "total_usd": "50",
+        "paid_by": "bank transfer",
+        "payment": bought.public_id,
+        "item": "Prepaid credit",
+        "buyer_email": "ada@example.com",
+        "buyer_address": "1 Street\nTown",
+        "buyer_tax_id": "DE1",
+    }
+    [note] = json.loads(shell.ok("report", "invoices", "--month", "2024-03", "--json").out)
+    assert (note["what"], note["of_invoice"], note["total_usd"]) == ("credit note", "INV-000001", "-20")
+    assert (note["buyer"], note["item"]) == ("=Ada Ltd", "Prepaid credit, refund of invoice INV-000001")
+    table = shell.ok("report", "invoices", "--month", "2024-03").out
+    assert "INV-000002" in table
+    assert "Street" not in table
+    assert shell.ok("report", "invoices", "--month", "2024-04", "--csv").out.startswith("number,issued_at,what,")
+
+
 def test_reports_of_a_month(shell: Shell, bought: Payment) -> None:
     shell.ok("payment", "confirm", str(bought.external_id), "50")
     month = month_of(shell)

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.async_api import Page
 from tests.gateway.site import Site, chat, run
 from tests.payments.conftest import USD
@@ -129,6 +130,27 @@ def test_a_demo_payment_says_what_it_is_and_credits_once() -> None:
             page = await ada.get(back)
             assert amounts(page.text)[:3] == ["10", "10.5", "10"]
             assert "demo payment (no money was paid)" in shown(await ada.get(f"{BILLING}/invoices/INV-000001"))
+
+    run(test())
+
+
+def test_older_invoices_can_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tollbridge.web.billing_papers.MOST_PAPERS", 2)
+
+    async def test() -> None:
+        async with house() as site:
+            ada = await registered(site, "ada@example.com")
+            listed = re.compile(r">(INV-\d+)</a>")
+            assert "?before=" not in (await ada.get(f"{BILLING}/invoices")).text
+            for number in range(3):
+                back = await ordered(ada, method="demo", once=str(number))
+                await ada.post(f"{BILLING}/payments/{back.partition('payment=')[2]}/demo")
+            page = (await ada.get(f"{BILLING}/invoices")).text
+            assert listed.findall(page) == ["INV-000003", "INV-000002"]
+            [older] = re.findall(r'href="(/dashboard/billing/invoices\?before=\d+)"', page)
+            page = (await ada.get(older)).text
+            assert (listed.findall(page), "?before=" in page, "Newest" in page) == (["INV-000001"], False, True)
+            assert "There are no older ones" in shown(await ada.get(f"{BILLING}/invoices?before=1"))
 
     run(test())
 

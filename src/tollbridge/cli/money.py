@@ -25,6 +25,7 @@ from tollbridge.cli.shell import (
 if TYPE_CHECKING:
     from tollbridge.config import Settings
     from tollbridge.core.payments import Payment
+    from tollbridge.services.invoices import Paper
     from tollbridge.services.statements import Period
     from tollbridge.store.db import Database
     from tollbridge.store.vouchers import Voucher
@@ -33,6 +34,10 @@ T = TypeVar("T")
 
 _COLUMNS = ("payment", "account", "status", "amount_usd", "method", "reference", "created_at", "note")
 _DRIFT = ("model", "invoiced_usd", "recorded_usd", "difference_usd", "percent")
+_PAPER_BRIEF = ("number", "issued_at", "what", "of_invoice", "buyer", "net_usd", "tax_usd", "total_usd")
+_PAPER = (*_PAPER_BRIEF, "paid_by", "payment", "item", "buyer_email", "buyer_address", "buyer_tax_id")
+# What customers or operators write into an invoice.
+_WRITTEN = frozenset({"number", "of_invoice", "buyer", "item", "buyer_email", "buyer_address", "buyer_tax_id"})
 _LISTED = 200
 # As of `credit grant`.
 _LONGEST_ONCE = 500
@@ -291,6 +296,36 @@ def report_margin(settings: "Settings", month: str, by: str, as_csv: bool, as_js
     _print((by, *COLUMNS), rows, as_csv, as_json)
 
 
+@report.command("invoices")
+@_month
+@_csv
+@as_json
+@configured
+def report_invoices(settings: "Settings", month: str, as_csv: bool, as_json: bool) -> None:
+    """List the invoices, credit notes and corrections of a month.
+
+    As they were issued, by number, with whom they are made out to. Without --csv or --json, the main columns.
+
+    \b
+    Example:
+      tollbridge report invoices --month 2026-11 --csv > invoices.csv
+    """
+    from tollbridge.services.invoices import Issuer, issued
+    from tollbridge.services.statements import no_formula
+
+    one_form(as_csv, as_json)
+    issuer, period = Issuer(settings.invoices, settings.brand.name), _period(month)
+
+    async def read(database: "Database") -> list[dict[str, Any]]:
+        return [_paper_fields(each) async for each in issued(database, issuer, period.since, period.until)]
+
+    rows = with_database(settings, read)
+    if as_csv:
+        rows = [{name: no_formula(text) if name in _WRITTEN else text for name, text in row.items()} for row in rows]
+    columns = _PAPER if as_csv or as_json else _PAPER_BRIEF
+    _print(columns, [{name: row[name] for name in columns} for row in rows], as_csv, as_json)
+
+
 @report.command("drift")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
@@ -384,6 +419,27 @@ def report_journal(settings: "Settings", month: str) -> None:
             print_data(to_csv([journal_row(line)]).encode())
 
     with_database(settings, write)
+
+
+def _paper_fields(paper: "Paper") -> dict[str, Any]:
+    from tollbridge.core.money import format_usd
+
+    return {
+        "number": paper.number,
+        "issued_at": time(paper.issued_at),
+        "what": paper.title.lower(),
+        "of_invoice": paper.of,
+        "buyer": paper.buyer.name,
+        "net_usd": format_usd(paper.net),
+        "tax_usd": format_usd(paper.tax),
+        "total_usd": format_usd(paper.total),
+        "paid_by": paper.paid_by,
+        "payment": paper.payment,
+        "item": paper.item,
+        "buyer_email": paper.buyer.email,
+        "buyer_address": paper.buyer.address,
+        "buyer_tax_id": paper.buyer.tax_id,
+    }
 
 
 def _period(month: str) -> "Period":

@@ -1,5 +1,7 @@
 """Invoices: what was bought, from whom, by whom. Drafted here, and numbered in the payment's transaction."""
 
+from collections.abc import AsyncIterator
+
 import msgspec
 
 from tollbridge.config.settings import Invoices as Seller
@@ -12,6 +14,7 @@ from tollbridge.store.db import Database, Transaction, run
 from tollbridge.store.invoices import Invoice
 from tollbridge.store.rows import ABOVE_ALL
 
+_PAGE = 500
 _MOST_NAME, _MOST_ADDRESS, _MOST_TAX_ID = 200, 500, 60
 
 
@@ -28,9 +31,11 @@ class Party(msgspec.Struct, frozen=True, kw_only=True):
 class Paper(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a printable page shows. Amounts in nano-USD, negative where money went back.
 
-    `title`: "Invoice", "Credit note", or "Correction" where a credited sum came back.
+    `title`: "Invoice", "Credit note", or "Correction" where a credited sum came back. `id`: the number without prefix;
+    `of`: the number of the invoice that it changes.
     """
 
+    id: int
     number: str
     title: str
     issued_at: int
@@ -42,6 +47,7 @@ class Paper(msgspec.Struct, frozen=True, kw_only=True):
     currency: str
     paid_by: str
     payment: str
+    of: str = ""
 
     @property
     def total(self) -> int:
@@ -94,18 +100,21 @@ class Issuer(msgspec.Struct, frozen=True):
     def paper(self, invoice: Invoice) -> Paper:
         """What an invoice says, with its number as customers see it."""
         bought = "Prepaid credit" if not invoice.plan else f"One month of the plan {invoice.plan}"
+        of = "" if invoice.kind == "invoice" else self.number(invoice.first)
         return Paper(
+            id=invoice.number,
             number=self.number(invoice.number),
             title=_TITLES[invoice.kind],
             issued_at=invoice.issued_at,
             seller=msgspec.json.decode(invoice.seller, type=Party),
             buyer=msgspec.json.decode(invoice.buyer, type=Party),
-            item=bought if invoice.kind == "invoice" else f"{bought}, refund of invoice {self.number(invoice.first)}",
+            item=f"{bought}, refund of invoice {of}" if of else bought,
             net=invoice.amount,
             tax=invoice.tax,
             currency=invoice.currency,
             paid_by=_METHODS.get(invoice.method, invoice.method),
             payment=invoice.payment,
+            of=of,
         )
 
 
@@ -126,10 +135,21 @@ async def reverse(transaction: Transaction, draft: Invoice, kind: str, reversal:
     await invoices.issue(transaction, note)
 
 
-async def papers(database: Database, issuer: Issuer, account: Account, count: int = 100) -> list[Paper]:
-    """An account's invoices and credit notes, newest first."""
-    found = await invoices.of_account(database, account.id, ABOVE_ALL, count)
+async def papers(
+    database: Database, issuer: Issuer, account: Account, count: int = 100, before: int = ABOVE_ALL
+) -> list[Paper]:
+    """An account's invoices and credit notes, newest first, below the number `before`."""
+    found = await invoices.of_account(database, account.id, before, count)
     return [issuer.paper(each) for each in found]
+
+
+async def issued(database: Database, issuer: Issuer, since: int, until: int) -> AsyncIterator[Paper]:
+    """Every invoice, credit note and correction of a time, to anybody, by number."""
+    after = 0
+    while found := await invoices.of_period(database, since, until, after, _PAGE):
+        for each in found:
+            yield issuer.paper(each)
+        after = found[-1].number
 
 
 async def paper(database: Database, issuer: Issuer, account: Account, number: str) -> Paper:

@@ -71,6 +71,15 @@ async def of_account(database: Transaction, account_id: int, before: int, count:
     return read_all(Invoice, rows)
 
 
+async def of_period(database: Transaction, since: int, until: int, after: int, count: int) -> list[Invoice]:
+    """Up to `count` invoices of all accounts that were issued in a time, above number `after`, oldest first."""
+    rows = await database.fetch(
+        f"SELECT {_COLUMNS} {_FROM} WHERE issued_at >= $1 AND issued_at < $2 AND number > $3 ORDER BY number LIMIT $4",
+        *(since, until, after, count),
+    )
+    return read_all(Invoice, rows)
+
+
 async def of_reversal(transaction: Transaction, reversal_id: int) -> set[str]:
     """The kinds of papers that exist for a refund."""
     rows = await transaction.fetch("SELECT kind FROM invoice WHERE reversal_id = $1", reversal_id)

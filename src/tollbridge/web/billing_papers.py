@@ -11,12 +11,14 @@ from tollbridge.core.payments import Buyer
 from tollbridge.errors import ApiError, InvalidRequest
 from tollbridge.services import invoices, statements
 from tollbridge.services.statements import Period, Statement
+from tollbridge.store.rows import ABOVE_ALL
 from tollbridge.web.billing import BILLING
 from tollbridge.web.forms import Form
 from tollbridge.web.page import PAYER, Page
 from tollbridge.web.visit import Visit
 
 MOST_LINES = 200
+MOST_PAPERS = 100
 MOST_MONTHS = 120
 CSV = "text/csv; charset=utf-8"
 
@@ -29,12 +31,16 @@ async def list_invoices(visit: Visit, refused: ApiError | None = None) -> Respon
     form = Form({"name": buyer.name, "address": buyer.address, "tax_id": buyer.tax_id})
     if refused is not None:
         form = (await visit.form()).refused(refused, "name", "address", "tax_id")
+    before, issuer = visit.before(), visit.shared.payments().issuer
+    papers = await invoices.papers(database, issuer, account, MOST_PAPERS + 1, before)
     return visit.render(
         "billing/invoices.html",
         status=refused.status if refused is not None else 200,
         form=form,
         saved=bool(visit.query("saved")),
-        papers=await invoices.papers(database, visit.shared.payments().issuer, account),
+        papers=papers[:MOST_PAPERS],
+        more=len(papers) > MOST_PAPERS,
+        first=before == ABOVE_ALL,
     )
 
 

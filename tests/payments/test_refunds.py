@@ -257,6 +257,52 @@ def test_a_dispute_freezes_the_account_and_takes_the_credit(world: World) -> Non
     at_till(world, scenario)
 
 
+def test_a_dispute_that_is_won_frees_an_account_that_had_lost_one_before_and_was_forgiven(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        payments = [await till.paid() for _ in range(3)]
+        lost = till.stripe.dispute(str(payments[0].intent))
+        till.stripe.close_dispute(lost["id"], won=False)
+        await till.send(*till.stripe.events)
+        assert (await till.state()).frozen
+        await accounts.set_frozen(till.database, till.account.id, False)
+        second, third = (till.stripe.dispute(str(each.intent)) for each in payments[1:])
+        await till.send(*till.stripe.events)
+        frozen = []
+        for dispute in (second, third):
+            till.stripe.close_dispute(dispute["id"], won=True)
+            await till.send(*till.stripe.events)
+            frozen.append((await till.state()).frozen)
+        assert frozen == [True, False]
+
+    at_till(world, scenario)
+
+
+def test_a_dispute_that_is_won_does_not_free_an_account_that_lost_another(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        lost, won = [till.stripe.dispute(str((await till.paid()).intent)) for _ in range(2)]
+        await till.send(*till.stripe.events)
+        till.stripe.close_dispute(lost["id"], won=False)
+        till.stripe.close_dispute(won["id"], won=True)
+        await till.send(*till.stripe.events)
+        assert (await till.state()).frozen
+
+    at_till(world, scenario)
+
+
+def test_a_dispute_that_is_won_does_not_free_what_the_operator_froze_after_an_earlier_one(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        for operator in (False, True):
+            payment = await till.paid()
+            await accounts.set_frozen(till.database, till.account.id, operator)
+            dispute = till.stripe.dispute(str(payment.intent))
+            await till.send(*till.stripe.events)
+            till.stripe.close_dispute(dispute["id"], won=True)
+            await till.send(*till.stripe.events)
+            assert (await till.state()).frozen == operator
+
+    at_till(world, scenario)
+
+
 def test_an_account_that_was_closed_during_a_dispute_is_not_freed_when_it_is_won(world: World) -> None:
     async def scenario(till: Till) -> None:
         payment = await till.paid()

@@ -576,6 +576,7 @@ class Payments:
                 await self._note(transaction, draft, reversal, id_)
         if done.thaw and await payments.frozen_by_disputes_that_are_over(transaction, account.id):
             await accounts.set_frozen(transaction, account.id, False)
+            await payments.forget_freezes(transaction, account.id)
 
     async def _note(self, transaction: Transaction, draft: invoices.Invoice, reversal: Reversal, id_: int) -> None:
         """The credit note of a refund, once; or the correction, if the refund failed."""

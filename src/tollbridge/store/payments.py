@@ -210,13 +210,30 @@ async def refundable(database: Database, transaction: Transaction, account_id: i
 
 
 async def frozen_by_disputes_that_are_over(transaction: Transaction, account_id: int) -> bool:
-    """Whether a dispute froze this account and none of its disputes holds money any longer."""
+    """Whether a dispute froze this account, and neither it nor one that came after it holds money any longer.
+
+    When it came, the account was free: the operator had forgiven those before it, if there were any.
+    """
     rows = await transaction.fetch(
         "SELECT state, froze FROM reversal JOIN payment ON payment.id = payment_id "
-        "WHERE payment.account_id = $1 AND kind = 'dispute'",
+        "WHERE payment.account_id = $1 AND kind = 'dispute' ORDER BY reversal.id DESC",
         account_id,
     )
-    return any(bool(froze) for _, froze in rows) and all(state == State.RETURNED for state, _ in rows)
+    for state, froze in rows:
+        if state != State.RETURNED:
+            return False
+        if froze:
+            return True
+    return False
+
+
+async def forget_freezes(transaction: Transaction, account_id: int) -> None:
+    """What disputes froze is free again: whatever freezes the account from now on is not theirs to end."""
+    await transaction.execute(
+        "UPDATE reversal SET froze = $2 WHERE froze = $3 AND payment_id IN "
+        "(SELECT id FROM payment WHERE account_id = $1)",
+        *(account_id, False, True),
+    )
 
 
 # --- the inbox ----------------------------------------------------------------------------------------------------

@@ -74,8 +74,8 @@ def test_gifts_go_back_against_their_expense_and_paid_credit_stays_owed(world: W
             "WHERE idempotency_key LIKE 'closed/%' ORDER BY journal_id, line"
         )
         assert rows == [
-            ("grant", "the account was closed", "closing", "customer_promo", -4 * USD),
-            ("grant", "the account was closed", "closing", "promo_expense", 4 * USD),
+            ("grant", "taken back: the account was closed", "closing", "customer_promo", -4 * USD),
+            ("grant", "taken back: the account was closed", "closing", "promo_expense", 4 * USD),
         ]
         await credit.take_back_all(till.database)
         assert await books(till) == after

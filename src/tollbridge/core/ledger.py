@@ -754,7 +754,9 @@ def grant(account_id: int, amount: int, *, idempotency_key: str, reason: str, ac
 def taken_back(account_id: int, amount: int, *, idempotency_key: str) -> Post:
     """Promotional credit of a closed account that nobody can spend any more: a gift that was never made."""
     entries = entries_of((Book.CUSTOMER_PROMO, -amount), (Book.PROMO_EXPENSE, amount))
-    return _made(Kind.GRANT, account_id, amount, entries, idempotency_key, "the account was closed", "closing")
+    return _made(
+        Kind.GRANT, account_id, amount, entries, idempotency_key, "taken back: the account was closed", "closing"
+    )
 
 
 def written_off(account_id: int, paid: int, promo: int, *, idempotency_key: str, reason: str, actor: str) -> Post:

@@ -14,7 +14,7 @@ from tollbridge.services import credit, leave, statements, vouchers
 from tollbridge.services.refunds import refund
 from tollbridge.services.statement import statement
 from tollbridge.services.statements import Period
-from tollbridge.store import accounts
+from tollbridge.store import accounts, oversight
 from tollbridge.store.accounts import Account
 from tollbridge.store.ledger import Ledger
 from tollbridge.store.verify import verify
@@ -23,9 +23,9 @@ from tollbridge.values import Outcome
 ALL = Period("all", 0, 1 << 62)
 
 
-def play(world: World, scenario: Callable[[Till, Ledger], Awaitable[None]]) -> None:
+def play(world: World, scenario: Callable[[Till, Ledger], Awaitable[None]], **given: str) -> None:
     async def main() -> None:
-        async with opened_till(world) as till, world.serving(till.database) as ledger:
+        async with opened_till(world, **given) as till, world.serving(till.database) as ledger:
             await scenario(till, ledger)
 
     asyncio.run(main())
@@ -141,6 +141,23 @@ def test_paid_credit_is_written_off_only_when_the_operator_says_so_and_what_come
         assert await till.database.fetch(noted) == [(2,)]
 
     play(world, scenario)
+
+
+def test_what_was_paid_for_a_closed_account_waits_for_nobody_once_it_is_written_off(world: World) -> None:
+    async def scenario(till: Till, _: Ledger) -> None:
+        order = await till.ways.start_checkout(till.account, 30 * USD, method="bank_transfer")
+        account = await closed(till)
+        assert order.payment.external_id is not None
+        await till.ways.confirm(order.payment.external_id, 30 * USD, actor="boss")
+        assert (await oversight.waiting(till.database)).review == 1
+        with pytest.raises(InvalidRequest):
+            await credit.write_off(till.database, account, reason="", actor="boss")
+        assert (await oversight.waiting(till.database)).review == 1
+        assert await credit.write_off(till.database, account, reason="unclaimed", actor="boss") == 30 * USD
+        assert (await oversight.waiting(till.database)).review == 0
+        assert (await books(till))["revenue"] == 30 * USD
+
+    play(world, scenario, bank_transfer__instructions="Pay to X.")
 
 
 def test_gifts_of_an_overdrawn_account_go_back_with_what_it_owes(world: World) -> None:

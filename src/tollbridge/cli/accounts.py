@@ -242,10 +242,8 @@ def account_close(settings: "Settings", account: str, forfeit: bool) -> None:
     from tollbridge.services import leave
 
     was, left = at_till(settings, lambda till: leave.close_for(till, account, forfeit=forfeit, actor=actor()))
-    say(
-        f"{was.email} is closed, and is {was.public_id} in the books; "
-        f"{format_usd(was.promo)} USD of promotional credit are lost"
-    )
+    lost = f"; {format_usd(was.promo)} USD of promotional credit are lost" if was.promo else ""
+    say(f"{was.email} is closed, and is {was.public_id} in the books{lost}")
     way_out = f"tollbridge credit write-off {was.public_id} --reason …"
     if left.paid > 0:
         say(f"{format_usd(left.paid)} USD of paid credit are still owed: tollbridge payment refund, or {way_out}")

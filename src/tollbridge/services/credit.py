@@ -6,7 +6,7 @@ from tollbridge.core import ledger
 from tollbridge.core.ledger import MAX_AMOUNT, Posted
 from tollbridge.core.money import format_usd
 from tollbridge.errors import InvalidRequest, KeyReused
-from tollbridge.store import accounts, activity, journal
+from tollbridge.store import accounts, activity, journal, payments
 from tollbridge.store.accounts import Account
 from tollbridge.store.activity import NewDeed
 from tollbridge.store.db import Database, Duplicate, Transaction, run
@@ -104,6 +104,8 @@ async def write_off(database: Database, account: Account, *, reason: str, actor:
     now = await database.now()
 
     async def use_case(transaction: Transaction) -> int:
+        # Before the balance is locked: whoever books a payment locks in this order.
+        await payments.nothing_to_return(transaction, account.id)
         await accounts.lock_promo(database, transaction, account.id)
         current = await accounts.known(transaction, account.id)
         if not current.closed:

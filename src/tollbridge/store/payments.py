@@ -14,7 +14,7 @@ _REVERSALS = (
     "SELECT id, public_id, payment_id, kind, external_id, amount, credit, fee, state, froze, created_at FROM reversal"
 )
 
-# In addition to those in review: paid for an account that was closed, and not given back.
+# In addition to those in review: paid for an account that was closed, and neither given back nor written off.
 TO_LOOK_AT = (
     "(status = 'review' OR (status = 'paid' AND note <> '' AND NOT EXISTS "
     "(SELECT 1 FROM reversal WHERE payment_id = payment.id AND state <> 'returned')))"
@@ -207,6 +207,13 @@ async def refundable(database: Database, transaction: Transaction, account_id: i
     rows = await transaction.fetch(f"{_BALANCE} WHERE account_id = $1{lock}", account_id)
     paid, promo, held = rows[0]
     return int(min(paid, paid + promo - held))
+
+
+async def nothing_to_return(transaction: Transaction, account_id: int) -> None:
+    """Nobody has to look at what was paid for this account, which is closed, any more."""
+    await transaction.execute(
+        "UPDATE payment SET note = '' WHERE account_id = $1 AND status = 'paid' AND note <> ''", account_id
+    )
 
 
 async def frozen_by_disputes_that_are_over(transaction: Transaction, account_id: int) -> bool:

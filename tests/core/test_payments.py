@@ -94,6 +94,9 @@ class Books:
                 found[book] += amount
         return {book: amount for book, amount in found.items() if amount}
 
+    def states(self) -> dict[str, State]:
+        return {name: each.state for name, each in self.reversals.items()}
+
 
 def after(reports: Iterable[Report]) -> Books:
     books = Books()
@@ -137,6 +140,7 @@ def test_reports_may_be_missed_doubled_and_old(name: str) -> None:
         books = after([*noise, life[-1], *noise])
         assert books.totals() == end
         assert books.credits == 1
+        assert books.states() == after(life).states()
 
 
 def test_an_account_is_frozen_when_a_dispute_is_first_heard_of_and_freed_when_it_is_won() -> None:
@@ -152,6 +156,19 @@ def test_an_account_is_frozen_when_a_dispute_is_first_heard_of_and_freed_when_it
     assert effect(with_(back(DISPUTE))) == (False, True)
     assert effect(with_(back(DISPUTE))) == (False, False)
     assert effect(with_(DISPUTE)) == (False, False)
+
+
+@pytest.mark.parametrize("told", [with_(back(DISPUTE)), with_(REFUND), with_(back(REFUND))], ids=["won", "out", "back"])
+def test_an_account_is_not_frozen_by_what_is_over_nor_by_a_refund(told: Report) -> None:
+    done = settle(after([PAID]).payment, [], told, WHO, 5)
+    assert (len(done.reversals), done.freeze) == (1, False)
+
+
+def test_a_refund_that_failed_frees_nobody() -> None:
+    """Its operator may have frozen the account for reasons of their own."""
+    books = after([with_(REFUND)])
+    done = settle(books.payment, list(books.reversals.values()), with_(back(REFUND)), WHO, 5)
+    assert (len(done.reversals), done.thaw) == (1, False)
 
 
 @pytest.mark.parametrize(
@@ -180,6 +197,16 @@ def test_what_was_not_ordered_is_not_credited(wrong: dict[str, object]) -> None:
     assert books.payment.note
 
 
+def test_what_another_payment_paid_is_not_credited() -> None:
+    processing = msgspec.structs.replace(OPEN, status=Status.PROCESSING, intent="pi_2")
+    assert after([processing, PAID]).payment.status is Status.REVIEW
+    assert after([msgspec.structs.replace(processing, intent="pi_1"), PAID]).payment.status is Status.PAID
+
+
+def test_an_account_whose_customer_id_we_do_not_know_yet_is_credited() -> None:
+    assert settle(ORDER, [], PAID, Expected("acct_1", None), 5).credited
+
+
 def test_what_is_booked_is_not_booked_again() -> None:
     books = after([with_(REFUND, DISPUTE)])
     again = settle(books.payment, list(books.reversals.values()), with_(REFUND, DISPUTE), WHO, 6)
@@ -193,6 +220,23 @@ def test_what_comes_back_leaves_the_books_as_they_were(reported: Reported) -> No
     assert "top-up/stripe/pi_1" in there_and_back.posted
 
 
+@pytest.mark.parametrize(
+    ("reported", "gone", "returned"),
+    [
+        (REFUND, "refund of pay_1", "failed refund of pay_1"),
+        (msgspec.structs.replace(DISPUTE, fee=0), "dispute of pay_1", "dispute won: pay_1"),
+    ],
+    ids=["refund", "dispute"],
+)
+def test_each_step_is_booked_by_itself_and_says_what_it_was(reported: Reported, gone: str, returned: str) -> None:
+    books = after([PAID])
+    said: list[str] = []
+    for report in (with_(reported), with_(back(reported))):
+        said += [post.reason for post in settle(books.payment, list(books.reversals.values()), report, WHO, 5).posts]
+        books.take(report)
+    assert said == [gone, returned]
+
+
 def test_what_a_dispute_costs_only_grows_until_its_money_comes_back() -> None:
     def fees(*cents: int) -> int:
         return after(with_(msgspec.structs.replace(DISPUTE, fee=fee * CENT)) for fee in cents).totals()[Book.FEES]
@@ -202,6 +246,8 @@ def test_what_a_dispute_costs_only_grows_until_its_money_comes_back() -> None:
     ]
     won = after([with_(DISPUTE), with_(back(DISPUTE, fee=4 * CENT))])
     assert won.totals()[Book.FEES] == -(60 + 4) * CENT
+    # More than it cost does not come back.
+    assert after([with_(DISPUTE), with_(back(DISPUTE, fee=-4 * CENT))]).totals()[Book.FEES] == -60 * CENT
 
 
 def test_a_fee_that_is_known_later_is_booked_once() -> None:

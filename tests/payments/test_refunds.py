@@ -7,8 +7,8 @@ from tests.services.test_accounts import a_key
 
 from tollbridge.core.ledger import Ended, Refusal, Refused
 from tollbridge.core.payments import Buyer, Payment, State, Status
-from tollbridge.errors import InvalidRequest
-from tollbridge.payments.base import ProcessorUnavailable
+from tollbridge.errors import InvalidRequest, KeyReused, NotFound
+from tollbridge.payments.base import ProcessorRefused, ProcessorUnavailable
 from tollbridge.services import invoices
 from tollbridge.services.refunds import refund, retry
 from tollbridge.store import accounts, leaving
@@ -179,6 +179,120 @@ def test_a_refund_never_answered_is_given_up_after_a_day(sqlite_world: World) ->
         await retry(till.ways)
         assert (await till.state()).paid == 10 * USD
         assert [each for each in till.stripe.objects if each.startswith("re_")] == []
+
+    at_till(sqlite_world, scenario)
+
+
+def test_a_refund_that_stripe_made_without_an_answer_is_known_again_days_later(sqlite_world: World) -> None:
+    """No event came either: what Stripe lists decides, not how long it has been."""
+
+    async def scenario(till: Till) -> None:
+        payment = await till.paid()
+        till.stripe.faults = ["lost"] * 3
+        with pytest.raises(ProcessorUnavailable):
+            await give_back(till, payment, 4 * USD)
+        await till.database.execute("UPDATE reversal SET created_at = 1")
+        await retry(till.ways)
+        assert (await till.state()).paid == 6 * USD
+        assert await till.database.fetch("SELECT state FROM reversal") == [("taken",)]
+
+    at_till(sqlite_world, scenario)
+
+
+def test_a_refund_that_was_just_requested_is_not_asked_for_again_yet(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        payment = await till.paid()
+        till.stripe.faults = ["drop"] * 3
+        with pytest.raises(ProcessorUnavailable):
+            await give_back(till, payment, 4 * USD)
+        for age, there in ((0, 0), (90_000, 1)):
+            await till.database.execute("UPDATE reversal SET created_at = created_at - $1", age)
+            await retry(till.ways)
+            assert len([each for each in till.stripe.objects if each.startswith("re_")]) == there
+
+    at_till(sqlite_world, scenario)
+
+
+def test_of_two_refunds_the_one_that_stripe_refuses_is_given_back(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        payment = await till.paid()
+        await give_back(till, payment, 4 * USD)
+        till.stripe.refund(str(payment.intent), 600)  # on the dashboard; its events are on their way
+        with pytest.raises(InvalidRequest, match="Nothing was refunded"):
+            await give_back(till, payment, 3 * USD)
+        assert (await till.state()).paid == 6 * USD
+        rows = await till.database.fetch("SELECT amount, state FROM reversal ORDER BY id")
+        assert rows == [(4 * USD, "taken"), (3 * USD, "returned")]
+
+    at_till(sqlite_world, scenario)
+
+
+def test_a_refund_that_stripe_refuses_after_all_is_not_given_back_if_it_happened(
+    sqlite_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its event overtook the answer."""
+
+    async def scenario(till: Till) -> None:
+        payment = await till.paid()
+        real = till.ways.stripe
+        assert real is not None
+
+        async def made_and_refused(paid: Payment, amount: int, name: str) -> None:
+            till.stripe.refund(str(paid.intent), amount // CENT, metadata={"tollbridge_refund": name})
+            await till.send(*till.stripe.events)
+            raise ProcessorRefused("It was refunded before.")
+
+        monkeypatch.setattr(real, "refund", made_and_refused)
+        with pytest.raises(InvalidRequest):
+            await give_back(till, payment, 4 * USD)
+        assert (await till.state()).paid == 6 * USD
+        assert await till.database.fetch("SELECT state FROM reversal") == [("taken",)]
+
+    at_till(sqlite_world, scenario)
+
+
+def test_what_a_failed_refund_had_taken_can_be_refunded_again(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        payment = await till.paid()
+        made = till.stripe.refund(str(payment.intent), 400)
+        await till.send(*till.stripe.events)
+        till.stripe.fail_refund(made["id"])
+        await till.send(*till.stripe.events)
+        await give_back(till, payment)
+        assert (await till.state()).paid == 0
+
+    at_till(sqlite_world, scenario)
+
+
+def test_whoever_refunds_and_why_stands_in_the_books_and_in_the_audit_log(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        payment = await till.paid()
+        for reason in ("", "as agreed"):
+            await refund(till.ways, payment.public_id, 4 * USD, actor="boss@example.com", reason=reason)
+        deeds = "SELECT actor, detail FROM activity WHERE action = 'payment.refunded' ORDER BY id"
+        what = f"4 USD of {payment.public_id}"
+        assert await till.database.fetch(deeds) == [
+            ("boss@example.com", what),
+            ("boss@example.com", f"{what}: as agreed"),
+        ]
+        actors = await till.database.fetch("SELECT actor FROM journal WHERE kind = 'refund'")
+        assert actors == [("boss@example.com",)] * 2
+        with pytest.raises(NotFound, match="there is no payment 'pay_none'"):
+            await refund(till.ways, "pay_none", None, actor="boss@example.com")
+
+    at_till(sqlite_world, scenario)
+
+
+def test_a_refund_repeated_with_its_key_is_one_and_another_key_is_another(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        payment = await till.paid()
+        again = [await refund(till.ways, payment.public_id, 4 * USD, actor="x", once="k1") for _ in range(2)]
+        assert again[0].public_id == again[1].public_id
+        other = await refund(till.ways, payment.public_id, 4 * USD, actor="x", once="k2")
+        assert other.public_id != again[0].public_id
+        with pytest.raises(KeyReused):
+            await refund(till.ways, payment.public_id, 1 * USD, actor="x", once="k1")
+        assert (await till.state()).paid == 2 * USD
 
     at_till(sqlite_world, scenario)
 

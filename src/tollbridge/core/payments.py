@@ -260,7 +260,7 @@ def _mismatch(payment: Payment, report: Report, expected: Expected) -> str | Non
 
 
 def _same(known: Reversal, reported: Reported) -> bool:
-    if known.external_id is not None or reported.ours is None:
+    if known.external_id is not None:
         return known.external_id == reported.id
     # Requested by us, and its id at the processor not known yet: it must be what we requested.
     return (known.public_id, known.kind, known.amount) == (reported.ours, reported.kind, reported.amount)

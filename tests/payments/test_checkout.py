@@ -465,6 +465,8 @@ def test_what_the_books_have_under_the_same_name_is_for_people_to_look_at(world:
         else:
             assert (order.status, order.note) == (Status.REVIEW, f"{name} stands for something else")
         assert await till.books() == before
+        assert order.check_at is None
+        assert (await till.ways.ask(order)).status is order.status
         # Not asked again at once: there was such a line in the log every minute.
         waits = "SELECT retry_at FROM payment_event WHERE done_at IS NULL"
         late = [at - await till.database.now() for (at,) in await till.database.fetch(waits)]

@@ -2,14 +2,15 @@
 
 import pytest
 from tests.payments.conftest import USD, Till, at_till
-from tests.services.conftest import World, spend
+from tests.services.conftest import World, hold, spend
 from tests.services.test_accounts import a_key
 
-from tollbridge.core.ledger import Ended, Refusal, Refused
+from tollbridge.core.ledger import Ended, Held, Refusal, Refused
 from tollbridge.core.payments import Buyer, Payment, State, Status
 from tollbridge.errors import InvalidRequest, KeyReused, NotFound
 from tollbridge.payments.base import ProcessorRefused, ProcessorUnavailable
 from tollbridge.services import invoices
+from tollbridge.services.credit import grant
 from tollbridge.services.refunds import refund, retry
 from tollbridge.store import accounts, leaving
 from tollbridge.store.db import run
@@ -95,6 +96,39 @@ def test_what_was_spent_is_not_refunded(world: World) -> None:
         assert [each for each in till.stripe.objects if each.startswith("re_")] != []
 
     at_till(world, scenario)
+
+
+def test_a_gift_is_not_paid_out(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        payment = await till.paid()
+        key = await a_key(till.database, till.account)
+        async with sqlite_world.serving(till.database) as ledger:
+            assert isinstance(await spend(ledger, till.account.id, key, 4 * USD), Ended)
+        await grant(till.database, till.account, 9 * USD, reason="x", actor="x", idempotency_key="x")
+        with pytest.raises(InvalidRequest, match="not have that much paid credit left"):
+            await give_back(till, payment, 6 * USD + CENT)
+        await give_back(till, payment, 6 * USD)
+        account = await till.state()
+        assert (account.paid, account.promo) == (0, 9 * USD)
+
+    at_till(sqlite_world, scenario)
+
+
+def test_what_a_call_has_reserved_is_not_paid_out(sqlite_world: World) -> None:
+    """As far as gifts do not cover it."""
+
+    async def scenario(till: Till) -> None:
+        payment = await till.paid()
+        await grant(till.database, till.account, 3 * USD, reason="x", actor="x", idempotency_key="x")
+        key = await a_key(till.database, till.account)
+        async with sqlite_world.serving(till.database) as ledger:
+            assert isinstance(await ledger.submit(hold(ledger, till.account.id, key, 4 * USD)), Held)
+            with pytest.raises(InvalidRequest, match="not have that much paid credit left"):
+                await give_back(till, payment, 9 * USD + CENT)
+            await give_back(till, payment, 9 * USD)
+        assert (await till.state()).paid == 1 * USD
+
+    at_till(sqlite_world, scenario)
 
 
 @pytest.mark.parametrize("amount", [0, 1, 10 * USD + CENT, -USD])

@@ -4,6 +4,7 @@ import asyncio
 import multiprocessing
 from multiprocessing.synchronize import Barrier
 
+import msgspec
 import pytest
 from tests.services.conftest import World, hold
 from tests.services.test_accounts import a_key, make
@@ -12,7 +13,7 @@ from tollbridge.core.ledger import Book, Ended, Held, Posted
 from tollbridge.errors import InvalidRequest
 from tollbridge.services import accounts
 from tollbridge.services.credit import grant
-from tollbridge.store.accounts import Account
+from tollbridge.store.accounts import CLOSED, Account
 from tollbridge.store.db import Database
 
 USD = 1_000_000_000
@@ -49,6 +50,8 @@ def test_a_repeated_grant_changes_nothing(world: World) -> None:
         again = await give(database, account, 5)
         assert (again.available, again.repeated) == (5, True)
         assert (await accounts.get(database, account.email)).promo == 5
+        deeds = await database.fetch("SELECT actor, detail FROM activity WHERE action = 'credit.granted'")
+        assert deeds == [("test", "0.000000005 USD: welcome")]
 
     world.run(use)
 
@@ -124,6 +127,17 @@ def test_a_balance_never_outgrows_its_column(world: World) -> None:
             await give(database, await accounts.get(database, account.email), 1 << 61, once="g2")
 
     world.run(use)
+
+
+def test_nobody_is_given_credit_in_an_account_that_is_closed(sqlite_world: World) -> None:
+    async def use(database: Database) -> None:
+        account = await make(database)
+        closed = msgspec.structs.replace(account, email=f"{account.public_id}{CLOSED}")
+        with pytest.raises(InvalidRequest, match="this account is closed"):
+            await give(database, closed, 5)
+        assert (await accounts.get(database, account.email)).promo == 0
+
+    sqlite_world.run(use)
 
 
 @pytest.mark.parametrize("reason", ["", "  ", "a\nb", "a\x00b", "\ud800", "x" * 501])

@@ -132,6 +132,7 @@ def test_the_cap_of_a_day_counts_the_accounts_own_charges_that_were_not_declined
         await eve.paid(10 * USD, save_card=True)
         await switch_on(eve)
         assert await top_ups.run_due(eve.ways) == 1
+        before = await everything(eve)
         await till.paid(10 * USD, save_card=True)
         await switch_on(till)
         refuse(till, "card_declined")
@@ -139,6 +140,7 @@ def test_the_cap_of_a_day_counts_the_accounts_own_charges_that_were_not_declined
         refuse(till, "")
         assert await top_ups.run_due(till.ways) == 1
         assert (await state(till)).paid == 60 * USD
+        assert await everything(eve) == before
 
     subscribing(sqlite_world, scenario)
 
@@ -162,6 +164,16 @@ def test_only_an_accounts_own_unpaid_checkouts_are_counted(
     subscribing(sqlite_world, scenario)
 
 
+def test_the_same_form_of_two_accounts_is_two_orders(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        eve = await beside(till, "eve@example.com")
+        hers, mine = await eve.order(once="form"), await till.order(once="form")
+        assert (hers.payment.account_id, mine.payment.account_id) == (eve.account.id, till.account.id)
+        assert (hers.repeated, mine.repeated, hers.url == mine.url) == (False, False, False)
+
+    subscribing(sqlite_world, scenario)
+
+
 def test_events_wait_each_by_itself(sqlite_world: World) -> None:
     async def scenario(till: Till) -> None:
         eve = await beside(till, "eve@example.com")
@@ -176,9 +188,16 @@ def test_events_wait_each_by_itself(sqlite_world: World) -> None:
         assert [(id_, tries) for id_, tries, *_ in before] == [(hers["id"], 1)]
         await till.send(mine)
         assert await till.database.fetch(waits) == before
-        # Its time has not come.
+        # Its time has not come, and what is done is done.
+        seen = len(till.stripe.calls)
         await till.ways.reconcile()
-        assert await till.database.fetch(waits) == before
+        assert len(till.stripe.calls) == seen
+        till.stripe.pay(till.session(await till.order()))
+        till.stripe.faults = ["500"] * 20
+        await till.send(till.stripe.events[-1])
+        till.stripe.faults = []
+        waiting = await till.database.fetch(f"{waits} ORDER BY retry_at")
+        assert (len(waiting), waiting[:1]) == (2, before)
         assert ((await state(eve)).paid, (await state(till)).paid) == (0, 10 * USD)
 
     subscribing(sqlite_world, scenario)

@@ -11,8 +11,8 @@ from tests.services.test_accounts import a_key
 from tollbridge.core.ledger import End, Ended, Held, Record
 from tollbridge.errors import InvalidRequest
 from tollbridge.services import credit, leave, statements, vouchers
+from tollbridge.services.balance_changes import balance_changes
 from tollbridge.services.refunds import refund
-from tollbridge.services.statement import statement
 from tollbridge.services.statements import Period
 from tollbridge.store import accounts, oversight
 from tollbridge.store.accounts import Account
@@ -49,7 +49,7 @@ async def books(till: Till) -> dict[str, int]:
     assert sum(line.closing for line in lines) == 0
     assert (await verify(till.database)).ok
     account, last = await now(till), 0
-    async for line in statement(till.database, account.id):
+    async for line in balance_changes(till.database, account.id):
         last = line.balance
     assert last == account.paid + account.promo
     return {line.book.value: line.closing for line in lines if line.closing}

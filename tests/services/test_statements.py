@@ -19,10 +19,10 @@ from tollbridge.core.ledger import Book, End, Held, Hold, Record
 from tollbridge.core.periods import day_text
 from tollbridge.errors import InvalidRequest
 from tollbridge.services import accounts, margins, statements, vouchers
+from tollbridge.services.balance_changes import Line
+from tollbridge.services.balance_changes import balance_changes as every_change
 from tollbridge.services.credit import grant
 from tollbridge.services.refunds import refund
-from tollbridge.services.statement import Line
-from tollbridge.services.statement import statement as every_change
 from tollbridge.services.statements import JournalLine, Lines, ModelUse, Period
 from tollbridge.store import journal as journal_rows
 from tollbridge.store import prices, reports, retention, rollups, seal, usage, usage_days

@@ -8,7 +8,7 @@ from tests.store.books import Books, Customer, Engine, serving, with_books
 from tests.store.test_rollups import read as sums_of
 from tests.store.test_rollups import spend
 
-from tollbridge.services.statement import statement
+from tollbridge.services.balance_changes import balance_changes
 from tollbridge.store import lookups, reports, retention, rollups, seal, usage_days
 from tollbridge.store.retention import Unproved
 from tollbridge.store.usage_days import EVER, Group
@@ -50,7 +50,7 @@ async def figures(books: Books, customer: Customer) -> object:
     """All that is ever told of an account's use."""
     async with usage_days.reading(books.database) as days:
         sums = [await days.by(group, 0, EVER) for group in Group], await days.by_day(0, EVER)
-    lines = [line async for line in statement(books.database, customer.account_id)]
+    lines = [line async for line in balance_changes(books.database, customer.account_id)]
     return sums, await sums_of(books, customer, DAY_MS), lines[-1].balance, sum(line.amount for line in lines)
 
 
@@ -72,7 +72,8 @@ def test_what_was_dropped_is_still_proved(ledger_engine: Engine) -> None:
         await sum_and_seal(books)
         assert await retention.drop_old(books.database, 0) == 2
         # By days, of which another may have begun.
-        assert sum([line.amount async for line in statement(books.database, ada.account_id) if line.amount < 0]) < -1200
+        lines = balance_changes(books.database, ada.account_id)
+        assert sum([line.amount async for line in lines if line.amount < 0]) < -1200
         await spend(books, ada, 12)
 
     with_books(ledger_engine, scenario)

@@ -26,8 +26,8 @@ from tollbridge.cli.shell import (
 
 if TYPE_CHECKING:
     from tollbridge.config import Settings
+    from tollbridge.services.balance_changes import Line
     from tollbridge.services.catalog import Offer, Terms
-    from tollbridge.services.statement import Line
     from tollbridge.store.db import Database
 
 
@@ -104,11 +104,11 @@ def ledger_statement(
     if as_csv:
         raise click.UsageError("--csv needs --month")
     from tollbridge.services import accounts
-    from tollbridge.services.statement import statement
+    from tollbridge.services.balance_changes import balance_changes
 
     async def show(database: "Database") -> None:
         found = await accounts.named(database, account)
-        lines = statement(database, found.id, since)
+        lines = balance_changes(database, found.id, since)
         if as_json:
             names = ("at", "amount_usd", "balance_usd", "what")
             count = 0

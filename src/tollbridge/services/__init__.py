@@ -6,7 +6,7 @@
 - People: `register`, `login`, `sessions`, `passwords`, `passkeys`, `two_factor`, `identities`, `credentials` ·
   `members` · `operators` · `throttle` how often something may be tried · `mail`, `letters`, `notices` · `leave`.
 - Accounts: `accounts` · `keys`, `account_keys`, `reveal`, `management_keys`, `byok`, `playground` · `credit`,
-  `vouchers` · `standing`, `usage`, `statement`, `statements` · `deeds` what was done in them · `export`.
+  `vouchers` · `standing`, `usage`, `balance_changes`, `statements` · `deeds` what was done in them · `export`.
 - Money: `payments`, `top_ups`, `subscriptions`, `refunds`, `invoices` · `oversight` and `margins` for operators.
 
 `desk` is what most of them work with.

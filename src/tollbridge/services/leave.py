@@ -10,10 +10,10 @@ from tollbridge.core.payments import Payment
 from tollbridge.core.roles import ADMINS, PAYERS, Role
 from tollbridge.errors import Forbidden, InvalidRequest
 from tollbridge.services import accounts, credit, top_ups
+from tollbridge.services.balance_changes import balance_changes
 from tollbridge.services.desk import Desk
 from tollbridge.services.payments import Payments
 from tollbridge.services.sessions import Presence
-from tollbridge.services.statement import statement
 from tollbridge.store import (
     account_keys,
     activity,
@@ -105,7 +105,7 @@ async def _of_account(database: Database, account_id: int) -> AsyncIterator[byte
         for deed in deeds:
             yield _line("activity", msgspec.to_builtins(deed))
         before = deeds[-1].id
-    async for line in statement(database, account_id):
+    async for line in balance_changes(database, account_id):
         amounts = {"amount_usd": format_usd(line.amount), "balance_usd": format_usd(line.balance)}
         yield _line("statement", {"at": line.at, "what": line.what, **amounts})
 

@@ -21,7 +21,7 @@ from tollbridge.core.money import format_usd
 from tollbridge.core.periods import day_text, time_text
 from tollbridge.core.words import plural
 from tollbridge.errors import InvalidRequest
-from tollbridge.services.statement import Line, statement_within
+from tollbridge.services.balance_changes import Line, changes_within
 from tollbridge.store import journal, reports, retention, rollups, usage_days
 from tollbridge.store.accounts import Account
 from tollbridge.store.db import Database
@@ -170,7 +170,7 @@ async def account_statement(
         used = await rollups.by_price(days.view, account.id, month)
         terms = await reports.price_terms(days.view)
         lines, shortened = Lines(), False
-        async for line in statement_within(days, account.id, period.since, period.until):
+        async for line in changes_within(days, account.id, period.since, period.until):
             if not line.amount:
                 continue  # it brings the balance forward: the opening
             if shortened := len(lines) == most_lines:

@@ -28,7 +28,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     balance: int
 
 
-async def statement(database: Database, account_id: int, since: int = 0) -> AsyncIterator[Line]:
+async def balance_changes(database: Database, account_id: int, since: int = 0) -> AsyncIterator[Line]:
     """Every change of an account's balance from `since` (milliseconds) until now, oldest first.
 
     With `since`, the first line brings the balance forward. Read in pages, so that a long history needs little memory;
@@ -41,8 +41,8 @@ async def statement(database: Database, account_id: int, since: int = 0) -> Asyn
         yield line
 
 
-async def statement_within(days: Days, account_id: int, since: int, until: int) -> AsyncIterator[Line]:
-    """Like `statement`, all as of the moment of `days`: what is charged meanwhile is not in it."""
+async def changes_within(days: Days, account_id: int, since: int, until: int) -> AsyncIterator[Line]:
+    """Like `balance_changes`, all as of the moment of `days`: what is charged meanwhile is not in it."""
     async for line in _walk(days.view, account_id, await _opened(days, account_id, since), until):
         yield line
 

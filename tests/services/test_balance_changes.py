@@ -9,16 +9,16 @@ from tests.services.test_accounts import a_key, make
 
 from tollbridge.core.periods import day_text
 from tollbridge.services import accounts
-from tollbridge.services import statement as statements
+from tollbridge.services import balance_changes as module
+from tollbridge.services.balance_changes import Line, balance_changes
 from tollbridge.services.credit import grant
-from tollbridge.services.statement import Line, statement
 from tollbridge.store import retention, rollups, seal, usage_days
 from tollbridge.store.db import Database
 from tollbridge.values import DAY_MS
 
 
 def test_a_statement_adds_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statements, "_PAGE", 3)
+    monkeypatch.setattr(module, "_PAGE", 3)
     chance = random.Random(7)
 
     async def use(database: Database) -> None:
@@ -31,16 +31,16 @@ def test_a_statement_adds_up(world: World, monkeypatch: pytest.MonkeyPatch) -> N
                 else:
                     await spend(ledger, account.id, key_id, chance.choice([0, 1, 99]))
         after = await accounts.get(database, account.email)
-        lines = [line async for line in statement(database, account.id)]
+        lines = [line async for line in balance_changes(database, account.id)]
         check(lines, 0, after.available)
         assert any(line.what == "deepseek-chat: 99 tokens in, 0 out" and line.amount < 0 for line in lines)
         assert lines[0].what == "grant: first credit"
         middle = lines[len(lines) // 2].at
-        later = [line async for line in statement(database, account.id, since=middle)]
+        later = [line async for line in balance_changes(database, account.id, since=middle)]
         assert later[0].what == "brought forward"
         check(later[1:], later[0].balance, after.available)
         assert later[1:] == [line for line in lines if line.at >= middle]
-        assert [line.amount async for line in statement(database, other.id)] == [5]
+        assert [line.amount async for line in balance_changes(database, other.id)] == [5]
 
     world.run(use)
 
@@ -86,7 +86,7 @@ def test_where_requests_are_gone_a_statement_is_by_days(world: World, monkeypatc
             *((0, [], days), (first, [0], days), (first + 5, [0], days), (second - 1, [0], days)),
             *((second, [-135], days[1:]), (second + 5, [-135], days[1:]), (second + DAY_MS, [-138], [])),
         ):
-            lines = [line async for line in statement(database, account.id, since)]
+            lines = [line async for line in balance_changes(database, account.id, since)]
             shown = [(line.at, line.what, line.amount, line.balance) for line in lines]
             forward = [(since - since % DAY_MS, "brought forward", 0, balance) for balance in opening]
             assert shown[:-2] == [*forward, *gone], since

@@ -11,13 +11,20 @@ from tollbridge.core.listing import anthropic_fields, model_fields
 from tollbridge.gateway.callers import Caller
 from tollbridge.values import Model
 
+# What a plan and a key allow: their patterns, and the plan's markup.
+_Allowance = tuple[int | None, tuple[str, ...], tuple[str, ...] | None]
+_ALLOWANCES_KEPT = 1_000
+
 
 class Listings:
-    """Entries are encoded once: there are hundreds. `catalogs`: by plans' markup."""
+    """Entries are encoded once: there are hundreds. Nor is it found out again for each listing which of them a key may
+    call: it may have a hundred patterns, and listings cost nothing. `catalogs`: by plans' markup.
+    """
 
     def __init__(self, catalogs: Mapping[int | None, Catalog]) -> None:
         self._catalogs = catalogs
         self._entries: dict[tuple[int | None, str, bool], Raw] = {}
+        self._allowed: dict[_Allowance, list[Model]] = {}
 
     def answer(self, caller: Caller, wanted: str, *, anthropic: bool) -> bytes:
         """The body for all models, or for the one called `wanted`. Raises `NotFound`."""
@@ -28,12 +35,9 @@ class Listings:
             if not caller.may_call(model):
                 Catalog({}).resolve(wanted)
             return bytes(self._entry(model, markup, anthropic))
-        # Anthropic has no embeddings, and its clients no way to ask for them.
-        models = [
-            model
-            for model in catalog.models.values()
-            if caller.may_call(model) and not (anthropic and model.type == "embedding")
-        ]
+        models = self._models_of(caller, catalog)
+        if anthropic:  # which has no embeddings, and its clients no way to ask for them
+            models = [model for model in models if model.type != "embedding"]
         data = [self._entry(model, markup, anthropic) for model in models]
         listed: dict[str, Any] = {"data": data}
         if anthropic:
@@ -44,6 +48,16 @@ class Listings:
             # All at once too. OpenRouter's SDK wants to be told.
             listed = {"object": "list", **listed, "total_count": len(data), "links": {"next": None}}
         return msgspec.json.encode(listed)
+
+    def _models_of(self, caller: Caller, catalog: Catalog) -> list[Model]:
+        asked = caller.plan.markup_ppm, caller.plan.models, caller.models
+        allowed = self._allowed.get(asked)
+        if allowed is None:
+            if len(self._allowed) >= _ALLOWANCES_KEPT:
+                self._allowed.clear()
+            allowed = [model for model in catalog.models.values() if caller.may_call(model)]
+            self._allowed[asked] = allowed
+        return allowed
 
     def _entry(self, model: Model, markup: int | None, anthropic: bool) -> Raw:
         entry = self._entries.get((markup, model.id, anthropic))

@@ -188,8 +188,8 @@ async def put_reversal(transaction: Transaction, reversal: Reversal) -> int:
     """Write a new one, or the changes of one; its id."""
     if reversal.id:
         await transaction.execute(
-            "UPDATE reversal SET external_id = $2, fee = $3, state = $4, froze = $5 WHERE id = $1",
-            *(reversal.id, reversal.external_id, reversal.fee, reversal.state.value, reversal.froze),
+            "UPDATE reversal SET external_id = $2, fee = $3, state = $4 WHERE id = $1",
+            *(reversal.id, reversal.external_id, reversal.fee, reversal.state.value),
         )
         return reversal.id
     rows = await transaction.fetch(

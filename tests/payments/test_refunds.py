@@ -1,16 +1,19 @@
 """Money that goes back: refunds by the operator and by Stripe's dashboard, disputes lost and won (I7, I10)."""
 
+import asyncio
+
 import pytest
-from tests.payments.conftest import USD, Till, at_till
+from tests.payments.conftest import USD, Till, at_till, with_stripe
 from tests.services.conftest import World, hold, spend
 from tests.services.test_accounts import a_key
 
 from tollbridge.core.ledger import Ended, Held, Refusal, Refused
-from tollbridge.core.payments import Buyer, Payment, State, Status
+from tollbridge.core.payments import Buyer, Payment, Reversal, State, Status
 from tollbridge.errors import InvalidRequest, KeyReused, NotFound
 from tollbridge.payments.base import ProcessorRefused, ProcessorUnavailable
 from tollbridge.services import invoices
 from tollbridge.services.credit import grant
+from tollbridge.services.payments import open_payments
 from tollbridge.services.refunds import refund, retry
 from tollbridge.store import accounts, leaving
 from tollbridge.store.db import run
@@ -131,6 +134,47 @@ def test_what_a_call_has_reserved_is_not_paid_out(sqlite_world: World) -> None:
     at_till(sqlite_world, scenario)
 
 
+async def all_at_once(world: World, till: Till, wanted: list[tuple[Payment, int]]) -> int:
+    """Ask for these refunds at once, from two processes; how many were made."""
+    async with world.opened() as other:
+        twin = open_payments(other, with_stripe(till.stripe), "http://x")
+        try:
+            await twin.orders(till.account)
+            asked = [
+                refund(ways, payment.public_id, amount, actor="test")
+                for payment, amount in wanted
+                for ways in (till.ways, twin)
+            ]
+            results = await asyncio.gather(*asked, return_exceptions=True)
+        finally:
+            await twin.close()
+    assert all(isinstance(each, Reversal | InvalidRequest) for each in results), results
+    return len([each for each in results if isinstance(each, Reversal)])
+
+
+def test_no_more_of_a_payment_is_refunded_at_once_than_it_was(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        for _ in range(5):
+            payment, _ = await till.paid(), await till.paid(50 * USD)
+            before = (await till.state()).paid
+            assert await all_at_once(world, till, [(payment, 6 * USD)] * 2) == 1
+            assert (await till.state()).paid == before - 6 * USD
+
+    at_till(world, scenario)
+
+
+def test_no_more_is_refunded_of_several_payments_at_once_than_is_left_of_the_credit(world: World) -> None:
+    async def scenario(till: Till) -> None:
+        payments = [await till.paid(each * USD) for each in (10, 11, 12, 13)]
+        key = await a_key(till.database, till.account)
+        async with world.serving(till.database) as ledger:
+            assert isinstance(await spend(ledger, till.account.id, key, 33 * USD), Ended)
+        assert await all_at_once(world, till, [(each, each.amount) for each in payments]) == 1
+        assert 0 <= (await till.state()).paid <= 3 * USD
+
+    at_till(world, scenario)
+
+
 @pytest.mark.parametrize("amount", [0, 1, 10 * USD + CENT, -USD])
 def test_a_refund_that_cannot_be_is_refused(sqlite_world: World, amount: int) -> None:
     async def scenario(till: Till) -> None:
@@ -243,6 +287,19 @@ def test_a_refund_that_was_just_requested_is_not_asked_for_again_yet(sqlite_worl
             await till.database.execute("UPDATE reversal SET created_at = created_at - $1", age)
             await retry(till.ways)
             assert len([each for each in till.stripe.objects if each.startswith("re_")]) == there
+
+    at_till(sqlite_world, scenario)
+
+
+def test_a_refund_that_we_never_asked_for_is_not_asked_for_again(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        payment = await till.paid()
+        till.stripe.refund(str(payment.intent), 400)  # on the dashboard
+        await till.send(*till.stripe.events)
+        await till.database.execute("UPDATE reversal SET created_at = created_at - 3600000")
+        await retry(till.ways)
+        assert len([each for each in till.stripe.objects if each.startswith("re_")]) == 1
+        assert (await till.state()).paid == 6 * USD
 
     at_till(sqlite_world, scenario)
 

@@ -159,7 +159,9 @@ def test_an_invoice_says_who_bought_of_whom(sqlite_world: World) -> None:
         details = Buyer(name=" Lovelace Ltd ", address="1 Engine St\n\nLondon ", tax_id="GB123")
         await invoices.set_buyer(till.database, till.account, details)
         await till.paid()
-        await invoices.set_buyer(till.database, till.account, Buyer(name="Another"))
+        another = Buyer(name="Another", address="2 Engine St", tax_id="GB456")
+        await invoices.set_buyer(till.database, till.account, another)
+        assert await invoices.buyer(till.database, till.account) == another
         (paper,) = await invoices.papers(till.database, till.ways.issuer, till.account)
         assert (paper.number, paper.buyer.name, paper.buyer.address) == (
             "R-000001",

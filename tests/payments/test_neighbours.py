@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from tests.payments.conftest import USD, Till
-from tests.payments.test_subscriptions import ADA, later, subscribed, subscribing
+from tests.payments.test_subscriptions import ADA, later, ordered, subscribed, subscribing
 from tests.payments.test_top_ups import refuse
 from tests.services.conftest import World
 from tests.services.test_accounts import make
@@ -17,6 +17,8 @@ from tollbridge.payments.base import ProcessorUnavailable
 from tollbridge.services import invoices, notices, payments, top_ups
 from tollbridge.services.refunds import refund, retry
 from tollbridge.store import accounts
+from tollbridge.store import invoices as invoice_rows
+from tollbridge.store import payments as payment_rows
 from tollbridge.store import subscriptions as subscription_rows
 
 BANK = {"bank_transfer__instructions": "Example Bank"}
@@ -118,6 +120,7 @@ def test_a_life_beside_another_is_as_if_it_were_alone(world: World, who_is_first
         orders = await ada.ways.orders(ada.account)
         assert [each.amount // USD for each in orders] == [8, 9, 20, 20, 50, 10]
         await top_ups.switch_off(ada.database, ada.account)
+        assert await top_ups.current(ada.database, ada.account) is None
         await top_ups.forget_card(ada.ways, ada.account)
         await retry(ada.ways)
 
@@ -216,5 +219,38 @@ def test_of_two_months_the_one_that_is_due_is_asked_about(sqlite_world: World) -
             await till.ways.subscriptions.reconcile()
         assert len(till.stripe.calls) > seen
         assert await everything(eve) == before
+
+    subscribing(sqlite_world, scenario)
+
+
+def test_lists_are_read_newest_first_and_page_by_page(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        eve = await beside(till, "eve@example.com")
+        first, hers = await till.paid(10 * USD), await eve.paid(20 * USD)
+        last = (await till.order(30 * USD)).payment
+        database = till.database
+
+        async def listed(status: str, before: int, count: int) -> list[int]:
+            return [each.id for each in await payment_rows.of_status(database, status, before, count)]
+
+        assert await listed("", 1 << 62, 2) == [last.id, hers.id]
+        assert await listed("", hers.id, 2) == [first.id]
+        assert await listed("paid", 1 << 62, 2) == [hers.id, first.id]
+        assert await listed("pending", 1 << 62, 2) == [last.id]
+        assert await listed("review", 1 << 62, 2) == []
+        for before, found in ((1 << 62, [last.id, first.id]), (last.id, [first.id]), (first.id, [])):
+            page = await payment_rows.of_account(database, till.account.id, before, 2)
+            assert [each.id for each in page] == found
+        papers = await invoice_rows.of_account(database, till.account.id, 1 << 62, 2)
+        assert [each.number for each in papers] == [1]
+        assert await invoice_rows.of_account(database, till.account.id, 1, 2) == []
+        await subscribed(eve)
+        await subscribed(till)
+        await ordered(await beside(till, "zoe@example.com"))
+        pages = [await subscription_rows.page(database, before, 2) for before in (1 << 62, 2)]
+        assert [[each.email for each in page] for page in pages] == [
+            ["zoe@example.com", "ada@example.com"],
+            ["eve@example.com"],
+        ]
 
     subscribing(sqlite_world, scenario)

@@ -9,7 +9,7 @@ from tests.services.test_accounts import make
 
 from tollbridge.core.payments import Origin, Status
 from tollbridge.errors import InvalidRequest
-from tollbridge.services import top_ups
+from tollbridge.services import notices, top_ups
 from tollbridge.services.credit import grant
 from tollbridge.services.payments import open_payments
 from tollbridge.store import top_ups as rows
@@ -239,6 +239,51 @@ def test_the_least_and_the_most_may_be_wanted(sqlite_world: World, threshold: in
         kept = await top_ups.current(till.database, till.account)
         assert kept is not None
         assert (kept.threshold, kept.amount, kept.daily_cap) == (threshold * USD, amount * USD, cap * USD)
+
+    at_till(sqlite_world, scenario)
+
+
+def test_who_changes_what_they_want_gets_that_and_a_new_start(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        await ready(till)
+        refuse(till, "insufficient_funds")
+        assert await top_ups.run_due(till.ways) == 1
+        await top_ups.switch_on(till.ways, till.account, threshold=30 * USD, amount=60 * USD, daily_cap=70 * USD)
+        kept = await top_ups.current(till.database, till.account)
+        assert kept == rows.AutoTopUp(
+            account_id=till.account.id, threshold=30 * USD, amount=60 * USD, daily_cap=70 * USD
+        )
+
+    at_till(sqlite_world, scenario)
+
+
+def test_who_chose_a_threshold_is_told_once_until_that_much_is_left_again(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        eve = Till(till.stripe, till.ways, till.database, await make(till.database, "eve@example.com"))
+
+        async def left(usd: int) -> None:
+            await till.database.execute("UPDATE balance SET held = paid - $1", usd * USD)
+
+        async def told() -> list[tuple[str, int]]:
+            found = await rows.low_by_choice(till.database, 10)
+            for each in found:
+                async with till.database.transaction() as transaction:
+                    assert await rows.told(transaction, each.account_id, each.threshold, 1)
+            async with till.database.transaction() as transaction:
+                await rows.forget_told(transaction, 0)
+            return [(each.email, each.threshold // USD) for each in found]
+
+        for each, threshold in ((till, 3), (eve, 5)):
+            await each.paid(10 * USD)
+            await notices.choose_threshold(till.database, each.account, threshold * USD)
+        assert await told() == []
+        await left(2)
+        assert [await told(), await told()] == [[("ada@example.com", 3), ("eve@example.com", 5)], []]
+        await left(3)
+        assert await told() == []
+        await left(2)
+        assert await told() == [("ada@example.com", 3)]
+        await till.database.execute("UPDATE balance SET held = 0")
 
     at_till(sqlite_world, scenario)
 

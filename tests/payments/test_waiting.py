@@ -79,6 +79,26 @@ def test_an_event_that_stripe_will_not_tell_us_about_stays_in_the_inbox(
     at_till(sqlite_world, scenario)
 
 
+def test_an_event_that_comes_again_is_seen_to_if_it_still_waits_and_only_then(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        till.stripe.pay(till.session(await till.order()))
+        event = till.stripe.events[-1]
+        till.stripe.faults = ["500"] * 20
+        await till.send(event)
+        till.stripe.faults = []
+        await till.send(event)
+        assert (await till.state()).paid == 10 * USD
+        # Another one that waits makes no difference.
+        till.stripe.pay(till.session(await till.order()))
+        till.stripe.faults = ["500"] * 20
+        await till.send(till.stripe.events[-1])
+        till.stripe.faults, seen = [], len(till.stripe.calls)
+        await till.send(event)
+        assert len(till.stripe.calls) == seen
+
+    at_till(sqlite_world, scenario)
+
+
 def test_an_order_that_stripe_refuses_to_begin_can_be_tried_again(
     sqlite_world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,80 @@ def test_an_order_that_stripe_refuses_to_begin_can_be_tried_again(
     at_till(sqlite_world, scenario)
 
 
+def test_an_order_that_stripe_never_heard_of_is_still_shown(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        till.stripe.faults = ["drop"] * 100
+        with pytest.raises(ProcessorUnavailable):
+            await till.order()
+        till.stripe.faults = []
+        (order,) = await till.ways.orders(till.account)
+        assert await till.ways.look(till.account, order.public_id) == order
+
+    at_till(sqlite_world, scenario)
+
+
+def test_stripe_is_not_asked_about_what_is_paid_nor_about_a_transfer(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        transfer = (await till.ways.start_checkout(till.account, 50 * USD, method="bank_transfer")).payment
+        paid = await till.paid()
+        seen = len(till.stripe.calls)
+        for order in (transfer, paid):
+            assert await till.ways.look(till.account, order.public_id) == order
+        assert len(till.stripe.calls) == seen
+        assert transfer.check_at is None
+
+    at_till(sqlite_world, scenario, bank_transfer__instructions="Example Bank")
+
+
+def test_a_transfer_that_is_confirmed_twice_is_one_deed(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        transfer = (await till.ways.start_checkout(till.account, 50 * USD, method="bank_transfer")).payment
+        for _ in range(2):
+            await till.ways.confirm(str(transfer.external_id), 50 * USD, actor="boss")
+        deeds = await till.database.fetch("SELECT actor, detail FROM activity WHERE action = 'payment.confirmed'")
+        assert deeds == [("boss", f"50 USD, {transfer.external_id}")]
+
+    at_till(sqlite_world, scenario, bank_transfer__instructions="Example Bank")
+
+
+@pytest.mark.parametrize(
+    ("given", "base"), [({}, "http://127.0.0.1:8000"), ({"public_url": "https://x.example"}, "https://x.example")]
+)
+def test_customers_come_back_from_stripe_to_where_the_gateway_is_reached(
+    sqlite_world: World, given: dict[str, str], base: str
+) -> None:
+    async def scenario(till: Till) -> None:
+        checkout = await till.order()
+        back = f"{base}/dashboard/billing?payment={checkout.payment.public_id}"
+        session = till.stripe.objects[till.session(checkout)]
+        assert (session["success_url"], session["cancel_url"]) == (back, f"{back}&canceled=1")
+
+    at_till(sqlite_world, scenario, **given)
+
+
+def test_an_account_is_one_customer_at_stripe(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        for _ in range(2):
+            await till.order()
+        assert [path for _, path in till.stripe.calls].count("/v1/customers") == 1
+
+    at_till(sqlite_world, scenario)
+
+
+def test_missed_events_are_looked_for_from_an_hour_ago(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        async def since() -> int:
+            rows = await till.database.fetch("SELECT value FROM meta WHERE name = 'stripe_events_since'")
+            return int(rows[0][0])
+
+        await till.ways.find_missed()
+        await till.database.execute("UPDATE meta SET value = value - 86400 WHERE name = 'stripe_events_since'")
+        await till.ways.find_missed()
+        assert abs(await till.database.now() // 1000 - await since() - 3600) < 60
+
+    at_till(sqlite_world, scenario)
+
+
 def test_of_two_processes_one_asks_about_an_order(sqlite_world: World) -> None:
     async def scenario(till: Till) -> None:
         for number in range(3):
@@ -271,6 +345,20 @@ def test_who_switches_off_in_the_last_moment_is_not_charged(
         assert await top_ups.current(till.database, till.account) is None
         assert await top_ups.run_due(till.ways) == 0
         assert len(await till.ways.orders(till.account)) == 1
+
+    at_till(sqlite_world, scenario)
+
+
+def test_a_top_up_whose_card_was_removed_meanwhile_has_failed(sqlite_world: World) -> None:
+    async def scenario(till: Till) -> None:
+        await ready(till)
+        till.stripe.faults = ["drop"] * 3
+        await top_ups.run_due(till.ways)
+        await top_ups.forget_card(till.ways, till.account)
+        await till.database.execute("UPDATE payment SET check_at = 1 WHERE origin = 'auto'")
+        await till.ways.reconcile()
+        latest, _ = await till.ways.orders(till.account)
+        assert (latest.status, latest.note) == (Status.FAILED, "no card is saved")
 
     at_till(sqlite_world, scenario)
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 from tests.gateway.process import until
 
-from tollbridge.errors import TollbridgeError
+from tollbridge.errors import TollbridgeError, Unavailable
 from tollbridge.jobs import Job, Jobs
 from tollbridge.store import meta, schema
 from tollbridge.store.db import Database, open_database
@@ -123,6 +123,22 @@ def test_a_failure_that_goes_on_is_told_once_and_again_after_it_was_over(caplog:
 
     asyncio.run(asyncio.wait_for(main(), 60))
     assert [each.message for each in caplog.records] == ["mine: away", "mine: away", "mine: refused"]
+
+
+def test_a_database_that_fails_is_named_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
+    async def job() -> None:
+        raise Unavailable("The database cannot be reached.", code="ledger_unavailable") from TimeoutError()
+
+    async def main() -> None:
+        jobs = without_a_database()
+        jobs._url = "postgresql://me:canary@db:5432/books"
+        repeated = asyncio.create_task(jobs._repeat("changes", 0.001, job))
+        await until(lambda: caplog.records)
+        repeated.cancel()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    [record] = caplog.records
+    assert record.message.startswith("changes: the database db:5432/books: it does not answer")
 
 
 def test_what_nobody_expected_is_shown_once_then_counted_and_then_over(

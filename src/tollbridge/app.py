@@ -60,7 +60,7 @@ from tollbridge.store import prices, processes, schema
 from tollbridge.store.db import Database, SqliteDatabase, open_database
 from tollbridge.store.ledger import Ledger
 from tollbridge.store.ledger.sqlite import SqliteLedger
-from tollbridge.store.processes import FileLock, Process
+from tollbridge.store.processes import FileLock, FileLost, Process
 from tollbridge.telemetry import RequestLog
 from tollbridge.upstream.fetch import Fetcher, FetchLimits
 from tollbridge.upstream.health import Health
@@ -110,7 +110,7 @@ class Gateway:
         *,
         url: str = "",
         announce: Callable[[str], object] | None = None,
-        on_fatal: Callable[[], object] | None = None,
+        on_fatal: Callable[[TollbridgeError], object] | None = None,
         timing: Timing | None = None,
     ) -> None:
         self.settings = settings
@@ -191,7 +191,7 @@ class Gateway:
             self.ledger,
             url=self.settings.database_url.reveal(),
             on_change=self._forget,
-            on_fatal=lambda _: self._give_up(),
+            on_fatal=self._give_up,
             prepare=self._open_web,
             more=(
                 *of_money(self._payments, self._desk),
@@ -266,6 +266,7 @@ class Gateway:
         assert self.ledger is not None
         return metrics.Observed(
             draining=self.vital.draining or self.vital.leaving,
+            given_up=self.vital.given_up,
             lag=self.vital.lag.seconds,
             unheard=self._process.unheard() if self._process is not None else 0.0,
             log=self._log,
@@ -297,10 +298,12 @@ class Gateway:
         """This process is about to stop: `/ready` says so, but requests that still arrive are served."""
         self.vital.leaving = True
 
-    def _give_up(self) -> None:
+    def _give_up(self, error: TollbridgeError) -> None:
+        """Take no more paid work, ever. Who has the only copy of the books stays until somebody has saved them."""
         self.drain()
-        if self._on_fatal is not None:
-            self._on_fatal()
+        self.vital.given_up = True
+        if self._on_fatal is not None and not isinstance(error, FileLost):
+            self._on_fatal(error)
 
     def reload(self) -> asyncio.Task[None]:
         """Read the configuration again. If there is a mistake in it, that is logged and the old one stays in force."""
@@ -553,11 +556,17 @@ def serve(settings: Settings, berth: Berth | None = None) -> int:
     host, port = sock.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - all addresses: of this machine, one
     url = settings.public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def end_for_good(error: TollbridgeError) -> None:
+        if berth is None:  # no supervisor of ours: the exit status tells another one to start it again
+            gateway.failure = error
+        server.end()
+
     gateway = Gateway(
         settings,
         partial(os.write, sys.stderr.fileno()),
         announce=_announce if berth is None or berth.first else None,
-        on_fatal=lambda: server.end() if berth is not None else None,
+        on_fatal=end_for_good,
         url=url,
     )
     server = Server(

@@ -15,7 +15,7 @@ from tollbridge.config import UsageSettings
 from tollbridge.core.ids import Ids
 from tollbridge.core.plans import Plan
 from tollbridge.core.words import plural
-from tollbridge.errors import TollbridgeError
+from tollbridge.errors import TollbridgeError, Unavailable
 from tollbridge.services import credit, export, notices, refunds, top_ups
 from tollbridge.services.desk import Desk
 from tollbridge.services.payments import Payments
@@ -189,10 +189,18 @@ class Jobs:
                 self._on_fatal(error)
                 return
             except Exception as error:
-                failures.add(error)
+                failures.add(self._explained(error))
             else:
                 failures.are_over()
             await asyncio.sleep(seconds)
+
+    def _explained(self, error: Exception) -> Exception:
+        """`error` as the operator should read it: which database fails, and why."""
+        if not isinstance(error, Unavailable):
+            return error
+        from tollbridge.services.doctor import diagnose
+
+        return diagnose(error, self._url)
 
     def _in_turn(
         self, name: str, seconds: float, job: Callable[[], Awaitable[object]]

@@ -95,7 +95,9 @@ METRICS = (
     Metric("tollbridge_upstream_connections", "gauge", ("upstream", "state"), "Open connections, `busy` and `idle`."),
     Metric("tollbridge_upstream_waiting", "gauge", ("upstream",), "Calls that wait for a connection."),
     Metric("tollbridge_upstream_connections_opened_total", "counter", ("upstream",), "Connections that were opened."),
-    Metric("tollbridge_ledger_failed", "gauge", (), "1 when the ledger has failed: restart this process."),
+    Metric(
+        "tollbridge_ledger_failed", "gauge", (), "1 when this process will never take paid calls again: see its log."
+    ),
     Metric("tollbridge_ledger_waiting", "gauge", (), "Operations that wait to be written."),
     Metric("tollbridge_ledger_operations_total", "counter", (), "Operations that were written."),
     Metric("tollbridge_ledger_batches_total", "counter", (), "Transactions that wrote them."),
@@ -226,6 +228,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """What is read at a scrape. `lag`, `unheard`: in seconds; `spool`: the directory of the spool files."""
 
     draining: bool
+    given_up: bool
     lag: float
     unheard: float
     log: RequestLog
@@ -379,7 +382,7 @@ def _upstreams(observed: Observed) -> Iterator[Sample]:
 def _ledger(observed: Observed) -> Iterator[Sample]:
     ledger = observed.ledger
     counters = ledger.counters
-    yield "tollbridge_ledger_failed", (), int(ledger.failed)
+    yield "tollbridge_ledger_failed", (), int(ledger.failed or observed.given_up)
     yield "tollbridge_ledger_waiting", (), ledger.depth()
     yield "tollbridge_ledger_operations_total", (), counters.operations
     yield "tollbridge_ledger_batches_total", (), counters.batches

@@ -15,7 +15,7 @@ from tollbridge.config import Settings, Source, read
 from tollbridge.errors import ConfigError, Unavailable
 from tollbridge.services import accounts, secrets
 from tollbridge.services.doctor import Finding, diagnose, examine
-from tollbridge.store.db import Database
+from tollbridge.store.db import Database, open_database
 from tollbridge.store.processes import begin
 
 
@@ -242,6 +242,20 @@ def test_what_a_database_refuses_is_said_with_what_helps(tmp_path: Path, postgre
         assert "canary" not in detail
 
 
+def test_a_database_that_takes_no_writes_is_found(tmp_path: Path, postgres_url: str) -> None:
+    async def make_read_only() -> None:
+        database = open_database(postgres_url)
+        await database.start()
+        [(name,)] = await database.fetch("SELECT current_database()")
+        await database.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        await database.close()
+
+    asyncio.run(make_read_only())
+    finding = found(read(Source(None, (("data_dir", str(tmp_path)), ("database_url", postgres_url))), {}))["database"]
+    assert not finding.ok
+    assert finding.detail == "postgresql can be reached, but it takes no writes: it is a replica, or was made read-only"
+
+
 def test_a_database_without_a_schema_is_found(tmp_path: Path, postgres_url: str) -> None:
     findings = found(read(Source(None, (("data_dir", str(tmp_path)), ("database_url", postgres_url))), {}))
     assert findings["schema"].detail == "none yet: the first start creates it"
@@ -307,5 +321,7 @@ def test_each_trouble_of_a_database_has_its_remedy(name: str, code: str, says: s
 
 
 def test_what_is_no_trouble_of_a_database_is_said_as_it_is() -> None:
-    for error in (ConfigError("mend it"), Unavailable("nothing behind it")):
+    elsewhere = Unavailable("Stripe does not answer.")
+    elsewhere.__cause__ = TimeoutError()
+    for error in (ConfigError("mend it"), Unavailable("nothing behind it"), elsewhere):
         assert diagnose(error, "sqlite:///x.db") is error

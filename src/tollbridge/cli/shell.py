@@ -202,11 +202,7 @@ def with_database(settings: "Settings", use: "Callable[[Database], Awaitable[T]]
                 return await use(database)
             except Unavailable as error:
                 from tollbridge.services.doctor import diagnose
-                from tollbridge.store.db import Contended
 
-                # Others are writing; or it is a processor of payments, say.
-                if isinstance(error, Contended) or error.code != "ledger_unavailable":
-                    raise
                 raise diagnose(error, url) from error
 
     return asyncio.run(run())

@@ -86,12 +86,14 @@ ENDPOINTS: dict[str, Callable[[bytes], Request]] = {
 class Vital(msgspec.Struct):
     """Whether this process takes paid work. `draining`: it takes no more; `lag`: nor while the event loop is behind.
 
-    `leaving`: new requests should go elsewhere, but those that still arrive are served.
+    `leaving`: new requests should go elsewhere, but those that still arrive are served. `given_up`: it will never take
+    any again, and somebody must start another.
     """
 
     lag: LoopLag
     draining: bool = False
     leaving: bool = False
+    given_up: bool = False
 
 
 MOST_LAG_S = 1.0
@@ -411,7 +413,7 @@ class Inference:
 
     def _check_vital(self) -> None:
         vital = self._vital
-        if self._ledger.failed:
+        if self._ledger.failed or vital.given_up:
             raise away()
         if vital.draining:
             raise Unavailable("This server is shutting down. Please try again.")

@@ -16,7 +16,7 @@ from tollbridge.config.kinds import is_for_this_machine
 from tollbridge.errors import ConfigError, TollbridgeError, Unavailable
 from tollbridge.services import secrets
 from tollbridge.store import accounts, schema
-from tollbridge.store.db import Database, open_database, sqlite_path
+from tollbridge.store.db import Contended, Database, open_database, sqlite_path
 from tollbridge.store.processes import FileLock, clock, require_unmoved, serving
 
 LEAST_PYTHON = (3, 11)
@@ -35,6 +35,7 @@ _REMEDIES = {
     "28000": "it does not accept the user of database_url from here (see its pg_hba.conf)",
     "3D000": "there is no database of this name: createdb makes one",
     "53300": "it has no connection left: raise its max_connections, or close others",
+    "25006": "it takes no writes: it is a replica, or was made read-only",
     "57P03": "it is starting or stopping: try again shortly",
     "SQLITE_READONLY": "it cannot be written: does it belong to the user who runs this?",
     "SQLITE_CANTOPEN": "it cannot be opened: does it, and its directory, belong to the user who runs this?",
@@ -54,10 +55,13 @@ class Finding(msgspec.Struct, frozen=True):
 def diagnose(error: TollbridgeError, url: str, name: str = "database_url") -> TollbridgeError:
     """`error` in words for an operator, who may know what no customer is told: which database fails, and why.
 
-    `name`: what `url` was called where it was given.
+    Unchanged if no database fails: others are writing, or it is a processor of payments, say. `name`: what `url` was
+    called where it was given.
     """
     cause = error.__cause__
-    if not isinstance(error, Unavailable) or cause is None:
+    if not isinstance(error, Unavailable) or error.code != "ledger_unavailable" or cause is None:
+        return error
+    if isinstance(error, Contended):
         return error
     if url.startswith("sqlite:"):
         place = str(sqlite_path(url))
@@ -170,7 +174,7 @@ async def _database(settings: Settings) -> list[Finding]:
     except TollbridgeError as error:
         return [Finding("database", False, str(diagnose(error, url)))]
     try:
-        reached = Finding("database", True, f"{database.dialect} can be reached")
+        reached = await _reached(database)
         revision = await schema.current(database)
         fits = await schema.fits(database, revision)
         findings = [reached, *await _clock(database)]
@@ -186,6 +190,14 @@ async def _database(settings: Settings) -> list[Finding]:
         return findings
     finally:
         await database.close()
+
+
+async def _reached(database: Database) -> Finding:
+    if database.dialect == "postgresql":
+        [[read_only]] = await database.fetch("SELECT current_setting('transaction_read_only')")
+        if read_only == "on":
+            return Finding("database", False, f"{database.dialect} can be reached, but {_REMEDIES['25006']}")
+    return Finding("database", True, f"{database.dialect} can be reached")
 
 
 async def _clock(database: Database) -> list[Finding]:

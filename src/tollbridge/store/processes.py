@@ -60,6 +60,10 @@ class Fenced(TollbridgeError):
     """Others took this process for dead and are ending its holds: it must stop."""
 
 
+class FileLost(Fenced):
+    """The SQLite file is another one, or none: the books are only in this process, which must go on living (Rule 7)."""
+
+
 class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
     """The latest heartbeat known to be on disk. `moved`: everything was then copied to PostgreSQL (Rule 6)."""
 
@@ -121,9 +125,9 @@ class Process:
         self._closed: dict[int, tuple[int, int]] = {}
 
     async def beat(self) -> None:
-        """Report that this process is alive. Fenced: nobody believes it any more, or its file is another (Rule 7)."""
+        """Report that this process is alive. Raises `Fenced` if nobody believes it any more, and `FileLost`."""
         if self._lock is not None and _file_at(self._lock.database, self._file) != self._file:
-            raise Fenced(
+            raise FileLost(
                 f"{self._lock.database} was removed or replaced while this process serves from it: no paid call is "
                 f"taken any more. The books are only in an open file, one of /proc/{os.getpid()}/fd: before you stop "
                 "this process, copy that to where it was"

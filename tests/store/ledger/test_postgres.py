@@ -304,6 +304,38 @@ def test_a_connection_that_is_cut_off_is_replaced_without_a_refusal(postgres_eng
     with_books(postgres_engine, scenario)
 
 
+async def _refused(books: Books, customer: Customer) -> None:
+    with pytest.raises(Unavailable):
+        await books.ledger.submit(books.hold_op(customer, 1))
+
+
+def test_a_database_that_takes_no_writes_is_away_until_it_does(
+    postgres_engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A replica, say: it lets everybody in, so each new connection looks like the end of the outage."""
+
+    async def scenario(books: Books) -> None:
+        customer = await books.customer(paid=100)
+        [(name,)] = await books.database.fetch("SELECT current_database()")
+        await books.database.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        await books.database.fetch(f"SELECT pg_terminate_backend(pid) {BACKENDS}")
+        for _ in range(20):
+            await _refused(books, customer)
+            await asyncio.sleep(0.05)
+        # This connection began before.
+        await books.database.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = off')
+        await until_served(books, customer)
+        await books.end(await books.held(customer, 10), customer, 1)
+        said = [each.message.partition(":")[0].removeprefix("the ledger ") for each in caplog.records]
+        # Whether it notices that its connection is gone, or is told so when it asks, is chance.
+        assert [each for each in said if each != "lost its connection"] == [
+            "cannot reach its database",
+            "reaches its database again",
+        ]
+
+    with_books(postgres_engine, scenario)
+
+
 def test_a_newer_version_may_add_a_column_beside_it(postgres_engine: Engine) -> None:
     async def scenario(books: Books) -> None:
         customer = await books.customer(paid=100, limit=100)

@@ -520,6 +520,7 @@ class PostgresLedger:
         async with asyncio.timeout(CONNECT_S):
             connection = await asyncpg.connect(self._url, server_settings=SESSION)
             try:
+                await _require_writable(connection)
                 books = await Books.open(connection, self.epoch)
             except BaseException:
                 connection.terminate()
@@ -553,6 +554,12 @@ class PostgresLedger:
         replay = asyncio.gather(*futures, return_exceptions=True)
         replay.add_done_callback(partial(_replayed, leftover))
         return replay
+
+
+async def _require_writable(connection: "asyncpg.Connection") -> None:
+    """Or each batch would find out anew, and the log would say of each connection that it works."""
+    if await connection.fetchval("SHOW transaction_read_only") == "on":
+        raise asyncpg.ReadOnlySQLTransactionError("the database takes no writes")
 
 
 def _overdue(line: Iterable[_Waiting], now: float) -> list[_Waiting]:

@@ -391,6 +391,14 @@ def test_the_log_says_now_and_then_why_connections_are_refused(
     assert message.startswith("connections are refused: " + said)
 
 
+def test_the_limit_of_open_files_is_named_where_it_is_what_refuses() -> None:
+    shared = Shared(ServerLimits(), 1)
+    shared.enter("")
+    assert not shared.refused
+    shared.enter("")
+    assert shared.refused == "1 are open, as many as the limit of open files (ulimit -n) allows"
+
+
 def test_thousands_of_idle_connections_cost_nothing_but_themselves() -> None:
     with running(echo, max_connections=600) as server, ExitStack() as stack:
         for _ in range(600):

@@ -116,7 +116,8 @@ class Shared:
             count = self.per_client[client] = self.per_client.get(client, 0) + 1
             of_client = count - self.limits.max_connections_per_client
         if excess > 0:
-            self.refused = f"{self.max_connections} are open, as many as server.max_connections allows"
+            cap = "server.max_connections" if self.limits.max_connections else "the limit of open files (ulimit -n)"
+            self.refused = f"{self.max_connections} are open, as many as {cap} allows"
         elif of_client > 0:
             self.refused = (
                 f"{client} has as many as server.max_connections_per_client allows. If that is your reverse proxy, add "

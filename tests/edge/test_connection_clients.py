@@ -393,9 +393,7 @@ def test_the_log_says_now_and_then_why_connections_are_refused(
 
 def test_the_limit_of_open_files_is_named_where_it_is_what_refuses() -> None:
     shared = Shared(ServerLimits(), 1)
-    shared.enter("")
-    assert not shared.refused
-    shared.enter("")
+    assert (shared.enter(""), shared.enter("")) == (0, 1)
     assert shared.refused == "1 are open, as many as the limit of open files (ulimit -n) allows"
 
 
